@@ -1,0 +1,88 @@
+"""One function applies maps to weights: permutations, transport, slicing and principal components alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compressor.anatomy.axes import Anatomy, Axis, Side
+
+
+@dataclass(frozen=True)
+class Map:
+    """How the n coordinates of a teacher's space go to the student's m.
+
+    Attributes:
+        push: [n, m]; transports values: z = pushᵀ x.  Applied to writers.
+        pull: [n, m]; reconstructs the teacher's values from the student's: x ≈ pull z.  Applied to readers.
+    """
+
+    push: Tensor
+    pull: Tensor
+
+    @classmethod
+    def permutation(cls, order: Tensor) -> Map:
+        """The student's coordinate j is the teacher's coordinate order[j]."""
+        matrix = torch.zeros(len(order), len(order), dtype=torch.float64)
+        matrix[order, torch.arange(len(order))] = 1.0
+        return cls(matrix, matrix)
+
+
+def apply(maps: Mapping[str, Map], state: Mapping[str, Tensor], anatomy: Anatomy) -> dict[str, Tensor]:
+    """Contract every axis of every parameter with its map: writers with push, readers with pull.
+
+    Args:
+        maps: {map key: map}; a key that is absent leaves its coordinates as they are.
+        state: {parameter name: tensor} of one teacher.
+        anatomy: the anatomy of that teacher.
+
+    Returns:
+        {parameter name: tensor} in float64, in the student's shapes.
+    """
+    moved = {}
+    for name, axes in anatomy.axes.items():
+        value = state[name].to(torch.float64)
+        for dim, axis in enumerate(axes):
+            if not axis.fixed:
+                value = _contract(value, dim, axis, maps)
+        moved[name] = value
+    return moved
+
+
+def _contract(value: Tensor, dim: int, axis: Axis, maps: Mapping[str, Map]) -> Tensor:
+    """Apply the maps of one axis to dimension `dim` of `value`."""
+    front = value.movedim(dim, 0)
+    rest = front.shape[1:]
+    columns = front.reshape(front.shape[0], -1)
+    pieces = []
+    for piece, part in zip(_split(columns, axis), axis.parts, strict=True):
+        mapping = maps.get(part.key) if part.key is not None else None
+        if mapping is not None:
+            matrix = mapping.push if axis.side is Side.WRITE else mapping.pull
+            pieces.append(matrix.to(piece).T @ piece)
+        else:
+            pieces.append(piece)
+    return _join(pieces, axis).reshape(-1, *rest).movedim(0, dim)
+
+
+def _split(columns: Tensor, axis: Axis) -> list[Tensor]:
+    """Take an axis (first dimension of `columns`) apart into its parts, each contiguous and head-major."""
+    sizes = [part.size for part in axis.parts]
+    if axis.interleave == 1:
+        return list(columns.split(sizes))
+    heads = axis.interleave
+    per_head = columns.reshape(heads, -1, columns.shape[1]).split([size // heads for size in sizes], dim=1)
+    return [piece.reshape(-1, columns.shape[1]) for piece in per_head]
+
+
+def _join(pieces: list[Tensor], axis: Axis) -> Tensor:
+    """The inverse of `_split`, for pieces whose sizes may have changed."""
+    if axis.interleave == 1:
+        return torch.cat(pieces)
+    # A map keeps the channels of a head together, so the number of heads follows from the change of size.
+    heads = axis.interleave * pieces[0].shape[0] // axis.parts[0].size
+    per_head = [piece.reshape(heads, -1, piece.shape[1]) for piece in pieces]
+    return torch.cat(per_head, dim=1).reshape(-1, pieces[0].shape[1])

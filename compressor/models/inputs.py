@@ -1,0 +1,65 @@
+"""What a model takes in: its task, and inputs of the right shape for a config."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from compressor.errors import UnsupportedError
+
+#: How a class name of transformers ends, and the task that this stands for.  The first match counts.
+TASKS: dict[str, str] = {
+    "ForImageClassification": "image-classification",
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForMaskedLM": "masked-lm",
+    "ForCausalLM": "causal-lm",
+    "LMHeadModel": "causal-lm",
+    "ForConditionalGeneration": "seq2seq-lm",
+    "Model": "features",
+}
+
+
+def task_of(config: PretrainedConfig) -> str:
+    """The task that `config.architectures` stands for, one of the values of `TASKS`.
+
+    Raises:
+        UnsupportedError: the config names no architecture, or one whose task is not known.
+    """
+    names = config.architectures or []
+    if not names:
+        raise UnsupportedError(f"the {config.model_type} config names no architecture: add `architectures` to config.json")
+    for ending, task in TASKS.items():
+        if names[0].endswith(ending):
+            return task
+    raise UnsupportedError(f"{names[0]} has a task that is not known here (known endings: {', '.join(TASKS)})")
+
+
+def is_image_config(config: PretrainedConfig) -> bool:
+    """Whether the model reads images."""
+    return hasattr(config, "image_size") and hasattr(config, "patch_size")
+
+
+def dummy_inputs(
+    config: PretrainedConfig,
+    batch: int = 2,
+    length: int = 16,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> dict[str, Tensor]:
+    """Random inputs of a config: `pixel_values` [B, C, H, W] or `input_ids` and `attention_mask` [B, T]."""
+    generator = torch.Generator().manual_seed(seed)
+    if is_image_config(config):
+        size = config.image_size
+        height, width = (size, size) if isinstance(size, int) else tuple(size)
+        channels = getattr(config, "num_channels", 3)
+        pixels = torch.randn(batch, channels, height, width, generator=generator)
+        return {"pixel_values": pixels.to(device, dtype)}
+    # Padding ids get a meaning of their own in some families (RoBERTa counts positions by them): keep clear of them.
+    special = [i for i in (config.pad_token_id, config.bos_token_id, config.eos_token_id) if isinstance(i, int)]
+    low = min(max([*[i for i in special if i < config.vocab_size // 2], 0]) + 1, config.vocab_size - 1)
+    ids = torch.randint(low, config.vocab_size, (batch, length), generator=generator)
+    return {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}

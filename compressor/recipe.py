@@ -1,0 +1,204 @@
+"""The one schema of every option: what a recipe file may say and what the command's flags mean.
+
+A recipe is a YAML file; the flags of the command are the same fields.  Both are validated by the models below,
+unknown keys are refused, and every output folder holds the resolved recipe that reproduces it.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from compressor.errors import UserError
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen part of a recipe that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DataOptions(Section):
+    """Where images and labels come from."""
+
+    source: str | None = Field(
+        None,
+        description="A built-in name, a folder of images by class, parquet/csv/jsonl file(s) or a folder of them, "
+        "or a Hub dataset name. Built-in teachers bring their own data.",
+    )
+    train_split: str | None = Field(
+        None, description="Split for calibration and finetuning; found by itself if omitted."
+    )
+    eval_split: str | None = Field(None, description="Split for evaluation; found by itself if omitted.")
+    image_column: str | None = Field(None, description="Column that holds the image; found by its feature if omitted.")
+    label_column: str | None = Field(None, description="Column that holds the label; found by its feature if omitted.")
+
+
+class CalibrationOptions(Section):
+    """The unlabelled images that statistics and the closed-form refit are taken from."""
+
+    samples: Count = Field(1024, description="How many training samples are used for calibration.")
+    batch_size: Count = Field(128, description="Samples per forward pass.")
+    holdout: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.125, description="Share of the calibration samples held out to choose map, teacher weights and ridge."
+    )
+
+
+class FusionOptions(Section):
+    """How teachers are transported into the student."""
+
+    residual: str = Field("auto", description="Residual map: auto, or the name of a registered map.")
+    inner: str = Field("auto", description="Map of heads and hidden units: auto, or the name of a registered map.")
+    features: Literal["auto", "activations", "weights"] = Field(
+        "auto", description="What ground costs are measured on; auto: activations when there is data."
+    )
+    cost: str = Field("euclidean", description="Ground cost between coordinates: euclidean or cosine.")
+    solver: str = Field("emd", description="Transport solver: emd (hard) or sinkhorn (soft).")
+    epsilon: Positive = Field(0.05, description="Entropic regularisation of sinkhorn, relative to the median cost.")
+    weights: Literal["auto"] | tuple[NonNegative, ...] = Field(
+        "auto", description="One weight a teacher (they are normalised), or auto: chosen on held-out calibration data."
+    )
+    ridge: Literal["auto"] | NonNegative = Field(
+        "auto", description="Ridge of the refit relative to the mean input variance, or auto: chosen on held-out data."
+    )
+    refit: bool = Field(True, description="Refit the transported weights in closed form; off: pure transport.")
+    anchor: str | None = Field(
+        None, description="A trained narrow model whose coordinates the teachers are aligned to."
+    )
+
+
+class FinetuneOptions(Section):
+    """The short distillation from the ensemble that follows the fusion."""
+
+    enabled: bool = Field(True, description="Finetune after fusing, when there is data.")
+    steps: Count = Field(200, description="Optimiser steps.")
+    batch_size: Count = Field(128, description="Samples per step.")
+    learning_rate: Positive = Field(3e-4, description="Peak learning rate of AdamW.")
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="Share of the steps that warm up; cosine after."
+    )
+    weight_decay: NonNegative = Field(0.01, description="Weight decay of AdamW.")
+    temperature: Positive = Field(2.0, description="Temperature of the distillation; the loss is scaled by its square.")
+    label_weight: NonNegative = Field(0.0, description="Weight of the cross-entropy with labels; 0 needs no labels.")
+    checkpoint_every: Count = Field(50, description="Steps between checkpoints that an interrupted run resumes from.")
+
+
+class EvaluationOptions(Section):
+    """What accuracy and KL are measured on."""
+
+    samples: Count | None = Field(2000, description="Evaluation samples, the first of the split; null for all of them.")
+    batch_size: Count = Field(128, description="Samples per forward pass.")
+
+
+class BenchOptions(Section):
+    """How latency is measured in the run's table; `compress bench` measures longer."""
+
+    latency: bool = Field(True, description="Measure latency in torch and in ONNX Runtime.")
+    batch_size: Count = Field(32, description="Samples per call whose latency is measured.")
+    seconds: Positive = Field(1.0, description="Least measuring time per model and backend.")
+    threads: Count | None = Field(
+        None, description="Threads of torch and ONNX Runtime; all cores of this process if omitted."
+    )
+
+
+class ExportOptions(Section):
+    """The ONNX file and its proof."""
+
+    onnx: bool = Field(True, description="Write onnx/model.onnx and check it against torch.")
+    tolerance: Positive = Field(1e-4, description="Largest allowed relative difference between ONNX Runtime and torch.")
+
+
+class Recipe(Section):
+    """Everything that one run needs, and everything that reproduces it."""
+
+    teachers: tuple[str, ...] = Field(min_length=1, description="Local folders, built-in names or Hub ids.")
+    output: str = Field("student", description="Folder to write; refused if it exists, unless --force.")
+    width: float = Field(
+        0.5, description="Residual width of the student as a share of the widest teacher's, in (0, 1]."
+    )
+    data: DataOptions = DataOptions()
+    calibration: CalibrationOptions = CalibrationOptions()
+    fusion: FusionOptions = FusionOptions()
+    finetune: FinetuneOptions = FinetuneOptions()
+    evaluation: EvaluationOptions = EvaluationOptions()
+    bench: BenchOptions = BenchOptions()
+    export: ExportOptions = ExportOptions()
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="Seed of every random choice.")
+    device: str = Field("cpu", description="Torch device, e.g. cpu, cuda, cuda:1.")
+
+    @field_validator("width")
+    @classmethod
+    def _width_is_a_share(cls, width: float) -> float:
+        if not math.isfinite(width) or not 0 < width <= 1:
+            raise ValueError(f"width must be above 0 and at most 1, not {width}")
+        return width
+
+    @model_validator(mode="after")
+    def _one_weight_per_teacher(self) -> Recipe:
+        weights = self.fusion.weights
+        if weights != "auto" and (len(weights) != len(self.teachers) or sum(weights) <= 0):
+            raise ValueError(
+                f"fusion.weights needs one non-negative weight per teacher, not all zero: "
+                f"{len(weights)} weights for {len(self.teachers)} teachers"
+            )
+        return self
+
+    def to_yaml(self) -> str:
+        """The whole resolved recipe as YAML, defaults included."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def build(values: dict[str, Any], *, where: str = "recipe") -> Recipe:
+    """Validate nested values into a `Recipe`.
+
+    Raises:
+        UserError: a key is unknown, or a value has the wrong type or range; the line names each.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(_say(problem) for problem in error.errors())
+        raise UserError(f"{where}: {problems}") from None
+
+
+def read(path: str | Path) -> Recipe:
+    """Read and validate a recipe file.
+
+    Raises:
+        UserError: the file is missing, unreadable, not YAML, not a mapping, or does not fit the schema.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no recipe at {path}: give the path of a YAML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the recipe {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not a recipe: expected a mapping of options, found {type(values).__name__}")
+    return build(values, where=str(path))
+
+
+def _say(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{place}' (known keys: {', '.join(_known_keys(problem['loc'][:-1]))})"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
+
+
+def _known_keys(location: tuple[str | int, ...]) -> list[str]:
+    section: Any = Recipe
+    for part in location:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)
