@@ -1,0 +1,154 @@
+"""Couplings: what every map of this project is, with its two faces push and pull.
+
+A coupling P [n, m] says how much mass goes from each of a teacher's n coordinates to each of the student's m.  Its row
+sums are μ, its column sums ν.  Weights are fused with two matrices made from it:
+
+    push = P diag(1/ν)   columns sum to 1   a student value is the *mean* of the values coupled to it   W' = pushᵀ W
+    pull = diag(1/μ) P   rows sum to 1      a student reader is the *sum* of the readers coupled to it   W' = W pull
+
+The paper's T diag(1/β) is push.  For uniform marginals pull = (n/m) push, so with n = m one matrix does for both sides;
+with n ≠ m using one for both is wrong by the factor n/m.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compressor.errors import CouplingError, CouplingWarning
+from compressor.transport.marginals import check_marginal, uniform
+
+#: Marginal errors above the tight tolerance are warned of, those above the loose one are refused.
+TIGHT = 1e-6
+LOOSE = 1e-2
+
+
+@dataclass(frozen=True, eq=False)
+class Coupling:
+    """A transport plan with its stated marginals; checked when made.
+
+    Attributes:
+        plan: mass from source i to target j, [n, m] float64.
+        mu: source marginal [n]; zero for a coordinate that is left untransported.
+        nu: target marginal [m]; zero for a coordinate that nothing is transported to.
+        cost_value: the transport cost <P, C>, or None if the plan was not made from costs.
+        solver: what made the plan.
+        space: the space whose coordinates are coupled; errors name it.
+
+    Raises:
+        CouplingError: mass is negative or not finite, or a marginal is missed by more than `LOOSE`.
+
+    Warns:
+        CouplingWarning: a marginal is missed by more than `TIGHT`.
+    """
+
+    plan: Tensor
+    mu: Tensor
+    nu: Tensor
+    cost_value: float | None
+    solver: str
+    space: str
+
+    def __post_init__(self) -> None:
+        if self.plan.shape != (self.mu.numel(), self.nu.numel()):
+            raise CouplingError(
+                f"{self.space}: plan of shape {tuple(self.plan.shape)} does not fit "
+                f"marginals of sizes {self.mu.numel()} and {self.nu.numel()}"
+            )
+        if not all(bool(torch.isfinite(mass).all()) for mass in (self.plan, self.mu, self.nu)):
+            raise CouplingError(f"{self.space}: the {self.solver} coupling has mass that is not finite")
+        if bool((self.plan < 0).any()):
+            raise CouplingError(f"{self.space}: the {self.solver} coupling has negative mass")
+        if self.marginal_error > TIGHT:
+            message = (
+                f"{self.space}: the {self.solver} coupling misses its marginals by {self.marginal_error:.1e} "
+                f"(exact below {TIGHT:.0e}, refused above {LOOSE:.0e}): raise epsilon or the iterations"
+            )
+            if self.marginal_error > LOOSE:
+                raise CouplingError(message)
+            warnings.warn(message, CouplingWarning, stacklevel=3)
+
+    @cached_property
+    def entropy(self) -> float:
+        """-Σ P log P in nats; the harder the coupling, the lower."""
+        return float(torch.special.entr(self.plan).sum())
+
+    @cached_property
+    def marginal_error(self) -> float:
+        """The most by which a row of pull or a column of push fails to sum to one."""
+        return max(_relative_error(self.plan.sum(1), self.mu), _relative_error(self.plan.sum(0), self.nu))
+
+    def push(self) -> Tensor:
+        """P diag(1/ν) [n, m] for writers: W' = pushᵀ W.  The column of a target without mass is zero."""
+        return self.plan * _inverse(self.nu)[None, :]
+
+    def pull(self) -> Tensor:
+        """diag(1/μ) P [n, m] for readers: W' = W pull.  The row of an untransported source is zero."""
+        return self.plan * _inverse(self.mu)[:, None]
+
+    def summary(self) -> dict[str, Any]:
+        """What the report says of this coupling: plain numbers and strings."""
+        return {
+            "space": self.space,
+            "solver": self.solver,
+            "source": self.mu.numel(),
+            "target": self.nu.numel(),
+            "cost": self.cost_value,
+            "entropy": self.entropy,
+            "marginal_error": self.marginal_error,
+            "untransported": int((self.mu == 0).sum()),
+            "empty_targets": int((self.nu == 0).sum()),
+        }
+
+
+def from_assignment(labels: Tensor, m: int, *, mu: Tensor | None = None, space: str = "space") -> Coupling:
+    """Clustering as semi-relaxed transport: source i goes whole to target labels[i], and ν is what arrives.
+
+    Args:
+        labels: a target in [0, m) for each source, integers [n].
+        m: how many targets there are.
+        mu: source marginal [n]; uniform if omitted.
+    """
+    n = labels.numel()
+    mu = uniform(n) if mu is None else check_marginal(mu, n, name="mu", space=space)
+    plan = _one_hot_plan(torch.arange(n), labels.long(), mu, (n, m), space)
+    return Coupling(plan, mu, plan.sum(0), None, "assignment", space)
+
+
+def from_selection(indices: Tensor, n: int, *, space: str = "space") -> Coupling:
+    """Choosing as partial transport: target j takes source indices[j], and the rest of the n sources stay behind.
+
+    The chosen sources carry all the mass, equally; the others have μ = 0 and their row of pull is zero.
+    """
+    m = indices.numel()
+    nu = uniform(m)
+    plan = _one_hot_plan(indices.long(), torch.arange(m), nu, (n, m), space)
+    return Coupling(plan, plan.sum(1), nu, None, "selection", space)
+
+
+def identity(n: int, *, space: str = "space") -> Coupling:
+    """Every coordinate stays what it is."""
+    return Coupling(torch.diag(uniform(n)), uniform(n), uniform(n), None, "identity", space)
+
+
+def _one_hot_plan(rows: Tensor, columns: Tensor, mass: Tensor, shape: tuple[int, int], space: str) -> Tensor:
+    for index, size, what in ((rows, shape[0], "source"), (columns, shape[1], "target")):
+        if index.numel() == 0 or int(index.min()) < 0 or int(index.max()) >= size:
+            raise CouplingError(f"{space}: {what} indices must be in [0, {size}) and at least one")
+    plan = torch.zeros(shape, dtype=torch.float64)
+    plan[rows, columns] = mass
+    return plan
+
+
+def _inverse(marginal: Tensor) -> Tensor:
+    return torch.where(marginal > 0, 1 / marginal, 0.0)
+
+
+def _relative_error(sums: Tensor, marginal: Tensor) -> float:
+    scale = torch.where(marginal > 0, marginal, 1.0)
+    return float(((sums - marginal).abs() / scale).max())

@@ -1,0 +1,47 @@
+"""Marginals: how much mass each coordinate sends (μ) or receives (ν).  Positive, float64, and summing to one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from compressor.errors import CouplingError
+
+#: How far from one the sum of a marginal may be.
+SUM_TOLERANCE = 1e-9
+
+
+def uniform(n: int) -> Tensor:
+    """The same mass 1/n for each of n coordinates."""
+    return torch.ones(n, dtype=torch.float64) / n
+
+
+def from_importance(importance: Tensor, *, floor: float = 1e-3, space: str = "space") -> Tensor:
+    """Mass in proportion to importance [n].
+
+    A coordinate without mass cannot be transported, so none is left below `floor` times the mean importance.
+
+    Raises:
+        CouplingError: importance is negative, not finite or all zero; or some is zero and `floor` is 0.
+    """
+    importance = importance.double()
+    if not bool(torch.isfinite(importance).all()) or bool((importance < 0).any()) or not bool(importance.sum() > 0):
+        raise CouplingError(f"{space}: importance must be finite, non-negative and not all zero")
+    importance = importance.clamp_min(floor * float(importance.mean()))
+    return check_marginal(importance / importance.sum(), importance.numel(), name="importance", space=space)
+
+
+def check_marginal(marginal: Tensor, size: int, *, name: str = "marginal", space: str = "space") -> Tensor:
+    """The marginal as float64 [size], if it is one.
+
+    Raises:
+        CouplingError: it has another size, mass that is not finite and positive, or does not sum to one.
+    """
+    marginal = marginal.double()
+    if marginal.shape != (size,):
+        raise CouplingError(f"{space}: {name} has shape {tuple(marginal.shape)}, expected ({size},)")
+    if not bool(torch.isfinite(marginal).all()) or bool((marginal <= 0).any()):
+        raise CouplingError(f"{space}: {name} must be finite and positive everywhere; give dead coordinates a floor")
+    if abs(float(marginal.sum()) - 1) > SUM_TOLERANCE:
+        raise CouplingError(f"{space}: {name} sums to {float(marginal.sum()):.6g} instead of 1; normalise it")
+    return marginal
