@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -31,21 +31,24 @@ class Map:
         return cls(matrix, matrix)
 
 
-def apply(maps: Mapping[str, Map], state: Mapping[str, Tensor], anatomy: Anatomy) -> dict[str, Tensor]:
+def apply(
+    maps: Mapping[str, Map], state: Mapping[str, Tensor], anatomy: Anatomy, names: Iterable[str] | None = None
+) -> dict[str, Tensor]:
     """Contract every axis of every parameter with its map: writers with push, readers with pull.
 
     Args:
         maps: {map key: map}; a key that is absent leaves its coordinates as they are.
         state: {parameter name: tensor} of one teacher.
         anatomy: the anatomy of that teacher.
+        names: the parameters wanted; all of them if omitted.
 
     Returns:
         {parameter name: tensor} in float64, in the student's shapes.
     """
     moved = {}
-    for name, axes in anatomy.axes.items():
+    for name in anatomy.axes if names is None else names:
         value = state[name].to(torch.float64)
-        for dim, axis in enumerate(axes):
+        for dim, axis in enumerate(anatomy.axes[name]):
             if not axis.fixed:
                 value = _contract(value, dim, axis, maps)
         moved[name] = value

@@ -1,0 +1,219 @@
+"""From a source to its splits: files, a folder of images by class, the bundled digits or a dataset of the Hub."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import datasets
+import numpy as np
+from datasets import ClassLabel, Dataset, Features, Image
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+
+from compressor.data.quiet import quiet, reason
+from compressor.digits import CLASSES, digits
+from compressor.errors import UserError
+
+#: Suffix of a file -> builder of `datasets` that reads it.
+FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+BUILTIN_DATA = ("digits",)
+#: The name of a split whose files or folders do not say what it is for.
+UNNAMED = "all"
+
+_SPLIT = re.compile(r"(?<![a-z])(train|test|val|dev|eval)(ing|id|idation|el|uation|set)?(?![a-z])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A split that is not read yet."""
+
+    read: Callable[[], Dataset]
+    #: Folder that relative paths of image files are relative to.
+    base: Path | None = None
+
+
+def find_splits(source: str) -> dict[str, Raw]:
+    """The splits of a source by name, nothing read yet.
+
+    Files and folders that start with train, test, val (or eval) or dev are splits of that name, others are `UNNAMED`.
+
+    Raises:
+        UserError: the source does not exist, holds nothing that can be read, or mixes formats.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _folder(path)
+    if path.is_file():
+        return _tables([path])
+    if source in BUILTIN_DATA:
+        return {"train": Raw(partial(_digits, "train")), "test": Raw(partial(_digits, "test"))}
+    if re.search(r"[,*?\[]", source):
+        return _listed(source)
+    if path.suffix.lower() in FORMATS or source.startswith((".", "~", os.sep)) or source.count("/") > 1:
+        raise UserError(f"no data at {source}: there is no such file or folder")
+    return _hub(source)
+
+
+def _listed(source: str) -> dict[str, Raw]:
+    files: list[Path] = []
+    for part in (part.strip() for part in source.split(",")):
+        found = sorted(glob.glob(os.path.expanduser(part)))
+        if not found:
+            raise UserError(f"no data at {part}: no file matches")
+        files += [Path(name) for name in found]
+    # Files that were asked for by name are never left out.
+    return _tables(files) if all(_split_of((file.stem,)) for file in files) else {UNNAMED: _table(files)}
+
+
+def _folder(root: Path) -> dict[str, Raw]:
+    tables, images = [], []
+    for folder, inner, names in os.walk(root):
+        inner[:] = sorted(name for name in inner if not name.startswith((".", "__")))
+        for name in sorted(names):
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in FORMATS and not name.startswith("."):
+                tables.append(Path(folder, name))
+            elif suffix in IMAGE_SUFFIXES and not name.startswith("."):
+                images.append(Path(folder, name))
+    by_split = _image_splits(root, images)
+    classes = sorted({name for files in by_split.values() for name, _ in files if name is not None})
+    # A table beside images that are not sorted into classes says which image is what.
+    if tables and (not images or len(classes) < 2):
+        return _tables(tables, root)
+    if not images:
+        raise UserError(f"no data in {root}: neither images nor {', '.join(FORMATS)} files")
+    return {split: Raw(partial(_images, files, classes)) for split, files in by_split.items()}
+
+
+def _split_of(parts: Iterable[str]) -> str | None:
+    """The split that the first telling part of a path names."""
+    for part in parts:
+        if match := _SPLIT.search(part):
+            name = match[1].lower()
+            return "validation" if name in ("val", "eval") else name
+    return None
+
+
+def _tables(files: list[Path], root: Path | None = None) -> dict[str, Raw]:
+    """Files grouped by the split that their names tell; files that tell none count only if no file does."""
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        inner = file.relative_to(root).parent.parts if root else ()
+        splits.setdefault(_split_of((file.stem, *inner)) or "", []).append(file)
+    untold = splits.pop("", [])
+    if not splits:
+        return {UNNAMED: _table(untold)}
+    return {split: _table(found) for split, found in splits.items()}
+
+
+def _table(files: list[Path]) -> Raw:
+    suffixes = sorted({file.suffix.lower() for file in files})
+    unknown = [suffix for suffix in suffixes if suffix not in FORMATS]
+    if unknown:
+        raise UserError(f"cannot read {files[0]}: known formats are {', '.join(FORMATS)}, or a folder of images")
+    if len(suffixes) > 1:
+        raise UserError(
+            f"{files[0].parent} mixes {' and '.join(suffixes)} files: name those to read, as in 'folder/*.csv'"
+        )
+    return Raw(partial(_read_table, files, suffixes[0]), files[0].parent)
+
+
+def _read_table(files: list[Path], suffix: str) -> Dataset:
+    if all(file.stat().st_size == 0 for file in files):
+        raise UserError(f"{files[0]} is empty")
+    options: dict = {}
+    if FORMATS[suffix] == "csv":
+        # An empty cell is missing, but the word "None" is text.
+        options = {"keep_default_na": False, "na_values": [""]}
+    try:
+        if suffix == ".tsv":
+            options |= {"sep": "\t", "quoting": 3} | _header(files[0])
+        with quiet():
+            names = [glob.escape(str(file.absolute())) for file in files]
+            return datasets.load_dataset(FORMATS[suffix], data_files={"train": names}, split="train", **options)
+    except Exception as error:
+        if "corresponds to no data" in str(error):
+            raise UserError(f"{files[0]} is empty: it has columns but no rows") from None
+        raise UserError(f"cannot read {', '.join(str(file) for file in files[:3])}: {reason(error)}") from error
+
+
+def _header(file: Path) -> dict:
+    """How to read a tab-separated file that may start with its first sample: a header holds no bare number."""
+    with file.open(encoding="utf-8") as lines:
+        cells = lines.readline().rstrip("\r\n").split("\t")
+    if not any(re.fullmatch(r"-?\d+", cell) for cell in cells):
+        return {}
+    names = ["text", "label"] if len(cells) == 2 else [f"column{i}" for i in range(len(cells))]
+    return {"header": None, "names": names}
+
+
+def _image_splits(root: Path, images: list[Path]) -> dict[str, list[tuple[str | None, Path]]]:
+    """Images with the class that their folder names, by split; a lone folder of images names no class."""
+    placed = [(file.relative_to(root).parts, file) for file in images]
+    tops = {parts[0] for parts, _ in placed if len(parts) > 1}
+    if tops and all(_SPLIT.fullmatch(top) for top in tops) and all(len(parts) > 1 for parts, _ in placed):
+        splits: dict[str, list[tuple[str | None, Path]]] = {}
+        for parts, file in placed:
+            name = parts[1] if len(parts) > 2 else None
+            splits.setdefault(_split_of(parts) or UNNAMED, []).append((name, file))
+        return splits
+    return {UNNAMED: [(parts[0] if len(parts) > 1 else None, file) for parts, file in placed]} if placed else {}
+
+
+def _images(files: list[tuple[str | None, Path]], classes: list[str]) -> Dataset:
+    # Sorted by class as they lie in folders: mixed, so that the first samples are samples of all classes.
+    files = [files[i] for i in np.random.default_rng(0).permutation(len(files))]
+    columns: dict[str, list] = {"image": [str(file) for _, file in files]}
+    features = {"image": Image()}
+    named = [name for name, _ in files if name is not None]
+    if named and len(named) < len(files):
+        lone = next(file for name, file in files if name is None)
+        raise UserError(f"{lone} lies beside class folders: move it into one, or away")
+    if named and len(classes) > 1:
+        columns["label"] = named
+        features["label"] = ClassLabel(names=classes)
+    return Dataset.from_dict(columns, features=Features(features))
+
+
+def _digits(role: str) -> Dataset:
+    from PIL import Image as Pillow
+
+    images, labels = digits("train" if role == "train" else "test")
+    features = Features({"image": Image(), "label": ClassLabel(names=list(CLASSES))})
+    columns = {"image": [Pillow.fromarray(image) for image in images], "label": labels}
+    return Dataset.from_dict(columns, features=features)
+
+
+def _hub(source: str) -> dict[str, Raw]:
+    missing = f"no data '{source}': no such file or folder, not built in ({', '.join(BUILTIN_DATA)}), and"
+    try:
+        # One request: datasets repeats its own for half a minute where there is no network.
+        HfApi().dataset_info(source, timeout=10)
+    except OfflineModeIsEnabled:
+        # The user says that the cached copy is to be used.
+        pass
+    except HFValidationError:
+        raise UserError(f"{missing} it is no valid Hub id") from None
+    except Exception as error:
+        raise UserError(f"{missing} not reachable on the Hub: {reason(error)}") from error
+    try:
+        with quiet():
+            names = datasets.get_dataset_split_names(source)
+    except Exception as error:
+        raise UserError(f"{missing} not usable from the Hub: {reason(error)}") from error
+    return {name: Raw(partial(_read_hub, source, name)) for name in names}
+
+
+def _read_hub(source: str, split: str) -> Dataset:
+    try:
+        with quiet():
+            return datasets.load_dataset(source, split=split)
+    except Exception as error:
+        raise UserError(f"cannot read {source}, split {split}: {reason(error)}") from error

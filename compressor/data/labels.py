@@ -1,0 +1,110 @@
+"""Labels of a dataset as class numbers of the model."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from datasets import ClassLabel, Dataset
+
+from compressor.data.split import column
+from compressor.errors import UserError
+
+
+def map_labels(
+    dataset: Dataset, name: str, id2label: Mapping[int, str] | None, where: str, *, partial: bool = False
+) -> tuple[Dataset, str | None]:
+    """Turn the label column into integers of the model.
+
+    Names are mapped through `id2label` (upper and lower case count alike if the exact name is not there); integers
+    are taken as they are.  Where the model's labels have no names of their own (LABEL_0 …), class numbers count.
+
+    Args:
+        dataset: any dataset.
+        name: its label column: integers, names, or a ClassLabel.
+        id2label: the model's labels; None leaves integers alone and numbers names in alphabetical order.
+        where: the dataset, for messages.
+        partial: whether samples without a label make the whole split one without labels, rather than an error.
+
+    Returns:
+        The dataset, and its label column: None if every label is missing (all null, or all -1).
+
+    Raises:
+        UserError: some labels are missing; or one is out of range, of the wrong type, or not a label of the model.
+    """
+    values = column(dataset, name)
+    missing = [row for row, value in enumerate(values) if _is_missing(value)]
+    if len(missing) == len(values) or set(values) == {-1} or (missing and partial):
+        return dataset, None
+    if missing:
+        raise UserError(f"{len(missing)} of {len(values)} labels of {where} are missing, the first in row {missing[0]}")
+    feature = dataset.features[name]
+    names = feature.names if isinstance(feature, ClassLabel) else None
+    translate = _translator(values, names, id2label)
+    table: dict[Any, int] = {}
+    for row, value in enumerate(values):
+        if value not in table:
+            try:
+                table[value] = translate(value)
+            except ValueError as error:
+                raise UserError(f"row {row} of {where}, column '{name}': {error}") from None
+    numbers = [table[value] for value in values]
+    if numbers == values and all(type(value) is int for value in table):
+        return dataset, name
+    return dataset.remove_columns(name).add_column(name, numbers), name
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _translator(values: list, names: list[str] | None, id2label: Mapping[int, str] | None) -> Callable[[Any], int]:
+    """What turns one label into a class number, or raises ValueError with the reason."""
+    if id2label is None:
+        if any(isinstance(value, str) for value in values):
+            id2label = dict(enumerate(sorted({str(value) for value in values})))
+        else:
+            return _whole
+    ids = {str(label): int(index) for index, label in id2label.items()}
+    folded = {label.casefold(): index for label, index in ids.items()}
+    nameless = all(label in (f"LABEL_{index}", str(index)) for label, index in ids.items())
+
+    def by_number(value: Any) -> int:
+        index = _whole(value)
+        if not 0 <= index < len(ids):
+            raise ValueError(f"label {index} is out of range: the model has classes 0 to {len(ids) - 1}")
+        return index
+
+    def by_name(label: str) -> int:
+        index = ids.get(label, folded.get(label.casefold()))
+        if index is not None:
+            return index
+        if nameless and re.fullmatch(r"\d+", label):
+            return by_number(int(label))
+        known = ", ".join(list(ids)[:8]) + (", …" if len(ids) > 8 else "")
+        raise ValueError(f"label '{label}' is not one of the model's labels ({known})")
+
+    # Names on one side only say nothing about the other: what is left are the class numbers.
+    by_position = names is None or (len(names) == len(ids) and (nameless != _are_numbers(names)))
+
+    def translate(value: Any) -> int:
+        if isinstance(value, str):
+            return by_name(value)
+        index = _whole(value)
+        if by_position or names is None or not 0 <= index < len(names):
+            return by_number(index)
+        return by_name(names[index])
+
+    return translate
+
+
+def _are_numbers(names: list[str]) -> bool:
+    return all(re.fullmatch(r"\d+", name) for name in names)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise ValueError(f"label {value!r} is neither a class number nor a name")
+    return int(value)

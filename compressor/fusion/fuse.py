@@ -1,0 +1,293 @@
+"""From teachers to a student: prepare, choose, build."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from compressor.anatomy import Anatomy, inspect_config
+from compressor.anatomy.resize import model_class, quiet
+from compressor.errors import UnsupportedError, UserError
+from compressor.fusion.choose import PILOT_SAMPLES, Candidate, candidates, choose
+from compressor.fusion.features import residual_gram, residual_weight_gram
+from compressor.fusion.inner import UNIT_MAPS
+from compressor.fusion.lockstep import build, build_from_weights
+from compressor.fusion.refit import RIDGES
+from compressor.fusion.residual import ResidualMap, ResidualProblem
+from compressor.fusion.sources import Source, normalised, prepare
+from compressor.fusion.student import BuildOptions, Student
+from compressor.fusion.target import Target, target_config
+from compressor.recipe import FusionOptions
+
+#: Told the share done and what is being done.
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class FusionResult:
+    """A student and how it came about.
+
+    Attributes:
+        model: the student, in evaluation mode and the teachers' precision.
+        target: its shape, asked and given.
+        anatomy: its anatomy.
+        report: choices, couplings, fits, seconds; plain values for JSON.
+    """
+
+    model: PreTrainedModel
+    target: Target
+    anatomy: Anatomy
+    report: dict[str, Any]
+
+
+@torch.no_grad()
+def fuse(
+    teachers: Sequence[tuple[str, PreTrainedModel]],
+    width: float,
+    batches: Iterable[Mapping[str, Tensor]] | None,
+    options: FusionOptions | None = None,
+    *,
+    holdout: float = 0.125,
+    seed: int = 0,
+    anchor: tuple[str, PreTrainedModel] | None = None,
+    progress: Progress | None = None,
+) -> FusionResult:
+    """Fuse teachers into one student of `width` times the residual width of the widest.
+
+    Args:
+        teachers: (name, model) pairs of one model type, depth and task; they stay as they are.
+        width: share of the residual width, in (0, 1]; without meaning when an anchor gives the shape.
+        batches: unlabelled calibration inputs, or None to align the weights alone.
+        options: how to fuse.
+        holdout: share of the batches that choose map and ridge.
+        seed: of every random choice (the student's weights start random, and all are replaced).
+        anchor: a trained narrow model; the student takes its shape and its residual coordinates.
+        progress: told the share done and what is being done.
+
+    Raises:
+        UserError: the width leaves no head, an option names nothing known, or there is nothing to fuse.
+        CertificateError: an architecture is not understood.
+        UnsupportedError: something about these teachers cannot be fused yet.
+    """
+    options = options or FusionOptions()
+    tell = progress or (lambda share, stage: None)
+    clock = _Clock()
+    tell(0.0, "certifying anatomies")
+    weights = options.weights if options.weights != "auto" else [1.0] * len(teachers)
+    known: dict[str, Anatomy] = {}
+    sources = [
+        prepare(name, model, weight, known) for (name, model), weight in zip(teachers, normalised(weights), strict=True)
+    ]
+    _check(sources)
+    widest = max(range(len(sources)), key=lambda k: sources[k].anatomy.residual.size)
+    if anchor is None:
+        target = target_config(teachers[widest][1].config, sources[widest].anatomy, width)
+    else:
+        target = _anchored(anchor[1], teachers[widest][1], sources[widest].anatomy, width)
+    anatomy = inspect_config(target.config)
+    model = _blank(target, next(teachers[0][1].parameters()).dtype, seed)
+    clock.lap("prepare")
+
+    tell(0.05, "measuring residual streams")
+    calibration = None if batches is None else list(batches)
+    if calibration is not None and not calibration:
+        raise UserError("the calibration data is empty: give at least one batch")
+    from_activations = calibration is not None and options.features != "weights"
+    guide = None if anchor is None else prepare(anchor[0], anchor[1], 0.0, known)
+    problem = _problem(sources, anatomy, options, calibration if from_activations else None, guide)
+    clock.lap("statistics")
+
+    refit = options.refit and calibration is not None
+    held_out = _held_out(len(calibration), holdout) if calibration is not None else 0
+    plan = BuildOptions(
+        inner=_inner(options, refit),
+        solver=options.solver,
+        epsilon=options.epsilon,
+        refit=refit,
+        ridges=RIDGES if options.ridge == "auto" else (float(options.ridge),),
+        held_out=held_out,
+    )
+    make = partial(_student, anatomy=anatomy, sources=sources)
+    found = candidates(
+        "anchor" if guide is not None and options.residual == "auto" else options.residual,
+        sources,
+        rotatable=anatomy.canonical,
+        evidence=calibration is not None and held_out > 0 and from_activations,
+        fixed_weights=options.weights != "auto",
+    )
+    measured: list[dict[str, Any]] = []
+    chosen = found[0]
+    if calibration is not None and len(found) > 1:
+        tell(0.1, f"choosing among {len(found)} maps")
+        pilot, judges = _pilot(calibration, held_out)
+        trial = replace(plan, held_out=_held_out(len(pilot), 0.5))
+        chosen, measured = choose(
+            found, problem, lambda one: make(copy.deepcopy(model), residual=one, options=trial), sources, pilot, judges,
+            progress=lambda share: tell(0.1 + 0.3 * share, f"choosing among {len(found)} maps"),
+        )  # fmt: skip
+    clock.lap("choose")
+
+    tell(0.4, "building the student")
+    student = make(model, residual=chosen.make(problem), options=plan)
+    if calibration is None or not from_activations:
+        build_from_weights([student], sources)
+    if calibration is not None and (from_activations or refit):
+        build([student], sources, calibration, lambda share: tell(0.4 + 0.6 * share, "building the student"))
+    clock.lap("build")
+    tell(1.0, "building the student")
+    report = _report(chosen, measured, plan, sources, student, clock.laps)
+    return FusionResult(model, target, anatomy, report)
+
+
+def _check(sources: Sequence[Source]) -> None:
+    """Refuse by name what cannot be fused."""
+    if not sources:
+        raise UserError("there is nothing to fuse: name at least one teacher")
+    first = sources[0]
+    for source in sources[1:]:
+        if len(source.anatomy.layers) != len(first.anatomy.layers):
+            raise UnsupportedError(
+                f"{first.name} has {len(first.anatomy.layers)} layers and {source.name} {len(source.anatomy.layers)}: "
+                f"fusing different depths is not supported yet"
+            )
+        if source.anatomy.axes.keys() != first.anatomy.axes.keys():
+            odd = sorted(source.anatomy.axes.keys() ^ first.anatomy.axes.keys())[0]
+            raise UserError(f"{first.name} and {source.name} do not have the same parameters: {odd} is in one of them")
+    for step in first.anatomy.steps:
+        if step.writes is not None and step.writes == first.anatomy.residual.name and step.reads is None:
+            raise UnsupportedError(f"{step.module} writes the residual stream from nothing that was understood")
+
+
+def _blank(target: Target, dtype: torch.dtype, seed: int) -> PreTrainedModel:
+    """A model of the target config; every weight of it will be replaced."""
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = model_class(target.config)(copy.deepcopy(target.config))
+    return model.to(dtype).eval().requires_grad_(False)
+
+
+def _student(
+    model: PreTrainedModel, *, anatomy: Anatomy, sources: Sequence[Source], residual: ResidualMap, options: BuildOptions
+) -> Student:
+    return Student(model, anatomy, sources, residual, options)
+
+
+def _problem(
+    sources: Sequence[Source],
+    anatomy: Anatomy,
+    options: FusionOptions,
+    batches: Sequence[Mapping[str, Tensor]] | None,
+    guide: Source | None,
+) -> ResidualProblem:
+    """The joint statistics of the residual streams; an anchor's coordinates stand behind the teachers'."""
+    models = [*sources, *([guide] if guide is not None else [])]
+    if batches is None:
+        gram = residual_weight_gram(models)
+    else:
+        gram = residual_gram(models, _first_samples(batches, PILOT_SAMPLES))
+    return ResidualProblem(
+        gram=gram,
+        sizes=[source.anatomy.residual.size for source in sources],
+        weights=[source.weight for source in sources],
+        m=anatomy.residual.size,
+        centred=anatomy.centred and anatomy.canonical,
+        rotatable=anatomy.canonical,
+        cost=options.cost,
+        solver=options.solver,
+        epsilon=options.epsilon,
+    )
+
+
+def _anchored(anchor: PreTrainedModel, teacher: PreTrainedModel, anatomy: Anatomy, asked: float) -> Target:
+    fields = {
+        field: (getattr(teacher.config, field), getattr(anchor.config, field))
+        for field, meaning in anatomy.fields.items()
+        if meaning != "fixed"
+    }
+    if anchor.config.model_type != teacher.config.model_type:
+        raise UserError(f"the anchor is a {anchor.config.model_type} and the teachers are {teacher.config.model_type}")
+    given = inspect_config(anchor.config).residual.size / anatomy.residual.size
+    return Target(copy.deepcopy(anchor.config), asked, given, fields)
+
+
+def _inner(options: FusionOptions, refit: bool) -> str:
+    """Choosing units serves the refit best; without one, means of matched units are the better guess."""
+    if options.inner == "auto":
+        return "select" if refit else "transport"
+    UNIT_MAPS.get(options.inner)
+    return options.inner
+
+
+def _held_out(batches: int, share: float) -> int:
+    """How many of the last batches are held out; none when there is only one."""
+    return 0 if batches < 2 else min(batches - 1, max(1, round(share * batches)))
+
+
+def _pilot(
+    batches: Sequence[Mapping[str, Tensor]], held_out: int
+) -> tuple[list[Mapping[str, Tensor]], list[Mapping[str, Tensor]]]:
+    """The samples that pilots are built on, and the held-out ones that judge them."""
+    split = len(batches) - held_out
+    return _first_samples(batches[:split], PILOT_SAMPLES), list(batches[split:])
+
+
+def _first_samples(batches: Sequence[Mapping[str, Tensor]], samples: int) -> list[Mapping[str, Tensor]]:
+    taken: list[Mapping[str, Tensor]] = []
+    for batch in batches:
+        if samples <= 0:
+            break
+        size = len(next(iter(batch.values())))
+        taken.append({name: value[:samples] for name, value in batch.items()} if size > samples else batch)
+        samples -= size
+    return taken
+
+
+def _report(
+    chosen: Candidate,
+    measured: list[dict[str, Any]],
+    plan: BuildOptions,
+    sources: Sequence[Source],
+    student: Student,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    if measured:
+        why = f"least KL to the ensemble on held-out samples among {len(measured)} candidates built on a few"
+    else:
+        why = "the only candidate: asked for, or no data to judge others by"
+    return {
+        "choice": {
+            "residual": chosen.label,
+            "inner": plan.inner,
+            "refit": plan.refit,
+            "shares": dict(zip([source.name for source in sources], chosen.shares, strict=True)),
+            "weights": {source.name: source.weight for source in sources},
+            "candidates": measured,
+            "why": why,
+        },
+        "certificate": {source.name: source.anatomy.error for source in sources},
+        "canonical": student.anatomy.canonical,
+        "couplings": student.couplings,
+        "fits": student.fits,
+        "seconds": {**seconds, "total": sum(seconds.values())},
+    }
+
+
+class _Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.laps[stage] = now - self._last
+        self._last = now

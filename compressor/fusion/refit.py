@@ -1,0 +1,116 @@
+"""The closed-form refit: every linear module becomes a ridge regression from the student's own input.
+
+    W = W₀ + (UᵀU + λ d̄ I)⁻¹ Uᵀ(Y - U W₀),   d̄ = mean of diag(UᵀU),   with intercept where the module has a bias.
+
+U is what the student itself feeds the module, so upstream error is corrected instead of accumulated; Y is the
+transported target; W₀ is the prior that directions without evidence fall back to: the transported weight, or zero.
+Both λ and the prior are chosen by the error on held-out calibration samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compressor.fusion.statistics import Regression
+
+#: Ridges tried, relative to the mean input variance.
+RIDGES: tuple[float, ...] = (1e-10, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted linear map and how it was chosen.
+
+    Attributes:
+        weight: [n, m], inputs by outputs, float64.
+        bias: [m], or None without intercept.
+        ridge: the λ chosen.
+        prior: whether the transported weight (else zero) was the prior.
+        error: held-out squared error as a share of the target's energy about its mean (training error if nothing
+            was held out).
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    ridge: float
+    prior: bool
+    error: float
+
+
+def fit(
+    train: Regression,
+    held_out: Regression | None,
+    prior: Tensor | None,
+    *,
+    intercept: bool,
+    ridges: Sequence[float] = RIDGES,
+) -> Fit:
+    """Solve for every candidate λ and prior, keep the one with the least held-out error, and refit on all samples.
+
+    Args:
+        train: sums over the samples that are fitted.
+        held_out: sums over the samples that choose; None chooses on the training samples.
+        prior: the transported weight [n, m], or None for zero alone.
+        intercept: whether the module has a bias.
+        ridges: candidate λ.
+    """
+    judge = held_out if held_out is not None and held_out.count else train
+    priors = [torch.zeros_like(train.cross)] if prior is None else [prior.double(), torch.zeros_like(train.cross)]
+    solver = _Ridge(train, intercept)
+    candidates = [
+        (_error(judge, weight, solver.shift(weight)), ridge, index)
+        for ridge in ridges
+        for index, start in enumerate(priors)
+        for weight in [solver.solve(start, ridge)]
+    ]
+    error, ridge, index = min(candidates)
+    final = solver if judge is train else _Ridge(train + judge, intercept)
+    weight = final.solve(priors[index], ridge)
+    return Fit(weight, final.bias(weight), ridge, prior is not None and index == 0, error)
+
+
+class _Ridge:
+    """One regression's normal equations, decomposed once for every λ."""
+
+    def __init__(self, sums: Regression, intercept: bool) -> None:
+        count = max(sums.count, 1)
+        self.intercept, self.origin = intercept, sums.origin
+        self.input_mean = sums.inputs / count
+        self.output_mean = sums.outputs / count
+        gram, cross = sums.gram, sums.cross
+        if intercept:
+            gram = gram - count * torch.outer(self.input_mean, self.input_mean)
+            cross = cross - count * torch.outer(self.input_mean, self.output_mean)
+        self.gram, self.cross = gram, cross
+        self.scale = float(gram.diagonal().mean().clamp(min=1e-30))
+        self.values, self.vectors = torch.linalg.eigh((gram + gram.T) / 2)
+
+    def solve(self, prior: Tensor, ridge: float) -> Tensor:
+        missing = self.cross - self.gram @ prior
+        damped = (self.values.clamp(min=0) + ridge * self.scale)[:, None]
+        return prior + self.vectors @ ((self.vectors.T @ missing) / damped)
+
+    def shift(self, weight: Tensor) -> Tensor | None:
+        """The intercept of rows about their origin."""
+        return self.output_mean - self.input_mean @ weight if self.intercept else None
+
+    def bias(self, weight: Tensor) -> Tensor | None:
+        """The intercept of rows as they are."""
+        shift = self.shift(weight)
+        if shift is None or self.origin is None:
+            return shift
+        return shift + self.origin[1].double() - self.origin[0].double() @ weight
+
+
+def _error(sums: Regression, weight: Tensor, shift: Tensor | None) -> float:
+    """Σ |y - uW - b|² over Σ |y - ȳ|², from the sums alone."""
+    count = max(sums.count, 1)
+    squares = sums.energy - 2 * (weight * sums.cross).sum() + (weight * (sums.gram @ weight)).sum()
+    if shift is not None:
+        squares = squares - 2 * shift @ sums.outputs + 2 * (sums.inputs @ weight) @ shift + count * shift @ shift
+    spread = sums.energy - float(sums.outputs.square().sum()) / count
+    return float(squares) / max(spread, 1e-30)

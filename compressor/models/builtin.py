@@ -1,0 +1,169 @@
+"""The built-in teachers: small ViTs on scikit-learn's digits, trained on first use and cached."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from platformdirs import user_cache_dir
+from torch import Tensor
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+from compressor.digits import CLASSES, digits
+from compressor.errors import UserError
+from compressor.models.save import save_student
+from compressor.models.staging import staged
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one built-in teacher is made; a change of any field makes a new cache folder."""
+
+    seed: int
+    steps: int = 400
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    hidden_size: int = 64
+    layers: int = 4
+    heads: int = 4
+    intermediate_size: int = 256
+    patch_size: int = 2
+    # Wider than the usual 0.02, which wastes half of so short a training on leaving the start.
+    initializer_range: float = 0.1
+    version: int = 1
+
+
+BUILTIN: dict[str, Training] = {"vit-a": Training(seed=0), "vit-b": Training(seed=1)}
+
+
+def builtin_data(name: str) -> str:
+    """The data that a built-in teacher was trained on, as a name that `open_split` knows."""
+    _training(name)
+    return "digits"
+
+
+def builtin_config(name: str) -> ViTConfig:
+    """The config of a built-in teacher, without training it."""
+    training = _training(name)
+    return ViTConfig(
+        architectures=["ViTForImageClassification"],
+        image_size=8,
+        # Three equal channels: transformers' own pipelines hand every image over as RGB.
+        num_channels=3,
+        patch_size=training.patch_size,
+        hidden_size=training.hidden_size,
+        num_hidden_layers=training.layers,
+        num_attention_heads=training.heads,
+        intermediate_size=training.intermediate_size,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=training.initializer_range,
+        id2label=dict(enumerate(CLASSES)),
+        label2id={label: index for index, label in enumerate(CLASSES)},
+    )
+
+
+def builtin_folder(name: str) -> Path:
+    """Where a built-in teacher is cached: in $COMPRESSOR_CACHE or the user's cache folder; it need not exist yet."""
+    recipe = json.dumps(asdict(_training(name)), sort_keys=True)
+    root = os.environ.get("COMPRESSOR_CACHE") or user_cache_dir("compressor", appauthor=False)
+    return Path(root).expanduser() / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+
+
+def ensure_builtin(name: str, progress: Progress | None = None) -> Path:
+    """The folder of a built-in teacher; it is trained first if it is not in the cache.
+
+    Args:
+        name: one of `BUILTIN`.
+        progress: called with the share of the training that is done, in [0, 1], and a line that says what is done.
+
+    Raises:
+        UserError: there is no such teacher, or the cache cannot be written.
+    """
+    folder = builtin_folder(name)
+    if folder.exists():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(folder.with_name(folder.name + ".lock")).acquire()
+    except OSError as error:
+        place = folder.parent
+        raise UserError(f"cannot cache {name} in {place} ({error}): set COMPRESSOR_CACHE to another folder") from None
+    with held:
+        # Another process may have trained it while this one waited.
+        if not folder.exists():
+            with staged(folder) as partial:
+                _train(name, partial, progress)
+    return folder
+
+
+def _training(name: str) -> Training:
+    if name not in BUILTIN:
+        raise UserError(f"no built-in teacher is called '{name}': there are {', '.join(BUILTIN)}")
+    return BUILTIN[name]
+
+
+def _train(name: str, folder: Path, progress: Progress | None) -> None:
+    training = _training(name)
+    processor = ViTImageProcessorPil(
+        do_resize=True,
+        size={"height": 8, "width": 8},
+        do_convert_rgb=True,
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+    )
+    images, labels = digits("train")
+    # As the processor does it, for all images at once: [N, 3, 8, 8] in [-1, 1].
+    pixels = torch.from_numpy(images.astype(np.float32) / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
+    targets = torch.from_numpy(labels)
+    with _reproducible(training.seed):
+        model = ViTForImageClassification(builtin_config(name))
+        model.train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, training.learning_rate, total_steps=training.steps, pct_start=0.1
+        )
+        loss_of = torch.nn.CrossEntropyLoss(label_smoothing=training.label_smoothing)
+        for step, rows in enumerate(_batches(len(targets), training)):
+            if progress and step % max(training.steps // 100, 1) == 0:
+                progress(step / training.steps, f"training the built-in teacher {name} on digits (first use)")
+            loss = loss_of(model(pixel_values=pixels[rows]).logits, targets[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+    save_student(folder, model.eval(), processor)
+    if progress:
+        progress(1.0, f"trained the built-in teacher {name}")
+
+
+def _batches(samples: int, training: Training) -> Iterator[Tensor]:
+    order = torch.Generator().manual_seed(training.seed)
+    for _ in range(training.steps):
+        yield torch.randint(samples, (training.batch_size,), generator=order)
+
+
+@contextmanager
+def _reproducible(seed: int) -> Iterator[None]:
+    # One thread: sums come out the same whatever the number of cores, and so small a model gains little from more.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,157 @@
+"""The model card that lies beside every student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from compressor.recipe import Recipe
+
+_AUTO_CLASSES = {
+    "image-classification": "AutoModelForImageClassification",
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "masked-lm": "AutoModelForMaskedLM",
+    "causal-lm": "AutoModelForCausalLM",
+    "seq2seq-lm": "AutoModelForSeq2SeqLM",
+    "features": "AutoModel",
+}
+# What the Hub calls a task, where that is another word.
+_PIPELINE_TAGS = {
+    "masked-lm": "fill-mask",
+    "causal-lm": "text-generation",
+    "seq2seq-lm": "text2text-generation",
+    "features": "feature-extraction",
+}
+# Key of a table row -> heading, factor, decimals, unit.
+_COLUMNS: dict[str, tuple[str, float, int, str]] = {
+    "accuracy": ("accuracy", 100, 2, " %"),
+    "kl": ("KL to ensemble (nats)", 1, 4, ""),
+    "parameters": ("parameters", 1e-6, 2, " M"),
+    "macs": ("MACs", 1e-6, 2, " M"),
+    "bytes": ("size", 1e-6, 2, " MB"),
+    "torch_p50_ms": ("torch p50", 1, 2, " ms"),
+    "torch_p95_ms": ("torch p95", 1, 2, " ms"),
+    "ort_p50_ms": ("ONNX Runtime p50", 1, 2, " ms"),
+    "ort_p95_ms": ("ONNX Runtime p95", 1, 2, " ms"),
+}
+
+
+def render_card(recipe: Recipe, report: Mapping[str, Any], *, task: str = "image-classification") -> str:
+    """The README.md of a student: front matter, how to load it, what was measured, and the recipe that makes it again.
+
+    Args:
+        recipe: the resolved recipe of the run.
+        report: the run's report; sections that it lacks are left out of the card.
+        task: one of the values of `compressor.models.inputs.TASKS`.
+    """
+    image = task == "image-classification"
+    sections = [
+        _front_matter(task, bool(report.get("onnx"))),
+        f"# {_title(recipe)}\n\n{_made_of(recipe, report)}",
+        f"## Use\n\n{_fence('python', _snippet(task, image))}",
+        _section("What was measured", _table(report.get("table") or [])),
+        _section("Choices of the run", _scalars((report.get("fusion") or {}).get("choices") or {})),
+        _section("ONNX against torch", _scalars(report.get("onnx") or {})),
+        _section("Seconds", _scalars(report.get("seconds") or {})),
+        _section("Made with", _scalars(report.get("environment") or {})),
+        _section("Limits", _limits(recipe, report)),
+        "## Make it again\n\n"
+        + _fence("bash", "compress run recipe.yaml")
+        + "\n\nwith this `recipe.yaml`:\n\n"
+        + _fence("yaml", recipe.to_yaml().rstrip()),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(task: str, onnx: bool) -> str:
+    values = {
+        "library_name": "transformers",
+        "pipeline_tag": _PIPELINE_TAGS.get(task, task),
+        "tags": ["model-fusion", "optimal-transport", "compression", *(["onnx"] if onnx else [])],
+    }
+    return f"---\n{yaml.safe_dump(values, sort_keys=False)}---"
+
+
+def _title(recipe: Recipe) -> str:
+    return f"{' + '.join(Path(name).name or name for name in recipe.teachers)} at width {recipe.width:g}"
+
+
+def _made_of(recipe: Recipe, report: Mapping[str, Any]) -> str:
+    count = len(recipe.teachers)
+    what = "One wide transformer, made narrow" if count == 1 else f"{count} wide transformers, fused into a narrow one"
+    finetune = report.get("finetune")
+    then = "then distilled from their ensemble for a short while" if finetune else "without any finetuning"
+    lines = [f"{what} by `compressor` {report.get('version', '')}".rstrip() + f", {then}.", ""]
+    hashes = {teacher["name"]: teacher.get("fingerprint", "") for teacher in report.get("teachers") or []}
+    for name in recipe.teachers:
+        digest = f" (sha256 `{hashes[name][:16]}…`)" if hashes.get(name) else ""
+        lines.append(f"- teacher `{name}`{digest}")
+    return "\n".join(lines)
+
+
+def _snippet(task: str, image: bool) -> str:
+    cls = _AUTO_CLASSES[task]
+    processor = "AutoImageProcessor" if image else "AutoTokenizer"
+    return (
+        f"from transformers import {', '.join(sorted((cls, processor)))}\n\n"
+        f'model = {cls}.from_pretrained("path/to/this/folder")\n'
+        f'processor = {processor}.from_pretrained("path/to/this/folder")'
+    )
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table of the rows; a column that no row has a number for is left out."""
+    keys = [key for key in _COLUMNS if any(row.get(key) is not None for row in rows)]
+    if not keys:
+        return ""
+    lines = [["model", *(_COLUMNS[key][0] for key in keys)], ["---", *("---:" for _ in keys)]]
+    for row in rows:
+        lines.append([str(row["name"]).replace("|", "\\|"), *(_number(key, row.get(key)) for key in keys)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _number(key: str, value: float | None) -> str:
+    _, factor, decimals, unit = _COLUMNS[key]
+    return "–" if value is None else f"{value * factor:.{decimals}f}{unit}"
+
+
+def _scalars(values: Mapping[str, Any]) -> str:
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) or value is None:
+            continue
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            value = ", ".join(_say(item) for item in value)
+        lines.append(f"- {key.replace('_', ' ')}: {_say(value)}")
+    return "\n".join(lines)
+
+
+def _say(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _limits(recipe: Recipe, report: Mapping[str, Any]) -> str:
+    rows = report.get("table") or []
+    count = recipe.evaluation.samples
+    samples = "all samples" if count is None else f"at most {count} samples"
+    lines = [f"- Accuracy and KL were measured on {samples} of `{recipe.data.source or 'the teachers’ own data'}`."]
+    if not any(row.get("accuracy") is not None for row in rows):
+        lines = ["- Accuracy was not measured: there were no labelled samples."]
+    if recipe.bench.latency:
+        lines.append(
+            f"- Latency is of batches of {recipe.bench.batch_size} on the machine above; it differs on others."
+        )
+    lines.append("- It answers like its teachers, with their classes, their inputs and their mistakes.")
+    return "\n".join(lines)
+
+
+def _section(heading: str, body: str) -> str:
+    return f"## {heading}\n\n{body}" if body else ""
+
+
+def _fence(language: str, text: str) -> str:
+    return f"```{language}\n{text}\n```"

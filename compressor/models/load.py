@@ -1,0 +1,98 @@
+"""From names to teachers: a model with its preprocessor and its hash."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoImageProcessor, AutoTokenizer, PretrainedConfig, PreTrainedModel
+
+from compressor.errors import UserError
+from compressor.models.builtin import Progress, ensure_builtin
+from compressor.models.compatible import check_compatible, check_compatible_configs
+from compressor.models.inputs import is_image_config
+from compressor.models.quiet import one_line, quiet
+from compressor.models.resolve import Source, resolve
+from compressor.models.save import fingerprint
+from compressor.models.weights import load_model, model_class
+
+__all__ = [
+    "Teacher",
+    "check_compatible",
+    "check_compatible_configs",
+    "load_model",
+    "load_processor",
+    "load_teacher",
+    "model_class",
+]
+
+# A folder without any of these has no preprocessor (images) or no tokenizer (text).
+_IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
+_TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A loaded model: frozen, float32, in eval mode."""
+
+    #: As the user wrote it.
+    name: str
+    source: Source
+    model: PreTrainedModel
+    config: PretrainedConfig
+    #: Image processor or tokenizer; None if the folder has none.
+    processor: Any | None
+    #: sha256 of class, config and weights.
+    fingerprint: str
+
+
+def load_teacher(
+    name: str,
+    *,
+    device: str = "cpu",
+    attn_implementation: str = "sdpa",
+    progress: Progress | None = None,
+) -> Teacher:
+    """Load a teacher by its name.
+
+    Args:
+        name: a local folder, a built-in teacher (trained on first use) or a Hub id.
+        device: the torch device to put it on.
+        attn_implementation: as transformers calls it.
+        progress: called with (share done, line) while a built-in teacher is trained.
+
+    Raises:
+        UserError: the name is unknown, its files are missing, broken or do not match, or there is no such device.
+    """
+    source = resolve(name)
+    if source.kind == "builtin":
+        ensure_builtin(name, progress)
+    model = load_model(source.location, attn_implementation).requires_grad_(False)
+    processor = load_processor(source.location, model.config)
+    digest = fingerprint(model)
+    try:
+        # Not annotated by transformers for strings.
+        model.to(device)  # type: ignore[arg-type]
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"cannot put {name} on device '{device}': {one_line(error)}") from error
+    return Teacher(name, source, model, model.config, processor, digest)
+
+
+def load_processor(location: str | Path, config: PretrainedConfig) -> Any | None:
+    """The image processor or the tokenizer of a model; None if it comes without one.
+
+    Raises:
+        UserError: it has one that cannot be read.
+    """
+    auto, files = (AutoImageProcessor, _IMAGE_FILES) if is_image_config(config) else (AutoTokenizer, _TEXT_FILES)
+    folder = Path(location)
+    if folder.is_dir() and not any((folder / name).exists() for name in files):
+        return None
+    try:
+        with quiet():
+            return auto.from_pretrained(location)
+    except Exception as error:
+        if not folder.is_dir() and isinstance(error, OSError):
+            return None
+        raise UserError(f"cannot read the preprocessor of {location}: {one_line(error)}") from error

@@ -1,0 +1,69 @@
+"""Names of models: a local folder, a built-in teacher or a Hub id, tried in this order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from transformers import PretrainedConfig
+
+from compressor.errors import UserError
+from compressor.models.builtin import BUILTIN, builtin_config, builtin_folder
+from compressor.models.quiet import one_line
+from compressor.models.weights import read_config
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from."""
+
+    kind: Literal["folder", "builtin", "hub"]
+    #: As the user wrote it.
+    name: str
+    #: What `from_pretrained` takes: a folder, or a Hub id. The folder of a built-in teacher may not exist yet.
+    location: str
+
+
+def resolve(name: str) -> Source:
+    """Find out what a name stands for, without reading weights.
+
+    A Hub id is looked up at once; without a connection a copy in the local Hub cache is used.
+
+    Raises:
+        UserError: it is no folder, no built-in teacher and not on the Hub; or a file of that name is in the way.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return Source("folder", name, str(path))
+    if path.is_file():
+        raise UserError(f"{name} is a file: a model is a folder with config.json and safetensors weights")
+    if name in BUILTIN:
+        return Source("builtin", name, str(builtin_folder(name)))
+    try:
+        # One request: the lookups of `from_pretrained` are repeated for half a minute where there is no network.
+        HfApi().model_info(name, timeout=10)
+    except HFValidationError:
+        raise UserError(_not_found(name, "it is no valid Hub id")) from None
+    except Exception as error:
+        cached = try_to_load_from_cache(name, "config.json")
+        if not isinstance(cached, str):
+            raise UserError(_not_found(name, f"not reachable on the Hub: {one_line(error)}")) from error
+        return Source("hub", name, str(Path(cached).parent))
+    return Source("hub", name, name)
+
+
+def load_config(name: str) -> PretrainedConfig:
+    """The config of a model by its name; no weights are read and no built-in teacher is trained.
+
+    Raises:
+        UserError: the name is unknown, or its config.json is missing, unreadable or of an unknown model type.
+    """
+    source = resolve(name)
+    return builtin_config(name) if source.kind == "builtin" else read_config(source.location)
+
+
+def _not_found(name: str, hub: str) -> str:
+    return f"no model '{name}': no such folder, not a built-in teacher ({', '.join(BUILTIN)}), and {hub}"

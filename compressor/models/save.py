@@ -1,0 +1,56 @@
+"""Saving a model as a plain Hugging Face folder, and the hash that tells models apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from compressor.models.quiet import quiet
+from compressor.models.weights import load_model
+
+# Written by whoever saved the model last, and no part of what it computes.
+_NOT_THE_MODEL = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype"}
+
+
+def save_student(folder: str | Path, model: PreTrainedModel, processor: Any | None = None) -> None:
+    """Write weights (safetensors), config and preprocessor or tokenizer into `folder`.
+
+    The folder loads with the plain `from_pretrained` of transformers.
+    """
+    with quiet():
+        model.save_pretrained(folder)
+        if processor is not None:
+            processor.save_pretrained(folder)
+
+
+def fingerprint(model: PreTrainedModel | str | Path) -> str:
+    """The sha256 of a model: its class, its config and every tensor of its state dict, as 64 hex digits.
+
+    It is the same before and after saving, and on every device.
+
+    Args:
+        model: the model, or a folder to load it from.
+    """
+    if not isinstance(model, PreTrainedModel):
+        model = load_model(model)
+    digest = hashlib.sha256(type(model).__name__.encode())
+    digest.update(json.dumps(_essence(model.config.to_dict()), sort_keys=True, default=str).encode())
+    state = model.state_dict()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _essence(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _essence(item) for key, item in value.items() if key not in _NOT_THE_MODEL}
+    if isinstance(value, list | tuple):
+        return [_essence(item) for item in value]
+    return value

@@ -1,0 +1,136 @@
+"""From a folder or Hub id to a config, and to a model with exactly the weights that are stored there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
+
+from compressor.errors import UnsupportedError, UserError
+from compressor.models.inputs import task_of
+from compressor.models.quiet import one_line, quiet
+
+
+def read_config(location: str | Path) -> PretrainedConfig:
+    """The config in a folder or at a Hub id.
+
+    Raises:
+        UserError: config.json is missing, unreadable or refused by transformers.
+        UnsupportedError: its model type is not one of this version of transformers.
+    """
+    if Path(location).is_dir():
+        _check_config_file(Path(location) / "config.json")
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(location)
+    except Exception as error:
+        raise UserError(f"cannot use the config of {location}: {one_line(error)}") from error
+
+
+def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """The class of transformers that `config.architectures` names first.
+
+    Raises:
+        UnsupportedError: it names none, or one that this version of transformers does not have.
+    """
+    task_of(config)
+    name = (config.architectures or [""])[0]
+    found = getattr(transformers, name, None)
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        version = transformers.__version__
+        raise UnsupportedError(f"{name} is not a model of transformers {version}: custom code is not run")
+    return found
+
+
+def load_model(location: str | Path, attn_implementation: str = "sdpa") -> PreTrainedModel:
+    """Load a model in float32, in eval mode, on the CPU.
+
+    Args:
+        location: a folder or a Hub id.
+        attn_implementation: as transformers calls it; a class without SDPA gets "eager".
+
+    Raises:
+        UserError: config or weights are missing, unreadable, not finite, or do not match each other.
+    """
+    folder = Path(location)
+    config = read_config(location)
+    cls = model_class(config)
+    if folder.is_dir():
+        _check_weight_files(folder)
+    if attn_implementation == "sdpa" and not cls._supports_sdpa:
+        attn_implementation = "eager"
+    try:
+        with quiet():
+            loaded: Any = cls.from_pretrained(
+                location,
+                dtype=torch.float32,
+                attn_implementation=attn_implementation,
+                use_safetensors=True,
+                output_loading_info=True,
+                # So that they are listed, and refused below in one line.
+                ignore_mismatched_sizes=True,
+            )
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"cannot read the weights of {location}: {one_line(error)}") from error
+    except (ValueError, TypeError, RuntimeError, KeyError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"cannot build {cls.__name__} from {location}: {one_line(error)}") from error
+    model, info = loaded
+    _check_loaded(location, info)
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UserError(f"the weights of {location} are broken: {name} holds NaN or infinity")
+    return model.eval()
+
+
+def _check_config_file(path: Path) -> None:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no config.json in {path.parent}: a model is a folder with config.json and weights") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {one_line(error)}") from None
+    kind = values.get("model_type") if isinstance(values, dict) else None
+    if not isinstance(kind, str):
+        raise UserError(f"{path} names no model_type: it is not the config of a transformers model")
+    if kind not in CONFIG_MAPPING:
+        raise UnsupportedError(f"{path}: model_type '{kind}' is not known to this version of transformers")
+
+
+def _check_weight_files(folder: Path) -> None:
+    if any(folder.glob("*.safetensors")):
+        return
+    if any(folder.glob("*.bin")):
+        raise UserError(f"{folder} has pickled weights only: save them again as safetensors (save_pretrained does)")
+    raise UserError(f"no weights in {folder}: expected model.safetensors")
+
+
+def _check_loaded(location: str | Path, info: dict) -> None:
+    """Refuse weights that transformers would fill in at random, drop, or resize."""
+    problems = []
+    if info["missing_keys"]:
+        problems.append(f"missing {_first(info['missing_keys'])}")
+    if info["unexpected_keys"]:
+        problems.append(f"left over {_first(info['unexpected_keys'])}")
+    if info["mismatched_keys"]:
+        shapes = [f"{name} (stored {_shape(a)}, config {_shape(b)})" for name, a, b in info["mismatched_keys"]]
+        problems.append(f"other shapes {_first(shapes)}")
+    problems += [one_line(RuntimeError(message)) for message in info.get("error_msgs") or ()]
+    if problems:
+        raise UserError(f"the config of {location} does not match its weights: {'; '.join(problems)}")
+
+
+def _first(names: list[str] | set[str], count: int = 2) -> str:
+    ordered = sorted(names)
+    rest = f" and {len(ordered) - count} more" if len(ordered) > count else ""
+    return ", ".join(ordered[:count]) + rest
+
+
+def _shape(size: torch.Size) -> str:
+    return "×".join(str(n) for n in size)

@@ -1,0 +1,77 @@
+"""Fixtures that all tests share: tiny models and data, made on the fly and offline."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from tiny import save_bert, save_images, save_vit
+
+_scratch = tempfile.TemporaryDirectory(prefix="compressor-tests-")
+
+
+def pytest_configure(config):
+    # Read by the libraries when they are imported, which is after this.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_DATASETS_CACHE"] = str(Path(_scratch.name, "datasets"))
+    os.environ["COMPRESSOR_CACHE"] = str(Path(_scratch.name, "cache"))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_unconfigure(config):
+    _scratch.cleanup()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def vit_a(tmp_path_factory):
+    """Folder of a tiny ViT, 32 wide, 4 heads, 2 layers, 4 classes."""
+    return save_vit(tmp_path_factory.mktemp("teachers") / "a", seed=0)
+
+
+@pytest.fixture(scope="session")
+def vit_b(tmp_path_factory):
+    """A sibling of `vit_a` with another seed."""
+    return save_vit(tmp_path_factory.mktemp("teachers") / "b", seed=1)
+
+
+@pytest.fixture(scope="session")
+def vit_wide(tmp_path_factory):
+    """A sibling of `vit_a` that is 48 wide with 6 heads."""
+    return save_vit(tmp_path_factory.mktemp("teachers") / "wide", seed=2, hidden=48, heads=6)
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory):
+    """Folder of a tiny BERT classifier with its tokenizer."""
+    return save_bert(tmp_path_factory.mktemp("teachers") / "bert")
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory):
+    """Images by class in train (6 a class) and test (3 a class)."""
+    root = tmp_path_factory.mktemp("images")
+    save_images(root / "train", per_class=6, seed=0)
+    save_images(root / "test", per_class=3, seed=1)
+    return root
+
+
+@pytest.fixture
+def quick_builtin(monkeypatch, tmp_path):
+    """Built-in teachers that train for three steps, in a cache of their own."""
+    from dataclasses import replace
+
+    from compressor.models import builtin
+
+    monkeypatch.setenv("COMPRESSOR_CACHE", str(tmp_path / "builtin-cache"))
+    quick = {name: replace(training, steps=3) for name, training in builtin.BUILTIN.items()}
+    monkeypatch.setattr(builtin, "BUILTIN", quick)
+    return quick
