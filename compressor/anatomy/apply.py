@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from compressor.anatomy.axes import Anatomy, Axis, Side
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Map:
     """How the n coordinates of a teacher's space go to the student's m.
 
@@ -22,6 +23,23 @@ class Map:
 
     push: Tensor
     pull: Tensor
+
+    def transport(self, values: Tensor) -> Tensor:
+        """pushᵀ x for row vectors x [T, n], in their precision: [T, m]."""
+        chosen = self._selection
+        if chosen is None:
+            return values @ self.push.to(values)
+        moved = torch.zeros(len(values), self.push.shape[1], dtype=values.dtype, device=values.device)
+        moved[:, chosen[1]] = values[:, chosen[0]]
+        return moved
+
+    @cached_property
+    def _selection(self) -> tuple[Tensor, Tensor] | None:
+        """(sources, targets) of a map that only picks coordinates; picking is quicker than multiplying."""
+        entries = self.push.nonzero()
+        columns = entries[:, 1]
+        picks = len(columns) == len(columns.unique()) and bool((self.push[entries[:, 0], columns] == 1).all())
+        return (entries[:, 0], columns) if picks else None
 
     @classmethod
     def permutation(cls, order: Tensor) -> Map:

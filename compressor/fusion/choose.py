@@ -49,7 +49,7 @@ def candidates(
         fixed_weights: whether the user gave the teachers' weights.
     """
     alpha = tuple(source.weight for source in sources)
-    if method == "auto":
+    if method == "auto":  # the last one is the strongest where it applies, so it is also tried on each teacher alone
         methods = ["barycentre", *(["principal"] if rotatable else [])] if evidence else ["barycentre"]
     else:
         RESIDUAL_MAPS.get(method)
@@ -57,7 +57,7 @@ def candidates(
     found = []
     for name in methods:
         found.append(Candidate(name, alpha, f"{name} of all teachers" if len(sources) > 1 else name))
-        if evidence and not fixed_weights and len(sources) > 1 and name != "anchor":
+        if evidence and not fixed_weights and len(sources) > 1 and name in (methods[-1], method) and name != "anchor":
             for k, source in enumerate(sources):
                 alone = tuple(1.0 if other == k else 0.0 for other in range(len(sources)))
                 found.append(Candidate(name, alone, f"{name} of {source.name}"))

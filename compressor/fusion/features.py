@@ -22,7 +22,7 @@ from compressor.fusion.statistics import Gram, rows, stacked
 from compressor.fusion.walk import Spot, watching
 
 #: Tokens from which maps of hidden units are chosen; more change little and cost N² each.
-UNIT_TOKENS = 6144
+UNIT_TOKENS = 4096
 
 
 @dataclass(frozen=True, eq=False)

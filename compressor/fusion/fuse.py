@@ -128,7 +128,8 @@ def fuse(
     if calibration is not None and len(found) > 1:
         tell(0.1, f"choosing among {len(found)} maps")
         pilot, judges = _pilot(calibration, held_out)
-        trial = replace(plan, held_out=_held_out(len(pilot), 0.5))
+        quick = "importance" if refit and options.inner == "auto" else plan.inner
+        trial = replace(plan, inner=quick, held_out=_held_out(len(pilot), 0.5))
         chosen, measured = choose(
             found, problem, lambda one: make(copy.deepcopy(model), residual=one, options=trial), sources, pilot, judges,
             progress=lambda share: tell(0.1 + 0.3 * share, f"choosing among {len(found)} maps"),

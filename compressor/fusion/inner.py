@@ -18,8 +18,6 @@ from compressor.transport import Coupling, Registry, barycentre, from_importance
 
 #: Ridge of the regressions that choose units, relative to the mean variance: only differences of error matter there.
 SELECTION_RIDGE = 1e-4
-#: Share of the units still present that backward elimination drops before it solves again.
-DROP = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +49,12 @@ class UnitProblem:
     epsilon: float = 0.05
     likeness: Tensor | None = None
 
+    def importance(self) -> Tensor:
+        """Mean square of what each unit adds to the residual stream, [N / block]."""
+        if self.block == 1:
+            return self.gram.diagonal() * self.outgoing.square().sum(1)
+        return self.contributions().diagonal()
+
     def contributions(self) -> Tensor:
         """Inner products between what units add to the residual stream, [N / block, N / block].
 
@@ -78,25 +82,30 @@ UNIT_MAPS: Registry[Callable[[UnitProblem], UnitMap]] = Registry("inner map")
 def select(problem: UnitProblem) -> UnitMap:
     """Choose units from all teachers by how much they reduce the refit error: partial transport, the rest stays.
 
-    Single units by backward elimination, heads greedily forward, both on Gram matrices.
+    Greedily forward, on Gram matrices: single units by orthogonal matching pursuit, heads as whole blocks.
     """
-    chosen = _eliminate(problem) if problem.block == 1 else _choose_forward(problem)
+    chosen = _pursue(problem) if problem.block == 1 else _choose_forward(problem)
     return _chosen(problem, chosen)
 
 
 @UNIT_MAPS.register("transport")
 def transport(problem: UnitProblem) -> UnitMap:
     """Couple all teachers' units to their barycentre; mass follows what a unit adds to the residual stream."""
-    contributions = problem.contributions()
     units = [size // problem.block for size in problem.sizes]
-    importance = contributions.diagonal().clamp(min=0).split(units)
+    importance = problem.importance().clamp(min=0).split(units)
     marginals = [from_importance(part.clamp(min=1e-12), space=problem.name) for part in importance]
     found = barycentre(
-        problem.gram if problem.block == 1 else contributions, units, problem.units,
+        problem.gram if problem.block == 1 else problem.contributions(), units, problem.units,
         alphas=problem.weights, marginals=marginals, solver=problem.solver, epsilon=problem.epsilon,
         free_targets=True, space=problem.name,
     )  # fmt: skip
     return UnitMap(pooled_maps(found.couplings, problem.weights), found.couplings)
+
+
+@UNIT_MAPS.register("importance")
+def most_important(problem: UnitProblem) -> UnitMap:
+    """Keep the units that add most to the residual stream, whosever they are: importance slicing, quick and rough."""
+    return _chosen(problem, problem.importance().argsort(descending=True)[: problem.units].sort().values)
 
 
 @UNIT_MAPS.register("slice")
@@ -119,19 +128,28 @@ def _chosen(problem: UnitProblem, chosen: Tensor) -> UnitMap:
     return UnitMap(tuple(Map(coupling.push(), coupling.pull()) for coupling in couplings), couplings)
 
 
-def _eliminate(problem: UnitProblem) -> Tensor:
-    """Backward elimination: drop the units whose loss raises the error of the readers' target the least.
+def _pursue(problem: UnitProblem) -> Tensor:
+    """Orthogonal matching pursuit: each time the unit that explains most of what is left of the readers' target.
 
-    With B = G⁻¹C, dropping unit j alone costs |B_j|² / (G⁻¹)_jj.
+    What is left of the target and of every other unit is kept up to date by one column of a pivoted Cholesky
+    factorisation G ≈ LLᵀ per choice, so a twin of a chosen unit is worth nothing any more; O(N m²) in all.
     """
-    kept = torch.arange(problem.gram.shape[0])
-    gram = problem.gram + SELECTION_RIDGE * problem.gram.diagonal().mean() * torch.eye(len(kept), dtype=torch.float64)
-    while len(kept) > problem.units:
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram[kept][:, kept]))
-        loss = (inverse @ problem.cross[kept]).square().sum(1) / inverse.diagonal()
-        drop = min(len(kept) - problem.units, max(1, int(DROP * len(kept))))
-        kept = kept[loss.argsort(descending=True)[: len(kept) - drop].sort().values]
-    return kept
+    gram, count = problem.gram, problem.gram.shape[0]
+    floor = SELECTION_RIDGE * gram.diagonal().mean()
+    variance = gram.diagonal() + floor
+    left = problem.cross.clone()
+    factor = torch.zeros(count, problem.units, dtype=torch.float64)
+    free = torch.ones(count, dtype=torch.bool)
+    for step in range(problem.units):
+        gain = torch.where(free, left.square().sum(1) / variance.clamp(min=floor), -1.0)
+        unit = int(gain.argmax())
+        column = (gram[:, unit] - factor[:, :step] @ factor[unit, :step]) / variance[unit].sqrt()
+        column[unit] = variance[unit].sqrt()
+        left -= torch.outer(column, left[unit] / variance[unit].sqrt())
+        variance = variance - column.square()
+        factor[:, step] = column
+        free[unit] = False
+    return (~free).nonzero().flatten()
 
 
 def _choose_forward(problem: UnitProblem) -> Tensor:

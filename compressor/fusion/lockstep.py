@@ -93,7 +93,7 @@ def _finish(
     teachers: Sequence[Walker],
     walkers: Sequence[Walker],
 ) -> None:
-    """Map and fit what comes behind the layers: poolers, and the head on the ensemble's centred logits."""
+    """Map and fit what comes behind the layers: poolers, and the head on the teachers' mean logits."""
     spots = outline.tail_spots()
     seen = Seen(sources, [_collect(walker, walker.finish, spots) for walker in teachers], _masks(teachers))
     for student, walker in zip(students, walkers, strict=True):

@@ -173,17 +173,17 @@ class Student:
                 bias.copy_(y - scale * x)
 
     def _target(self, step: Step, features: ActivationFeatures, batch: int) -> Tensor:
-        """What a module should put out: the teachers' own output there, transported; heads: centred logits."""
+        """What a module should put out: the teachers' own output there, transported; heads: mean logits."""
         spot = (step.module, "out")
         if step.writes is None:
-            logits = features.transported(batch, spot, fixed=True)
-            return logits - logits.mean(dim=-1, keepdim=True)
+            return features.transported(batch, spot, fixed=True)
         axis = next(a for a in self.anatomy.axes[f"{step.module}.weight"] if a.side is Side.WRITE)
         pieces = []
         for part in axis.parts:
             moved = [
-                features.values(k, batch, spot)[:, write_columns(source.anatomy, step, part.key)]
-                @ self.maps[k][part.key].push.to(features.dtype)
+                self.maps[k][part.key].transport(
+                    features.values(k, batch, spot)[:, write_columns(source.anatomy, step, part.key)]
+                )
                 for k, source in enumerate(self.sources)
             ]
             pieces.append(torch.stack(moved).sum(0) if len(moved) > 1 else moved[0])

@@ -1,0 +1,196 @@
+"""Latency: loading and first call kept apart, warm-ups, contenders interleaved, percentiles."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+#: Each contender is measured in this many turns or more, so that a slow phase of the machine meets them all.
+TURNS = 10
+
+#: Warm-ups stop after this many times the measuring time, so that slow models finish; `Latency.warmups` states them.
+WARMUP_SHARE = 5.0
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds per call of `batch_size` samples, and how they were measured."""
+
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    first_call_ms: float
+    load_ms: float | None
+    iterations: int
+    warmups: int
+    batch_size: int | None
+    threads: int | None
+    backend: str
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A contender that states what it is: one call is one forward pass over `batch_size` samples."""
+
+    call: Callable[[], Any]
+    backend: str
+    batch_size: int | None = None
+    threads: int | None = None
+    load_ms: float | None = None
+
+    def __call__(self) -> Any:
+        return self.call()
+
+
+@dataclass
+class _Contender:
+    runner: Runner
+    first_call_ms: float = 0.0
+    warmups: int = 0
+    times: list[float] = field(default_factory=list)
+
+    def done(self, seconds: float, iterations: int) -> bool:
+        return len(self.times) >= iterations and sum(self.times) >= seconds
+
+
+def threads() -> int:
+    """Cores that this process may use, which may be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def measure(
+    contenders: Mapping[str, Callable[[], Any]], *, seconds: float, warmups: int = 10, min_iterations: int = 10
+) -> dict[str, Latency]:
+    """Time calls, in turns of about a tenth of `seconds` each.
+
+    Args:
+        contenders: functions without arguments, or `Runner`s, which also state batch size and threads.
+        seconds: least time measured per contender.
+        warmups: calls before measuring, after the first one; fewer where they would take 5 times `seconds`.
+        min_iterations: least number of measured calls per contender.
+
+    Returns:
+        One `Latency` per contender, in the order given.
+    """
+    running = {
+        name: _Contender(call if isinstance(call, Runner) else Runner(call, "callable"))
+        for name, call in contenders.items()
+    }
+    for contender in running.values():
+        with _threads_of(contender.runner):
+            contender.first_call_ms = _timed(contender.runner) * 1e3
+            deadline = time.perf_counter() + WARMUP_SHARE * seconds
+            while contender.warmups < warmups and (contender.warmups == 0 or time.perf_counter() < deadline):
+                contender.runner()
+                contender.warmups += 1
+    while waiting := [contender for contender in running.values() if not contender.done(seconds, min_iterations)]:
+        for contender in waiting:
+            _take_turn(contender, seconds / TURNS)
+    return {name: _summary(contender) for name, contender in running.items()}
+
+
+def torch_runner(
+    model: PreTrainedModel | Callable[[], PreTrainedModel], inputs: Mapping[str, Tensor], threads: int | None = None
+) -> Runner:
+    """A forward pass in torch.
+
+    Args:
+        model: a model in eval mode, or a function that loads one, which is timed.
+        inputs: model inputs [B, ...]; moved to the model's device beforehand.
+        threads: torch's threads during its turns; as they are if omitted.
+    """
+    load_ms = None
+    if not isinstance(model, PreTrainedModel):
+        begin = time.perf_counter()
+        model = model()
+        load_ms = (time.perf_counter() - begin) * 1e3
+    loaded = model
+    device: torch.device = loaded.device
+    feed = {name: value.to(device) for name, value in inputs.items()}
+
+    def call() -> None:
+        with torch.inference_mode():
+            loaded(**feed)
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
+
+    return Runner(call, "torch", _batch_size(feed), threads or torch.get_num_threads(), load_ms)
+
+
+def onnx_runner(path: str | Path, inputs: Mapping[str, Tensor], threads: int | None = None) -> Runner:
+    """A run of an ONNX file in ONNX Runtime on the CPU; making the session is the load time.
+
+    Args:
+        path: the file.
+        inputs: model inputs [B, ...] by the names of the graph; others are left out.
+        threads: ONNX Runtime's threads; torch's number if omitted.
+    """
+    threads = threads or torch.get_num_threads()
+    options = onnxruntime.SessionOptions()
+    # Without this ONNX Runtime takes every core of the machine, whatever the process may use.
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    begin = time.perf_counter()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    load_ms = (time.perf_counter() - begin) * 1e3
+    names = {entry.name for entry in session.get_inputs()}
+    feed = {name: value.cpu().numpy() for name, value in inputs.items() if name in names}
+    return Runner(lambda: session.run(None, feed), "onnxruntime", _batch_size(inputs), threads, load_ms)
+
+
+def _batch_size(inputs: Mapping[str, Tensor]) -> int:
+    return len(next(iter(inputs.values())))
+
+
+def _timed(call: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def _take_turn(contender: _Contender, seconds: float) -> None:
+    spent = 0.0
+    with _threads_of(contender.runner):
+        while spent == 0.0 or spent < seconds:
+            contender.times.append(_timed(contender.runner))
+            spent += contender.times[-1]
+
+
+def _summary(contender: _Contender) -> Latency:
+    runner = contender.runner
+    p50, p90, p95, p99 = (float(value) * 1e3 for value in np.percentile(contender.times, [50, 90, 95, 99]))
+    return Latency(
+        p50, p90, p95, p99, contender.first_call_ms, runner.load_ms, len(contender.times), contender.warmups,
+        runner.batch_size, runner.threads, runner.backend,
+    )  # fmt: skip
+
+
+def _threads_of(runner: Runner) -> Any:
+    if runner.backend == "torch" and runner.threads is not None:
+        return torch_threads(runner.threads)
+    return nullcontext()
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Torch computes with `count` threads inside, and with as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,68 @@
+"""Which checkpoints a run may resume from: finished ones, of the same run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import UserError
+
+#: Written into a checkpoint after everything else: a folder without it was being written when the process died.
+FINISHED = "finished"
+
+#: What the run in a folder is, so that another one does not resume from it.
+RUN = "run.json"
+
+
+def begin(work_dir: Path, run: dict[str, Any], resume: bool) -> Path | None:
+    """Make a folder ready for a run.
+
+    Args:
+        work_dir: the folder; made if it does not exist.
+        run: what makes this run the run that it is, JSON-ready.
+        resume: go on from the newest finished checkpoint, if there is one; otherwise all checkpoints are removed.
+
+    Returns:
+        The checkpoint to go on from, or `None` to start at the beginning.
+
+    Raises:
+        UserError: to be resumed, but the folder holds checkpoints of another run.
+    """
+    work_dir.mkdir(parents=True, exist_ok=True)
+    # As it will be read back, with tuples as lists.
+    run = json.loads(json.dumps(run))
+    found: Path | None = None
+    if resume:
+        found = max((path for path in _checkpoints(work_dir) if (path / FINISHED).exists()), key=_step, default=None)
+        if found is not None:
+            _check_same(work_dir, run)
+    for path in _checkpoints(work_dir):
+        if path != found:
+            shutil.rmtree(path)
+    (work_dir / RUN).write_text(json.dumps(run, indent=1), encoding="utf-8")
+    return found
+
+
+def _check_same(work_dir: Path, run: dict[str, Any]) -> None:
+    try:
+        before = json.loads((work_dir / RUN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = None
+    if not isinstance(before, dict):
+        raise UserError(f"cannot tell which run the checkpoints in {work_dir} are of: start anew, without resuming")
+    differing = [key for key in run if before.get(key) != run[key]]
+    if differing:
+        raise UserError(
+            f"the checkpoints in {work_dir} are of another run (differing: {', '.join(differing)}): "
+            "use the same options, or start anew, without resuming"
+        )
+
+
+def _checkpoints(work_dir: Path) -> list[Path]:
+    return [path for path in work_dir.glob("checkpoint-*") if path.is_dir() and path.name[11:].isdigit()]
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))

@@ -1,0 +1,417 @@
+"""What the losses are, and that a finetune is reproducible, can be interrupted, and leaves everything else alone."""
+
+import json
+import math
+import random
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
+
+from compressor.distill.checkpoints import FINISHED, begin
+from compressor.distill.losses import ensemble_kl, ensemble_log_probs, hidden_loss, label_loss
+from compressor.distill.trainer import distill
+from compressor.errors import UnsupportedError, UserError
+from compressor.recipe import FinetuneOptions
+
+CLASSES = 3
+
+
+def vit(seed=0, width=16, dropout=0.0):
+    torch.manual_seed(seed)
+    config = ViTConfig(
+        hidden_size=width, num_hidden_layers=2, num_attention_heads=2, intermediate_size=2 * width, image_size=8,
+        patch_size=4, num_labels=CLASSES, hidden_dropout_prob=dropout, initializer_range=0.2,
+        architectures=["ViTForImageClassification"],
+    )  # fmt: skip
+    return ViTForImageClassification(config).eval()
+
+
+def samples(count=24, labels=False):
+    generator = torch.Generator().manual_seed(3)
+    made = [{"pixel_values": torch.randn(3, 8, 8, generator=generator)} for _ in range(count)]
+    for index, sample in enumerate(made if labels else []):
+        sample["labels"] = torch.tensor(index % CLASSES)
+    return made
+
+
+def options(**fields):
+    # 24 samples in batches of 8: a pass over them is 3 steps.
+    return FinetuneOptions(**{"steps": 8, "batch_size": 8, "learning_rate": 1e-3, "checkpoint_every": 3, **fields})
+
+
+def state(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class Interrupt:
+    """Ctrl-C after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def __call__(self, step, total, loss):
+        if step == self.step:
+            raise KeyboardInterrupt
+
+
+class TestLosses:
+    def test_kl_is_that_of_the_mean_of_the_softmaxes(self):
+        torch.manual_seed(0)
+        student, *teachers = (torch.randn(5, 4, dtype=torch.float64) for _ in range(3))
+        target = 0.25 * (teachers[0] / 3).softmax(-1) + 0.75 * (teachers[1] / 3).softmax(-1)
+        expected = 9 * functional.kl_div((student / 3).log_softmax(-1), target, reduction="batchmean")
+        torch.testing.assert_close(ensemble_kl(student, teachers, [1, 3], 3.0), expected)
+
+    def test_kl_is_zero_only_at_the_ensemble(self):
+        torch.manual_seed(0)
+        teachers = [torch.randn(5, 4, dtype=torch.float64) for _ in range(2)]
+        at_ensemble = ensemble_log_probs(teachers, [1, 1])
+        assert ensemble_kl(at_ensemble, teachers, [1, 1]).item() == pytest.approx(0, abs=1e-12)
+        assert ensemble_kl(teachers[0], teachers, [1, 1]) > 1e-3
+        assert ensemble_kl(teachers[0], teachers, [1, 0]).item() == pytest.approx(0, abs=1e-12)
+
+    def test_gradients_keep_their_size_at_high_temperatures(self):
+        torch.manual_seed(0)
+        teacher = torch.randn(64, 10)
+        sizes = []
+        for temperature in (8.0, 16.0):
+            student = torch.randn(64, 10, generator=torch.Generator().manual_seed(1)).requires_grad_()
+            ensemble_kl(student, [teacher], [1], temperature).backward()
+            sizes.append(student.grad.norm().item())
+        assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
+
+    def test_extreme_logits_stay_finite(self):
+        extreme = torch.tensor([[1e4, -1e4, 0.0]])
+        student = torch.zeros(1, 3, requires_grad=True)
+        loss = ensemble_kl(student, [extreme, -extreme], [1, 1])
+        loss.backward()
+        assert loss.isfinite() and student.grad.isfinite().all()
+
+    def test_tokens_count_as_samples(self):
+        torch.manual_seed(0)
+        student, teacher = torch.randn(2, 5, 7), torch.randn(2, 5, 7)
+        flat = ensemble_kl(student.reshape(10, 7), [teacher.reshape(10, 7)], [1], 2.0)
+        torch.testing.assert_close(ensemble_kl(student, [teacher], [1], 2.0), flat)
+
+    def test_label_loss_leaves_unknown_labels_out(self):
+        torch.manual_seed(0)
+        logits = torch.randn(4, 3)
+        expected = functional.cross_entropy(logits[:2], torch.tensor([0, 2]))
+        torch.testing.assert_close(label_loss(logits, torch.tensor([0, 2, -100, -1])), expected)
+        assert label_loss(logits, torch.full((4,), -100)) == 0
+
+    def test_hidden_loss_is_relative_to_the_target(self):
+        torch.manual_seed(0)
+        targets = [torch.randn(2, 5, 4), 100 * torch.randn(2, 5, 4)]
+        assert hidden_loss(targets, targets) == 0
+        assert hidden_loss([torch.zeros_like(target) for target in targets], targets).item() == pytest.approx(1)
+        assert hidden_loss([1.1 * target for target in targets], targets).item() == pytest.approx(0.01, rel=1e-3)
+
+    @pytest.mark.parametrize("weights", [[1.0], [1.0, -0.5], [0.0, 0.0]])
+    def test_wrong_weights(self, weights):
+        with pytest.raises(UserError, match="weights"):
+            ensemble_log_probs([torch.zeros(1, 2)] * 2, weights)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The weights and the report of a whole run, with dropout."""
+    student = vit(2, width=8, dropout=0.2)
+    work_dir = tmp_path_factory.mktemp("undisturbed")
+    report = distill(student, [vit(0), vit(1)], [1, 1], samples(), options(), seed=5, work_dir=work_dir)
+    return state(student), report
+
+
+class TestDistill:
+    def test_same_seed_same_weights_and_another_seed_others(self, undisturbed, tmp_path):
+        found = []
+        for name, seed in (("again", 5), ("other", 6)):
+            # What was drawn before must not matter.
+            torch.manual_seed(len(name))
+            student = vit(2, width=8, dropout=0.2)
+            distill(student, [vit(0), vit(1)], [1, 1], samples(), options(), seed=seed, work_dir=tmp_path / name)
+            found.append(state(student))
+        assert same(found[0], undisturbed[0])
+        assert not same(found[1], undisturbed[0])
+
+    @pytest.mark.parametrize("step", [2, 4, 7])
+    def test_interrupted_and_resumed_gives_the_same_weights(self, undisturbed, tmp_path, step):
+        """Before any checkpoint; after one at the end of a pass over the samples; after one in the middle of a pass."""
+        every = {2: 3, 4: 3, 7: 5}[step]
+        arguments = {"seed": 5, "work_dir": tmp_path}
+        teachers, run = [vit(0), vit(1)], options(checkpoint_every=every)
+        with pytest.raises(KeyboardInterrupt):
+            distill(
+                vit(2, width=8, dropout=0.2), teachers, [1, 1], samples(), run, progress=Interrupt(step), **arguments
+            )
+        student = vit(2, width=8, dropout=0.2)
+        report = distill(student, teachers, [1, 1], samples(), run, resume=True, **arguments)
+        assert report.resumed_from == {2: None, 4: 3, 7: 5}[step]
+        assert same(state(student), undisturbed[0])
+        assert report.loss == undisturbed[1].loss
+        assert report.steps == 8
+
+    def test_a_half_written_checkpoint_is_not_used(self, undisturbed, tmp_path):
+        arguments = {"seed": 5, "work_dir": tmp_path}
+        teachers = [vit(0), vit(1)]
+        with pytest.raises(KeyboardInterrupt):
+            distill(
+                vit(2, width=8, dropout=0.2), teachers, [1, 1], samples(), options(), progress=Interrupt(7), **arguments
+            )
+        assert (tmp_path / "checkpoint-6" / FINISHED).exists()
+        # As if the process had died while it wrote the second one.
+        (tmp_path / "checkpoint-6" / FINISHED).unlink()
+        weights = tmp_path / "checkpoint-6" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:100])
+        student = vit(2, width=8, dropout=0.2)
+        report = distill(student, teachers, [1, 1], samples(), options(), resume=True, **arguments)
+        assert report.resumed_from == 3
+        assert same(state(student), undisturbed[0])
+
+    def test_resuming_a_finished_run_changes_nothing(self, undisturbed, tmp_path):
+        arguments = {"seed": 5, "work_dir": tmp_path}
+        teachers = [vit(0), vit(1)]
+        distill(vit(2, width=8, dropout=0.2), teachers, [1, 1], samples(), options(), **arguments)
+        student = vit(2, width=8, dropout=0.2)
+        report = distill(student, teachers, [1, 1], samples(), options(), resume=True, **arguments)
+        assert report.resumed_from == report.steps == 8
+        assert same(state(student), undisturbed[0])
+        assert report.loss == undisturbed[1].loss
+
+    def test_without_resume_old_checkpoints_are_forgotten(self, tmp_path):
+        arguments = {"seed": 5, "work_dir": tmp_path}
+        distill(vit(2), [vit(0)], [1], samples(), options(), **arguments)
+        report = distill(vit(2), [vit(0)], [1], samples(), options(steps=2), **arguments)
+        assert report.resumed_from is None
+        assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+
+    def test_another_runs_checkpoints_are_refused(self, tmp_path):
+        distill(vit(2), [vit(0)], [1], samples(), options(steps=1), seed=5, work_dir=tmp_path)
+        with pytest.raises(UserError, match=r"another run \(differing: temperature, seed\)"):
+            distill(
+                vit(2),
+                [vit(0)],
+                [1],
+                samples(),
+                options(steps=1, temperature=3),
+                seed=6,
+                work_dir=tmp_path,
+                resume=True,
+            )
+        (tmp_path / "run.json").write_text("{")
+        with pytest.raises(UserError, match="cannot tell"):
+            distill(vit(2), [vit(0)], [1], samples(), options(steps=1), seed=5, work_dir=tmp_path, resume=True)
+        assert (tmp_path / "checkpoint-1").exists()
+
+    def test_every_pass_sees_every_sample_once_in_an_order_of_its_own(self, tmp_path):
+        seen = []
+
+        class Watched(list):
+            def __getitem__(self, index):
+                seen.append(index)
+                return super().__getitem__(index)
+
+        train = Watched(samples(20))
+        distill(vit(2), [vit(0)], [1], train, options(steps=5), seed=0, work_dir=tmp_path)
+        assert len(seen) == 40
+        assert sorted(seen[:20]) == sorted(seen[20:]) == list(range(20))
+        assert seen[:20] != seen[20:]
+        seen.clear()
+        # A sample that was seen before the interruption is not loaded again.
+        with pytest.raises(KeyboardInterrupt):
+            distill(
+                vit(2), [vit(0)], [1], train, options(steps=5), seed=0, work_dir=tmp_path / "b", progress=Interrupt(4)
+            )
+        before = len(seen)
+        distill(vit(2), [vit(0)], [1], train, options(steps=5), seed=0, work_dir=tmp_path / "b", resume=True)
+        assert before >= 32 and len(seen) - before == 16
+
+    def test_the_student_nears_the_ensemble(self, tmp_path):
+        torch.manual_seed(0)
+        teachers, student, train = [vit(0), vit(1)], vit(2), samples(64)
+        run = options(steps=60, batch_size=32, learning_rate=1e-2, checkpoint_every=100)
+        report = distill(student, teachers, [1, 1], train, run, seed=0, work_dir=tmp_path)
+        first, last = (np.mean([loss for _, loss in part]) for part in (report.loss[:5], report.loss[-5:]))
+        assert last < 0.25 * first
+        assert [step for step, _ in report.loss] == list(range(1, 61))
+
+    def test_the_first_steps_are_a_plain_loops(self, tmp_path):
+        """AdamW, gradient clipping at 1, linear warm-up and cosine; all samples in one batch, so order is no matter."""
+        train = samples(8)
+        pixels = torch.stack([sample["pixel_values"] for sample in train])
+        teachers = [vit(0), vit(1)]
+        student, plain = vit(2), vit(2)
+        run = options(steps=10, warmup=0.2, learning_rate=1e-3, weight_decay=0.0)
+        report = distill(student, teachers, [1, 2], train, run, seed=0, work_dir=tmp_path)
+        optimizer = torch.optim.AdamW(plain.parameters(), weight_decay=0.0)
+        plain.train()
+        losses = []
+        for step in range(10):
+            rate = step / 2 if step < 2 else 0.5 * (1 + math.cos(math.pi * (step - 2) / 8))
+            optimizer.param_groups[0]["lr"] = 1e-3 * rate
+            with torch.no_grad():
+                targets = [teacher(pixel_values=pixels).logits for teacher in teachers]
+            loss = ensemble_kl(plain(pixel_values=pixels).logits, targets, [1, 2], run.temperature)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+        np.testing.assert_allclose([loss for _, loss in report.loss], losses, rtol=1e-3)
+        assert losses[-1] < losses[0]
+
+    def test_teachers_see_each_batch_once_without_labels_and_are_unchanged(self, tmp_path):
+        teachers = [vit(0), vit(1), vit(4)]
+        before = [state(teacher) for teacher in teachers]
+        seen = []
+        for index, teacher in enumerate(teachers):
+            teacher.register_forward_pre_hook(
+                lambda _, args, kwargs, index=index: seen.append((index, tuple(kwargs), torch.is_grad_enabled())),
+                with_kwargs=True,
+            )
+        run = options(steps=4, label_weight=0.5)
+        distill(vit(2), teachers, [1, 1, 0], samples(labels=True), run, seed=0, work_dir=tmp_path)
+        assert seen == [(0, ("pixel_values",), False), (1, ("pixel_values",), False)] * 4
+        assert all(same(state(teacher), weights) for teacher, weights in zip(teachers, before, strict=True))
+        assert not any(teacher.training for teacher in teachers)
+        assert all(parameter.grad is None for teacher in teachers for parameter in teacher.parameters())
+
+    def test_labels_count_only_if_asked_for(self, tmp_path):
+        found = {}
+        for weight in (0.0, 1.0):
+            for labels in (False, True):
+                if weight and not labels:
+                    continue
+                student = vit(2)
+                run = options(steps=2, label_weight=weight)
+                distill(student, [vit(0)], [1], samples(labels=labels), run, seed=0, work_dir=tmp_path / "run")
+                found[weight, labels] = state(student)
+        assert same(found[0.0, False], found[0.0, True])
+        assert not same(found[0.0, True], found[1.0, True])
+
+    def test_a_frozen_student_learns_and_is_left_ready_for_use(self, tmp_path):
+        student = vit(2).requires_grad_(False)
+        before = state(student)
+        # The first step has a learning rate of 0.
+        distill(student, [vit(0)], [1], samples(), options(steps=2, warmup=0.0), seed=0, work_dir=tmp_path)
+        assert all(not torch.equal(value, before[name]) for name, value in student.state_dict().items())
+        assert not student.training
+        assert all(parameter.grad is None for parameter in student.parameters())
+        assert student.device.type == "cpu"
+
+    def test_random_state_of_the_caller_is_kept(self, tmp_path):
+        def draws():
+            return random.random(), np.random.random(), torch.rand(1).item()
+
+        def seed():
+            random.seed(1)
+            np.random.seed(1)
+            torch.manual_seed(1)
+
+        student, teacher = vit(2), vit(0)
+        seed()
+        expected = draws()
+        seed()
+        distill(student, [teacher], [1], samples(), options(steps=1), seed=9, work_dir=tmp_path)
+        assert draws() == expected
+
+    def test_nothing_is_printed_and_progress_tells_every_step(self, tmp_path, capfd):
+        told = []
+        report = distill(
+            vit(2), [vit(0)], [1], samples(), options(), seed=0, work_dir=tmp_path,
+            progress=lambda *values: told.append(values),
+        )  # fmt: skip
+        assert capfd.readouterr() == ("", "")
+        assert told == [(step, 8, loss) for step, loss in report.loss]
+        assert len(told) == 8
+
+    def test_only_checkpoints_are_written_and_no_more_than_two(self, tmp_path):
+        distill(vit(2), [vit(0)], [1], samples(), options(checkpoint_every=1), seed=0, work_dir=tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-7", "checkpoint-8", "run.json"]
+        assert json.loads((tmp_path / "run.json").read_text())["seed"] == 0
+
+    def test_text(self, tmp_path):
+        def bert(seed):
+            torch.manual_seed(seed)
+            return BertForSequenceClassification(
+                BertConfig(
+                    hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=20
+                )
+            )
+
+        ids = torch.arange(1, 6)
+        train = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}] * 5
+        report = distill(bert(0), [bert(1)], [1], train, options(steps=2), seed=0, work_dir=tmp_path)
+        assert len(report.loss) == 2
+
+    def test_a_diverging_run_says_so(self, tmp_path):
+        broken = vit(0)
+        torch.nn.init.constant_(broken.classifier.bias, math.nan)
+        with pytest.raises(UserError, match=r"diverged.*learning_rate"):
+            distill(vit(2), [broken], [1], samples(), options(), seed=0, work_dir=tmp_path)
+
+    def test_what_a_user_can_get_wrong(self, tmp_path):
+        def run(train=None, weights=(1,), device="cpu", **fields):
+            train = samples() if train is None else train
+            return distill(
+                vit(2), [vit(0)], weights, train, options(**fields), seed=0, work_dir=tmp_path, device=device
+            )
+
+        with pytest.raises(UserError, match="no samples"):
+            run(train=[])
+        with pytest.raises(UserError, match="no labels"):
+            run(label_weight=1.0)
+        with pytest.raises(UserError, match="weights"):
+            run(weights=(1, 1))
+        with pytest.raises(UnsupportedError, match="CUDA_VISIBLE_DEVICES"):
+            run(device="cuda:3")
+        if not torch.cuda.is_available():
+            with pytest.raises(UserError, match="no GPU"):
+                run(device="cuda")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_little_is_lost_to_the_trainer(self, tmp_path):
+        """Against the same steps written out; with a model this small the Trainer's own work weighs the most."""
+        train = samples(128)
+        student, teachers = vit(2, width=64), [vit(0, width=64)]
+        run = options(steps=30, batch_size=128, checkpoint_every=1000)
+        marks = []
+        distill(
+            student, teachers, [1], train, run, seed=0, work_dir=tmp_path,
+            progress=lambda *_: marks.append(time.perf_counter()),
+        )  # fmt: skip
+        optimizer = torch.optim.AdamW(student.parameters())
+        student.train()
+        plain = [time.perf_counter()]
+        for _ in range(30):
+            pixels = torch.stack([sample["pixel_values"] for sample in train])
+            with torch.no_grad():
+                targets = [teachers[0](pixel_values=pixels).logits]
+            ensemble_kl(student(pixel_values=pixels).logits, targets, [1], 2.0).backward()
+            torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            plain.append(time.perf_counter())
+        # Generous, since machines that run tests are busy ones; the median of the steps is not.
+        assert np.median(np.diff(marks)) < 2 * np.median(np.diff(plain))
+
+
+class TestCheckpoints:
+    def test_the_newest_finished_one_is_found_and_the_others_removed(self, tmp_path):
+        assert begin(tmp_path / "new", {"seed": 0}, resume=True) is None
+        for step in (9, 10, 100):
+            (tmp_path / f"checkpoint-{step}").mkdir()
+        for step in (9, 10):
+            (tmp_path / f"checkpoint-{step}" / FINISHED).touch()
+        (tmp_path / "checkpoint-notes").mkdir()
+        (tmp_path / "run.json").write_text('{"seed": 0, "weights": [1, 2]}')
+        assert begin(tmp_path, {"seed": 0, "weights": (1, 2)}, resume=True) == tmp_path / "checkpoint-10"
+        assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-10", "checkpoint-notes"}
