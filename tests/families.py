@@ -60,8 +60,11 @@ def widened(model, seed: int = 0):
         for role in Role:
             owners = heads if role in (Role.QUERY, Role.OUTPUT) else groups
             maps[map_key(space.name, role)] = _duplicate((owners[:, None] * d + channels).flatten(), None)
-    values = {f: 2 * getattr(model.config, f) for f, meaning in anatomy.fields.items()
-              if meaning in ("hidden", "heads", "groups") or (meaning == "ffn" and getattr(model.config, f))}
+    values = {
+        f: 2 * getattr(model.config, f)
+        for f, meaning in anatomy.fields.items()
+        if meaning in ("hidden", "heads", "groups") or (meaning == "ffn" and getattr(model.config, f))
+    }
     wide = random_model(with_fields(model.config, values))
     state = apply(maps, dict(model.named_parameters()), anatomy)
     wide.load_state_dict(state, strict=False)

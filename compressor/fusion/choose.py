@@ -1,8 +1,8 @@
 """The automatic choice: small pilots of every candidate, judged on held-out calibration samples.
 
-A candidate is a residual map and the teachers whose coordinates it is made from.  All candidates share one walk of the
-teachers over a few samples; the student whose logits are closest to the ensemble's on samples that no pilot has seen
-is then built on all of them.
+A candidate is a residual map, the teachers whose coordinates it is made from, and a map of inner units.  All candidates
+share one walk of the teachers over a few samples; the student whose logits are closest to the ensemble's on samples
+that no pilot has seen is then built on all of them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.anatomy.trace import logits_of
+from compressor.fusion.inner import UNIT_MAPS
 from compressor.fusion.lockstep import build
 from compressor.fusion.residual import RESIDUAL_MAPS, ResidualMap, ResidualProblem
 from compressor.fusion.sources import Source
@@ -24,50 +25,69 @@ from compressor.fusion.student import Student
 PILOT_SAMPLES = 256
 
 
+#: A later candidate must beat an earlier one by this share: transport is preferred unless the evidence speaks.
+MARGIN = 0.01
+
+
 @dataclass(frozen=True)
 class Candidate:
-    """A residual map by name, and the share of each teacher in its coordinates."""
+    """A residual map by name, the share of each teacher in its coordinates, and the map of heads and hidden units."""
 
-    method: str
+    residual: str
     shares: tuple[float, ...]
+    inner: str
     label: str
 
     def make(self, problem: ResidualProblem) -> ResidualMap:
-        return RESIDUAL_MAPS.get(self.method)(replace(problem, weights=self.shares))
+        return RESIDUAL_MAPS.get(self.residual)(replace(problem, weights=self.shares))
 
 
 def candidates(
-    method: str, sources: Sequence[Source], *, rotatable: bool, evidence: bool, fixed_weights: bool
+    residual: str, inner: str, sources: Sequence[Source], *, rotatable: bool, evidence: bool, alone: bool, refit: bool
 ) -> list[Candidate]:
-    """What there is to choose from.
+    """What there is to choose from, the transport default first.
 
     Args:
-        method: name of a registered residual map, or auto.
+        residual: name of a registered residual map, or auto.
+        inner: name of a registered inner map, or auto.
         sources: the teachers.
         rotatable: whether residual coordinates may be rotated.
-        evidence: whether there is data to judge candidates by; without any, transport to the barycentre is taken.
-        fixed_weights: whether the user gave the teachers' weights.
+        evidence: whether there is data to judge candidates by; without any, the first is taken.
+        alone: whether the coordinates of single teachers may be tried (the user gave no weights).
+        refit: whether linear modules will be refitted; choosing units serves that better than averaging them.
     """
-    alpha = tuple(source.weight for source in sources)
-    if method == "auto":  # the last one is the strongest where it applies, so it is also tried on each teacher alone
-        methods = ["barycentre", *(["principal"] if rotatable else [])] if evidence else ["barycentre"]
+    every = tuple(source.weight for source in sources)
+    single = [tuple(float(other == k) for other in range(len(sources))) for k in range(len(sources))]
+    strongest = "principal" if rotatable else "barycentre"
+    chosen = "select" if refit else "transport"
+    plans: list[tuple[str, tuple[float, ...], str]]
+    if residual == "auto":
+        plans = [("barycentre", every, "transport"), (strongest, every, chosen)]
+        plans += [(strongest, one, chosen) for one in single]
     else:
-        RESIDUAL_MAPS.get(method)
-        methods = [method]
-    found = []
-    for name in methods:
-        found.append(Candidate(name, alpha, f"{name} of all teachers" if len(sources) > 1 else name))
-        if evidence and not fixed_weights and len(sources) > 1 and name in (methods[-1], method) and name != "anchor":
-            for k, source in enumerate(sources):
-                alone = tuple(1.0 if other == k else 0.0 for other in range(len(sources)))
-                found.append(Candidate(name, alone, f"{name} of {source.name}"))
-    return found
+        RESIDUAL_MAPS.get(residual)
+        plans = [(residual, every, chosen)]
+        plans += [(residual, one, chosen) for one in single if residual != "anchor"]
+    if inner != "auto":
+        UNIT_MAPS.get(inner)
+        plans = [(name, shares, inner) for name, shares, _ in plans]
+    if not evidence:
+        plans = plans[:1]
+    if not alone or len(sources) == 1:
+        plans = [plan for plan in plans if plan[1] == every]
+    return [Candidate(*plan, _label(*plan, sources)) for plan in dict.fromkeys(plans)]
+
+
+def _label(residual: str, shares: tuple[float, ...], inner: str, sources: Sequence[Source]) -> str:
+    owners = [source.name for source, share in zip(sources, shares, strict=True) if share > 0]
+    whose = "all teachers" if len(owners) == len(sources) else owners[0]
+    return f"{residual} of {whose}, {inner}"
 
 
 def choose(
     found: Sequence[Candidate],
     problem: ResidualProblem,
-    make: Callable[[ResidualMap], Student],
+    make: Callable[[Candidate, ResidualMap], Student],
     sources: Sequence[Source],
     batches: Sequence[Mapping[str, Tensor]],
     held_out: Sequence[Mapping[str, Tensor]],
@@ -78,22 +98,22 @@ def choose(
     Args:
         found: the candidates.
         problem: the statistics that residual maps are made from.
-        make: an unbuilt student for a residual map.
+        make: an unbuilt student of a candidate, for its residual map.
         sources: the teachers.
         batches: samples that pilots are built on.
         held_out: samples that judge them.
         progress: told the share done.
 
     Returns:
-        The best candidate, and what was measured of each: label and held-out KL(ensemble || student) in nats.
+        The first candidate that is as good as the best, and of each its label and held-out KL(ensemble || student).
     """
     if len(found) == 1:
         return found[0], []
-    students = [make(candidate.make(problem)) for candidate in found]
+    students = [make(candidate, candidate.make(problem)) for candidate in found]
     build(students, sources, batches, progress)
     target = [ensemble_log_probs([s.model for s in sources], [s.weight for s in sources], batch) for batch in held_out]
     scores = [divergence(student.model, held_out, target) for student in students]
-    best = min(range(len(found)), key=lambda index: scores[index])
+    best = next(i for i, score in enumerate(scores) if score <= (1 + MARGIN) * min(scores) + 1e-9)
     measured = [{"candidate": c.label, "held_out_kl": score} for c, score in zip(found, scores, strict=True)]
     return found[best], measured
 

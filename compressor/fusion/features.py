@@ -269,8 +269,8 @@ def residual_spots(anatomy: Anatomy) -> list[Spot]:
 def residual_gram(sources: Sequence[Source], batches: Sequence[dict[str, Tensor]]) -> Tensor:
     """Joint second moments of all teachers' residual coordinates over all depths, [Σ n_k, Σ n_k].
 
-    Every depth counts alike: its moments are divided by the mean variance there, which grows along the residual
-    stream while the norms that read it take it out again.
+    Every depth counts alike: its moments are divided by the teachers' mean square there (weighted by α), which grows
+    along the residual stream while the norms that read it take it out again.
     """
     spots = residual_spots(sources[0].anatomy)
     grams: dict[Spot, Gram] = {}
@@ -281,8 +281,9 @@ def residual_gram(sources: Sequence[Source], batches: Sequence[dict[str, Tensor]
         for spot in spots:
             values = stacked([rows(one[spot], keep) for one in seen])
             grams.setdefault(spot, Gram(values.shape[1])).add(values)
+    share = torch.cat([torch.full((s.anatomy.residual.size,), s.weight / s.anatomy.residual.size) for s in sources])
     moments = [gram.second_moment() for gram in grams.values()]
-    return torch.stack([moment / moment.diagonal().mean() for moment in moments]).mean(0)
+    return torch.stack([moment / (moment.diagonal() @ share.double()) for moment in moments]).mean(0)
 
 
 def residual_weight_gram(sources: Sequence[Source]) -> Tensor:

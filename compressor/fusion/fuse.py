@@ -6,7 +6,6 @@ import copy
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +17,6 @@ from compressor.anatomy.resize import model_class, quiet
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.choose import PILOT_SAMPLES, Candidate, candidates, choose
 from compressor.fusion.features import residual_gram, residual_weight_gram
-from compressor.fusion.inner import UNIT_MAPS
 from compressor.fusion.lockstep import build, build_from_weights
 from compressor.fusion.refit import RIDGES
 from compressor.fusion.residual import ResidualMap, ResidualProblem
@@ -107,37 +105,44 @@ def fuse(
 
     refit = options.refit and calibration is not None
     held_out = _held_out(len(calibration), holdout) if calibration is not None else 0
+    found = candidates(
+        "anchor" if guide is not None and options.residual == "auto" else options.residual,
+        options.inner,
+        sources,
+        rotatable=anatomy.canonical,
+        evidence=held_out > 0 and from_activations,
+        alone=options.weights == "auto",
+        refit=refit,
+    )
     plan = BuildOptions(
-        inner=_inner(options, refit),
+        inner=found[0].inner,
         solver=options.solver,
         epsilon=options.epsilon,
         refit=refit,
         ridges=RIDGES if options.ridge == "auto" else (float(options.ridge),),
         held_out=held_out,
     )
-    make = partial(_student, anatomy=anatomy, sources=sources)
-    found = candidates(
-        "anchor" if guide is not None and options.residual == "auto" else options.residual,
-        sources,
-        rotatable=anatomy.canonical,
-        evidence=calibration is not None and held_out > 0 and from_activations,
-        fixed_weights=options.weights != "auto",
-    )
     measured: list[dict[str, Any]] = []
     chosen = found[0]
     if calibration is not None and len(found) > 1:
         tell(0.1, f"choosing among {len(found)} maps")
         pilot, judges = _pilot(calibration, held_out)
-        quick = "importance" if refit and options.inner == "auto" else plan.inner
-        trial = replace(plan, inner=quick, held_out=_held_out(len(pilot), 0.5))
+        trial = replace(plan, held_out=_held_out(len(pilot), 0.5))
+
+        def sketch(candidate: Candidate, residual: ResidualMap) -> Student:
+            # What pursuit would choose matters little to the ranking, and costs most of a pilot's time.
+            inner = "importance" if candidate.inner == "select" and options.inner == "auto" else candidate.inner
+            return Student(copy.deepcopy(model), anatomy, sources, residual, replace(trial, inner=inner))
+
         chosen, measured = choose(
-            found, problem, lambda one: make(copy.deepcopy(model), residual=one, options=trial), sources, pilot, judges,
+            found, problem, sketch, sources, pilot, judges,
             progress=lambda share: tell(0.1 + 0.3 * share, f"choosing among {len(found)} maps"),
         )  # fmt: skip
     clock.lap("choose")
 
     tell(0.4, "building the student")
-    student = make(model, residual=chosen.make(problem), options=plan)
+    plan = replace(plan, inner=chosen.inner)
+    student = Student(model, anatomy, sources, chosen.make(problem), plan)
     if calibration is None or not from_activations:
         build_from_weights([student], sources)
     if calibration is not None and (from_activations or refit):
@@ -173,12 +178,6 @@ def _blank(target: Target, dtype: torch.dtype, seed: int) -> PreTrainedModel:
         torch.manual_seed(seed)
         model = model_class(target.config)(copy.deepcopy(target.config))
     return model.to(dtype).eval().requires_grad_(False)
-
-
-def _student(
-    model: PreTrainedModel, *, anatomy: Anatomy, sources: Sequence[Source], residual: ResidualMap, options: BuildOptions
-) -> Student:
-    return Student(model, anatomy, sources, residual, options)
 
 
 def _problem(
@@ -217,14 +216,6 @@ def _anchored(anchor: PreTrainedModel, teacher: PreTrainedModel, anatomy: Anatom
         raise UserError(f"the anchor is a {anchor.config.model_type} and the teachers are {teacher.config.model_type}")
     given = inspect_config(anchor.config).residual.size / anatomy.residual.size
     return Target(copy.deepcopy(anchor.config), asked, given, fields)
-
-
-def _inner(options: FusionOptions, refit: bool) -> str:
-    """Choosing units serves the refit best; without one, means of matched units are the better guess."""
-    if options.inner == "auto":
-        return "select" if refit else "transport"
-    UNIT_MAPS.get(options.inner)
-    return options.inner
 
 
 def _held_out(batches: int, share: float) -> int:

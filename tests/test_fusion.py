@@ -1,0 +1,267 @@
+"""Fusion undoes a widening exactly, keeps its marginals, and beats slicing where it cannot be exact."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from families import batches_of, config_of, tiny_model, widened
+
+from compressor.anatomy.trace import logits_of
+from compressor.errors import UnsupportedError, UserError
+from compressor.fusion import fuse, target_config
+from compressor.fusion.choose import divergence, ensemble_log_probs
+from compressor.fusion.refit import fit
+from compressor.fusion.residual import zero_mean_basis
+from compressor.fusion.statistics import Regression
+from compressor.fusion.walk import Walker
+from compressor.recipe import FusionOptions
+
+
+def relative_error(model, reference, config) -> float:
+    """On inputs that no calibration has seen."""
+    inputs = batches_of(config, 1, 8, first_seed=5)[0]
+    wanted = logits_of(reference, inputs)
+    return float((logits_of(model, inputs) - wanted).abs().max() / wanted.abs().max())
+
+
+@pytest.fixture(scope="module", params=["vit", "bert", "llama"])
+def pair(request):
+    """(narrow model, two function-preserving widenings of it) in float64."""
+    narrow = tiny_model(config_of(request.param))
+    return narrow, [("one", widened(narrow, 1)), ("two", widened(narrow, 2))]
+
+
+class TestRecovery:
+    """A teacher whose every space was duplicated and shuffled is recovered at half width."""
+
+    def test_the_widening_preserves_the_function(self, pair):
+        narrow, wide = pair
+        assert all(relative_error(model, narrow, narrow.config) < 1e-6 for _, model in wide)
+
+    @pytest.mark.parametrize("teachers", [1, 2])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"refit": False},
+            {"residual": "barycentre", "inner": "transport"},
+            {"solver": "sinkhorn", "epsilon": 1e-3},
+        ],
+        ids=["automatic", "no-refit", "transport", "sinkhorn"],
+    )
+    def test_from_activations(self, pair, teachers, options):
+        narrow, wide = pair
+        result = fuse(wide[:teachers], 0.5, batches_of(narrow.config, 6, 24), FusionOptions(**options))
+        assert result.model.config.hidden_size == narrow.config.hidden_size
+        assert relative_error(result.model, narrow, narrow.config) < 1e-4
+
+    @pytest.mark.parametrize("teachers", [1, 2])
+    def test_from_weights_alone(self, pair, teachers):
+        narrow, wide = pair
+        result = fuse(wide[:teachers], 0.5, None)
+        assert relative_error(result.model, narrow, narrow.config) < 1e-4
+
+    def test_selection_and_refit_recover_too(self, pair):
+        narrow, wide = pair
+        result = fuse(wide[:1], 0.5, batches_of(narrow.config, 6, 24), FusionOptions(inner="select"))
+        assert relative_error(result.model, narrow, narrow.config) < 1e-4
+
+
+def independent(family: str, seeds=(1, 2)):
+    return [(f"t{seed}", tiny_model(config_of(family), seed)) for seed in seeds]
+
+
+def held_out_kl(model, teachers, config) -> float:
+    batches = batches_of(config, 2, 16, first_seed=900)
+    share = [1 / len(teachers)] * len(teachers)
+    target = [ensemble_log_probs([m for _, m in teachers], share, batch) for batch in batches]
+    return divergence(model, batches, target)
+
+
+@pytest.mark.parametrize(("family", "times"), [("vit", 3), ("bert", 3), ("llama", 1.5)])
+def test_refit_beats_slicing_on_unseen_inputs(family, times):
+    teachers = independent(family)
+    config = teachers[0][1].config
+    batches = batches_of(config, 8, 32)
+    sliced = fuse(teachers, 0.5, batches, FusionOptions(residual="slice", inner="slice", refit=False))
+    fused = fuse(teachers, 0.5, batches)
+    assert held_out_kl(fused.model, teachers, config) < held_out_kl(sliced.model, teachers, config) / times
+
+
+def test_teachers_stay_as_they_are():
+    teachers = independent("vit")
+    before = [{name: p.clone() for name, p in model.named_parameters()} for _, model in teachers]
+    fuse(teachers, 0.5, batches_of(teachers[0][1].config))
+    for (_, model), state in zip(teachers, before, strict=True):
+        assert all(torch.equal(p, state[name]) for name, p in model.named_parameters())
+        assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_same_seed_same_weights():
+    teachers, batches = independent("vit"), batches_of(config_of("vit"))
+    first, second = (fuse(teachers, 0.5, batches, seed=3).model for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_the_order_of_teachers_does_not_matter_without_an_anchor():
+    teachers, batches = independent("vit"), batches_of(config_of("vit"))
+    options = FusionOptions(residual="barycentre", inner="transport", refit=False, weights=(1, 1))
+    one, other = fuse(teachers, 0.5, batches, options), fuse(teachers[::-1], 0.5, batches, options)
+    kl = [held_out_kl(result.model, teachers, config_of("vit")) for result in (one, other)]
+    assert kl[0] == pytest.approx(kl[1], rel=0.2)
+
+
+def test_weights_reach_every_parameter():
+    """With all weight on one teacher, nothing of the other is left in a pure transport."""
+    teachers, batches = independent("vit"), batches_of(config_of("vit"))
+    options = FusionOptions(residual="barycentre", inner="slice", refit=False, weights=(1, 0))
+    together = fuse(teachers, 0.5, batches, options).model
+    swapped = fuse([teachers[0], ("t9", tiny_model(config_of("vit"), 9))], 0.5, batches, options).model
+    inputs = batches[0]
+    assert torch.allclose(logits_of(together, inputs), logits_of(swapped, inputs), atol=1e-8)
+
+
+def test_padding_does_not_change_the_student():
+    config = config_of("bert")
+    teachers = independent("bert")
+    batches = batches_of(config, 4, 16)
+    padded = []
+    for batch in batches:
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        extra = torch.full((len(ids), 5), config.pad_token_id)
+        padded.append(
+            {"input_ids": torch.cat([ids, extra], 1), "attention_mask": torch.cat([mask, torch.zeros_like(extra)], 1)}
+        )
+    plain, other = fuse(teachers, 0.5, batches).model, fuse(teachers, 0.5, padded).model
+    assert torch.allclose(logits_of(plain, batches[0]), logits_of(other, batches[0]), atol=1e-6)
+
+
+def test_full_width_of_one_teacher_is_the_teacher():
+    teachers = independent("vit", (1,))
+    config = teachers[0][1].config
+    result = fuse(teachers, 1.0, batches_of(config, 6, 32))
+    assert relative_error(result.model, teachers[0][1], config) < 1e-4
+
+
+def test_teachers_of_different_width():
+    narrow = tiny_model(config_of("vit"))
+    result = fuse([("wide", widened(narrow)), ("narrow", narrow)], 0.5, batches_of(narrow.config, 6, 24))
+    assert result.model.config.hidden_size == narrow.config.hidden_size
+    assert relative_error(result.model, narrow, narrow.config) < 1e-4
+
+
+def test_a_given_anchor_gives_shape_and_coordinates():
+    narrow = tiny_model(config_of("vit"))
+    teachers = [("wide", widened(narrow))]
+    result = fuse(teachers, 0.5, batches_of(narrow.config, 6, 24), anchor=("anchor", narrow))
+    assert result.report["choice"]["residual"].startswith("anchor")
+    assert relative_error(result.model, narrow, narrow.config) < 1e-4
+
+
+def test_couplings_are_reported_with_their_marginals():
+    teachers = independent("vit")
+    report = fuse(teachers, 0.5, batches_of(config_of("vit")), FusionOptions(residual="barycentre")).report
+    assert {c["space"] for c in report["couplings"]} >= {"residual", "vit.layers.0.attention", "vit.layers.1.ffn"}
+    assert all(c["marginal_error"] < 1e-6 for c in report["couplings"])
+    assert report["choice"]["candidates"] and report["seconds"]["total"] > 0
+
+
+@pytest.mark.parametrize("width", [0.01, 0.1])
+def test_a_width_that_leaves_no_head_is_refused(width):
+    with pytest.raises(UserError, match="leaves none of the 4 attention heads"):
+        fuse(independent("vit", (1,)), width, None)
+
+
+def test_target_is_rounded_to_whole_heads_and_says_so():
+    from compressor.anatomy import inspect_config
+
+    config = config_of("vit")
+    target = target_config(config, inspect_config(config), 0.6)
+    assert (target.config.num_attention_heads, target.config.hidden_size) == (2, 16)
+    assert (target.asked_width, target.given_width) == (0.6, 0.5)
+
+
+def test_unknown_maps_and_solvers_are_answered_with_the_known_ones():
+    teachers, batches = independent("vit"), batches_of(config_of("vit"))
+    for wrong in ({"residual": "magic"}, {"inner": "magic"}, {"solver": "magic"}, {"cost": "magic"}):
+        with pytest.raises(UserError, match=r"magic.*known"):
+            fuse(teachers, 0.5, batches, FusionOptions(**{"residual": "barycentre", "inner": "transport", **wrong}))
+
+
+def test_different_depths_are_refused_by_name():
+    config = config_of("vit")
+    deeper = config_of("vit")
+    deeper.num_hidden_layers = 3
+    with pytest.raises(UnsupportedError, match="different depths"):
+        fuse([("a", tiny_model(config)), ("b", tiny_model(deeper))], 0.5, batches_of(config))
+
+
+def test_no_teachers_and_no_samples_are_refused():
+    with pytest.raises(UserError, match="nothing to fuse"):
+        fuse([], 0.5, None)
+    with pytest.raises(UserError, match="empty"):
+        fuse(independent("vit", (1,)), 0.5, [])
+
+
+def test_walking_layer_by_layer_gives_the_models_own_logits():
+    for family in ("vit", "bert", "llama", "gpt2"):
+        model = tiny_model(config_of(family))
+        from compressor.anatomy import inspect_config
+
+        layers, batches = inspect_config(model.config).layers, batches_of(model.config, 2, 4)
+        walker = Walker(model, layers, batches)
+        walker.start()
+        for layer in layers:
+            walker.run(layer, (), lambda *_: None, advance=True)
+        for found, batch in zip(walker.finish(), batches, strict=True):
+            assert torch.allclose(found, logits_of(model, batch), atol=1e-10)
+
+
+class TestRefit:
+    """The closed form against what it must equal."""
+
+    @staticmethod
+    def sums(inputs, outputs, origin=None):
+        found = Regression(inputs.shape[1], outputs.shape[1], origin)
+        for start in range(0, len(inputs), 7):
+            found.add(inputs[start : start + 7], outputs[start : start + 7])
+        return found
+
+    def test_streamed_sums_solve_the_ridge_regression(self):
+        torch.manual_seed(0)
+        x, w = torch.randn(50, 6, dtype=torch.float64) + 3, torch.randn(6, 4, dtype=torch.float64)
+        y = x @ w + 1.5 + 0.1 * torch.randn(50, 4, dtype=torch.float64)
+        found = fit(self.sums(x, y), None, None, intercept=True, ridges=(1e-2,))
+        centred = x - x.mean(0)
+        gram = centred.T @ centred
+        expected = torch.linalg.solve(gram + 1e-2 * gram.diagonal().mean() * torch.eye(6), centred.T @ (y - y.mean(0)))
+        assert torch.allclose(found.weight, expected, atol=1e-10)
+        assert torch.allclose(found.bias, y.mean(0) - x.mean(0) @ expected, atol=1e-10)
+
+    def test_the_origin_does_not_matter(self):
+        torch.manual_seed(1)
+        x, y = torch.randn(40, 5, dtype=torch.float64) + 9, torch.randn(40, 3, dtype=torch.float64) - 4
+        plain = fit(self.sums(x, y), None, None, intercept=True)
+        moved = fit(self.sums(x, y, (x[0], y[0])), None, None, intercept=True)
+        assert torch.allclose(plain.weight, moved.weight, atol=1e-8)
+        assert torch.allclose(plain.bias, moved.bias, atol=1e-8)
+
+    def test_directions_without_evidence_keep_the_prior(self):
+        x = torch.zeros(20, 3, dtype=torch.float64)
+        x[:, 0] = torch.arange(20)
+        prior = torch.ones(3, 2, dtype=torch.float64)
+        found = fit(self.sums(x, 5 * x[:, :1].expand(-1, 2)), None, prior, intercept=False, ridges=(1e-8,))
+        assert torch.allclose(found.weight[0], torch.full((2,), 5.0, dtype=torch.float64), atol=1e-6)
+        assert found.prior is False or torch.allclose(found.weight[1:], prior[1:])
+
+    def test_held_out_samples_choose_more_ridge_for_noise(self):
+        torch.manual_seed(2)
+        x, noise = torch.randn(24, 20, dtype=torch.float64), torch.randn(24, 2, dtype=torch.float64)
+        found = fit(self.sums(x[:16], noise[:16]), self.sums(x[16:], noise[16:]), None, intercept=True)
+        assert found.ridge == max((1e-10, 1e-1))
+
+
+def test_zero_mean_basis_is_orthonormal_and_centred():
+    basis = zero_mean_basis(7)
+    assert torch.allclose(basis.T @ basis, torch.eye(6, dtype=torch.float64))
+    assert basis.sum(0).abs().max() < 1e-12
