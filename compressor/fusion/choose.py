@@ -22,7 +22,9 @@ from compressor.fusion.sources import Source
 from compressor.fusion.student import Student
 
 #: Calibration samples that a pilot is built on.
-PILOT_SAMPLES = 256
+PILOT_SAMPLES = 128
+#: λ of a pilot's refit, and of any refit that has no held-out samples to choose by.
+PILOT_RIDGE = 1e-3
 
 
 #: A later candidate must beat an earlier one by this share: transport is preferred unless the evidence speaks.

@@ -6,8 +6,8 @@ read in the student's coordinates, have as inner products what its activations w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -16,22 +16,13 @@ from torch import Tensor
 from compressor.anatomy import Anatomy, Kind, Map, Role, Side, Space, Step, map_key
 from compressor.anatomy.trace import logits_of
 from compressor.errors import UnsupportedError, UserError
-from compressor.fusion.heads import HeadStatistics
+from compressor.fusion.moments import HeadStatistics, SpaceStatistics
 from compressor.fusion.sources import Source
 from compressor.fusion.statistics import Gram, rows, stacked
 from compressor.fusion.walk import Spot, watching
 
 #: Tokens from which maps of hidden units are chosen; more change little and cost N² each.
-UNIT_TOKENS = 4096
-
-
-@dataclass(frozen=True, eq=False)
-class SpaceStatistics:
-    """Moments of one hidden or attention space, all teachers' coordinates pooled (see `UnitProblem`)."""
-
-    gram: Tensor
-    cross: Tensor
-    outgoing: Tensor
+UNIT_TOKENS = 3072
 
 
 class Features(Protocol):
@@ -92,19 +83,34 @@ class Seen:
         """Token vectors [T, n_k] of one teacher at one spot."""
         return rows(self.values[teacher][batch][spot], self.masks[batch])
 
-    def some_batches(self) -> range:
-        """Every so many batches, so that about `UNIT_TOKENS` tokens are taken from all over the data."""
+    @cached_property
+    def stride(self) -> int:
+        """Every how many tokens one is taken where about `UNIT_TOKENS` of them are enough."""
         first = next(iter(self.values[0][0].values()))
-        total = max(1, first[..., 0].numel()) * len(self.values[0])
-        return range(0, len(self.values[0]), max(1, total // UNIT_TOKENS))
+        return max(1, round(first[..., 0].numel() * len(self.values[0]) / UNIT_TOKENS))
+
+    def some_rows(self, teacher: int, batch: int, spot: Spot) -> Tensor:
+        """About `UNIT_TOKENS` token vectors over all batches, the same tokens for every teacher and spot."""
+        return self.rows(teacher, batch, spot)[batch % self.stride :: self.stride]
+
+    def variance(self, spot: Spot) -> Tensor:
+        """Mean squares about the mean of all teachers' coordinates at one spot, [Σ n_k]."""
+        sums: list[Tensor] = []
+        count = 0
+        for batch in range(len(self.masks)):
+            values = stacked([self.some_rows(k, batch, spot) for k in range(len(self.sources))])
+            sums.append(torch.stack([values.sum(0), values.square().sum(0)]).double())
+            count += len(values)
+        mean, square = torch.stack(sums).sum(0) / count
+        return (square - mean**2).clamp(min=0)
 
     def gram(self, places: Sequence[tuple[Spot, slice]]) -> Gram:
         """Joint moments of all teachers' coordinates: per teacher a spot and the columns of it."""
         key = tuple((spot, (part.start, part.stop)) for spot, part in places)
         if key not in self._grams:
             found: Gram | None = None
-            for batch in self.some_batches():
-                parts = stacked([self.rows(k, batch, spot)[:, part] for k, (spot, part) in enumerate(places)])
+            for batch in range(len(self.masks)):
+                parts = stacked([self.some_rows(k, batch, spot)[:, part] for k, (spot, part) in enumerate(places)])
                 found = found or Gram(parts.shape[1])
                 found.add(parts)
             if found is None:
@@ -134,35 +140,56 @@ class ActivationFeatures:
 
     def space(self, name: str) -> SpaceStatistics:
         step = reader(self.sources[0].anatomy, name)
-        gram = self.seen.gram([((step.module, "in"), slice(None))] * len(self.sources))
-        out = outgoing(self.sources, self.residual, step)
-        cross, total = torch.zeros_like(out), torch.zeros(out.shape[1], dtype=torch.float64)
-        for batch in self.seen.some_batches():
-            inputs = stacked([self.values(k, batch, (step.module, "in")) for k in range(len(self.sources))])
-            target = self.transported(batch, (step.module, "out"), fixed=step.writes is None)
-            cross += (inputs.T @ target).double()
-            total += target.sum(0).double()
-        mean_in, mean_out = gram.total / gram.count, total / gram.count
-        return SpaceStatistics(gram.covariance(), cross / gram.count - torch.outer(mean_in, mean_out), out)
+        spot = (step.module, "in")
+        places = [(spot, slice(None))] * len(self.sources)
+        return SpaceStatistics(
+            outgoing(self.sources, self.residual, step),
+            variance=lambda: self.seen.variance(spot),
+            gram=lambda: self.seen.gram(places).covariance(),
+            cross=lambda: self._cross(step),
+        )
+
+    def _cross(self, step: Step) -> Tensor:
+        """Covariance of what the reader reads with the transported target of what it writes, [N, m]."""
+        sums: Tensor | None = None
+        count, total_in, total_out = 0, 0.0, 0.0
+        for batch in range(len(self.masks)):
+            inputs = stacked([self.seen.some_rows(k, batch, (step.module, "in")) for k in range(len(self.sources))])
+            target = self._moved(batch, (step.module, "out"), self.seen.some_rows, fixed=step.writes is None)
+            product = (inputs.T @ target).double()
+            sums = product if sums is None else sums + product
+            total_in, total_out = total_in + inputs.sum(0).double(), total_out + target.sum(0).double()
+            count += len(inputs)
+        if sums is None:
+            raise UserError("there are no calibration samples to fuse from")
+        return sums / count - torch.outer(total_in, total_out) / count**2
 
     def heads(self, name: str) -> HeadStatistics:
         step = reader(self.sources[0].anatomy, name)
-        carry = self.seen.gram([((step.module, "in"), slice(None))] * len(self.sources)).second_moment()
-        query, key = (
-            self.seen.gram([attention_slice(source.anatomy, name, role) for source in self.sources]).second_moment()
+        inputs = [((step.module, "in"), slice(None))] * len(self.sources)
+        places = {
+            role: [attention_slice(source.anatomy, name, role) for source in self.sources]
             for role in (Role.QUERY, Role.KEY)
-        )
-        out = outgoing(self.sources, self.residual, step)
+        }
         spaces = [source.anatomy.spaces[name] for source in self.sources]
-        return HeadStatistics(carry, query, key, head_products(carry, out, spaces))
+        return HeadStatistics(
+            outgoing(self.sources, self.residual, step),
+            spaces[0].head_dim,
+            carry=lambda: self.seen.gram(inputs).second_moment(),
+            queries=lambda: self.seen.gram(places[Role.QUERY]).second_moment(),
+            keys=lambda: self.seen.gram(places[Role.KEY]).second_moment(),
+        )
 
     def transported(self, batch: int, spot: Spot, *, fixed: bool = False) -> Tensor:
         """Σ_k push_kᵀ x_k over the tokens of a batch, [T, m]; fixed outputs are averaged by α."""
+        return self._moved(batch, spot, self.seen.rows, fixed=fixed)
+
+    def _moved(self, batch: int, spot: Spot, rows_of: Callable[[int, int, Spot], Tensor], *, fixed: bool) -> Tensor:
         parts = []
         for k, (source, mapping) in enumerate(zip(self.sources, self.residual, strict=True)):
-            value = self.values(k, batch, spot)
-            parts.append(source.weight * value if fixed else value @ mapping.push.to(value))
-        return torch.stack(parts).sum(0)
+            value = rows_of(k, batch, spot)
+            parts.append(source.weight * value if fixed else mapping.transport(value))
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
 
 
 class WeightFeatures:
@@ -176,16 +203,25 @@ class WeightFeatures:
         out = outgoing(self.sources, self.residual, step)
         role = Role.VALUE if self.sources[0].anatomy.spaces[name].kind is Kind.ATTENTION else None
         incoming = self._incoming(name, role)
-        gram = incoming @ incoming.T
-        return SpaceStatistics(gram, gram @ out, out)
+        return SpaceStatistics(
+            out,
+            variance=lambda: incoming.square().sum(1),
+            gram=lambda: incoming @ incoming.T,
+            cross=lambda: incoming @ (incoming.T @ out),
+        )
 
     def heads(self, name: str) -> HeadStatistics:
-        incoming = {role: self._incoming(name, role) for role in (Role.QUERY, Role.KEY, Role.VALUE)}
-        moments = {role: value @ value.T for role, value in incoming.items()}
-        out = outgoing(self.sources, self.residual, reader(self.sources[0].anatomy, name))
-        spaces = [source.anatomy.spaces[name] for source in self.sources]
-        carry = moments[Role.VALUE]
-        return HeadStatistics(carry, moments[Role.QUERY], moments[Role.KEY], head_products(carry, out, spaces))
+        def moments(role: Role) -> Tensor:
+            incoming = self._incoming(name, role)
+            return incoming @ incoming.T
+
+        return HeadStatistics(
+            outgoing(self.sources, self.residual, reader(self.sources[0].anatomy, name)),
+            self.sources[0].anatomy.spaces[name].head_dim,
+            carry=lambda: moments(Role.VALUE),
+            queries=lambda: moments(Role.QUERY),
+            keys=lambda: moments(Role.KEY),
+        )
 
     def _incoming(self, name: str, role: Role | None) -> Tensor:
         """Incoming weights and biases in the student's coordinates, one row per coordinate (values per query head)."""
@@ -203,13 +239,6 @@ class WeightFeatures:
                 rows_of += [weight.T] if bias is None else [weight.T, bias[columns, None]]
             parts.append(_per_query_head(torch.cat(rows_of, dim=1), source.anatomy.spaces[name], role))
         return torch.cat(parts)
-
-
-def head_products(carry: Tensor, out: Tensor, spaces: Sequence[Space]) -> Tensor:
-    """Inner products between what query heads add to the residual stream, [Σ n, Σ n]."""
-    d = spaces[0].head_dim
-    heads = sum(space.heads for space in spaces)
-    return (carry * (out @ out.T)).reshape(heads, d, heads, d).sum(dim=(1, 3))
 
 
 def attention_slice(anatomy: Anatomy, space: str, role: Role) -> tuple[Spot, slice]:

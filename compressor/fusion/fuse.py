@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from compressor.anatomy import Anatomy, inspect_config
 from compressor.anatomy.resize import model_class, quiet
 from compressor.errors import UnsupportedError, UserError
-from compressor.fusion.choose import PILOT_SAMPLES, Candidate, candidates, choose
+from compressor.fusion.choose import PILOT_RIDGE, PILOT_SAMPLES, Candidate, candidates, choose
 from compressor.fusion.features import residual_gram, residual_weight_gram
 from compressor.fusion.lockstep import build, build_from_weights
 from compressor.fusion.refit import RIDGES
@@ -114,12 +114,13 @@ def fuse(
         alone=options.weights == "auto",
         refit=refit,
     )
+    ridges = RIDGES if held_out else (PILOT_RIDGE,)
     plan = BuildOptions(
         inner=found[0].inner,
         solver=options.solver,
         epsilon=options.epsilon,
         refit=refit,
-        ridges=RIDGES if options.ridge == "auto" else (float(options.ridge),),
+        ridges=ridges if options.ridge == "auto" else (float(options.ridge),),
         held_out=held_out,
     )
     measured: list[dict[str, Any]] = []
@@ -127,7 +128,7 @@ def fuse(
     if calibration is not None and len(found) > 1:
         tell(0.1, f"choosing among {len(found)} maps")
         pilot, judges = _pilot(calibration, held_out)
-        trial = replace(plan, held_out=_held_out(len(pilot), 0.5))
+        trial = replace(plan, held_out=0, ridges=plan.ridges if len(plan.ridges) == 1 else (PILOT_RIDGE,))
 
         def sketch(candidate: Candidate, residual: ResidualMap) -> Student:
             # What pursuit would choose matters little to the ranking, and costs most of a pilot's time.

@@ -15,23 +15,8 @@ from torch import Tensor
 from compressor.anatomy import Map, Role, Space, map_key
 from compressor.errors import UnsupportedError
 from compressor.fusion.inner import UnitMap
+from compressor.fusion.moments import HeadStatistics
 from compressor.transport import solve, uniform
-
-
-@dataclass(frozen=True, eq=False)
-class HeadStatistics:
-    """What heads and channels are matched by, all teachers pooled.
-
-    Attributes:
-        carry: second moments of what the output projections read [Σ n·d, Σ n·d].
-        match_query, match_key: second moments of queries [Σ n·d, ·] and keys [Σ g·d, ·].
-        contributions: inner products between what query heads add to the residual stream [Σ n, Σ n].
-    """
-
-    carry: Tensor
-    match_query: Tensor
-    match_key: Tensor
-    contributions: Tensor
 
 
 @dataclass(frozen=True)
@@ -44,9 +29,9 @@ class _Member:
     key_group: int
 
 
-def group_contributions(contributions: Tensor, spaces: Sequence[Space]) -> Tensor:
+def group_contributions(statistics: HeadStatistics, spaces: Sequence[Space]) -> Tensor:
     """Inner products between key–value groups: their query heads matched as well as they can be, [Σ g, Σ g]."""
-    members = _members(spaces)
+    contributions, members = statistics.contributions, _members(spaces)
     per_group = spaces[0].heads // spaces[0].groups
     if per_group == 1:
         return contributions
@@ -130,8 +115,8 @@ def _match(member: _Member, reference: _Member, statistics: HeadStatistics, d: i
     pairs = [(reference.query_heads[i], member.query_heads[int(j)]) for i, j in enumerate(heads)]
     match = still
     if not rotary:
-        likeness = _channels(statistics.match_key, reference.key_group, member.key_group, d)
-        likeness = likeness + sum(_channels(statistics.match_query, a, b, d) for a, b in pairs)
+        likeness = _channels(statistics.keys, reference.key_group, member.key_group, d)
+        likeness = likeness + sum(_channels(statistics.queries, a, b, d) for a, b in pairs)
         match = _assign(likeness)
     carry = _assign(torch.stack([_channels(statistics.carry, a, b, d) for a, b in pairs]).sum(0))
     return _Matched([own[int(j)] for j in heads], member.group, match, carry)

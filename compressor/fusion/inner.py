@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from compressor.anatomy import Map
+from compressor.fusion.moments import SpaceStatistics
 from compressor.fusion.residual import pooled_maps
 from compressor.transport import Coupling, Registry, barycentre, from_importance, from_selection
 
 #: Ridge of the regressions that choose units, relative to the mean variance: only differences of error matter there.
 SELECTION_RIDGE = 1e-4
+#: The barycentre of units stops when a move of its support gains less than this share.
+TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,45 +29,33 @@ class UnitProblem:
 
     Attributes:
         name: of the space.
-        gram: joint second moments of what the space's readers see, all teachers' coordinates pooled [N, N].
-        cross: moments of those coordinates with the transported target of their readers [N, m_residual].
-        outgoing: transported outgoing weights [N, m_residual].
+        statistics: moments of the space, all teachers' coordinates pooled.
         sizes: coordinates of each teacher.
         weights: α per teacher.
-        block: coordinates per unit: 1, or the channels of a head (group).
         units: units of the student.
+        block: coordinates per unit: 1, or the channels of a head (group).
         solver, epsilon: how couplings are solved.
-        likeness: inner products between blocks, where they are not `contributions()` (grouped query heads).
+        likeness: makes the inner products between blocks; None for single units.
     """
 
     name: str
-    gram: Tensor
-    cross: Tensor
-    outgoing: Tensor
+    statistics: SpaceStatistics
     sizes: Sequence[int]
     weights: Sequence[float]
-    block: int
     units: int
+    block: int = 1
     solver: str = "emd"
     epsilon: float = 0.05
-    likeness: Tensor | None = None
+    likeness: Callable[[], Tensor] | None = None
 
     def importance(self) -> Tensor:
-        """Mean square of what each unit adds to the residual stream, [N / block]."""
-        if self.block == 1:
-            return self.gram.diagonal() * self.outgoing.square().sum(1)
-        return self.contributions().diagonal()
+        """Mean square of what each unit adds to the residual stream, [N / block]; channels taken as independent."""
+        added = self.statistics.variance * self.statistics.outgoing.square().sum(1)
+        return added.reshape(-1, self.block).sum(1)
 
-    def contributions(self) -> Tensor:
-        """Inner products between what units add to the residual stream, [N / block, N / block].
-
-        Unit i adds a_i(t)·w_i; the mean over tokens of the products is (aᵀa) ∘ (wwᵀ), summed over a unit's channels.
-        """
-        if self.likeness is not None:
-            return self.likeness
-        products = self.gram * (self.outgoing @ self.outgoing.T)
-        count = products.shape[0] // self.block
-        return products.reshape(count, self.block, count, self.block).sum(dim=(1, 3))
+    def unit_gram(self) -> Tensor:
+        """Inner products that units are compared by, [N / block, N / block]: activations, or what blocks add."""
+        return self.statistics.gram if self.likeness is None else self.likeness()
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,12 +83,11 @@ def select(problem: UnitProblem) -> UnitMap:
 def transport(problem: UnitProblem) -> UnitMap:
     """Couple all teachers' units to their barycentre; mass follows what a unit adds to the residual stream."""
     units = [size // problem.block for size in problem.sizes]
-    importance = problem.importance().clamp(min=0).split(units)
-    marginals = [from_importance(part.clamp(min=1e-12), space=problem.name) for part in importance]
+    importance = problem.importance().clamp(min=1e-12).split(units)
+    marginals = [from_importance(part, space=problem.name) for part in importance]
     found = barycentre(
-        problem.gram if problem.block == 1 else problem.contributions(), units, problem.units,
-        alphas=problem.weights, marginals=marginals, solver=problem.solver, epsilon=problem.epsilon,
-        free_targets=True, space=problem.name,
+        problem.unit_gram(), units, problem.units, alphas=problem.weights, marginals=marginals,
+        solver=problem.solver, epsilon=problem.epsilon, free_targets=True, tolerance=TOLERANCE, space=problem.name,
     )  # fmt: skip
     return UnitMap(pooled_maps(found.couplings, problem.weights), found.couplings)
 
@@ -134,10 +124,11 @@ def _pursue(problem: UnitProblem) -> Tensor:
     What is left of the target and of every other unit is kept up to date by one column of a pivoted Cholesky
     factorisation G ≈ LLᵀ per choice, so a twin of a chosen unit is worth nothing any more; O(N m²) in all.
     """
-    gram, count = problem.gram, problem.gram.shape[0]
+    gram = problem.statistics.gram
+    count = gram.shape[0]
     floor = SELECTION_RIDGE * gram.diagonal().mean()
     variance = gram.diagonal() + floor
-    left = problem.cross.clone()
+    left = problem.statistics.cross.clone()
     factor = torch.zeros(count, problem.units, dtype=torch.float64)
     free = torch.ones(count, dtype=torch.bool)
     for step in range(problem.units):
@@ -154,15 +145,15 @@ def _pursue(problem: UnitProblem) -> Tensor:
 
 def _choose_forward(problem: UnitProblem) -> Tensor:
     """Greedy forward choice of blocks: each time the head that explains most of what is left of the target."""
-    count, block = problem.gram.shape[0] // problem.block, problem.block
-    eye = SELECTION_RIDGE * problem.gram.diagonal().mean() * torch.eye(problem.gram.shape[0], dtype=torch.float64)
-    gram = problem.gram + eye
+    gram, target, block = problem.statistics.gram, problem.statistics.cross, problem.block
+    count = gram.shape[0] // block
+    gram = gram + SELECTION_RIDGE * gram.diagonal().mean() * torch.eye(gram.shape[0], dtype=torch.float64)
     chosen: list[int] = []
     for _ in range(min(problem.units, count)):
         gains = {}
         for unit in sorted(set(range(count)) - set(chosen)):
             index = torch.cat([torch.arange(u * block, (u + 1) * block) for u in [*chosen, unit]])
-            cross = problem.cross[index]
+            cross = target[index]
             solved = torch.cholesky_solve(cross, torch.linalg.cholesky(gram[index][:, index]))
             gains[unit] = float((cross * solved).sum())
         chosen.append(max(gains, key=lambda unit: gains[unit]))

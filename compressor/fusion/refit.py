@@ -53,22 +53,28 @@ def fit(
 
     Args:
         train: sums over the samples that are fitted.
-        held_out: sums over the samples that choose; None chooses on the training samples.
+        held_out: sums over the samples that choose; without any, the first λ and the transported prior are taken.
         prior: the transported weight [n, m], or None for zero alone.
         intercept: whether the module has a bias.
         ridges: candidate λ.
     """
-    judge = held_out if held_out is not None and held_out.count else train
-    priors = [torch.zeros_like(train.cross)] if prior is None else [prior.double(), torch.zeros_like(train.cross)]
+    zero = torch.zeros_like(train.cross)
+    if held_out is None or not held_out.count:
+        # Training error would always choose the least ridge: without held-out samples the first choice is taken.
+        start, solver = zero if prior is None else prior.double(), _Ridge(train, intercept)
+        weight = solver.solve(start, ridges[0])
+        error = _error(train, weight, solver.shift(weight))
+        return Fit(weight, solver.bias(weight), ridges[0], prior is not None, error)
+    priors = [zero] if prior is None else [prior.double(), zero]
     solver = _Ridge(train, intercept)
     candidates = [
-        (_error(judge, weight, solver.shift(weight)), ridge, index)
+        (_error(held_out, weight, solver.shift(weight)), ridge, index)
         for ridge in ridges
         for index, start in enumerate(priors)
         for weight in [solver.solve(start, ridge)]
     ]
     error, ridge, index = min(candidates)
-    final = solver if judge is train else _Ridge(train + judge, intercept)
+    final = _Ridge(train + held_out, intercept)
     weight = final.solve(priors[index], ridge)
     return Fit(weight, final.bias(weight), ridge, prior is not None and index == 0, error)
 

@@ -24,6 +24,7 @@ class Gram:
         self.gram = torch.zeros(size, size, dtype=torch.float64)
         self.total = torch.zeros(size, dtype=torch.float64)
         self.count = 0
+        self._covariance: tuple[int, Tensor] | None = None
 
     def add(self, rows: Tensor) -> None:
         """Add rows [T, n]."""
@@ -36,9 +37,11 @@ class Gram:
         return self.gram / max(self.count, 1)
 
     def covariance(self) -> Tensor:
-        """E[xᵀx] - E[x]ᵀE[x], [n, n]."""
-        mean = self.total / max(self.count, 1)
-        return self.second_moment() - torch.outer(mean, mean)
+        """E[xᵀx] - E[x]ᵀE[x], [n, n]; kept, since several students may ask for it."""
+        if self._covariance is None or self._covariance[0] != self.count:
+            mean = self.total / max(self.count, 1)
+            self._covariance = self.count, self.second_moment().addr_(mean, mean, alpha=-1)
+        return self._covariance[1]
 
 
 class Regression:

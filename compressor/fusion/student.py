@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,15 +76,19 @@ class Student:
         method = UNIT_MAPS.get(self.options.inner)
         for name in names:
             mine, theirs = self.anatomy.spaces[name], [source.anatomy.spaces[name] for source in self.sources]
-            moments = features.space(name)
             problem = UnitProblem(
-                name, moments.gram, moments.cross, moments.outgoing, [space.size for space in theirs],
-                [source.weight for source in self.sources], 1, mine.size, self.options.solver, self.options.epsilon,
-            )  # fmt: skip
+                name=name,
+                statistics=features.space(name),
+                sizes=[space.size for space in theirs],
+                weights=[source.weight for source in self.sources],
+                units=mine.size,
+                solver=self.options.solver,
+                epsilon=self.options.epsilon,
+            )
             if mine.kind is Kind.ATTENTION:
                 heads = features.heads(name)
                 block = (mine.heads // mine.groups) * mine.head_dim
-                likeness = group_contributions(heads.contributions, theirs)
+                likeness = partial(group_contributions, heads, theirs)
                 units = method(replace(problem, block=block, units=mine.groups, likeness=likeness))
                 maps = attention_maps(units, theirs, mine, heads)
             else:

@@ -1,0 +1,82 @@
+"""Moments that maps of inner spaces are made from; each is made when it is asked for, since few maps need all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+from torch import Tensor
+
+
+class SpaceStatistics:
+    """Moments of one hidden or attention space, all teachers' coordinates pooled.
+
+    Args:
+        outgoing: transported outgoing weights [N, m].
+        variance: makes the mean squares of the coordinates [N].
+        gram: makes their second moments [N, N].
+        cross: makes their moments with the transported target of their readers [N, m].
+    """
+
+    def __init__(
+        self, outgoing: Tensor, variance: Callable[[], Tensor], gram: Callable[[], Tensor], cross: Callable[[], Tensor]
+    ) -> None:
+        self.outgoing = outgoing
+        self._variance, self._gram, self._cross = variance, gram, cross
+
+    @cached_property
+    def variance(self) -> Tensor:
+        return self._variance()
+
+    @cached_property
+    def gram(self) -> Tensor:
+        return self._gram()
+
+    @cached_property
+    def cross(self) -> Tensor:
+        return self._cross()
+
+
+class HeadStatistics:
+    """What heads and their channels are matched by, all teachers pooled: n query heads, g groups, d channels.
+
+    Args:
+        outgoing: transported weights of the output projections [Σ n·d, m].
+        head_dim: d.
+        carry: makes the second moments of what the output projections read [Σ n·d, Σ n·d].
+        queries: makes those of the queries [Σ n·d, Σ n·d].
+        keys: makes those of the keys [Σ g·d, Σ g·d].
+    """
+
+    def __init__(
+        self,
+        outgoing: Tensor,
+        head_dim: int,
+        carry: Callable[[], Tensor],
+        queries: Callable[[], Tensor],
+        keys: Callable[[], Tensor],
+    ) -> None:
+        self.outgoing, self.head_dim = outgoing, head_dim
+        self._carry, self._queries, self._keys = carry, queries, keys
+
+    @cached_property
+    def carry(self) -> Tensor:
+        return self._carry()
+
+    @cached_property
+    def queries(self) -> Tensor:
+        return self._queries()
+
+    @cached_property
+    def keys(self) -> Tensor:
+        return self._keys()
+
+    @cached_property
+    def contributions(self) -> Tensor:
+        """Inner products between what query heads add to the residual stream, [Σ n, Σ n].
+
+        A channel adds a_i(t)·w_i; the products' mean over tokens is (aᵀa) ∘ (wwᵀ), summed over both heads' channels.
+        """
+        products = self.carry * (self.outgoing @ self.outgoing.T)
+        heads = products.shape[0] // self.head_dim
+        return products.reshape(heads, self.head_dim, heads, self.head_dim).sum(dim=(1, 3))
