@@ -25,6 +25,8 @@ from compressor.fusion.student import BuildOptions, Student
 from compressor.fusion.target import Target, target_config
 from compressor.recipe import FusionOptions
 
+#: Calibration samples from which residual maps are made: every layer's tokens count, so few are enough.
+RESIDUAL_SAMPLES = 384
 #: Told the share done and what is being done.
 Progress = Callable[[float, str], None]
 
@@ -193,7 +195,7 @@ def _problem(
     if batches is None:
         gram = residual_weight_gram(models)
     else:
-        gram = residual_gram(models, _first_samples(batches, PILOT_SAMPLES))
+        gram = residual_gram(models, _first_samples(batches, RESIDUAL_SAMPLES))
     return ResidualProblem(
         gram=gram,
         sizes=[source.anatomy.residual.size for source in sources],

@@ -161,8 +161,16 @@ def _badness(mass: Tensor, distance: Tensor) -> Tensor:
 
 def _costs(gram: Tensor, weights: Tensor) -> Tensor:
     """Squared distances [N, m] of all coordinates to the support C = weights."""
-    inner = gram @ weights
+    inner = _inner_products(gram, weights)
     return squared(gram.diagonal(), (weights * inner).sum(0), inner)
+
+
+def _inner_products(gram: Tensor, weights: Tensor) -> Tensor:
+    """G C [N, m].  Where every coordinate belongs to one support point at most (hard couplings) sums do: O(N²)."""
+    shares, owners = weights.max(1)
+    if int(weights.count_nonzero()) > int(shares.count_nonzero()):
+        return gram @ weights
+    return torch.zeros_like(weights).index_add_(1, owners, gram * shares)
 
 
 def _means(couplings: Sequence[Coupling], alpha: Sequence[float], mass: Tensor, cost: Tensor) -> Tensor:
