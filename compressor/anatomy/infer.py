@@ -51,7 +51,7 @@ def inspect_config(config: PretrainedConfig) -> Anatomy:
     small = study.with_canonical_form(small)
     whole = label(config, study.grower, sizes, layout)
     return Anatomy(
-        model_class=config.architectures[0],
+        model_class=type(study.model).__name__,
         spaces=whole.spaces,
         axes=whole.axes,
         layers=whole.layers,
@@ -106,9 +106,7 @@ class _Study:
     def anatomy(self, layout: Layout) -> Anatomy:
         """The small model's anatomy under a layout, its flow included, not yet certified."""
         found = label(self.config, self.grower, self.sizes, layout)
-        return Anatomy(
-            self.config.architectures[0], found.spaces, found.axes, found.layers, (), centred=False, fields={}
-        )
+        return Anatomy(type(self.model).__name__, found.spaces, found.axes, found.layers, (), centred=False, fields={})
 
     def choose_layout(self) -> Layout:
         """Decide the linears outside the layers, then each attention, by trial."""

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,14 +15,15 @@ from transformers import PreTrainedModel
 from compressor.anatomy import Anatomy, inspect_config
 from compressor.anatomy.resize import model_class, quiet
 from compressor.errors import UnsupportedError, UserError
+from compressor.fusion.activations import residual_gram
 from compressor.fusion.choose import PILOT_RIDGE, PILOT_SAMPLES, Candidate, candidates, choose
-from compressor.fusion.features import residual_gram, residual_weight_gram
 from compressor.fusion.lockstep import build, build_from_weights
 from compressor.fusion.refit import RIDGES
 from compressor.fusion.residual import ResidualMap, ResidualProblem
 from compressor.fusion.sources import Source, normalised, prepare
 from compressor.fusion.student import BuildOptions, Student
 from compressor.fusion.target import Target, target_config
+from compressor.fusion.weights import residual_weight_gram
 from compressor.recipe import FusionOptions
 
 #: Calibration samples from which residual maps are made: every layer's tokens count, so few are enough.
@@ -180,7 +181,7 @@ def _blank(target: Target, dtype: torch.dtype, seed: int) -> PreTrainedModel:
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(target.config)(copy.deepcopy(target.config))
-    return model.to(dtype).eval().requires_grad_(False)
+    return cast(PreTrainedModel, model.to(dtype).eval().requires_grad_(False))
 
 
 def _problem(

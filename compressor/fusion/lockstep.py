@@ -8,14 +8,16 @@ that differ in their residual map) share one walk of the teachers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from torch import Tensor
 
-from compressor.fusion.features import ActivationFeatures, Seen, WeightFeatures
+from compressor.fusion.activations import ActivationFeatures, Seen
 from compressor.fusion.outline import Outline
 from compressor.fusion.sources import Source
 from compressor.fusion.student import Student
 from compressor.fusion.walk import Spot, Walker
+from compressor.fusion.weights import WeightFeatures
 
 
 def build_from_weights(students: Sequence[Student], sources: Sequence[Source]) -> None:
@@ -56,7 +58,7 @@ def build(
             student.transport(outline.parameters(layer))
             if student.options.refit:
                 for stage in outline.stages(layer):
-                    student.refit(stage, features, lambda spots, visit, w=walker, at=layer: w.run(at, spots, visit))
+                    student.refit(stage, features, partial(walker.run, layer))
                 walker.run(layer, (), lambda *_: None, advance=True)
         if progress is not None:
             progress((index + 1) / len(outline.layers))

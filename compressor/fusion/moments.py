@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import Protocol
 
 from torch import Tensor
 
@@ -80,3 +81,13 @@ class HeadStatistics:
         products = self.carry * (self.outgoing @ self.outgoing.T)
         heads = products.shape[0] // self.head_dim
         return products.reshape(heads, self.head_dim, heads, self.head_dim).sum(dim=(1, 3))
+
+
+class Features(Protocol):
+    """How a space's coordinates are compared."""
+
+    def space(self, name: str) -> SpaceStatistics:
+        """Moments of what the space's readers see, and of the target that they serve."""
+
+    def heads(self, name: str) -> HeadStatistics:
+        """Moments of queries, keys and head outputs of an attention space."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from compressor.anatomy import Anatomy, Norm, Step
-from compressor.fusion.features import reader
+from compressor.fusion.structure import reader
 from compressor.fusion.walk import Spot
 
 #: Modules that are fitted together: linears that read the same input and write the same inner space, or one norm.

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from compressor.anatomy import Anatomy, Side, Step, canonicalise, inspect_config
 
@@ -25,7 +26,7 @@ class Source:
     """
 
     name: str
-    model: nn.Module
+    model: PreTrainedModel
     anatomy: Anatomy
     state: dict[str, Tensor]
     weight: float
@@ -45,7 +46,7 @@ def reads_first(anatomy: Anatomy, step: Step) -> bool:
     return anatomy.axes[f"{step.module}.weight"][0].side is Side.READ
 
 
-def prepare(name: str, model: nn.Module, weight: float, known: dict[str, Anatomy] | None = None) -> Source:
+def prepare(name: str, model: PreTrainedModel, weight: float, known: dict[str, Anatomy] | None = None) -> Source:
     """Certify a teacher's anatomy and bring its weights into canonical form; the teacher itself stays untouched.
 
     Args:

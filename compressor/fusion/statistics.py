@@ -24,7 +24,6 @@ class Gram:
         self.gram = torch.zeros(size, size, dtype=torch.float64)
         self.total = torch.zeros(size, dtype=torch.float64)
         self.count = 0
-        self._covariance: tuple[int, Tensor] | None = None
 
     def add(self, rows: Tensor) -> None:
         """Add rows [T, n]."""
@@ -35,13 +34,6 @@ class Gram:
     def second_moment(self) -> Tensor:
         """E[xᵀx], [n, n]."""
         return self.gram / max(self.count, 1)
-
-    def covariance(self) -> Tensor:
-        """E[xᵀx] - E[x]ᵀE[x], [n, n]; kept, since several students may ask for it."""
-        if self._covariance is None or self._covariance[0] != self.count:
-            mean = self.total / max(self.count, 1)
-            self._covariance = self.count, self.second_moment().addr_(mean, mean, alpha=-1)
-        return self._covariance[1]
 
 
 class Regression:
@@ -80,7 +72,7 @@ class Regression:
 
     def __add__(self, other: Regression) -> Regression:
         """The sums over both sets of rows; both must have the same origin."""
-        merged = Regression(*self.cross.shape, self.origin)
+        merged = Regression(self.cross.shape[0], self.cross.shape[1], self.origin)
         for name in ("gram", "cross", "inputs", "outputs", "energy", "count"):
             setattr(merged, name, getattr(self, name) + getattr(other, name))
         return merged

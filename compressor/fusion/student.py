@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from compressor.anatomy import Anatomy, Kind, Map, Norm, Side, Step, apply
-from compressor.fusion.features import ActivationFeatures, Features, write_columns
+from compressor.fusion.activations import ActivationFeatures
 from compressor.fusion.heads import attention_maps, group_contributions
 from compressor.fusion.inner import UNIT_MAPS, UnitProblem
+from compressor.fusion.moments import Features
 from compressor.fusion.outline import Stage, checkpoint
 from compressor.fusion.refit import RIDGES, Fit, fit
 from compressor.fusion.residual import ResidualMap
 from compressor.fusion.sources import Source, reads_first
 from compressor.fusion.statistics import Regression, rows
+from compressor.fusion.structure import write_columns
 from compressor.fusion.walk import Spot, Visitor
 
 #: Runs the student up to the watched spots, batch by batch.
@@ -185,12 +187,10 @@ class Student:
         axis = next(a for a in self.anatomy.axes[f"{step.module}.weight"] if a.side is Side.WRITE)
         pieces = []
         for part in axis.parts:
-            moved = [
-                self.maps[k][part.key].transport(
-                    features.values(k, batch, spot)[:, write_columns(source.anatomy, step, part.key)]
-                )
-                for k, source in enumerate(self.sources)
-            ]
+            moved = []
+            for k, source in enumerate(self.sources):
+                value = features.values(k, batch, spot)[:, write_columns(source.anatomy, step, part.key)]
+                moved.append(source.weight * value if part.key is None else self.maps[k][part.key].transport(value))
             pieces.append(torch.stack(moved).sum(0) if len(moved) > 1 else moved[0])
         return torch.cat(pieces, dim=1)
 

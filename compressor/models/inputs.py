@@ -29,7 +29,9 @@ def task_of(config: PretrainedConfig) -> str:
     """
     names = config.architectures or []
     if not names:
-        raise UnsupportedError(f"the {config.model_type} config names no architecture: add `architectures` to config.json")
+        raise UnsupportedError(
+            f"the {config.model_type} config names no architecture: add `architectures` to config.json"
+        )
     for ending, task in TASKS.items():
         if names[0].endswith(ending):
             return task
@@ -59,7 +61,8 @@ def dummy_inputs(
         pixels = torch.randn(batch, channels, height, width, generator=generator)
         return {"pixel_values": pixels.to(device, dtype)}
     # Padding ids get a meaning of their own in some families (RoBERTa counts positions by them): keep clear of them.
-    special = [i for i in (config.pad_token_id, config.bos_token_id, config.eos_token_id) if isinstance(i, int)]
-    low = min(max([*[i for i in special if i < config.vocab_size // 2], 0]) + 1, config.vocab_size - 1)
+    special = [getattr(config, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")]
+    low_ones = [i for i in special if isinstance(i, int) and i < config.vocab_size // 2]
+    low = min(max([*low_ones, 0]) + 1, config.vocab_size - 1)
     ids = torch.randint(low, config.vocab_size, (batch, length), generator=generator)
     return {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
