@@ -32,10 +32,23 @@ from compressor.models.inputs import dummy_inputs
 def inspect_config(config: PretrainedConfig) -> Anatomy:
     """The certified anatomy of a config; no weights are needed and nothing large is allocated.
 
+    Asked again for the same config, the same anatomy is returned.
+
     Raises:
         CertificateError: no candidate layout passed; names the space that broke it.
         UnsupportedError: the config's sizes could not be told apart.
     """
+    key = f"{type(config).__name__} {config.to_json_string(use_diff=False)}"
+    if key not in _KNOWN:
+        _KNOWN[key] = _inspect(config)
+    return _KNOWN[key]
+
+
+#: Anatomies by config: inspection is a pure function of it and takes a good part of a second.
+_KNOWN: dict[str, Anatomy] = {}
+
+
+def _inspect(config: PretrainedConfig) -> Anatomy:
     skeleton = measure(config)
     sizes = interpret(skeleton)
     study = _Study(skeleton, sizes, reduced(skeleton, sizes))

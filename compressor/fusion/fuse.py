@@ -83,9 +83,8 @@ def fuse(
     clock = _Clock()
     tell(0.0, "certifying anatomies")
     weights = options.weights if options.weights != "auto" else [1.0] * len(teachers)
-    known: dict[str, Anatomy] = {}
     sources = [
-        prepare(name, model, weight, known) for (name, model), weight in zip(teachers, normalised(weights), strict=True)
+        prepare(name, model, weight) for (name, model), weight in zip(teachers, normalised(weights), strict=True)
     ]
     _check(sources)
     widest = max(range(len(sources)), key=lambda k: sources[k].anatomy.residual.size)
@@ -102,7 +101,7 @@ def fuse(
     if calibration is not None and not calibration:
         raise UserError("the calibration data is empty: give at least one batch")
     from_activations = calibration is not None and options.features != "weights"
-    guide = None if anchor is None else prepare(anchor[0], anchor[1], 0.0, known)
+    guide = None if anchor is None else prepare(anchor[0], anchor[1], 0.0)
     problem = _problem(sources, anatomy, options, calibration if from_activations else None, guide)
     clock.lap("statistics")
 

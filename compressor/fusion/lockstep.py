@@ -49,20 +49,30 @@ def build(
     teachers = [Walker(source.model, source.anatomy.layers, batches) for source in sources]
     walkers = _start(outline, students, sources, teachers, batches)
     for index, layer in enumerate(outline.layers):
-        seen = Seen(
-            sources, [_show(walker, layer, outline.layer_spots(layer)) for walker in teachers], _masks(teachers)
-        )
-        for student, walker in zip(students, walkers, strict=True):
-            features = ActivationFeatures(seen, student.residual.maps)
-            student.map_spaces(outline.spaces(layer), features)
-            student.transport(outline.parameters(layer))
-            if student.options.refit:
-                for stage in outline.stages(layer):
-                    student.refit(stage, features, partial(walker.run, layer))
-                walker.run(layer, (), lambda *_: None, advance=True)
+        _build_layer(outline, layer, students, sources, teachers, walkers)
         if progress is not None:
             progress((index + 1) / len(outline.layers))
     _finish(outline, students, sources, teachers, walkers)
+
+
+def _build_layer(
+    outline: Outline,
+    layer: str,
+    students: Sequence[Student],
+    sources: Sequence[Source],
+    teachers: Sequence[Walker],
+    walkers: Sequence[Walker],
+) -> None:
+    """One layer of all models; what the teachers showed is let go of on return, so that one layer's is kept at most."""
+    seen = Seen(sources, [_show(walker, layer, outline.layer_spots(layer)) for walker in teachers], _masks(teachers))
+    for student, walker in zip(students, walkers, strict=True):
+        features = ActivationFeatures(seen, student.residual.maps)
+        student.map_spaces(outline.spaces(layer), features)
+        student.transport(outline.parameters(layer))
+        if student.options.refit:
+            for stage in outline.stages(layer):
+                student.refit(stage, features, partial(walker.run, layer))
+            walker.run(layer, (), lambda *_: None, advance=True)
 
 
 def _start(

@@ -21,6 +21,10 @@ from compressor.fusion.statistics import Regression
 RIDGES: tuple[float, ...] = (1e-10, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
+#: Least ridge in units of the precision of the sums.
+RIDGE_FLOOR = 100.0
+
+
 @dataclass(frozen=True)
 class Fit:
     """A fitted linear map and how it was chosen.
@@ -58,6 +62,8 @@ def fit(
         intercept: whether the module has a bias.
         ridges: candidate λ.
     """
+    # Less than what the sums are exact to would fit their rounding, along directions that the inputs do not have.
+    ridges = sorted({max(ridge, RIDGE_FLOOR * train.precision) for ridge in ridges})
     zero = torch.zeros_like(train.cross)
     if held_out is None or not held_out.count:
         # Training error would always choose the least ridge: without held-out samples the first choice is taken.

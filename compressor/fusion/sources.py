@@ -46,23 +46,18 @@ def reads_first(anatomy: Anatomy, step: Step) -> bool:
     return anatomy.axes[f"{step.module}.weight"][0].side is Side.READ
 
 
-def prepare(name: str, model: PreTrainedModel, weight: float, known: dict[str, Anatomy] | None = None) -> Source:
+def prepare(name: str, model: PreTrainedModel, weight: float) -> Source:
     """Certify a teacher's anatomy and bring its weights into canonical form; the teacher itself stays untouched.
 
     Args:
         name: how the report calls the teacher.
         model: the teacher.
         weight: α.
-        known: anatomies by config, so that teachers of one shape are certified once; added to.
 
     Raises:
         CertificateError, UnsupportedError: the architecture is not understood.
     """
-    known = {} if known is None else known
-    shape = model.config.to_json_string()
-    if shape not in known:
-        known[shape] = inspect_config(model.config)
-    anatomy = known[shape]
+    anatomy = inspect_config(model.config)
     state = {key: value.detach().double() for key, value in model.named_parameters()}
     if not anatomy.canonical:
         return Source(name, model, anatomy, state, weight)

@@ -46,6 +46,7 @@ class Regression:
         cross: Σ uᵀy, [n, m] float64, y about the origin.
         inputs, outputs: Σ u [n] and Σ y [m], float64.
         energy: Σ |y|².
+        precision: of the rows, machine epsilon.
         count: rows seen.
         origin: (u₀ [n], y₀ [m]), or None for the true origin.
     """
@@ -56,6 +57,7 @@ class Regression:
         self.inputs = torch.zeros(inputs, dtype=torch.float64)
         self.outputs = torch.zeros(outputs, dtype=torch.float64)
         self.energy = 0.0
+        self.precision = 0.0
         self.count = 0
         self.origin = origin
 
@@ -68,6 +70,7 @@ class Regression:
         self.inputs += inputs.sum(0).double()
         self.outputs += outputs.sum(0).double()
         self.energy += float(outputs.square().sum(0).double().sum())
+        self.precision = torch.finfo(inputs.dtype).eps
         self.count += inputs.shape[0]
 
     def __add__(self, other: Regression) -> Regression:
@@ -75,6 +78,7 @@ class Regression:
         merged = Regression(self.cross.shape[0], self.cross.shape[1], self.origin)
         for name in ("gram", "cross", "inputs", "outputs", "energy", "count"):
             setattr(merged, name, getattr(self, name) + getattr(other, name))
+        merged.precision = max(self.precision, other.precision)
         return merged
 
 
