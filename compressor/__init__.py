@@ -1,3 +1,195 @@
-"""Fuse an ensemble of wide transformers into one narrow one by optimal transport."""
+"""Fuse an ensemble of wide transformers into one narrow one by optimal transport.
+
+The functions below are the stable Python face; what they need is imported when they are called, so that importing the
+package costs nothing.  Whatever a person can get wrong is raised as `compressor.errors.UserError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from compressor.anatomy import Anatomy
+    from compressor.bench.table import Row
+    from compressor.distill.trainer import FinetuneReport, Samples
+    from compressor.export.onnx import ExportReport
+    from compressor.fusion import FusionResult
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "benchmark", "distill", "export_onnx", "fuse", "inspect"]
+
+
+def fuse(
+    teachers: Sequence[str | PreTrainedModel],
+    width: float = 0.5,
+    calibration: Iterable[Mapping[str, Tensor]] | None = None,
+    *,
+    seed: int = 0,
+    holdout: float = 0.125,
+    anchor: str | PreTrainedModel | None = None,
+    progress: Callable[[float, str], None] | None = None,
+    **options: Any,
+) -> FusionResult:
+    """Fuse teachers into one student of `width` times the residual width of the widest.
+
+    Args:
+        teachers: folders, built-in names, Hub ids or models, of one model type and depth; they stay as they are.
+        width: share of the residual width, in (0, 1].
+        calibration: unlabelled batches of model inputs; None aligns the weights alone, which costs much.
+        seed: of every random choice.
+        holdout: share of the batches that is held out to choose map and ridge.
+        anchor: a trained narrow model whose shape and coordinates the student takes.
+        progress: told the share done and what is being done.
+        **options: fields of `compressor.recipe.FusionOptions`, such as `refit=False`.
+
+    Returns:
+        The student as `.model`, its shape as `.target`, choices and couplings as `.report`.
+
+    Raises:
+        UserError: a name, an option or the width cannot be used, or the teachers do not fit together.
+    """
+    from compressor.fusion import fuse as fuse_models
+    from compressor.models.compatible import check_compatible_configs
+    from compressor.recipe import build
+
+    named = _named(teachers)
+    check_compatible_configs([(name, model.config) for name, model in named])
+    recipe = build(
+        {
+            "teachers": [name for name, _ in named],
+            "width": width,
+            "seed": seed,
+            "fusion": options,
+            "calibration": {"holdout": holdout},
+        },
+        where="fuse",
+    )
+    guide = None if anchor is None else _named([anchor])[0]
+    return fuse_models(
+        named, width, calibration, recipe.fusion, holdout=holdout, seed=seed, anchor=guide, progress=progress
+    )
+
+
+def inspect(model: str | PreTrainedModel | PretrainedConfig) -> Anatomy:
+    """The certified anatomy of an architecture: `.spaces`, `.axes` and `.errors`; no weights are read.
+
+    Raises:
+        UserError: the name is unknown, or the architecture is not understood.
+    """
+    from transformers import PretrainedConfig
+
+    from compressor.anatomy import inspect_config
+    from compressor.models.resolve import load_config
+
+    if isinstance(model, str):
+        return inspect_config(load_config(model))
+    return inspect_config(model if isinstance(model, PretrainedConfig) else model.config)
+
+
+def distill(
+    student: PreTrainedModel,
+    teachers: Sequence[str | PreTrainedModel],
+    train: Samples,
+    *,
+    work_dir: str | Path,
+    weights: Sequence[float] | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    device: str = "cpu",
+    progress: Callable[[int, int, float], None] | None = None,
+    **options: Any,
+) -> FinetuneReport:
+    """Train a student in place on its teachers' mean prediction.
+
+    Args:
+        student: the model to train.
+        teachers: folders, built-in names, Hub ids or models.
+        train: samples by index, each a dict of model inputs without a batch dimension; labels are not needed.
+        work_dir: where checkpoints are kept.
+        weights: one per teacher; all alike if omitted.
+        seed: of the order of the samples.
+        resume: go on from the newest checkpoint in `work_dir`.
+        device: "cpu", or the first GPU as "cuda".
+        progress: told the step, the steps in all and the loss.
+        **options: fields of `compressor.recipe.FinetuneOptions`, such as `steps=500`.
+
+    Raises:
+        UserError: an option or the data cannot be used, or the loss is not finite.
+    """
+    from pathlib import Path
+
+    from compressor.distill.trainer import distill as train_student
+    from compressor.recipe import build
+
+    named = _named(teachers)
+    recipe = build({"teachers": [name for name, _ in named], "finetune": options, "seed": seed}, where="distill")
+    return train_student(
+        student,
+        [model for _, model in named],
+        [1.0] * len(named) if weights is None else list(weights),
+        train,
+        recipe.finetune,
+        seed=seed,
+        work_dir=Path(work_dir),
+        resume=resume,
+        device=device,
+        progress=progress,
+    )
+
+
+def benchmark(
+    models: Sequence[str],
+    *,
+    batch_size: int = 32,
+    seconds: float = 10.0,
+    threads: int | None = None,
+    onnx: bool = True,
+    length: int = 128,
+) -> list[Row]:
+    """Latency in torch and ONNX Runtime, multiply–accumulates and size of models, on random inputs.
+
+    Args:
+        models: folders, built-in names or Hub ids that read the same inputs.
+        batch_size: samples per call.
+        seconds: least measuring time per model and backend.
+        threads: of both backends; all cores of this process if omitted.
+        onnx: whether ONNX Runtime is timed too.
+        length: tokens of a text sample.
+
+    Raises:
+        UserError: a model cannot be loaded, or the models read different inputs.
+    """
+    from compressor.bench.table import from_json
+    from compressor.pipeline.compare import bench
+
+    found = bench(models, batch_size=batch_size, seconds=seconds, threads=threads, onnx=onnx, length=length)
+    return from_json(found["table"])
+
+
+def export_onnx(
+    model: str | PreTrainedModel, folder: str | Path, *, tolerance: float = 1e-4, seed: int = 0
+) -> ExportReport:
+    """Write `folder`/onnx/model.onnx and prove it against torch over several batch sizes.
+
+    Raises:
+        ParityError: it disagrees with torch by more than `tolerance` of the largest logit; nothing is written.
+        UserError: the model cannot be loaded or exported.
+    """
+    from compressor.export.onnx import export_onnx as export
+
+    return export(_named([model])[0][1], folder, tolerance=tolerance, seed=seed)
+
+
+def _named(models: Sequence[str | PreTrainedModel]) -> list[tuple[str, PreTrainedModel]]:
+    from compressor.models.load import load_teacher
+
+    return [
+        (model, load_teacher(model).model) if isinstance(model, str) else (f"model {index}", model)
+        for index, model in enumerate(models)
+    ]

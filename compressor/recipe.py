@@ -7,6 +7,7 @@ unknown keys are refused, and every output folder holds the resolved recipe that
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,15 @@ from compressor.errors import UserError
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+
+
+#: What pydantic says in terms of Python, said in terms of a recipe.
+_PHRASES = {
+    "missing": "this key is required",
+    "too_short": "at least one is needed",
+    "tuple_type": "this should be a list",
+    "model_type": "this should be a section with keys of its own",
+}
 
 
 class Section(BaseModel):
@@ -103,7 +113,7 @@ class BenchOptions(Section):
 
     latency: bool = Field(True, description="Measure latency in torch and in ONNX Runtime.")
     batch_size: Count = Field(32, description="Samples per call whose latency is measured.")
-    seconds: Positive = Field(1.0, description="Least measuring time per model and backend.")
+    seconds: Positive = Field(0.5, description="Least measuring time per model and backend.")
     threads: Count | None = Field(
         None, description="Threads of torch and ONNX Runtime; all cores of this process if omitted."
     )
@@ -120,6 +130,9 @@ class Recipe(Section):
     """Everything that one run needs, and everything that reproduces it."""
 
     teachers: tuple[str, ...] = Field(min_length=1, description="Local folders, built-in names or Hub ids.")
+    student: str | None = Field(
+        None, description="A narrow model to finetune; nothing is fused then, and width is not used."
+    )
     output: str = Field("student", description="Folder to write; refused if it exists, unless --force.")
     width: float = Field(
         0.5, description="Residual width of the student as a share of the widest teacher's, in (0, 1]."
@@ -138,7 +151,7 @@ class Recipe(Section):
     @classmethod
     def _width_is_a_share(cls, width: float) -> float:
         if not math.isfinite(width) or not 0 < width <= 1:
-            raise ValueError(f"width must be above 0 and at most 1, not {width}")
+            raise ValueError("a width must be above 0 and at most 1")
         return width
 
     @model_validator(mode="after")
@@ -156,8 +169,13 @@ class Recipe(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def build(values: dict[str, Any], *, where: str = "recipe") -> Recipe:
+def build(values: dict[str, Any], *, where: str = "recipe", names: Mapping[str, str] | None = None) -> Recipe:
     """Validate nested values into a `Recipe`.
+
+    Args:
+        values: nested as in a recipe file.
+        where: what the values come from, for messages; may be empty.
+        names: what to call a field in messages, by its dotted path: the flag that set it, for example.
 
     Raises:
         UserError: a key is unknown, or a value has the wrong type or range; the line names each.
@@ -165,8 +183,10 @@ def build(values: dict[str, Any], *, where: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_say(problem) for problem in error.errors())
-        raise UserError(f"{where}: {problems}") from None
+        # A field of several types reports each type that the value is not; the last is the general one.
+        problems = {_field(problem["loc"]): problem for problem in error.errors()}
+        said = "; ".join(_say(field, problem, names or {}) for field, problem in problems.items())
+        raise UserError(f"{where}: {said}" if where else said) from None
 
 
 def read(path: str | Path) -> Recipe:
@@ -189,16 +209,29 @@ def read(path: str | Path) -> Recipe:
     return build(values, where=str(path))
 
 
-def _say(problem: Any) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key '{place}' (known keys: {', '.join(_known_keys(problem['loc'][:-1]))})"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}" if place else message
-
-
-def _known_keys(location: tuple[str | int, ...]) -> list[str]:
+def _field(location: tuple[str | int, ...]) -> tuple[str, ...]:
+    """The keys of a location in a recipe, without the types and positions that pydantic adds inside a field."""
+    keys: list[str] = []
     section: Any = Recipe
     for part in location:
-        section = section.model_fields[part].annotation
-    return list(section.model_fields)
+        keys.append(str(part))
+        if not (isinstance(section, type) and issubclass(section, Section)) or part not in section.model_fields:
+            break
+        section = section.model_fields[str(part)].annotation
+        if not (isinstance(section, type) and issubclass(section, Section)):
+            break
+    return tuple(keys)
+
+
+def _say(field: tuple[str, ...], problem: Any, names: Mapping[str, str]) -> str:
+    place = ".".join(field)
+    if problem["type"] == "extra_forbidden":
+        section: Any = Recipe
+        for key in field[:-1]:
+            section = section.model_fields[key].annotation
+        return f"unknown key '{place}' (known keys: {', '.join(section.model_fields)})"
+    message = _PHRASES.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
+    if not place:
+        return message
+    given = "" if problem["type"] in ("missing", "too_short") else f", not {problem['input']!r}"
+    return f"{names.get(place, place)}: {message[:1].lower()}{message[1:]}{given}"

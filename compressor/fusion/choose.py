@@ -22,7 +22,7 @@ from compressor.fusion.sources import Source
 from compressor.fusion.student import Student
 
 #: Calibration samples that a pilot is built on.
-PILOT_SAMPLES = 128
+PILOT_SAMPLES = 96
 #: λ of a pilot's refit, and of any refit that has no held-out samples to choose by.
 PILOT_RIDGE = 1e-3
 
@@ -64,8 +64,9 @@ def candidates(
     chosen = "select" if refit else "transport"
     plans: list[tuple[str, tuple[float, ...], str]]
     if residual == "auto":
-        plans = [("barycentre", every, "transport"), (strongest, every, chosen)]
-        plans += [(strongest, one, chosen) for one in single]
+        # Two teachers' residual streams compete for the student's width: each alone beats their common components.
+        plans = [("barycentre", every, "transport")]
+        plans += [(strongest, one, chosen) for one in (single if alone else [every])]
     else:
         RESIDUAL_MAPS.get(residual)
         plans = [(residual, every, chosen)]
@@ -75,7 +76,7 @@ def candidates(
         plans = [(name, shares, inner) for name, shares, _ in plans]
     if not evidence:
         plans = plans[:1]
-    if not alone or len(sources) == 1:
+    if not alone:
         plans = [plan for plan in plans if plan[1] == every]
     return [Candidate(*plan, _label(*plan, sources)) for plan in dict.fromkeys(plans)]
 

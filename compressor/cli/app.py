@@ -1,0 +1,49 @@
+"""The typer app: which commands there are, in the order that a newcomer needs them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from compressor import __version__
+from compressor.cli import look, make, measure
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"compress {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name="compress",
+    help="Fuse wide transformers into one narrow one, and prove what came out.\n\n"
+    "Try: compress fuse --width 0.5 vit-a vit-b\n\n"
+    "That halves two small built-in vision transformers; nothing is downloaded.",
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _begin(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+_MAKE, _LOOK, _MEASURE = "Make a student", "Look before and after", "Measure and deliver"
+app.command(rich_help_panel=_MAKE)(make.fuse)
+app.command(rich_help_panel=_MAKE)(make.finetune)
+app.command(rich_help_panel=_MAKE)(make.run)
+app.command(rich_help_panel=_LOOK)(look.plan)
+app.command(rich_help_panel=_LOOK)(look.inspect)
+app.command(rich_help_panel=_LOOK)(look.report)
+app.command(rich_help_panel=_MEASURE)(measure.evaluate)
+app.command(rich_help_panel=_MEASURE)(measure.bench)
+app.command(rich_help_panel=_MEASURE)(measure.export)

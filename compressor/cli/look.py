@@ -1,0 +1,86 @@
+"""The commands that only look: plan, inspect, report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from compressor.cli import options as o
+from compressor.cli.show import loading, say, say_json, working
+from compressor.errors import UserError
+
+
+def plan(
+    teachers: o.Teachers, width: o.Width = None, length: o.Length = 128, json: o.Json = False, debug: o.Debug = False
+) -> None:
+    """Show what a width gives: shapes, parameters and MACs, before and after. No weights are read.
+
+    Works for text models too, of which this version fuses none yet.
+
+    Example: compress plan --width 0.5 ./teacher-a ./teacher-b
+    """
+    recipe = o.to_recipe({"--teachers": tuple(teachers), "--width": width})
+    with working(debug):
+        with loading():
+            from compressor.pipeline.plan import plan as make_plan
+
+        found = make_plan(recipe.teachers, recipe.width, length=length)
+    if json:
+        say_json(found)
+        return
+    from compressor.report.anatomy import render_plan
+
+    say(*render_plan(found))
+
+
+def inspect(model: o.Model, json: o.Json = False, debug: o.Debug = False) -> None:
+    """Show what is understood of an architecture, and the certificate that it is. No weights are read.
+
+    Every axis of every parameter belongs to a space of interchangeable coordinates, or is fixed. The certificate is
+    the proof: permuting every space at random leaves the logits unchanged.
+
+    Example: compress inspect vit-a
+    """
+    with working(debug):
+        with loading():
+            from compressor.anatomy import inspect_config
+            from compressor.models.resolve import load_config
+
+        anatomy = inspect_config(load_config(model))
+    if json:
+        say_json({"model": model, **asdict(anatomy), "error": anatomy.error, "canonical": anatomy.canonical})
+        return
+    from compressor.report.anatomy import render_anatomy
+
+    say(*render_anatomy(model, anatomy))
+
+
+def report(
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="A folder that compress fuse, finetune or run has written.")
+    ],
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Show again what a run measured and chose, from the report.json in its folder.
+
+    Example: compress report student
+    """
+    if markdown and json:
+        raise UserError("--markdown and --json exclude each other: give one of them")
+    with working(debug):
+        from compressor.pipeline.output import read_report
+
+        found = read_report(folder)
+    if json:
+        say_json(found)
+        return
+    from compressor.report.summary import choices, markdown_of, table_of
+
+    if markdown:
+        say(markdown_of(found))
+    else:
+        say(table_of(found), *choices(found))

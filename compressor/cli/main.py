@@ -1,0 +1,97 @@
+"""Where the command begins and ends: every outcome is one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+import typer.main
+
+from compressor.cli.app import app
+from compressor.errors import UserError
+
+#: Exit codes: bad input, a bug, and an interruption.
+BAD_INPUT, BUG, INTERRUPTED = 2, 1, 130
+
+# Where typer keeps what it raises for a wrong usage differs between its releases.
+_exceptions = importlib.import_module(typer.BadParameter.__module__)
+
+
+def main() -> None:
+    """The entry point of the console script."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command line; errors go to stderr, one line each.
+
+    Returns:
+        The exit code: 0, 2 for bad input, 130 when interrupted, 1 for anything else.
+    """
+    debug = "--debug" in arguments
+    _settle()
+    try:
+        command = typer.main.get_command(app)
+        with command.make_context("compress", list(arguments) or ["--help"]) as context:
+            command.invoke(context)
+            sys.stdout.flush()
+    except (typer.Exit, typer.Abort) as end:
+        return getattr(end, "exit_code", BUG)
+    except _exceptions.ClickException as error:
+        return _tell(
+            f"error: {_one_line(error.format_message())} (compress --help lists what there is)", BAD_INPUT, debug
+        )
+    except UserError as error:
+        return _tell(f"error: {_one_line(str(error))}", BAD_INPUT, debug)
+    except KeyboardInterrupt as error:
+        return _tell(f"interrupted: {error or 'nothing was written'}", INTERRUPTED, debug)
+    except BrokenPipeError:
+        # Whoever read the output has stopped; what is left in the buffer has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BUG
+    except Exception as error:
+        return _tell(_unexpected(error, debug), BAD_INPUT if _is_disk_full(error) else BUG, debug)
+    return 0
+
+
+def _settle() -> None:
+    """Set libraries up before they are imported; what the user has set in the environment stays."""
+    for name, value in {
+        # Threads of torch that wait for each other spin. If they do so for long, a machine that has other work to do
+        # slows down by an order of magnitude; if not at all, an idle one loses a third. This is a few microseconds.
+        "GOMP_SPINCOUNT": "3000",
+        # Libraries speak to the user only through the command.
+        "TRANSFORMERS_VERBOSITY": "error",
+        "DATASETS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _tell(line: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(line, file=sys.stderr)
+    return code
+
+
+def _unexpected(error: Exception, debug: bool) -> str:
+    if _is_disk_full(error):
+        return "error: no space left on the device: free some, or choose another place"
+    line = f"error: {type(error).__name__}: {_one_line(str(error))[:300]}"
+    return line if debug else f"{line} (this is a bug: run again with --debug and report what it prints)"
+
+
+def _is_disk_full(error: Exception) -> bool:
+    from compressor.pipeline.space import is_disk_full
+
+    return is_disk_full(error)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,204 @@
+"""The commands that make a student: fuse, finetune, run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from compressor import recipe as recipes
+from compressor.cli import options as o
+from compressor.cli.show import loading, remark, say, say_json, working
+from compressor.pipeline.places import work_folder
+from compressor.recipe import Recipe
+
+_BEGUN = time.perf_counter()
+
+
+def fuse(
+    teachers: o.Teachers,
+    width: o.Width = None,
+    output: o.Output = None,
+    data: o.Data = None,
+    train_split: o.TrainSplit = None,
+    eval_split: o.EvalSplit = None,
+    image_column: o.ImageColumn = None,
+    label_column: o.LabelColumn = None,
+    samples: o.Samples = None,
+    eval_samples: o.EvalSamples = None,
+    steps: o.Steps = None,
+    batch_size: o.BatchSize = None,
+    learning_rate: o.LearningRate = None,
+    label_weight: o.LabelWeight = None,
+    residual: o.Residual = None,
+    inner: o.Inner = None,
+    cost: o.Cost = None,
+    solver: o.Solver = None,
+    epsilon: o.Epsilon = None,
+    weights: o.Weights = None,
+    ridge: o.Ridge = None,
+    anchor: o.Anchor = None,
+    no_refit: o.NoRefit = False,
+    no_finetune: o.NoFinetune = False,
+    no_latency: o.NoLatency = False,
+    no_onnx: o.NoOnnx = False,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    force: o.Force = False,
+    resume: o.Resume = False,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Fuse teachers into one narrow student, finetune it shortly, measure it and write a folder.
+
+    The folder loads with from_pretrained of transformers. Without --data (and with teachers that are not built in)
+    the weights alone are aligned, which costs most of the accuracy.
+
+    Example: compress fuse --width 0.5 ./teacher-a ./teacher-b --data ./images --output student
+    """
+    recipe = o.to_recipe(
+        {
+            "--teachers": tuple(teachers),
+            "--width": width,
+            "--output": output,
+            "--data": data,
+            "--train-split": train_split,
+            "--eval-split": eval_split,
+            "--image-column": image_column,
+            "--label-column": label_column,
+            "--samples": samples,
+            "--eval-samples": eval_samples,
+            "--steps": steps,
+            "--batch-size": batch_size,
+            "--learning-rate": learning_rate,
+            "--label-weight": label_weight,
+            "--residual": residual,
+            "--inner": inner,
+            "--cost": cost,
+            "--solver": solver,
+            "--epsilon": epsilon,
+            "--weights": weights,
+            "--ridge": ridge,
+            "--anchor": anchor,
+            "--no-refit": no_refit,
+            "--no-finetune": no_finetune,
+            "--no-latency": no_latency,
+            "--no-onnx": no_onnx,
+            "--seed": seed,
+            "--device": device,
+        }
+    )
+    _make(recipe, force=force, resume=resume, json=json, debug=debug)
+
+
+def finetune(
+    student: Annotated[
+        str, typer.Argument(metavar="STUDENT", help="The model to finetune: a folder, a built-in name or a Hub id.")
+    ],
+    teachers: o.TeacherFlags,
+    output: o.Output = None,
+    data: o.Data = None,
+    train_split: o.TrainSplit = None,
+    eval_split: o.EvalSplit = None,
+    image_column: o.ImageColumn = None,
+    label_column: o.LabelColumn = None,
+    eval_samples: o.EvalSamples = None,
+    steps: o.Steps = None,
+    batch_size: o.BatchSize = None,
+    learning_rate: o.LearningRate = None,
+    label_weight: o.LabelWeight = None,
+    weights: o.Weights = None,
+    no_latency: o.NoLatency = False,
+    no_onnx: o.NoOnnx = False,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    force: o.Force = False,
+    resume: o.Resume = False,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Distil teachers into a student that exists already, and write it to a new folder.
+
+    The student learns the teachers' mean prediction; labels are not needed. The student's own folder stays as it is.
+
+    Example: compress finetune student -t ./teacher-a -t ./teacher-b --data ./images --steps 500 -o student-tuned
+    """
+    recipe = o.to_recipe(
+        {
+            "--teachers": tuple(teachers),
+            "--output": output,
+            "--data": data,
+            "--train-split": train_split,
+            "--eval-split": eval_split,
+            "--image-column": image_column,
+            "--label-column": label_column,
+            "--eval-samples": eval_samples,
+            "--steps": steps,
+            "--batch-size": batch_size,
+            "--learning-rate": learning_rate,
+            "--label-weight": label_weight,
+            "--weights": weights,
+            "--no-latency": no_latency,
+            "--no-onnx": no_onnx,
+            "--seed": seed,
+            "--device": device,
+        }
+    )
+    recipe = recipe.model_copy(update={"student": student})
+    _make(recipe, force=force, resume=resume, json=json, debug=debug)
+
+
+def run(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe: a YAML file, such as recipe.yaml of an output folder.")
+    ],
+    output: o.Output = None,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    force: o.Force = False,
+    resume: o.Resume = False,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Do what a recipe file says; the same recipe gives the same weights.
+
+    Flags that are given replace what the recipe says.
+
+    Example: compress run student/recipe.yaml --output student-again
+    """
+    read = recipes.read(recipe)
+    changes = o.nested({"--output": output, "--seed": seed, "--device": device})
+    if changes:
+        names = {path: name for name, path in o.FLAGS.items()}
+        read = recipes.build({**read.model_dump(mode="json"), **changes}, where="", names=names)
+    _make(read, force=force, resume=resume, json=json, debug=debug)
+
+
+def _make(recipe: Recipe, *, force: bool, resume: bool, json: bool, debug: bool) -> None:
+    with _hinting(recipe), working(debug) as progress:
+        with loading():
+            from compressor.pipeline import run as job
+
+        report = job.run(recipe, force=force, resume=resume, progress=progress, begun=_BEGUN)
+    for line in report["warnings"]:
+        remark(f"warning: {line}")
+    if json:
+        say_json(report)
+        return
+    from compressor.report.summary import summary, table_of
+
+    say(table_of(report), *summary(report))
+
+
+@contextmanager
+def _hinting(recipe: Recipe) -> Iterator[None]:
+    """Say after an interruption what is left and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        work = work_folder(recipe.output)
+        hint = f"{work} was kept: go on by adding --resume to the same command" if work.exists() else "nothing is left"
+        raise KeyboardInterrupt(f"{recipe.output} was not written; {hint}") from None

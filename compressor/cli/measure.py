@@ -1,0 +1,131 @@
+"""The commands that measure and deliver: evaluate, bench, export."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from compressor.cli import options as o
+from compressor.cli.show import loading, remark, say, say_json, working
+
+
+def evaluate(
+    models: o.Models,
+    data: o.Data = None,
+    eval_split: o.EvalSplit = None,
+    image_column: o.ImageColumn = None,
+    label_column: o.LabelColumn = None,
+    eval_samples: o.EvalSamples = None,
+    device: o.Device = None,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Measure the accuracy of models on labelled data.
+
+    The models must read the same images and have the same classes. Built-in teachers bring their own data.
+
+    Example: compress evaluate student ./teacher-a --data ./images --eval-samples all
+    """
+    recipe = o.to_recipe(
+        {
+            "--teachers": tuple(models),
+            "--data": data,
+            "--eval-split": eval_split,
+            "--image-column": image_column,
+            "--label-column": label_column,
+            "--eval-samples": eval_samples,
+            "--device": device,
+        }
+    )
+    with working(debug) as progress:
+        with loading():
+            from compressor.pipeline import compare
+
+        found = compare.evaluate(recipe, progress=progress)
+    if json:
+        say_json(found)
+        return
+    from compressor.report.summary import accuracy_table
+
+    say(accuracy_table(found["rows"]), f"measured on {found['data']}; ± is one standard error")
+
+
+def bench(
+    models: o.Models,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples per call.")] = 32,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0.01, help="Least measuring time per model and backend.")
+    ] = 10.0,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="Threads of torch and ONNX Runtime.", show_default="all cores"),
+    ] = None,
+    length: o.Length = 128,
+    no_onnx: Annotated[bool, typer.Option("--no-onnx", help="Time torch only.")] = False,
+    device: o.Device = None,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Measure latency, MACs and size of models, in turns and on random inputs; no data is needed.
+
+    ONNX Runtime is timed on the model's own onnx/model.onnx, or else on a temporary export.
+
+    Example: compress bench student ./teacher-a --batch-size 1
+    """
+    recipe = o.to_recipe({"--teachers": tuple(models), "--device": device})
+    with working(debug) as progress:
+        with loading():
+            from compressor.pipeline import compare
+
+        found = compare.bench(
+            recipe.teachers,
+            batch_size=batch_size,
+            seconds=seconds,
+            threads=threads,
+            onnx=not no_onnx,
+            length=length,
+            device=recipe.device,
+            progress=progress,
+        )
+    for note in found["notes"]:
+        remark(f"note: {note}")
+    if json:
+        say_json(found)
+        return
+    from compressor.report.summary import table_of, timed
+
+    say(table_of(found), *timed(found))
+
+
+def export(
+    model: o.Model,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="Folder to write into; the model's own if omitted.")
+    ] = None,
+    tolerance: o.Tolerance = None,
+    seed: o.Seed = None,
+    force: o.Force = False,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Write onnx/model.onnx for a model and prove it: ONNX Runtime against torch, over several batch sizes.
+
+    The largest difference goes into the folder's report.json, if it has one. Beyond the tolerance nothing is written.
+
+    Example: compress export student
+    """
+    recipe = o.to_recipe({"--teachers": (model,), "--tolerance": tolerance, "--seed": seed})
+    with working(debug) as progress:
+        with loading():
+            from compressor.pipeline import deploy
+
+        found = deploy.export(
+            model, output, tolerance=recipe.export.tolerance, seed=recipe.seed, force=force, progress=progress
+        )
+    if json:
+        say_json(found)
+        return
+    from compressor.report.summary import exported
+
+    say(*exported(found))

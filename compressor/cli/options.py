@@ -1,0 +1,174 @@
+"""Flags: each is a field of the recipe, with that field's help and default, or steers the command itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from compressor.errors import UserError
+from compressor.recipe import Recipe, build
+
+#: Flag -> field of the recipe, by its dotted path.
+FLAGS: dict[str, str] = {
+    "--width": "width",
+    "--output": "output",
+    "--seed": "seed",
+    "--device": "device",
+    "--data": "data.source",
+    "--train-split": "data.train_split",
+    "--eval-split": "data.eval_split",
+    "--image-column": "data.image_column",
+    "--label-column": "data.label_column",
+    "--samples": "calibration.samples",
+    "--residual": "fusion.residual",
+    "--inner": "fusion.inner",
+    "--cost": "fusion.cost",
+    "--solver": "fusion.solver",
+    "--epsilon": "fusion.epsilon",
+    "--weights": "fusion.weights",
+    "--ridge": "fusion.ridge",
+    "--no-refit": "fusion.refit",
+    "--anchor": "fusion.anchor",
+    "--no-finetune": "finetune.enabled",
+    "--steps": "finetune.steps",
+    "--batch-size": "finetune.batch_size",
+    "--learning-rate": "finetune.learning_rate",
+    "--label-weight": "finetune.label_weight",
+    "--eval-samples": "evaluation.samples",
+    "--no-latency": "bench.latency",
+    "--no-onnx": "export.onnx",
+    "--tolerance": "export.tolerance",
+    "--teachers": "teachers",
+}
+
+_RUN, _DATA, _FUSION, _FINETUNE, _SKIP = "The job", "Data", "Fusion", "Finetune", "Leave out"
+
+
+def flag(name: str, *more: str, panel: str | None = None, metavar: str | None = None, help: str | None = None) -> Any:
+    """The option of a field of the recipe; its default is None, which leaves the field to the recipe."""
+    description, default = _field(FLAGS[name])
+    text = help or description
+    if default is not None and not isinstance(default, bool):
+        # Escaped: brackets are markup in a help text.
+        text += f" [dim]\\[default: {default}][/dim]"
+    return typer.Option(name, *more, help=text, show_default=False, rich_help_panel=panel, metavar=metavar)
+
+
+def without(name: str, help: str) -> Any:
+    """A switch that turns a field of the recipe off."""
+    return typer.Option(name, help=help, rich_help_panel=_SKIP)
+
+
+def _field(path: str) -> tuple[str, Any]:
+    model: Any = Recipe
+    *sections, last = path.split(".")
+    for section in sections:
+        model = model.model_fields[section].annotation
+    found = model.model_fields[last]
+    return found.description or "", None if found.is_required() else found.default
+
+
+Teachers = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TEACHERS", help="Local folders, built-in names (vit-a, vit-b) or Hub ids of one model type."
+    ),
+]
+TeacherFlags = Annotated[
+    list[str], typer.Option("--teachers", "-t", help="A teacher; give the flag once for each.", rich_help_panel=_RUN)
+]
+Models = Annotated[
+    list[str], typer.Argument(metavar="MODELS", help="Local folders, built-in names (vit-a, vit-b) or Hub ids.")
+]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A local folder, a built-in name (vit-a, vit-b) or a Hub id.")
+]
+Width = Annotated[float | None, flag("--width", "-w", panel=_RUN)]
+Output = Annotated[str | None, flag("--output", "-o", panel=_RUN)]
+Seed = Annotated[int | None, flag("--seed")]
+Device = Annotated[str | None, flag("--device")]
+Data = Annotated[str | None, flag("--data", "-d", panel=_DATA)]
+TrainSplit = Annotated[str | None, flag("--train-split", panel=_DATA)]
+EvalSplit = Annotated[str | None, flag("--eval-split", panel=_DATA)]
+ImageColumn = Annotated[str | None, flag("--image-column", panel=_DATA)]
+LabelColumn = Annotated[str | None, flag("--label-column", panel=_DATA)]
+Samples = Annotated[int | None, flag("--samples", panel=_DATA)]
+EvalSamples = Annotated[
+    str | None,
+    flag(
+        "--eval-samples",
+        panel=_DATA,
+        metavar="N|all",
+        help="Evaluation samples, the first of the split, or all of them.",
+    ),
+]
+Residual = Annotated[str | None, flag("--residual", panel=_FUSION)]
+Inner = Annotated[str | None, flag("--inner", panel=_FUSION)]
+Cost = Annotated[str | None, flag("--cost", panel=_FUSION)]
+Solver = Annotated[str | None, flag("--solver", panel=_FUSION)]
+Epsilon = Annotated[float | None, flag("--epsilon", panel=_FUSION)]
+Weights = Annotated[
+    str | None,
+    flag("--weights", panel=_FUSION, metavar="W,W,...", help="One weight per teacher, such as 0.5,0.5, or auto."),
+]
+Ridge = Annotated[str | None, flag("--ridge", panel=_FUSION, metavar="FLOAT|auto")]
+Anchor = Annotated[str | None, flag("--anchor", panel=_FUSION)]
+NoRefit = Annotated[bool, without("--no-refit", "Pure transport: do not refit the weights in closed form.")]
+NoFinetune = Annotated[bool, without("--no-finetune", "Do not finetune after fusing.")]
+NoLatency = Annotated[bool, without("--no-latency", "Do not measure latency.")]
+NoOnnx = Annotated[bool, without("--no-onnx", "Do not write and check an ONNX file.")]
+Steps = Annotated[int | None, flag("--steps", panel=_FINETUNE)]
+BatchSize = Annotated[int | None, flag("--batch-size", panel=_FINETUNE)]
+LearningRate = Annotated[float | None, flag("--learning-rate", panel=_FINETUNE)]
+LabelWeight = Annotated[float | None, flag("--label-weight", panel=_FINETUNE)]
+Tolerance = Annotated[float | None, flag("--tolerance")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what exists already, once the new one is finished.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the finetune of an interrupted run, given the same options again.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else there.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Length = Annotated[int, typer.Option("--length", min=1, help="Tokens of a text sample.")]
+
+
+def to_recipe(given: Mapping[str, Any], *, where: str = "") -> Recipe:
+    """Validate flags as the recipe that they stand for.
+
+    Args:
+        given: {flag: value}; None and, for switches that turn something off, False leave the recipe's default.
+        where: what comes before an error.
+
+    Raises:
+        UserError: a value has the wrong type or range; the line names its flag.
+    """
+    return build(nested(given), where=where, names={path: name for name, path in FLAGS.items()})
+
+
+def nested(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags as nested values, as a recipe file has them; what was not given is left out."""
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if value is None or (name.startswith("--no-") and not value):
+            continue
+        *sections, last = FLAGS[name].split(".")
+        section = values
+        for key in sections:
+            section = section.setdefault(key, {})
+        section[last] = _parsed(name, value)
+    return values
+
+
+def _parsed(name: str, value: Any) -> Any:
+    if name.startswith("--no-"):
+        return False
+    if name == "--weights" and value != "auto":
+        return tuple(part.strip() for part in value.split(","))
+    if name == "--eval-samples":
+        if value == "all":
+            return None
+        if not value.isdigit():
+            raise UserError(f"--eval-samples: give a number of samples or all, not {value!r}")
+        return int(value)
+    return value

@@ -1,0 +1,1 @@
+"""From a recipe to a finished folder, and what the other commands do; nothing here prints."""

@@ -1,0 +1,79 @@
+"""The student before its finetune: fused from the teachers, or the one that was given."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from compressor.errors import CouplingWarning
+from compressor.fusion import fuse
+from compressor.models.load import Teacher, load_teacher
+from compressor.pipeline.samples import RunData
+from compressor.pipeline.stages import Stages
+from compressor.recipe import Recipe
+
+#: What it costs to have no data.
+NO_DATA = (
+    "no data: the weights alone were aligned, with no refit, finetune or accuracy; expect far less of this student "
+    "than of one made with a few hundred unlabelled images (--data)"
+)
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A student and what the report says of how it came about.
+
+    Attributes:
+        model: on the CPU; a finetune changes it in place.
+        report: the keys target, fusion and warnings, JSON-ready.
+    """
+
+    model: PreTrainedModel
+    report: Mapping[str, Any]
+
+
+def begin(
+    recipe: Recipe, teachers: Sequence[Teacher], given: Teacher | None, data: RunData | None, stages: Stages
+) -> Beginning:
+    """Fuse the teachers, unless a student is given.
+
+    Raises:
+        UserError: see `compressor.fusion.fuse`.
+    """
+    if given is not None:
+        return Beginning(given.model, {"target": None, "fusion": None, "warnings": []})
+    anchor = None
+    if recipe.fusion.anchor is not None:
+        with stages("load", "loading the anchor"):
+            anchor = (recipe.fusion.anchor, load_teacher(recipe.fusion.anchor).model)
+    with stages("fuse", "fusing") as tell, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CouplingWarning)
+        result = fuse(
+            [(teacher.name, teacher.model) for teacher in teachers],
+            recipe.width,
+            None if data is None else data.calibration,
+            recipe.fusion,
+            holdout=recipe.calibration.holdout,
+            seed=recipe.seed,
+            anchor=anchor,
+            progress=tell,
+        )
+    said = [str(warning.message) for warning in caught if issubclass(warning.category, CouplingWarning)]
+    if data is None:
+        said.append(NO_DATA)
+    report = {"target": result.target.summary(), "fusion": _fusion(result.report), "warnings": said}
+    return Beginning(result.model, report)
+
+
+def _fusion(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The fusion's report, with its choices as the model card shows them."""
+    choices = {key: value for key, value in report["choice"].items() if key != "candidates"}
+    return {"choices": choices, "candidates": report["choice"].get("candidates", []), **_without(report, "choice")}
+
+
+def _without(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != key}

@@ -1,0 +1,129 @@
+"""Latency and cost of models that are compared with each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from compressor.bench.latency import Latency, Runner, measure, onnx_runner, threads, torch_runner
+from compressor.models.inputs import dummy_inputs
+
+#: Parts of a config that change neither shapes nor time.
+_WITHOUT_COST = ("id2label", "label2id", "_name_or_path", "transformers_version", "architectures", "dtype")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What is timed as one: a model, or several that run one after the other.
+
+    Attributes:
+        name: as in the table.
+        models: in torch.
+        onnx: the same models as ONNX files; None leaves ONNX Runtime out.
+    """
+
+    name: str
+    models: tuple[PreTrainedModel, ...]
+    onnx: tuple[Path, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latency of one contender in each backend."""
+
+    torch: Latency
+    ort: Latency | None
+
+    def columns(self) -> dict[str, float | None]:
+        """The latency columns of a `Row`."""
+        return {
+            "torch_p50_ms": self.torch.p50_ms,
+            "torch_p95_ms": self.torch.p95_ms,
+            "ort_p50_ms": self.ort.p50_ms if self.ort else None,
+            "ort_p95_ms": self.ort.p95_ms if self.ort else None,
+        }
+
+
+def time_contenders(
+    contenders: Sequence[Contender],
+    *,
+    batch_size: int,
+    seconds: float,
+    thread_count: int | None = None,
+    length: int = 128,
+    warmups: int = 10,
+) -> dict[str, Timing]:
+    """Time contenders in turns, torch and ONNX Runtime alike, on the same random inputs.
+
+    Contenders of the same shape are timed once and share the result: weights do not change how long a model takes.
+
+    Args:
+        contenders: of one task.
+        batch_size: samples per call.
+        seconds: least measuring time per distinct contender and backend.
+        thread_count: of both backends; all cores of this process if omitted.
+        length: tokens of text inputs.
+        warmups: calls before measuring, after the first.
+
+    Returns:
+        {contender's name: timing}
+    """
+    thread_count = thread_count or threads()
+    inputs = dummy_inputs(contenders[0].models[0].config, batch_size, length)
+    keys = {contender.name: shape_key(contender.models) for contender in contenders}
+    distinct = {keys[contender.name]: contender for contender in reversed(contenders)}
+    runners: dict[str, Runner] = {}
+    # One session a file: threads of a second one would still be spinning while the first computes.
+    sessions: dict[Path, Runner] = {}
+    for key, contender in distinct.items():
+        runners[f"torch {key}"] = _in_turn([torch_runner(model, inputs, thread_count) for model in contender.models])
+        if contender.onnx is not None:
+            for path in contender.onnx:
+                if path not in sessions:
+                    sessions[path] = onnx_runner(path, inputs, thread_count)
+            runners[f"ort {key}"] = _in_turn([sessions[path] for path in contender.onnx])
+    taken = measure(runners, seconds=seconds, warmups=warmups)
+    return {name: Timing(taken[f"torch {key}"], taken.get(f"ort {key}")) for name, key in keys.items()}
+
+
+def latency_report(timings: dict[str, Timing], batch_size: int, seconds: float) -> dict[str, Any] | None:
+    """What report.json says of how latency was measured; None if it was not."""
+    if not timings:
+        return None
+    return {
+        "batch_size": batch_size,
+        "seconds": seconds,
+        "shared": "models of the same shape are timed once and share the result",
+        "models": {
+            name: {"torch": asdict(timing.torch), "onnxruntime": asdict(timing.ort) if timing.ort else None}
+            for name, timing in timings.items()
+        },
+    }
+
+
+def shape_key(models: Sequence[PreTrainedModel]) -> str:
+    """The same text for models that do the same work on other weights."""
+    return json.dumps([_shape(model) for model in models], sort_keys=True, default=str)
+
+
+def _shape(model: PreTrainedModel) -> list[Any]:
+    values: Mapping[str, Any] = model.config.to_dict()
+    return [type(model).__name__, {key: value for key, value in values.items() if key not in _WITHOUT_COST}]
+
+
+def _in_turn(runners: Sequence[Runner]) -> Runner:
+    if len(runners) == 1:
+        return runners[0]
+
+    def call() -> None:
+        for runner in runners:
+            runner()
+
+    loads = [runner.load_ms for runner in runners if runner.load_ms is not None]
+    first = runners[0]
+    return Runner(call, first.backend, first.batch_size, first.threads, sum(loads) if loads else None)

@@ -1,0 +1,96 @@
+"""The student's ONNX file, and the latency of every subject in torch and in ONNX Runtime."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from compressor.export.onnx import ExportReport, export_onnx
+from compressor.pipeline.measure import Contender, Timing, shape_key, time_contenders
+from compressor.pipeline.space import told_when_full
+from compressor.pipeline.stages import Stages
+from compressor.pipeline.table import Subject
+from compressor.recipe import Recipe
+
+#: Fewer than `compress bench` takes; the report states them.
+WARMUPS = 5
+
+
+def prove(recipe: Recipe, model: PreTrainedModel, folder: Path, stages: Stages) -> ExportReport | None:
+    """Write and check `folder`/onnx/model.onnx, if the recipe wants it.
+
+    Raises:
+        ParityError: the file disagrees with torch by more than the tolerance.
+        UnsupportedError: torch cannot export the model.
+    """
+    if not recipe.export.onnx:
+        return None
+    with stages("export", "exporting to ONNX and checking it against torch"):
+        return export_onnx(model, folder, tolerance=recipe.export.tolerance, seed=recipe.seed)
+
+
+def export_report(report: ExportReport) -> dict[str, Any]:
+    """What report.json says of an export."""
+    return {
+        "file": f"onnx/{report.path.name}",
+        "bytes": report.bytes,
+        "opset": report.opset,
+        "inputs": list(report.inputs),
+        "outputs": list(report.outputs),
+        "tolerance": report.parity.tolerance,
+        "largest_difference": report.parity.max_abs,
+        "largest_relative_difference": report.parity.max_rel,
+        "batch_sizes": sorted({case.batch for case in report.parity.cases}),
+        "cases": {str(index): asdict(case) for index, case in enumerate(report.parity.cases)},
+    }
+
+
+def time_subjects(
+    recipe: Recipe, subjects: Sequence[Subject], folder: Path | None, stages: Stages
+) -> dict[str, Timing]:
+    """Latency of every subject, if the recipe wants it.
+
+    Args:
+        recipe: of the run.
+        subjects: of the table; the last one is the student that was written.
+        folder: where the student's ONNX file is; None leaves ONNX Runtime out.
+        stages: the run's.
+    """
+    if not recipe.bench.latency:
+        return {}
+    with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
+        files: dict[str, Path] = {}
+        if folder is not None:
+            files[shape_key(subjects[-1].models)] = folder / "onnx" / "model.onnx"
+            with stages("export", "exporting the teachers to time them"), told_when_full(f"to {scratch}"):
+                for model in (model for subject in subjects for model in subject.models):
+                    key = shape_key([model])
+                    if key not in files:
+                        # Whether it agrees with torch is not asked of a file that is only timed.
+                        export = export_onnx(model, Path(scratch, str(len(files))), tolerance=1.0, batch_sizes=(1,))
+                        files[key] = export.path
+        with stages("latency", "timing") as tell:
+            tell(None, f"timing batches of {recipe.bench.batch_size} in turns")
+            for subject in subjects:
+                for model in subject.models:
+                    model.to(recipe.device)  # type: ignore[arg-type]
+            contenders = [
+                Contender(
+                    subject.name,
+                    subject.models,
+                    tuple(files[shape_key([model])] for model in subject.models) if files else None,
+                )
+                for subject in subjects
+            ]
+            return time_contenders(
+                contenders,
+                batch_size=recipe.bench.batch_size,
+                seconds=recipe.bench.seconds,
+                thread_count=recipe.bench.threads,
+                warmups=WARMUPS,
+            )

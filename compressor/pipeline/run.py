@@ -1,0 +1,208 @@
+"""The main job: a recipe in, a finished folder out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import compressor
+from compressor.bench.size import weight_bytes
+from compressor.bench.table import to_json
+from compressor.errors import UserError
+from compressor.models.load import Teacher, check_compatible, load_teacher
+from compressor.models.save import fingerprint, save_student
+from compressor.models.staging import check_output, staged
+from compressor.pipeline.begin import Beginning, begin
+from compressor.pipeline.ensemble import (
+    check_device,
+    check_task,
+    common_data,
+    load_ensemble,
+    plan_target,
+    read_configs,
+)
+from compressor.pipeline.environment import environment, peak_memory_bytes
+from compressor.pipeline.measure import latency_report
+from compressor.pipeline.output import write_documents
+from compressor.pipeline.places import work_folder
+from compressor.pipeline.prove import export_report, prove, time_subjects
+from compressor.pipeline.samples import RunData, open_data
+from compressor.pipeline.space import told_when_full
+from compressor.pipeline.stages import Progress, Stages
+from compressor.pipeline.table import Judge, Subject, make_rows, teacher_subjects
+from compressor.pipeline.work import Work
+from compressor.recipe import Recipe
+
+
+def run(
+    recipe: Recipe,
+    *,
+    force: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+    begun: float | None = None,
+) -> dict[str, Any]:
+    """Do what a recipe says and write its output folder, whole or not at all.
+
+    Teachers are loaded and checked, fused (or the recipe's own student is taken), compared, finetuned if there is
+    data, exported, timed and written.  An interrupted finetune leaves a work folder beside the output to resume from.
+
+    Args:
+        recipe: what to do.
+        force: replace an output folder that exists, and an interrupted run.
+        resume: go on with an interrupted run of the same recipe, if there is one.
+        progress: told of every stage.
+        begun: when the command began, by `time.perf_counter`, if its start is to be counted.
+
+    Returns:
+        The report, as written to report.json.
+
+    Raises:
+        UserError: anything about the input, or no space left; nothing is written then.
+    """
+    stages = Stages(progress, begun)
+    with stages("check", "checking names and options"):
+        recipe = prepare(recipe, force=force)
+    with stages("load", "loading the teachers") as tell, told_when_full("to the cache of built-in teachers"):
+        teachers = load_ensemble(recipe.teachers, tell)
+        given = _given_student(recipe, teachers)
+    work = Work(work_folder(recipe.output), _key(recipe, teachers, given))
+    work.check(resume=resume, force=force)
+    data, judge = None, None
+    if recipe.data.source is not None:
+        with stages("data", f"reading {recipe.data.source}"), told_when_full("to the cache of datasets"):
+            data = open_data(recipe, teachers[0].processor, teachers[0].config)
+        with stages("evaluate", "evaluating the teachers"):
+            _place(teachers, recipe.device)
+            judge = Judge([teacher.model for teacher in teachers], _weights(recipe), data.evaluation)
+            _place(teachers, "cpu")
+    saved = work.load() if resume else None
+    beginning = Beginning(*saved) if saved else begin(recipe, teachers, given, data, stages)
+    students = [_judged("as given" if given else "one-shot", beginning, judge, recipe, stages)]
+    finetune = None
+    if data is not None and recipe.finetune.enabled:
+        with told_when_full(f"to {work.folder}"), work.kept_if_interrupted():
+            if not saved:
+                work.save(beginning.model, beginning.report)
+            finetune = _finetune(recipe, teachers, beginning, data, work, resume, stages)
+        students.append(_judged("finetuned", beginning, judge, recipe, stages))
+    with told_when_full(f"to {recipe.output}"), staged(recipe.output, force) as folder:
+        with stages("write", "writing the student"):
+            save_student(folder, beginning.model, teachers[0].processor)
+        onnx = prove(recipe, beginning.model, folder, stages)
+        size = weight_bytes(folder)
+        subjects = [*teacher_subjects(teachers, judge), *(replace(student, bytes=size) for student in students)]
+        timings = time_subjects(recipe, subjects, folder if onnx else None, stages)
+        report = {
+            "version": compressor.__version__,
+            "recipe": recipe.model_dump(mode="json"),
+            "environment": environment(),
+            "teachers": [_about(teacher) for teacher in teachers],
+            # Of the files: what was written is read back once, and so known to load.
+            "student": {"fingerprint": fingerprint(folder), "given": _about(given) if given else None},
+            **beginning.report,
+            "finetune": finetune,
+            "evaluation": judge.report() if judge else None,
+            "table": to_json(make_rows(subjects, timings)),
+            "latency": latency_report(timings, recipe.bench.batch_size, recipe.bench.seconds),
+            "onnx": export_report(onnx) if onnx else None,
+            "seconds": stages.report(),
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+        write_documents(folder, recipe, report)
+    work.remove()
+    return report
+
+
+def prepare(recipe: Recipe, *, force: bool = False) -> Recipe:
+    """Refuse what cannot work before anything large is read; the recipe with its data resolved.
+
+    Raises:
+        UserError: names, configs, task, width, device or output cannot be used.
+    """
+    check_output(recipe.output, force)
+    check_device(recipe.device)
+    names = [*recipe.teachers, *([recipe.student] if recipe.student is not None else [])]
+    configs = read_configs(names)
+    check_task(names, configs, "fusing" if recipe.student is None else "finetuning")
+    if recipe.student is None and recipe.fusion.anchor is None:
+        plan_target(configs, recipe.width)
+    if recipe.data.source is None:
+        recipe = recipe.model_copy(
+            update={"data": recipe.data.model_copy(update={"source": common_data(recipe.teachers)})}
+        )
+    if recipe.student is not None and (recipe.data.source is None or not recipe.finetune.enabled):
+        raise UserError("finetuning needs data: name some with --data (data.source in a recipe)")
+    return recipe
+
+
+def _given_student(recipe: Recipe, teachers: Sequence[Teacher]) -> Teacher | None:
+    if recipe.student is None:
+        return None
+    student = load_teacher(recipe.student)
+    check_compatible([teachers[0], student])
+    return student
+
+
+def _key(recipe: Recipe, teachers: Sequence[Teacher], given: Teacher | None) -> dict[str, Any]:
+    """What a run must have in common with an interrupted one to go on from it."""
+    values = recipe.model_dump(mode="json")
+    same = ("teachers", "student", "width", "data", "calibration", "fusion", "finetune", "seed")
+    prints = [teacher.fingerprint for teacher in (*teachers, *([given] if given else []))]
+    return {**{key: values[key] for key in same}, "weights of a model": prints}
+
+
+def _weights(recipe: Recipe) -> list[float]:
+    """The ensemble that the student is measured by and learns from: the user's weights, or all alike."""
+    return [1.0] * len(recipe.teachers) if recipe.fusion.weights == "auto" else list(recipe.fusion.weights)
+
+
+def _place(teachers: Sequence[Teacher], device: str) -> None:
+    for teacher in teachers:
+        teacher.model.to(device)  # type: ignore[arg-type]
+
+
+def _judged(name: str, beginning: Beginning, judge: Judge | None, recipe: Recipe, stages: Stages) -> Subject:
+    found = None
+    if judge is not None:
+        with stages("evaluate", f"evaluating: {name}"):
+            found = judge.score(beginning.model.to(recipe.device))  # type: ignore[arg-type]
+            beginning.model.to("cpu")  # type: ignore[arg-type]
+    return Subject(name, (beginning.model,), 0, found)
+
+
+def _finetune(
+    recipe: Recipe,
+    teachers: Sequence[Teacher],
+    beginning: Beginning,
+    data: RunData,
+    work: Work,
+    resume: bool,
+    stages: Stages,
+) -> dict[str, Any]:
+    # Imported only now: the Trainer takes long, and not every run finetunes.
+    from compressor.distill.trainer import distill
+
+    with stages("finetune", "finetuning") as tell:
+        report = distill(
+            beginning.model,
+            [teacher.model for teacher in teachers],
+            _weights(recipe),
+            data.train,
+            recipe.finetune,
+            seed=recipe.seed,
+            work_dir=work.checkpoints,
+            resume=resume,
+            device=recipe.device,
+            progress=lambda step, steps, loss: tell(
+                step / steps, f"finetuning: step {step} of {steps}, loss {loss:.3f}"
+            ),
+        )
+        _place(teachers, "cpu")
+        beginning.model.to("cpu")  # type: ignore[arg-type]
+    return asdict(report)
+
+
+def _about(teacher: Teacher) -> dict[str, Any]:
+    return {"name": teacher.name, "kind": teacher.source.kind, "fingerprint": teacher.fingerprint}

@@ -1,0 +1,109 @@
+"""Anatomies and plans in a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from compressor.anatomy import TOLERANCE, Anatomy, Axis, Kind, Space
+
+
+def render_anatomy(name: str, anatomy: Anatomy) -> list[RenderableType]:
+    """Spaces, axes by parameter with the layers collapsed, and the certificate."""
+    collapse = _collapser(anatomy.layers)
+    axes = _table("parameter", "axes (→ writes a space, ← reads one)")
+    for pattern, count, described in _patterns(anatomy, collapse):
+        axes.add_row(Text(pattern if count == 1 else f"{pattern}  ×{count}"), Text(described))
+    spaces = _table("space", "coordinates")
+    seen: dict[str, tuple[Space, int]] = {}
+    for space in anatomy.spaces.values():
+        first, count = seen.get(collapse(space.name), (space, 0))
+        seen[collapse(space.name)] = (first, count + 1)
+    for pattern, (space, count) in seen.items():
+        spaces.add_row(Text(pattern if count == 1 else f"{pattern}  ×{count}"), Text(_coordinates(space)))
+    sizes = ", ".join(f"{field} ({meaning})" for field, meaning in anatomy.fields.items())
+    held = "holds" if anatomy.error <= TOLERANCE else "does NOT hold"
+    return [
+        f"{name}: {anatomy.model_class}, {len(anatomy.layers)} layers",
+        spaces,
+        axes,
+        f"config fields: {sizes}",
+        f"norms fold into their readers: {'yes' if anatomy.canonical else 'no'}; "
+        f"residual writers may be centred: {'yes' if anatomy.centred else 'no'}",
+        f"certificate {held}: permuting every space changes the logits by at most {anatomy.error:.1e} relative "
+        f"(at most {TOLERANCE:.0e} is allowed)",
+    ]
+
+
+def render_plan(plan: Mapping[str, Any]) -> list[RenderableType]:
+    """Cost before and after, and the shapes."""
+    costs = _table("model", "params (M)", "GMACs", "MB", numbers=3)
+    for row in (*plan["teachers"], plan["student"]):
+        costs.add_row(
+            Text(row["name"]), f"{row['parameters'] / 1e6:.3f}", f"{row['macs'] / 1e9:.4f}", f"{row['bytes'] / 1e6:.2f}"
+        )
+    target, student = plan["target"], plan["student"]
+    largest = max(plan["teachers"], key=lambda row: row["parameters"])
+    shapes = _table("config field", "teacher", "student", numbers=2)
+    for field, sizes in target["fields"].items():
+        shapes.add_row(field, str(sizes["teacher"]), str(sizes["student"]))
+    tokens = f" (MACs at {plan['length']} tokens)" if plan["length"] else ""
+    return [
+        costs,
+        shapes,
+        f"width: {target['asked_width']:g} asked, {target['given_width']:.4g} given; the student has "
+        f"{student['parameters'] / largest['parameters']:.1%} of the largest teacher's parameters and "
+        f"{student['macs'] / largest['macs']:.1%} of its MACs{tokens}",
+        f"certificate: {plan['certificate']:.1e} (no weights were read)",
+    ]
+
+
+def _table(*titles: str, numbers: int = 0) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, title in enumerate(titles):
+        number = index >= len(titles) - numbers
+        table.add_column(title, justify="right" if number else "left", no_wrap=number, overflow="fold")
+    return table
+
+
+def _collapser(layers: Sequence[str]) -> Any:
+    """What replaces the index of a layer by a star."""
+    prefixes = {layer.rpartition(".")[0] for layer in layers}
+    pattern = re.compile(rf"({'|'.join(re.escape(prefix) for prefix in prefixes)})\.\d+") if prefixes else None
+    return lambda name: pattern.sub(r"\1.*", name) if pattern else name
+
+
+def _patterns(anatomy: Anatomy, collapse: Any) -> list[tuple[str, int, str]]:
+    """(pattern, parameters that it stands for, its axes); layers that differ in an axis get rows of their own."""
+    counts: dict[tuple[str, str], int] = {}
+    for name, axes in anatomy.axes.items():
+        key = (collapse(name), " · ".join(_axis(axis, collapse) for axis in axes))
+        counts[key] = counts.get(key, 0) + 1
+    return [(pattern, count, described) for (pattern, described), count in counts.items()]
+
+
+def _axis(axis: Axis, collapse: Any) -> str:
+    if axis.fixed:
+        return str(axis.size)
+    arrow = "→" if axis.side == "write" else "←"
+    parts = [f"{part.size} {_short(collapse(part.key))}" if part.key else f"{part.size}" for part in axis.parts]
+    joined = parts[0] if len(parts) == 1 else f"[{' | '.join(parts)}]"
+    return f"{arrow} {joined}" + (f" in {axis.interleave} turns" if axis.interleave > 1 else "")
+
+
+def _short(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _coordinates(space: Space) -> str:
+    if space.kind is not Kind.ATTENTION:
+        return str(space.size)
+    groups = f" in {space.groups} key–value groups" if space.groups != space.heads else ""
+    rotary = ", rotary" if space.rotary else ""
+    return f"{space.size} = {space.heads} heads{groups} × {space.head_dim} channels{rotary}"

@@ -1,0 +1,228 @@
+"""The command: help, output for people and for machines, every subcommand once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command import compress, tiny_recipe, write_recipe
+
+COMMANDS = ("fuse", "finetune", "run", "plan", "inspect", "report", "evaluate", "bench", "export")
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory, vit_a, vit_b, image_folder):
+    """A finished folder, without ONNX and latency."""
+    from compressor.pipeline.run import run
+    from compressor.recipe import build
+
+    output = tmp_path_factory.mktemp("cli") / "student"
+    run(build(tiny_recipe([vit_a, vit_b], image_folder, output)))
+    return output
+
+
+def test_help_lists_every_command(capsys):
+    code, out, err = compress(capsys, "--help")
+    assert (code, err) == (0, "")
+    for name in COMMANDS:
+        assert f" {name} " in out
+
+
+def test_no_arguments_print_the_help(capsys):
+    assert "Make a student" in compress(capsys)[1]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(capsys, name):
+    code, out, err = compress(capsys, name, "--help")
+    assert (code, err) == (0, "")
+    assert f"Example: compress {name}" in out
+
+
+def test_help_loads_nothing_heavy():
+    check = (
+        "import sys; from compressor.cli import run_command; run_command(['fuse', '--help']);"
+        "heavy = {'torch', 'transformers', 'datasets', 'onnxruntime', 'sklearn'} & set(sys.modules);"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_version(capsys):
+    from compressor import __version__
+
+    assert compress(capsys, "--version") == (0, f"compress {__version__}\n", "")
+
+
+def test_fuse_prints_the_table_and_what_to_do_next(capsys, vit_a, vit_b, image_folder, tmp_path):
+    output = tmp_path / "s"
+    options = ["--samples", 16, "--steps", 2, "--batch-size", 4, "--no-latency", "--no-onnx"]
+    code, out, err = compress(
+        capsys, "fuse", "--width", 0.5, vit_a, vit_b, "--data", image_folder, "-o", output, *options
+    )
+    assert (code, err) == (0, "")
+    for word in ("ensemble", "one-shot", "finetuned", "GMACs", f"written to {output}", "next: compress "):
+        assert word in out
+
+
+def test_fuse_says_what_it_costs_to_have_no_data(capsys, vit_a, tmp_path):
+    code, out, err = compress(capsys, "fuse", vit_a, "-o", tmp_path / "s", "--no-latency", "--no-onnx")
+    assert code == 0
+    assert err.startswith("warning: no data: the weights alone were aligned")
+    assert err.count("\n") == 1
+    assert "accuracy" not in out.splitlines()[1]
+
+
+def test_json_is_alone_on_stdout(capsys, vit_a, image_folder, tmp_path):
+    recipe = write_recipe(tmp_path / "r.yaml", tiny_recipe([vit_a], image_folder, tmp_path / "s"))
+    code, out, err = compress(capsys, "run", recipe, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == json.loads((tmp_path / "s" / "report.json").read_text())
+
+
+def test_flags_replace_what_the_recipe_says(capsys, vit_a, image_folder, tmp_path):
+    recipe = write_recipe(tmp_path / "r.yaml", tiny_recipe([vit_a], image_folder, tmp_path / "s"))
+    code, out, _ = compress(capsys, "run", recipe, "--output", tmp_path / "t", "--seed", 3, "--json")
+    assert code == 0
+    assert json.loads(out)["recipe"]["seed"] == 3
+    assert (tmp_path / "t").exists()
+    assert not (tmp_path / "s").exists()
+
+
+def test_finetune_leaves_the_student_alone(capsys, student, vit_a, vit_b, image_folder, tmp_path):
+    before = (student / "model.safetensors").read_bytes()
+    options = ["--steps", 2, "--batch-size", 4, "--no-latency", "--no-onnx", "-o", tmp_path / "tuned"]
+    code, out, err = compress(capsys, "finetune", student, "-t", vit_a, "-t", vit_b, "--data", image_folder, *options)
+    assert (code, err) == (0, "")
+    assert "as given" in out
+    assert (student / "model.safetensors").read_bytes() == before
+    assert (tmp_path / "tuned" / "model.safetensors").read_bytes() != before
+
+
+def test_plan(capsys, vit_a, vit_b):
+    code, out, err = compress(capsys, "plan", vit_a, vit_b, "--width", 0.5)
+    assert (code, err) == (0, "")
+    for word in ("hidden_size", "GMACs", "0.5 asked, 0.5 given", "no weights were read"):
+        assert word in out
+
+
+def test_plan_of_a_text_model(capsys, bert):
+    code, out, _ = compress(capsys, "plan", bert, "--json", "--length", 8)
+    assert code == 0
+    found = json.loads(out)
+    assert found["target"]["fields"]["hidden_size"] == {"teacher": 16, "student": 8}
+    assert found["length"] == 8
+
+
+def test_inspect_collapses_the_layers(capsys, vit_a):
+    code, out, err = compress(capsys, "inspect", vit_a)
+    assert (code, err) == (0, "")
+    assert "vit.layers.*.attention" in out
+    assert "vit.layers.0" not in out
+    assert "certificate holds" in out
+
+
+def test_inspect_reads_no_weights(capsys, bert, tmp_path):
+    shutil.copy(bert / "config.json", tmp_path)
+    code, out, _ = compress(capsys, "inspect", tmp_path, "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["error"] < 1e-5
+    assert found["spaces"]["residual"]["size"] == 16
+
+
+def test_report(capsys, student):
+    code, out, err = compress(capsys, "report", student)
+    assert (code, err) == (0, "")
+    assert "ensemble" in out
+    assert "width: 0.5 asked" in out
+    assert json.loads(compress(capsys, "report", student, "--json")[1])["version"]
+    assert compress(capsys, "report", student, "--markdown")[1].startswith("| model |")
+    assert compress(capsys, "report", student, "--markdown", "--json")[0] == 2
+
+
+def test_evaluate(capsys, student, vit_a, image_folder):
+    code, out, err = compress(capsys, "evaluate", student, vit_a, "--data", image_folder, "--eval-samples", "all")
+    assert (code, err) == (0, "")
+    assert "±" in out
+    rows = json.loads(compress(capsys, "evaluate", student, "--data", image_folder, "--json")[1])["rows"]
+    assert rows[0]["samples"] == 12
+    report = json.loads((student / "report.json").read_text())
+    assert rows[0]["accuracy"] == report["table"][-1]["accuracy"]
+
+
+def test_bench(capsys, student, vit_a):
+    code, out, err = compress(capsys, "bench", student, vit_a, "--seconds", 0.02, "--batch-size", 2, "--no-onnx")
+    assert (code, err) == (0, "")
+    assert "torch ms" in out
+    assert "ORT ms" not in out
+
+
+def test_bench_of_a_text_model(capsys, bert):
+    code, out, _ = compress(
+        capsys, "bench", bert, "--seconds", 0.02, "--batch-size", 1, "--length", 8, "--no-onnx", "--json"
+    )
+    assert code == 0
+    assert json.loads(out)["table"][0]["macs"] > 0
+
+
+def test_export_notes_the_difference_in_the_report(capsys, student, tmp_path):
+    folder = Path(shutil.copytree(student, tmp_path / "s"))
+    code, out, err = compress(capsys, "export", folder)
+    assert (code, err) == (0, "")
+    assert "largest difference from torch" in out
+    assert (folder / "onnx" / "model.onnx").exists()
+    onnx = json.loads((folder / "report.json").read_text())["onnx"]
+    assert onnx["largest_relative_difference"] <= 1e-4
+    code, _, err = compress(capsys, "export", folder)
+    assert code == 2
+    assert "--force" in err
+    # ONNX Runtime then times that file.
+    code, out, _ = compress(capsys, "bench", folder, "--seconds", 0.01, "--batch-size", 1, "--json")
+    assert json.loads(out)["table"][0]["ort_p50_ms"] > 0
+
+
+def test_export_fails_beyond_the_tolerance(capsys, student, tmp_path):
+    folder = Path(shutil.copytree(student, tmp_path / "s"))
+    code, out, err = compress(capsys, "export", folder, "--tolerance", 1e-12)
+    assert (code, out) == (2, "")
+    assert "more than the tolerance" in err
+    assert not (folder / "onnx").exists()
+
+
+def test_progress_is_drawn_for_somebody_who_looks():
+    import io
+
+    from rich.console import Console
+
+    from compressor.report.progress import bars
+
+    drawn = io.StringIO()
+    with bars(Console(file=drawn, force_terminal=True, width=80), True) as tell:
+        tell("load", None, "loading [a]")
+        tell("fuse", 0.5, "fusing")
+    assert "loading [a]" in drawn.getvalue()
+    assert "fusing" in drawn.getvalue()
+    with bars(Console(file=drawn), False) as tell:
+        assert tell is None
+
+
+def test_python_face(vit_a, vit_b, tmp_path):
+    import torch
+
+    import compressor
+
+    batches = [{"pixel_values": torch.randn(4, 3, 16, 16)} for _ in range(4)]
+    result = compressor.fuse([str(vit_a), str(vit_b)], width=0.5, calibration=batches)
+    assert result.model.config.hidden_size == 16
+    assert compressor.inspect(result.model).residual.size == 16
+    assert compressor.export_onnx(result.model, tmp_path).parity.max_rel < 1e-3
+    rows = compressor.benchmark([str(vit_a)], seconds=0.01, batch_size=1, onnx=False)
+    assert rows[0].torch_p50_ms > 0
+    with pytest.raises(compressor.errors.UserError, match="wdth"):
+        compressor.fuse([str(vit_a)], wdth=1)
