@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -25,40 +24,48 @@ class Seen:
 
     Args:
         sources: the teachers.
-        values: per teacher and batch, the watched tensors.
         masks: per batch, which tokens count.
+        tokens: token vectors in all batches together.
+        thin: spots of which some token vectors are enough; the others are kept whole.
     """
 
     def __init__(
-        self, sources: Sequence[Source], values: Sequence[Sequence[dict[Spot, Tensor]]], masks: Sequence[Tensor | None]
+        self, sources: Sequence[Source], masks: Sequence[Tensor | None], tokens: int, thin: Sequence[Spot] = ()
     ) -> None:
-        self.sources, self.values, self.masks = sources, values, masks
+        self.sources, self.masks, self.thin = sources, masks, frozenset(thin)
+        #: Every how many tokens one is taken where about `UNIT_TOKENS` of them are enough.
+        self.stride = max(1, round(tokens / UNIT_TOKENS))
+        self._values: dict[tuple[int, int, Spot], Tensor] = {}
         self._pooled: dict[tuple[tuple[Spot, int | None, int | None], ...], Tensor] = {}
 
+    def record(self, teacher: int, batch: int, shown: Mapping[Spot, Tensor]) -> None:
+        """Keep what one teacher showed of one batch."""
+        for spot, value in shown.items():
+            vectors = rows(value, self.masks[batch])
+            self._values[teacher, batch, spot] = self._some(batch, vectors).clone() if spot in self.thin else vectors
+
     def rows(self, teacher: int, batch: int, spot: Spot) -> Tensor:
-        """Token vectors [T, n_k] of one teacher at one spot."""
-        return rows(self.values[teacher][batch][spot], self.masks[batch])
+        """Token vectors [T, n_k] of one teacher at one spot: all of them, unless the spot is thin."""
+        return self._values[teacher, batch, spot]
 
-    @cached_property
-    def stride(self) -> int:
-        """Every how many tokens one is taken where about `UNIT_TOKENS` of them are enough."""
-        first = next(iter(self.values[0][0].values()))
-        return max(1, round(first[..., 0].numel() * len(self.values[0]) / UNIT_TOKENS))
-
-    def some(self, batch: int, values: Tensor) -> Tensor:
-        """About `UNIT_TOKENS` of all batches' token vectors, the same tokens wherever this is asked."""
-        return values[batch % self.stride :: self.stride]
+    def some_rows(self, teacher: int, batch: int, spot: Spot) -> Tensor:
+        """About `UNIT_TOKENS` of all batches' token vectors, the same tokens for every teacher and spot."""
+        found = self.rows(teacher, batch, spot)
+        return found if spot in self.thin else self._some(batch, found)
 
     def pooled(self, places: Sequence[tuple[Spot, slice]]) -> Tensor:
         """Some token vectors of all teachers side by side [T, Σ n_k]: per teacher a spot and the columns of it."""
         key = tuple((spot, part.start, part.stop) for spot, part in places)
         if key not in self._pooled:
             parts = [
-                stacked([self.some(b, self.rows(k, b, spot))[:, part] for k, (spot, part) in enumerate(places)])
-                for b in range(len(self.masks))
+                stacked([self.some_rows(k, batch, spot)[:, part] for k, (spot, part) in enumerate(places)])
+                for batch in range(len(self.masks))
             ]
             self._pooled[key] = torch.cat(parts)
         return self._pooled[key]
+
+    def _some(self, batch: int, vectors: Tensor) -> Tensor:
+        return vectors[batch % self.stride :: self.stride]
 
 
 class ActivationFeatures:
@@ -72,10 +79,6 @@ class ActivationFeatures:
     def __init__(self, seen: Seen, residual: Sequence[Map]) -> None:
         self.seen, self.residual, self.sources, self.masks = seen, residual, seen.sources, seen.masks
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(iter(self.seen.values[0][0].values())).dtype
-
     def values(self, teacher: int, batch: int, spot: Spot) -> Tensor:
         """Token vectors [T, n_k] of one teacher."""
         return self.seen.rows(teacher, batch, spot)
@@ -87,12 +90,12 @@ class ActivationFeatures:
         return SpaceStatistics(
             outgoing(self.sources, self.residual, step),
             variance=lambda: self.seen.pooled(places).var(dim=0, correction=0).double(),
-            gram=lambda: _covariance(self.seen.pooled(places)),
+            gram=lambda index: _covariance(self.seen.pooled(places)[:, index]),
             cross=lambda: _covariance(self.seen.pooled(places), self._some_targets(target, fixed=step.writes is None)),
         )
 
     def _some_targets(self, spot: Spot, *, fixed: bool) -> Tensor:
-        found = [self.seen.some(b, self.transported(b, spot, fixed=fixed)) for b in range(len(self.masks))]
+        found = [self._moved(batch, spot, self.seen.some_rows, fixed=fixed) for batch in range(len(self.masks))]
         return torch.cat(found)
 
     def heads(self, name: str) -> HeadStatistics:
@@ -113,9 +116,12 @@ class ActivationFeatures:
 
     def transported(self, batch: int, spot: Spot, *, fixed: bool = False) -> Tensor:
         """Σ_k push_kᵀ x_k over the tokens of a batch, [T, m]; fixed outputs are averaged by α."""
+        return self._moved(batch, spot, self.seen.rows, fixed=fixed)
+
+    def _moved(self, batch: int, spot: Spot, take: Callable[[int, int, Spot], Tensor], *, fixed: bool) -> Tensor:
         parts = []
         for k, (source, mapping) in enumerate(zip(self.sources, self.residual, strict=True)):
-            value = self.values(k, batch, spot)
+            value = take(k, batch, spot)
             parts.append(source.weight * value if fixed else mapping.transport(value))
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
 

@@ -22,7 +22,7 @@ from compressor.fusion.sources import Source
 from compressor.fusion.student import Student
 
 #: Calibration samples that a pilot is built on.
-PILOT_SAMPLES = 96
+PILOT_SAMPLES = 64
 #: λ of a pilot's refit, and of any refit that has no held-out samples to choose by.
 PILOT_RIDGE = 1e-3
 

@@ -27,7 +27,7 @@ from compressor.fusion.weights import residual_weight_gram
 from compressor.recipe import FusionOptions
 
 #: Calibration samples from which residual maps are made: every layer's tokens count, so few are enough.
-RESIDUAL_SAMPLES = 256
+RESIDUAL_SAMPLES = 128
 #: Told the share done and what is being done.
 Progress = Callable[[float, str], None]
 

@@ -19,6 +19,8 @@ from compressor.transport import Coupling, Registry, barycentre, from_importance
 
 #: Ridge of the regressions that choose units, relative to the mean variance: only differences of error matter there.
 SELECTION_RIDGE = 1e-4
+#: Only this many times the wanted units enter the pursuit: those that explain most of the target alone.
+SCREEN = 3
 #: The barycentre of units stops when a move of its support gains less than this share.
 TOLERANCE = 1e-3
 
@@ -124,11 +126,14 @@ def _pursue(problem: UnitProblem) -> Tensor:
     What is left of the target and of every other unit is kept up to date by one column of a pivoted Cholesky
     factorisation G ≈ LLᵀ per choice, so a twin of a chosen unit is worth nothing any more; O(N m²) in all.
     """
-    gram = problem.statistics.gram
-    count = gram.shape[0]
+    cross, alone = problem.statistics.cross, problem.statistics.variance
+    promise = cross.square().sum(1) / alone.clamp(min=SELECTION_RIDGE * alone.mean())
+    kept = promise.argsort(descending=True)[: SCREEN * problem.units].sort().values
+    gram = problem.statistics.gram_of(kept)
+    count = len(kept)
     floor = SELECTION_RIDGE * gram.diagonal().mean()
     variance = gram.diagonal() + floor
-    left = problem.statistics.cross.clone()
+    left = cross[kept]
     factor = torch.zeros(count, problem.units, dtype=torch.float64)
     free = torch.ones(count, dtype=torch.bool)
     for step in range(problem.units):
@@ -140,7 +145,7 @@ def _pursue(problem: UnitProblem) -> Tensor:
         variance = variance - column.square()
         factor[:, step] = column
         free[unit] = False
-    return (~free).nonzero().flatten()
+    return kept[~free]
 
 
 def _choose_forward(problem: UnitProblem) -> Tensor:

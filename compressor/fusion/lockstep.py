@@ -64,7 +64,10 @@ def _build_layer(
     walkers: Sequence[Walker],
 ) -> None:
     """One layer of all models; what the teachers showed is let go of on return, so that one layer's is kept at most."""
-    seen = Seen(sources, [_show(walker, layer, outline.layer_spots(layer)) for walker in teachers], _masks(teachers))
+    whole, thin = outline.layer_spots(layer), outline.thin_spots(layer)
+    seen = Seen(sources, teachers[0].tokens, teachers[0].count, [spot for spot in thin if spot not in whole])
+    for k, walker in enumerate(teachers):
+        walker.run(layer, list(dict.fromkeys([*whole, *thin])), partial(seen.record, k), advance=True)
     for student, walker in zip(students, walkers, strict=True):
         features = ActivationFeatures(seen, student.residual.maps)
         student.map_spaces(outline.spaces(layer), features)
@@ -84,7 +87,9 @@ def _start(
 ) -> list[Walker]:
     """Set embeddings, which transport exactly, and bring every model to its first layer."""
     spots: list[Spot] = [(norm.module, "out") for norm in outline.head]
-    seen = Seen(sources, [_collect(walker, walker.start, spots) for walker in teachers], _masks(teachers))
+    seen = Seen(sources, teachers[0].tokens, 0)
+    for k, teacher in enumerate(teachers):
+        teacher.start(spots, partial(seen.record, k))
     walkers = []
     for student in students:
         wait = [p for p in outline.outside_parameters if outline.touches(p, outline.outside_spaces)]
@@ -107,7 +112,9 @@ def _finish(
 ) -> None:
     """Map and fit what comes behind the layers: poolers, and the head on the teachers' mean logits."""
     spots = outline.tail_spots()
-    seen = Seen(sources, [_collect(walker, walker.finish, spots) for walker in teachers], _masks(teachers))
+    seen = Seen(sources, teachers[0].tokens, 0)
+    for k, teacher in enumerate(teachers):
+        teacher.finish(spots, partial(seen.record, k))
     for student, walker in zip(students, walkers, strict=True):
         features = ActivationFeatures(seen, student.residual.maps)
         student.map_spaces(outline.outside_spaces, features)
@@ -115,19 +122,3 @@ def _finish(
         if student.options.refit:
             for item in outline.tail:
                 student.refit([item], features, walker.finish)
-
-
-def _show(walker: Walker, layer: str, spots: Sequence[Spot]) -> list[dict[Spot, Tensor]]:
-    found: list[dict[Spot, Tensor]] = [{} for _ in walker.batches]
-    walker.run(layer, spots, lambda index, seen: found[index].update(seen), advance=True)
-    return found
-
-
-def _collect(walker: Walker, run: Callable[..., object], spots: Sequence[Spot]) -> list[dict[Spot, Tensor]]:
-    found: list[dict[Spot, Tensor]] = [{} for _ in walker.batches]
-    run(spots, lambda index, seen: found[index].update(seen))
-    return found
-
-
-def _masks(walkers: Sequence[Walker]) -> list[Tensor | None]:
-    return walkers[0].tokens

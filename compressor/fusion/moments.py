@@ -15,12 +15,16 @@ class SpaceStatistics:
     Args:
         outgoing: transported outgoing weights [N, m].
         variance: makes the mean squares of the coordinates [N].
-        gram: makes their second moments [N, N].
+        gram: makes the second moments of all of them, or of those at the indices given [N, N].
         cross: makes their moments with the transported target of their readers [N, m].
     """
 
     def __init__(
-        self, outgoing: Tensor, variance: Callable[[], Tensor], gram: Callable[[], Tensor], cross: Callable[[], Tensor]
+        self,
+        outgoing: Tensor,
+        variance: Callable[[], Tensor],
+        gram: Callable[[Tensor | slice], Tensor],
+        cross: Callable[[], Tensor],
     ) -> None:
         self.outgoing = outgoing
         self._variance, self._gram, self._cross = variance, gram, cross
@@ -31,7 +35,11 @@ class SpaceStatistics:
 
     @cached_property
     def gram(self) -> Tensor:
-        return self._gram()
+        return self._gram(slice(None))
+
+    def gram_of(self, indices: Tensor) -> Tensor:
+        """Second moments of some of the coordinates, without making all."""
+        return self._gram(indices)
 
     @cached_property
     def cross(self) -> Tensor:

@@ -86,15 +86,21 @@ class Outline:
         return stages
 
     def layer_spots(self, layer: str) -> list[Spot]:
-        """What the teachers must show of a layer: module outputs, what readers read, the residual behind writers."""
+        """What the teachers must show of a layer: outputs of inner writers, the residual behind its writers, norms."""
         spots: list[Spot] = []
         for item in self._items(layer):
-            spots.append((item.module, "out"))
-            behind = checkpoint(item) if isinstance(item, Step) else None
-            if behind is not None:
+            if isinstance(item, Norm):
+                spots += [] if self.folds(item) else [(item.module, "out")]
+            elif (behind := checkpoint(item)) is not None:
                 spots.append(behind)
-        spots += [(reader(self.anatomy, space).module, "in") for space in self.spaces(layer)]
+            else:
+                spots.append((item.module, "out"))
         return list(dict.fromkeys(spots))
+
+    def thin_spots(self, layer: str) -> list[Spot]:
+        """What some tokens of are enough, to choose units by: what the readers of inner spaces read and write."""
+        readers = [reader(self.anatomy, space).module for space in self.spaces(layer)]
+        return [(module, end) for module in readers for end in ("in", "out")]
 
     def tail_spots(self) -> list[Spot]:
         """What the teachers must show behind the layers."""

@@ -61,6 +61,11 @@ class Walker:
         masks = (batch.get("attention_mask") for batch in self.batches)
         return [None if mask is None or bool(mask.all()) else mask.bool() for mask in masks]
 
+    @property
+    def count(self) -> int:
+        """Token vectors in all batches; known once the walk has started."""
+        return sum(hidden[..., 0].numel() for hidden in self.hidden)
+
     @torch.no_grad()
     def start(self, spots: Sequence[Spot] = (), visit: Visitor | None = None) -> None:
         """Run everything before the layers; keeps what enters the first layer and how each layer is called."""
