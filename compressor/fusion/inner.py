@@ -134,14 +134,18 @@ def _pursue(problem: UnitProblem) -> Tensor:
     floor = SELECTION_RIDGE * gram.diagonal().mean()
     variance = gram.diagonal() + floor
     left = cross[kept]
+    power = left.square().sum(1)
     factor = torch.zeros(count, problem.units, dtype=torch.float64)
     free = torch.ones(count, dtype=torch.bool)
     for step in range(problem.units):
-        gain = torch.where(free, left.square().sum(1) / variance.clamp(min=floor), -1.0)
+        gain = torch.where(free, power / variance.clamp(min=floor), -1.0)
         unit = int(gain.argmax())
-        column = (gram[:, unit] - factor[:, :step] @ factor[unit, :step]) / variance[unit].sqrt()
-        column[unit] = variance[unit].sqrt()
-        left -= torch.outer(column, left[unit] / variance[unit].sqrt())
+        scale = variance[unit].sqrt()
+        column = (gram[:, unit] - factor[:, :step] @ factor[unit, :step]) / scale
+        column[unit] = scale
+        explained = left[unit] / scale
+        power = power - column * (2 * (left @ explained) - column * explained.square().sum())
+        left.addr_(column, explained, alpha=-1)
         variance = variance - column.square()
         factor[:, step] = column
         free[unit] = False

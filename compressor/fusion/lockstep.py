@@ -73,9 +73,13 @@ def _build_layer(
         student.map_spaces(outline.spaces(layer), features)
         student.transport(outline.parameters(layer))
         if student.options.refit:
+            ends = None
             for stage in outline.stages(layer):
-                student.refit(stage, features, partial(walker.run, layer))
-            walker.run(layer, (), lambda *_: None, advance=True)
+                ends = student.refit(stage, features, partial(walker.run, layer))
+            if ends is not None:
+                walker.hidden = ends
+            else:
+                walker.run(layer, (), lambda *_: None, advance=True)
 
 
 def _start(

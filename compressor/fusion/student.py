@@ -119,14 +119,18 @@ class Student:
             total = torch.stack([a * one[name] for a, one in zip(shares, moved, strict=True)]).sum(0)
             self.parameters[name].copy_(total)
 
-    def refit(self, stage: Stage, features: ActivationFeatures, run: Run) -> None:
-        """Fit the modules of a stage from the student's own inputs."""
+    def refit(self, stage: Stage, features: ActivationFeatures, run: Run) -> list[Tensor] | None:
+        """Fit the modules of a stage from the student's own inputs.
+
+        Returns:
+            Per batch, the layer's new output, where the stage writes it; else None.
+        """
         if isinstance(stage[0], Norm):
             self._refit_norm(stage[0], features, run)
-        else:
-            self._refit_linear([step for step in stage if isinstance(step, Step)], features, run)
+            return None
+        return self._refit_linear([step for step in stage if isinstance(step, Step)], features, run)
 
-    def _refit_linear(self, steps: Sequence[Step], features: ActivationFeatures, run: Run) -> None:
+    def _refit_linear(self, steps: Sequence[Step], features: ActivationFeatures, run: Run) -> list[Tensor] | None:
         first, behind = steps[0], checkpoint(steps[0])
         spots: list[Spot] = [(first.module, "in")]
         if behind is not None:
@@ -134,6 +138,7 @@ class Student:
         intercept = f"{first.module}.bias" in self.parameters
         held_out_from = len(features.masks) - self.options.held_out
         sums: dict[bool, Regression] = {}
+        ends: list[tuple[Tensor, Tensor]] = []
 
         def visit(index: int, seen: dict[Spot, Tensor]) -> None:
             mask = features.masks[index]
@@ -142,8 +147,10 @@ class Student:
                 target = torch.cat([self._target(step, features, index) for step in steps], dim=1)
             else:
                 # What the residual stream should be, less what others have already brought there.
-                others = rows(seen[behind] - seen[first.module, "out"], mask)
-                target = features.transported(index, behind) - others
+                others = seen[behind] - seen[first.module, "out"]
+                target = features.transported(index, behind) - rows(others, mask)
+                if first.checkpoint_is_output:
+                    ends.append((seen[first.module, "in"], others))
             target = target.to(inputs)
             if not sums:
                 origin = (inputs.mean(0), target.mean(0)) if intercept else None
@@ -153,6 +160,10 @@ class Student:
         run(spots, visit)
         prior = torch.cat([self._input_output(step) for step in steps], dim=1)
         self._set(steps, fit(sums[False], sums[True], prior, intercept=intercept, ridges=self.options.ridges))
+        # The layer need not run again for its output: only this module's part of it has changed.
+        writer = self.model.get_submodule(first.module)
+        with torch.no_grad():
+            return [others + writer(inputs) for inputs, others in ends] or None
 
     def _refit_norm(self, norm: Norm, features: ActivationFeatures, run: Run) -> None:
         """Per channel, scale and shift of a norm by least squares from the student's own normalised values."""
