@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from compressor.anatomy import Anatomy
     from compressor.bench.table import Row
-    from compressor.distill.trainer import FinetuneReport, Samples
+    from compressor.distillation.trainer import FinetuneReport, Samples
     from compressor.export.onnx import ExportReport
     from compressor.fusion import FusionResult
 
@@ -124,7 +124,7 @@ def distill(
     """
     from pathlib import Path
 
-    from compressor.distill.trainer import distill as train_student
+    from compressor.distillation.trainer import distill as train_student
     from compressor.recipe import build
 
     named = _named(teachers)

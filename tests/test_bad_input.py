@@ -248,7 +248,7 @@ def test_no_space_left_for_the_student(capsys, here, vit_a, image_folder, monkey
 
 
 def test_no_space_left_for_a_checkpoint(capsys, here, vit_a, image_folder, monkeypatch):
-    from compressor.distill import trainer
+    from compressor.distillation import trainer
 
     def distill(*arguments, **options):
         raise RuntimeError("[enforce fail at inline_container.cc:666] . PytorchStreamWriter failed writing file data/0")
@@ -326,7 +326,7 @@ def test_ctrl_c_leaves_nothing_half_written_and_the_finetune_resumes(capsys, her
 
 
 def test_resuming_with_other_options_is_refused(capsys, here, vit_a, image_folder, monkeypatch):
-    from compressor.distill import trainer
+    from compressor.distillation import trainer
 
     def distill(*arguments, **options):
         raise KeyboardInterrupt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -616,3 +617,11 @@ def test_images_are_decoded_batch_by_batch(teacher, image_folder, monkeypatch):
 
     assert [len(batch["pixel_values"]) for batch in Batches(opened(image_folder), Spy(), 5, labels=False)] == [5, 5, 2]
     assert max(largest) == 5
+
+
+def test_a_table_of_nothing_but_image_paths_is_read(image_folder, tmp_path):
+    images = sorted(Path(image_folder).rglob("*.png"))[:4]
+    table = tmp_path / "paths.csv"
+    table.write_text("image\n" + "\n".join(str(path) for path in images) + "\n")
+    split = open_split(DataOptions(source=str(table)), "train")
+    assert split.image == "image" and split.label is None and len(split) >= 3

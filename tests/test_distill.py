@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
-from compressor.distill.checkpoints import FINISHED, begin
-from compressor.distill.losses import ensemble_kl, ensemble_log_probs, hidden_loss, label_loss
-from compressor.distill.trainer import distill
+from compressor.distillation.checkpoints import FINISHED, begin
+from compressor.distillation.losses import ensemble_kl, ensemble_log_probs, hidden_loss, label_loss
+from compressor.distillation.trainer import distill
 from compressor.errors import UnsupportedError, UserError
 from compressor.recipe import FinetuneOptions
 

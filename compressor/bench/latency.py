@@ -144,6 +144,8 @@ def onnx_runner(path: str | Path, inputs: Mapping[str, Tensor], threads: int | N
     # Without this ONNX Runtime takes every core of the machine, whatever the process may use.
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # Contenders are interleaved: one session's idle threads must not spin while another one computes.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     begin = time.perf_counter()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     load_ms = (time.perf_counter() - begin) * 1e3

@@ -79,7 +79,10 @@ def as_images(dataset: Dataset, name: str, base: Path | None, where: str) -> Dat
         with quiet():
             if isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
                 places = [None if path is None else str((base or Path()) / path) for path in column(dataset, name)]
-                dataset = dataset.remove_columns(name).add_column(name, pa.array(places, pa.string()))
+                if len(dataset.column_names) == 1:  # without columns a dataset has no rows either
+                    dataset = Dataset.from_dict({name: places})
+                else:
+                    dataset = dataset.remove_columns(name).add_column(name, pa.array(places, pa.string()))
             return dataset.cast_column(name, Image())
     except (datasets.exceptions.DatasetsError, pa.ArrowException, TypeError, ValueError) as error:
         raise UserError(f"column '{name}' of {where} holds no images ({reason(error)}): {_list(dataset)}") from error

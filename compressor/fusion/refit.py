@@ -74,13 +74,15 @@ def fit(
         return Fit(weight, solver.bias(weight), ridges[0], prior is not None, error)
     priors = [zero] if prior is None else [prior.double(), zero]
     solver = _Ridge(train, intercept)
+    # Below zero an error is rounding: exact fits are equals, and of equals the most damped one is the safest.
     candidates = [
-        (_error(held_out, weight, solver.shift(weight)), ridge, index)
+        (max(0.0, _error(held_out, weight, solver.shift(weight))), -ridge, index)
         for ridge in ridges
         for index, start in enumerate(priors)
         for weight in [solver.solve(start, ridge)]
     ]
     error, ridge, index = min(candidates)
+    ridge = -ridge
     final = _Ridge(train + held_out, intercept)
     weight = final.solve_once(priors[index], ridge)
     return Fit(weight, final.bias(weight), ridge, prior is not None and index == 0, error)

@@ -43,7 +43,7 @@ def check_compatible_configs(named: Sequence[tuple[str, PretrainedConfig]]) -> N
         _same_labels((first, reference), (name, config))
         if _depth(config) != _depth(reference):
             raise UnsupportedError(
-                f"teachers of different depth cannot be fused yet: {first} has {_say_depth(reference)} and "
+                f"models of different depth do not go together yet: {first} has {_say_depth(reference)} and "
                 f"{name} has {_say_depth(config)}"
             )
 

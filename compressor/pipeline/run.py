@@ -182,7 +182,7 @@ def _finetune(
     stages: Stages,
 ) -> dict[str, Any]:
     # Imported only now: the Trainer takes long, and not every run finetunes.
-    from compressor.distill.trainer import distill
+    from compressor.distillation.trainer import distill
 
     with stages("finetune", "finetuning") as tell:
         report = distill(

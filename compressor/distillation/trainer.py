@@ -26,8 +26,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from compressor.distill.checkpoints import FINISHED, begin
-from compressor.distill.losses import check_weights, ensemble_kl, label_loss
+from compressor.distillation.checkpoints import FINISHED, begin
+from compressor.distillation.losses import check_weights, ensemble_kl, label_loss
 from compressor.errors import UnsupportedError, UserError
 from compressor.models.quiet import quiet
 from compressor.recipe import FinetuneOptions
