@@ -22,7 +22,7 @@ SELECTION_RIDGE = 1e-4
 #: Only this many times the wanted units enter the pursuit: those that explain most of the target alone.
 SCREEN = 3
 #: The barycentre of units stops when a move of its support gains less than this share.
-TOLERANCE = 1e-3
+TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
