@@ -61,6 +61,14 @@ class TestRecovery:
         result = fuse(wide[:teachers], 0.5, None)
         assert relative_error(result.model, narrow, narrow.config) < 1e-4
 
+    @pytest.mark.parametrize(
+        "options", [{"features": "weights"}, {"features": "weights", "refit": False}, {"cost": "cosine"}]
+    )
+    def test_from_weights_though_there_is_data_and_by_cosine(self, pair, options):
+        narrow, wide = pair
+        result = fuse(wide, 0.5, batches_of(narrow.config, 6, 24), FusionOptions(residual="barycentre", **options))
+        assert relative_error(result.model, narrow, narrow.config) < 1e-4
+
     def test_selection_and_refit_recover_too(self, pair):
         narrow, wide = pair
         result = fuse(wide[:1], 0.5, batches_of(narrow.config, 6, 24), FusionOptions(inner="select"))

@@ -90,7 +90,7 @@ class ActivationFeatures:
         return SpaceStatistics(
             outgoing(self.sources, self.residual, step),
             variance=lambda: self.seen.pooled(places).var(dim=0, correction=0).double(),
-            gram=lambda index: _covariance(self.seen.pooled(places)[:, index]),
+            gram=lambda: _covariance(self.seen.pooled(places)),
             cross=lambda: _covariance(self.seen.pooled(places), self._some_targets(target, fixed=step.writes is None)),
         )
 

@@ -119,8 +119,10 @@ def fuse(
     ridges = RIDGES if held_out else (PILOT_RIDGE,)
     plan = BuildOptions(
         inner=found[0].inner,
+        cost=options.cost,
         solver=options.solver,
         epsilon=options.epsilon,
+        from_weights=not from_activations,
         refit=refit,
         ridges=ridges if options.ridge == "auto" else (float(options.ridge),),
         held_out=held_out,
@@ -146,9 +148,9 @@ def fuse(
     tell(0.4, "building the student")
     plan = replace(plan, inner=chosen.inner)
     student = Student(model, anatomy, sources, chosen.make(problem), plan)
-    if calibration is None or not from_activations:
+    if calibration is None or not (from_activations or refit):
         build_from_weights([student], sources)
-    if calibration is not None and (from_activations or refit):
+    else:
         build([student], sources, calibration, lambda share: tell(0.4 + 0.6 * share, "building the student"))
     clock.lap("build")
     tell(1.0, "building the student")

@@ -14,13 +14,11 @@ from torch import Tensor
 
 from compressor.anatomy import Map
 from compressor.fusion.moments import SpaceStatistics
-from compressor.fusion.residual import pooled_maps
+from compressor.fusion.residual import gram_for, pooled_maps
 from compressor.transport import Coupling, Registry, barycentre, from_importance, from_selection
 
 #: Ridge of the regressions that choose units, relative to the mean variance: only differences of error matter there.
 SELECTION_RIDGE = 1e-4
-#: Only this many times the wanted units enter the pursuit: those that explain most of the target alone.
-SCREEN = 3
 #: The barycentre of units stops when a move of its support gains less than this share.
 TOLERANCE = 1e-2
 
@@ -36,7 +34,7 @@ class UnitProblem:
         weights: α per teacher.
         units: units of the student.
         block: coordinates per unit: 1, or the channels of a head (group).
-        solver, epsilon: how couplings are solved.
+        cost, solver, epsilon: how couplings are solved.
         likeness: makes the inner products between blocks; None for single units.
     """
 
@@ -46,6 +44,7 @@ class UnitProblem:
     weights: Sequence[float]
     units: int
     block: int = 1
+    cost: str = "euclidean"
     solver: str = "emd"
     epsilon: float = 0.05
     likeness: Callable[[], Tensor] | None = None
@@ -88,7 +87,7 @@ def transport(problem: UnitProblem) -> UnitMap:
     importance = problem.importance().clamp(min=1e-12).split(units)
     marginals = [from_importance(part, space=problem.name) for part in importance]
     found = barycentre(
-        problem.unit_gram(), units, problem.units, alphas=problem.weights, marginals=marginals,
+        gram_for(problem.cost, problem.unit_gram()), units, problem.units, alphas=problem.weights, marginals=marginals,
         solver=problem.solver, epsilon=problem.epsilon, free_targets=True, tolerance=TOLERANCE, space=problem.name,
     )  # fmt: skip
     return UnitMap(pooled_maps(found.couplings, problem.weights), found.couplings)
@@ -126,14 +125,11 @@ def _pursue(problem: UnitProblem) -> Tensor:
     What is left of the target and of every other unit is kept up to date by one column of a pivoted Cholesky
     factorisation G ≈ LLᵀ per choice, so a twin of a chosen unit is worth nothing any more; O(N m²) in all.
     """
-    cross, alone = problem.statistics.cross, problem.statistics.variance
-    promise = cross.square().sum(1) / alone.clamp(min=SELECTION_RIDGE * alone.mean())
-    kept = promise.argsort(descending=True)[: SCREEN * problem.units].sort().values
-    gram = problem.statistics.gram_of(kept)
-    count = len(kept)
+    gram, cross = problem.statistics.gram, problem.statistics.cross
+    count = len(gram)
     floor = SELECTION_RIDGE * gram.diagonal().mean()
     variance = gram.diagonal() + floor
-    left = cross[kept]
+    left = cross.clone()
     power = left.square().sum(1)
     factor = torch.zeros(count, problem.units, dtype=torch.float64)
     free = torch.ones(count, dtype=torch.bool)
@@ -149,7 +145,7 @@ def _pursue(problem: UnitProblem) -> Tensor:
         variance = variance - column.square()
         factor[:, step] = column
         free[unit] = False
-    return kept[~free]
+    return (~free).nonzero().flatten()
 
 
 def _choose_forward(problem: UnitProblem) -> Tensor:

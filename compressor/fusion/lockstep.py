@@ -13,6 +13,7 @@ from functools import partial
 from torch import Tensor
 
 from compressor.fusion.activations import ActivationFeatures, Seen
+from compressor.fusion.moments import Features
 from compressor.fusion.outline import Outline
 from compressor.fusion.sources import Source
 from compressor.fusion.student import Student
@@ -70,7 +71,7 @@ def _build_layer(
         walker.run(layer, list(dict.fromkeys([*whole, *thin])), partial(seen.record, k), advance=True)
     for student, walker in zip(students, walkers, strict=True):
         features = ActivationFeatures(seen, student.residual.maps)
-        student.map_spaces(outline.spaces(layer), features)
+        student.map_spaces(outline.spaces(layer), _compared_by(student, features))
         student.transport(outline.parameters(layer))
         if student.options.refit:
             ends = None
@@ -121,8 +122,13 @@ def _finish(
         teacher.finish(spots, partial(seen.record, k))
     for student, walker in zip(students, walkers, strict=True):
         features = ActivationFeatures(seen, student.residual.maps)
-        student.map_spaces(outline.outside_spaces, features)
+        student.map_spaces(outline.outside_spaces, _compared_by(student, features))
         student.transport([p for p in outline.outside_parameters if outline.touches(p, outline.outside_spaces)])
         if student.options.refit:
             for item in outline.tail:
                 student.refit([item], features, walker.finish)
+
+
+def _compared_by(student: Student, features: ActivationFeatures) -> Features:
+    """What a student's spaces are matched by."""
+    return WeightFeatures(student.sources, student.residual.maps) if student.options.from_weights else features

@@ -15,7 +15,7 @@ class SpaceStatistics:
     Args:
         outgoing: transported outgoing weights [N, m].
         variance: makes the mean squares of the coordinates [N].
-        gram: makes the second moments of all of them, or of those at the indices given [N, N].
+        gram: makes their second moments [N, N].
         cross: makes their moments with the transported target of their readers [N, m].
     """
 
@@ -23,7 +23,7 @@ class SpaceStatistics:
         self,
         outgoing: Tensor,
         variance: Callable[[], Tensor],
-        gram: Callable[[Tensor | slice], Tensor],
+        gram: Callable[[], Tensor],
         cross: Callable[[], Tensor],
     ) -> None:
         self.outgoing = outgoing
@@ -35,11 +35,7 @@ class SpaceStatistics:
 
     @cached_property
     def gram(self) -> Tensor:
-        return self._gram(slice(None))
-
-    def gram_of(self, indices: Tensor) -> Tensor:
-        """Second moments of some of the coordinates, without making all."""
-        return self._gram(indices)
+        return self._gram()
 
     @cached_property
     def cross(self) -> Tensor:

@@ -73,10 +73,8 @@ RESIDUAL_MAPS: Registry[Callable[[ResidualProblem], ResidualMap]] = Registry("re
 @RESIDUAL_MAPS.register("barycentre")
 def transport_barycentre(problem: ResidualProblem) -> ResidualMap:
     """Couple every teacher's coordinates to a free-support Wasserstein barycentre of them all."""
-    COSTS.get(problem.cost)
     n = sum(problem.sizes)
-    gram = problem.gram[:n, :n]
-    gram = _normalised_gram(gram) if problem.cost == "cosine" else gram
+    gram = gram_for(problem.cost, problem.gram[:n, :n])
     found = barycentre(
         gram, problem.sizes, problem.m, alphas=problem.weights, solver=problem.solver, epsilon=problem.epsilon,
         free_targets=True, space="residual",
@@ -170,7 +168,17 @@ def _starts(sizes: Sequence[int]) -> list[int]:
     return [sum(sizes[:k]) for k in range(len(sizes))]
 
 
-def _normalised_gram(gram: Tensor) -> Tensor:
+def gram_for(cost: str, gram: Tensor) -> Tensor:
+    """The Gram matrix in which squared distances are what a barycentre under this ground cost minimises.
+
+    Cosine looks at directions alone: every coordinate is brought to unit norm.
+
+    Raises:
+        UserError: no ground cost has that name.
+    """
+    COSTS.get(cost)
+    if cost != "cosine":
+        return gram
     norms = gram.diagonal().clamp(min=1e-30).sqrt()
     return gram / torch.outer(norms, norms)
 

@@ -33,18 +33,21 @@ class BuildOptions:
 
     Attributes:
         inner: name of the map of heads and hidden units.
-        solver, epsilon: how its couplings are solved.
+        cost, solver, epsilon: how its couplings are solved.
+        from_weights: whether its ground costs are measured on the weights alone, though there is data.
         refit: whether linear modules are refitted.
         ridges: candidate λ of the refit.
         held_out: how many of the last batches choose λ.
     """
 
     inner: str
+    cost: str = "euclidean"
     solver: str = "emd"
     epsilon: float = 0.05
     refit: bool = True
     ridges: tuple[float, ...] = RIDGES
     held_out: int = 0
+    from_weights: bool = False
 
 
 @dataclass(eq=False)
@@ -84,6 +87,7 @@ class Student:
                 sizes=[space.size for space in theirs],
                 weights=[source.weight for source in self.sources],
                 units=mine.size,
+                cost=self.options.cost,
                 solver=self.options.solver,
                 epsilon=self.options.epsilon,
             )

@@ -31,7 +31,7 @@ class WeightFeatures:
         return SpaceStatistics(
             out,
             variance=lambda: incoming.square().sum(1),
-            gram=lambda index: incoming[index] @ incoming[index].T,
+            gram=lambda: incoming @ incoming.T,
             cross=lambda: incoming @ (incoming.T @ out),
         )
 
