@@ -16,7 +16,7 @@ from compressor.fusion.structure import attention_slice, outgoing, reader, resid
 from compressor.fusion.walk import Spot, watching
 
 #: Tokens from which maps of hidden units are chosen; more change little and cost N² each.
-UNIT_TOKENS = 3072
+UNIT_TOKENS = 2304
 
 
 class Seen:

@@ -131,19 +131,19 @@ def _pursue(problem: UnitProblem) -> Tensor:
     variance = gram.diagonal() + floor
     left = cross.clone()
     power = left.square().sum(1)
-    factor = torch.zeros(count, problem.units, dtype=torch.float64)
+    factor = torch.zeros(problem.units, count, dtype=torch.float64)  # Lᵀ: each step reads and writes whole rows
     free = torch.ones(count, dtype=torch.bool)
     for step in range(problem.units):
         gain = torch.where(free, power / variance.clamp(min=floor), -1.0)
         unit = int(gain.argmax())
         scale = variance[unit].sqrt()
-        column = (gram[:, unit] - factor[:, :step] @ factor[unit, :step]) / scale
+        column = (gram[:, unit] - factor[:step, unit] @ factor[:step]) / scale
         column[unit] = scale
         explained = left[unit] / scale
         power = power - column * (2 * (left @ explained) - column * explained.square().sum())
         left.addr_(column, explained, alpha=-1)
         variance = variance - column.square()
-        factor[:, step] = column
+        factor[step] = column
         free[unit] = False
     return (~free).nonzero().flatten()
 
