@@ -19,6 +19,8 @@ class Map:
     Attributes:
         push: [n, m]; transports values: z = pushᵀ x.  Applied to writers.
         pull: [n, m]; reconstructs the teacher's values from the student's: x ≈ pull z.  Applied to readers.
+
+    For units that every expert has for itself both are [experts, n, m], in the order of the student's experts.
     """
 
     push: Tensor
@@ -43,9 +45,8 @@ class Map:
 
     @classmethod
     def permutation(cls, order: Tensor) -> Map:
-        """The student's coordinate j is the teacher's coordinate order[j]."""
-        matrix = torch.zeros(len(order), len(order), dtype=torch.float64)
-        matrix[order, torch.arange(len(order))] = 1.0
+        """The student's coordinate j is the teacher's coordinate order[..., j]."""
+        matrix = torch.nn.functional.one_hot(order, order.shape[-1]).to(torch.float64).transpose(-1, -2)
         return cls(matrix, matrix)
 
 
@@ -75,6 +76,13 @@ def apply(
 
 def _contract(value: Tensor, dim: int, axis: Axis, maps: Mapping[str, Map]) -> Tensor:
     """Apply the maps of one axis to dimension `dim` of `value`."""
+    if any(part.key in maps and maps[part.key].push.dim() == 3 for part in axis.parts if part.key is not None):
+        # Dimension 0 holds the experts, already in the student's order.
+        each = []
+        for expert, matrix in enumerate(value):
+            own = {key: Map(one.push[expert], one.pull[expert]) for key, one in maps.items() if one.push.dim() == 3}
+            each.append(_contract(matrix, dim - 1, axis, own))
+        return torch.stack(each)
     front = value.movedim(dim, 0)
     rest = front.shape[1:]
     columns = front.reshape(front.shape[0], -1)

@@ -7,7 +7,7 @@ transports weights, on a randomly initialised model of the config at reduced siz
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -30,44 +30,77 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> nn.Module:
     """
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = model_class(config)(copy.deepcopy(config)).double().eval()
+        config = copy.deepcopy(config)
+        # Expert kernels refuse float64, and fused attention hides what it does.
+        config._attn_implementation = "eager"
+        config._experts_implementation = "eager"
+        model = model_class(config)(config).double().eval()
         for parameter in model.parameters():
             scale = 0.3 if parameter.dim() == 1 else 0.3 * parameter.std().nan_to_num(1.0).clamp(min=0.1)
             parameter.data += scale * torch.randn_like(parameter)
     return model.requires_grad_(False)
 
 
-def random_permutation(space: Space, generator: torch.Generator) -> dict[str, Map]:
-    """A random element of a space's symmetry group, as maps.
+def random_permutations(spaces: Iterable[Space], generator: torch.Generator) -> dict[str, Map]:
+    """A random element of the symmetry group of several spaces, as maps.
 
-    Attention: key–value groups as wholes, query heads within their group, channels within heads (query–key channels
-    stay in place under rotary positions).
+    Attention: key–value groups as wholes, query heads within their group, channels within heads.  Query–key channels
+    stay in place under rotary positions, heads that have a place keep it, and spaces of one order share theirs.
     """
-    if space.kind is not Kind.ATTENTION:
-        return {space.name: Map.permutation(torch.randperm(space.size, generator=generator))}
-    per_group, channels = space.heads // space.groups, space.head_dim
+    maps: dict[str, Map] = {}
+    orders: dict[str, tuple[list[int], list[list[int]]]] = {}
+    for space in spaces:
+        if space.kind is not Kind.ATTENTION:
+            shape = (space.copies, space.size) if space.copies > 1 else (space.size,)
+            maps[space.name] = Map.permutation(torch.rand(shape, generator=generator).argsort(dim=-1))
+            continue
+        order = orders.setdefault(space.order or space.name, _random_heads(space, generator))
+        maps |= _permuted_attention(space, order, generator)
+    return maps
+
+
+def _random_heads(space: Space, generator: torch.Generator) -> tuple[list[int], list[list[int]]]:
+    """Groups, and for each of them its query heads, in random order."""
+    per_group = space.heads // space.groups
+
+    def shuffled(count: int) -> list[int]:
+        return list(range(count)) if space.placed else torch.randperm(count, generator=generator).tolist()
+
+    groups = shuffled(space.groups)
+    return groups, [[group * per_group + head for head in shuffled(per_group)] for group in groups]
+
+
+def _permuted_attention(
+    space: Space, order: tuple[list[int], list[list[int]]], generator: torch.Generator
+) -> dict[str, Map]:
+    channels = space.head_dim
     still = torch.arange(channels)
     orders: dict[Role, list[Tensor]] = {role: [] for role in Role}
-    for group in torch.randperm(space.groups, generator=generator).tolist():
+    for group, heads in zip(*order, strict=True):
         match = still if space.rotary else torch.randperm(channels, generator=generator)
         carry = torch.randperm(channels, generator=generator)
-        heads = group * per_group + torch.randperm(per_group, generator=generator)
         orders[Role.QUERY] += [head * channels + match for head in heads]
         orders[Role.OUTPUT] += [head * channels + carry for head in heads]
+        orders[Role.HEADS] += [torch.tensor([head]) for head in heads]
         orders[Role.KEY].append(group * channels + match)
         orders[Role.VALUE].append(group * channels + carry)
     return {map_key(space.name, role): Map.permutation(torch.cat(order)) for role, order in orders.items()}
 
 
-def logits_change(model: nn.Module, inputs: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> float:
+def logits_change(
+    model: nn.Module, inputs: Mapping[str, Tensor], state: Mapping[str, Tensor], output: Map | None = None
+) -> float:
     """Relative change of the logits when the model's weights are replaced by `state`.
 
     Args:
         model: the model, in float64.
         inputs: its inputs.
         state: {parameter name: tensor} in the model's shapes.
+        output: how the output's coordinates have been moved, for a model without a head.
     """
     before = logits_of(model, inputs)
+    if output is not None:
+        before = before @ output.push.to(before)
     with torch.no_grad():
         after = functional_call(_Logits(model), {f"model.{name}": value for name, value in state.items()}, (inputs,))
     return float((after - before).abs().max() / before.abs().max().clamp(min=1e-30))
@@ -85,19 +118,23 @@ class _Logits(nn.Module):
 
 
 def permutation_error(
-    model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy, spaces: list[Space], seed: int = 1
+    model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy, spaces: Iterable[Space], seed: int = 1
 ) -> float:
     """Relative change of the logits under a random permutation of `spaces`, all at once."""
     generator = torch.Generator().manual_seed(seed)
-    maps: dict[str, Map] = {}
-    for space in spaces:
-        maps |= random_permutation(space, generator)
+    maps = random_permutations(spaces, generator)
     state = apply(maps, dict(model.named_parameters()), anatomy)
-    return logits_change(model, inputs, state)
+    return logits_change(model, inputs, state, maps.get(anatomy.output or ""))
 
 
 def certify(model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy, seed: int = 1) -> dict[str, float]:
-    """Permute every space alone, then all together: {space name or "all": relative change of the logits}."""
+    """Permute every space alone, then all together: {space name or "all": relative change of the logits}.
+
+    Spaces that share the order of their heads are permuted together.
+    """
     spaces = list(anatomy.spaces.values())
-    errors = {space.name: permutation_error(model, inputs, anatomy, [space], seed) for space in spaces}
+    errors = {}
+    for space in spaces:
+        together = [one for one in spaces if one is space or (space.order and one.order == space.order)]
+        errors[space.name] = permutation_error(model, inputs, anatomy, together, seed)
     return errors | {"all": permutation_error(model, inputs, anatomy, spaces, seed)}

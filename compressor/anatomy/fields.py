@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from transformers import PretrainedConfig
 
-from compressor.anatomy.resize import BUILD_ERRORS, Growth, Skeleton, build_on_meta, with_fields
-from compressor.errors import UnsupportedError
+from compressor.anatomy.axes import Kind
+from compressor.anatomy.resize import BUILD_ERRORS, Growth, Skeleton, with_fields
+from compressor.anatomy.table import Table
+
+#: Positions, vocabulary and pictures are cut to this many: they cost time and are not ours to change.
+_SHORT = {"vocab_size": 160, "max_source_positions": 16}
 
 
 class Meaning(StrEnum):
@@ -21,102 +25,172 @@ class Meaning(StrEnum):
     HEADS = "heads"
     GROUPS = "groups"
     HEAD_DIM = "head_dim"
+    EMBEDDING = "embedding"
+    DEPTH = "depth"
     FIXED = "fixed"
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The fields of one config by meaning; `heads_from_hidden` says that head size is hidden size over heads."""
+    """The fields of one config by meaning, and for every attention space the fields that count its heads and groups."""
 
     meanings: Mapping[str, Meaning]
-    values: Mapping[str, int]
-    head_fields: tuple[str, ...]
-
-    def fields(self, meaning: Meaning) -> list[str]:
-        return [field for field, found in self.meanings.items() if found is meaning]
-
-    @property
-    def heads_from_hidden(self) -> bool:
-        return not self.fields(Meaning.HEAD_DIM)
+    heads: Mapping[str, str]
+    groups: Mapping[str, str]
 
 
-def interpret(skeleton: Skeleton) -> Sizes:
-    """Tell the fields apart by where they make the model grow.
+def interpret(
+    skeleton: Skeleton, small: PretrainedConfig, table: Table, again: Callable[[PretrainedConfig], Table]
+) -> Sizes:
+    """Tell the fields apart by the spaces that they make grow.
 
-    A field that grows both layers and what lies outside is the residual width.  An axis inside the layers that two
-    fields grow is heads × channels.  A field that grows axes of the layers alone is an FFN; one that grows nothing in
-    the layers (vocabulary, positions, classes) is fixed.
+    Fields that grow heads × channels are told apart by watching the small model again with one of them changed.
 
-    Raises:
-        UnsupportedError: no field sizes the residual stream.
+    Args:
+        skeleton: how fields make the model grow.
+        small: the small config that `table` is of.
+        table: the small model's spaces and axes.
+        again: watches the model of another small config.
     """
-    inside = {
-        growth.field: {axis for axis in growth.rates if skeleton.split_layer(axis[0])[0] is not None}
-        for growth in skeleton.growths
-    }
-    meanings: dict[str, Meaning] = {}
+    meanings = dict.fromkeys((field for layers in skeleton.lists for field in layers.fields), Meaning.DEPTH)
+    unsure: list[str] = []
     for growth in skeleton.growths:
-        layer_axes = inside[growth.field]
-        if not layer_axes:
-            meanings[growth.field] = Meaning.FIXED
-        elif len(layer_axes) < len(growth.rates):
-            meanings[growth.field] = Meaning.HIDDEN
+        kinds = _kinds(growth, table)
+        if Kind.RESIDUAL in kinds:
+            meaning = Meaning.HIDDEN
+        elif Kind.ATTENTION in kinds:
+            unsure += growth.fields
+            continue
+        elif Kind.HIDDEN in kinds and all(_is_size(growth, small, name, table) for name in _hidden(growth, table)):
+            meaning = Meaning.FFN
+        elif Kind.EMBEDDING in kinds:
+            meaning = Meaning.EMBEDDING
         else:
-            meanings[growth.field] = Meaning.FFN
-    inner = [growth for growth in skeleton.growths if meanings[growth.field] is Meaning.FFN]
-    for growth in inner:
-        if any(inside[growth.field] & inside[other.field] for other in inner if other is not growth):
-            meanings[growth.field] = _attention_meaning(growth)
-    if Meaning.HIDDEN not in meanings.values():
-        raise UnsupportedError(f"no field of the {skeleton.config.model_type} config sizes a residual stream")
-    head_fields = tuple(field for field in _count_fields(skeleton.config) if "head" in field)
-    return Sizes(meanings, {growth.field: growth.value for growth in skeleton.growths}, head_fields)
+            meaning = Meaning.FIXED
+        meanings |= dict.fromkeys(growth.fields, meaning)
+    counted = [name for name, _ in _head_counts(small) if name not in meanings and name not in unsure]
+    heads: dict[str, str] = {}
+    groups: dict[str, str] = {}
+    for field in [*unsure, *counted]:
+        found, changed = _attention_meaning(field, small, table, again)
+        if found is not None:
+            meanings[field] = found
+            if found is Meaning.HEADS:
+                heads |= dict.fromkeys(changed, field)
+            elif found is Meaning.GROUPS:
+                groups |= dict.fromkeys(changed, field)
+        elif field in unsure:
+            meanings[field] = Meaning.FIXED
+    return Sizes(meanings, heads, groups)
 
 
-def _attention_meaning(growth: Growth) -> Meaning:
-    """Counts of heads and sizes of heads grow the same axes; only the fields' names tell them apart."""
-    if not re.search(r"(^|_)(num|n)_|_heads?$", growth.field):
-        return Meaning.HEAD_DIM
-    return Meaning.GROUPS if re.search(r"key_value|kv", growth.field) else Meaning.HEADS
+def _kinds(growth: Growth, table: Table) -> set[Kind]:
+    return {table.spaces[name].kind for name in _touched(growth, table)}
 
 
-def _count_fields(config: PretrainedConfig) -> list[str]:
-    names = {config.attribute_map.get(name, name) for name in [*config.to_dict(), *config.attribute_map]}
-    return sorted(
-        name
-        for name in names
-        if isinstance(getattr(config, name, None), int) and not isinstance(getattr(config, name), bool)
-    )
+def _touched(growth: Growth, table: Table) -> set[str]:
+    keys = {
+        part.key.partition("/")[0]
+        for name, dim in growth.rates
+        if name in table.axes and dim < len(table.axes[name])
+        for part in table.axes[name][dim].parts
+        if part.key
+    }
+    return keys & table.spaces.keys()
 
 
-def reduced(skeleton: Skeleton, sizes: Sizes) -> PretrainedConfig:
-    """The same config at a size at which the certificate takes milliseconds.
+def _hidden(growth: Growth, table: Table) -> list[str]:
+    return [name for name in _touched(growth, table) if table.spaces[name].kind is Kind.HIDDEN]
 
-    Raises:
-        UnsupportedError: the family refuses every small size tried.
-    """
-    config = skeleton.config
-    for head_dim in (8, 16, 32, 64):
-        values: dict[str, int] = {}
-        groups = next((sizes.values[field] for field in sizes.fields(Meaning.GROUPS)), None)
-        for field in sizes.fields(Meaning.FFN):
-            values[field] = 40
-        if sizes.heads_from_hidden:
-            heads = next((getattr(config, field) for field in sizes.head_fields), 1)
-            small = 3 if heads % 2 else 4
-            values |= {field: min(small, getattr(config, field)) for field in sizes.head_fields}
-            values |= {field: min(small, heads) * head_dim for field in sizes.fields(Meaning.HIDDEN)}
-        else:
-            per_group = max(1, sizes.values[sizes.fields(Meaning.HEADS)[0]] // groups) if groups else 1
-            kept = min(2, groups) if groups else 4
-            values |= {field: head_dim for field in sizes.fields(Meaning.HEAD_DIM)}
-            values |= {field: kept * min(per_group, 2) for field in sizes.fields(Meaning.HEADS)}
-            values |= {field: kept for field in sizes.fields(Meaning.GROUPS)}
-            values |= {field: 3 * head_dim for field in sizes.fields(Meaning.HIDDEN)}
-        small_config = with_fields(config, values)
+
+def _is_size(growth: Growth, small: PretrainedConfig, space: str, table: Table) -> bool:
+    """Whether the field is the size itself: a ratio (DINOv2's mlp_ratio) grows the space by more than one a unit."""
+    rates = [
+        rate / len([part for part in table.axes[name][dim].parts if part.key == space])
+        for (name, dim), rate in growth.rates.items()
+        if name in table.axes and any(part.key == space for part in table.axes[name][dim].parts)
+    ]
+    return all(abs(rate - 1) < 1e-9 for rate in rates)
+
+
+def _head_counts(config: PretrainedConfig) -> Iterator[tuple[str, int]]:
+    """Fields that may count heads though their change alone resizes nothing."""
+    for name in sorted({config.attribute_map.get(name, name) for name in config.to_dict()}):
+        value = getattr(config, name, None)
+        if "head" in name and isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            yield name, value
+
+
+def _attention_meaning(
+    field: str, small: PretrainedConfig, table: Table, again: Callable[[PretrainedConfig], Table]
+) -> tuple[Meaning | None, list[str]]:
+    value = getattr(small, field)
+    for other in (2 * value, value // 2):
+        if other < 1:
+            continue
         try:
-            build_on_meta(small_config)
+            changed = again(with_fields(small, {field: other}))
         except BUILD_ERRORS:
             continue
-        return small_config
-    raise UnsupportedError(f"the {config.model_type} config cannot be built at a small size to be certified")
+        differing = {Meaning.HEADS: [], Meaning.GROUPS: [], Meaning.HEAD_DIM: []}  # type: dict[Meaning, list[str]]
+        for name, space in table.spaces.items():
+            new = changed.spaces.get(name)
+            if space.kind is not Kind.ATTENTION or new is None:
+                continue
+            if new.heads != space.heads:
+                differing[Meaning.HEADS].append(name)
+            elif new.groups != space.groups:
+                differing[Meaning.GROUPS].append(name)
+            elif new.head_dim != space.head_dim:
+                differing[Meaning.HEAD_DIM].append(name)
+        for meaning, names in differing.items():
+            if names:
+                return meaning, names
+    return None, []
+
+
+def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
+    """The same config at sizes at which a forward pass takes milliseconds, the smallest first, its own size last.
+
+    Fields that are equal stay equal: a family may need hidden and embedding size, or its heads and groups, to agree.
+    """
+    config = skeleton.config
+    counts = dict(_head_counts(config))
+    groups = {name: value for name, value in counts.items() if re.search(r"key_value|kv", name) and "dim" not in name}
+    heads = {name: v for name, v in counts.items() if name not in groups and not re.search(r"dim|size", name)}
+    grown = [growth for growth in skeleton.growths if growth.value > 1]
+    widest = max(grown, key=lambda growth: len(growth.rates), default=None)
+    for head_dim in (8, 16, 32, 64):
+        sizes: dict[int, int] = {}
+        values: dict[str, int] = {}
+        # Two groups of two, though the config may have but one: a single group would not show that there are any.
+        grouped = bool(groups) and min(groups.values()) < max(heads.values(), default=0)
+        for name, value in heads.items():
+            values[name] = 4 if grouped or value % 2 == 0 else 3
+        for name in groups:
+            values[name] = 2 if grouped else next(iter(values.values()), 4)
+        if widest is not None:
+            sizes[widest.value] = max(values.values(), default=4) * head_dim
+        for growth in grown:
+            for field in growth.fields:
+                if field in values:
+                    continue
+                if field in _SHORT:
+                    values[field] = min(growth.value, _SHORT[field])
+                elif re.search(r"head_dim|d_kv|kv_channels", field):
+                    values[field] = head_dim
+                elif growth.value in sizes:
+                    values[field] = sizes[growth.value]
+                elif growth.value > 40 and not re.search(r"position|image|vocab|expert|bucket|num_", field):
+                    values[field] = sizes.setdefault(growth.value, 40)
+        for field, limit in _SHORT.items():
+            if field in values or isinstance(getattr(config, field, None), int):
+                values[field] = min(getattr(config, field), limit)
+        patch, image = getattr(config, "patch_size", None), getattr(config, "image_size", None)
+        if isinstance(patch, int) and isinstance(image, int):
+            values["image_size"] = min(image, 4 * patch)
+        limit = values.get("vocab_size", 1 << 62)
+        ids = {n: v for n, v in config.to_dict().items() if n.endswith("_token_id") and isinstance(v, int)}
+        tokens = {name: index % 4 for index, (name, token) in enumerate(sorted(ids.items())) if token >= limit}
+        yield with_fields(config, values | tokens)
+    yield config

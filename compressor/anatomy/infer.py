@@ -1,32 +1,35 @@
 """From a config to a certified anatomy, with no code per architecture.
 
-Resizing labels the axes that grow.  What it cannot see (which axis of a square attention matrix holds heads, which
-module is the output projection, how fused projections are laid out) is a short list of candidate layouts; each
-attention and each linear map outside the layers is decided alone, by the first candidate whose permutations leave the
-logits unchanged.
+A small random model of the config is watched operation by operation: which dimensions are the same, which are heads ×
+channels, which have an identity.  Enlarging config fields one by one says what each of them sizes.  The certificate
+then proves the whole: permuting every space that was found must leave the logits unchanged.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from compressor.anatomy.axes import Anatomy, Axis, Kind, Norm, Role, Side, Step
-from compressor.anatomy.canonical import centre_writers, fold_norms
-from compressor.anatomy.certificate import TOLERANCE, certify, logits_change, permutation_error, random_model
-from compressor.anatomy.fields import Meaning, Sizes, interpret, reduced
-from compressor.anatomy.labels import RESIDUAL, AttentionLayout, Grower, Layout, label
-from compressor.anatomy.resize import Skeleton, measure
-from compressor.anatomy.trace import Trace, checkpoint_of, trace, write_dim
-from compressor.errors import CertificateError
-from compressor.models.inputs import dummy_inputs
+from compressor.anatomy.algebra import Dim
+from compressor.anatomy.axes import Anatomy, Axis, Kind, Norm, Part, Side, Space, Stack, Step
+from compressor.anatomy.certificate import TOLERANCE, certify, permutation_error, random_model
+from compressor.anatomy.expand import expand
+from compressor.anatomy.fields import Meaning, interpret, reduced
+from compressor.anatomy.flow import Flow
+from compressor.anatomy.resize import BUILD_ERRORS, Skeleton, measure
+from compressor.anatomy.table import Table, tabulate
+from compressor.anatomy.watch import Watched, watch
+from compressor.errors import CertificateError, UnsupportedError
+from compressor.models.inputs import dummy_inputs, task_of
+
+#: Layers of a small model: the first, one that stands for all in between, and the last.
+DEPTH = 3
 
 
 def inspect_config(config: PretrainedConfig) -> Anatomy:
@@ -35,7 +38,7 @@ def inspect_config(config: PretrainedConfig) -> Anatomy:
     Asked again for the same config, the same anatomy is returned.
 
     Raises:
-        CertificateError: no candidate layout passed; names the space that broke it.
+        CertificateError: permuting what seemed interchangeable changes the logits; names the space and its parameters.
         UnsupportedError: the config's sizes could not be told apart.
     """
     key = f"{type(config).__name__} {config.to_json_string(use_diff=False)}"
@@ -49,263 +52,169 @@ _KNOWN: dict[str, Anatomy] = {}
 
 
 def _inspect(config: PretrainedConfig) -> Anatomy:
-    skeleton = measure(config)
-    sizes = interpret(skeleton)
-    study = _Study(skeleton, sizes, reduced(skeleton, sizes))
-    layout = study.choose_layout()
-    small = study.anatomy(layout)
-    errors = certify(study.model, study.inputs, small)
+    skeleton = measure(config, DEPTH)
+    study = _study(skeleton)
+    sizes = interpret(skeleton, study.config, study.table, lambda other: _Study.of(other, skeleton).table)
+    if Meaning.HIDDEN not in sizes.meanings.values():
+        raise UnsupportedError(f"no field of the {config.model_type} config sizes a residual stream")
+    anatomy = study.anatomy()
+    anatomy = _with_experts(study, anatomy, skeleton)
+    errors = certify(study.model, study.inputs, anatomy)
     worst = max(errors, key=lambda name: errors[name])
     if not errors[worst] <= TOLERANCE:
-        raise CertificateError(
-            f"{config.model_type}: permuting {worst} changes the logits by {errors[worst]:.1e}; "
-            f"this architecture is not understood, so nothing was touched"
-        )
-    small = study.with_canonical_form(small)
-    whole = label(config, study.grower, sizes, layout)
-    return Anatomy(
-        model_class=type(study.model).__name__,
-        spaces=whole.spaces,
-        axes=whole.axes,
-        layers=whole.layers,
-        flow=tuple(_repeat(small.flow, small.layers, whole.layers)),
-        centred=small.centred,
-        fields={field: meaning.value for field, meaning in sizes.meanings.items()} | _head_field(sizes, layout),
-        errors=errors,
+        raise CertificateError(_refusal(config, anatomy, study.watched, worst, errors[worst]))
+    anatomy = Flow(study.model, study.inputs, anatomy, study.table.tied).complete()
+    return replace(expand(anatomy, study.config, config, skeleton, sizes), errors=errors)
+
+
+def _refusal(config: PretrainedConfig, anatomy: Anatomy, watched: Watched, space: str, error: float) -> str:
+    touched = [
+        name
+        for name, axes in anatomy.axes.items()
+        if any((part.key or "").partition("/")[0] == space for axis in axes for part in axis.parts)
+    ]
+    unknown = f"; operations without a rule: {', '.join(sorted(watched.unknown))}" if watched.unknown else ""
+    return (
+        f"{config.model_type}: permuting {space} changes the logits by {error:.1e} "
+        f"(parameters: {', '.join(touched[:4]) or 'all'}){unknown}; this architecture is not understood, so nothing "
+        f"was touched. An operation that treats these coordinates unlike each other needs a rule in anatomy/rules.py"
     )
-
-
-def _head_field(sizes: Sizes, layout: Layout) -> dict[str, str]:
-    """The field that counts heads, also where its change alone resizes nothing."""
-    if not sizes.heads_from_hidden:
-        return {}
-    return {attention.heads_field: Meaning.HEADS.value for attention in layout.attention.values()}
 
 
 @dataclass(frozen=True)
 class _Study:
-    """A small random model of the config, watched once, on which candidate layouts are tried."""
+    """A small random model of a config, watched once."""
 
-    skeleton: Skeleton
-    sizes: Sizes
     config: PretrainedConfig
+    model: nn.Module
+    inputs: dict[str, Tensor]
+    watched: Watched
+    stacks: tuple[Stack, ...]
+    table: Table
 
-    @cached_property
-    def grower(self) -> Grower:
-        return Grower(self.skeleton, self.sizes)
+    @classmethod
+    def of(cls, config: PretrainedConfig, skeleton: Skeleton) -> _Study:
+        """Build, run and watch the model of a small config."""
+        model = random_model(config)
+        config = model.config
+        inputs = dummy_inputs(config, batch=3, length=7, dtype=torch.float64)
+        watched = watch(model, inputs, head=task_of(config) != "features")
+        stacks = _stacks(config, model, watched, skeleton)
+        return cls(config, model, inputs, watched, stacks, tabulate(model, watched, stacks, _loose(watched, skeleton)))
 
-    @cached_property
-    def model(self) -> nn.Module:
-        return random_model(self.config)
+    def anatomy(self) -> Anatomy:
+        """The small model's anatomy, its flow not included and not yet certified."""
+        output = self.table.name_of(self.watched.output[-1])
+        return Anatomy(
+            type(self.model).__name__, self.table.spaces, self.table.axes, self.stacks, (), {}, output=output,
+            tokens=dict(self._tokens()),
+        )  # fmt: skip
 
-    @cached_property
-    def inputs(self) -> dict[str, Tensor]:
-        return dummy_inputs(self.config, batch=3, length=8, dtype=torch.float64)
+    def _tokens(self) -> Iterator[tuple[str, int]]:
+        """Which stack's tokens every module works on, where that can be told."""
 
-    @cached_property
-    def layers(self) -> tuple[str, ...]:
-        return tuple(f"{self.skeleton.layer_prefix}{i}" for i in range(getattr(self.config, self.skeleton.depth_field)))
+        def token(dims: list[Dim]) -> int | None:
+            factors = dims[-2].factors() if len(dims) > 1 else []
+            return id(factors[-1].root) if factors else None
 
-    @cached_property
-    def trace(self) -> Trace:
-        return trace(self.model, self.inputs, self.layers)
+        stacks = {token(self.watched.passages[s.layers[0]][0].reads): i for i, s in enumerate(self.stacks)}
+        for module, passages in self.watched.passages.items():
+            found = stacks.get(token(passages[0].writes))
+            if found is not None:
+                yield module, found
 
-    @cached_property
-    def linears(self) -> dict[str, nn.Module]:
-        """Linear modules in the order in which they are called."""
-        modules = dict(self.model.named_modules())
-        return {name: modules[name] for name in self.trace.order() if write_dim(modules[name]) is not None}
 
-    def anatomy(self, layout: Layout) -> Anatomy:
-        """The small model's anatomy under a layout, its flow included, not yet certified."""
-        found = label(self.config, self.grower, self.sizes, layout)
-        return Anatomy(type(self.model).__name__, found.spaces, found.axes, found.layers, (), centred=False, fields={})
+def _study(skeleton: Skeleton) -> _Study:
+    """Study the smallest config at which the family can be built and run.
 
-    def choose_layout(self) -> Layout:
-        """Decide the linears outside the layers, then each attention, by trial."""
-        layout = self._choose_outside(Layout({}, {}))
-        for path, modules in self._attentions().items():
-            layout = self._choose_attention(layout, path, modules)
-        return layout
+    Raises:
+        UnsupportedError: none can; says what the last one failed of.
+    """
+    reason = ""
+    for config in reduced(skeleton):
+        try:
+            return _Study.of(config, skeleton)
+        except BUILD_ERRORS as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    kind = skeleton.config.model_type
+    raise UnsupportedError(f"the {kind} config cannot be built and run at a small size to be certified ({reason})")
 
-    def with_canonical_form(self, anatomy: Anatomy) -> Anatomy:
-        """Add the flow, and find by trial which norms fold and whether residual writers may be centred."""
-        state = dict(self.model.named_parameters())
-        norms = {}
-        for name in self._norm_modules(anatomy):
-            norm = Norm(name, tuple(self._linear_readers(name)))
-            folded = fold_norms(state, [norm], anatomy) if norm.readers else None
-            kept = folded is not None and logits_change(self.model, self.inputs, folded) <= TOLERANCE
-            norms[name] = replace(norm, folded=kept)
-        items = norms | {name: self._step(anatomy, name, list(norms)) for name in self.linears}
-        flow = tuple(items[name] for name in dict.fromkeys(self.trace.order()) if name in items)
-        anatomy = replace(anatomy, flow=flow)
-        centred = logits_change(self.model, self.inputs, centre_writers(state, anatomy)) <= TOLERANCE
-        return replace(anatomy, centred=centred)
 
-    def _norm_modules(self, anatomy: Anatomy) -> list[str]:
-        """Modules whose parameters are vectors over the residual space and that are no linear map, in call order."""
-        found = []
-        for name in dict.fromkeys(self.trace.order()):
-            axes = anatomy.axes.get(f"{name}.weight", ())
-            if len(axes) == 1 and axes[0].parts[0].key == RESIDUAL:
-                found.append(name)
-        return found
+def _stacks(
+    config: PretrainedConfig, model: nn.Module, watched: Watched, skeleton: Skeleton
+) -> tuple[Stack, ...]:
+    """The lists of layers that are run one after the other, in call order, with the names of their residual spaces."""
+    found: list[tuple[tuple[str, ...], tuple[str, ...], int]] = []
+    for layers in skeleton.lists:
+        paths = tuple(f"{layers.prefix}{index}" for index in range(getattr(config, layers.fields[0])))
+        if all(path in watched.passages for path in paths):
+            found.append((paths, layers.fields, 1))
+    found.sort(key=lambda entry: list(watched.passages).index(entry[0][0]))
+    if not found:
+        found = [_repeated(config, watched)]
+    roots = [id(watched.passages[paths[0]][0].reads[-1].root) for paths, _, _ in found]
+    names = {}
+    for root, (paths, _, _) in zip(roots, found, strict=True):
+        name = "residual" if len(set(roots)) == 1 else paths[0].rpartition(".")[0].rpartition(".")[0] + ".residual"
+        names.setdefault(root, name)
+    return tuple(
+        Stack(paths, fields, names[root], runs) for root, (paths, fields, runs) in zip(roots, found, strict=True)
+    )
 
-    def _linear_readers(self, norm: str) -> list[str]:
-        readers = dict.fromkeys(self.trace.readers_of(norm))
-        return [name for name in readers if name in self.linears]
 
-    def _grows_hidden(self, name: str, dim: int) -> bool:
-        return self.grower.meanings(f"{name}.weight", dim) == {Meaning.HIDDEN}
-
-    def _attentions(self) -> dict[str, list[str]]:
-        """{path below the layer: its linear modules in call order} for what is neither FFN nor outside."""
-        groups: dict[str, list[str]] = {}
-        for name in self.linears:
-            layer, rest = self.skeleton.split_layer(name)
-            meanings = [self.grower.meanings(f"{name}.weight", dim) for dim in (0, 1)]
-            if layer == 0 and not any(Meaning.FFN in found for found in meanings) and all(meanings):
-                groups.setdefault(rest.split(".")[0], []).append(rest)
-        return groups
-
-    def _choose_outside(self, layout: Layout) -> Layout:
-        """Linears outside the layers read the residual space or an earlier one of them, and write a space or it."""
-        chosen = dict(layout.outside)
-        square = [
-            name
-            for name in self.linears
-            if self.skeleton.split_layer(name)[0] is None and any(self._grows_hidden(name, dim) for dim in (0, 1))
+def _repeated(config: PretrainedConfig, watched: Watched) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+    """A layer whose weights are shared: it runs several times, and a config field says how often."""
+    counts = {
+        name: len(passages)
+        for name, passages in watched.passages.items()
+        if len(passages) > 1 and passages[0].reads[-1].root is passages[0].writes[-1].root
+    }
+    owned = {name: sum(other.startswith(name + ".") for other in watched.parameters) for name in counts}
+    for name in sorted(counts, key=lambda name: (-owned[name], -len(name))):
+        count = counts[name]
+        fields = [
+            field
+            for field in sorted(set(config.to_dict()) - set(config.attribute_map))
+            if re.search(r"layer|depth", field) and getattr(config, field) == count
         ]
-        options: list[list[tuple[str, str]]] = []
-        earlier: list[str] = []
-        for name in square:
-            reads = [*reversed(earlier), RESIDUAL]
-            writes = [RESIDUAL]
-            if self._grows_hidden(name, write_dim(self.linears[name]) or 0):
-                writes = [name, RESIDUAL]
-                earlier.append(name)
-            options.append([(read, write) for write in writes for read in reads])
-        best = float("inf")
-        for choice in itertools.product(*options):
-            candidate = Layout({}, chosen | dict(zip(square, choice, strict=True)))
-            anatomy = self.anatomy(candidate)
-            fixed_inside = [space for space in anatomy.spaces.values() if space.kind is not Kind.ATTENTION]
-            error = permutation_error(self.model, self.inputs, self._ignoring_attention(anatomy), fixed_inside)
-            best = min(best, error)
-            if error <= TOLERANCE:
-                return candidate
-        raise CertificateError(
-            f"{self.config.model_type}: permuting the residual space changes the logits by {best:.1e} at best; "
-            f"linear maps outside the layers that were tried: {', '.join(square) or 'none'}"
-        )
+        if fields:
+            return (name,), tuple(fields[:1]), count
+    raise UnsupportedError(f"no field of the {config.model_type} config changes the number of layers")
 
-    def _ignoring_attention(self, anatomy: Anatomy) -> Anatomy:
-        """Hold the heads' axes still: attention modules touch the residual space on one side only."""
+
+def _loose(watched: Watched, skeleton: Skeleton) -> Iterator[str]:
+    """Parameters that no operation touched, as wide as the residual stream (a mask token)."""
+    widest = max(skeleton.growths, key=lambda growth: len(growth.rates), default=None)
+    for name, dims in watched.parameters.items():
+        alone = all(dim.root is dim and dim.owner is None and not dim.pinned for dim in dims if dim.size > 1)
+        used = any(dim.contracted or dim.looked_up for dim in dims)
+        shared = any(
+            other.root is dim.root for n, others in watched.parameters.items() if n != name for other in others for dim in dims
+        )
+        if alone and not used and not shared and widest and (name, len(dims) - 1) in widest.rates:
+            yield name
+
+
+def _with_experts(study: _Study, anatomy: Anatomy, skeleton: Skeleton) -> Anatomy:
+    """Try whether the experts of a mixture are interchangeable, layer by layer; keep what the certificate allows."""
+    for unit in [space for space in anatomy.spaces.values() if space.copies > 1]:
+        owner = unit.name.removesuffix(".ffn")
+        matrices = [
+            name for name, axes in anatomy.axes.items() if any(p.key == unit.name for axis in axes for p in axis.parts)
+        ]
+        growth = next((g for g in skeleton.growths if all((name, 0) in g.rates for name in matrices)), None)
+        if growth is None:
+            continue
+        space = Space(f"{owner}.experts", Kind.EXPERTS, unit.copies)
         axes = dict(anatomy.axes)
-        for modules in self._attentions().values():
-            for layer, rest, attribute in itertools.product(self.layers, modules, ("weight", "bias")):
-                inner = Side.READ if rest == modules[-1] else Side.WRITE
-                name = f"{layer}.{rest}.{attribute}"
-                axes[name] = tuple(_still(axis) if axis.side is inner else axis for axis in axes.get(name, ()))
-        return replace(anatomy, axes={name: found for name, found in axes.items() if found})
-
-    def _choose_attention(self, layout: Layout, path: str, modules: list[str]) -> Layout:
-        best, tried = float("inf"), 0
-        for attention in self._attention_candidates(modules):
-            candidate = layout.with_attention(path, attention)
-            try:
-                anatomy = self.anatomy(candidate)
-                spaces = [s for s in anatomy.spaces.values() if s.kind is Kind.ATTENTION and s.name.endswith(path)]
-                error = permutation_error(self.model, self.inputs, anatomy, spaces)
-            except (ValueError, RuntimeError, ZeroDivisionError):
-                continue  # the candidate does not even fit the shapes
-            tried += 1
-            best = min(best, error)
-            if error <= TOLERANCE:
-                return candidate
-        raise CertificateError(
-            f"{self.config.model_type}: no layout of the attention {path} ({', '.join(modules)}) leaves the logits "
-            f"unchanged; best of {tried} candidates: {best:.1e}"
-        )
-
-    def _attention_candidates(self, modules: list[str]) -> Iterator[AttentionLayout]:
-        """Layouts worth trying, likeliest first: the module called last is the output projection."""
-        readers, output = modules[:-1], modules[-1]
-        heads_fields = self.sizes.fields(Meaning.HEADS) or list(self.sizes.head_fields)
-        for heads_field, rotary in itertools.product(heads_fields, (False, True)):
-            if len(readers) == 1:
-                orders = itertools.permutations((Role.QUERY, Role.KEY, Role.VALUE))
-                for roles, interleaved in itertools.product(orders, (False, True)):
-                    yield AttentionLayout({readers[0]: roles, output: (Role.OUTPUT,)}, heads_field, interleaved, rotary)
-            elif len(readers) == 3:
-                for roles in _by_hint(readers):
-                    split = {module: (role,) for module, role in zip(readers, roles, strict=True)}
-                    yield AttentionLayout({**split, output: (Role.OUTPUT,)}, heads_field, False, rotary)
-
-    def _step(self, anatomy: Anatomy, name: str, norms: list[str]) -> Step:
-        """The spaces that a linear module connects, and where the residual is seen behind a writer."""
-        reads, writes = _ends(anatomy, name)
-        checkpoint = None
-        if writes == RESIDUAL and self.skeleton.split_layer(name)[0] is not None:
-            order = self.trace.order()
-            later = [module for module in order[order.index(name) + 1 :] if module in norms or module in self.layers]
-            candidates = [(module, module in self.layers) for module in later[:4]]
-            checkpoint = checkpoint_of(self.model, self.inputs, name, candidates)
-        return Step(name, writes, reads, *(checkpoint or (None, False)))
-
-
-def _ends(anatomy: Anatomy, module: str) -> tuple[str | None, str | None]:
-    """(space read, space written) by a linear module; None where the end is fixed."""
-    ends: dict[Side, str | None] = {Side.READ: None, Side.WRITE: None}
-    for axis in anatomy.axes.get(f"{module}.weight", ()):
-        ends[axis.side] = next((part.key.partition("/")[0] for part in axis.parts if part.key), None)
-    return ends[Side.READ], ends[Side.WRITE]
-
-
-def _by_hint(readers: list[str]) -> list[tuple[Role, ...]]:
-    """Orders of query, key and value for three modules; the one that their names suggest comes first."""
-    roles = (Role.QUERY, Role.KEY, Role.VALUE)
-    wanted = tuple(
-        next((role for role in roles if re.search(rf"(^|[._]){role.value[0]}", name)), None) for name in readers
-    )
-    orders = list(itertools.permutations(roles))
-    return sorted(orders, key=lambda order: order != wanted)
-
-
-def _still(axis: Axis) -> Axis:
-    return replace(axis, parts=tuple(replace(part, key=None) for part in axis.parts))
-
-
-def _repeat(items: tuple, small_layers: tuple[str, ...], layers: tuple[str, ...]) -> Iterator:
-    """The flow of the small model with its layers repeated: the last stays last, the first stands for all others."""
-    in_layers = tuple(name + "." for name in small_layers)
-    placed = False
-    for item in items:
-        if not item.module.startswith(in_layers):
-            yield item
-        elif not placed:
-            placed = True
-            for index in range(len(layers)):
-                model = small_layers[-1] if index == len(layers) - 1 else small_layers[0]
-                following = dict(zip(small_layers[small_layers.index(model) :], layers[index:], strict=False))
-                yield from (_renamed(other, following) for other in items if other.module.startswith(model + "."))
-
-
-def _renamed(item: Step | Norm, layers: Mapping[str, str]) -> Step | Norm:
-    def move(name: str) -> str:
-        old = next((old for old in layers if name == old or name.startswith(old + ".")), None)
-        return layers[old] + name[len(old) :] if old else name
-
-    def move_if(name: str | None) -> str | None:
-        return move(name) if name else None
-
-    if isinstance(item, Norm):
-        return replace(item, module=move(item.module), readers=tuple(map(move, item.readers)))
-    return replace(
-        item,
-        module=move(item.module),
-        writes=move_if(item.writes),
-        reads=move_if(item.reads),
-        checkpoint=move_if(item.checkpoint),
-    )
+        for name, dim in growth.rates:
+            if name.startswith(owner + "."):
+                own = list(axes[name])
+                own[dim] = Axis((Part(space.name, own[dim].size),), Side.WRITE)
+                axes[name] = tuple(own)
+        spaces = {**anatomy.spaces, space.name: space, unit.name: replace(unit, experts=space.name)}
+        candidate = replace(anatomy, spaces=spaces, axes=axes)
+        with suppress(*BUILD_ERRORS):
+            if permutation_error(study.model, study.inputs, candidate, [space, spaces[unit.name]]) <= TOLERANCE:
+                anatomy = candidate
+    return anatomy

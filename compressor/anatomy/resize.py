@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,27 +28,37 @@ BUILD_ERRORS = (
 
 @dataclass(frozen=True)
 class Growth:
-    """How one config field sizes the model: {(parameter, dimension): coordinates per unit of the field}."""
+    """How config fields size the model: {(parameter, dimension): coordinates per unit of the field}.
 
-    field: str
+    Several fields where the model only holds together when they grow as one (hidden and embedding size, when equal).
+    """
+
+    fields: tuple[str, ...]
     value: int
     rates: Mapping[tuple[str, int], float]
 
 
 @dataclass(frozen=True)
+class Layers:
+    """A numbered list of layers: {prefix}0, {prefix}1, ..., and the fields that count them."""
+
+    prefix: str
+    fields: tuple[str, ...]
+    count: int
+
+    def split(self, name: str) -> tuple[int, str] | None:
+        """(layer index, name below the layer), or None for what lies outside."""
+        match = re.match(re.escape(self.prefix) + r"(\d+)(?:\.(.*))?$", name)
+        return (int(match[1]), match[2] or "") if match else None
+
+
+@dataclass(frozen=True)
 class Skeleton:
-    """A model's parameters as shapes, its depth field, and how each of its size fields makes them grow."""
+    """A config cut to a few layers, its lists of layers, and how each of its size fields makes the model grow."""
 
     config: PretrainedConfig
-    shapes: Mapping[str, tuple[int, ...]]
-    depth_field: str
-    layer_prefix: str
+    lists: tuple[Layers, ...]
     growths: tuple[Growth, ...]
-
-    def split_layer(self, name: str) -> tuple[int | None, str]:
-        """(layer index, name below the layer), or (None, name) for what lies outside the layers."""
-        match = re.match(re.escape(self.layer_prefix) + r"(\d+)\.(.*)", name)
-        return (int(match[1]), match[2]) if match else (None, name)
 
 
 def model_class(config: PretrainedConfig) -> type[nn.Module]:
@@ -84,40 +94,58 @@ def build_on_meta(config: PretrainedConfig) -> nn.Module:
         return model_class(config)(copy.deepcopy(config))
 
 
+def shapes_of(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
+    """{parameter: shape} of the model of a config; nothing is allocated."""
+    return {name: tuple(parameter.shape) for name, parameter in build_on_meta(config).named_parameters()}
+
+
 def with_fields(config: PretrainedConfig, values: Mapping[str, Any]) -> PretrainedConfig:
-    """A copy of `config` with some fields replaced; per-layer lists follow a change of depth."""
+    """A copy of `config` with some fields replaced."""
     changed = copy.deepcopy(config)
     for field, value in values.items():
-        old = getattr(config, field, None)
         setattr(changed, field, value)
-        if isinstance(old, int) and isinstance(value, int) and value < old:
-            for other, entry in config.to_dict().items():
-                if isinstance(entry, list) and len(entry) == old and other.startswith("layer"):
-                    setattr(changed, other, entry[:value])
     return changed
 
 
-def measure(config: PretrainedConfig) -> Skeleton:
+def with_layers(config: PretrainedConfig, fields: Sequence[str], kept: Sequence[int]) -> PretrainedConfig:
+    """A copy of `config` with some of its layers: lists with an entry a layer keep those of the layers kept.
+
+    Args:
+        config: a config.
+        fields: the fields that count the layers.
+        kept: for every layer of the copy, the layer of `config` that it takes after.
+    """
+    old = getattr(config, fields[0])
+    changed = with_fields(config, dict.fromkeys(fields, len(kept)))
+    for name, entry in config.to_dict().items():
+        if not isinstance(entry, list) or not entry:
+            continue
+        if len(entry) == old and not name.endswith("_ids"):
+            setattr(changed, name, [entry[index] for index in kept])
+        elif all(isinstance(item, (list, tuple)) and len(item) == 2 and isinstance(item[1], int) for item in entry):
+            # GPT-Neo writes [[[types], times], ...].
+            unrolled = [kind for kinds, times in entry for _ in range(times) for kind in kinds]
+            if len(unrolled) == old:
+                setattr(changed, name, [[[unrolled[index]], 1] for index in kept])
+    return changed
+
+
+def measure(config: PretrainedConfig, depth: int) -> Skeleton:
     """Find the fields that size a model, and how.
 
-    Raises:
-        UnsupportedError: no field changes the number of layers, or none changes the residual width.
+    Args:
+        config: of any size.
+        depth: layers to which every list is cut.
     """
-    depth_field, layer_prefix = _find_depth(config)
-    shallow = with_fields(config, {depth_field: min(2, getattr(config, depth_field))})
-    base = _shapes(shallow)
-    growths = []
-    for field, value in _integer_fields(shallow):
-        if field == depth_field:
-            continue
-        growth = _grow(shallow, base, field, value)
-        if growth is not None:
-            growths.append(growth)
-    return Skeleton(shallow, base, depth_field, layer_prefix, tuple(growths))
-
-
-def _shapes(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(parameter.shape) for name, parameter in build_on_meta(config).named_parameters()}
+    lists = _find_lists(config)
+    shallow = config
+    for layers in lists:
+        kept = [*range(min(depth, layers.count) - 1), layers.count - 1]
+        shallow = with_layers(shallow, layers.fields, kept)
+    base = shapes_of(shallow)
+    counts = {field for layers in lists for field in layers.fields}
+    candidates = [(field, value) for field, value in _integer_fields(shallow) if field not in counts]
+    return Skeleton(shallow, lists, tuple(_growths(shallow, base, candidates)))
 
 
 def _integer_fields(config: PretrainedConfig) -> list[tuple[str, int | None]]:
@@ -135,55 +163,57 @@ def _integer_fields(config: PretrainedConfig) -> list[tuple[str, int | None]]:
     return found
 
 
-def _find_depth(config: PretrainedConfig) -> tuple[str, str]:
-    """The field whose decrement takes whole layers away, and the path prefix of those layers."""
-    base = set(_shapes(config))
+def _find_lists(config: PretrainedConfig) -> tuple[Layers, ...]:
+    """Lists of layers, in the model's order, by the fields whose decrement takes layers away."""
+    base = shapes_of(config)
+    found: dict[str, list[str]] = {}
     for field, value in _integer_fields(config):
-        if value is None or "layer" not in field:
+        if value is None or value < 2 or not re.search(r"layer|depth|block", field):
             continue
         try:
-            other = set(_shapes(with_fields(config, {field: value - 1 if value > 1 else 2})))
+            other = shapes_of(with_layers(config, [field], range(value - 1)))
         except BUILD_ERRORS:
             continue
-        changed = sorted(base ^ other)
-        index = value - 1 if value > 1 else 1
-        prefixes = {name.split(f".{index}.", 1)[0] + "." for name in changed if f".{index}." in name}
-        if changed and len(prefixes) == 1:
-            return field, prefixes.pop()
-    raise UnsupportedError(f"no field of the {config.model_type} config changes the number of layers of one stack")
+        gone = [name for name in base if name not in other]
+        prefixes = {match[1] for name in gone if (match := re.match(rf"(.*?\.){value - 1}\.", name))}
+        if gone and len(prefixes) == 1 and not set(other) - set(base):
+            found.setdefault(prefixes.pop(), []).append(field)
+    ordered = sorted(found, key=lambda prefix: next(i for i, name in enumerate(base) if name.startswith(prefix)))
+    return tuple(Layers(prefix, tuple(found[prefix]), getattr(config, found[prefix][0])) for prefix in ordered)
 
 
-def _grow(
-    config: PretrainedConfig, base: Mapping[str, tuple[int, ...]], field: str, value: int | None
-) -> Growth | None:
-    """Enlarge one field; None when the family refuses or nothing in the model grows."""
-    if value is None:
-        # An unset size is derived (GPT-2: n_inner = 4 n_embd); two explicit values show what it sizes.
-        first, second = 24, 48
+def _growths(
+    config: PretrainedConfig, base: Mapping[str, tuple[int, ...]], candidates: Sequence[tuple[str, int | None]]
+) -> Iterator[Growth]:
+    """Enlarge every field alone; those that tear the model apart alone are enlarged with others of their value."""
+    torn: list[tuple[str, int]] = []
+    for field, value in candidates:
+        first, second = (24, 48) if value is None else (value, 2 * value)
         try:
-            before = _shapes(with_fields(config, {field: first}))
-            after = _shapes(with_fields(config, {field: second}))
+            before = base if value is not None else shapes_of(with_fields(config, {field: first}))
+            after = shapes_of(with_fields(config, {field: second}))
         except BUILD_ERRORS:
-            return None
+            continue
         rates = _rates(before, after, second - first)
-        if not rates or any(rate <= 0 for rate in rates.values()):
-            return None
-        (name, dim), rate = next(iter(rates.items()))
-        return Growth(field, round(base[name][dim] / rate), rates)
-    try:
-        after = _shapes(with_fields(config, {field: 2 * value}))
-    except BUILD_ERRORS:
-        return None
-    rates = _rates(base, after, value)
-    if not rates or any(rate <= 0 for rate in rates.values()):
-        return None
-    return Growth(field, value, rates)
+        if rates is None and value is not None:
+            torn.append((field, value))
+        elif rates and all(rate > 0 for rate in rates.values()):
+            (name, dim), rate = next(iter(rates.items()))
+            yield Growth((field,), round(base[name][dim] / rate) if value is None else value, rates)
+    for value in dict.fromkeys(value for _, value in torn):
+        fields = tuple(field for field, own in torn if own == value)
+        if len(fields) > 1:
+            with suppress(*BUILD_ERRORS):
+                rates = _rates(base, shapes_of(with_fields(config, dict.fromkeys(fields, 2 * value))), value)
+                if rates and all(rate > 0 for rate in rates.values()):
+                    yield Growth(fields, value, rates)
 
 
 def _rates(
     before: Mapping[str, tuple[int, ...]], after: Mapping[str, tuple[int, ...]], step: int
 ) -> dict[tuple[str, int], float] | None:
-    if before.keys() != after.keys():
+    """Coordinates per unit; None when the two models do not have the same parameters."""
+    if before.keys() != after.keys() or any(len(shape) != len(after[name]) for name, shape in before.items()):
         return None
     return {
         (name, dim): (new - old) / step

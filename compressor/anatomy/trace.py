@@ -15,6 +15,11 @@ from transformers.pytorch_utils import Conv1D
 LINEAR_WRITE_DIM: dict[type[nn.Module], int] = {nn.Linear: 0, Conv1D: 1}
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear map or a convolution: it multiplies by a matrix."""
+    return isinstance(module, (nn.Linear, Conv1D, nn.Conv1d, nn.Conv2d, nn.Conv3d))
+
+
 def write_dim(module: nn.Module) -> int | None:
     """The dimension of `module.weight` that it writes; None for modules that are no linear map of the last axis."""
     return next((dim for kind, dim in LINEAR_WRITE_DIM.items() if isinstance(module, kind)), None)
@@ -106,11 +111,11 @@ def trace(model: nn.Module, inputs: Mapping[str, Tensor], layers: tuple[str, ...
 
 def checkpoint_of(
     model: nn.Module, inputs: Mapping[str, Tensor], writer: str, candidates: list[tuple[str, bool]]
-) -> tuple[str, bool] | None:
+) -> tuple[str, bool, float] | None:
     """Where the residual stream is seen right after `writer` has added to it.
 
     The writer's output is shifted by a known tensor; the first candidate (module, whether its output is meant) that
-    shifts by exactly the same tensor is the residual stream behind the addition.
+    shifts by a multiple of the same tensor is the residual stream behind the addition, and the multiple is the gain.
     """
     seen: dict[tuple[str, bool], Tensor] = {}
     shift: list[Tensor] = []
@@ -118,12 +123,14 @@ def checkpoint_of(
     def watch(key: tuple[str, bool]) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             value = first_tensor(output) if key[1] else (first_tensor(args) if args else first_tensor(kwargs))
-            if value is not None:
+            if value is not None and key not in seen:
                 seen[key] = value.detach().clone()
 
         return hook
 
     def disturb(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+        if shift:
+            return output  # a shared layer runs again: its first run tells enough
         noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=output.dtype)
         shift.append(noise)
         return output + noise
@@ -132,11 +139,13 @@ def checkpoint_of(
     with hooks(watchers), torch.no_grad():
         logits_of(model, inputs)
         before = dict(seen)
+        seen.clear()
         with hooks([model.get_submodule(writer).register_forward_hook(disturb)]):
             logits_of(model, inputs)
     for key in candidates:
-        if key in seen and seen[key].shape == shift[0].shape:
-            moved = seen[key] - before[key]
-            if torch.allclose(moved, shift[0], atol=1e-4):
-                return key
+        if key in seen and seen[key].numel() == shift[0].numel() and seen[key].shape[-1] == shift[0].shape[-1]:
+            moved = (seen[key] - before[key]).reshape(shift[0].shape)
+            gain = float((moved * shift[0]).sum() / shift[0].square().sum())
+            if abs(gain) > 1e-3 and torch.allclose(moved, gain * shift[0], atol=1e-4 * abs(gain)):
+                return *key, 1.0 if abs(gain - 1) < 1e-4 else gain
     return None

@@ -1,4 +1,4 @@
-"""Writing a model as ONNX; the file takes its name only after it has been proved equal to torch."""
+"""Writing a model as ONNX; files take their names only after all of them have been proved equal to torch."""
 
 from __future__ import annotations
 
@@ -6,34 +6,35 @@ import copy
 import logging
 import os
 import shutil
+import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
-from torch import Tensor, nn
 from torch.onnx.errors import OnnxExporterError
 from transformers import PreTrainedModel
 
-from compressor.errors import UnsupportedError
-from compressor.export.parity import ParityReport, check_parity
-from compressor.models.inputs import dummy_inputs, is_image_config, task_of
+from compressor.errors import UnsupportedError, UserError
+from compressor.export.graphs import Graph
+from compressor.export.layout import NAMES, FileKind, files_of, has_cache
+from compressor.export.parity import ParityReport, check_parity, combine
 from compressor.models.quiet import one_line
 
 #: What one protobuf file cannot hold, less some room for the graph; larger weights go to a file beside it.
 LARGEST_FILE = 2**31 - 2**25
 
-TASKS = ("image-classification", "text-classification", "token-classification", "masked-lm", "causal-lm")
-
 
 @dataclass(frozen=True)
-class ExportReport:
-    """What was written.
+class FileReport:
+    """One file that was written.
 
     Attributes:
         path: the finished file.
@@ -50,45 +51,69 @@ class ExportReport:
     parity: ParityReport
 
 
-class _Logits(nn.Module):
-    def __init__(self, model: PreTrainedModel, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self.model = model
-        self.names = names
-        # A cache would be one more output per layer.
-        self.options = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
+@dataclass(frozen=True)
+class ExportReport:
+    """All that was written; what is not of one file is of the first or of all together."""
 
-    def forward(self, *values: Tensor) -> Tensor:
-        return self.model(**dict(zip(self.names, values, strict=True)), **self.options, return_dict=True).logits
+    files: tuple[FileReport, ...]
+
+    @property
+    def path(self) -> Path:
+        return self.files[0].path
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+    @property
+    def opset(self) -> int:
+        return self.files[0].opset
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.files[0].inputs
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return self.files[0].outputs
+
+    @property
+    def seconds(self) -> float:
+        return sum(file.seconds for file in self.files)
+
+    @property
+    def parity(self) -> ParityReport:
+        return combine([case for file in self.files for case in file.parity.cases], self.files[0].parity.tolerance)
 
 
 def export_onnx(
     model: PreTrainedModel,
     folder: str | Path,
     *,
+    cache: bool = True,
     tolerance: float = 1e-4,
     batch_sizes: Sequence[int] = (1, 2, 5),
     seed: int = 0,
 ) -> ExportReport:
-    """Write `folder`/onnx/model.onnx in float32, with any batch size and length, and prove it against torch.
+    """Write the files of a model to `folder`/onnx in float32, for any batch size and length, and prove them.
 
-    Inputs are named as the model's (pixel_values, or input_ids and attention_mask), the output is `logits`.
-    An older file stays as it was unless the new one passes the check.
+    Classifiers, masked language models and headless models have `model.onnx`; causal language models also
+    `model_with_past.onnx`; encoder–decoders have `encoder_model.onnx`, `decoder_model.onnx` and
+    `decoder_with_past_model.onnx`.  `graphs` says what goes in and comes out of each.
+    Older files stay as they were unless all new ones pass the check; then those that were not written again go.
 
     Args:
-        model: a classifier or language model; it is left as it is.
+        model: of a task that `files_of` knows; it is left as it is.
         folder: where the model's other files are; made if it does not exist.
+        cache: whether generating models get a file with past, and decoders give keys and values.
         tolerance: see `check_parity`, likewise `batch_sizes` and `seed`.
 
     Raises:
-        UnsupportedError: a task without one table of logits, or a model that torch cannot export.
-        ParityError: the file disagrees with torch.
+        UnsupportedError: a task that has no files, or a model that torch cannot export.
+        ParityError: a file disagrees with torch.
     """
-    task = task_of(model.config)
-    if task not in TASKS:
-        raise UnsupportedError(
-            f"ONNX export of {type(model).__name__} ({task}) is not supported: {', '.join(TASKS)} are"
-        )
+    kinds = files_of(model, cache)
+    cache = has_cache(model, cache)
     target = Path(folder) / "onnx"
     target.mkdir(parents=True, exist_ok=True)
     # The check needs float32 on the CPU; only a model that is something else is copied.
@@ -96,48 +121,101 @@ def export_onnx(
         model = copy.deepcopy(model).cpu().float()
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target))
     training = model.training
+    graphs: dict[str, Graph] = {}
+    seconds: dict[str, float] = {}
     try:
         model.eval()
-        begin = time.perf_counter()
-        names = _export(model, partial / "model.onnx")
-        seconds = time.perf_counter() - begin
+        for kind in kinds:
+            begin = time.perf_counter()
+            with _silence(), _traceable(model):
+                graphs[kind.name] = _graph(kind, model, cache)
+                _export(graphs[kind.name], partial / kind.name)
+            seconds[kind.name] = time.perf_counter() - begin
         with _silence():
-            parity = check_parity(
-                partial / "model.onnx", model, tolerance=tolerance, batch_sizes=batch_sizes, seed=seed
+            parity = check_parity(partial, model, cache=cache, tolerance=tolerance, batch_sizes=batch_sizes, seed=seed)
+        reports = tuple(
+            FileReport(
+                target / name,
+                sum(path.stat().st_size for path in partial.glob(f"{name}*")),
+                _opset(partial / name),
+                tuple(graph.inputs),
+                graph.outputs,
+                seconds[name],
+                parity[name],
             )
-        opset = _opset(partial / "model.onnx")
-        written = _publish(partial, target)
+            for name, graph in graphs.items()
+        )
+        _publish(partial, target)
     finally:
         model.train(training)
         shutil.rmtree(partial, ignore_errors=True)
         with suppress(OSError):
             # Only if nothing is in it, which is when nothing was ever exported here.
             target.rmdir()
-    return ExportReport(target / "model.onnx", written, opset, names, ("logits",), seconds, parity)
+    return ExportReport(reports)
 
 
-def _export(model: PreTrainedModel, path: Path) -> tuple[str, ...]:
-    inputs = dummy_inputs(model.config, 2)
-    names = tuple(inputs)
-    axes = {0: "batch"} if is_image_config(model.config) else {0: "batch", 1: "sequence"}
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+def largest_differences(
+    model: PreTrainedModel,
+    *,
+    cache: bool = True,
+    tolerance: float = 1e-4,
+    batch_sizes: Sequence[int] = (1, 2, 5),
+    seed: int = 0,
+) -> dict[str, float]:
+    """Export a model into a temporary folder: the largest relative difference from torch of every file, by its name.
+
+    Raises:
+        UnsupportedError: as `export_onnx`, likewise `ParityError`.
+    """
+    with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
+        report = export_onnx(model, scratch, cache=cache, tolerance=tolerance, batch_sizes=batch_sizes, seed=seed)
+    return {file.path.name: file.parity.max_rel for file in report.files}
+
+
+def _graph(kind: FileKind, model: PreTrainedModel, cache: bool) -> Graph:
     try:
-        with _silence():
-            torch.onnx.export(
-                _Logits(model, names).eval(),
-                tuple(inputs.values()),
-                path,
-                dynamo=True,
-                verbose=False,
-                input_names=names,
-                output_names=("logits",),
-                dynamic_shapes=(tuple(axes for _ in names),),
-                external_data=weights > LARGEST_FILE,
-            )
+        return kind.graph(model, cache).eval()
+    except UserError:
+        raise
+    # Models fail in ways of their own on what they do not take, such as a plain cache.
+    except Exception as error:
+        hint = ": leave out the files with past (cache=False)" if kind.cache else ""
+        raise UnsupportedError(
+            f"{type(model).__name__} does not run as {kind.name} needs it ({one_line(error)}){hint}"
+        ) from error
+
+
+def _export(graph: Graph, path: Path) -> None:
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in graph.parameters())
+    try:
+        torch.onnx.export(
+            graph,
+            tuple(graph.inputs.values()),
+            path,
+            dynamo=True,
+            verbose=False,
+            input_names=tuple(graph.inputs),
+            output_names=graph.outputs,
+            dynamic_shapes=(tuple(dict(graph.axes[name]) for name in graph.inputs),),
+            external_data=weights > LARGEST_FILE,
+        )
     except OnnxExporterError as error:
         reason = one_line(error.__cause__ or error)
-        raise UnsupportedError(f"torch cannot export {type(model).__name__} to ONNX: {reason}") from error
-    return names
+        name = type(graph.model).__name__
+        raise UnsupportedError(f"torch cannot export {name} to {path.name}: {reason}") from error
+    _name_axes(graph, path)
+
+
+def _name_axes(graph: Graph, path: Path) -> None:
+    """Give the outputs' axes of any size the names that the graph has for them; torch writes formulas."""
+    file = onnx.load(path, load_external_data=False)
+    for value in file.graph.output:
+        names = graph.axes[value.name]
+        for index, axis in enumerate(value.type.tensor_type.shape.dim):
+            if index in names and not axis.HasField("dim_value"):
+                axis.dim_param = names[index]
+    onnx.save(file, path)
 
 
 def _opset(path: Path) -> int:
@@ -145,21 +223,58 @@ def _opset(path: Path) -> int:
     return next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
 
 
-def _publish(partial: Path, target: Path) -> int:
-    written = 0
-    # The graph last: where it is, its weights are.
-    for path in sorted(partial.iterdir(), key=lambda path: path.suffix == ".onnx"):
-        written += path.stat().st_size
+def _publish(partial: Path, target: Path) -> None:
+    # Graphs last: where one is, its weights are.
+    written = sorted(partial.iterdir(), key=lambda path: path.suffix == ".onnx")
+    for path in written:
         os.replace(path, target / path.name)
-    return written
+    # What an export of another model or without this option left would not belong to these.
+    for name in {name for kind in NAMES for name in (kind, f"{kind}.data")} - {path.name for path in written}:
+        (target / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _traceable(model: PreTrainedModel) -> Iterator[None]:
+    """Parameters without gradients, and mixtures of experts without loops; both as they were afterwards."""
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # Not all of transformers' models have them, nor its versions.
+    can_set = getattr(model, "_can_set_experts_implementation", None)
+    experts = model.get_experts_implementation() if can_set is not None and can_set() else None
+    try:
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        if experts is not None:
+            # The others loop over the experts that were hit, or call a kernel that ONNX does not have.
+            model.set_experts_implementation("batched_mm")
+        yield
+    finally:
+        if experts is not None:
+            model.set_experts_implementation(experts)
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+class _Muted:
+    """A standard stream that says nothing for this thread; a progress bar draws from one of its own."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._thread = threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextmanager
 def _silence() -> Iterator[None]:
+    """No logs and warnings, and not the graphs that torch prints of what it cannot export."""
     disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(_Muted(sys.stderr)):
             warnings.simplefilter("ignore")
             yield
     finally:

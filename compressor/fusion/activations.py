@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from compressor.anatomy import Map, Role
+from compressor.anatomy import Anatomy, Role
 from compressor.anatomy.trace import logits_of
+from compressor.fusion.masks import Masks
 from compressor.fusion.moments import HeadStatistics, SpaceStatistics
 from compressor.fusion.sources import Source
 from compressor.fusion.statistics import Gram, rows, stacked
-from compressor.fusion.structure import attention_slice, outgoing, reader, residual_spots
+from compressor.fusion.structure import Maps, attention_columns, outgoing, reader, space_spots
 from compressor.fusion.walk import Spot, watching
 
 #: Tokens from which maps of hidden units are chosen; more change little and cost N² each.
@@ -20,29 +21,33 @@ UNIT_TOKENS = 2304
 
 
 class Seen:
-    """What all teachers showed at one place of the walk; moments that do not depend on the student are kept.
+    """What all teachers showed at one place of the walk, in the student's names.
 
     Args:
         sources: the teachers.
-        masks: per batch, which tokens count.
+        anatomy: the student's anatomy.
+        masks: which tokens of each batch count.
         tokens: token vectors in all batches together.
         thin: spots of which some token vectors are enough; the others are kept whole.
     """
 
     def __init__(
-        self, sources: Sequence[Source], masks: Sequence[Tensor | None], tokens: int, thin: Sequence[Spot] = ()
+        self, sources: Sequence[Source], anatomy: Anatomy, masks: Masks, tokens: int, thin: Sequence[Spot] = ()
     ) -> None:
-        self.sources, self.masks, self.thin = sources, masks, frozenset(thin)
+        self.sources, self.anatomy, self.masks, self.thin = sources, anatomy, masks, frozenset(thin)
         #: Every how many tokens one is taken where about `UNIT_TOKENS` of them are enough.
         self.stride = max(1, round(tokens / UNIT_TOKENS))
         self._values: dict[tuple[int, int, Spot], Tensor] = {}
-        self._pooled: dict[tuple[tuple[Spot, int | None, int | None], ...], Tensor] = {}
+        self._pooled: dict[tuple[tuple[Spot, int, Role | None], ...], Tensor] = {}
 
     def record(self, teacher: int, batch: int, shown: Mapping[Spot, Tensor]) -> None:
         """Keep what one teacher showed of one batch."""
         for spot, value in shown.items():
-            vectors = rows(value, self.masks[batch])
+            vectors = rows(value, self.masks.of(batch, spot[0]))
             self._values[teacher, batch, spot] = self._some(batch, vectors).clone() if spot in self.thin else vectors
+
+    def has(self, teacher: int, spot: Spot) -> bool:
+        return (teacher, 0, spot) in self._values
 
     def rows(self, teacher: int, batch: int, spot: Spot) -> Tensor:
         """Token vectors [T, n_k] of one teacher at one spot: all of them, unless the spot is thin."""
@@ -53,14 +58,16 @@ class Seen:
         found = self.rows(teacher, batch, spot)
         return found if spot in self.thin else self._some(batch, found)
 
-    def pooled(self, places: Sequence[tuple[Spot, slice]]) -> Tensor:
-        """Some token vectors of all teachers side by side [T, Σ n_k]: per teacher a spot and the columns of it."""
-        key = tuple((spot, part.start, part.stop) for spot, part in places)
+    def pooled(self, spot: Spot, columns: Sequence[Tensor] | None = None, role: Role | None = None) -> Tensor:
+        """Some token vectors of all teachers side by side [T, Σ n_k]; of each the columns given."""
+        key = ((spot, 0, role),)
         if key not in self._pooled:
-            parts = [
-                stacked([self.some_rows(k, batch, spot)[:, part] for k, (spot, part) in enumerate(places)])
-                for batch in range(len(self.masks))
-            ]
+            parts = []
+            for batch in range(len(self.masks)):
+                found = [self.some_rows(k, batch, spot) for k in range(len(self.sources))]
+                if columns is not None:
+                    found = [values[:, own] for values, own in zip(found, columns, strict=True)]
+                parts.append(stacked(found))
             self._pooled[key] = torch.cat(parts)
         return self._pooled[key]
 
@@ -69,60 +76,63 @@ class Seen:
 
 
 class ActivationFeatures:
-    """Moments over the calibration tokens, targets transported by one student's residual maps.
+    """Moments over the calibration tokens, targets transported by one student's maps.
 
     Args:
         seen: what the teachers showed.
-        residual: the student's residual map of each teacher.
+        maps: the student's maps of each teacher.
     """
 
-    def __init__(self, seen: Seen, residual: Sequence[Map]) -> None:
-        self.seen, self.residual, self.sources, self.masks = seen, residual, seen.sources, seen.masks
-
-    def values(self, teacher: int, batch: int, spot: Spot) -> Tensor:
-        """Token vectors [T, n_k] of one teacher."""
-        return self.seen.rows(teacher, batch, spot)
+    def __init__(self, seen: Seen, maps: Maps) -> None:
+        self.seen, self.maps, self.sources, self.masks = seen, maps, seen.sources, seen.masks
 
     def space(self, name: str) -> SpaceStatistics:
-        step = reader(self.sources[0].anatomy, name)
-        places = [((step.module, "in"), slice(None))] * len(self.sources)
-        target = (step.module, "out")
+        step = reader(self.seen.anatomy, name)
+        assert step is not None
+        spot, target, key = (step.module, "in"), (step.module, "out"), step.writes
         return SpaceStatistics(
-            outgoing(self.sources, self.residual, step),
-            variance=lambda: self.seen.pooled(places).var(dim=0, correction=0).double(),
-            gram=lambda: _covariance(self.seen.pooled(places)),
-            cross=lambda: _covariance(self.seen.pooled(places), self._some_targets(target, fixed=step.writes is None)),
+            outgoing(self.sources, self.maps, step),
+            variance=lambda: self.seen.pooled(spot).var(dim=0, correction=0).double(),
+            gram=lambda: _covariance(self.seen.pooled(spot)),
+            cross=lambda: _covariance(self.seen.pooled(spot), self._some_targets(target, key)),
         )
 
-    def _some_targets(self, spot: Spot, *, fixed: bool) -> Tensor:
-        found = [self._moved(batch, spot, self.seen.some_rows, fixed=fixed) for batch in range(len(self.masks))]
-        return torch.cat(found)
+    def _some_targets(self, spot: Spot, key: str | None) -> Tensor:
+        return torch.cat([self._moved(batch, spot, key, self.seen.some_rows) for batch in range(len(self.masks))])
 
     def heads(self, name: str) -> HeadStatistics:
-        step = reader(self.sources[0].anatomy, name)
-        inputs = [((step.module, "in"), slice(None))] * len(self.sources)
-        places = {
-            role: [attention_slice(source.anatomy, name, role) for source in self.sources]
-            for role in (Role.QUERY, Role.KEY)
-        }
-        spaces = [source.anatomy.spaces[name] for source in self.sources]
+        anatomy = self.seen.anatomy
+        step = reader(anatomy, name)
+        assert step is not None
+        read: Spot = (step.module, "in")
+
+        def moments(role: Role) -> Tensor:
+            spot, _ = attention_columns(anatomy, name, role)
+            columns = [attention_columns(s.anatomy, s.own(name), role)[1] for s in self.sources]
+            return _second_moment(self.seen.pooled(spot, columns, role))
+
         return HeadStatistics(
-            outgoing(self.sources, self.residual, step),
-            spaces[0].head_dim,
-            carry=lambda: _second_moment(self.seen.pooled(inputs)),
-            queries=lambda: _second_moment(self.seen.pooled(places[Role.QUERY])),
-            keys=lambda: _second_moment(self.seen.pooled(places[Role.KEY])),
+            outgoing(self.sources, self.maps, step),
+            self.sources[0].space(name).head_dim,
+            carry=lambda: _second_moment(self.seen.pooled(read)),
+            queries=lambda: moments(Role.QUERY),
+            keys=lambda: moments(Role.KEY),
         )
 
-    def transported(self, batch: int, spot: Spot, *, fixed: bool = False) -> Tensor:
-        """Σ_k push_kᵀ x_k over the tokens of a batch, [T, m]; fixed outputs are averaged by α."""
-        return self._moved(batch, spot, self.seen.rows, fixed=fixed)
+    def transported(self, batch: int, spot: Spot, key: str | None) -> Tensor:
+        """Σ_k push_kᵀ x_k over the tokens of a batch, [T, m]; outputs without a map (key None) are averaged by α."""
+        return self._moved(batch, spot, key, self.seen.rows)
 
-    def _moved(self, batch: int, spot: Spot, take: Callable[[int, int, Spot], Tensor], *, fixed: bool) -> Tensor:
+    def part(self, batch: int, spot: Spot, columns: Sequence[Tensor], key: str | None) -> Tensor:
+        """As `transported`, of some columns of each teacher's values."""
+        return self._moved(batch, spot, key, lambda k, b, s: self.seen.rows(k, b, s)[:, columns[k]])
+
+    def _moved(self, batch: int, spot: Spot, key: str | None, take: Callable[[int, int, Spot], Tensor]) -> Tensor:
         parts = []
-        for k, (source, mapping) in enumerate(zip(self.sources, self.residual, strict=True)):
+        for k, (source, maps) in enumerate(zip(self.sources, self.maps, strict=True)):
             value = take(k, batch, spot)
-            parts.append(source.weight * value if fixed else mapping.transport(value))
+            mapping = maps.get(key) if key is not None else None
+            parts.append(source.weight * value if mapping is None else mapping.transport(value))
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
 
 
@@ -139,27 +149,37 @@ def _covariance(values: Tensor, others: Tensor | None = None) -> Tensor:
 
 
 @torch.no_grad()
-def residual_gram(sources: Sequence[Source], batches: Sequence[Mapping[str, Tensor]]) -> Tensor:
-    """Joint second moments of all teachers' residual coordinates over all depths, [Σ n_k, Σ n_k].
+def space_grams(
+    sources: Sequence[Source], spaces: Sequence[str], batches: Sequence[Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Joint second moments of all teachers' coordinates over all depths, {residual or embedding space: [Σ n_k, Σ n_k]}.
 
     Every depth counts alike: its moments are divided by the teachers' mean square there (weighted by α), which grows
-    along the residual stream while the norms that read it take it out again.
+    along the residual stream while the norms that read it take it out again.  Teachers of other depth are seen at the
+    layers that stand for each other.
     """
-    spots = residual_spots(sources[0].anatomy)
-    grams: dict[Spot, Gram] = {}
-    for batch in batches:
-        mask = batch.get("attention_mask")
-        keep = None if mask is None or bool(mask.all()) else mask.bool()
-        seen = [_see(source, spots, batch) for source in sources]
-        for spot in spots:
-            values = stacked([rows(one[spot], keep) for one in seen])
-            grams.setdefault(spot, Gram(values.shape[1])).add(values)
-    share = torch.cat([torch.full((s.anatomy.residual.size,), s.weight / s.anatomy.residual.size) for s in sources])
-    moments = [gram.second_moment() for gram in grams.values()]
-    return torch.stack([moment / (moment.diagonal() @ share.double()) for moment in moments]).mean(0)
+    anatomy = sources[0].anatomy
+    spots = {space: space_spots(anatomy, space) for space in spaces}
+    masks = Masks(batches, anatomy)
+    grams: dict[tuple[str, Spot], Gram] = {}
+    for index, batch in enumerate(batches):
+        seen = [_see(source, [spot for own in spots.values() for spot in own], batch) for source in sources]
+        for space, own in spots.items():
+            for spot in own:
+                values = stacked([rows(one[spot], masks.of(index, spot[0])) for one in seen])
+                grams.setdefault((space, spot), Gram(values.shape[1])).add(values)
+    found = {}
+    for space in spaces:
+        sizes = [source.space(space).size for source in sources]
+        share = torch.cat([torch.full((n,), s.weight / n) for n, s in zip(sizes, sources, strict=True)])
+        moments = [gram.second_moment() for (name, _), gram in grams.items() if name == space]
+        scales = [(moment.diagonal() @ share.double()).clamp(min=1e-30) for moment in moments]
+        found[space] = torch.stack([moment / scale for moment, scale in zip(moments, scales, strict=True)]).mean(0)
+    return found
 
 
 def _see(source: Source, spots: Sequence[Spot], batch: Mapping[str, Tensor]) -> dict[Spot, Tensor]:
-    with watching(source.model, spots) as seen:
+    own = {(source.own(module), end): (module, end) for module, end in spots}
+    with watching(source.model, list(own)) as seen:
         logits_of(source.model, {name: value for name, value in batch.items() if name != "labels"})
-    return seen
+    return {(module, end): seen[source.own(module), end] for module, end in spots}

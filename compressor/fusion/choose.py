@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressor.anatomy import Anatomy
 from compressor.anatomy.trace import logits_of
 from compressor.fusion.inner import UNIT_MAPS
 from compressor.fusion.lockstep import build
 from compressor.fusion.residual import RESIDUAL_MAPS, ResidualMap, ResidualProblem
 from compressor.fusion.sources import Source
+from compressor.fusion.statistics import rows
 from compressor.fusion.student import Student
 
 #: Calibration samples that a pilot is built on.
@@ -40,8 +42,14 @@ class Candidate:
     inner: str
     label: str
 
-    def make(self, problem: ResidualProblem) -> ResidualMap:
-        return RESIDUAL_MAPS.get(self.residual)(replace(problem, weights=self.shares))
+    def make(self, problems: Mapping[str, ResidualProblem]) -> dict[str, ResidualMap]:
+        """The maps of every residual and embedding space; what cannot be rotated is coupled to a barycentre."""
+        found = {}
+        for space, problem in problems.items():
+            possible = problem.rotatable or self.residual != "principal" or len(problems) == 1
+            method = RESIDUAL_MAPS.get(self.residual if possible else "barycentre")
+            found[space] = method(replace(problem, weights=self.shares))
+        return found
 
 
 def candidates(
@@ -89,8 +97,8 @@ def _label(residual: str, shares: tuple[float, ...], inner: str, sources: Sequen
 
 def choose(
     found: Sequence[Candidate],
-    problem: ResidualProblem,
-    make: Callable[[Candidate, ResidualMap], Student],
+    problems: Mapping[str, ResidualProblem],
+    make: Callable[[Candidate, Mapping[str, ResidualMap]], Student],
     sources: Sequence[Source],
     batches: Sequence[Mapping[str, Tensor]],
     held_out: Sequence[Mapping[str, Tensor]],
@@ -100,8 +108,8 @@ def choose(
 
     Args:
         found: the candidates.
-        problem: the statistics that residual maps are made from.
-        make: an unbuilt student of a candidate, for its residual map.
+        problems: the statistics that residual maps are made from, by space.
+        make: an unbuilt student of a candidate, for its residual maps.
         sources: the teachers.
         batches: samples that pilots are built on.
         held_out: samples that judge them.
@@ -112,13 +120,48 @@ def choose(
     """
     if len(found) == 1:
         return found[0], []
-    students = [make(candidate, candidate.make(problem)) for candidate in found]
+    students = [make(candidate, candidate.make(problems)) for candidate in found]
     build(students, sources, batches, progress)
-    target = [ensemble_log_probs([s.model for s in sources], [s.weight for s in sources], batch) for batch in held_out]
-    scores = [divergence(student.model, held_out, target) for student in students]
+    judge = Judge(sources, held_out, students[0].anatomy)
+    scores = [judge(student) for student in students]
     best = next(i for i, score in enumerate(scores) if score <= (1 + MARGIN) * min(scores) + 1e-9)
-    measured = [{"candidate": c.label, "held_out_kl": score} for c, score in zip(found, scores, strict=True)]
+    measured = [{"candidate": c.label, judge.measure: score} for c, score in zip(found, scores, strict=True)]
     return found[best], measured
+
+
+class Judge:
+    """How far a student is from the ensemble on held-out samples.
+
+    With a head, KL(ensemble || student); without one, the squared error of its features as a share of the energy of the
+    transported ones.
+
+    Args:
+        sources: the teachers.
+        held_out: samples.
+        anatomy: the student's.
+    """
+
+    def __init__(self, sources: Sequence[Source], held_out: Sequence[Mapping[str, Tensor]], anatomy: Anatomy) -> None:
+        self.sources, self.held_out, self.output = sources, held_out, anatomy.output
+        self.measure = "held_out_kl" if self.output is None else "held_out_error"
+        models, shares = [s.model for s in sources], [s.weight for s in sources]
+        self.target = [ensemble_log_probs(models, shares, batch) for batch in held_out] if self.output is None else []
+
+    @torch.no_grad()
+    def __call__(self, student: Student) -> float:
+        if self.output is None:
+            return divergence(student.model, self.held_out, self.target)
+        missed, energy = 0.0, 0.0
+        for batch in self.held_out:
+            inputs = {name: value for name, value in batch.items() if name != "labels"}
+            own = rows(logits_of(student.model, inputs), None).double()
+            wanted = torch.zeros_like(own)
+            for source, maps in zip(self.sources, student.maps, strict=True):
+                wanted += maps[self.output].transport(rows(logits_of(source.model, inputs), None)).double()
+            missed += float((own - wanted).square().sum())
+            energy += float((wanted - wanted.mean(0)).square().sum())
+        share = missed / max(energy, 1e-30)
+        return share if share == share else float("inf")
 
 
 @torch.no_grad()
@@ -140,7 +183,7 @@ def divergence(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], target
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         own = logits_of(model, inputs).double().log_softmax(-1)
         kl = (wanted.exp() * (wanted - own)).sum(-1)
-        mask = inputs.get("attention_mask")
+        mask = inputs.get("decoder_attention_mask" if "decoder_input_ids" in inputs else "attention_mask")
         if mask is not None and kl.dim() > 1:
             kl = kl[mask.bool()]
         total, count = total + float(kl.sum()), count + kl.numel()

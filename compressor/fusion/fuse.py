@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,15 +16,17 @@ from transformers import PreTrainedModel
 from compressor.anatomy import Anatomy, inspect_config
 from compressor.anatomy.resize import model_class, quiet
 from compressor.errors import UnsupportedError, UserError
-from compressor.fusion.activations import residual_gram
+from compressor.fusion.activations import space_grams
 from compressor.fusion.choose import PILOT_RIDGE, PILOT_SAMPLES, Candidate, candidates, choose
+from compressor.fusion.depth import routes
 from compressor.fusion.lockstep import build, build_from_weights
 from compressor.fusion.refit import RIDGES
 from compressor.fusion.residual import ResidualMap, ResidualProblem
-from compressor.fusion.sources import Source, normalised, prepare
+from compressor.fusion.outline import Outline
+from compressor.fusion.sources import Source, along, normalised, prepare
 from compressor.fusion.student import BuildOptions, Student
-from compressor.fusion.target import Target, target_config
-from compressor.fusion.weights import residual_weight_gram
+from compressor.fusion.target import Target, depth_of, target_config
+from compressor.fusion.weights import space_weight_gram
 from compressor.recipe import FusionOptions
 
 #: Calibration samples from which residual maps are made: every layer's tokens count, so few are enough.
@@ -58,18 +61,20 @@ def fuse(
     *,
     holdout: float = 0.125,
     seed: int = 0,
+    depth: float | int | None = None,
     anchor: tuple[str, PreTrainedModel] | None = None,
     progress: Progress | None = None,
 ) -> FusionResult:
     """Fuse teachers into one student of `width` times the residual width of the widest.
 
     Args:
-        teachers: (name, model) pairs of one model type, depth and task; they stay as they are.
+        teachers: (name, model) pairs of one model type and task; they stay as they are.
         width: share of the residual width, in (0, 1]; without meaning when an anchor gives the shape.
         batches: unlabelled calibration inputs, or None to align the weights alone.
         options: how to fuse.
         holdout: share of the batches that choose map and ridge.
         seed: of every random choice (the student's weights start random, and all are replaced).
+        depth: layers of the student, as a number or a share of the deepest teacher's; None for as many.
         anchor: a trained narrow model; the student takes its shape and its residual coordinates.
         progress: told the share done and what is being done.
 
@@ -89,7 +94,9 @@ def fuse(
     _check(sources)
     widest = max(range(len(sources)), key=lambda k: sources[k].anatomy.residual.size)
     if anchor is None:
-        target = target_config(teachers[widest][1].config, sources[widest].anatomy, width)
+        stacks = zip(*(source.anatomy.stacks for source in sources), strict=True)
+        depths = tuple(max(map(depth_of, own)) for own in stacks)
+        target = target_config(teachers[widest][1].config, sources[widest].anatomy, width, depth, depths)
     else:
         target = _anchored(anchor[1], teachers[widest][1], sources[widest].anatomy, width)
     anatomy = inspect_config(target.config)
@@ -102,7 +109,10 @@ def fuse(
         raise UserError("the calibration data is empty: give at least one batch")
     from_activations = calibration is not None and options.features != "weights"
     guide = None if anchor is None else prepare(anchor[0], anchor[1], 0.0)
-    problem = _problem(sources, anatomy, options, calibration if from_activations else None, guide)
+    found_routes = routes([*sources, *([guide] if guide is not None else [])], anatomy, calibration)
+    sources = [along(source, own) for source, own in zip(sources, found_routes, strict=False)]
+    guide = None if guide is None else along(guide, found_routes[-1])
+    problems = _problems(sources, anatomy, options, calibration if from_activations else None, guide)
     clock.lap("statistics")
 
     refit = options.refit and calibration is not None
@@ -111,7 +121,7 @@ def fuse(
         "anchor" if guide is not None and options.residual == "auto" else options.residual,
         options.inner,
         sources,
-        rotatable=anatomy.canonical,
+        rotatable=any(anatomy.rotatable(space.name) for space in anatomy.residuals),
         evidence=held_out > 0 and from_activations,
         alone=options.weights == "auto",
         refit=refit,
@@ -134,20 +144,20 @@ def fuse(
         pilot, judges = _pilot(calibration, held_out)
         trial = replace(plan, held_out=0, ridges=plan.ridges if len(plan.ridges) == 1 else (PILOT_RIDGE,))
 
-        def sketch(candidate: Candidate, residual: ResidualMap) -> Student:
+        def sketch(candidate: Candidate, residual: Mapping[str, ResidualMap]) -> Student:
             # What pursuit would choose matters little to the ranking, and costs most of a pilot's time.
             inner = "importance" if candidate.inner == "select" and options.inner == "auto" else candidate.inner
             return Student(copy.deepcopy(model), anatomy, sources, residual, replace(trial, inner=inner))
 
         chosen, measured = choose(
-            found, problem, sketch, sources, pilot, judges,
+            found, problems, sketch, sources, pilot, judges,
             progress=lambda share: tell(0.1 + 0.3 * share, f"choosing among {len(found)} maps"),
         )  # fmt: skip
     clock.lap("choose")
 
     tell(0.4, "building the student")
     plan = replace(plan, inner=chosen.inner)
-    student = Student(model, anatomy, sources, chosen.make(problem), plan)
+    student = Student(model, anatomy, sources, chosen.make(problems), plan)
     if calibration is None or not (from_activations or refit):
         build_from_weights([student], sources)
     else:
@@ -164,17 +174,21 @@ def _check(sources: Sequence[Source]) -> None:
         raise UserError("there is nothing to fuse: name at least one teacher")
     first = sources[0]
     for source in sources[1:]:
-        if len(source.anatomy.layers) != len(first.anatomy.layers):
-            raise UnsupportedError(
-                f"{first.name} has {len(first.anatomy.layers)} layers and {source.name} {len(source.anatomy.layers)}: "
-                f"fusing different depths is not supported yet"
-            )
-        if source.anatomy.axes.keys() != first.anatomy.axes.keys():
-            odd = sorted(source.anatomy.axes.keys() ^ first.anatomy.axes.keys())[0]
+        ours, theirs = _kinds_of_parameters(first), _kinds_of_parameters(source)
+        if ours != theirs:
+            odd = sorted(ours ^ theirs)[0]
             raise UserError(f"{first.name} and {source.name} do not have the same parameters: {odd} is in one of them")
-    for step in first.anatomy.steps:
-        if step.writes is not None and step.writes == first.anatomy.residual.name and step.reads is None:
-            raise UnsupportedError(f"{step.module} writes the residual stream from nothing that was understood")
+        for one, other in zip(first.anatomy.stacks, source.anatomy.stacks, strict=True):
+            if one.runs != other.runs and max(one.runs, other.runs) > 1:
+                raise UnsupportedError(
+                    f"{first.name} runs its shared layer {one.runs} times and {source.name} {other.runs} times: "
+                    f"different depths of layers that share their weights cannot be fused"
+                )
+
+
+def _kinds_of_parameters(source: Source) -> set[str]:
+    """Parameter names without the layers' numbers."""
+    return {re.sub(r"\.\d+\.", ".N.", name) for name in source.anatomy.axes}
 
 
 def _blank(target: Target, dtype: torch.dtype, seed: int) -> PreTrainedModel:
@@ -185,30 +199,34 @@ def _blank(target: Target, dtype: torch.dtype, seed: int) -> PreTrainedModel:
     return cast(PreTrainedModel, model.to(dtype).eval().requires_grad_(False))
 
 
-def _problem(
+def _problems(
     sources: Sequence[Source],
     anatomy: Anatomy,
     options: FusionOptions,
     batches: Sequence[Mapping[str, Tensor]] | None,
     guide: Source | None,
-) -> ResidualProblem:
-    """The joint statistics of the residual streams; an anchor's coordinates stand behind the teachers'."""
+) -> dict[str, ResidualProblem]:
+    """The joint statistics of every residual and embedding space; an anchor's coordinates stand behind the teachers'."""
     models = [*sources, *([guide] if guide is not None else [])]
+    wide = Outline(anatomy).wide
     if batches is None:
-        gram = residual_weight_gram(models)
+        grams = {space: space_weight_gram(models, space) for space in wide}
     else:
-        gram = residual_gram(models, _first_samples(batches, RESIDUAL_SAMPLES))
-    return ResidualProblem(
-        gram=gram,
-        sizes=[source.anatomy.residual.size for source in sources],
-        weights=[source.weight for source in sources],
-        m=anatomy.residual.size,
-        centred=anatomy.centred and anatomy.canonical,
-        rotatable=anatomy.canonical,
-        cost=options.cost,
-        solver=options.solver,
-        epsilon=options.epsilon,
-    )
+        grams = space_grams(models, wide, _first_samples(batches, RESIDUAL_SAMPLES))
+    return {
+        space: ResidualProblem(
+            gram=grams[space],
+            sizes=[source.space(space).size for source in sources],
+            weights=[source.weight for source in sources],
+            m=anatomy.spaces[space].size,
+            centred=space in anatomy.centred and anatomy.rotatable(space),
+            rotatable=anatomy.rotatable(space),
+            cost=options.cost,
+            solver=options.solver,
+            epsilon=options.epsilon,
+        )
+        for space in wide
+    }
 
 
 def _anchored(anchor: PreTrainedModel, teacher: PreTrainedModel, anatomy: Anatomy, asked: float) -> Target:
@@ -271,6 +289,11 @@ def _report(
         },
         "certificate": {source.name: source.anatomy.error for source in sources},
         "canonical": student.anatomy.canonical,
+        "layers": {
+            source.name: {layer: list(route.run) for layer, route in source.routes.items()}
+            for source in sources
+            if source.routes
+        },
         "couplings": student.couplings,
         "fits": student.fits,
         "seconds": {**seconds, "total": sum(seconds.values())},

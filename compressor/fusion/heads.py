@@ -14,7 +14,7 @@ from torch import Tensor
 
 from compressor.anatomy import Map, Role, Space, map_key
 from compressor.errors import UnsupportedError
-from compressor.fusion.inner import UnitMap
+from compressor.fusion.inner import UnitMap, UnitProblem, chosen_units
 from compressor.fusion.moments import HeadStatistics
 from compressor.transport import solve, uniform
 
@@ -77,6 +77,10 @@ def attention_maps(
             if push == 0 and pull == 0:
                 continue
             matched = _match(member, reference, statistics, d, rotary=student.rotary)
+            pushes, pulls = built[member.teacher][Role.HEADS]
+            for position, source in enumerate(matched.query_heads):
+                pushes[source, target * per_group + position] = push
+                pulls[source, target * per_group + position] = pull
             for role, sources, order in matched.blocks():
                 heads = per_group if role in (Role.QUERY, Role.OUTPUT) else 1
                 pushes, pulls = built[member.teacher][role]
@@ -152,5 +156,19 @@ def _members(spaces: Sequence[Space]) -> list[_Member]:
 
 
 def _empty(teacher: Space, student: Space, role: Role) -> Tensor:
-    per = (lambda space: space.heads) if role in (Role.QUERY, Role.OUTPUT) else (lambda space: space.groups)
-    return torch.zeros(per(teacher) * teacher.head_dim, per(student) * student.head_dim, dtype=torch.float64)
+    counts = [space.groups if role in (Role.KEY, Role.VALUE) else space.heads for space in (teacher, student)]
+    sizes = [1, 1] if role is Role.HEADS else [teacher.head_dim, student.head_dim]
+    return torch.zeros(counts[0] * sizes[0], counts[1] * sizes[1], dtype=torch.float64)
+
+
+def placed_groups(problem: UnitProblem) -> UnitMap:
+    """Heads that have a place (ALiBi's slope): each comes from the same place of the teacher to whom it matters most.
+
+    With n heads of slopes 2^(-8 j / n), j = 1 … n, the student's j-th of m has the slope of the teacher's j n / m-th.
+    """
+    counts = [size // problem.block for size in problem.sizes]
+    importance = problem.importance().split(counts)
+    places = [torch.ceil(torch.arange(1, problem.units + 1) * n / problem.units).long() - 1 for n in counts]
+    offsets = [sum(counts[:k]) for k in range(len(counts))]
+    owners = torch.stack([part[place] for part, place in zip(importance, places, strict=True)]).argmax(dim=0)
+    return chosen_units(problem, torch.stack([places[k][j] + offsets[k] for j, k in enumerate(owners.tolist())]))

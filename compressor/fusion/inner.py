@@ -77,7 +77,7 @@ def select(problem: UnitProblem) -> UnitMap:
     Greedily forward, on Gram matrices: single units by orthogonal matching pursuit, heads as whole blocks.
     """
     chosen = _pursue(problem) if problem.block == 1 else _choose_forward(problem)
-    return _chosen(problem, chosen)
+    return chosen_units(problem, chosen)
 
 
 @UNIT_MAPS.register("transport")
@@ -96,7 +96,7 @@ def transport(problem: UnitProblem) -> UnitMap:
 @UNIT_MAPS.register("importance")
 def most_important(problem: UnitProblem) -> UnitMap:
     """Keep the units that add most to the residual stream, whosever they are: importance slicing, quick and rough."""
-    return _chosen(problem, problem.importance().argsort(descending=True)[: problem.units].sort().values)
+    return chosen_units(problem, problem.importance().argsort(descending=True)[: problem.units].sort().values)
 
 
 @UNIT_MAPS.register("slice")
@@ -109,7 +109,7 @@ def evenly_spaced(problem: UnitProblem) -> UnitMap:
     return UnitMap(pooled_maps(couplings, problem.weights, scatter=True), couplings)
 
 
-def _chosen(problem: UnitProblem, chosen: Tensor) -> UnitMap:
+def chosen_units(problem: UnitProblem, chosen: Tensor) -> UnitMap:
     """Student unit j is pooled unit chosen[j], from whichever teacher owns it."""
     units = [size // problem.block for size in problem.sizes]
     whole = from_selection(chosen, sum(units), space=problem.name)

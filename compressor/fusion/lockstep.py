@@ -12,7 +12,10 @@ from functools import partial
 
 from torch import Tensor
 
+from compressor.anatomy import Stack
 from compressor.fusion.activations import ActivationFeatures, Seen
+from compressor.fusion.gain import set_gain
+from compressor.fusion.masks import Masks
 from compressor.fusion.moments import Features
 from compressor.fusion.outline import Outline
 from compressor.fusion.sources import Source
@@ -24,12 +27,14 @@ from compressor.fusion.weights import WeightFeatures
 def build_from_weights(students: Sequence[Student], sources: Sequence[Source]) -> None:
     """Transport without data: every coupling is solved on the weights alone, nothing is refitted."""
     for student in students:
-        outline, features = Outline(student.anatomy), WeightFeatures(sources, student.residual.maps)
+        outline = Outline(student.anatomy)
+        features = WeightFeatures(sources, student.maps, student.anatomy)
         for layer in outline.layers:
             student.map_spaces(outline.spaces(layer), features)
             student.transport(outline.parameters(layer))
         student.map_spaces(outline.outside_spaces, features)
         student.transport(outline.outside_parameters)
+        set_gain(student)
 
 
 def build(
@@ -46,89 +51,139 @@ def build(
         batches: calibration inputs; the last ones choose λ (`BuildOptions.held_out`).
         progress: told the share of the layers that are done.
     """
-    outline = Outline(students[0].anatomy)
-    teachers = [Walker(source.model, source.anatomy.layers, batches) for source in sources]
-    walkers = _start(outline, students, sources, teachers, batches)
-    for index, layer in enumerate(outline.layers):
-        _build_layer(outline, layer, students, sources, teachers, walkers)
-        if progress is not None:
-            progress((index + 1) / len(outline.layers))
-    _finish(outline, students, sources, teachers, walkers)
+    _Lockstep(students, sources, batches, progress or (lambda share: None)).build()
 
 
-def _build_layer(
-    outline: Outline,
-    layer: str,
-    students: Sequence[Student],
-    sources: Sequence[Source],
-    teachers: Sequence[Walker],
-    walkers: Sequence[Walker],
-) -> None:
-    """One layer of all models; what the teachers showed is let go of on return, so that one layer's is kept at most."""
-    whole, thin = outline.layer_spots(layer), outline.thin_spots(layer)
-    seen = Seen(sources, teachers[0].tokens, teachers[0].count, [spot for spot in thin if spot not in whole])
-    for k, walker in enumerate(teachers):
-        walker.run(layer, list(dict.fromkeys([*whole, *thin])), partial(seen.record, k), advance=True)
-    for student, walker in zip(students, walkers, strict=True):
-        features = ActivationFeatures(seen, student.residual.maps)
-        student.map_spaces(outline.spaces(layer), _compared_by(student, features))
-        student.transport(outline.parameters(layer))
-        if student.options.refit:
-            ends = None
-            for stage in outline.stages(layer):
-                ends = student.refit(stage, features, partial(walker.run, layer))
-            if ends is not None:
-                walker.hidden = ends
-            else:
-                walker.run(layer, (), lambda *_: None, advance=True)
+class _Lockstep:
+    def __init__(
+        self,
+        students: Sequence[Student],
+        sources: Sequence[Source],
+        batches: Sequence[Mapping[str, Tensor]],
+        progress: Callable[[float], None],
+    ) -> None:
+        self.students, self.sources, self.progress = students, sources, progress
+        self.anatomy = students[0].anatomy
+        self.outline = Outline(self.anatomy)
+        self.masks = Masks(batches, self.anatomy)
+        stacks = [stack.layers for stack in self.anatomy.stacks]
+        self.teachers = [Walker(s.model, [stack.layers for stack in s.anatomy.stacks], batches) for s in sources]
+        self.walkers = [Walker(student.model, stacks, batches) for student in students]
 
+    def build(self) -> None:
+        self._embed()
+        done, total = 0, len(self.anatomy.layers)
+        for index, stack in enumerate(self.anatomy.stacks):
+            self._enter(index)
+            for layer in stack.layers:
+                self._build_layer(layer, stack)
+                done += 1
+                self.progress(done / total)
+        self._finish()
 
-def _start(
-    outline: Outline,
-    students: Sequence[Student],
-    sources: Sequence[Source],
-    teachers: Sequence[Walker],
-    batches: Sequence[Mapping[str, Tensor]],
-) -> list[Walker]:
-    """Set embeddings, which transport exactly, and bring every model to its first layer."""
-    spots: list[Spot] = [(norm.module, "out") for norm in outline.head]
-    seen = Seen(sources, teachers[0].tokens, 0)
-    for k, teacher in enumerate(teachers):
-        teacher.start(spots, partial(seen.record, k))
-    walkers = []
-    for student in students:
-        wait = [p for p in outline.outside_parameters if outline.touches(p, outline.outside_spaces)]
-        student.transport([p for p in outline.outside_parameters if p not in wait])
-        walker = Walker(student.model, outline.layers, batches)
-        if student.options.refit:
-            for norm in outline.head:
-                student.refit([norm], ActivationFeatures(seen, student.residual.maps), walker.start)
-            walker.start()
-        walkers.append(walker)
-    return walkers
+    def _embed(self) -> None:
+        """Set embeddings, which transport exactly, and whatever else lies outside the layers."""
+        for student in self.students:
+            features = WeightFeatures(self.sources, student.maps, self.anatomy)
+            student.map_spaces(self.outline.early_spaces, features)
+            late = self.outline.late_spaces
+            student.transport([p for p in self.outline.outside_parameters if not self.outline.touches(p, late)])
+            set_gain(student)
 
+    def _enter(self, stack: int) -> None:
+        """Bring every model to the first layer of a stack, fitting what lies before it."""
+        stages, spots = self.outline.before(stack), self.outline.before_spots(stack)
+        seen = Seen(self.sources, self.anatomy, self.masks, 0)
+        for k, teacher in enumerate(self.teachers):
+            teacher.enter(stack, spots, partial(seen.record, k))
+        for student, walker in zip(self.students, self.walkers, strict=True):
+            if not student.options.refit:
+                continue
+            features = ActivationFeatures(seen, student.maps)
+            for stage in stages:
+                student.refit(stage, features, partial(walker.enter, stack))
+            walker.enter(stack)
 
-def _finish(
-    outline: Outline,
-    students: Sequence[Student],
-    sources: Sequence[Source],
-    teachers: Sequence[Walker],
-    walkers: Sequence[Walker],
-) -> None:
-    """Map and fit what comes behind the layers: poolers, and the head on the teachers' mean logits."""
-    spots = outline.tail_spots()
-    seen = Seen(sources, teachers[0].tokens, 0)
-    for k, teacher in enumerate(teachers):
-        teacher.finish(spots, partial(seen.record, k))
-    for student, walker in zip(students, walkers, strict=True):
-        features = ActivationFeatures(seen, student.residual.maps)
-        student.map_spaces(outline.outside_spaces, _compared_by(student, features))
-        student.transport([p for p in outline.outside_parameters if outline.touches(p, outline.outside_spaces)])
-        if student.options.refit:
-            for item in outline.tail:
-                student.refit([item], features, walker.finish)
+    def _build_layer(self, layer: str, stack: Stack) -> None:
+        """One layer of all models; what the teachers showed is let go of on return, so that one layer's is kept."""
+        whole, thin = self.outline.layer_spots(layer), self.outline.thin_spots(layer)
+        masks = self.masks.unrolled(stack.runs)
+        if stack.runs > 1:
+            for teacher, source in zip(self.teachers, self.sources, strict=True):
+                teacher.unroll(source.own(layer), stack.runs)
+        count = self.teachers[0].count
+        seen = Seen(self.sources, self.anatomy, masks, count, [spot for spot in thin if spot not in whole])
+        entering: Spot = (layer, "in")
+        for k in range(len(self.sources)):
+            shared = [entering] if stack.runs > 1 else []
+            self._show(k, layer, list(dict.fromkeys([*whole, *thin, *shared])), seen)
+        for student, walker in zip(self.students, self.walkers, strict=True):
+            features = ActivationFeatures(seen, student.maps)
+            student.map_spaces(self.outline.spaces(layer), self._compared_by(student, features))
+            student.transport(self.outline.parameters(layer))
+            if student.options.refit:
+                self._refit_layer(student, walker, layer, stack, features)
+        if stack.runs > 1:
+            for teacher in self.teachers:
+                teacher.hidden = teacher.hidden[stack.runs - 1 :: stack.runs]
 
+    def _refit_layer(
+        self, student: Student, walker: Walker, layer: str, stack: Stack, features: ActivationFeatures
+    ) -> None:
+        start = list(walker.hidden)
+        if stack.runs > 1:
+            # A layer that runs several times is fitted to all its runs at once, each from what should enter it.
+            walker.hidden = [
+                features.transported(index, (layer, "in"), stack.residual).to(begun).reshape(begun.shape)
+                if index % stack.runs
+                else begun
+                for index, begun in ((i, start[i // stack.runs]) for i in range(len(start) * stack.runs))
+            ]
+        ends = None
+        for stage in self.outline.stages(layer):
+            ends = student.refit(stage, features, partial(walker.run, layer))
+        if stack.runs > 1:
+            walker.roll(layer, stack.runs, start)
+        elif ends is not None and walker.plain:
+            # The layer need not run again for its output: only this module's part of it has changed.
+            walker.hidden = ends
+        else:
+            walker.run(layer, (), lambda *_: None, advance=True)
 
-def _compared_by(student: Student, features: ActivationFeatures) -> Features:
-    """What a student's spaces are matched by."""
-    return WeightFeatures(student.sources, student.residual.maps) if student.options.from_weights else features
+    def _show(self, teacher: int, layer: str, spots: Sequence[Spot], seen: Seen) -> None:
+        """Run a teacher over the layers that stand for one of the student's, recorded in the student's names."""
+        source, walker = self.sources[teacher], self.teachers[teacher]
+        route = source.route(layer)
+        own = {(source.own(module), end): (module, end) for module, end in spots}
+        waiting = set() if route.run else set(self.outline.checkpoints(layer))
+
+        def record(batch: int, shown: dict[Spot, Tensor]) -> None:
+            values = {own[spot]: value for spot, value in shown.items()}
+            # A teacher that waits for the others leaves its residual stream as it is.
+            values |= {spot: walker.hidden[batch].reshape(values[spot].shape) for spot in waiting if spot in values}
+            seen.record(teacher, batch, values)
+
+        for passed in route.run[:-1]:
+            walker.run(passed, (), lambda *_: None, advance=True)
+        walker.run(route.shown, list(own), record, advance=bool(route.run), again=not route.run)
+
+    def _finish(self) -> None:
+        """Map and fit what comes behind the layers: poolers, and the head on the teachers' mean logits."""
+        spots = self.outline.tail_spots()
+        seen = Seen(self.sources, self.anatomy, self.masks, 0)
+        for k, teacher in enumerate(self.teachers):
+            teacher.finish(spots, partial(seen.record, k))
+        late = self.outline.late_spaces
+        for student, walker in zip(self.students, self.walkers, strict=True):
+            features = ActivationFeatures(seen, student.maps)
+            student.map_spaces(late, self._compared_by(student, features))
+            student.transport([p for p in self.outline.outside_parameters if self.outline.touches(p, late)])
+            if student.options.refit:
+                for stage in self.outline.tail_stages():
+                    student.refit(stage, features, walker.finish)
+
+    def _compared_by(self, student: Student, features: ActivationFeatures) -> Features:
+        """What a student's spaces are matched by."""
+        if student.options.from_weights:
+            return WeightFeatures(student.sources, student.maps, self.anatomy)
+        return features

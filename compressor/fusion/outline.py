@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-from compressor.anatomy import Anatomy, Norm, Step
-from compressor.fusion.structure import reader
+from compressor.anatomy import Anatomy, Kind, Norm, Step
+from compressor.fusion.structure import checkpoint, reader
 from compressor.fusion.walk import Spot
 
-#: Modules that are fitted together: linears that read the same input and write the same inner space, or one norm.
+#: Modules that are fitted together: linears that read the same input and write the same inner space, writers that meet
+#: the residual stream at the same place, or one norm.
 Stage = list[Step | Norm]
 
 
@@ -23,63 +24,94 @@ class Outline:
     def __init__(self, anatomy: Anatomy) -> None:
         self.anatomy = anatomy
         self.layers = anatomy.layers
+        self.streams = {space.name for space in anatomy.residuals}
+        #: Residual and embedding spaces, whose maps are made before the walk.
+        self.wide = [s.name for s in anatomy.spaces.values() if s.kind in (Kind.RESIDUAL, Kind.EMBEDDING)]
+        self._tied = {step.module for step in anatomy.steps if step.tied}
 
     @cached_property
     def outside_parameters(self) -> list[str]:
         """Parameters that belong to no layer."""
-        inside = tuple(layer + "." for layer in self.layers)
-        return [name for name in self.anatomy.axes if not name.startswith(inside)]
+        return [name for name in self.anatomy.axes if not self._inside(name)]
 
     @cached_property
     def outside_spaces(self) -> list[str]:
         """Hidden spaces that belong to no layer, as a pooler's."""
-        inside = tuple(layer + "." for layer in self.layers)
-        residual = self.anatomy.residual.name
-        return [name for name in self.anatomy.spaces if name != residual and not name.startswith(inside)]
+        return [name for name in self.anatomy.spaces if name not in self.wide and not self._inside(name)]
+
+    @cached_property
+    def early_spaces(self) -> list[str]:
+        """Those of them that are needed before the layers: channels between convolutions."""
+        tail = {item.module for item in self.tail}
+        readers = {name: reader(self.anatomy, name) for name in self.outside_spaces}
+        return [name for name, step in readers.items() if step is None or step.module not in tail]
+
+    @cached_property
+    def late_spaces(self) -> list[str]:
+        return [name for name in self.outside_spaces if name not in self.early_spaces]
 
     def parameters(self, layer: str) -> list[str]:
         return [name for name in self.anatomy.axes if name.startswith(layer + ".")]
 
     def spaces(self, layer: str) -> list[str]:
-        return [name for name in self.anatomy.spaces if name.startswith(layer + ".")]
+        """A layer's own spaces; experts before their units."""
+        names = [name for name in self.anatomy.spaces if name.startswith(layer + ".")]
+        return sorted(names, key=lambda name: self.anatomy.spaces[name].kind is not Kind.EXPERTS)
 
     def touches(self, parameter: str, spaces: Sequence[str]) -> bool:
         """Whether a parameter has an axis in one of the spaces."""
         return any(part.key in spaces for axis in self.anatomy.axes[parameter] for part in axis.parts)
 
-    @cached_property
-    def head(self) -> list[Norm]:
-        """Norms before the layers that cannot be folded: their scale is fitted before anything runs."""
-        first = next(i for i, item in enumerate(self.anatomy.flow) if item.module.startswith(self.layers[0] + "."))
-        return [item for item in self.anatomy.flow[:first] if isinstance(item, Norm) and not self.folds(item)]
+    def before(self, stack: int) -> list[Stage]:
+        """What is fitted between the stack before and this one."""
+        first = self._first(self.anatomy.stacks[stack].layers)
+        start = 0 if stack == 0 else self._last(self.anatomy.stacks[stack - 1].layers) + 1
+        return [[item] for item in self.anatomy.flow[start:first] if self._fitted(item)]
 
     @cached_property
     def tail(self) -> list[Step | Norm]:
-        """Linear modules and unfolded norms behind the layers; weights tied to an embedding are not fitted."""
-        inside = tuple(layer + "." for layer in self.layers)
-        last = max(i for i, item in enumerate(self.anatomy.flow) if item.module.startswith(inside))
-        return [
-            item
-            for item in self.anatomy.flow[last + 1 :]
-            if f"{item.module}.weight" in self.anatomy.axes and not (isinstance(item, Norm) and self.folds(item))
-        ]
+        """Linear modules and unfolded norms behind the layers."""
+        last = self._last(self.anatomy.stacks[-1].layers)
+        return [item for item in self.anatomy.flow[last + 1 :] if self._fitted(item)]
+
+    def tail_stages(self) -> list[Stage]:
+        """What is fitted behind the layers; a norm that a tied head reads is fitted with that head."""
+        stages: list[Stage] = []
+        for item in self.tail:
+            if isinstance(item, Step) and item.tied:
+                continue
+            stages.append([item, *self._heads(item)] if isinstance(item, Norm) else [item])
+        return stages
+
+    def _heads(self, norm: Norm) -> list[Step]:
+        """The head that shares its weight with the embedding and reads this norm."""
+        return [step for step in self.anatomy.steps if step.tied and step.module in norm.readers]
+
+    def _fitted(self, item: Step | Norm) -> bool:
+        return not self.folds(item) if isinstance(item, Norm) else item.weight in self.anatomy.axes
 
     def folds(self, norm: Norm) -> bool:
         """Whether this norm has no scale of its own in the student."""
-        return self.anatomy.canonical and norm.folded
+        return norm.space is not None and norm.folded and self.anatomy.rotatable(norm.space)
 
     def stages(self, layer: str) -> list[Stage]:
         """What is fitted in a layer, in the order of the forward pass."""
         stages: list[Stage] = []
-        residual = self.anatomy.residual.name
+        meeting: dict[Spot, Stage] = {}
         for item in self._items(layer):
+            behind = checkpoint(item)
             if isinstance(item, Norm):
-                if not self.folds(item):
+                # A scale per channel of a head cannot be mapped; it is averaged.
+                if item.space is not None and not self.folds(item):
                     stages.append([item])
-            elif item.writes == residual:
-                if item.checkpoint is not None:
-                    stages.append([item])
-            elif stages and _alike(stages[-1][-1], item):
+            elif behind is not None:
+                # Parallel branches meet the stream at one place: they are fitted together, once both can run.
+                stage = meeting.setdefault(behind, [])
+                if stage in stages and stage:
+                    stages.remove(stage)
+                stage.append(item)
+                stages.append(stage)
+            elif stages and self._alike(stages[-1][-1], item):
                 stages[-1].append(item)
             else:
                 stages.append([item])
@@ -89,33 +121,52 @@ class Outline:
         """What the teachers must show of a layer: outputs of inner writers, the residual behind its writers, norms."""
         spots: list[Spot] = []
         for item in self._items(layer):
-            if isinstance(item, Norm):
-                spots += [] if self.folds(item) else [(item.module, "out")]
-            elif (behind := checkpoint(item)) is not None:
-                spots.append(behind)
-            else:
-                spots.append((item.module, "out"))
+            behind = checkpoint(item)
+            if isinstance(item, Norm) and (item.space is None or self.folds(item)):
+                continue
+            spots.append(behind if behind is not None else (item.module, "out"))
         return list(dict.fromkeys(spots))
+
+    def checkpoints(self, layer: str) -> list[Spot]:
+        """Where a layer's residual stream is seen."""
+        found = [checkpoint(item) for item in self._items(layer)]
+        return list(dict.fromkeys(spot for spot in found if spot is not None))
 
     def thin_spots(self, layer: str) -> list[Spot]:
         """What some tokens of are enough, to choose units by: what the readers of inner spaces read and write."""
-        readers = [reader(self.anatomy, space).module for space in self.spaces(layer)]
-        return [(module, end) for module in readers for end in ("in", "out")]
+        readers = [reader(self.anatomy, space) for space in self.spaces(layer)]
+        return [(step.module, end) for step in readers if step is not None for end in ("in", "out")]
+
+    def before_spots(self, stack: int) -> list[Spot]:
+        """What the teachers must show before a stack."""
+        return [(stage[0].module, "out") for stage in self.before(stack)]
 
     def tail_spots(self) -> list[Spot]:
         """What the teachers must show behind the layers."""
         spots: list[Spot] = [(item.module, "out") for item in self.tail]
-        spots += [(reader(self.anatomy, space).module, "in") for space in self.outside_spaces]
+        readers = [reader(self.anatomy, space) for space in self.late_spaces]
+        spots += [(step.module, "in") for step in readers if step is not None]
         return list(dict.fromkeys(spots))
 
     def _items(self, layer: str) -> list[Step | Norm]:
         return [item for item in self.anatomy.flow if item.module.startswith(layer + ".")]
 
+    def _inside(self, name: str) -> bool:
+        return name.startswith(tuple(layer + "." for layer in self.layers))
 
-def checkpoint(step: Step) -> Spot | None:
-    """Where the residual stream is seen right behind a writer."""
-    return None if step.checkpoint is None else (step.checkpoint, "out" if step.checkpoint_is_output else "in")
+    def _first(self, layers: Sequence[str]) -> int:
+        inside = tuple(layer + "." for layer in layers)
+        return next(i for i, item in enumerate(self.anatomy.flow) if item.module.startswith(inside))
 
+    def _last(self, layers: Sequence[str]) -> int:
+        inside = tuple(layer + "." for layer in layers)
+        return max(i for i, item in enumerate(self.anatomy.flow) if item.module.startswith(inside))
 
-def _alike(before: Step | Norm, step: Step) -> bool:
-    return isinstance(before, Step) and before.writes == step.writes and before.reads == step.reads
+    def _alike(self, before: Step | Norm, step: Step) -> bool:
+        """Whether two linears read the same input and write the same inner space."""
+        if not isinstance(before, Step) or before.checkpoint is not None:
+            return False
+        same = before.writes == step.writes and before.reads == step.reads
+        # Cross-attention: queries read the decoder's tokens, keys and values the encoder's.
+        tokens = self.anatomy.tokens
+        return same and step.writes not in self.streams and tokens.get(before.module) == tokens.get(step.module)

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compressor.anatomy import Anatomy, Side, Step, canonicalise, inspect_config
+from compressor.anatomy import Anatomy, Map, Side, Space, Step, apply, canonicalise, inspect_config
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which of a teacher's layers stand for one of the student's.
+
+    Attributes:
+        run: the teacher's layers that are run, in order; none where the teacher waits for the others.
+        shown: the layer whose heads, units and weights the student's layer may take: the last one run.
+    """
+
+    run: tuple[str, ...]
+    shown: str
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One teacher, ready to be transported.
+    """One teacher, ready to be transported.  It is asked in the student's names.
 
     Attributes:
         name: how the report calls it.
@@ -23,6 +36,7 @@ class Source:
         anatomy: certified.
         state: {parameter: canonical weights, float64}.
         weight: α, the teacher's share; all teachers' sum to 1.
+        routes: {layer of the student: the teacher's layers that stand for it}; those of the same name where absent.
     """
 
     name: str
@@ -30,20 +44,54 @@ class Source:
     anatomy: Anatomy
     state: dict[str, Tensor]
     weight: float
+    routes: Mapping[str, Route] = field(default_factory=dict)
+
+    def route(self, layer: str) -> Route:
+        return self.routes.get(layer) or Route((layer,), layer)
+
+    def own(self, name: str) -> str:
+        """The teacher's name of a module, parameter or space that the student calls `name`."""
+        for layer, route in self.routes.items():
+            if name == layer or name.startswith((layer + ".", layer + "/")):
+                return route.shown + name[len(layer) :]
+        return name
+
+    def space(self, name: str) -> Space:
+        """The teacher's space that stands for one of the student's."""
+        return self.anatomy.spaces[self.own(name)]
+
+    def tensor(self, name: str) -> Tensor | None:
+        """A parameter by the student's name; None where there is none."""
+        return self.state.get(self.own(name))
 
     def read_weight(self, step: Step) -> Tensor:
-        """The step's matrix as [inputs, outputs], float64."""
-        return as_input_output(self.state[f"{step.module}.weight"], self.anatomy, step)
+        """The matrix of one of the student's steps as [inputs, outputs], float64."""
+        return as_input_output(self.state[self.own(step.weight)], self.anatomy, step, self.own(step.weight))
+
+    def transported(self, maps: Mapping[str, Map], names: Iterable[str], student: Anatomy) -> dict[str, Tensor]:
+        """Parameters in the student's names and shapes, float64.
+
+        Args:
+            maps: {the student's map key: map}.
+            names: the student's parameters.
+            student: its anatomy.
+        """
+        moved = {}
+        for name in names:
+            keys = {part.key for axis in student.axes[name] for part in axis.parts if part.key in maps}
+            own = {self.own(key): maps[key] for key in keys if key is not None}
+            moved[name] = apply(own, self.state, self.anatomy, [self.own(name)])[self.own(name)]
+        return moved
 
 
-def as_input_output(weight: Tensor, anatomy: Anatomy, step: Step) -> Tensor:
+def as_input_output(weight: Tensor, anatomy: Anatomy, step: Step, name: str | None = None) -> Tensor:
     """A linear module's weight with its input axis first."""
-    return weight if reads_first(anatomy, step) else weight.T
+    return weight if reads_first(anatomy, step, name) else weight.T
 
 
-def reads_first(anatomy: Anatomy, step: Step) -> bool:
+def reads_first(anatomy: Anatomy, step: Step, name: str | None = None) -> bool:
     """Whether dimension 0 of the module's weight is its input (Conv1D) and not its output (Linear)."""
-    return anatomy.axes[f"{step.module}.weight"][0].side is Side.READ
+    return not step.tied and anatomy.axes[name or step.weight][0].side is Side.READ
 
 
 def prepare(name: str, model: PreTrainedModel, weight: float) -> Source:
@@ -59,7 +107,7 @@ def prepare(name: str, model: PreTrainedModel, weight: float) -> Source:
     """
     anatomy = inspect_config(model.config)
     state = {key: value.detach().double() for key, value in model.named_parameters()}
-    if not anatomy.canonical:
+    if not anatomy.scales and not any(anatomy.rotatable(space.name) for space in anatomy.residuals):
         return Source(name, model, anatomy, state, weight)
     state = canonicalise(state, anatomy)
     twin = copy.deepcopy(model)
@@ -67,6 +115,11 @@ def prepare(name: str, model: PreTrainedModel, weight: float) -> Source:
         for key, parameter in twin.named_parameters():
             parameter.copy_(state[key])
     return Source(name, twin, anatomy, state, weight)
+
+
+def along(source: Source, routes: Mapping[str, Route]) -> Source:
+    """The source with its layers assigned to the student's."""
+    return replace(source, routes=routes)
 
 
 def normalised(weights: Sequence[float]) -> list[float]:

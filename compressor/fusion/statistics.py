@@ -85,9 +85,8 @@ class Regression:
 def rows(values: Tensor, mask: Tensor | None) -> Tensor:
     """Token vectors [T, n] of a batch [B, ..., n], without padding (mask [B, T])."""
     flat = values.reshape(-1, values.shape[-1])
-    if mask is None or values.dim() < 3:
-        return flat
-    return flat[mask.reshape(-1)]
+    # What is not one vector a token (a pooled sample, a table of positions) has no padding.
+    return flat if mask is None or mask.numel() != len(flat) else flat[mask.reshape(-1)]
 
 
 def stacked(parts: Sequence[Tensor]) -> Tensor:

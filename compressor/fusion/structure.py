@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from compressor.anatomy import Anatomy, Map, Role, Side, Step, map_key
-from compressor.errors import UnsupportedError
+from compressor.anatomy import Anatomy, Axis, Map, Norm, Role, Side, Step, map_key
 from compressor.fusion.sources import Source
 from compressor.fusion.walk import Spot
+
+#: Per teacher, {map key: map}.
+Maps = Sequence[Mapping[str, Map]]
 
 
 def writers(anatomy: Anatomy, space: str) -> list[Step]:
@@ -18,70 +20,82 @@ def writers(anatomy: Anatomy, space: str) -> list[Step]:
     return [step for step in anatomy.steps if step.writes == space]
 
 
-def reader(anatomy: Anatomy, space: str) -> Step:
-    """The linear module that reads a space.
-
-    Raises:
-        UnsupportedError: none does, or several do.
-    """
-    found = [step for step in anatomy.steps if step.reads == space]
-    if len(found) != 1:
-        raise UnsupportedError(f"{space} is read by {len(found)} linear modules; fusion handles exactly one")
-    return found[0]
+def reader(anatomy: Anatomy, space: str) -> Step | None:
+    """The linear module that reads a space, the first of several; None where no linear module does."""
+    return next((step for step in anatomy.steps if step.reads == space), None)
 
 
-def outgoing(sources: Sequence[Source], residual: Sequence[Map], step: Step) -> Tensor:
+def outgoing(sources: Sequence[Source], maps: Maps, step: Step) -> Tensor:
     """The reader's weights of all teachers, their targets transported: [Σ n_k, m].
 
     A reader of classes or other fixed outputs has nothing to transport.
     """
     parts = []
-    for source, mapping in zip(sources, residual, strict=True):
+    for source, own in zip(sources, maps, strict=True):
         weight = source.read_weight(step)
-        parts.append(weight @ mapping.push if step.writes == source.anatomy.residual.name else source.weight * weight)
+        parts.append(weight @ own[step.writes].push if step.writes in own else source.weight * weight)
     return torch.cat(parts)
 
 
-def attention_slice(anatomy: Anatomy, space: str, role: Role) -> tuple[Spot, slice]:
-    """Where a role's values are seen: a module's output and the columns of it.
+def attention_columns(anatomy: Anatomy, space: str, role: Role) -> tuple[Spot, Tensor]:
+    """Where a role's values are seen: a module's output and the columns of it."""
+    key = map_key(space, role)
+    step = next(step for step in writers(anatomy, space) if columns_of(write_axis(anatomy, step), key) is not None)
+    columns = columns_of(write_axis(anatomy, step), key)
+    assert columns is not None
+    return (step.module, "out"), columns
 
-    Raises:
-        UnsupportedError: the role is fused and interleaved with others head by head.
+
+def write_axis(anatomy: Anatomy, step: Step) -> Axis:
+    """The axis that a module writes."""
+    if step.tied:
+        return next(axis for axis in anatomy.axes[step.weight] if axis.fixed)
+    return next(axis for axis in anatomy.axes[step.weight] if axis.side is Side.WRITE)
+
+
+def columns_of(axis: Axis, key: str | None, *, occurrence: int = 0) -> Tensor | None:
+    """The coordinates of an axis that the map `key` transports, head after head; None when there are none.
+
+    Args:
+        axis: of a parameter.
+        key: of a map.
+        occurrence: which of several parts with that key (gate and up of a fused projection).
     """
-    for step in writers(anatomy, space):
-        columns = find_columns(anatomy, step, map_key(space, role))
-        if columns is not None:
-            return (step.module, "out"), columns
-    raise UnsupportedError(f"no module writes the {role.value} of {space}")
+    found = [index for index, part in enumerate(axis.parts) if part.key == key]
+    if len(found) <= occurrence:
+        return None
+    place = found[occurrence]
+    sizes = [part.size // axis.interleave for part in axis.parts]
+    stride, start = sum(sizes), sum(sizes[:place])
+    heads = torch.arange(axis.interleave)[:, None] * stride
+    return (heads + start + torch.arange(sizes[place])).flatten()
 
 
-def find_columns(anatomy: Anatomy, step: Step, key: str | None) -> slice | None:
-    """The output columns of a module that the map `key` transports; None when it writes none of them.
+def place_columns(axis: Axis, index: int) -> Tensor:
+    """The coordinates of the part at a place of an axis."""
+    key = axis.parts[index].key
+    before = sum(1 for part in axis.parts[:index] if part.key == key)
+    found = columns_of(axis, key, occurrence=before)
+    assert found is not None
+    return found
 
-    Raises:
-        UnsupportedError: they are interleaved with others head by head.
+
+def checkpoint(item: Step | Norm) -> Spot | None:
+    """Where the residual stream is seen right behind a writer."""
+    return None if item.checkpoint is None else (item.checkpoint, "out" if item.checkpoint_is_output else "in")
+
+
+def space_spots(anatomy: Anatomy, space: str) -> list[Spot]:
+    """Where the values of a residual or embedding space are seen: entering its layers, and behind every writer.
+
+    An embedding space has no layers: it is seen where it is read.
     """
-    axis = next(axis for axis in anatomy.axes[f"{step.module}.weight"] if axis.side is Side.WRITE)
-    start = 0
-    for part in axis.parts:
-        if part.key == key:
-            if axis.interleave > 1:
-                raise UnsupportedError(f"{step.module} interleaves its roles head by head; fusion cannot split it yet")
-            return slice(start, start + part.size)
-        start += part.size
-    return None
-
-
-def write_columns(anatomy: Anatomy, step: Step, key: str | None) -> slice:
-    """As `find_columns`, for a key that the module is known to write."""
-    found = find_columns(anatomy, step, key)
-    return found if found is not None else slice(None)
-
-
-def residual_spots(anatomy: Anatomy) -> list[Spot]:
-    """Where the residual stream is seen: entering the layers, and behind every writer."""
-    spots: list[Spot] = [(anatomy.layers[0], "in")]
-    for step in anatomy.steps:
-        if step.checkpoint is not None:
-            spots.append((step.checkpoint, "out" if step.checkpoint_is_output else "in"))
+    spots: list[Spot] = [(stack.layers[0], "in") for stack in anatomy.stacks if stack.residual == space]
+    if not spots:
+        return [(step.module, "in") for step in anatomy.steps if step.reads == space]
+    for item in anatomy.flow:
+        written = item.writes if isinstance(item, Step) else item.space
+        behind = checkpoint(item)
+        if behind is not None and written == space:
+            spots.append(behind)
     return list(dict.fromkeys(spots))

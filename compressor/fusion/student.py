@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -10,18 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressor.anatomy import Anatomy, Kind, Map, Norm, Side, Step, apply
+from compressor.anatomy import Anatomy, Kind, Map, Norm, Side, Space, Step
 from compressor.fusion.activations import ActivationFeatures
-from compressor.fusion.heads import attention_maps, group_contributions
-from compressor.fusion.inner import UNIT_MAPS, UnitProblem
+from compressor.fusion.experts import expert_maps, match_experts
+from compressor.fusion.heads import attention_maps, group_contributions, placed_groups
+from compressor.fusion.inner import UNIT_MAPS, UnitMap, UnitProblem
 from compressor.fusion.moments import Features
-from compressor.fusion.outline import Stage, checkpoint
-from compressor.fusion.refit import RIDGES, Fit, fit
+from compressor.fusion.outline import Outline, Stage
+from compressor.fusion.refit import RIDGES, Fit, fit, fit_scales
 from compressor.fusion.residual import ResidualMap
 from compressor.fusion.sources import Source, reads_first
 from compressor.fusion.statistics import Regression, rows
-from compressor.fusion.structure import write_columns
+from compressor.fusion.structure import checkpoint, place_columns, write_axis
 from compressor.fusion.walk import Spot, Visitor
+from compressor.fusion.weights import WeightFeatures
 
 #: Runs the student up to the watched spots, batch by batch.
 Run = Callable[[Sequence[Spot], Visitor], Any]
@@ -58,7 +60,7 @@ class Student:
         model: its weights are replaced piece by piece.
         anatomy: of the model.
         sources: the teachers.
-        residual: their residual maps.
+        residual: their maps of every residual and embedding space.
         options: how to build.
         couplings, fits: what was done, for the report.
     """
@@ -66,62 +68,117 @@ class Student:
     model: nn.Module
     anatomy: Anatomy
     sources: Sequence[Source]
-    residual: ResidualMap
+    residual: Mapping[str, ResidualMap]
     options: BuildOptions
     couplings: list[dict[str, Any]] = field(default_factory=list)
     fits: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.parameters = dict(self.model.named_parameters())
-        self.maps: list[dict[str, Map]] = [{self.anatomy.residual.name: one} for one in self.residual.maps]
-        self.couplings += [coupling.summary() for coupling in self.residual.couplings]
+        self.maps: list[dict[str, Map]] = [
+            {space: one.maps[k] for space, one in self.residual.items()} for k in range(len(self.sources))
+        ]
+        self.couplings += [coupling.summary() for one in self.residual.values() for coupling in one.couplings]
+        self._orders: dict[str, UnitMap] = {}
+        self._outline = Outline(self.anatomy)
 
     def map_spaces(self, names: Sequence[str], features: Features) -> None:
         """Make the maps of hidden and attention spaces, for all that write or read them."""
-        method = UNIT_MAPS.get(self.options.inner)
         for name in names:
-            mine, theirs = self.anatomy.spaces[name], [source.anatomy.spaces[name] for source in self.sources]
-            problem = UnitProblem(
-                name=name,
-                statistics=features.space(name),
-                sizes=[space.size for space in theirs],
-                weights=[source.weight for source in self.sources],
-                units=mine.size,
-                cost=self.options.cost,
-                solver=self.options.solver,
-                epsilon=self.options.epsilon,
-            )
-            if mine.kind is Kind.ATTENTION:
-                heads = features.heads(name)
-                block = (mine.heads // mine.groups) * mine.head_dim
-                likeness = partial(group_contributions, heads, theirs)
-                units = method(replace(problem, block=block, units=mine.groups, likeness=likeness))
-                maps = attention_maps(units, theirs, mine, heads)
+            space = self.anatomy.spaces[name]
+            if space.kind is Kind.EXPERTS:
+                maps = match_experts(space, self.sources, self.maps, self.anatomy)
+                couplings: Sequence[Any] = ()
+            elif space.copies > 1:
+                maps = self._expert_units(space)
+                couplings = ()
+            elif space.kind is Kind.ATTENTION:
+                maps, couplings = self._attention(space, features)
             else:
-                units = method(problem)
-                maps = tuple({name: one} for one in units.maps)
+                units = UNIT_MAPS.get(self.options.inner)(self._problem(name, features))
+                maps, couplings = tuple({name: one} for one in units.maps), units.couplings
             for own, new in zip(self.maps, maps, strict=True):
                 own |= new
-            self.couplings += [coupling.summary() for coupling in units.couplings]
+            self.couplings += [coupling.summary() for coupling in couplings]
+
+    def _problem(self, name: str, features: Features) -> UnitProblem:
+        return UnitProblem(
+            name=name,
+            statistics=features.space(name),
+            sizes=[source.space(name).size for source in self.sources],
+            weights=[source.weight for source in self.sources],
+            units=self.anatomy.spaces[name].size,
+            cost=self.options.cost,
+            solver=self.options.solver,
+            epsilon=self.options.epsilon,
+        )
+
+    def _attention(self, space: Space, features: Features) -> tuple[Sequence[dict[str, Map]], Sequence[Any]]:
+        """Heads as wholes, then their channels; spaces of one order take their heads from where the first did."""
+        theirs = [source.space(space.name) for source in self.sources]
+        heads = features.heads(space.name)
+        units = self._orders.get(space.order or "")
+        if units is None:
+            problem = replace(
+                self._problem(space.name, features),
+                block=(space.heads // space.groups) * space.head_dim,
+                units=space.groups,
+                likeness=partial(group_contributions, heads, theirs),
+            )
+            units = placed_groups(problem) if space.placed else UNIT_MAPS.get(self.options.inner)(problem)
+            if space.order:
+                self._orders[space.order] = units
+        return attention_maps(units, theirs, space, heads), units.couplings
+
+    def _expert_units(self, space: Space) -> Sequence[dict[str, Map]]:
+        """Every expert chooses units of the experts matched to it, on the weights: few tokens reach each."""
+        features = WeightFeatures(self.sources, self.maps, self.anatomy)
+        problem = UnitProblem(
+            name=space.name,
+            statistics=features.expert(space.name, [torch.arange(space.copies)] * len(self.sources), 0),
+            sizes=[source.space(space.name).size for source in self.sources],
+            weights=[source.weight for source in self.sources],
+            units=space.size,
+        )
+        return expert_maps(space, problem, self.options.inner, features, self.maps)
 
     @torch.no_grad()
     def transport(self, names: Sequence[str]) -> None:
         """Set parameters to the sum of all teachers' transported ones."""
-        folded = {norm.module for norm in self.anatomy.norms if self.anatomy.canonical and norm.folded}
+        norms = {norm.module: norm for norm in self.anatomy.norms if norm.space in self.residual}
+        scales = {scale.parameter for scale in self.anatomy.scales}
         moved = [
-            apply(maps, source.state, source.anatomy, names)
-            for maps, source in zip(self.maps, self.sources, strict=True)
+            source.transported(maps, names, self.anatomy) for maps, source in zip(self.maps, self.sources, strict=True)
         ]
         for name in names:
             module, _, attribute = name.rpartition(".")
-            if module in folded:
-                self.parameters[name].fill_(self.residual.norm_scale if attribute == "weight" else 0.0)
+            norm = norms.get(module)
+            if name in scales:
+                self.parameters[name].fill_(1.0)
+                continue
+            if norm is not None and attribute == "weight" and self.anatomy.rotatable(norm.space or ""):
+                # Behind rotated coordinates a norm has one scale for all: its own was folded, or is fitted later.
+                self.parameters[name].fill_(self.residual[norm.space or ""].norm_scale + norm.rest - 1)
                 continue
             # Push carries α already; what is written to fixed coordinates is averaged here.
-            carried = any(axis.side is Side.WRITE and not axis.fixed for axis in self.anatomy.axes[name])
+            carried = any(
+                axis.side is Side.WRITE and part.key is not None and not self._is_experts(part.key)
+                for axis in self.anatomy.axes[name]
+                for part in axis.parts
+            )
             shares = [1.0 if carried else source.weight for source in self.sources]
             total = torch.stack([a * one[name] for a, one in zip(shares, moved, strict=True)]).sum(0)
             self.parameters[name].copy_(total)
+
+    def _is_experts(self, key: str) -> bool:
+        space = self.anatomy.spaces.get(key)
+        return space is not None and space.kind is Kind.EXPERTS
+
+    @torch.no_grad()
+    def rescale(self, names: Sequence[str], gain: float) -> None:
+        """Multiply embeddings by what their family multiplies them by less at the student's width (Gemma's √width)."""
+        for name in names:
+            self.parameters[name].mul_(gain)
 
     def refit(self, stage: Stage, features: ActivationFeatures, run: Run) -> list[Tensor] | None:
         """Fit the modules of a stage from the student's own inputs.
@@ -129,32 +186,79 @@ class Student:
         Returns:
             Per batch, the layer's new output, where the stage writes it; else None.
         """
-        if isinstance(stage[0], Norm):
-            self._refit_norm(stage[0], features, run)
+        first = stage[0]
+        if isinstance(first, Norm):
+            heads = [step for step in stage[1:] if isinstance(step, Step)]
+            if heads:
+                self._refit_before_tied_head(first, heads[0], features, run)
+            else:
+                self._refit_norm(first, features, run)
             return None
-        return self._refit_linear([step for step in stage if isinstance(step, Step)], features, run)
+        steps = [step for step in stage if isinstance(step, Step)]
+        if checkpoint(first) is not None:
+            return self._refit_writers(steps, features, run)
+        self._refit_linears(steps, features, run)
+        return None
 
-    def _refit_linear(self, steps: Sequence[Step], features: ActivationFeatures, run: Run) -> list[Tensor] | None:
-        first, behind = steps[0], checkpoint(steps[0])
-        spots: list[Spot] = [(first.module, "in")]
-        if behind is not None:
-            spots += [(first.module, "out"), behind]
-        intercept = f"{first.module}.bias" in self.parameters
-        held_out_from = len(features.masks) - self.options.held_out
+    def _refit_linears(self, steps: Sequence[Step], features: ActivationFeatures, run: Run) -> None:
+        """Linear maps that read the same input: fitted to what the teachers' own put out, transported."""
+        first = steps[0]
+
+        def pairs(index: int, seen: dict[Spot, Tensor]) -> tuple[Tensor, Tensor]:
+            inputs = rows(seen[first.module, "in"], features.masks.of(index, first.module))
+            return inputs, torch.cat([self._target(step, features, index) for step in steps], dim=1)
+
+        self._fit_side_by_side(steps, self._regress([(first.module, "in")], pairs, steps, features, run))
+
+    def _refit_writers(self, steps: Sequence[Step], features: ActivationFeatures, run: Run) -> list[Tensor] | None:
+        """Writers that meet the residual stream at one place: fitted to what the stream still lacks there."""
+        behind = checkpoint(steps[0])
+        assert behind is not None
+        spots = [*((step.module, end) for step in steps for end in ("in", "out")), behind]
+        gain, key = steps[0].gain, steps[0].writes
+        ends: list[tuple[list[Tensor], Tensor]] = []
+
+        def pairs(index: int, seen: dict[Spot, Tensor]) -> tuple[Tensor, Tensor]:
+            mask = features.masks.of(index, behind[0])
+            stream = seen[behind]
+            # What the residual stream should be, less what others have already brought there.
+            own = torch.stack([seen[step.module, "out"].reshape(stream.shape) for step in steps]).sum(0)
+            others = stream - gain * own
+            target = (features.transported(index, behind, key) - rows(others, mask)) / gain
+            if steps[0].checkpoint_is_output:
+                ends.append(([seen[step.module, "in"] for step in steps], others))
+            return torch.cat([rows(seen[step.module, "in"], mask) for step in steps], dim=1), target
+
+        found = self._regress(spots, pairs, steps, features, run, together=True)
+        sizes = [self._input_output(step).shape[0] for step in steps]
+        biased = [step for step in steps if f"{step.module}.bias" in self.parameters]
+        for step, weight in zip(steps, found.weight.split(sizes), strict=True):
+            bias = found.bias if biased[:1] == [step] else None
+            self._set(step, weight, torch.zeros_like(found.bias) if bias is None and found.bias is not None else bias)
+            self._record(step, found)
+        with torch.no_grad():
+            return [
+                others + gain * torch.stack([self.model.get_submodule(s.module)(x).reshape(others.shape) for s, x in zip(steps, inputs, strict=True)]).sum(0)
+                for inputs, others in ends
+            ] or None  # fmt: skip
+
+    def _regress(
+        self,
+        spots: Sequence[Spot],
+        pairs: Callable[[int, dict[Spot, Tensor]], tuple[Tensor, Tensor]],
+        steps: Sequence[Step],
+        features: ActivationFeatures,
+        run: Run,
+        *,
+        together: bool = False,
+    ) -> Fit:
+        """Stream pairs of inputs and targets into sums, and solve."""
+        intercept = any(f"{step.module}.bias" in self.parameters for step in steps)
+        held_out_from = len(features.masks) - self.options.held_out * features.masks.runs
         sums: dict[bool, Regression] = {}
-        ends: list[tuple[Tensor, Tensor]] = []
 
         def visit(index: int, seen: dict[Spot, Tensor]) -> None:
-            mask = features.masks[index]
-            inputs = rows(seen[first.module, "in"], mask)
-            if behind is None:
-                target = torch.cat([self._target(step, features, index) for step in steps], dim=1)
-            else:
-                # What the residual stream should be, less what others have already brought there.
-                others = seen[behind] - seen[first.module, "out"]
-                target = features.transported(index, behind) - rows(others, mask)
-                if first.checkpoint_is_output:
-                    ends.append((seen[first.module, "in"], others))
+            inputs, target = pairs(index, seen)
             target = target.to(inputs)
             if not sums:
                 origin = (inputs.mean(0), target.mean(0)) if intercept else None
@@ -162,64 +266,109 @@ class Student:
             sums[index >= held_out_from].add(inputs, target)
 
         run(spots, visit)
-        prior = torch.cat([self._input_output(step) for step in steps], dim=1)
-        self._set(steps, fit(sums[False], sums[True], prior, intercept=intercept, ridges=self.options.ridges))
-        # The layer need not run again for its output: only this module's part of it has changed.
-        writer = self.model.get_submodule(first.module)
-        with torch.no_grad():
-            return [others + writer(inputs) for inputs, others in ends] or None
+        prior = torch.cat([self._input_output(step) for step in steps], dim=0 if together else 1)
+        return fit(sums[False], sums[True], prior, intercept=intercept, ridges=self.options.ridges)
 
+    @torch.no_grad()
     def _refit_norm(self, norm: Norm, features: ActivationFeatures, run: Run) -> None:
         """Per channel, scale and shift of a norm by least squares from the student's own normalised values."""
-        weight, bias = self.parameters[f"{norm.module}.weight"], self.parameters.get(f"{norm.module}.bias")
-        with torch.no_grad():
-            weight.fill_(1.0)
-            if bias is not None:
-                bias.zero_()
+        weight, bias = self._at_rest(norm)
+        key = self.anatomy.axes[f"{norm.module}.weight"][0].parts[0].key
+        behind = checkpoint(norm)
         sums = torch.zeros(5, weight.numel(), dtype=torch.float64)
 
         def visit(index: int, seen: dict[Spot, Tensor]) -> None:
-            x = rows(seen[norm.module, "out"], features.masks[index]).double()
-            y = features.transported(index, (norm.module, "out")).double()
+            x = rows(seen[norm.module, "out"], features.masks.of(index, norm.module)).double()
+            if behind is None:
+                y = features.transported(index, (norm.module, "out"), key).double()
+            else:
+                others = seen[behind] - norm.gain * seen[norm.module, "out"].reshape(seen[behind].shape)
+                mask = features.masks.of(index, behind[0])
+                y = (features.transported(index, behind, key) - rows(others, mask)).double() / norm.gain
             sums.add_(torch.stack([x.sum(0), y.sum(0), (x * y).sum(0), (x * x).sum(0), torch.full_like(x[0], len(x))]))
 
-        run([(norm.module, "out")], visit)
+        run([(norm.module, "out"), *([behind] if behind is not None else [])], visit)
         count = sums[4]
         x, y, xy, xx = sums[:4] / count
         if bias is None:
             x, y = torch.zeros_like(x), torch.zeros_like(y)
         scale = (xy - x * y) / (xx - x**2).clamp(min=1e-12)
-        with torch.no_grad():
-            weight.copy_(scale)
-            if bias is not None:
-                bias.copy_(y - scale * x)
+        weight.copy_(scale + norm.rest - 1)
+        if bias is not None:
+            bias.copy_(y - scale * x)
+
+    @torch.no_grad()
+    def _refit_before_tied_head(self, norm: Norm, head: Step, features: ActivationFeatures, run: Run) -> None:
+        """Scale and shift of a norm whose head shares its weight with the embedding: fitted to the mean logits."""
+        weight, bias = self._at_rest(norm)
+        table = self.parameters[head.weight].detach().double()
+        sums: list[Tensor] = []
+
+        def visit(index: int, seen: dict[Spot, Tensor]) -> None:
+            mask = features.masks.of(index, head.module)
+            u = rows(seen[head.module, "in"], mask).double()
+            y = features.transported(index, (head.module, "out"), None).double()
+            y = y - y.mean(dim=1, keepdim=True)
+            found = [u.T @ u, u.sum(0), (u * (y @ table)).sum(0), (y @ table).sum(0), torch.tensor(float(len(u)))]
+            sums[:] = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
+
+        run([(head.module, "in")], visit)
+        scale, shift = fit_scales(*sums, table=table, prior=self._scale_of(norm), shifts=bias is not None)
+        weight.copy_(scale + norm.rest - 1)
+        if bias is not None and shift is not None:
+            bias.copy_(shift)
+
+    def _scale_of(self, norm: Norm) -> float:
+        found = self.residual.get(norm.space or "")
+        return found.norm_scale if found is not None else 1.0
+
+    def _at_rest(self, norm: Norm) -> tuple[Tensor, Tensor | None]:
+        """A norm's weight and bias, set so that it only normalises."""
+        weight, bias = self.parameters[f"{norm.module}.weight"], self.parameters.get(f"{norm.module}.bias")
+        weight.fill_(norm.rest)
+        if bias is not None:
+            bias.zero_()
+        return weight, bias
 
     def _target(self, step: Step, features: ActivationFeatures, batch: int) -> Tensor:
         """What a module should put out: the teachers' own output there, transported; heads: mean logits."""
-        spot = (step.module, "out")
-        if step.writes is None:
-            return features.transported(batch, spot, fixed=True)
-        axis = next(a for a in self.anatomy.axes[f"{step.module}.weight"] if a.side is Side.WRITE)
+        spot, axis = (step.module, "out"), write_axis(self.anatomy, step)
+        if axis.fixed:
+            return features.transported(batch, spot, None)
         pieces = []
-        for part in axis.parts:
-            moved = []
-            for k, source in enumerate(self.sources):
-                value = features.values(k, batch, spot)[:, write_columns(source.anatomy, step, part.key)]
-                moved.append(source.weight * value if part.key is None else self.maps[k][part.key].transport(value))
-            pieces.append(torch.stack(moved).sum(0) if len(moved) > 1 else moved[0])
-        return torch.cat(pieces, dim=1)
+        for index, part in enumerate(axis.parts):
+            columns = [
+                place_columns(write_axis(source.anatomy, self._own(source, step)), index) for source in self.sources
+            ]
+            pieces.append((place_columns(axis, index), features.part(batch, spot, columns, part.key)))
+        if len(pieces) == 1:
+            return pieces[0][1]
+        whole = torch.empty(len(pieces[0][1]), axis.size, dtype=pieces[0][1].dtype)
+        for place, values in pieces:
+            whole[:, place] = values
+        return whole
 
-    @torch.no_grad()
-    def _set(self, steps: Sequence[Step], found: Fit) -> None:
+    @staticmethod
+    def _own(source: Source, step: Step) -> Step:
+        return replace(step, weight=source.own(step.weight))
+
+    def _fit_side_by_side(self, steps: Sequence[Step], found: Fit) -> None:
         widths = [self._input_output(step).shape[1] for step in steps]
         biases = found.bias.split(widths) if found.bias is not None else [None] * len(steps)
         for step, weight, bias in zip(steps, found.weight.split(widths, dim=1), biases, strict=True):
-            self.parameters[f"{step.module}.weight"].copy_(weight if reads_first(self.anatomy, step) else weight.T)
-            if bias is not None:
-                self.parameters[f"{step.module}.bias"].copy_(bias)
-            fitted = {"module": step.module, "error": found.error, "ridge": found.ridge, "prior": found.prior}
-            self.fits.append(fitted)
+            self._set(step, weight, bias)
+            self._record(step, found)
+
+    @torch.no_grad()
+    def _set(self, step: Step, weight: Tensor, bias: Tensor | None) -> None:
+        first = reads_first(self.anatomy, step)
+        self.parameters[step.weight].copy_(weight if first else weight.T)
+        if bias is not None and f"{step.module}.bias" in self.parameters:
+            self.parameters[f"{step.module}.bias"].copy_(bias)
+
+    def _record(self, step: Step, found: Fit) -> None:
+        self.fits.append({"module": step.module, "error": found.error, "ridge": found.ridge, "prior": found.prior})
 
     def _input_output(self, step: Step) -> Tensor:
-        weight = self.parameters[f"{step.module}.weight"].detach().double()
+        weight = self.parameters[step.weight].detach().double()
         return weight if reads_first(self.anatomy, step) else weight.T

@@ -1,14 +1,15 @@
 """Walking models layer by layer over the calibration batches.
 
 Between layers only hidden states are kept; one layer of one model computes at a time.  Layers are called as their
-model called them: the keyword arguments (masks, positions) are recorded in one pass.
+model called them: the keyword arguments (masks, positions) are recorded in one pass.  What one layer returns beside
+its hidden states and a later one is given (T5's relative bias) is handed on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +27,15 @@ class _Enough(Exception):
     """Everything watched has been seen; the rest of the forward pass is not needed."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Handed:
+    """An argument that an earlier layer returned: which layer, and the place in what it returned."""
+
+    layer: str
+    place: int
+
+
+@dataclass(frozen=True)
 class _Call:
     """The arguments of one layer's call, its hidden states left out."""
 
@@ -38,28 +47,41 @@ class _Call:
         mine, theirs = (*self.args, *self.kwargs.items()), (*other.args, *other.kwargs.items())
         return self.by_name == other.by_name and len(mine) == len(theirs) and all(map(_same, mine, theirs))
 
+    def filled(self, returned: Mapping[str, Any]) -> _Call:
+        """With what earlier layers returned in its places."""
+
+        def fill(value: Any) -> Any:
+            return returned[value.layer][value.place] if isinstance(value, _Handed) else value
+
+        return replace(self, args=tuple(map(fill, self.args)), kwargs={k: fill(v) for k, v in self.kwargs.items()})
+
 
 class Walker:
     """One model over one set of batches.
 
     Args:
         model: any transformers model, in evaluation mode.
-        layers: paths of its layers, in order.
+        stacks: paths of its layers, stack after stack, in order.
         batches: model inputs; anything that can be iterated again.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[str], batches: Iterable[Mapping[str, Tensor]]) -> None:
+    def __init__(
+        self, model: nn.Module, stacks: Sequence[Sequence[str]], batches: Iterable[Mapping[str, Tensor]]
+    ) -> None:
         self.model = model
-        self.layers = tuple(layers)
+        self.stacks = tuple(tuple(layers) for layers in stacks)
         self.batches = [{name: value for name, value in batch.items() if name != "labels"} for batch in batches]
+        #: Hidden states that enter the next layer of the stack that is being walked, batch by batch.
         self.hidden: list[Tensor] = []
+        #: Those that entered the layer advanced last.
+        self.before: list[Tensor] = []
         self._calls: list[dict[str, _Call]] = []
-
-    @property
-    def tokens(self) -> list[Tensor | None]:
-        """Per batch, which tokens count [B, T]: padding does not.  None when all do."""
-        masks = (batch.get("attention_mask") for batch in self.batches)
-        return [None if mask is None or bool(mask.all()) else mask.bool() for mask in masks]
+        self._returned: list[dict[str, Any]] = [{} for _ in self.batches]
+        #: What the stacks already walked put out.
+        self._done: dict[int, list[Tensor]] = {}
+        self._stack = -1
+        #: Whether the layers return their hidden states and nothing else.
+        self.plain = True
 
     @property
     def count(self) -> int:
@@ -67,31 +89,45 @@ class Walker:
         return sum(hidden[..., 0].numel() for hidden in self.hidden)
 
     @torch.no_grad()
-    def start(self, spots: Sequence[Spot] = (), visit: Visitor | None = None) -> None:
-        """Run everything before the layers; keeps what enters the first layer and how each layer is called."""
+    def enter(self, stack: int, spots: Sequence[Spot] = (), visit: Visitor | None = None) -> None:
+        """Run everything before a stack; keeps what enters its first layer and how each layer is called.
+
+        Stacks walked before are not run again: what they put out is handed through.  Entering the same stack again
+        starts it anew.
+        """
+        if stack != self._stack and self._stack >= 0:
+            self._done[self._stack] = self.hidden
+        self._stack, layers = stack, self.stacks[stack]
         self.hidden, self._calls = [], []
+        self._returned = [{k: v for k, v in one.items() if k not in layers} for one in self._returned]
         alike = False
         for index, batch in enumerate(self.batches):
             calls: dict[str, _Call] = {}
-            last = self.layers[0] if alike else self.layers[-1]
-            handles = [
-                self.model.get_submodule(layer).register_forward_pre_hook(
-                    self._recorder(layer, calls, last=layer == last), with_kwargs=True
-                )
-                for layer in self.layers
-            ]
-            with hooks(handles), watching(self.model, spots, stop=False) as seen, _until_enough():
+            returned: dict[str, Any] = {}
+            last = layers[0] if alike else layers[-1]
+            handles = []
+            for layer in layers:
+                module = self.model.get_submodule(layer)
+                recorder = self._recorder(layer, calls, returned, first=layer == layers[0], last=layer == last)
+                handles.append(module.register_forward_pre_hook(recorder, with_kwargs=True))
+                handles.append(module.register_forward_hook(_keeper(layer, returned)))
+            with (
+                self._skipping(index), hooks(handles), watching(self.model, spots, stop=False) as seen, _until_enough(),
+            ):  # fmt: skip
                 logits_of(self.model, batch)
             if alike:
-                calls = dict.fromkeys(self.layers, calls[self.layers[0]])
+                calls = dict.fromkeys(layers, calls[layers[0]])
             elif index == 0:
                 # Most families call all layers alike: then the first layer's arguments tell the others'.
-                alike = all(call.same_as(calls[self.layers[0]]) for call in calls.values())
+                alike = all(call.same_as(calls[layers[0]]) for call in calls.values())
+                self.plain = bool(returned) and all(isinstance(output, Tensor) for output in returned.values())
             self._calls.append(calls)
             if visit is not None:
                 visit(index, seen)
 
-    def run(self, layer: str, spots: Sequence[Spot], visit: Visitor, *, advance: bool = False) -> None:
+    def run(
+        self, layer: str, spots: Sequence[Spot], visit: Visitor, *, advance: bool = False, again: bool = False
+    ) -> None:
         """Run one layer on the kept hidden states, showing the watched tensors batch by batch.
 
         Args:
@@ -99,32 +135,84 @@ class Walker:
             spots: what to watch; unless `advance`, the layer stops as soon as all of it was seen.
             visit: called with the batch index and the watched tensors.
             advance: keep the layer's output as the hidden states that enter the next layer.
+            again: run on what entered the layer advanced last.
         """
         module = self.model.get_submodule(layer)
-        for index in range(len(self.batches)):
+        entering = self.before if again else list(self.hidden)
+        for index in range(len(self.hidden)):
+            batch = index % len(self.batches) if len(self.hidden) == len(self.batches) else self._batch(index)
             with torch.no_grad(), watching(self.model, spots, stop=not advance) as seen, _until_enough():
-                call = self._calls[index][layer]
-                output = first_tensor(_call(module, call, self.hidden[index]))
+                call = self._calls[batch][layer].filled(self._returned[batch])
+                returned = _call(module, call, entering[index])
+                output = first_tensor(returned)
                 if advance and output is not None:
                     self.hidden[index] = output
+                    self._returned[batch][layer] = returned
             visit(index, seen)
+        if advance:
+            self.before = entering
+
+    def _batch(self, index: int) -> int:
+        """The batch that a virtual one of an unrolled layer belongs to."""
+        return index // (len(self.hidden) // len(self.batches))
+
+    def unroll(self, layer: str, runs: int) -> None:
+        """For a layer that runs several times: keep what enters every run, one virtual batch a run."""
+        entering: list[Tensor] = []
+        for index, start in enumerate(list(self.hidden)):
+            hidden = start
+            for _ in range(runs):
+                entering.append(hidden)
+                hidden = self._once(layer, index, hidden)
+        self.hidden = entering
+
+    def roll(self, layer: str, runs: int, start: Sequence[Tensor]) -> None:
+        """Run a layer several times from `start`, one tensor a batch; keeps what comes out last."""
+        self.hidden = list(start)
+        for index in range(len(self.batches)):
+            for _ in range(runs):
+                self.hidden[index] = self._once(layer, index, self.hidden[index])
+
+    @torch.no_grad()
+    def _once(self, layer: str, batch: int, hidden: Tensor) -> Tensor:
+        call = self._calls[batch][layer].filled(self._returned[batch])
+        returned = _call(self.model.get_submodule(layer), call, hidden)
+        self._returned[batch][layer] = returned
+        output = first_tensor(returned)
+        return hidden if output is None else output
 
     @torch.no_grad()
     def finish(self, spots: Sequence[Spot] = (), visit: Visitor | None = None) -> list[Tensor]:
         """Run everything behind the layers on the kept hidden states; returns the logits of each batch."""
+        self._done[self._stack] = self.hidden
         logits = []
         for index, batch in enumerate(self.batches):
-            with self._skipping_layers(index), watching(self.model, spots, stop=False) as seen:
+            with self._skipping(index), watching(self.model, spots, stop=False) as seen:
                 logits.append(logits_of(self.model, batch))
             if visit is not None:
                 visit(index, seen)
         return logits
 
-    def _recorder(self, layer: str, calls: dict[str, _Call], *, last: bool) -> Any:
+    def _recorder(
+        self, layer: str, calls: dict[str, _Call], returned: dict[str, Any], *, first: bool, last: bool
+    ) -> Any:
+        def handed(value: Any) -> Any:
+            """An argument, or where it came from if an earlier layer returned it."""
+            if isinstance(value, Tensor):
+                for source, output in returned.items():
+                    places = enumerate(output) if isinstance(output, tuple) else ()
+                    for place, other in places:
+                        if other is value:
+                            return _Handed(source, place)
+            return value
+
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if layer in calls:
+                return  # a shared layer is called alike every time
             by_name = None if args else next(name for name, value in kwargs.items() if isinstance(value, Tensor))
-            calls[layer] = _Call(args[1:], {k: v for k, v in kwargs.items() if k != by_name}, by_name)
-            if layer == self.layers[0]:
+            given = {name: handed(value) for name, value in kwargs.items() if name != by_name}
+            calls[layer] = _Call(tuple(map(handed, args[1:])), given, by_name)
+            if first:
                 self.hidden.append(args[0] if args else kwargs[by_name or ""])
             if last:
                 raise _Enough
@@ -132,30 +220,38 @@ class Walker:
         return hook
 
     @contextmanager
-    def _skipping_layers(self, index: int) -> Iterator[None]:
-        """Let every layer hand through the hidden states kept, in the shape in which it returns them."""
-        modules = [self.model.get_submodule(layer) for layer in self.layers]
+    def _skipping(self, index: int) -> Iterator[None]:
+        """Let every layer walked hand through the hidden states kept, in the shape in which it returns them."""
+        modules: list[nn.Module] = []
 
-        def hand_through(*_: Any, **__: Any) -> Tensor:
-            return self.hidden[index]
+        def passing(layer: str, hidden: Tensor) -> Callable[..., Any]:
+            template = self._returned[index].get(layer)
+            return lambda *_, **__: (hidden, *template[1:]) if isinstance(template, tuple) else hidden
 
         try:
-            for module in modules:
-                module.forward = hand_through
+            for stack, kept in self._done.items():
+                for layer in self.stacks[stack]:
+                    module = self.model.get_submodule(layer)
+                    module.forward = passing(layer, kept[index])
+                    modules.append(module)
             yield
         finally:
             for module in modules:
-                del module.forward
+                if "forward" in vars(module):
+                    del module.forward
 
 
 @contextmanager
 def watching(model: nn.Module, spots: Sequence[Spot], *, stop: bool = False) -> Iterator[dict[Spot, Tensor]]:
-    """Fill a dict with the watched tensors while the model runs; `stop` ends the pass once all were seen."""
+    """Fill a dict with the watched tensors while the model runs; `stop` ends the pass once all were seen.
+
+    Of a module that is called several times (keys of tokens, then of relative positions) the first call counts.
+    """
     seen: dict[Spot, Tensor] = {}
 
     def note(spot: Spot, value: Tensor | None) -> None:
         if value is not None:
-            seen[spot] = value
+            seen.setdefault(spot, value)
         if stop and len(seen) == len(spots):
             raise _Enough
 
@@ -176,10 +272,17 @@ def watching(model: nn.Module, spots: Sequence[Spot], *, stop: bool = False) -> 
         yield seen
 
 
+def _keeper(layer: str, returned: dict[str, Any]) -> Any:
+    def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        returned[layer] = output
+
+    return hook
+
+
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(map(_same, one, other))
-    return one is other or (not isinstance(one, Tensor) and not isinstance(other, Tensor) and one == other)
+    return one is other or (not isinstance(one, (Tensor, _Handed)) and not isinstance(other, Tensor) and one == other)
 
 
 def _call(module: nn.Module, call: _Call, hidden: Tensor) -> Any:

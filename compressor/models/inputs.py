@@ -43,6 +43,11 @@ def is_image_config(config: PretrainedConfig) -> bool:
     return hasattr(config, "image_size") and hasattr(config, "patch_size")
 
 
+def is_audio_config(config: PretrainedConfig) -> bool:
+    """Whether the model reads spectrograms."""
+    return hasattr(config, "num_mel_bins")
+
+
 def dummy_inputs(
     config: PretrainedConfig,
     batch: int = 2,
@@ -52,7 +57,11 @@ def dummy_inputs(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> dict[str, Tensor]:
-    """Random inputs of a config: `pixel_values` [B, C, H, W] or `input_ids` and `attention_mask` [B, T]."""
+    """Random inputs of a config, by what it reads.
+
+    Images: `pixel_values` [B, C, H, W].  Text: `input_ids` and `attention_mask` [B, T].  Encoder–decoders have
+    `decoder_input_ids` [B, T'] as well, T' a little shorter.  Audio: `input_features` [B, mel bins, frames].
+    """
     generator = torch.Generator().manual_seed(seed)
     if is_image_config(config):
         size = config.image_size
@@ -60,9 +69,22 @@ def dummy_inputs(
         channels = getattr(config, "num_channels", 3)
         pixels = torch.randn(batch, channels, height, width, generator=generator)
         return {"pixel_values": pixels.to(device, dtype)}
-    # Padding ids get a meaning of their own in some families (RoBERTa counts positions by them): keep clear of them.
-    special = [getattr(config, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")]
+    inputs: dict[str, Tensor] = {}
+    if is_audio_config(config):
+        frames = 2 * config.max_source_positions
+        inputs["input_features"] = torch.randn(batch, config.num_mel_bins, frames, generator=generator, dtype=dtype)
+    else:
+        ids = _random_ids(config, batch, length, generator)
+        inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = _random_ids(config, batch, max(1, length - 2), generator)
+    return {name: value.to(device) for name, value in inputs.items()}
+
+
+def _random_ids(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor:
+    # Special ids get a meaning of their own in some families (RoBERTa counts positions by padding): keep clear of them.
+    names = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+    special = [getattr(config, name, None) for name in names]
     low_ones = [i for i in special if isinstance(i, int) and i < config.vocab_size // 2]
     low = min(max([*low_ones, 0]) + 1, config.vocab_size - 1)
-    ids = torch.randint(low, config.vocab_size, (batch, length), generator=generator)
-    return {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
+    return torch.randint(low, config.vocab_size, (batch, length), generator=generator)

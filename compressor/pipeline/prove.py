@@ -1,4 +1,4 @@
-"""The student's ONNX file, and the latency of every subject in torch and in ONNX Runtime."""
+"""The student's ONNX files, and the latency of every subject in torch and in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from compressor.export.onnx import ExportReport, export_onnx
+from compressor.export.onnx import ExportReport, FileReport, export_onnx
 from compressor.pipeline.measure import Contender, Timing, shape_key, time_contenders
 from compressor.pipeline.space import told_when_full
 from compressor.pipeline.stages import Stages
@@ -21,32 +21,50 @@ from compressor.recipe import Recipe
 WARMUPS = 5
 
 
-def prove(recipe: Recipe, model: PreTrainedModel, folder: Path, stages: Stages) -> ExportReport | None:
-    """Write and check `folder`/onnx/model.onnx, if the recipe wants it.
+def prove(
+    recipe: Recipe, model: PreTrainedModel, folder: Path, stages: Stages, *, cache: bool = True
+) -> ExportReport | None:
+    """Write and check the model's files in `folder`/onnx, if the recipe wants them.
+
+    Args:
+        recipe: of the run.
+        model: the student.
+        folder: where it was written.
+        stages: the run's.
+        cache: whether a generating model gets files with past too.
 
     Raises:
-        ParityError: the file disagrees with torch by more than the tolerance.
+        ParityError: a file disagrees with torch by more than the tolerance.
         UnsupportedError: torch cannot export the model.
     """
     if not recipe.export.onnx:
         return None
     with stages("export", "exporting to ONNX and checking it against torch"):
-        return export_onnx(model, folder, tolerance=recipe.export.tolerance, seed=recipe.seed)
+        return export_onnx(model, folder, cache=cache, tolerance=recipe.export.tolerance, seed=recipe.seed)
 
 
 def export_report(report: ExportReport) -> dict[str, Any]:
-    """What report.json says of an export."""
+    """What report.json says of an export: of all files together, then of each by its name."""
     return {
         "file": f"onnx/{report.path.name}",
         "bytes": report.bytes,
         "opset": report.opset,
-        "inputs": list(report.inputs),
-        "outputs": list(report.outputs),
         "tolerance": report.parity.tolerance,
         "largest_difference": report.parity.max_abs,
         "largest_relative_difference": report.parity.max_rel,
         "batch_sizes": sorted({case.batch for case in report.parity.cases}),
-        "cases": {str(index): asdict(case) for index, case in enumerate(report.parity.cases)},
+        "files": {f"onnx/{file.path.name}": _about(file) for file in report.files},
+    }
+
+
+def _about(file: FileReport) -> dict[str, Any]:
+    return {
+        "bytes": file.bytes,
+        "inputs": list(file.inputs),
+        "outputs": list(file.outputs),
+        "largest_difference": file.parity.max_abs,
+        "largest_relative_difference": file.parity.max_rel,
+        "cases": {str(index): asdict(case) for index, case in enumerate(file.parity.cases)},
     }
 
 
@@ -58,22 +76,24 @@ def time_subjects(
     Args:
         recipe: of the run.
         subjects: of the table; the last one is the student that was written.
-        folder: where the student's ONNX file is; None leaves ONNX Runtime out.
+        folder: where the student's ONNX files are; None leaves ONNX Runtime out, and so does a student that has no
+            file of the whole model.
         stages: the run's.
     """
     if not recipe.bench.latency:
         return {}
     with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
         files: dict[str, Path] = {}
-        if folder is not None:
-            files[shape_key(subjects[-1].models)] = folder / "onnx" / "model.onnx"
+        own = folder / "onnx" / "model.onnx" if folder is not None else None
+        if own is not None and own.is_file():
+            files[shape_key(subjects[-1].models)] = own
             with stages("export", "exporting the teachers to time them"), told_when_full(f"to {scratch}"):
                 for model in (model for subject in subjects for model in subject.models):
                     key = shape_key([model])
                     if key not in files:
                         # Whether it agrees with torch is not asked of a file that is only timed.
-                        export = export_onnx(model, Path(scratch, str(len(files))), tolerance=1.0, batch_sizes=(1,))
-                        files[key] = export.path
+                        place = Path(scratch, str(len(files)))
+                        files[key] = export_onnx(model, place, cache=False, tolerance=1.0, batch_sizes=(1,)).path
         with stages("latency", "timing") as tell:
             tell(None, f"timing batches of {recipe.bench.batch_size} in turns")
             for subject in subjects:

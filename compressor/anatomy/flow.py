@@ -1,0 +1,168 @@
+"""The flow between modules: linear maps and norms in the order of the forward pass, and where the residual is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from compressor.anatomy.axes import Anatomy, Kind, Norm, Scale, Side, Step
+from compressor.anatomy.canonical import centre_writers, fold_norms, fold_scales
+from compressor.anatomy.certificate import TOLERANCE, logits_change
+from compressor.anatomy.trace import Trace, checkpoint_of, is_linear, trace, write_dim
+
+class Flow:
+    """Adds the flow to the anatomy of a small model.
+
+    Args:
+        model: the small model.
+        inputs: its inputs.
+        anatomy: labelled and certified.
+        tied: parameters that are an embedding and a weight at once.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy, tied: frozenset[str]) -> None:
+        self.model, self.inputs, self.anatomy, self.tied = model, inputs, anatomy, tied
+        self.modules = dict(model.named_modules())
+        self.trace: Trace = trace(model, inputs, anatomy.layers)
+        self.order = list(dict.fromkeys(self.trace.order()))
+        by_id = {id(parameter): name for name, parameter in model.named_parameters()}
+        self.weights = {
+            name: by_id[id(module.weight)]
+            for name, module in self.modules.items()
+            if isinstance(getattr(module, "weight", None), nn.Parameter) and id(module.weight) in by_id
+        }
+
+    def complete(self) -> Anatomy:
+        """The anatomy with its flow, its layer scales, and what its canonical form allows."""
+        norms = {name: self._norm(name) for name in self.order if self._is_norm(name)}
+        norms = {name: norm for name, norm in norms.items() if norm is not None}
+        linears = [name for name in self.order if write_dim(self.modules[name]) is not None and name in self.weights]
+        self.seers = [*norms, *self.anatomy.layers]
+        items: dict[str, Step | Norm] = {name: self._step(name) for name in linears} | norms
+        anatomy = replace(self.anatomy, flow=tuple(items[name] for name in self.order if name in items))
+        anatomy = replace(anatomy, scales=self._scales(anatomy))
+        # Behind a layer scale a writer would not be recognised by what it adds.
+        self._fold(anatomy)
+        flow = tuple(self._behind(self._with_readers(item, anatomy)) for item in anatomy.flow)
+        return self._with_canonical_form(replace(anatomy, flow=flow))
+
+    def _fold(self, anatomy: Anatomy) -> None:
+        state = fold_scales(dict(self.model.named_parameters()), anatomy.scales, anatomy)
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(state[name])
+
+    def _with_readers(self, item: Step | Norm, anatomy: Anatomy) -> Step | Norm:
+        """A norm that nothing reads directly is read by the head, behind pooling or the joining of tokens."""
+        if not isinstance(item, Norm) or item.readers:
+            return item
+        behind = anatomy.flow[anatomy.flow.index(item) + 1 :]
+        if any(isinstance(other, Norm) and other.space == item.space for other in behind):
+            return item
+        return replace(item, readers=tuple(s.module for s in behind if isinstance(s, Step) and s.reads == item.space))
+
+    def _is_norm(self, name: str) -> bool:
+        """A module with a vector of scales and nothing that multiplies by a matrix."""
+        module, weight = self.modules[name], self.weights.get(name)
+        if weight is None or is_linear(module) or isinstance(module, nn.Embedding):
+            return False
+        return module.weight.dim() == 1 and weight in self.anatomy.axes
+
+    def _norm(self, name: str) -> Norm | None:
+        axis = self.anatomy.axes[self.weights[name]][0]
+        key = axis.parts[0].key
+        space = key.partition("/")[0] if key else None
+        readers = tuple(r for r in dict.fromkeys(self.trace.readers_of(name)) if self._reads(r, space))
+        return Norm(name, readers, space, self._rest(name))
+
+    def _reads(self, module: str, space: str | None) -> bool:
+        """Whether a module owns something that reads a space."""
+        owned = {name for name in self.anatomy.axes if name.rpartition(".")[0] == module} | {self.weights.get(module, "")}
+        return any(
+            axis.side is Side.READ or name in self.tied
+            for name in owned & self.anatomy.axes.keys()
+            for axis in self.anatomy.axes[name]
+            if any(part.key == space for part in axis.parts)
+        )
+
+    def _rest(self, name: str) -> float:
+        """What weight makes a norm scale by one: with weight zero it returns zero, unless it scales by 1 + weight."""
+        module = self.modules[name]
+        values = torch.randn(2, 3, module.weight.numel(), dtype=module.weight.dtype)
+        with torch.no_grad():
+            before = module.weight.clone()
+            module.weight.zero_()
+            still = module(values)
+            module.weight.copy_(before)
+        shift = getattr(module, "bias", None)
+        still = still - shift if isinstance(shift, Tensor) else still
+        return 0.0 if float(still.abs().max()) > 1e-6 else 1.0
+
+    def _step(self, name: str) -> Step:
+        weight = self.weights[name]
+        reads, writes = self._ends(weight, tied=weight in self.tied)
+        return Step(name, writes, reads, weight, tied=weight in self.tied)
+
+    def _ends(self, weight: str, *, tied: bool) -> tuple[str | None, str | None]:
+        """(space read, space written) by a weight; a tied one reads what its embedding writes."""
+        ends: dict[Side, str | None] = {Side.READ: None, Side.WRITE: None}
+        for axis in self.anatomy.axes.get(weight, ()):
+            key = next((part.key.partition("/")[0] for part in axis.parts if part.key), None)
+            ends[axis.side] = key or ends[axis.side]
+        return (ends[Side.WRITE], None) if tied else (ends[Side.READ], ends[Side.WRITE])
+
+    def _behind(self, item: Step | Norm) -> Step | Norm:
+        """Find where the residual stream is seen right behind what adds to it, if this does."""
+        layer = next((layer for layer in self.anatomy.layers if item.module.startswith(layer + ".")), None)
+        written = item.writes if isinstance(item, Step) else item.space
+        if layer is None or written not in {space.name for space in self.anatomy.residuals}:
+            return item
+        place = self.order.index(item.module)
+        later = [name for name in self.order[place + 1 :] if name in self.seers]
+        found = checkpoint_of(self.model, self.inputs, item.module, [(n, n in self.anatomy.layers) for n in later[:4]])
+        if found is None or (isinstance(item, Norm) and found[0] == item.module):
+            return item
+        return replace(item, checkpoint=found[0], checkpoint_is_output=found[1], gain=found[2])
+
+    def _scales(self, anatomy: Anatomy) -> tuple[Scale, ...]:
+        """Vectors over the residual space that can be folded into the linear map called last before them."""
+        vectors = [
+            name
+            for name, axes in anatomy.axes.items()
+            if len(axes) == 1 and axes[0].parts[0].key in {space.name for space in anatomy.residuals}
+            and name.rpartition(".")[2] not in ("weight", "bias")
+        ]  # fmt: skip
+        state = dict(self.model.named_parameters())
+        found = []
+        for name in vectors:
+            layer = next((layer for layer in anatomy.layers if name.startswith(layer + ".")), None)
+            for step in anatomy.steps:
+                inside = layer is not None and step.module.startswith(layer + ".")
+                if inside and step.writes == anatomy.axes[name][0].parts[0].key:
+                    scale = Scale(name, step.module)
+                    if logits_change(self.model, self.inputs, fold_scales(state, (scale,), anatomy)) <= TOLERANCE:
+                        found.append(scale)
+                        break
+        return tuple(found)
+
+    def _with_canonical_form(self, anatomy: Anatomy) -> Anatomy:
+        """Find by trial which norms fold, and whether residual writers may be centred."""
+        state = {name: parameter.data for name, parameter in self.model.named_parameters()}
+        residuals = [space.name for space in anatomy.spaces.values() if space.kind is Kind.RESIDUAL]
+        flow = []
+        for item in anatomy.flow:
+            if isinstance(item, Norm) and item.space in residuals and item.readers:
+                folded = fold_norms(state, [item], anatomy)
+                kept = folded is not None and logits_change(self.model, self.inputs, folded) <= TOLERANCE
+                item = replace(item, folded=kept)
+            flow.append(item)
+        anatomy = replace(anatomy, flow=tuple(flow))
+        centred = {
+            name
+            for name in residuals
+            if logits_change(self.model, self.inputs, centre_writers(state, anatomy, name)) <= TOLERANCE
+        }
+        return replace(anatomy, centred=frozenset(centred))

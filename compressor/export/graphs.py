@@ -1,0 +1,285 @@
+"""Parts of a model as functions of plain tensors with names: what torch.onnx.export is given.
+
+Names of inputs and outputs are those of Hugging Face optimum, so that runtimes made for its files can use these.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from compressor.errors import UnsupportedError
+from compressor.models.inputs import dummy_inputs
+
+#: Sizes of the examples that are traced; the files take any others.
+BATCH, LENGTH, PAST, NEW = 2, 16, 5, 3
+
+Axes = Mapping[int, str]
+_TOKENS: Axes = {0: "batch", 1: "sequence"}
+_SOURCE: Axes = {0: "batch", 1: "encoder_sequence"}
+
+
+class Graph(nn.Module):
+    """One ONNX file to be: a module of positional tensors, an example of each, and what they are called.
+
+    Attributes:
+        inputs: name to example, in the order of `forward`'s arguments.
+        outputs: names, in the order of what `forward` returns.
+        axes: name to its axes of any size; the others are fixed.
+    """
+
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...]
+    axes: dict[str, Axes]
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def call(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """From named inputs to named outputs."""
+        raise NotImplementedError
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.call(dict(zip(self.inputs, values, strict=True))).values())
+
+    def _trace(self, inputs: dict[str, Tensor], axes: Mapping[str, Axes]) -> None:
+        """Take the examples, and name outputs and axes; `axes` is by the name's end or its first part."""
+        self.inputs = inputs
+        with torch.no_grad():
+            self.outputs = tuple(self.call(inputs))
+        self.axes = {}
+        for name in (*inputs, *self.outputs):
+            parts = name.split(".")
+            keys = (name, ".".join((parts[0], *parts[2:-1])), parts[0])
+            self.axes[name] = next((axes[key] for key in keys if key in axes), {0: "batch"})
+
+
+class Whole(Graph):
+    """A model as it is, without a cache: `logits`, or a headless model's `last_hidden_state` and `pooler_output`."""
+
+    def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
+        super().__init__(model)
+        inputs = dummy_inputs(model.config, BATCH, LENGTH)
+        text = "input_ids" in inputs
+        names = ("input_ids", "attention_mask", "logits", "last_hidden_state") if text else ()
+        self._trace(inputs, dict.fromkeys(names, _TOKENS))
+
+    def call(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return outputs_of(self.model, self.model(**values, **no_cache(self.model), return_dict=True))
+
+
+class Step(Graph):
+    """A causal language model that goes on from the keys and values of the tokens before, of which there may be none.
+
+    Inputs: `input_ids` [B, N], `attention_mask` [B, P + N], `position_ids` [B, N] if the model takes them, and
+    `past_key_values.{layer}.key` / `.value` [B, heads, P, channels].  Outputs: `logits` [B, N, V] and
+    `present.{layer}.key` / `.value` [B, heads, P + N, channels].  Layers with a sliding window keep all tokens too:
+    the mask leaves out those beyond it.
+    """
+
+    def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
+        super().__init__(model)
+        ids = dummy_inputs(model.config, BATCH, PAST + NEW)["input_ids"]
+        with torch.no_grad():
+            past = self.model(input_ids=ids[:, :PAST], past_key_values=DynamicCache(), use_cache=True).past_key_values
+        inputs = {"input_ids": ids[:, PAST:], "attention_mask": torch.ones_like(ids)}
+        if takes(model, "position_ids"):
+            inputs["position_ids"] = torch.arange(PAST, PAST + NEW).expand(BATCH, NEW).contiguous()
+        inputs |= flat("past_key_values", past, "")
+        total: Axes = {0: "batch", 1: "total_sequence"}
+        self._trace(
+            inputs,
+            {
+                **dict.fromkeys(("input_ids", "position_ids", "logits"), _TOKENS),
+                "attention_mask": total,
+                "past_key_values": {0: "batch", 2: "past_sequence"},
+                "present": {0: "batch", 2: "total_sequence"},
+            },
+        )
+
+    def call(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        tensors = [value for name, value in values.items() if name.startswith("past_key_values.")]
+        given = {name: value for name, value in values.items() if not name.startswith("past_key_values.")}
+        cache = DynamicCache(zip(tensors[::2], tensors[1::2], strict=True))
+        found = self.model(**given, past_key_values=cache, use_cache=True, return_dict=True)
+        return {"logits": found.logits, **flat("present", found.past_key_values, "")}
+
+
+class Encoder(Graph):
+    """The encoder of an encoder–decoder: its inputs to `last_hidden_state` [B, S, width]."""
+
+    def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
+        super().__init__(model)
+        inputs = source_inputs(dummy_inputs(model.config, BATCH, LENGTH))
+        text = "input_ids" in inputs
+        names = ("input_ids", "attention_mask", "last_hidden_state") if text else ()
+        self._trace(inputs, dict.fromkeys(names, _SOURCE))
+
+    def call(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"last_hidden_state": self.model.get_encoder()(**values, return_dict=True).last_hidden_state}
+
+
+class Decoder(Graph):
+    """The decoder of an encoder–decoder, from the first token.
+
+    Inputs: `input_ids` [B, N] of the decoder, `encoder_attention_mask` [B, S] for text, `encoder_hidden_states`
+    [B, S, width].  Outputs: `logits` [B, N, V] (or `last_hidden_state`), and with `cache` also
+    `present.{layer}.decoder.key` / `.value` [B, heads, N, channels] and `present.{layer}.encoder.key` / `.value`
+    [B, heads, S, channels], in the order of optimum.
+    """
+
+    def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
+        super().__init__(model)
+        self.cache = cache
+        source, ids = _example(model)
+        inputs = {"input_ids": ids}
+        if "attention_mask" in source:
+            inputs["encoder_attention_mask"] = source["attention_mask"]
+        with torch.no_grad():
+            inputs["encoder_hidden_states"] = model.get_encoder()(**source, return_dict=True).last_hidden_state
+        self._trace(inputs, _decoder_axes("attention_mask" in source))
+
+    def call(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache()) if self.cache else None
+        found = _decode(self.model, values, values["encoder_hidden_states"], cache)
+        named = outputs_of(self.model, found)
+        if cache is not None:
+            kept = flat("present", found.past_key_values.self_attention_cache, ".decoder")
+            cross = flat("present", found.past_key_values.cross_attention_cache, ".encoder")
+            named |= _by_layer(kept, cross)
+        return named
+
+
+class DecoderStep(Graph):
+    """The decoder of an encoder–decoder that goes on from its own keys and values and those of the encoder's output.
+
+    Inputs: `input_ids` [B, N], `encoder_attention_mask` [B, S] for text, and `past_key_values.{layer}` with `.decoder`
+    and `.encoder`, `.key` and `.value`, as `Decoder` gives them.  Outputs: `logits` and the decoder's `present`.
+    """
+
+    def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
+        super().__init__(model)
+        first = Decoder(model)
+        self.width = first.inputs["encoder_hidden_states"].shape[-1]
+        start = {**first.inputs, "input_ids": first.inputs["input_ids"][:, :PAST]}
+        with torch.no_grad():
+            present = first.call(start)
+        inputs = {"input_ids": first.inputs["input_ids"][:, PAST:]}
+        text = "encoder_attention_mask" in start
+        if text:
+            inputs["encoder_attention_mask"] = start["encoder_attention_mask"]
+        inputs |= {n.replace("present", "past_key_values"): v for n, v in present.items() if n.startswith("present.")}
+        axes = _decoder_axes(text)
+        self._trace(inputs, {**axes, "present.decoder": {0: "batch", 2: "total_sequence"}})
+
+    def call(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        own = [value for name, value in values.items() if ".decoder." in name]
+        cross = [value for name, value in values.items() if ".encoder." in name]
+        cache = EncoderDecoderCache(
+            DynamicCache(zip(own[::2], own[1::2], strict=True)), DynamicCache(zip(cross[::2], cross[1::2], strict=True))
+        )
+        # Only its shape is asked for: what the decoder reads of the encoder is in the cache.
+        source = cross[0].new_zeros(cross[0].shape[0], cross[0].shape[2], self.width)
+        found = _decode(self.model, values, source, cache)
+        kept = flat("present", found.past_key_values.self_attention_cache, ".decoder")
+        return {**outputs_of(self.model, found), **kept}
+
+
+def takes(model: PreTrainedModel, argument: str) -> bool:
+    """Whether the model's forward names an argument."""
+    return argument in inspect.signature(model.forward).parameters
+
+
+def no_cache(model: PreTrainedModel) -> dict[str, bool]:
+    """The option that keeps a model from returning a cache, if it could."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    named = any(p.name == "use_cache" or p.kind is p.VAR_KEYWORD for p in parameters)
+    return {"use_cache": False} if named and hasattr(model.config, "use_cache") else {}
+
+
+def outputs_of(model: PreTrainedModel, found: object) -> dict[str, Tensor]:
+    """The tensors of a model's output that belong in a file.
+
+    Raises:
+        UnsupportedError: it has none of them.
+    """
+    for names in (("logits",), ("last_hidden_state", "pooler_output")):
+        named = {name: value for name in names if isinstance(value := getattr(found, name, None), Tensor)}
+        if named:
+            return named
+    raise UnsupportedError(f"{type(model).__name__} gives neither logits nor last_hidden_state: it cannot be exported")
+
+
+def source_inputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs that the encoder of an encoder–decoder reads."""
+    return {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
+
+
+def flat(prefix: str, cache: DynamicCache, part: str) -> dict[str, Tensor]:
+    """The keys and values of a cache by name, layer by layer.
+
+    Raises:
+        UnsupportedError: a layer keeps something else.
+    """
+    named = {}
+    for index, layer in enumerate(cache.layers):
+        for name, kept in (("key", "keys"), ("value", "values")):
+            value = getattr(layer, kept, None)
+            if not isinstance(value, Tensor) or value.ndim != 4:
+                raise UnsupportedError(
+                    f"layer {index} keeps no keys and values in its cache ({type(layer).__name__}): "
+                    "export without the cache"
+                )
+            named[f"{prefix}.{index}{part}.{name}"] = value
+    return named
+
+
+def _by_layer(*parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names and tensors of several caches in the order of the layers; each layer has a key and a value in each."""
+    pairs: Iterable[tuple] = zip(*(list(part.items()) for part in parts), strict=True)
+    columns = [list(row) for row in pairs]
+    named: dict[str, Tensor] = {}
+    for keys, values in zip(columns[::2], columns[1::2], strict=True):
+        for key, value in zip(keys, values, strict=True):
+            named |= dict((key, value))
+    return named
+
+
+def _example(model: PreTrainedModel) -> tuple[dict[str, Tensor], Tensor]:
+    inputs = dummy_inputs(model.config, BATCH, LENGTH)
+    return source_inputs(inputs), inputs["decoder_input_ids"][:, : PAST + NEW]
+
+
+def _decode(
+    model: PreTrainedModel, values: Mapping[str, Tensor], source: Tensor, cache: EncoderDecoderCache | None
+) -> Any:
+    mask = {"attention_mask": values["encoder_attention_mask"]} if "encoder_attention_mask" in values else {}
+    return model(
+        encoder_outputs=BaseModelOutput(last_hidden_state=source),
+        decoder_input_ids=values["input_ids"],
+        past_key_values=cache,
+        use_cache=cache is not None,
+        return_dict=True,
+        **mask,
+    )
+
+
+def _decoder_axes(text: bool) -> dict[str, Axes]:
+    # A spectrogram has one length, which is that of the encoder's output too.
+    cross: Axes = {0: "batch", 2: "encoder_sequence"} if text else {0: "batch"}
+    return {
+        **dict.fromkeys(("input_ids", "logits", "last_hidden_state"), _TOKENS),
+        "encoder_attention_mask": _SOURCE,
+        "encoder_hidden_states": _SOURCE if text else {0: "batch"},
+        "past_key_values.decoder": {0: "batch", 2: "past_sequence"},
+        "past_key_values.encoder": cross,
+        "present.decoder": {0: "batch", 2: "sequence"},
+        "present.encoder": cross,
+    }

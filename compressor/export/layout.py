@@ -1,0 +1,84 @@
+"""Which ONNX files a model has: a table by task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from compressor.errors import UnsupportedError
+from compressor.export import proofs
+from compressor.export.graphs import Decoder, DecoderStep, Encoder, Graph, Step, Whole, takes
+from compressor.models.inputs import task_of
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """One file of a task.
+
+    Attributes:
+        name: of the file in the folder `onnx`.
+        graph: what it computes; told whether there are files with a cache.
+        prove: runs it, after the files before it, and torch.
+        cache: whether it is only there with a cache.
+    """
+
+    name: str
+    graph: Callable[[PreTrainedModel, bool], Graph]
+    prove: Callable[[proofs.Files, PreTrainedModel, int, int], Iterator[proofs.Trial]]
+    cache: bool = False
+
+
+_WHOLE = FileKind(proofs.MODEL, Whole, proofs.prove_whole)
+_STEP = FileKind(proofs.MODEL_STEP, Step, proofs.prove_step, cache=True)
+_ENCODER = FileKind(proofs.ENCODER, Encoder, proofs.prove_encoder)
+_DECODER = FileKind(proofs.DECODER, Decoder, proofs.prove_decoder)
+_DECODER_STEP = FileKind(proofs.DECODER_STEP, DecoderStep, proofs.prove_decoder_step, cache=True)
+
+#: The files of a model that is one stack, by its task.
+STACKS: dict[str, tuple[FileKind, ...]] = {
+    "image-classification": (_WHOLE,),
+    "text-classification": (_WHOLE,),
+    "token-classification": (_WHOLE,),
+    "masked-lm": (_WHOLE,),
+    "features": (_WHOLE,),
+    "causal-lm": (_WHOLE, _STEP),
+}
+
+#: The files of an encoder–decoder, by its task.
+ENCODER_DECODERS: dict[str, tuple[FileKind, ...]] = {
+    "features": (_ENCODER, _DECODER, _DECODER_STEP),
+    "seq2seq-lm": (_ENCODER, _DECODER, _DECODER_STEP),
+}
+
+#: Every name that an export may write.
+NAMES = tuple(dict.fromkeys(kind.name for files in (*STACKS.values(), *ENCODER_DECODERS.values()) for kind in files))
+
+
+def files_of(model: PreTrainedModel, cache: bool = True) -> tuple[FileKind, ...]:
+    """The files of a model, each after those that its proof needs.
+
+    Args:
+        model: of any task of the tables above.
+        cache: whether those with keys and values of the tokens before belong to them, where the model has such.
+
+    Raises:
+        UnsupportedError: a task that has no files.
+    """
+    task = task_of(model.config)
+    nested = bool(model.config.is_encoder_decoder)
+    table = ENCODER_DECODERS if nested else STACKS
+    if task not in table:
+        kind = "encoder–decoders" if nested else "models of one stack"
+        raise UnsupportedError(
+            f"ONNX export of {type(model).__name__} ({task}) is not supported: the tasks of {kind} that are: "
+            f"{', '.join(table)}"
+        )
+    cache = has_cache(model, cache)
+    return tuple(kind for kind in table[task] if cache or not kind.cache)
+
+
+def has_cache(model: PreTrainedModel, wanted: bool = True) -> bool:
+    """Whether files with a cache are wanted and the model keeps keys and values."""
+    return wanted and takes(model, "past_key_values")

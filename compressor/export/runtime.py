@@ -1,0 +1,61 @@
+"""An ONNX file in ONNX Runtime, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor
+
+from compressor.errors import ParityError
+from compressor.models.quiet import one_line
+
+
+class Session:
+    """A checked file that runs.
+
+    Raises:
+        ParityError: it is not a valid ONNX file, or ONNX Runtime refuses it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            onnx.checker.check_model(str(path), full_check=True)
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        # Both libraries raise classes of their own, of many kinds, for a broken file.
+        except Exception as error:
+            raise ParityError(f"{path} is not an ONNX file that runs: {one_line(error)}") from error
+        #: Name to shape; an axis of any size is its name, or None.
+        self.inputs: dict[str, list[int | str | None]] = {
+            value.name: list(value.shape) for value in self._session.get_inputs()
+        }
+        self.outputs = tuple(value.name for value in self._session.get_outputs())
+
+    def run(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Every output by name; of `values` only the file's inputs are taken.
+
+        Raises:
+            ParityError: it does not run on these.
+        """
+        fed = {name: value.detach().contiguous().numpy() for name, value in values.items() if name in self.inputs}
+        try:
+            found = self._session.run(None, fed)
+        except Exception as error:
+            sizes = ", ".join(f"{name} {list(value.shape)}" for name, value in fed.items())
+            raise ParityError(f"{self.path} does not run in ONNX Runtime on {sizes}: {one_line(error)}") from error
+        return {name: torch.from_numpy(value) for name, value in zip(self.outputs, found, strict=True)}
+
+    def no_past(self, batch: int) -> dict[str, Tensor]:
+        """Keys and values of no tokens, for every input that wants some."""
+        return {
+            name: torch.zeros(batch, int(shape[1] or 0), 0, int(shape[3] or 0))
+            for name, shape in self.inputs.items()
+            if name.startswith("past_key_values.")
+        }

@@ -1,0 +1,48 @@
+"""Which tokens of the calibration batches count: padding does not, neither the encoder's nor the decoder's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from compressor.anatomy import Anatomy
+
+#: By stack: the input that says which of its tokens are real.
+_NAMES = ("attention_mask", "decoder_attention_mask")
+
+
+class Masks:
+    """The masks of some batches, asked by batch and module.
+
+    Args:
+        batches: model inputs.
+        anatomy: says which stack's tokens a module works on.
+        runs: virtual batches per batch, of a layer that runs several times.
+    """
+
+    def __init__(self, batches: Sequence[Mapping[str, Tensor]], anatomy: Anatomy, runs: int = 1) -> None:
+        self._tokens, self.runs = anatomy.tokens, runs
+        decoder_only = len(anatomy.stacks) == 1
+        self._masks = [
+            tuple(_real(batch.get(name)) for name in (_NAMES[:1] if decoder_only else _NAMES)) for batch in batches
+        ]
+
+    def __len__(self) -> int:
+        return len(self._masks) * self.runs
+
+    def of(self, batch: int, module: str) -> Tensor | None:
+        """The mask [B, T] of the tokens that a module works on; None when all of them count."""
+        masks = self._masks[batch // self.runs]
+        stack = self._tokens.get(module)
+        return masks[stack] if stack is not None and stack < len(masks) else None
+
+    def unrolled(self, runs: int) -> Masks:
+        """The masks of virtual batches, `runs` for every batch."""
+        twin = object.__new__(Masks)
+        twin._tokens, twin.runs, twin._masks = self._tokens, runs, self._masks
+        return twin
+
+
+def _real(mask: Tensor | None) -> Tensor | None:
+    return None if mask is None or bool(mask.all()) else mask.bool()
