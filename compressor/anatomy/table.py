@@ -169,6 +169,7 @@ class _Tabulation:
         orders: dict[int, list[_Attention]] = {}
         for attention in self.attentions.values():
             orders.setdefault(id(attention.heads[0]), []).append(attention)
+        names = {root: f"heads of {found[0].modules[0]}" for root, found in orders.items()}
         for attention in self.attentions.values():
             modules = [*attention.modules, *(name.rpartition(".")[0] for name, _, _ in attention.others)]
             name = _common(modules)
@@ -178,10 +179,10 @@ class _Tabulation:
             counts = [_size(others) for _, others, _ in attention.others]
             groups = min(counts, default=heads)
             match = [channel for _, _, channel in attention.others if channel.root is not attention.channel]
-            rotary = attention.fixed_channels or any(any(a.pinned for a in channel.atoms()) for channel in match)
+            rotary = attention.fixed_channels or any(c.root.form is not Form.ATOM or c.root.pinned for c in match)
             shared = orders[id(attention.heads[0])]
             placed = any(atom.pinned for head in attention.heads for atom in head.atoms())
-            order = f"heads of {_common([one.modules[0] for one in shared])}" if len(shared) > 1 else None
+            order = names[id(attention.heads[0])] if len(shared) > 1 else None
             self.spaces[name] = Space(
                 name, Kind.ATTENTION, heads * per, heads, max(groups, 1), per, rotary, placed, order
             )

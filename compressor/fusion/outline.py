@@ -27,7 +27,6 @@ class Outline:
         self.streams = {space.name for space in anatomy.residuals}
         #: Residual and embedding spaces, whose maps are made before the walk.
         self.wide = [s.name for s in anatomy.spaces.values() if s.kind in (Kind.RESIDUAL, Kind.EMBEDDING)]
-        self._tied = {step.module for step in anatomy.steps if step.tied}
 
     @cached_property
     def outside_parameters(self) -> list[str]:
@@ -75,17 +74,21 @@ class Outline:
         return [item for item in self.anatomy.flow[last + 1 :] if self._fitted(item)]
 
     def tail_stages(self) -> list[Stage]:
-        """What is fitted behind the layers; a norm that a tied head reads is fitted with that head."""
-        stages: list[Stage] = []
-        for item in self.tail:
-            if isinstance(item, Step) and item.tied:
-                continue
-            stages.append([item, *self._heads(item)] if isinstance(item, Norm) else [item])
-        return stages
+        """What is fitted behind the layers.
 
-    def _heads(self, norm: Norm) -> list[Step]:
-        """The head that shares its weight with the embedding and reads this norm."""
-        return [step for step in self.anatomy.steps if step.tied and step.module in norm.readers]
+        Last comes the norm in front of a head that shares its weight with the embedding, be it the last layer's own
+        (post-norm): it is fitted to that head's logits.
+        """
+        stages: list[Stage] = [[item] for item in self.tail if not (isinstance(item, Step) and item.tied)]
+        return stages + [[norm, head] for norm, head in self.before_tied]
+
+    @cached_property
+    def before_tied(self) -> list[tuple[Norm, Step]]:
+        """Norms that nothing but tied heads reads, each with its head."""
+        heads = {step.module: step for step in self.anatomy.steps if step.tied}
+        return [
+            (norm, heads[norm.readers[0]]) for norm in self.anatomy.norms if norm.readers and set(norm.readers) <= set(heads)
+        ]
 
     def _fitted(self, item: Step | Norm) -> bool:
         return not self.folds(item) if isinstance(item, Norm) else item.weight in self.anatomy.axes
@@ -143,7 +146,7 @@ class Outline:
 
     def tail_spots(self) -> list[Spot]:
         """What the teachers must show behind the layers."""
-        spots: list[Spot] = [(item.module, "out") for item in self.tail]
+        spots: list[Spot] = [(item.module, "out") for item in [*self.tail, *(head for _, head in self.before_tied)]]
         readers = [reader(self.anatomy, space) for space in self.late_spaces]
         spots += [(step.module, "in") for step in readers if step is not None]
         return list(dict.fromkeys(spots))

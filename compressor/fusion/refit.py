@@ -142,19 +142,18 @@ def _error(sums: Regression, weight: Tensor, shift: Tensor | None) -> float:
 
 
 def fit_scales(
-    gram: Tensor, total: Tensor, cross: Tensor, target: Tensor, count: Tensor, *, table: Tensor, prior: float, shifts: bool
+    gram: Tensor, total: Tensor, cross: Tensor, target: Tensor, count: Tensor, *, table: Tensor, shifts: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Scale γ and shift β in front of a fixed head: least squares of (u ∘ γ + β) Eᵀ against logits, centred.
 
     The normal equations are Hadamard products: Σ_t u_t u_tᵀ ∘ EᵀE for γ, count · EᵀE for β.
 
     Args:
-        gram, total: Σ uᵀu [m, m] and Σ u [m] of what the head reads with γ = 1 and β = 0.
+        gram, total: Σ uᵀu [m, m] and Σ u [m] of what the head reads now; directions without evidence keep γ = 1.
         cross: Σ u ∘ (yE) [m], y the centred target logits.
         target: Σ yE [m].
         count: rows.
         table: E [vocabulary, m].
-        prior: the scale that directions without evidence keep.
         shifts: whether there is a β.
 
     Returns:
@@ -169,7 +168,7 @@ def fit_scales(
         left = torch.cat([torch.cat([left, side], dim=1), torch.cat([side.T, count * inner], dim=1)])
     right = torch.cat([cross, target]) if shifts else cross
     start = torch.zeros(len(left), dtype=torch.float64)
-    start[:size] = prior
+    start[:size] = 1.0
     damped = left + 1e-8 * left.diagonal().mean() * torch.eye(len(left), dtype=torch.float64)
     found = start + torch.linalg.solve(damped, right - left @ start)
     return found[:size], found[size:] if shifts else None

@@ -299,8 +299,10 @@ class Student:
 
     @torch.no_grad()
     def _refit_before_tied_head(self, norm: Norm, head: Step, features: ActivationFeatures, run: Run) -> None:
-        """Scale and shift of a norm whose head shares its weight with the embedding: fitted to the mean logits."""
-        weight, bias = self._at_rest(norm)
+        """Scale and shift of a norm whose head shares its weight with the embedding: fitted to the mean logits.
+
+        What the norm has already is corrected, so the norm itself need not run again.
+        """
         table = self.parameters[head.weight].detach().double()
         sums: list[Tensor] = []
 
@@ -313,14 +315,11 @@ class Student:
             sums[:] = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
 
         run([(head.module, "in")], visit)
-        scale, shift = fit_scales(*sums, table=table, prior=self._scale_of(norm), shifts=bias is not None)
-        weight.copy_(scale + norm.rest - 1)
+        weight, bias = self.parameters[f"{norm.module}.weight"], self.parameters.get(f"{norm.module}.bias")
+        scale, shift = fit_scales(*sums, table=table, shifts=bias is not None)
+        weight.copy_(scale * (weight + 1 - norm.rest) + norm.rest - 1)
         if bias is not None and shift is not None:
-            bias.copy_(shift)
-
-    def _scale_of(self, norm: Norm) -> float:
-        found = self.residual.get(norm.space or "")
-        return found.norm_scale if found is not None else 1.0
+            bias.copy_(scale * bias + shift)
 
     def _at_rest(self, norm: Norm) -> tuple[Tensor, Tensor | None]:
         """A norm's weight and bias, set so that it only normalises."""
