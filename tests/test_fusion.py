@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
-from families import batches_of, config_of, tiny_model, widened
+from families import FAMILIES, batches_of, config_of, tiny_model, widened
+from tasks import inputs_of, task_for, train
 
+from compressor.anatomy import inspect_config
 from compressor.anatomy.trace import logits_of
-from compressor.errors import UnsupportedError, UserError
+from compressor.errors import UserError
 from compressor.fusion import fuse, target_config
 from compressor.fusion.choose import divergence, ensemble_log_probs
+from compressor.fusion.depth import align, linear_cka
 from compressor.fusion.refit import fit
 from compressor.fusion.residual import zero_mean_basis
 from compressor.fusion.statistics import Regression
 from compressor.fusion.walk import Walker
 from compressor.recipe import FusionOptions
+
+TRANSPORT = {"residual": "barycentre", "inner": "transport"}
 
 
 def relative_error(model, reference, config) -> float:
@@ -31,12 +38,23 @@ def pair(request):
     return narrow, [("one", widened(narrow, 1)), ("two", widened(narrow, 2))]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_recovered_from_its_widening(family):
+    narrow = tiny_model(config_of(family))
+    result = fuse([("wide", widened(narrow, 1))], 0.5, batches_of(narrow.config, 4, 24), FusionOptions(**TRANSPORT))
+    if result.anatomy.output is None:
+        assert relative_error(result.model, narrow, narrow.config) < 1e-4
+    else:
+        # Features come back in another order: what stays is how tokens compare.
+        inputs = batches_of(narrow.config, 1, 8, first_seed=5)[0]
+        found, wanted = (
+            x.reshape(-1, x.shape[-1]) for x in (logits_of(result.model, inputs), logits_of(narrow, inputs))
+        )
+        assert torch.allclose(found @ found.T, wanted @ wanted.T, atol=1e-4 * float((wanted @ wanted.T).max()))
+
+
 class TestRecovery:
     """A teacher whose every space was duplicated and shuffled is recovered at half width."""
-
-    def test_the_widening_preserves_the_function(self, pair):
-        narrow, wide = pair
-        assert all(relative_error(model, narrow, narrow.config) < 1e-6 for _, model in wide)
 
     @pytest.mark.parametrize("teachers", [1, 2])
     @pytest.mark.parametrize(
@@ -86,14 +104,17 @@ def held_out_kl(model, teachers, config) -> float:
     return divergence(model, batches, target)
 
 
-@pytest.mark.parametrize(("family", "times"), [("vit", 3), ("bert", 3), ("llama", 1.5)])
-def test_refit_beats_slicing_on_unseen_inputs(family, times):
-    teachers = independent(family)
-    config = teachers[0][1].config
-    batches = batches_of(config, 8, 32)
+@pytest.mark.parametrize("family", ["vit", "bert", "llama"])
+def test_refit_beats_slicing_on_unseen_inputs(family):
+    """Teachers that have learned something, as far apart as two seeds are."""
+    config = config_of(family)
+    teachers = [(f"t{seed}", train(config, seed, 150)) for seed in (1, 2)]
+    task = task_for(config)
+    batches, unseen = ([inputs_of(task.batch(first + i)) for i in range(6)] for first in (1, 101))
+    target = [ensemble_log_probs([model for _, model in teachers], [0.5, 0.5], batch) for batch in unseen]
     sliced = fuse(teachers, 0.5, batches, FusionOptions(residual="slice", inner="slice", refit=False))
     fused = fuse(teachers, 0.5, batches)
-    assert held_out_kl(fused.model, teachers, config) < held_out_kl(sliced.model, teachers, config) / times
+    assert divergence(fused.model, unseen, target) < divergence(sliced.model, unseen, target) / 3
 
 
 def test_teachers_stay_as_they_are():
@@ -181,8 +202,6 @@ def test_a_width_that_leaves_no_head_is_refused(width):
 
 
 def test_target_is_rounded_to_whole_heads_and_says_so():
-    from compressor.anatomy import inspect_config
-
     config = config_of("vit")
     target = target_config(config, inspect_config(config), 0.6)
     assert (target.config.num_attention_heads, target.config.hidden_size) == (2, 16)
@@ -196,12 +215,86 @@ def test_unknown_maps_and_solvers_are_answered_with_the_known_ones():
             fuse(teachers, 0.5, batches, FusionOptions(**{"residual": "barycentre", "inner": "transport", **wrong}))
 
 
-def test_different_depths_are_refused_by_name():
-    config = config_of("vit")
-    deeper = config_of("vit")
-    deeper.num_hidden_layers = 3
-    with pytest.raises(UnsupportedError, match="different depths"):
-        fuse([("a", tiny_model(config)), ("b", tiny_model(deeper))], 0.5, batches_of(config))
+class TestDepth:
+    """Layers stand for each other by what they do to the residual stream."""
+
+    def test_layers_that_do_nothing_are_skipped(self):
+        config = config_of("vit")
+        config.num_hidden_layers = 2
+        short = tiny_model(config)
+        config = config_of("vit")
+        config.num_hidden_layers = 4
+        long = tiny_model(config, 5)
+        state = {name: value for name, value in short.named_parameters()}
+        for name, parameter in long.named_parameters():
+            layer = next((i for i in range(4) if f".layers.{i}." in name), None)
+            twin = name if layer is None else name.replace(f".layers.{layer}.", f".layers.{layer // 2}.")
+            parameter.data.copy_(state[twin])
+            if layer is not None and layer % 2 == 0 and ("o_proj" in name or "fc2" in name):
+                parameter.data.zero_()  # adds nothing to the stream
+        result = fuse([("long", long)], 1.0, batches_of(short.config, 4, 24), FusionOptions(**TRANSPORT), depth=2)
+        assert len(result.anatomy.layers) == 2
+        assert relative_error(result.model, short, short.config) < 1e-4
+        assert result.report["layers"]["long"]["vit.layers.0"] == ["vit.layers.0", "vit.layers.1"]
+
+    def test_teachers_of_different_depth_make_one_student_of_either(self):
+        config, deeper = config_of("bert"), config_of("bert")
+        deeper.num_hidden_layers = 3
+        teachers = [("two", tiny_model(config)), ("three", tiny_model(deeper))]
+        for depth, wanted in ((None, 3), (2, 2), (0.34, 1)):
+            result = fuse(teachers, 0.5, batches_of(config), depth=depth)
+            assert len(result.anatomy.layers) == result.model.config.num_hidden_layers == wanted
+            assert torch.isfinite(logits_of(result.model, batches_of(config, 1)[0])).all()
+
+    def test_a_depth_that_is_not_there_is_refused(self):
+        for depth in (0, 3, 1.5):
+            with pytest.raises(UserError, match=r"depth .* of 2 layers is not possible"):
+                fuse(independent("vit", (1,)), 0.5, None, depth=depth)
+
+    def test_monotone_alignment_is_the_best_of_all(self):
+        torch.manual_seed(0)
+        distance = torch.rand(4, 5, dtype=torch.float64)
+        paths = [p for p in itertools.product(range(5), repeat=4) if list(p) == sorted(p) and p[-1] == 4]
+        best = min(paths, key=lambda path: sum(float(distance[i, j]) for i, j in enumerate(path)))
+        assert align(distance) == list(best)
+
+    def test_cka_ignores_rotation_and_scale(self):
+        torch.manual_seed(0)
+        x = torch.randn(40, 6, dtype=torch.float64)
+        rotation = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))[0]
+        assert linear_cka(x, 3 * x @ rotation) == pytest.approx(1.0)
+        assert linear_cka(x, torch.randn(40, 6, dtype=torch.float64)) < 0.6
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "bart", "vit"])
+def test_batch_size_and_sample_order_do_not_change_the_student(family):
+    """Beyond float error: held-out samples and those of pilots are taken by what is in them."""
+    teachers, config = independent(family), config_of(family)
+    batches = batches_of(config, 4, 8)
+    whole = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    order = torch.randperm(32, generator=torch.Generator().manual_seed(0))
+    shuffled = {name: value[order] for name, value in whole.items()}
+    made = [fuse(teachers, 0.5, found) for found in (batches, [whole], [shuffled])]
+    inputs = batches[0]
+    wanted = logits_of(made[0].model, inputs)
+    for other in made[1:]:
+        assert torch.allclose(logits_of(other.model, inputs), wanted, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_different_heads_and_units_go_into_one_student():
+    config, other = config_of("llama"), config_of("llama")
+    other.num_attention_heads, other.num_key_value_heads, other.intermediate_size, other.hidden_size = 6, 3, 72, 40
+    teachers = [("one", tiny_model(config, 1)), ("two", tiny_model(other, 2))]
+    result = fuse(teachers, 0.5, batches_of(config))
+    assert (result.model.config.hidden_size, result.model.config.num_key_value_heads) == (16, 2)
+
+
+@pytest.mark.parametrize("family", ["vit", "gpt-neox", "t5", "albert", "mixtral", "whisper", "clip-text"])
+def test_the_automatic_way_makes_a_finite_student_with_a_report(family):
+    teachers = independent(family)
+    result = fuse(teachers, 0.5, batches_of(config_of(family)))
+    assert torch.isfinite(logits_of(result.model, batches_of(config_of(family), 1)[0])).all()
+    assert result.report["fits"] and result.report["choice"]["candidates"]
 
 
 def test_no_teachers_and_no_samples_are_refused():
@@ -211,18 +304,18 @@ def test_no_teachers_and_no_samples_are_refused():
         fuse(independent("vit", (1,)), 0.5, [])
 
 
-def test_walking_layer_by_layer_gives_the_models_own_logits():
-    for family in ("vit", "bert", "llama", "gpt2"):
-        model = tiny_model(config_of(family))
-        from compressor.anatomy import inspect_config
-
-        layers, batches = inspect_config(model.config).layers, batches_of(model.config, 2, 4)
-        walker = Walker(model, layers, batches)
-        walker.start()
+@pytest.mark.parametrize("family", ["vit", "bert", "llama", "gpt2", "t5", "bart", "whisper", "deberta-v2", "gpt-neo"])
+def test_walking_layer_by_layer_gives_the_models_own_logits(family):
+    model = tiny_model(config_of(family))
+    stacks, batches = [stack.layers for stack in inspect_config(model.config).stacks], batches_of(model.config, 2, 4)
+    walker = Walker(model, stacks, batches)
+    for index, layers in enumerate(stacks):
+        walker.enter(index)
         for layer in layers:
             walker.run(layer, (), lambda *_: None, advance=True)
-        for found, batch in zip(walker.finish(), batches, strict=True):
-            assert torch.allclose(found, logits_of(model, batch), atol=1e-10)
+    for found, batch in zip(walker.finish(), batches, strict=True):
+        assert torch.allclose(found, logits_of(model, batch), atol=1e-10)
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 class TestRefit:

@@ -1,4 +1,4 @@
-"""What a model is made of: dimensions watched, spaces and axes inferred, certified, applied, brought to canonical form."""
+"""What a model is made of: dimensions watched, spaces and axes inferred, certified, mapped, made canonical."""
 
 from compressor.anatomy.apply import Map, apply
 from compressor.anatomy.axes import Anatomy, Axis, Kind, Norm, Part, Role, Scale, Side, Space, Stack, Step, map_key

@@ -138,7 +138,9 @@ def _sized(
     groups = heads if space.heads == space.groups else space.groups
     for axis, size, mine in ratios:
         if not (mine[0].key or "").endswith(f"/{Role.OUTPUT.value}"):
-            keys = [part for part in axis.parts if (part.key or "").endswith((f"/{Role.KEY.value}", f"/{Role.VALUE.value}"))]
+            keys = [
+                part for part in axis.parts if (part.key or "").endswith((f"/{Role.KEY.value}", f"/{Role.VALUE.value}"))
+            ]
             queries = sum(1 for part in axis.parts if (part.key or "").endswith(f"/{Role.QUERY.value}"))
             if keys:
                 groups = (size - queries * heads * channels) // (len(keys) * channels)
@@ -201,5 +203,3 @@ def _renamed(item: Step | Norm, twin: str, whole: str, rename: _Renaming) -> Ste
         item, module=move(item.module), weight=move(item.weight), writes=move_if(item.writes),
         reads=move_if(item.reads), checkpoint=move_if(item.checkpoint),
     )  # fmt: skip
-
-

@@ -13,6 +13,7 @@ from compressor.anatomy.canonical import centre_writers, fold_norms, fold_scales
 from compressor.anatomy.certificate import TOLERANCE, logits_change
 from compressor.anatomy.trace import Trace, checkpoint_of, is_linear, trace, write_dim
 
+
 class Flow:
     """Adds the flow to the anatomy of a small model.
 
@@ -38,10 +39,9 @@ class Flow:
     def complete(self) -> Anatomy:
         """The anatomy with its flow, its layer scales, and what its canonical form allows."""
         norms = {name: self._norm(name) for name in self.order if self._is_norm(name)}
-        norms = {name: norm for name, norm in norms.items() if norm is not None}
         linears = [name for name in self.order if write_dim(self.modules[name]) is not None and name in self.weights]
         self.seers = [*norms, *self.anatomy.layers]
-        items: dict[str, Step | Norm] = {name: self._step(name) for name in linears} | norms
+        items: dict[str, Step | Norm] = {**{name: self._step(name) for name in linears}, **norms}
         anatomy = replace(self.anatomy, flow=tuple(items[name] for name in self.order if name in items))
         anatomy = replace(anatomy, scales=self._scales(anatomy))
         # Behind a layer scale a writer would not be recognised by what it adds.
@@ -71,7 +71,7 @@ class Flow:
             return False
         return module.weight.dim() == 1 and weight in self.anatomy.axes
 
-    def _norm(self, name: str) -> Norm | None:
+    def _norm(self, name: str) -> Norm:
         axis = self.anatomy.axes[self.weights[name]][0]
         key = axis.parts[0].key
         space = key.partition("/")[0] if key else None
@@ -80,7 +80,9 @@ class Flow:
 
     def _reads(self, module: str, space: str | None) -> bool:
         """Whether a module owns something that reads a space."""
-        owned = {name for name in self.anatomy.axes if name.rpartition(".")[0] == module} | {self.weights.get(module, "")}
+        owned = {name for name in self.anatomy.axes if name.rpartition(".")[0] == module} | {
+            self.weights.get(module, "")
+        }
         return any(
             axis.side is Side.READ or name in self.tied
             for name in owned & self.anatomy.axes.keys()

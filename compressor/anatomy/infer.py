@@ -8,16 +8,17 @@ then proves the whole: permuting every space that was found must leave the logit
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from compressor.anatomy.algebra import Dim
-from compressor.anatomy.axes import Anatomy, Axis, Kind, Norm, Part, Side, Space, Stack, Step
+from compressor.anatomy.axes import Anatomy, Axis, Kind, Part, Side, Space, Stack
 from compressor.anatomy.certificate import TOLERANCE, certify, permutation_error, random_model
 from compressor.anatomy.expand import expand
 from compressor.anatomy.fields import Meaning, interpret, reduced
@@ -96,7 +97,7 @@ class _Study:
     def of(cls, config: PretrainedConfig, skeleton: Skeleton) -> _Study:
         """Build, run and watch the model of a small config."""
         model = random_model(config)
-        config = model.config
+        config = cast(PretrainedConfig, model.config)
         inputs = dummy_inputs(config, batch=3, length=7, dtype=torch.float64)
         watched = watch(model, inputs, head=task_of(config) != "features")
         stacks = _stacks(config, model, watched, skeleton)
@@ -140,9 +141,7 @@ def _study(skeleton: Skeleton) -> _Study:
     raise UnsupportedError(f"the {kind} config cannot be built and run at a small size to be certified ({reason})")
 
 
-def _stacks(
-    config: PretrainedConfig, model: nn.Module, watched: Watched, skeleton: Skeleton
-) -> tuple[Stack, ...]:
+def _stacks(config: PretrainedConfig, model: nn.Module, watched: Watched, skeleton: Skeleton) -> tuple[Stack, ...]:
     """The lists of layers that are run one after the other, in call order, with the names of their residual spaces."""
     found: list[tuple[tuple[str, ...], tuple[str, ...], int]] = []
     for layers in skeleton.lists:
@@ -153,7 +152,7 @@ def _stacks(
     if not found:
         found = [_repeated(config, watched)]
     roots = [id(watched.passages[paths[0]][0].reads[-1].root) for paths, _, _ in found]
-    names = {}
+    names: dict[int, str] = {}
     for root, (paths, _, _) in zip(roots, found, strict=True):
         name = "residual" if len(set(roots)) == 1 else paths[0].rpartition(".")[0].rpartition(".")[0] + ".residual"
         names.setdefault(root, name)
@@ -189,7 +188,11 @@ def _loose(watched: Watched, skeleton: Skeleton) -> Iterator[str]:
         alone = all(dim.root is dim and dim.owner is None and not dim.pinned for dim in dims if dim.size > 1)
         used = any(dim.contracted or dim.looked_up for dim in dims)
         shared = any(
-            other.root is dim.root for n, others in watched.parameters.items() if n != name for other in others for dim in dims
+            other.root is dim.root
+            for n, others in watched.parameters.items()
+            if n != name
+            for other in others
+            for dim in dims
         )
         if alone and not used and not shared and widest and (name, len(dims) - 1) in widest.rates:
             yield name

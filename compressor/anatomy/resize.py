@@ -168,15 +168,20 @@ def _find_lists(config: PretrainedConfig) -> tuple[Layers, ...]:
     base = shapes_of(config)
     found: dict[str, list[str]] = {}
     for field, value in _integer_fields(config):
-        if value is None or value < 2 or not re.search(r"layer|depth|block", field):
+        if value is None or not re.search(r"layer|depth|block", field):
             continue
+        # Of a single layer nothing can be taken away: there one is added.
+        kept = [0, 0] if value == 1 else list(range(value - 1))
         try:
-            other = shapes_of(with_layers(config, [field], range(value - 1)))
+            other = shapes_of(with_layers(config, [field], kept))
         except BUILD_ERRORS:
             continue
-        gone = [name for name in base if name not in other]
-        prefixes = {match[1] for name in gone if (match := re.match(rf"(.*?\.){value - 1}\.", name))}
-        if gone and len(prefixes) == 1 and not set(other) - set(base):
+        more, less = (other, base) if value == 1 else (base, other)
+        gone = [name for name in more if name not in less]
+        prefixes = {
+            match[1] for name in gone if (match := re.match(rf"(.*?\.){len(kept) if value > 1 else 1}\.", name))
+        }
+        if gone and len(prefixes) == 1 and not set(less) - set(more):
             found.setdefault(prefixes.pop(), []).append(field)
     ordered = sorted(found, key=lambda prefix: next(i for i, name in enumerate(base) if name.startswith(prefix)))
     return tuple(Layers(prefix, tuple(found[prefix]), getattr(config, found[prefix][0])) for prefix in ordered)

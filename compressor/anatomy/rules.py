@@ -70,13 +70,13 @@ def broadcast(lookup: Lookup, tensors: Sequence[Tensor], shape: Sequence[int]) -
 
 
 @rule(
-    "add", "__add__", "__radd__", "__iadd__", "add_", "sub", "__sub__", "__rsub__", "__isub__", "rsub", "mul", "__mul__",
-    "__rmul__", "__imul__", "mul_", "multiply", "div", "__truediv__", "__rtruediv__", "div_", "true_divide", "__div__",
-    "__rdiv__", "pow", "__pow__", "__rpow__", "maximum", "minimum", "where", "masked_fill", "masked_fill_", "clamp",
-    "eq", "__eq__", "ne", "__ne__", "lt", "__lt__", "le", "__le__", "gt", "__gt__", "ge", "__ge__", "__and__", "__or__",
-    "logical_and", "logical_or", "logical_not", "__invert__", "bitwise_and", "bitwise_not", "__neg__", "neg", "abs",
-    "exp", "log", "sqrt", "rsqrt", "square", "tanh", "sigmoid", "relu", "relu_", "gelu", "silu", "erf", "sin", "cos",
-    "softplus", "mish", "leaky_relu", "elu", "selu", "celu", "hardtanh", "relu6", "reciprocal", "sign", "float",
+    "add", "__add__", "__radd__", "__iadd__", "add_", "sub", "__sub__", "__rsub__", "__isub__", "rsub", "mul",
+    "__mul__", "__rmul__", "__imul__", "mul_", "multiply", "div", "__truediv__", "__rtruediv__", "div_", "true_divide",
+    "__div__", "__rdiv__", "pow", "__pow__", "__rpow__", "maximum", "minimum", "where", "masked_fill", "masked_fill_",
+    "clamp", "eq", "__eq__", "ne", "__ne__", "lt", "__lt__", "le", "__le__", "gt", "__gt__", "ge", "__ge__", "__and__",
+    "__or__", "logical_and", "logical_or", "logical_not", "__invert__", "bitwise_and", "bitwise_not", "__neg__", "neg",
+    "abs", "exp", "log", "sqrt", "rsqrt", "square", "tanh", "sigmoid", "relu", "relu_", "gelu", "silu", "erf", "sin",
+    "cos", "softplus", "mish", "leaky_relu", "elu", "selu", "celu", "hardtanh", "relu6", "reciprocal", "sign", "float",
     "double", "half", "bfloat16", "to", "type", "type_as", "contiguous", "clone", "detach", "dropout", "dropout_",
     "alpha_dropout", "requires_grad_", "cpu", "softmax", "log_softmax", "__floordiv__", "__mod__", "floor_divide",
     "long", "int", "bool", "isinf", "isnan", "nan_to_num", "clamp_", "clip", "addcmul", "lerp", "logical_xor", "round",
@@ -365,7 +365,9 @@ def _getitem(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], resu
     dims = lookup(tensor)
     # Single coordinates go first, from behind: they may give the other dimensions new faces.
     for spot in range(len(items) - 1, -1, -1):
-        if not isinstance(items[spot], (slice, type(None))) and not (isinstance(items[spot], Tensor) and items[spot].dim()):
+        if not isinstance(items[spot], (slice, type(None))) and not (
+            isinstance(items[spot], Tensor) and items[spot].dim()
+        ):
             place = sum(item.dim() if _is_mask(item) else 1 for item in items[:spot] if item is not None)
             dims = select(dims, place, int(items[spot]))
             del items[spot]
@@ -409,7 +411,9 @@ def _ordered(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], resu
     results = result if isinstance(result, tuple) else (result,)
     found = []
     for tensor in results:
-        same = [dim if dim.size == size else Dim(size, pinned=True) for dim, size in zip(dims, tensor.shape, strict=True)]
+        same = [
+            dim if dim.size == size else Dim(size, pinned=True) for dim, size in zip(dims, tensor.shape, strict=True)
+        ]
         found.append(same)
     name = kwargs.get("dim", args[1] if len(args) > 1 and isinstance(args[1], int) else -1)
     over = [name] if isinstance(name, int) else list(name)

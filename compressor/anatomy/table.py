@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -104,7 +103,7 @@ class _Tabulation:
         return found
 
     def _name_residuals(self) -> None:
-        roots = {}
+        roots: dict[int, tuple[Dim, str]] = {}
         for stack in self.stacks:
             root = self.watched.passages[stack.layers[0]][0].reads[-1].root
             roots.setdefault(id(root), (root, stack.residual))
@@ -259,20 +258,8 @@ class _Tabulation:
         if len(heads) < len(max((h for _, h, _ in owner.others), key=len)):
             return Role.KEY
         # Queries and keys are alike: which of two is which makes no difference, so their names may say.
-        wanted = sorted(dict.fromkeys(rivals), key=lambda path: ("q" not in path[len(os.path.commonprefix(rivals)) :], path))
+        wanted = sorted(dict.fromkeys(rivals), key=lambda path: ("q" not in path.rpartition(".")[2], path))
         return Role.QUERY if module == wanted[0] else Role.KEY
-
-
-def without(table: Table, space: str) -> Table:
-    """The table with one space taken as fixed; the certificate names a space that broke it this way."""
-    axes = {
-        name: tuple(
-            replace(axis, parts=tuple(replace(p, key=None) if (p.key or "").partition("/")[0] == space else p for p in axis.parts))
-            for axis in found
-        )
-        for name, found in table.axes.items()
-    }
-    return replace(table, axes=axes, spaces={name: one for name, one in table.spaces.items() if name != space})
 
 
 def _is_all(heads: Sequence[Dim], dim: Dim) -> bool:

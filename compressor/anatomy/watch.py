@@ -117,6 +117,8 @@ class _Watching(TorchFunctionMode):
             return result
         if not found:
             return result
+        if not tensors_in([*args, *kwargs.values()]):
+            return result  # made from numbers alone: a constant, looked at when it is used
         rule = RULES.get(name)
         if rule is None:
             self._pin_all(name, tensors_in([*args, *kwargs.values()]), found)

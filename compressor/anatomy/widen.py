@@ -32,7 +32,9 @@ def widened(model: nn.Module, seed: int = 0) -> nn.Module:
     orders: dict[str, Tensor] = {}
     for space in anatomy.spaces.values():
         if space.kind is Kind.ATTENTION:
-            shuffled = (torch.arange(2 * space.groups) % space.groups)[torch.randperm(2 * space.groups, generator=generator)]
+            shuffled = (torch.arange(2 * space.groups) % space.groups)[
+                torch.randperm(2 * space.groups, generator=generator)
+            ]
             groups = torch.arange(2 * space.groups) // 2 if space.placed else shuffled
             maps |= _attention(space, orders.setdefault(space.order or space.name, groups))
         elif space.kind in (Kind.RESIDUAL, Kind.HIDDEN):
@@ -99,7 +101,10 @@ def _weaken_before_tied_heads(narrow: nn.Module, wide: nn.Module, anatomy: Anato
             continue
         wanted, found = _seen(narrow, head, "out"), _seen(wide, head, "out")
         factor = float((wanted * found).sum() / found.square().sum())
-        weight, bias = wide.get_parameter(f"{norm.module}.weight"), getattr(wide.get_submodule(norm.module), "bias", None)
+        weight, bias = (
+            wide.get_parameter(f"{norm.module}.weight"),
+            getattr(wide.get_submodule(norm.module), "bias", None),
+        )
         weight.copy_(factor * (weight + 1 - norm.rest) + norm.rest - 1)
         if isinstance(bias, Tensor):
             bias.mul_(factor)

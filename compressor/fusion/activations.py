@@ -11,6 +11,7 @@ from compressor.anatomy import Anatomy, Role
 from compressor.anatomy.trace import logits_of
 from compressor.fusion.masks import Masks
 from compressor.fusion.moments import HeadStatistics, SpaceStatistics
+from compressor.fusion.samples import thinned
 from compressor.fusion.sources import Source
 from compressor.fusion.statistics import Gram, rows, stacked
 from compressor.fusion.structure import Maps, attention_columns, outgoing, reader, space_spots
@@ -44,7 +45,7 @@ class Seen:
         """Keep what one teacher showed of one batch."""
         for spot, value in shown.items():
             vectors = rows(value, self.masks.of(batch, spot[0]))
-            self._values[teacher, batch, spot] = self._some(batch, vectors).clone() if spot in self.thin else vectors
+            self._values[teacher, batch, spot] = self._some(batch, spot, vectors) if spot in self.thin else vectors
 
     def has(self, teacher: int, spot: Spot) -> bool:
         return (teacher, 0, spot) in self._values
@@ -56,7 +57,7 @@ class Seen:
     def some_rows(self, teacher: int, batch: int, spot: Spot) -> Tensor:
         """About `UNIT_TOKENS` of all batches' token vectors, the same tokens for every teacher and spot."""
         found = self.rows(teacher, batch, spot)
-        return found if spot in self.thin else self._some(batch, found)
+        return found if spot in self.thin else self._some(batch, spot, found)
 
     def pooled(self, spot: Spot, columns: Sequence[Tensor] | None = None, role: Role | None = None) -> Tensor:
         """Some token vectors of all teachers side by side [T, Σ n_k]; of each the columns given."""
@@ -71,8 +72,13 @@ class Seen:
             self._pooled[key] = torch.cat(parts)
         return self._pooled[key]
 
-    def _some(self, batch: int, vectors: Tensor) -> Tensor:
-        return vectors[batch % self.stride :: self.stride]
+    def _some(self, batch: int, spot: Spot, vectors: Tensor) -> Tensor:
+        if self.stride == 1:
+            return vectors
+        mask, keys = self.masks.of(batch, spot[0]), self.masks.keys(batch)
+        shape = (len(keys), len(vectors) // len(keys)) if mask is None else tuple(mask.shape)
+        kept = thinned(keys, (shape[0], shape[1]), mask, self.stride)
+        return vectors[kept] if len(kept) == len(vectors) else vectors
 
 
 class ActivationFeatures:

@@ -8,6 +8,7 @@ fitted to the residual stream behind both.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -15,13 +16,14 @@ from torch import Tensor
 
 from compressor.anatomy import Anatomy
 from compressor.anatomy.trace import logits_of
+from compressor.fusion.masks import Masks
+from compressor.fusion.samples import take, without_labels
 from compressor.fusion.sources import Route, Source
 from compressor.fusion.statistics import rows
 from compressor.fusion.walk import Spot, watching
 
-#: Samples and tokens that the layers are compared on.
+#: Samples that the layers are compared on.
 SAMPLES = 32
-TOKENS = 768
 
 
 def linear_cka(one: Tensor, other: Tensor) -> float:
@@ -108,7 +110,7 @@ def _reached(
     streams = [_streams(source, layers, batches) for source, layers in zip(sources, lists, strict=True)]
     deepest = max(range(len(lists)), key=lambda k: len(lists[k]))
     reference = streams[deepest]
-    influence = [1 - linear_cka(before, behind) for before, behind in zip(reference, reference[1:], strict=False)]
+    influence = [1 - linear_cka(before, behind) for before, behind in itertools.pairwise(reference)]
     kept = keep_influential(influence, depth)
     found = []
     for k, stream in enumerate(streams):
@@ -126,9 +128,11 @@ def _reached(
 def _streams(source: Source, layers: Sequence[str], batches: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
     """The residual stream before the first layer and behind every one, on a few tokens: [T, n] float64 each."""
     spots: list[Spot] = [(layers[0], "in"), *((layer, "out") for layer in layers)]
-    batch = {name: value[:SAMPLES] for name, value in batches[0].items() if name != "labels"}
-    with watching(source.model, spots) as seen:
-        logits_of(source.model, batch)
-    vectors = [rows(seen[spot], None) for spot in spots]
-    stride = max(1, len(vectors[0]) // TOKENS)
-    return [value[::stride].double() for value in vectors]
+    masks = Masks(few := take(batches, SAMPLES), source.anatomy)
+    found: list[list[Tensor]] = [[] for _ in spots]
+    for index, batch in enumerate(few):
+        with watching(source.model, spots) as seen:
+            logits_of(source.model, without_labels(batch))
+        for values, spot in zip(found, spots, strict=True):
+            values.append(rows(seen[spot], masks.of(index, spot[0])).double())
+    return [torch.cat(values) for values in found]

@@ -16,9 +16,7 @@ from compressor.fusion.weights import WeightFeatures
 from compressor.transport import solve, uniform
 
 
-def match_experts(
-    space: Space, sources: Sequence[Source], maps: Maps, anatomy: Anatomy
-) -> tuple[dict[str, Map], ...]:
+def match_experts(space: Space, sources: Sequence[Source], maps: Maps, anatomy: Anatomy) -> tuple[dict[str, Map], ...]:
     """Per teacher, the permutation of its experts that brings them nearest to the first teacher's.
 
     Hard transport between equal numbers of experts, by the inner products of everything that names an expert: its
@@ -81,6 +79,10 @@ def expert_maps(
         for expert in range(space.copies)
     ]
     return tuple(
-        {space.name: Map(torch.stack([one.maps[k].push for one in units]), torch.stack([one.maps[k].pull for one in units]))}
+        {
+            space.name: Map(
+                torch.stack([one.maps[k].push for one in units]), torch.stack([one.maps[k].pull for one in units])
+            )
+        }
         for k in range(len(maps))
     )

@@ -20,9 +20,10 @@ from compressor.fusion.activations import space_grams
 from compressor.fusion.choose import PILOT_RIDGE, PILOT_SAMPLES, Candidate, candidates, choose
 from compressor.fusion.depth import routes
 from compressor.fusion.lockstep import build, build_from_weights
+from compressor.fusion.outline import Outline
 from compressor.fusion.refit import RIDGES
 from compressor.fusion.residual import ResidualMap, ResidualProblem
-from compressor.fusion.outline import Outline
+from compressor.fusion.samples import hold_out, take
 from compressor.fusion.sources import Source, along, normalised, prepare
 from compressor.fusion.student import BuildOptions, Student
 from compressor.fusion.target import Target, depth_of, target_config
@@ -72,7 +73,7 @@ def fuse(
         width: share of the residual width, in (0, 1]; without meaning when an anchor gives the shape.
         batches: unlabelled calibration inputs, or None to align the weights alone.
         options: how to fuse.
-        holdout: share of the batches that choose map and ridge.
+        holdout: share of the samples that choose map and ridge.
         seed: of every random choice (the student's weights start random, and all are replaced).
         depth: layers of the student, as a number or a share of the deepest teacher's; None for as many.
         anchor: a trained narrow model; the student takes its shape and its residual coordinates.
@@ -104,9 +105,12 @@ def fuse(
     clock.lap("prepare")
 
     tell(0.05, "measuring residual streams")
-    calibration = None if batches is None else list(batches)
+    calibration: list[Mapping[str, Tensor]] | None = None if batches is None else list(batches)
     if calibration is not None and not calibration:
         raise UserError("the calibration data is empty: give at least one batch")
+    held_out = 0
+    if calibration is not None:
+        calibration, held_out = hold_out(calibration, holdout)
     from_activations = calibration is not None and options.features != "weights"
     guide = None if anchor is None else prepare(anchor[0], anchor[1], 0.0)
     found_routes = routes([*sources, *([guide] if guide is not None else [])], anatomy, calibration)
@@ -116,7 +120,6 @@ def fuse(
     clock.lap("statistics")
 
     refit = options.refit and calibration is not None
-    held_out = _held_out(len(calibration), holdout) if calibration is not None else 0
     found = candidates(
         "anchor" if guide is not None and options.residual == "auto" else options.residual,
         options.inner,
@@ -141,7 +144,8 @@ def fuse(
     chosen = found[0]
     if calibration is not None and len(found) > 1:
         tell(0.1, f"choosing among {len(found)} maps")
-        pilot, judges = _pilot(calibration, held_out)
+        split = len(calibration) - held_out
+        pilot, judges = take(calibration[:split], PILOT_SAMPLES), calibration[split:]
         trial = replace(plan, held_out=0, ridges=plan.ridges if len(plan.ridges) == 1 else (PILOT_RIDGE,))
 
         def sketch(candidate: Candidate, residual: Mapping[str, ResidualMap]) -> Student:
@@ -206,13 +210,13 @@ def _problems(
     batches: Sequence[Mapping[str, Tensor]] | None,
     guide: Source | None,
 ) -> dict[str, ResidualProblem]:
-    """The joint statistics of every residual and embedding space; an anchor's coordinates stand behind the teachers'."""
+    """Joint statistics of every residual and embedding space; an anchor's coordinates stand behind the teachers'."""
     models = [*sources, *([guide] if guide is not None else [])]
     wide = Outline(anatomy).wide
     if batches is None:
         grams = {space: space_weight_gram(models, space) for space in wide}
     else:
-        grams = space_grams(models, wide, _first_samples(batches, RESIDUAL_SAMPLES))
+        grams = space_grams(models, wide, take(batches, RESIDUAL_SAMPLES))
     return {
         space: ResidualProblem(
             gram=grams[space],
@@ -239,30 +243,6 @@ def _anchored(anchor: PreTrainedModel, teacher: PreTrainedModel, anatomy: Anatom
         raise UserError(f"the anchor is a {anchor.config.model_type} and the teachers are {teacher.config.model_type}")
     given = inspect_config(anchor.config).residual.size / anatomy.residual.size
     return Target(copy.deepcopy(anchor.config), asked, given, fields)
-
-
-def _held_out(batches: int, share: float) -> int:
-    """How many of the last batches are held out; none when there is only one."""
-    return 0 if batches < 2 else min(batches - 1, max(1, round(share * batches)))
-
-
-def _pilot(
-    batches: Sequence[Mapping[str, Tensor]], held_out: int
-) -> tuple[list[Mapping[str, Tensor]], list[Mapping[str, Tensor]]]:
-    """The samples that pilots are built on, and the held-out ones that judge them."""
-    split = len(batches) - held_out
-    return _first_samples(batches[:split], PILOT_SAMPLES), list(batches[split:])
-
-
-def _first_samples(batches: Sequence[Mapping[str, Tensor]], samples: int) -> list[Mapping[str, Tensor]]:
-    taken: list[Mapping[str, Tensor]] = []
-    for batch in batches:
-        if samples <= 0:
-            break
-        size = len(next(iter(batch.values())))
-        taken.append({name: value[:samples] for name, value in batch.items()} if size > samples else batch)
-        samples -= size
-    return taken
 
 
 def _report(

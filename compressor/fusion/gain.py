@@ -37,7 +37,9 @@ def set_gain(student: Student) -> None:
             with watching(source.model, [first]) as shown:
                 logits_of(source.model, inputs)
             value = shown[first]
-            target += maps[stack.residual].transport(value.reshape(-1, value.shape[-1])).to(target).reshape(target.shape)
+            target += (
+                maps[stack.residual].transport(value.reshape(-1, value.shape[-1])).to(target).reshape(target.shape)
+            )
         gain = float((target * seen[spot]).sum() / seen[spot].square().sum().clamp(min=1e-30))
         if abs(gain - 1) > ROUNDING:
             tables = [

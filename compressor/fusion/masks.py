@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from compressor.anatomy import Anatomy
+from compressor.fusion.samples import keys_of
 
 #: By stack: the input that says which of its tokens are real.
 _NAMES = ("attention_mask", "decoder_attention_mask")
@@ -23,10 +24,15 @@ class Masks:
 
     def __init__(self, batches: Sequence[Mapping[str, Tensor]], anatomy: Anatomy, runs: int = 1) -> None:
         self._tokens, self.runs = anatomy.tokens, runs
+        self._keys = [keys_of(batch) for batch in batches]
         decoder_only = len(anatomy.stacks) == 1
         self._masks = [
             tuple(_real(batch.get(name)) for name in (_NAMES[:1] if decoder_only else _NAMES)) for batch in batches
         ]
+
+    def keys(self, batch: int) -> list[int]:
+        """The keys of a batch's samples."""
+        return self._keys[batch // self.runs]
 
     def __len__(self) -> int:
         return len(self._masks) * self.runs
@@ -40,7 +46,7 @@ class Masks:
     def unrolled(self, runs: int) -> Masks:
         """The masks of virtual batches, `runs` for every batch."""
         twin = object.__new__(Masks)
-        twin._tokens, twin.runs, twin._masks = self._tokens, runs, self._masks
+        twin._tokens, twin.runs, twin._masks, twin._keys = self._tokens, runs, self._masks, self._keys
         return twin
 
 

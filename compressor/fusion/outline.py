@@ -87,7 +87,9 @@ class Outline:
         """Norms that nothing but tied heads reads, each with its head."""
         heads = {step.module: step for step in self.anatomy.steps if step.tied}
         return [
-            (norm, heads[norm.readers[0]]) for norm in self.anatomy.norms if norm.readers and set(norm.readers) <= set(heads)
+            (norm, heads[norm.readers[0]])
+            for norm in self.anatomy.norms
+            if norm.readers and set(norm.readers) <= set(heads)
         ]
 
     def _fitted(self, item: Step | Norm) -> bool:

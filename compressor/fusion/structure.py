@@ -33,7 +33,8 @@ def outgoing(sources: Sequence[Source], maps: Maps, step: Step) -> Tensor:
     parts = []
     for source, own in zip(sources, maps, strict=True):
         weight = source.read_weight(step)
-        parts.append(weight @ own[step.writes].push if step.writes in own else source.weight * weight)
+        mapping = own.get(step.writes or "")
+        parts.append(source.weight * weight if mapping is None else weight @ mapping.push)
     return torch.cat(parts)
 
 

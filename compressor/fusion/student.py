@@ -86,12 +86,12 @@ class Student:
         """Make the maps of hidden and attention spaces, for all that write or read them."""
         for name in names:
             space = self.anatomy.spaces[name]
+            maps: Sequence[dict[str, Map]]
+            couplings: Sequence[Any] = ()
             if space.kind is Kind.EXPERTS:
                 maps = match_experts(space, self.sources, self.maps, self.anatomy)
-                couplings: Sequence[Any] = ()
             elif space.copies > 1:
                 maps = self._expert_units(space)
-                couplings = ()
             elif space.kind is Kind.ATTENTION:
                 maps, couplings = self._attention(space, features)
             else:
@@ -237,10 +237,12 @@ class Student:
             self._set(step, weight, torch.zeros_like(found.bias) if bias is None and found.bias is not None else bias)
             self._record(step, found)
         with torch.no_grad():
-            return [
-                others + gain * torch.stack([self.model.get_submodule(s.module)(x).reshape(others.shape) for s, x in zip(steps, inputs, strict=True)]).sum(0)
-                for inputs, others in ends
-            ] or None  # fmt: skip
+            return [others + gain * self._written(steps, inputs, others) for inputs, others in ends] or None
+
+    def _written(self, steps: Sequence[Step], inputs: Sequence[Tensor], stream: Tensor) -> Tensor:
+        """What writers add to the stream together."""
+        parts = [self.model.get_submodule(step.module)(x) for step, x in zip(steps, inputs, strict=True)]
+        return torch.stack([part.reshape(stream.shape) for part in parts]).sum(0)
 
     def _regress(
         self,

@@ -75,7 +75,7 @@ def target_config(
                 raise UserError(f"the layers of this {config.model_type} share their weights: leave depth out")
             student = with_layers(student, stack.fields, evenly(wanted, own))
             values |= dict.fromkeys(stack.fields[:1], wanted)
-            sizes |= dict.fromkeys(stack.fields[:1], own)
+            sizes |= dict.fromkeys(stack.fields[:1], depths[index] if depths else own)
     try:
         build_on_meta(student)
     except BUILD_ERRORS as error:
@@ -99,7 +99,9 @@ def _depth(asked: float | int | None, deepest: int) -> int:
     share = isinstance(asked, float) and 0 < asked <= 1
     wanted = _round_half_up(asked * deepest) if share else int(asked)
     if not 0 < wanted <= deepest or (not share and wanted != asked):
-        raise UserError(f"depth {asked:g} of {deepest} layers is not possible: give a share up to 1.0 or 1 to {deepest}")
+        raise UserError(
+            f"depth {asked:g} of {deepest} layers is not possible: give a share up to 1.0 or 1 to {deepest}"
+        )
     return wanted
 
 

@@ -68,9 +68,9 @@ class WeightFeatures:
                 assert tensor is not None
                 matrix = tensor[int(place[expert])].movedim(dim - 1, 0)
                 other = next(a for d, a in enumerate(self.anatomy.axes[parameter]) if d not in (0, dim))
-                key = other.parts[0].key
-                if key in maps:
-                    matrix = matrix @ (maps[key].pull if other.side is Side.READ else maps[key].push)
+                mapping = maps.get(other.parts[0].key or "")
+                if mapping is not None:
+                    matrix = matrix @ (mapping.pull if other.side is Side.READ else mapping.push)
                 if side is Side.READ:
                     left.append(matrix)
                 else:
@@ -93,8 +93,8 @@ class WeightFeatures:
                 for occurrence in range(count):
                     columns = columns_of(written, key, occurrence=occurrence)
                     weight = source.read_weight(step)[:, columns]
-                    if step.reads in maps:
-                        weight = maps[step.reads].pull.T @ weight
+                    if (mapping := maps.get(step.reads or "")) is not None:
+                        weight = mapping.pull.T @ weight
                     bias = source.tensor(f"{step.module}.bias")
                     rows_of += [weight.T] if bias is None else [weight.T, bias[columns, None]]
             if not rows_of:
@@ -155,7 +155,9 @@ def space_weight_gram(sources: Sequence[Source], space: str) -> Tensor:
             tensor = source.tensor(name)
             assert tensor is not None
             moved = tensor.movedim(keyed[0], 0)
-            parts.append(moved.reshape(times, source.space(space).size, -1).transpose(0, 1).reshape(moved.shape[0] // times, -1))
+            parts.append(
+                moved.reshape(times, source.space(space).size, -1).transpose(0, 1).reshape(moved.shape[0] // times, -1)
+            )
         block = torch.cat(parts)
         columns.append(block / block.norm().clamp(min=1e-30))
     if not columns:

@@ -1,4 +1,4 @@
-"""Tiny configs of every family that is proven: built offline in milliseconds, with all that the family's attention does.
+"""Tiny configs of every family that is proven: built offline in milliseconds, with all that its attention does.
 
 One line a family: its class and what it takes beside the common sizes.  This is test and documentation data; nothing
 else in the package looks a family up by its name.
