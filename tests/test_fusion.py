@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,13 +12,15 @@ from tasks import inputs_of, task_for, train
 
 from compressor.anatomy import inspect_config
 from compressor.anatomy.trace import logits_of
-from compressor.errors import UserError
+from compressor.errors import UnsupportedError, UserError
 from compressor.fusion import fuse, target_config
 from compressor.fusion.choose import divergence, ensemble_log_probs
 from compressor.fusion.depth import align, linear_cka
+from compressor.fusion.moments import HeadStatistics
 from compressor.fusion.refit import fit
 from compressor.fusion.residual import zero_mean_basis
 from compressor.fusion.statistics import Regression
+from compressor.fusion.unlike import unlike_maps
 from compressor.fusion.walk import Walker
 from compressor.recipe import FusionOptions
 
@@ -287,6 +290,47 @@ def test_different_heads_and_units_go_into_one_student():
     teachers = [("one", tiny_model(config, 1)), ("two", tiny_model(other, 2))]
     result = fuse(teachers, 0.5, batches_of(config))
     assert (result.model.config.hidden_size, result.model.config.num_key_value_heads) == (16, 2)
+
+
+class TestUnlikeHeads:
+    """Heads of another size are chosen whole; their channels keep what they can of QKᵀ."""
+
+    @pytest.mark.parametrize("family", ["bert", "vit", "gpt2"])
+    def test_teachers_with_other_head_sizes_make_one_student(self, family):
+        fields = {"gpt2": ("n_head",)}.get(family, ("num_attention_heads",))
+        other = config_of(family)
+        for field in fields:
+            setattr(other, field, 2)
+        teachers = [("four", train(config_of(family), 1, 120)), ("two", train(other, 2, 120))]
+        task = task_for(other)
+        batches, unseen = ([inputs_of(task.batch(first + i)) for i in range(6)] for first in (1, 101))
+        target = [ensemble_log_probs([model for _, model in teachers], [0.5, 0.5], batch) for batch in unseen]
+        for pair in (teachers, teachers[::-1]):
+            result = fuse(pair, 0.5, batches)
+            far = fuse(pair, 0.5, batches, FusionOptions(residual="slice", inner="slice", refit=False))
+            assert divergence(result.model, unseen, target) < divergence(far.model, unseen, target) / 3
+
+    def test_padding_channels_to_larger_heads_keeps_the_function(self):
+        """Four heads of 8 in a student of four heads of 16: the root of the number of channels is made up for."""
+        narrow = tiny_model(config_of("bert"))
+        space = next(s for s in inspect_config(narrow.config).spaces.values() if s.kind == "attention")
+        wide = replace(space, head_dim=16, size=64)
+        torch.manual_seed(0)
+        moments = [torch.eye(32, dtype=torch.float64)] * 3
+        statistics = HeadStatistics(torch.ones(32, 8, dtype=torch.float64), 8, *(lambda m=m: m for m in moments))
+        (maps,) = unlike_maps([space], wide, statistics, torch.ones(32, dtype=torch.float64))
+        query, key = (maps[f"{space.name}/{role}"].push for role in ("query", "key"))
+        x, y = torch.randn(2, 5, 32, dtype=torch.float64)
+        wanted = torch.einsum("thc,shc->hts", x.view(5, 4, 8), y.view(5, 4, 8)) / 8**0.5
+        found = torch.einsum("thc,shc->hts", (x @ query).view(5, 4, 16), (y @ key).view(5, 4, 16)) / 16**0.5
+        order = (maps[f"{space.name}/output"].push.abs().view(4, 8, 4, 16).sum((1, 3)) > 0).double().argmax(0)
+        assert torch.allclose(found, wanted[order], atol=1e-10)
+
+    def test_rotary_heads_of_another_size_are_refused_by_name(self):
+        other = config_of("llama")
+        other.head_dim = 16
+        with pytest.raises(UnsupportedError, match="heads of 16 channels"):
+            fuse([("one", tiny_model(config_of("llama"))), ("two", tiny_model(other))], 0.5, batches_of(other))
 
 
 @pytest.mark.parametrize("family", ["vit", "gpt-neox", "t5", "albert", "mixtral", "whisper", "clip-text"])

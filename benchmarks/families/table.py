@@ -54,6 +54,27 @@ _BASE: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+_HEAD = """# Families
+
+What is proven for every family that is tried with each release, at tiny sizes built offline. Other families go through
+the same inference; `compress inspect` tells whether the certificate holds for yours.
+
+Made by `{command}` with torch {torch}, transformers {transformers}, ONNX Runtime {onnxruntime} on {cpu}, one thread.
+
+- **certificate**: largest relative change of the logits when spaces are permuted at random (float64; families that
+  compute norms, rotary angles or softmax in float32 stop at 1e-7).
+- **recovery**: relative error of the logits after fusing one, or two, function-preserving widenings back to half their
+  width (float64, inputs that no calibration saw).
+- **slicing, refit**: KL to the ensemble of two tiny teachers that were trained from different seeds on one synthetic
+  task, for the half-width student by evenly spaced slices and by the automatic fusion, in nats on unseen samples,
+  without finetuning. Models without a head: 1 - CKA with both teachers' features.
+- **ONNX**: largest relative difference of any of the student's files (with and without past, encoder, decoder).
+- **inspect**: seconds of inference and certificate at the published base size; nothing large is allocated.
+
+| family | class | certificate | recovery (1, 2) | slicing | refit | times better | ONNX | inspect |
+| :-- | :-- | --: | --: | --: | --: | --: | --: | --: |"""
+
+
 def base_config(family: str) -> PretrainedConfig:
     """The family's published base size."""
     kind, architecture, _ = FAMILIES[family]
@@ -144,35 +165,15 @@ def distance(model: nn.Module, teachers: list[Any], batches: list[Batch]) -> flo
 
 def markdown(rows: dict[str, dict[str, Any]], command: str, machine: dict[str, Any]) -> str:
     """The page."""
-    lines = [
-        "# Families",
-        "",
-        "What is proven for every family that is tried with each release, at tiny sizes built offline. Other families go",
-        "through the same inference; `compress inspect` tells whether the certificate holds for yours.",
-        "",
-        f"Made by `{command}` with torch {machine['torch']}, transformers {machine['transformers']}, ONNX Runtime",
-        f"{machine['onnxruntime']} on {machine['cpu']}, one thread.",
-        "",
-        "- **certificate**: largest relative change of the logits when spaces are permuted at random (float64; families",
-        "  that compute norms, rotary angles or softmax in float32 stop at 1e-7).",
-        "- **recovery**: relative error of the logits after fusing one, or two, function-preserving widenings back to",
-        "  half their width (float64, inputs that no calibration saw).",
-        "- **slicing, refit**: KL to the ensemble of two tiny teachers that were trained from different seeds on the same",
-        "  synthetic task, for the half-width student by evenly spaced slices and by the automatic fusion, in nats on",
-        "  unseen samples, without finetuning. Models without a head: 1 - CKA with both teachers' features.",
-        "- **ONNX**: largest relative difference of any of the student's files (with and without past, encoder, decoder).",
-        "- **inspect**: seconds of inference and certificate at the published base size; nothing large is allocated.",
-        "",
-        "| family | class | certificate | recovery (1, 2) | slicing | refit | times better | ONNX | inspect |",
-        "| :-- | :-- | --: | --: | --: | --: | --: | --: | --: |",
-    ]
+    lines = [_HEAD.format(command=command, **machine)]
     for family, row in rows.items():
         if "error" in row:
             lines.append(f"| {family} | {row['error']} | | | | | | | |")
             continue
         worst = max(row["onnx"].values()) if isinstance(row["onnx"], dict) else None
         lines.append(
-            f"| {family} | `{row['class']}` | {row['certificate']:.0e} | {row['recovery']:.0e}, {row['recovery_two']:.0e} "
+            f"| {family} | `{row['class']}` | {row['certificate']:.0e} "
+            f"| {row['recovery']:.0e}, {row['recovery_two']:.0e} "
             f"| {row['slicing']:.3g} | {row['refit']:.3g} | {row['slicing'] / row['refit']:.1f} "
             f"| {'none' if worst is None else format(worst, '.0e')} | {row['base_seconds']:.1f} s |"
         )
@@ -187,21 +188,31 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     torch.set_num_threads(1)
-    rows: dict[str, dict[str, Any]] = {}
+    figures = arguments.output.with_suffix(".json") if arguments.output else None
+    machine = environment()
+    rows = _kept(figures, machine)
     for family in arguments.families or FAMILIES:
         try:
             rows[family] = prove(family, arguments.steps)
         except UserError as error:
             rows[family] = {"error": str(error)}
         print(family, json.dumps(rows[family]), file=sys.stderr, flush=True)
-    command = "python " + " ".join(["benchmarks/families/table.py", *sys.argv[1:]])
-    page = markdown(rows, command, environment())
-    if arguments.output is None:
-        print(page)
-        return
-    arguments.output.write_text(page, encoding="utf-8")
-    figures = {"command": command, "environment": environment(), "families": rows}
-    arguments.output.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        if arguments.output and figures:
+            ordered = {name: rows[name] for name in FAMILIES if name in rows}
+            command = f"python benchmarks/families/table.py -o {arguments.output}"
+            arguments.output.write_text(markdown(ordered, command, machine), encoding="utf-8")
+            found = {"command": command, "environment": machine, "families": ordered}
+            figures.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if not arguments.output:
+        print(markdown(rows, "python " + " ".join(["benchmarks/families/table.py", *sys.argv[1:]]), machine))
+
+
+def _kept(figures: Path | None, machine: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Rows of an earlier run with the same versions on the same machine; families asked for are made anew."""
+    if figures is None or not figures.exists():
+        return {}
+    found = json.loads(figures.read_text(encoding="utf-8"))
+    return dict(found["families"]) if found["environment"] == machine else {}
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ class Space:
         heads, groups, head_dim: query heads, key–value groups, channels of each.
         rotary: query–key channels have a place inside their head (rotary positions, a scale per channel).
         placed: heads have a place (ALiBi slopes).
+        scaled: products of queries and keys are divided by the root of the number of channels.
         order: attention spaces of the same order share the order of their heads (T5's relative bias).
         experts: of hidden units that every expert has for itself, the space of the experts; else None.
         copies: how many experts those are, else 1.
@@ -67,6 +68,7 @@ class Space:
     head_dim: int = 1
     rotary: bool = False
     placed: bool = False
+    scaled: bool = True
     order: str | None = None
     experts: str | None = None
     copies: int = 1

@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from compressor.anatomy.axes import Anatomy, Kind, Norm, Scale, Side, Step
+from compressor.anatomy.axes import Anatomy, Kind, Norm, Scale, Side, Space, Step
 from compressor.anatomy.canonical import centre_writers, fold_norms, fold_scales
 from compressor.anatomy.certificate import TOLERANCE, logits_change
-from compressor.anatomy.trace import Trace, checkpoint_of, is_linear, trace, write_dim
+from compressor.anatomy.trace import Trace, checkpoint_of, is_linear, product_scale, trace, write_dim
 
 
 class Flow:
@@ -47,7 +47,20 @@ class Flow:
         # Behind a layer scale a writer would not be recognised by what it adds.
         self._fold(anatomy)
         flow = tuple(self._behind(self._with_readers(item, anatomy)) for item in anatomy.flow)
-        return self._with_canonical_form(replace(anatomy, flow=flow))
+        anatomy = replace(anatomy, flow=flow)
+        spaces = {name: self._with_scale(space, anatomy) for name, space in anatomy.spaces.items()}
+        return self._with_canonical_form(replace(anatomy, spaces=spaces))
+
+    def _with_scale(self, space: Space, anatomy: Anatomy) -> Space:
+        """Whether products of queries and keys are scaled down (T5 and GPT-Neo do not): it is measured.
+
+        Heads whose channels stay in place keep their size anyway.
+        """
+        if space.kind is not Kind.ATTENTION or space.rotary:
+            return space
+        writers = [step.module for step in anatomy.steps if step.writes == space.name]
+        products = product_scale(self.model, self.inputs, writers)
+        return space if products is None else replace(space, scaled=products < 0.9 * space.head_dim)
 
     def _fold(self, anatomy: Anatomy) -> None:
         state = fold_scales(dict(self.model.named_parameters()), anatomy.scales, anatomy)

@@ -183,9 +183,8 @@ class _Tabulation:
             placed = any(atom.pinned for head in attention.heads for atom in head.atoms())
             order = names[id(attention.heads[0])] if len(shared) > 1 else None
             self.spaces[name] = Space(
-                name, Kind.ATTENTION, heads * per, heads, max(groups, 1), per, rotary, placed, order
+                name, Kind.ATTENTION, heads * per, heads, max(groups, 1), per, rotary=rotary, placed=placed, order=order
             )
-            self.names[id(attention.heads[0]) ^ hash(attention.layer)] = name
             attention.modules.insert(0, name)
 
     def _name_hidden(self, loose: set[str]) -> None:

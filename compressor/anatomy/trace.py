@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 #: Modules that multiply by a matrix, and the dimension of `weight` that each writes.
@@ -149,3 +150,47 @@ def checkpoint_of(
             if abs(gain) > 1e-3 and torch.allclose(moved, gain * shift[0], atol=1e-4 * abs(gain)):
                 return *key, 1.0 if abs(gain - 1) < 1e-4 else gain
     return None
+
+
+class _Softmaxes(TorchFunctionMode):
+    """Keeps what the first softmax behind a signal is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.armed = False
+        self.given: Tensor | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.armed and self.given is None and getattr(func, "__name__", "") == "softmax":
+            with torch._C.DisableTorchFunction():
+                self.given = args[0].detach().clone()
+        return func(*args, **(kwargs or {}))
+
+
+def product_scale(model: nn.Module, inputs: Mapping[str, Tensor], writers: list[str]) -> float | None:
+    """What a query of ones and a key of ones add to the attention's logits: the number of channels, unless scaled.
+
+    Args:
+        model: with eager attention.
+        inputs: its inputs.
+        writers: the linear modules that write queries, keys and values.
+
+    Returns:
+        None where no softmax follows.
+    """
+    found: list[Tensor] = []
+    for level in (0.0, 1.0):
+        mode = _Softmaxes()
+
+        def level_out(_: nn.Module, __: Any, output: Tensor, level: float = level, mode: _Softmaxes = mode) -> Tensor:
+            mode.armed = True
+            return torch.full_like(output, level)
+
+        handles = [model.get_submodule(name).register_forward_hook(level_out) for name in writers]
+        with hooks(handles), torch.no_grad(), mode:
+            logits_of(model, inputs)
+        if mode.given is None:
+            return None
+        found.append(mode.given)
+    moved = (found[1] - found[0]).abs()
+    return float(moved[moved.isfinite()].median())

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from compressor.anatomy import Map, Role, Space, map_key
-from compressor.errors import UnsupportedError
 from compressor.fusion.inner import UnitMap, UnitProblem, chosen_units
 from compressor.fusion.moments import HeadStatistics
 from compressor.transport import solve, uniform
@@ -50,20 +49,11 @@ def attention_maps(
 
     Args:
         units: how each teacher's groups reach the student's, [g_k, g].
-        spaces: each teacher's attention space.
+        spaces: each teacher's attention space, its heads like the student's.
         student: the student's attention space.
         statistics: what query heads and channels are matched by.
-
-    Raises:
-        UnsupportedError: head sizes or heads per group differ.
     """
     per_group, d = student.heads // student.groups, student.head_dim
-    for space in spaces:
-        if space.head_dim != d or space.heads // space.groups != per_group:
-            raise UnsupportedError(
-                f"{space.name}: heads of {space.head_dim} channels in groups of {space.heads // space.groups} cannot "
-                f"be matched to heads of {d} in groups of {per_group} yet: use teachers whose heads are alike"
-            )
     members = _members(spaces)
     mass = torch.cat([one.push for one in units.maps])
     built: list[dict[Role, tuple[Tensor, Tensor]]] = [

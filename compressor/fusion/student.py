@@ -22,6 +22,7 @@ from compressor.fusion.residual import ResidualMap
 from compressor.fusion.sources import Source, reads_first
 from compressor.fusion.statistics import Regression, rows
 from compressor.fusion.structure import checkpoint, place_columns, write_axis
+from compressor.fusion.unlike import alike, unlike_maps
 from compressor.fusion.walk import Spot, Visitor
 from compressor.fusion.weights import WeightFeatures
 
@@ -117,6 +118,9 @@ class Student:
         """Heads as wholes, then their channels; spaces of one order take their heads from where the first did."""
         theirs = [source.space(space.name) for source in self.sources]
         heads = features.heads(space.name)
+        if not alike(theirs, space):
+            importance = self._problem(space.name, features).importance()
+            return unlike_maps(theirs, space, heads, importance), ()
         units = self._orders.get(space.order or "")
         if units is None:
             problem = replace(
