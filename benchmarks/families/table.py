@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from tasks import Batch, inputs_of, task_for, train
+from tasks import Batch, inputs_of, probe_of, task_for, train
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import logging
@@ -32,7 +33,6 @@ from compressor.errors import UserError
 from compressor.export.onnx import largest_differences
 from compressor.fusion import fuse
 from compressor.fusion.choose import divergence, ensemble_log_probs
-from compressor.fusion.depth import linear_cka
 from compressor.models.inputs import dummy_inputs
 from compressor.models.pico import FAMILIES, pico_config
 from compressor.pipeline.environment import environment
@@ -67,7 +67,7 @@ Made by `{command}` with torch {torch}, transformers {transformers}, ONNX Runtim
   width (float64, inputs that no calibration saw).
 - **slicing, refit**: KL to the ensemble of two tiny teachers that were trained from different seeds on one synthetic
   task, for the half-width student by evenly spaced slices and by the automatic fusion, in nats on unseen samples,
-  without finetuning. Models without a head: 1 - CKA with both teachers' features.
+  without finetuning; of models without a head through a linear probe fitted on the calibration samples.
 - **ONNX**: largest relative difference of any of the student's files (with and without past, encoder, decoder).
 - **inspect**: seconds of inference and certificate at the published base size; nothing large is allocated.
 
@@ -134,10 +134,10 @@ def contest(family: str, steps: int) -> dict[str, Any]:
     slices = FusionOptions(residual="slice", inner="slice", refit=False)
     sliced = fuse(teachers, 0.5, calibration, slices)
     models = [model for _, model in teachers]
-    refit, slicing = (distance(student.model, models, unseen) for student in (fused, sliced))
+    refit, slicing = (distance(student.model, models, calibration, unseen) for student in (fused, sliced))
     return {
-        "teachers": {name: distance(model, models, unseen) for name, model in teachers},
-        "refit": refit, "slicing": slicing, "measure": "1 - CKA" if anatomy_has_no_head(fused.model) else "KL",
+        "teachers": {name: distance(model, models, calibration, unseen) for name, model in teachers},
+        "refit": refit, "slicing": slicing,
         "choice": fused.report["choice"]["residual"], "fuse_seconds": seconds, "onnx": onnx(fused.model),
     }  # fmt: skip
 
@@ -151,16 +151,34 @@ def onnx(model: Any) -> dict[str, float] | str:
 
 
 @torch.no_grad()
-def distance(model: nn.Module, teachers: list[Any], batches: list[Batch]) -> float:
-    """KL(ensemble || model) per token or sample; of features 1 - CKA with all teachers' features side by side."""
+def distance(model: Any, teachers: list[Any], calibration: list[Batch], batches: list[Batch]) -> float:
+    """KL(ensemble || model) per token or sample; of a model without a head through a linear probe.
+
+    The probe is fitted by least squares on the calibration samples, to the logits of the probe that the teachers were
+    trained with: features are there to be read so.
+    """
     if not anatomy_has_no_head(model):
         shares = [1 / len(teachers)] * len(teachers)
         return divergence(model, batches, [ensemble_log_probs(teachers, shares, batch) for batch in batches])
+    wanted = mean_log_probs(teachers, calibration)
+    read = torch.linalg.lstsq(_with_ones(pooled(model, calibration)), wanted - wanted.mean(1, keepdim=True)).solution
+    found, wanted = (_with_ones(pooled(model, batches)) @ read).log_softmax(-1), mean_log_probs(teachers, batches)
+    return float((wanted.exp() * (wanted - found)).sum(-1).mean())
 
-    def rows(one: nn.Module) -> Tensor:
-        return torch.cat([logits_of(one, batch).flatten(0, 1) for batch in batches]).double()
 
-    return 1 - linear_cka(rows(model), torch.cat([rows(teacher) for teacher in teachers], dim=1))
+def pooled(model: Any, batches: list[Batch]) -> Tensor:
+    """The mean of the last hidden state over tokens, one row a sample."""
+    return torch.cat([logits_of(model, batch).mean(dim=1) for batch in batches]).double()
+
+
+def mean_log_probs(teachers: list[Any], batches: list[Batch]) -> Tensor:
+    """Log of the mean of what the teachers' own probe says."""
+    found = [(pooled(t, batches) @ probe_of(t.config).double()).log_softmax(-1) for t in teachers]
+    return torch.stack(found).logsumexp(dim=0) - math.log(len(found))
+
+
+def _with_ones(rows: Tensor) -> Tensor:
+    return torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], dim=1)
 
 
 def markdown(rows: dict[str, dict[str, Any]], command: str, machine: dict[str, Any]) -> str:

@@ -156,13 +156,18 @@ def _translation(config: PretrainedConfig) -> Task:
 def _features(config: PretrainedConfig) -> Task:
     """Classes that a fixed random probe reads from the mean of the last hidden state."""
     base = _images(_with_labels(config)) if hasattr(config, "image_size") else _texts(_with_labels(config))
-    probe = torch.randn(config.hidden_size, 5, generator=torch.Generator().manual_seed(4))
+    probe = probe_of(config)
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         hidden = logits_of(model, inputs_of(batch)).mean(dim=1)
         return nn.functional.cross_entropy(hidden @ probe, batch["labels"])
 
     return Task(base.batch, loss)
+
+
+def probe_of(config: PretrainedConfig) -> Tensor:
+    """What reads five classes from the features of a model without a head, [hidden, 5]."""
+    return torch.randn(config.hidden_size, 5, generator=torch.Generator().manual_seed(4))
 
 
 def _with_labels(config: PretrainedConfig) -> PretrainedConfig:

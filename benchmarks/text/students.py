@@ -181,14 +181,15 @@ def markdown(results: dict[str, Any]) -> str:
         "# Text students at half width",
         "",
         f"Made by `{results['command']}`",
-        f"with torch {machine['torch']}, transformers {machine['transformers']} on {machine['cpu']}, {machine['threads']} "
-        f"thread(s). {results['steps']} steps of distillation from both teachers, no labels; the learning rate is chosen "
-        "on validation data for every contender alike; test scores, mean ± standard error",
-        f"over {results['seeds']} seeds of calibration samples and finetuning.",
+        f"with torch {machine['torch']}, transformers {machine['transformers']} on {machine['cpu']}, "
+        f"{machine['threads']} thread(s).",
+        "Distillation from both teachers without labels; the learning rate is chosen on validation data for every",
+        "contender alike; test scores, mean ± standard error over seeds of calibration samples and finetuning.",
         "",
     ]
     for name, found in results["pairs"].items():
         metric = "accuracy, %" if found["metric"] == "accuracy" else "perplexity, lower is better"
+        metric += f"; {found['steps']} steps of finetuning, {found['seeds']} seeds"
         lines += [
             f"## {name}: {metric}",
             "",
@@ -233,7 +234,7 @@ def main() -> None:
     results: dict[str, Any] = {"pairs": {}}
     if file.exists():
         results = json.loads(file.read_text(encoding="utf-8"))
-    results |= {"command": command, "environment": machine, "steps": arguments.steps, "seeds": arguments.seeds}
+    results |= {"command": command, "environment": machine}
     with tempfile.TemporaryDirectory(prefix="students-") as scratch:
         data = parts(arguments, Path(scratch))
         for name in arguments.pairs:
@@ -243,7 +244,8 @@ def main() -> None:
             names = [Path(teacher.name).name for teacher in contest.teachers]
             found = results["pairs"].setdefault(name, {"contenders": {}})
             found |= {
-                "metric": PAIRS[name].metric, "teachers": dict(zip(names, alone, strict=True)), "ensemble": together,
+                "metric": PAIRS[name].metric, "steps": arguments.steps, "seeds": arguments.seeds,
+                "teachers": dict(zip(names, alone, strict=True)), "ensemble": together,
                 "parameters": {n: m.num_parameters() for n, m in zip(names, models, strict=True)},
             }  # fmt: skip
             for contender, maker in CONTENDERS.items():
