@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from compressor.anatomy import Anatomy
     from compressor.bench.table import Row
-    from compressor.distillation.trainer import FinetuneReport, Samples
+    from compressor.distillation.checks import Samples
+    from compressor.distillation.trainer import FinetuneReport
     from compressor.export.onnx import ExportReport
     from compressor.fusion import FusionResult
 
@@ -30,6 +31,7 @@ def fuse(
     width: float = 0.5,
     calibration: Iterable[Mapping[str, Tensor]] | None = None,
     *,
+    depth: float | int | None = None,
     seed: int = 0,
     holdout: float = 0.125,
     anchor: str | PreTrainedModel | None = None,
@@ -39,9 +41,10 @@ def fuse(
     """Fuse teachers into one student of `width` times the residual width of the widest.
 
     Args:
-        teachers: folders, built-in names, Hub ids or models, of one model type and depth; they stay as they are.
+        teachers: folders, built-in names, Hub ids or models, of one model type; they stay as they are.
         width: share of the residual width, in (0, 1].
         calibration: unlabelled batches of model inputs; None aligns the weights alone, which costs much.
+        depth: share of the deepest teacher's layers, or a number of layers; None for all of them.
         seed: of every random choice.
         holdout: share of the batches that is held out to choose map and ridge.
         anchor: a trained narrow model whose shape and coordinates the student takes.
@@ -64,6 +67,7 @@ def fuse(
         {
             "teachers": [name for name, _ in named],
             "width": width,
+            "depth": depth,
             "seed": seed,
             "fusion": options,
             "calibration": {"holdout": holdout},
@@ -71,8 +75,9 @@ def fuse(
         where="fuse",
     )
     guide = None if anchor is None else _named([anchor])[0]
+    more: dict[str, Any] = {} if depth is None else {"depth": depth}
     return fuse_models(
-        named, width, calibration, recipe.fusion, holdout=holdout, seed=seed, anchor=guide, progress=progress
+        named, width, calibration, recipe.fusion, holdout=holdout, seed=seed, anchor=guide, progress=progress, **more
     )
 
 
@@ -110,7 +115,8 @@ def distill(
     Args:
         student: the model to train.
         teachers: folders, built-in names, Hub ids or models.
-        train: samples by index, each a dict of model inputs without a batch dimension; labels are not needed.
+        train: samples by index, each a dict of model inputs without a batch dimension, texts of any length; labels
+            are not needed.
         work_dir: where checkpoints are kept.
         weights: one per teacher; all alike if omitted.
         seed: of the order of the samples.
@@ -173,17 +179,24 @@ def benchmark(
 
 
 def export_onnx(
-    model: str | PreTrainedModel, folder: str | Path, *, tolerance: float = 1e-4, seed: int = 0
+    model: str | PreTrainedModel, folder: str | Path, *, cache: bool = True, tolerance: float = 1e-4, seed: int = 0
 ) -> ExportReport:
-    """Write `folder`/onnx/model.onnx and prove it against torch over several batch sizes.
+    """Write a model's files in `folder`/onnx and prove them against torch over several batch sizes.
+
+    Args:
+        model: a folder, a built-in name, a Hub id or a model.
+        folder: where the folder `onnx` is made.
+        cache: whether a model that generates gets files with past keys and values too.
+        tolerance: largest difference, relative to the largest value of an output.
+        seed: of the random inputs.
 
     Raises:
-        ParityError: it disagrees with torch by more than `tolerance` of the largest logit; nothing is written.
+        ParityError: a file disagrees with torch by more than `tolerance`; nothing is written.
         UserError: the model cannot be loaded or exported.
     """
     from compressor.export.onnx import export_onnx as export
 
-    return export(_named([model])[0][1], folder, tolerance=tolerance, seed=seed)
+    return export(_named([model])[0][1], folder, cache=cache, tolerance=tolerance, seed=seed)
 
 
 def _named(models: Sequence[str | PreTrainedModel]) -> list[tuple[str, PreTrainedModel]]:

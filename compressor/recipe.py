@@ -37,23 +37,44 @@ class Section(BaseModel):
 
 
 class DataOptions(Section):
-    """Where images and labels come from."""
+    """Where samples and labels come from."""
 
     source: str | None = Field(
         None,
-        description="A built-in name, a folder of images by class, parquet/csv/jsonl file(s) or a folder of them, "
-        "or a Hub dataset name. Built-in teachers bring their own data.",
+        description="A built-in name, a folder of images by class, parquet/csv/tsv/jsonl/txt file(s) or a folder of "
+        "them, or a Hub dataset name. Built-in teachers bring their own data.",
     )
     train_split: str | None = Field(
         None, description="Split for calibration and finetuning; found by itself if omitted."
     )
     eval_split: str | None = Field(None, description="Split for evaluation; found by itself if omitted.")
     image_column: str | None = Field(None, description="Column that holds the image; found by its feature if omitted.")
-    label_column: str | None = Field(None, description="Column that holds the label; found by its feature if omitted.")
+    label_column: str | None = Field(
+        None, description="Column that holds the label, or a list of tags; found by its feature or name if omitted."
+    )
+    text_column: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=2,
+        description="Column(s) that hold the text, two for pairs of texts; found by name if omitted.",
+    )
+    target_column: str | None = Field(
+        None, description="Column of the text to be written, for encoder-decoders; found by name if omitted."
+    )
+    max_length: Count | None = Field(
+        None,
+        description="Tokens of the longest text, and of the blocks that text is packed into for language models; "
+        "512 and 128 if omitted, and never more than the model holds.",
+    )
+
+    @field_validator("text_column", mode="before")
+    @classmethod
+    def _one_column_or_several(cls, columns: Any) -> Any:
+        return (columns,) if isinstance(columns, str) else columns
 
 
 class CalibrationOptions(Section):
-    """The unlabelled images that statistics and the closed-form refit are taken from."""
+    """The unlabelled samples that statistics and the closed-form refit are taken from."""
 
     samples: Count = Field(1024, description="How many training samples are used for calibration.")
     batch_size: Count = Field(128, description="Samples per forward pass.")
@@ -102,7 +123,7 @@ class FinetuneOptions(Section):
 
 
 class EvaluationOptions(Section):
-    """What accuracy and KL are measured on."""
+    """What accuracy, perplexity and KL are measured on."""
 
     samples: Count | None = Field(2000, description="Evaluation samples, the first of the split; null for all of them.")
     batch_size: Count = Field(128, description="Samples per forward pass.")
@@ -120,9 +141,10 @@ class BenchOptions(Section):
 
 
 class ExportOptions(Section):
-    """The ONNX file and its proof."""
+    """The ONNX files and their proof."""
 
-    onnx: bool = Field(True, description="Write onnx/model.onnx and check it against torch.")
+    onnx: bool = Field(True, description="Write the ONNX files and check them against torch.")
+    cache: bool = Field(True, description="Also write files with past keys and values for models that generate.")
     tolerance: Positive = Field(1e-4, description="Largest allowed relative difference between ONNX Runtime and torch.")
 
 
@@ -136,6 +158,11 @@ class Recipe(Section):
     output: str = Field("student", description="Folder to write; refused if it exists, unless --force.")
     width: float = Field(
         0.5, description="Residual width of the student as a share of the widest teacher's, in (0, 1]."
+    )
+    depth: float | int | None = Field(
+        None,
+        description="Layers of the student: a share of the deepest teacher's, such as 0.5, or a number of layers, such "
+        "as 6; as many as the deepest teacher's if omitted.",
     )
     data: DataOptions = DataOptions()
     calibration: CalibrationOptions = CalibrationOptions()
@@ -153,6 +180,15 @@ class Recipe(Section):
         if not math.isfinite(width) or not 0 < width <= 1:
             raise ValueError("a width must be above 0 and at most 1")
         return width
+
+    @field_validator("depth", mode="before")
+    @classmethod
+    def _depth_is_a_share_or_a_number(cls, depth: Any) -> Any:
+        if depth is None or (type(depth) is int and depth >= 1):
+            return depth
+        if type(depth) is not float or not 0 < depth <= 1:
+            raise ValueError("a depth is a share above 0 and at most 1, or a whole number of layers")
+        return depth
 
     @model_validator(mode="after")
     def _one_weight_per_teacher(self) -> Recipe:

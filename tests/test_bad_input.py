@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from command import compress, tiny_recipe, write_recipe
 from tiny import CLASSES, save_images, save_vit
+from tinytext import save_plain, save_sentences, save_text_model
 
 
 @pytest.fixture
@@ -92,7 +93,6 @@ def test_other_type(capsys, here, vit_a, bert):
         ({"classes": (*CLASSES, "owl")}, "number of classes"),
         ({"classes": tuple(reversed(CLASSES))}, "order of labels"),
         ({"image_size": 24}, "image size"),
-        ({"layers": 3}, "depth"),
         ({"mean": (0.1, 0.1, 0.1)}, "preprocessor"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -102,8 +102,76 @@ def test_teachers_that_differ(capsys, here, vit_a, tmp_path, options, said):
     refused(capsys, here, "fuse", vit_a, other, said=said)
 
 
-def test_text_models_are_refused_by_name(capsys, here, bert):
-    refused(capsys, here, "fuse", bert, said="fusing text-classification models")
+# Text
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """Tiny text models and data for them, away from the working folder."""
+    root = tmp_path_factory.mktemp("texts")
+    for kind in ("classifier", "masked", "decoder", "features", "bart", "tagger"):
+        save_text_model(root / kind, kind)
+    save_text_model(root / "mute", "classifier", with_tokenizer=False)
+    save_sentences(root / "sst")
+    save_plain(root / "plain.txt")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "content", "said"),
+    [
+        ("classifier", "a.csv", "x,y\n1,2\n3,4\n", "neither an image nor a text column"),
+        ("classifier", "a.csv", "text,label\ngood,fine\nbad,fine\nbad,fine\n", "'fine' is not one of the model's"),
+        ("classifier", "a.tsv", "good film\t7\nbad film\t0\nbad\t1\n", "label 7 is out of range"),
+        ("tagger", "a.csv", "text,label\ngood,0\nbad,1\n", "no column of lists of words"),
+        ("bart", "a.csv", "x,y\na,b\nc,d\n", "--target-column"),
+        ("decoder", "a.txt", "", "is empty"),
+        ("decoder", "a.txt", "\n" * 20, "too few for one block"),
+        ("decoder", "a.txt", "the good film\n" * 4, "too few for one block"),
+        ("masked", "a.csv", "x,y\n1,2\n", "neither an image nor a text column"),
+        ("classifier", "a.pdf", "%PDF", "known formats are"),
+    ],
+)
+def test_text_that_does_not_fit(capsys, here, texts, model, name, content, said):
+    Path(name).write_text(content)
+    for command in ("fuse", "evaluate"):
+        refused(capsys, here, command, texts / model, "--data", name, said=said)
+
+
+def test_images_for_a_text_model(capsys, here, texts, image_folder):
+    refused(
+        capsys, here, "fuse", texts / "classifier", "--data", image_folder, said="holds images, but the teacher reads"
+    )
+
+
+def test_text_for_an_image_model(capsys, here, texts, vit_a):
+    refused(capsys, here, "fuse", vit_a, "--data", texts / "sst", said="holds text, but the teacher reads images")
+
+
+def test_text_columns_that_are_not_there(capsys, here, texts):
+    said = "has no text column 'words'"
+    refused(capsys, here, "fuse", texts / "classifier", "--data", texts / "sst", "--text-column", "words", said=said)
+
+
+def test_a_teacher_without_a_tokenizer(capsys, here, texts):
+    refused(capsys, here, "fuse", texts / "mute", "--data", texts / "sst", said="the teacher has no tokenizer")
+
+
+def test_a_model_without_a_head_has_nothing_to_learn_or_to_measure(capsys, here, texts):
+    data = ("--data", texts / "plain.txt")
+    refused(capsys, here, "evaluate", texts / "features", *data, said="evaluating needs a head")
+    refused(
+        capsys, here, "finetune", texts / "features", "-t", texts / "features", *data, said="finetuning needs a head"
+    )
+
+
+def test_evaluating_text_without_labels(capsys, here, texts):
+    refused(capsys, here, "evaluate", texts / "classifier", "--data", texts / "plain.txt", said="has no labels")
+
+
+@pytest.mark.parametrize("depth", ["0", "1.5", "-1", "deep", "nan"])
+def test_depth_that_is_neither_share_nor_number(capsys, here, vit_a, depth):
+    refused(capsys, here, "fuse", vit_a, f"--depth={depth}", said="--depth: a depth is a share above 0")
 
 
 # Widths

@@ -19,7 +19,6 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
-    LlamaForCausalLM,
     MixtralConfig,
     ViTConfig,
     ViTForImageClassification,
@@ -27,7 +26,8 @@ from transformers import (
 )
 
 from compressor.bench import latency
-from compressor.bench.accuracy import ensemble_log_probs, log_probs, mix, predict, score
+from compressor.bench.accuracy import answer, mix, score
+from compressor.bench.accuracy import measure as measure_models
 from compressor.bench.flops import count_macs
 from compressor.bench.latency import Runner, measure, onnx_runner, threads, torch_runner, torch_threads
 from compressor.bench.size import count_parameters, weight_bytes
@@ -65,6 +65,10 @@ def image_batches(labels=True, sizes=(4, 4, 3)):
     return batches
 
 
+def log_probs(model, batches):
+    return torch.cat([found.log_probs[0] for found in answer([model], batches)])
+
+
 class TestAccuracy:
     def test_log_probs_are_the_models_own_in_order(self):
         model, batches = vit(), image_batches()
@@ -77,7 +81,7 @@ class TestAccuracy:
         models, batches = [vit(0), vit(1)], image_batches()
         rows = [log_probs(model, batches).exp() for model in models]
         expected = 0.25 * rows[0] + 0.75 * rows[1]
-        found = ensemble_log_probs(models, [1, 3], batches)
+        found = mix([log_probs(model, batches) for model in models], [1, 3])
         torch.testing.assert_close(found.exp(), expected, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(found.exp().sum(-1), torch.ones(len(found)))
 
@@ -93,7 +97,7 @@ class TestAccuracy:
                 made.append(batch)
                 yield batch
 
-        predict(models, batches())
+        list(answer(models, batches()))
         assert len(made) == 3
         assert [calls.count(id(model)) for model in models] == [3, 3]
 
@@ -101,11 +105,11 @@ class TestAccuracy:
         model, batches = vit(), image_batches()
         seen = []
         model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(set(kwargs)), with_kwargs=True)
-        predictions = predict([model], batches)
+        found = list(answer([model], batches))
         assert seen == [{"pixel_values"}] * 3
-        assert torch.equal(predictions.labels, torch.cat([batch["labels"] for batch in batches]))
+        assert all(torch.equal(one.labels, batch["labels"]) for one, batch in zip(found, batches, strict=True))
         assert all("labels" in batch for batch in batches)
-        assert predict([model], image_batches(labels=False)).labels is None
+        assert all(one.labels is None for one in answer([model], image_batches(labels=False)))
 
     def test_training_mode_is_kept_and_dropout_is_off(self):
         config = vit_config(hidden_dropout_prob=0.5)
@@ -154,11 +158,11 @@ class TestAccuracy:
 
     def test_wrong_data(self):
         with pytest.raises(UserError, match="no samples"):
-            predict([vit()], [])
+            measure_models([vit()], [])
         with pytest.raises(UserError, match="only some"):
-            predict([vit()], [*image_batches(), *image_batches(labels=False)])
-        with pytest.raises(UnsupportedError, match="not a classifier"):
-            predict([LlamaForCausalLM(LlamaConfig(**TEXT))], [{"input_ids": torch.ones(1, 3, dtype=torch.long)}])
+            measure_models([vit()], [*image_batches(), *image_batches(labels=False)])
+        with pytest.raises(UnsupportedError, match="cannot be measured as features"):
+            measure_models([ViTModel(vit_config())], image_batches())
 
 
 def vit_macs(config):
@@ -211,7 +215,7 @@ class TestFlops:
 
     def test_lengths_are_cut_to_the_positions(self):
         config = BertConfig(architectures=["BertForSequenceClassification"], max_position_embeddings=34, **TEXT)
-        assert count_macs(config, length=4000) == count_macs(config, length=32)
+        assert count_macs(config, length=4000) == count_macs(config, length=34) > count_macs(config, length=33)
 
     def test_norms_are_left_out_and_the_rest_is_fvcores(self):
         model = vit()
@@ -398,12 +402,21 @@ ROWS = [
 class TestTable:
     def test_cells(self):
         assert ROWS[0].cells() == {
-            "model": "vit-a", "accuracy": "61.6 %", "KL": "0.012", "params (M)": "2.69", "GMACs": "0.046",
-            "MB": "10.86", "torch ms": "36.2 / 38.8", "ORT ms": "32.9 / 33.9",
+            "model": "vit-a", "accuracy": "61.6 %", "F1": "–", "perplexity": "–", "KL": "0.012", "params (M)": "2.69",
+            "GMACs": "0.046", "MB": "10.86", "torch ms": "36.2 / 38.8", "ORT ms": "32.9 / 33.9",
         }  # fmt: skip
         assert ROWS[1].cells()["ORT ms"] == "–"
         assert ROWS[2].cells()["GMACs"] == "17.56"
         assert Row("x", None, None, 12, 400, 48).cells()["params (M)"] == "<0.001"
+
+    def test_text_models_have_columns_of_their_own(self):
+        decoder = Row("gpt", None, 0.1, 10**6, 10**9, 10**6, perplexity=23.456)
+        assert decoder.cells()["perplexity"] == "23.46" and decoder.cells()["accuracy"] == "–"
+        assert Row("gpt", None, 0.1, 1, 1, 1, perplexity=123456.0).cells()["perplexity"] == "1.23e+05"
+        assert "perplexity" in columns([decoder]) and "F1" not in columns([decoder])
+        tagger = Row("bert", 0.9, 0.1, 10**6, 10**9, 10**6, f1=0.8123)
+        assert list(columns([tagger]))[:4] == ["model", "accuracy", "F1", "KL"]
+        assert from_json(to_json([decoder, tagger])) == [decoder, tagger]
 
     def test_markdown(self):
         lines = to_markdown(ROWS).splitlines()

@@ -119,6 +119,38 @@ def test_plan_of_a_text_model(capsys, bert):
     assert found["length"] == 8
 
 
+def test_plan_of_a_depth(capsys, vit_a):
+    code, out, _ = compress(capsys, "plan", vit_a, "--depth", 0.5, "--json")
+    assert code == 0
+    found = json.loads(out)["target"]
+    assert found["fields"]["num_hidden_layers"] == {"teacher": 2, "student": 1}
+    assert found["asked_depth"] == 0.5
+    code, _, err = compress(capsys, "plan", vit_a, "--depth", 3)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "depth 3 of 2 layers is not possible" in err
+
+
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [
+        ("t5", ["2 + 2 layers", "heads in one order through all layers"]),
+        ("albert", ["1 layer, run 2 times", "24 of the embedding"]),
+        ("mixtral", ["4 experts", "48 in each of 4 experts", "2 key–value groups", "rotary"]),
+        ("bloom", ["heads keep their places"]),
+        ("whisper", ["model.encoder.residual: norms fold", "model.decoder.residual: norms fold"]),
+        ("clip-text", ["changes its output by at most"]),
+    ],
+)
+def test_inspect_shows_what_is_special(capsys, tmp_path, family, words):
+    from compressor.models.pico import pico_config
+
+    pico_config(family).save_pretrained(tmp_path)
+    code, out, err = compress(capsys, "inspect", tmp_path)
+    assert (code, err) == (0, "")
+    for word in words:
+        assert word in " ".join(out.split())
+
+
 def test_inspect_collapses_the_layers(capsys, vit_a):
     code, out, err = compress(capsys, "inspect", vit_a)
     assert (code, err) == (0, "")
@@ -185,6 +217,25 @@ def test_export_notes_the_difference_in_the_report(capsys, student, tmp_path):
     # ONNX Runtime then times that file.
     code, out, _ = compress(capsys, "bench", folder, "--seconds", 0.01, "--batch-size", 1, "--json")
     assert json.loads(out)["table"][0]["ort_p50_ms"] > 0
+
+
+def test_an_export_names_every_file():
+    from compressor.report.summary import exported
+
+    file = {"bytes": 2e6}
+    found = {
+        "folder": "s",
+        "files": {"onnx/encoder_model.onnx": file, "onnx/decoder_model.onnx": file},
+        "opset": 18,
+        "largest_difference": 1e-6,
+        "largest_relative_difference": 2e-6,
+        "tolerance": 1e-4,
+        "batch_sizes": [1, 2],
+        "report_updated": False,
+    }
+    lines = exported(found)
+    assert lines[:2] == [f"wrote s/onnx/{one}_model.onnx (2.0 MB, opset 18)" for one in ("encoder", "decoder")]
+    assert "2.0e-06 of the largest value" in lines[2]
 
 
 def test_export_fails_beyond_the_tolerance(capsys, student, tmp_path):

@@ -18,6 +18,7 @@ from tiny import CLASSES, save_images, save_vit
 
 from compressor.data import files
 from compressor.data.batches import Batches
+from compressor.data.images import ImageReader
 from compressor.data.sources import Split, open_split
 from compressor.errors import UserError
 from compressor.models.load import load_teacher
@@ -498,8 +499,8 @@ def test_batches_are_what_the_teachers_processor_makes(teacher, tmp_path):
 def test_batches_can_be_read_again_and_in_part(teacher, image_folder, monkeypatch, cache_bytes):
     batches = Batches(opened(image_folder), teacher.processor, 5, labels=False, cache_bytes=cache_bytes)
     decoded = []
-    decode = Batches._decode
-    monkeypatch.setattr(Batches, "_decode", lambda *args: decoded.append(args[2]) or decode(*args))
+    decode = ImageReader._decode
+    monkeypatch.setattr(ImageReader, "_decode", lambda *args: decoded.append(args[2]) or decode(*args))
     first = next(iter(batches))
     first["extra"] = torch.zeros(1)
     passes = [[batch["pixel_values"] for batch in batches] for _ in range(3)]

@@ -123,7 +123,7 @@ class TestLosses:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The weights and the report of a whole run, with dropout."""
+    """The weights and the report of a whole run."""
     student = vit(2, width=8, dropout=0.2)
     work_dir = tmp_path_factory.mktemp("undisturbed")
     report = distill(student, [vit(0), vit(1)], [1, 1], samples(), options(), seed=5, work_dir=work_dir)
@@ -141,6 +141,12 @@ class TestDistill:
             found.append(state(student))
         assert same(found[0], undisturbed[0])
         assert not same(found[1], undisturbed[0])
+
+    def test_dropout_is_off_and_left_as_it_was(self, undisturbed, tmp_path):
+        student = vit(2, width=8, dropout=0.9)
+        distill(student, [vit(0), vit(1)], [1, 1], samples(), options(), seed=5, work_dir=tmp_path)
+        assert same(state(student), undisturbed[0])
+        assert {one.p for one in student.modules() if isinstance(one, torch.nn.Dropout)} >= {0.9}
 
     @pytest.mark.parametrize("step", [2, 4, 7])
     def test_interrupted_and_resumed_gives_the_same_weights(self, undisturbed, tmp_path, step):

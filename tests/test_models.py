@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import save_bert, save_vit
+from tinytext import config_of
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig
 
 from compressor import recipe as recipes
@@ -185,6 +186,52 @@ def test_broken_folders_are_refused_in_one_line(broken, file, action, words):
     assert all(word in line for word in words), line
 
 
+def save_pretraining(folder, architecture):
+    """A BERT as it is published: pooler, both heads of its pretraining, and the position ids of older releases."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import BertForPreTraining
+
+    config = config_of("masked")
+    torch.manual_seed(0)
+    BertForPreTraining(config).save_pretrained(folder)
+    edit_config(folder, architectures=[architecture])
+    weights = load_file(folder / "model.safetensors")
+    weights["bert.embeddings.position_ids"] = torch.arange(32)[None]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("architecture", ["BertForMaskedLM", "BertModel"])
+def test_weights_of_other_heads_are_left_out_with_a_note(tmp_path, architecture):
+    folder = save_pretraining(tmp_path / "m", architecture)
+    teacher = load_teacher(str(folder))
+    assert type(teacher.model).__name__ == architecture
+    (note,) = teacher.notes
+    assert architecture in note and "does not use" in note
+
+
+def test_weights_that_a_head_needs_are_still_refused(tmp_path):
+    line = refusal(load_model, save_pretraining(tmp_path / "m", "BertForSequenceClassification"))
+    assert "missing classifier" in line and "left over" not in line
+
+
+@pytest.mark.parametrize(
+    "extra",
+    ["bert.encoder.layer.2.output.dense.weight", "bert.encoder.adapter.weight", "bert.extra.weight",
+     "cls.predictions.transform.dense.scale", "bert.embeddings.scale"],
+)  # fmt: skip
+def test_weights_that_the_body_has_no_place_for_are_refused(tmp_path, extra):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = save_pretraining(tmp_path / "m", "BertForMaskedLM")
+    weights = load_file(folder / "model.safetensors") | {extra: torch.zeros(3)}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    line = refusal(load_model, folder)
+    assert "left over" in line and extra.rpartition(".")[2] in line
+
+
 def test_a_missing_shard_is_refused(vit_a, tmp_path):
     load_model(vit_a).save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
@@ -236,9 +283,10 @@ def test_what_differs_is_named(pair, tmp_path, options, words):
     assert all(word in line for word in words), line
 
 
-def test_depths_that_differ_are_not_supported_yet(pair, tmp_path):
-    line = pair(save_vit(tmp_path / "deep", layers=3), kind=UnsupportedError)
-    assert "2 layers" in line and "3 layers" in line
+def test_depths_may_differ(vit_a, tmp_path):
+    deep = save_vit(tmp_path / "deep", layers=3)
+    check_compatible([load_teacher(str(folder)) for folder in (vit_a, deep)])
+    check_compatible_configs([(str(folder), load_config(str(folder))) for folder in (vit_a, deep)])
 
 
 def test_model_types_and_tasks_that_differ(pair, bert, broken, tmp_path):

@@ -146,3 +146,29 @@ def test_wrong_flags_are_named(flag, value):
 def test_eval_samples_is_a_number_or_all():
     with pytest.raises(UserError, match="--eval-samples"):
         to_recipe({"--teachers": ("a",), "--eval-samples": "some"})
+
+
+@pytest.mark.parametrize("depth", [0.5, 1.0, 1, 6, None])
+def test_a_depth_is_a_share_or_a_number_of_layers(depth):
+    recipe = build({"teachers": ["a"], "depth": depth})
+    again = build(yaml.safe_load(recipe.to_yaml()))
+    assert again.depth == depth and type(again.depth) is type(depth)
+
+
+def test_depth_as_a_flag():
+    assert to_recipe({"--teachers": ("a",), "--depth": "6"}).depth == 6
+    assert to_recipe({"--teachers": ("a",), "--depth": "0.5"}).depth == 0.5
+    assert type(to_recipe({"--teachers": ("a",), "--depth": "1.0"}).depth) is float
+
+
+@pytest.mark.parametrize("depth", [0, -1, 1.5, True, "half", float("nan")])
+def test_other_depths_are_refused(depth):
+    assert "depth: a depth is a share above 0 and at most 1, or a whole number" in refusal(
+        {"teachers": ["a"], "depth": depth}
+    )
+
+
+def test_text_columns_are_one_or_two():
+    assert build({"teachers": ["a"], "data": {"text_column": "body"}}).data.text_column == ("body",)
+    assert to_recipe({"--teachers": ("a",), "--text-column": "one, two"}).data.text_column == ("one", "two")
+    assert "data.text_column" in refusal({"teachers": ["a"], "data": {"text_column": ["a", "b", "c"]}})

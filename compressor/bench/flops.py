@@ -13,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from compressor.bench.ghost import ghost
 from compressor.errors import UnsupportedError
 from compressor.models.inputs import dummy_inputs
+from compressor.models.skeleton import positions
 
 #: Counted by fvcore as a few operations an element.  Left out: no multiply–accumulates, and RMSNorm has no such count.
 NORMS = ("aten::batch_norm", "aten::group_norm", "aten::instance_norm", "aten::layer_norm")
@@ -52,7 +53,7 @@ def count_macs(
     copied = ghost(model)
     config = copied.config
     if inputs is None:
-        inputs = dummy_inputs(config, 1, min(length, _positions(config)))
+        inputs = dummy_inputs(config, 1, min(length, positions(config) or length))
         if config.is_encoder_decoder and "decoder_input_ids" not in inputs:
             inputs = {**inputs, "decoder_input_ids": inputs["input_ids"]}
     values = tuple(value.cpu() for value in inputs.values())
@@ -72,9 +73,3 @@ def count_macs(
     if missed:
         raise UnsupportedError(f"cannot count the FLOPs of {type(copied).__name__}: it uses {', '.join(missed)}")
     return total
-
-
-def _positions(config: PretrainedConfig) -> int:
-    # RoBERTa keeps two of its positions for padding.
-    positions = getattr(config, "max_position_embeddings", None)
-    return max(positions - 2, 1) if isinstance(positions, int) and positions > 0 else 2**31

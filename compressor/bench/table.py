@@ -14,11 +14,13 @@ class Row:
     """One model of the table; `None` where something was not measured.
 
     Attributes:
-        accuracy: in [0, 1].
-        kl: KL(ensemble ‖ model) in nats.
+        accuracy: in [0, 1], of samples or of tokens.
+        kl: KL(ensemble ‖ model) in nats, the mean over samples or tokens.
         macs: multiply–accumulates of one sample.
         bytes: of the weights.
         torch_p50_ms: milliseconds a call, likewise the other three.
+        f1: in [0, 1]; see `compressor.bench.accuracy.Score`.
+        perplexity: at least 1; lower is better.
     """
 
     name: str
@@ -31,12 +33,16 @@ class Row:
     torch_p95_ms: float | None = None
     ort_p50_ms: float | None = None
     ort_p95_ms: float | None = None
+    f1: float | None = None
+    perplexity: float | None = None
 
     def cells(self) -> dict[str, str]:
         """What is shown: column title to text, in order; `MISSING` where there is no value."""
         return {
             "model": self.name,
             "accuracy": MISSING if self.accuracy is None else f"{100 * self.accuracy:.1f} %",
+            "F1": MISSING if self.f1 is None else f"{self.f1:.3f}",
+            "perplexity": MISSING if self.perplexity is None else say_perplexity(self.perplexity),
             "KL": MISSING if self.kl is None else f"{self.kl:.3f}",
             "params (M)": _scaled(self.parameters, 1e6),
             "GMACs": _scaled(self.macs, 1e9),
@@ -72,6 +78,11 @@ def to_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
 def from_json(values: Iterable[Mapping[str, Any]]) -> list[Row]:
     """The rows of a report.json."""
     return [Row(**value) for value in values]
+
+
+def say_perplexity(value: float) -> str:
+    """A perplexity as it is shown."""
+    return f"{value:.2f}" if value < 1000 else f"{value:.3g}"
 
 
 def _scaled(value: float, unit: float) -> str:

@@ -13,20 +13,23 @@ from compressor.errors import UserError
 
 
 def plan(
-    teachers: o.Teachers, width: o.Width = None, length: o.Length = 128, json: o.Json = False, debug: o.Debug = False
+    teachers: o.Teachers,
+    width: o.Width = None,
+    depth: o.Depth = None,
+    length: o.Length = 128,
+    json: o.Json = False,
+    debug: o.Debug = False,
 ) -> None:
-    """Show what a width gives: shapes, parameters and MACs, before and after. No weights are read.
-
-    Works for text models too, of which this version fuses none yet.
+    """Show what a width and a depth give: shapes, parameters and MACs, before and after. No weights are read.
 
     Example: compress plan --width 0.5 ./teacher-a ./teacher-b
     """
-    recipe = o.to_recipe({"--teachers": tuple(teachers), "--width": width})
+    recipe = o.to_recipe({"--teachers": tuple(teachers), "--width": width, "--depth": depth})
     with working(debug):
         with loading():
             from compressor.pipeline.plan import plan as make_plan
 
-        found = make_plan(recipe.teachers, recipe.width, length=length)
+        found = make_plan(recipe.teachers, recipe.width, depth=recipe.depth, length=length)
     if json:
         say_json(found)
         return
@@ -39,7 +42,7 @@ def inspect(model: o.Model, json: o.Json = False, debug: o.Debug = False) -> Non
     """Show what is understood of an architecture, and the certificate that it is. No weights are read.
 
     Every axis of every parameter belongs to a space of interchangeable coordinates, or is fixed. The certificate is
-    the proof: permuting every space at random leaves the logits unchanged.
+    the proof: permuting every space at random leaves what the model puts out unchanged.
 
     Example: compress inspect vit-a
     """
@@ -50,7 +53,8 @@ def inspect(model: o.Model, json: o.Json = False, debug: o.Debug = False) -> Non
 
         anatomy = inspect_config(load_config(model))
     if json:
-        say_json({"model": model, **asdict(anatomy), "error": anatomy.error, "canonical": anatomy.canonical})
+        found = asdict(anatomy) | {"centred": sorted(anatomy.centred)}
+        say_json({"model": model, **found, "error": anatomy.error, "canonical": anatomy.canonical})
         return
     from compressor.report.anatomy import render_anatomy
 

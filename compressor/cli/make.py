@@ -21,12 +21,16 @@ _BEGUN = time.perf_counter()
 def fuse(
     teachers: o.Teachers,
     width: o.Width = None,
+    depth: o.Depth = None,
     output: o.Output = None,
     data: o.Data = None,
     train_split: o.TrainSplit = None,
     eval_split: o.EvalSplit = None,
     image_column: o.ImageColumn = None,
     label_column: o.LabelColumn = None,
+    text_column: o.TextColumn = None,
+    target_column: o.TargetColumn = None,
+    max_length: o.MaxLength = None,
     samples: o.Samples = None,
     eval_samples: o.EvalSamples = None,
     steps: o.Steps = None,
@@ -45,6 +49,7 @@ def fuse(
     no_finetune: o.NoFinetune = False,
     no_latency: o.NoLatency = False,
     no_onnx: o.NoOnnx = False,
+    no_cache: o.NoCache = False,
     seed: o.Seed = None,
     device: o.Device = None,
     force: o.Force = False,
@@ -54,8 +59,9 @@ def fuse(
 ) -> None:
     """Fuse teachers into one narrow student, finetune it shortly, measure it and write a folder.
 
-    The folder loads with from_pretrained of transformers. Without --data (and with teachers that are not built in)
-    the weights alone are aligned, which costs most of the accuracy.
+    Teachers may be classifiers of images or texts, taggers, or language models of one model type. The folder loads with
+    from_pretrained of transformers. Without --data (and with teachers that are not built in) the weights alone are
+    aligned, which costs most of the accuracy.
 
     Example: compress fuse --width 0.5 ./teacher-a ./teacher-b --data ./images --output student
     """
@@ -63,12 +69,16 @@ def fuse(
         {
             "--teachers": tuple(teachers),
             "--width": width,
+            "--depth": depth,
             "--output": output,
             "--data": data,
             "--train-split": train_split,
             "--eval-split": eval_split,
             "--image-column": image_column,
             "--label-column": label_column,
+            "--text-column": text_column,
+            "--target-column": target_column,
+            "--max-length": max_length,
             "--samples": samples,
             "--eval-samples": eval_samples,
             "--steps": steps,
@@ -87,6 +97,7 @@ def fuse(
             "--no-finetune": no_finetune,
             "--no-latency": no_latency,
             "--no-onnx": no_onnx,
+            "--no-cache": no_cache,
             "--seed": seed,
             "--device": device,
         }
@@ -105,6 +116,9 @@ def finetune(
     eval_split: o.EvalSplit = None,
     image_column: o.ImageColumn = None,
     label_column: o.LabelColumn = None,
+    text_column: o.TextColumn = None,
+    target_column: o.TargetColumn = None,
+    max_length: o.MaxLength = None,
     eval_samples: o.EvalSamples = None,
     steps: o.Steps = None,
     batch_size: o.BatchSize = None,
@@ -113,6 +127,7 @@ def finetune(
     weights: o.Weights = None,
     no_latency: o.NoLatency = False,
     no_onnx: o.NoOnnx = False,
+    no_cache: o.NoCache = False,
     seed: o.Seed = None,
     device: o.Device = None,
     force: o.Force = False,
@@ -135,6 +150,9 @@ def finetune(
             "--eval-split": eval_split,
             "--image-column": image_column,
             "--label-column": label_column,
+            "--text-column": text_column,
+            "--target-column": target_column,
+            "--max-length": max_length,
             "--eval-samples": eval_samples,
             "--steps": steps,
             "--batch-size": batch_size,
@@ -143,6 +161,7 @@ def finetune(
             "--weights": weights,
             "--no-latency": no_latency,
             "--no-onnx": no_onnx,
+            "--no-cache": no_cache,
             "--seed": seed,
             "--device": device,
         }
@@ -185,6 +204,8 @@ def _make(recipe: Recipe, *, force: bool, resume: bool, json: bool, debug: bool)
         report = job.run(recipe, force=force, resume=resume, progress=progress, begun=_BEGUN)
     for line in report["warnings"]:
         remark(f"warning: {line}")
+    for line in report["notes"]:
+        remark(f"note: {line}")
     if json:
         say_json(report)
         return

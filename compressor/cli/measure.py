@@ -16,14 +16,17 @@ def evaluate(
     eval_split: o.EvalSplit = None,
     image_column: o.ImageColumn = None,
     label_column: o.LabelColumn = None,
+    text_column: o.TextColumn = None,
+    target_column: o.TargetColumn = None,
+    max_length: o.MaxLength = None,
     eval_samples: o.EvalSamples = None,
     device: o.Device = None,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """Measure the accuracy of models on labelled data.
+    """Measure models on data: accuracy and F1 of classifiers and taggers, perplexity of language models.
 
-    The models must read the same images and have the same classes. Built-in teachers bring their own data.
+    The models must read the same inputs and answer in the same terms. Built-in teachers bring their own data.
 
     Example: compress evaluate student ./teacher-a --data ./images --eval-samples all
     """
@@ -34,6 +37,9 @@ def evaluate(
             "--eval-split": eval_split,
             "--image-column": image_column,
             "--label-column": label_column,
+            "--text-column": text_column,
+            "--target-column": target_column,
+            "--max-length": max_length,
             "--eval-samples": eval_samples,
             "--device": device,
         }
@@ -43,12 +49,14 @@ def evaluate(
             from compressor.pipeline import compare
 
         found = compare.evaluate(recipe, progress=progress)
+    for note in found["notes"]:
+        remark(f"note: {note}")
     if json:
         say_json(found)
         return
-    from compressor.report.summary import accuracy_table
+    from compressor.report.summary import measured, score_table
 
-    say(accuracy_table(found["rows"]), f"measured on {found['data']}; ± is one standard error")
+    say(score_table(found["rows"]), measured(found))
 
 
 def bench(
@@ -103,25 +111,36 @@ def export(
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Folder to write into; the model's own if omitted.")
     ] = None,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Also write files with past keys and values, to generate with.")
+    ] = True,
     tolerance: o.Tolerance = None,
     seed: o.Seed = None,
     force: o.Force = False,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """Write onnx/model.onnx for a model and prove it: ONNX Runtime against torch, over several batch sizes.
+    """Write the ONNX files of a model and prove them: ONNX Runtime against torch, over several batch sizes.
 
-    The largest difference goes into the folder's report.json, if it has one. Beyond the tolerance nothing is written.
+    They are onnx/model.onnx; for a language model also onnx/model_with_past.onnx; for an encoder–decoder an encoder
+    and two decoders. Their largest differences go into the folder's report.json, if it has one. Beyond the tolerance
+    nothing is written.
 
     Example: compress export student
     """
-    recipe = o.to_recipe({"--teachers": (model,), "--tolerance": tolerance, "--seed": seed})
+    recipe = o.to_recipe({"--teachers": (model,), "--no-cache": not cache, "--tolerance": tolerance, "--seed": seed})
     with working(debug) as progress:
         with loading():
             from compressor.pipeline import deploy
 
         found = deploy.export(
-            model, output, tolerance=recipe.export.tolerance, seed=recipe.seed, force=force, progress=progress
+            model,
+            output,
+            cache=recipe.export.cache,
+            tolerance=recipe.export.tolerance,
+            seed=recipe.seed,
+            force=force,
+            progress=progress,
         )
     if json:
         say_json(found)

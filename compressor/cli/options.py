@@ -13,6 +13,7 @@ from compressor.recipe import Recipe, build
 #: Flag -> field of the recipe, by its dotted path.
 FLAGS: dict[str, str] = {
     "--width": "width",
+    "--depth": "depth",
     "--output": "output",
     "--seed": "seed",
     "--device": "device",
@@ -21,6 +22,9 @@ FLAGS: dict[str, str] = {
     "--eval-split": "data.eval_split",
     "--image-column": "data.image_column",
     "--label-column": "data.label_column",
+    "--text-column": "data.text_column",
+    "--target-column": "data.target_column",
+    "--max-length": "data.max_length",
     "--samples": "calibration.samples",
     "--residual": "fusion.residual",
     "--inner": "fusion.inner",
@@ -39,6 +43,7 @@ FLAGS: dict[str, str] = {
     "--eval-samples": "evaluation.samples",
     "--no-latency": "bench.latency",
     "--no-onnx": "export.onnx",
+    "--no-cache": "export.cache",
     "--tolerance": "export.tolerance",
     "--teachers": "teachers",
 }
@@ -86,6 +91,7 @@ Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A local folder, a built-in name (vit-a, vit-b) or a Hub id.")
 ]
 Width = Annotated[float | None, flag("--width", "-w", panel=_RUN)]
+Depth = Annotated[str | None, flag("--depth", panel=_RUN, metavar="SHARE|LAYERS")]
 Output = Annotated[str | None, flag("--output", "-o", panel=_RUN)]
 Seed = Annotated[int | None, flag("--seed")]
 Device = Annotated[str | None, flag("--device")]
@@ -94,6 +100,9 @@ TrainSplit = Annotated[str | None, flag("--train-split", panel=_DATA)]
 EvalSplit = Annotated[str | None, flag("--eval-split", panel=_DATA)]
 ImageColumn = Annotated[str | None, flag("--image-column", panel=_DATA)]
 LabelColumn = Annotated[str | None, flag("--label-column", panel=_DATA)]
+TextColumn = Annotated[str | None, flag("--text-column", panel=_DATA, metavar="NAME[,NAME]")]
+TargetColumn = Annotated[str | None, flag("--target-column", panel=_DATA)]
+MaxLength = Annotated[int | None, flag("--max-length", panel=_DATA)]
 Samples = Annotated[int | None, flag("--samples", panel=_DATA)]
 EvalSamples = Annotated[
     str | None,
@@ -118,7 +127,8 @@ Anchor = Annotated[str | None, flag("--anchor", panel=_FUSION)]
 NoRefit = Annotated[bool, without("--no-refit", "Pure transport: do not refit the weights in closed form.")]
 NoFinetune = Annotated[bool, without("--no-finetune", "Do not finetune after fusing.")]
 NoLatency = Annotated[bool, without("--no-latency", "Do not measure latency.")]
-NoOnnx = Annotated[bool, without("--no-onnx", "Do not write and check an ONNX file.")]
+NoOnnx = Annotated[bool, without("--no-onnx", "Do not write and check ONNX files.")]
+NoCache = Annotated[bool, without("--no-cache", "Write no ONNX files with past keys and values.")]
 Steps = Annotated[int | None, flag("--steps", panel=_FINETUNE)]
 BatchSize = Annotated[int | None, flag("--batch-size", panel=_FINETUNE)]
 LearningRate = Annotated[float | None, flag("--learning-rate", panel=_FINETUNE)]
@@ -165,6 +175,10 @@ def _parsed(name: str, value: Any) -> Any:
         return False
     if name == "--weights" and value != "auto":
         return tuple(part.strip() for part in value.split(","))
+    if name == "--text-column":
+        return tuple(part.strip() for part in value.split(","))
+    if name == "--depth":
+        return int(value) if value.isdigit() else _number(value)
     if name == "--eval-samples":
         if value == "all":
             return None
@@ -172,3 +186,11 @@ def _parsed(name: str, value: Any) -> Any:
             raise UserError(f"--eval-samples: give a number of samples or all, not {value!r}")
         return int(value)
     return value
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        # The recipe says what it should have been.
+        return text

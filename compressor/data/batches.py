@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from datasets import Image
-from PIL import Image as Pillow
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from compressor.data.quiet import reason
+from compressor.data.collate import Sample, collate
+from compressor.data.packing import pack
+from compressor.data.readers import BLOCK_TOKENS, READERS, Reader, Reading, text_length
 from compressor.data.split import Split
 from compressor.errors import UserError
+from compressor.models.tasks import TASKS, Task, find_task, pad_id
 
-#: Longest text, in tokens, of a tokenizer that names no limit of its own.
-MAX_TOKENS = 512
+#: What a small tensor takes beside its values.
+_OVERHEAD = 256
 
 
 class Batches:
     """A split as batches of model inputs, in its own order; iterate as often as you like.
 
-    Each batch is a dict: `pixel_values` [B, C, H, W] float32, or what the tokenizer makes (`input_ids` [B, T] …);
-    with `labels` also `labels` [B] int64.  Images are decoded batch by batch.  Preprocessed batches are kept in
-    memory if all of them together fit into `cache_bytes`, so that later passes cost nothing.
+    Each batch is a dict: `pixel_values` [B, C, H, W] float32, or for text what `compressor.data.readers` makes of it,
+    filled up to the longest of the batch (`input_ids`, `attention_mask` [B, T] …); with `labels` also `labels`, [B]
+    or [B, T] int64.  Samples are read batch by batch.  Batches are kept in memory if all of them together fit into
+    `cache_bytes`, so that later passes cost nothing.
 
     Args:
         split: the samples.
         processor: the teacher's own image processor or tokenizer.
         batch_size: samples per batch; the last one may be smaller.
         labels: whether batches carry labels.
-        config: the model's config, if images are to be checked against its channels and image size.
+        config: the model's config, which says what its task is and what fits it; without one, images or texts with
+            one label each are read, and not checked.
         cache_bytes: memory that preprocessed batches may take.
+        max_length: longest text in tokens, or the length of a block.
+        seed: of the tokens that are masked.
 
     Raises:
         UserError: the split has no labels but they are wanted, or the processor is missing or of the wrong kind.
@@ -47,27 +52,21 @@ class Batches:
         labels: bool,
         config: PretrainedConfig | None = None,
         cache_bytes: int = 1 << 30,
+        max_length: int | None = None,
+        seed: int = 0,
     ) -> None:
-        if processor is None:
-            kind = "preprocessor_config.json" if split.image else "tokenizer"
-            raise UserError(f"the teacher has no {kind}, so {split.name} cannot be turned into its inputs: add one")
-        if hasattr(processor, "get_vocab") != (split.image is None):
-            have, need = ("images", "text") if split.image else ("text", "images")
-            raise UserError(f"{split.name} holds {have}, but the teacher reads {need}")
-        if labels and split.label is None:
+        task = _task(split, config)
+        check_processor(split, processor)
+        if labels and task.columns and split.label is None:
             raise UserError(f"{split.name} has no labels: set data.label_column, or go without")
-        self.split = split
+        self.split = split = packed(split, processor, config, max_length)
         self.batch_size = batch_size
-        self._processor = processor
-        self._config = config
+        self.task = task
+        self.labelled = labels
+        self._read: Reader = READERS[task.name](split, Reading(processor, config, labels, max_length, seed))
+        self._pad = 0 if config is None or split.image else pad_id(config)
         self._cache_bytes = cache_bytes
         self._cache: list[dict[str, Tensor]] = []
-        self._labels = None if split.labels is None else torch.from_numpy(split.labels)
-        self._with_labels = labels
-        # Decoded here rather than by `datasets`, so that a broken image can be named.
-        self._samples = split.dataset.select_columns([split.image] if split.image else list(split.text))
-        if split.image:
-            self._samples = self._samples.cast_column(split.image, Image(decode=False))
 
     @property
     def num_samples(self) -> int:
@@ -76,8 +75,11 @@ class Batches:
 
     @property
     def labels(self) -> Tensor | None:
-        """Labels of all samples, int64 [N], in the order of the batches; None if the split has none."""
-        return self._labels
+        """Labels of all samples, int64 [N], in the order of the batches; None unless each sample has one."""
+        if self.split.label is None or self.task.mask is not None:
+            return None
+        labels = self.split.labels
+        return None if labels is None else torch.from_numpy(labels)
 
     def __len__(self) -> int:
         return -(-self.num_samples // self.batch_size)
@@ -86,73 +88,118 @@ class Batches:
         """Yield the batches.
 
         Raises:
-            UserError: a sample cannot be decoded or does not fit the model; the line names it.
+            UserError: a sample cannot be read or does not fit the model; the line names it.
         """
         for index in range(len(self)):
             start = index * self.batch_size
             if index < len(self._cache):
-                batch = dict(self._cache[index])
-            else:
-                batch = self._load(start, min(start + self.batch_size, self.num_samples))
-                if index == len(self._cache) and self._fits(batch):
-                    self._cache.append(dict(batch))
-            if self._with_labels and self._labels is not None:
-                batch["labels"] = self._labels[start : start + self.batch_size]
+                yield dict(self._cache[index])
+                continue
+            batch = collate(self._read(range(start, min(start + self.batch_size, self.num_samples))), self._pad)
+            if index == len(self._cache) and self._fits(batch):
+                self._cache.append(dict(batch))
             yield batch
 
     def _fits(self, batch: dict[str, Tensor]) -> bool:
-        size = sum(tensor.nbytes for tensor in batch.values())
-        return size * len(self) <= self._cache_bytes
+        return _size(batch) * len(self) <= self._cache_bytes
 
-    def _load(self, start: int, stop: int) -> dict[str, Tensor]:
-        rows = self._samples[start:stop]
-        return self._pixels(rows[self.split.image], start) if self.split.image else self._tokens(rows)
 
-    def _pixels(self, stored: list[dict | None], start: int) -> dict[str, Tensor]:
-        mode = "L" if self._channels() == 1 else "RGB"
-        images = [self._decode(value, start + offset, mode) for offset, value in enumerate(stored)]
-        try:
-            pixels = self._processor(images=images, return_tensors="pt")["pixel_values"].float()
-        except (ValueError, RuntimeError, TypeError) as error:
-            raise UserError(f"the preprocessor refuses images of {self.split.name}: {reason(error)}") from error
-        expected = self._expected_shape()
-        if expected is not None and tuple(pixels.shape[1:]) != expected:
-            given, wanted = ("×".join(str(n) for n in shape) for shape in (pixels.shape[1:], expected))
-            raise UserError(
-                f"images of {self.split.name} are {given} after the preprocessor, but the model reads {wanted}"
-            )
-        return {"pixel_values": pixels}
+class Samples:
+    """Samples one by one or, faster, several at once; nothing is padded.
 
-    def _decode(self, stored: dict | None, row: int, mode: str) -> Pillow.Image:
-        try:
-            if stored is None:
-                raise ValueError("there is none")
-            image = Image().decode_example(stored)
-            return image if image.mode == mode else image.convert(mode)
-        # Pillow's plugins raise almost anything at a broken file.
-        except Exception as error:
-            file = f" ({stored['path']})" if stored and stored.get("path") else ""
-            where = f"sample {row}{file} of {self.split.name}"
-            raise UserError(f"cannot read the image of {where}: {reason(error)}") from error
+    What was read is kept for later epochs as far as it fits into `cache_bytes`.
 
-    def _channels(self) -> int:
-        if self._config is not None and isinstance(getattr(self._config, "num_channels", None), int):
-            return self._config.num_channels
-        mean = getattr(self._processor, "image_mean", None)
-        return len(mean) if isinstance(mean, list | tuple) else 3
+    Args:
+        split: the samples.
+        processor: the teachers' image processor or tokenizer.
+        config: the teachers' config, which says what the task is and what fits.
+        labels: whether a sample carries its labels.
+        cache_bytes: memory that samples may take.
+        max_length: longest text in tokens, or the length of a block.
+        seed: of the tokens that are masked.
+    """
 
-    def _expected_shape(self) -> tuple[int, int, int] | None:
-        size = getattr(self._config, "image_size", None)
-        if size is None:
-            return None
-        height, width = (size, size) if isinstance(size, int) else size
-        return self._channels(), height, width
+    def __init__(
+        self,
+        split: Split,
+        processor: Any,
+        config: PretrainedConfig,
+        *,
+        labels: bool,
+        cache_bytes: int,
+        max_length: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        check_processor(split, processor)
+        task = find_task(config)
+        if labels and task.columns and split.label is None:
+            raise UserError(f"{split.name} has no labels: set data.label_column, or go without")
+        self._split = split = packed(split, processor, config, max_length)
+        self._read: Reader = READERS[task.name](split, Reading(processor, config, labels, max_length, seed))
+        self._kept: dict[int, Sample] = {}
+        self._room = cache_bytes
 
-    def _tokens(self, rows: dict[str, list]) -> dict[str, Tensor]:
-        texts = [[str(text or "") for text in rows[name]] for name in self.split.text]
-        limit = min(self._processor.model_max_length, MAX_TOKENS)
-        try:
-            encoded = self._processor(*texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
-        except ValueError as error:
-            raise UserError(f"the teacher's tokenizer refuses {self.split.name}: {reason(error)}") from error
-        return dict(encoded)
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """The samples of a batch, read in one call; torch's DataLoader asks for them so."""
+        missing = [index for index in dict.fromkeys(indices) if index not in self._kept]
+        loaded = dict(zip(missing, self._read(missing), strict=True)) if missing else {}
+        found = [self._kept.get(index) or loaded[index] for index in indices]
+        for index, sample in loaded.items():
+            size = _size(sample)
+            if size <= self._room:
+                self._room -= size
+                # A view would keep its whole batch in memory.
+                self._kept[index] = {name: value.clone() for name, value in sample.items()}
+        return found
+
+
+def packed(
+    split: Split, processor: Any, config: PretrainedConfig | None, max_length: int | None, limit: int | None = None
+) -> Split:
+    """The split as its task's samples: for language models blocks of tokens, else the split itself.
+
+    Args:
+        split: as opened.
+        processor: the teacher's own.
+        config: the model's.
+        max_length: tokens of a block; 128 or what the model holds if omitted.
+        limit: blocks that are wanted at most.
+
+    Raises:
+        UserError: there is too little text.
+    """
+    if config is None or split.blocks or not find_task(config).packed:
+        return split
+    check_processor(split, processor)
+    length = text_length(processor, config, max_length, BLOCK_TOKENS)
+    return pack(split, processor, length, ends=find_task(config).ends, limit=limit)
+
+
+def check_processor(split: Split, processor: Any) -> None:
+    """Refuse a preprocessor that is missing or of the wrong kind for the split.
+
+    Raises:
+        UserError: it is.
+    """
+    if processor is None:
+        kind = "preprocessor_config.json" if split.image else "tokenizer"
+        raise UserError(f"the teacher has no {kind}, so {split.name} cannot be turned into its inputs: add one")
+    if hasattr(processor, "get_vocab") != (split.image is None):
+        have, need = ("images", "text") if split.image else ("text", "images")
+        raise UserError(f"{split.name} holds {have}, but the teacher reads {need}")
+
+
+def _task(split: Split, config: PretrainedConfig | None) -> Task:
+    if config is not None:
+        return find_task(config)
+    return TASKS["image-classification" if split.image else "text-classification"]
+
+
+def _size(values: dict[str, Tensor]) -> int:
+    return sum(tensor.nbytes + _OVERHEAD for tensor in values.values())

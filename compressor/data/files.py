@@ -21,11 +21,16 @@ from compressor.digits import CLASSES, digits
 from compressor.errors import UserError
 
 #: Suffix of a file -> builder of `datasets` that reads it.
-FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json"}
+FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".txt": "text"}
+#: What plain text is; beside tables or images a text file is taken for a note.
+PLAIN = ".txt"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 BUILTIN_DATA = ("digits",)
 #: The name of a split whose files or folders do not say what it is for.
 UNNAMED = "all"
+
+#: Cells of a first line that are names of columns, whatever else they look like.
+_TITLES = {"text", "sentence", "sentence1", "sentence2", "label", "labels", "image", "file_name", "path"}
 
 _SPLIT = re.compile(r"(?<![a-z])(train|test|val|dev|eval)(ing|id|idation|el|uation|set)?(?![a-z])", re.IGNORECASE)
 
@@ -37,6 +42,8 @@ class Raw:
     read: Callable[[], Dataset]
     #: Folder that relative paths of image files are relative to.
     base: Path | None = None
+    #: Whether the rows are consecutive lines of one text.
+    lines: bool = False
 
 
 def find_splits(source: str) -> dict[str, Raw]:
@@ -73,15 +80,19 @@ def _listed(source: str) -> dict[str, Raw]:
 
 
 def _folder(root: Path) -> dict[str, Raw]:
-    tables, images = [], []
+    tables: list[Path] = []
+    images: list[Path] = []
+    notes: list[Path] = []
     for folder, inner, names in os.walk(root):
         inner[:] = sorted(name for name in inner if not name.startswith((".", "__")))
         for name in sorted(names):
             suffix = os.path.splitext(name)[1].lower()
             if suffix in FORMATS and not name.startswith("."):
-                tables.append(Path(folder, name))
+                (notes if suffix == PLAIN else tables).append(Path(folder, name))
             elif suffix in IMAGE_SUFFIXES and not name.startswith("."):
                 images.append(Path(folder, name))
+    if notes and not tables and not images:
+        return _tables(notes, root)
     by_split = _image_splits(root, images)
     classes = sorted({name for files in by_split.values() for name, _ in files if name is not None})
     # A table beside images that are not sorted into classes says which image is what.
@@ -122,7 +133,7 @@ def _table(files: list[Path]) -> Raw:
         raise UserError(
             f"{files[0].parent} mixes {' and '.join(suffixes)} files: name those to read, as in 'folder/*.csv'"
         )
-    return Raw(partial(_read_table, files, suffixes[0]), files[0].parent)
+    return Raw(partial(_read_table, files, suffixes[0]), files[0].parent, lines=suffixes[0] == PLAIN)
 
 
 def _read_table(files: list[Path], suffix: str) -> Dataset:
@@ -132,6 +143,8 @@ def _read_table(files: list[Path], suffix: str) -> Dataset:
     if FORMATS[suffix] == "csv":
         # An empty cell is missing, but the word "None" is text.
         options = {"keep_default_na": False, "na_values": [""]}
+    if suffix == PLAIN:
+        options = {"keep_linebreaks": True}
     try:
         if suffix == ".tsv":
             options |= {"sep": "\t", "quoting": 3} | _header(files[0])
@@ -145,12 +158,22 @@ def _read_table(files: list[Path], suffix: str) -> Dataset:
 
 
 def _header(file: Path) -> dict:
-    """How to read a tab-separated file that may start with its first sample: a header holds no bare number."""
+    """How to read a tab-separated file that may start with its first sample.
+
+    A header has a cell that is a known title, or neither a bare number nor a sentence.
+    """
     with file.open(encoding="utf-8") as lines:
         cells = lines.readline().rstrip("\r\n").split("\t")
-    if not any(re.fullmatch(r"-?\d+", cell) for cell in cells):
+    numbers = [index for index, cell in enumerate(cells) if re.fullmatch(r"-?\d+", cell)]
+    if any(cell.strip().lower() in _TITLES for cell in cells):
         return {}
-    names = ["text", "label"] if len(cells) == 2 else [f"column{i}" for i in range(len(cells))]
+    if not numbers and not any(len(cell.split()) > 3 for cell in cells):
+        return {}
+    names = [f"column{i}" for i in range(len(cells))]
+    if len(cells) in (2, 3) and len(numbers) < 2:
+        label = numbers[0] if numbers else len(cells) - 1
+        texts = iter(("text",) if len(cells) == 2 else ("sentence1", "sentence2"))
+        names = ["label" if index == label else next(texts) for index in range(len(cells))]
     return {"header": None, "names": names}
 
 

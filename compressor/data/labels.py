@@ -56,6 +56,30 @@ def map_labels(
     return dataset.remove_columns(name).add_column(name, numbers), name
 
 
+def map_tags(dataset: Dataset, name: str, id2label: Mapping[int, str] | None, where: str) -> Dataset:
+    """Turn a column of lists of tags into integers of the model, as `map_labels` does; -100 stays.
+
+    Raises:
+        UserError: a tag is missing, out of range, of the wrong type, or not a label of the model.
+    """
+    rows = column(dataset, name)
+    feature: Any = dataset.features[name]
+    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    names = inner.names if isinstance(inner, ClassLabel) else None
+    if any(not isinstance(tags, list) for tags in rows):
+        raise UserError(f"column '{name}' of {where} does not hold a list of labels in every row")
+    translate = _translator([tag for tags in rows for tag in tags], names, id2label)
+    table: dict[Any, int] = {-100: -100}
+    for row, tags in enumerate(rows):
+        for tag in tags:
+            if tag not in table:
+                try:
+                    table[tag] = translate(tag)
+                except ValueError as error:
+                    raise UserError(f"row {row} of {where}, column '{name}': {error}") from None
+    return dataset.remove_columns(name).add_column(name, [[table[tag] for tag in tags] for tags in rows])
+
+
 def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
@@ -105,6 +129,7 @@ def _are_numbers(names: list[str]) -> bool:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    # NaN and infinity are no whole numbers either.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
         raise ValueError(f"label {value!r} is neither a class number nor a name")
     return int(value)

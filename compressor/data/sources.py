@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
+from datasets import Dataset
 
-from compressor.data.columns import as_images, find_image, find_label, find_text
-from compressor.data.files import Raw, find_splits
-from compressor.data.labels import map_labels
-from compressor.data.split import Split
+from compressor.data.columns import as_images
+from compressor.data.files import UNNAMED, Raw, find_splits
+from compressor.data.finders import ANY, FINDERS, Wanted, find_samples
+from compressor.data.packing import head_or_tail
+from compressor.data.split import Split, column
 from compressor.errors import UserError
+from compressor.models.tasks import Task
 from compressor.recipe import DataOptions
 
 __all__ = ["Split", "open_split"]
@@ -23,24 +27,31 @@ HOLDOUT = 0.2
 
 
 def open_split(
-    options: DataOptions, role: Literal["train", "eval"], *, id2label: Mapping[int, str] | None = None
+    options: DataOptions,
+    role: Literal["train", "eval"],
+    *,
+    id2label: Mapping[int, str] | None = None,
+    task: Task | None = None,
+    reads: str | None = None,
 ) -> Split:
     """Open the samples for training (and calibration) or for evaluation.
 
-    Where both roles come to the same split, a fixed fifth of it is held out for evaluation.  For evaluation a split
-    with labels is preferred; without one, the labels of the result are None.
+    Where both roles come to the same split, a fixed fifth of it is held out for evaluation; of text for language models
+    its last tenth.  For evaluation a split with labels is preferred; without one, the labels of the result are None.
 
     Args:
         options: the source, and splits and columns if they are not to be found by themselves.
         role: "train" or "eval".
         id2label: the labels of the model, which the data's labels are mapped to; None keeps the data's own.
+        task: what the samples are for, which says what columns there must be; None takes images or texts as they are.
+        reads: "image" or "text" if the model reads nothing else.
 
     Raises:
         UserError: there is no such source, split or column; it cannot be read or is empty; or its labels are not
             the model's.
     """
     if options.source is None:
-        raise UserError("no data: set data.source to images, table files, a built-in name or a Hub dataset")
+        raise UserError("no data: set data.source to images, text, table files, a built-in name or a Hub dataset")
     splits = find_splits(options.source)
     names = _candidates(splits, options, role)
     if not names:
@@ -48,14 +59,17 @@ def open_split(
         raise UserError(
             f"cannot tell which split of {options.source} is for {role}: set data.{key} to one of {', '.join(splits)}"
         )
-    opened = _open(splits, names[0], options, id2label, role)
+    wanted = Wanted(options, id2label, task or ANY, reads)
+    opened = _open(splits, names[0], wanted, role)
     for name in names[1:]:
-        if opened.label is not None:
+        if opened.label is not None or not wanted.task.columns:
             break
-        other = _open(splits, name, options, id2label, role)
+        other = _open(splits, name, wanted, role)
         opened = opened if other.label is None else other
     shared = names == _candidates(splits, options, "train") == _candidates(splits, options, "eval")
-    return _held_out(opened, role) if shared else opened
+    if not shared:
+        return opened
+    return head_or_tail(opened, role) if wanted.task.packed else _held_out(opened, role)
 
 
 def _candidates(splits: dict[str, Raw], options: DataOptions, role: str) -> list[str]:
@@ -71,25 +85,23 @@ def _candidates(splits: dict[str, Raw], options: DataOptions, role: str) -> list
     return wanted if wanted or role == "train" else [name for name in _ROLES["train"] if name in splits]
 
 
-def _open(
-    splits: dict[str, Raw], name: str, options: DataOptions, id2label: Mapping[int, str] | None, role: str
-) -> Split:
-    where = f"{options.source} ({name})"
+def _open(splits: dict[str, Raw], name: str, wanted: Wanted, role: str) -> Split:
+    where = f"{wanted.options.source} ({name})" if name != UNNAMED else str(wanted.options.source)
     raw = splits[name]
     dataset = raw.read()
     if not len(dataset):
         raise UserError(f"{where} is empty")
-    label = find_label(dataset, options.label_column, None if id2label is None else len(id2label), where)
-    image = find_image(dataset, options.image_column, where)
-    text = () if image else find_text(dataset, label, where)
-    if image is None and not text:
-        columns = ", ".join(dataset.column_names)
-        raise UserError(f"{where} has neither an image nor a text column: say which of {columns} it is")
-    if image is not None:
-        dataset = as_images(dataset, image, raw.base, where)
-    if label is not None:
-        dataset, label = map_labels(dataset, label, id2label, where, partial=role == "train")
-    return Split(dataset, image, label, text, where)
+    found = FINDERS.get(wanted.task.name, find_samples)(dataset, wanted, where, role)
+    if found.image is not None:
+        return replace(found, dataset=as_images(found.dataset, found.image, raw.base, where))
+    if raw.lines and not wanted.task.packed:
+        # Lines are samples of their own: without their line breaks, and not the empty ones.
+        (text,) = found.text
+        lines = [line.strip() for line in column(found.dataset, text)]
+        found = replace(found, dataset=Dataset.from_dict({text: [line for line in lines if line]}))
+        if not len(found):
+            raise UserError(f"{where} holds no text")
+    return replace(found, lines=raw.lines)
 
 
 def _held_out(split: Split, role: str) -> Split:

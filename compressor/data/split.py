@@ -16,12 +16,18 @@ class Split:
     dataset: Dataset
     #: Column of images, with the feature `datasets.Image`; None for text.
     image: str | None
-    #: Column of labels as integers of the model; None if the samples have no labels.
+    #: Column of labels as integers of the model, one a sample or a list of them; None if the samples have no labels.
     label: str | None
-    #: Columns of text, one or a pair; empty for images.
+    #: Columns of text, one or a pair, or one column of lists of words; empty for images and for blocks.
     text: tuple[str, ...]
     #: Source and split, for messages.
     name: str
+    #: Column of the text that is to be written, for encoder–decoders.
+    target: str | None = None
+    #: Whether the samples are consecutive lines of one text.
+    lines: bool = False
+    #: Whether the samples are blocks of tokens (`compressor.data.packing`).
+    blocks: bool = False
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -8,14 +8,15 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler, default_collate
+from torch.utils.data import Sampler
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -26,24 +27,19 @@ from transformers import (
     TrainingArguments,
 )
 
+from compressor.data.collate import collate
 from compressor.distillation.checkpoints import FINISHED, begin
+from compressor.distillation.checks import Samples, check_data, check_device, check_student
 from compressor.distillation.losses import check_weights, ensemble_kl, label_loss
-from compressor.errors import UnsupportedError, UserError
+from compressor.errors import UserError
 from compressor.models.quiet import quiet
+from compressor.models.tasks import pad_id, pass_options, task_of_model
 from compressor.recipe import FinetuneOptions
 
 WEIGHTS = "model.safetensors"
 
 #: Called after each step with the steps done, the steps in all, and the loss of that step.
 Progress = Callable[[int, int, float], None]
-
-
-class Samples(Protocol):
-    """Training samples by their index: a torch `Dataset`, or just a list."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -80,16 +76,23 @@ def distill(
 ) -> FinetuneReport:
     """Train `student` in place on the teachers' mean distribution; AdamW, cosine after a warm-up.
 
+    The loss is the mean over the positions that count (`compressor.models.tasks`): one a sample for classifiers; every
+    token that is no padding for taggers and decoders, every target token for encoder–decoders; and for masked language
+    models every token too, masked or not, since the teachers' opinion is known of each.
+
+    The student has no dropout meanwhile: it is to answer as the teachers do, who have none either.
+
     The same seed gives the same weights, bit for bit on the CPU, and so does a run that was interrupted and resumed.
 
     Args:
         student: left in eval mode on the device.
         teachers: what the student learns from; they see each batch once, and are not changed.
         weights: one per teacher, as in `ensemble_kl`.
-        train: samples as dicts of tensors without a batch dimension, such as "pixel_values" [C, H, W]; "labels" [],
-            which no model sees, are used if `options.label_weight` is above 0.
+        train: samples as dicts of tensors without a batch dimension, such as "pixel_values" [C, H, W] or "input_ids"
+            [T]; texts may differ in length.  "labels", [] or [T], which no model sees, are used if
+            `options.label_weight` is above 0.
         options: steps, batch size, learning rate and so on; `enabled` is the caller's to heed.
-        seed: of the order of the samples and of dropout.
+        seed: of the order of the samples.
         work_dir: where checkpoints are kept; theirs alone, and not removed afterwards.
         resume: go on from the newest finished checkpoint in `work_dir`, if there is one.
         device: "cpu", or the first GPU as "cuda".
@@ -99,8 +102,9 @@ def distill(
             finite, or `work_dir` holds the checkpoints of a run with other options.
     """
     check_weights(len(teachers), weights)
-    _check_data(train, options)
-    _check_device(device)
+    check_student(student)
+    check_data(train, options)
+    check_device(device)
     run = {
         **options.model_dump(exclude={"enabled", "checkpoint_every"}),
         "seed": seed,
@@ -167,8 +171,11 @@ class _Distiller(Trainer):
         options: FinetuneOptions,
         **kwargs: Any,
     ) -> None:
-        super().__init__(student, train_dataset=train, data_collator=default_collate, **kwargs)
+        joined = partial(collate, pad=pad_id(student.config))
+        super().__init__(student, train_dataset=train, data_collator=joined, **kwargs)
         self.student = student
+        self.task = task_of_model(student)
+        self.pass_options = pass_options(student)
         self.order = _Order(len(train), options.steps * options.batch_size, self.args.seed)
         self.teachers = [teacher for teacher, _ in ensemble]
         self.weights = [weight for _, weight in ensemble]
@@ -186,11 +193,15 @@ class _Distiller(Trainer):
     ) -> Any:
         labels = inputs.pop("labels", None)
         with torch.no_grad():
-            targets = [teacher(**inputs).logits for teacher in self.teachers]
-        outputs = model(**inputs)
-        loss = ensemble_kl(outputs.logits, targets, self.weights, self.options.temperature)
+            found = [teacher(**inputs, **self.pass_options).logits for teacher in self.teachers]
+            targets = [self.task.counted(logits, inputs) for logits in found]
+        # Without dropout, as the student was fitted: at a transported student's scales its noise drowns the signal.
+        model.eval()
+        outputs = model(**inputs, **self.pass_options)
+        counted = self.task.counted(outputs.logits, inputs)
+        loss = ensemble_kl(counted, targets, self.weights, self.options.temperature)
         if labels is not None and self.options.label_weight > 0:
-            loss = loss + self.options.label_weight * label_loss(outputs.logits, labels)
+            loss = loss + self.options.label_weight * label_loss(*self.task.answered(outputs.logits, labels))
         return (loss, outputs) if return_outputs else loss
 
     # transformers saves some parameters under older names, and its Trainer, on resuming, silently leaves out what it
@@ -260,22 +271,6 @@ def _arguments(options: FinetuneOptions, seed: int, work_dir: Path, device: str)
     # Several GPUs would be used at once otherwise, each with a batch of its own.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
-
-
-def _check_data(train: Samples, options: FinetuneOptions) -> None:
-    if len(train) == 0:
-        raise UserError("nothing to finetune on: the training data has no samples")
-    if options.label_weight > 0 and "labels" not in train[0]:
-        raise UserError("finetune.label_weight is above 0 but the training data has no labels: set it to 0")
-
-
-def _check_device(device: str) -> None:
-    if device not in ("cpu", "cuda", "cuda:0"):
-        raise UnsupportedError(
-            f"finetuning runs on cpu or cuda, not on {device}: for another GPU set CUDA_VISIBLE_DEVICES and use cuda"
-        )
-    if device != "cpu" and not torch.cuda.is_available():
-        raise UserError(f"no device {device} here: torch sees no GPU; use cpu")
 
 
 @contextlib.contextmanager

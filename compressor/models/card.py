@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from compressor.models.tasks import TASKS
 from compressor.recipe import Recipe
 
 _AUTO_CLASSES = {
@@ -29,6 +30,8 @@ _PIPELINE_TAGS = {
 # Key of a table row -> heading, factor, decimals, unit.
 _COLUMNS: dict[str, tuple[str, float, int, str]] = {
     "accuracy": ("accuracy", 100, 2, " %"),
+    "f1": ("F1", 1, 3, ""),
+    "perplexity": ("perplexity (lower is better)", 1, 2, ""),
     "kl": ("KL to ensemble (nats)", 1, 4, ""),
     "parameters": ("parameters", 1e-6, 2, " M"),
     "macs": ("MACs", 1e-6, 2, " M"),
@@ -40,25 +43,28 @@ _COLUMNS: dict[str, tuple[str, float, int, str]] = {
 }
 
 
-def render_card(recipe: Recipe, report: Mapping[str, Any], *, task: str = "image-classification") -> str:
+def render_card(
+    recipe: Recipe, report: Mapping[str, Any], *, task: str = "image-classification", reads: str | None = None
+) -> str:
     """The README.md of a student: front matter, how to load it, what was measured, and the recipe that makes it again.
 
     Args:
         recipe: the resolved recipe of the run.
         report: the run's report; sections that it lacks are left out of the card.
         task: one of the values of `compressor.models.inputs.TASKS`.
+        reads: "image" or "text"; what the task usually reads if omitted.
     """
-    image = task == "image-classification"
+    image = (reads or ("image" if task == "image-classification" else "text")) == "image"
     sections = [
         _front_matter(task, bool(report.get("onnx"))),
         f"# {_title(recipe)}\n\n{_made_of(recipe, report)}",
         f"## Use\n\n{_fence('python', _snippet(task, image))}",
         _section("What was measured", _table(report.get("table") or [])),
         _section("Choices of the run", _scalars((report.get("fusion") or {}).get("choices") or {})),
-        _section("ONNX against torch", _scalars(report.get("onnx") or {})),
+        _section("ONNX against torch", _scalars(_of_all_files(report.get("onnx") or {}))),
         _section("Seconds", _scalars(report.get("seconds") or {})),
         _section("Made with", _scalars(report.get("environment") or {})),
-        _section("Limits", _limits(recipe, report)),
+        _section("Limits", _limits(recipe, report, task)),
         "## Make it again\n\n"
         + _fence("bash", "compress run recipe.yaml")
         + "\n\nwith this `recipe.yaml`:\n\n"
@@ -77,7 +83,8 @@ def _front_matter(task: str, onnx: bool) -> str:
 
 
 def _title(recipe: Recipe) -> str:
-    return f"{' + '.join(Path(name).name or name for name in recipe.teachers)} at width {recipe.width:g}"
+    depth = "" if recipe.depth is None else f" and depth {recipe.depth:g}"
+    return f"{' + '.join(Path(name).name or name for name in recipe.teachers)} at width {recipe.width:g}{depth}"
 
 
 def _made_of(recipe: Recipe, report: Mapping[str, Any]) -> str:
@@ -130,20 +137,36 @@ def _scalars(values: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _of_all_files(onnx: Mapping[str, Any]) -> dict[str, Any]:
+    """An export's figures with the names of all its files, where there is more to name than the first."""
+    if not onnx.get("files"):
+        return dict(onnx)
+    return {"files": list(onnx["files"]), **{key: value for key, value in onnx.items() if key != "file"}}
+
+
 def _say(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _limits(recipe: Recipe, report: Mapping[str, Any]) -> str:
+def _limits(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
     rows = report.get("table") or []
     count = recipe.evaluation.samples
     samples = "all samples" if count is None else f"at most {count} samples"
-    lines = [f"- Accuracy and KL were measured on {samples} of `{recipe.data.source or 'the teachers’ own data'}`."]
-    if not any(row.get("accuracy") is not None for row in rows):
-        lines = ["- Accuracy was not measured: there were no labelled samples."]
+    evaluation = report.get("evaluation") or {}
+    source = evaluation.get("data") or recipe.data.source or "the teachers’ own data"
+    names = {"accuracy": "Accuracy", "f1": "F1", "perplexity": "Perplexity"}
+    found = [names[metric] for metric in TASKS[task].metrics if any(row.get(metric) is not None for row in rows)]
+    if found:
+        lines = [f"- {' and '.join([*found, 'KL'])} were measured on {samples} of `{source}`."]
+    elif TASKS[task].metrics:
+        lines = [f"- {names[TASKS[task].metrics[0]]} was not measured: there were no labelled samples."]
+    else:
+        lines = ["- Nothing was measured: a model without a head gives no answer that could be right or wrong."]
     if recipe.bench.latency:
+        length = (report.get("latency") or {}).get("length")
+        each = f" texts of {length} tokens" if length else ""
         lines.append(
-            f"- Latency is of batches of {recipe.bench.batch_size} on the machine above; it differs on others."
+            f"- Latency is of batches of {recipe.bench.batch_size}{each} on the machine above; it differs on others."
         )
     lines.append("- It answers like its teachers, with their classes, their inputs and their mistakes.")
     return "\n".join(lines)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from transformers import PretrainedConfig
 
-from compressor.errors import UnsupportedError, UserError
+from compressor.errors import UserError
 from compressor.models.inputs import is_image_config, task_of
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _PREPROCESSING = {
 
 
 def check_compatible_configs(named: Sequence[tuple[str, PretrainedConfig]]) -> None:
-    """Refuse configs that cannot be one ensemble. Widths may differ.
+    """Refuse configs that cannot be one ensemble. Widths and depths may differ.
 
     Args:
         named: names as the user wrote them, and their configs.
@@ -34,32 +35,25 @@ def check_compatible_configs(named: Sequence[tuple[str, PretrainedConfig]]) -> N
     Raises:
         UserError: model type, task, classes, labels, image geometry, vocabulary or activation differ; it says
             which one, and what each of the two models has.
-        UnsupportedError: the depths differ.
     """
     (first, reference), *others = named
     for name, config in others:
         for what, fact in _FACTS.items():
             _same(what, (first, fact(reference)), (name, fact(config)))
         _same_labels((first, reference), (name, config))
-        if _depth(config) != _depth(reference):
-            raise UnsupportedError(
-                f"models of different depth do not go together yet: {first} has {_say_depth(reference)} and "
-                f"{name} has {_say_depth(config)}"
-            )
 
 
 def check_compatible(teachers: Sequence[Teacher]) -> None:
     """Refuse teachers that cannot be one ensemble: `check_compatible_configs`, and what only loaded models show.
 
     Raises:
-        UserError: as for the configs; or preprocessors, tokenizers or the sets of parameters differ.
-        UnsupportedError: the depths differ.
+        UserError: as for the configs; or preprocessors, tokenizers or the parameters of a layer differ.
     """
     check_compatible_configs([(teacher.name, teacher.config) for teacher in teachers])
     first, *others = teachers
     for teacher in others:
         for owner, other in ((first, teacher), (teacher, first)):
-            extra = sorted(set(owner.model.state_dict()) - set(other.model.state_dict()))
+            extra = sorted(_parameters(owner) - _parameters(other))
             if extra:
                 raise UserError(f"the teachers' parameters differ: {owner.name} has {extra[0]}, {other.name} has not")
             if owner.processor is not None and other.processor is None:
@@ -68,6 +62,11 @@ def check_compatible(teachers: Sequence[Teacher]) -> None:
                 )
         if first.processor is not None:
             _same_processor(first, teacher)
+
+
+def _parameters(teacher: Teacher) -> set[str]:
+    """Names of parameters and buffers, whatever layer they are of."""
+    return {re.sub(r"\.\d+\.", ".*.", name) for name in teacher.model.state_dict()}
 
 
 def _same_processor(first: Teacher, second: Teacher) -> None:
@@ -148,16 +147,6 @@ def _pair(size: int | Iterable[int]) -> tuple[int, int]:
 
 def _attribute(*names: str) -> Fact:
     return lambda config: next((value for name in names if (value := getattr(config, name, None)) is not None), None)
-
-
-def _depth(config: PretrainedConfig) -> tuple[int, ...]:
-    encoder = ["encoder_layers", "decoder_layers"] if hasattr(config, "encoder_layers") else ["num_hidden_layers"]
-    names = [*encoder, "num_decoder_layers"]
-    return tuple(getattr(config, name) for name in names if isinstance(getattr(config, name, None), int))
-
-
-def _say_depth(config: PretrainedConfig) -> str:
-    return " + ".join(str(layers) for layers in _depth(config)) + " layers"
 
 
 def _say(value: Any) -> str:

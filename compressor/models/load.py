@@ -11,7 +11,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, PretrainedConfig, Pr
 from compressor.errors import UserError
 from compressor.models.builtin import Progress, ensure_builtin
 from compressor.models.compatible import check_compatible, check_compatible_configs
-from compressor.models.inputs import is_image_config
+from compressor.models.inputs import is_image_config, task_of
 from compressor.models.quiet import one_line, quiet
 from compressor.models.resolve import Source, resolve
 from compressor.models.save import fingerprint
@@ -45,6 +45,8 @@ class Teacher:
     processor: Any | None
     #: sha256 of class, config and weights.
     fingerprint: str
+    #: What was left out of its files.
+    notes: tuple[str, ...] = ()
 
 
 def load_teacher(
@@ -68,15 +70,17 @@ def load_teacher(
     source = resolve(name)
     if source.kind == "builtin":
         ensure_builtin(name, progress)
-    model = load_model(source.location, attn_implementation).requires_grad_(False)
+    notes: list[str] = []
+    model = load_model(source.location, attn_implementation, notes=notes).requires_grad_(False)
     processor = load_processor(source.location, model.config)
     digest = fingerprint(model)
+    _settle_padding(model.config, processor)
     try:
         # Not annotated by transformers for strings.
         model.to(device)  # type: ignore[arg-type]
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"cannot put {name} on device '{device}': {one_line(error)}") from error
-    return Teacher(name, source, model, model.config, processor, digest)
+    return Teacher(name, source, model, model.config, processor, digest, tuple(notes))
 
 
 def load_processor(location: str | Path, config: PretrainedConfig) -> Any | None:
@@ -96,3 +100,10 @@ def load_processor(location: str | Path, config: PretrainedConfig) -> Any | None
         if not folder.is_dir() and isinstance(error, OSError):
             return None
         raise UserError(f"cannot read the preprocessor of {location}: {one_line(error)}") from error
+
+
+def _settle_padding(config: PretrainedConfig, processor: Any) -> None:
+    """Decoders that classify look for the last token that is no padding: let the config say what padding is."""
+    if getattr(config, "pad_token_id", None) is None and task_of(config) == "text-classification":
+        ids = (getattr(processor, name, None) for name in ("pad_token_id", "eos_token_id"))
+        config.pad_token_id = next((found for found in ids if found is not None), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError, UserError
 from compressor.models.inputs import task_of
 from compressor.models.quiet import one_line, quiet
+
+#: What older releases of transformers stored beside the weights, and newer ones compute.
+_BUFFERS = ("position_ids", "token_type_ids", "masked_bias", "inv_freq")
 
 
 def read_config(location: str | Path) -> PretrainedConfig:
@@ -47,12 +51,15 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     return found
 
 
-def load_model(location: str | Path, attn_implementation: str = "sdpa") -> PreTrainedModel:
+def load_model(
+    location: str | Path, attn_implementation: str = "sdpa", *, notes: list[str] | None = None
+) -> PreTrainedModel:
     """Load a model in float32, in eval mode, on the CPU.
 
     Args:
         location: a folder or a Hub id.
         attn_implementation: as transformers calls it; a class without SDPA gets "eager".
+        notes: told of weights of other heads, which are left out.
 
     Raises:
         UserError: config or weights are missing, unreadable, not finite, or do not match each other.
@@ -80,11 +87,53 @@ def load_model(location: str | Path, attn_implementation: str = "sdpa") -> PreTr
     except (ValueError, TypeError, RuntimeError, KeyError, AttributeError, ArithmeticError) as error:
         raise UserError(f"cannot build {cls.__name__} from {location}: {one_line(error)}") from error
     model, info = loaded
-    _check_loaded(location, info)
+    left_out = [name for name in sorted(info["unexpected_keys"]) if is_of_another_head(model, name)]
+    _check_loaded(location, {**info, "unexpected_keys": set(info["unexpected_keys"]) - set(left_out)})
+    if left_out and notes is not None:
+        notes.append(f"{location} also holds weights that {cls.__name__} does not use: {_first(left_out)}")
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(f"the weights of {location} are broken: {name} holds NaN or infinity")
     return model.eval()
+
+
+def is_of_another_head(model: PreTrainedModel, name: str) -> bool:
+    """Whether a stored weight that a model has no place for is none that it should have had.
+
+    Checkpoints carry what another class than the model's uses: heads of other tasks, which lie beside the body, and
+    the body's own pooler.  So a name is followed into the model as far as there are modules.  It is of another head if
+    it leaves the model at a module, either outside the body or where the body of the model type may have a module that
+    this class leaves out.  Anything else means that config and weights do not match: a layer or block that the body
+    has no place for, or a weight of a module that is there.
+
+    Args:
+        model: the loaded model.
+        name: the weight's, as the model would call it.
+    """
+    *path, last = name.split(".")
+    if last in _BUFFERS:
+        return True
+    module: torch.nn.Module = model
+    body = getattr(model, model.base_model_prefix, model)
+    inside = module is body
+    for part in path:
+        found = dict(module.named_children()).get(part)
+        if found is None:
+            if module is model:
+                return True
+            return not inside or (module is body and _body_may_have(model.config, part))
+        module = found
+        inside = inside or module is body
+    return False
+
+
+def _body_may_have(config: PretrainedConfig, child: str) -> bool:
+    """Whether the headless model of a config has a module of that name."""
+    base = MODEL_MAPPING.get(type(config), None)
+    if not isinstance(base, type):
+        return False
+    with quiet(), torch.device("meta"):
+        return hasattr(base(copy.deepcopy(config)), child)
 
 
 def _check_config_file(path: Path) -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from compressor.errors import CouplingWarning
 from compressor.fusion import fuse
 from compressor.models.load import Teacher, load_teacher
+from compressor.pipeline.ensemble import depth_option
 from compressor.pipeline.samples import RunData
 from compressor.pipeline.stages import Stages
 from compressor.recipe import Recipe
@@ -19,7 +20,7 @@ from compressor.recipe import Recipe
 #: What it costs to have no data.
 NO_DATA = (
     "no data: the weights alone were aligned, with no refit, finetune or accuracy; expect far less of this student "
-    "than of one made with a few hundred unlabelled images (--data)"
+    "than of one made with a few hundred unlabelled samples (--data)"
 )
 
 
@@ -61,6 +62,7 @@ def begin(
             seed=recipe.seed,
             anchor=anchor,
             progress=tell,
+            **depth_option(recipe.depth),
         )
     said = [str(warning.message) for warning in caught if issubclass(warning.category, CouplingWarning)]
     if data is None:

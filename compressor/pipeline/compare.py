@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from compressor.bench.accuracy import predict, score
+from compressor.bench.accuracy import measure
 from compressor.bench.size import count_parameters
 from compressor.bench.table import to_json
 from compressor.errors import UnsupportedError, UserError
-from compressor.export.onnx import export_onnx
+from compressor.export.proofs import MODEL
 from compressor.models.inputs import dummy_inputs, is_image_config
 from compressor.models.load import Teacher, check_compatible, load_teacher
-from compressor.pipeline.ensemble import check_device, check_task, common_data, read_configs
+from compressor.models.tasks import check_measurable
+from compressor.pipeline.ensemble import check_device, common_data, read_configs
 from compressor.pipeline.environment import environment
-from compressor.pipeline.measure import Contender, latency_report, time_contenders
+from compressor.pipeline.measure import Contender, latency_report, text_length, time_contenders
+from compressor.pipeline.prove import export_to_time
 from compressor.pipeline.samples import open_evaluation
 from compressor.pipeline.space import told_when_full
 from compressor.pipeline.stages import Progress, Stages
@@ -25,10 +27,11 @@ from compressor.recipe import Recipe
 
 
 def evaluate(recipe: Recipe, *, progress: Progress | None = None) -> dict[str, Any]:
-    """Accuracy of the recipe's teachers, which may be any models of one task with the same classes.
+    """Measure the recipe's teachers, which may be any models of one task that answer in the same terms.
 
     Returns:
-        JSON-ready: rows {name, accuracy, accuracy_error, samples, labelled, parameters}, data, seconds.
+        JSON-ready: rows {name, accuracy, accuracy_error, f1, perplexity, samples, labelled, parameters, fingerprint},
+        task, data, notes, seconds.
 
     Raises:
         UserError: names, data or device cannot be used, or the data has no labels.
@@ -36,34 +39,43 @@ def evaluate(recipe: Recipe, *, progress: Progress | None = None) -> dict[str, A
     stages = Stages(progress)
     check_device(recipe.device)
     with stages("load", "loading") as tell:
-        check_task(recipe.teachers, read_configs(recipe.teachers), "evaluating")
+        for name, config in zip(recipe.teachers, read_configs(recipe.teachers), strict=True):
+            task = check_measurable(config, "evaluating", name)
         source = recipe.data.source or common_data(recipe.teachers)
         if source is None:
-            raise UserError("evaluating needs labelled data: name some with --data")
+            raise UserError(f"evaluating needs {'labelled data' if task.columns else 'data'}: name some with --data")
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source})})
         models = [load_teacher(name, device=recipe.device, progress=tell) for name in recipe.teachers]
         check_compatible(models)
     with stages("data", f"reading {source}"), told_when_full("to the cache of datasets"):
         batches = open_evaluation(recipe, models[0].processor, models[0].config)
-    if batches.labels is None:
+    if not batches.labelled:
         raise UserError(f"{batches.split.name} has no labels to evaluate with: name their column with --label-column")
     with stages("evaluate", "evaluating"):
-        answers = predict([model.model for model in models], batches)
+        scores = measure([model.model for model in models], batches)
     rows = []
-    for name, model, one in zip(short_names(recipe.teachers), models, answers.log_probs, strict=True):
-        found = score(one, answers.labels)
+    for name, model, found in zip(short_names(recipe.teachers), models, scores, strict=True):
         rows.append(
             {
                 "name": name,
                 "accuracy": found.accuracy,
                 "accuracy_error": found.accuracy_error,
+                "f1": found.f1,
+                "perplexity": found.perplexity,
                 "samples": found.samples,
                 "labelled": found.labelled,
                 "parameters": count_parameters(model.model),
                 "fingerprint": model.fingerprint,
             }
         )
-    return {"rows": rows, "data": batches.split.name, "seconds": stages.report()}
+    notes = [note for model in models for note in model.notes]
+    return {
+        "rows": rows,
+        "task": task.name,
+        "data": batches.split.name,
+        "notes": notes,
+        "seconds": stages.report(),
+    }
 
 
 def bench(
@@ -101,6 +113,8 @@ def bench(
         models = [load_teacher(name, device=device, progress=tell) for name in names]
         _check_inputs(models)
     labels = short_names(names)
+    held = [text_length(model.config, length) for model in models]
+    length = min((one for one in held if one is not None), default=length)
     subjects = [
         Subject(label, (model.model,), stored_bytes(model), None) for label, model in zip(labels, models, strict=True)
     ]
@@ -119,7 +133,7 @@ def bench(
             )
     return {
         "table": to_json(make_rows(subjects, timings, length=length)),
-        "latency": latency_report(timings, batch_size, seconds),
+        "latency": latency_report(timings, batch_size, seconds, length if held[0] else None),
         "notes": notes,
         "environment": environment(),
         "seconds": stages.report(),
@@ -138,11 +152,11 @@ def _check_inputs(models: Sequence[Teacher]) -> None:
 
 
 def _onnx_file(model: Teacher, scratch: Path, label: str, notes: list[str]) -> Path | None:
-    own = Path(model.source.location) / "onnx" / "model.onnx"
+    own = Path(model.source.location) / "onnx" / MODEL
     if own.is_file():
         return own
     try:
-        return export_onnx(model.model, scratch, tolerance=1.0, batch_sizes=(1,)).path
+        return export_to_time(model.model, scratch)
     except UnsupportedError as error:
         notes.append(f"{label} was not timed in ONNX Runtime: {error}")
         return None

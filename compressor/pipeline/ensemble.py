@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import PretrainedConfig
 
 from compressor.anatomy import Anatomy, inspect_config
-from compressor.errors import UnsupportedError, UserError
-from compressor.fusion.target import Target, target_config
+from compressor.errors import UserError
+from compressor.fusion.target import Target, depth_of, target_config
 from compressor.models.builtin import BUILTIN, builtin_data
 from compressor.models.compatible import check_compatible, check_compatible_configs
-from compressor.models.inputs import task_of
 from compressor.models.load import Teacher, load_teacher
 from compressor.models.resolve import load_config, resolve
 from compressor.pipeline.stages import Tell
-
-#: What can be fused, finetuned and evaluated so far.
-TASK = "image-classification"
 
 
 def read_configs(names: Sequence[str]) -> list[PretrainedConfig]:
@@ -30,22 +27,6 @@ def read_configs(names: Sequence[str]) -> list[PretrainedConfig]:
     named = [(name, load_config(name)) for name in names]
     check_compatible_configs(named)
     return [config for _, config in named]
-
-
-def check_task(names: Sequence[str], configs: Sequence[PretrainedConfig], doing: str) -> None:
-    """Refuse models of a task that cannot be worked on yet.
-
-    Args:
-        names: as the user wrote them.
-        configs: theirs.
-        doing: what is to be done with them, for the message, such as "fusing".
-
-    Raises:
-        UnsupportedError: one of them is no image classifier.
-    """
-    for name, config in zip(names, configs, strict=True):
-        if (task := task_of(config)) != TASK:
-            raise UnsupportedError(f"{doing} {task} models ({name}) is not supported yet: {TASK} models are")
 
 
 def check_device(device: str) -> None:
@@ -61,25 +42,29 @@ def check_device(device: str) -> None:
         raise UserError(f"no device '{device}' here: {reason}") from None
 
 
-def widest(configs: Sequence[PretrainedConfig]) -> tuple[PretrainedConfig, Anatomy]:
-    """The config with the widest residual stream, the first of several, and its anatomy.
+def plan_target(
+    configs: Sequence[PretrainedConfig], width: float, depth: float | int | None = None
+) -> tuple[Target, Anatomy]:
+    """The student's shape at a width and depth, and the anatomy it comes from; no weights are read.
+
+    Args:
+        configs: the teachers'; the first of the widest gives the student's config.
+        width: share of the widest teacher's residual width.
+        depth: share of the deepest teacher's layers, or their number; None for all of them.
 
     Raises:
-        UserError: an architecture is not understood.
+        UserError: an architecture is not understood, or the width or depth leaves nothing of it.
     """
     anatomies = [inspect_config(config) for config in configs]
     best = max(range(len(configs)), key=lambda index: anatomies[index].residual.size)
-    return configs[best], anatomies[best]
+    stacks = zip(*(anatomy.stacks for anatomy in anatomies), strict=True)
+    depths = tuple(max(map(depth_of, own)) for own in stacks)
+    return target_config(configs[best], anatomies[best], width, depth, depths), anatomies[best]
 
 
-def plan_target(configs: Sequence[PretrainedConfig], width: float) -> Target:
-    """The student's shape at a width; no weights are read.
-
-    Raises:
-        UserError: an architecture is not understood, or the width leaves nothing of it.
-    """
-    config, anatomy = widest(configs)
-    return target_config(config, anatomy, width)
+def depth_option(depth: float | int | None) -> dict[str, Any]:
+    """The argument `depth` of the fusion, if one is asked for."""
+    return {} if depth is None else {"depth": depth}
 
 
 def load_ensemble(names: Sequence[str], tell: Tell | None = None) -> list[Teacher]:

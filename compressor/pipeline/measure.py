@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.bench.latency import Latency, Runner, measure, onnx_runner, threads, torch_runner
-from compressor.models.inputs import dummy_inputs
+from compressor.models.inputs import dummy_inputs, is_image_config
+from compressor.models.skeleton import positions
 
+#: Tokens of the text samples of a run's table.
+LENGTH = 128
 #: Parts of a config that change neither shapes nor time.
 _WITHOUT_COST = ("id2label", "label2id", "_name_or_path", "transformers_version", "architectures", "dtype")
 
@@ -55,7 +58,7 @@ def time_contenders(
     batch_size: int,
     seconds: float,
     thread_count: int | None = None,
-    length: int = 128,
+    length: int = LENGTH,
     warmups: int = 10,
 ) -> dict[str, Timing]:
     """Time contenders in turns on the same random inputs, first in torch and then in ONNX Runtime.
@@ -67,14 +70,15 @@ def time_contenders(
         batch_size: samples per call.
         seconds: least measuring time per distinct contender and backend.
         thread_count: of both backends; all cores of this process if omitted.
-        length: tokens of text inputs.
+        length: tokens of text inputs, cut to the positions that the models hold.
         warmups: calls before measuring, after the first.
 
     Returns:
         {contender's name: timing}
     """
     thread_count = thread_count or threads()
-    inputs = dummy_inputs(contenders[0].models[0].config, batch_size, length)
+    configs = [model.config for contender in contenders for model in contender.models]
+    inputs = dummy_inputs(configs[0], batch_size, min(text_length(config, length) or 1 for config in configs))
     keys = {contender.name: shape_key(contender.models) for contender in contenders}
     distinct = {keys[contender.name]: contender for contender in reversed(contenders)}
     in_torch = {
@@ -96,12 +100,29 @@ def time_contenders(
     return {name: Timing(torch_taken[key], ort_taken.get(key)) for name, key in keys.items()}
 
 
-def latency_report(timings: dict[str, Timing], batch_size: int, seconds: float) -> dict[str, Any] | None:
-    """What report.json says of how latency was measured; None if it was not."""
+def text_length(config: PretrainedConfig, length: int = LENGTH) -> int | None:
+    """Tokens of the text samples that latency and multiply–accumulates are of; None for models that read no text."""
+    if is_image_config(config):
+        return None
+    return min(length, positions(config) or length)
+
+
+def latency_report(
+    timings: dict[str, Timing], batch_size: int, seconds: float, length: int | None = None
+) -> dict[str, Any] | None:
+    """What report.json says of how latency was measured; None if it was not.
+
+    Args:
+        timings: of every contender.
+        batch_size: samples per call.
+        seconds: least measuring time.
+        length: tokens of a text sample; None for other samples.
+    """
     if not timings:
         return None
     return {
         "batch_size": batch_size,
+        "length": length,
         "seconds": seconds,
         "shared": "models of the same shape are timed once and share the result",
         "models": {

@@ -19,7 +19,8 @@ CARD = "README.md"
 
 def write_documents(folder: Path, recipe: Recipe, report: Mapping[str, Any]) -> None:
     """Write the model card, the resolved recipe and the report into `folder`."""
-    (folder / CARD).write_text(render_card(recipe, report), encoding="utf-8")
+    card = render_card(recipe, report, task=report["task"], reads=report["reads"])
+    (folder / CARD).write_text(card, encoding="utf-8")
     header = "# The recipe of this folder; `compress run recipe.yaml --output NEW_FOLDER` makes it again.\n"
     paths = "# Paths in it are relative to where the command was run.\n"
     (folder / RECIPE).write_text(header + paths + recipe.to_yaml(), encoding="utf-8")

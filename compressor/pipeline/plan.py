@@ -1,4 +1,4 @@
-"""What a width would give, before a single weight is read."""
+"""What a width and a depth would give, before a single weight is read."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from transformers import PretrainedConfig
 
 from compressor.bench.flops import count_macs
 from compressor.bench.size import count_parameters
-from compressor.fusion.target import target_config
-from compressor.models.inputs import is_image_config
-from compressor.pipeline.ensemble import read_configs, widest
+from compressor.pipeline.ensemble import plan_target, read_configs
+from compressor.pipeline.measure import text_length
 from compressor.pipeline.table import short_names
 from compressor.recipe import build
 
@@ -19,24 +18,25 @@ from compressor.recipe import build
 _FLOAT32 = 4
 
 
-def plan(names: Sequence[str], width: float, *, length: int = 128) -> dict[str, Any]:
+def plan(names: Sequence[str], width: float, *, depth: float | int | None = None, length: int = 128) -> dict[str, Any]:
     """Shapes, parameters and multiply–accumulates before and after.
 
     Args:
         names: teachers that are one ensemble, of any task.
         width: share of the widest teacher's residual width, in (0, 1].
-        length: tokens of a text sample.
+        depth: share of the deepest teacher's layers, or a number of layers; None for all of them.
+        length: tokens of a text sample, cut to the positions that the teachers hold.
 
     Returns:
-        JSON-ready: teachers, student, target as in a report, and "length" for text.
+        JSON-ready: teachers, student, target as in a report, and "length" for text, as it was cut.
 
     Raises:
         UserError: a name or the width cannot be used, or an architecture is not understood.
     """
-    build({"teachers": list(names), "width": width}, where="", names={"width": "--width"})
+    flags = {"width": "--width", "depth": "--depth"}
+    build({"teachers": list(names), "width": width, "depth": depth}, where="", names=flags)
     configs = read_configs(names)
-    config, anatomy = widest(configs)
-    target = target_config(config, anatomy, width)
+    target, anatomy = plan_target(configs, width, depth)
     return {
         "teachers": [
             {"name": name, **_cost(config, length)} for name, config in zip(short_names(names), configs, strict=True)
@@ -44,7 +44,7 @@ def plan(names: Sequence[str], width: float, *, length: int = 128) -> dict[str, 
         "student": {"name": "student", **_cost(target.config, length)},
         "target": target.summary(),
         "certificate": anatomy.error,
-        "length": None if is_image_config(config) else length,
+        "length": text_length(target.config, length),
     }
 
 

@@ -10,7 +10,10 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from compressor.errors import UnsupportedError
+from compressor.export.layout import files_of
 from compressor.export.onnx import ExportReport, FileReport, export_onnx
+from compressor.export.proofs import MODEL
 from compressor.pipeline.measure import Contender, Timing, shape_key, time_contenders
 from compressor.pipeline.space import told_when_full
 from compressor.pipeline.stages import Stages
@@ -21,9 +24,7 @@ from compressor.recipe import Recipe
 WARMUPS = 5
 
 
-def prove(
-    recipe: Recipe, model: PreTrainedModel, folder: Path, stages: Stages, *, cache: bool = True
-) -> ExportReport | None:
+def prove(recipe: Recipe, model: PreTrainedModel, folder: Path, stages: Stages) -> ExportReport | None:
     """Write and check the model's files in `folder`/onnx, if the recipe wants them.
 
     Args:
@@ -31,7 +32,6 @@ def prove(
         model: the student.
         folder: where it was written.
         stages: the run's.
-        cache: whether a generating model gets files with past too.
 
     Raises:
         ParityError: a file disagrees with torch by more than the tolerance.
@@ -40,7 +40,22 @@ def prove(
     if not recipe.export.onnx:
         return None
     with stages("export", "exporting to ONNX and checking it against torch"):
-        return export_onnx(model, folder, cache=cache, tolerance=recipe.export.tolerance, seed=recipe.seed)
+        options = recipe.export
+        return export_onnx(model, folder, cache=options.cache, tolerance=options.tolerance, seed=recipe.seed)
+
+
+def export_to_time(model: PreTrainedModel, folder: Path) -> Path:
+    """Write a file of the whole model that is only timed: whether it agrees with torch is not asked.
+
+    Returns:
+        Its path below `folder`.
+
+    Raises:
+        UnsupportedError: torch cannot export the model, or it has no file of its whole.
+    """
+    if all(kind.name != MODEL for kind in files_of(model, cache=False)):
+        raise UnsupportedError(f"{type(model).__name__} has no ONNX file of the whole model")
+    return export_onnx(model, folder, cache=False, tolerance=1.0, batch_sizes=(1,)).path
 
 
 def export_report(report: ExportReport) -> dict[str, Any]:
@@ -69,31 +84,24 @@ def _about(file: FileReport) -> dict[str, Any]:
 
 
 def time_subjects(
-    recipe: Recipe, subjects: Sequence[Subject], folder: Path | None, stages: Stages
+    recipe: Recipe, subjects: Sequence[Subject], folder: Path | None, stages: Stages, notes: list[str]
 ) -> dict[str, Timing]:
     """Latency of every subject, if the recipe wants it.
 
     Args:
         recipe: of the run.
         subjects: of the table; the last one is the student that was written.
-        folder: where the student's ONNX files are; None leaves ONNX Runtime out, and so does a student that has no
-            file of the whole model.
+        folder: where the student's ONNX files are; None leaves ONNX Runtime out.
         stages: the run's.
+        notes: told why ONNX Runtime is left out for another reason.
     """
     if not recipe.bench.latency:
         return {}
     with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
         files: dict[str, Path] = {}
-        own = folder / "onnx" / "model.onnx" if folder is not None else None
-        if own is not None and own.is_file():
-            files[shape_key(subjects[-1].models)] = own
+        if folder is not None:
             with stages("export", "exporting the teachers to time them"), told_when_full(f"to {scratch}"):
-                for model in (model for subject in subjects for model in subject.models):
-                    key = shape_key([model])
-                    if key not in files:
-                        # Whether it agrees with torch is not asked of a file that is only timed.
-                        place = Path(scratch, str(len(files)))
-                        files[key] = export_onnx(model, place, cache=False, tolerance=1.0, batch_sizes=(1,)).path
+                files = _files_to_time(subjects, folder, Path(scratch), notes)
         with stages("latency", "timing") as tell:
             tell(None, f"timing batches of {recipe.bench.batch_size} in turns")
             for subject in subjects:
@@ -114,3 +122,17 @@ def time_subjects(
                 thread_count=recipe.bench.threads,
                 warmups=WARMUPS,
             )
+
+
+def _files_to_time(subjects: Sequence[Subject], folder: Path, scratch: Path, notes: list[str]) -> dict[str, Path]:
+    """A file for every shape among the subjects' models; none at all, and a note, where one of them cannot have any."""
+    own = folder / "onnx" / MODEL
+    files = {shape_key(subjects[-1].models): own} if own.is_file() else {}
+    try:
+        for model in (model for subject in subjects for model in subject.models):
+            if (key := shape_key([model])) not in files:
+                files[key] = export_to_time(model, scratch / str(len(files)))
+    except UnsupportedError as error:
+        notes.append(f"latency was measured in torch only: {error}")
+        return {}
+    return files

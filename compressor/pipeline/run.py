@@ -4,30 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
+
+from transformers import PreTrainedModel
 
 import compressor
 from compressor.bench.size import weight_bytes
 from compressor.bench.table import to_json
-from compressor.errors import UserError
+from compressor.data.batches import Samples
+from compressor.errors import UnsupportedError, UserError
+from compressor.export.onnx import ExportReport
 from compressor.models.load import Teacher, check_compatible, load_teacher
 from compressor.models.save import fingerprint, save_student
 from compressor.models.staging import check_output, staged
+from compressor.models.tasks import Task, check_measurable, find_task, reads
 from compressor.pipeline.begin import Beginning, begin
 from compressor.pipeline.ensemble import (
     check_device,
-    check_task,
     common_data,
     load_ensemble,
     plan_target,
     read_configs,
 )
 from compressor.pipeline.environment import environment, peak_memory_bytes
-from compressor.pipeline.measure import latency_report
+from compressor.pipeline.measure import latency_report, text_length
 from compressor.pipeline.output import write_documents
 from compressor.pipeline.places import work_folder
 from compressor.pipeline.prove import export_report, prove, time_subjects
-from compressor.pipeline.samples import RunData, open_data
+from compressor.pipeline.samples import open_data
 from compressor.pipeline.space import told_when_full
 from compressor.pipeline.stages import Progress, Stages
 from compressor.pipeline.table import Judge, Subject, make_rows, teacher_subjects
@@ -67,35 +72,40 @@ def run(
     with stages("load", "loading the teachers") as tell, told_when_full("to the cache of built-in teachers"):
         teachers = load_ensemble(recipe.teachers, tell)
         given = _given_student(recipe, teachers)
+    task, length = find_task(teachers[0].config), text_length(teachers[0].config)
+    notes = _notes(recipe, task, [*teachers, *([given] if given else [])])
     work = Work(work_folder(recipe.output), _key(recipe, teachers, given))
     work.check(resume=resume, force=force)
     data, judge = None, None
     if recipe.data.source is not None:
         with stages("data", f"reading {recipe.data.source}"), told_when_full("to the cache of datasets"):
             data = open_data(recipe, teachers[0].processor, teachers[0].config)
-        with stages("evaluate", "evaluating the teachers"):
-            _place(teachers, recipe.device)
-            judge = Judge([teacher.model for teacher in teachers], _weights(recipe), data.evaluation)
-            _place(teachers, "cpu")
+        if data.evaluation is not None:
+            with stages("evaluate", "evaluating the teachers"):
+                _place(teachers, recipe.device)
+                judge = Judge([teacher.model for teacher in teachers], _weights(recipe), data.evaluation)
+                _place(teachers, "cpu")
     saved = work.load() if resume else None
     beginning = Beginning(*saved) if saved else begin(recipe, teachers, given, data, stages)
-    students = [_judged("as given" if given else "one-shot", beginning, judge, recipe, stages)]
+    students = [_judged("as given" if given else "one-shot", beginning, teachers, judge, recipe, stages)]
     finetune = None
-    if data is not None and recipe.finetune.enabled:
+    if data is not None and data.train is not None and recipe.finetune.enabled:
         with told_when_full(f"to {work.folder}"), work.kept_if_interrupted():
             if not saved:
                 work.save(beginning.model, beginning.report)
-            finetune = _finetune(recipe, teachers, beginning, data, work, resume, stages)
-        students.append(_judged("finetuned", beginning, judge, recipe, stages))
+            finetune = _finetune(recipe, teachers, beginning, data.train, work, resume, stages)
+        students.append(_judged("finetuned", beginning, teachers, judge, recipe, stages))
     with told_when_full(f"to {recipe.output}"), staged(recipe.output, force) as folder:
         with stages("write", "writing the student"):
             save_student(folder, beginning.model, teachers[0].processor)
-        onnx = prove(recipe, beginning.model, folder, stages)
+        onnx = _proved(recipe, beginning.model, folder, stages, notes)
         size = weight_bytes(folder)
         subjects = [*teacher_subjects(teachers, judge), *(replace(student, bytes=size) for student in students)]
-        timings = time_subjects(recipe, subjects, folder if onnx else None, stages)
+        timings = time_subjects(recipe, subjects, folder if onnx else None, stages, notes)
         report = {
             "version": compressor.__version__,
+            "task": task.name,
+            "reads": reads(teachers[0].config),
             "recipe": recipe.model_dump(mode="json"),
             "environment": environment(),
             "teachers": [_about(teacher) for teacher in teachers],
@@ -103,9 +113,11 @@ def run(
             "student": {"fingerprint": fingerprint(folder), "given": _about(given) if given else None},
             **beginning.report,
             "finetune": finetune,
+            "notes": notes,
+            "length": length,
             "evaluation": judge.report() if judge else None,
             "table": to_json(make_rows(subjects, timings)),
-            "latency": latency_report(timings, recipe.bench.batch_size, recipe.bench.seconds),
+            "latency": latency_report(timings, recipe.bench.batch_size, recipe.bench.seconds, length),
             "onnx": export_report(onnx) if onnx else None,
             "seconds": stages.report(),
             "peak_memory_bytes": peak_memory_bytes(),
@@ -125,9 +137,10 @@ def prepare(recipe: Recipe, *, force: bool = False) -> Recipe:
     check_device(recipe.device)
     names = [*recipe.teachers, *([recipe.student] if recipe.student is not None else [])]
     configs = read_configs(names)
-    check_task(names, configs, "fusing" if recipe.student is None else "finetuning")
+    if recipe.student is not None:
+        check_measurable(configs[-1], "finetuning", recipe.student)
     if recipe.student is None and recipe.fusion.anchor is None:
-        plan_target(configs, recipe.width)
+        plan_target(configs, recipe.width, recipe.depth)
     if recipe.data.source is None:
         recipe = recipe.model_copy(
             update={"data": recipe.data.model_copy(update={"source": common_data(recipe.teachers)})}
@@ -148,7 +161,7 @@ def _given_student(recipe: Recipe, teachers: Sequence[Teacher]) -> Teacher | Non
 def _key(recipe: Recipe, teachers: Sequence[Teacher], given: Teacher | None) -> dict[str, Any]:
     """What a run must have in common with an interrupted one to go on from it."""
     values = recipe.model_dump(mode="json")
-    same = ("teachers", "student", "width", "data", "calibration", "fusion", "finetune", "seed")
+    same = ("teachers", "student", "width", "depth", "data", "calibration", "fusion", "finetune", "seed")
     prints = [teacher.fingerprint for teacher in (*teachers, *([given] if given else []))]
     return {**{key: values[key] for key in same}, "weights of a model": prints}
 
@@ -163,12 +176,22 @@ def _place(teachers: Sequence[Teacher], device: str) -> None:
         teacher.model.to(device)  # type: ignore[arg-type]
 
 
-def _judged(name: str, beginning: Beginning, judge: Judge | None, recipe: Recipe, stages: Stages) -> Subject:
+def _judged(
+    name: str,
+    beginning: Beginning,
+    teachers: Sequence[Teacher],
+    judge: Judge | None,
+    recipe: Recipe,
+    stages: Stages,
+) -> Subject:
     found = None
     if judge is not None:
         with stages("evaluate", f"evaluating: {name}"):
+            if judge.asks_again:
+                _place(teachers, recipe.device)
             found = judge.score(beginning.model.to(recipe.device))  # type: ignore[arg-type]
             beginning.model.to("cpu")  # type: ignore[arg-type]
+            _place(teachers, "cpu")
     return Subject(name, (beginning.model,), 0, found)
 
 
@@ -176,7 +199,7 @@ def _finetune(
     recipe: Recipe,
     teachers: Sequence[Teacher],
     beginning: Beginning,
-    data: RunData,
+    train: Samples,
     work: Work,
     resume: bool,
     stages: Stages,
@@ -189,7 +212,7 @@ def _finetune(
             beginning.model,
             [teacher.model for teacher in teachers],
             _weights(recipe),
-            data.train,
+            train,
             recipe.finetune,
             seed=recipe.seed,
             work_dir=work.checkpoints,
@@ -202,6 +225,25 @@ def _finetune(
         _place(teachers, "cpu")
         beginning.model.to("cpu")  # type: ignore[arg-type]
     return asdict(report)
+
+
+def _notes(recipe: Recipe, task: Task, models: Sequence[Teacher]) -> list[str]:
+    """What the user should know, though nothing is wrong."""
+    found = [note for model in models for note in model.notes]
+    if not task.metrics and recipe.data.source is not None and recipe.finetune.enabled:
+        found.append("models without a head are fused only: there is no answer to finetune on or to measure")
+    return found
+
+
+def _proved(
+    recipe: Recipe, model: PreTrainedModel, folder: Path, stages: Stages, notes: list[str]
+) -> ExportReport | None:
+    """The ONNX files' report; None, and a note, where the model is of a kind that cannot be exported."""
+    try:
+        return prove(recipe, model, folder, stages)
+    except UnsupportedError as error:
+        notes.append(f"no ONNX file was written: {error}")
+        return None
 
 
 def _about(teacher: Teacher) -> dict[str, Any]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from compressor.bench.accuracy import Batch, Score, mix, predict, score
+from compressor.bench.accuracy import Score, answer, mix, new_tally
 from compressor.bench.flops import count_macs
 from compressor.bench.size import count_parameters, weight_bytes
 from compressor.bench.table import Row
+from compressor.data.batches import Batches
 from compressor.models.load import Teacher
 from compressor.pipeline.measure import Timing
+
+#: Memory for the ensemble's answers on the evaluation samples.
+REFERENCE_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Subject:
             name=self.name,
             accuracy=self.score.accuracy if self.score else None,
             kl=self.score.kl if self.score else None,
+            f1=self.score.f1 if self.score else None,
+            perplexity=self.score.perplexity if self.score else None,
             parameters=sum(count_parameters(model) for model in self.models),
             macs=sum(count_macs(model, length=length) for model in self.models),
             bytes=self.bytes,
@@ -47,30 +54,60 @@ class Subject:
 
 
 class Judge:
-    """The teachers' answers on the evaluation samples; each teacher sees them once.
+    """The teachers' answers on the evaluation samples.
+
+    The ensemble's answers are kept for the models that are judged later, so that each teacher sees the samples once; if
+    they are too large for that, as those of language models are, the teachers are asked again.
 
     Args:
         teachers: the ensemble.
         weights: one per teacher, of the mean that is the ensemble's answer.
         batches: the evaluation samples, iterated again for each model that is judged later.
+        room: bytes that the ensemble's answers may take.
     """
 
-    def __init__(self, teachers: Sequence[PreTrainedModel], weights: Sequence[float], batches: Iterable[Batch]) -> None:
-        self._batches = batches
-        answers = predict(teachers, batches)
-        self._labels = answers.labels
-        self._reference = mix(answers.log_probs, weights)
+    def __init__(
+        self,
+        teachers: Sequence[PreTrainedModel],
+        weights: Sequence[float],
+        batches: Batches,
+        room: int = REFERENCE_BYTES,
+    ) -> None:
+        self._batches, self._models, self._weights = batches, list(teachers), list(weights)
+        tallies, together = [new_tally(model) for model in teachers], new_tally(teachers[0])
+        kept: list[Tensor] | None = []
+        for found in answer(teachers, batches):
+            reference = mix(found.log_probs, weights)
+            for tally, one in zip([*tallies, together], [*found.log_probs, reference], strict=True):
+                tally.add(one, found.inputs, found.labels, reference)
+            room -= reference.nbytes
+            if kept is not None and room >= 0:
+                kept.append(reference)
+            else:
+                kept = None
+        self._kept = kept
         #: In the order of the teachers; KL is to the ensemble.
-        self.teachers = [score(one, self._labels, self._reference) for one in answers.log_probs]
-        self.ensemble = score(self._reference, self._labels, self._reference)
+        self.teachers = [tally.score() for tally in tallies]
+        self.ensemble = together.score()
+
+    @property
+    def asks_again(self) -> bool:
+        """Whether judging another model runs the teachers too."""
+        return self._kept is None
 
     def score(self, model: PreTrainedModel) -> Score:
-        """Accuracy and KL to the ensemble of another model."""
-        return score(predict([model], self._batches).log_probs[0], self._labels, self._reference)
+        """The score of another model, and its KL to the ensemble."""
+        tally = new_tally(model)
+        for index, found in enumerate(answer([model, *(self._models if self._kept is None else [])], self._batches)):
+            own, *others = found.log_probs
+            reference = mix(others, self._weights) if self._kept is None else self._kept[index]
+            tally.add(own, found.inputs, found.labels, reference)
+        return tally.score()
 
     def report(self) -> dict[str, Any]:
-        """How many samples there were, and the standard error of the ensemble's accuracy."""
+        """On what, how many samples and labels there were, and the standard error of the ensemble's accuracy."""
         return {
+            "data": self._batches.split.name,
             "samples": self.ensemble.samples,
             "labelled": self.ensemble.labelled,
             "accuracy_error": self.ensemble.accuracy_error,

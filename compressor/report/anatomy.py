@@ -30,14 +30,13 @@ def render_anatomy(name: str, anatomy: Anatomy) -> list[RenderableType]:
     sizes = ", ".join(f"{field} ({meaning})" for field, meaning in anatomy.fields.items())
     held = "holds" if anatomy.error <= TOLERANCE else "does NOT hold"
     return [
-        f"{name}: {anatomy.model_class}, {len(anatomy.layers)} layers",
+        f"{name}: {anatomy.model_class}, {_layers(anatomy)}",
         spaces,
         axes,
         f"config fields: {sizes}",
-        f"norms fold into their readers: {'yes' if anatomy.canonical else 'no'}; "
-        f"residual writers may be centred: {'yes' if anatomy.centred else 'no'}",
-        f"certificate {held}: permuting every space changes the logits by at most {anatomy.error:.1e} relative "
-        f"(at most {TOLERANCE:.0e} is allowed)",
+        *_residuals(anatomy),
+        f"certificate {held}: permuting every space changes {'the logits' if anatomy.output is None else 'its output'} "
+        f"by at most {anatomy.error:.1e} relative (at most {TOLERANCE:.0e} is allowed)",
     ]
 
 
@@ -101,9 +100,34 @@ def _short(key: str) -> str:
     return key.rpartition(".")[2]
 
 
+def _layers(anatomy: Anatomy) -> str:
+    """How many layers there are, stack by stack, and how often they run."""
+    counts = " + ".join(str(len(stack.layers)) for stack in anatomy.stacks)
+    runs = max((stack.runs for stack in anatomy.stacks), default=1)
+    return f"{counts} layer{'' if counts == '1' else 's'}" + (f", run {runs} times" if runs > 1 else "")
+
+
+def _residuals(anatomy: Anatomy) -> list[str]:
+    """What may be done to the coordinates of every residual space."""
+    several = len(anatomy.residuals) > 1
+    return [
+        (f"{space.name}: " if several else "")
+        + f"norms fold into their readers: {'yes' if anatomy.rotatable(space.name) else 'no'}; "
+        + f"writers of the residual stream may be centred: {'yes' if space.name in anatomy.centred else 'no'}"
+        for space in anatomy.residuals
+    ]
+
+
 def _coordinates(space: Space) -> str:
-    if space.kind is not Kind.ATTENTION:
-        return str(space.size)
-    groups = f" in {space.groups} key–value groups" if space.groups != space.heads else ""
-    rotary = ", rotary" if space.rotary else ""
-    return f"{space.size} = {space.heads} heads{groups} × {space.head_dim} channels{rotary}"
+    match space.kind:
+        case Kind.ATTENTION:
+            groups = f" in {space.groups} key–value groups" if space.groups != space.heads else ""
+            rotary = ", rotary" if space.rotary else ""
+            order = ", heads in one order through all layers" if space.order else ""
+            order = ", heads keep their places" if space.placed else order
+            return f"{space.size} = {space.heads} heads{groups} × {space.head_dim} channels{rotary}{order}"
+        case Kind.EXPERTS:
+            return f"{space.size} experts"
+        case Kind.EMBEDDING:
+            return f"{space.size} of the embedding"
+    return f"{space.size} in each of {space.copies} experts" if space.copies > 1 else str(space.size)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from compressor.bench.table import from_json, to_markdown
+from compressor.bench.table import from_json, say_perplexity, to_markdown
 from compressor.report.terminal import render_table
 
 Report = Mapping[str, Any]
+
+#: Figure -> its title in the table of an evaluation, and how it is shown.
+_EVALUATED: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
+    "accuracy": ("accuracy", lambda row: f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_error']:.1f} %"),
+    "f1": ("F1", lambda row: f"{row['f1']:.3f}"),
+    "perplexity": ("perplexity", lambda row: say_perplexity(row["perplexity"])),
+}
+_MEANINGS = {"accuracy": "± is one standard error", "perplexity": "a lower perplexity is better"}
 
 
 def table_of(report: Report) -> Table:
@@ -31,11 +39,18 @@ def summary(report: Report) -> list[str]:
     recipe = report["recipe"]
     folder = recipe["output"]
     lines = [_outcome(report)]
+    if (evaluation := report.get("evaluation")) is not None:
+        unit = "labels" if evaluation["labelled"] <= evaluation["samples"] else "tokens"
+        lines.append(
+            f"measured on {evaluation['data']}: {evaluation['samples']} samples, {evaluation['labelled']} {unit}"
+        )
+    if report.get("length"):
+        lines.append(f"GMACs are of {report['length']} tokens")
     if report.get("latency"):
         lines.append(_how_timed(report["latency"]))
     if (onnx := report.get("onnx")) is not None:
         lines.append(
-            f"ONNX Runtime agrees with torch to {onnx['largest_relative_difference']:.1e} of the largest logit "
+            f"ONNX Runtime agrees with torch to {onnx['largest_relative_difference']:.1e} of the largest value "
             f"(at most {onnx['tolerance']:.0e} is allowed)"
         )
     lines.append(f"written to {folder} in {report['seconds']['total']:.0f} s; next: {_next(report)}")
@@ -49,7 +64,8 @@ def choices(report: Report) -> list[str]:
         shapes = ", ".join(
             f"{field} {sizes['teacher']} → {sizes['student']}" for field, sizes in target["fields"].items()
         )
-        lines.append(f"width: {target['asked_width']:g} asked, {target['given_width']:.4g} given ({shapes})")
+        depth = "" if target.get("asked_depth") is None else f"depth {target['asked_depth']:g} asked; "
+        lines.append(f"{depth}width: {target['asked_width']:g} asked, {target['given_width']:.4g} given ({shapes})")
     for key, value in ((report.get("fusion") or {}).get("choices") or {}).items():
         lines.append(f"{key}: {_said(value)}")
     if finetune := report.get("finetune"):
@@ -58,6 +74,8 @@ def choices(report: Report) -> list[str]:
         lines.append(_how_timed(report["latency"]))
     if onnx := report.get("onnx"):
         lines.append(f"onnx: largest relative difference from torch {onnx['largest_relative_difference']:.1e}")
+    lines += [f"warning: {line}" for line in report.get("warnings") or []]
+    lines += [f"note: {line}" for line in report.get("notes") or []]
     if seconds := report.get("seconds"):
         lines.append("seconds: " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()))
     return lines
@@ -72,26 +90,35 @@ def timed(report: Report) -> list[str]:
     ]
 
 
-def accuracy_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Accuracy with its standard error, a row for each model."""
+def score_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What models were measured by, a row for each: accuracy with its standard error and F1, or perplexity."""
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("model", overflow="fold")
-    for title in ("accuracy", "samples", "params (M)"):
+    shown = [metric for metric in _EVALUATED if any(row[metric] is not None for row in rows)]
+    unit = "samples" if all(row["samples"] >= row["labelled"] for row in rows) else "tokens"
+    for title in (*(_EVALUATED[metric][0] for metric in shown), unit, "params (M)"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
-        accuracy = "–"
-        if row["accuracy"] is not None:
-            accuracy = f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_error']:.1f} %"
-        table.add_row(Text(row["name"]), accuracy, str(row["labelled"]), f"{row['parameters'] / 1e6:.3f}")
+        cells = ["–" if row[metric] is None else _EVALUATED[metric][1](row) for metric in shown]
+        table.add_row(Text(row["name"]), *cells, str(row["labelled"]), f"{row['parameters'] / 1e6:.3f}")
     return table
+
+
+def measured(found: Report) -> str:
+    """What an evaluation was made on."""
+    means = [_MEANINGS[metric] for metric in _MEANINGS if any(row[metric] is not None for row in found["rows"])]
+    return "; ".join([f"measured on {found['data']}", *means])
 
 
 def exported(found: Report) -> list[str]:
     """What an export wrote."""
     lines = [
-        f"wrote {found['folder']}/{found['file']} ({found['bytes'] / 1e6:.1f} MB, opset {found['opset']})",
+        *(
+            f"wrote {found['folder']}/{name} ({file['bytes'] / 1e6:.1f} MB, opset {found['opset']})"
+            for name, file in found["files"].items()
+        ),
         f"largest difference from torch {found['largest_difference']:.1e}, "
-        f"{found['largest_relative_difference']:.1e} of the largest logit "
+        f"{found['largest_relative_difference']:.1e} of the largest value "
         f"(at most {found['tolerance']:.0e} is allowed), over batches of {', '.join(map(str, found['batch_sizes']))}",
     ]
     if found["report_updated"]:
@@ -106,10 +133,13 @@ def _outcome(report: Report) -> str:
     largest = max(teachers, key=lambda row: row["parameters"])
     share = student["parameters"] / largest["parameters"]
     parts = [f"{student['parameters'] / 1e6:.3g} M parameters ({share:.0%} of a teacher's)"]
-    scored = [row["accuracy"] for row in teachers if row["accuracy"]]
-    if student["accuracy"] is not None and scored:
+    best = "the teacher's" if len(teachers) == 1 else "the better teacher's"
+    if student["accuracy"] is not None and (scored := [row["accuracy"] for row in teachers if row["accuracy"]]):
         kept = student["accuracy"] / max(scored)
-        parts.append(f"{100 * student['accuracy']:.1f} % accuracy ({kept:.1%} of the better teacher's)")
+        parts.append(f"{100 * student['accuracy']:.1f} % accuracy ({kept:.1%} of {best})")
+    if (perplexity := student.get("perplexity")) is not None:
+        times = perplexity / min(row["perplexity"] for row in teachers)
+        parts.append(f"perplexity {say_perplexity(perplexity)} ({times:.3g} times {best}; lower is better)")
     for backend, name in (("ort", "ONNX Runtime"), ("torch", "torch")):
         ours, theirs = student[f"{backend}_p50_ms"], largest[f"{backend}_p50_ms"]
         if ours and theirs:
@@ -120,9 +150,10 @@ def _outcome(report: Report) -> str:
 
 def _how_timed(latency: Mapping[str, Any]) -> str:
     one = next(iter(latency["models"].values()))["torch"]
+    each = f" × {latency['length']} tokens" if latency.get("length") else ""
     runs = [backend["iterations"] for model in latency["models"].values() for backend in model.values() if backend]
     return (
-        f"latency: p50 / p95 of batches of {latency['batch_size']} with {one['threads']} threads, at least "
+        f"latency: p50 / p95 of batches of {latency['batch_size']}{each} with {one['threads']} threads, at least "
         f"{latency['seconds']:g} s and {min(runs)} calls each, in turns; {latency['shared']}"
     )
 
@@ -131,7 +162,7 @@ def _next(report: Report) -> str:
     recipe = report["recipe"]
     folder = shlex.quote(recipe["output"])
     source = recipe["data"]["source"]
-    if source is None:
+    if source is None or report["evaluation"] is None:
         return f"compress inspect {folder}"
     if report["finetune"] is None:
         teachers = " ".join(f"-t {shlex.quote(name)}" for name in recipe["teachers"])

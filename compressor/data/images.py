@@ -1,0 +1,89 @@
+"""Images of a split as pixels, by the teacher's own preprocessor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from datasets import Image
+from PIL import Image as Pillow
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from compressor.data.collate import Sample
+from compressor.data.quiet import reason
+from compressor.data.split import Split
+from compressor.errors import UserError
+
+
+class ImageReader:
+    """Reads `pixel_values` [C, H, W] float32, with labels also `labels` [].
+
+    Args:
+        split: with a column of images.
+        processor: the teacher's image processor.
+        config: the model's, if images are to be checked against its channels and image size.
+        labels: whether samples carry labels.
+    """
+
+    def __init__(self, split: Split, processor: Any, config: PretrainedConfig | None, *, labels: bool) -> None:
+        self.split = split
+        self._processor = processor
+        self._config = config
+        self._labels = torch.from_numpy(split.labels) if labels and split.labels is not None else None
+        # Decoded here rather than by `datasets`, so that a broken image can be named.
+        self._samples = split.dataset.select_columns([split.image]).cast_column(split.image, Image(decode=False))
+
+    def __call__(self, indices: Sequence[int]) -> list[Sample]:
+        """Decode and preprocess in one call.
+
+        Raises:
+            UserError: an image cannot be decoded or does not fit the model; the line names it.
+        """
+        pixels = self._pixels(self._samples[list(indices)][self.split.image], indices)
+        samples = [{"pixel_values": values} for values in pixels]
+        if self._labels is not None:
+            for sample, index in zip(samples, indices, strict=True):
+                sample["labels"] = self._labels[index]
+        return samples
+
+    def _pixels(self, stored: list[dict | None], rows: Sequence[int]) -> Tensor:
+        mode = "L" if self._channels() == 1 else "RGB"
+        images = [self._decode(value, row, mode) for value, row in zip(stored, rows, strict=True)]
+        try:
+            pixels = self._processor(images=images, return_tensors="pt")["pixel_values"].float()
+        except (ValueError, RuntimeError, TypeError) as error:
+            raise UserError(f"the preprocessor refuses images of {self.split.name}: {reason(error)}") from error
+        expected = self._expected_shape()
+        if expected is not None and tuple(pixels.shape[1:]) != expected:
+            given, wanted = ("×".join(str(n) for n in shape) for shape in (pixels.shape[1:], expected))
+            raise UserError(
+                f"images of {self.split.name} are {given} after the preprocessor, but the model reads {wanted}"
+            )
+        return pixels
+
+    def _decode(self, stored: dict | None, row: int, mode: str) -> Pillow.Image:
+        try:
+            if stored is None:
+                raise ValueError("there is none")
+            image = Image().decode_example(stored)
+            return image if image.mode == mode else image.convert(mode)
+        # Pillow's plugins raise almost anything at a broken file.
+        except Exception as error:
+            file = f" ({stored['path']})" if stored and stored.get("path") else ""
+            where = f"sample {row}{file} of {self.split.name}"
+            raise UserError(f"cannot read the image of {where}: {reason(error)}") from error
+
+    def _channels(self) -> int:
+        if self._config is not None and isinstance(getattr(self._config, "num_channels", None), int):
+            return self._config.num_channels
+        mean = getattr(self._processor, "image_mean", None)
+        return len(mean) if isinstance(mean, list | tuple) else 3
+
+    def _expected_shape(self) -> tuple[int, int, int] | None:
+        size = getattr(self._config, "image_size", None)
+        if size is None:
+            return None
+        height, width = (size, size) if isinstance(size, int) else size
+        return self._channels(), height, width

@@ -1,0 +1,169 @@
+"""Text for language models: tokenised once, joined, and cut into blocks of one length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, concatenate_datasets
+from datasets.table import InMemoryTable
+
+from compressor.data.split import Split
+from compressor.errors import UserError
+from compressor.models.quiet import quiet
+
+#: Tokens of a split that are read at most: four bytes each in memory, and far more than a short finetune sees.
+MOST_TOKENS = 1 << 26
+#: Share of a text that is kept for evaluation where there is one text for both roles: its end.
+TAIL = 0.1
+#: Characters that are handed to the tokenizer as one text.
+_PIECE = 1 << 16
+#: Columns of a packed split: token ids, and the number of the block.
+IDS, BLOCK = "input_ids", "block"
+
+
+def pack(split: Split, tokenizer: Any, length: int, *, ends: bool, limit: int | None = None) -> Split:
+    """A split of texts as a split of blocks of tokens, in their order; no token is lost.
+
+    Documents are told apart by the tokenizer's end token if it has one; lines of one text are simply joined.  A block
+    begins with the tokenizer's own first token, if it sets one.
+
+    Args:
+        split: with one column of text.
+        tokenizer: the teachers' own.
+        length: tokens of a block; the last one may be shorter.
+        ends: whether a block also ends with the tokenizer's own last token, as masked language models are used to.
+        limit: blocks that are wanted at most.
+
+    Raises:
+        UserError: there is no text, or too little for one block, or the tokens leave no room for text in a block.
+    """
+    prefix, suffix = _frame(tokenizer, split)
+    suffix = suffix if ends else []
+    room = length - len(prefix) - len(suffix)
+    if room < 1:
+        raise UserError(
+            f"a block of {length} tokens leaves no room for text: set data.max_length (--max-length) higher"
+        )
+    wanted = MOST_TOKENS if limit is None else min(MOST_TOKENS, limit * room)
+    tokens = _tokens(split, tokenizer, wanted)
+    if not len(tokens):
+        raise UserError(f"{split.name} holds no text")
+    if len(tokens) < room:
+        raise UserError(
+            f"{split.name} has {len(tokens)} tokens, too few for one block of {length}: give more text, or set "
+            "data.max_length (--max-length) lower"
+        )
+    starts = np.arange(0, len(tokens), room)
+    blocks = [np.concatenate([prefix, tokens[start : start + room], suffix]).astype(np.int32) for start in starts]
+    ends_at = np.cumsum([0, *map(len, blocks)], dtype=np.int32)
+    column = pa.ListArray.from_arrays(pa.array(ends_at), pa.array(np.concatenate(blocks)))
+    table = pa.table({IDS: column, BLOCK: pa.array(np.arange(len(blocks)))})
+    return replace(split, dataset=Dataset(InMemoryTable(table)), text=(), label=None, blocks=True, lines=False)
+
+
+def head_or_tail(split: Split, role: str) -> Split:
+    """The beginning of a text for training, its last tenth for evaluation: cut at a line break, else at a space.
+
+    Raises:
+        UserError: the text is too short to be cut.
+    """
+    (column,) = split.text
+    dataset = split.dataset.select_columns([column])
+    lengths = pc.utf8_length(dataset.with_format("arrow")[:][column].cast(pa.large_string()))
+    ends = np.cumsum(np.nan_to_num(np.asarray(lengths.to_numpy(), dtype=np.float64))).astype(np.int64)
+    total = int(ends[-1]) if len(ends) else 0
+    goal = round((1 - TAIL) * total)
+    row = int(np.searchsorted(ends, goal))
+    if total < 2 or row >= len(ends):
+        raise UserError(f"{split.name} is too short to keep some of it for evaluation")
+    text = dataset[row][column] or ""
+    cut = _cut(text, goal - int(ends[row] - len(text)), last=row == len(dataset) - 1)
+    part = f"first {100 * (1 - TAIL):.0f} %" if role == "train" else f"last {100 * TAIL:.0f} %"
+    first, last = text[:cut], text[cut:]
+    if role == "train":
+        parts = [dataset.select(range(row)), *_rows(dataset, column, first)]
+    else:
+        rest = dataset.select(range(row + 1, len(dataset))) if row + 1 < len(dataset) else dataset.select([])
+        parts = [*_rows(dataset, column, last), rest]
+    kept = [one for one in parts if len(one)]
+    if not kept:
+        raise UserError(f"{split.name} is too short to keep some of it for evaluation")
+    return replace(split, dataset=concatenate_datasets(kept), label=None, name=f"{split.name}, {part}")
+
+
+def _rows(dataset: Dataset, column: str, text: str) -> list[Dataset]:
+    return [Dataset.from_dict({column: [text]}, features=dataset.features)] if text else []
+
+
+def _cut(text: str, goal: int, *, last: bool) -> int:
+    """Where to cut a text: behind the first line break from `goal` on, else behind the first space, else there.
+
+    Of the last text something is left.
+    """
+    most = len(text) - 1 if last else len(text)
+    found = (text.find(mark, goal) + 1 for mark in ("\n", " "))
+    return next((cut for cut in found if 0 < cut <= most), goal)
+
+
+def _tokens(split: Split, tokenizer: Any, wanted: int) -> np.ndarray:
+    """All tokens of a split, int32, or the first `wanted`."""
+    names = ("eos_token_id", "sep_token_id")
+    end = None if split.lines else next((t for n in names if (t := getattr(tokenizer, n, None)) is not None), None)
+    found: list[np.ndarray] = []
+    count = 0
+    for texts in _batches(_pieces(split)):
+        with quiet():
+            encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        for ids in encoded["input_ids"]:
+            found.append(np.asarray([*ids, end] if end is not None and ids else ids, dtype=np.int32))
+            count += len(found[-1])
+        if count >= wanted:
+            break
+    return np.concatenate(found)[:wanted] if found else np.zeros(0, dtype=np.int32)
+
+
+def _pieces(split: Split) -> Iterator[str]:
+    """Documents as they are; lines joined again, in pieces that end where a line ends."""
+    (column,) = split.text
+    texts = (str(row[column] or "") for row in split.dataset.select_columns([column]))
+    if not split.lines:
+        yield from texts
+        return
+    held: list[str] = []
+    size = 0
+    for text in texts:
+        held.append(text)
+        size += len(text)
+        if size >= _PIECE:
+            yield "".join(held)
+            held, size = [], 0
+    if held:
+        yield "".join(held)
+
+
+def _batches(texts: Iterable[str], size: int = 64) -> Iterator[list[str]]:
+    held: list[str] = []
+    for text in texts:
+        held.append(text)
+        if len(held) == size:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+def _frame(tokenizer: Any, split: Split) -> tuple[list[int], list[int]]:
+    """What the tokenizer itself sets before and behind a text."""
+    (column,) = split.text
+    sample = next((str(row[column])[:40] for row in split.dataset if str(row[column] or "").strip()), "")
+    bare = list(tokenizer(sample, add_special_tokens=False)["input_ids"])
+    framed = list(tokenizer(sample)["input_ids"])
+    for start in range(len(framed) - len(bare) + 1):
+        if bare and framed[start : start + len(bare)] == bare:
+            return framed[:start], framed[start + len(bare) :]
+    return [], []

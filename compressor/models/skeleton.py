@@ -1,0 +1,70 @@
+"""A model without weights, for what only its code knows: how many positions it holds, how its decoder is fed."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from compressor.models.quiet import quiet
+from compressor.models.weights import model_class
+
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
+
+
+def skeleton(config: PretrainedConfig) -> PreTrainedModel:
+    """The model of a config on the meta device."""
+    with quiet(), torch.device("meta"):
+        return model_class(config)(copy.deepcopy(config))
+
+
+def positions(config: PretrainedConfig) -> int | None:
+    """The longest text that a model can read, in tokens; None if its config names no limit.
+
+    RoBERTa and its kin keep the first positions for padding; their table of positions says so.
+    """
+    found = next((value for name in _POSITIONS if isinstance(value := getattr(config, name, None), int)), None)
+    if found is None or found <= 0:
+        return None
+    for name, module in skeleton(config).named_modules():
+        if isinstance(module, nn.Embedding) and "position" in name and module.num_embeddings == found:
+            return found if module.padding_idx is None else found - module.padding_idx - 1
+    return found
+
+
+def takes(config: PretrainedConfig, name: str) -> bool:
+    """Whether the model's forward has an argument of that name."""
+    return name in inspect.signature(model_class(config).forward).parameters
+
+
+def reads_pairs(config: PretrainedConfig) -> bool:
+    """Whether the model tells the two texts of a pair apart by `token_type_ids`."""
+    return takes(config, "token_type_ids") and getattr(config, "type_vocab_size", 0) > 1
+
+
+class DecoderInputs:
+    """Labels of an encoder–decoder, shifted right by the model's own rule.
+
+    Args:
+        config: the model's.
+    """
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        self._config = config
+        self._model: Any = skeleton(config)
+
+    def __call__(self, labels: Tensor) -> Tensor:
+        """`decoder_input_ids` [B, T] of labels [B, T] without padding."""
+        if hasattr(self._model, "prepare_decoder_input_ids_from_labels"):
+            try:
+                return self._model.prepare_decoder_input_ids_from_labels(labels)
+            # Configs without a start token: the rule below has one.
+            except (ValueError, AttributeError, TypeError):
+                pass
+        names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
+        start = next((value for name in names if isinstance(value := getattr(self._config, name, None), int)), 0)
+        return torch.cat([torch.full_like(labels[:, :1], start), labels[:, :-1]], dim=1)
