@@ -530,7 +530,11 @@ def test_card_holds_the_recipe_the_table_and_how_to_load():
         "fusion": {"choices": {"ridge": 0.001, "weights": [0.5, 0.5], "nested": {"left": "out"}}},
         "finetune": None,
         "table": [row, row | {"name": "vit-b", "accuracy": None}],
-        "onnx": {"largest_difference": 1.5e-6, "ok": True},
+        "onnx": {
+            "file": "onnx/one.onnx",
+            "largest_difference": 1.5e-6,
+            "files": {"onnx/one.onnx": {}, "onnx/two.onnx": {}},
+        },
         "seconds": {"fuse": 1.25},
         "environment": {"torch": "2.13"},
     }
@@ -544,6 +548,7 @@ def test_card_holds_the_recipe_the_table_and_how_to_load():
     assert "| student\\|x | 91.23 % | 0.0123 | 0.06 M | 2.50 M | 0.25 MB | 1.23 ms |" in body
     assert "| vit-b | – |" in body and "p95" not in body
     assert "ridge: 0.001" in body and "weights: 0.5, 0.5" in body and "left" not in body
+    assert "- files: onnx/one.onnx, onnx/two.onnx\n" in body and "- file:" not in body
     assert "largest difference: 1.5e-06" in body and "fuse: 1.25" in body
     assert "vit-a + vit-b at width 0.5" in body and "abababab" in body and "without any finetuning" in body
 

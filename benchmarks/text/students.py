@@ -52,21 +52,26 @@ class Pair:
 PAIRS = {
     "bert": Pair(("bert-a", "bert-b"), "sst2", "accuracy", 1024, 32),
     "bert-depths": Pair(("bert-a", "bert-deep"), "sst2", "accuracy", 1024, 32),
-    "llama": Pair(("llama-a", "llama-b"), "shakespeare", "perplexity", 256, 16),
-    "gpt2": Pair(("gpt2-a", "gpt2-b"), "shakespeare", "perplexity", 256, 16),
+    "llama": Pair(("llama-a", "llama-b"), "shakespeare", "perplexity", 256, 8),
+    "gpt2": Pair(("gpt2-a", "gpt2-b"), "shakespeare", "perplexity", 256, 8),
 }
 
 #: Makes a student of teachers and calibration batches, with a seed.
 Maker = Callable[[Sequence[Teacher], Sequence[dict], int], FusionResult]
 
 
+def named(teachers: Sequence[Teacher]) -> list[tuple[str, Any]]:
+    """Teachers by the names of their folders."""
+    return [(Path(teacher.name).name, teacher.model) for teacher in teachers]
+
+
 def ours(teachers: Sequence[Teacher], calibration: Sequence[dict], seed: int) -> FusionResult:
-    return fuse([(t.name, t.model) for t in teachers], WIDTH, calibration, seed=seed)
+    return fuse(named(teachers), WIDTH, calibration, seed=seed)
 
 
 def sliced(teachers: Sequence[Teacher], calibration: Sequence[dict], seed: int) -> FusionResult:
     options = FusionOptions(residual="slice", inner="slice", refit=False)
-    return fuse([(t.name, t.model) for t in teachers], WIDTH, calibration, options, seed=seed)
+    return fuse(named(teachers), WIDTH, calibration, options, seed=seed)
 
 
 def random(teachers: Sequence[Teacher], calibration: Sequence[dict], seed: int) -> FusionResult:
@@ -138,11 +143,12 @@ class Contest:
         start = time.perf_counter()
         first = maker(self.teachers, self.calibration(0), 0)
         seconds = time.perf_counter() - start
-        searched = {rate: self.scores([self.finetuned(first.model, rate, 0)], "validation")[0] for rate in RATES}
+        tried = {rate: self.finetuned(first.model, rate, 0) for rate in RATES}
+        searched = {rate: self.scores([model], "validation")[0] for rate, model in tried.items()}
         best = (min if self.pair.metric == "perplexity" else max)(searched, key=lambda rate: searched[rate])
-        one_shot, tuned = [], []
-        for seed in range(seeds):
-            made = first if seed == 0 else maker(self.teachers, self.calibration(seed), seed)
+        one_shot, tuned = self.scores([first.model], "test")[:1], self.scores([tried[best]], "test")[:1]
+        for seed in range(1, seeds):
+            made = maker(self.teachers, self.calibration(seed), seed)
             one_shot.append(self.scores([made.model], "test")[0])
             tuned.append(self.scores([self.finetuned(made.model, best, seed)], "test")[0])
         return {

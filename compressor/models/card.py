@@ -141,7 +141,7 @@ def _of_all_files(onnx: Mapping[str, Any]) -> dict[str, Any]:
     """An export's figures with the names of all its files, where there is more to name than the first."""
     if not onnx.get("files"):
         return dict(onnx)
-    return {"files": list(onnx["files"]), **{key: value for key, value in onnx.items() if key != "file"}}
+    return {"files": list(onnx["files"]), **{key: value for key, value in onnx.items() if key not in ("file", "files")}}
 
 
 def _say(value: Any) -> str:
