@@ -10,10 +10,11 @@ import torch
 from families import FAMILIES, config_of, tiny_model, widened
 from transformers import LlamaConfig, ViTConfig
 
-from compressor.anatomy import TOLERANCE, Kind, Map, Side, apply, canonicalise, certify, inspect_config
+from compressor.anatomy import TOLERANCE, Kind, Map, Side, apply, canonicalise, certify, infer, inspect_config
 from compressor.anatomy.certificate import logits_change, random_permutations
+from compressor.anatomy.rules import RULES
 from compressor.anatomy.trace import logits_of
-from compressor.errors import UnsupportedError
+from compressor.errors import CertificateError, UnsupportedError
 from compressor.models.inputs import dummy_inputs
 
 #: Families that compute norms, rotary angles or softmax in float32 whatever the model's type.
@@ -224,3 +225,22 @@ def test_logits_are_finite():
     for family in FAMILIES:
         config = config_of(family)
         assert torch.isfinite(logits_of(tiny_model(config), dummy_inputs(config, dtype=torch.float64))).all()
+
+
+def test_a_certificate_that_fails_names_the_space_its_parameters_and_what_to_do(monkeypatch):
+    config = config_of("deit")
+    config.hidden_act = "relu"
+    space = "deit.layers.0.ffn"
+    monkeypatch.setattr(infer, "certify", lambda *_: {space: 0.2, "all": 0.1})
+    with pytest.raises(CertificateError, match=rf"permuting {space} changes the logits by 2.0e-01.*fc1.weight.*rules"):
+        inspect_config(config)
+
+
+def test_an_operation_without_a_rule_pins_what_goes_into_it(monkeypatch):
+    config = config_of("vit")
+    config.hidden_act = "relu"
+    monkeypatch.delitem(RULES, "relu")
+    anatomy = inspect_config(config)
+    hidden = [space for space in anatomy.spaces.values() if space.kind is Kind.HIDDEN]
+    assert not hidden
+    assert anatomy.error < 1e-9
