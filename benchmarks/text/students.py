@@ -30,6 +30,7 @@ from compressor.data.sources import open_split
 from compressor.distillation.trainer import distill
 from compressor.fusion import FusionResult, fuse
 from compressor.models.load import Teacher, load_teacher
+from compressor.models.tasks import find_task
 from compressor.pipeline.environment import environment
 from compressor.recipe import DataOptions, FinetuneOptions, FusionOptions
 
@@ -100,14 +101,14 @@ class Contest:
         self.pair, self.steps, self.work = pair, steps, work
         self.teachers = [load_teacher(str(folders / name)) for name in pair.teachers]
         first = self.teachers[0]
-        train = open_split(DataOptions(source=str(data["validation"])), "train")
+        train = open_split(DataOptions(source=str(data["validation"])), "train", task=find_task(first.config))
         self.train = Samples(train, first.processor, first.config, labels=False, cache_bytes=1 << 28)
         self.split = train
         self.parts = {name: self._evaluation(folder) for name, folder in data.items()}
 
     def _evaluation(self, folder: Path) -> Batches:
         first = self.teachers[0]
-        split = open_split(DataOptions(source=str(folder)), "eval")
+        split = open_split(DataOptions(source=str(folder)), "eval", task=find_task(first.config))
         return Batches(split, first.processor, 64, labels=True, config=first.config)
 
     def calibration(self, seed: int) -> list[dict]:
