@@ -88,7 +88,11 @@ def _permuted_attention(
 
 
 def logits_change(
-    model: nn.Module, inputs: Mapping[str, Tensor], state: Mapping[str, Tensor], output: Map | None = None
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    output: Map | None = None,
+    before: Tensor | None = None,
 ) -> float:
     """Relative change of the logits when the model's weights are replaced by `state`.
 
@@ -97,8 +101,9 @@ def logits_change(
         inputs: its inputs.
         state: {parameter name: tensor} in the model's shapes.
         output: how the output's coordinates have been moved, for a model without a head.
+        before: the logits with the model's own weights, if they are known.
     """
-    before = logits_of(model, inputs)
+    before = logits_of(model, inputs) if before is None else before
     if output is not None:
         before = before @ output.push.to(before)
     with torch.no_grad():
@@ -118,13 +123,18 @@ class _Logits(nn.Module):
 
 
 def permutation_error(
-    model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy, spaces: Iterable[Space], seed: int = 1
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    anatomy: Anatomy,
+    spaces: Iterable[Space],
+    seed: int = 1,
+    before: Tensor | None = None,
 ) -> float:
     """Relative change of the logits under a random permutation of `spaces`, all at once."""
     generator = torch.Generator().manual_seed(seed)
     maps = random_permutations(spaces, generator)
     state = apply(maps, dict(model.named_parameters()), anatomy)
-    return logits_change(model, inputs, state, maps.get(anatomy.output or ""))
+    return logits_change(model, inputs, state, maps.get(anatomy.output or ""), before)
 
 
 def certify(model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy, seed: int = 1) -> dict[str, float]:
@@ -133,8 +143,9 @@ def certify(model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy, se
     Spaces that share the order of their heads are permuted together.
     """
     spaces = list(anatomy.spaces.values())
+    before = logits_of(model, inputs)
     errors = {}
     for space in spaces:
         together = [one for one in spaces if one is space or (space.order and one.order == space.order)]
-        errors[space.name] = permutation_error(model, inputs, anatomy, together, seed)
-    return errors | {"all": permutation_error(model, inputs, anatomy, spaces, seed)}
+        errors[space.name] = permutation_error(model, inputs, anatomy, together, seed, before)
+    return errors | {"all": permutation_error(model, inputs, anatomy, spaces, seed, before)}

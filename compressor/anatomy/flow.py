@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compressor.anatomy.axes import Anatomy, Kind, Norm, Scale, Side, Space, Step
 from compressor.anatomy.canonical import centre_writers, fold_norms, fold_scales
 from compressor.anatomy.certificate import TOLERANCE, logits_change
-from compressor.anatomy.trace import Trace, checkpoint_of, is_linear, product_scale, trace, write_dim
+from compressor.anatomy.trace import Trace, checkpoint_of, is_linear, logits_of, product_scale, trace, write_dim
 
 
 class Flow:
@@ -167,17 +167,18 @@ class Flow:
         """Find by trial which norms fold, and whether residual writers may be centred."""
         state = {name: parameter.data for name, parameter in self.model.named_parameters()}
         residuals = [space.name for space in anatomy.spaces.values() if space.kind is Kind.RESIDUAL]
+        before = logits_of(self.model, self.inputs)
         flow = []
         for item in anatomy.flow:
             if isinstance(item, Norm) and item.space in residuals and item.readers:
                 folded = fold_norms(state, [item], anatomy)
-                kept = folded is not None and logits_change(self.model, self.inputs, folded) <= TOLERANCE
+                kept = folded is not None and logits_change(self.model, self.inputs, folded, before=before) <= TOLERANCE
                 item = replace(item, folded=kept)
             flow.append(item)
         anatomy = replace(anatomy, flow=tuple(flow))
         centred = {
             name
             for name in residuals
-            if logits_change(self.model, self.inputs, centre_writers(state, anatomy, name)) <= TOLERANCE
+            if logits_change(self.model, self.inputs, centre_writers(state, anatomy, name), before=before) <= TOLERANCE
         }
         return replace(anatomy, centred=frozenset(centred))
