@@ -126,7 +126,7 @@ def unify(one: Dim, other: Dim) -> None:
     elif other.form is Form.ATOM:
         unify(other, one)
     elif one.form is other.form:
-        matched = _matched_factors(one, other) if one.form is Form.PRODUCT else _matched_pieces(one, other)
+        matched = _matched(one, other)
         if matched is None:
             pin(one, other)
         else:
@@ -191,9 +191,13 @@ def _open_slots(taken: Dim) -> bool:
     return True
 
 
-def _matched_factors(one: Dim, other: Dim) -> list[tuple[Dim, Dim]] | None:
-    """Pairs of equal factors of two products, finer ones made where one side has them; None where that fails."""
-    left, right = one.factors(), other.factors()
+def _matched(one: Dim, other: Dim) -> list[tuple[Dim, Dim]] | None:
+    """Pairs of equal parts of two products, or of two concatenations; None where they cannot be brought together.
+
+    Where one side has finer parts, the other's are split to match.
+    """
+    multiplied = one.form is Form.PRODUCT
+    left, right = (one.factors(), other.factors()) if multiplied else (one.pieces(), other.pieces())
     pairs: list[tuple[Dim, Dim]] = []
     while left and right:
         a, b = left.pop(0), right.pop(0)
@@ -201,27 +205,12 @@ def _matched_factors(one: Dim, other: Dim) -> list[tuple[Dim, Dim]] | None:
             pairs.append((a, b))
             continue
         larger, smaller, rest = (a, b, left) if a.size > b.size else (b, a, right)
-        if larger.size % smaller.size or larger.form is not Form.ATOM:
+        if larger.form is not Form.ATOM or (multiplied and larger.size % smaller.size):
             return None
-        major, minor = split_product(larger, [smaller.size, larger.size // smaller.size])
-        pairs.append((major, smaller))
-        rest.insert(0, minor)
-    return None if left or right else pairs
-
-
-def _matched_pieces(one: Dim, other: Dim) -> list[tuple[Dim, Dim]] | None:
-    """Pairs of equal stretches of two concatenations, finer ones made where one side has them; None if that fails."""
-    left, right = one.pieces(), other.pieces()
-    pairs: list[tuple[Dim, Dim]] = []
-    while left and right:
-        a, b = left.pop(0), right.pop(0)
-        if a.size == b.size:
-            pairs.append((a, b))
-            continue
-        larger, smaller, rest = (a, b, left) if a.size > b.size else (b, a, right)
-        if larger.form is not Form.ATOM:
-            return None
-        first, second = split_concat(larger, [smaller.size, larger.size - smaller.size])
+        if multiplied:
+            first, second = split_product(larger, [smaller.size, larger.size // smaller.size])
+        else:
+            first, second = split_concat(larger, [smaller.size, larger.size - smaller.size])
         pairs.append((first, smaller))
         rest.insert(0, second)
     return None if left or right else pairs

@@ -6,6 +6,7 @@ Names of inputs and outputs are those of Hugging Face optimum, so that runtimes 
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ _TOKENS: Axes = {0: "batch", 1: "sequence"}
 _SOURCE: Axes = {0: "batch", 1: "encoder_sequence"}
 
 
-class Graph(nn.Module):
+class Graph(nn.Module, ABC):
     """One ONNX file to be: a module of positional tensors, an example of each, and what they are called.
 
     Attributes:
@@ -42,9 +43,9 @@ class Graph(nn.Module):
         super().__init__()
         self.model = model
 
+    @abstractmethod
     def call(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """From named inputs to named outputs."""
-        raise NotImplementedError
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.call(dict(zip(self.inputs, values, strict=True))).values())
