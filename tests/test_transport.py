@@ -89,12 +89,14 @@ def test_moments_are_float64_whatever_the_weights_are():
 
 def test_unknown_names_are_answered_with_the_known_ones():
     ones = torch.ones(1, dtype=torch.float64)
-    with pytest.raises(UserError, match=r"unknown ground cost 'euclid' \(known: squared, euclidean, cosine\)"):
+    with pytest.raises(
+        UserError, match=r"unknown ground cost 'euclid' \(known: squared, euclidean, cosine, correlation\)"
+    ):
         ground_cost("euclid", Moments(ones, ones, ones[:, None]))
     with pytest.raises(UserError, match=r"unknown transport solver 'simplex' \(known: emd, sinkhorn, semirelaxed, "):
         solve("simplex", torch.ones(2, 2))
-    assert COSTS.names() == ("squared", "euclidean", "cosine")
-    assert SOLVERS.names() == FIXED + FREE
+    assert COSTS.names() == ("squared", "euclidean", "cosine", "correlation")
+    assert SOLVERS.names() == FIXED + FREE + ("partial", "unbalanced")
 
 
 def test_a_name_is_registered_once():

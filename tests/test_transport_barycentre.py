@@ -183,6 +183,13 @@ def test_what_does_not_fit_is_refused_by_name():
         barycentre(gram, [3, 3], 2, solver="lloyd")
 
 
+@pytest.mark.parametrize("solver", ["partial", "unbalanced"])
+@pytest.mark.parametrize("free", [False, True])
+def test_solvers_that_leave_mass_behind_are_refused(solver, free):
+    with pytest.raises(UserError, match=f"the barycentre takes emd or sinkhorn, not {solver}.* need an anchor"):
+        barycentre(torch.eye(6, dtype=torch.float64), [3, 3], 2, solver=solver, free_targets=free)
+
+
 def test_only_the_couplings_that_are_returned_are_warned_of(monkeypatch, recwarn):
     monkeypatch.setattr(solvers, "SINKHORN_ITERATIONS", 40)
     found, _ = run([features(32), features(32, seed=1)], 8, solver="sinkhorn", epsilon=0.05, space="encoder")

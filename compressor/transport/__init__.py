@@ -1,21 +1,36 @@
 """Optimal transport between the coordinates of models: ground costs, marginals, solvers, couplings, barycentres."""
 
+from compressor.transport.aligner import Aligner
 from compressor.transport.barycentre import Barycentre, barycentre, farthest_first
-from compressor.transport.costs import COSTS, Moments, cosine, euclidean, from_weights, ground_cost, squared
-from compressor.transport.coupling import Coupling, from_assignment, from_selection, identity
+from compressor.transport.costs import (
+    COSTS,
+    PREPARATIONS,
+    Moments,
+    cosine,
+    euclidean,
+    from_weights,
+    ground_cost,
+    prepared,
+    squared,
+)
+from compressor.transport.coupling import Coupling, compose, from_assignment, from_selection, identity, mixed
 from compressor.transport.marginals import check_marginal, from_importance, uniform
 from compressor.transport.registry import Registry
-from compressor.transport.solvers import SOLVERS, solve
+from compressor.transport.solvers import COST_SCALES, SOLVERS, solve
 
 __all__ = [
     "COSTS",
+    "COST_SCALES",
+    "PREPARATIONS",
     "SOLVERS",
+    "Aligner",
     "Barycentre",
     "Coupling",
     "Moments",
     "Registry",
     "barycentre",
     "check_marginal",
+    "compose",
     "cosine",
     "euclidean",
     "farthest_first",
@@ -25,6 +40,8 @@ __all__ = [
     "from_weights",
     "ground_cost",
     "identity",
+    "mixed",
+    "prepared",
     "solve",
     "squared",
     "uniform",

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compressor.errors import CouplingError
+from compressor.errors import CouplingError, UserError
 from compressor.transport.costs import squared
 from compressor.transport.coupling import Coupling
 from compressor.transport.marginals import check_marginal, uniform
-from compressor.transport.solvers import cost_scale, solve
+from compressor.transport.solvers import LEAVING, SOLVERS, median_cost, solve
 
 #: The solver that frees the target marginals, for each that holds them; the entropic ones.
 FREE = {"emd": "semirelaxed", "sinkhorn": "semirelaxed-entropic"}
@@ -82,9 +82,15 @@ def barycentre(
         space: the name that errors and the report use.
 
     Raises:
-        UserError: no solver has that name.
+        UserError: no solver has that name, or it leaves mass behind.
         CouplingError: sizes, weights or marginals do not fit, or a coupling failed.
     """
+    SOLVERS.get(solver)
+    if solver in LEAVING:
+        # What stays behind would change with every move of the support, and the objective with it.
+        raise UserError(
+            f"the barycentre takes emd or sinkhorn, not {solver}: {' and '.join(LEAVING)} transport need an anchor"
+        )
     gram = gram.double()
     if gram.shape != (sum(sizes), sum(sizes)) or m < 1 or min(sizes, default=0) < 1:
         raise CouplingError(
@@ -106,7 +112,7 @@ def barycentre(
 
     weights = farthest_first(gram, mass, m)
     cost = _costs(gram, weights)
-    scale = cost_scale(cost)
+    scale = median_cost(cost)
     entropic = epsilon * scale if name in ENTROPIC else 0.0
     objective: list[float] = []
     while True:

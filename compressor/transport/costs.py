@@ -1,9 +1,11 @@
 """Ground costs: how far coordinate i of one model is from coordinate j of another.
 
 The features of a coordinate are its activations over the calibration tokens (x_i, y_j) or, without data, its weights.
-Either way the costs need only inner products, never the features themselves:
+Either way the costs need only sums over the tokens, never the features themselves:
 
-    ||x_i - y_j||² = <x_i, x_i> + <y_j, y_j> - 2 <x_i, y_j>.
+    ||x_i - y_j||² = <x_i, x_i> + <y_j, y_j> - 2 <x_i, y_j>,   <x_i - x̄_i, y_j - ȳ_j> = <x_i, y_j> - Σx_i Σy_j / count.
+
+So features can also be prepared (centred, scaled) when all that is left of them is their moments.
 """
 
 from __future__ import annotations
@@ -14,56 +16,160 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from compressor.errors import UserError
 from compressor.transport.registry import Registry
 
-#: (xx [n], yy [m], xy [n, m]) -> cost [n, m]
-GroundCost = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-COSTS: Registry[GroundCost] = Registry("ground cost")
+#: A variance below this share of the mean square is rounding: the coordinate is constant.
+CONSTANT = 1e-12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Moments:
-    """Inner products of features, all float64 and over the same tokens.
+    """Sums over the tokens of features, all float64 and over the same tokens.
 
     Attributes:
         xx: <x_i, x_i> of the source coordinates, [n].
         yy: <y_j, y_j> of the target coordinates, [m].
         xy: <x_i, y_j>, [n, m].
+        x: Σ x_i of the source coordinates, [n]; None if it is not known, then features cannot be centred.
+        y: Σ y_j of the target coordinates, [m]; None as for x.
+        count: tokens that were summed; 1 if all the above are means over tokens.
     """
 
     xx: Tensor
     yy: Tensor
     xy: Tensor
+    x: Tensor | None = None
+    y: Tensor | None = None
+    count: float = 1.0
+
+
+#: moments -> cost [n, m]
+GroundCost = Callable[[Moments], Tensor]
+#: moments of features -> moments of the prepared features
+Preparation = Callable[[Moments], Moments]
+
+COSTS: Registry[GroundCost] = Registry("ground cost")
+PREPARATIONS: Registry[Preparation] = Registry("preparation of features")
 
 
 def from_weights(x: Tensor, y: Tensor) -> Moments:
     """The moments of two feature matrices [n, k] and [m, k]: one row per coordinate."""
     x, y = x.double(), y.double()
-    return Moments((x * x).sum(1), (y * y).sum(1), x @ y.T)
+    return Moments((x * x).sum(1), (y * y).sum(1), x @ y.T, x.sum(1), y.sum(1), float(x.shape[1]))
 
 
 def ground_cost(name: str, moments: Moments) -> Tensor:
     """The ground cost of that name, [n, m]; UserError lists the known names."""
-    return COSTS.get(name)(moments.xx, moments.yy, moments.xy)
+    return COSTS.get(name)(moments)
 
 
-@COSTS.register("squared")
+def prepared(name: str, moments: Moments) -> Moments:
+    """The moments of the features after the preparation of that name.
+
+    Raises:
+        UserError: no preparation has that name (the known ones are listed), or it needs means that are not known.
+    """
+    return PREPARATIONS.get(name)(moments)
+
+
+# Preparations
+
+
+@PREPARATIONS.register("raw")
+def raw(moments: Moments) -> Moments:
+    """The features as they are."""
+    return moments
+
+
+@PREPARATIONS.register("centred")
+def centred(moments: Moments) -> Moments:
+    """x_i - x̄_i: each coordinate without its mean over the tokens; what is constant becomes exactly zero.
+
+    Raises:
+        UserError: the means are not known.
+    """
+    xx, yy, xy, x, y, count = moments.xx, moments.yy, moments.xy, moments.x, moments.y, moments.count
+    if x is None or y is None:
+        raise UserError("features cannot be centred without their means: use another cost and preparation of features")
+    variation_x, variation_y = _variation(xx, x, count), _variation(yy, y, count)
+    vary = (variation_x > 0)[:, None] & (variation_y > 0)[None, :]
+    covariation = torch.where(vary, xy - torch.outer(x, y) / count, 0.0)
+    return Moments(variation_x, variation_y, covariation, torch.zeros_like(x), torch.zeros_like(y), count)
+
+
+@PREPARATIONS.register("standardised")
+def standardised(moments: Moments) -> Moments:
+    """(x_i - x̄_i) / σ_i: no mean and unit variance; a constant coordinate stays zero.
+
+    Raises:
+        UserError: the means are not known.
+    """
+    of = centred(moments)
+    return _scaled(of, _inverse_root(of.xx / of.count), _inverse_root(of.yy / of.count))
+
+
+@PREPARATIONS.register("normalised")
+def normalised(moments: Moments) -> Moments:
+    """x_i / ||x_i||: every coordinate's feature vector of unit length, not centred; a dead coordinate stays zero."""
+    return _scaled(moments, _inverse_root(moments.xx), _inverse_root(moments.yy))
+
+
+def _scaled(of: Moments, p: Tensor, q: Tensor) -> Moments:
+    """The moments of p_i x_i and q_j y_j."""
+    x, y = None if of.x is None else p * of.x, None if of.y is None else q * of.y
+    return Moments(p * of.xx * p, q * of.yy * q, p[:, None] * of.xy * q[None, :], x, y, of.count)
+
+
+def _variation(xx: Tensor, x: Tensor, count: float) -> Tensor:
+    """Σ (x_i - x̄_i)²."""
+    variation = xx - x.square() / count
+    return torch.where(variation > CONSTANT * xx, variation, 0.0)
+
+
+def _inverse_root(squares: Tensor) -> Tensor:
+    return torch.where(squares > 0, squares.rsqrt(), 0.0)
+
+
+# Ground costs
+
+
 def squared(xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
-    """||x_i - y_j||², the cost whose barycentres are means."""
+    """||x_i - y_j||² [n, m], the cost whose barycentres are means."""
     return (xx[:, None] + yy[None, :] - 2 * xy).clamp_min(0)
 
 
-@COSTS.register("euclidean")
 def euclidean(xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
-    """||x_i - y_j||, the paper's cost."""
+    """||x_i - y_j|| [n, m], the paper's cost."""
     return squared(xx, yy, xy).sqrt()
 
 
-@COSTS.register("cosine")
 def cosine(xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
     """1 - cos(x_i, y_j), in [0, 2].  A dead coordinate is at 0 from another dead one and at 1 from all others."""
     norms = (xx[:, None] * yy[None, :]).clamp_min(0).sqrt()
     alike = torch.where(norms > 0, xy / norms, 0.0)
     both_dead = (xx[:, None] <= 0) & (yy[None, :] <= 0)
     return torch.where(both_dead, 0.0, 1 - alike.clamp(-1, 1))
+
+
+def _of_products(cost: Callable[[Tensor, Tensor, Tensor], Tensor]) -> GroundCost:
+    """A ground cost that reads inner products alone."""
+    return lambda moments: cost(moments.xx, moments.yy, moments.xy)
+
+
+COSTS.register("squared")(_of_products(squared))
+COSTS.register("euclidean")(_of_products(euclidean))
+COSTS.register("cosine")(_of_products(cosine))
+
+
+@COSTS.register("correlation")
+def correlation(moments: Moments) -> Tensor:
+    """1 - corr(x_i, y_j) [n, m], Pearson's, in [0, 2]: blind to the mean and scale of a coordinate.
+
+    A constant coordinate is at 0 from another constant one and at 1 from all others.
+
+    Raises:
+        UserError: the means are not known.
+    """
+    of = centred(moments)
+    return cosine(of.xx, of.yy, of.xy)

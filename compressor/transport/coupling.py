@@ -39,6 +39,7 @@ class Coupling:
         cost_value: the transport cost <P, C>, or None if the plan was not made from costs.
         solver: what made the plan.
         space: the space whose coordinates are coupled; errors name it.
+        transported: the share of all mass that was transported, before what was is brought to a total of one.
 
     Raises:
         CouplingError: mass is negative or not finite, or a marginal is missed by more than `LOOSE`.
@@ -53,6 +54,7 @@ class Coupling:
     cost_value: float | None
     solver: str
     space: str
+    transported: float = 1.0
 
     def __post_init__(self) -> None:
         if self.plan.shape != (self.mu.numel(), self.nu.numel()):
@@ -101,6 +103,7 @@ class Coupling:
             "cost": self.cost_value,
             "entropy": self.entropy,
             "marginal_error": self.marginal_error,
+            "transported": self.transported,
             "untransported": int((self.mu == 0).sum()),
             "empty_targets": int((self.nu == 0).sum()),
         }
@@ -136,6 +139,60 @@ def identity(n: int, *, space: str = "space") -> Coupling:
     return Coupling(torch.diag(uniform(n)), uniform(n), uniform(n), None, "identity", space)
 
 
+def mixed(one: Coupling, other: Coupling, share: float | Tensor) -> Coupling:
+    """share · one + (1 - share) · other: two couplings between the same coordinates averaged.
+
+    The paper's ways to join the maps of a residual branch and its skip connection (averaging, weighted scalar, weighted
+    matrix) are such mixes.  A target that gets the same mass ν_j from both keeps it; sources send what the mix says.
+
+    Args:
+        share: in [0, 1]: one number, or one per target [m], where column j of the mix is that of both for share[j].
+
+    Raises:
+        CouplingError: the couplings do not fit each other, a share is not in [0, 1], or shares per target that leave
+            out one coupling here and the other there take all its mass from a source that has mass in both.
+    """
+    if one.plan.shape != other.plan.shape:
+        raise CouplingError(
+            f"{one.space}: couplings of shapes {tuple(one.plan.shape)} and {tuple(other.plan.shape)} cannot be mixed"
+        )
+    weight = torch.as_tensor(share, dtype=torch.float64)
+    if weight.shape not in ((), other.nu.shape) or not bool(((weight >= 0) & (weight <= 1)).all()):
+        raise CouplingError(
+            f"{one.space}: shares of a mix must be in [0, 1], one or {other.nu.numel()} (one per target)"
+        )
+    # Where the two differ in ν, shares per target need not leave a total of one.
+    total = torch.lerp(other.nu, one.nu, weight).sum()
+    plan = torch.lerp(other.plan, one.plan, weight) / total
+    nu = torch.lerp(other.nu, one.nu, weight) / total
+    mu = plan.sum(1)
+    lost = int(((mu <= 0) & (one.mu > 0) & (other.mu > 0)).sum())
+    if lost:
+        raise CouplingError(
+            f"{one.space}: the mix leaves {lost} sources without mass: use shares above 0 and below 1, or one for all"
+        )
+    mean = float(weight.mean())
+    transported = mean * one.transported + (1 - mean) * other.transported
+    return Coupling(plan, mu, nu, None, "mixed", one.space, transported)
+
+
+def compose(first: Coupling, second: Coupling) -> Coupling:
+    """Teacher to middle to student: P₁ diag(1/ν₁) P₂, so that pushes and pulls multiply.
+
+    Raises:
+        CouplingError: what the first delivers (ν₁) is not what the second sends (μ₂).
+    """
+    if first.nu.shape != second.mu.shape or _relative_error(first.nu, second.mu) > TIGHT:
+        raise CouplingError(
+            f"{second.space}: the target marginal of the {first.solver} coupling is not the source marginal of the "
+            f"{second.solver} coupling, so they cannot be composed"
+        )
+    return Coupling(
+        first.push() @ second.plan, first.mu, second.nu, None, "composed", second.space,
+        first.transported * second.transported,
+    )  # fmt: skip
+
+
 def _one_hot_plan(rows: Tensor, columns: Tensor, mass: Tensor, shape: tuple[int, int], space: str) -> Tensor:
     for index, size, what in ((rows, shape[0], "source"), (columns, shape[1], "target")):
         if index.numel() == 0 or int(index.min()) < 0 or int(index.max()) >= size:
@@ -146,7 +203,8 @@ def _one_hot_plan(rows: Tensor, columns: Tensor, mass: Tensor, shape: tuple[int,
 
 
 def _inverse(marginal: Tensor) -> Tensor:
-    return torch.where(marginal > 0, 1 / marginal, 0.0)
+    # What is too little for a normal number is nothing: its inverse would be infinite.
+    return torch.where(marginal >= torch.finfo(marginal.dtype).tiny, 1 / marginal, 0.0)
 
 
 def _relative_error(sums: Tensor, marginal: Tensor) -> float:

@@ -4,15 +4,23 @@
     sinkhorn               soft: minimises <P, C> - ε H(P).
     semirelaxed            ν is free: each source goes to its nearest target (clustering).
     semirelaxed-entropic   ν is free, and soft: each source is a softmax over targets.
+    partial                exact, of a share of the mass: row sums are at most μ, column sums at most ν.
+    unbalanced             soft, and the marginals are only encouraged:
+                           minimises <P, C> + ε KL(P | μ ⊗ ν) + ρ KL(P1 | μ) + ρ KL(Pᵀ1 | ν).
 
-ε is given relative to a scale, the median cost, so that one value suits all spaces.
+ε and the relaxation ρ are given relative to a scale, the median cost unless another is named, so that one value suits
+all spaces.  Dividing the costs by that scale, as the paper's code does, is the same thing: no plan changes when C, ε
+and ρ are multiplied by one number.
+
+What partial and unbalanced transport leave behind has no marginal.  Their plans are brought to a total of one, so that
+the marginals of every coupling sum to one; `Coupling.transported` keeps the total that was.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import ot
@@ -23,11 +31,22 @@ from compressor.errors import CouplingError
 from compressor.transport.coupling import TIGHT, Coupling
 from compressor.transport.marginals import check_marginal, uniform
 from compressor.transport.registry import Registry
+from compressor.transport.unbalanced import unbalanced_sinkhorn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
-    """A transport problem: cost [n, m], marginals mu [n] and nu [m], absolute epsilon, and the iterations allowed."""
+    """A transport problem.
+
+    Attributes:
+        cost: [n, m].
+        mu, nu: marginals [n] and [m].
+        epsilon: entropic regularisation, in units of the cost.
+        max_iterations: iterations allowed; None for the solver's own limit.
+        space: the name that errors use.
+        mass: share of the mass that is transported, in (0, 1]; for partial transport.
+        relaxation: weight of the marginals' divergences, in units of the cost; for unbalanced transport.
+    """
 
     cost: Tensor
     mu: Tensor
@@ -35,18 +54,32 @@ class Problem:
     epsilon: float
     max_iterations: int | None
     space: str
+    mass: float
+    relaxation: float
 
 
-#: A solver returns the plan [n, m] and the target marginal [m] that it answers for.
-Solver = Callable[[Problem], tuple[Tensor, Tensor]]
+#: A solver returns the plan [n, m] and the marginals [n] and [m] that it answers for.
+Solver = Callable[[Problem], tuple[Tensor, Tensor, Tensor]]
+#: cost [n, m] -> the unit of ε and ρ
+CostScale = Callable[[Tensor], float]
 
 SOLVERS: Registry[Solver] = Registry("transport solver")
+COST_SCALES: Registry[CostScale] = Registry("cost scale")
+
+#: Solvers that may leave mass behind, and the option that says how much.
+LEAVING = {"partial": "mass", "unbalanced": "relaxation"}
+#: A plan that transports less than this share of the mass transports nothing.
+NOTHING = 1e-6
+#: Mass below this share of a simplex plan's smaller marginal is rounding.
+ROUNDING = 1e-12
 
 EMD_ITERATIONS = 2_000_000
 SINKHORN_ITERATIONS = 2_000
 #: Sinkhorn comes down to a small ε in steps of this factor, each started from the potentials of the one before.
 ANNEALING = 4.0
 ANNEALING_ITERATIONS = 50
+#: Costs that spread over fewer ε than this keep exp(-C/ε) well within double precision.
+UNDERFLOW = 300.0
 
 
 def solve(
@@ -56,6 +89,9 @@ def solve(
     nu: Tensor | None = None,
     *,
     epsilon: float = 0.05,
+    mass: float = 0.9,
+    relaxation: float = 1.0,
+    normalise: str = "median",
     scale: float | None = None,
     max_iterations: int | None = None,
     space: str = "space",
@@ -67,66 +103,120 @@ def solve(
         cost: ground cost [n, m].
         mu: source marginal [n]; uniform if omitted.
         nu: target marginal [m]; uniform if omitted, and not read by the semi-relaxed solvers.
-        epsilon: entropic regularisation in units of `scale`; not read by the hard solvers.
-        scale: the unit of epsilon; the median cost if omitted.
+        epsilon: entropic regularisation in units of `scale`; read by sinkhorn, unbalanced and semirelaxed-entropic.
+        mass: share of the mass that partial transport moves, in (0, 1].
+        relaxation: how strongly unbalanced transport holds to its marginals, in units of `scale`.
+        normalise: what `scale` is if omitted, one of `COST_SCALES.names()`.
+        scale: the unit of epsilon and relaxation.
         max_iterations: iterations allowed; a generous limit of the solver's own if omitted.
         space: the name that errors and the report use.
 
     Raises:
-        UserError: no solver has that name.
-        CouplingError: the costs or marginals are invalid, or the solver did not converge.
+        UserError: no solver or cost scale has that name.
+        CouplingError: the costs, marginals or options are invalid, the solver did not converge, or (nearly) nothing
+            was transported.
     """
     run = SOLVERS.get(name)
     cost = cost.double()
     if cost.ndim != 2 or cost.numel() == 0 or not bool(torch.isfinite(cost).all()):
         raise CouplingError(f"{space}: the ground cost must be a finite matrix, not one of shape {tuple(cost.shape)}")
-    if not (math.isfinite(epsilon) and epsilon > 0):
-        raise CouplingError(f"{space}: epsilon must be finite and above 0, not {epsilon}")
+    check_options(epsilon, mass, relaxation)
     n, m = cost.shape
     mu = uniform(n) if mu is None else check_marginal(mu, n, name="mu", space=space)
     nu = uniform(m) if nu is None else check_marginal(nu, m, name="nu", space=space)
-    scale = cost_scale(cost) if scale is None else scale
-    plan, nu = run(Problem(cost, mu, nu, epsilon * scale, max_iterations, space))
-    return Coupling(plan, mu, nu, float((plan * cost).sum()), name, space)
+    scale = COST_SCALES.get(normalise)(cost) if scale is None else scale
+    for option, value in (("epsilon", epsilon), ("relaxation", relaxation)):
+        if not (0 < value * scale < math.inf and math.isfinite(float(cost.abs().max()) / (value * scale))):
+            raise CouplingError(
+                f"{space}: {option} {value} is beyond floating point for costs on the scale {scale:.1e}"
+            )
+    plan, mu, nu = run(Problem(cost, mu, nu, epsilon * scale, max_iterations, space, mass, relaxation * scale))
+    transported = 1.0
+    if name in LEAVING:
+        transported = float(plan.sum())
+        if not transported >= NOTHING:
+            raise CouplingError(
+                f"{space}: {name} transport moves next to nothing ({transported:.1e} of the mass): "
+                f"raise {LEAVING[name]}"
+            )
+        plan, mu, nu = plan / transported, mu / mu.sum(), nu / nu.sum()
+    return Coupling(plan, mu, nu, float((plan * cost).sum()), name, space, transported)
 
 
-def cost_scale(cost: Tensor) -> float:
-    """The unit of ε: the median cost, or the mean where most costs are zero, or 1 where all are."""
-    return float(cost.median()) or float(cost.mean()) or 1.0
+def check_options(epsilon: float, mass: float, relaxation: float) -> None:
+    """Raises CouplingError for an option of `solve` that is out of its range."""
+    for option, value in (("epsilon", epsilon), ("relaxation", relaxation)):
+        if not (math.isfinite(value) and value > 0):
+            raise CouplingError(f"{option} must be finite and above 0, not {value}")
+    if not 0 < mass <= 1:
+        raise CouplingError(f"mass must be above 0 and at most 1, not {mass}")
+
+
+# Cost scales
+
+
+@COST_SCALES.register("median")
+def median_cost(cost: Tensor) -> float:
+    """The median cost, or the mean where most costs are zero, or 1 where all are."""
+    return float(cost.abs().median()) or mean_cost(cost)
+
+
+@COST_SCALES.register("mean")
+def mean_cost(cost: Tensor) -> float:
+    """The mean cost, or 1 where all are zero."""
+    return float(cost.abs().mean()) or 1.0
+
+
+@COST_SCALES.register("max")
+def largest_cost(cost: Tensor) -> float:
+    """The largest cost, or 1 where all are zero."""
+    return float(cost.abs().max()) or 1.0
+
+
+@COST_SCALES.register("none")
+def no_scale(cost: Tensor) -> float:
+    """1: ε and ρ are in units of the cost itself."""
+    return 1.0
+
+
+# Solvers
 
 
 @SOLVERS.register("emd")
-def emd(problem: Problem) -> tuple[Tensor, Tensor]:
+def emd(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """The exact plan by network simplex; tried once more with ten times the iterations before it is given up."""
     # POT's simplex has an absolute tolerance: costs below 1e-13 all look the same to it, and it would not say so.
     cost = problem.cost / (float(problem.cost.abs().max()) or 1.0)
-    limit = problem.max_iterations or EMD_ITERATIONS
-    for allowed in (limit, 10 * limit):
-        with warnings.catch_warnings():
-            # What POT warns of is in its log too, where it cannot be missed.
-            warnings.simplefilter("ignore")
-            plan, log = ot.emd(
-                problem.mu.numpy(), problem.nu.numpy(), cost.numpy(), numItermax=allowed, center_dual=False, log=True
-            )
-        if log["warning"] is None:
-            return torch.from_numpy(plan), problem.nu
-    raise CouplingError(f"{problem.space}: emd did not converge in {10 * limit} iterations ({log['warning']})")
+    return _simplex(problem, "emd", problem.mu, problem.nu, cost), problem.mu, problem.nu
 
 
 @SOLVERS.register("sinkhorn")
-def sinkhorn(problem: Problem) -> tuple[Tensor, Tensor]:
-    """The entropic plan by Sinkhorn iterations in the log domain, annealed from the largest cost down to ε."""
-    cost, epsilon = problem.cost, problem.epsilon
-    limit = problem.max_iterations or SINKHORN_ITERATIONS
-    stages = max(0, math.ceil(math.log(max(float(cost.max()) / epsilon, 1.0), ANNEALING)))
+def sinkhorn(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """The entropic plan by Sinkhorn iterations: scaling of exp(-C/ε), or logarithms where that would underflow."""
+    spread = float(problem.cost.max() - problem.cost.min()) / problem.epsilon
+    plan = _scaling(problem) if spread < UNDERFLOW else _log_domain(problem)
+    return plan, problem.mu, problem.nu
+
+
+def _scaling(problem: Problem) -> Tensor:
+    """Sinkhorn–Knopp: two matrix–vector products an iteration, many times cheaper than logarithms of sums."""
+    return ot.bregman.sinkhorn_knopp(
+        problem.mu, problem.nu, problem.cost - problem.cost.min(), problem.epsilon,
+        numItermax=problem.max_iterations or SINKHORN_ITERATIONS, stopThr=0.1 * TIGHT * float(problem.nu.min()),
+        warn=False,
+    )  # fmt: skip
+
+
+def _log_domain(problem: Problem) -> Tensor:
+    """Annealed from the largest cost down to ε."""
     potentials: tuple[Tensor, Tensor] | None = None
-    for stage in range(stages, -1, -1):
+    for epsilon, iterations in _annealed(problem):
         plan, log = ot.bregman.sinkhorn_log(
             problem.mu,
             problem.nu,
-            cost,
-            epsilon * ANNEALING**stage,
-            numItermax=min(limit, ANNEALING_ITERATIONS) if stage else limit,
+            problem.cost,
+            epsilon,
+            numItermax=iterations,
             stopThr=0.1 * TIGHT * float(problem.nu.min()),
             log=True,
             warn=False,  # An early stop shows as a marginal error, which every coupling is checked for.
@@ -134,19 +224,72 @@ def sinkhorn(problem: Problem) -> tuple[Tensor, Tensor]:
         )
         # POT's potentials are in units of ε, which the next stage divides.
         potentials = ANNEALING * log["log_u"], ANNEALING * log["log_v"]
-    return plan, problem.nu
+    return plan
 
 
 @SOLVERS.register("semirelaxed")
-def semirelaxed(problem: Problem) -> tuple[Tensor, Tensor]:
+def semirelaxed(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """The exact plan when ν is free: all of a source's mass goes to its nearest target, the first of equals."""
     plan = torch.zeros_like(problem.cost)
     plan.scatter_(1, problem.cost.argmin(1, keepdim=True), problem.mu[:, None])
-    return plan, plan.sum(0)
+    return plan, problem.mu, plan.sum(0)
 
 
 @SOLVERS.register("semirelaxed-entropic")
-def semirelaxed_entropic(problem: Problem) -> tuple[Tensor, Tensor]:
+def semirelaxed_entropic(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """The entropic plan when ν is free, in closed form: P_ij = μ_i softmax_j(-C_ij / ε)."""
     plan = problem.mu[:, None] * torch.softmax(-problem.cost / problem.epsilon, 1)
-    return plan, plan.sum(0)
+    return plan, problem.mu, plan.sum(0)
+
+
+@SOLVERS.register("partial")
+def partial(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """The cheapest plan of a share s of the mass, exactly; what is dearer stays behind on both sides.
+
+    A dummy target takes what sources keep and a dummy source makes up what targets lack, both for nothing but not from
+    each other (Caffarelli and McCann 2010, Chapel et al. 2020).  `ot.partial.partial_wasserstein` does the same, but
+    transports more than s where costs are zero or negative, refuses s = 1 when a marginal sums to 1 - 1e-16, and blames
+    the dummies when the iterations end.
+    """
+    if problem.mass == 1:
+        return emd(problem)
+    # The total is given, so that a constant added to all costs changes nothing: they are brought to [1, 2].
+    cost = problem.cost - problem.cost.min()
+    cost = 1 + cost / (float(cost.max()) or 1.0)
+    kept = torch.tensor([1 - problem.mass], dtype=torch.float64)
+    mu, nu = torch.cat([problem.mu, kept]), torch.cat([problem.nu, kept])
+    extended = torch.nn.functional.pad(cost, (0, 1, 0, 1))
+    extended[-1, -1] = 2 * cost.max()
+    plan = _simplex(problem, "partial", mu, nu, extended)[:-1, :-1]
+    # A sum that ends in 1e-17 instead of zero is no mass: normalised, it would be a full column of push.
+    plan = torch.where(plan > ROUNDING * torch.minimum(problem.mu[:, None], problem.nu[None, :]), plan, 0.0)
+    return plan, plan.sum(1), plan.sum(0)
+
+
+@SOLVERS.register("unbalanced")
+def unbalanced(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """The entropic plan whose marginals are only encouraged, annealed as Sinkhorn's is."""
+    return unbalanced_sinkhorn(
+        problem.cost, problem.mu, problem.nu, problem.relaxation, _annealed(problem), tolerance=0.1 * TIGHT
+    )
+
+
+def _simplex(problem: Problem, name: str, mu: Tensor, nu: Tensor, cost: Tensor) -> Tensor:
+    limit = problem.max_iterations or EMD_ITERATIONS
+    for allowed in (limit, 10 * limit):
+        with warnings.catch_warnings():
+            # What POT warns of is in its log too, where it cannot be missed.
+            warnings.simplefilter("ignore")
+            plan, log = ot.emd(mu.numpy(), nu.numpy(), cost.numpy(), numItermax=allowed, center_dual=False, log=True)
+        if log["warning"] is None:
+            return torch.from_numpy(plan)
+    raise CouplingError(f"{problem.space}: {name} did not converge in {10 * limit} iterations ({log['warning']})")
+
+
+def _annealed(problem: Problem) -> Iterator[tuple[float, int]]:
+    """From the largest cost down to ε: each regularisation with the iterations that it gets."""
+    limit = problem.max_iterations or SINKHORN_ITERATIONS
+    largest = float(problem.cost.max())
+    stages = max(0, math.ceil(math.log(max(largest / problem.epsilon, 1.0), ANNEALING)))
+    for stage in range(stages, -1, -1):
+        yield problem.epsilon * ANNEALING**stage, min(limit, ANNEALING_ITERATIONS) if stage else limit
