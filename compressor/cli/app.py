@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from compressor import __version__
-from compressor.cli import look, make, measure
+from compressor.cli import landscape, look, make, measure
 
 
 def _version(asked: bool) -> None:
@@ -46,4 +46,6 @@ app.command(rich_help_panel=_LOOK)(look.inspect)
 app.command(rich_help_panel=_LOOK)(look.report)
 app.command(rich_help_panel=_MEASURE)(measure.evaluate)
 app.command(rich_help_panel=_MEASURE)(measure.bench)
+app.command(rich_help_panel=_MEASURE)(landscape.landscape)
+app.command(rich_help_panel=_MEASURE)(landscape.interpolate)
 app.command(rich_help_panel=_MEASURE)(measure.export)

@@ -1,0 +1,267 @@
+"""Scores in weight space: over the plane through three models, and along the lines from one model to others."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain, product
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from compressor.bench import landscape as space
+from compressor.bench.accuracy import Score
+from compressor.data.batches import Batches
+from compressor.errors import UserError
+from compressor.models.load import Teacher, check_compatible, load_teacher
+from compressor.models.staging import check_output
+from compressor.models.tasks import check_measurable
+from compressor.pipeline.ensemble import check_device, common_data, read_configs
+from compressor.pipeline.environment import environment
+from compressor.pipeline.samples import open_evaluation
+from compressor.pipeline.space import told_when_full
+from compressor.pipeline.stages import Progress, Stages
+from compressor.pipeline.table import short_names
+from compressor.recipe import Recipe
+from compressor.report.landscape import SUFFIXES, check_plots, draw_curves, draw_plane
+
+Found = dict[str, Any]
+
+
+def landscape(
+    recipe: Recipe,
+    picture: str | Path,
+    *,
+    points: int = 15,
+    margin: float = 0.3,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Found:
+    """Measure the plane through the recipe's three models, and write a contour map and its numbers.
+
+    Args:
+        recipe: names the models (teachers: anchor, fused, vanilla), the data and the evaluation samples.
+        picture: file to draw into, .svg or .png; the numbers go beside it, as .json.
+        points: along each side of the map.
+        margin: see `compressor.bench.landscape.grid`.
+        force: replace files that are there.
+        progress: told of every stage.
+
+    Returns:
+        JSON-ready, as in the file: metric; models {name, score, x, y, fingerprint}; xs; ys; scores, a row for each y;
+        best {score, x, y}; samples, labelled, data, task, notes, environment, seconds; and the two files.
+
+    Raises:
+        UserError: names, data, device or file cannot be used, or the models have not one shape, or span no plane.
+    """
+    picture = _check_files(picture, force)
+    stages = Stages(progress)
+    subject = _open(recipe, stages)
+    with stages("plane", "laying a plane through the models"):
+        over = space.plane(subject.models)
+    xs, ys = space.grid(over, points, margin)
+    places = [*over.coordinates, *((x, y) for y, x in product(ys, xs))]
+    scores = subject.measure((over.at(*place) for place in places), len(places), stages)
+    values = [space.figure(score, subject.metric) for score in scores]
+    models, rest = subject.rows(scores), values[len(over.coordinates) :]
+    for row, (x, y) in zip(models, over.coordinates, strict=True):
+        row.update(x=x, y=y)
+    found = {
+        **subject.facts(scores[0]),
+        "kind": "landscape",
+        "models": models,
+        "xs": xs,
+        "ys": ys,
+        "scores": [rest[start : start + points] for start in range(0, len(rest), points)],
+        "best": _best(places, values, subject.metric),
+    }
+    return _write(found, picture, draw_plane, force, stages)
+
+
+def interpolate(
+    recipe: Recipe, picture: str | Path, *, points: int = 11, force: bool = False, progress: Progress | None = None
+) -> Found:
+    """Measure the lines from the recipe's first model to each other one, and write their curves and numbers.
+
+    Args:
+        recipe: names the models (teachers), the data and the evaluation samples.
+        picture: file to draw into, .svg or .png; the numbers go beside it, as .json.
+        points: along each line, its ends included.
+        force: replace files that are there.
+        progress: told of every stage.
+
+    Returns:
+        JSON-ready, as in the file: metric; models {name, score, fingerprint}; shares of the other model; curves
+        {start, end, scores, barrier}; samples, labelled, data, task, notes, environment, seconds; and the two files.
+
+    Raises:
+        UserError: names, data, device or file cannot be used, or the models have not one shape.
+    """
+    picture = _check_files(picture, force)
+    stages = Stages(progress)
+    subject = _open(recipe, stages)
+    space.check_shapes(subject.models)
+    shares = torch.linspace(0, 1, points, dtype=torch.float64).tolist()
+    start, *ends = [model.state_dict() for model in subject.models.values()]
+    inside = (space.interpolate(start, end, shares[1:-1]) for end in ends)
+    total = 1 + len(ends) + len(ends) * (points - 2)
+    scores = subject.measure(chain([start], ends, *inside), total, stages)
+    values = [space.figure(score, subject.metric) for score in scores]
+    first, *others = subject.models
+    curves = []
+    for index, name in enumerate(others):
+        begin = 1 + len(ends) + index * (points - 2)
+        curve = [values[0], *values[begin : begin + points - 2], values[1 + index]]
+        barrier = space.barrier(shares, curve, subject.metric)
+        curves.append({"start": first, "end": name, "scores": curve, "barrier": barrier})
+    found = {
+        **subject.facts(scores[0]),
+        "kind": "interpolation",
+        "models": subject.rows(scores),
+        "shares": shares,
+        "curves": curves,
+    }
+    return _write(found, picture, draw_curves, force, stages)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is measured on what: models of one task, on the CPU, and a scratch copy of the first on the device."""
+
+    loaded: list[Teacher]
+    models: dict[str, PreTrainedModel]
+    scratch: PreTrainedModel
+    batches: Batches
+    device: str
+    seed: int
+
+    @property
+    def metric(self) -> str:
+        return self.batches.task.metrics[0]
+
+    def measure(self, states: Iterable[space.State], total: int, stages: Stages) -> list[Score]:
+        """The score of each state, of which the first is a model's."""
+        space.check_shapes(self.models)
+        space.check_function(self.models, self.scratch, self.seed)
+        # Annotated by transformers for other types only.
+        self.scratch.to(self.device)  # type: ignore[arg-type]
+        scores: list[Score] = []
+        with stages("measure", f"measuring {total} points") as tell:
+            for score in space.survey(self.scratch, states, self.batches):
+                if not score.labelled:
+                    raise UserError(f"{self.batches.split.name} has no known labels to measure with")
+                scores.append(score)
+                tell(len(scores) / total, f"measuring point {min(len(scores) + 1, total)} of {total}")
+        return scores
+
+    def rows(self, scores: list[Score]) -> list[dict[str, Any]]:
+        """What is said of each model; its score is the one in the same place."""
+        return [
+            {"name": name, "score": space.figure(score, self.metric), "fingerprint": model.fingerprint}
+            for name, model, score in zip(self.models, self.loaded, scores[: len(self.loaded)], strict=True)
+        ]
+
+    def facts(self, score: Score) -> Found:
+        return {
+            "metric": self.metric,
+            "task": self.batches.task.name,
+            "data": self.batches.split.name,
+            "samples": score.samples,
+            "labelled": score.labelled,
+            "notes": [note for model in self.loaded for note in model.notes],
+            "environment": environment(),
+        }
+
+
+def _open(recipe: Recipe, stages: Stages) -> _Subject:
+    """Load the models and open their data, as `compress evaluate` does."""
+    check_device(recipe.device)
+    names = recipe.teachers
+    with stages("load", "loading") as tell:
+        for name, config in zip(names, read_configs(names), strict=True):
+            task = check_measurable(config, "measuring", name)
+        source = recipe.data.source or common_data(names)
+        if source is None:
+            raise UserError(f"measuring needs {'labelled data' if task.columns else 'data'}: name some with --data")
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source})})
+        loaded = [load_teacher(name, progress=tell) for name in names]
+        check_compatible(loaded)
+    with stages("data", f"reading {source}"), told_when_full("to the cache of datasets"):
+        batches = open_evaluation(recipe, loaded[0].processor, loaded[0].config)
+    if not batches.labelled:
+        raise UserError(f"{batches.split.name} has no labels to measure with: name their column with --label-column")
+    models = {name: model.model for name, model in zip(short_names(names), loaded, strict=True)}
+    scratch = copy.deepcopy(loaded[0].model)
+    return _Subject(loaded, models, scratch, batches, recipe.device, recipe.seed)
+
+
+def _best(places: list[tuple[float, float]], values: list[float | None], metric: str) -> dict[str, float] | None:
+    """The best place that was measured, on the grid or a model itself."""
+    known = [(value, *place) for value, place in zip(values, places, strict=True) if value is not None]
+    if not known:
+        return None
+    score, x, y = (min if metric == "perplexity" else max)(known, key=lambda item: item[0])
+    return {"score": score, "x": x, "y": y}
+
+
+def _files(picture: Path) -> tuple[Path, Path]:
+    return picture.with_suffix(".json"), picture
+
+
+def _check_files(picture: str | Path, force: bool) -> Path:
+    """Refuse, before any work, what cannot be drawn or must not be written; the picture's whole path."""
+    picture = Path(picture).expanduser().absolute()
+    if picture.suffix.lower() not in SUFFIXES:
+        raise UserError(f"--output: a picture ends with {' or '.join(SUFFIXES)}, and {picture.name} does not")
+    check_plots()
+    for path in _files(picture):
+        _check_file(path, force)
+    return picture
+
+
+def _check_file(path: Path, force: bool) -> None:
+    if force and path.is_file() and not path.is_symlink():
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise UserError(f"cannot write {path}: {path.parent} is not a folder that can be written to")
+        return
+    if force and path.exists():
+        raise UserError(f"{path} is not a file, so it is not replaced: choose another output")
+    check_output(path)
+
+
+def _write(
+    found: Found, picture: Path, draw: Callable[[Mapping[str, Any], Path], None], force: bool, stages: Stages
+) -> Found:
+    """Write numbers and picture beside their places and move them there when both are finished."""
+    parent = picture.parent
+    with stages("draw", "drawing"), told_when_full(f"to {parent}"):
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=f".{picture.name}.", suffix=".partial", dir=parent))
+        except OSError as error:
+            raise UserError(f"cannot write {picture}: {error}") from None
+        files = _files(picture)
+        try:
+            draw(found, folder / picture.name)
+            found |= {"seconds": stages.report(), "numbers": str(files[0]), "picture": str(files[1])}
+            numbers = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+            (folder / files[0].name).write_text(numbers, encoding="utf-8")
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        try:
+            for path in files:
+                _check_file(path, force)
+            for path in files:
+                os.replace(folder / path.name, path)
+        except (UserError, OSError) as error:
+            raise UserError(f"cannot move the finished result to {picture} ({error}): it is kept in {folder}") from None
+        folder.rmdir()
+    return found
