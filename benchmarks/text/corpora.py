@@ -52,16 +52,19 @@ def sst2(folder: Path) -> Corpus:
 
 
 def shakespeare(file: Path) -> Corpus:
-    """A plain text cut by position: nine tenths train; of the last tenth the first half validates, the second tests."""
-    text = file.read_text(encoding="utf-8")
-    first, second = round(len(text) * 0.9), round(len(text) * 0.95)
-    tokenizer = _bpe(text[:first])
-    train, validation, test = (
-        tokenizer(part)["input_ids"] for part in (text[:first], text[first:second], text[second:])
-    )
+    """A plain text as tokens, cut by position."""
+    parts = cut(file.read_text(encoding="utf-8"))
+    tokenizer = _bpe(parts[0])
+    train, validation, test = (tokenizer(part)["input_ids"] for part in parts)
     # Only now, lest the tokenizer complain of the length of a whole text.
     tokenizer.model_max_length = CONTEXT
     return Corpus(tokenizer, Windows(train, stride=1), Windows(validation), Windows(test))
+
+
+def cut(text: str) -> tuple[str, str, str]:
+    """Nine tenths train; of the last tenth the first half validates, the second tests."""
+    first, second = round(len(text) * 0.9), round(len(text) * 0.95)
+    return text[:first], text[first:second], text[second:]
 
 
 class Windows:

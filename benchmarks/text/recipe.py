@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-Task = Literal["sst2", "shakespeare"]
+Task = Literal["sst2", "shakespeare", "seq2seq"]
 
 
 class TeacherRecipe(BaseModel):

@@ -1,4 +1,4 @@
-"""Train the text teachers from scratch: BERTs on SST-2, GPT-2s and Llamas on tiny Shakespeare; minutes each on a CPU.
+"""Train the text teachers from scratch: BERTs on SST-2, GPT-2s, Llamas and T5s on tiny Shakespeare; minutes on a CPU.
 
     python benchmarks/text/teachers.py --data sst2 --text tinyshakespeare.txt                all, one after the other
     python benchmarks/text/teachers.py --data sst2 --only bert-a --only bert-b              some
@@ -11,7 +11,7 @@ these.  The line that is printed leaves the test score out, so that nobody choos
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from corpora import Corpus, shakespeare, sst2
+from pairs import seq2seq
 from recipe import Task, TeacherRecipe, read_recipe, write_recipe
 from training import Scores, train_teacher
 
@@ -27,6 +28,7 @@ from compressor.models.staging import staged
 from compressor.pipeline.environment import environment
 
 HERE = Path(__file__).parent
+_CORPORA: dict[Task, Callable[[Path], Corpus]] = {"sst2": sst2, "shakespeare": shakespeare, "seq2seq": seq2seq}
 RECIPE, RESULT = "teacher.yaml", "training.json"
 
 
@@ -46,14 +48,14 @@ def main(
     if unknown := set(only or ()) - set(_names(recipes)):
         raise typer.BadParameter(f"no recipe for {', '.join(sorted(unknown))}: there are {', '.join(_names(recipes))}")
     chosen = {name: read_recipe(recipes / f"{name}.yaml") for name in only or _names(recipes)}
-    sources: dict[Task, Path | None] = {"sst2": data, "shakespeare": text}
+    sources: dict[Task, Path | None] = {"sst2": data, "shakespeare": text, "seq2seq": text}
     _check(chosen, sources, output)
 
     @cache
     def corpus(task: Task) -> Corpus:
         source = sources[task]
         assert source is not None
-        return sst2(source) if task == "sst2" else shakespeare(source)
+        return _CORPORA[task](source)
 
     for name, recipe in chosen.items():
         folder = output / name

@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from corpora import CLASSES, CONTEXT, SENTENCE_TOKENS, Corpus
+from pairs import restored
 from recipe import Task, TeacherRecipe
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    DataCollatorForSeq2Seq,
     DataCollatorWithPadding,
     EvalPrediction,
     PreTrainedConfig,
@@ -39,7 +42,11 @@ Scores = dict[str, float]
 #: Called at each look at the validation data with the step and what was measured there.
 Progress = Callable[[int, Scores], None]
 
-_HEAD: dict[Task, Any] = {"sst2": AutoModelForSequenceClassification, "shakespeare": AutoModelForCausalLM}
+_HEAD: dict[Task, Any] = {
+    "sst2": AutoModelForSequenceClassification,
+    "shakespeare": AutoModelForCausalLM,
+    "seq2seq": AutoModelForSeq2SeqLM,
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,8 @@ class Trained:
     """What became of a recipe.
 
     Attributes:
-        validation, test: of the saved folder; accuracy and loss, or loss and perplexity per token.
+        validation, test: of the saved folder; accuracy and loss, or loss and perplexity per token, of an
+            encoder–decoder also the perplexity of targets with each other's sources.
         best_step: the one whose weights were kept, chosen by the validation data.
         seconds: of the training, the looks at the validation data included.
     """
@@ -94,6 +102,8 @@ def score(folder: Path, task: Task, corpus: Corpus, samples: Any) -> Scores:
     """Load a teacher's folder and measure it on `samples`."""
     with quiet():
         model = _HEAD[task].from_pretrained(folder)
+        if task == "seq2seq":
+            return restored(model, corpus.tokenizer, samples)
         trainer = _trainer(model, task, corpus, _arguments(folder), eval_dataset=samples)
         return _scores(task, trainer.evaluate())
 
@@ -135,6 +145,8 @@ def _config(recipe: TeacherRecipe, corpus: Corpus) -> PreTrainedConfig:
         filled["max_position_embeddings"] = SENTENCE_TOKENS
         filled["id2label"] = dict(enumerate(CLASSES))
         filled["label2id"] = {name: index for index, name in enumerate(CLASSES)}
+    elif recipe.task == "seq2seq":
+        filled["decoder_start_token_id"] = tokenizer.pad_token_id
     else:
         # GPT-2 maps this onto its own n_positions.
         filled["max_position_embeddings"] = CONTEXT
@@ -182,7 +194,8 @@ def _trainer(
         kwargs |= {"data_collator": DataCollatorWithPadding(corpus.tokenizer), "compute_metrics": _accuracy}
     else:
         arguments.prediction_loss_only = True
-        kwargs["data_collator"] = default_data_collator
+        seq2seq = task == "seq2seq"
+        kwargs["data_collator"] = DataCollatorForSeq2Seq(corpus.tokenizer, model) if seq2seq else default_data_collator
     trainer = Trainer(model, arguments, **kwargs)
     trainer.remove_callback(PrinterCallback)
     return trainer

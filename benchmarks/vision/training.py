@@ -1,0 +1,135 @@
+"""One teacher from its recipe: trained from scratch by a plain loop, then measured as it was saved.
+
+Not by the Trainer of transformers: on one thread, a loader that decodes and preprocesses image by image takes as long
+as these models do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pictures import Cifar, Images, augmented, normalised, preprocessor, shuffled
+from recipe import TeacherRecipe
+from torch.nn.functional import cross_entropy
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+    ViTImageProcessor,
+    get_cosine_schedule_with_warmup,
+    set_seed,
+)
+
+from compressor.models.quiet import quiet
+from compressor.models.save import save_student
+
+Scores = dict[str, float]
+
+#: Called at each look at the validation images with the step and what was measured there.
+Progress = Callable[[int, Scores], None]
+
+EVALUATION_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What became of a recipe.
+
+    Attributes:
+        validation, test: accuracy and loss (without label smoothing) of the saved folder.
+        best_step: the one whose weights were kept, chosen by the validation images.
+        seconds: of the training, the looks at the validation images included.
+    """
+
+    validation: Scores
+    test: Scores
+    best_step: int
+    steps: int
+    seconds: float
+    parameters: int
+
+
+def train_teacher(recipe: TeacherRecipe, data: Cifar, folder: Path, progress: Progress) -> Trained:
+    """Train by `recipe` and write the teacher, a plain Hugging Face folder, into the existing `folder`."""
+    set_seed(recipe.seed)
+    model = _model(recipe, data.classes)
+    processor = preprocessor()
+    begun = time.perf_counter()
+    best_step = _fit(model, recipe, data, processor, progress)
+    seconds = time.perf_counter() - begun
+    save_student(folder, model.eval(), processor)
+    return Trained(
+        validation=score(folder, data.validation),
+        test=score(folder, data.test),
+        best_step=best_step,
+        steps=recipe.steps,
+        seconds=round(seconds, 1),
+        parameters=model.num_parameters(),
+    )
+
+
+def score(folder: Path, images: Images) -> Scores:
+    """Load a teacher's folder and measure it on `images`."""
+    with quiet():
+        model = AutoModelForImageClassification.from_pretrained(folder)
+        processor = AutoImageProcessor.from_pretrained(folder)
+    return _scores(model, images, processor)
+
+
+def _model(recipe: TeacherRecipe, classes: tuple[str, ...]) -> PreTrainedModel:
+    names = dict(enumerate(classes))
+    numbers = {name: index for index, name in names.items()}
+    config = AutoConfig.for_model(**recipe.config, id2label=names, label2id=numbers)
+    return AutoModelForImageClassification.from_config(config)
+
+
+def _fit(
+    model: PreTrainedModel, recipe: TeacherRecipe, data: Cifar, processor: ViTImageProcessor, progress: Progress
+) -> int:
+    """Train `model`, leave the weights of the best look at the validation images in it, and return that look's step."""
+    optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.learning_rate, fused=True)
+    schedule = get_cosine_schedule_with_warmup(optimizer, round(recipe.steps / 10), recipe.steps)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    batches = shuffled(len(data.train), recipe.batch_size, generator)
+    best, best_step, weights = -1.0, 0, model.state_dict()
+    for step in range(1, recipe.steps + 1):
+        batch = data.train.select(next(batches))
+        model.train()
+        logits = model(normalised(augmented(batch.pixels, generator), processor)).logits
+        optimizer.zero_grad()
+        cross_entropy(logits, batch.labels, label_smoothing=recipe.label_smoothing).backward()
+        optimizer.step()
+        schedule.step()
+        if step % recipe.evaluate_every == 0 or step == recipe.steps:
+            scores = _scores(model, data.validation, processor)
+            progress(step, scores)
+            if scores["accuracy"] > best:
+                best, best_step = scores["accuracy"], step
+                weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(weights)
+    return best_step
+
+
+def _groups(model: PreTrainedModel, weight_decay: float) -> list[dict]:
+    """Weights decay; biases and norms do not."""
+    parameters = list(model.parameters())
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+@torch.no_grad()
+def _scores(model: PreTrainedModel, images: Images, processor: ViTImageProcessor) -> Scores:
+    model.eval()
+    parts = [model(normalised(part, processor)).logits for part in images.pixels.split(EVALUATION_BATCH)]
+    logits = torch.cat(parts)
+    return {
+        "accuracy": (logits.argmax(-1) == images.labels).float().mean().item(),
+        "loss": cross_entropy(logits, images.labels).item(),
+    }
