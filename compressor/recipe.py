@@ -83,17 +83,73 @@ class CalibrationOptions(Section):
     )
 
 
-class FusionOptions(Section):
-    """How teachers are transported into the student."""
+class AlignmentOptions(Section):
+    """How the coordinates of models are compared and coupled: features, ground cost, solver, marginals."""
 
-    residual: str = Field("auto", description="Residual map: auto, or the name of a registered map.")
-    inner: str = Field("auto", description="Map of heads and hidden units: auto, or the name of a registered map.")
     features: Literal["auto", "activations", "weights"] = Field(
         "auto", description="What ground costs are measured on; auto: activations when there is data."
     )
-    cost: str = Field("euclidean", description="Ground cost between coordinates: euclidean or cosine.")
-    solver: str = Field("emd", description="Transport solver: emd (hard) or sinkhorn (soft).")
-    epsilon: Positive = Field(0.05, description="Entropic regularisation of sinkhorn, relative to the median cost.")
+    tokens: str = Field(
+        "all",
+        description="Tokens whose activations are compared: all, class (the first token), window:N (the class token "
+        "and the N x N patches in the middle), random:SHARE, or loss:X (samples whose loss is below X).",
+    )
+    preparation: str = Field(
+        "raw", description="What is done to features before they are compared: raw, centred, standardised, normalised."
+    )
+    cost: str = Field(
+        "euclidean", description="Ground cost between coordinates: euclidean, squared, cosine, correlation."
+    )
+    normalise: str = Field(
+        "median", description="The unit of epsilon, by which costs are divided: their median, mean or max, or none."
+    )
+    solver: str = Field(
+        "emd",
+        description="Transport solver: emd (hard), sinkhorn (soft), partial, unbalanced, semirelaxed or "
+        "semirelaxed-entropic.",
+    )
+    epsilon: Positive = Field(
+        0.05, description="Entropic regularisation of soft solvers, in units of the cost's scale."
+    )
+    mass: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="Share of the mass that partial transport moves."
+    )
+    relaxation: Positive = Field(
+        1.0, description="How strongly unbalanced transport holds to its marginals, in units of the cost's scale."
+    )
+    marginals: Literal["uniform", "activation", "outgoing"] = Field(
+        "uniform",
+        description="Mass of a coordinate, where it is aligned to an anchor: the same for all, or by importance: the "
+        "norm of its activations or of its outgoing weights.",
+    )
+    heads: Literal["auto", "within", "across"] = Field(
+        "auto",
+        description="Channels of attention are coupled within heads, once these are matched, or across all heads as in "
+        "the paper; auto: within.",
+    )
+    query_key: Literal["joint", "separate", "equal"] = Field(
+        "joint",
+        description="Maps of queries and keys: one of both costs (joint), the query's for both (equal), or one each "
+        "(separate: their product is then not kept).",
+    )
+    scaling: Literal["push-pull", "one-matrix"] = Field(
+        "push-pull",
+        description="one-matrix uses the push for readers too, as the paper's released code does: wrong by the ratio "
+        "of the widths when they differ, and here for comparison only.",
+    )
+
+
+class FusionOptions(Section):
+    """How teachers are transported into the student."""
+
+    residual: str = Field(
+        "auto",
+        description="Residual map: auto, or the name of a registered map; or, to align everything to an anchor as in "
+        "the paper, a residual policy: averaging, weighted-scalar, weighted-matrix, residual-only, branch-only, "
+        "identity or global.",
+    )
+    inner: str = Field("auto", description="Map of heads and hidden units: auto, or the name of a registered map.")
+    alignment: AlignmentOptions = AlignmentOptions()
     weights: Literal["auto"] | tuple[NonNegative, ...] = Field(
         "auto", description="One weight a teacher (they are normalised), or auto: chosen on held-out calibration data."
     )
@@ -102,24 +158,44 @@ class FusionOptions(Section):
     )
     refit: bool = Field(True, description="Refit the transported weights in closed form; off: pure transport.")
     anchor: str | None = Field(
-        None, description="A trained narrow model whose coordinates the teachers are aligned to."
+        None,
+        description="A trained model whose shape the student takes and whose coordinates the teachers are aligned to; "
+        "it takes part in the fusion if it is one of the teachers. Residual policies then take the first teacher.",
     )
 
 
 class FinetuneOptions(Section):
-    """The short distillation from the ensemble that follows the fusion."""
+    """The short training that follows the fusion: distillation from the ensemble, labels, or both."""
 
     enabled: bool = Field(True, description="Finetune after fusing, when there is data.")
     steps: Count = Field(200, description="Optimiser steps.")
     batch_size: Count = Field(128, description="Samples per step.")
-    learning_rate: Positive = Field(3e-4, description="Peak learning rate of AdamW.")
+    learning_rate: Literal["search"] | Positive = Field(
+        3e-4, description="Peak learning rate of AdamW, or search: the best of learning_rates on a validation split."
+    )
+    learning_rates: tuple[Positive, ...] = Field(
+        (1e-4, 3e-4, 1e-3), min_length=1, description="What the search tries, each with search_steps steps."
+    )
+    search_steps: Count | None = Field(
+        None, description="Steps of each trial of the search; as many as steps if omitted."
+    )
+    validation: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.05, description="Share of the training samples that is kept out of the training to judge a search by."
+    )
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="Share of the steps that warm up; cosine after."
     )
     weight_decay: NonNegative = Field(0.01, description="Weight decay of AdamW.")
     temperature: Positive = Field(2.0, description="Temperature of the distillation; the loss is scaled by its square.")
+    distil_weight: NonNegative = Field(1.0, description="Weight of the distillation; 0 trains on labels alone.")
     label_weight: NonNegative = Field(0.0, description="Weight of the cross-entropy with labels; 0 needs no labels.")
     checkpoint_every: Count = Field(50, description="Steps between checkpoints that an interrupted run resumes from.")
+
+    @model_validator(mode="after")
+    def _something_to_learn_from(self) -> FinetuneOptions:
+        if self.distil_weight == 0 and self.label_weight == 0:
+            raise ValueError("distil_weight and label_weight are both 0: there is nothing to learn from")
+        return self
 
 
 class EvaluationOptions(Section):
@@ -269,5 +345,6 @@ def _say(field: tuple[str, ...], problem: Any, names: Mapping[str, str]) -> str:
     message = _PHRASES.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
     if not place:
         return message
-    given = "" if problem["type"] in ("missing", "too_short") else f", not {problem['input']!r}"
+    said = problem["type"] not in ("missing", "too_short") and not isinstance(problem["input"], dict)
+    given = f", not {problem['input']!r}" if said else ""
     return f"{names.get(place, place)}: {message[:1].lower()}{message[1:]}{given}"

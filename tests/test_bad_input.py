@@ -259,6 +259,12 @@ def test_evaluating_without_data(capsys, here, vit_a):
     refused(capsys, here, "evaluate", vit_a, said="--data")
 
 
+def test_learning_from_labels_that_are_not_there(capsys, here, vit_a, image_folder):
+    Path("data.csv").write_text("image,width\n" + "".join(f"{image},16\n" for image in image_folder.rglob("*.png")))
+    options = ("--distil-weight", 0, "--label-weight", 1)
+    refused(capsys, here, "fuse", vit_a, "--data", "data.csv", *options, said="has no labels")
+
+
 def test_finetuning_without_data(capsys, here, vit_a):
     refused(capsys, here, "finetune", vit_a, "-t", vit_a, said="finetuning needs data")
 
@@ -289,6 +295,16 @@ def test_recipe(capsys, here, text, said):
         (["report", "missing"], "no report.json in missing"),
         (["fuse", "a", "--eval-samples", "few"], "--eval-samples"),
         (["export", "vit-a"], "--output"),
+        (["fuse", "a", "--learning-rate", "-1"], "--learning-rate: "),
+        (["fuse", "a", "--learning-rate", "quick"], "--learning-rate: "),
+        (["fuse", "a", "--learning-rates", "1e-3"], "add --learning-rate search"),
+        (["finetune", "a", "-t", "b", "--learning-rate", "1e-3", "--search-steps", "5"], "add --learning-rate search"),
+        (["fuse", "a", "--learning-rate", "search", "--learning-rates", "1e-3,0"], "--learning-rates: "),
+        (["fuse", "a", "--learning-rate", "search", "--learning-rates", "1e-3,nan"], "--learning-rates: "),
+        (["fuse", "a", "--learning-rate", "search", "--learning-rates", "slow"], "--learning-rates: "),
+        (["fuse", "a", "--learning-rate", "search", "--search-steps", "0"], "--search-steps: "),
+        (["fuse", "a", "--distil-weight", "-1"], "--distil-weight: "),
+        (["fuse", "a", "--distil-weight", "0"], "nothing to learn from"),
     ],
 )
 def test_usage(capsys, here, arguments, said):
@@ -406,3 +422,30 @@ def test_resuming_with_other_options_is_refused(capsys, here, vit_a, image_folde
     assert code == 130
     assert "--resume" in err
     refused(capsys, here, "run", recipe, "--resume", "--seed", "5", said="another seed")
+
+
+def test_an_interrupted_search_resumes(capsys, here, vit_a, image_folder, monkeypatch):
+    from compressor.distillation.loop import Loop
+
+    search = {"learning_rate": "search", "learning_rates": [1e-3, 1e-2], "search_steps": 2}
+    recipe = write_recipe(here / "r.yaml", tiny_recipe([vit_a], image_folder, "student", finetune=search))
+    run, trainings = Loop.run, []
+
+    def interrupted(*arguments):
+        trainings.append(arguments)
+        if len(trainings) == 2:
+            raise KeyboardInterrupt
+        return run(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "run", interrupted)
+        code, _, err = compress(capsys, "run", recipe)
+    assert code == 130
+    assert "--resume" in err
+    assert compress(capsys, "run", recipe, "--resume")[0] == 0
+    assert compress(capsys, "run", recipe, "--output", "straight")[0] == 0
+    resumed, straight = (json.loads((here / name / "report.json").read_text()) for name in ("student", "straight"))
+    assert (resumed["finetune"]["resumed_from"], straight["finetune"]["resumed_from"]) == (2, None)
+    assert resumed["student"] == straight["student"]
+    assert resumed["finetune"]["search"] == straight["finetune"]["search"]
+    assert len(straight["finetune"]["search"]) == 2

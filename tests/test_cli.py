@@ -104,6 +104,34 @@ def test_finetune_leaves_the_student_alone(capsys, student, vit_a, vit_b, image_
     assert (tmp_path / "tuned" / "model.safetensors").read_bytes() != before
 
 
+def test_a_search_says_what_it_chose(capsys, student, vit_a, image_folder, tmp_path):
+    options = [
+        "--learning-rate", "search", "--learning-rates", "1e-4, 10", "--search-steps", 1, "--distil-weight", 0,
+        "--label-weight", 1, "--steps", 2, "--batch-size", 4, "--no-latency", "--no-onnx", "-o", tmp_path / "s",
+    ]  # fmt: skip
+    code, out, err = compress(capsys, "finetune", student, "-t", vit_a, "--data", image_folder, *options)
+    assert (code, err) == (0, "")
+    assert "learning rate 0.0001 chosen among 0.0001 (loss " in out
+    assert ", by 1 training sample kept out" in out
+    found = json.loads((tmp_path / "s" / "report.json").read_text())
+    assert found["recipe"]["finetune"]["learning_rates"] == [1e-4, 10.0]
+    assert [trial["learning_rate"] for trial in found["finetune"]["search"]] == [1e-4, 10.0]
+    assert found["finetune"]["learning_rate"] == 1e-4
+    said = compress(capsys, "report", tmp_path / "s")[1]
+    assert "finetune: 2 steps at learning rate 0.0001, loss " in said
+    assert "learning rate 0.0001 chosen among 0.0001 (loss " in said
+
+
+def test_a_rate_that_diverged_is_shown_as_such():
+    from compressor.report.summary import choices
+
+    tried = [{"learning_rate": 1e-3, "validation_loss": 0.25}, {"learning_rate": 1.0, "validation_loss": None}]
+    finetune = {"steps": 1, "loss": [[1, 0.5]], "learning_rate": 1e-3, "search": tried, "validation_samples": 7}
+    assert choices({"finetune": finetune})[1] == (
+        "learning rate 0.001 chosen among 0.001 (loss 0.25), 1 (diverged), by 7 training samples kept out"
+    )
+
+
 def test_plan(capsys, vit_a, vit_b):
     code, out, err = compress(capsys, "plan", vit_a, vit_b, "--width", 0.5)
     assert (code, err) == (0, "")

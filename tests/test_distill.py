@@ -1,9 +1,11 @@
 """What the losses are, and that a finetune is reproducible, can be interrupted, and leaves everything else alone."""
 
+import gc
 import json
 import math
 import random
 import time
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -11,13 +13,23 @@ import torch
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
-from compressor.distillation.checkpoints import FINISHED, begin
+from compressor.distillation.checkpoints import FINISHED, begin, newest
 from compressor.distillation.losses import ensemble_kl, ensemble_log_probs, hidden_loss, label_loss
+from compressor.distillation.objective import Objective
+from compressor.distillation.search import describe, split
 from compressor.distillation.trainer import distill
 from compressor.errors import UnsupportedError, UserError
 from compressor.recipe import FinetuneOptions
 
 CLASSES = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports_are_no_garbage():
+    """Every Trainer collects garbage when it begins: quick, unless it goes through all that was imported."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def vit(seed=0, width=16, dropout=0.0):
@@ -218,14 +230,8 @@ class TestDistill:
         assert (tmp_path / "checkpoint-1").exists()
 
     def test_every_pass_sees_every_sample_once_in_an_order_of_its_own(self, tmp_path):
-        seen = []
-
-        class Watched(list):
-            def __getitem__(self, index):
-                seen.append(index)
-                return super().__getitem__(index)
-
         train = Watched(samples(20))
+        seen = train.seen
         distill(vit(2), [vit(0)], [1], train, options(steps=5), seed=0, work_dir=tmp_path)
         assert len(seen) == 40
         assert sorted(seen[:20]) == sorted(seen[20:]) == list(range(20))
@@ -410,14 +416,226 @@ class TestDistill:
         assert np.median(np.diff(marks)) < 2 * np.median(np.diff(plain))
 
 
+class TestLabelsAlone:
+    def test_labels_are_learnt_and_no_teacher_is_asked(self, tmp_path):
+        def refuse(*_):
+            raise AssertionError("a teacher was run")
+
+        teacher = vit(0)
+        teacher.register_forward_pre_hook(refuse)
+        run = options(distil_weight=0, label_weight=1, steps=40, learning_rate=1e-2, checkpoint_every=100)
+        found = []
+        for name, teachers in (("one", [teacher]), ("none", [])):
+            student = vit(2)
+            report = distill(student, teachers, [1.0] * len(teachers), samples(labels=True), run, seed=0,
+                             work_dir=tmp_path / name)  # fmt: skip
+            found.append(state(student))
+        first, last = (np.mean([loss for _, loss in part]) for part in (report.loss[:3], report.loss[-3:]))
+        assert last < 0.5 * first
+        assert same(*found)
+
+    def test_the_loss_is_the_weighted_sum_of_both(self, tmp_path):
+        train = samples(8, labels=True)
+        losses = {}
+        for weights in ((2.0, 0.0), (0.0, 3.0), (2.0, 3.0)):
+            run = options(steps=1, distil_weight=weights[0], label_weight=weights[1])
+            report = distill(vit(2), [vit(0)], [1], train, run, seed=0, work_dir=tmp_path / "run")
+            losses[weights] = report.loss[0][1]
+        logits = vit(2)(pixel_values=torch.stack([sample["pixel_values"] for sample in train])).logits
+        labels = torch.stack([sample["labels"] for sample in train])
+        assert losses[0.0, 3.0] == pytest.approx(3 * functional.cross_entropy(logits, labels).item(), rel=1e-4)
+        assert losses[2.0, 3.0] == pytest.approx(losses[2.0, 0.0] + losses[0.0, 3.0], rel=1e-4)
+
+    def test_there_must_be_labels(self, tmp_path):
+        unknown = [{**sample, "labels": torch.tensor(-100)} for sample in samples()]
+        for train, said in ((samples(), "no labels: name data with labels"), (unknown, "no label .* is known")):
+            with pytest.raises(UserError, match=said):
+                distill(
+                    vit(2), [], [], train, options(distil_weight=0, label_weight=1), seed=0, work_dir=tmp_path / "run"
+                )
+        with pytest.raises(ValueError, match="nothing to learn from"):
+            options(distil_weight=0)
+
+
+class Watched(list):
+    """Samples that remember which of them were read."""
+
+    def __init__(self, values):
+        super().__init__(values)
+        self.seen = []
+
+    def __getitem__(self, index):
+        self.seen.append(index)
+        return super().__getitem__(index)
+
+
+def searching(**fields):
+    # Two rates that learn, and one at which nothing can be learnt between them.
+    values = {"steps": 4, "checkpoint_every": 2, "learning_rate": "search", "learning_rates": (1e-4, 10.0, 1e-2)}
+    return options(**{"validation": 0.25, **values, **fields})
+
+
+def searched(work_dir, run, **more):
+    """A search from the same student, and what it reports."""
+    student = vit(2, width=8)
+    report = distill(student, [vit(0), vit(1)], [1, 1], samples(), run, seed=5, work_dir=work_dir, **more)
+    return state(student), report
+
+
+#: As long as the training, and shorter.
+LENGTHS = (None, 2)
+
+
+@pytest.fixture(scope="module")
+def searches(tmp_path_factory):
+    """Undisturbed searches, by the length of a trial."""
+    return {steps: searched(tmp_path_factory.mktemp("searched"), searching(search_steps=steps)) for steps in LENGTHS}
+
+
+class TestSearch:
+    @pytest.mark.parametrize("steps", LENGTHS)
+    def test_the_best_rate_trains_the_samples_that_were_not_kept_out(self, searches, tmp_path, steps):
+        weights, report = searches[steps]
+        assert [trial.learning_rate for trial in report.search] == [1e-4, 10.0, 1e-2]
+        losses = [trial.validation_loss for trial in report.search]
+        assert losses[2] < losses[0] < losses[1]
+        assert report.learning_rate == 1e-2
+        assert report.validation_samples == 6
+        assert report.resumed_from is None
+        # The same as if the rate had been given, and the samples that were kept out had not been there.
+        rest, validation = split(samples(), searching(), 5)
+        assert sorted([*rest.indices, *validation.indices]) == list(range(24)) and len(validation) == 6
+        student = vit(2, width=8)
+        plain = distill(
+            student, [vit(0), vit(1)], [1, 1], rest, options(steps=4, learning_rate=1e-2), seed=5, work_dir=tmp_path
+        )
+        assert same(state(student), weights)
+        assert (plain.loss, plain.steps) == (report.loss, report.steps)
+
+    def test_the_judge_is_the_loss_of_the_training(self, tmp_path):
+        """Over batches that are not alike: the mean over all samples, whatever their batches."""
+        train = samples(7, labels=True)
+        train[0]["labels"] = torch.tensor(-100)
+        student, teacher = vit(2), vit(0)
+        objective = Objective(student, [(teacher, 1.0)], options(batch_size=3, label_weight=0.5, distil_weight=2))
+        batch = objective.collate(train)
+        with torch.no_grad():
+            logits, target = (model(pixel_values=batch["pixel_values"]).logits for model in (student, teacher))
+        expected = 2 * ensemble_kl(logits, [target], [1], 2.0) + 0.5 * label_loss(logits, batch["labels"])
+        assert objective.judge(student, train) == pytest.approx(expected.item(), rel=1e-5)
+
+    def test_what_judges_is_never_trained_on(self, tmp_path, monkeypatch):
+        train = Watched(samples())
+        judged = []
+        judge = Objective.judge
+
+        def judging(self, model, validation):
+            before = len(train.seen)
+            loss = judge(self, model, validation)
+            judged.append(train.seen[before:])
+            del train.seen[before:]
+            return loss
+
+        monkeypatch.setattr(Objective, "judge", judging)
+        distill(vit(2), [vit(0)], [1], train, searching(search_steps=2), seed=5, work_dir=tmp_path)
+        assert len(judged[0]) == 6 and judged == judged[:1] * 3
+        assert set(train.seen) == set(range(24)) - set(judged[0])
+
+    @pytest.mark.parametrize(("steps", "at"), [(None, 1), (None, 7), (None, 12), (2, 3), (2, 9)])
+    def test_interrupted_and_resumed_is_undisturbed(self, searches, tmp_path, steps, at):
+        """Before any checkpoint, within and at the end of a trial, after a trial, and in the training after all."""
+        run = searching(search_steps=steps)
+        with pytest.raises(KeyboardInterrupt):
+            searched(tmp_path, run, progress=Interrupt(at))
+        told = []
+        weights, report = searched(tmp_path, run, resume=True, progress=lambda *values: told.append(values[:2]))
+        assert same(weights, searches[steps][0])
+        expected = searches[steps][1]
+        assert (report.search, report.loss, report.learning_rate) == (expected.search, expected.loss, 1e-2)
+        in_all = 12 if steps is None else 10
+        assert told == [(step, in_all) for step in range((report.resumed_from or 0) + 1, in_all + 1)]
+        assert (report.resumed_from or 0) == 2 * ((at - 1) // 2)
+        again = searched(tmp_path, run, resume=True)
+        assert same(again[0], weights) and again[1].loss == report.loss and again[1].resumed_from == in_all
+
+    def test_a_search_that_is_interrupted_leaves_the_student_as_it_was(self, tmp_path):
+        student = vit(2)
+        with pytest.raises(KeyboardInterrupt):
+            distill(student, [vit(0)], [1], samples(), searching(), seed=5, work_dir=tmp_path, progress=Interrupt(6))
+        assert same(state(student), state(vit(2)))
+
+    def test_a_rate_that_diverges_loses(self, tmp_path, monkeypatch):
+        judge = Objective.judge
+        judged = iter([math.nan, None, None])
+        monkeypatch.setattr(Objective, "judge", lambda *given: next(judged) or judge(*given))
+        # In float32 a rate of 1e30 makes the second loss infinite.
+        run = searching(learning_rates=(1e-2, 1e30, 1e-3), warmup=0)
+        _, report = searched(tmp_path, run)
+        assert [trial.validation_loss for trial in report.search[:2]] == [None, None]
+        assert report.learning_rate == 1e-3 and report.search[2].validation_loss > 0
+        monkeypatch.undo()
+        assert json.loads(json.dumps(asdict(report)))["search"][1] == {"learning_rate": 1e30, "validation_loss": None}
+        run = searching(learning_rates=(1e30, 1e31), warmup=0)
+        with pytest.raises(UserError, match=r"every learning rate of the search \(1e\+30, 1e\+31\)"):
+            searched(tmp_path, run)
+
+    def test_a_training_that_diverges_after_its_search_says_so(self, tmp_path, monkeypatch):
+        run = searching(learning_rates=(1e-2,), search_steps=1)
+        broken = vit(0)
+        monkeypatch.setattr(Objective, "judge", lambda *_: broken.classifier.bias.data.fill_(math.nan).numel() * 1.0)
+        with pytest.raises(UserError, match=r"diverged.* 0\.01 that the search found best"):
+            distill(vit(2), [broken], [1], samples(), run, seed=5, work_dir=tmp_path)
+
+    def test_little_is_left_behind(self, tmp_path):
+        searched(tmp_path, searching())
+        assert sorted(path.name for path in (tmp_path / "search").iterdir()) == ["rate-3", "trials.json"]
+        searched(tmp_path, searching(search_steps=2))
+        assert [path.name for path in (tmp_path / "search").iterdir()] == ["trials.json"]
+        searched(tmp_path, options(steps=1))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "run.json"]
+
+    def test_another_search_is_not_gone_on_from(self, tmp_path):
+        searched(tmp_path, searching())
+        with pytest.raises(UserError, match=r"another run \(differing: learning_rates\)"):
+            searched(tmp_path, searching(learning_rates=(1e-4,)), resume=True)
+
+    def test_at_least_one_and_at_most_2048_judge(self, tmp_path):
+        for count, share, kept in ((2, 0.01, 1), (2, 0.99, 1), (100, 0.1, 10), (100_000, 0.5, 2048)):
+            rest, validation = split(range(count), searching(validation=share), 0)
+            assert (len(rest), len(validation)) == (count - kept, kept)
+        first, again, other = (split(range(100), searching(), seed)[1].indices for seed in (0, 0, 1))
+        assert first == again != other
+        with pytest.raises(UserError, match="needs 2 training samples"):
+            distill(vit(2), [vit(0)], [1], samples(1), searching(), seed=0, work_dir=tmp_path)
+
+    def test_labels_alone_cannot_judge_by_unknown_labels(self, tmp_path):
+        train = samples(24, labels=True)
+        _, validation = split(train, searching(), 5)
+        for index in validation.indices:
+            train[index]["labels"] = torch.tensor(-100)
+        run = searching(distil_weight=0, label_weight=1)
+        with pytest.raises(UserError, match="none of the 6 samples to judge by has a known label"):
+            distill(vit(2), [], [], train, run, seed=5, work_dir=tmp_path)
+
+    def test_steps_are_described(self):
+        run = searching(search_steps=5, steps=10)
+        assert describe(1, run) == "searching the learning rate: 1 of 3, step 1 of 5"
+        assert describe(15, run) == "searching the learning rate: 3 of 3, step 5 of 5"
+        assert describe(16, run) == "step 1 of 10"
+        assert describe(30, searching(steps=10)) == "searching the learning rate: 3 of 3, step 10 of 10"
+        assert describe(4, options()) == "step 4 of 8"
+
+
 class TestCheckpoints:
     def test_the_newest_finished_one_is_found_and_the_others_removed(self, tmp_path):
-        assert begin(tmp_path / "new", {"seed": 0}, resume=True) is None
+        begin(tmp_path / "new", {"seed": 0}, resume=True)
+        assert newest(tmp_path / "new") is None
         for step in (9, 10, 100):
             (tmp_path / f"checkpoint-{step}").mkdir()
         for step in (9, 10):
             (tmp_path / f"checkpoint-{step}" / FINISHED).touch()
         (tmp_path / "checkpoint-notes").mkdir()
         (tmp_path / "run.json").write_text('{"seed": 0, "weights": [1, 2]}')
-        assert begin(tmp_path, {"seed": 0, "weights": (1, 2)}, resume=True) == tmp_path / "checkpoint-10"
+        begin(tmp_path, {"seed": 0, "weights": (1, 2)}, resume=True)
+        assert newest(tmp_path) == tmp_path / "checkpoint-10"
         assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-10", "checkpoint-notes"}

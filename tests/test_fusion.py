@@ -66,7 +66,7 @@ class TestRecovery:
             {},
             {"refit": False},
             {"residual": "barycentre", "inner": "transport"},
-            {"solver": "sinkhorn", "epsilon": 1e-3},
+            {"alignment": {"solver": "sinkhorn", "epsilon": 1e-3}},
         ],
         ids=["automatic", "no-refit", "transport", "sinkhorn"],
     )
@@ -83,7 +83,12 @@ class TestRecovery:
         assert relative_error(result.model, narrow, narrow.config) < 1e-4
 
     @pytest.mark.parametrize(
-        "options", [{"features": "weights"}, {"features": "weights", "refit": False}, {"cost": "cosine"}]
+        "options",
+        [
+            {"alignment": {"features": "weights"}},
+            {"alignment": {"features": "weights"}, "refit": False},
+            {"alignment": {"cost": "cosine"}},
+        ],
     )
     def test_from_weights_though_there_is_data_and_by_cosine(self, pair, options):
         narrow, wide = pair
@@ -213,7 +218,9 @@ def test_target_is_rounded_to_whole_heads_and_says_so():
 
 def test_unknown_maps_and_solvers_are_answered_with_the_known_ones():
     teachers, batches = independent("vit"), batches_of(config_of("vit"))
-    for wrong in ({"residual": "magic"}, {"inner": "magic"}, {"solver": "magic"}, {"cost": "magic"}):
+    for wrong in (
+        {"residual": "magic"}, {"inner": "magic"}, {"alignment": {"solver": "magic"}}, {"alignment": {"cost": "magic"}},
+    ):  # fmt: skip
         with pytest.raises(UserError, match=r"magic.*known"):
             fuse(teachers, 0.5, batches, FusionOptions(**{"residual": "barycentre", "inner": "transport", **wrong}))
 

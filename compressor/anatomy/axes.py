@@ -115,6 +115,7 @@ class Step:
             `checkpoint_is_output`) is the residual stream that this writer's output has been added to.
         gain: what this writer's output is multiplied by before it is added (Granite's residual multiplier).
         tied: the weight is an embedding as well.
+        meets: in a flow graph, the site behind the sum that its output is added to; None where that is what it writes.
     """
 
     module: str
@@ -125,6 +126,7 @@ class Step:
     checkpoint_is_output: bool = False
     gain: float = 1.0
     tied: bool = False
+    meets: str | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ class Norm:
         space: the space that it normalises over; None where its scale is fixed (a scale per channel of a head).
         rest: the value of its weight that scales by one: 1, or 0 where the scale is 1 + weight (Gemma).
         folded: whether its scale (and shift) could be folded into those readers without changing the logits.
-        checkpoint, checkpoint_is_output, gain: of a norm whose output is added to the residual stream, as of a `Step`.
+        checkpoint, checkpoint_is_output, gain, meets: of a norm whose output is added to the residual stream, as of a
+            `Step`.
     """
 
     module: str
@@ -148,6 +151,7 @@ class Norm:
     checkpoint: str | None = None
     checkpoint_is_output: bool = False
     gain: float = 1.0
+    meets: str | None = None
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,10 @@ class Flow:
         """The anatomy with its flow, its layer scales, and what its canonical form allows."""
         norms = {name: self._norm(name) for name in self.order if self._is_norm(name)}
         linears = [name for name in self.order if write_dim(self.modules[name]) is not None and name in self.weights]
-        self.seers = [*norms, *self.anatomy.layers]
         items: dict[str, Step | Norm] = {**{name: self._step(name) for name in linears}, **norms}
+        streams = {space.name for space in self.anatomy.residuals}
+        readers = [name for name, item in items.items() if isinstance(item, Step) and item.reads in streams]
+        self.seers = {*norms, *readers, *self.anatomy.layers}
         anatomy = replace(self.anatomy, flow=tuple(items[name] for name in self.order if name in items))
         anatomy = replace(anatomy, scales=self._scales(anatomy))
         # Behind a layer scale a writer would not be recognised by what it adds.
@@ -137,7 +139,7 @@ class Flow:
             return item
         place = self.order.index(item.module)
         later = [name for name in self.order[place + 1 :] if name in self.seers]
-        found = checkpoint_of(self.model, self.inputs, item.module, [(n, n in self.anatomy.layers) for n in later[:4]])
+        found = checkpoint_of(self.model, self.inputs, item.module, [(n, n in self.anatomy.layers) for n in later[:6]])
         if found is None or (isinstance(item, Norm) and found[0] == item.module):
             return item
         return replace(item, checkpoint=found[0], checkpoint_is_output=found[1], gain=found[2])

@@ -117,9 +117,11 @@ def checkpoint_of(
 
     The writer's output is shifted by a known tensor; the first candidate (module, whether its output is meant) that
     shifts by a multiple of the same tensor is the residual stream behind the addition, and the multiple is the gain.
+    Where a linear module's output alone arrives, nothing has been added yet (a norm of its own follows).
     """
     seen: dict[tuple[str, bool], Tensor] = {}
     shift: list[Tensor] = []
+    own: list[Tensor] = []
 
     def watch(key: tuple[str, bool]) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -138,7 +140,8 @@ def checkpoint_of(
 
     watchers = [model.get_submodule(key[0]).register_forward_hook(watch(key), with_kwargs=True) for key in candidates]
     with hooks(watchers), torch.no_grad():
-        logits_of(model, inputs)
+        with hooks([model.get_submodule(writer).register_forward_hook(lambda _, __, output: own.append(output))]):
+            logits_of(model, inputs)
         before = dict(seen)
         seen.clear()
         with hooks([model.get_submodule(writer).register_forward_hook(disturb)]):
@@ -148,6 +151,8 @@ def checkpoint_of(
             moved = (seen[key] - before[key]).reshape(shift[0].shape)
             gain = float((moved * shift[0]).sum() / shift[0].square().sum())
             if abs(gain) > 1e-3 and torch.allclose(moved, gain * shift[0], atol=1e-4 * abs(gain)):
+                if is_linear(model.get_submodule(writer)) and torch.equal(before[key].flatten(), own[0].flatten()):
+                    return None
                 return *key, 1.0 if abs(gain - 1) < 1e-4 else gain
     return None
 

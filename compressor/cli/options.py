@@ -28,9 +28,19 @@ FLAGS: dict[str, str] = {
     "--samples": "calibration.samples",
     "--residual": "fusion.residual",
     "--inner": "fusion.inner",
-    "--cost": "fusion.cost",
-    "--solver": "fusion.solver",
-    "--epsilon": "fusion.epsilon",
+    "--features": "fusion.alignment.features",
+    "--tokens": "fusion.alignment.tokens",
+    "--preparation": "fusion.alignment.preparation",
+    "--cost": "fusion.alignment.cost",
+    "--normalise": "fusion.alignment.normalise",
+    "--solver": "fusion.alignment.solver",
+    "--epsilon": "fusion.alignment.epsilon",
+    "--mass": "fusion.alignment.mass",
+    "--relaxation": "fusion.alignment.relaxation",
+    "--marginals": "fusion.alignment.marginals",
+    "--heads": "fusion.alignment.heads",
+    "--query-key": "fusion.alignment.query_key",
+    "--scaling": "fusion.alignment.scaling",
     "--weights": "fusion.weights",
     "--ridge": "fusion.ridge",
     "--no-refit": "fusion.refit",
@@ -39,6 +49,9 @@ FLAGS: dict[str, str] = {
     "--steps": "finetune.steps",
     "--batch-size": "finetune.batch_size",
     "--learning-rate": "finetune.learning_rate",
+    "--learning-rates": "finetune.learning_rates",
+    "--search-steps": "finetune.search_steps",
+    "--distil-weight": "finetune.distil_weight",
     "--label-weight": "finetune.label_weight",
     "--eval-samples": "evaluation.samples",
     "--no-latency": "bench.latency",
@@ -48,13 +61,22 @@ FLAGS: dict[str, str] = {
     "--teachers": "teachers",
 }
 
-_RUN, _DATA, _FUSION, _FINETUNE, _SKIP = "The job", "Data", "Fusion", "Finetune", "Leave out"
+_RUN, _DATA, _FUSION, _ALIGNMENT, _FINETUNE, _SKIP = (
+    "The job",
+    "Data",
+    "Fusion",
+    "Alignment of coordinates",
+    "Finetune",
+    "Leave out",
+)
 
 
 def flag(name: str, *more: str, panel: str | None = None, metavar: str | None = None, help: str | None = None) -> Any:
     """The option of a field of the recipe; its default is None, which leaves the field to the recipe."""
     description, default = _field(FLAGS[name])
     text = help or description
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default))
     if default is not None and not isinstance(default, bool):
         # Escaped: brackets are markup in a help text.
         text += f" [dim]\\[default: {default}][/dim]"
@@ -115,9 +137,19 @@ EvalSamples = Annotated[
 ]
 Residual = Annotated[str | None, flag("--residual", panel=_FUSION)]
 Inner = Annotated[str | None, flag("--inner", panel=_FUSION)]
-Cost = Annotated[str | None, flag("--cost", panel=_FUSION)]
-Solver = Annotated[str | None, flag("--solver", panel=_FUSION)]
-Epsilon = Annotated[float | None, flag("--epsilon", panel=_FUSION)]
+Features = Annotated[str | None, flag("--features", panel=_ALIGNMENT)]
+Tokens = Annotated[str | None, flag("--tokens", panel=_ALIGNMENT, metavar="FILTER")]
+Preparation = Annotated[str | None, flag("--preparation", panel=_ALIGNMENT)]
+Cost = Annotated[str | None, flag("--cost", panel=_ALIGNMENT)]
+Normalise = Annotated[str | None, flag("--normalise", panel=_ALIGNMENT)]
+Solver = Annotated[str | None, flag("--solver", panel=_ALIGNMENT)]
+Epsilon = Annotated[float | None, flag("--epsilon", panel=_ALIGNMENT)]
+Mass = Annotated[float | None, flag("--mass", panel=_ALIGNMENT)]
+Relaxation = Annotated[float | None, flag("--relaxation", panel=_ALIGNMENT)]
+Marginals = Annotated[str | None, flag("--marginals", panel=_ALIGNMENT)]
+Heads = Annotated[str | None, flag("--heads", panel=_ALIGNMENT)]
+QueryKey = Annotated[str | None, flag("--query-key", panel=_ALIGNMENT)]
+Scaling = Annotated[str | None, flag("--scaling", panel=_ALIGNMENT)]
 Weights = Annotated[
     str | None,
     flag("--weights", panel=_FUSION, metavar="W,W,...", help="One weight per teacher, such as 0.5,0.5, or auto."),
@@ -131,7 +163,10 @@ NoOnnx = Annotated[bool, without("--no-onnx", "Do not write and check ONNX files
 NoCache = Annotated[bool, without("--no-cache", "Write no ONNX files with past keys and values.")]
 Steps = Annotated[int | None, flag("--steps", panel=_FINETUNE)]
 BatchSize = Annotated[int | None, flag("--batch-size", panel=_FINETUNE)]
-LearningRate = Annotated[float | None, flag("--learning-rate", panel=_FINETUNE)]
+LearningRate = Annotated[str | None, flag("--learning-rate", panel=_FINETUNE, metavar="FLOAT|search")]
+LearningRates = Annotated[str | None, flag("--learning-rates", panel=_FINETUNE, metavar="FLOAT,FLOAT,...")]
+SearchSteps = Annotated[int | None, flag("--search-steps", panel=_FINETUNE)]
+DistilWeight = Annotated[float | None, flag("--distil-weight", panel=_FINETUNE)]
 LabelWeight = Annotated[float | None, flag("--label-weight", panel=_FINETUNE)]
 Tolerance = Annotated[float | None, flag("--tolerance")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what exists already, once the new one is finished.")]
@@ -151,8 +186,12 @@ def to_recipe(given: Mapping[str, Any], *, where: str = "") -> Recipe:
         where: what comes before an error.
 
     Raises:
-        UserError: a value has the wrong type or range; the line names its flag.
+        UserError: a value has the wrong type or range, or is of a search that is not asked for; the line names its
+            flag.
     """
+    for name in ("--learning-rates", "--search-steps"):
+        if given.get(name) is not None and given.get("--learning-rate") != "search":
+            raise UserError(f"{name} is of a search of the learning rate: add --learning-rate search")
     return build(nested(given), where=where, names={path: name for name, path in FLAGS.items()})
 
 
@@ -175,7 +214,7 @@ def _parsed(name: str, value: Any) -> Any:
         return False
     if name == "--weights" and value != "auto":
         return tuple(part.strip() for part in value.split(","))
-    if name == "--text-column":
+    if name in ("--text-column", "--learning-rates"):
         return tuple(part.strip() for part in value.split(","))
     if name == "--depth":
         return int(value) if value.isdigit() else _number(value)

@@ -15,17 +15,17 @@ FINISHED = "finished"
 #: What the run in a folder is, so that another one does not resume from it.
 RUN = "run.json"
 
+#: The folder inside of what a search of the learning rate has tried.
+SEARCH = "search"
 
-def begin(work_dir: Path, run: dict[str, Any], resume: bool) -> Path | None:
+
+def begin(work_dir: Path, run: dict[str, Any], resume: bool) -> None:
     """Make a folder ready for a run.
 
     Args:
         work_dir: the folder; made if it does not exist.
         run: what makes this run the run that it is, JSON-ready.
-        resume: go on from the newest finished checkpoint, if there is one; otherwise all checkpoints are removed.
-
-    Returns:
-        The checkpoint to go on from, or `None` to start at the beginning.
+        resume: keep what can be gone on from; otherwise all checkpoints and a search are removed.
 
     Raises:
         UserError: to be resumed, but the folder holds checkpoints of another run.
@@ -33,16 +33,27 @@ def begin(work_dir: Path, run: dict[str, Any], resume: bool) -> Path | None:
     work_dir.mkdir(parents=True, exist_ok=True)
     # As it will be read back, with tuples as lists.
     run = json.loads(json.dumps(run))
-    found: Path | None = None
-    if resume:
-        found = max((path for path in _checkpoints(work_dir) if (path / FINISHED).exists()), key=_step, default=None)
-        if found is not None:
-            _check_same(work_dir, run)
-    for path in _checkpoints(work_dir):
-        if path != found:
+    if resume and ((work_dir / SEARCH).exists() or any(map(_finished, _checkpoints(work_dir)))):
+        _check_same(work_dir, run)
+    if not resume:
+        shutil.rmtree(work_dir / SEARCH, ignore_errors=True)
+        for path in _checkpoints(work_dir):
             shutil.rmtree(path)
     (work_dir / RUN).write_text(json.dumps(run, indent=1), encoding="utf-8")
+
+
+def newest(folder: Path) -> Path | None:
+    """The checkpoint to go on from, or `None` to start at the beginning; all others in the folder are removed."""
+    found = max((path for path in _checkpoints(folder) if _finished(path)), key=step_of, default=None)
+    for path in _checkpoints(folder):
+        if path != found:
+            shutil.rmtree(path)
     return found
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """The steps that were done when a checkpoint was written; 0 for `None`, the beginning."""
+    return 0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def _check_same(work_dir: Path, run: dict[str, Any]) -> None:
@@ -64,5 +75,5 @@ def _checkpoints(work_dir: Path) -> list[Path]:
     return [path for path in work_dir.glob("checkpoint-*") if path.is_dir() and path.name[11:].isdigit()]
 
 
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("checkpoint-"))
+def _finished(checkpoint: Path) -> bool:
+    return (checkpoint / FINISHED).exists()

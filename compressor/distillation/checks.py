@@ -1,4 +1,4 @@
-"""What a distillation needs, refused by name before anything is trained."""
+"""What a finetune needs, refused by name before anything is trained."""
 
 from __future__ import annotations
 
@@ -35,12 +35,21 @@ def check_data(train: Samples, options: FinetuneOptions) -> None:
     """Refuse samples that cannot be learnt from.
 
     Raises:
-        UserError: there are none, or labels are asked for and missing.
+        UserError: there are none, or too few to keep some out for a search, or labels are asked for and missing.
     """
     if len(train) == 0:
         raise UserError("nothing to finetune on: the training data has no samples")
-    if options.label_weight > 0 and "labels" not in train[0]:
-        raise UserError("finetune.label_weight is above 0 but the training data has no labels: set it to 0")
+    if options.learning_rate == "search" and len(train) < 2:
+        raise UserError("a search of the learning rate needs 2 training samples, one to judge by: there is only 1")
+    if options.label_weight == 0:
+        return
+    alone = options.distil_weight == 0
+    otherwise = "name data with labels, or set finetune.distil_weight above 0" if alone else "set it to 0"
+    if "labels" not in train[0]:
+        raise UserError(f"finetune.label_weight is above 0 but the training data has no labels: {otherwise}")
+    # The first sample answers, unless labels are rare; without teachers nothing would be learnt, and nothing said.
+    if alone and not any(bool((train[index]["labels"] >= 0).any()) for index in range(len(train))):
+        raise UserError(f"no label of the training data is known: {otherwise}")
 
 
 def check_device(device: str) -> None:

@@ -1,12 +1,11 @@
-"""From teachers to a student: prepare, choose, build."""
+"""From teachers to a student: prepare, choose or align, build."""
 
 from __future__ import annotations
 
 import copy
 import re
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -16,24 +15,16 @@ from transformers import PreTrainedModel
 from compressor.anatomy import Anatomy, inspect_config
 from compressor.anatomy.resize import model_class, quiet
 from compressor.errors import UnsupportedError, UserError
-from compressor.fusion.activations import space_grams
-from compressor.fusion.choose import PILOT_RIDGE, PILOT_SAMPLES, Candidate, candidates, choose
+from compressor.fusion import automatic
+from compressor.fusion.anchored import POLICIES
+from compressor.fusion.anchored.build import aligned, choice
 from compressor.fusion.depth import routes
-from compressor.fusion.lockstep import build, build_from_weights
-from compressor.fusion.outline import Outline
-from compressor.fusion.refit import RIDGES
-from compressor.fusion.residual import ResidualMap, ResidualProblem
-from compressor.fusion.samples import hold_out, take
+from compressor.fusion.job import Clock, Job, Made, Progress
+from compressor.fusion.samples import hold_out
 from compressor.fusion.sources import Source, along, normalised, prepare
-from compressor.fusion.student import BuildOptions, Student
+from compressor.fusion.student import Student
 from compressor.fusion.target import Target, depth_of, target_config
-from compressor.fusion.weights import space_weight_gram
 from compressor.recipe import FusionOptions
-
-#: Calibration samples from which residual maps are made: every layer's tokens count, so few are enough.
-RESIDUAL_SAMPLES = 128
-#: Told the share done and what is being done.
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,91 +76,48 @@ def fuse(
         UnsupportedError: something about these teachers cannot be fused yet.
     """
     options = options or FusionOptions()
-    tell = progress or (lambda share, stage: None)
-    clock = _Clock()
+    policy = options.residual in POLICIES.names()
+    if policy and anchor is None:
+        anchor = _first_as_anchor(teachers, width, depth, options.residual)
+    tell, clock = progress or (lambda share, stage: None), Clock()
     tell(0.0, "certifying anatomies")
-    weights = options.weights if options.weights != "auto" else [1.0] * len(teachers)
-    sources = [
-        prepare(name, model, weight) for (name, model), weight in zip(teachers, normalised(weights), strict=True)
-    ]
-    _check(sources)
-    widest = max(range(len(sources)), key=lambda k: sources[k].anatomy.residual.size)
-    if anchor is None:
-        stacks = zip(*(source.anatomy.stacks for source in sources), strict=True)
-        depths = tuple(max(map(depth_of, own)) for own in stacks)
-        target = target_config(teachers[widest][1].config, sources[widest].anatomy, width, depth, depths)
-    else:
-        target = _anchored(anchor[1], teachers[widest][1], sources[widest].anatomy, width)
-    anatomy = inspect_config(target.config)
-    model = _blank(target, next(teachers[0][1].parameters()).dtype, seed)
-    clock.lap("prepare")
-
-    tell(0.05, "measuring residual streams")
     calibration: list[Mapping[str, Tensor]] | None = None if batches is None else list(batches)
     if calibration is not None and not calibration:
         raise UserError("the calibration data is empty: give at least one batch")
+    # The paper takes weights as they are; a refit works on the canonical form.
+    as_it_is = policy and not (options.refit and calibration is not None)
+    weights = options.weights if options.weights != "auto" else [1.0] * len(teachers)
+    sources = [
+        prepare(name, model, weight, canonical=not as_it_is)
+        for (name, model), weight in zip(teachers, normalised(weights), strict=True)
+    ]
+    _check(sources)
+    target = _target(teachers, sources, width, depth, anchor)
+    anatomy = inspect_config(target.config)
+    model = _blank(target, next(teachers[0][1].parameters()).dtype, seed)
+    guide = None if anchor is None else _guide(anchor, teachers, sources, canonical=not as_it_is)
+    clock.lap("prepare")
+
     held_out = 0
     if calibration is not None:
         calibration, held_out = hold_out(calibration, holdout)
-    from_activations = calibration is not None and options.features != "weights"
-    guide = None if anchor is None else prepare(anchor[0], anchor[1], 0.0)
-    found_routes = routes([*sources, *([guide] if guide is not None else [])], anatomy, calibration)
-    sources = [along(source, own) for source, own in zip(sources, found_routes, strict=False)]
-    guide = None if guide is None else along(guide, found_routes[-1])
-    problems = _problems(sources, anatomy, options, calibration if from_activations else None, guide)
-    clock.lap("statistics")
-
-    refit = options.refit and calibration is not None
-    found = candidates(
-        "anchor" if guide is not None and options.residual == "auto" else options.residual,
-        options.inner,
-        sources,
-        rotatable=any(anatomy.rotatable(space.name) for space in anatomy.residuals),
-        evidence=held_out > 0 and from_activations,
-        alone=options.weights == "auto",
-        refit=refit,
-    )
-    ridges = RIDGES if held_out else (PILOT_RIDGE,)
-    plan = BuildOptions(
-        inner=found[0].inner,
-        cost=options.cost,
-        solver=options.solver,
-        epsilon=options.epsilon,
-        from_weights=not from_activations,
-        refit=refit,
-        ridges=ridges if options.ridge == "auto" else (float(options.ridge),),
-        held_out=held_out,
-    )
-    measured: list[dict[str, Any]] = []
-    chosen = found[0]
-    if calibration is not None and len(found) > 1:
-        tell(0.1, f"choosing among {len(found)} maps")
-        split = len(calibration) - held_out
-        pilot, judges = take(calibration[:split], PILOT_SAMPLES), calibration[split:]
-        trial = replace(plan, held_out=0, ridges=plan.ridges if len(plan.ridges) == 1 else (PILOT_RIDGE,))
-
-        def sketch(candidate: Candidate, residual: Mapping[str, ResidualMap]) -> Student:
-            # What pursuit would choose matters little to the ranking, and costs most of a pilot's time.
-            inner = "importance" if candidate.inner == "select" and options.inner == "auto" else candidate.inner
-            return Student(copy.deepcopy(model), anatomy, sources, residual, replace(trial, inner=inner))
-
-        chosen, measured = choose(
-            found, problems, sketch, sources, pilot, judges,
-            progress=lambda share: tell(0.1 + 0.3 * share, f"choosing among {len(found)} maps"),
-        )  # fmt: skip
-    clock.lap("choose")
-
-    tell(0.4, "building the student")
-    plan = replace(plan, inner=chosen.inner)
-    student = Student(model, anatomy, sources, chosen.make(problems), plan)
-    if calibration is None or not (from_activations or refit):
-        build_from_weights([student], sources)
-    else:
-        build([student], sources, calibration, lambda share: tell(0.4 + 0.6 * share, "building the student"))
-    clock.lap("build")
+    found = routes([*sources, *([guide] if guide is not None else [])], anatomy, calibration)
+    routed = [along(source, own) for source, own in zip(sources, found, strict=False)]
+    if guide is not None:
+        guide = next((r for r, s in zip(routed, sources, strict=True) if s is guide), along(guide, found[-1]))
+    job = Job(routed, guide, model, anatomy, calibration, held_out, options, tell, clock)
+    made = _aligned_student(job) if policy else automatic.make(job)
     tell(1.0, "building the student")
-    report = _report(chosen, measured, plan, sources, student, clock.laps)
-    return FusionResult(model, target, anatomy, report)
+    return FusionResult(model, target, anatomy, _report(made, routed, clock.laps))
+
+
+def _aligned_student(job: Job) -> Made:
+    """The paper's way: every coordinate aligned to the anchor's."""
+    job, maps = aligned(job)
+    job.tell(0.4, "building the student")
+    student = Student(job.model, job.anatomy, job.sources, maps, automatic.build_options(job, "importance"))
+    automatic.build_student(job, student)
+    return Made(student, choice(job))
 
 
 def _check(sources: Sequence[Source]) -> None:
@@ -203,34 +151,48 @@ def _blank(target: Target, dtype: torch.dtype, seed: int) -> PreTrainedModel:
     return cast(PreTrainedModel, model.to(dtype).eval().requires_grad_(False))
 
 
-def _problems(
-    sources: Sequence[Source],
-    anatomy: Anatomy,
-    options: FusionOptions,
-    batches: Sequence[Mapping[str, Tensor]] | None,
-    guide: Source | None,
-) -> dict[str, ResidualProblem]:
-    """Joint statistics of every residual and embedding space; an anchor's coordinates stand behind the teachers'."""
-    models = [*sources, *([guide] if guide is not None else [])]
-    wide = Outline(anatomy).wide
-    if batches is None:
-        grams = {space: space_weight_gram(models, space) for space in wide}
-    else:
-        grams = space_grams(models, wide, take(batches, RESIDUAL_SAMPLES))
-    return {
-        space: ResidualProblem(
-            gram=grams[space],
-            sizes=[source.space(space).size for source in sources],
-            weights=[source.weight for source in sources],
-            m=anatomy.spaces[space].size,
-            centred=space in anatomy.centred and anatomy.rotatable(space),
-            rotatable=anatomy.rotatable(space),
-            cost=options.cost,
-            solver=options.solver,
-            epsilon=options.epsilon,
+def _first_as_anchor(
+    teachers: Sequence[tuple[str, PreTrainedModel]], width: float, depth: float | int | None, policy: str
+) -> tuple[str, PreTrainedModel]:
+    """Without an anchor the first teacher is one, if the student has its shape."""
+    if not teachers:
+        raise UserError("there is nothing to fuse: name at least one teacher")
+    if width != 1 or depth is not None:
+        raise UserError(
+            f"the residual policy '{policy}' aligns to an anchor of the student's shape: name one with --anchor, or "
+            f"give --width 1 and no --depth to take the first teacher"
         )
-        for space in wide
-    }
+    return teachers[0]
+
+
+def _guide(
+    anchor: tuple[str, PreTrainedModel],
+    teachers: Sequence[tuple[str, PreTrainedModel]],
+    sources: Sequence[Source],
+    *,
+    canonical: bool,
+) -> Source:
+    """The anchor as a source; the very one of the teacher that it is, if it takes part itself."""
+    for (_, model), source in zip(teachers, sources, strict=True):
+        if model is anchor[1]:
+            return source
+    return prepare(anchor[0], anchor[1], 0.0, canonical=canonical)
+
+
+def _target(
+    teachers: Sequence[tuple[str, PreTrainedModel]],
+    sources: Sequence[Source],
+    width: float,
+    depth: float | int | None,
+    anchor: tuple[str, PreTrainedModel] | None,
+) -> Target:
+    """The student's shape: the anchor's, or a share of the widest teacher's."""
+    widest = max(range(len(sources)), key=lambda k: sources[k].anatomy.residual.size)
+    if anchor is not None:
+        return _anchored(anchor[1], teachers[widest][1], sources[widest].anatomy, width)
+    stacks = zip(*(source.anatomy.stacks for source in sources), strict=True)
+    depths = tuple(max(map(depth_of, own)) for own in stacks)
+    return target_config(teachers[widest][1].config, sources[widest].anatomy, width, depth, depths)
 
 
 def _anchored(anchor: PreTrainedModel, teacher: PreTrainedModel, anatomy: Anatomy, asked: float) -> Target:
@@ -245,49 +207,17 @@ def _anchored(anchor: PreTrainedModel, teacher: PreTrainedModel, anatomy: Anatom
     return Target(copy.deepcopy(anchor.config), asked, given, fields)
 
 
-def _report(
-    chosen: Candidate,
-    measured: list[dict[str, Any]],
-    plan: BuildOptions,
-    sources: Sequence[Source],
-    student: Student,
-    seconds: dict[str, float],
-) -> dict[str, Any]:
-    if measured:
-        why = f"least KL to the ensemble on held-out samples among {len(measured)} candidates built on a few"
-    else:
-        why = "the only candidate: asked for, or no data to judge others by"
+def _report(made: Made, sources: Sequence[Source], seconds: dict[str, float]) -> dict[str, Any]:
     return {
-        "choice": {
-            "residual": chosen.label,
-            "inner": plan.inner,
-            "refit": plan.refit,
-            "shares": dict(zip([source.name for source in sources], chosen.shares, strict=True)),
-            "weights": {source.name: source.weight for source in sources},
-            "candidates": measured,
-            "why": why,
-        },
+        "choice": made.choice,
         "certificate": {source.name: source.anatomy.error for source in sources},
-        "canonical": student.anatomy.canonical,
+        "canonical": made.student.anatomy.canonical,
         "layers": {
             source.name: {layer: list(route.run) for layer, route in source.routes.items()}
             for source in sources
             if source.routes
         },
-        "couplings": student.couplings,
-        "fits": student.fits,
+        "couplings": made.student.couplings,
+        "fits": made.student.fits,
         "seconds": {**seconds, "total": sum(seconds.values())},
     }
-
-
-class _Clock:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.laps[stage] = now - self._last
-        self._last = now

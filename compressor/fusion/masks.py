@@ -20,15 +20,27 @@ class Masks:
         batches: model inputs.
         anatomy: says which stack's tokens a module works on.
         runs: virtual batches per batch, of a layer that runs several times.
+        chosen: by batch and stack, which of the real tokens count; all of them if omitted.
     """
 
-    def __init__(self, batches: Sequence[Mapping[str, Tensor]], anatomy: Anatomy, runs: int = 1) -> None:
+    def __init__(
+        self,
+        batches: Sequence[Mapping[str, Tensor]],
+        anatomy: Anatomy,
+        runs: int = 1,
+        chosen: Sequence[tuple[Tensor, ...]] | None = None,
+    ) -> None:
         self._tokens, self.runs = anatomy.tokens, runs
         self._keys = [keys_of(batch) for batch in batches]
         decoder_only = len(anatomy.stacks) == 1
         self._masks = [
             tuple(_real(batch.get(name)) for name in (_NAMES[:1] if decoder_only else _NAMES)) for batch in batches
         ]
+        if chosen is not None:
+            self._masks = [
+                tuple(mine if real is None else mine & real for mine, real in zip(own, masks, strict=True))
+                for own, masks in zip(chosen, self._masks, strict=True)
+            ]
 
     def keys(self, batch: int) -> list[int]:
         """The keys of a batch's samples."""

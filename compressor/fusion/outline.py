@@ -54,7 +54,7 @@ class Outline:
 
     def spaces(self, layer: str) -> list[str]:
         """A layer's own spaces; experts before their units."""
-        names = [name for name in self.anatomy.spaces if name.startswith(layer + ".")]
+        names = [name for name in self.anatomy.spaces if name.startswith(layer + ".") and name not in self.wide]
         return sorted(names, key=lambda name: self.anatomy.spaces[name].kind is not Kind.EXPERTS)
 
     def touches(self, parameter: str, spaces: Sequence[str]) -> bool:

@@ -94,19 +94,22 @@ def reads_first(anatomy: Anatomy, step: Step, name: str | None = None) -> bool:
     return not step.tied and anatomy.axes[name or step.weight][0].side is Side.READ
 
 
-def prepare(name: str, model: PreTrainedModel, weight: float) -> Source:
+def prepare(name: str, model: PreTrainedModel, weight: float, *, canonical: bool = True) -> Source:
     """Certify a teacher's anatomy and bring its weights into canonical form; the teacher itself stays untouched.
 
     Args:
         name: how the report calls the teacher.
         model: the teacher.
         weight: α.
+        canonical: fold norms and scales and centre writers; otherwise the weights are taken as they are.
 
     Raises:
         CertificateError, UnsupportedError: the architecture is not understood.
     """
     anatomy = inspect_config(model.config)
     state = {key: value.detach().double() for key, value in model.named_parameters()}
+    if not canonical:
+        return Source(name, model, anatomy, state, weight)
     if not anatomy.scales and not any(anatomy.rotatable(space.name) for space in anatomy.residuals):
         return Source(name, model, anatomy, state, weight)
     state = canonicalise(state, anatomy)

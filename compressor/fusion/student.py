@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressor.anatomy import Anatomy, Kind, Map, Norm, Side, Space, Step
+from compressor.anatomy import Anatomy, Kind, Map, Norm, Role, Side, Space, Step, map_key
 from compressor.fusion.activations import ActivationFeatures
 from compressor.fusion.experts import expert_maps, match_experts
 from compressor.fusion.heads import attention_maps, group_contributions, placed_groups
@@ -61,7 +61,8 @@ class Student:
         model: its weights are replaced piece by piece.
         anatomy: of the model.
         sources: the teachers.
-        residual: their maps of every residual and embedding space.
+        residual: their maps of every residual and embedding space; and of every other one, where all were aligned to
+            an anchor.
         options: how to build.
         couplings, fits: what was done, for the report.
     """
@@ -84,8 +85,10 @@ class Student:
         self._outline = Outline(self.anatomy)
 
     def map_spaces(self, names: Sequence[str], features: Features) -> None:
-        """Make the maps of hidden and attention spaces, for all that write or read them."""
+        """Make the maps of hidden and attention spaces that were not given, for all that write or read them."""
         for name in names:
+            if not {name, map_key(name, Role.QUERY)}.isdisjoint(self.residual):
+                continue
             space = self.anatomy.spaces[name]
             maps: Sequence[dict[str, Map]]
             couplings: Sequence[Any] = ()
@@ -219,7 +222,7 @@ class Student:
         behind = checkpoint(steps[0])
         assert behind is not None
         spots = [*((step.module, end) for step in steps for end in ("in", "out")), behind]
-        gain, key = steps[0].gain, steps[0].writes
+        gain, key = steps[0].gain, steps[0].meets or steps[0].writes
         ends: list[tuple[list[Tensor], Tensor]] = []
 
         def pairs(index: int, seen: dict[Spot, Tensor]) -> tuple[Tensor, Tensor]:
@@ -279,7 +282,7 @@ class Student:
     def _refit_norm(self, norm: Norm, features: ActivationFeatures, run: Run) -> None:
         """Per channel, scale and shift of a norm by least squares from the student's own normalised values."""
         weight, bias = self._at_rest(norm)
-        key = self.anatomy.axes[f"{norm.module}.weight"][0].parts[0].key
+        key = norm.meets or self.anatomy.axes[f"{norm.module}.weight"][0].parts[0].key
         behind = checkpoint(norm)
         sums = torch.zeros(5, weight.numel(), dtype=torch.float64)
 

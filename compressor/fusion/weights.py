@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from compressor.anatomy import Anatomy, Kind, Role, Side, Space, map_key
+from compressor.anatomy import Anatomy, Kind, Role, Side, Space, Step, map_key
 from compressor.fusion.moments import HeadStatistics, SpaceStatistics
 from compressor.fusion.sources import Source
 from compressor.fusion.structure import Maps, columns_of, outgoing, reader, writers
@@ -31,7 +31,7 @@ class WeightFeatures:
 
     def space(self, name: str) -> SpaceStatistics:
         role = Role.VALUE if self.anatomy.spaces[name].kind is Kind.ATTENTION else None
-        incoming = self._incoming(name, role)
+        incoming = self._pooled_incoming(name, role)
         step = reader(self.anatomy, name)
         # What no linear map reads (channels between convolutions) is known by how it is written.
         return _statistics(incoming, incoming if step is None else outgoing(self.sources, self.maps, step))
@@ -41,7 +41,7 @@ class WeightFeatures:
         assert step is not None
 
         def moments(role: Role) -> Tensor:
-            incoming = self._incoming(name, role)
+            incoming = self._pooled_incoming(name, role)
             return incoming @ incoming.T
 
         return HeadStatistics(
@@ -80,8 +80,14 @@ class WeightFeatures:
             leaving.append(torch.cat(left, dim=1))
         return _statistics(torch.cat(incoming), torch.cat(leaving))
 
-    def _incoming(self, name: str, role: Role | None) -> Tensor:
-        """Incoming weights and biases in the student's coordinates, one row per coordinate (values per query head)."""
+    def _pooled_incoming(self, name: str, role: Role | None) -> Tensor:
+        return torch.cat(self.incoming(name, role))
+
+    def incoming(self, name: str, role: Role | None) -> list[Tensor]:
+        """Per teacher, incoming weights and biases in the student's coordinates, one row per coordinate.
+
+        Values count once for each query head that reads them.
+        """
         parts = []
         for source, maps in zip(self.sources, self.maps, strict=True):
             rows_of: list[Tensor] = []
@@ -93,14 +99,19 @@ class WeightFeatures:
                 for occurrence in range(count):
                     columns = columns_of(written, key, occurrence=occurrence)
                     weight = source.read_weight(step)[:, columns]
-                    if (mapping := maps.get(step.reads or "")) is not None:
+                    if (mapping := maps.get(self._read_key(step))) is not None:
                         weight = mapping.pull.T @ weight
                     bias = source.tensor(f"{step.module}.bias")
                     rows_of += [weight.T] if bias is None else [weight.T, bias[columns, None]]
             if not rows_of:
                 rows_of = self._convolved(source, name)
             parts.append(_per_query_head(torch.cat(rows_of, dim=1), source.space(name), role))
-        return torch.cat(parts)
+        return parts
+
+    def _read_key(self, step: Step) -> str:
+        """The key of the map of what a module reads."""
+        space = self.anatomy.spaces.get(step.reads or "")
+        return map_key(step.reads or "", Role.OUTPUT if space is not None and space.kind is Kind.ATTENTION else None)
 
     def _convolved(self, source: Source, name: str) -> list[Tensor]:
         """What writes a space by a convolution or a table: one row a coordinate."""

@@ -205,6 +205,7 @@ def _finetune(
     stages: Stages,
 ) -> dict[str, Any]:
     # Imported only now: the Trainer takes long, and not every run finetunes.
+    from compressor.distillation.search import describe
     from compressor.distillation.trainer import distill
 
     with stages("finetune", "finetuning") as tell:
@@ -219,7 +220,7 @@ def _finetune(
             resume=resume,
             device=recipe.device,
             progress=lambda step, steps, loss: tell(
-                step / steps, f"finetuning: step {step} of {steps}, loss {loss:.3f}"
+                step / steps, f"finetuning: {describe(step, recipe.finetune)}, loss {loss:.3f}"
             ),
         )
         _place(teachers, "cpu")

@@ -79,7 +79,7 @@ class Work:
                 self.remove()
             raise
         except BaseException:
-            if not any(self.checkpoints.glob("checkpoint-*/finished")):
+            if not any(self.checkpoints.glob("**/checkpoint-*/finished")):
                 self.remove()
             raise
 

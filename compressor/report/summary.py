@@ -46,6 +46,8 @@ def summary(report: Report) -> list[str]:
         )
     if report.get("length"):
         lines.append(f"GMACs are of {report['length']} tokens")
+    if (finetune := report.get("finetune")) is not None and finetune.get("search"):
+        lines.append(_how_searched(finetune))
     if report.get("latency"):
         lines.append(_how_timed(report["latency"]))
     if (onnx := report.get("onnx")) is not None:
@@ -69,7 +71,12 @@ def choices(report: Report) -> list[str]:
     for key, value in ((report.get("fusion") or {}).get("choices") or {}).items():
         lines.append(f"{key}: {_said(value)}")
     if finetune := report.get("finetune"):
-        lines.append(f"finetune: {finetune['steps']} steps, loss {finetune['loss'][-1][1]:.4f} at the end")
+        lines.append(
+            f"finetune: {finetune['steps']} steps at learning rate {finetune['learning_rate']:g}, "
+            f"loss {finetune['loss'][-1][1]:.4f} at the end"
+        )
+        if finetune.get("search"):
+            lines.append(_how_searched(finetune))
     if report.get("latency"):
         lines.append(_how_timed(report["latency"]))
     if onnx := report.get("onnx"):
@@ -155,6 +162,19 @@ def _how_timed(latency: Mapping[str, Any]) -> str:
     return (
         f"latency: p50 / p95 of batches of {latency['batch_size']}{each} with {one['threads']} threads, at least "
         f"{latency['seconds']:g} s and {min(runs)} calls each, in turns; {latency['shared']}"
+    )
+
+
+def _how_searched(finetune: Mapping[str, Any]) -> str:
+    tried = [
+        f"{trial['learning_rate']:g} ("
+        + ("diverged)" if trial["validation_loss"] is None else f"loss {trial['validation_loss']:.4g})")
+        for trial in finetune["search"]
+    ]
+    kept_out = finetune["validation_samples"]
+    return (
+        f"learning rate {finetune['learning_rate']:g} chosen among {', '.join(tried)}, "
+        f"by {kept_out} training {'sample' if kept_out == 1 else 'samples'} kept out"
     )
 
 

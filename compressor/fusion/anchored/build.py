@@ -1,0 +1,102 @@
+"""The paper's way: all teachers aligned to an anchor, their weights averaged, and refitted if that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from compressor.anatomy import Anatomy, Norm
+from compressor.anatomy.sites import FlowGraph, flow_graph
+from compressor.errors import UnsupportedError, UserError
+from compressor.fusion.anchored.align import align
+from compressor.fusion.anchored.comparison import ByActivations, ByWeights, Comparison
+from compressor.fusion.anchored.policies import POLICIES, Policy
+from compressor.fusion.job import Job
+from compressor.fusion.masks import Masks
+from compressor.fusion.residual import ResidualMap
+from compressor.fusion.sources import Source
+from compressor.fusion.tokens import token_masks
+
+
+def aligned(job: Job) -> tuple[Job, dict[str, ResidualMap]]:
+    """Every map of every teacher to the anchor of a job.
+
+    Returns:
+        The job, its anatomies with a key for every site of the residual stream, and the maps by key.
+
+    Raises:
+        UserError, UnsupportedError, CouplingError: see `compressor.fusion.anchored.align`.
+    """
+    policy, options = POLICIES.get(job.options.residual), job.options.alignment
+    assert job.guide is not None
+    if job.options.inner not in ("auto", "identity"):
+        raise UserError(
+            f"the residual policy '{job.options.residual}' aligns heads and hidden units to the anchor's too: leave "
+            f"out --inner {job.options.inner}"
+        )
+    graph = _graph(job.anatomy, policy, folded=job.refit)
+    _check_tied(graph, policy, job.options.residual)
+    sources, guide = (
+        [replace(source, anatomy=_graph(source.anatomy, policy, folded=job.refit).anatomy) for source in group]
+        for group in (job.sources, [job.guide])
+    )
+    job = replace(job, sources=sources, guide=guide[0], anatomy=graph.anatomy)
+    job.tell(0.05, "comparing coordinates")
+    comparison: Comparison
+    if job.calibration is None or not job.from_activations:
+        comparison = ByWeights(sources, guide[0], graph)
+    else:
+        comparison = _by_activations(job, sources, guide[0], graph, policy)
+    job.clock.lap("statistics")
+    job.tell(0.3, "solving transport problems")
+    maps = align(graph, sources, guide[0], comparison, policy, options)
+    job.clock.lap("solve")
+    return job, maps
+
+
+def raw(anatomy: Anatomy) -> Anatomy:
+    """The anatomy of weights as they are: no norm or layer scale is folded, no writer centred."""
+    flow = tuple(replace(item, folded=False) if isinstance(item, Norm) else item for item in anatomy.flow)
+    return replace(anatomy, flow=flow, centred=frozenset(), scales=())
+
+
+def choice(job: Job) -> dict[str, Any]:
+    """The report's words on a student that was asked for."""
+    assert job.guide is not None
+    return {
+        "residual": f"{job.options.residual} towards {job.guide.name}",
+        "inner": "aligned to the anchor",
+        "refit": job.refit,
+        "shares": {source.name: source.weight for source in job.sources},
+        "weights": {source.name: source.weight for source in job.sources},
+        "candidates": [],
+        "why": "a residual policy was asked for",
+    }
+
+
+def _graph(anatomy: Anatomy, policy: Policy, *, folded: bool) -> FlowGraph:
+    """The flow graph that a policy needs; a policy of one map has no use for sites."""
+    entries = tuple(stack.residual for stack in anatomy.stacks)
+    graph = flow_graph(anatomy) if policy.local else FlowGraph(anatomy, entries, ())
+    return graph if folded else replace(graph, anatomy=raw(graph.anatomy))
+
+
+def _check_tied(graph: FlowGraph, policy: Policy, name: str) -> None:
+    tied = next((step for step in graph.anatomy.steps if step.tied), None)
+    if policy.local and tied is not None:
+        raise UnsupportedError(
+            f"{tied.module} shares its weight with the embedding, so the residual stream needs one map throughout and "
+            f"'{name}' gives it several: take {', '.join(n for n in POLICIES.names() if not POLICIES.get(n).local)}"
+        )
+
+
+def _by_activations(
+    job: Job, sources: Sequence[Source], guide: Source, graph: FlowGraph, policy: Policy
+) -> ByActivations:
+    batches: Sequence[Mapping[str, Tensor]] = job.calibration or ()
+    chosen = token_masks(job.options.alignment.tokens, sources, graph.anatomy, batches)
+    masks = Masks(batches, graph.anatomy, chosen=chosen)
+    return ByActivations(sources, guide, graph, batches, masks, everywhere=policy.start == "everywhere")

@@ -1,0 +1,94 @@
+"""Residual policies: which map leaves a junction where branches are added to the residual stream.
+
+Imfeld et al. (2024), section 4.2.  The stream arrives with one coupling, a branch with another, and what goes on must
+be one: a mixture of both, or one of them alone.  A policy says with which shares they are mixed; each is one small
+function under its name in `POLICIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compressor.transport import Coupling, Registry, mixed
+
+#: From the mean squares of the anchor's coordinates [m], of the stream and then of each branch, to the share of each:
+#: a number, or one per coordinate [m].  They need not sum to one.
+Shares = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A residual policy.
+
+    Attributes:
+        shares: of stream and branches in the coupling that leaves a junction.
+        local: whether the couplings along one stream differ; otherwise one map serves all of it.
+        start: what the stream's first coupling is made from: its "entry", "everywhere" along it, or "identity".
+        weighs: whether the shares depend on the strength of the signals.
+    """
+
+    shares: Shares
+    local: bool = True
+    start: str = "entry"
+    weighs: bool = False
+
+
+POLICIES: Registry[Policy] = Registry("residual policy")
+
+
+def leave(policy: Policy, couplings: Sequence[Coupling], strengths: Sequence[Tensor]) -> Coupling:
+    """The coupling that leaves a junction.
+
+    Args:
+        policy: how to mix.
+        couplings: of the stream that comes in and of every branch, all [n, m].
+        strengths: their mean squares, [m] each.
+    """
+    shares = policy.shares(strengths)
+    found, total = couplings[0], shares[0]
+    for coupling, share in zip(couplings[1:], shares[1:], strict=True):
+        total = total + share
+        found = mixed(coupling, found, torch.where(total > 0, share / total, 0.5))
+    return found
+
+
+def _number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def equal(strengths: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The mean of all that meets."""
+    return [_number(1.0) for _ in strengths]
+
+
+def by_scalar(strengths: Sequence[Tensor]) -> Sequence[Tensor]:
+    """In proportion to the norm of each signal."""
+    return [strength.sum().sqrt() for strength in strengths]
+
+
+def by_matrix(strengths: Sequence[Tensor]) -> Sequence[Tensor]:
+    """In proportion to the norm of each signal, coordinate by coordinate of the anchor."""
+    return [strength.sqrt() for strength in strengths]
+
+
+def stream_alone(strengths: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The residual stream keeps its coupling."""
+    return [_number(float(place == 0)) for place in range(len(strengths))]
+
+
+def branches_alone(strengths: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The branches' coupling replaces the stream's."""
+    return [_number(float(place > 0)) for place in range(len(strengths))]
+
+
+POLICIES.register("averaging")(Policy(equal))
+POLICIES.register("weighted-scalar")(Policy(by_scalar, weighs=True))
+POLICIES.register("weighted-matrix")(Policy(by_matrix, weighs=True))
+POLICIES.register("residual-only")(Policy(stream_alone, local=False))
+POLICIES.register("branch-only")(Policy(branches_alone))
+POLICIES.register("identity")(Policy(stream_alone, local=False, start="identity"))
+POLICIES.register("global")(Policy(stream_alone, local=False, start="everywhere"))

@@ -1,0 +1,82 @@
+"""What both ways of making a student start from: prepared teachers, the target, calibration samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from compressor.anatomy import Anatomy
+from compressor.fusion.sources import Source
+from compressor.fusion.student import Student
+from compressor.recipe import FusionOptions
+
+#: Told the share done and what is being done.
+Progress = Callable[[float, str], None]
+
+
+class Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.laps[stage] = now - self._last
+        self._last = now
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A student to be made.
+
+    Attributes:
+        sources: the teachers, their layers assigned to the student's.
+        guide: the anchor, if there is one; one of the sources where it takes part itself.
+        model: of the target's shape; every weight of it is to be replaced.
+        anatomy: of the model.
+        calibration: batches, the held-out ones last; None without data.
+        held_out: how many of the last batches choose map and ridge.
+        options: how to fuse.
+        tell: progress.
+        clock: of the report.
+    """
+
+    sources: Sequence[Source]
+    guide: Source | None
+    model: PreTrainedModel
+    anatomy: Anatomy
+    calibration: Sequence[Mapping[str, Tensor]] | None
+    held_out: int
+    options: FusionOptions
+    tell: Progress
+    clock: Clock = field(default_factory=Clock)
+
+    @property
+    def from_activations(self) -> bool:
+        """Whether ground costs are measured on activations."""
+        return self.calibration is not None and self.options.alignment.features != "weights"
+
+    @property
+    def refit(self) -> bool:
+        """Whether weights are refitted: it needs data."""
+        return self.options.refit and self.calibration is not None
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A student and the report's words on how it was chosen.
+
+    Attributes:
+        student: built.
+        choice: JSON-ready.
+    """
+
+    student: Student
+    choice: dict[str, Any]
