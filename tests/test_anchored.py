@@ -199,6 +199,11 @@ def test_bad_token_filters_are_refused(tokens, said):
         fuse(pair, 1.0, batches_of(model.config, 2, 4), options("averaging", tokens=tokens))
 
 
+def test_an_unknown_residual_map_is_answered_with_maps_and_policies():
+    with pytest.raises(UserError, match=r"magic.*barycentre.*weighted-matrix"):
+        fuse([("one", tiny_model(config_of("vit")))], 1.0, None, options("magic"))
+
+
 def test_a_policy_without_an_anchor_of_the_students_shape_is_refused():
     pair = [(f"t{seed}", tiny_model(config_of("vit"), seed)) for seed in (1, 2)]
     with pytest.raises(UserError, match="--anchor"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from compressor.cli import options as o
 from compressor.cli.show import loading, say, say_json, working
 from compressor.errors import UserError
+from compressor.report.graph.svg import check_file, draw, write_file
 
 
 def plan(
@@ -38,27 +40,51 @@ def plan(
     say(*render_plan(found))
 
 
-def inspect(model: o.Model, json: o.Json = False, debug: o.Debug = False) -> None:
+def inspect(
+    model: o.Model,
+    graph: Annotated[
+        str | None,
+        typer.Option(
+            "--graph", metavar="FILE.svg", help="Also draw the operations and the transportation maps between them."
+        ),
+    ] = None,
+    force: o.Force = False,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
     """Show what is understood of an architecture, and the certificate that it is. No weights are read.
 
     Every axis of every parameter belongs to a space of interchangeable coordinates, or is fixed. The certificate is
     the proof: permuting every space at random leaves what the model puts out unchanged.
 
-    Example: compress inspect vit-a
+    Example: compress inspect vit-a --graph vit-a.svg
     """
+    picture = None if graph is None else Path(graph).expanduser()
+    if picture is None and force:
+        raise UserError("--force replaces the file of --graph: give --graph too")
     with working(debug):
+        if picture is not None:
+            check_file(picture, force)
         with loading():
             from compressor.anatomy import inspect_config
             from compressor.models.resolve import load_config
 
         anatomy = inspect_config(load_config(model))
+        if picture is not None:
+            from compressor.report.graph.build import build_graph
+
+            # A folder's own name says enough.
+            folder = Path(model).expanduser()
+            name = folder.resolve().name if folder.is_dir() else model
+            write_file(picture, draw(build_graph(name, anatomy)), force)
     if json:
         found = asdict(anatomy) | {"centred": sorted(anatomy.centred)}
-        say_json({"model": model, **found, "error": anatomy.error, "canonical": anatomy.canonical})
+        drawn = {} if picture is None else {"graph": str(picture)}
+        say_json({"model": model, **found, "error": anatomy.error, "canonical": anatomy.canonical, **drawn})
         return
     from compressor.report.anatomy import render_anatomy
 
-    say(*render_anatomy(model, anatomy))
+    say(*render_anatomy(model, anatomy), *([] if picture is None else [f"flow graph: {picture}"]))
 
 
 def report(

@@ -20,6 +20,7 @@ from compressor.fusion.anchored import POLICIES
 from compressor.fusion.anchored.build import aligned, choice
 from compressor.fusion.depth import routes
 from compressor.fusion.job import Clock, Job, Made, Progress
+from compressor.fusion.residual import RESIDUAL_MAPS
 from compressor.fusion.samples import hold_out
 from compressor.fusion.sources import Source, along, normalised, prepare
 from compressor.fusion.student import Student
@@ -76,9 +77,12 @@ def fuse(
         UnsupportedError: something about these teachers cannot be fused yet.
     """
     options = options or FusionOptions()
+    if not teachers:
+        raise UserError("there is nothing to fuse: name at least one teacher")
+    check_residual(options, width, depth, anchored=anchor is not None)
     policy = options.residual in POLICIES.names()
     if policy and anchor is None:
-        anchor = _first_as_anchor(teachers, width, depth, options.residual)
+        anchor = teachers[0]
     tell, clock = progress or (lambda share, stage: None), Clock()
     tell(0.0, "certifying anatomies")
     calibration: list[Mapping[str, Tensor]] | None = None if batches is None else list(batches)
@@ -122,8 +126,6 @@ def _aligned_student(job: Job) -> Made:
 
 def _check(sources: Sequence[Source]) -> None:
     """Refuse by name what cannot be fused."""
-    if not sources:
-        raise UserError("there is nothing to fuse: name at least one teacher")
     first = sources[0]
     for source in sources[1:]:
         ours, theirs = _kinds_of_parameters(first), _kinds_of_parameters(source)
@@ -151,18 +153,26 @@ def _blank(target: Target, dtype: torch.dtype, seed: int) -> PreTrainedModel:
     return cast(PreTrainedModel, model.to(dtype).eval().requires_grad_(False))
 
 
-def _first_as_anchor(
-    teachers: Sequence[tuple[str, PreTrainedModel]], width: float, depth: float | int | None, policy: str
-) -> tuple[str, PreTrainedModel]:
-    """Without an anchor the first teacher is one, if the student has its shape."""
-    if not teachers:
-        raise UserError("there is nothing to fuse: name at least one teacher")
-    if width != 1 or depth is not None:
+def check_residual(options: FusionOptions, width: float, depth: float | int | None, *, anchored: bool) -> None:
+    """Refuse a residual map or policy that is not known or does not fit the student's shape.
+
+    Args:
+        options: name the map or policy.
+        width, depth: of the student.
+        anchored: whether an anchor is given.
+
+    Raises:
+        UserError: says what to do.
+    """
+    name = options.residual
+    known = ("auto", *RESIDUAL_MAPS.names(), *POLICIES.names())
+    if name not in known:
+        raise UserError(f"unknown residual map or policy '{name}' (known: {', '.join(known)})")
+    if name in POLICIES.names() and not anchored and (width != 1 or depth is not None):
         raise UserError(
-            f"the residual policy '{policy}' aligns to an anchor of the student's shape: name one with --anchor, or "
+            f"the residual policy '{name}' aligns to an anchor of the student's shape: name one with --anchor, or "
             f"give --width 1 and no --depth to take the first teacher"
         )
-    return teachers[0]
 
 
 def _guide(

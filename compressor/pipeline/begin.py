@@ -50,7 +50,7 @@ def begin(
     anchor = None
     if recipe.fusion.anchor is not None:
         with stages("load", "loading the anchor"):
-            anchor = (recipe.fusion.anchor, load_teacher(recipe.fusion.anchor).model)
+            anchor = (recipe.fusion.anchor, _anchor(recipe.fusion.anchor, teachers))
     with stages("fuse", "fusing") as tell, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CouplingWarning)
         result = fuse(
@@ -69,6 +69,11 @@ def begin(
         said.append(NO_DATA)
     report = {"target": result.target.summary(), "fusion": _fusion(result.report), "warnings": said}
     return Beginning(result.model, report)
+
+
+def _anchor(name: str, teachers: Sequence[Teacher]) -> PreTrainedModel:
+    """The anchor's model; the teacher's own where it is one of them, so that the fusion sees that it takes part."""
+    return next((teacher.model for teacher in teachers if teacher.name == name), None) or load_teacher(name).model
 
 
 def _fusion(report: Mapping[str, Any]) -> dict[str, Any]:

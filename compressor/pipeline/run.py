@@ -15,6 +15,7 @@ from compressor.bench.table import to_json
 from compressor.data.batches import Samples
 from compressor.errors import UnsupportedError, UserError
 from compressor.export.onnx import ExportReport
+from compressor.fusion import check_residual
 from compressor.models.load import Teacher, check_compatible, load_teacher
 from compressor.models.save import fingerprint, save_student
 from compressor.models.staging import check_output, staged
@@ -139,6 +140,9 @@ def prepare(recipe: Recipe, *, force: bool = False) -> Recipe:
     configs = read_configs(names)
     if recipe.student is not None:
         check_measurable(configs[-1], "finetuning", recipe.student)
+    if recipe.student is None:
+        anchored = recipe.fusion.anchor is not None
+        check_residual(recipe.fusion, recipe.width, recipe.depth, anchored=anchored)
     if recipe.student is None and recipe.fusion.anchor is None:
         plan_target(configs, recipe.width, recipe.depth)
     if recipe.data.source is None:
