@@ -199,6 +199,20 @@ def test_bad_token_filters_are_refused(tokens, said):
         fuse(pair, 1.0, batches_of(model.config, 2, 4), options("averaging", tokens=tokens))
 
 
+@pytest.mark.parametrize("policy", POLICIES.names())
+def test_a_teacher_alone_stays_what_it_is(policy):
+    model = tiny_model(config_of("vit"))
+    batches = batches_of(model.config, 2, 8)
+    fused = fuse([("one", model)], 1.0, batches, options(policy)).model
+    assert relative_error(fused, model, batches[0]) < 1e-10
+
+
+def test_correlation_is_refused_where_there_is_no_anchor():
+    model = tiny_model(config_of("vit"))
+    with pytest.raises(UserError, match="residual policy"):
+        fuse([("one", model)], 0.5, batches_of(model.config, 2, 8), options("barycentre", cost="correlation"))
+
+
 def test_an_unknown_residual_map_is_answered_with_maps_and_policies():
     with pytest.raises(UserError, match=r"magic.*barycentre.*weighted-matrix"):
         fuse([("one", tiny_model(config_of("vit")))], 1.0, None, options("magic"))

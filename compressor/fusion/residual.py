@@ -174,9 +174,11 @@ def gram_for(cost: str, gram: Tensor) -> Tensor:
     Cosine looks at directions alone: every coordinate is brought to unit norm.
 
     Raises:
-        UserError: no ground cost has that name.
+        UserError: no ground cost has that name, or means alone would tell it.
     """
     COSTS.get(cost)
+    if cost == "correlation":
+        raise UserError("the barycentre compares by euclidean, squared or cosine; correlation needs a residual policy")
     if cost != "cosine":
         return gram
     norms = gram.diagonal().clamp(min=1e-30).sqrt()

@@ -203,10 +203,10 @@ class _Walk:
 
     def _leave(self, junction: Junction) -> Coupling:
         met = [self.couplings[key] for key in (junction.before, *junction.branches)]
-        if self.policy.weighs:
+        if self.policy.weighs and not self.still:
             strengths = [self.comparison.strength(key) for key in (junction.before, *junction.branches)]
         else:
-            strengths = [torch.ones(1, dtype=torch.float64)] * len(met)
+            strengths = [torch.ones_like(met[0].nu)] * len(met)
         return replace(leave(self.policy, met, strengths), space=junction.after)
 
     @staticmethod

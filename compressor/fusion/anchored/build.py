@@ -32,7 +32,7 @@ def aligned(job: Job) -> tuple[Job, dict[str, ResidualMap]]:
     """
     policy, options = POLICIES.get(job.options.residual), job.options.alignment
     assert job.guide is not None
-    if job.options.inner not in ("auto", "identity"):
+    if job.options.inner != "auto":
         raise UserError(
             f"the residual policy '{job.options.residual}' aligns heads and hidden units to the anchor's too: leave "
             f"out --inner {job.options.inner}"
