@@ -26,6 +26,8 @@ from compressor.transport.marginals import check_marginal, uniform
 #: Marginal errors above the tight tolerance are warned of, those above the loose one are refused.
 TIGHT = 1e-6
 LOOSE = 1e-2
+#: Couplings made of others, whose marginals are no worse than theirs.
+DERIVED = ("mixed", "composed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +47,7 @@ class Coupling:
         CouplingError: mass is negative or not finite, or a marginal is missed by more than `LOOSE`.
 
     Warns:
-        CouplingWarning: a marginal is missed by more than `TIGHT`.
+        CouplingWarning: a marginal is missed by more than `TIGHT`; a coupling made of others says nothing, they did.
     """
 
     plan: Tensor
@@ -73,7 +75,8 @@ class Coupling:
             )
             if self.marginal_error > LOOSE:
                 raise CouplingError(message)
-            warnings.warn(message, CouplingWarning, stacklevel=3)
+            if self.solver not in DERIVED:
+                warnings.warn(message, CouplingWarning, stacklevel=3)
 
     @cached_property
     def entropy(self) -> float:
