@@ -90,11 +90,15 @@ def inspect(model: str | PreTrainedModel | PretrainedConfig) -> Anatomy:
     from transformers import PretrainedConfig
 
     from compressor.anatomy import inspect_config
+    from compressor.models.inputs import name_architecture
     from compressor.models.resolve import load_config
 
     if isinstance(model, str):
         return inspect_config(load_config(model))
-    return inspect_config(model if isinstance(model, PretrainedConfig) else model.config)
+    if isinstance(model, PretrainedConfig):
+        return inspect_config(model)
+    name_architecture(model)
+    return inspect_config(model.config)
 
 
 def distill(
@@ -133,7 +137,7 @@ def distill(
     from compressor.distillation.trainer import distill as train_student
     from compressor.recipe import build
 
-    named = _named(teachers)
+    (_, student), *named = _named([student, *teachers])
     recipe = build({"teachers": [name for name, _ in named], "finetune": options, "seed": seed}, where="distill")
     return train_student(
         student,
@@ -200,8 +204,12 @@ def export_onnx(
 
 
 def _named(models: Sequence[str | PreTrainedModel]) -> list[tuple[str, PreTrainedModel]]:
+    from compressor.models.inputs import name_architecture
     from compressor.models.load import load_teacher
 
+    for model in models:
+        if not isinstance(model, str):
+            name_architecture(model)
     return [
         (model, load_teacher(model).model) if isinstance(model, str) else (f"model {index}", model)
         for index, model in enumerate(models)

@@ -305,3 +305,17 @@ def test_python_face(vit_a, vit_b, tmp_path):
     assert rows[0].torch_p50_ms > 0
     with pytest.raises(compressor.errors.UserError, match="wdth"):
         compressor.fuse([str(vit_a)], wdth=1)
+
+
+def test_models_that_were_just_built_are_taken_as_well_as_saved_ones():
+    """transformers names a model's class in its config only when it saves it."""
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification
+
+    import compressor
+
+    config = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1, "intermediate_size": 64}
+    models = [ViTForImageClassification(ViTConfig(**config, image_size=16, patch_size=8)) for _ in range(2)]
+    assert compressor.inspect(models[0]).residual.size == 32
+    result = compressor.fuse(models, width=0.5, calibration=[{"pixel_values": torch.randn(16, 3, 16, 16)}] * 2)
+    assert result.model.config.hidden_size == 16

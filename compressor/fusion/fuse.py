@@ -25,6 +25,7 @@ from compressor.fusion.samples import hold_out
 from compressor.fusion.sources import Source, along, normalised, prepare
 from compressor.fusion.student import Student
 from compressor.fusion.target import Target, depth_of, target_config
+from compressor.models.inputs import name_architecture
 from compressor.recipe import FusionOptions
 
 
@@ -80,6 +81,8 @@ def fuse(
     if not teachers:
         raise UserError("there is nothing to fuse: name at least one teacher")
     check_residual(options, width, depth, anchored=anchor is not None)
+    for _, model in (*teachers, *([anchor] if anchor is not None else [])):
+        name_architecture(model)
     policy = options.residual in POLICIES.names()
     if policy and anchor is None:
         anchor = teachers[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError
 
@@ -19,6 +19,12 @@ TASKS: dict[str, str] = {
     "ForConditionalGeneration": "seq2seq-lm",
     "Model": "features",
 }
+
+
+def name_architecture(model: PreTrainedModel) -> None:
+    """Name a model's class in its config, as transformers does only when it saves a model; one that is named stays."""
+    if not model.config.architectures:
+        model.config.architectures = [type(model).__name__]
 
 
 def task_of(config: PretrainedConfig) -> str:
