@@ -46,7 +46,8 @@ def aligned(job: Job) -> tuple[Job, dict[str, ResidualMap]]:
     job = replace(job, sources=sources, guide=guide[0], anatomy=graph.anatomy)
     job.tell(0.05, "comparing coordinates")
     comparison: Comparison
-    if job.calibration is None or not job.from_activations:
+    # Where nothing is aligned nothing is compared, so that averaging costs no pass of the teachers.
+    if job.calibration is None or not job.from_activations or policy.start == "identity":
         comparison = ByWeights(sources, guide[0], graph)
     else:
         comparison = _by_activations(job, sources, guide[0], graph, policy)
