@@ -78,8 +78,8 @@ SINKHORN_ITERATIONS = 2_000
 #: Sinkhorn comes down to a small ε in steps of this factor, each started from the potentials of the one before.
 ANNEALING = 4.0
 ANNEALING_ITERATIONS = 50
-#: Costs that spread over fewer ε than this keep exp(-C/ε) well within double precision.
-UNDERFLOW = 300.0
+#: Costs that spread over fewer ε than this keep exp(-C/ε) and its scalings within double precision.
+UNDERFLOW = 500.0
 
 
 def solve(
@@ -193,17 +193,20 @@ def emd(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 @SOLVERS.register("sinkhorn")
 def sinkhorn(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """The entropic plan by Sinkhorn iterations: scaling of exp(-C/ε), or logarithms where that would underflow."""
-    spread = float(problem.cost.max() - problem.cost.min()) / problem.epsilon
-    plan = _scaling(problem) if spread < UNDERFLOW else _log_domain(problem)
+    # What is taken from a whole row or column goes into the potentials; every row and column is left with a zero.
+    reduced = problem.cost - problem.cost.min(1, keepdim=True).values
+    reduced = reduced - reduced.min(0, keepdim=True).values
+    plan = _scaling(problem, reduced) if float(reduced.max()) < UNDERFLOW * problem.epsilon else None
+    if plan is None or not bool(torch.isfinite(plan).all()):
+        plan = _log_domain(problem)
     return plan, problem.mu, problem.nu
 
 
-def _scaling(problem: Problem) -> Tensor:
+def _scaling(problem: Problem, cost: Tensor) -> Tensor:
     """Sinkhorn–Knopp: two matrix–vector products an iteration, many times cheaper than logarithms of sums."""
     return ot.bregman.sinkhorn_knopp(
-        problem.mu, problem.nu, problem.cost - problem.cost.min(), problem.epsilon,
-        numItermax=problem.max_iterations or SINKHORN_ITERATIONS, stopThr=0.1 * TIGHT * float(problem.nu.min()),
-        warn=False,
+        problem.mu, problem.nu, cost, problem.epsilon, numItermax=problem.max_iterations or SINKHORN_ITERATIONS,
+        stopThr=0.1 * TIGHT * float(problem.nu.min()), warn=False,
     )  # fmt: skip
 
 
