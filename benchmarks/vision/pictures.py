@@ -84,7 +84,8 @@ def preprocessor() -> ViTImageProcessor:
 
 def normalised(pixels: Tensor, processor: ViTImageProcessor) -> Tensor:
     """What `processor` makes of images that are tensors already: [N, 3, 32, 32] float32."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
+    known = (processor.image_mean, processor.image_std)
+    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in known)
     return (pixels * processor.rescale_factor - mean) / std
 
 

@@ -38,6 +38,7 @@ def main(
     recipes: Annotated[Path, typer.Option(help="Folder of the recipes, a YAML file each.")] = HERE / "teachers",
     only: Annotated[list[str] | None, typer.Option(help="Names of the teachers to train; all if left out.")] = None,
     threads: Annotated[int, typer.Option(help="Another number gives other roundings.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu or cuda; another device gives other roundings.")] = "cpu",
 ) -> None:
     """Train every teacher that is not finished yet and print a line for each."""
     torch.set_num_threads(threads)
@@ -55,7 +56,7 @@ def main(
         done = folder.exists()
         if not done:
             with staged(folder) as partial:
-                _train(name, recipe, images(), partial)
+                _train(name, recipe, images(), partial, device)
         typer.echo(_line(name, _result(folder)) + (" (finished before)" if done else ""))
         _gather(output, _names(recipes))
 
@@ -72,11 +73,11 @@ def _check(chosen: dict[str, TeacherRecipe], output: Path) -> None:
             raise typer.BadParameter(f"{folder} was made by another recipe: remove it, or choose another --output")
 
 
-def _train(name: str, recipe: TeacherRecipe, data: Cifar, folder: Path) -> None:
+def _train(name: str, recipe: TeacherRecipe, data: Cifar, folder: Path, device: str) -> None:
     def progress(step: int, scores: Scores) -> None:
         typer.echo(f"{name}: step {step} of {recipe.steps}, validation {_show(scores)}", err=True)
 
-    trained = train_teacher(recipe, data, folder, progress)
+    trained = train_teacher(recipe, data, folder, progress, device)
     write_recipe(recipe, folder / RECIPE)
     result = {**asdict(trained), "environment": environment()}
     (folder / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -54,18 +54,18 @@ class Trained:
     parameters: int
 
 
-def train_teacher(recipe: TeacherRecipe, data: Cifar, folder: Path, progress: Progress) -> Trained:
+def train_teacher(recipe: TeacherRecipe, data: Cifar, folder: Path, progress: Progress, device: str = "cpu") -> Trained:
     """Train by `recipe` and write the teacher, a plain Hugging Face folder, into the existing `folder`."""
     set_seed(recipe.seed)
-    model = _model(recipe, data.classes)
+    model = _model(recipe, data.classes).to(device)
     processor = preprocessor()
     begun = time.perf_counter()
     best_step = _fit(model, recipe, data, processor, progress)
     seconds = time.perf_counter() - begun
-    save_student(folder, model.eval(), processor)
+    save_student(folder, model.cpu().eval(), processor)
     return Trained(
-        validation=score(folder, data.validation),
-        test=score(folder, data.test),
+        validation=score(folder, data.validation, device),
+        test=score(folder, data.test, device),
         best_step=best_step,
         steps=recipe.steps,
         seconds=round(seconds, 1),
@@ -73,10 +73,10 @@ def train_teacher(recipe: TeacherRecipe, data: Cifar, folder: Path, progress: Pr
     )
 
 
-def score(folder: Path, images: Images) -> Scores:
+def score(folder: Path, images: Images, device: str = "cpu") -> Scores:
     """Load a teacher's folder and measure it on `images`."""
     with quiet():
-        model = AutoModelForImageClassification.from_pretrained(folder)
+        model = AutoModelForImageClassification.from_pretrained(folder).to(device)
         processor = AutoImageProcessor.from_pretrained(folder)
     return _scores(model, images, processor)
 
@@ -100,9 +100,10 @@ def _fit(
     for step in range(1, recipe.steps + 1):
         batch = data.train.select(next(batches))
         model.train()
-        logits = model(normalised(augmented(batch.pixels, generator), processor)).logits
+        pixels = augmented(batch.pixels, generator).to(model.device)
+        logits = model(normalised(pixels, processor)).logits
         optimizer.zero_grad()
-        cross_entropy(logits, batch.labels, label_smoothing=recipe.label_smoothing).backward()
+        cross_entropy(logits, batch.labels.to(model.device), label_smoothing=recipe.label_smoothing).backward()
         optimizer.step()
         schedule.step()
         if step % recipe.evaluate_every == 0 or step == recipe.steps:
@@ -127,8 +128,8 @@ def _groups(model: PreTrainedModel, weight_decay: float) -> list[dict]:
 @torch.no_grad()
 def _scores(model: PreTrainedModel, images: Images, processor: ViTImageProcessor) -> Scores:
     model.eval()
-    parts = [model(normalised(part, processor)).logits for part in images.pixels.split(EVALUATION_BATCH)]
-    logits = torch.cat(parts)
+    batches = (part.to(model.device) for part in images.pixels.split(EVALUATION_BATCH))
+    logits = torch.cat([model(normalised(part, processor)).logits for part in batches]).cpu()
     return {
         "accuracy": (logits.argmax(-1) == images.labels).float().mean().item(),
         "loss": cross_entropy(logits, images.labels).item(),

@@ -1,0 +1,1 @@
+"""Scripts that anyone can rerun, and what they share."""

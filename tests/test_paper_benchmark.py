@@ -1,0 +1,114 @@
+"""The paper's tables: measured once, resumed, and written as a page."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tiny import save_vit
+
+from benchmarks.arena import Arena, Places, Setting
+from benchmarks.paper import tables
+from benchmarks.paper.pages import page
+from benchmarks.paper.settings import SETTINGS
+from benchmarks.paper.store import Store
+from benchmarks.paper.tables import TABLES, Cell, Table
+from benchmarks.paper.trials import Alone, Copied, Ensemble, Finetuned, Fused
+
+pytestmark = pytest.mark.filterwarnings("ignore::compressor.errors.CouplingWarning")
+HARD = {"solver": "emd"}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Three tiny ViTs and twelve pictures of each part."""
+    import numpy as np
+    from datasets import ClassLabel, Dataset, Features, Image
+
+    root = tmp_path_factory.mktemp("paper")
+    for seed, name in enumerate(("one", "two", "narrow")):
+        save_vit(root / "teachers" / name, seed=seed, hidden=32 if name != "narrow" else 16, heads=2)
+    features = Features({"img": Image(), "label": ClassLabel(names=["cat", "dog", "ant", "bee"])})
+    (root / "data" / "cifar10").mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    for part in ("train", "test"):
+        rows = {
+            "img": [draw.integers(0, 255, (16, 16, 3), dtype=np.uint8) for _ in range(12)],
+            "label": [0, 1, 2, 3] * 3,
+        }
+        Dataset.from_dict(rows, features=features).to_parquet(root / "data" / "cifar10" / f"{part}.parquet")
+    (root / "scratch").mkdir()
+    return Places((root / "teachers",), root / "data", root / "scratch")
+
+
+@pytest.fixture(scope="module")
+def arena(places):
+    setting = Setting("tiny", (("one", "two"), ("two", "one")), "cifar10", anchors=("narrow",), samples=8, batch=4)
+    return Arena(setting, places)
+
+
+def test_each_seed_takes_its_own_teachers(arena):
+    assert [name for name, _ in arena.teachers(0)] == ["one", "two"]
+    assert [name for name, _ in arena.teachers(3)] == ["two", "one"]
+    assert arena.anchor(5)[0] == "narrow"
+
+
+def test_a_teacher_alone_scores_what_the_fusion_of_it_alone_scores(arena):
+    alone = Alone(0).run(arena, 0, {})["score"]
+    assert Fused("global", False, HARD, teachers=(0,)).run(arena, 0, {})["score"] == alone
+    assert Ensemble(1).run(arena, 0, {})["score"] == alone
+
+
+def test_a_permuted_copy_changes_nothing_when_maps_are_hard(arena):
+    assert Copied(Fused("averaging", False, HARD)).run(arena, 0, {})["error"] < 1e-5
+    soft = {"solver": "sinkhorn", "epsilon": 10.0}
+    assert Copied(Fused("averaging", False, soft)).run(arena, 0, {})["error"] > 1e-2
+
+
+def test_the_first_seed_chooses_and_the_others_take_it(arena):
+    choices = {}
+    soft = Fused("averaging", False, {"solver": "sinkhorn", "normalise": "max"})
+    first = soft.run(arena, 0, choices)
+    (key,) = choices
+    assert first["epsilon"] == choices[key]
+    choices[key] = 0.5
+    assert soft.run(arena, 1, choices)["epsilon"] == 0.5
+
+
+def test_labels_finetune_a_copy(arena):
+    choices = {}
+    found = Finetuned(Alone(0), 2, labels=True).run(arena, 0, choices)
+    assert found["rate"] in (1e-4, 3e-4, 1e-3)
+    (rate,) = choices.values()
+    assert rate == found["rate"]
+    untouched = Alone(0).run(arena, 0, {})
+    assert untouched == Alone(0).run(arena, 0, {})
+
+
+def test_a_table_goes_on_where_it_stopped_and_says_what_was_refused(arena, tmp_path):
+    from benchmarks.paper.__main__ import _measure
+
+    cells = [Cell("a", "x", Alone(0)), Cell("b", "y", Fused("identity", False, teachers=(0,), anchored=True))]
+    table = Table("Tiny", "Said.", ("tiny",), lambda name: iter(cells), seeds=2)
+    store = Store(tmp_path / "tiny.json")
+    store.content |= {
+        "command": "command",
+        "environment": {"torch": 1, "transformers": 2, "pot": 3, "cpu": 4, "threads": 5},
+    }
+    store.put("tiny", "a", "x", 0, {"score": 40.0})
+    _measure(table, arena, store, Store(tmp_path / "choices.json"))
+    assert store.get("tiny", "a", "x", 0) == {"score": 40.0}
+    assert "anchor's width" in store.get("tiny", "b", "y", 1)["refused"]
+    again = Store(tmp_path / "tiny.json")
+    assert again.content["settings"] == json.loads((tmp_path / "tiny.json").read_text())["settings"]
+    text = page(table, again, [arena.setting])
+    assert "| b |  | refused |" in text and "| a | " in text and " ± " in text
+
+
+def test_every_table_names_settings_and_measures_no_cell_twice():
+    for name, table in TABLES.items():
+        for setting in table.settings:
+            assert setting in SETTINGS, name
+            cells = [(cell.row, cell.column) for cell in table.cells(setting)]
+            assert len(cells) == len(set(cells)), (name, setting)
+    assert set(tables.TIED) <= set(SETTINGS)
