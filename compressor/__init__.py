@@ -28,13 +28,14 @@ __all__ = ["__version__", "benchmark", "distill", "export_onnx", "fuse", "inspec
 
 def fuse(
     teachers: Sequence[str | PreTrainedModel],
-    width: float = 0.5,
+    width: float | None = None,
     calibration: Iterable[Mapping[str, Tensor]] | None = None,
     *,
     depth: float | int | None = None,
     seed: int = 0,
     holdout: float = 0.125,
     anchor: str | PreTrainedModel | None = None,
+    preset: str | None = None,
     progress: Callable[[float, str], None] | None = None,
     **options: Any,
 ) -> FusionResult:
@@ -42,12 +43,13 @@ def fuse(
 
     Args:
         teachers: folders, built-in names, Hub ids or models, of one model type; they stay as they are.
-        width: share of the residual width, in (0, 1].
+        width: share of the residual width, in (0, 1]; if omitted that of the preset, or 0.5.
         calibration: unlabelled batches of model inputs; None aligns the weights alone, which costs much.
         depth: share of the deepest teacher's layers, or a number of layers; None for all of them.
         seed: of every random choice.
         holdout: share of the batches that is held out to choose map and ridge.
         anchor: a trained narrow model whose shape and coordinates the student takes.
+        preset: the name of a way to fuse (`compressor.presets`); options that are given replace its own.
         progress: told the share done and what is being done.
         **options: fields of `compressor.recipe.FusionOptions`, such as `refit=False`.
 
@@ -65,8 +67,9 @@ def fuse(
     check_compatible_configs([(name, model.config) for name, model in named])
     recipe = build(
         {
+            "preset": preset,
             "teachers": [name for name, _ in named],
-            "width": width,
+            **({} if width is None else {"width": width}),
             "depth": depth,
             "seed": seed,
             "fusion": options,
@@ -77,7 +80,15 @@ def fuse(
     guide = None if anchor is None else _named([anchor])[0]
     more: dict[str, Any] = {} if depth is None else {"depth": depth}
     return fuse_models(
-        named, width, calibration, recipe.fusion, holdout=holdout, seed=seed, anchor=guide, progress=progress, **more
+        named,
+        recipe.width,
+        calibration,
+        recipe.fusion,
+        holdout=holdout,
+        seed=seed,
+        anchor=guide,
+        progress=progress,
+        **more,
     )
 
 
@@ -118,7 +129,7 @@ def distill(
 
     Args:
         student: the model to train.
-        teachers: folders, built-in names, Hub ids or models.
+        teachers: folders, built-in names, Hub ids or models; may be none if `distil_weight` is 0.
         train: samples by index, each a dict of model inputs without a batch dimension, texts of any length; labels
             are not needed.
         work_dir: where checkpoints are kept.
@@ -135,10 +146,15 @@ def distill(
     from pathlib import Path
 
     from compressor.distillation.trainer import distill as train_student
+    from compressor.errors import UserError
     from compressor.recipe import build
 
     (_, student), *named = _named([student, *teachers])
-    recipe = build({"teachers": [name for name, _ in named], "finetune": options, "seed": seed}, where="distill")
+    # A recipe has teachers; where labels alone are learnt from, the student stands in.
+    names = [name for name, _ in named] or ["student"]
+    recipe = build({"teachers": names, "finetune": options, "seed": seed}, where="distill")
+    if not named and recipe.finetune.distil_weight > 0:
+        raise UserError("distill: there are no teachers: name one, or give distil_weight=0 to learn labels alone")
     return train_student(
         student,
         [model for _, model in named],

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from compressor.errors import UserError
+from compressor.presets import beneath
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -285,20 +286,24 @@ def build(values: dict[str, Any], *, where: str = "recipe", names: Mapping[str, 
     """Validate nested values into a `Recipe`.
 
     Args:
-        values: nested as in a recipe file.
+        values: nested as in a recipe file; the key `preset` names values that these lie on (`compressor.presets`).
         where: what the values come from, for messages; may be empty.
         names: what to call a field in messages, by its dotted path: the flag that set it, for example.
 
     Raises:
-        UserError: a key is unknown, or a value has the wrong type or range; the line names each.
+        UserError: a key or the preset is unknown, or a value has the wrong type or range; the line names each.
     """
+    values = dict(values)
+    name = values.pop("preset", None)
     try:
-        return Recipe.model_validate(values)
+        return Recipe.model_validate(values if name is None else beneath(values, str(name)))
     except ValidationError as error:
         # A field of several types reports each type that the value is not; the last is the general one.
         problems = {_field(problem["loc"]): problem for problem in error.errors()}
         said = "; ".join(_say(field, problem, names or {}) for field, problem in problems.items())
-        raise UserError(f"{where}: {said}" if where else said) from None
+    except UserError as error:
+        said = str(error)
+    raise UserError(f"{where}: {said}" if where else said)
 
 
 def read(path: str | Path) -> Recipe:

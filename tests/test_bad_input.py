@@ -255,6 +255,13 @@ def test_evaluating_without_labels(capsys, here, vit_a, image_folder):
     refused(capsys, here, "evaluate", vit_a, "--data", "data.csv", said="has no labels")
 
 
+def test_an_ensemble_that_is_none(capsys, here, vit_a, bert, image_folder):
+    data = ("--ensemble", "--data", image_folder)
+    refused(capsys, here, "evaluate", vit_a, *data, said="an ensemble is of two models or more")
+    said = refused(capsys, here, "evaluate", vit_a, bert, *data, said="vit")
+    assert "bert" in said
+
+
 def test_evaluating_without_data(capsys, here, vit_a):
     refused(capsys, here, "evaluate", vit_a, said="--data")
 

@@ -216,6 +216,35 @@ def test_evaluate(capsys, student, vit_a, image_folder):
     assert rows[0]["accuracy"] == report["table"][-1]["accuracy"]
 
 
+def test_evaluate_an_ensemble(capsys, vit_a, vit_b, vit_wide, image_folder):
+    """The last row is of the mean of the softmaxes, counted here by hand."""
+    import torch
+
+    from compressor.models.load import load_teacher
+    from compressor.pipeline.samples import open_evaluation
+    from compressor.recipe import build
+
+    names = [str(vit_a), str(vit_b), str(vit_wide)]
+    data = ("--data", image_folder, "--eval-samples", "all")
+    code, out, err = compress(capsys, "evaluate", *names, "--ensemble", *data)
+    assert (code, err) == (0, "")
+    assert "ensemble" in out
+    found = json.loads(compress(capsys, "evaluate", *names, "--ensemble", *data, "--json")[1])["rows"]
+    alone = json.loads(compress(capsys, "evaluate", *names, *data, "--json")[1])["rows"]
+    assert found[:-1] == alone
+    assert (found[-1]["name"], found[-1]["fingerprint"]) == ("ensemble", None)
+    assert found[-1]["parameters"] == sum(row["parameters"] for row in alone)
+    teachers = [load_teacher(name) for name in names]
+    recipe = build({"teachers": names, "data": {"source": str(image_folder)}})
+    hits = total = 0
+    with torch.no_grad():
+        for batch in open_evaluation(recipe, teachers[0].processor, teachers[0].config):
+            said = [one.model(pixel_values=batch["pixel_values"]).logits.softmax(-1) for one in teachers]
+            hits += int((torch.stack(said).mean(0).argmax(-1) == batch["labels"]).sum())
+            total += len(batch["labels"])
+    assert (found[-1]["accuracy"], found[-1]["labelled"]) == (hits / total, total)
+
+
 def test_bench(capsys, student, vit_a):
     code, out, err = compress(capsys, "bench", student, vit_a, "--seconds", 0.02, "--batch-size", 2, "--no-onnx")
     assert (code, err) == (0, "")

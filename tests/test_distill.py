@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
+import compressor
 from compressor.distillation.checkpoints import FINISHED, begin, newest
 from compressor.distillation.losses import ensemble_kl, ensemble_log_probs, hidden_loss, label_loss
 from compressor.distillation.objective import Objective
@@ -445,6 +446,22 @@ class TestLabelsAlone:
         labels = torch.stack([sample["labels"] for sample in train])
         assert losses[0.0, 3.0] == pytest.approx(3 * functional.cross_entropy(logits, labels).item(), rel=1e-4)
         assert losses[2.0, 3.0] == pytest.approx(losses[2.0, 0.0] + losses[0.0, 3.0], rel=1e-4)
+
+    def test_without_teachers_labels_alone_are_learnt(self, tmp_path):
+        train, run = samples(8, labels=True), {"steps": 2, "batch_size": 4, "label_weight": 1.0}
+        found = []
+        for name, teachers in (("none", []), ("one", [vit(0)])):
+            student = vit(2)
+            compressor.distill(student, teachers, train, work_dir=tmp_path / name, distil_weight=0, **run)
+            found.append(state(student))
+        assert same(*found)
+        for weight in ({}, {"distil_weight": 0.5}):
+            with pytest.raises(UserError, match=r"no teachers: .* distil_weight=0") as caught:
+                compressor.distill(vit(2), [], train, work_dir=tmp_path / "refused", **run, **weight)
+            assert "\n" not in str(caught.value)
+        with pytest.raises(UserError, match="nothing to learn from"):
+            compressor.distill(vit(2), [], train, work_dir=tmp_path / "refused", distil_weight=0)
+        assert not (tmp_path / "refused").exists()
 
     def test_there_must_be_labels(self, tmp_path):
         unknown = [{**sample, "labels": torch.tensor(-100)} for sample in samples()]

@@ -72,6 +72,14 @@ def test_every_task_from_two_models_and_a_file_to_a_folder(capsys, root, tmp_pat
         assert found[0][figure] == pytest.approx(rows[-1][figure], rel=1e-5)
         assert found[1][figure] == pytest.approx(rows[0][figure], rel=1e-5)
 
+    code, out, err = compress(capsys, "evaluate", *teachers, "--ensemble", "--data", root / source, "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)["rows"]
+    assert [row["name"] for row in found] == [row["name"] for row in rows[:3]]
+    for one, row in zip(found, rows, strict=False):
+        assert one["parameters"] == row["parameters"]
+        assert all(one[figure] == pytest.approx(row[figure], rel=1e-5) for figure in figures)
+
 
 def test_finetuning_a_student_that_is_there(capsys, root, tmp_path):
     options = ("--steps", 3, "--batch-size", 4, "--max-length", 8, "--no-latency", "--no-onnx", "-o", tmp_path / "s")

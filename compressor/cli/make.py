@@ -40,6 +40,7 @@ def fuse(
     search_steps: o.SearchSteps = None,
     distil_weight: o.DistilWeight = None,
     label_weight: o.LabelWeight = None,
+    preset: o.Preset = None,
     residual: o.Residual = None,
     inner: o.Inner = None,
     features: o.Features = None,
@@ -126,7 +127,8 @@ def fuse(
             "--no-cache": no_cache,
             "--seed": seed,
             "--device": device,
-        }
+        },
+        preset=preset,
     )
     _make(recipe, force=force, resume=resume, json=json, debug=debug)
 

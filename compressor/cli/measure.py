@@ -12,6 +12,9 @@ from compressor.cli.show import loading, remark, say, say_json, working
 
 def evaluate(
     models: o.Models,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Also measure the mean of the models' predictions, as the last row.")
+    ] = False,
     data: o.Data = None,
     eval_split: o.EvalSplit = None,
     image_column: o.ImageColumn = None,
@@ -26,7 +29,8 @@ def evaluate(
 ) -> None:
     """Measure models on data: accuracy and F1 of classifiers and taggers, perplexity of language models.
 
-    The models must read the same inputs and answer in the same terms. Built-in teachers bring their own data.
+    The models must read the same inputs and answer in the same terms. Built-in teachers bring their own data. An
+    ensemble answers with the mean of the models' probabilities.
 
     Example: compress evaluate student ./teacher-a --data ./images --eval-samples all
     """
@@ -48,7 +52,7 @@ def evaluate(
         with loading():
             from compressor.pipeline import compare
 
-        found = compare.evaluate(recipe, progress=progress)
+        found = compare.evaluate(recipe, ensemble=ensemble, progress=progress)
     for note in found["notes"]:
         remark(f"note: {note}")
     if json:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from compressor.errors import UserError
+from compressor.presets import PRESETS
 from compressor.recipe import Recipe, build
 
 #: Flag -> field of the recipe, by its dotted path.
@@ -135,6 +136,18 @@ EvalSamples = Annotated[
         help="Evaluation samples, the first of the split, or all of them.",
     ),
 ]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help="A baseline or a published way; other flags replace what it says: "
+        + ", ".join(f"{name} ({PRESETS.get(name).meaning})" for name in PRESETS.names())
+        + ".",
+        metavar="NAME",
+        show_default=False,
+        rich_help_panel=_FUSION,
+    ),
+]
 Residual = Annotated[str | None, flag("--residual", panel=_FUSION)]
 Inner = Annotated[str | None, flag("--inner", panel=_FUSION)]
 Features = Annotated[str | None, flag("--features", panel=_ALIGNMENT)]
@@ -178,21 +191,22 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Length = Annotated[int, typer.Option("--length", min=1, help="Tokens of a text sample.")]
 
 
-def to_recipe(given: Mapping[str, Any], *, where: str = "") -> Recipe:
+def to_recipe(given: Mapping[str, Any], *, preset: str | None = None, where: str = "") -> Recipe:
     """Validate flags as the recipe that they stand for.
 
     Args:
         given: {flag: value}; None and, for switches that turn something off, False leave the recipe's default.
+        preset: the name of values that lie beneath them.
         where: what comes before an error.
 
     Raises:
         UserError: a value has the wrong type or range, or is of a search that is not asked for; the line names its
-            flag.
+            flag. Or there is no such preset.
     """
     for name in ("--learning-rates", "--search-steps"):
         if given.get(name) is not None and given.get("--learning-rate") != "search":
             raise UserError(f"{name} is of a search of the learning rate: add --learning-rate search")
-    return build(nested(given), where=where, names={path: name for name, path in FLAGS.items()})
+    return build({"preset": preset, **nested(given)}, where=where, names={path: name for name, path in FLAGS.items()})
 
 
 def nested(given: Mapping[str, Any]) -> dict[str, Any]:

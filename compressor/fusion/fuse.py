@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.anatomy import Anatomy, inspect_config
 from compressor.anatomy.resize import model_class, quiet
@@ -22,10 +22,11 @@ from compressor.fusion.depth import routes
 from compressor.fusion.job import Clock, Job, Made, Progress
 from compressor.fusion.residual import RESIDUAL_MAPS
 from compressor.fusion.samples import hold_out
-from compressor.fusion.sources import Source, along, normalised, prepare
+from compressor.fusion.sources import Content, Source, along, content, normalised, prepare
 from compressor.fusion.student import Student
 from compressor.fusion.target import Target, depth_of, target_config
 from compressor.models.inputs import name_architecture
+from compressor.models.save import essence
 from compressor.recipe import FusionOptions
 
 
@@ -61,6 +62,8 @@ def fuse(
 ) -> FusionResult:
     """Fuse teachers into one student of `width` times the residual width of the widest.
 
+    Where nothing is aligned to an anchor, the order of the teachers changes no weight of the student.
+
     Args:
         teachers: (name, model) pairs of one model type and task; they stay as they are.
         width: share of the residual width, in (0, 1]; without meaning when an anchor gives the shape.
@@ -94,6 +97,10 @@ def fuse(
     # The paper takes weights as they are; a refit works on the canonical form.
     as_it_is = policy and not (options.refit and calibration is not None)
     weights = options.weights if options.weights != "auto" else [1.0] * len(teachers)
+    given, order = list(zip(teachers, weights, strict=True)), list(range(len(teachers)))
+    if anchor is None:
+        order.sort(key=lambda k: _rank(teachers[k][1], weights[k]))
+    teachers, weights = zip(*(given[k] for k in order), strict=True)
     sources = [
         prepare(name, model, weight, canonical=not as_it_is)
         for (name, model), weight in zip(teachers, normalised(weights), strict=True)
@@ -115,7 +122,7 @@ def fuse(
     job = Job(routed, guide, model, anatomy, calibration, held_out, options, tell, clock)
     made = _aligned_student(job) if policy else automatic.make(job)
     tell(1.0, "building the student")
-    return FusionResult(model, target, anatomy, _report(made, routed, clock.laps))
+    return FusionResult(model, target, anatomy, _report(made, routed, order, clock.laps))
 
 
 def _aligned_student(job: Job) -> Made:
@@ -125,6 +132,16 @@ def _aligned_student(job: Job) -> Made:
     student = Student(job.model, job.anatomy, job.sources, maps, automatic.build_options(job, "importance"))
     automatic.build_student(job, student)
     return Made(student, choice(job))
+
+
+def _rank(model: PreTrainedModel, weight: float) -> tuple[int, Content, float]:
+    """What teachers are ordered by, so that neither ties nor rounding tell which of them was named first.
+
+    Those of fewest layers, and so of fewest parameters, come first: statistics of the residual stream are taken at the
+    first one's layers, which all others must have.
+    """
+    held = content(model)
+    return len(held), held, weight
 
 
 def _check(sources: Sequence[Source]) -> None:
@@ -178,6 +195,20 @@ def check_residual(options: FusionOptions, width: float, depth: float | int | No
         )
 
 
+def widest(configs: Sequence[PretrainedConfig], anatomies: Sequence[Anatomy]) -> int:
+    """Which of the teachers gives the student its config, whatever their order.
+
+    It is the one with the widest residual stream; among equals the one with the widest spaces together, and then the
+    one whose config comes last in the alphabet.
+    """
+
+    def size(k: int) -> tuple[int, int, str]:
+        spaces = anatomies[k].spaces.values()
+        return anatomies[k].residual.size, sum(space.size for space in spaces), essence(configs[k])
+
+    return max(range(len(configs)), key=size)
+
+
 def _guide(
     anchor: tuple[str, PreTrainedModel],
     teachers: Sequence[tuple[str, PreTrainedModel]],
@@ -200,12 +231,12 @@ def _target(
     anchor: tuple[str, PreTrainedModel] | None,
 ) -> Target:
     """The student's shape: the anchor's, or a share of the widest teacher's."""
-    widest = max(range(len(sources)), key=lambda k: sources[k].anatomy.residual.size)
+    best = widest([model.config for _, model in teachers], [source.anatomy for source in sources])
     if anchor is not None:
-        return _anchored(anchor[1], teachers[widest][1], sources[widest].anatomy, width)
+        return _anchored(anchor[1], teachers[best][1], sources[best].anatomy, width)
     stacks = zip(*(source.anatomy.stacks for source in sources), strict=True)
     depths = tuple(max(map(depth_of, own)) for own in stacks)
-    return target_config(teachers[widest][1].config, sources[widest].anatomy, width, depth, depths)
+    return target_config(teachers[best][1].config, sources[best].anatomy, width, depth, depths)
 
 
 def _anchored(anchor: PreTrainedModel, teacher: PreTrainedModel, anatomy: Anatomy, asked: float) -> Target:
@@ -220,9 +251,16 @@ def _anchored(anchor: PreTrainedModel, teacher: PreTrainedModel, anatomy: Anatom
     return Target(copy.deepcopy(anchor.config), asked, given, fields)
 
 
-def _report(made: Made, sources: Sequence[Source], seconds: dict[str, float]) -> dict[str, Any]:
+def _report(made: Made, sources: Sequence[Source], order: Sequence[int], seconds: dict[str, float]) -> dict[str, Any]:
+    """What is said of a fusion, in the user's order of the teachers: source i is the user's teacher order[i]."""
+    places = sorted(range(len(order)), key=lambda i: order[i])
+    sources = [sources[i] for i in places]
+    named = {key: {source.name: made.choice[key][source.name] for source in sources} for key in ("shares", "weights")}
+    # Whatever has couplings has one of every source.
+    couplings = made.student.couplings
+    starts = range(0, len(couplings), len(order))
     return {
-        "choice": made.choice,
+        "choice": made.choice | named,
         "certificate": {source.name: source.anatomy.error for source in sources},
         "canonical": made.student.anatomy.canonical,
         "layers": {
@@ -230,7 +268,11 @@ def _report(made: Made, sources: Sequence[Source], seconds: dict[str, float]) ->
             for source in sources
             if source.routes
         },
-        "couplings": made.student.couplings,
+        "couplings": [
+            {"teacher": source.name, **couplings[start + i]}
+            for start in starts
+            for i, source in zip(places, sources, strict=True)
+        ],
         "fits": made.student.fits,
         "seconds": {**seconds, "total": sum(seconds.values())},
     }

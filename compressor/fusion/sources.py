@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,6 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compressor.anatomy import Anatomy, Map, Side, Space, Step, apply, canonicalise, inspect_config
+
+#: What tells the weights of two models apart.
+Content = tuple[tuple[str, tuple[int, ...], int], ...]
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,15 @@ def prepare(name: str, model: PreTrainedModel, weight: float, *, canonical: bool
         for key, parameter in twin.named_parameters():
             parameter.copy_(state[key])
     return Source(name, twin, anatomy, state, weight)
+
+
+def content(model: PreTrainedModel) -> Content:
+    """Name, shape and checksum of every parameter, in the order of the names."""
+    found = []
+    for name, value in sorted(model.named_parameters()):
+        held = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        found.append((name, tuple(value.shape), zlib.crc32(held.data)))
+    return tuple(found)
 
 
 def along(source: Source, routes: Mapping[str, Route]) -> Source:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.models.quiet import quiet
 from compressor.models.weights import load_model
@@ -42,7 +42,7 @@ def fingerprint(model: PreTrainedModel | str | Path) -> str:
     if not isinstance(model, PreTrainedModel):
         model = load_model(model)
     digest = hashlib.sha256(type(model).__name__.encode())
-    digest.update(json.dumps(_essence(model.config.to_dict()), sort_keys=True, default=str).encode())
+    digest.update(essence(model.config).encode())
     state = model.state_dict()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -51,9 +51,14 @@ def fingerprint(model: PreTrainedModel | str | Path) -> str:
     return digest.hexdigest()
 
 
-def _essence(value: Any) -> Any:
+def essence(config: PretrainedConfig) -> str:
+    """A config as one line of JSON, without what is no part of what the model computes."""
+    return json.dumps(_computed(config.to_dict()), sort_keys=True, default=str)
+
+
+def _computed(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _essence(item) for key, item in value.items() if key not in _NOT_THE_MODEL}
+        return {str(key): _computed(item) for key, item in value.items() if key not in _NOT_THE_MODEL}
     if isinstance(value, list | tuple):
-        return [_essence(item) for item in value]
+        return [_computed(item) for item in value]
     return value

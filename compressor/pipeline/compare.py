@@ -13,48 +13,50 @@ from compressor.bench.table import to_json
 from compressor.errors import UnsupportedError, UserError
 from compressor.export.proofs import MODEL
 from compressor.models.inputs import dummy_inputs, is_image_config
-from compressor.models.load import Teacher, check_compatible, load_teacher
-from compressor.models.tasks import check_measurable
-from compressor.pipeline.ensemble import check_device, common_data, read_configs
+from compressor.models.load import Teacher, load_teacher
+from compressor.pipeline.ensemble import check_device
 from compressor.pipeline.environment import environment
 from compressor.pipeline.measure import Contender, latency_report, text_length, time_contenders
 from compressor.pipeline.prove import export_to_time
-from compressor.pipeline.samples import open_evaluation
 from compressor.pipeline.space import told_when_full
 from compressor.pipeline.stages import Progress, Stages
-from compressor.pipeline.table import Subject, make_rows, short_names, stored_bytes
+from compressor.pipeline.subjects import open_subjects
+from compressor.pipeline.table import Judge, Subject, make_rows, short_names, stored_bytes
 from compressor.recipe import Recipe
 
 
-def evaluate(recipe: Recipe, *, progress: Progress | None = None) -> dict[str, Any]:
+def evaluate(recipe: Recipe, *, ensemble: bool = False, progress: Progress | None = None) -> dict[str, Any]:
     """Measure the recipe's teachers, which may be any models of one task that answer in the same terms.
+
+    Args:
+        recipe: names models, data and device.
+        ensemble: whether the mean of their predictions is measured too, as one more row.
+        progress: told of every stage.
 
     Returns:
         JSON-ready: rows {name, accuracy, accuracy_error, f1, perplexity, samples, labelled, parameters, fingerprint},
-        task, data, notes, seconds.
+        task, data, notes, seconds.  An ensemble has no fingerprint, and all the parameters.
 
     Raises:
-        UserError: names, data or device cannot be used, or the data has no labels.
+        UserError: names, data or device cannot be used, the data has no labels, or one model is no ensemble.
     """
+    if ensemble and len(recipe.teachers) < 2:
+        raise UserError("an ensemble is of two models or more: name another, or leave out --ensemble")
     stages = Stages(progress)
-    check_device(recipe.device)
-    with stages("load", "loading") as tell:
-        for name, config in zip(recipe.teachers, read_configs(recipe.teachers), strict=True):
-            task = check_measurable(config, "evaluating", name)
-        source = recipe.data.source or common_data(recipe.teachers)
-        if source is None:
-            raise UserError(f"evaluating needs {'labelled data' if task.columns else 'data'}: name some with --data")
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source})})
-        models = [load_teacher(name, device=recipe.device, progress=tell) for name in recipe.teachers]
-        check_compatible(models)
-    with stages("data", f"reading {source}"), told_when_full("to the cache of datasets"):
-        batches = open_evaluation(recipe, models[0].processor, models[0].config)
-    if not batches.labelled:
-        raise UserError(f"{batches.split.name} has no labels to evaluate with: name their column with --label-column")
+    loaded, batches = open_subjects(recipe, "evaluating", stages, device=recipe.device)
+    models = [one.model for one in loaded]
+    names = short_names(recipe.teachers)
+    sizes = [count_parameters(model) for model in models]
+    prints: list[str | None] = [one.fingerprint for one in loaded]
     with stages("evaluate", "evaluating"):
-        scores = measure([model.model for model in models], batches)
+        if ensemble:
+            judge = Judge(models, [1.0] * len(models), batches, room=0)
+            scores = [*judge.teachers, judge.ensemble]
+            names, sizes, prints = [*names, "ensemble"], [*sizes, sum(sizes)], [*prints, None]
+        else:
+            scores = measure(models, batches)
     rows = []
-    for name, model, found in zip(short_names(recipe.teachers), models, scores, strict=True):
+    for name, found, parameters, fingerprint in zip(names, scores, sizes, prints, strict=True):
         rows.append(
             {
                 "name": name,
@@ -64,14 +66,14 @@ def evaluate(recipe: Recipe, *, progress: Progress | None = None) -> dict[str, A
                 "perplexity": found.perplexity,
                 "samples": found.samples,
                 "labelled": found.labelled,
-                "parameters": count_parameters(model.model),
-                "fingerprint": model.fingerprint,
+                "parameters": parameters,
+                "fingerprint": fingerprint,
             }
         )
-    notes = [note for model in models for note in model.notes]
+    notes = [note for one in loaded for note in one.notes]
     return {
         "rows": rows,
-        "task": task.name,
+        "task": batches.task.name,
         "data": batches.split.name,
         "notes": notes,
         "seconds": stages.report(),

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 
 from compressor.anatomy import Anatomy, inspect_config
 from compressor.errors import UserError
+from compressor.fusion.fuse import widest
 from compressor.fusion.target import Target, depth_of, target_config
 from compressor.models.builtin import BUILTIN, builtin_data
 from compressor.models.compatible import check_compatible, check_compatible_configs
@@ -48,7 +49,7 @@ def plan_target(
     """The student's shape at a width and depth, and the anatomy it comes from; no weights are read.
 
     Args:
-        configs: the teachers'; the first of the widest gives the student's config.
+        configs: the teachers'; the widest gives the student's config.
         width: share of the widest teacher's residual width.
         depth: share of the deepest teacher's layers, or their number; None for all of them.
 
@@ -56,7 +57,7 @@ def plan_target(
         UserError: an architecture is not understood, or the width or depth leaves nothing of it.
     """
     anatomies = [inspect_config(config) for config in configs]
-    best = max(range(len(configs)), key=lambda index: anatomies[index].residual.size)
+    best = widest(configs, anatomies)
     stacks = zip(*(anatomy.stacks for anatomy in anatomies), strict=True)
     depths = tuple(max(map(depth_of, own)) for own in stacks)
     return target_config(configs[best], anatomies[best], width, depth, depths), anatomies[best]

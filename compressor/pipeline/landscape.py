@@ -20,14 +20,12 @@ from compressor.bench import landscape as space
 from compressor.bench.accuracy import Score
 from compressor.data.batches import Batches
 from compressor.errors import UserError
-from compressor.models.load import Teacher, check_compatible, load_teacher
+from compressor.models.load import Teacher
 from compressor.models.staging import check_output
-from compressor.models.tasks import check_measurable
-from compressor.pipeline.ensemble import check_device, common_data, read_configs
 from compressor.pipeline.environment import environment
-from compressor.pipeline.samples import open_evaluation
 from compressor.pipeline.space import told_when_full
 from compressor.pipeline.stages import Progress, Stages
+from compressor.pipeline.subjects import open_subjects
 from compressor.pipeline.table import short_names
 from compressor.recipe import Recipe
 from compressor.report.landscape import SUFFIXES, check_plots, draw_curves, draw_plane
@@ -181,23 +179,9 @@ class _Subject:
 
 
 def _open(recipe: Recipe, stages: Stages) -> _Subject:
-    """Load the models and open their data, as `compress evaluate` does."""
-    check_device(recipe.device)
-    names = recipe.teachers
-    with stages("load", "loading") as tell:
-        for name, config in zip(names, read_configs(names), strict=True):
-            task = check_measurable(config, "measuring", name)
-        source = recipe.data.source or common_data(names)
-        if source is None:
-            raise UserError(f"measuring needs {'labelled data' if task.columns else 'data'}: name some with --data")
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source})})
-        loaded = [load_teacher(name, progress=tell) for name in names]
-        check_compatible(loaded)
-    with stages("data", f"reading {source}"), told_when_full("to the cache of datasets"):
-        batches = open_evaluation(recipe, loaded[0].processor, loaded[0].config)
-    if not batches.labelled:
-        raise UserError(f"{batches.split.name} has no labels to measure with: name their column with --label-column")
-    models = {name: model.model for name, model in zip(short_names(names), loaded, strict=True)}
+    """Load the models on the CPU and open their data."""
+    loaded, batches = open_subjects(recipe, "measuring", stages, device="cpu")
+    models = {name: model.model for name, model in zip(short_names(recipe.teachers), loaded, strict=True)}
     scratch = copy.deepcopy(loaded[0].model)
     return _Subject(loaded, models, scratch, batches, recipe.device, recipe.seed)
 

@@ -1,5 +1,6 @@
 """Optimal transport between the coordinates of models: ground costs, marginals, solvers, couplings, barycentres."""
 
+from compressor.registry import Registry
 from compressor.transport.aligner import Aligner
 from compressor.transport.barycentre import Barycentre, barycentre, farthest_first
 from compressor.transport.costs import (
@@ -15,7 +16,6 @@ from compressor.transport.costs import (
 )
 from compressor.transport.coupling import Coupling, compose, from_assignment, from_selection, identity, mixed
 from compressor.transport.marginals import check_marginal, from_importance, uniform
-from compressor.transport.registry import Registry
 from compressor.transport.solvers import COST_SCALES, SOLVERS, solve
 
 __all__ = [

@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 
 from compressor.errors import CouplingError
+from compressor.registry import Registry
 from compressor.transport.coupling import TIGHT, Coupling
 from compressor.transport.marginals import check_marginal, uniform
-from compressor.transport.registry import Registry
 from compressor.transport.unbalanced import unbalanced_sinkhorn
 
 

@@ -1,0 +1,39 @@
+"""A table from names to things, which answers an unknown name with the known ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from compressor.errors import UserError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Things of one kind by name; `kind` is how people call it, e.g. "ground cost"."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator that enters a thing under `name`; a name that is taken is a ValueError."""
+
+        def enter(entry: T) -> T:
+            if name in self._entries:
+                raise ValueError(f"the {self.kind} '{name}' is registered twice")
+            self._entries[name] = entry
+            return entry
+
+        return enter
+
+    def get(self, name: str) -> T:
+        """The thing of that name; UserError lists the known names if there is none."""
+        if name not in self._entries:
+            raise UserError(f"unknown {self.kind} '{name}' (known: {', '.join(self.names())})")
+        return self._entries[name]
+
+    def names(self) -> tuple[str, ...]:
+        """The known names, in the order in which they were registered."""
+        return tuple(self._entries)
