@@ -156,15 +156,14 @@ def _covariance(values: Tensor, others: Tensor | None = None) -> Tensor:
 
 @torch.no_grad()
 def space_grams(
-    sources: Sequence[Source], spaces: Sequence[str], batches: Sequence[Mapping[str, Tensor]]
+    sources: Sequence[Source], anatomy: Anatomy, spaces: Sequence[str], batches: Sequence[Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
     """Joint second moments of all teachers' coordinates over all depths, {residual or embedding space: [Σ n_k, Σ n_k]}.
 
     Every depth counts alike: its moments are divided by the teachers' mean square there (weighted by α), which grows
     along the residual stream while the norms that read it take it out again.  Teachers of other depth are seen at the
-    layers that stand for each other.
+    layers that stand for each other: `anatomy` is the student's.
     """
-    anatomy = sources[0].anatomy
     spots = {space: space_spots(anatomy, space) for space in spaces}
     masks = Masks(batches, anatomy)
     grams: dict[tuple[str, Spot], Gram] = {}

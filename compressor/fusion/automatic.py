@@ -110,7 +110,7 @@ def _problems(job: Job) -> dict[str, ResidualProblem]:
     if job.calibration is None or not job.from_activations:
         grams = {space: space_weight_gram(models, space) for space in wide}
     else:
-        grams = space_grams(models, wide, take(job.calibration, RESIDUAL_SAMPLES))
+        grams = space_grams(models, job.anatomy, wide, take(job.calibration, RESIDUAL_SAMPLES))
     alignment = job.options.alignment
     return {
         space: ResidualProblem(

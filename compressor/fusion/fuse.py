@@ -134,14 +134,9 @@ def _aligned_student(job: Job) -> Made:
     return Made(student, choice(job))
 
 
-def _rank(model: PreTrainedModel, weight: float) -> tuple[int, Content, float]:
-    """What teachers are ordered by, so that neither ties nor rounding tell which of them was named first.
-
-    Those of fewest layers, and so of fewest parameters, come first: statistics of the residual stream are taken at the
-    first one's layers, which all others must have.
-    """
-    held = content(model)
-    return len(held), held, weight
+def _rank(model: PreTrainedModel, weight: float) -> tuple[Content, float]:
+    """What teachers are ordered by, so that neither ties nor rounding tell which of them was named first."""
+    return content(model), weight
 
 
 def _check(sources: Sequence[Source]) -> None:
