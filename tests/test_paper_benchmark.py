@@ -13,7 +13,7 @@ from benchmarks.paper.pages import page
 from benchmarks.paper.settings import SETTINGS
 from benchmarks.paper.store import Store
 from benchmarks.paper.tables import TABLES, Cell, Table
-from benchmarks.paper.trials import Alone, Copied, Ensemble, Finetuned, Fused
+from benchmarks.paper.trials import RATES, Alone, Copied, Ensemble, Finetuned, Fused
 
 pytestmark = pytest.mark.filterwarnings("ignore::compressor.errors.CouplingWarning")
 HARD = {"solver": "emd"}
@@ -79,7 +79,7 @@ def test_the_first_seed_chooses_and_the_others_take_it(arena, monkeypatch):
 def test_labels_finetune_a_copy(arena):
     choices = {}
     found = Finetuned(Alone(0), 2, labels=True).run(arena, 0, choices)
-    assert found["rate"] in (1e-4, 3e-4, 1e-3)
+    assert found["rate"] in RATES
     (rate,) = choices.values()
     assert rate == found["rate"]
     untouched = Alone(0).run(arena, 0, {})

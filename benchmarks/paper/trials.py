@@ -22,9 +22,9 @@ from compressor.recipe import AlignmentOptions, FinetuneOptions, FusionOptions
 #: Regularisations that soft rows choose from, on validation data, with the first seed.
 EPSILONS = (0.003, 0.01, 0.03, 0.1)
 #: Learning rates that every finetuned row chooses from, on validation data, with the first seed.
-RATES = (1e-4, 3e-4, 1e-3)
+RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 #: Share of the finetune's steps that each of them is tried for.
-SEARCH = 0.3
+SEARCH = 0.2
 
 #: What the first seed chose, by a word; later seeds take it.
 Choices = dict[str, float]
