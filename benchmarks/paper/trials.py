@@ -166,7 +166,7 @@ class Finetuned:
             batch_size=arena.setting.batch,
             learning_rate=choices.get(key, "search"),
             learning_rates=RATES,
-            search_steps=round(SEARCH * self.steps),
+            search_steps=max(1, round(SEARCH * self.steps)),
             **weights,
         )  # type: ignore[arg-type]
         report = arena.finetune(model, arena.teachers(seed), options, seed)
