@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,26 +28,56 @@ class Map:
 
     def transport(self, values: Tensor) -> Tensor:
         """pushᵀ x for row vectors x [T, n], in their precision: [T, m]."""
-        chosen = self._selection
+        chosen = self.selection
         if chosen is None:
             return values @ self.push.to(values)
         moved = torch.zeros(len(values), self.push.shape[1], dtype=values.dtype, device=values.device)
-        moved[:, chosen[1]] = values[:, chosen[0]]
-        return moved
+        return moved.index_copy_(1, chosen[1], values.index_select(1, chosen[0]))
 
     @cached_property
-    def _selection(self) -> tuple[Tensor, Tensor] | None:
-        """(sources, targets) of a map that only picks coordinates; picking is quicker than multiplying."""
-        entries = self.push.nonzero()
-        columns = entries[:, 1]
-        picks = len(columns) == len(columns.unique()) and bool((self.push[entries[:, 0], columns] == 1).all())
-        return (entries[:, 0], columns) if picks else None
+    def selection(self) -> tuple[Tensor, Tensor] | None:
+        """(sources, targets) of a push that only picks coordinates; picking is quicker than multiplying."""
+        return _picks(self.push)
+
+    @cached_property
+    def drawn(self) -> tuple[Tensor, Tensor] | None:
+        """(sources, targets) of a pull that only picks coordinates."""
+        return _picks(self.pull)
 
     @classmethod
     def permutation(cls, order: Tensor) -> Map:
         """The student's coordinate j is the teacher's coordinate order[..., j]."""
         matrix = torch.nn.functional.one_hot(order, order.shape[-1]).to(torch.float64).transpose(-1, -2)
         return cls(matrix, matrix)
+
+
+def _picks(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
+    """(rows, columns) of the ones in a matrix [n, m] without other entries and with one a column at most; else None."""
+    entries = matrix.nonzero()
+    columns = entries[:, 1]
+    picks = len(columns) == len(columns.unique()) and bool((matrix[entries[:, 0], columns] == 1).all())
+    return (entries[:, 0], columns) if picks else None
+
+
+def transport_together(maps: Sequence[Map], values: Sequence[Tensor]) -> Tensor:
+    """Σ_k push_kᵀ x_k for the row vectors of several teachers [T, n_k], in their precision: [T, m].
+
+    Where the teachers' coordinates are only picked, each of the student's from one of them, nothing is added up.
+    """
+    chosen = [mapping.selection for mapping in maps]
+    if all(own is not None for own in chosen):
+        picks = [own for own in chosen if own is not None]
+        targets, order = torch.cat([own[1] for own in picks]).sort()
+        if targets.equal(torch.arange(maps[0].push.shape[1])):
+            found = [value.index_select(1, own[0]) for value, own in zip(values, picks, strict=True)]
+            return torch.cat(found, dim=1).index_select(1, order)
+    # A teacher that has no part in the coordinates (an empty selection) adds nothing.
+    parts = [
+        mapping.transport(value)
+        for mapping, value, own in zip(maps, values, chosen, strict=True)
+        if own is None or len(own[0])
+    ] or [maps[0].transport(values[0])]
+    return sum(parts[1:], start=parts[0])
 
 
 def apply(
@@ -89,11 +119,16 @@ def _contract(value: Tensor, dim: int, axis: Axis, maps: Mapping[str, Map]) -> T
     pieces = []
     for piece, part in zip(_split(columns, axis), axis.parts, strict=True):
         mapping = maps.get(part.key) if part.key is not None else None
-        if mapping is not None:
-            matrix = mapping.push if axis.side is Side.WRITE else mapping.pull
+        if mapping is None:
+            pieces.append(piece)
+            continue
+        written = axis.side is Side.WRITE
+        matrix, picked = (mapping.push, mapping.selection) if written else (mapping.pull, mapping.drawn)
+        if picked is None:
             pieces.append(matrix.to(piece).T @ piece)
         else:
-            pieces.append(piece)
+            moved = torch.zeros(matrix.shape[1], piece.shape[1], dtype=piece.dtype, device=piece.device)
+            pieces.append(moved.index_copy_(0, picked[1], piece.index_select(0, picked[0])))
     return _join(pieces, axis).reshape(-1, *rest).movedim(0, dim)
 
 

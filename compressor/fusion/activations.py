@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from compressor.anatomy import Anatomy, Role
+from compressor.anatomy.apply import transport_together
 from compressor.anatomy.trace import logits_of
 from compressor.fusion.masks import Masks
 from compressor.fusion.moments import HeadStatistics, SpaceStatistics
 from compressor.fusion.samples import thinned
 from compressor.fusion.sources import Source
-from compressor.fusion.statistics import Gram, rows, stacked
+from compressor.fusion.statistics import Gram, rows, self_product, stacked
 from compressor.fusion.structure import Maps, attention_columns, outgoing, reader, space_spots
 from compressor.fusion.walk import Spot, watching
 
@@ -39,6 +40,7 @@ class Seen:
         #: Every how many tokens one is taken where about `UNIT_TOKENS` of them are enough.
         self.stride = max(1, round(tokens / UNIT_TOKENS))
         self._values: dict[tuple[int, int, Spot], Tensor] = {}
+        self._variance: dict[Spot, Tensor] = {}
         self._pooled: dict[tuple[tuple[Spot, int, Role | None], ...], Tensor] = {}
 
     def record(self, teacher: int, batch: int, shown: Mapping[Spot, Tensor]) -> None:
@@ -67,10 +69,17 @@ class Seen:
             for batch in range(len(self.masks)):
                 found = [self.some_rows(k, batch, spot) for k in range(len(self.sources))]
                 if columns is not None:
-                    found = [values[:, own] for values, own in zip(found, columns, strict=True)]
+                    found = [values.index_select(1, own) for values, own in zip(found, columns, strict=True)]
                 parts.append(stacked(found))
             self._pooled[key] = torch.cat(parts)
         return self._pooled[key]
+
+    def variance(self, spot: Spot) -> Tensor:
+        """Of every pooled coordinate over some tokens [Σ n_k], float64; students share it."""
+        if spot not in self._variance:
+            values = self.pooled(spot)
+            self._variance[spot] = (values - values.mean(dim=0)).square_().mean(dim=0).double()
+        return self._variance[spot]
 
     def _some(self, batch: int, spot: Spot, vectors: Tensor) -> Tensor:
         if self.stride == 1:
@@ -98,7 +107,7 @@ class ActivationFeatures:
         spot, target, key = (step.module, "in"), (step.module, "out"), step.writes
         return SpaceStatistics(
             outgoing(self.sources, self.maps, step),
-            variance=lambda: self.seen.pooled(spot).var(dim=0, correction=0).double(),
+            variance=lambda: self.seen.variance(spot),
             gram=lambda: _covariance(self.seen.pooled(spot)),
             cross=lambda: _covariance(self.seen.pooled(spot), self._some_targets(target, key)),
         )
@@ -131,27 +140,27 @@ class ActivationFeatures:
 
     def part(self, batch: int, spot: Spot, columns: Sequence[Tensor], key: str | None) -> Tensor:
         """As `transported`, of some columns of each teacher's values."""
-        return self._moved(batch, spot, key, lambda k, b, s: self.seen.rows(k, b, s)[:, columns[k]])
+        return self._moved(batch, spot, key, lambda k, b, s: self.seen.rows(k, b, s).index_select(1, columns[k]))
 
     def _moved(self, batch: int, spot: Spot, key: str | None, take: Callable[[int, int, Spot], Tensor]) -> Tensor:
-        parts = []
-        for k, (source, maps) in enumerate(zip(self.sources, self.maps, strict=True)):
-            value = take(k, batch, spot)
-            mapping = maps.get(key) if key is not None else None
-            parts.append(source.weight * value if mapping is None else mapping.transport(value))
-        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+        values = [take(k, batch, spot) for k in range(len(self.sources))]
+        found = [maps[key] for maps in self.maps if key in maps] if key is not None else []
+        if found:
+            return transport_together(found, values)
+        parts = [source.weight * value for source, value in zip(self.sources, values, strict=True)]
+        return sum(parts[1:], start=parts[0])
 
 
 def _second_moment(values: Tensor) -> Tensor:
     """E[xᵀx] of rows [T, n], float64."""
-    return (values.T @ values).double() / len(values)
+    return self_product(values).double() / len(values)
 
 
 def _covariance(values: Tensor, others: Tensor | None = None) -> Tensor:
     """E[(x - x̄)ᵀ(y - ȳ)] of rows [T, n] and [T, m], float64; centred first, so that nothing cancels."""
     centred = values - values.mean(dim=0)
-    other = centred if others is None else others - others.mean(dim=0)
-    return (centred.T @ other).double() / len(values)
+    product = self_product(centred) if others is None else centred.T @ (others - others.mean(dim=0))
+    return product.double() / len(values)
 
 
 @torch.no_grad()
@@ -168,19 +177,32 @@ def space_grams(
     masks = Masks(batches, anatomy)
     grams: dict[tuple[str, Spot], Gram] = {}
     for index, batch in enumerate(batches):
-        seen = [_see(source, [spot for own in spots.values() for spot in own], batch) for source in sources]
-        for space, own in spots.items():
-            for spot in own:
-                values = stacked([rows(one[spot], masks.of(index, spot[0])) for one in seen])
-                grams.setdefault((space, spot), Gram(values.shape[1])).add(values)
+        for place, values in _depths(sources, spots, masks, index, batch):
+            grams.setdefault(place, Gram(values.shape[1])).add(values)
     found = {}
     for space in spaces:
         sizes = [source.space(space).size for source in sources]
         share = torch.cat([torch.full((n,), s.weight / n) for n, s in zip(sizes, sources, strict=True)])
-        moments = [gram.second_moment() for (name, _), gram in grams.items() if name == space]
-        scales = [(moment.diagonal() @ share.double()).clamp(min=1e-30) for moment in moments]
-        found[space] = torch.stack([moment / scale for moment, scale in zip(moments, scales, strict=True)]).mean(0)
+        total = torch.zeros(sum(sizes), sum(sizes), dtype=torch.float64)
+        for spot in spots[space]:
+            moment = grams[space, spot].second_moment()
+            total += moment / (moment.diagonal() @ share.double()).clamp(min=1e-30)
+        found[space] = total / len(spots[space])
     return found
+
+
+def _depths(
+    sources: Sequence[Source],
+    spots: Mapping[str, Sequence[Spot]],
+    masks: Masks,
+    index: int,
+    batch: Mapping[str, Tensor],
+) -> Iterator[tuple[tuple[str, Spot], Tensor]]:
+    """One batch's coordinates of all teachers [T, Σ n_k], by space and place."""
+    seen = [_see(source, [spot for own in spots.values() for spot in own], batch) for source in sources]
+    for space, own in spots.items():
+        for spot in own:
+            yield (space, spot), stacked([rows(one[spot], masks.of(index, spot[0])) for one in seen])
 
 
 def _see(source: Source, spots: Sequence[Spot], batch: Mapping[str, Tensor]) -> dict[Spot, Tensor]:

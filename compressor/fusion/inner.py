@@ -19,6 +19,8 @@ from compressor.transport import Coupling, Registry, barycentre, from_importance
 
 #: Ridge of the regressions that choose units, relative to the mean variance: only differences of error matter there.
 SELECTION_RIDGE = 1e-4
+#: Choices of units after which what they explain is taken out of the moments: few enough to stay in the cache.
+TOGETHER = 64
 #: The barycentre of units stops when a move of its support gains less than this share.
 TOLERANCE = 1e-2
 
@@ -122,28 +124,34 @@ def chosen_units(problem: UnitProblem, chosen: Tensor) -> UnitMap:
 def _pursue(problem: UnitProblem) -> Tensor:
     """Orthogonal matching pursuit: each time the unit that explains most of what is left of the readers' target.
 
-    What is left of the target and of every other unit is kept up to date by one column of a pivoted Cholesky
-    factorisation G ≈ LLᵀ per choice, so a twin of a chosen unit is worth nothing any more; O(N m²) in all.
+    What is left of the target C and of every other unit follows from one column of a pivoted Cholesky factorisation
+    G ≈ LLᵀ per choice, so a twin of a chosen unit is worth nothing any more: the target that is left is C - LE, where
+    a row of E is what a choice explains.  A few choices at a time are taken out of G and C for good, by one product.
     """
-    gram, cross = problem.statistics.gram, problem.statistics.cross
+    gram, cross = problem.statistics.gram.clone(), problem.statistics.cross.clone()
     count = len(gram)
     floor = SELECTION_RIDGE * gram.diagonal().mean()
     variance = gram.diagonal() + floor
-    left = cross.clone()
-    power = left.square().sum(1)
-    factor = torch.zeros(problem.units, count, dtype=torch.float64)  # Lᵀ: each step reads and writes whole rows
+    power = cross.square().sum(1)
+    factor = torch.zeros(TOGETHER, count, dtype=torch.float64)  # Lᵀ: each step reads and writes whole rows
+    explains = torch.zeros(TOGETHER, cross.shape[1], dtype=torch.float64)
     free = torch.ones(count, dtype=torch.bool)
-    for step in range(problem.units):
+    for number in range(problem.units):
+        step = number % TOGETHER
+        if number and not step:
+            gram.addmm_(factor.T, factor, alpha=-1)
+            cross.addmm_(factor.T, explains, alpha=-1)
         gain = torch.where(free, power / variance.clamp(min=floor), -1.0)
         unit = int(gain.argmax())
         scale = variance[unit].sqrt()
-        column = (gram[:, unit] - factor[:step, unit] @ factor[:step]) / scale
+        before = factor[:step, unit]
+        explained = (cross[unit] - before @ explains[:step]) / scale
+        column = torch.addmv(gram[unit], factor[:step].T, before, alpha=-1) / scale
         column[unit] = scale
-        explained = left[unit] / scale
-        power = power - column * (2 * (left @ explained) - column * explained.square().sum())
-        left.addr_(column, explained, alpha=-1)
-        variance = variance - column.square()
-        factor[step] = column
+        met = torch.addmv(cross @ explained, factor[:step].T, explains[:step] @ explained, alpha=-1)
+        power -= column * (2 * met - column * explained.square().sum())
+        variance -= column.square()
+        factor[step], explains[step] = column, explained
         free[unit] = False
     return (~free).nonzero().flatten()
 

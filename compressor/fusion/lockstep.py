@@ -123,6 +123,7 @@ class _Lockstep:
             student.transport(self.outline.parameters(layer))
             if student.options.refit:
                 self._refit_layer(student, walker, layer, stack, features)
+            student.forget(self.outline.spaces(layer))
         if stack.runs > 1:
             for teacher in self.teachers:
                 teacher.hidden = teacher.hidden[stack.runs - 1 :: stack.runs]

@@ -72,6 +72,7 @@ def take(batches: Sequence[Batch], samples: int) -> list[Batch]:
 
 
 def _where(batches: Sequence[Batch], keys: Sequence[list[int]], kept: Callable[[int], bool]) -> list[Batch]:
+    """The samples that are kept, in batches no larger than the largest one given."""
     found: list[Batch] = []
     for batch, own in zip(batches, keys, strict=True):
         rows = [index for index, key in enumerate(own) if kept(key)]
@@ -80,7 +81,30 @@ def _where(batches: Sequence[Batch], keys: Sequence[list[int]], kept: Callable[[
         elif rows:
             picked = torch.tensor(rows)
             found.append({name: value[picked.to(value.device)] for name, value in batch.items()})
-    return found
+    return _merged(found, max(map(len, keys)))
+
+
+def _merged(batches: Sequence[Batch], limit: int) -> list[Batch]:
+    """Batches of one shape put together, up to `limit` samples each: small ones take more calls than work."""
+    groups: dict[tuple[object, ...], list[Batch]] = {}
+    found = []
+    for batch in batches:
+        shape = tuple((name, value.dtype, value.shape[1:]) for name, value in sorted(batch.items()))
+        group = groups.setdefault(shape, [])
+        if not group:
+            found.append(group)
+        elif sum(map(_size, group)) + _size(batch) > limit:
+            group = groups[shape] = []
+            found.append(group)
+        group.append(batch)
+    return [
+        group[0] if len(group) == 1 else {name: torch.cat([batch[name] for batch in group]) for name in group[0]}
+        for group in found
+    ]
+
+
+def _size(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
 
 
 def thinned(keys: Sequence[int], shape: tuple[int, int], mask: Tensor | None, stride: int) -> Tensor:

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+#: Columns that a product of rows with themselves takes at once.
+BLOCK = 384
+
 
 class Gram:
     """Second moments and means of rows that arrive in batches.
@@ -27,8 +30,8 @@ class Gram:
 
     def add(self, rows: Tensor) -> None:
         """Add rows [T, n]."""
-        self.gram += (rows.T @ rows).double()
-        self.total += rows.sum(0).double()
+        self.gram += self_product(rows)
+        self.total += rows.sum(0)
         self.count += rows.shape[0]
 
     def second_moment(self) -> Tensor:
@@ -65,10 +68,10 @@ class Regression:
         """Add pairs of rows [T, n] and [T, m]."""
         if self.origin is not None:
             inputs, outputs = inputs - self.origin[0], outputs - self.origin[1]
-        self.gram += (inputs.T @ inputs).double()
-        self.cross += (inputs.T @ outputs).double()
-        self.inputs += inputs.sum(0).double()
-        self.outputs += outputs.sum(0).double()
+        self.gram += self_product(inputs)
+        self.cross += inputs.T @ outputs
+        self.inputs += inputs.sum(0)
+        self.outputs += outputs.sum(0)
         self.energy += float(outputs.square().sum(0).double().sum())
         self.precision = torch.finfo(inputs.dtype).eps
         self.count += inputs.shape[0]
@@ -80,6 +83,20 @@ class Regression:
             setattr(merged, name, getattr(self, name) + getattr(other, name))
         merged.precision = max(self.precision, other.precision)
         return merged
+
+
+def self_product(values: Tensor) -> Tensor:
+    """xᵀx of rows [T, n] in their precision, [n, n]; of a large one only what does not mirror is multiplied."""
+    size = values.shape[1]
+    if size <= BLOCK:
+        return values.T @ values
+    found = torch.empty(size, size, dtype=values.dtype, device=values.device)
+    for start in range(0, size, BLOCK):
+        stop = min(start + BLOCK, size)
+        block = values[:, start:stop].T @ values[:, start:]
+        found[start:stop, start:] = block
+        found[stop:, start:stop] = block[:, stop - start :].T
+    return found
 
 
 def rows(values: Tensor, mask: Tensor | None) -> Tensor:

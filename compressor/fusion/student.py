@@ -105,6 +105,13 @@ class Student:
                 own |= new
             self.couplings += [coupling.summary() for coupling in couplings]
 
+    def forget(self, names: Sequence[str]) -> None:
+        """Let go of the maps of a layer's own spaces: once the layer is built nothing asks for them."""
+        keys = {key for name in names for key in (name, *(map_key(name, role) for role in Role))}
+        for own in self.maps:
+            for key in own.keys() & keys:
+                del own[key]
+
     def _problem(self, name: str, features: Features) -> UnitProblem:
         return UnitProblem(
             name=name,
@@ -343,14 +350,14 @@ class Student:
         spot, axis = (step.module, "out"), write_axis(self.anatomy, step)
         if axis.fixed:
             return features.transported(batch, spot, None)
+        if len(axis.parts) == 1:
+            return features.transported(batch, spot, axis.parts[0].key)
         pieces = []
         for index, part in enumerate(axis.parts):
             columns = [
                 place_columns(write_axis(source.anatomy, self._own(source, step)), index) for source in self.sources
             ]
             pieces.append((place_columns(axis, index), features.part(batch, spot, columns, part.key)))
-        if len(pieces) == 1:
-            return pieces[0][1]
         whole = torch.empty(len(pieces[0][1]), axis.size, dtype=pieces[0][1].dtype)
         for place, values in pieces:
             whole[:, place] = values

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compressor.anatomy.trace import first_tensor, hooks, logits_of
+from compressor.fusion.calls import Call, Handed, call_layer
 
 #: (module path, "in" or "out"): a tensor to watch.
 Spot = tuple[str, str]
@@ -25,35 +25,6 @@ Visitor = Callable[[int, dict[Spot, Tensor]], None]
 
 class _Enough(Exception):
     """Everything watched has been seen; the rest of the forward pass is not needed."""
-
-
-@dataclass(frozen=True)
-class _Handed:
-    """An argument that an earlier layer returned: which layer, and the place in what it returned."""
-
-    layer: str
-    place: int
-
-
-@dataclass(frozen=True)
-class _Call:
-    """The arguments of one layer's call, its hidden states left out."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    by_name: str | None
-
-    def same_as(self, other: _Call) -> bool:
-        mine, theirs = (*self.args, *self.kwargs.items()), (*other.args, *other.kwargs.items())
-        return self.by_name == other.by_name and len(mine) == len(theirs) and all(map(_same, mine, theirs))
-
-    def filled(self, returned: Mapping[str, Any]) -> _Call:
-        """With what earlier layers returned in its places."""
-
-        def fill(value: Any) -> Any:
-            return returned[value.layer][value.place] if isinstance(value, _Handed) else value
-
-        return replace(self, args=tuple(map(fill, self.args)), kwargs={k: fill(v) for k, v in self.kwargs.items()})
 
 
 class Walker:
@@ -75,10 +46,12 @@ class Walker:
         self.hidden: list[Tensor] = []
         #: Those that entered the layer advanced last.
         self.before: list[Tensor] = []
-        self._calls: list[dict[str, _Call]] = []
+        self._calls: list[dict[str, Call]] = []
         self._returned: list[dict[str, Any]] = [{} for _ in self.batches]
         #: What the stacks already walked put out.
         self._done: dict[int, list[Tensor]] = {}
+        #: What layers are given beside their hidden states, that earlier ones returned.
+        self._handed: set[Handed] = set()
         self._stack = -1
         #: Whether the layers return their hidden states and nothing else.
         self.plain = True
@@ -102,7 +75,7 @@ class Walker:
         self._returned = [{k: v for k, v in one.items() if k not in layers} for one in self._returned]
         alike = False
         for index, batch in enumerate(self.batches):
-            calls: dict[str, _Call] = {}
+            calls: dict[str, Call] = {}
             returned: dict[str, Any] = {}
             last = layers[0] if alike else layers[-1]
             handles = []
@@ -143,11 +116,11 @@ class Walker:
             batch = index % len(self.batches) if len(self.hidden) == len(self.batches) else self._batch(index)
             with torch.no_grad(), watching(self.model, spots, stop=not advance) as seen, _until_enough():
                 call = self._calls[batch][layer].filled(self._returned[batch])
-                returned = _call(module, call, entering[index])
+                returned = call_layer(module, call, entering[index])
                 output = first_tensor(returned)
                 if advance and output is not None:
                     self.hidden[index] = output
-                    self._returned[batch][layer] = returned
+                    self._returned[batch][layer] = self._kept(layer, returned)
             visit(index, seen)
         if advance:
             self.before = entering
@@ -176,10 +149,19 @@ class Walker:
     @torch.no_grad()
     def _once(self, layer: str, batch: int, hidden: Tensor) -> Tensor:
         call = self._calls[batch][layer].filled(self._returned[batch])
-        returned = _call(self.model.get_submodule(layer), call, hidden)
-        self._returned[batch][layer] = returned
+        returned = call_layer(self.model.get_submodule(layer), call, hidden)
+        self._returned[batch][layer] = self._kept(layer, returned)
         output = first_tensor(returned)
         return hidden if output is None else output
+
+    def _kept(self, layer: str, returned: Any) -> Any:
+        """What a layer returned without its hidden states, which would pile up layer after layer.
+
+        They stay where a later layer is given them as another argument.
+        """
+        if not isinstance(returned, tuple):
+            return None
+        return returned if Handed(layer, 0) in self._handed else (None, *returned[1:])
 
     @torch.no_grad()
     def finish(self, spots: Sequence[Spot] = (), visit: Visitor | None = None) -> list[Tensor]:
@@ -194,7 +176,7 @@ class Walker:
         return logits
 
     def _recorder(
-        self, layer: str, calls: dict[str, _Call], returned: dict[str, Any], *, first: bool, last: bool
+        self, layer: str, calls: dict[str, Call], returned: dict[str, Any], *, first: bool, last: bool
     ) -> Any:
         def handed(value: Any) -> Any:
             """An argument, or where it came from if an earlier layer returned it."""
@@ -203,7 +185,9 @@ class Walker:
                     places = enumerate(output) if isinstance(output, tuple) else ()
                     for place, other in places:
                         if other is value:
-                            return _Handed(source, place)
+                            found = Handed(source, place)
+                            self._handed.add(found)
+                            return found
             return value
 
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -211,7 +195,7 @@ class Walker:
                 return  # a shared layer is called alike every time
             by_name = None if args else next(name for name, value in kwargs.items() if isinstance(value, Tensor))
             given = {name: handed(value) for name, value in kwargs.items() if name != by_name}
-            calls[layer] = _Call(tuple(map(handed, args[1:])), given, by_name)
+            calls[layer] = Call(tuple(map(handed, args[1:])), given, by_name)
             if first:
                 self.hidden.append(args[0] if args else kwargs[by_name or ""])
             if last:
@@ -277,18 +261,6 @@ def _keeper(layer: str, returned: dict[str, Any]) -> Any:
         returned[layer] = output
 
     return hook
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, tuple) and isinstance(other, tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return one is other or (not isinstance(one, (Tensor, _Handed)) and not isinstance(other, Tensor) and one == other)
-
-
-def _call(module: nn.Module, call: _Call, hidden: Tensor) -> Any:
-    if call.by_name is not None:
-        return module(*call.args, **{call.by_name: hidden}, **call.kwargs)
-    return module(hidden, *call.args, **call.kwargs)
 
 
 @contextmanager

@@ -147,13 +147,17 @@ def farthest_first(gram: Tensor, mass: Tensor, m: int) -> Tensor:
     coordinate has been reached the traversal starts again, so that a support wider than the teachers is even.
     """
     norms = gram.diagonal()
-    reached = DUPLICATE * float(norms.max())
+    reached, live = DUPLICATE * float(norms.max()), mass > 0
+    heaviest = float(mass.max())
     distance = norms
     chosen: list[int] = []
     for _ in range(m):
-        if float(distance[mass > 0].max()) <= reached:
+        badness = _badness(mass, distance)
+        i = int(badness.argmax())
+        # Only where the worst is next to nothing can all have been reached.
+        if float(badness[i]) <= heaviest * reached and float(distance[live].max()) <= reached:
             distance = norms
-        i = int(_badness(mass, distance).argmax())
+            i = int(_badness(mass, distance).argmax())
         to_i = (norms + norms[i] - 2 * gram[i]).clamp_min(0)
         distance = to_i if distance is norms else torch.minimum(distance, to_i)
         chosen.append(i)
@@ -176,7 +180,8 @@ def _inner_products(gram: Tensor, weights: Tensor) -> Tensor:
     shares, owners = weights.max(1)
     if int(weights.count_nonzero()) > int(shares.count_nonzero()):
         return gram @ weights
-    return torch.zeros_like(weights).index_add_(1, owners, gram * shares)
+    # By rows, which lie together in memory: the Gram matrix is symmetric.
+    return torch.zeros_like(weights.T).index_add_(0, owners, gram * shares[:, None]).T.contiguous()
 
 
 def _means(couplings: Sequence[Coupling], alpha: Sequence[float], mass: Tensor, cost: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ with n ≠ m using one for both is wrong by the factor n/m.
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,9 +65,10 @@ class Coupling:
                 f"{self.space}: plan of shape {tuple(self.plan.shape)} does not fit "
                 f"marginals of sizes {self.mu.numel()} and {self.nu.numel()}"
             )
-        if not all(bool(torch.isfinite(mass).all()) for mass in (self.plan, self.mu, self.nu)):
+        ends = [end for mass in (self.plan, self.mu, self.nu) for end in map(float, mass.aminmax())]
+        if not all(map(math.isfinite, ends)):
             raise CouplingError(f"{self.space}: the {self.solver} coupling has mass that is not finite")
-        if bool((self.plan < 0).any()):
+        if ends[0] < 0:
             raise CouplingError(f"{self.space}: the {self.solver} coupling has negative mass")
         if self.marginal_error > TIGHT:
             message = (

@@ -118,7 +118,9 @@ def solve(
     """
     run = SOLVERS.get(name)
     cost = cost.double()
-    if cost.ndim != 2 or cost.numel() == 0 or not bool(torch.isfinite(cost).all()):
+    # What is not a number is both the least and the greatest.
+    largest = max(map(abs, map(float, cost.aminmax()))) if cost.numel() else math.nan
+    if cost.ndim != 2 or not math.isfinite(largest):
         raise CouplingError(f"{space}: the ground cost must be a finite matrix, not one of shape {tuple(cost.shape)}")
     check_options(epsilon, mass, relaxation)
     n, m = cost.shape
@@ -126,7 +128,7 @@ def solve(
     nu = uniform(m) if nu is None else check_marginal(nu, m, name="nu", space=space)
     scale = COST_SCALES.get(normalise)(cost) if scale is None else scale
     for option, value in (("epsilon", epsilon), ("relaxation", relaxation)):
-        if not (0 < value * scale < math.inf and math.isfinite(float(cost.abs().max()) / (value * scale))):
+        if not (0 < value * scale < math.inf and math.isfinite(largest / (value * scale))):
             raise CouplingError(
                 f"{space}: {option} {value} is beyond floating point for costs on the scale {scale:.1e}"
             )
