@@ -13,10 +13,10 @@ SETTINGS = {
     for setting in (
         Setting("small ViTs", PAIRS, "cifar10", samples=256, test=5000),
         Setting("ViTs", (SHARED,), "cifar10", samples=256, test=5000),
-        Setting("BERTs", (("bert-a", "bert-b"),), "sst2", samples=1024, batch=32),
+        Setting("BERTs", (("bert-a", "bert-b"),), "sst2", samples=256, batch=32),
         Setting("Llamas", (("llama-a", "llama-b"),), "shakespeare", samples=256, batch=16),
         Setting("GPT-2s", (("gpt2-a", "gpt2-b"),), "shakespeare", samples=256, batch=16),
-        Setting("T5s", (("t5-a", "t5-b"),), "seq2seq", samples=512, batch=32),
+        Setting("T5s", (("t5-a", "t5-b"),), "seq2seq", samples=256, batch=32),
         Setting(
             "five small ViTs",
             tuple(tuple(f"vit-{(first + k) % 5}" for k in range(5)) for first in range(3)),
