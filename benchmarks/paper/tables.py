@@ -98,7 +98,7 @@ def finetuned(setting: str) -> Iterator[Cell]:
 
 
 def strengths(setting: str) -> Iterator[Cell]:
-    for epsilon in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0):
+    for epsilon in (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 30.0):
         soft = {"solver": "sinkhorn", "epsilon": epsilon, "normalise": "max"}
         yield Cell(f"λ = {epsilon:g}", "averaging", Fused("averaging", False, {**PAPER, **soft}))
         yield Cell(f"λ = {epsilon:g}", "one global map", Fused("global", False, {**PAPER, **soft}))
@@ -153,7 +153,7 @@ def numbers(setting: str) -> Iterator[Cell]:
 
 def copies(setting: str) -> Iterator[Cell]:
     solvers: dict[str, Mapping[str, Any]] = {"hard": HARD}
-    for epsilon in (0.001, 0.01, 0.03, 0.1):
+    for epsilon in (0.003, 0.01, 0.03, 0.1):
         solvers[f"soft, λ = {epsilon:g}"] = {**SOFT, "epsilon": epsilon}
     for row, solver in solvers.items():
         for column, refit in REFITS.items():

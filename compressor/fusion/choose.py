@@ -29,7 +29,7 @@ PILOT_SAMPLES = 64
 PILOT_RIDGE = 1e-3
 
 
-#: A later candidate must beat an earlier one by this share: transport is preferred unless the evidence speaks.
+#: Others must beat the first candidate by this share: transport is preferred unless the evidence speaks.
 MARGIN = 0.01
 
 
@@ -116,7 +116,8 @@ def choose(
         progress: told the share done.
 
     Returns:
-        The first candidate that is as good as the best, and of each its label and held-out KL(ensemble || student).
+        The best candidate, or the first if it is about as good, and of each its label and held-out
+        KL(ensemble || student).
     """
     if len(found) == 1:
         return found[0], []
@@ -124,7 +125,9 @@ def choose(
     build(students, sources, batches, progress)
     judge = Judge(sources, held_out, students[0].anatomy)
     scores = [judge(student) for student in students]
-    best = next(i for i, score in enumerate(scores) if score <= (1 + MARGIN) * min(scores) + 1e-9)
+    best = min(range(len(scores)), key=lambda i: scores[i])
+    if scores[0] <= (1 + MARGIN) * scores[best] + 1e-9:
+        best = 0
     measured = [{"candidate": c.label, judge.measure: score} for c, score in zip(found, scores, strict=True)]
     return found[best], measured
 
