@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from compressor.anatomy import Anatomy, Role
 from compressor.anatomy.apply import transport_together
@@ -31,12 +33,21 @@ class Seen:
         masks: which tokens of each batch count.
         tokens: token vectors in all batches together.
         thin: spots of which some token vectors are enough; the others are kept whole.
+        linear: outputs of plain linear modules that are made again from the modules' inputs, which are recorded in
+            their stead: they are narrower, and several modules share them.
     """
 
     def __init__(
-        self, sources: Sequence[Source], anatomy: Anatomy, masks: Masks, tokens: int, thin: Sequence[Spot] = ()
+        self,
+        sources: Sequence[Source],
+        anatomy: Anatomy,
+        masks: Masks,
+        tokens: int,
+        thin: Sequence[Spot] = (),
+        linear: Sequence[Spot] = (),
     ) -> None:
-        self.sources, self.anatomy, self.masks, self.thin = sources, anatomy, masks, frozenset(thin)
+        self.sources, self.anatomy, self.masks = sources, anatomy, masks
+        self.thin, self.linear = frozenset(thin), frozenset(linear)
         #: Every how many tokens one is taken where about `UNIT_TOKENS` of them are enough.
         self.stride = max(1, round(tokens / UNIT_TOKENS))
         self._values: dict[tuple[int, int, Spot], Tensor] = {}
@@ -52,14 +63,33 @@ class Seen:
     def has(self, teacher: int, spot: Spot) -> bool:
         return (teacher, 0, spot) in self._values
 
-    def rows(self, teacher: int, batch: int, spot: Spot) -> Tensor:
+    def rows(self, teacher: int, batch: int, spot: Spot, columns: Tensor | None = None) -> Tensor:
         """Token vectors [T, n_k] of one teacher at one spot: all of them, unless the spot is thin."""
-        return self._values[teacher, batch, spot]
+        if spot in self.linear:
+            return linear(self._values[teacher, batch, entrance(spot)], *self.weights(teacher, spot, columns))
+        found = self._values[teacher, batch, spot]
+        return found if columns is None else found.index_select(1, columns)
 
-    def some_rows(self, teacher: int, batch: int, spot: Spot) -> Tensor:
+    def some_rows(self, teacher: int, batch: int, spot: Spot, columns: Tensor | None = None) -> Tensor:
         """About `UNIT_TOKENS` of all batches' token vectors, the same tokens for every teacher and spot."""
-        found = self.rows(teacher, batch, spot)
+        if spot in self.linear:
+            read = self._some(batch, spot, self._values[teacher, batch, entrance(spot)])
+            return linear(read, *self.weights(teacher, spot, columns))
+        found = self.rows(teacher, batch, spot, columns)
         return found if spot in self.thin else self._some(batch, spot, found)
+
+    def mapped(self, teacher: int, batch: int, spot: Spot, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What a linear spot's module would put out with another weight and bias."""
+        return linear(self._values[teacher, batch, entrance(spot)], weight, bias)
+
+    def weights(self, teacher: int, spot: Spot, columns: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Weight [n_k, in] and bias of a linear spot's module in a teacher; rows of some outputs alone."""
+        source = self.sources[teacher]
+        module = cast(nn.Linear, source.model.get_submodule(source.own(spot[0])))
+        weight, bias = module.weight.detach(), None if module.bias is None else module.bias.detach()
+        if columns is None:
+            return weight, bias
+        return weight.index_select(0, columns), None if bias is None else bias.index_select(0, columns)
 
     def pooled(self, spot: Spot, columns: Sequence[Tensor] | None = None, role: Role | None = None) -> Tensor:
         """Some token vectors of all teachers side by side [T, Σ n_k]; of each the columns given."""
@@ -67,10 +97,8 @@ class Seen:
         if key not in self._pooled:
             parts = []
             for batch in range(len(self.masks)):
-                found = [self.some_rows(k, batch, spot) for k in range(len(self.sources))]
-                if columns is not None:
-                    found = [values.index_select(1, own) for values, own in zip(found, columns, strict=True)]
-                parts.append(stacked(found))
+                own: Sequence[Tensor | None] = columns or [None] * len(self.sources)
+                parts.append(stacked([self.some_rows(k, batch, spot, own[k]) for k in range(len(self.sources))]))
             self._pooled[key] = torch.cat(parts)
         return self._pooled[key]
 
@@ -100,6 +128,7 @@ class ActivationFeatures:
 
     def __init__(self, seen: Seen, maps: Maps) -> None:
         self.seen, self.maps, self.sources, self.masks = seen, maps, seen.sources, seen.masks
+        self._composed: dict[tuple[int, Spot], tuple[Tensor, Tensor | None]] = {}
 
     def space(self, name: str) -> SpaceStatistics:
         step = reader(self.seen.anatomy, name)
@@ -136,11 +165,23 @@ class ActivationFeatures:
 
     def transported(self, batch: int, spot: Spot, key: str | None) -> Tensor:
         """Σ_k push_kᵀ x_k over the tokens of a batch, [T, m]; outputs without a map (key None) are averaged by α."""
+        if spot in self.seen.linear and any(key in maps for maps in self.maps):
+            parts = [self.seen.mapped(k, batch, spot, *self._compose(k, spot, key)) for k in range(len(self.sources))]
+            return sum(parts[1:], start=parts[0])
         return self._moved(batch, spot, key, self.seen.rows)
+
+    def _compose(self, teacher: int, spot: Spot, key: str | None) -> tuple[Tensor, Tensor | None]:
+        """pushᵀ W and pushᵀ b: a module whose outputs are transported, in the module's precision."""
+        if (teacher, spot) not in self._composed:
+            weight, bias = self.seen.weights(teacher, spot)
+            push = self.maps[teacher][key or ""].push
+            moved = None if bias is None else (push.T @ bias.double()).to(bias)
+            self._composed[teacher, spot] = (push.T @ weight.double()).to(weight), moved
+        return self._composed[teacher, spot]
 
     def part(self, batch: int, spot: Spot, columns: Sequence[Tensor], key: str | None) -> Tensor:
         """As `transported`, of some columns of each teacher's values."""
-        return self._moved(batch, spot, key, lambda k, b, s: self.seen.rows(k, b, s).index_select(1, columns[k]))
+        return self._moved(batch, spot, key, lambda k, b, s: self.seen.rows(k, b, s, columns[k]))
 
     def _moved(self, batch: int, spot: Spot, key: str | None, take: Callable[[int, int, Spot], Tensor]) -> Tensor:
         values = [take(k, batch, spot) for k in range(len(self.sources))]
@@ -149,6 +190,11 @@ class ActivationFeatures:
             return transport_together(found, values)
         parts = [source.weight * value for source, value in zip(self.sources, values, strict=True)]
         return sum(parts[1:], start=parts[0])
+
+
+def entrance(spot: Spot) -> Spot:
+    """Where what a module reads is seen."""
+    return spot[0], "in"
 
 
 def _second_moment(values: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressor.anatomy import Stack
-from compressor.fusion.activations import ActivationFeatures, Seen
+from compressor.fusion.activations import ActivationFeatures, Seen, entrance
 from compressor.fusion.gain import set_gain
 from compressor.fusion.masks import Masks
 from compressor.fusion.moments import Features
@@ -107,12 +107,14 @@ class _Lockstep:
     def _build_layer(self, layer: str, stack: Stack) -> None:
         """One layer of all models; what the teachers showed is let go of on return, so that one layer's is kept."""
         whole, thin = self.outline.layer_spots(layer), self.outline.thin_spots(layer)
+        linear = [spot for spot in self.outline.inner_spots(layer) if self._is_linear(spot)]
+        whole = [entrance(spot) if spot in linear else spot for spot in whole]
         masks = self.masks.unrolled(stack.runs)
         if stack.runs > 1:
             for teacher, source in zip(self.teachers, self.sources, strict=True):
                 teacher.unroll(source.own(layer), stack.runs)
         count = self.teachers[0].count
-        seen = Seen(self.sources, self.anatomy, masks, count, [spot for spot in thin if spot not in whole])
+        seen = Seen(self.sources, self.anatomy, masks, count, [spot for spot in thin if spot not in whole], linear)
         entering: Spot = (layer, "in")
         for k in range(len(self.sources)):
             shared = [entering] if stack.runs > 1 else []
@@ -127,6 +129,10 @@ class _Lockstep:
         if stack.runs > 1:
             for teacher in self.teachers:
                 teacher.hidden = teacher.hidden[stack.runs - 1 :: stack.runs]
+
+    def _is_linear(self, spot: Spot) -> bool:
+        """Whether what is seen there is a plain linear map of what its module reads, in every teacher."""
+        return all(type(source.model.get_submodule(source.own(spot[0]))) is nn.Linear for source in self.sources)
 
     def _refit_layer(
         self, student: Student, walker: Walker, layer: str, stack: Stack, features: ActivationFeatures

@@ -132,6 +132,10 @@ class Outline:
             spots.append(behind if behind is not None else (item.module, "out"))
         return list(dict.fromkeys(spots))
 
+    def inner_spots(self, layer: str) -> list[Spot]:
+        """Outputs of the linear modules that write a layer's inner spaces."""
+        return [(i.module, "out") for i in self._items(layer) if isinstance(i, Step) and checkpoint(i) is None]
+
     def checkpoints(self, layer: str) -> list[Spot]:
         """Where a layer's residual stream is seen."""
         found = [checkpoint(item) for item in self._items(layer)]
