@@ -48,7 +48,7 @@ def main(
     output.mkdir(parents=True, exist_ok=True)
     store = Store(output / f"{table}.json")
     store.content["command"] = f"python -m benchmarks.paper {table} --data data --teachers teachers -o results"
-    store.content["environment"] = environment()
+    store.content.setdefault("environment", environment())
     with tempfile.TemporaryDirectory(prefix="paper-") as scratch:
         places = Places(tuple(teachers), data, Path(scratch))
         for name in setting or chosen.settings:

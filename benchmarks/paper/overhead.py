@@ -22,6 +22,7 @@ import typer
 from transformers import ViTConfig, ViTForImageClassification
 from transformers.utils import logging
 
+from benchmarks.paper.pages import read
 from benchmarks.paper.store import Store
 from compressor.fusion import fuse
 from compressor.pipeline.environment import environment, peak_memory_bytes
@@ -133,7 +134,7 @@ def page(store: Store) -> str:
     lines += _table("Memory, MB", cells, lambda found: found["above"] / 1e6, "{:.0f}")
     for stage in STAGES[1:]:
         lines += _table(f"Seconds: {stage}", cells, lambda found, stage=stage: found["stages"][stage], "{:.2f}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *read("overhead")])
 
 
 def _table(title: str, cells: dict[str, Any], value: Any, form: str) -> list[str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks.arena import Setting
 from benchmarks.paper.store import Store
 from benchmarks.paper.tables import Cell, Table
 
+#: Sentences about the committed figures, a file a table.
+SAID = Path(__file__).parent / "said"
 UNIT = {"accuracy": "test accuracy in %", "perplexity": "test perplexity, lower is better"}
 
 
@@ -29,7 +32,13 @@ def page(table: Table, store: Store, settings: Sequence[Setting]) -> str:
         cells = list(table.cells(setting.name))
         if any(_scores(store, setting, cell, table.seeds) for cell in cells):
             lines += _part(table, store, setting, cells)
-    return "\n".join(lines)
+    return "\n".join([*lines, *read(store.file.stem)])
+
+
+def read(name: str) -> list[str]:
+    """What a reader of the figures wrote about a table, if anybody did."""
+    file = SAID / f"{name}.md"
+    return ["## What it says", "", file.read_text(encoding="utf-8")] if file.exists() else []
 
 
 def _part(table: Table, store: Store, setting: Setting, cells: Sequence[Cell]) -> list[str]:
@@ -51,6 +60,13 @@ def _part(table: Table, store: Store, setting: Setting, cells: Sequence[Cell]) -
         shown = [_shown(store, setting, trials.get((row, column)), table.seeds) for column in columns]
         lines.append(f"| {row} | {' | '.join(shown)} |")
     return [*lines, ""]
+
+
+def _seeds(table: Table, store: Store, setting: Setting) -> str:
+    """How many seeds the cells have: fewer where a run was stopped."""
+    counts = {len(_figures(store, setting, cell, table.seeds)) for cell in table.cells(setting.name)} - {0}
+    least, most = min(counts), max(counts)
+    return f"{most} seeds" if least == most else f"{least} to {most} seeds (those without ± have one)"
 
 
 def _shown(store: Store, setting: Setting, cell: Cell | None, seeds: int) -> str:
