@@ -78,7 +78,7 @@ def test_the_first_seed_chooses_and_the_others_take_it(arena, monkeypatch):
 
 def test_labels_finetune_a_copy(arena):
     choices = {}
-    found = Finetuned(Alone(0), 2, labels=True).run(arena, 0, choices)
+    found = Finetuned(Alone(0), 2).run(arena, 0, choices)
     assert found["rate"] in RATES
     (rate,) = choices.values()
     assert rate == found["rate"]

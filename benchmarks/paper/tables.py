@@ -83,18 +83,18 @@ def one_shot(setting: str) -> Iterator[Cell]:
 
 
 def finetuned(setting: str) -> Iterator[Cell]:
-    yield Cell("teacher 1 (the anchor)", "labels", Finetuned(Alone(0), STEPS, labels=True))
+    yield Cell("teacher 1 (the anchor)", "labels", Finetuned(Alone(0), STEPS))
     if setting != "ViTs":
-        yield Cell("teacher 2", "labels", Finetuned(Alone(1), STEPS, labels=True))
+        yield Cell("teacher 2", "labels", Finetuned(Alone(1), STEPS))
     for row, (policy, alignment) in fusions(setting).items():
         for column, refit in REFITS.items():
             # The shared ViTs are four times the work: the better teacher, and what matters most.
             if setting != "ViTs" or (row, refit) in DEARER:
                 fused = Fused(policy, refit, alignment)
-                yield Cell(row, f"labels, after {column}", Finetuned(fused, STEPS, labels=True))
-    yield Cell("automatic choice", "labels, after refit", Finetuned(AUTOMATIC, STEPS, labels=True))
-    yield Cell("automatic choice", "distillation of the ensemble", Finetuned(AUTOMATIC, STEPS, labels=False))
-    yield Cell("teacher 1 (the anchor)", "distillation of the ensemble", Finetuned(Alone(0), STEPS, labels=False))
+                yield Cell(row, f"labels, after {column}", Finetuned(fused, STEPS))
+    yield Cell("automatic choice", "labels, after refit", Finetuned(AUTOMATIC, STEPS))
+    for row, start in {"automatic choice": AUTOMATIC, "teacher 1 (the anchor)": Alone(0)}.items():
+        yield Cell(row, "labels and distillation of the ensemble", Finetuned(start, STEPS, distils=True))
 
 
 def strengths(setting: str) -> Iterator[Cell]:

@@ -148,19 +148,21 @@ class Finetuned:
     Attributes:
         start: what is trained.
         steps: of the finetune.
-        labels: whether it learns from labels; else from the ensemble of the teachers.
+        labels: whether it learns from labels.
+        distils: whether it learns from the ensemble of the teachers.
     """
 
     start: Fused | Alone
     steps: int
-    labels: bool
+    labels: bool = True
+    distils: bool = False
 
     def run(self, arena: Arena, seed: int, choices: Choices) -> Figures:
         start = self.start.settled(arena, seed, choices) if isinstance(self.start, Fused) else self.start
         model = start.make(arena, seed).model if isinstance(start, Fused) else start.model(arena, seed)
         model = copy.deepcopy(model)
         key = f"rate of {self!r}"
-        weights = {"distil_weight": 0.0, "label_weight": 1.0} if self.labels else {}
+        weights = {"distil_weight": float(self.distils), "label_weight": float(self.labels)}
         options = FinetuneOptions(
             steps=self.steps,
             batch_size=arena.setting.batch,
