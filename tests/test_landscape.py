@@ -215,7 +215,9 @@ def test_interpolate_draws_before_and_after(capsys, folders, permuted, image_fol
     )
     assert (code, err) == (0, "")
     found = json.loads(out)
-    assert found == json.loads(picture.with_suffix(".json").read_text())
+    written = json.loads(picture.with_suffix(".json").read_text())
+    assert found == written | {"numbers": str(picture.with_suffix(".json")), "picture": str(picture)}
+    assert (written["numbers"], written["picture"]) == ("curve.json", "curve.svg")
     assert picture.exists()
     before, after = found["curves"]
     assert (before["end"], after["end"]) == ("permuted", "aligned")

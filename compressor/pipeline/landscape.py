@@ -234,9 +234,12 @@ def _write(
         files = _files(picture)
         try:
             draw(found, folder / picture.name)
-            found |= {"seconds": stages.report(), "numbers": str(files[0]), "picture": str(files[1])}
-            numbers = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+            found |= {"seconds": stages.report()}
+            # In the file by name, so that the two can be moved together.
+            named = found | {"numbers": files[0].name, "picture": files[1].name}
+            numbers = json.dumps(named, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
             (folder / files[0].name).write_text(numbers, encoding="utf-8")
+            found |= {"numbers": str(files[0]), "picture": str(files[1])}
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
