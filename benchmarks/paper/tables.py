@@ -20,6 +20,8 @@ SOFT_HERE: Mapping[str, Any] = {"solver": "sinkhorn", "epsilon": 0.01}
 REFITS = {"no refit": False, "refit": True}
 #: Heads that share their weight with the embedding need one map for the whole stream.
 TIED = ("GPT-2s", "T5s")
+#: Channels (or heads) have a place in rotary (or shared relative) positions, so they are not coupled across heads.
+PLACED = ("Llamas", "T5s")
 #: Optimiser steps of the finetuned table.
 STEPS = 100
 
@@ -61,15 +63,17 @@ class Table:
 def fusions(setting: str) -> dict[str, tuple[str, Mapping[str, Any]]]:
     """Policy and alignment of the rows that several tables share."""
     flowing = "residual-only" if setting in TIED else "averaging"
-    rows = {
+    weights, activations = dict(WEIGHTS), dict(PAPER)
+    if setting in PLACED:
+        weights["heads"] = activations["heads"] = "within"
+    return {
         "vanilla": ("identity", {}),
-        "OT from weights, hard": (flowing, {**WEIGHTS, **HARD}),
-        "OT from weights, soft": (flowing, {**WEIGHTS, **SOFT}),
-        "OT from activations, hard": (flowing, {**PAPER, **HARD}),
-        "OT from activations, soft": (flowing, {**PAPER, **SOFT}),
+        "OT from weights, hard": (flowing, {**weights, **HARD}),
+        "OT from weights, soft": (flowing, {**weights, **SOFT}),
+        "OT from activations, hard": (flowing, {**activations, **HARD}),
+        "OT from activations, soft": (flowing, {**activations, **SOFT}),
         "one global map, hard": ("global", {**GLOBAL, **HARD}),
     }
-    return rows
 
 
 def one_shot(setting: str) -> Iterator[Cell]:
@@ -209,8 +213,8 @@ TABLES = {
     "one-shot": Table(
         "One-shot fusion at full width",
         "Teacher 1 is the anchor. Rows of OT take the policy *averaging* (*residual-only* where the head shares its "
-        "weight with the embedding), standardised activations and heads across, as the paper; the λ of soft rows is "
-        "chosen on validation data by the first seed.",
+        "weight with the embedding), standardised activations and heads across, as the paper (within, where positions are "
+        "rotary or relative); the λ of soft rows is chosen on validation data by the first seed.",
         ("small ViTs", "ViTs", "BERTs", "Llamas", "GPT-2s", "T5s"),
         one_shot,
     ),
