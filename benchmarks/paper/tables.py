@@ -213,8 +213,8 @@ TABLES = {
     "one-shot": Table(
         "One-shot fusion at full width",
         "Teacher 1 is the anchor. Rows of OT take the policy *averaging* (*residual-only* where the head shares its "
-        "weight with the embedding), standardised activations and heads across, as the paper (within, where positions are "
-        "rotary or relative); the λ of soft rows is chosen on validation data by the first seed.",
+        "weight with the embedding), standardised activations and heads across, as the paper (within, where positions "
+        "are rotary or relative); the λ of soft rows is chosen on validation data by the first seed.",
         ("small ViTs", "ViTs", "BERTs", "Llamas", "GPT-2s", "T5s"),
         one_shot,
     ),
