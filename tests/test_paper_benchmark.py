@@ -97,7 +97,7 @@ def test_a_table_goes_on_where_it_stopped_and_says_what_was_refused(arena, tmp_p
         "environment": {"torch": 1, "transformers": 2, "pot": 3, "cpu": 4, "threads": 5},
     }
     store.put("tiny", "a", "x", 0, {"score": 40.0})
-    _measure(table, arena, store, Store(tmp_path / "choices.json"))
+    _measure(table, arena, store, Store(tmp_path / "choices.json"), 2)
     assert store.get("tiny", "a", "x", 0) == {"score": 40.0}
     assert "anchor's width" in store.get("tiny", "b", "y", 1)["refused"]
     again = Store(tmp_path / "tiny.json")

@@ -34,6 +34,7 @@ def main(
     teachers: Annotated[list[Path], typer.Option(exists=True, help="Folder of teachers' folders; may be repeated.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the JSON file and the page.")],
     setting: Annotated[list[str] | None, typer.Option(help="Only this setting; may be repeated.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Only the first so many; the rest can follow later.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
 ) -> None:
     """Measure what a table lacks, and write its page."""
@@ -52,15 +53,15 @@ def main(
     with tempfile.TemporaryDirectory(prefix="paper-") as scratch:
         places = Places(tuple(teachers), data, Path(scratch))
         for name in setting or chosen.settings:
-            _measure(chosen, Arena(SETTINGS[name], places), store, Store(output / CHOICES))
+            _measure(chosen, Arena(SETTINGS[name], places), store, Store(output / CHOICES), seeds or chosen.seeds)
             text = page(chosen, store, [SETTINGS[name] for name in chosen.settings])
             (output / f"{table}.md").write_text(text, encoding="utf-8")
 
 
-def _measure(table: Table, arena: Arena, store: Store, chosen: Store) -> None:
+def _measure(table: Table, arena: Arena, store: Store, chosen: Store, seeds: int) -> None:
     name = arena.setting.name
     choices = chosen.setting(name)
-    for seed in range(table.seeds):
+    for seed in range(seeds):
         for cell in table.cells(name):
             if store.get(name, cell.row, cell.column, seed) is not None:
                 continue
