@@ -51,7 +51,7 @@ def _part(table: Table, store: Store, setting: Setting, cells: Sequence[Cell]) -
         "",
         f"Teachers by seed: {groups}. "
         + (f"Anchors: {', '.join(setting.anchors)}. " if setting.anchors else "")
-        + f"{calibration} unless the table says otherwise; mean ± standard error over {table.seeds} seeds.",
+        + f"{calibration} unless the table says otherwise; mean ± standard error over {_seeds(table, store, setting)}.",
         "",
         f"| | {' | '.join(columns)} |",
         "|---|" + "--:|" * len(columns),
@@ -66,6 +66,8 @@ def _seeds(table: Table, store: Store, setting: Setting) -> str:
     """How many seeds the cells have: fewer where a run was stopped."""
     counts = {len(_figures(store, setting, cell, table.seeds)) for cell in table.cells(setting.name)} - {0}
     least, most = min(counts), max(counts)
+    if most == 1:
+        return "one seed"
     return f"{most} seeds" if least == most else f"{least} to {most} seeds (those without ± have one)"
 
 
