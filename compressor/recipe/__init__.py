@@ -1,0 +1,28 @@
+"""The one schema of every option: what a recipe file may say and what the command's flags mean.
+
+A recipe is a YAML file; the flags of the command are the same fields.  Both are validated by the models below,
+unknown keys are refused, and every output folder holds the resolved recipe that reproduces it.
+"""
+
+from compressor.recipe.data import CalibrationOptions, DataOptions, EvaluationOptions
+from compressor.recipe.deploy import BenchOptions, ExportOptions
+from compressor.recipe.finetune import FinetuneOptions
+from compressor.recipe.fusion import AlignmentOptions, FusionOptions
+from compressor.recipe.reading import build, read
+from compressor.recipe.section import Section
+from compressor.recipe.whole import Recipe
+
+__all__ = [
+    "AlignmentOptions",
+    "BenchOptions",
+    "CalibrationOptions",
+    "DataOptions",
+    "EvaluationOptions",
+    "ExportOptions",
+    "FinetuneOptions",
+    "FusionOptions",
+    "Recipe",
+    "Section",
+    "build",
+    "read",
+]

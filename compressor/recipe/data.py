@@ -1,0 +1,63 @@
+"""Options of samples: where they come from, and how many serve for what."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from compressor.recipe.section import Count, Section
+
+
+class DataOptions(Section):
+    """Where samples and labels come from."""
+
+    source: str | None = Field(
+        None,
+        description="A built-in name, a folder of images by class, parquet/csv/tsv/jsonl/txt file(s) or a folder of "
+        "them, or a Hub dataset name. Built-in teachers bring their own data.",
+    )
+    train_split: str | None = Field(
+        None, description="Split for calibration and finetuning; found by itself if omitted."
+    )
+    eval_split: str | None = Field(None, description="Split for evaluation; found by itself if omitted.")
+    image_column: str | None = Field(None, description="Column that holds the image; found by its feature if omitted.")
+    label_column: str | None = Field(
+        None, description="Column that holds the label, or a list of tags; found by its feature or name if omitted."
+    )
+    text_column: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=2,
+        description="Column(s) that hold the text, two for pairs of texts; found by name if omitted.",
+    )
+    target_column: str | None = Field(
+        None, description="Column of the text to be written, for encoder-decoders; found by name if omitted."
+    )
+    max_length: Count | None = Field(
+        None,
+        description="Tokens of the longest text, and of the blocks that text is packed into for language models; "
+        "512 and 128 if omitted, and never more than the model holds.",
+    )
+
+    @field_validator("text_column", mode="before")
+    @classmethod
+    def _one_column_or_several(cls, columns: Any) -> Any:
+        return (columns,) if isinstance(columns, str) else columns
+
+
+class CalibrationOptions(Section):
+    """The unlabelled samples that statistics and the closed-form refit are taken from."""
+
+    samples: Count = Field(1024, description="How many training samples are used for calibration.")
+    batch_size: Count = Field(128, description="Samples per forward pass.")
+    holdout: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.125, description="Share of the calibration samples held out to choose map, teacher weights and ridge."
+    )
+
+
+class EvaluationOptions(Section):
+    """What accuracy, perplexity and KL are measured on."""
+
+    samples: Count | None = Field(2000, description="Evaluation samples, the first of the split; null for all of them.")
+    batch_size: Count = Field(128, description="Samples per forward pass.")

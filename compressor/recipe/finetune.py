@@ -1,0 +1,43 @@
+"""Options of the finetune."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from compressor.recipe.section import Count, NonNegative, Positive, Section
+
+
+class FinetuneOptions(Section):
+    """The short training that follows the fusion: distillation from the ensemble, labels, or both."""
+
+    enabled: bool = Field(True, description="Finetune after fusing, when there is data.")
+    steps: Count = Field(200, description="Optimiser steps.")
+    batch_size: Count = Field(128, description="Samples per step.")
+    learning_rate: Literal["search"] | Positive = Field(
+        3e-4, description="Peak learning rate of AdamW, or search: the best of learning_rates on a validation split."
+    )
+    learning_rates: tuple[Positive, ...] = Field(
+        (1e-4, 3e-4, 1e-3), min_length=1, description="What the search tries, each with search_steps steps."
+    )
+    search_steps: Count | None = Field(
+        None, description="Steps of each trial of the search; as many as steps if omitted."
+    )
+    validation: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.05, description="Share of the training samples that is kept out of the training to judge a search by."
+    )
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="Share of the steps that warm up; cosine after."
+    )
+    weight_decay: NonNegative = Field(0.01, description="Weight decay of AdamW.")
+    temperature: Positive = Field(2.0, description="Temperature of the distillation; the loss is scaled by its square.")
+    distil_weight: NonNegative = Field(1.0, description="Weight of the distillation; 0 trains on labels alone.")
+    label_weight: NonNegative = Field(0.0, description="Weight of the cross-entropy with labels; 0 needs no labels.")
+    checkpoint_every: Count = Field(50, description="Steps between checkpoints that an interrupted run resumes from.")
+
+    @model_validator(mode="after")
+    def _something_to_learn_from(self) -> FinetuneOptions:
+        if self.distil_weight == 0 and self.label_weight == 0:
+            raise ValueError("distil_weight and label_weight are both 0: there is nothing to learn from")
+        return self

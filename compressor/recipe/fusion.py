@@ -1,0 +1,90 @@
+"""Options of the fusion: how teachers are aligned and transported into the student."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from compressor.recipe.section import NonNegative, Positive, Section
+
+
+class AlignmentOptions(Section):
+    """How the coordinates of models are compared and coupled: features, ground cost, solver, marginals."""
+
+    features: Literal["auto", "activations", "weights"] = Field(
+        "auto", description="What ground costs are measured on; auto: activations when there is data."
+    )
+    tokens: str = Field(
+        "all",
+        description="Tokens whose activations are compared: all, class (the first token), window:N (the class token "
+        "and the N x N patches in the middle), random:SHARE, or loss:X (samples whose loss is below X).",
+    )
+    preparation: str = Field(
+        "raw", description="What is done to features before they are compared: raw, centred, standardised, normalised."
+    )
+    cost: str = Field(
+        "euclidean", description="Ground cost between coordinates: euclidean, squared, cosine, correlation."
+    )
+    normalise: str = Field(
+        "median", description="The unit of epsilon, by which costs are divided: their median, mean or max, or none."
+    )
+    solver: str = Field(
+        "emd",
+        description="Transport solver: emd (hard), sinkhorn (soft), partial, unbalanced, semirelaxed or "
+        "semirelaxed-entropic.",
+    )
+    epsilon: Positive = Field(
+        0.05, description="Entropic regularisation of soft solvers, in units of the cost's scale."
+    )
+    mass: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="Share of the mass that partial transport moves."
+    )
+    relaxation: Positive = Field(
+        1.0, description="How strongly unbalanced transport holds to its marginals, in units of the cost's scale."
+    )
+    marginals: Literal["uniform", "activation", "outgoing"] = Field(
+        "uniform",
+        description="Mass of a coordinate, where it is aligned to an anchor: the same for all, or by importance: the "
+        "norm of its activations or of its outgoing weights.",
+    )
+    heads: Literal["auto", "within", "across"] = Field(
+        "auto",
+        description="Channels of attention are coupled within heads, once these are matched, or across all heads as in "
+        "the paper; auto: within.",
+    )
+    query_key: Literal["joint", "separate", "equal"] = Field(
+        "joint",
+        description="Maps of queries and keys: one of both costs (joint), the query's for both (equal), or one each "
+        "(separate: their product is then not kept).",
+    )
+    scaling: Literal["push-pull", "one-matrix"] = Field(
+        "push-pull",
+        description="one-matrix uses the push for readers too, as the paper's released code does: wrong by the ratio "
+        "of the widths when they differ, and here for comparison only.",
+    )
+
+
+class FusionOptions(Section):
+    """How teachers are transported into the student."""
+
+    residual: str = Field(
+        "auto",
+        description="Residual map: auto, or the name of a registered map; or, to align everything to an anchor as in "
+        "the paper, a residual policy: averaging, weighted-scalar, weighted-matrix, residual-only, branch-only, "
+        "identity or global.",
+    )
+    inner: str = Field("auto", description="Map of heads and hidden units: auto, or the name of a registered map.")
+    alignment: AlignmentOptions = AlignmentOptions()
+    weights: Literal["auto"] | tuple[NonNegative, ...] = Field(
+        "auto", description="One weight a teacher (they are normalised), or auto: chosen on held-out calibration data."
+    )
+    ridge: Literal["auto"] | NonNegative = Field(
+        "auto", description="Ridge of the refit relative to the mean input variance, or auto: chosen on held-out data."
+    )
+    refit: bool = Field(True, description="Refit the transported weights in closed form; off: pure transport.")
+    anchor: str | None = Field(
+        None,
+        description="A trained model whose shape the student takes and whose coordinates the teachers are aligned to; "
+        "it takes part in the fusion if it is one of the teachers. Residual policies then take the first teacher.",
+    )
