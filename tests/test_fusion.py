@@ -198,7 +198,7 @@ class TestOrder:
         teachers = [*independent("vit", (1,)), ("more", tiny_model(config, 2))]
         for order in (teachers, teachers[::-1]):
             assert fuse(order, 0.5, None).model.config.intermediate_size == config.intermediate_size // 2
-            target, _ = plan_target([model.config for _, model in order], 0.5)
+            (target, *_), _ = plan_target([model.config for _, model in order], 0.5)
             assert target.config.intermediate_size == config.intermediate_size // 2
 
 
@@ -265,9 +265,10 @@ def test_a_width_that_leaves_no_head_is_refused(width):
 
 def test_target_is_rounded_to_whole_heads_and_says_so():
     config = config_of("vit")
-    target = target_config(config, inspect_config(config), 0.6)
-    assert (target.config.num_attention_heads, target.config.hidden_size) == (2, 16)
-    assert (target.asked_width, target.given_width) == (0.6, 0.5)
+    for narrowing, heads in (("fewer-heads", 2), ("smaller-heads", 4)):
+        target = target_config(config, inspect_config(config), 0.6, narrowing=narrowing)
+        assert (target.config.num_attention_heads, target.config.hidden_size) == (heads, 16)
+        assert (target.asked_width, target.given_width, target.narrowing) == (0.6, 0.5, narrowing)
 
 
 def test_unknown_maps_and_solvers_are_answered_with_the_known_ones():

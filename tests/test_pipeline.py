@@ -254,8 +254,9 @@ def test_a_plan_reads_no_weights(vit_a, tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()
     shutil.copy(vit_a / "config.json", bare)
-    found = plan([str(bare)], 0.5)
+    found = plan([str(bare)], 0.5, narrowing="fewer-heads")
     assert found["target"]["fields"]["num_attention_heads"] == {"teacher": 4, "student": 2}
+    assert found["others"] == []
     assert 0.2 < found["student"]["macs"] / found["teachers"][0]["macs"] < 0.4
 
 
@@ -264,7 +265,7 @@ def test_a_plan_and_the_student_agree(finished, vit_a, vit_b):
 
     _, report = finished
     planned = plan([str(vit_a), str(vit_b)], 0.5)
-    assert planned["target"] == report["target"]
+    assert report["target"] in [planned["target"], *planned["others"]]
     for key in ("parameters", "macs"):
         assert planned["student"][key] == report["table"][-1][key]
 

@@ -18,6 +18,7 @@ def plan(
     teachers: o.Teachers,
     width: o.Width = None,
     depth: o.Depth = None,
+    narrowing: o.Narrowing = None,
     length: o.Length = 128,
     json: o.Json = False,
     debug: o.Debug = False,
@@ -26,12 +27,14 @@ def plan(
 
     Example: compress plan --width 0.5 ./teacher-a ./teacher-b
     """
-    recipe = o.to_recipe({"--teachers": tuple(teachers), "--width": width, "--depth": depth})
+    recipe = o.to_recipe({"--teachers": tuple(teachers), "--width": width, "--depth": depth, "--narrowing": narrowing})
     with working(debug):
         with loading():
             from compressor.pipeline.plan import plan as make_plan
 
-        found = make_plan(recipe.teachers, recipe.width, depth=recipe.depth, length=length)
+        found = make_plan(
+            recipe.teachers, recipe.width, depth=recipe.depth, narrowing=recipe.fusion.narrowing, length=length
+        )
     if json:
         say_json(found)
         return

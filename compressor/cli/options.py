@@ -28,6 +28,7 @@ FLAGS: dict[str, str] = {
     "--max-length": "data.max_length",
     "--samples": "calibration.samples",
     "--residual": "fusion.residual",
+    "--narrowing": "fusion.narrowing",
     "--inner": "fusion.inner",
     "--features": "fusion.alignment.features",
     "--tokens": "fusion.alignment.tokens",
@@ -149,6 +150,7 @@ Preset = Annotated[
     ),
 ]
 Residual = Annotated[str | None, flag("--residual", panel=_FUSION)]
+Narrowing = Annotated[str | None, flag("--narrowing", panel=_RUN)]
 Inner = Annotated[str | None, flag("--inner", panel=_FUSION)]
 Features = Annotated[str | None, flag("--features", panel=_ALIGNMENT)]
 Tokens = Annotated[str | None, flag("--tokens", panel=_ALIGNMENT, metavar="FILTER")]

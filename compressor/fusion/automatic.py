@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
+
+from torch import Tensor
 
 from compressor.errors import UserError
 from compressor.fusion.activations import space_grams
 from compressor.fusion.anchored import POLICIES
-from compressor.fusion.choose import PILOT_RIDGE, PILOT_SAMPLES, Candidate, candidates, choose
+from compressor.fusion.choose import PILOT_RIDGE, PILOT_SAMPLES, Candidate, Judge, candidates, choose, nearly
 from compressor.fusion.job import Job, Made
 from compressor.fusion.lockstep import build, build_from_weights
 from compressor.fusion.outline import Outline
@@ -19,10 +22,13 @@ from compressor.fusion.residual import ResidualMap, ResidualProblem
 from compressor.fusion.samples import take
 from compressor.fusion.student import BuildOptions, Student
 from compressor.fusion.weights import space_weight_gram
+from compressor.models.inputs import dummy_inputs
 from compressor.recipe import AlignmentOptions
 
 #: Calibration samples from which residual maps are made: every layer's tokens count, so few are enough.
 RESIDUAL_SAMPLES = 128
+#: Random inputs that judge shapes where there is no data.
+RANDOM_SAMPLES = 16
 #: Options of an alignment that make sense only where there is an anchor to align to.
 ANCHORED_ONLY = (
     "tokens",
@@ -59,12 +65,13 @@ def make(job: Job) -> Made:
     )
     plan = build_options(job, found[0].inner)
     chosen, measured = _choose(job, found, problems, plan)
+    job, chosen, forms = _shaped(job, found, chosen, problems, plan, measured)
+    plan = replace(plan, inner=chosen.inner)
     job.clock.lap("choose")
     job.tell(0.4, "building the student")
-    plan = replace(plan, inner=chosen.inner)
     student = Student(job.model, job.anatomy, job.sources, chosen.make(problems), plan)
     build_student(job, student)
-    return Made(student, _choice(job, chosen, measured, plan))
+    return Made(job.form, student, _choice(job, chosen, measured, forms, plan))
 
 
 def build_options(job: Job, inner: str) -> BuildOptions:
@@ -84,14 +91,22 @@ def build_options(job: Job, inner: str) -> BuildOptions:
 
 def build_student(job: Job, student: Student) -> None:
     """Build with or without a walk of the teachers, whichever is needed."""
-    given = not student.residual.keys().isdisjoint(f"{space}/query" for space in job.anatomy.spaces)
-    if job.calibration is None or not (job.refit or (job.from_activations and not given)):
+    if not _needs_walk(job, student):
         build_from_weights([student], job.sources)
     else:
         build(
-            [student], job.sources, job.calibration, lambda share: job.tell(0.4 + 0.6 * share, "building the student")
+            [student],
+            job.sources,
+            job.calibration or [],
+            lambda share: job.tell(0.4 + 0.6 * share, "building the student"),
         )
     job.clock.lap("build")
+
+
+def _needs_walk(job: Job, student: Student) -> bool:
+    """Whether the teachers have to be run: for the refit, or to compare what no given map covers."""
+    given = not student.residual.keys().isdisjoint(f"{space}/query" for space in job.anatomy.spaces)
+    return job.calibration is not None and (job.refit or (job.from_activations and not given))
 
 
 def _check(alignment: AlignmentOptions) -> None:
@@ -136,22 +151,87 @@ def _choose(
         return found[0], []
     said = f"choosing among {len(found)} maps"
     job.tell(0.1, said)
-    split = len(job.calibration) - job.held_out
-    pilot, judges = take(job.calibration[:split], PILOT_SAMPLES), job.calibration[split:]
-    trial = replace(plan, held_out=0, ridges=plan.ridges if len(plan.ridges) == 1 else (PILOT_RIDGE,))
-
-    def sketch(candidate: Candidate, residual: Mapping[str, ResidualMap]) -> Student:
-        # What pursuit would choose matters little to the ranking, and costs most of a pilot's time.
-        inner = "importance" if candidate.inner == "select" and job.options.inner == "auto" else candidate.inner
-        return Student(copy.deepcopy(job.model), job.anatomy, job.sources, residual, replace(trial, inner=inner))
-
     return choose(
-        found, problems, sketch, job.sources, pilot, judges,
+        found, problems, partial(_pilot, job, plan), job.sources, _few(job), _judging(job),
         progress=lambda share: job.tell(0.1 + 0.3 * share, said),
     )  # fmt: skip
 
 
-def _choice(job: Job, chosen: Candidate, measured: list[dict[str, Any]], plan: BuildOptions) -> dict[str, Any]:
+def _shaped(
+    job: Job,
+    found: Sequence[Candidate],
+    chosen: Candidate,
+    problems: Mapping[str, ResidualProblem],
+    plan: BuildOptions,
+    measured: Sequence[Mapping[str, Any]],
+) -> tuple[Job, Candidate, list[dict[str, Any]]]:
+    """The job with the shape whose pilots come nearest to the ensemble, the map to go with it, and what was measured.
+
+    In every other shape the chosen map is tried, and the transport default: what is best for heads that are made
+    smaller need not be best for those that are left whole.
+    """
+    if not job.others:
+        return job, chosen, []
+    job.tell(0.38, f"choosing among {1 + len(job.others)} shapes")
+    judge = Judge(job.sources, _judging(job), job.anatomy)
+    tried = list(dict.fromkeys([found[0], chosen]))
+    # The choice of the residual map has measured the first shape already.
+    known = {one["candidate"]: one[judge.measure] for one in measured}
+    scores = {(job.form, one): known[one.label] for one in tried if one.label in known}
+    for form in (job.form, *job.others):
+        missing = [one for one in tried if (form, one) not in scores]
+        made = _pilots(job.of(form), missing, problems, plan)
+        scores |= {(form, one): judge(student) for one, student in zip(missing, made, strict=True)}
+    form, best = min(scores, key=lambda pair: scores[pair])
+    if nearly(scores[form, tried[0]], scores[form, best]):
+        best = tried[0]
+    measure = judge.measure if job.held_out else judge.measure.replace("held_out", "random_inputs")
+    said = [{"candidate": f"{form.heads}, {one.label}", measure: score} for (form, one), score in scores.items()]
+    return job.of(form), best, said
+
+
+def _pilots(
+    job: Job, found: Sequence[Candidate], problems: Mapping[str, ResidualProblem], plan: BuildOptions
+) -> list[Student]:
+    """Built pilots of a job's shape."""
+    made = [_pilot(job, plan, candidate, candidate.make(problems)) for candidate in found]
+    if made and _needs_walk(job, made[0]):
+        build(made, job.sources, _few(job))
+    else:
+        build_from_weights(made, job.sources)
+    return made
+
+
+def _pilot(job: Job, plan: BuildOptions, candidate: Candidate, residual: Mapping[str, ResidualMap]) -> Student:
+    """An unbuilt student that tells how good a candidate is."""
+    # What pursuit would choose matters little to the ranking, and costs most of a pilot's time.
+    inner = "importance" if candidate.inner == "select" and job.options.inner == "auto" else candidate.inner
+    ridges = plan.ridges if len(plan.ridges) == 1 else (PILOT_RIDGE,)
+    trial = replace(plan, held_out=0, ridges=ridges, inner=inner)
+    return Student(copy.deepcopy(job.model), job.anatomy, job.sources, residual, trial)
+
+
+def _few(job: Job) -> Sequence[Mapping[str, Tensor]]:
+    """Samples that pilots are built on."""
+    assert job.calibration is not None
+    return take(job.calibration[: len(job.calibration) - job.held_out], PILOT_SAMPLES)
+
+
+def _judging(job: Job) -> Sequence[Mapping[str, Tensor]]:
+    """Samples that judge pilots: those held out, or random inputs where there are none."""
+    if job.calibration is not None and job.held_out:
+        return job.calibration[len(job.calibration) - job.held_out :]
+    dtype = next(job.model.parameters()).dtype
+    return [dummy_inputs(job.model.config, RANDOM_SAMPLES, dtype=dtype)]
+
+
+def _choice(
+    job: Job,
+    chosen: Candidate,
+    measured: list[dict[str, Any]],
+    forms: list[dict[str, Any]],
+    plan: BuildOptions,
+) -> dict[str, Any]:
     if measured:
         why = f"least KL to the ensemble on held-out samples among {len(measured)} candidates built on a few"
     else:
@@ -159,9 +239,11 @@ def _choice(job: Job, chosen: Candidate, measured: list[dict[str, Any]], plan: B
     return {
         "residual": chosen.label,
         "inner": plan.inner,
+        "attention": job.form.heads,
         "refit": plan.refit,
         "shares": dict(zip([source.name for source in job.sources], chosen.shares, strict=True)),
         "weights": {source.name: source.weight for source in job.sources},
         "candidates": measured,
+        "shapes": forms,
         "why": why,
     }

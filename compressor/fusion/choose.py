@@ -72,9 +72,9 @@ def candidates(
     chosen = "select" if refit else "transport"
     plans: list[tuple[str, tuple[float, ...], str]]
     if residual == "auto":
-        # Two teachers' residual streams compete for the student's width: each alone beats their common components.
+        # Where the width is enough, the common components of all carry the ensemble; else those of one teacher do.
         plans = [("barycentre", every, "transport")]
-        plans += [(strongest, one, chosen) for one in (single if alone else [every])]
+        plans += [(strongest, shares, chosen) for shares in ([every, *single] if alone else [every])]
     else:
         RESIDUAL_MAPS.get(residual)
         plans = [(residual, every, chosen)]
@@ -126,10 +126,15 @@ def choose(
     judge = Judge(sources, held_out, students[0].anatomy)
     scores = [judge(student) for student in students]
     best = min(range(len(scores)), key=lambda i: scores[i])
-    if scores[0] <= (1 + MARGIN) * scores[best] + 1e-9:
+    if nearly(scores[0], scores[best]):
         best = 0
     measured = [{"candidate": c.label, judge.measure: score} for c, score in zip(found, scores, strict=True)]
     return found[best], measured
+
+
+def nearly(score: float, best: float) -> bool:
+    """Whether a score is about as good as the best one."""
+    return score <= (1 + MARGIN) * best + 1e-9
 
 
 class Judge:

@@ -19,12 +19,12 @@ from compressor.fusion import automatic
 from compressor.fusion.anchored import POLICIES
 from compressor.fusion.anchored.build import aligned, choice
 from compressor.fusion.depth import routes
-from compressor.fusion.job import Clock, Job, Made, Progress
+from compressor.fusion.job import Clock, Form, Job, Made, Progress
 from compressor.fusion.residual import RESIDUAL_MAPS
 from compressor.fusion.samples import hold_out
 from compressor.fusion.sources import Content, Source, along, content, normalised, prepare
 from compressor.fusion.student import Student
-from compressor.fusion.target import Target, depth_of, target_config
+from compressor.fusion.target import Target, depth_of, target_configs
 from compressor.models.inputs import name_architecture
 from compressor.models.save import essence
 from compressor.recipe import FusionOptions
@@ -106,23 +106,26 @@ def fuse(
         for (name, model), weight in zip(teachers, normalised(weights), strict=True)
     ]
     _check(sources)
-    target = _target(teachers, sources, width, depth, anchor)
-    anatomy = inspect_config(target.config)
-    model = _blank(target, next(teachers[0][1].parameters()).dtype, seed)
+    dtype = next(teachers[0][1].parameters()).dtype
+    forms = [
+        Form(target, _blank(target, dtype, seed), inspect_config(target.config))
+        for target in _targets(teachers, sources, width, depth, anchor, options.narrowing)
+    ]
     guide = None if anchor is None else _guide(anchor, teachers, sources, canonical=not as_it_is)
     clock.lap("prepare")
 
     held_out = 0
     if calibration is not None:
         calibration, held_out = hold_out(calibration, holdout)
-    found = routes([*sources, *([guide] if guide is not None else [])], anatomy, calibration)
+    found = routes([*sources, *([guide] if guide is not None else [])], forms[0].anatomy, calibration)
     routed = [along(source, own) for source, own in zip(sources, found, strict=False)]
     if guide is not None:
         guide = next((r for r, s in zip(routed, sources, strict=True) if s is guide), along(guide, found[-1]))
-    job = Job(routed, guide, model, anatomy, calibration, held_out, options, tell, clock)
+    job = Job(routed, guide, forms[0], forms[1:], forms[0].anatomy, calibration, held_out, options, tell, clock)
     made = _aligned_student(job) if policy else automatic.make(job)
     tell(1.0, "building the student")
-    return FusionResult(model, target, anatomy, _report(made, routed, order, clock.laps))
+    form = made.form
+    return FusionResult(form.model, form.target, form.anatomy, _report(made, routed, order, clock.laps))
 
 
 def _aligned_student(job: Job) -> Made:
@@ -131,7 +134,7 @@ def _aligned_student(job: Job) -> Made:
     job.tell(0.4, "building the student")
     student = Student(job.model, job.anatomy, job.sources, maps, automatic.build_options(job, "importance"))
     automatic.build_student(job, student)
-    return Made(student, choice(job))
+    return Made(job.form, student, choice(job))
 
 
 def _rank(model: PreTrainedModel, weight: float) -> tuple[Content, float]:
@@ -218,20 +221,22 @@ def _guide(
     return prepare(anchor[0], anchor[1], 0.0, canonical=canonical)
 
 
-def _target(
+def _targets(
     teachers: Sequence[tuple[str, PreTrainedModel]],
     sources: Sequence[Source],
     width: float,
     depth: float | int | None,
     anchor: tuple[str, PreTrainedModel] | None,
-) -> Target:
-    """The student's shape: the anchor's, or a share of the widest teacher's."""
-    best = widest([model.config for _, model in teachers], [source.anatomy for source in sources])
+    narrowing: str,
+) -> list[Target]:
+    """The shapes that the student may take: the anchor's, or those of a share of the widest teacher's width."""
+    configs = [model.config for _, model in teachers]
+    best = widest(configs, [source.anatomy for source in sources])
     if anchor is not None:
-        return _anchored(anchor[1], teachers[best][1], sources[best].anatomy, width)
+        return [_anchored(anchor[1], teachers[best][1], sources[best].anatomy, width)]
     stacks = zip(*(source.anatomy.stacks for source in sources), strict=True)
     depths = tuple(max(map(depth_of, own)) for own in stacks)
-    return target_config(teachers[best][1].config, sources[best].anatomy, width, depth, depths)
+    return target_configs(configs[best], sources[best].anatomy, width, depth, depths, narrowing, configs)
 
 
 def _anchored(anchor: PreTrainedModel, teacher: PreTrainedModel, anatomy: Anatomy, asked: float) -> Target:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compressor.anatomy import Anatomy
+from compressor.anatomy import Anatomy, Kind
 from compressor.fusion.sources import Source
 from compressor.fusion.student import Student
+from compressor.fusion.target import Target
 from compressor.recipe import FusionOptions
 
 #: Told the share done and what is being done.
@@ -33,14 +34,36 @@ class Clock:
 
 
 @dataclass(frozen=True, eq=False)
+class Form:
+    """A shape that the student may take.
+
+    Attributes:
+        target: the shape.
+        model: of that shape; every weight of it is to be replaced.
+        anatomy: of the model.
+    """
+
+    target: Target
+    model: PreTrainedModel
+    anatomy: Anatomy
+
+    @property
+    def heads(self) -> str:
+        """Of its first attention."""
+        found = [space for space in self.anatomy.spaces.values() if space.kind is Kind.ATTENTION]
+        return f"{found[0].heads} heads of {found[0].head_dim}" if found else "no attention"
+
+
+@dataclass(frozen=True, eq=False)
 class Job:
     """A student to be made.
 
     Attributes:
         sources: the teachers, their layers assigned to the student's.
         guide: the anchor, if there is one; one of the sources where it takes part itself.
-        model: of the target's shape; every weight of it is to be replaced.
-        anatomy: of the model.
+        form: the student's shape, unless held-out samples speak for another.
+        others: other shapes of the same width.
+        anatomy: of the student; with a key for every site of the stream, where an anchor is aligned to.
         calibration: batches, the held-out ones last; None without data.
         held_out: how many of the last batches choose map and ridge.
         options: how to fuse.
@@ -50,13 +73,23 @@ class Job:
 
     sources: Sequence[Source]
     guide: Source | None
-    model: PreTrainedModel
+    form: Form
+    others: Sequence[Form]
     anatomy: Anatomy
     calibration: Sequence[Mapping[str, Tensor]] | None
     held_out: int
     options: FusionOptions
     tell: Progress
     clock: Clock = field(default_factory=Clock)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """What the student is made in."""
+        return self.form.model
+
+    def of(self, form: Form) -> Job:
+        """The same job with another shape."""
+        return replace(self, form=form, anatomy=form.anatomy)
 
     @property
     def from_activations(self) -> bool:
@@ -74,9 +107,11 @@ class Made:
     """A student and the report's words on how it was chosen.
 
     Attributes:
+        form: its shape.
         student: built.
         choice: JSON-ready.
     """
 
+    form: Form
     student: Student
     choice: dict[str, Any]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from compressor.anatomy import Anatomy, Kind, Map, Norm, Role, Side, Space, Step, map_key
 from compressor.fusion.activations import ActivationFeatures
+from compressor.fusion.channels import narrowable, narrowed
 from compressor.fusion.experts import expert_maps, match_experts
 from compressor.fusion.heads import attention_maps, group_contributions, placed_groups
 from compressor.fusion.inner import UNIT_MAPS, UnitMap, UnitProblem
@@ -128,21 +129,27 @@ class Student:
         """Heads as wholes, then their channels; spaces of one order take their heads from where the first did."""
         theirs = [source.space(space.name) for source in self.sources]
         heads = features.heads(space.name)
-        if not alike(theirs, space):
+        fewer = narrowable(theirs, space)
+        if not fewer and not alike(theirs, space):
             importance = self._problem(space.name, features).importance()
             return unlike_maps(theirs, space, heads, importance), ()
+        # As many heads of the teachers' size come first; their channels then become fewer.
+        whole = replace(space, head_dim=theirs[0].head_dim, size=space.heads * theirs[0].head_dim)
         units = self._orders.get(space.order or "")
         if units is None:
             problem = replace(
                 self._problem(space.name, features),
-                block=(space.heads // space.groups) * space.head_dim,
+                block=(whole.heads // whole.groups) * whole.head_dim,
                 units=space.groups,
                 likeness=partial(group_contributions, heads, theirs),
             )
             units = placed_groups(problem) if space.placed else UNIT_MAPS.get(self.options.inner)(problem)
             if space.order:
                 self._orders[space.order] = units
-        return attention_maps(units, theirs, space, heads), units.couplings
+        maps = attention_maps(units, theirs, whole, heads)
+        if fewer:
+            maps = narrowed(maps, theirs, space, heads, spaced=self.options.inner == "slice")
+        return maps, units.couplings
 
     def _expert_units(self, space: Space) -> Sequence[dict[str, Map]]:
         """Every expert chooses units of the experts matched to it, on the weights: few tokens reach each."""

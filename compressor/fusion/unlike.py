@@ -15,6 +15,7 @@ from torch import Tensor
 
 from compressor.anatomy import Map, Role, Space, map_key
 from compressor.errors import UnsupportedError
+from compressor.fusion.channels import low_rank_product, padded
 from compressor.fusion.moments import HeadStatistics
 
 
@@ -62,22 +63,6 @@ def unlike_maps(
     return tuple({map_key(student.name, role): Map(*pair) for role, pair in maps.items()} for maps in found)
 
 
-def low_rank_product(queries: Tensor, keys: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Maps A, B [d, rank] of queries and keys whose products (Aᵀq)ᵀ(Bᵀk) are nearest to qᵀk.
-
-    Args:
-        queries, keys: second moments [d, d] of queries and keys, taken as independent.
-        rank: channels left; more than d are filled with zeros.
-    """
-    left, left_inverse = _roots(queries)
-    right, right_inverse = _roots(keys)
-    u, s, vt = torch.linalg.svd(left @ right)
-    kept = min(rank, len(s))
-    a = left_inverse @ u[:, :kept] * s[:kept].sqrt()
-    b = right_inverse @ vt[:kept].T * s[:kept].sqrt()
-    return _padded(a, rank), _padded(b, rank)
-
-
 def _place(
     maps: dict[Role, tuple[Tensor, Tensor]], target: int, group: _Group, space: Space, student: Space,
     statistics: HeadStatistics, importance: Tensor,
@@ -89,7 +74,7 @@ def _place(
     queries = torch.stack([_square(statistics.queries, starts[i], d) for i in order]).sum(0)
     a, b = low_rank_product(queries, _square(statistics.keys, group.first_key, d), m)
     carried = torch.stack([_square(statistics.carry, starts[i], d) for i in order]).sum(0)
-    principal = _padded(torch.linalg.eigh(carried)[1].flip(1)[:, :m], m)
+    principal = padded(torch.linalg.eigh(carried)[1].flip(1)[:, :m], m)
     # The student divides products by the root of its own number of channels.
     a = a * math.sqrt(m / d) if student.scaled else a
     own = slice(group.group * d, (group.group + 1) * d)
@@ -120,17 +105,6 @@ def _own(importance: Tensor, group: _Group, spaces: Sequence[Space]) -> Tensor:
 
 def _square(moments: Tensor, start: int, size: int) -> Tensor:
     return moments[start : start + size, start : start + size]
-
-
-def _roots(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """The symmetric root of a moment matrix, and the root's inverse."""
-    values, vectors = torch.linalg.eigh(moments)
-    values = values.clamp(min=1e-9 * float(values.max().clamp(min=1e-30)))
-    return (vectors * values.sqrt()) @ vectors.T, (vectors / values.sqrt()) @ vectors.T
-
-
-def _padded(matrix: Tensor, columns: int) -> Tensor:
-    return torch.nn.functional.pad(matrix, (0, columns - matrix.shape[1]))
 
 
 def _nothing(teacher: Space, student: Space, role: Role) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from compressor.anatomy import Anatomy, inspect_config
 from compressor.errors import UserError
 from compressor.fusion.fuse import widest
-from compressor.fusion.target import Target, depth_of, target_config
+from compressor.fusion.target import Target, depth_of, target_configs
 from compressor.models.builtin import BUILTIN, builtin_data
 from compressor.models.compatible import check_compatible, check_compatible_configs
 from compressor.models.load import Teacher, load_teacher
@@ -44,14 +44,17 @@ def check_device(device: str) -> None:
 
 
 def plan_target(
-    configs: Sequence[PretrainedConfig], width: float, depth: float | int | None = None
-) -> tuple[Target, Anatomy]:
-    """The student's shape at a width and depth, and the anatomy it comes from; no weights are read.
+    configs: Sequence[PretrainedConfig], width: float, depth: float | int | None = None, narrowing: str = "auto"
+) -> tuple[list[Target], Anatomy]:
+    """The student's shapes at a width and depth, and the anatomy they come from; no weights are read.
+
+    Among several, held-out calibration data will choose; the first is the more promising.
 
     Args:
         configs: the teachers'; the widest gives the student's config.
         width: share of the widest teacher's residual width.
         depth: share of the deepest teacher's layers, or their number; None for all of them.
+        narrowing: how attention becomes narrower (`FusionOptions.narrowing`).
 
     Raises:
         UserError: an architecture is not understood, or the width or depth leaves nothing of it.
@@ -60,7 +63,7 @@ def plan_target(
     best = widest(configs, anatomies)
     stacks = zip(*(anatomy.stacks for anatomy in anatomies), strict=True)
     depths = tuple(max(map(depth_of, own)) for own in stacks)
-    return target_config(configs[best], anatomies[best], width, depth, depths), anatomies[best]
+    return target_configs(configs[best], anatomies[best], width, depth, depths, narrowing, configs), anatomies[best]
 
 
 def depth_option(depth: float | int | None) -> dict[str, Any]:

@@ -18,31 +18,42 @@ from compressor.recipe import build
 _FLOAT32 = 4
 
 
-def plan(names: Sequence[str], width: float, *, depth: float | int | None = None, length: int = 128) -> dict[str, Any]:
+def plan(
+    names: Sequence[str],
+    width: float,
+    *,
+    depth: float | int | None = None,
+    narrowing: str = "auto",
+    length: int = 128,
+) -> dict[str, Any]:
     """Shapes, parameters and multiply–accumulates before and after.
 
     Args:
         names: teachers that are one ensemble, of any task.
         width: share of the widest teacher's residual width, in (0, 1].
         depth: share of the deepest teacher's layers, or a number of layers; None for all of them.
+        narrowing: how attention becomes narrower (`FusionOptions.narrowing`).
         length: tokens of a text sample, cut to the positions that the teachers hold.
 
     Returns:
-        JSON-ready: teachers, student, target as in a report, and "length" for text, as it was cut.
+        JSON-ready: teachers, student, target as in a report, "others" (targets that held-out samples may prefer), and
+        "length" for text, as it was cut.
 
     Raises:
         UserError: a name or the width cannot be used, or an architecture is not understood.
     """
-    flags = {"width": "--width", "depth": "--depth"}
-    build({"teachers": list(names), "width": width, "depth": depth}, where="", names=flags)
+    flags = {"width": "--width", "depth": "--depth", "fusion.narrowing": "--narrowing"}
+    values = {"teachers": list(names), "width": width, "depth": depth, "fusion": {"narrowing": narrowing}}
+    build(values, where="", names=flags)
     configs = read_configs(names)
-    target, anatomy = plan_target(configs, width, depth)
+    (target, *others), anatomy = plan_target(configs, width, depth, narrowing)
     return {
         "teachers": [
             {"name": name, **_cost(config, length)} for name, config in zip(short_names(names), configs, strict=True)
         ],
         "student": {"name": "student", **_cost(target.config, length)},
         "target": target.summary(),
+        "others": [other.summary() for other in others],
         "certificate": anatomy.error,
         "length": text_length(target.config, length),
     }

@@ -144,7 +144,7 @@ def prepare(recipe: Recipe, *, force: bool = False) -> Recipe:
         anchored = recipe.fusion.anchor is not None
         check_residual(recipe.fusion, recipe.width, recipe.depth, anchored=anchored)
     if recipe.student is None and recipe.fusion.anchor is None:
-        plan_target(configs, recipe.width, recipe.depth)
+        plan_target(configs, recipe.width, recipe.depth, recipe.fusion.narrowing)
     if recipe.data.source is None:
         recipe = recipe.model_copy(
             update={"data": recipe.data.model_copy(update={"source": common_data(recipe.teachers)})}

@@ -74,6 +74,12 @@ class FusionOptions(Section):
         "the paper, a residual policy: averaging, weighted-scalar, weighted-matrix, residual-only, branch-only, "
         "identity or global.",
     )
+    narrowing: Literal["auto", "fewer-heads", "smaller-heads", "all-heads"] = Field(
+        "auto",
+        description="How attention becomes narrower: fewer heads of the teachers' size, as many of a smaller size, or, "
+        "smaller still, as many as all teachers have together; auto: chosen on held-out calibration data, and fewer "
+        "where positions are rotary.",
+    )
     inner: str = Field("auto", description="Map of heads and hidden units: auto, or the name of a registered map.")
     alignment: AlignmentOptions = AlignmentOptions()
     weights: Literal["auto"] | tuple[NonNegative, ...] = Field(

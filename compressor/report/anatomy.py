@@ -56,11 +56,18 @@ def render_plan(plan: Mapping[str, Any]) -> list[RenderableType]:
     return [
         costs,
         shapes,
+        *(_other(target, other) for other in plan["others"]),
         f"width: {target['asked_width']:g} asked, {target['given_width']:.4g} given; the student has "
         f"{student['parameters'] / largest['parameters']:.1%} of the largest teacher's parameters and "
         f"{student['macs'] / largest['macs']:.1%} of its MACs{tokens}",
         f"certificate: {plan['certificate']:.1e} (no weights were read)",
     ]
+
+
+def _other(target: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    sizes = {field: size["student"] for field, size in other["fields"].items()}
+    differing = [f"{field} {size}" for field, size in sizes.items() if size != target["fields"][field]["student"]]
+    return f"or with {other['narrowing'].replace('-', ' ')} if held-out samples prefer it: {', '.join(differing)}"
 
 
 def _table(*titles: str, numbers: int = 0) -> Table:

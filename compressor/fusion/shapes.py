@@ -1,0 +1,195 @@
+"""Widths that a family can express, and how attention becomes narrower: fewer heads, or smaller ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PretrainedConfig
+
+from compressor.anatomy import Anatomy, Kind, Space
+from compressor.errors import UserError
+
+#: Residual widths are rounded to this multiple, which hardware likes, where heads leave them free.
+WIDTH_MULTIPLE = 8
+#: Residual streams below this width are toys, which are not rounded to that multiple.
+TOY = 64
+FEWER, SMALLER, ALL = "fewer-heads", "smaller-heads", "all-heads"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a student's attention and residual stream.
+
+    Attributes:
+        narrowing: fewer-heads, smaller-heads or all-heads; "" where there is no attention.
+        hidden: the residual width.
+        fields: {config field: size}.
+    """
+
+    narrowing: str
+    hidden: int
+    fields: dict[str, int]
+
+
+def shapes(
+    config: PretrainedConfig,
+    anatomy: Anatomy,
+    width: float,
+    narrowing: str,
+    teachers: Sequence[PretrainedConfig] = (),
+) -> list[Shape]:
+    """The shapes of a student `width` times as wide, the more promising first.
+
+    A head's logits and values are of low rank, so smaller heads keep more than fewer do, and with as many as all
+    teachers have together none of them is left out.  But heads of rotary positions have a size of their own, and heads
+    that are copies of each other are best left out.
+
+    Args:
+        config: the widest teacher's config.
+        anatomy: its anatomy.
+        width: share of the residual width.
+        narrowing: fewer-heads, smaller-heads, all-heads, or auto for those that have the width that smaller heads have.
+        teachers: all teachers' configs.
+
+    Raises:
+        UserError: no channel or no head is left, or heads cannot become smaller.
+    """
+    attentions = [space for space in anatomy.spaces.values() if space.kind is Kind.ATTENTION]
+    if not attentions:
+        hidden = _rounded(width * anatomy.residual.size, WIDTH_MULTIPLE) or round(width * anatomy.residual.size)
+        _check_some(hidden, width, anatomy)
+        return [Shape("", hidden, dict.fromkeys(fields_of(anatomy, "hidden"), hidden))]
+    if narrowing in (SMALLER, ALL) and (why := _pinned(attentions)):
+        raise UserError(f"heads of this {config.model_type} cannot become smaller: {why}; leave narrowing out")
+    found: list[Shape] = []
+    if narrowing != FEWER and not _pinned(attentions):
+        smaller = _smaller(config, anatomy, attentions, width)
+        if narrowing != SMALLER and not any(space.placed for space in attentions):
+            found += [more for shape in smaller for more in _all(config, anatomy, shape, teachers)]
+        if narrowing != ALL or not found:
+            found += smaller
+    if narrowing in (FEWER, "auto"):
+        found += _fewer(config, anatomy, attentions, width)
+    if not found:
+        raise UserError(_no_head(config, anatomy, attentions, width, narrowing))
+    # As many heads as before matter more than coming a little nearer to the width.
+    return [shape for shape in found if shape.hidden == found[0].hidden]
+
+
+def fields_of(anatomy: Anatomy, meaning: str) -> list[str]:
+    """Config fields of a meaning, such as "heads"."""
+    return [field for field, found in anatomy.fields.items() if found == meaning]
+
+
+def size_of(config: PretrainedConfig, anatomy: Anatomy, field: str) -> int:
+    """The size that a field gives; of an unset one the size that the family derives."""
+    value = getattr(config, field)
+    if value is not None:
+        return int(value)
+    return next(space.size for space in anatomy.spaces.values() if space.name.endswith(".ffn"))
+
+
+def _fewer(config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space], width: float) -> list[Shape]:
+    """Whole heads of the teachers' size, whole groups kept together; none if no group is left."""
+    found: dict[str, int] = {}
+    for field, space in _head_fields(config, anatomy, attentions).items():
+        groups = _round_half_up(width * space.groups)
+        if groups == 0:
+            return []
+        per = space.heads // space.groups if field in fields_of(anatomy, "heads") else 1
+        found[field] = groups * per
+    first = attentions[0]
+    if fields_of(anatomy, "head_dim"):
+        hidden = _free_width(width, anatomy)
+    else:
+        hidden = _round_half_up(width * first.groups) * (first.heads // first.groups) * first.head_dim
+    return [Shape(FEWER, hidden, found | dict.fromkeys(fields_of(anatomy, "hidden"), hidden))] if hidden else []
+
+
+def _smaller(config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space], width: float) -> list[Shape]:
+    """As many heads with fewer channels each; none if no channel is left."""
+    heads = {field: int(getattr(config, field)) for field in _head_fields(config, anatomy, attentions)}
+    sizes = fields_of(anatomy, "head_dim")
+    if sizes:
+        hidden = _free_width(width, anatomy)
+        channels = {field: _rounded(width * size_of(config, anatomy, field), 2) for field in sizes}
+        if not hidden or not all(channels.values()):
+            return []
+        return [Shape(SMALLER, hidden, heads | channels | dict.fromkeys(fields_of(anatomy, "hidden"), hidden))]
+    hidden = min(_rounded(width * anatomy.residual.size, _step(anatomy, heads)), anatomy.residual.size)
+    return [Shape(SMALLER, hidden, heads | dict.fromkeys(fields_of(anatomy, "hidden"), hidden))] if hidden else []
+
+
+def _all(
+    config: PretrainedConfig, anatomy: Anatomy, smaller: Shape, teachers: Sequence[PretrainedConfig]
+) -> list[Shape]:
+    """As many heads as all teachers have together, or as many as divide the width; none of one teacher or of groups."""
+    counting, sizes = fields_of(anatomy, "heads"), fields_of(anatomy, "head_dim")
+    if fields_of(anatomy, "groups") or len(sizes) > 1:
+        return []
+    found: dict[str, int] = {}
+    for field in counting:
+        whole = smaller.fields[field] * smaller.fields[sizes[0]] if sizes else smaller.hidden
+        together = sum(int(getattr(teacher, field)) for teacher in teachers)
+        found[field] = max((n for n in range(1, together + 1) if whole % (2 * n) == 0), default=0)
+        if found[field] <= smaller.fields[field]:
+            return []
+        if sizes:
+            found[sizes[0]] = whole // found[field]
+    return [Shape(ALL, smaller.hidden, smaller.fields | found)]
+
+
+def _head_fields(config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space]) -> dict[str, Space]:
+    """The fields that count heads or groups, and an attention space that each of them sizes."""
+    return {
+        field: next((s for s in attentions if getattr(config, field) in (s.heads, s.groups)), attentions[0])
+        for field in [*fields_of(anatomy, "heads"), *fields_of(anatomy, "groups")]
+    }
+
+
+def _pinned(attentions: Sequence[Space]) -> str:
+    """Why heads keep their size; "" if they need not."""
+    return "their channels have a place (rotary positions)" if any(space.rotary for space in attentions) else ""
+
+
+def _step(anatomy: Anatomy, heads: dict[str, int]) -> int:
+    """Residual widths that all heads divide, into even numbers of channels, are multiples of this."""
+    multiple = 1 if anatomy.residual.size < TOY else WIDTH_MULTIPLE
+    return math.lcm(multiple, *(2 * count for count in heads.values()))
+
+
+def _free_width(width: float, anatomy: Anatomy) -> int:
+    hidden = _rounded(width * anatomy.residual.size, WIDTH_MULTIPLE) or round(width * anatomy.residual.size)
+    _check_some(hidden, width, anatomy)
+    return hidden
+
+
+def _check_some(hidden: int, width: float, anatomy: Anatomy) -> None:
+    if hidden == 0:
+        size = anatomy.residual.size
+        raise UserError(f"width {width:g} leaves none of the {size} residual channels: ask for more")
+
+
+def _rounded(value: float, multiple: int) -> int:
+    return _round_half_up(value / multiple) * multiple
+
+
+def _round_half_up(value: float) -> int:
+    return int(value + 0.5)
+
+
+def _no_head(
+    config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space], width: float, narrowing: str
+) -> str:
+    space = min(attentions, key=lambda space: space.groups)
+    what = "key–value groups" if space.groups < space.heads else "attention heads"
+    heads = {field: int(getattr(config, field)) for field in _head_fields(config, anatomy, attentions)}
+    by_size = 0.5 * _step(anatomy, heads) / anatomy.residual.size
+    least = {FEWER: 0.5 / space.groups, SMALLER: by_size, ALL: by_size}
+    allowed = [share for name, share in least.items() if narrowing in (name, "auto")]
+    return (
+        f"width {width:g} leaves none of the {space.groups} {what} of this {config.model_type}: "
+        f"ask for at least {min(allowed[:1] if _pinned(attentions) else allowed):.3g}"
+    )
