@@ -50,6 +50,7 @@ FLAGS: dict[str, str] = {
     "--no-finetune": "finetune.enabled",
     "--steps": "finetune.steps",
     "--batch-size": "finetune.batch_size",
+    "--augment": "finetune.augment",
     "--learning-rate": "finetune.learning_rate",
     "--learning-rates": "finetune.learning_rates",
     "--search-steps": "finetune.search_steps",
@@ -178,6 +179,7 @@ NoOnnx = Annotated[bool, without("--no-onnx", "Do not write and check ONNX files
 NoCache = Annotated[bool, without("--no-cache", "Write no ONNX files with past keys and values.")]
 Steps = Annotated[int | None, flag("--steps", panel=_FINETUNE)]
 BatchSize = Annotated[int | None, flag("--batch-size", panel=_FINETUNE)]
+Augment = Annotated[str | None, flag("--augment", panel=_FINETUNE, metavar="NAME")]
 LearningRate = Annotated[str | None, flag("--learning-rate", panel=_FINETUNE, metavar="FLOAT|search")]
 LearningRates = Annotated[str | None, flag("--learning-rates", panel=_FINETUNE, metavar="FLOAT,FLOAT,...")]
 SearchSteps = Annotated[int | None, flag("--search-steps", panel=_FINETUNE)]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from compressor.data.augment import PIXELS, check_augmentation
 from compressor.errors import UnsupportedError, UserError
 from compressor.models.tasks import task_of_model
 from compressor.recipe import FinetuneOptions
@@ -35,13 +36,17 @@ def check_data(train: Samples, options: FinetuneOptions) -> None:
     """Refuse samples that cannot be learnt from.
 
     Raises:
-        UserError: there are none, or too few to keep some out for a search, or labels are asked for and missing.
+        UserError: there are none, or too few to keep some out for a search, labels are asked for and missing, or the
+            augmentation does not fit.
     """
     if len(train) == 0:
         raise UserError("nothing to finetune on: the training data has no samples")
     if options.learning_rate == "search" and len(train) < 2:
         raise UserError("a search of the learning rate needs 2 training samples, one to judge by: there is only 1")
-    if options.label_weight == 0:
+    labels = options.label_weight > 0
+    if options.augment != "none":
+        check_augmentation(options.augment, images=PIXELS in train[0], labels=labels)
+    if not labels:
         return
     alone = options.distil_weight == 0
     otherwise = "name data with labels, or set finetune.distil_weight above 0" if alone else "set it to 0"

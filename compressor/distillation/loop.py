@@ -14,7 +14,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, SequentialSampler
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -27,6 +27,7 @@ from transformers import (
 
 from compressor.distillation.checkpoints import FINISHED
 from compressor.distillation.checks import Samples
+from compressor.distillation.draws import Draws
 from compressor.distillation.objective import Objective
 from compressor.errors import UserError
 from compressor.models.quiet import quiet
@@ -89,7 +90,7 @@ class Loop:
             with quiet(), _random_state_kept():
                 trainer = _Trainer(
                     self.student,
-                    self.samples,
+                    self._draws(steps),
                     self.objective,
                     args=self._arguments(rate, steps, folder),
                     callbacks=[_Watch(progress)],
@@ -102,6 +103,16 @@ class Loop:
         return Trained(
             trainer.state.global_step,
             tuple((int(entry["step"]), entry["loss"]) for entry in logged if "loss" in entry),
+        )
+
+    def _draws(self, steps: int) -> Draws:
+        options = self.objective.options
+        return Draws(
+            self.samples,
+            steps * options.batch_size,
+            batch_size=options.batch_size,
+            seed=self.seed,
+            augment=options.augment,
         )
 
     def _arguments(self, rate: float, steps: int, folder: Path) -> TrainingArguments:
@@ -136,35 +147,15 @@ class Loop:
         return arguments
 
 
-class _Order(Sampler[int]):
-    """Permutations of all samples, one after the other, for all steps of a run.
-
-    To the Trainer it is one epoch, so every batch is full and a run is resumed the same way wherever it stopped.
-    """
-
-    def __init__(self, samples: int, drawn: int, seed: int) -> None:
-        self.samples = samples
-        self.drawn = drawn
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return self.drawn
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed)
-        for _ in range(0, self.drawn, self.samples):
-            yield from torch.randperm(self.samples, generator=generator).tolist()
-
-
 class _Trainer(Trainer):
-    def __init__(self, student: PreTrainedModel, samples: Samples, objective: Objective, **kwargs: Any) -> None:
-        super().__init__(student, train_dataset=samples, data_collator=objective.collate, **kwargs)
+    def __init__(self, student: PreTrainedModel, draws: Draws, objective: Objective, **kwargs: Any) -> None:
+        super().__init__(student, train_dataset=draws, data_collator=objective.collate, **kwargs)
         self.student = student
         self.objective: Objective = objective
-        self.order = _Order(len(samples), self.args.max_steps * objective.options.batch_size, self.args.seed)
+        self.draws = draws
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return self.order
+        return SequentialSampler(self.draws)
 
     def compute_loss(
         self,

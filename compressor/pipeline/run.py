@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 import compressor
 from compressor.bench.size import weight_bytes
 from compressor.bench.table import to_json
+from compressor.data.augment import check_augmentation
 from compressor.data.batches import Samples
 from compressor.errors import UnsupportedError, UserError
 from compressor.export.onnx import ExportReport
@@ -138,6 +139,9 @@ def prepare(recipe: Recipe, *, force: bool = False) -> Recipe:
     check_device(recipe.device)
     names = [*recipe.teachers, *([recipe.student] if recipe.student is not None else [])]
     configs = read_configs(names)
+    if recipe.finetune.enabled:
+        labels = recipe.finetune.label_weight > 0
+        check_augmentation(recipe.finetune.augment, images=reads(configs[0]) == "image", labels=labels)
     if recipe.student is not None:
         check_measurable(configs[-1], "finetuning", recipe.student)
     if recipe.student is None:

@@ -15,6 +15,11 @@ class FinetuneOptions(Section):
     enabled: bool = Field(True, description="Finetune after fusing, when there is data.")
     steps: Count = Field(200, description="Optimiser steps.")
     batch_size: Count = Field(128, description="Samples per step.")
+    augment: str = Field(
+        "none",
+        description="Change of the training images: none, flip, crop-flip (shifts too), zoom-flip (parts of them), or "
+        "mixup (crop-flip, and pairs mixed; for distillation alone).",
+    )
     learning_rate: Literal["search"] | Positive = Field(
         3e-4, description="Peak learning rate of AdamW, or search: the best of learning_rates on a validation split."
     )
