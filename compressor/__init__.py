@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from compressor.anatomy import Anatomy
+    from compressor.anatomy.passages import Passage, Relation
     from compressor.bench.table import Row
     from compressor.distillation.checks import Samples
     from compressor.distillation.trainer import FinetuneReport
@@ -123,6 +124,7 @@ def distill(
     resume: bool = False,
     device: str = "cpu",
     progress: Callable[[int, int, float], None] | None = None,
+    passages: Sequence[Passage] = (),
     **options: Any,
 ) -> FinetuneReport:
     """Train a student in place on its teachers' mean prediction.
@@ -138,6 +140,7 @@ def distill(
         resume: go on from the newest checkpoint in `work_dir`.
         device: "cpu", or the first GPU as "cuda".
         progress: told the step, the steps in all and the loss.
+        passages: of the fusion that made the student (`FusionResult.passages`), which the loss `hidden` needs.
         **options: fields of `compressor.recipe.FinetuneOptions`, such as `steps=500`.
 
     Raises:
@@ -145,19 +148,26 @@ def distill(
     """
     from pathlib import Path
 
+    from compressor.distillation.objective import Comparison
     from compressor.distillation.trainer import distill as train_student
     from compressor.errors import UserError
+    from compressor.fusion.passages import relations_of
     from compressor.recipe import build
 
     (_, student), *named = _named([student, *teachers])
     # A recipe has teachers; where labels alone are learnt from, the student stands in.
     names = [name for name, _ in named] or ["student"]
     recipe = build({"teachers": names, "finetune": options, "seed": seed}, where="distill")
-    if not named and recipe.finetune.distil_weight > 0:
+    if not named and recipe.finetune.asks_teachers:
         raise UserError("distill: there are no teachers: name one, or give distil_weight=0 to learn labels alone")
+    models = [model for _, model in named]
+    relations: Sequence[Relation] = ()
+    if "relations" in recipe.finetune.losses:
+        relations = relations_of(student.config, [model.config for model in models])
+    comparison = Comparison(passages, relations)
     return train_student(
         student,
-        [model for _, model in named],
+        models,
         [1.0] * len(named) if weights is None else list(weights),
         train,
         recipe.finetune,
@@ -166,6 +176,7 @@ def distill(
         resume=resume,
         device=device,
         progress=progress,
+        comparison=comparison,
     )
 
 

@@ -48,6 +48,7 @@ def test_the_folder_is_complete(finished):
         "preprocessor_config.json",
         "recipe.yaml",
         "report.json",
+        "transport.npz",
     }
     assert [path.name for path in output.parent.iterdir()] == ["student"]
 

@@ -56,6 +56,7 @@ FLAGS: dict[str, str] = {
     "--search-steps": "finetune.search_steps",
     "--distil-weight": "finetune.distil_weight",
     "--label-weight": "finetune.label_weight",
+    "--losses": "finetune.losses",
     "--eval-samples": "evaluation.samples",
     "--no-latency": "bench.latency",
     "--no-onnx": "export.onnx",
@@ -80,7 +81,7 @@ def flag(name: str, *more: str, panel: str | None = None, metavar: str | None = 
     text = help or description
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
-    if default is not None and not isinstance(default, bool):
+    if default not in (None, {}) and not isinstance(default, bool):
         # Escaped: brackets are markup in a help text.
         text += f" [dim]\\[default: {default}][/dim]"
     return typer.Option(name, *more, help=text, show_default=False, rich_help_panel=panel, metavar=metavar)
@@ -185,6 +186,7 @@ LearningRates = Annotated[str | None, flag("--learning-rates", panel=_FINETUNE, 
 SearchSteps = Annotated[int | None, flag("--search-steps", panel=_FINETUNE)]
 DistilWeight = Annotated[float | None, flag("--distil-weight", panel=_FINETUNE)]
 LabelWeight = Annotated[float | None, flag("--label-weight", panel=_FINETUNE)]
+Losses = Annotated[str | None, flag("--losses", panel=_FINETUNE, metavar="NAME=WEIGHT,...")]
 Tolerance = Annotated[float | None, flag("--tolerance")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what exists already, once the new one is finished.")]
 Resume = Annotated[
@@ -234,6 +236,8 @@ def _parsed(name: str, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(","))
     if name in ("--text-column", "--learning-rates"):
         return tuple(part.strip() for part in value.split(","))
+    if name == "--losses":
+        return {key.strip(): weight.strip() for key, _, weight in (part.partition("=") for part in value.split(","))}
     if name == "--depth":
         return int(value) if value.isdigit() else _number(value)
     if name == "--eval-samples":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
+from compressor.models.staging import write_whole
 
 #: Written into a checkpoint after everything else: a folder without it was being written when the process died.
 FINISHED = "finished"
@@ -39,7 +40,7 @@ def begin(work_dir: Path, run: dict[str, Any], resume: bool) -> None:
         shutil.rmtree(work_dir / SEARCH, ignore_errors=True)
         for path in _checkpoints(work_dir):
             shutil.rmtree(path)
-    (work_dir / RUN).write_text(json.dumps(run, indent=1), encoding="utf-8")
+    write_whole(work_dir / RUN, json.dumps(run, indent=1))
 
 
 def newest(folder: Path) -> Path | None:

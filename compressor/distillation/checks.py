@@ -48,7 +48,7 @@ def check_data(train: Samples, options: FinetuneOptions) -> None:
         check_augmentation(options.augment, images=PIXELS in train[0], labels=labels)
     if not labels:
         return
-    alone = options.distil_weight == 0
+    alone = not options.asks_teachers
     otherwise = "name data with labels, or set finetune.distil_weight above 0" if alone else "set it to 0"
     if "labels" not in train[0]:
         raise UserError(f"finetune.label_weight is above 0 but the training data has no labels: {otherwise}")

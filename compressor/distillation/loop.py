@@ -166,7 +166,7 @@ class _Trainer(Trainer):
     ) -> Any:
         # Without dropout, as the student was fitted: at a transported student's scales its noise drowns the signal.
         model.eval()
-        loss, outputs = self.objective.loss(model, inputs)
+        loss, outputs = self.objective.loss(model, inputs, self.state.global_step / self.state.max_steps)
         return (loss, outputs) if return_outputs else loss
 
     # transformers saves some parameters under older names, and its Trainer, on resuming, silently leaves out what it

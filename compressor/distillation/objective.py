@@ -1,9 +1,10 @@
-"""The loss of a finetune, the same for training and for judging: the ensemble's opinion, labels, or both."""
+"""The loss of a finetune, the same for training and for judging: the recipe's losses, weighed."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,12 +13,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from compressor.anatomy.passages import Passage, Relation
 from compressor.data.collate import collate
 from compressor.distillation.checks import Samples
-from compressor.distillation.losses import ensemble_kl, label_loss
+from compressor.distillation.losses import LOSSES, Loss, Seen, Setting, Watched
+from compressor.distillation.watch import watching
 from compressor.errors import UserError
 from compressor.models.tasks import pad_id, pass_options, task_of_model
-from compressor.recipe import FinetuneOptions
+from compressor.recipe import FinetuneOptions, LossOptions
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Term:
 
     Attributes:
         weight: by which it enters the loss.
-        mean: over the positions that it looks at, in nats, a scalar; 0 if there are none.
+        mean: over the positions that it looks at, a scalar; 0 if there are none.
         positions: how many these are.
     """
 
@@ -35,14 +38,41 @@ class Term:
     positions: int
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Where a student and its teachers are comparable, beside their answers.
+
+    Attributes:
+        passages: the residual streams; () where the student was not fused.
+        relations: the attention; () where it is not known.
+    """
+
+    passages: Sequence[Passage] = ()
+    relations: Sequence[Relation] = ()
+
+    def of(self, kept: Sequence[int]) -> Comparison:
+        """The same of some of the teachers, by their places."""
+        return Comparison(
+            [
+                replace(one, layers=tuple(one.layers[k] for k in kept), pushes=tuple(one.pushes[k] for k in kept))
+                for one in self.passages
+            ],
+            [replace(one, teachers=tuple(one.teachers[k] for k in kept)) for one in self.relations],
+        )
+
+
 class Objective:
-    """distil_weight · temperature² · KL(ensemble ‖ student) + label_weight · cross-entropy, in nats.
+    """Σ weight · loss over the losses of the recipe, in nats (hidden states: as a share of their energy).
 
     Args:
         student: whose task says which positions count.
-        ensemble: teachers with their weights; they see each batch once, without gradients.  Not looked at if
-            `options.distil_weight` is 0.
-        options: weights and temperature.
+        ensemble: teachers with their weights; they see each batch once for all losses, without gradients, in bfloat16
+            on a GPU that has it.  Not looked at if no loss asks them.
+        options: losses, weights and temperature.
+        comparison: of the student and the ensemble.
+
+    Raises:
+        UserError: no loss has such a name, or one needs what is not known.
     """
 
     def __init__(
@@ -50,44 +80,83 @@ class Objective:
         student: PreTrainedModel,
         ensemble: Sequence[tuple[PreTrainedModel, float]],
         options: FinetuneOptions,
+        comparison: Comparison | None = None,
     ) -> None:
-        distils = options.distil_weight > 0
-        self.teachers = [teacher for teacher, _ in ensemble] if distils else []
-        self.weights = [weight for _, weight in ensemble] if distils else []
+        asked = options.asks_teachers
+        self.teachers = [teacher for teacher, _ in ensemble] if asked else []
         self.options = options
         self.collate = partial(collate, pad=pad_id(student.config))
+        self._student = student
         self._task = task_of_model(student)
         self._pass_options = pass_options(student)
+        known = comparison or Comparison()
+        weights = [weight for _, weight in ensemble] if asked else []
+        setting = Setting(self._task, weights, options.temperature, known.passages, known.relations)
+        self._losses: list[tuple[LossOptions, Loss]] = [
+            (one, LOSSES.get(name)(setting)) for name, one in options.all_losses().items() if one.weight > 0
+        ]
+        self._modules = _merged([loss.modules for _, loss in self._losses])
+        self._teachers_modules = [
+            _merged([loss.teachers_modules[k] for _, loss in self._losses if loss.teachers_modules])
+            for k in range(len(self.teachers))
+        ]
 
-    def terms(self, model: torch.nn.Module, batch: Mapping[str, Tensor]) -> tuple[list[Term], Any]:
+    def counts(self, batch: Mapping[str, Tensor]) -> list[int]:
+        """How many positions of a batch each loss looks at."""
+        inputs, labels = _apart(batch)
+        return [loss.count(inputs, labels) for _, loss in self._losses]
+
+    def terms(
+        self, model: torch.nn.Module, batch: Mapping[str, Tensor], done: float | None = None
+    ) -> tuple[list[Term], Any]:
         """The parts of the loss of a batch, and the model's outputs.
 
         Args:
-            model: the student, in the mode that it is wanted in.
+            model: the student, or what wraps it, in the mode that it is wanted in.
             batch: model inputs [B, ...], and "labels" where they are asked for.
+            done: the share of the training that is done, by which weights decay; None for judging, where what decays
+                does not count unless there is nothing else.
         """
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        with torch.no_grad():
-            found = [teacher(**inputs, **self._pass_options).logits for teacher in self.teachers]
-            targets = [self._task.counted(logits, inputs) for logits in found]
-        outputs = model(**inputs, **self._pass_options)
-        terms = []
-        if targets:
-            counted = self._task.counted(outputs.logits, inputs)
-            mean = ensemble_kl(counted, targets, self.weights, self.options.temperature)
-            terms.append(Term(self.options.distil_weight, mean, len(counted)))
-        if self.options.label_weight > 0:
-            answers, labels = self._task.answered(outputs.logits, batch["labels"])
-            terms.append(Term(self.options.label_weight, label_loss(answers, labels), len(labels)))
+        inputs, labels = _apart(batch)
+        lasting = [one for one, _ in self._losses if one.decay is None]
+        wanted = [
+            (one.weight if done is None else one.at(done), loss)
+            for one, loss in self._losses
+            if done is not None or one.decay is None or not lasting
+        ]
+        opinions, teachers_watched = self._ask(inputs)
+        with watching(self._student, self._modules) as watched:
+            outputs = model(**inputs, **self._pass_options)
+        seen = Seen(inputs, outputs.logits, labels, opinions, watched, teachers_watched)
+        terms = [
+            Term(weight, loss.mean(seen) if weight else outputs.logits.new_zeros(()), loss.count(inputs, labels))
+            for weight, loss in wanted
+        ]
         return terms, outputs
 
-    def loss(self, model: torch.nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Any]:
-        """The loss of a batch, a scalar, and the model's outputs; arguments as of `terms`."""
-        terms, outputs = self.terms(model, batch)
-        return torch.stack([term.weight * term.mean for term in terms]).sum(), outputs
+    def loss(
+        self,
+        model: torch.nn.Module,
+        batch: Mapping[str, Tensor],
+        done: float = 0.0,
+        totals: Sequence[float] | None = None,
+    ) -> tuple[Tensor, Any]:
+        """The loss of a batch, a scalar, and the model's outputs.
+
+        Args:
+            model, batch, done: as of `terms`.
+            totals: where the batch is part of a larger one, the positions of each loss in that, as `counts` counts
+                them; the losses of the parts then add up to that of the whole.
+        """
+        terms, outputs = self.terms(model, batch, done)
+        shares = [1.0] * len(terms)
+        if totals is not None:
+            shares = [term.positions / max(total, 1) for term, total in zip(terms, totals, strict=True)]
+        parts = [share * term.weight * term.mean for share, term in zip(shares, terms, strict=True)]
+        return torch.stack(parts).sum(), outputs
 
     def judge(self, model: PreTrainedModel, samples: Samples) -> float:
-        """The loss over all samples in nats, in eval mode: each term is the mean over the positions of all batches.
+        """The loss over all samples, in eval mode: each term is the mean over the positions of all batches.
 
         Args:
             model: the student; left in eval mode.
@@ -112,3 +181,30 @@ class Objective:
             raise UserError(f"none of the {len(samples)} samples to judge by has a known label: name data with more")
         sums = [sum(mean * positions for mean, positions in column) for column in zip(*rows, strict=True)]
         return sum(total / max(count, 1) for total, count in zip(sums, counts, strict=True))
+
+    def _ask(self, inputs: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Watched]]:
+        """The teachers' logits that count, and what is watched of them."""
+        opinions: list[Tensor] = []
+        seen: list[Watched] = []
+        for teacher, modules in zip(self.teachers, self._teachers_modules, strict=True):
+            with torch.inference_mode(), lower_precision(teacher.device), watching(teacher, modules) as watched:
+                logits = teacher(**inputs, **self._pass_options).logits
+                opinions.append(self._task.counted(logits, inputs).float())
+            seen.append(watched)
+        return opinions, seen
+
+
+def lower_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 where a GPU has it: a teacher is only read, and half the bytes are read twice as fast."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.autocast("cuda", torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def _apart(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
+    """A batch without its labels, and these."""
+    return {name: value for name, value in batch.items() if name != "labels"}, batch.get("labels")
+
+
+def _merged(lists: Sequence[Sequence[str]]) -> list[str]:
+    return list(dict.fromkeys(name for names in lists for name in names))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from compressor.distillation.checkpoints import SEARCH, newest, step_of
 from compressor.distillation.checks import Samples
 from compressor.distillation.loop import Diverged, Loop, Progress, Trained
 from compressor.errors import UserError
+from compressor.models.staging import write_whole
 from compressor.recipe import FinetuneOptions
 
 #: Samples that a search is judged by at most: enough to tell rates apart, and quick to go through for each of them.
@@ -193,7 +193,4 @@ def _read(folder: Path) -> list[Trial]:
 
 
 def _write(folder: Path, trials: Sequence[Trial]) -> None:
-    # At once, so that an interruption leaves either the list before or this one.
-    half = folder / f"{_TRIALS}.half"
-    half.write_text(json.dumps([asdict(trial) for trial in trials]), encoding="utf-8")
-    os.replace(half, folder / _TRIALS)
+    write_whole(folder / _TRIALS, json.dumps([asdict(trial) for trial in trials]))

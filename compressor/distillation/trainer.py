@@ -14,7 +14,7 @@ from compressor.distillation.checkpoints import begin, newest, step_of
 from compressor.distillation.checks import Samples, check_data, check_device, check_student
 from compressor.distillation.loop import Diverged, Loop, Progress
 from compressor.distillation.losses import check_weights
-from compressor.distillation.objective import Objective
+from compressor.distillation.objective import Comparison, Objective
 from compressor.distillation.search import Trial, search, split
 from compressor.errors import UserError
 from compressor.recipe import FinetuneOptions
@@ -56,6 +56,7 @@ def distill(
     resume: bool = False,
     device: str = "cpu",
     progress: Progress | None = None,
+    comparison: Comparison | None = None,
 ) -> FinetuneReport:
     """Train `student` in place on the teachers' mean distribution, on labels or on both; AdamW, cosine after a warm-up.
 
@@ -71,7 +72,7 @@ def distill(
     Args:
         student: left in eval mode on the device.  To resume, with the weights that it had the first time.
         teachers: what the student learns from; they see each batch once, and are not changed.  Not run at all, and
-            may be none, if `options.distil_weight` is 0.
+            may be none, if no loss asks them.
         weights: one per teacher, as in `ensemble_kl`.
         train: samples as dicts of tensors without a batch dimension, such as "pixel_values" [C, H, W] or "input_ids"
             [T]; texts may differ in length.  "labels", [] or [T], which no model sees, are used if
@@ -81,13 +82,14 @@ def distill(
         work_dir: where checkpoints are kept; theirs alone, and not removed afterwards.
         resume: go on from the newest finished checkpoint in `work_dir`, if there is one.
         device: "cpu", or the first GPU as "cuda".
+        comparison: of the student and all teachers; the losses `hidden` and `relations` need it.
         progress: told of every step; those of a search are counted too (`compressor.distillation.search.describe`).
 
     Raises:
         UserError: no samples, no labels where they are needed, wrong weights, no such device, a loss that is not
             finite (with any rate of a search), or `work_dir` holds the checkpoints of a run with other options.
     """
-    distils = options.distil_weight > 0
+    distils = options.asks_teachers
     if distils:
         check_weights(len(teachers), weights)
     check_student(student)
@@ -102,13 +104,12 @@ def distill(
     }
     folder = Path(work_dir)
     begin(folder, run, resume)
-    ensemble = (
-        [(one, float(weight)) for one, weight in zip(teachers, weights, strict=True) if weight > 0] if distils else []
-    )
+    kept = [index for index, weight in enumerate(weights) if weight > 0] if distils else []
+    ensemble = [(teachers[index], float(weights[index])) for index in kept]
     for teacher, _ in ensemble:
         teacher.to(torch.device(device)).eval()  # type: ignore[arg-type]
     student.requires_grad_(True)
-    objective = Objective(student, ensemble, options)
+    objective = Objective(student, ensemble, options, (comparison or Comparison()).of(kept))
     begun = time.perf_counter()
     try:
         if options.learning_rate == "search":

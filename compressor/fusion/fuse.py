@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.anatomy import Anatomy, inspect_config
+from compressor.anatomy.passages import Passage
 from compressor.anatomy.resize import model_class, quiet
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion import automatic
@@ -20,6 +21,7 @@ from compressor.fusion.anchored import POLICIES
 from compressor.fusion.anchored.build import aligned, choice
 from compressor.fusion.depth import routes
 from compressor.fusion.job import Clock, Form, Job, Made, Progress
+from compressor.fusion.passages import passages
 from compressor.fusion.residual import RESIDUAL_MAPS
 from compressor.fusion.samples import hold_out
 from compressor.fusion.sources import Content, Source, along, content, normalised, prepare
@@ -39,12 +41,14 @@ class FusionResult:
         target: its shape, asked and given.
         anatomy: its anatomy.
         report: choices, couplings, fits, seconds; plain values for JSON.
+        passages: what carries the teachers' residual streams to the student's, which a finetune can hold it to.
     """
 
     model: PreTrainedModel
     target: Target
     anatomy: Anatomy
     report: dict[str, Any]
+    passages: tuple[Passage, ...] = ()
 
 
 @torch.no_grad()
@@ -124,8 +128,8 @@ def fuse(
     job = Job(routed, guide, forms[0], forms[1:], forms[0].anatomy, calibration, held_out, options, tell, clock)
     made = _aligned_student(job) if policy else automatic.make(job)
     tell(1.0, "building the student")
-    form = made.form
-    return FusionResult(form.model, form.target, form.anatomy, _report(made, routed, order, clock.laps))
+    form, report = made.form, _report(made, routed, order, clock.laps)
+    return FusionResult(form.model, form.target, form.anatomy, report, passages(made.student, order))
 
 
 def _aligned_student(job: Job) -> Made:

@@ -91,7 +91,7 @@ def _made_of(recipe: Recipe, report: Mapping[str, Any]) -> str:
     count = len(recipe.teachers)
     what = "One wide transformer, made narrow" if count == 1 else f"{count} wide transformers, fused into a narrow one"
     finetune = report.get("finetune")
-    taught = "distilled from their ensemble" if recipe.finetune.distil_weight else "trained on labels"
+    taught = "distilled from their ensemble" if recipe.finetune.asks_teachers else "trained on labels"
     then = f"then {taught} for a short while" if finetune else "without any finetuning"
     lines = [f"{what} by `compressor` {report.get('version', '')}".rstrip() + f", {then}.", ""]
     hashes = {teacher["name"]: teacher.get("fingerprint", "") for teacher in report.get("teachers") or []}

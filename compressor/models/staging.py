@@ -66,6 +66,13 @@ def staged(output: str | Path, force: bool = False) -> Iterator[Path]:
         raise UserError(f"cannot move the finished result to {output} ({error}): it is kept in {folder}") from None
 
 
+def write_whole(path: str | Path, text: str) -> None:
+    """Write a text file beside its place and rename it: however the process ends, it is the old one or the new one."""
+    half = Path(path).with_name(f".{Path(path).name}.partial")
+    half.write_text(text, encoding="utf-8")
+    os.replace(half, path)
+
+
 def _move(folder: Path, output: Path, force: bool) -> None:
     if not (force and output.exists()):
         folder.rename(output)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
+from compressor.anatomy.passages import Passage, load_passages
 from compressor.errors import CouplingWarning
 from compressor.fusion import fuse
 from compressor.models.load import Teacher, load_teacher
@@ -31,10 +33,12 @@ class Beginning:
     Attributes:
         model: on the CPU; a finetune changes it in place.
         report: the keys target, fusion and warnings, JSON-ready.
+        passages: what carries the teachers' residual streams to the student's; () where that is not known.
     """
 
     model: PreTrainedModel
     report: Mapping[str, Any]
+    passages: tuple[Passage, ...] = ()
 
 
 def begin(
@@ -46,7 +50,7 @@ def begin(
         UserError: see `compressor.fusion.fuse`.
     """
     if given is not None:
-        return Beginning(given.model, {"target": None, "fusion": None, "warnings": []})
+        return Beginning(given.model, {"target": None, "fusion": None, "warnings": []}, passages_of(given, teachers))
     anchor = None
     if recipe.fusion.anchor is not None:
         with stages("load", "loading the anchor"):
@@ -68,7 +72,17 @@ def begin(
     if data is None:
         said.append(NO_DATA)
     report = {"target": result.target.summary(), "fusion": _fusion(result.report), "warnings": said}
-    return Beginning(result.model, report)
+    return Beginning(result.model, report, result.passages)
+
+
+def passages_of(student: Teacher, teachers: Sequence[Teacher]) -> tuple[Passage, ...]:
+    """The passages that a given student's folder keeps, if it was fused from these teachers; else ().
+
+    Raises:
+        UserError: they cannot be read, or are of other teachers.
+    """
+    folder = student.source.location
+    return load_passages(folder, [teacher.fingerprint for teacher in teachers]) if Path(folder).is_dir() else ()
 
 
 def _anchor(name: str, teachers: Sequence[Teacher]) -> PreTrainedModel:

@@ -10,18 +10,22 @@ from typing import Any
 from transformers import PreTrainedModel
 
 import compressor
+from compressor.anatomy.passages import Relation, save_passages
 from compressor.bench.size import weight_bytes
 from compressor.bench.table import to_json
 from compressor.data.augment import check_augmentation
 from compressor.data.batches import Samples
+from compressor.distillation.losses import LOSSES
+from compressor.distillation.objective import Comparison
 from compressor.errors import UnsupportedError, UserError
 from compressor.export.onnx import ExportReport
 from compressor.fusion import check_residual
+from compressor.fusion.passages import relations_of
 from compressor.models.load import Teacher, check_compatible, load_teacher
 from compressor.models.save import fingerprint, save_student
 from compressor.models.staging import check_output, staged
 from compressor.models.tasks import Task, check_measurable, find_task, reads
-from compressor.pipeline.begin import Beginning, begin
+from compressor.pipeline.begin import Beginning, begin, passages_of
 from compressor.pipeline.ensemble import (
     check_device,
     common_data,
@@ -87,19 +91,22 @@ def run(
                 _place(teachers, recipe.device)
                 judge = Judge([teacher.model for teacher in teachers], _weights(recipe), data.evaluation)
                 _place(teachers, "cpu")
-    saved = work.load() if resume else None
-    beginning = Beginning(*saved) if saved else begin(recipe, teachers, given, data, stages)
+    prints = [teacher.fingerprint for teacher in teachers]
+    saved = work.load(prints) if resume else None
+    beginning = saved or begin(recipe, teachers, given, data, stages)
     students = [_judged("as given" if given else "one-shot", beginning, teachers, judge, recipe, stages)]
     finetune = None
     if data is not None and data.train is not None and recipe.finetune.enabled:
         with told_when_full(f"to {work.folder}"), work.kept_if_interrupted():
             if not saved:
-                work.save(beginning.model, beginning.report)
+                work.save(beginning, prints)
             finetune = _finetune(recipe, teachers, beginning, data.train, work, resume, stages)
         students.append(_judged("finetuned", beginning, teachers, judge, recipe, stages))
     with told_when_full(f"to {recipe.output}"), staged(recipe.output, force) as folder:
         with stages("write", "writing the student"):
             save_student(folder, beginning.model, teachers[0].processor)
+            if beginning.passages:
+                save_passages(folder, beginning.passages, prints)
         onnx = _proved(recipe, beginning.model, folder, stages, notes)
         size = weight_bytes(folder)
         subjects = [*teacher_subjects(teachers, judge), *(replace(student, bytes=size) for student in students)]
@@ -141,6 +148,8 @@ def prepare(recipe: Recipe, *, force: bool = False) -> Recipe:
     configs = read_configs(names)
     if recipe.finetune.enabled:
         labels = recipe.finetune.label_weight > 0
+        for name in recipe.finetune.losses:
+            LOSSES.get(name)
         check_augmentation(recipe.finetune.augment, images=reads(configs[0]) == "image", labels=labels)
     if recipe.student is not None:
         check_measurable(configs[-1], "finetuning", recipe.student)
@@ -163,6 +172,11 @@ def _given_student(recipe: Recipe, teachers: Sequence[Teacher]) -> Teacher | Non
         return None
     student = load_teacher(recipe.student)
     check_compatible([teachers[0], student])
+    if "hidden" in recipe.finetune.losses and not passages_of(student, teachers):
+        raise UserError(
+            f"{recipe.student} keeps no transport of a fusion, which finetune.losses: hidden needs: fuse it, or leave "
+            "hidden out"
+        )
     return student
 
 
@@ -224,6 +238,7 @@ def _finetune(
             train,
             recipe.finetune,
             seed=recipe.seed,
+            comparison=_comparison(recipe, teachers, beginning),
             work_dir=work.checkpoints,
             resume=resume,
             device=recipe.device,
@@ -234,6 +249,13 @@ def _finetune(
         _place(teachers, "cpu")
         beginning.model.to("cpu")  # type: ignore[arg-type]
     return asdict(report)
+
+
+def _comparison(recipe: Recipe, teachers: Sequence[Teacher], beginning: Beginning) -> Comparison:
+    relations: tuple[Relation, ...] = ()
+    if "relations" in recipe.finetune.losses:
+        relations = relations_of(beginning.model.config, [teacher.config for teacher in teachers])
+    return Comparison(beginning.passages, relations)
 
 
 def _notes(recipe: Recipe, task: Task, models: Sequence[Teacher]) -> list[str]:

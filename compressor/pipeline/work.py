@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
+from compressor.anatomy.passages import load_passages, save_passages
 from compressor.errors import UserError
 from compressor.models.save import save_student
+from compressor.models.staging import write_whole
 from compressor.models.weights import load_model
+from compressor.pipeline.begin import Beginning
 
 #: The fused student, before any finetuning.
 _STUDENT = "one-shot"
@@ -53,17 +54,26 @@ class Work:
         elif not force:
             raise UserError(f"{self.folder} holds an interrupted run: go on with --resume, or start anew with --force")
 
-    def load(self) -> tuple[PreTrainedModel, dict[str, Any]] | None:
-        """The student and the report that were saved, or None if the folder has none."""
+    def load(self, teachers: Sequence[str] = ()) -> Beginning | None:
+        """What was saved, or None if there is nothing; `teachers` are their fingerprints."""
         state = self._read()
-        return None if state is None else (load_model(self.folder / _STUDENT), state["report"])
+        if state is None:
+            return None
+        return Beginning(load_model(self.folder / _STUDENT), state["report"], load_passages(self.folder, teachers))
 
-    def save(self, student: PreTrainedModel, report: Mapping[str, Any]) -> None:
-        """Begin the folder anew with the student before its finetune, and the report of how it came about."""
+    def save(self, beginning: Beginning, teachers: Sequence[str] = ()) -> None:
+        """Begin the folder anew with the student before its finetune, and how it came about.
+
+        Args:
+            beginning: the student.
+            teachers: their fingerprints.
+        """
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        save_student(self.folder / _STUDENT, student)
-        (self.folder / _STATE).write_text(json.dumps({"key": self.key, "report": report}), encoding="utf-8")
+        save_student(self.folder / _STUDENT, beginning.model)
+        if beginning.passages:
+            save_passages(self.folder, beginning.passages, teachers)
+        write_whole(self.folder / _STATE, json.dumps({"key": self.key, "report": beginning.report}))
 
     def remove(self) -> None:
         """Remove the folder: the run is finished."""

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from compressor.recipe.section import Count, NonNegative, Positive, Section
+
+
+class LossOptions(Section):
+    """The weight of one loss, and when it is gone."""
+
+    weight: NonNegative = Field(description="Weight of the loss.")
+    decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        1.0, description="Share of the steps after which the weight has fallen to 0, step by step; null keeps it."
+    )
+
+    def at(self, done: float) -> float:
+        """The weight when a share of the steps is done."""
+        return self.weight if self.decay is None else self.weight * max(0.0, 1 - done / self.decay)
+
+
+def _with_decay(value: Any) -> Any:
+    """A weight alone stands for itself and the usual decay."""
+    return {"weight": value} if isinstance(value, int | float | str) else value
 
 
 class FinetuneOptions(Section):
@@ -39,10 +57,28 @@ class FinetuneOptions(Section):
     temperature: Positive = Field(2.0, description="Temperature of the distillation; the loss is scaled by its square.")
     distil_weight: NonNegative = Field(1.0, description="Weight of the distillation; 0 trains on labels alone.")
     label_weight: NonNegative = Field(0.0, description="Weight of the cross-entropy with labels; 0 needs no labels.")
+    losses: dict[str, Annotated[LossOptions, BeforeValidator(_with_decay)]] = Field(
+        {},
+        description="Further losses by name, each a weight or {weight, decay}: hidden (residual streams against the "
+        "transported ones), relations (attention). Of a weight alone nothing is left at the end of the training.",
+    )
     checkpoint_every: Count = Field(50, description="Steps between checkpoints that an interrupted run resumes from.")
+
+    @property
+    def asks_teachers(self) -> bool:
+        """Whether any loss needs the teachers."""
+        return self.distil_weight > 0 or any(loss.weight > 0 for loss in self.losses.values())
+
+    def all_losses(self) -> dict[str, LossOptions]:
+        """Every loss by name, those of weight 0 too."""
+        named = {"logits": self.distil_weight, "labels": self.label_weight}
+        return {**{name: LossOptions(weight=weight, decay=None) for name, weight in named.items()}, **self.losses}
 
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> FinetuneOptions:
-        if self.distil_weight == 0 and self.label_weight == 0:
+        for name, field in (("logits", "distil_weight"), ("labels", "label_weight")):
+            if name in self.losses:
+                raise ValueError(f"losses: the weight of {name} is {field}")
+        if not self.asks_teachers and self.label_weight == 0:
             raise ValueError("distil_weight and label_weight are both 0: there is nothing to learn from")
         return self

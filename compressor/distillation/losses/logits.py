@@ -1,14 +1,15 @@
-"""What a student is trained on: the ensemble's distribution, labels if there are any, and hidden states."""
+"""The ensemble's distribution: KL with temperature (Hinton et al. 2015)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from compressor.distillation.losses.base import LOSSES, Seen, Setting, positions
 from compressor.errors import UserError
 
 
@@ -52,32 +53,25 @@ def ensemble_kl(
     return temperature**2 * functional.kl_div(student, target, reduction="batchmean", log_target=True)
 
 
-def label_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of logits [..., classes] with labels [...]; labels below 0 are unknown and left out."""
-    known = (labels >= 0).flatten()
-    losses = functional.cross_entropy(student_logits.flatten(0, -2), labels.flatten().clamp(min=0), reduction="none")
-    return (losses * known).sum() / known.sum().clamp(min=1)
-
-
-def hidden_loss(student_hidden: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """Mean over layers of the squared error relative to the target's mean square.
-
-    Args:
-        student_hidden: the student's hidden states [B, T, width], one per layer that is compared.
-        targets: what they should be: the teachers' hidden states through the fixed maps of the fusion.  There is
-            no learned projector, so what the loss asks for does not drift.
-
-    Returns:
-        0 if all layers agree, about 1 for a student of zeros; a scalar.
-    """
-    errors = [
-        (given - target).square().mean() / target.square().mean().clamp(min=1e-12)
-        for given, target in zip(student_hidden, targets, strict=True)
-    ]
-    return torch.stack(errors).mean()
-
-
 def check_weights(teachers: int, weights: Sequence[float]) -> None:
     """Raise a `UserError` unless there is one non-negative weight per teacher and not all are zero."""
     if len(weights) != teachers or any(weight < 0 for weight in weights) or sum(weights) <= 0:
         raise UserError(f"{teachers} teachers need {teachers} weights, none negative, not all zero: {list(weights)}")
+
+
+@LOSSES.register("logits")
+class LogitsLoss:
+    """temperature² · KL(mean of the teachers' softmax ‖ the student's), over all answers that count, in nats."""
+
+    modules: Sequence[str] = ()
+    teachers_modules: Sequence[Sequence[str]] = ()
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+
+    def count(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> int:
+        return positions(self._setting.task, inputs)
+
+    def mean(self, seen: Seen) -> Tensor:
+        counted = self._setting.task.counted(seen.logits, seen.inputs)
+        return ensemble_kl(counted, seen.opinions, self._setting.weights, self._setting.temperature)
