@@ -56,6 +56,7 @@ FLAGS: dict[str, str] = {
     "--search-steps": "finetune.search_steps",
     "--distil-weight": "finetune.distil_weight",
     "--label-weight": "finetune.label_weight",
+    "--cache-logits": "finetune.cache_logits",
     "--losses": "finetune.losses",
     "--eval-samples": "evaluation.samples",
     "--no-latency": "bench.latency",
@@ -186,6 +187,7 @@ LearningRates = Annotated[str | None, flag("--learning-rates", panel=_FINETUNE, 
 SearchSteps = Annotated[int | None, flag("--search-steps", panel=_FINETUNE)]
 DistilWeight = Annotated[float | None, flag("--distil-weight", panel=_FINETUNE)]
 LabelWeight = Annotated[float | None, flag("--label-weight", panel=_FINETUNE)]
+CacheLogits = Annotated[bool | None, flag("--cache-logits", panel=_FINETUNE)]
 Losses = Annotated[str | None, flag("--losses", panel=_FINETUNE, metavar="NAME=WEIGHT,...")]
 Tolerance = Annotated[float | None, flag("--tolerance")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what exists already, once the new one is finished.")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -136,8 +138,16 @@ class Samples:
             raise UserError(f"{split.name} has no labels: set data.label_column, or go without")
         self._split = split = packed(split, processor, config, max_length)
         self._read: Reader = READERS[task.name](split, Reading(processor, config, labels, max_length, seed))
+        self._identity = (task.name, identity(processor), max_length, seed)
         self._kept: dict[int, Sample] = {}
         self._room = cache_bytes
+
+    @property
+    def key(self) -> str:
+        """What these samples are: data and preprocessor, but not labels; the same in another process."""
+        split, seen = self._split, self._identity
+        columns = (split.image, split.text, split.target, split.blocks)
+        return hashlib.sha256(repr((split.dataset._fingerprint, columns, seen)).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._split)
@@ -193,6 +203,18 @@ def check_processor(split: Split, processor: Any) -> None:
     if hasattr(processor, "get_vocab") != (split.image is None):
         have, need = ("images", "text") if split.image else ("text", "images")
         raise UserError(f"{split.name} holds {have}, but the teacher reads {need}")
+
+
+def identity(processor: Any) -> str:
+    """All that a preprocessor does with a sample, as one line; asking it does not change that."""
+    backend = getattr(processor, "backend_tokenizer", None)
+    if backend is not None:
+        # What a call has set for that call alone is no part of it.
+        state = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
+        return json.dumps([type(processor).__name__, state, repr(processor.init_kwargs)], sort_keys=True)
+    if hasattr(processor, "get_vocab"):
+        return repr((type(processor).__name__, sorted(processor.get_vocab().items()), processor.init_kwargs))
+    return json.dumps([type(processor).__name__, processor.to_dict()], sort_keys=True, default=str)
 
 
 def _task(split: Split, config: PretrainedConfig | None) -> Task:

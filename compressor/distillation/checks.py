@@ -44,6 +44,13 @@ def check_data(train: Samples, options: FinetuneOptions) -> None:
     if options.learning_rate == "search" and len(train) < 2:
         raise UserError("a search of the learning rate needs 2 training samples, one to judge by: there is only 1")
     labels = options.label_weight > 0
+    if options.cache_logits and options.augment != "none":
+        raise UserError("finetune.cache_logits is for samples that stay as they are: leave it or finetune.augment out")
+    if options.cache_logits and any(loss.weight > 0 for loss in options.losses.values()):
+        raise UserError(
+            f"finetune.cache_logits keeps logits alone, and {', '.join(options.losses)} must see the teachers: leave "
+            "it or finetune.losses out"
+        )
     if options.augment != "none":
         check_augmentation(options.augment, images=PIXELS in train[0], labels=labels)
     if not labels:

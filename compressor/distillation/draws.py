@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from compressor.data.augment import AUGMENTATIONS, MIXING, PIXELS, draw, mix
 from compressor.distillation.checks import Samples
+from compressor.distillation.opinions import several
 
 
 class Draws(Dataset[dict[str, Tensor]]):
@@ -59,8 +60,7 @@ class Draws(Dataset[dict[str, Tensor]]):
 
     def _read(self, places: Sequence[int]) -> list[dict[str, Tensor]]:
         indices = self._order[list(places)].tolist()
-        several = getattr(self._samples, "__getitems__", None)
-        return several(indices) if several else [self._samples[index] for index in indices]
+        return several(self._samples, indices)
 
     def _partner(self, place: int) -> int:
         """The next place of the same batch, the first one's for the last."""

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from compressor.anatomy.passages import Passage, Relation
 from compressor.data.collate import collate
 from compressor.distillation.checks import Samples
 from compressor.distillation.losses import LOSSES, Loss, Seen, Setting, Watched
+from compressor.distillation.opinions import INDEX, Opinions, Told, keep
 from compressor.distillation.watch import watching
 from compressor.errors import UserError
 from compressor.models.tasks import pad_id, pass_options, task_of_model
@@ -95,6 +97,8 @@ class Objective:
         self._losses: list[tuple[LossOptions, Loss]] = [
             (one, LOSSES.get(name)(setting)) for name, one in options.all_losses().items() if one.weight > 0
         ]
+        #: The teachers' logits, where they are kept.
+        self._kept: list[Opinions] = []
         self._modules = _merged([loss.modules for _, loss in self._losses])
         self._teachers_modules = [
             _merged([loss.teachers_modules[k] for _, loss in self._losses if loss.teachers_modules])
@@ -103,7 +107,7 @@ class Objective:
 
     def counts(self, batch: Mapping[str, Tensor]) -> list[int]:
         """How many positions of a batch each loss looks at."""
-        inputs, labels = _apart(batch)
+        inputs, labels, _ = _apart(batch)
         return [loss.count(inputs, labels) for _, loss in self._losses]
 
     def terms(
@@ -117,14 +121,14 @@ class Objective:
             done: the share of the training that is done, by which weights decay; None for judging, where what decays
                 does not count unless there is nothing else.
         """
-        inputs, labels = _apart(batch)
+        inputs, labels, indices = _apart(batch)
         lasting = [one for one, _ in self._losses if one.decay is None]
         wanted = [
             (one.weight if done is None else one.at(done), loss)
             for one, loss in self._losses
             if done is not None or one.decay is None or not lasting
         ]
-        opinions, teachers_watched = self._ask(inputs)
+        opinions, teachers_watched = self._ask(inputs, indices)
         with watching(self._student, self._modules) as watched:
             outputs = model(**inputs, **self._pass_options)
         seen = Seen(inputs, outputs.logits, labels, opinions, watched, teachers_watched)
@@ -182,8 +186,39 @@ class Objective:
         sums = [sum(mean * positions for mean, positions in column) for column in zip(*rows, strict=True)]
         return sum(total / max(count, 1) for total, count in zip(sums, counts, strict=True))
 
-    def _ask(self, inputs: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Watched]]:
+    def keep(self, samples: Samples, folder: Path, told: Told | None = None) -> None:
+        """Keep the teachers' logits of all samples, and take them from there from now on.
+
+        Args:
+            samples: whose batches say which samples they are made of (`compressor.distillation.opinions.INDEX`).
+            folder, told: as of `compressor.distillation.opinions.keep`.
+
+        Raises:
+            UserError: they cannot be kept.
+        """
+        self._kept = [
+            keep(
+                teacher,
+                samples,
+                partial(self._opinion, teacher),
+                folder,
+                batch_size=self.options.batch_size,
+                collate=self.collate,
+                mask=self._task.mask,
+                told=None if told is None else partial(_told_of_all, told, index, len(self.teachers)),
+            )
+            for index, teacher in enumerate(self.teachers)
+        ]
+
+    def _opinion(self, teacher: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
+        inputs, _, _ = _apart({name: value.to(teacher.device) for name, value in batch.items()})
+        with torch.inference_mode(), lower_precision(teacher.device):
+            return self._task.counted(teacher(**inputs, **self._pass_options).logits, inputs)
+
+    def _ask(self, inputs: Mapping[str, Tensor], indices: Sequence[int]) -> tuple[list[Tensor], list[Watched]]:
         """The teachers' logits that count, and what is watched of them."""
+        if self._kept:
+            return [kept.of(indices).to(self._student.device) for kept in self._kept], [{} for _ in self._kept]
         opinions: list[Tensor] = []
         seen: list[Watched] = []
         for teacher, modules in zip(self.teachers, self._teachers_modules, strict=True):
@@ -201,9 +236,14 @@ def lower_precision(device: torch.device) -> contextlib.AbstractContextManager[A
     return contextlib.nullcontext()
 
 
-def _apart(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
-    """A batch without its labels, and these."""
-    return {name: value for name, value in batch.items() if name != "labels"}, batch.get("labels")
+def _apart(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None, list[int]]:
+    """The inputs of a batch, its labels, and which samples it is made of, where it says so."""
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", INDEX)}
+    return inputs, batch.get("labels"), batch[INDEX].tolist() if INDEX in batch else []
+
+
+def _told_of_all(told: Told, before: int, count: int, share: float) -> None:
+    told((before + share) / count)
 
 
 def _merged(lists: Sequence[Sequence[str]]) -> list[str]:

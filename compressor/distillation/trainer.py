@@ -15,9 +15,14 @@ from compressor.distillation.checks import Samples, check_data, check_device, ch
 from compressor.distillation.loop import Diverged, Loop, Progress
 from compressor.distillation.losses import check_weights
 from compressor.distillation.objective import Comparison, Objective
+from compressor.distillation.opinions import Indexed, Told
 from compressor.distillation.search import Trial, search, split
 from compressor.errors import UserError
+from compressor.models.builtin import cache_folder
 from compressor.recipe import FinetuneOptions
+
+#: The folder in the cache that kept logits go to.
+LOGITS = "logits"
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ def distill(
     device: str = "cpu",
     progress: Progress | None = None,
     comparison: Comparison | None = None,
+    told: Told | None = None,
 ) -> FinetuneReport:
     """Train `student` in place on the teachers' mean distribution, on labels or on both; AdamW, cosine after a warm-up.
 
@@ -83,6 +89,7 @@ def distill(
         resume: go on from the newest finished checkpoint in `work_dir`, if there is one.
         device: "cpu", or the first GPU as "cuda".
         comparison: of the student and all teachers; the losses `hidden` and `relations` need it.
+        told: told which share of the logits is kept, with `options.cache_logits`.
         progress: told of every step; those of a search are counted too (`compressor.distillation.search.describe`).
 
     Raises:
@@ -111,6 +118,9 @@ def distill(
     student.requires_grad_(True)
     objective = Objective(student, ensemble, options, (comparison or Comparison()).of(kept))
     begun = time.perf_counter()
+    if options.cache_logits and distils:
+        train = Indexed(train)
+        objective.keep(train, cache_folder() / LOGITS, told)
     try:
         if options.learning_rate == "search":
             rest, validation = split(train, options, seed)

@@ -75,11 +75,15 @@ def builtin_config(name: str) -> ViTConfig:
     )
 
 
+def cache_folder() -> Path:
+    """$COMPRESSOR_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("COMPRESSOR_CACHE") or user_cache_dir("compressor", appauthor=False)).expanduser()
+
+
 def builtin_folder(name: str) -> Path:
     """Where a built-in teacher is cached: in $COMPRESSOR_CACHE or the user's cache folder; it need not exist yet."""
     recipe = json.dumps(asdict(_training(name)), sort_keys=True)
-    root = os.environ.get("COMPRESSOR_CACHE") or user_cache_dir("compressor", appauthor=False)
-    return Path(root).expanduser() / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    return cache_folder() / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
 
 
 def ensure_builtin(name: str, progress: Progress | None = None) -> Path:

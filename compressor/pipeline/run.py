@@ -238,6 +238,7 @@ def _finetune(
             train,
             recipe.finetune,
             seed=recipe.seed,
+            told=lambda share: tell(share, "asking the teachers once for all"),
             comparison=_comparison(recipe, teachers, beginning),
             work_dir=work.checkpoints,
             resume=resume,

@@ -62,6 +62,11 @@ class FinetuneOptions(Section):
         description="Further losses by name, each a weight or {weight, decay}: hidden (residual streams against the "
         "transported ones), relations (attention). Of a weight alone nothing is left at the end of the training.",
     )
+    cache_logits: bool = Field(
+        False,
+        description="Keep the teachers' logits of all training samples on disk, and ask no teacher again; for images "
+        "without augmentation.",
+    )
     checkpoint_every: Count = Field(50, description="Steps between checkpoints that an interrupted run resumes from.")
 
     @property
