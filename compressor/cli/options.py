@@ -56,6 +56,8 @@ FLAGS: dict[str, str] = {
     "--search-steps": "finetune.search_steps",
     "--distil-weight": "finetune.distil_weight",
     "--label-weight": "finetune.label_weight",
+    "--validate-every": "finetune.validate_every",
+    "--patience": "finetune.patience",
     "--cache-logits": "finetune.cache_logits",
     "--losses": "finetune.losses",
     "--eval-samples": "evaluation.samples",
@@ -187,6 +189,8 @@ LearningRates = Annotated[str | None, flag("--learning-rates", panel=_FINETUNE, 
 SearchSteps = Annotated[int | None, flag("--search-steps", panel=_FINETUNE)]
 DistilWeight = Annotated[float | None, flag("--distil-weight", panel=_FINETUNE)]
 LabelWeight = Annotated[float | None, flag("--label-weight", panel=_FINETUNE)]
+ValidateEvery = Annotated[int | None, flag("--validate-every", panel=_FINETUNE)]
+Patience = Annotated[int | None, flag("--patience", panel=_FINETUNE)]
 CacheLogits = Annotated[bool | None, flag("--cache-logits", panel=_FINETUNE)]
 Losses = Annotated[str | None, flag("--losses", panel=_FINETUNE, metavar="NAME=WEIGHT,...")]
 Tolerance = Annotated[float | None, flag("--tolerance")]

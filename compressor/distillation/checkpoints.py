@@ -16,6 +16,9 @@ FINISHED = "finished"
 #: What the run in a folder is, so that another one does not resume from it.
 RUN = "run.json"
 
+#: The folder of the weights that a judgement found best.
+BEST = "best"
+
 #: The folder inside of what a search of the learning rate has tried.
 SEARCH = "search"
 
@@ -37,7 +40,8 @@ def begin(work_dir: Path, run: dict[str, Any], resume: bool) -> None:
     if resume and ((work_dir / SEARCH).exists() or any(map(_finished, _checkpoints(work_dir)))):
         _check_same(work_dir, run)
     if not resume:
-        shutil.rmtree(work_dir / SEARCH, ignore_errors=True)
+        for name in (SEARCH, BEST):
+            shutil.rmtree(work_dir / name, ignore_errors=True)
         for path in _checkpoints(work_dir):
             shutil.rmtree(path)
     write_whole(work_dir / RUN, json.dumps(run, indent=1))

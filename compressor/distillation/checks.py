@@ -36,13 +36,14 @@ def check_data(train: Samples, options: FinetuneOptions) -> None:
     """Refuse samples that cannot be learnt from.
 
     Raises:
-        UserError: there are none, or too few to keep some out for a search, labels are asked for and missing, or the
+        UserError: there are none, or too few to keep some out, labels are asked for and missing, or the
             augmentation does not fit.
     """
     if len(train) == 0:
         raise UserError("nothing to finetune on: the training data has no samples")
-    if options.learning_rate == "search" and len(train) < 2:
-        raise UserError("a search of the learning rate needs 2 training samples, one to judge by: there is only 1")
+    if (options.learning_rate == "search" or options.validate_every) and len(train) < 2:
+        what = "a search of the learning rate" if options.learning_rate == "search" else "finetune.validate_every"
+        raise UserError(f"{what} needs 2 training samples, one to judge by: there is only 1")
     labels = options.label_weight > 0
     if options.cache_logits and options.augment != "none":
         raise UserError("finetune.cache_logits is for samples that stay as they are: leave it or finetune.augment out")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import (
+    EarlyStoppingCallback,
     PreTrainedModel,
     PrinterCallback,
     Trainer,
@@ -24,8 +25,9 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 
-from compressor.distillation.checkpoints import FINISHED
+from compressor.distillation.checkpoints import BEST, FINISHED
 from compressor.distillation.checks import Samples
 from compressor.distillation.draws import Draws
 from compressor.distillation.objective import Objective
@@ -49,10 +51,14 @@ class Trained:
     Attributes:
         steps: optimiser steps in all.
         loss: (step, loss) of every step, those before an interruption too.
+        judged: (step, loss) of every judgement on the validation samples.
+        best: the step whose weights the student has; None for the last one.
     """
 
     steps: int
     loss: tuple[tuple[int, float], ...]
+    judged: tuple[tuple[int, float], ...] = ()
+    best: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class Loop:
         objective: what it is trained for; its options are those of the training, save for rate and steps.
         seed: of the order of the samples.
         device: "cpu", or the first GPU as "cuda".
+        validation: what it is judged by every `options.validate_every` steps; None for never.
     """
 
     student: PreTrainedModel
@@ -72,6 +79,7 @@ class Loop:
     objective: Objective
     seed: int
     device: str
+    validation: Samples | None = None
 
     def run(self, rate: float, steps: int, folder: Path, checkpoint: Path | None, progress: Progress | None) -> Trained:
         """Train from the student's weights, or go on from a checkpoint of the same training.
@@ -92,18 +100,37 @@ class Loop:
                     self.student,
                     self._draws(steps),
                     self.objective,
+                    self.validation,
                     args=self._arguments(rate, steps, folder),
-                    callbacks=[_Watch(progress)],
+                    callbacks=[_Watch(progress), *self._stopping()],
                 )
                 trainer.remove_callback(PrinterCallback)
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                state = None if checkpoint is None else self._stopped_in(checkpoint)
+                if state is None:
+                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                    state = trainer.state
+                if state.best_global_step:
+                    safetensors.torch.load_model(self.student, folder / BEST / WEIGHTS)
         finally:
             self.student.zero_grad(set_to_none=True)
-        logged = trainer.state.log_history
-        return Trained(
-            trainer.state.global_step,
-            tuple((int(entry["step"]), entry["loss"]) for entry in logged if "loss" in entry),
+        told = [{"step": entry["step"], **entry} for entry in state.log_history]
+        losses, judged = (
+            tuple((int(entry["step"]), entry[key]) for entry in told if key in entry) for key in ("loss", "eval_loss")
         )
+        return Trained(state.global_step, losses, judged, state.best_global_step)
+
+    def _stopping(self) -> list[TrainerCallback]:
+        patience = None if self.validation is None else self.objective.options.patience
+        return [] if patience is None else [EarlyStoppingCallback(patience)]
+
+    def _stopped_in(self, checkpoint: Path) -> TrainerState | None:
+        """The state of a training that was stopped at a checkpoint, which is not to go on; None of any other."""
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        kept = state.stateful_callbacks.get(EarlyStoppingCallback.__name__)
+        if not self._stopping() or not isinstance(kept, dict):
+            return None
+        waited = kept["attributes"]["early_stopping_patience_counter"]
+        return state if waited >= (self.objective.options.patience or 0) else None
 
     def _draws(self, steps: int) -> Draws:
         options = self.objective.options
@@ -132,6 +159,11 @@ class Loop:
             save_steps=options.checkpoint_every,
             # Two, so that one is finished whenever another is being written.
             save_total_limit=2,
+            eval_strategy="no" if self.validation is None else "steps",
+            eval_steps=options.validate_every,
+            metric_for_best_model="loss",
+            greater_is_better=False,
+            restore_callback_states_from_checkpoint=True,
             logging_strategy="steps",
             logging_steps=1,
             logging_nan_inf_filter=False,
@@ -148,8 +180,17 @@ class Loop:
 
 
 class _Trainer(Trainer):
-    def __init__(self, student: PreTrainedModel, draws: Draws, objective: Objective, **kwargs: Any) -> None:
-        super().__init__(student, train_dataset=draws, data_collator=objective.collate, **kwargs)
+    def __init__(
+        self, student: PreTrainedModel, draws: Draws, objective: Objective, validation: Samples | None, **kwargs: Any
+    ) -> None:
+        super().__init__(
+            student,
+            train_dataset=draws,
+            eval_dataset=validation,
+            data_collator=objective.collate,
+            **kwargs,
+        )
+        self.validation: Samples = validation or []
         self.student = student
         self.objective: Objective = objective
         self.draws = draws
@@ -168,6 +209,23 @@ class _Trainer(Trainer):
         model.eval()
         loss, outputs = self.objective.loss(model, inputs, self.state.global_step / self.state.max_steps)
         return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """The objective's own judgement."""
+        metrics = {"eval_loss": self.objective.judge(self.student, self.validation)}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        better = super()._determine_best_metric(metrics, trial)
+        if better and self.args.should_save:
+            folder = Path(self.args.output_dir or ".") / BEST
+            folder.mkdir(exist_ok=True)
+            half = folder / f".{WEIGHTS}.partial"
+            safetensors.torch.save_model(self.student, str(half))
+            half.replace(folder / WEIGHTS)
+        return better
 
     # transformers saves some parameters under older names, and its Trainer, on resuming, silently leaves out what it
     # does not find by name.  Checkpoints are ours alone, so they keep the names that the modules have.
@@ -199,6 +257,11 @@ class _Watch(TrainerCallback):
             raise Diverged(f"the finetune diverged: the loss of step {state.global_step} is {logs['loss']}")
         if self.progress:
             self.progress(state.global_step, state.max_steps, logs["loss"])
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # The last step is judged too, whatever the steps between judgements.
+        if args.eval_strategy != "no" and state.global_step >= state.max_steps:
+            control.should_evaluate = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         (Path(args.output_dir or ".") / f"checkpoint-{state.global_step}" / FINISHED).touch()

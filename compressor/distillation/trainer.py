@@ -37,7 +37,9 @@ class FinetuneReport:
         resumed_from: the step that this call went on from, counted over a search too; `None` if it began at the
             beginning.
         search: every learning rate that was tried; () if it was given.
-        validation_samples: how many samples a search was judged by, and the training did not see.
+        validation_samples: how many samples were kept out to judge by, and the training did not see.
+        judged: (step, loss) of every judgement of the training on them.
+        best_step: the step whose weights the student has; `None` for the last one.
     """
 
     steps: int
@@ -47,6 +49,8 @@ class FinetuneReport:
     resumed_from: int | None
     search: tuple[Trial, ...] = ()
     validation_samples: int = 0
+    judged: tuple[tuple[int, float], ...] = ()
+    best_step: int | None = None
 
 
 def distill(
@@ -122,15 +126,16 @@ def distill(
         train = Indexed(train)
         objective.keep(train, cache_folder() / LOGITS, told)
     try:
+        validation: Samples = []
+        if options.learning_rate == "search" or options.validate_every:
+            train, validation = split(train, options, seed)
+        loop = Loop(student, train, objective, seed, device, validation if options.validate_every else None)
         if options.learning_rate == "search":
-            rest, validation = split(train, options, seed)
-            found = search(Loop(student, rest, objective, seed, device), validation, folder, progress)
-            trained, rate, resumed_from = found.trained, found.learning_rate, found.resumed_from
-            trials, judged_by = found.trials, len(validation)
+            found = search(loop, validation, folder, progress)
+            trained, rate, resumed_from, trials = found.trained, found.learning_rate, found.resumed_from, found.trials
         else:
             checkpoint = newest(folder)
-            trials, judged_by, rate, resumed_from = (), 0, options.learning_rate, step_of(checkpoint)
-            loop = Loop(student, train, objective, seed, device)
+            trials, rate, resumed_from = (), options.learning_rate, step_of(checkpoint)
             trained = loop.run(rate, options.steps, folder, checkpoint, progress)
     except Diverged as error:
         raise UserError(f"{error}; lower finetune.learning_rate") from None
@@ -143,5 +148,7 @@ def distill(
         learning_rate=rate,
         resumed_from=resumed_from or None,
         search=trials,
-        validation_samples=judged_by,
+        validation_samples=len(validation),
+        judged=trained.judged,
+        best_step=trained.best,
     )

@@ -48,7 +48,15 @@ class FinetuneOptions(Section):
         None, description="Steps of each trial of the search; as many as steps if omitted."
     )
     validation: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.05, description="Share of the training samples that is kept out of the training to judge a search by."
+        0.05, description="Share of the training samples that is kept out of the training, to judge by."
+    )
+    validate_every: Count | None = Field(
+        None,
+        description="Steps between judgements on the samples kept out; the weights of the best are the result. None "
+        "are kept out if omitted, unless a search needs them.",
+    )
+    patience: Count | None = Field(
+        None, description="Judgements in a row without a better one that end the training; none do if omitted."
     )
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="Share of the steps that warm up; cosine after."
@@ -84,6 +92,8 @@ class FinetuneOptions(Section):
         for name, field in (("logits", "distil_weight"), ("labels", "label_weight")):
             if name in self.losses:
                 raise ValueError(f"losses: the weight of {name} is {field}")
+        if self.patience is not None and self.validate_every is None:
+            raise ValueError("patience counts judgements: set validate_every")
         if not self.asks_teachers and self.label_weight == 0:
             raise ValueError("distil_weight and label_weight are both 0: there is nothing to learn from")
         return self

@@ -75,6 +75,8 @@ def choices(report: Report) -> list[str]:
             f"finetune: {finetune['steps']} steps at learning rate {finetune['learning_rate']:g}, "
             f"loss {finetune['loss'][-1][1]:.4f} at the end"
         )
+        if finetune.get("best_step"):
+            lines.append(_how_judged(finetune))
         if finetune.get("search"):
             lines.append(_how_searched(finetune))
     if report.get("latency"):
@@ -175,6 +177,14 @@ def _how_searched(finetune: Mapping[str, Any]) -> str:
     return (
         f"learning rate {finetune['learning_rate']:g} chosen among {', '.join(tried)}, "
         f"by {kept_out} training {'sample' if kept_out == 1 else 'samples'} kept out"
+    )
+
+
+def _how_judged(finetune: Mapping[str, Any]) -> str:
+    loss = dict(map(tuple, finetune["judged"]))[finetune["best_step"]]
+    return (
+        f"weights of step {finetune['best_step']}, the best of {len(finetune['judged'])} judgements "
+        f"(loss {loss:.4f} on {finetune['validation_samples']} training samples kept out)"
     )
 
 
