@@ -9,8 +9,8 @@ from compressor.distillation.objective import Objective
 from compressor.distillation.trainer import distill
 from compressor.errors import UserError
 
-#: Judgements at steps 2, 4, … of a run whose third is its best.
-JUDGED = (3.0, 2.0, 1.0, 2.0, 4.0, 5.0)
+#: Judgements at steps 0, 2, 4, … of a run whose step 6 is its best.
+JUDGED = (4.0, 3.0, 2.0, 1.0, 2.0, 4.0, 5.0)
 
 
 def run(folder, steps=12, **fields):
@@ -30,9 +30,9 @@ def judged(monkeypatch):
     def judge(self, model, validation):
         step = judge.step = judge.step + 2
         seen[step] = state(model)
-        return JUDGED[step // 2 - 1]
+        return JUDGED[step // 2]
 
-    judge.step = 0
+    judge.step = -2
     monkeypatch.setattr(Objective, "judge", judge)
     seen["judge"] = judge
     return seen
@@ -40,9 +40,17 @@ def judged(monkeypatch):
 
 def test_the_best_weights_are_the_result(tmp_path, judged):
     weights, report = run(tmp_path)
-    assert report.judged == tuple(zip(range(2, 13, 2), JUDGED, strict=True))
+    assert report.judged == tuple(zip(range(0, 13, 2), JUDGED, strict=True))
     assert (report.best_step, report.steps, report.validation_samples) == (6, 12, 6)
     assert same(weights, judged[6]) and not same(weights, judged[12])
+
+
+def test_a_student_that_only_gets_worse_stays_as_it_was(tmp_path, judged, monkeypatch):
+    monkeypatch.setattr(Objective, "judge", lambda *_: next(rising))
+    rising = iter(range(100))
+    weights, report = run(tmp_path, patience=2)
+    assert (report.best_step, report.steps) == (0, 4)
+    assert same(weights, state(vit(2, width=8)))
 
 
 def test_training_stops_when_patience_ends(tmp_path, judged):
@@ -55,7 +63,7 @@ def test_training_stops_when_patience_ends(tmp_path, judged):
 def test_a_stopped_run_that_is_resumed_is_not_gone_on_with(tmp_path, judged, every):
     """Whether its last checkpoint is of the step at which it stopped, of an earlier one, or there is none."""
     whole, report = run(tmp_path, patience=2, checkpoint_every=every)
-    judged["judge"].step = {3: 8, 5: 10, 100: 0}[every]
+    judged["judge"].step = {3: 8, 5: 10, 100: -2}[every]
     again, resumed = run(tmp_path, patience=2, checkpoint_every=every, resume=True)
     assert same(again, whole)
     assert (resumed.best_step, resumed.steps, resumed.judged) == (6, 10, report.judged)
@@ -64,7 +72,7 @@ def test_a_stopped_run_that_is_resumed_is_not_gone_on_with(tmp_path, judged, eve
 @pytest.mark.parametrize("at", [3, 7, 10])
 def test_interrupted_and_resumed_is_undisturbed(tmp_path, at):
     whole, report = run(tmp_path / "whole", steps=11)
-    assert [step for step, _ in report.judged] == [2, 4, 6, 8, 10, 11]
+    assert [step for step, _ in report.judged] == [0, 2, 4, 6, 8, 10, 11]
     assert all(math.isfinite(loss) for _, loss in report.judged)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "part", steps=11, progress=Interrupt(at))
@@ -76,7 +84,7 @@ def test_interrupted_and_resumed_is_undisturbed(tmp_path, at):
 def test_a_search_whose_trials_are_judged(tmp_path):
     fields = searching(validate_every=2).model_dump(exclude={"steps", "validate_every", "checkpoint_every"})
     _, report = run(tmp_path, steps=4, **fields)
-    assert len(report.search) == 3 and len(report.judged) == 2
+    assert len(report.search) == 3 and len(report.judged) == 3
     assert report.search[2].validation_loss == pytest.approx(min(loss for _, loss in report.judged))
 
 

@@ -101,7 +101,7 @@ class Loop:
                     self._draws(steps),
                     self.objective,
                     self.validation,
-                    args=self._arguments(rate, steps, folder),
+                    args=self._arguments(rate, steps, folder, from_start=checkpoint is None),
                     callbacks=[_Watch(progress), *self._stopping()],
                 )
                 trainer.remove_callback(PrinterCallback)
@@ -109,7 +109,7 @@ class Loop:
                 if state is None:
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
                     state = trainer.state
-                if state.best_global_step:
+                if state.best_global_step is not None:
                     safetensors.torch.load_model(self.student, folder / BEST / WEIGHTS)
         finally:
             self.student.zero_grad(set_to_none=True)
@@ -142,7 +142,7 @@ class Loop:
             augment=options.augment,
         )
 
-    def _arguments(self, rate: float, steps: int, folder: Path) -> TrainingArguments:
+    def _arguments(self, rate: float, steps: int, folder: Path, *, from_start: bool) -> TrainingArguments:
         options = self.objective.options
         arguments = TrainingArguments(
             output_dir=str(folder),
@@ -161,6 +161,8 @@ class Loop:
             save_total_limit=2,
             eval_strategy="no" if self.validation is None else "steps",
             eval_steps=options.validate_every,
+            # The student as it is given may be the best of all.
+            eval_on_start=self.validation is not None and from_start,
             metric_for_best_model="loss",
             greater_is_better=False,
             restore_callback_states_from_checkpoint=True,
@@ -215,6 +217,9 @@ class _Trainer(Trainer):
         metrics = {"eval_loss": self.objective.judge(self.student, self.validation)}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if self.state.global_step == 0:
+            # The Trainer does so itself of later ones.
+            self._determine_best_metric(metrics, None)
         return metrics
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:

@@ -52,8 +52,8 @@ class FinetuneOptions(Section):
     )
     validate_every: Count | None = Field(
         None,
-        description="Steps between judgements on the samples kept out; the weights of the best are the result. None "
-        "are kept out if omitted, unless a search needs them.",
+        description="Steps between judgements on the samples kept out; the weights of the best are the result, be it "
+        "the start. None are kept out if omitted, unless a search needs them.",
     )
     patience: Count | None = Field(
         None, description="Judgements in a row without a better one that end the training; none do if omitted."

@@ -75,7 +75,7 @@ def choices(report: Report) -> list[str]:
             f"finetune: {finetune['steps']} steps at learning rate {finetune['learning_rate']:g}, "
             f"loss {finetune['loss'][-1][1]:.4f} at the end"
         )
-        if finetune.get("best_step"):
+        if finetune.get("best_step") is not None:
             lines.append(_how_judged(finetune))
         if finetune.get("search"):
             lines.append(_how_searched(finetune))
