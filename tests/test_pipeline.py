@@ -47,6 +47,7 @@ def test_the_folder_is_complete(finished):
         "onnx/model.onnx",
         "preprocessor_config.json",
         "recipe.yaml",
+        "report.html",
         "report.json",
         "transport.npz",
     }

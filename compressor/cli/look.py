@@ -95,6 +95,7 @@ def report(
         str, typer.Argument(metavar="FOLDER", help="A folder that compress fuse, finetune or run has written.")
     ],
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    html: Annotated[bool, typer.Option("--html", help="Write the page of it, FOLDER/report.html, anew.")] = False,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -102,12 +103,16 @@ def report(
 
     Example: compress report student
     """
-    if markdown and json:
-        raise UserError("--markdown and --json exclude each other: give one of them")
+    if markdown + html + json > 1:
+        raise UserError("--markdown, --html and --json exclude each other: give one of them")
     with working(debug):
-        from compressor.pipeline.output import read_report
+        from compressor.pipeline.output import read_report, write_page
 
+        page = write_page(folder) if html else None
         found = read_report(folder)
+    if page is not None:
+        say(f"wrote {page}")
+        return
     if json:
         say_json(found)
         return

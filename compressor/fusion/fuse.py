@@ -260,9 +260,16 @@ def _report(made: Made, sources: Sequence[Source], order: Sequence[int], seconds
     places = sorted(range(len(order)), key=lambda i: order[i])
     sources = [sources[i] for i in places]
     named = {key: {source.name: made.choice[key][source.name] for source in sources} for key in ("shares", "weights")}
-    # Whatever has couplings has one of every source.
-    couplings = made.student.couplings
-    starts = range(0, len(couplings), len(order))
+
+    def by_teacher(noted: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        # Whatever is noted of a space is noted of every source.
+        starts = range(0, len(noted), len(order))
+        return [
+            {"teacher": source.name, **noted[start + i]}
+            for start in starts
+            for i, source in zip(places, sources, strict=True)
+        ]
+
     return {
         "choice": made.choice | named,
         "certificate": {source.name: source.anatomy.error for source in sources},
@@ -272,11 +279,8 @@ def _report(made: Made, sources: Sequence[Source], order: Sequence[int], seconds
             for source in sources
             if source.routes
         },
-        "couplings": [
-            {"teacher": source.name, **couplings[start + i]}
-            for start in starts
-            for i, source in zip(places, sources, strict=True)
-        ],
+        "couplings": by_teacher(made.student.couplings),
+        "projections": by_teacher(made.student.projections),
         "fits": made.student.fits,
         "seconds": {**seconds, "total": sum(seconds.values())},
     }

@@ -26,6 +26,7 @@ from compressor.fusion.structure import checkpoint, place_columns, write_axis
 from compressor.fusion.unlike import alike, unlike_maps
 from compressor.fusion.walk import Spot, Visitor
 from compressor.fusion.weights import WeightFeatures
+from compressor.transport import Coupling, sketch
 
 #: Runs the student up to the watched spots, batch by batch.
 Run = Callable[[Sequence[Spot], Visitor], Any]
@@ -65,7 +66,7 @@ class Student:
         residual: their maps of every residual and embedding space; and of every other one, where all were aligned to
             an anchor.
         options: how to build.
-        couplings, fits: what was done, for the report.
+        couplings, projections, fits: what was done, for the report; projections are maps that are no transport.
     """
 
     model: nn.Module
@@ -74,6 +75,7 @@ class Student:
     residual: Mapping[str, ResidualMap]
     options: BuildOptions
     couplings: list[dict[str, Any]] = field(default_factory=list)
+    projections: list[dict[str, Any]] = field(default_factory=list)
     fits: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -81,7 +83,8 @@ class Student:
         self.maps: list[dict[str, Map]] = [
             {space: one.maps[k] for space, one in self.residual.items()} for k in range(len(self.sources))
         ]
-        self.couplings += [coupling.summary() for one in self.residual.values() for coupling in one.couplings]
+        for space, one in self.residual.items():
+            self._note(space, [{space: own} for own in one.maps], one.couplings)
         self._orders: dict[str, UnitMap] = {}
         self._outline = Outline(self.anatomy)
 
@@ -92,7 +95,7 @@ class Student:
                 continue
             space = self.anatomy.spaces[name]
             maps: Sequence[dict[str, Map]]
-            couplings: Sequence[Any] = ()
+            couplings: Sequence[Coupling] = ()
             if space.kind is Kind.EXPERTS:
                 maps = match_experts(space, self.sources, self.maps, self.anatomy)
             elif space.copies > 1:
@@ -104,7 +107,24 @@ class Student:
                 maps, couplings = tuple({name: one} for one in units.maps), units.couplings
             for own, new in zip(self.maps, maps, strict=True):
                 own |= new
-            self.couplings += [coupling.summary() for coupling in couplings]
+            self._note(name, maps, couplings)
+
+    def _note(self, space: str, maps: Sequence[Mapping[str, Map]], couplings: Sequence[Coupling]) -> None:
+        """Keep for the report what was transported, or what the maps look like where they are no transport."""
+        # A space whose heads follow another's order has that one's couplings: they are told under its own name.
+        self.couplings += [{**coupling.summary(), "space": space} for coupling in couplings]
+        for key in () if couplings else maps[0]:
+            pulls = [own[key].pull for own in maps]
+            self.projections += [
+                # Of experts' units, which have a map each, the mean.
+                {
+                    "space": key,
+                    "source": pull.shape[-2],
+                    "target": pull.shape[-1],
+                    "plan": sketch(pull.square().reshape(-1, *pull.shape[-2:]).mean(0)),
+                }
+                for pull in pulls
+            ]
 
     def forget(self, names: Sequence[str]) -> None:
         """Let go of the maps of a layer's own spaces: once the layer is built nothing asks for them."""
@@ -125,7 +145,7 @@ class Student:
             epsilon=self.options.epsilon,
         )
 
-    def _attention(self, space: Space, features: Features) -> tuple[Sequence[dict[str, Map]], Sequence[Any]]:
+    def _attention(self, space: Space, features: Features) -> tuple[Sequence[dict[str, Map]], Sequence[Coupling]]:
         """Heads as wholes, then their channels; spaces of one order take their heads from where the first did."""
         theirs = [source.space(space.name) for source in self.sources]
         heads = features.heads(space.name)

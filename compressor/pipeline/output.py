@@ -1,4 +1,4 @@
-"""The output folder: model, preprocessor, card, recipe and report."""
+"""The output folder: model, preprocessor, card, recipe, report and its page."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 from compressor.errors import UserError
 from compressor.models.card import render_card
 from compressor.recipe import Recipe
+from compressor.report.page.page import render_page
 
 REPORT = "report.json"
+PAGE = "report.html"
 RECIPE = "recipe.yaml"
 CARD = "README.md"
 
@@ -45,18 +47,46 @@ def read_report(folder: str | Path) -> dict[str, Any]:
     return report
 
 
+def write_page(folder: str | Path) -> Path:
+    """Write the page of a folder's report anew, whole or not at all.
+
+    Returns:
+        Its path.
+
+    Raises:
+        UserError: there is no report that could be read, or the folder cannot be written to.
+    """
+    report, path = read_report(folder), Path(folder).expanduser() / PAGE
+    try:
+        page = render_page(report)
+    except KeyError as error:
+        raise UserError(f"{folder}/{REPORT} has no {error}: it is not the report of a whole run") from None
+    try:
+        _replace(path, page)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    return path
+
+
 def update_report(folder: Path, values: Mapping[str, Any]) -> bool:
-    """Replace entries of the report in `folder`, whole or not at all; False if the folder has no report."""
+    """Replace entries of the report in `folder`, whole or not at all, and its page; False if there is no report."""
     path = folder / REPORT
     if not path.exists():
         return False
-    partial = path.with_name(f".{REPORT}.partial")
+    _replace(path, _json({**read_report(folder), **values}))
+    if (folder / PAGE).exists():
+        write_page(folder)
+    return True
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file beside its place, and then put it there."""
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(_json({**read_report(folder), **values}), encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    return True
 
 
 def _json(values: Mapping[str, Any]) -> str:

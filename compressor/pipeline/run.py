@@ -35,7 +35,7 @@ from compressor.pipeline.ensemble import (
 )
 from compressor.pipeline.environment import environment, peak_memory_bytes
 from compressor.pipeline.measure import latency_report, text_length
-from compressor.pipeline.output import write_documents
+from compressor.pipeline.output import write_documents, write_page
 from compressor.pipeline.places import work_folder
 from compressor.pipeline.prove import export_report, prove, time_subjects
 from compressor.pipeline.samples import open_data
@@ -133,6 +133,8 @@ def run(
         }
         write_documents(folder, recipe, report)
     work.remove()
+    # Last, from what was written: no picture is worth a finished student.
+    write_page(recipe.output)
     return report
 
 

@@ -38,7 +38,7 @@ def summary(report: Report) -> list[str]:
     """What there is now, where it is and what to type next, a line each."""
     recipe = report["recipe"]
     folder = recipe["output"]
-    lines = [_outcome(report)]
+    lines = [outcome(report)]
     if (evaluation := report.get("evaluation")) is not None:
         unit = "labels" if evaluation["labelled"] <= evaluation["samples"] else "tokens"
         lines.append(
@@ -47,9 +47,9 @@ def summary(report: Report) -> list[str]:
     if report.get("length"):
         lines.append(f"GMACs are of {report['length']} tokens")
     if (finetune := report.get("finetune")) is not None and finetune.get("search"):
-        lines.append(_how_searched(finetune))
+        lines.append(how_searched(finetune))
     if report.get("latency"):
-        lines.append(_how_timed(report["latency"]))
+        lines.append(how_timed(report["latency"]))
     if (onnx := report.get("onnx")) is not None:
         lines.append(
             f"ONNX Runtime agrees with torch to {onnx['largest_relative_difference']:.1e} of the largest value "
@@ -78,9 +78,9 @@ def choices(report: Report) -> list[str]:
         if finetune.get("best_step") is not None:
             lines.append(_how_judged(finetune))
         if finetune.get("search"):
-            lines.append(_how_searched(finetune))
+            lines.append(how_searched(finetune))
     if report.get("latency"):
-        lines.append(_how_timed(report["latency"]))
+        lines.append(how_timed(report["latency"]))
     if onnx := report.get("onnx"):
         lines.append(f"onnx: largest relative difference from torch {onnx['largest_relative_difference']:.1e}")
     lines += [f"warning: {line}" for line in report.get("warnings") or []]
@@ -94,7 +94,7 @@ def timed(report: Report) -> list[str]:
     """How a bench was measured."""
     found = report["environment"]
     return [
-        _how_timed(report["latency"]),
+        how_timed(report["latency"]),
         f"on {found['cpu']}, torch {found['torch']}, ONNX Runtime {found['onnxruntime']}",
     ]
 
@@ -135,7 +135,8 @@ def exported(found: Report) -> list[str]:
     return lines
 
 
-def _outcome(report: Report) -> str:
+def outcome(report: Report) -> str:
+    """The student's size, score and speed beside its teachers', in one line."""
     rows = report["table"]
     teachers = rows[: len(report["recipe"]["teachers"])]
     student = rows[-1]
@@ -157,7 +158,8 @@ def _outcome(report: Report) -> str:
     return f"student ({student['name']}): {', '.join(parts)}"
 
 
-def _how_timed(latency: Mapping[str, Any]) -> str:
+def how_timed(latency: Mapping[str, Any]) -> str:
+    """How latency was measured."""
     one = next(iter(latency["models"].values()))["torch"]
     each = f" × {latency['length']} tokens" if latency.get("length") else ""
     runs = [backend["iterations"] for model in latency["models"].values() for backend in model.values() if backend]
@@ -167,7 +169,8 @@ def _how_timed(latency: Mapping[str, Any]) -> str:
     )
 
 
-def _how_searched(finetune: Mapping[str, Any]) -> str:
+def how_searched(finetune: Mapping[str, Any]) -> str:
+    """Which learning rates were tried, and which was taken."""
     tried = [
         f"{trial['learning_rate']:g} ("
         + ("diverged)" if trial["validation_loss"] is None else f"loss {trial['validation_loss']:.4g})")

@@ -16,6 +16,7 @@ from compressor.transport.costs import (
 )
 from compressor.transport.coupling import Coupling, compose, from_assignment, from_selection, identity, mixed
 from compressor.transport.marginals import check_marginal, from_importance, uniform
+from compressor.transport.sketch import sketch
 from compressor.transport.solvers import COST_SCALES, SOLVERS, solve
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "identity",
     "mixed",
     "prepared",
+    "sketch",
     "solve",
     "squared",
     "uniform",

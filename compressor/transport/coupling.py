@@ -23,6 +23,7 @@ from torch import Tensor
 
 from compressor.errors import CouplingError, CouplingWarning
 from compressor.transport.marginals import check_marginal, uniform
+from compressor.transport.sketch import by_source, sketch
 
 #: Marginal errors above the tight tolerance are warned of, those above the loose one are refused.
 TIGHT = 1e-6
@@ -99,7 +100,7 @@ class Coupling:
         return self.plan * _inverse(self.mu)[:, None]
 
     def summary(self) -> dict[str, Any]:
-        """What the report says of this coupling: plain numbers and strings."""
+        """What the report says of this coupling, and what its plan looks like: plain numbers and strings."""
         return {
             "space": self.space,
             "solver": self.solver,
@@ -111,6 +112,7 @@ class Coupling:
             "transported": self.transported,
             "untransported": int((self.mu == 0).sum()),
             "empty_targets": int((self.nu == 0).sum()),
+            "plan": sketch(by_source(self.plan)),
         }
 
 
