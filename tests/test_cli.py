@@ -68,6 +68,8 @@ def test_fuse_prints_the_table_and_what_to_do_next(capsys, vit_a, vit_b, image_f
     assert (code, err) == (0, "")
     for word in ("ensemble", "one-shot", "finetuned", "GMACs", f"written to {output}", "next: compress "):
         assert word in out
+    assert f"look at it: {output}/report.html" in out
+    assert (output / "report.html").is_file()
 
 
 def test_fuse_says_what_it_costs_to_have_no_data(capsys, vit_a, tmp_path):
@@ -318,6 +320,30 @@ def test_progress_is_drawn_for_somebody_who_looks():
     assert "fusing" in drawn.getvalue()
     with bars(Console(file=drawn), False) as tell:
         assert tell is None
+
+
+def test_scores_stay_on_the_lines_of_progress(vit_a, vit_b, image_folder, tmp_path):
+    import io
+
+    from command import tiny_recipe
+    from rich.console import Console
+
+    from compressor.pipeline.run import run
+    from compressor.recipe import build
+    from compressor.report.progress import bars
+
+    drawn, told = io.StringIO(), []
+    values = tiny_recipe([vit_a, vit_b], image_folder, tmp_path / "s")
+    with bars(Console(file=drawn, force_terminal=True, width=100), True) as tell:
+        report = run(build(values), progress=lambda *step: (told.append(step), tell(*step)))
+    shown = {row["name"]: f"{row['name']} {100 * row['accuracy']:.1f} %" for row in report["table"]}
+    last = drawn.getvalue().rpartition("\x1b[?25h")[0][-4000:]
+    assert f"{shown['a']}, {shown['b']}, {shown['ensemble']}" in last
+    assert f"{shown['one-shot']}, {shown['ensemble']}" in last
+    assert f"{shown['finetuned']}, {shown['ensemble']}" in last
+    steps = [line for stage, share, line in told if stage == "finetune" and share is not None]
+    assert len(steps) == 4 and steps[0].endswith(f"; {shown['one-shot']}")
+    assert [share for stage, share, line in told if line == "evaluating the teachers"] == [None, 1.0]
 
 
 def test_python_face(vit_a, vit_b, tmp_path):

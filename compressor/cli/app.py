@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from compressor import __version__
-from compressor.cli import landscape, look, make, measure
+from compressor.cli import doctor, landscape, look, make, measure
 
 
 def _version(asked: bool) -> None:
@@ -21,7 +21,6 @@ app = typer.Typer(
     help="Fuse wide transformers into one narrow one, and prove what came out.\n\n"
     "Try: compress fuse --width 0.5 vit-a vit-b\n\n"
     "That halves two small built-in vision transformers; nothing is downloaded.",
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -44,6 +43,7 @@ app.command(rich_help_panel=_MAKE)(make.run)
 app.command(rich_help_panel=_LOOK)(look.plan)
 app.command(rich_help_panel=_LOOK)(look.inspect)
 app.command(rich_help_panel=_LOOK)(look.report)
+app.command(rich_help_panel=_LOOK)(doctor.doctor)
 app.command(rich_help_panel=_MEASURE)(measure.evaluate)
 app.command(rich_help_panel=_MEASURE)(measure.bench)
 app.command(rich_help_panel=_MEASURE)(landscape.landscape)

@@ -16,6 +16,8 @@ from compressor.errors import UserError
 
 #: Exit codes: bad input, a bug, and an interruption.
 BAD_INPUT, BUG, INTERRUPTED = 2, 1, 130
+#: Set by the shell that asks what could come next on its line.
+COMPLETION = "_COMPRESS_COMPLETE"
 
 # Where typer keeps what it raises for a wrong usage differs between its releases.
 _exceptions = importlib.import_module(typer.BadParameter.__module__)
@@ -23,6 +25,8 @@ _exceptions = importlib.import_module(typer.BadParameter.__module__)
 
 def main() -> None:
     """The entry point of the console script."""
+    if COMPLETION in os.environ:
+        app(prog_name="compress")
     sys.exit(run_command(sys.argv[1:]))
 
 

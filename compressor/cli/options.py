@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
@@ -87,7 +87,11 @@ def flag(name: str, *more: str, panel: str | None = None, metavar: str | None = 
     if default not in (None, {}) and not isinstance(default, bool):
         # Escaped: brackets are markup in a help text.
         text += f" [dim]\\[default: {default}][/dim]"
-    return typer.Option(name, *more, help=text, show_default=False, rich_help_panel=panel, metavar=metavar)
+    known = _words(FLAGS[name])
+    return typer.Option(
+        name, *more, help=text, show_default=False, rich_help_panel=panel, metavar=metavar,
+        autocompletion=(lambda: known) if known else None,
+    )  # fmt: skip
 
 
 def without(name: str, help: str) -> Any:
@@ -95,12 +99,27 @@ def without(name: str, help: str) -> Any:
     return typer.Option(name, help=help, rich_help_panel=_SKIP)
 
 
-def _field(path: str) -> tuple[str, Any]:
+def _words(path: str) -> list[str]:
+    """The words that a field takes, for a shell that completes them; none where any text goes."""
+
+    def of(kind: Any) -> list[str]:
+        if get_origin(kind) is Literal:
+            return [str(word) for word in get_args(kind)]
+        return [word for part in get_args(kind) for word in of(part)]
+
+    return of(_info(path).annotation)
+
+
+def _info(path: str) -> Any:
     model: Any = Recipe
     *sections, last = path.split(".")
     for section in sections:
         model = model.model_fields[section].annotation
-    found = model.model_fields[last]
+    return model.model_fields[last]
+
+
+def _field(path: str) -> tuple[str, Any]:
+    found = _info(path)
     return found.description or "", None if found.is_required() else found.default
 
 
@@ -152,6 +171,7 @@ Preset = Annotated[
         metavar="NAME",
         show_default=False,
         rich_help_panel=_FUSION,
+        autocompletion=lambda: list(PRESETS.names()),
     ),
 ]
 Residual = Annotated[str | None, flag("--residual", panel=_FUSION)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ from compressor.pipeline.places import work_folder
 from compressor.pipeline.prove import export_report, prove, time_subjects
 from compressor.pipeline.samples import open_data
 from compressor.pipeline.space import told_when_full
-from compressor.pipeline.stages import Progress, Stages
-from compressor.pipeline.table import Judge, Subject, make_rows, teacher_subjects
+from compressor.pipeline.stages import Progress, Stages, Tell
+from compressor.pipeline.table import Judge, Subject, make_rows, say_score, teacher_subjects
 from compressor.pipeline.work import Work
 from compressor.recipe import Recipe
 
@@ -87,10 +87,12 @@ def run(
         with stages("data", f"reading {recipe.data.source}"), told_when_full("to the cache of datasets"):
             data = open_data(recipe, teachers[0].processor, teachers[0].config)
         if data.evaluation is not None:
-            with stages("evaluate", "evaluating the teachers"):
+            with stages("evaluate", "evaluating the teachers") as tell:
                 _place(teachers, recipe.device)
-                judge = Judge([teacher.model for teacher in teachers], _weights(recipe), data.evaluation)
+                models, seen = [teacher.model for teacher in teachers], _telling(tell, "evaluating the teachers")
+                judge = Judge(models, _weights(recipe), data.evaluation, progress=seen)
                 _place(teachers, "cpu")
+                tell(1.0, ", ".join(f"{one.name} {say_score(one.score)}" for one in teacher_subjects(teachers, judge)))
     prints = [teacher.fingerprint for teacher in teachers]
     saved = work.load(prints) if resume else None
     beginning = saved or begin(recipe, teachers, given, data, stages)
@@ -100,7 +102,7 @@ def run(
         with told_when_full(f"to {work.folder}"), work.kept_if_interrupted():
             if not saved:
                 work.save(beginning, prints)
-            finetune = _finetune(recipe, teachers, beginning, data.train, work, resume, stages)
+            finetune = _finetune(recipe, teachers, beginning, data.train, work, resume, stages, students[0])
         students.append(_judged("finetuned", beginning, teachers, judge, recipe, stages))
     with told_when_full(f"to {recipe.output}"), staged(recipe.output, force) as folder:
         with stages("write", "writing the student"):
@@ -210,13 +212,20 @@ def _judged(
 ) -> Subject:
     found = None
     if judge is not None:
-        with stages("evaluate", f"evaluating: {name}"):
+        with stages("evaluate", f"evaluating: {name}") as tell:
             if judge.asks_again:
                 _place(teachers, recipe.device)
-            found = judge.score(beginning.model.to(recipe.device))  # type: ignore[arg-type]
+            seen = _telling(tell, f"evaluating: {name}")
+            found = judge.score(beginning.model.to(recipe.device), seen)  # type: ignore[arg-type]
             beginning.model.to("cpu")  # type: ignore[arg-type]
             _place(teachers, "cpu")
+            ensemble = f", ensemble {say_score(judge.ensemble)}" if len(teachers) > 1 else ""
+            tell(1.0, f"{name} {say_score(found)}{ensemble}")
     return Subject(name, (beginning.model,), 0, found)
+
+
+def _telling(tell: Tell, line: str) -> Callable[[float], None]:
+    return lambda share: tell(share, line)
 
 
 def _finetune(
@@ -227,11 +236,13 @@ def _finetune(
     work: Work,
     resume: bool,
     stages: Stages,
+    before: Subject,
 ) -> dict[str, Any]:
     # Imported only now: the Trainer takes long, and not every run finetunes.
     from compressor.distillation.search import describe
     from compressor.distillation.trainer import distill
 
+    so_far = "" if before.score is None else f"; {before.name} {say_score(before.score)}"
     with stages("finetune", "finetuning") as tell:
         report = distill(
             beginning.model,
@@ -246,7 +257,7 @@ def _finetune(
             resume=resume,
             device=recipe.device,
             progress=lambda step, steps, loss: tell(
-                step / steps, f"finetuning: {describe(step, recipe.finetune)}, loss {loss:.3f}"
+                step / steps, f"finetuning: {describe(step, recipe.finetune)}, loss {loss:.3f}{so_far}"
             ),
         )
         _place(teachers, "cpu")

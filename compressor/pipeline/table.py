@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compressor.bench.accuracy import Score, answer, mix, new_tally
+from compressor.bench.accuracy import Batch, Score, answer, mix, new_tally
 from compressor.bench.flops import count_macs
 from compressor.bench.size import count_parameters, weight_bytes
-from compressor.bench.table import Row
+from compressor.bench.table import MISSING, Row, say_perplexity
 from compressor.data.batches import Batches
 from compressor.models.load import Teacher
 from compressor.pipeline.measure import Timing
@@ -64,6 +64,7 @@ class Judge:
         weights: one per teacher, of the mean that is the ensemble's answer.
         batches: the evaluation samples, iterated again for each model that is judged later.
         room: bytes that the ensemble's answers may take.
+        progress: told the share of the samples that were seen.
     """
 
     def __init__(
@@ -72,11 +73,12 @@ class Judge:
         weights: Sequence[float],
         batches: Batches,
         room: int = REFERENCE_BYTES,
+        progress: Callable[[float], None] | None = None,
     ) -> None:
         self._batches, self._models, self._weights = batches, list(teachers), list(weights)
         tallies, together = [new_tally(model) for model in teachers], new_tally(teachers[0])
         kept: list[Tensor] | None = []
-        for found in answer(teachers, batches):
+        for found in answer(teachers, _telling(batches, progress)):
             reference = mix(found.log_probs, weights)
             for tally, one in zip([*tallies, together], [*found.log_probs, reference], strict=True):
                 tally.add(one, found.inputs, found.labels, reference)
@@ -95,10 +97,10 @@ class Judge:
         """Whether judging another model runs the teachers too."""
         return self._kept is None
 
-    def score(self, model: PreTrainedModel) -> Score:
+    def score(self, model: PreTrainedModel, progress: Callable[[float], None] | None = None) -> Score:
         """The score of another model, and its KL to the ensemble."""
-        tally = new_tally(model)
-        for index, found in enumerate(answer([model, *(self._models if self._kept is None else [])], self._batches)):
+        tally, models = new_tally(model), [model, *(self._models if self._kept is None else [])]
+        for index, found in enumerate(answer(models, _telling(self._batches, progress))):
             own, *others = found.log_probs
             reference = mix(others, self._weights) if self._kept is None else self._kept[index]
             tally.add(own, found.inputs, found.labels, reference)
@@ -112,6 +114,25 @@ class Judge:
             "labelled": self.ensemble.labelled,
             "accuracy_error": self.ensemble.accuracy_error,
         }
+
+
+def say_score(score: Score | None) -> str:
+    """A score in a few words, such as "59.6 %"."""
+    if score is None:
+        return MISSING
+    if score.perplexity is not None:
+        return f"perplexity {say_perplexity(score.perplexity)}"
+    if score.accuracy is not None:
+        return f"{100 * score.accuracy:.1f} %"
+    return MISSING if score.kl is None else f"KL {score.kl:.3f}"
+
+
+def _telling(batches: Batches, progress: Callable[[float], None] | None) -> Iterator[Batch]:
+    """The batches, and the share of them that is done once the next is asked for."""
+    for index, batch in enumerate(batches):
+        yield batch
+        if progress is not None:
+            progress((index + 1) / len(batches))
 
 
 def short_names(names: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Progress bars: one line a stage, with what is done and how long it will take."""
+"""Progress bars: one line a stage, with what is done and how long it will take; scores stay on the lines behind."""
 
 from __future__ import annotations
 
@@ -43,14 +43,17 @@ class _Bars:
         self._drawn = drawn
         self._stage: str | None = None
         self._task: TaskID | None = None
+        self._done = False
 
     def __call__(self, stage: str, share: float | None, line: str) -> None:
         # As text: a folder name in brackets is no markup.
         description = Text(line).markup
-        if stage != self._stage or self._task is None:
+        # A stage that is entered again begins a line of its own.
+        if stage != self._stage or self._task is None or (self._done and share is None):
             self.finish()
             self._stage, self._task = stage, self._drawn.add_task(description, total=None)
         self._drawn.update(self._task, description=description)
+        self._done = share is not None and share >= 1
         if share is not None:
             self._drawn.update(self._task, total=1.0, completed=share)
 

@@ -55,7 +55,9 @@ def summary(report: Report) -> list[str]:
             f"ONNX Runtime agrees with torch to {onnx['largest_relative_difference']:.1e} of the largest value "
             f"(at most {onnx['tolerance']:.0e} is allowed)"
         )
-    lines.append(f"written to {folder} in {report['seconds']['total']:.0f} s; next: {_next(report)}")
+    lines.append(f"written to {folder} in {report['seconds']['total']:.0f} s: {_contents(report)}")
+    lines.append(f"look at it: {folder}/report.html")
+    lines.append(f"next: {_next(report)}")
     return lines
 
 
@@ -189,6 +191,12 @@ def _how_judged(finetune: Mapping[str, Any]) -> str:
         f"weights of step {finetune['best_step']}, the best of {len(finetune['judged'])} judgements "
         f"(loss {loss:.4f} on {finetune['validation_samples']} training samples kept out)"
     )
+
+
+def _contents(report: Report) -> str:
+    """What lies in the folder."""
+    files = ["model.safetensors with its config and preprocessor", *((report.get("onnx") or {}).get("files") or [])]
+    return ", ".join([*files, "README.md (the model card), recipe.yaml, report.json"])
 
 
 def _next(report: Report) -> str:
