@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,22 @@ def test_flags_replace_what_a_preset_says():
         0.25,
     )
     assert (found.epsilon, found.heads, found.preparation) == (0.03, "across", "standardised")
+
+
+@pytest.mark.parametrize("name", PRESETS.names())
+def test_a_switch_turns_on_what_a_preset_turns_off(name):
+    for given, wanted in ((False, True), (True, False), (None, False)):
+        assert to_recipe({"--teachers": ("a", "b"), "--no-refit": given}, preset=name).fusion.refit is wanted
+
+
+def test_the_command_refits_a_preset(capsys, tmp_path, vit_a, vit_b, image_folder):
+    quick = ("--samples", 16, "--no-finetune", "--no-onnx", "--no-latency", "--output", tmp_path / "mean")
+    arguments = ("--preset", "vanilla", "--refit", "--data", image_folder, *quick)
+    code, _, err = compress(capsys, "fuse", vit_a, vit_b, *arguments)
+    assert code == 0, err
+    report = json.loads((tmp_path / "mean" / "report.json").read_text())
+    assert read(tmp_path / "mean" / "recipe.yaml").fusion.refit
+    assert report["recipe"]["fusion"]["refit"]
 
 
 def test_a_recipes_own_values_replace_what_its_preset_says(tmp_path):

@@ -132,7 +132,7 @@ def test_flags_and_recipe_are_the_same():
 
 
 def test_flags_that_were_not_given_are_left_to_the_recipe():
-    assert nested({"--width": None, "--no-refit": False}) == {}
+    assert nested({"--width": None, "--no-refit": None}) == {}
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,9 @@ def flag(name: str, *more: str, panel: str | None = None, metavar: str | None = 
 
 
 def without(name: str, help: str) -> Any:
-    """A switch that turns a field of the recipe off."""
-    return typer.Option(name, help=help, rich_help_panel=_SKIP)
+    """A switch --no-… that turns a field of the recipe off, and its opposite, for what a preset turned off."""
+    opposite = "--" + name.removeprefix("--no-")
+    return typer.Option(f"{name}/{opposite}", help=help, show_default=False, metavar="", rich_help_panel=_SKIP)
 
 
 def _words(path: str) -> list[str]:
@@ -196,11 +197,11 @@ Weights = Annotated[
 ]
 Ridge = Annotated[str | None, flag("--ridge", panel=_FUSION, metavar="FLOAT|auto")]
 Anchor = Annotated[str | None, flag("--anchor", panel=_FUSION)]
-NoRefit = Annotated[bool, without("--no-refit", "Pure transport: do not refit the weights in closed form.")]
-NoFinetune = Annotated[bool, without("--no-finetune", "Do not finetune after fusing.")]
-NoLatency = Annotated[bool, without("--no-latency", "Do not measure latency.")]
-NoOnnx = Annotated[bool, without("--no-onnx", "Do not write and check ONNX files.")]
-NoCache = Annotated[bool, without("--no-cache", "Write no ONNX files with past keys and values.")]
+NoRefit = Annotated[bool | None, without("--no-refit", "Pure transport: do not refit the weights in closed form.")]
+NoFinetune = Annotated[bool | None, without("--no-finetune", "Do not finetune after fusing.")]
+NoLatency = Annotated[bool | None, without("--no-latency", "Do not measure latency.")]
+NoOnnx = Annotated[bool | None, without("--no-onnx", "Do not write and check ONNX files.")]
+NoCache = Annotated[bool | None, without("--no-cache", "Write no ONNX files with past keys and values.")]
 Steps = Annotated[int | None, flag("--steps", panel=_FINETUNE)]
 BatchSize = Annotated[int | None, flag("--batch-size", panel=_FINETUNE)]
 Augment = Annotated[str | None, flag("--augment", panel=_FINETUNE, metavar="NAME")]
@@ -227,7 +228,8 @@ def to_recipe(given: Mapping[str, Any], *, preset: str | None = None, where: str
     """Validate flags as the recipe that they stand for.
 
     Args:
-        given: {flag: value}; None and, for switches that turn something off, False leave the recipe's default.
+        given: {flag: value}; None leaves the recipe's default, and of a switch that turns something off, False turns
+            it on.
         preset: the name of values that lie beneath them.
         where: what comes before an error.
 
@@ -245,7 +247,7 @@ def nested(given: Mapping[str, Any]) -> dict[str, Any]:
     """Flags as nested values, as a recipe file has them; what was not given is left out."""
     values: dict[str, Any] = {}
     for name, value in given.items():
-        if value is None or (name.startswith("--no-") and not value):
+        if value is None:
             continue
         *sections, last = FLAGS[name].split(".")
         section = values
@@ -257,7 +259,7 @@ def nested(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parsed(name: str, value: Any) -> Any:
     if name.startswith("--no-"):
-        return False
+        return not value
     if name == "--weights" and value != "auto":
         return tuple(part.strip() for part in value.split(","))
     if name in ("--text-column", "--learning-rates"):
