@@ -282,19 +282,18 @@ def test_an_export_names_every_file():
     from compressor.report.summary import exported
 
     file = {"bytes": 2e6}
-    found = {
-        "folder": "s",
-        "files": {"onnx/encoder_model.onnx": file, "onnx/decoder_model.onnx": file},
-        "opset": 18,
-        "largest_difference": 1e-6,
+    exact = {
+        "exact": True,
         "largest_relative_difference": 2e-6,
-        "tolerance": 1e-4,
-        "batch_sizes": [1, 2],
-        "report_updated": False,
+        "files": {"onnx/encoder_model.onnx": file, "onnx/decoder_model.onnx": file},
     }
-    lines = exported(found)
-    assert lines[:2] == [f"wrote s/onnx/{one}_model.onnx (2.0 MB, opset 18)" for one in ("encoder", "decoder")]
+    scores = {"accuracy": 0.5, "perplexity": None}
+    data = {"samples": 9, "relative_error": 0.0123, "agreement": 0.99, **scores, "float": {**scores, "accuracy": 0.75}}
+    int8 = {"exact": False, "files": {"onnx/model_int8.onnx": file}, "evaluation": data}
+    lines = exported({"folder": "s", "formats": {"onnx": exact, "onnx-int8": int8}, "report_updated": False})
+    assert lines[:2] == [f"wrote s/onnx/{one}_model.onnx (onnx, 2.00 MB)" for one in ("encoder", "decoder")]
     assert "2.0e-06 of the largest value" in lines[2]
+    assert "99.00 % of the answers" in lines[-1] and "accuracy 50.00 % beside 75.00 % (on 9 samples)" in lines[-1]
 
 
 def test_export_fails_beyond_the_tolerance(capsys, student, tmp_path):

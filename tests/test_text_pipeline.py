@@ -168,10 +168,14 @@ def test_the_files_with_past_can_be_left_out(root, tmp_path, monkeypatch):
     from compressor.pipeline import prove
     from compressor.pipeline.stages import Stages
 
-    monkeypatch.setattr(prove, "export_onnx", lambda model, folder, *, cache, **rest: cache)
+    caches = []
+    monkeypatch.setattr(
+        prove, "write_formats", lambda names, model, folder, given, **rest: caches.append(given.cache) or {}
+    )
     for given in (False, True):
         recipe = options.to_recipe({"--teachers": ("a",), "--no-cache": given})
-        assert prove.prove(recipe, None, tmp_path, Stages()) is not given
+        prove.prove(recipe.export, None, tmp_path, Stages())
+    assert caches == [True, False]
 
 
 def test_a_teacher_that_cannot_be_exported_costs_a_column_not_the_run(root, tmp_path, monkeypatch):

@@ -115,37 +115,59 @@ def export(
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Folder to write into; the model's own if omitted.")
     ] = None,
+    formats: o.Formats = None,
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Also write files with past keys and values, to generate with.")
     ] = True,
     tolerance: o.Tolerance = None,
+    data: o.Data = None,
+    train_split: o.TrainSplit = None,
+    eval_split: o.EvalSplit = None,
+    image_column: o.ImageColumn = None,
+    label_column: o.LabelColumn = None,
+    text_column: o.TextColumn = None,
+    target_column: o.TargetColumn = None,
+    max_length: o.MaxLength = None,
+    samples: o.Samples = None,
+    eval_samples: o.EvalSamples = None,
     seed: o.Seed = None,
     force: o.Force = False,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """Write the ONNX files of a model and prove them: ONNX Runtime against torch, over several batch sizes.
+    """Write a model in other formats and prove them against torch, over several batch sizes and lengths.
 
-    They are onnx/model.onnx; for a language model also onnx/model_with_past.onnx; for an encoder–decoder an encoder
-    and two decoders. Their largest differences go into the folder's report.json, if it has one. Beyond the tolerance
+    ONNX files are onnx/model.onnx; for a language model also onnx/model_with_past.onnx; for an encoder–decoder an
+    encoder and two decoders. int8 and float16 ones end with _int8 and _fp16; with --data their accuracy is measured
+    beside the model's own. What was found goes into the folder's report.json, if it has one. Beyond the tolerance
     nothing is written.
 
-    Example: compress export student
+    Example: compress export student --formats onnx,onnx-int8 --data ./images
     """
-    recipe = o.to_recipe({"--teachers": (model,), "--no-cache": not cache, "--tolerance": tolerance, "--seed": seed})
+    recipe = o.to_recipe(
+        {
+            "--teachers": (model,),
+            "--formats": formats,
+            "--no-cache": not cache,
+            "--tolerance": tolerance,
+            "--data": data,
+            "--train-split": train_split,
+            "--eval-split": eval_split,
+            "--image-column": image_column,
+            "--label-column": label_column,
+            "--text-column": text_column,
+            "--target-column": target_column,
+            "--max-length": max_length,
+            "--samples": samples,
+            "--eval-samples": eval_samples,
+            "--seed": seed,
+        }
+    )
     with working(debug) as progress:
         with loading():
             from compressor.pipeline import deploy
 
-        found = deploy.export(
-            model,
-            output,
-            cache=recipe.export.cache,
-            tolerance=recipe.export.tolerance,
-            seed=recipe.seed,
-            force=force,
-            progress=progress,
-        )
+        found = deploy.export(recipe, output, force=force, progress=progress)
     if json:
         say_json(found)
         return

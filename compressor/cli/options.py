@@ -64,6 +64,7 @@ FLAGS: dict[str, str] = {
     "--no-latency": "bench.latency",
     "--no-onnx": "export.onnx",
     "--no-cache": "export.cache",
+    "--formats": "export.formats",
     "--tolerance": "export.tolerance",
     "--teachers": "teachers",
 }
@@ -214,6 +215,7 @@ ValidateEvery = Annotated[int | None, flag("--validate-every", panel=_FINETUNE)]
 Patience = Annotated[int | None, flag("--patience", panel=_FINETUNE)]
 CacheLogits = Annotated[bool | None, flag("--cache-logits", panel=_FINETUNE)]
 Losses = Annotated[str | None, flag("--losses", panel=_FINETUNE, metavar="NAME=WEIGHT,...")]
+Formats = Annotated[str | None, flag("--formats", metavar="NAME,NAME,...")]
 Tolerance = Annotated[float | None, flag("--tolerance")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what exists already, once the new one is finished.")]
 Resume = Annotated[
@@ -262,7 +264,7 @@ def _parsed(name: str, value: Any) -> Any:
         return not value
     if name == "--weights" and value != "auto":
         return tuple(part.strip() for part in value.split(","))
-    if name in ("--text-column", "--learning-rates"):
+    if name in ("--text-column", "--learning-rates", "--formats"):
         return tuple(part.strip() for part in value.split(","))
     if name == "--losses":
         return {key.strip(): weight.strip() for key, _, weight in (part.partition("=") for part in value.split(","))}

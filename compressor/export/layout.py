@@ -29,6 +29,10 @@ class FileKind:
     prove: Callable[[proofs.Files, PreTrainedModel, int, int], Iterator[proofs.Trial]]
     cache: bool = False
 
+    def named(self, suffix: str, ending: str = ".onnx") -> str:
+        """The name of this file in another format."""
+        return f"{self.name.removesuffix('.onnx')}{suffix}{ending}"
+
 
 _WHOLE = FileKind(proofs.MODEL, Whole, proofs.prove_whole)
 _STEP = FileKind(proofs.MODEL_STEP, Step, proofs.prove_step, cache=True)
@@ -52,8 +56,17 @@ ENCODER_DECODERS: dict[str, tuple[FileKind, ...]] = {
     "seq2seq-lm": (_ENCODER, _DECODER, _DECODER_STEP),
 }
 
-#: Every name that an export may write.
-NAMES = tuple(dict.fromkeys(kind.name for files in (*STACKS.values(), *ENCODER_DECODERS.values()) for kind in files))
+#: What the name of a file ends with that is made from the float32 one.
+INT8, FLOAT16 = "_int8", "_fp16"
+
+
+def every_kind() -> tuple[FileKind, ...]:
+    """The files of all tasks, each once."""
+    return tuple(dict.fromkeys(kind for files in (*STACKS.values(), *ENCODER_DECODERS.values()) for kind in files))
+
+
+#: Every name that an export to ONNX may write.
+NAMES = tuple(kind.named(suffix) for kind in every_kind() for suffix in ("", INT8, FLOAT16))
 
 
 def files_of(model: PreTrainedModel, cache: bool = True) -> tuple[FileKind, ...]:

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import copy
-import logging
 import os
 import shutil
-import sys
 import tempfile
-import threading
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 import torch
 from torch.onnx.errors import OnnxExporterError
 from transformers import PreTrainedModel
 
-from compressor.errors import UnsupportedError, UserError
+from compressor.errors import UnsupportedError
 from compressor.export.graphs import Graph
-from compressor.export.layout import NAMES, FileKind, files_of, has_cache
+from compressor.export.layout import NAMES, files_of, has_cache
 from compressor.export.parity import ParityReport, check_parity, combine
+from compressor.export.tracing import make_graph, silence, traceable
 from compressor.models.quiet import one_line
 
 #: What one protobuf file cannot hold, less some room for the graph; larger weights go to a file beside it.
@@ -39,12 +35,13 @@ class FileReport:
     Attributes:
         path: the finished file.
         bytes: of the file, and of the weights beside it if they are.
+        opset: None where the format has none.
         seconds: of the export, without the parity check.
     """
 
     path: Path
     bytes: int
-    opset: int
+    opset: int | None
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     seconds: float
@@ -66,7 +63,7 @@ class ExportReport:
         return sum(file.bytes for file in self.files)
 
     @property
-    def opset(self) -> int:
+    def opset(self) -> int | None:
         return self.files[0].opset
 
     @property
@@ -116,9 +113,7 @@ def export_onnx(
     cache = has_cache(model, cache)
     target = Path(folder) / "onnx"
     target.mkdir(parents=True, exist_ok=True)
-    # The check needs float32 on the CPU; only a model that is something else is copied.
-    if model.device.type != "cpu" or model.dtype != torch.float32:
-        model = copy.deepcopy(model).cpu().float()
+    model = plain(model)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target))
     training = model.training
     graphs: dict[str, Graph] = {}
@@ -127,17 +122,17 @@ def export_onnx(
         model.eval()
         for kind in kinds:
             begin = time.perf_counter()
-            with _silence(), _traceable(model):
-                graphs[kind.name] = _graph(kind, model, cache)
+            with silence(), traceable(model):
+                graphs[kind.name] = make_graph(kind, model, cache)
                 _export(graphs[kind.name], partial / kind.name)
             seconds[kind.name] = time.perf_counter() - begin
-        with _silence():
+        with silence():
             parity = check_parity(partial, model, cache=cache, tolerance=tolerance, batch_sizes=batch_sizes, seed=seed)
         reports = tuple(
             FileReport(
                 target / name,
                 sum(path.stat().st_size for path in partial.glob(f"{name}*")),
-                _opset(partial / name),
+                opset_of(partial / name),
                 tuple(graph.inputs),
                 graph.outputs,
                 seconds[name],
@@ -153,6 +148,13 @@ def export_onnx(
             # Only if nothing is in it, which is when nothing was ever exported here.
             target.rmdir()
     return ExportReport(reports)
+
+
+def plain(model: PreTrainedModel) -> PreTrainedModel:
+    """The model in float32 on the CPU, as the checks need it; copied only if it is something else."""
+    if model.device.type != "cpu" or model.dtype != torch.float32:
+        return copy.deepcopy(model).cpu().float()
+    return model
 
 
 def largest_differences(
@@ -171,19 +173,6 @@ def largest_differences(
     with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
         report = export_onnx(model, scratch, cache=cache, tolerance=tolerance, batch_sizes=batch_sizes, seed=seed)
     return {file.path.name: file.parity.max_rel for file in report.files}
-
-
-def _graph(kind: FileKind, model: PreTrainedModel, cache: bool) -> Graph:
-    try:
-        return kind.graph(model, cache).eval()
-    except UserError:
-        raise
-    # Models fail in ways of their own on what they do not take, such as a plain cache.
-    except Exception as error:
-        hint = ": leave out the files with past (cache=False)" if kind.cache else ""
-        raise UnsupportedError(
-            f"{type(model).__name__} does not run as {kind.name} needs it ({one_line(error)}){hint}"
-        ) from error
 
 
 def _export(graph: Graph, path: Path) -> None:
@@ -218,7 +207,8 @@ def _name_axes(graph: Graph, path: Path) -> None:
     onnx.save(file, path)
 
 
-def _opset(path: Path) -> int:
+def opset_of(path: Path) -> int:
+    """The version of ONNX's own operations that a file uses."""
     graph = onnx.load(path, load_external_data=False)
     return next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
 
@@ -231,51 +221,3 @@ def _publish(partial: Path, target: Path) -> None:
     # What an export of another model or without this option left would not belong to these.
     for name in {name for kind in NAMES for name in (kind, f"{kind}.data")} - {path.name for path in written}:
         (target / name).unlink(missing_ok=True)
-
-
-@contextmanager
-def _traceable(model: PreTrainedModel) -> Iterator[None]:
-    """Parameters without gradients, and mixtures of experts without loops; both as they were afterwards."""
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # Not all of transformers' models have them, nor its versions.
-    can_set = getattr(model, "_can_set_experts_implementation", None)
-    experts = model.get_experts_implementation() if can_set is not None and can_set() else None
-    try:
-        for parameter in wanted:
-            parameter.requires_grad_(False)
-        if experts is not None:
-            # The others loop over the experts that were hit, or call a kernel that ONNX does not have.
-            model.set_experts_implementation("batched_mm")
-        yield
-    finally:
-        if experts is not None:
-            model.set_experts_implementation(experts)
-        for parameter in wanted:
-            parameter.requires_grad_(True)
-
-
-class _Muted:
-    """A standard stream that says nothing for this thread; a progress bar draws from one of its own."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._thread = threading.get_ident()
-
-    def write(self, text: str) -> int:
-        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """No logs and warnings, and not the graphs that torch prints of what it cannot export."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stderr(_Muted(sys.stderr)):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,8 @@ import torch
 from transformers import PreTrainedModel
 
 from compressor.errors import ParityError
-from compressor.export.layout import files_of
-from compressor.export.proofs import Pair, Trial
+from compressor.export.layout import FileKind, files_of
+from compressor.export.proofs import Files, Pair, Trial
 from compressor.export.runtime import Session
 
 
@@ -24,6 +25,8 @@ class ParityCase:
         padding: of the first sample: "none", "right" or "left".
         steps: tokens of consecutive calls with a cache; empty without one.
         inputs: names and shapes.
+        error: of all outputs together, ‖given − expected‖ / ‖expected‖.
+        agreement: share of the logits' rows [..., C] whose largest one is the same; None where there are no logits.
     """
 
     batch: int
@@ -33,16 +36,32 @@ class ParityCase:
     inputs: str
     max_abs: float
     max_rel: float
+    error: float = 0.0
+    agreement: float | None = None
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """The largest differences of a file over all cases; relative means to the largest value of the same output."""
+    """The largest differences of a file over all cases; relative means to the largest value of the same output.
+
+    `tolerance` is infinite where the file need not be exact.
+    """
 
     max_abs: float
     max_rel: float
     tolerance: float
     cases: tuple[ParityCase, ...]
+
+    @property
+    def error(self) -> float:
+        """The largest of the cases'."""
+        return max(case.error for case in self.cases)
+
+    @property
+    def agreement(self) -> float | None:
+        """The mean over the cases that have logits."""
+        found = [case.agreement for case in self.cases if case.agreement is not None]
+        return sum(found) / len(found) if found else None
 
 
 def check_parity(
@@ -76,11 +95,24 @@ def check_parity(
         ParityError: a file is not valid ONNX, does not run, gives other shapes, or differs by more than `tolerance`.
     """
     kinds = files_of(model, cache)
-    sessions = {kind.name: Session(Path(folder) / kind.name) for kind in kinds}
+    files = {kind.name: Session(Path(folder) / kind.name) for kind in kinds}
+    return compare(kinds, files, model, tolerance=tolerance, batch_sizes=batch_sizes, seed=seed)
+
+
+def compare(
+    kinds: Sequence[FileKind],
+    files: Files,
+    model: PreTrainedModel,
+    *,
+    tolerance: float,
+    batch_sizes: Sequence[int] = (1, 2, 5),
+    seed: int = 0,
+) -> dict[str, ParityReport]:
+    """`check_parity` of files that are open, of any format, by the names of their kinds."""
     reports = {}
     for kind in kinds:
-        path = sessions[kind.name].path
-        trials = (trial for batch in batch_sizes for trial in kind.prove(sessions, model, batch, seed))
+        path = files[kind.name].path
+        trials = (trial for batch in batch_sizes for trial in kind.prove(files, model, batch, seed))
         reports[kind.name] = combine([_case(path, trial) for trial in trials], tolerance)
         _refuse(path, reports[kind.name])
     return reports
@@ -104,19 +136,33 @@ def _refuse(path: Path, report: ParityReport) -> None:
 
 
 def _case(path: Path, trial: Trial) -> ParityCase:
-    largest = [_difference(path, pair, trial.inputs) for pair in trial.pairs]
+    found = [_difference(path, pair, trial.inputs) for pair in trial.pairs]
+    rows = [one.rows for one in found if one.rows is not None]
     return ParityCase(
         trial.batch,
         trial.length,
         trial.padding,
         trial.steps,
         trial.inputs,
-        max(absolute for absolute, _ in largest),
-        max(relative for _, relative in largest),
+        max(one.max_abs for one in found),
+        max(one.max_rel for one in found),
+        math.sqrt(sum(one.squares for one in found) / max(1e-24, sum(one.size for one in found))),
+        sum(same for same, _ in rows) / sum(total for _, total in rows) if rows else None,
     )
 
 
-def _difference(path: Path, pair: Pair, inputs: str) -> tuple[float, float]:
+@dataclass(frozen=True)
+class _Difference:
+    """Of one output: the largest differences, squared norms of difference and output, and rows that agree, of all."""
+
+    max_abs: float
+    max_rel: float
+    squares: float
+    size: float
+    rows: tuple[int, int] | None
+
+
+def _difference(path: Path, pair: Pair, inputs: str) -> _Difference:
     if pair.given.shape != pair.expected.shape:
         raise ParityError(
             f"{path} gives {pair.name} of shape {tuple(pair.given.shape)} where torch gives "
@@ -128,4 +174,14 @@ def _difference(path: Path, pair: Pair, inputs: str) -> tuple[float, float]:
     if not torch.isfinite(given).all():
         raise ParityError(f"{path} gives {pair.name} that are not finite, at {inputs}")
     absolute = float((given - expected).abs().max())
-    return absolute, absolute / max(1e-12, float(expected.abs().max()))
+    rows = None
+    if pair.name == "logits":
+        same = given.argmax(-1) == expected.argmax(-1)
+        rows = (int(same.sum()), same.numel())
+    return _Difference(
+        absolute,
+        absolute / max(1e-12, float(expected.abs().max())),
+        float((given - expected).square().sum()),
+        float(expected.square().sum()),
+        rows,
+    )

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from compressor.export.graphs import no_cache, outputs_of, source_inputs, takes
-from compressor.export.runtime import Session
+from compressor.export.runtime import Runnable
 from compressor.models.inputs import dummy_inputs
 
 #: Tokens of the text inputs that are compared.
@@ -25,7 +25,7 @@ PADDINGS = ("none", "right", "left")
 MODEL, MODEL_STEP = "model.onnx", "model_with_past.onnx"
 ENCODER, DECODER, DECODER_STEP = "encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"
 
-Files = Mapping[str, Session]
+Files = Mapping[str, Runnable]
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def _counted(
 
 
 def _trial(
-    session: Session,
+    session: Runnable,
     inputs: dict[str, Tensor],
     length: int | None,
     padding: str,
@@ -223,3 +223,16 @@ def _past(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _shapes(inputs: Mapping[str, Tensor]) -> str:
     return ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items() if "mask" not in name)
+
+
+def answers_of(files: Files, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The logits that files give to a batch of model inputs, from the first token on."""
+    if MODEL in files:
+        return files[MODEL].run(inputs)["logits"]
+    given = {
+        "input_ids": inputs["decoder_input_ids"],
+        "encoder_hidden_states": files[ENCODER].run(source_inputs(inputs))["last_hidden_state"],
+    }
+    if "attention_mask" in inputs:
+        given["encoder_attention_mask"] = inputs["attention_mask"]
+    return files[DECODER].run(given)["logits"]

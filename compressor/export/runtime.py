@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import onnx
 import onnxruntime
@@ -12,6 +13,21 @@ from torch import Tensor
 
 from compressor.errors import ParityError
 from compressor.models.quiet import one_line
+
+
+class Runnable(Protocol):
+    """An exported file that runs, whatever its format."""
+
+    path: Path
+    #: Name to shape; an axis of any size is its name, or None.
+    inputs: dict[str, list[int | str | None]]
+    outputs: tuple[str, ...]
+
+    def run(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Every output by name; of `values` only the file's inputs are taken."""
+
+    def no_past(self, batch: int) -> dict[str, Tensor]:
+        """Keys and values of no tokens, for every input that wants some."""
 
 
 class Session:

@@ -44,7 +44,12 @@ _COLUMNS: dict[str, tuple[str, float, int, str]] = {
 
 
 def render_card(
-    recipe: Recipe, report: Mapping[str, Any], *, task: str = "image-classification", reads: str | None = None
+    recipe: Recipe,
+    report: Mapping[str, Any],
+    *,
+    task: str = "image-classification",
+    reads: str | None = None,
+    example: str | None = None,
 ) -> str:
     """The README.md of a student: front matter, how to load it, what was measured, and the recipe that makes it again.
 
@@ -53,15 +58,18 @@ def render_card(
         report: the run's report; sections that it lacks are left out of the card.
         task: one of the values of `compressor.models.inputs.TASKS`.
         reads: "image" or "text"; what the task usually reads if omitted.
+        example: a program that runs the ONNX file with onnxruntime alone.
     """
     image = (reads or ("image" if task == "image-classification" else "text")) == "image"
     sections = [
         _front_matter(task, bool(report.get("onnx"))),
         f"# {_title(recipe)}\n\n{_made_of(recipe, report)}",
         f"## Use\n\n{_fence('python', _snippet(task, image))}",
+        _section("Run it with onnxruntime alone", _example(example, image)),
         _section("What was measured", _table(report.get("table") or [])),
         _section("Choices of the run", _scalars((report.get("fusion") or {}).get("choices") or {})),
         _section("ONNX against torch", _scalars(_of_all_files(report.get("onnx") or {}))),
+        _section("Formats", _formats(report.get("formats") or {})),
         _section("Seconds", _scalars(report.get("seconds") or {})),
         _section("Made with", _scalars(report.get("environment") or {})),
         _section("Limits", _limits(recipe, report, task)),
@@ -109,6 +117,50 @@ def _snippet(task: str, image: bool) -> str:
         f'model = {cls}.from_pretrained("path/to/this/folder")\n'
         f'processor = {processor}.from_pretrained("path/to/this/folder")'
     )
+
+
+def _example(example: str | None, image: bool) -> str:
+    if example is None:
+        return ""
+    needs, given = ("numpy and pillow", "picture.png") if image else ("numpy and tokenizers", '"a text"')
+    return (
+        f"It needs {needs} beside; in this folder, `python example.py {given}`:\n\n{_fence('python', example.rstrip())}"
+    )
+
+
+def _formats(formats: Mapping[str, Mapping[str, Any]]) -> str:
+    """A Markdown table of the formats: size, distance from torch on random inputs, and what they are worth on data."""
+    if not formats:
+        return ""
+    lines = [
+        ["format", "files", "size", "relative error", "same answers", "on the evaluation data", "float"],
+        [":--", ":--", *["--:"] * 5],
+    ]
+    for name, found in formats.items():
+        data = found.get("evaluation") or {}
+        agreement = data.get("agreement", found["agreement"])
+        cells = [
+            name,
+            ", ".join(f"`{file}`" for file in found["files"]),
+            f"{found['bytes'] / 1e6:.2f} MB",
+            f"{data.get('relative_error', found['relative_error']):.1e}",
+            "–" if agreement is None else f"{100 * agreement:.2f} %",
+            _metric(data),
+            _metric(data.get("float") or {}),
+        ]
+        lines.append(cells)
+    said = (
+        "Relative error: the norm of the logits' difference from torch over their norm; same answers: how often the "
+        "largest logit is the same. Both are of the evaluation samples where these are given, else of random inputs."
+    )
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{said}"
+
+
+def _metric(values: Mapping[str, Any]) -> str:
+    for key in ("accuracy", "perplexity"):
+        if values.get(key) is not None:
+            return _number(key, values[key])
+    return "–"
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""A model's ONNX files, proved against torch, in the model's own folder or in another."""
+"""A model in the formats that it is delivered in, proved against torch, in its own folder or in another."""
 
 from __future__ import annotations
 
@@ -6,59 +6,87 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
-from compressor.export.layout import NAMES
-from compressor.export.onnx import export_onnx
+from compressor.export.formats import FORMATS, check_formats
+from compressor.export.layout import every_kind
 from compressor.models.load import load_teacher
-from compressor.pipeline.output import update_report
-from compressor.pipeline.prove import export_report
+from compressor.models.resolve import load_config
+from compressor.pipeline.ensemble import common_data
+from compressor.pipeline.output import REPORT, read_report, update_report
+from compressor.pipeline.prove import Delivery, prove
+from compressor.pipeline.samples import open_data
 from compressor.pipeline.space import told_when_full
 from compressor.pipeline.stages import Progress, Stages
+from compressor.recipe import Recipe
 
 
 def export(
-    name: str,
-    output: str | None = None,
-    *,
-    cache: bool = True,
-    tolerance: float,
-    seed: int = 0,
-    force: bool = False,
-    progress: Progress | None = None,
+    recipe: Recipe, output: str | None = None, *, force: bool = False, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Write a model's files in onnx/, and note their largest differences from torch in the folder's report.json.
+    """Write a model in the recipe's formats, and note what they are worth in the folder's report.json.
 
     Args:
-        name: a folder, a built-in teacher or a Hub id.
+        recipe: names the model as its only teacher, the formats, and data to calibrate and evaluate on, if any.
         output: the folder to write into; a local model's own folder if omitted.
-        cache: whether a generating model gets files with past too.
-        tolerance: largest allowed difference relative to the largest value of an output.
-        seed: of the random inputs that are compared.
         force: replace files that are there.
         progress: told of every stage.
 
     Returns:
-        JSON-ready: the files, the largest differences, and whether a report was updated.
+        JSON-ready: what `export_report` says of the float32 ONNX files if they were asked for, "formats" with
+        `format_report` of each, the folder, and whether a report was updated.
 
     Raises:
         UserError: the model cannot be loaded or exported, or files are there already.
-        ParityError: a file disagrees with torch; nothing is written.
+        ParityError: a format that is to be exact disagrees with torch; nothing is written.
     """
     stages = Stages(progress)
+    (name,) = recipe.teachers
     folder = _folder(name, output)
-    there = next((path for name in NAMES if (path := folder / "onnx" / name).exists()), None)
-    if there is not None and not force:
-        raise UserError(f"{there} exists already: replace it with --force")
+    source = recipe.data.source or common_data(recipe.teachers)
+    calibrated = [one for one in recipe.export.wanted if FORMATS.get(one).calibrated(load_config(name))]
+    inexact = [one for one in recipe.export.wanted if not FORMATS.get(one).exact]
+    check_formats(recipe.export.wanted, load_config(name), data=source is not None)
+    _refuse_to_replace(recipe, folder, force)
     with stages("load", f"loading {name}") as tell:
-        model = load_teacher(name, progress=tell).model
-    with stages("export", "exporting to ONNX and checking it against torch"), told_when_full(f"to {folder}"):
+        model = load_teacher(name, progress=tell)
+    data = None
+    # Built-in data is read only for what needs it.
+    if recipe.data.source is not None or (source is not None and (calibrated or inexact)):
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source})})
+        with stages("data", f"reading {source}"), told_when_full("to the cache of datasets"):
+            data = open_data(recipe, model.processor, model.config)
+    with told_when_full(f"to {folder}"):
         try:
-            report = export_report(export_onnx(model, folder, cache=cache, tolerance=tolerance, seed=seed))
+            found = prove(
+                recipe.export, model.model, folder, stages, processor=model.processor, data=data, seed=recipe.seed
+            )
         except PermissionError as error:
             raise UserError(
                 f"cannot write to {folder}: {error.strerror}; choose another folder with --output"
             ) from None
-        updated = update_report(folder, {"onnx": report})
-    return {**report, "folder": str(folder), "report_updated": updated, "seconds": stages.report()}
+        updated = update_report(folder, _noted(folder, found))
+    return {
+        **(found.onnx or {}),
+        "formats": found.formats,
+        "folder": str(folder),
+        "report_updated": updated,
+        "seconds": stages.report(),
+    }
+
+
+def _noted(folder: Path, found: Delivery) -> dict[str, Any]:
+    """What changes in the report of a folder, if it has one: formats that were there before stay unless they went."""
+    if found.onnx is not None:
+        return {"onnx": found.onnx, "formats": found.formats}
+    before = read_report(folder).get("formats", {}) if (folder / REPORT).exists() else {}
+    return {"formats": {**before, **found.formats}}
+
+
+def _refuse_to_replace(recipe: Recipe, folder: Path, force: bool) -> None:
+    for one in recipe.export.wanted:
+        made = FORMATS.get(one)
+        for path in (made.path(folder, kind) for kind in every_kind()):
+            if path.exists() and not force:
+                raise UserError(f"{path} exists already: replace it with --force")
 
 
 def _folder(name: str, output: str | None) -> Path:
@@ -66,5 +94,5 @@ def _folder(name: str, output: str | None) -> Path:
         return Path(output).expanduser()
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        raise UserError(f"{name} is no local folder: say where to write the ONNX files with --output")
+        raise UserError(f"{name} is no local folder: say where to write the files with --output")
     return folder

@@ -10,6 +10,7 @@ from typing import Any
 
 from compressor.errors import UserError
 from compressor.models.card import render_card
+from compressor.models.example import onnx_example
 from compressor.recipe import Recipe
 from compressor.report.page.page import render_page
 
@@ -21,7 +22,8 @@ CARD = "README.md"
 
 def write_documents(folder: Path, recipe: Recipe, report: Mapping[str, Any]) -> None:
     """Write the model card, the resolved recipe and the report into `folder`."""
-    card = render_card(recipe, report, task=report["task"], reads=report["reads"])
+    example = onnx_example(folder, report["task"]) if report.get("onnx") else None
+    card = render_card(recipe, report, task=report["task"], reads=report["reads"], example=example)
     (folder / CARD).write_text(card, encoding="utf-8")
     header = "# The recipe of this folder; `compress run recipe.yaml --output NEW_FOLDER` makes it again.\n"
     paths = "# Paths in it are relative to where the command was run.\n"

@@ -4,44 +4,107 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
+from compressor.bench.accuracy import Score
+from compressor.bench.deployed import DeployedScore, measure_deployed
 from compressor.errors import UnsupportedError
+from compressor.export.formats import FLOAT, FORMATS, write_formats
 from compressor.export.layout import files_of
-from compressor.export.onnx import ExportReport, FileReport, export_onnx
-from compressor.export.proofs import MODEL
+from compressor.export.onnx import ExportReport, FileReport, export_onnx, plain
+from compressor.export.proofs import MODEL, answers_of
 from compressor.pipeline.measure import Contender, Timing, shape_key, time_contenders
+from compressor.pipeline.samples import RunData
 from compressor.pipeline.space import told_when_full
 from compressor.pipeline.stages import Stages
 from compressor.pipeline.table import Subject
-from compressor.recipe import Recipe
+from compressor.recipe import ExportOptions, Recipe
 
 #: Fewer than `compress bench` takes; the report states them.
 WARMUPS = 5
 
 
-def prove(recipe: Recipe, model: PreTrainedModel, folder: Path, stages: Stages) -> ExportReport | None:
-    """Write and check the model's files in `folder`/onnx, if the recipe wants them.
+@dataclass(frozen=True)
+class Delivery:
+    """What a model was delivered as.
+
+    Attributes:
+        onnx: the float32 ONNX files, as `export_report` tells of them; None if they were not asked for.
+        formats: every format by name, as `format_report` tells of it.
+    """
+
+    onnx: dict[str, Any] | None
+    formats: dict[str, Any]
+
+
+def prove(
+    options: ExportOptions,
+    model: PreTrainedModel,
+    folder: Path,
+    stages: Stages,
+    *,
+    processor: Any | None = None,
+    data: RunData | None = None,
+    seed: int = 0,
+    notes: list[str] | None = None,
+) -> Delivery:
+    """Write a model in every format that is wanted, compare each with torch, and measure it on the evaluation samples.
 
     Args:
-        recipe: of the run.
+        options: of the export.
         model: the student.
         folder: where it was written.
         stages: the run's.
+        processor: its preprocessor or tokenizer, to lie beside the files.
+        data: calibration samples for int8, and evaluation samples.
+        seed: of the random inputs that are compared.
+        notes: told of formats that the model cannot be written in; without it that is an error.
 
     Raises:
-        ParityError: a file disagrees with torch by more than the tolerance.
-        UnsupportedError: torch cannot export the model.
+        ParityError: a format that is to be exact differs by more than the tolerance.
+        UnsupportedError: a format cannot express the model, and there are no `notes`.
     """
-    if not recipe.export.onnx:
-        return None
-    with stages("export", "exporting to ONNX and checking it against torch"):
-        options = recipe.export
-        return export_onnx(model, folder, cache=options.cache, tolerance=options.tolerance, seed=recipe.seed)
+    names = options.wanted
+    if not names:
+        return Delivery(None, {})
+
+    def left_out(name: str, error: UnsupportedError) -> None:
+        assert notes is not None
+        what = "ONNX file" if name == FLOAT else f"{name} file"
+        notes.append(f"no {what} was written: {error}")
+
+    with stages("export", f"exporting ({', '.join(names)}) and checking against torch"):
+        try:
+            written = write_formats(
+                names,
+                model,
+                folder,
+                options,
+                calibration=data.calibration if data else (),
+                processor=processor,
+                seed=seed,
+                left_out=None if notes is None else left_out,
+            )
+        except UnsupportedError as error:
+            # Of a kind that has no files at all.
+            if notes is None:
+                raise
+            left_out(FLOAT, error)
+            return Delivery(None, {})
+    scores: dict[str, DeployedScore] = {}
+    own: Score | None = None
+    # The float32 file is exact: what the table says of the model is true of it.
+    inexact = {name: partial(answers_of, one.files) for name, one in written.items() if not FORMATS.get(name).exact}
+    if inexact and data is not None and data.evaluation is not None:
+        with stages("evaluate", f"evaluating {', '.join(inexact)}"):
+            own, scores = measure_deployed(plain(model), inexact, data.evaluation)
+    reports = {name: format_report(name, one.report, own, scores.get(name)) for name, one in written.items()}
+    return Delivery(export_report(written[FLOAT].report) if FLOAT in written else None, reports)
 
 
 def export_to_time(model: PreTrainedModel, folder: Path) -> Path:
@@ -72,9 +135,44 @@ def export_report(report: ExportReport) -> dict[str, Any]:
     }
 
 
+def format_report(
+    name: str, report: ExportReport, own: Score | None = None, found: DeployedScore | None = None
+) -> dict[str, Any]:
+    """What report.json says of a format: its files, how far they are from torch, and how good they are on data.
+
+    Args:
+        name: of the format.
+        report: of its files.
+        own: the model's score on the evaluation samples.
+        found: the files' score on them.
+    """
+    made = FORMATS.get(name)
+    said: dict[str, Any] = {
+        "meaning": made.meaning,
+        "bytes": report.bytes,
+        "exact": made.exact,
+        "largest_relative_difference": report.parity.max_rel,
+        "relative_error": report.parity.error,
+        "agreement": report.parity.agreement,
+        "files": {f"{made.folder}/{file.path.name}": _about(file) for file in report.files},
+        "evaluation": None,
+    }
+    if own is not None and found is not None:
+        said["evaluation"] = {
+            "samples": own.samples,
+            **{key: getattr(found.score, key) for key in ("accuracy", "f1", "perplexity")},
+            "float": {key: getattr(own, key) for key in ("accuracy", "f1", "perplexity")},
+            "kl": found.score.kl,
+            "agreement": found.agreement,
+            "relative_error": found.error,
+        }
+    return said
+
+
 def _about(file: FileReport) -> dict[str, Any]:
     return {
         "bytes": file.bytes,
+        "seconds": file.seconds,
         "inputs": list(file.inputs),
         "outputs": list(file.outputs),
         "largest_difference": file.parity.max_abs,

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
-
-from transformers import PreTrainedModel
 
 import compressor
 from compressor.anatomy.passages import Relation, save_passages
@@ -17,8 +14,8 @@ from compressor.data.augment import check_augmentation
 from compressor.data.batches import Samples
 from compressor.distillation.losses import LOSSES
 from compressor.distillation.objective import Comparison
-from compressor.errors import UnsupportedError, UserError
-from compressor.export.onnx import ExportReport
+from compressor.errors import UserError
+from compressor.export.formats import check_formats
 from compressor.fusion import check_residual
 from compressor.fusion.passages import relations_of
 from compressor.models.load import Teacher, check_compatible, load_teacher
@@ -37,7 +34,7 @@ from compressor.pipeline.environment import environment, peak_memory_bytes
 from compressor.pipeline.measure import latency_report, text_length
 from compressor.pipeline.output import write_documents, write_page
 from compressor.pipeline.places import work_folder
-from compressor.pipeline.prove import export_report, prove, time_subjects
+from compressor.pipeline.prove import prove, time_subjects
 from compressor.pipeline.samples import open_data
 from compressor.pipeline.space import told_when_full
 from compressor.pipeline.stages import Progress, Stages, Tell
@@ -109,10 +106,19 @@ def run(
             save_student(folder, beginning.model, teachers[0].processor)
             if beginning.passages:
                 save_passages(folder, beginning.passages, prints)
-        onnx = _proved(recipe, beginning.model, folder, stages, notes)
+        delivered = prove(
+            recipe.export,
+            beginning.model,
+            folder,
+            stages,
+            processor=teachers[0].processor,
+            data=data,
+            seed=recipe.seed,
+            notes=notes,
+        )
         size = weight_bytes(folder)
         subjects = [*teacher_subjects(teachers, judge), *(replace(student, bytes=size) for student in students)]
-        timings = time_subjects(recipe, subjects, folder if onnx else None, stages, notes)
+        timings = time_subjects(recipe, subjects, folder if delivered.onnx else None, stages, notes)
         report = {
             "version": compressor.__version__,
             "task": task.name,
@@ -129,7 +135,8 @@ def run(
             "evaluation": judge.report() if judge else None,
             "table": to_json(make_rows(subjects, timings)),
             "latency": latency_report(timings, recipe.bench.batch_size, recipe.bench.seconds, length),
-            "onnx": export_report(onnx) if onnx else None,
+            "onnx": delivered.onnx,
+            "formats": delivered.formats,
             "seconds": stages.report(),
             "peak_memory_bytes": peak_memory_bytes(),
         }
@@ -166,6 +173,7 @@ def prepare(recipe: Recipe, *, force: bool = False) -> Recipe:
         recipe = recipe.model_copy(
             update={"data": recipe.data.model_copy(update={"source": common_data(recipe.teachers)})}
         )
+    check_formats(recipe.export.wanted, configs[0], data=recipe.data.source is not None)
     if recipe.student is not None and (recipe.data.source is None or not recipe.finetune.enabled):
         raise UserError("finetuning needs data: name some with --data (data.source in a recipe)")
     return recipe
@@ -278,17 +286,6 @@ def _notes(recipe: Recipe, task: Task, models: Sequence[Teacher]) -> list[str]:
     if not task.metrics and recipe.data.source is not None and recipe.finetune.enabled:
         found.append("models without a head are fused only: there is no answer to finetune on or to measure")
     return found
-
-
-def _proved(
-    recipe: Recipe, model: PreTrainedModel, folder: Path, stages: Stages, notes: list[str]
-) -> ExportReport | None:
-    """The ONNX files' report; None, and a note, where the model is of a kind that cannot be exported."""
-    try:
-        return prove(recipe, model, folder, stages)
-    except UnsupportedError as error:
-        notes.append(f"no ONNX file was written: {error}")
-        return None
 
 
 def _about(teacher: Teacher) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 
 from compressor.data.batches import Batches, Samples, packed
 from compressor.data.sources import Split, open_split
+from compressor.export.formats import FORMATS
 from compressor.models.tasks import find_task, reads
 from compressor.recipe import Recipe
 
@@ -61,7 +62,8 @@ def open_calibration(
     recipe: Recipe, train: Split, processor: Any, config: PretrainedConfig
 ) -> tuple[dict[str, Tensor], ...]:
     """Samples drawn from the training split with the run's seed; labels are not looked at."""
-    if recipe.student is not None:
+    # A student that exists is not fused; int8 may want samples all the same.
+    if recipe.student is not None and not any(FORMATS.get(name).calibrated(config) for name in recipe.export.wanted):
         return ()
     drawn = train.take(recipe.calibration.samples, seed=recipe.seed)
     batches = Batches(

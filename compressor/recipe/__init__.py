@@ -5,7 +5,7 @@ unknown keys are refused, and every output folder holds the resolved recipe that
 """
 
 from compressor.recipe.data import CalibrationOptions, DataOptions, EvaluationOptions
-from compressor.recipe.deploy import BenchOptions, ExportOptions
+from compressor.recipe.deploy import BenchOptions, ExportOptions, Int8Options
 from compressor.recipe.finetune import FinetuneOptions, LossOptions
 from compressor.recipe.fusion import AlignmentOptions, FusionOptions
 from compressor.recipe.reading import build, read
@@ -21,6 +21,7 @@ __all__ = [
     "ExportOptions",
     "FinetuneOptions",
     "FusionOptions",
+    "Int8Options",
     "LossOptions",
     "Recipe",
     "Section",

@@ -55,6 +55,7 @@ def summary(report: Report) -> list[str]:
             f"ONNX Runtime agrees with torch to {onnx['largest_relative_difference']:.1e} of the largest value "
             f"(at most {onnx['tolerance']:.0e} is allowed)"
         )
+    lines += [_inexact(name, made) for name, made in (report.get("formats") or {}).items() if not made["exact"]]
     lines.append(f"written to {folder} in {report['seconds']['total']:.0f} s: {_contents(report)}")
     lines.append(f"look at it: {folder}/report.html")
     lines.append(f"next: {_next(report)}")
@@ -122,19 +123,35 @@ def measured(found: Report) -> str:
 
 
 def exported(found: Report) -> list[str]:
-    """What an export wrote."""
-    lines = [
-        *(
-            f"wrote {found['folder']}/{name} ({file['bytes'] / 1e6:.1f} MB, opset {found['opset']})"
-            for name, file in found["files"].items()
-        ),
-        f"largest difference from torch {found['largest_difference']:.1e}, "
-        f"{found['largest_relative_difference']:.1e} of the largest value "
-        f"(at most {found['tolerance']:.0e} is allowed), over batches of {', '.join(map(str, found['batch_sizes']))}",
-    ]
+    """What an export wrote, a line each."""
+    lines = []
+    for name, made in found["formats"].items():
+        for file, about in made["files"].items():
+            lines.append(f"wrote {found['folder']}/{file} ({name}, {about['bytes'] / 1e6:.2f} MB)")
+        if made["exact"]:
+            lines.append(
+                f"{name}: largest difference from torch {made['largest_relative_difference']:.1e} of the largest value"
+            )
+        else:
+            lines.append(_inexact(name, made))
     if found["report_updated"]:
         lines.append(f"noted in {found['folder']}/report.json")
     return lines
+
+
+def _inexact(name: str, made: Mapping[str, Any]) -> str:
+    """How far a format that need not be exact is from torch, and what it is worth on data."""
+    data = made["evaluation"]
+    where, figures = ("random inputs", made) if data is None else (f"{data['samples']} samples", data)
+    parts = [f"relative error of the logits {figures['relative_error']:.1e}"]
+    if figures["agreement"] is not None:
+        parts.append(f"{100 * figures['agreement']:.2f} % of the answers are torch's")
+    if data is not None and data["accuracy"] is not None:
+        parts.append(f"accuracy {100 * data['accuracy']:.2f} % beside {100 * data['float']['accuracy']:.2f} %")
+    if data is not None and data["perplexity"] is not None:
+        ours, theirs = (say_perplexity(one["perplexity"]) for one in (data, data["float"]))
+        parts.append(f"perplexity {ours} beside {theirs}")
+    return f"{name}: {', '.join(parts)} (on {where})"
 
 
 def outcome(report: Report) -> str:

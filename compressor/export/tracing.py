@@ -1,0 +1,84 @@
+"""What tracing a model needs around it: no gradients, no loops over experts, and no noise."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from compressor.errors import UnsupportedError, UserError
+from compressor.export.graphs import Graph
+from compressor.export.layout import FileKind
+from compressor.models.quiet import one_line
+
+
+def make_graph(kind: FileKind, model: PreTrainedModel, cache: bool) -> Graph:
+    """What a file computes, ready to be traced.
+
+    Raises:
+        UnsupportedError: the model does not run so.
+    """
+    try:
+        return kind.graph(model, cache).eval()
+    except UserError:
+        raise
+    # Models fail in ways of their own on what they do not take, such as a plain cache.
+    except Exception as error:
+        hint = ": leave out the files with past (cache=False)" if kind.cache else ""
+        raise UnsupportedError(
+            f"{type(model).__name__} does not run as {kind.name} needs it ({one_line(error)}){hint}"
+        ) from error
+
+
+@contextmanager
+def traceable(model: PreTrainedModel) -> Iterator[None]:
+    """Parameters without gradients, and mixtures of experts without loops; both as they were afterwards."""
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # Not all of transformers' models have them, nor its versions.
+    can_set = getattr(model, "_can_set_experts_implementation", None)
+    experts = model.get_experts_implementation() if can_set is not None and can_set() else None
+    try:
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        if experts is not None:
+            # The others loop over the experts that were hit, or call a kernel that ONNX does not have.
+            model.set_experts_implementation("batched_mm")
+        yield
+    finally:
+        if experts is not None:
+            model.set_experts_implementation(experts)
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+class _Muted:
+    """A standard stream that says nothing for this thread; a progress bar draws from one of its own."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._thread = threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """No logs and warnings, and not the graphs that torch prints of what it cannot export."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(_Muted(sys.stderr)):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
