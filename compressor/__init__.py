@@ -203,9 +203,10 @@ def benchmark(
         UserError: a model cannot be loaded, or the models read different inputs.
     """
     from compressor.bench.table import from_json
-    from compressor.pipeline.compare import bench
+    from compressor.pipeline.bench import DEFAULT, Settings, bench
 
-    found = bench(models, batch_size=batch_size, seconds=seconds, threads=threads, onnx=onnx, length=length)
+    backends = DEFAULT if onnx else ("torch",)
+    found = bench(models, Settings((batch_size,), (length,), backends, seconds, threads))
     return from_json(found["table"])
 
 

@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
+from compressor.bench.backends import BACKENDS
+from compressor.bench.versus import check_file, compare_results, read_result, write_result
 from compressor.cli import options as o
 from compressor.cli.show import loading, remark, say, say_json, working
+from compressor.errors import UserError
 
 
 def evaluate(
@@ -64,50 +67,86 @@ def evaluate(
 
 
 def bench(
-    models: o.Models,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples per call.")] = 32,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[MODELS]", help="Folders, built-in names (vit-a, vit-b), Hub ids or ONNX files."),
+    ] = None,
+    batch_size: Annotated[str, typer.Option("--batch-size", metavar="N,N,...", help="Samples per call.")] = "32",
+    length: Annotated[str, typer.Option("--length", metavar="N,N,...", help="Tokens of a text sample.")] = "128",
+    backends: Annotated[
+        str, typer.Option("--backends", metavar="NAME,NAME,...", help=f"Among {', '.join(BACKENDS.names())}.")
+    ] = "torch,onnx",
     seconds: Annotated[
-        float, typer.Option("--seconds", min=0.01, help="Least measuring time per model and backend.")
+        float, typer.Option("--seconds", min=0.01, help="Least measuring time per model, backend and shape.")
     ] = 10.0,
     threads: Annotated[
         int | None,
         typer.Option("--threads", min=1, help="Threads of torch and ONNX Runtime.", show_default="all cores"),
     ] = None,
-    length: o.Length = 128,
     no_onnx: Annotated[bool, typer.Option("--no-onnx", help="Time torch only.")] = False,
     device: o.Device = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE.json", help="Also write the result to a file.")
+    ] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--compare", metavar="A.json B.json", help="Measure nothing: compare two results."),
+    ] = None,
+    force: o.Force = False,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """Measure latency, MACs and size of models, in turns and on random inputs; no data is needed.
+    """Measure latency, memory, MACs and size of models on random inputs; no data is needed.
 
-    ONNX Runtime is timed on the model's own onnx/model.onnx, or else on a temporary export.
+    Each model and backend runs in a process of its own, and they are timed in turns. ONNX Runtime runs the files of
+    the folder onnx, or else temporary exports; ONNX files that were made elsewhere are taken too.
 
-    Example: compress bench student ./teacher-a --batch-size 1
+    Example: compress bench student ./teacher-a --batch-size 1,32 --backends torch,onnx,onnx-int8
     """
+    if compare is not None:
+        if models or output is not None:
+            raise UserError("--compare measures nothing: give it two results, and neither models nor --output")
+        with working(debug):
+            result = compare_results(*(read_result(path) for path in compare))
+        if json:
+            say_json(result)
+            return
+        from compressor.report.latency import comparison_table, said_apart
+
+        say(comparison_table(result["rows"]), *said_apart(result, compare))
+        return
+    if not models:
+        raise UserError("name a model to measure, or two results with --compare")
     recipe = o.to_recipe({"--teachers": tuple(models), "--device": device})
+    target = None if output is None else check_file(output, force)
+    chosen = o.names(backends)
     with working(debug) as progress:
         with loading():
-            from compressor.pipeline import compare
+            from compressor.pipeline.bench import Settings
+            from compressor.pipeline.bench import bench as measure
 
-        found = compare.bench(
-            recipe.teachers,
-            batch_size=batch_size,
+        settings = Settings(
+            batch_sizes=o.counts("--batch-size", batch_size),
+            lengths=o.counts("--length", length),
+            backends=tuple(name for name in chosen if not (no_onnx and name.startswith("onnx"))),
             seconds=seconds,
             threads=threads,
-            onnx=not no_onnx,
-            length=length,
             device=recipe.device,
-            progress=progress,
         )
+        found = measure(recipe.teachers, settings, progress=progress)
+        if target is not None:
+            write_result(target, found)
     for note in found["notes"]:
         remark(f"note: {note}")
     if json:
         say_json(found)
         return
-    from compressor.report.summary import table_of, timed
+    from compressor.report.latency import latency_table, timed
+    from compressor.report.summary import table_of
 
-    say(table_of(found), *timed(found))
+    say(*([table_of(found)] if found["table"] else []), latency_table(found["results"]), *timed(found))
+    if target is not None:
+        say(f"written to {target}; next: compress bench --compare {target} OTHER.json")
 
 
 def export(

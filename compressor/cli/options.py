@@ -259,6 +259,23 @@ def nested(given: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def names(text: str) -> tuple[str, ...]:
+    """The parts of a flag that lists names, each once."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+
+
+def counts(name: str, text: str) -> tuple[int, ...]:
+    """The parts of a flag that lists whole numbers above 0, each once.
+
+    Raises:
+        UserError: one of them is something else.
+    """
+    parts = names(text)
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"{name}: give whole numbers above 0, such as 1,32, not {text!r}")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
 def _parsed(name: str, value: Any) -> Any:
     if name.startswith("--no-"):
         return not value

@@ -93,15 +93,6 @@ def choices(report: Report) -> list[str]:
     return lines
 
 
-def timed(report: Report) -> list[str]:
-    """How a bench was measured."""
-    found = report["environment"]
-    return [
-        how_timed(report["latency"]),
-        f"on {found['cpu']}, torch {found['torch']}, ONNX Runtime {found['onnxruntime']}",
-    ]
-
-
 def score_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """What models were measured by, a row for each: accuracy with its standard error and F1, or perplexity."""
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))

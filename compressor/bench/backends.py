@@ -1,0 +1,34 @@
+"""What models are timed in, by name; a new way is one entry of `BACKENDS`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compressor.registry import Registry
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to run a model.
+
+    Attributes:
+        meaning: in a few words.
+        engine: one of `compressor.bench.worker.ENGINES`.
+        format: the export format whose file it runs; None runs the model's folder.
+        files: names of such files that others write, in the folder `onnx`.
+    """
+
+    meaning: str
+    engine: str
+    format: str | None = None
+    files: tuple[str, ...] = ()
+
+
+BACKENDS: Registry[Backend] = Registry("backend")
+BACKENDS.register("torch")(Backend("torch, eager", "torch"))
+BACKENDS.register("torch-compile")(Backend("torch.compile", "torch-compile"))
+BACKENDS.register("onnx")(Backend("ONNX Runtime", "onnx", "onnx"))
+BACKENDS.register("onnx-int8")(
+    Backend("ONNX Runtime, int8", "onnx", "onnx-int8", ("model_quantized.onnx", "model_int8.onnx"))
+)
+BACKENDS.register("onnx-fp16")(Backend("ONNX Runtime, float16", "onnx", "onnx-fp16"))

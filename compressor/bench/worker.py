@@ -1,0 +1,158 @@
+"""One contender in a process of its own: `python -m compressor.bench.worker`.
+
+It is told by lines of JSON on stdin and answers by lines of JSON on stdout: first the job, then the seconds of each
+turn, and an empty object at the end.  Each process imports only what its engine needs, so that its memory is that of a
+deployment.  `compressor.bench.isolated` is the other side.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Call = Callable[[], Any]
+
+
+def main() -> None:
+    """Answer until the end."""
+    # Libraries print; the answers have a stream of their own.
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def answer(values: dict[str, Any]) -> None:
+        out.write(json.dumps(values) + "\n")
+        out.flush()
+
+    job = json.loads(sys.stdin.readline())
+    try:
+        answer(_begin(job, call := _Late()))
+        for line in sys.stdin:
+            told = json.loads(line)
+            if not told:
+                answer({"peak_memory_bytes": peak_memory()})
+                return
+            answer({"times": _turn(call, told["seconds"])})
+    # Whatever a model or a library raises is for the other side to tell.
+    except Exception as error:
+        answer({"error": " ".join(f"{type(error).__name__}: {error}".split())[:500]})
+
+
+class _Late:
+    """A call that is known only once the model is loaded."""
+
+    call: Call
+
+    def __call__(self) -> Any:
+        return self.call()
+
+
+def _begin(job: dict[str, Any], call: _Late) -> dict[str, Any]:
+    begin = time.perf_counter()
+    load = ENGINES[job["engine"]](job)
+    imported = time.perf_counter()
+    base = peak_memory()
+    call.call = load()
+    loaded = time.perf_counter()
+    call()
+    first = time.perf_counter()
+    warmups = 0
+    while warmups < job["warmups"] and (warmups == 0 or time.perf_counter() < first + job["warmup_seconds"]):
+        call()
+        warmups += 1
+    return {
+        "import_ms": (imported - begin) * 1e3,
+        "load_ms": (loaded - imported) * 1e3,
+        "first_call_ms": (first - loaded) * 1e3,
+        "warmups": warmups,
+        "base_memory_bytes": base,
+    }
+
+
+def _turn(call: Call, seconds: float) -> list[float]:
+    times: list[float] = []
+    spent = 0.0
+    while not times or spent < seconds:
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+        spent += times[-1]
+    return times
+
+
+def peak_memory() -> int:
+    """The most memory in bytes that this process has held so far."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        # What getrusage says on Linux also counts what the process was before it became this one.
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _torch(job: dict[str, Any]) -> Callable[[], Call]:
+    import torch
+
+    from compressor.models.inputs import dummy_inputs
+    from compressor.models.quiet import quiet
+    from compressor.models.weights import load_model
+
+    torch.set_num_threads(job["threads"])
+
+    def load() -> Call:
+        device = torch.device(job["device"])
+        with quiet():
+            model: Any = load_model(job["path"]).requires_grad_(False)
+            model.to(device)
+        inputs = dummy_inputs(model.config, job["batch_size"], job["length"])
+        feed = {name: value.to(device) for name, value in inputs.items()}
+        run = torch.compile(model) if job["engine"] == "torch-compile" else model
+
+        def call() -> None:
+            with torch.inference_mode():
+                run(**feed)
+                if device.type != "cpu":
+                    torch.accelerator.synchronize(device)
+
+        return call
+
+    return load
+
+
+def _onnx(job: dict[str, Any]) -> Callable[[], Call]:
+    import onnxruntime
+
+    from compressor.bench.feeds import Entry, make_feed
+
+    def load() -> Call:
+        options = onnxruntime.SessionOptions()
+        # Without this ONNX Runtime takes every core of the machine, whatever the process may use.
+        options.intra_op_num_threads = job["threads"]
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Contenders are interleaved: one's idle threads must not spin while another one computes.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        session = onnxruntime.InferenceSession(job["path"], options, providers=["CPUExecutionProvider"])
+        entries = [Entry(value.name, value.shape, value.type) for value in session.get_inputs()]
+        feed = make_feed(entries, job["batch_size"], job["length"], job.get("config"))
+        return lambda: session.run(None, feed)
+
+    return load
+
+
+#: Engine -> from a job to a function that loads it and gives a call; libraries are imported on the way.
+ENGINES: dict[str, Callable[[dict[str, Any]], Callable[[], Call]]] = {
+    "torch": _torch,
+    "torch-compile": _torch,
+    "onnx": _onnx,
+}
+
+if __name__ == "__main__":
+    main()
