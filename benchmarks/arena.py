@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from compressor.bench.accuracy import answer, mix, new_tally
@@ -16,6 +18,7 @@ from compressor.data.batches import Batches, Samples
 from compressor.data.sources import open_split
 from compressor.data.split import Split
 from compressor.distillation.trainer import FinetuneReport, distill
+from compressor.fusion.choose import divergence, ensemble_log_probs
 from compressor.models.load import Teacher, load_teacher
 from compressor.models.tasks import find_task
 from compressor.recipe import DataOptions, FinetuneOptions
@@ -97,6 +100,7 @@ class Arena:
         self.setting, self.places = setting, places
         self._models: dict[str, Teacher] = {}
         self._parts: dict[str, Batches] = {}
+        self._ensemble: dict[int, list[Tensor]] = {}
 
     def model(self, name: str) -> Named:
         """A teacher by the name of its folder."""
@@ -116,6 +120,21 @@ class Arena:
         whole = Batches(self._train, self._first.processor, 1, labels=False, config=self._first.model.config)
         drawn = whole.split.take(samples or self.setting.samples, seed=seed)
         return list(Batches(drawn, self._first.processor, 128, labels=False, config=self._first.model.config))
+
+    def labelled(self, seed: int, samples: int | None = None) -> list[dict[str, Any]]:
+        """The samples of `calibration` with their labels, for contenders that need them."""
+        whole = Batches(self._train, self._first.processor, 1, labels=True, config=self._first.model.config)
+        drawn = whole.split.take(samples or self.setting.samples, seed=seed)
+        return list(Batches(drawn, self._first.processor, 128, labels=True, config=self._first.model.config))
+
+    def divergence(self, model: PreTrainedModel, seed: int, batches: int = 8) -> float:
+        """KL(ensemble of a seed's teachers || model) in nats, on the first batches of the test part."""
+        found = list(itertools.islice(self._part("test"), batches))
+        if seed not in self._ensemble:
+            teachers = [teacher for _, teacher in self.teachers(seed)]
+            share = [1 / len(teachers)] * len(teachers)
+            self._ensemble[seed] = [ensemble_log_probs(teachers, share, batch) for batch in found]
+        return divergence(model, found, self._ensemble[seed])
 
     def score(self, model: PreTrainedModel, part: str = "test") -> float:
         """Accuracy in percent or perplexity on the part "test" or "validation"."""

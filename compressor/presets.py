@@ -36,7 +36,7 @@ PRESETS.register("vanilla")(
 PRESETS.register("slice")(
     Preset(
         "evenly spaced coordinates, heads and units kept",
-        {"fusion": {"residual": "slice", "inner": "slice", "refit": False}},
+        {"fusion": {"residual": "slice", "inner": "slice", "narrowing": "fewer-heads", "refit": False}},
     )
 )
 PRESETS.register("paper")(

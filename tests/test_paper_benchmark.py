@@ -11,9 +11,9 @@ from benchmarks.arena import Arena, Places, Setting
 from benchmarks.paper import tables
 from benchmarks.paper.pages import page
 from benchmarks.paper.settings import SETTINGS
-from benchmarks.paper.store import Store
 from benchmarks.paper.tables import TABLES, Cell, Table
 from benchmarks.paper.trials import RATES, Alone, Copied, Ensemble, Finetuned, Fused
+from benchmarks.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore::compressor.errors.CouplingWarning")
 HARD = {"solver": "emd"}

@@ -23,7 +23,7 @@ from transformers import ViTConfig, ViTForImageClassification
 from transformers.utils import logging
 
 from benchmarks.paper.pages import read
-from benchmarks.paper.store import Store
+from benchmarks.store import Store
 from compressor.fusion import fuse
 from compressor.pipeline.environment import environment, peak_memory_bytes
 from compressor.recipe import FusionOptions

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.arena import Setting
-from benchmarks.paper.store import Store
 from benchmarks.paper.tables import Cell, Table
+from benchmarks.store import Store
 
 #: Sentences about the committed figures, a file a table.
 SAID = Path(__file__).parent / "said"

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.arena import Arena, Named
-from benchmarks.paper.store import Figures
+from benchmarks.store import Figures
 from compressor.anatomy import apply, inspect_config
 from compressor.anatomy.certificate import random_permutations
 from compressor.anatomy.trace import logits_of

@@ -91,6 +91,17 @@ def evenly_spaced(problem: ResidualProblem) -> ResidualMap:
     return _scaled(problem, pooled_maps(couplings, problem.weights, scatter=True), couplings)
 
 
+@RESIDUAL_MAPS.register("importance")
+def most_important(problem: ResidualProblem) -> ResidualMap:
+    """Keep the coordinates that vary most, whosever they are: importance slicing, or transplanting of neurons."""
+    n = sum(problem.sizes)
+    share = torch.cat([torch.full((k,), a) for k, a in zip(problem.sizes, problem.weights, strict=True)]).double()
+    kept = (share * problem.gram.diagonal()[:n]).argsort(descending=True)[: problem.m].sort().values
+    plans = from_selection(kept, n, space="residual").plan.split(list(problem.sizes))
+    couplings = tuple(Coupling(plan, plan.sum(1), plan.sum(0), None, "selection", "residual") for plan in plans)
+    return _scaled(problem, tuple(Map(one.push(), one.pull()) for one in couplings), couplings)
+
+
 @RESIDUAL_MAPS.register("principal")
 def principal_components(problem: ResidualProblem) -> ResidualMap:
     """Principal components of all teachers' residual activations together; an orthogonal map, no transport.

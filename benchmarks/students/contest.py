@@ -1,0 +1,84 @@
+"""One event: every contender makes a student, which is scored as it is and after finetunes of several lengths."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from benchmarks.arena import Arena
+from benchmarks.store import Store
+from benchmarks.students.contenders import taking_part
+from benchmarks.students.settings import Event
+from compressor.errors import UserError
+from compressor.recipe import FinetuneOptions
+
+#: Learning rates that every contender chooses from, by the first seed, on training samples kept out.
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+#: Steps of a trial, as a share of those of the finetune, and at least so many.
+SEARCH, LEAST_SEARCH = 0.2, 25
+TEACHERS = "teachers"
+
+
+def hold(
+    event: Event, arena: Arena, store: Store, names: Sequence[str], seeds: int, most_steps: int | None
+) -> Iterator[str]:
+    """Measure what the store lacks of an event; a line for every figure.
+
+    Args:
+        event: what is contended for.
+        arena: its teachers and data.
+        store: where figures are kept.
+        names: contenders.
+        seeds: how many.
+        most_steps: no finetune is longer.
+    """
+    steps = [count for count in event.steps if most_steps is None or count <= most_steps]
+    contenders = taking_part(arena, event.width)
+    for seed in range(seeds):
+        if store.get(event.name, TEACHERS, "0", seed) is None:
+            models = [model for _, model in arena.teachers(seed)]
+            store.put(event.name, TEACHERS, "0", seed, {"scores": arena.scores(models)})
+            yield f"{event.name} | seed {seed} | teachers: {store.get(event.name, TEACHERS, '0', seed)}"
+        for name in names:
+            missing = [count for count in steps if store.get(event.name, name, str(count), seed) is None]
+            if name not in contenders or not missing:
+                continue
+            begun = time.perf_counter()
+            try:
+                start = contenders[name].make(arena, event.width, seed)
+            except UserError as error:
+                for count in missing:
+                    store.put(event.name, name, str(count), seed, {"refused": str(error)})
+                yield f"{event.name} | seed {seed} | {name}: refused, {error}"
+                continue
+            made = time.perf_counter() - begun
+            for count in missing:
+                figures = {**_after(arena, store, event, name, start, count, seed), "making": round(made, 2)}
+                store.put(event.name, name, str(count), seed, figures)
+                yield f"{event.name} | seed {seed} | {name} | {count} steps: {figures}"
+
+
+def _after(
+    arena: Arena, store: Store, event: Event, name: str, start: PreTrainedModel, steps: int, seed: int
+) -> dict[str, Any]:
+    """Score and KL to the ensemble after so many steps of distillation."""
+    model, more = start, {}
+    if steps:
+        model = copy.deepcopy(start)
+        rates = store.setting(event.name).setdefault("rates", {}).setdefault(name, {})
+        options = FinetuneOptions(
+            steps=steps,
+            batch_size=arena.setting.batch,
+            learning_rate=rates.get(str(steps), "search"),
+            learning_rates=RATES,
+            search_steps=max(LEAST_SEARCH, round(SEARCH * steps)),
+            cache_logits=arena.setting.data == "cifar10",
+        )
+        found = arena.finetune(model, arena.teachers(seed), options, seed)
+        rates[str(steps)] = found.learning_rate
+        more = {"rate": found.learning_rate, "seconds": round(found.seconds, 1)}
+    return {"score": arena.score(model), "kl": round(arena.divergence(model, seed), 5), **more}

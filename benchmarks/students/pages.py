@@ -1,0 +1,126 @@
+"""The contest's figures as a page and as curves."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.paper.pages import UNIT
+from benchmarks.store import Store
+from benchmarks.students.contenders import CONTENDERS, OURS, RANDOM
+from benchmarks.students.contest import TEACHERS
+from benchmarks.students.settings import EVENTS, Event
+
+#: Sentences about the committed figures.
+SAID = Path(__file__).parent / "said.md"
+
+
+def page(store: Store) -> str:
+    """The whole page: mean ± standard error over seeds, a table an event that has figures."""
+    machine = store.content["environment"]
+    lines = [
+        "# Students of one shape, by how they were made",
+        "",
+        f"`{store.content['command']}`",
+        "",
+        f"torch {machine['torch']}, transformers {machine['transformers']}, POT {machine['pot']}; {machine['cpu']}, "
+        "1 thread. Every contender gets the same teachers, 1,024 calibration samples (labels only for Torch-Pruning), "
+        "batches and steps of distillation from the ensemble; its learning rate for each number of steps is chosen by "
+        "the first seed on training samples kept out. Mean ± standard error over seeds; without ± one seed.",
+        "",
+    ]
+    for event in EVENTS.values():
+        if store.get(event.name, TEACHERS, "0", 0) is not None:
+            lines += _part(store, event)
+    said = ["## What it says", "", SAID.read_text(encoding="utf-8")] if SAID.exists() else []
+    return "\n".join([*lines, *said])
+
+
+def scores(store: Store, event: Event, name: str, steps: int, key: str = "score") -> list[float]:
+    """What a contender reached after so many steps, by seed."""
+    found = [store.get(event.name, name, str(steps), seed) for seed in range(event.seeds)]
+    return [one[key] for one in found if one is not None and key in one]
+
+
+def _part(store: Store, event: Event) -> list[str]:
+    steps = [count for count in event.steps if any(scores(store, event, name, count) for name in CONTENDERS)]
+    seeds = range(event.seeds)
+    found: list[Any] = [store.get(event.name, TEACHERS, "0", seed) for seed in seeds]
+    teachers = list(zip(*(one["scores"] for one in found if one), strict=True))
+    labels = [*(f"teacher {k + 1}" for k in range(len(teachers) - 1)), "ensemble"]
+    lines = [
+        f"## {event.name}: {UNIT[event.setting.metric]}",
+        "",
+        "; ".join(f"{label} {_mean(list(own), event)}" for label, own in zip(labels, teachers, strict=True)) + ".",
+        "",
+        "| | KL one-shot | "
+        + " | ".join("one-shot" if not n else f"{n} steps" for n in steps)
+        + " | seconds to make |",
+        "|---|" + "--:|" * (len(steps) + 2),
+    ]
+    for name in CONTENDERS:
+        own = [scores(store, event, name, count) for count in steps]
+        if any(own):
+            kl = scores(store, event, name, 0, "kl")
+            making = [one for count in steps for one in scores(store, event, name, count, "making")]
+            cells = [f"{statistics.mean(kl):.3g}" if kl else "", *(_mean(one, event) for one in own)]
+            lines.append(f"| {name} | {' | '.join(cells)} | {statistics.mean(making):.0f} |")
+    return [*lines, "", *_reach(store, event, steps)]
+
+
+def _reach(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
+    """After how many steps a random start is where ours is after fewer."""
+    said = []
+    for count in steps:
+        ours = scores(store, event, OURS, count)
+        if not ours:
+            continue
+        wanted = statistics.mean(ours)
+        reached = [
+            n
+            for n in steps
+            if (own := scores(store, event, RANDOM, n)) and not event.setting.better(wanted, statistics.mean(own))
+        ]
+        least = f"{reached[0]} steps" if reached else f"more than {steps[-1]} steps"
+        said.append(f"{count}: {least}")
+    return [f"A random start reaches ours after … steps only after: {'; '.join(said)}.", ""] if said else []
+
+
+def _mean(values: Sequence[float], event: Event) -> str:
+    if not values:
+        return ""
+    mean = statistics.mean(values)
+    digits = 2 if event.setting.metric == "perplexity" and mean < 10 else 1
+    if len(values) == 1:
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}"
+
+
+def draw(store: Store, folder: Path) -> None:
+    """The curves of every event with three step counts or more, an SVG each."""
+    from matplotlib.figure import Figure
+
+    for event in EVENTS.values():
+        steps = [count for count in event.steps if scores(store, event, OURS, count)]
+        if len(steps) < 3:
+            continue
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.subplots()
+        for name in CONTENDERS:
+            points = [(n, statistics.mean(own)) for n in steps if (own := scores(store, event, name, n))]
+            if points:
+                wide = 2.5 if name == OURS else 1
+                axes.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=wide, label=name)
+        found = store.get(event.name, TEACHERS, "0", 0)
+        if found is not None:
+            axes.axhline(found["scores"][-1], color="grey", linestyle=":", linewidth=1, label="ensemble")
+        axes.set_xscale("symlog", linthresh=50)
+        axes.set_xticks(steps, [str(count) for count in steps])
+        axes.set_xlabel("steps of distillation")
+        axes.set_ylabel(UNIT[event.setting.metric])
+        axes.set_title(event.name)
+        axes.legend(fontsize=6, ncols=2)
+        name = event.name.lower().replace(",", "").replace(" ", "-").replace(".", "")
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})

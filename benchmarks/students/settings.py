@@ -1,0 +1,59 @@
+"""What the contest is held on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.arena import Setting
+
+SHARED = ("cifar10-vit-a", "cifar10-vit-b")
+SMALL = (("vit-0", "vit-1"), ("vit-2", "vit-3"), ("vit-4", "vit-0"))
+
+
+@dataclass(frozen=True)
+class Event:
+    """One page of the contest.
+
+    Attributes:
+        setting: teachers and data.
+        width: of the students.
+        steps: of the finetunes; 0 is one-shot.
+        seeds: how many.
+    """
+
+    setting: Setting
+    width: float = 0.5
+    steps: tuple[int, ...] = (0, 50, 100, 200, 400, 800)
+    seeds: int = 3
+
+    @property
+    def name(self) -> str:
+        return f"{self.setting.name}, width {self.width:g}"
+
+
+def _cifar(name: str, groups: tuple[tuple[str, ...], ...], anchors: tuple[str, ...] = ()) -> Setting:
+    return Setting(name, groups, "cifar10", anchors=anchors, samples=1024, test=5000)
+
+
+SHORT = (0, 200)
+VITS = _cifar("ViTs", (SHARED,), ("vit-0", "vit-1", "vit-2"))
+SMALL_VITS = _cifar("small ViTs", SMALL)
+THREE = _cifar("three small ViTs", tuple(tuple(f"vit-{(k + j) % 5}" for j in range(3)) for k in range(3)))
+FOUR = _cifar("four small ViTs", tuple(tuple(f"vit-{(k + j) % 5}" for j in range(4)) for k in range(3)))
+BERTS = Setting("BERTs", (("bert-a", "bert-b"),), "sst2", samples=1024, batch=32)
+LLAMAS = Setting("Llamas", (("llama-a", "llama-b"),), "shakespeare", samples=1024, batch=16)
+GPT2S = Setting("GPT-2s", (("gpt2-a", "gpt2-b"),), "shakespeare", samples=1024, batch=16)
+
+EVENTS = {
+    event.name: event
+    for event in (
+        Event(VITS),
+        Event(SMALL_VITS),
+        Event(BERTS),
+        Event(LLAMAS),
+        Event(GPT2S, steps=SHORT),
+        *(Event(setting, width, SHORT) for width in (0.75, 0.33, 0.25) for setting in (VITS, BERTS, LLAMAS)),
+        Event(THREE, steps=SHORT),
+        Event(FOUR, steps=SHORT),
+    )
+}
