@@ -3,46 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from compressor.anatomy.axes import Anatomy, Axis, Side
+from compressor.matrices import Entries, Matrix, carry, dense, picks
 
 
-@dataclass(frozen=True, eq=False)
 class Map:
     """How the n coordinates of a teacher's space go to the student's m.
 
-    Attributes:
+    For units that every expert has for itself both matrices are [experts, n, m], in the order of the student's experts.
+
+    Args:
         push: [n, m]; transports values: z = pushᵀ x.  Applied to writers.
         pull: [n, m]; reconstructs the teacher's values from the student's: x ≈ pull z.  Applied to readers.
-
-    For units that every expert has for itself both are [experts, n, m], in the order of the student's experts.
     """
 
-    push: Tensor
-    pull: Tensor
+    def __init__(self, push: Matrix, pull: Matrix) -> None:
+        self._push, self._pull = push, pull
+
+    @property
+    def push(self) -> Tensor:
+        """The dense matrix; made anew each time unless it was given as such."""
+        return dense(self._push)
+
+    @property
+    def pull(self) -> Tensor:
+        """The dense matrix; made anew each time unless it was given as such."""
+        return dense(self._pull)
+
+    @property
+    def targets(self) -> int:
+        """m, the student's coordinates."""
+        return self._push.shape[-1]
+
+    @property
+    def experts(self) -> tuple[Map, ...]:
+        """The maps of every expert; none where there are no experts."""
+        if not isinstance(self._push, Tensor) or self._push.dim() < 3:
+            return ()
+        return tuple(Map(push, pull) for push, pull in zip(self._push, self.pull, strict=True))
+
+    def written(self, values: Tensor) -> Tensor:
+        """pushᵀ w of what writes the coordinates [n, c] or [n], in its precision: [m, c] or [m]."""
+        return _carried(self._push, self.selection, values)
+
+    def read(self, values: Tensor) -> Tensor:
+        """pullᵀ w of what reads the coordinates [n, c] or [n], in its precision: [m, c] or [m]."""
+        return _carried(self._pull, self.drawn, values)
 
     def transport(self, values: Tensor) -> Tensor:
         """pushᵀ x for row vectors x [T, n], in their precision: [T, m]."""
         chosen = self.selection
         if chosen is None:
-            return values @ self.push.to(values)
-        moved = torch.zeros(len(values), self.push.shape[1], dtype=values.dtype, device=values.device)
+            return self._push.move(values) if isinstance(self._push, Entries) else values @ self.push.to(values)
+        moved = torch.zeros(len(values), self.targets, dtype=values.dtype, device=values.device)
         return moved.index_copy_(1, chosen[1], values.index_select(1, chosen[0]))
 
     @cached_property
     def selection(self) -> tuple[Tensor, Tensor] | None:
         """(sources, targets) of a push that only picks coordinates; picking is quicker than multiplying."""
-        return _picks(self.push)
+        return picks(self._push)
 
     @cached_property
     def drawn(self) -> tuple[Tensor, Tensor] | None:
         """(sources, targets) of a pull that only picks coordinates."""
-        return _picks(self.pull)
+        return picks(self._pull)
 
     @classmethod
     def permutation(cls, order: Tensor) -> Map:
@@ -51,12 +80,11 @@ class Map:
         return cls(matrix, matrix)
 
 
-def _picks(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
-    """(rows, columns) of the ones in a matrix [n, m] without other entries and with one a column at most; else None."""
-    entries = matrix.nonzero()
-    columns = entries[:, 1]
-    picks = len(columns) == len(columns.unique()) and bool((matrix[entries[:, 0], columns] == 1).all())
-    return (entries[:, 0], columns) if picks else None
+def _carried(matrix: Matrix, picked: tuple[Tensor, Tensor] | None, values: Tensor) -> Tensor:
+    if picked is None:
+        return carry(matrix, values)
+    moved = torch.zeros(matrix.shape[-1], *values.shape[1:], dtype=values.dtype, device=values.device)
+    return moved.index_copy_(0, picked[1], values.index_select(0, picked[0]))
 
 
 def transport_together(maps: Sequence[Map], values: Sequence[Tensor]) -> Tensor:
@@ -66,11 +94,11 @@ def transport_together(maps: Sequence[Map], values: Sequence[Tensor]) -> Tensor:
     """
     chosen = [mapping.selection for mapping in maps]
     if all(own is not None for own in chosen):
-        picks = [own for own in chosen if own is not None]
-        targets, order = torch.cat([own[1] for own in picks]).sort()
-        if targets.equal(torch.arange(maps[0].push.shape[1])):
-            found = [value.index_select(1, own[0]) for value, own in zip(values, picks, strict=True)]
-            return torch.cat(found, dim=1).index_select(1, order)
+        found = [own for own in chosen if own is not None]
+        targets, order = torch.cat([own[1] for own in found]).sort()
+        if targets.equal(torch.arange(maps[0].targets)):
+            picked = [value.index_select(1, own[0]) for value, own in zip(values, found, strict=True)]
+            return torch.cat(picked, dim=1).index_select(1, order)
     # A teacher that has no part in the coordinates (an empty selection) adds nothing.
     parts = [
         mapping.transport(value)
@@ -106,13 +134,15 @@ def apply(
 
 def _contract(value: Tensor, dim: int, axis: Axis, maps: Mapping[str, Map]) -> Tensor:
     """Apply the maps of one axis to dimension `dim` of `value`."""
-    if any(part.key in maps and maps[part.key].push.dim() == 3 for part in axis.parts if part.key is not None):
+    if any(maps[part.key].experts for part in axis.parts if part.key is not None and part.key in maps):
         # Dimension 0 holds the experts, already in the student's order.
-        each = []
-        for expert, matrix in enumerate(value):
-            own = {key: Map(one.push[expert], one.pull[expert]) for key, one in maps.items() if one.push.dim() == 3}
-            each.append(_contract(matrix, dim - 1, axis, own))
-        return torch.stack(each)
+        each = {key: one.experts for key, one in maps.items() if one.experts}
+        return torch.stack(
+            [
+                _contract(matrix, dim - 1, axis, {key: own[expert] for key, own in each.items()})
+                for expert, matrix in enumerate(value)
+            ]
+        )
     front = value.movedim(dim, 0)
     rest = front.shape[1:]
     columns = front.reshape(front.shape[0], -1)
@@ -122,13 +152,7 @@ def _contract(value: Tensor, dim: int, axis: Axis, maps: Mapping[str, Map]) -> T
         if mapping is None:
             pieces.append(piece)
             continue
-        written = axis.side is Side.WRITE
-        matrix, picked = (mapping.push, mapping.selection) if written else (mapping.pull, mapping.drawn)
-        if picked is None:
-            pieces.append(matrix.to(piece).T @ piece)
-        else:
-            moved = torch.zeros(matrix.shape[1], piece.shape[1], dtype=piece.dtype, device=piece.device)
-            pieces.append(moved.index_copy_(0, picked[1], piece.index_select(0, picked[0])))
+        pieces.append(mapping.written(piece) if axis.side is Side.WRITE else mapping.read(piece))
     return _join(pieces, axis).reshape(-1, *rest).movedim(0, dim)
 
 

@@ -65,7 +65,8 @@ class Flow:
         return space if products is None else replace(space, scaled=products < 0.9 * space.head_dim)
 
     def _fold(self, anatomy: Anatomy) -> None:
-        state = fold_scales(dict(self.model.named_parameters()), anatomy.scales, anatomy)
+        # All of them before the first is changed, since they are made from each other.
+        state = dict(fold_scales(dict(self.model.named_parameters()), anatomy.scales, anatomy))
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(state[name])

@@ -174,9 +174,9 @@ class ActivationFeatures:
         """pushᵀ W and pushᵀ b: a module whose outputs are transported, in the module's precision."""
         if (teacher, spot) not in self._composed:
             weight, bias = self.seen.weights(teacher, spot)
-            push = self.maps[teacher][key or ""].push
-            moved = None if bias is None else (push.T @ bias.double()).to(bias)
-            self._composed[teacher, spot] = (push.T @ weight.double()).to(weight), moved
+            mapping = self.maps[teacher][key or ""]
+            moved = None if bias is None else mapping.written(bias.double()).to(bias)
+            self._composed[teacher, spot] = mapping.written(weight.double()).to(weight), moved
         return self._composed[teacher, spot]
 
     def part(self, batch: int, spot: Spot, columns: Sequence[Tensor], key: str | None) -> Tensor:

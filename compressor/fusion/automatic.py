@@ -89,24 +89,29 @@ def build_options(job: Job, inner: str) -> BuildOptions:
     )
 
 
-def build_student(job: Job, student: Student) -> None:
-    """Build with or without a walk of the teachers, whichever is needed."""
-    if not _needs_walk(job, student):
-        build_from_weights([student], job.sources)
+def build_student(job: Job, student: Student, *, begun: float = 0.4, aligned: bool = False) -> None:
+    """Build with or without a walk of the teachers, whichever is needed.
+
+    Args:
+        job: what it is made from.
+        student: to be built.
+        begun: the share of the job that is done.
+        aligned: whether its maps are made without a walk.
+    """
+
+    def progress(share: float) -> None:
+        job.tell(begun + (1 - begun) * share, "building the student")
+
+    if not _needs_walk(job, aligned):
+        build_from_weights([student], job.sources, progress)
     else:
-        build(
-            [student],
-            job.sources,
-            job.calibration or [],
-            lambda share: job.tell(0.4 + 0.6 * share, "building the student"),
-        )
+        build([student], job.sources, job.calibration or [], progress)
     job.clock.lap("build")
 
 
-def _needs_walk(job: Job, student: Student) -> bool:
-    """Whether the teachers have to be run: for the refit, or to compare what no given map covers."""
-    given = not student.residual.keys().isdisjoint(f"{space}/query" for space in job.anatomy.spaces)
-    return job.calibration is not None and (job.refit or (job.from_activations and not given))
+def _needs_walk(job: Job, aligned: bool = False) -> bool:
+    """Whether the teachers have to be run: for the refit, or to compare what is not aligned already."""
+    return job.calibration is not None and (job.refit or (job.from_activations and not aligned))
 
 
 def _check(alignment: AlignmentOptions) -> None:
@@ -195,7 +200,7 @@ def _pilots(
 ) -> list[Student]:
     """Built pilots of a job's shape."""
     made = [_pilot(job, plan, candidate, candidate.make(problems)) for candidate in found]
-    if made and _needs_walk(job, made[0]):
+    if made and _needs_walk(job):
         build(made, job.sources, _few(job))
     else:
         build_from_weights(made, job.sources)

@@ -19,13 +19,13 @@ from compressor.errors import UnsupportedError, UserError
 from compressor.fusion import automatic
 from compressor.fusion.anchored import POLICIES
 from compressor.fusion.anchored.build import aligned, choice
+from compressor.fusion.anchored.student import AlignedStudent
 from compressor.fusion.depth import routes
 from compressor.fusion.job import Clock, Form, Job, Made, Progress
 from compressor.fusion.passages import passages
 from compressor.fusion.residual import RESIDUAL_MAPS
 from compressor.fusion.samples import hold_out
 from compressor.fusion.sources import Content, Source, along, content, normalised, prepare
-from compressor.fusion.student import Student
 from compressor.fusion.target import Target, depth_of, target_configs
 from compressor.models.inputs import name_architecture
 from compressor.models.save import essence
@@ -134,10 +134,10 @@ def fuse(
 
 def _aligned_student(job: Job) -> Made:
     """The paper's way: every coordinate aligned to the anchor's."""
-    job, maps = aligned(job)
-    job.tell(0.4, "building the student")
-    student = Student(job.model, job.anatomy, job.sources, maps, automatic.build_options(job, "importance"))
-    automatic.build_student(job, student)
+    job, alignment = aligned(job)
+    options = automatic.build_options(job, "importance")
+    student = AlignedStudent(job.model, job.anatomy, job.sources, {}, options, alignment=alignment)
+    automatic.build_student(job, student, begun=0.1, aligned=True)
     return Made(job.form, student, choice(job))
 
 

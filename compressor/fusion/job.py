@@ -28,8 +28,9 @@ class Clock:
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
+        """Add the time since the last lap to a stage."""
         now = time.perf_counter()
-        self.laps[stage] = now - self._last
+        self.laps[stage] = self.laps.get(stage, 0.0) + now - self._last
         self._last = now
 
 

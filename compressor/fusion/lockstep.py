@@ -24,14 +24,24 @@ from compressor.fusion.walk import Spot, Walker
 from compressor.fusion.weights import WeightFeatures
 
 
-def build_from_weights(students: Sequence[Student], sources: Sequence[Source]) -> None:
-    """Transport without data: every coupling is solved on the weights alone, nothing is refitted."""
+def build_from_weights(
+    students: Sequence[Student], sources: Sequence[Source], progress: Callable[[float], None] = lambda share: None
+) -> None:
+    """Transport alone: couplings that are not given are solved on the weights, and nothing is refitted.
+
+    Args:
+        students: their models' weights are set.
+        sources: the teachers.
+        progress: told the share of the layers that are done.
+    """
     for student in students:
         outline = Outline(student.anatomy)
         features = WeightFeatures(sources, student.maps, student.anatomy)
-        for layer in outline.layers:
+        for done, layer in enumerate(outline.layers):
+            progress(done / len(outline.layers))
             student.map_spaces(outline.spaces(layer), features)
             student.transport(outline.parameters(layer))
+            student.forget(outline.spaces(layer))
         student.map_spaces(outline.outside_spaces, features)
         student.transport(outline.outside_parameters)
         set_gain(student)
@@ -86,8 +96,7 @@ class _Lockstep:
         for student in self.students:
             features = WeightFeatures(self.sources, student.maps, self.anatomy)
             student.map_spaces(self.outline.early_spaces, features)
-            late = self.outline.late_spaces
-            student.transport([p for p in self.outline.outside_parameters if not self.outline.touches(p, late)])
+            student.transport(self.outline.early_parameters)
             set_gain(student)
 
     def _enter(self, stack: int) -> None:
@@ -97,6 +106,8 @@ class _Lockstep:
         for k, teacher in enumerate(self.teachers):
             teacher.enter(stack, spots, partial(seen.record, k))
         for student, walker in zip(self.students, self.walkers, strict=True):
+            if stack > 0:
+                student.transport(self.outline.between(stack))
             if not student.options.refit:
                 continue
             features = ActivationFeatures(seen, student.maps)
@@ -184,7 +195,7 @@ class _Lockstep:
         for student, walker in zip(self.students, self.walkers, strict=True):
             features = ActivationFeatures(seen, student.maps)
             student.map_spaces(late, self._compared_by(student, features))
-            student.transport([p for p in self.outline.outside_parameters if self.outline.touches(p, late)])
+            student.transport(self.outline.late_parameters)
             if student.options.refit:
                 for stage in self.outline.tail_stages():
                     student.refit(stage, features, walker.finish)

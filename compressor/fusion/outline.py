@@ -34,6 +34,28 @@ class Outline:
         return [name for name in self.anatomy.axes if not self._inside(name)]
 
     @cached_property
+    def early_parameters(self) -> list[str]:
+        """Those of them that are needed before the layers."""
+        later = {*self.late_parameters, *(name for k in range(1, len(self.anatomy.stacks)) for name in self.between(k))}
+        return [name for name in self.outside_parameters if name not in later]
+
+    def between(self, stack: int) -> list[str]:
+        """Those of them that belong to what is run between the stack before and this one."""
+        before, after = self.anatomy.stacks[stack - 1].layers, self.anatomy.stacks[stack].layers
+        modules = {item.module for item in self.anatomy.flow[self._last(before) + 1 : self._first(after)]}
+        return [n for n in self.outside_parameters if n.rpartition(".")[0] in modules and n not in self.late_parameters]
+
+    @cached_property
+    def late_parameters(self) -> list[str]:
+        """Those of them that belong to what is run behind the layers."""
+        modules = {item.module for item in self.anatomy.flow[self._last(self.anatomy.stacks[-1].layers) + 1 :]}
+        return [
+            name
+            for name in self.outside_parameters
+            if name.rpartition(".")[0] in modules or self.touches(name, self.late_spaces)
+        ]
+
+    @cached_property
     def outside_spaces(self) -> list[str]:
         """Hidden spaces that belong to no layer, as a pooler's."""
         return [name for name in self.anatomy.spaces if name not in self.wide and not self._inside(name)]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from compressor.anatomy import Anatomy, Kind, Norm, Role, Step, inspect_config
+from compressor.anatomy import Anatomy, Kind, Role, inspect_config
 from compressor.anatomy.passages import End, Passage, Relation
-from compressor.fusion.structure import attention_columns
+from compressor.fusion.structure import attention_columns, stream_keys
 from compressor.fusion.student import Student
 
 #: The ends of an attention whose relations are compared.
@@ -29,11 +29,10 @@ def passages(student: Student, order: Sequence[int]) -> tuple[Passage, ...]:
     places = sorted(range(len(order)), key=lambda i: order[i])
     carried: dict[str, tuple[Tensor | None, ...]] = {}
     found = []
+    keys = stream_keys(student.anatomy)
     for index, stack in enumerate(student.anatomy.stacks):
-        key = stack.residual
         for layer in stack.layers:
-            # Where the stream is cut into sites, each with a map of its own, the last one of the layer counts.
-            key = next((item.meets for item in reversed(_items(student.anatomy, layer)) if item.meets), key)
+            key = keys[layer]
             if key not in carried:
                 carried[key] = tuple(_push(student, place, key, stack.residual) for place in places)
             if any(push is not None for push in carried[key]):
@@ -63,10 +62,6 @@ def relations(student: Anatomy, teachers: Sequence[Anatomy]) -> tuple[Relation, 
 def relations_of(student: PretrainedConfig, teachers: Sequence[PretrainedConfig]) -> tuple[Relation, ...]:
     """`relations` of models, by their configs."""
     return relations(inspect_config(student), [inspect_config(teacher) for teacher in teachers])
-
-
-def _items(anatomy: Anatomy, layer: str) -> list[Step | Norm]:
-    return [item for item in anatomy.flow if item.module.startswith(layer + ".")]
 
 
 def _push(student: Student, place: int, key: str, residual: str) -> Tensor | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compressor.anatomy import Anatomy, Map, Side, Space, Step, apply, canonicalise, inspect_config
+from compressor.anatomy.derived import Derived
 
 #: What tells the weights of two models apart.
 Content = tuple[tuple[str, tuple[int, ...], int], ...]
@@ -38,7 +39,7 @@ class Source:
         name: how the report calls it.
         model: computes with the canonical weights, in the teacher's precision.
         anatomy: certified.
-        state: {parameter: canonical weights, float64}.
+        state: {parameter: canonical weights, float64}; computed each time from those of the teacher.
         weight: α, the teacher's share; all teachers' sum to 1.
         routes: {layer of the student: the teacher's layers that stand for it}; those of the same name where absent.
     """
@@ -46,7 +47,7 @@ class Source:
     name: str
     model: PreTrainedModel
     anatomy: Anatomy
-    state: dict[str, Tensor]
+    state: Mapping[str, Tensor]
     weight: float
     routes: Mapping[str, Route] = field(default_factory=dict)
 
@@ -72,20 +73,17 @@ class Source:
         """The matrix of one of the student's steps as [inputs, outputs], float64."""
         return as_input_output(self.state[self.own(step.weight)], self.anatomy, step, self.own(step.weight))
 
-    def transported(self, maps: Mapping[str, Map], names: Iterable[str], student: Anatomy) -> dict[str, Tensor]:
-        """Parameters in the student's names and shapes, float64.
+    def transported(self, maps: Mapping[str, Map], name: str, student: Anatomy) -> Tensor:
+        """A parameter in the student's shape, float64.
 
         Args:
             maps: {the student's map key: map}.
-            names: the student's parameters.
+            name: the student's name of it.
             student: its anatomy.
         """
-        moved = {}
-        for name in names:
-            keys = {part.key for axis in student.axes[name] for part in axis.parts if part.key in maps}
-            own = {self.own(key): maps[key] for key in keys if key is not None}
-            moved[name] = apply(own, self.state, self.anatomy, [self.own(name)])[self.own(name)]
-        return moved
+        keys = {part.key for axis in student.axes[name] for part in axis.parts if part.key in maps}
+        own = {self.own(key): maps[key] for key in keys if key is not None}
+        return apply(own, self.state, self.anatomy, [self.own(name)])[self.own(name)]
 
 
 def as_input_output(weight: Tensor, anatomy: Anatomy, step: Step, name: str | None = None) -> Tensor:
@@ -111,7 +109,7 @@ def prepare(name: str, model: PreTrainedModel, weight: float, *, canonical: bool
         CertificateError, UnsupportedError: the architecture is not understood.
     """
     anatomy = inspect_config(model.config)
-    state = {key: value.detach().double() for key, value in model.named_parameters()}
+    state: Mapping[str, Tensor] = Derived({key: value.detach() for key, value in model.named_parameters()})
     if not canonical:
         return Source(name, model, anatomy, state, weight)
     if not anatomy.scales and not any(anatomy.rotatable(space.name) for space in anatomy.residuals):

@@ -100,3 +100,18 @@ def space_spots(anatomy: Anatomy, space: str) -> list[Spot]:
         if behind is not None and written == space:
             spots.append(behind)
     return list(dict.fromkeys(spots))
+
+
+def stream_keys(anatomy: Anatomy) -> dict[str, str]:
+    """The key of the residual stream's map behind every layer.
+
+    Where the stream is cut into sites, each with a map of its own, the last one of the layer counts.
+    """
+    found: dict[str, str] = {}
+    for stack in anatomy.stacks:
+        key = stack.residual
+        for layer in stack.layers:
+            items = [item for item in anatomy.flow if item.module.startswith(layer + ".")]
+            key = next((item.meets for item in reversed(items) if item.meets), key)
+            found[layer] = key
+    return found

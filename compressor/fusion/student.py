@@ -188,9 +188,6 @@ class Student:
         """Set parameters to the sum of all teachers' transported ones."""
         norms = {norm.module: norm for norm in self.anatomy.norms if norm.space in self.residual}
         scales = {scale.parameter for scale in self.anatomy.scales}
-        moved = [
-            source.transported(maps, names, self.anatomy) for maps, source in zip(self.maps, self.sources, strict=True)
-        ]
         for name in names:
             module, _, attribute = name.rpartition(".")
             norm = norms.get(module)
@@ -207,9 +204,16 @@ class Student:
                 for axis in self.anatomy.axes[name]
                 for part in axis.parts
             )
-            shares = [1.0 if carried else source.weight for source in self.sources]
-            total = torch.stack([a * one[name] for a, one in zip(shares, moved, strict=True)]).sum(0)
-            self.parameters[name].copy_(total)
+            self.parameters[name].copy_(self._total(name, carried))
+
+    def _total(self, name: str, carried: bool) -> Tensor:
+        """The sum of all teachers' transported parameters of one name, float64; each is let go of once it is added."""
+        total: Tensor | None = None
+        for source, maps in zip(self.sources, self.maps, strict=True):
+            moved = (1.0 if carried else source.weight) * source.transported(maps, name, self.anatomy)
+            total = moved if total is None else total.add_(moved)
+        assert total is not None
+        return total
 
     def _is_experts(self, key: str) -> bool:
         space = self.anatomy.spaces.get(key)

@@ -85,7 +85,7 @@ class Walker:
                 handles.append(module.register_forward_pre_hook(recorder, with_kwargs=True))
                 handles.append(module.register_forward_hook(_keeper(layer, returned)))
             with (
-                self._skipping(index), hooks(handles), watching(self.model, spots, stop=False) as seen, _until_enough(),
+                self._skipping(index), hooks(handles), watching(self.model, spots, stop=False) as seen, until_enough(),
             ):  # fmt: skip
                 logits_of(self.model, batch)
             if alike:
@@ -114,7 +114,7 @@ class Walker:
         entering = self.before if again else list(self.hidden)
         for index in range(len(self.hidden)):
             batch = index % len(self.batches) if len(self.hidden) == len(self.batches) else self._batch(index)
-            with torch.no_grad(), watching(self.model, spots, stop=not advance) as seen, _until_enough():
+            with torch.no_grad(), watching(self.model, spots, stop=not advance) as seen, until_enough():
                 call = self._calls[batch][layer].filled(self._returned[batch])
                 returned = call_layer(module, call, entering[index])
                 output = first_tensor(returned)
@@ -264,7 +264,8 @@ def _keeper(layer: str, returned: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def _until_enough() -> Iterator[None]:
+def until_enough() -> Iterator[None]:
+    """Go on behind a forward pass that ended because everything watched was seen."""
     try:
         yield
     except _Enough:

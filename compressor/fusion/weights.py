@@ -100,7 +100,7 @@ class WeightFeatures:
                     columns = columns_of(written, key, occurrence=occurrence)
                     weight = source.read_weight(step)[:, columns]
                     if (mapping := maps.get(self._read_key(step))) is not None:
-                        weight = mapping.pull.T @ weight
+                        weight = mapping.read(weight)
                     bias = source.tensor(f"{step.module}.bias")
                     rows_of += [weight.T] if bias is None else [weight.T, bias[columns, None]]
             if not rows_of:

@@ -15,7 +15,7 @@ from compressor.transport.costs import (
     squared,
 )
 from compressor.transport.coupling import Coupling, compose, from_assignment, from_selection, identity, mixed
-from compressor.transport.marginals import check_marginal, from_importance, uniform
+from compressor.transport.marginals import check_marginal, from_importance, inverse, uniform
 from compressor.transport.sketch import sketch
 from compressor.transport.solvers import COST_SCALES, SOLVERS, solve
 
@@ -41,6 +41,7 @@ __all__ = [
     "from_weights",
     "ground_cost",
     "identity",
+    "inverse",
     "mixed",
     "prepared",
     "sketch",

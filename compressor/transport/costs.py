@@ -94,7 +94,8 @@ def centred(moments: Moments) -> Moments:
         raise UserError("features cannot be centred without their means: use another cost and preparation of features")
     variation_x, variation_y = _variation(xx, x, count), _variation(yy, y, count)
     vary = (variation_x > 0)[:, None] & (variation_y > 0)[None, :]
-    covariation = torch.where(vary, xy - torch.outer(x, y) / count, 0.0)
+    # In place: between thousands of coordinates a matrix takes hundreds of megabytes.
+    covariation = torch.outer(x, y).div_(count).neg_().add_(xy).masked_fill_(~vary, 0.0)
     return Moments(variation_x, variation_y, covariation, torch.zeros_like(x), torch.zeros_like(y), count)
 
 
@@ -136,12 +137,12 @@ def _inverse_root(squares: Tensor) -> Tensor:
 
 def squared(xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
     """||x_i - y_j||² [n, m], the cost whose barycentres are means."""
-    return (xx[:, None] + yy[None, :] - 2 * xy).clamp_min(0)
+    return (xx[:, None] + yy[None, :]).sub_(2 * xy).clamp_min_(0)
 
 
 def euclidean(xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
     """||x_i - y_j|| [n, m], the paper's cost."""
-    return squared(xx, yy, xy).sqrt()
+    return squared(xx, yy, xy).sqrt_()
 
 
 def cosine(xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:

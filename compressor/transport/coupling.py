@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from compressor.errors import CouplingError, CouplingWarning
-from compressor.transport.marginals import check_marginal, uniform
+from compressor.transport.marginals import check_marginal, inverse, uniform
 from compressor.transport.sketch import by_source, sketch
 
 #: Marginal errors above the tight tolerance are warned of, those above the loose one are refused.
@@ -93,11 +93,11 @@ class Coupling:
 
     def push(self) -> Tensor:
         """P diag(1/ν) [n, m] for writers: W' = pushᵀ W.  The column of a target without mass is zero."""
-        return self.plan * _inverse(self.nu)[None, :]
+        return self.plan * inverse(self.nu)[None, :]
 
     def pull(self) -> Tensor:
         """diag(1/μ) P [n, m] for readers: W' = W pull.  The row of an untransported source is zero."""
-        return self.plan * _inverse(self.mu)[:, None]
+        return self.plan * inverse(self.mu)[:, None]
 
     def summary(self) -> dict[str, Any]:
         """What the report says of this coupling, and what its plan looks like: plain numbers and strings."""
@@ -207,11 +207,6 @@ def _one_hot_plan(rows: Tensor, columns: Tensor, mass: Tensor, shape: tuple[int,
     plan = torch.zeros(shape, dtype=torch.float64)
     plan[rows, columns] = mass
     return plan
-
-
-def _inverse(marginal: Tensor) -> Tensor:
-    # What is too little for a normal number is nothing: its inverse would be infinite.
-    return torch.where(marginal >= torch.finfo(marginal.dtype).tiny, 1 / marginal, 0.0)
 
 
 def _relative_error(sums: Tensor, marginal: Tensor) -> float:

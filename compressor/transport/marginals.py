@@ -45,3 +45,9 @@ def check_marginal(marginal: Tensor, size: int, *, name: str = "marginal", space
     if abs(float(marginal.sum()) - 1) > SUM_TOLERANCE:
         raise CouplingError(f"{space}: {name} sums to {float(marginal.sum()):.6g} instead of 1; normalise it")
     return marginal
+
+
+def inverse(marginal: Tensor) -> Tensor:
+    """1 / marginal, and 0 where there is no mass."""
+    # What is too little for a normal number is nothing: its inverse would be infinite.
+    return torch.where(marginal >= torch.finfo(marginal.dtype).tiny, 1 / marginal, 0.0)

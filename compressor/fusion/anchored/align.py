@@ -7,33 +7,37 @@ unchanged, and through attention by one map for queries and keys and one for val
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from compressor.anatomy import Kind, Map, Norm, Role, Space, Step, map_key
+from compressor.anatomy import Kind, Map, Role, Space, Step, map_key
 from compressor.anatomy.sites import FlowGraph, Junction
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.anchored.attention import Heads, across_heads, logit_scale, within_heads
 from compressor.fusion.anchored.comparison import Comparison
+from compressor.fusion.anchored.kept import Kept, pooled
 from compressor.fusion.anchored.policies import Policy, leave
-from compressor.fusion.residual import ResidualMap, pooled_maps
+from compressor.fusion.anchored.schedule import START, Schedule
 from compressor.fusion.sources import Source
 from compressor.recipe import AlignmentOptions
 from compressor.transport import Aligner, Coupling, Moments, from_importance, identity
 
 
-def align(
-    graph: FlowGraph,
-    sources: Sequence[Source],
-    guide: Source,
-    comparison: Comparison,
-    policy: Policy,
-    options: AlignmentOptions,
-) -> dict[str, ResidualMap]:
-    """The maps of all teachers to an anchor's coordinates.
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """What came of one map key: per teacher the map, its push carrying α, and the figures of its coupling."""
+
+    key: str
+    maps: tuple[Map, ...]
+    summaries: tuple[dict[str, Any], ...]
+
+
+class Alignment:
+    """The maps of all teachers to an anchor's coordinates, made along the flow as they are asked for.
 
     Args:
         graph: the student's flow; the teachers' have the same sites.
@@ -42,29 +46,59 @@ def align(
         comparison: moments of a teacher's coordinates with the anchor's.
         policy: what leaves the junctions of the residual stream.
         options: features, cost, solver, marginals, heads, queries and keys, scaling.
-
-    Returns:
-        {map key: per teacher a map, pushes carrying α, and its coupling}.
+        lap: told "build" where an alignment begins and "solve" where it ends, for the report's seconds.
 
     Raises:
         UserError: an option names nothing known, or does not fit the models.
         UnsupportedError: something about these teachers cannot be aligned.
-        CouplingError: a transport problem could not be solved.
     """
-    _check(graph, sources, guide)
-    found = [_Walk(graph, k, source, guide, comparison, policy, options).go() for k, source in enumerate(sources)]
-    weights = [source.weight for source in sources]
-    maps = {}
-    for key in found[0].couplings:
-        couplings = [walk.couplings[key] for walk in found]
-        pooled = pooled_maps(couplings, weights)
-        if options.scaling == "one-matrix":
-            pooled = tuple(Map(one.push, c.push()) for one, c in zip(pooled, couplings, strict=True))
-        pooled = tuple(
-            Map(one.push * walk.scales.get(key, 1.0), one.pull) for one, walk in zip(pooled, found, strict=True)
-        )
-        maps[key] = ResidualMap(pooled, tuple(couplings))
-    return maps
+
+    def __init__(
+        self,
+        graph: FlowGraph,
+        sources: Sequence[Source],
+        guide: Source,
+        comparison: Comparison,
+        policy: Policy,
+        options: AlignmentOptions,
+        lap: Callable[[str], None] = lambda stage: None,
+    ) -> None:
+        _check(graph, sources, guide)
+        self.schedule, self._lap = Schedule(graph), lap
+        self._weights = [source.weight for source in sources]
+        self._one_matrix = options.scaling == "one-matrix"
+        self._end = len(graph.anatomy.flow)
+        self._next = START
+        self._walks = [
+            _Walk(graph, self.schedule, k, source, guide, comparison, policy, options)
+            for k, source in enumerate(sources)
+        ]
+
+    def until(self, keys: Iterable[str]) -> list[Aligned]:
+        """Go on along the flow until the maps of these keys are made.
+
+        Returns:
+            What was made on the way and not returned before.  It is not kept here.
+
+        Raises:
+            UserError, UnsupportedError: as above, of a place that is reached now.
+            CouplingError: a transport problem could not be solved.
+        """
+        last = max((self.schedule.made.get(key, START) for key in keys), default=START)
+        found: list[Aligned] = []
+        if self._next <= last:
+            self._lap("build")
+        while self._next <= last:
+            made = [walk.go(self._next) for walk in self._walks]
+            found += [self._pooled(key, [own[key] for own in made]) for key in made[0]]
+            self._next += 1
+            self._lap("solve")
+        return found
+
+    def _pooled(self, key: str, kept: Sequence[Kept]) -> Aligned:
+        scales = [walk.scales.get(key, 1.0) for walk in self._walks]
+        maps = pooled(kept, self._weights, scales, one_matrix=self._one_matrix)
+        return Aligned(key, maps, tuple(one.summary for one in kept))
 
 
 def _check(graph: FlowGraph, sources: Sequence[Source], guide: Source) -> None:
@@ -78,20 +112,13 @@ def _check(graph: FlowGraph, sources: Sequence[Source], guide: Source) -> None:
                 raise UnsupportedError(f"{source.name} and the anchor {guide.name} run their shared layer unlike often")
 
 
-@dataclass(frozen=True, eq=False)
-class _Aligned:
-    """One teacher's couplings by map key, and what pushes are multiplied by."""
-
-    couplings: dict[str, Coupling]
-    scales: dict[str, float]
-
-
 class _Walk:
     """One teacher's way along the flow graph."""
 
     def __init__(
         self,
         graph: FlowGraph,
+        schedule: Schedule,
         teacher: int,
         source: Source,
         guide: Source,
@@ -99,7 +126,7 @@ class _Walk:
         policy: Policy,
         options: AlignmentOptions,
     ) -> None:
-        self.graph, self.teacher, self.source, self.guide = graph, teacher, source, guide
+        self.graph, self.schedule, self.teacher, self.source, self.guide = graph, schedule, teacher, source, guide
         self.comparison, self.policy, self.options = comparison, policy, options
         self.anatomy = graph.anatomy
         self.aligner = Aligner(
@@ -107,25 +134,31 @@ class _Walk:
             options.relaxation,
         )  # fmt: skip
         self.still = source.model is guide.model
+        self.made: dict[str, Kept] = {}
+        #: What later places are made from: couplings that meet at a junction, and maps of what is read.
         self.couplings: dict[str, Coupling] = {}
         self.maps: dict[str, Map] = {}
         self.scales: dict[str, float] = {}
         self.orders: dict[str, Coupling] = {}
 
-    def go(self) -> _Aligned:
-        for entry in dict.fromkeys(self.graph.entries):
-            self._set(entry, self._entry(entry))
-        for space in self.anatomy.spaces.values():
-            unread = space.kind is Kind.HIDDEN and not any(step.writes == space.name for step in self.anatomy.steps)
-            if space.kind is Kind.EMBEDDING or unread:
-                self._set(space.name, self._couple(space.name))
-        for item in self.anatomy.flow:
+    def go(self, place: int) -> dict[str, Kept]:
+        """Make the maps of one place of the flow, the next."""
+        self.made = {}
+        if place == START:
+            for entry in dict.fromkeys(self.graph.entries):
+                self._set(entry, self._entry(entry))
+            for name in self.schedule.unwritten:
+                self._set(name, self._couple(name))
+        else:
+            item = self.anatomy.flow[place]
             if isinstance(item, Step):
-                self._write(item)
-            for junction in self.graph.junctions:
-                if junction.branches[-1] == self._adds(item):
-                    self._set(junction.after, self._leave(junction))
-        return _Aligned(self.couplings, self.scales)
+                self._write(item, place)
+            for junction in self.schedule.junctions[place]:
+                self._set(junction.after, self._leave(junction))
+        for known in (self.couplings, self.maps):
+            for key in [key for key in known if self.schedule.asked.get(key, START) <= place]:
+                del known[key]
+        return self.made
 
     def _entry(self, key: str) -> Coupling:
         if self.policy.start != "identity":
@@ -138,10 +171,13 @@ class _Walk:
             )
         return identity(n, space=key)
 
-    def _write(self, step: Step) -> None:
+    def _write(self, step: Step, place: int) -> None:
         """Make the map of what a module writes, at the first of its writers."""
         space = self.anatomy.spaces.get(step.writes or "")
-        if space is None or space.name in self.couplings or map_key(space.name, Role.QUERY) in self.couplings:
+        if space is None:
+            return
+        first = map_key(space.name, Role.QUERY) if space.kind is Kind.ATTENTION else space.name
+        if self.schedule.made[first] != place:
             return
         if space.kind is Kind.ATTENTION:
             for role, coupling in self._attention(space).items():
@@ -209,14 +245,10 @@ class _Walk:
             strengths = [torch.ones_like(met[0].nu)] * len(met)
         return replace(leave(self.policy, met, strengths), space=junction.after)
 
-    @staticmethod
-    def _adds(item: Step | Norm) -> str | None:
-        """The branch that an item adds to the stream, if it does."""
-        if item.meets is None:
-            return None
-        return item.writes if isinstance(item, Step) else item.space
-
     def _set(self, key: str, coupling: Coupling) -> None:
-        self.couplings[key] = coupling
-        push = coupling.push()
-        self.maps[key] = Map(push, push if self.options.scaling == "one-matrix" else coupling.pull())
+        kept = Kept.of(coupling)
+        self.made[key] = kept
+        if key in self.schedule.mixed:
+            self.couplings[key] = coupling
+        if key in self.schedule.asked:
+            self.maps[key] = kept.map(one_matrix=self.options.scaling == "one-matrix")

@@ -11,24 +11,23 @@ from torch import Tensor
 from compressor.anatomy import Anatomy, Norm
 from compressor.anatomy.sites import FlowGraph, flow_graph
 from compressor.errors import UnsupportedError, UserError
-from compressor.fusion.anchored.align import align
+from compressor.fusion.anchored.align import Alignment
 from compressor.fusion.anchored.comparison import ByActivations, ByWeights, Comparison
 from compressor.fusion.anchored.policies import POLICIES, Policy
 from compressor.fusion.job import Job
 from compressor.fusion.masks import Masks
-from compressor.fusion.residual import ResidualMap
 from compressor.fusion.sources import Source
 from compressor.fusion.tokens import token_masks
 
 
-def aligned(job: Job) -> tuple[Job, dict[str, ResidualMap]]:
-    """Every map of every teacher to the anchor of a job.
+def aligned(job: Job) -> tuple[Job, Alignment]:
+    """How every teacher is aligned to the anchor of a job.
 
     Returns:
-        The job, its anatomies with a key for every site of the residual stream, and the maps by key.
+        The job, its anatomies with a key for every site of the residual stream, and what makes the maps by key.
 
     Raises:
-        UserError, UnsupportedError, CouplingError: see `compressor.fusion.anchored.align`.
+        UserError, UnsupportedError, CouplingError: see `compressor.fusion.anchored.align.Alignment`.
     """
     policy, options = POLICIES.get(job.options.residual), job.options.alignment
     assert job.guide is not None
@@ -52,10 +51,9 @@ def aligned(job: Job) -> tuple[Job, dict[str, ResidualMap]]:
     else:
         comparison = _by_activations(job, sources, guide[0], graph, policy)
     job.clock.lap("statistics")
-    job.tell(0.3, "solving transport problems")
-    maps = align(graph, sources, guide[0], comparison, policy, options)
+    alignment = Alignment(graph, sources, guide[0], comparison, policy, options, job.clock.lap)
     job.clock.lap("solve")
-    return job, maps
+    return job, alignment
 
 
 def raw(anatomy: Anatomy) -> Anatomy:
@@ -100,4 +98,7 @@ def _by_activations(
     batches: Sequence[Mapping[str, Tensor]] = job.calibration or ()
     chosen = token_masks(job.options.alignment.tokens, sources, graph.anatomy, batches)
     masks = Masks(batches, graph.anatomy, chosen=chosen)
-    return ByActivations(sources, guide, graph, batches, masks, everywhere=policy.start == "everywhere")
+    return ByActivations(
+        sources, guide, graph, batches, masks, everywhere=policy.start == "everywhere", weighs=policy.weighs,
+        lap=job.clock.lap,
+    )  # fmt: skip

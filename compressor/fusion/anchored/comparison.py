@@ -1,31 +1,37 @@
 """What the coordinates of a teacher and of the anchor are compared by, at every place that has a map of its own.
 
-From activations all moments are summed in one pass over the calibration tokens; from weights a place is compared once
-the maps of what it reads are known.
+From activations moments are summed in passes over the calibration tokens, those of some places in each; from weights a
+place is compared once the maps of what it reads are known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressor.anatomy import Anatomy, Kind, Map, Role, map_key
 from compressor.anatomy.sites import FlowGraph
 from compressor.anatomy.trace import logits_of
 from compressor.errors import UserError
+from compressor.fusion.anchored.schedule import START, Schedule
 from compressor.fusion.masks import Masks
 from compressor.fusion.samples import without_labels
 from compressor.fusion.sources import Source
 from compressor.fusion.statistics import rows
 from compressor.fusion.structure import attention_columns, reader, space_spots
-from compressor.fusion.walk import Spot, watching
+from compressor.fusion.walk import Spot, until_enough, watching
 from compressor.fusion.weights import WeightFeatures, space_weight_gram
 from compressor.transport import Moments, from_weights
+
+#: Bytes that moments of several places may always take together; more where the anchor itself is larger.
+ROOM = 256 * 2**20
+#: Rows of moments that are levelled at once.
+BLOCK = 64
 
 #: Ends of an attention space that are compared; values and outputs are seen where the output projection reads them.
 ENDS = (Role.QUERY, Role.KEY, Role.OUTPUT)
@@ -76,7 +82,10 @@ def places(graph: FlowGraph, *, everywhere: bool = False) -> dict[str, Place]:
 
 
 class ByActivations:
-    """Moments over calibration tokens, one pass of every model.
+    """Moments over calibration tokens.
+
+    They are summed for as many places together as `ROOM` or the anchor's own size allow, in the order in which the
+    flow asks for them, one pass of the models each time; and given away, so that what was asked for is not kept.
 
     Args:
         sources: the teachers.
@@ -85,6 +94,8 @@ class ByActivations:
         batches: calibration inputs.
         masks: which tokens count.
         everywhere: compare residual streams at all depths together, not at their entry alone.
+        weighs: whether the strengths of signals will be asked for.
+        lap: told "solve" where a pass begins and "statistics" where it ends, for the report's seconds.
     """
 
     def __init__(
@@ -96,59 +107,89 @@ class ByActivations:
         masks: Masks,
         *,
         everywhere: bool = False,
+        weighs: bool = False,
+        lap: Callable[[str], None] = lambda stage: None,
     ) -> None:
         self.places = places(graph, everywhere=everywhere)
+        self.sources, self.guide, self.batches, self.masks, self._lap = sources, guide, batches, masks, lap
         self._weights = ByWeights(sources, guide, graph)
+        self._moved = [k for k, source in enumerate(sources) if source.model is not guide.model]
+        #: Sites behind a sum are not compared, their coupling is a mix; of them strengths alone are asked for.
+        self._mixes = {junction.after for junction in graph.junctions}
+        self._order = _in_order(self.places, graph)
+        if not weighs:
+            self._order = [key for key in self._order if key not in self._mixes]
+        self._room = max(ROOM, _weight(guide.model))
         self._sums: dict[tuple[int, str, Spot], Moments] = {}
-        models = [*sources, guide]
-        for index, batch in enumerate(batches):
-            shown = [self._see(model, batch, index, masks) for model in models]
-            for teacher, source in enumerate(sources):
-                if source.model is guide.model:
-                    continue
-                for place, x in shown[teacher].items():
-                    self._add((teacher, *place), x, shown[-1][place])
+        self._strengths: dict[tuple[str, Spot], Tensor] = {}
 
     def moments(self, teacher: int, key: str, maps: Mapping[str, Map]) -> Moments:
         place = self.places.get(key)
         if place is None:
             return self._weights.moments(teacher, key, maps)
-        found = [self._sums[teacher, key, spot] for spot in place.spots]
-        if len(found) == 1:
-            return found[0]
+        if (teacher, key, place.spots[0]) not in self._sums:
+            self._measure(key)
+        found = [self._sums.pop((teacher, key, spot)) for spot in place.spots]
         # Every depth counts alike, though the stream grows along the way.
-        return summed([_scaled(one, 1 / _size(one)) for one in found])
+        return found[0] if len(found) == 1 else _levelled(found)
 
     def strength(self, key: str) -> Tensor:
-        seen = next(teacher for teacher, _, _ in self._sums)
-        found = [self._sums[seen, key, spot] for spot in self.places[key].spots]
-        return torch.stack([one.yy / one.count for one in found]).mean(0)
+        spots = self.places[key].spots
+        if (key, spots[0]) not in self._strengths:
+            self._measure(key)
+        return torch.stack([self._strengths[key, spot] for spot in spots]).mean(0)
 
     @torch.no_grad()
+    def _measure(self, first: str) -> None:
+        """Sum the moments of a place and of as many behind it as there is room for."""
+        self._lap("solve")
+        chosen, total, known = [first], self._size(first), {key for _, key, _ in self._sums}
+        for key in [key for key in self._order[self._order.index(first) + 1 :] if key not in known]:
+            total += self._size(key)
+            if total > self._room:
+                break
+            chosen.append(key)
+        for index, batch in enumerate(self.batches):
+            shown = self._see(self.guide, chosen, index, batch)
+            for teacher in self._moved:
+                for place, x in self._see(self.sources[teacher], chosen, index, batch).items():
+                    self._add((teacher, *place), x, shown[place])
+        for (teacher, key, spot), one in self._sums.items():
+            if key in chosen and teacher == self._moved[0]:
+                self._strengths[key, spot] = one.yy / one.count
+        self._sums = {place: one for place, one in self._sums.items() if place[1] not in self._mixes}
+        self._lap("statistics")
+
+    def _size(self, key: str) -> int:
+        """Bytes that the moments of a place take."""
+        if key in self._mixes:
+            return 0
+        name = self.places[key].space or key
+        sizes = sum(self.sources[teacher].space(name).size for teacher in self._moved)
+        return 8 * len(self.places[key].spots) * sizes * self.guide.space(name).size
+
     def _see(
-        self, source: Source, batch: Mapping[str, Tensor], index: int, masks: Masks
+        self, source: Source, keys: Sequence[str], index: int, batch: Mapping[str, Tensor]
     ) -> dict[tuple[str, Spot], Tensor]:
-        """Of every place, the token vectors [T, n] that count."""
-        own = {spot: (source.own(spot[0]), spot[1]) for place in self.places.values() for spot in place.spots}
-        with watching(source.model, list(own.values())) as seen:
+        """Of some places, the token vectors [T, n] that count."""
+        chosen = {key: self.places[key] for key in keys}
+        own = {spot: (source.own(spot[0]), spot[1]) for place in chosen.values() for spot in place.spots}
+        with watching(source.model, list(dict.fromkeys(own.values())), stop=True) as seen, until_enough():
             logits_of(source.model, without_labels(batch))
         found = {}
-        for key, place in self.places.items():
+        for key, place in chosen.items():
             for spot in place.spots:
-                values = rows(seen[own[spot]], masks.of(index, spot[0]))
+                values = rows(seen[own[spot]], self.masks.of(index, spot[0]))
                 if place.space is not None and place.role not in (None, Role.OUTPUT):
                     columns = attention_columns(source.anatomy, source.own(place.space), place.role)[1]
-                    values = values[:, columns]
+                    values = values if len(columns) == values.shape[1] else values[:, columns]
                 found[key, spot] = values
         return found
 
     def _add(self, place: tuple[int, str, Spot], x: Tensor, y: Tensor) -> None:
-        moments = Moments(
-            x.square().sum(0).double(), y.square().sum(0).double(), (x.T @ y).double(),
-            x.sum(0).double(), y.sum(0).double(), float(len(x)),
-        )  # fmt: skip
-        known = self._sums.get(place)
-        self._sums[place] = moments if known is None else summed([known, moments])
+        product = x.T @ y if place[1] not in self._mixes else torch.zeros(0, dtype=x.dtype)
+        found = Moments(x.square().sum(0), y.square().sum(0), product, x.sum(0), y.sum(0), float(len(x)))
+        self._sums[place] = added(self._sums.get(place), found)
 
 
 class ByWeights:
@@ -187,6 +228,16 @@ class ByWeights:
         return [space.name for space in spaces.spaces.values() if space.kind is Kind.EMBEDDING]
 
 
+def added(known: Moments | None, more: Moments) -> Moments:
+    """The moments over all tokens of both, in float64; what is known is changed, so that it is not in memory twice."""
+    names = ("xx", "yy", "xy", "x", "y")
+    if known is None:
+        return replace(more, **{name: getattr(more, name).double() for name in names})
+    for name in names:
+        getattr(known, name).add_(getattr(more, name))
+    return replace(known, count=known.count + more.count)
+
+
 def summed(parts: Sequence[Moments]) -> Moments:
     """The moments over all tokens of several."""
     first = parts[0]
@@ -195,6 +246,31 @@ def summed(parts: Sequence[Moments]) -> Moments:
         return Moments(xx, yy, xy, count=first.count)
     x, y = (torch.stack([getattr(one, name) for one in parts]).sum(0) for name in ("x", "y"))
     return Moments(xx, yy, xy, x, y, sum(one.count for one in parts))
+
+
+def _weight(model: nn.Module) -> int:
+    """Bytes that a model's parameters take."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+def _in_order(known: Mapping[str, Place], graph: FlowGraph) -> list[str]:
+    """The places in the order in which the flow asks for them."""
+    made = Schedule(graph).made
+    return sorted(known, key=lambda key: made.get(key, START))
+
+
+def _levelled(parts: Sequence[Moments]) -> Moments:
+    """The moments over several depths, each divided by its size."""
+    factors = [1 / _size(one) for one in parts]
+    lean = [_scaled(replace(one, xy=one.xy[:0]), factor) for one, factor in zip(parts, factors, strict=True)]
+    # Block by block, or all depths would be in memory twice more.
+    xy = torch.cat(
+        [
+            torch.stack([one.xy[start : start + BLOCK] * f for one, f in zip(parts, factors, strict=True)]).sum(0)
+            for start in range(0, len(parts[0].xy), BLOCK)
+        ]
+    )
+    return replace(summed(lean), xy=xy)
 
 
 def _size(moments: Moments) -> float:
