@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import typer
 import typer.main
 
+from compressor import processes
 from compressor.cli.app import app
 from compressor.errors import UserError
 
@@ -50,9 +51,9 @@ def run_command(arguments: Sequence[str]) -> int:
             f"error: {_one_line(error.format_message())} (compress --help lists what there is)", BAD_INPUT, debug
         )
     except UserError as error:
-        return _tell(f"error: {_one_line(str(error))}", BAD_INPUT, debug)
+        return _tell(f"error: {_one_line(str(error))}", BAD_INPUT, debug, once=True)
     except KeyboardInterrupt as error:
-        return _tell(f"interrupted: {error or 'nothing was written'}", INTERRUPTED, debug)
+        return _tell(f"interrupted: {error or 'nothing was written'}", INTERRUPTED, debug, once=True)
     except BrokenPipeError:
         # Whoever read the output has stopped; what is left in the buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -72,15 +73,18 @@ def _settle() -> None:
         "TRANSFORMERS_VERBOSITY": "error",
         "DATASETS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }.items():
         os.environ.setdefault(name, value)
 
 
-def _tell(line: str, code: int, debug: bool) -> int:
+def _tell(line: str, code: int, debug: bool, *, once: bool = False) -> int:
+    """Print a line; of several processes that all come to it, `once`."""
     if debug:
         traceback.print_exc()
-    print(line, file=sys.stderr)
+    if not once or processes.first():
+        print(line, file=sys.stderr)
     return code
 
 

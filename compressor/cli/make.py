@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from compressor import processes
 from compressor import recipe as recipes
 from compressor.cli import options as o
 from compressor.cli.show import loading, remark, say, say_json, working
@@ -42,6 +43,10 @@ def fuse(
     distil_weight: o.DistilWeight = None,
     label_weight: o.LabelWeight = None,
     losses: o.Losses = None,
+    accumulate: o.Accumulate = None,
+    precision: o.Precision = None,
+    recompute: o.Recompute = None,
+    tensorboard: o.Tensorboard = None,
     validate_every: o.ValidateEvery = None,
     patience: o.Patience = None,
     cache_logits: o.CacheLogits = None,
@@ -111,6 +116,10 @@ def fuse(
             "--distil-weight": distil_weight,
             "--label-weight": label_weight,
             "--losses": losses,
+            "--accumulate": accumulate,
+            "--precision": precision,
+            "--recompute": recompute,
+            "--tensorboard": tensorboard,
             "--validate-every": validate_every,
             "--patience": patience,
             "--cache-logits": cache_logits,
@@ -171,6 +180,10 @@ def finetune(
     distil_weight: o.DistilWeight = None,
     label_weight: o.LabelWeight = None,
     losses: o.Losses = None,
+    accumulate: o.Accumulate = None,
+    precision: o.Precision = None,
+    recompute: o.Recompute = None,
+    tensorboard: o.Tensorboard = None,
     validate_every: o.ValidateEvery = None,
     patience: o.Patience = None,
     cache_logits: o.CacheLogits = None,
@@ -215,6 +228,10 @@ def finetune(
             "--distil-weight": distil_weight,
             "--label-weight": label_weight,
             "--losses": losses,
+            "--accumulate": accumulate,
+            "--precision": precision,
+            "--recompute": recompute,
+            "--tensorboard": tensorboard,
             "--validate-every": validate_every,
             "--patience": patience,
             "--cache-logits": cache_logits,
@@ -263,6 +280,8 @@ def _make(recipe: Recipe, *, force: bool, resume: bool, json: bool, debug: bool)
             from compressor.pipeline import run as job
 
         report = job.run(recipe, force=force, resume=resume, progress=progress, begun=_BEGUN)
+    if not processes.first():
+        return
     for line in report["warnings"]:
         remark(f"warning: {line}")
     for line in report["notes"]:

@@ -56,6 +56,10 @@ FLAGS: dict[str, str] = {
     "--search-steps": "finetune.search_steps",
     "--distil-weight": "finetune.distil_weight",
     "--label-weight": "finetune.label_weight",
+    "--accumulate": "finetune.accumulate",
+    "--precision": "finetune.precision",
+    "--recompute": "finetune.recompute",
+    "--tensorboard": "finetune.tensorboard",
     "--validate-every": "finetune.validate_every",
     "--patience": "finetune.patience",
     "--cache-logits": "finetune.cache_logits",
@@ -213,6 +217,10 @@ DistilWeight = Annotated[float | None, flag("--distil-weight", panel=_FINETUNE)]
 LabelWeight = Annotated[float | None, flag("--label-weight", panel=_FINETUNE)]
 ValidateEvery = Annotated[int | None, flag("--validate-every", panel=_FINETUNE)]
 Patience = Annotated[int | None, flag("--patience", panel=_FINETUNE)]
+Accumulate = Annotated[int | None, flag("--accumulate", panel=_FINETUNE)]
+Precision = Annotated[str | None, flag("--precision", panel=_FINETUNE, metavar="NAME")]
+Recompute = Annotated[bool | None, flag("--recompute", panel=_FINETUNE)]
+Tensorboard = Annotated[str | None, flag("--tensorboard", panel=_FINETUNE, metavar="FOLDER")]
 CacheLogits = Annotated[bool | None, flag("--cache-logits", panel=_FINETUNE)]
 Losses = Annotated[str | None, flag("--losses", panel=_FINETUNE, metavar="NAME=WEIGHT,...")]
 Formats = Annotated[str | None, flag("--formats", metavar="NAME,NAME,...")]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 
+from compressor import processes
 from compressor.report.progress import bars
 
 if TYPE_CHECKING:
@@ -44,7 +45,11 @@ def working(debug: bool = False) -> Iterator[Progress]:
         if drawn:
             drawn(stage, share, line)
 
-    with warnings.catch_warnings(), _handling(stop), bars(Console(stderr=True), sys.stderr.isatty()) as drawn:
+    with (
+        warnings.catch_warnings(),
+        _handling(stop),
+        bars(Console(stderr=True), sys.stderr.isatty() and processes.first()) as drawn,
+    ):
         if not debug:
             warnings.simplefilter("ignore")
         yield tell

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from compressor import processes
 from compressor.errors import UserError
 from compressor.models.staging import write_whole
 
@@ -24,7 +25,7 @@ SEARCH = "search"
 
 
 def begin(work_dir: Path, run: dict[str, Any], resume: bool) -> None:
-    """Make a folder ready for a run.
+    """Make a folder ready for a run; of several processes the first one does.
 
     Args:
         work_dir: the folder; made if it does not exist.
@@ -34,6 +35,30 @@ def begin(work_dir: Path, run: dict[str, Any], resume: bool) -> None:
     Raises:
         UserError: to be resumed, but the folder holds checkpoints of another run.
     """
+    if processes.first():
+        _begin(work_dir, run, resume)
+    processes.wait()
+
+
+def newest(folder: Path) -> Path | None:
+    """The checkpoint to go on from, or `None` to start at the beginning; all others in the folder are removed."""
+    found = max((path for path in _checkpoints(folder) if _finished(path)), key=step_of, default=None)
+    # All processes have looked before the first one removes anything.
+    processes.wait()
+    if processes.first():
+        for path in _checkpoints(folder):
+            if path != found:
+                shutil.rmtree(path)
+    processes.wait()
+    return found
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """The steps that were done when a checkpoint was written; 0 for `None`, the beginning."""
+    return 0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _begin(work_dir: Path, run: dict[str, Any], resume: bool) -> None:
     work_dir.mkdir(parents=True, exist_ok=True)
     # As it will be read back, with tuples as lists.
     run = json.loads(json.dumps(run))
@@ -45,20 +70,6 @@ def begin(work_dir: Path, run: dict[str, Any], resume: bool) -> None:
         for path in _checkpoints(work_dir):
             shutil.rmtree(path)
     write_whole(work_dir / RUN, json.dumps(run, indent=1))
-
-
-def newest(folder: Path) -> Path | None:
-    """The checkpoint to go on from, or `None` to start at the beginning; all others in the folder are removed."""
-    found = max((path for path in _checkpoints(folder) if _finished(path)), key=step_of, default=None)
-    for path in _checkpoints(folder):
-        if path != found:
-            shutil.rmtree(path)
-    return found
-
-
-def step_of(checkpoint: Path | None) -> int:
-    """The steps that were done when a checkpoint was written; 0 for `None`, the beginning."""
-    return 0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def _check_same(work_dir: Path, run: dict[str, Any]) -> None:

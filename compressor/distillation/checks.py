@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from compressor import processes
 from compressor.data.augment import PIXELS, check_augmentation
 from compressor.errors import UnsupportedError, UserError
 from compressor.models.tasks import task_of_model
@@ -65,6 +66,20 @@ def check_data(train: Samples, options: FinetuneOptions) -> None:
         raise UserError(f"no label of the training data is known: {otherwise}")
 
 
+def check_parts(options: FinetuneOptions) -> None:
+    """Refuse a batch that the processes, or its parts, cannot share evenly.
+
+    Raises:
+        UserError: they cannot.
+    """
+    parts = processes.count() * options.accumulate
+    if options.batch_size % parts:
+        raise UserError(
+            f"finetune.batch_size {options.batch_size} cannot be shared by {processes.count()} processes in "
+            f"{options.accumulate} parts each: give a multiple of {parts}"
+        )
+
+
 def check_device(device: str) -> None:
     """Refuse a device that finetuning does not run on.
 
@@ -78,3 +93,13 @@ def check_device(device: str) -> None:
         )
     if device != "cpu" and not torch.cuda.is_available():
         raise UserError(f"no device {device} here: torch sees no GPU; use cpu")
+
+
+def check_precision(options: FinetuneOptions, device: str) -> None:
+    """Refuse a precision that a device does not train in.
+
+    Raises:
+        UserError: it does not.
+    """
+    if options.precision == "float16" and device == "cpu":
+        raise UserError("finetune.precision float16 is for GPUs: use bfloat16 or float32 on the cpu")

@@ -27,10 +27,13 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
+from compressor import processes
 from compressor.distillation.checkpoints import BEST, FINISHED
 from compressor.distillation.checks import Samples
 from compressor.distillation.draws import Draws
+from compressor.distillation.memory import recomputing
 from compressor.distillation.objective import Objective
+from compressor.distillation.record import tensorboard
 from compressor.errors import UserError
 from compressor.models.quiet import quiet
 
@@ -95,29 +98,37 @@ class Loop:
             Diverged: a loss is not finite.
         """
         try:
-            with quiet(), _random_state_kept():
+            with quiet(), _random_state_kept(), recomputing(self.student, self.objective.options.recompute):
                 trainer = _Trainer(
                     self.student,
                     self._draws(steps),
                     self.objective,
                     self.validation,
                     args=self._arguments(rate, steps, folder, from_start=checkpoint is None),
-                    callbacks=[_Watch(progress), *self._stopping()],
+                    callbacks=[_Watch(progress), *self._stopping(), *self._logging(rate)],
                 )
                 trainer.remove_callback(PrinterCallback)
                 state = None if checkpoint is None else self._stopped_in(checkpoint)
                 if state is None:
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
                     state = trainer.state
+                processes.wait()
                 if state.best_global_step is not None:
                     safetensors.torch.load_model(self.student, folder / BEST / WEIGHTS)
         finally:
             self.student.zero_grad(set_to_none=True)
+            # Where accelerate has put a forward pass of another precision over the model's own.
+            for name in ("forward", "_original_forward"):
+                vars(self.student).pop(name, None)
         told = [{"step": entry["step"], **entry} for entry in state.log_history]
         losses, judged = (
             tuple((int(entry["step"]), entry[key]) for entry in told if key in entry) for key in ("loss", "eval_loss")
         )
         return Trained(state.global_step, losses, judged, state.best_global_step)
+
+    def _logging(self, rate: float) -> list[TrainerCallback]:
+        place = self.objective.options.tensorboard
+        return [tensorboard(Path(place).expanduser() / f"rate-{rate:g}")] if place and processes.first() else []
 
     def _stopping(self) -> list[TrainerCallback]:
         patience = None if self.validation is None else self.objective.options.patience
@@ -147,7 +158,10 @@ class Loop:
         arguments = TrainingArguments(
             output_dir=str(folder),
             max_steps=steps,
-            per_device_train_batch_size=options.batch_size,
+            per_device_train_batch_size=options.batch_size // (processes.count() * options.accumulate),
+            gradient_accumulation_steps=options.accumulate,
+            bf16=options.precision == "bfloat16",
+            fp16=options.precision == "float16",
             optim="adamw_torch",
             learning_rate=rate,
             weight_decay=options.weight_decay,
@@ -196,6 +210,19 @@ class _Trainer(Trainer):
         self.student = student
         self.objective: Objective = objective
         self.draws = draws
+        #: Whether a process sees a part of a step's batch at a time, and what the losses' positions in all of it are.
+        self.parted = self.args.world_size * self.args.gradient_accumulation_steps > 1
+        self.totals: list[float] | None = None
+        # The losses of parts add up to that of the batch: nothing is left to be divided.
+        self.compute_loss_func = _never_called
+
+    def get_batch_samples(self, *given: Any) -> tuple[list[dict[str, Tensor]], None]:
+        """The parts of a step's batch that this process sees; and what all parts of all processes hold together."""
+        parts, _ = super().get_batch_samples(*given)
+        if self.parted:
+            own = [sum(column) for column in zip(*map(self.objective.counts, parts), strict=True)]
+            self.totals = processes.added_up(own, self.args.device)
+        return parts, None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return SequentialSampler(self.draws)
@@ -209,7 +236,11 @@ class _Trainer(Trainer):
     ) -> Any:
         # Without dropout, as the student was fitted: at a transported student's scales its noise drowns the signal.
         model.eval()
-        loss, outputs = self.objective.loss(model, inputs, self.state.global_step / self.state.max_steps)
+        done = self.state.global_step / self.state.max_steps
+        loss, outputs = self.objective.loss(model, inputs, done, self.totals)
+        if self.args.world_size > 1:
+            # Gradients, and the loss that is told, are the mean over the processes.
+            loss = loss * self.args.world_size
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -236,12 +267,18 @@ class _Trainer(Trainer):
     # does not find by name.  Checkpoints are ours alone, so they keep the names that the modules have.
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or self.args.output_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_model(self.student, str(folder / WEIGHTS))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         safetensors.torch.load_model(self.student, Path(resume_from_checkpoint) / WEIGHTS)
+
+
+def _never_called(*_: Any, **__: Any) -> Any:
+    raise AssertionError("the trainer computes its loss itself")
 
 
 class _Watch(TrainerCallback):
@@ -269,7 +306,10 @@ class _Watch(TrainerCallback):
             control.should_evaluate = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        (Path(args.output_dir or ".") / f"checkpoint-{state.global_step}" / FINISHED).touch()
+        # All processes have written their part.
+        processes.wait()
+        if processes.first():
+            (Path(args.output_dir or ".") / f"checkpoint-{state.global_step}" / FINISHED).touch()
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from compressor import processes
 from compressor.anatomy.passages import Passage, Relation
 from compressor.data.collate import collate
 from compressor.distillation.checks import Samples
@@ -164,26 +165,29 @@ class Objective:
 
         Args:
             model: the student; left in eval mode.
-            samples: read in order, in batches as large as those of the training.
+            samples: read in order, in batches as large as those of the training; several processes share them.
 
         Raises:
             UserError: labels are all there is to learn from, and none is known.
         """
         model.eval()
-        rows = []
+        size = self.options.batch_size
+        starts = range(processes.rank() * size, len(samples), processes.count() * size)
         batches: DataLoader[Any] = DataLoader(
             samples,  # type: ignore[arg-type]
-            self.options.batch_size,
+            batch_sampler=[list(range(start, min(start + size, len(samples)))) for start in starts],
             collate_fn=self.collate,
         )
+        sums, counts = [0.0] * len(self._losses), [0.0] * len(self._losses)
         with torch.no_grad():
             for batch in batches:
                 terms, _ = self.terms(model, {name: value.to(model.device) for name, value in batch.items()})
-                rows.append([(term.weight * term.mean.item(), term.positions) for term in terms])
-        counts = [sum(positions for _, positions in column) for column in zip(*rows, strict=True)]
+                for index, term in enumerate(terms):
+                    sums[index] += term.weight * term.mean.item() * term.positions
+                    counts[index] += term.positions
+        sums, counts = (processes.added_up(values, model.device) for values in (sums, counts))
         if not any(counts):
             raise UserError(f"none of the {len(samples)} samples to judge by has a known label: name data with more")
-        sums = [sum(mean * positions for mean, positions in column) for column in zip(*rows, strict=True)]
         return sum(total / max(count, 1) for total, count in zip(sums, counts, strict=True))
 
     def keep(self, samples: Samples, folder: Path, told: Told | None = None) -> None:

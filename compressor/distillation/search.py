@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Subset
 
+from compressor import processes
 from compressor.distillation.checkpoints import SEARCH, newest, step_of
 from compressor.distillation.checks import Samples
 from compressor.distillation.loop import Diverged, Loop, Progress, Trained
@@ -111,6 +112,7 @@ def search(loop: Loop, validation: Samples, folder: Path, progress: Progress | N
     kept = folder / SEARCH
     kept.mkdir(parents=True, exist_ok=True)
     trials = _read(kept)
+    processes.wait()
     going_on = newest(folder if len(trials) == len(options.learning_rates) else _place(kept, len(trials)))
     resumed_from = trial_steps(options) * len(trials) + step_of(going_on)
     _try_all(loop, validation, kept, trials, progress)
@@ -141,8 +143,10 @@ def _try_all(loop: Loop, validation: Samples, folder: Path, trials: list[Trial],
         for index in range(len(trials), len(options.learning_rates)):
             loop.student.load_state_dict(start)
             trials.append(_try(loop, validation, index, _place(folder, index), progress))
-            _write(folder, trials)
-            _tidy(folder, trials, options)
+            if processes.first():
+                _write(folder, trials)
+                _tidy(folder, trials, options)
+            processes.wait()
     finally:
         loop.student.load_state_dict(start)
 

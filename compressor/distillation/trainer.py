@@ -10,12 +10,21 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from compressor import processes
 from compressor.distillation.checkpoints import begin, newest, step_of
-from compressor.distillation.checks import Samples, check_data, check_device, check_student
+from compressor.distillation.checks import (
+    Samples,
+    check_data,
+    check_device,
+    check_parts,
+    check_precision,
+    check_student,
+)
 from compressor.distillation.loop import Diverged, Loop, Progress
 from compressor.distillation.losses import check_weights
 from compressor.distillation.objective import Comparison, Objective
 from compressor.distillation.opinions import Indexed, Told
+from compressor.distillation.record import check_tensorboard
 from compressor.distillation.search import Trial, search, split
 from compressor.errors import UserError
 from compressor.models.builtin import cache_folder
@@ -79,6 +88,9 @@ def distill(
 
     The same seed gives the same weights, bit for bit on the CPU, and so does a run that was interrupted and resumed.
 
+    Processes that `torchrun` or `accelerate launch` started together share every batch, and get what one of them would
+    get, but for rounding; each must call this with the same arguments.
+
     Args:
         student: left in eval mode on the device.  To resume, with the weights that it had the first time.
         teachers: what the student learns from; they see each batch once, and are not changed.  Not run at all, and
@@ -106,8 +118,13 @@ def distill(
     check_student(student)
     check_data(train, options)
     check_device(device)
+    check_precision(options, device)
+    check_parts(options)
+    if options.tensorboard:
+        check_tensorboard()
+    processes.join(device)
     run = {
-        **options.model_dump(exclude={"enabled", "checkpoint_every"}),
+        **options.model_dump(exclude={"enabled", "checkpoint_every", "tensorboard"}),
         "seed": seed,
         "weights": list(weights) if distils else [],
         "samples": len(train),
@@ -118,7 +135,7 @@ def distill(
     kept = [index for index, weight in enumerate(weights) if weight > 0] if distils else []
     ensemble = [(teachers[index], float(weights[index])) for index in kept]
     for teacher, _ in ensemble:
-        teacher.to(torch.device(device)).eval()  # type: ignore[arg-type]
+        teacher.to(torch.device(processes.device_of(device))).eval()  # type: ignore[arg-type]
     student.requires_grad_(True)
     objective = Objective(student, ensemble, options, (comparison or Comparison()).of(kept))
     begun = time.perf_counter()

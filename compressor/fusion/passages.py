@@ -79,7 +79,8 @@ def _last_attention(anatomy: Anatomy, stack: int) -> str | None:
     """The first attention of a stack's last layer, which in decoders of encoder–decoders is that to itself."""
     layer = anatomy.stacks[stack].layers[-1]
     kinds = {name: space.kind for name, space in anatomy.spaces.items()}
-    written = (item.writes or "" for item in _items(anatomy, layer) if isinstance(item, Step))
+    steps = [step for step in anatomy.steps if step.module.startswith(layer + ".")]
+    written = (step.writes or "" for step in steps)
     return next((name for name in written if kinds.get(name) is Kind.ATTENTION), None)
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import compressor
+from compressor import processes
 from compressor.anatomy.passages import Relation, save_passages
 from compressor.bench.size import weight_bytes
 from compressor.bench.table import to_json
@@ -35,7 +36,7 @@ from compressor.pipeline.measure import latency_report, text_length
 from compressor.pipeline.output import write_documents, write_page
 from compressor.pipeline.places import work_folder
 from compressor.pipeline.prove import prove, time_subjects
-from compressor.pipeline.samples import open_data
+from compressor.pipeline.samples import open_data, open_training
 from compressor.pipeline.space import told_when_full
 from compressor.pipeline.stages import Progress, Stages, Tell
 from compressor.pipeline.table import Judge, Subject, make_rows, say_score, teacher_subjects
@@ -56,6 +57,8 @@ def run(
     Teachers are loaded and checked, fused (or the recipe's own student is taken), compared, finetuned if there is
     data, exported, timed and written.  An interrupted finetune leaves a work folder beside the output to resume from.
 
+    Of processes that were launched together the first one does all that, and the others share the finetune.
+
     Args:
         recipe: what to do.
         force: replace an output folder that exists, and an interrupted run.
@@ -64,7 +67,7 @@ def run(
         begun: when the command began, by `time.perf_counter`, if its start is to be counted.
 
     Returns:
-        The report, as written to report.json.
+        The report, as written to report.json; {} in a process that only shared the finetune.
 
     Raises:
         UserError: anything about the input, or no space left; nothing is written then.
@@ -72,12 +75,16 @@ def run(
     stages = Stages(progress, begun)
     with stages("check", "checking names and options"):
         recipe = prepare(recipe, force=force)
+        processes.join(recipe.device)
     with stages("load", "loading the teachers") as tell, told_when_full("to the cache of built-in teachers"):
         teachers = load_ensemble(recipe.teachers, tell)
         given = _given_student(recipe, teachers)
     task, length = find_task(teachers[0].config), text_length(teachers[0].config)
     notes = _notes(recipe, task, [*teachers, *([given] if given else [])])
     work = Work(work_folder(recipe.output), _key(recipe, teachers, given))
+    if not processes.first():
+        _share(recipe, teachers, work, resume, stages)
+        return {}
     work.check(resume=resume, force=force)
     data, judge = None, None
     if recipe.data.source is not None:
@@ -99,6 +106,7 @@ def run(
         with told_when_full(f"to {work.folder}"), work.kept_if_interrupted():
             if not saved:
                 work.save(beginning, prints)
+            processes.wait()
             finetune = _finetune(recipe, teachers, beginning, data.train, work, resume, stages, students[0])
         students.append(_judged("finetuned", beginning, teachers, judge, recipe, stages))
     with told_when_full(f"to {recipe.output}"), staged(recipe.output, force) as folder:
@@ -145,6 +153,17 @@ def run(
     # Last, from what was written: no picture is worth a finished student.
     write_page(recipe.output)
     return report
+
+
+def _share(recipe: Recipe, teachers: Sequence[Teacher], work: Work, resume: bool, stages: Stages) -> None:
+    """Take part in the finetune of the first process, if there is one, once that has written the student down."""
+    if recipe.data.source is None or not recipe.finetune.enabled or not find_task(teachers[0].config).metrics:
+        return
+    train = open_training(recipe, teachers[0].processor, teachers[0].config)
+    processes.wait()
+    beginning = work.load([teacher.fingerprint for teacher in teachers])
+    assert beginning is not None
+    _finetune(recipe, teachers, beginning, train, work, resume, stages)
 
 
 def prepare(recipe: Recipe, *, force: bool = False) -> Recipe:
@@ -244,13 +263,13 @@ def _finetune(
     work: Work,
     resume: bool,
     stages: Stages,
-    before: Subject,
+    before: Subject | None = None,
 ) -> dict[str, Any]:
     # Imported only now: the Trainer takes long, and not every run finetunes.
     from compressor.distillation.search import describe
     from compressor.distillation.trainer import distill
 
-    so_far = "" if before.score is None else f"; {before.name} {say_score(before.score)}"
+    so_far = "" if before is None or before.score is None else f"; {before.name} {say_score(before.score)}"
     with stages("finetune", "finetuning") as tell:
         report = distill(
             beginning.model,
@@ -268,6 +287,7 @@ def _finetune(
                 step / steps, f"finetuning: {describe(step, recipe.finetune)}, loss {loss:.3f}{so_far}"
             ),
         )
+        processes.leave()
         _place(teachers, "cpu")
         beginning.model.to("cpu")  # type: ignore[arg-type]
     return asdict(report)

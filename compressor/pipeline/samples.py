@@ -41,21 +41,21 @@ def open_data(recipe: Recipe, processor: Any, config: PretrainedConfig) -> RunDa
     Raises:
         UserError: the data cannot be read or does not fit the teachers.
     """
-    train = packed(_open(recipe, "train", config), processor, config, recipe.data.max_length)
+    train = _open_train(recipe, processor, config)
     calibration = open_calibration(recipe, train, processor, config)
     if not find_task(config).metrics:
         return RunData(calibration, None, None)
     evaluation = open_evaluation(recipe, processor, config)
-    samples = Samples(
-        train,
-        processor,
-        config,
-        labels=recipe.finetune.enabled and recipe.finetune.label_weight > 0,
-        cache_bytes=CACHE_BYTES,
-        max_length=recipe.data.max_length,
-        seed=recipe.seed,
-    )
-    return RunData(calibration, samples, evaluation)
+    return RunData(calibration, _training(recipe, train, processor, config), evaluation)
+
+
+def open_training(recipe: Recipe, processor: Any, config: PretrainedConfig) -> Samples:
+    """The training samples alone, as `open_data` opens them.
+
+    Raises:
+        UserError: the data cannot be read or does not fit the teachers.
+    """
+    return _training(recipe, _open_train(recipe, processor, config), processor, config)
 
 
 def open_calibration(
@@ -104,6 +104,22 @@ def open_evaluation(recipe: Recipe, processor: Any, config: PretrainedConfig) ->
 def label_names(config: PretrainedConfig) -> dict[int, str]:
     """The classes of a classifier, by their numbers."""
     return {int(index): str(name) for index, name in (config.id2label or {}).items()}
+
+
+def _open_train(recipe: Recipe, processor: Any, config: PretrainedConfig) -> Split:
+    return packed(_open(recipe, "train", config), processor, config, recipe.data.max_length)
+
+
+def _training(recipe: Recipe, train: Split, processor: Any, config: PretrainedConfig) -> Samples:
+    return Samples(
+        train,
+        processor,
+        config,
+        labels=recipe.finetune.enabled and recipe.finetune.label_weight > 0,
+        cache_bytes=CACHE_BYTES,
+        max_length=recipe.data.max_length,
+        seed=recipe.seed,
+    )
 
 
 def _open(recipe: Recipe, role: Literal["train", "eval"], config: PretrainedConfig) -> Split:

@@ -33,6 +33,18 @@ class FinetuneOptions(Section):
     enabled: bool = Field(True, description="Finetune after fusing, when there is data.")
     steps: Count = Field(200, description="Optimiser steps.")
     batch_size: Count = Field(128, description="Samples per step.")
+    accumulate: Count = Field(
+        1, description="Parts that a batch is computed in, one after the other: the same step in less memory."
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Precision that the student computes in; its weights stay float32."
+    )
+    recompute: bool = Field(
+        False, description="Compute the layers' activations again in the backward pass: slower, in far less memory."
+    )
+    tensorboard: str | None = Field(
+        None, description="Folder to log every step to, for TensorBoard; needs pip install 'compressor[tensorboard]'."
+    )
     augment: str = Field(
         "none",
         description="Change of the training images: none, flip, crop-flip (shifts too), zoom-flip (parts of them), or "

@@ -1,0 +1,97 @@
+"""Several processes at one job, as `torchrun` and `accelerate launch` start them; one of them is the first.
+
+What they are is read from the environment, so that asking costs nothing; to work together they join.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from compressor.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    import torch
+
+#: Hours that processes wait for the first one, which fuses and measures alone.
+PATIENCE = 24
+
+#: How accelerate tells the processes that they share weights.
+_SHARED_WEIGHTS = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}
+
+
+def rank() -> int:
+    """Which of the processes this is, from 0."""
+    return int(os.environ.get("RANK") or 0)
+
+
+def count() -> int:
+    """How many there are; 1 unless they were launched together."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def first() -> bool:
+    """Whether this is the process that writes, tells and measures."""
+    return rank() == 0
+
+
+def device_of(name: str) -> str:
+    """The device of this process: of several GPUs each takes its own."""
+    return f"cuda:{os.environ.get('LOCAL_RANK') or 0}" if name == "cuda" and count() > 1 else name
+
+
+def join(device: str) -> None:
+    """Meet the other processes, if there are any.
+
+    Args:
+        device: "cpu", or "cuda" for one GPU each.
+
+    Raises:
+        UnsupportedError: they were launched to share weights.
+    """
+    for name, variable in _SHARED_WEIGHTS.items():
+        if os.environ.get(variable, "").lower() in ("1", "true"):
+            raise UnsupportedError(
+                f"processes share batches here and not weights: launch them without {name}; for less memory there are "
+                "finetune.accumulate, finetune.recompute and finetune.precision"
+            )
+    if count() == 1:
+        return
+    from datetime import timedelta
+
+    from accelerate import PartialState
+
+    PartialState(cpu=device == "cpu", timeout=timedelta(hours=PATIENCE))
+
+
+def wait() -> None:
+    """Go on when all processes that have joined are here."""
+    if count() > 1:
+        import torch
+
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+
+
+def leave() -> None:
+    """Part from the other processes; what follows is done by one of them alone."""
+    if count() > 1:
+        import torch
+
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
+
+
+def added_up(values: Sequence[float], device: torch.device) -> list[float]:
+    """The sums of numbers over all processes that have joined, position by position, in float64."""
+    if count() == 1:
+        return list(values)
+    import torch
+
+    if not torch.distributed.is_initialized():
+        return list(values)
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(total)
+    return total.tolist()

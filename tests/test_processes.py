@@ -1,0 +1,141 @@
+"""Processes that share a finetune get what one of them would get, and only the first writes and speaks."""
+
+import json
+import multiprocessing
+import os
+import socket
+import traceback
+
+import numpy as np
+import pytest
+import torch
+from command import compress, tiny_recipe, write_recipe
+from safetensors.torch import load_file, save_file
+from test_distill import options, samples, vit
+from tinytext import model_of
+
+from compressor import processes
+from compressor.distillation.objective import Comparison
+from compressor.distillation.trainer import distill
+from compressor.errors import UnsupportedError, UserError
+from compressor.fusion.passages import relations_of
+
+WAYS = {
+    "texts": {"label_weight": 0.5, "losses": {"relations": 1.0}, "accumulate": 2},
+    "images": {
+        "augment": "mixup",
+        "steps": 4,
+        "validate_every": 2,
+        "validation": 0.25,
+        "learning_rate": "search",
+        "learning_rates": (1e-3, 1e-2),
+    },
+}
+
+
+def together(work, count=2):
+    """Run `work(rank)` in processes that know each other as torchrun's do; forked, so that nothing is imported anew."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def child(rank):
+        from accelerate.state import AcceleratorState
+
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **{k: str(v) for k, v in names.items()}}
+        AcceleratorState._reset_state(reset_partial_state=True)
+        try:
+            work(rank)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+
+    children = [multiprocessing.get_context("fork").Process(target=child, args=(rank,)) for rank in range(count)]
+    for one in children:
+        one.start()
+    for one in children:
+        one.join(120)
+        assert one.exitcode == 0
+
+
+def texts(count=24):
+    """Texts of different lengths, some of whose labels are unknown: parts of a batch weigh differently."""
+    draw = torch.Generator().manual_seed(0)
+    made = []
+    for index in range(count):
+        ids, labels = (torch.randint(low, high, (2 + index % 9,), generator=draw) for low, high in ((6, 20), (-1, 3)))
+        made.append({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels})
+    return made
+
+
+def train(way, folder):
+    """Finetune in one of the ways, and write what came of it into a folder."""
+    student, teachers, data = vit(2, width=8), [vit(0), vit(1)], samples()
+    if way == "texts":
+        student, teachers, data = model_of("tagger"), [model_of("tagger", 1), model_of("tagger", 2)], texts()
+    relations = relations_of(student.config, [teacher.config for teacher in teachers])
+    report = distill(
+        student, teachers, [1, 2], data, options(**WAYS[way]), seed=5, work_dir=folder / "work",
+        comparison=Comparison((), relations),
+    )  # fmt: skip
+    found = {"loss": report.loss, "judged": report.judged, "search": [one.validation_loss for one in report.search]}
+    (folder / f"{processes.rank()}.json").write_text(json.dumps(found))
+    save_file(student.state_dict(), folder / f"{processes.rank()}.safetensors")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_have_the_loss_curve_of_one(tmp_path, way):
+    """Over images that are mixed within a batch, with a search and judgements; and texts in parts that weigh unlike."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    train(way, tmp_path / "one")
+    together(lambda _: train(way, tmp_path / "two"))
+    one, *two = (json.loads((tmp_path / name).read_text()) for name in ("one/0.json", "two/0.json", "two/1.json"))
+    assert two[0] == two[1]
+    for key in ("loss", "judged", "search"):
+        np.testing.assert_allclose(two[0][key], one[key], rtol=1e-4, atol=1e-6)
+    first, second = (load_file(tmp_path / "two" / f"{rank}.safetensors") for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert len(list((tmp_path / "two" / "work").glob("checkpoint-*/finished"))) in (0, 2)
+
+
+def test_the_first_writes_and_speaks(tmp_path, monkeypatch, capfd, vit_a, image_folder):
+    monkeypatch.chdir(tmp_path)
+    losses = []
+    for name in ("one", "two"):
+        recipe = write_recipe(tmp_path / f"{name}.yaml", tiny_recipe([vit_a], image_folder, name))
+        if name == "one":
+            assert compress(capfd, "run", recipe)[0] == 0
+        else:
+            capfd.readouterr()
+
+            def work(_, recipe=recipe):
+                from compressor.cli import run_command
+
+                assert run_command(["run", str(recipe)]) == 0
+
+            together(work)
+            out, err = capfd.readouterr()
+            # What torch itself says the command keeps quiet, if it comes before torch.
+            said = [line for line in err.splitlines() if "reducer.cpp" not in line]
+            assert out.count("written to two") == 1 and not said
+        report = json.loads((tmp_path / name / "report.json").read_text())
+        losses.append(report["finetune"]["loss"])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4, atol=1e-6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "one.yaml", "two", "two.yaml"]
+
+
+def test_what_cannot_be_shared(tmp_path, monkeypatch):
+    def run(**fields):
+        distill(vit(2), [vit(0)], [1], samples(), options(**fields), seed=0, work_dir=tmp_path)
+
+    with pytest.raises(UserError, match="batch_size 8 cannot be shared by 1 processes in 3 parts"):
+        run(accumulate=3)
+    with pytest.raises(UserError, match="float16 is for GPUs"):
+        run(precision="float16")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UnsupportedError, match="without FSDP"):
+        run()
+    assert list(tmp_path.iterdir()) == []
