@@ -73,14 +73,14 @@ def preset(name: str) -> dict[str, Any]:
 def beneath(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Nested values with those of a preset wherever they say nothing.
 
-    A preset's width is that of students that have their teachers' shape, so it gives way to an anchor too.
+    A preset's width is that of students that have their teachers' shape, so it gives way to an anchor or a target too.
 
     Raises:
         UserError: there is no preset of that name; the line lists the known ones.
     """
     found = preset(name)
     fusion = values.get("fusion")
-    if isinstance(fusion, Mapping) and fusion.get("anchor") is not None:
+    if values.get("target") or (isinstance(fusion, Mapping) and fusion.get("anchor") is not None):
         found.pop("width", None)
     return _merged(found, values)
 

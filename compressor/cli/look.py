@@ -17,6 +17,9 @@ from compressor.report.graph.svg import check_file, draw, write_file
 def plan(
     teachers: o.Teachers,
     width: o.Width = None,
+    target_params: o.TargetParams = None,
+    target_flops: o.TargetFlops = None,
+    max_latency: o.MaxLatency = None,
     depth: o.Depth = None,
     narrowing: o.Narrowing = None,
     length: o.Length = 128,
@@ -25,15 +28,33 @@ def plan(
 ) -> None:
     """Show what a width and a depth give: shapes, parameters and MACs, before and after. No weights are read.
 
+    Instead of a width, a target of parameters, MACs or latency picks one; latency is measured on random weights.
+
     Example: compress plan --width 0.5 ./teacher-a ./teacher-b
     """
-    recipe = o.to_recipe({"--teachers": tuple(teachers), "--width": width, "--depth": depth, "--narrowing": narrowing})
-    with working(debug):
+    recipe = o.to_recipe(
+        {
+            "--teachers": tuple(teachers),
+            "--width": width,
+            "--target-params": target_params,
+            "--target-flops": target_flops,
+            "--max-latency": max_latency,
+            "--depth": depth,
+            "--narrowing": narrowing,
+        }
+    )
+    with working(debug) as progress:
         with loading():
             from compressor.pipeline.plan import plan as make_plan
 
         found = make_plan(
-            recipe.teachers, recipe.width, depth=recipe.depth, narrowing=recipe.fusion.narrowing, length=length
+            recipe.teachers,
+            recipe.width,
+            depth=recipe.depth,
+            narrowing=recipe.fusion.narrowing,
+            length=length,
+            budget=recipe.target,
+            progress=progress,
         )
     if json:
         say_json(found)

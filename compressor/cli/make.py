@@ -22,6 +22,9 @@ _BEGUN = time.perf_counter()
 def fuse(
     teachers: o.Teachers,
     width: o.Width = None,
+    target_params: o.TargetParams = None,
+    target_flops: o.TargetFlops = None,
+    max_latency: o.MaxLatency = None,
     depth: o.Depth = None,
     output: o.Output = None,
     data: o.Data = None,
@@ -95,6 +98,9 @@ def fuse(
         {
             "--teachers": tuple(teachers),
             "--width": width,
+            "--target-params": target_params,
+            "--target-flops": target_flops,
+            "--max-latency": max_latency,
             "--depth": depth,
             "--output": output,
             "--data": data,
@@ -270,7 +276,8 @@ def run(
     changes = o.nested({"--output": output, "--seed": seed, "--device": device})
     if changes:
         names = {path: name for name, path in o.FLAGS.items()}
-        read = recipes.build({**read.model_dump(mode="json"), **changes}, where="", names=names)
+        said = read.model_dump(mode="json", exclude_unset=True)
+        read = recipes.build({**said, **changes}, where="", names=names)
     _make(read, force=force, resume=resume, json=json, debug=debug)
 
 

@@ -14,6 +14,9 @@ from compressor.recipe import Recipe, build
 #: Flag -> field of the recipe, by its dotted path.
 FLAGS: dict[str, str] = {
     "--width": "width",
+    "--target-params": "target.params",
+    "--target-flops": "target.flops",
+    "--max-latency": "target.latency",
     "--depth": "depth",
     "--output": "output",
     "--seed": "seed",
@@ -145,6 +148,9 @@ Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A local folder, a built-in name (vit-a, vit-b) or a Hub id.")
 ]
 Width = Annotated[float | None, flag("--width", "-w", panel=_RUN)]
+TargetParams = Annotated[str | None, flag("--target-params", panel=_RUN, metavar="N|SHARE")]
+TargetFlops = Annotated[str | None, flag("--target-flops", panel=_RUN, metavar="N|SHARE")]
+MaxLatency = Annotated[str | None, flag("--max-latency", panel=_RUN, metavar="TIME")]
 Depth = Annotated[str | None, flag("--depth", panel=_RUN, metavar="SHARE|LAYERS")]
 Output = Annotated[str | None, flag("--output", "-o", panel=_RUN)]
 Seed = Annotated[int | None, flag("--seed")]

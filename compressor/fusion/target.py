@@ -70,7 +70,7 @@ def target_configs(
     Raises:
         UserError: no whole head, no channel or no layer is left, or the family cannot be built at that size.
     """
-    ffn = {field: max(1, round(width * size_of(config, anatomy, field))) for field in fields_of(anatomy, "ffn")}
+    ffn = _ffn(config, anatomy, width)
     found = [
         _target(config, anatomy, Wanted(width, depth, depths), ffn | shape.fields, shape)
         for shape in shapes(config, anatomy, width, narrowing, teachers)
@@ -107,6 +107,19 @@ def _target(config: PretrainedConfig, anatomy: Anatomy, wanted: Wanted, values: 
         raise UserError(f"{config.model_type} cannot be built at width {wanted.width:g} ({values}): {error}") from None
     fields = {field: (sizes[field], new) for field, new in values.items()}
     return Target(student, wanted.width, shape.hidden / anatomy.residual.size, fields, wanted.depth, shape.narrowing)
+
+
+def sizes_at(config: PretrainedConfig, anatomy: Anatomy, width: float) -> dict[str, int]:
+    """The sizes that a width gives, by config field; nothing is built, and layers stay as they are.
+
+    Raises:
+        UserError: no whole head or no channel is left.
+    """
+    return _ffn(config, anatomy, width) | shapes(config, anatomy, width, "auto")[0].fields
+
+
+def _ffn(config: PretrainedConfig, anatomy: Anatomy, width: float) -> dict[str, int]:
+    return {field: max(1, round(width * size_of(config, anatomy, field))) for field in fields_of(anatomy, "ffn")}
 
 
 def depth_of(stack: Stack) -> int:

@@ -59,11 +59,20 @@ def plan_target(
     Raises:
         UserError: an architecture is not understood, or the width or depth leaves nothing of it.
     """
+    lead, anatomy, depths = shape_of(configs)
+    return target_configs(lead, anatomy, width, depth, depths, narrowing, configs), anatomy
+
+
+def shape_of(configs: Sequence[PretrainedConfig]) -> tuple[PretrainedConfig, Anatomy, tuple[int, ...]]:
+    """What a student's shape is taken from: the widest teacher's config and anatomy, and the deepest one's layers.
+
+    Raises:
+        UserError: an architecture is not understood.
+    """
     anatomies = [inspect_config(config) for config in configs]
     best = widest(configs, anatomies)
     stacks = zip(*(anatomy.stacks for anatomy in anatomies), strict=True)
-    depths = tuple(max(map(depth_of, own)) for own in stacks)
-    return target_configs(configs[best], anatomies[best], width, depth, depths, narrowing, configs), anatomies[best]
+    return configs[best], anatomies[best], tuple(max(map(depth_of, own)) for own in stacks)
 
 
 def depth_option(depth: float | int | None) -> dict[str, Any]:

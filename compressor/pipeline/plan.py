@@ -9,10 +9,12 @@ from transformers import PretrainedConfig
 
 from compressor.bench.flops import count_macs
 from compressor.bench.size import count_parameters
+from compressor.pipeline.budget import pick_width
 from compressor.pipeline.ensemble import plan_target, read_configs
 from compressor.pipeline.measure import text_length
+from compressor.pipeline.stages import Progress, Stages
 from compressor.pipeline.table import short_names
-from compressor.recipe import build
+from compressor.recipe import TargetOptions, build
 
 #: Bytes of a weight as it is stored.
 _FLOAT32 = 4
@@ -25,6 +27,8 @@ def plan(
     depth: float | int | None = None,
     narrowing: str = "auto",
     length: int = 128,
+    budget: TargetOptions | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Shapes, parameters and multiply–accumulates before and after.
 
@@ -34,10 +38,12 @@ def plan(
         depth: share of the deepest teacher's layers, or a number of layers; None for all of them.
         narrowing: how attention becomes narrower (`FusionOptions.narrowing`).
         length: tokens of a text sample, cut to the positions that the teachers hold.
+        budget: picks the width, if it asks for anything.
+        progress: told of what is measured for it.
 
     Returns:
-        JSON-ready: teachers, student, target as in a report, "others" (targets that held-out samples may prefer), and
-        "length" for text, as it was cut.
+        JSON-ready: teachers, student, target as in a report, "others" (targets that held-out samples may prefer),
+        "length" for text, as it was cut, and "budget": how the width was picked, if it was.
 
     Raises:
         UserError: a name or the width cannot be used, or an architecture is not understood.
@@ -46,6 +52,11 @@ def plan(
     values = {"teachers": list(names), "width": width, "depth": depth, "fusion": {"narrowing": narrowing}}
     build(values, where="", names=flags)
     configs = read_configs(names)
+    picked = None
+    if budget is not None and budget.asked:
+        with Stages(progress)("budget", "picking the width") as tell:
+            picked = pick_width(configs, budget, depth=depth, length=length, tell=tell)
+        width = picked.width
     (target, *others), anatomy = plan_target(configs, width, depth, narrowing)
     return {
         "teachers": [
@@ -54,6 +65,7 @@ def plan(
         "student": {"name": "student", **_cost(target.config, length)},
         "target": target.summary(),
         "others": [other.summary() for other in others],
+        "budget": None if picked is None else picked.report,
         "certificate": anatomy.error,
         "length": text_length(target.config, length),
     }

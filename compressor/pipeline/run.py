@@ -24,6 +24,7 @@ from compressor.models.save import fingerprint, save_student
 from compressor.models.staging import check_output, staged
 from compressor.models.tasks import Task, check_measurable, find_task, reads
 from compressor.pipeline.begin import Beginning, begin, passages_of
+from compressor.pipeline.budget import pick_width, width_of_work
 from compressor.pipeline.ensemble import (
     check_device,
     common_data,
@@ -41,7 +42,7 @@ from compressor.pipeline.space import told_when_full
 from compressor.pipeline.stages import Progress, Stages, Tell
 from compressor.pipeline.table import Judge, Subject, make_rows, say_score, teacher_subjects
 from compressor.pipeline.work import Work
-from compressor.recipe import Recipe
+from compressor.recipe import Recipe, TargetOptions
 
 
 def run(
@@ -74,6 +75,7 @@ def run(
     """
     stages = Stages(progress, begun)
     with stages("check", "checking names and options"):
+        recipe, budget = settle(recipe, force=force, resume=resume, stages=stages)
         recipe = prepare(recipe, force=force)
         processes.join(recipe.device)
     with stages("load", "loading the teachers") as tell, told_when_full("to the cache of built-in teachers"):
@@ -136,6 +138,7 @@ def run(
             "teachers": [_about(teacher) for teacher in teachers],
             # Of the files: what was written is read back once, and so known to load.
             "student": {"fingerprint": fingerprint(folder), "given": _about(given) if given else None},
+            "budget": budget,
             **beginning.report,
             "finetune": finetune,
             "notes": notes,
@@ -164,6 +167,38 @@ def _share(recipe: Recipe, teachers: Sequence[Teacher], work: Work, resume: bool
     beginning = work.load([teacher.fingerprint for teacher in teachers])
     assert beginning is not None
     _finetune(recipe, teachers, beginning, train, work, resume, stages)
+
+
+def settle(
+    recipe: Recipe, *, force: bool = False, resume: bool = False, stages: Stages | None = None
+) -> tuple[Recipe, dict[str, Any] | None]:
+    """The recipe with the width that meets its target, and how that was found; the recipe itself where it has none.
+
+    The width takes the target's place, so that the recipe makes the same student on any machine. A run that is resumed
+    has the width that it began with.
+
+    Raises:
+        UserError: names, configs or output cannot be used, or no width comes near the target.
+    """
+    if not recipe.target.asked:
+        return recipe, None
+    check_output(recipe.output, force)
+    before = width_of_work(work_folder(recipe.output)) if resume else None
+    if before is not None:
+        return _at_width(recipe, before), {"asked": recipe.target.model_dump(exclude_none=True), "given": None}
+    with (stages or Stages())("budget", "picking the width") as tell:
+        picked = pick_width(
+            read_configs(recipe.teachers),
+            recipe.target,
+            depth=recipe.depth,
+            thread_count=recipe.bench.threads,
+            tell=tell,
+        )
+    return _at_width(recipe, picked.width), picked.report
+
+
+def _at_width(recipe: Recipe, width: float) -> Recipe:
+    return recipe.model_copy(update={"width": width, "target": TargetOptions()})
 
 
 def prepare(recipe: Recipe, *, force: bool = False) -> Recipe:

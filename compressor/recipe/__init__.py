@@ -10,6 +10,7 @@ from compressor.recipe.finetune import FinetuneOptions, LossOptions
 from compressor.recipe.fusion import AlignmentOptions, FusionOptions
 from compressor.recipe.reading import build, read
 from compressor.recipe.section import Section
+from compressor.recipe.target import TargetOptions
 from compressor.recipe.whole import Recipe
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "LossOptions",
     "Recipe",
     "Section",
+    "TargetOptions",
     "build",
     "read",
 ]

@@ -13,6 +13,7 @@ from compressor.recipe.deploy import BenchOptions, ExportOptions
 from compressor.recipe.finetune import FinetuneOptions
 from compressor.recipe.fusion import FusionOptions
 from compressor.recipe.section import Section
+from compressor.recipe.target import TargetOptions
 
 
 class Recipe(Section):
@@ -26,6 +27,7 @@ class Recipe(Section):
     width: float = Field(
         0.5, description="Residual width of the student as a share of the widest teacher's, in (0, 1]."
     )
+    target: TargetOptions = TargetOptions()
     depth: float | int | None = Field(
         None,
         description="Layers of the student: a share of the deepest teacher's, such as 0.5, or a number of layers, such "
@@ -56,6 +58,21 @@ class Recipe(Section):
         if type(depth) is not float or not 0 < depth <= 1:
             raise ValueError("a depth is a share above 0 and at most 1, or a whole number of layers")
         return depth
+
+    @model_validator(mode="after")
+    def _one_thing_gives_the_width(self) -> Recipe:
+        given = {
+            "width (--width)": "width" in self.model_fields_set,
+            "an anchor (--anchor)": self.fusion.anchor is not None,
+            "a student": self.student is not None,
+        }
+        both = [name for name, there in given.items() if there]
+        if self.target.asked and both:
+            raise ValueError(
+                f"a target (--target-params, --target-flops, --max-latency) picks the width, which {both[0]} gives: "
+                "leave one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_weight_per_teacher(self) -> Recipe:

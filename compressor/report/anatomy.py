@@ -57,7 +57,9 @@ def render_plan(plan: Mapping[str, Any]) -> list[RenderableType]:
         costs,
         shapes,
         *(_other(target, other) for other in plan["others"]),
-        f"width: {target['asked_width']:g} asked, {target['given_width']:.4g} given; the student has "
+        *(said_budget(plan["budget"]) if plan.get("budget") else []),
+        f"width: {target['asked_width']:.4g} {'picked' if plan.get('budget') else 'asked'}, "
+        f"{target['given_width']:.4g} given; the student has "
         f"{student['parameters'] / largest['parameters']:.1%} of the largest teacher's parameters and "
         f"{student['macs'] / largest['macs']:.1%} of its MACs{tokens}",
         f"certificate: {plan['certificate']:.1e} (no weights were read)",
@@ -68,6 +70,26 @@ def _other(target: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     sizes = {field: size["student"] for field, size in other["fields"].items()}
     differing = [f"{field} {size}" for field, size in sizes.items() if size != target["fields"][field]["student"]]
     return f"or with {other['narrowing'].replace('-', ' ')} if held-out samples prefer it: {', '.join(differing)}"
+
+
+def said_budget(budget: Mapping[str, Any]) -> list[str]:
+    """What a budget asked for and what the picked width costs, a line each."""
+    lines = []
+    asked, given = budget["asked"], budget["given"]
+    for what, name in (("params", "parameters"), ("flops", "MACs")):
+        if what in asked:
+            wanted = f"{asked[what]:g} of the widest teacher's" if asked[what] <= 1 else f"{asked[what]:.4g}"
+            lines.append(f"target: {wanted} {name} asked; the nearest width has {given[what]:.4g}")
+    if "latency" in asked:
+        how = budget["latency"]
+        tokens = f" × {how['length']} tokens" if how["length"] else ""
+        lines.append(
+            f"latency: at most {asked['latency']:g} ms asked; measured {given['p50_ms']:.3g} ms (p50 of batches of "
+            f"{how['batch_size']}{tokens} in {how['backend']}, {how['threads']} threads, random weights)"
+        )
+        tried = [f"{one['width']:.4g} ({one['p50_ms']:.3g} ms)" for one in budget["looked_at"] if "p50_ms" in one]
+        lines.append(f"widths tried: {', '.join(tried)}")
+    return lines
 
 
 def _table(*titles: str, numbers: int = 0) -> Table:

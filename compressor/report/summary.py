@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compressor.bench.table import from_json, say_perplexity, to_markdown
+from compressor.report.anatomy import said_budget
 from compressor.report.terminal import render_table
 
 Report = Mapping[str, Any]
@@ -44,6 +45,8 @@ def summary(report: Report) -> list[str]:
         lines.append(
             f"measured on {evaluation['data']}: {evaluation['samples']} samples, {evaluation['labelled']} {unit}"
         )
+    if (budget := report.get("budget")) and budget["given"]:
+        lines += said_budget(budget)
     if report.get("length"):
         lines.append(f"GMACs are of {report['length']} tokens")
     if (finetune := report.get("finetune")) is not None and finetune.get("search"):

@@ -1,0 +1,297 @@
+"""The width that meets a budget: parameters and multiply–accumulates are counted, latency is measured, all before any
+weight is read.
+
+Only shapes that hardware likes are tried: whole heads, and sizes that are multiples of eight where the family has any.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from compressor.anatomy import Anatomy, Kind
+from compressor.bench.flops import count_macs
+from compressor.bench.isolated import Job, WorkerError, measure_isolated
+from compressor.bench.latency import measure, threads, torch_runner
+from compressor.bench.size import count_parameters
+from compressor.errors import UnsupportedError, UserError
+from compressor.fusion.shapes import WIDTH_MULTIPLE
+from compressor.fusion.target import Target, sizes_at, target_configs
+from compressor.models.inputs import dummy_inputs
+from compressor.models.quiet import quiet
+from compressor.models.weights import model_class
+from compressor.pipeline.ensemble import shape_of
+from compressor.pipeline.measure import LENGTH, text_length
+from compressor.pipeline.prove import export_to_time
+from compressor.pipeline.stages import Tell
+from compressor.recipe import TargetOptions
+
+#: Least measuring time of a candidate, in seconds.
+SECONDS = 1.0
+#: How far from the possible a target may be, relatively, before it is refused.
+SLACK = 0.05
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A width that was picked, and why.
+
+    Attributes:
+        width: as in a recipe.
+        report: JSON-ready: what was asked, what the student costs, and every candidate that was looked at.
+    """
+
+    width: float
+    report: dict[str, Any]
+
+
+@dataclass
+class Candidates:
+    """The widths that may be picked, the narrowest first; each is built and counted when it is asked for.
+
+    Args:
+        configs: the teachers'.
+        depth: of the student, as in a recipe.
+        length: tokens of a text sample that MACs are of.
+    """
+
+    configs: Sequence[PretrainedConfig]
+    depth: float | int | None = None
+    length: int = LENGTH
+    looked_at: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.lead, self.anatomy, self._depths = shape_of(self.configs)
+        self.widths = liked_widths(self.lead, self.anatomy)
+        self._targets: dict[int, Target] = {}
+
+    def __len__(self) -> int:
+        return len(self.widths)
+
+    def target(self, index: int) -> Target:
+        """The student's shape at a width."""
+        if index not in self._targets:
+            width = self.widths[index]
+            self._targets[index] = target_configs(
+                self.lead, self.anatomy, width, self.depth, self._depths, teachers=self.configs
+            )[0]
+        return self._targets[index]
+
+    def cost(self, index: int, what: str) -> float:
+        """Parameters ("params") or multiply–accumulates ("flops") at a width."""
+        about = self.about(index)
+        if what not in about:
+            config = self.target(index).config
+            about[what] = count_parameters(config) if what == "params" else count_macs(config, length=self.length)
+        return float(about[what])
+
+    def about(self, index: int) -> dict[str, Any]:
+        """What is known of a width, and reported."""
+        if index not in self.looked_at:
+            sizes = {name: new for name, (_, new) in self.target(index).fields.items()}
+            self.looked_at[index] = {"width": self.widths[index], "fields": sizes}
+        return self.looked_at[index]
+
+    def nearest(self, wanted: float, what: str) -> int:
+        """The width whose cost is closest to what is wanted, by their ratio; costs grow with the width."""
+        low, high = 0, len(self) - 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.cost(middle, what) < wanted:
+                low = middle
+            else:
+                high = middle
+        return min((low, high), key=lambda index: abs(math.log(self.cost(index, what) / wanted)))
+
+
+def liked_widths(config: PretrainedConfig, anatomy: Anatomy) -> tuple[float, ...]:
+    """The widths whose shapes hardware likes, the narrowest first, the full width last.
+
+    Every one is of whole heads. Hidden and FFN sizes are multiples of eight; where that leaves fewer than two widths,
+    only the hidden size is; and where even that does, none need be.
+    """
+    attentions = [space for space in anatomy.spaces.values() if space.kind is Kind.ATTENTION]
+    residual = anatomy.residual.size
+    free = "head_dim" in anatomy.fields.values() or not any(space.rotary for space in attentions)
+    steps = range(WIDTH_MULTIPLE, residual, WIDTH_MULTIPLE) if free else range(1, attentions[0].groups)
+    whole = residual if free else attentions[0].groups
+    found: dict[float, dict[str, int]] = {}
+    for step in (*steps, whole):
+        try:
+            width = _rounded(config, anatomy, step / whole)
+            sizes = sizes_at(config, anatomy, width)
+        except UserError:
+            # Too narrow for a single head.
+            continue
+        hidden = {sizes[name] for name, meaning in anatomy.fields.items() if meaning == "hidden"}
+        if not free or step == whole or hidden <= {step}:
+            # Else heads round the width to another step's.
+            found[width] = sizes
+    for meanings in (("hidden", "ffn"), ("hidden",), ()):
+        fields = [name for name, meaning in anatomy.fields.items() if meaning in meanings]
+        widths = [
+            width
+            for width, sizes in found.items()
+            if width == 1 or all(sizes[name] % WIDTH_MULTIPLE == 0 for name in fields if name in sizes)
+        ]
+        if len(widths) > 1:
+            break
+    return tuple(widths)
+
+
+def _rounded(config: PretrainedConfig, anatomy: Anatomy, width: float) -> float:
+    """The width beside this one at which the FFN is a multiple of eight and the other sizes are the same."""
+    ffn = next((name for name, meaning in anatomy.fields.items() if meaning == "ffn"), None)
+    sizes = sizes_at(config, anatomy, width)
+    if ffn is None or sizes[ffn] % WIDTH_MULTIPLE == 0:
+        return width
+    full = sizes_at(config, anatomy, 1.0)[ffn]
+    near = max(WIDTH_MULTIPLE, round(width * full / WIDTH_MULTIPLE) * WIDTH_MULTIPLE) / full
+    found = sizes_at(config, anatomy, near) if near <= 1 else sizes
+    others = [name for name in sizes if anatomy.fields[name] != "ffn"]
+    return near if near <= 1 and all(found[name] == sizes[name] for name in others) else width
+
+
+def pick_width(
+    configs: Sequence[PretrainedConfig],
+    asked: TargetOptions,
+    *,
+    depth: float | int | None = None,
+    length: int = LENGTH,
+    thread_count: int | None = None,
+    tell: Tell | None = None,
+) -> Budget:
+    """The width that meets a budget.
+
+    Args:
+        configs: the teachers'.
+        asked: the budget.
+        depth: of the student, as in a recipe.
+        length: tokens of a text sample.
+        thread_count: of ONNX Runtime; all cores of this process if omitted.
+        tell: told what is measured.
+
+    Raises:
+        UserError: no width comes near enough; the line says which comes nearest.
+    """
+    candidates = Candidates(configs, depth, length)
+    report: dict[str, Any] = {"asked": {k: v for k, v in asked.model_dump().items() if v is not None}}
+    index = len(candidates) - 1
+    for what, wanted in (("params", asked.params), ("flops", asked.flops)):
+        if wanted is not None:
+            index = _sized(candidates, what, wanted)
+    if asked.latency is not None:
+        timer = _Timer(candidates, asked.batch_size, length, thread_count or threads(), tell)
+        index = _fast_enough(candidates, index, asked.latency, timer)
+        report["latency"] = timer.how()
+    report["given"] = candidates.about(index)
+    report["looked_at"] = [candidates.looked_at[one] for one in sorted(candidates.looked_at)]
+    return Budget(candidates.widths[index], report)
+
+
+def _sized(candidates: Candidates, what: str, wanted: float) -> int:
+    """The width whose parameters or MACs come closest."""
+    last = len(candidates) - 1
+    if wanted <= 1:
+        full = count_parameters if what == "params" else (lambda config: count_macs(config, length=candidates.length))
+        wanted *= full(candidates.lead)
+    index = candidates.nearest(wanted, what)
+    ends = candidates.cost(0, what), candidates.cost(last, what)
+    if not ends[0] * (1 - SLACK) <= wanted <= ends[1] * (1 + SLACK):
+        unit = "parameters" if what == "params" else "multiply-accumulates"
+        raise UserError(
+            f"no student has {_said(wanted)} {unit}: the nearest is width {candidates.widths[index]:.4g} with "
+            f"{_said(candidates.cost(index, what))}; {_said(ends[0])} to {_said(ends[1])} are possible"
+        )
+    return index
+
+
+def _fast_enough(candidates: Candidates, last: int, limit: float, time: Callable[[int], float]) -> int:
+    """The widest of the first `last` + 1 widths that is fast enough; time grows with the width."""
+    if time(last) <= limit:
+        return last
+    if last == 0 or (fastest := time(0)) > limit:
+        fastest = time(0)
+        raise UserError(
+            f"no student takes at most {limit:g} ms here: the nearest is width {candidates.widths[0]:.4g} with "
+            f"{fastest:.3g} ms a call"
+        )
+    low, high = 0, last
+    while high - low > 1:
+        middle = (low + high) // 2
+        if time(middle) <= limit:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@dataclass
+class _Timer:
+    """Measures the p50 of a candidate with random weights: in ONNX Runtime, or in torch where it has no ONNX file."""
+
+    candidates: Candidates
+    batch_size: int
+    length: int
+    thread_count: int
+    tell: Tell | None
+    backend: str = "onnxruntime"
+
+    def __call__(self, index: int) -> float:
+        about = self.candidates.about(index)
+        if "p50_ms" not in about:
+            if self.tell:
+                self.tell(None, f"timing width {about['width']:.4g}")
+            about["p50_ms"] = self._measured(self.candidates.target(index).config)
+        return float(about["p50_ms"])
+
+    def how(self) -> dict[str, Any]:
+        """How it was measured, JSON-ready."""
+        return {
+            "backend": self.backend,
+            "batch_size": self.batch_size,
+            "length": text_length(self.candidates.lead, self.length),
+            "threads": self.thread_count,
+            "seconds": SECONDS,
+        }
+
+    def _measured(self, config: PretrainedConfig) -> float:
+        with quiet():
+            model: Any = model_class(config)._from_config(config).eval()
+        length = text_length(config, self.length) or 1
+        with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
+            try:
+                path = export_to_time(model, Path(scratch))
+            except UnsupportedError:
+                self.backend = "torch"
+                inputs = dummy_inputs(config, self.batch_size, length)
+                runner = torch_runner(model, inputs, self.thread_count)
+                return measure({"student": runner}, seconds=SECONDS)["student"].p50_ms
+            about = {name: getattr(config, name, None) for name in ("vocab_size", "image_size", "num_channels")}
+            job = Job("onnx", str(path), self.batch_size, length, self.thread_count, config=about)
+            (found,) = measure_isolated([job], seconds=SECONDS)
+        if isinstance(found, WorkerError):
+            raise UserError(f"the latency of a candidate could not be measured: {found}")
+        return found.p50_ms
+
+
+def width_of_work(work: Path) -> float | None:
+    """The width that an interrupted run had, so that a resumed one need not measure again; None if there is none."""
+    try:
+        return float(json.loads((work / "state.json").read_text(encoding="utf-8"))["key"]["width"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _said(value: float) -> str:
+    for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= unit:
+            return f"{value / unit:.3g}{name}"
+    return f"{value:.3g}"
