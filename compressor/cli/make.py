@@ -81,6 +81,7 @@ def fuse(
     formats: o.Formats = None,
     seed: o.Seed = None,
     device: o.Device = None,
+    push_to_hub: o.PushToHub = None,
     force: o.Force = False,
     resume: o.Resume = False,
     json: o.Json = False,
@@ -159,7 +160,7 @@ def fuse(
         },
         preset=preset,
     )
-    _make(recipe, force=force, resume=resume, json=json, debug=debug)
+    _make(recipe, push_to=push_to_hub, force=force, resume=resume, json=json, debug=debug)
 
 
 def finetune(
@@ -200,6 +201,7 @@ def finetune(
     formats: o.Formats = None,
     seed: o.Seed = None,
     device: o.Device = None,
+    push_to_hub: o.PushToHub = None,
     force: o.Force = False,
     resume: o.Resume = False,
     json: o.Json = False,
@@ -251,7 +253,7 @@ def finetune(
         }
     )
     recipe = recipe.model_copy(update={"student": student})
-    _make(recipe, force=force, resume=resume, json=json, debug=debug)
+    _make(recipe, push_to=push_to_hub, force=force, resume=resume, json=json, debug=debug)
 
 
 def run(
@@ -261,6 +263,7 @@ def run(
     output: o.Output = None,
     seed: o.Seed = None,
     device: o.Device = None,
+    push_to_hub: o.PushToHub = None,
     force: o.Force = False,
     resume: o.Resume = False,
     json: o.Json = False,
@@ -278,14 +281,17 @@ def run(
         names = {path: name for name, path in o.FLAGS.items()}
         said = read.model_dump(mode="json", exclude_unset=True)
         read = recipes.build({**said, **changes}, where="", names=names)
-    _make(read, force=force, resume=resume, json=json, debug=debug)
+    _make(read, push_to=push_to_hub, force=force, resume=resume, json=json, debug=debug)
 
 
-def _make(recipe: Recipe, *, force: bool, resume: bool, json: bool, debug: bool) -> None:
+def _make(recipe: Recipe, *, push_to: str | None, force: bool, resume: bool, json: bool, debug: bool) -> None:
     with _hinting(recipe), working(debug) as progress:
         with loading():
+            from compressor.pipeline import hub
             from compressor.pipeline import run as job
 
+        if push_to is not None:
+            hub.check_push(push_to)
         report = job.run(recipe, force=force, resume=resume, progress=progress, begun=_BEGUN)
     if not processes.first():
         return
@@ -295,10 +301,16 @@ def _make(recipe: Recipe, *, force: bool, resume: bool, json: bool, debug: bool)
         remark(f"note: {line}")
     if json:
         say_json(report)
-        return
-    from compressor.report.summary import summary, table_of
+    else:
+        from compressor.report.summary import summary, table_of
 
-    say(table_of(report), *summary(report))
+        say(table_of(report), *summary(report))
+    if push_to is not None:
+        # The folder is finished, and said to be: what the network does can no longer harm it.
+        with working(debug) as progress:
+            progress("push", None, f"uploading to {push_to}")
+            address = hub.push(report["recipe"]["output"], push_to)
+        remark(f"pushed to {address}")
 
 
 @contextmanager

@@ -235,6 +235,16 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what exists alread
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with the finetune of an interrupted run, given the same options again.")
 ]
+PushToHub = Annotated[
+    str | None,
+    typer.Option(
+        "--push-to-hub",
+        metavar="NAME",
+        help="Also upload the finished folder to this repository of the Hugging Face Hub; without it nothing is sent.",
+        show_default=False,
+        rich_help_panel=_RUN,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else there.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Length = Annotated[int, typer.Option("--length", min=1, help="Tokens of a text sample.")]

@@ -1,0 +1,54 @@
+"""Sending a finished folder to the Hugging Face Hub, which happens only when it is asked for by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from compressor.errors import UserError
+from compressor.models.quiet import one_line
+
+
+def check_push(name: str) -> None:
+    """Refuse a name or an account that cannot be pushed to, before any work is done; nothing is sent.
+
+    Raises:
+        UserError: the name is no repository's, or nobody is logged in.
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(f"--push-to-hub: {name!r} is no name of a repository: {one_line(error)}") from None
+    if get_token() is None:
+        raise UserError("--push-to-hub: nobody is logged in to the Hub: run `hf auth login`, or set HF_TOKEN")
+
+
+def push(folder: str | Path, name: str) -> str:
+    """Upload a finished folder, its card included, to a model repository, which is made if there is none.
+
+    Args:
+        folder: what is uploaded, as it is.
+        name: of the repository, such as user/student.
+
+    Returns:
+        Its address.
+
+    Raises:
+        UserError: the upload failed; the folder is left as it is.
+    """
+    api = HfApi()
+    try:
+        address = api.create_repo(name, repo_type="model", exist_ok=True)
+        api.upload_folder(
+            repo_id=str(getattr(address, "repo_id", name)),
+            folder_path=str(folder),
+            repo_type="model",
+            commit_message="A student made by compressor",
+        )
+    # The network and the Hub fail in as many ways as there are layers below.
+    except Exception as error:
+        raise UserError(f"{folder} was written, but not pushed to {name}: {one_line(error)}") from error
+    return str(address)
