@@ -1,5 +1,5 @@
 # `make demo`: install and do the main job on the built-in teachers.  `make test`: install the test extras and run the
-# tests.  Nothing but Python 3.11 or newer and make has to be there.
+# tests.  `make docs`: the user's guide, in site/.  Nothing but Python 3.11 or newer and make has to be there.
 
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
@@ -8,7 +8,7 @@ PIP_ARGS ?=
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
-.PHONY: demo test install clean
+.PHONY: demo test docs install clean
 .DELETE_ON_ERROR:
 
 demo: install
@@ -18,6 +18,9 @@ test: $(VENV)/.tested
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest
+
+docs: $(VENV)/.documented
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 install: $(VENV)/.installed
 
@@ -33,5 +36,9 @@ $(VENV)/.tested: $(VENV)/.installed
 	$(PIP) -e '.[test]'
 	@touch $@
 
+$(VENV)/.documented: $(VENV)/.installed
+	$(PIP) -e '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site

@@ -95,6 +95,9 @@ def finetune_curve(report: Report) -> list[Markup]:
     if (window := math.ceil(len(curve) / _SMOOTH)) > 1:
         drawn = [Line(curve, "--calm", faint=True), Line(_smoothed(curve, window))]
         entries = [("each step", "--calm"), (f"mean of {window} steps", "--accent")]
+    if judged := [(float(step), float(loss)) for step, loss in finetune.get("judged") or []]:
+        drawn.append(Line(judged, "--warm", dots=True))
+        entries.append((f"{finetune['validation_samples']} samples kept out", "--warm"))
     return [
         el("p", said),
         el("div", el("figure", lines(drawn, "step", "loss", said), key(entries)), class_="charts"),

@@ -1,0 +1,220 @@
+"""What the README and the guide tell people to type does what they say.
+
+Every command in a fenced block is run as it stands, in one folder where tiny stand-ins have the names that the
+documents use: only flags that make it quick are added.  What is not run is listed with its reason.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny import save_images, save_vit
+from tinytext import save_plain, save_sentences, save_text_model
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "docs/index.md", "docs/how.md", "docs/recipes.md", "docs/results.md", "docs/extend.md")
+#: Added to commands, so that they take a second and not minutes.
+QUICK = {
+    "fuse": "--samples 16 --steps 2 --batch-size 4 --no-latency --no-onnx --force",
+    "finetune": "--steps 2 --batch-size 4 --no-latency --no-onnx --force",
+    "run": "--force",
+    "bench": "--seconds 0.01 --batch-size 2 --no-onnx",
+    "landscape": "--points 2 --eval-samples 4 --force",
+    "interpolate": "--points 3 --eval-samples 4 --force",
+}
+#: Lines that are not run, and why.
+NOT_RUN = {
+    "make demo": "installs the package into a new environment; what it runs there is run below",
+    "make test": "runs this test",
+    "make docs": "installs what builds the guide; what it takes from the code is tried below",
+}
+
+
+def fences(document, language):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def lines_of(document):
+    """The command lines of a document: continued lines joined, comments left out."""
+    for block in fences(document, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                yield shlex.join(words)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with stand-ins for everything that the documents name; the working folder meanwhile."""
+    from compressor.models import builtin
+
+    root = tmp_path_factory.mktemp("documents")
+    for seed, name in enumerate(("a", "b", "wide-a", "wide-b")):
+        save_vit(root / name, seed=seed)
+    save_vit(root / "narrow", seed=4, hidden=16, heads=2)
+    for seed, end in enumerate("ab"):
+        save_text_model(root / f"bert-{end}", "classifier", seed=seed)
+        save_text_model(root / f"gpt-{end}", "decoder", seed=seed)
+    for part, count in (("train", 6), ("test", 3)):
+        save_images(root / "cifar10" / part, per_class=count, seed=count)
+    save_sentences(root / "sst2")
+    save_plain(root / "shakespeare.txt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("COMPRESSOR_CACHE", str(root / "cache"))
+        patch.setattr(builtin, "BUILTIN", {name: replace(one, steps=3) for name, one in builtin.BUILTIN.items()})
+        yield root
+
+
+@pytest.fixture(scope="module")
+def done():
+    """The lines that were run: several documents say the same."""
+    return set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_runs(place, done, capsys, document):
+    from compressor.cli import run_command
+
+    for line in lines_of(document):
+        if line in NOT_RUN or line in done:
+            continue
+        program, command, *rest = shlex.split(line)
+        assert program == "compress", f"{document}: {line}: run it, or say in NOT_RUN why not"
+        capsys.readouterr()
+        code = run_command([command, *rest, *shlex.split(QUICK.get(command, ""))])
+        said = capsys.readouterr()
+        assert code == 0, f"{document}: {line}\n{said.err}"
+        assert "error" not in said.err
+        done.add(line)
+
+
+def test_what_is_not_run_is_still_there():
+    lines = {line for document in DOCUMENTS for line in lines_of(document)}
+    assert NOT_RUN.keys() <= lines
+    for line in NOT_RUN:
+        told = subprocess.run([*line.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert told.returncode == 0, told.stderr
+
+
+def test_every_command_that_is_named_exists():
+    import typer.main
+
+    from compressor.cli.app import app
+
+    known = set(typer.main.get_command(app).commands)
+    for document in DOCUMENTS:
+        named = set(re.findall(r"`compress ([a-z]+)", (ROOT / document).read_text(encoding="utf-8")))
+        assert named <= known, document
+
+
+def test_every_flag_that_is_named_exists():
+    import typer.main
+
+    from compressor.cli.app import app
+
+    group = typer.main.get_command(app)
+    commands = [group, *group.commands.values()]
+    known = {"--help", *(flag for command in commands for parameter in command.params for flag in parameter.opts)}
+    # Of typer, which adds them when the command runs.
+    known |= {"--install-completion"}
+    for document in DOCUMENTS:
+        named = set(re.findall(r"`(--[a-z-]+)", (ROOT / document).read_text(encoding="utf-8")))
+        assert named <= known, document
+
+
+def test_the_python_of_the_readme_runs(place, monkeypatch, tmp_path):
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+
+    [code] = fences("README.md", "python")
+    images = torch.randn(32, 3, 8, 8)
+    quick = {"steps=200": "steps=2, batch_size=4", "seconds=10": "seconds=0.01, batch_size=2, onnx=False"}
+    for before, after in quick.items():
+        assert before in code
+        code = code.replace(before, after)
+    given = {
+        "batches": [{"pixel_values": images[start : start + 4]} for start in range(0, 32, 4)],
+        "samples": [{"pixel_values": image} for image in images],
+    }
+    save_vit("student", hidden=16, heads=2, image_size=8)
+    exec(compile(code, "README.md", "exec"), given)
+    assert given["result"].model.config.hidden_size == 32
+
+
+def test_what_the_guide_adds_works():
+    import torch
+
+    from compressor.fusion.anchored.policies import POLICIES, leave
+    from compressor.fusion.inner import UNIT_MAPS
+    from compressor.transport import SOLVERS, from_assignment, identity, solve, uniform
+
+    registries = {"outer": SOLVERS, "mostly-stream": POLICIES, "first": UNIT_MAPS}
+    try:
+        for code in fences("docs/extend.md", "python"):
+            exec(compile(code, "extend.md", "exec"), {})
+        coupling = solve("outer", torch.rand(6, 3), uniform(6), uniform(3))
+        assert coupling.marginal_error < 1e-12
+        stream, branch = identity(4), from_assignment(torch.tensor([1, 0, 3, 2]), 4)
+        left = leave(POLICIES.get("mostly-stream"), [stream, branch], [torch.ones(4), torch.ones(4)])
+        assert torch.allclose(left.plan, 0.9 * stream.plan + 0.1 * branch.plan)
+        assert "first" in UNIT_MAPS.names()
+    finally:
+        for name, registry in registries.items():
+            registry._entries.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def build():
+    """What the guide takes from the code; `make docs` builds all of it, strictly."""
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("latex2mathml")
+    specification = importlib.util.spec_from_file_location("guide", ROOT / "docs" / "build.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_the_guide_has_every_option_command_and_method(build):
+    import typer.main
+
+    from compressor.cli.app import app
+    from compressor.cli.options import FLAGS
+    from compressor.recipe import FinetuneOptions
+    from compressor.transport import SOLVERS
+
+    options = build.options()
+    for flag, path in FLAGS.items():
+        assert f"`{path.rpartition('.')[2]}`<br>`{flag}` |" in options
+    assert all(f"| `{name}`" in options for name in FinetuneOptions.model_fields)
+    assert "| `solver`<br>`--solver` | text | `emd` |" in options
+    assert "## `fusion.alignment`" in options
+    commands = build.commands()
+    for name, command in typer.main.get_command(app).commands.items():
+        assert f"## compress {name}\n" in commands
+        assert all(f"`{one.opts[0]}`" in commands for one in command.params if one.param_type_name == "option")
+    assert "[dim]" not in commands
+    methods = build.methods()
+    assert all(f"| `{name}` |" in methods for name in SOLVERS.names())
+
+
+def test_every_formula_of_the_guide_is_drawn(build):
+    text = "".join((ROOT / document).read_text(encoding="utf-8") for document in DOCUMENTS if "docs" in document)
+    written = [*re.findall(r"\\\((.+?)\\\)", text, re.DOTALL), *re.findall(r"\\\[(.+?)\\\]", text, re.DOTALL)]
+    assert len(written) > 40
+    for formula in written:
+        drawn = build._formula(formula, "inline")
+        assert drawn.startswith("<math") and "\\" not in drawn, formula
+
+
+def test_recipes_are_put_in(build):
+    told = build.on_page_markdown("before\n\n::recipe demo.yaml\n", None, None, None)
+    assert (ROOT / "recipes" / "demo.yaml").read_text(encoding="utf-8").rstrip() in told
+    assert told.startswith("before\n\n```yaml\n")
