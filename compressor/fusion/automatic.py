@@ -213,7 +213,7 @@ def _pilot(job: Job, plan: BuildOptions, candidate: Candidate, residual: Mapping
     inner = "importance" if candidate.inner == "select" and job.options.inner == "auto" else candidate.inner
     ridges = plan.ridges if len(plan.ridges) == 1 else (PILOT_RIDGE,)
     trial = replace(plan, held_out=0, ridges=ridges, inner=inner)
-    return Student(copy.deepcopy(job.model), job.anatomy, job.sources, residual, trial)
+    return Student(copy.deepcopy(job.model), job.anatomy, job.sources, residual, trial, noted=False)
 
 
 def _few(job: Job) -> Sequence[Mapping[str, Tensor]]:

@@ -66,6 +66,7 @@ class Student:
         residual: their maps of every residual and embedding space; and of every other one, where all were aligned to
             an anchor.
         options: how to build.
+        noted: whether couplings and projections are kept for the report; those of a pilot are not.
         couplings, projections, fits: what was done, for the report; projections are maps that are no transport.
     """
 
@@ -74,6 +75,7 @@ class Student:
     sources: Sequence[Source]
     residual: Mapping[str, ResidualMap]
     options: BuildOptions
+    noted: bool = True
     couplings: list[dict[str, Any]] = field(default_factory=list)
     projections: list[dict[str, Any]] = field(default_factory=list)
     fits: list[dict[str, Any]] = field(default_factory=list)
@@ -111,6 +113,8 @@ class Student:
 
     def _note(self, space: str, maps: Sequence[Mapping[str, Map]], couplings: Sequence[Coupling]) -> None:
         """Keep for the report what was transported, or what the maps look like where they are no transport."""
+        if not self.noted:
+            return
         # A space whose heads follow another's order has that one's couplings: they are told under its own name.
         self.couplings += [{**coupling.summary(), "space": space} for coupling in couplings]
         for key in () if couplings else maps[0]:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from compressor.errors import CouplingError, CouplingWarning
 from compressor.transport.marginals import check_marginal, inverse, uniform
-from compressor.transport.sketch import by_source, sketch
+from compressor.transport.sketch import sketch
 
 #: Marginal errors above the tight tolerance are warned of, those above the loose one are refused.
 TIGHT = 1e-6
@@ -112,7 +112,7 @@ class Coupling:
             "transported": self.transported,
             "untransported": int((self.mu == 0).sum()),
             "empty_targets": int((self.nu == 0).sum()),
-            "plan": sketch(by_source(self.plan)),
+            "plan": sketch(self.plan, by_source=True),
         }
 
 

@@ -17,24 +17,30 @@ SIDE = 64
 FULL = 255
 
 
-def sketch(plan: Tensor) -> dict[str, Any]:
+def sketch(plan: Tensor, *, by_source: bool = False) -> dict[str, Any]:
     """What a plan looks like: its mass in blocks of neighbouring coordinates.
 
     Args:
         plan: non-negative, [n, m].
+        by_source: put targets in the order of the sources that they get their mass from, empty ones last: a target's
+            place in a model means nothing, and so a hard plan is a thin diagonal and a soft one a broad band.
 
     Returns:
         JSON-ready: "rows" and "columns" (at most `SIDE`) and "levels", which `levels` reads: a byte a block, row by
         row, of its mean mass as a share of the fullest block's; deflated, in base64.
     """
-    shape = min(plan.shape[0], SIDE), min(plan.shape[1], SIDE)
-    blocks = adaptive_avg_pool2d(plan.double()[None], shape)[0]
+    rows, columns = min(plan.shape[0], SIDE), min(plan.shape[1], SIDE)
+    # Rows first: to put whole columns of a large plan in another order takes long.
+    blocks = adaptive_avg_pool2d(plan.double()[None], (rows, plan.shape[1]))[0]
+    if by_source:
+        blocks = blocks[:, _order(plan.double())]
+    blocks = adaptive_avg_pool2d(blocks[None], (rows, columns))[0]
     most = float(blocks.max())
     shares = blocks / most if most > 0 else blocks
     # Up, so that a block with any mass is told from an empty one.
     values = (shares * FULL).ceil().to(torch.uint8).contiguous().numpy().tobytes()
     packed = base64.b64encode(zlib.compress(values, 9)).decode("ascii")
-    return {"rows": shape[0], "columns": shape[1], "levels": packed}
+    return {"rows": rows, "columns": columns, "levels": packed}
 
 
 def levels(sketched: Mapping[str, Any]) -> bytes:
@@ -42,12 +48,8 @@ def levels(sketched: Mapping[str, Any]) -> bytes:
     return zlib.decompress(base64.b64decode(sketched["levels"]))
 
 
-def by_source(plan: Tensor) -> Tensor:
-    """The plan [n, m] with its columns in the order of the sources that they get their mass from; empty ones last.
-
-    A target's place in a model means nothing; in this order a hard plan is a thin diagonal and a soft one a broad band.
-    """
-    mass = plan.sum(0)
-    places = torch.arange(plan.shape[0], dtype=plan.dtype)
+def _order(plan: Tensor) -> Tensor:
+    """The targets in the order of the mean places of their sources; empty ones last."""
+    mass, places = plan.sum(0), torch.arange(plan.shape[0], dtype=plan.dtype)
     centre = torch.where(mass > 0, places @ plan / mass, float(plan.shape[0]))
-    return plan[:, centre.argsort(stable=True)]
+    return centre.argsort(stable=True)
