@@ -146,6 +146,20 @@ def test_it_can_be_written_for_a_report_without_a_fusion_and_with_numbers_that_a
     assert "one, finetuned" in page.text[0] or any("one, finetuned" in text for text in page.text)
 
 
+def test_it_says_what_was_taken_from_each_teacher(fused):
+    from compressor.report.page.page import render_page
+
+    report = json.loads((fused[0] / "report.json").read_text())
+    a, b = (teacher["name"] for teacher in report["teachers"])
+    for one in report["fusion"]["couplings"]:
+        one.update(solver="selection", target=8, empty_targets=2 if one["teacher"] == a else 6)
+    count = len(report["fusion"]["couplings"]) // 2
+    text = " ".join(read(render_page(report)).text)
+    assert (
+        f"{a.rpartition('/')[2]} {6 * count} of {8 * count}, {b.rpartition('/')[2]} {2 * count} of {8 * count}" in text
+    )
+
+
 def test_bad_folders_get_one_line(tmp_path, capsys):
     (tmp_path / "report.json").write_text('{"table": []}')
     code, out, err = compress(capsys, "report", tmp_path, "--html")

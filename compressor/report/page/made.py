@@ -47,6 +47,8 @@ def choices(report: Report, names: Mapping[str, str]) -> list[Markup]:
     if made.get("weights"):
         weights = ", ".join(f"{names.get(name, name)} {weight:.3g}" for name, weight in made["weights"].items())
         rows.append(("weights in the ensemble", weights, _asked(report, "weights", "all alike")))
+    if given := _given(fusion.get("couplings") or [], names):
+        rows.append(("taken from each teacher", given, "of the student’s heads and hidden units that were chosen"))
     if fusion.get("fits"):
         ridges = sorted({fit["ridge"] for fit in fusion["fits"]})
         span = f"{ridges[0]:.1e}" if len(ridges) == 1 else f"{ridges[0]:.1e} to {ridges[-1]:.1e}"
@@ -109,6 +111,17 @@ def refit(report: Report) -> list[Markup]:
         table(("module", "error", "ridge λ", "falls back to"), rows),
     )
     return [el("p", said), el("div", *charts, class_="charts"), whole]
+
+
+def _given(couplings: Sequence[Report], names: Mapping[str, str]) -> str:
+    """How many of the student's chosen heads and units come from each teacher."""
+    chosen = [one for one in couplings if one["solver"] == "selection"]
+    filled: dict[str, int] = {}
+    for one in chosen:
+        filled[one["teacher"]] = filled.get(one["teacher"], 0) + one["target"] - one["empty_targets"]
+    # Of every space there is one entry a teacher.
+    count = sum(one["target"] for one in chosen) // max(len(filled), 1)
+    return ", ".join(f"{names.get(name, name)} {number} of {count}" for name, number in filled.items())
 
 
 def _series(fits: Sequence[Report]) -> dict[str, dict[str, list[tuple[float, float]]]]:
