@@ -17,7 +17,8 @@ demo: install
 test: $(VENV)/.tested
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/pytest
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	$(VENV)/bin/pytest -n 2 --dist worksteal
 
 docs: $(VENV)/.documented
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
