@@ -234,4 +234,4 @@ def test_a_wide_teacher_and_a_narrow_anchor_are_aligned_alike(couplings):
         [("wide", widened(narrow))], 0.5, batches("vit", torch.float64), FusionOptions(residual="global", refit=False),
         anchor=("narrow", narrow),
     )  # fmt: skip
-    assert all(isinstance(Kept.of(coupling).plan, Entries) for coupling in couplings)
+    assert couplings and all(Entries.of(coupling.plan) is not None for coupling in couplings)
