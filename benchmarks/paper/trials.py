@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from benchmarks.store import Figures
 from compressor.anatomy import apply, inspect_config
 from compressor.anatomy.certificate import random_permutations
 from compressor.anatomy.trace import logits_of
+from compressor.errors import CouplingError
 from compressor.fusion import FusionResult, fuse
 from compressor.recipe import AlignmentOptions, FinetuneOptions, FusionOptions
 
@@ -118,16 +119,22 @@ class Fused:
             return self
         key = f"epsilon of {self!r}"
         if key not in choices:
-            scores = {}
-            for epsilon in EPSILONS:
-                made = self._with(epsilon).make(arena, seed)
-                scores[epsilon] = arena.score(made.model, "validation")
-            best = EPSILONS[0]
-            for epsilon in EPSILONS:
-                if arena.setting.better(scores[epsilon], scores[best]):
+            scores = dict(self._judged(arena, seed))
+            best = next(iter(scores), EPSILONS[-1])
+            for epsilon, score in scores.items():
+                if arena.setting.better(score, scores[best]):
                     best = epsilon
             choices[key] = best
         return self._with(choices[key])
+
+    def _judged(self, arena: Arena, seed: int) -> Iterator[tuple[float, float]]:
+        """Every epsilon at which the couplings can be solved, and its score on validation data."""
+        for epsilon in EPSILONS:
+            try:
+                made = self._with(epsilon).make(arena, seed)
+            except CouplingError:
+                continue
+            yield epsilon, arena.score(made.model, "validation")
 
     def _with(self, epsilon: float) -> Fused:
         return replace(self, alignment={**self.alignment, "epsilon": epsilon})
