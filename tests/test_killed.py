@@ -49,6 +49,7 @@ def test_killed_and_resumed_gives_the_same_weights(tmp_path):
         assert child.exitcode in (0, -signal.SIGKILL)
     train(tmp_path / "killed")
     whole, resumed = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("whole", "killed"))
+    assert whole["best_step"] > 0
     for key in ("loss", "judged", "best_step", "steps"):
         assert whole[key] == resumed[key]
     assert same(*(load_file(tmp_path / name / "student.safetensors") for name in ("whole", "killed")))

@@ -121,8 +121,7 @@ class TestHidden:
             assert all(
                 (a is None and b is None) or torch.equal(a, b) for a, b in zip(one.pushes, other.pushes, strict=True)
             )
-        with pytest.raises(UserError, match="other teachers"):
-            load_passages(tmp_path, ["a", "c"])
+        assert load_passages(tmp_path, ["a", "c"]) == ()
         assert load_passages(tmp_path / "elsewhere", ["a"]) == ()
         (tmp_path / "transport.npz").write_bytes(b"PK")
         with pytest.raises(UserError, match="cannot read"):

@@ -85,10 +85,10 @@ def save_passages(folder: str | Path, passages: Sequence[Passage], fingerprints:
 
 
 def load_passages(folder: str | Path, fingerprints: Sequence[str]) -> tuple[Passage, ...]:
-    """The passages that a folder keeps, in the order of the teachers given; () if it keeps none.
+    """The passages that a folder keeps, in the order of the teachers given; () if it keeps none of just these teachers.
 
     Raises:
-        UserError: the file cannot be read, or is of other teachers than those given.
+        UserError: the file cannot be read.
     """
     path = Path(folder, FILE)
     if not path.is_file():
@@ -103,7 +103,7 @@ def load_passages(folder: str | Path, fingerprints: Sequence[str]) -> tuple[Pass
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"cannot read {path} ({error}): fuse the student again") from None
     if None in order or parts.intersection(left_out):
-        raise UserError(f"{path} is of other teachers than those given: name those that the student was fused from")
+        return ()
     return tuple(
         Passage(
             place["layer"],

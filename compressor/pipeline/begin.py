@@ -79,7 +79,7 @@ def passages_of(student: Teacher, teachers: Sequence[Teacher]) -> tuple[Passage,
     """The passages that a given student's folder keeps, if it was fused from these teachers; else ().
 
     Raises:
-        UserError: they cannot be read, or are of other teachers.
+        UserError: they cannot be read.
     """
     folder = student.source.location
     return load_passages(folder, [teacher.fingerprint for teacher in teachers]) if Path(folder).is_dir() else ()

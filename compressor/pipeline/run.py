@@ -240,8 +240,8 @@ def _given_student(recipe: Recipe, teachers: Sequence[Teacher]) -> Teacher | Non
     check_compatible([teachers[0], student])
     if "hidden" in recipe.finetune.losses and not passages_of(student, teachers):
         raise UserError(
-            f"{recipe.student} keeps no transport of a fusion, which finetune.losses: hidden needs: fuse it, or leave "
-            "hidden out"
+            f"{recipe.student} keeps no transport from these teachers, which finetune.losses: hidden needs: name those "
+            "that it was fused from, or leave hidden out"
         )
     return student
 
