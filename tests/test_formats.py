@@ -105,9 +105,8 @@ class TestFormats:
         with pytest.raises(UserError, match=r"unknown export format 'int4'.*known: onnx, onnx-int8"):
             check_formats(["int4"], vit().config, data=True)
 
-    @pytest.mark.parametrize("method", ["entropy", "percentile"])
-    def test_other_ways_to_calibrate(self, method, traced, tmp_path, capfd):
-        options = ExportOptions.model_validate({"int8": {"calibration": method, "reduce_range": True}})
+    def test_another_way_to_calibrate(self, traced, tmp_path, capfd):
+        options = ExportOptions.model_validate({"int8": {"calibration": "percentile", "reduce_range": True}})
         found = write_formats(["onnx-int8"], vit(), tmp_path, options, calibration=pixels(2), batch_sizes=(2,))
         assert found["onnx-int8"].report.parity.error < 0.5
         assert capfd.readouterr() == ("", "")

@@ -28,7 +28,7 @@ class Int8Options(Section):
         False,
         description="Seven bits for weights: for x86 processors without VNNI, where eight may overflow; less exact.",
     )
-    calibration: Literal["minmax", "entropy", "percentile"] = Field(
+    calibration: Literal["minmax", "percentile"] = Field(
         "minmax", description="How the ranges of activations are taken from calibration samples, for images."
     )
 
