@@ -57,7 +57,7 @@ def _part(store: Store, event: Event) -> list[str]:
         "",
         "| | KL one-shot | "
         + " | ".join("one-shot" if not n else f"{n} steps" for n in steps)
-        + " | seconds to make |",
+        + " | CPU seconds to make |",
         "|---|" + "--:|" * (len(steps) + 2),
     ]
     for name in CONTENDERS:
