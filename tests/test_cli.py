@@ -373,3 +373,25 @@ def test_models_that_were_just_built_are_taken_as_well_as_saved_ones():
     assert compressor.inspect(models[0]).residual.size == 32
     result = compressor.fuse(models, width=0.5, calibration=[{"pixel_values": torch.randn(16, 3, 16, 16)}] * 2)
     assert result.model.config.hidden_size == 16
+
+
+def test_losses_by_name_on_the_command_line(capsys, student, vit_a, vit_b, image_folder, tmp_path):
+    options = ["--steps", 2, "--batch-size", 4, "--no-latency", "--no-onnx", "--data", image_folder]
+    teachers = ["-t", vit_a, "-t", vit_b]
+    output = tmp_path / "s"
+    code, _, err = compress(
+        capsys, "finetune", student, *teachers, *options, "--losses", "hidden=0.5, relations=1", "-o", output
+    )
+    assert (code, err) == (0, "")
+    found = json.loads((output / "report.json").read_text())["recipe"]["finetune"]["losses"]
+    assert found == {"hidden": {"weight": 0.5, "decay": 1.0}, "relations": {"weight": 1.0, "decay": 1.0}}
+    assert (output / "transport.npz").exists()
+    for losses, said in (
+        ("magic=1", "unknown loss 'magic' (known: hidden, labels, logits, relations)"),
+        ("hidden=-1", "--losses: input should be greater than or equal to 0, not '-1'"),
+        ("hidden", "--losses: input should be a valid number"),
+    ):
+        code, out, err = compress(capsys, "finetune", student, *teachers, *options, "--losses", losses, "-o", "x")
+        assert (code, out) == (2, "") and err.startswith(f"error: {said}") and err.count("\n") == 1
+    code, _, err = compress(capsys, "finetune", vit_a, "-t", vit_b, *options, "--losses", "hidden=1", "-o", "x")
+    assert code == 2 and "keeps no transport from these teachers" in err

@@ -138,16 +138,17 @@ class Samples:
             raise UserError(f"{split.name} has no labels: set data.label_column, or go without")
         self._split = split = packed(split, processor, config, max_length)
         self._read: Reader = READERS[task.name](split, Reading(processor, config, labels, max_length, seed))
-        self._identity = (task.name, identity(processor), max_length, seed)
+        self._processor, self._how = processor, (task.name, max_length, seed)
         self._kept: dict[int, Sample] = {}
         self._room = cache_bytes
 
     @property
     def key(self) -> str:
         """What these samples are: data and preprocessor, but not labels; the same in another process."""
-        split, seen = self._split, self._identity
+        split = self._split
         columns = (split.image, split.text, split.target, split.blocks)
-        return hashlib.sha256(repr((split.dataset._fingerprint, columns, seen)).encode()).hexdigest()
+        seen = (split.dataset._fingerprint, columns, identity(self._processor), *self._how)
+        return hashlib.sha256(repr(seen).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._split)
