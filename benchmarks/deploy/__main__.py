@@ -123,8 +123,8 @@ def _everything(calibration: Batches) -> Way:
     """ONNX Runtime's own choice of operations: norms, softmax, sums and attention's products too."""
 
     def write(source: Path, path: Path) -> None:
-        plain, reader = quantise._plain(source), quantise._reader(source, calibration)
-        with quantise._told(source, "quantise"):
+        plain, reader = quantise.plain_graph(source), quantise.reader_of(source, calibration)
+        with quantise.told(source, "quantise"):
             quantize_static(plain, path, reader, per_channel=True, weight_type=QuantType.QInt8)
 
     return write

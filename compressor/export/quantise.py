@@ -40,9 +40,9 @@ def write_dynamic_int8(source: Path, path: Path, options: Int8Options) -> None:
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with _told(source, "quantise"):
+    with told(source, "quantise"):
         quantize_dynamic(
-            _plain(source),
+            plain_graph(source),
             path,
             op_types_to_quantize=[*MULTIPLY, LOOK_UP],
             per_channel=options.per_channel,
@@ -68,11 +68,11 @@ def write_static_int8(source: Path, path: Path, batches: Sequence[Mapping[str, T
 
     # Its entropy method has as many bins as levels, so one range to choose: that of minmax.
     methods = {"minmax": CalibrationMethod.MinMax, "percentile": CalibrationMethod.Percentile}
-    with _told(source, "quantise"):
+    with told(source, "quantise"):
         quantize_static(
-            _plain(source),
+            plain_graph(source),
             path,
-            _reader(source, batches),
+            reader_of(source, batches),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=[*MULTIPLY, CONVOLVE],
             per_channel=options.per_channel,
@@ -97,14 +97,14 @@ def write_float16(source: Path, path: Path) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    with _told(source, "convert"):
-        converted = OnnxModel(convert_float_to_float16(_plain(source), keep_io_types=True))
+    with told(source, "convert"):
+        converted = OnnxModel(convert_float_to_float16(plain_graph(source), keep_io_types=True))
         # The converter appends its casts of the inputs behind their readers.
         converted.topological_sort()
         onnx.save(converted.model, path, save_as_external_data=_is_large(source), location=f"{path.name}.data")
 
 
-def _plain(source: Path) -> ModelProto:
+def plain_graph(source: Path) -> ModelProto:
     """The graph without the shapes of inner values: the tools transpose weights, and the shapes would contradict."""
     model = onnx.load(source)
     del model.graph.value_info[:]
@@ -115,7 +115,8 @@ def _is_large(source: Path) -> bool:
     return sum(path.stat().st_size for path in source.parent.glob(f"{source.name}*")) > LARGEST_FILE
 
 
-def _reader(source: Path, batches: Sequence[Mapping[str, Tensor]]) -> Any:
+def reader_of(source: Path, batches: Sequence[Mapping[str, Tensor]]) -> Any:
+    """Calibration samples as the quantiser reads them: of every batch the file's inputs."""
     from onnxruntime.quantization import CalibrationDataReader
 
     names = [value.name for value in onnx.load(source, load_external_data=False).graph.input]
@@ -132,7 +133,7 @@ def _reader(source: Path, batches: Sequence[Mapping[str, Tensor]]) -> Any:
 
 
 @contextmanager
-def _told(source: Path, doing: str) -> Iterator[None]:
+def told(source: Path, doing: str) -> Iterator[None]:
     """Nothing of what the tools log and print; what they raise is one line."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
