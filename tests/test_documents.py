@@ -49,6 +49,13 @@ def lines_of(document):
                 yield shlex.join(words)
 
 
+def alone(words):
+    """A command without its launcher, on the CPU: one process runs it (tests/test_processes.py shares a finetune)."""
+    if words[0] not in ("torchrun", "accelerate"):
+        return words
+    return ["compress", *("cpu" if word == "cuda" else word for word in words[words.index("compressor") + 1 :])]
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with stand-ins for everything that the documents name; the working folder meanwhile."""
@@ -85,7 +92,7 @@ def test_every_command_runs(place, done, capsys, document):
     for line in lines_of(document):
         if line in NOT_RUN or line in done:
             continue
-        program, command, *rest = shlex.split(line)
+        program, command, *rest = alone(shlex.split(line))
         assert program == "compress", f"{document}: {line}: run it, or say in NOT_RUN why not"
         capsys.readouterr()
         code = run_command([command, *rest, *shlex.split(QUICK.get(command, ""))])
@@ -121,7 +128,8 @@ def test_every_flag_that_is_named_exists():
 
     group = typer.main.get_command(app)
     commands = [group, *group.commands.values()]
-    known = {"--help", *(flag for command in commands for parameter in command.params for flag in parameter.opts)}
+    options = [parameter for command in commands for parameter in command.params]
+    known = {"--help", *(flag for option in options for flag in (*option.opts, *option.secondary_opts))}
     # Of typer, which adds them when the command runs.
     known |= {"--install-completion"}
     for document in DOCUMENTS:

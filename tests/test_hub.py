@@ -53,7 +53,10 @@ def test_the_finished_folder_is_sent_with_its_card(capsys, site, recipe, tmp_pat
     code, out, err = compress(capsys, "run", recipe, "--push-to-hub", "me/student", "--json")
     assert code == 0 and json.loads(out)["student"]
     assert err.endswith("pushed to https://hub/me/student\n")
-    names = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json", "recipe.yaml", "report.json"]
+    names = [
+        "README.md", "config.json", "model.safetensors", "preprocessor_config.json", "recipe.yaml", "report.html",
+        "report.json", "transport.npz",
+    ]  # fmt: skip
     assert site.sent == [("repo", "me/student"), ("me/student", names)]
 
 

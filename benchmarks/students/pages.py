@@ -66,7 +66,8 @@ def _part(store: Store, event: Event) -> list[str]:
             kl = scores(store, event, name, 0, "kl")
             making = [one for count in steps for one in scores(store, event, name, count, "making")]
             cells = [f"{statistics.mean(kl):.3g}" if kl else "", *(_mean(one, event) for one in own)]
-            lines.append(f"| {name} | {' | '.join(cells)} | {statistics.mean(making):.0f} |")
+            cells.append(f"{statistics.mean(making):.0f}" if making else "")
+            lines.append(f"| {name} | {' | '.join(cells)} |")
     return [*lines, "", *_reach(store, event, steps)]
 
 

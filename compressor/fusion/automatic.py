@@ -20,6 +20,7 @@ from compressor.fusion.outline import Outline
 from compressor.fusion.refit import RIDGES
 from compressor.fusion.residual import ResidualMap, ResidualProblem
 from compressor.fusion.samples import take
+from compressor.fusion.shapes import FEWER
 from compressor.fusion.student import BuildOptions, Student
 from compressor.fusion.weights import space_weight_gram
 from compressor.models.inputs import dummy_inputs
@@ -199,7 +200,9 @@ def _pilots(
     job: Job, found: Sequence[Candidate], problems: Mapping[str, ResidualProblem], plan: BuildOptions
 ) -> list[Student]:
     """Built pilots of a job's shape."""
-    made = [_pilot(job, plan, candidate, candidate.make(problems)) for candidate in found]
+    # Where heads are left out, others may be copies of each other, and of units importance would keep both copies.
+    quick = job.form.target.narrowing != FEWER
+    made = [_pilot(job, plan, candidate, candidate.make(problems), quick=quick) for candidate in found]
     if made and _needs_walk(job):
         build(made, job.sources, _few(job))
     else:
@@ -207,10 +210,13 @@ def _pilots(
     return made
 
 
-def _pilot(job: Job, plan: BuildOptions, candidate: Candidate, residual: Mapping[str, ResidualMap]) -> Student:
+def _pilot(
+    job: Job, plan: BuildOptions, candidate: Candidate, residual: Mapping[str, ResidualMap], *, quick: bool = True
+) -> Student:
     """An unbuilt student that tells how good a candidate is."""
     # What pursuit would choose matters little to the ranking, and costs most of a pilot's time.
-    inner = "importance" if candidate.inner == "select" and job.options.inner == "auto" else candidate.inner
+    shortened = quick and candidate.inner == "select" and job.options.inner == "auto"
+    inner = "importance" if shortened else candidate.inner
     ridges = plan.ridges if len(plan.ridges) == 1 else (PILOT_RIDGE,)
     trial = replace(plan, held_out=0, ridges=ridges, inner=inner)
     return Student(copy.deepcopy(job.model), job.anatomy, job.sources, residual, trial, noted=False)

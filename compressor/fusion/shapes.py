@@ -58,8 +58,7 @@ def shapes(
     """
     attentions = [space for space in anatomy.spaces.values() if space.kind is Kind.ATTENTION]
     if not attentions:
-        hidden = _rounded(width * anatomy.residual.size, WIDTH_MULTIPLE) or round(width * anatomy.residual.size)
-        _check_some(hidden, width, anatomy)
+        hidden = _free_width(width, anatomy)
         return [Shape("", hidden, dict.fromkeys(fields_of(anatomy, "hidden"), hidden))]
     if narrowing in (SMALLER, ALL) and (why := _pinned(attentions)):
         raise UserError(f"heads of this {config.model_type} cannot become smaller: {why}; leave narrowing out")
@@ -161,15 +160,12 @@ def _step(anatomy: Anatomy, heads: dict[str, int]) -> int:
 
 
 def _free_width(width: float, anatomy: Anatomy) -> int:
-    hidden = _rounded(width * anatomy.residual.size, WIDTH_MULTIPLE) or round(width * anatomy.residual.size)
-    _check_some(hidden, width, anatomy)
-    return hidden
-
-
-def _check_some(hidden: int, width: float, anatomy: Anatomy) -> None:
+    hidden = round(width * anatomy.residual.size / WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+    hidden = hidden or round(width * anatomy.residual.size)
     if hidden == 0:
         size = anatomy.residual.size
         raise UserError(f"width {width:g} leaves none of the {size} residual channels: ask for more")
+    return hidden
 
 
 def _rounded(value: float, multiple: int) -> int:
