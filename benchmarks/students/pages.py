@@ -73,19 +73,13 @@ def _part(store: Store, event: Event) -> list[str]:
 
 def _reach(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
     """After how many steps a random start is where ours is after fewer."""
+    theirs = {n: statistics.mean(own) for n in steps if n and (own := scores(store, event, RANDOM, n))}
     said = []
-    for count in steps:
-        ours = scores(store, event, OURS, count)
-        if not ours:
-            continue
-        wanted = statistics.mean(ours)
-        reached = [
-            n
-            for n in steps
-            if (own := scores(store, event, RANDOM, n)) and not event.setting.better(wanted, statistics.mean(own))
-        ]
-        least = f"{reached[0]} steps" if reached else f"more than {steps[-1]} steps"
-        said.append(f"{count}: {least}")
+    for count in steps if theirs else ():
+        if ours := scores(store, event, OURS, count):
+            wanted = statistics.mean(ours)
+            reached = [n for n, score in theirs.items() if not event.setting.better(wanted, score)]
+            said.append(f"{count}: {f'{reached[0]} steps' if reached else f'more than {max(theirs)} steps'}")
     return [f"A random start reaches ours after … steps only after: {'; '.join(said)}.", ""] if said else []
 
 
