@@ -13,7 +13,7 @@ from tasks import inputs_of, task_for, train
 from compressor.anatomy import inspect_config
 from compressor.anatomy.trace import logits_of
 from compressor.errors import UnsupportedError, UserError
-from compressor.fusion import fuse, target_config
+from compressor.fusion import fuse, target_configs
 from compressor.fusion.choose import divergence, ensemble_log_probs
 from compressor.fusion.depth import align, linear_cka
 from compressor.fusion.moments import HeadStatistics
@@ -266,7 +266,7 @@ def test_a_width_that_leaves_no_head_is_refused(width):
 def test_target_is_rounded_to_whole_heads_and_says_so():
     config = config_of("vit")
     for narrowing, heads in (("fewer-heads", 2), ("smaller-heads", 4)):
-        target = target_config(config, inspect_config(config), 0.6, narrowing=narrowing)
+        (target,) = target_configs(config, inspect_config(config), 0.6, narrowing=narrowing)
         assert (target.config.num_attention_heads, target.config.hidden_size) == (heads, 16)
         assert (target.asked_width, target.given_width, target.narrowing) == (0.6, 0.5, narrowing)
 

@@ -44,14 +44,6 @@ class Target:
         }
 
 
-def target_config(
-    config: PretrainedConfig, anatomy: Anatomy, width: float, depth: float | int | None = None,
-    depths: tuple[int, ...] | None = None, narrowing: str = "auto",
-) -> Target:  # fmt: skip
-    """The first of `target_configs`: what is made unless held-out samples speak for another."""
-    return target_configs(config, anatomy, width, depth, depths, narrowing)[0]
-
-
 def target_configs(
     config: PretrainedConfig, anatomy: Anatomy, width: float, depth: float | int | None = None,
     depths: tuple[int, ...] | None = None, narrowing: str = "auto", teachers: Sequence[PretrainedConfig] = (),
