@@ -53,6 +53,7 @@ class Space:
         size: how many; of an attention space heads · head_dim.
         heads, groups, head_dim: query heads, key–value groups, channels of each.
         rotary: query–key channels have a place inside their head (rotary positions, a scale per channel).
+        pairs: how rotary channels are paired ("halves" or "neighbours"); "" where that is not known.
         placed: heads have a place (ALiBi slopes).
         scaled: products of queries and keys are divided by the root of the number of channels.
         order: attention spaces of the same order share the order of their heads (T5's relative bias).
@@ -67,6 +68,7 @@ class Space:
     groups: int = 1
     head_dim: int = 1
     rotary: bool = False
+    pairs: str = ""
     placed: bool = False
     scaled: bool = True
     order: str | None = None

@@ -24,6 +24,7 @@ from compressor.anatomy.expand import expand
 from compressor.anatomy.fields import Meaning, interpret, reduced
 from compressor.anatomy.flow import Flow
 from compressor.anatomy.resize import BUILD_ERRORS, Skeleton, measure
+from compressor.anatomy.rotary import with_pairs
 from compressor.anatomy.table import Table, tabulate
 from compressor.anatomy.watch import Watched, watch
 from compressor.errors import CertificateError, UnsupportedError
@@ -64,6 +65,7 @@ def _inspect(config: PretrainedConfig) -> Anatomy:
     worst = max(errors, key=lambda name: errors[name])
     if not errors[worst] <= TOLERANCE:
         raise CertificateError(_refusal(config, anatomy, study.watched, worst, errors[worst]))
+    anatomy = with_pairs(study.model, study.inputs, anatomy)
     anatomy = Flow(study.model, study.inputs, anatomy, study.table.tied).complete()
     return replace(expand(anatomy, study.config, config, skeleton, sizes), errors=errors)
 

@@ -2,7 +2,8 @@
 
 A head's logits are a bilinear form of rank d in the residual stream, and what it writes is a linear map of rank d; both
 are nearly always of lower rank than that.  So a student of half the width loses less by as many heads of half the size
-than by half as many heads.  Where positions are rotary, channels have a place and this is not possible.
+than by half as many heads.  Where positions are rotary, channels have a place, and pairs of them are mixed only with
+pairs that turn about as fast (`rotary`).
 """
 
 from __future__ import annotations
@@ -14,20 +15,28 @@ import torch
 from torch import Tensor
 
 from compressor.anatomy import Map, Role, Space, map_key
+from compressor.fusion.low_rank import low_rank_product, low_rank_written
 from compressor.fusion.moments import HeadStatistics
+from compressor.fusion.rotary import Turning, kept_pairs, turning_product
 
 
 def narrowable(spaces: Sequence[Space], student: Space) -> bool:
-    """Whether the student's heads are the teachers' with fewer channels each, which are free to be mixed."""
+    """Whether the student's heads are the teachers' with fewer channels each, which may be mixed."""
     shapes = {(space.head_dim, space.heads // space.groups) for space in spaces}
-    if student.rotary or len(shapes) != 1:
+    if len(shapes) != 1 or (student.rotary and not all(space.pairs for space in spaces)):
         return False
     ((channels, per_group),) = shapes
     return student.head_dim < channels and student.heads // student.groups == per_group
 
 
 def narrowed(
-    maps: Sequence[dict[str, Map]], spaces: Sequence[Space], student: Space, statistics: HeadStatistics, *, spaced: bool
+    maps: Sequence[dict[str, Map]],
+    spaces: Sequence[Space],
+    student: Space,
+    statistics: HeadStatistics,
+    turns: Turning | None,
+    *,
+    spaced: bool,
 ) -> tuple[dict[str, Map], ...]:
     """Maps to heads of the teachers' size, carried on to the student's smaller ones.
 
@@ -36,6 +45,7 @@ def narrowed(
         spaces: each teacher's attention space.
         student: the student's.
         statistics: moments of queries, keys and head outputs, all teachers pooled.
+        turns: which pairs go together under rotary positions; None without them.
         spaced: keep evenly spaced channels, as a baseline, instead of those that matter.
     """
     d, m = spaces[0].head_dim, student.head_dim
@@ -51,9 +61,14 @@ def narrowed(
         heads = range(group * per_group, (group + 1) * per_group)
         if spaced:
             kept = torch.eye(d, dtype=torch.float64)[:, torch.linspace(0, d - 1, m).round().long()]
-            products, values = (kept, kept), (kept, kept)
+            match = kept if turns is None else kept_pairs(d, m, turns)
+            products, values = (match, match), (kept, kept)
         else:
-            products = low_rank_product(torch.stack([queries[h] for h in heads]).sum(0), keys[group], m)
+            asked = torch.stack([queries[h] for h in heads]).sum(0)
+            if turns is None:
+                products = low_rank_product(asked, keys[group], m)
+            else:
+                products = turning_product(asked, keys[group], m, turns)
             written = torch.cat([readers[h * d : (h + 1) * d] for h in heads], dim=1)
             values = low_rank_written(torch.stack([carry[h] for h in heads]).sum(0), written, m)
         query = products[0] * scale
@@ -74,40 +89,6 @@ def narrowed(
     return tuple(carried)
 
 
-def low_rank_product(queries: Tensor, keys: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Maps A, B [d, rank] of queries and keys whose products (Aᵀq)ᵀ(Bᵀk) are nearest to qᵀk.
-
-    Args:
-        queries, keys: second moments [d, d] of queries and keys, taken as independent.
-        rank: channels left; more than d are filled with zeros.
-    """
-    left, left_inverse = _roots(queries)
-    right, right_inverse = _roots(keys)
-    u, s, vt = torch.linalg.svd(left @ right)
-    kept = min(rank, len(s))
-    a = left_inverse @ u[:, :kept] * s[:kept].sqrt()
-    b = right_inverse @ vt[:kept].T * s[:kept].sqrt()
-    return padded(a, rank), padded(b, rank)
-
-
-def low_rank_written(carried: Tensor, outgoing: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Push and pull [d, rank] of a head's values z whose z·push·pullᵀ·W is nearest to z·W.
-
-    Args:
-        carried: second moments [d, d] of z.
-        outgoing: W [d, n], what reads them.
-        rank: channels left, at most d.
-    """
-    root, inverse = _roots(carried)
-    u = torch.linalg.svd(root @ outgoing, full_matrices=outgoing.shape[1] < rank)[0][:, :rank]
-    return inverse @ u, root @ u
-
-
-def padded(matrix: Tensor, columns: int) -> Tensor:
-    """The matrix with columns of zeros added, so that it has as many as asked."""
-    return torch.nn.functional.pad(matrix, (0, columns - matrix.shape[1]))
-
-
 def _diagonal(moments: Tensor, size: int) -> list[Tensor]:
     """The blocks [size, size] on the diagonal."""
     return [moments[k : k + size, k : k + size] for k in range(0, len(moments), size)]
@@ -116,10 +97,3 @@ def _diagonal(moments: Tensor, size: int) -> list[Tensor]:
 def _inverse(push: Tensor) -> Tensor:
     """The pull that reads back what a push kept, by least squares."""
     return torch.linalg.pinv(push, rtol=1e-9).T
-
-
-def _roots(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """The symmetric root of a moment matrix, and the root's inverse."""
-    values, vectors = torch.linalg.eigh(moments)
-    values = values.clamp(min=1e-9 * float(values.max().clamp(min=1e-30)))
-    return (vectors * values.sqrt()) @ vectors.T, (vectors / values.sqrt()) @ vectors.T

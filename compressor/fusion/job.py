@@ -52,7 +52,11 @@ class Form:
     def heads(self) -> str:
         """Of its first attention."""
         found = [space for space in self.anatomy.spaces.values() if space.kind is Kind.ATTENTION]
-        return f"{found[0].heads} heads of {found[0].head_dim}" if found else "no attention"
+        if not found:
+            return "no attention"
+        base = self.target.rotary_base
+        turning = "" if base is None else f" (rotary base {base:.3g})"
+        return f"{found[0].heads} heads of {found[0].head_dim}{turning}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PretrainedConfig
 
@@ -16,6 +16,8 @@ WIDTH_MULTIPLE = 8
 #: Residual streams below this width are toys, which are not rounded to that multiple.
 TOY = 64
 FEWER, SMALLER, ALL = "fewer-heads", "smaller-heads", "all-heads"
+#: Kinds of rotary positions whose frequencies follow from base and number of channels alone.
+TURNING = ("default", "linear", "llama3", "yarn")
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,13 @@ class Shape:
         narrowing: fewer-heads, smaller-heads or all-heads; "" where there is no attention.
         hidden: the residual width.
         fields: {config field: size}.
+        rotary_base: of rotary positions; None where the teachers' stays.
     """
 
     narrowing: str
     hidden: int
     fields: dict[str, int]
+    rotary_base: float | None = None
 
 
 def shapes(
@@ -43,8 +47,8 @@ def shapes(
     """The shapes of a student `width` times as wide, the more promising first.
 
     A head's logits and values are of low rank, so smaller heads keep more than fewer do, and with as many as all
-    teachers have together none of them is left out.  But heads of rotary positions have a size of their own, and heads
-    that are copies of each other are best left out.
+    teachers have together none of them is left out.  But heads that are copies of each other are best left out.  Smaller
+    heads of rotary positions have fewer frequencies: the fastest of the teachers', or some spread over all of theirs.
 
     Args:
         config: the widest teacher's config.
@@ -60,15 +64,17 @@ def shapes(
     if not attentions:
         hidden = _free_width(width, anatomy)
         return [Shape("", hidden, dict.fromkeys(fields_of(anatomy, "hidden"), hidden))]
-    if narrowing in (SMALLER, ALL) and (why := _pinned(attentions)):
-        raise UserError(f"heads of this {config.model_type} cannot become smaller: {why}; leave narrowing out")
+    pinned = _pinned(config, attentions, teachers)
+    if narrowing in (SMALLER, ALL) and pinned:
+        raise UserError(f"heads of this {config.model_type} cannot become smaller: {pinned}; leave narrowing out")
     found: list[Shape] = []
-    if narrowing != FEWER and not _pinned(attentions):
+    if narrowing != FEWER and not pinned:
         smaller = _smaller(config, anatomy, attentions, width)
         if narrowing != SMALLER and not any(space.placed for space in attentions):
             found += [more for shape in smaller for more in _all(config, anatomy, shape, teachers)]
         if narrowing != ALL or not found:
             found += smaller
+        found = [turning for shape in found for turning in _turning(config, anatomy, attentions, shape)]
     if narrowing in (FEWER, "auto"):
         found += _fewer(config, anatomy, attentions, width)
     if not found:
@@ -124,17 +130,21 @@ def _smaller(config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Sp
 def _all(
     config: PretrainedConfig, anatomy: Anatomy, smaller: Shape, teachers: Sequence[PretrainedConfig]
 ) -> list[Shape]:
-    """As many heads as all teachers have together, or as many as divide the width; none of one teacher or of groups."""
-    counting, sizes = fields_of(anatomy, "heads"), fields_of(anatomy, "head_dim")
-    if fields_of(anatomy, "groups") or len(sizes) > 1:
+    """As many heads as all teachers have together, or as many as divide the width, groups along; none of one teacher."""
+    counting, grouping, sizes = (fields_of(anatomy, meaning) for meaning in ("heads", "groups", "head_dim"))
+    if len(sizes) > 1:
         return []
     found: dict[str, int] = {}
     for field in counting:
-        whole = smaller.fields[field] * smaller.fields[sizes[0]] if sizes else smaller.hidden
+        own = smaller.fields[field]
+        whole = own * smaller.fields[sizes[0]] if sizes else smaller.hidden
         together = sum(int(getattr(teacher, field)) for teacher in teachers)
-        found[field] = max((n for n in range(1, together + 1) if whole % (2 * n) == 0), default=0)
-        if found[field] <= smaller.fields[field]:
+        # Heads of a group stay together, so groups are as many times as many.
+        per = math.lcm(*(own // math.gcd(own, smaller.fields[group]) for group in grouping))
+        found[field] = max((n for n in range(per, together + 1, per) if whole % (2 * n) == 0), default=0)
+        if found[field] <= own:
             return []
+        found |= {group: smaller.fields[group] * found[field] // own for group in grouping}
         if sizes:
             found[sizes[0]] = whole // found[field]
     return [Shape(ALL, smaller.hidden, smaller.fields | found)]
@@ -148,9 +158,31 @@ def _head_fields(config: PretrainedConfig, anatomy: Anatomy, attentions: Sequenc
     }
 
 
-def _pinned(attentions: Sequence[Space]) -> str:
+def _pinned(config: PretrainedConfig, attentions: Sequence[Space], teachers: Sequence[PretrainedConfig] = ()) -> str:
     """Why heads keep their size; "" if they need not."""
-    return "their channels have a place (rotary positions)" if any(space.rotary for space in attentions) else ""
+    if not any(space.rotary for space in attentions):
+        return ""
+    if not all(space.pairs for space in attentions):
+        return "their channels have a place (rotary positions)"
+    positions = [getattr(one, "rope_parameters", None) or {} for one in (config, *teachers)]
+    kind = positions[0].get("rope_type")
+    if kind not in TURNING or not positions[0].get("rope_theta"):
+        return f"their rotary positions ({kind}) depend on their size"
+    return "" if all(one == positions[0] for one in positions) else "the teachers' rotary positions are not alike"
+
+
+def _turning(config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space], shape: Shape) -> list[Shape]:
+    """The shape with each of the rotary bases that may suit its smaller heads; the shape where positions do not turn.
+
+    A head of d channels has the frequencies θ^(-2j/d).  Of d' channels with the base θ^(d'/d) it has the first of them;
+    with the same base it has every d/d'-th.
+    """
+    if not any(space.rotary for space in attentions):
+        return [shape]
+    heads, sizes = fields_of(anatomy, "heads")[0], fields_of(anatomy, "head_dim")
+    channels = shape.fields[sizes[0]] if sizes else shape.hidden // shape.fields[heads]
+    base = float(config.rope_parameters["rope_theta"])
+    return [replace(shape, rotary_base=base ** (channels / attentions[0].head_dim)), shape]
 
 
 def _step(anatomy: Anatomy, heads: dict[str, int]) -> int:
@@ -185,7 +217,8 @@ def _no_head(
     by_size = 0.5 * _step(anatomy, heads) / anatomy.residual.size
     least = {FEWER: 0.5 / space.groups, SMALLER: by_size, ALL: by_size}
     allowed = [share for name, share in least.items() if narrowing in (name, "auto")]
+    pinned = _pinned(config, attentions)
     return (
         f"width {width:g} leaves none of the {space.groups} {what} of this {config.model_type}: "
-        f"ask for at least {min(allowed[:1] if _pinned(attentions) else allowed):.3g}"
+        f"ask for at least {min(allowed[:1] if pinned else allowed):.3g}"
     )

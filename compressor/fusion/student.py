@@ -20,6 +20,7 @@ from compressor.fusion.moments import Features
 from compressor.fusion.outline import Outline, Stage
 from compressor.fusion.refit import RIDGES, Fit, fit, fit_scales
 from compressor.fusion.residual import ResidualMap
+from compressor.fusion.rotary import Turning, turning
 from compressor.fusion.sources import Source, reads_first
 from compressor.fusion.statistics import Regression, rows
 from compressor.fusion.structure import checkpoint, place_columns, write_axis
@@ -172,8 +173,16 @@ class Student:
                 self._orders[space.order] = units
         maps = attention_maps(units, theirs, whole, heads)
         if fewer:
-            maps = narrowed(maps, theirs, space, heads, spaced=self.options.inner == "slice")
+            turns = self._turns(space) if space.rotary else None
+            maps = narrowed(maps, theirs, space, heads, turns, spaced=self.options.inner == "slice")
         return maps, units.couplings
+
+    def _turns(self, space: Space) -> Turning:
+        """Which pairs of rotary channels go together."""
+        found = turning([source.model for source in self.sources], self.model, space.pairs)
+        # Shapes with smaller heads are offered only where frequencies are alike.
+        assert found is not None
+        return found
 
     def _expert_units(self, space: Space) -> Sequence[dict[str, Map]]:
         """Every expert chooses units of the experts matched to it, on the weights: few tokens reach each."""

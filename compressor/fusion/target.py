@@ -25,6 +25,7 @@ class Target:
         fields: {config field: (the teacher's size, the student's)}.
         asked_depth: a share of the layers or their number; None for all.
         narrowing: how attention becomes narrower: fewer-heads, smaller-heads or all-heads; "" where it does not.
+        rotary_base: of rotary positions, where it is not the teachers'.
     """
 
     config: PretrainedConfig
@@ -33,6 +34,7 @@ class Target:
     fields: dict[str, tuple[int, int]]
     asked_depth: float | int | None = None
     narrowing: str = ""
+    rotary_base: float | None = None
 
     def summary(self) -> dict[str, Any]:
         return {
@@ -40,6 +42,7 @@ class Target:
             "given_width": self.given_width,
             "asked_depth": self.asked_depth,
             "narrowing": self.narrowing,
+            "rotary_base": self.rotary_base,
             "fields": {field: {"teacher": old, "student": new} for field, (old, new) in self.fields.items()},
         }
 
@@ -68,7 +71,8 @@ def target_configs(
         for shape in shapes(config, anatomy, width, narrowing, teachers)
     ]
     # Where heads are alike in both, there is nothing to choose.
-    return [target for k, target in enumerate(found) if all(target.fields != other.fields for other in found[:k])]
+    known = [(target.fields, target.rotary_base) for target in found]
+    return [target for k, target in enumerate(found) if known[k] not in known[:k]]
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ class Wanted:
 
 def _target(config: PretrainedConfig, anatomy: Anatomy, wanted: Wanted, values: dict[str, int], shape: Shape) -> Target:
     student = with_fields(config, values)
+    if shape.rotary_base is not None:
+        student.rope_parameters = {**student.rope_parameters, "rope_theta": shape.rotary_base}
     sizes = {field: getattr(config, field) or size_of(config, anatomy, field) for field in values}
     for index, stack in enumerate(anatomy.stacks):
         own = stack.runs if stack.runs > 1 else len(stack.layers)
@@ -98,7 +104,8 @@ def _target(config: PretrainedConfig, anatomy: Anatomy, wanted: Wanted, values: 
     except BUILD_ERRORS as error:
         raise UserError(f"{config.model_type} cannot be built at width {wanted.width:g} ({values}): {error}") from None
     fields = {field: (sizes[field], new) for field, new in values.items()}
-    return Target(student, wanted.width, shape.hidden / anatomy.residual.size, fields, wanted.depth, shape.narrowing)
+    given = shape.hidden / anatomy.residual.size
+    return Target(student, wanted.width, given, fields, wanted.depth, shape.narrowing, shape.rotary_base)
 
 
 def sizes_at(config: PretrainedConfig, anatomy: Anatomy, width: float) -> dict[str, int]:

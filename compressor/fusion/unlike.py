@@ -15,7 +15,7 @@ from torch import Tensor
 
 from compressor.anatomy import Map, Role, Space, map_key
 from compressor.errors import UnsupportedError
-from compressor.fusion.channels import low_rank_product, padded
+from compressor.fusion.low_rank import low_rank_product, padded
 from compressor.fusion.moments import HeadStatistics
 
 
