@@ -67,7 +67,7 @@ def make(job: Job) -> Made:
     plan = build_options(job, found[0].inner)
     chosen, measured = _choose(job, found, problems, plan)
     job, chosen, forms = _shaped(job, found, chosen, problems, plan, measured)
-    plan = replace(plan, inner=chosen.inner)
+    plan = replace(plan, inner=chosen.inner, owners=chosen.owners)
     job.clock.lap("choose")
     job.tell(0.4, "building the student")
     student = Student(job.model, job.anatomy, job.sources, chosen.make(problems), plan)
@@ -218,7 +218,7 @@ def _pilot(
     shortened = quick and candidate.inner == "select" and job.options.inner == "auto"
     inner = "importance" if shortened else candidate.inner
     ridges = plan.ridges if len(plan.ridges) == 1 else (PILOT_RIDGE,)
-    trial = replace(plan, held_out=0, ridges=ridges, inner=inner)
+    trial = replace(plan, held_out=0, ridges=ridges, inner=inner, owners=candidate.owners)
     return Student(copy.deepcopy(job.model), job.anatomy, job.sources, residual, trial, noted=False)
 
 

@@ -42,6 +42,11 @@ class Candidate:
     inner: str
     label: str
 
+    @property
+    def owners(self) -> tuple[bool, ...]:
+        """Whose heads and units go with those coordinates: others' could not be computed from them."""
+        return tuple(share > 0 for share in self.shares)
+
     def make(self, problems: Mapping[str, ResidualProblem]) -> dict[str, ResidualMap]:
         """The maps of every residual and embedding space; what cannot be rotated is coupled to a barycentre."""
         found = {}

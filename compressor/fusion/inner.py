@@ -7,7 +7,7 @@ Each method is one function from the pooled statistics of a space to one couplin
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -109,6 +109,39 @@ def evenly_spaced(problem: UnitProblem) -> UnitMap:
         from_selection(torch.linspace(0, n - 1, problem.units).round().long(), n, space=problem.name) for n in units
     )
     return UnitMap(pooled_maps(couplings, problem.weights, scatter=True), couplings)
+
+
+def among(method: Callable[[UnitProblem], UnitMap], problem: UnitProblem, owners: Sequence[bool]) -> UnitMap:
+    """A method's map of some teachers' units alone; of everybody's where those are fewer than the student's.
+
+    Args:
+        method: a registered one.
+        problem: with every teacher's units pooled.
+        owners: whose units may be taken.
+    """
+    units = [size // problem.block for size in problem.sizes]
+    mine = torch.cat([torch.full((count,), owner) for count, owner in zip(units, owners, strict=True)])
+    if all(owners) or int(mine.sum()) < problem.units:
+        return method(problem)
+    likeness, chosen = problem.likeness, mine.nonzero().flatten()
+    whole = sum(weight for weight, owner in zip(problem.weights, owners, strict=True) if owner)
+    alone = replace(
+        problem,
+        statistics=problem.statistics.of(mine.repeat_interleave(problem.block).nonzero().flatten()),
+        sizes=[size for size, owner in zip(problem.sizes, owners, strict=True) if owner],
+        weights=[weight / whole for weight, owner in zip(problem.weights, owners, strict=True) if owner],
+        likeness=None if likeness is None else lambda: likeness()[chosen[:, None], chosen[None, :]],
+    )
+    found = method(alone)
+    given = iter(zip(found.maps, found.couplings, strict=True))
+    both = [next(given) if owner else _nothing(problem, count) for count, owner in zip(units, owners, strict=True)]
+    return UnitMap(tuple(one for one, _ in both), tuple(coupling for _, coupling in both))
+
+
+def _nothing(problem: UnitProblem, count: int) -> tuple[Map, Coupling]:
+    """Of a teacher with so many units none is taken."""
+    none = torch.zeros(count, problem.units, dtype=torch.float64)
+    return Map(none, none), Coupling(none, none.sum(1), none.sum(0), None, "selection", problem.name)
 
 
 def chosen_units(problem: UnitProblem, chosen: Tensor) -> UnitMap:

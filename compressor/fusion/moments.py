@@ -41,6 +41,15 @@ class SpaceStatistics:
     def cross(self) -> Tensor:
         return self._cross()
 
+    def of(self, index: Tensor) -> SpaceStatistics:
+        """The moments of some of the coordinates."""
+        return SpaceStatistics(
+            self.outgoing[index],
+            lambda: self.variance[index],
+            lambda: self.gram[index[:, None], index[None, :]],
+            lambda: self.cross[index],
+        )
+
 
 class HeadStatistics:
     """What heads and their channels are matched by, all teachers pooled: n query heads, g groups, d channels.

@@ -15,7 +15,7 @@ from compressor.fusion.activations import ActivationFeatures
 from compressor.fusion.channels import narrowable, narrowed
 from compressor.fusion.experts import expert_maps, match_experts
 from compressor.fusion.heads import attention_maps, group_contributions, placed_groups
-from compressor.fusion.inner import UNIT_MAPS, UnitMap, UnitProblem
+from compressor.fusion.inner import UNIT_MAPS, UnitMap, UnitProblem, among
 from compressor.fusion.moments import Features
 from compressor.fusion.outline import Outline, Stage
 from compressor.fusion.refit import RIDGES, Fit, fit, fit_scales
@@ -40,6 +40,7 @@ class BuildOptions:
     Attributes:
         inner: name of the map of heads and hidden units.
         cost, solver, epsilon: how its couplings are solved.
+        owners: whether each teacher's heads and units may be taken; empty for all.
         from_weights: whether its ground costs are measured on the weights alone, though there is data.
         refit: whether linear modules are refitted.
         ridges: candidate λ of the refit.
@@ -53,6 +54,7 @@ class BuildOptions:
     refit: bool = True
     ridges: tuple[float, ...] = RIDGES
     held_out: int = 0
+    owners: tuple[bool, ...] = ()
     from_weights: bool = False
 
 
@@ -106,7 +108,7 @@ class Student:
             elif space.kind is Kind.ATTENTION:
                 maps, couplings = self._attention(space, features)
             else:
-                units = UNIT_MAPS.get(self.options.inner)(self._problem(name, features))
+                units = self._units(self._problem(name, features))
                 maps, couplings = tuple({name: one} for one in units.maps), units.couplings
             for own, new in zip(self.maps, maps, strict=True):
                 own |= new
@@ -150,6 +152,10 @@ class Student:
             epsilon=self.options.epsilon,
         )
 
+    def _units(self, problem: UnitProblem) -> UnitMap:
+        owners = self.options.owners or [True] * len(self.sources)
+        return among(UNIT_MAPS.get(self.options.inner), problem, owners)
+
     def _attention(self, space: Space, features: Features) -> tuple[Sequence[dict[str, Map]], Sequence[Coupling]]:
         """Heads as wholes, then their channels; spaces of one order take their heads from where the first did."""
         theirs = [source.space(space.name) for source in self.sources]
@@ -168,7 +174,7 @@ class Student:
                 units=space.groups,
                 likeness=partial(group_contributions, heads, theirs),
             )
-            units = placed_groups(problem) if space.placed else UNIT_MAPS.get(self.options.inner)(problem)
+            units = placed_groups(problem) if space.placed else self._units(problem)
             if space.order:
                 self._orders[space.order] = units
         maps = attention_maps(units, theirs, whole, heads)
