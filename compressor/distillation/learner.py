@@ -1,0 +1,108 @@
+"""The Trainer of transformers, with the objective of a finetune for its loss and its judgement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import PreTrainedModel, Trainer
+
+from compressor import processes
+from compressor.distillation.checkpoints import BEST
+from compressor.distillation.checks import Samples
+from compressor.distillation.draws import Draws
+from compressor.distillation.objective import Objective
+
+WEIGHTS = "model.safetensors"
+
+
+class Learner(Trainer):
+    """Steps on an objective over drawn samples; judged by that objective, checkpoints by the names of the modules."""
+
+    def __init__(
+        self, student: PreTrainedModel, draws: Draws, objective: Objective, validation: Samples | None, **kwargs: Any
+    ) -> None:
+        super().__init__(
+            student,
+            train_dataset=draws,
+            eval_dataset=validation,
+            data_collator=objective.collate,
+            **kwargs,
+        )
+        self.validation: Samples = validation or []
+        self.student = student
+        self.objective: Objective = objective
+        self.draws = draws
+        #: Whether a process sees a part of a step's batch at a time, and what the losses' positions in all of it are.
+        self.parted = self.args.world_size * self.args.gradient_accumulation_steps > 1
+        self.totals: list[float] | None = None
+        # The losses of parts add up to that of the batch: nothing is left to be divided.
+        self.compute_loss_func = _never_called
+
+    def get_batch_samples(self, *given: Any) -> tuple[list[dict[str, Tensor]], None]:
+        """The parts of a step's batch that this process sees; and what all parts of all processes hold together."""
+        parts, _ = super().get_batch_samples(*given)
+        if self.parted:
+            own = [sum(column) for column in zip(*map(self.objective.counts, parts), strict=True)]
+            self.totals = processes.added_up(own, self.args.device)
+        return parts, None
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return SequentialSampler(self.draws)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        # Without dropout, as the student was fitted: at a transported student's scales its noise drowns the signal.
+        model.eval()
+        done = self.state.global_step / self.state.max_steps
+        loss, outputs = self.objective.loss(model, inputs, done, self.totals)
+        if self.args.world_size > 1:
+            # Gradients, and the loss that is told, are the mean over the processes.
+            loss = loss * self.args.world_size
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """The objective's own judgement."""
+        metrics = {"eval_loss": self.objective.judge(self.student, self.validation)}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if self.state.global_step == 0:
+            # The Trainer does so itself of later ones.
+            self._determine_best_metric(metrics, None)
+        return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        better = super()._determine_best_metric(metrics, trial)
+        if better and self.args.should_save:
+            folder = Path(self.args.output_dir or ".") / BEST
+            folder.mkdir(exist_ok=True)
+            half = folder / f".{WEIGHTS}.partial"
+            safetensors.torch.save_model(self.student, str(half))
+            half.replace(folder / WEIGHTS)
+        return better
+
+    # transformers saves some parameters under older names, and its Trainer, on resuming, silently leaves out what it
+    # does not find by name.  Checkpoints are ours alone, so they keep the names that the modules have.
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir or ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_model(self.student, str(folder / WEIGHTS))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        safetensors.torch.load_model(self.student, Path(resume_from_checkpoint) / WEIGHTS)
+
+
+def _never_called(*_: Any, **__: Any) -> Any:
+    raise AssertionError("the trainer computes its loss itself")
