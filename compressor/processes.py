@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 #: Hours that processes wait for the first one, which fuses and measures alone.
 PATIENCE = 24
 
-#: How accelerate tells the processes that they share weights.
-_SHARED_WEIGHTS = {"FSDP": "ACCELERATE_USE_FSDP", "DeepSpeed": "ACCELERATE_USE_DEEPSPEED"}
-
 
 def rank() -> int:
     """Which of the processes this is, from 0."""
@@ -36,6 +33,11 @@ def first() -> bool:
     return rank() == 0
 
 
+def sharded() -> bool:
+    """Whether each keeps a part of the weights alone while it trains, as accelerate was told: FSDP."""
+    return _told("ACCELERATE_USE_FSDP")
+
+
 def device_of(name: str) -> str:
     """The device of this process: of several GPUs each takes its own."""
     return f"cuda:{os.environ.get('LOCAL_RANK') or 0}" if name == "cuda" and count() > 1 else name
@@ -48,21 +50,27 @@ def join(device: str) -> None:
         device: "cpu", or "cuda" for one GPU each.
 
     Raises:
-        UnsupportedError: they were launched to share weights.
+        UnsupportedError: they were launched to share weights in a way that is not known here, or on the CPU, where
+            accelerate would leave that out without a word.
     """
-    for name, variable in _SHARED_WEIGHTS.items():
-        if os.environ.get(variable, "").lower() in ("1", "true"):
-            raise UnsupportedError(
-                f"processes share batches here and not weights: launch them without {name}; for less memory there are "
-                "finetune.accumulate, finetune.recompute and finetune.precision"
-            )
+    if _told("ACCELERATE_USE_DEEPSPEED"):
+        raise UnsupportedError("weights are shared by FSDP alone: launch the processes without DeepSpeed")
+    if sharded():
+        if os.environ.get("FSDP_VERSION") != "2":
+            raise UnsupportedError("of FSDP the second version is used: add --fsdp_version 2 to accelerate launch")
+        # Teachers are whole in every process; transformers would read them, and the student, in one process alone.
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     if count() == 1:
         return
     from datetime import timedelta
 
-    from accelerate import PartialState
+    from accelerate import DistributedType, PartialState
 
-    PartialState(cpu=device == "cpu", timeout=timedelta(hours=PATIENCE))
+    state = PartialState(cpu=device == "cpu", timeout=timedelta(hours=PATIENCE))
+    if sharded() and state.distributed_type == DistributedType.MULTI_CPU:
+        raise UnsupportedError(
+            "accelerate shares weights between GPUs alone: use --device cuda, or launch without FSDP"
+        )
 
 
 def wait() -> None:
@@ -95,3 +103,7 @@ def added_up(values: Sequence[float], device: torch.device) -> list[float]:
     total = torch.tensor(values, dtype=torch.float64, device=device)
     torch.distributed.all_reduce(total)
     return total.tolist()
+
+
+def _told(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,40 @@ from compressor import processes
 from compressor.distillation.checkpoints import BEST
 from compressor.distillation.checks import Samples
 from compressor.distillation.draws import Draws
+from compressor.distillation.memory import layer_classes
 from compressor.distillation.objective import Objective
+from compressor.distillation.shards import gather, scatter
 
 WEIGHTS = "model.safetensors"
 
 
 class Learner(Trainer):
-    """Steps on an objective over drawn samples; judged by that objective, checkpoints by the names of the modules."""
+    """Steps on an objective over drawn samples; judged by that objective, checkpoints by the names of the modules.
+
+    Args:
+        student: trained in place, save where processes share its weights: then a copy is, of which each has a part,
+            and the student has weights of it whenever `gather` was called.
+        draws: what it is trained on, in this order.
+        objective: what it is trained for.
+        validation: what it is judged by; None for nothing.
+        kwargs: as of the `Trainer`.
+    """
 
     def __init__(
         self, student: PreTrainedModel, draws: Draws, objective: Objective, validation: Samples | None, **kwargs: Any
     ) -> None:
+        #: What is trained; `fully_shard` leaves it the object that it is.
+        self.trained = copy.deepcopy(student) if processes.sharded() else student
         super().__init__(
-            student,
+            self.trained,
             train_dataset=draws,
             eval_dataset=validation,
             data_collator=objective.collate,
             **kwargs,
         )
+        if (plugin := getattr(self.accelerator.state, "fsdp_plugin", None)) is not None:
+            # The model's own list, which is taken otherwise, has BERT's embeddings too: accelerate then fails on them.
+            plugin.transformer_cls_names_to_wrap = plugin.transformer_cls_names_to_wrap or layer_classes(student)
         self.validation: Samples = validation or []
         self.student = student
         self.objective: Objective = objective
@@ -42,6 +59,11 @@ class Learner(Trainer):
         self.totals: list[float] | None = None
         # The losses of parts add up to that of the batch: nothing is left to be divided.
         self.compute_loss_func = _never_called
+
+    def gather(self) -> None:
+        """Give the student the weights that the training has; all processes must call this."""
+        if processes.sharded():
+            gather(self.trained, self.student)
 
     def get_batch_samples(self, *given: Any) -> tuple[list[dict[str, Tensor]], None]:
         """The parts of a step's batch that this process sees; and what all parts of all processes hold together."""
@@ -72,7 +94,7 @@ class Learner(Trainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """The objective's own judgement."""
-        metrics = {"eval_loss": self.objective.judge(self.student, self.validation)}
+        metrics = {"eval_loss": self.objective.judge(self.trained, self.validation)}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         if self.state.global_step == 0:
@@ -82,6 +104,8 @@ class Learner(Trainer):
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         better = super()._determine_best_metric(metrics, trial)
+        if better:
+            self.gather()
         if better and self.args.should_save:
             folder = Path(self.args.output_dir or ".") / BEST
             folder.mkdir(exist_ok=True)
@@ -93,7 +117,9 @@ class Learner(Trainer):
     # transformers saves some parameters under older names, and its Trainer, on resuming, silently leaves out what it
     # does not find by name.  Checkpoints are ours alone, so they keep the names that the modules have.
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights, of which all processes may have parts, as the first one."""
+        self.gather()
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir or ".")
@@ -102,6 +128,8 @@ class Learner(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         safetensors.torch.load_model(self.student, Path(resume_from_checkpoint) / WEIGHTS)
+        if processes.sharded():
+            scatter(self.student, self.trained)
 
 
 def _never_called(*_: Any, **__: Any) -> Any:

@@ -94,7 +94,7 @@ class Loop:
             Diverged: a loss is not finite.
         """
         try:
-            with quiet(), _random_state_kept(), recomputing(self.student, self.objective.options.recompute):
+            with quiet(), _random_state_kept(), contextlib.ExitStack() as during:
                 trainer = Learner(
                     self.student,
                     self._draws(steps),
@@ -104,11 +104,14 @@ class Loop:
                     callbacks=[_Watch(progress), *self._stopping(), *self._logging(rate)],
                 )
                 trainer.remove_callback(PrinterCallback)
+                during.enter_context(recomputing(trainer.trained, self.objective.options.recompute))
                 state = None if checkpoint is None else self._stopped_in(checkpoint)
                 if state is None:
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
                     state = trainer.state
+                    trainer.gather()
                 processes.wait()
+                self.student.to(trainer.args.device)  # type: ignore[arg-type]
                 if state.best_global_step is not None:
                     safetensors.torch.load_model(self.student, folder / BEST / WEIGHTS)
         finally:

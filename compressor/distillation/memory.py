@@ -13,6 +13,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from compressor.errors import UnsupportedError
 
 
+def layer_classes(model: PreTrainedModel) -> list[str] | None:
+    """The names of the classes of the model's layers; None if these are not told apart."""
+    return sorted({type(layer).__name__ for layer in _layers(model)}) or None
+
+
 @contextmanager
 def recomputing(model: PreTrainedModel, wanted: bool) -> Iterator[None]:
     """Keep nothing inside the layers for the backward pass, which computes them again.
@@ -22,7 +27,7 @@ def recomputing(model: PreTrainedModel, wanted: bool) -> Iterator[None]:
     Raises:
         UnsupportedError: the model's layers are not told apart.
     """
-    layers = [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)] if wanted else []
+    layers = _layers(model) if wanted else []
     if wanted and not layers:
         raise UnsupportedError(f"the layers of {type(model).__name__} cannot be computed again: leave recompute out")
     try:
@@ -32,3 +37,7 @@ def recomputing(model: PreTrainedModel, wanted: bool) -> Iterator[None]:
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)
+
+
+def _layers(model: PreTrainedModel) -> list[GradientCheckpointingLayer]:
+    return [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]

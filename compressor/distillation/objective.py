@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -89,7 +90,6 @@ class Objective:
         self.teachers = [teacher for teacher, _ in ensemble] if asked else []
         self.options = options
         self.collate = partial(collate, pad=pad_id(student.config))
-        self._student = student
         self._task = task_of_model(student)
         self._pass_options = pass_options(student)
         known = comparison or Comparison()
@@ -130,11 +130,14 @@ class Objective:
             if done is not None or one.decay is None or not lasting
         ]
         opinions, teachers_watched = self._ask(inputs, indices)
-        with watching(self._student, self._modules) as watched:
+        # What several processes wrap a model in has it under this name.
+        with watching(getattr(model, "module", model), self._modules) as watched:
             outputs = model(**inputs, **self._pass_options)
-        seen = Seen(inputs, outputs.logits, labels, opinions, watched, teachers_watched)
+        # Of weights that are shared in half precision they would be of that.
+        logits = outputs.logits.float()
+        seen = Seen(inputs, logits, labels, opinions, watched, teachers_watched)
         terms = [
-            Term(weight, loss.mean(seen) if weight else outputs.logits.new_zeros(()), loss.count(inputs, labels))
+            Term(weight, loss.mean(seen) if weight else logits.new_zeros(()), loss.count(inputs, labels))
             for weight, loss in wanted
         ]
         return terms, outputs
@@ -160,11 +163,11 @@ class Objective:
         parts = [share * term.weight * term.mean for share, term in zip(shares, terms, strict=True)]
         return torch.stack(parts).sum(), outputs
 
-    def judge(self, model: PreTrainedModel, samples: Samples) -> float:
+    def judge(self, model: torch.nn.Module, samples: Samples) -> float:
         """The loss over all samples, in eval mode: each term is the mean over the positions of all batches.
 
         Args:
-            model: the student; left in eval mode.
+            model: the student, on the device of the teachers; left in eval mode.
             samples: read in order, in batches as large as those of the training; several processes share them.
 
         Raises:
@@ -172,20 +175,25 @@ class Objective:
         """
         model.eval()
         size = self.options.batch_size
-        starts = range(processes.rank() * size, len(samples), processes.count() * size)
+        everything = range(0, len(samples), size)
+        starts = list(everything[processes.rank() :: processes.count()])
+        # All go through as many, as weights that are shared ask of them; what is over counts nothing.
+        own, rounds = len(starts), math.ceil(len(everything) / processes.count())
+        starts += [0] * (rounds - own)
         batches: DataLoader[Any] = DataLoader(
             samples,  # type: ignore[arg-type]
             batch_sampler=[list(range(start, min(start + size, len(samples)))) for start in starts],
             collate_fn=self.collate,
         )
         sums, counts = [0.0] * len(self._losses), [0.0] * len(self._losses)
+        device = next(model.parameters()).device
         with torch.no_grad():
-            for batch in batches:
-                terms, _ = self.terms(model, {name: value.to(model.device) for name, value in batch.items()})
-                for index, term in enumerate(terms):
+            for turn, batch in enumerate(batches):
+                terms, _ = self.terms(model, {name: value.to(device) for name, value in batch.items()})
+                for index, term in enumerate(terms if turn < own else ()):
                     sums[index] += term.weight * term.mean.item() * term.positions
                     counts[index] += term.positions
-        sums, counts = (processes.added_up(values, model.device) for values in (sums, counts))
+        sums, counts = (processes.added_up(values, device) for values in (sums, counts))
         if not any(counts):
             raise UserError(f"none of the {len(samples)} samples to judge by has a known label: name data with more")
         return sum(total / max(count, 1) for total, count in zip(sums, counts, strict=True))
@@ -222,7 +230,8 @@ class Objective:
     def _ask(self, inputs: Mapping[str, Tensor], indices: Sequence[int]) -> tuple[list[Tensor], list[Watched]]:
         """The teachers' logits that count, and what is watched of them."""
         if self._kept:
-            return [kept.of(indices).to(self._student.device) for kept in self._kept], [{} for _ in self._kept]
+            device = next(iter(inputs.values())).device
+            return [kept.of(indices).to(device) for kept in self._kept], [{} for _ in self._kept]
         opinions: list[Tensor] = []
         seen: list[Watched] = []
         for teacher, modules in zip(self.teachers, self._teachers_modules, strict=True):

@@ -129,6 +129,8 @@ def distill(
         "weights": list(weights) if distils else [],
         "samples": len(train),
         "parameters": student.num_parameters(),
+        # None, and so as if it were not there, where each process has all weights: as most checkpoints were written.
+        "sharded": processes.sharded() or None,
     }
     folder = Path(work_dir)
     begin(folder, run, resume)
