@@ -15,9 +15,10 @@ from test_export import bert, built, mistral, run, t5, vit, written
 from compressor.bench.deployed import measure_deployed
 from compressor.errors import UnsupportedError, UserError
 from compressor.export import onnx as exporter
-from compressor.export.formats import FORMATS, check_formats, write_formats
+from compressor.export.formats import FORMATS, check_formats
 from compressor.export.layout import INT8, files_of
 from compressor.export.proofs import answers_of
+from compressor.export.writing import write_formats
 from compressor.models.example import onnx_example
 from compressor.models.inputs import dummy_inputs
 from compressor.pipeline.deploy import _noted

@@ -23,9 +23,10 @@ from torch import Tensor
 from compressor.bench.deployed import measure_deployed
 from compressor.bench.isolated import Job, WorkerError, measure_isolated
 from compressor.export import quantise
-from compressor.export.formats import FORMATS, write_formats
+from compressor.export.formats import FORMATS
 from compressor.export.proofs import MODEL, answers_of
 from compressor.export.runtime import Session
+from compressor.export.writing import write_formats
 from compressor.models.inputs import is_image_config
 from compressor.models.load import load_teacher
 from compressor.pipeline.environment import environment

@@ -14,9 +14,10 @@ from compressor.bench.isolated import Job, WorkerError, measure_isolated
 from compressor.bench.latency import threads as all_threads
 from compressor.bench.table import Row, to_json
 from compressor.errors import UnsupportedError, UserError
-from compressor.export.formats import FORMATS, write_formats
+from compressor.export.formats import FORMATS
 from compressor.export.layout import files_of
 from compressor.export.proofs import MODEL
+from compressor.export.writing import write_formats
 from compressor.models.inputs import dummy_inputs, is_image_config
 from compressor.models.load import Teacher, load_teacher
 from compressor.pipeline.ensemble import check_device

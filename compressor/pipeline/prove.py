@@ -14,10 +14,11 @@ from transformers import PreTrainedModel
 from compressor.bench.accuracy import Score
 from compressor.bench.deployed import DeployedScore, measure_deployed
 from compressor.errors import UnsupportedError
-from compressor.export.formats import FLOAT, FORMATS, write_formats
+from compressor.export.formats import FLOAT, FORMATS
 from compressor.export.layout import files_of
 from compressor.export.onnx import ExportReport, FileReport, export_onnx, plain
 from compressor.export.proofs import MODEL, answers_of
+from compressor.export.writing import write_formats
 from compressor.pipeline.measure import Contender, Timing, shape_key, time_contenders
 from compressor.pipeline.samples import RunData
 from compressor.pipeline.space import told_when_full
