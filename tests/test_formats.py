@@ -47,8 +47,11 @@ def traced(images, monkeypatch):
 class TestFormats:
     def test_names_and_places(self, images):
         _, found, folder = images
-        assert tuple(found) == FORMATS.names() == ("onnx", "onnx-int8", "onnx-fp16", "torch-export")
-        assert written(folder) == ["config.json", "model.onnx", "model_fp16.onnx", "model_int8.onnx"]
+        assert tuple(found) == FORMATS.names()
+        assert FORMATS.names() == ("onnx", "onnx-int8", "onnx-int8-dynamic", "onnx-fp16", "torch-export")
+        assert written(folder) == [
+            "config.json", "model.onnx", "model_fp16.onnx", "model_int8.onnx", "model_int8_dynamic.onnx"
+        ]  # fmt: skip
         assert sorted(path.name for path in folder.iterdir()) == ["onnx", "torch"]
         for one in found.values():
             (file,) = one.report.files
@@ -69,6 +72,7 @@ class TestFormats:
         half, int8 = found["onnx-fp16"].report.parity, found["onnx-int8"].report.parity
         assert 0 < half.error < 5e-3 < int8.error < 0.3
         assert {case.batch for case in int8.cases} == {1, 2, 5}
+        assert half.error < found["onnx-int8-dynamic"].report.parity.error < 0.3
 
     def test_weights_are_what_they_are_called(self, images):
         import onnx
@@ -79,7 +83,11 @@ class TestFormats:
             for name, one in found.items()
             if name != "torch-export"
         }
-        assert onnx.TensorProto.INT8 in types["onnx-int8"]
+        assert onnx.TensorProto.INT8 in types["onnx-int8"] and onnx.TensorProto.INT8 in types["onnx-int8-dynamic"]
+        kinds = {name: {n.op_type for n in onnx.load(found[name].report.path).graph.node} for name in types}
+        # One has ranges in it, the other takes them of what it is given, and leaves the convolution as it is.
+        assert "QuantizeLinear" in kinds["onnx-int8"] and "DynamicQuantizeLinear" not in kinds["onnx-int8"]
+        assert {"DynamicQuantizeLinear", "MatMulInteger", "Conv"} <= kinds["onnx-int8-dynamic"]
         assert onnx.TensorProto.FLOAT16 in types["onnx-fp16"] and onnx.TensorProto.FLOAT not in types["onnx-fp16"]
         graph = onnx.load(found["onnx-fp16"].report.path).graph
         assert {v.type.tensor_type.elem_type for v in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT}
@@ -102,6 +110,7 @@ class TestFormats:
     def test_image_models_need_samples_for_int8(self):
         with pytest.raises(UserError, match=r"onnx-int8 .* --data"):
             check_formats(["onnx", "onnx-int8"], vit().config, data=False)
+        check_formats(["onnx-int8-dynamic"], vit().config, data=False)
         check_formats(["onnx-int8"], bert().config, data=False)
         with pytest.raises(UserError, match=r"unknown export format 'int4'.*known: onnx, onnx-int8"):
             check_formats(["int4"], vit().config, data=True)

@@ -60,7 +60,9 @@ def main(
     found = open_data(recipe, loaded.processor, loaded.config)
     assert found.evaluation is not None
     with tempfile.TemporaryDirectory() as scratch:
-        names = ("onnx", "onnx-int8", "onnx-fp16")
+        # For texts they are the same.
+        dynamic = ("onnx-int8-dynamic",) if is_image_config(loaded.config) else ()
+        names = ("onnx", "onnx-int8", *dynamic, "onnx-fp16")
         options = ExportOptions(formats=names)
         written = write_formats(names, loaded.model, scratch, options, calibration=found.calibration)
         files = {one: made.report.path for one, made in written.items()}
@@ -109,7 +111,7 @@ def ways(images: bool, calibration: Batches) -> dict[str, Way]:
         return {name: _dynamic(Int8Options(**change)) for name, change in changes.items()}
     changes["percentile"] = {"calibration": "percentile"}
     found: dict[str, Way] = {name: _static(Int8Options(**change), calibration) for name, change in changes.items()}
-    return {**found, "every operation": _everything(calibration), "dynamic": _dynamic(Int8Options())}
+    return {**found, "every operation": _everything(calibration)}
 
 
 def _static(options: Int8Options, calibration: Batches) -> Way:

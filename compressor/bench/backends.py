@@ -31,4 +31,5 @@ BACKENDS.register("onnx")(Backend("ONNX Runtime", "onnx", "onnx"))
 BACKENDS.register("onnx-int8")(
     Backend("ONNX Runtime, int8", "onnx", "onnx-int8", ("model_quantized.onnx", "model_int8.onnx"))
 )
+BACKENDS.register("onnx-int8-dynamic")(Backend("ONNX Runtime, dynamic int8", "onnx", "onnx-int8-dynamic"))
 BACKENDS.register("onnx-fp16")(Backend("ONNX Runtime, float16", "onnx", "onnx-fp16"))

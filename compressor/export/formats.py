@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UserError
-from compressor.export.layout import FLOAT16, INT8, FileKind, has_cache
+from compressor.export.layout import FLOAT16, INT8, INT8_DYNAMIC, FileKind, has_cache
 from compressor.export.program import Program, write_program
 from compressor.export.quantise import write_dynamic_int8, write_float16, write_static_int8
 from compressor.export.runtime import Runnable, Session
@@ -86,7 +86,11 @@ def _int8(kind: FileKind, source: Source, path: Path) -> None:
     if is_image_config(source.model.config):
         write_static_int8(source.floats / kind.name, path, source.calibration, source.options.int8)
     else:
-        write_dynamic_int8(source.floats / kind.name, path, source.options.int8)
+        _dynamic_int8(kind, source, path)
+
+
+def _dynamic_int8(kind: FileKind, source: Source, path: Path) -> None:
+    write_dynamic_int8(source.floats / kind.name, path, source.options.int8)
 
 
 def _float16(kind: FileKind, source: Source, path: Path) -> None:
@@ -103,6 +107,9 @@ FORMATS: Registry[Format] = Registry("export format")
 FORMATS.register(FLOAT)(Format("ONNX in float32", "onnx", _copy, Session, exact=True))
 FORMATS.register("onnx-int8")(
     Format("ONNX with int8 weights", "onnx", _int8, Session, suffix=INT8, calibrated=is_image_config)
+)
+FORMATS.register("onnx-int8-dynamic")(
+    Format("ONNX with int8 weights, activations quantised as it runs", "onnx", _dynamic_int8, Session, INT8_DYNAMIC)
 )
 FORMATS.register("onnx-fp16")(
     Format("ONNX in float16, inputs and outputs float32", "onnx", _float16, Session, suffix=FLOAT16)

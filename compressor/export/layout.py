@@ -57,7 +57,7 @@ ENCODER_DECODERS: dict[str, tuple[FileKind, ...]] = {
 }
 
 #: What the name of a file ends with that is made from the float32 one.
-INT8, FLOAT16 = "_int8", "_fp16"
+INT8, INT8_DYNAMIC, FLOAT16 = "_int8", "_int8_dynamic", "_fp16"
 
 
 def every_kind() -> tuple[FileKind, ...]:
@@ -66,7 +66,7 @@ def every_kind() -> tuple[FileKind, ...]:
 
 
 #: Every name that an export to ONNX may write.
-NAMES = tuple(kind.named(suffix) for kind in every_kind() for suffix in ("", INT8, FLOAT16))
+NAMES = tuple(kind.named(suffix) for kind in every_kind() for suffix in ("", INT8, INT8_DYNAMIC, FLOAT16))
 
 
 def files_of(model: PreTrainedModel, cache: bool = True) -> tuple[FileKind, ...]:

@@ -41,7 +41,7 @@ class ExportOptions(Section):
         ("onnx",),
         min_length=1,
         description="Formats to write, each proved: onnx, onnx-int8 (static for images, which needs data; else "
-        "dynamic), onnx-fp16, torch-export.",
+        "dynamic), onnx-int8-dynamic (for images too), onnx-fp16, torch-export.",
     )
     int8: Int8Options = Int8Options()
     cache: bool = Field(True, description="Also write files with past keys and values for models that generate.")
