@@ -16,7 +16,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from compressor.cli.app import app
-from compressor.cli.options import FLAGS
+from compressor.cli.flags import FLAGS
 from compressor.presets import PRESETS
 from compressor.recipe import Recipe, Section
 from compressor.registry import Registry

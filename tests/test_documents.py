@@ -194,7 +194,7 @@ def test_the_guide_has_every_option_command_and_method(build):
     import typer.main
 
     from compressor.cli.app import app
-    from compressor.cli.options import FLAGS
+    from compressor.cli.flags import FLAGS
     from compressor.recipe import FinetuneOptions
     from compressor.transport import SOLVERS
 

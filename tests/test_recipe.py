@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from compressor.cli.options import FLAGS, nested, to_recipe
+from compressor.cli.flags import FLAGS, nested, to_recipe
 from compressor.errors import UserError
 from compressor.recipe import Recipe, build, read
 

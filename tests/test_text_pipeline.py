@@ -164,7 +164,7 @@ def test_encoder_decoders_are_timed_in_torch_only(capsys, root):
 
 
 def test_the_files_with_past_can_be_left_out(root, tmp_path, monkeypatch):
-    from compressor.cli import options
+    from compressor.cli.flags import to_recipe
     from compressor.pipeline import prove
     from compressor.pipeline.stages import Stages
 
@@ -173,7 +173,7 @@ def test_the_files_with_past_can_be_left_out(root, tmp_path, monkeypatch):
         prove, "write_formats", lambda names, model, folder, given, **rest: caches.append(given.cache) or {}
     )
     for given in (False, True):
-        recipe = options.to_recipe({"--teachers": ("a",), "--no-cache": given})
+        recipe = to_recipe({"--teachers": ("a",), "--no-cache": given})
         prove.prove(recipe.export, None, tmp_path, Stages())
     assert caches == [True, False]
 

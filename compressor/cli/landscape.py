@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from compressor.cli import options as o
+from compressor.cli.flags import to_recipe
 from compressor.cli.show import loading, remark, say, say_json, working
 
 _NAME = "a local folder, a built-in name (vit-a, vit-b) or a Hub id"
@@ -27,26 +28,19 @@ def _picture(default: str) -> Any:
     )
 
 
+@o.takes(*o.EVALUATION, "--seed", "--device")
 def landscape(
     anchor: Annotated[str, _model("ANCHOR", f"The model at the origin: {_NAME}.")],
     fused: Annotated[str, _model("FUSED", "A model of the same shape, such as the one-shot fusion: likewise.")],
     vanilla: Annotated[str, _model("VANILLA", "A third one, such as the plain average of the weights: likewise.")],
+    *,
     points: Annotated[int, typer.Option("--points", min=2, help="Points along each side of the map.")] = 15,
     margin: Annotated[
         float,
         typer.Option("--margin", min=0, max=10, help="Margin around the models, as a share of their longer side."),
     ] = 0.3,
     output: Annotated[str, _picture("landscape.svg")] = "landscape.svg",
-    data: o.Data = None,
-    eval_split: o.EvalSplit = None,
-    image_column: o.ImageColumn = None,
-    label_column: o.LabelColumn = None,
-    text_column: o.TextColumn = None,
-    target_column: o.TargetColumn = None,
-    max_length: o.MaxLength = None,
-    eval_samples: o.EvalSamples = None,
-    seed: o.Seed = None,
-    device: o.Device = None,
+    given: o.Given,
     force: o.Force = False,
     json: o.Json = False,
     debug: o.Debug = False,
@@ -59,21 +53,7 @@ def landscape(
 
     Example: compress landscape ./anchor ./fused ./vanilla --data ./images --eval-samples 500 -o landscape.svg
     """
-    recipe = o.to_recipe(
-        {
-            "--teachers": (anchor, fused, vanilla),
-            "--data": data,
-            "--eval-split": eval_split,
-            "--image-column": image_column,
-            "--label-column": label_column,
-            "--text-column": text_column,
-            "--target-column": target_column,
-            "--max-length": max_length,
-            "--eval-samples": eval_samples,
-            "--seed": seed,
-            "--device": device,
-        }
-    )
+    recipe = to_recipe({"--teachers": (anchor, fused, vanilla), **given})
     with working(debug) as progress:
         with loading():
             from compressor.pipeline import landscape as job
@@ -82,22 +62,15 @@ def landscape(
     _show(found, json)
 
 
+@o.takes(*o.EVALUATION, "--seed", "--device")
 def interpolate(
     a: Annotated[str, _model("A", f"The model that the lines begin at: {_NAME}.")],
     b: Annotated[str, _model("B", "The model, of the same shape, that the line leads to: likewise.")],
     c: Annotated[str | None, _model("C", "B aligned to A: a second line, for before and after.")] = None,
+    *,
     points: Annotated[int, typer.Option("--points", min=3, help="Points along each line, its ends included.")] = 11,
     output: Annotated[str, _picture("curve.svg")] = "curve.svg",
-    data: o.Data = None,
-    eval_split: o.EvalSplit = None,
-    image_column: o.ImageColumn = None,
-    label_column: o.LabelColumn = None,
-    text_column: o.TextColumn = None,
-    target_column: o.TargetColumn = None,
-    max_length: o.MaxLength = None,
-    eval_samples: o.EvalSamples = None,
-    seed: o.Seed = None,
-    device: o.Device = None,
+    given: o.Given,
     force: o.Force = False,
     json: o.Json = False,
     debug: o.Debug = False,
@@ -110,21 +83,7 @@ def interpolate(
 
     Example: compress interpolate ./teacher-a ./teacher-b ./aligned --data ./images -o curve.svg
     """
-    recipe = o.to_recipe(
-        {
-            "--teachers": (a, b) if c is None else (a, b, c),
-            "--data": data,
-            "--eval-split": eval_split,
-            "--image-column": image_column,
-            "--label-column": label_column,
-            "--text-column": text_column,
-            "--target-column": target_column,
-            "--max-length": max_length,
-            "--eval-samples": eval_samples,
-            "--seed": seed,
-            "--device": device,
-        }
-    )
+    recipe = to_recipe({"--teachers": (a, b) if c is None else (a, b, c), **given})
     with working(debug) as progress:
         with loading():
             from compressor.pipeline import landscape as job

@@ -9,19 +9,16 @@ from typing import Annotated
 import typer
 
 from compressor.cli import options as o
+from compressor.cli.flags import to_recipe
 from compressor.cli.show import loading, say, say_json, working
 from compressor.errors import UserError
 from compressor.report.graph.svg import check_file, draw, write_file
 
 
+@o.takes(*o.SHAPE, "--narrowing")
 def plan(
     teachers: o.Teachers,
-    width: o.Width = None,
-    target_params: o.TargetParams = None,
-    target_flops: o.TargetFlops = None,
-    max_latency: o.MaxLatency = None,
-    depth: o.Depth = None,
-    narrowing: o.Narrowing = None,
+    given: o.Given,
     length: o.Length = 128,
     json: o.Json = False,
     debug: o.Debug = False,
@@ -32,17 +29,7 @@ def plan(
 
     Example: compress plan --width 0.5 ./teacher-a ./teacher-b
     """
-    recipe = o.to_recipe(
-        {
-            "--teachers": tuple(teachers),
-            "--width": width,
-            "--target-params": target_params,
-            "--target-flops": target_flops,
-            "--max-latency": max_latency,
-            "--depth": depth,
-            "--narrowing": narrowing,
-        }
-    )
+    recipe = to_recipe({"--teachers": tuple(teachers), **given})
     with working(debug) as progress:
         with loading():
             from compressor.pipeline.plan import plan as make_plan

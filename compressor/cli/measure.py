@@ -9,24 +9,19 @@ import typer
 from compressor.bench.backends import BACKENDS
 from compressor.bench.versus import check_file, compare_results, read_result, write_result
 from compressor.cli import options as o
+from compressor.cli.flags import counts, names, to_recipe
 from compressor.cli.show import loading, remark, say, say_json, working
 from compressor.errors import UserError
 
 
+@o.takes(*o.EVALUATION, "--device")
 def evaluate(
     models: o.Models,
+    *,
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Also measure the mean of the models' predictions, as the last row.")
     ] = False,
-    data: o.Data = None,
-    eval_split: o.EvalSplit = None,
-    image_column: o.ImageColumn = None,
-    label_column: o.LabelColumn = None,
-    text_column: o.TextColumn = None,
-    target_column: o.TargetColumn = None,
-    max_length: o.MaxLength = None,
-    eval_samples: o.EvalSamples = None,
-    device: o.Device = None,
+    given: o.Given,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -37,20 +32,7 @@ def evaluate(
 
     Example: compress evaluate student ./teacher-a --data ./images --eval-samples all
     """
-    recipe = o.to_recipe(
-        {
-            "--teachers": tuple(models),
-            "--data": data,
-            "--eval-split": eval_split,
-            "--image-column": image_column,
-            "--label-column": label_column,
-            "--text-column": text_column,
-            "--target-column": target_column,
-            "--max-length": max_length,
-            "--eval-samples": eval_samples,
-            "--device": device,
-        }
-    )
+    recipe = to_recipe({"--teachers": tuple(models), **given})
     with working(debug) as progress:
         with loading():
             from compressor.pipeline import compare
@@ -66,7 +48,9 @@ def evaluate(
     say(score_table(found["rows"]), measured(found))
 
 
+@o.takes("--device")
 def bench(
+    *,
     models: Annotated[
         list[str] | None,
         typer.Argument(metavar="[MODELS]", help="Folders, built-in names (vit-a, vit-b), Hub ids or ONNX files."),
@@ -84,7 +68,7 @@ def bench(
         typer.Option("--threads", min=1, help="Threads of torch and ONNX Runtime.", show_default="all cores"),
     ] = None,
     no_onnx: Annotated[bool, typer.Option("--no-onnx", help="Time torch only.")] = False,
-    device: o.Device = None,
+    given: o.Given,
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE.json", help="Also write the result to a file.")
     ] = None,
@@ -117,17 +101,17 @@ def bench(
         return
     if not models:
         raise UserError("name a model to measure, or two results with --compare")
-    recipe = o.to_recipe({"--teachers": tuple(models), "--device": device})
+    recipe = to_recipe({"--teachers": tuple(models), **given})
     target = None if output is None else check_file(output, force)
-    chosen = o.names(backends)
+    chosen = names(backends)
     with working(debug) as progress:
         with loading():
             from compressor.pipeline.bench import Settings
             from compressor.pipeline.bench import bench as measure
 
         settings = Settings(
-            batch_sizes=o.counts("--batch-size", batch_size),
-            lengths=o.counts("--length", length),
+            batch_sizes=counts("--batch-size", batch_size),
+            lengths=counts("--length", length),
             backends=tuple(name for name in chosen if not (no_onnx and name.startswith("onnx"))),
             seconds=seconds,
             threads=threads,
@@ -149,27 +133,17 @@ def bench(
         say(f"written to {target}; next: compress bench --compare {target} OTHER.json")
 
 
+@o.takes("--formats", "--tolerance", *o.DATA, "--samples", "--eval-samples", "--seed")
 def export(
     model: o.Model,
+    *,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Folder to write into; the model's own if omitted.")
     ] = None,
-    formats: o.Formats = None,
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Also write files with past keys and values, to generate with.")
     ] = True,
-    tolerance: o.Tolerance = None,
-    data: o.Data = None,
-    train_split: o.TrainSplit = None,
-    eval_split: o.EvalSplit = None,
-    image_column: o.ImageColumn = None,
-    label_column: o.LabelColumn = None,
-    text_column: o.TextColumn = None,
-    target_column: o.TargetColumn = None,
-    max_length: o.MaxLength = None,
-    samples: o.Samples = None,
-    eval_samples: o.EvalSamples = None,
-    seed: o.Seed = None,
+    given: o.Given,
     force: o.Force = False,
     json: o.Json = False,
     debug: o.Debug = False,
@@ -177,31 +151,13 @@ def export(
     """Write a model in other formats and prove them against torch, over several batch sizes and lengths.
 
     ONNX files are onnx/model.onnx; for a language model also onnx/model_with_past.onnx; for an encoder–decoder an
-    encoder and two decoders. int8 and float16 ones end with _int8 and _fp16; with --data their accuracy is measured
-    beside the model's own. What was found goes into the folder's report.json, if it has one. Beyond the tolerance
-    nothing is written.
+    encoder and two decoders. int8 and float16 ones end with _int8, _int8_dynamic and _fp16; with --data their accuracy
+    is measured beside the model's own. What was found goes into the folder's report.json, if it has one. Beyond the
+    tolerance nothing is written.
 
     Example: compress export student --formats onnx,onnx-int8 --data ./images
     """
-    recipe = o.to_recipe(
-        {
-            "--teachers": (model,),
-            "--formats": formats,
-            "--no-cache": not cache,
-            "--tolerance": tolerance,
-            "--data": data,
-            "--train-split": train_split,
-            "--eval-split": eval_split,
-            "--image-column": image_column,
-            "--label-column": label_column,
-            "--text-column": text_column,
-            "--target-column": target_column,
-            "--max-length": max_length,
-            "--samples": samples,
-            "--eval-samples": eval_samples,
-            "--seed": seed,
-        }
-    )
+    recipe = to_recipe({"--teachers": (model,), "--no-cache": not cache, **given})
     with working(debug) as progress:
         with loading():
             from compressor.pipeline import deploy
