@@ -210,7 +210,7 @@ def test_plan(capsys, vit_a, vit_b):
 
 
 def test_a_resumed_run_keeps_its_width(vit_a, tmp_path):
-    from compressor.pipeline.run import settle
+    from compressor.pipeline.settle import settle
 
     work = tmp_path / "s.work"
     recipe = build({"teachers": [str(vit_a)], "output": str(tmp_path / "s"), "target": {"latency": "1ms"}})

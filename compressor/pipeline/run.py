@@ -11,38 +11,28 @@ from compressor import processes
 from compressor.anatomy.passages import Relation, save_passages
 from compressor.bench.size import weight_bytes
 from compressor.bench.table import to_json
-from compressor.data.augment import check_augmentation
 from compressor.data.batches import Samples
-from compressor.distillation.losses import LOSSES
 from compressor.distillation.objective import Comparison
 from compressor.errors import UserError
-from compressor.export.formats import check_formats
-from compressor.fusion import check_residual
 from compressor.fusion.passages import relations_of
 from compressor.models.load import Teacher, check_compatible, load_teacher
 from compressor.models.save import fingerprint, save_student
-from compressor.models.staging import check_output, staged
-from compressor.models.tasks import Task, check_measurable, find_task, reads
+from compressor.models.staging import staged
+from compressor.models.tasks import Task, find_task, reads
 from compressor.pipeline.begin import Beginning, begin, passages_of
-from compressor.pipeline.budget import pick_width, width_of_work
-from compressor.pipeline.ensemble import (
-    check_device,
-    common_data,
-    load_ensemble,
-    plan_target,
-    read_configs,
-)
+from compressor.pipeline.ensemble import load_ensemble
 from compressor.pipeline.environment import environment, peak_memory_bytes
 from compressor.pipeline.measure import latency_report, text_length
 from compressor.pipeline.output import write_documents, write_page
 from compressor.pipeline.places import work_folder
 from compressor.pipeline.prove import prove, time_subjects
 from compressor.pipeline.samples import open_data, open_training
+from compressor.pipeline.settle import prepare, settle
 from compressor.pipeline.space import told_when_full
 from compressor.pipeline.stages import Progress, Stages, Tell
 from compressor.pipeline.table import Judge, Subject, make_rows, say_score, teacher_subjects
 from compressor.pipeline.work import Work
-from compressor.recipe import Recipe, TargetOptions
+from compressor.recipe import Recipe
 
 
 def run(
@@ -167,70 +157,6 @@ def _share(recipe: Recipe, teachers: Sequence[Teacher], work: Work, resume: bool
     beginning = work.load([teacher.fingerprint for teacher in teachers])
     assert beginning is not None
     _finetune(recipe, teachers, beginning, train, work, resume, stages)
-
-
-def settle(
-    recipe: Recipe, *, force: bool = False, resume: bool = False, stages: Stages | None = None
-) -> tuple[Recipe, dict[str, Any] | None]:
-    """The recipe with the width that meets its target, and how that was found; the recipe itself where it has none.
-
-    The width takes the target's place, so that the recipe makes the same student on any machine. A run that is resumed
-    has the width that it began with.
-
-    Raises:
-        UserError: names, configs or output cannot be used, or no width comes near the target.
-    """
-    if not recipe.target.asked:
-        return recipe, None
-    check_output(recipe.output, force)
-    before = width_of_work(work_folder(recipe.output)) if resume else None
-    if before is not None:
-        return _at_width(recipe, before), {"asked": recipe.target.model_dump(exclude_none=True), "given": None}
-    with (stages or Stages())("budget", "picking the width") as tell:
-        picked = pick_width(
-            read_configs(recipe.teachers),
-            recipe.target,
-            depth=recipe.depth,
-            thread_count=recipe.bench.threads,
-            tell=tell,
-        )
-    return _at_width(recipe, picked.width), picked.report
-
-
-def _at_width(recipe: Recipe, width: float) -> Recipe:
-    return recipe.model_copy(update={"width": width, "target": TargetOptions()})
-
-
-def prepare(recipe: Recipe, *, force: bool = False) -> Recipe:
-    """Refuse what cannot work before anything large is read; the recipe with its data resolved.
-
-    Raises:
-        UserError: names, configs, task, width, device or output cannot be used.
-    """
-    check_output(recipe.output, force)
-    check_device(recipe.device)
-    names = [*recipe.teachers, *([recipe.student] if recipe.student is not None else [])]
-    configs = read_configs(names)
-    if recipe.finetune.enabled:
-        labels = recipe.finetune.label_weight > 0
-        for name in recipe.finetune.losses:
-            LOSSES.get(name)
-        check_augmentation(recipe.finetune.augment, images=reads(configs[0]) == "image", labels=labels)
-    if recipe.student is not None:
-        check_measurable(configs[-1], "finetuning", recipe.student)
-    if recipe.student is None:
-        anchored = recipe.fusion.anchor is not None
-        check_residual(recipe.fusion, recipe.width, recipe.depth, anchored=anchored)
-    if recipe.student is None and recipe.fusion.anchor is None:
-        plan_target(configs, recipe.width, recipe.depth, recipe.fusion.narrowing)
-    if recipe.data.source is None:
-        recipe = recipe.model_copy(
-            update={"data": recipe.data.model_copy(update={"source": common_data(recipe.teachers)})}
-        )
-    check_formats(recipe.export.wanted, configs[0], data=recipe.data.source is not None)
-    if recipe.student is not None and (recipe.data.source is None or not recipe.finetune.enabled):
-        raise UserError("finetuning needs data: name some with --data (data.source in a recipe)")
-    return recipe
 
 
 def _given_student(recipe: Recipe, teachers: Sequence[Teacher]) -> Teacher | None:
