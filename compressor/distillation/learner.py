@@ -94,7 +94,7 @@ class Learner(Trainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """The objective's own judgement."""
-        metrics = {"eval_loss": self.objective.judge(self.trained, self.validation)}
+        metrics = {"eval_loss": self.objective.judge(self.trained, self.validation, self.args.device)}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         if self.state.global_step == 0:

@@ -163,12 +163,13 @@ class Objective:
         parts = [share * term.weight * term.mean for share, term in zip(shares, terms, strict=True)]
         return torch.stack(parts).sum(), outputs
 
-    def judge(self, model: torch.nn.Module, samples: Samples) -> float:
+    def judge(self, model: torch.nn.Module, samples: Samples, device: torch.device | None = None) -> float:
         """The loss over all samples, in eval mode: each term is the mean over the positions of all batches.
 
         Args:
-            model: the student, on the device of the teachers; left in eval mode.
+            model: the student; left in eval mode.
             samples: read in order, in batches as large as those of the training; several processes share them.
+            device: where the model computes; None where its weights are, which those that are shared need not be.
 
         Raises:
             UserError: labels are all there is to learn from, and none is known.
@@ -186,7 +187,7 @@ class Objective:
             collate_fn=self.collate,
         )
         sums, counts = [0.0] * len(self._losses), [0.0] * len(self._losses)
-        device = next(model.parameters()).device
+        device = device or next(model.parameters()).device
         with torch.no_grad():
             for turn, batch in enumerate(batches):
                 terms, _ = self.terms(model, {name: value.to(device) for name, value in batch.items()})
