@@ -371,8 +371,8 @@ class TestEncoderDecoder:
 class TestLayout:
     def test_tasks_are_known(self):
         assert set(STACKS) | set(ENCODER_DECODERS) <= set(TASKS.values())
-        # Five files in three formats.
-        assert len(set(NAMES)) == len(NAMES) == 15
+        # Five files in four formats.
+        assert len(set(NAMES)) == len(NAMES) == 20
 
     def test_a_file_with_past_is_only_there_with_a_cache(self):
         assert [kind.name for kind in files_of(mistral(), cache=False)] == ["model.onnx"]
