@@ -24,7 +24,7 @@ LAYOUTS = (HALVES, NEIGHBOURS)
 
 
 def frequencies(model: nn.Module) -> Tensor | None:
-    """Radians per position of every pair [n], float64; None without rotary positions, or where layers differ in them."""
+    """Radians per position of every pair [n], float64; None without rotary positions or where layers differ."""
     found = [buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2] == "inv_freq"]
     if not found or any(one.shape != found[0].shape or not torch.equal(one, found[0]) for one in found):
         return None

@@ -282,5 +282,6 @@ def _report(made: Made, sources: Sequence[Source], order: Sequence[int], seconds
         "couplings": by_teacher(made.student.couplings),
         "projections": by_teacher(made.student.projections),
         "fits": made.student.fits,
+        "head": made.student.head,
         "seconds": {**seconds, "total": sum(seconds.values())},
     }

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from compressor.anatomy import Stack
 from compressor.fusion.activations import ActivationFeatures, Seen, entrance
 from compressor.fusion.gain import set_gain
+from compressor.fusion.head import refit_head
 from compressor.fusion.masks import Masks
 from compressor.fusion.moments import Features
 from compressor.fusion.outline import Outline
@@ -189,8 +190,7 @@ class _Lockstep:
         """Map and fit what comes behind the layers: poolers, and the head on the teachers' mean logits."""
         spots = self.outline.tail_spots()
         seen = Seen(self.sources, self.anatomy, self.masks, 0)
-        for k, teacher in enumerate(self.teachers):
-            teacher.finish(spots, partial(seen.record, k))
+        said = [teacher.finish(spots, partial(seen.record, k)) for k, teacher in enumerate(self.teachers)]
         late = self.outline.late_spaces
         for student, walker in zip(self.students, self.walkers, strict=True):
             features = ActivationFeatures(seen, student.maps)
@@ -199,6 +199,7 @@ class _Lockstep:
             if student.options.refit:
                 for stage in self.outline.tail_stages():
                     student.refit(stage, features, walker.finish)
+                refit_head(student, said, self.masks, walker.finish)
 
     def _compared_by(self, student: Student, features: ActivationFeatures) -> Features:
         """What a student's spaces are matched by."""

@@ -1,8 +1,8 @@
 """Rotary heads of fewer channels: every pair of the student's stands for the teachers' pairs that turn about as fast.
 
-A head's logit is the real part of Σ_p q_p* k_p exp(iω_p Δ) over its pairs p, with Δ the distance of the two tokens.  The
-student has fewer frequencies, which its config gives it.  Each of its pairs gets the complex product of rank one that is
-nearest to the sum of the products of the teachers' pairs nearest to it in frequency.
+A head's logit is the real part of Σ_p q_p* k_p exp(iω_p Δ) over its pairs p, with Δ the distance of the two tokens.
+The student has fewer frequencies, which its config gives it.  Each of its pairs gets the complex product of rank one
+that is nearest to the sum of the products of the teachers' pairs nearest to it in frequency.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ def shapes(
     """The shapes of a student `width` times as wide, the more promising first.
 
     A head's logits and values are of low rank, so smaller heads keep more than fewer do, and with as many as all
-    teachers have together none of them is left out.  But heads that are copies of each other are best left out.  Smaller
-    heads of rotary positions have fewer frequencies: the fastest of the teachers', or some spread over all of theirs.
+    teachers have together none of them is left out.  But heads that are copies of each other are best left out.
+    Smaller heads of rotary positions have fewer frequencies: the fastest of the teachers', or some spread over all.
 
     Args:
         config: the widest teacher's config.
@@ -130,7 +130,7 @@ def _smaller(config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Sp
 def _all(
     config: PretrainedConfig, anatomy: Anatomy, smaller: Shape, teachers: Sequence[PretrainedConfig]
 ) -> list[Shape]:
-    """As many heads as all teachers have together, or as many as divide the width, groups along; none of one teacher."""
+    """As many heads as all teachers have together, or as divide the width, groups along; none of one teacher."""
     counting, grouping, sizes = (fields_of(anatomy, meaning) for meaning in ("heads", "groups", "head_dim"))
     if len(sizes) > 1:
         return []

@@ -71,6 +71,7 @@ class Student:
         options: how to build.
         noted: whether couplings and projections are kept for the report; those of a pilot are not.
         couplings, projections, fits: what was done, for the report; projections are maps that are no transport.
+        head: how the head was fitted to the ensemble's probabilities, if it was.
     """
 
     model: nn.Module
@@ -82,6 +83,7 @@ class Student:
     couplings: list[dict[str, Any]] = field(default_factory=list)
     projections: list[dict[str, Any]] = field(default_factory=list)
     fits: list[dict[str, Any]] = field(default_factory=list)
+    head: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self.parameters = dict(self.model.named_parameters())
