@@ -11,6 +11,8 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from compressor.errors import UserError
+
 #: What the projections of a ViT's attention end with.
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "query", "key", "value")
 
@@ -25,6 +27,9 @@ def prune(
         width: share that is left of the residual stream, of heads or their channels, and of hidden units.
         batches: labelled samples, whose loss gives the gradients.
         whole_heads: prune heads as wholes; the channels of all of them otherwise.
+
+    Raises:
+        UserError: no config expresses the heads that are left.
     """
     model: Any = copy.deepcopy(teacher).eval().requires_grad_(True)
     config = model.config
@@ -58,7 +63,13 @@ def _loaded(pruned: Any, whole_heads: bool, width: float) -> PreTrainedModel:
     hidden = next(m for name, m in pruned.named_modules() if name.endswith(("fc1", "intermediate.dense")))
     config.intermediate_size = hidden.out_features
     if whole_heads:
+        channels = pruned.config.hidden_size // config.num_attention_heads
         config.num_attention_heads = round(config.num_attention_heads * width)
+        if config.num_attention_heads * channels != config.hidden_size:
+            raise UserError(
+                f"width {width:g} leaves {config.num_attention_heads} heads of {channels} channels, which are not the "
+                f"{config.hidden_size} of the residual stream: no config of the family says so"
+            )
     with torch.random.fork_rng(devices=[]):
         model = type(pruned)(config).eval()
     model.load_state_dict(state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,13 +15,13 @@ from compressor.errors import UserError
 from compressor.fusion.activations import space_grams
 from compressor.fusion.anchored import POLICIES
 from compressor.fusion.choose import PILOT_RIDGE, PILOT_SAMPLES, Candidate, Judge, candidates, choose, nearly
-from compressor.fusion.job import Job, Made
+from compressor.fusion.job import Form, Job, Made
 from compressor.fusion.lockstep import build, build_from_weights
 from compressor.fusion.outline import Outline
 from compressor.fusion.refit import RIDGES
-from compressor.fusion.residual import ResidualMap, ResidualProblem
+from compressor.fusion.residual import ResidualMap, ResidualProblem, left_out
 from compressor.fusion.samples import take
-from compressor.fusion.shapes import FEWER
+from compressor.fusion.shapes import ALL, FEWER, SMALLER
 from compressor.fusion.student import BuildOptions, Student
 from compressor.fusion.weights import space_weight_gram
 from compressor.models.inputs import dummy_inputs
@@ -28,6 +29,8 @@ from compressor.recipe import AlignmentOptions
 
 #: Calibration samples from which residual maps are made: every layer's tokens count, so few are enough.
 RESIDUAL_SAMPLES = 128
+#: Share of the residual energy that common components may leave out before one teacher's coordinates are tried too.
+SPARED = 0.02
 #: Random inputs that judge shapes where there is no data.
 RANDOM_SAMPLES = 16
 #: Options of an alignment that make sense only where there is an anchor to align to.
@@ -61,11 +64,13 @@ def make(job: Job) -> Made:
         job.sources,
         rotatable=any(job.anatomy.rotatable(space.name) for space in job.anatomy.residuals),
         evidence=job.held_out > 0 and job.from_activations,
-        alone=options.weights == "auto",
+        alone=options.weights == "auto" and any(left_out(problem) > SPARED for problem in problems.values()),
         refit=job.refit,
     )
     plan = build_options(job, found[0].inner)
-    chosen, measured = _choose(job, found, problems, plan)
+    # Whose coordinates are one teacher's alone has no use for the heads of all.
+    common = [one for one in found if all(one.owners)]
+    chosen, measured = _choose(job, common if job.form.target.narrowing == ALL else found, problems, plan)
     job, chosen, forms = _shaped(job, found, chosen, problems, plan, measured)
     plan = replace(plan, inner=chosen.inner, owners=chosen.owners)
     job.clock.lap("choose")
@@ -173,8 +178,8 @@ def _shaped(
 ) -> tuple[Job, Candidate, list[dict[str, Any]]]:
     """The job with the shape whose pilots come nearest to the ensemble, the map to go with it, and what was measured.
 
-    In every other shape the chosen map is tried, and the transport default: what is best for heads that are made
-    smaller need not be best for those that are left whole.
+    What is best in one shape need not be best in another: where heads are left whole the transport default is tried
+    beside the chosen map, and where there are as many as one teacher has, one teacher's coordinates.
     """
     if not job.others:
         return job, chosen, []
@@ -185,15 +190,23 @@ def _shaped(
     known = {one["candidate"]: one[judge.measure] for one in measured}
     scores = {(job.form, one): known[one.label] for one in tried if one.label in known}
     for form in (job.form, *job.others):
-        missing = [one for one in tried if (form, one) not in scores]
+        among = _suited(form, job, tried, found)
+        missing = [one for one in among if (form, one) not in scores]
         made = _pilots(job.of(form), missing, problems, plan)
         scores |= {(form, one): judge(student) for one, student in zip(missing, made, strict=True)}
     form, best = min(scores, key=lambda pair: scores[pair])
-    if nearly(scores[form, tried[0]], scores[form, best]):
+    if nearly(scores.get((form, tried[0]), math.inf), scores[form, best]):
         best = tried[0]
     measure = judge.measure if job.held_out else judge.measure.replace("held_out", "random_inputs")
     said = [{"candidate": f"{form.heads}, {one.label}", measure: score} for (form, one), score in scores.items()]
     return job.of(form), best, said
+
+
+def _suited(form: Form, job: Job, tried: list[Candidate], found: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates worth a pilot in a shape: as many heads as one teacher has suit one teacher's coordinates."""
+    if form.target.narrowing == SMALLER and job.form.target.narrowing == ALL:
+        return [one for one in found if not all(one.owners)]
+    return tried if form.target.narrowing in ("", FEWER) else tried[-1:]
 
 
 def _pilots(

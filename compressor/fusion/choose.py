@@ -73,7 +73,8 @@ def candidates(
     """
     every = tuple(source.weight for source in sources)
     single = [tuple(float(other == k) for other in range(len(sources))) for k in range(len(sources))]
-    strongest = "principal" if rotatable else "barycentre"
+    # Norms that follow coordinates are fitted anew, so a refit lets even those rotate that norms scale one by one.
+    strongest = "principal" if rotatable or refit else "barycentre"
     chosen = "select" if refit else "transport"
     plans: list[tuple[str, tuple[float, ...], str]]
     if residual == "auto":

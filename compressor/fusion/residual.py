@@ -109,11 +109,10 @@ def principal_components(problem: ResidualProblem) -> ResidualMap:
     Behind centring norms the student's coordinates must have zero mean too: m - 1 components are then embedded in the
     zero-mean subspace of R^m.
     """
-    root = torch.cat([torch.full((n,), math.sqrt(a)) for n, a in zip(problem.sizes, problem.weights, strict=True)])
-    root = root.double()
+    root = _roots_of_weights(problem)
     gram = problem.gram[: len(root), : len(root)]
     kept = problem.m - 1 if problem.centred else problem.m
-    _, vectors = torch.linalg.eigh(root[:, None] * gram * root[None, :])
+    _, vectors = torch.linalg.eigh(_weighted(problem))
     basis = vectors.flip(1)[:, :kept]
     if problem.centred:
         basis = basis @ zero_mean_basis(problem.m).T
@@ -124,6 +123,23 @@ def principal_components(problem: ResidualProblem) -> ResidualMap:
     joint = push.T @ gram @ push
     pull = gram @ push @ torch.linalg.pinv(joint, rtol=1e-9, hermitian=True)
     return _scaled(problem, _split(push, pull, problem.sizes), ())
+
+
+def left_out(problem: ResidualProblem) -> float:
+    """The share of the teachers' residual energy that m common principal components leave out, in [0, 1]."""
+    values = torch.linalg.eigvalsh(_weighted(problem)).clamp(min=0).flip(0)
+    return 1 - float(values[: problem.m].sum() / values.sum().clamp(min=1e-30))
+
+
+def _weighted(problem: ResidualProblem) -> Tensor:
+    """The teachers' joint second moments, each teacher counted by its weight."""
+    root = _roots_of_weights(problem)
+    return root[:, None] * problem.gram[: len(root), : len(root)] * root[None, :]
+
+
+def _roots_of_weights(problem: ResidualProblem) -> Tensor:
+    parts = [torch.full((n,), math.sqrt(a)) for n, a in zip(problem.sizes, problem.weights, strict=True)]
+    return torch.cat(parts).double()
 
 
 @RESIDUAL_MAPS.register("anchor")

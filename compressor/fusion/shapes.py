@@ -69,12 +69,14 @@ def shapes(
         raise UserError(f"heads of this {config.model_type} cannot become smaller: {pinned}; leave narrowing out")
     found: list[Shape] = []
     if narrowing != FEWER and not pinned:
+        turning = any(space.rotary for space in attentions)
         smaller = _smaller(config, anatomy, attentions, width)
-        if narrowing != SMALLER and not any(space.placed for space in attentions):
+        # Rotary heads are soon too small for a frequency each.
+        if narrowing == ALL or (narrowing == "auto" and not turning and not any(s.placed for s in attentions)):
             found += [more for shape in smaller for more in _all(config, anatomy, shape, teachers)]
         if narrowing != ALL or not found:
             found += smaller
-        found = [turning for shape in found for turning in _turning(config, anatomy, attentions, shape)]
+        found = [one for shape in found for one in _turning(config, anatomy, attentions, shape)]
     if narrowing in (FEWER, "auto"):
         found += _fewer(config, anatomy, attentions, width)
     if not found:
