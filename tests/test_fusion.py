@@ -254,7 +254,7 @@ def test_couplings_are_reported_with_their_marginals():
     report = fuse(teachers, 0.5, batches_of(config_of("vit")), FusionOptions(residual="barycentre")).report
     assert {c["space"] for c in report["couplings"]} >= {"residual", "vit.layers.0.attention", "vit.layers.1.ffn"}
     assert all(c["marginal_error"] < 1e-6 for c in report["couplings"])
-    assert report["choice"]["candidates"] and report["seconds"]["total"] > 0
+    assert report["choice"]["shapes"] and report["seconds"]["total"] > 0
 
 
 @pytest.mark.parametrize("width", [0.01, 0.1])

@@ -69,7 +69,7 @@ def make(job: Job) -> Made:
     )
     plan = build_options(job, found[0].inner)
     # Whose coordinates are one teacher's alone has no use for the heads of all.
-    common = [one for one in found if all(one.owners)]
+    common = [one for one in found if one.owners == found[0].owners]
     chosen, measured = _choose(job, common if job.form.target.narrowing == ALL else found, problems, plan)
     job, chosen, forms = _shaped(job, found, chosen, problems, plan, measured)
     plan = replace(plan, inner=chosen.inner, owners=chosen.owners)
@@ -205,7 +205,7 @@ def _shaped(
 def _suited(form: Form, job: Job, tried: list[Candidate], found: Sequence[Candidate]) -> list[Candidate]:
     """The candidates worth a pilot in a shape: as many heads as one teacher has suit one teacher's coordinates."""
     if form.target.narrowing == SMALLER and job.form.target.narrowing == ALL:
-        return [one for one in found if not all(one.owners)]
+        return [one for one in found if one.owners != found[0].owners]
     return tried if form.target.narrowing in ("", FEWER) else tried[-1:]
 
 

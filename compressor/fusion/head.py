@@ -36,7 +36,7 @@ EXACT = 1e-6
 #: Added to the variance of a class, so that one that is never expected does not take endless steps.
 RARE = 1e-3
 #: Logits that differ from the head's outputs by more than this share are not those outputs, scaled.
-UNSCALED = 1e-3
+UNSCALED = 1e-5
 
 #: Runs what lies behind the layers of the student, and returns the logits of every batch.
 Finish = Callable[[Sequence[Spot], Visitor], Sequence[Tensor]]
@@ -192,7 +192,9 @@ def _head_of(student: Student) -> tuple[str, Norm | None, Step] | None:
     if student.anatomy.output is not None or len(free) + len(tied) != 1:
         return None
     norm, step = tied[0] if tied else (None, free[0])
-    return step.module, norm, step
+    # The last layer's own norm would have to run again, which only what lies behind the layers does.
+    inside = norm is not None and norm.module.startswith(tuple(f"{layer}." for layer in student.anatomy.layers))
+    return None if inside else (step.module, norm, step)
 
 
 def _made(student: Student, norm: Norm | None, step: Step, answers: Answers) -> Head:
