@@ -1,0 +1,55 @@
+"""The head is fitted to the ensemble's probabilities where held-out samples gain by it, and left alone elsewhere."""
+
+import pytest
+import torch
+from families import batches_of, config_of, tiny_model, widened
+
+from compressor.fusion import fuse
+from compressor.fusion.choose import divergence, ensemble_log_probs
+from compressor.recipe import FusionOptions
+
+PLAIN = FusionOptions(residual="principal")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gemma2"])
+def test_held_out_samples_gain(family):
+    teachers = [(str(seed), tiny_model(config_of(family), seed)) for seed in (0, 1)]
+    report = fuse(teachers, 0.5, batches_of(config_of(family), 8, 32), PLAIN).report
+    assert report["head"] is None or report["head"]["kl"] < report["head"]["least_squares_kl"]
+
+
+def test_new_samples_gain_too():
+    teachers = [(str(seed), tiny_model(config_of("llama"), seed)) for seed in (0, 1)]
+    models = [model for _, model in teachers]
+    for model in models:
+        # Random teachers hardly prefer any class, and then least squares is as good.
+        model.lm_head.weight.data *= 8
+    batches = batches_of(config_of("llama"), 16, 32)
+    new = batches_of(config_of("llama"), 4, 32, first_seed=900)
+    wanted = [ensemble_log_probs(models, [0.5, 0.5], batch) for batch in new]
+    fitted = fuse(teachers, 0.5, batches, PLAIN)
+    # Without held-out samples there is nothing to stop by, and the head keeps its least squares.
+    plain = fuse(teachers, 0.5, batches, PLAIN, holdout=0.0)
+    assert fitted.report["head"] is not None
+    assert divergence(fitted.model, new, wanted) < divergence(plain.model, new, wanted)
+
+
+def test_an_exact_student_is_left_alone():
+    narrow = tiny_model(config_of("llama"))
+    options = FusionOptions(residual="barycentre", inner="transport")
+    assert fuse([("wide", widened(narrow, 1))], 0.5, batches_of(narrow.config), options).report["head"] is None
+
+
+def test_logits_that_are_no_multiple_of_the_heads_outputs_are_left_alone():
+    config = config_of("gemma2")
+    config.final_logit_softcapping = 0.5
+    teachers = [(str(seed), tiny_model(config, seed)) for seed in (0, 1)]
+    assert fuse(teachers, 0.5, batches_of(config), PLAIN).report["head"] is None
+
+
+def test_students_without_a_head_have_none_to_fit():
+    config = config_of("llama")
+    config.architectures = ["LlamaModel"]
+    teachers = [(str(seed), tiny_model(config, seed)) for seed in (0, 1)]
+    report = fuse(teachers, 0.5, batches_of(config), PLAIN).report
+    assert report["head"] is None and torch.isfinite(torch.tensor(report["fits"][0]["error"]))
