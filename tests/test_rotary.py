@@ -34,10 +34,12 @@ def test_pairs_are_found_by_turning_them(family):
     assert layouts(config_of(family)) == {HALVES}
 
 
-def test_neighbouring_pairs_are_told_from_halves():
+@pytest.mark.parametrize("groups", [2, 4])
+def test_neighbouring_pairs_are_told_from_halves(groups):
     config = CohereConfig(
         vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2, max_position_embeddings=40, architectures=["CohereForCausalLM"],
+        num_key_value_heads=groups, pad_token_id=0, bos_token_id=1, eos_token_id=2, max_position_embeddings=40,
+        architectures=["CohereForCausalLM"],
     )  # fmt: skip
     assert layouts(config) == {NEIGHBOURS}
 

@@ -250,11 +250,15 @@ class _Tabulation:
             return (Role.QUERY, Role.KEY, Role.VALUE)[mine.index(index)]
         if channel.root is owner.channel and any(c.root is not owner.channel for _, _, c in owner.others):
             return Role.VALUE
-        if len(heads) > len(min((h for _, h, _ in owner.others), key=len)):
+        # Pairs of neighbouring rotary channels look like heads, which are counted alone.
+        roots = {id(head) for head in owner.heads}
+        counts = [sum(id(head.root) in roots for head in own) for _, own, _ in owner.others]
+        count = sum(id(head.root) in roots for head in heads)
+        if count > min(counts):
             return Role.QUERY
         module = name.rpartition(".")[0]
         rivals = [n.rpartition(".")[0] for n, _, c in owner.others if c.root is channel.root]
-        if len(heads) < len(max((h for _, h, _ in owner.others), key=len)):
+        if count < max(counts):
             return Role.KEY
         # Queries and keys are alike: which of two is which makes no difference, so their names may say.
         wanted = sorted(dict.fromkeys(rivals), key=lambda path: ("q" not in path.rpartition(".")[2], path))

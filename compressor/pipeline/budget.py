@@ -119,7 +119,7 @@ def liked_widths(config: PretrainedConfig, anatomy: Anatomy) -> tuple[float, ...
     """
     attentions = [space for space in anatomy.spaces.values() if space.kind is Kind.ATTENTION]
     residual = anatomy.residual.size
-    free = "head_dim" in anatomy.fields.values() or not any(space.rotary for space in attentions)
+    free = "head_dim" in anatomy.fields.values() or not any(space.rotary and not space.pairs for space in attentions)
     steps = range(WIDTH_MULTIPLE, residual, WIDTH_MULTIPLE) if free else range(1, attentions[0].groups)
     whole = residual if free else attentions[0].groups
     found: dict[float, dict[str, int]] = {}

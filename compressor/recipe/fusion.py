@@ -77,8 +77,7 @@ class FusionOptions(Section):
     narrowing: Literal["auto", "fewer-heads", "smaller-heads", "all-heads"] = Field(
         "auto",
         description="How attention becomes narrower: fewer heads of the teachers' size, as many of a smaller size, or, "
-        "smaller still, as many as all teachers have together; auto: chosen on held-out calibration data, and fewer "
-        "where positions are rotary.",
+        "smaller still, as many as all teachers have together; auto: chosen on held-out calibration data.",
     )
     inner: str = Field("auto", description="Map of heads and hidden units: auto, or the name of a registered map.")
     alignment: AlignmentOptions = AlignmentOptions()
