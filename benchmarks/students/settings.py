@@ -31,11 +31,15 @@ class Event:
         return f"{self.setting.name}, width {self.width:g}"
 
 
-def _cifar(name: str, groups: tuple[tuple[str, ...], ...], anchors: tuple[str, ...] = ()) -> Setting:
-    return Setting(name, groups, "cifar10", anchors=anchors, samples=1024, test=5000)
+def _cifar(
+    name: str, groups: tuple[tuple[str, ...], ...], anchors: tuple[str, ...] = (), samples: int = 1024
+) -> Setting:
+    return Setting(name, groups, "cifar10", anchors=anchors, samples=samples, test=5000)
 
 
 SHORT = (0, 200)
+#: For those who need long: ten times what the others have at most in the short events.
+LONG = (0, 50, 100, 200, 400, 800, 2000)
 VITS = _cifar("ViTs", (SHARED,), ("vit-0", "vit-1", "vit-2"))
 SMALL_VITS = _cifar("small ViTs", SMALL)
 THREE = _cifar("three small ViTs", tuple(tuple(f"vit-{(k + j) % 5}" for j in range(3)) for k in range(3)))
@@ -47,7 +51,8 @@ GPT2S = Setting("GPT-2s", (("gpt2-a", "gpt2-b"),), "shakespeare", samples=1024, 
 EVENTS = {
     event.name: event
     for event in (
-        Event(VITS),
+        Event(VITS, steps=LONG),
+        Event(_cifar("ViTs, 4,096 images", (SHARED,), samples=4096), steps=(0,)),
         Event(SMALL_VITS),
         Event(BERTS),
         Event(LLAMAS),
