@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from compressor.anatomy import Stack
 from compressor.fusion.activations import ActivationFeatures, Seen, entrance
+from compressor.fusion.fitting import Fitting
 from compressor.fusion.gain import set_gain
 from compressor.fusion.head import refit_head
 from compressor.fusion.masks import Masks
@@ -113,7 +114,7 @@ class _Lockstep:
                 continue
             features = ActivationFeatures(seen, student.maps)
             for stage in stages:
-                student.refit(stage, features, partial(walker.enter, stack))
+                Fitting(student).refit(stage, features, partial(walker.enter, stack))
             walker.enter(stack)
 
     def _build_layer(self, layer: str, stack: Stack) -> None:
@@ -160,7 +161,7 @@ class _Lockstep:
             ]
         ends = None
         for stage in self.outline.stages(layer):
-            ends = student.refit(stage, features, partial(walker.run, layer))
+            ends = Fitting(student).refit(stage, features, partial(walker.run, layer))
         if stack.runs > 1:
             walker.roll(layer, stack.runs, start)
         elif ends is not None and walker.plain:
@@ -198,7 +199,7 @@ class _Lockstep:
             student.transport(self.outline.late_parameters)
             if student.options.refit:
                 for stage in self.outline.tail_stages():
-                    student.refit(stage, features, walker.finish)
+                    Fitting(student).refit(stage, features, walker.finish)
                 refit_head(student, said, self.masks, walker.finish)
 
     def _compared_by(self, student: Student, features: ActivationFeatures) -> Features:
