@@ -43,6 +43,12 @@ def test_every_command_explains_itself(capsys, name):
     assert f"Example: compress {name}" in out
 
 
+def test_brackets_in_the_help_are_no_markup(capsys):
+    out = compress(capsys, "fuse", "--help")[1]
+    assert "'compressor[tensorboard]'" in out.replace("│", "")
+    assert "[default: 0.5]" in out and "[dim]" not in out
+
+
 def test_help_loads_nothing_heavy():
     check = (
         "import sys; from compressor.cli import run_command; run_command(['fuse', '--help']);"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
 import typer
+from rich.markup import escape
 
 from compressor.errors import UserError
 from compressor.recipe import Recipe, build
@@ -79,11 +80,11 @@ FLAGS: dict[str, str] = {
 def flag(name: str, *more: str, panel: str | None = None, metavar: str | None = None, help: str | None = None) -> Any:
     """The option of a field of the recipe; its default is None, which leaves the field to the recipe."""
     description, default = _field(FLAGS[name])
-    text = help or description
+    # Escaped, as below: brackets are markup in a help text.
+    text = escape(help or description)
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
     if default not in (None, {}) and not isinstance(default, bool):
-        # Escaped: brackets are markup in a help text.
         text += f" [dim]\\[default: {default}][/dim]"
     known = _words(FLAGS[name])
     return typer.Option(
