@@ -27,7 +27,7 @@ def judged(monkeypatch):
     """Judgements that are made up, by the step, which the scheduler's count tells; and the weights that were judged."""
     seen = {}
 
-    def judge(self, model, validation):
+    def judge(self, model, validation, device=None):
         step = judge.step = judge.step + 2
         seen[step] = state(model)
         return JUDGED[step // 2]
