@@ -527,7 +527,16 @@ def test_card_holds_the_recipe_the_table_and_how_to_load():
     report = {
         "version": "0.1.0",
         "teachers": [{"name": "vit-b", "fingerprint": "ab" * 32}],
-        "fusion": {"choices": {"ridge": 0.001, "weights": [0.5, 0.5], "nested": {"left": "out"}}},
+        "fusion": {
+            "choices": {
+                "ridge": 0.001,
+                "weights": [0.5, 0.5],
+                "nested": {"left": "out"},
+                "shapes": [{"candidate": "2 heads of 8, x", "held_out_kl": 0.25}],
+            },
+            "head": {"module": "classifier", "least_squares_kl": 0.02, "kl": 0.01},
+        },
+        "latency": {"length": None, "models": {"vit-b": {"torch": {"threads": 3}}}},
         "finetune": None,
         "table": [row, row | {"name": "vit-b", "accuracy": None}],
         "onnx": {
@@ -548,6 +557,9 @@ def test_card_holds_the_recipe_the_table_and_how_to_load():
     assert "| student\\|x | 91.23 % | 0.0123 | 0.06 M | 2.50 M | 0.25 MB | 1.23 ms |" in body
     assert "| vit-b | – |" in body and "p95" not in body
     assert "ridge: 0.001" in body and "weights: 0.5, 0.5" in body and "left" not in body
+    assert "- shapes: 2 heads of 8, x 0.25 (held out KL)\n" in body and "'candidate'" not in body
+    assert "- head: classifier, fitted to the ensemble's probabilities: held-out KL 0.01, 0.02 by least" in body
+    assert "with 3 threads on the machine above" in body
     assert "- files: onnx/one.onnx, onnx/two.onnx\n" in body and "- file:" not in body
     assert "largest difference: 1.5e-06" in body and "fuse: 1.25" in body
     assert "vit-a + vit-b at width 0.5" in body and "abababab" in body and "without any finetuning" in body

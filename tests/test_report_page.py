@@ -160,6 +160,39 @@ def test_it_says_what_was_taken_from_each_teacher(fused):
     )
 
 
+@pytest.mark.parametrize("where, told", [("held_out", "Held-out KL"), ("random_inputs", "On random inputs KL")])
+def test_it_says_which_shapes_were_tried_and_how_the_head_was_fitted(fused, where, told):
+    from compressor.report.page.page import render_page
+    from compressor.report.summary import choices
+
+    report = json.loads((fused[0] / "report.json").read_text())
+    made = report["fusion"]["choices"]
+    best = f"{made['attention']}, {made['residual']}"
+    made["shapes"] = [
+        {"candidate": "3 heads of 8, x", f"{where}_kl": 0.123},
+        {"candidate": best, f"{where}_kl": 0.0456},
+    ]
+    report["fusion"]["head"] = {"module": "classifier", "least_squares_kl": 0.00789, "kl": 0.00567}
+    text = " ".join(read(render_page(report)).text)
+    for said in ("3 heads of 8, x 0.123", "(chosen) 0.0456", told, "head classifier", "0.00567", "0.00789"):
+        assert said in " ".join(text.split())
+    lines = choices(report)
+    assert f"shapes: 3 heads of 8, x 0.123; {best} 0.0456 ({where.replace('_', ' ')} KL)" in lines
+    assert any(line.startswith("head: classifier") and "0.00567, 0.00789 by" in line for line in lines)
+    assert not any("{" in line for line in lines)
+
+
+def test_it_says_whose_weights_were_kept(fused):
+    from compressor.report.page.page import render_page
+    from compressor.report.summary import summary
+
+    report = json.loads((fused[0] / "report.json").read_text())
+    report["finetune"].update(judged=[[0, 0.25], [2, 0.5]], best_step=0, validation_samples=9)
+    told = "eights of step 0, the best of 2 judgements (loss 0.2500 on 9 training samples kept out)"
+    assert f"W{told}" in " ".join(read(render_page(report)).text)
+    assert f"w{told}" in summary(report)
+
+
 def test_bad_folders_get_one_line(tmp_path, capsys):
     (tmp_path / "report.json").write_text('{"table": []}')
     code, out, err = compress(capsys, "report", tmp_path, "--html")

@@ -10,6 +10,7 @@ import yaml
 
 from compressor.models.tasks import TASKS
 from compressor.recipe import Recipe
+from compressor.report.choices import said_head, said_shapes
 
 _AUTO_CLASSES = {
     "image-classification": "AutoModelForImageClassification",
@@ -67,7 +68,7 @@ def render_card(
         f"## Use\n\n{_fence('python', _snippet(task, image))}",
         _section("Run it with onnxruntime alone", _example(example, image)),
         _section("What was measured", _table(report.get("table") or [])),
-        _section("Choices of the run", _scalars((report.get("fusion") or {}).get("choices") or {})),
+        _section("Choices of the run", _choices(report.get("fusion") or {})),
         _section("ONNX against torch", _scalars(_of_all_files(report.get("onnx") or {}))),
         _section("Formats", _formats(report.get("formats") or {})),
         _section("Seconds", _scalars(report.get("seconds") or {})),
@@ -190,6 +191,15 @@ def _scalars(values: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _choices(fusion: Mapping[str, Any]) -> str:
+    made = dict(fusion.get("choices") or {})
+    if shapes := made.pop("shapes", None):
+        made["shapes"] = said_shapes(shapes)
+    if head := fusion.get("head"):
+        made["head"] = said_head(head)
+    return _scalars(made)
+
+
 def _of_all_files(onnx: Mapping[str, Any]) -> dict[str, Any]:
     """An export's figures with the names of all its files, where there is more to name than the first."""
     if not onnx.get("files"):
@@ -216,10 +226,13 @@ def _limits(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
     else:
         lines = ["- Nothing was measured: a model without a head gives no answer that could be right or wrong."]
     if recipe.bench.latency:
-        length = (report.get("latency") or {}).get("length")
-        each = f" texts of {length} tokens" if length else ""
+        latency = report.get("latency") or {}
+        each = f" texts of {latency['length']} tokens" if latency.get("length") else ""
+        timed = next(iter((latency.get("models") or {}).values()), None)
+        threads = f" with {timed['torch']['threads']} threads" if timed else ""
         lines.append(
-            f"- Latency is of batches of {recipe.bench.batch_size}{each} on the machine above; it differs on others."
+            f"- Latency is of batches of {recipe.bench.batch_size}{each}{threads} on the machine above; it differs on "
+            "others."
         )
     lines.append("- It answers like its teachers, with their classes, their inputs and their mistakes.")
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from compressor.bench.table import from_json, say_perplexity, to_markdown
 from compressor.report.anatomy import said_budget
+from compressor.report.choices import said_head, said_shapes
 from compressor.report.terminal import render_table
 
 Report = Mapping[str, Any]
@@ -49,7 +50,10 @@ def summary(report: Report) -> list[str]:
         lines += said_budget(budget)
     if report.get("length"):
         lines.append(f"GMACs are of {report['length']} tokens")
-    if (finetune := report.get("finetune")) is not None and finetune.get("search"):
+    finetune = report.get("finetune") or {}
+    if finetune.get("best_step") is not None:
+        lines.append(how_judged(finetune))
+    if finetune.get("search"):
         lines.append(how_searched(finetune))
     if report.get("latency"):
         lines.append(how_timed(report["latency"]))
@@ -74,15 +78,21 @@ def choices(report: Report) -> list[str]:
         )
         depth = "" if target.get("asked_depth") is None else f"depth {target['asked_depth']:g} asked; "
         lines.append(f"{depth}width: {target['asked_width']:g} asked, {target['given_width']:.4g} given ({shapes})")
-    for key, value in ((report.get("fusion") or {}).get("choices") or {}).items():
-        lines.append(f"{key}: {_said(value)}")
+    fusion = report.get("fusion") or {}
+    for key, value in (fusion.get("choices") or {}).items():
+        if key != "shapes":
+            lines.append(f"{key}: {_said(value)}")
+        elif value:
+            lines.append(f"shapes: {said_shapes(value)}")
+    if head := fusion.get("head"):
+        lines.append(f"head: {said_head(head)}")
     if finetune := report.get("finetune"):
         lines.append(
             f"finetune: {finetune['steps']} steps at learning rate {finetune['learning_rate']:g}, "
             f"loss {finetune['loss'][-1][1]:.4f} at the end"
         )
         if finetune.get("best_step") is not None:
-            lines.append(_how_judged(finetune))
+            lines.append(how_judged(finetune))
         if finetune.get("search"):
             lines.append(how_searched(finetune))
     if report.get("latency"):
@@ -196,7 +206,8 @@ def how_searched(finetune: Mapping[str, Any]) -> str:
     )
 
 
-def _how_judged(finetune: Mapping[str, Any]) -> str:
+def how_judged(finetune: Mapping[str, Any]) -> str:
+    """Whose weights the result has, where samples were kept out to tell."""
     loss = dict(map(tuple, finetune["judged"]))[finetune["best_step"]]
     return (
         f"weights of step {finetune['best_step']}, the best of {len(finetune['judged'])} judgements "
@@ -206,7 +217,9 @@ def _how_judged(finetune: Mapping[str, Any]) -> str:
 
 def _contents(report: Report) -> str:
     """What lies in the folder."""
-    files = ["model.safetensors with its config and preprocessor", *((report.get("onnx") or {}).get("files") or [])]
+    made = {"onnx": report.get("onnx") or {}, **(report.get("formats") or {})}
+    written = dict.fromkeys(file for one in made.values() for file in one.get("files") or [])
+    files = ["model.safetensors with its config and preprocessor", *written]
     return ", ".join([*files, "README.md (the model card), recipe.yaml, report.json"])
 
 

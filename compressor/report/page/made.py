@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from compressor.report.choices import measure_of
 from compressor.report.page.charts import COLOURS, Line, key, lines
 from compressor.report.page.heat import spaces
 from compressor.report.page.markup import Markup, el, table
@@ -41,6 +42,8 @@ def choices(report: Report, names: Mapping[str, str]) -> list[Markup]:
             _asked(report, "inner", "follows from the residual map’s choice"),
         ),
     ]
+    if made.get("attention"):
+        rows.append(("attention", str(made["attention"]), _why_shaped(report, made.get("shapes") or [])))
     if made.get("shares"):
         shares = ", ".join(f"{names.get(name, name)} {share:.3g}" for name, share in made["shares"].items())
         rows.append(("shares in the stream", shares, "of each teacher in the student’s residual coordinates"))
@@ -53,6 +56,15 @@ def choices(report: Report, names: Mapping[str, str]) -> list[Markup]:
         ridges = sorted({fit["ridge"] for fit in fusion["fits"]})
         span = f"{ridges[0]:.1e}" if len(ridges) == 1 else f"{ridges[0]:.1e} to {ridges[-1]:.1e}"
         rows.append(("ridge λ of the refit", span, _asked(report, "ridge", "least held-out error, module by module")))
+    if head := fusion.get("head"):
+        rows.append(
+            (
+                "head",
+                head["module"],
+                "fitted last to the ensemble’s probabilities: held-out KL "
+                f"{head['kl']:.4g} nats, {head['least_squares_kl']:.4g} by least squares",
+            )
+        )
     if target := report.get("target"):
         rows.append(
             ("width", f"{target['given_width']:.4g}", f"{target['asked_width']:g} was asked for; {_shapes(target)}")
@@ -66,6 +78,11 @@ def choices(report: Report, names: Mapping[str, str]) -> list[Markup]:
         said = [
             el("p", "Every candidate was built on a few calibration samples and judged on samples that were held out:"),
             _bars(candidates, str(made["residual"]), names),
+        ]
+    if shapes := made.get("shapes"):
+        said += [
+            el("p", "So were shapes of attention, each with the maps that suit it:"),
+            _bars(shapes, f"{made['attention']}, {made['residual']}", names),
         ]
     return [*said, _list(rows)]
 
@@ -172,10 +189,17 @@ def _coupling_table(noted: Sequence[Report], names: Mapping[str, str]) -> Markup
     return el("details", el("summary", f"all {len(noted)} couplings in figures"), table(titles, rows))
 
 
+def _why_shaped(report: Report, shapes: Sequence[Report]) -> str:
+    if shapes:
+        return f"nearest to the ensemble of the {len(shapes)} above"
+    return _asked(report, "narrowing", "the only shape that was tried")
+
+
 def _bars(candidates: Sequence[Report], chosen: str, names: Mapping[str, str]) -> Markup:
-    measure = "held_out_kl" if "held_out_kl" in candidates[0] else "held_out_error"
+    measure = measure_of(candidates)
     most = max((one[measure] for one in candidates if one[measure] < float("inf")), default=1.0) or 1.0
-    unit = "KL to the ensemble, in nats" if measure == "held_out_kl" else "error, as a share of the energy"
+    unit = "KL to the ensemble, in nats" if measure.endswith("_kl") else "error, as a share of the energy"
+    where = "On random inputs" if measure.startswith("random_inputs") else "Held-out"
     bars = [
         el(
             "div",
@@ -186,7 +210,7 @@ def _bars(candidates: Sequence[Report], chosen: str, names: Mapping[str, str]) -
         )
         for one in candidates
     ]
-    return el("figure", el("div", *bars, class_="bars"), el("figcaption", f"Held-out {unit}; less is better."))
+    return el("figure", el("div", *bars, class_="bars"), el("figcaption", f"{where} {unit}; less is better."))
 
 
 def _list(rows: Sequence[tuple[str, str, str]]) -> Markup:

@@ -9,7 +9,7 @@ from typing import Any
 from compressor.bench.table import columns, from_json, say_perplexity
 from compressor.report.page.charts import Line, Point, key, lines, scatter
 from compressor.report.page.markup import Markup, el, table
-from compressor.report.summary import how_searched, how_timed
+from compressor.report.summary import how_judged, how_searched, how_timed
 
 Report = Mapping[str, Any]
 
@@ -101,6 +101,7 @@ def finetune_curve(report: Report) -> list[Markup]:
     return [
         el("p", said),
         el("div", el("figure", lines(drawn, "step", "loss", said), key(entries)), class_="charts"),
+        *([el("p", _sentence(how_judged(finetune)), class_="note")] if finetune.get("best_step") is not None else []),
         *([el("p", _sentence(how_searched(finetune)), class_="note")] if finetune.get("search") else []),
     ]
 

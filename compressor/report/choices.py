@@ -1,0 +1,26 @@
+"""What a fusion tried and fitted, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def measure_of(candidates: Sequence[Mapping[str, Any]]) -> str:
+    """What candidates were judged by, such as held_out_kl."""
+    return next(key for key in candidates[0] if key != "candidate")
+
+
+def said_shapes(shapes: Sequence[Mapping[str, Any]]) -> str:
+    """The shapes of attention that were tried, and how far from the ensemble each was."""
+    measure = measure_of(shapes)
+    tried = "; ".join(f"{one['candidate']} {one[measure]:.4g}" for one in shapes)
+    return f"{tried} ({measure.replace('_', ' ').replace('kl', 'KL')})"
+
+
+def said_head(head: Mapping[str, Any]) -> str:
+    """How a head was fitted, and what that gained."""
+    return (
+        f"{head['module']}, fitted to the ensemble's probabilities: held-out KL {head['kl']:.4g}, "
+        f"{head['least_squares_kl']:.4g} by least squares"
+    )
