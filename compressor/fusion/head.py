@@ -33,6 +33,9 @@ ENTRIES = 1 << 24
 STEPS, LOOKS, WORTHWHILE = 4, 8, 5e-3
 #: Held-out KL below which there is nothing to gain.
 EXACT = 1e-6
+#: Noise in the inputs that a head should bear, as a share of their mean square: of inputs that nearly depend on each
+#: other a fit would otherwise live on the last digits, which float16 and int8 have not.
+NOISE = 1e-3
 #: Added to the variance of a class, so that one that is never expected does not take endless steps.
 RARE = 1e-3
 #: Logits that differ from the head's outputs by more than this share are not those outputs, scaled.
@@ -53,6 +56,10 @@ class Head(Protocol):
         """Its outputs [T, classes] for inputs [T, n]."""
         ...
 
+    def cost(self, change: Tensor) -> Tensor:
+        """About how much KL noise in the inputs adds by the change, if logits are the outputs."""
+        ...
+
     def set(self, change: Tensor) -> None:
         """Change the student's parameters for good."""
         ...
@@ -64,8 +71,9 @@ class Free:
 
     Attributes:
         weight, bias: of the student's module, [classes, n] (or [n, classes]) and [classes].
-        root: the inverse root of the second moments of its inputs, with a one behind them [n + 1, n + 1].
+        root: the inverse root of the second moments of its inputs, with noise and a one behind them [n + 1, n + 1].
         scale: what a step in every class is divided by [classes].
+        noise: what the square of a weight of every class costs [classes].
         transposed: whether the weight is [n, classes].
     """
 
@@ -73,15 +81,19 @@ class Free:
     bias: Tensor | None
     root: Tensor
     scale: Tensor
+    noise: Tensor
     transposed: bool
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None, inputs: Tensor, wanted: Tensor, *, transposed: bool) -> Free:
         augmented = _with_one(inputs, bias)
         moments = (augmented.T @ augmented).double() / len(augmented)
+        noise = NOISE * float(inputs.square().mean())
+        moments.diagonal()[: inputs.shape[1]] += noise
         share = wanted.mean(0)
-        scale = (share * (1 - share) + RARE).sqrt()
-        return cls(weight, bias, roots(moments)[1].to(inputs), scale.to(inputs), transposed)
+        varies = share * (1 - share)
+        scale = (varies + RARE).sqrt()
+        return cls(weight, bias, roots(moments)[1].to(inputs), scale.to(inputs), noise * varies.to(inputs), transposed)
 
     def start(self) -> Tensor:
         return torch.zeros(len(self.scale), len(self.root), dtype=self.root.dtype)
@@ -97,6 +109,11 @@ class Free:
             self.bias.add_(moved[:, -1])
             moved = moved[:, :-1]
         self.weight.add_(moved.T if self.transposed else moved)
+
+    def cost(self, change: Tensor) -> Tensor:
+        moved = self._moved(change)
+        weights = moved if self.bias is None else moved[:, :-1]
+        return (self.noise * weights.square().sum(1)).sum() / 2
 
     def _moved(self, change: Tensor) -> Tensor:
         return (change / self.scale[:, None]) @ self.root
@@ -128,6 +145,10 @@ class Tied:
             read = read + change[1]
         found = read @ self.table.T
         return found if self.offset is None else found + self.offset
+
+    def cost(self, change: Tensor) -> Tensor:
+        # A scale for every coordinate makes no large weights of small ones.
+        return change.new_zeros(())
 
     def set(self, change: Tensor) -> None:
         self.weight.copy_((1 + change[0]) * (self.weight + 1 - self.rest) + self.rest - 1)
@@ -262,6 +283,7 @@ def _fitted(head: Head, answers: Answers, scale: float) -> tuple[float, float, T
         def loss() -> Tensor:
             optimiser.zero_grad()
             value = cross_entropy(scale * head.logits(change, answers.inputs), answers.wanted)
+            value = value + scale**2 * head.cost(change)
             value.backward()
             return value
 
