@@ -8,7 +8,7 @@ from transformers import CohereConfig
 from compressor.anatomy import Kind, inspect_config
 from compressor.anatomy.rotary import HALVES, LAYOUTS, NEIGHBOURS, frequencies, pairs
 from compressor.errors import UserError
-from compressor.fusion import fuse
+from compressor.fusion import fuse, target_configs
 from compressor.fusion.rotary import Turning, kept_pairs, turning, turning_product
 from compressor.recipe import FusionOptions
 
@@ -95,6 +95,12 @@ def test_smaller_heads_have_the_first_frequencies_or_some_spread_over_all():
     assert found.model.config.head_dim == 4 and found.model.config.num_attention_heads == 4
     assert torch.allclose(own, theirs[:2]) or torch.allclose(own, theirs[::2])
     assert sum(map(len, turning([teacher], found.model, HALVES).members)) == len(theirs)
+
+
+def test_heads_that_keep_their_size_keep_their_base():
+    config = config_of("llama")
+    (target,) = target_configs(config, inspect_config(config), 1.0)
+    assert target.config.rope_parameters == config.rope_parameters and "rope_theta" not in target.fields
 
 
 def test_unlike_frequencies_keep_whole_heads():

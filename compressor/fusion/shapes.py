@@ -28,7 +28,7 @@ class Shape:
         narrowing: fewer-heads, smaller-heads or all-heads; "" where there is no attention.
         hidden: the residual width.
         fields: {config field: size}.
-        rotary_base: of rotary positions; None where the teachers' stays.
+        rotary_base: of rotary positions whose heads become smaller.
     """
 
     narrowing: str
@@ -183,8 +183,10 @@ def _turning(config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Sp
         return [shape]
     heads, sizes = fields_of(anatomy, "heads")[0], fields_of(anatomy, "head_dim")
     channels = shape.fields[sizes[0]] if sizes else shape.hidden // shape.fields[heads]
+    if channels == attentions[0].head_dim:
+        return [shape]
     base = float(config.rope_parameters["rope_theta"])
-    return [replace(shape, rotary_base=base ** (channels / attentions[0].head_dim)), shape]
+    return [replace(shape, rotary_base=one) for one in (base ** (channels / attentions[0].head_dim), base)]
 
 
 def _step(anatomy: Anatomy, heads: dict[str, int]) -> int:

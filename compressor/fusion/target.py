@@ -22,16 +22,16 @@ class Target:
     Attributes:
         config: the student's.
         asked_width, given_width: shares of the residual width.
-        fields: {config field: (the teacher's size, the student's)}.
+        fields: {config field: (the teacher's size, the student's)}, and the rotary base if heads become smaller.
         asked_depth: a share of the layers or their number; None for all.
         narrowing: how attention becomes narrower: fewer-heads, smaller-heads or all-heads; "" where it does not.
-        rotary_base: of rotary positions, where it is not the teachers'.
+        rotary_base: of rotary positions whose heads become smaller.
     """
 
     config: PretrainedConfig
     asked_width: float
     given_width: float
-    fields: dict[str, tuple[int, int]]
+    fields: dict[str, tuple[float, float]]
     asked_depth: float | int | None = None
     narrowing: str = ""
     rotary_base: float | None = None
@@ -42,7 +42,6 @@ class Target:
             "given_width": self.given_width,
             "asked_depth": self.asked_depth,
             "narrowing": self.narrowing,
-            "rotary_base": self.rotary_base,
             "fields": {field: {"teacher": old, "student": new} for field, (old, new) in self.fields.items()},
         }
 
@@ -71,8 +70,7 @@ def target_configs(
         for shape in shapes(config, anatomy, width, narrowing, teachers)
     ]
     # Where heads are alike in both, there is nothing to choose.
-    known = [(target.fields, target.rotary_base) for target in found]
-    return [target for k, target in enumerate(found) if known[k] not in known[:k]]
+    return [target for k, target in enumerate(found) if all(target.fields != other.fields for other in found[:k])]
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,9 @@ def _target(config: PretrainedConfig, anatomy: Anatomy, wanted: Wanted, values: 
         build_on_meta(student)
     except BUILD_ERRORS as error:
         raise UserError(f"{config.model_type} cannot be built at width {wanted.width:g} ({values}): {error}") from None
-    fields = {field: (sizes[field], new) for field, new in values.items()}
+    fields: dict[str, tuple[float, float]] = {field: (sizes[field], new) for field, new in values.items()}
+    if shape.rotary_base is not None:
+        fields["rope_theta"] = (config.rope_parameters["rope_theta"], round(shape.rotary_base, 6))
     given = shape.hidden / anatomy.residual.size
     return Target(student, wanted.width, given, fields, wanted.depth, shape.narrowing, shape.rotary_base)
 

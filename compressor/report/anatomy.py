@@ -67,8 +67,13 @@ def render_plan(plan: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def _other(target: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    sizes = {field: size["student"] for field, size in other["fields"].items()}
-    differing = [f"{field} {size}" for field, size in sizes.items() if size != target["fields"][field]["student"]]
+    ours, theirs = target["fields"], other["fields"]
+    # A field that one of them does not name is as the teacher has it.
+    sizes = {
+        field: [own.get(field, size)["student" if field in own else "teacher"] for own in (ours, theirs)]
+        for field, size in {**ours, **theirs}.items()
+    }
+    differing = [f"{field} {size}" for field, (own, size) in sizes.items() if size != own]
     return f"or with {other['narrowing'].replace('-', ' ')} if held-out samples prefer it: {', '.join(differing)}"
 
 
