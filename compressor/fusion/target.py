@@ -70,7 +70,8 @@ def target_configs(
         for shape in shapes(config, anatomy, width, narrowing, teachers)
     ]
     # Where heads are alike in both, there is nothing to choose.
-    return [target for k, target in enumerate(found) if all(target.fields != other.fields for other in found[:k])]
+    known = [target.config.to_dict() for target in found]
+    return [target for k, target in enumerate(found) if known[k] not in known[:k]]
 
 
 @dataclass(frozen=True)
