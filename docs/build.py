@@ -23,7 +23,11 @@ from compressor.registry import Registry
 
 ROOT = Path(__file__).parents[1]
 #: Links of pages that lie elsewhere in the repository than in the guide.
-_LINKS = {"(../docs/families.md)": "(../families.md)", "(results/paper)": "(paper/README.md)"}
+_LINKS = {
+    "(../docs/families.md)": "(../families.md)",
+    "(results/paper)": "(paper/README.md)",
+    "(results/students)": "(students/README.md)",
+}
 _FLAG = re.compile(r"(?<!`)(--[a-z][a-z-]+)(?!`)")
 _FLAG_OF = {path: flag for flag, path in FLAGS.items()}
 
