@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_MEASURES = {
+    "held_out_kl": "held-out KL",
+    "held_out_error": "held-out error",
+    "random_inputs_kl": "KL on random inputs",
+    "random_inputs_error": "error on random inputs",
+}
+
 
 def measure_of(candidates: Sequence[Mapping[str, Any]]) -> str:
     """What candidates were judged by, such as held_out_kl."""
@@ -15,7 +22,7 @@ def said_shapes(shapes: Sequence[Mapping[str, Any]]) -> str:
     """The shapes of attention that were tried, and how far from the ensemble each was."""
     measure = measure_of(shapes)
     tried = "; ".join(f"{one['candidate']} {one[measure]:.4g}" for one in shapes)
-    return f"{tried} ({measure.replace('_', ' ').replace('kl', 'KL')})"
+    return f"{tried} ({_MEASURES.get(measure, measure)})"
 
 
 def said_head(head: Mapping[str, Any]) -> str:
