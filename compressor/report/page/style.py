@@ -42,7 +42,12 @@ nav a { display: inline-block; margin-right: 1.1rem; text-decoration: none; padd
 .told { border-left: 3px solid var(--warm); background: var(--raised); padding: .6rem .9rem;
   border-radius: 0 6px 6px 0;
   margin: .6rem 0; max-width: 46rem; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; margin: .8rem 0; max-width: 100%; }
+/* A shadow at the side where a wide table goes on; paper that moves along covers it at the end. */
+.wide { overflow-x: auto; margin: .8rem 0; max-width: 100%; background:
+  linear-gradient(to right, var(--paper) 40%, transparent) left / 2.5rem 100% no-repeat local,
+  linear-gradient(to left, var(--paper) 40%, transparent) right / 2.5rem 100% no-repeat local,
+  linear-gradient(to right, var(--line), transparent) left / .9rem 100% no-repeat scroll,
+  linear-gradient(to left, var(--line), transparent) right / .9rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-size: .9375rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .75rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line);
   font-weight: 400; }
