@@ -34,6 +34,15 @@ def test_new_samples_gain_too():
     assert divergence(fitted.model, new, wanted) < divergence(plain.model, new, wanted)
 
 
+def test_few_tokens_do_not_fit_a_head():
+    config = config_of("llama")
+    teachers = [(str(seed), tiny_model(config, seed)) for seed in (0, 1)]
+    for _, model in teachers:
+        model.lm_head.weight.data *= 8
+    # 24 tokens, of which 12 are held out, for 16 inputs.
+    assert fuse(teachers, 0.5, batches_of(config, 1, 2), PLAIN, holdout=0.5).report["head"] is None
+
+
 def test_an_exact_student_is_left_alone():
     narrow = tiny_model(config_of("llama"))
     options = FusionOptions(residual="barycentre", inner="transport")

@@ -29,6 +29,9 @@ from compressor.fusion.walk import Spot, Visitor
 
 #: Tokens times classes from which a head is fitted, about; more take memory and change little.
 ENTRIES = 1 << 24
+#: Tokens for each of a head's inputs below which it keeps its least squares: of a large vocabulary few tokens are
+#: taken, and a fit to fewer of them than it has inputs says little of others.
+FEWEST = 2
 #: Steps of L-BFGS between looks at the held-out samples, the most looks, and the gain that is worth another.
 STEPS, LOOKS, WORTHWHILE = 4, 8, 5e-3
 #: Held-out KL below which there is nothing to gain.
@@ -184,16 +187,25 @@ def refit_head(student: Student, said: Sequence[Sequence[Tensor]], masks: Masks,
     if found is None or not student.options.held_out:
         return
     module, norm, step = found
-    ends: list[tuple[Tensor, Tensor]] = []
-    own = finish(
-        [(module, "in"), (module, "out")], lambda _, seen: ends.append((seen[module, "in"], seen[module, "out"]))
-    )
-    scale = _scale(ends[0][1], own[0])
-    if scale is None or said[0][0].shape[-1] < 2:
+    entries, classes = sum(one.numel() for one in said[0]), said[0][0].shape[-1]
+    reads = student.parameters[step.weight].numel() / classes
+    if classes < 2 or min(entries, ENTRIES) / classes < FEWEST * reads:
+        return
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
+
+    def visit(index: int, seen: dict[Spot, Tensor]) -> None:
+        inputs.append(seen[module, "in"])
+        if not index:
+            outputs.append(seen[module, "out"])
+
+    own = finish([(module, "in"), (module, "out")], visit)
+    scale = _scale(outputs[0], own[0])
+    if scale is None:
         return
     shares = [source.weight for source in student.sources]
-    stride = max(1, math.ceil(sum(one.numel() for one in own) / ENTRIES))
-    answers = _answers([end[0] for end in ends], said, shares, masks, module, stride, held_out_from)
+    stride = max(1, math.ceil(entries / ENTRIES))
+    answers = _answers(inputs, said, shares, masks, module, stride, held_out_from)
     head = _made(student, norm, step, answers)
     before, after, change = _fitted(head, answers, scale)
     if after < before:
