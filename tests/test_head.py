@@ -4,7 +4,7 @@ import pytest
 import torch
 from families import batches_of, config_of, tiny_model, widened
 
-from compressor.fusion import fuse
+from compressor.fusion import fuse, head
 from compressor.fusion.choose import divergence, ensemble_log_probs
 from compressor.recipe import FusionOptions
 
@@ -34,13 +34,16 @@ def test_new_samples_gain_too():
     assert divergence(fitted.model, new, wanted) < divergence(plain.model, new, wanted)
 
 
-def test_few_tokens_do_not_fit_a_head():
+def test_few_tokens_do_not_fit_a_head(monkeypatch):
     config = config_of("llama")
     teachers = [(str(seed), tiny_model(config, seed)) for seed in (0, 1)]
     for _, model in teachers:
         model.lm_head.weight.data *= 8
-    # 24 tokens, of which 12 are held out, for 16 inputs.
-    assert fuse(teachers, 0.5, batches_of(config, 1, 2), PLAIN, holdout=0.5).report["head"] is None
+    batches = batches_of(config, 16, 32)
+    assert fuse(teachers, 0.5, batches, PLAIN).report["head"] is not None
+    # 6,144 tokens for 16 inputs.
+    monkeypatch.setattr(head, "FEWEST", 385)
+    assert fuse(teachers, 0.5, batches, PLAIN).report["head"] is None
 
 
 def test_an_exact_student_is_left_alone():
