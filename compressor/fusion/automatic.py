@@ -256,8 +256,8 @@ def _choice(
     forms: list[dict[str, Any]],
     plan: BuildOptions,
 ) -> dict[str, Any]:
-    if measured:
-        why = f"least KL to the ensemble on held-out samples among {len(measured)} candidates built on a few"
+    if measured or forms:
+        why = "nearest to the ensemble of all candidates and shapes tried, each built on a few samples"
     else:
         why = "the only candidate: asked for, or no data to judge others by"
     return {
