@@ -68,6 +68,7 @@ def join(device: str) -> None:
 
     state = PartialState(cpu=device == "cpu", timeout=timedelta(hours=PATIENCE))
     if sharded() and state.distributed_type == DistributedType.MULTI_CPU:
+        leave()  # All have met and all know it: one that went by itself would cut off those still on their way.
         raise UnsupportedError(
             "accelerate shares weights between GPUs alone: use --device cuda, or launch without FSDP"
         )
