@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.paper.trials import Alone, Copied, Ensemble, Finetuned, Fused, Trial
@@ -22,6 +22,8 @@ REFITS = {"no refit": False, "refit": True}
 TIED = ("GPT-2s", "T5s")
 #: Channels (or heads) have a place in rotary (or shared relative) positions, so they are not coupled across heads.
 PLACED = ("Llamas", "T5s")
+#: Calibration samples of the rows that say so.
+MORE = 1024
 #: Optimiser steps of the finetuned table.
 STEPS = 100
 
@@ -84,6 +86,12 @@ def one_shot(setting: str) -> Iterator[Cell]:
         for column, refit in REFITS.items():
             yield Cell(row, column, Fused(policy, refit, alignment))
     yield Cell("automatic choice", "refit", AUTOMATIC)
+    if setting == "ViTs":
+        # What the refit gains from as many images as a fusion takes without options.
+        for row in ("OT from activations, hard", "OT from activations, soft"):
+            policy, alignment = fusions(setting)[row]
+            yield Cell(f"{row}, {MORE:,} images", "refit", Fused(policy, True, alignment, samples=MORE))
+        yield Cell(f"automatic choice, {MORE:,} images", "refit", replace(AUTOMATIC, samples=MORE))
 
 
 def finetuned(setting: str) -> Iterator[Cell]:

@@ -7,11 +7,12 @@ then proves the whole: permuting every space that was found must leave the logit
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,10 +44,15 @@ def inspect_config(config: PretrainedConfig) -> Anatomy:
         CertificateError: permuting what seemed interchangeable changes the logits; names the space and its parameters.
         UnsupportedError: the config's sizes could not be told apart.
     """
-    key = f"{type(config).__name__} {config.to_json_string(use_diff=False)}"
+    key = f"{type(config).__name__} {json.dumps(_told(config), sort_keys=True, default=str)}"
     if key not in _KNOWN:
         _KNOWN[key] = _inspect(config)
     return _KNOWN[key]
+
+
+def _told(config: PretrainedConfig) -> dict[str, Any]:
+    """What a config says of its model, wherever it was read from."""
+    return {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
 
 
 #: Anatomies by config: inspection is a pure function of it and takes a good part of a second.

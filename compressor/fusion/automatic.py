@@ -31,6 +31,8 @@ from compressor.recipe import AlignmentOptions
 RESIDUAL_SAMPLES = 128
 #: Share of the residual energy that common components may leave out before one teacher's coordinates are tried too.
 SPARED = 0.02
+#: A shape whose first pilot is so many times as far from the ensemble as the best one gets no further pilots.
+FAR = 10
 #: Random inputs that judge shapes where there is no data.
 RANDOM_SAMPLES = 16
 #: Options of an alignment that make sense only where there is an anchor to align to.
@@ -70,8 +72,9 @@ def make(job: Job) -> Made:
     plan = build_options(job, found[0].inner)
     # Whose coordinates are one teacher's alone has no use for the heads of all.
     common = [one for one in found if one.owners == found[0].owners]
-    chosen, measured = _choose(job, common if job.form.target.narrowing == ALL else found, problems, plan)
-    job, chosen, forms = _shaped(job, found, chosen, problems, plan, measured)
+    judge = Judge(job.sources, _judging(job), job.anatomy)
+    chosen, measured = _choose(job, common if job.form.target.narrowing == ALL else found, problems, plan, judge)
+    job, chosen, forms = _shaped(job, found, chosen, problems, plan, judge, measured)
     plan = replace(plan, inner=chosen.inner, owners=chosen.owners)
     job.clock.lap("choose")
     job.tell(0.4, "building the student")
@@ -155,7 +158,11 @@ def _problems(job: Job) -> dict[str, ResidualProblem]:
 
 
 def _choose(
-    job: Job, found: list[Candidate], problems: Mapping[str, ResidualProblem], plan: BuildOptions
+    job: Job,
+    found: list[Candidate],
+    problems: Mapping[str, ResidualProblem],
+    plan: BuildOptions,
+    judge: Judge,
 ) -> tuple[Candidate, list[dict[str, Any]]]:
     """The candidate whose pilot is nearest to the ensemble, and what was measured."""
     if job.calibration is None or len(found) == 1:
@@ -163,7 +170,7 @@ def _choose(
     said = f"choosing among {len(found)} maps"
     job.tell(0.1, said)
     return choose(
-        found, problems, partial(_pilot, job, plan), job.sources, _few(job), _judging(job),
+        found, problems, partial(_pilot, job, plan), job.sources, _few(job), judge,
         progress=lambda share: job.tell(0.1 + 0.3 * share, said),
     )  # fmt: skip
 
@@ -174,6 +181,7 @@ def _shaped(
     chosen: Candidate,
     problems: Mapping[str, ResidualProblem],
     plan: BuildOptions,
+    judge: Judge,
     measured: Sequence[Mapping[str, Any]],
 ) -> tuple[Job, Candidate, list[dict[str, Any]]]:
     """The job with the shape whose pilots come nearest to the ensemble, the map to go with it, and what was measured.
@@ -184,7 +192,6 @@ def _shaped(
     if not job.others:
         return job, chosen, []
     job.tell(0.38, f"choosing among {1 + len(job.others)} shapes")
-    judge = Judge(job.sources, _judging(job), job.anatomy)
     tried = list(dict.fromkeys([found[0], chosen]))
     # The choice of the residual map has measured the first shape already.
     known = {one["candidate"]: one[judge.measure] for one in measured}
@@ -192,8 +199,13 @@ def _shaped(
     for form in (job.form, *job.others):
         among = _suited(form, job, tried, found)
         missing = [one for one in among if (form, one) not in scores]
-        made = _pilots(job.of(form), missing, problems, plan)
-        scores |= {(form, one): judge(student) for one, student in zip(missing, made, strict=True)}
+        rounds = [missing[:1], missing[1:]] if form.target.narrowing == FEWER else [missing]
+        for some in rounds:
+            made = _pilots(job.of(form), some, problems, plan)
+            scores |= {(form, one): judge(student) for one, student in zip(some, made, strict=True)}
+            # Transport gives back what was copied; a shape that is far behind with it will not be the best.
+            if some and scores[form, some[0]] > FAR * min(scores.values()):
+                break
     form, best = min(scores, key=lambda pair: scores[pair])
     if nearly(scores.get((form, tried[0]), math.inf), scores[form, best]):
         best = tried[0]

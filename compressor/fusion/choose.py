@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -107,7 +108,7 @@ def choose(
     make: Callable[[Candidate, Mapping[str, ResidualMap]], Student],
     sources: Sequence[Source],
     batches: Sequence[Mapping[str, Tensor]],
-    held_out: Sequence[Mapping[str, Tensor]],
+    judge: Judge,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[Candidate, list[dict[str, Any]]]:
     """Build a pilot of every candidate and take the one nearest to the ensemble on held-out samples.
@@ -118,7 +119,7 @@ def choose(
         make: an unbuilt student of a candidate, for its residual maps.
         sources: the teachers.
         batches: samples that pilots are built on.
-        held_out: samples that judge them.
+        judge: of the pilots, on samples that none of them has seen.
         progress: told the share done.
 
     Returns:
@@ -129,7 +130,6 @@ def choose(
         return found[0], []
     students = [make(candidate, candidate.make(problems)) for candidate in found]
     build(students, sources, batches, progress)
-    judge = Judge(sources, held_out, students[0].anatomy)
     scores = [judge(student) for student in students]
     best = min(range(len(scores)), key=lambda i: scores[i])
     if nearly(scores[0], scores[best]):
@@ -158,8 +158,12 @@ class Judge:
     def __init__(self, sources: Sequence[Source], held_out: Sequence[Mapping[str, Tensor]], anatomy: Anatomy) -> None:
         self.sources, self.held_out, self.output = sources, held_out, anatomy.output
         self.measure = "held_out_kl" if self.output is None else "held_out_error"
-        models, shares = [s.model for s in sources], [s.weight for s in sources]
-        self.target = [ensemble_log_probs(models, shares, batch) for batch in held_out] if self.output is None else []
+
+    @cached_property
+    def target(self) -> list[Tensor]:
+        """The ensemble's log-probabilities, of every batch."""
+        models, shares = [s.model for s in self.sources], [s.weight for s in self.sources]
+        return [ensemble_log_probs(models, shares, batch) for batch in self.held_out]
 
     @torch.no_grad()
     def __call__(self, student: Student) -> float:

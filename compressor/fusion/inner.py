@@ -193,9 +193,11 @@ def _choose_forward(problem: UnitProblem) -> Tensor:
     """Greedy forward choice of blocks: each time the head that explains most of what is left of the target."""
     gram, target, block = problem.statistics.gram, problem.statistics.cross, problem.block
     count = gram.shape[0] // block
+    if problem.units >= count:
+        return torch.arange(count)
     gram = gram + SELECTION_RIDGE * gram.diagonal().mean() * torch.eye(gram.shape[0], dtype=torch.float64)
     chosen: list[int] = []
-    for _ in range(min(problem.units, count)):
+    for _ in range(problem.units):
         gains = {}
         for unit in sorted(set(range(count)) - set(chosen)):
             index = torch.cat([torch.arange(u * block, (u + 1) * block) for u in [*chosen, unit]])

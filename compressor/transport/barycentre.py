@@ -19,7 +19,9 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from compressor.errors import CouplingError, UserError
@@ -181,7 +183,9 @@ def _inner_products(gram: Tensor, weights: Tensor) -> Tensor:
     if int(weights.count_nonzero()) > int(shares.count_nonzero()):
         return gram @ weights
     # By rows, which lie together in memory: the Gram matrix is symmetric.
-    return torch.zeros_like(weights.T).index_add_(0, owners, gram * shares[:, None]).T.contiguous()
+    belongs = (shares.numpy(), (owners.numpy(), np.arange(len(owners))))
+    sums = csr_array(belongs, shape=tuple(weights.T.shape)) @ gram.numpy()
+    return torch.from_numpy(sums).T.contiguous()
 
 
 def _means(couplings: Sequence[Coupling], alpha: Sequence[float], mass: Tensor, cost: Tensor) -> Tensor:
