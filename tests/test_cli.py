@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,17 @@ def test_brackets_in_the_help_are_no_markup(capsys):
     out = compress(capsys, "fuse", "--help")[1]
     assert "'compressor[tensorboard]'" in out.replace("│", "")
     assert "[default: 0.5]" in out and "[dim]" not in out
+
+
+def test_the_help_names_every_word_that_a_flag_takes(capsys):
+    from compressor.cli.flags import FLAGS, words
+
+    shown = " ".join(compress(capsys, "fuse", "--help")[1].replace("│", " ").split())
+    rows = shown.split(" --")
+    for name, path in FLAGS.items():
+        row = next((row for row in rows if row.startswith(name.removeprefix("--") + " ")), None)
+        if row is not None:
+            assert all(re.search(rf"\b{re.escape(word)}\b", row) for word in words(path)), row
 
 
 def test_help_loads_nothing_heavy():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
@@ -82,18 +83,20 @@ def flag(name: str, *more: str, panel: str | None = None, metavar: str | None = 
     description, default = _field(FLAGS[name])
     # Escaped, as below: brackets are markup in a help text.
     text = escape(help or description)
+    known = words(FLAGS[name])
+    if not all(re.search(rf"\b{re.escape(word)}\b", text) for word in known):
+        text += f" One of {', '.join(known)}."
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
     if default not in (None, {}) and not isinstance(default, bool):
         text += f" [dim]\\[default: {default}][/dim]"
-    known = _words(FLAGS[name])
     return typer.Option(
         name, *more, help=text, show_default=False, rich_help_panel=panel, metavar=metavar,
         autocompletion=(lambda: known) if known else None,
     )  # fmt: skip
 
 
-def _words(path: str) -> list[str]:
+def words(path: str) -> list[str]:
     """The words that a field takes, for a shell that completes them; none where any text goes."""
 
     def of(kind: Any) -> list[str]:
