@@ -13,6 +13,7 @@ from compressor.bench.feeds import Entry, make_feed
 from compressor.bench.isolated import Job, Measurement, WorkerError, measure_isolated
 from compressor.bench.versus import compare_results, read_result
 from compressor.errors import UnsupportedError, UserError
+from compressor.report.latency import comparison_table
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +156,11 @@ class TestComparison:
         with pytest.raises(UserError, match="in common"):
             compare_results(result(("a", "onnx", 1, 4.0)), result(("a", "torch", 1, 4.0)))
 
+    def test_lengths_are_shown_where_there_are_any(self):
+        first = result(("a", "onnx", 1, 4.0))
+        titles = [column.header for column in comparison_table(compare_results(first, first)["rows"]).columns]
+        assert "batch" in titles and "tokens" not in titles
+
     @pytest.mark.parametrize("text", ["", "[]", '{"results": [{"model": "a"}]}', '{"results": 3}'])
     def test_other_files_are_refused(self, text, tmp_path):
         (tmp_path / "r.json").write_text(text)
@@ -173,11 +179,13 @@ def test_the_command_on_any_file(capsys, foreign, tmp_path):
         (model, batch, length) for batch in (1, 2) for length in (4,) for model in ("other.onnx", "again.onnx")
     ]
     assert "p99" in out and "peak MB" in out and "tokens" in out
+    assert "with 1 thread, in turns" in out and "all in ms" in out
     code, _, err = compress(capsys, "bench", foreign, "-o", tmp_path / "r.json")
     assert code == 2 and "exists already" in err
     both = (tmp_path / "r.json", tmp_path / "r.json")
     code, out, _ = compress(capsys, "bench", "--compare", *both)
     assert code == 0 and "A / B" in out and "other.onnx" in out
+    assert "A / B: how many times as fast B is, by p50" in out
     code, out, _ = compress(capsys, "bench", "--compare", *both, "--json")
     assert code == 0 and [row["speed_up"] for row in json.loads(out)["rows"]] == [1.0] * 4
 

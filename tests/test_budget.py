@@ -207,6 +207,9 @@ def test_plan(capsys, vit_a, vit_b):
     assert found["student"]["macs"] == found["budget"]["given"]["flops"]
     code, out, _ = compress(capsys, "plan", vit_a, vit_b, "--target-flops", 0.25)
     assert code == 0 and "0.25 of the widest teacher's MACs asked" in out and "0.5 picked" in out
+    assert "e+0" not in out
+    code, out, _ = compress(capsys, "plan", vit_a, vit_b, "--target-params", "11k")
+    assert code == 0 and "target: 11 k parameters asked; the nearest width has " in out and " k\n" in out
 
 
 def test_a_resumed_run_keeps_its_width(vit_a, tmp_path):

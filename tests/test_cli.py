@@ -272,6 +272,7 @@ def test_bench(capsys, student, vit_a):
     assert (code, err) == (0, "")
     assert "torch ms" in out
     assert "ORT ms" not in out
+    assert "first table: p50 / p95 of batches of 2\n" in out
 
 
 def test_bench_of_a_text_model(capsys, bert):

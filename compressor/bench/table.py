@@ -85,6 +85,20 @@ def say_perplexity(value: float) -> str:
     return f"{value:.2f}" if value < 1000 else f"{value:.3g}"
 
 
+def say_count(value: float) -> str:
+    """A number of parameters or of operations with three digits, such as 52.2 k."""
+    value = float(f"{value:.3g}")
+    for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= unit:
+            return f"{value / unit:.3g}{name}"
+    return f"{value:.3g}"
+
+
+def say_threads(count: int) -> str:
+    """So many threads."""
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
 def _scaled(value: float, unit: float) -> str:
     scaled = value / unit
     if scaled >= 100:

@@ -21,6 +21,7 @@ from compressor.bench.flops import count_macs
 from compressor.bench.isolated import Job, WorkerError, measure_isolated
 from compressor.bench.latency import measure, threads, torch_runner
 from compressor.bench.size import count_parameters
+from compressor.bench.table import say_count
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.shapes import WIDTH_MULTIPLE
 from compressor.fusion.target import Target, sizes_at, target_configs
@@ -207,8 +208,8 @@ def _sized(candidates: Candidates, what: str, wanted: float) -> int:
     if not ends[0] * (1 - SLACK) <= wanted <= ends[1] * (1 + SLACK):
         unit = "parameters" if what == "params" else "multiply-accumulates"
         raise UserError(
-            f"no student has {_said(wanted)} {unit}: the nearest is width {candidates.widths[index]:.4g} with "
-            f"{_said(candidates.cost(index, what))}; {_said(ends[0])} to {_said(ends[1])} are possible"
+            f"no student has {say_count(wanted)} {unit}: the nearest is width {candidates.widths[index]:.4g} with "
+            f"{say_count(candidates.cost(index, what))}; {say_count(ends[0])} to {say_count(ends[1])} are possible"
         )
     return index
 
@@ -288,10 +289,3 @@ def width_of_work(work: Path) -> float | None:
         return float(json.loads((work / "state.json").read_text(encoding="utf-8"))["key"]["width"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _said(value: float) -> str:
-    for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= unit:
-            return f"{value / unit:.3g}{name}"
-    return f"{value:.3g}"

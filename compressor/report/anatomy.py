@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compressor.anatomy import TOLERANCE, Anatomy, Axis, Kind, Space
+from compressor.bench.table import say_count, say_threads
 
 
 def render_anatomy(name: str, anatomy: Anatomy) -> list[RenderableType]:
@@ -83,14 +84,14 @@ def said_budget(budget: Mapping[str, Any]) -> list[str]:
     asked, given = budget["asked"], budget["given"]
     for what, name in (("params", "parameters"), ("flops", "MACs")):
         if what in asked:
-            wanted = f"{asked[what]:g} of the widest teacher's" if asked[what] <= 1 else f"{asked[what]:.4g}"
-            lines.append(f"target: {wanted} {name} asked; the nearest width has {given[what]:.4g}")
+            wanted = f"{asked[what]:g} of the widest teacher's" if asked[what] <= 1 else say_count(asked[what])
+            lines.append(f"target: {wanted} {name} asked; the nearest width has {say_count(given[what])}")
     if "latency" in asked:
         how = budget["latency"]
         tokens = f" × {how['length']} tokens" if how["length"] else ""
         lines.append(
             f"latency: at most {asked['latency']:g} ms asked; measured {given['p50_ms']:.3g} ms (p50 of batches of "
-            f"{how['batch_size']}{tokens} in {how['backend']}, {how['threads']} threads, random weights)"
+            f"{how['batch_size']}{tokens} in {how['backend']}, {say_threads(how['threads'])}, random weights)"
         )
         tried = [f"{one['width']:.4g} ({one['p50_ms']:.3g} ms)" for one in budget["looked_at"] if "p50_ms" in one]
         lines.append(f"widths tried: {', '.join(tried)}")

@@ -9,6 +9,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from compressor.bench.table import say_threads
+
 Report = Mapping[str, Any]
 
 
@@ -30,10 +32,15 @@ def timed(found: Report) -> list[str]:
     """How a bench was measured, a line each."""
     settings, machine = found["settings"], found["environment"]
     calls, warmups = (min(row[key] for row in found["results"]) for key in ("iterations", "warmups"))
+    first = found["results"][0]
+    each = "" if first["length"] is None else f" × {first['length']} tokens"
+    sample = "" if first["length"] is None else f"GMACs of {first['length']} tokens, "
     return [
-        f"each in a process of its own with {settings['threads']} threads, in turns: at least "
+        *([f"first table: {sample}p50 / p95 of batches of {first['batch_size']}{each}"] if found["table"] else []),
+        f"each in a process of its own with {say_threads(settings['threads'])}, in turns: at least "
         f"{settings['seconds']:g} s and {calls} calls after {warmups} or more warm-ups",
-        "first: the first call; load: from the file to a model that can be called; peak: memory of the whole process",
+        "first: the first call; load: from the file to a model that can be called; all in ms; peak: memory of the "
+        "whole process",
         f"on {machine['cpu']}, torch {machine['torch']}, ONNX Runtime {machine['onnxruntime']}",
     ]
 
@@ -41,19 +48,21 @@ def timed(found: Report) -> list[str]:
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """A row for each shape that two results share: A's figures, then B's."""
     table = _table("model", "backend")
-    for title in ("batch", "tokens", "p50 ms", "p95 ms", "peak MB", "A / B"):
+    tokens = any(row["length"] is not None for row in rows)
+    for title in ("batch", *(["tokens"] if tokens else []), "p50 ms", "p95 ms", "peak MB", "A / B"):
         table.add_column(title, justify="right")
     for row in rows:
         memory = " → ".join(f"{value / 1e6:.0f}" for value in row["peak_memory_bytes"])
         times = [" → ".join(map(milliseconds, row[key])) for key in ("p50_ms", "p95_ms")]
-        sizes = [str(row["batch_size"]), str(row["length"] or "")]
+        sizes = [str(row["batch_size"]), *([str(row["length"] or "")] if tokens else [])]
         table.add_row(Text(row["model"]), row["backend"], *sizes, *times, memory, f"{row['speed_up']:.2f}")
     return table
 
 
 def said_apart(found: Report, paths: Sequence[str]) -> list[str]:
-    """What two results do not share, a line each."""
-    lines = [f"only in {path}: {', '.join(rows)}" for path, rows in zip(paths, found["only"], strict=True) if rows]
+    """What the ratio of a comparison is, and what two results do not share, a line each."""
+    lines = ["A / B: how many times as fast B is, by p50"]
+    lines += [f"only in {path}: {', '.join(rows)}" for path, rows in zip(paths, found["only"], strict=True) if rows]
     return [*lines, *(f"note: {note}" for note in found["notes"])]
 
 
