@@ -213,16 +213,18 @@ def test_a_run_writes_and_measures_formats_and_its_card_has_a_program_that_runs(
     from compressor.pipeline.run import run as job
     from compressor.report.summary import summary
 
-    export = {"onnx": True, "formats": ["onnx", "onnx-int8"]}
+    export = {"onnx": True, "formats": ["onnx", "onnx-int8", "torch-export"]}
     report = job(build(tiny_recipe([vit_a], image_folder, tmp_path / "s", export=export, finetune={"enabled": False})))
     found = report["formats"]["onnx-int8"]
     assert found["evaluation"]["samples"] == 12 and 0 <= found["evaluation"]["accuracy"] <= 1
     assert found["evaluation"]["float"]["accuracy"] == report["table"][-1]["accuracy"]
     assert math.isfinite(found["evaluation"]["relative_error"])
-    assert json.loads((tmp_path / "s" / "report.json").read_text())["formats"].keys() == {"onnx", "onnx-int8"}
+    assert json.loads((tmp_path / "s" / "report.json").read_text())["formats"].keys() == set(export["formats"])
     card = (tmp_path / "s" / "README.md").read_text()
     assert "| onnx-int8 | `onnx/model_int8.onnx` |" in card
     assert any("onnx/model.onnx, onnx/model_int8.onnx" in line for line in summary(report))
+    assert sum(line.startswith("torch-export: largest difference from torch ") for line in summary(report)) == 1
+    assert "Save it as `example.py` in this folder; it needs numpy and pillow beside: `python example.py pict" in card
     example = card.split("onnxruntime alone")[1].split("```python\n")[1].split("```")[0]
     assert len(example.splitlines()) <= 10
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8))

@@ -8,9 +8,10 @@ from typing import Any
 
 import yaml
 
+from compressor.bench.table import say_threads
 from compressor.models.tasks import TASKS
 from compressor.recipe import Recipe
-from compressor.report.choices import said_head, said_shapes
+from compressor.report.choices import how_judged, said_head, said_shapes
 
 _AUTO_CLASSES = {
     "image-classification": "AutoModelForImageClassification",
@@ -102,7 +103,8 @@ def _made_of(recipe: Recipe, report: Mapping[str, Any]) -> str:
     finetune = report.get("finetune")
     taught = "distilled from their ensemble" if recipe.finetune.asks_teachers else "trained on labels"
     then = f"then {taught} for a short while" if finetune else "without any finetuning"
-    lines = [f"{what} by `compressor` {report.get('version', '')}".rstrip() + f", {then}.", ""]
+    kept = f" It has the {how_judged(finetune)}." if finetune and finetune.get("best_step") is not None else ""
+    lines = [f"{what} by `compressor` {report.get('version', '')}".rstrip() + f", {then}.{kept}", ""]
     hashes = {teacher["name"]: teacher.get("fingerprint", "") for teacher in report.get("teachers") or []}
     for name in recipe.teachers:
         digest = f" (sha256 `{hashes[name][:16]}…`)" if hashes.get(name) else ""
@@ -125,7 +127,8 @@ def _example(example: str | None, image: bool) -> str:
         return ""
     needs, given = ("numpy and pillow", "picture.png") if image else ("numpy and tokenizers", '"a text"')
     return (
-        f"It needs {needs} beside; in this folder, `python example.py {given}`:\n\n{_fence('python', example.rstrip())}"
+        f"Save it as `example.py` in this folder; it needs {needs} beside: `python example.py {given}`\n\n"
+        f"{_fence('python', example.rstrip())}"
     )
 
 
@@ -229,7 +232,7 @@ def _limits(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
         latency = report.get("latency") or {}
         each = f" texts of {latency['length']} tokens" if latency.get("length") else ""
         timed = next(iter((latency.get("models") or {}).values()), None)
-        threads = f" with {timed['torch']['threads']} threads" if timed else ""
+        threads = f" with {say_threads(timed['torch']['threads'])}" if timed else ""
         lines.append(
             f"- Latency is of batches of {recipe.bench.batch_size}{each}{threads} on the machine above; it differs on "
             "others."

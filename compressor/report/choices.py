@@ -1,4 +1,4 @@
-"""What a fusion tried and fitted, in words."""
+"""What a run tried, fitted and kept, in words."""
 
 from __future__ import annotations
 
@@ -30,4 +30,13 @@ def said_head(head: Mapping[str, Any]) -> str:
     return (
         f"{head['module']}, fitted to the ensemble's probabilities: held-out KL {head['kl']:.4g}, "
         f"{head['least_squares_kl']:.4g} by least squares"
+    )
+
+
+def how_judged(finetune: Mapping[str, Any]) -> str:
+    """Whose weights the result has, where samples were kept out to tell."""
+    loss = dict(map(tuple, finetune["judged"]))[finetune["best_step"]]
+    return (
+        f"weights of step {finetune['best_step']}, the best of {len(finetune['judged'])} judgements "
+        f"(loss {loss:.4f} on {finetune['validation_samples']} training samples kept out)"
     )

@@ -10,9 +10,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from compressor.bench.table import from_json, say_perplexity, to_markdown
+from compressor.bench.table import from_json, say_perplexity, say_threads, to_markdown
 from compressor.report.anatomy import said_budget
-from compressor.report.choices import said_head, said_shapes
+from compressor.report.choices import how_judged, said_head, said_shapes
 from compressor.report.terminal import render_table
 
 Report = Mapping[str, Any]
@@ -62,7 +62,7 @@ def summary(report: Report) -> list[str]:
             f"ONNX Runtime agrees with torch to {onnx['largest_relative_difference']:.1e} of the largest value "
             f"(at most {onnx['tolerance']:.0e} is allowed)"
         )
-    lines += [_inexact(name, made) for name, made in (report.get("formats") or {}).items() if not made["exact"]]
+    lines += [_parity(name, made) for name, made in (report.get("formats") or {}).items() if name != "onnx"]
     lines.append(f"written to {folder} in {report['seconds']['total']:.0f} s: {_contents(report)}")
     lines.append(f"look at it: {folder}/report.html")
     lines.append(f"next: {_next(report)}")
@@ -132,19 +132,16 @@ def exported(found: Report) -> list[str]:
     for name, made in found["formats"].items():
         for file, about in made["files"].items():
             lines.append(f"wrote {found['folder']}/{file} ({name}, {about['bytes'] / 1e6:.2f} MB)")
-        if made["exact"]:
-            lines.append(
-                f"{name}: largest difference from torch {made['largest_relative_difference']:.1e} of the largest value"
-            )
-        else:
-            lines.append(_inexact(name, made))
+        lines.append(_parity(name, made))
     if found["report_updated"]:
         lines.append(f"noted in {found['folder']}/report.json")
     return lines
 
 
-def _inexact(name: str, made: Mapping[str, Any]) -> str:
-    """How far a format that need not be exact is from torch, and what it is worth on data."""
+def _parity(name: str, made: Mapping[str, Any]) -> str:
+    """How far a format is from torch, and what one that need not be exact is worth on data."""
+    if made["exact"]:
+        return f"{name}: largest difference from torch {made['largest_relative_difference']:.1e} of the largest value"
     data = made["evaluation"]
     where, figures = ("random inputs", made) if data is None else (f"{data['samples']} samples", data)
     parts = [f"relative error of the logits {figures['relative_error']:.1e}"]
@@ -187,7 +184,7 @@ def how_timed(latency: Mapping[str, Any]) -> str:
     each = f" × {latency['length']} tokens" if latency.get("length") else ""
     runs = [backend["iterations"] for model in latency["models"].values() for backend in model.values() if backend]
     return (
-        f"latency: p50 / p95 of batches of {latency['batch_size']}{each} with {one['threads']} threads, at least "
+        f"latency: p50 / p95 of batches of {latency['batch_size']}{each} with {say_threads(one['threads'])}, at least "
         f"{latency['seconds']:g} s and {min(runs)} calls each, in turns; {latency['shared']}"
     )
 
@@ -203,15 +200,6 @@ def how_searched(finetune: Mapping[str, Any]) -> str:
     return (
         f"learning rate {finetune['learning_rate']:g} chosen among {', '.join(tried)}, "
         f"by {kept_out} training {'sample' if kept_out == 1 else 'samples'} kept out"
-    )
-
-
-def how_judged(finetune: Mapping[str, Any]) -> str:
-    """Whose weights the result has, where samples were kept out to tell."""
-    loss = dict(map(tuple, finetune["judged"]))[finetune["best_step"]]
-    return (
-        f"weights of step {finetune['best_step']}, the best of {len(finetune['judged'])} judgements "
-        f"(loss {loss:.4f} on {finetune['validation_samples']} training samples kept out)"
     )
 
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compressor.bench.table import columns, from_json, say_perplexity
+from compressor.report.choices import how_judged
 from compressor.report.page.charts import Line, Point, key, lines, scatter
 from compressor.report.page.markup import Markup, el, table
-from compressor.report.summary import how_judged, how_searched, how_timed
+from compressor.report.summary import how_searched, how_timed
 
 Report = Mapping[str, Any]
 
