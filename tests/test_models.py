@@ -531,6 +531,7 @@ def test_card_holds_the_recipe_the_table_and_how_to_load():
             "choices": {
                 "ridge": 0.001,
                 "weights": [0.5, 0.5],
+                "refit": True,
                 "nested": {"left": "out"},
                 "shapes": [{"candidate": "2 heads of 8, x", "held_out_kl": 0.25}],
             },
@@ -556,7 +557,7 @@ def test_card_holds_the_recipe_the_table_and_how_to_load():
     assert "AutoModelForImageClassification.from_pretrained" in body and "compress run recipe.yaml" in body
     assert "| student\\|x | 91.23 % | 0.0123 | 0.06 M | 2.50 M | 0.25 MB | 1.23 ms |" in body
     assert "| vit-b | – |" in body and "p95" not in body
-    assert "ridge: 0.001" in body and "weights: 0.5, 0.5" in body and "left" not in body
+    assert "ridge: 0.001" in body and "weights: 0.5, 0.5" in body and "refit: yes" in body and "left" not in body
     assert "- shapes: 2 heads of 8, x 0.25 (held-out KL)\n" in body and "'candidate'" not in body
     assert "- head: classifier, fitted to the ensemble's probabilities: held-out KL 0.01, 0.02 by least" in body
     assert "with 3 threads on the machine above" in body

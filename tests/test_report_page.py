@@ -185,6 +185,41 @@ def test_it_says_which_shapes_were_tried_and_how_the_head_was_fitted(fused, wher
     assert not any("{" in line for line in lines)
 
 
+def test_formats_are_on_the_page(fused):
+    from compressor.report.page.page import render_page
+
+    report = json.loads((fused[0] / "report.json").read_text())
+    whole = {"bytes": 3_340_000, "relative_error": 4e-7, "agreement": 1.0, "evaluation": None}
+    data = {"accuracy": 0.6166, "perplexity": None, "agreement": 0.9718, "relative_error": 0.0404}
+    small = whole | {"bytes": 1_350_000, "evaluation": data | {"float": {"accuracy": 0.6158, "perplexity": None}}}
+    report["formats"] = {"onnx": whole | {"files": {"onnx/model.onnx": {}}}}
+    assert "same answers" not in read(render_page(report)).text
+    report["formats"]["onnx-int8"] = small | {"files": {"onnx/model_int8.onnx": {}}}
+    page = read(render_page(report))
+    for said in ("same answers", "3.34 MB", "1.35 MB", "4.0e-07", "4.0e-02", "97.18 %", "61.66 %", "61.58 %"):
+        assert said in page.text
+    assert "files" not in page.text and {"href": "#formats"} in page.all("a")
+
+
+def test_the_terminal_says_what_the_page_says(fused):
+    from compressor.report.summary import choices
+
+    report = json.loads((fused[0] / "report.json").read_text())
+    made = {"exact": False, "relative_error": 0.04, "agreement": 1.0, "evaluation": None}
+    lines = choices(report | {"formats": {"onnx-int8": made}})
+    assert (
+        "onnx-int8: relative error of the logits 4.0e-02, 100.00 % of the answers are torch's (on random inputs)"
+        in lines
+    )
+    assert "refit: yes" in lines
+
+
+def test_words_wrap_where_figures_would_be_out_of_sight(fused):
+    page = read(fused[0].joinpath("report.html").read_text())
+    # Weights, versions and proofs: their last columns are what they are for.
+    assert [one.get("class") for one in page.all("table")].count("words") == 3
+
+
 def test_it_says_whose_weights_were_kept(fused):
     from compressor.report.page.page import render_page
     from compressor.report.summary import summary

@@ -12,6 +12,7 @@ from compressor.bench.table import say_threads
 from compressor.models.tasks import TASKS
 from compressor.recipe import Recipe
 from compressor.report.choices import how_judged, said_head, said_shapes
+from compressor.report.formats import SAID, TITLES, format_rows
 
 _AUTO_CLASSES = {
     "image-classification": "AutoModelForImageClassification",
@@ -133,38 +134,13 @@ def _example(example: str | None, image: bool) -> str:
 
 
 def _formats(formats: Mapping[str, Mapping[str, Any]]) -> str:
-    """A Markdown table of the formats: size, distance from torch on random inputs, and what they are worth on data."""
+    """A Markdown table of the formats."""
     if not formats:
         return ""
-    lines = [
-        ["format", "files", "size", "relative error", "same answers", "on the evaluation data", "float"],
-        [":--", ":--", *["--:"] * 5],
-    ]
-    for name, found in formats.items():
-        data = found.get("evaluation") or {}
-        agreement = data.get("agreement", found["agreement"])
-        cells = [
-            name,
-            ", ".join(f"`{file}`" for file in found["files"]),
-            f"{found['bytes'] / 1e6:.2f} MB",
-            f"{data.get('relative_error', found['relative_error']):.1e}",
-            "–" if agreement is None else f"{100 * agreement:.2f} %",
-            _metric(data),
-            _metric(data.get("float") or {}),
-        ]
-        lines.append(cells)
-    said = (
-        "Relative error: the norm of the logits' difference from torch over their norm; same answers: how often the "
-        "largest logit is the same. Both are of the evaluation samples where these are given, else of random inputs."
-    )
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{said}"
-
-
-def _metric(values: Mapping[str, Any]) -> str:
-    for key in ("accuracy", "perplexity"):
-        if values.get(key) is not None:
-            return _number(key, values[key])
-    return "–"
+    lines: list[Sequence[str]] = [TITLES, [":--", ":--", *["--:"] * 5]]
+    for name, files, *cells in format_rows(formats):
+        lines.append([name, ", ".join(f"`{file}`" for file in files), *cells])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{SAID}"
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -211,6 +187,8 @@ def _of_all_files(onnx: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _say(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -62,7 +62,7 @@ def summary(report: Report) -> list[str]:
             f"ONNX Runtime agrees with torch to {onnx['largest_relative_difference']:.1e} of the largest value "
             f"(at most {onnx['tolerance']:.0e} is allowed)"
         )
-    lines += [_parity(name, made) for name, made in (report.get("formats") or {}).items() if name != "onnx"]
+    lines += _other_formats(report)
     lines.append(f"written to {folder} in {report['seconds']['total']:.0f} s: {_contents(report)}")
     lines.append(f"look at it: {folder}/report.html")
     lines.append(f"next: {_next(report)}")
@@ -99,6 +99,7 @@ def choices(report: Report) -> list[str]:
         lines.append(how_timed(report["latency"]))
     if onnx := report.get("onnx"):
         lines.append(f"onnx: largest relative difference from torch {onnx['largest_relative_difference']:.1e}")
+    lines += _other_formats(report)
     lines += [f"warning: {line}" for line in report.get("warnings") or []]
     lines += [f"note: {line}" for line in report.get("notes") or []]
     if seconds := report.get("seconds"):
@@ -136,6 +137,11 @@ def exported(found: Report) -> list[str]:
     if found["report_updated"]:
         lines.append(f"noted in {found['folder']}/report.json")
     return lines
+
+
+def _other_formats(report: Report) -> list[str]:
+    """What the formats beside ONNX in float32 are worth, a line each."""
+    return [_parity(name, made) for name, made in (report.get("formats") or {}).items() if name != "onnx"]
 
 
 def _parity(name: str, made: Mapping[str, Any]) -> str:
@@ -226,4 +232,6 @@ def _next(report: Report) -> str:
 def _said(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_said(item)}" for key, item in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -36,8 +36,8 @@ def made_with(report: Report) -> list[Markup]:
     versions += [(name.replace("_", " "), str(value)) for name, value in report["environment"].items() if value]
     versions += [("seed", str(report["recipe"]["seed"])), ("device", report["recipe"]["device"])]
     return [
-        el("h3", "Weights"), table(("model", "sha256"), prints), el("h3", "Machine and versions"),
-        table(("what", "which"), versions),
+        el("h3", "Weights"), table(("model", "sha256"), prints, words=True), el("h3", "Machine and versions"),
+        table(("what", "which"), versions, words=True),
     ]  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def proofs(report: Report) -> list[Markup]:
              f"{onnx['tolerance']:.0e}")
             for name, file in onnx["files"].items()
         ]  # fmt: skip
-    return [table(("proof", "found", "allowed"), rows)] if rows else []
+    return [table(("proof", "found", "allowed"), rows, words=True)] if rows else []
 
 
 def seconds(report: Report) -> list[Markup]:

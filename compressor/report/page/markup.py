@@ -37,13 +37,16 @@ def join(children: Iterable[object]) -> Markup:
     return Markup("".join(shown))
 
 
-def table(titles: Sequence[str], rows: Iterable[Sequence[object]], *, marked: int | None = None) -> Markup:
+def table(
+    titles: Sequence[str], rows: Iterable[Sequence[object]], *, marked: int | None = None, words: bool = False
+) -> Markup:
     """A table that scrolls where it is too wide: words to the left in its first column, numbers to the right.
 
     Args:
         titles: of the columns.
         rows: their cells.
         marked: the row that stands out.
+        words: whether its words break into lines, so that nothing has to scroll.
     """
     head = el("tr", *(el("th", title, scope="col") for title in titles))
     body = [
@@ -52,4 +55,9 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[object]], *, marked: in
         for index, (first, *cells) in enumerate(rows)
     ]  # fmt: skip
     # Reached by the keyboard, or it could not be scrolled without a mouse.
-    return el("div", el("table", el("thead", head), el("tbody", *body)), class_="wide", tabindex="0")
+    return el(
+        "div",
+        el("table", el("thead", head), el("tbody", *body), class_="words" if words else None),
+        class_="wide",
+        tabindex="0",
+    )

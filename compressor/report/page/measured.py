@@ -8,6 +8,7 @@ from typing import Any
 
 from compressor.bench.table import columns, from_json, say_perplexity
 from compressor.report.choices import how_judged
+from compressor.report.formats import SAID, TITLES, format_rows
 from compressor.report.page.charts import Line, Point, key, lines, scatter
 from compressor.report.page.markup import Markup, el, table
 from compressor.report.summary import how_searched, how_timed
@@ -105,6 +106,16 @@ def finetune_curve(report: Report) -> list[Markup]:
         *([el("p", _sentence(how_judged(finetune)), class_="note")] if finetune.get("best_step") is not None else []),
         *([el("p", _sentence(how_searched(finetune)), class_="note")] if finetune.get("search") else []),
     ]
+
+
+def formats(report: Report) -> list[Markup]:
+    """What the formats are worth, where there are more than the ONNX file that is proven below."""
+    found = report.get("formats") or {}
+    if not set(found) - {"onnx"}:
+        return []
+    # Without the names of files, which would push the figures out of a phone's sight.
+    rows = [(name, *cells) for name, _, *cells in format_rows(found)]
+    return [table([title for title in TITLES if title != "files"], rows), el("p", SAID, class_="note")]
 
 
 def metric_of(report: Report) -> str | None:

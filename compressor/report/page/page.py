@@ -28,6 +28,7 @@ def render_page(report: Report) -> str:
     sections: list[tuple[str, str, list[Markup]]] = [
         ("table", "What was measured", [*measured.the_table(report), *measured.against_cost(report)]),
         ("finetune", "Finetune", measured.finetune_curve(report)),
+        ("formats", "Formats", measured.formats(report)),
         ("choices", "What was chosen, and why", made.choices(report, names) if fused else []),
         ("couplings", "Couplings", made.couplings(report, names) if fused else []),
         ("refit", "Refit, layer by layer", made.refit(report) if fused else []),

@@ -53,6 +53,9 @@ th, td { padding: .35rem .75rem; text-align: right; white-space: nowrap; border-
   font-weight: 400; }
 thead th { color: var(--soft); font-size: .8125rem; font-weight: 500; vertical-align: bottom; }
 th:first-child { text-align: left; padding-left: .4rem; }
+/* As wide as a figure or the name of a package, which would break at a hyphen or anywhere else. */
+.words th, .words td { white-space: normal; min-width: 5.5rem; }
+.words tbody th { overflow-wrap: anywhere; min-width: 8rem; }
 tr.marked > * { background: var(--mark); font-weight: 600; }
 .charts { display: flex; flex-wrap: wrap; gap: 1.25rem 2rem; }
 .charts figure { flex: 0 1 29rem; min-width: 0; }
