@@ -233,6 +233,10 @@ def test_a_run_writes_and_measures_formats_and_its_card_has_a_program_that_runs(
     given = AutoImageProcessor.from_pretrained(tmp_path / "s")(picture, return_tensors="pt")
     said = model.config.id2label[int(model(**given).logits.argmax())]
     assert ran_alone(tmp_path / "s", example, "picture.png") == said
+    program = card.split("with torch alone")[1].split("```python\n")[1].split("```")[0]
+    told: dict = dict(given)
+    exec(program.replace('"torch/', f'"{tmp_path}/s/torch/'), told)
+    assert torch.allclose(told["logits"], model(**given).logits, atol=1e-5)
 
 
 def test_the_text_example(bert, tmp_path, capsys):

@@ -140,7 +140,20 @@ def _formats(formats: Mapping[str, Mapping[str, Any]]) -> str:
     lines: list[Sequence[str]] = [TITLES, [":--", ":--", *["--:"] * 5]]
     for name, files, *cells in format_rows(formats):
         lines.append([name, ", ".join(f"`{file}`" for file in files), *cells])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{SAID}"
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{SAID}" + _program(formats)
+
+
+def _program(formats: Mapping[str, Mapping[str, Any]]) -> str:
+    """How the torch.export program is run, where there is one: it takes its inputs by name, in a dict."""
+    files = (formats.get("torch-export") or {}).get("files") or {}
+    said = []
+    for file, about in files.items():
+        given, answer = ", ".join(f'"{name}": {name}' for name in about["inputs"]), about["outputs"][0]
+        program = (
+            f'import torch\n\nmodel = torch.export.load("{file}").module()\n{answer} = model({{{given}}})["{answer}"]'
+        )
+        said.append(f"\n\n`{file}` runs with torch alone:\n\n{_fence('python', program)}")
+    return "".join(said)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
