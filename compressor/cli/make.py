@@ -38,6 +38,8 @@ def fuse(
 
     Example: compress fuse --width 0.5 ./teacher-a ./teacher-b --data ./images --output student
     """
+    if given["--no-finetune"] and (idle := [name for name in o.TRAINING if given[name] is not None]):
+        remark(f"note: with --no-finetune nothing comes of {', '.join(idle)}")
     preset = given.pop("--preset")
     recipe = to_recipe({"--teachers": tuple(teachers), **given}, preset=preset)
     _make(recipe, push_to=push_to_hub, force=force, resume=resume, json=json, debug=debug)
