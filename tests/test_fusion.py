@@ -278,6 +278,8 @@ def test_unknown_maps_and_solvers_are_answered_with_the_known_ones():
     ):  # fmt: skip
         with pytest.raises(UserError, match=r"magic.*known"):
             fuse(teachers, 0.5, batches, FusionOptions(**{"residual": "barycentre", "inner": "transport", **wrong}))
+    with pytest.raises(UserError, match=r"'magic' \(known: auto, select, "):
+        fuse(teachers, 0.5, batches, FusionOptions(inner="magic"))
 
 
 class TestDepth:

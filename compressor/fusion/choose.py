@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from compressor.anatomy import Anatomy
 from compressor.anatomy.trace import logits_of
+from compressor.errors import UserError
 from compressor.fusion.inner import UNIT_MAPS
 from compressor.fusion.lockstep import build
 from compressor.fusion.residual import RESIDUAL_MAPS, ResidualMap, ResidualProblem
@@ -87,7 +88,8 @@ def candidates(
         plans = [(residual, every, chosen)]
         plans += [(residual, one, chosen) for one in single if residual != "anchor"]
     if inner != "auto":
-        UNIT_MAPS.get(inner)
+        if inner not in UNIT_MAPS.names():
+            raise UserError(f"unknown inner map '{inner}' (known: {', '.join(('auto', *UNIT_MAPS.names()))})")
         plans = [(name, shares, inner) for name, shares, _ in plans]
     if not evidence:
         plans = plans[:1]
