@@ -6,7 +6,8 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 # More arguments for pip, such as an index of CPU builds of torch.
 PIP_ARGS ?=
 VENV := .venv
-PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+# Python compiles what it imports by itself; pip would compile all of torch and transformers.
+PIP := $(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
 .PHONY: demo test docs install clean
 .DELETE_ON_ERROR:
@@ -33,9 +34,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e .
 	@touch $@
 
-$(VENV)/.tested: $(VENV)/.installed
+$(VENV)/.tested: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e '.[test]'
-	@touch $@
+	@touch $@ $(VENV)/.installed
 
 $(VENV)/.documented: $(VENV)/.installed
 	$(PIP) -e '.[docs]'
