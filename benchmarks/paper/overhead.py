@@ -126,7 +126,7 @@ def page(store: Store) -> str:
     lines = [
         "# What a fusion costs", "", f"`{store.content['command']}`", "",
         f"torch {machine['torch']}, transformers {machine['transformers']}, POT {machine['pot']}; {machine['cpu']}, "
-        f"{machine['threads']} threads. Two ViTs of random weights, images of 224 pixels in patches of 32, {SAMPLES} "
+        f"threads: {machine['threads']}. Two ViTs of random weights, images of 224 pixels in patches of 32, {SAMPLES} "
         f"calibration images. One run each, in a process of its own. Memory is the peak above what was held when the "
         f"teachers were loaded.",
         "", "Slopes are exponents of the number of parameters, fitted to all sizes and to the three largest.", "",
