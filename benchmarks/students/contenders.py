@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.arena import Arena, Named
-from benchmarks.students.pruning import prune
+from benchmarks.students.pruning import PRUNABLE, prune
 from compressor.anatomy.resize import model_class
 from compressor.fusion import fuse
 from compressor.pipeline.ensemble import plan_target
@@ -53,6 +53,9 @@ class Fused:
     def make(self, arena: Arena, width: float, seed: int) -> PreTrainedModel:
         anchor = arena.anchor(seed) if self.anchored else None
         options = FusionOptions(**self.options)
+        if anchor and getattr(anchor[1].config, "rope_parameters", None):
+            # Channels have a place in rotary positions, so they are not coupled across heads.
+            options = options.model_copy(update={"alignment": options.alignment.model_copy(update={"heads": "within"})})
         taking = [*self._teachers(arena, seed), *([anchor] if anchor else [])]
         return fuse(taking, width, arena.calibration(seed), options, seed=seed, anchor=anchor).model
 
@@ -88,6 +91,8 @@ PAPER = AlignmentOptions(preparation="standardised", heads="across", normalise="
 FEWER, SMALLER = {"narrowing": "fewer-heads"}, {"narrowing": "smaller-heads"}
 FOLDED = {"residual": "barycentre", "inner": "transport"}
 RANDOM, OURS = "random", "ours: automatic"
+#: The students of one teacher each.
+SINGLE = ("teacher 1 alone, our refit", "teacher 2 alone, our refit")
 #: Name: who.  Contenders that need an anchor take part where the setting has one of the event's width.
 CONTENDERS: dict[str, Contender] = {
     RANDOM: Random(),
@@ -99,8 +104,7 @@ CONTENDERS: dict[str, Contender] = {
     "folding (k-means)": Fused({**FOLDED, **NO_REFIT, **FEWER}, 0),
     "folding (k-means), refit": Fused({**FOLDED, **FEWER}, 0),
     "neuron transplantation": Fused({"residual": "importance", "inner": "importance", **NO_REFIT, **FEWER}),
-    "teacher 1 alone, our refit": Fused({}, 0),
-    "teacher 2 alone, our refit": Fused({}, 1),
+    **{name: Fused({}, k) for k, name in enumerate(SINGLE)},
     "trained anchor": Anchor(),
     "OT fusion into the anchor, as the paper": Fused(
         {"residual": "averaging", "alignment": PAPER, **NO_REFIT}, anchored=True
@@ -112,14 +116,15 @@ CONTENDERS: dict[str, Contender] = {
 
 
 def taking_part(arena: Arena, width: float) -> dict[str, Contender]:
-    """Those that can: an anchor must have the event's width, and pruning knows image classifiers."""
+    """Those that can: an anchor must have the event's width, and pruning must know the family."""
     found = dict(CONTENDERS)
     narrow = False
+    configs = [model.config for _, model in arena.teachers(0)]
     if arena.setting.anchors:
-        (target, *_), _ = plan_target([model.config for _, model in arena.teachers(0)], width)
+        (target, *_), _ = plan_target(configs, width)
         narrow = arena.anchor(0)[1].config.hidden_size == target.config.hidden_size
     for name, one in CONTENDERS.items():
         anchored = isinstance(one, Anchor) or (isinstance(one, Fused) and one.anchored)
-        if (anchored and not narrow) or (isinstance(one, Pruned) and arena.setting.data != "cifar10"):
+        if (anchored and not narrow) or (isinstance(one, Pruned) and configs[0].model_type not in PRUNABLE):
             del found[name]
     return found

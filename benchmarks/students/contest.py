@@ -17,7 +17,7 @@ from compressor.errors import UserError
 from compressor.recipe import FinetuneOptions
 
 #: Learning rates that every contender chooses from, by the first seed, on training samples kept out.
-RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 #: Steps of a trial, as a share of those of the finetune, and at least so many.
 SEARCH, LEAST_SEARCH = 0.2, 25
 TEACHERS = "teachers"

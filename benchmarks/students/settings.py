@@ -37,6 +37,11 @@ def _cifar(
     return Setting(name, groups, "cifar10", anchors=anchors, samples=samples, test=5000)
 
 
+def _pairs(name: str) -> tuple[tuple[str, str], ...]:
+    """Pairs of three teachers, each in turn the first of one."""
+    return tuple((f"{name}-{one}", f"{name}-{two}") for one, two in ("ab", "bc", "ca"))
+
+
 SHORT = (0, 200)
 #: For those who need long: ten times what the others have at most in the short events.
 LONG = (0, 50, 100, 200, 400, 800, 2000)
@@ -44,8 +49,8 @@ VITS = _cifar("ViTs", (SHARED,), ("vit-0", "vit-1", "vit-2"))
 SMALL_VITS = _cifar("small ViTs", SMALL)
 THREE = _cifar("three small ViTs", tuple(tuple(f"vit-{(k + j) % 5}" for j in range(3)) for k in range(3)))
 FOUR = _cifar("four small ViTs", tuple(tuple(f"vit-{(k + j) % 5}" for j in range(4)) for k in range(3)))
-BERTS = Setting("BERTs", (("bert-a", "bert-b"),), "sst2", samples=1024, batch=32)
-LLAMAS = Setting("Llamas", (("llama-a", "llama-b"),), "shakespeare", samples=1024, batch=16)
+BERTS = Setting("BERTs", _pairs("bert"), "sst2", anchors=("bert-64",), samples=1024, batch=32)
+LLAMAS = Setting("Llamas", _pairs("llama"), "shakespeare", anchors=("llama-64",), samples=1024, batch=16)
 GPT2S = Setting("GPT-2s", (("gpt2-a", "gpt2-b"),), "shakespeare", samples=1024, batch=16)
 
 EVENTS = {
