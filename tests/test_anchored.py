@@ -179,6 +179,32 @@ def test_the_refit_of_an_aligned_student_is_nearer_to_the_ensemble():
     assert errors[1] < errors[0]
 
 
+def test_a_refit_chooses_the_share_of_the_anchor_on_held_out_samples():
+    pair = [(f"t{seed}", tiny_model(config_of("vit"), seed)) for seed in (1, 2)]
+    batches = batches_of(pair[0][1].config, 8, 24)
+    result = fuse(pair, 1.0, batches, options("averaging", refit=True))
+    choice = result.report["choice"]
+    measured = {one["candidate"]: one["held_out_kl"] for one in choice["candidates"]}
+    assert next(iter(measured)) == "t1 with a share of 0.5" and len(measured) > 2
+    taken = measured[f"t1 with a share of {choice['shares']['t1']:g}"]
+    assert taken <= 1.01 * min(measured.values())
+    assert sum(choice["shares"].values()) == pytest.approx(1) and choice["weights"] == {"t1": 0.5, "t2": 0.5}
+
+    given = FusionOptions(residual="averaging", weights=tuple(choice["shares"].values()))
+    again = fuse(pair, 1.0, batches, given)
+    assert not again.report["choice"]["candidates"]
+    assert relative_error(again.model, result.model, batches[0]) < 1e-10
+
+
+def test_shares_are_alike_where_nothing_is_refitted_or_the_anchor_takes_no_part():
+    pair = [(f"t{seed}", tiny_model(config_of("vit"), seed)) for seed in (1, 2)]
+    batches = batches_of(pair[0][1].config, 8, 24)
+    third = ("third", tiny_model(config_of("vit"), 3))
+    for refit, anchor in ((False, None), (True, third)):
+        choice = fuse(pair, 1.0, batches, options("averaging", refit=refit), anchor=anchor).report["choice"]
+        assert choice["shares"] == {"t1": 0.5, "t2": 0.5} and not choice["candidates"]
+
+
 @pytest.mark.parametrize("tokens", ["all", "class", "window:2", "random:0.5", "loss:100"])
 def test_token_filters_undo_a_permutation(tokens):
     model = tiny_model(config_of("vit"))

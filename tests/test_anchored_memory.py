@@ -132,7 +132,8 @@ def test_one_layers_maps_are_known_at_a_time(family, refit, monkeypatch):
 
     monkeypatch.setattr(AlignedStudent, "forget", watched)
     residual = "averaging" if family == "vit" else "global"
-    chosen = FusionOptions(residual=residual, refit=refit)
+    # Of given weights no pilots are built, which have layers of their own.
+    chosen = FusionOptions(residual=residual, refit=refit, weights=(0.4, 0.6))
     anatomy = inspect_config(config_of(family))
     fuse(teachers(family, torch.float64), 1.0, batches(family, torch.float64), chosen)
     assert len(held) == len(anatomy.layers)

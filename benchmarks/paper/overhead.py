@@ -45,7 +45,9 @@ WAYS: Mapping[str, dict[str, Any]] = {
         },
     },
     "global, hard": {"residual": "global", "refit": False, "alignment": {"preparation": "centred"}},
-    "global, hard, refit": {"residual": "global", "refit": True, "alignment": {"preparation": "centred"}},
+    "global, hard, refit": {
+        "residual": "global", "refit": True, "weights": (1.0, 1.0), "alignment": {"preparation": "centred"},
+    },
 }  # fmt: skip
 #: What takes most of an hour on two cores.
 LEFT_OUT = {("306 M", "global, hard, refit")}

@@ -18,6 +18,7 @@ from compressor.anatomy.certificate import random_permutations
 from compressor.anatomy.trace import logits_of
 from compressor.errors import CouplingError
 from compressor.fusion import FusionResult, fuse
+from compressor.fusion.anchored import POLICIES
 from compressor.recipe import AlignmentOptions, FinetuneOptions, FusionOptions
 
 #: Regularisations that soft rows choose from, on validation data, with the first seed.
@@ -77,6 +78,7 @@ class Fused:
         width, depth: of the student.
         samples: of the calibration; None for the setting's number.
         inner: map of heads and hidden units.
+        weighs: whether held-out samples choose the anchor's share; as in the paper all have the same otherwise.
     """
 
     residual: str
@@ -89,19 +91,24 @@ class Fused:
     depth: int | None = None
     samples: int | None = None
     inner: str = "auto"
+    #: Not in what choices are known by: λ is that of equal shares.
+    weighs: bool = field(default=False, repr=False)
 
     def make(self, arena: Arena, seed: int) -> FusionResult:
         """The student, and how it came about."""
-        calibration = arena.calibration(seed, self.samples)
+        calibration, taking = arena.calibration(seed, self.samples), self._taking_part(arena, seed)
         return fuse(
-            self._taking_part(arena, seed), self.width, calibration, self.options(), seed=seed, depth=self.depth,
+            taking, self.width, calibration, self.options(len(taking)), seed=seed, depth=self.depth,
             anchor=arena.anchor(seed) if self.anchored else None,
         )  # fmt: skip
 
-    def options(self) -> FusionOptions:
-        """The product's own."""
-        alignment = AlignmentOptions(**self.alignment)
-        return FusionOptions(residual=self.residual, inner=self.inner, refit=self.refit, alignment=alignment)
+    def options(self, teachers: int) -> FusionOptions:
+        """The product's own, of so many teachers."""
+        chosen = self.weighs or self.residual not in POLICIES.names()
+        return FusionOptions(
+            residual=self.residual, inner=self.inner, refit=self.refit, alignment=AlignmentOptions(**self.alignment),
+            weights="auto" if chosen else (1.0,) * teachers,
+        )  # fmt: skip
 
     def run(self, arena: Arena, seed: int, choices: Choices) -> Figures:
         return self.settled(arena, seed, choices).measured(arena, seed)
@@ -200,7 +207,7 @@ class Copied:
         copied = copy.deepcopy(model)
         copied.load_state_dict(apply(maps, dict(model.named_parameters()), anatomy), strict=False)
         calibration = arena.calibration(seed, self.fusion.samples)
-        made = fuse([(name, model), ("copy", copied)], 1.0, calibration, self.fusion.options(), seed=seed).model
+        made = fuse([(name, model), ("copy", copied)], 1.0, calibration, self.fusion.options(2), seed=seed).model
         with torch.no_grad():
             before, after = (logits_of(one, calibration[0]) for one in (model, made))
         return {"error": float((after - before).norm() / before.norm()), "score": arena.score(made)}

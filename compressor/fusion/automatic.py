@@ -29,6 +29,8 @@ from compressor.recipe import AlignmentOptions
 
 #: Calibration samples from which residual maps are made: every layer's tokens count, so few are enough.
 RESIDUAL_SAMPLES = 128
+#: The λ of pilots, where there is a choice.
+PILOT = (PILOT_RIDGE,)
 #: Share of the residual energy that common components may leave out before one teacher's coordinates are tried too.
 SPARED = 0.02
 #: A shape whose first pilot is so many times as far from the ensemble as the best one gets no further pilots.
@@ -72,7 +74,7 @@ def make(job: Job) -> Made:
     plan = build_options(job, found[0].inner)
     # Whose coordinates are one teacher's alone has no use for the heads of all.
     common = [one for one in found if one.owners == found[0].owners]
-    judge = Judge(job.sources, _judging(job), job.anatomy)
+    judge = Judge(job.sources, judging(job), job.anatomy)
     chosen, measured = _choose(job, common if job.form.target.narrowing == ALL else found, problems, plan, judge)
     job, chosen, forms = _shaped(job, found, chosen, problems, plan, judge, measured)
     plan = replace(plan, inner=chosen.inner, owners=chosen.owners)
@@ -85,7 +87,7 @@ def make(job: Job) -> Made:
 
 def build_options(job: Job, inner: str) -> BuildOptions:
     """How the student of a job is built with an inner map."""
-    options, ridges = job.options, RIDGES if job.held_out else (PILOT_RIDGE,)
+    options, ridges = job.options, RIDGES if job.held_out else PILOT
     return BuildOptions(
         inner=inner,
         cost=options.alignment.cost,
@@ -170,7 +172,7 @@ def _choose(
     said = f"choosing among {len(found)} maps"
     job.tell(0.1, said)
     return choose(
-        found, problems, partial(_pilot, job, plan), job.sources, _few(job), judge,
+        found, problems, partial(_pilot, job, plan), job.sources, few(job), judge,
         progress=lambda share: job.tell(0.1 + 0.3 * share, said),
     )  # fmt: skip
 
@@ -229,7 +231,7 @@ def _pilots(
     quick = job.form.target.narrowing != FEWER
     made = [_pilot(job, plan, candidate, candidate.make(problems), quick=quick) for candidate in found]
     if made and _needs_walk(job):
-        build(made, job.sources, _few(job))
+        build(made, job.sources, few(job))
     else:
         build_from_weights(made, job.sources)
     return made
@@ -242,18 +244,18 @@ def _pilot(
     # What pursuit would choose matters little to the ranking, and costs most of a pilot's time.
     shortened = quick and candidate.inner == "select" and job.options.inner == "auto"
     inner = "importance" if shortened else candidate.inner
-    ridges = plan.ridges if len(plan.ridges) == 1 else (PILOT_RIDGE,)
+    ridges = plan.ridges if len(plan.ridges) == 1 else PILOT
     trial = replace(plan, held_out=0, ridges=ridges, inner=inner, owners=candidate.owners)
     return Student(copy.deepcopy(job.model), job.anatomy, job.sources, residual, trial, noted=False)
 
 
-def _few(job: Job) -> Sequence[Mapping[str, Tensor]]:
+def few(job: Job, samples: int = PILOT_SAMPLES) -> Sequence[Mapping[str, Tensor]]:
     """Samples that pilots are built on."""
     assert job.calibration is not None
-    return take(job.calibration[: len(job.calibration) - job.held_out], PILOT_SAMPLES)
+    return take(job.calibration[: len(job.calibration) - job.held_out], samples)
 
 
-def _judging(job: Job) -> Sequence[Mapping[str, Tensor]]:
+def judging(job: Job) -> Sequence[Mapping[str, Tensor]]:
     """Samples that judge pilots: those held out, or random inputs where there are none."""
     if job.calibration is not None and job.held_out:
         return job.calibration[len(job.calibration) - job.held_out :]

@@ -16,10 +16,8 @@ from compressor.anatomy import Anatomy, inspect_config
 from compressor.anatomy.passages import Passage
 from compressor.anatomy.resize import model_class, quiet
 from compressor.errors import UnsupportedError, UserError
-from compressor.fusion import automatic
+from compressor.fusion import automatic, towards
 from compressor.fusion.anchored import POLICIES
-from compressor.fusion.anchored.build import aligned, choice
-from compressor.fusion.anchored.student import AlignedStudent
 from compressor.fusion.depth import routes
 from compressor.fusion.job import Clock, Form, Job, Made, Progress
 from compressor.fusion.passages import passages
@@ -126,19 +124,10 @@ def fuse(
     if guide is not None:
         guide = next((r for r, s in zip(routed, sources, strict=True) if s is guide), along(guide, found[-1]))
     job = Job(routed, guide, forms[0], forms[1:], forms[0].anatomy, calibration, held_out, options, tell, clock)
-    made = _aligned_student(job) if policy else automatic.make(job)
+    made = towards.make(job) if policy else automatic.make(job)
     tell(1.0, "building the student")
     form, report = made.form, _report(made, routed, order, clock.laps)
     return FusionResult(form.model, form.target, form.anatomy, report, passages(made.student, order))
-
-
-def _aligned_student(job: Job) -> Made:
-    """The paper's way: every coordinate aligned to the anchor's."""
-    job, alignment = aligned(job)
-    options = automatic.build_options(job, "importance")
-    student = AlignedStudent(job.model, job.anatomy, job.sources, {}, options, alignment=alignment)
-    automatic.build_student(job, student, begun=0.1, aligned=True)
-    return Made(job.form, student, choice(job))
 
 
 def _rank(model: PreTrainedModel, weight: float) -> tuple[Content, float]:

@@ -82,7 +82,9 @@ class FusionOptions(Section):
     inner: str = Field("auto", description="Map of heads and hidden units: auto, or the name of a registered map.")
     alignment: AlignmentOptions = AlignmentOptions()
     weights: Literal["auto"] | tuple[NonNegative, ...] = Field(
-        "auto", description="One weight a teacher (they are normalised), or auto: chosen on held-out calibration data."
+        "auto",
+        description="One weight a teacher (they are normalised), or auto: chosen on held-out calibration data (by a "
+        "residual policy only with a refit; all alike otherwise).",
     )
     ridge: Literal["auto"] | NonNegative = Field(
         "auto", description="Ridge of the refit relative to the mean input variance, or auto: chosen on held-out data."

@@ -62,17 +62,24 @@ def raw(anatomy: Anatomy) -> Anatomy:
     return replace(anatomy, flow=flow, centred=frozenset(), scales=())
 
 
-def choice(job: Job) -> dict[str, Any]:
-    """The report's words on a student that was asked for."""
+def choice(job: Job, ensemble: Sequence[float], measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The report's words on a student that was asked for.
+
+    Args:
+        job: what it was made from; its teachers' weights are their shares.
+        ensemble: their weights in the ensemble that the student is measured by.
+        measured: the pilots that chose the shares, if any did.
+    """
     assert job.guide is not None
+    why = "a residual policy was asked for"
     return {
         "residual": f"{job.options.residual} towards {job.guide.name}",
         "inner": "aligned to the anchor",
         "refit": job.refit,
         "shares": {source.name: source.weight for source in job.sources},
-        "weights": {source.name: source.weight for source in job.sources},
-        "candidates": [],
-        "why": "a residual policy was asked for",
+        "weights": {source.name: weight for source, weight in zip(job.sources, ensemble, strict=True)},
+        "candidates": list(measured),
+        "why": why if not measured else f"{why}; of the shares of the anchor this came nearest to the ensemble",
     }
 
 

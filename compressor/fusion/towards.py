@@ -1,0 +1,80 @@
+"""The paper's way: every coordinate of every teacher is aligned to those of an anchor, and weights are averaged.
+
+Where they are refitted as well, the anchor's share in the average is chosen on held-out samples: two teachers' residual
+streams, averaged alike, are more than one width can compute, while the anchor's own stream is there already.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from compressor.fusion import automatic
+from compressor.fusion.anchored.build import aligned, choice
+from compressor.fusion.anchored.student import AlignedStudent
+from compressor.fusion.choose import Judge, nearly
+from compressor.fusion.job import Job, Made
+from compressor.fusion.student import BuildOptions
+
+#: Shares of the anchor that are tried beside that of all alike; the other teachers divide the rest.
+ANCHOR_SHARES = (0.65, 0.8, 0.9)
+#: Samples that their pilots are built on: of fewer, averaged streams look worse than they are.
+SAMPLES = 256
+
+
+def make(job: Job) -> Made:
+    """Make the student aligned to the job's anchor.
+
+    Raises:
+        UserError, UnsupportedError, CouplingError: see `compressor.fusion.anchored.align.Alignment`.
+    """
+    options = automatic.build_options(job, "importance")
+    ensemble = [source.weight for source in job.sources]
+    shares, measured = _shares(job, options)
+    job, student = _student(job, shares, options)
+    automatic.build_student(job, student, begun=0.1, aligned=True)
+    return Made(job.form, student, choice(job, ensemble, measured))
+
+
+def _student(job: Job, shares: Sequence[float], options: BuildOptions) -> tuple[Job, AlignedStudent]:
+    """The job, aligned, and an unbuilt student in which the teachers have these shares."""
+    sources = [replace(source, weight=share) for source, share in zip(job.sources, shares, strict=True)]
+    job, alignment = aligned(replace(job, sources=sources))
+    return job, AlignedStudent(job.model, job.anatomy, job.sources, {}, options, alignment=alignment)
+
+
+def _shares(job: Job, options: BuildOptions) -> tuple[Sequence[float], list[dict[str, Any]]]:
+    """Each teacher's share in the weights, and what was measured to choose it."""
+    alike = tuple(source.weight for source in job.sources)
+    place = next((k for k, source in enumerate(job.sources) if source is job.guide), None)
+    settled = job.options.weights != "auto" or not job.refit or not job.held_out
+    if settled or place is None or len(alike) == 1:
+        return alike, []
+    rest = len(alike) - 1
+    tried = [alike] + [
+        tuple(share if k == place else (1 - share) / rest for k in range(len(alike)))
+        for share in ANCHOR_SHARES
+        if share > alike[place]
+    ]
+    judge = Judge(job.sources, automatic.judging(job), job.anatomy)
+    few = replace(job, calibration=automatic.few(job, SAMPLES), held_out=0)
+    scores: dict[tuple[float, ...], float] = {}
+    for shares in tried:
+        job.tell(0.02 + 0.08 * len(scores) / len(tried), f"choosing among {len(tried)} shares of the anchor")
+        form = replace(job.form, model=copy.deepcopy(job.model))
+        quiet = replace(few, form=form, tell=lambda share, stage: None)
+        trial = replace(options, held_out=0, ridges=options.ridges if len(options.ridges) == 1 else automatic.PILOT)
+        made, student = _student(quiet, shares, trial)
+        automatic.build_student(made, student, aligned=True)
+        scores[shares] = judge(student)
+    job.clock.lap("choose")
+    best = min(scores, key=lambda shares: scores[shares])
+    if nearly(scores[alike], scores[best]):
+        best = alike
+    anchor = job.sources[place].name
+    return best, [
+        {"candidate": f"{anchor} with a share of {shares[place]:g}", judge.measure: score}
+        for shares, score in scores.items()
+    ]
