@@ -185,7 +185,7 @@ def test_a_refit_chooses_the_share_of_the_anchor_on_held_out_samples():
     result = fuse(pair, 1.0, batches, options("averaging", refit=True))
     choice = result.report["choice"]
     measured = {one["candidate"]: one["held_out_kl"] for one in choice["candidates"]}
-    assert next(iter(measured)) == "t1 with a share of 0.5" and len(measured) > 2
+    assert {f"t1 with a share of {share}" for share in (0.2, 0.5, 0.8)} <= measured.keys()
     taken = measured[f"t1 with a share of {choice['shares']['t1']:g}"]
     assert taken <= 1.01 * min(measured.values())
     assert sum(choice["shares"].values()) == pytest.approx(1) and choice["weights"] == {"t1": 0.5, "t2": 0.5}

@@ -18,8 +18,9 @@ from compressor.fusion.choose import Judge, nearly
 from compressor.fusion.job import Job, Made
 from compressor.fusion.student import BuildOptions
 
-#: Shares of the anchor that are tried beside that of all alike; the other teachers divide the rest.
-ANCHOR_SHARES = (0.65, 0.8, 0.9)
+#: Shares of the anchor that are tried beside that of all alike, and of each those beside it that follow where it is the
+#: best; the other teachers divide the rest.  A narrow anchor may well be worse than what is aligned to it.
+ANCHOR_SHARES = {0.2: (0.1, 0.35), 0.8: (0.65, 0.9)}
 #: Samples that their pilots are built on: of fewer, averaged streams look worse than they are.
 SAMPLES = 256
 
@@ -52,29 +53,35 @@ def _shares(job: Job, options: BuildOptions) -> tuple[Sequence[float], list[dict
     settled = job.options.weights != "auto" or not job.refit or not job.held_out
     if settled or place is None or len(alike) == 1:
         return alike, []
-    rest = len(alike) - 1
-    tried = [alike] + [
-        tuple(share if k == place else (1 - share) / rest for k in range(len(alike)))
-        for share in ANCHOR_SHARES
-        if share > alike[place]
-    ]
     judge = Judge(job.sources, automatic.judging(job), job.anatomy)
-    few = replace(job, calibration=automatic.few(job, SAMPLES), held_out=0)
-    scores: dict[tuple[float, ...], float] = {}
-    for shares in tried:
-        job.tell(0.02 + 0.08 * len(scores) / len(tried), f"choosing among {len(tried)} shares of the anchor")
-        form = replace(job.form, model=copy.deepcopy(job.model))
-        quiet = replace(few, form=form, tell=lambda share, stage: None)
+    few = replace(job, calibration=automatic.few(job, SAMPLES), held_out=0, tell=lambda share, stage: None)
+    scores: dict[float, float] = {}
+
+    def measure(share: float) -> None:
+        if share in scores:
+            return
+        job.tell(0.02 + 0.015 * len(scores), "choosing the share of the anchor")
+        pilot = replace(few, form=replace(job.form, model=copy.deepcopy(job.model)))
         trial = replace(options, held_out=0, ridges=options.ridges if len(options.ridges) == 1 else automatic.PILOT)
-        made, student = _student(quiet, shares, trial)
-        automatic.build_student(made, student, aligned=True)
-        scores[shares] = judge(student)
+        pilot, student = _student(pilot, _divided(share, place, len(alike)), trial)
+        automatic.build_student(pilot, student, aligned=True)
+        scores[share] = judge(student)
+
+    for share in (alike[place], *ANCHOR_SHARES):
+        measure(share)
+    for share in ANCHOR_SHARES.get(min(scores, key=lambda share: scores[share]), ()):
+        measure(share)
     job.clock.lap("choose")
-    best = min(scores, key=lambda shares: scores[shares])
-    if nearly(scores[alike], scores[best]):
-        best = alike
+    best = min(scores, key=lambda share: scores[share])
+    if nearly(scores[alike[place]], scores[best]):
+        best = alike[place]
     anchor = job.sources[place].name
-    return best, [
-        {"candidate": f"{anchor} with a share of {shares[place]:g}", judge.measure: score}
-        for shares, score in scores.items()
+    return _divided(best, place, len(alike)), [
+        {"candidate": f"{anchor} with a share of {share:g}", judge.measure: score}
+        for share, score in sorted(scores.items())
     ]
+
+
+def _divided(share: float, place: int, teachers: int) -> tuple[float, ...]:
+    """The anchor's share at its place among the teachers; the others have the rest alike."""
+    return tuple(share if k == place else (1 - share) / (teachers - 1) for k in range(teachers))
