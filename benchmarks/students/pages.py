@@ -76,16 +76,18 @@ def _earned(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
     sign = 1 if event.setting.better(1, 0) else -1
     said = []
     for count in steps:
-        own = [scores(store, event, name, count) for name in (OURS, *SINGLE)]
-        if min(map(len, own)) == event.seeds > 1:
-            ahead = [sign * ours - max(sign * one for one in others) for ours, *others in zip(*own, strict=True)]
+        ahead = []
+        for seed in range(event.seeds):
+            found = [store.get(event.name, name, str(count), seed) for name in (OURS, *SINGLE)]
+            if all(found):
+                ours, *others = [sign * one["score"] for one in found if one]
+                ahead.append(ours - max(others))
+        if len(ahead) > 1:
             error = statistics.stdev(ahead) / len(ahead) ** 0.5
             said.append(f"{count}: {statistics.mean(ahead):+.2f} ± {error:.2f}")
-    return (
-        [f"Ours before the better student of one teacher, by seed, after … steps: {'; '.join(said)}.", ""]
-        if said
-        else []
-    )
+    if not said:
+        return []
+    return [f"Ours before the better student of one teacher, by seed, after … steps: {'; '.join(said)}.", ""]
 
 
 def _reach(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
