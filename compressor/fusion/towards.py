@@ -69,10 +69,10 @@ def _shares(job: Job, options: BuildOptions) -> tuple[Sequence[float], list[dict
 
     for share in (alike[place], *ANCHOR_SHARES):
         measure(share)
-    for share in ANCHOR_SHARES.get(min(scores, key=lambda share: scores[share]), ()):
+    for share in ANCHOR_SHARES.get(min(scores, key=scores.__getitem__), ()):
         measure(share)
     job.clock.lap("choose")
-    best = min(scores, key=lambda share: scores[share])
+    best = min(scores, key=scores.__getitem__)
     if nearly(scores[alike[place]], scores[best]):
         best = alike[place]
     anchor = job.sources[place].name
