@@ -49,6 +49,7 @@ FLAGS: dict[str, str] = {
     "--scaling": "fusion.alignment.scaling",
     "--weights": "fusion.weights",
     "--ridge": "fusion.ridge",
+    "--polish": "fusion.polish",
     "--no-refit": "fusion.refit",
     "--anchor": "fusion.anchor",
     "--no-finetune": "finetune.enabled",

@@ -90,6 +90,7 @@ OPTIONS: dict[str, Any] = {
         flag("--weights", panel=_FUSION, metavar="W,W,...", help="One weight per teacher, such as 0.5,0.5, or auto."),
     ],
     "--ridge": Annotated[str | None, flag("--ridge", panel=_FUSION, metavar="FLOAT|auto")],
+    "--polish": Annotated[str | None, flag("--polish", panel=_FUSION, metavar="STEPS|auto")],
     "--anchor": Annotated[str | None, flag("--anchor", panel=_FUSION)],
     "--no-refit": Annotated[
         bool | None, without("--no-refit", "Pure transport: do not refit the weights in closed form.")
@@ -164,7 +165,7 @@ TRAINING = (
 FUSION = (
     "--preset", "--residual", "--narrowing", "--inner", "--features", "--tokens", "--preparation", "--cost",
     "--normalise", "--solver", "--epsilon", "--mass", "--relaxation", "--marginals", "--heads", "--query-key",
-    "--scaling", "--weights", "--ridge", "--anchor", "--no-refit", "--no-finetune",
+    "--scaling", "--weights", "--ridge", "--polish", "--anchor", "--no-refit", "--no-finetune",
 )  # fmt: skip
 DELIVERY = ("--no-latency", "--no-onnx", "--no-cache", "--formats", "--seed", "--device")
 

@@ -222,6 +222,8 @@ class Fitting:
             self.parameters[f"{step.module}.bias"].copy_(bias)
 
     def _record(self, step: Step, found: Fit) -> None:
+        # What is fitted again, behind a polish, has one entry.
+        self.fits[:] = [one for one in self.fits if one["module"] != step.module]
         self.fits.append({"module": step.module, "error": found.error, "ridge": found.ridge, "prior": found.prior})
 
     def _input_output(self, step: Step) -> Tensor:

@@ -271,6 +271,7 @@ def _report(made: Made, sources: Sequence[Source], order: Sequence[int], seconds
         "couplings": by_teacher(made.student.couplings),
         "projections": by_teacher(made.student.projections),
         "fits": made.student.fits,
+        "polished": made.student.polished if made.student.options.polish else None,
         "head": made.student.head,
         "seconds": {**seconds, "total": sum(seconds.values())},
     }

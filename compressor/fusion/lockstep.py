@@ -20,6 +20,7 @@ from compressor.fusion.head import refit_head
 from compressor.fusion.masks import Masks
 from compressor.fusion.moments import Features
 from compressor.fusion.outline import Outline
+from compressor.fusion.polish import polish
 from compressor.fusion.sources import Source
 from compressor.fusion.student import Student
 from compressor.fusion.walk import Spot, Walker
@@ -160,8 +161,11 @@ class _Lockstep:
                 for index, begun in ((i, start[i // stack.runs]) for i in range(len(start) * stack.runs))
             ]
         ends = None
+        run = partial(walker.run, layer)
         for stage in self.outline.stages(layer):
-            ends = Fitting(student).refit(stage, features, partial(walker.run, layer))
+            ends = Fitting(student).refit(stage, features, run)
+            if student.options.polish and polish(student, stage, features, run):
+                ends = Fitting(student).refit(stage, features, run)
         if stack.runs > 1:
             walker.roll(layer, stack.runs, start)
         elif ends is not None and walker.plain:

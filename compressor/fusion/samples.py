@@ -108,19 +108,24 @@ def _size(batch: Batch) -> int:
 
 
 def thinned(keys: Sequence[int], shape: tuple[int, int], mask: Tensor | None, stride: int) -> Tensor:
-    """Which token vectors stay when about one in `stride` does: a sample's key says where it starts counting.
+    """Which token vectors stay when about one in `stride` does, as `turns` says: bool, one entry a real token."""
+    return turns(keys, shape, mask, stride) == 0
+
+
+def turns(keys: Sequence[int], shape: tuple[int, int], mask: Tensor | None, stride: int) -> Tensor:
+    """Token vectors dealt out to `stride` heaps: a sample's key says with which heap it starts.
 
     Args:
         keys: of the samples.
         shape: samples and tokens of a batch, padding included.
         mask: its real tokens [B, T], or None when all are.
-        stride: one in how many.
+        stride: how many heaps.
 
     Returns:
-        Bool, one entry a real token.
+        The number of each real token's heap.
     """
     samples, tokens = shape
     starts = torch.tensor([key % stride for key in keys])[:, None]
     counted = torch.arange(tokens).expand(samples, tokens) if mask is None else mask.long().cumsum(dim=1) - 1
-    kept = (counted + starts) % stride == 0
-    return kept.flatten() if mask is None else kept[mask]
+    heaps = (counted + starts) % stride
+    return heaps.flatten() if mask is None else heaps[mask]

@@ -38,6 +38,7 @@ class BuildOptions:
         refit: whether linear modules are refitted.
         ridges: candidate λ of the refit.
         held_out: how many of the last batches choose λ.
+        polish: steps of descent on hidden units and their reader together, behind their linear refit; 0 for none.
     """
 
     inner: str
@@ -49,6 +50,7 @@ class BuildOptions:
     held_out: int = 0
     owners: tuple[bool, ...] = ()
     from_weights: bool = False
+    polish: int = 0
 
 
 @dataclass(eq=False)
@@ -64,6 +66,7 @@ class Student:
         options: how to build.
         noted: whether couplings and projections are kept for the report; those of a pilot are not.
         couplings, projections, fits: what was done, for the report; projections are maps that are no transport.
+        polished: hidden units that were fitted together with their reader, and what that gained.
         head: how the head was fitted to the ensemble's probabilities, if it was.
     """
 
@@ -76,6 +79,7 @@ class Student:
     couplings: list[dict[str, Any]] = field(default_factory=list)
     projections: list[dict[str, Any]] = field(default_factory=list)
     fits: list[dict[str, Any]] = field(default_factory=list)
+    polished: list[dict[str, Any]] = field(default_factory=list)
     head: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ import yaml
 from compressor.bench.table import say_threads
 from compressor.models.tasks import TASKS
 from compressor.recipe import Recipe
-from compressor.report.choices import how_judged, said_head, said_shapes
+from compressor.report.choices import how_judged, said_head, said_polished, said_shapes
 from compressor.report.formats import SAID, TITLES, format_rows
 
 _AUTO_CLASSES = {
@@ -187,6 +187,8 @@ def _choices(fusion: Mapping[str, Any]) -> str:
     made = dict(fusion.get("choices") or {})
     if shapes := made.pop("shapes", None):
         made["shapes"] = said_shapes(shapes)
+    if (polished := fusion.get("polished")) is not None:
+        made["polish"] = said_polished(polished)
     if head := fusion.get("head"):
         made["head"] = said_head(head)
     return _scalars(made)

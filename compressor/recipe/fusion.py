@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
 from compressor.recipe.section import NonNegative, Positive, Section
 
@@ -88,6 +88,12 @@ class FusionOptions(Section):
     )
     ridge: Literal["auto"] | NonNegative = Field(
         "auto", description="Ridge of the refit relative to the mean input variance, or auto: chosen on held-out data."
+    )
+    polish: Literal["auto"] | NonNegativeInt = Field(
+        "auto",
+        description="Steps by which hidden units are fitted, layer by layer, to what a linear refit misses (no labels, "
+        "no gradient from one layer to another); 0: none; auto: 300 where the width leaves out more than 2 % of the "
+        "residual stream.",
     )
     refit: bool = Field(True, description="Refit the transported weights in closed form; off: pure transport.")
     anchor: str | None = Field(

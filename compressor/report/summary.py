@@ -12,7 +12,7 @@ from rich.text import Text
 
 from compressor.bench.table import from_json, say_perplexity, say_threads, to_markdown
 from compressor.report.anatomy import said_budget
-from compressor.report.choices import how_judged, said_head, said_shapes
+from compressor.report.choices import how_judged, said_head, said_polished, said_shapes
 from compressor.report.terminal import render_table
 
 Report = Mapping[str, Any]
@@ -84,6 +84,8 @@ def choices(report: Report) -> list[str]:
             lines.append(f"{key}: {_said(value)}")
         elif value:
             lines.append(f"shapes: {said_shapes(value)}")
+    if (polished := fusion.get("polished")) is not None:
+        lines.append(f"polish: {said_polished(polished)}")
     if head := fusion.get("head"):
         lines.append(f"head: {said_head(head)}")
     if finetune := report.get("finetune"):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compressor.report.choices import measure_of
+from compressor.report.choices import measure_of, said_polished
 from compressor.report.page.charts import COLOURS, Line, key, lines
 from compressor.report.page.heat import spaces
 from compressor.report.page.markup import Markup, el, table
@@ -56,6 +56,10 @@ def choices(report: Report, names: Mapping[str, str]) -> list[Markup]:
         ridges = sorted({fit["ridge"] for fit in fusion["fits"]})
         span = f"{ridges[0]:.1e}" if len(ridges) == 1 else f"{ridges[0]:.1e} to {ridges[-1]:.1e}"
         rows.append(("ridge λ of the refit", span, _asked(report, "ridge", "least held-out error, module by module")))
+    if (polished := fusion.get("polished")) is not None:
+        rows.append(
+            ("polish", said_polished(polished), _asked(report, "polish", "the width leaves out some of the stream"))
+        )
     if head := fusion.get("head"):
         rows.append(
             (
