@@ -34,8 +34,8 @@ PILOT = (PILOT_RIDGE,)
 #: Share of the residual energy that common components may leave out before one teacher's coordinates are tried too, and
 #: that the chosen ones may before hidden units are polished.
 SPARED = 0.02
-#: Steps of a polish.
-POLISH = 300
+#: Steps of a polish, and the distance of a pilot from the ensemble up to which it is not worth its time.
+POLISH, NEAR = 300, 0.05
 #: A shape whose first pilot is so many times as far from the ensemble as the best one gets no further pilots.
 FAR = 10
 #: Random inputs that judge shapes where there is no data.
@@ -80,7 +80,7 @@ def make(job: Job) -> Made:
     judge = Judge(job.sources, judging(job), job.anatomy)
     chosen, measured = _choose(job, common if job.form.target.narrowing == ALL else found, problems, plan, judge)
     job, chosen, forms = _shaped(job, found, chosen, problems, plan, judge, measured)
-    plan = replace(plan, inner=chosen.inner, owners=chosen.owners, polish=_polish(job, chosen, problems))
+    plan = replace(plan, inner=chosen.inner, owners=chosen.owners, polish=_polish(job, chosen, problems, [*measured, *forms]))
     job.clock.lap("choose")
     job.tell(0.4, "building the student")
     student = Student(job.model, job.anatomy, job.sources, chosen.make(problems), plan)
@@ -88,12 +88,16 @@ def make(job: Job) -> Made:
     return Made(job.form, student, _choice(job, chosen, measured, forms, plan))
 
 
-def _polish(job: Job, chosen: Candidate, problems: Mapping[str, ResidualProblem]) -> int:
-    """Steps of the polish: where the width has room for the stream, the linear refit leaves little to gain."""
+def _polish(
+    job: Job, chosen: Candidate, problems: Mapping[str, ResidualProblem], measured: Sequence[Mapping[str, Any]]
+) -> int:
+    """Steps of the polish: where pilots are near to the ensemble, the linear refit leaves little to gain."""
     if job.options.polish != "auto":
         return job.options.polish if job.refit else 0
     left = [left_out(replace(problem, weights=chosen.shares)) for problem in problems.values()]
-    return POLISH if job.refit and job.held_out and max(left, default=0.0) > SPARED else 0
+    nearest = min((value for one in measured for value in one.values() if isinstance(value, float)), default=math.inf)
+    far = max(left, default=0.0) > SPARED and nearest > NEAR
+    return POLISH if job.refit and job.held_out and far else 0
 
 
 def build_options(job: Job, inner: str) -> BuildOptions:

@@ -93,7 +93,7 @@ class FusionOptions(Section):
         "auto",
         description="Steps by which hidden units are fitted, layer by layer, to what a linear refit misses (no labels, "
         "no gradient from one layer to another); 0: none; auto: 300 where the width leaves out more than 2 % of the "
-        "residual stream.",
+        "residual stream and pilots are more than 0.05 nats from the ensemble.",
     )
     refit: bool = Field(True, description="Refit the transported weights in closed form; off: pure transport.")
     anchor: str | None = Field(
