@@ -29,11 +29,12 @@ from compressor.bench import latency
 from compressor.bench.accuracy import answer, mix, score
 from compressor.bench.accuracy import measure as measure_models
 from compressor.bench.flops import count_macs
-from compressor.bench.latency import Runner, measure, onnx_runner, threads, torch_runner, torch_threads
+from compressor.bench.latency import Runner, measure, onnx_runner, threads, torch_runner
 from compressor.bench.size import count_parameters, weight_bytes
 from compressor.bench.table import Row, columns, from_json, to_json, to_markdown
 from compressor.errors import UnsupportedError, UserError
 from compressor.report.terminal import render_table
+from compressor.threads import torch_threads
 
 TEXT = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 50,

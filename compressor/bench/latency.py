@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import onnxruntime
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from compressor.threads import torch_threads
 
 #: Each contender is measured in this many turns or more, so that a slow phase of the machine meets them all.
 TURNS = 10
@@ -185,14 +187,3 @@ def _threads_of(runner: Runner) -> Any:
     if runner.backend == "torch" and runner.threads is not None:
         return torch_threads(runner.threads)
     return nullcontext()
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Torch computes with `count` threads inside, and with as many as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -21,6 +21,7 @@ from compressor.digits import CLASSES, digits
 from compressor.errors import UserError
 from compressor.models.save import save_student
 from compressor.models.staging import staged
+from compressor.threads import torch_threads
 
 Progress = Callable[[float, str], None]
 
@@ -163,11 +164,6 @@ def _batches(samples: int, training: Training) -> Iterator[Tensor]:
 @contextmanager
 def _reproducible(seed: int) -> Iterator[None]:
     # One thread: sums come out the same whatever the number of cores, and so small a model gains little from more.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    with torch_threads(1), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
