@@ -244,3 +244,20 @@ def test_an_operation_without_a_rule_pins_what_goes_into_it(monkeypatch):
     hidden = [space for space in anatomy.spaces.values() if space.kind is Kind.HIDDEN]
     assert not hidden
     assert anatomy.error < 1e-9
+
+
+def test_configs_that_differ_in_size_alone_are_proven_once(monkeypatch):
+    monkeypatch.setattr(infer, "_PROVEN", {})
+    monkeypatch.setattr(infer, "_KNOWN", {})
+    proofs = []
+    certify = infer.certify
+    monkeypatch.setattr(infer, "certify", lambda *given: proofs.append(1) or certify(*given))
+    wide, narrow = config_of("llama"), config_of("llama")
+    wide.hidden_size, wide.intermediate_size = 2 * narrow.hidden_size, 3 * narrow.intermediate_size
+    one, other = inspect_config(wide), inspect_config(narrow)
+    assert len(proofs) == 1
+    assert (one.residual.size, other.residual.size) == (wide.hidden_size, narrow.hidden_size)
+    assert one.errors == other.errors
+    monkeypatch.setattr(infer, "_PROVEN", {})
+    monkeypatch.setattr(infer, "_KNOWN", {})
+    assert inspect_config(narrow) == other

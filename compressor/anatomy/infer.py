@@ -68,15 +68,30 @@ def _inspect(config: PretrainedConfig) -> Anatomy:
     sizes = interpret(skeleton, study.config, study.table, lambda other: _Study.of(other, skeleton).table)
     if Meaning.HIDDEN not in sizes.meanings.values():
         raise UnsupportedError(f"no field of the {config.model_type} config sizes a residual stream")
-    anatomy = study.anatomy()
-    anatomy = _with_experts(study, anatomy, skeleton)
+    anatomy = _certified(config, study, _with_experts(study, study.anatomy(), skeleton))
+    return replace(expand(anatomy, study.config, config, skeleton, sizes), errors=anatomy.errors)
+
+
+def _certified(config: PretrainedConfig, study: _Study, anatomy: Anatomy) -> Anatomy:
+    """The small model's anatomy with its flow, proven; what was proven of the same small model before counts.
+
+    Configs that differ in their sizes alone, as a teacher's and its student's, have one small model.
+    """
+    key = f"{type(study.config).__name__} {json.dumps(_told(study.config), sort_keys=True, default=str)}"
+    if key in _PROVEN and _PROVEN[key][0] == anatomy:
+        return _PROVEN[key][1]
     errors = certify(study.model, study.inputs, anatomy)
     worst = max(errors, key=lambda name: errors[name])
     if not errors[worst] <= TOLERANCE:
         raise CertificateError(_refusal(config, anatomy, study.watched, worst, errors[worst]))
-    anatomy = with_pairs(study.model, study.inputs, anatomy)
-    anatomy = Flow(study.model, study.inputs, anatomy, study.table.tied).complete()
-    return replace(expand(anatomy, study.config, config, skeleton, sizes), errors=errors)
+    whole = with_pairs(study.model, study.inputs, anatomy)
+    whole = Flow(study.model, study.inputs, whole, study.table.tied).complete()
+    _PROVEN[key] = anatomy, replace(whole, errors=errors)
+    return _PROVEN[key][1]
+
+
+#: Per config of a small model, its anatomy before and behind the certificate.
+_PROVEN: dict[str, tuple[Anatomy, Anatomy]] = {}
 
 
 def _refusal(config: PretrainedConfig, anatomy: Anatomy, watched: Watched, space: str, error: float) -> str:
