@@ -85,6 +85,14 @@ def test_on_its_own_it_is_for_students_that_are_far_from_the_ensemble(small_heap
     assert fuse(named(models), 0.5, samples, FusionOptions(refit=False, polish=5)).report["polished"] is None
 
 
+def test_a_student_that_is_aligned_to_an_anchor_is_polished_if_asked(small_heaps):
+    config = config_of("llama")
+    models, samples = [tiny_model(config, seed) for seed in (0, 1)], batches_of(config, count=8, batch=64)
+    options = {"residual": "averaging", "weights": (1.0, 1.0)}
+    assert fuse(named(models), 1.0, samples, FusionOptions(**options)).report["polished"] is None
+    assert fuse(named(models), 1.0, samples, FusionOptions(**options, polish=100)).report["polished"]
+
+
 def test_every_token_is_dealt_once_and_by_its_sample():
     mask = torch.ones(3, 7, dtype=torch.bool)
     mask[1, 4:] = False

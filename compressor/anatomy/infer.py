@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ def inspect_config(config: PretrainedConfig) -> Anatomy:
         CertificateError: permuting what seemed interchangeable changes the logits; names the space and its parameters.
         UnsupportedError: the config's sizes could not be told apart.
     """
-    key = f"{type(config).__name__} {json.dumps(_told(config), sort_keys=True, default=str)}"
+    key = _told(config)
     if key not in _KNOWN:
         # Of models so small threads only wait for each other: twice the time, and six times where cores are shared.
         with torch_threads(1):
@@ -53,9 +53,10 @@ def inspect_config(config: PretrainedConfig) -> Anatomy:
     return _KNOWN[key]
 
 
-def _told(config: PretrainedConfig) -> dict[str, Any]:
+def _told(config: PretrainedConfig) -> str:
     """What a config says of its model, wherever it was read from."""
-    return {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
+    said = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
+    return f"{type(config).__name__} {json.dumps(said, sort_keys=True, default=str)}"
 
 
 #: Anatomies by config: inspection is a pure function of it and takes a good part of a second.
@@ -77,7 +78,7 @@ def _certified(config: PretrainedConfig, study: _Study, anatomy: Anatomy) -> Ana
 
     Configs that differ in their sizes alone, as a teacher's and its student's, have one small model.
     """
-    key = f"{type(study.config).__name__} {json.dumps(_told(study.config), sort_keys=True, default=str)}"
+    key = _told(study.config)
     if key in _PROVEN and _PROVEN[key][0] == anatomy:
         return _PROVEN[key][1]
     errors = certify(study.model, study.inputs, anatomy)

@@ -80,7 +80,7 @@ def make(job: Job) -> Made:
     judge = Judge(job.sources, judging(job), job.anatomy)
     chosen, measured = _choose(job, common if job.form.target.narrowing == ALL else found, problems, plan, judge)
     job, chosen, forms = _shaped(job, found, chosen, problems, plan, judge, measured)
-    steps = _polish(job, chosen, problems, [*measured, *forms])
+    steps = plan.polish if job.options.polish != "auto" else _polish(job, chosen, problems, [*measured, *forms])
     plan = replace(plan, inner=chosen.inner, owners=chosen.owners, polish=steps)
     job.clock.lap("choose")
     job.tell(0.4, "building the student")
@@ -93,8 +93,6 @@ def _polish(
     job: Job, chosen: Candidate, problems: Mapping[str, ResidualProblem], measured: Sequence[Mapping[str, Any]]
 ) -> int:
     """Steps of the polish: where pilots are near to the ensemble, the linear refit leaves little to gain."""
-    if job.options.polish != "auto":
-        return job.options.polish if job.refit else 0
     left = [left_out(replace(problem, weights=chosen.shares)) for problem in problems.values()]
     nearest = min((value for one in measured for value in one.values() if isinstance(value, float)), default=math.inf)
     far = max(left, default=0.0) > SPARED and nearest > NEAR
@@ -113,6 +111,7 @@ def build_options(job: Job, inner: str) -> BuildOptions:
         refit=job.refit,
         ridges=ridges if options.ridge == "auto" else (float(options.ridge),),
         held_out=job.held_out,
+        polish=options.polish if job.refit and options.polish != "auto" else 0,
     )
 
 

@@ -9,9 +9,8 @@ alone: without labels, and without a gradient that passes from one layer to anot
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +18,14 @@ from torch import Tensor, nn
 from compressor.anatomy import Kind, Step
 from compressor.anatomy.trace import first_tensor, hooks
 from compressor.fusion.activations import ActivationFeatures
+from compressor.fusion.fitting import Run
 from compressor.fusion.masks import Masks
 from compressor.fusion.outline import Stage
 from compressor.fusion.samples import turns
 from compressor.fusion.statistics import rows
 from compressor.fusion.structure import checkpoint, writers
 from compressor.fusion.student import Student
-from compressor.fusion.walk import Spot, Visitor
+from compressor.fusion.walk import Spot
 
 #: Tokens of one step of the descent, and how many such heaps there must be: fewer tokens say little of others.
 TOKENS, FEWEST = 4096, 2
@@ -37,9 +37,6 @@ RATE = 0.05
 EXACT = 1e-6
 #: Relative difference up to which a module alone does what it does in its layer.
 ALIKE = 1e-4
-
-#: Runs the student up to the watched spots, batch by batch.
-Run = Callable[[Sequence[Spot], Visitor], Any]
 
 
 @dataclass(frozen=True, eq=False)
