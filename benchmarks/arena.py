@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import tempfile
 from collections.abc import Sequence
@@ -110,6 +111,12 @@ class Arena:
         """The teachers of a seed."""
         groups = self.setting.teachers
         return [self.model(name) for name in groups[seed % len(groups)]]
+
+    def fingerprint(self, seed: int) -> str:
+        """What tells the teachers of a seed from others that the same recipes gave elsewhere, 12 hex digits."""
+        groups = self.setting.teachers
+        prints = [self._load(name).fingerprint for name in groups[seed % len(groups)]]
+        return hashlib.sha256(" ".join(prints).encode()).hexdigest()[:12]
 
     def anchor(self, seed: int) -> Named:
         """The given anchor of a seed."""

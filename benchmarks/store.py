@@ -1,4 +1,7 @@
-"""What was measured, in a JSON file that is whole after every figure, so that a run goes on where it stopped."""
+"""What was measured, in a JSON file that is whole after every figure, so that a run goes on where it stopped.
+
+Several processes may measure different figures of one file side by side.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 Figures = dict[str, Any]
 
@@ -39,7 +44,19 @@ class Store:
         return self.content["settings"].setdefault(name, {})
 
     def write(self) -> None:
-        """Write the file, beside and then in its place."""
-        beside = self.file.with_suffix(".part")
-        beside.write_text(json.dumps(self.content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(beside, self.file)
+        """Write the file, beside and then in its place, with what others have measured meanwhile."""
+        with FileLock(self.file.with_suffix(".lock")):
+            if self.file.exists():
+                _add(self.content, json.loads(self.file.read_text(encoding="utf-8")))
+            beside = self.file.with_suffix(".part")
+            beside.write_text(json.dumps(self.content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            os.replace(beside, self.file)
+
+
+def _add(own: dict[str, Any], others: dict[str, Any]) -> None:
+    """Take over what is not known yet; what is known stays."""
+    for key, value in others.items():
+        if isinstance(value, dict) and isinstance(own.setdefault(key, {}), dict):
+            _add(own[key], value)
+        else:
+            own.setdefault(key, value)

@@ -90,7 +90,7 @@ NO_REFIT = {"refit": False}
 PAPER = AlignmentOptions(preparation="standardised", heads="across", normalise="max", solver="sinkhorn", epsilon=0.01)
 FEWER, SMALLER = {"narrowing": "fewer-heads"}, {"narrowing": "smaller-heads"}
 FOLDED = {"residual": "barycentre", "inner": "transport"}
-RANDOM, OURS = "random", "ours: automatic"
+RANDOM, PRUNED, OURS = "random", "Torch-Pruning, Taylor, whole heads", "ours: automatic"
 #: The students of one teacher each.
 SINGLE = ("teacher 1 alone, our refit", "teacher 2 alone, our refit")
 #: Name: who.  Contenders that need an anchor take part where the setting has one of the event's width.
@@ -99,7 +99,7 @@ CONTENDERS: dict[str, Contender] = {
     "slices, evenly spaced": Fused({"residual": "slice", "inner": "slice", **NO_REFIT, **FEWER}, 0),
     "slices, evenly spaced, smaller heads": Fused({"residual": "slice", "inner": "slice", **NO_REFIT, **SMALLER}, 0),
     "slices, by importance": Fused({"residual": "importance", "inner": "importance", **NO_REFIT, **FEWER}, 0),
-    "Torch-Pruning, Taylor, whole heads": Pruned(whole_heads=True),
+    PRUNED: Pruned(whole_heads=True),
     "Torch-Pruning, Taylor, channels of heads": Pruned(whole_heads=False),
     "folding (k-means)": Fused({**FOLDED, **NO_REFIT, **FEWER}, 0),
     "folding (k-means), refit": Fused({**FOLDED, **FEWER}, 0),

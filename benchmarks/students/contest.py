@@ -10,17 +10,27 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from benchmarks.arena import Arena
+from benchmarks.memory import peak_above
 from benchmarks.store import Store
-from benchmarks.students.contenders import taking_part
+from benchmarks.students.contenders import OURS, PRUNED, RANDOM, SINGLE, taking_part
 from benchmarks.students.settings import Event
 from compressor.errors import UserError
+from compressor.pipeline.environment import environment
 from compressor.recipe import FinetuneOptions
 
 #: Learning rates that every contender chooses from, by the first seed, on training samples kept out.
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 #: Steps of a trial, as a share of those of the finetune, and at least so many.
 SEARCH, LEAST_SEARCH = 0.2, 25
+#: The most steps of those who are near the front, of a random start, which takes ten times as many, and of the others.
+LASTING, FROM_NOTHING, BRIEF = 800, 2000, 200
 TEACHERS = "teachers"
+
+
+def lengths(event: Event, name: str) -> list[int]:
+    """The finetunes that a contender is measured after, in steps."""
+    most = FROM_NOTHING if name == RANDOM else LASTING if name in (OURS, PRUNED, *SINGLE) else BRIEF
+    return [count for count in event.steps if count <= most]
 
 
 def hold(
@@ -36,21 +46,24 @@ def hold(
         seeds: how many.
         most_steps: no finetune is longer.
     """
-    steps = [count for count in event.steps if most_steps is None or count <= most_steps]
     contenders = taking_part(arena, event.width)
+    machine = environment()["cpu"]
     for seed in range(seeds):
+        origin = {"teachers": arena.fingerprint(seed), "cpu": machine}
         if store.get(event.name, TEACHERS, "0", seed) is None:
             models = [model for _, model in arena.teachers(seed)]
-            store.put(event.name, TEACHERS, "0", seed, {"scores": arena.scores(models)})
+            store.put(event.name, TEACHERS, "0", seed, {"scores": arena.scores(models), **origin})
             yield f"{event.name} | seed {seed} | teachers: {store.get(event.name, TEACHERS, '0', seed)}"
         for name in names:
+            steps = [count for count in lengths(event, name) if most_steps is None or count <= most_steps]
             missing = [count for count in steps if store.get(event.name, name, str(count), seed) is None]
             if name not in contenders or not missing:
                 continue
             # Of the processor, so that what else the machine does is not counted.
             begun = time.process_time()
             try:
-                start = contenders[name].make(arena, event.width, seed)
+                with peak_above() as peak:
+                    start = contenders[name].make(arena, event.width, seed)
             except UserError as error:
                 for count in missing:
                     store.put(event.name, name, str(count), seed, {"refused": str(error)})
@@ -58,7 +71,8 @@ def hold(
                 continue
             made = time.process_time() - begun
             for count in missing:
-                figures = {**_after(arena, store, event, name, start, count, seed), "making": round(made, 2)}
+                figures = _after(arena, store, event, name, start, count, seed)
+                figures |= {"making": round(made, 2), "memory": peak.bytes, **origin}
                 store.put(event.name, name, str(count), seed, figures)
                 yield f"{event.name} | seed {seed} | {name} | {count} steps: {figures}"
 
