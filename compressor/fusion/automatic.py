@@ -62,15 +62,17 @@ def make(job: Job) -> Made:
     problems = residual_problems(job)
     lacking = any(left_out(problem) > SPARED for problem in problems.values())
     evidence = job.held_out > 0 and job.from_activations
-    asked = options.residual == "readers" and job.from_activations
-    if asked or (options.residual == "auto" and job.guide is None and lacking and evidence and job.refit):
+    # Measured where coordinates rotate; behind norms that scale them one by one principal components stay.
+    rotatable = any(job.anatomy.rotatable(space.name) for space in job.anatomy.residuals)
+    by_itself = options.residual == "auto" and job.guide is None and rotatable and lacking and evidence and job.refit
+    if by_itself or (options.residual == "readers" and job.from_activations):
         problems = with_reads(job, problems)
     job.clock.lap("statistics")
     found = candidates(
         "anchor" if job.guide is not None and options.residual == "auto" else options.residual,
         options.inner,
         job.sources,
-        rotatable=any(job.anatomy.rotatable(space.name) for space in job.anatomy.residuals),
+        rotatable=rotatable,
         evidence=evidence,
         alone=options.weights == "auto" and lacking,
         refit=job.refit,

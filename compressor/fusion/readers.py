@@ -18,7 +18,6 @@ STEPS = 15
 HALVINGS = 4
 #: Share of the largest moment below which a direction of the stream is empty.
 EMPTY = 1e-10
-
 #: What a direction of the stream counts by its energy alone, as a share of what it counts if all is read alike.
 UNREAD = 1e-6
 
@@ -36,25 +35,12 @@ class Read:
     readers: tuple[Tensor, ...]
 
 
-def missed(reads: Sequence[Read], root: Tensor, basis: Tensor) -> float:
-    """The share of what readers put out that they miss if they are given the stream's components on a basis alone.
-
-    Σ_j tr G_j (C_j - C_j P (Pᵀ C_j P)⁻¹ Pᵀ C_j): at every read the stream is told from z = Pᵀx by least squares.
-
-    Args:
-        reads: where the stream is read.
-        root: √α of every coordinate [N], which it is multiplied by.
-        basis: P [N, m].
-    """
-    weighted = [_weighted(read, root) for read in reads]
-    return _look(weighted, basis)[0] / max(sum(_energy(read) for read in weighted), 1e-30)
-
-
 def read_components(reads: Sequence[Read], root: Tensor, start: Tensor) -> Tensor:
     """An orthonormal basis of which readers miss as little as possible; never more than of the one begun with.
 
-    Alternating least squares: at every read what tells the stream from its components is R_j; given those, steps of the
-    basis that lessen Σ_j tr G_j (I - R_j Pᵀ) C_j (I - P R_jᵀ) are preconditioned with the mean moments.
+    What they miss is Σ_j tr G_j (C_j - C_j P (Pᵀ C_j P)⁻¹ Pᵀ C_j), the stream being told from z = Pᵀx by least squares.
+    Steps alternate: at every read what tells the stream from its components is R_j; given those, steps of the basis
+    that lessen Σ_j tr G_j (I - R_j Pᵀ) C_j (I - P R_jᵀ) are preconditioned with the mean moments.
 
     Args:
         reads: where the stream is read.
