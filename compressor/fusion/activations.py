@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -11,14 +11,13 @@ from torch.nn.functional import linear
 
 from compressor.anatomy import Anatomy, Role
 from compressor.anatomy.apply import transport_together
-from compressor.anatomy.trace import logits_of
 from compressor.fusion.masks import Masks
 from compressor.fusion.moments import HeadStatistics, SpaceStatistics
 from compressor.fusion.samples import thinned
 from compressor.fusion.sources import Source
-from compressor.fusion.statistics import Gram, rows, self_product, stacked
-from compressor.fusion.structure import Maps, attention_columns, outgoing, reader, space_spots
-from compressor.fusion.walk import Spot, watching
+from compressor.fusion.statistics import rows, self_product, stacked
+from compressor.fusion.structure import Maps, attention_columns, outgoing, reader
+from compressor.fusion.walk import Spot
 
 #: Tokens from which maps of hidden units are chosen; more change little and cost N² each.
 UNIT_TOKENS = 2304
@@ -207,52 +206,3 @@ def _covariance(values: Tensor, others: Tensor | None = None) -> Tensor:
     centred = values - values.mean(dim=0)
     product = self_product(centred) if others is None else centred.T @ (others - others.mean(dim=0))
     return product.double() / len(values)
-
-
-@torch.no_grad()
-def space_grams(
-    sources: Sequence[Source], anatomy: Anatomy, spaces: Sequence[str], batches: Sequence[Mapping[str, Tensor]]
-) -> dict[str, Tensor]:
-    """Joint second moments of all teachers' coordinates over all depths, {residual or embedding space: [Σ n_k, Σ n_k]}.
-
-    Every depth counts alike: its moments are divided by the teachers' mean square there (weighted by α), which grows
-    along the residual stream while the norms that read it take it out again.  Teachers of other depth are seen at the
-    layers that stand for each other: `anatomy` is the student's.
-    """
-    spots = {space: space_spots(anatomy, space) for space in spaces}
-    masks = Masks(batches, anatomy)
-    grams: dict[tuple[str, Spot], Gram] = {}
-    for index, batch in enumerate(batches):
-        for place, values in _depths(sources, spots, masks, index, batch):
-            grams.setdefault(place, Gram(values.shape[1])).add(values)
-    found = {}
-    for space in spaces:
-        sizes = [source.space(space).size for source in sources]
-        share = torch.cat([torch.full((n,), s.weight / n) for n, s in zip(sizes, sources, strict=True)])
-        total = torch.zeros(sum(sizes), sum(sizes), dtype=torch.float64)
-        for spot in spots[space]:
-            moment = grams[space, spot].second_moment()
-            total += moment / (moment.diagonal() @ share.double()).clamp(min=1e-30)
-        found[space] = total / len(spots[space])
-    return found
-
-
-def _depths(
-    sources: Sequence[Source],
-    spots: Mapping[str, Sequence[Spot]],
-    masks: Masks,
-    index: int,
-    batch: Mapping[str, Tensor],
-) -> Iterator[tuple[tuple[str, Spot], Tensor]]:
-    """One batch's coordinates of all teachers [T, Σ n_k], by space and place."""
-    seen = [_see(source, [spot for own in spots.values() for spot in own], batch) for source in sources]
-    for space, own in spots.items():
-        for spot in own:
-            yield (space, spot), stacked([rows(one[spot], masks.of(index, spot[0])) for one in seen])
-
-
-def _see(source: Source, spots: Sequence[Spot], batch: Mapping[str, Tensor]) -> dict[Spot, Tensor]:
-    own = {(source.own(module), end): (module, end) for module, end in spots}
-    with watching(source.model, list(own)) as seen:
-        logits_of(source.model, {name: value for name, value in batch.items() if name != "labels"})
-    return {(module, end): seen[source.own(module), end] for module, end in spots}

@@ -12,27 +12,23 @@ from typing import Any
 from torch import Tensor
 
 from compressor.errors import UserError
-from compressor.fusion.activations import space_grams
 from compressor.fusion.anchored import POLICIES
 from compressor.fusion.choose import PILOT_RIDGE, PILOT_SAMPLES, Candidate, Judge, candidates, choose, nearly
 from compressor.fusion.job import Form, Job, Made
 from compressor.fusion.lockstep import build, build_from_weights
-from compressor.fusion.outline import Outline
+from compressor.fusion.problems import residual_problems, with_reads
 from compressor.fusion.refit import RIDGES
 from compressor.fusion.residual import ResidualMap, ResidualProblem, left_out
 from compressor.fusion.samples import take
 from compressor.fusion.shapes import ALL, FEWER, SMALLER
 from compressor.fusion.student import BuildOptions, Student
-from compressor.fusion.weights import space_weight_gram
 from compressor.models.inputs import dummy_inputs
 from compressor.recipe import AlignmentOptions
 
-#: Calibration samples from which residual maps are made: every layer's tokens count, so few are enough.
-RESIDUAL_SAMPLES = 128
 #: The λ of pilots, where there is a choice.
 PILOT = (PILOT_RIDGE,)
-#: Share of the residual energy that common components may leave out before one teacher's coordinates are tried too, and
-#: that the chosen ones may before hidden units are polished.
+#: Share of the residual energy that common components may leave out before one teacher's coordinates are tried too and
+#: components are chosen by what is read, and that the chosen ones may before hidden units are polished.
 SPARED = 0.02
 #: Steps of a polish, and the distance of a pilot from the ensemble up to which it is not worth its time.
 POLISH, NEAR = 300, 0.05
@@ -63,16 +59,24 @@ def make(job: Job) -> Made:
     options = job.options
     _check(options.alignment)
     job.tell(0.05, "measuring residual streams")
-    problems = _problems(job)
+    problems = residual_problems(job)
+    lacking = any(left_out(problem) > SPARED for problem in problems.values())
+    evidence = job.held_out > 0 and job.from_activations
+    # Measured where coordinates rotate; behind norms that scale them one by one principal components stay.
+    rotatable = any(job.anatomy.rotatable(space.name) for space in job.anatomy.residuals)
+    by_itself = options.residual == "auto" and job.guide is None and rotatable and lacking and evidence and job.refit
+    if by_itself or (options.residual == "readers" and job.from_activations):
+        problems = with_reads(job, problems)
     job.clock.lap("statistics")
     found = candidates(
         "anchor" if job.guide is not None and options.residual == "auto" else options.residual,
         options.inner,
         job.sources,
-        rotatable=any(job.anatomy.rotatable(space.name) for space in job.anatomy.residuals),
-        evidence=job.held_out > 0 and job.from_activations,
-        alone=options.weights == "auto" and any(left_out(problem) > SPARED for problem in problems.values()),
+        rotatable=rotatable,
+        evidence=evidence,
+        alone=options.weights == "auto" and lacking,
         refit=job.refit,
+        reads=any(problem.reads for problem in problems.values()),
     )
     plan = build_options(job, found[0].inner)
     # Whose coordinates are one teacher's alone has no use for the heads of all.
@@ -147,31 +151,6 @@ def _check(alignment: AlignmentOptions) -> None:
                 f"alignment.{name} is about aligning to an anchor: choose a residual policy with it "
                 f"({', '.join(POLICIES.names())})"
             )
-
-
-def _problems(job: Job) -> dict[str, ResidualProblem]:
-    """Joint statistics of every residual and embedding space; an anchor's coordinates stand behind the teachers'."""
-    models = [*job.sources, *([job.guide] if job.guide is not None else [])]
-    wide = Outline(job.anatomy).wide
-    if job.calibration is None or not job.from_activations:
-        grams = {space: space_weight_gram(models, space) for space in wide}
-    else:
-        grams = space_grams(models, job.anatomy, wide, take(job.calibration, RESIDUAL_SAMPLES))
-    alignment = job.options.alignment
-    return {
-        space: ResidualProblem(
-            gram=grams[space],
-            sizes=[source.space(space).size for source in job.sources],
-            weights=[source.weight for source in job.sources],
-            m=job.anatomy.spaces[space].size,
-            centred=space in job.anatomy.centred and job.anatomy.rotatable(space),
-            rotatable=job.anatomy.rotatable(space),
-            cost=alignment.cost,
-            solver=alignment.solver,
-            epsilon=alignment.epsilon,
-        )
-        for space in wide
-    }
 
 
 def _choose(

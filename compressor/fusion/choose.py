@@ -31,6 +31,8 @@ PILOT_SAMPLES = 64
 PILOT_RIDGE = 1e-3
 
 
+#: Residual maps that rotate coordinates.
+ROTATING = ("principal", "readers")
 #: Others must beat the first candidate by this share: transport is preferred unless the evidence speaks.
 MARGIN = 0.01
 
@@ -53,14 +55,22 @@ class Candidate:
         """The maps of every residual and embedding space; what cannot be rotated is coupled to a barycentre."""
         found = {}
         for space, problem in problems.items():
-            possible = problem.rotatable or self.residual != "principal" or len(problems) == 1
+            possible = problem.rotatable or self.residual not in ROTATING or len(problems) == 1
             method = RESIDUAL_MAPS.get(self.residual if possible else "barycentre")
             found[space] = method(replace(problem, weights=self.shares))
         return found
 
 
 def candidates(
-    residual: str, inner: str, sources: Sequence[Source], *, rotatable: bool, evidence: bool, alone: bool, refit: bool
+    residual: str,
+    inner: str,
+    sources: Sequence[Source],
+    *,
+    rotatable: bool,
+    evidence: bool,
+    alone: bool,
+    refit: bool,
+    reads: bool = False,
 ) -> list[Candidate]:
     """What there is to choose from, the transport default first.
 
@@ -72,11 +82,12 @@ def candidates(
         evidence: whether there is data to judge candidates by; without any, the first is taken.
         alone: whether the coordinates of single teachers may be tried (the user gave no weights).
         refit: whether linear modules will be refitted; choosing units serves that better than averaging them.
+        reads: whether it is known what reads the residual stream.
     """
     every = tuple(source.weight for source in sources)
     single = [tuple(float(other == k) for other in range(len(sources))) for k in range(len(sources))]
     # Norms that follow coordinates are fitted anew, so a refit lets even those rotate that norms scale one by one.
-    strongest = "principal" if rotatable or refit else "barycentre"
+    strongest = "readers" if reads else "principal" if rotatable or refit else "barycentre"
     chosen = "select" if refit else "transport"
     plans: list[tuple[str, tuple[float, ...], str]]
     if residual == "auto":

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from compressor.anatomy import Map
 from compressor.errors import UserError
+from compressor.fusion.readers import Read, read_components
 from compressor.transport import (
     COSTS,
     Coupling,
@@ -39,6 +40,7 @@ class ResidualProblem:
         centred: whether teachers' residuals have zero mean over coordinates and the student's norm centres too.
         rotatable: whether residual coordinates may be rotated (canonical form).
         cost, solver, epsilon: how couplings are solved.
+        reads: where the stream is read, if the map asks for it and it is known.
     """
 
     gram: Tensor
@@ -50,6 +52,7 @@ class ResidualProblem:
     cost: str = "euclidean"
     solver: str = "emd"
     epsilon: float = 0.05
+    reads: Sequence[Read] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +112,30 @@ def principal_components(problem: ResidualProblem) -> ResidualMap:
     Behind centring norms the student's coordinates must have zero mean too: m - 1 components are then embedded in the
     zero-mean subspace of R^m.
     """
+    return _projected(problem, _principal_basis(problem))
+
+
+@RESIDUAL_MAPS.register("readers")
+def components_that_are_read(problem: ResidualProblem) -> ResidualMap:
+    """Components of which the readers of the residual stream miss least; like principal ones, orthogonal.
+
+    Where nothing is known of the readers (without data; a space that no linear module reads) they are the principal
+    components.
+    """
+    basis = _principal_basis(problem)
+    return _projected(problem, read_components(problem.reads, _roots_of_weights(problem), basis))
+
+
+def _principal_basis(problem: ResidualProblem) -> Tensor:
+    """Orthonormal, [N, m], or as many columns as are left of m."""
+    _, vectors = torch.linalg.eigh(_weighted(problem))
+    return vectors.flip(1)[:, : problem.m - 1 if problem.centred else problem.m]
+
+
+def _projected(problem: ResidualProblem, basis: Tensor) -> ResidualMap:
+    """The orthogonal map to the components on a basis of all teachers' coordinates, each counted by its weight."""
     root = _roots_of_weights(problem)
     gram = problem.gram[: len(root), : len(root)]
-    kept = problem.m - 1 if problem.centred else problem.m
-    _, vectors = torch.linalg.eigh(_weighted(problem))
-    basis = vectors.flip(1)[:, :kept]
     if problem.centred:
         basis = basis @ zero_mean_basis(problem.m).T
     elif basis.shape[1] < problem.m:
