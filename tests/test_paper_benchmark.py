@@ -8,12 +8,15 @@ import pytest
 from tiny import save_vit
 
 from benchmarks.arena import Arena, Places, Setting
+from benchmarks.memory import peak_above
 from benchmarks.paper import tables
 from benchmarks.paper.pages import page
 from benchmarks.paper.settings import SETTINGS
 from benchmarks.paper.tables import TABLES, Cell, Table
 from benchmarks.paper.trials import RATES, Alone, Copied, Ensemble, Finetuned, Fused
 from benchmarks.store import Store
+from benchmarks.students.pages import page as contest_page
+from benchmarks.students.settings import EVENTS
 
 pytestmark = pytest.mark.filterwarnings("ignore::compressor.errors.CouplingWarning")
 HARD = {"solver": "emd"}
@@ -113,3 +116,57 @@ def test_every_table_names_settings_and_measures_no_cell_twice():
             cells = [(cell.row, cell.column) for cell in table.cells(setting)]
             assert len(cells) == len(set(cells)), (name, setting)
     assert set(tables.TIED) <= set(SETTINGS)
+
+
+def test_two_processes_measure_into_one_file(tmp_path):
+    one, other = Store(tmp_path / "x.json"), Store(tmp_path / "x.json")
+    rates = one.setting("s").setdefault("rates", {})
+    one.put("s", "row", "0", 0, {"score": 1.0})
+    other.put("s", "row", "0", 1, {"score": 2.0})
+    rates["row"] = 0.1
+    one.put("s", "row", "50", 0, {"score": 3.0})
+    whole = Store(tmp_path / "x.json")
+    assert [whole.get("s", "row", *cell)["score"] for cell in (("0", 0), ("0", 1), ("50", 0))] == [1.0, 2.0, 3.0]
+    assert whole.setting("s")["rates"] == {"row": 0.1}
+    # What was known stays what it was, and what others found is known from then on.
+    assert one.get("s", "row", "0", 1) == {"score": 2.0}
+
+
+def test_teachers_are_told_apart_by_their_weights(arena, places):
+    again = Arena(arena.setting, places)
+    assert arena.fingerprint(0) == again.fingerprint(2) != arena.fingerprint(1)
+
+
+def test_only_students_of_the_same_teachers_are_compared(tmp_path):
+    event = next(one for one in EVENTS.values() if one.setting.name == "small ViTs")
+    store = Store(tmp_path / "students.json")
+    store.content |= {"command": "c", "environment": {"torch": 1, "transformers": 2, "pot": 3, "cpu": "here"}}
+    names = ("ours: automatic", "teacher 1 alone, our refit", "teacher 2 alone, our refit")
+    for seed in range(3):
+        store.put(event.name, "teachers", "0", seed, {"scores": [50.0, 51.0, 52.0]})
+        for name, score in zip(names, (51.0 + seed, 50.0, 49.0), strict=True):
+            # Those of the last seed are of a pair trained elsewhere, but for ours.
+            origin = f"{seed}" if seed < 2 or name == names[0] else "elsewhere"
+            figures = {
+                "score": score,
+                "kl": 0.1,
+                "making": 1.0,
+                "memory": 2_000_000,
+                "teachers": origin,
+                "cpu": "there",
+            }
+            store.put(event.name, name, "0", seed, figures)
+    text = contest_page(store)
+    assert "after … steps: 0: +1.50 ± 0.50." in text
+    assert "Measured on here and there." in text and "| 1 | 2 |" in text
+
+
+def test_peak_memory_is_that_of_the_work_alone():
+    import torch
+
+    held = torch.ones(4_000_000)
+    with peak_above() as peak:
+        del held
+        gone = torch.ones(10_000_000)
+        del gone
+    assert peak.bytes is None or 20e6 < peak.bytes < 60e6
