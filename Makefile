@@ -6,9 +6,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 # More arguments for pip, such as an index of CPU builds of torch.
 PIP_ARGS ?=
 VENV := .venv
-# Python compiles what it imports by itself; pip would compile all of torch and transformers.  Where it is told to keep
-# nothing of that, every command would compile for some twenty seconds again.
-unexport PYTHONDONTWRITEBYTECODE
+# Python compiles what it imports by itself; pip would compile all of torch and transformers.
 PIP := $(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
 .PHONY: demo test docs install clean

@@ -10,7 +10,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-import torch_pruning as tp
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -38,6 +37,9 @@ def prune(
     Raises:
         UserError: no config expresses the heads that are left.
     """
+    # A package of its own, which nothing else here needs.
+    import torch_pruning as tp
+
     if not whole_heads and getattr(teacher.config, "rope_parameters", None):
         raise UserError("the library prunes channels one by one, but rotary positions turn them in pairs")
     model = _ungrouped(teacher).eval().requires_grad_(True)
