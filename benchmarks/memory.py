@@ -14,8 +14,10 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass
 class Peak:
-    """Attributes:
-    bytes: the most memory above what was held at first; None where the system does not tell.
+    """What a piece of work took, once it is done.
+
+    Attributes:
+        bytes: the most memory above what was held at first; None where the system does not tell.
     """
 
     bytes: int | None = None
