@@ -20,7 +20,8 @@ from benchmarks.arena import Arena, Places
 from benchmarks.store import Store
 from benchmarks.students.contenders import CONTENDERS
 from benchmarks.students.contest import hold
-from benchmarks.students.pages import draw, page
+from benchmarks.students.curves import draw
+from benchmarks.students.pages import page
 from benchmarks.students.settings import EVENTS
 from compressor.pipeline.environment import environment
 

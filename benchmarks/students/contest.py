@@ -91,7 +91,7 @@ def _after(
             learning_rate=rates.get(str(steps), "search"),
             learning_rates=RATES,
             search_steps=max(LEAST_SEARCH, round(SEARCH * steps)),
-            cache_logits=arena.setting.data == "cifar10",
+            cache_logits=True,
         )
         found = arena.finetune(model, arena.teachers(seed), options, seed)
         rates[str(steps)] = found.learning_rate

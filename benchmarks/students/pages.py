@@ -123,31 +123,3 @@ def _mean(values: Sequence[float], event: Event) -> str:
     if len(values) == 1:
         return f"{mean:.{digits}f}"
     return f"{mean:.{digits}f} ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}"
-
-
-def draw(store: Store, folder: Path) -> None:
-    """The curves of every event with three step counts or more, an SVG each."""
-    from matplotlib.figure import Figure
-
-    for event in EVENTS.values():
-        steps = [count for count in event.steps if scores(store, event, OURS, count)]
-        if len(steps) < 3:
-            continue
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
-        axes = figure.subplots()
-        for name in CONTENDERS:
-            points = [(n, statistics.mean(own)) for n in steps if (own := scores(store, event, name, n))]
-            if points:
-                wide = 2.5 if name == OURS else 1
-                axes.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=wide, label=name)
-        found = store.get(event.name, TEACHERS, "0", 0)
-        if found is not None:
-            axes.axhline(found["scores"][-1], color="grey", linestyle=":", linewidth=1, label="ensemble")
-        axes.set_xscale("symlog", linthresh=50)
-        axes.set_xticks(steps, [str(count) for count in steps])
-        axes.set_xlabel("steps of distillation")
-        axes.set_ylabel(UNIT[event.setting.metric])
-        axes.set_title(event.name)
-        axes.legend(fontsize=6, ncols=2)
-        name = event.name.lower().replace(",", "").replace(" ", "-").replace(".", "")
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})

@@ -1,0 +1,103 @@
+"""The contest's figures as curves over the steps of distillation."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.paper.pages import UNIT
+from benchmarks.store import Store
+from benchmarks.students.contenders import CONTENDERS, OURS, PRUNED, RANDOM, SINGLE
+from benchmarks.students.contest import TEACHERS
+from benchmarks.students.pages import scores
+from benchmarks.students.settings import EVENTS, Event
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Steps that must have been measured for a curve.
+FEWEST = 3
+#: Who is in the overview, and of which events.
+OVERVIEW = (OURS, *SINGLE, PRUNED, RANDOM)
+EVENTS_SHOWN = ("ViTs, width 0.5", "BERTs, width 0.5", "Llamas, width 0.5")
+#: What a start from nothing leaves in sight: the axis ends so many of the others' ranges beyond them.
+MARGIN = 0.1
+
+
+def draw(store: Store, folder: Path) -> None:
+    """The curves of every event with enough step counts, an SVG each, and an overview of the main ones.
+
+    Args:
+        store: the figures.
+        folder: for the files.
+    """
+    from matplotlib.figure import Figure
+
+    for event in EVENTS.values():
+        if len(_steps(store, event)) >= FEWEST:
+            figure = Figure(figsize=(7, 4.5), layout="constrained")
+            axes = figure.subplots()
+            _curves(axes, store, event, list(CONTENDERS))
+            axes.legend(fontsize=6, ncols=2)
+            name = event.name.lower().replace(",", "").replace(" ", "-").replace(".", "")
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    shown = [EVENTS[name] for name in EVENTS_SHOWN if len(_steps(store, EVENTS[name])) >= FEWEST]
+    if shown:
+        figure = Figure(figsize=(4 * len(shown), 3.6), layout="constrained")
+        panels = figure.subplots(1, len(shown), squeeze=False)[0]
+        for axes, event in zip(panels, shown, strict=True):
+            _curves(axes, store, event, OVERVIEW)
+            _near(axes, store, event)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
+        figure.savefig(folder / "overview.svg", metadata={"Date": None})
+
+
+def _steps(store: Store, event: Event) -> list[int]:
+    return [count for count in event.steps if scores(store, event, OURS, count)]
+
+
+def _curves(axes: Axes, store: Store, event: Event, names: Sequence[str]) -> None:
+    """Means with their standard errors, and the ensemble as a line."""
+    from matplotlib import colormaps
+
+    steps = _steps(store, event)
+    for name in names:
+        points = [(n, own) for n in steps if (own := scores(store, event, name, n))]
+        if points:
+            means = [statistics.mean(own) for _, own in points]
+            errors = [statistics.stdev(own) / len(own) ** 0.5 if len(own) > 1 else 0.0 for _, own in points]
+            wide = 2.5 if name == OURS else 1
+            colour = "black" if name == OURS else colormaps["tab20"](list(CONTENDERS).index(name))
+            axes.errorbar(
+                [n for n, _ in points],
+                means,
+                errors,
+                marker="o",
+                markersize=3,
+                linewidth=wide,
+                label=name,
+                color=colour,
+            )
+    found = store.get(event.name, TEACHERS, "0", 0)
+    if found is not None:
+        axes.axhline(found["scores"][-1], color="grey", linestyle=":", linewidth=1, label="ensemble")
+    axes.set_xscale("symlog", linthresh=50, linscale=0.5)
+    axes.set_xticks(steps, [str(count) for count in steps])
+    axes.minorticks_off()
+    axes.set_xlabel("steps of distillation")
+    axes.set_ylabel(UNIT[event.setting.metric])
+    axes.set_title(event.name)
+
+
+def _near(axes: Axes, store: Store, event: Event) -> None:
+    """Show what lies between the ensemble and a pruned teacher after its first steps; a start from nothing may not."""
+    best = store.get(event.name, TEACHERS, "0", 0)
+    worst = scores(store, event, PRUNED, 50)
+    if best is None or not worst:
+        return
+    ends = (best["scores"][-1], statistics.mean(worst))
+    room = MARGIN * abs(ends[0] - ends[1])
+    axes.set_ylim(min(ends) - room, max(ends) + room)
