@@ -4,8 +4,9 @@ import pytest
 import torch
 from families import batches_of, config_of, tiny_model, widened
 
-from compressor.fusion import fuse, head
+from compressor.fusion import fuse, head, logistic
 from compressor.fusion.choose import divergence, ensemble_log_probs
+from compressor.fusion.logistic import Answers, Free, fitted
 from compressor.recipe import FusionOptions
 
 PLAIN = FusionOptions(residual="principal")
@@ -69,8 +70,6 @@ def test_students_without_a_head_have_none_to_fit():
 
 def test_a_head_does_not_live_on_the_last_digits_of_its_inputs():
     """Of inputs that nearly depend on each other, as a pooler's do, the rest is lost in float16 and int8."""
-    from compressor.fusion import head as heads
-
     made = torch.Generator().manual_seed(0)
     few = torch.randn(600, 4, generator=made)
     inputs = few @ torch.randn(4, 16, generator=made) + 1e-4 * torch.randn(600, 16, generator=made)
@@ -79,10 +78,42 @@ def test_a_head_does_not_live_on_the_last_digits_of_its_inputs():
     plain = torch.randn(4, 2, generator=made)
     wanted = (few @ plain + 0.3 * torch.cat([hidden, -hidden], dim=1)).softmax(-1)
     weight = (torch.linalg.pinv(inputs, rtol=1e-2) @ (few @ plain)).T.contiguous()
-    answers = heads.Answers(inputs[:500], wanted[:500], inputs[500:], wanted[500:])
-    head = heads.Free.of(weight, torch.zeros(2), answers.inputs, answers.wanted, transposed=False)
-    before, after, change = heads._fitted(head, answers, 1.0)
+    answers, held_out = Answers(inputs[:500], wanted[:500]), Answers(inputs[500:], wanted[500:])
+    free = Free.of(weight, torch.zeros(2), answers.inputs, answers.wanted, transposed=False)
+    before, after, change = fitted(free, answers, held_out, 1.0)
     assert after <= before
     noise = 0.01 * inputs.square().mean().sqrt() * torch.randn(inputs.shape, generator=made)
-    logits = head.logits(change, inputs)
-    assert (head.logits(change, inputs + noise) - logits).norm() < 0.05 * logits.norm()
+    logits = free.logits(change, inputs)
+    assert (free.logits(change, inputs + noise) - logits).norm() < 0.05 * logits.norm()
+
+
+@pytest.mark.parametrize("bias", [None, torch.zeros(7)])
+def test_heaps_of_tokens_say_what_all_together_say(bias, monkeypatch):
+    made = torch.Generator().manual_seed(0)
+    inputs = torch.randn(600, 5, generator=made, dtype=torch.float64)
+    wanted = torch.randn(600, 7, generator=made, dtype=torch.float64).softmax(-1)
+    weight = torch.randn(7, 5, generator=made, dtype=torch.float64)
+    answers, held_out = Answers(inputs[:500], wanted[:500]), Answers(inputs[500:], wanted[500:])
+    found = []
+    for size in (1 << 22, 90):
+        monkeypatch.setattr(logistic, "HEAP", size)
+        free = Free.of(weight, bias if bias is None else bias.double(), inputs, wanted, transposed=False)
+        found.append(fitted(free, answers, held_out, 2.0))
+    (before, after, change), (_, _, again) = found
+    assert after < before
+    assert torch.allclose(change, again, rtol=1e-6, atol=1e-8)
+
+
+def test_more_tokens_make_a_better_head(monkeypatch):
+    """Of many classes a few thousand tokens say too little: as many are taken as the work allows."""
+    config = config_of("llama")
+    teachers = [(str(seed), tiny_model(config, seed)) for seed in (0, 1)]
+    models = [model for _, model in teachers]
+    for model in models:
+        model.lm_head.weight.data *= 8
+    batches, new = batches_of(config, 16, 32), batches_of(config, 4, 32, first_seed=900)
+    wanted = [ensemble_log_probs(models, [0.5, 0.5], batch) for batch in new]
+    every = divergence(fuse(teachers, 0.5, batches, PLAIN).model, new, wanted)
+    entries = 16 * 32 * 12 * config.vocab_size * (config.hidden_size // 2)
+    monkeypatch.setattr(head, "WORK", entries // 32)
+    assert every < divergence(fuse(teachers, 0.5, batches, PLAIN).model, new, wanted)

@@ -15,6 +15,7 @@ from benchmarks.paper.settings import SETTINGS
 from benchmarks.paper.tables import TABLES, Cell, Table
 from benchmarks.paper.trials import RATES, Alone, Copied, Ensemble, Finetuned, Fused
 from benchmarks.store import Store
+from benchmarks.students.curves import draw
 from benchmarks.students.pages import page as contest_page
 from benchmarks.students.settings import EVENTS
 
@@ -159,6 +160,19 @@ def test_only_students_of_the_same_teachers_are_compared(tmp_path):
     text = contest_page(store)
     assert "after … steps: 0: +1.50 ± 0.50." in text
     assert "Measured on here and there." in text and "| 1 | 2 |" in text
+
+
+def test_curves_are_drawn_of_what_was_measured_thrice(tmp_path):
+    store = Store(tmp_path / "students.json")
+    for event, counts in (("ViTs, width 0.5", (0, 50, 100)), ("BERTs, width 0.5", (0, 50))):
+        store.put(event, "teachers", "0", 0, {"scores": [50.0, 51.0, 52.0]})
+        for name, score in (("ours: automatic", 50.0), ("Torch-Pruning, Taylor, whole heads", 40.0)):
+            for count in counts:
+                store.put(event, name, str(count), 0, {"score": score + count / 100})
+    draw(store, tmp_path)
+    assert {file.name for file in tmp_path.glob("*.svg")} == {"vits-width-05.svg", "overview.svg"}
+    drawn = (tmp_path / "overview.svg").read_text(encoding="utf-8")
+    assert "ViTs" in drawn and "BERTs" not in drawn
 
 
 def test_peak_memory_is_that_of_the_work_alone():
