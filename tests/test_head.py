@@ -4,7 +4,7 @@ import pytest
 import torch
 from families import batches_of, config_of, tiny_model, widened
 
-from compressor.fusion import fuse, head, logistic
+from compressor.fusion import choose, fuse, head, logistic, samples
 from compressor.fusion.choose import divergence, ensemble_log_probs
 from compressor.fusion.logistic import Answers, Free, fitted
 from compressor.recipe import FusionOptions
@@ -117,3 +117,42 @@ def test_more_tokens_make_a_better_head(monkeypatch):
     entries = 16 * 32 * 12 * config.vocab_size * (config.hidden_size // 2)
     monkeypatch.setattr(head, "WORK", entries // 32)
     assert every < divergence(fuse(teachers, 0.5, batches, PLAIN).model, new, wanted)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_logits_of_large_vocabularies_are_never_held_together(family, monkeypatch):
+    """Calls are made of few samples, and what is kept of all tokens is what the head reads."""
+    config = config_of(family)
+    teachers = [(str(seed), tiny_model(config, seed)) for seed in (0, 1)]
+    batches = batches_of(config, 4, 16)
+    whole = fuse(teachers, 0.5, batches, PLAIN)
+    classes = whole.model(**batches[0]).logits.shape[-1]
+    # Three samples of twelve tokens.
+    monkeypatch.setattr(samples, "CALL", 40 * classes)
+    most: list[int] = []
+    forward = torch.nn.Linear.forward
+
+    def counted(self, inputs):
+        found = forward(self, inputs)
+        if found.shape[-1] == classes:
+            most.append(found.numel())
+        return found
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", counted)
+    parts = fuse(teachers, 0.5, batches, PLAIN)
+    assert max(most) <= 40 * classes
+    for name, value in whole.model.state_dict().items():
+        assert torch.allclose(value, parts.model.state_dict()[name], rtol=1e-4, atol=1e-6), name
+
+
+def test_candidates_of_large_vocabularies_are_judged_by_some_of_the_tokens(monkeypatch):
+    config = config_of("llama")
+    teachers = [(str(seed), tiny_model(config, seed)) for seed in (0, 1)]
+    batches = batches_of(config, 8, 16)
+    monkeypatch.setattr(samples, "CALL", 40 * config.vocab_size)
+    monkeypatch.setattr(choose, "JUDGED", 60 * config.vocab_size)
+    asked: list[int] = []
+    ensemble = choose.ensemble_log_probs
+    monkeypatch.setattr(choose, "ensemble_log_probs", lambda *a: asked.append(1) or ensemble(*a))
+    fuse(teachers, 0.5, batches)
+    assert len(asked) == 2

@@ -27,6 +27,8 @@ from compressor.fusion.student import Student
 
 #: Calibration samples that a pilot is built on.
 PILOT_SAMPLES = 64
+#: Held-out logits that candidates are judged by, about: of a large vocabulary not all would fit into memory.
+JUDGED = 1 << 26
 #: λ of a pilot's refit, and of any refit that has no held-out samples to choose by.
 PILOT_RIDGE = 1e-3
 
@@ -174,14 +176,18 @@ class Judge:
 
     @cached_property
     def target(self) -> list[Tensor]:
-        """The ensemble's log-probabilities, of every batch."""
+        """The ensemble's log-probabilities, of as many batches as `JUDGED` logits allow."""
         models, shares = [s.model for s in self.sources], [s.weight for s in self.sources]
-        return [ensemble_log_probs(models, shares, batch) for batch in self.held_out]
+        found: list[Tensor] = []
+        for batch in self.held_out:
+            if sum(one.numel() for one in found) < JUDGED:
+                found.append(ensemble_log_probs(models, shares, batch))
+        return found
 
     @torch.no_grad()
     def __call__(self, student: Student) -> float:
         if self.output is None:
-            return divergence(student.model, self.held_out, self.target)
+            return divergence(student.model, self.held_out[: len(self.target)], self.target)
         missed, energy = 0.0, 0.0
         for batch in self.held_out:
             inputs = {name: value for name, value in batch.items() if name != "labels"}

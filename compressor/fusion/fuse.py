@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from compressor.anatomy import Anatomy, inspect_config
 from compressor.anatomy.passages import Passage
 from compressor.anatomy.resize import model_class, quiet
+from compressor.anatomy.trace import logits_of
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion import automatic, towards
 from compressor.fusion.anchored import POLICIES
@@ -22,7 +23,7 @@ from compressor.fusion.depth import routes
 from compressor.fusion.job import Clock, Form, Job, Made, Progress
 from compressor.fusion.passages import passages
 from compressor.fusion.residual import RESIDUAL_MAPS
-from compressor.fusion.samples import hold_out
+from compressor.fusion.samples import hold_out, parted, without_labels
 from compressor.fusion.sources import Content, Source, along, content, normalised, prepare
 from compressor.fusion.target import Target, depth_of, target_configs
 from compressor.models.inputs import name_architecture
@@ -118,6 +119,8 @@ def fuse(
 
     held_out = 0
     if calibration is not None:
+        first = sources[0].model
+        calibration = parted(calibration, lambda batch: logits_of(first, without_labels(batch)).numel())
         calibration, held_out = hold_out(calibration, holdout)
     found = routes([*sources, *([guide] if guide is not None else [])], forms[0].anatomy, calibration)
     routed = [along(source, own) for source, own in zip(sources, found, strict=False)]

@@ -7,8 +7,8 @@ in the head: it starts from the least-squares fit and ends where held-out sample
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,39 +22,30 @@ from compressor.fusion.sources import reads_first
 from compressor.fusion.statistics import rows
 from compressor.fusion.structure import write_axis
 from compressor.fusion.student import Student
-from compressor.fusion.walk import Spot, Visitor
+from compressor.fusion.walk import Spot, Walker
 
-#: Tokens times classes times inputs from which a head is fitted, about: half a minute to a minute of one core.
-WORK = 1 << 34
+#: Tokens times classes from which a head is fitted, and those times inputs, about: half a minute of one core.
+ENTRIES, WORK = 1 << 27, 1 << 34
 #: Tokens for each of a head's inputs below which it keeps its least squares: of a large vocabulary few tokens are
 #: taken, and a fit to fewer of them than it has inputs says little of others.
 FEWEST = 2
 #: Logits that differ from the head's outputs by more than this share are not those outputs, scaled.
 UNSCALED = 1e-5
 
-#: Runs what lies behind the layers of the student, and returns the logits of every batch.
-Finish = Callable[[Sequence[Spot], Visitor], Sequence[Tensor]]
 
-
-def refit_head(student: Student, said: Sequence[Sequence[Tensor]], masks: Masks, finish: Finish) -> None:
+def refit_head(student: Student, walker: Walker, teachers: Sequence[Walker], masks: Masks) -> None:
     """Fit the head of a student that is built otherwise, if held-out samples gain by it.
 
     Args:
         student: with a head whose logits are its outputs, scaled at most; it is left alone otherwise.
-        said: per teacher, the logits of every batch.
+        walker, teachers: the student's and every teacher's, behind their last layers.
         masks: which tokens of each batch count.
-        finish: runs what lies behind the student's layers.
     """
     found = _head_of(student)
     held_out_from = len(masks) - student.options.held_out
     if found is None or not student.options.held_out:
         return
     module, norm, step = found
-    entries, classes = sum(one.numel() for one in said[0]), said[0][0].shape[-1]
-    reads = student.parameters[step.weight].numel() // classes
-    stride = max(1, math.ceil(entries * reads / WORK))
-    if classes < 2 or entries / stride / classes < FEWEST * reads:
-        return
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
 
@@ -63,12 +54,21 @@ def refit_head(student: Student, said: Sequence[Sequence[Tensor]], masks: Masks,
         if not index:
             outputs.append(seen[module, "out"])
 
-    own = finish([(module, "in"), (module, "out")], visit)
-    scale = _scale(outputs[0], own[0])
-    if scale is None:
+    walker.finish([(module, "in"), (module, "out")], visit)
+    scale = _scale(outputs[0], walker.say(0))
+    reads, classes = inputs[0].shape[-1], outputs[0].shape[-1]
+    tokens = sum(one[..., 0].numel() for one in inputs)
+    stride = max(1, round(tokens * classes / min(ENTRIES, WORK // reads)))
+    if scale is None or classes < 2 or tokens / stride < FEWEST * reads:
         return
     shares = [source.weight for source in student.sources]
-    answers, held_out = _answers(inputs, said, shares, masks, module, stride, held_out_from)
+
+    def say(index: int, kept: Callable[[Tensor], Tensor]) -> Tensor:
+        """The ensemble's probabilities for the tokens of a batch that are kept."""
+        parts = [share * kept(one.say(index)).softmax(-1) for share, one in zip(shares, teachers, strict=True)]
+        return sum(parts[1:], start=parts[0])
+
+    answers, held_out = _answers(inputs, say, masks, module, stride, held_out_from)
     head = _made(student, norm, step, answers)
     before, after, change = fitted(head, answers, held_out, scale)
     if after < before:
@@ -116,8 +116,7 @@ def _scale(outputs: Tensor, logits: Tensor) -> float | None:
 
 def _answers(
     inputs: Sequence[Tensor],
-    said: Sequence[Sequence[Tensor]],
-    shares: Sequence[float],
+    say: Callable[[int, Callable[[Tensor], Tensor]], Tensor],
     masks: Masks,
     module: str,
     stride: int,
@@ -126,13 +125,17 @@ def _answers(
     """Every `stride`-th token, by the hash of what it belongs to; those held out apart."""
     parts: dict[bool, list[tuple[Tensor, Tensor]]] = {False: [], True: []}
     for index, read in enumerate(inputs):
-        mask, keys = masks.of(index, module), masks.keys(index)
-        probabilities = [share * rows(one[index], mask).softmax(-1) for share, one in zip(shares, said, strict=True)]
-        pair = rows(read, mask), sum(probabilities[1:], start=probabilities[0])
-        if stride > 1:
-            shape = tuple(mask.shape) if mask is not None else (len(keys), len(pair[0]) // len(keys))
-            kept = thinned(keys, (shape[0], shape[1]), mask, stride)
-            pair = pair[0][kept], pair[1][kept]
-        parts[index >= held_out_from].append(pair)
+        kept = partial(_kept, masks, index, module, stride)
+        parts[index >= held_out_from].append((kept(read), say(index, kept)))
     joined = [Answers(*(torch.cat(side) for side in zip(*parts[held], strict=True))) for held in (False, True)]
     return joined[0], joined[1]
+
+
+def _kept(masks: Masks, index: int, module: str, stride: int, values: Tensor) -> Tensor:
+    """Some token vectors of a batch [B, ..., n], without padding."""
+    mask, keys = masks.of(index, module), masks.keys(index)
+    vectors = rows(values, mask)
+    if stride == 1:
+        return vectors
+    shape = tuple(mask.shape) if mask is not None else (len(keys), len(vectors) // len(keys))
+    return vectors[thinned(keys, (shape[0], shape[1]), mask, stride)]

@@ -194,8 +194,12 @@ class _Lockstep:
     def _finish(self) -> None:
         """Map and fit what comes behind the layers: poolers, and the head on the teachers' mean logits."""
         spots = self.outline.tail_spots()
-        seen = Seen(self.sources, self.anatomy, self.masks, 0)
-        said = [teacher.finish(spots, partial(seen.record, k)) for k, teacher in enumerate(self.teachers)]
+        # What a head of many classes puts out is much more than what it reads.
+        linear = [spot for spot in spots if spot[1] == "out" and self._is_linear(spot)]
+        spots = list(dict.fromkeys(entrance(spot) if spot in linear else spot for spot in spots))
+        seen = Seen(self.sources, self.anatomy, self.masks, 0, linear=linear)
+        for k, teacher in enumerate(self.teachers):
+            teacher.finish(spots, partial(seen.record, k))
         late = self.outline.late_spaces
         for student, walker in zip(self.students, self.walkers, strict=True):
             features = ActivationFeatures(seen, student.maps)
@@ -204,7 +208,7 @@ class _Lockstep:
             if student.options.refit:
                 for stage in self.outline.tail_stages():
                     Fitting(student).refit(stage, features, walker.finish)
-                refit_head(student, said, self.masks, walker.finish)
+                refit_head(student, walker, self.teachers, self.masks)
 
     def _compared_by(self, student: Student, features: ActivationFeatures) -> Features:
         """What a student's spaces are matched by."""

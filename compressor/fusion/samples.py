@@ -24,6 +24,28 @@ _PADDED = {
 _MASKS = frozenset(_PADDED.values())
 
 
+#: Logits that one call of a model may make.
+CALL = 1 << 24
+
+
+def parted(batches: Sequence[Batch], answers: Callable[[Batch], int]) -> list[Batch]:
+    """Batches in parts of which none makes more than `CALL` logits, unless one sample alone does.
+
+    Args:
+        batches: inputs [B, ...].
+        answers: how many logits a batch makes.
+    """
+    found: list[Batch] = []
+    for batch in batches:
+        size = max(1, CALL // max(1, answers({name: value[:1] for name, value in batch.items()})))
+        if size >= _size(batch):
+            found.append(batch)
+            continue
+        starts = range(0, _size(batch), size)
+        found += [{name: value[start : start + size] for name, value in batch.items()} for start in starts]
+    return found
+
+
 def without_labels(batch: Batch) -> dict[str, Tensor]:
     """What a model is given."""
     return {name: value for name, value in batch.items() if name != "labels"}

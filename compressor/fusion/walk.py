@@ -164,16 +164,21 @@ class Walker:
         return returned if Handed(layer, 0) in self._handed else (None, *returned[1:])
 
     @torch.no_grad()
-    def finish(self, spots: Sequence[Spot] = (), visit: Visitor | None = None) -> list[Tensor]:
-        """Run everything behind the layers on the kept hidden states; returns the logits of each batch."""
+    def finish(self, spots: Sequence[Spot], visit: Visitor) -> None:
+        """Run everything behind the layers on the kept hidden states, showing the watched tensors batch by batch."""
+        for index in range(len(self.batches)):
+            visit(index, self._behind(index, spots)[0])
+
+    @torch.no_grad()
+    def say(self, index: int) -> Tensor:
+        """The logits of a batch, from the kept hidden states; those of all batches need not fit into memory."""
+        return self._behind(index)[1]
+
+    def _behind(self, index: int, spots: Sequence[Spot] = ()) -> tuple[dict[Spot, Tensor], Tensor]:
         self._done[self._stack] = self.hidden
-        logits = []
-        for index, batch in enumerate(self.batches):
-            with self._skipping(index), watching(self.model, spots, stop=False) as seen:
-                logits.append(logits_of(self.model, batch))
-            if visit is not None:
-                visit(index, seen)
-        return logits
+        with self._skipping(index), watching(self.model, spots, stop=False) as seen:
+            logits = logits_of(self.model, self.batches[index])
+        return seen, logits
 
     def _recorder(
         self, layer: str, calls: dict[str, Call], returned: dict[str, Any], *, first: bool, last: bool
