@@ -1,5 +1,7 @@
 """What saves memory, and what is logged, leaves the training as it is."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from compressor.distillation import memory
 from compressor.distillation.trainer import distill
+from compressor.models.pico import pico_config
 
 
 def losses(folder, student=None, **fields):
@@ -24,6 +27,22 @@ def test_less_memory_gives_the_same_steps(tmp_path, monkeypatch):
     assert losses(tmp_path / "recomputed", recompute=True) == plain
     assert len(calls) == 2 * 3
     np.testing.assert_allclose(losses(tmp_path / "parts", accumulate=4), plain, rtol=1e-4)
+
+
+def test_a_batch_is_computed_in_as_few_parts_as_its_logits_ask_for(monkeypatch):
+    config = pico_config("llama")
+    texts = [{"input_ids": torch.zeros(length, dtype=torch.int64)} for length in (3, 12, 7)]
+    one = 12 * config.vocab_size
+    asked = partial(options, batch_size=12)
+    assert memory.parts(config, texts, asked()) == 1
+    monkeypatch.setattr(memory, "MOST_LOGITS", 5 * one)
+    # Twelve samples in parts of four: of five they cannot be.
+    assert memory.parts(config, texts, asked()) == 3
+    assert memory.parts(config, texts, asked(accumulate=2)) == 2
+    monkeypatch.setattr(memory, "MOST_LOGITS", one - 1)
+    assert memory.parts(config, texts, asked()) == 12
+    # Classifiers make few, however large their vocabulary.
+    assert memory.parts(pico_config("bert"), texts, asked()) == 1
 
 
 def test_a_lower_precision_is_near_and_leaves_the_weights_and_the_student_as_they_were(tmp_path):

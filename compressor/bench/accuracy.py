@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError, UserError
-from compressor.models.tasks import TASKS, Task, find_task, pass_options, task_of_model
+from compressor.models.tasks import TASKS, Task, logits_of_sample, pass_options, task_of_model
 
 Batch = Mapping[str, Tensor]
 
@@ -225,19 +225,9 @@ def score(
 
 
 def _parts(batch: Batch, config: PretrainedConfig) -> Iterator[Batch]:
-    tokens = batch.get("decoder_input_ids", batch.get("input_ids"))
-    vocabulary = getattr(config, "vocab_size", None)
-    samples = len(next(iter(batch.values())))
-    if tokens is None or not isinstance(vocabulary, int) or "perplexity" not in _metrics(config):
-        yield batch
-        return
-    size = max(1, MOST_LOGITS // (tokens.shape[1] * vocabulary))
-    for start in range(0, samples, size):
+    size = max(1, MOST_LOGITS // logits_of_sample(config, batch))
+    for start in range(0, len(next(iter(batch.values()))), size):
         yield {name: value[start : start + size] for name, value in batch.items()}
-
-
-def _metrics(config: PretrainedConfig) -> tuple[str, ...]:
-    return find_task(config).metrics if config.architectures else ()
 
 
 @torch.inference_mode()

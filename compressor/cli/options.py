@@ -109,7 +109,7 @@ OPTIONS: dict[str, Any] = {
     "--label-weight": Annotated[float | None, flag("--label-weight", panel=_FINETUNE)],
     "--validate-every": Annotated[int | None, flag("--validate-every", panel=_FINETUNE)],
     "--patience": Annotated[int | None, flag("--patience", panel=_FINETUNE)],
-    "--accumulate": Annotated[int | None, flag("--accumulate", panel=_FINETUNE)],
+    "--accumulate": Annotated[str | None, flag("--accumulate", panel=_FINETUNE, metavar="N|auto")],
     "--precision": Annotated[str | None, flag("--precision", panel=_FINETUNE, metavar="NAME")],
     "--recompute": Annotated[bool | None, flag("--recompute", panel=_FINETUNE)],
     "--tensorboard": Annotated[str | None, flag("--tensorboard", panel=_FINETUNE, metavar="FOLDER")],

@@ -72,11 +72,11 @@ def check_parts(options: FinetuneOptions) -> None:
     Raises:
         UserError: they cannot.
     """
-    parts = processes.count() * options.accumulate
+    parts = processes.count() * options.parts
     if options.batch_size % parts:
         raise UserError(
             f"finetune.batch_size {options.batch_size} cannot be shared by {processes.count()} processes in "
-            f"{options.accumulate} parts each: give a multiple of {parts}"
+            f"{options.parts} parts each: give a multiple of {parts}"
         )
 
 

@@ -157,8 +157,8 @@ class Loop:
         arguments = TrainingArguments(
             output_dir=str(folder),
             max_steps=steps,
-            per_device_train_batch_size=options.batch_size // (processes.count() * options.accumulate),
-            gradient_accumulation_steps=options.accumulate,
+            per_device_train_batch_size=options.batch_size // (processes.count() * options.parts),
+            gradient_accumulation_steps=options.parts,
             bf16=options.precision == "bfloat16",
             fp16=options.precision == "float16",
             optim="adamw_torch",

@@ -1,4 +1,4 @@
-"""Less memory for a backward pass."""
+"""Less memory for a step: batches in parts, and activations that are computed again."""
 
 from __future__ import annotations
 
@@ -7,10 +7,37 @@ from contextlib import contextmanager
 from functools import partial
 
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from compressor import processes
+from compressor.distillation.checks import Samples
 from compressor.errors import UnsupportedError
+from compressor.models.tasks import logits_of_sample
+from compressor.recipe import FinetuneOptions
+
+#: Logits that the part of a batch may make: teachers, student and loss hold several tensors of them.
+MOST_LOGITS = 1 << 26
+#: Samples whose longest is taken for the longest.
+LOOKED_AT = 16
+
+
+def parts(config: PretrainedConfig, samples: Samples, options: FinetuneOptions) -> int:
+    """How many parts a batch is computed in.
+
+    Args:
+        config: the student's.
+        samples: that it is trained on.
+        options: of the training.
+    """
+    share, rest = divmod(options.batch_size, processes.count())
+    if options.accumulate != "auto":
+        return options.accumulate
+    if rest:
+        return 1
+    most = max(logits_of_sample(config, samples[index]) for index in range(min(LOOKED_AT, len(samples))))
+    possible = [count for count in range(1, share + 1) if share % count == 0]
+    return next((count for count in possible if share // count * most <= MOST_LOGITS), share)
 
 
 def layer_classes(model: PreTrainedModel) -> list[str] | None:

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from compressor import processes
+from compressor.distillation import memory
 from compressor.distillation.checkpoints import begin, newest, step_of
 from compressor.distillation.checks import (
     Samples,
@@ -119,6 +120,7 @@ def distill(
     check_data(train, options)
     check_device(device)
     check_precision(options, device)
+    options = options.model_copy(update={"accumulate": memory.parts(student.config, train, options)})
     check_parts(options)
     if options.tensorboard:
         check_tensorboard()

@@ -33,8 +33,10 @@ class FinetuneOptions(Section):
     enabled: bool = Field(True, description="Finetune after fusing, when there is data.")
     steps: Count = Field(200, description="Optimiser steps.")
     batch_size: Count = Field(128, description="Samples per step.")
-    accumulate: Count = Field(
-        1, description="Parts that a batch is computed in, one after the other: the same step in less memory."
+    accumulate: Literal["auto"] | Count = Field(
+        "auto",
+        description="Parts that a batch is computed in, one after the other: the same step in less memory; auto: as "
+        "few as keep the logits of a part below 2**26.",
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Precision that the student computes in; its weights stay float32."
@@ -88,6 +90,11 @@ class FinetuneOptions(Section):
         "without augmentation.",
     )
     checkpoint_every: Count = Field(50, description="Steps between checkpoints that an interrupted run resumes from.")
+
+    @property
+    def parts(self) -> int:
+        """Parts that a batch is computed in; one where that has not been settled."""
+        return 1 if self.accumulate == "auto" else self.accumulate
 
     @property
     def asks_teachers(self) -> bool:
