@@ -9,10 +9,23 @@ from typing import Any
 
 from benchmarks.paper.pages import UNIT
 from benchmarks.store import Store
-from benchmarks.students.contenders import CONTENDERS, OURS, RANDOM, SINGLE
+from benchmarks.students.contenders import CONTENDERS, OURS, PRUNED, RANDOM, SINGLE
 from benchmarks.students.contest import TEACHERS
 from benchmarks.students.settings import EVENTS, Event
 
+#: What the summary is of: events, steps, and contenders with what the summary calls them.
+SHOWN, AFTER = ("ViTs, width 0.5", "BERTs, width 0.5", "Llamas, width 0.5"), (0, 200)
+IN_SHORT = {
+    (RANDOM,): "random start",
+    ("slices, by importance",): "slices by importance",
+    (PRUNED,): "Torch-Pruning, Taylor (labels)",
+    ("folding (k-means)",): "k-means folding",
+    ("neuron transplantation",): "neuron transplantation",
+    ("trained anchor",): "narrow model trained on labels",
+    ("OT fusion into the anchor, as the paper",): "OT fusion into it, as the paper",
+    SINGLE: "one teacher with our refit, the better one",
+    (OURS,): "**ours**",
+}
 #: Sentences about the committed figures.
 SAID = Path(__file__).parent / "said.md"
 
@@ -32,6 +45,7 @@ def page(store: Store) -> str:
         "of making the student above what was held before.",
         "",
     ]
+    lines += summary(store)
     for event in EVENTS.values():
         if store.get(event.name, TEACHERS, "0", 0) is not None:
             lines += _part(store, event)
@@ -43,6 +57,28 @@ def scores(store: Store, event: Event, name: str, steps: int, key: str = "score"
     """What a contender reached after so many steps, by seed."""
     found = [store.get(event.name, name, str(steps), seed) for seed in range(event.seeds)]
     return [one[key] for one in found if one is not None and key in one]
+
+
+def summary(store: Store) -> list[str]:
+    """A table of the main contenders at half width, one-shot and after some steps, as far as they were measured."""
+    events = [EVENTS[name] for name in SHOWN if store.get(name, TEACHERS, "0", 0) is not None]
+    columns = [(event, count) for event in events for count in AFTER]
+    if not columns:
+        return []
+    units = {event.name: "%" if event.setting.metric == "accuracy" else event.setting.metric for event in events}
+    titles = [
+        f"{event.setting.name}, {units[event.name]}: {f'{count} steps' if count else 'one-shot'}"
+        for event, count in columns
+    ]
+    lines = [f"| half width | {' | '.join(titles)} |", "|---|" + "--:|" * len(columns)]
+    for names, label in IN_SHORT.items():
+        cells = []
+        for event, count in columns:
+            found = [own for name in names if (own := scores(store, event, name, count))]
+            ranked = sorted(found, key=statistics.mean, reverse=event.setting.better(1, 0))
+            cells.append(_mean(ranked[0], event) if ranked else "")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def _part(store: Store, event: Event) -> list[str]:
