@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from compressor import processes
 from compressor.distillation.checks import Samples
 from compressor.errors import UnsupportedError
-from compressor.models.tasks import logits_of_sample
+from compressor.models.tasks import logits_of_sample, says_words
 from compressor.recipe import FinetuneOptions
 
 #: Logits that the part of a batch may make: teachers, student and loss hold several tensors of them.
@@ -33,7 +33,7 @@ def parts(config: PretrainedConfig, samples: Samples, options: FinetuneOptions) 
     share, rest = divmod(options.batch_size, processes.count())
     if options.accumulate != "auto":
         return options.accumulate
-    if rest:
+    if rest or not says_words(config):
         return 1
     most = max(logits_of_sample(config, samples[index]) for index in range(min(LOOKED_AT, len(samples))))
     possible = [count for count in range(1, share + 1) if share % count == 0]

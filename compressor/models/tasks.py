@@ -111,13 +111,16 @@ def pass_options(model: Any) -> dict[str, Any]:
     return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
 
 
+def says_words(config: PretrainedConfig) -> bool:
+    """Whether a model answers every token with its whole vocabulary."""
+    metrics = find_task(config).metrics if config.architectures else ()
+    return "perplexity" in metrics and isinstance(getattr(config, "vocab_size", None), int)
+
+
 def logits_of_sample(config: PretrainedConfig, inputs: Mapping[str, Any]) -> int:
     """How many logits one sample of a batch [B, T] makes where models answer with their vocabulary; 1 elsewhere."""
-    tokens, vocabulary = inputs.get("decoder_input_ids", inputs.get("input_ids")), getattr(config, "vocab_size", None)
-    metrics = find_task(config).metrics if config.architectures else ()
-    if tokens is None or not isinstance(vocabulary, int) or "perplexity" not in metrics:
-        return 1
-    return int(tokens.shape[-1]) * vocabulary
+    tokens = inputs.get("decoder_input_ids", inputs.get("input_ids"))
+    return int(tokens.shape[-1]) * config.vocab_size if tokens is not None and says_words(config) else 1
 
 
 def check_measurable(config: PretrainedConfig, doing: str, name: str) -> Task:
