@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -205,8 +206,7 @@ def mix(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         )
     kept = [(row, weight) for row, weight in zip(rows, weights, strict=True) if weight > 0]
     total = sum(weights)
-    terms = torch.stack([row.double() + math.log(weight / total) for row, weight in kept])
-    return terms.logsumexp(dim=0).float()
+    return reduce(torch.logaddexp, [row.double() + math.log(weight / total) for row, weight in kept]).float()
 
 
 def score(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import torch
@@ -209,7 +209,7 @@ def ensemble_log_probs(models: Sequence[nn.Module], weights: Sequence[float], ba
         logits_of(model, inputs).double().log_softmax(-1) + torch.tensor(weight).log()
         for model, weight in zip(models, weights, strict=True)
     ]
-    return torch.stack(terms).logsumexp(0)
+    return reduce(torch.logaddexp, terms)
 
 
 @torch.no_grad()

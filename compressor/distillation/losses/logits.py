@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ def ensemble_log_probs(logits: Sequence[Tensor], weights: Sequence[float], tempe
         for one, weight in zip(logits, weights, strict=True)
         if weight > 0
     ]
-    return torch.stack(terms).logsumexp(dim=0)
+    return reduce(torch.logaddexp, terms)
 
 
 def ensemble_kl(
