@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -169,6 +170,11 @@ class Arena:
             return distill(
                 model, models, [1.0] * len(models), samples, options, seed=seed, work_dir=Path(folder) / "run"
             )
+
+    def anchor_steps(self, seed: int) -> int | None:
+        """The steps on labels that the given anchor of a seed was trained for, where its folder says so."""
+        record = self.places.teacher(self.setting.anchors[seed % len(self.setting.anchors)]) / "training.json"
+        return json.loads(record.read_text("utf-8"))["steps"] if record.exists() else None
 
     def _load(self, name: str) -> Teacher:
         if name not in self._models:

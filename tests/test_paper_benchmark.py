@@ -158,7 +158,7 @@ def test_only_students_of_the_same_teachers_are_compared(tmp_path):
             }
             store.put(event.name, name, "0", seed, figures)
     text = contest_page(store)
-    assert "after … steps: 0: +1.50 ± 0.50." in text
+    assert "- of teacher 2: 0: +2.50 ± 0.50" in text and "- that the test favours: 0: +1.50 ± 0.50" in text
     assert "Measured on here and there." in text and "| 1 | 2 |" in text
 
 

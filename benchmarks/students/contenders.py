@@ -115,6 +115,12 @@ CONTENDERS: dict[str, Contender] = {
 }
 
 
+def is_anchored(name: str) -> bool:
+    """Whether a contender starts from the trained narrow model."""
+    one = CONTENDERS[name]
+    return isinstance(one, Anchor) or (isinstance(one, Fused) and one.anchored)
+
+
 def taking_part(arena: Arena, width: float) -> dict[str, Contender]:
     """Those that can: an anchor must have the event's width, and pruning must know the family."""
     found = dict(CONTENDERS)
@@ -124,7 +130,6 @@ def taking_part(arena: Arena, width: float) -> dict[str, Contender]:
         (target, *_), _ = plan_target(configs, width)
         narrow = arena.anchor(0)[1].config.hidden_size == target.config.hidden_size
     for name, one in CONTENDERS.items():
-        anchored = isinstance(one, Anchor) or (isinstance(one, Fused) and one.anchored)
-        if (anchored and not narrow) or (isinstance(one, Pruned) and configs[0].model_type not in PRUNABLE):
+        if (is_anchored(name) and not narrow) or (isinstance(one, Pruned) and configs[0].model_type not in PRUNABLE):
             del found[name]
     return found

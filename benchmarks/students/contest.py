@@ -25,6 +25,8 @@ SEARCH, LEAST_SEARCH = 0.2, 25
 #: The most steps of those who are near the front, of a random start, which takes ten times as many, and of the others.
 LASTING, FROM_NOTHING, BRIEF = 800, 2000, 200
 TEACHERS = "teachers"
+#: The key of the steps that an event's anchor was trained for before.
+TRAINED = "anchor_steps"
 
 
 def lengths(event: Event, name: str) -> list[int]:
@@ -48,6 +50,9 @@ def hold(
     """
     contenders = taking_part(arena, event.width)
     machine = environment()["cpu"]
+    if arena.setting.anchors and (trained := arena.anchor_steps(0)):
+        store.setting(event.name)[TRAINED] = trained
+        store.write()
     for seed in range(seeds):
         origin = {"teachers": arena.fingerprint(seed), "cpu": machine}
         if store.get(event.name, TEACHERS, "0", seed) is None:

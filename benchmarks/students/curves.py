@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks.paper.pages import UNIT
 from benchmarks.store import Store
-from benchmarks.students.contenders import CONTENDERS, OURS, PRUNED, RANDOM, SINGLE
-from benchmarks.students.contest import TEACHERS
+from benchmarks.students.contenders import CONTENDERS, OURS, PRUNED, RANDOM, SINGLE, is_anchored
+from benchmarks.students.contest import TEACHERS, TRAINED
 from benchmarks.students.pages import scores
 from benchmarks.students.settings import EVENTS, Event
 
@@ -64,8 +64,10 @@ def _curves(axes: Axes, store: Store, event: Event, names: Sequence[str]) -> Non
     from matplotlib import colormaps
 
     steps = _steps(store, event)
+    trained = store.setting(event.name).get(TRAINED, 0)
     for name in names:
-        points = [(n, own) for n in steps if (own := scores(store, event, name, n))]
+        before = trained if is_anchored(name) else 0
+        points = [(before + n, own) for n in steps if (own := scores(store, event, name, n))]
         if points:
             means = [statistics.mean(own) for _, own in points]
             errors = [statistics.stdev(own) / len(own) ** 0.5 if len(own) > 1 else 0.0 for _, own in points]

@@ -9,8 +9,8 @@ from typing import Any
 
 from benchmarks.paper.pages import UNIT
 from benchmarks.store import Store
-from benchmarks.students.contenders import CONTENDERS, OURS, PRUNED, RANDOM, SINGLE
-from benchmarks.students.contest import TEACHERS
+from benchmarks.students.contenders import CONTENDERS, OURS, PRUNED, RANDOM, SINGLE, is_anchored
+from benchmarks.students.contest import TEACHERS, TRAINED
 from benchmarks.students.settings import EVENTS, Event
 
 #: What the summary is of: events, steps, and contenders with what the summary calls them.
@@ -106,7 +106,9 @@ def _part(store: Store, event: Event) -> list[str]:
             cells.append(f"{statistics.mean(making):.0f}" if making else "")
             memory = [one for count in steps for one in scores(store, event, name, count, "memory") if one is not None]
             cells.append(f"{max(memory) / 1e6:.0f}" if memory else "")
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+            trained = store.setting(event.name).get(TRAINED)
+            more = f" ({trained:,} steps on labels before)" if trained and is_anchored(name) else ""
+            lines.append(f"| {name}{more} | {' | '.join(cells)} |")
     return [*lines, "", *_earned(store, event, steps), *_reach(store, event, steps), *_machines(store, event)]
 
 
@@ -120,23 +122,26 @@ def _machines(store: Store, event: Event) -> list[str]:
 
 
 def _earned(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
-    """How far ours is before the student of one teacher, of whichever is better, seed by seed."""
+    """How far ours is before the student of one teacher, seed by seed: of each, and of whichever the test favours."""
     sign = 1 if event.setting.better(1, 0) else -1
-    said = []
+    said: dict[str, list[str]] = {"of teacher 1": [], "of teacher 2": [], "that the test favours": []}
     for count in steps:
-        ahead = []
+        ahead: dict[str, list[float]] = {whose: [] for whose in said}
         for seed in range(event.seeds):
             found = [store.get(event.name, name, str(count), seed) for name in (OURS, *SINGLE)]
             # A recipe trained on another machine gives teachers that differ a little: those are not compared.
             if all(found) and len({one.get("teachers") for one in found if one}) == 1:
                 ours, *others = [sign * one["score"] for one in found if one]
-                ahead.append(ours - max(others))
-        if len(ahead) > 1:
-            error = statistics.stdev(ahead) / len(ahead) ** 0.5
-            said.append(f"{count}: {statistics.mean(ahead):+.2f} ± {error:.2f}")
-    if not said:
+                for whose, score in zip(said, (*others, max(others)), strict=True):
+                    ahead[whose].append(ours - score)
+        for whose, leads in ahead.items():
+            if len(leads) > 1:
+                error = statistics.stdev(leads) / len(leads) ** 0.5
+                said[whose].append(f"{count}: {statistics.mean(leads):+.2f} ± {error:.2f}")
+    if not any(said.values()):
         return []
-    return [f"Ours before the better student of one teacher, by seed, after … steps: {'; '.join(said)}.", ""]
+    lines = ["Ours before the student of one teacher, by seed, after … steps:", ""]
+    return [*lines, *(f"- {whose}: {'; '.join(leads)}" for whose, leads in said.items()), ""]
 
 
 def _reach(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
