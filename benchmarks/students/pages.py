@@ -115,9 +115,8 @@ def _part(store: Store, event: Event) -> list[str]:
 def _machines(store: Store, event: Event) -> list[str]:
     """Where the figures were measured."""
     cells = store.setting(event.name)["cells"].values()
-    found = {
-        one.get("cpu", store.content["environment"]["cpu"]) for row in cells for c in row.values() for one in c.values()
-    }
+    measured = [one for row in cells for column in row.values() for one in column.values() if "refused" not in one]
+    found = {one.get("cpu", store.content["environment"]["cpu"]) for one in measured}
     return [f"Measured on {' and '.join(sorted(found))}.", ""]
 
 
