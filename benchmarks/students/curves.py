@@ -83,9 +83,9 @@ def _curves(axes: Axes, store: Store, event: Event, names: Sequence[str]) -> Non
                 label=name,
                 color=colour,
             )
-    found = store.get(event.name, TEACHERS, "0", 0)
-    if found is not None:
-        axes.axhline(found["scores"][-1], color="grey", linestyle=":", linewidth=1, label="ensemble")
+    ensemble = _ensemble(store, event)
+    if ensemble is not None:
+        axes.axhline(ensemble, color="grey", linestyle=":", linewidth=1, label="ensemble")
     axes.set_xscale("symlog", linthresh=50, linscale=0.5)
     axes.set_xticks(steps, [str(count) for count in steps])
     axes.minorticks_off()
@@ -94,12 +94,17 @@ def _curves(axes: Axes, store: Store, event: Event, names: Sequence[str]) -> Non
     axes.set_title(event.name)
 
 
+def _ensemble(store: Store, event: Event) -> float | None:
+    """The mean score of the seeds' ensembles."""
+    found = [store.get(event.name, TEACHERS, "0", seed) for seed in range(event.seeds)]
+    return statistics.mean(one["scores"][-1] for one in found if one) if any(found) else None
+
+
 def _near(axes: Axes, store: Store, event: Event) -> None:
     """Show what lies between the ensemble and a pruned teacher after its first steps; a start from nothing may not."""
-    best = store.get(event.name, TEACHERS, "0", 0)
-    worst = scores(store, event, PRUNED, 50)
+    best, worst = _ensemble(store, event), scores(store, event, PRUNED, 50)
     if best is None or not worst:
         return
-    ends = (best["scores"][-1], statistics.mean(worst))
+    ends = (best, statistics.mean(worst))
     room = MARGIN * abs(ends[0] - ends[1])
     axes.set_ylim(min(ends) - room, max(ends) + room)
