@@ -175,7 +175,7 @@ class Objective:
             UserError: labels are all there is to learn from, and none is known.
         """
         model.eval()
-        size = max(1, self.options.batch_size // self.options.parts)
+        size = self.options.batch_size // self.options.parts
         everything = range(0, len(samples), size)
         starts = list(everything[processes.rank() :: processes.count()])
         # All go through as many, as weights that are shared ask of them; what is over counts nothing.
@@ -215,7 +215,7 @@ class Objective:
                 samples,
                 partial(self._opinion, teacher),
                 folder,
-                batch_size=max(1, self.options.batch_size // self.options.parts),
+                batch_size=self.options.batch_size // self.options.parts,
                 collate=self.collate,
                 mask=self._task.mask,
                 told=None if told is None else partial(_told_of_all, told, index, len(self.teachers)),
