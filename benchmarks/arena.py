@@ -15,14 +15,14 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compressor.bench.accuracy import answer, mix, new_tally
+from compressor.bench.accuracy import Tally, answer, mix, new_tally
 from compressor.data.batches import Batches, Samples
 from compressor.data.sources import open_split
 from compressor.data.split import Split
 from compressor.distillation.trainer import FinetuneReport, distill
 from compressor.fusion.choose import divergence, ensemble_log_probs
 from compressor.models.load import Teacher, load_teacher
-from compressor.models.tasks import find_task
+from compressor.models.tasks import find_task, task_of_model
 from compressor.recipe import DataOptions, FinetuneOptions
 
 EVALUATION_BATCH = 250
@@ -144,6 +144,17 @@ class Arena:
             self._ensemble[seed] = [ensemble_log_probs(teachers, share, batch) for batch in found]
         return divergence(model, found, self._ensemble[seed])
 
+    def judge(self, model: PreTrainedModel, part: str = "test") -> dict[str, float]:
+        """The score on a part, and the "loss": mean −log p of its labels in nats, which fewer samples tell apart."""
+        tally, task = new_tally(model), task_of_model(model)
+        surprise = 0.0
+        for found in answer([model], self._part(part)):
+            assert found.labels is not None
+            tally.add(found.log_probs[0], found.inputs, found.labels)
+            answers, labels = task.answered(found.log_probs[0], found.labels.cpu())
+            surprise -= answers.gather(-1, labels[:, None]).double().sum().item()
+        return {"score": self._figure(tally), "loss": round(surprise / tally.labelled, 6)}
+
     def score(self, model: PreTrainedModel, part: str = "test") -> float:
         """Accuracy in percent or perplexity on the part "test" or "validation"."""
         return self.scores([model], part)[0]
@@ -155,10 +166,7 @@ class Arena:
             rows = [*found.log_probs, mix(found.log_probs, [1.0] * len(models))]
             for tally, row in zip(tallies, rows, strict=True):
                 tally.add(row, found.inputs, found.labels)
-        scores = [tally.score() for tally in tallies]
-        if self.setting.metric == "perplexity":
-            return [float(score.perplexity or 0) for score in scores]
-        return [100 * float(score.accuracy or 0) for score in scores]
+        return [self._figure(tally) for tally in tallies]
 
     def finetune(
         self, model: PreTrainedModel, teachers: Sequence[Named], options: FinetuneOptions, seed: int
@@ -175,6 +183,10 @@ class Arena:
         """The steps on labels that the given anchor of a seed was trained for, where its folder says so."""
         record = self.places.teacher(self.setting.anchors[seed % len(self.setting.anchors)]) / "training.json"
         return json.loads(record.read_text("utf-8"))["steps"] if record.exists() else None
+
+    def _figure(self, tally: Tally) -> float:
+        score = tally.score()
+        return float(score.perplexity or 0) if self.setting.metric == "perplexity" else 100 * float(score.accuracy or 0)
 
     def _load(self, name: str) -> Teacher:
         if name not in self._models:

@@ -63,6 +63,18 @@ def test_a_teacher_alone_scores_what_the_fusion_of_it_alone_scores(arena):
     assert Ensemble(1).run(arena, 0, {})["score"] == alone
 
 
+def test_the_loss_is_that_of_the_labels(arena):
+    import torch
+
+    model = arena.teachers(0)[0][1]
+    (batch,) = arena._part("test")
+    with torch.no_grad():
+        wanted = torch.nn.functional.cross_entropy(model(batch["pixel_values"]).logits, batch["labels"])
+    found = arena.judge(model)
+    assert found["score"] == arena.score(model)
+    assert found["loss"] == pytest.approx(float(wanted), abs=1e-5)
+
+
 def test_a_permuted_copy_changes_nothing_when_maps_are_hard(arena):
     assert Copied(Fused("averaging", False, HARD)).run(arena, 0, {})["error"] < 1e-5
     soft = {"solver": "sinkhorn", "epsilon": 10.0}
@@ -150,7 +162,7 @@ def test_only_students_of_the_same_teachers_are_compared(tmp_path):
             origin = f"{seed}" if seed < 2 or name == names[0] else "elsewhere"
             figures = {
                 "score": score,
-                "kl": 0.1,
+                "kl": 0.1 if name == names[0] else 0.12,
                 "making": 1.0,
                 "memory": 2_000_000,
                 "teachers": origin,
@@ -159,6 +171,8 @@ def test_only_students_of_the_same_teachers_are_compared(tmp_path):
             store.put(event.name, name, "0", seed, figures)
     text = contest_page(store)
     assert "- of teacher 2: 0: +2.50 ± 0.50" in text and "- that the test favours: 0: +1.50 ± 0.50" in text
+    assert "- with the lowest KL to the ensemble, in thousandths of a nat: 0: +20.00 ± 0.00" in text
+    assert "lowest loss" not in text  # Older figures have none.
     assert "Measured on here and there." in text and "| 1 | 2 |" in text
 
 

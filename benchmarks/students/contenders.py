@@ -91,8 +91,8 @@ PAPER = AlignmentOptions(preparation="standardised", heads="across", normalise="
 FEWER, SMALLER = {"narrowing": "fewer-heads"}, {"narrowing": "smaller-heads"}
 FOLDED = {"residual": "barycentre", "inner": "transport"}
 RANDOM, PRUNED, OURS = "random", "Torch-Pruning, Taylor, whole heads", "ours: automatic"
-#: The students of one teacher each.
-SINGLE = ("teacher 1 alone, our refit", "teacher 2 alone, our refit")
+#: The students of one teacher each, as many as an event has teachers.
+SINGLE = tuple(f"teacher {k} alone, our refit" for k in (1, 2, 3, 4))
 #: Name: who.  Contenders that need an anchor take part where the setting has one of the event's width.
 CONTENDERS: dict[str, Contender] = {
     RANDOM: Random(),
@@ -122,7 +122,7 @@ def is_anchored(name: str) -> bool:
 
 
 def taking_part(arena: Arena, width: float) -> dict[str, Contender]:
-    """Those that can: an anchor must have the event's width, and pruning must know the family."""
+    """Those that can: an anchor must have the event's width, a teacher be there, and pruning know the family."""
     found = dict(CONTENDERS)
     narrow = False
     configs = [model.config for _, model in arena.teachers(0)]
@@ -130,6 +130,8 @@ def taking_part(arena: Arena, width: float) -> dict[str, Contender]:
         (target, *_), _ = plan_target(configs, width)
         narrow = arena.anchor(0)[1].config.hidden_size == target.config.hidden_size
     for name, one in CONTENDERS.items():
-        if (is_anchored(name) and not narrow) or (isinstance(one, Pruned) and configs[0].model_type not in PRUNABLE):
+        absent = isinstance(one, Fused) and one.teacher is not None and one.teacher >= len(configs)
+        unknown = isinstance(one, Pruned) and configs[0].model_type not in PRUNABLE
+        if absent or unknown or (is_anchored(name) and not narrow):
             del found[name]
     return found

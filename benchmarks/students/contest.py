@@ -85,7 +85,7 @@ def hold(
 def _after(
     arena: Arena, store: Store, event: Event, name: str, start: PreTrainedModel, steps: int, seed: int
 ) -> dict[str, Any]:
-    """Score and KL to the ensemble after so many steps of distillation."""
+    """Score, loss and KL to the ensemble after so many steps of distillation."""
     model, more = start, {}
     if steps:
         model = copy.deepcopy(start)
@@ -101,4 +101,4 @@ def _after(
         found = arena.finetune(model, arena.teachers(seed), options, seed)
         rates[str(steps)] = found.learning_rate
         more = {"rate": found.learning_rate, "seconds": round(found.seconds, 1)}
-    return {"score": arena.score(model), "kl": round(arena.divergence(model, seed), 5), **more}
+    return {**arena.judge(model), "kl": round(arena.divergence(model, seed), 5), **more}

@@ -26,6 +26,11 @@ IN_SHORT = {
     SINGLE: "one teacher with our refit, the better one",
     (OURS,): "**ours**",
 }
+#: What is compared besides scores.
+IN_NATS = {
+    "loss": "with the lowest loss on the labels, in thousandths of a nat",
+    "kl": "with the lowest KL to the ensemble, in thousandths of a nat",
+}
 #: Sentences about the committed figures.
 SAID = Path(__file__).parent / "said.md"
 
@@ -121,26 +126,38 @@ def _machines(store: Store, event: Event) -> list[str]:
 
 
 def _earned(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
-    """How far ours is before the student of one teacher, seed by seed: of each, and of whichever the test favours."""
-    sign = 1 if event.setting.better(1, 0) else -1
-    said: dict[str, list[str]] = {"of teacher 1": [], "of teacher 2": [], "that the test favours": []}
+    """How far ours is before the students of one teacher, seed by seed and by every yardstick."""
+    alone = SINGLE[: len(event.setting.teachers[0])]
+    said: dict[str, list[str]] = {}
     for count in steps:
-        ahead: dict[str, list[float]] = {whose: [] for whose in said}
+        ahead: dict[str, list[float]] = {}
         for seed in range(event.seeds):
-            found = [store.get(event.name, name, str(count), seed) for name in (OURS, *SINGLE)]
+            found = [one for name in (OURS, *alone) if (one := store.get(event.name, name, str(count), seed))]
             # A recipe trained on another machine gives teachers that differ a little: those are not compared.
-            if all(found) and len({one.get("teachers") for one in found if one}) == 1:
-                ours, *others = [sign * one["score"] for one in found if one]
-                for whose, score in zip(said, (*others, max(others)), strict=True):
-                    ahead[whose].append(ours - score)
-        for whose, leads in ahead.items():
+            if len(found) == len(alone) + 1 and len({one.get("teachers") for one in found}) == 1:
+                for yardstick, lead in _leads(event, found).items():
+                    ahead.setdefault(yardstick, []).append(lead)
+        for yardstick, leads in ahead.items():
             if len(leads) > 1:
                 error = statistics.stdev(leads) / len(leads) ** 0.5
-                said[whose].append(f"{count}: {statistics.mean(leads):+.2f} ± {error:.2f}")
-    if not any(said.values()):
+                said.setdefault(yardstick, []).append(f"{count}: {statistics.mean(leads):+.2f} ± {error:.2f}")
+    if not said:
         return []
     lines = ["Ours before the student of one teacher, by seed, after … steps:", ""]
-    return [*lines, *(f"- {whose}: {'; '.join(leads)}" for whose, leads in said.items()), ""]
+    return [*lines, *(f"- {yardstick}: {'; '.join(leads)}" for yardstick, leads in said.items()), ""]
+
+
+def _leads(event: Event, found: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Of the first before the others: in score before each and the best, in nats before the best."""
+    sign = 1 if event.setting.better(1, 0) else -1
+    ours, *others = [sign * one["score"] for one in found]
+    leads = {f"of teacher {k + 1}": ours - score for k, score in enumerate(others)}
+    leads["that the test favours"] = ours - max(others)
+    for key, yardstick in IN_NATS.items():
+        if all(key in one for one in found):
+            own, *theirs = [1000 * one[key] for one in found]
+            leads[yardstick] = min(theirs) - own
+    return leads
 
 
 def _reach(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
