@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from benchmarks.arena import Arena
 from benchmarks.memory import peak_above
 from benchmarks.store import Store
-from benchmarks.students.contenders import OURS, PRUNED, RANDOM, SINGLE, taking_part
+from benchmarks.students.contenders import OURS, RANDOM, SINGLE, taking_part
 from benchmarks.students.settings import Event
 from compressor.errors import UserError
 from compressor.pipeline.environment import environment
@@ -22,7 +22,8 @@ from compressor.recipe import FinetuneOptions
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 #: Steps of a trial, as a share of those of the finetune, and at least so many.
 SEARCH, LEAST_SEARCH = 0.2, 25
-#: The most steps of those who are near the front, of a random start, which takes ten times as many, and of the others.
+#: The most steps of ours and of one teacher's students, of a random start, which needs ten times as many, and of the
+#: others, who are far behind by then.
 LASTING, FROM_NOTHING, BRIEF = 800, 2000, 200
 TEACHERS = "teachers"
 #: The key of the steps that an event's anchor was trained for before.
@@ -31,7 +32,7 @@ TRAINED = "anchor_steps"
 
 def lengths(event: Event, name: str) -> list[int]:
     """The finetunes that a contender is measured after, in steps."""
-    most = FROM_NOTHING if name == RANDOM else LASTING if name in (OURS, PRUNED, *SINGLE) else BRIEF
+    most = FROM_NOTHING if name == RANDOM else LASTING if name in (OURS, *SINGLE) else BRIEF
     return [count for count in event.steps if count <= most]
 
 
