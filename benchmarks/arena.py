@@ -15,12 +15,13 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compressor.bench.accuracy import Tally, answer, mix, new_tally
+from compressor.bench.accuracy import Tally, answer, new_tally
 from compressor.data.batches import Batches, Samples
 from compressor.data.sources import open_split
 from compressor.data.split import Split
 from compressor.distillation.trainer import FinetuneReport, distill
 from compressor.fusion.choose import divergence, ensemble_log_probs
+from compressor.mixture import mix
 from compressor.models.load import Teacher, load_teacher
 from compressor.models.tasks import find_task, task_of_model
 from compressor.recipe import DataOptions, FinetuneOptions

@@ -26,13 +26,14 @@ from transformers import (
 )
 
 from compressor.bench import latency
-from compressor.bench.accuracy import answer, mix, score
+from compressor.bench.accuracy import answer, score
 from compressor.bench.accuracy import measure as measure_models
 from compressor.bench.flops import count_macs
 from compressor.bench.latency import Runner, measure, onnx_runner, threads, torch_runner
 from compressor.bench.size import count_parameters, weight_bytes
 from compressor.bench.table import Row, columns, from_json, to_json, to_markdown
 from compressor.errors import UnsupportedError, UserError
+from compressor.mixture import mix
 from compressor.report.terminal import render_table
 from compressor.threads import torch_threads
 

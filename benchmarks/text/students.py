@@ -24,11 +24,12 @@ import torch
 from transformers.utils import logging
 
 from compressor.anatomy.resize import model_class
-from compressor.bench.accuracy import answer, mix, new_tally
+from compressor.bench.accuracy import answer, new_tally
 from compressor.data.batches import Batches, Samples
 from compressor.data.sources import open_split
 from compressor.distillation.trainer import distill
 from compressor.fusion import FusionResult, fuse
+from compressor.mixture import mix
 from compressor.models.load import Teacher, load_teacher
 from compressor.models.tasks import find_task
 from compressor.pipeline.environment import environment

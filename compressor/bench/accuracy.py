@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 import torch
 from torch import Tensor
@@ -188,25 +187,6 @@ def outside_class(config: PretrainedConfig) -> int | None:
     """The class "O" of a tagger, which stands for no entity; None if it has none."""
     names = {str(name).upper(): int(index) for index, name in (config.id2label or {}).items()}
     return names.get("O")
-
-
-def mix(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Log of the weighted mean of probabilities.
-
-    Args:
-        rows: log-probabilities [..., C], one tensor per model.
-        weights: one non-negative weight per model; they are normalised.
-
-    Raises:
-        UserError: not one weight per model, a negative one, or all zero.
-    """
-    if len(rows) != len(weights) or min(weights) < 0 or sum(weights) <= 0:
-        raise UserError(
-            f"an ensemble of {len(rows)} models needs as many weights, none negative, not all zero: {list(weights)}"
-        )
-    kept = [(row, weight) for row, weight in zip(rows, weights, strict=True) if weight > 0]
-    total = sum(weights)
-    return reduce(torch.logaddexp, [row.double() + math.log(weight / total) for row, weight in kept]).float()
 
 
 def score(

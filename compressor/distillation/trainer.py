@@ -22,12 +22,12 @@ from compressor.distillation.checks import (
     check_student,
 )
 from compressor.distillation.loop import Diverged, Loop, Progress
-from compressor.distillation.losses import check_weights
 from compressor.distillation.objective import Comparison, Objective
 from compressor.distillation.opinions import Indexed, Told
 from compressor.distillation.record import check_tensorboard
 from compressor.distillation.search import Trial, search, split
 from compressor.errors import UserError
+from compressor.mixture import check_weights
 from compressor.models.builtin import cache_folder
 from compressor.recipe import FinetuneOptions
 

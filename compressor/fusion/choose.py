@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from compressor.fusion.residual import RESIDUAL_MAPS, ResidualMap, ResidualProbl
 from compressor.fusion.sources import Source
 from compressor.fusion.statistics import rows
 from compressor.fusion.student import Student
+from compressor.mixture import mix
 
 #: Calibration samples that a pilot is built on.
 PILOT_SAMPLES = 64
@@ -205,11 +206,7 @@ class Judge:
 def ensemble_log_probs(models: Sequence[nn.Module], weights: Sequence[float], batch: Mapping[str, Tensor]) -> Tensor:
     """Log of the weighted mean of the teachers' probabilities, [B, ..., classes]."""
     inputs = {name: value for name, value in batch.items() if name != "labels"}
-    terms = [
-        logits_of(model, inputs).double().log_softmax(-1) + torch.tensor(weight).log()
-        for model, weight in zip(models, weights, strict=True)
-    ]
-    return reduce(torch.logaddexp, terms)
+    return mix([logits_of(model, inputs).double().log_softmax(-1) for model in models], weights)
 
 
 @torch.no_grad()

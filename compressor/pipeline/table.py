@@ -10,11 +10,12 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compressor.bench.accuracy import Batch, Score, answer, mix, new_tally
+from compressor.bench.accuracy import Batch, Score, answer, new_tally
 from compressor.bench.flops import count_macs
 from compressor.bench.size import count_parameters, weight_bytes
 from compressor.bench.table import MISSING, Row, say_perplexity
 from compressor.data.batches import Batches
+from compressor.mixture import mix
 from compressor.models.load import Teacher
 from compressor.pipeline.measure import Timing
 

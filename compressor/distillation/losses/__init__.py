@@ -3,10 +3,10 @@
 from compressor.distillation.losses.base import LOSSES, Loss, Seen, Setting, Watched
 from compressor.distillation.losses.hidden import hidden_loss
 from compressor.distillation.losses.labels import label_loss
-from compressor.distillation.losses.logits import check_weights, ensemble_kl, ensemble_log_probs
+from compressor.distillation.losses.logits import ensemble_kl, ensemble_log_probs
 from compressor.distillation.losses.relations import relation_log_probs, relation_loss
 
 __all__ = [
-    "LOSSES", "Loss", "Seen", "Setting", "Watched", "check_weights", "ensemble_kl", "ensemble_log_probs",
+    "LOSSES", "Loss", "Seen", "Setting", "Watched", "ensemble_kl", "ensemble_log_probs",
     "hidden_loss", "label_loss", "relation_log_probs", "relation_loss",
 ]  # fmt: skip

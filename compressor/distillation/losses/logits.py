@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from functools import reduce
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from compressor.distillation.losses.base import LOSSES, Seen, Setting, positions
-from compressor.errors import UserError
+from compressor.mixture import mix
 
 
 def ensemble_log_probs(logits: Sequence[Tensor], weights: Sequence[float], temperature: float = 1.0) -> Tensor:
@@ -19,19 +16,9 @@ def ensemble_log_probs(logits: Sequence[Tensor], weights: Sequence[float], tempe
 
     Args:
         logits: one tensor [..., classes] per teacher.
-        weights: one non-negative weight per teacher; they are normalised, and a teacher of weight 0 is left out.
-
-    Raises:
-        UserError: not one weight per teacher, a negative one, or all zero.
+        weights: one non-negative weight per teacher, as in `mix`.
     """
-    check_weights(len(logits), weights)
-    total = sum(weights)
-    terms = [
-        (one / temperature).log_softmax(-1) + math.log(weight / total)
-        for one, weight in zip(logits, weights, strict=True)
-        if weight > 0
-    ]
-    return reduce(torch.logaddexp, terms)
+    return mix([(one / temperature).log_softmax(-1) for one in logits], weights)
 
 
 def ensemble_kl(
@@ -52,12 +39,6 @@ def ensemble_kl(
     target = ensemble_log_probs(teacher_logits, weights, temperature).flatten(0, -2)
     student = (student_logits / temperature).log_softmax(-1).flatten(0, -2)
     return temperature**2 * functional.kl_div(student, target, reduction="batchmean", log_target=True)
-
-
-def check_weights(teachers: int, weights: Sequence[float]) -> None:
-    """Raise a `UserError` unless there is one non-negative weight per teacher and not all are zero."""
-    if len(weights) != teachers or any(weight < 0 for weight in weights) or sum(weights) <= 0:
-        raise UserError(f"{teachers} teachers need {teachers} weights, none negative, not all zero: {list(weights)}")
 
 
 @LOSSES.register("logits")
