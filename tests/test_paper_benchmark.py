@@ -156,7 +156,7 @@ def test_only_students_of_the_same_teachers_are_compared(tmp_path):
     store.content |= {"command": "c", "environment": {"torch": 1, "transformers": 2, "pot": 3, "cpu": "here"}}
     names = ("ours: automatic", "teacher 1 alone, our refit", "teacher 2 alone, our refit")
     for seed in range(3):
-        store.put(event.name, "teachers", "0", seed, {"scores": [50.0, 51.0, 52.0]})
+        store.put(event.name, "teachers", "0", seed, {"scores": [50.0, 51.0, 52.0], "validation": [48.0, 47.0, 49.0]})
         for name, score in zip(names, (51.0 + seed, 50.0, 49.0), strict=True):
             # Those of the last seed are of a pair trained elsewhere, but for ours.
             origin = f"{seed}" if seed < 2 or name == names[0] else "elsewhere"
@@ -171,6 +171,7 @@ def test_only_students_of_the_same_teachers_are_compared(tmp_path):
             store.put(event.name, name, "0", seed, figures)
     text = contest_page(store)
     assert "- of teacher 2: 0: +2.50 ± 0.50" in text and "- that the test favours: 0: +1.50 ± 0.50" in text
+    assert "- of the better teacher by validation data: 0: +1.50 ± 0.50" in text
     assert "- with the lowest KL to the ensemble, in thousandths of a nat: 0: +20.00 ± 0.00" in text
     assert "lowest loss" not in text  # Older figures have none.
     assert "Measured on here and there." in text and "| 1 | 2 |" in text

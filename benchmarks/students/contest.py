@@ -25,7 +25,8 @@ SEARCH, LEAST_SEARCH = 0.2, 25
 #: The most steps of ours and of one teacher's students, of a random start, which needs ten times as many, and of the
 #: others, who are far behind by then.
 LASTING, FROM_NOTHING, BRIEF = 800, 2000, 200
-TEACHERS = "teachers"
+#: The row of the teachers, and the key of what they score where a better one may be chosen.
+TEACHERS, VALIDATION = "teachers", "validation"
 #: The key of the steps that an event's anchor was trained for before.
 TRAINED = "anchor_steps"
 
@@ -56,9 +57,10 @@ def hold(
         store.write()
     for seed in range(seeds):
         origin = {"teachers": arena.fingerprint(seed), "cpu": machine}
-        if store.get(event.name, TEACHERS, "0", seed) is None:
+        if VALIDATION not in (store.get(event.name, TEACHERS, "0", seed) or {}):
             models = [model for _, model in arena.teachers(seed)]
-            store.put(event.name, TEACHERS, "0", seed, {"scores": arena.scores(models), **origin})
+            found = {"scores": arena.scores(models), VALIDATION: arena.scores(models, "validation")}
+            store.put(event.name, TEACHERS, "0", seed, {**found, **origin})
             yield f"{event.name} | seed {seed} | teachers: {store.get(event.name, TEACHERS, '0', seed)}"
         for name in names:
             steps = [count for count in lengths(event, name) if most_steps is None or count <= most_steps]

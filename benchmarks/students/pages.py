@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.paper.pages import UNIT
 from benchmarks.store import Store
 from benchmarks.students.contenders import CONTENDERS, OURS, PRUNED, RANDOM, SINGLE, is_anchored
-from benchmarks.students.contest import TEACHERS, TRAINED
+from benchmarks.students.contest import TEACHERS, TRAINED, VALIDATION
 from benchmarks.students.settings import EVENTS, Event
 
 #: What the summary is of: events, steps, and contenders with what the summary calls them.
@@ -135,7 +135,8 @@ def _earned(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
             found = [one for name in (OURS, *alone) if (one := store.get(event.name, name, str(count), seed))]
             # A recipe trained on another machine gives teachers that differ a little: those are not compared.
             if len(found) == len(alone) + 1 and len({one.get("teachers") for one in found}) == 1:
-                for yardstick, lead in _leads(event, found).items():
+                teachers = store.get(event.name, TEACHERS, "0", seed) or {}
+                for yardstick, lead in _leads(event, found, teachers.get(VALIDATION)).items():
                     ahead.setdefault(yardstick, []).append(lead)
         for yardstick, leads in ahead.items():
             if len(leads) > 1:
@@ -147,11 +148,22 @@ def _earned(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
     return [*lines, *(f"- {yardstick}: {'; '.join(leads)}" for yardstick, leads in said.items()), ""]
 
 
-def _leads(event: Event, found: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Of the first before the others: in score before each and the best, in nats before the best."""
+def _leads(
+    event: Event, found: Sequence[dict[str, Any]], validation: Sequence[float] | None = None
+) -> dict[str, float]:
+    """How far the first is before the others.
+
+    Args:
+        event: what is contended for.
+        found: figures of ours, and of the student of each teacher.
+        validation: scores of the teachers, and of their ensemble, on data that nothing else is judged by.
+    """
     sign = 1 if event.setting.better(1, 0) else -1
     ours, *others = [sign * one["score"] for one in found]
     leads = {f"of teacher {k + 1}": ours - score for k, score in enumerate(others)}
+    if validation:
+        alone = [sign * score for score in validation[: len(others)]]
+        leads["of the better teacher by validation data"] = ours - others[alone.index(max(alone))]
     leads["that the test favours"] = ours - max(others)
     for key, yardstick in IN_NATS.items():
         if all(key in one for one in found):

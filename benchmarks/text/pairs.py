@@ -1,6 +1,6 @@
 """Damaged stretches of Shakespeare and what they were: sources and targets for an encoder–decoder.
 
-    python benchmarks/text/pairs.py --text tinyshakespeare.txt -o seq2seq
+    python -m benchmarks.text.pairs --text tinyshakespeare.txt -o seq2seq
 
 A stretch of words is the target; its source is the same with some words masked.  Most of a target can only be told
 by looking at its source, so that a model learns nothing without cross-attention.  The command writes the very pairs
@@ -19,7 +19,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from corpora import TEXT_VOCABULARY, Corpus, cut
 from datasets import Dataset
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
@@ -28,6 +27,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from benchmarks.text.corpora import TEXT_VOCABULARY, Corpus, cut
 
 WORDS, MASKED = 15, 3
 #: Words between the beginnings of two stretches for training, which overlap and are masked differently.

@@ -1,35 +1,29 @@
 """Train the text teachers from scratch: BERTs on SST-2, GPT-2s, Llamas and T5s on tiny Shakespeare; minutes on a CPU.
 
-    python benchmarks/text/teachers.py --data sst2 --text tinyshakespeare.txt                all, one after the other
-    python benchmarks/text/teachers.py --data sst2 --only bert-a --only bert-b              some
+    python -m benchmarks.text.teachers --data sst2 --text tinyshakespeare.txt                all, one after the other
+    python -m benchmarks.text.teachers --data sst2 --only bert-a --only bert-b              some
 
-Each `teachers/<name>.yaml` becomes a plain Hugging Face folder `<output>/<name>` that appears when it is finished and
-is skipped from then on; the recipe and `training.json` with the scores lie in it.  `<output>/results.json` gathers
-these.  The line that is printed leaves the test score out, so that nobody chooses settings by it.
+Each `teachers/<name>.yaml` becomes a plain Hugging Face folder `<output>/<name>`; those that are there are skipped.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
-from corpora import Corpus, shakespeare, sst2
-from pairs import seq2seq
-from recipe import Task, TeacherRecipe, read_recipe, write_recipe
-from training import Scores, train_teacher
 
-from compressor.models.staging import staged
-from compressor.pipeline.environment import environment
+from benchmarks.teachers import Progress, Trained, choose, train_missing
+from benchmarks.text.corpora import Corpus, shakespeare, sst2
+from benchmarks.text.pairs import seq2seq
+from benchmarks.text.recipe import Task, TextRecipe
+from benchmarks.text.training import train_teacher
 
 HERE = Path(__file__).parent
 _CORPORA: dict[Task, Callable[[Path], Corpus]] = {"sst2": sst2, "shakespeare": shakespeare, "seq2seq": seq2seq}
-RECIPE, RESULT = "teacher.yaml", "training.json"
 
 
 def main(
@@ -45,11 +39,12 @@ def main(
 ) -> None:
     """Train every teacher that is not finished yet and print a line for each."""
     torch.set_num_threads(threads)
-    if unknown := set(only or ()) - set(_names(recipes)):
-        raise typer.BadParameter(f"no recipe for {', '.join(sorted(unknown))}: there are {', '.join(_names(recipes))}")
-    chosen = {name: read_recipe(recipes / f"{name}.yaml") for name in only or _names(recipes)}
+    chosen = choose(recipes, only, output, TextRecipe)
     sources: dict[Task, Path | None] = {"sst2": data, "shakespeare": text, "seq2seq": text}
-    _check(chosen, sources, output)
+    for name, recipe in chosen.items():
+        # Said before minutes are spent on the first teacher.
+        if sources[recipe.task] is None and not (output / name).exists():
+            raise typer.BadParameter(f"{name} needs {'--data' if recipe.task == 'sst2' else '--text'}")
 
     @cache
     def corpus(task: Task) -> Corpus:
@@ -57,62 +52,11 @@ def main(
         assert source is not None
         return _CORPORA[task](source)
 
-    for name, recipe in chosen.items():
-        folder = output / name
-        done = folder.exists()
-        if not done:
-            with staged(folder) as partial:
-                _train(name, recipe, corpus(recipe.task), partial)
-        typer.echo(_line(name, _result(folder)) + (" (finished before)" if done else ""))
-        _gather(output, _names(recipes))
+    def train(recipe: TextRecipe, folder: Path, progress: Progress) -> Trained:
+        return train_teacher(recipe, corpus(recipe.task), folder, progress)
 
-
-def _names(recipes: Path) -> list[str]:
-    return sorted(file.stem for file in recipes.glob("*.yaml"))
-
-
-def _check(chosen: dict[str, TeacherRecipe], sources: dict[Task, Path | None], output: Path) -> None:
-    """Say what is missing or in the way before minutes are spent on the first teacher."""
-    for name, recipe in chosen.items():
-        folder = output / name
-        if folder.exists():
-            if read_recipe(folder / RECIPE) != recipe:
-                raise typer.BadParameter(f"{folder} was made by another recipe: remove it, or choose another --output")
-        elif sources[recipe.task] is None:
-            raise typer.BadParameter(f"{name} needs {'--data' if recipe.task == 'sst2' else '--text'}")
-
-
-def _train(name: str, recipe: TeacherRecipe, corpus: Corpus, folder: Path) -> None:
-    def progress(step: int, scores: Scores) -> None:
-        typer.echo(f"{name}: step {step} of {recipe.steps}, validation {_show(scores)}", err=True)
-
-    trained = train_teacher(recipe, corpus, folder, progress)
-    write_recipe(recipe, folder / RECIPE)
-    result = {**asdict(trained), "environment": environment()}
-    (folder / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-def _result(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / RESULT).read_text(encoding="utf-8"))
-
-
-def _gather(output: Path, names: Iterable[str]) -> None:
-    """Write the results of all finished teachers, whichever run made them."""
-    results = {name: _result(output / name) for name in names if (output / name / RESULT).exists()}
-    partial = output / "results.json.partial"
-    partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    partial.replace(output / "results.json")
-
-
-def _line(name: str, result: dict[str, Any]) -> str:
-    return (
-        f"{name}: validation {_show(result['validation'])}, "
-        f"step {result['best_step']} of {result['steps']}, {result['seconds']:.0f} s"
-    )
-
-
-def _show(scores: Scores) -> str:
-    return ", ".join(f"{key} {value:.4g}" for key, value in scores.items())
+    for line in train_missing(chosen, output, train):
+        typer.echo(line)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from corpora import CLASSES, CONTEXT, SENTENCE_TOKENS, Corpus
-from pairs import restored
-from recipe import Task, TeacherRecipe
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -34,13 +29,12 @@ from transformers import (
     set_seed,
 )
 
+from benchmarks.teachers import Progress, Scores, Trained
+from benchmarks.text.corpora import CLASSES, CONTEXT, SENTENCE_TOKENS, Corpus
+from benchmarks.text.pairs import restored
+from benchmarks.text.recipe import Task, TextRecipe
 from compressor.models.quiet import quiet
 from compressor.models.save import save_student
-
-Scores = dict[str, float]
-
-#: Called at each look at the validation data with the step and what was measured there.
-Progress = Callable[[int, Scores], None]
 
 _HEAD: dict[Task, Any] = {
     "sst2": AutoModelForSequenceClassification,
@@ -49,27 +43,12 @@ _HEAD: dict[Task, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What became of a recipe.
+def train_teacher(recipe: TextRecipe, corpus: Corpus, folder: Path, progress: Progress) -> Trained:
+    """Train by `recipe` and write the teacher, a plain Hugging Face folder, into the existing `folder`.
 
-    Attributes:
-        validation, test: of the saved folder; accuracy and loss, or loss and perplexity per token, of an
-            encoder–decoder also the perplexity of targets with each other's sources.
-        best_step: the one whose weights were kept, chosen by the validation data.
-        seconds: of the training, the looks at the validation data included.
+    Scores are accuracy and loss, or loss and perplexity per token, of an encoder–decoder also the perplexity of targets
+    with each other's sources.
     """
-
-    validation: Scores
-    test: Scores
-    best_step: int
-    steps: int
-    seconds: float
-    parameters: int
-
-
-def train_teacher(recipe: TeacherRecipe, corpus: Corpus, folder: Path, progress: Progress) -> Trained:
-    """Train by `recipe` and write the teacher, a plain Hugging Face folder, into the existing `folder`."""
     set_seed(recipe.seed)
     model = _HEAD[recipe.task].from_config(_config(recipe, corpus))
     keeper = _KeepBest(recipe.task, progress)
@@ -133,7 +112,7 @@ class _KeepBest(TrainerCallback):
         self.progress(state.global_step, scores)
 
 
-def _config(recipe: TeacherRecipe, corpus: Corpus) -> PreTrainedConfig:
+def _config(recipe: TextRecipe, corpus: Corpus) -> PreTrainedConfig:
     tokenizer = corpus.tokenizer
     filled: dict[str, Any] = {
         "vocab_size": len(tokenizer),
@@ -153,7 +132,7 @@ def _config(recipe: TeacherRecipe, corpus: Corpus) -> PreTrainedConfig:
     return AutoConfig.for_model(**recipe.config, **filled)
 
 
-def _arguments(folder: Path, recipe: TeacherRecipe | None = None) -> TrainingArguments:
+def _arguments(folder: Path, recipe: TextRecipe | None = None) -> TrainingArguments:
     """The Trainer's arguments, of an evaluation alone if there is no recipe; nothing is written into `folder`."""
     common: dict[str, Any] = {
         "output_dir": str(folder),

@@ -7,13 +7,9 @@ as these models do.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pictures import Cifar, Images, augmented, normalised, preprocessor, shuffled
-from recipe import TeacherRecipe
 from torch.nn.functional import cross_entropy
 from transformers import (
     AutoConfig,
@@ -25,33 +21,12 @@ from transformers import (
     set_seed,
 )
 
+from benchmarks.teachers import Progress, Scores, TeacherRecipe, Trained
+from benchmarks.vision.pictures import Cifar, Images, augmented, normalised, preprocessor, shuffled
 from compressor.models.quiet import quiet
 from compressor.models.save import save_student
 
-Scores = dict[str, float]
-
-#: Called at each look at the validation images with the step and what was measured there.
-Progress = Callable[[int, Scores], None]
-
 EVALUATION_BATCH = 250
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What became of a recipe.
-
-    Attributes:
-        validation, test: accuracy and loss (without label smoothing) of the saved folder.
-        best_step: the one whose weights were kept, chosen by the validation images.
-        seconds: of the training, the looks at the validation images included.
-    """
-
-    validation: Scores
-    test: Scores
-    best_step: int
-    steps: int
-    seconds: float
-    parameters: int
 
 
 def train_teacher(recipe: TeacherRecipe, data: Cifar, folder: Path, progress: Progress, device: str = "cpu") -> Trained:
