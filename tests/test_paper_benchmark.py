@@ -18,6 +18,7 @@ from benchmarks.store import Store
 from benchmarks.students.curves import draw
 from benchmarks.students.pages import page as contest_page
 from benchmarks.students.settings import EVENTS
+from benchmarks.students.short import elsewhere
 
 pytestmark = pytest.mark.filterwarnings("ignore::compressor.errors.CouplingWarning")
 HARD = {"solver": "emd"}
@@ -169,12 +170,33 @@ def test_only_students_of_the_same_teachers_are_compared(tmp_path):
                 "cpu": "there",
             }
             store.put(event.name, name, "0", seed, figures)
+    store.put(event.name, "neuron transplantation", "0", 0, {"refused": "no heads of 32"})
     text = contest_page(store)
+    assert "neuron transplantation cannot: no heads of 32." in text
     assert "- of teacher 2: 0: +2.50 ± 0.50" in text and "- that the test favours: 0: +1.50 ± 0.50" in text
     assert "- of the better teacher by validation data: 0: +1.50 ± 0.50" in text
     assert "- with the lowest KL to the ensemble, in thousandths of a nat: 0: +20.00 ± 0.00" in text
     assert "lowest loss" not in text  # Older figures have none.
     assert "Measured on here and there." in text and "| 1 | 2 |" in text
+
+
+def test_widths_stand_beside_each_other_with_the_better_of_a_group(tmp_path):
+    store = Store(tmp_path / "students.json")
+    for width, score in (("0.5", 50.0), ("0.25", 40.0)):
+        event = f"BERTs, width {width}"
+        store.put(event, "teachers", "0", 0, {"scores": [50.0, 51.0, 52.0]})
+        store.put(event, "ours: automatic", "0", 0, {"score": score})
+        for name, less in (("teacher 1 alone, our refit", 2), ("teacher 2 alone, our refit", 1)):
+            store.put(event, name, "0", 0, {"score": score - less})
+    store.put("Llamas, width 0.5", "teachers", "0", 0, {"scores": [50.0, 51.0, 52.0]})
+    lines = elsewhere(store)
+    assert lines[0].startswith("| BERTs, % | width 0.5: one-shot | width 0.5: 200 steps | width 0.25: one-shot |")
+    assert lines[3:5] == [
+        "| one teacher with our refit, the best one | 49.0 |  | 39.0 |  |",
+        "| **ours** | 50.0 |  | 40.0 |  |",
+    ]
+    # One width alone has nothing beside it.
+    assert not any("Llamas" in line for line in lines)
 
 
 def test_curves_are_drawn_of_what_was_measured_thrice(tmp_path):

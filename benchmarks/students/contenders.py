@@ -90,7 +90,8 @@ NO_REFIT = {"refit": False}
 PAPER = AlignmentOptions(preparation="standardised", heads="across", normalise="max", solver="sinkhorn", epsilon=0.01)
 FEWER, SMALLER = {"narrowing": "fewer-heads"}, {"narrowing": "smaller-heads"}
 FOLDED = {"residual": "barycentre", "inner": "transport"}
-RANDOM, PRUNED, OURS = "random", "Torch-Pruning, Taylor, whole heads", "ours: automatic"
+RANDOM, OURS = "random", "ours: automatic"
+PRUNED, CHANNELS = "Torch-Pruning, Taylor, whole heads", "Torch-Pruning, Taylor, channels of heads"
 #: The students of one teacher each, as many as an event has teachers.
 SINGLE = tuple(f"teacher {k} alone, our refit" for k in (1, 2, 3, 4))
 #: Name: who.  Contenders that need an anchor take part where the setting has one of the event's width.
@@ -100,7 +101,7 @@ CONTENDERS: dict[str, Contender] = {
     "slices, evenly spaced, smaller heads": Fused({"residual": "slice", "inner": "slice", **NO_REFIT, **SMALLER}, 0),
     "slices, by importance": Fused({"residual": "importance", "inner": "importance", **NO_REFIT, **FEWER}, 0),
     PRUNED: Pruned(whole_heads=True),
-    "Torch-Pruning, Taylor, channels of heads": Pruned(whole_heads=False),
+    CHANNELS: Pruned(whole_heads=False),
     "folding (k-means)": Fused({**FOLDED, **NO_REFIT, **FEWER}, 0),
     "folding (k-means), refit": Fused({**FOLDED, **FEWER}, 0),
     "neuron transplantation": Fused({"residual": "importance", "inner": "importance", **NO_REFIT, **FEWER}),

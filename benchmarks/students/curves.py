@@ -11,7 +11,7 @@ from benchmarks.paper.pages import UNIT
 from benchmarks.store import Store
 from benchmarks.students.contenders import CONTENDERS, OURS, PRUNED, RANDOM, SINGLE, is_anchored
 from benchmarks.students.contest import TEACHERS, TRAINED
-from benchmarks.students.pages import scores
+from benchmarks.students.figures import scores
 from benchmarks.students.settings import EVENTS, Event
 
 if TYPE_CHECKING:

@@ -1,0 +1,26 @@
+"""What the store holds of a contender, and how it is written."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from benchmarks.store import Store
+from benchmarks.students.settings import Event
+
+
+def scores(store: Store, event: Event, name: str, steps: int, key: str = "score") -> list[float]:
+    """What a contender reached after so many steps, by seed."""
+    found = [store.get(event.name, name, str(steps), seed) for seed in range(event.seeds)]
+    return [one[key] for one in found if one is not None and key in one]
+
+
+def mean(values: Sequence[float], event: Event) -> str:
+    """Mean ± standard error as in tables; nothing of nothing, and without ± of one value."""
+    if not values:
+        return ""
+    middle = statistics.mean(values)
+    digits = 2 if event.setting.metric == "perplexity" and middle < 10 else 1
+    if len(values) == 1:
+        return f"{middle:.{digits}f}"
+    return f"{middle:.{digits}f} ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}"
