@@ -22,8 +22,7 @@ from compressor.recipe import FinetuneOptions
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 #: Steps of a trial, as a share of those of the finetune, and at least so many.
 SEARCH, LEAST_SEARCH = 0.2, 25
-#: The most steps of ours and of one teacher's students, of a random start, which needs ten times as many, and of the
-#: others, who are far behind by then.
+#: The most steps of ours and of one teacher's students, of a random start, and of the others.
 LASTING, FROM_NOTHING, BRIEF = 800, 2000, 200
 #: The row of the teachers, and the key of what they score where a better one may be chosen.
 TEACHERS, VALIDATION = "teachers", "validation"
