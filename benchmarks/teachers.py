@@ -105,8 +105,8 @@ def train_missing(
                 (partial / RECIPE).write_text(content, encoding="utf-8")
                 result = {**asdict(trained), "environment": environment()}
                 (partial / RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        yield _line(name, _result(folder)) + (" (finished before)" if done else "")
         _gather(output)
+        yield _line(name, _result(folder)) + (" (finished before)" if done else "")
 
 
 def _names(recipes: Path) -> list[str]:

@@ -50,7 +50,7 @@ def _leads(
     Args:
         event: what is contended for.
         found: figures of ours, and of the student of each teacher.
-        validation: scores of the teachers, and of their ensemble, on data that nothing else is judged by.
+        validation: scores of the teachers, and of their ensemble, on the part that settings are chosen by.
     """
     sign = 1 if event.setting.better(1, 0) else -1
     ours, *others = [sign * one["score"] for one in found]
