@@ -74,10 +74,10 @@ def choose(recipes: Path, only: Sequence[str] | None, output: Path, kind: type[R
     Raises:
         typer.BadParameter: there is no such recipe, or another one has made the teacher that is there.
     """
-    known = _names(recipes)
+    known = _known(recipes, kind)
     if unknown := set(only or ()) - set(known):
         raise typer.BadParameter(f"no recipe for {', '.join(sorted(unknown))}: there are {', '.join(known)}")
-    chosen = {name: _read(recipes / f"{name}.yaml", kind) for name in only or known}
+    chosen = {name: known[name] for name in only or known}
     for name, recipe in chosen.items():
         made = output / name / RECIPE
         if made.parent.exists() and _read(made, kind) != recipe:
@@ -109,13 +109,24 @@ def train_missing(
         yield _line(name, _result(folder)) + (" (finished before)" if done else "")
 
 
-def _names(recipes: Path) -> list[str]:
-    return sorted(file.stem for file in recipes.glob("*.yaml"))
+def _known(recipes: Path, kind: type[Recipe]) -> dict[str, Recipe]:
+    """The recipes of a folder by name; a file with a list of `seeds` holds one for each, named by it."""
+    known = {}
+    for file in sorted(recipes.glob("*.yaml")):
+        content = _content(file)
+        seeds = content.pop("seeds", None)
+        named = {file.stem: {}} if seeds is None else {f"{file.stem}-{seed}": {"seed": seed} for seed in seeds}
+        known |= {name: kind.model_validate(content | its) for name, its in named.items()}
+    return known
 
 
 def _read(file: Path, kind: type[Recipe]) -> Recipe:
-    """Read one YAML file; pydantic's error names what is wrong with it."""
-    return kind.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    """Read one recipe; pydantic's error names what is wrong with it."""
+    return kind.model_validate(_content(file))
+
+
+def _content(file: Path) -> dict[str, Any]:
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 def _telling(name: str, recipe: TeacherRecipe) -> Progress:

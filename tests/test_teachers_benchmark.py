@@ -57,3 +57,12 @@ def test_what_another_recipe_made_is_refused(recipes, tmp_path):
 def test_an_unknown_name_is_answered_with_the_known(recipes, tmp_path):
     with pytest.raises(typer.BadParameter, match="no recipe for three: there are one, two"):
         choose(recipes, ["three"], tmp_path, TeacherRecipe)
+
+
+def test_a_file_with_seeds_holds_a_recipe_for_each(recipes, tmp_path):
+    (recipes / "many.yaml").write_text(f"seeds: [5, 7]\n{FIELDS}", encoding="utf-8")
+    chosen = choose(recipes, None, tmp_path, TeacherRecipe)
+    assert {name: recipe.seed for name, recipe in chosen.items()} == {"many-5": 5, "many-7": 7, "one": 1, "two": 2}
+    (recipes / "many.yaml").write_text(f"seeds: [5]\nseed: 1\nwidht: 3\n{FIELDS}", encoding="utf-8")
+    with pytest.raises(ValueError, match="widht"):
+        choose(recipes, None, tmp_path, TeacherRecipe)

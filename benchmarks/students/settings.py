@@ -49,7 +49,12 @@ THREE = _cifar("three small ViTs", tuple(tuple(f"vit-{(k + j) % 5}" for j in ran
 FOUR = _cifar("four small ViTs", tuple(tuple(f"vit-{(k + j) % 5}" for j in range(4)) for k in range(3)))
 BERTS = Setting("BERTs", _pairs("bert", "ab bc ca ad db cd"), "sst2", anchors=("bert-64",), samples=1024, batch=32)
 LLAMAS = Setting("Llamas", _pairs("llama", "ab bc ca"), "shakespeare", anchors=("llama-64",), samples=1024, batch=16)
-GPT2S = Setting("GPT-2s", (("gpt2-a", "gpt2-b"),), "shakespeare", samples=1024, batch=16)
+#: Seeds that are in no other pair, since pairs that share a teacher are not independent.
+MANY_BERTS = (("bert-a", "bert-b"), ("bert-c", "bert-d"), *((f"bert-{k}", f"bert-{k + 1}") for k in range(5, 25, 2)))
+TWELVE = Setting("twelve pairs of BERTs", MANY_BERTS, "sst2", samples=1024, batch=32)
+GPT2S = Setting(
+    "GPT-2s", (("gpt2-a", "gpt2-b"), ("gpt2-2", "gpt2-3"), ("gpt2-4", "gpt2-5")), "shakespeare", samples=1024, batch=16
+)
 
 EVENTS = {
     event.name: event
@@ -59,8 +64,9 @@ EVENTS = {
         Event(SMALL_VITS),
         # An accuracy on 1,821 sentences takes more pairs to tell half a point.
         Event(BERTS, seeds=6),
+        Event(TWELVE, steps=(0, 50, 100, 200, 400, 800), seeds=12),
         Event(LLAMAS),
-        Event(GPT2S, steps=SHORT),
+        Event(GPT2S, steps=(0, 50, 100, 200)),
         *(Event(setting, width, SHORT) for width in (0.75, 0.33, 0.25) for setting in (VITS, BERTS, LLAMAS)),
         Event(THREE, steps=SHORT),
         Event(FOUR, steps=SHORT),
