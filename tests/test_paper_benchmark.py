@@ -210,6 +210,9 @@ def test_curves_are_drawn_of_what_was_measured_thrice(tmp_path):
     assert {file.name for file in tmp_path.glob("*.svg")} == {"vits-width-05.svg", "overview.svg"}
     drawn = (tmp_path / "overview.svg").read_text(encoding="utf-8")
     assert "ViTs" in drawn and "BERTs" not in drawn
+    # A page that is written again has no other pictures.
+    draw(store, tmp_path)
+    assert (tmp_path / "overview.svg").read_text(encoding="utf-8") == drawn
 
 
 def test_peak_memory_is_that_of_the_work_alone():

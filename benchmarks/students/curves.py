@@ -13,6 +13,7 @@ from benchmarks.students.contenders import CONTENDERS, OURS, PRUNED, RANDOM, SIN
 from benchmarks.students.contest import TEACHERS, TRAINED
 from benchmarks.students.figures import scores
 from benchmarks.students.settings import EVENTS, Event
+from compressor.report.figures import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +43,7 @@ def draw(store: Store, folder: Path) -> None:
             _curves(axes, store, event, list(CONTENDERS))
             axes.legend(fontsize=6, ncols=2)
             name = event.name.lower().replace(",", "").replace(" ", "-").replace(".", "")
-            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+            save_figure(figure, folder / f"{name}.svg")
     shown = [EVENTS[name] for name in EVENTS_SHOWN if len(_steps(store, EVENTS[name])) >= FEWEST]
     if shown:
         figure = Figure(figsize=(4 * len(shown), 3.6), layout="constrained")
@@ -52,7 +53,7 @@ def draw(store: Store, folder: Path) -> None:
             _near(axes, store, event)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
-        figure.savefig(folder / "overview.svg", metadata={"Date": None})
+        save_figure(figure, folder / "overview.svg")
 
 
 def _steps(store: Store, event: Event) -> list[int]:

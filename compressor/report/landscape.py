@@ -17,6 +17,7 @@ from rich.text import Text
 
 from compressor.bench.table import MISSING, say_perplexity
 from compressor.errors import UserError
+from compressor.report.figures import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -201,9 +202,7 @@ def _finish(figure: Figure, axes: Axes, title: str, found: Found, path: Path) ->
         _measured(found), (0.5, 1), (0, 0.5 * _SMALL), xycoords="axes fraction", textcoords="offset points",
         ha="center", fontsize=_SMALL, color="dimgrey", parse_math=False,
     )  # fmt: skip
-    suffix = path.suffix.lower()
-    # Without the date, the same numbers give the same description.
-    figure.savefig(path, format=suffix[1:], metadata={"Date": None} if suffix == ".svg" else None)
+    save_figure(figure, path)
 
 
 def _measured(found: Found) -> str:
