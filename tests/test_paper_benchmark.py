@@ -15,9 +15,11 @@ from benchmarks.paper.settings import SETTINGS
 from benchmarks.paper.tables import TABLES, Cell, Table
 from benchmarks.paper.trials import RATES, Alone, Copied, Ensemble, Finetuned, Fused
 from benchmarks.store import Store
+from benchmarks.students.contenders import RANDOM
+from benchmarks.students.contest import hold
 from benchmarks.students.curves import draw
 from benchmarks.students.pages import page as contest_page
-from benchmarks.students.settings import EVENTS
+from benchmarks.students.settings import EVENTS, Event
 from benchmarks.students.short import elsewhere
 
 pytestmark = pytest.mark.filterwarnings("ignore::compressor.errors.CouplingWarning")
@@ -144,6 +146,10 @@ def test_two_processes_measure_into_one_file(tmp_path):
     assert whole.setting("s")["rates"] == {"row": 0.1}
     # What was known stays what it was, and what others found is known from then on.
     assert one.get("s", "row", "0", 1) == {"score": 2.0}
+    # What another one measures anew is not undone by who still knows the old.
+    other.put("s", "row", "0", 0, {"score": 4.0})
+    one.put("s", "row", "100", 0, {"score": 5.0})
+    assert Store(tmp_path / "x.json").get("s", "row", "0", 0) == {"score": 4.0}
 
 
 def test_teachers_are_told_apart_by_their_weights(arena, places):
@@ -197,6 +203,26 @@ def test_widths_stand_beside_each_other_with_the_better_of_a_group(tmp_path):
     ]
     # One width alone has nothing beside it.
     assert not any("Llamas" in line for line in lines)
+
+
+def test_a_rate_is_searched_by_whole_finetunes_once(arena, tmp_path, monkeypatch):
+    rates = (1e-6, 1e-2)
+    monkeypatch.setattr("benchmarks.students.contest.RATES", rates)
+    event = Event(arena.setting, steps=(0, 3), seeds=2)
+    store = Store(tmp_path / "students.json")
+    store.put(event.name, RANDOM, "0", 0, {"score": 1.0})
+    # Chosen by a shorter search: measured again, by itself and not with the one-shot figure.
+    store.put(event.name, RANDOM, "3", 0, {"score": 2.0, "rate": 5.0})
+    lines = list(hold(event, arena, store, [RANDOM], 2, None))
+    assert [line.split(" | ")[-1].split(":")[0] for line in lines if RANDOM in line] == [
+        "3 steps",
+        "0 steps",
+        "3 steps",
+    ]
+    found = [store.get(event.name, RANDOM, "3", seed) for seed in (0, 1)]
+    assert found[0]["trial"] == 3 and found[0]["rate"] == found[1]["rate"] in rates
+    assert store.get(event.name, RANDOM, "0", 0) == {"score": 1.0}
+    assert not [line for line in hold(event, arena, store, [RANDOM], 2, None) if RANDOM in line]
 
 
 def test_curves_are_drawn_of_what_was_measured_thrice(tmp_path):

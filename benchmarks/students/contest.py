@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -19,9 +19,10 @@ from compressor.pipeline.environment import environment
 from compressor.recipe import FinetuneOptions
 
 #: Learning rates that every contender chooses from, by the first seed, on training samples kept out.
-RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
-#: Steps of a trial, as a share of those of the finetune, and at least so many.
-SEARCH, LEAST_SEARCH = 0.2, 25
+RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+#: The most steps of a trial; shorter finetunes are tried whole.  A start from nothing learns nothing at any rate for
+#: its first hundred steps, so trials of a share of the finetune chose it a bad one.
+MOST_TRIAL = 400
 #: The most steps of ours and of one teacher's students, of a random start, and of the others.
 LASTING, FROM_NOTHING, BRIEF = 800, 2000, 200
 #: The row of the teachers, and the key of what they score where a better one may be chosen.
@@ -34,6 +35,16 @@ def lengths(event: Event, name: str) -> list[int]:
     """The finetunes that a contender is measured after, in steps."""
     most = FROM_NOTHING if name == RANDOM else LASTING if name in (OURS, *SINGLE) else BRIEF
     return [count for count in event.steps if count <= most]
+
+
+def settled(figures: Mapping[str, Any] | None, steps: int) -> bool:
+    """Whether a cell is measured, with a learning rate that was searched as it is searched now."""
+    return figures is not None and ("rate" not in figures or figures.get("trial") == trial(steps))
+
+
+def trial(steps: int) -> int:
+    """Steps of a learning rate's trial for a finetune of so many."""
+    return min(steps, MOST_TRIAL)
 
 
 def hold(
@@ -63,7 +74,7 @@ def hold(
             yield f"{event.name} | seed {seed} | teachers: {store.get(event.name, TEACHERS, '0', seed)}"
         for name in names:
             steps = [count for count in lengths(event, name) if most_steps is None or count <= most_steps]
-            missing = [count for count in steps if store.get(event.name, name, str(count), seed) is None]
+            missing = [count for count in steps if not settled(store.get(event.name, name, str(count), seed), count)]
             if name not in contenders or not missing:
                 continue
             # Of the processor, so that what else the machine does is not counted.
@@ -91,16 +102,24 @@ def _after(
     model, more = start, {}
     if steps:
         model = copy.deepcopy(start)
-        rates = store.setting(event.name).setdefault("rates", {}).setdefault(name, {})
+        rate = _rate(arena, store, event, name, start, steps, seed)
+        options = FinetuneOptions(steps=steps, batch_size=arena.setting.batch, learning_rate=rate, cache_logits=True)
+        found = arena.finetune(model, arena.teachers(seed), options, seed)
+        more = {"rate": rate, "trial": trial(steps), "seconds": round(found.seconds, 1)}
+    return {**arena.judge(model), "kl": round(arena.divergence(model, seed), 5), **more}
+
+
+def _rate(arena: Arena, store: Store, event: Event, name: str, start: PreTrainedModel, steps: int, seed: int) -> float:
+    """The learning rate for so many steps: what the first seed found, or finds now."""
+    rates = store.setting(event.name).setdefault("searched", {}).setdefault(name, {})
+    tried = str(trial(steps))
+    if tried not in rates:
         options = FinetuneOptions(
-            steps=steps,
+            steps=trial(steps),
             batch_size=arena.setting.batch,
-            learning_rate=rates.get(str(steps), "search"),
+            learning_rate="search",
             learning_rates=RATES,
-            search_steps=max(LEAST_SEARCH, round(SEARCH * steps)),
             cache_logits=True,
         )
-        found = arena.finetune(model, arena.teachers(seed), options, seed)
-        rates[str(steps)] = found.learning_rate
-        more = {"rate": found.learning_rate, "seconds": round(found.seconds, 1)}
-    return {**arena.judge(model), "kl": round(arena.divergence(model, seed), 5), **more}
+        rates[tried] = arena.finetune(copy.deepcopy(start), arena.teachers(seed), options, seed).learning_rate
+    return rates[tried]

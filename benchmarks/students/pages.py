@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.paper.pages import UNIT
 from benchmarks.store import Store
 from benchmarks.students.contenders import CONTENDERS, is_anchored
-from benchmarks.students.contest import TEACHERS, TRAINED
+from benchmarks.students.contest import MOST_TRIAL, TEACHERS, TRAINED, settled
 from benchmarks.students.figures import mean, scores
 from benchmarks.students.leads import earned, reach
 from benchmarks.students.settings import EVENTS, Event
@@ -31,8 +31,9 @@ def page(store: Store) -> str:
         f"torch {machine['torch']}, transformers {machine['transformers']}, POT {machine['pot']}; 1 thread. Every "
         "contender gets the same teachers, 1,024 calibration samples (labels only for Torch-Pruning), batches and "
         "steps of distillation from the ensemble; its learning rate for each number of steps is chosen by the first "
-        "seed on training samples kept out. Mean ± standard error over seeds; without ± one seed. Memory is the peak "
-        "of making the student above what was held before.",
+        f"seed on training samples kept out, by trials of as many steps (at most {MOST_TRIAL}). Mean ± "
+        "standard error over seeds; without ± one seed. Memory is the peak of making the student above what was held "
+        "before.",
         "",
     ]
     lines += [*summary(store), *elsewhere(store)]
@@ -71,7 +72,7 @@ def _part(store: Store, event: Event) -> list[str]:
             trained = store.setting(event.name).get(TRAINED)
             more = f" ({trained:,} steps on labels before)" if trained and is_anchored(name) else ""
             lines.append(f"| {name}{more} | {' | '.join(cells)} |")
-    said = (_refused, earned, reach, _machines)
+    said = (_refused, earned, reach, _former, _machines)
     return [*lines, "", *(line for part in said for line in part(store, event, steps))]
 
 
@@ -80,6 +81,25 @@ def _refused(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
     found = {name: store.get(event.name, name, "0", 0) or {} for name in CONTENDERS}
     said = [f"{name} cannot: {one['refused']}." for name, one in found.items() if "refused" in one]
     return [line for one in said for line in (one, "")]
+
+
+def _former(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
+    """How many figures are of learning rates that were searched by a former rule."""
+    tuned = [
+        settled(one, count)
+        for name in CONTENDERS
+        for count in steps
+        for seed in range(event.seeds)
+        if (one := store.get(event.name, name, str(count), seed)) and "rate" in one
+    ]
+    old = tuned.count(False)
+    if not old:
+        return []
+    return [
+        f"{old} of {len(tuned)} finetunes have their learning rate from a former search, by trials of a fifth of the "
+        "steps with rates up to 3e-3: the command measures them anew.",
+        "",
+    ]
 
 
 def _machines(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
