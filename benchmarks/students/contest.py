@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -110,10 +112,9 @@ def _after(
 
 
 def _rate(arena: Arena, store: Store, event: Event, name: str, start: PreTrainedModel, steps: int, seed: int) -> float:
-    """The learning rate for so many steps: what the first seed found, or finds now."""
-    rates = store.setting(event.name).setdefault("searched", {}).setdefault(name, {})
-    tried = str(trial(steps))
-    if tried not in rates:
+    """The learning rate for so many steps: that with the least loss on samples kept out, in the first seed's trials."""
+    tried = store.setting(event.name).setdefault("trials", {}).setdefault(name, {})
+    if str(trial(steps)) not in tried:
         options = FinetuneOptions(
             steps=trial(steps),
             batch_size=arena.setting.batch,
@@ -121,5 +122,13 @@ def _rate(arena: Arena, store: Store, event: Event, name: str, start: PreTrained
             learning_rates=RATES,
             cache_logits=True,
         )
-        rates[tried] = arena.finetune(copy.deepcopy(start), arena.teachers(seed), options, seed).learning_rate
-    return rates[tried]
+        losses: dict[float, list[float]] = {rate: [] for rate in RATES}
+        for draw in range(event.draws if name == RANDOM else 1):
+            found = arena.finetune(copy.deepcopy(start), arena.teachers(seed), options, seed + draw)
+            for one in found.search:
+                losses[one.learning_rate].append(math.inf if one.validation_loss is None else one.validation_loss)
+        means = {str(rate): round(statistics.mean(own), 5) for rate, own in losses.items()}
+        # A loss that is not finite is no JSON.
+        tried[str(trial(steps))] = {rate: loss for rate, loss in means.items() if math.isfinite(loss)}
+    own = tried[str(trial(steps))]
+    return float(min(own, key=lambda rate: own[rate]))
