@@ -147,11 +147,30 @@ def test_a_search_says_what_it_chose(capsys, student, vit_a, image_folder, tmp_p
 def test_a_rate_that_diverged_is_shown_as_such():
     from compressor.report.summary import choices
 
-    tried = [{"learning_rate": 1e-3, "validation_loss": 0.25}, {"learning_rate": 1.0, "validation_loss": None}]
+    tried = [
+        {"learning_rate": rate, "validation_loss": loss} for rate, loss in ((1e-4, 0.5), (1e-3, 0.25), (1.0, None))
+    ]
     finetune = {"steps": 1, "loss": [[1, 0.5]], "learning_rate": 1e-3, "search": tried, "validation_samples": 7}
     assert choices({"finetune": finetune})[1] == (
-        "learning rate 0.001 chosen among 0.001 (loss 0.25), 1 (diverged), by 7 training samples kept out"
+        "learning rate 0.001 chosen among 0.0001 (loss 0.5), 0.001 (loss 0.25), 1 (diverged), "
+        "by 7 training samples kept out"
     )
+
+
+@pytest.mark.parametrize(
+    ("best", "hint"),
+    [
+        (1e-4, "lowest one: --learning-rates 0.0001,3e-05 "),
+        (1e-3, ""),
+        (3e-3, "highest one: --learning-rates 0.003,0.009 "),
+    ],
+)
+def test_a_search_that_ends_at_the_best_rate_says_how_to_go_further(best, hint):
+    from compressor.report.summary import how_searched
+
+    tried = [{"learning_rate": rate, "validation_loss": 0.2 + (rate != best)} for rate in (1e-4, 1e-3, 3e-3)]
+    said = how_searched({"learning_rate": best, "search": tried, "validation_samples": 7})
+    assert (hint in said) if hint else said.endswith("kept out")
 
 
 def test_plan(capsys, vit_a, vit_b):

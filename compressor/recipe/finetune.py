@@ -56,7 +56,7 @@ class FinetuneOptions(Section):
         3e-4, description="Peak learning rate of AdamW, or search: the best of learning_rates on a validation split."
     )
     learning_rates: tuple[Positive, ...] = Field(
-        (1e-4, 3e-4, 1e-3), min_length=1, description="What the search tries, each with search_steps steps."
+        (1e-4, 3e-4, 1e-3, 3e-3), min_length=1, description="What the search tries, each with search_steps steps."
     )
     search_steps: Count | None = Field(
         None, description="Steps of each trial of the search; as many as steps if omitted."

@@ -198,7 +198,7 @@ def how_timed(latency: Mapping[str, Any]) -> str:
 
 
 def how_searched(finetune: Mapping[str, Any]) -> str:
-    """Which learning rates were tried, and which was taken."""
+    """Which learning rates were tried, which was taken, and whether better ones may lie beyond those."""
     tried = [
         f"{trial['learning_rate']:g} ("
         + ("diverged)" if trial["validation_loss"] is None else f"loss {trial['validation_loss']:.4g})")
@@ -207,8 +207,18 @@ def how_searched(finetune: Mapping[str, Any]) -> str:
     kept_out = finetune["validation_samples"]
     return (
         f"learning rate {finetune['learning_rate']:g} chosen among {', '.join(tried)}, "
-        f"by {kept_out} training {'sample' if kept_out == 1 else 'samples'} kept out"
+        f"by {kept_out} training {'sample' if kept_out == 1 else 'samples'} kept out{_beyond(finetune)}"
     )
+
+
+def _beyond(finetune: Mapping[str, Any]) -> str:
+    """What else could be tried where the best rate is the highest or lowest of those tried, diverged ones included."""
+    rates = [trial["learning_rate"] for trial in finetune["search"]]
+    best = finetune["learning_rate"]
+    if len(set(rates)) < 2 or best not in (min(rates), max(rates)):
+        return ""
+    which, further = ("highest", 3 * best) if best == max(rates) else ("lowest", best / 3)
+    return f"; it is the {which} one: --learning-rates {best:g},{further:.1g} would tell whether to go further"
 
 
 def _contents(report: Report) -> str:
