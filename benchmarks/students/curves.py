@@ -64,7 +64,8 @@ def _curves(axes: Axes, store: Store, event: Event, names: Sequence[str]) -> Non
     """Means with their standard errors, and the ensemble as a line."""
     from matplotlib import colormaps
 
-    steps = _steps(store, event)
+    # A random start is followed for longer than ours.
+    steps = [count for count in event.steps if any(scores(store, event, name, count) for name in names)]
     trained = store.setting(event.name).get(TRAINED, 0)
     for name in names:
         before = trained if is_anchored(name) else 0
