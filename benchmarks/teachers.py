@@ -114,7 +114,8 @@ def _known(recipes: Path, kind: type[Recipe]) -> dict[str, Recipe]:
     known = {}
     for file in sorted(recipes.glob("*.yaml")):
         content = _content(file)
-        seeds = content.pop("seeds", None)
+        # Beside a `seed` a list of them is left to be refused.
+        seeds = None if "seed" in content else content.pop("seeds", None)
         named = {file.stem: {}} if seeds is None else {f"{file.stem}-{seed}": {"seed": seed} for seed in seeds}
         known |= {name: kind.model_validate(content | its) for name, its in named.items()}
     return known

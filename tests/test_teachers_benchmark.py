@@ -63,6 +63,7 @@ def test_a_file_with_seeds_holds_a_recipe_for_each(recipes, tmp_path):
     (recipes / "many.yaml").write_text(f"seeds: [5, 7]\n{FIELDS}", encoding="utf-8")
     chosen = choose(recipes, None, tmp_path, TeacherRecipe)
     assert {name: recipe.seed for name, recipe in chosen.items()} == {"many-5": 5, "many-7": 7, "one": 1, "two": 2}
-    (recipes / "many.yaml").write_text(f"seeds: [5]\nseed: 1\nwidht: 3\n{FIELDS}", encoding="utf-8")
-    with pytest.raises(ValueError, match="widht"):
-        choose(recipes, None, tmp_path, TeacherRecipe)
+    for wrong, word in (("seeds: [5]\nwidht: 3\n", "widht"), ("seeds: [5]\nseed: 1\n", "seeds")):
+        (recipes / "many.yaml").write_text(wrong + FIELDS, encoding="utf-8")
+        with pytest.raises(ValueError, match=word):
+            choose(recipes, None, tmp_path, TeacherRecipe)
