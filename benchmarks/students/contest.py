@@ -22,8 +22,8 @@ from compressor.recipe import FinetuneOptions
 
 #: Learning rates that every contender chooses from, by the first seed, on training samples kept out.
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-#: The most steps of a trial; shorter finetunes are tried whole.  A start from nothing learns nothing at any rate for
-#: its first hundred steps, so trials of a share of the finetune chose it a bad one.
+#: The most steps of a trial; shorter finetunes are tried whole.  A random BERT learns nothing at any rate in its
+#: first fifty steps, so trials of a share of the finetune chose it a bad one.
 MOST_TRIAL = 400
 #: The most steps of ours and of one teacher's students, of a random start, and of the others.
 LASTING, FROM_NOTHING, BRIEF = 800, 2000, 200
