@@ -225,6 +225,12 @@ def test_a_rate_is_searched_by_whole_finetunes_once(arena, tmp_path, monkeypatch
     assert not [line for line in hold(event, arena, store, [RANDOM], 2, None) if RANDOM in line]
 
 
+def test_an_event_may_be_of_some_contenders_only(arena, tmp_path):
+    event = Event(arena.setting, steps=(0,), seeds=1, only=(RANDOM,))
+    lines = list(hold(event, arena, Store(tmp_path / "students.json"), ["slices, by importance", RANDOM], 1, None))
+    assert [line.split(" | ")[2] for line in lines[1:]] == [RANDOM]
+
+
 def test_curves_are_drawn_of_what_was_measured_thrice(tmp_path):
     store = Store(tmp_path / "students.json")
     for event, counts in (("ViTs, width 0.5", (0, 50, 100)), ("BERTs, width 0.5", (0, 50))):

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from benchmarks.arena import Arena
 from benchmarks.memory import peak_above
 from benchmarks.store import Store
-from benchmarks.students.contenders import OURS, RANDOM, SINGLE, taking_part
+from benchmarks.students.contenders import CHANNELS, OURS, PRUNED, RANDOM, SINGLE, taking_part
 from benchmarks.students.settings import Event
 from compressor.errors import UserError
 from compressor.pipeline.environment import environment
@@ -25,8 +25,9 @@ RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 #: The most steps of a trial; shorter finetunes are tried whole.  A random BERT learns nothing at any rate in its
 #: first fifty steps, so trials of a share of the finetune chose it a bad one.
 MOST_TRIAL = 400
-#: The most steps of ours and of one teacher's students, of a random start, and of the others.
-LASTING, FROM_NOTHING, BRIEF = 800, 2000, 200
+#: The most steps of ours and of one teacher's students, of a random start, and of pruned teachers; an event says
+#: those of the others.
+MOST = {OURS: 800, **dict.fromkeys(SINGLE, 800), RANDOM: 2000, **dict.fromkeys((PRUNED, CHANNELS), 200)}
 #: The row of the teachers, and the key of what they score where a better one may be chosen.
 TEACHERS, VALIDATION = "teachers", "validation"
 #: The key of the steps that an event's anchor was trained for before.
@@ -35,8 +36,7 @@ TRAINED = "anchor_steps"
 
 def lengths(event: Event, name: str) -> list[int]:
     """The finetunes that a contender is measured after, in steps."""
-    most = FROM_NOTHING if name == RANDOM else LASTING if name in (OURS, *SINGLE) else BRIEF
-    return [count for count in event.steps if count <= most]
+    return [count for count in event.steps if count <= MOST.get(name, event.others)]
 
 
 def settled(figures: Mapping[str, Any] | None, steps: int) -> bool:
@@ -63,6 +63,7 @@ def hold(
         most_steps: no finetune is longer.
     """
     contenders = taking_part(arena, event.width)
+    taking = [name for name in event.only or contenders if name in contenders]
     machine = environment()["cpu"]
     if arena.setting.anchors and (trained := arena.anchor_steps(0)):
         store.setting(event.name)[TRAINED] = trained
@@ -77,7 +78,7 @@ def hold(
         for name in names:
             steps = [count for count in lengths(event, name) if most_steps is None or count <= most_steps]
             missing = [count for count in steps if not settled(store.get(event.name, name, str(count), seed), count)]
-            if name not in contenders or not missing:
+            if name not in taking or not missing:
                 continue
             # Of the processor, so that what else the machine does is not counted.
             begun = time.process_time()
