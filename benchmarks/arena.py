@@ -23,13 +23,20 @@ from compressor.distillation.trainer import FinetuneReport, distill
 from compressor.fusion.choose import divergence, ensemble_log_probs
 from compressor.mixture import mix
 from compressor.models.load import Teacher, load_teacher
-from compressor.models.tasks import find_task, task_of_model
+from compressor.models.tasks import TASKS, Task, find_task, task_of_model
 from compressor.recipe import DataOptions, FinetuneOptions
 
 EVALUATION_BATCH = 250
 #: Training images that settings are chosen by; texts have a validation part of their own.
 VALIDATION, VALIDATION_SEED = 2000, 77
 PARTS = ("train", "validation", "test")
+#: The task of what there is data of.
+TASK_OF = {
+    "cifar10": "image-classification",
+    "sst2": "text-classification",
+    "shakespeare": "causal-lm",
+    "seq2seq": "seq2seq-lm",
+}
 #: Memory that preprocessed training samples may take.
 CACHE = 1 << 30
 
@@ -43,7 +50,7 @@ class Setting:
     Attributes:
         name: in tables.
         teachers: folder names of the teachers, for each seed in turn; the first is the anchor where none is given.
-        data: cifar10, sst2, shakespeare or seq2seq.
+        data: one of `TASK_OF`.
         anchors: folder names of a given anchor, for each seed in turn.
         samples: for calibration.
         batch: samples per step of a finetune.
@@ -59,9 +66,14 @@ class Setting:
     test: int | None = None
 
     @property
+    def task(self) -> Task:
+        """What the teachers do."""
+        return TASKS[TASK_OF[self.data]]
+
+    @property
     def metric(self) -> str:
         """Of the scores: "accuracy" in percent or "perplexity"."""
-        return "perplexity" if self.data in ("shakespeare", "seq2seq") else "accuracy"
+        return self.task.metrics[0]
 
     def better(self, score: float, than: float) -> bool:
         """Whether one score beats another."""

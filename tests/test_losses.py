@@ -26,6 +26,32 @@ def relating(student, *teachers, passages=()):
     return Comparison(passages, relations_of(student.config, [teacher.config for teacher in teachers]))
 
 
+class TestTemperature:
+    @pytest.mark.parametrize(
+        ("kind", "expected"), [("decoder", 1.0), ("masked", 1.0), ("t5", 1.0), ("classifier", 2.0), ("vit", 2.0)]
+    )
+    def test_vocabularies_are_answered_as_they_are_and_classes_softened(self, kind, expected):
+        student, teacher = (vit(seed) if kind == "vit" else model_of(kind, seed) for seed in (0, 1))
+        ids = torch.randint(6, 20, (2, 7), generator=torch.Generator().manual_seed(0))
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if kind == "t5":
+            batch |= {"decoder_input_ids": ids, "decoder_attention_mask": torch.ones_like(ids)}
+        if kind == "vit":
+            batch = {"pixel_values": torch.stack([sample["pixel_values"] for sample in samples(4)])}
+
+        def loss(**asked):
+            return Objective(student, [(teacher, 1.0)], options(**asked)).loss(student, batch)[0].item()
+
+        others = {1.0, 2.0, 4.0} - {expected}
+        assert loss() == loss(temperature="auto") == loss(temperature=expected)
+        assert all(loss(temperature=other) != pytest.approx(loss(), rel=1e-3) for other in others)
+
+    @pytest.mark.parametrize("asked", [0, -1, "warm"])
+    def test_what_is_no_temperature_is_refused(self, asked):
+        with pytest.raises(ValueError, match="temperature"):
+            options(temperature=asked)
+
+
 class TestRelations:
     def test_widths_and_heads_may_differ_and_rotations_do_not_matter(self):
         torch.manual_seed(0)

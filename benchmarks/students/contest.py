@@ -39,9 +39,11 @@ def lengths(event: Event, name: str) -> list[int]:
     return [count for count in event.steps if count <= MOST.get(name, event.others)]
 
 
-def settled(figures: Mapping[str, Any] | None, steps: int) -> bool:
-    """Whether a cell is measured, with a learning rate that was searched as it is searched now."""
-    return figures is not None and ("rate" not in figures or figures.get("trial") == trial(steps))
+def settled(figures: Mapping[str, Any] | None, event: Event, steps: int) -> bool:
+    """Whether a cell is measured, with the temperature and the search of the learning rate that there are now."""
+    if figures is None or "rate" not in figures:
+        return figures is not None
+    return (figures.get("trial"), figures.get("temperature")) == (trial(steps), event.setting.task.temperature)
 
 
 def trial(steps: int) -> int:
@@ -77,7 +79,8 @@ def hold(
             yield f"{event.name} | seed {seed} | teachers: {store.get(event.name, TEACHERS, '0', seed)}"
         for name in names:
             steps = [count for count in lengths(event, name) if most_steps is None or count <= most_steps]
-            missing = [count for count in steps if not settled(store.get(event.name, name, str(count), seed), count)]
+            known = {count: store.get(event.name, name, str(count), seed) for count in steps}
+            missing = [count for count, found in known.items() if not settled(found, event, count)]
             if name not in taking or not missing:
                 continue
             # Of the processor, so that what else the machine does is not counted.
@@ -108,14 +111,20 @@ def _after(
         rate = _rate(arena, store, event, name, start, steps, seed)
         options = FinetuneOptions(steps=steps, batch_size=arena.setting.batch, learning_rate=rate, cache_logits=True)
         found = arena.finetune(model, arena.teachers(seed), options, seed)
-        more = {"rate": rate, "trial": trial(steps), "seconds": round(found.seconds, 1)}
+        more = {
+            "rate": rate,
+            "trial": trial(steps),
+            "temperature": found.temperature,
+            "seconds": round(found.seconds, 1),
+        }
     return {**arena.judge(model), "kl": round(arena.divergence(model, seed), 5), **more}
 
 
 def _rate(arena: Arena, store: Store, event: Event, name: str, start: PreTrainedModel, steps: int, seed: int) -> float:
     """The learning rate for so many steps: that with the least loss on samples kept out, in the first seed's trials."""
     tried = store.setting(event.name).setdefault("trials", {}).setdefault(name, {})
-    if str(trial(steps)) not in tried:
+    key = f"{trial(steps)} steps, temperature {event.setting.task.temperature:g}"
+    if key not in tried:
         options = FinetuneOptions(
             steps=trial(steps),
             batch_size=arena.setting.batch,
@@ -130,6 +139,6 @@ def _rate(arena: Arena, store: Store, event: Event, name: str, start: PreTrained
                 losses[one.learning_rate].append(math.inf if one.validation_loss is None else one.validation_loss)
         means = {str(rate): round(statistics.mean(own), 5) for rate, own in losses.items()}
         # A loss that is not finite is no JSON.
-        tried[str(trial(steps))] = {rate: loss for rate, loss in means.items() if math.isfinite(loss)}
-    own = tried[str(trial(steps))]
+        tried[key] = {rate: loss for rate, loss in means.items() if math.isfinite(loss)}
+    own = tried[key]
     return float(min(own, key=lambda rate: own[rate]))

@@ -27,9 +27,9 @@ def earned(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
         ahead: dict[str, list[float]] = {}
         for seed in range(event.seeds):
             found = [one for name in (OURS, *alone) if (one := store.get(event.name, name, str(count), seed))]
-            # A recipe trained on another machine gives teachers that differ a little, and a former search of the
-            # learning rate other students: those are not compared.
-            alike = len({(one.get("teachers"), one.get("trial")) for one in found}) == 1
+            # A recipe trained on another machine gives teachers that differ a little, and former rules of the finetune
+            # other students: those are not compared.
+            alike = len({(one.get("teachers"), one.get("trial"), one.get("temperature")) for one in found}) == 1
             if len(found) == len(alone) + 1 and alike:
                 teachers = store.get(event.name, TEACHERS, "0", seed) or {}
                 for yardstick, lead in _leads(event, found, teachers.get(VALIDATION)).items():

@@ -86,7 +86,7 @@ def _refused(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
 def _former(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
     """How many figures are of learning rates that were searched by a former rule."""
     tuned = [
-        settled(one, count)
+        settled(one, event, count)
         for name in CONTENDERS
         for count in steps
         for seed in range(event.seeds)
@@ -96,8 +96,8 @@ def _former(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
     if not old:
         return []
     return [
-        f"{old} of {len(tuned)} finetunes have their learning rate from a former search, by trials of a fifth of the "
-        "steps with rates up to 3e-3: the command measures them anew.",
+        f"{old} of {len(tuned)} finetunes are of former rules (learning rates by trials of a fifth of the steps and up "
+        "to 3e-3, or language models distilled at temperature 2): the command measures them anew.",
         "",
     ]
 

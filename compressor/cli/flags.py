@@ -60,6 +60,7 @@ FLAGS: dict[str, str] = {
     "--learning-rates": "finetune.learning_rates",
     "--search-steps": "finetune.search_steps",
     "--distil-weight": "finetune.distil_weight",
+    "--temperature": "finetune.temperature",
     "--label-weight": "finetune.label_weight",
     "--accumulate": "finetune.accumulate",
     "--precision": "finetune.precision",

@@ -106,6 +106,7 @@ OPTIONS: dict[str, Any] = {
     "--learning-rates": Annotated[str | None, flag("--learning-rates", panel=_FINETUNE, metavar="FLOAT,FLOAT,...")],
     "--search-steps": Annotated[int | None, flag("--search-steps", panel=_FINETUNE)],
     "--distil-weight": Annotated[float | None, flag("--distil-weight", panel=_FINETUNE)],
+    "--temperature": Annotated[str | None, flag("--temperature", panel=_FINETUNE, metavar="FLOAT|auto")],
     "--label-weight": Annotated[float | None, flag("--label-weight", panel=_FINETUNE)],
     "--validate-every": Annotated[int | None, flag("--validate-every", panel=_FINETUNE)],
     "--patience": Annotated[int | None, flag("--patience", panel=_FINETUNE)],
@@ -159,8 +160,8 @@ DATA = ("--data", "--train-split", "--eval-split", *_COLUMNS)
 EVALUATION = ("--data", "--eval-split", *_COLUMNS, "--eval-samples")
 TRAINING = (
     "--steps", "--batch-size", "--augment", "--learning-rate", "--learning-rates", "--search-steps", "--distil-weight",
-    "--label-weight", "--losses", "--accumulate", "--precision", "--recompute", "--tensorboard", "--validate-every",
-    "--patience", "--cache-logits",
+    "--temperature", "--label-weight", "--losses", "--accumulate", "--precision", "--recompute", "--tensorboard",
+    "--validate-every", "--patience", "--cache-logits",
 )  # fmt: skip
 FUSION = (
     "--preset", "--residual", "--narrowing", "--inner", "--features", "--tokens", "--preparation", "--cost",

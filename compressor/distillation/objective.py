@@ -23,7 +23,7 @@ from compressor.distillation.losses import LOSSES, Loss, Seen, Setting, Watched
 from compressor.distillation.opinions import INDEX, Opinions, Told, keep
 from compressor.distillation.watch import watching
 from compressor.errors import UserError
-from compressor.models.tasks import pad_id, pass_options, task_of_model
+from compressor.models.tasks import Task, pad_id, pass_options, task_of_model
 from compressor.recipe import FinetuneOptions, LossOptions
 
 
@@ -94,7 +94,7 @@ class Objective:
         self._pass_options = pass_options(student)
         known = comparison or Comparison()
         weights = [weight for _, weight in ensemble] if asked else []
-        setting = Setting(self._task, weights, options.temperature, known.passages, known.relations)
+        setting = Setting(self._task, weights, temperature(options, self._task), known.passages, known.relations)
         self._losses: list[tuple[LossOptions, Loss]] = [
             (one, LOSSES.get(name)(setting)) for name, one in options.all_losses().items() if one.weight > 0
         ]
@@ -241,6 +241,11 @@ class Objective:
                 opinions.append(self._task.counted(logits, inputs).float())
             seen.append(watched)
         return opinions, seen
+
+
+def temperature(options: FinetuneOptions, task: Task) -> float:
+    """The temperature of a distillation: the one that is asked for, else the task's."""
+    return task.temperature if options.temperature == "auto" else options.temperature
 
 
 def lower_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -22,13 +22,14 @@ from compressor.distillation.checks import (
     check_student,
 )
 from compressor.distillation.loop import Diverged, Loop, Progress
-from compressor.distillation.objective import Comparison, Objective
+from compressor.distillation.objective import Comparison, Objective, temperature
 from compressor.distillation.opinions import Indexed, Told
 from compressor.distillation.record import check_tensorboard
 from compressor.distillation.search import Trial, search, split
 from compressor.errors import UserError
 from compressor.mixture import check_weights
 from compressor.models.builtin import cache_folder
+from compressor.models.tasks import task_of_model
 from compressor.recipe import FinetuneOptions
 
 #: The folder in the cache that kept logits go to.
@@ -44,6 +45,7 @@ class FinetuneReport:
         seconds: of this call, a search included, without what was done before it was resumed.
         loss: (step, loss) of every step of the training, those before an interruption too.
         learning_rate: at its peak; the best one of a search.
+        temperature: of the distillation; `None` without one.
         resumed_from: the step that this call went on from, counted over a search too; `None` if it began at the
             beginning.
         search: every learning rate that was tried; () if it was given.
@@ -56,6 +58,7 @@ class FinetuneReport:
     seconds: float
     loss: tuple[tuple[int, float], ...]
     learning_rate: float
+    temperature: float | None
     resumed_from: int | None
     search: tuple[Trial, ...] = ()
     validation_samples: int = 0
@@ -120,7 +123,11 @@ def distill(
     check_data(train, options)
     check_device(device)
     check_precision(options, device)
-    options = options.model_copy(update={"accumulate": memory.parts(student.config, train, options)})
+    definite = {
+        "accumulate": memory.parts(student.config, train, options),
+        "temperature": temperature(options, task_of_model(student)),
+    }
+    options = options.model_copy(update=definite)
     check_parts(options)
     if options.tensorboard:
         check_tensorboard()
@@ -167,6 +174,7 @@ def distill(
         seconds=time.perf_counter() - begun,
         loss=trained.loss,
         learning_rate=rate,
+        temperature=definite["temperature"] if options.distil_weight else None,
         resumed_from=resumed_from or None,
         search=trials,
         validation_samples=len(validation),

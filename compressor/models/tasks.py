@@ -43,6 +43,15 @@ class Task:
     ends: bool = False
     columns: bool = False
 
+    @property
+    def temperature(self) -> float:
+        """Of a distillation that is asked for none.
+
+        Perplexity is of the probabilities as they are, and softened ones say most about words that nobody expects.
+        Where an answer counts as right or wrong, softened ones say more about the classes that come near it.
+        """
+        return 1.0 if "perplexity" in self.metrics else 2.0
+
     def counted(self, logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         """The answers that count, [P, C]: those of padding do not.
 

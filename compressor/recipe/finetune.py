@@ -76,7 +76,11 @@ class FinetuneOptions(Section):
         0.1, description="Share of the steps that warm up; cosine after."
     )
     weight_decay: NonNegative = Field(0.01, description="Weight decay of AdamW.")
-    temperature: Positive = Field(2.0, description="Temperature of the distillation; the loss is scaled by its square.")
+    temperature: Literal["auto"] | Positive = Field(
+        "auto",
+        description="Temperature of the distillation; the loss is scaled by its square. auto: 1 for models that answer "
+        "with their vocabulary, 2 for classifiers.",
+    )
     distil_weight: NonNegative = Field(1.0, description="Weight of the distillation; 0 trains on labels alone.")
     label_weight: NonNegative = Field(0.0, description="Weight of the cross-entropy with labels; 0 needs no labels.")
     losses: dict[str, Annotated[LossOptions, BeforeValidator(_with_decay)]] = Field(

@@ -42,6 +42,12 @@ def said_polished(polished: Sequence[Mapping[str, Any]]) -> str:
     return f"hidden units of {len(gains)} layers: {span} less held-out error than the linear refit alone"
 
 
+def said_temperature(finetune: Mapping[str, Any]) -> str:
+    """Of the distillation, to follow the learning rate; reports of former versions do not tell."""
+    given = finetune.get("temperature")
+    return "" if given is None else f" and temperature {given:g}"
+
+
 def how_judged(finetune: Mapping[str, Any]) -> str:
     """Whose weights the result has, where samples were kept out to tell."""
     loss = dict(map(tuple, finetune["judged"]))[finetune["best_step"]]

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from compressor.bench.table import from_json, say_perplexity, say_threads, to_markdown
 from compressor.report.anatomy import said_budget
-from compressor.report.choices import how_judged, said_head, said_polished, said_shapes
+from compressor.report.choices import how_judged, said_head, said_polished, said_shapes, said_temperature
 from compressor.report.terminal import render_table
 
 Report = Mapping[str, Any]
@@ -90,8 +90,8 @@ def choices(report: Report) -> list[str]:
         lines.append(f"head: {said_head(head)}")
     if finetune := report.get("finetune"):
         lines.append(
-            f"finetune: {finetune['steps']} steps at learning rate {finetune['learning_rate']:g}, "
-            f"loss {finetune['loss'][-1][1]:.4f} at the end"
+            f"finetune: {finetune['steps']} steps at learning rate {finetune['learning_rate']:g}"
+            f"{said_temperature(finetune)}, loss {finetune['loss'][-1][1]:.4f} at the end"
         )
         if finetune.get("best_step") is not None:
             lines.append(how_judged(finetune))

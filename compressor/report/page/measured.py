@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compressor.bench.table import columns, from_json, say_perplexity
-from compressor.report.choices import how_judged
+from compressor.report.choices import how_judged, said_temperature
 from compressor.report.formats import SAID, TITLES, format_rows
 from compressor.report.page.charts import Line, Point, key, lines, scatter
 from compressor.report.page.markup import Markup, el, table
@@ -90,7 +90,8 @@ def finetune_curve(report: Report) -> list[Markup]:
     ]
     said = (
         f"{finetune['steps']} steps of {options['batch_size']} samples in {finetune['seconds']:.0f} s, peak learning "
-        f"rate {finetune['learning_rate']:g}; the loss is {' and '.join(learns)}, {curve[0][1]:.4g} at the first step "
+        f"rate {finetune['learning_rate']:g}{said_temperature(finetune)}; the loss is {' and '.join(learns)}, "
+        f"{curve[0][1]:.4g} at the first step "
         f"and {curve[-1][1]:.4g} at the last."
     )
     drawn, entries = [Line(curve, dots=True)], [("each step", "--accent")]
