@@ -18,6 +18,7 @@ from benchmarks.store import Store
 from benchmarks.students.contenders import RANDOM
 from benchmarks.students.contest import hold
 from benchmarks.students.curves import draw
+from benchmarks.students.figures import cell
 from benchmarks.students.pages import page as contest_page
 from benchmarks.students.settings import EVENTS, Event
 from benchmarks.students.short import elsewhere
@@ -223,6 +224,11 @@ def test_a_rate_is_searched_by_whole_finetunes_once(arena, tmp_path, monkeypatch
     assert found[0]["trial"] == 3 and found[0]["rate"] == found[1]["rate"] in rates
     assert store.get(event.name, RANDOM, "0", 0) == {"score": 1.0}
     assert not [line for line in hold(event, arena, store, [RANDOM], 2, None) if RANDOM in line]
+    assert found[0]["temperature"] == 2 and "†" not in cell(store, event, RANDOM, 3)
+    # Distilled at another temperature: told as such, and measured again.
+    store.put(event.name, RANDOM, "3", 1, {**found[1], "temperature": 1.0})
+    assert cell(store, event, RANDOM, 3).endswith(" †") and "†" not in cell(store, event, RANDOM, 0)
+    assert len([line for line in hold(event, arena, store, [RANDOM], 2, None) if RANDOM in line]) == 1
 
 
 def test_an_event_may_be_of_some_contenders_only(arena, tmp_path):

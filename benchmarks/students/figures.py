@@ -6,13 +6,24 @@ import statistics
 from collections.abc import Sequence
 
 from benchmarks.store import Store
+from benchmarks.students.contest import settled
 from benchmarks.students.settings import Event
+
+#: Behind a figure that the command would measure anew.
+FORMER = " †"
 
 
 def scores(store: Store, event: Event, name: str, steps: int, key: str = "score") -> list[float]:
     """What a contender reached after so many steps, by seed."""
     found = [store.get(event.name, name, str(steps), seed) for seed in range(event.seeds)]
     return [one[key] for one in found if one is not None and key in one]
+
+
+def cell(store: Store, event: Event, name: str, steps: int) -> str:
+    """A contender's mean score after so many steps, as in tables, and whether it is of former rules."""
+    found = [store.get(event.name, name, str(steps), seed) for seed in range(event.seeds)]
+    former = any(one is not None and not settled(one, event, steps) for one in found)
+    return mean(scores(store, event, name, steps), event) + FORMER * former
 
 
 def mean(values: Sequence[float], event: Event) -> str:

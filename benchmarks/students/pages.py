@@ -11,7 +11,7 @@ from benchmarks.paper.pages import UNIT
 from benchmarks.store import Store
 from benchmarks.students.contenders import CONTENDERS, is_anchored
 from benchmarks.students.contest import MOST_TRIAL, TEACHERS, TRAINED, settled
-from benchmarks.students.figures import mean, scores
+from benchmarks.students.figures import FORMER, cell, mean, scores
 from benchmarks.students.leads import earned, reach
 from benchmarks.students.settings import EVENTS, Event
 from benchmarks.students.short import elsewhere, summary
@@ -33,7 +33,7 @@ def page(store: Store) -> str:
         "steps of distillation from the ensemble; its learning rate for each number of steps is chosen by the first "
         f"seed on training samples kept out, by trials of as many steps (at most {MOST_TRIAL}). Mean ± "
         "standard error over seeds; without ± one seed. Memory is the peak of making the student above what was held "
-        "before.",
+        f"before. Behind{FORMER} stands what is of former rules, as said below the tables.",
         "",
     ]
     lines += [*summary(store), *elsewhere(store)]
@@ -61,11 +61,10 @@ def _part(store: Store, event: Event) -> list[str]:
         "|---|" + "--:|" * (len(steps) + 3),
     ]
     for name in CONTENDERS:
-        own = [scores(store, event, name, count) for count in steps]
-        if any(own):
+        if any(scores(store, event, name, count) for count in steps):
             kl = scores(store, event, name, 0, "kl")
             making = [one for count in steps for one in scores(store, event, name, count, "making")]
-            cells = [f"{statistics.mean(kl):.3g}" if kl else "", *(mean(one, event) for one in own)]
+            cells = [f"{statistics.mean(kl):.3g}" if kl else "", *(cell(store, event, name, n) for n in steps)]
             cells.append(f"{statistics.mean(making):.0f}" if making else "")
             memory = [one for count in steps for one in scores(store, event, name, count, "memory") if one is not None]
             cells.append(f"{max(memory) / 1e6:.0f}" if memory else "")
@@ -96,8 +95,8 @@ def _former(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
     if not old:
         return []
     return [
-        f"{old} of {len(tuned)} finetunes are of former rules (learning rates by trials of a fifth of the steps and up "
-        "to 3e-3, or language models distilled at temperature 2): the command measures them anew.",
+        f"{FORMER.strip()} {old} of {len(tuned)} finetunes are of former rules (learning rates by trials of a fifth of "
+        "the steps and up to 3e-3, or language models distilled at temperature 2): the command measures them anew.",
         "",
     ]
 

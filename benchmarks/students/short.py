@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from benchmarks.store import Store
 from benchmarks.students.contenders import CHANNELS, OURS, PRUNED, RANDOM, SINGLE
 from benchmarks.students.contest import TEACHERS
-from benchmarks.students.figures import mean, scores
+from benchmarks.students.figures import cell, scores
 from benchmarks.students.settings import EVENTS, Event
 
 #: Kinds of teachers, and the steps that are shown.
@@ -70,9 +70,9 @@ def _table(store: Store, corner: str, columns: Mapping[str, Event], rows: Rows) 
 
 
 def _best(store: Store, event: Event, names: Sequence[str], steps: int) -> str:
-    found = [own for name in names if (own := scores(store, event, name, steps))]
-    ranked = sorted(found, key=statistics.mean, reverse=event.setting.better(1, 0))
-    return mean(ranked[0], event) if ranked else ""
+    found = {name: statistics.mean(own) for name in names if (own := scores(store, event, name, steps))}
+    ranked = sorted(found, key=lambda name: found[name], reverse=event.setting.better(1, 0))
+    return cell(store, event, ranked[0], steps) if ranked else ""
 
 
 def _measured(store: Store, name: str) -> bool:
