@@ -140,7 +140,7 @@ def test_a_search_says_what_it_chose(capsys, student, vit_a, image_folder, tmp_p
     assert [trial["learning_rate"] for trial in found["finetune"]["search"]] == [1e-4, 10.0]
     assert found["finetune"]["learning_rate"] == best
     said = compress(capsys, "report", tmp_path / "s")[1]
-    assert f"finetune: 2 steps at learning rate {best:g} and temperature 2, loss " in said
+    assert f"finetune: 2 steps at learning rate {best:g}, loss " in said
     assert f"learning rate {best:g} chosen among 0.0001 (loss " in said
 
 
