@@ -91,8 +91,7 @@ def finetune_curve(report: Report) -> list[Markup]:
     said = (
         f"{finetune['steps']} steps of {options['batch_size']} samples in {finetune['seconds']:.0f} s, peak learning "
         f"rate {finetune['learning_rate']:g}{said_temperature(finetune)}; the loss is {' and '.join(learns)}, "
-        f"{curve[0][1]:.4g} at the first step "
-        f"and {curve[-1][1]:.4g} at the last."
+        f"{curve[0][1]:.4g} at the first step and {curve[-1][1]:.4g} at the last."
     )
     drawn, entries = [Line(curve, dots=True)], [("each step", "--accent")]
     if (window := math.ceil(len(curve) / _SMOOTH)) > 1:
