@@ -16,6 +16,7 @@ from compressor.fusion.anchored import POLICIES
 from compressor.fusion.choose import PILOT_RIDGE, PILOT_SAMPLES, Candidate, Judge, candidates, choose, nearly
 from compressor.fusion.job import Form, Job, Made
 from compressor.fusion.lockstep import build, build_from_weights
+from compressor.fusion.polish import steps_of
 from compressor.fusion.problems import residual_problems, with_reads
 from compressor.fusion.refit import RIDGES
 from compressor.fusion.residual import ResidualMap, ResidualProblem, left_out
@@ -28,10 +29,10 @@ from compressor.recipe import AlignmentOptions
 #: The λ of pilots, where there is a choice.
 PILOT = (PILOT_RIDGE,)
 #: Share of the residual energy that common components may leave out before one teacher's coordinates are tried too and
-#: components are chosen by what is read, and that the chosen ones may before hidden units are polished.
+#: components are chosen by what is read, and that the chosen ones may before layers are polished.
 SPARED = 0.02
 #: Steps of a polish, and the distance of a pilot from the ensemble up to which it is not worth its time.
-POLISH, NEAR = 300, 0.05
+POLISH, NEAR = 600, 0.05
 #: A shape whose first pilot is so many times as far from the ensemble as the best one gets no further pilots.
 FAR = 10
 #: Random inputs that judge shapes where there is no data.
@@ -135,7 +136,11 @@ def build_student(job: Job, student: Student, *, begun: float = 0.4, aligned: bo
     if not _needs_walk(job, aligned):
         build_from_weights([student], job.sources, progress)
     else:
-        build([student], job.sources, job.calibration or [], progress)
+        batches = job.calibration or []
+        if student.options.polish:
+            batches, held_out = steps_of(batches, job.held_out)
+            student.options = replace(student.options, held_out=held_out)
+        build([student], job.sources, batches, progress)
     job.clock.lap("build")
 
 
@@ -239,7 +244,7 @@ def _pilot(
     shortened = quick and candidate.inner == "select" and job.options.inner == "auto"
     inner = "importance" if shortened else candidate.inner
     ridges = plan.ridges if len(plan.ridges) == 1 else PILOT
-    trial = replace(plan, held_out=0, ridges=ridges, inner=inner, owners=candidate.owners)
+    trial = replace(plan, held_out=0, ridges=ridges, inner=inner, owners=candidate.owners, polish=0)
     return Student(copy.deepcopy(job.model), job.anatomy, job.sources, residual, trial, noted=False)
 
 

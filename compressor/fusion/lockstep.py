@@ -164,7 +164,9 @@ class _Lockstep:
         run = partial(walker.run, layer)
         for stage in self.outline.stages(layer):
             ends = Fitting(student).refit(stage, features, run)
-            if student.options.polish and polish(student, stage, features, run):
+        closing = self.outline.closing(layer) if student.options.polish else []
+        if closing and polish(student, layer, closing[0], features, walker):
+            for stage in closing:
                 ends = Fitting(student).refit(stage, features, run)
         if stack.runs > 1:
             walker.roll(layer, stack.runs, start)

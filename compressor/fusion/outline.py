@@ -144,6 +144,12 @@ class Outline:
                 stages.append([item])
         return stages
 
+    def closing(self, layer: str) -> list[Stage]:
+        """A layer's last stages: what meets the residual stream last, and what is behind; empty where nothing does."""
+        stages = self.stages(layer)
+        met = [index for index, stage in enumerate(stages) if checkpoint(stage[0]) is not None]
+        return stages[met[-1] :] if met else []
+
     def layer_spots(self, layer: str) -> list[Spot]:
         """What the teachers must show of a layer: outputs of inner writers, the residual behind its writers, norms."""
         spots: list[Spot] = []

@@ -93,6 +93,24 @@ def take(batches: Sequence[Batch], samples: int) -> list[Batch]:
     return _where(batches, keys, lambda key: key >= ranked[samples - 1])
 
 
+def by_key(batches: Sequence[Batch], size: Callable[[Batch], int]) -> list[Batch]:
+    """The same samples in the order of their keys, those of one shape together.
+
+    Args:
+        batches: inputs [B, ...].
+        size: how many samples of such a batch make a new one; none gets larger than the largest one given.
+    """
+    limit = max(map(_size, batches), default=1)
+    found: list[Batch] = []
+    for group in _by_shape(batches):
+        whole = _joined(group)
+        keys = keys_of(whole)
+        order = torch.tensor(sorted(range(len(keys)), key=keys.__getitem__))
+        parts = order.split(min(limit, size(group[0])))
+        found += [{name: value[part.to(value.device)] for name, value in whole.items()} for part in parts]
+    return found
+
+
 def _where(batches: Sequence[Batch], keys: Sequence[list[int]], kept: Callable[[int], bool]) -> list[Batch]:
     """The samples that are kept, in batches no larger than the largest one given."""
     found: list[Batch] = []
@@ -108,21 +126,29 @@ def _where(batches: Sequence[Batch], keys: Sequence[list[int]], kept: Callable[[
 
 def _merged(batches: Sequence[Batch], limit: int) -> list[Batch]:
     """Batches of one shape put together, up to `limit` samples each: small ones take more calls than work."""
+    found: list[list[Batch]] = []
+    for same in _by_shape(batches):
+        group: list[Batch] = []
+        for batch in same:
+            if not group or sum(map(_size, group)) + _size(batch) > limit:
+                group = []
+                found.append(group)
+            group.append(batch)
+    return [_joined(group) for group in found]
+
+
+def _by_shape(batches: Sequence[Batch]) -> list[list[Batch]]:
     groups: dict[tuple[object, ...], list[Batch]] = {}
-    found = []
     for batch in batches:
         shape = tuple((name, value.dtype, value.shape[1:]) for name, value in sorted(batch.items()))
-        group = groups.setdefault(shape, [])
-        if not group:
-            found.append(group)
-        elif sum(map(_size, group)) + _size(batch) > limit:
-            group = groups[shape] = []
-            found.append(group)
-        group.append(batch)
-    return [
-        group[0] if len(group) == 1 else {name: torch.cat([batch[name] for batch in group]) for name in group[0]}
-        for group in found
-    ]
+        groups.setdefault(shape, []).append(batch)
+    return list(groups.values())
+
+
+def _joined(batches: Sequence[Batch]) -> Batch:
+    if len(batches) == 1:
+        return batches[0]
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _size(batch: Batch) -> int:
@@ -130,24 +156,19 @@ def _size(batch: Batch) -> int:
 
 
 def thinned(keys: Sequence[int], shape: tuple[int, int], mask: Tensor | None, stride: int) -> Tensor:
-    """Which token vectors stay when about one in `stride` does, as `turns` says: bool, one entry a real token."""
-    return turns(keys, shape, mask, stride) == 0
-
-
-def turns(keys: Sequence[int], shape: tuple[int, int], mask: Tensor | None, stride: int) -> Tensor:
-    """Token vectors dealt out to `stride` heaps: a sample's key says with which heap it starts.
+    """Which token vectors stay when about one in `stride` does; a sample's key says with which of them it starts.
 
     Args:
         keys: of the samples.
         shape: samples and tokens of a batch, padding included.
         mask: its real tokens [B, T], or None when all are.
-        stride: how many heaps.
+        stride: one in how many.
 
     Returns:
-        The number of each real token's heap.
+        bool, one entry a real token.
     """
     samples, tokens = shape
     starts = torch.tensor([key % stride for key in keys])[:, None]
     counted = torch.arange(tokens).expand(samples, tokens) if mask is None else mask.long().cumsum(dim=1) - 1
-    heaps = (counted + starts) % stride
-    return heaps.flatten() if mask is None else heaps[mask]
+    kept = (counted + starts) % stride == 0
+    return kept.flatten() if mask is None else kept[mask]

@@ -38,7 +38,7 @@ class BuildOptions:
         refit: whether linear modules are refitted.
         ridges: candidate λ of the refit.
         held_out: how many of the last batches choose λ.
-        polish: steps of descent on hidden units and their reader together, behind their linear refit; 0 for none.
+        polish: steps of descent on a layer as a whole, behind its linear refit; 0 for none.
     """
 
     inner: str
@@ -66,7 +66,7 @@ class Student:
         options: how to build.
         noted: whether couplings and projections are kept for the report; those of a pilot are not.
         couplings, projections, fits: what was done, for the report; projections are maps that are no transport.
-        polished: hidden units that were fitted together with their reader, and what that gained.
+        polished: layers that were fitted as a whole, and what that gained.
         head: how the head was fitted to the ensemble's probabilities, if it was.
     """
 

@@ -113,7 +113,7 @@ class Walker:
         module = self.model.get_submodule(layer)
         entering = self.before if again else list(self.hidden)
         for index in range(len(self.hidden)):
-            batch = index % len(self.batches) if len(self.hidden) == len(self.batches) else self._batch(index)
+            batch = self._batch(index)
             with torch.no_grad(), watching(self.model, spots, stop=not advance) as seen, until_enough():
                 call = self._calls[batch][layer].filled(self._returned[batch])
                 returned = call_layer(module, call, entering[index])
@@ -124,6 +124,14 @@ class Walker:
             visit(index, seen)
         if advance:
             self.before = entering
+
+    def look(self, layer: str, index: int, spot: Spot) -> Tensor:
+        """What one layer shows of one batch at one spot; gradients pass through the layer if they are enabled."""
+        batch = self._batch(index)
+        with watching(self.model, [spot], stop=True) as seen, until_enough():
+            call = self._calls[batch][layer].filled(self._returned[batch])
+            call_layer(self.model.get_submodule(layer), call, self.hidden[index])
+        return seen[spot]
 
     def _batch(self, index: int) -> int:
         """The batch that a virtual one of an unrolled layer belongs to."""

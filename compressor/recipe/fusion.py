@@ -91,8 +91,8 @@ class FusionOptions(Section):
     )
     polish: Literal["auto"] | NonNegativeInt = Field(
         "auto",
-        description="Steps by which hidden units are fitted, layer by layer, to what a linear refit misses (no labels, "
-        "no gradient from one layer to another); 0: none; auto: 300 where the width leaves out more than 2 % of the "
+        description="Steps by which layers are fitted, one after the other, to what a linear refit misses (no labels, "
+        "no gradient from one layer to another); 0: none; auto: 600 where the width leaves out more than 2 % of the "
         "residual stream and pilots are more than 0.05 nats from the ensemble.",
     )
     refit: bool = Field(True, description="Refit the transported weights in closed form; off: pure transport.")

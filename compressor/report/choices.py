@@ -34,12 +34,13 @@ def said_head(head: Mapping[str, Any]) -> str:
 
 
 def said_polished(polished: Sequence[Mapping[str, Any]]) -> str:
-    """What the polish of hidden units gained, from the least to the greatest share."""
+    """What the polish of layers gained, from the least to the greatest share."""
     if not polished:
         return "no layer gained by it on held-out samples"
     gains = sorted(1 - one["after"] / one["before"] for one in polished)
     span = f"{gains[0]:.0%}" if len(gains) == 1 else f"{gains[0]:.0%} to {gains[-1]:.0%}"
-    return f"hidden units of {len(gains)} layers: {span} less held-out error than the linear refit alone"
+    layers = "1 layer" if len(gains) == 1 else f"{len(gains)} layers"
+    return f"{layers}: {span} less held-out error than the linear refit alone"
 
 
 def said_temperature(finetune: Mapping[str, Any]) -> str:
