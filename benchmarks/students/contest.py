@@ -30,6 +30,8 @@ MOST_TRIAL = 400
 MOST = {OURS: 800, **dict.fromkeys(SINGLE, 800), RANDOM: 2000, **dict.fromkeys((PRUNED, CHANNELS), 200)}
 #: The row of the teachers, and the key of what they score where a better one may be chosen.
 TEACHERS, VALIDATION = "teachers", "validation"
+#: The key that says of which version a student was, where it would be another one now.
+FORMER = "former"
 #: The key of the steps that an event's anchor was trained for before.
 TRAINED = "anchor_steps"
 
@@ -40,10 +42,11 @@ def lengths(event: Event, name: str) -> list[int]:
 
 
 def settled(figures: Mapping[str, Any] | None, event: Event, steps: int) -> bool:
-    """Whether a cell is measured, with the temperature and the search of the learning rate that there are now."""
-    if figures is None or "rate" not in figures:
-        return figures is not None
-    return (figures.get("trial"), figures.get("temperature")) == (trial(steps), event.setting.task.temperature)
+    """Whether a cell is measured, with the student, the temperature and the search of the rate that there are now."""
+    if figures is None or FORMER in figures:
+        return False
+    rules = (figures.get("trial"), figures.get("temperature"))
+    return "rate" not in figures or rules == (trial(steps), event.setting.task.temperature)
 
 
 def trial(steps: int) -> int:

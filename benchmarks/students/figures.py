@@ -10,7 +10,7 @@ from benchmarks.students.contest import settled
 from benchmarks.students.settings import Event
 
 #: Behind a figure that the command would measure anew.
-FORMER = " †"
+DAGGER = " †"
 
 
 def scores(store: Store, event: Event, name: str, steps: int, key: str = "score") -> list[float]:
@@ -23,7 +23,7 @@ def cell(store: Store, event: Event, name: str, steps: int) -> str:
     """A contender's mean score after so many steps, as in tables, and whether it is of former rules."""
     found = [store.get(event.name, name, str(steps), seed) for seed in range(event.seeds)]
     former = any(one is not None and not settled(one, event, steps) for one in found)
-    return mean(scores(store, event, name, steps), event) + FORMER * former
+    return mean(scores(store, event, name, steps), event) + DAGGER * former
 
 
 def mean(values: Sequence[float], event: Event) -> str:

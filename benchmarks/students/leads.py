@@ -8,10 +8,12 @@ from typing import Any
 
 from benchmarks.store import Store
 from benchmarks.students.contenders import OURS, RANDOM, SINGLE
-from benchmarks.students.contest import TEACHERS, VALIDATION
+from benchmarks.students.contest import FORMER, TEACHERS, VALIDATION
 from benchmarks.students.figures import scores
 from benchmarks.students.settings import Event
 
+#: What figures that are compared must have in common.
+RULES = ("teachers", "trial", "temperature", FORMER)
 #: What is compared besides scores.
 IN_NATS = {
     "loss": "with the lowest loss on the labels, in thousandths of a nat",
@@ -29,7 +31,7 @@ def earned(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
             found = [one for name in (OURS, *alone) if (one := store.get(event.name, name, str(count), seed))]
             # A recipe trained on another machine gives teachers that differ a little, and former rules of the finetune
             # other students: those are not compared.
-            alike = len({(one.get("teachers"), one.get("trial"), one.get("temperature")) for one in found}) == 1
+            alike = len({tuple(map(one.get, RULES)) for one in found}) == 1
             if len(found) == len(alone) + 1 and alike:
                 teachers = store.get(event.name, TEACHERS, "0", seed) or {}
                 for yardstick, lead in _leads(event, found, teachers.get(VALIDATION)).items():

@@ -11,7 +11,7 @@ from benchmarks.paper.pages import UNIT
 from benchmarks.store import Store
 from benchmarks.students.contenders import CONTENDERS, is_anchored
 from benchmarks.students.contest import MOST_TRIAL, TEACHERS, TRAINED, settled
-from benchmarks.students.figures import FORMER, cell, mean, scores
+from benchmarks.students.figures import DAGGER, cell, mean, scores
 from benchmarks.students.leads import earned, reach
 from benchmarks.students.settings import EVENTS, Event
 from benchmarks.students.short import elsewhere, summary
@@ -33,7 +33,7 @@ def page(store: Store) -> str:
         "steps of distillation from the ensemble; its learning rate for each number of steps is chosen by the first "
         f"seed on training samples kept out, by trials of as many steps (at most {MOST_TRIAL}). Mean ± "
         "standard error over seeds; without ± one seed. Memory is the peak of making the student above what was held "
-        f"before. Behind{FORMER} stands what is of former rules, as said below the tables.",
+        f"before. Behind{DAGGER} stands what is of former rules, as said below the tables.",
         "",
     ]
     lines += [*summary(store), *elsewhere(store)]
@@ -83,20 +83,21 @@ def _refused(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
 
 
 def _former(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
-    """How many figures are of learning rates that were searched by a former rule."""
-    tuned = [
+    """How many figures are of former students, or of finetunes by former rules."""
+    known = [
         settled(one, event, count)
         for name in CONTENDERS
         for count in steps
         for seed in range(event.seeds)
-        if (one := store.get(event.name, name, str(count), seed)) and "rate" in one
+        if (one := store.get(event.name, name, str(count), seed)) and "score" in one
     ]
-    old = tuned.count(False)
+    old = known.count(False)
     if not old:
         return []
     return [
-        f"{FORMER.strip()} {old} of {len(tuned)} finetunes are of former rules (learning rates by trials of a fifth of "
-        "the steps and up to 3e-3, or language models distilled at temperature 2): the command measures them anew.",
+        f"{DAGGER.strip()} {old} of {len(known)} figures are of former rules (learning rates by trials of a fifth of "
+        "the steps and up to 3e-3; language models distilled at temperature 2, or with a polish of hidden units "
+        "alone): the command measures them anew.",
         "",
     ]
 
