@@ -55,6 +55,9 @@ class Store:
                 for cell, figures in _cells(theirs):
                     if cell not in self._new:
                         self._keep(cell, figures)
+                    else:
+                        # Nothing of what was measured before stays beside what takes its place.
+                        figures.clear()
                 _add(self.content, theirs)
             beside = self.file.with_suffix(".part")
             beside.write_text(json.dumps(self.content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

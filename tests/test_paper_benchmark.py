@@ -151,6 +151,10 @@ def test_two_processes_measure_into_one_file(tmp_path):
     other.put("s", "row", "0", 0, {"score": 4.0})
     one.put("s", "row", "100", 0, {"score": 5.0})
     assert Store(tmp_path / "x.json").get("s", "row", "0", 0) == {"score": 4.0}
+    # Nothing of what was measured before stays beside what takes its place.
+    other.put("s", "row", "50", 0, {"score": 6.0, "former": "way"})
+    one.put("s", "row", "50", 0, {"score": 7.0})
+    assert Store(tmp_path / "x.json").get("s", "row", "50", 0) == {"score": 7.0}
 
 
 def test_teachers_are_told_apart_by_their_weights(arena, places):
@@ -229,6 +233,11 @@ def test_a_rate_is_searched_by_whole_finetunes_once(arena, tmp_path, monkeypatch
     store.put(event.name, RANDOM, "3", 1, {**found[1], "temperature": 1.0})
     assert cell(store, event, RANDOM, 3).endswith(" †") and "†" not in cell(store, event, RANDOM, 0)
     assert len([line for line in hold(event, arena, store, [RANDOM], 2, None) if RANDOM in line]) == 1
+    # Of a student that would be another one today: the same.
+    store.put(event.name, RANDOM, "0", 0, {"score": 1.0, "former": "way"})
+    assert cell(store, event, RANDOM, 0).endswith(" †")
+    assert len([line for line in hold(event, arena, store, [RANDOM], 2, None) if RANDOM in line]) == 1
+    assert "†" not in cell(store, event, RANDOM, 0)
 
 
 def test_an_event_may_be_of_some_contenders_only(arena, tmp_path):
