@@ -107,8 +107,10 @@ def _lack(
     masks, key = features.masks, first.meets or (first.space if isinstance(first, Norm) else first.writes)
     begin = len(masks) - student.options.held_out * masks.runs
     wanted = [features.transported(index, behind, key) for index in range(len(masks))]
-    known = torch.cat(wanted[:begin])
-    energy = float((known - known.mean(0)).square().sum(1).mean().clamp(min=1e-30))
+    known = wanted[:begin]
+    count = sum(map(len, known))
+    mean = torch.stack([one.sum(0) for one in known]).sum(0) / count
+    energy = max(sum(float((one - mean).square().sum()) for one in known) / count, 1e-30)
 
     def shown(index: int) -> Tensor:
         return rows(walker.look(layer, index, behind), masks.of(index, behind[0]))
