@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+#: The least share of the strongest channel's strength that a channel's scale goes by.
+WEAKEST = 1e-3
+
 
 def low_rank_product(queries: Tensor, keys: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Maps A, B [d, rank] of queries and keys whose products (Aᴴq)ᴴ(Bᴴk) are nearest to qᴴk.
@@ -25,14 +28,19 @@ def low_rank_product(queries: Tensor, keys: Tensor, rank: int) -> tuple[Tensor, 
 def low_rank_written(carried: Tensor, outgoing: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Push and pull [d, rank] of a head's values z whose z·push·pullᵀ·W is nearest to z·W.
 
+    A channel's scale is free, since values and what reads them undo it: it is shared out evenly, as it is between
+    queries and keys.  Steps of an optimiser, which are as long for either, then suit both.
+
     Args:
         carried: second moments [d, d] of z.
         outgoing: W [d, n], what reads them.
         rank: channels left, at most d.
     """
     root, inverse = roots(carried)
-    u = torch.linalg.svd(root @ outgoing, full_matrices=outgoing.shape[1] < rank)[0][:, :rank]
-    return inverse @ u, root @ u
+    u, s, _ = torch.linalg.svd(root @ outgoing, full_matrices=outgoing.shape[1] < rank)
+    strengths = padded(s[None, :rank], rank)[0]
+    share = strengths.clamp(min=WEAKEST * float(s.max().clamp(min=1e-30))).sqrt()
+    return inverse @ u[:, :rank] * share, root @ u[:, :rank] / share
 
 
 def roots(moments: Tensor) -> tuple[Tensor, Tensor]:
