@@ -99,6 +99,17 @@ def test_what_nobody_reads_is_left_out_however_strong_it_is():
     assert float(read_components(reads, ONES, start)[0].square().sum()) < 1e-3
 
 
+def test_directions_with_next_to_nothing_in_them_are_left_out_however_much_they_are_read():
+    # Few samples leave such directions; what is written there would be overwritten by the first step of a finetune.
+    faint = N - 1
+    moments = torch.eye(N, dtype=torch.float64)
+    moments[faint, faint] = 1e-8
+    readers = torch.eye(N, dtype=torch.float64)
+    readers[faint, faint] = 1e10
+    basis = read_components([Read(moments, (readers,))], ONES, principal(moments))
+    assert float(basis[faint].abs().max()) < 1e-6
+
+
 def test_the_streams_unit_and_turning_it_change_nothing():
     reads, turn = some_reads(), torch.linalg.qr(moments_of(9) + torch.eye(N))[0]
     start = principal(mean_of(reads))

@@ -109,7 +109,11 @@ def transport_together(maps: Sequence[Map], values: Sequence[Tensor]) -> Tensor:
 
 
 def apply(
-    maps: Mapping[str, Map], state: Mapping[str, Tensor], anatomy: Anatomy, names: Iterable[str] | None = None
+    maps: Mapping[str, Map],
+    state: Mapping[str, Tensor],
+    anatomy: Anatomy,
+    names: Iterable[str] | None = None,
+    shapes: Mapping[str, Sequence[Axis]] | None = None,
 ) -> dict[str, Tensor]:
     """Contract every axis of every parameter with its map: writers with push, readers with pull.
 
@@ -118,6 +122,8 @@ def apply(
         state: {parameter name: tensor} of one teacher.
         anatomy: the anatomy of that teacher.
         names: the parameters wanted; all of them if omitted.
+        shapes: {parameter name: the student's axes}, which say how many heads its fused projections have; those that
+            are absent have heads of the teacher's size.
 
     Returns:
         {parameter name: tensor} in float64, in the student's shapes.
@@ -125,21 +131,22 @@ def apply(
     moved = {}
     for name in anatomy.axes if names is None else names:
         value = state[name].to(torch.float64)
+        own = (shapes or {}).get(name)
         for dim, axis in enumerate(anatomy.axes[name]):
             if not axis.fixed:
-                value = _contract(value, dim, axis, maps)
+                value = _contract(value, dim, axis, maps, None if own is None else own[dim].interleave)
         moved[name] = value
     return moved
 
 
-def _contract(value: Tensor, dim: int, axis: Axis, maps: Mapping[str, Map]) -> Tensor:
-    """Apply the maps of one axis to dimension `dim` of `value`."""
+def _contract(value: Tensor, dim: int, axis: Axis, maps: Mapping[str, Map], heads: int | None) -> Tensor:
+    """Apply the maps of one axis to dimension `dim` of `value`; into so many heads where parts take turns."""
     if any(maps[part.key].experts for part in axis.parts if part.key is not None and part.key in maps):
         # Dimension 0 holds the experts, already in the student's order.
         each = {key: one.experts for key, one in maps.items() if one.experts}
         return torch.stack(
             [
-                _contract(matrix, dim - 1, axis, {key: own[expert] for key, own in each.items()})
+                _contract(matrix, dim - 1, axis, {key: own[expert] for key, own in each.items()}, heads)
                 for expert, matrix in enumerate(value)
             ]
         )
@@ -153,7 +160,7 @@ def _contract(value: Tensor, dim: int, axis: Axis, maps: Mapping[str, Map]) -> T
             pieces.append(piece)
             continue
         pieces.append(mapping.written(piece) if axis.side is Side.WRITE else mapping.read(piece))
-    return _join(pieces, axis).reshape(-1, *rest).movedim(0, dim)
+    return _join(pieces, axis, heads).reshape(-1, *rest).movedim(0, dim)
 
 
 def _split(columns: Tensor, axis: Axis) -> list[Tensor]:
@@ -166,11 +173,11 @@ def _split(columns: Tensor, axis: Axis) -> list[Tensor]:
     return [piece.reshape(-1, columns.shape[1]) for piece in per_head]
 
 
-def _join(pieces: list[Tensor], axis: Axis) -> Tensor:
+def _join(pieces: list[Tensor], axis: Axis, heads: int | None) -> Tensor:
     """The inverse of `_split`, for pieces whose sizes may have changed."""
     if axis.interleave == 1:
         return torch.cat(pieces)
-    # A map keeps the channels of a head together, so the number of heads follows from the change of size.
-    heads = axis.interleave * pieces[0].shape[0] // axis.parts[0].size
+    # Heads of the same size are as many more or fewer as there are channels.
+    heads = heads or axis.interleave * pieces[0].shape[0] // axis.parts[0].size
     per_head = [piece.reshape(heads, -1, piece.shape[1]) for piece in pieces]
     return torch.cat(per_head, dim=1).reshape(-1, pieces[0].shape[1])

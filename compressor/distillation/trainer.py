@@ -29,6 +29,7 @@ from compressor.distillation.search import Trial, search, split
 from compressor.errors import UserError
 from compressor.mixture import check_weights
 from compressor.models.builtin import cache_folder
+from compressor.models.precision import raised
 from compressor.models.tasks import task_of_model
 from compressor.recipe import FinetuneOptions
 
@@ -88,7 +89,8 @@ def distill(
     models every token too, masked or not, since the teachers' opinion is known of each.  Labels count where they are
     known.
 
-    The student has no dropout meanwhile: it is to answer as the teachers do, who have none either.
+    The student has no dropout meanwhile: it is to answer as the teachers do, who have none either.  Weights in
+    half precision are in float32 meanwhile: they would lose small steps.
 
     The same seed gives the same weights, bit for bit on the CPU, and so does a run that was interrupted and resumed.
 
@@ -153,22 +155,24 @@ def distill(
     if options.cache_logits and distils:
         train = Indexed(train)
         objective.keep(train, cache_folder() / LOGITS, told)
-    try:
-        validation: Samples = []
-        if options.learning_rate == "search" or options.validate_every:
-            train, validation = split(train, options, seed)
-        loop = Loop(student, train, objective, seed, device, validation if options.validate_every else None)
-        if options.learning_rate == "search":
-            found = search(loop, validation, folder, progress)
-            trained, rate, resumed_from, trials = found.trained, found.learning_rate, found.resumed_from, found.trials
-        else:
-            checkpoint = newest(folder)
-            trials, rate, resumed_from = (), options.learning_rate, step_of(checkpoint)
-            trained = loop.run(rate, options.steps, folder, checkpoint, progress)
-    except Diverged as error:
-        raise UserError(f"{error}; lower finetune.learning_rate") from None
-    finally:
-        student.eval()
+    with raised(student):
+        try:
+            validation: Samples = []
+            if options.learning_rate == "search" or options.validate_every:
+                train, validation = split(train, options, seed)
+            loop = Loop(student, train, objective, seed, device, validation if options.validate_every else None)
+            if options.learning_rate == "search":
+                found = search(loop, validation, folder, progress)
+                trained, rate, trials = found.trained, found.learning_rate, found.trials
+                resumed_from = found.resumed_from
+            else:
+                checkpoint = newest(folder)
+                trials, rate, resumed_from = (), options.learning_rate, step_of(checkpoint)
+                trained = loop.run(rate, options.steps, folder, checkpoint, progress)
+        except Diverged as error:
+            raise UserError(f"{error}; lower finetune.learning_rate") from None
+        finally:
+            student.eval()
     return FinetuneReport(
         steps=trained.steps,
         seconds=time.perf_counter() - begun,

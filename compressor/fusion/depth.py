@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from compressor.anatomy import Anatomy
+from compressor.anatomy import Anatomy, Stack
 from compressor.anatomy.trace import logits_of
+from compressor.errors import UnsupportedError
 from compressor.fusion.masks import Masks
 from compressor.fusion.samples import take, without_labels
 from compressor.fusion.sources import Route, Source
@@ -74,28 +75,71 @@ def evenly(student: int, teacher: int) -> list[int]:
     return [max(0, round((i + 1) * teacher / student) - 1) for i in range(student)]
 
 
-def routes(
-    sources: Sequence[Source], student: Anatomy, batches: Sequence[Mapping[str, Tensor]] | None
-) -> list[dict[str, Route]]:
+#: Per stack and teacher, the layer that it has reached behind each of the student's; None where all are as deep.
+Reached = list[list[list[int]] | None]
+
+
+def reached(
+    sources: Sequence[Source], depths: Sequence[int], batches: Sequence[Mapping[str, Tensor]] | None
+) -> Reached:
+    """How far each teacher has come behind each of the student's layers.
+
+    Args:
+        sources: the teachers.
+        depths: layers of each of the student's stacks.
+        batches: calibration inputs; without any, layers are spread evenly.
+    """
+    found: Reached = []
+    for index, depth in enumerate(depths):
+        lists = [source.anatomy.stacks[index].layers for source in sources]
+        alike = all(len(layers) == depth for layers in lists)
+        found.append(None if alike else _reached(sources, lists, depth, batches))
+    return found
+
+
+def routes(sources: Sequence[Source], student: Anatomy, ends: Reached) -> list[dict[str, Route]]:
     """Per teacher, which of its layers stand for each of the student's.
 
     Args:
         sources: the teachers.
         student: the student's anatomy.
-        batches: calibration inputs; without any, layers are spread evenly.
+        ends: what `reached` says.
+
+    Raises:
+        UnsupportedError: no layer of a teacher has the parameters that the student's has.
     """
     found: list[dict[str, Route]] = [{} for _ in sources]
-    for index, stack in enumerate(student.stacks):
-        lists = [source.anatomy.stacks[index].layers for source in sources]
-        if all(len(layers) == len(stack.layers) for layers in lists):
+    for index, (stack, reach) in enumerate(zip(student.stacks, ends, strict=True)):
+        if reach is None:
             continue
-        reached = _reached(sources, lists, len(stack.layers), batches)
-        for own, layers, ends in zip(found, lists, reached, strict=True):
-            before = -1
-            for layer, end in zip(stack.layers, ends, strict=True):
+        for own, source, last in zip(found, sources, reach, strict=True):
+            layers, before = source.anatomy.stacks[index].layers, -1
+            for layer, end in zip(stack.layers, last, strict=True):
+                end = _covering(source, layers, max(end, before), student, stack, layer)
                 own[layer] = Route(layers[before + 1 : end + 1], layers[end])
                 before = end
     return found
+
+
+def _covering(source: Source, layers: Sequence[str], end: int, student: Anatomy, stack: Stack, layer: str) -> int:
+    """The first of a teacher's layers from the one reached on that has every parameter of the student's.
+
+    First layers may have less: ModernBERT's has no norm in front of its attention.  What only the first one of a stack
+    has (T5's table of relative positions) is the whole stack's: it need not be there.
+    """
+    asked = _below(student, layer)
+    if layer == stack.layers[0] and len(layers) > 1:
+        asked -= _below(source.anatomy, layers[0]) - _below(source.anatomy, layers[1])
+    for place in range(end, len(layers)):
+        if asked <= _below(source.anatomy, layers[place]):
+            return place
+    odd = sorted(asked - _below(source.anatomy, layers[end]))[0]
+    raise UnsupportedError(f"no layer of {source.name} can stand for the student's {layer}: none has its {odd}")
+
+
+def _below(anatomy: Anatomy, layer: str) -> set[str]:
+    """The parameters of a layer, by their names in it."""
+    return {name[len(layer) + 1 :] for name in anatomy.axes if name.startswith(layer + ".")}
 
 
 def _reached(

@@ -19,14 +19,15 @@ from compressor.anatomy.trace import logits_of
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion import automatic, towards
 from compressor.fusion.anchored import POLICIES
-from compressor.fusion.depth import routes
+from compressor.fusion.depth import Reached, reached, routes
 from compressor.fusion.job import Clock, Form, Job, Made, Progress
 from compressor.fusion.passages import passages
 from compressor.fusion.residual import RESIDUAL_MAPS
 from compressor.fusion.samples import hold_out, parted, without_labels
 from compressor.fusion.sources import Content, Source, along, content, normalised, prepare
-from compressor.fusion.target import Target, depth_of, target_configs
+from compressor.fusion.target import Target, depth_of, layers_at, target_configs
 from compressor.models.inputs import name_architecture
+from compressor.models.precision import SINGLE, in_single, lower, precision_of
 from compressor.models.save import essence
 from compressor.recipe import FusionOptions
 
@@ -65,7 +66,8 @@ def fuse(
 ) -> FusionResult:
     """Fuse teachers into one student of `width` times the residual width of the widest.
 
-    Where nothing is aligned to an anchor, the order of the teachers changes no weight of the student.
+    Where nothing is aligned to an anchor, the order of the teachers changes no weight of the student.  Teachers in half
+    precision are computed with in float32.
 
     Args:
         teachers: (name, model) pairs of one model type and task; they stay as they are.
@@ -92,9 +94,13 @@ def fuse(
     policy = options.residual in POLICIES.names()
     if policy and anchor is None:
         anchor = teachers[0]
+    dtype = precision_of([model for _, model in teachers])
+    single = {id(model): in_single(model) for _, model in (*teachers, *([anchor] if anchor is not None else []))}
+    teachers = [(name, single[id(model)]) for name, model in teachers]
+    anchor = None if anchor is None else (anchor[0], single[id(anchor[1])])
     tell, clock = progress or (lambda share, stage: None), Clock()
     tell(0.0, "certifying anatomies")
-    calibration: list[Mapping[str, Tensor]] | None = None if batches is None else list(batches)
+    calibration = None if batches is None else [_raised(batch) for batch in batches]
     if calibration is not None and not calibration:
         raise UserError("the calibration data is empty: give at least one batch")
     # The paper takes weights as they are; a refit works on the canonical form.
@@ -109,20 +115,22 @@ def fuse(
         for (name, model), weight in zip(teachers, normalised(weights), strict=True)
     ]
     _check(sources)
-    dtype = next(teachers[0][1].parameters()).dtype
-    forms = [
-        Form(target, _blank(target, dtype, seed), inspect_config(target.config))
-        for target in _targets(teachers, sources, width, depth, anchor, options.narrowing)
-    ]
     guide = None if anchor is None else _guide(anchor, teachers, sources, canonical=not as_it_is)
-    clock.lap("prepare")
-
     held_out = 0
     if calibration is not None:
         first = sources[0].model
         calibration = parted(calibration, lambda batch: logits_of(first, without_labels(batch)).numel())
         calibration, held_out = hold_out(calibration, holdout)
-    found = routes([*sources, *([guide] if guide is not None else [])], forms[0].anatomy, calibration)
+    stacks = list(zip(*(source.anatomy.stacks for source in sources), strict=True))
+    depths = [layers_at(stack, depth) for stack in stacks] if guide is None else _depths(guide)
+    everyone = [*sources, *([guide] if guide is not None else [])]
+    ends = reached(everyone, depths, calibration)
+    forms = [
+        Form(target, _blank(target, torch.promote_types(dtype, SINGLE), seed), inspect_config(target.config))
+        for target in _targets(teachers, sources, width, depth, anchor, options.narrowing, ends)
+    ]
+    clock.lap("prepare")
+    found = routes(everyone, forms[0].anatomy, ends)
     routed = [along(source, own) for source, own in zip(sources, found, strict=False)]
     if guide is not None:
         guide = next((r for r, s in zip(routed, sources, strict=True) if s is guide), along(guide, found[-1]))
@@ -130,7 +138,14 @@ def fuse(
     made = towards.make(job) if policy else automatic.make(job)
     tell(1.0, "building the student")
     form, report = made.form, _report(made, routed, order, clock.laps)
-    return FusionResult(form.model, form.target, form.anatomy, report, passages(made.student, order))
+    carried = passages(made.student, order)
+    return FusionResult(lower(form.model, dtype), form.target, form.anatomy, report, carried)
+
+
+def _raised(batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Inputs for models in float32: numbers of half precision in it too."""
+    half = (torch.float16, torch.bfloat16)
+    return {name: value.float() if value.dtype in half else value for name, value in batch.items()}
 
 
 def _rank(model: PreTrainedModel, weight: float) -> tuple[Content, float]:
@@ -217,6 +232,10 @@ def _guide(
     return prepare(anchor[0], anchor[1], 0.0, canonical=canonical)
 
 
+def _depths(source: Source) -> list[int]:
+    return [len(stack.layers) for stack in source.anatomy.stacks]
+
+
 def _targets(
     teachers: Sequence[tuple[str, PreTrainedModel]],
     sources: Sequence[Source],
@@ -224,6 +243,7 @@ def _targets(
     depth: float | int | None,
     anchor: tuple[str, PreTrainedModel] | None,
     narrowing: str,
+    ends: Reached,
 ) -> list[Target]:
     """The shapes that the student may take: the anchor's, or those of a share of the widest teacher's width."""
     configs = [model.config for _, model in teachers]
@@ -232,7 +252,8 @@ def _targets(
         return [_anchored(anchor[1], teachers[best][1], sources[best].anatomy, width)]
     stacks = zip(*(source.anatomy.stacks for source in sources), strict=True)
     depths = tuple(max(map(depth_of, own)) for own in stacks)
-    return target_configs(configs[best], sources[best].anatomy, width, depth, depths, narrowing, configs)
+    kept = [None if reach is None else reach[best] for reach in ends]
+    return target_configs(configs[best], sources[best].anatomy, width, depth, depths, narrowing, configs, kept)
 
 
 def _anchored(anchor: PreTrainedModel, teacher: PreTrainedModel, anatomy: Anatomy, asked: float) -> Target:

@@ -163,7 +163,7 @@ def _pursue(problem: UnitProblem) -> Tensor:
     """
     gram, cross = problem.statistics.gram.clone(), problem.statistics.cross.clone()
     count = len(gram)
-    floor = SELECTION_RIDGE * gram.diagonal().mean()
+    floor = SELECTION_RIDGE * gram.diagonal().mean().clamp(min=1e-30)
     variance = gram.diagonal() + floor
     power = cross.square().sum(1)
     factor = torch.zeros(TOGETHER, count, dtype=torch.float64)  # Lᵀ: each step reads and writes whole rows
@@ -195,7 +195,9 @@ def _choose_forward(problem: UnitProblem) -> Tensor:
     count = gram.shape[0] // block
     if problem.units >= count:
         return torch.arange(count)
-    gram = gram + SELECTION_RIDGE * gram.diagonal().mean() * torch.eye(gram.shape[0], dtype=torch.float64)
+    # Heads that carry nothing have a Gram matrix of zeros.
+    ridge = SELECTION_RIDGE * gram.diagonal().mean().clamp(min=1e-30)
+    gram = gram + ridge * torch.eye(gram.shape[0], dtype=torch.float64)
     chosen: list[int] = []
     for _ in range(problem.units):
         gains = {}

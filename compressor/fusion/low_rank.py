@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: The least share of the strongest channel's strength that a channel's scale goes by.
+#: The least strength that a channel's scale goes by, as a share of the strongest channel's and of what values carry.
 WEAKEST = 1e-3
 
 
@@ -39,7 +39,9 @@ def low_rank_written(carried: Tensor, outgoing: Tensor, rank: int) -> tuple[Tens
     root, inverse = roots(carried)
     u, s, _ = torch.linalg.svd(root @ outgoing, full_matrices=outgoing.shape[1] < rank)
     strengths = padded(s[None, :rank], rank)[0]
-    share = strengths.clamp(min=WEAKEST * float(s.max().clamp(min=1e-30))).sqrt()
+    # Values that nothing reads keep a scale of their own: else a refit would need huge weights to be heard.
+    least = max(float(s.max()), float(carried.diagonal().mean()), 1e-30)
+    share = strengths.clamp(min=WEAKEST * least).sqrt()
     return inverse @ u[:, :rank] * share, root @ u[:, :rank] / share
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 STEPS = 15
 #: How often a step that gains nothing is halved before the descent ends.
 HALVINGS = 4
-#: Share of the largest moment below which a direction of the stream is empty.
-EMPTY = 1e-10
+#: Share of the largest moment below which a direction of the stream is empty: what little is there would need weights
+#: so large that the first step of a finetune overwrites it.
+EMPTY = 1e-6
 #: What a direction of the stream counts by its energy alone, as a share of what it counts if all is read alike.
 UNREAD = 1e-6
 

@@ -58,7 +58,9 @@ class Source:
         """The teacher's name of a module, parameter or space that the student calls `name`."""
         for layer, route in self.routes.items():
             if name == layer or name.startswith((layer + ".", layer + "/")):
-                return route.shown + name[len(layer) :]
+                shown = route.shown + name[len(layer) :]
+                # What the first layer has for the whole stack (T5's table of positions) has no counterpart elsewhere.
+                return name if name in self.anatomy.axes and shown not in self.anatomy.axes else shown
         return name
 
     def space(self, name: str) -> Space:
@@ -81,9 +83,11 @@ class Source:
             name: the student's name of it.
             student: its anatomy.
         """
-        keys = {part.key for axis in student.axes[name] for part in axis.parts if part.key in maps}
-        own = {self.own(key): maps[key] for key in keys if key is not None}
-        return apply(own, self.state, self.anatomy, [self.own(name)])[self.own(name)]
+        axes = student.axes[name]
+        keys = {part.key for axis in axes for part in axis.parts if part.key in maps}
+        theirs = self.own(name)
+        own = {key if theirs == name else self.own(key): maps[key] for key in keys if key is not None}
+        return apply(own, self.state, self.anatomy, [theirs], {theirs: axes})[theirs]
 
 
 def as_input_output(weight: Tensor, anatomy: Anatomy, step: Step, name: str | None = None) -> Tensor:

@@ -49,6 +49,7 @@ class Target:
 def target_configs(
     config: PretrainedConfig, anatomy: Anatomy, width: float, depth: float | int | None = None,
     depths: tuple[int, ...] | None = None, narrowing: str = "auto", teachers: Sequence[PretrainedConfig] = (),
+    kept: Sequence[Sequence[int] | None] = (),
 ) -> list[Target]:  # fmt: skip
     """The configs that a student `width` times as wide may have: they differ in how its attention becomes narrower.
 
@@ -60,13 +61,15 @@ def target_configs(
         depths: layers of every stack of the deepest teacher, where that is not this one.
         narrowing: fewer-heads, smaller-heads, all-heads, or auto for any, the more promising first.
         teachers: all teachers' configs, whose heads may become one student's.
+        kept: per stack, which of this teacher's layers the student's stand for, whose kinds (attention in a window or
+            not) they take; spread evenly where that is not said.
 
     Raises:
         UserError: no whole head, no channel or no layer is left, or the family cannot be built at that size.
     """
     ffn = _ffn(config, anatomy, width)
     found = [
-        _target(config, anatomy, Wanted(width, depth, depths), ffn | shape.fields, shape)
+        _target(config, anatomy, Wanted(width, depth, depths, kept), ffn | shape.fields, shape)
         for shape in shapes(config, anatomy, width, narrowing, teachers)
     ]
     # Where heads are alike in both, there is nothing to choose.
@@ -81,6 +84,7 @@ class Wanted:
     width: float
     depth: float | int | None
     depths: tuple[int, ...] | None
+    kept: Sequence[Sequence[int] | None] = ()
 
 
 def _target(config: PretrainedConfig, anatomy: Anatomy, wanted: Wanted, values: dict[str, int], shape: Shape) -> Target:
@@ -92,10 +96,12 @@ def _target(config: PretrainedConfig, anatomy: Anatomy, wanted: Wanted, values: 
         own = stack.runs if stack.runs > 1 else len(stack.layers)
         deepest = wanted.depths[index] if wanted.depths else own
         layers = _depth(wanted.depth, deepest)
+        if layers != own and stack.runs > 1:
+            raise UserError(f"the layers of this {config.model_type} share their weights: leave depth out")
+        kept = (wanted.kept[index] if wanted.kept else None) or evenly(layers, own)
+        if list(kept) != list(range(own)):
+            student = with_layers(student, stack.fields, kept)
         if layers != own:
-            if stack.runs > 1:
-                raise UserError(f"the layers of this {config.model_type} share their weights: leave depth out")
-            student = with_layers(student, stack.fields, evenly(layers, own))
             values |= dict.fromkeys(stack.fields[:1], layers)
             sizes |= dict.fromkeys(stack.fields[:1], deepest)
     try:
@@ -125,6 +131,16 @@ def _ffn(config: PretrainedConfig, anatomy: Anatomy, width: float) -> dict[str, 
 def depth_of(stack: Stack) -> int:
     """How many layers run one after the other."""
     return stack.runs if stack.runs > 1 else len(stack.layers)
+
+
+def layers_at(stack: Sequence[Stack], depth: float | int | None) -> int:
+    """How many layers the student's stack lists, by those of all teachers; layers that run several times count once.
+
+    Raises:
+        UserError: there are not that many, or none is left.
+    """
+    alone = any(one.runs > 1 for one in stack)
+    return len(stack[0].layers) if alone else _depth(depth, max(map(depth_of, stack)))
 
 
 def _depth(asked: float | int | None, deepest: int) -> int:

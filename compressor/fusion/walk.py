@@ -73,8 +73,11 @@ class Walker:
         self._stack, layers = stack, self.stacks[stack]
         self.hidden, self._calls = [], []
         self._returned = [{k: v for k, v in one.items() if k not in layers} for one in self._returned]
-        alike = False
+        #: The longest batch whose layers were called alike, and whether any were not.
+        longest, unlike = -1, False
         for index, batch in enumerate(self.batches):
+            length = max(value[0].numel() for value in batch.values())
+            alike = not unlike and length <= longest
             calls: dict[str, Call] = {}
             returned: dict[str, Any] = {}
             last = layers[0] if alike else layers[-1]
@@ -90,9 +93,12 @@ class Walker:
                 logits_of(self.model, batch)
             if alike:
                 calls = dict.fromkeys(layers, calls[layers[0]])
-            elif index == 0:
-                # Most families call all layers alike: then the first layer's arguments tell the others'.
-                alike = all(call.same_as(calls[layers[0]]) for call in calls.values())
+            else:
+                # Most families call all layers alike: then the first layer's arguments tell the others'.  Windows of
+                # attention do not show in samples that are shorter than they are.
+                unlike |= not all(call.same_as(calls[layers[0]]) for call in calls.values())
+                longest = max(longest, length)
+            if index == 0:
                 self.plain = bool(returned) and all(isinstance(output, Tensor) for output in returned.values())
             self._calls.append(calls)
             if visit is not None:

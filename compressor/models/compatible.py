@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 
 from compressor.errors import UserError
 from compressor.models.inputs import is_image_config, task_of
+from compressor.models.tasks import check_answers
 
 if TYPE_CHECKING:
     from compressor.models.load import Teacher
@@ -33,9 +34,12 @@ def check_compatible_configs(named: Sequence[tuple[str, PretrainedConfig]]) -> N
         named: names as the user wrote them, and their configs.
 
     Raises:
+        UnsupportedError: one of them gives numbers, or says yes or no to every label.
         UserError: model type, task, classes, labels, image geometry, vocabulary or activation differ; it says
             which one, and what each of the two models has.
     """
+    for name, config in named:
+        check_answers(config, name)
     (first, reference), *others = named
     for name, config in others:
         for what, fact in _FACTS.items():

@@ -19,6 +19,8 @@ from compressor.models.inputs import is_image_config, task_of
 
 #: What labels are where nothing is to be predicted, as in transformers.
 IGNORED = -100
+#: Kinds of classifiers, by their config's `problem_type`, whose answer is not one class of several.
+UNANSWERED = ("regression", "multi_label_classification")
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,23 @@ def logits_of_sample(config: PretrainedConfig, inputs: Mapping[str, Any]) -> int
     return int(tokens.shape[-1]) * config.vocab_size if tokens is not None and says_words(config) else 1
 
 
+def check_answers(config: PretrainedConfig, name: str) -> None:
+    """Refuse classifiers whose answer is not one class of several: a softmax says nothing of theirs.
+
+    Raises:
+        UnsupportedError: the model gives a number, or says yes or no to every label.
+    """
+    if not config.architectures or not task_of(config).endswith("classification"):
+        return
+    kind = getattr(config, "problem_type", None)
+    if config.num_labels < 2 or kind in UNANSWERED:
+        what = f"problem_type {kind!r}" if kind in UNANSWERED else f"num_labels {config.num_labels}"
+        raise UnsupportedError(
+            f"{name} does not choose one of several classes ({what}): regression and multi-label models cannot be "
+            f"fused or measured yet"
+        )
+
+
 def check_measurable(config: PretrainedConfig, doing: str, name: str) -> Task:
     """Refuse models without a head, of which nothing can be measured.
 
@@ -141,8 +160,9 @@ def check_measurable(config: PretrainedConfig, doing: str, name: str) -> Task:
         name: the model, as the user wrote it.
 
     Raises:
-        UnsupportedError: the model has no head.
+        UnsupportedError: the model has no head, or does not choose one of several classes.
     """
+    check_answers(config, name)
     task = find_task(config)
     if not task.metrics:
         raise UnsupportedError(
