@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,39 @@ def test_fuse_prints_the_table_and_what_to_do_next(capsys, vit_a, vit_b, image_f
         assert word in out
     assert f"look at it: {output}/report.html" in out
     assert (output / "report.html").is_file()
+
+
+def test_what_to_do_next_reads_the_data_in_the_same_way(capsys, bert, tmp_path):
+    rows = "".join(f"good film {k},bad plot {k},{k % 2}\n" for k in range(24))
+    (tmp_path / "rows.csv").write_text(f"zeta,kappa,label\n{rows}")
+    how = ["--data", tmp_path / "rows.csv", "--text-column", "zeta,kappa", "--max-length", 8]
+    quick = ["--samples", 8, "--no-finetune", "--no-latency", "--no-onnx"]
+    code, out, err = compress(capsys, "fuse", bert, *how, "-o", tmp_path / "s", *quick)
+    assert (code, err) == (0, "")
+    assert f"--data {tmp_path}/rows.csv --text-column zeta,kappa --max-length 8 -o {tmp_path}/s-tuned" in out
+    following = shlex.split(out.split("next: compress ")[1].splitlines()[0])
+    code, _, err = compress(capsys, *following, "--steps", 1, "--no-latency", "--no-onnx")
+    assert (code, err) == (0, "")
+
+
+def test_an_output_that_cannot_be_is_refused(capsys, vit_a, image_folder, tmp_path):
+    (tmp_path / "file").touch()
+    code, out, err = compress(
+        capsys, "fuse", vit_a, "--data", image_folder, "-o", tmp_path / "file" / "s", "--steps", 1
+    )
+    assert (code, out) == (2, "")
+    assert "cannot write" in err and err.count("\n") == 1
+
+
+def test_onnx_files_are_timed_as_what_they_read(capsys, vit_a, tmp_path):
+    code, _, err = compress(capsys, "export", vit_a, "-o", tmp_path)
+    assert (code, err) == (0, "")
+    file = tmp_path / "onnx" / "model.onnx"
+    code, out, err = compress(capsys, "bench", file, "--seconds", 0.1, "--json")
+    assert (code, err) == (0, "")
+    assert [row["length"] for row in json.loads(out)["results"]] == [None], "pictures have no length"
+    code, _, err = compress(capsys, "bench", file, "--backends", "torch", "--seconds", 0.1)
+    assert code == 2 and "is an ONNX file, which only the backend onnx times" in err
 
 
 def test_fuse_says_what_it_costs_to_have_no_data(capsys, vit_a, tmp_path):

@@ -34,7 +34,9 @@ from compressor.export.layout import ENCODER_DECODERS, NAMES, STACKS, files_of
 from compressor.export.onnx import export_onnx, largest_differences
 from compressor.export.parity import check_parity
 from compressor.export.proofs import _counted
+from compressor.export.runtime import Session
 from compressor.models.inputs import TASKS, dummy_inputs
+from compressor.models.skeleton import as_pair
 from compressor.pipeline.prove import export_report
 
 TEXT = {
@@ -189,12 +191,25 @@ class TestExport:
         model = bert(BertModel)
         report = export_onnx(model, tmp_path, batch_sizes=(2,))
         assert report.outputs == ("last_hidden_state", "pooler_output")
-        inputs = dummy_inputs(model.config, 3, 9)
+        inputs = as_pair(model.config, dummy_inputs(model.config, 3, 9))
         with torch.no_grad():
             expected = model(**inputs)
         given = run(report.path, **inputs)
         for name in report.outputs:
             torch.testing.assert_close(given[name], expected[name], rtol=1e-3, atol=1e-4)
+
+    def test_pairs_of_texts_are_told_apart(self, tmp_path):
+        model = bert()
+        report = export_onnx(model, tmp_path, batch_sizes=(2,))
+        assert report.inputs == ("input_ids", "attention_mask", "token_type_ids")
+        single = dummy_inputs(model.config, 3, 9)
+        session = Session(report.path)
+        with torch.no_grad():
+            pair = as_pair(model.config, single)
+            assert torch.allclose(session.run(pair)["logits"], model(**pair).logits, atol=1e-5)
+            # What torch's model takes for one text, a file that is run here does too.
+            assert torch.allclose(session.run(single)["logits"], model(**single).logits, atol=1e-5)
+            assert not torch.allclose(model(**pair).logits, model(**single).logits, atol=1e-3)
 
     def test_the_model_is_left_as_it_is(self, exported, tmp_path, monkeypatch):
         monkeypatch.setattr(exporter, "_export", lambda graph, path: shutil.copy(exported[1].path, path))

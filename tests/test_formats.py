@@ -197,11 +197,11 @@ class TestRecipe:
         assert recipe.export.formats == ("onnx", "onnx-int8")
 
 
-def ran_alone(folder, example, argument):
+def ran_alone(folder, example, *arguments):
     """What the example prints where torch and transformers cannot be imported."""
     bars = "import sys\nfor name in ('torch', 'transformers', 'compressor'):\n    sys.modules[name] = None\n"
     (folder / "example.py").write_text(bars + example)
-    done = subprocess.run([sys.executable, "example.py", argument], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "example.py", *arguments], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -251,6 +251,27 @@ def test_the_text_example(bert, tmp_path, capsys):
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(bert), AutoTokenizer.from_pretrained(bert)
     said = model.config.id2label[int(model(**tokenizer("the bad plot", return_tensors="pt")).logits.argmax())]
     assert ran_alone(tmp_path, example, "the bad plot") == said
+    pair = ("good film", "the bad plot the plot")
+    said = model.config.id2label[int(model(**tokenizer(*pair, return_tensors="pt")).logits.argmax())]
+    assert ran_alone(tmp_path, example, *pair) == said
+    # A new float file ends the others: nothing goes that was not named.
+    code, _, err = compress(capsys, "export", bert, "-o", tmp_path, "--formats", "onnx")
+    assert code == 2 and "exists already" in err
+    (tmp_path / "onnx" / "model.onnx").unlink()
+    code, _, err = compress(capsys, "export", bert, "-o", tmp_path, "--formats", "onnx")
+    assert code == 2 and "model_int8.onnx goes when onnx is written" in err
+    assert (tmp_path / "onnx" / "model_int8.onnx").exists()
+
+
+def test_an_export_into_a_students_folder_is_on_its_card(vit_a, image_folder, tmp_path, capsys):
+    from compressor.pipeline.run import run as job
+
+    job(build(tiny_recipe([vit_a], image_folder, tmp_path / "s", finetune={"enabled": False}, export={"onnx": False})))
+    assert "with onnxruntime alone" not in (tmp_path / "s" / "README.md").read_text()
+    code, _, err = compress(capsys, "export", tmp_path / "s", "--formats", "onnx,onnx-fp16")
+    assert (code, err) == (0, "")
+    card = (tmp_path / "s" / "README.md").read_text()
+    assert "| onnx-fp16 | `onnx/model_fp16.onnx` |" in card and "with onnxruntime alone" in card
 
 
 def test_no_example_where_ten_lines_are_not_enough(tmp_path):

@@ -10,6 +10,7 @@ from compressor.fusion import automatic, fuse, polish
 from compressor.fusion.choose import divergence, ensemble_log_probs
 from compressor.models.inputs import dummy_inputs
 from compressor.recipe import FusionOptions
+from compressor.report.choices import said_polished
 
 #: Post-norm, norms behind the branches, a layer that runs twice, experts, two stacks: tiny ones with much to gain.
 LACKING = ("bert", "gemma2", "albert", "mixtral", "t5")
@@ -66,7 +67,9 @@ def test_a_student_that_misses_nothing_is_left_alone(small_steps):
 def test_few_tokens_do_not_fit_units(monkeypatch):
     monkeypatch.setattr(polish, "TOKENS", 4096)
     config = config_of("llama")
-    assert fused([tiny_model(config)], batches_of(config, count=8, batch=64), steps=50).report["polished"] == []
+    report = fused([tiny_model(config)], batches_of(config, count=8, batch=64), steps=50).report
+    assert report["polished"] == []
+    assert "tokens are too few to learn from: it takes 12,288" in said_polished(report)
 
 
 def test_what_no_held_out_sample_gains_by_is_not_kept(small_steps, monkeypatch):

@@ -84,6 +84,7 @@ def test_refusals_can_name_the_flag():
         ("- a\n- b", "is not a recipe"),
         ("", "is not a recipe"),
         ("teachers: [a]\nwdth: 1", "unknown key 'wdth'"),
+        ("teachers: [a]\nteachers: [b]", "the key 'teachers' is there twice"),
     ],
 )
 def test_files_that_are_no_recipes_are_refused(tmp_path, text, said):

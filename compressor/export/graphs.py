@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from compressor.errors import UnsupportedError
 from compressor.models.inputs import dummy_inputs
+from compressor.models.skeleton import as_pair
 
 #: Sizes of the examples that are traced; the files take any others.
 BATCH, LENGTH, PAST, NEW = 2, 16, 5, 3
@@ -63,13 +64,16 @@ class Graph(nn.Module, ABC):
 
 
 class Whole(Graph):
-    """A model as it is, without a cache: `logits`, or a headless model's `last_hidden_state` and `pooler_output`."""
+    """A model as it is, without a cache: `logits`, or a headless model's `last_hidden_state` and `pooler_output`.
+
+    Where it tells the texts of a pair apart it takes `token_type_ids` [B, T] too.
+    """
 
     def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
         super().__init__(model)
-        inputs = dummy_inputs(model.config, BATCH, LENGTH)
+        inputs = as_pair(model.config, dummy_inputs(model.config, BATCH, LENGTH))
         text = "input_ids" in inputs
-        names = ("input_ids", "attention_mask", "logits", "last_hidden_state") if text else ()
+        names = (*inputs, "logits", "last_hidden_state") if text else ()
         self._trace(inputs, dict.fromkeys(names, _TOKENS))
 
     def call(self, values: dict[str, Tensor]) -> dict[str, Tensor]:

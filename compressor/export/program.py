@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from compressor.errors import ParityError, UnsupportedError
 from compressor.export.graphs import Graph
+from compressor.export.runtime import with_one_text
 from compressor.models.quiet import one_line
 
 
@@ -67,7 +68,8 @@ class Program:
         Raises:
             ParityError: it does not run on these.
         """
-        fed = {name: values[name].contiguous() for name in self.inputs if name in values}
+        given = with_one_text(values, self.inputs)
+        fed = {name: given[name].contiguous() for name in self.inputs if name in given}
         try:
             with torch.inference_mode():
                 return dict(self._module(fed))

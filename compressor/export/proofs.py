@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from compressor.export.graphs import no_cache, outputs_of, source_inputs, takes
 from compressor.export.runtime import Runnable
 from compressor.models.inputs import dummy_inputs
+from compressor.models.skeleton import as_pair
 
 #: Tokens of the text inputs that are compared.
 LENGTHS = (16, 7)
@@ -154,7 +155,7 @@ def _chain(
 def _sources(config: PretrainedConfig, batch: int, seed: int) -> Iterator[tuple[int | None, str, dict[str, Tensor]]]:
     """Inputs of a whole model or of an encoder: text at each length with each padding, anything else as it is."""
     for length in LENGTHS:
-        inputs = source_inputs(dummy_inputs(config, batch, length, seed=seed))
+        inputs = as_pair(config, source_inputs(dummy_inputs(config, batch, length, seed=seed)))
         if "input_ids" not in inputs:
             yield None, "none", inputs
             return

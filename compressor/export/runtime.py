@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +28,14 @@ class Runnable(Protocol):
 
     def no_past(self, batch: int) -> dict[str, Tensor]:
         """Keys and values of no tokens, for every input that wants some."""
+
+
+def with_one_text(values: Mapping[str, Tensor], inputs: Container[str]) -> dict[str, Tensor]:
+    """Inputs with the `token_type_ids` of a single text, which torch's models add by themselves, where a file asks."""
+    found = dict(values)
+    if "token_type_ids" in inputs and "input_ids" in found:
+        found.setdefault("token_type_ids", torch.zeros_like(found["input_ids"]))
+    return found
 
 
 class Session:
@@ -60,7 +68,8 @@ class Session:
         Raises:
             ParityError: it does not run on these.
         """
-        fed = {name: value.detach().contiguous().numpy() for name, value in values.items() if name in self.inputs}
+        given = with_one_text(values, self.inputs)
+        fed = {name: value.detach().contiguous().numpy() for name, value in given.items() if name in self.inputs}
         try:
             found = self._session.run(None, fed)
         except Exception as error:

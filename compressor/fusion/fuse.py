@@ -296,6 +296,7 @@ def _report(made: Made, sources: Sequence[Source], order: Sequence[int], seconds
         "projections": by_teacher(made.student.projections),
         "fits": made.student.fits,
         "polished": made.student.polished if made.student.options.polish else None,
+        "unpolished": made.student.unpolished or None,
         "head": made.student.head,
         "seconds": {**seconds, "total": sum(seconds.values())},
     }

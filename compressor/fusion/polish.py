@@ -87,8 +87,9 @@ def polish(student: Student, layer: str, last: Stage, features: ActivationFeatur
         Whether anything changed.
     """
     train, held_out, lack = _lack(student, layer, last, features, walker)
-    few = sum(len(lack.wanted[index]) for index in train) < FEWEST * TOKENS
-    if few or not held_out:
+    tokens = sum(len(lack.wanted[index]) for index in train)
+    if tokens < FEWEST * TOKENS or not held_out:
+        student.unpolished = f"{tokens:,} tokens are too few to learn from: it takes {FEWEST * TOKENS:,}"
         return False
     module = student.model.get_submodule(layer)
     before, after = _descend(module, lack, train, held_out, student.options.polish)

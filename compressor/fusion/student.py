@@ -67,6 +67,7 @@ class Student:
         noted: whether couplings and projections are kept for the report; those of a pilot are not.
         couplings, projections, fits: what was done, for the report; projections are maps that are no transport.
         polished: layers that were fitted as a whole, and what that gained.
+        unpolished: why no layer could be; empty where they could.
         head: how the head was fitted to the ensemble's probabilities, if it was.
     """
 
@@ -80,6 +81,7 @@ class Student:
     projections: list[dict[str, Any]] = field(default_factory=list)
     fits: list[dict[str, Any]] = field(default_factory=list)
     polished: list[dict[str, Any]] = field(default_factory=list)
+    unpolished: str = ""
     head: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:

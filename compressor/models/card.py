@@ -77,7 +77,7 @@ def render_card(
         _section("Made with", _scalars(report.get("environment") or {})),
         _section("Limits", _limits(recipe, report, task)),
         "## Make it again\n\n"
-        + _fence("bash", "compress run recipe.yaml")
+        + _fence("bash", "compress run recipe.yaml --output again")
         + "\n\nwith this `recipe.yaml`:\n\n"
         + _fence("yaml", recipe.to_yaml().rstrip()),
     ]
@@ -187,8 +187,8 @@ def _choices(fusion: Mapping[str, Any]) -> str:
     made = dict(fusion.get("choices") or {})
     if shapes := made.pop("shapes", None):
         made["shapes"] = said_shapes(shapes)
-    if (polished := fusion.get("polished")) is not None:
-        made["polish"] = said_polished(polished)
+    if fusion.get("polished") is not None:
+        made["polish"] = said_polished(fusion)
     if head := fusion.get("head"):
         made["head"] = said_head(head)
     return _scalars(made)

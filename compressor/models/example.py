@@ -24,7 +24,7 @@ import json, sys
 import numpy as np, onnxruntime
 from tokenizers import Tokenizer
 
-code = Tokenizer.from_file("onnx/tokenizer.json").encode(sys.argv[1])
+code = Tokenizer.from_file("onnx/tokenizer.json").encode(*sys.argv[1:])
 x = {{"input_ids": code.ids, "attention_mask": code.attention_mask, "token_type_ids": code.type_ids}}
 session = onnxruntime.InferenceSession("onnx/{file}")
 feed = {{i.name: np.array([x[i.name]], np.int64) for i in session.get_inputs()}}
@@ -45,7 +45,7 @@ _KNOWN = {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb"}
 
 
 def onnx_example(folder: str | Path, task: str, file: str = "model.onnx") -> str | None:
-    """A program that answers for one picture or text given on the command line, to be run where `onnx` is.
+    """A program that answers for a picture, a text or a pair of texts on the command line, to be run where `onnx` is.
 
     Args:
         folder: the one that holds `onnx`, with its preprocessor or tokenizer.

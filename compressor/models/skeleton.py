@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -44,6 +45,15 @@ def takes(config: PretrainedConfig, name: str) -> bool:
 def reads_pairs(config: PretrainedConfig) -> bool:
     """Whether the model tells the two texts of a pair apart by `token_type_ids`."""
     return takes(config, "token_type_ids") and getattr(config, "type_vocab_size", 0) > 1
+
+
+def as_pair(config: PretrainedConfig, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs [B, T] whose second half is another text, for models that tell pairs apart; of others as they are."""
+    found = dict(inputs)
+    if "input_ids" in found and reads_pairs(config):
+        ids = found["input_ids"]
+        found["token_type_ids"] = (torch.arange(ids.shape[1]) >= ids.shape[1] // 2).to(ids).expand_as(ids).contiguous()
+    return found
 
 
 class DecoderInputs:

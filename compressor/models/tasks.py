@@ -143,7 +143,7 @@ def check_answers(config: PretrainedConfig, name: str) -> None:
     if not config.architectures or not task_of(config).endswith("classification"):
         return
     kind = getattr(config, "problem_type", None)
-    if config.num_labels < 2 or kind in UNANSWERED:
+    if (config.num_labels or 0) < 2 or kind in UNANSWERED:
         what = f"problem_type {kind!r}" if kind in UNANSWERED else f"num_labels {config.num_labels}"
         raise UnsupportedError(
             f"{name} does not choose one of several classes ({what}): regression and multi-label models cannot be "

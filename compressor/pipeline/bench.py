@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from compressor.bench.backends import BACKENDS
 from compressor.bench.isolated import Job, WorkerError, measure_isolated
 from compressor.bench.latency import threads as all_threads
@@ -97,7 +99,7 @@ def bench(names: Sequence[str], settings: Settings, *, progress: Progress | None
     with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
         entrants = _enter(names, settings, Path(scratch), stages, notes)
         models = [entrant.model for entrant in entrants if entrant.model is not None]
-        lengths = _lengths(models, settings.lengths)
+        lengths = _lengths(models, settings.lengths) if models or _any_text(entrants) else (None,)
         used = settings.threads or all_threads()
         results: list[dict[str, Any]] = []
         shapes = [(batch, length) for batch in settings.batch_sizes for length in lengths]
@@ -124,6 +126,8 @@ def _enter(names: Sequence[str], settings: Settings, scratch: Path, stages: Stag
         _check_inputs([model for model in loaded if model is not None])
     for index, (name, label, model) in enumerate(zip(names, labels, loaded, strict=True)):
         if model is None:
+            if "onnx" not in settings.backends:
+                raise UserError(f"{name} is an ONNX file, which only the backend onnx times")
             own = Path(name).expanduser()
             found.append(_Entrant(label, None, {"onnx": own}, _config_beside(own)))
             continue
@@ -252,6 +256,12 @@ def _lengths(models: Sequence[Teacher], asked: Sequence[int]) -> tuple[int | Non
             return (None,)
         found.append(min((one for one in held if one is not None), default=length))
     return tuple(dict.fromkeys(found))
+
+
+def _any_text(entrants: Sequence[_Entrant]) -> bool:
+    """Whether any of the ONNX files reads tokens."""
+    graphs = [onnx.load(path, load_external_data=False).graph for one in entrants for path in one.files.values()]
+    return any(entry.name.endswith("input_ids") for graph in graphs for entry in graph.input)
 
 
 def _is_onnx(name: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
-from compressor.export.formats import FORMATS, check_formats
+from compressor.export.formats import FLOAT, FORMATS, check_formats
 from compressor.export.layout import every_kind
 from compressor.models.load import load_teacher
 from compressor.models.resolve import load_config
@@ -87,6 +87,15 @@ def _refuse_to_replace(recipe: Recipe, folder: Path, force: bool) -> None:
         for path in (made.path(folder, kind) for kind in every_kind()):
             if path.exists() and not force:
                 raise UserError(f"{path} exists already: replace it with --force")
+    if FLOAT not in recipe.export.wanted or force:
+        return
+    for one in set(FORMATS.names()) - set(recipe.export.wanted):
+        for path in (FORMATS.get(one).path(folder, kind) for kind in every_kind()):
+            if path.exists():
+                raise UserError(
+                    f"{path} goes when {FLOAT} is written, since it may be of another model: add {one} to --formats, "
+                    f"or say --force"
+                )
 
 
 def _folder(name: str, output: str | None) -> Path:

@@ -12,6 +12,7 @@ from compressor.errors import UserError
 from compressor.models.card import render_card
 from compressor.models.example import onnx_example
 from compressor.recipe import Recipe
+from compressor.recipe import read as read_recipe
 from compressor.report.page.page import render_page
 
 REPORT = "report.json"
@@ -22,13 +23,16 @@ CARD = "README.md"
 
 def write_documents(folder: Path, recipe: Recipe, report: Mapping[str, Any]) -> None:
     """Write the model card, the resolved recipe and the report into `folder`."""
-    example = onnx_example(folder, report["task"]) if report.get("onnx") else None
-    card = render_card(recipe, report, task=report["task"], reads=report["reads"], example=example)
-    (folder / CARD).write_text(card, encoding="utf-8")
+    (folder / CARD).write_text(_card(folder, recipe, report), encoding="utf-8")
     header = "# The recipe of this folder; `compress run recipe.yaml --output NEW_FOLDER` makes it again.\n"
     paths = "# Paths in it are relative to where the command was run.\n"
     (folder / RECIPE).write_text(header + paths + recipe.to_yaml(), encoding="utf-8")
     (folder / REPORT).write_text(_json(report), encoding="utf-8")
+
+
+def _card(folder: Path, recipe: Recipe, report: Mapping[str, Any]) -> str:
+    example = onnx_example(folder, report["task"]) if report.get("onnx") else None
+    return render_card(recipe, report, task=report["task"], reads=report["reads"], example=example)
 
 
 def read_report(folder: str | Path) -> dict[str, Any]:
@@ -71,11 +75,14 @@ def write_page(folder: str | Path) -> Path:
 
 
 def update_report(folder: Path, values: Mapping[str, Any]) -> bool:
-    """Replace entries of the report in `folder`, whole or not at all, and its page; False if there is no report."""
+    """Replace entries of a folder's report, whole or not at all, and its card and page; False if there is no report."""
     path = folder / REPORT
     if not path.exists():
         return False
-    _replace(path, _json({**read_report(folder), **values}))
+    report = {**read_report(folder), **values}
+    _replace(path, _json(report))
+    if (folder / RECIPE).exists() and (folder / CARD).exists():
+        _replace(folder / CARD, _card(folder, read_recipe(folder / RECIPE), report))
     if (folder / PAGE).exists():
         write_page(folder)
     return True

@@ -69,7 +69,12 @@ class Work:
             teachers: their fingerprints.
         """
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
+        try:
+            self.folder.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.folder.parent}: {error.strerror}; choose another folder with --output"
+            ) from None
         save_student(self.folder / _STUDENT, beginning.model)
         if beginning.passages:
             save_passages(self.folder, beginning.passages, teachers)

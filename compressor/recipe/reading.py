@@ -47,6 +47,17 @@ def build(values: dict[str, Any], *, where: str = "recipe", names: Mapping[str, 
     raise UserError(f"{where}: {said}" if where else said)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that is there twice is an error: the last one would win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read(path: str | Path) -> Recipe:
     """Read and validate a recipe file.
 
@@ -55,7 +66,7 @@ def read(path: str | Path) -> Recipe:
     """
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(f"no recipe at {path}: give the path of a YAML file") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -33,10 +33,15 @@ def said_head(head: Mapping[str, Any]) -> str:
     )
 
 
-def said_polished(polished: Sequence[Mapping[str, Any]]) -> str:
-    """What the polish of layers gained, from the least to the greatest share."""
+def said_polished(fusion: Mapping[str, Any]) -> str:
+    """What the polish of layers gained, from the least to the greatest share, or why there was none.
+
+    Args:
+        fusion: of a report; former versions do not tell why.
+    """
+    polished: Sequence[Mapping[str, Any]] = fusion["polished"]
     if not polished:
-        return "no layer gained by it on held-out samples"
+        return fusion.get("unpolished") or "no layer gained by it on held-out samples"
     gains = sorted(1 - one["after"] / one["before"] for one in polished)
     span = f"{gains[0]:.0%}" if len(gains) == 1 else f"{gains[0]:.0%} to {gains[-1]:.0%}"
     layers = "1 layer" if len(gains) == 1 else f"{len(gains)} layers"

@@ -84,8 +84,8 @@ def choices(report: Report) -> list[str]:
             lines.append(f"{key}: {_said(value)}")
         elif value:
             lines.append(f"shapes: {said_shapes(value)}")
-    if (polished := fusion.get("polished")) is not None:
-        lines.append(f"polish: {said_polished(polished)}")
+    if fusion.get("polished") is not None:
+        lines.append(f"polish: {said_polished(fusion)}")
     if head := fusion.get("head"):
         lines.append(f"head: {said_head(head)}")
     if finetune := report.get("finetune"):
@@ -232,13 +232,24 @@ def _contents(report: Report) -> str:
 def _next(report: Report) -> str:
     recipe = report["recipe"]
     folder = shlex.quote(recipe["output"])
-    source = recipe["data"]["source"]
-    if source is None or report["evaluation"] is None:
+    data = recipe["data"]
+    if data["source"] is None or report["evaluation"] is None:
         return f"compress inspect {folder}"
     if report["finetune"] is None:
         teachers = " ".join(f"-t {shlex.quote(name)}" for name in recipe["teachers"])
-        return f"compress finetune {folder} {teachers} --data {shlex.quote(source)} -o {folder}-tuned"
-    return f"compress evaluate {folder} --data {shlex.quote(source)} --eval-samples all"
+        return f"compress finetune {folder} {teachers} {_reading(data)} -o {folder}-tuned"
+    return f"compress evaluate {folder} {_reading({**data, 'train_split': None})} --eval-samples all"
+
+
+def _reading(data: Mapping[str, Any]) -> str:
+    """The flags that read the same data in the same way."""
+    flags = {"data": data["source"]} | {key: value for key, value in data.items() if key != "source"}
+    said = {
+        key.replace("_", "-"): ",".join(value) if isinstance(value, list | tuple) else str(value)
+        for key, value in flags.items()
+        if value is not None
+    }
+    return " ".join(f"--{key} {shlex.quote(value)}" for key, value in said.items())
 
 
 def _said(value: Any) -> str:

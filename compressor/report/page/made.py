@@ -56,9 +56,9 @@ def choices(report: Report, names: Mapping[str, str]) -> list[Markup]:
         ridges = sorted({fit["ridge"] for fit in fusion["fits"]})
         span = f"{ridges[0]:.1e}" if len(ridges) == 1 else f"{ridges[0]:.1e} to {ridges[-1]:.1e}"
         rows.append(("ridge λ of the refit", span, _asked(report, "ridge", "least held-out error, module by module")))
-    if (polished := fusion.get("polished")) is not None:
+    if fusion.get("polished") is not None:
         rows.append(
-            ("polish", said_polished(polished), _asked(report, "polish", "the width leaves out some of the stream"))
+            ("polish", said_polished(fusion), _asked(report, "polish", "the width leaves out some of the stream"))
         )
     if head := fusion.get("head"):
         rows.append(
