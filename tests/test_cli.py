@@ -104,6 +104,13 @@ def test_what_to_do_next_reads_the_data_in_the_same_way(capsys, bert, tmp_path):
     assert (code, err) == (0, "")
 
 
+def test_a_finetune_that_does_harm_is_said_to(capsys, vit_a, image_folder, tmp_path):
+    options = ["--samples", 16, "--steps", 4, "--batch-size", 4, "--learning-rate", 0.1, "--no-latency", "--no-onnx"]
+    code, _, err = compress(capsys, "fuse", vit_a, "--data", image_folder, "-o", tmp_path / "s", *options)
+    assert code == 0
+    assert err.startswith("warning: the finetune took the student further from the ensemble") and err.count("\n") == 1
+
+
 def test_an_output_that_cannot_be_is_refused(capsys, vit_a, image_folder, tmp_path):
     (tmp_path / "file").touch()
     code, out, err = compress(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -33,6 +33,9 @@ from compressor.pipeline.stages import Progress, Stages, Tell
 from compressor.pipeline.table import Judge, Subject, make_rows, say_score, teacher_subjects
 from compressor.pipeline.work import Work
 from compressor.recipe import Recipe
+
+#: So many times the KL of before, and so many nats more, are worth a warning after a finetune without labels.
+HARMED, SLIGHT = 1.5, 0.01
 
 
 def run(
@@ -130,6 +133,7 @@ def run(
             "student": {"fingerprint": fingerprint(folder), "given": _about(given) if given else None},
             "budget": budget,
             **beginning.report,
+            "warnings": [*beginning.report["warnings"], *_harm(recipe, students)],
             "finetune": finetune,
             "notes": notes,
             "length": length,
@@ -267,6 +271,17 @@ def _notes(recipe: Recipe, task: Task, models: Sequence[Teacher]) -> list[str]:
     if not task.metrics and recipe.data.source is not None and recipe.finetune.enabled:
         found.append("models without a head are fused only: there is no answer to finetune on or to measure")
     return found
+
+
+def _harm(recipe: Recipe, students: Sequence[Subject]) -> Iterator[str]:
+    """A warning where a distillation has led away from the ensemble."""
+    first, last = (one.score.kl if one.score else None for one in (students[0], students[-1]))
+    if first is None or last is None or recipe.finetune.label_weight or last <= max(HARMED * first, first + SLIGHT):
+        return
+    yield (
+        f"the finetune took the student further from the ensemble (KL {first:.3g} before, {last:.3g} now): try more "
+        f"--steps or --learning-rate search; --no-finetune leaves the student as it was"
+    )
 
 
 def _about(teacher: Teacher) -> dict[str, Any]:
