@@ -57,7 +57,7 @@ def refit_head(student: Student, walker: Walker, teachers: Sequence[Walker], mas
     walker.finish([(module, "in"), (module, "out")], visit)
     scale = _scale(outputs[0], walker.say(0))
     reads, classes = inputs[0].shape[-1], outputs[0].shape[-1]
-    tokens = sum(one[..., 0].numel() for one in inputs)
+    tokens = masks.count(module, inputs)
     stride = max(1, round(tokens * classes / min(ENTRIES, WORK // reads)))
     if scale is None or classes < 2 or tokens / stride < FEWEST * reads:
         return

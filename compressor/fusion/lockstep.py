@@ -127,7 +127,7 @@ class _Lockstep:
         if stack.runs > 1:
             for teacher, source in zip(self.teachers, self.sources, strict=True):
                 teacher.unroll(source.own(layer), stack.runs)
-        count = self.teachers[0].count
+        count = masks.count(layer, self.teachers[0].hidden)
         seen = Seen(self.sources, self.anatomy, masks, count, [spot for spot in thin if spot not in whole], linear)
         entering: Spot = (layer, "in")
         for k in range(len(self.sources)):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from compressor.anatomy import Anatomy
 from compressor.fusion.samples import keys_of
+from compressor.fusion.statistics import rows
 
 #: By stack: the input that says which of its tokens are real.
 _NAMES = ("attention_mask", "decoder_attention_mask")
@@ -54,6 +55,10 @@ class Masks:
         masks = self._masks[batch // self.runs]
         stack = self._tokens.get(module)
         return masks[stack] if stack is not None and stack < len(masks) else None
+
+    def count(self, module: str, values: Sequence[Tensor]) -> int:
+        """How many token vectors a module is given that are no padding: one tensor [B, ..., n] a batch."""
+        return sum(len(rows(value, self.of(index, module))) for index, value in enumerate(values))
 
     def unrolled(self, runs: int) -> Masks:
         """The masks of virtual batches, `runs` for every batch."""

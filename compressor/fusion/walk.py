@@ -56,11 +56,6 @@ class Walker:
         #: Whether the layers return their hidden states and nothing else.
         self.plain = True
 
-    @property
-    def count(self) -> int:
-        """Token vectors in all batches; known once the walk has started."""
-        return sum(hidden[..., 0].numel() for hidden in self.hidden)
-
     @torch.no_grad()
     def enter(self, stack: int, spots: Sequence[Spot] = (), visit: Visitor | None = None) -> None:
         """Run everything before a stack; keeps what enters its first layer and how each layer is called.
