@@ -12,9 +12,11 @@ import compressor
 from compressor.anatomy import Map, Role, apply, inspect_config, map_key
 from compressor.anatomy.certificate import random_model
 from compressor.anatomy.trace import logits_of
-from compressor.errors import UnsupportedError
+from compressor.errors import UnsupportedError, UserError
 from compressor.fusion import fuse
 from compressor.fusion.choose import divergence, ensemble_log_probs
+from compressor.fusion.sources import prepare
+from compressor.fusion.tokens import token_masks
 from compressor.fusion.walk import Walker
 from compressor.models.inputs import dummy_inputs
 from compressor.models.pico import pico_config
@@ -179,3 +181,25 @@ def test_a_widening_in_half_precision_is_recovered_to_its_digits():
     wanted = logits_of(narrow, inputs)
     assert float((logits_of(student, inputs) - wanted).norm() / wanted.norm()) < 0.1
     assert math.isfinite(kl(student, [narrow], narrow.config, dtype=torch.float64))
+
+
+def test_a_share_of_the_tokens_is_of_the_real_ones():
+    """Padding changes neither how many are drawn nor which."""
+    config = config_of("bert")
+    anatomy, source = inspect_config(config), prepare("bert", tiny_model(config), 1.0)
+    batch = batches_of(config, 1, 6)[0]
+    extra = torch.full((6, 5), config.pad_token_id)
+    padded = {
+        "input_ids": torch.cat([batch["input_ids"], extra], 1),
+        "attention_mask": torch.cat([batch["attention_mask"], torch.zeros_like(extra)], 1),
+    }
+    found = [token_masks("random:0.25", [source], anatomy, [inputs]) for inputs in (batch, padded)]
+    assert found[0] is not None and found[1] is not None
+    ((plain,),), ((longer,),) = found
+    assert torch.equal(longer[:, :12], plain) and not longer[:, 12:].any() and plain.sum(1).tolist() == [3] * 6
+
+
+def test_teachers_with_other_numbers_of_experts_are_refused():
+    teachers = [random_model(pico_config("mixtral", num_local_experts=count), 0) for count in (4, 2)]
+    with pytest.raises(UserError, match="number of experts"):
+        compressor.fuse(teachers, 0.5, None)

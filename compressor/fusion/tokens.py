@@ -122,15 +122,17 @@ def centre_window(choice: Choice) -> TokenMasks:
 
 @TOKEN_FILTERS.register("random")
 def random_tokens(choice: Choice) -> TokenMasks:
-    """A share of each sample's tokens, drawn by the sample's content: the same in any order and batch."""
+    """A share of each sample's real tokens, drawn by the sample's content: the same in any order, batch and padding."""
     share = choice.number(1e-6, 1, "a share above 0 and at most 1, such as random:0.25,")
 
     def mask(samples: int, tokens: int, batch: Batch) -> Tensor:
-        kept = max(1, round(share * tokens))
         drawn = torch.zeros(samples, tokens, dtype=torch.bool)
+        masks = (batch.get(name) for name in ("attention_mask", "decoder_attention_mask"))
+        real = next((own for own in masks if own is not None and own.shape[1] == tokens), torch.ones(samples, tokens))
         for row, key in enumerate(keys_of(batch)):
-            order = torch.randperm(tokens, generator=torch.Generator().manual_seed(key % 2**63))
-            drawn[row, order[:kept]] = True
+            places = real[row].nonzero().flatten()
+            order = torch.randperm(len(places), generator=torch.Generator().manual_seed(key % 2**63))
+            drawn[row, places[order[: max(1, round(share * len(places)))]]] = True
         return drawn
 
     return _each(choice, mask)

@@ -168,5 +168,6 @@ _FACTS: dict[str, Fact] = {
     "number of patches": _patches,
     "vocabulary size": _attribute("vocab_size"),
     "number of positions": _attribute("max_position_embeddings", "n_positions"),
+    "number of experts": _attribute("num_local_experts", "num_experts", "n_routed_experts"),
     "activation": _attribute("hidden_act", "activation_function", "hidden_activation"),
 }
