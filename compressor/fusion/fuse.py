@@ -27,7 +27,7 @@ from compressor.fusion.samples import hold_out, parted, without_labels
 from compressor.fusion.sources import Content, Source, along, content, normalised, prepare
 from compressor.fusion.target import Target, depth_of, layers_at, target_configs
 from compressor.models.inputs import name_architecture
-from compressor.models.precision import SINGLE, in_single, lower, precision_of
+from compressor.models.precision import SINGLE, in_single, inputs_in_single, lower, precision_of
 from compressor.models.save import essence
 from compressor.recipe import FusionOptions
 
@@ -100,7 +100,7 @@ def fuse(
     anchor = None if anchor is None else (anchor[0], single[id(anchor[1])])
     tell, clock = progress or (lambda share, stage: None), Clock()
     tell(0.0, "certifying anatomies")
-    calibration = None if batches is None else [_raised(batch) for batch in batches]
+    calibration = None if batches is None else [inputs_in_single(batch) for batch in batches]
     if calibration is not None and not calibration:
         raise UserError("the calibration data is empty: give at least one batch")
     # The paper takes weights as they are; a refit works on the canonical form.
@@ -140,12 +140,6 @@ def fuse(
     form, report = made.form, _report(made, routed, order, clock.laps)
     carried = passages(made.student, order)
     return FusionResult(lower(form.model, dtype), form.target, form.anatomy, report, carried)
-
-
-def _raised(batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Inputs for models in float32: numbers of half precision in it too."""
-    half = (torch.float16, torch.bfloat16)
-    return {name: value.float() if value.dtype in half else value for name, value in batch.items()}
 
 
 def _rank(model: PreTrainedModel, weight: float) -> tuple[Content, float]:

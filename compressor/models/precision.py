@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from compressor.anatomy.resize import quiet
@@ -37,6 +38,11 @@ def in_single(model: PreTrainedModel) -> PreTrainedModel:
         for name in rounded:
             twin.get_buffer(name).copy_(fresh[name])
     return twin
+
+
+def inputs_in_single(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs for models in float32: numbers of half precision in it too."""
+    return {name: value.to(SINGLE) if _is_half(value.dtype) else value for name, value in batch.items()}
 
 
 def lower(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
