@@ -100,6 +100,7 @@ def fuse(
     anchor = None if anchor is None else (anchor[0], single[id(anchor[1])])
     tell, clock = progress or (lambda share, stage: None), Clock()
     tell(0.0, "certifying anatomies")
+    calibration: list[Mapping[str, Tensor]] | None
     calibration = None if batches is None else [inputs_in_single(batch) for batch in batches]
     if calibration is not None and not calibration:
         raise UserError("the calibration data is empty: give at least one batch")
