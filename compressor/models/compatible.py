@@ -38,13 +38,13 @@ def check_compatible_configs(named: Sequence[tuple[str, PretrainedConfig]]) -> N
         UserError: model type, task, classes, labels, image geometry, vocabulary or activation differ; it says
             which one, and what each of the two models has.
     """
-    for name, config in named:
-        check_answers(config, name)
     (first, reference), *others = named
     for name, config in others:
         for what, fact in _FACTS.items():
             _same(what, (first, fact(reference)), (name, fact(config)))
         _same_labels((first, reference), (name, config))
+    for name, config in named:
+        check_answers(config, name)
 
 
 def check_compatible(teachers: Sequence[Teacher]) -> None:
