@@ -96,8 +96,8 @@ def _former(store: Store, event: Event, steps: Sequence[int]) -> list[str]:
         return []
     return [
         f"{DAGGER.strip()} {old} of {len(known)} figures are of former rules (learning rates by trials of a fifth of "
-        "the steps and up to 3e-3; language models distilled at temperature 2, or with a polish of hidden units "
-        "alone): the command measures them anew.",
+        "the steps and up to 3e-3, language models distilled at temperature 2, students of a former version): the "
+        "command measures them anew.",
         "",
     ]
 
