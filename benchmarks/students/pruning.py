@@ -136,9 +136,8 @@ def _loaded(pruned: Any, whole_heads: bool, width: float) -> PreTrainedModel:
                 f"width {width:g} leaves {config.num_attention_heads} heads of {channels} channels, which are not the "
                 f"{config.hidden_size} of the residual stream: no config of the family says so"
             )
-    elif config.hidden_size % config.num_attention_heads:
-        raise UserError(
-            f"width {width:g} leaves {config.hidden_size} coordinates, which are no multiple of the "
-            f"{config.num_attention_heads} heads: no config of the family says so"
-        )
-    return _filled(type(pruned), config, pruned.state_dict())
+    try:
+        return _filled(type(pruned), config, pruned.state_dict())
+    except ValueError as error:
+        # Some families insist on a whole number of channels a head.
+        raise UserError(f"width {width:g} leaves a shape that the family cannot express: {error}") from None
