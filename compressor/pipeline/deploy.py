@@ -89,7 +89,7 @@ def _refuse_to_replace(recipe: Recipe, folder: Path, force: bool) -> None:
                 raise UserError(f"{path} exists already: replace it with --force")
     if FLOAT not in recipe.export.wanted or force:
         return
-    for one in set(FORMATS.names()) - set(recipe.export.wanted):
+    for one in (name for name in FORMATS.names() if name not in recipe.export.wanted):
         for path in (FORMATS.get(one).path(folder, kind) for kind in every_kind()):
             if path.exists():
                 raise UserError(

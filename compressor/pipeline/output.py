@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,10 @@ def update_report(folder: Path, values: Mapping[str, Any]) -> bool:
         return False
     report = {**read_report(folder), **values}
     _replace(path, _json(report))
-    if (folder / RECIPE).exists() and (folder / CARD).exists():
-        _replace(folder / CARD, _card(folder, read_recipe(folder / RECIPE), report))
+    # A former version may have written the recipe in other terms: then the card stays as it is.
+    with suppress(UserError):
+        if (folder / CARD).exists():
+            _replace(folder / CARD, _card(folder, read_recipe(folder / RECIPE), report))
     if (folder / PAGE).exists():
         write_page(folder)
     return True
