@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from tinytext import VOCABULARY, config_of
+from tiny_text import VOCABULARY, config_of
 
 GOLDEN = Path(__file__).parent / "golden"
 #: Largest difference of a student's answers on another machine, relative to the largest answer.
@@ -46,9 +46,9 @@ def command_flags():
 
 def recipe_keys():
     """Every dotted path of a recipe."""
-    from compressor.recipe import build
+    from compressor.recipe import build_recipe
 
-    return sorted(paths_of(build({"teachers": ["vit-a"]}).model_dump(mode="json")))
+    return sorted(paths_of(build_recipe({"teachers": ["vit-a"]}).model_dump(mode="json")))
 
 
 def paths_of(value, prefix="", depth=9):

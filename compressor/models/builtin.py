@@ -17,13 +17,13 @@ from platformdirs import user_cache_dir
 from torch import Tensor
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from compressor.digits import CLASSES, digits
 from compressor.errors import UserError
+from compressor.models.digits import CLASSES, digits
 from compressor.models.save import save_student
-from compressor.models.staging import staged
-from compressor.threads import torch_threads
+from compressor.utils.files import atomic_directory
+from compressor.utils.threads import torch_threads
 
-Progress = Callable[[float, str], None]
+OnTrainingProgress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def builtin_folder(name: str) -> Path:
     return cache_folder() / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
 
 
-def ensure_builtin(name: str, progress: Progress | None = None) -> Path:
+def ensure_builtin(name: str, progress: OnTrainingProgress | None = None) -> Path:
     """The folder of a built-in teacher; it is trained first if it is not in the cache.
 
     Args:
@@ -109,7 +109,7 @@ def ensure_builtin(name: str, progress: Progress | None = None) -> Path:
     with held:
         # Another process may have trained it while this one waited.
         if not folder.exists():
-            with staged(folder) as partial:
+            with atomic_directory(folder) as partial:
                 _train(name, partial, progress)
     return folder
 
@@ -120,7 +120,7 @@ def _training(name: str) -> Training:
     return BUILTIN[name]
 
 
-def _train(name: str, folder: Path, progress: Progress | None) -> None:
+def _train(name: str, folder: Path, progress: OnTrainingProgress | None) -> None:
     training = _training(name)
     processor = ViTImageProcessorPil(
         do_resize=True,

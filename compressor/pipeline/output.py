@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
-from compressor.models.card import render_card
-from compressor.models.example import onnx_example
-from compressor.recipe import Recipe
-from compressor.recipe import read as read_recipe
+from compressor.recipe import Recipe, read_recipe
+from compressor.report.card import render_card
+from compressor.report.onnx_example import onnx_example
 from compressor.report.page.page import render_page
 
 REPORT = "report.json"
