@@ -18,6 +18,8 @@ def pytest_configure(config):
     os.environ["HF_DATASETS_CACHE"] = str(Path(_scratch.name, "datasets"))
     os.environ["COMPRESSOR_CACHE"] = str(Path(_scratch.name, "cache"))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Tests that import ONNX Runtime before this package are to send nothing either.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def pytest_unconfigure(config):

@@ -74,7 +74,8 @@ def _settle() -> None:
         "DATASETS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
+        # Kernels are programs that transformers would fetch from the Hub, if the package `kernels` is installed.
+        "USE_HUB_KERNELS": "0",
     }.items():
         os.environ.setdefault(name, value)
 

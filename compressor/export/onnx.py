@@ -26,6 +26,8 @@ from compressor.utils.logging import one_line
 
 #: What one protobuf file cannot hold, less some room for the graph; larger weights go to a file beside it.
 LARGEST_FILE = 2**31 - 2**25
+#: Where torch keeps, for each node, the lines of code that it comes from.
+STACK_TRACE = "pkg.torch.onnx.stack_trace"
 
 
 @dataclass(frozen=True)
@@ -195,12 +197,19 @@ def _export(graph: OnnxGraph, path: Path) -> None:
         reason = one_line(error.__cause__ or error)
         name = type(graph.model).__name__
         raise UnsupportedError(f"torch cannot export {name} to {path.name}: {reason}") from error
-    _name_axes(graph, path)
+    _tidy(graph, path)
 
 
-def _name_axes(graph: OnnxGraph, path: Path) -> None:
-    """Give the outputs' axes of any size the names that the graph has for them; torch writes formulas."""
+def _tidy(graph: OnnxGraph, path: Path) -> None:
+    """Name the outputs' axes of any size as the graph does, where torch writes formulas, and leave out stack traces.
+
+    Those would tell whoever gets the file in which folders of this machine the libraries are.
+    """
     file = onnx.load(path, load_external_data=False)
+    for node in (*file.graph.node, *(node for function in file.functions for node in function.node)):
+        kept = [entry for entry in node.metadata_props if entry.key != STACK_TRACE]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
     for value in file.graph.output:
         names = graph.axes[value.name]
         for index, axis in enumerate(value.type.tensor_type.shape.dim):

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError, UserError
+from compressor.models.foreign_code import AUTO_MAP, code_needed, code_not_run, forget_code
 from compressor.models.inputs import task_of
 from compressor.utils.logging import one_line, quiet_transformers
 
@@ -25,15 +26,20 @@ def read_config(location: str | Path) -> PretrainedConfig:
 
     Raises:
         UserError: config.json is missing, unreadable or refused by transformers.
-        UnsupportedError: its model type is not one of this version of transformers.
+        UnsupportedError: its model type is not one of this version of transformers, or needs code of its own.
     """
     if Path(location).is_dir():
         _check_config_file(Path(location) / "config.json")
     try:
         with quiet_transformers():
-            return AutoConfig.from_pretrained(location)
+            config = AutoConfig.from_pretrained(location, trust_remote_code=False)
     except Exception as error:
-        raise UserError(f"cannot use the config of {location}: {one_line(error)}") from error
+        refused = code_needed(location, error)
+        raise refused or UserError(f"cannot use the config of {location}: {one_line(error)}") from error
+    forget_code(config)
+    # How attention is computed is not the file's to say: it could name a kernel, a program of the Hub.
+    config._attn_implementation = None
+    return config
 
 
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
@@ -59,7 +65,7 @@ def load_model(
     Args:
         location: a folder or a Hub id.
         attn_implementation: as transformers calls it; a class without SDPA gets "eager".
-        notes: told of weights of other heads, which are left out.
+        notes: told of weights of other heads, which are left out, and of code, which is not run.
 
     Raises:
         UserError: config or weights are missing, unreadable, not finite, or do not match each other.
@@ -81,6 +87,7 @@ def load_model(
                 output_loading_info=True,
                 # So that they are listed, and refused below in one line.
                 ignore_mismatched_sizes=True,
+                trust_remote_code=False,
             )
     except (SafetensorError, OSError) as error:
         raise UserError(f"cannot read the weights of {location}: {one_line(error)}") from error
@@ -89,6 +96,8 @@ def load_model(
     model, info = loaded
     left_out = [name for name in sorted(info["unexpected_keys"]) if is_of_another_head(model, name)]
     _check_loaded(location, {**info, "unexpected_keys": set(info["unexpected_keys"]) - set(left_out)})
+    if forget_code(model.config) and notes is not None:
+        notes.append(code_not_run(location))
     if left_out and notes is not None:
         notes.append(f"{location} also holds weights that {cls.__name__} does not use: {_first(left_out)}")
     for name, tensor in model.state_dict().items():
@@ -149,7 +158,8 @@ def _check_config_file(path: Path) -> None:
     if not isinstance(kind, str):
         raise UserError(f"{path} names no model_type: it is not the config of a transformers model")
     if kind not in CONFIG_MAPPING:
-        raise UnsupportedError(f"{path}: model_type '{kind}' is not known to this version of transformers")
+        own = f"; its own code ({AUTO_MAP}) is never run" if AUTO_MAP in values else ""
+        raise UnsupportedError(f"{path}: model_type '{kind}' is not known to this version of transformers{own}")
 
 
 def _check_weight_files(folder: Path) -> None:

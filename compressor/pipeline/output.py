@@ -21,12 +21,19 @@ RECIPE = "recipe.yaml"
 CARD = "README.md"
 
 
-def write_documents(folder: Path, recipe: Recipe, report: Mapping[str, Any]) -> None:
-    """Write the model card, the resolved recipe and the report into `folder`."""
+def write_documents(folder: Path, recipe: Recipe, report: Mapping[str, Any], *, paths: bool = True) -> None:
+    """Write the model card, the resolved recipe and the report into `folder`.
+
+    Args:
+        folder: where they go.
+        recipe: of the run.
+        report: of the run.
+        paths: whether the recipe's local paths are paths, and not names that stand for them.
+    """
     (folder / CARD).write_text(_card(folder, recipe, report), encoding="utf-8")
     header = "# The recipe of this folder; `compress run recipe.yaml --output NEW_FOLDER` makes it again.\n"
-    paths = "# Paths in it are relative to where the command was run.\n"
-    (folder / RECIPE).write_text(header + paths + recipe.to_yaml(), encoding="utf-8")
+    told = "Paths in it are relative to where the command was run." if paths else "Names in it stand for local paths."
+    (folder / RECIPE).write_text(f"{header}# {told}\n" + recipe.to_yaml(), encoding="utf-8")
     (folder / REPORT).write_text(_json(report), encoding="utf-8")
 
 
