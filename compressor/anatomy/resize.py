@@ -14,6 +14,7 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
@@ -24,6 +25,11 @@ BUILD_ERRORS = (
     ValueError, TypeError, RuntimeError, AssertionError, KeyError, IndexError, ZeroDivisionError, AttributeError,
     StrictDataclassError,
 )  # fmt: skip
+
+#: Modules of a model; one of 94 layers with 512 experts each, every one of them of five modules, has 240,000.
+MAX_MODULES = 1_000_000
+#: Elements of a model that is built to be run: 4 GiB in float64.
+MAX_ELEMENTS = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -89,9 +95,45 @@ def quiet_config_warnings() -> Iterator[None]:
 
 
 def build_on_meta(config: PretrainedConfig) -> nn.Module:
-    """The model of a config on the meta device: shapes only, nothing is allocated."""
-    with torch.device("meta"), quiet_config_warnings():
+    """The model of a config on the meta device: shapes only, nothing is allocated.
+
+    Raises:
+        UnsupportedError: the model has more than `MAX_MODULES` modules.
+    """
+    with torch.device("meta"), quiet_config_warnings(), _bounded_modules(config.model_type):
         return named_model_class(config)(copy.deepcopy(config))
+
+
+@contextmanager
+def _bounded_modules(kind: str) -> Iterator[None]:
+    """Stop a build that goes on and on: any field of a config may count modules, whatever its name."""
+    count = 0
+
+    def register(module: nn.Module, name: str, child: nn.Module | None) -> None:
+        nonlocal count
+        count += 1
+        if count > MAX_MODULES:
+            raise UnsupportedError(f"the {kind} config asks for more than {MAX_MODULES} modules")
+
+    handle = register_module_module_registration_hook(register)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def check_small(config: PretrainedConfig) -> None:
+    """Refuse a config whose model, which is to be built and run, would not be small.
+
+    Raises:
+        ValueError: parameters and buffers have more than `MAX_ELEMENTS` elements.
+    """
+    model = build_on_meta(config)
+    elements = sum(tensor.numel() for tensors in (model.parameters(), model.buffers()) for tensor in tensors)
+    if elements > MAX_ELEMENTS:
+        raise ValueError(
+            f"its smallest model still has {elements:.1e} parameters, and more than {MAX_ELEMENTS:.1e} are not built"
+        )
 
 
 def shapes_of(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
+from compressor.utils.input_files import MIB, read_json
 
+#: Most bytes of a result that is read.
+_RESULT_BYTES = 64 * MIB
 #: What must be alike for latencies to be comparable: place in a result, and what it is called.
 _ALIKE = (
     (("environment", "cpu"), "processor"),
@@ -27,7 +30,7 @@ def read_result(path: str | Path) -> dict[str, Any]:
         UserError: there is no such file, or it is something else.
     """
     try:
-        found = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        found = read_json(Path(path).expanduser(), _RESULT_BYTES)
         rows = found["results"]
         if all({"model", "backend", "batch_size", "length", "p50_ms"} <= row.keys() for row in rows):
             return dict(found)

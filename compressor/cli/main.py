@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -14,6 +15,7 @@ import typer.main
 from compressor.cli.app import app
 from compressor.errors import UserError
 from compressor.utils import distributed
+from compressor.wording import bound_line
 
 #: Exit codes: bad input, a bug, and an interruption.
 BAD_INPUT, BUG, INTERRUPTED = 2, 1, 130
@@ -59,7 +61,9 @@ def run_command(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BUG
     except Exception as error:
-        return _tell(_unexpected(error, debug), BAD_INPUT if _is_disk_full(error) else BUG, debug)
+        return _tell(
+            _unexpected(error, debug), BAD_INPUT if _is_disk_full(error) or _is_name_too_long(error) else BUG, debug
+        )
     return 0
 
 
@@ -92,6 +96,8 @@ def _tell(line: str, code: int, debug: bool, *, once: bool = False) -> int:
 def _unexpected(error: Exception, debug: bool) -> str:
     if _is_disk_full(error):
         return "error: no space left on the device: free some, or choose another place"
+    if _is_name_too_long(error):
+        return f"error: a name is too long for a file: {_one_line(str(error))}"
     line = f"error: {type(error).__name__}: {_one_line(str(error))[:300]}"
     return line if debug else f"{line} (this is a bug: run again with --debug and report what it prints)"
 
@@ -102,5 +108,9 @@ def _is_disk_full(error: Exception) -> bool:
     return is_disk_full(error)
 
 
+def _is_name_too_long(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+
+
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return bound_line(" ".join(text.split()))

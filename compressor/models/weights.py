@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,14 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import CONFIG_NAME, cached_file
 
 from compressor.errors import UnsupportedError, UserError
+from compressor.models.bounds import check_model_files, check_sizes, read_config_values
 from compressor.models.foreign_code import AUTO_MAP, code_needed, code_not_run, forget_code
 from compressor.models.inputs import task_of
 from compressor.utils.logging import one_line, quiet_transformers
+from compressor.wording import shorten
 
 #: What older releases of transformers stored beside the weights, and newer ones compute.
 _BUFFERS = ("position_ids", "token_type_ids", "masked_bias", "inv_freq")
@@ -25,17 +28,26 @@ def read_config(location: str | Path) -> PretrainedConfig:
     """The config in a folder or at a Hub id.
 
     Raises:
-        UserError: config.json is missing, unreadable or refused by transformers.
+        UserError: config.json is missing, unreadable, asks for more than any model has, or is refused by transformers;
+            or a file beside it is no regular one.
         UnsupportedError: its model type is not one of this version of transformers, or needs code of its own.
     """
-    if Path(location).is_dir():
-        _check_config_file(Path(location) / "config.json")
+    if os.path.isdir(location):
+        check_model_files(Path(location))
+        _check_config_file(Path(location) / CONFIG_NAME)
     try:
         with quiet_transformers():
+            if not os.path.isdir(location):
+                # Looked at before it is used: a config makes lists of its sizes.
+                read_config_values(Path(str(cached_file(location, CONFIG_NAME))))
             config = AutoConfig.from_pretrained(location, trust_remote_code=False)
+    except UserError:
+        raise
     except Exception as error:
         refused = code_needed(location, error)
         raise refused or UserError(f"cannot use the config of {location}: {one_line(error)}") from error
+    # Again with the sizes that the file leaves to the model type.
+    check_sizes(config.to_dict(), f"the config of {location}")
     forget_code(config)
     # How attention is computed is not the file's to say: it could name a kernel, a program of the Hub.
     config._attn_implementation = None
@@ -53,7 +65,7 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     found = getattr(transformers, name, None)
     if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
         version = transformers.__version__
-        raise UnsupportedError(f"{name} is not a model of transformers {version}: custom code is not run")
+        raise UnsupportedError(f"{shorten(name)} is not a model of transformers {version}: custom code is not run")
     return found
 
 
@@ -147,7 +159,7 @@ def _body_may_have(config: PretrainedConfig, child: str) -> bool:
 
 def _check_config_file(path: Path) -> None:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_config_values(path)
     except FileNotFoundError:
         raise UserError(f"no config.json in {path.parent}: a model is a folder with config.json and weights") from None
     except OSError as error:
@@ -159,7 +171,9 @@ def _check_config_file(path: Path) -> None:
         raise UserError(f"{path} names no model_type: it is not the config of a transformers model")
     if kind not in CONFIG_MAPPING:
         own = f"; its own code ({AUTO_MAP}) is never run" if AUTO_MAP in values else ""
-        raise UnsupportedError(f"{path}: model_type '{kind}' is not known to this version of transformers{own}")
+        raise UnsupportedError(
+            f"{path}: model_type '{shorten(kind)}' is not known to this version of transformers{own}"
+        )
 
 
 def _check_weight_files(folder: Path) -> None:

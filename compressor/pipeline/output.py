@@ -14,7 +14,10 @@ from compressor.recipe import Recipe, read_recipe
 from compressor.report.card import render_card
 from compressor.report.onnx_example import onnx_example
 from compressor.report.page.page import render_page
+from compressor.utils.input_files import MIB, read_json
 
+#: Most bytes of a report that is read: those of runs have some 100 kB.
+REPORT_BYTES = 64 * MIB
 REPORT = "report.json"
 PAGE = "report.html"
 RECIPE = "recipe.yaml"
@@ -50,7 +53,7 @@ def read_report(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder).expanduser() / REPORT
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = read_json(path, REPORT_BYTES)
     except FileNotFoundError:
         raise UserError(f"no {REPORT} in {folder}: give a folder that `compress fuse` has written") from None
     except (OSError, ValueError) as error:
