@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
+from compressor.utils import files
 from compressor.utils.input_files import MIB, read_json
 
 #: Most bytes of a result that is read.
@@ -45,26 +45,17 @@ def check_result_file(path: str, force: bool) -> Path:
     """Where a result may be written.
 
     Raises:
-        UserError: there is something already and `force` is off, or there is no such folder.
+        UserError: as of `compressor.utils.files.check_file`.
     """
-    file = Path(path).expanduser()
-    if file.is_dir() or (file.exists() and not force):
-        raise UserError(f"{file} exists already: choose another file, or replace it with --force")
-    if not file.parent.is_dir():
-        raise UserError(f"cannot write {file}: there is no folder {file.parent}")
-    return file
+    return files.check_file(Path(path).expanduser(), force)
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """Write a result, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        files.atomic_write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def compare_results(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

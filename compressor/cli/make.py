@@ -98,11 +98,19 @@ def recipe_command(
         names = {path: name for name, path in FLAGS.items()}
         said = read.model_dump(mode="json", exclude_unset=True)
         read = recipes.build_recipe({**said, **changes}, where="", names=names)
-    _make(read, push_to=push_to_hub, paths=with_paths, force=force, resume=resume, json=json, debug=debug)
+    _make(read, file=recipe, push_to=push_to_hub, paths=with_paths, force=force, resume=resume, json=json, debug=debug)
 
 
 def _make(
-    recipe: Recipe, *, push_to: str | None, paths: bool, force: bool, resume: bool, json: bool, debug: bool
+    recipe: Recipe,
+    *,
+    push_to: str | None,
+    paths: bool,
+    force: bool,
+    resume: bool,
+    json: bool,
+    debug: bool,
+    file: str | None = None,
 ) -> None:
     if paths and push_to is None:
         raise UserError("--with-paths is of --push-to-hub: without that nothing is uploaded")
@@ -113,7 +121,9 @@ def _make(
 
         if push_to is not None:
             hub.check_push(push_to)
-        report = job.run_recipe(recipe, force=force, resume=resume, progress=progress, begun=_BEGUN)
+        report = job.run_recipe(
+            recipe, force=force, resume=resume, progress=progress, begun=_BEGUN, file=file, remark=print_note
+        )
     if not distributed.is_main_process():
         return
     for line in report["warnings"]:

@@ -21,6 +21,7 @@ from compressor.errors import UserError
 from compressor.models.digits import CLASSES, digits
 from compressor.models.save import save_student
 from compressor.utils.files import atomic_directory
+from compressor.utils.scratch import tidy
 from compressor.utils.threads import torch_threads
 
 OnTrainingProgress = Callable[[float, str], None]
@@ -109,6 +110,9 @@ def ensure_builtin(name: str, progress: OnTrainingProgress | None = None) -> Pat
     with held:
         # Another process may have trained it while this one waited.
         if not folder.exists():
+            for line in tidy(folder):
+                if progress:
+                    progress(0.0, line)
             with atomic_directory(folder) as partial:
                 _train(name, partial, progress)
     return folder

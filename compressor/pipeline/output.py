@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from compressor.recipe import Recipe, read_recipe
 from compressor.report.card import render_card
 from compressor.report.onnx_example import onnx_example
 from compressor.report.page.page import render_page
+from compressor.utils.files import atomic_write_text, check_file
 from compressor.utils.input_files import MIB, read_json
 
 #: Most bytes of a report that is read: those of runs have some 100 kB.
@@ -78,36 +78,53 @@ def write_page(folder: str | Path) -> Path:
     except KeyError as error:
         raise UserError(f"{folder}/{REPORT} has no {error}: it is not the report of a whole run") from None
     try:
-        _replace(path, page)
+        check_file(path, force=True)
+        atomic_write_text(path, page)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     return path
 
 
-def update_report(folder: Path, values: Mapping[str, Any]) -> bool:
-    """Replace entries of a folder's report, whole or not at all, and its card and page; False if there is no report."""
+def edited_documents(folder: Path) -> list[Path]:
+    """A folder's card and page, as far as they are there and not as a run wrote them: they are the user's by now."""
+
+    def card() -> str:
+        return _card(folder, read_recipe(folder / RECIPE), read_report(folder))
+
+    def page() -> str:
+        return render_page(read_report(folder))
+
+    found = []
+    for name, written in ((CARD, card), (PAGE, page)):
+        path = folder / name
+        # A former version may have written report and recipe in other terms.
+        with suppress(UserError, OSError, ValueError, KeyError):
+            if not path.exists() or path.read_text(encoding="utf-8") == written():
+                continue
+        found.append(path)
+    return found
+
+
+def update_report(folder: Path, values: Mapping[str, Any], edited: Collection[Path] = ()) -> bool:
+    """Replace entries of a folder's report, whole or not at all, and its card and page; False if there is no report.
+
+    Args:
+        folder: a run's output.
+        values: the entries.
+        edited: documents that stay as they are.
+    """
     path = folder / REPORT
     if not path.exists():
         return False
     report = {**read_report(folder), **values}
-    _replace(path, _json(report))
+    atomic_write_text(path, _json(report))
     # A former version may have written the recipe in other terms: then the card stays as it is.
     with suppress(UserError):
-        if (folder / CARD).exists():
-            _replace(folder / CARD, _card(folder, read_recipe(folder / RECIPE), report))
-    if (folder / PAGE).exists():
+        if (folder / CARD).exists() and folder / CARD not in edited:
+            atomic_write_text(folder / CARD, _card(folder, read_recipe(folder / RECIPE), report))
+    if (folder / PAGE).exists() and folder / PAGE not in edited:
         write_page(folder)
     return True
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file beside its place, and then put it there."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _json(values: Mapping[str, Any]) -> str:
