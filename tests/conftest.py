@@ -33,6 +33,14 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _few_samples_are_enough():
+    """Tests calibrate on a handful of samples; that so few are warned of is for `test_few_samples`."""
+    from compressor.pipeline import initial_student
+
+    initial_student.ENOUGH_TOKENS = 0
+
+
 @pytest.fixture(scope="session")
 def vit_a(tmp_path_factory):
     """Folder of a tiny ViT, 32 wide, 4 heads, 2 layers, 4 classes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from compressor.errors import UserError
 from compressor.utils import files
 from compressor.utils.input_files import MIB, read_json
+from compressor.utils.strict_json import json_text
 
 #: Most bytes of a result that is read.
 _RESULT_BYTES = 64 * MIB
@@ -53,7 +53,7 @@ def check_result_file(path: str, force: bool) -> Path:
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """Write a result, whole or not at all."""
     try:
-        files.atomic_write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        files.atomic_write_text(path, json_text(result, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 

@@ -11,6 +11,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, PretrainedConfig, Pr
 from compressor.errors import UserError
 from compressor.models.builtin import OnTrainingProgress, ensure_builtin
 from compressor.models.compatibility import check_compatible, check_compatible_configs
+from compressor.models.finite import check_activations
 from compressor.models.foreign_code import code_needed, code_not_run, forget_code
 from compressor.models.inputs import is_image_config, task_of
 from compressor.models.resolve import ModelSource, resolve
@@ -66,7 +67,8 @@ def load_teacher(
         progress: called with (share done, line) while a built-in teacher is trained.
 
     Raises:
-        UserError: the name is unknown, its files are missing, broken or do not match, or there is no such device.
+        UserError: the name is unknown, its files are missing, broken or do not match, nothing can be computed with its
+            weights, or there is no such device.
     """
     source = resolve(name)
     if source.kind == "builtin":
@@ -76,6 +78,7 @@ def load_teacher(
     processor = load_processor(source.location, model.config)
     if forget_code(processor) and (note := code_not_run(source.location)) not in notes:
         notes.append(note)
+    check_activations(name, model)
     digest = fingerprint(model)
     _settle_padding(model.config, processor)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -31,6 +30,7 @@ from compressor.report.landscape_figures import SUFFIXES, check_plots, draw_curv
 from compressor.utils.disk import disk_full_as_user_error
 from compressor.utils.files import check_file, whole_path
 from compressor.utils.scratch import finish, keep, scratch
+from compressor.utils.strict_json import json_text
 
 Found = dict[str, Any]
 
@@ -256,7 +256,7 @@ def _write(
         found |= {"seconds": stages.report()}
         # In the file by name, so that the two can be moved together.
         named = found | {"numbers": files[0].name, "picture": files[1].name}
-        numbers = json.dumps(named, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        numbers = json_text(named, indent=1) + "\n"
         (folder / files[0].name).write_text(numbers, encoding="utf-8")
         found |= {"numbers": str(files[0]), "picture": str(files[1])}
         finish(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from compressor.report.onnx_example import onnx_example
 from compressor.report.page.page import render_page
 from compressor.utils.files import atomic_write_text, check_file
 from compressor.utils.input_files import MIB, read_json
+from compressor.utils.strict_json import json_text
 
 #: Most bytes of a report that is read: those of runs have some 100 kB.
 REPORT_BYTES = 64 * MIB
@@ -128,4 +128,4 @@ def update_report(folder: Path, values: Mapping[str, Any], edited: Collection[Pa
 
 
 def _json(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+    return json_text(values, indent=1) + "\n"

@@ -19,6 +19,7 @@ from compressor.models.weights import load_model
 from compressor.pipeline.initial_student import InitialStudent
 from compressor.utils.files import atomic_write_text
 from compressor.utils.scratch import scratch, tidy
+from compressor.utils.strict_json import json_text
 
 #: The fused student, before any finetuning.
 _STUDENT = "one-shot"
@@ -106,7 +107,7 @@ class RunState:
         save_student(self.folder / _STUDENT, beginning.model)
         if beginning.passages:
             save_layer_maps(self.folder, beginning.passages, teachers)
-        atomic_write_text(self.folder / _STATE, json.dumps({"key": self.key, "report": beginning.report}))
+        atomic_write_text(self.folder / _STATE, json_text({"key": self.key, "report": beginning.report}))
 
     def remove(self) -> None:
         """Remove the folder, for the run is finished; what others have put there stays, and the folder with it."""

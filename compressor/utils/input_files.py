@@ -77,7 +77,7 @@ def read_text(path: str | Path, limit: int) -> str:
 
 
 def read_json(path: str | Path, limit: int) -> Any:
-    """The values of a JSON file.
+    """The values of a JSON file; None for NaN and infinity, which JSON does not have but Python writes.
 
     Args:
         path: a regular file.
@@ -90,7 +90,7 @@ def read_json(path: str | Path, limit: int) -> Any:
     """
     text = read_text(path, limit)
     try:
-        values = json.loads(text)
+        values = json.loads(text, parse_constant=lambda _: None)
     except RecursionError:
         raise ValueError(_too_deep()) from None
     _check_depth(values)

@@ -22,7 +22,7 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def one_line(error: BaseException, limit: int = 240) -> str:
-    """The message of an exception on one line, cut to `limit` characters; its class name if it has no message."""
+def one_line(error: BaseException | str, limit: int = 240) -> str:
+    """An exception's message, or its class name if it has none, or a text, on one line, cut to `limit` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
