@@ -30,7 +30,6 @@ from compressor.models.quiet import quiet
 from compressor.models.weights import model_class
 from compressor.pipeline.ensemble import shape_of
 from compressor.pipeline.measure import LENGTH, text_length
-from compressor.pipeline.prove import export_to_time
 from compressor.pipeline.stages import Tell
 from compressor.recipe import TargetOptions
 
@@ -264,6 +263,9 @@ class _Timer:
         }
 
     def _measured(self, config: PretrainedConfig) -> float:
+        # The exporters, which only a limit on latency needs.
+        from compressor.pipeline.prove import export_to_time
+
         with quiet():
             model: Any = model_class(config)._from_config(config).eval()
         length = text_length(config, self.length) or 1

@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
-from compressor.models.card import render_card
-from compressor.models.example import onnx_example
 from compressor.recipe import Recipe
 from compressor.recipe import read as read_recipe
-from compressor.report.page.page import render_page
 
 REPORT = "report.json"
 PAGE = "report.html"
@@ -32,6 +29,10 @@ def write_documents(folder: Path, recipe: Recipe, report: Mapping[str, Any]) -> 
 
 
 def _card(folder: Path, recipe: Recipe, report: Mapping[str, Any]) -> str:
+    # Here, since models bring torch and transformers: a report is read without.
+    from compressor.models.card import render_card
+    from compressor.models.example import onnx_example
+
     example = onnx_example(folder, report["task"]) if report.get("onnx") else None
     return render_card(recipe, report, task=report["task"], reads=report["reads"], example=example)
 
@@ -63,6 +64,9 @@ def write_page(folder: str | Path) -> Path:
     Raises:
         UserError: there is no report that could be read, or the folder cannot be written to.
     """
+    # Here, since its pictures of couplings bring torch.
+    from compressor.report.page.page import render_page
+
     report, path = read_report(folder), Path(folder).expanduser() / PAGE
     try:
         page = render_page(report)

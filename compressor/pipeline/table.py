@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -14,10 +14,13 @@ from compressor.bench.accuracy import Batch, Score, answer, new_tally
 from compressor.bench.flops import count_macs
 from compressor.bench.size import count_parameters, weight_bytes
 from compressor.bench.table import MISSING, Row, say_perplexity
-from compressor.data.batches import Batches
 from compressor.mixture import mix
 from compressor.models.load import Teacher
 from compressor.pipeline.measure import Timing
+
+if TYPE_CHECKING:
+    # The library datasets, which a table that reads no data does without.
+    from compressor.data.batches import Batches
 
 #: Memory for the ensemble's answers on the evaluation samples.
 REFERENCE_BYTES = 1 << 28
