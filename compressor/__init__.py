@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from compressor.version import __version__
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from compressor.export.onnx import ExportReport
     from compressor.fusion import FusionResult
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "benchmark", "distill", "export_onnx", "fuse", "inspect"]
 
 
