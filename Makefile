@@ -10,9 +10,8 @@ VENV := .venv
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 PIP := $(VENV)/bin/python $(INSTALL) --no-compile
 # Compiled once, here: where Python may not write bytecode (PYTHONDONTWRITEBYTECODE, usual in containers) every command
-# would compile torch and transformers again, 12 seconds of CPU.  pip would do it on one core, and the libraries' tests
-# too: 32 seconds of CPU instead of 25 on all cores.  What is compiled already costs a second.  Packages may ship files
-# that are no Python for this version; they fail when they are imported, not here.
+# would compile torch and transformers again, 12 seconds of CPU. This takes about 25, on all cores; pip would use one, and
+# compile the libraries' tests too. A package may ship files that are no Python of this version: no reason to fail here.
 COMPILE := $(VENV)/bin/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib compressor || true
 
 .PHONY: demo test docs install dist dist-check clean
@@ -70,4 +69,4 @@ $(VENV)/.packaging: constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo site
+	rm -rf $(VENV) demo site dist build
