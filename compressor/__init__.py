@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from compressor.anatomy import Anatomy
-    from compressor.anatomy.passages import Passage, Relation
-    from compressor.bench.table import Row
-    from compressor.distillation.checks import Samples
-    from compressor.distillation.trainer import FinetuneReport
+    from compressor.bench.rows import Row
+    from compressor.distillation.checks import TrainingSamples
+    from compressor.distillation.distill import FinetuneReport
     from compressor.export.onnx import ExportReport
     from compressor.fusion import FusionResult
+    from compressor.layer_maps import AttentionPair, LayerMap
 
 __all__ = ["__version__", "benchmark", "distill", "export_onnx", "fuse", "inspect"]
 
@@ -61,13 +61,13 @@ def fuse(
     Raises:
         UserError: a name, an option or the width cannot be used, or the teachers do not fit together.
     """
-    from compressor.fusion import fuse as fuse_models
-    from compressor.models.compatible import check_compatible_configs
-    from compressor.recipe import build
+    from compressor.fusion import fuse_models
+    from compressor.models.compatibility import check_compatible_configs
+    from compressor.recipe import build_recipe
 
     named = _named(teachers)
     check_compatible_configs([(name, model.config) for name, model in named])
-    recipe = build(
+    recipe = build_recipe(
         {
             "preset": preset,
             "teachers": [name for name, _ in named],
@@ -117,7 +117,7 @@ def inspect(model: str | PreTrainedModel | PretrainedConfig) -> Anatomy:
 def distill(
     student: PreTrainedModel,
     teachers: Sequence[str | PreTrainedModel],
-    train: Samples,
+    train: TrainingSamples,
     *,
     work_dir: str | Path,
     weights: Sequence[float] | None = None,
@@ -125,7 +125,7 @@ def distill(
     resume: bool = False,
     device: str = "cpu",
     progress: Callable[[int, int, float], None] | None = None,
-    passages: Sequence[Passage] = (),
+    passages: Sequence[LayerMap] = (),
     **options: Any,
 ) -> FinetuneReport:
     """Train a student in place on its teachers' mean prediction.
@@ -149,23 +149,23 @@ def distill(
     """
     from pathlib import Path
 
-    from compressor.distillation.objective import Comparison
-    from compressor.distillation.trainer import distill as train_student
+    from compressor.distillation.distill import train_student
+    from compressor.distillation.objective import FeatureTargets
     from compressor.errors import UserError
-    from compressor.fusion.passages import relations_of
-    from compressor.recipe import build
+    from compressor.fusion.build.student_layer_maps import attention_pairs_of
+    from compressor.recipe import build_recipe
 
     (_, student), *named = _named([student, *teachers])
     # A recipe has teachers; where labels alone are learnt from, the student stands in.
     names = [name for name, _ in named] or ["student"]
-    recipe = build({"teachers": names, "finetune": options, "seed": seed}, where="distill")
+    recipe = build_recipe({"teachers": names, "finetune": options, "seed": seed}, where="distill")
     if not named and recipe.finetune.asks_teachers:
         raise UserError("distill: there are no teachers: name one, or give distil_weight=0 to learn labels alone")
     models = [model for _, model in named]
-    relations: Sequence[Relation] = ()
+    relations: Sequence[AttentionPair] = ()
     if "relations" in recipe.finetune.losses:
-        relations = relations_of(student.config, [model.config for model in models])
-    comparison = Comparison(passages, relations)
+        relations = attention_pairs_of(student.config, [model.config for model in models])
+    comparison = FeatureTargets(passages, relations)
     return train_student(
         student,
         models,
@@ -203,11 +203,11 @@ def benchmark(
     Raises:
         UserError: a model cannot be loaded, or the models read different inputs.
     """
-    from compressor.bench.table import from_json
-    from compressor.pipeline.bench import DEFAULT, Settings, bench
+    from compressor.bench.rows import from_json
+    from compressor.pipeline.bench import DEFAULT_BACKENDS, BenchSettings, bench_models
 
-    backends = DEFAULT if onnx else ("torch",)
-    found = bench(models, Settings((batch_size,), (length,), backends, seconds, threads))
+    backends = DEFAULT_BACKENDS if onnx else ("torch",)
+    found = bench_models(models, BenchSettings((batch_size,), (length,), backends, seconds, threads))
     return from_json(found["table"])
 
 
@@ -227,7 +227,7 @@ def export_onnx(
         ParityError: a file disagrees with torch by more than `tolerance`; nothing is written.
         UserError: the model cannot be loaded or exported.
     """
-    from compressor.export.onnx import export_onnx as export
+    from compressor.export.onnx import write_onnx as export
 
     return export(_named([model])[0][1], folder, cache=cache, tolerance=tolerance, seed=seed)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compressor.registry import Registry
+from compressor.utils.registry import Registry
 
 
 @dataclass(frozen=True)

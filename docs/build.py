@@ -19,7 +19,7 @@ from compressor.cli.app import app
 from compressor.cli.flags import FLAGS
 from compressor.presets import PRESETS
 from compressor.recipe import Recipe, Section
-from compressor.registry import Registry
+from compressor.utils.registry import Registry
 
 ROOT = Path(__file__).parents[1]
 #: Links of pages that lie elsewhere in the repository than in the guide.
@@ -94,9 +94,9 @@ def commands() -> str:
 def methods() -> str:
     """Everything that is registered under a name."""
     from compressor.fusion.anchored.policies import POLICIES
-    from compressor.fusion.inner import UNIT_MAPS
-    from compressor.fusion.residual import RESIDUAL_MAPS
-    from compressor.fusion.tokens import TOKEN_FILTERS
+    from compressor.fusion.calibration.token_filters import TOKEN_FILTERS
+    from compressor.fusion.maps.residual import RESIDUAL_MAPS
+    from compressor.fusion.maps.units import UNIT_MAPS
     from compressor.transport import COST_SCALES, COSTS, PREPARATIONS, SOLVERS
 
     tables: list[tuple[str, str, Registry[Any]]] = [

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tiny import save_images, save_vit
-from tinytext import save_plain, save_sentences, save_text_model
+from tiny_text import save_plain, save_sentences, save_text_model
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "docs/index.md", "docs/how.md", "docs/recipes.md", "docs/results.md", "docs/extend.md")
@@ -160,9 +160,9 @@ def test_the_python_of_the_readme_runs(place, monkeypatch, tmp_path):
 def test_what_the_guide_adds_works():
     import torch
 
-    from compressor.fusion.anchored.policies import POLICIES, leave
-    from compressor.fusion.inner import UNIT_MAPS
-    from compressor.transport import SOLVERS, from_assignment, identity, solve, uniform
+    from compressor.fusion.anchored.policies import POLICIES, outgoing_coupling
+    from compressor.fusion.maps.units import UNIT_MAPS
+    from compressor.transport import SOLVERS, from_assignment, identity_coupling, solve, uniform
 
     registries = {"outer": SOLVERS, "mostly-stream": POLICIES, "first": UNIT_MAPS}
     try:
@@ -170,8 +170,8 @@ def test_what_the_guide_adds_works():
             exec(compile(code, "extend.md", "exec"), {})
         coupling = solve("outer", torch.rand(6, 3), uniform(6), uniform(3))
         assert coupling.marginal_error < 1e-12
-        stream, branch = identity(4), from_assignment(torch.tensor([1, 0, 3, 2]), 4)
-        left = leave(POLICIES.get("mostly-stream"), [stream, branch], [torch.ones(4), torch.ones(4)])
+        stream, branch = identity_coupling(4), from_assignment(torch.tensor([1, 0, 3, 2]), 4)
+        left = outgoing_coupling(POLICIES.get("mostly-stream"), [stream, branch], [torch.ones(4), torch.ones(4)])
         assert torch.allclose(left.plan, 0.9 * stream.plan + 0.1 * branch.plan)
         assert "first" in UNIT_MAPS.names()
     finally:

@@ -21,17 +21,17 @@ from onnxruntime.quantization import QuantType, quantize_static
 from torch import Tensor
 
 from compressor.bench.deployed import measure_deployed
-from compressor.bench.isolated import Job, WorkerError, measure_isolated
+from compressor.bench.subprocesses import TimingJob, WorkerError, measure_isolated
 from compressor.export import quantise
-from compressor.export.formats import FORMATS
-from compressor.export.proofs import MODEL, answers_of
+from compressor.export.formats import EXPORT_FORMATS
+from compressor.export.parity_cases import MODEL, answers_of
 from compressor.export.runtime import Session
-from compressor.export.writing import write_formats
+from compressor.export.write import write_formats
 from compressor.models.inputs import is_image_config
 from compressor.models.load import load_teacher
+from compressor.pipeline.data_splits import open_data
 from compressor.pipeline.environment import environment
-from compressor.pipeline.samples import open_data
-from compressor.recipe import ExportOptions, Int8Options, build
+from compressor.recipe import ExportOptions, Int8Options, build_recipe
 
 RESULTS = Path(__file__).parents[1] / "results" / "deploy"
 
@@ -48,7 +48,7 @@ def main(
     threads: Annotated[int, typer.Option(help="Threads of ONNX Runtime.")] = 1,
 ) -> None:
     """Measure one student."""
-    recipe = build(
+    recipe = build_recipe(
         {
             "teachers": [student],
             "data": {"source": data},
@@ -92,7 +92,7 @@ def main(
         "accuracy_error": own.accuracy_error,
         "samples": own.samples,
         "rows": rows,
-        "formats": {one: FORMATS.get(one).meaning for one in names},
+        "formats": {one: EXPORT_FORMATS.get(one).meaning for one in names},
         "environment": environment(),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ def _everything(calibration: Batches) -> Way:
 
     def write(source: Path, path: Path) -> None:
         plain, reader = quantise.plain_graph(source), quantise.reader_of(source, calibration)
-        with quantise.told(source, "quantise"):
+        with quantise.quantiser_errors_as_one_line(source, "quantise"):
             quantize_static(plain, path, reader, per_channel=True, weight_type=QuantType.QInt8)
 
     return write
@@ -140,7 +140,7 @@ def latencies(
     about = {key: config[key] for key in ("vocab_size", "image_size", "num_channels") if key in config}
     found: dict[str, dict[str, Any]] = {name: {} for name in files}
     for batch in (1, 32):
-        jobs = [Job("onnx", str(path), batch, 64, threads, config=about) for path in files.values()]
+        jobs = [TimingJob("onnx", str(path), batch, 64, threads, config=about) for path in files.values()]
         for name, one in zip(files, measure_isolated(jobs, seconds=seconds), strict=True):
             if isinstance(one, WorkerError):
                 raise one

@@ -19,24 +19,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tasks import Batch, inputs_of, probe_of, task_for, train
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import logging
 
 from compressor.anatomy import inspect_config
 from compressor.anatomy.certificate import random_model
+from compressor.anatomy.hooks import logits_of
 from compressor.anatomy.resize import with_fields
-from compressor.anatomy.trace import logits_of
-from compressor.anatomy.widen import widened
 from compressor.errors import UserError
 from compressor.export.onnx import largest_differences
-from compressor.fusion import fuse
-from compressor.fusion.choose import divergence, ensemble_log_probs
+from compressor.fusion import fuse_models
+from compressor.fusion.joint.candidates import divergence, pooled_log_probs
 from compressor.models.inputs import dummy_inputs
-from compressor.models.pico import FAMILIES, pico_config
 from compressor.pipeline.environment import environment
 from compressor.recipe import FusionOptions
+from compressor.testing.tasks import LabelledBatch, probe_of, task_for, train_briefly, unlabelled
+from compressor.testing.tiny_configs import FAMILIES, tiny_config
+from compressor.testing.widening import widen
 
 #: Optimiser steps of a tiny teacher.
 STEPS = 300
@@ -88,7 +88,7 @@ def prove(family: str, steps: int) -> dict[str, Any]:
     start = time.perf_counter()
     base = inspect_config(base_config(family))
     seconds = time.perf_counter() - start
-    anatomy = inspect_config(pico_config(family))
+    anatomy = inspect_config(tiny_config(family))
     row: dict[str, Any] = {
         "class": anatomy.model_class, "base_seconds": seconds, "base_error": base.error, "certificate": anatomy.error,
         "rotatable": anatomy.canonical,
@@ -99,11 +99,11 @@ def prove(family: str, steps: int) -> dict[str, Any]:
 
 def recovery(family: str, teachers: int) -> float:
     """Relative error of the student of widened copies of one model against that model, float64, unseen inputs."""
-    narrow = random_model(pico_config(family))
+    narrow = random_model(tiny_config(family))
     config = narrow.config
     batches = [dummy_inputs(config, 24, 12, seed=100 + i, dtype=torch.float64) for i in range(6)]  # type: ignore[arg-type]
-    wide: list[Any] = [(f"wide {seed}", widened(narrow, seed)) for seed in range(1, teachers + 1)]
-    result = fuse(wide, 0.5, batches)
+    wide: list[Any] = [(f"wide {seed}", widen(narrow, seed)) for seed in range(1, teachers + 1)]
+    result = fuse_models(wide, 0.5, batches)
     inputs = dummy_inputs(config, 8, 12, seed=5, dtype=torch.float64)  # type: ignore[arg-type]
     found, wanted = logits_of(result.model, inputs), logits_of(narrow, inputs)
     if anatomy_has_no_head(narrow):
@@ -120,19 +120,19 @@ def anatomy_has_no_head(model: nn.Module) -> bool:
 
 def contest(family: str, steps: int) -> dict[str, Any]:
     """Two trained tiny teachers, halved: refit against evenly spaced slices, on samples that neither has seen."""
-    small = pico_config(family)
+    small = tiny_config(family)
     fields = inspect_config(small).fields
     values = {f: 2 * getattr(small, f) for f, m in fields.items() if m in ("hidden", "heads", "groups")}
     values |= {f: 2 * getattr(small, f) for f, m in fields.items() if m == "ffn" and getattr(small, f)}
     config = with_fields(small, values)
-    teachers = [(f"seed {seed}", train(config, seed, steps)) for seed in (1, 2)]
+    teachers = [(f"seed {seed}", train_briefly(config, seed, steps)) for seed in (1, 2)]
     task = task_for(config)
-    calibration, unseen = ([inputs_of(task.batch(first + i)) for i in range(8)] for first in (1, 101))
+    calibration, unseen = ([unlabelled(task.batch(first + i)) for i in range(8)] for first in (1, 101))
     start = time.perf_counter()
-    fused = fuse(teachers, 0.5, calibration)
+    fused = fuse_models(teachers, 0.5, calibration)
     seconds = time.perf_counter() - start
     slices = FusionOptions(residual="slice", inner="slice", refit=False)
-    sliced = fuse(teachers, 0.5, calibration, slices)
+    sliced = fuse_models(teachers, 0.5, calibration, slices)
     models = [model for _, model in teachers]
     refit, slicing = (distance(student.model, models, calibration, unseen) for student in (fused, sliced))
     return {
@@ -151,7 +151,7 @@ def onnx(model: Any) -> dict[str, float] | str:
 
 
 @torch.no_grad()
-def distance(model: Any, teachers: list[Any], calibration: list[Batch], batches: list[Batch]) -> float:
+def distance(model: Any, teachers: list[Any], calibration: list[LabelledBatch], batches: list[LabelledBatch]) -> float:
     """KL(ensemble || model) per token or sample; of a model without a head through a linear probe.
 
     The probe is fitted by least squares on the calibration samples, to the logits of the probe that the teachers were
@@ -159,19 +159,19 @@ def distance(model: Any, teachers: list[Any], calibration: list[Batch], batches:
     """
     if not anatomy_has_no_head(model):
         shares = [1 / len(teachers)] * len(teachers)
-        return divergence(model, batches, [ensemble_log_probs(teachers, shares, batch) for batch in batches])
+        return divergence(model, batches, [pooled_log_probs(teachers, shares, batch) for batch in batches])
     wanted = mean_log_probs(teachers, calibration)
     read = torch.linalg.lstsq(_with_ones(pooled(model, calibration)), wanted - wanted.mean(1, keepdim=True)).solution
     found, wanted = (_with_ones(pooled(model, batches)) @ read).log_softmax(-1), mean_log_probs(teachers, batches)
     return float((wanted.exp() * (wanted - found)).sum(-1).mean())
 
 
-def pooled(model: Any, batches: list[Batch]) -> Tensor:
+def pooled(model: Any, batches: list[LabelledBatch]) -> Tensor:
     """The mean of the last hidden state over tokens, one row a sample."""
     return torch.cat([logits_of(model, batch).mean(dim=1) for batch in batches]).double()
 
 
-def mean_log_probs(teachers: list[Any], batches: list[Batch]) -> Tensor:
+def mean_log_probs(teachers: list[Any], batches: list[LabelledBatch]) -> Tensor:
     """Log of the mean of what the teachers' own probe says."""
     found = [(pooled(t, batches) @ probe_of(t.config).double()).log_softmax(-1) for t in teachers]
     return torch.stack(found).logsumexp(dim=0) - math.log(len(found))

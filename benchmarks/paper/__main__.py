@@ -16,11 +16,11 @@ import torch
 import typer
 from transformers.utils import logging
 
-from benchmarks.arena import Arena, Places
+from benchmarks.common.results import Store
+from benchmarks.common.setting import Arena, Places
 from benchmarks.paper.pages import page
 from benchmarks.paper.settings import SETTINGS
 from benchmarks.paper.tables import TABLES, Table
-from benchmarks.store import Store
 from compressor.errors import UserError
 from compressor.pipeline.environment import environment
 

@@ -22,9 +22,9 @@ import typer
 from transformers import ViTConfig, ViTForImageClassification
 from transformers.utils import logging
 
+from benchmarks.common.results import Store
 from benchmarks.paper.pages import read
-from benchmarks.store import Store
-from compressor.fusion import fuse
+from compressor.fusion import fuse_models
 from compressor.pipeline.environment import environment, peak_memory_bytes
 from compressor.recipe import FusionOptions
 
@@ -84,11 +84,11 @@ def measured(shape: tuple[int, int, int], options: dict[str, Any], threads: int)
     logging.set_verbosity_error()
     torch.set_num_threads(threads)
     # What is loaded at first use, and the memory that it takes, is not a fusion's.
-    fuse(_teachers(32, 1, 2), 1.0, _images(2), FusionOptions(**options))
+    fuse_models(_teachers(32, 1, 2), 1.0, _images(2), FusionOptions(**options))
     teachers, batches = _teachers(*shape), _images(BATCH)
     loaded = peak_memory_bytes()
     begun = time.perf_counter()
-    found = fuse(teachers, 1.0, batches, FusionOptions(**options))
+    found = fuse_models(teachers, 1.0, batches, FusionOptions(**options))
     return {
         "parameters": teachers[0][1].num_parameters(),
         "seconds": time.perf_counter() - begun,

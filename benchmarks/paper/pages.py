@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arena import Setting
+from benchmarks.common.results import Store
+from benchmarks.common.setting import Setting
 from benchmarks.paper.tables import Cell, Table
-from benchmarks.store import Store
 
 #: Sentences about the committed figures, a file a table.
 SAID = Path(__file__).parent / "said"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.arena import Setting
+from benchmarks.common.setting import Setting
 
 #: Pairs of small ViTs of different seeds, each in turn the anchor of one.
 PAIRS = (("vit-0", "vit-1"), ("vit-2", "vit-3"), ("vit-4", "vit-0"))

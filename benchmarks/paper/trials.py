@@ -11,13 +11,13 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel
 
-from benchmarks.arena import Arena, Named
-from benchmarks.store import Figures
+from benchmarks.common.results import Figures
+from benchmarks.common.setting import Arena, Named
 from compressor.anatomy import apply, inspect_config
 from compressor.anatomy.certificate import random_permutations
-from compressor.anatomy.trace import logits_of
+from compressor.anatomy.hooks import logits_of
 from compressor.errors import CouplingError
-from compressor.fusion import FusionResult, fuse
+from compressor.fusion import FusionResult, fuse_models
 from compressor.fusion.anchored import POLICIES
 from compressor.recipe import AlignmentOptions, FinetuneOptions, FusionOptions
 
@@ -97,7 +97,7 @@ class Fused:
     def make(self, arena: Arena, seed: int) -> FusionResult:
         """The student, and how it came about."""
         calibration, taking = arena.calibration(seed, self.samples), self._taking_part(arena, seed)
-        return fuse(
+        return fuse_models(
             taking, self.width, calibration, self.options(len(taking)), seed=seed, depth=self.depth,
             anchor=arena.anchor(seed) if self.anchored else None,
         )  # fmt: skip
@@ -207,7 +207,7 @@ class Copied:
         copied = copy.deepcopy(model)
         copied.load_state_dict(apply(maps, dict(model.named_parameters()), anatomy), strict=False)
         calibration = arena.calibration(seed, self.fusion.samples)
-        made = fuse([(name, model), ("copy", copied)], 1.0, calibration, self.fusion.options(2), seed=seed).model
+        made = fuse_models([(name, model), ("copy", copied)], 1.0, calibration, self.fusion.options(2), seed=seed).model
         with torch.no_grad():
             before, after = (logits_of(one, calibration[0]) for one in (model, made))
         return {"error": float((after - before).norm() / before.norm()), "score": arena.score(made)}

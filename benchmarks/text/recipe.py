@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from benchmarks.teachers import TeacherRecipe
+from benchmarks.common.teachers import TeacherRecipe
 
 Task = Literal["sst2", "shakespeare", "seq2seq"]
 

@@ -23,13 +23,13 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from compressor.anatomy.resize import model_class
-from compressor.bench.accuracy import answer, new_tally
+from compressor.anatomy.resize import named_model_class
+from compressor.bench.accuracy import new_tally, predict
 from compressor.data.batches import Batches, Samples
 from compressor.data.sources import open_split
-from compressor.distillation.trainer import distill
-from compressor.fusion import FusionResult, fuse
-from compressor.mixture import mix
+from compressor.distillation.distill import train_student
+from compressor.ensemble import mix_predictions
+from compressor.fusion import FusionResult, fuse_models
 from compressor.models.load import Teacher, load_teacher
 from compressor.models.tasks import find_task
 from compressor.pipeline.environment import environment
@@ -68,18 +68,18 @@ def named(teachers: Sequence[Teacher]) -> list[tuple[str, Any]]:
 
 
 def ours(teachers: Sequence[Teacher], calibration: Sequence[dict], seed: int) -> FusionResult:
-    return fuse(named(teachers), WIDTH, calibration, seed=seed)
+    return fuse_models(named(teachers), WIDTH, calibration, seed=seed)
 
 
 def sliced(teachers: Sequence[Teacher], calibration: Sequence[dict], seed: int) -> FusionResult:
     options = FusionOptions(residual="slice", inner="slice", refit=False)
-    return fuse(named(teachers), WIDTH, calibration, options, seed=seed)
+    return fuse_models(named(teachers), WIDTH, calibration, options, seed=seed)
 
 
 def random(teachers: Sequence[Teacher], calibration: Sequence[dict], seed: int) -> FusionResult:
     found = sliced(teachers, calibration, seed)
     torch.manual_seed(seed)
-    blank: Any = model_class(found.target.config)(copy.deepcopy(found.target.config))
+    blank: Any = named_model_class(found.target.config)(copy.deepcopy(found.target.config))
     found.model.load_state_dict(blank.state_dict())
     return found
 
@@ -122,8 +122,8 @@ class Contest:
     def scores(self, models: Sequence[Any], part: str) -> list[float]:
         """Accuracy in percent or perplexity of every model and, last, of all of them as an ensemble."""
         tallies = [new_tally(models[0]) for _ in range(len(models) + 1)]
-        for found in answer(models, self.parts[part]):
-            rows = [*found.log_probs, mix(found.log_probs, [1.0] * len(models))]
+        for found in predict(models, self.parts[part]):
+            rows = [*found.log_probs, mix_predictions(found.log_probs, [1.0] * len(models))]
             for tally, row in zip(tallies, rows, strict=True):
                 tally.add(row, found.inputs, found.labels)
         found_scores = [tally.score() for tally in tallies]
@@ -137,7 +137,7 @@ class Contest:
         options = FinetuneOptions(steps=self.steps, batch_size=self.pair.batch, learning_rate=rate)
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             models = [teacher.model for teacher in self.teachers]
-            distill(student, models, [1.0] * len(models), self.train, options, seed=seed, work_dir=Path(folder))
+            train_student(student, models, [1.0] * len(models), self.train, options, seed=seed, work_dir=Path(folder))
         return student.eval()
 
     def run(self, maker: Maker, seeds: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmarks.teachers import Progress, Trained, choose, train_missing
+from benchmarks.common.teachers import Progress, Trained, choose, train_missing
 from benchmarks.text.corpora import Corpus, shakespeare, sst2
 from benchmarks.text.pairs import seq2seq
 from benchmarks.text.recipe import Task, TextRecipe

@@ -29,12 +29,12 @@ from transformers import (
     set_seed,
 )
 
-from benchmarks.teachers import Progress, Scores, Trained
+from benchmarks.common.teachers import Progress, Scores, Trained
 from benchmarks.text.corpora import CLASSES, CONTEXT, SENTENCE_TOKENS, Corpus
 from benchmarks.text.pairs import restored
 from benchmarks.text.recipe import Task, TextRecipe
-from compressor.models.quiet import quiet
 from compressor.models.save import save_student
+from compressor.utils.logging import quiet_transformers
 
 _HEAD: dict[Task, Any] = {
     "sst2": AutoModelForSequenceClassification,
@@ -53,7 +53,7 @@ def train_teacher(recipe: TextRecipe, corpus: Corpus, folder: Path, progress: Pr
     model = _HEAD[recipe.task].from_config(_config(recipe, corpus))
     keeper = _KeepBest(recipe.task, progress)
     begun = time.perf_counter()
-    with quiet():
+    with quiet_transformers():
         trainer = _trainer(
             model,
             recipe.task,
@@ -79,7 +79,7 @@ def train_teacher(recipe: TextRecipe, corpus: Corpus, folder: Path, progress: Pr
 
 def score(folder: Path, task: Task, corpus: Corpus, samples: Any) -> Scores:
     """Load a teacher's folder and measure it on `samples`."""
-    with quiet():
+    with quiet_transformers():
         model = _HEAD[task].from_pretrained(folder)
         if task == "seq2seq":
             return restored(model, corpus.tokenizer, samples)

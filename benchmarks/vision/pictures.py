@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import ViTImageProcessor
 
-from compressor.models.quiet import quiet
+from compressor.utils.logging import quiet_transformers
 
 SIDE = 32
 #: Black pixels around an image that a random crop may reach into.
@@ -70,7 +70,7 @@ def cifar10(folder: Path) -> Cifar:
 
 def preprocessor() -> ViTImageProcessor:
     """What turns an image into a teacher's inputs: that of all of them, so that they can be fused with each other."""
-    with quiet():
+    with quiet_transformers():
         return ViTImageProcessor(
             do_resize=False,
             size={"height": SIDE, "width": SIDE},

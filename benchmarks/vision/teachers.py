@@ -15,7 +15,7 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmarks.teachers import Progress, TeacherRecipe, Trained, choose, train_missing
+from benchmarks.common.teachers import Progress, TeacherRecipe, Trained, choose, train_missing
 from benchmarks.vision.pictures import Cifar, cifar10
 from benchmarks.vision.training import train_teacher
 

@@ -21,10 +21,10 @@ from transformers import (
     set_seed,
 )
 
-from benchmarks.teachers import Progress, Scores, TeacherRecipe, Trained
+from benchmarks.common.teachers import Progress, Scores, TeacherRecipe, Trained
 from benchmarks.vision.pictures import Cifar, Images, augmented, normalised, preprocessor, shuffled
-from compressor.models.quiet import quiet
 from compressor.models.save import save_student
+from compressor.utils.logging import quiet_transformers
 
 EVALUATION_BATCH = 250
 
@@ -50,7 +50,7 @@ def train_teacher(recipe: TeacherRecipe, data: Cifar, folder: Path, progress: Pr
 
 def score(folder: Path, images: Images, device: str = "cpu") -> Scores:
     """Load a teacher's folder and measure it on `images`."""
-    with quiet():
+    with quiet_transformers():
         model = AutoModelForImageClassification.from_pretrained(folder).to(device)
         processor = AutoImageProcessor.from_pretrained(folder)
     return _scores(model, images, processor)

@@ -1,12 +1,41 @@
 """What a model is made of: dimensions watched, spaces and axes inferred, certified, mapped, made canonical."""
 
-from compressor.anatomy.apply import Map, apply
-from compressor.anatomy.axes import Anatomy, Axis, Kind, Norm, Part, Role, Scale, Side, Space, Stack, Step, map_key
 from compressor.anatomy.canonical import canonicalise
-from compressor.anatomy.certificate import TOLERANCE, certify
+from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, certify
 from compressor.anatomy.infer import inspect_config
+from compressor.anatomy.spec import (
+    Anatomy,
+    Axis,
+    Kind,
+    LayerScale,
+    LinearOp,
+    Norm,
+    Part,
+    Role,
+    Side,
+    Space,
+    Stack,
+    map_key,
+)
+from compressor.anatomy.transform import Map, apply
 
 __all__ = [
-    "TOLERANCE", "Anatomy", "Axis", "Kind", "Map", "Norm", "Part", "Role", "Scale", "Side", "Space", "Stack", "Step",
-    "apply", "canonicalise", "certify", "inspect_config", "map_key",
+    "CERTIFICATE_TOLERANCE",
+    "Anatomy",
+    "Axis",
+    "Kind",
+    "LayerScale",
+    "LinearOp",
+    "Map",
+    "Norm",
+    "Part",
+    "Role",
+    "Side",
+    "Space",
+    "Stack",
+    "apply",
+    "canonicalise",
+    "certify",
+    "inspect_config",
+    "map_key",
 ]  # fmt: skip

@@ -13,8 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from compressor.anatomy.axes import Anatomy, Norm, Scale, Side
-from compressor.anatomy.derived import Derived
+from compressor.anatomy.lazy_state import Derived
+from compressor.anatomy.spec import Anatomy, LayerScale, Norm, Side
 
 
 def fold_norms(state: Mapping[str, Tensor], norms: Sequence[Norm], anatomy: Anatomy) -> Derived | None:
@@ -89,7 +89,7 @@ def _writes_keys(anatomy: Anatomy, weight: str) -> bool:
     return any((part.key or "").endswith("/key") for axis in anatomy.axes[weight] for part in axis.parts)
 
 
-def fold_scales(state: Mapping[str, Tensor], scales: Sequence[Scale], anatomy: Anatomy) -> Derived:
+def fold_scales(state: Mapping[str, Tensor], scales: Sequence[LayerScale], anatomy: Anatomy) -> Derived:
     """Move layer scales into the linear maps whose output they multiply; float64."""
     folded = Derived(state)
     steps = {step.module: step for step in anatomy.steps}

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from transformers import PretrainedConfig
 
-from compressor.anatomy.axes import Anatomy, Axis, Kind, Norm, Part, Role, Scale, Space, Stack, Step
 from compressor.anatomy.fields import Sizes
 from compressor.anatomy.resize import Skeleton, shapes_of
+from compressor.anatomy.spec import Anatomy, Axis, Kind, LayerScale, LinearOp, Norm, Part, Role, Space, Stack
 
 
 def expand(
@@ -53,7 +53,7 @@ def expand(
         flow=tuple(_repeated(small.flow, small.stacks, stacks, rename)),
         fields=fields,
         scales=tuple(
-            Scale(new, rename.moved(scale.writer, scale.parameter, new))
+            LayerScale(new, rename.moved(scale.writer, scale.parameter, new))
             for scale in small.scales
             for new in rename.forward(scale.parameter)
         ),
@@ -169,8 +169,8 @@ def _sized_axis(axis: Axis, size: int, spaces: Mapping[str, Space], rename: _Ren
 
 
 def _repeated(
-    items: tuple[Step | Norm, ...], small: tuple[Stack, ...], stacks: tuple[Stack, ...], rename: _Renaming
-) -> Iterator[Step | Norm]:
+    items: tuple[LinearOp | Norm, ...], small: tuple[Stack, ...], stacks: tuple[Stack, ...], rename: _Renaming
+) -> Iterator[LinearOp | Norm]:
     """The flow of the small model with its layers repeated."""
     starts = {one.layers: stack for one, stack in zip(small, stacks, strict=True)}
     placed: set[tuple[str, ...]] = set()
@@ -187,7 +187,7 @@ def _repeated(
                         yield _renamed(other, twin, whole, rename)
 
 
-def _renamed(item: Step | Norm, twin: str, whole: str, rename: _Renaming) -> Step | Norm:
+def _renamed(item: LinearOp | Norm, twin: str, whole: str, rename: _Renaming) -> LinearOp | Norm:
     def move(name: str) -> str:
         return rename.moved(name, item.module, whole)
 

@@ -9,9 +9,9 @@ from enum import StrEnum
 
 from transformers import PretrainedConfig
 
-from compressor.anatomy.axes import Kind
 from compressor.anatomy.resize import BUILD_ERRORS, Growth, Skeleton, with_fields
-from compressor.anatomy.table import Table
+from compressor.anatomy.spaces import Table
+from compressor.anatomy.spec import Kind
 
 #: Positions, vocabulary and pictures are cut to this many: they cost time and are not ours to change.
 _SHORT = {"vocab_size": 160, "max_source_positions": 16}

@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from compressor.anatomy.axes import Anatomy, Kind, Norm, Scale, Side, Space, Step
 from compressor.anatomy.canonical import centre_writers, fold_norms, fold_scales
-from compressor.anatomy.certificate import TOLERANCE, logits_change
-from compressor.anatomy.trace import Trace, checkpoint_of, is_linear, logits_of, product_scale, trace, write_dim
+from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, logits_change
+from compressor.anatomy.hooks import Trace, checkpoint_of, is_linear, logits_of, product_scale, trace, write_dim
+from compressor.anatomy.spec import Anatomy, Kind, LayerScale, LinearOp, Norm, Side, Space
 
 
 class Flow:
@@ -40,9 +40,9 @@ class Flow:
         """The anatomy with its flow, its layer scales, and what its canonical form allows."""
         norms = {name: self._norm(name) for name in self.order if self._is_norm(name)}
         linears = [name for name in self.order if write_dim(self.modules[name]) is not None and name in self.weights]
-        items: dict[str, Step | Norm] = {**{name: self._step(name) for name in linears}, **norms}
+        items: dict[str, LinearOp | Norm] = {**{name: self._step(name) for name in linears}, **norms}
         streams = {space.name for space in self.anatomy.residuals}
-        readers = [name for name, item in items.items() if isinstance(item, Step) and item.reads in streams]
+        readers = [name for name, item in items.items() if isinstance(item, LinearOp) and item.reads in streams]
         self.seers = {*norms, *readers, *self.anatomy.layers}
         anatomy = replace(self.anatomy, flow=tuple(items[name] for name in self.order if name in items))
         anatomy = replace(anatomy, scales=self._scales(anatomy))
@@ -71,14 +71,16 @@ class Flow:
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(state[name])
 
-    def _with_readers(self, item: Step | Norm, anatomy: Anatomy) -> Step | Norm:
+    def _with_readers(self, item: LinearOp | Norm, anatomy: Anatomy) -> LinearOp | Norm:
         """A norm that nothing reads directly is read by the head, behind pooling or the joining of tokens."""
         if not isinstance(item, Norm) or item.readers:
             return item
         behind = anatomy.flow[anatomy.flow.index(item) + 1 :]
         if any(isinstance(other, Norm) and other.space == item.space for other in behind):
             return item
-        return replace(item, readers=tuple(s.module for s in behind if isinstance(s, Step) and s.reads == item.space))
+        return replace(
+            item, readers=tuple(s.module for s in behind if isinstance(s, LinearOp) and s.reads == item.space)
+        )
 
     def _is_norm(self, name: str) -> bool:
         """A module with a vector of scales and nothing that multiplies by a matrix."""
@@ -119,10 +121,10 @@ class Flow:
         still = still - shift if isinstance(shift, Tensor) else still
         return 0.0 if float(still.abs().max()) > 1e-6 else 1.0
 
-    def _step(self, name: str) -> Step:
+    def _step(self, name: str) -> LinearOp:
         weight = self.weights[name]
         reads, writes = self._ends(weight, tied=weight in self.tied)
-        return Step(name, writes, reads, weight, tied=weight in self.tied)
+        return LinearOp(name, writes, reads, weight, tied=weight in self.tied)
 
     def _ends(self, weight: str, *, tied: bool) -> tuple[str | None, str | None]:
         """(space read, space written) by a weight; a tied one reads what its embedding writes."""
@@ -132,10 +134,10 @@ class Flow:
             ends[axis.side] = key or ends[axis.side]
         return (ends[Side.WRITE], None) if tied else (ends[Side.READ], ends[Side.WRITE])
 
-    def _behind(self, item: Step | Norm) -> Step | Norm:
+    def _behind(self, item: LinearOp | Norm) -> LinearOp | Norm:
         """Find where the residual stream is seen right behind what adds to it, if this does."""
         layer = next((layer for layer in self.anatomy.layers if item.module.startswith(layer + ".")), None)
-        written = item.writes if isinstance(item, Step) else item.space
+        written = item.writes if isinstance(item, LinearOp) else item.space
         if layer is None or written not in {space.name for space in self.anatomy.residuals}:
             return item
         place = self.order.index(item.module)
@@ -145,7 +147,7 @@ class Flow:
             return item
         return replace(item, checkpoint=found[0], checkpoint_is_output=found[1], gain=found[2])
 
-    def _scales(self, anatomy: Anatomy) -> tuple[Scale, ...]:
+    def _scales(self, anatomy: Anatomy) -> tuple[LayerScale, ...]:
         """Vectors over the residual space that can be folded into the linear map called last before them."""
         vectors = [
             name
@@ -160,8 +162,11 @@ class Flow:
             for step in anatomy.steps:
                 inside = layer is not None and step.module.startswith(layer + ".")
                 if inside and step.writes == anatomy.axes[name][0].parts[0].key:
-                    scale = Scale(name, step.module)
-                    if logits_change(self.model, self.inputs, fold_scales(state, (scale,), anatomy)) <= TOLERANCE:
+                    scale = LayerScale(name, step.module)
+                    if (
+                        logits_change(self.model, self.inputs, fold_scales(state, (scale,), anatomy))
+                        <= CERTIFICATE_TOLERANCE
+                    ):
                         found.append(scale)
                         break
         return tuple(found)
@@ -175,13 +180,17 @@ class Flow:
         for item in anatomy.flow:
             if isinstance(item, Norm) and item.space in residuals and item.readers:
                 folded = fold_norms(state, [item], anatomy)
-                kept = folded is not None and logits_change(self.model, self.inputs, folded, before=before) <= TOLERANCE
+                kept = (
+                    folded is not None
+                    and logits_change(self.model, self.inputs, folded, before=before) <= CERTIFICATE_TOLERANCE
+                )
                 item = replace(item, folded=kept)
             flow.append(item)
         anatomy = replace(anatomy, flow=tuple(flow))
         centred = {
             name
             for name in residuals
-            if logits_change(self.model, self.inputs, centre_writers(state, anatomy, name), before=before) <= TOLERANCE
+            if logits_change(self.model, self.inputs, centre_writers(state, anatomy, name), before=before)
+            <= CERTIFICATE_TOLERANCE
         }
         return replace(anatomy, centred=frozenset(centred))

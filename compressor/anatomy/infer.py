@@ -18,19 +18,19 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from compressor.anatomy.algebra import Dim
-from compressor.anatomy.axes import Anatomy, Axis, Kind, Part, Side, Space, Stack
-from compressor.anatomy.certificate import TOLERANCE, certify, permutation_error, random_model
+from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, certify, permutation_error, random_model
+from compressor.anatomy.dims import Dim
 from compressor.anatomy.expand import expand
 from compressor.anatomy.fields import Meaning, interpret, reduced
 from compressor.anatomy.flow import Flow
-from compressor.anatomy.resize import BUILD_ERRORS, Skeleton, measure
-from compressor.anatomy.rotary import with_pairs
-from compressor.anatomy.table import Table, tabulate
-from compressor.anatomy.watch import Watched, watch
+from compressor.anatomy.resize import BUILD_ERRORS, Skeleton, measure_growth
+from compressor.anatomy.rotary_pairs import with_pairs
+from compressor.anatomy.spaces import Table, tabulate
+from compressor.anatomy.spec import Anatomy, Axis, Kind, Part, Side, Space, Stack
+from compressor.anatomy.tracer import TracedDims, trace_dims
 from compressor.errors import CertificateError, UnsupportedError
 from compressor.models.inputs import dummy_inputs, task_of
-from compressor.threads import torch_threads
+from compressor.utils.threads import torch_threads
 
 #: Layers of a small model: the first, one that stands for all in between, and the last.
 DEPTH = 3
@@ -64,7 +64,7 @@ _KNOWN: dict[str, Anatomy] = {}
 
 
 def _inspect(config: PretrainedConfig) -> Anatomy:
-    skeleton = measure(config, DEPTH)
+    skeleton = measure_growth(config, DEPTH)
     study = _study(skeleton)
     sizes = interpret(skeleton, study.config, study.table, lambda other: _Study.of(other, skeleton).table)
     if Meaning.HIDDEN not in sizes.meanings.values():
@@ -83,7 +83,7 @@ def _certified(config: PretrainedConfig, study: _Study, anatomy: Anatomy) -> Ana
         return _PROVEN[key][1]
     errors = certify(study.model, study.inputs, anatomy)
     worst = max(errors, key=lambda name: errors[name])
-    if not errors[worst] <= TOLERANCE:
+    if not errors[worst] <= CERTIFICATE_TOLERANCE:
         raise CertificateError(_refusal(config, anatomy, study.watched, worst, errors[worst]))
     whole = with_pairs(study.model, study.inputs, anatomy)
     whole = Flow(study.model, study.inputs, whole, study.table.tied).complete()
@@ -95,7 +95,7 @@ def _certified(config: PretrainedConfig, study: _Study, anatomy: Anatomy) -> Ana
 _PROVEN: dict[str, tuple[Anatomy, Anatomy]] = {}
 
 
-def _refusal(config: PretrainedConfig, anatomy: Anatomy, watched: Watched, space: str, error: float) -> str:
+def _refusal(config: PretrainedConfig, anatomy: Anatomy, watched: TracedDims, space: str, error: float) -> str:
     touched = [
         name
         for name, axes in anatomy.axes.items()
@@ -116,7 +116,7 @@ class _Study:
     config: PretrainedConfig
     model: nn.Module
     inputs: dict[str, Tensor]
-    watched: Watched
+    watched: TracedDims
     stacks: tuple[Stack, ...]
     table: Table
 
@@ -126,7 +126,7 @@ class _Study:
         model = random_model(config)
         config = cast(PretrainedConfig, model.config)
         inputs = dummy_inputs(config, batch=3, length=7, dtype=torch.float64)
-        watched = watch(model, inputs, head=task_of(config) != "features")
+        watched = trace_dims(model, inputs, head=task_of(config) != "features")
         stacks = _stacks(config, model, watched, skeleton)
         return cls(config, model, inputs, watched, stacks, tabulate(model, watched, stacks, _loose(watched, skeleton)))
 
@@ -168,7 +168,7 @@ def _study(skeleton: Skeleton) -> _Study:
     raise UnsupportedError(f"the {kind} config cannot be built and run at a small size to be certified ({reason})")
 
 
-def _stacks(config: PretrainedConfig, model: nn.Module, watched: Watched, skeleton: Skeleton) -> tuple[Stack, ...]:
+def _stacks(config: PretrainedConfig, model: nn.Module, watched: TracedDims, skeleton: Skeleton) -> tuple[Stack, ...]:
     """The lists of layers that are run one after the other, in call order, with the names of their residual spaces."""
     found: list[tuple[tuple[str, ...], tuple[str, ...], int]] = []
     for layers in skeleton.lists:
@@ -188,7 +188,7 @@ def _stacks(config: PretrainedConfig, model: nn.Module, watched: Watched, skelet
     )
 
 
-def _repeated(config: PretrainedConfig, watched: Watched) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+def _repeated(config: PretrainedConfig, watched: TracedDims) -> tuple[tuple[str, ...], tuple[str, ...], int]:
     """A layer whose weights are shared: it runs several times, and a config field says how often."""
     counts = {
         name: len(passages)
@@ -208,7 +208,7 @@ def _repeated(config: PretrainedConfig, watched: Watched) -> tuple[tuple[str, ..
     raise UnsupportedError(f"no field of the {config.model_type} config changes the number of layers")
 
 
-def _loose(watched: Watched, skeleton: Skeleton) -> Iterator[str]:
+def _loose(watched: TracedDims, skeleton: Skeleton) -> Iterator[str]:
     """Parameters that no operation touched, as wide as the residual stream (a mask token)."""
     widest = max(skeleton.growths, key=lambda growth: len(growth.rates), default=None)
     for name, dims in watched.parameters.items():
@@ -245,6 +245,9 @@ def _with_experts(study: _Study, anatomy: Anatomy, skeleton: Skeleton) -> Anatom
         spaces = {**anatomy.spaces, space.name: space, unit.name: replace(unit, experts=space.name)}
         candidate = replace(anatomy, spaces=spaces, axes=axes)
         with suppress(*BUILD_ERRORS):
-            if permutation_error(study.model, study.inputs, candidate, [space, spaces[unit.name]]) <= TOLERANCE:
+            if (
+                permutation_error(study.model, study.inputs, candidate, [space, spaces[unit.name]])
+                <= CERTIFICATE_TOLERANCE
+            ):
                 anatomy = candidate
     return anatomy

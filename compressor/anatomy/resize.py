@@ -61,7 +61,7 @@ class Skeleton:
     growths: tuple[Growth, ...]
 
 
-def model_class(config: PretrainedConfig) -> type[nn.Module]:
+def named_model_class(config: PretrainedConfig) -> type[nn.Module]:
     """The transformers class that the config names.
 
     Raises:
@@ -78,7 +78,7 @@ def model_class(config: PretrainedConfig) -> type[nn.Module]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_config_warnings() -> Iterator[None]:
     """Keep transformers from warning about configs that are built only to be measured."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.CRITICAL)
@@ -90,8 +90,8 @@ def quiet() -> Iterator[None]:
 
 def build_on_meta(config: PretrainedConfig) -> nn.Module:
     """The model of a config on the meta device: shapes only, nothing is allocated."""
-    with torch.device("meta"), quiet():
-        return model_class(config)(copy.deepcopy(config))
+    with torch.device("meta"), quiet_config_warnings():
+        return named_model_class(config)(copy.deepcopy(config))
 
 
 def shapes_of(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
@@ -130,7 +130,7 @@ def with_layers(config: PretrainedConfig, fields: Sequence[str], kept: Sequence[
     return changed
 
 
-def measure(config: PretrainedConfig, depth: int) -> Skeleton:
+def measure_growth(config: PretrainedConfig, depth: int) -> Skeleton:
     """Find the fields that size a model, and how.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from compressor.anatomy.algebra import Dim, concat, pin, product, select, split_concat, split_product, unify
+from compressor.anatomy.dims import Dim, concat, pin, product, select_dim, split_concat, split_product, unify
 
 Dims = list[Dim]
 
@@ -203,10 +203,10 @@ def _contract(one: Dims, other: Dims, shape: Sequence[int]) -> Dims:
         if len(real) == 2:
             unify(*real)
         heads.append(real[0] if real else Dim(shape[place]))
-    return made(heads + tail)
+    return fresh_dims(heads + tail)
 
 
-def made(dims: Dims) -> Dims:
+def fresh_dims(dims: Dims) -> Dims:
     """Dimensions of a new tensor: the same ones, but no longer the weight's own, which know what was done to it."""
     return [dim.alias() for dim in dims]
 
@@ -228,7 +228,7 @@ def _linear(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], resul
     weight[-1].contracted = True
     if bias is not None:
         unify(lookup(bias)[0], weight[0])
-    return made([*x[:-1], weight[0]])
+    return fresh_dims([*x[:-1], weight[0]])
 
 
 @rule("einsum")
@@ -238,7 +238,7 @@ def _einsum(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], resul
     for letters, tensor in zip(inputs.split(","), tensors_in(args[1:]), strict=True):
         for letter, dim in zip(letters, lookup(tensor), strict=True):
             unify(named.setdefault(letter, dim), dim)
-    return made([named[letter] for letter in output])
+    return fresh_dims([named[letter] for letter in output])
 
 
 @rule("conv1d", "conv2d", "conv3d")
@@ -255,7 +255,7 @@ def _convolution(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], 
         pin(x[1], weight[0], weight[1])
     if bias is not None:
         unify(lookup(bias)[0], weight[0])
-    return [*made([x[0], weight[0]]), *(Dim(size, pinned=True) for size in result.shape[2:])]
+    return [*fresh_dims([x[0], weight[0]]), *(Dim(size, pinned=True) for size in result.shape[2:])]
 
 
 @rule("embedding")
@@ -263,7 +263,7 @@ def _embedding(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], re
     ids, weight = args[0], _argument(args, kwargs, 1, "weight")
     pin(lookup(weight)[0])
     lookup(weight)[1].looked_up = True
-    return made([*lookup(ids), lookup(weight)[1]])
+    return fresh_dims([*lookup(ids), lookup(weight)[1]])
 
 
 @rule("layer_norm", "rms_norm")
@@ -307,13 +307,13 @@ def _split(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result
 def _unbind(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> list[Dims]:
     dims = lookup(args[0])
     place = _argument(args, kwargs, 1, "dim", 0) % len(dims)
-    return [select(dims, place, index) for index in range(len(result))]
+    return [select_dim(dims, place, index) for index in range(len(result))]
 
 
 @rule("select")
 def _select(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Dims:
     dims = lookup(args[0])
-    return select(dims, _argument(args, kwargs, 1, "dim") % len(dims), _argument(args, kwargs, 2, "index"))
+    return select_dim(dims, _argument(args, kwargs, 1, "dim") % len(dims), _argument(args, kwargs, 2, "index"))
 
 
 @rule("narrow")
@@ -369,7 +369,7 @@ def _getitem(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], resu
             isinstance(items[spot], Tensor) and items[spot].dim()
         ):
             place = sum(item.dim() if _is_mask(item) else 1 for item in items[:spot] if item is not None)
-            dims = select(dims, place, int(items[spot]))
+            dims = select_dim(dims, place, int(items[spot]))
             del items[spot]
     remaining, found, advanced, where = list(dims), [], [], None
     for item in items:

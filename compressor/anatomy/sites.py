@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from compressor.anatomy.axes import Anatomy, Axis, Kind, Norm, Part, Space, Step
+from compressor.anatomy.spec import Anatomy, Axis, Kind, LinearOp, Norm, Part, Space
 from compressor.errors import UnsupportedError
 
 
@@ -90,10 +90,10 @@ class _Cutter:
     def cut(self) -> FlowGraph:
         if any(stack.runs > 1 for stack in self.anatomy.stacks):
             raise self._lost("one layer runs several times")
-        flow: list[Step | Norm] = []
+        flow: list[LinearOp | Norm] = []
         for index, item in enumerate(self.anatomy.flow):
             later = self.anatomy.flow[index + 1 :]
-            flow.append(self._step(item, later) if isinstance(item, Step) else self._norm(item))
+            flow.append(self._step(item, later) if isinstance(item, LinearOp) else self._norm(item))
             spot = _spot(item)
             # Parallel branches are added together: the stream moves on behind the last of them.
             if spot in self.junctions and not any(_spot(other) == spot for other in later):
@@ -109,7 +109,7 @@ class _Cutter:
         cut = replace(self.anatomy, axes=axes, spaces=spaces, flow=tuple(flow))
         return FlowGraph(cut, self.entries, tuple(self.junctions.values()))
 
-    def _step(self, step: Step, later: Iterable[Step | Norm]) -> Step:
+    def _step(self, step: LinearOp, later: Iterable[LinearOp | Norm]) -> LinearOp:
         stack = self._stack(step.module)
         reads = self._at(stack, step) if step.reads in self.streams else step.reads
         writes, meets = step.writes, None
@@ -141,12 +141,12 @@ class _Cutter:
         self._key(f"{norm.module}.bias", norm.space, site)
         return replace(norm, space=site)
 
-    def _at(self, stack: int, item: Step | Norm) -> str:
+    def _at(self, stack: int, item: LinearOp | Norm) -> str:
         """The site that a reader sees: its own stack's, or of cross-attention the end of the stack before."""
         tokens = self.anatomy.tokens.get(item.module)
         return self.now[stack if tokens is None or tokens > stack else tokens]
 
-    def _meeting(self, item: Step | Norm, branch: str, space: str) -> str:
+    def _meeting(self, item: LinearOp | Norm, branch: str, space: str) -> str:
         """The site behind the sum that an item takes part in; parallel branches share the first one's."""
         spot, stack = _spot(item), self._stack(item.module)
         assert spot is not None
@@ -187,7 +187,7 @@ class _Cutter:
         )
 
 
-def _spot(item: Step | Norm) -> _Spot | None:
+def _spot(item: LinearOp | Norm) -> _Spot | None:
     return None if item.checkpoint is None else (item.checkpoint, item.checkpoint_is_output)
 
 

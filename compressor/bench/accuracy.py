@@ -13,10 +13,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 from compressor.errors import UnsupportedError, UserError
 from compressor.models.tasks import TASKS, Task, logits_of_sample, pass_options, task_of_model
 
-Batch = Mapping[str, Tensor]
+EvaluationBatch = Mapping[str, Tensor]
 
 #: Logits that one forward pass may make; larger batches of language models are taken in parts.
-MOST_LOGITS = 1 << 24
+MOST_EVALUATED_LOGITS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ class Tally:
         self.divergence = self.surprise = 0.0
         self._hits = self._said = self._true = torch.zeros(0, dtype=torch.int64)
 
-    def add(self, found: Tensor, inputs: Batch, labels: Tensor | None = None, reference: Tensor | None = None) -> None:
+    def add(
+        self, found: Tensor, inputs: EvaluationBatch, labels: Tensor | None = None, reference: Tensor | None = None
+    ) -> None:
         """Add the answers to one batch.
 
         Args:
@@ -123,7 +125,7 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Answers:
+class ModelAnswers:
     """What several models answer to one batch.
 
     Attributes:
@@ -132,12 +134,12 @@ class Answers:
         log_probs: of each model, float32 on the CPU, [B, C] or [B, T, C].
     """
 
-    inputs: Batch
+    inputs: EvaluationBatch
     labels: Tensor | None
     log_probs: tuple[Tensor, ...]
 
 
-def answer(models: Sequence[PreTrainedModel], batches: Iterable[Batch]) -> Iterator[Answers]:
+def predict(models: Sequence[PreTrainedModel], batches: Iterable[EvaluationBatch]) -> Iterator[ModelAnswers]:
     """One forward pass per model and batch; each batch is made once for all models.
 
     Batches whose logits would be large are taken in parts, which changes no figure.
@@ -161,7 +163,7 @@ def answer(models: Sequence[PreTrainedModel], batches: Iterable[Batch]) -> Itera
                 raise UserError("only some of the evaluation batches have labels: give all of them labels, or none")
             for part in _parts(batch, models[0].config):
                 inputs = {name: value for name, value in part.items() if name != "labels"}
-                yield Answers(inputs, part.get("labels"), tuple(_forward(model, inputs) for model in models))
+                yield ModelAnswers(inputs, part.get("labels"), tuple(_forward(model, inputs) for model in models))
     finally:
         for model, was in zip(models, training, strict=True):
             model.train(was)
@@ -169,10 +171,10 @@ def answer(models: Sequence[PreTrainedModel], batches: Iterable[Batch]) -> Itera
         raise UserError("nothing to evaluate: the data has no samples")
 
 
-def measure(models: Sequence[PreTrainedModel], batches: Iterable[Batch]) -> list[Score]:
-    """The score of each model on labelled batches; see `answer`."""
+def measure_accuracy(models: Sequence[PreTrainedModel], batches: Iterable[EvaluationBatch]) -> list[Score]:
+    """The score of each model on labelled batches; see `predict`."""
     tallies = [new_tally(model) for model in models]
-    for found in answer(models, batches):
+    for found in predict(models, batches):
         for tally, one in zip(tallies, found.log_probs, strict=True):
             tally.add(one, found.inputs, found.labels)
     return [tally.score() for tally in tallies]
@@ -189,7 +191,7 @@ def outside_class(config: PretrainedConfig) -> int | None:
     return names.get("O")
 
 
-def score(
+def score_model(
     log_probs: Tensor,
     labels: Tensor | None = None,
     reference_log_probs: Tensor | None = None,
@@ -204,14 +206,14 @@ def score(
     return tally.score()
 
 
-def _parts(batch: Batch, config: PretrainedConfig) -> Iterator[Batch]:
-    size = max(1, MOST_LOGITS // logits_of_sample(config, batch))
+def _parts(batch: EvaluationBatch, config: PretrainedConfig) -> Iterator[EvaluationBatch]:
+    size = max(1, MOST_EVALUATED_LOGITS // logits_of_sample(config, batch))
     for start in range(0, len(next(iter(batch.values()))), size):
         yield {name: value[start : start + size] for name, value in batch.items()}
 
 
 @torch.inference_mode()
-def _forward(model: PreTrainedModel, inputs: Batch) -> Tensor:
+def _forward(model: PreTrainedModel, inputs: EvaluationBatch) -> Tensor:
     given = {name: value.to(model.device) for name, value in inputs.items()}
     task = task_of_model(model)
     output = model(**given, **pass_options(model))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compressor.registry import Registry
+from compressor.utils.registry import Registry
 
 
 @dataclass(frozen=True)

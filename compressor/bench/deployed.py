@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compressor.bench.accuracy import Batch, Score, answer, new_tally
+from compressor.bench.accuracy import EvaluationBatch, Score, new_tally, predict
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class DeployedScore:
 
 
 def measure_deployed(
-    model: PreTrainedModel, files: Mapping[str, Callable[[Batch], Tensor]], batches: Iterable[Batch]
+    model: PreTrainedModel, files: Mapping[str, Callable[[EvaluationBatch], Tensor]], batches: Iterable[EvaluationBatch]
 ) -> tuple[Score, dict[str, DeployedScore]]:
     """The score of a model, and of each of its exports, on the same batches; one pass over them.
 
@@ -44,7 +44,7 @@ def measure_deployed(
     own, tallies = new_tally(model), {name: new_tally(model) for name in files}
     same, squares = dict.fromkeys(files, 0), dict.fromkeys(files, 0.0)
     rows, size = 0, 0.0
-    for found in answer([model], batches):
+    for found in predict([model], batches):
         (expected,) = found.log_probs
         own.add(expected, found.inputs, found.labels)
         wanted = own.task.counted(expected, found.inputs).double()

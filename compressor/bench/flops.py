@@ -10,10 +10,10 @@ from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compressor.bench.ghost import ghost
 from compressor.errors import UnsupportedError
 from compressor.models.inputs import dummy_inputs
-from compressor.models.skeleton import positions
+from compressor.models.meta import most_positions
+from compressor.models.weightless import weightless_copy
 
 #: Counted by fvcore as a few operations an element.  Left out: no multiply–accumulates, and RMSNorm has no such count.
 NORMS = ("aten::batch_norm", "aten::group_norm", "aten::instance_norm", "aten::layer_norm")
@@ -50,10 +50,10 @@ def count_macs(
     Raises:
         UnsupportedError: the model cannot be built or traced, or uses a fused product that cannot be counted.
     """
-    copied = ghost(model)
+    copied = weightless_copy(model)
     config = copied.config
     if inputs is None:
-        inputs = dummy_inputs(config, 1, min(length, positions(config) or length))
+        inputs = dummy_inputs(config, 1, min(length, most_positions(config) or length))
         if config.is_encoder_decoder and "decoder_input_ids" not in inputs:
             inputs = {**inputs, "decoder_input_ids": inputs["input_ids"]}
     values = tuple(value.cpu() for value in inputs.values())

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compressor.threads import torch_threads
+from compressor.utils.threads import torch_threads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,14 +68,14 @@ class _Contender:
         return len(self.times) >= iterations and sum(self.times) >= seconds
 
 
-def threads() -> int:
+def available_threads() -> int:
     """Cores that this process may use, which may be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def measure(
+def measure_latency(
     contenders: Mapping[str, Callable[[], Any]], *, seconds: float, warmups: int = 10, min_iterations: int = 10
 ) -> dict[str, Latency]:
     """Time calls, in turns of about a tenth of `seconds` each.

@@ -7,13 +7,13 @@ from pathlib import Path
 from torch import nn
 from transformers import PretrainedConfig
 
-from compressor.bench.ghost import ghost
 from compressor.errors import UserError
+from compressor.models.weightless import weightless_copy
 
 
 def count_parameters(model: nn.Module | PretrainedConfig) -> int:
     """Parameters, a tied one counted once; a config is enough and allocates no weights."""
-    module = ghost(model) if isinstance(model, PretrainedConfig) else model
+    module = weightless_copy(model) if isinstance(model, PretrainedConfig) else model
     return sum(parameter.numel() for parameter in module.parameters())
 
 

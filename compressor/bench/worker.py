@@ -2,7 +2,7 @@
 
 It is told by lines of JSON on stdin and answers by lines of JSON on stdout: first the job, then the seconds of each
 turn, and an empty object at the end.  Each process imports only what its engine needs, so that its memory is that of a
-deployment.  `compressor.bench.isolated` is the other side.
+deployment.  `compressor.bench.subprocesses` is the other side.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-Call = Callable[[], Any]
+EngineCall = Callable[[], Any]
 
 
-def main() -> None:
+def worker_main() -> None:
     """Answer until the end."""
     # Libraries print; the answers have a stream of their own.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -45,7 +45,7 @@ def main() -> None:
 class _Late:
     """A call that is known only once the model is loaded."""
 
-    call: Call
+    call: EngineCall
 
     def __call__(self) -> Any:
         return self.call()
@@ -73,7 +73,7 @@ def _begin(job: dict[str, Any], call: _Late) -> dict[str, Any]:
     }
 
 
-def _turn(call: Call, seconds: float) -> list[float]:
+def _turn(call: EngineCall, seconds: float) -> list[float]:
     times: list[float] = []
     spent = 0.0
     while not times or spent < seconds:
@@ -97,18 +97,18 @@ def peak_memory() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _torch(job: dict[str, Any]) -> Callable[[], Call]:
+def _torch(job: dict[str, Any]) -> Callable[[], EngineCall]:
     import torch
 
     from compressor.models.inputs import dummy_inputs
-    from compressor.models.quiet import quiet
     from compressor.models.weights import load_model
+    from compressor.utils.logging import quiet_transformers
 
     torch.set_num_threads(job["threads"])
 
-    def load() -> Call:
+    def load() -> EngineCall:
         device = torch.device(job["device"])
-        with quiet():
+        with quiet_transformers():
             model: Any = load_model(job["path"]).requires_grad_(False)
             model.to(device)
         inputs = dummy_inputs(model.config, job["batch_size"], job["length"])
@@ -126,12 +126,12 @@ def _torch(job: dict[str, Any]) -> Callable[[], Call]:
     return load
 
 
-def _onnx(job: dict[str, Any]) -> Callable[[], Call]:
+def _onnx(job: dict[str, Any]) -> Callable[[], EngineCall]:
     import onnxruntime
 
-    from compressor.bench.feeds import Entry, make_feed
+    from compressor.bench.onnx_inputs import Entry, make_feed
 
-    def load() -> Call:
+    def load() -> EngineCall:
         options = onnxruntime.SessionOptions()
         # Without this ONNX Runtime takes every core of the machine, whatever the process may use.
         options.intra_op_num_threads = job["threads"]
@@ -148,11 +148,11 @@ def _onnx(job: dict[str, Any]) -> Callable[[], Call]:
 
 
 #: Engine -> from a job to a function that loads it and gives a call; libraries are imported on the way.
-ENGINES: dict[str, Callable[[dict[str, Any]], Callable[[], Call]]] = {
+ENGINES: dict[str, Callable[[dict[str, Any]], Callable[[], EngineCall]]] = {
     "torch": _torch,
     "torch-compile": _torch,
     "onnx": _onnx,
 }
 
 if __name__ == "__main__":
-    main()
+    worker_main()

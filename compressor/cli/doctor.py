@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from compressor.cli import options as o
-from compressor.cli.show import loading, say, say_json, working
+from compressor.cli.console import loading, print_json, print_results, working
 
 
-def doctor(json: o.Json = False, debug: o.Debug = False) -> None:
+def doctor_command(json: o.Json = False, debug: o.Debug = False) -> None:
     """Show versions, devices, threads, memory and caches, and what is wrong with them.
 
     Example: compress doctor
     """
     with working(debug):
         with loading():
-            from compressor.pipeline.doctor import examine
+            from compressor.pipeline.machine import examine_machine
 
-        found = examine()
+        found = examine_machine()
     if json:
-        say_json(found)
+        print_json(found)
         return
     from compressor.report.doctor import render_doctor
 
-    say(*render_doctor(found))
+    print_results(*render_doctor(found))

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from compressor.errors import UserError
-from compressor.recipe import Recipe, build
+from compressor.recipe import Recipe, build_recipe
 
 #: Flag -> field of the recipe, by its dotted path.
 FLAGS: dict[str, str] = {
@@ -85,7 +85,7 @@ def flag(name: str, *more: str, panel: str | None = None, metavar: str | None = 
     description, default = _field(FLAGS[name])
     # Escaped, as below: brackets are markup in a help text.
     text = escape(help or description)
-    known = words(FLAGS[name])
+    known = known_words(FLAGS[name])
     if not all(re.search(rf"\b{re.escape(word)}\b", text) for word in known):
         text += f" One of {', '.join(known)}."
     if isinstance(default, tuple):
@@ -98,7 +98,7 @@ def flag(name: str, *more: str, panel: str | None = None, metavar: str | None = 
     )  # fmt: skip
 
 
-def words(path: str) -> list[str]:
+def known_words(path: str) -> list[str]:
     """The words that a field takes, for a shell that completes them; none where any text goes."""
 
     def of(kind: Any) -> list[str]:
@@ -138,7 +138,9 @@ def to_recipe(given: Mapping[str, Any], *, preset: str | None = None, where: str
     for name in ("--learning-rates", "--search-steps"):
         if given.get(name) is not None and given.get("--learning-rate") != "search":
             raise UserError(f"{name} is of a search of the learning rate: add --learning-rate search")
-    return build({"preset": preset, **nested(given)}, where=where, names={path: name for name, path in FLAGS.items()})
+    return build_recipe(
+        {"preset": preset, **nested(given)}, where=where, names={path: name for name, path in FLAGS.items()}
+    )
 
 
 def nested(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,18 +157,18 @@ def nested(given: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def names(text: str) -> tuple[str, ...]:
+def split_names(text: str) -> tuple[str, ...]:
     """The parts of a flag that lists names, each once."""
     return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
 
 
-def counts(name: str, text: str) -> tuple[int, ...]:
+def split_counts(name: str, text: str) -> tuple[int, ...]:
     """The parts of a flag that lists whole numbers above 0, each once.
 
     Raises:
         UserError: one of them is something else.
     """
-    parts = names(text)
+    parts = split_names(text)
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UserError(f"{name}: give whole numbers above 0, such as 1,32, not {text!r}")
     return tuple(dict.fromkeys(int(part) for part in parts))

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from compressor.cli import options as o
+from compressor.cli.console import loading, print_json, print_note, print_results, working
 from compressor.cli.flags import to_recipe
-from compressor.cli.show import loading, remark, say, say_json, working
 
 _NAME = "a local folder, a built-in name (vit-a, vit-b) or a Hub id"
 
@@ -28,8 +28,8 @@ def _picture(default: str) -> Any:
     )
 
 
-@o.takes(*o.EVALUATION, "--seed", "--device")
-def landscape(
+@o.takes_flags(*o.EVALUATION, "--seed", "--device")
+def landscape_command(
     anchor: Annotated[str, _model("ANCHOR", f"The model at the origin: {_NAME}.")],
     fused: Annotated[str, _model("FUSED", "A model of the same shape, such as the one-shot fusion: likewise.")],
     vanilla: Annotated[str, _model("VANILLA", "A third one, such as the plain average of the weights: likewise.")],
@@ -58,12 +58,12 @@ def landscape(
         with loading():
             from compressor.pipeline import landscape as job
 
-        found = job.landscape(recipe, output, points=points, margin=margin, force=force, progress=progress)
+        found = job.measure_landscape(recipe, output, points=points, margin=margin, force=force, progress=progress)
     _show(found, json)
 
 
-@o.takes(*o.EVALUATION, "--seed", "--device")
-def interpolate(
+@o.takes_flags(*o.EVALUATION, "--seed", "--device")
+def interpolate_command(
     a: Annotated[str, _model("A", f"The model that the lines begin at: {_NAME}.")],
     b: Annotated[str, _model("B", "The model, of the same shape, that the line leads to: likewise.")],
     c: Annotated[str | None, _model("C", "B aligned to A: a second line, for before and after.")] = None,
@@ -88,16 +88,16 @@ def interpolate(
         with loading():
             from compressor.pipeline import landscape as job
 
-        found = job.interpolate(recipe, output, points=points, force=force, progress=progress)
+        found = job.measure_interpolation(recipe, output, points=points, force=force, progress=progress)
     _show(found, json)
 
 
 def _show(found: dict[str, Any], json: bool) -> None:
     for note in found["notes"]:
-        remark(f"note: {note}")
+        print_note(f"note: {note}")
     if json:
-        say_json(found)
+        print_json(found)
         return
-    from compressor.report.landscape import told
+    from compressor.report.landscape_figures import describe_landscape
 
-    say(*told(found))
+    print_results(*describe_landscape(found))

@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 
 from compressor.cli import options as o
+from compressor.cli.console import loading, print_json, print_results, working
 from compressor.cli.flags import to_recipe
-from compressor.cli.show import loading, say, say_json, working
 from compressor.errors import UserError
-from compressor.report.graph.svg import check_file, draw, write_file
+from compressor.report.graph.svg import check_drawing_file, draw_svg, write_drawing
 
 
-@o.takes(*o.SHAPE, "--narrowing")
-def plan(
+@o.takes_flags(*o.SHAPE, "--narrowing")
+def plan_command(
     teachers: o.Teachers,
     given: o.Given,
     length: o.Length = 128,
@@ -32,7 +32,7 @@ def plan(
     recipe = to_recipe({"--teachers": tuple(teachers), **given})
     with working(debug) as progress:
         with loading():
-            from compressor.pipeline.plan import plan as make_plan
+            from compressor.pipeline.plan import plan_student as make_plan
 
         found = make_plan(
             recipe.teachers,
@@ -44,14 +44,14 @@ def plan(
             progress=progress,
         )
     if json:
-        say_json(found)
+        print_json(found)
         return
     from compressor.report.anatomy import render_plan
 
-    say(*render_plan(found))
+    print_results(*render_plan(found))
 
 
-def inspect(
+def inspect_command(
     model: o.Model,
     graph: Annotated[
         str | None,
@@ -75,30 +75,30 @@ def inspect(
         raise UserError("--force replaces the file of --graph: give --graph too")
     with working(debug):
         if picture is not None:
-            check_file(picture, force)
+            check_drawing_file(picture, force)
         with loading():
             from compressor.anatomy import inspect_config
             from compressor.models.resolve import load_config
 
         anatomy = inspect_config(load_config(model))
         if picture is not None:
-            from compressor.report.graph.build import build_graph
+            from compressor.report.graph.columns import build_graph
 
             # A folder's own name says enough.
             folder = Path(model).expanduser()
             name = folder.resolve().name if folder.is_dir() else model
-            write_file(picture, draw(build_graph(name, anatomy)), force)
+            write_drawing(picture, draw_svg(build_graph(name, anatomy)), force)
     if json:
         found = asdict(anatomy) | {"centred": sorted(anatomy.centred)}
         drawn = {} if picture is None else {"graph": str(picture)}
-        say_json({"model": model, **found, "error": anatomy.error, "canonical": anatomy.canonical, **drawn})
+        print_json({"model": model, **found, "error": anatomy.error, "canonical": anatomy.canonical, **drawn})
         return
     from compressor.report.anatomy import render_anatomy
 
-    say(*render_anatomy(model, anatomy), *([] if picture is None else [f"flow graph: {picture}"]))
+    print_results(*render_anatomy(model, anatomy), *([] if picture is None else [f"flow graph: {picture}"]))
 
 
-def report(
+def report_command(
     folder: Annotated[
         str, typer.Argument(metavar="FOLDER", help="A folder that compress fuse, finetune or run has written.")
     ],
@@ -119,14 +119,14 @@ def report(
         page = write_page(folder) if html else None
         found = read_report(folder)
     if page is not None:
-        say(f"wrote {page}")
+        print_results(f"wrote {page}")
         return
     if json:
-        say_json(found)
+        print_json(found)
         return
-    from compressor.report.summary import choices, markdown_of, table_of
+    from compressor.report.summary import describe_choices, markdown_of, table_of
 
     if markdown:
-        say(markdown_of(found))
+        print_results(markdown_of(found))
     else:
-        say(table_of(found), *choices(found))
+        print_results(table_of(found), *describe_choices(found))

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import typer
 import typer.main
 
-from compressor import processes
 from compressor.cli.app import app
 from compressor.errors import UserError
+from compressor.utils import distributed
 
 #: Exit codes: bad input, a bug, and an interruption.
 BAD_INPUT, BUG, INTERRUPTED = 2, 1, 130
@@ -83,7 +83,7 @@ def _tell(line: str, code: int, debug: bool, *, once: bool = False) -> int:
     """Print a line; of several processes that all come to it, `once`."""
     if debug:
         traceback.print_exc()
-    if not once or processes.first():
+    if not once or distributed.is_main_process():
         print(line, file=sys.stderr)
     return code
 
@@ -96,7 +96,7 @@ def _unexpected(error: Exception, debug: bool) -> str:
 
 
 def _is_disk_full(error: Exception) -> bool:
-    from compressor.pipeline.space import is_disk_full
+    from compressor.utils.disk import is_disk_full
 
     return is_disk_full(error)
 

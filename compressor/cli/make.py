@@ -9,19 +9,19 @@ from typing import Annotated
 
 import typer
 
-from compressor import processes
 from compressor import recipe as recipes
 from compressor.cli import options as o
+from compressor.cli.console import loading, print_json, print_note, print_results, working
 from compressor.cli.flags import FLAGS, nested, to_recipe
-from compressor.cli.show import loading, remark, say, say_json, working
-from compressor.pipeline.places import work_folder
 from compressor.recipe import Recipe
+from compressor.utils import distributed
+from compressor.utils.work_folders import work_folder
 
 _BEGUN = time.perf_counter()
 
 
-@o.takes(*o.SHAPE, "--output", *o.DATA, "--samples", "--eval-samples", *o.TRAINING, *o.FUSION, *o.DELIVERY)
-def fuse(
+@o.takes_flags(*o.SHAPE, "--output", *o.DATA, "--samples", "--eval-samples", *o.TRAINING, *o.FUSION, *o.DELIVERY)
+def fuse_command(
     teachers: o.Teachers,
     given: o.Given,
     push_to_hub: o.PushToHub = None,
@@ -39,14 +39,14 @@ def fuse(
     Example: compress fuse --width 0.5 ./teacher-a ./teacher-b --data ./images --output student
     """
     if given["--no-finetune"] and (idle := [name for name in o.TRAINING if given[name] is not None]):
-        remark(f"note: with --no-finetune nothing comes of {', '.join(idle)}")
+        print_note(f"note: with --no-finetune nothing comes of {', '.join(idle)}")
     preset = given.pop("--preset")
     recipe = to_recipe({"--teachers": tuple(teachers), **given}, preset=preset)
     _make(recipe, push_to=push_to_hub, force=force, resume=resume, json=json, debug=debug)
 
 
-@o.takes("--output", *o.DATA, "--eval-samples", *o.TRAINING, "--weights", *o.DELIVERY)
-def finetune(
+@o.takes_flags("--output", *o.DATA, "--eval-samples", *o.TRAINING, "--weights", *o.DELIVERY)
+def finetune_command(
     student: Annotated[
         str, typer.Argument(metavar="STUDENT", help="The model to finetune: a folder, a built-in name or a Hub id.")
     ],
@@ -70,8 +70,8 @@ def finetune(
     _make(recipe, push_to=push_to_hub, force=force, resume=resume, json=json, debug=debug)
 
 
-@o.takes("--output", "--seed", "--device")
-def run(
+@o.takes_flags("--output", "--seed", "--device")
+def recipe_command(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A recipe: a YAML file, such as recipe.yaml of an output folder.")
     ],
@@ -88,12 +88,12 @@ def run(
 
     Example: compress run student/recipe.yaml --output student-again
     """
-    read = recipes.read(recipe)
+    read = recipes.read_recipe(recipe)
     changes = nested(given)
     if changes:
         names = {path: name for name, path in FLAGS.items()}
         said = read.model_dump(mode="json", exclude_unset=True)
-        read = recipes.build({**said, **changes}, where="", names=names)
+        read = recipes.build_recipe({**said, **changes}, where="", names=names)
     _make(read, push_to=push_to_hub, force=force, resume=resume, json=json, debug=debug)
 
 
@@ -105,25 +105,25 @@ def _make(recipe: Recipe, *, push_to: str | None, force: bool, resume: bool, jso
 
         if push_to is not None:
             hub.check_push(push_to)
-        report = job.run(recipe, force=force, resume=resume, progress=progress, begun=_BEGUN)
-    if not processes.first():
+        report = job.run_recipe(recipe, force=force, resume=resume, progress=progress, begun=_BEGUN)
+    if not distributed.is_main_process():
         return
     for line in report["warnings"]:
-        remark(f"warning: {line}")
+        print_note(f"warning: {line}")
     for line in report["notes"]:
-        remark(f"note: {line}")
+        print_note(f"note: {line}")
     if json:
-        say_json(report)
+        print_json(report)
     else:
-        from compressor.report.summary import summary, table_of
+        from compressor.report.summary import summary_lines, table_of
 
-        say(table_of(report), *summary(report))
+        print_results(table_of(report), *summary_lines(report))
     if push_to is not None:
         # The folder is finished, and said to be: what the network does can no longer harm it.
         with working(debug) as progress:
             progress("push", None, f"uploading to {push_to}")
             address = hub.push(report["recipe"]["output"], push_to)
-        remark(f"pushed to {address}")
+        print_note(f"pushed to {address}")
 
 
 @contextmanager

@@ -7,15 +7,15 @@ from typing import Annotated
 import typer
 
 from compressor.bench.backends import BACKENDS
-from compressor.bench.versus import check_file, compare_results, read_result, write_result
+from compressor.bench.compare import check_result_file, compare_results, read_result, write_result
 from compressor.cli import options as o
-from compressor.cli.flags import counts, names, to_recipe
-from compressor.cli.show import loading, remark, say, say_json, working
+from compressor.cli.console import loading, print_json, print_note, print_results, working
+from compressor.cli.flags import split_counts, split_names, to_recipe
 from compressor.errors import UserError
 
 
-@o.takes(*o.EVALUATION, "--device")
-def evaluate(
+@o.takes_flags(*o.EVALUATION, "--device")
+def evaluate_command(
     models: o.Models,
     *,
     ensemble: Annotated[
@@ -35,21 +35,21 @@ def evaluate(
     recipe = to_recipe({"--teachers": tuple(models), **given})
     with working(debug) as progress:
         with loading():
-            from compressor.pipeline import compare
+            from compressor.pipeline import evaluate
 
-        found = compare.evaluate(recipe, ensemble=ensemble, progress=progress)
+        found = evaluate.evaluate_models(recipe, ensemble=ensemble, progress=progress)
     for note in found["notes"]:
-        remark(f"note: {note}")
+        print_note(f"note: {note}")
     if json:
-        say_json(found)
+        print_json(found)
         return
-    from compressor.report.summary import measured, score_table
+    from compressor.report.summary import describe_data, score_table
 
-    say(score_table(found["rows"]), measured(found))
+    print_results(score_table(found["rows"]), describe_data(found))
 
 
-@o.takes("--device")
-def bench(
+@o.takes_flags("--device")
+def bench_command(
     *,
     models: Annotated[
         list[str] | None,
@@ -93,25 +93,25 @@ def bench(
         with working(debug):
             result = compare_results(*(read_result(path) for path in compare))
         if json:
-            say_json(result)
+            print_json(result)
             return
-        from compressor.report.latency import comparison_table, said_apart
+        from compressor.report.latency_tables import comparison_table, describe_comparison
 
-        say(comparison_table(result["rows"]), *said_apart(result, compare))
+        print_results(comparison_table(result["rows"]), *describe_comparison(result, compare))
         return
     if not models:
         raise UserError("name a model to measure, or two results with --compare")
     recipe = to_recipe({"--teachers": tuple(models), **given})
-    target = None if output is None else check_file(output, force)
-    chosen = names(backends)
+    target = None if output is None else check_result_file(output, force)
+    chosen = split_names(backends)
     with working(debug) as progress:
         with loading():
-            from compressor.pipeline.bench import Settings
-            from compressor.pipeline.bench import bench as measure
+            from compressor.pipeline.bench import BenchSettings
+            from compressor.pipeline.bench import bench_models as measure
 
-        settings = Settings(
-            batch_sizes=counts("--batch-size", batch_size),
-            lengths=counts("--length", length),
+        settings = BenchSettings(
+            batch_sizes=split_counts("--batch-size", batch_size),
+            lengths=split_counts("--length", length),
             backends=tuple(name for name in chosen if not (no_onnx and name.startswith("onnx"))),
             seconds=seconds,
             threads=threads,
@@ -121,20 +121,22 @@ def bench(
         if target is not None:
             write_result(target, found)
     for note in found["notes"]:
-        remark(f"note: {note}")
+        print_note(f"note: {note}")
     if json:
-        say_json(found)
+        print_json(found)
         return
-    from compressor.report.latency import latency_table, timed
+    from compressor.report.latency_tables import describe_bench, latency_table
     from compressor.report.summary import table_of
 
-    say(*([table_of(found)] if found["table"] else []), latency_table(found["results"]), *timed(found))
+    print_results(
+        *([table_of(found)] if found["table"] else []), latency_table(found["results"]), *describe_bench(found)
+    )
     if target is not None:
-        say(f"written to {target}; next: compress bench --compare {target} OTHER.json")
+        print_results(f"written to {target}; next: compress bench --compare {target} OTHER.json")
 
 
-@o.takes("--formats", "--tolerance", *o.DATA, "--samples", "--eval-samples", "--seed")
-def export(
+@o.takes_flags("--formats", "--tolerance", *o.DATA, "--samples", "--eval-samples", "--seed")
+def export_command(
     model: o.Model,
     *,
     output: Annotated[
@@ -160,12 +162,12 @@ def export(
     recipe = to_recipe({"--teachers": (model,), "--no-cache": not cache, **given})
     with working(debug) as progress:
         with loading():
-            from compressor.pipeline import deploy
+            from compressor.pipeline import export
 
-        found = deploy.export(recipe, output, force=force, progress=progress)
+        found = export.export_model(recipe, output, force=force, progress=progress)
     if json:
-        say_json(found)
+        print_json(found)
         return
-    from compressor.report.summary import exported
+    from compressor.report.summary import describe_export
 
-    say(*exported(found))
+    print_results(*describe_export(found))

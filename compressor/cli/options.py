@@ -174,7 +174,7 @@ DELIVERY = ("--no-latency", "--no-onnx", "--no-cache", "--formats", "--seed", "-
 Given = dict[str, Any]
 
 
-def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def takes_flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Let a command take flags of the recipe, in the place of its parameter `given`, which has them all.
 
     Args:

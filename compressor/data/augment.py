@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compressor.errors import UserError
-from compressor.registry import Registry
+from compressor.utils.registry import Registry
 
 #: The model input that images are.
 PIXELS = "pixel_values"
@@ -77,11 +77,11 @@ def zoom_flip(pixels: Tensor, draws: Tensor) -> Tensor:
 
 @AUGMENTATIONS.register("mixup")
 def mixed_later(pixels: Tensor, draws: Tensor) -> Tensor:
-    """`crop-flip`; every image is mixed afterwards (`mix`)."""
+    """`crop-flip`; every image is mixed afterwards (`mix_images`)."""
     return crop_flip(pixels, draws)
 
 
-def mix(pixels: Tensor, others: Tensor, draws: Tensor) -> Tensor:
+def mix_images(pixels: Tensor, others: Tensor, draws: Tensor) -> Tensor:
     """λ · image + (1 - λ) · another one, λ uniform in [0, 1), as for distillation by Beyer et al. 2022 (section 3).
 
     Args:
@@ -92,7 +92,7 @@ def mix(pixels: Tensor, others: Tensor, draws: Tensor) -> Tensor:
     return torch.lerp(others, pixels, draws[:, _MIX, None, None, None])
 
 
-def draw(seed: int, places: Sequence[int]) -> Tensor:
+def draw_numbers(seed: int, places: Sequence[int]) -> Tensor:
     """Numbers in [0, 1) by seed and place in the run alone, [len(places), DRAWS] float32."""
     # Philox counts: the numbers of a place are found without those before it, four to a count (Salmon et al. 2011).
     first = min(places)

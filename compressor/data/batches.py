@@ -13,8 +13,8 @@ from transformers import PretrainedConfig
 
 from compressor.data.collate import Sample, collate
 from compressor.data.packing import pack
-from compressor.data.readers import BLOCK_TOKENS, READERS, Reader, Reading, text_length
 from compressor.data.split import Split
+from compressor.data.text_readers import BLOCK_TOKENS, READERS, Reader, ReadingOptions, reader_length
 from compressor.errors import UserError
 from compressor.models.tasks import TASKS, Task, find_task, pad_id
 
@@ -25,8 +25,8 @@ _OVERHEAD = 256
 class Batches:
     """A split as batches of model inputs, in its own order; iterate as often as you like.
 
-    Each batch is a dict: `pixel_values` [B, C, H, W] float32, or for text what `compressor.data.readers` makes of it,
-    filled up to the longest of the batch (`input_ids`, `attention_mask` [B, T] …); with `labels` also `labels`, [B]
+    Each batch is a dict: `pixel_values` [B, C, H, W] float32, or for text `input_ids` and `attention_mask` [B, T] and
+    what else `compressor.data.text_readers` makes, padded to the longest of the batch; with `labels` also `labels`, [B]
     or [B, T] int64.  Samples are read batch by batch.  Batches are kept in memory if all of them together fit into
     `cache_bytes`, so that later passes cost nothing.
 
@@ -65,7 +65,7 @@ class Batches:
         self.batch_size = batch_size
         self.task = task
         self.labelled = labels
-        self._read: Reader = READERS[task.name](split, Reading(processor, config, labels, max_length, seed))
+        self._read: Reader = READERS[task.name](split, ReadingOptions(processor, config, labels, max_length, seed))
         self._pad = 0 if config is None or split.image else pad_id(config)
         self._cache_bytes = cache_bytes
         self._cache: list[dict[str, Tensor]] = []
@@ -137,7 +137,7 @@ class Samples:
         if labels and task.columns and split.label is None:
             raise UserError(f"{split.name} has no labels: set data.label_column, or go without")
         self._split = split = packed(split, processor, config, max_length)
-        self._read: Reader = READERS[task.name](split, Reading(processor, config, labels, max_length, seed))
+        self._read: Reader = READERS[task.name](split, ReadingOptions(processor, config, labels, max_length, seed))
         self._processor, self._how = processor, (task.name, max_length, seed)
         self._kept: dict[int, Sample] = {}
         self._room = cache_bytes
@@ -147,7 +147,7 @@ class Samples:
         """What these samples are: data and preprocessor, but not labels; the same in another process."""
         split = self._split
         columns = (split.image, split.text, split.target, split.blocks)
-        seen = (split.dataset._fingerprint, columns, identity(self._processor), *self._how)
+        seen = (split.dataset._fingerprint, columns, data_identity(self._processor), *self._how)
         return hashlib.sha256(repr(seen).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -188,7 +188,7 @@ def packed(
     if config is None or split.blocks or not find_task(config).packed:
         return split
     check_processor(split, processor)
-    length = text_length(processor, config, max_length, BLOCK_TOKENS)
+    length = reader_length(processor, config, max_length, BLOCK_TOKENS)
     return pack(split, processor, length, ends=find_task(config).ends, limit=limit)
 
 
@@ -206,7 +206,7 @@ def check_processor(split: Split, processor: Any) -> None:
         raise UserError(f"{split.name} holds {have}, but the teacher reads {need}")
 
 
-def identity(processor: Any) -> str:
+def data_identity(processor: Any) -> str:
     """All that a preprocessor does with a sample, as one line; asking it does not change that."""
     backend = getattr(processor, "backend_tokenizer", None)
     if backend is not None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Image, LargeList, List, Value
 
 from compressor.data.files import IMAGE_SUFFIXES
-from compressor.data.quiet import quiet, reason
+from compressor.data.logging import quiet_datasets, root_cause
 from compressor.data.split import column
 from compressor.errors import UserError
 
@@ -163,7 +163,7 @@ def as_images(dataset: Dataset, name: str, base: Path | None, where: str) -> Dat
     if isinstance(feature, Image):
         return dataset
     try:
-        with quiet():
+        with quiet_datasets():
             if isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
                 places = [None if path is None else str((base or Path()) / path) for path in column(dataset, name)]
                 if len(dataset.column_names) == 1:  # without columns a dataset has no rows either
@@ -172,7 +172,9 @@ def as_images(dataset: Dataset, name: str, base: Path | None, where: str) -> Dat
                     dataset = dataset.remove_columns(name).add_column(name, pa.array(places, pa.string()))
             return dataset.cast_column(name, Image())
     except (datasets.exceptions.DatasetsError, pa.ArrowException, TypeError, ValueError) as error:
-        raise UserError(f"column '{name}' of {where} holds no images ({reason(error)}): {_list(dataset)}") from error
+        raise UserError(
+            f"column '{name}' of {where} holds no images ({root_cause(error)}): {_list(dataset)}"
+        ) from error
 
 
 def _fits(dataset: Dataset, name: str) -> bool:

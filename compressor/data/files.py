@@ -16,12 +16,12 @@ from datasets import ClassLabel, Dataset, Features, Image
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
-from compressor.data.quiet import quiet, reason
-from compressor.digits import CLASSES, digits
+from compressor.data.logging import quiet_datasets, root_cause
 from compressor.errors import UserError
+from compressor.models.digits import CLASSES, digits
 
 #: Suffix of a file -> builder of `datasets` that reads it.
-FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".txt": "text"}
+DATA_FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".txt": "text"}
 #: What plain text is; beside tables or images a text file is taken for a note.
 PLAIN = ".txt"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -36,7 +36,7 @@ _SPLIT = re.compile(r"(?<![a-z])(train|test|val|dev|eval)(ing|id|idation|el|uati
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawSplit:
     """A split that is not read yet."""
 
     read: Callable[[], Dataset]
@@ -46,7 +46,7 @@ class Raw:
     lines: bool = False
 
 
-def find_splits(source: str) -> dict[str, Raw]:
+def find_splits(source: str) -> dict[str, RawSplit]:
     """The splits of a source by name, nothing read yet.
 
     Files and folders that start with train, test, val (or eval) or dev are splits of that name, others are `UNNAMED`.
@@ -60,15 +60,15 @@ def find_splits(source: str) -> dict[str, Raw]:
     if path.is_file():
         return _tables([path])
     if source in BUILTIN_DATA:
-        return {"train": Raw(partial(_digits, "train")), "test": Raw(partial(_digits, "test"))}
+        return {"train": RawSplit(partial(_digits, "train")), "test": RawSplit(partial(_digits, "test"))}
     if re.search(r"[,*?\[]", source):
         return _listed(source)
-    if path.suffix.lower() in FORMATS or source.startswith((".", "~", os.sep)) or source.count("/") > 1:
+    if path.suffix.lower() in DATA_FORMATS or source.startswith((".", "~", os.sep)) or source.count("/") > 1:
         raise UserError(f"no data at {source}: there is no such file or folder")
     return _hub(source)
 
 
-def _listed(source: str) -> dict[str, Raw]:
+def _listed(source: str) -> dict[str, RawSplit]:
     files: list[Path] = []
     for part in (part.strip() for part in source.split(",")):
         found = sorted(glob.glob(os.path.expanduser(part)))
@@ -79,7 +79,7 @@ def _listed(source: str) -> dict[str, Raw]:
     return _tables(files) if all(_split_of((file.stem,)) for file in files) else {UNNAMED: _table(files)}
 
 
-def _folder(root: Path) -> dict[str, Raw]:
+def _folder(root: Path) -> dict[str, RawSplit]:
     tables: list[Path] = []
     images: list[Path] = []
     notes: list[Path] = []
@@ -87,7 +87,7 @@ def _folder(root: Path) -> dict[str, Raw]:
         inner[:] = sorted(name for name in inner if not name.startswith((".", "__")))
         for name in sorted(names):
             suffix = os.path.splitext(name)[1].lower()
-            if suffix in FORMATS and not name.startswith("."):
+            if suffix in DATA_FORMATS and not name.startswith("."):
                 (notes if suffix == PLAIN else tables).append(Path(folder, name))
             elif suffix in IMAGE_SUFFIXES and not name.startswith("."):
                 images.append(Path(folder, name))
@@ -99,8 +99,8 @@ def _folder(root: Path) -> dict[str, Raw]:
     if tables and (not images or len(classes) < 2):
         return _tables(tables, root)
     if not images:
-        raise UserError(f"no data in {root}: neither images nor {', '.join(FORMATS)} files")
-    return {split: Raw(partial(_images, files, classes)) for split, files in by_split.items()}
+        raise UserError(f"no data in {root}: neither images nor {', '.join(DATA_FORMATS)} files")
+    return {split: RawSplit(partial(_images, files, classes)) for split, files in by_split.items()}
 
 
 def _split_of(parts: Iterable[str]) -> str | None:
@@ -112,7 +112,7 @@ def _split_of(parts: Iterable[str]) -> str | None:
     return None
 
 
-def _tables(files: list[Path], root: Path | None = None) -> dict[str, Raw]:
+def _tables(files: list[Path], root: Path | None = None) -> dict[str, RawSplit]:
     """Files grouped by the split that their names tell; files that tell none count only if no file does."""
     splits: dict[str, list[Path]] = {}
     for file in files:
@@ -124,23 +124,23 @@ def _tables(files: list[Path], root: Path | None = None) -> dict[str, Raw]:
     return {split: _table(found) for split, found in splits.items()}
 
 
-def _table(files: list[Path]) -> Raw:
+def _table(files: list[Path]) -> RawSplit:
     suffixes = sorted({file.suffix.lower() for file in files})
-    unknown = [suffix for suffix in suffixes if suffix not in FORMATS]
+    unknown = [suffix for suffix in suffixes if suffix not in DATA_FORMATS]
     if unknown:
-        raise UserError(f"cannot read {files[0]}: known formats are {', '.join(FORMATS)}, or a folder of images")
+        raise UserError(f"cannot read {files[0]}: known formats are {', '.join(DATA_FORMATS)}, or a folder of images")
     if len(suffixes) > 1:
         raise UserError(
             f"{files[0].parent} mixes {' and '.join(suffixes)} files: name those to read, as in 'folder/*.csv'"
         )
-    return Raw(partial(_read_table, files, suffixes[0]), files[0].parent, lines=suffixes[0] == PLAIN)
+    return RawSplit(partial(_read_table, files, suffixes[0]), files[0].parent, lines=suffixes[0] == PLAIN)
 
 
 def _read_table(files: list[Path], suffix: str) -> Dataset:
     if all(file.stat().st_size == 0 for file in files):
         raise UserError(f"{files[0]} is empty")
     options: dict = {}
-    if FORMATS[suffix] == "csv":
+    if DATA_FORMATS[suffix] == "csv":
         # An empty cell is missing, but the word "None" is text.
         options = {"keep_default_na": False, "na_values": [""]}
     if suffix == PLAIN:
@@ -148,13 +148,13 @@ def _read_table(files: list[Path], suffix: str) -> Dataset:
     try:
         if suffix == ".tsv":
             options |= {"sep": "\t", "quoting": 3} | _header(files[0])
-        with quiet():
+        with quiet_datasets():
             names = [glob.escape(str(file.absolute())) for file in files]
-            return datasets.load_dataset(FORMATS[suffix], data_files={"train": names}, split="train", **options)
+            return datasets.load_dataset(DATA_FORMATS[suffix], data_files={"train": names}, split="train", **options)
     except Exception as error:
         if "corresponds to no data" in str(error):
             raise UserError(f"{files[0]} is empty: it has columns but no rows") from None
-        raise UserError(f"cannot read {', '.join(str(file) for file in files[:3])}: {reason(error)}") from error
+        raise UserError(f"cannot read {', '.join(str(file) for file in files[:3])}: {root_cause(error)}") from error
 
 
 def _header(file: Path) -> dict:
@@ -214,7 +214,7 @@ def _digits(role: str) -> Dataset:
     return Dataset.from_dict(columns, features=features)
 
 
-def _hub(source: str) -> dict[str, Raw]:
+def _hub(source: str) -> dict[str, RawSplit]:
     missing = f"no data '{source}': no such file or folder, not built in ({', '.join(BUILTIN_DATA)}), and"
     try:
         # One request: datasets repeats its own for half a minute where there is no network.
@@ -225,18 +225,18 @@ def _hub(source: str) -> dict[str, Raw]:
     except HFValidationError:
         raise UserError(f"{missing} it is no valid Hub id") from None
     except Exception as error:
-        raise UserError(f"{missing} not reachable on the Hub: {reason(error)}") from error
+        raise UserError(f"{missing} not reachable on the Hub: {root_cause(error)}") from error
     try:
-        with quiet():
+        with quiet_datasets():
             names = datasets.get_dataset_split_names(source)
     except Exception as error:
-        raise UserError(f"{missing} not usable from the Hub: {reason(error)}") from error
-    return {name: Raw(partial(_read_hub, source, name)) for name in names}
+        raise UserError(f"{missing} not usable from the Hub: {root_cause(error)}") from error
+    return {name: RawSplit(partial(_read_hub, source, name)) for name in names}
 
 
 def _read_hub(source: str, split: str) -> Dataset:
     try:
-        with quiet():
+        with quiet_datasets():
             return datasets.load_dataset(source, split=split)
     except Exception as error:
-        raise UserError(f"cannot read {source}, split {split}: {reason(error)}") from error
+        raise UserError(f"cannot read {source}, split {split}: {root_cause(error)}") from error

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from compressor.data.collate import Sample
-from compressor.data.quiet import reason
+from compressor.data.logging import root_cause
 from compressor.data.split import Split
 from compressor.errors import UserError
 
@@ -54,7 +54,7 @@ class ImageReader:
         try:
             pixels = self._processor(images=images, return_tensors="pt")["pixel_values"].float()
         except (ValueError, RuntimeError, TypeError) as error:
-            raise UserError(f"the preprocessor refuses images of {self.split.name}: {reason(error)}") from error
+            raise UserError(f"the preprocessor refuses images of {self.split.name}: {root_cause(error)}") from error
         expected = self._expected_shape()
         if expected is not None and tuple(pixels.shape[1:]) != expected:
             given, wanted = ("×".join(str(n) for n in shape) for shape in (pixels.shape[1:], expected))
@@ -73,7 +73,7 @@ class ImageReader:
         except Exception as error:
             file = f" ({stored['path']})" if stored and stored.get("path") else ""
             where = f"sample {row}{file} of {self.split.name}"
-            raise UserError(f"cannot read the image of {where}: {reason(error)}") from error
+            raise UserError(f"cannot read the image of {where}: {root_cause(error)}") from error
 
     def _channels(self) -> int:
         if self._config is not None and isinstance(getattr(self._config, "num_channels", None), int):

@@ -14,7 +14,7 @@ from datasets.table import InMemoryTable
 
 from compressor.data.split import Split
 from compressor.errors import UserError
-from compressor.models.quiet import quiet
+from compressor.utils.logging import quiet_transformers
 
 #: Tokens of a split that are read at most: four bytes each in memory, and far more than a short finetune sees.
 MOST_TOKENS = 1 << 26
@@ -117,7 +117,7 @@ def _tokens(split: Split, tokenizer: Any, wanted: int) -> np.ndarray:
     found: list[np.ndarray] = []
     count = 0
     for texts in _batches(_pieces(split)):
-        with quiet():
+        with quiet_transformers():
             encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
         for ids in encoded["input_ids"]:
             found.append(np.asarray([*ids, end] if end is not None and ids else ids, dtype=np.int32))

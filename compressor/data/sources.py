@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 from datasets import Dataset
 
+from compressor.data.column_finders import ANY_TASK, FINDERS, ColumnRequest, find_samples
 from compressor.data.columns import as_images
-from compressor.data.files import UNNAMED, Raw, find_splits
-from compressor.data.finders import ANY, FINDERS, Wanted, find_samples
+from compressor.data.files import UNNAMED, RawSplit, find_splits
 from compressor.data.packing import head_or_tail
 from compressor.data.split import Split, column
 from compressor.errors import UserError
@@ -59,7 +59,7 @@ def open_split(
         raise UserError(
             f"cannot tell which split of {options.source} is for {role}: set data.{key} to one of {', '.join(splits)}"
         )
-    wanted = Wanted(options, id2label, task or ANY, reads)
+    wanted = ColumnRequest(options, id2label, task or ANY_TASK, reads)
     opened = _open(splits, names[0], wanted, role)
     for name in names[1:]:
         if opened.label is not None or not wanted.task.columns:
@@ -72,7 +72,7 @@ def open_split(
     return head_or_tail(opened, role) if wanted.task.packed else _held_out(opened, role)
 
 
-def _candidates(splits: dict[str, Raw], options: DataOptions, role: str) -> list[str]:
+def _candidates(splits: dict[str, RawSplit], options: DataOptions, role: str) -> list[str]:
     """The splits that a role can take, best first."""
     option = options.train_split if role == "train" else options.eval_split
     if option is not None:
@@ -85,7 +85,7 @@ def _candidates(splits: dict[str, Raw], options: DataOptions, role: str) -> list
     return wanted if wanted or role == "train" else [name for name in _ROLES["train"] if name in splits]
 
 
-def _open(splits: dict[str, Raw], name: str, wanted: Wanted, role: str) -> Split:
+def _open(splits: dict[str, RawSplit], name: str, wanted: ColumnRequest, role: str) -> Split:
     where = f"{wanted.options.source} ({name})" if name != UNNAMED else str(wanted.options.source)
     raw = splits[name]
     dataset = raw.read()

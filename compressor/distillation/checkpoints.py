@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from compressor import processes
 from compressor.errors import UserError
-from compressor.models.staging import write_whole
+from compressor.utils import distributed
+from compressor.utils.files import atomic_write_text
 
 #: Written into a checkpoint after everything else: a folder without it was being written when the process died.
 FINISHED = "finished"
@@ -24,7 +24,7 @@ BEST = "best"
 SEARCH = "search"
 
 
-def begin(work_dir: Path, run: dict[str, Any], resume: bool) -> None:
+def begin_checkpoints(work_dir: Path, run: dict[str, Any], resume: bool) -> None:
     """Make a folder ready for a run; of several processes the first one does.
 
     Args:
@@ -35,21 +35,21 @@ def begin(work_dir: Path, run: dict[str, Any], resume: bool) -> None:
     Raises:
         UserError: to be resumed, but the folder holds checkpoints of another run.
     """
-    if processes.first():
+    if distributed.is_main_process():
         _begin(work_dir, run, resume)
-    processes.wait()
+    distributed.barrier()
 
 
-def newest(folder: Path) -> Path | None:
+def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint to go on from, or `None` to start at the beginning; all others in the folder are removed."""
     found = max((path for path in _checkpoints(folder) if _finished(path)), key=step_of, default=None)
     # All processes have looked before the first one removes anything.
-    processes.wait()
-    if processes.first():
+    distributed.barrier()
+    if distributed.is_main_process():
         for path in _checkpoints(folder):
             if path != found:
                 shutil.rmtree(path)
-    processes.wait()
+    distributed.barrier()
     return found
 
 
@@ -69,7 +69,7 @@ def _begin(work_dir: Path, run: dict[str, Any], resume: bool) -> None:
             shutil.rmtree(work_dir / name, ignore_errors=True)
         for path in _checkpoints(work_dir):
             shutil.rmtree(path)
-    write_whole(work_dir / RUN, json.dumps(run, indent=1))
+    atomic_write_text(work_dir / RUN, json.dumps(run, indent=1))
 
 
 def _check_same(work_dir: Path, run: dict[str, Any]) -> None:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compressor import processes
 from compressor.data.augment import PIXELS, check_augmentation
 from compressor.errors import UnsupportedError, UserError
 from compressor.models.tasks import task_of_model
 from compressor.recipe import FinetuneOptions
+from compressor.utils import distributed
 
 
-class Samples(Protocol):
+class TrainingSamples(Protocol):
     """Training samples by their index: a torch `Dataset`, or just a list."""
 
     def __len__(self) -> int: ...
@@ -33,7 +33,7 @@ def check_student(student: PreTrainedModel) -> None:
         raise UnsupportedError(f"{type(student).__name__} has no head that could learn what the teachers answer")
 
 
-def check_data(train: Samples, options: FinetuneOptions) -> None:
+def check_data(train: TrainingSamples, options: FinetuneOptions) -> None:
     """Refuse samples that cannot be learnt from.
 
     Raises:
@@ -72,15 +72,15 @@ def check_parts(options: FinetuneOptions) -> None:
     Raises:
         UserError: they cannot.
     """
-    parts = processes.count() * options.parts
+    parts = distributed.world_size() * options.parts
     if options.batch_size % parts:
         raise UserError(
-            f"finetune.batch_size {options.batch_size} cannot be shared by {processes.count()} processes in "
+            f"finetune.batch_size {options.batch_size} cannot be shared by {distributed.world_size()} processes in "
             f"{options.parts} parts each: give a multiple of {parts}"
         )
 
 
-def check_device(device: str) -> None:
+def check_training_device(device: str) -> None:
     """Refuse a device that finetuning does not run on.
 
     Raises:

@@ -10,19 +10,19 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from compressor import processes
-from compressor.distillation.checks import Samples
+from compressor.distillation.checks import TrainingSamples
 from compressor.errors import UnsupportedError
-from compressor.models.tasks import logits_of_sample, says_words
+from compressor.models.tasks import logits_of_sample, predicts_vocabulary
 from compressor.recipe import FinetuneOptions
+from compressor.utils import distributed
 
 #: Logits that the part of a batch may make: teachers, student and loss hold several tensors of them.
-MOST_LOGITS = 1 << 26
+MOST_TRAINING_LOGITS = 1 << 26
 #: Samples whose longest is taken for the longest.
 LOOKED_AT = 16
 
 
-def parts(config: PretrainedConfig, samples: Samples, options: FinetuneOptions) -> int:
+def batch_parts(config: PretrainedConfig, samples: TrainingSamples, options: FinetuneOptions) -> int:
     """How many parts a batch is computed in.
 
     Args:
@@ -30,14 +30,14 @@ def parts(config: PretrainedConfig, samples: Samples, options: FinetuneOptions) 
         samples: that it is trained on.
         options: of the training.
     """
-    share, rest = divmod(options.batch_size, processes.count())
+    share, rest = divmod(options.batch_size, distributed.world_size())
     if options.accumulate != "auto":
         return options.accumulate
-    if rest or not says_words(config):
+    if rest or not predicts_vocabulary(config):
         return 1
     most = max(logits_of_sample(config, samples[index]) for index in range(min(LOOKED_AT, len(samples))))
     possible = [count for count in range(1, share + 1) if share % count == 0]
-    return next((count for count in possible if share // count * most <= MOST_LOGITS), share)
+    return next((count for count in possible if share // count * most <= MOST_TRAINING_LOGITS), share)
 
 
 def layer_classes(model: PreTrainedModel) -> list[str] | None:

@@ -15,20 +15,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from compressor import processes
-from compressor.anatomy.passages import Passage, Relation
 from compressor.data.collate import collate
-from compressor.distillation.checks import Samples
-from compressor.distillation.losses import LOSSES, Loss, Seen, Setting, Watched
-from compressor.distillation.opinions import INDEX, Opinions, Told, keep
-from compressor.distillation.watch import watching
+from compressor.distillation.captured_outputs import capture_outputs
+from compressor.distillation.checks import TrainingSamples
+from compressor.distillation.logit_cache import INDEX, CachedLogits, OnShare, cache_logits
+from compressor.distillation.losses import LOSSES, CapturedOutputs, Loss, LossContext, LossInputs
 from compressor.errors import UserError
+from compressor.layer_maps import AttentionPair, LayerMap
 from compressor.models.tasks import Task, pad_id, pass_options, task_of_model
 from compressor.recipe import FinetuneOptions, LossOptions
+from compressor.utils import distributed
 
 
 @dataclass(frozen=True)
-class Term:
+class LossTerm:
     """One part of the loss of a batch.
 
     Attributes:
@@ -43,7 +43,7 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class FeatureTargets:
     """Where a student and its teachers are comparable, beside their answers.
 
     Attributes:
@@ -51,12 +51,12 @@ class Comparison:
         relations: the attention; () where it is not known.
     """
 
-    passages: Sequence[Passage] = ()
-    relations: Sequence[Relation] = ()
+    passages: Sequence[LayerMap] = ()
+    relations: Sequence[AttentionPair] = ()
 
-    def of(self, kept: Sequence[int]) -> Comparison:
+    def of(self, kept: Sequence[int]) -> FeatureTargets:
         """The same of some of the teachers, by their places."""
-        return Comparison(
+        return FeatureTargets(
             [
                 replace(one, layers=tuple(one.layers[k] for k in kept), pushes=tuple(one.pushes[k] for k in kept))
                 for one in self.passages
@@ -84,7 +84,7 @@ class Objective:
         student: PreTrainedModel,
         ensemble: Sequence[tuple[PreTrainedModel, float]],
         options: FinetuneOptions,
-        comparison: Comparison | None = None,
+        comparison: FeatureTargets | None = None,
     ) -> None:
         asked = options.asks_teachers
         self.teachers = [teacher for teacher, _ in ensemble] if asked else []
@@ -92,14 +92,14 @@ class Objective:
         self.collate = partial(collate, pad=pad_id(student.config))
         self._task = task_of_model(student)
         self._pass_options = pass_options(student)
-        known = comparison or Comparison()
+        known = comparison or FeatureTargets()
         weights = [weight for _, weight in ensemble] if asked else []
-        setting = Setting(self._task, weights, temperature(options, self._task), known.passages, known.relations)
+        setting = LossContext(self._task, weights, temperature(options, self._task), known.passages, known.relations)
         self._losses: list[tuple[LossOptions, Loss]] = [
             (one, LOSSES.get(name)(setting)) for name, one in options.all_losses().items() if one.weight > 0
         ]
         #: The teachers' logits, where they are kept.
-        self._kept: list[Opinions] = []
+        self._kept: list[CachedLogits] = []
         self._modules = _merged([loss.modules for _, loss in self._losses])
         self._teachers_modules = [
             _merged([loss.teachers_modules[k] for _, loss in self._losses if loss.teachers_modules])
@@ -113,7 +113,7 @@ class Objective:
 
     def terms(
         self, model: torch.nn.Module, batch: Mapping[str, Tensor], done: float | None = None
-    ) -> tuple[list[Term], Any]:
+    ) -> tuple[list[LossTerm], Any]:
         """The parts of the loss of a batch, and the model's outputs.
 
         Args:
@@ -131,13 +131,13 @@ class Objective:
         ]
         opinions, teachers_watched = self._ask(inputs, indices)
         # What several processes wrap a model in has it under this name.
-        with watching(getattr(model, "module", model), self._modules) as watched:
+        with capture_outputs(getattr(model, "module", model), self._modules) as watched:
             outputs = model(**inputs, **self._pass_options)
         # Of weights that are shared in half precision they would be of that.
         logits = outputs.logits.float()
-        seen = Seen(inputs, logits, labels, opinions, watched, teachers_watched)
+        seen = LossInputs(inputs, logits, labels, opinions, watched, teachers_watched)
         terms = [
-            Term(weight, loss.mean(seen) if weight else logits.new_zeros(()), loss.count(inputs, labels))
+            LossTerm(weight, loss.mean(seen) if weight else logits.new_zeros(()), loss.count(inputs, labels))
             for weight, loss in wanted
         ]
         return terms, outputs
@@ -163,7 +163,7 @@ class Objective:
         parts = [share * term.weight * term.mean for share, term in zip(shares, terms, strict=True)]
         return torch.stack(parts).sum(), outputs
 
-    def judge(self, model: torch.nn.Module, samples: Samples, device: torch.device | None = None) -> float:
+    def judge(self, model: torch.nn.Module, samples: TrainingSamples, device: torch.device | None = None) -> float:
         """The loss over all samples, in eval mode: each term is the mean over the positions of all batches.
 
         Args:
@@ -177,9 +177,9 @@ class Objective:
         model.eval()
         size = self.options.batch_size // self.options.parts
         everything = range(0, len(samples), size)
-        starts = list(everything[processes.rank() :: processes.count()])
+        starts = list(everything[distributed.rank() :: distributed.world_size()])
         # All go through as many, as weights that are shared ask of them; what is over counts nothing.
-        own, rounds = len(starts), math.ceil(len(everything) / processes.count())
+        own, rounds = len(starts), math.ceil(len(everything) / distributed.world_size())
         starts += [0] * (rounds - own)
         batches: DataLoader[Any] = DataLoader(
             samples,  # type: ignore[arg-type]
@@ -194,23 +194,23 @@ class Objective:
                 for index, term in enumerate(terms if turn < own else ()):
                     sums[index] += term.weight * term.mean.item() * term.positions
                     counts[index] += term.positions
-        sums, counts = (processes.added_up(values, device) for values in (sums, counts))
+        sums, counts = (distributed.all_sum(values, device) for values in (sums, counts))
         if not any(counts):
             raise UserError(f"none of the {len(samples)} samples to judge by has a known label: name data with more")
         return sum(total / max(count, 1) for total, count in zip(sums, counts, strict=True))
 
-    def keep(self, samples: Samples, folder: Path, told: Told | None = None) -> None:
+    def keep(self, samples: TrainingSamples, folder: Path, told: OnShare | None = None) -> None:
         """Keep the teachers' logits of all samples, and take them from there from now on.
 
         Args:
-            samples: whose batches say which samples they are made of (`compressor.distillation.opinions.INDEX`).
-            folder, told: as of `compressor.distillation.opinions.keep`.
+            samples: whose batches say which samples they are made of (`compressor.distillation.logit_cache.INDEX`).
+            folder, told: as of `compressor.distillation.logit_cache.keep`.
 
         Raises:
             UserError: they cannot be kept.
         """
         self._kept = [
-            keep(
+            cache_logits(
                 teacher,
                 samples,
                 partial(self._opinion, teacher),
@@ -228,15 +228,15 @@ class Objective:
         with torch.inference_mode(), lower_precision(teacher.device):
             return self._task.counted(teacher(**inputs, **self._pass_options).logits, inputs)
 
-    def _ask(self, inputs: Mapping[str, Tensor], indices: Sequence[int]) -> tuple[list[Tensor], list[Watched]]:
+    def _ask(self, inputs: Mapping[str, Tensor], indices: Sequence[int]) -> tuple[list[Tensor], list[CapturedOutputs]]:
         """The teachers' logits that count, and what is watched of them."""
         if self._kept:
             device = next(iter(inputs.values())).device
             return [kept.of(indices).to(device) for kept in self._kept], [{} for _ in self._kept]
         opinions: list[Tensor] = []
-        seen: list[Watched] = []
+        seen: list[CapturedOutputs] = []
         for teacher, modules in zip(self.teachers, self._teachers_modules, strict=True):
-            with torch.inference_mode(), lower_precision(teacher.device), watching(teacher, modules) as watched:
+            with torch.inference_mode(), lower_precision(teacher.device), capture_outputs(teacher, modules) as watched:
                 logits = teacher(**inputs, **self._pass_options).logits
                 opinions.append(self._task.counted(logits, inputs).float())
             seen.append(watched)
@@ -261,7 +261,7 @@ def _apart(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | Non
     return inputs, batch.get("labels"), batch[INDEX].tolist() if INDEX in batch else []
 
 
-def _told_of_all(told: Told, before: int, count: int, share: float) -> None:
+def _told_of_all(told: OnShare, before: int, count: int, share: float) -> None:
     told((before + share) / count)
 
 

@@ -1,187 +1,141 @@
-"""The short finetune of a student: distillation of the ensemble, labels, or both."""
+"""The Trainer of transformers, with the objective of a finetune for its loss and its judgement."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+import copy
 from pathlib import Path
+from typing import Any
 
+import safetensors.torch
 import torch
-from transformers import PreTrainedModel
+from torch import Tensor
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import PreTrainedModel, Trainer
 
-from compressor import processes
-from compressor.distillation import memory
-from compressor.distillation.checkpoints import begin, newest, step_of
-from compressor.distillation.checks import (
-    Samples,
-    check_data,
-    check_device,
-    check_parts,
-    check_precision,
-    check_student,
-)
-from compressor.distillation.loop import Diverged, Loop, Progress
-from compressor.distillation.objective import Comparison, Objective, temperature
-from compressor.distillation.opinions import Indexed, Told
-from compressor.distillation.record import check_tensorboard
-from compressor.distillation.search import Trial, search, split
-from compressor.errors import UserError
-from compressor.mixture import check_weights
-from compressor.models.builtin import cache_folder
-from compressor.models.precision import raised
-from compressor.models.tasks import task_of_model
-from compressor.recipe import FinetuneOptions
+from compressor.distillation.checkpoints import BEST
+from compressor.distillation.checks import TrainingSamples
+from compressor.distillation.dataset import TrainingStream
+from compressor.distillation.memory import layer_classes
+from compressor.distillation.objective import Objective
+from compressor.utils import distributed
+from compressor.utils.sharded_weights import gather_weights, scatter_weights
 
-#: The folder in the cache that kept logits go to.
-LOGITS = "logits"
+WEIGHTS = "model.safetensors"
 
 
-@dataclass(frozen=True)
-class FinetuneReport:
-    """What a finetune did.
-
-    Attributes:
-        steps: optimiser steps of the training, without those of a search.
-        seconds: of this call, a search included, without what was done before it was resumed.
-        loss: (step, loss) of every step of the training, those before an interruption too.
-        learning_rate: at its peak; the best one of a search.
-        temperature: of the distillation; `None` without one.
-        resumed_from: the step that this call went on from, counted over a search too; `None` if it began at the
-            beginning.
-        search: every learning rate that was tried; () if it was given.
-        validation_samples: how many samples were kept out to judge by, and the training did not see.
-        judged: (step, loss) of every judgement of the training on them.
-        best_step: the step whose weights the student has; `None` for the last one.
-    """
-
-    steps: int
-    seconds: float
-    loss: tuple[tuple[int, float], ...]
-    learning_rate: float
-    temperature: float | None
-    resumed_from: int | None
-    search: tuple[Trial, ...] = ()
-    validation_samples: int = 0
-    judged: tuple[tuple[int, float], ...] = ()
-    best_step: int | None = None
-
-
-def distill(
-    student: PreTrainedModel,
-    teachers: Sequence[PreTrainedModel],
-    weights: Sequence[float],
-    train: Samples,
-    options: FinetuneOptions,
-    *,
-    seed: int,
-    work_dir: Path,
-    resume: bool = False,
-    device: str = "cpu",
-    progress: Progress | None = None,
-    comparison: Comparison | None = None,
-    told: Told | None = None,
-) -> FinetuneReport:
-    """Train `student` in place on the teachers' mean distribution, on labels or on both; AdamW, cosine after a warm-up.
-
-    The loss is the mean over the positions that count (`compressor.models.tasks`): one a sample for classifiers; every
-    token that is no padding for taggers and decoders, every target token for encoder–decoders; and for masked language
-    models every token too, masked or not, since the teachers' opinion is known of each.  Labels count where they are
-    known.
-
-    The student has no dropout meanwhile: it is to answer as the teachers do, who have none either.  Weights in
-    half precision are in float32 meanwhile: they would lose small steps.
-
-    The same seed gives the same weights, bit for bit on the CPU, and so does a run that was interrupted and resumed.
-
-    Processes that `torchrun` or `accelerate launch` started together share every batch, and get what one of them would
-    get, but for rounding; each must call this with the same arguments.
+class DistillationTrainer(Trainer):
+    """Steps on an objective over drawn samples; judged by that objective, checkpoints by the names of the modules.
 
     Args:
-        student: left in eval mode on the device.  To resume, with the weights that it had the first time.
-        teachers: what the student learns from; they see each batch once, and are not changed.  Not run at all, and
-            may be none, if no loss asks them.
-        weights: one per teacher, as in `ensemble_kl`.
-        train: samples as dicts of tensors without a batch dimension, such as "pixel_values" [C, H, W] or "input_ids"
-            [T]; texts may differ in length.  "labels", [] or [T], which no model sees, are used if
-            `options.label_weight` is above 0.
-        options: steps, batch size, learning rate and so on; `enabled` is the caller's to heed.
-        seed: of the order of the samples, and of those that a search of the learning rate keeps out.
-        work_dir: where checkpoints are kept; theirs alone, and not removed afterwards.
-        resume: go on from the newest finished checkpoint in `work_dir`, if there is one.
-        device: "cpu", or the first GPU as "cuda".
-        comparison: of the student and all teachers; the losses `hidden` and `relations` need it.
-        told: told which share of the logits is kept, with `options.cache_logits`.
-        progress: told of every step; those of a search are counted too (`compressor.distillation.search.describe`).
-
-    Raises:
-        UserError: no samples, no labels where they are needed, wrong weights, no such device, a loss that is not
-            finite (with any rate of a search), or `work_dir` holds the checkpoints of a run with other options.
+        student: trained in place, save where processes share its weights: then a copy is, of which each has a part,
+            and the student has weights of it whenever `gather_weights` was called.
+        draws: what it is trained on, in this order.
+        objective: what it is trained for.
+        validation: what it is judged by; None for nothing.
+        kwargs: as of the `Trainer`.
     """
-    distils = options.asks_teachers
-    if distils:
-        check_weights(len(teachers), weights)
-    check_student(student)
-    check_data(train, options)
-    check_device(device)
-    check_precision(options, device)
-    definite = {
-        "accumulate": memory.parts(student.config, train, options),
-        "temperature": temperature(options, task_of_model(student)),
-    }
-    options = options.model_copy(update=definite)
-    check_parts(options)
-    if options.tensorboard:
-        check_tensorboard()
-    processes.join(device)
-    run = {
-        **options.model_dump(exclude={"enabled", "checkpoint_every", "tensorboard"}),
-        "seed": seed,
-        "weights": list(weights) if distils else [],
-        "samples": len(train),
-        "parameters": student.num_parameters(),
-        # None, and so as if it were not there, where each process has all weights: as most checkpoints were written.
-        "sharded": processes.sharded() or None,
-    }
-    folder = Path(work_dir)
-    begin(folder, run, resume)
-    kept = [index for index, weight in enumerate(weights) if weight > 0] if distils else []
-    ensemble = [(teachers[index], float(weights[index])) for index in kept]
-    for teacher, _ in ensemble:
-        teacher.to(torch.device(processes.device_of(device))).eval()  # type: ignore[arg-type]
-    student.requires_grad_(True)
-    objective = Objective(student, ensemble, options, (comparison or Comparison()).of(kept))
-    begun = time.perf_counter()
-    if options.cache_logits and distils:
-        train = Indexed(train)
-        objective.keep(train, cache_folder() / LOGITS, told)
-    with raised(student):
-        try:
-            validation: Samples = []
-            if options.learning_rate == "search" or options.validate_every:
-                train, validation = split(train, options, seed)
-            loop = Loop(student, train, objective, seed, device, validation if options.validate_every else None)
-            if options.learning_rate == "search":
-                found = search(loop, validation, folder, progress)
-                trained, rate, trials = found.trained, found.learning_rate, found.trials
-                resumed_from = found.resumed_from
-            else:
-                checkpoint = newest(folder)
-                trials, rate, resumed_from = (), options.learning_rate, step_of(checkpoint)
-                trained = loop.run(rate, options.steps, folder, checkpoint, progress)
-        except Diverged as error:
-            raise UserError(f"{error}; lower finetune.learning_rate") from None
-        finally:
-            student.eval()
-    return FinetuneReport(
-        steps=trained.steps,
-        seconds=time.perf_counter() - begun,
-        loss=trained.loss,
-        learning_rate=rate,
-        temperature=definite["temperature"] if options.distil_weight else None,
-        resumed_from=resumed_from or None,
-        search=trials,
-        validation_samples=len(validation),
-        judged=trained.judged,
-        best_step=trained.best,
-    )
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        draws: TrainingStream,
+        objective: Objective,
+        validation: TrainingSamples | None,
+        **kwargs: Any,
+    ) -> None:
+        #: What is trained; `fully_shard` leaves it the object that it is.
+        self.trained = copy.deepcopy(student) if distributed.is_sharded() else student
+        super().__init__(
+            self.trained,
+            train_dataset=draws,
+            eval_dataset=validation,
+            data_collator=objective.collate,
+            **kwargs,
+        )
+        if (plugin := getattr(self.accelerator.state, "fsdp_plugin", None)) is not None:
+            # The model's own list, which is taken otherwise, has BERT's embeddings too: accelerate then fails on them.
+            plugin.transformer_cls_names_to_wrap = plugin.transformer_cls_names_to_wrap or layer_classes(student)
+        self.validation: TrainingSamples = validation or []
+        self.student = student
+        self.objective: Objective = objective
+        self.draws = draws
+        #: Whether a process sees a part of a step's batch at a time, and what the losses' positions in all of it are.
+        self.parted = self.args.world_size * self.args.gradient_accumulation_steps > 1
+        self.totals: list[float] | None = None
+        # The losses of parts add up to that of the batch: nothing is left to be divided.
+        self.compute_loss_func = _never_called
+
+    def gather(self) -> None:
+        """Give the student the weights that the training has; all processes must call this."""
+        if distributed.is_sharded():
+            gather_weights(self.trained, self.student)
+
+    def get_batch_samples(self, *given: Any) -> tuple[list[dict[str, Tensor]], None]:
+        """The parts of a step's batch that this process sees; and what all parts of all processes hold together."""
+        parts, _ = super().get_batch_samples(*given)
+        if self.parted:
+            own = [sum(column) for column in zip(*map(self.objective.counts, parts), strict=True)]
+            self.totals = distributed.all_sum(own, self.args.device)
+        return parts, None
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return SequentialSampler(self.draws)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        # Without dropout, as the student was fitted: at a transported student's scales its noise drowns the signal.
+        model.eval()
+        done = self.state.global_step / self.state.max_steps
+        loss, outputs = self.objective.loss(model, inputs, done, self.totals)
+        if self.args.world_size > 1:
+            # Gradients, and the loss that is told, are the mean over the processes.
+            loss = loss * self.args.world_size
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """The objective's own judgement."""
+        metrics = {"eval_loss": self.objective.judge(self.trained, self.validation, self.args.device)}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if self.state.global_step == 0:
+            # The Trainer does so itself of later ones.
+            self._determine_best_metric(metrics, None)
+        return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        better = super()._determine_best_metric(metrics, trial)
+        if better:
+            self.gather()
+        if better and self.args.should_save:
+            folder = Path(self.args.output_dir or ".") / BEST
+            folder.mkdir(exist_ok=True)
+            half = folder / f".{WEIGHTS}.partial"
+            safetensors.torch.save_model(self.student, str(half))
+            half.replace(folder / WEIGHTS)
+        return better
+
+    # transformers saves some parameters under older names, and its Trainer, on resuming, silently leaves out what it
+    # does not find by name.  Checkpoints are ours alone, so they keep the names that the modules have.
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights, of which all processes may have parts, as the first one."""
+        self.gather()
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir or ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_model(self.student, str(folder / WEIGHTS))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        safetensors.torch.load_model(self.student, Path(resume_from_checkpoint) / WEIGHTS)
+        if distributed.is_sharded():
+            scatter_weights(self.student, self.trained)
+
+
+def _never_called(*_: Any, **__: Any) -> Any:
+    raise AssertionError("the trainer computes its loss itself")

@@ -1,6 +1,6 @@
 """The formats that a model is delivered in, by name: how each is written, opened and held to account.
 
-A new format is one entry of `FORMATS`.
+A new format is one entry of `EXPORT_FORMATS`.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UserError
-from compressor.export.layout import FLOAT16, INT8, INT8_DYNAMIC, FileKind, has_cache
-from compressor.export.program import Program, write_program
+from compressor.export.files import FLOAT16, INT8, INT8_DYNAMIC, FileKind, has_cache
 from compressor.export.quantise import write_dynamic_int8, write_float16, write_static_int8
 from compressor.export.runtime import Runnable, Session
+from compressor.export.torch_export import Program, write_program
 from compressor.export.tracing import make_graph, silence, traceable
 from compressor.models.inputs import is_image_config
 from compressor.recipe import ExportOptions
-from compressor.registry import Registry
+from compressor.utils.registry import Registry
 
 #: The float32 format that the other ONNX files are made from.
 FLOAT = "onnx"
 
 
 @dataclass(frozen=True)
-class Source:
+class FormatSource:
     """What files are made from.
 
     Attributes:
@@ -45,7 +45,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Format:
+class ExportFormat:
     """One format.
 
     Attributes:
@@ -63,7 +63,7 @@ class Format:
 
     meaning: str
     folder: str
-    write: Callable[[FileKind, Source, Path], None]
+    write: Callable[[FileKind, FormatSource, Path], None]
     open: Callable[[Path], Runnable]
     suffix: str = ""
     ending: str = ".onnx"
@@ -77,45 +77,49 @@ class Format:
         return folder / self.folder / kind.named(self.suffix, self.ending)
 
 
-def _copy(kind: FileKind, source: Source, path: Path) -> None:
+def _copy(kind: FileKind, source: FormatSource, path: Path) -> None:
     for file in source.floats.glob(f"{kind.name}*"):
         shutil.copy(file, path.parent / file.name)
 
 
-def _int8(kind: FileKind, source: Source, path: Path) -> None:
+def _int8(kind: FileKind, source: FormatSource, path: Path) -> None:
     if is_image_config(source.model.config):
         write_static_int8(source.floats / kind.name, path, source.calibration, source.options.int8)
     else:
         _dynamic_int8(kind, source, path)
 
 
-def _dynamic_int8(kind: FileKind, source: Source, path: Path) -> None:
+def _dynamic_int8(kind: FileKind, source: FormatSource, path: Path) -> None:
     write_dynamic_int8(source.floats / kind.name, path, source.options.int8)
 
 
-def _float16(kind: FileKind, source: Source, path: Path) -> None:
+def _float16(kind: FileKind, source: FormatSource, path: Path) -> None:
     write_float16(source.floats / kind.name, path)
 
 
-def _program(kind: FileKind, source: Source, path: Path) -> None:
+def _program(kind: FileKind, source: FormatSource, path: Path) -> None:
     cache = has_cache(source.model, source.options.cache)
     with silence(), traceable(source.model):
         write_program(make_graph(kind, source.model, cache), path)
 
 
-FORMATS: Registry[Format] = Registry("export format")
-FORMATS.register(FLOAT)(Format("ONNX in float32", "onnx", _copy, Session, exact=True))
-FORMATS.register("onnx-int8")(
-    Format("ONNX with int8 weights", "onnx", _int8, Session, suffix=INT8, calibrated=is_image_config)
+EXPORT_FORMATS: Registry[ExportFormat] = Registry("export format")
+EXPORT_FORMATS.register(FLOAT)(ExportFormat("ONNX in float32", "onnx", _copy, Session, exact=True))
+EXPORT_FORMATS.register("onnx-int8")(
+    ExportFormat("ONNX with int8 weights", "onnx", _int8, Session, suffix=INT8, calibrated=is_image_config)
 )
-FORMATS.register("onnx-int8-dynamic")(
-    Format("ONNX with int8 weights, activations quantised as it runs", "onnx", _dynamic_int8, Session, INT8_DYNAMIC)
+EXPORT_FORMATS.register("onnx-int8-dynamic")(
+    ExportFormat(
+        "ONNX with int8 weights, activations quantised as it runs", "onnx", _dynamic_int8, Session, INT8_DYNAMIC
+    )
 )
-FORMATS.register("onnx-fp16")(
-    Format("ONNX in float16, inputs and outputs float32", "onnx", _float16, Session, suffix=FLOAT16)
+EXPORT_FORMATS.register("onnx-fp16")(
+    ExportFormat("ONNX in float16, inputs and outputs float32", "onnx", _float16, Session, suffix=FLOAT16)
 )
-FORMATS.register("torch-export")(
-    Format("torch.export program", "torch", _program, Program, ending=".pt2", exact=True, from_float=False, whole=True)
+EXPORT_FORMATS.register("torch-export")(
+    ExportFormat(
+        "torch.export program", "torch", _program, Program, ending=".pt2", exact=True, from_float=False, whole=True
+    )
 )
 
 
@@ -131,7 +135,7 @@ def check_formats(names: Sequence[str], config: PretrainedConfig, *, data: bool)
         UserError: it says which.
     """
     for name in names:
-        if FORMATS.get(name).calibrated(config) and not data:
+        if EXPORT_FORMATS.get(name).calibrated(config) and not data:
             raise UserError(
                 f"{name} of an image model needs calibration samples: name some with --data, or leave it out"
             )

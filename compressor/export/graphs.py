@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from compressor.errors import UnsupportedError
 from compressor.models.inputs import dummy_inputs
-from compressor.models.skeleton import as_pair
+from compressor.models.meta import as_pair
 
 #: Sizes of the examples that are traced; the files take any others.
 BATCH, LENGTH, PAST, NEW = 2, 16, 5, 3
@@ -27,7 +27,7 @@ _TOKENS: Axes = {0: "batch", 1: "sequence"}
 _SOURCE: Axes = {0: "batch", 1: "encoder_sequence"}
 
 
-class Graph(nn.Module, ABC):
+class OnnxGraph(nn.Module, ABC):
     """One ONNX file to be: a module of positional tensors, an example of each, and what they are called.
 
     Attributes:
@@ -63,7 +63,7 @@ class Graph(nn.Module, ABC):
             self.axes[name] = next((axes[key] for key in keys if key in axes), {0: "batch"})
 
 
-class Whole(Graph):
+class WholeGraph(OnnxGraph):
     """A model as it is, without a cache: `logits`, or a headless model's `last_hidden_state` and `pooler_output`.
 
     Where it tells the texts of a pair apart it takes `token_type_ids` [B, T] too.
@@ -80,7 +80,7 @@ class Whole(Graph):
         return outputs_of(self.model, self.model(**values, **no_cache(self.model), return_dict=True))
 
 
-class Step(Graph):
+class StepGraph(OnnxGraph):
     """A causal language model that goes on from the keys and values of the tokens before, of which there may be none.
 
     Inputs: `input_ids` [B, N], `attention_mask` [B, P + N], `position_ids` [B, N] if the model takes them, and
@@ -95,7 +95,7 @@ class Step(Graph):
         with torch.no_grad():
             past = self.model(input_ids=ids[:, :PAST], past_key_values=DynamicCache(), use_cache=True).past_key_values
         inputs = {"input_ids": ids[:, PAST:], "attention_mask": torch.ones_like(ids)}
-        if takes(model, "position_ids"):
+        if forward_names(model, "position_ids"):
             inputs["position_ids"] = torch.arange(PAST, PAST + NEW).expand(BATCH, NEW).contiguous()
         inputs |= flat("past_key_values", past, "")
         total: Axes = {0: "batch", 1: "total_sequence"}
@@ -117,7 +117,7 @@ class Step(Graph):
         return {"logits": found.logits, **flat("present", found.past_key_values, "")}
 
 
-class Encoder(Graph):
+class EncoderGraph(OnnxGraph):
     """The encoder of an encoder–decoder: its inputs to `last_hidden_state` [B, S, width]."""
 
     def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
@@ -131,7 +131,7 @@ class Encoder(Graph):
         return {"last_hidden_state": self.model.get_encoder()(**values, return_dict=True).last_hidden_state}
 
 
-class Decoder(Graph):
+class DecoderGraph(OnnxGraph):
     """The decoder of an encoder–decoder, from the first token.
 
     Inputs: `input_ids` [B, N] of the decoder, `encoder_attention_mask` [B, S] for text, `encoder_hidden_states`
@@ -162,16 +162,16 @@ class Decoder(Graph):
         return named
 
 
-class DecoderStep(Graph):
+class DecoderStepGraph(OnnxGraph):
     """The decoder of an encoder–decoder that goes on from its own keys and values and those of the encoder's output.
 
     Inputs: `input_ids` [B, N], `encoder_attention_mask` [B, S] for text, and `past_key_values.{layer}` with `.decoder`
-    and `.encoder`, `.key` and `.value`, as `Decoder` gives them.  Outputs: `logits` and the decoder's `present`.
+    and `.encoder`, `.key` and `.value`, as `DecoderGraph` gives them.  Outputs: `logits` and the decoder's `present`.
     """
 
     def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
         super().__init__(model)
-        first = Decoder(model)
+        first = DecoderGraph(model)
         self.width = first.inputs["encoder_hidden_states"].shape[-1]
         start = {**first.inputs, "input_ids": first.inputs["input_ids"][:, :PAST]}
         with torch.no_grad():
@@ -197,7 +197,7 @@ class DecoderStep(Graph):
         return {**outputs_of(self.model, found), **kept}
 
 
-def takes(model: PreTrainedModel, argument: str) -> bool:
+def forward_names(model: PreTrainedModel, argument: str) -> bool:
     """Whether the model's forward names an argument."""
     return argument in inspect.signature(model.forward).parameters
 

@@ -18,11 +18,11 @@ from torch.onnx.errors import OnnxExporterError
 from transformers import PreTrainedModel
 
 from compressor.errors import UnsupportedError
-from compressor.export.graphs import Graph
-from compressor.export.layout import NAMES, files_of, has_cache
-from compressor.export.parity import ParityReport, check_parity, combine
+from compressor.export.files import NAMES, files_of, has_cache
+from compressor.export.graphs import OnnxGraph
+from compressor.export.parity import ParityReport, check_parity, combine_cases
 from compressor.export.tracing import make_graph, silence, traceable
-from compressor.models.quiet import one_line
+from compressor.utils.logging import one_line
 
 #: What one protobuf file cannot hold, less some room for the graph; larger weights go to a file beside it.
 LARGEST_FILE = 2**31 - 2**25
@@ -80,10 +80,12 @@ class ExportReport:
 
     @property
     def parity(self) -> ParityReport:
-        return combine([case for file in self.files for case in file.parity.cases], self.files[0].parity.tolerance)
+        return combine_cases(
+            [case for file in self.files for case in file.parity.cases], self.files[0].parity.tolerance
+        )
 
 
-def export_onnx(
+def write_onnx(
     model: PreTrainedModel,
     folder: str | Path,
     *,
@@ -116,7 +118,7 @@ def export_onnx(
     model = plain(model)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target))
     training = model.training
-    graphs: dict[str, Graph] = {}
+    graphs: dict[str, OnnxGraph] = {}
     seconds: dict[str, float] = {}
     try:
         model.eval()
@@ -168,14 +170,14 @@ def largest_differences(
     """Export a model into a temporary folder: the largest relative difference from torch of every file, by its name.
 
     Raises:
-        UnsupportedError: as `export_onnx`, likewise `ParityError`.
+        UnsupportedError: as `write_onnx`, likewise `ParityError`.
     """
     with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
-        report = export_onnx(model, scratch, cache=cache, tolerance=tolerance, batch_sizes=batch_sizes, seed=seed)
+        report = write_onnx(model, scratch, cache=cache, tolerance=tolerance, batch_sizes=batch_sizes, seed=seed)
     return {file.path.name: file.parity.max_rel for file in report.files}
 
 
-def _export(graph: Graph, path: Path) -> None:
+def _export(graph: OnnxGraph, path: Path) -> None:
     weights = sum(parameter.numel() * parameter.element_size() for parameter in graph.parameters())
     try:
         torch.onnx.export(
@@ -196,7 +198,7 @@ def _export(graph: Graph, path: Path) -> None:
     _name_axes(graph, path)
 
 
-def _name_axes(graph: Graph, path: Path) -> None:
+def _name_axes(graph: OnnxGraph, path: Path) -> None:
     """Give the outputs' axes of any size the names that the graph has for them; torch writes formulas."""
     file = onnx.load(path, load_external_data=False)
     for value in file.graph.output:

@@ -11,8 +11,8 @@ import torch
 from transformers import PreTrainedModel
 
 from compressor.errors import ParityError
-from compressor.export.layout import FileKind, files_of
-from compressor.export.proofs import Files, Pair, Trial
+from compressor.export.files import FileKind, files_of
+from compressor.export.parity_cases import Files, OutputPair, ParityTrial
 from compressor.export.runtime import Session
 
 
@@ -96,10 +96,10 @@ def check_parity(
     """
     kinds = files_of(model, cache)
     files = {kind.name: Session(Path(folder) / kind.name) for kind in kinds}
-    return compare(kinds, files, model, tolerance=tolerance, batch_sizes=batch_sizes, seed=seed)
+    return compare_outputs(kinds, files, model, tolerance=tolerance, batch_sizes=batch_sizes, seed=seed)
 
 
-def compare(
+def compare_outputs(
     kinds: Sequence[FileKind],
     files: Files,
     model: PreTrainedModel,
@@ -113,12 +113,12 @@ def compare(
     for kind in kinds:
         path = files[kind.name].path
         trials = (trial for batch in batch_sizes for trial in kind.prove(files, model, batch, seed))
-        reports[kind.name] = combine([_case(path, trial) for trial in trials], tolerance)
+        reports[kind.name] = combine_cases([_case(path, trial) for trial in trials], tolerance)
         _refuse(path, reports[kind.name])
     return reports
 
 
-def combine(cases: Sequence[ParityCase], tolerance: float) -> ParityReport:
+def combine_cases(cases: Sequence[ParityCase], tolerance: float) -> ParityReport:
     """The report of several cases."""
     return ParityReport(max(c.max_abs for c in cases), max(c.max_rel for c in cases), tolerance, tuple(cases))
 
@@ -135,7 +135,7 @@ def _refuse(path: Path, report: ParityReport) -> None:
     )
 
 
-def _case(path: Path, trial: Trial) -> ParityCase:
+def _case(path: Path, trial: ParityTrial) -> ParityCase:
     found = [_difference(path, pair, trial.inputs) for pair in trial.pairs]
     rows = [one.rows for one in found if one.rows is not None]
     return ParityCase(
@@ -162,7 +162,7 @@ class _Difference:
     rows: tuple[int, int] | None
 
 
-def _difference(path: Path, pair: Pair, inputs: str) -> _Difference:
+def _difference(path: Path, pair: OutputPair, inputs: str) -> _Difference:
     if pair.given.shape != pair.expected.shape:
         raise ParityError(
             f"{path} gives {pair.name} of shape {tuple(pair.given.shape)} where torch gives "

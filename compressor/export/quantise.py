@@ -19,8 +19,8 @@ from torch import Tensor
 
 from compressor.errors import UnsupportedError
 from compressor.export.onnx import LARGEST_FILE
-from compressor.models.quiet import one_line
 from compressor.recipe import Int8Options
+from compressor.utils.logging import one_line
 
 #: Operations that are quantised.
 MULTIPLY = ("MatMul", "Gemm")
@@ -40,7 +40,7 @@ def write_dynamic_int8(source: Path, path: Path, options: Int8Options) -> None:
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with told(source, "quantise"):
+    with quantiser_errors_as_one_line(source, "quantise"):
         quantize_dynamic(
             plain_graph(source),
             path,
@@ -68,7 +68,7 @@ def write_static_int8(source: Path, path: Path, batches: Sequence[Mapping[str, T
 
     # Its entropy method has as many bins as levels, so one range to choose: that of minmax.
     methods = {"minmax": CalibrationMethod.MinMax, "percentile": CalibrationMethod.Percentile}
-    with told(source, "quantise"):
+    with quantiser_errors_as_one_line(source, "quantise"):
         quantize_static(
             plain_graph(source),
             path,
@@ -97,7 +97,7 @@ def write_float16(source: Path, path: Path) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    with told(source, "convert"):
+    with quantiser_errors_as_one_line(source, "convert"):
         converted = OnnxModel(convert_float_to_float16(plain_graph(source), keep_io_types=True))
         # The converter appends its casts of the inputs behind their readers.
         converted.topological_sort()
@@ -133,7 +133,7 @@ def reader_of(source: Path, batches: Sequence[Mapping[str, Tensor]]) -> Any:
 
 
 @contextmanager
-def told(source: Path, doing: str) -> Iterator[None]:
+def quantiser_errors_as_one_line(source: Path, doing: str) -> Iterator[None]:
     """Nothing of what the tools log and print; what they raise is one line."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from compressor.errors import ParityError
-from compressor.models.quiet import one_line
+from compressor.utils.logging import one_line
 
 
 class Runnable(Protocol):

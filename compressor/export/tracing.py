@@ -13,12 +13,12 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from compressor.errors import UnsupportedError, UserError
-from compressor.export.graphs import Graph
-from compressor.export.layout import FileKind
-from compressor.models.quiet import one_line
+from compressor.export.files import FileKind
+from compressor.export.graphs import OnnxGraph
+from compressor.utils.logging import one_line
 
 
-def make_graph(kind: FileKind, model: PreTrainedModel, cache: bool) -> Graph:
+def make_graph(kind: FileKind, model: PreTrainedModel, cache: bool) -> OnnxGraph:
     """What a file computes, ready to be traced.
 
     Raises:

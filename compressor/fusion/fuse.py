@@ -13,22 +13,29 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.anatomy import Anatomy, inspect_config
-from compressor.anatomy.passages import Passage
-from compressor.anatomy.resize import model_class, quiet
-from compressor.anatomy.trace import logits_of
+from compressor.anatomy.hooks import logits_of
+from compressor.anatomy.resize import named_model_class, quiet_config_warnings
 from compressor.errors import UnsupportedError, UserError
-from compressor.fusion import automatic, towards
-from compressor.fusion.anchored import POLICIES
-from compressor.fusion.depth import Reached, reached, routes
-from compressor.fusion.job import Clock, Form, Job, Made, Progress
-from compressor.fusion.passages import passages
-from compressor.fusion.residual import RESIDUAL_MAPS
-from compressor.fusion.samples import hold_out, parted, without_labels
-from compressor.fusion.sources import Content, Source, along, content, normalised, prepare
-from compressor.fusion.target import Target, depth_of, layers_at, target_configs
+from compressor.fusion.anchored import POLICIES, align_to_anchor
+from compressor.fusion.build.student_layer_maps import layer_maps_of
+from compressor.fusion.calibration.batches import hold_out, split_large_batches, without_labels
+from compressor.fusion.context import BuiltStudent, FusionContext, OnProgress, StageTimer, StudentCandidate
+from compressor.fusion.joint import search
+from compressor.fusion.maps.residual import RESIDUAL_MAPS
+from compressor.fusion.shape.depth import LayerAssignment, assign_layers, layer_spans
+from compressor.fusion.shape.spec import StudentSpec, depth_of, layers_at, student_specs
+from compressor.fusion.teacher import (
+    FusionTeacher,
+    WeightChecksum,
+    normalised_weights,
+    prepare_teacher,
+    weights_checksum,
+    with_routes,
+)
+from compressor.layer_maps import LayerMap
 from compressor.models.inputs import name_architecture
 from compressor.models.precision import SINGLE, in_single, inputs_in_single, lower, precision_of
-from compressor.models.save import essence
+from compressor.models.save import config_json
 from compressor.recipe import FusionOptions
 
 
@@ -45,14 +52,14 @@ class FusionResult:
     """
 
     model: PreTrainedModel
-    target: Target
+    target: StudentSpec
     anatomy: Anatomy
     report: dict[str, Any]
-    passages: tuple[Passage, ...] = ()
+    passages: tuple[LayerMap, ...] = ()
 
 
 @torch.no_grad()
-def fuse(
+def fuse_models(
     teachers: Sequence[tuple[str, PreTrainedModel]],
     width: float,
     batches: Iterable[Mapping[str, Tensor]] | None,
@@ -62,7 +69,7 @@ def fuse(
     seed: int = 0,
     depth: float | int | None = None,
     anchor: tuple[str, PreTrainedModel] | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> FusionResult:
     """Fuse teachers into one student of `width` times the residual width of the widest.
 
@@ -88,7 +95,7 @@ def fuse(
     options = options or FusionOptions()
     if not teachers:
         raise UserError("there is nothing to fuse: name at least one teacher")
-    check_residual(options, width, depth, anchored=anchor is not None)
+    check_residual_option(options, width, depth, anchored=anchor is not None)
     for _, model in (*teachers, *([anchor] if anchor is not None else [])):
         name_architecture(model)
     policy = options.residual in POLICIES.names()
@@ -98,7 +105,7 @@ def fuse(
     single = {id(model): in_single(model) for _, model in (*teachers, *([anchor] if anchor is not None else []))}
     teachers = [(name, single[id(model)]) for name, model in teachers]
     anchor = None if anchor is None else (anchor[0], single[id(anchor[1])])
-    tell, clock = progress or (lambda share, stage: None), Clock()
+    tell, clock = progress or (lambda share, stage: None), StageTimer()
     tell(0.0, "certifying anatomies")
     calibration: list[Mapping[str, Tensor]] | None
     calibration = None if batches is None else [inputs_in_single(batch) for batch in batches]
@@ -112,43 +119,47 @@ def fuse(
         order.sort(key=lambda k: _rank(teachers[k][1], weights[k]))
     teachers, weights = zip(*(given[k] for k in order), strict=True)
     sources = [
-        prepare(name, model, weight, canonical=not as_it_is)
-        for (name, model), weight in zip(teachers, normalised(weights), strict=True)
+        prepare_teacher(name, model, weight, canonical=not as_it_is)
+        for (name, model), weight in zip(teachers, normalised_weights(weights), strict=True)
     ]
     _check(sources)
     guide = None if anchor is None else _guide(anchor, teachers, sources, canonical=not as_it_is)
     held_out = 0
     if calibration is not None:
         first = sources[0].model
-        calibration = parted(calibration, lambda batch: logits_of(first, without_labels(batch)).numel())
+        calibration = split_large_batches(calibration, lambda batch: logits_of(first, without_labels(batch)).numel())
         calibration, held_out = hold_out(calibration, holdout)
     stacks = list(zip(*(source.anatomy.stacks for source in sources), strict=True))
     depths = [layers_at(stack, depth) for stack in stacks] if guide is None else _depths(guide)
     everyone = [*sources, *([guide] if guide is not None else [])]
-    ends = reached(everyone, depths, calibration)
+    ends = assign_layers(everyone, depths, calibration)
     forms = [
-        Form(target, _blank(target, torch.promote_types(dtype, SINGLE), seed), inspect_config(target.config))
+        StudentCandidate(
+            target, _blank(target, torch.promote_types(dtype, SINGLE), seed), inspect_config(target.config)
+        )
         for target in _targets(teachers, sources, width, depth, anchor, options.narrowing, ends)
     ]
     clock.lap("prepare")
-    found = routes(everyone, forms[0].anatomy, ends)
-    routed = [along(source, own) for source, own in zip(sources, found, strict=False)]
+    found = layer_spans(everyone, forms[0].anatomy, ends)
+    routed = [with_routes(source, own) for source, own in zip(sources, found, strict=False)]
     if guide is not None:
-        guide = next((r for r, s in zip(routed, sources, strict=True) if s is guide), along(guide, found[-1]))
-    job = Job(routed, guide, forms[0], forms[1:], forms[0].anatomy, calibration, held_out, options, tell, clock)
-    made = towards.make(job) if policy else automatic.make(job)
+        guide = next((r for r, s in zip(routed, sources, strict=True) if s is guide), with_routes(guide, found[-1]))
+    job = FusionContext(
+        routed, guide, forms[0], forms[1:], forms[0].anatomy, calibration, held_out, options, tell, clock
+    )
+    made = align_to_anchor.fuse_towards_anchor(job) if policy else search.fuse_jointly(job)
     tell(1.0, "building the student")
     form, report = made.form, _report(made, routed, order, clock.laps)
-    carried = passages(made.student, order)
+    carried = layer_maps_of(made.student, order)
     return FusionResult(lower(form.model, dtype), form.target, form.anatomy, report, carried)
 
 
-def _rank(model: PreTrainedModel, weight: float) -> tuple[Content, float]:
+def _rank(model: PreTrainedModel, weight: float) -> tuple[WeightChecksum, float]:
     """What teachers are ordered by, so that neither ties nor rounding tell which of them was named first."""
-    return content(model), weight
+    return weights_checksum(model), weight
 
 
-def _check(sources: Sequence[Source]) -> None:
+def _check(sources: Sequence[FusionTeacher]) -> None:
     """Refuse by name what cannot be fused."""
     first = sources[0]
     for source in sources[1:]:
@@ -164,20 +175,20 @@ def _check(sources: Sequence[Source]) -> None:
                 )
 
 
-def _kinds_of_parameters(source: Source) -> set[str]:
+def _kinds_of_parameters(source: FusionTeacher) -> set[str]:
     """Parameter names without the layers' numbers."""
     return {re.sub(r"\.\d+\.", ".N.", name) for name in source.anatomy.axes}
 
 
-def _blank(target: Target, dtype: torch.dtype, seed: int) -> PreTrainedModel:
+def _blank(target: StudentSpec, dtype: torch.dtype, seed: int) -> PreTrainedModel:
     """A model of the target config; every weight of it will be replaced."""
-    with quiet(), torch.random.fork_rng(devices=[]):
+    with quiet_config_warnings(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = model_class(target.config)(copy.deepcopy(target.config))
+        model = named_model_class(target.config)(copy.deepcopy(target.config))
     return cast(PreTrainedModel, model.to(dtype).eval().requires_grad_(False))
 
 
-def check_residual(options: FusionOptions, width: float, depth: float | int | None, *, anchored: bool) -> None:
+def check_residual_option(options: FusionOptions, width: float, depth: float | int | None, *, anchored: bool) -> None:
     """Refuse a residual map or policy that is not known or does not fit the student's shape.
 
     Args:
@@ -208,7 +219,7 @@ def widest(configs: Sequence[PretrainedConfig], anatomies: Sequence[Anatomy]) ->
 
     def size(k: int) -> tuple[int, int, str]:
         spaces = anatomies[k].spaces.values()
-        return anatomies[k].residual.size, sum(space.size for space in spaces), essence(configs[k])
+        return anatomies[k].residual.size, sum(space.size for space in spaces), config_json(configs[k])
 
     return max(range(len(configs)), key=size)
 
@@ -216,30 +227,30 @@ def widest(configs: Sequence[PretrainedConfig], anatomies: Sequence[Anatomy]) ->
 def _guide(
     anchor: tuple[str, PreTrainedModel],
     teachers: Sequence[tuple[str, PreTrainedModel]],
-    sources: Sequence[Source],
+    sources: Sequence[FusionTeacher],
     *,
     canonical: bool,
-) -> Source:
+) -> FusionTeacher:
     """The anchor as a source; the very one of the teacher that it is, if it takes part itself."""
     for (_, model), source in zip(teachers, sources, strict=True):
         if model is anchor[1]:
             return source
-    return prepare(anchor[0], anchor[1], 0.0, canonical=canonical)
+    return prepare_teacher(anchor[0], anchor[1], 0.0, canonical=canonical)
 
 
-def _depths(source: Source) -> list[int]:
+def _depths(source: FusionTeacher) -> list[int]:
     return [len(stack.layers) for stack in source.anatomy.stacks]
 
 
 def _targets(
     teachers: Sequence[tuple[str, PreTrainedModel]],
-    sources: Sequence[Source],
+    sources: Sequence[FusionTeacher],
     width: float,
     depth: float | int | None,
     anchor: tuple[str, PreTrainedModel] | None,
     narrowing: str,
-    ends: Reached,
-) -> list[Target]:
+    ends: LayerAssignment,
+) -> list[StudentSpec]:
     """The shapes that the student may take: the anchor's, or those of a share of the widest teacher's width."""
     configs = [model.config for _, model in teachers]
     best = widest(configs, [source.anatomy for source in sources])
@@ -248,10 +259,10 @@ def _targets(
     stacks = zip(*(source.anatomy.stacks for source in sources), strict=True)
     depths = tuple(max(map(depth_of, own)) for own in stacks)
     kept = [None if reach is None else reach[best] for reach in ends]
-    return target_configs(configs[best], sources[best].anatomy, width, depth, depths, narrowing, configs, kept)
+    return student_specs(configs[best], sources[best].anatomy, width, depth, depths, narrowing, configs, kept)
 
 
-def _anchored(anchor: PreTrainedModel, teacher: PreTrainedModel, anatomy: Anatomy, asked: float) -> Target:
+def _anchored(anchor: PreTrainedModel, teacher: PreTrainedModel, anatomy: Anatomy, asked: float) -> StudentSpec:
     fields = {
         field: (getattr(teacher.config, field), getattr(anchor.config, field))
         for field, meaning in anatomy.fields.items()
@@ -260,10 +271,12 @@ def _anchored(anchor: PreTrainedModel, teacher: PreTrainedModel, anatomy: Anatom
     if anchor.config.model_type != teacher.config.model_type:
         raise UserError(f"the anchor is a {anchor.config.model_type} and the teachers are {teacher.config.model_type}")
     given = inspect_config(anchor.config).residual.size / anatomy.residual.size
-    return Target(copy.deepcopy(anchor.config), asked, given, fields)
+    return StudentSpec(copy.deepcopy(anchor.config), asked, given, fields)
 
 
-def _report(made: Made, sources: Sequence[Source], order: Sequence[int], seconds: dict[str, float]) -> dict[str, Any]:
+def _report(
+    made: BuiltStudent, sources: Sequence[FusionTeacher], order: Sequence[int], seconds: dict[str, float]
+) -> dict[str, Any]:
     """What is said of a fusion, in the user's order of the teachers: source i is the user's teacher order[i]."""
     places = sorted(range(len(order)), key=lambda i: order[i])
     sources = [sources[i] for i in places]

@@ -17,15 +17,15 @@ from filelock import FileLock
 from platformdirs import user_cache_dir
 from torch import Tensor
 
-from compressor.digits import CLASSES, digits
 from compressor.errors import UserError
-from compressor.models.staging import staged
-from compressor.threads import torch_threads
+from compressor.models.digits import CLASSES, digits
+from compressor.utils.files import atomic_directory
+from compressor.utils.threads import torch_threads
 
 if TYPE_CHECKING:
     from transformers import ViTConfig
 
-Progress = Callable[[float, str], None]
+OnTrainingProgress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def builtin_folder(name: str) -> Path:
     return cache_folder() / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
 
 
-def ensure_builtin(name: str, progress: Progress | None = None) -> Path:
+def ensure_builtin(name: str, progress: OnTrainingProgress | None = None) -> Path:
     """The folder of a built-in teacher; it is trained first if it is not in the cache.
 
     Args:
@@ -113,7 +113,7 @@ def ensure_builtin(name: str, progress: Progress | None = None) -> Path:
     with held:
         # Another process may have trained it while this one waited.
         if not folder.exists():
-            with staged(folder) as partial:
+            with atomic_directory(folder) as partial:
                 _train(name, partial, progress)
     return folder
 
@@ -124,7 +124,7 @@ def _training(name: str) -> Training:
     return BUILTIN[name]
 
 
-def _train(name: str, folder: Path, progress: Progress | None) -> None:
+def _train(name: str, folder: Path, progress: OnTrainingProgress | None) -> None:
     # Here, so that to know where teachers are cached takes no transformers.
     from transformers import ViTForImageClassification, ViTImageProcessorPil
 

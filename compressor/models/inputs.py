@@ -9,7 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from compressor.errors import UnsupportedError
 
 #: How a class name of transformers ends, and the task that this stands for.  The first match counts.
-TASKS: dict[str, str] = {
+TASK_OF_HEAD: dict[str, str] = {
     "ForImageClassification": "image-classification",
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
@@ -28,7 +28,7 @@ def name_architecture(model: PreTrainedModel) -> None:
 
 
 def task_of(config: PretrainedConfig) -> str:
-    """The task that `config.architectures` stands for, one of the values of `TASKS`.
+    """The task that `config.architectures` stands for, one of the values of `TASK_OF_HEAD`.
 
     Raises:
         UnsupportedError: the config names no architecture, or one whose task is not known.
@@ -38,10 +38,10 @@ def task_of(config: PretrainedConfig) -> str:
         raise UnsupportedError(
             f"the {config.model_type} config names no architecture: add `architectures` to config.json"
         )
-    for ending, task in TASKS.items():
+    for ending, task in TASK_OF_HEAD.items():
         if names[0].endswith(ending):
             return task
-    raise UnsupportedError(f"{names[0]} has a task that is not known here (known endings: {', '.join(TASKS)})")
+    raise UnsupportedError(f"{names[0]} has a task that is not known here (known endings: {', '.join(TASK_OF_HEAD)})")
 
 
 def is_image_config(config: PretrainedConfig) -> bool:

@@ -9,13 +9,13 @@ from typing import Any
 from transformers import AutoImageProcessor, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UserError
-from compressor.models.builtin import Progress, ensure_builtin
-from compressor.models.compatible import check_compatible, check_compatible_configs
+from compressor.models.builtin import OnTrainingProgress, ensure_builtin
+from compressor.models.compatibility import check_compatible, check_compatible_configs
 from compressor.models.inputs import is_image_config, task_of
-from compressor.models.quiet import one_line, quiet
-from compressor.models.resolve import Source, resolve
+from compressor.models.resolve import ModelSource, resolve
 from compressor.models.save import fingerprint
 from compressor.models.weights import load_model, model_class
+from compressor.utils.logging import one_line, quiet_transformers
 
 __all__ = [
     "Teacher",
@@ -38,7 +38,7 @@ class Teacher:
 
     #: As the user wrote it.
     name: str
-    source: Source
+    source: ModelSource
     model: PreTrainedModel
     config: PretrainedConfig
     #: Image processor or tokenizer; None if the folder has none.
@@ -54,7 +54,7 @@ def load_teacher(
     *,
     device: str = "cpu",
     attn_implementation: str = "sdpa",
-    progress: Progress | None = None,
+    progress: OnTrainingProgress | None = None,
 ) -> Teacher:
     """Load a teacher by its name.
 
@@ -94,7 +94,7 @@ def load_processor(location: str | Path, config: PretrainedConfig) -> Any | None
     if folder.is_dir() and not any((folder / name).exists() for name in files):
         return None
     try:
-        with quiet():
+        with quiet_transformers():
             return auto.from_pretrained(location)
     except Exception as error:
         if not folder.is_dir() and isinstance(error, OSError):

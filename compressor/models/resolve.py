@@ -12,12 +12,12 @@ from transformers import PretrainedConfig
 
 from compressor.errors import UserError
 from compressor.models.builtin import BUILTIN, builtin_config, builtin_folder
-from compressor.models.quiet import one_line
 from compressor.models.weights import read_config
+from compressor.utils.logging import one_line
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """Where a model comes from."""
 
     kind: Literal["folder", "builtin", "hub"]
@@ -27,7 +27,7 @@ class Source:
     location: str
 
 
-def resolve(name: str) -> Source:
+def resolve(name: str) -> ModelSource:
     """Find out what a name stands for, without reading weights.
 
     A Hub id is looked up at once; without a connection a copy in the local Hub cache is used.
@@ -37,11 +37,11 @@ def resolve(name: str) -> Source:
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        return Source("folder", name, str(path))
+        return ModelSource("folder", name, str(path))
     if path.is_file():
         raise UserError(f"{name} is a file: a model is a folder with config.json and safetensors weights")
     if name in BUILTIN:
-        return Source("builtin", name, str(builtin_folder(name)))
+        return ModelSource("builtin", name, str(builtin_folder(name)))
     try:
         # One request: the lookups of `from_pretrained` are repeated for half a minute where there is no network.
         HfApi().model_info(name, timeout=10)
@@ -51,8 +51,8 @@ def resolve(name: str) -> Source:
         cached = try_to_load_from_cache(name, "config.json")
         if not isinstance(cached, str):
             raise UserError(_not_found(name, f"not reachable on the Hub: {one_line(error)}")) from error
-        return Source("hub", name, str(Path(cached).parent))
-    return Source("hub", name, name)
+        return ModelSource("hub", name, str(Path(cached).parent))
+    return ModelSource("hub", name, name)
 
 
 def load_config(name: str) -> PretrainedConfig:

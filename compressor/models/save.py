@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compressor.models.quiet import quiet
 from compressor.models.weights import load_model
+from compressor.utils.logging import quiet_transformers
 
 # Written by whoever saved the model last, and no part of what it computes.
 _NOT_THE_MODEL = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype"}
@@ -22,7 +22,7 @@ def save_student(folder: str | Path, model: PreTrainedModel, processor: Any | No
 
     The folder loads with the plain `from_pretrained` of transformers.
     """
-    with quiet():
+    with quiet_transformers():
         model.save_pretrained(folder)
         if processor is not None:
             processor.save_pretrained(folder)
@@ -42,7 +42,7 @@ def fingerprint(model: PreTrainedModel | str | Path) -> str:
     if not isinstance(model, PreTrainedModel):
         model = load_model(model)
     digest = hashlib.sha256(type(model).__name__.encode())
-    digest.update(essence(model.config).encode())
+    digest.update(config_json(model.config).encode())
     state = model.state_dict()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -51,7 +51,7 @@ def fingerprint(model: PreTrainedModel | str | Path) -> str:
     return digest.hexdigest()
 
 
-def essence(config: PretrainedConfig) -> str:
+def config_json(config: PretrainedConfig) -> str:
     """A config as one line of JSON, without what is no part of what the model computes."""
     return json.dumps(_computed(config.to_dict()), sort_keys=True, default=str)
 

@@ -1,6 +1,6 @@
 """The tasks that models are made for: what is measured, which positions of the logits count, and how text is read.
 
-A new task is one entry of `TASKS` here, and one way to read its samples in `compressor.data.readers`.
+A new task is one entry of `TASKS` here, and one way to read its samples in `compressor.data.text_readers`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from compressor.errors import UnsupportedError
-from compressor.models.inputs import TASKS as ENDINGS
+from compressor.models.inputs import TASK_OF_HEAD as ENDINGS
 from compressor.models.inputs import is_image_config, task_of
 
 #: What labels are where nothing is to be predicted, as in transformers.
@@ -122,7 +122,7 @@ def pass_options(model: Any) -> dict[str, Any]:
     return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
 
 
-def says_words(config: PretrainedConfig) -> bool:
+def predicts_vocabulary(config: PretrainedConfig) -> bool:
     """Whether a model answers every token with its whole vocabulary."""
     metrics = find_task(config).metrics if config.architectures else ()
     return "perplexity" in metrics and isinstance(getattr(config, "vocab_size", None), int)
@@ -131,7 +131,7 @@ def says_words(config: PretrainedConfig) -> bool:
 def logits_of_sample(config: PretrainedConfig, inputs: Mapping[str, Any]) -> int:
     """How many logits one sample of a batch [B, T] makes where models answer with their vocabulary; 1 elsewhere."""
     tokens = inputs.get("decoder_input_ids", inputs.get("input_ids"))
-    return int(tokens.shape[-1]) * config.vocab_size if tokens is not None and says_words(config) else 1
+    return int(tokens.shape[-1]) * config.vocab_size if tokens is not None and predicts_vocabulary(config) else 1
 
 
 def check_answers(config: PretrainedConfig, name: str) -> None:

@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, PretrainedCo
 
 from compressor.errors import UnsupportedError, UserError
 from compressor.models.inputs import task_of
-from compressor.models.quiet import one_line, quiet
+from compressor.utils.logging import one_line, quiet_transformers
 
 #: What older releases of transformers stored beside the weights, and newer ones compute.
 _BUFFERS = ("position_ids", "token_type_ids", "masked_bias", "inv_freq")
@@ -30,7 +30,7 @@ def read_config(location: str | Path) -> PretrainedConfig:
     if Path(location).is_dir():
         _check_config_file(Path(location) / "config.json")
     try:
-        with quiet():
+        with quiet_transformers():
             return AutoConfig.from_pretrained(location)
     except Exception as error:
         raise UserError(f"cannot use the config of {location}: {one_line(error)}") from error
@@ -72,7 +72,7 @@ def load_model(
     if attn_implementation == "sdpa" and not cls._supports_sdpa:
         attn_implementation = "eager"
     try:
-        with quiet():
+        with quiet_transformers():
             loaded: Any = cls.from_pretrained(
                 location,
                 dtype=torch.float32,
@@ -132,7 +132,7 @@ def _body_may_have(config: PretrainedConfig, child: str) -> bool:
     base = MODEL_MAPPING.get(type(config), None)
     if not isinstance(base, type):
         return False
-    with quiet(), torch.device("meta"):
+    with quiet_transformers(), torch.device("meta"):
         return hasattr(base(copy.deepcopy(config)), child)
 
 

@@ -12,32 +12,32 @@ from typing import Any
 import onnx
 
 from compressor.bench.backends import BACKENDS
-from compressor.bench.isolated import Job, WorkerError, measure_isolated
-from compressor.bench.latency import threads as all_threads
-from compressor.bench.table import Row, to_json
+from compressor.bench.latency import available_threads as all_threads
+from compressor.bench.rows import Row, to_json
+from compressor.bench.subprocesses import TimingJob, WorkerError, measure_isolated
 from compressor.errors import UnsupportedError, UserError
-from compressor.export.formats import FORMATS
-from compressor.export.layout import files_of
-from compressor.export.proofs import MODEL
-from compressor.export.writing import write_formats
+from compressor.export.files import files_of
+from compressor.export.formats import EXPORT_FORMATS
+from compressor.export.parity_cases import MODEL
+from compressor.export.write import write_formats
 from compressor.models.inputs import dummy_inputs, is_image_config
 from compressor.models.load import Teacher, load_teacher
-from compressor.pipeline.ensemble import check_device
 from compressor.pipeline.environment import environment
-from compressor.pipeline.measure import text_length
-from compressor.pipeline.space import told_when_full
-from compressor.pipeline.stages import Progress, Stages
-from compressor.pipeline.table import Subject, short_names, stored_bytes
+from compressor.pipeline.evaluation import EvaluatedModel, short_names, stored_bytes
+from compressor.pipeline.progress import OnStage, StageReporter
+from compressor.pipeline.teachers import check_device
+from compressor.pipeline.timing import sample_length
 from compressor.recipe import ExportOptions
+from compressor.utils.disk import disk_full_as_user_error
 
 #: What is timed if nothing else is asked for.
-DEFAULT = ("torch", "onnx")
+DEFAULT_BACKENDS = ("torch", "onnx")
 #: Samples that ranges are taken from for an int8 file that is only timed: they change no time.
 _RANGES = 8
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchSettings:
     """What is measured, and how.
 
     Attributes:
@@ -52,7 +52,7 @@ class Settings:
 
     batch_sizes: tuple[int, ...] = (32,)
     lengths: tuple[int, ...] = (128,)
-    backends: tuple[str, ...] = DEFAULT
+    backends: tuple[str, ...] = DEFAULT_BACKENDS
     seconds: float = 10.0
     threads: int | None = None
     device: str = "cpu"
@@ -75,7 +75,7 @@ class _Entrant:
         return None if self.model is None else self.model.source.location
 
 
-def bench(names: Sequence[str], settings: Settings, *, progress: Progress | None = None) -> dict[str, Any]:
+def bench_models(names: Sequence[str], settings: BenchSettings, *, progress: OnStage | None = None) -> dict[str, Any]:
     """Latency of models on random inputs, each in a process of its own, in turns.
 
     Args:
@@ -85,13 +85,13 @@ def bench(names: Sequence[str], settings: Settings, *, progress: Progress | None
 
     Returns:
         JSON-ready: results, one for each model, backend, batch size and length (see
-        `compressor.bench.isolated.Measurement`), table as in a report with the first batch size and length, settings,
-        notes on what was left out, environment, seconds.
+        `compressor.bench.subprocesses.Measurement`), table as in a report with the first batch size and length,
+        settings, notes on what was left out, environment, seconds.
 
     Raises:
         UserError: a model cannot be loaded, a backend is unknown, or models read different kinds of input.
     """
-    stages = Stages(progress)
+    stages = StageReporter(progress)
     check_device(settings.device)
     for backend in settings.backends:
         BACKENDS.get(backend)
@@ -117,7 +117,9 @@ def bench(names: Sequence[str], settings: Settings, *, progress: Progress | None
     }
 
 
-def _enter(names: Sequence[str], settings: Settings, scratch: Path, stages: Stages, notes: list[str]) -> list[_Entrant]:
+def _enter(
+    names: Sequence[str], settings: BenchSettings, scratch: Path, stages: StageReporter, notes: list[str]
+) -> list[_Entrant]:
     """Load every model and find, or make, the files that are to be timed."""
     found = []
     labels = short_names(names)
@@ -135,7 +137,7 @@ def _enter(names: Sequence[str], settings: Settings, scratch: Path, stages: Stag
         for backend in settings.backends:
             if BACKENDS.get(backend).format is None:
                 continue
-            with stages("export", f"exporting {label} ({backend})"), told_when_full(f"to {scratch}"):
+            with stages("export", f"exporting {label} ({backend})"), disk_full_as_user_error(f"to {scratch}"):
                 path = _file(model, backend, scratch / str(index), label, notes)
             if path is not None:
                 files[backend] = path
@@ -147,7 +149,7 @@ def _file(model: Teacher, backend: str, scratch: Path, label: str, notes: list[s
     """The file of a backend: one of the model's own folder, else a temporary export that is only timed."""
     asked = BACKENDS.get(backend)
     assert asked.format is not None
-    made = FORMATS.get(asked.format)
+    made = EXPORT_FORMATS.get(asked.format)
     try:
         kind = next((kind for kind in files_of(model.model, cache=False) if kind.name == MODEL), None)
         if kind is None:
@@ -173,17 +175,17 @@ def _time(
     batch: int,
     length: int | None,
     threads: int,
-    settings: Settings,
-    stages: Stages,
+    settings: BenchSettings,
+    stages: StageReporter,
     notes: list[str],
 ) -> list[dict[str, Any]]:
     """Time everything at one batch size and length."""
-    jobs: list[tuple[_Entrant, str, Job]] = []
+    jobs: list[tuple[_Entrant, str, TimingJob]] = []
     for entrant in entrants:
         for backend in settings.backends:
             if (path := entrant.path(backend)) is not None:
                 engine = BACKENDS.get(backend).engine
-                job = Job(engine, path, batch, length or 1, threads, settings.device, _feeding(entrant.config))
+                job = TimingJob(engine, path, batch, length or 1, threads, settings.device, _feeding(entrant.config))
                 jobs.append((entrant, backend, job))
     shape = f"batches of {batch}" + ("" if length is None else f" × {length} tokens")
     with stages("latency", f"timing {shape} in turns") as tell:
@@ -217,7 +219,7 @@ def _feeding(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return None if config is None else {name: config[name] for name in names if config.get(name) is not None}
 
 
-def _bytes(entrant: _Entrant, job: Job) -> int:
+def _bytes(entrant: _Entrant, job: TimingJob) -> int:
     path = Path(job.path)
     if job.engine == "onnx":
         return sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
@@ -238,7 +240,7 @@ def _rows(
     }
     rows = []
     for label, model in zip(labels, models, strict=True):
-        row = Subject(label, (model.model,), stored_bytes(model), None).row(None, length or 128)
+        row = EvaluatedModel(label, (model.model,), stored_bytes(model), None).row(None, length or 128)
         latency: dict[str, float | None] = {}
         for key, backend in (("torch", "torch"), ("ort", "onnx")):
             found = times.get((label, backend), {})
@@ -251,7 +253,7 @@ def _lengths(models: Sequence[Teacher], asked: Sequence[int]) -> tuple[int | Non
     """The lengths that are measured, each once; (None,) if no model reads text."""
     found: list[int | None] = []
     for length in asked:
-        held = [text_length(model.config, length) for model in models]
+        held = [sample_length(model.config, length) for model in models]
         if models and None in held:
             return (None,)
         found.append(min((one for one in held if one is not None), default=length))

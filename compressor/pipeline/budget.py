@@ -18,20 +18,20 @@ from transformers import PretrainedConfig
 
 from compressor.anatomy import Anatomy, Kind
 from compressor.bench.flops import count_macs
-from compressor.bench.isolated import Job, WorkerError, measure_isolated
-from compressor.bench.latency import measure, threads, torch_runner
+from compressor.bench.latency import available_threads, measure_latency, torch_runner
+from compressor.bench.rows import format_count
 from compressor.bench.size import count_parameters
-from compressor.bench.table import say_count
+from compressor.bench.subprocesses import TimingJob, WorkerError, measure_isolated
 from compressor.errors import UnsupportedError, UserError
-from compressor.fusion.shapes import WIDTH_MULTIPLE
-from compressor.fusion.target import Target, sizes_at, target_configs
+from compressor.fusion.shape.spec import StudentSpec, sizes_at, student_specs
+from compressor.fusion.shape.width import WIDTH_MULTIPLE
 from compressor.models.inputs import dummy_inputs
-from compressor.models.quiet import quiet
 from compressor.models.weights import model_class
-from compressor.pipeline.ensemble import shape_of
-from compressor.pipeline.measure import LENGTH, text_length
-from compressor.pipeline.stages import Tell
+from compressor.pipeline.progress import OnStageProgress
+from compressor.pipeline.teachers import shape_of
+from compressor.pipeline.timing import LENGTH, sample_length
 from compressor.recipe import TargetOptions
+from compressor.utils.logging import quiet_transformers
 
 #: Least measuring time of a candidate, in seconds.
 SECONDS = 1.0
@@ -53,7 +53,7 @@ class Budget:
 
 
 @dataclass
-class Candidates:
+class WidthCandidates:
     """The widths that may be picked, the narrowest first; each is built and counted when it is asked for.
 
     Args:
@@ -70,16 +70,16 @@ class Candidates:
     def __post_init__(self) -> None:
         self.lead, self.anatomy, self._depths = shape_of(self.configs)
         self.widths = liked_widths(self.lead, self.anatomy)
-        self._targets: dict[int, Target] = {}
+        self._targets: dict[int, StudentSpec] = {}
 
     def __len__(self) -> int:
         return len(self.widths)
 
-    def target(self, index: int) -> Target:
+    def target(self, index: int) -> StudentSpec:
         """The student's shape at a width."""
         if index not in self._targets:
             width = self.widths[index]
-            self._targets[index] = target_configs(
+            self._targets[index] = student_specs(
                 self.lead, self.anatomy, width, self.depth, self._depths, teachers=self.configs
             )[0]
         return self._targets[index]
@@ -166,7 +166,7 @@ def pick_width(
     depth: float | int | None = None,
     length: int = LENGTH,
     thread_count: int | None = None,
-    tell: Tell | None = None,
+    tell: OnStageProgress | None = None,
 ) -> Budget:
     """The width that meets a budget.
 
@@ -181,14 +181,14 @@ def pick_width(
     Raises:
         UserError: no width comes near enough; the line says which comes nearest.
     """
-    candidates = Candidates(configs, depth, length)
+    candidates = WidthCandidates(configs, depth, length)
     report: dict[str, Any] = {"asked": {k: v for k, v in asked.model_dump().items() if v is not None}}
     index = len(candidates) - 1
     for what, wanted in (("params", asked.params), ("flops", asked.flops)):
         if wanted is not None:
             index = _sized(candidates, what, wanted)
     if asked.latency is not None:
-        timer = _Timer(candidates, asked.batch_size, length, thread_count or threads(), tell)
+        timer = _Timer(candidates, asked.batch_size, length, thread_count or available_threads(), tell)
         index = _fast_enough(candidates, index, asked.latency, timer)
         report["latency"] = timer.how()
     report["given"] = candidates.about(index)
@@ -196,7 +196,7 @@ def pick_width(
     return Budget(candidates.widths[index], report)
 
 
-def _sized(candidates: Candidates, what: str, wanted: float) -> int:
+def _sized(candidates: WidthCandidates, what: str, wanted: float) -> int:
     """The width whose parameters or MACs come closest."""
     last = len(candidates) - 1
     if wanted <= 1:
@@ -207,13 +207,14 @@ def _sized(candidates: Candidates, what: str, wanted: float) -> int:
     if not ends[0] * (1 - SLACK) <= wanted <= ends[1] * (1 + SLACK):
         unit = "parameters" if what == "params" else "multiply-accumulates"
         raise UserError(
-            f"no student has {say_count(wanted)} {unit}: the nearest is width {candidates.widths[index]:.4g} with "
-            f"{say_count(candidates.cost(index, what))}; {say_count(ends[0])} to {say_count(ends[1])} are possible"
+            f"no student has {format_count(wanted)} {unit}: the nearest is width {candidates.widths[index]:.4g} "
+            f"with {format_count(candidates.cost(index, what))}; {format_count(ends[0])} to "
+            f"{format_count(ends[1])} are possible"
         )
     return index
 
 
-def _fast_enough(candidates: Candidates, last: int, limit: float, time: Callable[[int], float]) -> int:
+def _fast_enough(candidates: WidthCandidates, last: int, limit: float, time: Callable[[int], float]) -> int:
     """The widest of the first `last` + 1 widths that is fast enough; time grows with the width."""
     if time(last) <= limit:
         return last
@@ -237,11 +238,11 @@ def _fast_enough(candidates: Candidates, last: int, limit: float, time: Callable
 class _Timer:
     """Measures the p50 of a candidate with random weights: in ONNX Runtime, or in torch where it has no ONNX file."""
 
-    candidates: Candidates
+    candidates: WidthCandidates
     batch_size: int
     length: int
     thread_count: int
-    tell: Tell | None
+    tell: OnStageProgress | None
     backend: str = "onnxruntime"
 
     def __call__(self, index: int) -> float:
@@ -257,18 +258,18 @@ class _Timer:
         return {
             "backend": self.backend,
             "batch_size": self.batch_size,
-            "length": text_length(self.candidates.lead, self.length),
+            "length": sample_length(self.candidates.lead, self.length),
             "threads": self.thread_count,
             "seconds": SECONDS,
         }
 
     def _measured(self, config: PretrainedConfig) -> float:
         # The exporters, which only a limit on latency needs.
-        from compressor.pipeline.prove import export_to_time
+        from compressor.pipeline.deliver import export_to_time
 
-        with quiet():
+        with quiet_transformers():
             model: Any = model_class(config)._from_config(config).eval()
-        length = text_length(config, self.length) or 1
+        length = sample_length(config, self.length) or 1
         with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
             try:
                 path = export_to_time(model, Path(scratch))
@@ -276,9 +277,9 @@ class _Timer:
                 self.backend = "torch"
                 inputs = dummy_inputs(config, self.batch_size, length)
                 runner = torch_runner(model, inputs, self.thread_count)
-                return measure({"student": runner}, seconds=SECONDS)["student"].p50_ms
+                return measure_latency({"student": runner}, seconds=SECONDS)["student"].p50_ms
             about = {name: getattr(config, name, None) for name in ("vocab_size", "image_size", "num_channels")}
-            job = Job("onnx", str(path), self.batch_size, length, self.thread_count, config=about)
+            job = TimingJob("onnx", str(path), self.batch_size, length, self.thread_count, config=about)
             (found,) = measure_isolated([job], seconds=SECONDS)
         if isinstance(found, WorkerError):
             raise UserError(f"the latency of a candidate could not be measured: {found}")

@@ -9,7 +9,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from compressor.errors import UserError
-from compressor.models.quiet import one_line
+from compressor.utils.logging import one_line
 
 
 def check_push(name: str) -> None:

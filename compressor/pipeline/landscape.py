@@ -16,31 +16,31 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from compressor.bench import landscape as space
+from compressor.bench import weight_space as space
 from compressor.bench.accuracy import Score
 from compressor.data.batches import Batches
 from compressor.errors import UserError
 from compressor.models.load import Teacher
-from compressor.models.staging import check_output
 from compressor.pipeline.environment import environment
-from compressor.pipeline.space import told_when_full
-from compressor.pipeline.stages import Progress, Stages
-from compressor.pipeline.subjects import open_subjects
-from compressor.pipeline.table import short_names
+from compressor.pipeline.evaluated_models import open_evaluated_models
+from compressor.pipeline.evaluation import short_names
+from compressor.pipeline.progress import OnStage, StageReporter
 from compressor.recipe import Recipe
-from compressor.report.landscape import SUFFIXES, check_plots, draw_curves, draw_plane
+from compressor.report.landscape_figures import SUFFIXES, check_plots, draw_curves, draw_plane
+from compressor.utils.disk import disk_full_as_user_error
+from compressor.utils.files import check_output
 
 Found = dict[str, Any]
 
 
-def landscape(
+def measure_landscape(
     recipe: Recipe,
     picture: str | Path,
     *,
     points: int = 15,
     margin: float = 0.3,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: OnStage | None = None,
 ) -> Found:
     """Measure the plane through the recipe's three models, and write a contour map and its numbers.
 
@@ -48,7 +48,7 @@ def landscape(
         recipe: names the models (teachers: anchor, fused, vanilla), the data and the evaluation samples.
         picture: file to draw into, .svg or .png; the numbers go beside it, as .json.
         points: along each side of the map.
-        margin: see `compressor.bench.landscape.grid`.
+        margin: see `compressor.bench.weight_space.grid`.
         force: replace files that are there.
         progress: told of every stage.
 
@@ -60,14 +60,14 @@ def landscape(
         UserError: names, data, device or file cannot be used, or the models have not one shape, or span no plane.
     """
     picture = _check_files(picture, force)
-    stages = Stages(progress)
+    stages = StageReporter(progress)
     subject = _open(recipe, stages)
     with stages("plane", "laying a plane through the models"):
-        over = space.plane(subject.models)
-    xs, ys = space.grid(over, points, margin)
+        over = space.plane_through(subject.models)
+    xs, ys = space.grid_states(over, points, margin)
     places = [*over.coordinates, *((x, y) for y, x in product(ys, xs))]
     scores = subject.measure((over.at(*place) for place in places), len(places), stages)
-    values = [space.figure(score, subject.metric) for score in scores]
+    values = [space.score_value(score, subject.metric) for score in scores]
     models, rest = subject.rows(scores), values[len(over.coordinates) :]
     for row, (x, y) in zip(models, over.coordinates, strict=True):
         row.update(x=x, y=y)
@@ -83,8 +83,8 @@ def landscape(
     return _write(found, picture, draw_plane, force, stages)
 
 
-def interpolate(
-    recipe: Recipe, picture: str | Path, *, points: int = 11, force: bool = False, progress: Progress | None = None
+def measure_interpolation(
+    recipe: Recipe, picture: str | Path, *, points: int = 11, force: bool = False, progress: OnStage | None = None
 ) -> Found:
     """Measure the lines from the recipe's first model to each other one, and write their curves and numbers.
 
@@ -103,21 +103,21 @@ def interpolate(
         UserError: names, data, device or file cannot be used, or the models have not one shape.
     """
     picture = _check_files(picture, force)
-    stages = Stages(progress)
+    stages = StageReporter(progress)
     subject = _open(recipe, stages)
     space.check_shapes(subject.models)
     shares = torch.linspace(0, 1, points, dtype=torch.float64).tolist()
     start, *ends = [model.state_dict() for model in subject.models.values()]
-    inside = (space.interpolate(start, end, shares[1:-1]) for end in ends)
+    inside = (space.interpolated_states(start, end, shares[1:-1]) for end in ends)
     total = 1 + len(ends) + len(ends) * (points - 2)
     scores = subject.measure(chain([start], ends, *inside), total, stages)
-    values = [space.figure(score, subject.metric) for score in scores]
+    values = [space.score_value(score, subject.metric) for score in scores]
     first, *others = subject.models
     curves = []
     for index, name in enumerate(others):
         begin = 1 + len(ends) + index * (points - 2)
         curve = [values[0], *values[begin : begin + points - 2], values[1 + index]]
-        barrier = space.barrier(shares, curve, subject.metric)
+        barrier = space.loss_barrier(shares, curve, subject.metric)
         curves.append({"start": first, "end": name, "scores": curve, "barrier": barrier})
     found = {
         **subject.facts(scores[0]),
@@ -144,7 +144,7 @@ class _Subject:
     def metric(self) -> str:
         return self.batches.task.metrics[0]
 
-    def measure(self, states: Iterable[space.State], total: int, stages: Stages) -> list[Score]:
+    def measure(self, states: Iterable[space.State], total: int, stages: StageReporter) -> list[Score]:
         """The score of each state, of which the first is a model's."""
         space.check_shapes(self.models)
         space.check_function(self.models, self.scratch, self.seed)
@@ -162,7 +162,7 @@ class _Subject:
     def rows(self, scores: list[Score]) -> list[dict[str, Any]]:
         """What is said of each model; its score is the one in the same place."""
         return [
-            {"name": name, "score": space.figure(score, self.metric), "fingerprint": model.fingerprint}
+            {"name": name, "score": space.score_value(score, self.metric), "fingerprint": model.fingerprint}
             for name, model, score in zip(self.models, self.loaded, scores[: len(self.loaded)], strict=True)
         ]
 
@@ -178,9 +178,9 @@ class _Subject:
         }
 
 
-def _open(recipe: Recipe, stages: Stages) -> _Subject:
+def _open(recipe: Recipe, stages: StageReporter) -> _Subject:
     """Load the models on the CPU and open their data."""
-    loaded, batches = open_subjects(recipe, "measuring", stages, device="cpu")
+    loaded, batches = open_evaluated_models(recipe, "measuring", stages, device="cpu")
     models = {name: model.model for name, model in zip(short_names(recipe.teachers), loaded, strict=True)}
     scratch = copy.deepcopy(loaded[0].model)
     return _Subject(loaded, models, scratch, batches, recipe.device, recipe.seed)
@@ -221,11 +221,11 @@ def _check_file(path: Path, force: bool) -> None:
 
 
 def _write(
-    found: Found, picture: Path, draw: Callable[[Mapping[str, Any], Path], None], force: bool, stages: Stages
+    found: Found, picture: Path, draw: Callable[[Mapping[str, Any], Path], None], force: bool, stages: StageReporter
 ) -> Found:
     """Write numbers and picture beside their places and move them there when both are finished."""
     parent = picture.parent
-    with stages("draw", "drawing"), told_when_full(f"to {parent}"):
+    with stages("draw", "drawing"), disk_full_as_user_error(f"to {parent}"):
         try:
             parent.mkdir(parents=True, exist_ok=True)
             folder = Path(tempfile.mkdtemp(prefix=f".{picture.name}.", suffix=".partial", dir=parent))

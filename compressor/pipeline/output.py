@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
-from compressor.recipe import Recipe
-from compressor.recipe import read as read_recipe
+from compressor.recipe import Recipe, read_recipe
 
 REPORT = "report.json"
 PAGE = "report.html"
@@ -29,9 +28,9 @@ def write_documents(folder: Path, recipe: Recipe, report: Mapping[str, Any]) -> 
 
 
 def _card(folder: Path, recipe: Recipe, report: Mapping[str, Any]) -> str:
-    # Here, since models bring torch and transformers: a report is read without.
-    from compressor.models.card import render_card
-    from compressor.models.example import onnx_example
+    # Here, since tasks of models bring torch and transformers: a report is read without.
+    from compressor.report.card import render_card
+    from compressor.report.onnx_example import onnx_example
 
     example = onnx_example(folder, report["task"]) if report.get("onnx") else None
     return render_card(recipe, report, task=report["task"], reads=report["reads"], example=example)

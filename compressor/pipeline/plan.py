@@ -10,17 +10,17 @@ from transformers import PretrainedConfig
 from compressor.bench.flops import count_macs
 from compressor.bench.size import count_parameters
 from compressor.pipeline.budget import pick_width
-from compressor.pipeline.ensemble import plan_target, read_configs
-from compressor.pipeline.measure import text_length
-from compressor.pipeline.stages import Progress, Stages
-from compressor.pipeline.table import short_names
-from compressor.recipe import TargetOptions, build
+from compressor.pipeline.evaluation import short_names
+from compressor.pipeline.progress import OnStage, StageReporter
+from compressor.pipeline.teachers import plan_target, read_configs
+from compressor.pipeline.timing import sample_length
+from compressor.recipe import TargetOptions, build_recipe
 
 #: Bytes of a weight as it is stored.
 _FLOAT32 = 4
 
 
-def plan(
+def plan_student(
     names: Sequence[str],
     width: float,
     *,
@@ -28,7 +28,7 @@ def plan(
     narrowing: str = "auto",
     length: int = 128,
     budget: TargetOptions | None = None,
-    progress: Progress | None = None,
+    progress: OnStage | None = None,
 ) -> dict[str, Any]:
     """Shapes, parameters and multiply–accumulates before and after.
 
@@ -50,11 +50,11 @@ def plan(
     """
     flags = {"width": "--width", "depth": "--depth", "fusion.narrowing": "--narrowing"}
     values = {"teachers": list(names), "width": width, "depth": depth, "fusion": {"narrowing": narrowing}}
-    build(values, where="", names=flags)
+    build_recipe(values, where="", names=flags)
     configs = read_configs(names)
     picked = None
     if budget is not None and budget.asked:
-        with Stages(progress)("budget", "picking the width") as tell:
+        with StageReporter(progress)("budget", "picking the width") as tell:
             picked = pick_width(configs, budget, depth=depth, length=length, tell=tell)
         width = picked.width
     (target, *others), anatomy = plan_target(configs, width, depth, narrowing)
@@ -67,7 +67,7 @@ def plan(
         "others": [other.summary() for other in others],
         "budget": None if picked is None else picked.report,
         "certificate": anatomy.error,
-        "length": text_length(target.config, length),
+        "length": sample_length(target.config, length),
     }
 
 

@@ -7,43 +7,43 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import compressor
-from compressor import processes
-from compressor.anatomy.passages import Relation, save_passages
+from compressor.bench.rows import to_json
 from compressor.bench.size import weight_bytes
-from compressor.bench.table import to_json
 from compressor.data.batches import Samples
-from compressor.distillation.objective import Comparison
+from compressor.distillation.objective import FeatureTargets
 from compressor.errors import UserError
-from compressor.fusion.passages import relations_of
+from compressor.fusion.build.student_layer_maps import attention_pairs_of
+from compressor.layer_maps import AttentionPair, save_layer_maps
 from compressor.models.load import Teacher, check_compatible, load_teacher
 from compressor.models.save import fingerprint, save_student
-from compressor.models.staging import staged
 from compressor.models.tasks import Task, find_task, reads
-from compressor.pipeline.begin import Beginning, begin, passages_of
-from compressor.pipeline.ensemble import load_ensemble
+from compressor.pipeline.data_splits import open_data, open_training
+from compressor.pipeline.deliver import export_and_verify, time_models
 from compressor.pipeline.environment import environment, peak_memory_bytes
-from compressor.pipeline.measure import latency_report, text_length
+from compressor.pipeline.evaluation import EvaluatedModel, Evaluator, describe_score, evaluated_teachers, make_rows
+from compressor.pipeline.initial_student import InitialStudent, initial_student, layer_maps_between
 from compressor.pipeline.output import write_documents, write_page
-from compressor.pipeline.places import work_folder
-from compressor.pipeline.prove import prove, time_subjects
-from compressor.pipeline.samples import open_data, open_training
-from compressor.pipeline.settle import prepare, settle
-from compressor.pipeline.space import told_when_full
-from compressor.pipeline.stages import Progress, Stages, Tell
-from compressor.pipeline.table import Judge, Subject, make_rows, say_score, teacher_subjects
-from compressor.pipeline.work import Work
+from compressor.pipeline.preflight import preflight, resolve_width
+from compressor.pipeline.progress import OnStage, OnStageProgress, StageReporter
+from compressor.pipeline.run_state import RunState
+from compressor.pipeline.teachers import load_ensemble
+from compressor.pipeline.timing import latency_report, sample_length
 from compressor.recipe import Recipe
+from compressor.utils import distributed
+from compressor.utils.disk import disk_full_as_user_error
+from compressor.utils.files import atomic_directory
+from compressor.utils.work_folders import work_folder
 
 #: So many times the KL of before, and so many nats more, are worth a warning after a finetune without labels.
 HARMED, SLIGHT = 1.5, 0.01
 
 
-def run(
+def run_recipe(
     recipe: Recipe,
     *,
     force: bool = False,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: OnStage | None = None,
     begun: float | None = None,
 ) -> dict[str, Any]:
     """Do what a recipe says and write its output folder, whole or not at all.
@@ -66,50 +66,53 @@ def run(
     Raises:
         UserError: anything about the input, or no space left; nothing is written then.
     """
-    stages = Stages(progress, begun)
+    stages = StageReporter(progress, begun)
     with stages("check", "checking names and options"):
-        recipe, budget = settle(recipe, force=force, resume=resume, stages=stages)
-        recipe = prepare(recipe, force=force)
-        processes.join(recipe.device)
-    with stages("load", "loading the teachers") as tell, told_when_full("to the cache of built-in teachers"):
+        recipe, budget = resolve_width(recipe, force=force, resume=resume, stages=stages)
+        recipe = preflight(recipe, force=force)
+        distributed.init(recipe.device)
+    with stages("load", "loading the teachers") as tell, disk_full_as_user_error("to the cache of built-in teachers"):
         teachers = load_ensemble(recipe.teachers, tell)
         given = _given_student(recipe, teachers)
-    task, length = find_task(teachers[0].config), text_length(teachers[0].config)
+    task, length = find_task(teachers[0].config), sample_length(teachers[0].config)
     notes = _notes(recipe, task, [*teachers, *([given] if given else [])])
-    work = Work(work_folder(recipe.output), _key(recipe, teachers, given))
-    if not processes.first():
+    work = RunState(work_folder(recipe.output), _key(recipe, teachers, given))
+    if not distributed.is_main_process():
         _share(recipe, teachers, work, resume, stages)
         return {}
     work.check(resume=resume, force=force)
     data, judge = None, None
     if recipe.data.source is not None:
-        with stages("data", f"reading {recipe.data.source}"), told_when_full("to the cache of datasets"):
+        with stages("data", f"reading {recipe.data.source}"), disk_full_as_user_error("to the cache of datasets"):
             data = open_data(recipe, teachers[0].processor, teachers[0].config)
         if data.evaluation is not None:
             with stages("evaluate", "evaluating the teachers") as tell:
                 _place(teachers, recipe.device)
                 models, seen = [teacher.model for teacher in teachers], _telling(tell, "evaluating the teachers")
-                judge = Judge(models, _weights(recipe), data.evaluation, progress=seen)
+                judge = Evaluator(models, _weights(recipe), data.evaluation, progress=seen)
                 _place(teachers, "cpu")
-                tell(1.0, ", ".join(f"{one.name} {say_score(one.score)}" for one in teacher_subjects(teachers, judge)))
+                tell(
+                    1.0,
+                    ", ".join(f"{one.name} {describe_score(one.score)}" for one in evaluated_teachers(teachers, judge)),
+                )
     prints = [teacher.fingerprint for teacher in teachers]
     saved = work.load(prints) if resume else None
-    beginning = saved or begin(recipe, teachers, given, data, stages)
+    beginning = saved or initial_student(recipe, teachers, given, data, stages)
     students = [_judged("as given" if given else "one-shot", beginning, teachers, judge, recipe, stages)]
     finetune = None
     if data is not None and data.train is not None and recipe.finetune.enabled:
-        with told_when_full(f"to {work.folder}"), work.kept_if_interrupted():
+        with disk_full_as_user_error(f"to {work.folder}"), work.kept_if_interrupted():
             if not saved:
                 work.save(beginning, prints)
-            processes.wait()
+            distributed.barrier()
             finetune = _finetune(recipe, teachers, beginning, data.train, work, resume, stages, students[0])
         students.append(_judged("finetuned", beginning, teachers, judge, recipe, stages))
-    with told_when_full(f"to {recipe.output}"), staged(recipe.output, force) as folder:
+    with disk_full_as_user_error(f"to {recipe.output}"), atomic_directory(recipe.output, force) as folder:
         with stages("write", "writing the student"):
             save_student(folder, beginning.model, teachers[0].processor)
             if beginning.passages:
-                save_passages(folder, beginning.passages, prints)
-        delivered = prove(
+                save_layer_maps(folder, beginning.passages, prints)
+        delivered = export_and_verify(
             recipe.export,
             beginning.model,
             folder,
@@ -120,8 +123,8 @@ def run(
             notes=notes,
         )
         size = weight_bytes(folder)
-        subjects = [*teacher_subjects(teachers, judge), *(replace(student, bytes=size) for student in students)]
-        timings = time_subjects(recipe, subjects, folder if delivered.onnx else None, stages, notes)
+        subjects = [*evaluated_teachers(teachers, judge), *(replace(student, bytes=size) for student in students)]
+        timings = time_models(recipe, subjects, folder if delivered.onnx else None, stages, notes)
         report = {
             "version": compressor.__version__,
             "task": task.name,
@@ -152,12 +155,12 @@ def run(
     return report
 
 
-def _share(recipe: Recipe, teachers: Sequence[Teacher], work: Work, resume: bool, stages: Stages) -> None:
+def _share(recipe: Recipe, teachers: Sequence[Teacher], work: RunState, resume: bool, stages: StageReporter) -> None:
     """Take part in the finetune of the first process, if there is one, once that has written the student down."""
     if recipe.data.source is None or not recipe.finetune.enabled or not find_task(teachers[0].config).metrics:
         return
     train = open_training(recipe, teachers[0].processor, teachers[0].config)
-    processes.wait()
+    distributed.barrier()
     beginning = work.load([teacher.fingerprint for teacher in teachers])
     assert beginning is not None
     _finetune(recipe, teachers, beginning, train, work, resume, stages)
@@ -168,7 +171,7 @@ def _given_student(recipe: Recipe, teachers: Sequence[Teacher]) -> Teacher | Non
         return None
     student = load_teacher(recipe.student)
     check_compatible([teachers[0], student])
-    if "hidden" in recipe.finetune.losses and not passages_of(student, teachers):
+    if "hidden" in recipe.finetune.losses and not layer_maps_between(student, teachers):
         raise UserError(
             f"{recipe.student} keeps no transport from these teachers, which finetune.losses: hidden needs: name those "
             "that it was fused from, or leave hidden out"
@@ -196,12 +199,12 @@ def _place(teachers: Sequence[Teacher], device: str) -> None:
 
 def _judged(
     name: str,
-    beginning: Beginning,
+    beginning: InitialStudent,
     teachers: Sequence[Teacher],
-    judge: Judge | None,
+    judge: Evaluator | None,
     recipe: Recipe,
-    stages: Stages,
-) -> Subject:
+    stages: StageReporter,
+) -> EvaluatedModel:
     found = None
     if judge is not None:
         with stages("evaluate", f"evaluating: {name}") as tell:
@@ -211,32 +214,32 @@ def _judged(
             found = judge.score(beginning.model.to(recipe.device), seen)  # type: ignore[arg-type]
             beginning.model.to("cpu")  # type: ignore[arg-type]
             _place(teachers, "cpu")
-            ensemble = f", ensemble {say_score(judge.ensemble)}" if len(teachers) > 1 else ""
-            tell(1.0, f"{name} {say_score(found)}{ensemble}")
-    return Subject(name, (beginning.model,), 0, found)
+            ensemble = f", ensemble {describe_score(judge.ensemble)}" if len(teachers) > 1 else ""
+            tell(1.0, f"{name} {describe_score(found)}{ensemble}")
+    return EvaluatedModel(name, (beginning.model,), 0, found)
 
 
-def _telling(tell: Tell, line: str) -> Callable[[float], None]:
+def _telling(tell: OnStageProgress, line: str) -> Callable[[float], None]:
     return lambda share: tell(share, line)
 
 
 def _finetune(
     recipe: Recipe,
     teachers: Sequence[Teacher],
-    beginning: Beginning,
+    beginning: InitialStudent,
     train: Samples,
-    work: Work,
+    work: RunState,
     resume: bool,
-    stages: Stages,
-    before: Subject | None = None,
+    stages: StageReporter,
+    before: EvaluatedModel | None = None,
 ) -> dict[str, Any]:
     # Imported only now: the Trainer takes long, and not every run finetunes.
-    from compressor.distillation.search import describe
-    from compressor.distillation.trainer import distill
+    from compressor.distillation.distill import train_student
+    from compressor.distillation.lr_search import describe_step
 
-    so_far = "" if before is None or before.score is None else f"; {before.name} {say_score(before.score)}"
+    so_far = "" if before is None or before.score is None else f"; {before.name} {describe_score(before.score)}"
     with stages("finetune", "finetuning") as tell:
-        report = distill(
+        report = train_student(
             beginning.model,
             [teacher.model for teacher in teachers],
             _weights(recipe),
@@ -249,20 +252,20 @@ def _finetune(
             resume=resume,
             device=recipe.device,
             progress=lambda step, steps, loss: tell(
-                step / steps, f"finetuning: {describe(step, recipe.finetune)}, loss {loss:.3f}{so_far}"
+                step / steps, f"finetuning: {describe_step(step, recipe.finetune)}, loss {loss:.3f}{so_far}"
             ),
         )
-        processes.leave()
+        distributed.shutdown()
         _place(teachers, "cpu")
         beginning.model.to("cpu")  # type: ignore[arg-type]
     return asdict(report)
 
 
-def _comparison(recipe: Recipe, teachers: Sequence[Teacher], beginning: Beginning) -> Comparison:
-    relations: tuple[Relation, ...] = ()
+def _comparison(recipe: Recipe, teachers: Sequence[Teacher], beginning: InitialStudent) -> FeatureTargets:
+    relations: tuple[AttentionPair, ...] = ()
     if "relations" in recipe.finetune.losses:
-        relations = relations_of(beginning.model.config, [teacher.config for teacher in teachers])
-    return Comparison(beginning.passages, relations)
+        relations = attention_pairs_of(beginning.model.config, [teacher.config for teacher in teachers])
+    return FeatureTargets(beginning.passages, relations)
 
 
 def _notes(recipe: Recipe, task: Task, models: Sequence[Teacher]) -> list[str]:
@@ -273,7 +276,7 @@ def _notes(recipe: Recipe, task: Task, models: Sequence[Teacher]) -> list[str]:
     return found
 
 
-def _harm(recipe: Recipe, students: Sequence[Subject]) -> Iterator[str]:
+def _harm(recipe: Recipe, students: Sequence[EvaluatedModel]) -> Iterator[str]:
     """A warning where a distillation has led away from the ensemble."""
     first, last = (one.score.kl if one.score else None for one in (students[0], students[-1]))
     if first is None or last is None or recipe.finetune.label_weight or last <= max(HARMED * first, first + SLIGHT):

@@ -4,14 +4,14 @@ A recipe is a YAML file; the flags of the command are the same fields.  Both are
 unknown keys are refused, and every output folder holds the resolved recipe that reproduces it.
 """
 
+from compressor.recipe.base import Section
 from compressor.recipe.data import CalibrationOptions, DataOptions, EvaluationOptions
-from compressor.recipe.deploy import BenchOptions, ExportOptions, Int8Options
+from compressor.recipe.delivery import BenchOptions, ExportOptions, Int8Options
 from compressor.recipe.finetune import FinetuneOptions, LossOptions
 from compressor.recipe.fusion import AlignmentOptions, FusionOptions
-from compressor.recipe.reading import build, read
-from compressor.recipe.section import Section
+from compressor.recipe.load import build_recipe, read_recipe
+from compressor.recipe.recipe import Recipe
 from compressor.recipe.target import TargetOptions
-from compressor.recipe.whole import Recipe
 
 __all__ = [
     "AlignmentOptions",
@@ -27,6 +27,6 @@ __all__ = [
     "Recipe",
     "Section",
     "TargetOptions",
-    "build",
-    "read",
+    "build_recipe",
+    "read_recipe",
 ]

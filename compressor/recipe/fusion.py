@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from compressor.recipe.section import NonNegative, Positive, Section
+from compressor.recipe.base import NonNegative, Positive, Section
 
 
 class AlignmentOptions(Section):

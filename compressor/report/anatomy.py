@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from compressor.bench.table import say_count, say_threads
+from compressor.bench.rows import format_count, format_threads
 
 if TYPE_CHECKING:
     from compressor.anatomy import Anatomy, Axis, Space
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def render_anatomy(name: str, anatomy: Anatomy) -> list[RenderableType]:
     """Spaces, axes by parameter with the layers collapsed, and the certificate."""
     # Here, since it brings torch and transformers: reports, which this module renders too, are shown without.
-    from compressor.anatomy import TOLERANCE
+    from compressor.anatomy import CERTIFICATE_TOLERANCE
 
     collapse = _collapser(anatomy.layers)
     axes = _table("parameter", "axes (→ writes a space, ← reads one)")
@@ -34,7 +34,7 @@ def render_anatomy(name: str, anatomy: Anatomy) -> list[RenderableType]:
     for pattern, (space, count) in seen.items():
         spaces.add_row(Text(pattern if count == 1 else f"{pattern}  ×{count}"), Text(_coordinates(space)))
     sizes = ", ".join(f"{field} ({meaning})" for field, meaning in anatomy.fields.items())
-    held = "holds" if anatomy.error <= TOLERANCE else "does NOT hold"
+    held = "holds" if anatomy.error <= CERTIFICATE_TOLERANCE else "does NOT hold"
     return [
         f"{name}: {anatomy.model_class}, {_layers(anatomy)}",
         spaces,
@@ -42,7 +42,7 @@ def render_anatomy(name: str, anatomy: Anatomy) -> list[RenderableType]:
         f"config fields: {sizes}",
         *_residuals(anatomy),
         f"certificate {held}: permuting every space changes {'the logits' if anatomy.output is None else 'its output'} "
-        f"by at most {anatomy.error:.1e} relative (at most {TOLERANCE:.0e} is allowed)",
+        f"by at most {anatomy.error:.1e} relative (at most {CERTIFICATE_TOLERANCE:.0e} is allowed)",
     ]
 
 
@@ -63,7 +63,7 @@ def render_plan(plan: Mapping[str, Any]) -> list[RenderableType]:
         costs,
         shapes,
         *(_other(target, other) for other in plan["others"]),
-        *(said_budget(plan["budget"]) if plan.get("budget") else []),
+        *(describe_budget(plan["budget"]) if plan.get("budget") else []),
         f"width: {target['asked_width']:.4g} {'picked' if plan.get('budget') else 'asked'}, "
         f"{target['given_width']:.4g} given; the student has "
         f"{student['parameters'] / largest['parameters']:.1%} of the largest teacher's parameters and "
@@ -83,20 +83,20 @@ def _other(target: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     return f"or with {other['narrowing'].replace('-', ' ')} if held-out samples prefer it: {', '.join(differing)}"
 
 
-def said_budget(budget: Mapping[str, Any]) -> list[str]:
+def describe_budget(budget: Mapping[str, Any]) -> list[str]:
     """What a budget asked for and what the picked width costs, a line each."""
     lines = []
     asked, given = budget["asked"], budget["given"]
     for what, name in (("params", "parameters"), ("flops", "MACs")):
         if what in asked:
-            wanted = f"{asked[what]:g} of the widest teacher's" if asked[what] <= 1 else say_count(asked[what])
-            lines.append(f"target: {wanted} {name} asked; the nearest width has {say_count(given[what])}")
+            wanted = f"{asked[what]:g} of the widest teacher's" if asked[what] <= 1 else format_count(asked[what])
+            lines.append(f"target: {wanted} {name} asked; the nearest width has {format_count(given[what])}")
     if "latency" in asked:
         how = budget["latency"]
         tokens = f" × {how['length']} tokens" if how["length"] else ""
         lines.append(
             f"latency: at most {asked['latency']:g} ms asked; measured {given['p50_ms']:.3g} ms (p50 of batches of "
-            f"{how['batch_size']}{tokens} in {how['backend']}, {say_threads(how['threads'])}, random weights)"
+            f"{how['batch_size']}{tokens} in {how['backend']}, {format_threads(how['threads'])}, random weights)"
         )
         tried = [f"{one['width']:.4g} ({one['p50_ms']:.3g} ms)" for one in budget["looked_at"] if "p50_ms" in one]
         lines.append(f"widths tried: {', '.join(tried)}")

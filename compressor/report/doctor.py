@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from compressor.bench.table import MISSING
+from compressor.bench.rows import MISSING
 
 
 def render_doctor(found: Mapping[str, Any]) -> list[RenderableType]:

@@ -10,11 +10,11 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.text import Text
 
 #: Told the stage, the share of it that is done (None: not known) and what is being done.
-Tell = Callable[[str, float | None, str], None]
+ShowProgress = Callable[[str, float | None, str], None]
 
 
 @contextmanager
-def bars(console: Console, visible: bool) -> Iterator[Tell | None]:
+def progress_bars(console: Console, visible: bool) -> Iterator[ShowProgress | None]:
     """What a run tells its progress to, drawn on `console`; None, and nothing drawn, unless `visible`.
 
     Args:

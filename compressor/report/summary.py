@@ -10,10 +10,16 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from compressor.bench.table import from_json, say_perplexity, say_threads, to_markdown
-from compressor.report.anatomy import said_budget
-from compressor.report.choices import how_judged, said_head, said_polished, said_shapes, said_temperature
-from compressor.report.terminal import render_table
+from compressor.bench.rows import format_perplexity, format_threads, from_json, to_markdown
+from compressor.report.anatomy import describe_budget
+from compressor.report.describe import (
+    describe_head,
+    describe_reconstruction,
+    describe_shapes,
+    describe_temperature,
+    describe_validation,
+)
+from compressor.report.terminal_table import render_table
 
 Report = Mapping[str, Any]
 
@@ -21,7 +27,7 @@ Report = Mapping[str, Any]
 _EVALUATED: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "accuracy": ("accuracy", lambda row: f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_error']:.1f} %"),
     "f1": ("F1", lambda row: f"{row['f1']:.3f}"),
-    "perplexity": ("perplexity", lambda row: say_perplexity(row["perplexity"])),
+    "perplexity": ("perplexity", lambda row: format_perplexity(row["perplexity"])),
 }
 _MEANINGS = {"accuracy": "± is one standard error", "perplexity": "a lower perplexity is better"}
 
@@ -36,27 +42,27 @@ def markdown_of(report: Report) -> str:
     return to_markdown(from_json(report["table"])).rstrip()
 
 
-def summary(report: Report) -> list[str]:
+def summary_lines(report: Report) -> list[str]:
     """What there is now, where it is and what to type next, a line each."""
     recipe = report["recipe"]
     folder = recipe["output"]
-    lines = [outcome(report)]
+    lines = [describe_outcome(report)]
     if (evaluation := report.get("evaluation")) is not None:
         unit = "labels" if evaluation["labelled"] <= evaluation["samples"] else "tokens"
         lines.append(
             f"measured on {evaluation['data']}: {evaluation['samples']} samples, {evaluation['labelled']} {unit}"
         )
     if (budget := report.get("budget")) and budget["given"]:
-        lines += said_budget(budget)
+        lines += describe_budget(budget)
     if report.get("length"):
         lines.append(f"GMACs are of {report['length']} tokens")
     finetune = report.get("finetune") or {}
     if finetune.get("best_step") is not None:
-        lines.append(how_judged(finetune))
+        lines.append(describe_validation(finetune))
     if finetune.get("search"):
-        lines.append(how_searched(finetune))
+        lines.append(describe_search(finetune))
     if report.get("latency"):
-        lines.append(how_timed(report["latency"]))
+        lines.append(describe_timing(report["latency"]))
     if (onnx := report.get("onnx")) is not None:
         lines.append(
             f"ONNX Runtime agrees with torch to {onnx['largest_relative_difference']:.1e} of the largest value "
@@ -69,7 +75,7 @@ def summary(report: Report) -> list[str]:
     return lines
 
 
-def choices(report: Report) -> list[str]:
+def describe_choices(report: Report) -> list[str]:
     """Shape, choices of the fusion and where the time went, a line each."""
     lines = []
     if target := report.get("target"):
@@ -83,22 +89,22 @@ def choices(report: Report) -> list[str]:
         if key != "shapes":
             lines.append(f"{key}: {_said(value)}")
         elif value:
-            lines.append(f"shapes: {said_shapes(value)}")
+            lines.append(f"shapes: {describe_shapes(value)}")
     if fusion.get("polished") is not None:
-        lines.append(f"polish: {said_polished(fusion)}")
+        lines.append(f"polish: {describe_reconstruction(fusion)}")
     if head := fusion.get("head"):
-        lines.append(f"head: {said_head(head)}")
+        lines.append(f"head: {describe_head(head)}")
     if finetune := report.get("finetune"):
         lines.append(
             f"finetune: {finetune['steps']} steps at learning rate {finetune['learning_rate']:g}"
-            f"{said_temperature(finetune)}, loss {finetune['loss'][-1][1]:.4f} at the end"
+            f"{describe_temperature(finetune)}, loss {finetune['loss'][-1][1]:.4f} at the end"
         )
         if finetune.get("best_step") is not None:
-            lines.append(how_judged(finetune))
+            lines.append(describe_validation(finetune))
         if finetune.get("search"):
-            lines.append(how_searched(finetune))
+            lines.append(describe_search(finetune))
     if report.get("latency"):
-        lines.append(how_timed(report["latency"]))
+        lines.append(describe_timing(report["latency"]))
     if onnx := report.get("onnx"):
         lines.append(f"onnx: largest relative difference from torch {onnx['largest_relative_difference']:.1e}")
     lines += _other_formats(report)
@@ -123,13 +129,13 @@ def score_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def measured(found: Report) -> str:
+def describe_data(found: Report) -> str:
     """What an evaluation was made on."""
     means = [_MEANINGS[metric] for metric in _MEANINGS if any(row[metric] is not None for row in found["rows"])]
     return "; ".join([f"measured on {found['data']}", *means])
 
 
-def exported(found: Report) -> list[str]:
+def describe_export(found: Report) -> list[str]:
     """What an export wrote, a line each."""
     lines = []
     for name, made in found["formats"].items():
@@ -158,12 +164,12 @@ def _parity(name: str, made: Mapping[str, Any]) -> str:
     if data is not None and data["accuracy"] is not None:
         parts.append(f"accuracy {100 * data['accuracy']:.2f} % beside {100 * data['float']['accuracy']:.2f} %")
     if data is not None and data["perplexity"] is not None:
-        ours, theirs = (say_perplexity(one["perplexity"]) for one in (data, data["float"]))
+        ours, theirs = (format_perplexity(one["perplexity"]) for one in (data, data["float"]))
         parts.append(f"perplexity {ours} beside {theirs}")
     return f"{name}: {', '.join(parts)} (on {where})"
 
 
-def outcome(report: Report) -> str:
+def describe_outcome(report: Report) -> str:
     """The student's size, score and speed beside its teachers', in one line."""
     rows = report["table"]
     teachers = rows[: len(report["recipe"]["teachers"])]
@@ -177,7 +183,7 @@ def outcome(report: Report) -> str:
         parts.append(f"{100 * student['accuracy']:.1f} % accuracy ({kept:.1%} of {best})")
     if (perplexity := student.get("perplexity")) is not None:
         times = perplexity / min(row["perplexity"] for row in teachers)
-        parts.append(f"perplexity {say_perplexity(perplexity)} ({times:.3g} times {best}; lower is better)")
+        parts.append(f"perplexity {format_perplexity(perplexity)} ({times:.3g} times {best}; lower is better)")
     for backend, name in (("ort", "ONNX Runtime"), ("torch", "torch")):
         ours, theirs = student[f"{backend}_p50_ms"], largest[f"{backend}_p50_ms"]
         if ours and theirs:
@@ -186,18 +192,18 @@ def outcome(report: Report) -> str:
     return f"student ({student['name']}): {', '.join(parts)}"
 
 
-def how_timed(latency: Mapping[str, Any]) -> str:
+def describe_timing(latency: Mapping[str, Any]) -> str:
     """How latency was measured."""
     one = next(iter(latency["models"].values()))["torch"]
     each = f" × {latency['length']} tokens" if latency.get("length") else ""
     runs = [backend["iterations"] for model in latency["models"].values() for backend in model.values() if backend]
     return (
-        f"latency: p50 / p95 of batches of {latency['batch_size']}{each} with {say_threads(one['threads'])}, at least "
-        f"{latency['seconds']:g} s and {min(runs)} calls each, in turns; {latency['shared']}"
+        f"latency: p50 / p95 of batches of {latency['batch_size']}{each} with {format_threads(one['threads'])}, at "
+        f"least {latency['seconds']:g} s and {min(runs)} calls each, in turns; {latency['shared']}"
     )
 
 
-def how_searched(finetune: Mapping[str, Any]) -> str:
+def describe_search(finetune: Mapping[str, Any]) -> str:
     """Which learning rates were tried, which was taken, and whether better ones may lie beyond those."""
     tried = [
         f"{trial['learning_rate']:g} ("

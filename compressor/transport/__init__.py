@@ -1,7 +1,5 @@
 """Optimal transport between the coordinates of models: ground costs, marginals, solvers, couplings, barycentres."""
 
-from compressor.registry import Registry
-from compressor.transport.aligner import Aligner
 from compressor.transport.barycentre import Barycentre, barycentre, farthest_first
 from compressor.transport.costs import (
     COSTS,
@@ -14,19 +12,21 @@ from compressor.transport.costs import (
     prepared,
     squared,
 )
-from compressor.transport.coupling import Coupling, compose, from_assignment, from_selection, identity, mixed
+from compressor.transport.coupling import Coupling, compose, from_assignment, from_selection, identity_coupling, mixed
 from compressor.transport.marginals import check_marginal, from_importance, inverse, uniform
+from compressor.transport.options import CouplingOptions
 from compressor.transport.sketch import sketch
 from compressor.transport.solvers import COST_SCALES, SOLVERS, solve
+from compressor.utils.registry import Registry
 
 __all__ = [
     "COSTS",
     "COST_SCALES",
     "PREPARATIONS",
     "SOLVERS",
-    "Aligner",
     "Barycentre",
     "Coupling",
+    "CouplingOptions",
     "Moments",
     "Registry",
     "barycentre",
@@ -40,7 +40,7 @@ __all__ = [
     "from_selection",
     "from_weights",
     "ground_cost",
-    "identity",
+    "identity_coupling",
     "inverse",
     "mixed",
     "prepared",

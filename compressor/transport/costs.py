@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from compressor.errors import UserError
-from compressor.registry import Registry
+from compressor.utils.registry import Registry
 
 #: A variance below this share of the mean square is rounding: the coordinate is constant.
 CONSTANT = 1e-12

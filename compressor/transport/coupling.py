@@ -141,7 +141,7 @@ def from_selection(indices: Tensor, n: int, *, space: str = "space") -> Coupling
     return Coupling(plan, plan.sum(1), nu, None, "selection", space)
 
 
-def identity(n: int, *, space: str = "space") -> Coupling:
+def identity_coupling(n: int, *, space: str = "space") -> Coupling:
     """Every coordinate stays what it is."""
     return Coupling(torch.diag(uniform(n)), uniform(n), uniform(n), None, "identity", space)
 

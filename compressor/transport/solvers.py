@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 
 from compressor.errors import CouplingError
-from compressor.registry import Registry
 from compressor.transport.coupling import TIGHT, Coupling
 from compressor.transport.marginals import check_marginal, uniform
 from compressor.transport.unbalanced import unbalanced_sinkhorn
+from compressor.utils.registry import Registry
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ LEAVING = {"partial": "mass", "unbalanced": "relaxation"}
 #: A plan that transports less than this share of the mass transports nothing.
 NOTHING = 1e-6
 #: Mass below this share of a simplex plan's smaller marginal is rounding.
-ROUNDING = 1e-12
+MASS_ROUNDING = 1e-12
 
 EMD_ITERATIONS = 2_000_000
 SINKHORN_ITERATIONS = 2_000
@@ -271,7 +271,7 @@ def partial(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     extended[-1, -1] = 2 * cost.max()
     plan = _simplex(problem, "partial", mu, nu, extended)[:-1, :-1]
     # A sum that ends in 1e-17 instead of zero is no mass: normalised, it would be a full column of push.
-    plan = torch.where(plan > ROUNDING * torch.minimum(problem.mu[:, None], problem.nu[None, :]), plan, 0.0)
+    plan = torch.where(plan > MASS_ROUNDING * torch.minimum(problem.mu[:, None], problem.nu[None, :]), plan, 0.0)
     return plan, plan.sum(1), plan.sum(0)
 
 

@@ -9,16 +9,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from compressor.anatomy.passages import Passage, Relation
+from compressor.layer_maps import AttentionPair, LayerMap
 from compressor.models.tasks import Task
-from compressor.registry import Registry
+from compressor.utils.registry import Registry
 
 #: What the watched modules put out, call by call.
-Watched = Mapping[str, Sequence[Tensor]]
+CapturedOutputs = Mapping[str, Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
-class Setting:
+class LossContext:
     """What losses are made from.
 
     Attributes:
@@ -31,12 +31,12 @@ class Setting:
     task: Task
     weights: Sequence[float]
     temperature: float
-    passages: Sequence[Passage] = ()
-    relations: Sequence[Relation] = ()
+    passages: Sequence[LayerMap] = ()
+    relations: Sequence[AttentionPair] = ()
 
 
 @dataclass(frozen=True)
-class Seen:
+class LossInputs:
     """What one batch showed.
 
     Attributes:
@@ -52,8 +52,8 @@ class Seen:
     logits: Tensor
     labels: Tensor | None = None
     opinions: Sequence[Tensor] = ()
-    watched: Watched = field(default_factory=dict)
-    teachers_watched: Sequence[Watched] = ()
+    watched: CapturedOutputs = field(default_factory=dict)
+    teachers_watched: Sequence[CapturedOutputs] = ()
 
 
 class Loss(Protocol):
@@ -71,15 +71,15 @@ class Loss(Protocol):
         """How much a batch weighs beside others: a mean over several batches is that of their means, so weighted."""
         ...
 
-    def mean(self, seen: Seen) -> Tensor:
+    def mean(self, seen: LossInputs) -> Tensor:
         """The loss of a batch, a scalar; 0 if there is nothing to look at."""
         ...
 
 
-LOSSES: Registry[Callable[[Setting], Loss]] = Registry("loss")
+LOSSES: Registry[Callable[[LossContext], Loss]] = Registry("loss")
 
 
-def positions(task: Task, inputs: Mapping[str, Tensor]) -> int:
+def counted_positions(task: Task, inputs: Mapping[str, Tensor]) -> int:
     """How many answers of a batch count."""
     mask = None if task.mask is None else inputs.get(task.mask)
     return int(mask.sum()) if mask is not None else len(next(iter(inputs.values())))

@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compressor.anatomy import Kind, Map, Role, Space, Step, map_key
+from compressor.anatomy import Kind, LinearOp, Map, Role, Space, map_key
 from compressor.anatomy.sites import FlowGraph, Junction
 from compressor.errors import UnsupportedError, UserError
-from compressor.fusion.anchored.attention import Heads, across_heads, logit_scale, within_heads
-from compressor.fusion.anchored.comparison import Comparison
-from compressor.fusion.anchored.kept import Kept, pooled
-from compressor.fusion.anchored.policies import Policy, leave
+from compressor.fusion.anchored.attention_maps import Heads, across_heads, logit_scale, within_heads
+from compressor.fusion.anchored.compact import CompactCoupling, pooled_compact_maps
+from compressor.fusion.anchored.comparison import FeatureComparison
+from compressor.fusion.anchored.policies import Policy, outgoing_coupling
 from compressor.fusion.anchored.schedule import START, Schedule
-from compressor.fusion.sources import Source
+from compressor.fusion.teacher import FusionTeacher
 from compressor.recipe import AlignmentOptions
-from compressor.transport import Aligner, Coupling, Moments, from_importance, identity
+from compressor.transport import Coupling, CouplingOptions, Moments, from_importance, identity_coupling
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +56,9 @@ class Alignment:
     def __init__(
         self,
         graph: FlowGraph,
-        sources: Sequence[Source],
-        guide: Source,
-        comparison: Comparison,
+        sources: Sequence[FusionTeacher],
+        guide: FusionTeacher,
+        comparison: FeatureComparison,
         policy: Policy,
         options: AlignmentOptions,
         lap: Callable[[str], None] = lambda stage: None,
@@ -95,13 +95,13 @@ class Alignment:
             self._lap("solve")
         return found
 
-    def _pooled(self, key: str, kept: Sequence[Kept]) -> Aligned:
+    def _pooled(self, key: str, kept: Sequence[CompactCoupling]) -> Aligned:
         scales = [walk.scales.get(key, 1.0) for walk in self._walks]
-        maps = pooled(kept, self._weights, scales, one_matrix=self._one_matrix)
+        maps = pooled_compact_maps(kept, self._weights, scales, one_matrix=self._one_matrix)
         return Aligned(key, maps, tuple(one.summary for one in kept))
 
 
-def _check(graph: FlowGraph, sources: Sequence[Source], guide: Source) -> None:
+def _check(graph: FlowGraph, sources: Sequence[FusionTeacher], guide: FusionTeacher) -> None:
     if any(space.kind is Kind.EXPERTS for space in graph.anatomy.spaces.values()):
         raise UnsupportedError(
             f"{graph.anatomy.model_class}: experts cannot be aligned to an anchor; take --residual auto or barycentre"
@@ -120,28 +120,28 @@ class _Walk:
         graph: FlowGraph,
         schedule: Schedule,
         teacher: int,
-        source: Source,
-        guide: Source,
-        comparison: Comparison,
+        source: FusionTeacher,
+        guide: FusionTeacher,
+        comparison: FeatureComparison,
         policy: Policy,
         options: AlignmentOptions,
     ) -> None:
         self.graph, self.schedule, self.teacher, self.source, self.guide = graph, schedule, teacher, source, guide
         self.comparison, self.policy, self.options = comparison, policy, options
         self.anatomy = graph.anatomy
-        self.aligner = Aligner(
+        self.aligner = CouplingOptions(
             options.cost, options.preparation, options.normalise, options.solver, options.epsilon, options.mass,
             options.relaxation,
         )  # fmt: skip
         self.still = source.model is guide.model
-        self.made: dict[str, Kept] = {}
+        self.made: dict[str, CompactCoupling] = {}
         #: What later places are made from: couplings that meet at a junction, and maps of what is read.
         self.couplings: dict[str, Coupling] = {}
         self.maps: dict[str, Map] = {}
         self.scales: dict[str, float] = {}
         self.orders: dict[str, Coupling] = {}
 
-    def go(self, place: int) -> dict[str, Kept]:
+    def go(self, place: int) -> dict[str, CompactCoupling]:
         """Make the maps of one place of the flow, the next."""
         self.made = {}
         if place == START:
@@ -151,7 +151,7 @@ class _Walk:
                 self._set(name, self._couple(name))
         else:
             item = self.anatomy.flow[place]
-            if isinstance(item, Step):
+            if isinstance(item, LinearOp):
                 self._write(item, place)
             for junction in self.schedule.junctions[place]:
                 self._set(junction.after, self._leave(junction))
@@ -169,9 +169,9 @@ class _Walk:
                 f"the residual policy 'identity' needs teachers of the anchor's width: {self.source.name} has {n} and "
                 f"{self.guide.name} {m}"
             )
-        return identity(n, space=key)
+        return identity_coupling(n, space=key)
 
-    def _write(self, step: Step, place: int) -> None:
+    def _write(self, step: LinearOp, place: int) -> None:
         """Make the map of what a module writes, at the first of its writers."""
         space = self.anatomy.spaces.get(step.writes or "")
         if space is None:
@@ -192,7 +192,7 @@ class _Walk:
                 raise UserError(f"{self.source.name}: identity needs the anchor's heads in {space.name}")
             counts = {Role.HEADS: own.heads, Role.KEY: own.groups * own.head_dim, Role.VALUE: own.groups * own.head_dim}
             roles = [role for role in Role if role is not Role.HEADS or self.options.heads != "across"]
-            return {role: identity(counts.get(role, own.size), space=space.name) for role in roles}
+            return {role: identity_coupling(counts.get(role, own.size), space=space.name) for role in roles}
         keys = {role: map_key(space.name, role) for role in (Role.QUERY, Role.KEY, Role.OUTPUT)}
         moments = {role: self.comparison.moments(self.teacher, key, self.maps) for role, key in keys.items()}
         outgoing = self._outgoing(space.name) if self.options.marginals == "outgoing" else None
@@ -214,7 +214,7 @@ class _Walk:
         if self.still or self.policy.start == "identity":
             if own.size != anchor.size:
                 raise UserError(f"{self.source.name}: identity needs the anchor's size of {key}")
-            return identity(own.size, space=key)
+            return identity_coupling(own.size, space=key)
         moments = self.comparison.moments(self.teacher, key, self.maps)
         return self._by(moments, key, self._outgoing(key) if self.options.marginals == "outgoing" else None)
 
@@ -243,10 +243,10 @@ class _Walk:
             strengths = [self.comparison.strength(key) for key in (junction.before, *junction.branches)]
         else:
             strengths = [torch.ones_like(met[0].nu)] * len(met)
-        return replace(leave(self.policy, met, strengths), space=junction.after)
+        return replace(outgoing_coupling(self.policy, met, strengths), space=junction.after)
 
     def _set(self, key: str, coupling: Coupling) -> None:
-        kept = Kept.of(coupling)
+        kept = CompactCoupling.of(coupling)
         self.made[key] = kept
         if key in self.schedule.mixed:
             self.couplings[key] = coupling

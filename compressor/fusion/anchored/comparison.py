@@ -15,29 +15,29 @@ import torch
 from torch import Tensor, nn
 
 from compressor.anatomy import Anatomy, Kind, Map, Role, map_key
+from compressor.anatomy.hooks import logits_of
+from compressor.anatomy.queries import attention_columns, reader, space_taps
 from compressor.anatomy.sites import FlowGraph
-from compressor.anatomy.trace import logits_of
 from compressor.errors import UserError
 from compressor.fusion.anchored.schedule import START, Schedule
-from compressor.fusion.masks import Masks
-from compressor.fusion.samples import without_labels
-from compressor.fusion.sources import Source
-from compressor.fusion.statistics import rows
-from compressor.fusion.structure import attention_columns, reader, space_spots
-from compressor.fusion.walk import Spot, until_enough, watching
-from compressor.fusion.weights import WeightFeatures, space_weight_gram
+from compressor.fusion.calibration.batches import without_labels
+from compressor.fusion.calibration.layerwise import Tap, capture_taps, ending_early
+from compressor.fusion.calibration.masks import Masks
+from compressor.fusion.calibration.statistics import token_rows
+from compressor.fusion.features.weight_features import WeightFeatures, space_weight_gram
+from compressor.fusion.teacher import FusionTeacher
 from compressor.transport import Moments, from_weights
 
 #: Bytes that moments of several places may always take together; more where the anchor itself is larger.
-ROOM = 256 * 2**20
+MOMENT_BYTES = 256 * 2**20
 #: Rows of moments that are levelled at once.
-BLOCK = 64
+COMPARISON_BLOCK = 64
 
 #: Ends of an attention space that are compared; values and outputs are seen where the output projection reads them.
 ENDS = (Role.QUERY, Role.KEY, Role.OUTPUT)
 
 
-class Comparison(Protocol):
+class FeatureComparison(Protocol):
     """Where moments of a teacher's and the anchor's coordinates come from."""
 
     def moments(self, teacher: int, key: str, maps: Mapping[str, Map]) -> Moments:
@@ -48,26 +48,26 @@ class Comparison(Protocol):
 
 
 @dataclass(frozen=True)
-class Place:
+class MapSite:
     """Where the values of a map's coordinates are seen: spots, and of an attention's end its space and role."""
 
-    spots: tuple[Spot, ...]
+    spots: tuple[Tap, ...]
     space: str | None = None
     role: Role | None = None
 
 
-def places(graph: FlowGraph, *, everywhere: bool = False) -> dict[str, Place]:
+def map_sites(graph: FlowGraph, *, everywhere: bool = False) -> dict[str, MapSite]:
     """By map key, where its coordinates are seen; a stream's entry alone or everywhere along it."""
-    anatomy, found = graph.anatomy, dict[str, Place]()
+    anatomy, found = graph.anatomy, dict[str, MapSite]()
     for stack, entry in zip(anatomy.stacks, graph.entries, strict=True):
         known = found[entry].spots if entry in found else ()
-        spots = space_spots(anatomy, entry) if everywhere else [(stack.layers[0], "in")]
-        found[entry] = Place(tuple(dict.fromkeys([*known, *spots])))
+        spots = space_taps(anatomy, entry) if everywhere else [(stack.layers[0], "in")]
+        found[entry] = MapSite(tuple(dict.fromkeys([*known, *spots])))
     for junction in graph.junctions:
         spot = (junction.module, "out" if junction.is_output else "in")
-        found[junction.after] = Place((spot,))
+        found[junction.after] = MapSite((spot,))
         for branch in junction.branches:
-            found.setdefault(branch, Place(((branch.removesuffix("/branch"), "out"),)))
+            found.setdefault(branch, MapSite(((branch.removesuffix("/branch"), "out"),)))
     for space in anatomy.spaces.values():
         step = reader(anatomy, space.name)
         if space.kind is Kind.RESIDUAL or step is None:
@@ -75,17 +75,17 @@ def places(graph: FlowGraph, *, everywhere: bool = False) -> dict[str, Place]:
         if space.kind is Kind.ATTENTION:
             for role in ENDS:
                 spot = (step.module, "in") if role is Role.OUTPUT else attention_columns(anatomy, space.name, role)[0]
-                found[map_key(space.name, role)] = Place((spot,), space.name, role)
+                found[map_key(space.name, role)] = MapSite((spot,), space.name, role)
         else:
-            found[space.name] = Place(((step.module, "in"),))
+            found[space.name] = MapSite(((step.module, "in"),))
     return found
 
 
 class ByActivations:
     """Moments over calibration tokens.
 
-    They are summed for as many places together as `ROOM` or the anchor's own size allow, in the order in which the
-    flow asks for them, one pass of the models each time; and given away, so that what was asked for is not kept.
+    They are summed for as many places together as `MOMENT_BYTES` or the anchor's own size allow, in the order in which
+    the flow asks for them, one pass of the models each time; and given away, so that what was asked for is not kept.
 
     Args:
         sources: the teachers.
@@ -100,8 +100,8 @@ class ByActivations:
 
     def __init__(
         self,
-        sources: Sequence[Source],
-        guide: Source,
+        sources: Sequence[FusionTeacher],
+        guide: FusionTeacher,
         graph: FlowGraph,
         batches: Sequence[Mapping[str, Tensor]],
         masks: Masks,
@@ -110,7 +110,7 @@ class ByActivations:
         weighs: bool = False,
         lap: Callable[[str], None] = lambda stage: None,
     ) -> None:
-        self.places = places(graph, everywhere=everywhere)
+        self.places = map_sites(graph, everywhere=everywhere)
         self.sources, self.guide, self.batches, self.masks, self._lap = sources, guide, batches, masks, lap
         self._weights = ByWeights(sources, guide, graph)
         self._moved = [k for k, source in enumerate(sources) if source.model is not guide.model]
@@ -119,9 +119,9 @@ class ByActivations:
         self._order = _in_order(self.places, graph)
         if not weighs:
             self._order = [key for key in self._order if key not in self._mixes]
-        self._room = max(ROOM, _weight(guide.model))
-        self._sums: dict[tuple[int, str, Spot], Moments] = {}
-        self._strengths: dict[tuple[str, Spot], Tensor] = {}
+        self._room = max(MOMENT_BYTES, _weight(guide.model))
+        self._sums: dict[tuple[int, str, Tap], Moments] = {}
+        self._strengths: dict[tuple[str, Tap], Tensor] = {}
 
     def moments(self, teacher: int, key: str, maps: Mapping[str, Map]) -> Moments:
         place = self.places.get(key)
@@ -169,27 +169,27 @@ class ByActivations:
         return 8 * len(self.places[key].spots) * sizes * self.guide.space(name).size
 
     def _see(
-        self, source: Source, keys: Sequence[str], index: int, batch: Mapping[str, Tensor]
-    ) -> dict[tuple[str, Spot], Tensor]:
+        self, source: FusionTeacher, keys: Sequence[str], index: int, batch: Mapping[str, Tensor]
+    ) -> dict[tuple[str, Tap], Tensor]:
         """Of some places, the token vectors [T, n] that count."""
         chosen = {key: self.places[key] for key in keys}
         own = {spot: (source.own(spot[0]), spot[1]) for place in chosen.values() for spot in place.spots}
-        with watching(source.model, list(dict.fromkeys(own.values())), stop=True) as seen, until_enough():
+        with capture_taps(source.model, list(dict.fromkeys(own.values())), stop=True) as seen, ending_early():
             logits_of(source.model, without_labels(batch))
         found = {}
         for key, place in chosen.items():
             for spot in place.spots:
-                values = rows(seen[own[spot]], self.masks.of(index, spot[0]))
+                values = token_rows(seen[own[spot]], self.masks.of(index, spot[0]))
                 if place.space is not None and place.role not in (None, Role.OUTPUT):
                     columns = attention_columns(source.anatomy, source.own(place.space), place.role)[1]
                     values = values if len(columns) == values.shape[1] else values[:, columns]
                 found[key, spot] = values
         return found
 
-    def _add(self, place: tuple[int, str, Spot], x: Tensor, y: Tensor) -> None:
+    def _add(self, place: tuple[int, str, Tap], x: Tensor, y: Tensor) -> None:
         product = x.T @ y if place[1] not in self._mixes else torch.zeros(0, dtype=x.dtype)
         found = Moments(x.square().sum(0), y.square().sum(0), product, x.sum(0), y.sum(0), float(len(x)))
-        self._sums[place] = added(self._sums.get(place), found)
+        self._sums[place] = add_moments(self._sums.get(place), found)
 
 
 class ByWeights:
@@ -201,7 +201,7 @@ class ByWeights:
         graph: its flow.
     """
 
-    def __init__(self, sources: Sequence[Source], guide: Source, graph: FlowGraph) -> None:
+    def __init__(self, sources: Sequence[FusionTeacher], guide: FusionTeacher, graph: FlowGraph) -> None:
         self.sources, self.guide, self.graph = sources, guide, graph
 
     def moments(self, teacher: int, key: str, maps: Mapping[str, Map]) -> Moments:
@@ -228,7 +228,7 @@ class ByWeights:
         return [space.name for space in spaces.spaces.values() if space.kind is Kind.EMBEDDING]
 
 
-def added(known: Moments | None, more: Moments) -> Moments:
+def add_moments(known: Moments | None, more: Moments) -> Moments:
     """The moments over all tokens of both, in float64; what is known is changed, so that it is not in memory twice."""
     names = ("xx", "yy", "xy", "x", "y")
     if known is None:
@@ -238,7 +238,7 @@ def added(known: Moments | None, more: Moments) -> Moments:
     return replace(known, count=known.count + more.count)
 
 
-def summed(parts: Sequence[Moments]) -> Moments:
+def sum_moments(parts: Sequence[Moments]) -> Moments:
     """The moments over all tokens of several."""
     first = parts[0]
     xx, yy, xy = (torch.stack([getattr(one, name) for one in parts]).sum(0) for name in ("xx", "yy", "xy"))
@@ -253,7 +253,7 @@ def _weight(model: nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
-def _in_order(known: Mapping[str, Place], graph: FlowGraph) -> list[str]:
+def _in_order(known: Mapping[str, MapSite], graph: FlowGraph) -> list[str]:
     """The places in the order in which the flow asks for them."""
     made = Schedule(graph).made
     return sorted(known, key=lambda key: made.get(key, START))
@@ -266,11 +266,13 @@ def _levelled(parts: Sequence[Moments]) -> Moments:
     # Block by block, or all depths would be in memory twice more.
     xy = torch.cat(
         [
-            torch.stack([one.xy[start : start + BLOCK] * f for one, f in zip(parts, factors, strict=True)]).sum(0)
-            for start in range(0, len(parts[0].xy), BLOCK)
+            torch.stack(
+                [one.xy[start : start + COMPARISON_BLOCK] * f for one, f in zip(parts, factors, strict=True)]
+            ).sum(0)
+            for start in range(0, len(parts[0].xy), COMPARISON_BLOCK)
         ]
     )
-    return replace(summed(lean), xy=xy)
+    return replace(sum_moments(lean), xy=xy)
 
 
 def _size(moments: Moments) -> float:

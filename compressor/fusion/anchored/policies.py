@@ -40,7 +40,7 @@ class Policy:
 POLICIES: Registry[Policy] = Registry("residual policy")
 
 
-def leave(policy: Policy, couplings: Sequence[Coupling], strengths: Sequence[Tensor]) -> Coupling:
+def outgoing_coupling(policy: Policy, couplings: Sequence[Coupling], strengths: Sequence[Tensor]) -> Coupling:
     """The coupling that leaves a junction.
 
     Args:

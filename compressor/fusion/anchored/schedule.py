@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compressor.anatomy import Kind, Norm, Role, Step, map_key
+from compressor.anatomy import Kind, LinearOp, Norm, Role, map_key
 from compressor.anatomy.sites import FlowGraph
 
 #: Before the first item of the flow.
@@ -39,7 +39,7 @@ class Schedule:
             for place, item in enumerate(anatomy.flow)
         }
         for place, item in enumerate(anatomy.flow):
-            if isinstance(item, Step):
+            if isinstance(item, LinearOp):
                 self.asked |= dict.fromkeys(self._keys(graph, item.reads), place)
                 for key in self._keys(graph, item.writes):
                     self.made.setdefault(key, place)
@@ -56,8 +56,8 @@ class Schedule:
         return [map_key(space.name, role) for role in Role] if space.kind is Kind.ATTENTION else [space.name]
 
 
-def _adds(item: Step | Norm) -> str | None:
+def _adds(item: LinearOp | Norm) -> str | None:
     """The branch that an item adds to the stream, if it does."""
     if item.meets is None:
         return None
-    return item.writes if isinstance(item, Step) else item.space
+    return item.writes if isinstance(item, LinearOp) else item.space

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from compressor.report.graph.parts import Carried, Column, Crown, Graph, Inline, Item, Node, Shape, Sum
-from compressor.report.graph.places import (
+from compressor.report.graph.parts import CarriedValue, Column, Crown, Inline, Item, ModelGraph, Node, SizeChange, Sum
+from compressor.report.graph.placement import (
     NAME,
     ROW_GAP,
+    CanvasPoint,
+    LinkRoute,
     Placed,
     PlacedBlock,
-    Point,
-    Route,
     label_width,
-    size_of,
+    node_size,
 )
 
 #: From the stream to the branches on its left and on its right, where its own labels are.
@@ -52,16 +52,16 @@ class Caption:
 class Picture:
     """A graph with a place for everything; y grows downwards."""
 
-    graph: Graph
+    graph: ModelGraph
     width: float = 0.0
     height: float = 0.0
     nodes: list[Placed] = field(default_factory=list)
-    routes: list[Route] = field(default_factory=list)
+    routes: list[LinkRoute] = field(default_factory=list)
     panels: list[Panel] = field(default_factory=list)
     captions: list[Caption] = field(default_factory=list)
-    dots: list[tuple[Point, Carried]] = field(default_factory=list)
+    dots: list[tuple[CanvasPoint, CarriedValue]] = field(default_factory=list)
 
-    def move(self, moved: Callable[[float, float], Point]) -> None:
+    def move(self, moved: Callable[[float, float], CanvasPoint]) -> None:
         """Put every point elsewhere."""
         for place in self.nodes:
             place.x, place.y = moved(place.x, place.y)
@@ -75,11 +75,11 @@ class Picture:
         self.dots = [(moved(*point), carried) for point, carried in self.dots]
 
 
-def lay_out(graph: Graph) -> Picture:
+def lay_out(graph: ModelGraph) -> Picture:
     """Give every node and edge of a graph a place."""
     picture = Picture(graph)
     left = _MARGIN
-    memory: tuple[Point, Carried] | None = None
+    memory: tuple[CanvasPoint, CarriedValue] | None = None
     for column in graph.columns:
         drawn = _ColumnLayout(picture, column, left, memory)
         memory = (drawn.end, column.after)
@@ -102,7 +102,9 @@ class _ColumnLayout:
         memory: where the stack before ends, and the map there.
     """
 
-    def __init__(self, picture: Picture, column: Column, left: float, memory: tuple[Point, Carried] | None) -> None:
+    def __init__(
+        self, picture: Picture, column: Column, left: float, memory: tuple[CanvasPoint, CarriedValue] | None
+    ) -> None:
         self.picture, self.left, self.memory = picture, left, memory
         self.blocks: dict[int, list[PlacedBlock]] = {}
         reach_left, reach_right = [60.0], [_RIGHT]
@@ -114,7 +116,7 @@ class _ColumnLayout:
         self.right = self.spine + max(reach_right) + _PAD
         self.y = 0.0
         #: Where the stream was left, by a node or a sum.
-        self.last: Point | None = None
+        self.last: CanvasPoint | None = None
         self.taps: list[float] = []
         self._aside(column)
         for stage in column.stages:
@@ -135,7 +137,7 @@ class _ColumnLayout:
     def _measure(self, item: Item) -> tuple[float, ...]:
         """How far an item reaches to the left of the stream, and to the right."""
         if isinstance(item, Inline):
-            half = size_of(item.node)[0] / 2
+            half = node_size(item.node)[0] / 2
             return half, half
         placed = [PlacedBlock(block) for block in (item.blocks if isinstance(item, Sum) else (item.block,))]
         self.blocks[id(item)] = placed
@@ -152,8 +154,8 @@ class _ColumnLayout:
         else:
             self._crown(item)
 
-    def _inline(self, node: Node, before: Carried | None) -> None:
-        width, height = size_of(node)
+    def _inline(self, node: Node, before: CarriedValue | None) -> None:
+        width, height = node_size(node)
         if self.last is not None and before is not None:
             self.y += _SPINE_GAP
         place = Placed(node, self.spine, self.y + height / 2, width, height)
@@ -163,11 +165,11 @@ class _ColumnLayout:
         self.last = (self.spine, place.top)
         self.y = place.top
 
-    def _spine(self, top: float, carried: Carried) -> None:
+    def _spine(self, top: float, carried: CarriedValue) -> None:
         assert self.last is not None
         # A short edge may leave a layer, whose border would cross a label in the middle.
         height = (self.last[1] + top) / 2 if top - self.last[1] > 100 else top - 16
-        route = Route([self.last, (self.spine, top)], carried, (self.spine + 7, height), word=carried.flows.value)
+        route = LinkRoute([self.last, (self.spine, top)], carried, (self.spine + 7, height), word=carried.flows.value)
         self.picture.routes.append(route)
 
     def _sum(self, item: Sum) -> None:
@@ -183,8 +185,8 @@ class _ColumnLayout:
             block.moved(left, low)
             self._fill(block, fork)
         height = low + max(block.height for block in blocks) + 30
-        node = Node(Shape.SUM, "+", (), "sum")
-        middle = Placed(node, self.spine, height, *size_of(node))
+        node = Node(SizeChange.SUM, "+", (), "sum")
+        middle = Placed(node, self.spine, height, *node_size(node))
         for block in blocks:
             for link in block.leaves:
                 assert link.source is not None
@@ -192,7 +194,7 @@ class _ColumnLayout:
                 side = middle.left if source.x < self.spine else middle.right
                 inwards = 14 if source.x < self.spine else -14 - label_width(link.carried)
                 points = [(source.x, source.top), (source.x, height), (side, height)]
-                self.picture.routes.append(Route(points, link.carried, (source.x + inwards, height + 9)))
+                self.picture.routes.append(LinkRoute(points, link.carried, (source.x + inwards, height + 9)))
         self.picture.nodes.append(middle)
         self._spine(middle.bottom, item.before)
         self.last = (self.spine, middle.top)
@@ -213,13 +215,13 @@ class _ColumnLayout:
                 height, start = fork, self.spine
             self.picture.dots.append(((start, height), link.carried))
             points = [(start, height), (target.x, height), (target.x, target.bottom)]
-            self.picture.routes.append(Route(points, link.carried, label))
+            self.picture.routes.append(LinkRoute(points, link.carried, label))
 
     @property
     def _rise(self) -> float:
         return self.left - _GUTTER / 2
 
-    def _trunk(self, start: Point, carried: Carried) -> None:
+    def _trunk(self, start: CanvasPoint, carried: CarriedValue) -> None:
         """The end of the encoder, led to the height of all that reads it."""
         x, y = start
         over = y + 22
@@ -229,7 +231,7 @@ class _ColumnLayout:
             if place == 0 or end[1] > over:
                 points = [(x, y), (x, over), (self._rise, over), end]
                 where = None if place else label
-                self.picture.routes.append(Route(points, carried, where, arrow=False, word=carried.flows.value))
+                self.picture.routes.append(LinkRoute(points, carried, where, arrow=False, word=carried.flows.value))
 
     def _crown(self, item: Crown) -> None:
         (block,) = self.blocks[id(item)]
@@ -244,7 +246,7 @@ class _ColumnLayout:
             corners = [] if x == self.spine else [(self.spine, bend), (x, bend)]
             points = [self.last, *corners, (x, target.bottom)]
             label = (x + 7, target.bottom - 16)
-            self.picture.routes.append(Route(points, link.carried, label, word=link.carried.flows.value))
+            self.picture.routes.append(LinkRoute(points, link.carried, label, word=link.carried.flows.value))
         self.y += _SPINE_GAP + 8 + block.height
         self.last = (self.spine, self.y)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import cached_property
 
-from compressor.anatomy.axes import Anatomy, Axis, Kind, Norm, Role, Side, Step, map_key
 from compressor.anatomy.sites import FlowGraph
-from compressor.report.graph.parts import Carried, Flows, Node, Shape
+from compressor.anatomy.spec import Anatomy, Axis, Kind, LinearOp, Norm, Role, Side, map_key
+from compressor.report.graph.parts import CarriedValue, Flows, Node, SizeChange
 
 _ROLES = {
     Role.QUERY: (Flows.QUERY_KEY, "QK"),
@@ -43,11 +43,11 @@ class Names:
                     self.sites[branch] = (Flows.BRANCH, f"{streams}{'′' * (place + 1)}")
                 streams += 1
 
-    def carried(self, space: str | None, role: Role | None = None) -> Carried:
+    def carried(self, space: str | None, role: Role | None = None) -> CarriedValue:
         """The map of a space, or of one end of an attention space."""
         found = self.anatomy.spaces.get(space or "")
         if space is None or found is None:
-            return Carried(None, Flows.FIXED)
+            return CarriedValue(None, Flows.FIXED)
         size = str(found.size)
         if space in self.sites:
             flows, index = self.sites[space]
@@ -58,7 +58,7 @@ class Names:
             flows, index = Flows.HIDDEN, "FFN" if space.startswith(self.layers) else "H"
         else:
             flows, index = _KINDS[found.kind]
-        return Carried(map_key(space, role), flows, index, size)
+        return CarriedValue(map_key(space, role), flows, index, size)
 
     def is_stream(self, space: str | None) -> bool:
         """Whether a space is a residual stream, or a site of one."""
@@ -72,7 +72,7 @@ class Names:
         """The shortest name of a module outside the layers that is no other's."""
         return clear_name(module, [item.module for item in self.anatomy.flow])
 
-    def weight(self, step: Step, text: str = "") -> Node:
+    def weight(self, step: LinearOp, text: str = "") -> Node:
         """The node of a linear module, with what it turns into what; `text` is its name, else what is clear."""
         axes = self.anatomy.axes.get(step.weight, ())
         reads = next((axis for axis in axes if _holds(axis, step.reads) or (step.tied and not axis.fixed)), None)
@@ -82,11 +82,11 @@ class Names:
         note = f"{reads.size} → {others[0].size}" if reads is not None and others else ""
         if step.gain != 1:
             note += f" · × {step.gain:g}"
-        return Node(Shape.WEIGHT, text or self.clear(step.module), (note,) if note else (), step.module)
+        return Node(SizeChange.WEIGHT, text or self.clear(step.module), (note,) if note else (), step.module)
 
     def norm(self, norm: Norm, text: str = "") -> Node:
         """The node of a norm; `text` as of `weight`."""
-        return Node(Shape.NORM, text or self.clear(norm.module), (), norm.module)
+        return Node(SizeChange.NORM, text or self.clear(norm.module), (), norm.module)
 
     def stack_of(self, module: str) -> tuple[int, ...]:
         """The stack that a module outside the layers belongs to; none where its path does not tell."""
@@ -131,7 +131,7 @@ class Names:
                 found.setdefault(written, []).append(name)
         return found
 
-    def loose(self, stack: int, layer: str | None = None) -> list[Step]:
+    def loose(self, stack: int, layer: str | None = None) -> list[LinearOp]:
         """Weights that connect two spaces, but are no linear module: convolutions, experts in one tensor.
 
         Args:
@@ -149,7 +149,7 @@ class Names:
             read, written = _read(own), _written(own)
             if read is not None and written is not None:
                 module = owner if name.endswith(".weight") else name
-                found.append(Step(module, written, read, name, checkpoint=name))
+                found.append(LinearOp(module, written, read, name, checkpoint=name))
         return found
 
     def _per_expert(self, axes: tuple[Axis, ...]) -> tuple[Axis, ...]:

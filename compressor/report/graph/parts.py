@@ -20,7 +20,7 @@ class Flows(StrEnum):
     FIXED = "fixed"
 
 
-class Shape(StrEnum):
+class SizeChange(StrEnum):
     """How a node is drawn."""
 
     WEIGHT = "weight"
@@ -32,7 +32,7 @@ class Shape(StrEnum):
 
 
 @dataclass(frozen=True)
-class Carried:
+class CarriedValue:
     """The map on an edge.
 
     Attributes:
@@ -59,7 +59,7 @@ class Node:
         tip: what a pointer that rests on it is told.
     """
 
-    shape: Shape
+    shape: SizeChange
     text: str
     notes: tuple[str, ...] = ()
     tip: str = ""
@@ -77,7 +77,7 @@ class Link:
 
     source: Node | None
     target: Node | None
-    carried: Carried
+    carried: CarriedValue
     memory: bool = False
 
 
@@ -94,7 +94,7 @@ class Inline:
     """An operation on the stream itself; `before` is None at the very beginning."""
 
     node: Node
-    before: Carried | None
+    before: CarriedValue | None
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Sum:
     """A sum of the stream and branches; the first branch is left of the stream, others right."""
 
     blocks: tuple[Block, ...]
-    before: Carried
+    before: CarriedValue
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ Item = Inline | Sum | Crown
 
 
 @dataclass(frozen=True)
-class Stage:
+class GraphStage:
     """Items from bottom to top: a layer, which has a title, or what comes before and behind the layers."""
 
     items: tuple[Item, ...]
@@ -136,13 +136,13 @@ class Column:
     """
 
     title: str
-    stages: tuple[Stage, ...]
-    after: Carried
+    stages: tuple[GraphStage, ...]
+    after: CarriedValue
     aside: Block
 
 
 @dataclass(frozen=True)
-class Graph:
+class ModelGraph:
     """A model as it is drawn.
 
     Attributes:
@@ -157,7 +157,7 @@ class Graph:
     cut: bool
 
     @property
-    def carried(self) -> Iterator[Carried]:
+    def carried(self) -> Iterator[CarriedValue]:
         """The maps on all edges."""
         for column in self.columns:
             yield from (link.carried for link in column.aside.links)

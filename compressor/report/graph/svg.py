@@ -8,14 +8,14 @@ from xml.sax.saxutils import escape, quoteattr
 
 from compressor.errors import UserError
 from compressor.report.graph.layout import Caption, Panel, lay_out
-from compressor.report.graph.parts import Carried, Flows, Graph, Shape
-from compressor.report.graph.places import (
+from compressor.report.graph.parts import CarriedValue, Flows, ModelGraph, SizeChange
+from compressor.report.graph.placement import (
     INDEX,
     LABEL,
     NAME,
     NOTE,
+    LinkRoute,
     Placed,
-    Route,
     label_text,
     label_width,
     text_width,
@@ -35,12 +35,12 @@ _COLOURS = {
 }
 #: Fill, line and rounding of the nodes.
 _LOOKS = {
-    Shape.WEIGHT: ("#ffffff", "#334155", 5),
-    Shape.NORM: ("#fef9c3", "#a18a2c", 5),
-    Shape.OPERATION: ("#e2e8f0", "#64748b", 14),
-    Shape.SUM: ("#ffffff", _INK, 10),
-    Shape.GAP: ("#f1f5f9", "#94a3b8", 12),
-    Shape.END: ("none", "none", 0),
+    SizeChange.WEIGHT: ("#ffffff", "#334155", 5),
+    SizeChange.NORM: ("#fef9c3", "#a18a2c", 5),
+    SizeChange.OPERATION: ("#e2e8f0", "#64748b", 14),
+    SizeChange.SUM: ("#ffffff", _INK, 10),
+    SizeChange.GAP: ("#f1f5f9", "#94a3b8", 12),
+    SizeChange.END: ("none", "none", 0),
 }
 _TITLE = 16.0
 _LINE = 20.0
@@ -49,7 +49,7 @@ _LEAST = 720.0
 _MARGIN, _LEGEND_GAP = 24.0, 28.0
 
 
-def draw(graph: Graph) -> str:
+def draw_svg(graph: ModelGraph) -> str:
     """The SVG document of a graph."""
     picture = lay_out(graph)
     lines = [(graph.title, _TITLE), *((line, LABEL) for line in graph.subtitle.split("\n"))]
@@ -81,7 +81,7 @@ def draw(graph: Graph) -> str:
     )
 
 
-def check_file(path: Path, force: bool) -> None:
+def check_drawing_file(path: Path, force: bool) -> None:
     """Refuse a file that cannot or must not be written, before any work is done.
 
     Raises:
@@ -100,16 +100,16 @@ def check_file(path: Path, force: bool) -> None:
         raise UserError(f"cannot write {path}: {path.parent} cannot be written to")
 
 
-def write_file(path: Path, text: str, force: bool) -> None:
+def write_drawing(path: Path, text: str, force: bool) -> None:
     """Write a file whole or not at all.
 
     Raises:
-        UserError: as of `check_file`, or the system does not let it be written.
+        UserError: as of `check_drawing_file`, or the system does not let it be written.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
-        check_file(path, force)
+        check_drawing_file(path, force)
         os.replace(partial, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
@@ -117,7 +117,7 @@ def write_file(path: Path, text: str, force: bool) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _legend(graph: Graph) -> list[tuple[Carried, str]]:
+def _legend(graph: ModelGraph) -> list[tuple[CarriedValue, str]]:
     """An example of every sort of map that there is, and what it is."""
     told = {
         Flows.STREAM: "residual stream: a new map behind every sum"
@@ -131,15 +131,15 @@ def _legend(graph: Graph) -> list[tuple[Carried, str]]:
         Flows.EXPERTS: "experts",
         Flows.FIXED: "no map: logits keep their places",
     }
-    first: dict[Flows, Carried] = {}
+    first: dict[Flows, CarriedValue] = {}
     for carried in graph.carried:
         first.setdefault(carried.flows, carried)
     return [(first[flows], text) for flows, text in told.items() if flows in first]
 
 
-def _rows(legend: list[tuple[Carried, str]], width: float) -> list[list[tuple[tuple[Carried, str], float]]]:
+def _rows(legend: list[tuple[CarriedValue, str]], width: float) -> list[list[tuple[tuple[CarriedValue, str], float]]]:
     """Entries with where they begin, as many in a row as there is room for."""
-    rows: list[list[tuple[tuple[Carried, str], float]]] = []
+    rows: list[list[tuple[tuple[CarriedValue, str], float]]] = []
     x = width
     for entry in legend:
         needed = 34 + label_width(entry[0]) + text_width(f" {entry[1]}", LABEL)
@@ -151,7 +151,7 @@ def _rows(legend: list[tuple[Carried, str]], width: float) -> list[list[tuple[tu
     return rows
 
 
-def _sample(carried: Carried, text: str, x: float, y: float) -> str:
+def _sample(carried: CarriedValue, text: str, x: float, y: float) -> str:
     line = f'<path d="M{x:g} {y - 4:g}h24" stroke="{_COLOURS[carried.flows]}" stroke-width="{_thickness(carried):g}"/>'
     words = x + 34 + label_width(carried)
     return (
@@ -176,7 +176,7 @@ def _panel(panel: Panel) -> str:
     )
 
 
-def _route(route: Route) -> str:
+def _route(route: LinkRoute) -> str:
     path = "M" + "L".join(f"{x:g} {y:g}" for x, y in route.points)
     arrow = f' marker-end="url(#arrow-{route.carried.flows})"' if route.arrow else ""
     line = f'stroke="{_COLOURS[route.carried.flows]}" stroke-width="{_thickness(route.carried):g}"'
@@ -187,14 +187,14 @@ def _route(route: Route) -> str:
     )
 
 
-def _label(route: Route) -> str:
+def _label(route: LinkRoute) -> str:
     if route.label is None:
         return ""
     x, y = route.label
     return f'<g class="label">{_tip(route.carried)}{_mark(route.carried, x, y + 4, route.word)}</g>'
 
 
-def _mark(carried: Carried, x: float, y: float, word: str = "") -> str:
+def _mark(carried: CarriedValue, x: float, y: float, word: str = "") -> str:
     """The T of a map, with its index and a word behind it."""
     low = carried.index.rstrip("′")
     high = carried.index.removeprefix(low) + (f"\N{NO-BREAK SPACE}{word}" if word else "")
@@ -206,13 +206,13 @@ def _mark(carried: Carried, x: float, y: float, word: str = "") -> str:
     )
 
 
-def _tip(carried: Carried) -> str:
+def _tip(carried: CarriedValue) -> str:
     if carried.key is None:
         return "<title>no map</title>"
     return f"<title>{escape(carried.key)}\n{escape(carried.flows)} map, {carried.size}</title>"
 
 
-def _thickness(carried: Carried) -> float:
+def _thickness(carried: CarriedValue) -> float:
     return 2.4 if carried.flows is Flows.STREAM else 1.6
 
 
@@ -220,13 +220,13 @@ def _node(place: Placed) -> str:
     node = place.node
     fill, line, rounding = _LOOKS[node.shape]
     tip = f"<title>{escape(node.tip)}</title>" if node.tip else ""
-    if node.shape is Shape.SUM:
+    if node.shape is SizeChange.SUM:
         cross = f"M{place.x - 5:g} {place.y:g}h10M{place.x:g} {place.y - 5:g}v10"
         return (
             f'<g class="node">{tip}{_circle(place.x, place.y, 10, fill, line)}'
             f'<path d="{cross}" stroke="{line}" stroke-width="1.6"/></g>'
         )
-    dashes = ' stroke-dasharray="4 3"' if node.shape is Shape.GAP else ""
+    dashes = ' stroke-dasharray="4 3"' if node.shape is SizeChange.GAP else ""
     rect = (
         f'<rect x="{place.left:g}" y="{place.y - place.height / 2:g}" width="{place.width:g}" '
         f'height="{place.height:g}" rx="{rounding}" fill="{fill}" stroke="{line}"{dashes}/>'

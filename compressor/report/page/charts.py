@@ -22,7 +22,7 @@ COLOURS = ("--accent", "--warm", "--third", "--fourth", "--calm", "--ink")
 
 
 @dataclass(frozen=True)
-class Scale:
+class AxisScale:
     """An axis: what it says, which values it spans, and whether equal ratios are equal distances on it."""
 
     title: str
@@ -31,7 +31,7 @@ class Scale:
     log: bool
 
     @classmethod
-    def over(cls, title: str, values: Sequence[float], *, log: bool | None = None, margin: float = 0.08) -> Scale:
+    def over(cls, title: str, values: Sequence[float], *, log: bool | None = None, margin: float = 0.08) -> AxisScale:
         """An axis that holds all values, with some room; logarithmic by itself where they differ tenfold."""
         low, high = min(values), max(values)
         ratios = low > 0 and (high > 10 * low if log is None else log)
@@ -63,7 +63,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Point:
+class ChartPoint:
     """A named point.
 
     Attributes:
@@ -92,7 +92,7 @@ class Line:
     dots: bool = False
 
 
-def scatter(points: Sequence[Point], x_title: str, y_title: str, *, percent: bool) -> Markup:
+def scatter_chart(points: Sequence[ChartPoint], x_title: str, y_title: str, *, percent: bool) -> Markup:
     """Points with their names: a cost, on a logarithmic axis, against a score.
 
     Args:
@@ -104,9 +104,9 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str, *, percent: boo
     points = [point for point in points if math.isfinite(point.y)]
     if not points:
         return el("p", f"{y_title}: no model has a finite one")
-    x = Scale.over(x_title, [point.x for point in points], log=True, margin=0.12)
+    x = AxisScale.over(x_title, [point.x for point in points], log=True, margin=0.12)
     heights = [point.y + side * point.error for point in points for side in (-1, 1)]
-    y = Scale.over(y_title, heights, log=False if percent else None, margin=0.1)
+    y = AxisScale.over(y_title, heights, log=False if percent else None, margin=0.1)
     marks: list[Markup] = []
     for point in points:
         across, up = _place(x, y, point.x, point.y)
@@ -121,7 +121,7 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str, *, percent: boo
     return _chart(x, y, [*marks, *_names(x, y, points)], f"{y_title} against {x_title}. {said}", percent=percent)
 
 
-def lines(drawn: Sequence[Line], x_title: str, y_title: str, said: str, *, log: bool | None = None) -> Markup:
+def line_chart(drawn: Sequence[Line], x_title: str, y_title: str, said: str, *, log: bool | None = None) -> Markup:
     """Lines over whole numbers, such as steps or layers.
 
     Args:
@@ -136,8 +136,8 @@ def lines(drawn: Sequence[Line], x_title: str, y_title: str, said: str, *, log: 
     ys = [point[1] for line in drawn for point in line.points]
     if not xs:
         return el("p", f"{y_title}: none is finite")
-    x = Scale.over(x_title, xs, log=False, margin=0.03)
-    y = Scale.over(y_title, ys, log=log)
+    x = AxisScale.over(x_title, xs, log=False, margin=0.03)
+    y = AxisScale.over(y_title, ys, log=log)
     marks: list[Markup] = []
     for line in drawn:
         places = [_place(x, y, *point) for point in line.points]
@@ -154,14 +154,14 @@ def lines(drawn: Sequence[Line], x_title: str, y_title: str, said: str, *, log: 
     return _chart(x, y, marks, said, whole=True)
 
 
-def key(entries: Sequence[tuple[str, str]]) -> Markup:
+def chart_key(entries: Sequence[tuple[str, str]]) -> Markup:
     """What the colours mean: (name, variable of the page) each."""
     return el("ul", *(el("li", el("i", style=f"background:var({colour})"), name) for name, colour in entries),
               class_="key")  # fmt: skip
 
 
 def _chart(
-    x: Scale, y: Scale, marks: Sequence[Markup], said: str, *, percent: bool = False, whole: bool = False
+    x: AxisScale, y: AxisScale, marks: Sequence[Markup], said: str, *, percent: bool = False, whole: bool = False
 ) -> Markup:
     parts: list[Markup] = []
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
@@ -182,7 +182,7 @@ def _chart(
     return el("svg", el("title", said), *parts, *marks, viewBox=box, role="img")
 
 
-def _names(x: Scale, y: Scale, points: Sequence[Point]) -> Iterator[Markup]:
+def _names(x: AxisScale, y: AxisScale, points: Sequence[ChartPoint]) -> Iterator[Markup]:
     """The points' names beside them, moved up or down where they would lie on each other."""
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     for right in (False, True):
@@ -217,7 +217,7 @@ def _edges(block: Sequence[float]) -> tuple[float, float]:
     return middle - half, middle + half
 
 
-def _place(x: Scale, y: Scale, across: float, up: float) -> tuple[float, float]:
+def _place(x: AxisScale, y: AxisScale, across: float, up: float) -> tuple[float, float]:
     width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
     return _LEFT + x.share(across) * width, _TOP + (1 - y.share(up)) * height
 

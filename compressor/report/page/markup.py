@@ -28,16 +28,16 @@ def el(tag: str, *children: object, **attributes: object) -> Markup:
         for name, value in attributes.items()
         if value is not None
     )
-    return Markup(f"<{tag}{said}/>" if tag in _VOID else f"<{tag}{said}>{join(children)}</{tag}>")
+    return Markup(f"<{tag}{said}/>" if tag in _VOID else f"<{tag}{said}>{join_markup(children)}</{tag}>")
 
 
-def join(children: Iterable[object]) -> Markup:
+def join_markup(children: Iterable[object]) -> Markup:
     """Markup, and text, which is escaped, one after the other; None is left out."""
     shown = (child if isinstance(child, Markup) else escape(str(child)) for child in children if child is not None)
     return Markup("".join(shown))
 
 
-def table(
+def markup_table(
     titles: Sequence[str], rows: Iterable[Sequence[object]], *, marked: int | None = None, words: bool = False
 ) -> Markup:
     """A table that scrolls where it is too wide: words to the left in its first column, numbers to the right.

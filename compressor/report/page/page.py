@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compressor.report.page import again, made, measured
-from compressor.report.page.markup import Markup, el, join
+from compressor.report.page import construction, measurements, reproduction
+from compressor.report.page.markup import Markup, el, join_markup
 from compressor.report.page.style import STYLE
-from compressor.report.summary import outcome
+from compressor.report.summary import describe_outcome
 
 Report = Mapping[str, Any]
 
@@ -26,16 +26,16 @@ def render_page(report: Report) -> str:
     names = _names(report)
     fused = report.get("fusion") is not None
     sections: list[tuple[str, str, list[Markup]]] = [
-        ("table", "What was measured", [*measured.the_table(report), *measured.against_cost(report)]),
-        ("finetune", "Finetune", measured.finetune_curve(report)),
-        ("formats", "Formats", measured.formats(report)),
-        ("choices", "What was chosen, and why", made.choices(report, names) if fused else []),
-        ("couplings", "Couplings", made.couplings(report, names) if fused else []),
-        ("refit", "Refit, layer by layer", made.refit(report) if fused else []),
-        ("recipe", "Make it again", again.recipe(report)),
-        ("made-with", "Made with", again.made_with(report)),
-        ("proofs", "Proofs", again.proofs(report)),
-        ("seconds", "Time and memory", again.seconds(report)),
+        ("table", "What was measured", [*measurements.score_section(report), *measurements.cost_section(report)]),
+        ("finetune", "Finetune", measurements.finetune_section(report)),
+        ("formats", "Formats", measurements.formats_section(report)),
+        ("choices", "What was chosen, and why", construction.choices_section(report, names) if fused else []),
+        ("couplings", "Couplings", construction.couplings_section(report, names) if fused else []),
+        ("refit", "Refit, layer by layer", construction.refit_section(report) if fused else []),
+        ("recipe", "Make it again", reproduction.recipe_section(report)),
+        ("made-with", "Made with", reproduction.environment_section(report)),
+        ("proofs", "Proofs", reproduction.proofs_section(report)),
+        ("seconds", "Time and memory", reproduction.seconds_section(report)),
     ]
     sections = [section for section in sections if section[2]]
     title = _title(report)
@@ -51,11 +51,11 @@ def render_page(report: Report) -> str:
     body = el(
         "body",
         el("header", el("h1", title), el("p", _made_of(report))),
-        el("main", measured.figures(report), *(el("p", line, class_="told") for line in told),
+        el("main", measurements.headline_figures(report), *(el("p", line, class_="told") for line in told),
            el("nav", *(el("a", heading, href=f"#{anchor}") for anchor, heading, _ in sections)),
            *(el("section", el("h2", heading), *parts, id=anchor) for anchor, heading, parts in sections)),
     )  # fmt: skip
-    return join((Markup("<!doctype html>\n"), el("html", head, body, lang="en"), "\n"))
+    return join_markup((Markup("<!doctype html>\n"), el("html", head, body, lang="en"), "\n"))
 
 
 def _names(report: Report) -> dict[str, str]:
@@ -75,4 +75,4 @@ def _title(report: Report) -> str:
 
 
 def _made_of(report: Report) -> str:
-    return f"{outcome(report)[:1].upper()}{outcome(report)[1:]}."
+    return f"{describe_outcome(report)[:1].upper()}{describe_outcome(report)[1:]}."

@@ -1,0 +1,1 @@
+"""What the contests share: settings, stored results, teachers."""

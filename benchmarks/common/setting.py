@@ -1,0 +1,269 @@
+"""Teachers, data and scores of a setting: what every contender of a benchmark gets alike."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from compressor.bench.accuracy import Tally, new_tally, predict
+from compressor.data.batches import Batches, Samples
+from compressor.data.sources import open_split
+from compressor.data.split import Split
+from compressor.distillation.distill import FinetuneReport, train_student
+from compressor.ensemble import mix_predictions
+from compressor.fusion.joint.candidates import divergence, pooled_log_probs
+from compressor.models.load import Teacher, load_teacher
+from compressor.models.tasks import TASKS, Task, find_task, task_of_model
+from compressor.recipe import DataOptions, FinetuneOptions
+
+EVALUATION_BATCH = 250
+#: Training images that settings are chosen by; texts have a validation part of their own.
+VALIDATION, VALIDATION_SEED = 2000, 77
+PARTS = ("train", "validation", "test")
+#: The task of what there is data of.
+TASK_OF = {
+    "cifar10": "image-classification",
+    "sst2": "text-classification",
+    "shakespeare": "causal-lm",
+    "seq2seq": "seq2seq-lm",
+}
+#: Memory that preprocessed training samples may take.
+CACHE = 1 << 30
+
+Named = tuple[str, PreTrainedModel]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A group of teachers and what they learned from.
+
+    Attributes:
+        name: in tables.
+        teachers: folder names of the teachers, for each seed in turn; the first is the anchor where none is given.
+        data: one of `TASK_OF`.
+        anchors: folder names of a given anchor, for each seed in turn.
+        samples: for calibration.
+        batch: samples per step of a finetune.
+        test: first so many test samples; None for all.
+    """
+
+    name: str
+    teachers: tuple[tuple[str, ...], ...]
+    data: str
+    anchors: tuple[str, ...] = ()
+    samples: int = 1024
+    batch: int = 128
+    test: int | None = None
+
+    @property
+    def task(self) -> Task:
+        """What the teachers do."""
+        return TASKS[TASK_OF[self.data]]
+
+    @property
+    def metric(self) -> str:
+        """Of the scores: "accuracy" in percent or "perplexity"."""
+        return self.task.metrics[0]
+
+    def better(self, score: float, than: float) -> bool:
+        """Whether one score beats another."""
+        return score < than if self.metric == "perplexity" else score > than
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are.
+
+    Attributes:
+        teachers: folders that hold teachers' folders, by whose names they are found.
+        data: folder with what the settings need: cifar10/{train,test}.parquet, sst2/{train,dev,test}.tsv,
+            tinyshakespeare.txt and, from benchmarks/text/pairs.py, seq2seq/{train,validation,test}.jsonl.
+        scratch: for files that are made on the way.
+    """
+
+    teachers: tuple[Path, ...]
+    data: Path
+    scratch: Path
+
+    def teacher(self, name: str) -> Path:
+        """The folder of a teacher; FileNotFoundError names where it was looked for."""
+        for folder in self.teachers:
+            if (folder / name / "config.json").exists():
+                return folder / name
+        raise FileNotFoundError(f"no teacher {name} in {', '.join(map(str, self.teachers))}")
+
+
+class Arena:
+    """One setting's teachers, calibration samples, scores and finetunes; everything read is kept.
+
+    Args:
+        setting: which.
+        places: where its teachers and data are.
+    """
+
+    def __init__(self, setting: Setting, places: Places) -> None:
+        self.setting, self.places = setting, places
+        self._models: dict[str, Teacher] = {}
+        self._parts: dict[str, Batches] = {}
+        self._ensemble: dict[int, list[Tensor]] = {}
+
+    def model(self, name: str) -> Named:
+        """A teacher by the name of its folder."""
+        return name, self._load(name).model
+
+    def teachers(self, seed: int) -> list[Named]:
+        """The teachers of a seed."""
+        groups = self.setting.teachers
+        return [self.model(name) for name in groups[seed % len(groups)]]
+
+    def fingerprint(self, seed: int) -> str:
+        """What tells the teachers of a seed from others that the same recipes gave elsewhere, 12 hex digits."""
+        groups = self.setting.teachers
+        prints = [self._load(name).fingerprint for name in groups[seed % len(groups)]]
+        return hashlib.sha256(" ".join(prints).encode()).hexdigest()[:12]
+
+    def anchor(self, seed: int) -> Named:
+        """The given anchor of a seed."""
+        return self.model(self.setting.anchors[seed % len(self.setting.anchors)])
+
+    def calibration(self, seed: int, samples: int | None = None) -> list[dict[str, Any]]:
+        """Unlabelled samples of the training part, drawn with the seed."""
+        whole = Batches(self._train, self._first.processor, 1, labels=False, config=self._first.model.config)
+        drawn = whole.split.take(samples or self.setting.samples, seed=seed)
+        return list(Batches(drawn, self._first.processor, 128, labels=False, config=self._first.model.config))
+
+    def labelled(self, seed: int, samples: int | None = None) -> list[dict[str, Any]]:
+        """The samples of `calibration` with their labels, for contenders that need them."""
+        whole = Batches(self._train, self._first.processor, 1, labels=True, config=self._first.model.config)
+        drawn = whole.split.take(samples or self.setting.samples, seed=seed)
+        return list(Batches(drawn, self._first.processor, 128, labels=True, config=self._first.model.config))
+
+    def divergence(self, model: PreTrainedModel, seed: int, batches: int = 8) -> float:
+        """KL(ensemble of a seed's teachers || model) in nats, on the first batches of the test part."""
+        found = list(itertools.islice(self._part("test"), batches))
+        if seed not in self._ensemble:
+            teachers = [teacher for _, teacher in self.teachers(seed)]
+            share = [1 / len(teachers)] * len(teachers)
+            self._ensemble[seed] = [pooled_log_probs(teachers, share, batch) for batch in found]
+        return divergence(model, found, self._ensemble[seed])
+
+    def judge(self, model: PreTrainedModel, part: str = "test") -> dict[str, float]:
+        """The score on a part, and the "loss": mean −log p of its labels in nats, which fewer samples tell apart."""
+        tally, task = new_tally(model), task_of_model(model)
+        surprise = 0.0
+        for found in predict([model], self._part(part)):
+            assert found.labels is not None
+            tally.add(found.log_probs[0], found.inputs, found.labels)
+            answers, labels = task.answered(found.log_probs[0], found.labels.cpu())
+            surprise -= answers.gather(-1, labels[:, None]).double().sum().item()
+        return {"score": self._figure(tally), "loss": round(surprise / tally.labelled, 6)}
+
+    def score(self, model: PreTrainedModel, part: str = "test") -> float:
+        """Accuracy in percent or perplexity on the part "test" or "validation"."""
+        return self.scores([model], part)[0]
+
+    def scores(self, models: Sequence[PreTrainedModel], part: str = "test") -> list[float]:
+        """The score of every model and, last, of all of them as an ensemble."""
+        tallies = [new_tally(models[0]) for _ in range(len(models) + 1)]
+        for found in predict(models, self._part(part)):
+            rows = [*found.log_probs, mix_predictions(found.log_probs, [1.0] * len(models))]
+            for tally, row in zip(tallies, rows, strict=True):
+                tally.add(row, found.inputs, found.labels)
+        return [self._figure(tally) for tally in tallies]
+
+    def finetune(
+        self, model: PreTrainedModel, teachers: Sequence[Named], options: FinetuneOptions, seed: int
+    ) -> FinetuneReport:
+        """Train a model in place; teachers are not run where the options want labels alone."""
+        models = [teacher for _, teacher in teachers]
+        samples = self._labelled if options.label_weight else self._unlabelled
+        with tempfile.TemporaryDirectory(dir=self.places.scratch) as folder:
+            return train_student(
+                model, models, [1.0] * len(models), samples, options, seed=seed, work_dir=Path(folder) / "run"
+            )
+
+    def anchor_steps(self, seed: int) -> int | None:
+        """The steps on labels that the given anchor of a seed was trained for, where its folder says so."""
+        record = self.places.teacher(self.setting.anchors[seed % len(self.setting.anchors)]) / "training.json"
+        return json.loads(record.read_text("utf-8"))["steps"] if record.exists() else None
+
+    def _figure(self, tally: Tally) -> float:
+        score = tally.score()
+        return float(score.perplexity or 0) if self.setting.metric == "perplexity" else 100 * float(score.accuracy or 0)
+
+    def _load(self, name: str) -> Teacher:
+        if name not in self._models:
+            self._models[name] = load_teacher(str(self.places.teacher(name)))
+        return self._models[name]
+
+    @property
+    def _first(self) -> Teacher:
+        return self._load(self.setting.teachers[0][0])
+
+    @cached_property
+    def _files(self) -> dict[str, Path]:
+        """Per part a source that holds it as its evaluation split, and the training part beside it."""
+        kind, data = self.setting.data, self.places.data
+        if kind == "cifar10":
+            return {"test": data / "cifar10"}
+        if kind == "sst2":
+            names = dict(zip(PARTS, ("train", "dev", "test"), strict=True))
+            contents = {part: (data / "sst2" / f"{name}.tsv").read_text("utf-8") for part, name in names.items()}
+            return self._written(contents, "tsv")
+        if kind == "seq2seq":
+            parts = {part: (data / "seq2seq" / f"{part}.jsonl").read_text("utf-8") for part in PARTS}
+            return self._written(parts, "jsonl")
+        text = (data / "tinyshakespeare.txt").read_text("utf-8")
+        first, second = round(len(text) * 0.9), round(len(text) * 0.95)
+        return self._written({"train": text[:first], "validation": text[first:second], "test": text[second:]}, "txt")
+
+    def _written(self, contents: dict[str, str], ending: str) -> dict[str, Path]:
+        found = {}
+        for part in ("validation", "test"):
+            found[part] = self.places.scratch / self.setting.data / part
+            found[part].mkdir(parents=True, exist_ok=True)
+            (found[part] / f"train.{ending}").write_text(contents["train"], encoding="utf-8")
+            (found[part] / f"test.{ending}").write_text(contents[part], encoding="utf-8")
+        return found
+
+    def _open(self, part: str, split: str) -> Split:
+        source = DataOptions(source=str(self._files[part]))
+        return open_split(source, split, task=find_task(self._first.model.config))
+
+    @cached_property
+    def _train(self) -> Split:
+        return self._open("test", "train")
+
+    @cached_property
+    def _labelled(self) -> Samples:
+        config = self._first.model.config
+        return Samples(self._train, self._first.processor, config, labels=True, cache_bytes=CACHE)
+
+    @cached_property
+    def _unlabelled(self) -> Samples:
+        config = self._first.model.config
+        return Samples(self._train, self._first.processor, config, labels=False, cache_bytes=CACHE)
+
+    def _part(self, part: str) -> Batches:
+        if part not in self._parts:
+            if part in self._files:
+                split = self._open(part, "eval")
+                if part == "test" and self.setting.test:
+                    split = split.take(self.setting.test)
+            else:
+                split = self._train.take(VALIDATION, seed=VALIDATION_SEED)
+            size = EVALUATION_BATCH if self.setting.data == "cifar10" else 64
+            self._parts[part] = Batches(
+                split, self._first.processor, size, labels=True, config=self._first.model.config
+            )
+        return self._parts[part]

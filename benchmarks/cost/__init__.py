@@ -1,0 +1,1 @@
+"""What a fusion and a finetune cost in time and memory."""

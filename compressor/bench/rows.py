@@ -1,0 +1,115 @@
+"""The one table of a run: what each row says, and how it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of the table; `None` where something was not measured.
+
+    Attributes:
+        accuracy: in [0, 1], of samples or of tokens.
+        kl: KL(ensemble ‖ model) in nats, the mean over samples or tokens.
+        macs: multiply–accumulates of one sample.
+        bytes: of the weights.
+        torch_p50_ms: milliseconds a call, likewise the other three.
+        f1: in [0, 1]; see `compressor.bench.accuracy.Score`.
+        perplexity: at least 1; lower is better.
+    """
+
+    name: str
+    accuracy: float | None
+    kl: float | None
+    parameters: int
+    macs: int
+    bytes: int
+    torch_p50_ms: float | None = None
+    torch_p95_ms: float | None = None
+    ort_p50_ms: float | None = None
+    ort_p95_ms: float | None = None
+    f1: float | None = None
+    perplexity: float | None = None
+
+    def cells(self) -> dict[str, str]:
+        """What is shown: column title to text, in order; `MISSING` where there is no value."""
+        return {
+            "model": self.name,
+            "accuracy": MISSING if self.accuracy is None else f"{100 * self.accuracy:.1f} %",
+            "F1": MISSING if self.f1 is None else f"{self.f1:.3f}",
+            "perplexity": MISSING if self.perplexity is None else format_perplexity(self.perplexity),
+            "KL": MISSING if self.kl is None else f"{self.kl:.3f}",
+            "params (M)": _scaled(self.parameters, 1e6),
+            "GMACs": _scaled(self.macs, 1e9),
+            "MB": _scaled(self.bytes, 1e6),
+            "torch ms": _milliseconds(self.torch_p50_ms, self.torch_p95_ms),
+            "ORT ms": _milliseconds(self.ort_p50_ms, self.ort_p95_ms),
+        }
+
+
+def table_columns(rows: Iterable[Row]) -> dict[str, list[str]]:
+    """Title to cells, without the columns in which no row has a value."""
+    shown = [row.cells() for row in rows]
+    titles = list(shown[0]) if shown else []
+    table = {title: [cells[title] for cells in shown] for title in titles}
+    return {title: cells for title, cells in table.items() if any(cell != MISSING for cell in cells)}
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """A Markdown table, numbers to the right; latencies are "p50 / p95". Empty for no rows."""
+    table = table_columns(rows)
+    if not table:
+        return ""
+    rule = [":--", *["--:"] * (len(table) - 1)]
+    lines = [list(table), rule, *zip(*table.values(), strict=True)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def to_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """The rows as they stand in report.json."""
+    return [asdict(row) for row in rows]
+
+
+def from_json(values: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """The rows of a report.json."""
+    return [Row(**value) for value in values]
+
+
+def format_perplexity(value: float) -> str:
+    """A perplexity as it is shown."""
+    return f"{value:.2f}" if value < 1000 else f"{value:.3g}"
+
+
+def format_count(value: float) -> str:
+    """A number of parameters or of operations with three digits, such as 52.2 k."""
+    value = float(f"{value:.3g}")
+    for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= unit:
+            return f"{value / unit:.3g}{name}"
+    return f"{value:.3g}"
+
+
+def format_threads(count: int) -> str:
+    """So many threads."""
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+def _scaled(value: float, unit: float) -> str:
+    scaled = value / unit
+    if scaled >= 100:
+        return f"{scaled:.1f}"
+    if scaled >= 1:
+        return f"{scaled:.2f}"
+    return f"{scaled:.3f}" if scaled >= 0.0005 or value == 0 else "<0.001"
+
+
+def _milliseconds(p50: float | None, p95: float | None) -> str:
+    if p50 is None or p95 is None:
+        return MISSING
+    digits = 0 if p50 >= 100 else 1 if p50 >= 10 else 2
+    return f"{p50:.{digits}f} / {p95:.{digits}f}"

@@ -1,0 +1,115 @@
+"""What columns the samples of each task have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from datasets import Dataset, Translation
+
+from compressor.data.columns import find_image, find_label, find_target, find_text, find_words
+from compressor.data.labels import map_labels, map_tags
+from compressor.data.split import Split
+from compressor.errors import UserError
+from compressor.models.tasks import Task
+from compressor.recipe import DataOptions
+
+#: Images or texts, with a label each if there are any.
+ANY_TASK = Task("any", (), columns=True)
+
+
+@dataclass(frozen=True)
+class ColumnRequest:
+    """What samples are looked for.
+
+    Attributes:
+        options: columns that the user names.
+        id2label: the labels of the model.
+        task: of the model.
+        reads: "image" or "text"; None takes either.
+    """
+
+    options: DataOptions
+    id2label: Mapping[int, str] | None
+    task: Task
+    reads: str | None
+
+
+def find_samples(dataset: Dataset, wanted: ColumnRequest, where: str, role: str) -> Split:
+    """An image or a text (or a pair of texts), and a label if there is one.
+
+    Raises:
+        UserError: there is neither, or the model reads the other; or a column cannot be told or does not fit.
+    """
+    options = wanted.options
+    classes = None if wanted.id2label is None else len(wanted.id2label)
+    label = find_label(dataset, options.label_column, classes, where) if wanted.task.columns else None
+    image, text = _inputs(dataset, wanted, label, where)
+    if label is not None:
+        dataset, label = map_labels(dataset, label, wanted.id2label, where, partial=role == "train")
+    return Split(dataset, image, label, text, where)
+
+
+def find_tagged(dataset: Dataset, wanted: ColumnRequest, where: str, role: str) -> Split:
+    """Lists of words, and a list of tags for each if there are any.
+
+    Raises:
+        UserError: there are no lists of words, or a column cannot be told or does not fit.
+    """
+    options = wanted.options
+    classes = None if wanted.id2label is None else len(wanted.id2label)
+    words, tags = find_words(dataset, options.text_column, options.label_column, classes, where)
+    if tags is not None:
+        dataset = map_tags(dataset, tags, wanted.id2label, where)
+    return Split(dataset, None, tags, (words,), where)
+
+
+def find_plain(dataset: Dataset, wanted: ColumnRequest, where: str, role: str) -> Split:
+    """One column of text; labels are not looked at.
+
+    Raises:
+        UserError: there is none, or several could be it.
+    """
+    _, text = _inputs(dataset, wanted, wanted.options.label_column, where)
+    if len(text) > 1:
+        raise UserError(
+            f"{where} has several text columns, {' and '.join(text)}: name one with data.text_column (--text-column)"
+        )
+    return Split(dataset, None, None, text, where)
+
+
+def find_written(dataset: Dataset, wanted: ColumnRequest, where: str, role: str) -> Split:
+    """A text and the text that is to be written for it.
+
+    Raises:
+        UserError: they cannot be told.
+    """
+    if any(isinstance(feature, dict | Translation) for feature in dataset.features.values()):
+        dataset = dataset.flatten()
+    text, target = find_target(dataset, wanted.options.text_column, wanted.options.target_column, where)
+    return Split(dataset, None, None, text, where, target=target)
+
+
+#: Task -> what finds its columns, where `find_samples` does not.
+FINDERS: dict[str, Callable[[Dataset, ColumnRequest, str, str], Split]] = {
+    "token-classification": find_tagged,
+    "masked-lm": find_plain,
+    "causal-lm": find_plain,
+    "seq2seq-lm": find_written,
+}
+
+
+def _inputs(
+    dataset: Dataset, wanted: ColumnRequest, label: str | None, where: str
+) -> tuple[str | None, tuple[str, ...]]:
+    options, reads = wanted.options, wanted.reads
+    named = reads == "text" and options.text_column is not None
+    image = None if named else find_image(dataset, options.image_column, where)
+    text = () if image else find_text(dataset, options.text_column, label, where)
+    if image is None and not text:
+        columns = ", ".join(dataset.column_names)
+        raise UserError(f"{where} has neither an image nor a text column: say which of {columns} it is")
+    if reads is not None and (image is not None) != (reads == "image"):
+        have, need = ("images", "text") if image else ("text", "images")
+        raise UserError(f"{where} holds {have}, but the teacher reads {need}")
+    return image, text

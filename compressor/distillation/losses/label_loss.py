@@ -1,0 +1,37 @@
+"""Labels: cross-entropy where they are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+from torch.nn import functional
+
+from compressor.distillation.losses.base import LOSSES, LossContext, LossInputs
+
+
+def label_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of logits [..., classes] with labels [...]; labels below 0 are unknown and left out."""
+    known = (labels >= 0).flatten()
+    losses = functional.cross_entropy(student_logits.flatten(0, -2), labels.flatten().clamp(min=0), reduction="none")
+    return (losses * known).sum() / known.sum().clamp(min=1)
+
+
+@LOSSES.register("labels")
+class LabelLoss:
+    """Cross-entropy with the labels that are known, in nats."""
+
+    modules: Sequence[str] = ()
+    teachers_modules: Sequence[Sequence[str]] = ()
+
+    def __init__(self, setting: LossContext) -> None:
+        self._task = setting.task
+
+    def count(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> int:
+        if labels is None:
+            return 0
+        return int(((labels[:, 1:] if self._task.shift and labels.dim() > 1 else labels) >= 0).sum())
+
+    def mean(self, seen: LossInputs) -> Tensor:
+        assert seen.labels is not None
+        return label_loss(*self._task.answered(seen.logits, seen.labels))

@@ -1,0 +1,243 @@
+"""One training from the weights that the student has, on the Trainer of transformers."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer import TRAINER_STATE_NAME
+
+from compressor.distillation.checkpoints import BEST, FINISHED
+from compressor.distillation.checks import TrainingSamples
+from compressor.distillation.dataset import TrainingStream
+from compressor.distillation.memory import recomputing
+from compressor.distillation.objective import Objective
+from compressor.distillation.tensorboard import tensorboard
+from compressor.distillation.trainer import WEIGHTS, DistillationTrainer
+from compressor.errors import UserError
+from compressor.utils import distributed
+from compressor.utils.logging import quiet_transformers
+
+#: Called after each step with the steps done, the steps in all, and the loss of that step.
+OnStep = Callable[[int, int, float], None]
+
+
+class Diverged(UserError):
+    """The loss of a training is not finite."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training did.
+
+    Attributes:
+        steps: optimiser steps in all.
+        loss: (step, loss) of every step, those before an interruption too.
+        judged: (step, loss) of every judgement on the validation samples.
+        best: the step whose weights the student has; None for the last one.
+    """
+
+    steps: int
+    loss: tuple[tuple[int, float], ...]
+    judged: tuple[tuple[int, float], ...] = ()
+    best: int | None = None
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """AdamW on an objective, cosine after a warm-up; what the trainings of one finetune have in common.
+
+    Attributes:
+        student: trained in place.
+        samples: what it is trained on.
+        objective: what it is trained for; its options are those of the training, save for rate and steps.
+        seed: of the order of the samples.
+        device: "cpu", or the first GPU as "cuda".
+        validation: what it is judged by every `options.validate_every` steps; None for never.
+    """
+
+    student: PreTrainedModel
+    samples: TrainingSamples
+    objective: Objective
+    seed: int
+    device: str
+    validation: TrainingSamples | None = None
+
+    def run(
+        self, rate: float, steps: int, folder: Path, checkpoint: Path | None, progress: OnStep | None
+    ) -> TrainingResult:
+        """Train from the student's weights, or go on from a checkpoint of the same training.
+
+        Args:
+            rate: learning rate at its peak.
+            steps: optimiser steps.
+            folder: where checkpoints are written.
+            checkpoint: the one to go on from; None for the beginning.
+            progress: told of every step.
+
+        Raises:
+            Diverged: a loss is not finite.
+        """
+        try:
+            with quiet_transformers(), _random_state_kept(), contextlib.ExitStack() as during:
+                trainer = DistillationTrainer(
+                    self.student,
+                    self._draws(steps),
+                    self.objective,
+                    self.validation,
+                    args=self._arguments(rate, steps, folder, from_start=checkpoint is None),
+                    callbacks=[_Watch(progress), *self._stopping(), *self._logging(rate)],
+                )
+                trainer.remove_callback(PrinterCallback)
+                during.enter_context(recomputing(trainer.trained, self.objective.options.recompute))
+                state = None if checkpoint is None else self._stopped_in(checkpoint)
+                if state is None:
+                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                    state = trainer.state
+                    trainer.gather()
+                distributed.barrier()
+                self.student.to(trainer.args.device)  # type: ignore[arg-type]
+                if state.best_global_step is not None:
+                    safetensors.torch.load_model(self.student, folder / BEST / WEIGHTS)
+        finally:
+            self.student.zero_grad(set_to_none=True)
+            # Where accelerate has put a forward pass of another precision over the model's own.
+            for name in ("forward", "_original_forward"):
+                vars(self.student).pop(name, None)
+        told = [{"step": entry["step"], **entry} for entry in state.log_history]
+        losses, judged = (
+            tuple((int(entry["step"]), entry[key]) for entry in told if key in entry) for key in ("loss", "eval_loss")
+        )
+        return TrainingResult(state.global_step, losses, judged, state.best_global_step)
+
+    def _logging(self, rate: float) -> list[TrainerCallback]:
+        place = self.objective.options.tensorboard
+        return (
+            [tensorboard(Path(place).expanduser() / f"rate-{rate:g}")]
+            if place and distributed.is_main_process()
+            else []
+        )
+
+    def _stopping(self) -> list[TrainerCallback]:
+        patience = None if self.validation is None else self.objective.options.patience
+        return [] if patience is None else [EarlyStoppingCallback(patience)]
+
+    def _stopped_in(self, checkpoint: Path) -> TrainerState | None:
+        """The state of a training that was stopped at a checkpoint, which is not to go on; None of any other."""
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        kept = state.stateful_callbacks.get(EarlyStoppingCallback.__name__)
+        if not self._stopping() or not isinstance(kept, dict):
+            return None
+        waited = kept["attributes"]["early_stopping_patience_counter"]
+        return state if waited >= (self.objective.options.patience or 0) else None
+
+    def _draws(self, steps: int) -> TrainingStream:
+        options = self.objective.options
+        return TrainingStream(
+            self.samples,
+            steps * options.batch_size,
+            batch_size=options.batch_size,
+            seed=self.seed,
+            augment=options.augment,
+        )
+
+    def _arguments(self, rate: float, steps: int, folder: Path, *, from_start: bool) -> TrainingArguments:
+        options = self.objective.options
+        arguments = TrainingArguments(
+            output_dir=str(folder),
+            max_steps=steps,
+            per_device_train_batch_size=options.batch_size // (distributed.world_size() * options.parts),
+            gradient_accumulation_steps=options.parts,
+            bf16=options.precision == "bfloat16",
+            fp16=options.precision == "float16",
+            optim="adamw_torch",
+            learning_rate=rate,
+            weight_decay=options.weight_decay,
+            lr_scheduler_type="cosine",
+            warmup_steps=round(options.warmup * steps),
+            seed=self.seed,
+            use_cpu=self.device == "cpu",
+            save_strategy="steps",
+            save_steps=options.checkpoint_every,
+            # Two, so that one is finished whenever another is being written.
+            save_total_limit=2,
+            eval_strategy="no" if self.validation is None else "steps",
+            eval_steps=options.validate_every,
+            # The student as it is given may be the best of all.
+            eval_on_start=self.validation is not None and from_start,
+            metric_for_best_model="loss",
+            greater_is_better=False,
+            restore_callback_states_from_checkpoint=True,
+            logging_strategy="steps",
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            label_names=[],
+            dataloader_num_workers=0,
+            dataloader_pin_memory=False,
+        )
+        # Several GPUs would be used at once otherwise, each with a batch of its own.
+        arguments._n_gpu = min(arguments.n_gpu, 1)
+        return arguments
+
+
+class _Watch(TrainerCallback):
+    def __init__(self, progress: OnStep | None) -> None:
+        self.progress = progress
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not logs or "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise Diverged(f"the finetune diverged: the loss of step {state.global_step} is {logs['loss']}")
+        if self.progress:
+            self.progress(state.global_step, state.max_steps, logs["loss"])
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # The last step is judged too, whatever the steps between judgements.
+        if args.eval_strategy != "no" and state.global_step >= state.max_steps:
+            control.should_evaluate = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # All processes have written their part.
+        distributed.barrier()
+        if distributed.is_main_process():
+            (Path(args.output_dir or ".") / f"checkpoint-{state.global_step}" / FINISHED).touch()
+
+
+@contextlib.contextmanager
+def _random_state_kept() -> Iterator[None]:
+    # The Trainer seeds the global generators; what comes after a finetune must not depend on whether there was one.
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=range(min(torch.cuda.device_count(), 1))):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

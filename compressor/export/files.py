@@ -1,0 +1,105 @@
+"""Which ONNX files a model has: a table by task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from compressor.errors import UnsupportedError
+from compressor.export import parity_cases
+from compressor.export.graphs import (
+    DecoderGraph,
+    DecoderStepGraph,
+    EncoderGraph,
+    OnnxGraph,
+    StepGraph,
+    WholeGraph,
+    forward_names,
+)
+from compressor.models.inputs import task_of
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """One file of a task.
+
+    Attributes:
+        name: of the file in the folder `onnx`.
+        graph: what it computes; told whether there are files with a cache.
+        prove: runs it, after the files before it, and torch.
+        cache: whether it is only there with a cache.
+    """
+
+    name: str
+    graph: Callable[[PreTrainedModel, bool], OnnxGraph]
+    prove: Callable[[parity_cases.Files, PreTrainedModel, int, int], Iterator[parity_cases.ParityTrial]]
+    cache: bool = False
+
+    def named(self, suffix: str, ending: str = ".onnx") -> str:
+        """The name of this file in another format."""
+        return f"{self.name.removesuffix('.onnx')}{suffix}{ending}"
+
+
+_WHOLE = FileKind(parity_cases.MODEL, WholeGraph, parity_cases.prove_whole)
+_STEP = FileKind(parity_cases.MODEL_STEP, StepGraph, parity_cases.prove_step, cache=True)
+_ENCODER = FileKind(parity_cases.ENCODER, EncoderGraph, parity_cases.prove_encoder)
+_DECODER = FileKind(parity_cases.DECODER, DecoderGraph, parity_cases.prove_decoder)
+_DECODER_STEP = FileKind(parity_cases.DECODER_STEP, DecoderStepGraph, parity_cases.prove_decoder_step, cache=True)
+
+#: The files of a model that is one stack, by its task.
+STACKS: dict[str, tuple[FileKind, ...]] = {
+    "image-classification": (_WHOLE,),
+    "text-classification": (_WHOLE,),
+    "token-classification": (_WHOLE,),
+    "masked-lm": (_WHOLE,),
+    "features": (_WHOLE,),
+    "causal-lm": (_WHOLE, _STEP),
+}
+
+#: The files of an encoder–decoder, by its task.
+ENCODER_DECODERS: dict[str, tuple[FileKind, ...]] = {
+    "features": (_ENCODER, _DECODER, _DECODER_STEP),
+    "seq2seq-lm": (_ENCODER, _DECODER, _DECODER_STEP),
+}
+
+#: What the name of a file ends with that is made from the float32 one.
+INT8, INT8_DYNAMIC, FLOAT16 = "_int8", "_int8_dynamic", "_fp16"
+
+
+def every_kind() -> tuple[FileKind, ...]:
+    """The files of all tasks, each once."""
+    return tuple(dict.fromkeys(kind for files in (*STACKS.values(), *ENCODER_DECODERS.values()) for kind in files))
+
+
+#: Every name that an export to ONNX may write.
+NAMES = tuple(kind.named(suffix) for kind in every_kind() for suffix in ("", INT8, INT8_DYNAMIC, FLOAT16))
+
+
+def files_of(model: PreTrainedModel, cache: bool = True) -> tuple[FileKind, ...]:
+    """The files of a model, each after those that its proof needs.
+
+    Args:
+        model: of any task of the tables above.
+        cache: whether those with keys and values of the tokens before belong to them, where the model has such.
+
+    Raises:
+        UnsupportedError: a task that has no files.
+    """
+    task = task_of(model.config)
+    nested = bool(model.config.is_encoder_decoder)
+    table = ENCODER_DECODERS if nested else STACKS
+    if task not in table:
+        kind = "encoder–decoders" if nested else "models of one stack"
+        raise UnsupportedError(
+            f"ONNX export of {type(model).__name__} ({task}) is not supported: the tasks of {kind} that are: "
+            f"{', '.join(table)}"
+        )
+    cache = has_cache(model, cache)
+    return tuple(kind for kind in table[task] if cache or not kind.cache)
+
+
+def has_cache(model: PreTrainedModel, wanted: bool = True) -> bool:
+    """Whether files with a cache are wanted and the model keeps keys and values."""
+    return wanted and forward_names(model, "past_key_values")

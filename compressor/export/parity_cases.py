@@ -1,0 +1,239 @@
+"""What each kind of ONNX file is run on, and what torch says to that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from compressor.export.graphs import forward_names, no_cache, outputs_of, source_inputs
+from compressor.export.runtime import Runnable
+from compressor.models.inputs import dummy_inputs
+from compressor.models.meta import as_pair
+
+#: Tokens of the text inputs that are compared.
+LENGTHS = (16, 7)
+#: Tokens of consecutive calls with a cache, the first of which has none before it.
+STEP_SIZES = ((1, 1, 1), (5, 1, 1), (9, 3, 1))
+#: What is added to the first sample, up to half of its tokens; the others have none.
+PADDINGS = ("none", "right", "left")
+
+MODEL, MODEL_STEP = "model.onnx", "model_with_past.onnx"
+ENCODER, DECODER, DECODER_STEP = "encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"
+
+Files = Mapping[str, Runnable]
+
+
+@dataclass(frozen=True)
+class OutputPair:
+    """One output: torch's values, ONNX Runtime's, and which samples [B] or positions [B, T] count (all if None)."""
+
+    name: str
+    expected: Tensor
+    given: Tensor
+    counted: Tensor | None
+
+
+@dataclass(frozen=True)
+class ParityTrial:
+    """One input and its outputs.
+
+    Attributes:
+        length: tokens of a sample; None for images and spectrograms.
+        padding: one of `PADDINGS`.
+        steps: tokens of consecutive calls with a cache; empty without one.
+        inputs: names and shapes, to be told.
+    """
+
+    batch: int
+    length: int | None
+    padding: str
+    steps: tuple[int, ...]
+    inputs: str
+    pairs: tuple[OutputPair, ...]
+
+
+def prove_whole(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
+    """A file of the whole model, over lengths and paddings."""
+    for length, padding, inputs in _sources(model.config, batch, seed):
+        with torch.inference_mode():
+            found = model(**inputs, **no_cache(model), return_dict=True)
+        expected = outputs_of(model, found)
+        counted = _counted(model, inputs, padding, expected)
+        if any(counts is None or counts.any() for counts in counted.values()):
+            yield _trial(files[MODEL], inputs, length, padding, expected, counted)
+
+
+def prove_encoder(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
+    """The file of an encoder, over lengths and paddings."""
+    for length, padding, inputs in _sources(model.config, batch, seed):
+        with torch.inference_mode():
+            found = model.get_encoder()(**inputs, return_dict=True).last_hidden_state
+        counted = {"last_hidden_state": inputs.get("attention_mask")}
+        yield _trial(files[ENCODER], inputs, length, padding, {"last_hidden_state": found}, counted)
+
+
+def prove_step(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
+    """A causal model with past, going on from what it gave itself, against torch with a cache and without."""
+    session = files[MODEL_STEP]
+    for steps in STEP_SIZES:
+        for padding in PADDINGS if steps[0] > 1 else PADDINGS[:1]:
+            inputs = dummy_inputs(model.config, batch, sum(steps), seed=seed)
+            inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+            _pad(model.config, inputs, padding, steps[0])
+            mask = inputs["attention_mask"]
+            if forward_names(model, "position_ids"):
+                inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+            with torch.inference_mode():
+                full = model(**inputs, use_cache=False, return_dict=True).logits
+            pairs, cache, past = [], None, session.no_past(batch)
+            for begin, end in _spans(steps):
+                part = {
+                    name: value[:, :end] if name == "attention_mask" else value[:, begin:end]
+                    for name, value in inputs.items()
+                }
+                with torch.inference_mode():
+                    found = model(**part, past_key_values=cache, use_cache=True, return_dict=True)
+                given = session.run({**part, **past})
+                cache, past = found.past_key_values, _past(given)
+                for expected in (full[:, begin:end], found.logits):
+                    pairs.append(OutputPair("logits", expected, given["logits"], mask[:, begin:end]))
+            yield ParityTrial(batch, sum(steps), padding, steps, _shapes(inputs), tuple(pairs))
+
+
+def prove_decoder(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
+    """A decoder after the file of its encoder, over lengths and paddings of the encoder's input."""
+    for index, (_, padding, source) in enumerate(_sources(model.config, batch, seed)):
+        yield _chain(files, model, source, padding, (LENGTHS[index % len(LENGTHS)] - 2,), seed)
+
+
+def prove_decoder_step(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
+    """A decoder with past after the files of its encoder and of its decoder without past."""
+    sources = list(_sources(model.config, batch, seed))
+    for index in range(max(len(sources), len(STEP_SIZES))):
+        _, padding, source = sources[index % len(sources)]
+        yield _chain(files, model, source, padding, STEP_SIZES[index % len(STEP_SIZES)], seed)
+
+
+def _chain(
+    files: Files, model: PreTrainedModel, source: dict[str, Tensor], padding: str, steps: tuple[int, ...], seed: int
+) -> ParityTrial:
+    batch = len(next(iter(source.values())))
+    ids = dummy_inputs(model.config, batch, sum(steps) + 8, seed=seed)["decoder_input_ids"][:, : sum(steps)]
+    mask = {"attention_mask": source["attention_mask"]} if "attention_mask" in source else {}
+    seen = {"encoder_attention_mask": source["attention_mask"]} if mask else {}
+    hidden = files[ENCODER].run(source)["last_hidden_state"]
+    with torch.inference_mode():
+        full = outputs_of(model, model(**source, decoder_input_ids=ids, use_cache=False, return_dict=True))
+        encoded = BaseModelOutput(last_hidden_state=model.get_encoder()(**source, return_dict=True).last_hidden_state)
+    (name,) = full
+    pairs: list[OutputPair] = []
+    cache: Any = None
+    past: dict[str, Tensor] = {}
+    for begin, end in _spans(steps):
+        session = files[DECODER_STEP if begin else DECODER]
+        with torch.inference_mode():
+            found = model(
+                encoder_outputs=encoded, decoder_input_ids=ids[:, begin:end], past_key_values=cache, use_cache=True,
+                return_dict=True, **mask,
+            )  # fmt: skip
+        given = session.run({"input_ids": ids[:, begin:end], "encoder_hidden_states": hidden, **seen, **past})
+        cache = found.past_key_values
+        # The encoder's keys and values are given once.
+        past |= _past(given)
+        for expected in (full[name][:, begin:end], outputs_of(model, found)[name]):
+            pairs.append(OutputPair(name, expected, given[name], None))
+    shapes = _shapes({**source, "decoder_input_ids": ids})
+    return ParityTrial(batch, sum(steps), padding, steps if len(steps) > 1 else (), shapes, tuple(pairs))
+
+
+def _sources(config: PretrainedConfig, batch: int, seed: int) -> Iterator[tuple[int | None, str, dict[str, Tensor]]]:
+    """Inputs of a whole model or of an encoder: text at each length with each padding, anything else as it is."""
+    for length in LENGTHS:
+        inputs = as_pair(config, source_inputs(dummy_inputs(config, batch, length, seed=seed)))
+        if "input_ids" not in inputs:
+            yield None, "none", inputs
+            return
+        for padding in PADDINGS:
+            padded = {name: value.clone() for name, value in inputs.items()}
+            _pad(config, padded, padding, length)
+            yield length, padding, padded
+
+
+def _pad(config: PretrainedConfig, inputs: dict[str, Tensor], padding: str, length: int) -> None:
+    """Pad the first sample within its first `length` tokens, in place."""
+    if padding == "none":
+        return
+    pad = getattr(config, "pad_token_id", None)
+    where = slice(length - length // 2, length) if padding == "right" else slice(0, length // 2)
+    inputs["input_ids"][0, where] = pad if isinstance(pad, int) and 0 <= pad < config.vocab_size else 0
+    inputs["attention_mask"][0, where] = 0
+
+
+def _counted(
+    model: PreTrainedModel, inputs: Mapping[str, Tensor], padding: str, expected: Mapping[str, Tensor]
+) -> dict[str, Tensor | None]:
+    """Which positions [B, T] or samples [B] of every output count; None stands for all."""
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        return dict.fromkeys(expected)
+    by_token = {name: value.ndim == 3 and value.shape[:2] == mask.shape for name, value in expected.items()}
+    counted: dict[str, Tensor | None] = {name: mask if by_token[name] else None for name in expected}
+    if padding == "left" and not all(by_token.values()):
+        # A family that reads a sample at its first token has no padding there: what it would say of padding, torch and
+        # ONNX Runtime need not agree on.  Such a sample's output changes with the tokens under the padding.
+        ids = torch.where(mask.bool(), inputs["input_ids"], (inputs["input_ids"] + 1) % model.config.vocab_size)
+        with torch.inference_mode():
+            found = model(**{**inputs, "input_ids": ids}, **no_cache(model), return_dict=True)
+        for name, value in outputs_of(model, found).items():
+            if not by_token[name]:
+                counted[name] = (value == expected[name]).flatten(1).all(1)
+    return counted
+
+
+def _trial(
+    session: Runnable,
+    inputs: dict[str, Tensor],
+    length: int | None,
+    padding: str,
+    expected: Mapping[str, Tensor],
+    counted: Mapping[str, Tensor | None],
+) -> ParityTrial:
+    given = session.run(inputs)
+    pairs = [
+        OutputPair(name, value, given[name], counts)
+        for name, value in expected.items()
+        if (counts := counted[name]) is None or counts.any()
+    ]
+    batch = len(next(iter(inputs.values())))
+    return ParityTrial(batch, length, padding, (), _shapes(inputs), tuple(pairs))
+
+
+def _spans(steps: Sequence[int]) -> list[tuple[int, int]]:
+    return [(sum(steps[:index]), sum(steps[: index + 1])) for index in range(len(steps))]
+
+
+def _past(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n.replace("present", "past_key_values"): v for n, v in given.items() if n.startswith("present.")}
+
+
+def _shapes(inputs: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items() if "mask" not in name)
+
+
+def answers_of(files: Files, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The logits that files give to a batch of model inputs, from the first token on."""
+    if MODEL in files:
+        return files[MODEL].run(inputs)["logits"]
+    given = {
+        "input_ids": inputs["decoder_input_ids"],
+        "encoder_hidden_states": files[ENCODER].run(source_inputs(inputs))["last_hidden_state"],
+    }
+    if "attention_mask" in inputs:
+        given["encoder_attention_mask"] = inputs["attention_mask"]
+    return files[DECODER].run(given)["logits"]

@@ -1,0 +1,82 @@
+"""Graphs as torch.export programs: run by torch alone, without transformers and without this package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from compressor.errors import ParityError, UnsupportedError
+from compressor.export.graphs import OnnxGraph
+from compressor.export.runtime import with_one_text
+from compressor.utils.logging import one_line
+
+
+class _ByName(nn.Module):
+    """A graph that takes its inputs as one dict and gives its outputs as another."""
+
+    def __init__(self, graph: OnnxGraph) -> None:
+        super().__init__()
+        # Not "graph", which is the name of what torch puts in this module's place.
+        self.computes = graph
+
+    def forward(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.computes.call(values)
+
+
+def write_program(graph: OnnxGraph, path: Path) -> None:
+    """Write a graph as a .pt2 file for any batch size and length.
+
+    `torch.export.load(path).module()` takes a dict of the graph's inputs and gives a dict of its outputs.
+
+    Raises:
+        UnsupportedError: torch cannot export it.
+    """
+    axes = {name: dict.fromkeys(graph.axes[name], torch.export.Dim.DYNAMIC) for name in graph.inputs}
+    try:
+        program = torch.export.export(_ByName(graph), (graph.inputs,), dynamic_shapes=(axes,), strict=False)
+        torch.export.save(program, path)
+    # Tracing fails in as many ways as there are models.
+    except Exception as error:
+        raise UnsupportedError(f"torch.export cannot take {type(graph.model).__name__}: {one_line(error)}") from error
+
+
+class Program:
+    """A program that runs; it answers as `compressor.export.runtime.Session` does.
+
+    Raises:
+        ParityError: torch cannot load it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            program = torch.export.load(self.path)
+            self._module = program.module()
+            (example,), _ = program.example_inputs
+            self.outputs: tuple[str, ...] = tuple(program.call_spec.out_spec.context)
+        except Exception as error:
+            raise ParityError(f"{path} is not a program that torch loads: {one_line(error)}") from error
+        #: Name to shape, of the example.
+        self.inputs: dict[str, list[int | str | None]] = {name: list(value.shape) for name, value in example.items()}
+
+    def run(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Every output by name; of `values` only the program's inputs are taken.
+
+        Raises:
+            ParityError: it does not run on these.
+        """
+        given = with_one_text(values, self.inputs)
+        fed = {name: given[name].contiguous() for name in self.inputs if name in given}
+        try:
+            with torch.inference_mode():
+                return dict(self._module(fed))
+        except Exception as error:
+            sizes = ", ".join(f"{name} {list(value.shape)}" for name, value in fed.items())
+            raise ParityError(f"{self.path} does not run in torch on {sizes}: {one_line(error)}") from error
+
+    def no_past(self, batch: int) -> dict[str, Tensor]:
+        """Nothing: a whole model takes no keys and values."""
+        return {}

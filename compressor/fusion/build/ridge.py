@@ -1,0 +1,174 @@
+"""The closed-form refit: every linear module becomes a ridge regression from the student's own input.
+
+    W = W₀ + (UᵀU + λ d̄ I)⁻¹ Uᵀ(Y - U W₀),   d̄ = mean of diag(UᵀU),   with intercept where the module has a bias.
+
+U is what the student itself feeds the module, so upstream error is corrected instead of accumulated; Y is the
+transported target; W₀ is the prior that directions without evidence fall back to: the transported weight, or zero.
+Both λ and the prior are chosen by the error on held-out calibration samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from compressor.fusion.calibration.statistics import Regression
+
+#: Ridges tried, relative to the mean input variance.
+RIDGES: tuple[float, ...] = (1e-10, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+
+
+#: Least ridge in units of the precision of the sums.
+RIDGE_FLOOR = 100.0
+
+
+@dataclass(frozen=True)
+class RidgeFit:
+    """A fitted linear map and how it was chosen.
+
+    Attributes:
+        weight: [n, m], inputs by outputs, float64.
+        bias: [m], or None without intercept.
+        ridge: the λ chosen.
+        prior: whether the transported weight (else zero) was the prior.
+        error: held-out squared error as a share of the target's energy about its mean (training error if nothing
+            was held out).
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    ridge: float
+    prior: bool
+    error: float
+
+
+def fit_ridge(
+    train: Regression,
+    held_out: Regression | None,
+    prior: Tensor | None,
+    *,
+    intercept: bool,
+    ridges: Sequence[float] = RIDGES,
+) -> RidgeFit:
+    """Solve for every candidate λ and prior, keep the one with the least held-out error, and refit on all samples.
+
+    Args:
+        train: sums over the samples that are fitted.
+        held_out: sums over the samples that choose; without any, the first λ and the transported prior are taken.
+        prior: the transported weight [n, m], or None for zero alone.
+        intercept: whether the module has a bias.
+        ridges: candidate λ.
+    """
+    # Less than what the sums are exact to would fit their rounding, along directions that the inputs do not have.
+    ridges = sorted({max(ridge, RIDGE_FLOOR * train.precision) for ridge in ridges})
+    zero = torch.zeros_like(train.cross)
+    if held_out is None or not held_out.count:
+        # Training error would always choose the least ridge: without held-out samples the first choice is taken.
+        start, solver = zero if prior is None else prior.double(), _Ridge(train, intercept)
+        weight = solver.solve_once(start, ridges[0])
+        error = _error(train, weight, solver.shift(weight))
+        return RidgeFit(weight, solver.bias(weight), ridges[0], prior is not None, error)
+    priors = [zero] if prior is None else [prior.double(), zero]
+    solver = _Ridge(train, intercept)
+    # Below zero an error is rounding: exact fits are equals, and of equals the most damped one is the safest.
+    candidates = [
+        (max(0.0, _error(held_out, weight, solver.shift(weight))), -ridge, index)
+        for ridge in ridges
+        for index, start in enumerate(priors)
+        for weight in [solver.solve(start, ridge)]
+    ]
+    error, ridge, index = min(candidates)
+    ridge = -ridge
+    final = _Ridge(train + held_out, intercept)
+    weight = final.solve_once(priors[index], ridge)
+    return RidgeFit(weight, final.bias(weight), ridge, prior is not None and index == 0, error)
+
+
+class _Ridge:
+    """One regression's normal equations, decomposed once for every λ."""
+
+    def __init__(self, sums: Regression, intercept: bool) -> None:
+        count = max(sums.count, 1)
+        self.intercept, self.origin = intercept, sums.origin
+        self.input_mean = sums.inputs / count
+        self.output_mean = sums.outputs / count
+        gram, cross = sums.gram, sums.cross
+        if intercept:
+            gram = gram - count * torch.outer(self.input_mean, self.input_mean)
+            cross = cross - count * torch.outer(self.input_mean, self.output_mean)
+        self.gram, self.cross = gram, cross
+        self.scale = float(gram.diagonal().mean().clamp(min=1e-30))
+
+    @cached_property
+    def decomposed(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues and eigenvectors of the Gram matrix: then every λ costs two products."""
+        values, vectors = torch.linalg.eigh((self.gram + self.gram.T) / 2)
+        return values.clamp(min=0), vectors
+
+    def solve(self, prior: Tensor, ridge: float) -> Tensor:
+        values, vectors = self.decomposed
+        missing = vectors.T @ (self.cross - self.gram @ prior)
+        return prior + vectors @ (missing / (values + ridge * self.scale)[:, None])
+
+    def solve_once(self, prior: Tensor, ridge: float) -> Tensor:
+        """As `solve`, quicker for a single λ."""
+        damped = self.gram + ridge * self.scale * torch.eye(len(self.gram), dtype=torch.float64)
+        return prior + torch.cholesky_solve(self.cross - self.gram @ prior, torch.linalg.cholesky(damped))
+
+    def shift(self, weight: Tensor) -> Tensor | None:
+        """The intercept of rows about their origin."""
+        return self.output_mean - self.input_mean @ weight if self.intercept else None
+
+    def bias(self, weight: Tensor) -> Tensor | None:
+        """The intercept of rows as they are."""
+        shift = self.shift(weight)
+        if shift is None or self.origin is None:
+            return shift
+        return shift + self.origin[1].double() - self.origin[0].double() @ weight
+
+
+def _error(sums: Regression, weight: Tensor, shift: Tensor | None) -> float:
+    """Σ |y - uW - b|² over Σ |y - ȳ|², from the sums alone."""
+    count = max(sums.count, 1)
+    squares = sums.energy - 2 * (weight * sums.cross).sum() + (weight * (sums.gram @ weight)).sum()
+    if shift is not None:
+        squares = squares - 2 * shift @ sums.outputs + 2 * (sums.inputs @ weight) @ shift + count * shift @ shift
+    spread = sums.energy - float(sums.outputs.square().sum()) / count
+    return float(squares) / max(spread, 1e-30)
+
+
+def fit_scales(
+    gram: Tensor, total: Tensor, cross: Tensor, target: Tensor, count: Tensor, *, table: Tensor, shifts: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Scale γ and shift β in front of a fixed head: least squares of (u ∘ γ + β) Eᵀ against logits, centred.
+
+    The normal equations are Hadamard products: Σ_t u_t u_tᵀ ∘ EᵀE for γ, count · EᵀE for β.
+
+    Args:
+        gram, total: Σ uᵀu [m, m] and Σ u [m] of what the head reads now; directions without evidence keep γ = 1.
+        cross: Σ u ∘ (yE) [m], y the centred target logits.
+        target: Σ yE [m].
+        count: rows.
+        table: E [vocabulary, m].
+        shifts: whether there is a β.
+
+    Returns:
+        γ [m], and β [m] or None.
+    """
+    centred = table - table.mean(dim=0)
+    inner = centred.T @ centred
+    size = len(inner)
+    left = gram * inner
+    if shifts:
+        side = total[:, None] * inner
+        left = torch.cat([torch.cat([left, side], dim=1), torch.cat([side.T, count * inner], dim=1)])
+    right = torch.cat([cross, target]) if shifts else cross
+    start = torch.zeros(len(left), dtype=torch.float64)
+    start[:size] = 1.0
+    damped = left + 1e-8 * left.diagonal().mean() * torch.eye(len(left), dtype=torch.float64)
+    found = start + torch.linalg.solve(damped, right - left @ start)
+    return found[:size], found[size:] if shifts else None

@@ -1,0 +1,111 @@
+"""Gram statistics, streamed: everything that costs and least squares need, in memory that no sample count enlarges.
+
+Products are taken in the precision of the activations, batch by batch, and summed in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+#: Columns that a product of rows with themselves takes at once.
+GRAM_BLOCK = 384
+
+
+class Gram:
+    """Second moments and means of rows that arrive in batches.
+
+    Attributes:
+        gram: Σ xᵀx, [n, n] float64.
+        total: Σ x, [n] float64.
+        count: rows seen.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.gram = torch.zeros(size, size, dtype=torch.float64)
+        self.total = torch.zeros(size, dtype=torch.float64)
+        self.count = 0
+
+    def add(self, rows: Tensor) -> None:
+        """Add rows [T, n]."""
+        self.gram += self_product(rows)
+        self.total += rows.sum(0)
+        self.count += rows.shape[0]
+
+    def second_moment(self) -> Tensor:
+        """E[xᵀx], [n, n]."""
+        return self.gram / max(self.count, 1)
+
+
+class Regression:
+    """Sums for a least-squares fit of outputs from inputs that arrive in batches.
+
+    Rows are taken about an origin near their mean, so that products in single precision lose nothing to cancellation.
+
+    Attributes:
+        gram: Σ uᵀu, [n, n] float64, u about the origin.
+        cross: Σ uᵀy, [n, m] float64, y about the origin.
+        inputs, outputs: Σ u [n] and Σ y [m], float64.
+        energy: Σ |y|².
+        precision: of the rows, machine epsilon.
+        count: rows seen.
+        origin: (u₀ [n], y₀ [m]), or None for the true origin.
+    """
+
+    def __init__(self, inputs: int, outputs: int, origin: tuple[Tensor, Tensor] | None = None) -> None:
+        self.gram = torch.zeros(inputs, inputs, dtype=torch.float64)
+        self.cross = torch.zeros(inputs, outputs, dtype=torch.float64)
+        self.inputs = torch.zeros(inputs, dtype=torch.float64)
+        self.outputs = torch.zeros(outputs, dtype=torch.float64)
+        self.energy = 0.0
+        self.precision = 0.0
+        self.count = 0
+        self.origin = origin
+
+    def add(self, inputs: Tensor, outputs: Tensor) -> None:
+        """Add pairs of rows [T, n] and [T, m]."""
+        if self.origin is not None:
+            inputs, outputs = inputs - self.origin[0], outputs - self.origin[1]
+        self.gram += self_product(inputs)
+        self.cross += inputs.T @ outputs
+        self.inputs += inputs.sum(0)
+        self.outputs += outputs.sum(0)
+        self.energy += float(outputs.square().sum(0).double().sum())
+        self.precision = torch.finfo(inputs.dtype).eps
+        self.count += inputs.shape[0]
+
+    def __add__(self, other: Regression) -> Regression:
+        """The sums over both sets of rows; both must have the same origin."""
+        merged = Regression(self.cross.shape[0], self.cross.shape[1], self.origin)
+        for name in ("gram", "cross", "inputs", "outputs", "energy", "count"):
+            setattr(merged, name, getattr(self, name) + getattr(other, name))
+        merged.precision = max(self.precision, other.precision)
+        return merged
+
+
+def self_product(values: Tensor) -> Tensor:
+    """xᵀx of rows [T, n] in their precision, [n, n]; of a large one only what does not mirror is multiplied."""
+    size = values.shape[1]
+    if size <= GRAM_BLOCK:
+        return values.T @ values
+    found = torch.empty(size, size, dtype=values.dtype, device=values.device)
+    for start in range(0, size, GRAM_BLOCK):
+        stop = min(start + GRAM_BLOCK, size)
+        block = values[:, start:stop].T @ values[:, start:]
+        found[start:stop, start:] = block
+        found[stop:, start:stop] = block[:, stop - start :].T
+    return found
+
+
+def token_rows(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Token vectors [T, n] of a batch [B, ..., n], without padding (mask [B, T])."""
+    flat = values.reshape(-1, values.shape[-1])
+    # What is not one vector a token (a pooled sample, a table of positions) has no padding.
+    return flat if mask is None or mask.numel() != len(flat) else flat[mask.reshape(-1)]
+
+
+def stacked_grams(parts: Sequence[Tensor]) -> Tensor:
+    """Join the coordinates of several teachers: [T, n_1], [T, n_2], ... -> [T, N]."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=-1)

@@ -1,0 +1,1 @@
+"""What heads and hidden units are compared by: activations or weights."""

@@ -1,0 +1,1 @@
+"""Transport maps of the residual stream, of hidden units and of experts."""

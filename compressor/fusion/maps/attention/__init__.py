@@ -1,0 +1,1 @@
+"""Transport maps of heads and of the channels inside them."""

@@ -1,0 +1,249 @@
+"""Residual maps: one per teacher for the whole residual stream, so that every skip connection stays consistent.
+
+Each method is one function from the teachers' joint statistics to maps, under a name in `RESIDUAL_MAPS`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from compressor.anatomy import Map
+from compressor.errors import UserError
+from compressor.fusion.maps.reader_pca import StreamRead, read_components
+from compressor.transport import (  # fmt: skip
+    COSTS,
+    Coupling,
+    Moments,
+    Registry,
+    barycentre,
+    from_selection,
+    ground_cost,
+    solve,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualProblem:
+    """What a residual map is made from.
+
+    Attributes:
+        gram: joint second moments of all teachers' residual coordinates [N, N], teacher after teacher; those of a given
+            anchor, if there is one, stand last.
+        sizes: n_k, coordinates of each teacher.
+        weights: α_k, sum to one.
+        m: the student's coordinates.
+        centred: whether teachers' residuals have zero mean over coordinates and the student's norm centres too.
+        rotatable: whether residual coordinates may be rotated (canonical form).
+        cost, solver, epsilon: how couplings are solved.
+        reads: where the stream is read, if the map asks for it and it is known.
+    """
+
+    gram: Tensor
+    sizes: Sequence[int]
+    weights: Sequence[float]
+    m: int
+    centred: bool
+    rotatable: bool
+    cost: str = "euclidean"
+    solver: str = "emd"
+    epsilon: float = 0.05
+    reads: Sequence[StreamRead] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualMap:
+    """One map per teacher; pushes carry the teachers' weights: z = Σ_k push_kᵀ x_k, x_k ≈ pull_k z.
+
+    Attributes:
+        maps: per teacher.
+        couplings: the transport plans behind the maps; empty for maps that are no transport.
+        norm_scale: what the student's norms must multiply by to stand in for the teachers' norms.
+    """
+
+    maps: tuple[Map, ...]
+    couplings: tuple[Coupling, ...] = ()
+    norm_scale: float = field(default=1.0)
+
+
+RESIDUAL_MAPS: Registry[Callable[[ResidualProblem], ResidualMap]] = Registry("residual map")
+
+
+@RESIDUAL_MAPS.register("barycentre")
+def transport_barycentre(problem: ResidualProblem) -> ResidualMap:
+    """Couple every teacher's coordinates to a free-support Wasserstein barycentre of them all."""
+    n = sum(problem.sizes)
+    gram = gram_for(problem.cost, problem.gram[:n, :n])
+    found = barycentre(
+        gram, problem.sizes, problem.m, alphas=problem.weights, solver=problem.solver, epsilon=problem.epsilon,
+        free_targets=True, space="residual",
+    )  # fmt: skip
+    return _scaled(problem, pooled_maps(found.couplings, problem.weights), found.couplings)
+
+
+@RESIDUAL_MAPS.register("slice")
+def evenly_spaced_coordinates(problem: ResidualProblem) -> ResidualMap:
+    """Keep evenly spaced coordinates: the usual slicing, as a baseline."""
+    couplings = tuple(
+        from_selection(torch.linspace(0, n - 1, problem.m).round().long(), n, space="residual") for n in problem.sizes
+    )
+    return _scaled(problem, pooled_maps(couplings, problem.weights, scatter=True), couplings)
+
+
+@RESIDUAL_MAPS.register("importance")
+def most_important_coordinates(problem: ResidualProblem) -> ResidualMap:
+    """Keep the coordinates that vary most, whosever they are: importance slicing, or transplanting of neurons."""
+    n = sum(problem.sizes)
+    share = torch.cat([torch.full((k,), a) for k, a in zip(problem.sizes, problem.weights, strict=True)]).double()
+    kept = (share * problem.gram.diagonal()[:n]).argsort(descending=True)[: problem.m].sort().values
+    plans = from_selection(kept, n, space="residual").plan.split(list(problem.sizes))
+    couplings = tuple(Coupling(plan, plan.sum(1), plan.sum(0), None, "selection", "residual") for plan in plans)
+    return _scaled(problem, tuple(Map(one.push(), one.pull()) for one in couplings), couplings)
+
+
+@RESIDUAL_MAPS.register("principal")
+def principal_components(problem: ResidualProblem) -> ResidualMap:
+    """Principal components of all teachers' residual activations together; an orthogonal map, no transport.
+
+    Behind centring norms the student's coordinates must have zero mean too: m - 1 components are then embedded in the
+    zero-mean subspace of R^m.
+    """
+    return _projected(problem, _principal_basis(problem))
+
+
+@RESIDUAL_MAPS.register("readers")
+def read_components_map(problem: ResidualProblem) -> ResidualMap:
+    """Components of which the readers of the residual stream miss least; like principal ones, orthogonal.
+
+    Where nothing is known of the readers (without data; a space that no linear module reads) they are the principal
+    components.
+    """
+    basis = _principal_basis(problem)
+    return _projected(problem, read_components(problem.reads, _roots_of_weights(problem), basis))
+
+
+def _principal_basis(problem: ResidualProblem) -> Tensor:
+    """Orthonormal, [N, m], or as many columns as are left of m."""
+    _, vectors = torch.linalg.eigh(_weighted(problem))
+    return vectors.flip(1)[:, : problem.m - 1 if problem.centred else problem.m]
+
+
+def _projected(problem: ResidualProblem, basis: Tensor) -> ResidualMap:
+    """The orthogonal map to the components on a basis of all teachers' coordinates, each counted by its weight."""
+    root = _roots_of_weights(problem)
+    gram = problem.gram[: len(root), : len(root)]
+    if problem.centred:
+        basis = basis @ zero_mean_basis(problem.m).T
+    elif basis.shape[1] < problem.m:
+        basis = torch.nn.functional.pad(basis, (0, problem.m - basis.shape[1]))
+    push = root[:, None] * basis
+    # x_k is best read back from z by least squares, since a teacher with little weight has little of z.
+    joint = push.T @ gram @ push
+    pull = gram @ push @ torch.linalg.pinv(joint, rtol=1e-9, hermitian=True)
+    return _scaled(problem, _split(push, pull, problem.sizes), ())
+
+
+def energy_left_out(problem: ResidualProblem) -> float:
+    """The share of the teachers' residual energy that m common principal components leave out, in [0, 1]."""
+    values = torch.linalg.eigvalsh(_weighted(problem)).clamp(min=0).flip(0)
+    return 1 - float(values[: problem.m].sum() / values.sum().clamp(min=1e-30))
+
+
+def _weighted(problem: ResidualProblem) -> Tensor:
+    """The teachers' joint second moments, each teacher counted by its weight."""
+    root = _roots_of_weights(problem)
+    return root[:, None] * problem.gram[: len(root), : len(root)] * root[None, :]
+
+
+def _roots_of_weights(problem: ResidualProblem) -> Tensor:
+    parts = [torch.full((n,), math.sqrt(a)) for n, a in zip(problem.sizes, problem.weights, strict=True)]
+    return torch.cat(parts).double()
+
+
+@RESIDUAL_MAPS.register("anchor")
+def given_anchor(problem: ResidualProblem) -> ResidualMap:
+    """Couple every teacher's coordinates to those of a given trained model, with uniform marginals (the paper's way).
+
+    Raises:
+        UserError: there is no anchor.
+    """
+    n = sum(problem.sizes)
+    if problem.gram.shape[0] == n:
+        raise UserError("the residual map 'anchor' needs a trained narrow model: name one with --anchor")
+    diagonal = problem.gram.diagonal()
+    couplings = []
+    for start, size in zip(_starts(problem.sizes), problem.sizes, strict=True):
+        own = slice(start, start + size)
+        moments = Moments(diagonal[own], diagonal[n:], problem.gram[own, n:])
+        cost = ground_cost(problem.cost, moments)
+        couplings.append(solve(problem.solver, cost, epsilon=problem.epsilon, space="residual"))
+    return _scaled(problem, pooled_maps(couplings, problem.weights), tuple(couplings))
+
+
+def zero_mean_basis(m: int) -> Tensor:
+    """An orthonormal basis of the zero-mean subspace of R^m, [m, m - 1] (Helmert)."""
+    basis = torch.zeros(m, m - 1, dtype=torch.float64)
+    for j in range(1, m):
+        basis[:j, j - 1] = 1.0
+        basis[j, j - 1] = -j
+        basis[:, j - 1] /= math.sqrt(j * (j + 1))
+    return basis
+
+
+def pooled_maps(couplings: Sequence[Coupling], weights: Sequence[float], *, scatter: bool = False) -> tuple[Map, ...]:
+    """Push and pull of couplings to one shared support.
+
+    A student's coordinate is the mean of everything coupled to it, each teacher's mass weighted by α; so where free
+    marginals leave a teacher out, the others stand in for it.
+
+    Args:
+        couplings: one per teacher, all to the same m targets.
+        weights: α per teacher.
+        scatter: keep each teacher's own normalisation (selections have no cost that would favour one).
+    """
+    mass = sum(a * coupling.plan.sum(0) for a, coupling in zip(weights, couplings, strict=True))
+    inverse = torch.where(torch.as_tensor(mass) > 0, 1 / torch.as_tensor(mass), 0.0)
+    return tuple(
+        Map(a * (coupling.push() if scatter else coupling.plan * inverse), coupling.pull())
+        for a, coupling in zip(weights, couplings, strict=True)
+    )
+
+
+def _starts(sizes: Sequence[int]) -> list[int]:
+    return [sum(sizes[:k]) for k in range(len(sizes))]
+
+
+def gram_for(cost: str, gram: Tensor) -> Tensor:
+    """The Gram matrix in which squared distances are what a barycentre under this ground cost minimises.
+
+    Cosine looks at directions alone: every coordinate is brought to unit norm.
+
+    Raises:
+        UserError: no ground cost has that name, or means alone would tell it.
+    """
+    COSTS.get(cost)
+    if cost == "correlation":
+        raise UserError("the barycentre compares by euclidean, squared or cosine; correlation needs a residual policy")
+    if cost != "cosine":
+        return gram
+    norms = gram.diagonal().clamp(min=1e-30).sqrt()
+    return gram / torch.outer(norms, norms)
+
+
+def _split(push: Tensor, pull: Tensor, sizes: Sequence[int]) -> tuple[Map, ...]:
+    pairs = zip(push.split(list(sizes)), pull.split(list(sizes)), strict=True)
+    return tuple(Map(one.contiguous(), other.contiguous()) for one, other in pairs)
+
+
+def _scaled(problem: ResidualProblem, maps: tuple[Map, ...], couplings: tuple[Coupling, ...]) -> ResidualMap:
+    """Add the norm scale: rms of a student's coordinate over rms of a teacher's (both norms divide by theirs)."""
+    push = torch.cat([one.push for one in maps])
+    gram = problem.gram[: len(push), : len(push)]
+    student = float((push * (gram @ push)).sum()) / problem.m
+    diagonals = gram.diagonal().split(list(problem.sizes))
+    teacher = sum(a * float(part.mean()) for a, part in zip(problem.weights, diagonals, strict=True))
+    return ResidualMap(maps, couplings, math.sqrt(student / teacher) if teacher > 0 and student > 0 else 1.0)

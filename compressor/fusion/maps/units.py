@@ -1,0 +1,211 @@
+"""Maps of hidden units: which of the teachers' units, or which means of them, become the student's.
+
+Each method is one function from the pooled statistics of a space to one coupling per teacher, under a name in
+`UNIT_MAPS`.  Units may be single coordinates (FFN) or whole groups of channels (attention heads): `block` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from compressor.anatomy import Map
+from compressor.fusion.features.base import SpaceStatistics
+from compressor.fusion.maps.residual import gram_for, pooled_maps
+from compressor.transport import Coupling, Registry, barycentre, from_importance, from_selection
+
+#: Ridge of the regressions that choose units, relative to the mean variance: only differences of error matter there.
+SELECTION_RIDGE = 1e-4
+#: Choices of units after which what they explain is taken out of the moments: few enough to stay in the cache.
+SELECTED_TOGETHER = 64
+#: The barycentre of units stops when a move of its support gains less than this share.
+SELECTION_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True, eq=False)
+class UnitProblem:
+    """What hidden units are matched by.
+
+    Attributes:
+        name: of the space.
+        statistics: moments of the space, all teachers' coordinates pooled.
+        sizes: coordinates of each teacher.
+        weights: α per teacher.
+        units: units of the student.
+        block: coordinates per unit: 1, or the channels of a head (group).
+        cost, solver, epsilon: how couplings are solved.
+        likeness: makes the inner products between blocks; None for single units.
+    """
+
+    name: str
+    statistics: SpaceStatistics
+    sizes: Sequence[int]
+    weights: Sequence[float]
+    units: int
+    block: int = 1
+    cost: str = "euclidean"
+    solver: str = "emd"
+    epsilon: float = 0.05
+    likeness: Callable[[], Tensor] | None = None
+
+    def importance(self) -> Tensor:
+        """Mean square of what each unit adds to the residual stream, [N / block]; channels taken as independent."""
+        added = self.statistics.variance * self.statistics.outgoing.square().sum(1)
+        return added.reshape(-1, self.block).sum(1)
+
+    def unit_gram(self) -> Tensor:
+        """Inner products that units are compared by, [N / block, N / block]: activations, or what blocks add."""
+        return self.statistics.gram if self.likeness is None else self.likeness()
+
+
+@dataclass(frozen=True, eq=False)
+class UnitMap:
+    """Per teacher, how its units reach the student's: push and pull [units_k, units], and the couplings behind them."""
+
+    maps: tuple[Map, ...]
+    couplings: tuple[Coupling, ...]
+
+
+UNIT_MAPS: Registry[Callable[[UnitProblem], UnitMap]] = Registry("inner map")
+
+
+@UNIT_MAPS.register("select")
+def select_units(problem: UnitProblem) -> UnitMap:
+    """Choose units from all teachers by how much they reduce the refit error: partial transport, the rest stays.
+
+    Greedily forward, on Gram matrices: single units by orthogonal matching pursuit, heads as whole blocks.
+    """
+    chosen = _pursue(problem) if problem.block == 1 else _choose_forward(problem)
+    return chosen_units(problem, chosen)
+
+
+@UNIT_MAPS.register("transport")
+def transport_units(problem: UnitProblem) -> UnitMap:
+    """Couple all teachers' units to their barycentre; mass follows what a unit adds to the residual stream."""
+    units = [size // problem.block for size in problem.sizes]
+    importance = problem.importance().clamp(min=1e-12).split(units)
+    marginals = [from_importance(part, space=problem.name) for part in importance]
+    found = barycentre(
+        gram_for(problem.cost, problem.unit_gram()), units, problem.units, alphas=problem.weights, marginals=marginals,
+        solver=problem.solver, epsilon=problem.epsilon, free_targets=True, tolerance=SELECTION_TOLERANCE,
+        space=problem.name,
+    )  # fmt: skip
+    return UnitMap(pooled_maps(found.couplings, problem.weights), found.couplings)
+
+
+@UNIT_MAPS.register("importance")
+def most_important_units(problem: UnitProblem) -> UnitMap:
+    """Keep the units that add most to the residual stream, whosever they are: importance slicing, quick and rough."""
+    return chosen_units(problem, problem.importance().argsort(descending=True)[: problem.units].sort().values)
+
+
+@UNIT_MAPS.register("slice")
+def evenly_spaced_units(problem: UnitProblem) -> UnitMap:
+    """Keep evenly spaced units of every teacher: the usual slicing, as a baseline."""
+    units = [size // problem.block for size in problem.sizes]
+    couplings = tuple(
+        from_selection(torch.linspace(0, n - 1, problem.units).round().long(), n, space=problem.name) for n in units
+    )
+    return UnitMap(pooled_maps(couplings, problem.weights, scatter=True), couplings)
+
+
+def restricted_to(method: Callable[[UnitProblem], UnitMap], problem: UnitProblem, owners: Sequence[bool]) -> UnitMap:
+    """A method's map of some teachers' units alone; of everybody's where those are fewer than the student's.
+
+    Args:
+        method: a registered one.
+        problem: with every teacher's units pooled.
+        owners: whose units may be taken.
+    """
+    units = [size // problem.block for size in problem.sizes]
+    mine = torch.cat([torch.full((count,), owner) for count, owner in zip(units, owners, strict=True)])
+    if all(owners) or int(mine.sum()) < problem.units:
+        return method(problem)
+    likeness, chosen = problem.likeness, mine.nonzero().flatten()
+    whole = sum(weight for weight, owner in zip(problem.weights, owners, strict=True) if owner)
+    alone = replace(
+        problem,
+        statistics=problem.statistics.of(mine.repeat_interleave(problem.block).nonzero().flatten()),
+        sizes=[size for size, owner in zip(problem.sizes, owners, strict=True) if owner],
+        weights=[weight / whole for weight, owner in zip(problem.weights, owners, strict=True) if owner],
+        likeness=None if likeness is None else lambda: likeness()[chosen[:, None], chosen[None, :]],
+    )
+    found = method(alone)
+    given = iter(zip(found.maps, found.couplings, strict=True))
+    both = [next(given) if owner else _nothing(problem, count) for count, owner in zip(units, owners, strict=True)]
+    return UnitMap(tuple(one for one, _ in both), tuple(coupling for _, coupling in both))
+
+
+def _nothing(problem: UnitProblem, count: int) -> tuple[Map, Coupling]:
+    """Of a teacher with so many units none is taken."""
+    none = torch.zeros(count, problem.units, dtype=torch.float64)
+    return Map(none, none), Coupling(none, none.sum(1), none.sum(0), None, "selection", problem.name)
+
+
+def chosen_units(problem: UnitProblem, chosen: Tensor) -> UnitMap:
+    """Student unit j is pooled unit chosen[j], from whichever teacher owns it."""
+    units = [size // problem.block for size in problem.sizes]
+    whole = from_selection(chosen, sum(units), space=problem.name)
+    plans = whole.plan.split(units)
+    couplings = tuple(Coupling(plan, plan.sum(1), plan.sum(0), None, "selection", problem.name) for plan in plans)
+    # A chosen unit has no rival, so its teacher's α must not shrink it.
+    return UnitMap(tuple(Map(coupling.push(), coupling.pull()) for coupling in couplings), couplings)
+
+
+def _pursue(problem: UnitProblem) -> Tensor:
+    """Orthogonal matching pursuit: each time the unit that explains most of what is left of the readers' target.
+
+    What is left of the target C and of every other unit follows from one column of a pivoted Cholesky factorisation
+    G ≈ LLᵀ per choice, so a twin of a chosen unit is worth nothing any more: the target that is left is C - LE, where
+    a row of E is what a choice explains.  A few choices at a time are taken out of G and C for good, by one product.
+    """
+    gram, cross = problem.statistics.gram.clone(), problem.statistics.cross.clone()
+    count = len(gram)
+    floor = SELECTION_RIDGE * gram.diagonal().mean().clamp(min=1e-30)
+    variance = gram.diagonal() + floor
+    power = cross.square().sum(1)
+    factor = torch.zeros(SELECTED_TOGETHER, count, dtype=torch.float64)  # Lᵀ: each step reads and writes whole rows
+    explains = torch.zeros(SELECTED_TOGETHER, cross.shape[1], dtype=torch.float64)
+    free = torch.ones(count, dtype=torch.bool)
+    for number in range(problem.units):
+        step = number % SELECTED_TOGETHER
+        if number and not step:
+            gram.addmm_(factor.T, factor, alpha=-1)
+            cross.addmm_(factor.T, explains, alpha=-1)
+        gain = torch.where(free, power / variance.clamp(min=floor), -1.0)
+        unit = int(gain.argmax())
+        scale = variance[unit].sqrt()
+        before = factor[:step, unit]
+        explained = (cross[unit] - before @ explains[:step]) / scale
+        column = torch.addmv(gram[unit], factor[:step].T, before, alpha=-1) / scale
+        column[unit] = scale
+        met = torch.addmv(cross @ explained, factor[:step].T, explains[:step] @ explained, alpha=-1)
+        power -= column * (2 * met - column * explained.square().sum())
+        variance -= column.square()
+        factor[step], explains[step] = column, explained
+        free[unit] = False
+    return (~free).nonzero().flatten()
+
+
+def _choose_forward(problem: UnitProblem) -> Tensor:
+    """Greedy forward choice of blocks: each time the head that explains most of what is left of the target."""
+    gram, target, block = problem.statistics.gram, problem.statistics.cross, problem.block
+    count = gram.shape[0] // block
+    if problem.units >= count:
+        return torch.arange(count)
+    # Heads that carry nothing have a Gram matrix of zeros.
+    ridge = SELECTION_RIDGE * gram.diagonal().mean().clamp(min=1e-30)
+    gram = gram + ridge * torch.eye(gram.shape[0], dtype=torch.float64)
+    chosen: list[int] = []
+    for _ in range(problem.units):
+        gains = {}
+        for unit in sorted(set(range(count)) - set(chosen)):
+            index = torch.cat([torch.arange(u * block, (u + 1) * block) for u in [*chosen, unit]])
+            cross = target[index]
+            solved = torch.cholesky_solve(cross, torch.linalg.cholesky(gram[index][:, index]))
+            gains[unit] = float((cross * solved).sum())
+        chosen.append(max(gains, key=lambda unit: gains[unit]))
+    return torch.tensor(sorted(chosen))

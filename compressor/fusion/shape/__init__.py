@@ -1,0 +1,1 @@
+"""The student's width, depth and attention shape."""

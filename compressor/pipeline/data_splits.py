@@ -1,0 +1,128 @@
+"""The samples of a run, by what they are for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from compressor.data.batches import Batches, Samples, packed
+from compressor.data.sources import Split, open_split
+from compressor.export.formats import EXPORT_FORMATS
+from compressor.models.tasks import find_task, reads
+from compressor.recipe import Recipe
+
+#: Memory for preprocessed samples that are seen again: once for training, once for evaluation.
+CACHE_BYTES = 1 << 28
+#: Seed of the tokens that are masked for evaluation: the same in every run, so that figures compare.
+EVALUATION_SEED = 0
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Where a run's batches come from.
+
+    Attributes:
+        calibration: preprocessed, unlabelled, in memory; each a dict of model inputs [B, ...].
+        train: all training samples, preprocessed when they are asked for; None where nothing can be trained.
+        evaluation: with labels if the data has them; None where nothing can be measured.
+    """
+
+    calibration: tuple[dict[str, Tensor], ...]
+    train: Samples | None
+    evaluation: Batches | None
+
+
+def open_data(recipe: Recipe, processor: Any, config: PretrainedConfig) -> RunData:
+    """Open what a run reads; the calibration samples are read here, so broken ones are met before the fusion.
+
+    Raises:
+        UserError: the data cannot be read or does not fit the teachers.
+    """
+    train = _open_train(recipe, processor, config)
+    calibration = open_calibration(recipe, train, processor, config)
+    if not find_task(config).metrics:
+        return RunData(calibration, None, None)
+    evaluation = open_evaluation(recipe, processor, config)
+    return RunData(calibration, _training(recipe, train, processor, config), evaluation)
+
+
+def open_training(recipe: Recipe, processor: Any, config: PretrainedConfig) -> Samples:
+    """The training samples alone, as `open_data` opens them.
+
+    Raises:
+        UserError: the data cannot be read or does not fit the teachers.
+    """
+    return _training(recipe, _open_train(recipe, processor, config), processor, config)
+
+
+def open_calibration(
+    recipe: Recipe, train: Split, processor: Any, config: PretrainedConfig
+) -> tuple[dict[str, Tensor], ...]:
+    """Samples drawn from the training split with the run's seed; labels are not looked at."""
+    # A student that exists is not fused; int8 may want samples all the same.
+    if recipe.student is not None and not any(
+        EXPORT_FORMATS.get(name).calibrated(config) for name in recipe.export.wanted
+    ):
+        return ()
+    drawn = train.take(recipe.calibration.samples, seed=recipe.seed)
+    batches = Batches(
+        drawn,
+        processor,
+        recipe.calibration.batch_size,
+        labels=False,
+        config=config,
+        cache_bytes=0,
+        max_length=recipe.data.max_length,
+        seed=recipe.seed,
+    )
+    return tuple(batches)
+
+
+def open_evaluation(recipe: Recipe, processor: Any, config: PretrainedConfig) -> Batches:
+    """The evaluation samples, with labels if there are any.
+
+    Raises:
+        UserError: the data cannot be read or does not fit the model.
+    """
+    limit = recipe.evaluation.samples
+    split = packed(_open(recipe, "eval", config), processor, config, recipe.data.max_length, limit)
+    if limit is not None:
+        split = split.take(limit)
+    return Batches(
+        split,
+        processor,
+        recipe.evaluation.batch_size,
+        labels=split.label is not None or not find_task(config).columns,
+        config=config,
+        cache_bytes=CACHE_BYTES,
+        max_length=recipe.data.max_length,
+        seed=EVALUATION_SEED,
+    )
+
+
+def label_names(config: PretrainedConfig) -> dict[int, str]:
+    """The classes of a classifier, by their numbers."""
+    return {int(index): str(name) for index, name in (config.id2label or {}).items()}
+
+
+def _open_train(recipe: Recipe, processor: Any, config: PretrainedConfig) -> Split:
+    return packed(_open(recipe, "train", config), processor, config, recipe.data.max_length)
+
+
+def _training(recipe: Recipe, train: Split, processor: Any, config: PretrainedConfig) -> Samples:
+    return Samples(
+        train,
+        processor,
+        config,
+        labels=recipe.finetune.enabled and recipe.finetune.label_weight > 0,
+        cache_bytes=CACHE_BYTES,
+        max_length=recipe.data.max_length,
+        seed=recipe.seed,
+    )
+
+
+def _open(recipe: Recipe, role: Literal["train", "eval"], config: PretrainedConfig) -> Split:
+    return open_split(recipe.data, role, id2label=label_names(config), task=find_task(config), reads=reads(config))

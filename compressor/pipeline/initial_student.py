@@ -1,0 +1,102 @@
+"""The student before its finetune: fused from the teachers, or the one that was given."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from compressor.errors import CouplingWarning
+from compressor.fusion import fuse_models
+from compressor.layer_maps import LayerMap, load_layer_maps
+from compressor.models.load import Teacher, load_teacher
+from compressor.pipeline.data_splits import RunData
+from compressor.pipeline.progress import StageReporter
+from compressor.pipeline.teachers import depth_option
+from compressor.recipe import Recipe
+
+#: What it costs to have no data.
+NO_DATA = (
+    "no data: the weights alone were aligned, with no refit, finetune or accuracy; expect far less of this student "
+    "than of one made with a few hundred unlabelled samples (--data)"
+)
+
+
+@dataclass(frozen=True)
+class InitialStudent:
+    """A student and what the report says of how it came about.
+
+    Attributes:
+        model: on the CPU; a finetune changes it in place.
+        report: the keys target, fusion and warnings, JSON-ready.
+        passages: what carries the teachers' residual streams to the student's; () where that is not known.
+    """
+
+    model: PreTrainedModel
+    report: Mapping[str, Any]
+    passages: tuple[LayerMap, ...] = ()
+
+
+def initial_student(
+    recipe: Recipe, teachers: Sequence[Teacher], given: Teacher | None, data: RunData | None, stages: StageReporter
+) -> InitialStudent:
+    """Fuse the teachers, unless a student is given.
+
+    Raises:
+        UserError: see `compressor.fusion.fuse`.
+    """
+    if given is not None:
+        return InitialStudent(
+            given.model, {"target": None, "fusion": None, "warnings": []}, layer_maps_between(given, teachers)
+        )
+    anchor = None
+    if recipe.fusion.anchor is not None:
+        with stages("load", "loading the anchor"):
+            anchor = (recipe.fusion.anchor, _anchor(recipe.fusion.anchor, teachers))
+    with stages("fuse", "fusing") as tell, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CouplingWarning)
+        result = fuse_models(
+            [(teacher.name, teacher.model) for teacher in teachers],
+            recipe.width,
+            None if data is None else data.calibration,
+            recipe.fusion,
+            holdout=recipe.calibration.holdout,
+            seed=recipe.seed,
+            anchor=anchor,
+            progress=tell,
+            **depth_option(recipe.depth),
+        )
+    said = [str(warning.message) for warning in caught if issubclass(warning.category, CouplingWarning)]
+    if data is None:
+        said.append(NO_DATA)
+    report = {"target": result.target.summary(), "fusion": _fusion(result.report), "warnings": said}
+    return InitialStudent(result.model, report, result.passages)
+
+
+def layer_maps_between(student: Teacher, teachers: Sequence[Teacher]) -> tuple[LayerMap, ...]:
+    """The passages that a given student's folder keeps, if it was fused from these teachers; else ().
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    folder = student.source.location
+    return load_layer_maps(folder, [teacher.fingerprint for teacher in teachers]) if Path(folder).is_dir() else ()
+
+
+def _anchor(name: str, teachers: Sequence[Teacher]) -> PreTrainedModel:
+    """The anchor's model; the teacher's own where it is one of them, so that the fusion sees that it takes part."""
+    return next((teacher.model for teacher in teachers if teacher.name == name), None) or load_teacher(name).model
+
+
+def _fusion(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The fusion's report, with its choices as the model card shows them."""
+    choices = {key: value for key, value in report["choice"].items() if key != "candidates"}
+    return {"choices": choices, "candidates": report["choice"].get("candidates", []), **_without(report, "choice")}
+
+
+def _without(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != key}

@@ -1,0 +1,144 @@
+"""What there is to work with: versions, devices, threads, memory, caches; and what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from huggingface_hub import constants
+from packaging.requirements import Requirement
+
+import compressor
+from compressor.bench.latency import available_threads
+from compressor.models.builtin import cache_folder
+from compressor.pipeline.environment import environment
+
+#: Room that a run with a small model and its data needs.
+_LEAST_FREE = 2 << 30
+
+
+def examine_machine() -> dict[str, Any]:
+    """Look at this machine and this installation.
+
+    Returns:
+        JSON-ready: version, environment (as in a report), requirements by name (their versions, None where missing),
+        devices, threads, memory in bytes, caches, offline, and problems: a line each, none if all is well.
+    """
+    needed = list(_requirements())
+    caches = [_cache(*one) for one in _caches()]
+    return {
+        "version": compressor.__version__,
+        "environment": environment(),
+        "requirements": {need.name: _version(need.name) for need in needed},
+        "devices": _devices(),
+        "threads": {
+            "cores": available_threads(),
+            "torch": torch.get_num_threads(),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+        },
+        "memory": _memory(),
+        "caches": caches,
+        "offline": constants.HF_HUB_OFFLINE,
+        "problems": [*_unmet(needed), *_cramped(caches)],
+    }
+
+
+def _requirements() -> Iterator[Requirement]:
+    """What the package needs, its extras too; nothing where it was never installed as one."""
+    try:
+        said = requires("compressor") or []
+    except PackageNotFoundError:
+        return
+    for need in map(Requirement, said):
+        if need.marker is None or need.marker.evaluate({"extra": ""}) or need.marker.evaluate({"extra": "plots"}):
+            yield need
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _unmet(needed: list[Requirement]) -> Iterator[str]:
+    for need in needed:
+        found, optional = _version(need.name), need.marker is not None and "extra" in str(need.marker)
+        if found is None and not optional:
+            yield f"{need.name} is missing: pip install '{need.name}{need.specifier}'"
+        elif found is not None and not need.specifier.contains(found, prereleases=True):
+            yield f"{need.name} {found} does not fit {need.specifier}: pip install '{need.name}{need.specifier}'"
+
+
+def _devices() -> list[dict[str, Any]]:
+    """Where torch can compute, and ONNX Runtime's providers."""
+    found: list[dict[str, Any]] = [{"name": "cpu", "what": environment()["cpu"], "bytes": _memory()["total"]}]
+    for index in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(index)
+        found.append({"name": f"cuda:{index}", "what": card.name, "bytes": card.total_memory})
+    if torch.backends.mps.is_available():
+        found.append({"name": "mps", "what": "Apple GPU", "bytes": None})
+    providers = ", ".join(onnxruntime.get_available_providers())
+    return [*found, {"name": "ONNX Runtime", "what": providers, "bytes": None}]
+
+
+def _memory() -> dict[str, int | None]:
+    """Bytes of this machine, and those that are free; None where the system does not tell."""
+    found: dict[str, int | None] = {}
+    for key, name in (("total", "SC_PHYS_PAGES"), ("free", "SC_AVPHYS_PAGES")):
+        try:
+            found[key] = os.sysconf(name) * os.sysconf("SC_PAGE_SIZE")
+        except (ValueError, OSError, AttributeError):
+            found[key] = None
+    return found
+
+
+def _caches() -> list[tuple[str, str, Path]]:
+    """(what is kept there, the variable that moves it, where it is)."""
+    from datasets import config
+
+    return [
+        ("built-in teachers", "COMPRESSOR_CACHE", cache_folder()),
+        ("models of the Hub", "HF_HUB_CACHE", Path(constants.HF_HUB_CACHE)),
+        ("datasets", "HF_DATASETS_CACHE", Path(config.HF_DATASETS_CACHE)),
+    ]
+
+
+def _cache(what: str, variable: str, path: Path) -> dict[str, Any]:
+    path = path.expanduser().absolute()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    return {
+        "what": what,
+        "variable": variable,
+        "path": str(path),
+        "bytes": sum(_sizes(path)),
+        "free": shutil.disk_usage(there).free,
+        "writable": there.is_dir() and os.access(there, os.W_OK | os.X_OK),
+    }
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    """Bytes of the files in a folder; links, which the Hub's cache is full of, are not followed."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                yield os.lstat(os.path.join(place, name)).st_size
+            except OSError:
+                continue
+
+
+def _cramped(caches: list[dict[str, Any]]) -> Iterator[str]:
+    for cache in caches:
+        if not cache["writable"]:
+            yield f"the cache of {cache['what']} cannot be written: {cache['path']} (moved by ${cache['variable']})"
+        elif cache["free"] < _LEAST_FREE:
+            yield (
+                f"{cache['free'] / 1e9:.1f} GB are free for the cache of {cache['what']} in {cache['path']}: "
+                f"make room, or move it with ${cache['variable']}"
+            )

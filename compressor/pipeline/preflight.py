@@ -1,0 +1,82 @@
+"""A recipe made definite: its width, its data; and what cannot work refused before anything large is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compressor.data.augment import check_augmentation
+from compressor.distillation.losses import LOSSES
+from compressor.errors import UserError
+from compressor.export.formats import check_formats
+from compressor.fusion import check_residual_option
+from compressor.models.tasks import check_measurable, reads
+from compressor.pipeline.budget import pick_width, width_of_work
+from compressor.pipeline.progress import StageReporter
+from compressor.pipeline.teachers import check_device, common_data, plan_target, read_configs
+from compressor.recipe import Recipe, TargetOptions
+from compressor.utils.files import check_output
+from compressor.utils.work_folders import work_folder
+
+
+def resolve_width(
+    recipe: Recipe, *, force: bool = False, resume: bool = False, stages: StageReporter | None = None
+) -> tuple[Recipe, dict[str, Any] | None]:
+    """The recipe with the width that meets its target, and how that was found; the recipe itself where it has none.
+
+    The width takes the target's place, so that the recipe makes the same student on any machine. A run that is resumed
+    has the width that it began with.
+
+    Raises:
+        UserError: names, configs or output cannot be used, or no width comes near the target.
+    """
+    if not recipe.target.asked:
+        return recipe, None
+    check_output(recipe.output, force)
+    before = width_of_work(work_folder(recipe.output)) if resume else None
+    if before is not None:
+        return _at_width(recipe, before), {"asked": recipe.target.model_dump(exclude_none=True), "given": None}
+    with (stages or StageReporter())("budget", "picking the width") as tell:
+        picked = pick_width(
+            read_configs(recipe.teachers),
+            recipe.target,
+            depth=recipe.depth,
+            thread_count=recipe.bench.threads,
+            tell=tell,
+        )
+    return _at_width(recipe, picked.width), picked.report
+
+
+def _at_width(recipe: Recipe, width: float) -> Recipe:
+    return recipe.model_copy(update={"width": width, "target": TargetOptions()})
+
+
+def preflight(recipe: Recipe, *, force: bool = False) -> Recipe:
+    """Refuse what cannot work before anything large is read; the recipe with its data resolved.
+
+    Raises:
+        UserError: names, configs, task, width, device or output cannot be used.
+    """
+    check_output(recipe.output, force)
+    check_device(recipe.device)
+    names = [*recipe.teachers, *([recipe.student] if recipe.student is not None else [])]
+    configs = read_configs(names)
+    if recipe.finetune.enabled:
+        labels = recipe.finetune.label_weight > 0
+        for name in recipe.finetune.losses:
+            LOSSES.get(name)
+        check_augmentation(recipe.finetune.augment, images=reads(configs[0]) == "image", labels=labels)
+    if recipe.student is not None:
+        check_measurable(configs[-1], "finetuning", recipe.student)
+    if recipe.student is None:
+        anchored = recipe.fusion.anchor is not None
+        check_residual_option(recipe.fusion, recipe.width, recipe.depth, anchored=anchored)
+    if recipe.student is None and recipe.fusion.anchor is None:
+        plan_target(configs, recipe.width, recipe.depth, recipe.fusion.narrowing)
+    if recipe.data.source is None:
+        recipe = recipe.model_copy(
+            update={"data": recipe.data.model_copy(update={"source": common_data(recipe.teachers)})}
+        )
+    check_formats(recipe.export.wanted, configs[0], data=recipe.data.source is not None)
+    if recipe.student is not None and (recipe.data.source is None or not recipe.finetune.enabled):
+        raise UserError("finetuning needs data: name some with --data (data.source in a recipe)")
+    return recipe

@@ -1,0 +1,155 @@
+"""Latency and cost of models that are compared with each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedModel
+
+from compressor.bench.latency import Latency, Runner, available_threads, measure_latency, onnx_runner, torch_runner
+from compressor.models.inputs import dummy_inputs, is_image_config
+from compressor.models.meta import most_positions
+
+#: Tokens of the text samples of a run's table.
+LENGTH = 128
+#: Parts of a config that change neither shapes nor time.
+_WITHOUT_COST = ("id2label", "label2id", "_name_or_path", "transformers_version", "architectures", "dtype")
+
+
+@dataclass(frozen=True)
+class TimedModel:
+    """What is timed as one: a model, or several that run one after the other.
+
+    Attributes:
+        name: as in the table.
+        models: in torch.
+        onnx: the same models as ONNX files; None leaves ONNX Runtime out.
+    """
+
+    name: str
+    models: tuple[PreTrainedModel, ...]
+    onnx: tuple[Path, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latency of one contender in each backend."""
+
+    torch: Latency
+    ort: Latency | None
+
+    def columns(self) -> dict[str, float | None]:
+        """The latency columns of a `Row`."""
+        return {
+            "torch_p50_ms": self.torch.p50_ms,
+            "torch_p95_ms": self.torch.p95_ms,
+            "ort_p50_ms": self.ort.p50_ms if self.ort else None,
+            "ort_p95_ms": self.ort.p95_ms if self.ort else None,
+        }
+
+
+def time_contenders(
+    contenders: Sequence[TimedModel],
+    *,
+    batch_size: int,
+    seconds: float,
+    thread_count: int | None = None,
+    length: int = LENGTH,
+    warmups: int = 10,
+) -> dict[str, Timing]:
+    """Time contenders in turns on the same random inputs, first in torch and then in ONNX Runtime.
+
+    Contenders of the same shape are timed once and share the result: weights do not change how long a model takes.
+
+    Args:
+        contenders: of one task.
+        batch_size: samples per call.
+        seconds: least measuring time per distinct contender and backend.
+        thread_count: of both backends; all cores of this process if omitted.
+        length: tokens of text inputs, cut to the positions that the models hold.
+        warmups: calls before measuring, after the first.
+
+    Returns:
+        {contender's name: timing}
+    """
+    thread_count = thread_count or available_threads()
+    configs = [model.config for contender in contenders for model in contender.models]
+    inputs = dummy_inputs(configs[0], batch_size, min(sample_length(config, length) or 1 for config in configs))
+    keys = {contender.name: shape_key(contender.models) for contender in contenders}
+    distinct = {keys[contender.name]: contender for contender in reversed(contenders)}
+    in_torch = {
+        key: _in_turn([torch_runner(model, inputs, thread_count) for model in contender.models])
+        for key, contender in distinct.items()
+    }
+    # One session a file: threads of a second one would still be spinning while the first computes.
+    sessions: dict[Path, Runner] = {}
+    in_ort: dict[str, Runner] = {}
+    for key, contender in distinct.items():
+        for path in contender.onnx or ():
+            if path not in sessions:
+                sessions[path] = onnx_runner(path, inputs, thread_count)
+        if contender.onnx is not None:
+            in_ort[key] = _in_turn([sessions[path] for path in contender.onnx])
+    # One backend after the other: right after the one, the other is twice as slow.
+    torch_taken = measure_latency(in_torch, seconds=seconds, warmups=warmups)
+    ort_taken = measure_latency(in_ort, seconds=seconds, warmups=warmups)
+    return {name: Timing(torch_taken[key], ort_taken.get(key)) for name, key in keys.items()}
+
+
+def sample_length(config: PretrainedConfig, length: int = LENGTH) -> int | None:
+    """Tokens of the text samples that latency and multiply–accumulates are of; None for models that read no text."""
+    if is_image_config(config):
+        return None
+    return min(length, most_positions(config) or length)
+
+
+def latency_report(
+    timings: dict[str, Timing], batch_size: int, seconds: float, length: int | None = None
+) -> dict[str, Any] | None:
+    """What report.json says of how latency was measured; None if it was not.
+
+    Args:
+        timings: of every contender.
+        batch_size: samples per call.
+        seconds: least measuring time.
+        length: tokens of a text sample; None for other samples.
+    """
+    if not timings:
+        return None
+    return {
+        "batch_size": batch_size,
+        "length": length,
+        "seconds": seconds,
+        "shared": "models of the same shape are timed once and share the result",
+        "models": {
+            name: {"torch": asdict(timing.torch), "onnxruntime": asdict(timing.ort) if timing.ort else None}
+            for name, timing in timings.items()
+        },
+    }
+
+
+def shape_key(models: Sequence[PreTrainedModel]) -> str:
+    """The same text for models that do the same work on other weights."""
+    return json.dumps([_shape(model) for model in models], sort_keys=True, default=str)
+
+
+def _shape(model: PreTrainedModel) -> list[Any]:
+    values: Mapping[str, Any] = model.config.to_dict()
+    return [type(model).__name__, {key: value for key, value in values.items() if key not in _WITHOUT_COST}]
+
+
+def _in_turn(runners: Sequence[Runner]) -> Runner:
+    if len(runners) == 1:
+        return runners[0]
+
+    def call() -> None:
+        for runner in runners:
+            runner()
+
+    loads = [runner.load_ms for runner in runners if runner.load_ms is not None]
+    first = runners[0]
+    return Runner(call, first.backend, first.batch_size, first.threads, sum(loads) if loads else None)

@@ -1,0 +1,66 @@
+"""Options of what the student is delivered with: its measurements and its files."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from compressor.recipe.base import Count, Positive, Section
+
+
+class BenchOptions(Section):
+    """How latency is measured in the run's table; `compress bench` measures longer."""
+
+    latency: bool = Field(True, description="Measure latency in torch and in ONNX Runtime.")
+    batch_size: Count = Field(32, description="Samples per call whose latency is measured.")
+    seconds: Positive = Field(0.5, description="Least measuring time per model and backend.")
+    threads: Count | None = Field(
+        None, description="Threads of torch and ONNX Runtime; all cores of this process if omitted."
+    )
+
+
+class Int8Options(Section):
+    """How files are quantised to int8."""
+
+    per_channel: bool = Field(True, description="A scale for every output channel of a weight, not one for all of it.")
+    reduce_range: bool = Field(
+        False,
+        description="Seven bits for weights: for x86 processors without VNNI, where eight may overflow; less exact.",
+    )
+    calibration: Literal["minmax", "percentile"] = Field(
+        "minmax", description="How the ranges of activations are taken from calibration samples, for images."
+    )
+
+
+class ExportOptions(Section):
+    """The files that the student is delivered as, and their proof."""
+
+    onnx: bool = Field(True, description="Write the ONNX files and check them against torch.")
+    formats: tuple[str, ...] = Field(
+        ("onnx",),
+        min_length=1,
+        description="Formats to write, each proved: onnx, onnx-int8 (static for images, which needs data; else "
+        "dynamic), onnx-int8-dynamic (for images too), onnx-fp16, torch-export.",
+    )
+    int8: Int8Options = Int8Options()
+    cache: bool = Field(True, description="Also write files with past keys and values for models that generate.")
+    tolerance: Positive = Field(1e-4, description="Largest allowed relative difference between ONNX Runtime and torch.")
+
+    @field_validator("formats", mode="before")
+    @classmethod
+    def _one_format_or_several(cls, formats: Any) -> Any:
+        return (formats,) if isinstance(formats, str) else formats
+
+    @model_validator(mode="after")
+    def _no_onnx_without_onnx(self) -> ExportOptions:
+        asked = [name for name in self.formats if name.startswith("onnx-")]
+        if asked and not self.onnx:
+            raise ValueError(f"onnx is off, but formats names {', '.join(asked)}: leave one of them out")
+        return self
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The formats that are to be written, each once."""
+        names = (name for name in self.formats if self.onnx or name != "onnx")
+        return tuple(dict.fromkeys(names))

@@ -1,0 +1,89 @@
+"""The whole recipe."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from compressor.recipe.base import Section
+from compressor.recipe.data import CalibrationOptions, DataOptions, EvaluationOptions
+from compressor.recipe.delivery import BenchOptions, ExportOptions
+from compressor.recipe.finetune import FinetuneOptions
+from compressor.recipe.fusion import FusionOptions
+from compressor.recipe.target import TargetOptions
+
+
+class Recipe(Section):
+    """Everything that one run needs, and everything that reproduces it."""
+
+    teachers: tuple[str, ...] = Field(min_length=1, description="Local folders, built-in names or Hub ids.")
+    student: str | None = Field(
+        None, description="A narrow model to finetune; nothing is fused then, and width is not used."
+    )
+    output: str = Field("student", description="Folder to write; refused if it exists, unless --force.")
+    width: float = Field(
+        0.5, description="Residual width of the student as a share of the widest teacher's, in (0, 1]."
+    )
+    target: TargetOptions = TargetOptions()
+    depth: float | int | None = Field(
+        None,
+        description="Layers of the student: a share of the deepest teacher's, such as 0.5, or a number of layers, such "
+        "as 6; as many as the deepest teacher's if omitted.",
+    )
+    data: DataOptions = DataOptions()
+    calibration: CalibrationOptions = CalibrationOptions()
+    fusion: FusionOptions = FusionOptions()
+    finetune: FinetuneOptions = FinetuneOptions()
+    evaluation: EvaluationOptions = EvaluationOptions()
+    bench: BenchOptions = BenchOptions()
+    export: ExportOptions = ExportOptions()
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="Seed of every random choice.")
+    device: str = Field("cpu", description="Torch device, e.g. cpu, cuda, cuda:1.")
+
+    @field_validator("width")
+    @classmethod
+    def _width_is_a_share(cls, width: float) -> float:
+        if not math.isfinite(width) or not 0 < width <= 1:
+            raise ValueError("a width must be above 0 and at most 1")
+        return width
+
+    @field_validator("depth", mode="before")
+    @classmethod
+    def _depth_is_a_share_or_a_number(cls, depth: Any) -> Any:
+        if depth is None or (type(depth) is int and depth >= 1):
+            return depth
+        if type(depth) is not float or not 0 < depth <= 1:
+            raise ValueError("a depth is a share above 0 and at most 1, or a whole number of layers")
+        return depth
+
+    @model_validator(mode="after")
+    def _one_thing_gives_the_width(self) -> Recipe:
+        given = {
+            "width (--width)": "width" in self.model_fields_set,
+            "an anchor (--anchor)": self.fusion.anchor is not None,
+            "a student": self.student is not None,
+        }
+        both = [name for name, there in given.items() if there]
+        if self.target.asked and both:
+            raise ValueError(
+                f"a target (--target-params, --target-flops, --max-latency) picks the width, which {both[0]} gives: "
+                "leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_weight_per_teacher(self) -> Recipe:
+        weights = self.fusion.weights
+        if weights != "auto" and (len(weights) != len(self.teachers) or sum(weights) <= 0):
+            raise ValueError(
+                f"fusion.weights needs one non-negative weight per teacher, not all zero: "
+                f"{len(weights)} weights for {len(self.teachers)} teachers"
+            )
+        return self
+
+    def to_yaml(self) -> str:
+        """The whole resolved recipe as YAML, defaults included."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

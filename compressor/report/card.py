@@ -1,0 +1,242 @@
+"""The model card that lies beside every student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from compressor.bench.rows import format_threads
+from compressor.models.tasks import TASKS
+from compressor.recipe import Recipe
+from compressor.report.describe import describe_head, describe_reconstruction, describe_shapes, describe_validation
+from compressor.report.format_rows import DESCRIPTIONS, TITLES, format_rows
+
+_AUTO_CLASSES = {
+    "image-classification": "AutoModelForImageClassification",
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "masked-lm": "AutoModelForMaskedLM",
+    "causal-lm": "AutoModelForCausalLM",
+    "seq2seq-lm": "AutoModelForSeq2SeqLM",
+    "features": "AutoModel",
+}
+# What the Hub calls a task, where that is another word.
+_PIPELINE_TAGS = {
+    "masked-lm": "fill-mask",
+    "causal-lm": "text-generation",
+    "seq2seq-lm": "text2text-generation",
+    "features": "feature-extraction",
+}
+# Key of a table row -> heading, factor, decimals, unit.
+_COLUMNS: dict[str, tuple[str, float, int, str]] = {
+    "accuracy": ("accuracy", 100, 2, " %"),
+    "f1": ("F1", 1, 3, ""),
+    "perplexity": ("perplexity (lower is better)", 1, 2, ""),
+    "kl": ("KL to ensemble (nats)", 1, 4, ""),
+    "parameters": ("parameters", 1e-6, 2, " M"),
+    "macs": ("MACs", 1e-6, 2, " M"),
+    "bytes": ("size", 1e-6, 2, " MB"),
+    "torch_p50_ms": ("torch p50", 1, 2, " ms"),
+    "torch_p95_ms": ("torch p95", 1, 2, " ms"),
+    "ort_p50_ms": ("ONNX Runtime p50", 1, 2, " ms"),
+    "ort_p95_ms": ("ONNX Runtime p95", 1, 2, " ms"),
+}
+
+
+def render_card(
+    recipe: Recipe,
+    report: Mapping[str, Any],
+    *,
+    task: str = "image-classification",
+    reads: str | None = None,
+    example: str | None = None,
+) -> str:
+    """The README.md of a student: front matter, how to load it, what was measured, and the recipe that makes it again.
+
+    Args:
+        recipe: the resolved recipe of the run.
+        report: the run's report; sections that it lacks are left out of the card.
+        task: one of the values of `compressor.models.inputs.TASKS`.
+        reads: "image" or "text"; what the task usually reads if omitted.
+        example: a program that runs the ONNX file with onnxruntime alone.
+    """
+    image = (reads or ("image" if task == "image-classification" else "text")) == "image"
+    sections = [
+        _front_matter(task, bool(report.get("onnx"))),
+        f"# {_title(recipe)}\n\n{_made_of(recipe, report)}",
+        f"## Use\n\n{_fence('python', _snippet(task, image))}",
+        _section("Run it with onnxruntime alone", _example(example, image)),
+        _section("What was measured", _table(report.get("table") or [])),
+        _section("Choices of the run", _choices(report.get("fusion") or {})),
+        _section("ONNX against torch", _scalars(_of_all_files(report.get("onnx") or {}))),
+        _section("Formats", _formats(report.get("formats") or {})),
+        _section("Seconds", _scalars(report.get("seconds") or {})),
+        _section("Made with", _scalars(report.get("environment") or {})),
+        _section("Limits", _limits(recipe, report, task)),
+        "## Make it again\n\n"
+        + _fence("bash", "compress run recipe.yaml --output again")
+        + "\n\nwith this `recipe.yaml`:\n\n"
+        + _fence("yaml", recipe.to_yaml().rstrip()),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(task: str, onnx: bool) -> str:
+    values = {
+        "library_name": "transformers",
+        "pipeline_tag": _PIPELINE_TAGS.get(task, task),
+        "tags": ["model-fusion", "optimal-transport", "compression", *(["onnx"] if onnx else [])],
+    }
+    return f"---\n{yaml.safe_dump(values, sort_keys=False)}---"
+
+
+def _title(recipe: Recipe) -> str:
+    depth = "" if recipe.depth is None else f" and depth {recipe.depth:g}"
+    return f"{' + '.join(Path(name).name or name for name in recipe.teachers)} at width {recipe.width:g}{depth}"
+
+
+def _made_of(recipe: Recipe, report: Mapping[str, Any]) -> str:
+    count = len(recipe.teachers)
+    what = "One wide transformer, made narrow" if count == 1 else f"{count} wide transformers, fused into a narrow one"
+    finetune = report.get("finetune")
+    taught = "distilled from their ensemble" if recipe.finetune.asks_teachers else "trained on labels"
+    then = f"then {taught} for a short while" if finetune else "without any finetuning"
+    kept = f" It has the {describe_validation(finetune)}." if finetune and finetune.get("best_step") is not None else ""
+    lines = [f"{what} by `compressor` {report.get('version', '')}".rstrip() + f", {then}.{kept}", ""]
+    hashes = {teacher["name"]: teacher.get("fingerprint", "") for teacher in report.get("teachers") or []}
+    for name in recipe.teachers:
+        digest = f" (sha256 `{hashes[name][:16]}…`)" if hashes.get(name) else ""
+        lines.append(f"- teacher `{name}`{digest}")
+    return "\n".join(lines)
+
+
+def _snippet(task: str, image: bool) -> str:
+    cls = _AUTO_CLASSES[task]
+    processor = "AutoImageProcessor" if image else "AutoTokenizer"
+    return (
+        f"from transformers import {', '.join(sorted((cls, processor)))}\n\n"
+        f'model = {cls}.from_pretrained("path/to/this/folder")\n'
+        f'processor = {processor}.from_pretrained("path/to/this/folder")'
+    )
+
+
+def _example(example: str | None, image: bool) -> str:
+    if example is None:
+        return ""
+    needs, given = ("numpy and pillow", "picture.png") if image else ("numpy and tokenizers", '"a text"')
+    return (
+        f"Save it as `example.py` in this folder; it needs {needs} beside: `python example.py {given}`\n\n"
+        f"{_fence('python', example.rstrip())}"
+    )
+
+
+def _formats(formats: Mapping[str, Mapping[str, Any]]) -> str:
+    """A Markdown table of the formats."""
+    if not formats:
+        return ""
+    lines: list[Sequence[str]] = [TITLES, [":--", ":--", *["--:"] * 5]]
+    for name, files, *cells in format_rows(formats):
+        lines.append([name, ", ".join(f"`{file}`" for file in files), *cells])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{DESCRIPTIONS}" + _program(formats)
+
+
+def _program(formats: Mapping[str, Mapping[str, Any]]) -> str:
+    """How the torch.export program is run, where there is one: it takes its inputs by name, in a dict."""
+    files = (formats.get("torch-export") or {}).get("files") or {}
+    said = []
+    for file, about in files.items():
+        given, answer = ", ".join(f'"{name}": {name}' for name in about["inputs"]), about["outputs"][0]
+        program = (
+            f'import torch\n\nmodel = torch.export.load("{file}").module()\n{answer} = model({{{given}}})["{answer}"]'
+        )
+        said.append(f"\n\n`{file}` runs with torch alone:\n\n{_fence('python', program)}")
+    return "".join(said)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table of the rows; a column that no row has a number for is left out."""
+    keys = [key for key in _COLUMNS if any(row.get(key) is not None for row in rows)]
+    if not keys:
+        return ""
+    lines = [["model", *(_COLUMNS[key][0] for key in keys)], ["---", *("---:" for _ in keys)]]
+    for row in rows:
+        lines.append([str(row["name"]).replace("|", "\\|"), *(_number(key, row.get(key)) for key in keys)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _number(key: str, value: float | None) -> str:
+    _, factor, decimals, unit = _COLUMNS[key]
+    return "–" if value is None else f"{value * factor:.{decimals}f}{unit}"
+
+
+def _scalars(values: Mapping[str, Any]) -> str:
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) or value is None:
+            continue
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            value = ", ".join(_say(item) for item in value)
+        lines.append(f"- {key.replace('_', ' ')}: {_say(value)}")
+    return "\n".join(lines)
+
+
+def _choices(fusion: Mapping[str, Any]) -> str:
+    made = dict(fusion.get("choices") or {})
+    if shapes := made.pop("shapes", None):
+        made["shapes"] = describe_shapes(shapes)
+    if fusion.get("polished") is not None:
+        made["polish"] = describe_reconstruction(fusion)
+    if head := fusion.get("head"):
+        made["head"] = describe_head(head)
+    return _scalars(made)
+
+
+def _of_all_files(onnx: Mapping[str, Any]) -> dict[str, Any]:
+    """An export's figures with the names of all its files, where there is more to name than the first."""
+    if not onnx.get("files"):
+        return dict(onnx)
+    return {"files": list(onnx["files"]), **{key: value for key, value in onnx.items() if key not in ("file", "files")}}
+
+
+def _say(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _limits(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
+    rows = report.get("table") or []
+    count = recipe.evaluation.samples
+    samples = "all samples" if count is None else f"at most {count} samples"
+    evaluation = report.get("evaluation") or {}
+    source = evaluation.get("data") or recipe.data.source or "the teachers’ own data"
+    names = {"accuracy": "Accuracy", "f1": "F1", "perplexity": "Perplexity"}
+    found = [names[metric] for metric in TASKS[task].metrics if any(row.get(metric) is not None for row in rows)]
+    if found:
+        lines = [f"- {' and '.join([*found, 'KL'])} were measured on {samples} of `{source}`."]
+    elif TASKS[task].metrics:
+        lines = [f"- {names[TASKS[task].metrics[0]]} was not measured: there were no labelled samples."]
+    else:
+        lines = ["- Nothing was measured: a model without a head gives no answer that could be right or wrong."]
+    if recipe.bench.latency:
+        latency = report.get("latency") or {}
+        each = f" texts of {latency['length']} tokens" if latency.get("length") else ""
+        timed = next(iter((latency.get("models") or {}).values()), None)
+        threads = f" with {format_threads(timed['torch']['threads'])}" if timed else ""
+        lines.append(
+            f"- Latency is of batches of {recipe.bench.batch_size}{each}{threads} on the machine above; it differs on "
+            "others."
+        )
+    lines.append("- It answers like its teachers, with their classes, their inputs and their mistakes.")
+    return "\n".join(lines)
+
+
+def _section(heading: str, body: str) -> str:
+    return f"## {heading}\n\n{body}" if body else ""
+
+
+def _fence(language: str, text: str) -> str:
+    return f"```{language}\n{text}\n```"

@@ -1,0 +1,314 @@
+"""That every format is the model, or says how far from it it is."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from command import compress, tiny_recipe
+from test_export import bert, built, mistral, run, t5, vit, written
+
+from compressor.bench.deployed import measure_deployed
+from compressor.errors import UnsupportedError, UserError
+from compressor.export import onnx as exporter
+from compressor.export.files import INT8, files_of
+from compressor.export.formats import EXPORT_FORMATS, check_formats
+from compressor.export.parity_cases import answers_of
+from compressor.export.write import write_formats
+from compressor.models.inputs import dummy_inputs
+from compressor.pipeline.deliver import Delivery
+from compressor.pipeline.export import _noted
+from compressor.recipe import ExportOptions, build_recipe
+from compressor.report.onnx_example import onnx_example
+
+
+def pixels(count=4, seed=0):
+    return [dummy_inputs(vit().config, 8, seed=seed + index) for index in range(count)]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """An image model in every format, and its folder."""
+    model, folder = vit(), tmp_path_factory.mktemp("formats")
+    return model, write_formats(EXPORT_FORMATS.names(), model, folder, ExportOptions(), calibration=pixels()), folder
+
+
+@pytest.fixture
+def traced(images, monkeypatch):
+    """Exports of such models copy the file that there is, as tracing takes long."""
+    path = images[1]["onnx"].report.path
+    monkeypatch.setattr(exporter, "_export", lambda graph, target: shutil.copy(path, target))
+
+
+class TestFormats:
+    def test_names_and_places(self, images):
+        _, found, folder = images
+        assert tuple(found) == EXPORT_FORMATS.names()
+        assert EXPORT_FORMATS.names() == ("onnx", "onnx-int8", "onnx-int8-dynamic", "onnx-fp16", "torch-export")
+        assert written(folder) == [
+            "config.json", "model.onnx", "model_fp16.onnx", "model_int8.onnx", "model_int8_dynamic.onnx"
+        ]  # fmt: skip
+        assert sorted(path.name for path in folder.iterdir()) == ["onnx", "torch"]
+        for one in found.values():
+            (file,) = one.report.files
+            assert file.path.is_file() and file.bytes == file.path.stat().st_size
+            assert (file.inputs, file.outputs) == (("pixel_values",), ("logits",))
+
+    def test_exact_formats_are_held_to_the_tolerance(self, images, traced):
+        _, found, _ = images
+        for name in ("onnx", "torch-export"):
+            parity = found[name].report.parity
+            assert parity.max_rel <= parity.tolerance == 1e-4 and parity.agreement == 1.0
+        with pytest.raises(UserError, match="more than the tolerance"):
+            write_formats(["onnx"], vit(), images[2] / "no", ExportOptions(tolerance=1e-12), batch_sizes=(2,))
+        assert not (images[2] / "no").exists()
+
+    def test_other_formats_say_how_far_they_are(self, images):
+        _, found, _ = images
+        half, int8 = found["onnx-fp16"].report.parity, found["onnx-int8"].report.parity
+        assert 0 < half.error < 5e-3 < int8.error < 0.3
+        assert {case.batch for case in int8.cases} == {1, 2, 5}
+        assert half.error < found["onnx-int8-dynamic"].report.parity.error < 0.3
+
+    def test_weights_are_what_they_are_called(self, images):
+        import onnx
+
+        _, found, _ = images
+        types = {
+            name: {t.data_type for t in onnx.load(one.report.path).graph.initializer}
+            for name, one in found.items()
+            if name != "torch-export"
+        }
+        assert onnx.TensorProto.INT8 in types["onnx-int8"] and onnx.TensorProto.INT8 in types["onnx-int8-dynamic"]
+        kinds = {name: {n.op_type for n in onnx.load(found[name].report.path).graph.node} for name in types}
+        # One has ranges in it, the other takes them of what it is given, and leaves the convolution as it is.
+        assert "QuantizeLinear" in kinds["onnx-int8"] and "DynamicQuantizeLinear" not in kinds["onnx-int8"]
+        assert {"DynamicQuantizeLinear", "MatMulInteger", "Conv"} <= kinds["onnx-int8-dynamic"]
+        assert onnx.TensorProto.FLOAT16 in types["onnx-fp16"] and onnx.TensorProto.FLOAT not in types["onnx-fp16"]
+        graph = onnx.load(found["onnx-fp16"].report.path).graph
+        assert {v.type.tensor_type.elem_type for v in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT}
+
+    def test_a_program_is_run_by_torch_alone(self, images):
+        model, found, _ = images
+        inputs = dummy_inputs(model.config, 7)
+        given = torch.export.load(found["torch-export"].report.path).module()(inputs)
+        with torch.no_grad():
+            torch.testing.assert_close(given["logits"], model(**inputs).logits)
+
+    def test_a_new_float_file_ends_what_was_made_of_another(self, images, traced, tmp_path):
+        shutil.copytree(images[2], tmp_path / "s")
+        write_formats(["onnx-fp16"], vit(), tmp_path / "s", ExportOptions(), batch_sizes=(1,))
+        assert "model_int8.onnx" in written(tmp_path / "s")
+        write_formats(["onnx"], vit(), tmp_path / "s", ExportOptions(), batch_sizes=(1,))
+        assert written(tmp_path / "s") == ["config.json", "model.onnx"]
+        assert not list((tmp_path / "s" / "torch").iterdir())
+
+    def test_image_models_need_samples_for_int8(self):
+        with pytest.raises(UserError, match=r"onnx-int8 .* --data"):
+            check_formats(["onnx", "onnx-int8"], vit().config, data=False)
+        check_formats(["onnx-int8-dynamic"], vit().config, data=False)
+        check_formats(["onnx-int8"], bert().config, data=False)
+        with pytest.raises(UserError, match=r"unknown export format 'int4'.*known: onnx, onnx-int8"):
+            check_formats(["int4"], vit().config, data=True)
+
+    def test_another_way_to_calibrate(self, traced, tmp_path, capfd):
+        options = ExportOptions.model_validate({"int8": {"calibration": "percentile", "reduce_range": True}})
+        found = write_formats(["onnx-int8"], vit(), tmp_path, options, calibration=pixels(2), batch_sizes=(2,))
+        assert found["onnx-int8"].report.parity.error < 0.5
+        assert capfd.readouterr() == ("", "")
+
+    def test_a_program_is_of_the_whole_model(self, tmp_path):
+        found = write_formats(["torch-export"], mistral(), tmp_path, ExportOptions(), batch_sizes=(2,))
+        assert [file.path.name for file in found["torch-export"].report.files] == ["model.pt2"]
+        assert [kind.named(INT8) for kind in files_of(mistral())] == ["model_int8.onnx", "model_with_past_int8.onnx"]
+
+    def test_what_a_format_cannot_express_is_told_or_raised(self, tmp_path):
+        told = []
+        found = write_formats(
+            ["torch-export"],
+            t5(),
+            tmp_path / "s",
+            ExportOptions(),
+            left_out=lambda name, error: told.append(str(error)),
+        )
+        assert found == {} and not (tmp_path / "s").exists()
+        assert told == ["torch-export of T5ForConditionalGeneration is not supported: it has no whole model"]
+        with pytest.raises(UnsupportedError, match="no whole model"):
+            write_formats(["torch-export"], t5(), tmp_path, ExportOptions())
+
+    def test_answers_of_an_encoder_and_its_decoder(self):
+        from compressor.export.graphs import DecoderGraph, EncoderGraph
+
+        class File:
+            def __init__(self, graph):
+                self.graph = graph
+
+            def run(self, values):
+                return self.graph.call(values)
+
+        model = t5()
+        inputs = dummy_inputs(model.config, 2)
+        files = {
+            "encoder_model.onnx": File(EncoderGraph(model)),
+            "decoder_model.onnx": File(DecoderGraph(model, False)),
+        }
+        torch.testing.assert_close(answers_of(files, inputs), model(**inputs, use_cache=False).logits)
+
+
+class TestOnData:
+    def test_what_files_are_worth_beside_the_model(self, images):
+        model, found, _ = images
+        batches = [{**batch, "labels": torch.arange(8) % 3} for batch in pixels(3, seed=50)]
+        files = {name: lambda inputs, name=name: answers_of(found[name].files, inputs) for name in found}
+        own, scores = measure_deployed(model, files, batches)
+        with torch.no_grad():
+            logits = torch.cat([model(pixel_values=batch["pixel_values"]).logits for batch in batches])
+        said = torch.cat(
+            [run(found["onnx-int8"].report.path, pixel_values=b["pixel_values"])["logits"] for b in batches]
+        )
+        labels = torch.cat([batch["labels"] for batch in batches])
+        assert own.accuracy == pytest.approx(float((logits.argmax(-1) == labels).float().mean()))
+        int8 = scores["onnx-int8"]
+        assert int8.score.accuracy == pytest.approx(float((said.argmax(-1) == labels).float().mean()))
+        assert int8.agreement == pytest.approx(float((said.argmax(-1) == logits.argmax(-1)).float().mean()))
+        centred = logits - logits.mean(-1, keepdim=True)
+        wanted = float((said - said.mean(-1, keepdim=True) - centred).norm() / centred.norm())
+        assert int8.error == pytest.approx(wanted, rel=1e-3)
+        assert scores["onnx"].agreement == 1.0 and scores["onnx"].error < 1e-5
+        assert scores["onnx"].score.kl < scores["onnx-int8"].score.kl
+
+
+class TestRecipe:
+    def test_formats_and_the_switch(self):
+        assert build_recipe({"teachers": ["a"]}).export.wanted == ("onnx",)
+        off = build_recipe({"teachers": ["a"], "export": {"onnx": False}}).export
+        assert off.wanted == ()
+        some = build_recipe({"teachers": ["a"], "export": {"onnx": False, "formats": ["torch-export", "onnx"]}}).export
+        assert some.wanted == ("torch-export",)
+        with pytest.raises(UserError, match="onnx is off, but formats names onnx-int8"):
+            build_recipe({"teachers": ["a"], "export": {"onnx": False, "formats": ["onnx-int8"]}})
+        assert build_recipe({"teachers": ["a"], "export": {"formats": "onnx-fp16"}}).export.formats == ("onnx-fp16",)
+
+    def test_the_flag(self):
+        from compressor.cli.flags import to_recipe
+
+        recipe = to_recipe({"--teachers": ("a",), "--formats": "onnx, onnx-int8"})
+        assert recipe.export.formats == ("onnx", "onnx-int8")
+
+
+def ran_alone(folder, example, *arguments):
+    """What the example prints where torch and transformers cannot be imported."""
+    bars = "import sys\nfor name in ('torch', 'transformers', 'compressor'):\n    sys.modules[name] = None\n"
+    (folder / "example.py").write_text(bars + example)
+    done = subprocess.run([sys.executable, "example.py", *arguments], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_run_writes_and_measures_formats_and_its_card_has_a_program_that_runs(vit_a, image_folder, tmp_path):
+    from PIL import Image
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    from compressor.pipeline.run import run_recipe as job
+    from compressor.report.summary import summary_lines
+
+    export = {"onnx": True, "formats": ["onnx", "onnx-int8", "torch-export"]}
+    report = job(
+        build_recipe(tiny_recipe([vit_a], image_folder, tmp_path / "s", export=export, finetune={"enabled": False}))
+    )
+    found = report["formats"]["onnx-int8"]
+    assert found["evaluation"]["samples"] == 12 and 0 <= found["evaluation"]["accuracy"] <= 1
+    assert found["evaluation"]["float"]["accuracy"] == report["table"][-1]["accuracy"]
+    assert math.isfinite(found["evaluation"]["relative_error"])
+    assert json.loads((tmp_path / "s" / "report.json").read_text())["formats"].keys() == set(export["formats"])
+    card = (tmp_path / "s" / "README.md").read_text()
+    assert "| onnx-int8 | `onnx/model_int8.onnx` |" in card
+    assert any("onnx/model.onnx, onnx/model_int8.onnx" in line for line in summary_lines(report))
+    assert sum(line.startswith("torch-export: largest difference from torch ") for line in summary_lines(report)) == 1
+    assert "Save it as `example.py` in this folder; it needs numpy and pillow beside: `python example.py pict" in card
+    example = card.split("onnxruntime alone")[1].split("```python\n")[1].split("```")[0]
+    assert len(example.splitlines()) <= 10
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8))
+    picture.save(tmp_path / "s" / "picture.png")
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "s")
+    given = AutoImageProcessor.from_pretrained(tmp_path / "s")(picture, return_tensors="pt")
+    said = model.config.id2label[int(model(**given).logits.argmax())]
+    assert ran_alone(tmp_path / "s", example, "picture.png") == said
+    program = card.split("with torch alone")[1].split("```python\n")[1].split("```")[0]
+    told: dict = dict(given)
+    exec(program.replace('"torch/', f'"{tmp_path}/s/torch/'), told)
+    assert torch.allclose(told["logits"], model(**given).logits, atol=1e-5)
+
+
+def test_the_text_example(bert, tmp_path, capsys):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    code, out, err = compress(capsys, "export", bert, "-o", tmp_path, "--formats", "onnx,onnx-int8")
+    assert (code, err) == (0, "") and "onnx-int8: relative error" in out
+    code, _, err = compress(capsys, "export", bert, "-o", tmp_path, "--formats", "onnx-int8")
+    assert code == 2 and "model_int8.onnx exists already" in err
+    example = onnx_example(tmp_path, "text-classification")
+    assert len(example.splitlines()) <= 10
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(bert), AutoTokenizer.from_pretrained(bert)
+    said = model.config.id2label[int(model(**tokenizer("the bad plot", return_tensors="pt")).logits.argmax())]
+    assert ran_alone(tmp_path, example, "the bad plot") == said
+    pair = ("good film", "the bad plot the plot")
+    said = model.config.id2label[int(model(**tokenizer(*pair, return_tensors="pt")).logits.argmax())]
+    assert ran_alone(tmp_path, example, *pair) == said
+    # A new float file ends the others: nothing goes that was not named.
+    code, _, err = compress(capsys, "export", bert, "-o", tmp_path, "--formats", "onnx")
+    assert code == 2 and "exists already" in err
+    (tmp_path / "onnx" / "model.onnx").unlink()
+    code, _, err = compress(capsys, "export", bert, "-o", tmp_path, "--formats", "onnx")
+    assert code == 2 and "model_int8.onnx goes when onnx is written" in err
+    assert (tmp_path / "onnx" / "model_int8.onnx").exists()
+
+
+def test_an_export_into_a_students_folder_is_on_its_card(vit_a, image_folder, tmp_path, capsys):
+    from compressor.pipeline.run import run_recipe as job
+
+    job(
+        build_recipe(
+            tiny_recipe([vit_a], image_folder, tmp_path / "s", finetune={"enabled": False}, export={"onnx": False})
+        )
+    )
+    assert "with onnxruntime alone" not in (tmp_path / "s" / "README.md").read_text()
+    code, _, err = compress(capsys, "export", tmp_path / "s", "--formats", "onnx,onnx-fp16")
+    assert (code, err) == (0, "")
+    card = (tmp_path / "s" / "README.md").read_text()
+    assert "| onnx-fp16 | `onnx/model_fp16.onnx` |" in card and "with onnxruntime alone" in card
+
+
+def test_no_example_where_ten_lines_are_not_enough(tmp_path):
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").touch()
+    assert onnx_example(tmp_path, "image-classification") is None
+    cropping = {"do_resize": True, "do_center_crop": True, "size": {"height": 8, "width": 8}}
+    (tmp_path / "onnx" / "preprocessor_config.json").write_text(json.dumps(cropping))
+    assert onnx_example(tmp_path, "image-classification") is None
+    assert onnx_example(tmp_path, "seq2seq-lm") is None
+
+
+def test_an_export_keeps_what_it_did_not_replace(tmp_path):
+    folder = tmp_path / "s"
+    folder.mkdir()
+    (folder / "report.json").write_text(json.dumps({"table": [], "formats": {"onnx": 1, "onnx-int8": 2}}))
+    assert _noted(folder, Delivery(None, {"onnx-int8": 3})) == {"formats": {"onnx": 1, "onnx-int8": 3}}
+    # What was made of another float file went with it.
+    assert _noted(folder, Delivery({"file": "f"}, {"onnx": 4})) == {"onnx": {"file": "f"}, "formats": {"onnx": 4}}
+    assert _noted(tmp_path, Delivery(None, {"onnx-int8": 3})) == {"formats": {"onnx-int8": 3}}
+
+
+def test_a_family_without_files_is_refused():
+    from transformers import BartConfig, BartForSequenceClassification
+
+    config = BartConfig(
+        d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=16, decoder_ffn_dim=16, vocab_size=20,
+    )  # fmt: skip
+    with pytest.raises(UnsupportedError, match="not supported"):
+        write_formats(["onnx-fp16"], built(BartForSequenceClassification, config), "nowhere", ExportOptions())

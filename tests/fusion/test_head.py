@@ -1,0 +1,161 @@
+"""The head is fitted to the ensemble's probabilities where held-out samples gain by it, and left alone elsewhere."""
+
+import pytest
+import torch
+from families import batches_of, config_of, tiny_model, widen
+
+from compressor.fusion import fuse_models
+from compressor.fusion.build import head, logistic
+from compressor.fusion.build.logistic import FreeHead, HeadData, fit_logistic
+from compressor.fusion.calibration import batches as samples
+from compressor.fusion.joint import candidates
+from compressor.fusion.joint.candidates import divergence, pooled_log_probs
+from compressor.recipe import FusionOptions
+
+PLAIN = FusionOptions(residual="principal")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gemma2"])
+def test_held_out_samples_gain(family):
+    teachers = [(str(seed), tiny_model(config_of(family), seed)) for seed in (0, 1)]
+    report = fuse_models(teachers, 0.5, batches_of(config_of(family), 8, 32), PLAIN).report
+    assert report["head"] is None or report["head"]["kl"] < report["head"]["least_squares_kl"]
+
+
+def test_new_samples_gain_too():
+    teachers = [(str(seed), tiny_model(config_of("llama"), seed)) for seed in (0, 1)]
+    models = [model for _, model in teachers]
+    for model in models:
+        # Random teachers hardly prefer any class, and then least squares is as good.
+        model.lm_head.weight.data *= 8
+    batches = batches_of(config_of("llama"), 16, 32)
+    new = batches_of(config_of("llama"), 4, 32, first_seed=900)
+    wanted = [pooled_log_probs(models, [0.5, 0.5], batch) for batch in new]
+    fitted = fuse_models(teachers, 0.5, batches, PLAIN)
+    # Without held-out samples there is nothing to stop by, and the head keeps its least squares.
+    plain = fuse_models(teachers, 0.5, batches, PLAIN, holdout=0.0)
+    assert fitted.report["head"] is not None
+    assert divergence(fitted.model, new, wanted) < divergence(plain.model, new, wanted)
+
+
+def test_few_tokens_do_not_fit_a_head(monkeypatch):
+    config = config_of("llama")
+    teachers = [(str(seed), tiny_model(config, seed)) for seed in (0, 1)]
+    for _, model in teachers:
+        model.lm_head.weight.data *= 8
+    batches = batches_of(config, 16, 32)
+    assert fuse_models(teachers, 0.5, batches, PLAIN).report["head"] is not None
+    # 6,144 tokens for 16 inputs.
+    monkeypatch.setattr(head, "FEWEST", 385)
+    assert fuse_models(teachers, 0.5, batches, PLAIN).report["head"] is None
+
+
+def test_an_exact_student_is_left_alone():
+    narrow = tiny_model(config_of("llama"))
+    options = FusionOptions(residual="barycentre", inner="transport")
+    assert fuse_models([("wide", widen(narrow, 1))], 0.5, batches_of(narrow.config), options).report["head"] is None
+
+
+def test_logits_that_are_no_multiple_of_the_heads_outputs_are_left_alone():
+    config = config_of("gemma2")
+    config.final_logit_softcapping = 0.5
+    teachers = [(str(seed), tiny_model(config, seed)) for seed in (0, 1)]
+    assert fuse_models(teachers, 0.5, batches_of(config), PLAIN).report["head"] is None
+
+
+def test_students_without_a_head_have_none_to_fit():
+    config = config_of("llama")
+    config.architectures = ["LlamaModel"]
+    teachers = [(str(seed), tiny_model(config, seed)) for seed in (0, 1)]
+    report = fuse_models(teachers, 0.5, batches_of(config), PLAIN).report
+    assert report["head"] is None and torch.isfinite(torch.tensor(report["fits"][0]["error"]))
+
+
+def test_a_head_does_not_live_on_the_last_digits_of_its_inputs():
+    """Of inputs that nearly depend on each other, as a pooler's do, the rest is lost in float16 and int8."""
+    made = torch.Generator().manual_seed(0)
+    few = torch.randn(600, 4, generator=made)
+    inputs = few @ torch.randn(4, 16, generator=made) + 1e-4 * torch.randn(600, 16, generator=made)
+    # What is left to gain is in those digits alone.
+    hidden = 1e4 * (inputs - few @ torch.linalg.lstsq(few, inputs).solution)[:, :1]
+    plain = torch.randn(4, 2, generator=made)
+    wanted = (few @ plain + 0.3 * torch.cat([hidden, -hidden], dim=1)).softmax(-1)
+    weight = (torch.linalg.pinv(inputs, rtol=1e-2) @ (few @ plain)).T.contiguous()
+    answers, held_out = HeadData(inputs[:500], wanted[:500]), HeadData(inputs[500:], wanted[500:])
+    free = FreeHead.of(weight, torch.zeros(2), answers.inputs, answers.wanted, transposed=False)
+    before, after, change = fit_logistic(free, answers, held_out, 1.0)
+    assert after <= before
+    noise = 0.01 * inputs.square().mean().sqrt() * torch.randn(inputs.shape, generator=made)
+    logits = free.logits(change, inputs)
+    assert (free.logits(change, inputs + noise) - logits).norm() < 0.05 * logits.norm()
+
+
+@pytest.mark.parametrize("bias", [None, torch.zeros(7)])
+def test_heaps_of_tokens_say_what_all_together_say(bias, monkeypatch):
+    made = torch.Generator().manual_seed(0)
+    inputs = torch.randn(600, 5, generator=made, dtype=torch.float64)
+    wanted = torch.randn(600, 7, generator=made, dtype=torch.float64).softmax(-1)
+    weight = torch.randn(7, 5, generator=made, dtype=torch.float64)
+    answers, held_out = HeadData(inputs[:500], wanted[:500]), HeadData(inputs[500:], wanted[500:])
+    found = []
+    for size in (1 << 22, 90):
+        monkeypatch.setattr(logistic, "CHUNK_ENTRIES", size)
+        free = FreeHead.of(weight, bias if bias is None else bias.double(), inputs, wanted, transposed=False)
+        found.append(fit_logistic(free, answers, held_out, 2.0))
+    (before, after, change), (_, _, again) = found
+    assert after < before
+    assert torch.allclose(change, again, rtol=1e-6, atol=1e-8)
+
+
+def test_more_tokens_make_a_better_head(monkeypatch):
+    """Of many classes a few thousand tokens say too little: as many are taken as the work allows."""
+    config = config_of("llama")
+    teachers = [(str(seed), tiny_model(config, seed)) for seed in (0, 1)]
+    models = [model for _, model in teachers]
+    for model in models:
+        model.lm_head.weight.data *= 8
+    batches, new = batches_of(config, 16, 32), batches_of(config, 4, 32, first_seed=900)
+    wanted = [pooled_log_probs(models, [0.5, 0.5], batch) for batch in new]
+    every = divergence(fuse_models(teachers, 0.5, batches, PLAIN).model, new, wanted)
+    entries = 16 * 32 * 12 * config.vocab_size * (config.hidden_size // 2)
+    monkeypatch.setattr(head, "WORK", entries // 32)
+    assert every < divergence(fuse_models(teachers, 0.5, batches, PLAIN).model, new, wanted)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_logits_of_large_vocabularies_are_never_held_together(family, monkeypatch):
+    """Calls are made of few samples, and what is kept of all tokens is what the head reads."""
+    config = config_of(family)
+    teachers = [(str(seed), tiny_model(config, seed)) for seed in (0, 1)]
+    batches = batches_of(config, 4, 16)
+    whole = fuse_models(teachers, 0.5, batches, PLAIN)
+    classes = whole.model(**batches[0]).logits.shape[-1]
+    # Three samples of twelve tokens.
+    monkeypatch.setattr(samples, "MOST_CALL_LOGITS", 40 * classes)
+    most: list[int] = []
+    forward = torch.nn.Linear.forward
+
+    def counted(self, inputs):
+        found = forward(self, inputs)
+        if found.shape[-1] == classes:
+            most.append(found.numel())
+        return found
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", counted)
+    parts = fuse_models(teachers, 0.5, batches, PLAIN)
+    assert max(most) <= 40 * classes
+    for name, value in whole.model.state_dict().items():
+        assert torch.allclose(value, parts.model.state_dict()[name], rtol=1e-4, atol=1e-6), name
+
+
+def test_candidates_of_large_vocabularies_are_judged_by_some_of_the_tokens(monkeypatch):
+    config = config_of("llama")
+    teachers = [(str(seed), tiny_model(config, seed)) for seed in (0, 1)]
+    batches = batches_of(config, 8, 16)
+    monkeypatch.setattr(samples, "MOST_CALL_LOGITS", 40 * config.vocab_size)
+    monkeypatch.setattr(candidates, "MOST_SCORED_LOGITS", 60 * config.vocab_size)
+    asked: list[int] = []
+    ensemble = candidates.pooled_log_probs
+    monkeypatch.setattr(candidates, "pooled_log_probs", lambda *a: asked.append(1) or ensemble(*a))
+    fuse_models(teachers, 0.5, batches)
+    assert len(asked) == 2
