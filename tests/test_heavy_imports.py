@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from compressor.bench.table import Row
+from compressor.bench.rows import Row
 
 #: Libraries that take a tenth of a second or more to import, or bring one that does.
 HEAVY = {
