@@ -14,6 +14,7 @@ PIP := $(VENV)/bin/python $(INSTALL) --no-compile
 # compile the libraries' tests too. A package may ship files that are no Python of this version: no reason to fail here.
 COMPILE := $(VENV)/bin/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib compressor || true
 
+# The guide is built without --quiet, which would hide the warnings that --strict counts.
 .PHONY: demo test docs install dist dist-check clean
 .DELETE_ON_ERROR:
 
@@ -23,7 +24,7 @@ demo: install
 test: $(VENV)/.tested
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 	$(VENV)/bin/pytest -n 2 --dist worksteal
 
 docs: $(VENV)/.documented
