@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compressor.utils.telemetry import disable_telemetry
+from compressor.version import __version__
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from compressor.fusion import FusionResult
     from compressor.layer_maps import AttentionPair, LayerMap
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "benchmark", "distill", "export_onnx", "fuse", "inspect"]
 
 disable_telemetry()

@@ -9,9 +9,6 @@ from typing import Any
 
 from compressor.errors import UserError
 from compressor.recipe import Recipe, read_recipe
-from compressor.report.card import render_card
-from compressor.report.onnx_example import onnx_example
-from compressor.report.page.page import render_page
 from compressor.utils.files import atomic_write_text, check_file
 from compressor.utils.input_files import MIB, read_json
 from compressor.utils.strict_json import json_text
@@ -41,6 +38,10 @@ def write_documents(folder: Path, recipe: Recipe, report: Mapping[str, Any], *, 
 
 
 def _card(folder: Path, recipe: Recipe, report: Mapping[str, Any]) -> str:
+    # Here, since tasks of models bring torch and transformers: a report is read without.
+    from compressor.report.card import render_card
+    from compressor.report.onnx_example import onnx_example
+
     example = onnx_example(folder, report["task"]) if report.get("onnx") else None
     return render_card(recipe, report, task=report["task"], reads=report["reads"], example=example)
 
@@ -72,6 +73,9 @@ def write_page(folder: str | Path) -> Path:
     Raises:
         UserError: there is no report that could be read, or the folder cannot be written to.
     """
+    # Here, since its pictures of couplings bring torch.
+    from compressor.report.page.page import render_page
+
     report, path = read_report(folder), Path(folder).expanduser() / PAGE
     try:
         page = render_page(report)
@@ -90,6 +94,8 @@ def edited_documents(folder: Path) -> list[Path]:
 
     def card() -> str:
         return _card(folder, read_recipe(folder / RECIPE), read_report(folder))
+
+    from compressor.report.page.page import render_page
 
     def page() -> str:
         return render_page(read_report(folder))

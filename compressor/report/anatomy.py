@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from compressor.anatomy import CERTIFICATE_TOLERANCE, Anatomy, Axis, Kind, Space
 from compressor.bench.rows import format_count, format_threads
 from compressor.utils.out_of_memory import format_bytes
+
+if TYPE_CHECKING:
+    from compressor.anatomy import Anatomy, Axis, Space
 
 
 def render_anatomy(name: str, anatomy: Anatomy) -> list[RenderableType]:
     """Spaces, axes by parameter with the layers collapsed, and the certificate."""
+    # Here, since it brings torch and transformers: reports, which this module renders too, are shown without.
+    from compressor.anatomy import CERTIFICATE_TOLERANCE
+
     collapse = _collapser(anatomy.layers)
     axes = _table("parameter", "axes (→ writes a space, ← reads one)")
     for pattern, count, described in _patterns(anatomy, collapse):
@@ -166,6 +171,8 @@ def _residuals(anatomy: Anatomy) -> list[str]:
 
 
 def _coordinates(space: Space) -> str:
+    from compressor.anatomy import Kind
+
     match space.kind:
         case Kind.ATTENTION:
             groups = f" in {space.groups} key–value groups" if space.groups != space.heads else ""

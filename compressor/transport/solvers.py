@@ -23,7 +23,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import ot
 import torch
 from torch import Tensor
 
@@ -206,6 +205,9 @@ def sinkhorn(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 
 def _scaling(problem: Problem, cost: Tensor) -> Tensor:
     """Sinkhorn–Knopp: two matrix–vector products an iteration, many times cheaper than logarithms of sums."""
+    # POT imports scikit-learn and scipy.stats, a second that only the solvers need to pay.
+    import ot
+
     return ot.bregman.sinkhorn_knopp(
         problem.mu, problem.nu, cost, problem.epsilon, numItermax=problem.max_iterations or SINKHORN_ITERATIONS,
         stopThr=0.1 * TIGHT * float(problem.nu.min()), warn=False,
@@ -214,6 +216,8 @@ def _scaling(problem: Problem, cost: Tensor) -> Tensor:
 
 def _log_domain(problem: Problem) -> Tensor:
     """Annealed from the largest cost down to ε."""
+    import ot
+
     potentials: tuple[Tensor, Tensor] | None = None
     for epsilon, iterations in _annealed(problem):
         plan, log = ot.bregman.sinkhorn_log(
@@ -280,6 +284,8 @@ def unbalanced(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _simplex(problem: Problem, name: str, mu: Tensor, nu: Tensor, cost: Tensor) -> Tensor:
+    import ot
+
     limit = problem.max_iterations or EMD_ITERATIONS
     for allowed in (limit, 10 * limit):
         with warnings.catch_warnings():
