@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -118,12 +117,10 @@ def report_command(
     if markdown + html + json > 1:
         raise UserError("--markdown, --html and --json exclude each other: give one of them")
     with working(debug):
-        from compressor.pipeline.claim import claimed
-        from compressor.pipeline.output import read_report, write_page
+        from compressor.pipeline.output import read_report
 
-        with claimed(folder, (), remark=print_note) if html else nullcontext():
-            page = write_page(folder) if html else None
-            found = read_report(folder)
+        page = _write_page(folder) if html else None
+        found = read_report(folder)
     if page is not None:
         print_results(f"wrote {page}")
         return
@@ -136,3 +133,12 @@ def report_command(
         print_results(markdown_of(found))
     else:
         print_results(table_of(found), *describe_choices(found))
+
+
+def _write_page(folder: str) -> Path:
+    """Write the page of a folder's report anew, unless another run is writing there."""
+    from compressor.pipeline.claim import claimed
+    from compressor.pipeline.output import write_page
+
+    with claimed(folder, (), remark=print_note):
+        return write_page(folder)
