@@ -64,7 +64,7 @@ def _random_heads(space: Space, generator: torch.Generator) -> tuple[list[int], 
     per_group = space.heads // space.groups
 
     def shuffled(count: int) -> list[int]:
-        return list(range(count)) if space.placed else torch.randperm(count, generator=generator).tolist()
+        return list(range(count)) if space.head_position_fixed else torch.randperm(count, generator=generator).tolist()
 
     groups = shuffled(space.groups)
     return groups, [[group * per_group + head for head in shuffled(per_group)] for group in groups]

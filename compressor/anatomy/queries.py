@@ -112,6 +112,6 @@ def stream_keys(anatomy: Anatomy) -> dict[str, str]:
         key = stack.residual
         for layer in stack.layers:
             items = [item for item in anatomy.flow if item.module.startswith(layer + ".")]
-            key = next((item.meets for item in reversed(items) if item.meets), key)
+            key = next((item.joins for item in reversed(items) if item.joins), key)
             found[layer] = key
     return found

@@ -180,11 +180,12 @@ class _Tabulation:
             match = [channel for _, _, channel in attention.others if channel.root is not attention.channel]
             rotary = attention.fixed_channels or any(c.root.form is not DimForm.ATOM or c.root.pinned for c in match)
             shared = orders[id(attention.heads[0])]
-            placed = any(atom.pinned for head in attention.heads for atom in head.atoms())
+            fixed = any(atom.pinned for head in attention.heads for atom in head.atoms())
             order = names[id(attention.heads[0])] if len(shared) > 1 else None
             self.spaces[name] = Space(
-                name, Kind.ATTENTION, heads * per, heads, max(groups, 1), per, rotary=rotary, placed=placed, order=order
-            )
+                name, Kind.ATTENTION, heads * per, heads, max(groups, 1), per, rotary=rotary,
+                head_position_fixed=fixed, order=order,
+            )  # fmt: skip
             attention.modules.insert(0, name)
 
     def _name_hidden(self, loose: set[str]) -> None:
