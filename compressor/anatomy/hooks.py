@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
+#: (module path, "in" or "out"): a tensor of a forward pass, the module's first input or output.
+Tap = tuple[str, str]
 #: Modules that multiply by a matrix, and the dimension of `weight` that each writes.
 LINEAR_WRITE_DIM: dict[type[nn.Module], int] = {nn.Linear: 0, Conv1D: 1}
 
@@ -77,6 +79,23 @@ def hooks(handles: list[Any]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def capture_outputs(model: nn.Module, modules: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """Fill a dict {module: the first tensor of each of its outputs, call by call} while the model runs inside."""
+    outputs: dict[str, list[Tensor]] = {name: [] for name in modules}
+
+    def recorder(name: str) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            tensor = first_tensor(output)
+            if tensor is not None:
+                outputs[name].append(tensor)
+
+        return hook
+
+    with hooks([model.get_submodule(name).register_forward_hook(recorder(name)) for name in outputs]):
+        yield outputs
 
 
 def trace(model: nn.Module, inputs: Mapping[str, Tensor], layers: tuple[str, ...]) -> Trace:

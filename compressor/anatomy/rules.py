@@ -12,9 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from compressor.anatomy.dims import Dim, concat, pin, product, select_dim, split_concat, split_product, unify
-
-Dims = list[Dim]
+from compressor.anatomy.dims import Dim, Dims, concat, pin, product, select_dim, split_concat, split_product, unify
 
 
 class Lookup(Protocol):

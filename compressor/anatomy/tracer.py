@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from compressor.anatomy.dims import Dim, pin
+from compressor.anatomy.dims import Dim, Dims, pin
 from compressor.anatomy.hooks import first_tensor, hooks, logits_of
 from compressor.anatomy.rules import RULES, tensors_in
 
-Dims = list[Dim]
 #: Operations whose results are not computed from the coordinates of what they are given.
 _SHAPE_ONLY = {
     "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_tensor", "size", "dim", "numel",

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from compressor.errors import CouplingError, CouplingWarning
-from compressor.transport.marginals import check_marginal, inverse, uniform
+from compressor.transport.marginals import inverse, uniform
 from compressor.transport.sketch import sketch
 
 #: Marginal errors above the tight tolerance are warned of, those above the loose one are refused.
@@ -116,20 +116,6 @@ class Coupling:
         }
 
 
-def from_assignment(labels: Tensor, m: int, *, mu: Tensor | None = None, space: str = "space") -> Coupling:
-    """Clustering as semi-relaxed transport: source i goes whole to target labels[i], and ν is what arrives.
-
-    Args:
-        labels: a target in [0, m) for each source, integers [n].
-        m: how many targets there are.
-        mu: source marginal [n]; uniform if omitted.
-    """
-    n = labels.numel()
-    mu = uniform(n) if mu is None else check_marginal(mu, n, name="mu", space=space)
-    plan = _one_hot_plan(torch.arange(n), labels.long(), mu, (n, m), space)
-    return Coupling(plan, mu, plan.sum(0), None, "assignment", space)
-
-
 def from_selection(indices: Tensor, n: int, *, space: str = "space") -> Coupling:
     """Choosing as partial transport: target j takes source indices[j], and the rest of the n sources stay behind.
 
@@ -181,23 +167,6 @@ def mixed(one: Coupling, other: Coupling, share: float | Tensor) -> Coupling:
     mean = float(weight.mean())
     transported = mean * one.transported + (1 - mean) * other.transported
     return Coupling(plan, mu, nu, None, "mixed", one.space, transported)
-
-
-def compose(first: Coupling, second: Coupling) -> Coupling:
-    """Teacher to middle to student: P₁ diag(1/ν₁) P₂, so that pushes and pulls multiply.
-
-    Raises:
-        CouplingError: what the first delivers (ν₁) is not what the second sends (μ₂).
-    """
-    if first.nu.shape != second.mu.shape or _relative_error(first.nu, second.mu) > TIGHT:
-        raise CouplingError(
-            f"{second.space}: the target marginal of the {first.solver} coupling is not the source marginal of the "
-            f"{second.solver} coupling, so they cannot be composed"
-        )
-    return Coupling(
-        first.push() @ second.plan, first.mu, second.nu, None, "composed", second.space,
-        first.transported * second.transported,
-    )  # fmt: skip
 
 
 def _one_hot_plan(rows: Tensor, columns: Tensor, mass: Tensor, shape: tuple[int, int], space: str) -> Tensor:

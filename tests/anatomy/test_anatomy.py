@@ -152,7 +152,7 @@ def test_one_group_is_told_from_its_channels():
 
 
 def test_heads_with_slopes_have_a_place_and_heads_with_a_common_bias_an_order():
-    assert attention_of("bloom").placed
+    assert attention_of("bloom").head_position_fixed
     assert attention_of("t5").order is not None
     assert not attention_of("bert").placed
 
