@@ -105,7 +105,7 @@ def _refusal(config: PretrainedConfig, anatomy: Anatomy, watched: TracedDims, sp
     return (
         f"{config.model_type}: permuting {space} changes the logits by {error:.1e} "
         f"(parameters: {', '.join(touched[:4]) or 'all'}){unknown}; this architecture is not understood, so nothing "
-        f"was touched. An operation that treats these coordinates unlike each other needs a rule in anatomy/rules.py"
+        f"was touched. An operation that treats these coordinates unlike each other needs a rule in anatomy/rules"
     )
 
 

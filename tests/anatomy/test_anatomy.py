@@ -154,7 +154,7 @@ def test_one_group_is_told_from_its_channels():
 def test_heads_with_slopes_have_a_place_and_heads_with_a_common_bias_an_order():
     assert attention_of("bloom").head_position_fixed
     assert attention_of("t5").order is not None
-    assert not attention_of("bert").placed
+    assert not attention_of("bert").head_position_fixed
 
 
 def test_encoder_and_decoder_are_two_stacks_and_share_a_stream_only_if_they_share_an_embedding():
