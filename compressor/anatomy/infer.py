@@ -68,7 +68,7 @@ def _inspect(config: PretrainedConfig) -> Anatomy:
     if Meaning.HIDDEN not in sizes.meanings.values():
         raise UnsupportedError(f"no field of the {config.model_type} config sizes a residual stream")
     anatomy = _certified(config, study, _with_experts(study, study.anatomy(), skeleton))
-    return replace(expand(anatomy, study.config, config, skeleton, sizes), errors=anatomy.errors)
+    return replace(expand(anatomy, config, skeleton, sizes), errors=anatomy.errors)
 
 
 def _certified(config: PretrainedConfig, study: _Study, anatomy: Anatomy) -> Anatomy:

@@ -1,7 +1,7 @@
 """Couplings, and their matrices push and pull that transport weights.
 
-A coupling P [n, m] holds the mass from each of a teacher's n coordinates to each of the student's m; its row sums are μ,
-its column sums ν.  Two matrices transport weights:
+A coupling P [n, m] holds the mass from each of a teacher's n coordinates to each of the student's m.  Its row sums are
+μ, its column sums ν.  Two matrices transport weights:
 
     push = P diag(1/ν)   columns sum to 1   a student value is the *mean* of the values coupled to it   W' = pushᵀ W
     pull = diag(1/μ) P   rows sum to 1      a student reader is the *sum* of the readers coupled to it   W' = W pull
