@@ -1,6 +1,6 @@
-"""Presets: baselines and published ways of fusing, each a name for values of the recipe.
+"""Presets: named recipe values of baselines and published methods.
 
-A preset lies beneath whatever else is said: flags, and a recipe's own keys, replace its values one by one.
+Flags and the recipe's own keys override a preset's values one by one.
 """
 
 from __future__ import annotations
@@ -15,12 +15,7 @@ from compressor.utils.registry import Registry
 
 @dataclass(frozen=True)
 class Preset:
-    """A preset.
-
-    Attributes:
-        meaning: in a few words.
-        values: nested as in a recipe.
-    """
+    """Recipe values, nested as in a recipe, and their meaning in a few words."""
 
     meaning: str
     values: Mapping[str, Any]
@@ -62,27 +57,27 @@ PRESETS.register("paper")(
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The values that a preset stands for, nested as in a recipe.
+    """A copy of a preset's values, nested as in a recipe.
 
     Raises:
-        UserError: there is no preset of that name; the line lists the known ones.
+        UserError: there is no preset of that name; the message lists the known ones.
     """
     return copy.deepcopy(dict(PRESETS.get(name).values))
 
 
 def beneath(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Nested values with those of a preset wherever they say nothing.
+    """Nested recipe values, completed by those of a preset.
 
-    A preset's width is that of students that have their teachers' shape, so it gives way to an anchor or a target too.
+    The width of a preset applies to students in the shape of their teachers; an anchor or a target overrides it.
 
     Raises:
-        UserError: there is no preset of that name; the line lists the known ones.
+        UserError: as `preset`.
     """
-    found = preset(name)
+    lower = preset(name)
     fusion = values.get("fusion")
     if values.get("target") or (isinstance(fusion, Mapping) and fusion.get("anchor") is not None):
-        found.pop("width", None)
-    return _merged(found, values)
+        lower.pop("width", None)
+    return _merged(lower, values)
 
 
 def _merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:

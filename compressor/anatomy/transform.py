@@ -134,9 +134,8 @@ def apply(
         student_axes = (shapes or {}).get(name)
         for dim, axis in enumerate(anatomy.axes[name]):
             if not axis.fixed:
-                value = _contract(
-                    value, dim, axis, maps, None if student_axes is None else student_axes[dim].interleave
-                )
+                heads = None if student_axes is None else student_axes[dim].interleave
+                value = _contract(value, dim, axis, maps, heads)
         moved[name] = value
     return moved
 

@@ -1,7 +1,7 @@
-"""Tiny configs of every family that is proven: built offline in milliseconds, with all that its attention does.
+"""Tiny configs of every supported family, built offline in milliseconds, with all features of its attention.
 
-One line a family: its class and what it takes beside the common sizes.  This is test and documentation data; nothing
-else in the package looks a family up by its name.
+One entry per family: its class and its values in addition to the common sizes.  They serve tests and documentation;
+nothing else in the package looks a family up by name.
 """
 
 from __future__ import annotations
@@ -113,14 +113,14 @@ def tiny_config(family: str, **values: Any) -> PretrainedConfig:
 
     Args:
         family: a key of `FAMILIES`.
-        values: config values that replace the table's.
+        values: config values that override the table.
 
     Raises:
         UserError: the family is not in the table.
     """
     if family not in FAMILIES:
         raise UserError(f"no tiny config of '{family}' (known families: {', '.join(FAMILIES)})")
-    kind, architecture, own = FAMILIES[family]
-    config = AutoConfig.for_model(kind, **{**own, **values})
+    kind, architecture, defaults = FAMILIES[family]
+    config = AutoConfig.for_model(kind, **{**defaults, **values})
     config.architectures = [architecture]
     return config
