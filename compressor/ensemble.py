@@ -13,11 +13,11 @@ from compressor.errors import UserError
 
 
 def mix_predictions(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Log of the weighted mean of probabilities [..., C], in the dtype of the rows.
+    """Log of the weighted mean of probabilities [..., C].
 
     Args:
-        rows: log-probabilities [..., C], one tensor per model.
-        weights: one non-negative weight per model, normalised; models of weight 0 are left out.
+        rows: log-probabilities [..., C] of each model.
+        weights: of the models, normalised; weight 0 leaves a model out.
 
     Raises:
         UserError: as `check_weights`.
@@ -30,11 +30,7 @@ def mix_predictions(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 
 def check_weights(models: int, weights: Sequence[float]) -> None:
-    """Check the weights of an ensemble.
-
-    Raises:
-        UserError: not one weight per model, a negative one, or all zero.
-    """
+    """UserError unless each model has a non-negative weight and not all are zero."""
     if len(weights) != models or any(weight < 0 for weight in weights) or sum(weights) <= 0:
         raise UserError(
             f"an ensemble of {models} models needs {models} weights, none negative, not all zero: {list(weights)}"

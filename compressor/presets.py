@@ -1,7 +1,4 @@
-"""Presets: named recipe values of baselines and published methods.
-
-Flags and the recipe's own keys override a preset's values one by one.
-"""
+"""Presets: named recipe values, which flags and the recipe's own keys override."""
 
 from __future__ import annotations
 
@@ -57,21 +54,15 @@ PRESETS.register("paper")(
 
 
 def preset(name: str) -> dict[str, Any]:
-    """A copy of a preset's values, nested as in a recipe.
-
-    Raises:
-        UserError: there is no preset of that name; the message lists the known ones.
-    """
+    """A copy of a preset's values; UserError for an unknown name."""
     return copy.deepcopy(dict(PRESETS.get(name).values))
 
 
 def beneath(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Nested recipe values, completed by those of a preset.
-
-    The width of a preset applies to students in the shape of their teachers; an anchor or a target overrides it.
+    """Nested recipe values, completed by a preset, without its width if there is an anchor or target.
 
     Raises:
-        UserError: as `preset`.
+        UserError: there is no preset of that name.
     """
     lower = preset(name)
     fusion = values.get("fusion")

@@ -1,8 +1,7 @@
-"""The canonical form: norm and layer scales folded into linear maps, residual writers centred.
+"""The canonical form: scales folded into linear maps, residual writers centred.
 
-Folding keeps the model's function (which is checked) and frees the residual coordinates: under a norm without scale
-they may be rotated, not only permuted.  It is step 0 of fusion; SliceGPT (Ashkboos et al., 2024) does the same by hand
-for each architecture.  Weights are computed lazily (`Derived`).
+It keeps the model's function (checked) and frees the residual coordinates: without norm scales they may be rotated.
+Step 0 of fusion; SliceGPT (Ashkboos et al., 2024) does the same by hand for each architecture.
 """
 
 from __future__ import annotations
@@ -18,13 +17,10 @@ from compressor.anatomy.spec import Anatomy, LayerScale, Norm, Side
 
 
 def fold_norms(state: Mapping[str, Tensor], norms: Sequence[Norm], anatomy: Anatomy) -> Derived | None:
-    """Move the scale of each norm, and its shift if possible, into its readers.
-
-    If a reader has no bias to take the shift, the shift stays with the norm as a vector of the space.
+    """Move the scale of each norm into its readers, and its shift where they have a bias.
 
     Returns:
-        New weights in float64, with scale 1; None if a reader is tied to an embedding, or if a shift would be divided
-        by a scale near zero.
+        Weights in float64, with scale 1; None if a reader is tied, or a shift would be divided by almost zero.
     """
     folded = Derived(state)
     tied = {step.module for step in anatomy.steps if step.tied}
@@ -80,15 +76,12 @@ def _reading(module: str, space: str | None, anatomy: Anatomy) -> list[tuple[str
 
 
 def _writes_keys(anatomy: Anatomy, weight: str) -> bool:
-    """Whether a weight writes keys, whose bias may not matter (Whisper, BEiT); the caller checks whether that holds.
-
-    A constant added to all keys adds the same to all logits of a query, which does not change their softmax.
-    """
+    """Whether a weight writes keys; a constant added to all keys does not change the softmax (Whisper, BEiT)."""
     return any((part.key or "").endswith("/key") for axis in anatomy.axes[weight] for part in axis.parts)
 
 
 def fold_scales(state: Mapping[str, Tensor], scales: Sequence[LayerScale], anatomy: Anatomy) -> Derived:
-    """Move layer scales into the linear maps that they multiply; float64."""
+    """Fold layer scales into the linear maps before them; float64."""
     folded = Derived(state)
     steps = {step.module: step for step in anatomy.steps}
     for layer_scale in scales:
@@ -103,10 +96,7 @@ def fold_scales(state: Mapping[str, Tensor], scales: Sequence[LayerScale], anato
 
 
 def centre_writers(state: Mapping[str, Tensor], anatomy: Anatomy, residual: str) -> Derived:
-    """Subtract the mean over residual coordinates from all writers of a residual stream.
-
-    LayerNorm subtracts that mean anyway, so pre-norm blocks compute the same.
-    """
+    """Subtract the mean over residual coordinates from all writers; LayerNorm does so anyway."""
     centred = Derived(state)
     vectors = {f"{norm.module}.{end}" for norm in anatomy.norms for end in ("weight", "bias")}
     vectors |= {scale.parameter for scale in anatomy.scales}
@@ -120,9 +110,9 @@ def centre_writers(state: Mapping[str, Tensor], anatomy: Anatomy, residual: str)
 
 
 def canonicalise(state: Mapping[str, Tensor], anatomy: Anatomy) -> Derived:
-    """Fold scales, and centre writers where that is certified; float64, the same function.
+    """Fold scales and centre writers where certified; float64, the same function.
 
-    Norms over a residual space fold only if all of them do: folding some would not free its coordinates.
+    Norms fold only if all norms over their space do.
     """
     folded = fold_scales(state, anatomy.scales, anatomy)
     for space in anatomy.residuals:

@@ -1,7 +1,4 @@
-"""The certificate: permuting any space leaves the logits unchanged.
-
-Permutations are applied by the same `apply` that transports weights, to a small random model of the config in float64.
-"""
+"""The certificate: permuting any space of a small random model leaves its logits unchanged."""
 
 from __future__ import annotations
 
@@ -24,10 +21,7 @@ CERTIFICATE_TOLERANCE = 1e-5
 
 
 def random_model(config: PretrainedConfig, seed: int = 0) -> nn.Module:
-    """A model with every parameter random, in float64.
-
-    No permutation changes the zero biases and unit scales of a fresh model, so noise is added to all parameters.
-    """
+    """A model in float64 with noise on every parameter, since zero biases and unit scales would hide permutations."""
     with quiet_transformers(errors=False), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = copy.deepcopy(config)
@@ -44,8 +38,8 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> nn.Module:
 def random_permutations(spaces: Iterable[Space], generator: torch.Generator) -> dict[str, Map]:
     """Random permutations of several spaces, as maps.
 
-    In attention, key–value groups are permuted as wholes, query heads within their group, channels within heads.
-    Rotary query–key channels and heads of fixed position stay; spaces of one order share the order of their heads.
+    Attention permutes key–value groups, query heads in their group and channels in their head.  Rotary channels and
+    heads of fixed position stay; spaces of one order share the order of their heads.
     """
     maps: dict[str, Map] = {}
     orders: dict[str, tuple[list[int], list[list[int]]]] = {}
@@ -97,9 +91,9 @@ def logits_change(
     """Relative change of the logits under other weights.
 
     Args:
-        model: the model, in float64.
+        model: in float64.
         inputs: its inputs.
-        state: {parameter name: tensor} in the model's shapes.
+        state: {parameter name: tensor}.
         output: map of the output's coordinates, for a model without a head.
         before: logits with the model's own weights; computed if omitted.
     """
@@ -138,10 +132,7 @@ def permutation_error(
 
 
 def certify(model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy, seed: int = 1) -> dict[str, float]:
-    """Relative change of the logits, {space name or "all": change}.
-
-    Each space is permuted with those of the same order, then all spaces together.
-    """
+    """{space or "all": relative change of the logits}; spaces of one order are permuted together."""
     spaces = list(anatomy.spaces.values())
     before = logits_of(model, inputs)
     errors = {}

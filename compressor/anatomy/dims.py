@@ -1,8 +1,7 @@
 """The algebra of tensor dimensions: type inference for axes, by unification.
 
-Every dimension of every tensor of a forward pass is a `Dim`, at first an atom.  Operations show which dimensions are
-the same (`unify`), which are products (heads × channels) and which concatenations (query | key | value).  An operation
-that treats the coordinates of a dimension differently pins it; coordinates that are not pinned are interchangeable.
+Operations show which dimensions are the same (`unify`), which are products (heads × channels) and which concatenations
+(query | key | value).  Coordinates that an operation treats differently are pinned; all others are interchangeable.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ class Dim:
     """A dimension of a tensor; unified dimensions share one root.
 
     Attributes:
-        size: number of coordinates.
+        size: coordinates.
         form, parts: an atom, or a product (major part first) or concatenation of parts.
-        pinned: for atoms, the coordinates are not interchangeable.
-        contracted: this dimension itself was summed over in a product (a weight that reads).
-        looked_up: this dimension itself came out of a table (an embedding that writes).
+        pinned: the coordinates of this atom are not interchangeable.
+        contracted: a product summed over this dimension (a weight that reads).
+        looked_up: it came out of a table (an embedding that writes).
     """
 
     __slots__ = ("_same", "contracted", "form", "looked_up", "owner", "parts", "pinned", "size", "slots")
@@ -46,7 +45,7 @@ class Dim:
 
     @property
     def root(self) -> Dim:
-        """The dimension that represents all those unified with this one."""
+        """The representative of all dimensions unified with this one."""
         dim = self
         while dim._same is not None:
             dim = dim._same
@@ -63,14 +62,14 @@ class Dim:
                 yield from part.atoms()
 
     def factors(self) -> list[Dim]:
-        """The factors of a product and of products inside it, without those of size 1; else itself."""
+        """The factors of a nested product, without those of size 1; else itself."""
         root = self.root
         if root.form is not DimForm.PRODUCT:
             return [root] if root.size > 1 else []
         return [factor for part in root.parts for factor in part.factors()]
 
     def pieces(self) -> list[Dim]:
-        """The parts of a concatenation and of concatenations inside it; else itself."""
+        """The parts of a nested concatenation; else itself."""
         root = self.root
         if root.form is not DimForm.CONCAT:
             return [root]
@@ -118,7 +117,7 @@ def concat(parts: Sequence[Dim]) -> Dim:
 
 
 def unify(left: Dim, right: Dim) -> None:
-    """Make two dimensions the same; pin them if their structures do not match."""
+    """Make two dimensions the same, or pin them if their structures differ."""
     left, right = left.root, right.root
     if left is right or left.size == 1 or right.size == 1:
         return
@@ -160,13 +159,10 @@ def split_concat(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
 
 
 def select_dim(dims: Sequence[Dim], position: int, index: int) -> list[Dim]:
-    """Select one coordinate of a dimension.
+    """The other dimensions after one coordinate of a dimension was selected.
 
-    If a reshape made that dimension a factor of a product (query, key and value of a fused projection), the factors
-    after it become separate dimensions per coordinate: product(a, 3, b) turns into product(a, concat(b₀, b₁, b₂)).
-
-    Returns:
-        The remaining dimensions, for this coordinate.
+    If a reshape made that dimension a factor of a product (a fused projection), later factors become separate
+    dimensions per coordinate: product(a, 3, b) turns into product(a, concat(b₀, b₁, b₂)).
     """
     selected, remaining = dims[position], [dim for place, dim in enumerate(dims) if place != position]
     if selected.slots is None and not _open_slots(selected):
@@ -177,7 +173,7 @@ def select_dim(dims: Sequence[Dim], position: int, index: int) -> list[Dim]:
 
 
 def _open_slots(selected: Dim) -> bool:
-    """Separate the factors after `selected` in its product by its coordinates; False if that is no longer possible."""
+    """Separate the later factors of a product by the coordinates of `selected`; False if that is impossible."""
     owner = selected.owner
     if owner is None or owner.form is not DimForm.PRODUCT or selected.form is not DimForm.ATOM:
         return False
@@ -198,10 +194,7 @@ def _open_slots(selected: Dim) -> bool:
 
 
 def _matched(first_dim: Dim, second_dim: Dim) -> list[tuple[Dim, Dim]] | None:
-    """Pairs of equal parts of two products, or of two concatenations; None if they do not match.
-
-    Parts are split where the other side has finer ones.
-    """
+    """Pairs of equal parts of two products or concatenations, splitting atoms; None if they do not match."""
     multiplied = first_dim.form is DimForm.PRODUCT
     left, right = (d.factors() if multiplied else d.pieces() for d in (first_dim, second_dim))
     pairs: list[tuple[Dim, Dim]] = []

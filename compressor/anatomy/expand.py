@@ -1,4 +1,4 @@
-"""From the anatomy of the certified small model to that of the full model: the same table at the config's sizes."""
+"""From the anatomy of the small model to that of the full one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def expand(small: Anatomy, config: PretrainedConfig, skeleton: Skeleton, sizes: 
     """The anatomy of the full model of a config.
 
     Args:
-        small: the certified anatomy of the small model.
+        small: certified anatomy of the small model.
         config: of the full model.
         skeleton: its lists of layers.
         sizes: the meanings of its fields.
@@ -65,7 +65,7 @@ def _full_stack(stack: Stack, config: PretrainedConfig, skeleton: Skeleton) -> S
 
 
 def _twin(index: int, small: int, full: int) -> int:
-    """The small model's layer for one of the full model: the last one for the last, else one of the first."""
+    """The small model's layer for one of the full model: last for last, else one of the first."""
     return small - 1 if index == full - 1 else min(index, max(small - 2, 0))
 
 
@@ -96,7 +96,7 @@ class _Renaming:
         return [name] if layer is None else [copy + name[len(layer) :] for copy in self.copies[layer]]
 
     def moved(self, name: str, user: str, full_user: str) -> str:
-        """The full model's name for `name`, which `user` of the small model refers to; `full_user` is its copy."""
+        """The full model's `name`, which the small model's `user` refers to and its copy `full_user` will."""
         old, new = self.layer(user, self.copies), self.layer(full_user, self.twins)
         layer = self.layer(name, self.copies)
         if layer is None or old is None or new is None:
@@ -118,7 +118,7 @@ def _sized(
     space: Space, name: str, used: Mapping[str, tuple[int, ...]], small: Anatomy, sources: Mapping[str, str],
     config: PretrainedConfig, sizes: Sizes, rename: _Renaming,
 ) -> Space:  # fmt: skip
-    """A space at the size of the full model, from the shapes of the parameters that use it."""
+    """A space at full size, by the shapes of the parameters that use it."""
     ends = [
         (axis, size)
         for parameter, shape in used.items()

@@ -1,4 +1,4 @@
-"""The meaning of config fields (residual width, FFN, heads ...) from the growth they cause; and small configs."""
+"""The meaning of config fields (hidden, FFN, heads ...) by their growth; and small configs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Meaning(StrEnum):
 
 @dataclass(frozen=True)
 class Sizes:
-    """The meanings of a config's fields, and {attention space: the field that counts its heads, its groups}."""
+    """The meanings of fields, and {attention space: the field that counts its heads (groups)}."""
 
     meanings: Mapping[str, Meaning]
     heads: Mapping[str, str]
@@ -42,9 +42,7 @@ class Sizes:
 def interpret(
     skeleton: Skeleton, small: PretrainedConfig, table: Table, tabulate_config: Callable[[PretrainedConfig], Table]
 ) -> Sizes:
-    """Find the meaning of each field from the spaces that grow with it.
-
-    For fields that grow heads × channels, the small model is traced again with one of them changed.
+    """Find the meaning of each field by the spaces that grow with it, tracing again to tell heads from channels.
 
     Args:
         skeleton: the growth by each field.
@@ -104,7 +102,7 @@ def _hidden(growth: Growth, table: Table) -> list[str]:
 
 
 def _is_size(growth: Growth, small: PretrainedConfig, space: str, table: Table) -> bool:
-    """Whether the field is the size itself, not a ratio (mlp_ratio of DINOv2), which has a rate above one."""
+    """Whether the field is the size itself, not a ratio (DINOv2)."""
     rates = [
         rate / len([part for part in table.axes[name][dim].parts if part.key == space])
         for (name, dim), rate in growth.rates.items()
@@ -114,7 +112,7 @@ def _is_size(growth: Growth, small: PretrainedConfig, space: str, table: Table) 
 
 
 def _head_counts(config: PretrainedConfig) -> Iterator[tuple[str, int]]:
-    """(field, value) of fields that may count heads, although their change alone may resize nothing."""
+    """(field, value) of fields that may count heads, although they may resize nothing alone."""
     for name in sorted({config.attribute_map.get(name, name) for name in config.to_dict()}):
         value = getattr(config, name, None)
         if "head" in name and isinstance(value, int) and not isinstance(value, bool) and value > 0:
@@ -124,7 +122,7 @@ def _head_counts(config: PretrainedConfig) -> Iterator[tuple[str, int]]:
 def _attention_meaning(
     field: str, small: PretrainedConfig, table: Table, tabulate_config: Callable[[PretrainedConfig], Table]
 ) -> tuple[Meaning | None, list[str]]:
-    """The meaning of a field for attention, and the spaces that it resizes; None if it resizes no attention."""
+    """The meaning of a field for attention, and the spaces it resizes; None if none."""
     value = getattr(small, field)
     for resized in (2 * value, value // 2):
         if resized < 1:
@@ -151,9 +149,9 @@ def _attention_meaning(
 
 
 def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
-    """The config at sizes at which a forward pass takes milliseconds, smallest first, its own size last.
+    """The config at small sizes, smallest first, its own size last.
 
-    Equal fields stay equal, since a family may require it (hidden and embedding size, heads and groups).
+    Equal fields stay equal, as families may require.
     """
     config = skeleton.config
     counts = dict(_head_counts(config))

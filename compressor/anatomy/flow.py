@@ -15,13 +15,13 @@ from compressor.anatomy.spec import Anatomy, Kind, LayerScale, LinearOp, Norm, S
 
 
 class Flow:
-    """Adds the flow to the anatomy of a small model.
+    """Adds the flow to a small model's anatomy.
 
     Args:
         model: the small model.
         inputs: its inputs.
-        anatomy: labelled and certified.
-        tied: parameters that are an embedding and a weight at once.
+        anatomy: certified.
+        tied: weights that are embeddings as well.
     """
 
     def __init__(self, model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy, tied: frozenset[str]) -> None:
@@ -54,7 +54,7 @@ class Flow:
         return self._with_canonical_form(replace(anatomy, spaces=spaces))
 
     def _with_scale(self, space: Space, anatomy: Anatomy) -> Space:
-        """A space with its measured `scaled` (false for T5 and GPT-Neo); rotary heads keep their size anyway."""
+        """A space with its measured `scaled` (false for T5 and GPT-Neo)."""
         if space.kind is not Kind.ATTENTION or space.rotary:
             return space
         writers = [step.module for step in anatomy.steps if step.writes == space.name]
@@ -69,7 +69,7 @@ class Flow:
                 parameter.copy_(state[name])
 
     def _with_readers(self, item: LinearOp | Norm, anatomy: Anatomy) -> LinearOp | Norm:
-        """A last norm without direct readers gets the head as reader, which follows pooling or concatenated tokens."""
+        """A last norm without readers gets the head, which follows pooling or concatenated tokens."""
         if not isinstance(item, Norm) or item.readers:
             return item
         later = anatomy.flow[anatomy.flow.index(item) + 1 :]
@@ -104,7 +104,7 @@ class Flow:
         )
 
     def _unit_scale(self, name: str) -> float:
-        """The weight with which a norm scales by one: with weight 0 it returns zero, unless it scales by 1 + weight."""
+        """0 if a norm of weight zero does not return zero (it scales by 1 + weight), else 1."""
         module = self.modules[name]
         values = torch.randn(2, 3, module.weight.numel(), dtype=module.weight.dtype)
         with torch.no_grad():
@@ -122,7 +122,7 @@ class Flow:
         return LinearOp(name, writes, reads, weight, tied=weight in self.tied)
 
     def _ends(self, weight: str, *, tied: bool) -> tuple[str | None, str | None]:
-        """(space read, space written) by a weight; a tied weight reads the space that its embedding writes."""
+        """(space read, space written) by a weight; a tied one reads its embedding's space."""
         ends: dict[Side, str | None] = {Side.READ: None, Side.WRITE: None}
         for axis in self.anatomy.axes.get(weight, ()):
             key = next((part.key.partition("/")[0] for part in axis.parts if part.key), None)

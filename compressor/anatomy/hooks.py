@@ -24,13 +24,13 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def write_dim(module: nn.Module) -> int | None:
-    """The dimension of `module.weight` that it writes; None unless it is a linear map of the last axis."""
+    """The dimension of `module.weight` that a linear map writes; None for other modules."""
     return next((dim for kind, dim in LINEAR_WRITE_DIM.items() if isinstance(module, kind)), None)
 
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """One call of a module: addresses of the storages that it read and wrote."""
+    """One call of a module, with the addresses of the storages that it read and wrote."""
 
     module: str
     reads: int
@@ -54,7 +54,7 @@ class Trace:
 
 
 def first_tensor(values: Any) -> Tensor | None:
-    """The first tensor among arguments or outputs; in every layer of transformers, the hidden state."""
+    """The first tensor in arguments or outputs: the hidden state, for layers of transformers."""
     if isinstance(values, Tensor):
         return values
     if isinstance(values, Mapping):
@@ -83,7 +83,7 @@ def hooks(handles: list[Any]) -> Iterator[None]:
 
 @contextmanager
 def capture_outputs(model: nn.Module, modules: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
-    """Fill a dict {module: the first tensor of each of its outputs, call by call} while the model runs inside."""
+    """{module: first tensors of its outputs, call by call}, filled while the model runs inside the block."""
     outputs: dict[str, list[Tensor]] = {name: [] for name in modules}
 
     def recorder(name: str) -> Any:
@@ -102,9 +102,9 @@ def trace(model: nn.Module, inputs: Mapping[str, Tensor], layers: tuple[str, ...
     """Run the model once and record the storages that modules read and write.
 
     Args:
-        model: a small real model (not on meta).
+        model: small and real (not on meta).
         inputs: its inputs.
-        layers: paths of layers, recorded in addition to modules with parameters.
+        layers: recorded in addition to modules with parameters.
     """
     calls: list[ModuleCall] = []
     alive: list[Tensor] = []  # addresses of freed storages would be used again
@@ -132,14 +132,14 @@ def trace(model: nn.Module, inputs: Mapping[str, Tensor], layers: tuple[str, ...
 def checkpoint_of(
     model: nn.Module, inputs: Mapping[str, Tensor], writer: str, candidates: list[tuple[str, bool]]
 ) -> tuple[str, bool, float] | None:
-    """Find the residual stream right after the addition of a writer's output.
+    """Find the residual stream after the addition of a writer's output, by disturbing that output.
 
-    A known tensor is added to the output of `writer`.  The first candidate (module, whether its output is meant) that
-    changes by a multiple of it is the stream, and the multiple is the gain.
+    Args:
+        candidates: (module, whether its output is meant).
 
     Returns:
-        (module, whether its output is meant, gain); None if there is no such candidate, or if it is the unchanged
-        output of a linear writer (a norm follows before the addition).
+        The first candidate that changes by a multiple of the disturbance, and the multiple; None without one, or if it
+        is just the output of a linear writer (a norm comes before the addition).
     """
     values: dict[tuple[str, bool], Tensor] = {}
     noises: list[Tensor] = []
@@ -195,12 +195,12 @@ class _FirstSoftmax(TorchFunctionMode):
 
 
 def product_scale(model: nn.Module, inputs: Mapping[str, Tensor], writers: list[str]) -> float | None:
-    """Change of the attention's logits from a query and key of zeros to ones: the number of channels, unless scaled.
+    """The attention logits for queries and keys of ones: the number of channels, unless scaled.
 
     Args:
         model: with eager attention.
         inputs: its inputs.
-        writers: the linear modules that write queries, keys and values.
+        writers: linear modules that write queries, keys and values.
 
     Returns:
         None if no softmax follows.

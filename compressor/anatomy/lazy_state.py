@@ -1,4 +1,4 @@
-"""Weights derived from those of a model, computed at each access: no second model is kept in memory."""
+"""Weights derived from those of a model, computed at each access instead of stored."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class Derived(Mapping[str, Tensor]):
-    """{parameter name: tensor} in float64, after all changes.
+    """{parameter name: float64 tensor} after changes.
 
     Args:
-        state: {parameter name: tensor} to start from; it must not change.
+        state: {parameter name: tensor} to start from; must stay unchanged.
     """
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
@@ -30,7 +30,7 @@ class Derived(Mapping[str, Tensor]):
         self._makers[name] = lambda: how(before())
 
     def maker(self, name: str) -> Callable[[], Tensor]:
-        """The function that computes a parameter as it is now; later changes do not affect it."""
+        """The function that computes a parameter as of now; later changes do not affect it."""
         return self._makers[name]
 
     def __getitem__(self, name: str) -> Tensor:

@@ -37,10 +37,7 @@ def reader(anatomy: Anatomy, space: str) -> LinearOp | None:
 
 
 def outgoing(teachers: Sequence[WeightedTeacher], maps: Maps, step: LinearOp) -> Tensor:
-    """The reader's weights of all teachers, with their outputs transported: [Σ n_k, m].
-
-    Fixed outputs, such as classes, are not transported.
-    """
+    """A reader's weights of all teachers, with outputs transported unless they are fixed (classes): [Σ n_k, m]."""
     parts = []
     for teacher, teacher_maps in zip(teachers, maps, strict=True):
         weight = teacher.read_weight(step)
@@ -71,7 +68,7 @@ def columns_of(axis: Axis, key: str | None, *, occurrence: int = 0) -> Tensor | 
     Args:
         axis: of a parameter.
         key: of a map.
-        occurrence: index among the parts with that key (gate and up of a fused projection).
+        occurrence: index among the parts with that key (a fused gate and up).
     """
     places = [index for index, part in enumerate(axis.parts) if part.key == key]
     if len(places) <= occurrence:
@@ -93,12 +90,12 @@ def place_columns(axis: Axis, index: int) -> Tensor:
 
 
 def stream_tap(item: LinearOp | Norm) -> Tap | None:
-    """The tap of the residual stream right after the addition of a writer's output; None if that is unknown."""
+    """The tap of the residual stream after a writer; None if unknown."""
     return None if item.checkpoint is None else (item.checkpoint, "out" if item.checkpoint_is_output else "in")
 
 
 def space_taps(anatomy: Anatomy, space: str) -> list[Tap]:
-    """Taps of a residual space: the input of its layers, and after every writer; of an embedding space, its readers."""
+    """Taps of a residual space: the input of its layers and after each writer; of an embedding, its readers."""
     taps: list[Tap] = [(stack.layers[0], "in") for stack in anatomy.stacks if stack.residual == space]
     if not taps:
         return [(step.module, "in") for step in anatomy.steps if step.reads == space]
@@ -111,7 +108,7 @@ def space_taps(anatomy: Anatomy, space: str) -> list[Tap]:
 
 
 def stream_keys(anatomy: Anatomy) -> dict[str, str]:
-    """{layer: key of the residual stream's map after it}; in a flow graph, that of the last site of the layer."""
+    """{layer: key of the stream's map after it}; in a flow graph, of the layer's last site."""
     keys: dict[str, str] = {}
     for stack in anatomy.stacks:
         key = stack.residual

@@ -1,4 +1,4 @@
-"""Which parameters each config field sizes: build the model on the meta device, enlarge one field, compare shapes."""
+"""The parameters that each config field sizes: enlarge one field on the meta device, compare shapes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ BUILD_ERRORS = (
 
 @dataclass(frozen=True)
 class Growth:
-    """The parameters that a config field sizes.
+    """The parameters that config fields size.
 
     Attributes:
-        fields: usually one; several that the model only allows to grow together (hidden and embedding size, if equal).
+        fields: usually one; several that can only grow together.
         value: of the fields.
-        rates: {(parameter, dimension): coordinates per unit of the field}.
+        rates: {(parameter, dimension): coordinates per unit}.
     """
 
     fields: tuple[str, ...]
@@ -38,7 +38,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class Layers:
-    """A numbered list of layers, {prefix}0, {prefix}1, ..., and the config fields that count them."""
+    """A list of layers, {prefix}0, {prefix}1, ..., and the config fields that count them."""
 
     prefix: str
     fields: tuple[str, ...]
@@ -52,7 +52,7 @@ class Layers:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A config cut to a few layers, its lists of layers, and the growth by each of its size fields."""
+    """A shallow config, its lists of layers, and the growth by each size field."""
 
     config: PretrainedConfig
     lists: tuple[Layers, ...]
@@ -73,11 +73,11 @@ def with_fields(config: PretrainedConfig, values: Mapping[str, Any]) -> Pretrain
 
 
 def with_layers(config: PretrainedConfig, fields: Sequence[str], layers: Sequence[int]) -> PretrainedConfig:
-    """A copy of `config` with some of its layers, also in lists with an entry per layer.
+    """A copy of `config` with some layers, also in lists with an entry per layer.
 
     Args:
-        config: a config.
-        fields: the fields that count the layers.
+        config: any.
+        fields: that count the layers.
         layers: for every layer of the copy, the index of its original.
     """
     old = getattr(config, fields[0])
@@ -100,7 +100,7 @@ def measure_growth(config: PretrainedConfig, depth: int) -> Skeleton:
 
     Args:
         config: of any size.
-        depth: number of layers to which every list is cut.
+        depth: layers of the shallow config.
     """
     lists = _find_lists(config)
     shallow = config
@@ -113,7 +113,7 @@ def measure_growth(config: PretrainedConfig, depth: int) -> Skeleton:
 
 
 def _integer_fields(config: PretrainedConfig) -> list[tuple[str, int | None]]:
-    """Fields that could be sizes: whole numbers, and None for fields whose default the family derives."""
+    """Fields that could be sizes: whole numbers, and None where the family derives a default."""
     names = {config.attribute_map.get(name, name) for name in config.to_dict()}
     fields: list[tuple[str, int | None]] = []
     for name in sorted(names):
@@ -153,7 +153,7 @@ def _find_lists(config: PretrainedConfig) -> tuple[Layers, ...]:
 def _growths(
     config: PretrainedConfig, base: Mapping[str, tuple[int, ...]], candidates: Sequence[tuple[str, int | None]]
 ) -> Iterator[Growth]:
-    """Enlarge every field alone; fields that break the model so are enlarged with others of the same value."""
+    """Enlarge every field alone, or with others of its value if the model breaks otherwise."""
     broken: list[tuple[str, int]] = []
     for field, value in candidates:
         first, second = (24, 48) if value is None else (value, 2 * value)
@@ -180,7 +180,7 @@ def _growths(
 def _rates(
     before: Mapping[str, tuple[int, ...]], after: Mapping[str, tuple[int, ...]], step: int
 ) -> dict[tuple[str, int], float] | None:
-    """Coordinates per unit, for `step` units; None if the two models do not have the same parameters."""
+    """Coordinates per unit; None if the two models have different parameters."""
     if before.keys() != after.keys() or any(len(shape) != len(after[name]) for name, shape in before.items()):
         return None
     return {

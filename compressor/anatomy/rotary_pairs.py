@@ -1,8 +1,7 @@
 """Rotary positions: the pairs of query and key channels, and their frequencies.
 
-A pair of channels is a complex number, rotated by its frequency times the position.  Complex factors of a pair that
-cancel in q*·k commute with that rotation, so pairs may be rotated and scaled.  The layout of the pairs is found by
-rotating them in a random model.
+A pair is a complex number; factors that cancel in q*·k commute with its rotation by position, so pairs may be rotated
+and scaled.  Rotating pairs in a random model shows their layout.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The transportation-map flow graph: an anatomy with its residual streams cut into sites, one map each.
+"""The flow graph: an anatomy with its residual streams cut into sites, one map each.
 
-In the paper (Imfeld et al., 2024, section 4.1) a map flows through the network: a linear module's output gets a map,
-which moves along the residual stream and is mixed with others where a branch is added.  A global map is the case of one
-map for all sites of a stream.  Each site has a key, so `apply` needs no change:
+In the paper (Imfeld et al., 2024, section 4.1) maps flow along the residual stream and mix where branches are added.
+Each site has a key:
 
     entry        input of the first layer, written by embeddings             "residual"
     branch       output of a writer before it is added                       "vit.layers.0.attention.o_proj/branch"
@@ -40,12 +39,12 @@ class Junction:
 
 @dataclass(frozen=True)
 class FlowGraph:
-    """An anatomy with sites instead of residual spaces, and the sums that connect the sites.
+    """An anatomy with sites instead of residual spaces, and the sums that connect them.
 
     Attributes:
-        anatomy: residual axes name sites; the rest is unchanged.
-        entries: by stack, the site at the input of its first layer.
-        junctions: in the order of the forward pass.
+        anatomy: with sites on its residual axes.
+        entries: by stack, the site at its first layer's input.
+        junctions: in call order.
     """
 
     anatomy: Anatomy
@@ -65,8 +64,7 @@ def flow_graph(anatomy: Anatomy) -> FlowGraph:
     """Cut the residual streams of an anatomy into sites.
 
     Raises:
-        UnsupportedError: a parameter inside the layers reads or writes the residual stream outside of linear modules
-            and norms (fused experts), so its place in the flow is unknown.
+        UnsupportedError: a layer's parameter uses the stream outside of linear modules and norms (fused experts).
     """
     return _Cutter(anatomy).cut()
 
@@ -144,12 +142,12 @@ class _Cutter:
         return replace(norm, space=site)
 
     def _at(self, stack: int, item: LinearOp | Norm) -> str:
-        """The site that an item reads: of its own stack, or for cross-attention the last one of the stack before."""
+        """The site that an item reads: its own stack's, or for cross-attention the last of the stack before."""
         tokens = self.anatomy.tokens.get(item.module)
         return self.current[stack if tokens is None or tokens > stack else tokens]
 
     def _joined(self, item: LinearOp | Norm, branch: str, space: str) -> str:
-        """The site after the sum that includes an item; parallel branches share that of the first one."""
+        """The site after the sum that includes an item; parallel branches share it."""
         place, stack = _place(item), self._stack(item.module)
         assert place is not None
         junction = self.junctions.get(place)

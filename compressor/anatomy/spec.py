@@ -1,7 +1,7 @@
-"""The types of an anatomy: spaces, the axes of parameters, and the flow between modules.
+"""The types of an anatomy: spaces, axes of parameters, and the flow between modules.
 
-An anatomy is a table {parameter: axes}.  An axis is a tuple of parts, and a part names the *key* of the map that
-transports it: a space of interchangeable coordinates, a role of an attention space, or None (fixed).
+An anatomy is a table {parameter: axes}.  An axis has parts, and a part names the *key* of the map that transports it: a
+space, a role of an attention space, or None (fixed).
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ class Kind(StrEnum):
 class Role(StrEnum):
     """The ends of an attention space, each a set of heads × channels.
 
-    Queries are multiplied by keys, and the output projection reads values mixed over tokens: so query and key share one
-    map, value and output another.  The map of a bias per head permutes only heads.
+    Queries meet keys, and outputs read values: each pair shares one map.  HEADS is a bias per head.
     """
 
     QUERY = "query"
@@ -49,15 +48,15 @@ class Space:
 
     Attributes:
         name: its key.
-        kind: sort of coordinates.
-        size: number of coordinates; of an attention space heads · head_dim.
+        kind: of its coordinates.
+        size: coordinates; of an attention space heads · head_dim.
         heads, groups, head_dim: query heads, key–value groups, channels per head.
-        rotary: query–key channels have a fixed place inside their head (rotary positions, a scale per channel).
-        pairs: layout of the pairs of rotary channels, "halves" or "neighbours"; "" if unknown.
-        head_position_fixed: heads are not interchangeable (ALiBi slopes).
-        scaled: products of queries and keys are divided by the root of the number of channels.
-        order: attention spaces with the same value share the order of their heads (relative bias of T5).
-        experts: for hidden units per expert, the space of the experts; else None.
+        rotary: query–key channels have a fixed place in their head.
+        pairs: layout of rotary pairs, "halves" or "neighbours"; "" if unknown.
+        head_position_fixed: heads are not interchangeable (ALiBi).
+        scaled: query–key products are divided by the root of the number of channels.
+        order: equal for attention spaces that share the order of their heads (T5).
+        experts: for hidden units per expert, the space of the experts.
         copies: the number of those experts, else 1.
     """
 
@@ -78,7 +77,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Part:
-    """`size` consecutive coordinates of an axis, transported by the map called `key`; None for fixed ones."""
+    """`size` consecutive coordinates of an axis; `key` names their map, None for fixed ones."""
 
     key: str | None
     size: int
@@ -88,8 +87,7 @@ class Part:
 class Axis:
     """One axis of a parameter: its parts in order, and its side.
 
-    `interleave` is the number of heads whose parts alternate (GPT-NeoX: q, k, v of head 0, then of head 1, ...); 1 for
-    parts that are concatenated as wholes.
+    `interleave` heads alternate their parts (GPT-NeoX: q, k, v of head 0, then of head 1, ...); 1 if parts are whole.
     """
 
     parts: tuple[Part, ...]
@@ -105,7 +103,7 @@ class Axis:
         return all(part.key is None for part in self.parts)
 
     def roles_in(self, space: str) -> str | None:
-        """Its roles in an attention space, as ": query, key"; "" in another space, None without part in the space."""
+        """Its roles in an attention space (": query, key"); "" in another space, None outside of the space."""
         keys = [part.key.partition("/") for part in self.parts if part.key is not None]
         roles = [role for name, _, role in keys if name == space]
         return (": " + ", ".join(roles) if any(roles) else "") if roles else None
@@ -118,12 +116,12 @@ class LinearOp:
     Attributes:
         module: its path.
         writes, reads: its spaces; None for a fixed end.
-        weight: its weight parameter.
-        checkpoint: for writers of a residual space, the module whose input (or output, if `checkpoint_is_output`) is
-            the residual stream after the addition of this writer's output.
-        gain: factor of the output in that addition (residual multiplier of Granite).
+        weight: its parameter.
+        checkpoint: for writers of a residual space, the module whose input (output if `checkpoint_is_output`) is the
+            stream after this writer's addition.
+        gain: factor of the output in that addition (Granite).
         tied: the weight is an embedding as well.
-        joins: in a flow graph, the site after the sum that includes its output; None without such a sum.
+        joins: in a flow graph, the site after the sum that includes its output.
     """
 
     module: str
@@ -144,11 +142,10 @@ class Norm:
     Attributes:
         module: its path.
         readers: linear modules that read exactly its output.
-        space: the space that it normalises; None for a fixed scale (per channel of a head).
+        space: that it normalises; None for a scale per channel of a head.
         unit_scale: the weight that scales by one: 1, or 0 if the scale is 1 + weight (Gemma).
-        folded: its scale (and shift) folds into the readers without a change of the logits.
-        checkpoint, checkpoint_is_output, gain, joins: as in `LinearOp`, for a norm whose output is added to the
-            residual stream.
+        folded: scale and shift fold into the readers.
+        checkpoint, checkpoint_is_output, gain, joins: as in `LinearOp`, for a norm before a residual addition.
     """
 
     module: str
@@ -172,13 +169,13 @@ class LayerScale:
 
 @dataclass(frozen=True)
 class Stack:
-    """Layers that run one after the other, such as an encoder or a decoder.
+    """Layers that run one after the other: an encoder or a decoder.
 
     Attributes:
-        layers: their paths in order; one path for a layer that runs several times (ALBERT).
-        fields: config fields that count the layers (or runs).
+        layers: their paths; a single one for shared weights (ALBERT).
+        fields: config fields that count the layers or runs.
         residual: their residual space.
-        runs: runs of every layer.
+        runs: of every layer.
     """
 
     layers: tuple[str, ...]
@@ -192,16 +189,16 @@ class Anatomy:
     """The interchangeable coordinates of a model, and the parameters that write and read them.
 
     Attributes:
-        model_class: the transformers class.
+        model_class: of transformers.
         spaces: {name: space}.
         axes: {parameter: axes}.
-        stacks: stacks of layers, in the order of the forward pass.
-        flow: linear modules and norms in the order of the forward pass.
+        stacks: of layers, in call order.
+        flow: linear modules and norms, in call order.
         scales: layer scales.
-        centred: residual spaces whose writers may be centred without a change of the logits.
-        fields: {config field: its meaning}.
-        tokens: {module: index of the stack whose tokens it works on}; cross-attention reads those of the encoder.
-        output: the space of the output of a model without a head; None for logits.
+        centred: residual spaces whose writers may be centred.
+        fields: {config field: meaning}.
+        tokens: {module: index of the stack whose tokens it works on}.
+        output: space of the output of a model without a head.
         errors: the certificate, {space or "all": relative change of the logits}.
     """
 
@@ -243,10 +240,7 @@ class Anatomy:
         return self.residuals[0]
 
     def rotatable(self, space: str) -> bool:
-        """Whether a residual space may be rotated, because its norms fold into their readers.
-
-        A norm that only a tied head reads need not fold: its scale is fitted.
-        """
+        """Whether a residual space may be rotated: its norms fold, or only a tied head reads them."""
         tied = {step.module for step in self.steps if step.tied}
         norms = [norm for norm in self.norms if norm.space == space]
         free = [norm for norm in norms if norm.folded or (norm.readers and tied.issuperset(norm.readers))]
@@ -259,11 +253,11 @@ class Anatomy:
 
     @property
     def error(self) -> float:
-        """The certificate: the largest relative change of the logits under any of the permutations."""
+        """The largest relative change of the logits in the certificate."""
         return max(self.errors.values(), default=float("nan"))
 
     def describe(self, space: str) -> str:
-        """The parameters that write, normalise, scale and read a space, a line each; layers that are alike share one.
+        """The parameters that write, normalise, scale and read a space, as lines of text; similar layers share a line.
 
         Raises:
             KeyError: there is no such space.
@@ -296,5 +290,5 @@ class Anatomy:
 
 
 def map_key(space: str, role: Role | None = None) -> str:
-    """The key of a map: the name of a space, with `/role` for the ends of an attention space."""
+    """The key of a map: the space, with `/role` for the ends of an attention space."""
     return space if role is None else f"{space}/{role.value}"

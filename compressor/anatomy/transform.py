@@ -1,4 +1,4 @@
-"""Apply maps to weights: permutations, transport, slicing and principal components by one function."""
+"""Apply maps to weights: permutations, transport, slicing and principal components."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from compressor.utils.sparse import Entries, Matrix, carry, dense, picks
 
 
 class Map:
-    """A map from the n coordinates of a teacher's space to the student's m.
-
-    For hidden units per expert, both matrices are [experts, n, m], in the order of the student's experts.
+    """A map from n coordinates of a teacher's space to m of the student's; [experts, n, m] for units per expert.
 
     Args:
-        push: [n, m]; transports values, z = pushᵀ x, and is applied to writers.
-        pull: [n, m]; reconstructs the teacher's values, x ≈ pull z, and is applied to readers.
+        push: [n, m]; transports values, z = pushᵀ x, and applies to writers.
+        pull: [n, m]; reconstructs values, x ≈ pull z, and applies to readers.
     """
 
     def __init__(self, push: Matrix, pull: Matrix) -> None:
@@ -27,12 +25,12 @@ class Map:
 
     @property
     def push(self) -> Tensor:
-        """The dense matrix, computed at each access unless the map was given a dense one."""
+        """The dense matrix, perhaps computed at each access."""
         return dense(self._push)
 
     @property
     def pull(self) -> Tensor:
-        """The dense matrix, as for `push`."""
+        """The dense matrix, perhaps computed at each access."""
         return dense(self._pull)
 
     @property
@@ -48,11 +46,11 @@ class Map:
         return tuple(Map(push, pull) for push, pull in zip(self._push, self.pull, strict=True))
 
     def written(self, values: Tensor) -> Tensor:
-        """pushᵀ w for a writer w [n, c] or [n] of the coordinates, in its precision: [m, c] or [m]."""
+        """pushᵀ w of a writer w [n, c] or [n], in its precision: [m, c] or [m]."""
         return _carried(self._push, self.selection, values)
 
     def read(self, values: Tensor) -> Tensor:
-        """pullᵀ w for a reader w [n, c] or [n] of the coordinates, in its precision: [m, c] or [m]."""
+        """pullᵀ w of a reader w [n, c] or [n], in its precision: [m, c] or [m]."""
         return _carried(self._pull, self.drawn, values)
 
     def transport(self, values: Tensor) -> Tensor:
@@ -65,12 +63,12 @@ class Map:
 
     @cached_property
     def selection(self) -> tuple[Tensor, Tensor] | None:
-        """(sources, targets) of a push that selects coordinates, else None; selecting is faster than multiplying."""
+        """(sources, targets) if push only selects coordinates, which is faster than multiplying; else None."""
         return picks(self._push)
 
     @cached_property
     def drawn(self) -> tuple[Tensor, Tensor] | None:
-        """(sources, targets) of a pull that selects coordinates, else None."""
+        """(sources, targets) if pull only selects coordinates; else None."""
         return picks(self._pull)
 
     @classmethod
@@ -88,10 +86,7 @@ def _carried(matrix: Matrix, selection: tuple[Tensor, Tensor] | None, values: Te
 
 
 def transport_together(maps: Sequence[Map], values: Sequence[Tensor]) -> Tensor:
-    """Σ_k push_kᵀ x_k for the row vectors of several teachers [T, n_k], in their precision: [T, m].
-
-    Nothing is added up if each student coordinate is selected from one teacher.
-    """
+    """Σ_k push_kᵀ x_k for row vectors of several teachers [T, n_k], in their precision: [T, m]."""
     selections = [mapping.selection for mapping in maps]
     known = [selection for selection in selections if selection is not None]
     if len(known) == len(selections):
@@ -118,12 +113,11 @@ def apply(
     """Contract every axis of every parameter with its map: writers with push, readers with pull.
 
     Args:
-        maps: {map key: map}; coordinates without a map stay as they are.
+        maps: {map key: map}; without a map coordinates stay.
         state: {parameter name: tensor} of one teacher.
         anatomy: of that teacher.
         names: parameters to transport; all if omitted.
-        shapes: {parameter name: the student's axes}, for the number of heads of fused projections; without an entry
-            heads keep the teacher's size.
+        shapes: {parameter name: the student's axes}, for its number of heads in fused projections.
 
     Returns:
         {parameter name: tensor} in float64, in the student's shapes.

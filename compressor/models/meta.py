@@ -18,10 +18,10 @@ _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:
-    """The float32 model of a config on the meta device: it has shapes and code, but no memory is allocated.
+    """The float32 model of a config on the meta device, without memory.
 
     Raises:
-        UnsupportedError: the config names no architecture, or one that the installed transformers does not have.
+        UnsupportedError: its architecture is missing or unknown to the installed transformers.
     """
     with torch.device("meta"), quiet_transformers(errors=False):
         return model_class(config)._from_config(copy.deepcopy(config), dtype=torch.float32)

@@ -1,6 +1,6 @@
-"""Synthetic tasks on which tiny teachers of any family are trained in a second or two.
+"""Synthetic tasks that train tiny teachers of any family in seconds.
 
-Teachers of different seeds share only the task, so their coordinates differ as those of independent real models do.
+Teachers of different seeds share only the task, so their coordinates differ like those of independent models.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def task_for(config: Any) -> SyntheticTask:
 
 
 def train_briefly(config: PretrainedConfig, seed: int, steps: int) -> PreTrainedModel:
-    """A teacher: a model initialised by its family's rule and trained with Adam on its synthetic task."""
+    """A model of a config, trained with Adam on its synthetic task."""
     torch.manual_seed(seed)
     config = copy.deepcopy(config)
     config._attn_implementation = config._experts_implementation = "eager"
@@ -183,7 +183,7 @@ def _distributions(classes: int, vocabulary: int) -> Tensor:
 
 
 def _chains(vocabulary: int) -> Tensor:
-    """Logits of the next token by each of the two before it [2, vocabulary, vocabulary], without special ids."""
+    """Logits of the next token by each of the two before it [2, vocabulary, vocabulary]."""
     generator = torch.Generator().manual_seed(6)
     left, right = (torch.randn(2, vocabulary, 6, generator=generator) for _ in range(2))
     logits = 0.8 * left @ right.transpose(1, 2)

@@ -1,8 +1,4 @@
-"""Tiny configs of every supported family, built offline in milliseconds, with all features of its attention.
-
-One entry per family: its class and its values in addition to the common sizes.  They serve tests and documentation;
-nothing else in the package looks a family up by name.
-"""
+"""Tiny configs of every supported family, for tests and documentation: class and values of each."""
 
 from __future__ import annotations
 
@@ -109,14 +105,14 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def tiny_config(family: str, **values: Any) -> PretrainedConfig:
-    """A tiny config of a family.
+    """A tiny config of a family, built offline.
 
     Args:
         family: a key of `FAMILIES`.
-        values: config values that override the table.
+        values: override the table.
 
     Raises:
-        UserError: the family is not in the table.
+        UserError: unknown family.
     """
     if family not in FAMILIES:
         raise UserError(f"no tiny config of '{family}' (known families: {', '.join(FAMILIES)})")

@@ -16,11 +16,10 @@ from compressor.models.inputs import dummy_inputs
 
 @torch.no_grad()
 def widen(model: nn.Module, seed: int = 0) -> nn.Module:
-    """A model with every coordinate duplicated and every space shuffled: writers are copied, readers halved.
+    """A model with every coordinate duplicated and every space shuffled: writers copied, readers halved.
 
-    Heads are duplicated as wholes.  Heads of fixed position (ALiBi) go to the position of the same slope, and the
-    additional positions are read with weight zero.  A head tied to the embedding cannot be halved, so the norm before
-    it is scaled.
+    Heads are duplicated as wholes; heads of fixed position (ALiBi) go to the position of the same slope.  A tied head
+    cannot be halved, so the norm before it is scaled.
 
     Args:
         model: built by `random_model`, in float64.
@@ -79,7 +78,7 @@ def _duplicates(order: Tensor, size: int) -> Map:
 
 
 def _undo_gain(narrow: nn.Module, wide: nn.Module, anatomy: Anatomy) -> None:
-    """Divide embeddings by the extra gain of the wider model, in families with a gain by width (Gemma)."""
+    """Divide embeddings by the larger gain of the wide model (Gemma)."""
     tap = (anatomy.layers[0], "in")
     ratio = float(_captured(wide, tap).square().mean().sqrt() / _captured(narrow, tap).square().mean().sqrt())
     tables = {name for name, module in wide.named_modules() if isinstance(module, nn.Embedding)}
@@ -90,10 +89,7 @@ def _undo_gain(narrow: nn.Module, wide: nn.Module, anatomy: Anatomy) -> None:
 
 
 def _weaken_before_tied_heads(narrow: nn.Module, wide: nn.Module, anatomy: Anatomy) -> None:
-    """Scale norms before tied heads so that duplicated coordinates do not count twice.
-
-    The factor is measured on the head's output, since a family may also divide by a power of its width (T5).
-    """
+    """Scale norms before tied heads, whose duplicated coordinates would count twice; measured on the output (T5)."""
     tied = {step.module for step in anatomy.steps if step.tied}
     for norm in anatomy.norms:
         head = next((reader for reader in norm.readers if reader in tied), None)

@@ -1,7 +1,4 @@
-"""Several processes of one job, as started by `torchrun` and `accelerate launch`; rank 0 is the main one.
-
-Ranks are read from the environment, without torch; `init` connects the processes.
-"""
+"""Processes of one job, as started by `torchrun` or `accelerate launch`; rank 0 is the main one."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ def is_main_process() -> bool:
 
 
 def is_sharded() -> bool:
-    """Whether accelerate shards weights over the processes while they train (FSDP)."""
+    """Whether accelerate shards weights over processes (FSDP)."""
     return _is_set("ACCELERATE_USE_FSDP")
 
 
@@ -45,14 +42,13 @@ def device_of(name: str) -> str:
 
 
 def init(device: str) -> None:
-    """Connect to the other processes, if there are any.
+    """Connect to the other processes, if any.
 
     Args:
         device: "cpu", or "cuda" for one GPU each.
 
     Raises:
-        UnsupportedError: accelerate is set to DeepSpeed or FSDP 1, or to FSDP on the CPU, where it would silently not
-            shard.
+        UnsupportedError: DeepSpeed, FSDP 1, or FSDP on the CPU, which would not shard.
     """
     if _is_set("ACCELERATE_USE_DEEPSPEED"):
         raise UnsupportedError("weights are shared by FSDP alone: launch the processes without DeepSpeed")
@@ -85,7 +81,7 @@ def barrier() -> None:
 
 
 def shutdown() -> None:
-    """Disconnect from the other processes, after all have arrived here."""
+    """Disconnect once all processes are here."""
     if world_size() > 1:
         import torch
 
@@ -95,7 +91,7 @@ def shutdown() -> None:
 
 
 def all_sum(values: Sequence[float], device: torch.device) -> list[float]:
-    """Sums of numbers over all connected processes, position by position, in float64."""
+    """Float64 sums over all connected processes, position by position."""
     if world_size() == 1:
         return list(values)
     import torch
@@ -108,11 +104,11 @@ def all_sum(values: Sequence[float], device: torch.device) -> list[float]:
 
 
 def gather_weights(model: nn.Module, whole: nn.Module) -> None:
-    """Copy the weights of a sharded model (FSDP2) into a whole one; every process must call this.
+    """Copy a sharded model's weights (FSDP2) into a whole one, in all processes.
 
     Args:
         model: sharded by `fully_shard`.
-        whole: the same model, not sharded; written to in every process.
+        whole: written to.
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -120,7 +116,7 @@ def gather_weights(model: nn.Module, whole: nn.Module) -> None:
 
 
 def scatter_weights(whole: nn.Module, model: nn.Module) -> None:
-    """Copy the weights of a whole model, equal in all processes, into a sharded one; every process must call this."""
+    """Copy a whole model's weights, equal in all processes, into a sharded one, in all processes."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
     set_model_state_dict(model, dict(whole.state_dict()), options=StateDictOptions(full_state_dict=True))

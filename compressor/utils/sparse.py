@@ -1,7 +1,6 @@
-"""Matrices that are not stored dense: sparse ones, and ones that are computed at each access.
+"""Matrices stored by entries, or computed at each access.
 
-A map between 4,096 hidden units takes 134 MB as a dense matrix in double precision, and a model has two dozen of them,
-most of which only select coordinates.
+A dense map between 4,096 hidden units takes 134 MB in double precision, and a model has two dozen; most only select.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Entries:
-    """A matrix [n, m] by its non-zero entries.  Results equal those of the dense matrix bit for bit.
+    """A matrix [n, m] by its non-zero entries; results equal the dense ones bit for bit.
 
     Attributes:
-        rows, columns: places of the entries, row by row, integers [e].
-        values: of the entries, float64 [e].
+        rows, columns: places, row by row, [e].
+        values: float64 [e].
         shape: (n, m).
     """
 
@@ -31,7 +30,7 @@ class Entries:
 
     @classmethod
     def of(cls, matrix: Tensor) -> Entries | None:
-        """The entries of a dense matrix [n, m]; None if there are more than n + m, the most in a hard plan."""
+        """The entries of a dense matrix [n, m]; None if more than n + m (a hard plan has fewer)."""
         if int(matrix.count_nonzero()) > sum(matrix.shape):
             return None
         rows, columns = matrix.nonzero(as_tuple=True)
@@ -106,10 +105,7 @@ def carry(matrix: Matrix, values: Tensor) -> Tensor:
 
 
 def picks(matrix: Matrix) -> tuple[Tensor, Tensor] | None:
-    """(rows, columns) of the ones in a matrix with no other entries and at most one per column; else None.
-
-    A `Deferred` matrix has many entries, so it is never one of these.
-    """
+    """(rows, columns) if all entries are ones, at most one per column; else None, as for `Deferred`."""
     if isinstance(matrix, Deferred):
         return None
     if isinstance(matrix, Entries):
@@ -129,10 +125,7 @@ def sums(matrix: Tensor | Entries, dim: int) -> Tensor:
 def scaled(
     matrix: Tensor | Entries, *, rows: Tensor | None = None, columns: Tensor | None = None, by: Sequence[float] = ()
 ) -> Entries | Deferred:
-    """A matrix [n, m] with rows scaled by `rows` [n], columns by `columns` [m], and all by the numbers `by`.
-
-    The product with a dense matrix is computed at each access.
-    """
+    """A matrix [n, m] times `rows` [n], `columns` [m] and the numbers `by`; deferred if it is dense."""
     if isinstance(matrix, Entries):
         values = matrix.values if rows is None else matrix.values * rows[matrix.rows]
         values = values if columns is None else values * columns[matrix.columns]
