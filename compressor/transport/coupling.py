@@ -141,15 +141,14 @@ def mixed(first: Coupling, second: Coupling, share: float | Tensor) -> Coupling:
         CouplingError: the couplings do not fit, a share is not in [0, 1], or a source loses all its mass.
     """
     if first.plan.shape != second.plan.shape:
-        raise CouplingError(
-            f"{first.space}: couplings of shapes {tuple(first.plan.shape)} and {tuple(second.plan.shape)} cannot be mixed"
-        )
+        shapes = f"{tuple(first.plan.shape)} and {tuple(second.plan.shape)}"
+        raise CouplingError(f"{first.space}: couplings of shapes {shapes} cannot be mixed")
     weight = torch.as_tensor(share, dtype=torch.float64)
     if weight.shape not in ((), second.nu.shape) or not bool(((weight >= 0) & (weight <= 1)).all()):
         raise CouplingError(
             f"{first.space}: shares of a mix must be in [0, 1], one or {second.nu.numel()} (one per target)"
         )
-    # If ν differs, a mix with shares per target may have another total than first.
+    # If ν differs, a mix with shares per target may have a total other than one.
     total = torch.lerp(second.nu, first.nu, weight).sum()
     plan = torch.lerp(second.plan, first.plan, weight) / total
     nu = torch.lerp(second.nu, first.nu, weight) / total
