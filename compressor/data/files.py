@@ -16,11 +16,11 @@ from datasets import ClassLabel, Dataset, Features, Image
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
-from compressor.data.logging import quiet_datasets, root_cause
 from compressor.data.tables import check_table
 from compressor.errors import UserError
 from compressor.models.digits import CLASSES, digits
 from compressor.utils.input_files import check_regular
+from compressor.utils.logging import quiet_datasets, root_cause
 from compressor.wording import shorten
 
 #: Suffix of a file -> builder of `datasets` that reads it.

@@ -19,7 +19,6 @@ from compressor.distillation.memory import layer_classes
 from compressor.distillation.objective import Objective
 from compressor.errors import UserError
 from compressor.utils import distributed
-from compressor.utils.sharded_weights import gather_weights, scatter_weights
 
 WEIGHTS = "model.safetensors"
 
@@ -69,7 +68,7 @@ class DistillationTrainer(Trainer):
     def gather(self) -> None:
         """Give the student the weights that the training has; all processes must call this."""
         if distributed.is_sharded():
-            gather_weights(self.trained, self.student)
+            distributed.gather_weights(self.trained, self.student)
 
     def get_batch_samples(self, *given: Any) -> tuple[list[dict[str, Tensor]], None]:
         """The parts of a step's batch that this process sees; and what all parts of all processes hold together."""
@@ -136,7 +135,7 @@ class DistillationTrainer(Trainer):
         with read_as_user_error(Path(resume_from_checkpoint) / WEIGHTS):
             safetensors.torch.load_model(self.student, Path(resume_from_checkpoint) / WEIGHTS)
         if distributed.is_sharded():
-            scatter_weights(self.student, self.trained)
+            distributed.scatter_weights(self.student, self.trained)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:

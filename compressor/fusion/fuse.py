@@ -14,7 +14,6 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.anatomy import Anatomy, inspect_config
 from compressor.anatomy.hooks import logits_of
-from compressor.anatomy.resize import named_model_class, quiet_config_warnings
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.anchored import POLICIES, align_to_anchor
 from compressor.fusion.build.student_layer_maps import layer_maps_of
@@ -36,7 +35,9 @@ from compressor.layer_maps import LayerMap
 from compressor.models.inputs import name_architecture
 from compressor.models.precision import SINGLE, in_single, inputs_in_single, lower, precision_of
 from compressor.models.save import config_json
+from compressor.models.weights import model_class
 from compressor.recipe import FusionOptions
+from compressor.utils.logging import quiet_transformers
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,9 +183,9 @@ def _kinds_of_parameters(source: FusionTeacher) -> set[str]:
 
 def _blank(target: StudentSpec, dtype: torch.dtype, seed: int) -> PreTrainedModel:
     """A model of the target config; every weight of it will be replaced."""
-    with quiet_config_warnings(), torch.random.fork_rng(devices=[]):
+    with quiet_transformers(errors=False), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = named_model_class(target.config)(copy.deepcopy(target.config))
+        model: Any = model_class(target.config)(copy.deepcopy(target.config))
     return cast(PreTrainedModel, model.to(dtype).eval().requires_grad_(False))
 
 

@@ -230,13 +230,12 @@ def test_positions_with_a_table_of_their_own(capsys, here, bert):
 
 
 def test_fields_of_any_name_count_modules(vit_a, monkeypatch):
-    from compressor.anatomy import resize
     from compressor.errors import UnsupportedError
     from compressor.models.resolve import load_config
 
-    monkeypatch.setattr(resize, "MAX_MODULES", 20)
+    monkeypatch.setattr(meta, "MAX_MODULES", 20)
     with pytest.raises(UnsupportedError, match="more than 20 modules"):
-        resize.build_on_meta(load_config(str(vit_a)))
+        meta.meta_model(load_config(str(vit_a)))
 
 
 def test_largest_public_models_are_within_bounds():

@@ -227,7 +227,7 @@ class _Walk:
 
     def _outgoing(self, key: str) -> tuple[Tensor, Tensor] | None:
         """Norms of the outgoing weights of the teacher's and the anchor's coordinates; None where nothing reads."""
-        meets = next((step.meets for step in self.anatomy.steps if step.writes == key), None)
+        meets = next((step.joins for step in self.anatomy.steps if step.writes == key), None)
         steps = [step for step in self.anatomy.steps if step.reads in (key, meets or key) and not step.tied]
         if not steps:
             return None

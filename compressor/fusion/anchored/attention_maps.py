@@ -53,7 +53,7 @@ def across_heads(heads: Heads) -> dict[Role, Coupling]:
     """
     own, anchor = heads.own, heads.anchor
     for space in (own, anchor):
-        if space.rotary or space.placed or space.order or space.heads != space.groups:
+        if space.rotary or space.head_position_fixed or space.order or space.heads != space.groups:
             raise UnsupportedError(
                 f"{anchor.name}: its channels or heads have a place (rotary or relative positions) or share keys, so "
                 f"they cannot be coupled across heads; take --heads within"
@@ -100,7 +100,7 @@ def _query_key(heads: Heads, queries: Moments, keys: Moments) -> tuple[Coupling,
 
 def _group_coupling(heads: Heads, pairs: Mapping[tuple[int, int], _Pair]) -> Coupling:
     own, anchor = heads.own, heads.anchor
-    if own.placed or anchor.placed:
+    if own.head_position_fixed or anchor.head_position_fixed:
         if own.groups != anchor.groups:
             raise UnsupportedError(
                 f"{anchor.name}: heads have a place (ALiBi), so {own.groups} cannot be aligned to {anchor.groups}"

@@ -58,6 +58,6 @@ class Schedule:
 
 def _adds(item: LinearOp | Norm) -> str | None:
     """The branch that an item adds to the stream, if it does."""
-    if item.meets is None:
+    if item.joins is None:
         return None
     return item.writes if isinstance(item, LinearOp) else item.space

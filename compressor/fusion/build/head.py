@@ -104,7 +104,7 @@ def _made(student: StudentBuilder, norm: Norm | None, step: LinearOp, answers: H
         return FreeHead.of(weight, bias, answers.inputs, answers.wanted, transposed=transposed)
     shift = parameters.get(f"{norm.module}.bias")
     own = parameters[f"{norm.module}.weight"].detach()
-    return TiedHead(weight, bias, own, None if shift is None else shift.detach(), norm.rest)
+    return TiedHead(weight, bias, own, None if shift is None else shift.detach(), norm.unit_scale)
 
 
 def _scale(outputs: Tensor, logits: Tensor) -> float | None:

@@ -107,7 +107,7 @@ def _lack(
     first = last[0]
     behind = stream_tap(first)
     assert behind is not None
-    masks, key = features.masks, first.meets or (first.space if isinstance(first, Norm) else first.writes)
+    masks, key = features.masks, first.joins or (first.space if isinstance(first, Norm) else first.writes)
     begin = len(masks) - student.options.held_out * masks.runs
     wanted = [features.transported(index, behind, key) for index in range(len(masks))]
     known = wanted[:begin]

@@ -71,7 +71,7 @@ class StudentRefit:
         behind = stream_tap(steps[0])
         assert behind is not None
         spots = [*((step.module, end) for step in steps for end in ("in", "out")), behind]
-        gain, key = steps[0].gain, steps[0].meets or steps[0].writes
+        gain, key = steps[0].gain, steps[0].joins or steps[0].writes
         ends: list[tuple[list[Tensor], Tensor]] = []
 
         def pairs(index: int, seen: dict[Tap, Tensor]) -> tuple[Tensor, Tensor]:
@@ -131,7 +131,7 @@ class StudentRefit:
     def _refit_norm(self, norm: Norm, features: ActivationFeatures, run: RunLayer) -> None:
         """Per channel, scale and shift of a norm by least squares from the student's own normalised values."""
         weight, bias = self._at_rest(norm)
-        key = norm.meets or self.anatomy.axes[f"{norm.module}.weight"][0].parts[0].key
+        key = norm.joins or self.anatomy.axes[f"{norm.module}.weight"][0].parts[0].key
         behind = stream_tap(norm)
         sums = torch.zeros(5, weight.numel(), dtype=torch.float64)
 
@@ -151,7 +151,7 @@ class StudentRefit:
         if bias is None:
             x, y = torch.zeros_like(x), torch.zeros_like(y)
         scale = (xy - x * y) / (xx - x**2).clamp(min=1e-12)
-        weight.copy_(scale + norm.rest - 1)
+        weight.copy_(scale + norm.unit_scale - 1)
         if bias is not None:
             bias.copy_(y - scale * x)
 
@@ -175,14 +175,14 @@ class StudentRefit:
         run([(head.module, "in")], visit)
         weight, bias = self.parameters[f"{norm.module}.weight"], self.parameters.get(f"{norm.module}.bias")
         scale, shift = fit_scales(*sums, table=table, shifts=bias is not None)
-        weight.copy_(scale * (weight + 1 - norm.rest) + norm.rest - 1)
+        weight.copy_(scale * (weight + 1 - norm.unit_scale) + norm.unit_scale - 1)
         if bias is not None and shift is not None:
             bias.copy_(scale * bias + shift)
 
     def _at_rest(self, norm: Norm) -> tuple[Tensor, Tensor | None]:
         """A norm's weight and bias, set so that it only normalises."""
         weight, bias = self.parameters[f"{norm.module}.weight"], self.parameters.get(f"{norm.module}.bias")
-        weight.fill_(norm.rest)
+        weight.fill_(norm.unit_scale)
         if bias is not None:
             bias.zero_()
         return weight, bias

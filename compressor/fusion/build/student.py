@@ -175,7 +175,7 @@ class StudentBuilder:
                 units=space.groups,
                 likeness=partial(group_contributions, heads, theirs),
             )
-            units = placed_groups(problem) if space.placed else self._units(problem)
+            units = placed_groups(problem) if space.head_position_fixed else self._units(problem)
             if space.order:
                 self._orders[space.order] = units
         maps = attention_maps(units, theirs, whole, heads)
@@ -216,7 +216,7 @@ class StudentBuilder:
                 continue
             if norm is not None and attribute == "weight" and self.anatomy.rotatable(norm.space or ""):
                 # Behind rotated coordinates a norm has one scale for all: its own was folded, or is fitted later.
-                self.parameters[name].fill_(self.residual[norm.space or ""].norm_scale + norm.rest - 1)
+                self.parameters[name].fill_(self.residual[norm.space or ""].norm_scale + norm.unit_scale - 1)
                 continue
             # Push carries α already; what is written to fixed coordinates is averaged here.
             carried = any(

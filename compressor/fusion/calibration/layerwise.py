@@ -14,12 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressor.anatomy.hooks import first_tensor, hooks, logits_of
+from compressor.anatomy.hooks import Tap, first_tensor, hooks, logits_of
 from compressor.fusion.calibration.layer_calls import HandedArgument, LayerCall, call_layer
 from compressor.models.finite import check_hidden
 
-#: (module path, "in" or "out"): a tensor to watch.
-Tap = tuple[str, str]
 #: What is done with the watched tensors of one batch.
 OnBatch = Callable[[int, dict[Tap, Tensor]], None]
 

@@ -147,7 +147,7 @@ def _read(sources: Sequence[FusionTeacher], space: str, reading: _Reading, momen
             if reading.norm is not None:
                 scale = source.tensor(f"{reading.norm.module}.weight")
                 assert scale is not None
-                weight = (scale + 1 - reading.norm.rest)[:, None] * weight
+                weight = (scale + 1 - reading.norm.unit_scale)[:, None] * weight
             asked = torch.stack([part @ part.T for part in weight.split(size)]).sum(0)
             total += asked / (asked * own).sum().clamp(min=1e-30)
         readers.append(total)

@@ -9,10 +9,11 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from compressor.anatomy import Anatomy, Stack
-from compressor.anatomy.resize import BUILD_ERRORS, build_on_meta, with_fields, with_layers
+from compressor.anatomy.resize import BUILD_ERRORS, with_fields, with_layers
 from compressor.errors import UserError
 from compressor.fusion.shape.depth import evenly_spaced_layer
 from compressor.fusion.shape.width import AttentionShape, attention_shapes, configured_size, fields_of
+from compressor.models.meta import meta_model
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _target(
             values |= dict.fromkeys(stack.fields[:1], layers)
             sizes |= dict.fromkeys(stack.fields[:1], deepest)
     try:
-        build_on_meta(student)
+        meta_model(student)
     except BUILD_ERRORS as error:
         raise UserError(f"{config.model_type} cannot be built at width {wanted.width:g} ({values}): {error}") from None
     fields: dict[str, tuple[float, float]] = {field: (sizes[field], new) for field, new in values.items()}

@@ -72,7 +72,9 @@ def attention_shapes(
         turning = any(space.rotary for space in attentions)
         smaller = _smaller(config, anatomy, attentions, width)
         # Rotary heads are soon too small for a frequency each.
-        if narrowing == ALL or (narrowing == "auto" and not turning and not any(s.placed for s in attentions)):
+        if narrowing == ALL or (
+            narrowing == "auto" and not turning and not any(s.head_position_fixed for s in attentions)
+        ):
             found += [more for shape in smaller for more in _all(config, anatomy, shape, teachers)]
         if narrowing != ALL or not found:
             found += smaller

@@ -49,7 +49,7 @@ def unlike_maps(
     Raises:
         UnsupportedError: channels or heads have a place, so that heads of another size cannot stand for them.
     """
-    if student.rotary or student.placed or student.order:
+    if student.rotary or student.head_position_fixed or student.order:
         sizes = sorted({f"{s.head_dim} channels in groups of {s.heads // s.groups}" for s in (*spaces, student)})
         raise UnsupportedError(
             f"{student.name}: heads of {' and of '.join(sizes)} cannot be fused: their channels or heads have a place "
