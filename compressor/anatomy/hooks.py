@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
+#: (module path, "in" or "out"): a tensor of a forward pass, the module's first input or output.
+Tap = tuple[str, str]
 #: Modules that multiply by a matrix, and the dimension of `weight` that each writes.
 LINEAR_WRITE_DIM: dict[type[nn.Module], int] = {nn.Linear: 0, Conv1D: 1}
 
