@@ -30,7 +30,7 @@ def fold_norms(state: Mapping[str, Tensor], norms: Sequence[Norm], anatomy: Anat
     folded = Derived(state)
     tied = {step.module for step in anatomy.steps if step.tied}
     for norm in norms:
-        scale, shift = folded[f"{norm.module}.weight"] + (1 - norm.rest), folded.get(f"{norm.module}.bias")
+        scale, shift = folded[f"{norm.module}.weight"] + (1 - norm.unit_scale), folded.get(f"{norm.module}.bias")
         reading = [(reader, *found) for reader in norm.readers for found in _reading(reader, norm.space, anatomy)]
         if tied.intersection(norm.readers):
             return None
@@ -43,7 +43,7 @@ def fold_norms(state: Mapping[str, Tensor], norms: Sequence[Norm], anatomy: Anat
                 # A head may read several tokens side by side.
                 folded.change(f"{reader}.bias", partial(_shifted, folded.maker(name), shift.repeat(times), dim))
             folded.change(name, partial(_times, scale.repeat(times), dim))
-        folded.change(f"{norm.module}.weight", partial(_filled, norm.rest))
+        folded.change(f"{norm.module}.weight", partial(_filled, norm.unit_scale))
         if shift is not None:
             folded.change(f"{norm.module}.bias", partial(_filled, 0.0) if takes else partial(_over, scale))
     return folded

@@ -15,9 +15,10 @@ from torch.func import functional_call
 from transformers import PretrainedConfig
 
 from compressor.anatomy.hooks import logits_of
-from compressor.anatomy.resize import named_model_class, quiet_config_warnings
 from compressor.anatomy.spec import Anatomy, Kind, Role, Space, map_key
 from compressor.anatomy.transform import Map, apply
+from compressor.models.weights import model_class
+from compressor.utils.logging import quiet_transformers
 
 #: Largest relative change of the logits that still counts as unchanged.
 CERTIFICATE_TOLERANCE = 1e-5
@@ -28,13 +29,13 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> nn.Module:
 
     Fresh models have zero biases and unit norm scales, which no permutation can disturb; here nothing is at rest.
     """
-    with quiet_config_warnings(), torch.random.fork_rng(devices=[]):
+    with quiet_transformers(errors=False), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = copy.deepcopy(config)
         # Expert kernels refuse float64, and fused attention hides what it does.
         config._attn_implementation = "eager"
         config._experts_implementation = "eager"
-        model = named_model_class(config)(config).double().eval()
+        model = model_class(config)(config).double().eval()
         for parameter in model.parameters():
             scale = 0.3 if parameter.dim() == 1 else 0.3 * parameter.std().nan_to_num(1.0).clamp(min=0.1)
             parameter.data += scale * torch.randn_like(parameter)
@@ -64,7 +65,7 @@ def _random_heads(space: Space, generator: torch.Generator) -> tuple[list[int], 
     per_group = space.heads // space.groups
 
     def shuffled(count: int) -> list[int]:
-        return list(range(count)) if space.placed else torch.randperm(count, generator=generator).tolist()
+        return list(range(count)) if space.head_position_fixed else torch.randperm(count, generator=generator).tolist()
 
     groups = shuffled(space.groups)
     return groups, [[group * per_group + head for head in shuffled(per_group)] for group in groups]

@@ -92,6 +92,10 @@ class Dim:
         self._same = other
 
 
+#: The dimensions of one tensor.
+Dims = list[Dim]
+
+
 def pin(*dims: Dim) -> None:
     """Give the coordinates of dimensions an identity: nothing may be interchanged any more."""
     for dim in dims:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +79,23 @@ def hooks(handles: list[Any]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def capture_outputs(model: nn.Module, modules: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """Fill a dict {module: the first tensor of each of its outputs, call by call} while the model runs inside."""
+    outputs: dict[str, list[Tensor]] = {name: [] for name in modules}
+
+    def recorder(name: str) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            tensor = first_tensor(output)
+            if tensor is not None:
+                outputs[name].append(tensor)
+
+        return hook
+
+    with hooks([model.get_submodule(name).register_forward_hook(recorder(name)) for name in outputs]):
+        yield outputs
 
 
 def trace(model: nn.Module, inputs: Mapping[str, Tensor], layers: tuple[str, ...]) -> Trace:

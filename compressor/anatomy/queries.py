@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from compressor.anatomy import Anatomy, Axis, LinearOp, Map, Norm, Role, Side, map_key
-from compressor.fusion.calibration.layerwise import Tap
-from compressor.fusion.teacher import FusionTeacher
+from compressor.anatomy.hooks import Tap
+from compressor.anatomy.spec import Anatomy, Axis, LinearOp, Norm, Role, Side, map_key
+from compressor.anatomy.transform import Map
 
 #: Per teacher, {map key: map}.
 Maps = Sequence[Mapping[str, Map]]
+
+
+class WeightedWeights(Protocol):
+    """A model's canonical weights, and the model's share in the student."""
+
+    @property
+    def weight(self) -> float: ...
+
+    def read_weight(self, step: LinearOp) -> Tensor:
+        """The weight of a linear module, [in, out]."""
 
 
 def writers(anatomy: Anatomy, space: str) -> list[LinearOp]:
@@ -25,7 +36,7 @@ def reader(anatomy: Anatomy, space: str) -> LinearOp | None:
     return next((step for step in anatomy.steps if step.reads == space), None)
 
 
-def outgoing(sources: Sequence[FusionTeacher], maps: Maps, step: LinearOp) -> Tensor:
+def outgoing(sources: Sequence[WeightedWeights], maps: Maps, step: LinearOp) -> Tensor:
     """The reader's weights of all teachers, their targets transported: [Σ n_k, m].
 
     A reader of classes or other fixed outputs has nothing to transport.
@@ -112,6 +123,6 @@ def stream_keys(anatomy: Anatomy) -> dict[str, str]:
         key = stack.residual
         for layer in stack.layers:
             items = [item for item in anatomy.flow if item.module.startswith(layer + ".")]
-            key = next((item.meets for item in reversed(items) if item.meets), key)
+            key = next((item.joins for item in reversed(items) if item.joins), key)
             found[layer] = key
     return found

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import copy
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-import transformers
 from huggingface_hub.errors import StrictDataclassError
-from torch import nn
 from transformers import PretrainedConfig
-from transformers.utils import logging as transformers_logging
 
-from compressor.errors import UnsupportedError
+from compressor.models.meta import meta_model
 
 #: What a build may raise when a config is resized into something the family cannot express.
 BUILD_ERRORS = (
@@ -61,42 +56,9 @@ class Skeleton:
     growths: tuple[Growth, ...]
 
 
-def named_model_class(config: PretrainedConfig) -> type[nn.Module]:
-    """The transformers class that the config names.
-
-    Raises:
-        UnsupportedError: the config names none, or one that the installed transformers does not have.
-    """
-    names = config.architectures or []
-    found = getattr(transformers, names[0], None) if names else None
-    if found is None:
-        raise UnsupportedError(
-            f"the {config.model_type} config names {names[0] if names else 'no architecture'}: "
-            f"transformers {transformers.__version__} has no such class"
-        )
-    return found
-
-
-@contextmanager
-def quiet_config_warnings() -> Iterator[None]:
-    """Keep transformers from warning about configs that are built only to be measured."""
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(before)
-
-
-def build_on_meta(config: PretrainedConfig) -> nn.Module:
-    """The model of a config on the meta device: shapes only, nothing is allocated."""
-    with torch.device("meta"), quiet_config_warnings():
-        return named_model_class(config)(copy.deepcopy(config))
-
-
 def shapes_of(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
     """{parameter: shape} of the model of a config; nothing is allocated."""
-    return {name: tuple(parameter.shape) for name, parameter in build_on_meta(config).named_parameters()}
+    return {name: tuple(parameter.shape) for name, parameter in meta_model(config).named_parameters()}
 
 
 def with_fields(config: PretrainedConfig, values: Mapping[str, Any]) -> PretrainedConfig:

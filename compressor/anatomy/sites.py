@@ -112,7 +112,7 @@ class _Cutter:
     def _step(self, step: LinearOp, later: Iterable[LinearOp | Norm]) -> LinearOp:
         stack = self._stack(step.module)
         reads = self._at(stack, step) if step.reads in self.streams else step.reads
-        writes, meets = step.writes, None
+        writes, joins = step.writes, None
         if step.writes in self.streams and self._inside(step.module):
             writes = self._new(f"{step.module}/branch", step.writes)
             if step.checkpoint is None:
@@ -123,19 +123,19 @@ class _Cutter:
                 self._key(f"{norm.module}.weight", step.writes, writes)
                 self._key(f"{norm.module}.bias", step.writes, writes)
             else:
-                meets = self._meeting(step, writes, step.writes)
+                joins = self._meeting(step, writes, step.writes)
         if not step.tied:
             self._key(step.weight, step.reads, reads)
             self._key(step.weight, step.writes, writes)
             self._key(f"{step.module}.bias", step.writes, writes)
-        return replace(step, reads=reads, writes=writes, meets=meets)
+        return replace(step, reads=reads, writes=writes, joins=joins)
 
     def _norm(self, norm: Norm) -> Norm:
         if norm.space not in self.streams:
             return norm
         branch = self.keys.get(f"{norm.module}.weight", {}).get(norm.space)
         if branch is not None:
-            return replace(norm, space=branch, meets=self._meeting(norm, branch, norm.space))
+            return replace(norm, space=branch, joins=self._meeting(norm, branch, norm.space))
         site = self._at(self._stack(norm.module), norm)
         self._key(f"{norm.module}.weight", norm.space, site)
         self._key(f"{norm.module}.bias", norm.space, site)

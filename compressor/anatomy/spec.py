@@ -54,7 +54,7 @@ class Space:
         heads, groups, head_dim: query heads, key–value groups, channels of each.
         rotary: query–key channels have a place inside their head (rotary positions, a scale per channel).
         pairs: how rotary channels are paired ("halves" or "neighbours"); "" where that is not known.
-        placed: heads have a place (ALiBi slopes).
+        head_position_fixed: heads have a place (ALiBi slopes).
         scaled: products of queries and keys are divided by the root of the number of channels.
         order: attention spaces of the same order share the order of their heads (T5's relative bias).
         experts: of hidden units that every expert has for itself, the space of the experts; else None.
@@ -69,7 +69,7 @@ class Space:
     head_dim: int = 1
     rotary: bool = False
     pairs: str = ""
-    placed: bool = False
+    head_position_fixed: bool = False
     scaled: bool = True
     order: str | None = None
     experts: str | None = None
@@ -117,7 +117,7 @@ class LinearOp:
             `checkpoint_is_output`) is the residual stream that this writer's output has been added to.
         gain: what this writer's output is multiplied by before it is added (Granite's residual multiplier).
         tied: the weight is an embedding as well.
-        meets: in a flow graph, the site behind the sum that its output is added to; None where that is what it writes.
+        joins: in a flow graph, the site behind the sum that its output is added to; None where that is what it writes.
     """
 
     module: str
@@ -128,7 +128,7 @@ class LinearOp:
     checkpoint_is_output: bool = False
     gain: float = 1.0
     tied: bool = False
-    meets: str | None = None
+    joins: str | None = None
 
 
 @dataclass(frozen=True)
@@ -139,21 +139,21 @@ class Norm:
         module: its path.
         readers: linear modules that read exactly what it returns.
         space: the space that it normalises over; None where its scale is fixed (a scale per channel of a head).
-        rest: the value of its weight that scales by one: 1, or 0 where the scale is 1 + weight (Gemma).
+        unit_scale: the value of its weight that scales by one: 1, or 0 where the scale is 1 + weight (Gemma).
         folded: whether its scale (and shift) could be folded into those readers without changing the logits.
-        checkpoint, checkpoint_is_output, gain, meets: of a norm whose output is added to the residual stream, as of a
+        checkpoint, checkpoint_is_output, gain, joins: of a norm whose output is added to the residual stream, as of a
             `LinearOp`.
     """
 
     module: str
     readers: tuple[str, ...]
     space: str | None
-    rest: float = 1.0
+    unit_scale: float = 1.0
     folded: bool = False
     checkpoint: str | None = None
     checkpoint_is_output: bool = False
     gain: float = 1.0
-    meets: str | None = None
+    joins: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError
 from compressor.models.inputs import dummy_inputs
-from compressor.models.meta import most_positions
-from compressor.models.weightless import weightless_copy
+from compressor.models.meta import most_positions, weightless_copy
 
 #: Counted by fvcore as a few operations an element.  Left out: no multiply–accumulates, and RMSNorm has no such count.
 NORMS = ("aten::batch_norm", "aten::group_norm", "aten::instance_norm", "aten::layer_norm")

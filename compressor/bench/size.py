@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from compressor.errors import UserError
-from compressor.models.weightless import weightless_copy
+from compressor.models.meta import weightless_copy
 
 
 def count_parameters(model: nn.Module | PretrainedConfig) -> int:

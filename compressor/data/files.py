@@ -16,9 +16,9 @@ from datasets import ClassLabel, Dataset, Features, Image
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
-from compressor.data.logging import quiet_datasets, root_cause
 from compressor.errors import UserError
 from compressor.models.digits import CLASSES, digits
+from compressor.utils.logging import quiet_datasets, root_cause
 
 #: Suffix of a file -> builder of `datasets` that reads it.
 DATA_FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".txt": "text"}

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from compressor.data.collate import Sample
-from compressor.data.logging import root_cause
 from compressor.data.split import Split
 from compressor.errors import UserError
+from compressor.utils.logging import root_cause
 
 
 class ImageReader:

@@ -18,7 +18,6 @@ from compressor.distillation.dataset import TrainingStream
 from compressor.distillation.memory import layer_classes
 from compressor.distillation.objective import Objective
 from compressor.utils import distributed
-from compressor.utils.sharded_weights import gather_weights, scatter_weights
 
 WEIGHTS = "model.safetensors"
 
@@ -68,7 +67,7 @@ class DistillationTrainer(Trainer):
     def gather(self) -> None:
         """Give the student the weights that the training has; all processes must call this."""
         if distributed.is_sharded():
-            gather_weights(self.trained, self.student)
+            distributed.gather_weights(self.trained, self.student)
 
     def get_batch_samples(self, *given: Any) -> tuple[list[dict[str, Tensor]], None]:
         """The parts of a step's batch that this process sees; and what all parts of all processes hold together."""
@@ -134,7 +133,7 @@ class DistillationTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         safetensors.torch.load_model(self.student, Path(resume_from_checkpoint) / WEIGHTS)
         if distributed.is_sharded():
-            scatter_weights(self.student, self.trained)
+            distributed.scatter_weights(self.student, self.trained)
 
 
 def _never_called(*_: Any, **__: Any) -> Any:

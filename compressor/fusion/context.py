@@ -6,18 +6,19 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
 
 from compressor.anatomy import Anatomy, Kind, inspect_config
-from compressor.anatomy.resize import named_model_class, quiet_config_warnings
 from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.shape.spec import StudentSpec
 from compressor.fusion.teacher import FusionTeacher
+from compressor.models.weights import model_class
 from compressor.recipe import AlignmentOptions, FusionOptions
 from compressor.transport import CouplingOptions
+from compressor.utils.logging import quiet_transformers
 
 #: Callback (fraction, message).
 OnProgress = Callable[[float, str], None]
@@ -129,7 +130,7 @@ def coupling_options(options: AlignmentOptions) -> CouplingOptions:
 
 
 def _random_model(spec: StudentSpec, dtype: torch.dtype, seed: int) -> PreTrainedModel:
-    with quiet_config_warnings(), torch.random.fork_rng(devices=[]):
+    with quiet_transformers(errors=False), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = named_model_class(spec.config)(copy.deepcopy(spec.config))
+        model: Any = model_class(spec.config)(copy.deepcopy(spec.config))
     return cast(PreTrainedModel, model.to(dtype).eval().requires_grad_(False))

@@ -181,7 +181,7 @@ def _models_in_single(
     return converted[: len(teachers)], converted[-1] if anchor is not None else None
 
 
-def _calibration_set(samples: list[Batch] | None, group: TeacherGroup, holdout: float) -> CalibrationSet | None:
+def _calibration_set(samples: Sequence[Batch] | None, group: TeacherGroup, holdout: float) -> CalibrationSet | None:
     """Train and held-out samples in batches that are small enough; None without data."""
     if samples is None:
         return None

@@ -1,4 +1,4 @@
-"""The build plan: an anatomy cut into the pieces before, inside, between and after the layers, with their fit stages."""
+"""The build plan: an anatomy cut into pieces before, inside, between and after the layers, with their fit stages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ResidualWriteStage:
     @property
     def stream_key(self) -> str | None:
         """The map key of the stream there."""
-        return self.ops[0].meets or self.ops[0].writes
+        return self.ops[0].joins or self.ops[0].writes
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class NormStage:
     @property
     def stream_key(self) -> str | None:
         """The map key of the stream there."""
-        return self.norm.meets or self.norm.space
+        return self.norm.joins or self.norm.space
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class BuildPlan:
     def tail_stages(self) -> list[FitStage]:
         """Stages after the layers.
 
-        The norm before a tied head comes last, even the last layer's own (post-norm): it is fitted to the head's logits.
+        The norm before a tied head comes last, even the last layer's own (post-norm): it is fitted to the logits.
         """
         stages = [_single_stage(item) for item in self.tail if not (isinstance(item, LinearOp) and item.tied)]
         return [*stages, *self.tied_heads]

@@ -1,4 +1,4 @@
-"""A model without weights, for what only its code knows: how many positions it holds, how its decoder is fed."""
+"""Models without weights: for parameter shapes, forward signatures, the limit of positions, and counting operations."""
 
 from __future__ import annotations
 
@@ -18,9 +18,52 @@ _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:
-    """The model of a config on the meta device."""
-    with quiet_transformers(), torch.device("meta"):
-        return model_class(config)(copy.deepcopy(config))
+    """The float32 model of a config on the meta device: it has shapes and code, but no memory is allocated.
+
+    Raises:
+        UnsupportedError: the config names no architecture, or one that the installed transformers does not have.
+    """
+    with torch.device("meta"), quiet_transformers(errors=False):
+        return model_class(config)._from_config(copy.deepcopy(config), dtype=torch.float32)
+
+
+def weightless_copy(model: PreTrainedModel | PretrainedConfig) -> PreTrainedModel:
+    """The same modules on the CPU with eager attention and experts; every parameter is one expanded zero.
+
+    The argument is not changed.  Tied parameters stay tied.
+
+    Raises:
+        UnsupportedError: as `meta_model`, for a config.
+    """
+    with quiet_transformers(), torch.no_grad():
+        if isinstance(model, PretrainedConfig):
+            copied = meta_model(model)
+            _materialise(copied)
+        else:
+            # The config of a model that was pruned by hand no longer describes it: copy its modules.
+            copied = copy.deepcopy(model, {id(parameter): _zero(parameter) for parameter in model.parameters()})
+            for module in copied.modules():
+                for name, buffer in module._buffers.items():
+                    module._buffers[name] = None if buffer is None else buffer.cpu()
+        copied.set_attn_implementation("eager")
+        if copied._can_set_experts_implementation():
+            copied.set_experts_implementation("eager")
+    return copied.eval()
+
+
+def _materialise(model: nn.Module) -> None:
+    zeros: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = zeros.setdefault(id(parameter), _zero(parameter))
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                module._buffers[name] = torch.zeros(buffer.shape, dtype=buffer.dtype)
+
+
+def _zero(parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(()).expand(parameter.shape), requires_grad=False)
 
 
 def most_positions(config: PretrainedConfig) -> int | None:

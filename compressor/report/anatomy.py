@@ -159,7 +159,7 @@ def _coordinates(space: Space) -> str:
             groups = f" in {space.groups} key–value groups" if space.groups != space.heads else ""
             rotary = ", rotary" if space.rotary else ""
             order = ", heads in one order through all layers" if space.order else ""
-            order = ", heads keep their places" if space.placed else order
+            order = ", heads keep their places" if space.head_position_fixed else order
             return f"{space.size} = {space.heads} heads{groups} × {space.head_dim} channels{rotary}{order}"
         case Kind.EXPERTS:
             return f"{space.size} experts"

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.anatomy.hooks import logits_of
-from compressor.anatomy.resize import named_model_class
 from compressor.models.inputs import dummy_inputs, task_of
+from compressor.models.weights import model_class
 
 LabelledBatch = dict[str, Tensor]
 #: Positions of a text; samples of a batch.
@@ -47,7 +47,7 @@ def train_briefly(config: PretrainedConfig, seed: int, steps: int) -> PreTrained
     torch.manual_seed(seed)
     config = copy.deepcopy(config)
     config._attn_implementation = config._experts_implementation = "eager"
-    model: Any = named_model_class(config)(config)
+    model: Any = model_class(config)(config)
     task = task_for(config)
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)

@@ -35,7 +35,7 @@ def widen(model: nn.Module, seed: int = 0) -> nn.Module:
             shuffled = (torch.arange(2 * space.groups) % space.groups)[
                 torch.randperm(2 * space.groups, generator=generator)
             ]
-            groups = torch.arange(2 * space.groups) // 2 if space.placed else shuffled
+            groups = torch.arange(2 * space.groups) // 2 if space.head_position_fixed else shuffled
             maps |= _attention(space, orders.setdefault(space.order or space.name, groups))
         elif space.kind in (Kind.RESIDUAL, Kind.HIDDEN):
             copies = [torch.randperm(2 * space.size, generator=generator) % space.size for _ in range(space.copies)]
@@ -64,7 +64,7 @@ def _attention(space: Space, groups: Tensor) -> dict[str, Map]:
         order = owners if role is Role.HEADS else (owners[:, None] * space.head_dim + channels).flatten()
         size = (space.groups if grouped else space.heads) * (1 if role is Role.HEADS else space.head_dim)
         found = _duplicates(order, size)
-        if space.placed:
+        if space.head_position_fixed:
             # Of 2n slopes every second one is a slope of n heads.
             kept = torch.arange(len(owners)) % 2 == 1
             found = Map(found.push, found.push * kept.repeat_interleave(len(order) // len(owners)))
@@ -105,7 +105,7 @@ def _weaken_before_tied_heads(narrow: nn.Module, wide: nn.Module, anatomy: Anato
             wide.get_parameter(f"{norm.module}.weight"),
             getattr(wide.get_submodule(norm.module), "bias", None),
         )
-        weight.copy_(factor * (weight + 1 - norm.rest) + norm.rest - 1)
+        weight.copy_(factor * (weight + 1 - norm.unit_scale) + norm.unit_scale - 1)
         if isinstance(bias, Tensor):
             bias.mul_(factor)
 

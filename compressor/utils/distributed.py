@@ -13,6 +13,7 @@ from compressor.errors import UnsupportedError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 #: Hours that processes wait for the first one, which fuses and measures alone.
 PATIENCE = 24
@@ -104,6 +105,25 @@ def all_sum(values: Sequence[float], device: torch.device) -> list[float]:
     total = torch.tensor(values, dtype=torch.float64, device=device)
     torch.distributed.all_reduce(total)
     return total.tolist()
+
+
+def gather_weights(model: nn.Module, whole: nn.Module) -> None:
+    """Copy the weights of a sharded model (FSDP2) into a whole one; every process must call this.
+
+    Args:
+        model: sharded by `fully_shard`.
+        whole: the same model, not sharded; written to in every process.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    whole.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)))
+
+
+def scatter_weights(whole: nn.Module, model: nn.Module) -> None:
+    """Copy the weights of a whole model, equal in all processes, into a sharded one; every process must call this."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+    set_model_state_dict(model, dict(whole.state_dict()), options=StateDictOptions(full_state_dict=True))
 
 
 def _told(variable: str) -> bool:

@@ -10,7 +10,7 @@ from tiny_text import model_of
 
 import compressor
 from compressor.anatomy import inspect_config
-from compressor.distillation.captured_outputs import capture_outputs
+from compressor.anatomy.hooks import capture_outputs
 from compressor.distillation.distill import train_student
 from compressor.distillation.losses import LOSSES, relation_log_probs, relation_loss
 from compressor.distillation.objective import FeatureTargets, Objective

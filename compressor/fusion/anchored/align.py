@@ -234,7 +234,7 @@ class _TeacherPass:
 
     def _outgoing_norms(self, key: str) -> tuple[Tensor, Tensor] | None:
         """Norms of the outgoing weights of the teacher's and the anchor's coordinates; None if nothing reads them."""
-        joins = next((op.meets for op in self.anatomy.steps if op.writes == key), None)
+        joins = next((op.joins for op in self.anatomy.steps if op.writes == key), None)
         readers = [op for op in self.anatomy.steps if op.reads in (key, joins or key) and not op.tied]
         if not readers:
             return None

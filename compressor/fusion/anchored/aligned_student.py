@@ -62,5 +62,5 @@ class AlignedStudent(StudentBuilder):
         for item in self.anatomy.flow:
             weight = item.weight if isinstance(item, LinearOp) else f"{item.module}.weight"
             if weight in names:
-                keys.add(item.meets)
+                keys.add(item.joins)
         return {key for key in keys if key is not None}

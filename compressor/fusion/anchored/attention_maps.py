@@ -53,7 +53,7 @@ def across_heads(attention: AttentionCouplings) -> dict[Role, Coupling]:
     """
     own, anchor = attention.own, attention.anchor
     for space in (own, anchor):
-        if space.rotary or space.placed or space.order or space.heads != space.groups:
+        if space.rotary or space.head_position_fixed or space.order or space.heads != space.groups:
             raise UnsupportedError(
                 f"{anchor.name}: its channels or heads have a place (rotary or relative positions) or share keys, so "
                 f"they cannot be coupled across heads; take --heads within"
@@ -101,7 +101,7 @@ def _couple_query_key(attention: AttentionCouplings, queries: Moments, keys: Mom
 
 def _couple_groups(attention: AttentionCouplings, pairs: Mapping[tuple[int, int], _GroupPair]) -> Coupling:
     own, anchor = attention.own, attention.anchor
-    if own.placed or anchor.placed:
+    if own.head_position_fixed or anchor.head_position_fixed:
         if own.groups != anchor.groups:
             raise UnsupportedError(
                 f"{anchor.name}: heads have a place (ALiBi), so {own.groups} cannot be aligned to {anchor.groups}"

@@ -58,6 +58,6 @@ class Schedule:
 
 def _branch_of(item: LinearOp | Norm) -> str | None:
     """The branch that an item adds to the stream; None if it adds none."""
-    if item.meets is None:
+    if item.joins is None:
         return None
     return item.writes if isinstance(item, LinearOp) else item.space

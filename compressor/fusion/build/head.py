@@ -1,7 +1,7 @@
 """Fit the head last, to the ensemble's probabilities: multinomial logistic regression, convex in one matrix.
 
 Least squares on mean logits counts all classes alike, however unlikely, so with a large vocabulary most of the fit goes
-to tokens that nobody expects.  Minimising KL(ensemble || student) is convex in the head for given inputs: it starts from
+to tokens that nobody expects.  Minimising KL(ensemble || student) is convex in the head for given inputs; it starts at
 the least-squares fit and ends when held-out samples gain no more.
 """
 
@@ -26,8 +26,8 @@ from compressor.fusion.teacher import reads_first
 
 #: Most tokens times classes to which a head is fitted, and those times inputs: half a minute of one core.
 HEAD_ENTRIES, HEAD_WORK = 1 << 27, 1 << 34
-#: Tokens per input of the head below which it keeps its least squares: with a large vocabulary few tokens are taken, and
-#: a fit to fewer tokens than inputs does not generalise.
+#: Tokens per input of the head below which it keeps its least squares: with a large vocabulary few tokens are taken,
+#: and a fit to fewer tokens than inputs does not generalise.
 TOKENS_PER_INPUT = 2
 #: Relative difference up to which logits are the head's outputs times a number.
 SCALE_TOLERANCE = 1e-5
@@ -108,7 +108,7 @@ def _fitted_head(student: StudentBuilder, norm: Norm | None, op: LinearOp, data:
         return FreeHead.of(weight, bias, data.inputs, data.targets, transposed=reads_first(student.anatomy, op))
     shift = parameters.get(f"{norm.module}.bias")
     norm_weight = parameters[f"{norm.module}.weight"].detach()
-    return TiedHead(weight, bias, norm_weight, None if shift is None else shift.detach(), norm.rest)
+    return TiedHead(weight, bias, norm_weight, None if shift is None else shift.detach(), norm.unit_scale)
 
 
 def _scale(outputs: Tensor, logits: Tensor) -> float | None:

@@ -144,7 +144,7 @@ class StudentRefit:
         """Scale and shift per channel by least squares from the student's own normalised values."""
         norm, tap = stage.norm, stage.tap
         weight, bias = self._reset_norm(norm)
-        key = norm.meets or self.anatomy.axes[f"{norm.module}.weight"][0].parts[0].key
+        key = norm.joins or self.anatomy.axes[f"{norm.module}.weight"][0].parts[0].key
         sums = torch.zeros(5, weight.numel(), dtype=torch.float64)
 
         def on_batch(index: int, captured: dict[Tap, Tensor]) -> None:
@@ -164,7 +164,7 @@ class StudentRefit:
         if bias is None:
             x, y = torch.zeros_like(x), torch.zeros_like(y)
         scale = (xy - x * y) / (xx - x**2).clamp(min=1e-12)
-        weight.copy_(scale + norm.rest - 1)
+        weight.copy_(scale + norm.unit_scale - 1)
         if bias is not None:
             bias.copy_(y - scale * x)
 
@@ -189,14 +189,14 @@ class StudentRefit:
         run([(head.module, "in")], on_batch)
         weight, bias = self.parameters[f"{norm.module}.weight"], self.parameters.get(f"{norm.module}.bias")
         scale, shift = fit_scales(*sums, table=table, shifts=bias is not None)
-        weight.copy_(scale * (weight + 1 - norm.rest) + norm.rest - 1)
+        weight.copy_(scale * (weight + 1 - norm.unit_scale) + norm.unit_scale - 1)
         if bias is not None and shift is not None:
             bias.copy_(scale * bias + shift)
 
     def _reset_norm(self, norm: Norm) -> tuple[Tensor, Tensor | None]:
         """A norm's weight and bias, reset to a scale of one and no shift."""
         weight, bias = self.parameters[f"{norm.module}.weight"], self.parameters.get(f"{norm.module}.bias")
-        weight.fill_(norm.rest)
+        weight.fill_(norm.unit_scale)
         if bias is not None:
             bias.zero_()
         return weight, bias

@@ -45,7 +45,7 @@ class BuildOptions:
     """
 
     inner: str
-    coupling: CouplingOptions = CouplingOptions()
+    coupling: CouplingOptions = field(default_factory=CouplingOptions)
     refit: bool = True
     ridges: tuple[float, ...] = RIDGES
     owners: tuple[bool, ...] = ()
@@ -181,7 +181,7 @@ class StudentBuilder:
                 continue
             if norm is not None and attribute == "weight" and self.anatomy.rotatable(norm.space or ""):
                 # In rotated coordinates a norm has one scale for all: its own was folded, or is fitted later.
-                self.parameters[name].fill_(self.residual[norm.space or ""].norm_scale + norm.rest - 1)
+                self.parameters[name].fill_(self.residual[norm.space or ""].norm_scale + norm.unit_scale - 1)
                 continue
             # Pushes include α; outputs in fixed coordinates are averaged here.
             weighted = any(
@@ -233,7 +233,7 @@ class StudentBuilder:
                 units=space.groups,
                 likeness=partial(group_contributions, heads, teacher_spaces),
             )
-            units = placed_groups(problem) if space.placed else self._units(problem)
+            units = placed_groups(problem) if space.head_position_fixed else self._units(problem)
             if space.order:
                 self._orders[space.order] = units
         maps = attention_maps(units, teacher_spaces, whole, heads)

@@ -32,8 +32,8 @@ class TeacherActivations:
         masks: which tokens of each batch count.
         tokens: token vectors in all batches together.
         thin: taps of which some token vectors are enough; the others are kept whole.
-        linear: outputs of plain linear modules that are recomputed from the modules' inputs, which are recorded instead:
-            they are narrower, and several modules share them.
+        linear: outputs of plain linear modules, which are recomputed from the recorded inputs: these are narrower, and
+            several modules share them.
     """
 
     def __init__(

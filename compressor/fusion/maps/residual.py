@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,8 +31,8 @@ class ResidualProblem:
     """The input of a residual map.
 
     Attributes:
-        gram: joint second moments of all teachers' residual coordinates [N, N], teacher after teacher, then those of the
-            anchor if there is one.
+        gram: joint second moments of all teachers' residual coordinates [N, N], teacher after teacher, then the
+            anchor's if there is one.
         sizes: n_k, coordinates of each teacher.
         weights: α_k, sum to one.
         m: the student's coordinates.
@@ -48,7 +48,7 @@ class ResidualProblem:
     m: int
     centred: bool
     rotatable: bool
-    coupling: CouplingOptions = CouplingOptions()
+    coupling: CouplingOptions = field(default_factory=CouplingOptions)
     reads: Sequence[StreamRead] = ()
 
 

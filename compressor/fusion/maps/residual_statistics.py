@@ -115,7 +115,7 @@ def space_reads(
 
     Every module of every teacher counts alike, since its G is divided by the energy of its output; the stream itself,
     which norms and writers need, counts like `STREAM_WEIGHT` modules at every place.  A head counts by the differences
-    between its classes, since softmax cancels their mean.  A layer that runs several times is captured in its first run.
+    between its classes, since softmax cancels their mean.  A layer that runs several times counts by its first run.
     """
     readings = {space: _readings(anatomy, space, teachers[0]) for space in spaces}
     masks = Masks(batches, anatomy)
@@ -187,7 +187,7 @@ def _stream_read(teachers: Sequence[FusionTeacher], space: str, reading: _Readin
             if reading.norm is not None:
                 scale = teacher.tensor(f"{reading.norm.module}.weight")
                 assert scale is not None
-                weight = (scale + 1 - reading.norm.rest)[:, None] * weight
+                weight = (scale + 1 - reading.norm.unit_scale)[:, None] * weight
             gram = torch.stack([part @ part.T for part in weight.split(size)]).sum(0)
             total += gram / (gram * block).sum().clamp(min=1e-30)
         readers.append(total)

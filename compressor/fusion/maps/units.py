@@ -7,7 +7,7 @@ Each method is one function from the pooled statistics of a space to one couplin
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -46,11 +46,11 @@ class UnitProblem:
     weights: Sequence[float]
     units: int
     block: int = 1
-    coupling: CouplingOptions = CouplingOptions()
+    coupling: CouplingOptions = field(default_factory=CouplingOptions)
     likeness: Callable[[], Tensor] | None = None
 
     def importance(self) -> Tensor:
-        """Mean square of each unit's contribution to the residual stream, [N / block]; channels count as independent."""
+        """Mean square of each unit's contribution to the residual stream, [N / block], of independent channels."""
         contributions = self.statistics.variance * self.statistics.outgoing.square().sum(1)
         return contributions.reshape(-1, self.block).sum(1)
 
@@ -97,7 +97,7 @@ def transport_units(problem: UnitProblem) -> UnitMap:
 
 @UNIT_MAPS.register("importance")
 def most_important_units(problem: UnitProblem) -> UnitMap:
-    """Keep the units of any teacher that contribute most to the residual stream: importance slicing, quick and rough."""
+    """Keep the units of any teacher that contribute most to the stream: importance slicing, quick and rough."""
     return chosen_units(problem, problem.importance().argsort(descending=True)[: problem.units].sort().values)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from compressor.anatomy import Anatomy, Stack, inspect_config
-from compressor.anatomy.resize import BUILD_ERRORS, build_on_meta, with_fields, with_layers
+from compressor.anatomy.resize import BUILD_ERRORS, with_fields, with_layers
 from compressor.errors import UserError
 from compressor.fusion.shape.depth import LayerAssignment, evenly_spaced_layer
 from compressor.fusion.shape.width import (
@@ -21,6 +21,7 @@ from compressor.fusion.shape.width import (
     round_half_up,
 )
 from compressor.fusion.teacher import NamedModel, TeacherGroup
+from compressor.models.meta import meta_model
 from compressor.models.save import config_json
 
 
@@ -191,7 +192,7 @@ def _spec(
             values |= dict.fromkeys(stack.fields[:1], count)
             sizes |= dict.fromkeys(stack.fields[:1], deepest)
     try:
-        build_on_meta(student)
+        meta_model(student)
     except BUILD_ERRORS as error:
         raise UserError(f"{config.model_type} cannot be built at width {request.width:g} ({values}): {error}") from None
     fields: dict[str, tuple[float, float]] = {field: (sizes[field], new) for field, new in values.items()}

@@ -80,7 +80,7 @@ def attention_shapes(
         rotary = any(space.rotary for space in attentions)
         smaller = _smaller(config, anatomy, attentions, width)
         # More rotary heads would soon be too small for a frequency each.
-        free = not rotary and not any(space.placed for space in attentions)
+        free = not rotary and not any(space.head_position_fixed for space in attentions)
         if narrowing == Narrowing.ALL or (narrowing == "auto" and free):
             shapes += [more for shape in smaller for more in _all(config, anatomy, shape, teachers)]
         if narrowing != Narrowing.ALL or not shapes:

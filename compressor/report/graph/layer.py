@@ -139,7 +139,7 @@ class LayerBuilder:
         self.block = Block()
         if not any(_spot(other) == _spot(item) for other in later):
             self.found.append(Sum(tuple(self.complete), self.tip))
-            self.tip = self.names.carried(item.meets or branch)
+            self.tip = self.names.carried(item.joins or branch)
             self.complete = []
 
     def _norm_of_heads(self, norm: Norm) -> None:

@@ -51,10 +51,7 @@ def narrowed(
         spaced: keep evenly spaced channels, as a baseline.
     """
     d, name = spaces[0].head_dim, student.name
-    if spaced:
-        blocks = _spaced_blocks(d, student, pairs)
-    else:
-        blocks = _low_rank_blocks(maps, d, student, statistics, pairs)
+    blocks = _spaced_blocks(d, student, pairs) if spaced else _low_rank_blocks(maps, d, student, statistics, pairs)
     extended: list[dict[str, Map]] = []
     for teacher_maps in maps:
         smaller = {map_key(name, Role.HEADS): teacher_maps[map_key(name, Role.HEADS)]}

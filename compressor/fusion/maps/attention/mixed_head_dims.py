@@ -55,7 +55,7 @@ def unlike_maps(
     Raises:
         UnsupportedError: positions of channels or heads are fixed, so heads of another size cannot replace them.
     """
-    if student.rotary or student.placed or student.order:
+    if student.rotary or student.head_position_fixed or student.order:
         sizes = sorted({f"{s.head_dim} channels in groups of {s.heads // s.groups}" for s in (*spaces, student)})
         raise UnsupportedError(
             f"{student.name}: heads of {' and of '.join(sizes)} cannot be fused: their channels or heads have a place "
