@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError, UserError
-from compressor.models.tasks import TASKS, Task, logits_of_sample, pass_options, task_of_model
+from compressor.models.inputs import logits_of_sample, pass_options
+from compressor.models.tasks import TASKS, Task, task_of_model
 
 EvaluationBatch = Mapping[str, Tensor]
 

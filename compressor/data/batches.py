@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
 
 from compressor.data.collate import Sample, collate
 from compressor.data.packing import pack
 from compressor.data.split import Split
 from compressor.data.text_readers import BLOCK_TOKENS, READERS, Reader, ReadingOptions, reader_length
 from compressor.errors import UserError
-from compressor.models.tasks import TASKS, Task, find_task, pad_id
+from compressor.models.tasks import TASKS
+from compressor.models.teacher import ModelSpec
 
 #: What a small tensor takes beside its values.
 _OVERHEAD = 256
@@ -35,8 +35,7 @@ class Batches:
         processor: the teacher's own image processor or tokenizer.
         batch_size: samples per batch; the last one may be smaller.
         labels: whether batches carry labels.
-        config: the model's config, which says what its task is and what fits it; without one, images or texts with
-            one label each are read, and not checked.
+        spec: of the model; without one, samples are images or texts with one label each, and not checked against it.
         cache_bytes: memory that preprocessed batches may take.
         max_length: longest text in tokens, or the length of a block.
         seed: of the tokens that are masked.
@@ -52,21 +51,21 @@ class Batches:
         batch_size: int,
         *,
         labels: bool,
-        config: PretrainedConfig | None = None,
+        spec: ModelSpec | None = None,
         cache_bytes: int = 1 << 30,
         max_length: int | None = None,
         seed: int = 0,
     ) -> None:
-        task = _task(split, config)
+        task = TASKS["image-classification" if split.image else "text-classification"] if spec is None else spec.task
         check_processor(split, processor)
         if labels and task.columns and split.label is None:
             raise UserError(f"{split.name} has no labels: set data.label_column, or go without")
-        self.split = split = packed(split, processor, config, max_length)
+        self.split = split = packed(split, processor, spec, max_length)
         self.batch_size = batch_size
         self.task = task
         self.labelled = labels
-        self._read: Reader = READERS[task.name](split, ReadingOptions(processor, config, labels, max_length, seed))
-        self._pad = 0 if config is None or split.image else pad_id(config)
+        self._read: Reader = READERS[task.name](split, ReadingOptions(processor, spec, labels, max_length, seed))
+        self._pad = 0 if spec is None or split.image else spec.pad_id
         self._cache_bytes = cache_bytes
         self._cache: list[dict[str, Tensor]] = []
 
@@ -114,7 +113,7 @@ class Samples:
     Args:
         split: the samples.
         processor: the teachers' image processor or tokenizer.
-        config: the teachers' config, which says what the task is and what fits.
+        spec: of the teachers.
         labels: whether a sample carries its labels.
         cache_bytes: memory that samples may take.
         max_length: longest text in tokens, or the length of a block.
@@ -125,7 +124,7 @@ class Samples:
         self,
         split: Split,
         processor: Any,
-        config: PretrainedConfig,
+        spec: ModelSpec,
         *,
         labels: bool,
         cache_bytes: int,
@@ -133,11 +132,11 @@ class Samples:
         seed: int = 0,
     ) -> None:
         check_processor(split, processor)
-        task = find_task(config)
+        task = spec.task
         if labels and task.columns and split.label is None:
             raise UserError(f"{split.name} has no labels: set data.label_column, or go without")
-        self._split = split = packed(split, processor, config, max_length)
-        self._read: Reader = READERS[task.name](split, ReadingOptions(processor, config, labels, max_length, seed))
+        self._split = split = packed(split, processor, spec, max_length)
+        self._read: Reader = READERS[task.name](split, ReadingOptions(processor, spec, labels, max_length, seed))
         self._processor, self._how = processor, (task.name, max_length, seed)
         self._kept: dict[int, Sample] = {}
         self._room = cache_bytes
@@ -171,25 +170,25 @@ class Samples:
 
 
 def packed(
-    split: Split, processor: Any, config: PretrainedConfig | None, max_length: int | None, limit: int | None = None
+    split: Split, processor: Any, spec: ModelSpec | None, max_length: int | None, limit: int | None = None
 ) -> Split:
     """The split as its task's samples: for language models blocks of tokens, else the split itself.
 
     Args:
         split: as opened.
         processor: the teacher's own.
-        config: the model's.
+        spec: of the model.
         max_length: tokens of a block; 128 or what the model holds if omitted.
         limit: blocks that are wanted at most.
 
     Raises:
         UserError: there is too little text.
     """
-    if config is None or split.blocks or not find_task(config).packed:
+    if spec is None or split.blocks or not spec.task.packed:
         return split
     check_processor(split, processor)
-    length = reader_length(processor, config, max_length, BLOCK_TOKENS)
-    return pack(split, processor, length, ends=find_task(config).ends, limit=limit)
+    length = reader_length(processor, spec, max_length, BLOCK_TOKENS)
+    return pack(split, processor, length, ends=spec.task.ends, limit=limit)
 
 
 def check_processor(split: Split, processor: Any) -> None:
@@ -216,12 +215,6 @@ def data_identity(processor: Any) -> str:
     if hasattr(processor, "get_vocab"):
         return repr((type(processor).__name__, sorted(processor.get_vocab().items()), processor.init_kwargs))
     return json.dumps([type(processor).__name__, processor.to_dict()], sort_keys=True, default=str)
-
-
-def _task(split: Split, config: PretrainedConfig | None) -> Task:
-    if config is not None:
-        return find_task(config)
-    return TASKS["image-classification" if split.image else "text-classification"]
 
 
 def _size(values: dict[str, Tensor]) -> int:

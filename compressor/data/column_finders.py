@@ -15,7 +15,7 @@ from compressor.models.tasks import Task
 from compressor.recipe import DataOptions
 
 #: Images or texts, with a label each if there are any.
-ANY_TASK = Task("any", (), columns=True)
+ANY_TASK = Task("any", (), (), columns=True)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
 
 from compressor.data.collate import Sample
 from compressor.data.images import ImageReader
@@ -16,8 +15,9 @@ from compressor.data.masking import mask_tokens
 from compressor.data.packing import BLOCK, IDS
 from compressor.data.split import Split
 from compressor.errors import UserError
-from compressor.models.meta import DecoderInputs, most_positions, reads_pairs
-from compressor.models.tasks import IGNORED, pad_id
+from compressor.models.meta import DecoderInputs
+from compressor.models.tasks import IGNORED
+from compressor.models.teacher import ModelSpec
 from compressor.utils.logging import root_cause
 
 #: Longest text, in tokens, where neither the user nor tokenizer nor model says how long; and the same for blocks.
@@ -36,23 +36,23 @@ class ReadingOptions:
 
     Attributes:
         processor: the teacher's own image processor or tokenizer.
-        config: the model's; None checks nothing against it.
+        spec: of the model; None checks nothing against it.
         labels: whether samples carry labels.
         max_length: longest text in tokens, if the user says so.
         seed: of the tokens that are masked.
     """
 
     processor: Any
-    config: PretrainedConfig | None
+    spec: ModelSpec | None
     labels: bool
     max_length: int | None = None
     seed: int = 0
 
 
-def reader_length(tokenizer: Any, config: PretrainedConfig | None, asked: int | None, default: int) -> int:
+def reader_length(tokenizer: Any, spec: ModelSpec | None, asked: int | None, default: int) -> int:
     """Tokens of the longest text: what was asked for or the default, and no more than tokenizer and model hold."""
     limits = [asked or default, tokenizer.model_max_length]
-    held = None if config is None else most_positions(config)
+    held = None if spec is None else spec.max_length
     return min([*limits, held] if held else limits)
 
 
@@ -64,9 +64,9 @@ class TextReader:
 
     def __init__(self, split: Split, how: ReadingOptions) -> None:
         self.split, self.how = split, how
-        self.length = reader_length(how.processor, how.config, how.max_length, MAX_TOKENS)
-        self.pairs = how.config is not None and reads_pairs(how.config)
-        self.pad = 0 if how.config is None else pad_id(how.config)
+        self.length = reader_length(how.processor, how.spec, how.max_length, MAX_TOKENS)
+        self.pairs = how.spec is not None and how.spec.reads_pairs
+        self.pad = 0 if how.spec is None else how.spec.pad_id
         self._samples = split.dataset.select_columns(list(split.text))
         labels = split.labels if how.labels else None
         self._labels = None if labels is None else torch.from_numpy(labels)
@@ -105,7 +105,7 @@ class WordsReader(TextReader):
     """Lists of words: as for texts, with `labels` [T] at the first token of each word and -100 elsewhere."""
 
     def __init__(self, split: Split, how: ReadingOptions) -> None:
-        super().__init__(split, ReadingOptions(how.processor, how.config, False, how.max_length))
+        super().__init__(split, ReadingOptions(how.processor, how.spec, False, how.max_length))
         self._tags = split.dataset.select_columns([split.label]) if how.labels and split.label else None
 
     def __call__(self, indices: Sequence[int]) -> list[Sample]:
@@ -142,10 +142,10 @@ class TargetReader(TextReader):
     """
 
     def __init__(self, split: Split, how: ReadingOptions) -> None:
-        super().__init__(split, ReadingOptions(how.processor, how.config, False, how.max_length))
-        if how.config is None:
-            raise ValueError("an encoder–decoder's data needs its config")
-        self._shift = DecoderInputs(how.config)
+        super().__init__(split, ReadingOptions(how.processor, how.spec, False, how.max_length))
+        if how.spec is None:
+            raise ValueError("an encoder–decoder's data needs its spec")
+        self._shift = DecoderInputs(how.spec.config)
         self._with_labels = how.labels
         self._targets = split.dataset.select_columns([split.target]) if split.target else None
 
@@ -194,7 +194,7 @@ class MaskedReader(BlockReader):
         if tokenizer.mask_token_id is None:
             raise UserError("the teacher's tokenizer has no mask token: set mask_token in its tokenizer_config.json")
         known = len(tokenizer)
-        self._vocabulary = known if how.config is None else min(known, how.config.vocab_size)
+        self._vocabulary = known if how.spec is None else min(known, how.spec.config.vocab_size)
         self._special = tuple(tokenizer.all_special_ids)
 
     def question(self, ids: Tensor, block: int) -> tuple[Tensor, Tensor]:
@@ -209,7 +209,7 @@ class MaskedReader(BlockReader):
 
 
 def _images(split: Split, how: ReadingOptions) -> Reader:
-    return ImageReader(split, how.processor, how.config, labels=how.labels)
+    return ImageReader(split, how.processor, None if how.spec is None else how.spec.config, labels=how.labels)
 
 
 def _features(split: Split, how: ReadingOptions) -> Reader:

@@ -22,7 +22,8 @@ from compressor.distillation.logit_cache import INDEX, CachedLogits, OnShare, ca
 from compressor.distillation.losses import LOSSES, CapturedOutputs, Loss, LossContext, LossInputs
 from compressor.errors import UserError
 from compressor.layer_maps import AttentionPair, LayerMap
-from compressor.models.tasks import Task, pad_id, pass_options, task_of_model
+from compressor.models.inputs import pad_id, pass_options
+from compressor.models.tasks import Task, task_of_model
 from compressor.recipe import FinetuneOptions, LossOptions
 from compressor.utils import distributed
 

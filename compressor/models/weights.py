@@ -19,7 +19,7 @@ from compressor.models.bounds import check_model_files, check_sizes, read_config
 from compressor.models.config_checks import check_buildable, check_fields
 from compressor.models.finite import check_weights
 from compressor.models.foreign_code import AUTO_MAP, code_needed, code_not_run, forget_code
-from compressor.models.inputs import task_of
+from compressor.models.tasks import find_task
 from compressor.models.weight_files import check_weight_files, copy_out_of_files, unchanged
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.utils.out_of_memory import is_out_of_memory
@@ -69,7 +69,7 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     Raises:
         UnsupportedError: it names none, or one that this version of transformers does not have.
     """
-    task_of(config)
+    find_task(config)
     name = (config.architectures or [""])[0]
     found = getattr(transformers, name, None)
     if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):

@@ -15,7 +15,7 @@ from compressor.bench.flops import count_macs
 from compressor.bench.rows import MISSING, Row, format_perplexity
 from compressor.bench.size import count_parameters, weight_bytes
 from compressor.ensemble import mix_predictions
-from compressor.models.load import Teacher
+from compressor.models.teacher import Teacher
 from compressor.pipeline.timing import Timing
 
 if TYPE_CHECKING:

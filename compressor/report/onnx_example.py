@@ -52,7 +52,7 @@ def onnx_example(folder: str | Path, task: str, file: str = "model.onnx") -> str
 
     Args:
         folder: the one that holds `onnx`, with its preprocessor or tokenizer.
-        task: one of the values of `compressor.models.inputs.TASKS`.
+        task: one of the values of `compressor.models.tasks.TASKS`.
         file: which one is run.
 
     Returns:

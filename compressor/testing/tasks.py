@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.anatomy.hooks import logits_of
-from compressor.models.inputs import dummy_inputs, task_of
+from compressor.models.inputs import dummy_inputs
+from compressor.models.tasks import find_task
 from compressor.models.weights import model_class
 
 LabelledBatch = dict[str, Tensor]
@@ -38,7 +39,7 @@ def unlabelled(batch: LabelledBatch) -> LabelledBatch:
 
 def task_for(config: Any) -> SyntheticTask:
     """The synthetic task of a config."""
-    return _TASKS[task_of(config)](config)
+    return _TASKS[find_task(config).name](config)
 
 
 def train_briefly(config: PretrainedConfig, seed: int, steps: int) -> PreTrainedModel:
