@@ -22,7 +22,7 @@ from compressor.anatomy.dims import Dim
 from compressor.anatomy.expand import expand
 from compressor.anatomy.fields import Meaning, interpret, reduced
 from compressor.anatomy.flow import Flow
-from compressor.anatomy.resize import BUILD_ERRORS, Skeleton, measure_growth
+from compressor.anatomy.resize import BUILD_ERRORS, Skeleton, check_small, measure_growth
 from compressor.anatomy.rotary_pairs import with_pairs
 from compressor.anatomy.spaces import Table, tabulate
 from compressor.anatomy.spec import Anatomy, Axis, Kind, Part, Side, Space, Stack
@@ -117,6 +117,7 @@ class _Study:
     @classmethod
     def of(cls, config: PretrainedConfig, skeleton: Skeleton) -> _Study:
         """Build and trace the model of a small config."""
+        check_small(config)
         model = random_model(config)
         config = cast(PretrainedConfig, model.config)
         inputs = dummy_inputs(config, batch=3, length=7, dtype=torch.float64)

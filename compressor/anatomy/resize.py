@@ -20,6 +20,9 @@ BUILD_ERRORS = (
     StrictDataclassError,
 )  # fmt: skip
 
+#: Elements of a model that is built to be run: 4 GiB in float64.
+MAX_ELEMENTS = 1 << 29
+
 
 @dataclass(frozen=True)
 class Growth:
@@ -57,6 +60,20 @@ class Skeleton:
     config: PretrainedConfig
     lists: tuple[Layers, ...]
     growths: tuple[Growth, ...]
+
+
+def check_small(config: PretrainedConfig) -> None:
+    """Refuse a config whose model would not be small enough to be built and run.
+
+    Raises:
+        ValueError: parameters and buffers have more than `MAX_ELEMENTS` elements.
+    """
+    model = meta_model(config)
+    elements = sum(tensor.numel() for tensors in (model.parameters(), model.buffers()) for tensor in tensors)
+    if elements > MAX_ELEMENTS:
+        raise ValueError(
+            f"its smallest model still has {elements:.1e} parameters, and more than {MAX_ELEMENTS:.1e} are not built"
+        )
 
 
 def shapes_of(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:

@@ -44,8 +44,8 @@ def quiet_datasets() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def one_line(error: BaseException, limit: int = 240) -> str:
-    """The message of an exception (or its class name) on one line of at most `limit` characters."""
+def one_line(error: BaseException | str, limit: int = 240) -> str:
+    """A text, or the message of an exception (or its class name), on one line of at most `limit` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
 

@@ -21,7 +21,7 @@ from compressor.anatomy.sites import FlowGraph
 from compressor.errors import UserError
 from compressor.fusion.anchored.schedule import START, Schedule
 from compressor.fusion.calibration.batches import without_labels
-from compressor.fusion.calibration.layerwise import Tap, capture_taps, ending_early
+from compressor.fusion.calibration.layerwise import Tap, capture_taps, check_seen, ending_early
 from compressor.fusion.calibration.masks import Masks
 from compressor.fusion.calibration.statistics import token_rows
 from compressor.fusion.features.weight_features import WeightFeatures, space_weight_gram
@@ -176,6 +176,7 @@ class ByActivations:
         own = {spot: (source.own(spot[0]), spot[1]) for place in chosen.values() for spot in place.spots}
         with capture_taps(source.model, list(dict.fromkeys(own.values())), stop=True) as seen, ending_early():
             logits_of(source.model, without_labels(batch))
+        check_seen(source.name, seen)
         found = {}
         for key, place in chosen.items():
             for spot in place.spots:

@@ -83,7 +83,7 @@ class _Lockstep:
         self.masks = Masks(batches, self.anatomy)
         stacks = [stack.layers for stack in self.anatomy.stacks]
         self.teachers = [
-            LayerwiseRunner(s.model, [stack.layers for stack in s.anatomy.stacks], batches) for s in sources
+            LayerwiseRunner(s.model, [stack.layers for stack in s.anatomy.stacks], batches, s.name) for s in sources
         ]
         self.walkers = [LayerwiseRunner(student.model, stacks, batches) for student in students]
 

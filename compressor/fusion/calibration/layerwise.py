@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from compressor.anatomy.hooks import Tap, first_tensor, hooks, logits_of
 from compressor.fusion.calibration.layer_calls import HandedArgument, LayerCall, call_layer
+from compressor.models.finite import check_hidden
 
 #: What is done with the watched tensors of one batch.
 OnBatch = Callable[[int, dict[Tap, Tensor]], None]
@@ -32,12 +33,18 @@ class LayerwiseRunner:
         model: any transformers model, in evaluation mode.
         stacks: paths of its layers, stack after stack, in order.
         batches: model inputs; anything that can be iterated again.
+        name: of a teacher, whose activations are refused where nothing can be computed with them (`check_seen`).
     """
 
     def __init__(
-        self, model: nn.Module, stacks: Sequence[Sequence[str]], batches: Iterable[Mapping[str, Tensor]]
+        self,
+        model: nn.Module,
+        stacks: Sequence[Sequence[str]],
+        batches: Iterable[Mapping[str, Tensor]],
+        name: str | None = None,
     ) -> None:
         self.model = model
+        self.name = name
         self.stacks = tuple(tuple(layers) for layers in stacks)
         self.batches = [{name: value for name, value in batch.items() if name != "labels"} for batch in batches]
         #: Hidden states that enter the next layer of the stack that is being walked, batch by batch.
@@ -95,6 +102,8 @@ class LayerwiseRunner:
             if index == 0:
                 self.plain = bool(returned) and all(isinstance(output, Tensor) for output in returned.values())
             self._calls.append(calls)
+            if self.name is not None:
+                check_seen(self.name, {**seen, (layers[0], "in"): self.hidden[-1]})
             if visit is not None:
                 visit(index, seen)
 
@@ -121,6 +130,8 @@ class LayerwiseRunner:
                 if advance and output is not None:
                     self.hidden[index] = output
                     self._returned[batch][layer] = self._kept(layer, returned)
+            if self.name is not None:
+                check_seen(self.name, {**seen, (layer, "out"): self.hidden[index]})
             visit(index, seen)
         if advance:
             self.before = entering
@@ -236,6 +247,20 @@ class LayerwiseRunner:
             for module in modules:
                 if "forward" in vars(module):
                     del module.forward
+
+
+def check_seen(teacher: str, seen: Mapping[Tap, Tensor]) -> None:
+    """Refuse a teacher whose activations nothing can be computed with.
+
+    Args:
+        teacher: its name.
+        seen: what was watched.
+
+    Raises:
+        UserError: a tensor holds NaN, infinity or what is far too large; names the module.
+    """
+    for (module, _), value in seen.items():
+        check_hidden(teacher, module, value)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 from compressor.anatomy import Anatomy, LinearOp, Norm
 from compressor.anatomy.hooks import logits_of
 from compressor.anatomy.queries import space_taps
-from compressor.fusion.calibration.layerwise import Tap, capture_taps
+from compressor.fusion.calibration.layerwise import Tap, capture_taps, check_seen
 from compressor.fusion.calibration.masks import Masks
 from compressor.fusion.calibration.statistics import Gram, stacked_grams, token_rows
 from compressor.fusion.maps.reader_pca import StreamRead
@@ -69,6 +69,7 @@ def _see(source: FusionTeacher, spots: Sequence[Tap], batch: Mapping[str, Tensor
     own = {(source.own(module), end): (module, end) for module, end in spots}
     with capture_taps(source.model, list(own)) as seen:
         logits_of(source.model, {name: value for name, value in batch.items() if name != "labels"})
+    check_seen(source.name, seen)
     return {(module, end): seen[source.own(module), end] for module, end in spots}
 
 

@@ -18,7 +18,7 @@ from compressor.anatomy import Anatomy, Stack
 from compressor.anatomy.hooks import logits_of
 from compressor.errors import UnsupportedError
 from compressor.fusion.calibration.batches import take_samples, without_labels
-from compressor.fusion.calibration.layerwise import Tap, capture_taps
+from compressor.fusion.calibration.layerwise import Tap, capture_taps, check_seen
 from compressor.fusion.calibration.masks import Masks
 from compressor.fusion.calibration.statistics import token_rows
 from compressor.fusion.teacher import FusionTeacher, LayerSpan
@@ -181,6 +181,7 @@ def _streams(source: FusionTeacher, layers: Sequence[str], batches: Sequence[Map
     for index, batch in enumerate(few):
         with capture_taps(source.model, spots) as seen:
             logits_of(source.model, without_labels(batch))
+        check_seen(source.name, seen)
         for values, spot in zip(found, spots, strict=True):
             values.append(token_rows(seen[spot], masks.of(index, spot[0])).double())
     return [torch.cat(values) for values in found]
