@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("presets",),
     ("utils",),
     ("errors", "version"),
+    ("wording",),
 )
 #: The same inside `fusion`; its face may import anything.
 FUSION_FLOORS: tuple[tuple[str, ...], ...] = (

@@ -231,6 +231,7 @@ def test_positions_with_a_table_of_their_own(capsys, here, bert):
 
 def test_fields_of_any_name_count_modules(vit_a, monkeypatch):
     from compressor.errors import UnsupportedError
+    from compressor.models import meta
     from compressor.models.resolve import load_config
 
     monkeypatch.setattr(meta, "MAX_MODULES", 20)
