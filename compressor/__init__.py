@@ -158,7 +158,7 @@ def distill(
     from compressor.distillation.distill import train_student
     from compressor.distillation.objective import FeatureTargets
     from compressor.errors import UserError
-    from compressor.fusion.build.student_layer_maps import attention_pairs_of
+    from compressor.layer_maps import attention_pairs_of
     from compressor.recipe import build_recipe
 
     (_, student), *named = _named([student, *teachers])

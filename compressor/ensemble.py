@@ -1,15 +1,17 @@
-"""Predictions of an ensemble: the weighted mean of its members' probabilities."""
+"""Predictions of an ensemble, the weighted mean of its members' probabilities, and KL divergences from them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from compressor.anatomy.hooks import logits_of
 from compressor.errors import UserError
+from compressor.models.inputs import without_labels
 
 
 def mix_predictions(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -25,7 +27,7 @@ def mix_predictions(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     check_weights(len(rows), weights)
     total = sum(weights)
     weighted = [row + math.log(weight / total) for row, weight in zip(rows, weights, strict=True) if weight > 0]
-    # Pair by pair: logsumexp over a stack copies all rows and takes four times as long.
+    # Pair by pair: logsumexp over a stack makes a copy of all rows first, and takes four times as long.
     return reduce(torch.logaddexp, weighted)
 
 
@@ -35,3 +37,42 @@ def check_weights(models: int, weights: Sequence[float]) -> None:
         raise UserError(
             f"an ensemble of {models} models needs {models} weights, none negative, not all zero: {list(weights)}"
         )
+
+
+@torch.no_grad()
+def ensemble_predictions(models: Sequence[nn.Module], weights: Sequence[float], batch: Mapping[str, Tensor]) -> Tensor:
+    """Log of the weighted mean of the models' probabilities, [B, ..., classes] float64."""
+    inputs = without_labels(batch)
+    return mix_predictions([logits_of(model, inputs).double().log_softmax(-1) for model in models], weights)
+
+
+@torch.no_grad()
+def mean_kl(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], targets: Sequence[Tensor]) -> float:
+    """Mean KL(target || model) over the tokens or samples that count, in nats; infinite when it is not a number.
+
+    Args:
+        model: to be compared.
+        batches: inputs.
+        targets: log-probabilities [B, ..., classes], one tensor per batch.
+    """
+    total, count = 0.0, 0
+    for batch, target in zip(batches, targets, strict=True):
+        inputs = without_labels(batch)
+        predicted = logits_of(model, inputs).double().log_softmax(-1)
+        kl = (target.exp() * (target - predicted)).sum(-1)
+        mask = inputs.get("decoder_attention_mask" if "decoder_input_ids" in inputs else "attention_mask")
+        if mask is not None and kl.dim() > 1:
+            kl = kl[mask.bool()]
+        total, count = total + float(kl.sum()), count + kl.numel()
+    mean = total / max(count, 1)
+    return mean if mean == mean else float("inf")
+
+
+def kl_terms(targets: Tensor, log_probs: Tensor) -> Tensor:
+    """The terms p · (log p - log q) of KL(p || q), whose sum over the classes it is.
+
+    Args:
+        targets: probabilities p [..., classes], zeros included.
+        log_probs: log q [..., classes].
+    """
+    return targets * (targets.clamp(min=1e-30).log() - log_probs)

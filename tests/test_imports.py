@@ -32,11 +32,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 FUSION_FLOORS: tuple[tuple[str, ...], ...] = (
     ("fusion",),
     ("fuse",),
-    ("joint", "anchored"),
+    ("joint", "anchored", "result"),
     ("build",),
-    ("maps", "features"),
+    ("maps",),
+    ("features", "context"),
+    ("shape",),
     ("calibration",),
-    ("shape", "context", "plan", "teacher"),
+    ("plan", "teacher"),
 )
 #: Rooms of one floor that must not import from each other, although others of a floor may.
 WINGS = (("joint", "anchored"),)

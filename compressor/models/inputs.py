@@ -116,3 +116,8 @@ def _random_ids(config: PretrainedConfig, batch: int, length: int, generator: to
     low_ones = [i for i in special if isinstance(i, int) and i < config.vocab_size // 2]
     low = min(max([*low_ones, 0]) + 1, config.vocab_size - 1)
     return torch.randint(low, config.vocab_size, (batch, length), generator=generator)
+
+
+def without_labels(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs of a model's call."""
+    return {name: value for name, value in batch.items() if name != "labels"}

@@ -13,8 +13,7 @@ from compressor.bench.size import weight_bytes
 from compressor.data.batches import Samples
 from compressor.distillation.objective import FeatureTargets
 from compressor.errors import UserError
-from compressor.fusion.build.student_layer_maps import attention_pairs_of
-from compressor.layer_maps import AttentionPair, save_layer_maps
+from compressor.layer_maps import AttentionPair, attention_pairs_of, save_layer_maps
 from compressor.models.load import Teacher, check_compatible, load_teacher
 from compressor.models.save import fingerprint, save_student
 from compressor.models.tasks import Task, find_task, reads
