@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.file_download import repo_folder_name
 
 from compressor.data.files import BUILTIN_DATA
@@ -37,7 +38,7 @@ class Input:
 
 def model_inputs(names: Iterable[str], role: str = "model") -> list[Input]:
     """Where models are read from, by their names; nothing is looked up on the Hub."""
-    return [Input(f"the {role} {name}", _place(name, "model")) for name in names]
+    return [Input(f"the {role} {name}", place) for name in names for place in _places(name, "model")]
 
 
 def recipe_inputs(recipe: Recipe, file: str | Path | None = None, role: str = "teacher") -> list[Input]:
@@ -128,14 +129,18 @@ def _same(one: Path, other: Path) -> bool:
         return False
 
 
-def _place(name: str, kind: str) -> Path:
-    """A local path, a built-in teacher's cache, or the cache of a name of the Hub."""
+def _places(name: str, kind: str) -> list[Path]:
+    """A local path, a built-in teacher's cache, or the cache of a name of the Hub; none of what is no such name."""
     path = _local(name)
     if os.path.lexists(path):
-        return path
+        return [path]
     if kind == "model" and name in BUILTIN:
-        return builtin_folder(name)
-    return Path(HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type=kind))
+        return [builtin_folder(name)]
+    try:
+        return [Path(HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type=kind))]
+    except HFValidationError:
+        # Whoever reads it says that there is nothing of that name.
+        return []
 
 
 def _data_places(source: str) -> list[Path]:
@@ -145,7 +150,7 @@ def _data_places(source: str) -> list[Path]:
     if source in BUILTIN_DATA:
         return []
     listed = [Path(name) for part in source.split(",") for name in glob.glob(os.path.expanduser(part.strip()))]
-    return listed or [_place(source, "dataset")]
+    return listed or _places(source, "dataset")
 
 
 def _local(name: str) -> Path:
