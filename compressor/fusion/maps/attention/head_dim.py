@@ -81,9 +81,8 @@ def _low_rank_blocks(
     queries = _diagonal(pooled[Role.QUERY].T @ statistics.queries @ pooled[Role.QUERY], d)
     keys = _diagonal(pooled[Role.KEY].T @ statistics.keys @ pooled[Role.KEY], d)
     outputs = _diagonal(pooled[Role.OUTPUT].T @ statistics.outputs @ pooled[Role.OUTPUT], d)
-    readers = (
-        torch.cat([teacher_maps[map_key(name, Role.OUTPUT)].pull for teacher_maps in maps]).T @ statistics.outgoing
-    )
+    pulls = torch.cat([teacher_maps[map_key(name, Role.OUTPUT)].pull for teacher_maps in maps])
+    readers = pulls.T @ statistics.outgoing
     blocks: dict[Role, list[_Pair]] = {role: [] for role in Role if role is not Role.HEADS}
     for group in range(student.groups):
         heads = range(group * per_group, (group + 1) * per_group)
