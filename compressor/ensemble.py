@@ -48,12 +48,12 @@ def ensemble_predictions(models: Sequence[nn.Module], weights: Sequence[float], 
 
 @torch.no_grad()
 def mean_kl(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], targets: Sequence[Tensor]) -> float:
-    """Mean KL(target || model) over the tokens or samples that count, in nats; infinite when it is not a number.
+    """Mean KL(target || model) over the tokens or samples that count, in nats; infinite if not a number.
 
     Args:
         model: to be compared.
         batches: inputs.
-        targets: log-probabilities [B, ..., classes], one tensor per batch.
+        targets: log-probabilities [B, ..., classes] per batch.
     """
     total, count = 0.0, 0
     for batch, target in zip(batches, targets, strict=True):
@@ -69,10 +69,10 @@ def mean_kl(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], targets: 
 
 
 def kl_terms(targets: Tensor, log_probs: Tensor) -> Tensor:
-    """The terms p · (log p - log q) of KL(p || q), whose sum over the classes it is.
+    """The terms p · (log p - log q) of KL(p || q), to be summed over classes.
 
     Args:
-        targets: probabilities p [..., classes], zeros included.
+        targets: p [..., classes], zeros included.
         log_probs: log q [..., classes].
     """
     return targets * (targets.clamp(min=1e-30).log() - log_probs)
