@@ -164,7 +164,6 @@ def distill(
     relations: Sequence[AttentionPair] = ()
     if "relations" in recipe.finetune.losses:
         relations = attention_pairs_of(student.config, [model.config for model in models])
-    comparison = FeatureTargets(passages, relations)
     return train_student(
         student,
         models,
@@ -176,7 +175,7 @@ def distill(
         resume=resume,
         device=device,
         progress=progress,
-        comparison=comparison,
+        targets=FeatureTargets(passages, relations),
     )
 
 
