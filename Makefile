@@ -9,6 +9,7 @@ VENV := .venv
 # Python compiles what it imports by itself; pip would compile all of torch and transformers.
 PIP := $(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
+# The guide is built without --quiet, which would hide the warnings that --strict counts.
 .PHONY: demo test docs install clean
 .DELETE_ON_ERROR:
 
@@ -18,7 +19,7 @@ demo: install
 test: $(VENV)/.tested
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 	$(VENV)/bin/pytest -n 2 --dist worksteal
 
 docs: $(VENV)/.documented
