@@ -33,7 +33,7 @@ from compressor.bench.rows import Row, from_json, table_columns, to_json, to_mar
 from compressor.bench.size import count_macs, count_parameters, weight_bytes
 from compressor.ensemble import mix_predictions
 from compressor.errors import UnsupportedError, UserError
-from compressor.report.terminal_table import render_table
+from compressor.report.tables import render_table
 from compressor.utils.threads import torch_threads
 
 TEXT = {

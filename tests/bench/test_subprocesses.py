@@ -13,7 +13,7 @@ from compressor.bench.compare import compare_results, read_result
 from compressor.bench.onnx_inputs import Entry, make_feed
 from compressor.bench.subprocesses import Measurement, TimingJob, WorkerError, measure_isolated
 from compressor.errors import UnsupportedError, UserError
-from compressor.report.latency_tables import comparison_table
+from compressor.report.tables import comparison_table
 
 
 @pytest.fixture(scope="module")
