@@ -82,7 +82,7 @@ def inspect_command(
 
         anatomy = inspect_config(load_config(model))
         if picture is not None:
-            from compressor.report.graph.columns import build_graph
+            from compressor.report.graph.model_graph import build_graph
 
             # A folder's own name says enough.
             folder = Path(model).expanduser()
