@@ -1,4 +1,4 @@
-"""Accuracy, F1, perplexity and KL of models and of exported files on evaluation data."""
+"""Accuracy, F1, perplexity and KL of models and exported files."""
 
 from __future__ import annotations
 
@@ -24,16 +24,15 @@ _MAX_EXPONENT = 700.0
 
 @dataclass(frozen=True)
 class Score:
-    """Metrics of one model; None without labels, without a reference, or if the task lacks the metric.
+    """Metrics of one model; None if labels, reference or the task's metric are missing.
 
     Attributes:
         accuracy: in [0, 1], of samples, or of tokens for taggers.
         kl: KL(reference ‖ model) in nats, mean over the positions that count (`Task.counted`).
-        samples: number of samples.
-        labelled: number of known labels, of samples or of tokens.
-        f1: in [0, 1]: of class 1 if there are two classes; else the mean over the classes that occur; of taggers, over
-            all tokens and all classes but "O".
-        perplexity: exp of the mean −log p of the labelled tokens; lower is better.
+        labelled: number of known labels.
+        f1: of class 1 of two classes; else the mean over occurring classes; of taggers, over all tokens and all
+            classes but "O".
+        perplexity: exp of the mean −log p of the labels.
     """
 
     accuracy: float | None
@@ -45,7 +44,7 @@ class Score:
 
     @property
     def accuracy_error(self) -> float | None:
-        """Standard error of the accuracy, from the number of labels."""
+        """Standard error of the accuracy."""
         if self.accuracy is None:
             return None
         return math.sqrt(self.accuracy * (1 - self.accuracy) / self.labelled)
@@ -55,7 +54,6 @@ class Tally:
     """Sums over batches that make a `Score`, in O(classes) memory.
 
     Args:
-        task: of the model.
         outside: the class "O" of a tagger, which F1 leaves out.
     """
 
@@ -71,10 +69,10 @@ class Tally:
         """Add the predictions for one batch.
 
         Args:
-            log_probs: the model's [B, C] or [B, T, C].
-            inputs: the batch; its mask decides which positions count.
-            labels: [B] or [B, T] as in transformers; below 0 they are unknown.
-            reference: log-probabilities of the same shape, for the KL.
+            log_probs: [B, C] or [B, T, C].
+            inputs: whose mask decides which positions count.
+            labels: [B] or [B, T]; negative ones are unknown.
+            reference: log-probabilities for the KL.
         """
         self.samples += len(log_probs)
         if labels is not None:
@@ -129,9 +127,8 @@ class Predictions:
     """Predictions of several models for one batch.
 
     Attributes:
-        inputs: the batch without labels.
-        labels: of the batch; None if it has none.
-        log_probs: one tensor per model, float32 on the CPU, [B, C] or [B, T, C].
+        inputs: without labels.
+        log_probs: per model, float32 on the CPU, [B, C] or [B, T, C].
     """
 
     inputs: EvaluationBatch
@@ -143,12 +140,12 @@ def predict(models: Sequence[PreTrainedModel], batches: Iterable[EvaluationBatch
     """One forward pass per model and batch; batches with many logits are split, which changes no metric.
 
     Args:
-        models: of one task; run in eval mode and left in the mode they had.
+        models: of one task; left in the mode they had.
         batches: model inputs, with or without "labels", which no model receives.
 
     Raises:
-        UserError: there are no samples, or only some batches have labels.
-        UnsupportedError: a model's logits do not have the shape of its task.
+        UserError: no samples, or only some batches have labels.
+        UnsupportedError: logits do not have the shape of the task.
     """
     training = [model.training for model in models]
     labelled: set[bool] = set()
@@ -180,13 +177,12 @@ def measure_accuracy(models: Sequence[PreTrainedModel], batches: Iterable[Evalua
 
 @dataclass(frozen=True)
 class DeployedScore:
-    """Metrics of an exported file, and its difference from the model.
+    """Metrics of an exported file.
 
     Attributes:
-        score: of the file; its KL is from the model.
-        agreement: share of the positions that count whose largest logit is the model's.
-        error: ‖file's logits − model's‖ / ‖model's‖ over those positions, each row less its mean, since a constant per
-            row changes no prediction.
+        score: its KL is from the model.
+        agreement: share of positions whose largest logit is the model's.
+        error: ‖file's logits − model's‖ / ‖model's‖, each row less its mean.
     """
 
     score: Score
@@ -197,15 +193,13 @@ class DeployedScore:
 def measure_deployed(
     model: PreTrainedModel, files: Mapping[str, Callable[[EvaluationBatch], Tensor]], batches: Iterable[EvaluationBatch]
 ) -> tuple[Score, dict[str, DeployedScore]]:
-    """The score of a model and of its exported files, in one pass over the batches.
+    """Scores of a model and of its exported files, in one pass over the batches.
 
     Args:
-        model: on any device.
         files: {name: function from a batch of inputs to logits [B, C] or [B, T, C]}.
-        batches: labelled or not.
 
     Raises:
-        UserError: there are no samples, or only some of them have labels.
+        UserError: no samples, or only some batches have labels.
     """
     model_tally, tallies = new_tally(model), {name: new_tally(model) for name in files}
     agreeing, squared_errors = dict.fromkeys(files, 0), dict.fromkeys(files, 0.0)
@@ -236,7 +230,7 @@ def new_tally(model: PreTrainedModel) -> Tally:
 
 
 def outside_class(config: PretrainedConfig) -> int | None:
-    """The class "O" of a tagger, for tokens outside entities; None if it has none."""
+    """The class "O" of a tagger, if it has one."""
     names = {str(name).upper(): int(index) for index, name in (config.id2label or {}).items()}
     return names.get("O")
 
@@ -247,7 +241,7 @@ def score_model(
     reference_log_probs: Tensor | None = None,
     task: Task = TASKS["text-classification"],
 ) -> Score:
-    """The score of log-probabilities [N, C] with labels [N] and a reference [N, C]; labels below 0 are unknown."""
+    """The score of log-probabilities [N, C] with labels [N] (negative: unknown) and a reference [N, C]."""
     tally = Tally(task)
     tally.add(log_probs, {}, labels, reference_log_probs)
     return tally.score()

@@ -1,4 +1,4 @@
-"""Backends of `compress bench`, by name; a new one is one entry of `BACKENDS`."""
+"""Backends of `compress bench`; a new one is one entry of `BACKENDS`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ class Backend:
     """One way to run a model.
 
     Attributes:
-        meaning: a short description.
         engine: one of `compressor.bench.worker.ENGINES`.
-        format: the export format of the file it runs; None runs the model's folder.
-        files: names that other exporters give such files, in the folder `onnx`.
+        format: export format of the file it runs; None runs the model's folder.
+        files: names of such files by other exporters, in the folder `onnx`.
     """
 
     meaning: str

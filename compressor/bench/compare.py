@@ -1,4 +1,4 @@
-"""Result files of `compress bench`, and the comparison of two of them."""
+"""Result files of `compress bench`, and their comparison."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _COMPARABLE = (
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
-    """Read a file written by `compress bench --output`.
+    """Read a file of `compress bench --output`.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: no such file, or another content.
     """
     try:
         result = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
@@ -39,10 +39,10 @@ def read_result(path: str | Path) -> dict[str, Any]:
 
 
 def check_result_file(path: str, force: bool) -> Path:
-    """The path of a result that is yet to be written.
+    """The path of a result to write.
 
     Raises:
-        UserError: it exists and `force` is off, or its folder does not exist.
+        UserError: it exists without `force`, or its folder does not exist.
     """
     file = Path(path).expanduser()
     if file.is_dir() or (file.exists() and not force):
@@ -65,13 +65,11 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def compare_results(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare two results row by row.
-
-    Rows match by model, backend, batch size and length; results of one model each match by the last three alone.
+    """Match rows by model, backend, batch size and length; if each result has one model, by the last three.
 
     Returns:
-        rows {model, backend, batch_size, length; p50_ms, p95_ms, peak_memory_bytes: a pair each; speed_up: p50 of the
-        first over p50 of the second}; only: names of the rows of one result alone; notes: settings that differ.
+        rows {model, backend, batch_size, length; p50_ms, p95_ms, peak_memory_bytes: pairs; speed_up: first p50 /
+        second}; only: names of unmatched rows of each; notes: settings that differ.
 
     Raises:
         UserError: no row matches.

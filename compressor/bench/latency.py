@@ -1,4 +1,4 @@
-"""Latency of calls in this process: load, first call, warm-ups, then measured calls in turns."""
+"""Latency of calls in this process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WARMUP_SHARE = 5.0
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds per call of `batch_size` samples, and the settings of the measurement."""
+    """Milliseconds per call of `batch_size` samples, and their settings."""
 
     p50_ms: float
     p90_ms: float
@@ -45,7 +45,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Runner:
-    """A call with its settings: one forward pass over `batch_size` samples."""
+    """A call of `batch_size` samples, with its settings."""
 
     call: Callable[[], Any]
     backend: str
@@ -69,7 +69,7 @@ class _Contender:
 
 
 def available_threads() -> int:
-    """Cores that this process may use; the machine may have more."""
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -81,13 +81,10 @@ def measure_latency(
     """Time contenders in turns of about a tenth of `seconds` each.
 
     Args:
-        contenders: {name: function without arguments, or `Runner` with batch size and threads}.
-        seconds: least time measured per contender.
-        warmups: calls after the first one that are not measured; fewer if they would take 5 times `seconds`.
-        min_iterations: least number of measured calls per contender.
-
-    Returns:
-        One `Latency` per contender, in the given order.
+        contenders: {name: function or `Runner`}.
+        seconds: least time per contender.
+        warmups: calls after the first that are not measured; fewer if they take 5 times `seconds`.
+        min_iterations: least measured calls per contender.
     """
     running = {
         name: _Contender(call if isinstance(call, Runner) else Runner(call, "callable"))
@@ -111,12 +108,12 @@ def measure_latency(
 def torch_runner(
     model: PreTrainedModel | Callable[[], PreTrainedModel], inputs: Mapping[str, Tensor], threads: int | None = None
 ) -> Runner:
-    """A runner of forward passes in torch.
+    """A runner in torch.
 
     Args:
-        model: a model in eval mode, or a function that loads one, whose time is measured.
-        inputs: model inputs [B, ...]; moved to the model's device first.
-        threads: torch's threads during its turns; unchanged if omitted.
+        model: in eval mode, or a function that loads it, whose time is measured.
+        inputs: model inputs [B, ...], on any device.
+        threads: of torch; unchanged if omitted.
     """
     from transformers import PreTrainedModel
 
@@ -139,11 +136,11 @@ def torch_runner(
 
 
 def onnx_runner(path: str | Path, inputs: Mapping[str, Tensor], threads: int | None = None) -> Runner:
-    """A runner of an ONNX file in ONNX Runtime on the CPU; the load time is that of the session.
+    """A runner in ONNX Runtime on the CPU; the load time is that of the session.
 
     Args:
         path: of the file.
-        inputs: {name: model input [B, ...]}; names that the graph lacks are ignored.
+        inputs: {name: model input [B, ...]}; unknown names are ignored.
         threads: of ONNX Runtime; torch's number if omitted.
     """
     import onnxruntime

@@ -1,6 +1,6 @@
-"""Random inputs for any ONNX file, from its own input names, shapes and types.
+"""Random inputs for any ONNX file, from its own names, shapes and types.
 
-Imports only numpy, so that a process with ONNX Runtime alone stays small.
+Imports only numpy, which keeps a process of ONNX Runtime small.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SMALLEST_VOCABULARY = 8
 
 
 class Entry(NamedTuple):
-    """One input of a file: name, sizes (of a dynamic axis its name, or None) and ONNX Runtime's type."""
+    """An input: name, sizes (of a dynamic axis its name, or None), ONNX Runtime's type."""
 
     name: str
     shape: Sequence[int | str | None]
@@ -36,19 +36,16 @@ class Entry(NamedTuple):
 def make_feed(
     entries: Sequence[Entry], batch: int, length: int, config: Mapping[str, Any] | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """Random inputs, {name: array}.
-
-    A file with past keys and values gets `length` past tokens and one new token.
+    """Random inputs, {name: array}; after `length` past tokens one new token, if there are past keys and values.
 
     Args:
         entries: the file's inputs.
-        batch: number of samples.
-        length: tokens of a text sample.
-        config: the model's config.json, for image sizes and the vocabulary size.
-        seed: of the values.
+        batch: samples.
+        length: tokens of a text.
+        config: the model's config.json, for image and vocabulary sizes.
 
     Raises:
-        UnsupportedError: an input has an unknown type.
+        UnsupportedError: unknown type of an input.
     """
     config = config or {}
     random = np.random.default_rng(seed)
@@ -80,7 +77,6 @@ def make_feed(
 def _size(
     name: str, index: int, axis: int | str | None, batch: int, length: int, past: bool, config: Mapping[str, Any]
 ) -> int:
-    """Size of a dynamic axis, from its name and index."""
     axis = (axis or "").lower() if isinstance(axis, str) else ""
     if index == 0 or "batch" in axis:
         return batch

@@ -1,4 +1,4 @@
-"""Rows of the table of models, as text, Markdown and JSON; and numbers as text."""
+"""Rows of the table of models as text, Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Row:
-    """One model of the table; `None` for values that were not measured.
+    """One model of the table; `None` for missing values.
 
     Attributes:
-        accuracy: in [0, 1], of samples or of tokens.
-        kl: KL(ensemble ‖ model) in nats, the mean over samples or tokens.
+        accuracy: in [0, 1], of samples or tokens.
+        kl: KL(ensemble ‖ model) in nats, mean over samples or tokens.
         macs: multiply–accumulates of one sample.
         bytes: of the weights.
-        torch_p50_ms: milliseconds per call; likewise the other three.
+        torch_p50_ms, ...: milliseconds per call.
         f1: in [0, 1]; see `compressor.bench.accuracy.Score`.
         perplexity: at least 1; lower is better.
     """
@@ -38,7 +38,7 @@ class Row:
     perplexity: float | None = None
 
     def cells(self) -> dict[str, str]:
-        """{column title: text}, in order; `MISSING` for a missing value."""
+        """{column title: text}, in order."""
         return {
             "model": self.name,
             "accuracy": MISSING if self.accuracy is None else f"{100 * self.accuracy:.1f} %",
@@ -62,7 +62,7 @@ def table_columns(rows: Iterable[Row]) -> dict[str, list[str]]:
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-    """A Markdown table; latencies are "p50 / p95".  Empty for no rows."""
+    """A Markdown table; empty for no rows."""
     table = table_columns(rows)
     if not table:
         return ""
@@ -82,7 +82,7 @@ def from_json(values: Iterable[Mapping[str, Any]]) -> list[Row]:
 
 
 def format_perplexity(value: float) -> str:
-    """A perplexity with two decimals, or three digits from 1000 on."""
+    """A perplexity with two decimals; from 1000 on with three digits."""
     return f"{value:.2f}" if value < 1000 else f"{value:.3g}"
 
 

@@ -1,4 +1,4 @@
-"""Size of a model: parameters, bytes of weights, and multiply–accumulates of one sample."""
+"""Parameters, bytes and multiply–accumulates of a model."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ FUSED = ("aten::scaled_dot_product_attention", "aten::_grouped_mm", "aten::_scal
 
 
 def count_parameters(model: nn.Module | PretrainedConfig) -> int:
-    """Number of parameters, tied ones once; a config allocates no weights."""
+    """Number of parameters, tied ones once."""
     module = weightless_copy(model) if isinstance(model, PretrainedConfig) else model
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def weight_bytes(model: nn.Module | str | Path) -> int:
-    """Bytes of the weights: of a folder's safetensors files, or of a model's state dict, tied tensors once.
+    """Bytes of a folder's safetensors files, or of a model's state dict, tied tensors once.
 
     Raises:
         UserError: the folder holds no safetensors file.
@@ -53,15 +53,14 @@ def count_macs(
 ) -> int:
     """Multiply–accumulates of one forward pass: linear layers, convolutions, and attention's two products.
 
-    Traces a copy on the CPU with eager attention and weights that take no memory.
+    Traces a copy with eager attention and weights that take no memory.
 
     Args:
-        model: a model, which is left as it is, or its config.
-        inputs: of the forward pass; random inputs of batch 1 if omitted.
-        length: tokens of a text input, at most the positions of the model.
+        inputs: random ones of batch 1 if omitted.
+        length: tokens of a text, at most the model's positions.
 
     Raises:
-        UnsupportedError: the model cannot be built or traced, or uses a fused product that fvcore does not count.
+        UnsupportedError: the model cannot be built or traced, or fvcore does not count one of its products.
     """
     copied = weightless_copy(model)
     if inputs is None:
@@ -93,7 +92,7 @@ def _sample_inputs(config: PretrainedConfig, length: int) -> Mapping[str, Tensor
 
 
 class _TensorOutputs(nn.Module):
-    """A model with positional inputs that returns a tuple of tensors, as tracing needs."""
+    """A model from positional inputs to a tuple of tensors, for tracing."""
 
     def __init__(self, model: PreTrainedModel, names: tuple[str, ...]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Timing of models in turns, each in its own process: none shares memory, threads or kernel caches."""
+"""Timing of models in turns, each in its own process."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ class TimingJob:
 
     Attributes:
         engine: one of `compressor.bench.worker.ENGINES`.
-        path: folder or Hub id of a model for torch; file for ONNX Runtime.
+        path: folder or Hub id for torch, file for ONNX Runtime.
         batch_size: samples per call.
-        length: tokens of a text sample.
-        threads: of the engine.
+        length: tokens of a text.
         device: of torch.
-        config: of the model, for the inputs of an ONNX file.
+        config: of the model, for inputs of an ONNX file.
     """
 
     engine: str
@@ -44,13 +43,13 @@ class TimingJob:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Milliseconds per call, memory in bytes, and the settings of the measurement.
+    """Milliseconds per call, bytes of memory, and settings.
 
     Attributes:
         import_ms: of the engine's libraries.
         load_ms: from the file to a callable.
-        first_call_ms: of the first call, compilation included.
-        base_memory_bytes: peak before the model was loaded: the libraries.
+        first_call_ms: with compilation.
+        base_memory_bytes: peak before the model is loaded.
         peak_memory_bytes: peak at the end.
     """
 
@@ -117,14 +116,13 @@ def measure_isolated(
     """Time jobs in turns of about a tenth of `seconds` each, one at a time.
 
     Args:
-        jobs: to compare.
-        seconds: least time measured per job.
-        warmups: calls after the first one that are not measured; fewer if they would take 5 times `seconds`.
-        min_iterations: least number of measured calls per job.
+        seconds: least time per job.
+        warmups: calls after the first that are not measured; fewer if they take 5 times `seconds`.
+        min_iterations: least measured calls per job.
         on_progress: called with the share done.
 
     Returns:
-        In the order of the jobs; the error of a job that failed.
+        In the order of the jobs; errors of those that failed.
     """
     failed: dict[int, WorkerError] = {}
     running: dict[int, _Process] = {}

@@ -1,7 +1,7 @@
-"""Scores of weights between models: on the plane through three of them, on the line through two.
+"""Scores of weights between models: on the plane through three, on the line through two.
 
-The plane is that of Garipov et al., "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs"
-(arXiv 1802.10026), appendix A.
+Garipov et al., "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs", https://arxiv.org/abs/1802.10026,
+appendix A.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ SAME_FUNCTION = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """The plane through three models in weight space; its unit is the Euclidean distance between parameters.
+    """The plane through three models; its unit is the Euclidean distance between parameters.
 
     Attributes:
-        states: of the three models; the first is the origin.
-        coordinates: (x, y) of each: the first at (0, 0), the second at (x > 0, 0), the third at y > 0.
-        parameters: names that distances are measured over; other tensors (buffers, tied copies) are mixed likewise.
+        states: the first is the origin.
+        coordinates: (x, y) of each: (0, 0); (x > 0, 0); y > 0.
+        parameters: names that distances are measured over; other tensors (buffers, tied copies) are mixed too.
     """
 
     states: tuple[State, State, State]
@@ -48,14 +48,14 @@ class Plane:
 
     @property
     def basis(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Orthonormal directions u, towards the second model, and v: {parameter: float64 tensor}."""
+        """Orthonormal u, towards the second model, and v: {parameter: float64 tensor}."""
         first, second, third = ({name: state[name].double() for name in self.parameters} for state in self.states)
         length, (along, height) = self.coordinates[1][0], self.coordinates[2]
         u = {name: (second[name] - first[name]) / length for name in self.parameters}
         return u, {name: (third[name] - first[name] - along * u[name]) / height for name in self.parameters}
 
     def at(self, x: float, y: float) -> dict[str, Tensor]:
-        """The state at origin + x·u + y·v, as a mixture of the models: exact at their coordinates."""
+        """The state at origin + x·u + y·v, as a mixture: exact at the models' coordinates."""
         length, (along, height) = self.coordinates[1][0], self.coordinates[2]
         third = y / height
         second = (x - third * along) / length
@@ -63,13 +63,10 @@ class Plane:
 
 
 def plane_through(models: Mapping[str, PreTrainedModel]) -> Plane:
-    """The plane through three models: Gram–Schmidt on the differences of their parameters, summed in float64.
-
-    Args:
-        models: {name: model}, three of one shape.
+    """Gram–Schmidt on the differences of three models' parameters, in float64.
 
     Raises:
-        UserError: their shapes differ, two of them are the same, or all lie on one line.
+        UserError: shapes differ, two models are equal, or all are on one line.
     """
     check_shapes(models)
     origin, second, third = models.values()
@@ -102,15 +99,12 @@ def plane_through(models: Mapping[str, PreTrainedModel]) -> Plane:
 
 
 def grid_states(over: Plane, points: int, margin: float) -> tuple[list[float], list[float]]:
-    """Evenly spaced coordinates that cover the three models.
+    """Evenly spaced coordinates (xs, ys), ascending, around the three models.
 
     Args:
         over: the plane.
-        points: along each axis, at least 2.
-        margin: added on every side, as a share of the longer side of the box around the models.
-
-    Returns:
-        (the xs, the ys), ascending.
+        points: per axis, at least 2.
+        margin: on every side, as a share of the longer side of the models' bounding box.
     """
     corners = list(zip(*over.coordinates, strict=True))
     padding = margin * max(max(axis) - min(axis) for axis in corners)
@@ -128,7 +122,7 @@ def interpolated_states(first: State, second: State, shares: Iterable[float]) ->
 
 
 def mix_states(states: Sequence[State], shares: Sequence[float]) -> dict[str, Tensor]:
-    """Σ share·state, summed in float64, in the states' dtypes; integer tensors are those of the first state."""
+    """Σ share·state in float64, in the states' dtypes; integer tensors of the first state."""
     mixed = {}
     for name, tensor in states[0].items():
         if tensor.is_floating_point():
@@ -146,9 +140,9 @@ def score_states(
     """The score of each state.
 
     Args:
-        scratch: a model of the states' shapes, whose weights are overwritten.
+        scratch: a model of the states' shapes; overwritten.
         states: an iterator keeps only one in memory.
-        batches: labelled model inputs, iterated once per state.
+        batches: iterated once per state.
     """
     for state in states:
         scratch.load_state_dict(state)
@@ -156,23 +150,20 @@ def score_states(
 
 
 def score_value(score: Score, metric: str) -> float | None:
-    """The score's accuracy or perplexity; None if it is not finite, as when logits overflow."""
+    """The score's accuracy or perplexity; None if it is not finite."""
     value: float | None = getattr(score, metric)
     return value if value is not None and math.isfinite(value) else None
 
 
 def loss_barrier(shares: Sequence[float], values: Sequence[float | None], metric: str) -> float | None:
-    """The largest loss above the straight line between the losses of the ends; ≥ 0.
+    """The largest loss above the straight line between the ends; ≥ 0, or None if a value is missing.
 
-    As defined by Entezari et al., "The Role of Permutation Invariance in Linear Mode Connectivity" (arXiv 2110.06296).
+    Entezari et al., "The Role of Permutation Invariance in Linear Mode Connectivity", https://arxiv.org/abs/2110.06296.
 
     Args:
         shares: t of every point, from 0 to 1.
         values: their accuracies or perplexities.
-        metric: "accuracy" (the barrier is a difference in [0, 1]) or "perplexity" (in nats).
-
-    Returns:
-        The barrier, or None if a value is missing.
+        metric: "accuracy" (barrier in [0, 1]) or "perplexity" (in nats).
     """
     losses = [_loss(value, metric) for value in values if value is not None]
     if len(losses) < len(values):
@@ -182,11 +173,7 @@ def loss_barrier(shares: Sequence[float], values: Sequence[float | None], metric
 
 
 def check_shapes(models: Mapping[str, PreTrainedModel]) -> None:
-    """Check that models have the same class, tensor names and shapes.
-
-    Raises:
-        UserError: they do not; the message names the first tensor that differs.
-    """
+    """Raise a `UserError` unless classes, tensor names and shapes of the models agree."""
     (first_name, first), *rest = models.items()
     first_shapes = _shapes(first)
     for name, model in rest:
@@ -204,15 +191,14 @@ def check_shapes(models: Mapping[str, PreTrainedModel]) -> None:
 def check_function(models: Mapping[str, PreTrainedModel], scratch: PreTrainedModel, seed: int = 0) -> None:
     """Check on random inputs that each model equals the scratch model with its weights.
 
-    Configs that differ in the number of heads or in a norm's epsilon give other functions of weights of one shape.
+    Configs may differ in what shapes do not show, such as the number of heads.
 
     Args:
-        models: {name: model}, of one shape; the scratch model has the config of the first.
-        scratch: a model whose weights are overwritten.
-        seed: of the inputs.
+        models: {name: model}; the scratch model has the config of the first.
+        scratch: overwritten.
 
     Raises:
-        UserError: one differs; the message names the fields in which the configs differ.
+        UserError: one differs; names the fields in which the configs differ.
     """
     reference = next(iter(models))
     inputs = dummy_inputs(scratch.config, 2, 8, seed=seed)

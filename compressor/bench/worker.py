@@ -1,7 +1,7 @@
 """A process that times one model: `python -m compressor.bench.worker`, started by `compressor.bench.subprocesses`.
 
-Reads lines of JSON from stdin (the job, then {"seconds"} for each turn, then {}) and replies with a line of JSON on
-stdout.  Imports only what its engine needs, so that its memory is that of a deployment.
+Reads lines of JSON (the job, then {"seconds"} per turn, then {}) and replies with lines of JSON.  Imports only what its
+engine needs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checkpoints that a run may resume from: finished ones, of the same run."""
+"""Finished checkpoints of a run, to resume from."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ SEARCH = "search"
 
 
 def prepare_checkpoints(work_dir: Path, run: dict[str, Any], resume: bool) -> None:
-    """Prepare a folder for a run, in the main process; all processes must call this.
+    """Prepare a folder for a run; all processes must call this.
 
     Args:
-        work_dir: made if it does not exist.
+        work_dir: made if missing.
         run: JSON-ready values that identify the run.
-        resume: keep checkpoints and search; otherwise remove them.
+        resume: whether to keep checkpoints and search.
 
     Raises:
-        UserError: `resume`, but the folder holds checkpoints of another run.
+        UserError: `resume`, but the folder holds another run.
     """
     if distributed.is_main_process():
         _prepare(Path(work_dir), run, resume)
@@ -41,7 +41,7 @@ def prepare_checkpoints(work_dir: Path, run: dict[str, Any], resume: bool) -> No
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest finished checkpoint, or `None`; all others in the folder are removed."""
+    """The newest finished checkpoint, or `None`; all others are removed."""
     newest = max((path for path in _checkpoints(folder) if _is_finished(path)), key=step_of, default=None)
     # All processes have looked before the main one removes anything.
     distributed.barrier()
@@ -54,7 +54,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def step_of(checkpoint: Path | None) -> int:
-    """The steps done when a checkpoint was written; 0 for `None`."""
+    """Steps done at a checkpoint; 0 for `None`."""
     return 0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-"))
 
 

@@ -1,4 +1,4 @@
-"""The samples of a training in the order in which it reads them, augmented."""
+"""Augmented training samples, in the order of training."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from compressor.distillation.logit_cache import read_samples
 class TrainingStream(Dataset[dict[str, Tensor]]):
     """Permutations of all samples, one after the other, for all steps of a run.
 
-    The Trainer reads it as one epoch in fixed order: every batch is full, and resumed or distributed runs read the
-    same samples.  Augmentation depends on the seed and the position alone.
+    To the Trainer it is one epoch in fixed order, so resumed and distributed runs read the same samples.
 
     Args:
-        samples: to draw from.
         count: samples read in all.
         batch_size: of one step; images are mixed within a batch.
         seed: of order and augmentation.
@@ -48,7 +46,7 @@ class TrainingStream(Dataset[dict[str, Tensor]]):
         return self.__getitems__([position])[0]
 
     def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Tensor]]:
-        """The samples at several positions; torch's DataLoader calls this once per batch."""
+        """Several samples; torch's DataLoader reads a batch so."""
         if self._augment is None:
             return self._read(positions)
         partners = [self._partner(position) for position in positions] if self._mixes else []
@@ -67,6 +65,6 @@ class TrainingStream(Dataset[dict[str, Tensor]]):
         return read_samples(self._samples, indices)
 
     def _partner(self, position: int) -> int:
-        """The next position of the same batch; after the last one, the first."""
+        """The next position of the batch, cyclic."""
         start = position - position % self._batch_size
         return start + (position - start + 1) % self._batch_size

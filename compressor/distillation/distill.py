@@ -1,4 +1,4 @@
-"""The finetune of a student on its teachers' predictions, on labels, or on both."""
+"""The finetune of a student on its teachers' predictions, labels, or both."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ class FinetuneReport:
     """Measurements of a finetune.
 
     Attributes:
-        steps: optimiser steps of the training, without those of a search.
-        seconds: of this call, a search included; not those before an interruption.
-        loss: (step, loss) of every step of the training, those before an interruption too.
-        learning_rate: at its peak; the best one of a search.
+        steps: of the training, without a search.
+        seconds: of this call, with a search.
+        loss: (step, loss) of every step, those before an interruption too.
+        learning_rate: at its peak.
         temperature: of the distillation; `None` without one.
-        resumed_from: steps done before this call, over a search too; `None` if it began at the beginning.
-        search: every learning rate that was tried; () without a search.
-        validation_samples: number of samples held out for validation.
+        resumed_from: steps done before an interruption, with a search; `None` for 0.
+        search: trials of the learning-rate search; () without one.
+        validation_samples: number of held-out samples.
         judged: (step, validation loss) of every evaluation.
-        best_step: step whose weights the student has; `None` for the last one.
+        best_step: step whose weights the student has; `None` for the last.
     """
 
     steps: int
@@ -87,29 +87,27 @@ def train_student(
     cache_progress: OnShare | None = None,
     targets: FeatureTargets | None = None,
 ) -> FinetuneReport:
-    """Train `student` in place: AdamW, warm-up, cosine; without dropout, weights in float32 meanwhile.
+    """Train `student` in place with AdamW, without dropout, weights in float32 meanwhile.
 
-    Each loss is the mean over the positions that count (`compressor.models.tasks.Task`).  The same seed gives the same
-    weights, bit for bit on the CPU, whether or not the run was interrupted.  Processes launched together share every
-    batch; each must call this with the same arguments.
+    Losses are means over the positions that count (`compressor.models.tasks.Task`).  The same seed gives the same
+    weights, bit for bit on the CPU, interrupted or not.  Processes launched together share every batch.
 
     Args:
         student: left in eval mode on the device.  To resume, with the weights of the first call.
         teachers: run once per batch; () if no loss needs them.
         weights: one per teacher, as in `compressor.ensemble.ensemble_kl`.
-        train: samples as dicts of tensors without a batch dimension; "labels", [] or [T], are optional.
-        options: `enabled` is left to the caller.
-        seed: of the order of the samples and of the validation split.
-        work_dir: folder of checkpoints, kept afterwards.
-        resume: continue from the newest finished checkpoint in `work_dir`, if any.
+        train: dicts of tensors without a batch dimension; "labels", [] or [T], are optional.
+        options: `enabled` is ignored.
+        seed: of the order of samples and of the validation split.
+        work_dir: of checkpoints, which are kept.
+        resume: continue from the newest checkpoint, if any.
         device: "cpu", or the first GPU as "cuda".
-        progress: called after every step, those of a search included (`lr_search.describe_step`).
-        cache_progress: called with the share of logits cached, if `options.cache_logits`.
-        targets: of the student and all teachers, for the losses `hidden` and `relations`.
+        progress: called after every step, those of a search included.
+        cache_progress: called with the share of teacher logits cached.
+        targets: of student and teachers, for the losses `hidden` and `relations`.
 
     Raises:
-        UserError: unusable samples, weights, options or device; a loss that is not finite (with every rate of a
-            search); or checkpoints of another run in `work_dir`.
+        UserError: unusable samples, weights, options or device; a loss that is not finite; checkpoints of another run.
     """
     _check(student, teachers, weights, train, options, device)
     options = _resolve_options(student, train, options)
@@ -134,7 +132,7 @@ def _check(
     options: FinetuneOptions,
     device: str,
 ) -> None:
-    """Raise a `UserError` if anything is known to fail later."""
+    """Raise a `UserError` for what would fail later."""
     if options.asks_teachers:
         check_weights(len(teachers), weights)
     check_student(student)
@@ -160,7 +158,7 @@ def _resolve_options(student: PreTrainedModel, train: TrainingSamples, options: 
 def _run_identity(
     student: PreTrainedModel, weights: Sequence[float], train: TrainingSamples, options: FinetuneOptions, seed: int
 ) -> dict[str, Any]:
-    """Values that a resumed run must share with the interrupted one."""
+    """Values that an interrupted run and its resumption share."""
     return {
         **options.model_dump(exclude={"enabled", "checkpoint_every", "tensorboard"}),
         "seed": seed,
@@ -178,14 +176,13 @@ def _active_teachers(
     options: FinetuneOptions,
     targets: FeatureTargets | None,
 ) -> tuple[list[tuple[PreTrainedModel, float]], FeatureTargets]:
-    """Teachers of weight above 0, in eval mode, with their weights; and their targets."""
+    """Teachers of weight above 0 with their weights, and their targets."""
     selected = [index for index, weight in enumerate(weights) if weight > 0] if options.asks_teachers else []
     ensemble = [(teachers[index].eval(), float(weights[index])) for index in selected]
     return ensemble, (targets or FeatureTargets()).of_teachers(selected)
 
 
 def _with_cached_logits(objective: Objective, train: TrainingSamples, progress: OnShare | None) -> TrainingSamples:
-    """The samples, with their indices if the teachers' logits are cached."""
     if not (objective.options.cache_logits and objective.options.asks_teachers):
         return train
     indexed = IndexedSamples(train)
@@ -194,14 +191,14 @@ def _with_cached_logits(objective: Objective, train: TrainingSamples, progress: 
 
 
 def _hold_out(train: TrainingSamples, options: FinetuneOptions, seed: int) -> tuple[TrainingSamples, TrainingSamples]:
-    """Samples to train on and to validate on; [] for the latter if nothing is validated."""
+    """Training and validation samples; the latter may be []."""
     if options.learning_rate == "search" or options.validate_every:
         return split_validation(train, options, seed)
     return train, []
 
 
 def _train(config: TrainingConfig, validation: TrainingSamples, folder: Path, progress: OnStep | None) -> SearchResult:
-    """Train with the learning rate of the options, or with the best one of a search."""
+    """Train with the given learning rate, or search one."""
     options = config.objective.options
     config.student.requires_grad_(True)
     try:

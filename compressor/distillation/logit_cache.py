@@ -1,4 +1,4 @@
-"""The teachers' logits of all training samples on disk, so that each teacher runs once per sample."""
+"""Teacher logits of all training samples on disk, so that teachers run once per sample."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class IndexedSamples(Dataset[dict[str, Tensor]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
-        """Several samples; torch's DataLoader calls this once per batch."""
+        """Several samples; torch's DataLoader reads a batch so."""
         samples = read_samples(self._samples, indices)
         return [{**sample, INDEX: torch.tensor(index)} for sample, index in zip(samples, indices, strict=True)]
 
@@ -61,7 +61,7 @@ class CachedLogits:
         self._starts = np.cumsum([0, *metadata["rows"]])
 
     def of(self, indices: Sequence[int]) -> Tensor:
-        """The logits that count of some samples, one sample after the other, [P, C] float32."""
+        """Logits that count of some samples, concatenated, [P, C] float32."""
         parts = [self._rows[self._starts[index] : self._starts[index + 1]] for index in indices]
         return torch.from_numpy(np.concatenate(parts))
 
@@ -77,20 +77,19 @@ def cache_logits(
     mask: str | None,
     progress: OnShare | None = None,
 ) -> CachedLogits:
-    """Read a teacher's logits of all samples from `folder`, computing and writing them first if they are missing.
+    """Read a teacher's logits of all samples from `folder`; compute and write them first if missing.
 
     Args:
         teacher: its weights' hash is part of the entry's name.
-        samples: all of them, in order; the name holds their `key` (data and preprocessor) or else a hash of their
-            content.
+        samples: in order; their `key`, or else a hash of their content, is part of the name.
         predict: from a batch to the teacher's logits that count, [P, C].
-        folder: of the cache, shared by teachers and data sets.
+        folder: of the cache.
         batch_size, collate: of the batches.
         mask: the input whose ones are the positions that count; None for one prediction per sample.
         progress: called with the share done.
 
     Raises:
-        UserError: the disk lacks space, or the folder cannot be written.
+        UserError: the disk is full, or the folder cannot be written.
     """
     entry = folder / _entry_name(teacher, samples)
     if entry.exists():
@@ -116,7 +115,7 @@ def cache_logits(
 
 
 def read_samples(samples: TrainingSamples, indices: Sequence[int]) -> list[dict[str, Tensor]]:
-    """Several samples, in one call of `__getitems__` if there is one."""
+    """Several samples, by `__getitems__` if there is one."""
     read = getattr(samples, "__getitems__", None)
     return read(indices) if read else [samples[index] for index in indices]
 

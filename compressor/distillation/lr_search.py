@@ -1,4 +1,4 @@
-"""Search of the learning rate: every rate of a grid from the same weights, compared on validation samples."""
+"""Search of the learning rate on validation samples."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ class LearningRateTrial:
     """One learning rate of the grid.
 
     Attributes:
-        learning_rate: at its peak.
-        validation_loss: after the trial, in nats; None if the training diverged.
+        validation_loss: in nats; None if the training diverged.
     """
 
     learning_rate: float
@@ -44,9 +43,9 @@ class SearchResult:
 
     Attributes:
         training: with `learning_rate`.
-        learning_rate: the best rate, or the given one.
+        learning_rate: the best or the given one.
         trials: in the order of the grid; () without a search.
-        resumed_from: steps done before an interruption, over all trials and the training.
+        resumed_from: steps done before an interruption, over trials and training.
     """
 
     training: TrainingResult
@@ -58,12 +57,10 @@ class SearchResult:
 def split_validation(
     samples: TrainingSamples, options: FinetuneOptions, seed: int
 ) -> tuple[TrainingSamples, TrainingSamples]:
-    """Split samples at random into training and validation.
+    """Split at least 2 samples at random into training and validation.
 
     Args:
-        samples: at least 2.
-        options: `validation` is the share for validation: at least 1 sample, at most `MAX_VALIDATION_SAMPLES`.
-        seed: of the permutation.
+        options: `validation` is the share of validation: at least 1 sample, at most `MAX_VALIDATION_SAMPLES`.
     """
     count = len(samples)
     held_out = min(max(round(options.validation * count), 1), MAX_VALIDATION_SAMPLES, count - 1)
@@ -73,7 +70,7 @@ def split_validation(
 
 
 def describe_step(done: int, options: FinetuneOptions) -> str:
-    """Name step `done` of a finetune, counted over search and training, such as "step 3 of 200"."""
+    """Step `done`, counted over search and training, as text such as "step 3 of 200"."""
     trial, step = divmod(done - 1, trial_steps(options))
     if options.learning_rate == "search" and trial < (rates := len(options.learning_rates)):
         return f"searching the learning rate: {trial + 1} of {rates}, step {step + 1} of {trial_steps(options)}"
@@ -91,23 +88,22 @@ def search_steps(options: FinetuneOptions) -> int:
 
 
 def total_steps(options: FinetuneOptions) -> int:
-    """Steps of all trials and of the training; a best trial as long as the training is not repeated."""
+    """Steps of search and training; a best trial as long as the training is the training."""
     return search_steps(options) + (0 if _trial_is_training(options) else options.steps)
 
 
 def search_learning_rate(
     config: TrainingConfig, validation: TrainingSamples, folder: Path, progress: OnStep | None
 ) -> SearchResult:
-    """Try every rate of the grid from the student's weights, then train with the best one.
+    """Train with every rate of the grid from the student's weights, then with the best one.
 
-    Every trial is recorded, so an interrupted search can resume.
+    Trials are recorded, so an interrupted search can resume; the student then has its initial weights.
 
     Args:
-        config: student, training samples and objective with the options of the search.  An interrupted trial leaves
-            the student its initial weights.
-        validation: samples that rates are compared on.
+        config: its objective has the options of the search.
+        validation: samples to compare rates on.
         folder: of checkpoints and trials.
-        progress: called after every step, counted over all trials and the training.
+        progress: called after every step, counted over trials and training.
 
     Raises:
         UserError: every rate diverged, or the training with the best one did.
@@ -186,7 +182,7 @@ def _with_offset(progress: OnStep | None, before: int, options: FinetuneOptions)
 
 
 def _best(trials: Sequence[LearningRateTrial]) -> int | None:
-    """Index of the trial with the least loss; None if all diverged."""
+    """Index of the least loss; None if all diverged."""
     losses = {index: trial.validation_loss for index, trial in enumerate(trials) if trial.validation_loss is not None}
     return min(losses, key=losses.__getitem__, default=None)
 
@@ -196,7 +192,7 @@ def _trial_folder(folder: Path, index: int) -> Path:
 
 
 def _remove_checkpoints(folder: Path, trials: Sequence[LearningRateTrial], options: FinetuneOptions) -> None:
-    """Remove the checkpoints of finished trials, except the best one's if it may be the training."""
+    """Remove checkpoints of finished trials, except of one that may become the training."""
     best = _best(trials) if _trial_is_training(options) else None
     for index in range(len(trials)):
         if index != best:

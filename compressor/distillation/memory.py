@@ -1,4 +1,4 @@
-"""Steps in less memory: batches in parts, and recomputed activations."""
+"""Batches in parts and recomputed activations, for less memory."""
 
 from __future__ import annotations
 
@@ -23,13 +23,7 @@ LENGTH_SAMPLES = 16
 
 
 def batch_parts(config: PretrainedConfig, samples: TrainingSamples, options: FinetuneOptions) -> int:
-    """Number of parts that each process computes its batch in.
-
-    Args:
-        config: the student's.
-        samples: to train on.
-        options: of the training.
-    """
+    """Number of parts that each process splits its batch into."""
     share, rest = divmod(options.batch_size, distributed.world_size())
     if options.accumulate != "auto":
         return options.accumulate
@@ -41,15 +35,15 @@ def batch_parts(config: PretrainedConfig, samples: TrainingSamples, options: Fin
 
 
 def layer_classes(model: PreTrainedModel) -> list[str] | None:
-    """Names of the classes of the model's layers; None if transformers does not mark them."""
+    """Names of the classes of the layers; None if transformers does not mark them."""
     return sorted({type(layer).__name__ for layer in _layers(model)}) or None
 
 
 @contextmanager
 def recompute_layers(model: PreTrainedModel, enabled: bool) -> Iterator[None]:
-    """Recompute the layers' activations in the backward pass instead of keeping them.
+    """Recompute the layers' activations in the backward pass.
 
-    Gradient checkpointing of transformers needs training mode, and the student trains in eval mode, without dropout.
+    Gradient checkpointing of transformers needs training mode; the student trains in eval mode, without dropout.
 
     Raises:
         UnsupportedError: transformers does not mark the model's layers.

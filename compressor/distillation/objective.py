@@ -1,4 +1,4 @@
-"""The weighted sum of the recipe's losses, for training and for validation."""
+"""The weighted sum of losses, for training and validation."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class LossTerm:
     """One loss of a batch.
 
     Attributes:
-        weight: its factor in the sum.
-        mean: over the positions that count, a scalar; 0 if there are none.
+        weight: its factor.
+        mean: over the positions that count, a scalar.
         positions: their number.
     """
 
@@ -44,18 +44,18 @@ class LossTerm:
 
 @dataclass(frozen=True)
 class FeatureTargets:
-    """Places inside a student and its teachers that can be compared.
+    """Places that can be compared inside a student and its teachers; () if unknown.
 
     Attributes:
-        layer_maps: of the residual streams; () if the student was not fused.
-        attention_pairs: of the attentions; () if unknown.
+        layer_maps: of residual streams.
+        attention_pairs: of attentions.
     """
 
     layer_maps: Sequence[LayerMap] = ()
     attention_pairs: Sequence[AttentionPair] = ()
 
     def of_teachers(self, indices: Sequence[int]) -> FeatureTargets:
-        """The targets of some of the teachers, by their indices."""
+        """Targets of some teachers, by index."""
         return FeatureTargets(
             [
                 replace(
@@ -70,17 +70,17 @@ class FeatureTargets:
 
 
 class Objective:
-    """Σ weight · loss over the recipe's losses, in nats (hidden states: as a share of their energy).
+    """Σ weight · loss, in nats (hidden states: as a share of their energy).
 
     Args:
         student: its task decides which positions count.
-        ensemble: teachers with their weights, in eval mode.  They run once per batch for all losses, without
-            gradients, in bfloat16 on a GPU that has it; not at all if no loss needs them.
+        ensemble: teachers in eval mode, with weights.  They run once per batch, without gradients, in bfloat16 on a GPU
+            that has it; not at all if no loss needs them.
         options: losses, weights and temperature.
-        targets: of the student and the ensemble.
+        targets: of student and ensemble.
 
     Raises:
-        UserError: no loss has such a name, or a loss lacks its targets.
+        UserError: unknown loss, or a loss without its targets.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Objective:
         ]
 
     def counts(self, batch: Mapping[str, Tensor]) -> list[int]:
-        """Number of positions of a batch that each loss counts."""
+        """Number of positions that each loss counts in a batch."""
         inputs, labels, _ = _split_batch(batch)
         return [loss.count(inputs, labels) for _, loss in self._losses]
 
@@ -126,10 +126,10 @@ class Objective:
         """The losses of a batch, and the model's outputs.
 
         Args:
-            model: the student, or a wrapper of it, in the mode to run it in.
+            model: the student or a wrapper of it.
             batch: model inputs [B, ...], and "labels" if a loss needs them.
-            done: share of the training that is done, by which weights decay; None for validation, which leaves out
-                decaying losses unless all decay.
+            done: share of the training done, for decaying weights; None for validation, which skips decaying losses
+                unless all decay.
         """
         inputs, labels, indices = _split_batch(batch)
         lasting = [term for term, _ in self._losses if term.decay is None]
@@ -162,8 +162,7 @@ class Objective:
 
         Args:
             model, batch, done: see `terms`.
-            totals: where the batch is part of a larger one, `counts` of that one; the losses of the parts then add up
-                to the loss of the whole.
+            totals: `counts` of a larger batch that this one is part of; the losses of its parts then add up.
         """
         terms, outputs = self.terms(model, batch, done)
         shares = [1.0] * len(terms)
@@ -173,11 +172,11 @@ class Objective:
         return torch.stack(parts).sum(), outputs
 
     def evaluate(self, model: torch.nn.Module, samples: TrainingSamples, device: torch.device | None = None) -> float:
-        """The weighted sum over all samples, in eval mode; each loss is the mean over the positions of all batches.
+        """The weighted sum over all samples, in eval mode; losses are means over all positions.
 
         Args:
-            model: the student; left in eval mode.
-            samples: read in order, in batches as large as the parts of a training batch, shared by all processes.
+            model: left in eval mode.
+            samples: shared by all processes.
             device: to compute on; None for that of the weights (sharded weights may lie elsewhere).
 
         Raises:
@@ -209,11 +208,11 @@ class Objective:
         return sum(total / max(count, 1) for total, count in zip(sums, counts, strict=True))
 
     def cache_teacher_logits(self, samples: TrainingSamples, folder: Path, progress: OnShare | None = None) -> None:
-        """Run the teachers on all samples and read their logits from disk from now on.
+        """Run the teachers on all samples, and read their logits from disk from now on.
 
         Args:
-            samples: give their indices (`compressor.distillation.logit_cache.IndexedSamples`).
-            folder, progress: see `compressor.distillation.logit_cache.cache_logits`.
+            samples: with indices (`logit_cache.IndexedSamples`).
+            folder, progress: see `logit_cache.cache_logits`.
 
         Raises:
             UserError: the logits cannot be written.
@@ -259,25 +258,24 @@ class Objective:
 
 
 def distillation_temperature(options: FinetuneOptions, task: Task) -> float:
-    """The temperature of the options, or the task's if they leave it open."""
+    """The temperature of the options, or the task's."""
     return task.temperature if options.temperature == "auto" else options.temperature
 
 
 def teacher_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 on a GPU that has it: half the bytes, and teachers need no gradients."""
+    """bfloat16 on a GPU that has it; teachers need no gradients."""
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.autocast("cuda", torch.bfloat16)
     return contextlib.nullcontext()
 
 
 def _split_batch(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None, list[int]]:
-    """The inputs of a batch, its labels, and the indices of its samples if it holds them."""
+    """Inputs, labels, and sample indices ([] if absent) of a batch."""
     inputs = {name: value for name, value in batch.items() if name not in ("labels", INDEX)}
     return inputs, batch.get("labels"), batch[INDEX].tolist() if INDEX in batch else []
 
 
 def _report_share(progress: OnShare, before: int, count: int, share: float) -> None:
-    """Report a teacher's share done as that of all `count` teachers."""
     progress((before + share) / count)
 
 

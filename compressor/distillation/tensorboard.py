@@ -14,10 +14,7 @@ from compressor.errors import UserError
 
 
 def tensorboard(folder: Path) -> TrainerCallback:
-    """A callback that logs loss, learning rate and gradient norm of every step, and validation losses.
-
-    Args:
-        folder: to write to.
+    """A callback that logs losses, learning rate and gradient norm to a folder.
 
     Raises:
         UserError: neither tensorboard nor tensorboardX is installed.

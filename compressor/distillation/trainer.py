@@ -1,4 +1,4 @@
-"""The `Trainer` of transformers with an `Objective` as its loss and its evaluation."""
+"""The `Trainer` of transformers with an `Objective` as loss and evaluation."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ class DistillationTrainer(Trainer):
     """Trains on a stream of samples; checkpoints use the names of the modules.
 
     Args:
-        student: trained in place.  With sharded weights a copy is trained, and `gather` copies it back.
+        student: trained in place; with sharded weights a copy is trained, and `gather` copies it back.
         stream: samples in the order of training.
-        objective: loss and evaluation.
         validation: samples to evaluate on; None for none.
         kwargs: of `Trainer`.
     """
@@ -71,7 +70,7 @@ class DistillationTrainer(Trainer):
             gather_weights(self.trained, self.student)
 
     def get_batch_samples(self, *arguments: Any) -> tuple[list[dict[str, Tensor]], None]:
-        """This process's parts of a batch; sets `totals` of the whole batch."""
+        """This process's parts of a batch; sets `totals`."""
         parts, _ = super().get_batch_samples(*arguments)
         if self.splits_batch:
             counts = [sum(column) for column in zip(*map(self.objective.counts, parts), strict=True)]
@@ -123,7 +122,7 @@ class DistillationTrainer(Trainer):
     # resumes.  Only this class reads these checkpoints, so they use the names of the modules.
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the weights, gathered from all processes, in the main process."""
+        """Write the gathered weights in the main process."""
         self.gather()
         if not self.args.should_save:
             return

@@ -1,4 +1,4 @@
-"""One training run of the student, with the `Trainer` of transformers."""
+"""One training run, with the `Trainer` of transformers."""
 
 from __future__ import annotations
 
@@ -48,10 +48,9 @@ class TrainingResult:
     """Losses of a training.
 
     Attributes:
-        steps: optimiser steps in all.
         losses: (step, loss) of every step, those before an interruption too.
         validation_losses: (step, loss) of every evaluation.
-        best_step: step whose weights the student has; None for the last one.
+        best_step: step whose weights the student has; None for the last.
     """
 
     steps: int
@@ -62,13 +61,12 @@ class TrainingResult:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Settings that all training runs of a finetune share; AdamW with warm-up and cosine.
+    """Settings that all runs of a finetune share.
 
     Attributes:
         student: trained in place.
-        samples: to train on.
-        objective: the loss; its `options` hold all other settings but learning rate and steps.
-        seed: of the order of the samples.
+        objective: the loss; its `options` hold all settings but learning rate and steps.
+        seed: of the order of samples.
         device: "cpu", or the first GPU as "cuda".
         validation: samples to evaluate on every `options.validate_every` steps; None for none.
     """
@@ -83,13 +81,13 @@ class TrainingConfig:
     def run(
         self, rate: float, steps: int, folder: Path, checkpoint: Path | None, progress: OnStep | None
     ) -> TrainingResult:
-        """Train from the student's weights, or resume from a checkpoint of the same training.
+        """Train from the student's weights, or resume from a checkpoint.
 
         Args:
             rate: peak learning rate.
             steps: optimiser steps.
-            folder: of the checkpoints.
-            checkpoint: to resume from; None to start at the beginning.
+            folder: of checkpoints.
+            checkpoint: to resume from, if any.
             progress: called after every step.
 
         Raises:
@@ -138,7 +136,7 @@ class TrainingConfig:
         return [] if patience is None else [EarlyStoppingCallback(patience)]
 
     def _stopped_early(self, checkpoint: Path) -> TrainerState | None:
-        """The state at a checkpoint where early stopping ended the training; None if the training goes on."""
+        """The state at a checkpoint where early stopping ended the training; else None."""
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         callback = state.stateful_callbacks.get(EarlyStoppingCallback.__name__)
         if not self._early_stopping() or not isinstance(callback, dict):
@@ -199,7 +197,7 @@ class TrainingConfig:
 
 
 class _StepCallback(TrainerCallback):
-    """Reports steps, stops at a loss that is not finite, evaluates after the last step, marks finished checkpoints."""
+    """Reports steps, stops if a loss is not finite, evaluates after the last step, marks checkpoints."""
 
     def __init__(self, progress: OnStep | None) -> None:
         self.progress = progress

@@ -84,14 +84,14 @@ def _alternative(target: Report, alternative: Report) -> str:
 
 
 def _collapser(layers: Sequence[str]) -> Callable[[str], str]:
-    """A function that replaces the index of a layer in a name by a star."""
+    """A function that writes a star for the index of a layer."""
     prefixes = {layer.rpartition(".")[0] for layer in layers}
     pattern = re.compile(rf"({'|'.join(re.escape(prefix) for prefix in prefixes)})\.\d+") if prefixes else None
     return lambda name: pattern.sub(r"\1.*", name) if pattern else name
 
 
 def _patterns(anatomy: Anatomy, collapse: Callable[[str], str]) -> list[tuple[str, int, str]]:
-    """(pattern, number of parameters, axes); layers whose axes differ get rows of their own."""
+    """(pattern, number of parameters, axes) of each row."""
     counts: dict[tuple[str, str], int] = {}
     for name, axes in anatomy.axes.items():
         key = (collapse(name), " · ".join(_axis(axis, collapse) for axis in axes))
@@ -113,14 +113,12 @@ def _short(key: str) -> str:
 
 
 def _layers(anatomy: Anatomy) -> str:
-    """The number of layers of each stack, and of runs."""
     counts = " + ".join(str(len(stack.layers)) for stack in anatomy.stacks)
     runs = max((stack.runs for stack in anatomy.stacks), default=1)
     return f"{counts} layer{'' if counts == '1' else 's'}" + (f", run {runs} times" if runs > 1 else "")
 
 
 def _residuals(anatomy: Anatomy) -> list[str]:
-    """Whether norms fold and writers may be centred, for each residual space."""
     several = len(anatomy.residuals) > 1
     return [
         (f"{space.name}: " if several else "")

@@ -25,7 +25,7 @@ def measure_of(candidates: Sequence[Report]) -> str:
 
 
 def describe_shapes(shapes: Sequence[Report]) -> str:
-    """The shapes of attention that were tried, with the error of each."""
+    """Shapes of attention that were tried, with their errors."""
     measure = measure_of(shapes)
     errors = "; ".join(f"{shape['candidate']} {shape[measure]:.4g}" for shape in shapes)
     return f"{errors} ({_MEASURES.get(measure, measure)})"
@@ -40,11 +40,7 @@ def describe_head(head: Report) -> str:
 
 
 def describe_reconstruction(fusion: Report) -> str:
-    """The gains of layer-wise reconstruction, or the reason why there was none.
-
-    Args:
-        fusion: section of a report; those of older versions lack the reason.
-    """
+    """Gains of layer-wise reconstruction, or the reason why there was none."""
     layers: Sequence[Report] = fusion["polished"]
     if not layers:
         return fusion.get("unpolished") or "no gain on held-out samples in any layer"
@@ -55,7 +51,7 @@ def describe_reconstruction(fusion: Report) -> str:
 
 
 def describe_finetune(finetune: Report) -> list[str]:
-    """The validation and the learning-rate search of a finetune; [] without both."""
+    """Validation and learning-rate search of a finetune, if any."""
     return [
         *([describe_validation(finetune)] if finetune.get("best_step") is not None else []),
         *([describe_search(finetune)] if finetune.get("search") else []),
@@ -63,7 +59,7 @@ def describe_finetune(finetune: Report) -> list[str]:
 
 
 def describe_temperature(finetune: Report) -> str:
-    """Ending of a sentence on the learning rate; "" for reports of older versions."""
+    """The temperature, after a learning rate; "" in older reports."""
     temperature = finetune.get("temperature")
     return "" if temperature is None else f" and temperature {temperature:g}"
 
@@ -78,7 +74,7 @@ def describe_validation(finetune: Report) -> str:
 
 
 def describe_search(finetune: Report) -> str:
-    """The learning rates of a search, the best one, and others to try if it is the highest or the lowest."""
+    """Learning rates of a search, and others to try if the best one is an extreme."""
     trials = [
         f"{trial['learning_rate']:g} ("
         + ("diverged)" if trial["validation_loss"] is None else f"loss {trial['validation_loss']:.4g})")
@@ -101,7 +97,7 @@ def _further_rates(finetune: Report) -> str:
 
 
 def describe_outcome(report: Report) -> str:
-    """Size, score and speed of the student, relative to its teachers."""
+    """Size, score and speed of the student against its teachers."""
     rows = report["table"]
     teachers = rows[: len(report["recipe"]["teachers"])]
     student = rows[-1]
@@ -124,7 +120,7 @@ def describe_outcome(report: Report) -> str:
 
 
 def describe_evaluation(report: Report) -> list[str]:
-    """The evaluation data and its size; [] if nothing was evaluated."""
+    """Evaluation data and its size, if any."""
     if (evaluation := report.get("evaluation")) is None:
         return []
     unit = "labels" if evaluation["labelled"] <= evaluation["samples"] else "tokens"
@@ -133,7 +129,7 @@ def describe_evaluation(report: Report) -> list[str]:
 
 
 def describe_macs(report: Report) -> list[str]:
-    """The length of text that multiply–accumulates are counted at; [] without text."""
+    """Length of text that multiply–accumulates are counted at, if any."""
     return [f"GMACs are for {report['length']} tokens"] if report.get("length") else []
 
 
@@ -149,7 +145,7 @@ def describe_timing(latency: Report) -> str:
 
 
 def describe_data(evaluated: Report) -> str:
-    """The data of `compress evaluate`, and notes on its metrics."""
+    """Data of `compress evaluate`, and notes on its metrics."""
     rows = evaluated["rows"]
     notes = [note for metric, note in _METRIC_NOTES.items() if any(row[metric] is not None for row in rows)]
     return "; ".join([f"measured on {evaluated['data']}", *notes])
@@ -190,7 +186,7 @@ def describe_export(export: Report) -> list[str]:
 
 
 def describe_parity(name: str, exported: Report) -> str:
-    """The difference of a format from torch; of an approximate one its score too."""
+    """Difference of a format from torch, and the score of an approximate one."""
     if exported["exact"]:
         difference = exported["largest_relative_difference"]
         return f"{name}: largest difference from torch {difference:.1e} of the largest value"
@@ -225,7 +221,7 @@ def describe_bench(bench: Report) -> list[str]:
 
 
 def describe_comparison(comparison: Report, paths: Sequence[str]) -> list[str]:
-    """The ratio of two bench results, rows of one result alone, and settings that differ."""
+    """Notes on the comparison of two bench results."""
     lines = ["A / B: how many times as fast B is, by p50"]
     lines += [
         f"only in {path}: {', '.join(rows)}" for path, rows in zip(paths, comparison["only"], strict=True) if rows

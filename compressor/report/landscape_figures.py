@@ -1,6 +1,6 @@
 """Figures of scores in weight space, drawn with matplotlib, and their summary for a terminal.
 
-Figures are made without pyplot: no backend and no global setting is touched.
+Made without pyplot, which would change global state.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def check_plots() -> None:
 
 
 def draw_plane(survey: Report, path: Path) -> None:
-    """Draw a contour map of the scores on a plane, with the three models on it.
+    """Draw a contour map of the scores on a plane, with its three models.
 
     Args:
-        survey: the result of `compressor.pipeline.landscape`.
+        survey: of `compressor.pipeline.landscape`.
         path: an .svg or .png file.
     """
     from matplotlib.patheffects import withStroke
@@ -96,8 +96,7 @@ def draw_curves(survey: Report, path: Path) -> None:
     """Draw the scores along lines from one model.
 
     Args:
-        survey: the result of `compressor.pipeline.landscape`.
-        path: an .svg or .png file.
+        survey, path: see `draw_plane`.
     """
     from matplotlib.ticker import LogFormatter
 
@@ -125,7 +124,7 @@ def draw_curves(survey: Report, path: Path) -> None:
 
 
 def describe_landscape(survey: Report) -> list[RenderableType]:
-    """The models' scores, the scores between them, and the files, for a terminal."""
+    """Scores of the models and between them, and files, for a terminal."""
     metric = survey["metric"]
     plane = survey["kind"] == "landscape"
     titles = (metric, "x", "y") if plane else (metric,)
@@ -146,7 +145,7 @@ def describe_landscape(survey: Report) -> list[RenderableType]:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure in the format of the path's suffix; equal figures give equal bytes."""
+    """Write a figure; equal figures give equal bytes."""
     from matplotlib import rc_context
 
     suffix = path.suffix.lower()

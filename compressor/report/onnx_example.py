@@ -1,4 +1,4 @@
-"""A ten-line program that runs the folder `onnx` with onnxruntime alone, without torch and transformers."""
+"""A ten-line program that runs the folder `onnx` with onnxruntime, without torch and transformers."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ _SUPPORTED = {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb"}
 
 
 def onnx_example(folder: str | Path, task: str, file: str = "model.onnx") -> str | None:
-    """A program that predicts for an image, a text or a pair of texts on the command line, run next to `onnx`.
+    """A program that predicts for an image, a text or a pair of texts on the command line.
 
     Args:
-        folder: of the model, with `onnx` and its preprocessor or tokenizer in it.
+        folder: of the model, with `onnx` in it.
         task: one of the values of `compressor.models.inputs.TASKS`.
         file: to run.
 
     Returns:
-        None if there is no such file, or if its inputs need a longer program.
+        None if there is no such file, or its inputs need a longer program.
     """
     onnx = Path(folder) / "onnx"
     if not (onnx / file).is_file():

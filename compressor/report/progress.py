@@ -1,4 +1,4 @@
-"""Progress bars: one line per stage, with its description and remaining time."""
+"""Progress bars, one line per stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Summary of a report for a terminal: the table, the choices, the files and the next command."""
+"""Summary of a report for a terminal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def markdown_of(report: Report) -> str:
 
 
 def summary_lines(report: Report) -> list[str]:
-    """The outcome, how it was measured, the files and the next command, a line each."""
+    """Outcome, measurements, files and next command, a line each."""
     folder = report["recipe"]["output"]
     lines = [describe_outcome(report), *describe_evaluation(report)]
     if (budget := report.get("budget")) and budget["given"]:
@@ -60,7 +60,7 @@ def summary_lines(report: Report) -> list[str]:
 
 
 def describe_choices(report: Report) -> list[str]:
-    """The shape, the choices of the fusion, the finetune and the time of each stage, a line each."""
+    """Shape, choices, finetune and time of each stage, a line each."""
     lines = [*_target(report), *_fusion_choices(report.get("fusion") or {})]
     if finetune := report.get("finetune"):
         lines.append(
@@ -103,7 +103,6 @@ def _fusion_choices(fusion: Report) -> list[str]:
 
 
 def _other_formats(report: Report) -> list[str]:
-    """The parity of formats other than ONNX in float32, a line each."""
     formats = report.get("formats") or {}
     return [describe_parity(name, exported) for name, exported in formats.items() if name != "onnx"]
 

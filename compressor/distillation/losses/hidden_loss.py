@@ -1,7 +1,6 @@
-"""The loss `hidden`: the student's hidden states against its teachers', mapped to its width.
+"""The loss `hidden`: hidden states against the teachers'.
 
-The idea of FitNets (Romero et al. 2015, https://arxiv.org/abs/1412.6550), with the fixed maps of the fusion in place of
-a learned projector.
+FitNets (Romero et al. 2015, https://arxiv.org/abs/1412.6550), with the maps of the fusion as fixed projectors.
 """
 
 from __future__ import annotations
@@ -19,16 +18,14 @@ _MIN_ENERGY = 1e-12
 
 
 def hidden_loss(student_hidden: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """Mean over layers and tokens of ‖error‖² / ‖target‖², token by token.
-
-    The division gives tokens with large values (a few are many times larger) the weight of any other.
+    """Mean over layers and tokens of ‖error‖² / ‖target‖²; the division keeps tokens with large values from dominating.
 
     Args:
-        student_hidden: hidden states [..., width], one tensor per compared layer.
-        targets: the teachers' hidden states through the maps of the fusion, of the same shapes.
+        student_hidden: [..., width] per compared layer.
+        targets: the teachers' hidden states through the maps, of the same shapes.
 
     Returns:
-        0 if all layers agree, about 1 for a student of zeros; a scalar.
+        0 if all agree, about 1 for a student of zeros; a scalar.
     """
     errors = [
         ((hidden - target).square().sum(-1) / target.square().sum(-1).clamp(min=_MIN_ENERGY)).mean()
@@ -42,7 +39,7 @@ class HiddenLoss:
     """`hidden_loss` after every layer.
 
     Raises:
-        UserError: the student was not fused, so there are no maps.
+        UserError: the student was not fused.
     """
 
     modules: Sequence[str]
@@ -83,7 +80,6 @@ class HiddenLoss:
         return hidden_loss(hidden, targets)
 
     def _pushed(self, states: Tensor, push: Tensor) -> Tensor:
-        """A teacher's hidden states in the student's coordinates, float32."""
         if push.device != states.device:
             push = self._moved.setdefault(id(push), push.to(states.device))
         return states.to(push) @ push

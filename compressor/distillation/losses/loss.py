@@ -1,4 +1,4 @@
-"""The interface of a loss, the registry `LOSSES`, and masks that losses share."""
+"""The interface of a loss, and the registry `LOSSES`."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ class LossContext:
     Attributes:
         task: decides which positions count.
         weights: one per teacher.
-        temperature: of the distillation.
-        layer_maps: residual streams that correspond; () if unknown.
-        attention_pairs: attentions that correspond; () if unknown.
+        layer_maps, attention_pairs: places that can be compared; () if unknown.
     """
 
     task: Task
@@ -38,15 +36,14 @@ class LossContext:
 
 @dataclass(frozen=True)
 class LossInputs:
-    """One batch, and the models' outputs on it.
+    """One batch, and the models' outputs.
 
     Attributes:
-        inputs: of the models, [B, ...].
+        inputs: [B, ...].
         logits: the student's.
-        labels: [B] or [B, T]; None without labels.
-        teacher_logits: of each teacher the logits that count, [P, C].
-        student_outputs: of the student's `modules`.
-        teacher_outputs: of each teacher's.
+        labels: [B] or [B, T].
+        teacher_logits: those that count, [P, C] per teacher.
+        student_outputs, teacher_outputs: of the modules that the losses read.
     """
 
     inputs: Mapping[str, Tensor]
@@ -58,22 +55,22 @@ class LossInputs:
 
 
 class Loss(Protocol):
-    """One term of the training objective.
+    """One term of the objective.
 
     Attributes:
         modules: paths of the student's modules whose outputs the loss reads.
-        teacher_modules: the same of each teacher; () for none.
+        teacher_modules: the same per teacher.
     """
 
     modules: Sequence[str]
     teacher_modules: Sequence[Sequence[str]]
 
     def count(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> int:
-        """The weight of a batch in a mean over several batches."""
+        """Weight of a batch in the mean over batches."""
         ...
 
     def mean(self, batch: LossInputs) -> Tensor:
-        """The loss of a batch, a scalar; 0 if no position counts."""
+        """The loss of a batch, a scalar; 0 if nothing counts."""
         ...
 
 
@@ -91,8 +88,8 @@ def token_mask(inputs: Mapping[str, Tensor], tokens: Tensor, *, decoder: bool) -
 
     Args:
         inputs: of the model.
-        tokens: [B, T, n]; all count where the mask has another shape (patches of an image).
-        decoder: whether they are tokens of an encoder–decoder's decoder.
+        tokens: [B, T, n]; all count if the mask has another shape (image patches).
+        decoder: whether they are those of an encoder–decoder's decoder.
     """
     mask = inputs.get("decoder_attention_mask" if decoder and "decoder_input_ids" in inputs else "attention_mask")
     if mask is None or mask.shape != tokens.shape[:2]:

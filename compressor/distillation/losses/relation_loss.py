@@ -1,4 +1,4 @@
-"""The loss `relations`: which tokens attention holds to be alike.
+"""The loss `relations`: products of queries, of keys and of values.
 
 Wang et al. 2021, "MiniLMv2: Multi-Head Self-Attention Relation Distillation", https://arxiv.org/abs/2012.15828.
 """
@@ -20,8 +20,8 @@ def relation_log_probs(values: Tensor, heads: int, mask: Tensor) -> Tensor:
     """Log-softmax over tokens of the scaled products of all pairs of tokens, [B, heads, T, T].
 
     Args:
-        values: queries, keys or values of all heads side by side, [B, T, n].
-        heads: number of parts that the n channels are split into, whatever heads the attention has.
+        values: queries, keys or values of all heads, [B, T, n].
+        heads: number of parts to split n into.
         mask: tokens that count, [B, T].
     """
     batch, tokens, width = values.shape
@@ -37,8 +37,8 @@ def relation_loss(
 
     Args:
         student: [B, T, n].
-        teachers: [B, T, n_k] each; widths may differ, since relations are [T, T].
-        weights: one per teacher, all above zero.
+        teachers: [B, T, n_k] each.
+        weights: one per teacher, above zero.
         mask: tokens that count, [B, T].
         heads: see `relation_log_probs`.
     """
@@ -56,12 +56,12 @@ def relation_loss(
 
 @LOSSES.register("relations")
 class RelationLoss:
-    """`relation_loss` of the last layers: the mean over queries, keys and values.
+    """`relation_loss` of the last layers, mean over queries, keys and values.
 
-    Channels are split into the greatest common divisor of the models' numbers of heads, so these may differ.
+    Numbers of heads may differ: channels are split into their greatest common divisor.
 
     Raises:
-        UserError: no attention has queries, keys and values that can be captured.
+        UserError: no attention can be captured.
     """
 
     modules: Sequence[str]
@@ -94,7 +94,7 @@ class RelationLoss:
 
 
 def _head_values(outputs: Mapping[str, Sequence[Tensor]], end: AttentionEnd, samples: int) -> Tensor:
-    """Queries, keys or values of all heads side by side [B, T, n], of the first call of their module."""
+    """Queries, keys or values of all heads [B, T, n], of their module's first call."""
     output = outputs[end.module][0]
     columns = torch.tensor(end.columns, device=output.device)
     return output.reshape(samples, -1, output.shape[-1]).index_select(-1, columns)

@@ -1,4 +1,4 @@
-"""One layer of a flow graph: branches next to the stream, and the sums where they join it."""
+"""One layer of a flow graph: branches, and the sums where they join the stream."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ class LayerBuilder:
     Args:
         anatomy: with sites if there is a cut.
         names: labels of maps and nodes.
-        stack: index of the layer's stack.
-        layer: its path.
-        tip: the map of the stream that enters; after `items`, that of the stream that leaves.
+        stack, layer: index and path.
+        tip: the stream's map before the layer; after `items`, that after it.
     """
 
     def __init__(self, anatomy: Anatomy, names: Names, stack: int, layer: str, tip: EdgeMap) -> None:
@@ -76,7 +75,7 @@ class LayerBuilder:
         yield branch
 
     def _is_post_norm(self) -> bool:
-        """Whether norms are on the stream, after the sums (BERT): then the last one outputs the layer."""
+        """Whether norms follow the sums (BERT), and the last one outputs the layer."""
         norms = [item for item in self.flow if isinstance(item, Norm) and self.names.is_stream(item.space)]
         # A norm over a branch alone is part of the branch.
         norm_in_branch = any(
@@ -87,7 +86,7 @@ class LayerBuilder:
         )
 
     def _release(self) -> None:
-        """End the branch of a writer without a norm: the next sum adds it too (a shared expert)."""
+        """End a branch without a norm; the next sum adds it too (a shared expert)."""
         if self.waiting is not None:
             self.block.links.append(Link(self.waiting, None, self.tip))
             self.waiting = None
@@ -119,7 +118,7 @@ class LayerBuilder:
             self._add(node, norm[0] if norm else None, self.names.edge_map(step.reads))
 
     def _norm_before(self, step: LinearOp) -> tuple[Node, Block] | None:
-        """The norm before a module, or before the module of an experts' weight."""
+        """The norm before a module, or before the module of its experts."""
         return self.normed.get(step.module) or self.normed.get(step.module.rpartition(".")[0])
 
     def _write_stream(self, step: LinearOp, node: Node, later: Sequence[LinearOp | Norm]) -> None:
@@ -133,7 +132,7 @@ class LayerBuilder:
             self._join(step, node, step.writes, later)
 
     def _join(self, item: LinearOp | Norm, node: Node, branch: str | None, later: Sequence[LinearOp | Norm]) -> None:
-        """Complete a branch, and the sum unless another branch joins at the same place."""
+        """Complete a branch, and its sum after the last branch."""
         self.waiting = None
         self.block.links.append(Link(node, None, self.names.edge_map(branch)))
         if self.block not in self.complete:
@@ -145,7 +144,7 @@ class LayerBuilder:
             self.complete = []
 
     def _add_head_norm(self, norm: Norm) -> None:
-        """Add a norm over queries or over keys: the first of them without one."""
+        """Add a norm over queries or keys: the first without one."""
         ends = next(reversed(self.feeding.values()), [])
         index = next((i for i, (source, _) in enumerate(ends) if source.shape is not NodeShape.NORM), None)
         if index is not None:
@@ -154,7 +153,7 @@ class LayerBuilder:
             ends[index] = (self.block.nodes[-1], edge_map)
 
     def _operation(self, space: str) -> Node:
-        """The node of a space's operation (attention, activation), made for the first reader."""
+        """The node of a space's operation (attention, activation)."""
         if space not in self.operations:
             known, inputs = self.anatomy.spaces[space], self.feeding.get(space, [])
             tip = [space]
@@ -177,7 +176,7 @@ class LayerBuilder:
         return self.operations[space]
 
     def _ends(self, step: LinearOp) -> list[EdgeMap]:
-        """The maps on a projection's outputs; several for a fused one."""
+        """Maps on a projection's outputs; several for a fused one."""
         keys = [part.key for axis in self.anatomy.axes[step.weight] for part in axis.parts if part.key]
         roles = [role for role in Role if f"{step.writes}/{role.value}" in keys]
         if roles:

@@ -1,4 +1,4 @@
-"""Positions of a whole flow graph: each stack is a column, with the stream as its spine, from bottom to top."""
+"""Positions of a flow graph: a column per stack, with the stream as its spine, from bottom to top."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Panel:
 
 @dataclass
 class Caption:
-    """A line of text; `x` is its left end, or its middle if centred, and `y` its baseline."""
+    """A line of text; `x` is its left end or, if centred, its middle, `y` its baseline."""
 
     text: str
     x: float
@@ -96,8 +96,6 @@ class _ColumnLayout:
     """Places one stack.
 
     Args:
-        picture: to add to.
-        column: the stack.
         left: its left side.
         memory: end of the previous stack, and the map there.
     """
@@ -201,7 +199,7 @@ class _ColumnLayout:
         self.y = middle.top
 
     def _add_block(self, block: PlacedBlock, fork: float) -> None:
-        """Add a block next to the stream, with the edges that enter it."""
+        """Add a block and the edges that enter it."""
         self.picture.nodes += block.placed.values()
         self.picture.routes += block.routes()
         for link in block.enters:
@@ -222,7 +220,7 @@ class _ColumnLayout:
         return self.left - _GUTTER / 2
 
     def _route_memory(self, start: CanvasPoint, edge_map: EdgeMap) -> None:
-        """Add the edges from the end of the encoder to the heights of its readers."""
+        """Add the edges from the end of the encoder."""
         x, y = start
         over = y + 22
         ends = [(self._memory_x, height) for height in (min(self.taps), max(self.taps))]
@@ -251,7 +249,6 @@ class _ColumnLayout:
         self.last = (self.spine, self.y)
 
     def _place_aside(self, column: Column) -> None:
-        """Place the operations of `aside` left of the embeddings."""
         block = PlacedBlock(column.aside)
         if block.placed:
             shift = max(0.0, block.width + 90 - (self.spine - self.left))

@@ -1,4 +1,4 @@
-"""The graph of a model from its anatomy: stacks, layers, sums, embeddings and heads."""
+"""The graph of a model from its anatomy."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ MAX_UNFOLDED_LAYERS = 4
 
 
 def build_graph(name: str, anatomy: Anatomy) -> ModelGraph:
-    """The graph of a model, with a map for every site of its streams if they can be cut, else one map per stream.
+    """The graph of a model, with a map for every site of its streams, or one per stream if they cannot be cut.
 
     Args:
-        name: of the model, for the title.
+        name: for the title.
         anatomy: without sites.
 
     Raises:
@@ -134,7 +134,7 @@ class _ColumnBuilder:
         return items
 
     def _put_aside(self, tables: list[str], norms: Sequence[Norm]) -> None:
-        """Add embeddings of other things than tokens, and their norms, which every layer reads."""
+        """Add embeddings of other things than tokens, and their norms."""
         nodes = [_embedding(tables), *(self.names.norm(norm) for norm in norms)]
         nodes.append(Node(NodeShape.END, "queries and keys of every layer"))
         self.aside.nodes.extend(nodes)
@@ -170,7 +170,7 @@ class _ColumnBuilder:
         return items
 
     def _signature(self, layer: str) -> tuple[object, ...]:
-        """Value that is equal for layers that may be folded into one."""
+        """Equal for layers that may be folded into one."""
         items = [item for item in self.anatomy.flow if item.module.startswith(layer + ".")]
         shapes = [
             (name.removeprefix(layer), tuple((axis.size, len(axis.parts)) for axis in axes))
@@ -187,7 +187,7 @@ class _ColumnBuilder:
 
 
 def _folded(signatures: Sequence[object]) -> list[range]:
-    """Groups of layers: one each, but equal neighbours between the second and the last together."""
+    """Groups of layers: equal neighbours between the second and the last form one."""
     last = len(signatures) - 1
     groups: list[range] = []
     folding = False

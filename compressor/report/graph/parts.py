@@ -1,4 +1,4 @@
-"""Data types of a flow graph: operations and the maps on the edges between them, without positions and colours."""
+"""Data types of a flow graph, without positions and colours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class MapKind(StrEnum):
-    """Kind of the map on an edge, which decides its colour."""
+    """Kind of a map, which decides its colour."""
 
     STREAM = "stream"
     BRANCH = "branch"
@@ -36,8 +36,7 @@ class EdgeMap:
     """The map on an edge.
 
     Attributes:
-        key: of the map; None where nothing is transported.
-        kind: of the map.
+        key: None where nothing is transported.
         index: subscript of the T in its label.
         size: number of coordinates, such as "192" or "6 × 32".
     """
@@ -53,10 +52,8 @@ class Node:
     """An operation, compared by identity.
 
     Attributes:
-        shape: of its outline.
-        text: its name.
         notes: smaller lines below the name.
-        tip: its tooltip.
+        tip: tooltip.
     """
 
     shape: NodeShape
@@ -67,12 +64,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Link:
-    """An edge; without a source it starts at the stream below, without a target it ends in the sum above.
+    """An edge; without a source from the stream below, without a target to the sum above.
 
     Attributes:
-        source, target: its ends.
-        edge_map: the map on it.
-        memory: whether it starts at the end of the previous stack (cross-attention).
+        memory: from the end of the previous stack (cross-attention).
     """
 
     source: Node | None
@@ -83,7 +78,7 @@ class Link:
 
 @dataclass(eq=False)
 class Block:
-    """Operations next to the stream, each after those that it reads."""
+    """Operations next to the stream, in order."""
 
     nodes: list[Node] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
@@ -91,7 +86,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Inline:
-    """An operation on the stream itself; `before` is the map below it, None at the start."""
+    """An operation on the stream; `before` is the map below it."""
 
     node: Node
     before: EdgeMap | None
@@ -99,7 +94,7 @@ class Inline:
 
 @dataclass(frozen=True)
 class Sum:
-    """A sum of the stream and branches; the first branch is drawn left of the stream, others right."""
+    """A sum of the stream and branches; the first branch is on the left."""
 
     blocks: tuple[Block, ...]
     before: EdgeMap
@@ -107,7 +102,7 @@ class Sum:
 
 @dataclass(frozen=True)
 class HeadBlock:
-    """The operations of a head at the end of the stream."""
+    """The operations of a head."""
 
     block: Block
 
@@ -117,7 +112,7 @@ Item = Inline | Sum | HeadBlock
 
 @dataclass(frozen=True)
 class GraphStage:
-    """Items from bottom to top: a layer, which has a title, or the operations before or after the layers."""
+    """Items from bottom to top: a layer, if it has a title."""
 
     items: tuple[Item, ...]
     title: str = ""
@@ -129,10 +124,9 @@ class Column:
     """One stack.
 
     Attributes:
-        title: its caption.
         stages: from bottom to top.
         after: the map after its last layer, which cross-attention reads.
-        aside: operations on inputs of the layers that are not tokens, such as embeddings of distances.
+        aside: operations on other inputs than tokens, such as embeddings of distances.
     """
 
     title: str
@@ -148,7 +142,7 @@ class ModelGraph:
     Attributes:
         title, subtitle: the lines above the picture.
         columns: encoder and decoder, or the only stack.
-        cut: whether the stream has its own map after every sum.
+        cut: whether every sum has a new map.
     """
 
     title: str

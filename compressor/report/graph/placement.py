@@ -1,4 +1,4 @@
-"""Positions of the nodes and edges of one block: rows from bottom to top, without overlaps."""
+"""Positions of the nodes and edges of a block, in rows from bottom to top."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CanvasPoint = tuple[float, float]
 
 @dataclass
 class PlacedNode:
-    """A node with its centre and size; y grows upwards until the picture is finished."""
+    """A node with centre and size; y grows upwards."""
 
     node: Node
     x: float
@@ -52,9 +52,8 @@ class LinkRoute:
     """An edge with its position.
 
     Attributes:
-        points: corners of its line, from source to target.
-        edge_map: the map on it.
-        label: middle of the left side of its label; None where a label nearby is the same.
+        points: from source to target.
+        label: middle of the left side; None if a label nearby is the same.
         arrow: whether it ends in a node.
         word: text after the label.
     """
@@ -67,7 +66,7 @@ class LinkRoute:
 
 
 def text_width(text: str, size: float) -> float:
-    """Upper bound of the width of a line of text in any sans-serif font."""
+    """Upper bound of a line's width in any sans-serif font."""
     return size * sum(0.38 if c in "iljtfr.,:;|'′ ·()" else 0.95 if c in "mwMW…→×" else 0.63 for c in text)
 
 
@@ -150,12 +149,12 @@ class PlacedBlock:
                     self.placed[node].width = max(self.placed[node].width, LANE * count)
 
     def _shifts(self, one: Node, other: Node) -> list[float]:
-        """Horizontal offsets of the edges between two nodes from their middle."""
+        """Offsets of the edges between two nodes from their middle."""
         count = sum(_ends(link) in ((one, other), (other, one)) for link in self.inner)
         return [(lane - (count - 1) / 2) * LANE for lane in range(count)]
 
     def _rows(self) -> list[list[Node]]:
-        """Rows with every node above those it reads; readers of the memory directly below their own reader."""
+        """Rows with nodes above those they read; memory readers just below their own readers."""
         level: dict[Node, int] = {}
         for node in self.block.nodes:
             level[node] = max((level[o.source] + 1 for o in self.inner if o.target is node and o.source), default=0)
@@ -170,7 +169,7 @@ class PlacedBlock:
         return rows
 
     def _place_across(self, rows: list[list[Node]]) -> None:
-        """Place the row of most nodes side by side, and other nodes above or below their neighbours."""
+        """Place the longest row, and other nodes above or below their neighbours."""
         if not rows:
             self.width = 0.0
             return
@@ -217,7 +216,7 @@ def _ends(link: Link) -> tuple[Node | None, Node | None]:
 
 
 def _ports(source: PlacedNode, target: PlacedNode) -> tuple[float, float]:
-    """Horizontal start and end of an edge; equal if either node is wide enough for a straight edge."""
+    """Horizontal start and end of an edge; equal for a straight one."""
     if target.left + 8 <= source.x <= target.right - 8 and source.width <= target.width:
         return source.x, source.x
     if source.left + 8 <= target.x <= source.right - 8:

@@ -1,4 +1,4 @@
-"""A flow graph as an SVG document with a legend, and the file of it."""
+"""A flow graph as an SVG document, and its file."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def check_drawing_file(path: Path, force: bool) -> None:
     """Check that an SVG file can be written.
 
     Raises:
-        UserError: its suffix is not .svg; it exists and `force` is off; it is a folder or a link; or its folder is
-            missing or not writable.
+        UserError: another suffix; an existing file without `force`; a folder or a link; a folder that is missing or not
+            writable.
     """
     if path.suffix.lower() != ".svg":
         raise UserError(f"{path}: a graph is written as SVG, so give a file name that ends in .svg")
@@ -118,7 +118,7 @@ def write_drawing(path: Path, text: str, force: bool) -> None:
 
 
 def _legend(graph: ModelGraph) -> list[tuple[EdgeMap, str]]:
-    """A map of every kind in the graph, and its description."""
+    """A map of every kind, and its description."""
     descriptions = {
         MapKind.STREAM: f"residual stream: {'a new map after every sum' if graph.cut else 'one map'}",
         MapKind.BRANCH: "branch: added to the stream by a sum",
@@ -193,7 +193,7 @@ def _label(route: LinkRoute) -> str:
 
 
 def _mark(edge_map: EdgeMap, x: float, y: float, word: str = "") -> str:
-    """The T of a map with its index, and a word after it."""
+    """The T of a map with index and word."""
     subscript = edge_map.index.rstrip("′")
     rest = edge_map.index.removeprefix(subscript) + (f"\N{NO-BREAK SPACE}{word}" if word else "")
     index = f'<tspan font-size="{INDEX:g}" dy="3">{escape(subscript)}</tspan>' if subscript else ""

@@ -1,4 +1,4 @@
-"""Scatter and line charts as inline SVG, drawn at the width of a phone and scaled with the page."""
+"""Charts as inline SVG, drawn at a phone's width and scaled with the page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class AxisScale:
 
     @classmethod
     def over(cls, title: str, values: Sequence[float], *, log: bool | None = None, margin: float = 0.08) -> AxisScale:
-        """An axis that holds all values with a margin; by default logarithmic if they differ more than tenfold."""
+        """An axis of all values with a margin; by default logarithmic if they differ more than tenfold."""
         low, high = min(values), max(values)
         logarithmic = low > 0 and (high > 10 * low if log is None else log)
         if logarithmic:
@@ -39,7 +39,7 @@ class AxisScale:
         return cls(title, low - padding, high + padding, False)
 
     def share(self, value: float) -> float:
-        """Position of a value, from 0 at the low end to 1 at the high end."""
+        """Position of a value, from 0 to 1."""
         if self.log:
             return math.log(max(value, 1e-300) / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
@@ -64,11 +64,9 @@ class ChartPoint:
     """A named point.
 
     Attributes:
-        name: its label.
-        x, y: its position.
         error: of y, drawn as a bar; 0 for none.
         colour: a variable of the style sheet.
-        hollow: drawn as a ring.
+        hollow: whether it is a ring.
     """
 
     name: str
@@ -93,10 +91,8 @@ def scatter_chart(points: Sequence[ChartPoint], x_title: str, y_title: str, *, p
     """Named points: scores over costs on a logarithmic axis.
 
     Args:
-        points: at least one; those whose score is not finite are skipped.
-        x_title: of the cost.
-        y_title: of the score.
-        percent: whether scores are shares, shown in percent.
+        points: at least one; infinite scores are skipped.
+        percent: whether scores are shares.
     """
     points = [point for point in points if math.isfinite(point.y)]
     if not points:
@@ -124,11 +120,9 @@ def line_chart(
     """Lines over whole numbers, such as steps or layers.
 
     Args:
-        lines: points that are not finite are skipped.
-        x_title: of the numbers.
-        y_title: of the values.
+        lines: infinite points are skipped.
         description: for screen readers.
-        log: whether the axis of values is logarithmic; by default if they differ more than tenfold.
+        log: whether the y axis is logarithmic; by default if values differ more than tenfold.
     """
     lines = [replace(line, points=[p for p in line.points if math.isfinite(p[1])]) for line in lines]
     xs = [point[0] for line in lines for point in line.points]
@@ -155,7 +149,7 @@ def line_chart(
 
 
 def chart_key(entries: Sequence[tuple[str, str]]) -> Markup:
-    """A legend of (name, variable of the style sheet) pairs."""
+    """A legend of (name, style variable) pairs."""
     return el("ul", *(el("li", el("i", style=f"background:var({colour})"), name) for name, colour in entries),
               class_="key")  # fmt: skip
 
@@ -189,7 +183,7 @@ def _chart(
 
 
 def _names(x: AxisScale, y: AxisScale, points: Sequence[ChartPoint]) -> Iterator[Markup]:
-    """The points' names next to them, moved up or down so that they do not overlap."""
+    """The points' names, moved so that they do not overlap."""
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     for right in (False, True):
         side = [(point, *_position(x, y, point.x, point.y)) for point in points]
@@ -205,7 +199,7 @@ def _names(x: AxisScale, y: AxisScale, points: Sequence[ChartPoint]) -> Iterator
 
 
 def _spread(heights: Sequence[float]) -> list[float]:
-    """Rising heights moved apart by at least a line, near their places and inside the chart."""
+    """Rising heights moved apart by a line, inside the chart."""
     blocks: list[list[float]] = []
     for height in heights:
         blocks.append([height])

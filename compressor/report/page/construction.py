@@ -1,4 +1,4 @@
-"""Sections of the page on the fusion: choices and their reasons, couplings, layer-wise refit."""
+"""Sections on the fusion: choices, couplings, refit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _Choice = tuple[str, str, str]
 
 
 def choices_section(report: Report, names: Mapping[str, str]) -> list[Markup]:
-    """The choices of the run and their reasons; "asked for" if the recipe sets them."""
+    """Choices of the run and their reasons; "asked for" if the recipe sets them."""
     fusion = report["fusion"]
     made, parts = fusion["choices"], []
     if candidates := fusion.get("candidates"):
@@ -141,7 +141,7 @@ def refit_section(report: Report) -> list[Markup]:
 
 
 def _selected_counts(couplings: Sequence[Report], names: Mapping[str, str]) -> str:
-    """Number of the student's selected heads and units from each teacher."""
+    """Number of selected heads and units of each teacher."""
     selections = [coupling for coupling in couplings if coupling["solver"] == "selection"]
     filled: dict[str, int] = {}
     for selection in selections:
@@ -153,7 +153,7 @@ def _selected_counts(couplings: Sequence[Report], names: Mapping[str, str]) -> s
 
 
 def _error_series(fits: Sequence[Report]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """{stack: {module's name in a layer: [(layer, error)]}}; modules fitted together are one series."""
+    """{stack: {module in a layer: [(layer, error)]}}; modules fitted together are one series."""
     stacks: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for fit in fits:
         match = re.fullmatch(r"(.+?)\.(\d+)\.(.+)", fit["module"])
@@ -171,7 +171,7 @@ def _error_series(fits: Sequence[Report]) -> dict[str, dict[str, list[tuple[floa
 
 
 def _joint_name(names: Sequence[str]) -> str:
-    """One name for modules that share a parent, such as "attention: query, key"."""
+    """One name for modules of one parent, such as "attention: query, key"."""
     if len(names) == 1:
         return names[0]
     parent, _, _ = names[0].rpartition(".")
@@ -234,7 +234,7 @@ def _shape_reason(report: Report, shapes: Sequence[Report]) -> str:
 
 
 def _reason(report: Report, option: str, automatic: str) -> str:
-    """The reason of an automatic choice, or "asked for" if the recipe sets the option."""
+    """The reason of an automatic choice, or "asked for"."""
     return automatic if report["recipe"]["fusion"][option] == "auto" else "asked for"
 
 

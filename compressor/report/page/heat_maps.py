@@ -1,4 +1,4 @@
-"""Section of the page on couplings: a heat map and figures of every plan."""
+"""Heat maps and figures of all couplings."""
 
 from __future__ import annotations
 
@@ -84,11 +84,7 @@ def _figures(entry: Report) -> list[tuple[str, str]]:
 
 
 def heat_map(sketched: Report) -> str:
-    """A sketched plan as a PNG in a data URL; opacity is the square root of the mass.
-
-    Args:
-        sketched: of `compressor.transport.sketch`.
-    """
+    """A plan of `compressor.transport.sketch` as a PNG in a data URL; opacity is the square root of the mass."""
     opacity = [round(FULL * (level / FULL) ** 0.5) for level in range(FULL + 1)]
     size = (sketched["columns"], sketched["rows"])
     alpha = Image.frombytes("L", size, levels(sketched)).point(opacity)

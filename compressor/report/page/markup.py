@@ -19,9 +19,8 @@ def el(tag: str, *children: object, **attributes: object) -> Markup:
     """An element.
 
     Args:
-        tag: its name.
         *children: markup or text; None is skipped.
-        **attributes: `class_` for class, an underscore for a hyphen; None is skipped.
+        **attributes: `class_` for class, underscores for hyphens; None is skipped.
     """
     rendered = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
@@ -40,11 +39,9 @@ def join_markup(children: Iterable[object]) -> Markup:
 def markup_table(
     titles: Sequence[str], rows: Iterable[Sequence[object]], *, marked: int | None = None, words: bool = False
 ) -> Markup:
-    """A table that scrolls sideways if it is too wide; the first column is text, the others numbers.
+    """A table that scrolls sideways; the first column is text, the others numbers.
 
     Args:
-        titles: of the columns.
-        rows: of cells.
         marked: index of the highlighted row.
         words: whether cells wrap instead of scrolling.
     """

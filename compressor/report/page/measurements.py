@@ -1,4 +1,4 @@
-"""Sections of the page on measurements: headline, table, scores over costs, finetune, export formats."""
+"""Sections on measurements: headline, table, charts, finetune, export formats."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SMOOTHED_POINTS = 20
 
 
 def headline_figures(report: Report) -> Markup | None:
-    """Size, score and speed of the student, relative to its teachers."""
+    """Size, score and speed of the student against its teachers."""
     rows, student = report["table"], report["table"][-1]
     teachers = rows[: len(report["recipe"]["teachers"])]
     largest = max(teachers, key=lambda row: row["parameters"])
@@ -61,7 +61,7 @@ def score_section(report: Report) -> list[Markup]:
 
 
 def cost_section(report: Report) -> list[Markup]:
-    """Scores over multiply–accumulates, and over latency in ONNX Runtime, or else in torch."""
+    """Scores over multiply–accumulates and over latency."""
     metric = metric_of(report)
     if metric is None:
         return []
@@ -106,7 +106,7 @@ def finetune_section(report: Report) -> list[Markup]:
 
 
 def formats_section(report: Report) -> list[Markup]:
-    """Export formats, if there are others than ONNX in float32, which the checks cover."""
+    """Export formats, unless ONNX in float32 is the only one."""
     formats = report.get("formats") or {}
     if not set(formats) - {"onnx"}:
         return []
@@ -153,7 +153,7 @@ def _cost_chart(
 
 
 def _standard_error(report: Report, accuracy: float) -> float:
-    """Standard error of an accuracy over samples; 0 over tokens, which are not independent."""
+    """Standard error over samples; 0 over tokens, which depend on each other."""
     if not _counts_samples(report):
         return 0.0
     return math.sqrt(accuracy * (1 - accuracy) / report["evaluation"]["labelled"])

@@ -14,11 +14,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def render_page(report: Report) -> str:
-    """A report as one HTML file without scripts and external resources.
-
-    Args:
-        report: of report.json; sections that older ones lack are left out.
-    """
+    """A report as one HTML file without scripts; sections that older reports lack are left out."""
     sections = _sections(report)
     title = _title(report)
     notices = [*(report.get("warnings") or []), *(report.get("notes") or [])]

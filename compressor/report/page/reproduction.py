@@ -1,4 +1,4 @@
-"""Sections of the page on reproducing a run: recipe, environment, checks, time."""
+"""Sections on reproducing a run: recipe, environment, checks, time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def environment_section(report: Report) -> list[Markup]:
 
 
 def checks_section(report: Report) -> list[Markup]:
-    """Measured errors and their tolerances: certificates, and ONNX against torch."""
+    """Errors and tolerances of certificates and of ONNX."""
     rows: list[tuple[object, ...]] = []
     for name, error in ((report.get("fusion") or {}).get("certificate") or {}).items():
         rows.append((f"anatomy of {name}: permuting every space changes its logits by", f"{error:.1e}", "1e-05"))
@@ -71,7 +71,7 @@ def _defaults() -> dict[str, Any]:
 
 
 def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that differ from the defaults, nested in the same way."""
+    """Values that differ from the defaults, nested in the same way."""
     changed: dict[str, Any] = {}
     for name, value in values.items():
         default = defaults.get(name)

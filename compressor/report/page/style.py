@@ -1,4 +1,4 @@
-"""The style sheet of the page: one column, light or dark as the reader's system."""
+"""The style sheet of the page, light or dark as the reader's system."""
 
 from __future__ import annotations
 
