@@ -33,16 +33,16 @@ _Choice = tuple[str, str, str]
 def choices_section(report: Report, names: Mapping[str, str]) -> list[Markup]:
     """Choices of the run and their reasons; "asked for" if the recipe sets them."""
     fusion = report["fusion"]
-    made, parts = fusion["choices"], []
+    choices, parts = fusion["choices"], []
     if candidates := fusion.get("candidates"):
         parts += [
             el("p", "Every candidate was built on a few calibration samples and scored on held-out samples:"),
-            _bars(candidates, str(made["residual"]), names),
+            _bars(candidates, str(choices["residual"]), names),
         ]
-    if shapes := made.get("shapes"):
+    if shapes := choices.get("shapes"):
         parts += [
             el("p", "So were shapes of attention, each with its maps:"),
-            _bars(shapes, f"{made['attention']}, {made['residual']}", names),
+            _bars(shapes, f"{choices['attention']}, {choices['residual']}", names),
         ]
     rows = [*_map_choices(report, names), *_fit_choices(report), *_shape_choices(report, names)]
     return [*parts, _definition_list(rows)]
@@ -50,20 +50,20 @@ def choices_section(report: Report, names: Mapping[str, str]) -> list[Markup]:
 
 def _map_choices(report: Report, names: Mapping[str, str]) -> list[_Choice]:
     fusion = report["fusion"]
-    made = fusion["choices"]
-    why = made.get("why", "")
+    choices = fusion["choices"]
+    why = choices.get("why", "")
     rows = [
-        ("residual map", _with_names(str(made["residual"]), names), f"{why[:1].upper()}{why[1:]}" or "asked for"),
-        ("heads and hidden units", str(made["inner"]), _reason(report, "inner", "follows from the residual map")),
+        ("residual map", _with_names(str(choices["residual"]), names), f"{why[:1].upper()}{why[1:]}" or "asked for"),
+        ("heads and hidden units", str(choices["inner"]), _reason(report, "inner", "follows from the residual map")),
     ]
-    if made.get("attention"):
-        rows.append(("attention", str(made["attention"]), _shape_reason(report, made.get("shapes") or [])))
+    if choices.get("attention"):
+        rows.append(("attention", str(choices["attention"]), _shape_reason(report, choices.get("shapes") or [])))
     for key, name, reason in (
         ("shares", "shares in the stream", "of each teacher in the student’s residual coordinates"),
         ("weights", "weights in the ensemble", _reason(report, "weights", "all alike")),
     ):
-        if made.get(key):
-            values = ", ".join(f"{names.get(teacher, teacher)} {value:.3g}" for teacher, value in made[key].items())
+        if choices.get(key):
+            values = ", ".join(f"{names.get(teacher, teacher)} {value:.3g}" for teacher, value in choices[key].items())
             rows.append((name, values, reason))
     if counts := _selected_counts(fusion.get("couplings") or [], names):
         rows.append(("taken from each teacher", counts, "of the student’s heads and hidden units that were selected"))
