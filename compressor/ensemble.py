@@ -1,44 +1,82 @@
-"""What an ensemble says: the weighted mean of its members' probabilities."""
+"""Predictions of an ensemble, the weighted mean of its members' probabilities, and KL divergences from them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from compressor.anatomy.hooks import logits_of
 from compressor.errors import UserError
+from compressor.models.inputs import without_labels
 
 
 def mix_predictions(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Log of the weighted mean of probabilities, of the rows' dtype.
+    """Log of the weighted mean of probabilities [..., C].
 
     Args:
-        rows: log-probabilities [..., C], one tensor per model.
-        weights: one non-negative weight per model; they are normalised, and a model of weight 0 is left out.
+        rows: log-probabilities [..., C] of each model.
+        weights: of the models, normalised; weight 0 leaves a model out.
 
     Raises:
-        UserError: not one weight per model, a negative one, or all zero.
+        UserError: as `check_weights`.
     """
     check_weights(len(rows), weights)
     total = sum(weights)
-    kept = [row + math.log(weight / total) for row, weight in zip(rows, weights, strict=True) if weight > 0]
+    weighted = [row + math.log(weight / total) for row, weight in zip(rows, weights, strict=True) if weight > 0]
     # Pair by pair: logsumexp over a stack makes a copy of all rows first, and takes four times as long.
-    return reduce(torch.logaddexp, kept)
+    return reduce(torch.logaddexp, weighted)
 
 
 def check_weights(models: int, weights: Sequence[float]) -> None:
-    """Raise a `UserError` unless there is one non-negative weight per model and not all are zero."""
+    """UserError unless each model has a non-negative weight and not all are zero."""
     if len(weights) != models or any(weight < 0 for weight in weights) or sum(weights) <= 0:
         raise UserError(
             f"an ensemble of {models} models needs {models} weights, none negative, not all zero: {list(weights)}"
         )
 
 
-# Distillation and evaluation.
+@torch.no_grad()
+def ensemble_predictions(models: Sequence[nn.Module], weights: Sequence[float], batch: Mapping[str, Tensor]) -> Tensor:
+    """Log of the weighted mean of the models' probabilities, [B, ..., classes] float64."""
+    inputs = without_labels(batch)
+    return mix_predictions([logits_of(model, inputs).double().log_softmax(-1) for model in models], weights)
+
+
+@torch.no_grad()
+def mean_kl(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], targets: Sequence[Tensor]) -> float:
+    """Mean KL(target || model) over the tokens or samples that count, in nats; infinite when it is not a number.
+
+    Args:
+        model: to be compared.
+        batches: inputs.
+        targets: log-probabilities [B, ..., classes], one tensor per batch.
+    """
+    total, count = 0.0, 0
+    for batch, target in zip(batches, targets, strict=True):
+        inputs = without_labels(batch)
+        predicted = logits_of(model, inputs).double().log_softmax(-1)
+        kl = (target.exp() * (target - predicted)).sum(-1)
+        mask = inputs.get("decoder_attention_mask" if "decoder_input_ids" in inputs else "attention_mask")
+        if mask is not None and kl.dim() > 1:
+            kl = kl[mask.bool()]
+        total, count = total + float(kl.sum()), count + kl.numel()
+    mean = total / max(count, 1)
+    return mean if mean == mean else float("inf")
+
+
+def kl_terms(targets: Tensor, log_probs: Tensor) -> Tensor:
+    """The terms p · (log p - log q) of KL(p || q), whose sum over the classes it is.
+
+    Args:
+        targets: probabilities p [..., classes], zeros included.
+        log_probs: log q [..., classes].
+    """
+    return targets * (targets.clamp(min=1e-30).log() - log_probs)
 
 
 def ensemble_log_probs(logits: Sequence[Tensor], weights: Sequence[float], temperature: float = 1.0) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where a student and its teachers are comparable: residual streams with the maps between them, and attention."""
+"""Where a student and its teachers are comparable: maps between hidden states, and pairs of attentions."""
 
 from __future__ import annotations
 
@@ -7,26 +7,32 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PretrainedConfig
 
+from compressor.anatomy import Anatomy, Kind, Role, inspect_config
+from compressor.anatomy.queries import attention_columns
 from compressor.errors import UserError
 
-#: The file beside a student that keeps the passages of its fusion.
+#: The file with the layer maps of a student, in its folder.
 LAYER_MAPS_FILE = "transport.npz"
 _PLACES, _NAMES = "places", "teachers"
+#: The roles of an attention whose relations are compared.
+RELATION_ROLES = (Role.QUERY, Role.KEY, Role.VALUE)
 
 
 @dataclass(frozen=True, eq=False)
 class LayerMap:
-    """One place where the student's residual stream stands for its teachers'.
+    """Maps of the teachers' residual streams to the student's, after one layer.
 
     Attributes:
-        layer: path of the student's layer, behind which its stream is seen.
-        layers: of each teacher, the path of the layer behind which its own is.
-        pushes: of each teacher, the map [n_k, m] that carries it, Σ_k push_kᵀ x_k; None where it has no part.
+        layer: path of the student's layer.
+        layers: of each teacher, the path of the corresponding layer.
+        pushes: of each teacher, the map [n_k, m]: the student's stream is Σ_k push_kᵀ x_k; None without a part in it.
         decoder: whether its tokens are those of an encoder–decoder's decoder.
     """
 
@@ -38,12 +44,12 @@ class LayerMap:
 
 @dataclass(frozen=True)
 class AttentionEnd:
-    """Where the queries, the keys or the values of one attention are seen.
+    """Where the queries, the keys or the values of one attention are computed.
 
     Attributes:
-        module: whose output holds them.
-        columns: the columns of it, head after head.
-        heads: how many heads these are.
+        module: its output holds them.
+        columns: of the output, head after head.
+        heads: number of heads.
     """
 
     module: str
@@ -53,39 +59,64 @@ class AttentionEnd:
 
 @dataclass(frozen=True)
 class AttentionPair:
-    """One role (queries, keys or values) of the attention that is compared, in the student and in every teacher."""
+    """One role (queries, keys or values) of a compared attention, in the student and in every teacher."""
 
     student: AttentionEnd
     teachers: tuple[AttentionEnd, ...]
     decoder: bool = False
 
 
-def save_layer_maps(folder: str | Path, passages: Sequence[LayerMap], fingerprints: Sequence[str]) -> None:
-    """Write passages into a folder, whole or not at all; a map that several of them share is written once.
+def attention_pairs(student: Anatomy, teachers: Sequence[Anatomy]) -> tuple[AttentionPair, ...]:
+    """Queries, keys and values of the last layer of every stack (Wang et al. 2021, section 3: MiniLMv2).
+
+    A role that is not the output of a linear module in all models is left out.
+    """
+    models = [student, *teachers]
+    pairs = []
+    for index in range(len(student.stacks)):
+        spaces = [_last_attention(anatomy, index) for anatomy in models]
+        for role in RELATION_ROLES:
+            ends = [_attention_end(anatomy, space, role) for anatomy, space in zip(models, spaces, strict=True)]
+            known = [end for end in ends if end is not None]
+            if len(known) == len(models):
+                first, *others = known
+                pairs.append(AttentionPair(first, tuple(others), decoder=index > 0))
+    return tuple(pairs)
+
+
+def attention_pairs_of(student: PretrainedConfig, teachers: Sequence[PretrainedConfig]) -> tuple[AttentionPair, ...]:
+    """`attention_pairs` of models, by their configs."""
+    return attention_pairs(inspect_config(student), [inspect_config(teacher) for teacher in teachers])
+
+
+def save_layer_maps(folder: str | Path, layer_maps: Sequence[LayerMap], fingerprints: Sequence[str]) -> None:
+    """Write layer maps into a folder, atomically; a map that several layers share is written once.
 
     Args:
-        folder: where `transport.npz` goes.
-        passages: of one student.
+        folder: gets `transport.npz`.
+        layer_maps: of one student.
         fingerprints: of its teachers, in their order.
     """
-    arrays: dict[int, str] = {}
-    stored: dict[str, np.ndarray] = {}
+    names: dict[int, str] = {}
+    arrays: dict[str, np.ndarray] = {}
     places = []
-    for passage in passages:
-        for push in passage.pushes:
-            if push is not None and id(push) not in arrays:
-                arrays[id(push)] = f"push.{len(arrays)}"
-                stored[arrays[id(push)]] = push.numpy()
-        names = [None if push is None else arrays[id(push)] for push in passage.pushes]
-        places.append({"layer": passage.layer, "layers": passage.layers, "pushes": names, "decoder": passage.decoder})
-    about = {_PLACES: json.dumps(places), _NAMES: json.dumps(list(fingerprints))}
-    half = Path(folder, f".{LAYER_MAPS_FILE}.partial.npz")
-    np.savez(half, **stored, **{name: np.array(text) for name, text in about.items()})  # type: ignore[arg-type]
-    os.replace(half, Path(folder, LAYER_MAPS_FILE))
+    for layer_map in layer_maps:
+        for push in layer_map.pushes:
+            if push is not None and id(push) not in names:
+                names[id(push)] = f"push.{len(names)}"
+                arrays[names[id(push)]] = push.numpy()
+        pushes = [None if push is None else names[id(push)] for push in layer_map.pushes]
+        places.append(
+            {"layer": layer_map.layer, "layers": layer_map.layers, "pushes": pushes, "decoder": layer_map.decoder}
+        )
+    texts = {_PLACES: json.dumps(places), _NAMES: json.dumps(list(fingerprints))}
+    partial = Path(folder, f".{LAYER_MAPS_FILE}.partial.npz")
+    np.savez(partial, **arrays, **{name: np.array(text) for name, text in texts.items()})  # type: ignore[arg-type]
+    os.replace(partial, Path(folder, LAYER_MAPS_FILE))
 
 
 def load_layer_maps(folder: str | Path, fingerprints: Sequence[str]) -> tuple[LayerMap, ...]:
-    """The passages that a folder keeps, in the order of the teachers given; () if it keeps none of just these teachers.
+    """The layer maps in a folder, teachers in the order given; () if it has none of exactly these teachers.
 
     Raises:
         UserError: the file cannot be read.
@@ -94,15 +125,19 @@ def load_layer_maps(folder: str | Path, fingerprints: Sequence[str]) -> tuple[La
     if not path.is_file():
         return ()
     try:
+        with ZipFile(path) as packed:
+            # It is written as it is; what unpacks to more than the file holds is not ours, and may be of any size.
+            if sum(entry.file_size for entry in packed.infolist()) > path.stat().st_size:
+                raise ValueError("it is compressed")
         with np.load(path, allow_pickle=False) as file:
             places, known = json.loads(str(file[_PLACES])), json.loads(str(file[_NAMES]))
             pushes = {name: torch.from_numpy(file[name]) for name in file.files if name not in (_PLACES, _NAMES)}
-        order = [known.index(one) if one in known else None for one in fingerprints]
+        order = [known.index(fingerprint) if fingerprint in known else None for fingerprint in fingerprints]
         left_out = [index for index in range(len(known)) if index not in order]
-        parts = {index for place in places for index, name in enumerate(place["pushes"]) if name is not None}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        used = {index for place in places for index, name in enumerate(place["pushes"]) if name is not None}
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile, RecursionError, MemoryError) as error:
         raise UserError(f"cannot read {path} ({error}): fuse the student again") from None
-    if None in order or parts.intersection(left_out):
+    if None in order or used.intersection(left_out):
         return ()
     return tuple(
         LayerMap(
@@ -113,3 +148,21 @@ def load_layer_maps(folder: str | Path, fingerprints: Sequence[str]) -> tuple[La
         )
         for place in places
     )
+
+
+def _last_attention(anatomy: Anatomy, stack: int) -> str | None:
+    """The first attention of a stack's last layer, which in decoders of encoder–decoders is self-attention."""
+    layer = anatomy.stacks[stack].layers[-1]
+    kinds = {name: space.kind for name, space in anatomy.spaces.items()}
+    written = (op.writes or "" for op in anatomy.steps if op.module.startswith(layer + "."))
+    return next((name for name in written if kinds.get(name) is Kind.ATTENTION), None)
+
+
+def _attention_end(anatomy: Anatomy, space: str | None, role: Role) -> AttentionEnd | None:
+    if space is None:
+        return None
+    try:
+        tap, columns = attention_columns(anatomy, space, role)
+    except StopIteration:
+        return None
+    return AttentionEnd(tap[0], tuple(columns.tolist()), len(columns) // anatomy.spaces[space].head_dim)

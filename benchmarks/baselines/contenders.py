@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from benchmarks.baselines.pruning import PRUNABLE, prune
 from benchmarks.common.setting import Arena, Named
-from compressor.anatomy.resize import named_model_class
 from compressor.fusion import fuse_models
+from compressor.models.weights import model_class
 from compressor.pipeline.teachers import plan_target
 from compressor.recipe import AlignmentOptions, FusionOptions
 
@@ -33,7 +33,7 @@ class Random:
     def make(self, arena: Arena, width: float, seed: int) -> PreTrainedModel:
         (target, *_), _ = plan_target([model.config for _, model in arena.teachers(seed)], width)
         torch.manual_seed(seed)
-        return named_model_class(target.config)(copy.deepcopy(target.config)).eval()
+        return model_class(target.config)(copy.deepcopy(target.config)).eval()
 
 
 @dataclass(frozen=True)

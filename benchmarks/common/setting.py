@@ -20,8 +20,7 @@ from compressor.data.batches import Batches, Samples
 from compressor.data.sources import open_split
 from compressor.data.split import Split
 from compressor.distillation.distill import FinetuneReport, train_student
-from compressor.ensemble import mix_predictions
-from compressor.fusion.joint.candidates import divergence, pooled_log_probs
+from compressor.ensemble import ensemble_predictions, mean_kl, mix_predictions
 from compressor.models.load import Teacher, load_teacher
 from compressor.models.tasks import TASKS, Task, find_task, task_of_model
 from compressor.recipe import DataOptions, FinetuneOptions
@@ -154,8 +153,8 @@ class Arena:
         if seed not in self._ensemble:
             teachers = [teacher for _, teacher in self.teachers(seed)]
             share = [1 / len(teachers)] * len(teachers)
-            self._ensemble[seed] = [pooled_log_probs(teachers, share, batch) for batch in found]
-        return divergence(model, found, self._ensemble[seed])
+            self._ensemble[seed] = [ensemble_predictions(teachers, share, batch) for batch in found]
+        return mean_kl(model, found, self._ensemble[seed])
 
     def judge(self, model: PreTrainedModel, part: str = "test") -> dict[str, float]:
         """The score on a part, and the "loss": mean −log p of its labels in nats, which fewer samples tell apart."""

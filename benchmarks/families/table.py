@@ -27,10 +27,10 @@ from compressor.anatomy import inspect_config
 from compressor.anatomy.certificate import random_model
 from compressor.anatomy.hooks import logits_of
 from compressor.anatomy.resize import with_fields
+from compressor.ensemble import ensemble_predictions, mean_kl
 from compressor.errors import UserError
 from compressor.export.onnx import largest_differences
 from compressor.fusion import fuse_models
-from compressor.fusion.joint.candidates import divergence, pooled_log_probs
 from compressor.models.inputs import dummy_inputs
 from compressor.pipeline.environment import environment
 from compressor.recipe import FusionOptions
@@ -159,7 +159,7 @@ def distance(model: Any, teachers: list[Any], calibration: list[LabelledBatch], 
     """
     if not anatomy_has_no_head(model):
         shares = [1 / len(teachers)] * len(teachers)
-        return divergence(model, batches, [pooled_log_probs(teachers, shares, batch) for batch in batches])
+        return mean_kl(model, batches, [ensemble_predictions(teachers, shares, batch) for batch in batches])
     wanted = mean_log_probs(teachers, calibration)
     read = torch.linalg.lstsq(_with_ones(pooled(model, calibration)), wanted - wanted.mean(1, keepdim=True)).solution
     found, wanted = (_with_ones(pooled(model, batches)) @ read).log_softmax(-1), mean_log_probs(teachers, batches)

@@ -17,8 +17,7 @@ from compressor.anatomy import apply, inspect_config
 from compressor.anatomy.certificate import random_permutations
 from compressor.anatomy.hooks import logits_of
 from compressor.errors import CouplingError
-from compressor.fusion import FusionResult, fuse_models
-from compressor.fusion.anchored import POLICIES
+from compressor.fusion import POLICIES, FusionResult, fuse_models
 from compressor.recipe import AlignmentOptions, FinetuneOptions, FusionOptions
 
 #: Regularisations that soft rows choose from, on validation data, with the first seed.

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from compressor.anatomy.resize import named_model_class
 from compressor.bench.accuracy import new_tally, predict
 from compressor.data.batches import Batches, Samples
 from compressor.data.sources import open_split
@@ -32,6 +31,7 @@ from compressor.ensemble import mix_predictions
 from compressor.fusion import FusionResult, fuse_models
 from compressor.models.load import Teacher, load_teacher
 from compressor.models.tasks import find_task
+from compressor.models.weights import model_class
 from compressor.pipeline.environment import environment
 from compressor.recipe import DataOptions, FinetuneOptions, FusionOptions
 
@@ -79,7 +79,7 @@ def sliced(teachers: Sequence[Teacher], calibration: Sequence[dict], seed: int) 
 def random(teachers: Sequence[Teacher], calibration: Sequence[dict], seed: int) -> FusionResult:
     found = sliced(teachers, calibration, seed)
     torch.manual_seed(seed)
-    blank: Any = named_model_class(found.target.config)(copy.deepcopy(found.target.config))
+    blank: Any = model_class(found.target.config)(copy.deepcopy(found.target.config))
     found.model.load_state_dict(blank.state_dict())
     return found
 

@@ -1,8 +1,7 @@
-"""From a config to a certified anatomy, with no code per architecture.
+"""From a config to a certified anatomy, without code per architecture.
 
-A small random model of the config is watched operation by operation: which dimensions are the same, which are heads ×
-channels, which have an identity.  Enlarging config fields one by one says what each of them sizes.  The certificate
-then proves the whole: permuting every space that was found must leave the logits unchanged.
+A traced small random model shows which dimensions are the same, heads × channels, or fixed; enlarged config fields show
+their meaning; permutations prove the result.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from compressor.anatomy.dims import Dim
 from compressor.anatomy.expand import expand
 from compressor.anatomy.fields import Meaning, interpret, reduced
 from compressor.anatomy.flow import Flow
-from compressor.anatomy.resize import BUILD_ERRORS, Skeleton, measure_growth
+from compressor.anatomy.resize import BUILD_ERRORS, Skeleton, check_small, measure_growth
 from compressor.anatomy.rotary_pairs import with_pairs
 from compressor.anatomy.spaces import Table, tabulate
 from compressor.anatomy.spec import Anatomy, Axis, Kind, Part, Side, Space, Stack
@@ -37,126 +36,122 @@ DEPTH = 3
 
 
 def inspect_config(config: PretrainedConfig) -> Anatomy:
-    """The certified anatomy of a config; no weights are needed and nothing large is allocated.
-
-    Asked again for the same config, the same anatomy is returned.
+    """The certified anatomy of a config, without weights; cached.
 
     Raises:
-        CertificateError: permuting what seemed interchangeable changes the logits; names the space and its parameters.
-        UnsupportedError: the config's sizes could not be told apart.
+        CertificateError: permuting a space changes the logits; names it and its parameters.
+        UnsupportedError: the sizes of the config cannot be told apart.
     """
-    key = _told(config)
+    key = _cache_key(config)
     if key not in _KNOWN:
-        # Of models so small threads only wait for each other: twice the time, and six times where cores are shared.
+        # With models this small threads wait for each other: twice the time, six times on shared cores.
         with torch_threads(1):
             _KNOWN[key] = _inspect(config)
     return _KNOWN[key]
 
 
-def _told(config: PretrainedConfig) -> str:
-    """What a config says of its model, wherever it was read from."""
-    said = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
-    return f"{type(config).__name__} {json.dumps(said, sort_keys=True, default=str)}"
+def _cache_key(config: PretrainedConfig) -> str:
+    """The class and values of a config, without the place that it was read from."""
+    values = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
+    return f"{type(config).__name__} {json.dumps(values, sort_keys=True, default=str)}"
 
 
-#: Anatomies by config: inspection is a pure function of it and takes a good part of a second.
+#: {cache key of a config: anatomy}; an inspection depends on nothing else and takes most of a second.
 _KNOWN: dict[str, Anatomy] = {}
 
 
 def _inspect(config: PretrainedConfig) -> Anatomy:
     skeleton = measure_growth(config, DEPTH)
     study = _study(skeleton)
-    sizes = interpret(skeleton, study.config, study.table, lambda other: _Study.of(other, skeleton).table)
+    sizes = interpret(skeleton, study.config, study.table, lambda changed: _Study.of(changed, skeleton).table)
     if Meaning.HIDDEN not in sizes.meanings.values():
         raise UnsupportedError(f"no field of the {config.model_type} config sizes a residual stream")
     anatomy = _certified(config, study, _with_experts(study, study.anatomy(), skeleton))
-    return replace(expand(anatomy, study.config, config, skeleton, sizes), errors=anatomy.errors)
+    return replace(expand(anatomy, config, skeleton, sizes), errors=anatomy.errors)
 
 
 def _certified(config: PretrainedConfig, study: _Study, anatomy: Anatomy) -> Anatomy:
-    """The small model's anatomy with its flow, proven; what was proven of the same small model before counts.
-
-    Configs that differ in their sizes alone, as a teacher's and its student's, have one small model.
-    """
-    key = _told(study.config)
+    """The small model's anatomy, certified and with its flow; cached, since a student shares it with its teacher."""
+    key = _cache_key(study.config)
     if key in _PROVEN and _PROVEN[key][0] == anatomy:
         return _PROVEN[key][1]
     errors = certify(study.model, study.inputs, anatomy)
     worst = max(errors, key=lambda name: errors[name])
     if not errors[worst] <= CERTIFICATE_TOLERANCE:
-        raise CertificateError(_refusal(config, anatomy, study.watched, worst, errors[worst]))
-    whole = with_pairs(study.model, study.inputs, anatomy)
-    whole = Flow(study.model, study.inputs, whole, study.table.tied).complete()
-    _PROVEN[key] = anatomy, replace(whole, errors=errors)
+        raise CertificateError(_refusal(config, anatomy, study.traced, worst, errors[worst]))
+    paired = with_pairs(study.model, study.inputs, anatomy)
+    complete = Flow(study.model, study.inputs, paired, study.table.tied).complete()
+    _PROVEN[key] = anatomy, replace(complete, errors=errors)
     return _PROVEN[key][1]
 
 
-#: Per config of a small model, its anatomy before and behind the certificate.
+#: {cache key of a small config: its anatomy before the certificate, and after it}.
 _PROVEN: dict[str, tuple[Anatomy, Anatomy]] = {}
 
 
-def _refusal(config: PretrainedConfig, anatomy: Anatomy, watched: TracedDims, space: str, error: float) -> str:
+def _refusal(config: PretrainedConfig, anatomy: Anatomy, traced: TracedDims, space: str, error: float) -> str:
     touched = [
         name
         for name, axes in anatomy.axes.items()
         if any((part.key or "").partition("/")[0] == space for axis in axes for part in axis.parts)
     ]
-    unknown = f"; operations without a rule: {', '.join(sorted(watched.unknown))}" if watched.unknown else ""
+    unknown = f"; operations without a rule: {', '.join(sorted(traced.unknown))}" if traced.unknown else ""
     return (
         f"{config.model_type}: permuting {space} changes the logits by {error:.1e} "
         f"(parameters: {', '.join(touched[:4]) or 'all'}){unknown}; this architecture is not understood, so nothing "
-        f"was touched. An operation that treats these coordinates unlike each other needs a rule in anatomy/rules.py"
+        f"was touched. An operation that treats these coordinates unlike each other needs a rule in anatomy/rules"
     )
 
 
 @dataclass(frozen=True)
 class _Study:
-    """A small random model of a config, watched once."""
+    """A small random model of a config, traced once."""
 
     config: PretrainedConfig
     model: nn.Module
     inputs: dict[str, Tensor]
-    watched: TracedDims
+    traced: TracedDims
     stacks: tuple[Stack, ...]
     table: Table
 
     @classmethod
     def of(cls, config: PretrainedConfig, skeleton: Skeleton) -> _Study:
-        """Build, run and watch the model of a small config."""
+        """Build and trace the model of a small config."""
+        check_small(config)
         model = random_model(config)
         config = cast(PretrainedConfig, model.config)
         inputs = dummy_inputs(config, batch=3, length=7, dtype=torch.float64)
-        watched = trace_dims(model, inputs, head=task_of(config) != "features")
-        stacks = _stacks(config, model, watched, skeleton)
-        return cls(config, model, inputs, watched, stacks, tabulate(model, watched, stacks, _loose(watched, skeleton)))
+        traced = trace_dims(model, inputs, head=task_of(config) != "features")
+        stacks = _stacks(config, traced, skeleton)
+        return cls(config, model, inputs, traced, stacks, tabulate(model, traced, stacks, _loose(traced, skeleton)))
 
     def anatomy(self) -> Anatomy:
-        """The small model's anatomy, its flow not included and not yet certified."""
-        output = self.table.name_of(self.watched.output[-1])
+        """The small model's anatomy, without flow and not yet certified."""
+        output = self.table.name_of(self.traced.output[-1])
         return Anatomy(
             type(self.model).__name__, self.table.spaces, self.table.axes, self.stacks, (), {}, output=output,
             tokens=dict(self._tokens()),
         )  # fmt: skip
 
     def _tokens(self) -> Iterator[tuple[str, int]]:
-        """Which stack's tokens every module works on, where that can be told."""
+        """(module, index of the stack whose tokens it works on), as far as the token dimension shows it."""
 
         def token(dims: list[Dim]) -> int | None:
             factors = dims[-2].factors() if len(dims) > 1 else []
             return id(factors[-1].root) if factors else None
 
-        stacks = {token(self.watched.passages[s.layers[0]][0].reads): i for i, s in enumerate(self.stacks)}
-        for module, passages in self.watched.passages.items():
-            found = stacks.get(token(passages[0].writes))
-            if found is not None:
-                yield module, found
+        stacks = {token(self.traced.calls[s.layers[0]][0].reads): i for i, s in enumerate(self.stacks)}
+        for module, calls in self.traced.calls.items():
+            stack = stacks.get(token(calls[0].writes))
+            if stack is not None:
+                yield module, stack
 
 
 def _study(skeleton: Skeleton) -> _Study:
-    """Study the smallest config at which the family can be built and run.
+    """Study the smallest config that can be built and run.
 
     Raises:
-        UnsupportedError: none can; says what the last one failed of.
+        UnsupportedError: there is none; gives the last reason.
     """
     reason = ""
     for config in reduced(skeleton):
@@ -168,34 +163,38 @@ def _study(skeleton: Skeleton) -> _Study:
     raise UnsupportedError(f"the {kind} config cannot be built and run at a small size to be certified ({reason})")
 
 
-def _stacks(config: PretrainedConfig, model: nn.Module, watched: TracedDims, skeleton: Skeleton) -> tuple[Stack, ...]:
-    """The lists of layers that are run one after the other, in call order, with the names of their residual spaces."""
-    found: list[tuple[tuple[str, ...], tuple[str, ...], int]] = []
+def _stacks(config: PretrainedConfig, traced: TracedDims, skeleton: Skeleton) -> tuple[Stack, ...]:
+    """The lists of layers in call order, with the names of their residual spaces."""
+    lists: list[tuple[tuple[str, ...], tuple[str, ...], int]] = []
     for layers in skeleton.lists:
         paths = tuple(f"{layers.prefix}{index}" for index in range(getattr(config, layers.fields[0])))
-        if all(path in watched.passages for path in paths):
-            found.append((paths, layers.fields, 1))
-    found.sort(key=lambda entry: list(watched.passages).index(entry[0][0]))
-    if not found:
-        found = [_repeated(config, watched)]
-    roots = [id(watched.passages[paths[0]][0].reads[-1].root) for paths, _, _ in found]
+        if all(path in traced.calls for path in paths):
+            lists.append((paths, layers.fields, 1))
+    lists.sort(key=lambda entry: list(traced.calls).index(entry[0][0]))
+    if not lists:
+        lists = [_repeated(config, traced)]
+    roots = [id(traced.calls[paths[0]][0].reads[-1].root) for paths, _, _ in lists]
     names: dict[int, str] = {}
-    for root, (paths, _, _) in zip(roots, found, strict=True):
+    for root, (paths, _, _) in zip(roots, lists, strict=True):
         name = "residual" if len(set(roots)) == 1 else paths[0].rpartition(".")[0].rpartition(".")[0] + ".residual"
         names.setdefault(root, name)
     return tuple(
-        Stack(paths, fields, names[root], runs) for root, (paths, fields, runs) in zip(roots, found, strict=True)
+        Stack(paths, fields, names[root], runs) for root, (paths, fields, runs) in zip(roots, lists, strict=True)
     )
 
 
-def _repeated(config: PretrainedConfig, watched: TracedDims) -> tuple[tuple[str, ...], tuple[str, ...], int]:
-    """A layer whose weights are shared: it runs several times, and a config field says how often."""
+def _repeated(config: PretrainedConfig, traced: TracedDims) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+    """(path, config field, runs) of a layer with shared weights.
+
+    Raises:
+        UnsupportedError: there is no such layer.
+    """
     counts = {
-        name: len(passages)
-        for name, passages in watched.passages.items()
-        if len(passages) > 1 and passages[0].reads[-1].root is passages[0].writes[-1].root
+        name: len(calls)
+        for name, calls in traced.calls.items()
+        if len(calls) > 1 and calls[0].reads[-1].root is calls[0].writes[-1].root
     }
-    owned = {name: sum(other.startswith(name + ".") for other in watched.parameters) for name in counts}
+    owned = {name: sum(parameter.startswith(name + ".") for parameter in traced.parameters) for name in counts}
     for name in sorted(counts, key=lambda name: (-owned[name], -len(name))):
         count = counts[name]
         fields = [
@@ -208,25 +207,25 @@ def _repeated(config: PretrainedConfig, watched: TracedDims) -> tuple[tuple[str,
     raise UnsupportedError(f"no field of the {config.model_type} config changes the number of layers")
 
 
-def _loose(watched: TracedDims, skeleton: Skeleton) -> Iterator[str]:
-    """Parameters that no operation touched, as wide as the residual stream (a mask token)."""
+def _loose(traced: TracedDims, skeleton: Skeleton) -> Iterator[str]:
+    """Parameters as wide as the residual stream that no operation used (a mask token)."""
     widest = max(skeleton.growths, key=lambda growth: len(growth.rates), default=None)
-    for name, dims in watched.parameters.items():
+    for name, dims in traced.parameters.items():
         alone = all(dim.root is dim and dim.owner is None and not dim.pinned for dim in dims if dim.size > 1)
         used = any(dim.contracted or dim.looked_up for dim in dims)
+        roots = {id(dim.root) for dim in dims}
         shared = any(
-            other.root is dim.root
-            for n, others in watched.parameters.items()
-            if n != name
-            for other in others
-            for dim in dims
+            id(dim.root) in roots
+            for parameter, parameter_dims in traced.parameters.items()
+            if parameter != name
+            for dim in parameter_dims
         )
         if alone and not used and not shared and widest and (name, len(dims) - 1) in widest.rates:
             yield name
 
 
 def _with_experts(study: _Study, anatomy: Anatomy, skeleton: Skeleton) -> Anatomy:
-    """Try whether the experts of a mixture are interchangeable, layer by layer; keep what the certificate allows."""
+    """Add a space of experts to every layer whose experts are certified interchangeable."""
     for unit in [space for space in anatomy.spaces.values() if space.copies > 1]:
         owner = unit.name.removesuffix(".ffn")
         matrices = [
@@ -239,15 +238,13 @@ def _with_experts(study: _Study, anatomy: Anatomy, skeleton: Skeleton) -> Anatom
         axes = dict(anatomy.axes)
         for name, dim in growth.rates:
             if name.startswith(owner + "."):
-                own = list(axes[name])
-                own[dim] = Axis((Part(space.name, own[dim].size),), Side.WRITE)
-                axes[name] = tuple(own)
+                labelled = list(axes[name])
+                labelled[dim] = Axis((Part(space.name, labelled[dim].size),), Side.WRITE)
+                axes[name] = tuple(labelled)
         spaces = {**anatomy.spaces, space.name: space, unit.name: replace(unit, experts=space.name)}
         candidate = replace(anatomy, spaces=spaces, axes=axes)
         with suppress(*BUILD_ERRORS):
-            if (
-                permutation_error(study.model, study.inputs, candidate, [space, spaces[unit.name]])
-                <= CERTIFICATE_TOLERANCE
-            ):
+            error = permutation_error(study.model, study.inputs, candidate, [space, spaces[unit.name]])
+            if error <= CERTIFICATE_TOLERANCE:
                 anatomy = candidate
     return anatomy

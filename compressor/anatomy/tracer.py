@@ -1,4 +1,4 @@
-"""One forward pass of a small model, watched operation by operation: the dimensions of every parameter and module."""
+"""Trace one forward pass: the dimensions of every parameter and module."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from compressor.anatomy.dims import Dim, pin
+from compressor.anatomy.dims import Dim, Dims, pin
 from compressor.anatomy.hooks import first_tensor, hooks, logits_of
 from compressor.anatomy.rules import RULES, tensors_in
 
-Dims = list[Dim]
-#: Operations whose results are not computed from the coordinates of what they are given.
+#: Operations whose results do not depend on the coordinates of their arguments.
 _SHAPE_ONLY = {
     "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_tensor", "size", "dim", "numel",
     "is_floating_point", "data_ptr", "untyped_storage", "item", "is_contiguous", "stride", "element_size", "tolist",
@@ -28,7 +27,7 @@ _SHAPE_ONLY = {
 
 @dataclass(frozen=True)
 class ModuleDims:
-    """The first tensor that a module read and the first one that it returned, by their dimensions."""
+    """Dimensions of a module's first input and first output."""
 
     reads: Dims
     writes: Dims
@@ -36,18 +35,17 @@ class ModuleDims:
 
 @dataclass
 class TracedDims:
-    """What one forward pass showed.
+    """The dimensions of one forward pass.
 
     Attributes:
         parameters: {name: dimensions}.
-        passages: {module: its calls, in order}.
-        order: modules in the order in which their first call ended.
-        output: dimensions of the logits (or last hidden state).
-        unknown: operations without a rule that computed with interchangeable coordinates.
+        calls: {module: its calls}, by the end of their first call.
+        output: of the logits (or last hidden state).
+        unknown: operations without a rule on interchangeable coordinates.
     """
 
     parameters: dict[str, Dims]
-    passages: dict[str, list[ModuleDims]] = field(default_factory=dict)
+    calls: dict[str, list[ModuleDims]] = field(default_factory=dict)
     output: Dims = field(default_factory=list)
     unknown: set[str] = field(default_factory=set)
 
@@ -56,46 +54,45 @@ def trace_dims(model: nn.Module, inputs: Mapping[str, Tensor], *, head: bool) ->
     """Run the model once and unify the dimensions that its operations bring together.
 
     Args:
-        model: small, real (not on meta), with eager attention.
+        model: small and real (not on meta), with eager attention.
         inputs: its inputs.
-        head: whether the output's last dimension has an identity (logits); hidden states are interchangeable.
+        head: the output is logits, whose last dimension is pinned.
     """
-    mode = _Watching(model)
+    tracer = _Tracer(model)
 
-    def note(name: str) -> Any:
+    def recorder(name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             read, written = first_tensor(args) if args else first_tensor(kwargs), first_tensor(output)
             if read is not None and written is not None:
-                passage = ModuleDims(mode.dims(read), mode.dims(written))
-                mode.watched.passages.setdefault(name, []).append(passage)
+                call = ModuleDims(tracer.dims(read), tracer.dims(written))
+                tracer.traced.calls.setdefault(name, []).append(call)
 
         return hook
 
-    handles = [m.register_forward_hook(note(name), with_kwargs=True) for name, m in model.named_modules() if name]
-    with hooks(handles), torch.no_grad(), mode:
+    handles = [m.register_forward_hook(recorder(name), with_kwargs=True) for name, m in model.named_modules() if name]
+    with hooks(handles), torch.no_grad(), tracer:
         output = logits_of(model, inputs)
-    mode.watched.output = mode.dims(output)
-    pin(*mode.watched.output[: None if head else -1])
-    return mode.watched
+    tracer.traced.output = tracer.dims(output)
+    pin(*tracer.traced.output[: None if head else -1])
+    return tracer.traced
 
 
-class _Watching(TorchFunctionMode):
+class _Tracer(TorchFunctionMode):
     """Applies the rule of every operation to the dimensions of its tensors."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        #: Tensors are kept alive, or their ids would be used again.
+        #: {id of a tensor: it and its dimensions}; tensors are kept alive, or their ids would be used again.
         self._known: dict[int, tuple[Tensor, Dims]] = {}
         parameters = {}
         for name, parameter in model.named_parameters():
             dims = [Dim(size) for size in parameter.shape]
             parameters[name] = dims
             self._known[id(parameter)] = (parameter, dims)
-        self.watched = TracedDims(parameters)
-        self._own = False
+        self.traced = TracedDims(parameters)
 
     def dims(self, tensor: Tensor) -> Dims:
-        """The dimensions of a tensor; those of a constant have an identity where its values vary along them."""
+        """The dimensions of a tensor; those of a constant are pinned where its values vary along them."""
         if id(tensor) not in self._known:
             self._known[id(tensor)] = (tensor, [self._constant(tensor, place) for place in range(tensor.dim())])
         return self._known[id(tensor)][1]
@@ -109,39 +106,37 @@ class _Watching(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        name = _name(func)
-        found = tensors_in(result)
+        name, results = _name(func), tensors_in(result)
         if name in _SHAPE_ONLY:
-            for tensor in found:
-                self.dims(tensor)  # now, before anything is added to it in place
+            for tensor in results:
+                self.dims(tensor)  # before anything is added to it in place
             return result
-        if not found:
+        arguments = tensors_in([*args, *kwargs.values()])
+        if not results or not arguments:  # without arguments it is a constant, whose dimensions are read when used
             return result
-        if not tensors_in([*args, *kwargs.values()]):
-            return result  # made from numbers alone: a constant, looked at when it is used
         rule = RULES.get(name)
         if rule is None:
-            self._pin_all(name, tensors_in([*args, *kwargs.values()]), found)
+            self._pin_all(name, arguments, results)
             return result
         with torch._C.DisableTorchFunction():
             dims = rule(self.dims, args, kwargs, result)
         pairs = zip(result, dims, strict=True) if isinstance(result, (tuple, list)) else [(result, dims)]
-        for tensor, own in pairs:
-            self._known[id(tensor)] = (tensor, own)
+        for tensor, dims_of_tensor in pairs:
+            self._known[id(tensor)] = (tensor, dims_of_tensor)
         return result
 
-    def _pin_all(self, name: str, given: list[Tensor], made: list[Tensor]) -> None:
+    def _pin_all(self, name: str, arguments: list[Tensor], results: list[Tensor]) -> None:
         with torch._C.DisableTorchFunction():
-            known = [dim for tensor in given if id(tensor) in self._known for dim in self._known[id(tensor)][1]]
+            known = [dim for tensor in arguments if id(tensor) in self._known for dim in self._known[id(tensor)][1]]
             if any(not dim.all_pinned for dim in known):
-                self.watched.unknown.add(name)
+                self.traced.unknown.add(name)
             pin(*known)
-            for tensor in made:
+            for tensor in results:
                 self._known[id(tensor)] = (tensor, [Dim(size, pinned=True) for size in tensor.shape])
 
 
 def _name(func: Any) -> str:
-    """The name of an operation; of a property, the property's."""
+    """The name of an operation; of a property's getter, the property's."""
     name = getattr(func, "__name__", "")
     if name == "__get__":
         return str(getattr(getattr(func, "__self__", None), "__name__", name))

@@ -144,7 +144,7 @@ def predict(models: Sequence[PreTrainedModel], batches: Iterable[EvaluationBatch
         batches: model inputs, with or without "labels", which no model receives.
 
     Raises:
-        UserError: no samples, or only some batches have labels.
+        UserError: no samples, only some batches have labels, or a model predicts NaN.
         UnsupportedError: logits do not have the shape of the task.
     """
     training = [model.training for model in models]
@@ -262,4 +262,8 @@ def _forward(model: PreTrainedModel, inputs: EvaluationBatch) -> Tensor:
     if logits is None or logits.dim() != (2 if task.mask is None else 3):
         actual = "no logits" if logits is None else f"logits {tuple(logits.shape)}"
         raise UnsupportedError(f"{type(model).__name__} cannot be measured as {task.name}: it gives {actual}")
-    return logits.float().log_softmax(-1).cpu()
+    log_probs = logits.float().log_softmax(-1).cpu()
+    if log_probs.isnan().any():
+        name = model.name_or_path or f"a {type(model).__name__} that was just made"
+        raise UserError(f"{name} answers NaN: its weights are broken or far too large")
+    return log_probs

@@ -13,8 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError, UserError
 from compressor.models.inputs import dummy_inputs
-from compressor.models.meta import most_positions
-from compressor.models.weightless import weightless_copy
+from compressor.models.meta import most_positions, weightless_copy
 
 #: Operations left out: they have no multiply–accumulates, and fvcore counts some of them (not RMSNorm) as a few per
 #: element.

@@ -9,9 +9,9 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Image, LargeList, List, Value
 
 from compressor.data.files import IMAGE_SUFFIXES
-from compressor.data.logging import quiet_datasets, root_cause
 from compressor.data.split import column
 from compressor.errors import UserError
+from compressor.utils.logging import quiet_datasets, root_cause
 
 _IMAGES = ("image", "img", "images", "pixels", "pixel", "picture", "photo")
 _PATHS = ("path", "file", "file_name", "filename", "image_path", "image_file", "filepath")

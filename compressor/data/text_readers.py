@@ -12,13 +12,13 @@ from transformers import PretrainedConfig
 
 from compressor.data.collate import Sample
 from compressor.data.images import ImageReader
-from compressor.data.logging import root_cause
 from compressor.data.masking import mask_tokens
 from compressor.data.packing import BLOCK, IDS
 from compressor.data.split import Split
 from compressor.errors import UserError
 from compressor.models.meta import DecoderInputs, most_positions, reads_pairs
 from compressor.models.tasks import IGNORED, pad_id
+from compressor.utils.logging import root_cause
 
 #: Longest text, in tokens, where neither the user nor tokenizer nor model says how long; and the same for blocks.
 MAX_TOKENS, BLOCK_TOKENS = 512, 128

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
 from compressor.utils import distributed
 from compressor.utils.files import atomic_write_text
+from compressor.utils.out_of_memory import is_out_of_memory
+from compressor.utils.strict_json import json_text
 
 #: Empty file written last into a checkpoint; without it the process died while writing.
 FINISHED = "finished"
@@ -19,6 +23,9 @@ RUN = "run.json"
 
 #: Folder of the weights with the least validation loss.
 BEST = "best"
+
+#: Advice on checkpoints that cannot be resumed from.
+START_ANEW = "start anew, without resuming (--force in the command)"
 
 #: Folder of a learning-rate search.
 SEARCH = "search"
@@ -58,6 +65,32 @@ def step_of(checkpoint: Path | None) -> int:
     return 0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-"))
 
 
+@contextmanager
+def read_as_user_error(path: Path) -> Iterator[None]:
+    """Turn any error of reading a broken or foreign file into one line.
+
+    The line leaves out torch's message, which advises to run pickles.
+
+    Args:
+        path: of the file or checkpoint.
+
+    Raises:
+        UserError: it cannot be read, or belongs to something else.
+    """
+    failure = None
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        failure = type(error).__name__
+    if failure:
+        # Outside the handler, so that the first error is not shown as the cause.
+        raise UserError(f"cannot go on from {path}: it is broken or not of this finetune ({failure}); {START_ANEW}")
+
+
 def _prepare(work_dir: Path, run: dict[str, Any], resume: bool) -> None:
     work_dir.mkdir(parents=True, exist_ok=True)
     # Tuples become lists, as in the file.
@@ -69,7 +102,7 @@ def _prepare(work_dir: Path, run: dict[str, Any], resume: bool) -> None:
             shutil.rmtree(work_dir / name, ignore_errors=True)
         for path in _checkpoints(work_dir):
             shutil.rmtree(path)
-    atomic_write_text(work_dir / RUN, json.dumps(run, indent=1))
+    atomic_write_text(work_dir / RUN, json_text(run, indent=1))
 
 
 def _check_same_run(work_dir: Path, run: dict[str, Any]) -> None:

@@ -12,13 +12,14 @@ from pathlib import Path
 import torch
 from torch.utils.data import Subset
 
-from compressor.distillation.checkpoints import SEARCH, newest_checkpoint, step_of
+from compressor.distillation.checkpoints import SEARCH, newest_checkpoint, read_as_user_error, step_of
 from compressor.distillation.checks import TrainingSamples
 from compressor.distillation.training import Diverged, OnStep, TrainingConfig, TrainingResult
 from compressor.errors import UserError
 from compressor.recipe import FinetuneOptions
 from compressor.utils import distributed
 from compressor.utils.files import atomic_write_text
+from compressor.utils.strict_json import json_text
 
 #: Most validation samples: enough to compare rates, and quick to evaluate for each of them.
 MAX_VALIDATION_SAMPLES = 2048
@@ -150,7 +151,7 @@ def _run_trials(
             config.student.load_state_dict(initial)
             trials.append(_run_trial(config, validation, index, _trial_folder(folder, index), progress))
             if distributed.is_main_process():
-                atomic_write_text(folder / _TRIALS, json.dumps([asdict(trial) for trial in trials]))
+                atomic_write_text(folder / _TRIALS, json_text([asdict(trial) for trial in trials]))
                 _remove_checkpoints(folder, trials, options)
             distributed.barrier()
     finally:
@@ -203,4 +204,5 @@ def _read_trials(folder: Path) -> list[LearningRateTrial]:
     path = folder / _TRIALS
     if not path.exists():
         return []
-    return [LearningRateTrial(**trial) for trial in json.loads(path.read_text(encoding="utf-8"))]
+    with read_as_user_error(path):
+        return [LearningRateTrial(**trial) for trial in json.loads(path.read_text(encoding="utf-8"))]

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from compressor.anatomy.hooks import capture_outputs
 from compressor.data.collate import collate
-from compressor.distillation.captured_outputs import capture_outputs
 from compressor.distillation.checks import TrainingSamples
 from compressor.distillation.logit_cache import INDEX, CachedLogits, OnShare, cache_logits
 from compressor.distillation.losses import LOSSES, CapturedOutputs, Loss, LossContext, LossInputs

@@ -1,27 +1,31 @@
-"""What both ways of making a student start from: prepared teachers, the target, calibration samples."""
+"""The context of a fusion: teachers, shapes of the student, calibration samples, options, progress."""
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
-from torch import Tensor
+import torch
 from transformers import PreTrainedModel
 
-from compressor.anatomy import Anatomy, Kind
-from compressor.fusion.build.student import StudentBuilder
+from compressor.anatomy import Anatomy, Kind, inspect_config
+from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.shape.spec import StudentSpec
 from compressor.fusion.teacher import FusionTeacher
-from compressor.recipe import FusionOptions
+from compressor.models.weights import model_class
+from compressor.recipe import AlignmentOptions, FusionOptions
+from compressor.transport import CouplingOptions
+from compressor.utils.logging import quiet_transformers
 
-#: Told the share done and what is being done.
+#: Callback (fraction, message).
 OnProgress = Callable[[float, str], None]
 
 
 class StageTimer:
-    """Seconds by stage."""
+    """Seconds per stage."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
@@ -39,62 +43,62 @@ class StudentCandidate:
     """A shape that the student may take.
 
     Attributes:
-        target: the shape.
-        model: of that shape; every weight of it is to be replaced.
+        spec: the shape.
+        model: a model of it, every weight of which is to be replaced.
         anatomy: of the model.
     """
 
-    target: StudentSpec
+    spec: StudentSpec
     model: PreTrainedModel
     anatomy: Anatomy
 
     @property
     def heads(self) -> str:
-        """Of its first attention."""
-        found = [space for space in self.anatomy.spaces.values() if space.kind is Kind.ATTENTION]
-        if not found:
+        """The heads of its first attention, in words."""
+        attentions = [space for space in self.anatomy.spaces.values() if space.kind is Kind.ATTENTION]
+        if not attentions:
             return "no attention"
-        base = self.target.rotary_base
-        turning = "" if base is None else f" (rotary base {base:.3g})"
-        return f"{found[0].heads} heads of {found[0].head_dim}{turning}"
+        base = self.spec.rotary_base
+        rotary = "" if base is None else f" (rotary base {base:.3g})"
+        return f"{attentions[0].heads} heads of {attentions[0].head_dim}{rotary}"
 
 
 @dataclass(frozen=True, eq=False)
 class FusionContext:
-    """A student to be made.
+    """Everything that both ways of fusing start from.
 
     Attributes:
-        sources: the teachers, their layers assigned to the student's.
-        guide: the anchor, if there is one; one of the sources where it takes part itself.
-        form: the student's shape, unless held-out samples speak for another.
-        others: other shapes of the same width.
-        anatomy: of the student; with a key for every site of the stream, where an anchor is aligned to.
-        calibration: batches, the held-out ones last; None without data.
-        held_out: how many of the last batches choose map and ridge.
+        teachers: their layers assigned to the student's.
+        anchor: the anchor if there is one, itself one of the teachers if it takes part.
+        candidate: the student's shape.
+        alternatives: other shapes of the same width, which held-out samples may prefer.
+        anatomy: of the student; towards an anchor with a key for every site of the stream.
+        calibration: samples; None without data.
         options: how to fuse.
-        tell: progress.
-        clock: of the report.
+        coupling: how coordinates are coupled, from the options.
+        on_progress: callback (fraction, message).
+        timer: seconds for the report.
     """
 
-    sources: Sequence[FusionTeacher]
-    guide: FusionTeacher | None
-    form: StudentCandidate
-    others: Sequence[StudentCandidate]
+    teachers: Sequence[FusionTeacher]
+    anchor: FusionTeacher | None
+    candidate: StudentCandidate
+    alternatives: Sequence[StudentCandidate]
     anatomy: Anatomy
-    calibration: Sequence[Mapping[str, Tensor]] | None
-    held_out: int
+    calibration: CalibrationSet | None
     options: FusionOptions
-    tell: OnProgress
-    clock: StageTimer = field(default_factory=StageTimer)
+    coupling: CouplingOptions
+    on_progress: OnProgress
+    timer: StageTimer = field(default_factory=StageTimer)
 
     @property
     def model(self) -> PreTrainedModel:
-        """What the student is made in."""
-        return self.form.model
+        """The model that becomes the student."""
+        return self.candidate.model
 
-    def of(self, form: StudentCandidate) -> FusionContext:
-        """The same job with another shape."""
-        return replace(self, form=form, anatomy=form.anatomy)
+    def with_candidate(self, candidate: StudentCandidate) -> FusionContext:
+        """The same context with another shape."""
+        return replace(self, candidate=candidate, anatomy=candidate.anatomy)
 
     @property
     def from_activations(self) -> bool:
@@ -102,21 +106,31 @@ class FusionContext:
         return self.calibration is not None and self.options.alignment.features != "weights"
 
     @property
+    def has_held_out(self) -> bool:
+        """Whether samples are held out to choose by."""
+        return self.calibration is not None and len(self.calibration.held_out) > 0
+
+    @property
     def refit(self) -> bool:
-        """Whether weights are refitted: it needs data."""
+        """Whether weights are refitted, which needs data."""
         return self.options.refit and self.calibration is not None
 
 
-@dataclass(frozen=True, eq=False)
-class BuiltStudent:
-    """A student and the report's words on how it was chosen.
+def student_candidates(specs: Sequence[StudentSpec], dtype: torch.dtype, seed: int) -> list[StudentCandidate]:
+    """A model for every spec; its random weights will all be replaced."""
+    return [StudentCandidate(spec, _random_model(spec, dtype, seed), inspect_config(spec.config)) for spec in specs]
 
-    Attributes:
-        form: its shape.
-        student: built.
-        choice: JSON-ready.
-    """
 
-    form: StudentCandidate
-    student: StudentBuilder
-    choice: dict[str, Any]
+def coupling_options(options: AlignmentOptions) -> CouplingOptions:
+    """The recipe's options of couplings."""
+    return CouplingOptions(
+        options.cost, options.preparation, options.normalise, options.solver, options.epsilon, options.mass,
+        options.relaxation,
+    )  # fmt: skip
+
+
+def _random_model(spec: StudentSpec, dtype: torch.dtype, seed: int) -> PreTrainedModel:
+    with quiet_transformers(errors=False), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: Any = model_class(spec.config)(copy.deepcopy(spec.config))
+    return cast(PreTrainedModel, model.to(dtype).eval().requires_grad_(False))

@@ -1,192 +1,261 @@
-"""The order of work on one model: what lies before, inside and behind the layers, and what is fitted together."""
+"""The build plan: an anatomy cut into pieces before, inside, between and after the layers, with their fit stages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 from compressor.anatomy import Anatomy, Kind, LinearOp, Norm
+from compressor.anatomy.hooks import Tap
 from compressor.anatomy.queries import reader, stream_tap
-from compressor.fusion.calibration.layerwise import Tap
 
-#: Modules that are fitted together: linears that read the same input and write the same inner space, writers that meet
-#: the residual stream at the same place, or one norm.
-FitStage = list[LinearOp | Norm]
+
+@dataclass(frozen=True)
+class LinearStage:
+    """Linear modules that read the same input and write the same inner space, or one outside the layers."""
+
+    ops: tuple[LinearOp, ...]
+
+
+@dataclass(frozen=True)
+class ResidualWriteStage:
+    """Linear modules whose outputs join the residual stream at one place: parallel branches are fitted together.
+
+    Attributes:
+        ops: the modules.
+        tap: the stream after the sum.
+    """
+
+    ops: tuple[LinearOp, ...]
+    tap: Tap
+
+    @property
+    def stream_key(self) -> str | None:
+        """The map key of the stream there."""
+        return self.ops[0].joins or self.ops[0].writes
+
+
+@dataclass(frozen=True)
+class NormStage:
+    """One norm that keeps its scale.
+
+    Attributes:
+        norm: the norm.
+        tap: the residual stream that its output joins; None if it joins none.
+    """
+
+    norm: Norm
+    tap: Tap | None
+
+    @property
+    def stream_key(self) -> str | None:
+        """The map key of the stream there."""
+        return self.norm.joins or self.norm.space
+
+
+@dataclass(frozen=True)
+class TiedHeadStage:
+    """A head that shares its weight with the embedding, and the norm before it, which is fitted in its place."""
+
+    norm: Norm
+    head: LinearOp
+
+
+#: A stage whose output may join the residual stream.
+JoiningStage = ResidualWriteStage | NormStage
+#: Modules that are fitted together.
+FitStage = LinearStage | ResidualWriteStage | NormStage | TiedHeadStage
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One layer of the student.
+
+    Attributes:
+        parameters: their names.
+        spaces: the layer's own spaces, experts before their units.
+        stages: in the order of the forward pass.
+        taps: what the teachers show: outputs of inner writers and norms, the residual stream after its writers.
+        inner_taps: outputs of the linear modules that write inner spaces.
+        stream_taps: the residual stream after its writers.
+        thin_taps: inputs and outputs of the readers of inner spaces, of which some tokens are enough to choose units.
+    """
+
+    parameters: list[str]
+    spaces: list[str]
+    stages: list[FitStage]
+    taps: list[Tap]
+    inner_taps: list[Tap]
+    stream_taps: list[Tap]
+    thin_taps: list[Tap]
+
+    @cached_property
+    def closing(self) -> tuple[JoiningStage, list[FitStage]] | None:
+        """The last stage that joins the residual stream, and all stages from it on; None if none joins."""
+        for index in reversed(range(len(self.stages))):
+            stage = self.stages[index]
+            if isinstance(stage, (ResidualWriteStage, NormStage)) and stage.tap is not None:
+                return stage, self.stages[index:]
+        return None
 
 
 class BuildPlan:
-    """An anatomy cut into the pieces that the walk visits.
+    """The pieces of an anatomy in the order in which a student is built.
 
     Args:
-        anatomy: the student's anatomy (the teachers' have the same modules).
+        anatomy: the student's; the teachers' have the same modules.
     """
 
     def __init__(self, anatomy: Anatomy) -> None:
         self.anatomy = anatomy
         self.layers = anatomy.layers
-        self.streams = {space.name for space in anatomy.residuals}
-        #: Residual and embedding spaces, whose maps are made before the walk.
-        self.wide = [s.name for s in anatomy.spaces.values() if s.kind in (Kind.RESIDUAL, Kind.EMBEDDING)]
+        self._streams = {space.name for space in anatomy.residuals}
+        self._wide = wide_spaces(anatomy)
+
+    @cached_property
+    def layer_plans(self) -> dict[str, LayerPlan]:
+        """By path of the layer."""
+        return {layer: self._layer_plan(layer) for layer in self.layers}
 
     @cached_property
     def outside_parameters(self) -> list[str]:
-        """Parameters that belong to no layer."""
+        """Parameters of no layer."""
         return [name for name in self.anatomy.axes if not self._inside(name)]
 
     @cached_property
     def early_parameters(self) -> list[str]:
-        """Those of them that are needed before the layers."""
+        """Parameters of no layer that are needed before the layers."""
         later = {*self.late_parameters, *(name for k in range(1, len(self.anatomy.stacks)) for name in self.between(k))}
         return [name for name in self.outside_parameters if name not in later]
 
     def between(self, stack: int) -> list[str]:
-        """Those of them that belong to what is run between the stack before and this one."""
+        """Parameters of what runs between the previous stack and this one."""
         before, after = self.anatomy.stacks[stack - 1].layers, self.anatomy.stacks[stack].layers
         modules = {item.module for item in self.anatomy.flow[self._last(before) + 1 : self._first(after)]}
         return [n for n in self.outside_parameters if n.rpartition(".")[0] in modules and n not in self.late_parameters]
 
     @cached_property
     def late_parameters(self) -> list[str]:
-        """Those of them that belong to what is run behind the layers."""
+        """Parameters of what runs after the layers."""
         modules = {item.module for item in self.anatomy.flow[self._last(self.anatomy.stacks[-1].layers) + 1 :]}
         return [
             name
             for name in self.outside_parameters
-            if name.rpartition(".")[0] in modules or self.touches(name, self.late_spaces)
+            if name.rpartition(".")[0] in modules or self._touches(name, self.late_spaces)
         ]
 
     @cached_property
     def outside_spaces(self) -> list[str]:
-        """Hidden spaces that belong to no layer, as a pooler's."""
-        return [name for name in self.anatomy.spaces if name not in self.wide and not self._inside(name)]
+        """Hidden spaces of no layer, as a pooler's."""
+        return [name for name in self.anatomy.spaces if name not in self._wide and not self._inside(name)]
 
     @cached_property
     def early_spaces(self) -> list[str]:
-        """Those of them that are needed before the layers: channels between convolutions."""
+        """Hidden spaces of no layer that are needed before the layers: channels between convolutions."""
         tail = {item.module for item in self.tail}
         readers = {name: reader(self.anatomy, name) for name in self.outside_spaces}
-        return [name for name, step in readers.items() if step is None or step.module not in tail]
+        return [name for name, op in readers.items() if op is None or op.module not in tail]
 
     @cached_property
     def late_spaces(self) -> list[str]:
         return [name for name in self.outside_spaces if name not in self.early_spaces]
 
-    def parameters(self, layer: str) -> list[str]:
-        return [name for name in self.anatomy.axes if name.startswith(layer + ".")]
-
-    def spaces(self, layer: str) -> list[str]:
-        """A layer's own spaces; experts before their units."""
-        names = [name for name in self.anatomy.spaces if name.startswith(layer + ".") and name not in self.wide]
-        return sorted(names, key=lambda name: self.anatomy.spaces[name].kind is not Kind.EXPERTS)
-
-    def touches(self, parameter: str, spaces: Sequence[str]) -> bool:
-        """Whether a parameter has an axis in one of the spaces."""
-        return any(part.key in spaces for axis in self.anatomy.axes[parameter] for part in axis.parts)
-
-    def before(self, stack: int) -> list[FitStage]:
-        """What is fitted between the stack before and this one."""
+    def stages_before(self, stack: int) -> list[FitStage]:
+        """Stages between the previous stack and this one."""
         first = self._first(self.anatomy.stacks[stack].layers)
         start = 0 if stack == 0 else self._last(self.anatomy.stacks[stack - 1].layers) + 1
-        return [[item] for item in self.anatomy.flow[start:first] if self._fitted(item)]
+        return [_single_stage(item) for item in self.anatomy.flow[start:first] if self._fitted(item)]
+
+    def taps_before(self, stack: int) -> list[Tap]:
+        """What the teachers show before a stack."""
+        return [(_stage_items(stage)[0].module, "out") for stage in self.stages_before(stack)]
 
     @cached_property
     def tail(self) -> list[LinearOp | Norm]:
-        """Linear modules and unfolded norms behind the layers."""
+        """Linear modules and unfolded norms after the layers."""
         last = self._last(self.anatomy.stacks[-1].layers)
         return [item for item in self.anatomy.flow[last + 1 :] if self._fitted(item)]
 
+    @cached_property
     def tail_stages(self) -> list[FitStage]:
-        """What is fitted behind the layers.
+        """Stages after the layers.
 
-        Last comes the norm in front of a head that shares its weight with the embedding, be it the last layer's own
-        (post-norm): it is fitted to that head's logits.
+        The norm before a tied head comes last, even the last layer's own (post-norm): it is fitted to the logits.
         """
-        stages: list[FitStage] = [[item] for item in self.tail if not (isinstance(item, LinearOp) and item.tied)]
-        return stages + [[norm, head] for norm, head in self.before_tied]
+        stages = [_single_stage(item) for item in self.tail if not (isinstance(item, LinearOp) and item.tied)]
+        return [*stages, *self.tied_heads]
 
     @cached_property
-    def before_tied(self) -> list[tuple[Norm, LinearOp]]:
-        """Norms that nothing but tied heads reads, each with its head."""
-        heads = {step.module: step for step in self.anatomy.steps if step.tied}
+    def tied_heads(self) -> list[TiedHeadStage]:
+        """Tied heads with a norm that they alone read."""
+        heads = {op.module: op for op in self.anatomy.steps if op.tied}
         return [
-            (norm, heads[norm.readers[0]])
+            TiedHeadStage(norm, heads[norm.readers[0]])
             for norm in self.anatomy.norms
             if norm.readers and set(norm.readers) <= set(heads)
         ]
 
-    def _fitted(self, item: LinearOp | Norm) -> bool:
-        return not self.folds(item) if isinstance(item, Norm) else item.weight in self.anatomy.axes
-
-    def folds(self, norm: Norm) -> bool:
-        """Whether this norm has no scale of its own in the student."""
-        return norm.space is not None and norm.folded and self.anatomy.rotatable(norm.space)
-
-    def stages(self, layer: str) -> list[FitStage]:
-        """What is fitted in a layer, in the order of the forward pass."""
-        stages: list[FitStage] = []
-        meeting: dict[Tap, FitStage] = {}
-        for item in self._items(layer):
-            behind = stream_tap(item)
-            if isinstance(item, Norm):
-                # A scale per channel of a head cannot be mapped; it is averaged.
-                if item.space is not None and not self.folds(item):
-                    stages.append([item])
-            elif behind is not None:
-                # Parallel branches meet the stream at one place: they are fitted together, once both can run.
-                stage = meeting.setdefault(behind, [])
-                if stage in stages and stage:
-                    stages.remove(stage)
-                stage.append(item)
-                stages.append(stage)
-            elif stages and self._alike(stages[-1][-1], item):
-                stages[-1].append(item)
-            else:
-                stages.append([item])
-        return stages
-
-    def closing(self, layer: str) -> list[FitStage]:
-        """A layer's last stages: what meets the residual stream last, and what is behind; empty where nothing does."""
-        stages = self.stages(layer)
-        met = [index for index, stage in enumerate(stages) if stream_tap(stage[0]) is not None]
-        return stages[met[-1] :] if met else []
-
-    def layer_spots(self, layer: str) -> list[Tap]:
-        """What the teachers must show of a layer: outputs of inner writers, the residual behind its writers, norms."""
-        spots: list[Tap] = []
-        for item in self._items(layer):
-            behind = stream_tap(item)
-            if isinstance(item, Norm) and (item.space is None or self.folds(item)):
-                continue
-            spots.append(behind if behind is not None else (item.module, "out"))
-        return list(dict.fromkeys(spots))
-
-    def inner_spots(self, layer: str) -> list[Tap]:
-        """Outputs of the linear modules that write a layer's inner spaces."""
-        return [(i.module, "out") for i in self._items(layer) if isinstance(i, LinearOp) and stream_tap(i) is None]
-
-    def checkpoints(self, layer: str) -> list[Tap]:
-        """Where a layer's residual stream is seen."""
-        found = [stream_tap(item) for item in self._items(layer)]
-        return list(dict.fromkeys(spot for spot in found if spot is not None))
-
-    def thin_spots(self, layer: str) -> list[Tap]:
-        """What some tokens of are enough, to choose units by: what the readers of inner spaces read and write."""
-        readers = [reader(self.anatomy, space) for space in self.spaces(layer)]
-        return [(step.module, end) for step in readers if step is not None for end in ("in", "out")]
-
-    def before_spots(self, stack: int) -> list[Tap]:
-        """What the teachers must show before a stack."""
-        return [(stage[0].module, "out") for stage in self.before(stack)]
-
-    def tail_spots(self) -> list[Tap]:
-        """What the teachers must show behind the layers."""
-        spots: list[Tap] = [(item.module, "out") for item in [*self.tail, *(head for _, head in self.before_tied)]]
+    @cached_property
+    def tail_taps(self) -> list[Tap]:
+        """What the teachers show after the layers."""
+        taps: list[Tap] = [(item.module, "out") for item in [*self.tail, *(stage.head for stage in self.tied_heads)]]
         readers = [reader(self.anatomy, space) for space in self.late_spaces]
-        spots += [(step.module, "in") for step in readers if step is not None]
-        return list(dict.fromkeys(spots))
+        taps += [(op.module, "in") for op in readers if op is not None]
+        return list(dict.fromkeys(taps))
 
-    def _items(self, layer: str) -> list[LinearOp | Norm]:
-        return [item for item in self.anatomy.flow if item.module.startswith(layer + ".")]
+    def _layer_plan(self, layer: str) -> LayerPlan:
+        items = [item for item in self.anatomy.flow if item.module.startswith(layer + ".")]
+        spaces = [name for name in self.anatomy.spaces if name.startswith(layer + ".") and name not in self._wide]
+        spaces.sort(key=lambda name: self.anatomy.spaces[name].kind is not Kind.EXPERTS)
+        readers = [reader(self.anatomy, space) for space in spaces]
+        stream_taps = [tap for tap in map(stream_tap, items) if tap is not None]
+        return LayerPlan(
+            parameters=[name for name in self.anatomy.axes if name.startswith(layer + ".")],
+            spaces=spaces,
+            stages=self._layer_stages(items),
+            taps=self._layer_taps(items),
+            inner_taps=[(op.module, "out") for op in items if isinstance(op, LinearOp) and stream_tap(op) is None],
+            stream_taps=list(dict.fromkeys(stream_taps)),
+            thin_taps=[(op.module, end) for op in readers if op is not None for end in ("in", "out")],
+        )
+
+    def _layer_stages(self, items: Sequence[LinearOp | Norm]) -> list[FitStage]:
+        groups: list[list[LinearOp | Norm]] = []
+        joining: dict[Tap, list[LinearOp | Norm]] = {}
+        for item in items:
+            tap = stream_tap(item)
+            if isinstance(item, Norm):
+                # A scale per channel of a head cannot be mapped: it is averaged.
+                if item.space is not None and not is_folded(self.anatomy, item):
+                    groups.append([item])
+            elif tap is not None:
+                # Parallel branches join the stream at one place: they are fitted together, once both can run.
+                group = joining.setdefault(tap, [])
+                if group in groups and group:
+                    groups.remove(group)
+                group.append(item)
+                groups.append(group)
+            elif groups and self._alike(groups[-1][-1], item):
+                groups[-1].append(item)
+            else:
+                groups.append([item])
+        return [_stage_of(group) for group in groups]
+
+    def _layer_taps(self, items: Sequence[LinearOp | Norm]) -> list[Tap]:
+        taps: list[Tap] = []
+        for item in items:
+            if isinstance(item, Norm) and (item.space is None or is_folded(self.anatomy, item)):
+                continue
+            taps.append(stream_tap(item) or (item.module, "out"))
+        return list(dict.fromkeys(taps))
+
+    def _touches(self, parameter: str, spaces: Sequence[str]) -> bool:
+        """Whether a parameter has an axis in one of the spaces."""
+        return any(part.key in spaces for axis in self.anatomy.axes[parameter] for part in axis.parts)
+
+    def _fitted(self, item: LinearOp | Norm) -> bool:
+        return not is_folded(self.anatomy, item) if isinstance(item, Norm) else item.weight in self.anatomy.axes
 
     def _inside(self, name: str) -> bool:
         return name.startswith(tuple(layer + "." for layer in self.layers))
@@ -199,11 +268,40 @@ class BuildPlan:
         inside = tuple(layer + "." for layer in layers)
         return max(i for i, item in enumerate(self.anatomy.flow) if item.module.startswith(inside))
 
-    def _alike(self, before: LinearOp | Norm, step: LinearOp) -> bool:
-        """Whether two linears read the same input and write the same inner space."""
-        if not isinstance(before, LinearOp) or before.checkpoint is not None:
+    def _alike(self, previous: LinearOp | Norm, op: LinearOp) -> bool:
+        """Whether two linear modules read the same input and write the same inner space."""
+        if not isinstance(previous, LinearOp) or previous.checkpoint is not None:
             return False
-        same = before.writes == step.writes and before.reads == step.reads
+        same = previous.writes == op.writes and previous.reads == op.reads
         # Cross-attention: queries read the decoder's tokens, keys and values the encoder's.
         tokens = self.anatomy.tokens
-        return same and step.writes not in self.streams and tokens.get(before.module) == tokens.get(step.module)
+        return same and op.writes not in self._streams and tokens.get(previous.module) == tokens.get(op.module)
+
+
+def wide_spaces(anatomy: Anatomy) -> list[str]:
+    """Residual and embedding spaces, whose maps are made before the layers are built."""
+    return [space.name for space in anatomy.spaces.values() if space.kind in (Kind.RESIDUAL, Kind.EMBEDDING)]
+
+
+def is_folded(anatomy: Anatomy, norm: Norm) -> bool:
+    """Whether a norm has no scale of its own in the student."""
+    return norm.space is not None and norm.folded and anatomy.rotatable(norm.space)
+
+
+def _stage_of(group: Sequence[LinearOp | Norm]) -> FitStage:
+    if len(group) == 1:
+        return _single_stage(group[0])
+    ops = tuple(item for item in group if isinstance(item, LinearOp))
+    tap = stream_tap(ops[0])
+    return LinearStage(ops) if tap is None else ResidualWriteStage(ops, tap)
+
+
+def _single_stage(item: LinearOp | Norm) -> FitStage:
+    tap = stream_tap(item)
+    if isinstance(item, Norm):
+        return NormStage(item, tap)
+    return LinearStage((item,)) if tap is None else ResidualWriteStage((item,), tap)
+
+
+def _stage_items(stage: FitStage) -> tuple[LinearOp | Norm, ...]:
+    return stage.ops if isinstance(stage, (LinearStage, ResidualWriteStage)) else (stage.norm,)

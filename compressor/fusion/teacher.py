@@ -1,8 +1,9 @@
-"""What fusion knows of each teacher: its anatomy, its canonical weights, and a model that computes with them."""
+"""Teachers as fusion uses them: anatomy, canonical weights, and a model that computes with these weights."""
 
 from __future__ import annotations
 
 import copy
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,35 +14,38 @@ from transformers import PreTrainedModel
 
 from compressor.anatomy import Anatomy, LinearOp, Map, Side, Space, apply, canonicalise, inspect_config
 from compressor.anatomy.lazy_state import Derived
+from compressor.errors import UnsupportedError, UserError
 
-#: What tells the weights of two models apart.
+#: Name, shape and checksum of every parameter of a model.
 WeightChecksum = tuple[tuple[str, tuple[int, ...], int], ...]
+#: A model and its name in the report.
+NamedModel = tuple[str, PreTrainedModel]
 
 
 @dataclass(frozen=True)
 class LayerSpan:
-    """Which of a teacher's layers stand for one of the student's.
+    """The layers of a teacher that correspond to one of the student's.
 
     Attributes:
-        run: the teacher's layers that are run, in order; none where the teacher waits for the others.
-        shown: the layer whose heads, units and weights the student's layer may take: the last one run.
+        layers: the teacher's layers to run, in order; empty where the teacher waits for the others.
+        counterpart: the last one run, whose heads, units and weights the student's layer may take.
     """
 
-    run: tuple[str, ...]
-    shown: str
+    layers: tuple[str, ...]
+    counterpart: str
 
 
 @dataclass(frozen=True, eq=False)
 class FusionTeacher:
-    """One teacher, ready to be transported.  It is asked in the student's names.
+    """One teacher, ready to be transported.  Methods take the student's names.
 
     Attributes:
-        name: how the report calls it.
+        name: in the report.
         model: computes with the canonical weights, in the teacher's precision.
         anatomy: certified.
-        state: {parameter: canonical weights, float64}; computed each time from those of the teacher.
+        state: {parameter: canonical weights, float64}, computed anew at every access.
         weight: α, the teacher's share; all teachers' sum to 1.
-        routes: {layer of the student: the teacher's layers that stand for it}; those of the same name where absent.
+        spans: {layer of the student: the teacher's layers}; a layer that is absent corresponds to its namesake.
     """
 
     name: str
@@ -49,62 +53,131 @@ class FusionTeacher:
     anatomy: Anatomy
     state: Mapping[str, Tensor]
     weight: float
-    routes: Mapping[str, LayerSpan] = field(default_factory=dict)
+    spans: Mapping[str, LayerSpan] = field(default_factory=dict)
 
-    def route(self, layer: str) -> LayerSpan:
-        return self.routes.get(layer) or LayerSpan((layer,), layer)
+    def span(self, layer: str) -> LayerSpan:
+        return self.spans.get(layer) or LayerSpan((layer,), layer)
 
-    def own(self, name: str) -> str:
-        """The teacher's name of a module, parameter or space that the student calls `name`."""
-        for layer, route in self.routes.items():
+    def local_name(self, name: str) -> str:
+        """The teacher's name of one of the student's modules, parameters or spaces."""
+        for layer, span in self.spans.items():
             if name == layer or name.startswith((layer + ".", layer + "/")):
-                shown = route.shown + name[len(layer) :]
-                # What the first layer has for the whole stack (T5's table of positions) has no counterpart elsewhere.
-                return name if name in self.anatomy.axes and shown not in self.anatomy.axes else shown
+                local = span.counterpart + name[len(layer) :]
+                # What the first layer has for the whole stack (T5's table of positions) exists nowhere else.
+                return name if name in self.anatomy.axes and local not in self.anatomy.axes else local
         return name
 
     def space(self, name: str) -> Space:
-        """The teacher's space that stands for one of the student's."""
-        return self.anatomy.spaces[self.own(name)]
+        """The teacher's space that corresponds to one of the student's."""
+        return self.anatomy.spaces[self.local_name(name)]
 
     def tensor(self, name: str) -> Tensor | None:
-        """A parameter by the student's name; None where there is none."""
-        return self.state.get(self.own(name))
+        """A canonical parameter; None if the teacher has none."""
+        return self.state.get(self.local_name(name))
 
-    def read_weight(self, step: LinearOp) -> Tensor:
-        """The matrix of one of the student's steps as [inputs, outputs], float64."""
-        return as_input_output(self.state[self.own(step.weight)], self.anatomy, step, self.own(step.weight))
+    def read_weight(self, op: LinearOp) -> Tensor:
+        """The weight of one of the student's linear modules as [inputs, outputs], float64."""
+        return as_input_output(self.state[self.local_name(op.weight)], self.anatomy, op, self.local_name(op.weight))
 
     def transported(self, maps: Mapping[str, Map], name: str, student: Anatomy) -> Tensor:
         """A parameter in the student's shape, float64.
 
         Args:
             maps: {the student's map key: map}.
-            name: the student's name of it.
+            name: of the parameter.
             student: its anatomy.
         """
         axes = student.axes[name]
         keys = {part.key for axis in axes for part in axis.parts if part.key in maps}
-        theirs = self.own(name)
-        own = {key if theirs == name else self.own(key): maps[key] for key in keys if key is not None}
-        return apply(own, self.state, self.anatomy, [theirs], {theirs: axes})[theirs]
+        local = self.local_name(name)
+        local_maps = {key if local == name else self.local_name(key): maps[key] for key in keys if key is not None}
+        return apply(local_maps, self.state, self.anatomy, [local], {local: axes})[local]
+
+    def with_spans(self, spans: Mapping[str, LayerSpan]) -> FusionTeacher:
+        """The same teacher with its layers assigned to the student's."""
+        return replace(self, spans=spans)
 
 
-def as_input_output(weight: Tensor, anatomy: Anatomy, step: LinearOp, name: str | None = None) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class TeacherGroup:
+    """All teachers of a fusion.
+
+    Attributes:
+        teachers: in the order of the fusion.
+        anchor: the anchor if there is one, itself one of the teachers if it takes part.
+        order: teacher i of the fusion is the user's teacher order[i].
+    """
+
+    teachers: Sequence[FusionTeacher]
+    anchor: FusionTeacher | None
+    order: Sequence[int]
+
+    @property
+    def everyone(self) -> list[FusionTeacher]:
+        """The teachers, then the anchor."""
+        return [*self.teachers, *([self.anchor] if self.anchor is not None else [])]
+
+    def with_spans(self, spans: Sequence[Mapping[str, LayerSpan]]) -> TeacherGroup:
+        """The same group with its layers assigned, one mapping per member of `everyone`."""
+        teachers = [teacher.with_spans(own) for teacher, own in zip(self.teachers, spans, strict=False)]
+        anchor = self.anchor
+        if anchor is not None:
+            pairs = zip(teachers, self.teachers, strict=True)
+            anchor = next((new for new, old in pairs if old is anchor), anchor.with_spans(spans[-1]))
+        return TeacherGroup(teachers, anchor, self.order)
+
+
+def as_input_output(weight: Tensor, anatomy: Anatomy, op: LinearOp, name: str | None = None) -> Tensor:
     """A linear module's weight with its input axis first."""
-    return weight if reads_first(anatomy, step, name) else weight.T
+    return weight if reads_first(anatomy, op, name) else weight.T
 
 
-def reads_first(anatomy: Anatomy, step: LinearOp, name: str | None = None) -> bool:
+def reads_first(anatomy: Anatomy, op: LinearOp, name: str | None = None) -> bool:
     """Whether dimension 0 of the module's weight is its input (Conv1D) and not its output (Linear)."""
-    return not step.tied and anatomy.axes[name or step.weight][0].side is Side.READ
+    return not op.tied and anatomy.axes[name or op.weight][0].side is Side.READ
+
+
+def prepare_teachers(
+    teachers: Sequence[NamedModel], weights: Sequence[float], anchor: NamedModel | None, *, canonical: bool
+) -> TeacherGroup:
+    """Certify all teachers and bring them into canonical form.
+
+    Without an anchor the teachers are sorted by their weights' checksums, so that their order does not matter.
+
+    Args:
+        teachers: of one model type and task.
+        weights: one per teacher, to be normalised.
+        anchor: a trained narrow model, which may be one of the teachers.
+        canonical: see `prepare_teacher`.
+
+    Raises:
+        UserError, UnsupportedError: the teachers cannot be fused with each other.
+        CertificateError: an architecture is not understood.
+    """
+    order = list(range(len(teachers)))
+    pairs = list(zip(teachers, weights, strict=True))
+    if anchor is None:
+        order.sort(key=lambda k: (weights_checksum(teachers[k][1]), weights[k]))
+    sorted_teachers, sorted_weights = zip(*(pairs[k] for k in order), strict=True)
+    prepared = [
+        prepare_teacher(name, model, weight, canonical=canonical)
+        for (name, model), weight in zip(sorted_teachers, normalised_weights(sorted_weights), strict=True)
+    ]
+    _check_alike(prepared)
+    if anchor is None:
+        return TeacherGroup(prepared, None, order)
+    models = [model for _, model in sorted_teachers]
+    place = next((k for k, model in enumerate(models) if model is anchor[1]), None)
+    return TeacherGroup(
+        prepared, prepare_teacher(*anchor, 0.0, canonical=canonical) if place is None else prepared[place], order
+    )
 
 
 def prepare_teacher(name: str, model: PreTrainedModel, weight: float, *, canonical: bool = True) -> FusionTeacher:
-    """Certify a teacher's anatomy and bring its weights into canonical form; the teacher itself stays untouched.
+    """Certify a teacher's anatomy and bring its weights into canonical form; `model` itself is not changed.
 
     Args:
-        name: how the report calls the teacher.
+        name: in the report.
         model: the teacher.
         weight: α.
         canonical: fold norms and scales and centre writers; otherwise the weights are taken as they are.
@@ -127,20 +200,37 @@ def prepare_teacher(name: str, model: PreTrainedModel, weight: float, *, canonic
 
 
 def weights_checksum(model: PreTrainedModel) -> WeightChecksum:
-    """Name, shape and checksum of every parameter, in the order of the names."""
-    found = []
+    """Name, shape and checksum of every parameter, sorted by name."""
+    checksums = []
     for name, value in sorted(model.named_parameters()):
-        held = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        found.append((name, tuple(value.shape), zlib.crc32(held.data)))
-    return tuple(found)
-
-
-def with_routes(source: FusionTeacher, routes: Mapping[str, LayerSpan]) -> FusionTeacher:
-    """The source with its layers assigned to the student's."""
-    return replace(source, routes=routes)
+        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        checksums.append((name, tuple(value.shape), zlib.crc32(data.data)))
+    return tuple(checksums)
 
 
 def normalised_weights(weights: Sequence[float]) -> list[float]:
     """Weights that sum to one."""
     total = sum(weights)
     return [weight / total for weight in weights]
+
+
+def _check_alike(teachers: Sequence[FusionTeacher]) -> None:
+    """Raise if two teachers have different parameters, or shared layers that run unequally often."""
+    first = teachers[0]
+    for teacher in teachers[1:]:
+        odd = sorted(_parameter_kinds(first) ^ _parameter_kinds(teacher))
+        if odd:
+            raise UserError(
+                f"{first.name} and {teacher.name} do not have the same parameters: {odd[0]} is in one of them"
+            )
+        for stack, other in zip(first.anatomy.stacks, teacher.anatomy.stacks, strict=True):
+            if stack.runs != other.runs and max(stack.runs, other.runs) > 1:
+                raise UnsupportedError(
+                    f"{first.name} runs its shared layer {stack.runs} times and {teacher.name} {other.runs} times: "
+                    f"different depths of layers that share their weights cannot be fused"
+                )
+
+
+def _parameter_kinds(teacher: FusionTeacher) -> set[str]:
+    """Parameter names without the layers' numbers."""
+    return {re.sub(r"\.\d+\.", ".N.", name) for name in teacher.anatomy.axes}

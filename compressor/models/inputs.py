@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
@@ -54,6 +56,26 @@ def is_audio_config(config: PretrainedConfig) -> bool:
     return hasattr(config, "num_mel_bins")
 
 
+def count_tokens(inputs: Mapping[str, Tensor], config: PretrainedConfig) -> int:
+    """Token vectors that a batch makes without padding: patches of images; of encoder–decoders those of the fewer.
+
+    Args:
+        inputs: of the model.
+        config: the model's.
+    """
+    pixels = inputs.get("pixel_values")
+    if pixels is not None:
+        size = config.patch_size
+        height, width = (size, size) if isinstance(size, int) else tuple(size)
+        return int(pixels.shape[0] * (pixels.shape[-2] // height) * (pixels.shape[-1] // width))
+    counts = []
+    for prefix in ("", "decoder_"):
+        ids, mask = inputs.get(f"{prefix}input_ids"), inputs.get(f"{prefix}attention_mask")
+        if ids is not None:
+            counts.append(ids.numel() if mask is None else int(mask.sum()))
+    return min(counts, default=0)
+
+
 def dummy_inputs(
     config: PretrainedConfig,
     batch: int = 2,
@@ -94,3 +116,8 @@ def _random_ids(config: PretrainedConfig, batch: int, length: int, generator: to
     low_ones = [i for i in special if isinstance(i, int) and i < config.vocab_size // 2]
     low = min(max([*low_ones, 0]) + 1, config.vocab_size - 1)
     return torch.randint(low, config.vocab_size, (batch, length), generator=generator)
+
+
+def without_labels(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs of a model's call."""
+    return {name: value for name, value in batch.items() if name != "labels"}

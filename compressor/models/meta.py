@@ -1,26 +1,93 @@
-"""A model without weights, for what only its code knows: how many positions it holds, how its decoder is fed."""
+"""Models without weights: for parameter shapes, forward signatures, the limit of positions, and counting operations."""
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import PretrainedConfig, PreTrainedModel
 
+from compressor.errors import UnsupportedError
 from compressor.models.weights import model_class
 from compressor.utils.logging import quiet_transformers
 
+#: Most modules of a model; one of 94 layers with 512 experts each, every one of them of five modules, has 240,000.
+MAX_MODULES = 1_000_000
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:
-    """The model of a config on the meta device."""
-    with quiet_transformers(), torch.device("meta"):
-        return model_class(config)(copy.deepcopy(config))
+    """The float32 model of a config on the meta device, without memory.
+
+    Raises:
+        UnsupportedError: its architecture is missing or unknown to the installed transformers, or has more than
+            `MAX_MODULES` modules.
+    """
+    with torch.device("meta"), quiet_transformers(errors=False), _bounded_modules(config.model_type):
+        return model_class(config)._from_config(copy.deepcopy(config), dtype=torch.float32)
+
+
+@contextmanager
+def _bounded_modules(model_type: str) -> Iterator[None]:
+    """Stop an endless build: any field of a config may count modules, whatever its name."""
+    count = 0
+
+    def register(module: nn.Module, name: str, child: nn.Module | None) -> None:
+        nonlocal count
+        count += 1
+        if count > MAX_MODULES:
+            raise UnsupportedError(f"the {model_type} config asks for more than {MAX_MODULES} modules")
+
+    handle = register_module_module_registration_hook(register)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def weightless_copy(model: PreTrainedModel | PretrainedConfig) -> PreTrainedModel:
+    """The same modules on the CPU with eager attention and experts; every parameter is one expanded zero.
+
+    The argument is not changed.  Tied parameters stay tied.
+
+    Raises:
+        UnsupportedError: as `meta_model`, for a config.
+    """
+    with quiet_transformers(), torch.no_grad():
+        if isinstance(model, PretrainedConfig):
+            copied = meta_model(model)
+            _materialise(copied)
+        else:
+            # The config of a model that was pruned by hand no longer describes it: copy its modules.
+            copied = copy.deepcopy(model, {id(parameter): _zero(parameter) for parameter in model.parameters()})
+            for module in copied.modules():
+                for name, buffer in module._buffers.items():
+                    module._buffers[name] = None if buffer is None else buffer.cpu()
+        copied.set_attn_implementation("eager")
+        if copied._can_set_experts_implementation():
+            copied.set_experts_implementation("eager")
+    return copied.eval()
+
+
+def _materialise(model: nn.Module) -> None:
+    zeros: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = zeros.setdefault(id(parameter), _zero(parameter))
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                module._buffers[name] = torch.zeros(buffer.shape, dtype=buffer.dtype)
+
+
+def _zero(parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(()).expand(parameter.shape), requires_grad=False)
 
 
 def most_positions(config: PretrainedConfig) -> int | None:

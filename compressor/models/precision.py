@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compressor.anatomy.resize import quiet_config_warnings
+from compressor.utils.logging import quiet_transformers
 
 SINGLE = torch.float32
 
@@ -33,7 +33,7 @@ def in_single(model: PreTrainedModel) -> PreTrainedModel:
     rounded = [name for name, own in model.named_buffers() if name not in saved and _is_half(own.dtype)]
     if rounded:
         # What the config gives (rotary frequencies) is made again; `model.half()` has rounded it.
-        with quiet_config_warnings(), torch.random.fork_rng(devices=[]):
+        with quiet_transformers(errors=False), torch.random.fork_rng(devices=[]):
             fresh = dict(type(model)(copy.deepcopy(model.config)).named_buffers())
         for name in rounded:
             twin.get_buffer(name).copy_(fresh[name])

@@ -10,8 +10,7 @@ from transformers import PretrainedConfig
 
 from compressor.anatomy import Anatomy, inspect_config
 from compressor.errors import UserError
-from compressor.fusion.fuse import widest
-from compressor.fusion.shape.spec import StudentSpec, depth_of, student_specs
+from compressor.fusion.shape.spec import StudentSpec, depth_of, student_specs, widest_teacher
 from compressor.models.builtin import BUILTIN, builtin_data
 from compressor.models.compatibility import check_compatible, check_compatible_configs
 from compressor.models.load import Teacher, load_teacher
@@ -70,7 +69,7 @@ def shape_of(configs: Sequence[PretrainedConfig]) -> tuple[PretrainedConfig, Ana
         UserError: an architecture is not understood.
     """
     anatomies = [inspect_config(config) for config in configs]
-    best = widest(configs, anatomies)
+    best = widest_teacher(configs, anatomies)
     stacks = zip(*(anatomy.stacks for anatomy in anatomies), strict=True)
     return configs[best], anatomies[best], tuple(max(map(depth_of, own)) for own in stacks)
 

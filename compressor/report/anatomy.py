@@ -11,6 +11,7 @@ from rich.text import Text
 
 from compressor.report.describe import Report, describe_budget
 from compressor.report.tables import plain_table
+from compressor.utils.out_of_memory import format_bytes
 
 if TYPE_CHECKING:
     from compressor.anatomy import Anatomy, Axis, Space
@@ -68,6 +69,7 @@ def render_plan(plan: Report) -> list[RenderableType]:
         f"{target['given_width']:.4g} given; the student has "
         f"{student['parameters'] / largest['parameters']:.1%} of the largest teacher's parameters and "
         f"{student['macs'] / largest['macs']:.1%} of its MACs{tokens}",
+        *_memory(plan.get("memory")),
         f"certificate: {plan['certificate']:.1e} (no weights were read)",
     ]
 
@@ -81,6 +83,17 @@ def _alternative(target: Report, alternative: Report) -> str:
     }
     differing = [f"{field} {other_size}" for field, (size, other_size) in sizes.items() if size != other_size]
     return f"or with {alternative['narrowing'].replace('-', ' ')} if held-out samples prefer it: {', '.join(differing)}"
+
+
+def _memory(memory: Report | None) -> list[str]:
+    """Least memory of a fusion and free memory; [] for plans of older versions."""
+    if memory is None:
+        return []
+    limits = "".join(f" ({name} allows {format_bytes(size)})" for name, size in memory["limits"].items())
+    free = "" if memory["free"] is None else f", and {format_bytes(memory['free'])} are free{limits}"
+    too_little = memory["free"] is not None and memory["free"] < memory["least"]
+    ending = ": too little" if too_little else ""
+    return [f"memory: a fusion holds {format_bytes(memory['least'])} at least{free}{ending}"]
 
 
 def _collapser(layers: Sequence[str]) -> Callable[[str], str]:
@@ -136,7 +149,7 @@ def _coordinates(space: Space) -> str:
             groups = f" in {space.groups} key–value groups" if space.groups != space.heads else ""
             rotary = ", rotary" if space.rotary else ""
             order = ", one order of heads in all layers" if space.order else ""
-            order = ", heads have fixed positions" if space.placed else order
+            order = ", heads have fixed positions" if space.head_position_fixed else order
             return f"{space.size} = {space.heads} heads{groups} × {space.head_dim} channels{rotary}{order}"
         case Kind.EXPERTS:
             return f"{space.size} experts"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compressor.bench.rows import format_count, format_perplexity, format_threads
+from compressor.bench.rows import MISSING, format_count, format_perplexity, format_threads
 
 #: The content of a report.json, or a section of it.
 Report = Mapping[str, Any]
@@ -24,10 +24,15 @@ def measure_of(candidates: Sequence[Report]) -> str:
     return next(key for key in candidates[0] if key != "candidate")
 
 
+def format_measure(value: float | None) -> str:
+    """A measure of a candidate; None if it is not finite."""
+    return MISSING if value is None else f"{value:.4g}"
+
+
 def describe_shapes(shapes: Sequence[Report]) -> str:
     """Shapes of attention that were tried, with their errors."""
     measure = measure_of(shapes)
-    errors = "; ".join(f"{shape['candidate']} {shape[measure]:.4g}" for shape in shapes)
+    errors = "; ".join(f"{shape['candidate']} {format_measure(shape[measure])}" for shape in shapes)
     return f"{errors} ({_MEASURES.get(measure, measure)})"
 
 

@@ -12,7 +12,7 @@ from compressor.transport.costs import (
     prepared,
     squared,
 )
-from compressor.transport.coupling import Coupling, compose, from_assignment, from_selection, identity_coupling, mixed
+from compressor.transport.coupling import Coupling, from_selection, identity_coupling, mixed
 from compressor.transport.marginals import check_marginal, from_importance, inverse, uniform
 from compressor.transport.options import CouplingOptions
 from compressor.transport.sketch import sketch
@@ -31,11 +31,9 @@ __all__ = [
     "Registry",
     "barycentre",
     "check_marginal",
-    "compose",
     "cosine",
     "euclidean",
     "farthest_first",
-    "from_assignment",
     "from_importance",
     "from_selection",
     "from_weights",

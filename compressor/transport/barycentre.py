@@ -1,16 +1,12 @@
-"""Free-support Wasserstein barycentres: the anchor that nobody trained.
+"""Free-support Wasserstein barycentres of several teachers' coordinates.
 
-Given the coordinates x_i of K teachers, find m points z_j that all teachers can be transported to most cheaply:
-
-    minimise  Σ_k α_k <P_k, C_k>,   C_k[i, j] = ||x_i - z_j||²
-
-over the couplings P_k and the support z by turns.  For fixed support each P_k is a transport problem; for fixed
-couplings each z_j is a mean of the coordinates that are coupled to it.  So z = Cᵀx with C [N, m], N the coordinates of
-all teachers, and every distance follows from their joint Gram matrix G [N, N]; the features are never needed:
+Find the m points z_j that minimise  Σ_k α_k <P_k, C_k>,  C_k[i, j] = ||x_i - z_j||²,  over couplings P_k and support z
+in turn.  Each z_j is a mean of the coordinates x_i coupled to it: z = Cᵀx with C [N, m].  So the joint Gram matrix
+G [N, N] of all N coordinates gives every distance:
 
     ||x_i - z_j||² = G_ii - 2 (GC)_ij + (CᵀGC)_jj.
 
-With free target marginals this is weighted k-means (hard) or its soft form (entropic).
+With free target marginals this is (soft) weighted k-means.
 """
 
 from __future__ import annotations
@@ -30,21 +26,21 @@ from compressor.transport.coupling import Coupling
 from compressor.transport.marginals import check_marginal, uniform
 from compressor.transport.solvers import LEAVING, SOLVERS, median_cost, solve
 
-#: The solver that frees the target marginals, for each that holds them; the entropic ones.
+#: {solver with fixed target marginals: the same with free ones}.
 FREE = {"emd": "semirelaxed", "sinkhorn": "semirelaxed-entropic"}
 ENTROPIC = ("sinkhorn", "semirelaxed-entropic")
-#: Squared distances below this share of the largest squared norm are rounding: the coordinates are duplicates.
+#: Coordinates closer than this are duplicates: squared distance as a share of the largest squared norm.
 DUPLICATE = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
 class Barycentre:
-    """A synthesised anchor.
+    """A common support, and the couplings of all teachers to it.
 
     Attributes:
-        couplings: one per teacher, from its coordinates to the m support points.
-        weights: C [N, m]; column j makes support point j of all teachers' coordinates: non-negative, sums to one.
-        objective: what was minimised, before each move of the support; for entropic solvers with its -ε H(P).
+        couplings: one per teacher.
+        weights: C [N, m]; columns are non-negative with sum one.
+        objective: before each move of the support, with -ε H(P) for entropic solvers.
     """
 
     couplings: tuple[Coupling, ...]
@@ -70,52 +66,31 @@ def barycentre(
     """The barycentre of several teachers' coordinates.
 
     Args:
-        gram: inner products of all teachers' coordinates, teacher after teacher, [N, N].
-        sizes: how many coordinates each teacher has; they sum to N.
+        gram: inner products of all teachers' coordinates [N, N].
+        sizes: coordinates of each teacher; they sum to N.
         m: support points.
-        alphas: weight of each teacher, normalised; equal if omitted.  At 0 a teacher is coupled but moves nothing.
+        alphas: weight per teacher, normalised; equal if omitted.
         marginals: source marginal of each teacher; uniform if omitted.
-        nu: target marginal [m] that all couplings share; uniform if omitted.
+        nu: target marginal [m]; uniform if omitted.
         solver: emd, sinkhorn, or one of their semi-relaxed forms.
-        free_targets: replace emd and sinkhorn by their semi-relaxed forms.
+        free_targets: use the semi-relaxed form.
         epsilon: entropic regularisation relative to the median cost to the first support.
-        max_iterations: moves of the support allowed.
-        tolerance: stop when a move lowers the objective by less than this share of it.
-        space: the name that errors and the report use.
+        max_iterations: moves of the support.
+        tolerance: stop when a move lowers the objective by a smaller share.
+        space: name for errors and the report.
 
     Raises:
-        UserError: no solver has that name, or it leaves mass behind.
+        UserError: the solver is unknown or leaves mass behind.
         CouplingError: sizes, weights or marginals do not fit, or a coupling failed.
     """
-    SOLVERS.get(solver)
-    if solver in LEAVING:
-        # What stays behind would change with every move of the support, and the objective with it.
-        raise UserError(
-            f"the barycentre takes emd or sinkhorn, not {solver}: {' and '.join(LEAVING)} transport need an anchor"
-        )
     gram = gram.double()
-    if gram.shape != (sum(sizes), sum(sizes)) or m < 1 or min(sizes, default=0) < 1:
-        raise CouplingError(
-            f"{space}: no barycentre of {m} points from a Gram matrix of shape {tuple(gram.shape)} "
-            f"and teachers of sizes {list(sizes)}"
-        )
+    _check_problem(gram, sizes, m, solver, space)
     alpha = _teacher_weights(alphas, len(sizes), space)
-    if marginals is None:
-        marginals = [uniform(size) for size in sizes]
-    elif len(marginals) != len(sizes):
-        raise CouplingError(f"{space}: {len(marginals)} marginals for {len(sizes)} teachers")
+    marginals, mass = _source_marginals(marginals, sizes, alpha, space)
     name = FREE.get(solver, solver) if free_targets else solver
-    mass = torch.cat(
-        [
-            a * check_marginal(mu, size, name="mu", space=space)
-            for a, mu, size in zip(alpha, marginals, sizes, strict=True)
-        ]
-    )
-
     weights = farthest_first(gram, mass, m)
     cost = _costs(gram, weights)
     scale = median_cost(cost)
-    entropic = epsilon * scale if name in ENTROPIC else 0.0
     objective: list[float] = []
     while True:
         blocks = cost.split(list(sizes))
@@ -125,28 +100,63 @@ def barycentre(
                 solve(name, block, mu, nu, epsilon=epsilon, scale=scale, space=space)
                 for block, mu in zip(blocks, marginals, strict=True)
             )
-        objective.append(
-            sum(
-                a * (float((coupling.plan * block).sum()) - entropic * coupling.entropy)
-                for a, coupling, block in zip(alpha, couplings, blocks, strict=True)
-            )
-        )
+        objective.append(_objective(couplings, blocks, alpha, epsilon * scale if name in ENTROPIC else 0.0))
         weights = _means(couplings, alpha, mass, cost)
-        fall = objective[-2] - objective[-1] if len(objective) > 1 else float("inf")
-        if fall <= tolerance * abs(objective[-1]) or len(objective) > max_iterations:
-            # Only the couplings that are handed out are worth a warning.
-            for warning in inexact:
+        if _has_converged(objective, tolerance) or len(objective) > max_iterations:
+            for warning in inexact:  # of the returned couplings only
                 warnings.warn(warning.message, stacklevel=2)
             return Barycentre(couplings, weights, tuple(objective))
         cost = _costs(gram, weights)
 
 
-def farthest_first(gram: Tensor, mass: Tensor, m: int) -> Tensor:
-    """A first support of m actual coordinates, one-hot [N, m].
+def _check_problem(gram: Tensor, sizes: Sequence[int], m: int, solver: str, space: str) -> None:
+    SOLVERS.get(solver)
+    if solver in LEAVING:
+        # The mass left behind, and with it the objective, would change with every move of the support.
+        raise UserError(
+            f"the barycentre takes emd or sinkhorn, not {solver}: {' and '.join(LEAVING)} transport need an anchor"
+        )
+    if gram.shape != (sum(sizes), sum(sizes)) or m < 1 or min(sizes, default=0) < 1:
+        raise CouplingError(
+            f"{space}: no barycentre of {m} points from a Gram matrix of shape {tuple(gram.shape)} "
+            f"and teachers of sizes {list(sizes)}"
+        )
 
-    The first is the one with the largest norm, each next one the farthest from all before, both weighted by mass [N].
-    Coordinates that are duplicates of each other are thus taken once, and the first of equals wins.  When every
-    coordinate has been reached the traversal starts again, so that a support wider than the teachers is even.
+
+def _source_marginals(
+    marginals: Sequence[Tensor] | None, sizes: Sequence[int], alpha: Sequence[float], space: str
+) -> tuple[Sequence[Tensor], Tensor]:
+    """The source marginal of each teacher, and all of them weighted by teacher [N]."""
+    if marginals is None:
+        marginals = [uniform(size) for size in sizes]
+    elif len(marginals) != len(sizes):
+        raise CouplingError(f"{space}: {len(marginals)} marginals for {len(sizes)} teachers")
+    weighted = [
+        a * check_marginal(mu, size, name="mu", space=space)
+        for a, mu, size in zip(alpha, marginals, sizes, strict=True)
+    ]
+    return marginals, torch.cat(weighted)
+
+
+def _objective(
+    couplings: Sequence[Coupling], blocks: Sequence[Tensor], alpha: Sequence[float], entropic: float
+) -> float:
+    """Σ_k α_k (<P_k, C_k> - ε H(P_k)), with `entropic` for ε."""
+    return sum(
+        a * (float((coupling.plan * block).sum()) - entropic * coupling.entropy)
+        for a, coupling, block in zip(alpha, couplings, blocks, strict=True)
+    )
+
+
+def _has_converged(objective: Sequence[float], tolerance: float) -> bool:
+    fall = objective[-2] - objective[-1] if len(objective) > 1 else float("inf")
+    return fall <= tolerance * abs(objective[-1])
+
+
+def farthest_first(gram: Tensor, mass: Tensor, m: int) -> Tensor:
+    """A first support of m coordinates, one-hot [N, m], by farthest-first traversal from the largest norm.
+
+    Distances are weighted by mass [N].  Duplicates are taken once; when all coordinates are reached it starts again.
     """
     norms = gram.diagonal()
     reached, live = DUPLICATE * float(norms.max()), mass > 0
@@ -156,7 +166,7 @@ def farthest_first(gram: Tensor, mass: Tensor, m: int) -> Tensor:
     for _ in range(m):
         badness = _badness(mass, distance)
         i = int(badness.argmax())
-        # Only where the worst is next to nothing can all have been reached.
+        # All can only be reached if the worst is close to zero.
         if float(badness[i]) <= heaviest * reached and float(distance[live].max()) <= reached:
             distance = norms
             i = int(_badness(mass, distance).argmax())
@@ -167,32 +177,31 @@ def farthest_first(gram: Tensor, mass: Tensor, m: int) -> Tensor:
 
 
 def _badness(mass: Tensor, distance: Tensor) -> Tensor:
-    """How badly each coordinate is served, [N]; those without mass are below all others."""
+    """Mass times distance to the support [N]; -1 without mass."""
     return torch.where(mass > 0, mass * distance, -1.0)
 
 
 def _costs(gram: Tensor, weights: Tensor) -> Tensor:
-    """Squared distances [N, m] of all coordinates to the support C = weights."""
+    """Squared distances [N, m] of all coordinates to the support with C = weights."""
     inner = _inner_products(gram, weights)
     return squared(gram.diagonal(), (weights * inner).sum(0), inner)
 
 
 def _inner_products(gram: Tensor, weights: Tensor) -> Tensor:
-    """G C [N, m].  Where every coordinate belongs to one support point at most (hard couplings) sums do: O(N²)."""
+    """G C [N, m]; in O(N²) for hard couplings."""
     shares, owners = weights.max(1)
     if int(weights.count_nonzero()) > int(shares.count_nonzero()):
         return gram @ weights
-    # By rows, which lie together in memory: the Gram matrix is symmetric.
-    belongs = (shares.numpy(), (owners.numpy(), np.arange(len(owners))))
-    sums = csr_array(belongs, shape=tuple(weights.T.shape)) @ gram.numpy()
+    # The Gram matrix is symmetric: sum its rows, which are contiguous in memory.
+    entries = (shares.numpy(), (owners.numpy(), np.arange(len(owners))))
+    sums = csr_array(entries, shape=tuple(weights.T.shape)) @ gram.numpy()
     return torch.from_numpy(sums).T.contiguous()
 
 
 def _means(couplings: Sequence[Coupling], alpha: Sequence[float], mass: Tensor, cost: Tensor) -> Tensor:
     """The best support for fixed couplings: C = stacked α_k P_k, columns normalised.
 
-    If all couplings share ν this is Σ_k α_k push_k.  A support point that nothing is coupled to (ν is free) moves to
-    the coordinate that is served worst, where it can only help.
+    A point without mass (free ν) moves to the coordinate with the largest mass times distance.
     """
     plans = torch.cat([a * coupling.plan for a, coupling in zip(alpha, couplings, strict=True)])
     received = plans.sum(0)

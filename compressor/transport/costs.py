@@ -1,11 +1,9 @@
-"""Ground costs: how far coordinate i of one model is from coordinate j of another.
+"""Ground costs: distances between coordinates of two models.
 
-The features of a coordinate are its activations over the calibration tokens (x_i, y_j) or, without data, its weights.
-Either way the costs need only sums over the tokens, never the features themselves:
+Features are activations over tokens or, without data, weights.  Costs and preparations (centred, scaled) only need
+sums:
 
     ||x_i - y_j||² = <x_i, x_i> + <y_j, y_j> - 2 <x_i, y_j>,   <x_i - x̄_i, y_j - ȳ_j> = <x_i, y_j> - Σx_i Σy_j / count.
-
-So features can also be prepared (centred, scaled) when all that is left of them is their moments.
 """
 
 from __future__ import annotations
@@ -19,21 +17,21 @@ from torch import Tensor
 from compressor.errors import UserError
 from compressor.utils.registry import Registry
 
-#: A variance below this share of the mean square is rounding: the coordinate is constant.
+#: A coordinate is constant if its variance is below this share of its mean square.
 CONSTANT = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Sums over the tokens of features, all float64 and over the same tokens.
+    """Float64 sums over tokens of features.
 
     Attributes:
-        xx: <x_i, x_i> of the source coordinates, [n].
-        yy: <y_j, y_j> of the target coordinates, [m].
+        xx: <x_i, x_i> of source coordinates, [n].
+        yy: <y_j, y_j> of target coordinates, [m].
         xy: <x_i, y_j>, [n, m].
-        x: Σ x_i of the source coordinates, [n]; None if it is not known, then features cannot be centred.
-        y: Σ y_j of the target coordinates, [m]; None as for x.
-        count: tokens that were summed; 1 if all the above are means over tokens.
+        x: Σ x_i, [n]; None if unknown.
+        y: Σ y_j, [m]; None if unknown.
+        count: tokens; 1 for means.
     """
 
     xx: Tensor
@@ -44,9 +42,9 @@ class Moments:
     count: float = 1.0
 
 
-#: moments -> cost [n, m]
+#: moments -> cost [n, m].
 GroundCost = Callable[[Moments], Tensor]
-#: moments of features -> moments of the prepared features
+#: moments of features -> moments of the prepared features.
 Preparation = Callable[[Moments], Moments]
 
 COSTS: Registry[GroundCost] = Registry("ground cost")
@@ -54,21 +52,21 @@ PREPARATIONS: Registry[Preparation] = Registry("preparation of features")
 
 
 def from_weights(x: Tensor, y: Tensor) -> Moments:
-    """The moments of two feature matrices [n, k] and [m, k]: one row per coordinate."""
+    """The moments of feature matrices [n, k] and [m, k], a row per coordinate."""
     x, y = x.double(), y.double()
     return Moments((x * x).sum(1), (y * y).sum(1), x @ y.T, x.sum(1), y.sum(1), float(x.shape[1]))
 
 
 def ground_cost(name: str, moments: Moments) -> Tensor:
-    """The ground cost of that name, [n, m]; UserError lists the known names."""
+    """The ground cost of that name, [n, m]; UserError for an unknown name."""
     return COSTS.get(name)(moments)
 
 
 def prepared(name: str, moments: Moments) -> Moments:
-    """The moments of the features after the preparation of that name.
+    """The moments after a preparation.
 
     Raises:
-        UserError: no preparation has that name (the known ones are listed), or it needs means that are not known.
+        UserError: the name is unknown, or needed means are.
     """
     return PREPARATIONS.get(name)(moments)
 
@@ -84,42 +82,44 @@ def raw(moments: Moments) -> Moments:
 
 @PREPARATIONS.register("centred")
 def centred(moments: Moments) -> Moments:
-    """x_i - x̄_i: each coordinate without its mean over the tokens; what is constant becomes exactly zero.
+    """x_i - x̄_i; a constant coordinate becomes exactly zero.
 
     Raises:
-        UserError: the means are not known.
+        UserError: the means are unknown.
     """
     xx, yy, xy, x, y, count = moments.xx, moments.yy, moments.xy, moments.x, moments.y, moments.count
     if x is None or y is None:
         raise UserError("features cannot be centred without their means: use another cost and preparation of features")
     variation_x, variation_y = _variation(xx, x, count), _variation(yy, y, count)
     vary = (variation_x > 0)[:, None] & (variation_y > 0)[None, :]
-    # In place: between thousands of coordinates a matrix takes hundreds of megabytes.
+    # In place: with thousands of coordinates a matrix takes hundreds of megabytes.
     covariation = torch.outer(x, y).div_(count).neg_().add_(xy).masked_fill_(~vary, 0.0)
     return Moments(variation_x, variation_y, covariation, torch.zeros_like(x), torch.zeros_like(y), count)
 
 
 @PREPARATIONS.register("standardised")
 def standardised(moments: Moments) -> Moments:
-    """(x_i - x̄_i) / σ_i: no mean and unit variance; a constant coordinate stays zero.
+    """(x_i - x̄_i) / σ_i; a constant coordinate stays zero.
 
     Raises:
-        UserError: the means are not known.
+        UserError: the means are unknown.
     """
-    of = centred(moments)
-    return _scaled(of, _inverse_root(of.xx / of.count), _inverse_root(of.yy / of.count))
+    variation = centred(moments)
+    p, q = (_inverse_root(squares / variation.count) for squares in (variation.xx, variation.yy))
+    return _scaled(variation, p, q)
 
 
 @PREPARATIONS.register("normalised")
 def normalised(moments: Moments) -> Moments:
-    """x_i / ||x_i||: every coordinate's feature vector of unit length, not centred; a dead coordinate stays zero."""
+    """x_i / ||x_i||, not centred; a dead coordinate stays zero."""
     return _scaled(moments, _inverse_root(moments.xx), _inverse_root(moments.yy))
 
 
-def _scaled(of: Moments, p: Tensor, q: Tensor) -> Moments:
+def _scaled(moments: Moments, p: Tensor, q: Tensor) -> Moments:
     """The moments of p_i x_i and q_j y_j."""
-    x, y = None if of.x is None else p * of.x, None if of.y is None else q * of.y
-    return Moments(p * of.xx * p, q * of.yy * q, p[:, None] * of.xy * q[None, :], x, y, of.count)
+    x, y = None if moments.x is None else p * moments.x, None if moments.y is None else q * moments.y
+    xy = p[:, None] * moments.xy * q[None, :]
+    return Moments(p * moments.xx * p, q * moments.yy * q, xy, x, y, moments.count)
 
 
 def _variation(xx: Tensor, x: Tensor, count: float) -> Tensor:
@@ -136,7 +136,7 @@ def _inverse_root(squares: Tensor) -> Tensor:
 
 
 def squared(xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
-    """||x_i - y_j||² [n, m], the cost whose barycentres are means."""
+    """||x_i - y_j||² [n, m]; barycentres under this cost are means."""
     return (xx[:, None] + yy[None, :]).sub_(2 * xy).clamp_min_(0)
 
 
@@ -146,7 +146,7 @@ def euclidean(xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
 
 
 def cosine(xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
-    """1 - cos(x_i, y_j), in [0, 2].  A dead coordinate is at 0 from another dead one and at 1 from all others."""
+    """1 - cos(x_i, y_j), in [0, 2]; 0 between two dead coordinates, 1 for one."""
     norms = (xx[:, None] * yy[None, :]).clamp_min(0).sqrt()
     alike = torch.where(norms > 0, xy / norms, 0.0)
     both_dead = (xx[:, None] <= 0) & (yy[None, :] <= 0)
@@ -154,7 +154,7 @@ def cosine(xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
 
 
 def _of_products(cost: Callable[[Tensor, Tensor, Tensor], Tensor]) -> GroundCost:
-    """A ground cost that reads inner products alone."""
+    """The ground cost of a function of inner products."""
     return lambda moments: cost(moments.xx, moments.yy, moments.xy)
 
 
@@ -165,12 +165,10 @@ COSTS.register("cosine")(_of_products(cosine))
 
 @COSTS.register("correlation")
 def correlation(moments: Moments) -> Tensor:
-    """1 - corr(x_i, y_j) [n, m], Pearson's, in [0, 2]: blind to the mean and scale of a coordinate.
-
-    A constant coordinate is at 0 from another constant one and at 1 from all others.
+    """1 - Pearson's corr(x_i, y_j) [n, m], in [0, 2]; 0 between two constant coordinates, 1 for one.
 
     Raises:
-        UserError: the means are not known.
+        UserError: the means are unknown.
     """
-    of = centred(moments)
-    return cosine(of.xx, of.yy, of.xy)
+    variation = centred(moments)
+    return cosine(variation.xx, variation.yy, variation.xy)

@@ -1,13 +1,12 @@
-"""Couplings: what every map of this project is, with its two faces push and pull.
+"""Couplings, and their matrices push and pull that transport weights.
 
-A coupling P [n, m] says how much mass goes from each of a teacher's n coordinates to each of the student's m.  Its row
-sums are μ, its column sums ν.  Weights are fused with two matrices made from it:
+A coupling P [n, m] is the mass from a teacher's n coordinates to the student's m; its row sums are μ, its column sums
+ν.
 
     push = P diag(1/ν)   columns sum to 1   a student value is the *mean* of the values coupled to it   W' = pushᵀ W
     pull = diag(1/μ) P   rows sum to 1      a student reader is the *sum* of the readers coupled to it   W' = W pull
 
-The paper's T diag(1/β) is push.  For uniform marginals pull = (n/m) push, so with n = m one matrix does for both sides;
-with n ≠ m using one for both is wrong by the factor n/m.
+The paper's T diag(1/β) is push.  For uniform marginals pull = (n/m) push, so only for n = m one matrix serves both.
 """
 
 from __future__ import annotations
@@ -22,34 +21,34 @@ import torch
 from torch import Tensor
 
 from compressor.errors import CouplingError, CouplingWarning
-from compressor.transport.marginals import check_marginal, inverse, uniform
+from compressor.transport.marginals import inverse, uniform
 from compressor.transport.sketch import sketch
 
-#: Marginal errors above the tight tolerance are warned of, those above the loose one are refused.
+#: Marginal errors above TIGHT cause a warning, those above LOOSE an error.
 TIGHT = 1e-6
 LOOSE = 1e-2
-#: Couplings made of others, whose marginals are no worse than theirs.
-DERIVED = ("mixed", "composed")
+#: Name of couplings mixed from others, whose marginals are no worse than theirs.
+MIXED = "mixed"
 
 
 @dataclass(frozen=True, eq=False)
 class Coupling:
-    """A transport plan with its stated marginals; checked when made.
+    """A transport plan and its marginals, checked when constructed.
 
     Attributes:
-        plan: mass from source i to target j, [n, m] float64.
-        mu: source marginal [n]; zero for a coordinate that is left untransported.
-        nu: target marginal [m]; zero for a coordinate that nothing is transported to.
-        cost_value: the transport cost <P, C>, or None if the plan was not made from costs.
-        solver: what made the plan.
-        space: the space whose coordinates are coupled; errors name it.
-        transported: the share of all mass that was transported, before what was is brought to a total of one.
+        plan: mass [n, m], float64.
+        mu: source marginal [n]; zero for untransported sources.
+        nu: target marginal [m]; zero for empty targets.
+        cost_value: <P, C>; None without costs.
+        solver: name of the solver or function.
+        space: name for errors.
+        transported: total mass before normalisation to one.
 
     Raises:
         CouplingError: mass is negative or not finite, or a marginal is missed by more than `LOOSE`.
 
     Warns:
-        CouplingWarning: a marginal is missed by more than `TIGHT`; a coupling made of others says nothing, they did.
+        CouplingWarning: a marginal is missed by more than `TIGHT`, except in mixes.
     """
 
     plan: Tensor
@@ -78,29 +77,29 @@ class Coupling:
             )
             if self.marginal_error > LOOSE:
                 raise CouplingError(message)
-            if self.solver not in DERIVED:
+            if self.solver != MIXED:
                 warnings.warn(message, CouplingWarning, stacklevel=3)
 
     @cached_property
     def entropy(self) -> float:
-        """-Σ P log P in nats; the harder the coupling, the lower."""
+        """-Σ P log P in nats; lower for harder couplings."""
         return float(torch.special.entr(self.plan).sum())
 
     @cached_property
     def marginal_error(self) -> float:
-        """The most by which a row of pull or a column of push fails to sum to one."""
+        """The largest distance from one of row sums of pull and column sums of push."""
         return max(_relative_error(self.plan.sum(1), self.mu), _relative_error(self.plan.sum(0), self.nu))
 
     def push(self) -> Tensor:
-        """P diag(1/ν) [n, m] for writers: W' = pushᵀ W.  The column of a target without mass is zero."""
+        """P diag(1/ν) [n, m] for writers: W' = pushᵀ W; zero columns for empty targets."""
         return self.plan * inverse(self.nu)[None, :]
 
     def pull(self) -> Tensor:
-        """diag(1/μ) P [n, m] for readers: W' = W pull.  The row of an untransported source is zero."""
+        """diag(1/μ) P [n, m] for readers: W' = W pull; zero rows for untransported sources."""
         return self.plan * inverse(self.mu)[:, None]
 
     def summary(self) -> dict[str, Any]:
-        """What the report says of this coupling, and what its plan looks like: plain numbers and strings."""
+        """Numbers and strings for the report, with a sketch of the plan."""
         return {
             "space": self.space,
             "solver": self.solver,
@@ -116,25 +115,8 @@ class Coupling:
         }
 
 
-def from_assignment(labels: Tensor, m: int, *, mu: Tensor | None = None, space: str = "space") -> Coupling:
-    """Clustering as semi-relaxed transport: source i goes whole to target labels[i], and ν is what arrives.
-
-    Args:
-        labels: a target in [0, m) for each source, integers [n].
-        m: how many targets there are.
-        mu: source marginal [n]; uniform if omitted.
-    """
-    n = labels.numel()
-    mu = uniform(n) if mu is None else check_marginal(mu, n, name="mu", space=space)
-    plan = _one_hot_plan(torch.arange(n), labels.long(), mu, (n, m), space)
-    return Coupling(plan, mu, plan.sum(0), None, "assignment", space)
-
-
 def from_selection(indices: Tensor, n: int, *, space: str = "space") -> Coupling:
-    """Choosing as partial transport: target j takes source indices[j], and the rest of the n sources stay behind.
-
-    The chosen sources carry all the mass, equally; the others have μ = 0 and their row of pull is zero.
-    """
+    """Selection as partial transport: target j takes source indices[j] of n; other sources have μ = 0."""
     m = indices.numel()
     nu = uniform(m)
     plan = _one_hot_plan(indices.long(), torch.arange(m), nu, (n, m), space)
@@ -142,68 +124,49 @@ def from_selection(indices: Tensor, n: int, *, space: str = "space") -> Coupling
 
 
 def identity_coupling(n: int, *, space: str = "space") -> Coupling:
-    """Every coordinate stays what it is."""
+    """The coupling of n coordinates with themselves."""
     return Coupling(torch.diag(uniform(n)), uniform(n), uniform(n), None, "identity", space)
 
 
-def mixed(one: Coupling, other: Coupling, share: float | Tensor) -> Coupling:
-    """share · one + (1 - share) · other: two couplings between the same coordinates averaged.
+def mixed(first: Coupling, second: Coupling, share: float | Tensor) -> Coupling:
+    """share · first + (1 - share) · second, for couplings between the same coordinates.
 
-    The paper's ways to join the maps of a residual branch and its skip connection (averaging, weighted scalar, weighted
-    matrix) are such mixes.  A target that gets the same mass ν_j from both keeps it; sources send what the mix says.
+    The paper joins the maps of a residual branch and its skip connection so (averaging, weighted scalar, weighted
+    matrix).
 
     Args:
-        share: in [0, 1]: one number, or one per target [m], where column j of the mix is that of both for share[j].
+        share: in [0, 1]; one number, or one per target [m].
 
     Raises:
-        CouplingError: the couplings do not fit each other, a share is not in [0, 1], or shares per target that leave
-            out one coupling here and the other there take all its mass from a source that has mass in both.
+        CouplingError: the couplings do not fit, a share is not in [0, 1], or a source loses all its mass.
     """
-    if one.plan.shape != other.plan.shape:
-        raise CouplingError(
-            f"{one.space}: couplings of shapes {tuple(one.plan.shape)} and {tuple(other.plan.shape)} cannot be mixed"
-        )
+    if first.plan.shape != second.plan.shape:
+        shapes = f"{tuple(first.plan.shape)} and {tuple(second.plan.shape)}"
+        raise CouplingError(f"{first.space}: couplings of shapes {shapes} cannot be mixed")
     weight = torch.as_tensor(share, dtype=torch.float64)
-    if weight.shape not in ((), other.nu.shape) or not bool(((weight >= 0) & (weight <= 1)).all()):
+    if weight.shape not in ((), second.nu.shape) or not bool(((weight >= 0) & (weight <= 1)).all()):
         raise CouplingError(
-            f"{one.space}: shares of a mix must be in [0, 1], one or {other.nu.numel()} (one per target)"
+            f"{first.space}: shares of a mix must be in [0, 1], one or {second.nu.numel()} (one per target)"
         )
-    # Where the two differ in ν, shares per target need not leave a total of one.
-    total = torch.lerp(other.nu, one.nu, weight).sum()
-    plan = torch.lerp(other.plan, one.plan, weight) / total
-    nu = torch.lerp(other.nu, one.nu, weight) / total
+    # If ν differs, a mix with shares per target may have a total other than one.
+    total = torch.lerp(second.nu, first.nu, weight).sum()
+    plan = torch.lerp(second.plan, first.plan, weight) / total
+    nu = torch.lerp(second.nu, first.nu, weight) / total
     mu = plan.sum(1)
-    lost = int(((mu <= 0) & (one.mu > 0) & (other.mu > 0)).sum())
+    lost = int(((mu <= 0) & (first.mu > 0) & (second.mu > 0)).sum())
     if lost:
         raise CouplingError(
-            f"{one.space}: the mix leaves {lost} sources without mass: use shares above 0 and below 1, or one for all"
+            f"{first.space}: the mix leaves {lost} sources without mass: use shares above 0 and below 1, or one for all"
         )
     mean = float(weight.mean())
-    transported = mean * one.transported + (1 - mean) * other.transported
-    return Coupling(plan, mu, nu, None, "mixed", one.space, transported)
-
-
-def compose(first: Coupling, second: Coupling) -> Coupling:
-    """Teacher to middle to student: P₁ diag(1/ν₁) P₂, so that pushes and pulls multiply.
-
-    Raises:
-        CouplingError: what the first delivers (ν₁) is not what the second sends (μ₂).
-    """
-    if first.nu.shape != second.mu.shape or _relative_error(first.nu, second.mu) > TIGHT:
-        raise CouplingError(
-            f"{second.space}: the target marginal of the {first.solver} coupling is not the source marginal of the "
-            f"{second.solver} coupling, so they cannot be composed"
-        )
-    return Coupling(
-        first.push() @ second.plan, first.mu, second.nu, None, "composed", second.space,
-        first.transported * second.transported,
-    )  # fmt: skip
+    transported = mean * first.transported + (1 - mean) * second.transported
+    return Coupling(plan, mu, nu, None, MIXED, first.space, transported)
 
 
 def _one_hot_plan(rows: Tensor, columns: Tensor, mass: Tensor, shape: tuple[int, int], space: str) -> Tensor:
-    for index, size, what in ((rows, shape[0], "source"), (columns, shape[1], "target")):
+    for index, size, end in ((rows, shape[0], "source"), (columns, shape[1], "target")):
         if index.numel() == 0 or int(index.min()) < 0 or int(index.max()) >= size:
-            raise CouplingError(f"{space}: {what} indices must be in [0, {size}) and at least one")
+            raise CouplingError(f"{space}: {end} indices must be in [0, {size}) and at least one")
     plan = torch.zeros(shape, dtype=torch.float64)
     plan[rows, columns] = mass
     return plan

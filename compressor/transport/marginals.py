@@ -1,4 +1,4 @@
-"""Marginals: how much mass each coordinate sends (μ) or receives (ν).  Positive, float64, and summing to one."""
+"""Marginals: the mass of each source (μ) or target (ν), positive float64 of sum one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from compressor.errors import CouplingError
 
-#: How far from one the sum of a marginal may be.
+#: Allowed distance of a marginal's sum from one.
 SUM_TOLERANCE = 1e-9
 
 
@@ -17,12 +17,10 @@ def uniform(n: int) -> Tensor:
 
 
 def from_importance(importance: Tensor, *, floor: float = 1e-3, space: str = "space") -> Tensor:
-    """Mass in proportion to importance [n].
-
-    A coordinate without mass cannot be transported, so none is left below `floor` times the mean importance.
+    """Mass in proportion to importance [n], at least `floor` times the mean, since all must be transported.
 
     Raises:
-        CouplingError: importance is negative, not finite or all zero; or some is zero and `floor` is 0.
+        CouplingError: importance is negative, not finite or all zero; or zero somewhere with `floor` 0.
     """
     importance = importance.double()
     if not bool(torch.isfinite(importance).all()) or bool((importance < 0).any()) or not bool(importance.sum() > 0):
@@ -32,10 +30,10 @@ def from_importance(importance: Tensor, *, floor: float = 1e-3, space: str = "sp
 
 
 def check_marginal(marginal: Tensor, size: int, *, name: str = "marginal", space: str = "space") -> Tensor:
-    """The marginal as float64 [size], if it is one.
+    """The marginal in float64 [size].
 
     Raises:
-        CouplingError: it has another size, mass that is not finite and positive, or does not sum to one.
+        CouplingError: wrong size, mass not finite and positive, or a sum other than one.
     """
     marginal = marginal.double()
     if marginal.shape != (size,):
@@ -49,5 +47,5 @@ def check_marginal(marginal: Tensor, size: int, *, name: str = "marginal", space
 
 def inverse(marginal: Tensor) -> Tensor:
     """1 / marginal, and 0 where there is no mass."""
-    # What is too little for a normal number is nothing: its inverse would be infinite.
+    # The inverse of a subnormal number could be infinite.
     return torch.where(marginal >= torch.finfo(marginal.dtype).tiny, 1 / marginal, 0.0)

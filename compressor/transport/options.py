@@ -1,4 +1,4 @@
-"""How coordinates of two models are coupled: preparation of features, ground cost and solver in one place."""
+"""Options of a coupling: preparation of features, ground cost and solver."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from compressor.transport.solvers import COST_SCALES, SOLVERS, check_options, so
 
 @dataclass(frozen=True)
 class CouplingOptions:
-    """Options of a coupling; `check` them where they come from, since making one does not.
+    """Options of a coupling; only `check` checks them.
 
     Attributes:
-        cost: ground cost, one of `COSTS`.
-        preparation: what is done to features before they are compared, one of `PREPARATIONS`.
-        normalise: the unit of epsilon and relaxation, one of `COST_SCALES`.
-        solver: one of `SOLVERS`.
-        epsilon: entropic regularisation of the soft solvers, in units of the cost scale; above 0.
-        mass: share of the mass that partial transport moves, in (0, 1].
-        relaxation: how strongly unbalanced transport holds to its marginals, in units of the cost scale; above 0.
+        cost: ground cost, of `COSTS`.
+        preparation: of features, of `PREPARATIONS`.
+        normalise: unit of epsilon and relaxation, of `COST_SCALES`.
+        solver: of `SOLVERS`.
+        epsilon: entropic regularisation; above 0.
+        mass: share of the mass that partial transports, in (0, 1].
+        relaxation: weight of unbalanced's divergences; above 0.
     """
 
     cost: str = "euclidean"
@@ -34,7 +34,7 @@ class CouplingOptions:
     relaxation: float = 1.0
 
     def check(self) -> None:
-        """Raises UserError for an unknown name (with the known ones) or a number out of its range."""
+        """UserError for an unknown name or a number out of its range."""
         COSTS.get(self.cost)
         PREPARATIONS.get(self.preparation)
         COST_SCALES.get(self.normalise)
@@ -42,17 +42,17 @@ class CouplingOptions:
         check_options(self.epsilon, self.mass, self.relaxation)
 
     def couple(self, moments: Moments, mu: Tensor | None = None, nu: Tensor | None = None, *, space: str) -> Coupling:
-        """The coupling of n source to m target coordinates.
+        """Couple n source to m target coordinates.
 
         Args:
             moments: of the features of both.
             mu: source marginal [n]; uniform if omitted.
-            nu: target marginal [m]; uniform if omitted, and not read by the semi-relaxed solvers.
-            space: the name that errors and the report use.
+            nu: target marginal [m]; uniform if omitted; ignored by semi-relaxed solvers.
+            space: name for errors and the report.
 
         Raises:
-            UserError: a name is unknown, or features cannot be centred because their means are not known.
-            CouplingError: an option, a cost or a marginal is invalid, or the solver did not converge.
+            UserError: a name or needed means are unknown.
+            CouplingError: an option, cost or marginal is invalid, or the solver failed.
         """
         cost = ground_cost(self.cost, prepared(self.preparation, moments))
         return solve(

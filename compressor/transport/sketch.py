@@ -1,4 +1,4 @@
-"""A plan small enough for a report: its mass in a few blocks, as bytes in text."""
+"""A plan reduced to blocks of mass, for a report."""
 
 from __future__ import annotations
 
@@ -11,33 +11,32 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-#: Blocks along each side at most.
+#: The most blocks along each side.
 SIDE = 64
 #: The level of the block with the most mass.
 FULL = 255
 
 
 def sketch(plan: Tensor, *, by_source: bool = False) -> dict[str, Any]:
-    """What a plan looks like: its mass in blocks of neighbouring coordinates.
+    """The mean mass of a plan in blocks of neighbouring coordinates.
 
     Args:
         plan: non-negative, [n, m].
-        by_source: put targets in the order of the sources that they get their mass from, empty ones last: a target's
-            place in a model means nothing, and so a hard plan is a thin diagonal and a soft one a broad band.
+        by_source: order targets by the mean place of their sources: a hard plan is then a thin diagonal.
 
     Returns:
-        JSON-ready: "rows" and "columns" (at most `SIDE`) and "levels", which `levels` reads: a byte a block, row by
-        row, of its mean mass as a share of the fullest block's; deflated, in base64.
+        JSON-ready: "rows", "columns" (at most `SIDE`), and "levels" for the function `levels`: a byte per block
+        relative to the fullest, row by row, deflated, in base64.
     """
     rows, columns = min(plan.shape[0], SIDE), min(plan.shape[1], SIDE)
-    # Rows first: to put whole columns of a large plan in another order takes long.
+    # Reduce rows first: reordering the full columns of a large plan takes long.
     blocks = adaptive_avg_pool2d(plan.double()[None], (rows, plan.shape[1]))[0]
     if by_source:
         blocks = blocks[:, _order(plan.double())]
     blocks = adaptive_avg_pool2d(blocks[None], (rows, columns))[0]
     most = float(blocks.max())
     shares = blocks / most if most > 0 else blocks
-    # Up, so that a block with any mass is told from an empty one.
+    # Round up, so that a block with any mass differs from an empty one.
     values = (shares * FULL).ceil().to(torch.uint8).contiguous().numpy().tobytes()
     packed = base64.b64encode(zlib.compress(values, 9)).decode("ascii")
     return {"rows": rows, "columns": columns, "levels": packed}
@@ -49,7 +48,7 @@ def levels(sketched: Mapping[str, Any]) -> bytes:
 
 
 def _order(plan: Tensor) -> Tensor:
-    """The targets in the order of the mean places of their sources; empty ones last."""
+    """Targets ordered by the mean place of their sources, empty ones last."""
     mass, places = plan.sum(0), torch.arange(plan.shape[0], dtype=plan.dtype)
     centre = torch.where(mass > 0, places @ plan / mass, float(plan.shape[0]))
     return centre.argsort(stable=True)

@@ -5,25 +5,20 @@
     semirelaxed            ν is free: each source goes to its nearest target (clustering).
     semirelaxed-entropic   ν is free, and soft: each source is a softmax over targets.
     partial                exact, of a share of the mass: row sums are at most μ, column sums at most ν.
-    unbalanced             soft, and the marginals are only encouraged:
+    unbalanced             soft, with penalised marginals:
                            minimises <P, C> + ε KL(P | μ ⊗ ν) + ρ KL(P1 | μ) + ρ KL(Pᵀ1 | ν).
 
-ε and the relaxation ρ are given relative to a scale, the median cost unless another is named, so that one value suits
-all spaces.  Dividing the costs by that scale, as the paper's code does, is the same thing: no plan changes when C, ε
-and ρ are multiplied by one number.
-
-What partial and unbalanced transport leave behind has no marginal.  Their plans are brought to a total of one, so that
-the marginals of every coupling sum to one; `Coupling.transported` keeps the total that was.
+ε and ρ are relative to a scale, by default the median cost; the paper's code divides the costs by it, which gives the
+same plans.  Partial and unbalanced plans are normalised to a total of one; `Coupling.transported` keeps the total.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-import ot
 import torch
 from torch import Tensor
 
@@ -42,10 +37,10 @@ class Problem:
         cost: [n, m].
         mu, nu: marginals [n] and [m].
         epsilon: entropic regularisation, in units of the cost.
-        max_iterations: iterations allowed; None for the solver's own limit.
-        space: the name that errors use.
-        mass: share of the mass that is transported, in (0, 1]; for partial transport.
-        relaxation: weight of the marginals' divergences, in units of the cost; for unbalanced transport.
+        max_iterations: None for the solver's default.
+        space: name for errors.
+        mass: share of the mass to transport (partial).
+        relaxation: weight of the marginals' divergences, in units of the cost (unbalanced).
     """
 
     cost: Tensor
@@ -58,27 +53,27 @@ class Problem:
     relaxation: float
 
 
-#: A solver returns the plan [n, m] and the marginals [n] and [m] that it answers for.
+#: problem -> the plan [n, m] and its marginals [n] and [m].
 Solver = Callable[[Problem], tuple[Tensor, Tensor, Tensor]]
-#: cost [n, m] -> the unit of ε and ρ
+#: cost [n, m] -> the unit of ε and ρ.
 CostScale = Callable[[Tensor], float]
 
 SOLVERS: Registry[Solver] = Registry("transport solver")
 COST_SCALES: Registry[CostScale] = Registry("cost scale")
 
-#: Solvers that may leave mass behind, and the option that says how much.
+#: {solver that may leave mass behind: the option that limits how much}.
 LEAVING = {"partial": "mass", "unbalanced": "relaxation"}
-#: A plan that transports less than this share of the mass transports nothing.
+#: A plan with less than this share of the mass is refused.
 NOTHING = 1e-6
-#: Mass below this share of a simplex plan's smaller marginal is rounding.
+#: Mass below this share of the smaller marginal is rounding, in plans of the network simplex.
 MASS_ROUNDING = 1e-12
 
 EMD_ITERATIONS = 2_000_000
 SINKHORN_ITERATIONS = 2_000
-#: Sinkhorn comes down to a small ε in steps of this factor, each started from the potentials of the one before.
+#: Sinkhorn divides ε by this factor from stage to stage, each stage starting from the potentials of the last.
 ANNEALING = 4.0
 ANNEALING_ITERATIONS = 50
-#: Costs that spread over fewer ε than this keep exp(-C/ε) and its scalings within double precision.
+#: Below this range of C/ε, exp(-C/ε) and its scalings stay within double precision.
 UNDERFLOW = 500.0
 
 
@@ -96,57 +91,70 @@ def solve(
     max_iterations: int | None = None,
     space: str = "space",
 ) -> Coupling:
-    """Transport with the solver of that name.
+    """Solve a transport problem.
 
     Args:
-        name: one of `SOLVERS.names()`.
+        name: of a solver.
         cost: ground cost [n, m].
         mu: source marginal [n]; uniform if omitted.
-        nu: target marginal [m]; uniform if omitted, and not read by the semi-relaxed solvers.
-        epsilon: entropic regularisation in units of `scale`; read by sinkhorn, unbalanced and semirelaxed-entropic.
-        mass: share of the mass that partial transport moves, in (0, 1].
-        relaxation: how strongly unbalanced transport holds to its marginals, in units of `scale`.
-        normalise: what `scale` is if omitted, one of `COST_SCALES.names()`.
-        scale: the unit of epsilon and relaxation.
-        max_iterations: iterations allowed; a generous limit of the solver's own if omitted.
-        space: the name that errors and the report use.
+        nu: target marginal [m]; uniform if omitted; ignored by semi-relaxed solvers.
+        epsilon: entropic regularisation in units of `scale`.
+        mass: share of the mass that partial transports, in (0, 1].
+        relaxation: weight of unbalanced's divergences in units of `scale`.
+        normalise: of `COST_SCALES`; gives `scale` if omitted.
+        scale: unit of epsilon and relaxation.
+        max_iterations: the solver's own limit if omitted.
+        space: name for errors and the report.
 
     Raises:
-        UserError: no solver or cost scale has that name.
-        CouplingError: the costs, marginals or options are invalid, the solver did not converge, or (nearly) nothing
-            was transported.
+        UserError: the solver or cost scale is unknown.
+        CouplingError: costs, marginals or options are invalid, or the solver failed.
     """
     run = SOLVERS.get(name)
     cost = cost.double()
-    # What is not a number is both the least and the greatest.
-    largest = max(map(abs, map(float, cost.aminmax()))) if cost.numel() else math.nan
-    if cost.ndim != 2 or not math.isfinite(largest):
-        raise CouplingError(f"{space}: the ground cost must be a finite matrix, not one of shape {tuple(cost.shape)}")
+    largest = _largest(cost, space)
     check_options(epsilon, mass, relaxation)
     n, m = cost.shape
     mu = uniform(n) if mu is None else check_marginal(mu, n, name="mu", space=space)
     nu = uniform(m) if nu is None else check_marginal(nu, m, name="nu", space=space)
     scale = COST_SCALES.get(normalise)(cost) if scale is None else scale
-    for option, value in (("epsilon", epsilon), ("relaxation", relaxation)):
-        if not (0 < value * scale < math.inf and math.isfinite(largest / (value * scale))):
-            raise CouplingError(
-                f"{space}: {option} {value} is beyond floating point for costs on the scale {scale:.1e}"
-            )
+    _check_scaled({"epsilon": epsilon, "relaxation": relaxation}, scale, largest, space)
     plan, mu, nu = run(Problem(cost, mu, nu, epsilon * scale, max_iterations, space, mass, relaxation * scale))
-    transported = 1.0
+    transported = _transported(plan, name, space) if name in LEAVING else 1.0
     if name in LEAVING:
-        transported = float(plan.sum())
-        if not transported >= NOTHING:
-            raise CouplingError(
-                f"{space}: {name} transport moves next to nothing ({transported:.1e} of the mass): "
-                f"raise {LEAVING[name]}"
-            )
         plan, mu, nu = plan / transported, mu / mu.sum(), nu / nu.sum()
     return Coupling(plan, mu, nu, float((plan * cost).sum()), name, space, transported)
 
 
+def _largest(cost: Tensor, space: str) -> float:
+    """The largest absolute cost; CouplingError unless costs are a finite matrix."""
+    # NaN is both the minimum and the maximum.
+    largest = max(map(abs, map(float, cost.aminmax()))) if cost.numel() else math.nan
+    if cost.ndim != 2 or not math.isfinite(largest):
+        raise CouplingError(f"{space}: the ground cost must be a finite matrix, not one of shape {tuple(cost.shape)}")
+    return largest
+
+
+def _check_scaled(options: Mapping[str, float], scale: float, largest: float, space: str) -> None:
+    for option, value in options.items():
+        if not (0 < value * scale < math.inf and math.isfinite(largest / (value * scale))):
+            raise CouplingError(
+                f"{space}: {option} {value} is beyond floating point for costs on the scale {scale:.1e}"
+            )
+
+
+def _transported(plan: Tensor, name: str, space: str) -> float:
+    """The total mass of a plan; CouplingError if that is almost nothing."""
+    transported = float(plan.sum())
+    if not transported >= NOTHING:
+        raise CouplingError(
+            f"{space}: {name} transport moves next to nothing ({transported:.1e} of the mass): raise {LEAVING[name]}"
+        )
+    return transported
+
+
 def check_options(epsilon: float, mass: float, relaxation: float) -> None:
-    """Raises CouplingError for an option of `solve` that is out of its range."""
+    """CouplingError for an option of `solve` out of its range."""
     for option, value in (("epsilon", epsilon), ("relaxation", relaxation)):
         if not (math.isfinite(value) and value > 0):
             raise CouplingError(f"{option} must be finite and above 0, not {value}")
@@ -186,16 +194,16 @@ def no_scale(cost: Tensor) -> float:
 
 @SOLVERS.register("emd")
 def emd(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """The exact plan by network simplex; tried once more with ten times the iterations before it is given up."""
-    # POT's simplex has an absolute tolerance: costs below 1e-13 all look the same to it, and it would not say so.
+    """The exact plan by network simplex, tried again with ten times the iterations."""
+    # The simplex of POT has an absolute tolerance: without a warning it treats all costs below 1e-13 as equal.
     cost = problem.cost / (float(problem.cost.abs().max()) or 1.0)
     return _simplex(problem, "emd", problem.mu, problem.nu, cost), problem.mu, problem.nu
 
 
 @SOLVERS.register("sinkhorn")
 def sinkhorn(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """The entropic plan by Sinkhorn iterations: scaling of exp(-C/ε), or logarithms where that would underflow."""
-    # What is taken from a whole row or column goes into the potentials; every row and column is left with a zero.
+    """The entropic plan by scaling exp(-C/ε), or in logarithms where that would underflow."""
+    # Subtract row and column minima, which the potentials absorb: every row and column keeps a zero.
     reduced = problem.cost - problem.cost.min(1, keepdim=True).values
     reduced = reduced - reduced.min(0, keepdim=True).values
     plan = _scaling(problem, reduced) if float(reduced.max()) < UNDERFLOW * problem.epsilon else None
@@ -205,7 +213,10 @@ def sinkhorn(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _scaling(problem: Problem, cost: Tensor) -> Tensor:
-    """Sinkhorn–Knopp: two matrix–vector products an iteration, many times cheaper than logarithms of sums."""
+    """Sinkhorn–Knopp: two matrix–vector products per iteration, many times cheaper than logarithms of sums."""
+    # POT imports scikit-learn and scipy.stats, a second that only the solvers need to pay.
+    import ot
+
     return ot.bregman.sinkhorn_knopp(
         problem.mu, problem.nu, cost, problem.epsilon, numItermax=problem.max_iterations or SINKHORN_ITERATIONS,
         stopThr=0.1 * TIGHT * float(problem.nu.min()), warn=False,
@@ -213,7 +224,9 @@ def _scaling(problem: Problem, cost: Tensor) -> Tensor:
 
 
 def _log_domain(problem: Problem) -> Tensor:
-    """Annealed from the largest cost down to ε."""
+    """Sinkhorn in logarithms, annealed from the largest cost down to ε."""
+    import ot
+
     potentials: tuple[Tensor, Tensor] | None = None
     for epsilon, iterations in _annealed(problem):
         plan, log = ot.bregman.sinkhorn_log(
@@ -224,17 +237,17 @@ def _log_domain(problem: Problem) -> Tensor:
             numItermax=iterations,
             stopThr=0.1 * TIGHT * float(problem.nu.min()),
             log=True,
-            warn=False,  # An early stop shows as a marginal error, which every coupling is checked for.
+            warn=False,  # The coupling checks its marginal errors, which an early stop leaves.
             warmstart=potentials,
         )
-        # POT's potentials are in units of ε, which the next stage divides.
+        # Potentials of POT are in units of ε, which the next stage divides.
         potentials = ANNEALING * log["log_u"], ANNEALING * log["log_v"]
     return plan
 
 
 @SOLVERS.register("semirelaxed")
 def semirelaxed(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """The exact plan when ν is free: all of a source's mass goes to its nearest target, the first of equals."""
+    """The exact plan for free ν: each source goes to its nearest target, the first of equals."""
     plan = torch.zeros_like(problem.cost)
     plan.scatter_(1, problem.cost.argmin(1, keepdim=True), problem.mu[:, None])
     return plan, problem.mu, plan.sum(0)
@@ -242,48 +255,48 @@ def semirelaxed(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 
 @SOLVERS.register("semirelaxed-entropic")
 def semirelaxed_entropic(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """The entropic plan when ν is free, in closed form: P_ij = μ_i softmax_j(-C_ij / ε)."""
+    """The entropic plan for free ν, in closed form: P_ij = μ_i softmax_j(-C_ij / ε)."""
     plan = problem.mu[:, None] * torch.softmax(-problem.cost / problem.epsilon, 1)
     return plan, problem.mu, plan.sum(0)
 
 
 @SOLVERS.register("partial")
 def partial(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """The cheapest plan of a share s of the mass, exactly; what is dearer stays behind on both sides.
+    """The exact cheapest plan of a share s of the mass.
 
-    A dummy target takes what sources keep and a dummy source makes up what targets lack, both for nothing but not from
-    each other (Caffarelli and McCann 2010, Chapel et al. 2020).  `ot.partial.partial_wasserstein` does the same, but
-    transports more than s where costs are zero or negative, refuses s = 1 when a marginal sums to 1 - 1e-16, and blames
-    the dummies when the iterations end.
+    A dummy target and a dummy source take the rest at no cost, but not from each other (Caffarelli and McCann 2010,
+    Chapel et al. 2020).  `ot.partial.partial_wasserstein` transports too much where costs are zero or negative.
     """
     if problem.mass == 1:
         return emd(problem)
-    # The total is given, so that a constant added to all costs changes nothing: they are brought to [1, 2].
+    # The total mass is fixed, so adding a constant to all costs changes nothing: bring them to [1, 2].
     cost = problem.cost - problem.cost.min()
     cost = 1 + cost / (float(cost.max()) or 1.0)
-    kept = torch.tensor([1 - problem.mass], dtype=torch.float64)
-    mu, nu = torch.cat([problem.mu, kept]), torch.cat([problem.nu, kept])
+    left = torch.tensor([1 - problem.mass], dtype=torch.float64)
+    mu, nu = torch.cat([problem.mu, left]), torch.cat([problem.nu, left])
     extended = torch.nn.functional.pad(cost, (0, 1, 0, 1))
     extended[-1, -1] = 2 * cost.max()
     plan = _simplex(problem, "partial", mu, nu, extended)[:-1, :-1]
-    # A sum that ends in 1e-17 instead of zero is no mass: normalised, it would be a full column of push.
+    # Rounding such as 1e-17 is no mass: normalised, it would be a full column of push.
     plan = torch.where(plan > MASS_ROUNDING * torch.minimum(problem.mu[:, None], problem.nu[None, :]), plan, 0.0)
     return plan, plan.sum(1), plan.sum(0)
 
 
 @SOLVERS.register("unbalanced")
 def unbalanced(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """The entropic plan whose marginals are only encouraged, annealed as Sinkhorn's is."""
+    """The entropic plan with penalised marginals, annealed like Sinkhorn."""
     return unbalanced_sinkhorn(
         problem.cost, problem.mu, problem.nu, problem.relaxation, _annealed(problem), tolerance=0.1 * TIGHT
     )
 
 
 def _simplex(problem: Problem, name: str, mu: Tensor, nu: Tensor, cost: Tensor) -> Tensor:
+    import ot
+
     limit = problem.max_iterations or EMD_ITERATIONS
     for allowed in (limit, 10 * limit):
         with warnings.catch_warnings():
-            # What POT warns of is in its log too, where it cannot be missed.
+            # The log of POT holds the same warnings, and is checked below.
             warnings.simplefilter("ignore")
             plan, log = ot.emd(mu.numpy(), nu.numpy(), cost.numpy(), numItermax=allowed, center_dual=False, log=True)
         if log["warning"] is None:
@@ -292,7 +305,7 @@ def _simplex(problem: Problem, name: str, mu: Tensor, nu: Tensor, cost: Tensor) 
 
 
 def _annealed(problem: Problem) -> Iterator[tuple[float, int]]:
-    """From the largest cost down to ε: each regularisation with the iterations that it gets."""
+    """Regularisations from the largest cost down to ε, each with its number of iterations."""
     limit = problem.max_iterations or SINKHORN_ITERATIONS
     largest = float(problem.cost.max())
     stages = max(0, math.ceil(math.log(max(largest / problem.epsilon, 1.0), ANNEALING)))

@@ -1,13 +1,9 @@
 """Unbalanced entropic transport: minimise <P, C> + ε KL(P | μ ⊗ ν) + ρ KL(P1 | μ) + ρ KL(Pᵀ1 | ν).
 
-With potentials f [n] and g [m] the plan is P_ij = μ_i ν_j exp((f_i + g_j - C_ij) / ε), and at the optimum its marginals
-are P1 = μ exp(-f/ρ) and Pᵀ1 = ν exp(-g/ρ).  Sinkhorn's iterations, damped by ρ / (ρ + ε), ascend the dual (Chizat et
-al. 2018).  Alone they need some ρ/ε of them to find how much mass is transported at all; so each sweep also moves mass
-between f and g by the best constant, which is known in closed form (Séjourné, Vialard and Peyré 2022, "Faster
-Unbalanced Optimal Transport").
-
-Everything is in the log domain.  POT's solvers of this problem are not: at an ε of a thousandth of the costs their
-kernel exp(-C/ε) underflows, and they return an empty plan.
+With potentials f [n], g [m] the plan is P_ij = μ_i ν_j exp((f_i + g_j - C_ij) / ε); at the optimum P1 = μ exp(-f/ρ) and
+Pᵀ1 = ν exp(-g/ρ).  Sinkhorn iterations, damped by ρ / (ρ + ε), ascend the dual (Chizat et al. 2018).  Each sweep also
+shifts f and g by the best constant, which saves some ρ/ε iterations (Séjourné, Vialard and Peyré 2022, "Faster
+Unbalanced Optimal Transport").  All is in the log domain: the kernel exp(-C/ε) of POT's solvers underflows for small ε.
 """
 
 from __future__ import annotations
@@ -17,25 +13,23 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-#: Coordinates that keep less mass than this have none: their part of the plan would lose its digits.
+#: Coordinates with less mass than this get none: their part of the plan would lose its digits.
 FAINT = 1e-200
 
 
 def unbalanced_sinkhorn(
     cost: Tensor, mu: Tensor, nu: Tensor, rho: float, stages: Iterable[tuple[float, int]], *, tolerance: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The plan [n, m], of whatever total mass, and the marginals [n] and [m] that it converges to.
+    """The plan [n, m], of any total mass, and its marginals [n] and [m].
 
     Args:
         cost: [n, m].
-        mu: source marginal [n], sums to one.
-        nu: target marginal [m], sums to one.
+        mu, nu: marginals [n] and [m].
         rho: weight of the marginals' divergences, in units of the cost.
-        stages: regularisations ε in units of the cost, each with the iterations it gets and started from the potentials
-            of the one before; the last is the one asked for.
-        tolerance: stop a stage when marginals are met with this relative error.
+        stages: (ε in units of the cost, iterations), each starting from the last potentials.
+        tolerance: relative error of the marginals that ends a stage.
     """
-    # Where ρ is large against ε, a rounding error between the totals would count as evidence on the mass.
+    # With ρ much larger than ε, a rounding error between the totals would change the transported mass.
     mu, nu = mu / mu.sum(), nu / nu.sum()
     f, g = torch.zeros_like(mu), torch.zeros_like(nu)
     for epsilon, iterations in stages:
@@ -50,13 +44,13 @@ def unbalanced_sinkhorn(
             if change <= tolerance * damped:
                 break
     sources, targets = mu * torch.exp(-f / rho), nu * torch.exp(-g / rho)
-    kept = (sources > FAINT)[:, None] & (targets > FAINT)[None, :]
+    massive = (sources > FAINT)[:, None] & (targets > FAINT)[None, :]
     log_plan = mu.log()[:, None] + nu.log()[None, :] + (f[:, None] + g[None, :]) / epsilon - scaled
-    plan = torch.where(kept, log_plan.exp(), 0.0)
+    plan = torch.where(massive, log_plan.exp(), 0.0)
     return plan, torch.where(sources > FAINT, sources, 0.0), torch.where(targets > FAINT, targets, 0.0)
 
 
 def _log_mean_exp(mass: Tensor, values: Tensor) -> Tensor:
-    """log Σ mass exp(values) for mass that sums to one, exact also for values near zero."""
+    """log Σ mass exp(values) for mass of sum one, exact near zero."""
     top = values.max()
     return top + torch.log1p((mass * torch.expm1(values - top)).sum())

@@ -1,28 +1,57 @@
-"""Keep transformers' own bars and reports off the screen while something is loaded or saved."""
+"""Silence the libraries' own progress bars and logs, and shorten exceptions to one line."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from transformers.utils import logging
-
 
 @contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No progress bars and no warnings of transformers inside; both as they were afterwards."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+def quiet_transformers(*, errors: bool = True) -> Iterator[None]:
+    """No progress bars and warnings of transformers inside the block.
+
+    Args:
+        errors: False silences its errors too, for configs built only to be measured.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR if errors else logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        transformers_logging.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
 
 
-def one_line(error: BaseException, limit: int = 240) -> str:
-    """The message of an exception on one line, cut to `limit` characters; its class name if it has no message."""
+@contextmanager
+def quiet_datasets() -> Iterator[None]:
+    """No progress bars and logs of datasets inside the block."""
+    import datasets
+    from datasets.utils import logging as datasets_logging
+
+    verbosity, bars = datasets_logging.get_verbosity(), not datasets.are_progress_bars_disabled()
+    datasets_logging.set_verbosity(logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets_logging.set_verbosity(verbosity)
+        if bars:
+            datasets.enable_progress_bars()
+
+
+def one_line(error: BaseException | str, limit: int = 240) -> str:
+    """A text, or the message of an exception (or its class name), on one line of at most `limit` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def root_cause(error: BaseException, limit: int = 240) -> str:
+    """`one_line` of an exception's first cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return one_line(error, limit)

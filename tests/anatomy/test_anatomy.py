@@ -108,7 +108,7 @@ class TestEveryFamily:
         assert logits_change(model, inputs, state) < CERTIFICATE_TOLERANCE
         for norm in anatomy.norms:
             if norm.folded and anatomy.rotatable(norm.space):
-                assert torch.all(state[f"{norm.module}.weight"] == norm.rest)
+                assert torch.all(state[f"{norm.module}.weight"] == norm.unit_scale)
 
     def test_what_adds_to_the_residual_stream_in_a_layer_is_seen_behind_it(self, studied):
         _, _, anatomy, _ = studied
@@ -123,7 +123,7 @@ class TestEveryFamily:
 def _movable(anatomy, name: str) -> bool:
     """Whether a permutation can change this parameter: some axis holds more than heads or channels in place."""
     keys = [part.key for axis in anatomy.axes[name] for part in axis.parts if part.key]
-    still = {space.name for space in anatomy.spaces.values() if space.rotary or space.placed}
+    still = {space.name for space in anatomy.spaces.values() if space.rotary or space.head_position_fixed}
     return any(key.partition("/")[0] not in still for key in keys)
 
 
@@ -152,9 +152,9 @@ def test_one_group_is_told_from_its_channels():
 
 
 def test_heads_with_slopes_have_a_place_and_heads_with_a_common_bias_an_order():
-    assert attention_of("bloom").placed
+    assert attention_of("bloom").head_position_fixed
     assert attention_of("t5").order is not None
-    assert not attention_of("bert").placed
+    assert not attention_of("bert").head_position_fixed
 
 
 def test_encoder_and_decoder_are_two_stacks_and_share_a_stream_only_if_they_share_an_embedding():
@@ -271,3 +271,25 @@ def test_configs_that_differ_in_size_alone_are_proven_once(monkeypatch):
     monkeypatch.setattr(infer, "_PROVEN", {})
     monkeypatch.setattr(infer, "_KNOWN", {})
     assert inspect_config(narrow) == other
+
+
+def test_a_space_describes_its_writers_and_readers():
+    anatomy = inspect_config(config_of("gpt2"))
+    assert anatomy.describe("transformer.h.1.attn").splitlines() == [
+        "transformer.h.1.attn: attention, 32 coordinates, 4 heads of 8",
+        "  written by transformer.h.1.attn.c_attn.weight, axis 1: query, key, value",
+        "  written by transformer.h.1.attn.c_attn.bias, axis 0: query, key, value",
+        "  read by transformer.h.1.attn.c_proj.weight, axis 0: output",
+    ]
+    residual = anatomy.describe("residual").splitlines()
+    assert residual[0] == "residual: residual, 32 coordinates"
+    assert "  written by transformer.h.*.mlp.c_proj.weight (2 times), axis 1" in residual
+    assert "  normalised by transformer.ln_f.weight, axis 0" in residual
+    assert residual[-1] == "  read by transformer.wte.weight, tied"
+
+
+@pytest.mark.parametrize("family", ["vit", "bert", "mixtral", "t5"])
+def test_the_descriptions_of_all_spaces_name_every_parameter_with_interchangeable_axes(family):
+    anatomy = inspect_config(config_of(family))
+    described = {name for space in anatomy.spaces for _, name, _ in anatomy._uses(space)}
+    assert described == {name for name, axes in anatomy.axes.items() if not all(axis.fixed for axis in axes)}

@@ -10,13 +10,12 @@ from tiny_text import model_of
 
 import compressor
 from compressor.anatomy import inspect_config
-from compressor.distillation.captured_outputs import capture_outputs
+from compressor.anatomy.hooks import capture_outputs
 from compressor.distillation.distill import train_student
 from compressor.distillation.losses import LOSSES, relation_log_probs, relation_loss
 from compressor.distillation.objective import FeatureTargets, Objective
 from compressor.errors import UserError
-from compressor.fusion.build.student_layer_maps import attention_pairs_of
-from compressor.layer_maps import load_layer_maps, save_layer_maps
+from compressor.layer_maps import attention_pairs_of, load_layer_maps, save_layer_maps
 from compressor.recipe import FinetuneOptions
 
 EVERY = torch.ones(2, 5, dtype=torch.bool)

@@ -263,7 +263,7 @@ def test_what_the_guide_adds_works():
 
     from compressor.fusion.anchored.policies import POLICIES, outgoing_coupling
     from compressor.fusion.maps.units import UNIT_MAPS
-    from compressor.transport import SOLVERS, from_assignment, identity_coupling, solve, uniform
+    from compressor.transport import SOLVERS, from_selection, identity_coupling, solve, uniform
 
     registries = {"outer": SOLVERS, "mostly-stream": POLICIES, "first": UNIT_MAPS}
     try:
@@ -271,7 +271,7 @@ def test_what_the_guide_adds_works():
             exec(compile(code, "extend.md", "exec"), {})
         coupling = solve("outer", torch.rand(6, 3), uniform(6), uniform(3))
         assert coupling.marginal_error < 1e-12
-        stream, branch = identity_coupling(4), from_assignment(torch.tensor([1, 0, 3, 2]), 4)
+        stream, branch = identity_coupling(4), from_selection(torch.tensor([1, 0, 3, 2]), 4)
         left = outgoing_coupling(POLICIES.get("mostly-stream"), [stream, branch], [torch.ones(4), torch.ones(4)])
         assert torch.allclose(left.plan, 0.9 * stream.plan + 0.1 * branch.plan)
         assert "first" in UNIT_MAPS.names()

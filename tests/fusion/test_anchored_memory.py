@@ -11,8 +11,8 @@ from families import batches_of, config_of, tiny_model, widen
 from compressor.anatomy import Map, apply, canonicalise, inspect_config
 from compressor.anatomy.lazy_state import Derived
 from compressor.anatomy.sites import FlowGraph, flow_graph
-from compressor.fusion import fuse_models
-from compressor.fusion.anchored import POLICIES, comparison
+from compressor.fusion import POLICIES, fuse_models
+from compressor.fusion.anchored import comparison
 from compressor.fusion.anchored.aligned_student import AlignedStudent
 from compressor.fusion.anchored.compact import CompactCoupling
 from compressor.fusion.anchored.schedule import START, Schedule
@@ -116,7 +116,7 @@ def test_moments_measured_place_by_place_change_nothing(way, refit, monkeypatch)
     for room in (2**40, 0):
         monkeypatch.setattr(comparison, "MOMENT_BYTES", room)
         # A small anchor has room for itself: let it weigh nothing.
-        monkeypatch.setattr(comparison, "_weight", lambda model: 0)
+        monkeypatch.setattr(comparison, "_model_bytes", lambda model: 0)
         found.append(fuse_models(teachers("vit"), 1.0, batches("vit"), options(way, refit=refit)).model.state_dict())
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
@@ -156,7 +156,7 @@ def test_there_is_never_a_copy_of_a_whole_model_in_double_precision(way, monkeyp
     config.num_hidden_layers = 6
     pair = [(f"t{seed}", tiny_model(config, seed).float()) for seed in (1, 2)]
     monkeypatch.setattr(comparison, "MOMENT_BYTES", 0)
-    monkeypatch.setattr(comparison, "_weight", lambda model: 0)
+    monkeypatch.setattr(comparison, "_model_bytes", lambda model: 0)
     most, transport = [0], AlignedStudent.transport
 
     def watched(student, names):
@@ -174,7 +174,7 @@ def test_every_map_is_made_before_it_is_asked_for_and_at_one_place():
     graph = flow_graph(inspect_config(config_of("bart")))
     schedule = Schedule(graph)
     assert all(schedule.made.get(entry) == START for entry in graph.entries)
-    assert all(schedule.made[key] <= place for key, place in schedule.asked.items() if key in schedule.made)
+    assert all(schedule.made[key] <= place for key, place in schedule.needed.items() if key in schedule.made)
     used = {part.key for axes in graph.anatomy.axes.values() for axis in axes for part in axis.parts if part.key}
     assert used <= set(schedule.made)
 

@@ -11,13 +11,13 @@ from families import FAMILIES, batches_of, config_of, tiny_model, widen
 
 from compressor.anatomy import inspect_config
 from compressor.anatomy.hooks import logits_of
+from compressor.ensemble import ensemble_predictions, mean_kl
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion import fuse_models, student_specs
 from compressor.fusion.build.ridge import fit_ridge
 from compressor.fusion.calibration.layerwise import LayerwiseRunner
 from compressor.fusion.calibration.statistics import Regression
 from compressor.fusion.features.base import HeadStatistics
-from compressor.fusion.joint.candidates import divergence, pooled_log_probs
 from compressor.fusion.maps.attention.mixed_head_dims import unlike_maps
 from compressor.fusion.maps.residual import zero_mean_basis
 from compressor.fusion.shape.depth import align_monotone, linear_cka
@@ -113,8 +113,8 @@ def independent(family: str, seeds=(1, 2)):
 def held_out_kl(model, teachers, config) -> float:
     batches = batches_of(config, 2, 16, first_seed=900)
     share = [1 / len(teachers)] * len(teachers)
-    target = [pooled_log_probs([m for _, m in teachers], share, batch) for batch in batches]
-    return divergence(model, batches, target)
+    target = [ensemble_predictions([m for _, m in teachers], share, batch) for batch in batches]
+    return mean_kl(model, batches, target)
 
 
 @pytest.mark.parametrize("family", ["vit", "bert", "llama"])
@@ -124,10 +124,10 @@ def test_refit_beats_slicing_on_unseen_inputs(family):
     teachers = [(f"t{seed}", train_briefly(config, seed, 150)) for seed in (1, 2)]
     task = task_for(config)
     batches, unseen = ([unlabelled(task.batch(first + i)) for i in range(6)] for first in (1, 101))
-    target = [pooled_log_probs([model for _, model in teachers], [0.5, 0.5], batch) for batch in unseen]
+    target = [ensemble_predictions([model for _, model in teachers], [0.5, 0.5], batch) for batch in unseen]
     sliced = fuse_models(teachers, 0.5, batches, FusionOptions(residual="slice", inner="slice", refit=False))
     fused = fuse_models(teachers, 0.5, batches)
-    assert divergence(fused.model, unseen, target) < divergence(sliced.model, unseen, target) / 3
+    assert mean_kl(fused.model, unseen, target) < mean_kl(sliced.model, unseen, target) / 3
 
 
 def test_teachers_stay_as_they_are():
@@ -389,11 +389,11 @@ class TestUnlikeHeads:
         teachers = [("four", train_briefly(config_of(family), 1, 120)), ("two", train_briefly(other, 2, 120))]
         task = task_for(other)
         batches, unseen = ([unlabelled(task.batch(first + i)) for i in range(6)] for first in (1, 101))
-        target = [pooled_log_probs([model for _, model in teachers], [0.5, 0.5], batch) for batch in unseen]
+        target = [ensemble_predictions([model for _, model in teachers], [0.5, 0.5], batch) for batch in unseen]
         for pair in (teachers, teachers[::-1]):
             result = fuse_models(pair, 0.5, batches)
             far = fuse_models(pair, 0.5, batches, FusionOptions(residual="slice", inner="slice", refit=False))
-            assert divergence(result.model, unseen, target) < divergence(far.model, unseen, target) / 3
+            assert mean_kl(result.model, unseen, target) < mean_kl(far.model, unseen, target) / 3
 
     def test_padding_channels_to_larger_heads_keeps_the_function(self):
         """Four heads of 8 in a student of four heads of 16: the root of the number of channels is made up for."""
@@ -437,13 +437,13 @@ def test_no_teachers_and_no_samples_are_refused():
 def test_walking_layer_by_layer_gives_the_models_own_logits(family):
     model = tiny_model(config_of(family))
     stacks, batches = [stack.layers for stack in inspect_config(model.config).stacks], batches_of(model.config, 2, 4)
-    walker = LayerwiseRunner(model, stacks, batches)
+    runner = LayerwiseRunner(model, stacks, batches)
     for index, layers in enumerate(stacks):
-        walker.enter(index)
+        runner.start_stack(index)
         for layer in layers:
-            walker.run(layer, (), lambda *_: None, advance=True)
+            runner.advance(layer)
     for index, batch in enumerate(batches):
-        assert torch.allclose(walker.say(index), logits_of(model, batch), atol=1e-10)
+        assert torch.allclose(runner.logits(index), logits_of(model, batch), atol=1e-10)
     assert not any("forward" in vars(module) for module in model.modules())
 
 

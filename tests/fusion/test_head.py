@@ -4,12 +4,11 @@ import pytest
 import torch
 from families import batches_of, config_of, tiny_model, widen
 
+from compressor.ensemble import ensemble_predictions, mean_kl
 from compressor.fusion import fuse_models
-from compressor.fusion.build import head, logistic
+from compressor.fusion.build import head, logistic, pilots
 from compressor.fusion.build.logistic import FreeHead, HeadData, fit_logistic
 from compressor.fusion.calibration import batches as samples
-from compressor.fusion.joint import candidates
-from compressor.fusion.joint.candidates import divergence, pooled_log_probs
 from compressor.recipe import FusionOptions
 
 PLAIN = FusionOptions(residual="principal")
@@ -30,12 +29,12 @@ def test_new_samples_gain_too():
         model.lm_head.weight.data *= 8
     batches = batches_of(config_of("llama"), 16, 32)
     new = batches_of(config_of("llama"), 4, 32, first_seed=900)
-    wanted = [pooled_log_probs(models, [0.5, 0.5], batch) for batch in new]
+    wanted = [ensemble_predictions(models, [0.5, 0.5], batch) for batch in new]
     fitted = fuse_models(teachers, 0.5, batches, PLAIN)
     # Without held-out samples there is nothing to stop by, and the head keeps its least squares.
     plain = fuse_models(teachers, 0.5, batches, PLAIN, holdout=0.0)
     assert fitted.report["head"] is not None
-    assert divergence(fitted.model, new, wanted) < divergence(plain.model, new, wanted)
+    assert mean_kl(fitted.model, new, wanted) < mean_kl(plain.model, new, wanted)
 
 
 def test_few_tokens_do_not_fit_a_head(monkeypatch):
@@ -46,7 +45,7 @@ def test_few_tokens_do_not_fit_a_head(monkeypatch):
     batches = batches_of(config, 16, 32)
     assert fuse_models(teachers, 0.5, batches, PLAIN).report["head"] is not None
     # 6,144 tokens for 16 inputs.
-    monkeypatch.setattr(head, "FEWEST", 385)
+    monkeypatch.setattr(head, "TOKENS_PER_INPUT", 385)
     assert fuse_models(teachers, 0.5, batches, PLAIN).report["head"] is None
 
 
@@ -115,11 +114,11 @@ def test_more_tokens_make_a_better_head(monkeypatch):
     for model in models:
         model.lm_head.weight.data *= 8
     batches, new = batches_of(config, 16, 32), batches_of(config, 4, 32, first_seed=900)
-    wanted = [pooled_log_probs(models, [0.5, 0.5], batch) for batch in new]
-    every = divergence(fuse_models(teachers, 0.5, batches, PLAIN).model, new, wanted)
+    wanted = [ensemble_predictions(models, [0.5, 0.5], batch) for batch in new]
+    every = mean_kl(fuse_models(teachers, 0.5, batches, PLAIN).model, new, wanted)
     entries = 16 * 32 * 12 * config.vocab_size * (config.hidden_size // 2)
-    monkeypatch.setattr(head, "WORK", entries // 32)
-    assert every < divergence(fuse_models(teachers, 0.5, batches, PLAIN).model, new, wanted)
+    monkeypatch.setattr(head, "HEAD_WORK", entries // 32)
+    assert every < mean_kl(fuse_models(teachers, 0.5, batches, PLAIN).model, new, wanted)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
@@ -153,9 +152,9 @@ def test_candidates_of_large_vocabularies_are_judged_by_some_of_the_tokens(monke
     teachers = [(str(seed), tiny_model(config, seed)) for seed in (0, 1)]
     batches = batches_of(config, 8, 16)
     monkeypatch.setattr(samples, "MOST_CALL_LOGITS", 40 * config.vocab_size)
-    monkeypatch.setattr(candidates, "MOST_SCORED_LOGITS", 60 * config.vocab_size)
+    monkeypatch.setattr(pilots, "MOST_SCORED_LOGITS", 60 * config.vocab_size)
     asked: list[int] = []
-    ensemble = candidates.pooled_log_probs
-    monkeypatch.setattr(candidates, "pooled_log_probs", lambda *a: asked.append(1) or ensemble(*a))
+    ensemble = pilots.ensemble_predictions
+    monkeypatch.setattr(pilots, "ensemble_predictions", lambda *a: asked.append(1) or ensemble(*a))
     fuse_models(teachers, 0.5, batches)
     assert len(asked) == 2

@@ -12,11 +12,11 @@ import compressor
 from compressor.anatomy import Map, Role, apply, inspect_config, map_key
 from compressor.anatomy.certificate import random_model
 from compressor.anatomy.hooks import logits_of
+from compressor.ensemble import ensemble_predictions, mean_kl
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion import fuse_models
 from compressor.fusion.calibration.layerwise import LayerwiseRunner
 from compressor.fusion.calibration.token_filters import token_masks
-from compressor.fusion.joint.candidates import divergence, pooled_log_probs
 from compressor.fusion.teacher import prepare_teacher
 from compressor.models.inputs import dummy_inputs
 from compressor.models.precision import in_single
@@ -35,7 +35,7 @@ def finite(model) -> bool:
 def kl(model, teachers, config, **inputs) -> float:
     batches = [dummy_inputs(config, 16, 12, seed=7, **inputs)]
     shares = [1 / len(teachers)] * len(teachers)
-    return divergence(model, batches, [pooled_log_probs(teachers, shares, batch) for batch in batches])
+    return mean_kl(model, batches, [ensemble_predictions(teachers, shares, batch) for batch in batches])
 
 
 class TestHalfPrecision:
@@ -155,12 +155,12 @@ def test_short_samples_do_not_hide_that_layers_see_different_windows():
     model.set_attn_implementation("sdpa")
     batches = [dummy_inputs(config, 8, length, seed=length) for length in (5, 24)]
     layers = inspect_config(config).stacks[0].layers
-    walker = LayerwiseRunner(model, [layers], batches)
-    walker.enter(0)
+    runner = LayerwiseRunner(model, [layers], batches)
+    runner.start_stack(0)
     for layer in layers:
-        walker.run(layer, (), lambda *_: None, advance=True)
+        runner.advance(layer)
     for index, batch in enumerate(batches):
-        assert torch.allclose(walker.say(index), logits_of(model, batch), atol=1e-9)
+        assert torch.allclose(runner.logits(index), logits_of(model, batch), atol=1e-9)
 
 
 @pytest.mark.parametrize("fields", [{"num_labels": 1}, {"problem_type": "multi_label_classification"}])

@@ -12,7 +12,7 @@ from compressor.errors import UserError
 from compressor.fusion import fuse_models
 from compressor.fusion.maps.reader_pca import StreamRead, read_components
 from compressor.fusion.maps.residual import RESIDUAL_MAPS, ResidualProblem
-from compressor.fusion.maps.stream_statistics import STREAM, space_grams, space_reads
+from compressor.fusion.maps.residual_statistics import STREAM_WEIGHT, space_grams, space_reads
 from compressor.fusion.teacher import prepare_teacher
 from compressor.recipe import FusionOptions
 
@@ -153,7 +153,7 @@ def test_reads_of_every_kind_of_family(family):
             step for step in anatomy.steps if step.reads == space and model.get_parameter(step.weight).dim() == 2
         ]
         energy = sum(float((read.readers[0] * read.moments).sum()) for read in reads[space])
-        assert reads[space] and energy == pytest.approx(len(modules) + STREAM * len(reads[space]))
+        assert reads[space] and energy == pytest.approx(len(modules) + STREAM_WEIGHT * len(reads[space]))
         size = anatomy.spaces[space].size
         centred = space in anatomy.centred and anatomy.rotatable(space)
         problem = ResidualProblem(grams[space], [size], [1.0], size // 2, centred, True, reads=reads[space])

@@ -6,10 +6,11 @@ import pytest
 import torch
 from families import FAMILIES, batches_of, config_of, tiny_model, widen
 
+from compressor.ensemble import ensemble_predictions, mean_kl
 from compressor.fusion import fuse_models
 from compressor.fusion.build import reconstruction
+from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.joint import search
-from compressor.fusion.joint.candidates import divergence, pooled_log_probs
 from compressor.models.inputs import dummy_inputs
 from compressor.recipe import FusionOptions
 from compressor.report.describe import describe_reconstruction
@@ -20,8 +21,8 @@ LACKING = ("bert", "gemma2", "albert", "mixtral", "t5")
 
 @pytest.fixture
 def small_steps(monkeypatch):
-    monkeypatch.setattr(reconstruction, "TOKENS", 256)
-    monkeypatch.setattr(reconstruction, "FIRST_LOOK", 20)
+    monkeypatch.setattr(reconstruction, "STEP_TOKENS", 256)
+    monkeypatch.setattr(reconstruction, "EVALUATION_STEPS", 20)
 
 
 def test_new_samples_gain(small_steps):
@@ -29,11 +30,11 @@ def test_new_samples_gain(small_steps):
     models = [tiny_model(config, seed) for seed in (0, 1)]
     samples = batches_of(config, count=8, batch=64)
     new = [dummy_inputs(config, 64, 12, seed=7, dtype=torch.float64)]
-    target = [pooled_log_probs(models, [0.5, 0.5], batch) for batch in new]
+    target = [ensemble_predictions(models, [0.5, 0.5], batch) for batch in new]
     far, near = (fused(models, samples, steps=steps) for steps in (0, 200))
     assert far.report["polished"] is None and near.report["polished"]
     assert all(one["after"] < one["before"] for one in near.report["polished"])
-    assert divergence(near.model, new, target) < divergence(far.model, new, target)
+    assert mean_kl(near.model, new, target) < mean_kl(far.model, new, target)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -52,9 +53,12 @@ def test_the_same_samples_make_the_same_steps():
     config = config_of("llama")
     whole = batches_of(config, count=4, batch=64)
     shuffled = [{name: value[start::2].flip(0) for name, value in batch.items()} for batch in whole for start in (1, 0)]
-    one, other = (reconstruction.reconstruction_batches(batches, len(batches) // 4) for batches in (whole, shuffled))
-    assert one[1] and one[1] != len(one[0])
-    held = [torch.cat([batch["input_ids"] for batch in steps[-count:]]) for steps, count in (one, other)]
+    sets = [
+        CalibrationSet(batches[: -len(batches) // 4], batches[-len(batches) // 4 :]) for batches in (whole, shuffled)
+    ]
+    one, other = (calibration.rebatched(reconstruction.samples_per_step) for calibration in sets)
+    assert one.held_out and one.train
+    held = [torch.cat([batch["input_ids"] for batch in steps.held_out]) for steps in (one, other)]
     assert len(held[0]) == len(held[1]) == 64
     assert torch.equal(held[0], held[1])
 
@@ -67,7 +71,7 @@ def test_a_student_that_misses_nothing_is_left_alone(small_steps):
 
 
 def test_few_tokens_do_not_fit_units(monkeypatch):
-    monkeypatch.setattr(reconstruction, "TOKENS", 4096)
+    monkeypatch.setattr(reconstruction, "STEP_TOKENS", 4096)
     config = config_of("llama")
     report = fused([tiny_model(config)], batches_of(config, count=8, batch=64), steps=50).report
     assert report["polished"] == []

@@ -9,7 +9,7 @@ from compressor.anatomy import Kind, inspect_config
 from compressor.anatomy.rotary_pairs import HALVES, LAYOUTS, NEIGHBOURS, frequencies, pairs
 from compressor.errors import UserError
 from compressor.fusion import fuse_models, student_specs
-from compressor.fusion.maps.attention.rotary import Turning, kept_pairs, turning, turning_product
+from compressor.fusion.maps.attention.rotary import RotaryPairs, match_frequencies, rotary_product, select_pairs
 from compressor.recipe import FusionOptions
 
 SMALLER = FusionOptions(narrowing="smaller-heads")
@@ -62,8 +62,8 @@ def test_what_silent_pairs_leave_is_kept_exactly(layout, rest):
         queries[:, [first[silent], second[silent]]] = 0
     if rest:
         queries[:, 10:] = 0
-    turns = Turning(layout, 4, ((0, 1), (2, 3)))
-    a, b = turning_product(queries.T @ queries, keys.T @ keys, 4 + rest // 2, turns)
+    turns = RotaryPairs(layout, 4, ((0, 1), (2, 3)))
+    a, b = rotary_product(queries.T @ queries, keys.T @ keys, 4 + rest // 2, turns)
     for distance in (0, 3, 17):
         wanted = logits(queries, keys, angles, layout, distance)
         found = logits(queries @ a, keys @ b, angles[::2], layout, distance)
@@ -78,9 +78,9 @@ def test_pairs_that_turn_alike_lose_less_together_than_the_nearest_alone():
     for pair in (2, 3):
         queries[:, [pair, pair + 4]] += shared
         keys[:, [pair, pair + 4]] += shared.flip(1)
-    turns = Turning(HALVES, 4, ((0,), (1,), (2, 3)))
-    a, b = turning_product(queries.T @ queries, keys.T @ keys, 6, turns)
-    alone = kept_pairs(8, 6, turns)
+    turns = RotaryPairs(HALVES, 4, ((0,), (1,), (2, 3)))
+    a, b = rotary_product(queries.T @ queries, keys.T @ keys, 6, turns)
+    alone = select_pairs(8, 6, turns)
     wanted = logits(queries, keys, angles, HALVES, 5)
     merged = logits(queries @ a, keys @ b, angles[:3], HALVES, 5)
     nearest = logits(queries @ alone, keys @ alone, angles[:3], HALVES, 5)
@@ -94,7 +94,7 @@ def test_smaller_heads_have_the_first_frequencies_or_some_spread_over_all():
     own = frequencies(found.model)
     assert found.model.config.head_dim == 4 and found.model.config.num_attention_heads == 4
     assert torch.allclose(own, theirs[:2]) or torch.allclose(own, theirs[::2])
-    assert sum(map(len, turning([teacher], found.model, HALVES).members)) == len(theirs)
+    assert sum(map(len, match_frequencies([teacher], found.model, HALVES).members)) == len(theirs)
 
 
 def test_heads_that_keep_their_size_keep_their_base():

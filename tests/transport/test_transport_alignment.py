@@ -17,7 +17,6 @@ from compressor.transport import (
     Coupling,
     CouplingOptions,
     Moments,
-    compose,
     cosine,
     euclidean,
     from_importance,
@@ -378,19 +377,6 @@ def test_what_cannot_be_mixed_is_refused():
     swapped = replace(identity_coupling(2), plan=torch.tensor([[0.0, 0.5], [0.5, 0.0]], dtype=torch.float64))
     with pytest.raises(CouplingError, match="leaves 1 sources without mass"):
         mixed(identity_coupling(2), swapped, torch.tensor([0.0, 1.0]))
-
-
-def test_composed_couplings_compose_their_maps():
-    first, second = solve("sinkhorn", random_cost(10, 6)), solve("emd", random_cost(6, 4))
-    both = compose(first, second)
-    torch.testing.assert_close(both.push(), first.push() @ second.push())
-    torch.testing.assert_close(both.pull(), first.pull() @ second.pull())
-    torch.testing.assert_close(both.mu, first.mu)
-    torch.testing.assert_close(compose(identity_coupling(10), first).plan, first.plan)
-    with pytest.raises(CouplingError, match="cannot be composed"):
-        compose(solve("semirelaxed", random_cost(10, 6)), second)
-    with pytest.raises(CouplingError, match="cannot be composed"):
-        compose(second, first)
 
 
 # The aligner

@@ -17,7 +17,7 @@ from tiny_text import model_of
 from compressor.distillation.distill import train_student
 from compressor.distillation.objective import FeatureTargets
 from compressor.errors import UnsupportedError, UserError
-from compressor.fusion.build.student_layer_maps import attention_pairs_of
+from compressor.layer_maps import attention_pairs_of
 from compressor.utils import distributed
 
 WAYS = {

@@ -1,91 +1,190 @@
-"""The paper's way: every coordinate of every teacher is aligned to those of an anchor, and weights are averaged.
+"""Fusion towards an anchor, the paper's way: align every coordinate of every teacher, and average the weights.
 
-Where they are refitted as well, the anchor's share in the average is chosen on held-out samples: two teachers' residual
-streams, averaged alike, are more than one width can compute, while the anchor's own stream is there already.
+If the weights are refitted as well, the anchor's share in the average is chosen on held-out samples: two residual
+streams, averaged alike, are more than one width can compute, while the anchor's own stream fits.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from compressor.anatomy import Anatomy, Norm
+from compressor.anatomy.sites import FlowGraph, flow_graph
+from compressor.errors import UnsupportedError, UserError
+from compressor.fusion.anchored.align import Alignment
 from compressor.fusion.anchored.aligned_student import AlignedStudent
-from compressor.fusion.anchored.assemble import align_teachers, report_choice
-from compressor.fusion.build.student import BuildOptions
-from compressor.fusion.context import BuiltStudent, FusionContext
-from compressor.fusion.joint import search
-from compressor.fusion.joint.candidates import PilotScorer, within_margin
+from compressor.fusion.anchored.comparison import ByActivations, ByWeights, FeatureComparison
+from compressor.fusion.anchored.policies import POLICIES, Policy
+from compressor.fusion.build.layerwise_build import build_student
+from compressor.fusion.build.pilots import PilotScorer, pilot_set, scoring_batches, within_margin
+from compressor.fusion.build.student import BuildOptions, BuiltStudent
+from compressor.fusion.calibration.batches import Batch
+from compressor.fusion.calibration.masks import Masks
+from compressor.fusion.calibration.token_filters import token_masks
+from compressor.fusion.context import FusionContext
+from compressor.fusion.teacher import FusionTeacher
 
-#: Shares of the anchor that are tried beside that of all alike, and of each those beside it that follow where it is the
-#: best; the other teachers divide the rest.  A narrow anchor may well be worse than what is aligned to it.
+#: {share of the anchor that is tried besides the equal one: shares tried if it is the best}; the other teachers divide
+#: the rest.  A narrow anchor may be worse than the teachers aligned to it.
 ANCHOR_SHARES = {0.2: (0.1, 0.35), 0.8: (0.65, 0.9)}
-#: Samples that their pilots are built on: of fewer, averaged streams look worse than they are.
+#: Samples of their pilots: with fewer, averaged streams look worse than they are.
 ANCHOR_SAMPLES = 256
 
 
-def fuse_towards_anchor(job: FusionContext) -> BuiltStudent:
-    """Make the student aligned to the job's anchor.
+def fuse_towards_anchor(context: FusionContext) -> BuiltStudent:
+    """Build the student aligned to the context's anchor.
 
     Raises:
         UserError, UnsupportedError, CouplingError: see `compressor.fusion.anchored.align.Alignment`.
     """
-    options = search.build_options(job, "importance")
-    ensemble = [source.weight for source in job.sources]
-    shares, measured = _shares(job, options)
-    job, student = _student(job, shares, options)
-    search.build_student(job, student, begun=0.1, aligned=True)
-    return BuiltStudent(job.form, student, report_choice(job, ensemble, measured))
+    options = BuildOptions.from_context(context, "importance")
+    weights = [teacher.weight for teacher in context.teachers]
+    shares, scores = _choose_shares(context, options)
+    context, student = _aligned_student(context, shares, options)
+    build_student(context, student, start=0.1, aligned=True)
+    return BuiltStudent(context.candidate, student, _choice(context, weights, scores))
 
 
-def _student(
-    job: FusionContext, shares: Sequence[float], options: BuildOptions
-) -> tuple[FusionContext, AlignedStudent]:
-    """The job, aligned, and an unbuilt student in which the teachers have these shares."""
-    sources = [replace(source, weight=share) for source, share in zip(job.sources, shares, strict=True)]
-    job, alignment = align_teachers(replace(job, sources=sources))
-    return job, AlignedStudent(job.model, job.anatomy, job.sources, {}, options, alignment=alignment)
+def unfolded_anatomy(anatomy: Anatomy) -> Anatomy:
+    """The anatomy of weights as they are: no norm or layer scale is folded, no writer centred."""
+    flow = tuple(replace(item, folded=False) if isinstance(item, Norm) else item for item in anatomy.flow)
+    return replace(anatomy, flow=flow, centred=frozenset(), scales=())
 
 
-def _shares(job: FusionContext, options: BuildOptions) -> tuple[Sequence[float], list[dict[str, Any]]]:
-    """Each teacher's share in the weights, and what was measured to choose it."""
-    alike = tuple(source.weight for source in job.sources)
-    place = next((k for k, source in enumerate(job.sources) if source is job.guide), None)
-    settled = job.options.weights != "auto" or not job.refit or not job.held_out
-    if settled or place is None or len(alike) == 1:
-        return alike, []
-    judge = PilotScorer(job.sources, search.scoring_batches(job), job.anatomy)
-    few = replace(
-        job, calibration=search.pilot_batches(job, ANCHOR_SAMPLES), held_out=0, tell=lambda share, stage: None
+def _choose_shares(context: FusionContext, options: BuildOptions) -> tuple[Sequence[float], list[dict[str, Any]]]:
+    """Each teacher's share in the weights, and the scores of the pilots that chose it."""
+    equal = tuple(teacher.weight for teacher in context.teachers)
+    place = next((k for k, teacher in enumerate(context.teachers) if teacher is context.anchor), None)
+    given = context.options.weights != "auto" or not context.refit or not context.has_held_out
+    if given or place is None or len(equal) == 1:
+        return equal, []
+    scorer = PilotScorer(context.teachers, scoring_batches(context), context.anatomy)
+    pilot_context = replace(
+        context, calibration=pilot_set(context, ANCHOR_SAMPLES), on_progress=lambda fraction, message: None
     )
     scores: dict[float, float] = {}
 
     def measure(share: float) -> None:
         if share in scores:
             return
-        job.tell(0.02 + 0.015 * len(scores), "choosing the share of the anchor")
-        pilot = replace(few, form=replace(job.form, model=copy.deepcopy(job.model)))
-        trial = replace(options, held_out=0, ridges=options.ridges if len(options.ridges) == 1 else search.PILOT_RIDGES)
-        pilot, student = _student(pilot, _divided(share, place, len(alike)), trial)
-        search.build_student(pilot, student, aligned=True)
-        scores[share] = judge(student)
+        context.on_progress(0.02 + 0.015 * len(scores), "choosing the share of the anchor")
+        candidate = replace(context.candidate, model=copy.deepcopy(context.model))
+        shares = _divided(share, place, len(equal))
+        aligned, student = _aligned_student(replace(pilot_context, candidate=candidate), shares, options.of_pilot())
+        build_student(aligned, student, aligned=True)
+        scores[share] = scorer(student)
 
-    for share in (alike[place], *ANCHOR_SHARES):
+    for share in (equal[place], *ANCHOR_SHARES):
         measure(share)
     for share in ANCHOR_SHARES.get(min(scores, key=scores.__getitem__), ()):
         measure(share)
-    job.clock.lap("choose")
+    context.timer.lap("choose")
     best = min(scores, key=scores.__getitem__)
-    if within_margin(scores[alike[place]], scores[best]):
-        best = alike[place]
-    anchor = job.sources[place].name
-    return _divided(best, place, len(alike)), [
-        {"candidate": f"{anchor} with a share of {share:g}", judge.measure: score}
+    if within_margin(scores[equal[place]], scores[best]):
+        best = equal[place]
+    anchor = context.teachers[place].name
+    return _divided(best, place, len(equal)), [
+        {"candidate": f"{anchor} with a share of {share:g}", scorer.measure: score}
         for share, score in sorted(scores.items())
     ]
 
 
 def _divided(share: float, place: int, teachers: int) -> tuple[float, ...]:
-    """The anchor's share at its place among the teachers; the others have the rest alike."""
+    """The anchor's share at its place among the teachers; the others divide the rest equally."""
     return tuple(share if k == place else (1 - share) / (teachers - 1) for k in range(teachers))
+
+
+def _aligned_student(
+    context: FusionContext, shares: Sequence[float], options: BuildOptions
+) -> tuple[FusionContext, AlignedStudent]:
+    """The context with aligned anatomies, and an unbuilt student in which the teachers have these shares."""
+    teachers = [replace(teacher, weight=share) for teacher, share in zip(context.teachers, shares, strict=True)]
+    context, alignment = _align_teachers(replace(context, teachers=teachers))
+    student = AlignedStudent(context.model, context.anatomy, context.teachers, {}, options, alignment=alignment)
+    return context, student
+
+
+def _align_teachers(context: FusionContext) -> tuple[FusionContext, Alignment]:
+    """Prepare the alignment of every teacher to the anchor.
+
+    Returns:
+        The context, its anatomies with a key for every site of the residual stream, and the alignment.
+    """
+    policy, residual = POLICIES.get(context.options.residual), context.options.residual
+    assert context.anchor is not None
+    if context.options.inner != "auto":
+        raise UserError(
+            f"the residual policy '{residual}' aligns heads and hidden units to the anchor's too: leave "
+            f"out --inner {context.options.inner}"
+        )
+    graph = _flow_graph(context.anatomy, policy, folded=context.refit)
+    _check_tied(graph, policy, residual)
+    *teachers, anchor = (
+        replace(teacher, anatomy=_flow_graph(teacher.anatomy, policy, folded=context.refit).anatomy)
+        for teacher in (*context.teachers, context.anchor)
+    )
+    context = replace(context, teachers=teachers, anchor=anchor, anatomy=graph.anatomy)
+    context.on_progress(0.05, "comparing coordinates")
+    comparison: FeatureComparison
+    # The identity compares nothing, so averaging costs no pass of the teachers.
+    if context.calibration is None or not context.from_activations or policy.start == "identity":
+        comparison = ByWeights(teachers, anchor, graph)
+    else:
+        comparison = _by_activations(context, anchor, context.calibration.all, graph, policy)
+    context.timer.lap("statistics")
+    alignment = Alignment(
+        graph, teachers, anchor, comparison, policy, context.options.alignment, context.coupling, context.timer.lap
+    )
+    context.timer.lap("solve")
+    return context, alignment
+
+
+def _by_activations(
+    context: FusionContext, anchor: FusionTeacher, batches: Sequence[Batch], graph: FlowGraph, policy: Policy
+) -> ByActivations:
+    chosen = token_masks(context.options.alignment.tokens, context.teachers, graph.anatomy, batches)
+    masks = Masks(batches, graph.anatomy, chosen=chosen)
+    return ByActivations(
+        context.teachers, anchor, graph, batches, masks, everywhere=policy.start == "everywhere",
+        weighs=policy.weighs, lap=context.timer.lap,
+    )  # fmt: skip
+
+
+def _flow_graph(anatomy: Anatomy, policy: Policy, *, folded: bool) -> FlowGraph:
+    """The flow graph that a policy needs; a policy of one map needs no sites."""
+    entries = tuple(stack.residual for stack in anatomy.stacks)
+    graph = flow_graph(anatomy) if policy.local else FlowGraph(anatomy, entries, ())
+    return graph if folded else replace(graph, anatomy=unfolded_anatomy(graph.anatomy))
+
+
+def _check_tied(graph: FlowGraph, policy: Policy, name: str) -> None:
+    tied = next((op for op in graph.anatomy.steps if op.tied), None)
+    if policy.local and tied is not None:
+        raise UnsupportedError(
+            f"{tied.module} shares its weight with the embedding, so the residual stream needs one map throughout and "
+            f"'{name}' gives it several: take {', '.join(n for n in POLICIES.names() if not POLICIES.get(n).local)}"
+        )
+
+
+def _choice(context: FusionContext, weights: Sequence[float], scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The report on the choice.
+
+    Args:
+        context: its teachers' weights are their shares.
+        weights: of the teachers in the ensemble.
+        scores: of the pilots that chose the shares, if any.
+    """
+    assert context.anchor is not None
+    why = "a residual policy was asked for"
+    return {
+        "residual": f"{context.options.residual} towards {context.anchor.name}",
+        "inner": "aligned to the anchor",
+        "refit": context.refit,
+        "shares": {teacher.name: teacher.weight for teacher in context.teachers},
+        "weights": {teacher.name: weight for teacher, weight in zip(context.teachers, weights, strict=True)},
+        "candidates": list(scores),
+        "why": why if not scores else f"{why}; of the shares of the anchor this came nearest to the ensemble",
+    }

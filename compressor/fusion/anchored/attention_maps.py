@@ -1,8 +1,8 @@
 """Couplings of attention to an anchor's: across all heads as in the paper, or within heads once these are matched.
 
-Queries and keys are contracted with each other, so their maps must be one for the logits to stay; values and the
+Queries and keys are contracted with each other, so they must share a map for the logits to stay; values and the
 output projection share another (Imfeld et al., 2024, section 4.2 and appendix).  Within heads the transport is
-hierarchical: the ground cost between two heads is what transporting their channels costs.
+hierarchical: the ground cost between two heads is the transport cost of their channels.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ Couple = Callable[[Moments, str], Coupling]
 
 
 @dataclass(frozen=True, eq=False)
-class Heads:
-    """One teacher's attention beside the anchor's.
+class AttentionCouplings:
+    """One teacher's attention and the anchor's, to be coupled.
 
     Attributes:
         own, anchor: their spaces.
-        moments: of queries, keys, and what the output projection reads.
+        moments: of queries, keys, and inputs of the output projection.
         couple: the coupling asked for.
-        couple_hard: an exact coupling, which ground costs between heads are measured by.
+        couple_hard: an exact coupling, for ground costs between heads.
         query_key: joint, separate or equal.
-        groups: the coupling of key–value groups, where another space has decided it already.
+        groups: the coupling of key–value groups, if a space with the same order of heads has one already.
     """
 
     own: Space
@@ -45,62 +45,63 @@ class Heads:
     groups: Coupling | None = None
 
 
-def across_heads(heads: Heads) -> dict[Role, Coupling]:
+def across_heads(attention: AttentionCouplings) -> dict[Role, Coupling]:
     """All channels of all heads coupled at once: head boundaries are ignored, as in the paper.
 
     Raises:
-        UnsupportedError: channels or heads have a place, or several query heads share keys.
+        UnsupportedError: positions of channels or heads are fixed, or several query heads share keys.
     """
-    own, anchor = heads.own, heads.anchor
+    own, anchor = attention.own, attention.anchor
     for space in (own, anchor):
-        if space.rotary or space.placed or space.order or space.heads != space.groups:
+        if space.rotary or space.head_position_fixed or space.order or space.heads != space.groups:
             raise UnsupportedError(
                 f"{anchor.name}: its channels or heads have a place (rotary or relative positions) or share keys, so "
                 f"they cannot be coupled across heads; take --heads within"
             )
-    carry = heads.couple(heads.moments[Role.OUTPUT], anchor.name)
-    query, key = _query_key(heads, heads.moments[Role.QUERY], heads.moments[Role.KEY])
-    return {Role.QUERY: query, Role.KEY: key, Role.VALUE: carry, Role.OUTPUT: carry}
+    values = attention.couple(attention.moments[Role.OUTPUT], anchor.name)
+    query, key = _couple_query_key(attention, attention.moments[Role.QUERY], attention.moments[Role.KEY])
+    return {Role.QUERY: query, Role.KEY: key, Role.VALUE: values, Role.OUTPUT: values}
 
 
-def within_heads(heads: Heads) -> dict[Role, Coupling]:
+def within_heads(attention: AttentionCouplings) -> dict[Role, Coupling]:
     """Key–value groups are coupled first, then query heads inside them, then channels inside heads.
 
     Raises:
-        UnsupportedError: heads or channels have a place and their number differs.
+        UnsupportedError: positions of heads or channels are fixed and their number differs.
     """
-    own, anchor = heads.own, heads.anchor
-    pairs = {(g, h): _Pair(heads, g, h) for g in range(own.groups) for h in range(anchor.groups)}
-    groups = heads.groups or _group_coupling(heads, pairs)
+    own, anchor = attention.own, attention.anchor
+    pairs = {(g, h): _GroupPair(attention, g, h) for g in range(own.groups) for h in range(anchor.groups)}
+    groups = attention.groups or _couple_groups(attention, pairs)
     plans = {role: torch.zeros(_size(own, role), _size(anchor, role), dtype=torch.float64) for role in Role}
     for (g, h), pair in pairs.items():
         mass = float(groups.plan[g, h])
         if mass > 0:
-            pair.spread(mass, plans)
-    found = {}
+            pair.add_to(plans, mass)
+    couplings = {}
     for role, plan in plans.items():
         cost = groups.cost_value if role is Role.HEADS else None
-        found[role] = Coupling(plan, plan.sum(1), plan.sum(0), cost, groups.solver, f"{anchor.name}/{role.value}")
-    return found
+        couplings[role] = Coupling(plan, plan.sum(1), plan.sum(0), cost, groups.solver, f"{anchor.name}/{role.value}")
+    return couplings
 
 
 def logit_scale(own: Space, anchor: Space) -> float:
-    """What queries are multiplied by so that a sum over fewer channels, each a mean of several, keeps its size."""
+    """The factor on queries that keeps the size of logits: a sum over fewer channels, each a mean of several."""
     ratio = own.head_dim / anchor.head_dim
     return math.sqrt(ratio) if anchor.scaled else ratio
 
 
-def _query_key(heads: Heads, queries: Moments, keys: Moments) -> tuple[Coupling, Coupling]:
-    name = heads.anchor.name
-    if heads.query_key == "separate":
-        return heads.couple(queries, f"{name}/query"), heads.couple(keys, f"{name}/key")
-    one = heads.couple(queries if heads.query_key == "equal" else sum_moments([queries, keys]), f"{name}/query-key")
-    return one, one
+def _couple_query_key(attention: AttentionCouplings, queries: Moments, keys: Moments) -> tuple[Coupling, Coupling]:
+    name = attention.anchor.name
+    if attention.query_key == "separate":
+        return attention.couple(queries, f"{name}/query"), attention.couple(keys, f"{name}/key")
+    moments = queries if attention.query_key == "equal" else sum_moments([queries, keys])
+    shared = attention.couple(moments, f"{name}/query-key")
+    return shared, shared
 
 
-def _group_coupling(heads: Heads, pairs: Mapping[tuple[int, int], _Pair]) -> Coupling:
-    own, anchor = heads.own, heads.anchor
-    if own.placed or anchor.placed:
+def _couple_groups(attention: AttentionCouplings, pairs: Mapping[tuple[int, int], _GroupPair]) -> Coupling:
+    own, anchor = attention.own, attention.anchor
+    if own.head_position_fixed or anchor.head_position_fixed:
         if own.groups != anchor.groups:
             raise UnsupportedError(
                 f"{anchor.name}: heads have a place (ALiBi), so {own.groups} cannot be aligned to {anchor.groups}"
@@ -110,34 +111,34 @@ def _group_coupling(heads: Heads, pairs: Mapping[tuple[int, int], _Pair]) -> Cou
     return solve("emd", cost.double(), space=f"{anchor.name}/heads")
 
 
-class _Pair:
+class _GroupPair:
     """A teacher's group g and the anchor's group h: their query heads and channels matched."""
 
-    def __init__(self, heads: Heads, g: int, h: int) -> None:
-        self.heads, self.g, self.h = heads, g, h
-        own, anchor = heads.own, heads.anchor
-        self.queries = [
+    def __init__(self, attention: AttentionCouplings, g: int, h: int) -> None:
+        self.attention, self.g, self.h = attention, g, h
+        own, anchor = attention.own, attention.anchor
+        self.query_heads = [
             range(s.heads // s.groups * i, s.heads // s.groups * (i + 1)) for s, i in ((own, g), (anchor, h))
         ]
-        self.inner = self._match_queries()
-        q, carry = self._mean(Role.QUERY), self._mean(Role.OUTPUT)
-        self.query, self.key, self.carry = q, self._block(Role.KEY, g, h), carry
+        self.head_plan = self._match_queries()
+        self.query, self.output = self._mean(Role.QUERY), self._mean(Role.OUTPUT)
+        self.key = self._block(Role.KEY, g, h)
 
     @property
     def cost(self) -> float:
-        """What transporting their channels costs."""
+        """The transport cost of their channels."""
+        products = sum_moments([self.query, self.key])
         if self._pinned:
-            products = sum_moments([self.query, self.key])
-            still = (products.xx + products.yy - 2 * products.xy.diagonal()).clamp(min=0).sqrt().mean()
-            total = float(still)
+            unmoved = (products.xx + products.yy - 2 * products.xy.diagonal()).clamp(min=0).sqrt().mean()
+            total = float(unmoved)
         else:
-            total = self.heads.couple_hard(sum_moments([self.query, self.key]), self._name).cost_value or 0.0
-        return total + (self.heads.couple_hard(self.carry, self._name).cost_value or 0.0)
+            total = self.attention.couple_hard(products, self._name).cost_value or 0.0
+        return total + (self.attention.couple_hard(self.output, self._name).cost_value or 0.0)
 
-    def spread(self, mass: float, plans: Mapping[Role, Tensor]) -> None:
+    def add_to(self, plans: Mapping[Role, Tensor], mass: float) -> None:
         """Add this pair's share of the mass to the plans of every role."""
-        own, anchor, heads = self.heads.own, self.heads.anchor, self.heads
-        carry = heads.couple(self.carry, f"{self._name}/value").plan
+        own, anchor, attention = self.attention.own, self.attention.anchor, self.attention
+        values = attention.couple(self.output, f"{self._name}/value").plan
         if self._pinned:
             if own.head_dim != anchor.head_dim:
                 raise UnsupportedError(
@@ -146,56 +147,52 @@ class _Pair:
                 )
             query = key = identity_coupling(own.head_dim).plan
         else:
-            query, key = (one.plan for one in _query_key(heads, self.query, self.key))
+            query, key = (coupling.plan for coupling in _couple_query_key(attention, self.query, self.key))
         plans[Role.KEY][_slice(own, self.g), _slice(anchor, self.h)] = mass * key
-        plans[Role.VALUE][_slice(own, self.g), _slice(anchor, self.h)] = mass * carry
-        for a, i in enumerate(self.queries[0]):
-            for b, j in enumerate(self.queries[1]):
-                share = mass * float(self.inner[a, b])
+        plans[Role.VALUE][_slice(own, self.g), _slice(anchor, self.h)] = mass * values
+        for a, i in enumerate(self.query_heads[0]):
+            for b, j in enumerate(self.query_heads[1]):
+                share = mass * float(self.head_plan[a, b])
                 plans[Role.HEADS][i, j] = share
                 plans[Role.QUERY][_slice(own, i), _slice(anchor, j)] = share * query
-                plans[Role.OUTPUT][_slice(own, i), _slice(anchor, j)] = share * carry
+                plans[Role.OUTPUT][_slice(own, i), _slice(anchor, j)] = share * values
 
     @property
     def _pinned(self) -> bool:
-        return self.heads.own.rotary or self.heads.anchor.rotary
+        return self.attention.own.rotary or self.attention.anchor.rotary
 
     @property
     def _name(self) -> str:
-        return f"{self.heads.anchor.name}/head {self.h}"
+        return f"{self.attention.anchor.name}/head {self.h}"
 
     def _match_queries(self) -> Tensor:
-        """The plan between query heads of the two groups, sums to one."""
-        sizes = [len(one) for one in self.queries]
+        """The plan between query heads of the two groups, which sums to one."""
+        sizes = [len(heads) for heads in self.query_heads]
         if sizes == [1, 1]:
             return torch.ones(1, 1, dtype=torch.float64)
         cost = torch.zeros(sizes[0], sizes[1], dtype=torch.float64)
-        for a, i in enumerate(self.queries[0]):
-            for b, j in enumerate(self.queries[1]):
-                cost[a, b] = self.heads.couple_hard(self._block(Role.OUTPUT, i, j), self._name).cost_value or 0.0
+        for a, i in enumerate(self.query_heads[0]):
+            for b, j in enumerate(self.query_heads[1]):
+                coupling = self.attention.couple_hard(self._block(Role.OUTPUT, i, j), self._name)
+                cost[a, b] = coupling.cost_value or 0.0
         return solve("emd", cost, space=self._name).plan
 
     def _mean(self, role: Role) -> Moments:
         """Moments over the matched query heads; channels of all heads of a group share one map."""
         parts = [
             self._block(role, i, j)
-            for a, i in enumerate(self.queries[0])
-            for b, j in enumerate(self.queries[1])
-            if self.inner[a, b] > 0
+            for a, i in enumerate(self.query_heads[0])
+            for b, j in enumerate(self.query_heads[1])
+            if self.head_plan[a, b] > 0
         ]
         return sum_moments(parts) if len(parts) > 1 else parts[0]
 
     def _block(self, role: Role, i: int, j: int) -> Moments:
-        moments = self.heads.moments[role]
-        own, other = _slice(self.heads.own, i), _slice(self.heads.anchor, j)
-        x = None if moments.x is None else moments.x[own]
-        y = None if moments.y is None else moments.y[other]
-        return Moments(moments.xx[own], moments.yy[other], moments.xy[own, other], x, y, moments.count)
-
-
-def _query_heads(space: Space, group: int) -> range:
-    per_group = space.heads // space.groups
-    return range(per_group * group, per_group * (group + 1))
+        moments = self.attention.moments[role]
+        rows, columns = _slice(self.attention.own, i), _slice(self.attention.anchor, j)
+        x = None if moments.x is None else moments.x[rows]
+        y = None if moments.y is None else moments.y[columns]
+        return Moments(moments.xx[rows], moments.yy[columns], moments.xy[rows, columns], x, y, moments.count)
 
 
 def _slice(space: Space, head: int) -> slice:

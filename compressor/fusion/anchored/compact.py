@@ -1,4 +1,4 @@
-"""What is kept of a coupling once it is solved: its entries or its plan, and what the report says of it."""
+"""Couplings in little memory once they are solved: entries of a hard plan, and figures for the report."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from compressor.utils.sparse import Deferred, Entries, scaled
 
 @dataclass(frozen=True, eq=False)
 class CompactCoupling:
-    """A coupling without dense matrices where its plan is hard.
+    """A coupling, without dense matrices if its plan is hard.
 
     Attributes:
         plan: [n, m] float64; of a hard plan its entries alone.
         mu, nu: its marginals.
-        received: what arrives at each target, [m].
-        summary: its figures, of the dense plan.
+        received: mass that arrives at each target, [m].
+        summary: figures of the dense plan.
     """
 
     plan: Tensor | Entries
@@ -33,10 +33,9 @@ class CompactCoupling:
 
     @classmethod
     def of(cls, coupling: Coupling) -> CompactCoupling:
-        plan = Entries.of(coupling.plan)
-        return cls(
-            coupling.plan if plan is None else plan, coupling.mu, coupling.nu, coupling.plan.sum(0), coupling.summary()
-        )  # fmt: skip
+        entries = Entries.of(coupling.plan)
+        plan = coupling.plan if entries is None else entries
+        return cls(plan, coupling.mu, coupling.nu, coupling.plan.sum(0), coupling.summary())
 
     def push(self) -> Entries | Deferred:
         """As `Coupling.push`."""
@@ -52,19 +51,27 @@ class CompactCoupling:
 
 
 def pooled_compact_maps(
-    kept: Sequence[CompactCoupling], weights: Sequence[float], scales: Sequence[float], *, one_matrix: bool = False
+    couplings: Sequence[CompactCoupling],
+    weights: Sequence[float],
+    scales: Sequence[float],
+    *,
+    one_matrix: bool = False,
 ) -> tuple[Map, ...]:
-    """Maps of all teachers to one shared support, as `pooled_maps` makes them of couplings.
+    """Maps of all teachers to one shared support, as `pooled_maps` of couplings.
 
     Args:
-        kept: one per teacher, all to the same m targets.
+        couplings: one per teacher, all to the same m targets.
         weights: α per teacher.
-        scales: what each teacher's push is multiplied by.
+        scales: by which each teacher's push is multiplied.
         one_matrix: use each teacher's push, without α, for readers too.
     """
-    mass = sum((a * one.received for a, one in zip(weights, kept, strict=True)), start=torch.zeros_like(kept[0].nu))
+    start = torch.zeros_like(couplings[0].nu)
+    mass = sum((a * coupling.received for a, coupling in zip(weights, couplings, strict=True)), start=start)
     inverse_mass = torch.where(mass > 0, 1 / mass, 0.0)
     return tuple(
-        Map(scaled(one.plan, columns=inverse_mass, by=(a, scale)), one.push() if one_matrix else one.pull())
-        for one, a, scale in zip(kept, weights, scales, strict=True)
+        Map(
+            scaled(coupling.plan, columns=inverse_mass, by=(a, scale)),
+            coupling.push() if one_matrix else coupling.pull(),
+        )
+        for coupling, a, scale in zip(couplings, weights, scales, strict=True)
     )

@@ -1,7 +1,7 @@
-"""What the coordinates of a teacher and of the anchor are compared by, at every place that has a map of its own.
+"""Moments by which a teacher's coordinates are compared with the anchor's, for every key that has a map of its own.
 
-From activations moments are summed in passes over the calibration tokens, those of some places in each; from weights a
-place is compared once the maps of what it reads are known.
+Moments of activations are summed in passes over the calibration tokens, for some keys in each; those of weights are
+computed once the maps of their inputs are known.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from compressor.anatomy import Anatomy, Kind, Map, Role, map_key
-from compressor.anatomy.hooks import logits_of
+from compressor.anatomy import Kind, Map, Role, map_key
+from compressor.anatomy.hooks import Tap, logits_of
 from compressor.anatomy.queries import attention_columns, reader, space_taps
 from compressor.anatomy.sites import FlowGraph
 from compressor.errors import UserError
 from compressor.fusion.anchored.schedule import START, Schedule
-from compressor.fusion.calibration.batches import without_labels
-from compressor.fusion.calibration.layerwise import Tap, capture_taps, ending_early
+from compressor.fusion.calibration.batches import Batch
+from compressor.fusion.calibration.capture import capture_taps, check_captured, ending_early
 from compressor.fusion.calibration.masks import Masks
 from compressor.fusion.calibration.statistics import token_rows
 from compressor.fusion.features.weight_features import WeightFeatures, space_weight_gram
 from compressor.fusion.teacher import FusionTeacher
+from compressor.models.inputs import without_labels
 from compressor.transport import Moments, from_weights
 
-#: Bytes that moments of several places may always take together; more where the anchor itself is larger.
+#: Bytes that the moments of several keys may always take together; more if the anchor itself is larger.
 MOMENT_BYTES = 256 * 2**20
-#: Rows of moments that are levelled at once.
+#: Rows of moments that are normalised at once.
 COMPARISON_BLOCK = 64
-
-#: Ends of an attention space that are compared; values and outputs are seen where the output projection reads them.
-ENDS = (Role.QUERY, Role.KEY, Role.OUTPUT)
+#: Roles of an attention space that are compared; values and outputs are both compared at the output projection.
+COMPARED_ROLES = (Role.QUERY, Role.KEY, Role.OUTPUT)
 
 
 class FeatureComparison(Protocol):
-    """Where moments of a teacher's and the anchor's coordinates come from."""
+    """A source of moments of a teacher's and the anchor's coordinates."""
 
     def moments(self, teacher: int, key: str, maps: Mapping[str, Map]) -> Moments:
-        """Of the coordinates that the map `key` transports, given the teacher's maps of what they are made from."""
+        """Of the coordinates of a map key, given the teacher's maps of their inputs."""
 
     def strength(self, key: str) -> Tensor:
         """Mean squares of the anchor's coordinates at a site, [m]."""
@@ -49,172 +49,179 @@ class FeatureComparison(Protocol):
 
 @dataclass(frozen=True)
 class MapSite:
-    """Where the values of a map's coordinates are seen: spots, and of an attention's end its space and role."""
+    """Where the coordinates of a map key are captured.
 
-    spots: tuple[Tap, ...]
+    Attributes:
+        taps: in the student's names.
+        space, role: of an attention's queries, keys or outputs.
+    """
+
+    taps: tuple[Tap, ...]
     space: str | None = None
     role: Role | None = None
 
 
 def map_sites(graph: FlowGraph, *, everywhere: bool = False) -> dict[str, MapSite]:
-    """By map key, where its coordinates are seen; a stream's entry alone or everywhere along it."""
-    anatomy, found = graph.anatomy, dict[str, MapSite]()
+    """The site of every map key; of a stream its entry alone, or everywhere along it."""
+    anatomy, sites = graph.anatomy, dict[str, MapSite]()
     for stack, entry in zip(anatomy.stacks, graph.entries, strict=True):
-        known = found[entry].spots if entry in found else ()
-        spots = space_taps(anatomy, entry) if everywhere else [(stack.layers[0], "in")]
-        found[entry] = MapSite(tuple(dict.fromkeys([*known, *spots])))
+        known = sites[entry].taps if entry in sites else ()
+        taps = space_taps(anatomy, entry) if everywhere else [(stack.layers[0], "in")]
+        sites[entry] = MapSite(tuple(dict.fromkeys([*known, *taps])))
     for junction in graph.junctions:
-        spot = (junction.module, "out" if junction.is_output else "in")
-        found[junction.after] = MapSite((spot,))
+        tap = (junction.module, "out" if junction.is_output else "in")
+        sites[junction.after] = MapSite((tap,))
         for branch in junction.branches:
-            found.setdefault(branch, MapSite(((branch.removesuffix("/branch"), "out"),)))
+            sites.setdefault(branch, MapSite(((branch.removesuffix("/branch"), "out"),)))
     for space in anatomy.spaces.values():
-        step = reader(anatomy, space.name)
-        if space.kind is Kind.RESIDUAL or step is None:
+        op = reader(anatomy, space.name)
+        if space.kind is Kind.RESIDUAL or op is None:
             continue
         if space.kind is Kind.ATTENTION:
-            for role in ENDS:
-                spot = (step.module, "in") if role is Role.OUTPUT else attention_columns(anatomy, space.name, role)[0]
-                found[map_key(space.name, role)] = MapSite((spot,), space.name, role)
+            for role in COMPARED_ROLES:
+                tap = (op.module, "in") if role is Role.OUTPUT else attention_columns(anatomy, space.name, role)[0]
+                sites[map_key(space.name, role)] = MapSite((tap,), space.name, role)
         else:
-            found[space.name] = MapSite(((step.module, "in"),))
-    return found
+            sites[space.name] = MapSite(((op.module, "in"),))
+    return sites
 
 
 class ByActivations:
     """Moments over calibration tokens.
 
-    They are summed for as many places together as `MOMENT_BYTES` or the anchor's own size allow, in the order in which
-    the flow asks for them, one pass of the models each time; and given away, so that what was asked for is not kept.
+    One pass of the models sums them for as many keys as `MOMENT_BYTES` or the anchor's own size allow, in the order of
+    the flow.  Moments that were returned are not kept.
 
     Args:
-        sources: the teachers.
-        guide: the anchor.
+        teachers: to be compared.
+        anchor: the anchor.
         graph: its flow.
         batches: calibration inputs.
         masks: which tokens count.
         everywhere: compare residual streams at all depths together, not at their entry alone.
-        weighs: whether the strengths of signals will be asked for.
-        lap: told "solve" where a pass begins and "statistics" where it ends, for the report's seconds.
+        weighs: whether strengths of signals are needed.
+        lap: callback (stage): "solve" where a pass begins and "statistics" where it ends, for the report's seconds.
     """
 
     def __init__(
         self,
-        sources: Sequence[FusionTeacher],
-        guide: FusionTeacher,
+        teachers: Sequence[FusionTeacher],
+        anchor: FusionTeacher,
         graph: FlowGraph,
-        batches: Sequence[Mapping[str, Tensor]],
+        batches: Sequence[Batch],
         masks: Masks,
         *,
         everywhere: bool = False,
         weighs: bool = False,
         lap: Callable[[str], None] = lambda stage: None,
     ) -> None:
-        self.places = map_sites(graph, everywhere=everywhere)
-        self.sources, self.guide, self.batches, self.masks, self._lap = sources, guide, batches, masks, lap
-        self._weights = ByWeights(sources, guide, graph)
-        self._moved = [k for k, source in enumerate(sources) if source.model is not guide.model]
-        #: Sites behind a sum are not compared, their coupling is a mix; of them strengths alone are asked for.
-        self._mixes = {junction.after for junction in graph.junctions}
-        self._order = _in_order(self.places, graph)
+        self.sites = map_sites(graph, everywhere=everywhere)
+        self.teachers, self.anchor, self.batches, self.masks, self._lap = teachers, anchor, batches, masks, lap
+        self._by_weights = ByWeights(teachers, anchor, graph)
+        self._compared = [k for k, teacher in enumerate(teachers) if teacher.model is not anchor.model]
+        #: Sites after a sum are not compared, since their coupling is a mixture; they have strengths alone.
+        self._mixtures = {junction.after for junction in graph.junctions}
+        made = Schedule(graph).made
+        self._order = sorted(self.sites, key=lambda key: made.get(key, START))
         if not weighs:
-            self._order = [key for key in self._order if key not in self._mixes]
-        self._room = max(MOMENT_BYTES, _weight(guide.model))
+            self._order = [key for key in self._order if key not in self._mixtures]
+        self._room = max(MOMENT_BYTES, _model_bytes(anchor.model))
         self._sums: dict[tuple[int, str, Tap], Moments] = {}
         self._strengths: dict[tuple[str, Tap], Tensor] = {}
 
     def moments(self, teacher: int, key: str, maps: Mapping[str, Map]) -> Moments:
-        place = self.places.get(key)
-        if place is None:
-            return self._weights.moments(teacher, key, maps)
-        if (teacher, key, place.spots[0]) not in self._sums:
+        site = self.sites.get(key)
+        if site is None:
+            return self._by_weights.moments(teacher, key, maps)
+        if (teacher, key, site.taps[0]) not in self._sums:
             self._measure(key)
-        found = [self._sums.pop((teacher, key, spot)) for spot in place.spots]
+        parts = [self._sums.pop((teacher, key, tap)) for tap in site.taps]
         # Every depth counts alike, though the stream grows along the way.
-        return found[0] if len(found) == 1 else _levelled(found)
+        return parts[0] if len(parts) == 1 else _sum_normalised(parts)
 
     def strength(self, key: str) -> Tensor:
-        spots = self.places[key].spots
-        if (key, spots[0]) not in self._strengths:
+        taps = self.sites[key].taps
+        if (key, taps[0]) not in self._strengths:
             self._measure(key)
-        return torch.stack([self._strengths[key, spot] for spot in spots]).mean(0)
+        return torch.stack([self._strengths[key, tap] for tap in taps]).mean(0)
 
     @torch.no_grad()
     def _measure(self, first: str) -> None:
-        """Sum the moments of a place and of as many behind it as there is room for."""
+        """Sum the moments of a key and of as many after it as there is room for."""
         self._lap("solve")
-        chosen, total, known = [first], self._size(first), {key for _, key, _ in self._sums}
+        chosen, total, known = [first], self._moment_bytes(first), {key for _, key, _ in self._sums}
         for key in [key for key in self._order[self._order.index(first) + 1 :] if key not in known]:
-            total += self._size(key)
+            total += self._moment_bytes(key)
             if total > self._room:
                 break
             chosen.append(key)
         for index, batch in enumerate(self.batches):
-            shown = self._see(self.guide, chosen, index, batch)
-            for teacher in self._moved:
-                for place, x in self._see(self.sources[teacher], chosen, index, batch).items():
-                    self._add((teacher, *place), x, shown[place])
-        for (teacher, key, spot), one in self._sums.items():
-            if key in chosen and teacher == self._moved[0]:
-                self._strengths[key, spot] = one.yy / one.count
-        self._sums = {place: one for place, one in self._sums.items() if place[1] not in self._mixes}
+            anchor_values = self._capture(self.anchor, chosen, index, batch)
+            for teacher in self._compared:
+                for place, x in self._capture(self.teachers[teacher], chosen, index, batch).items():
+                    self._add((teacher, *place), x, anchor_values[place])
+        for (teacher, key, tap), moments in self._sums.items():
+            if key in chosen and teacher == self._compared[0]:
+                self._strengths[key, tap] = moments.yy / moments.count
+        self._sums = {place: moments for place, moments in self._sums.items() if place[1] not in self._mixtures}
         self._lap("statistics")
 
-    def _size(self, key: str) -> int:
-        """Bytes that the moments of a place take."""
-        if key in self._mixes:
+    def _moment_bytes(self, key: str) -> int:
+        """Bytes of the moments of a key."""
+        if key in self._mixtures:
             return 0
-        name = self.places[key].space or key
-        sizes = sum(self.sources[teacher].space(name).size for teacher in self._moved)
-        return 8 * len(self.places[key].spots) * sizes * self.guide.space(name).size
+        name = self.sites[key].space or key
+        sizes = sum(self.teachers[teacher].space(name).size for teacher in self._compared)
+        return 8 * len(self.sites[key].taps) * sizes * self.anchor.space(name).size
 
-    def _see(
-        self, source: FusionTeacher, keys: Sequence[str], index: int, batch: Mapping[str, Tensor]
+    def _capture(
+        self, teacher: FusionTeacher, keys: Sequence[str], index: int, batch: Batch
     ) -> dict[tuple[str, Tap], Tensor]:
-        """Of some places, the token vectors [T, n] that count."""
-        chosen = {key: self.places[key] for key in keys}
-        own = {spot: (source.own(spot[0]), spot[1]) for place in chosen.values() for spot in place.spots}
-        with capture_taps(source.model, list(dict.fromkeys(own.values())), stop=True) as seen, ending_early():
-            logits_of(source.model, without_labels(batch))
-        found = {}
-        for key, place in chosen.items():
-            for spot in place.spots:
-                values = token_rows(seen[own[spot]], self.masks.of(index, spot[0]))
-                if place.space is not None and place.role not in (None, Role.OUTPUT):
-                    columns = attention_columns(source.anatomy, source.own(place.space), place.role)[1]
-                    values = values if len(columns) == values.shape[1] else values[:, columns]
-                found[key, spot] = values
-        return found
+        """Token vectors [T, n] that count, by key and tap."""
+        chosen = {key: self.sites[key] for key in keys}
+        local = {tap: (teacher.local_name(tap[0]), tap[1]) for site in chosen.values() for tap in site.taps}
+        with capture_taps(teacher.model, list(dict.fromkeys(local.values())), stop=True) as captured, ending_early():
+            logits_of(teacher.model, without_labels(batch))
+        check_captured(teacher.name, captured)
+        values = {}
+        for key, site in chosen.items():
+            for tap in site.taps:
+                rows = token_rows(captured[local[tap]], self.masks.of(index, tap[0]))
+                if site.space is not None and site.role not in (None, Role.OUTPUT):
+                    columns = attention_columns(teacher.anatomy, teacher.local_name(site.space), site.role)[1]
+                    rows = rows if len(columns) == rows.shape[1] else rows[:, columns]
+                values[key, tap] = rows
+        return values
 
     def _add(self, place: tuple[int, str, Tap], x: Tensor, y: Tensor) -> None:
-        product = x.T @ y if place[1] not in self._mixes else torch.zeros(0, dtype=x.dtype)
-        found = Moments(x.square().sum(0), y.square().sum(0), product, x.sum(0), y.sum(0), float(len(x)))
-        self._sums[place] = add_moments(self._sums.get(place), found)
+        product = x.T @ y if place[1] not in self._mixtures else torch.zeros(0, dtype=x.dtype)
+        moments = Moments(x.square().sum(0), y.square().sum(0), product, x.sum(0), y.sum(0), float(len(x)))
+        self._sums[place] = add_moments(self._sums.get(place), moments)
 
 
 class ByWeights:
-    """Moments of incoming weights, what they read already transported: activations under white inputs.
+    """Moments of incoming weights with transported inputs, as of activations under white inputs.
 
     Args:
-        sources: the teachers.
-        guide: the anchor.
+        teachers: to be compared.
+        anchor: the anchor.
         graph: its flow.
     """
 
-    def __init__(self, sources: Sequence[FusionTeacher], guide: FusionTeacher, graph: FlowGraph) -> None:
-        self.sources, self.guide, self.graph = sources, guide, graph
+    def __init__(self, teachers: Sequence[FusionTeacher], anchor: FusionTeacher, graph: FlowGraph) -> None:
+        self.teachers, self.anchor, self.graph = teachers, anchor, graph
 
     def moments(self, teacher: int, key: str, maps: Mapping[str, Map]) -> Moments:
-        pair = (self.sources[teacher], self.guide)
-        name, _, role = key.partition("/")
-        kinds = {end.value: end for end in Role}
+        pair = (self.teachers[teacher], self.anchor)
+        name, _, suffix = key.partition("/")
+        roles = {role.value: role for role in Role}
         if key in (*self.graph.entries, *self._embeddings):
             gram, n = space_weight_gram(pair, key), pair[0].space(key).size
             return Moments(gram.diagonal()[:n], gram.diagonal()[n:], gram[:n, n:])
         features = WeightFeatures(pair, [maps, {}], self.graph.anatomy)
-        if role in kinds:
-            end = Role.VALUE if kinds[role] is Role.OUTPUT else kinds[role]
-            x, y = features.incoming(name, end)
+        if suffix in roles:
+            role = Role.VALUE if roles[suffix] is Role.OUTPUT else roles[suffix]
+            x, y = features.incoming(name, role)
         else:
             x, y = features.incoming(key, None)
         return from_weights(x, y)
@@ -224,59 +231,50 @@ class ByWeights:
 
     @cached_property
     def _embeddings(self) -> list[str]:
-        spaces: Anatomy = self.graph.anatomy
-        return [space.name for space in spaces.spaces.values() if space.kind is Kind.EMBEDDING]
+        return [space.name for space in self.graph.anatomy.spaces.values() if space.kind is Kind.EMBEDDING]
 
 
-def add_moments(known: Moments | None, more: Moments) -> Moments:
-    """The moments over all tokens of both, in float64; what is known is changed, so that it is not in memory twice."""
+def add_moments(total: Moments | None, more: Moments) -> Moments:
+    """The moments over the tokens of both, in float64; `total` is changed in place, to save memory."""
     names = ("xx", "yy", "xy", "x", "y")
-    if known is None:
+    if total is None:
         return replace(more, **{name: getattr(more, name).double() for name in names})
     for name in names:
-        getattr(known, name).add_(getattr(more, name))
-    return replace(known, count=known.count + more.count)
+        getattr(total, name).add_(getattr(more, name))
+    return replace(total, count=total.count + more.count)
 
 
 def sum_moments(parts: Sequence[Moments]) -> Moments:
-    """The moments over all tokens of several."""
+    """The moments over the tokens of all parts."""
     first = parts[0]
-    xx, yy, xy = (torch.stack([getattr(one, name) for one in parts]).sum(0) for name in ("xx", "yy", "xy"))
-    if any(one.x is None or one.y is None for one in parts):
+    xx, yy, xy = (torch.stack([getattr(part, name) for part in parts]).sum(0) for name in ("xx", "yy", "xy"))
+    if any(part.x is None or part.y is None for part in parts):
         return Moments(xx, yy, xy, count=first.count)
-    x, y = (torch.stack([getattr(one, name) for one in parts]).sum(0) for name in ("x", "y"))
-    return Moments(xx, yy, xy, x, y, sum(one.count for one in parts))
+    x, y = (torch.stack([getattr(part, name) for part in parts]).sum(0) for name in ("x", "y"))
+    return Moments(xx, yy, xy, x, y, sum(part.count for part in parts))
 
 
-def _weight(model: nn.Module) -> int:
-    """Bytes that a model's parameters take."""
+def _model_bytes(model: nn.Module) -> int:
+    """Bytes of a model's parameters."""
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
-def _in_order(known: Mapping[str, MapSite], graph: FlowGraph) -> list[str]:
-    """The places in the order in which the flow asks for them."""
-    made = Schedule(graph).made
-    return sorted(known, key=lambda key: made.get(key, START))
+def _sum_normalised(parts: Sequence[Moments]) -> Moments:
+    """The moments over several depths, each divided by its mean square."""
+    factors = [1 / _mean_square(part) for part in parts]
+    without_products = [
+        _scaled(replace(part, xy=part.xy[:0]), factor) for part, factor in zip(parts, factors, strict=True)
+    ]
+    # Block by block, or all depths would be in memory a second time.
+    blocks = []
+    for start in range(0, len(parts[0].xy), COMPARISON_BLOCK):
+        rows = slice(start, start + COMPARISON_BLOCK)
+        blocks.append(torch.stack([part.xy[rows] * f for part, f in zip(parts, factors, strict=True)]).sum(0))
+    return replace(sum_moments(without_products), xy=torch.cat(blocks))
 
 
-def _levelled(parts: Sequence[Moments]) -> Moments:
-    """The moments over several depths, each divided by its size."""
-    factors = [1 / _size(one) for one in parts]
-    lean = [_scaled(replace(one, xy=one.xy[:0]), factor) for one, factor in zip(parts, factors, strict=True)]
-    # Block by block, or all depths would be in memory twice more.
-    xy = torch.cat(
-        [
-            torch.stack(
-                [one.xy[start : start + COMPARISON_BLOCK] * f for one, f in zip(parts, factors, strict=True)]
-            ).sum(0)
-            for start in range(0, len(parts[0].xy), COMPARISON_BLOCK)
-        ]
-    )
-    return replace(sum_moments(lean), xy=xy)
-
-
-def _size(moments: Moments) -> float:
-    """Mean square of both models' coordinates there."""
+def _mean_square(moments: Moments) -> float:
+    """Mean square of both models' coordinates."""
     mean = (float(moments.xx.mean()) + float(moments.yy.mean())) / 2 / moments.count
     return mean if mean > 0 else 1.0
 

@@ -1,8 +1,7 @@
-"""Residual policies: which map leaves a junction where branches are added to the residual stream.
+"""Residual policies: the map that leaves a junction where branches join the residual stream.
 
-Imfeld et al. (2024), section 4.2.  The stream arrives with one coupling, a branch with another, and what goes on must
-be one: a mixture of both, or one of them alone.  A policy says with which shares they are mixed; each is one small
-function under its name in `POLICIES`.
+Imfeld et al. (2024), section 4.2.  The stream arrives with one coupling, a branch with another, and one must leave: a
+mixture of both, or one of them.  A policy gives the shares of the mixture; each is registered in `POLICIES`.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from torch import Tensor
 
 from compressor.transport import Coupling, Registry, mixed
 
-#: From the mean squares of the anchor's coordinates [m], of the stream and then of each branch, to the share of each:
-#: a number, or one per coordinate [m].  They need not sum to one.
+#: Maps mean squares of the anchor's coordinates [m], of the stream and then of each branch, to the share of each: a
+#: number, or one per coordinate [m].  Shares need not sum to one.
 Shares = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
@@ -27,8 +26,8 @@ class Policy:
     Attributes:
         shares: of stream and branches in the coupling that leaves a junction.
         local: whether the couplings along one stream differ; otherwise one map serves all of it.
-        start: what the stream's first coupling is made from: its "entry", "everywhere" along it, or "identity".
-        weighs: whether the shares depend on the strength of the signals.
+        start: origin of the stream's first coupling: its "entry", "everywhere" along it, or "identity".
+        weighs: whether the shares depend on the strengths of the signals.
     """
 
     shares: Shares
@@ -45,15 +44,15 @@ def outgoing_coupling(policy: Policy, couplings: Sequence[Coupling], strengths: 
 
     Args:
         policy: how to mix.
-        couplings: of the stream that comes in and of every branch, all [n, m].
+        couplings: of the incoming stream and of every branch, all [n, m].
         strengths: their mean squares, [m] each.
     """
     shares = policy.shares(strengths)
-    found, total = couplings[0], shares[0]
+    mixture, total = couplings[0], shares[0]
     for coupling, share in zip(couplings[1:], shares[1:], strict=True):
         total = total + share
-        found = mixed(coupling, found, torch.where(total > 0, share / total, 0.5))
-    return found
+        mixture = mixed(coupling, mixture, torch.where(total > 0, share / total, 0.5))
+    return mixture
 
 
 def _number(value: float) -> Tensor:
@@ -61,7 +60,7 @@ def _number(value: float) -> Tensor:
 
 
 def equal(strengths: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The mean of all that meets."""
+    """The mean of stream and branches."""
     return [_number(1.0) for _ in strengths]
 
 

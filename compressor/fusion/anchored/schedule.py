@@ -1,4 +1,4 @@
-"""When along the flow the map of every key is made, and until when the alignment itself asks for it."""
+"""The schedule of an alignment: where along the flow each map is made, and until where it is needed."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ START = -1
 
 
 class Schedule:
-    """Places are counted along the flow; `START` is before its first item.
+    """Places of maps, counted along the flow from `START` on.
 
     Args:
         graph: the flow.
 
     Attributes:
-        made: {map key: where its map is made}.
-        asked: {map key: the last place where another map is made from it}.
+        made: {map key: where the map is made}.
+        needed: {map key: the last place where another map is made from it}.
         unwritten: spaces whose maps are made at the start, though they are no stream.
-        junctions: {place: the junctions whose last branch is added there}.
+        junctions: {place: the junctions whose last branch joins there}.
         mixed: keys whose couplings are mixed at a junction.
     """
 
     def __init__(self, graph: FlowGraph) -> None:
         anatomy = graph.anatomy
         self.made = dict.fromkeys(graph.entries, START)
-        self.asked: dict[str, int] = {}
+        self.needed: dict[str, int] = {}
         self.unwritten = [
             space.name
             for space in anatomy.spaces.values()
             if space.kind is Kind.EMBEDDING
-            or (space.kind is Kind.HIDDEN and not any(step.writes == space.name for step in anatomy.steps))
+            or (space.kind is Kind.HIDDEN and not any(op.writes == space.name for op in anatomy.steps))
         ]
         self.made |= dict.fromkeys(self.unwritten, START)
         self.junctions = {
-            place: [one for one in graph.junctions if one.branches[-1] == _adds(item)]
+            place: [junction for junction in graph.junctions if junction.branches[-1] == _branch_of(item)]
             for place, item in enumerate(anatomy.flow)
         }
         for place, item in enumerate(anatomy.flow):
             if isinstance(item, LinearOp):
-                self.asked |= dict.fromkeys(self._keys(graph, item.reads), place)
+                self.needed |= dict.fromkeys(self._keys(graph, item.reads), place)
                 for key in self._keys(graph, item.writes):
                     self.made.setdefault(key, place)
             for junction in self.junctions[place]:
-                self.asked |= dict.fromkeys((junction.before, *junction.branches), place)
+                self.needed |= dict.fromkeys((junction.before, *junction.branches), place)
                 self.made[junction.after] = place
-        self.mixed = {key for one in graph.junctions for key in (one.before, *one.branches)}
+        self.mixed = {key for junction in graph.junctions for key in (junction.before, *junction.branches)}
 
     @staticmethod
     def _keys(graph: FlowGraph, name: str | None) -> list[str]:
@@ -56,8 +56,8 @@ class Schedule:
         return [map_key(space.name, role) for role in Role] if space.kind is Kind.ATTENTION else [space.name]
 
 
-def _adds(item: LinearOp | Norm) -> str | None:
-    """The branch that an item adds to the stream, if it does."""
-    if item.meets is None:
+def _branch_of(item: LinearOp | Norm) -> str | None:
+    """The branch that an item adds to the stream; None if it adds none."""
+    if item.joins is None:
         return None
     return item.writes if isinstance(item, LinearOp) else item.space

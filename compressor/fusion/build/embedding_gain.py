@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from compressor.anatomy import Side
-from compressor.anatomy.hooks import logits_of
+from compressor.anatomy import Side, Stack
+from compressor.anatomy.hooks import Tap, logits_of
 from compressor.fusion.build.student import StudentBuilder
-from compressor.fusion.calibration.layerwise import Tap, capture_taps
-from compressor.fusion.plan import BuildPlan
+from compressor.fusion.calibration.capture import capture_taps
 from compressor.models.inputs import dummy_inputs
 
 #: Relative differences below this are rounding.
@@ -17,38 +17,47 @@ GAIN_TOLERANCE = 1e-3
 
 @torch.no_grad()
 def set_embedding_gain(student: StudentBuilder) -> None:
-    """Scale a student's embeddings so that what enters its layers is the teachers' transported.
+    """Scale a student's embeddings so that the inputs of its layers are the teachers' transported ones.
 
-    Embeddings transport exactly, so the ratio of the two is one number; it is measured on random inputs.  Where a norm
-    stands between, it takes any factor out again.
+    Embeddings transport exactly, so the ratio of the two is one number, measured on random inputs.  A norm between
+    embeddings and layers cancels any factor.
     """
-    anatomy, outline = student.anatomy, BuildPlan(student.anatomy)
     dtype = next(student.model.parameters()).dtype
     inputs = dummy_inputs(student.model.config, 2, 8, dtype=dtype)  # type: ignore[arg-type]
-    for index, stack in enumerate(anatomy.stacks):
-        if outline.before(index):
+    for index, stack in enumerate(student.anatomy.stacks):
+        if student.plan.stages_before(index):
             continue
-        spot: Tap = (stack.layers[0], "in")
-        with capture_taps(student.model, [spot]) as seen:
+        tap: Tap = (stack.layers[0], "in")
+        with capture_taps(student.model, [tap]) as captured:
             logits_of(student.model, inputs)
-        target = torch.zeros_like(seen[spot])
-        for source, maps in zip(student.sources, student.maps, strict=True):
-            first: Tap = (source.route(stack.layers[0]).run[0], "in")
-            with capture_taps(source.model, [first]) as shown:
-                logits_of(source.model, inputs)
-            value = shown[first]
-            target += (
-                maps[stack.residual].transport(value.reshape(-1, value.shape[-1])).to(target).reshape(target.shape)
-            )
-        gain = float((target * seen[spot]).sum() / seen[spot].square().sum().clamp(min=1e-30))
+        hidden = captured[tap]
+        target = _transported_input(student, stack, inputs, torch.zeros_like(hidden))
+        gain = float((target * hidden).sum() / hidden.square().sum().clamp(min=1e-30))
         if abs(gain - 1) > GAIN_TOLERANCE:
-            tables = [
-                name
-                for name in outline.outside_parameters
-                if name.rpartition(".")[0] not in {item.module for item in anatomy.flow}
-                and any(
-                    axis.side is Side.WRITE and any(part.key == stack.residual for part in axis.parts)
-                    for axis in anatomy.axes[name]
-                )
-            ]
-            student.rescale(tables, gain)
+            student.rescale(_embedding_tables(student, stack), gain)
+
+
+def _transported_input(student: StudentBuilder, stack: Stack, inputs: dict[str, Tensor], target: Tensor) -> Tensor:
+    """Add the teachers' transported inputs of a stack to `target`."""
+    for teacher, maps in zip(student.teachers, student.maps, strict=True):
+        tap: Tap = (teacher.span(stack.layers[0]).layers[0], "in")
+        with capture_taps(teacher.model, [tap]) as captured:
+            logits_of(teacher.model, inputs)
+        value = captured[tap]
+        pushed = maps[stack.residual].transport(value.reshape(-1, value.shape[-1]))
+        target += pushed.to(target).reshape(target.shape)
+    return target
+
+
+def _embedding_tables(student: StudentBuilder, stack: Stack) -> list[str]:
+    """Parameters outside the layers, no modules of the flow, that write a stack's residual stream."""
+    modules = {item.module for item in student.anatomy.flow}
+    return [
+        name
+        for name in student.plan.outside_parameters
+        if name.rpartition(".")[0] not in modules
+        and any(
+            axis.side is Side.WRITE and any(part.key == stack.residual for part in axis.parts)
+            for axis in student.anatomy.axes[name]
+        )
+    ]

@@ -1,8 +1,8 @@
-"""The head, fitted last to what the ensemble says: multinomial logistic regression, a convex problem of one matrix.
+"""Fit the head last, to the ensemble's probabilities: multinomial logistic regression, convex in one matrix.
 
-Least squares on mean logits counts every class alike, however unlikely; of a large vocabulary most of the fit then goes
-to tokens that nobody expects.  What is wanted is little KL(ensemble || student), and for given features that is convex
-in the head: it starts from the least-squares fit and ends where held-out samples gain no more.
+Least squares on mean logits counts all classes alike, however unlikely, so with a large vocabulary most of the fit goes
+to tokens that nobody expects.  Minimising KL(ensemble || student) is convex in the head for given inputs; it starts at
+the least-squares fit and ends when held-out samples gain no more.
 """
 
 from __future__ import annotations
@@ -14,127 +14,131 @@ import torch
 from torch import Tensor
 
 from compressor.anatomy import LinearOp, Norm
+from compressor.anatomy.hooks import Tap
 from compressor.anatomy.queries import write_axis
 from compressor.fusion.build.logistic import FittedHead, FreeHead, HeadData, TiedHead, fit_logistic
 from compressor.fusion.build.student import StudentBuilder
-from compressor.fusion.calibration.batches import thinned_tokens
-from compressor.fusion.calibration.layerwise import LayerwiseRunner, Tap
+from compressor.fusion.calibration.batches import CalibrationSet, thinned_tokens
+from compressor.fusion.calibration.layerwise import LayerwiseRunner
 from compressor.fusion.calibration.masks import Masks
 from compressor.fusion.calibration.statistics import token_rows
-from compressor.fusion.plan import BuildPlan
 from compressor.fusion.teacher import reads_first
 
-#: Tokens times classes from which a head is fitted, and those times inputs, about: half a minute of one core.
-ENTRIES, WORK = 1 << 27, 1 << 34
-#: Tokens for each of a head's inputs below which it keeps its least squares: of a large vocabulary few tokens are
-#: taken, and a fit to fewer of them than it has inputs says little of others.
-FEWEST = 2
-#: Logits that differ from the head's outputs by more than this share are not those outputs, scaled.
-UNSCALED = 1e-5
+#: Most tokens times classes to which a head is fitted, and those times inputs: half a minute of one core.
+HEAD_ENTRIES, HEAD_WORK = 1 << 27, 1 << 34
+#: Tokens per input of the head below which it keeps its least squares: with a large vocabulary few tokens are taken,
+#: and a fit to fewer tokens than inputs does not generalise.
+TOKENS_PER_INPUT = 2
+#: Relative difference up to which logits are the head's outputs times a number.
+SCALE_TOLERANCE = 1e-5
 
 
 def refit_head(
-    student: StudentBuilder, walker: LayerwiseRunner, teachers: Sequence[LayerwiseRunner], masks: Masks
+    student: StudentBuilder,
+    runner: LayerwiseRunner,
+    teachers: Sequence[LayerwiseRunner],
+    masks: Masks,
+    calibration: CalibrationSet,
 ) -> None:
-    """Fit the head of a student that is built otherwise, if held-out samples gain by it.
+    """Fit the head of an otherwise built student, if held-out samples gain.
 
     Args:
-        student: with a head whose logits are its outputs, scaled at most; it is left alone otherwise.
-        walker, teachers: the student's and every teacher's, behind their last layers.
+        student: its logits are its head's outputs, scaled at most; it is left unchanged otherwise.
+        runner, teachers: the student and every teacher, after their last layers.
         masks: which tokens of each batch count.
+        calibration: the batches.
     """
-    found = _head_of(student)
-    held_out_from = len(masks) - student.options.held_out
-    if found is None or not student.options.held_out:
+    located = _locate_head(student)
+    if located is None or not calibration.held_out:
         return
-    module, norm, step = found
+    module, norm, op = located
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
 
-    def visit(index: int, seen: dict[Tap, Tensor]) -> None:
-        inputs.append(seen[module, "in"])
+    def on_batch(index: int, captured: dict[Tap, Tensor]) -> None:
+        inputs.append(captured[module, "in"])
         if not index:
-            outputs.append(seen[module, "out"])
+            outputs.append(captured[module, "out"])
 
-    walker.finish([(module, "in"), (module, "out")], visit)
-    scale = _scale(outputs[0], walker.say(0))
-    reads, classes = inputs[0].shape[-1], outputs[0].shape[-1]
+    runner.capture_tail([(module, "in"), (module, "out")], on_batch)
+    scale = _scale(outputs[0], runner.logits(0))
+    width, classes = inputs[0].shape[-1], outputs[0].shape[-1]
     tokens = masks.count(module, inputs)
-    stride = max(1, round(tokens * classes / min(ENTRIES, WORK // reads)))
-    if scale is None or classes < 2 or tokens / stride < FEWEST * reads:
+    stride = max(1, round(tokens * classes / min(HEAD_ENTRIES, HEAD_WORK // width)))
+    if scale is None or classes < 2 or tokens / stride < TOKENS_PER_INPUT * width:
         return
-    shares = [source.weight for source in student.sources]
+    shares = [teacher.weight for teacher in student.teachers]
 
-    def say(index: int, kept: Callable[[Tensor], Tensor]) -> Tensor:
-        """The ensemble's probabilities for the tokens of a batch that are kept."""
-        parts = [share * kept(one.say(index)).softmax(-1) for share, one in zip(shares, teachers, strict=True)]
+    def ensemble(index: int, select: Callable[[Tensor], Tensor]) -> Tensor:
+        """The ensemble's probabilities for the selected tokens of a batch."""
+        parts = [share * select(t.logits(index)).softmax(-1) for share, t in zip(shares, teachers, strict=True)]
         return sum(parts[1:], start=parts[0])
 
-    answers, held_out = _answers(inputs, say, masks, module, stride, held_out_from)
-    head = _made(student, norm, step, answers)
-    before, after, change = fit_logistic(head, answers, held_out, scale)
+    train, held_out = _head_data(inputs, ensemble, masks, module, stride, calibration)
+    head = _fitted_head(student, norm, op, train)
+    before, after, change = fit_logistic(head, train, held_out, scale)
     if after < before:
         head.set(change)
-        student.head = {"module": module, "least_squares_kl": before, "kl": after}
+        student.report.head = {"module": module, "least_squares_kl": before, "kl": after}
 
 
-def _head_of(student: StudentBuilder) -> tuple[str, Norm | None, LinearOp] | None:
-    """The only module that puts out logits, the norm in front of it where it is tied, and its step."""
-    outline = BuildPlan(student.anatomy)
+def _locate_head(student: StudentBuilder) -> tuple[str, Norm | None, LinearOp] | None:
+    """The path of the only module that puts out logits, the norm before it if it is tied, and its linear op."""
     free = [
         item
-        for item in outline.tail
+        for item in student.plan.tail
         if isinstance(item, LinearOp) and not item.tied and write_axis(student.anatomy, item).fixed
     ]
-    tied = outline.before_tied
+    tied = student.plan.tied_heads
     if student.anatomy.output is not None or len(free) + len(tied) != 1:
         return None
-    norm, step = tied[0] if tied else (None, free[0])
-    # The last layer's own norm would have to run again, which only what lies behind the layers does.
-    inside = norm is not None and norm.module.startswith(tuple(f"{layer}." for layer in student.anatomy.layers))
-    return None if inside else (step.module, norm, step)
+    if not tied:
+        return free[0].module, None, free[0]
+    norm, op = tied[0].norm, tied[0].head
+    # The last layer's own norm would have to run again; only modules after the layers do.
+    inside = norm.module.startswith(tuple(f"{layer}." for layer in student.anatomy.layers))
+    return None if inside else (op.module, norm, op)
 
 
-def _made(student: StudentBuilder, norm: Norm | None, step: LinearOp, answers: HeadData) -> FittedHead:
+def _fitted_head(student: StudentBuilder, norm: Norm | None, op: LinearOp, data: HeadData) -> FittedHead:
     parameters = student.parameters
-    weight, offset = parameters[step.weight].detach(), parameters.get(f"{step.module}.bias")
+    weight, offset = parameters[op.weight].detach(), parameters.get(f"{op.module}.bias")
     bias = None if offset is None else offset.detach()
     if norm is None:
-        transposed = reads_first(student.anatomy, step)
-        return FreeHead.of(weight, bias, answers.inputs, answers.wanted, transposed=transposed)
+        return FreeHead.of(weight, bias, data.inputs, data.targets, transposed=reads_first(student.anatomy, op))
     shift = parameters.get(f"{norm.module}.bias")
-    own = parameters[f"{norm.module}.weight"].detach()
-    return TiedHead(weight, bias, own, None if shift is None else shift.detach(), norm.rest)
+    norm_weight = parameters[f"{norm.module}.weight"].detach()
+    return TiedHead(weight, bias, norm_weight, None if shift is None else shift.detach(), norm.unit_scale)
 
 
 def _scale(outputs: Tensor, logits: Tensor) -> float | None:
-    """How many times the head's outputs the logits are; None if they are no multiple of them."""
+    """The number by which the head's outputs are multiplied to logits; None if there is none."""
     if outputs.shape != logits.shape:
         return None
     scale = float((outputs * logits).sum() / outputs.square().sum().clamp(min=1e-30))
-    missed = (logits - scale * outputs).norm() / logits.norm().clamp(min=1e-30)
-    return scale if float(missed) < UNSCALED else None
+    error = (logits - scale * outputs).norm() / logits.norm().clamp(min=1e-30)
+    return scale if float(error) < SCALE_TOLERANCE else None
 
 
-def _answers(
+def _head_data(
     inputs: Sequence[Tensor],
-    say: Callable[[int, Callable[[Tensor], Tensor]], Tensor],
+    ensemble: Callable[[int, Callable[[Tensor], Tensor]], Tensor],
     masks: Masks,
     module: str,
     stride: int,
-    held_out_from: int,
+    calibration: CalibrationSet,
 ) -> tuple[HeadData, HeadData]:
-    """Every `stride`-th token, by the hash of what it belongs to; those held out apart."""
+    """About every `stride`-th token of the train and of the held-out samples."""
     parts: dict[bool, list[tuple[Tensor, Tensor]]] = {False: [], True: []}
-    for index, read in enumerate(inputs):
-        kept = partial(_kept, masks, index, module, stride)
-        parts[index >= held_out_from].append((kept(read), say(index, kept)))
+    for index, batch_inputs in enumerate(inputs):
+        select = partial(_select, masks, index, module, stride)
+        parts[calibration.is_held_out(index)].append((select(batch_inputs), ensemble(index, select)))
     joined = [HeadData(*(torch.cat(side) for side in zip(*parts[held], strict=True))) for held in (False, True)]
     return joined[0], joined[1]
 
 
-def _kept(masks: Masks, index: int, module: str, stride: int, values: Tensor) -> Tensor:
-    """Some token vectors of a batch [B, ..., n], without padding."""
+def _select(masks: Masks, index: int, module: str, stride: int, values: Tensor) -> Tensor:
+    """About every `stride`-th token vector of a batch [B, ..., n], without padding."""
     mask, keys = masks.of(index, module), masks.keys(index)
     vectors = token_rows(values, mask)
     if stride == 1:

@@ -1,225 +1,265 @@
-"""Building students: teachers and students walk forward together, layer by layer.
+"""Build students layer by layer, in step with the teachers.
 
-In every layer the teachers run once; each student makes the maps of its spaces from what they show, takes their
+In every layer the teachers run once; each student makes the maps of its spaces from their activations, takes their
 transported weights, and is refitted module by module in the order of its forward pass.  Several students (candidates
-that differ in their residual map) share one walk of the teachers.
+that differ in their residual map) share one run of the teachers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from torch import Tensor, nn
 
 from compressor.anatomy import Stack
+from compressor.anatomy.hooks import Tap
 from compressor.fusion.build.embedding_gain import set_embedding_gain
 from compressor.fusion.build.head import refit_head
-from compressor.fusion.build.reconstruction import reconstruct_layer
+from compressor.fusion.build.reconstruction import reconstruct_layer, samples_per_step
 from compressor.fusion.build.refit import StudentRefit
 from compressor.fusion.build.student import StudentBuilder
-from compressor.fusion.calibration.layerwise import LayerwiseRunner, Tap
+from compressor.fusion.calibration.batches import CalibrationSet
+from compressor.fusion.calibration.layerwise import LayerwiseRunner
 from compressor.fusion.calibration.masks import Masks
+from compressor.fusion.context import FusionContext
 from compressor.fusion.features.activations import ActivationFeatures, TeacherActivations, input_tap
 from compressor.fusion.features.base import Features
 from compressor.fusion.features.weight_features import WeightFeatures
-from compressor.fusion.plan import BuildPlan
 from compressor.fusion.teacher import FusionTeacher
+
+#: Callback (fraction).
+OnFraction = Callable[[float], None]
+
+
+def build_student(
+    context: FusionContext, student: StudentBuilder, *, start: float = 0.4, aligned: bool = False
+) -> None:
+    """Build the student of a fusion, from activations or from the weights alone.
+
+    Args:
+        context: of the fusion.
+        student: to be built.
+        start: fraction of the fusion that is done.
+        aligned: whether its maps are made without activations.
+    """
+
+    def on_progress(fraction: float) -> None:
+        context.on_progress(start + (1 - start) * fraction, "building the student")
+
+    if not needs_activations(context, aligned=aligned):
+        build_from_weights([student], context.teachers, on_progress)
+    else:
+        calibration = context.calibration or CalibrationSet(())
+        if student.options.reconstruction_steps:
+            calibration = calibration.rebatched(samples_per_step)
+        build_layerwise([student], context.teachers, calibration, on_progress)
+    context.timer.lap("build")
+
+
+def needs_activations(context: FusionContext, *, aligned: bool = False) -> bool:
+    """Whether the teachers have to run: for the refit, or to compare coordinates that are not aligned yet."""
+    return context.calibration is not None and (context.refit or (context.from_activations and not aligned))
 
 
 def build_from_weights(
     students: Sequence[StudentBuilder],
-    sources: Sequence[FusionTeacher],
-    progress: Callable[[float], None] = lambda share: None,
+    teachers: Sequence[FusionTeacher],
+    on_progress: OnFraction = lambda fraction: None,
 ) -> None:
-    """Transport alone: couplings that are not given are solved on the weights, and nothing is refitted.
+    """Transport weights without data: missing maps are made from the weights, and nothing is refitted.
 
     Args:
         students: their models' weights are set.
-        sources: the teachers.
-        progress: told the share of the layers that are done.
+        teachers: to be fused.
+        on_progress: callback (fraction).
     """
     for student in students:
-        outline = BuildPlan(student.anatomy)
-        features = WeightFeatures(sources, student.maps, student.anatomy)
-        for done, layer in enumerate(outline.layers):
-            progress(done / len(outline.layers))
-            student.map_spaces(outline.spaces(layer), features)
-            student.transport(outline.parameters(layer))
-            student.forget(outline.spaces(layer))
-        student.map_spaces(outline.outside_spaces, features)
-        student.transport(outline.outside_parameters)
+        plan = student.plan
+        features = WeightFeatures(teachers, student.maps, student.anatomy)
+        for done, layer in enumerate(plan.layer_plans.values()):
+            on_progress(done / len(plan.layers))
+            student.map_spaces(layer.spaces, features)
+            student.transport(layer.parameters)
+            student.forget(layer.spaces)
+        student.map_spaces(plan.outside_spaces, features)
+        student.transport(plan.outside_parameters)
         set_embedding_gain(student)
 
 
-def build(
+def build_layerwise(
     students: Sequence[StudentBuilder],
-    sources: Sequence[FusionTeacher],
-    batches: Sequence[Mapping[str, Tensor]],
-    progress: Callable[[float], None] | None = None,
+    teachers: Sequence[FusionTeacher],
+    calibration: CalibrationSet,
+    on_progress: OnFraction | None = None,
 ) -> None:
-    """Build students of one shape on calibration batches.
+    """Build students of one shape on calibration samples.
 
     Args:
         students: their models' weights are set.
-        sources: the teachers.
-        batches: calibration inputs; the last ones choose λ (`BuildOptions.held_out`).
-        progress: told the share of the layers that are done.
+        teachers: to be fused.
+        calibration: held-out samples choose λ.
+        on_progress: callback (fraction).
     """
-    _Lockstep(students, sources, batches, progress or (lambda share: None)).build()
+    _LayerwiseBuild(students, teachers, calibration, on_progress or (lambda fraction: None)).build()
 
 
-class _Lockstep:
+class _LayerwiseBuild:
     def __init__(
         self,
         students: Sequence[StudentBuilder],
-        sources: Sequence[FusionTeacher],
-        batches: Sequence[Mapping[str, Tensor]],
-        progress: Callable[[float], None],
+        teachers: Sequence[FusionTeacher],
+        calibration: CalibrationSet,
+        on_progress: OnFraction,
     ) -> None:
-        self.students, self.sources, self.progress = students, sources, progress
-        self.anatomy = students[0].anatomy
-        self.outline = BuildPlan(self.anatomy)
+        self.students, self.teachers, self.on_progress = students, teachers, on_progress
+        self.calibration, batches = calibration, calibration.all
+        self.anatomy, self.plan = students[0].anatomy, students[0].plan
         self.masks = Masks(batches, self.anatomy)
         stacks = [stack.layers for stack in self.anatomy.stacks]
-        self.teachers = [
-            LayerwiseRunner(s.model, [stack.layers for stack in s.anatomy.stacks], batches) for s in sources
+        self.teacher_runners = [
+            LayerwiseRunner(t.model, [stack.layers for stack in t.anatomy.stacks], batches, t.name) for t in teachers
         ]
-        self.walkers = [LayerwiseRunner(student.model, stacks, batches) for student in students]
+        self.student_runners = [LayerwiseRunner(student.model, stacks, batches) for student in students]
+        self.refits = [StudentRefit(student, calibration) for student in students]
 
     def build(self) -> None:
         self._embed()
         done, total = 0, len(self.anatomy.layers)
         for index, stack in enumerate(self.anatomy.stacks):
-            self._enter(index)
+            self._start_stack(index)
             for layer in stack.layers:
                 self._build_layer(layer, stack)
                 done += 1
-                self.progress(done / total)
+                self.on_progress(done / total)
         self._finish()
 
     def _embed(self) -> None:
-        """Set embeddings, which transport exactly, and whatever else lies outside the layers."""
+        """Set embeddings, which transport exactly, and everything else outside the layers."""
         for student in self.students:
-            features = WeightFeatures(self.sources, student.maps, self.anatomy)
-            student.map_spaces(self.outline.early_spaces, features)
-            student.transport(self.outline.early_parameters)
+            features = WeightFeatures(self.teachers, student.maps, self.anatomy)
+            student.map_spaces(self.plan.early_spaces, features)
+            student.transport(self.plan.early_parameters)
             set_embedding_gain(student)
 
-    def _enter(self, stack: int) -> None:
-        """Bring every model to the first layer of a stack, fitting what lies before it."""
-        stages, spots = self.outline.before(stack), self.outline.before_spots(stack)
-        seen = TeacherActivations(self.sources, self.anatomy, self.masks, 0)
-        for k, teacher in enumerate(self.teachers):
-            teacher.enter(stack, spots, partial(seen.record, k))
-        for student, walker in zip(self.students, self.walkers, strict=True):
+    def _start_stack(self, stack: int) -> None:
+        """Bring every model to the first layer of a stack, and fit the modules before it."""
+        stages, taps = self.plan.stages_before(stack), self.plan.taps_before(stack)
+        activations = TeacherActivations(self.teachers, self.anatomy, self.masks, 0)
+        for k, runner in enumerate(self.teacher_runners):
+            runner.start_stack(stack, taps, partial(activations.record, k))
+        for student, runner, refit in zip(self.students, self.student_runners, self.refits, strict=True):
             if stack > 0:
-                student.transport(self.outline.between(stack))
+                student.transport(self.plan.between(stack))
             if not student.options.refit:
                 continue
-            features = ActivationFeatures(seen, student.maps)
+            features = ActivationFeatures(activations, student.maps)
             for stage in stages:
-                StudentRefit(student).refit(stage, features, partial(walker.enter, stack))
-            walker.enter(stack)
+                refit.refit(stage, features, partial(runner.start_stack, stack))
+            runner.start_stack(stack)
 
     def _build_layer(self, layer: str, stack: Stack) -> None:
-        """One layer of all models; what the teachers showed is let go of on return, so that one layer's is kept."""
-        whole, thin = self.outline.layer_spots(layer), self.outline.thin_spots(layer)
-        linear = [spot for spot in self.outline.inner_spots(layer) if self._is_linear(spot)]
-        whole = [input_tap(spot) if spot in linear else spot for spot in whole]
+        """Build one layer of all students; the teachers' activations are freed on return."""
+        plan = self.plan.layer_plans[layer]
+        activations = self._record_layer(layer, stack)
+        for index, student in enumerate(self.students):
+            features = ActivationFeatures(activations, student.maps)
+            student.map_spaces(plan.spaces, self._features_of(student, features))
+            student.transport(plan.parameters)
+            if student.options.refit:
+                self._refit_layer(index, layer, stack, features)
+            student.forget(plan.spaces)
+        if stack.runs > 1:
+            for runner in self.teacher_runners:
+                runner.keep_last_run(stack.runs)
+
+    def _record_layer(self, layer: str, stack: Stack) -> TeacherActivations:
+        """Run all teachers over the layers that correspond to one of the student's."""
+        plan = self.plan.layer_plans[layer]
+        linear = [tap for tap in plan.inner_taps if self._is_linear(tap)]
+        whole = [input_tap(tap) if tap in linear else tap for tap in plan.taps]
         masks = self.masks.unrolled(stack.runs)
         if stack.runs > 1:
-            for teacher, source in zip(self.teachers, self.sources, strict=True):
-                teacher.unroll(source.own(layer), stack.runs)
-        count = masks.count(layer, self.teachers[0].hidden)
-        seen = TeacherActivations(
-            self.sources, self.anatomy, masks, count, [spot for spot in thin if spot not in whole], linear
-        )
-        entering: Tap = (layer, "in")
-        for k in range(len(self.sources)):
-            shared = [entering] if stack.runs > 1 else []
-            self._show(k, layer, list(dict.fromkeys([*whole, *thin, *shared])), seen)
-        for student, walker in zip(self.students, self.walkers, strict=True):
-            features = ActivationFeatures(seen, student.maps)
-            student.map_spaces(self.outline.spaces(layer), self._compared_by(student, features))
-            student.transport(self.outline.parameters(layer))
-            if student.options.refit:
-                self._refit_layer(student, walker, layer, stack, features)
-            student.forget(self.outline.spaces(layer))
-        if stack.runs > 1:
-            for teacher in self.teachers:
-                teacher.hidden = teacher.hidden[stack.runs - 1 :: stack.runs]
+            for runner, teacher in zip(self.teacher_runners, self.teachers, strict=True):
+                runner.unroll(teacher.local_name(layer), stack.runs)
+        count = masks.count(layer, self.teacher_runners[0].hidden)
+        thin = [tap for tap in plan.thin_taps if tap not in whole]
+        activations = TeacherActivations(self.teachers, self.anatomy, masks, count, thin, linear)
+        entering: list[Tap] = [(layer, "in")] if stack.runs > 1 else []
+        for k in range(len(self.teachers)):
+            self._record_teacher(k, layer, list(dict.fromkeys([*whole, *plan.thin_taps, *entering])), activations)
+        return activations
 
-    def _is_linear(self, spot: Tap) -> bool:
-        """Whether what is seen there is a plain linear map of what its module reads, in every teacher."""
-        return all(type(source.model.get_submodule(source.own(spot[0]))) is nn.Linear for source in self.sources)
+    def _record_teacher(self, index: int, layer: str, taps: Sequence[Tap], activations: TeacherActivations) -> None:
+        """Run one teacher over the layers that correspond to one of the student's."""
+        teacher, runner = self.teachers[index], self.teacher_runners[index]
+        span = teacher.span(layer)
+        local = {(teacher.local_name(module), end): (module, end) for module, end in taps}
+        waiting = set() if span.layers else set(self.plan.layer_plans[layer].stream_taps)
 
-    def _refit_layer(
-        self, student: StudentBuilder, walker: LayerwiseRunner, layer: str, stack: Stack, features: ActivationFeatures
-    ) -> None:
-        start = list(walker.hidden)
+        def record(batch: int, captured: dict[Tap, Tensor]) -> None:
+            values = {local[tap]: value for tap, value in captured.items()}
+            # A teacher that waits for the others leaves its residual stream unchanged.
+            values |= {tap: runner.hidden[batch].reshape(values[tap].shape) for tap in waiting if tap in values}
+            activations.record(index, batch, values)
+
+        for passed in span.layers[:-1]:
+            runner.advance(passed)
+        runner.capture(span.counterpart, list(local), record, advance=bool(span.layers), again=not span.layers)
+
+    def _is_linear(self, tap: Tap) -> bool:
+        """Whether a tap is the output of a plain linear module in every teacher."""
+        return all(type(t.model.get_submodule(t.local_name(tap[0]))) is nn.Linear for t in self.teachers)
+
+    def _refit_layer(self, index: int, layer: str, stack: Stack, features: ActivationFeatures) -> None:
+        student, runner, refit = self.students[index], self.student_runners[index], self.refits[index]
+        plan, start = self.plan.layer_plans[layer], list(runner.hidden)
         if stack.runs > 1:
-            # A layer that runs several times is fitted to all its runs at once, each from what should enter it.
-            walker.hidden = [
-                features.transported(index, (layer, "in"), stack.residual).to(begun).reshape(begun.shape)
-                if index % stack.runs
-                else begun
-                for index, begun in ((i, start[i // stack.runs]) for i in range(len(start) * stack.runs))
-            ]
-        ends = None
-        run = partial(walker.run, layer)
-        for stage in self.outline.stages(layer):
-            ends = StudentRefit(student).refit(stage, features, run)
-        closing = self.outline.closing(layer) if student.options.polish else []
-        if closing and reconstruct_layer(student, layer, closing[0], features, walker):
-            for stage in closing:
-                ends = StudentRefit(student).refit(stage, features, run)
+            # A layer that runs several times is fitted to all its runs at once, each from its transported input.
+            runner.advance_to(
+                [
+                    features.transported(virtual, (layer, "in"), stack.residual).to(hidden).reshape(hidden.shape)
+                    if virtual % stack.runs
+                    else hidden
+                    for virtual, hidden in ((i, start[i // stack.runs]) for i in range(len(start) * stack.runs))
+                ]
+            )
+        outputs = None
+        run = partial(runner.capture, layer)
+        for stage in plan.stages:
+            outputs = refit.refit(stage, features, run)
+        closing = plan.closing if student.options.reconstruction_steps else None
+        if closing and reconstruct_layer(student, layer, closing[0], features, runner, self.calibration):
+            for stage in closing[1]:
+                outputs = refit.refit(stage, features, run)
         if stack.runs > 1:
-            walker.roll(layer, stack.runs, start)
-        elif ends is not None and walker.plain:
-            # The layer need not run again for its output: only this module's part of it has changed.
-            walker.hidden = ends
+            runner.run_repeatedly(layer, stack.runs, start)
+        elif outputs is not None and runner.plain:
+            # The layer need not run again for its output: only the last stage's part of it has changed.
+            runner.advance_to(outputs)
         else:
-            walker.run(layer, (), lambda *_: None, advance=True)
-
-    def _show(self, teacher: int, layer: str, spots: Sequence[Tap], seen: TeacherActivations) -> None:
-        """Run a teacher over the layers that stand for one of the student's, recorded in the student's names."""
-        source, walker = self.sources[teacher], self.teachers[teacher]
-        route = source.route(layer)
-        own = {(source.own(module), end): (module, end) for module, end in spots}
-        waiting = set() if route.run else set(self.outline.checkpoints(layer))
-
-        def record(batch: int, shown: dict[Tap, Tensor]) -> None:
-            values = {own[spot]: value for spot, value in shown.items()}
-            # A teacher that waits for the others leaves its residual stream as it is.
-            values |= {spot: walker.hidden[batch].reshape(values[spot].shape) for spot in waiting if spot in values}
-            seen.record(teacher, batch, values)
-
-        for passed in route.run[:-1]:
-            walker.run(passed, (), lambda *_: None, advance=True)
-        walker.run(route.shown, list(own), record, advance=bool(route.run), again=not route.run)
+            runner.advance(layer)
 
     def _finish(self) -> None:
-        """Map and fit what comes behind the layers: poolers, and the head on the teachers' mean logits."""
-        spots = self.outline.tail_spots()
-        # What a head of many classes puts out is much more than what it reads.
-        linear = [spot for spot in spots if spot[1] == "out" and self._is_linear(spot)]
-        spots = list(dict.fromkeys(input_tap(spot) if spot in linear else spot for spot in spots))
-        seen = TeacherActivations(self.sources, self.anatomy, self.masks, 0, linear=linear)
-        for k, teacher in enumerate(self.teachers):
-            teacher.finish(spots, partial(seen.record, k))
-        late = self.outline.late_spaces
-        for student, walker in zip(self.students, self.walkers, strict=True):
-            features = ActivationFeatures(seen, student.maps)
-            student.map_spaces(late, self._compared_by(student, features))
-            student.transport(self.outline.late_parameters)
+        """Map and fit everything after the layers: poolers, and the head on the teachers' mean logits."""
+        taps = self.plan.tail_taps
+        # The output of a head of many classes is much larger than its input.
+        linear = [tap for tap in taps if tap[1] == "out" and self._is_linear(tap)]
+        taps = list(dict.fromkeys(input_tap(tap) if tap in linear else tap for tap in taps))
+        activations = TeacherActivations(self.teachers, self.anatomy, self.masks, 0, linear=linear)
+        for k, runner in enumerate(self.teacher_runners):
+            runner.capture_tail(taps, partial(activations.record, k))
+        for student, runner, refit in zip(self.students, self.student_runners, self.refits, strict=True):
+            features = ActivationFeatures(activations, student.maps)
+            student.map_spaces(self.plan.late_spaces, self._features_of(student, features))
+            student.transport(self.plan.late_parameters)
             if student.options.refit:
-                for stage in self.outline.tail_stages():
-                    StudentRefit(student).refit(stage, features, walker.finish)
-                refit_head(student, walker, self.teachers, self.masks)
+                for stage in self.plan.tail_stages:
+                    refit.refit(stage, features, runner.capture_tail)
+                refit_head(student, runner, self.teacher_runners, self.masks, self.calibration)
 
-    def _compared_by(self, student: StudentBuilder, features: ActivationFeatures) -> Features:
-        """What a student's spaces are matched by."""
+    def _features_of(self, student: StudentBuilder, features: ActivationFeatures) -> Features:
+        """The features by which a student's spaces are compared."""
         if student.options.from_weights:
-            return WeightFeatures(student.sources, student.maps, self.anatomy)
+            return WeightFeatures(student.teachers, student.maps, self.anatomy)
         return features

@@ -1,6 +1,6 @@
-"""Multinomial logistic regression of a head on what the ensemble says: a convex problem of one matrix.
+"""Multinomial logistic regression of a head on the ensemble's probabilities, convex in one matrix.
 
-The loss is summed over heaps of tokens, so that it takes little memory beside the answers themselves.
+The loss is summed over chunks of tokens, so that their logits take little memory.
 """
 
 from __future__ import annotations
@@ -13,63 +13,65 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from compressor.ensemble import kl_terms
 from compressor.fusion.maps.attention.low_rank import roots
 
-#: Tokens times classes that are looked at together.
+#: Tokens times classes of one chunk.
 CHUNK_ENTRIES = 1 << 22
-#: Steps of L-BFGS between looks at the held-out samples, the most looks, and the gain that is worth another.
-STEPS, LOOKS, WORTHWHILE = 4, 8, 5e-3
+#: Steps of L-BFGS between evaluations on the held-out samples, the most evaluations, and the gain worth another.
+LBFGS_STEPS, EVALUATIONS, LEAST_GAIN = 4, 8, 5e-3
 #: Held-out KL below which there is nothing to gain.
 NEWTON_TOLERANCE = 1e-6
-#: Noise in the inputs that a head should bear, as a share of their mean square: of inputs that nearly depend on each
-#: other a fit would otherwise live on the last digits, which float16 and int8 have not.
-NOISE = 1e-3
-#: Added to the variance of a class, so that one that is never expected does not take endless steps.
-RARE = 1e-3
+#: Noise in the inputs that a head should tolerate, as a share of their mean square: with nearly dependent inputs a fit
+#: would otherwise rely on their last digits, which float16 and int8 do not have.
+INPUT_NOISE = 1e-3
+#: Added to the variance of a class, so that one that is never expected takes no endless steps.
+CLASS_VARIANCE_FLOOR = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class HeadData:
-    """What a head reads, and what the ensemble says there: [T, n] and [T, classes]."""
+    """Inputs of a head and the ensemble's probabilities: [T, n] and [T, classes]."""
 
     inputs: Tensor
-    wanted: Tensor
+    targets: Tensor
 
-    def heaps(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Both, of so many tokens at a time that their logits take little memory."""
-        size = max(1, CHUNK_ENTRIES // self.wanted.shape[1])
-        yield from zip(self.inputs.split(size), self.wanted.split(size), strict=True)
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Both, so many tokens at a time that their logits take little memory."""
+        size = max(1, CHUNK_ENTRIES // self.targets.shape[1])
+        yield from zip(self.inputs.split(size), self.targets.split(size), strict=True)
 
 
 class FittedHead(Protocol):
-    """A head with numbers that may be changed."""
+    """A head whose parameters may be changed."""
 
     def start(self) -> Tensor:
-        """No change."""
+        """The change that changes nothing."""
         ...
 
     def logits(self, change: Tensor, inputs: Tensor) -> Tensor:
-        """Its outputs [T, classes] for inputs [T, n]."""
+        """Its outputs [T, classes] for inputs [T, n] after a change."""
         ...
 
     def cost(self, change: Tensor) -> Tensor:
-        """About how much KL noise in the inputs adds by the change, if logits are the outputs."""
+        """About the KL that noise in the inputs adds because of the change, if logits are the outputs."""
         ...
 
     def set(self, change: Tensor) -> None:
-        """Change the student's parameters for good."""
+        """Change the student's parameters."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class FreeHead:
-    """A linear head of its own, in coordinates in which its inputs are white and its classes vary alike.
+    """A linear head of its own, in coordinates with white inputs and classes of equal variance.
 
     Attributes:
         weight, bias: of the student's module, [classes, n] (or [n, classes]) and [classes].
-        root: the inverse root of the second moments of its inputs, with noise and a one behind them [n + 1, n + 1].
-        scale: what a step in every class is divided by [classes].
-        noise: what the square of a weight of every class costs [classes].
+        root: the inverse root of the second moments of its inputs, with noise, and a last input of one if it has a bias
+            [n + 1, n + 1].
+        scale: by which a step of every class is divided [classes].
+        noise: the cost of the squared weights of every class [classes].
         transposed: whether the weight is [n, classes].
     """
 
@@ -81,102 +83,100 @@ class FreeHead:
     transposed: bool
 
     @classmethod
-    def of(cls, weight: Tensor, bias: Tensor | None, inputs: Tensor, wanted: Tensor, *, transposed: bool) -> FreeHead:
-        augmented = _with_one(inputs, bias)
+    def of(cls, weight: Tensor, bias: Tensor | None, inputs: Tensor, targets: Tensor, *, transposed: bool) -> FreeHead:
+        augmented = inputs if bias is None else torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
         moments = (augmented.T @ augmented).double() / len(augmented)
-        noise = NOISE * float(inputs.square().mean())
+        noise = INPUT_NOISE * float(inputs.square().mean())
         moments.diagonal()[: inputs.shape[1]] += noise
-        share = wanted.mean(0)
-        varies = share * (1 - share)
-        scale = (varies + RARE).sqrt()
-        return cls(weight, bias, roots(moments)[1].to(inputs), scale.to(inputs), noise * varies.to(inputs), transposed)
+        share = targets.mean(0)
+        variance = share * (1 - share)
+        scale = (variance + CLASS_VARIANCE_FLOOR).sqrt()
+        root = roots(moments)[1].to(inputs)
+        return cls(weight, bias, root, scale.to(inputs), noise * variance.to(inputs), transposed)
 
     def start(self) -> Tensor:
         return torch.zeros(len(self.scale), len(self.root), dtype=self.root.dtype)
 
     def logits(self, change: Tensor, inputs: Tensor) -> Tensor:
-        own, moved = self.weight if self.transposed else self.weight.T, self._moved(change)
+        weight, step = self.weight if self.transposed else self.weight.T, self._unscaled(change)
         if self.bias is None:
-            return inputs @ (own + moved.T)
-        return inputs @ (own + moved[:, :-1].T) + self.bias + moved[:, -1]
+            return inputs @ (weight + step.T)
+        return inputs @ (weight + step[:, :-1].T) + self.bias + step[:, -1]
 
     def set(self, change: Tensor) -> None:
-        moved = self._moved(change)
+        step = self._unscaled(change)
         if self.bias is not None:
-            self.bias.add_(moved[:, -1])
-            moved = moved[:, :-1]
-        self.weight.add_(moved.T if self.transposed else moved)
+            self.bias.add_(step[:, -1])
+            step = step[:, :-1]
+        self.weight.add_(step.T if self.transposed else step)
 
     def cost(self, change: Tensor) -> Tensor:
-        moved = self._moved(change)
-        weights = moved if self.bias is None else moved[:, :-1]
+        step = self._unscaled(change)
+        weights = step if self.bias is None else step[:, :-1]
         return (self.noise * weights.square().sum(1)).sum() / 2
 
-    def _moved(self, change: Tensor) -> Tensor:
+    def _unscaled(self, change: Tensor) -> Tensor:
+        """The change of weight and bias, [classes, n + 1]."""
         return (change / self.scale[:, None]) @ self.root
 
 
 @dataclass(frozen=True, eq=False)
 class TiedHead:
-    """A head that shares its weight with the embedding: the scale and shift of the norm in front of it are fitted.
+    """A head that shares its weight with the embedding: scale and shift of the norm before it are fitted.
 
     Attributes:
         table: the shared weight [classes, n].
-        offset: the head's bias [classes]; None without one.
+        offset: the head's bias [classes], or None.
         weight, bias: of the norm [n].
-        rest: the value of the norm's weight that scales by one.
+        unit_scale: the value of the norm's weight that scales by one.
     """
 
     table: Tensor
     offset: Tensor | None
     weight: Tensor
     bias: Tensor | None
-    rest: float
+    unit_scale: float
 
     def start(self) -> Tensor:
         return torch.zeros(1 if self.bias is None else 2, len(self.weight), dtype=self.weight.dtype)
 
     def logits(self, change: Tensor, inputs: Tensor) -> Tensor:
-        read = inputs * (1 + change[0])
+        scaled = inputs * (1 + change[0])
         if self.bias is not None:
-            read = read + change[1]
-        found = read @ self.table.T
-        return found if self.offset is None else found + self.offset
+            scaled = scaled + change[1]
+        outputs = scaled @ self.table.T
+        return outputs if self.offset is None else outputs + self.offset
 
     def cost(self, change: Tensor) -> Tensor:
-        # A scale for every coordinate makes no large weights of small ones.
+        # One scale per coordinate makes no large weights of small ones.
         return change.new_zeros(())
 
     def set(self, change: Tensor) -> None:
-        self.weight.copy_((1 + change[0]) * (self.weight + 1 - self.rest) + self.rest - 1)
+        self.weight.copy_((1 + change[0]) * (self.weight + 1 - self.unit_scale) + self.unit_scale - 1)
         if self.bias is not None:
             self.bias.copy_((1 + change[0]) * self.bias + change[1])
 
 
-def _with_one(inputs: Tensor, bias: Tensor | None) -> Tensor:
-    return inputs if bias is None else torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
-
-
-def fit_logistic(head: FittedHead, answers: HeadData, held_out: HeadData, scale: float) -> tuple[float, float, Tensor]:
-    """The change of a head that brings it nearest to the ensemble, as held-out tokens say.
+def fit_logistic(head: FittedHead, train: HeadData, held_out: HeadData, scale: float) -> tuple[float, float, Tensor]:
+    """The change of a head with the least held-out KL to the ensemble.
 
     Args:
-        head: as least squares left it.
-        answers: what it is fitted to.
-        held_out: what says when to stop.
-        scale: how many times the head's outputs the logits are.
+        head: fitted by least squares.
+        train: tokens to fit.
+        held_out: tokens that say when to stop.
+        scale: by which the head's outputs are multiplied to logits.
 
     Returns:
-        KL(ensemble || student) of held-out tokens before and after, in nats, and the change that made it.
+        KL(ensemble || student) of held-out tokens before and after, in nats, and the change.
     """
     change = head.start()
-    before = best = _divergence(head, change, held_out, scale)
-    kept = change.clone()
+    before = best = _held_out_kl(head, change, held_out, scale)
+    best_change = change.clone()
     if not before > NEWTON_TOLERANCE:
-        return before, before, kept
+        return before, before, best_change
     with torch.enable_grad():
         change.requires_grad_(True)
-        optimiser = torch.optim.LBFGS([change], max_iter=STEPS, history_size=12, line_search_fn="strong_wolfe")
+        optimiser = torch.optim.LBFGS([change], max_iter=LBFGS_STEPS, history_size=12, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
             optimiser.zero_grad()
@@ -184,28 +184,27 @@ def fit_logistic(head: FittedHead, answers: HeadData, held_out: HeadData, scale:
             if value.requires_grad:
                 value.backward()
             total = value.detach()
-            for inputs, wanted in answers.heaps():
-                value = cross_entropy(scale * head.logits(change, inputs), wanted, reduction="sum")
-                value = value / len(answers.inputs)
+            for inputs, targets in train.chunks():
+                value = cross_entropy(scale * head.logits(change, inputs), targets, reduction="sum")
+                value = value / len(train.inputs)
                 value.backward()
                 total = total + value.detach()
             return total
 
-        for _ in range(LOOKS):
+        for _ in range(EVALUATIONS):
             optimiser.step(loss)
-            now = _divergence(head, change.detach(), held_out, scale)
-            if not now < best:
+            kl = _held_out_kl(head, change.detach(), held_out, scale)
+            if not kl < best:
                 break
-            gained, best, kept = (best - now) / best, now, change.detach().clone()
-            if gained < WORTHWHILE:
+            gain, best, best_change = (best - kl) / best, kl, change.detach().clone()
+            if gain < LEAST_GAIN:
                 break
-    return before, best, kept
+    return before, best, best_change
 
 
 @torch.no_grad()
-def _divergence(head: FittedHead, change: Tensor, held_out: HeadData, scale: float) -> float:
+def _held_out_kl(head: FittedHead, change: Tensor, held_out: HeadData, scale: float) -> float:
     total = 0.0
-    for inputs, wanted in held_out.heaps():
-        own = (scale * head.logits(change, inputs)).log_softmax(-1)
-        total += float((wanted * (wanted.clamp(min=1e-30).log() - own)).sum())
+    for inputs, targets in held_out.chunks():
+        total += float(kl_terms(targets, (scale * head.logits(change, inputs)).log_softmax(-1)).sum())
     return total / len(held_out.inputs)

@@ -1,10 +1,9 @@
-"""The polish: a layer fitted as a whole to the residual stream that should leave it.
+"""Layer-wise reconstruction: fit a whole layer to the residual stream after it.
 
-A linear refit makes each of the student's units and heads the copy of one that a teacher has, and fits one module at a
-time.  Where a narrow stream does not carry what such a unit reads, or where fewer must do the work of all, others would
-serve better; which ones is a least-squares problem that is not linear any more.  It is solved from the linear refit on
-by descent on one layer alone: without labels, and without a gradient that passes from one layer to another
-(layer-wise reconstruction, as BRECQ, Li et al., ICLR 2021, arXiv 2102.05426, does it for quantised weights).
+A linear refit copies units and heads of the teachers and fits one module at a time.  Where a narrow stream lacks the
+input of such a unit, or fewer units must replace all, other units would be better; choosing them is a nonlinear
+least-squares problem.  It is solved by descent from the linear refit, on one layer alone, without labels and without
+gradients between layers (as BRECQ does for quantised weights: Li et al., ICLR 2021, arXiv 2102.05426).
 """
 
 from __future__ import annotations
@@ -16,190 +15,189 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compressor.anatomy import Norm
-from compressor.anatomy.queries import stream_tap
 from compressor.fusion.build.student import StudentBuilder
-from compressor.fusion.calibration.batches import Batch, sorted_by_key
+from compressor.fusion.calibration.batches import Batch, CalibrationSet
 from compressor.fusion.calibration.layerwise import LayerwiseRunner
 from compressor.fusion.calibration.statistics import token_rows
 from compressor.fusion.features.activations import ActivationFeatures
-from compressor.fusion.plan import FitStage
+from compressor.fusion.plan import JoiningStage
 
-#: Tokens of one step of the descent, and how many such steps must be different: fewer tokens say little of others.
-TOKENS, FEWEST = 2048, 3
-#: Samples of a step whose inputs do not tell how many tokens they make.
+#: Tokens of one step of the descent, and the least number of different steps: fewer tokens do not generalise.
+STEP_TOKENS, LEAST_STEPS = 2048, 3
+#: Samples of a step whose inputs do not show how many tokens they make.
 SAMPLES_PER_STEP = 16
-#: Steps between looks at the held-out samples.
-FIRST_LOOK = 50
-#: Learning rates in units of a parameter's root mean square: one that has gained nothing by the first look makes way.
+#: Steps between evaluations on the held-out samples.
+EVALUATION_STEPS = 50
+#: Learning rates in units of a parameter's root mean square; the next is tried if one gains nothing by the first
+#: evaluation.
 LEARNING_RATES = (0.05, 0.01, 0.002)
 #: Share of the target's energy below which there is nothing to gain.
 EXACT_RECONSTRUCTION = 1e-6
 
 
-def reconstruction_batches(batches: Sequence[Batch], held_out: int) -> tuple[list[Batch], int]:
-    """Calibration batches of which each serves one step, and how many of the last ones are held out.
-
-    The samples come in the order of their keys, so that the same samples make the same steps.
-    """
-    begin = len(batches) - held_out
-    train, held = sorted_by_key(batches[:begin], _samples), sorted_by_key(batches[begin:], _samples)
-    return [*train, *held], len(held)
-
-
-def _samples(batch: Batch) -> int:
-    """How many samples like these are one step."""
+def samples_per_step(batch: Batch) -> int:
+    """How many samples like these make one step; calibration sets are `rebatched` by it."""
     tokens = max((x.shape[1] for x in batch.values() if x.dim() == 2 and not x.is_floating_point()), default=0)
-    return max(1, TOKENS // tokens) if tokens else SAMPLES_PER_STEP
+    return max(1, STEP_TOKENS // tokens) if tokens else SAMPLES_PER_STEP
 
 
 @dataclass(frozen=True, eq=False)
 class ReconstructionTarget:
-    """What a layer's residual stream lacks at its last checkpoint, batch by batch.
+    """The target of a layer: the residual stream where its last branch joins.
 
     Attributes:
-        shown: the student's stream of a batch [T, m]; gradients pass through the layer alone.
-        wanted: what it should be [T, m], one tensor a batch.
-        energy: of what is wanted about its mean, per token.
+        output: computes the student's stream of a batch [T, m]; gradients pass through the layer alone.
+        targets: the transported stream [T, m], one tensor per batch.
+        energy: of the targets about their mean, per token.
     """
 
-    shown: Callable[[int], Tensor]
-    wanted: Sequence[Tensor]
+    output: Callable[[int], Tensor]
+    targets: Sequence[Tensor]
     energy: float
 
-    def of(self, batches: Sequence[int]) -> Tensor:
+    def error(self, batches: Sequence[int]) -> Tensor:
         """The squared error over some batches as a share of the energy."""
-        missed = torch.stack([(self.shown(index) - self.wanted[index]).square().sum() for index in batches]).sum()
-        return missed / (self.energy * sum(len(self.wanted[index]) for index in batches))
+        squares = [(self.output(index) - self.targets[index]).square().sum() for index in batches]
+        return torch.stack(squares).sum() / (self.energy * sum(len(self.targets[index]) for index in batches))
 
 
 def reconstruct_layer(
-    student: StudentBuilder, layer: str, last: FitStage, features: ActivationFeatures, walker: LayerwiseRunner
+    student: StudentBuilder,
+    layer: str,
+    stage: JoiningStage,
+    features: ActivationFeatures,
+    runner: LayerwiseRunner,
+    calibration: CalibrationSet,
 ) -> bool:
-    """Fit all of a layer together to the stream behind it, if held-out samples gain by it.
+    """Fit all parameters of a layer to the stream after it, if held-out samples gain.
 
     Args:
-        student: the layer has been refitted; what is done is noted with it.
+        student: the layer has been refitted; its report says what was done.
         layer: path of the layer.
-        last: what meets the residual stream last in it.
-        features: what the teachers showed, transported.
-        walker: of the student, in front of the layer; its batches serve one step each (`reconstruction_batches`).
+        stage: the last one that joins the residual stream.
+        features: the teachers' activations, transported.
+        runner: of the student, before the layer.
+        calibration: each batch serves one step (`samples_per_step`).
 
     Returns:
         Whether anything changed.
     """
-    train, held_out, lack = _lack(student, layer, last, features, walker)
-    tokens = sum(len(lack.wanted[index]) for index in train)
-    if tokens < FEWEST * TOKENS or not held_out:
-        student.unpolished = f"{tokens:,} tokens are too few to learn from: it takes {FEWEST * TOKENS:,}"
+    masks = features.masks
+    indices: dict[bool, list[int]] = {False: [], True: []}
+    for index in range(len(masks)):
+        indices[calibration.is_held_out(index, masks.runs)].append(index)
+    train, held_out = indices[False], indices[True]
+    target = _target_of(layer, stage, features, runner, train)
+    tokens = sum(len(target.targets[index]) for index in train)
+    if tokens < LEAST_STEPS * STEP_TOKENS or not held_out:
+        student.report.not_reconstructed = (
+            f"{tokens:,} tokens are too few to learn from: it takes {LEAST_STEPS * STEP_TOKENS:,}"
+        )
         return False
     module = student.model.get_submodule(layer)
-    before, after = _descend(module, lack, train, held_out, student.options.polish)
+    before, after = _descend(module, target, train, held_out, student.options.reconstruction_steps)
     if after < before:
-        student.polished.append({"module": layer, "before": before, "after": after})
+        student.report.reconstructed.append({"module": layer, "before": before, "after": after})
     return after < before
 
 
-def _lack(
-    student: StudentBuilder, layer: str, last: FitStage, features: ActivationFeatures, walker: LayerwiseRunner
-) -> tuple[list[int], list[int], ReconstructionTarget]:
-    """The batches to learn from, those held out, and what the stream lacks in each."""
-    first = last[0]
-    behind = stream_tap(first)
-    assert behind is not None
-    masks, key = features.masks, first.meets or (first.space if isinstance(first, Norm) else first.writes)
-    begin = len(masks) - student.options.held_out * masks.runs
-    wanted = [features.transported(index, behind, key) for index in range(len(masks))]
-    known = wanted[:begin]
+def _target_of(
+    layer: str, stage: JoiningStage, features: ActivationFeatures, runner: LayerwiseRunner, train: Sequence[int]
+) -> ReconstructionTarget:
+    tap, masks = stage.tap, features.masks
+    assert tap is not None
+    targets = [features.transported(index, tap, stage.stream_key) for index in range(len(masks))]
+    known = [targets[index] for index in train]
     count = sum(map(len, known))
-    mean = torch.stack([one.sum(0) for one in known]).sum(0) / count
-    energy = max(sum(float((one - mean).square().sum()) for one in known) / count, 1e-30)
+    mean = torch.stack([rows.sum(0) for rows in known]).sum(0) / count
+    energy = max(sum(float((rows - mean).square().sum()) for rows in known) / count, 1e-30)
 
-    def shown(index: int) -> Tensor:
-        return token_rows(walker.look(layer, index, behind), masks.of(index, behind[0]))
+    def output(index: int) -> Tensor:
+        return token_rows(runner.tap_value(layer, index, tap), masks.of(index, tap[0]))
 
-    return list(range(begin)), list(range(begin, len(masks))), ReconstructionTarget(shown, wanted, energy)
+    return ReconstructionTarget(output, targets, energy)
 
 
 def _descend(
-    module: nn.Module, lack: ReconstructionTarget, train: Sequence[int], held_out: Sequence[int], steps: int
+    module: nn.Module, target: ReconstructionTarget, train: Sequence[int], held_out: Sequence[int], steps: int
 ) -> tuple[float, float]:
-    """Held-out error before and after; the module keeps the best of what was looked at."""
+    """Held-out error before and after; the module gets the best parameters evaluated."""
     with torch.no_grad():
-        before = float(lack.of(held_out))
+        before = float(target.error(held_out))
     if not before > EXACT_RECONSTRUCTION:
         return before, before
     after = before
     for rate in LEARNING_RATES:
-        after, lost = _at(rate, module, lack, train, held_out, steps, before)
-        if not lost:
+        after, failed = _descend_at(rate, module, target, train, held_out, steps, before)
+        if not failed:
             break
     return before, after
 
 
-def _at(
+def _descend_at(
     rate: float,
     module: nn.Module,
-    lack: ReconstructionTarget,
+    target: ReconstructionTarget,
     train: Sequence[int],
     held_out: Sequence[int],
     steps: int,
     before: float,
 ) -> tuple[float, bool]:
-    """The descent at one rate: the least held-out error, and whether it was given up at the first look."""
-    best, lost = before, False
-    with _masters(module) as (parameters, masters):
-        kept = [master.clone() for master in masters]
-        sizes = _sizes(module)
+    """Descend at one learning rate: the least held-out error, and whether the first evaluation gained nothing."""
+    best, failed = before, False
+    with _trainable(module) as (parameters, masters):
+        best_values = [master.clone() for master in masters]
+        scales = _scales(module)
         optimiser = torch.optim.Adam(
-            [{"params": [one], "lr": rate * sizes[p]} for p, one in zip(parameters, masters, strict=True)]
+            [{"params": [m], "lr": rate * scales[p]} for p, m in zip(parameters, masters, strict=True)]
         )
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         for number in range(steps):
             with torch.enable_grad():
-                gradients = torch.autograd.grad(lack.of([train[number % len(train)]]), parameters, allow_unused=True)
+                loss = target.error([train[number % len(train)]])
+                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             for master, gradient in zip(masters, gradients, strict=True):
                 master.grad = None if gradient is None else gradient.to(master.dtype)
             optimiser.step()
             schedule.step()
-            _set(parameters, masters)
-            if (number + 1) % FIRST_LOOK == 0 or number + 1 == steps:
+            _copy(masters, parameters)
+            if (number + 1) % EVALUATION_STEPS == 0 or number + 1 == steps:
                 with torch.no_grad():
-                    now = float(lack.of(held_out))
-                if now < best:
-                    best, kept = now, [master.clone() for master in masters]
-                elif number < FIRST_LOOK:
-                    lost = True
+                    error = float(target.error(held_out))
+                if error < best:
+                    best, best_values = error, [master.clone() for master in masters]
+                elif number < EVALUATION_STEPS:
+                    failed = True
                     break
-        _set(parameters, kept)
-    return best, lost
+        _copy(best_values, parameters)
+    return best, failed
 
 
 @contextmanager
-def _masters(module: nn.Module) -> Iterator[tuple[list[nn.Parameter], list[Tensor]]]:
-    """A module's parameters, ready for gradients, and copies of them that small steps are not lost in."""
+def _trainable(module: nn.Module) -> Iterator[tuple[list[nn.Parameter], list[Tensor]]]:
+    """A module's parameters with gradients enabled, and copies precise enough for small steps."""
     parameters = list(module.parameters())
-    asked = [p.requires_grad for p in parameters]
+    required = [p.requires_grad for p in parameters]
     try:
         for p in parameters:
             p.requires_grad_(True)
         yield parameters, [p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True) for p in parameters]
     finally:
-        for p, before in zip(parameters, asked, strict=True):
+        for p, before in zip(parameters, required, strict=True):
             p.requires_grad_(before)
 
 
-def _sizes(module: nn.Module) -> Mapping[nn.Parameter, float]:
-    """Root mean square of every parameter; of a bias that of the weight beside it, since at rest it has none."""
-    found: dict[nn.Parameter, float] = {}
+def _scales(module: nn.Module) -> Mapping[nn.Parameter, float]:
+    """Root mean square of every parameter; of a bias or norm the largest in its module, since it may be zero."""
+    scales: dict[nn.Parameter, float] = {}
     for part in module.modules():
-        own = {p: float(p.detach().float().square().mean().sqrt()) for p in part.parameters(recurse=False)}
-        largest = max(own.values(), default=0.0)
-        found |= {p: size if p.dim() > 1 else largest for p, size in own.items()}
-    return found
+        sizes = {p: float(p.detach().float().square().mean().sqrt()) for p in part.parameters(recurse=False)}
+        largest = max(sizes.values(), default=0.0)
+        scales |= {p: size if p.dim() > 1 else largest for p, size in sizes.items()}
+    return scales
 
 
 @torch.no_grad()
-def _set(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
+def _copy(values: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> None:
     for parameter, value in zip(parameters, values, strict=True):
         parameter.copy_(value)

@@ -1,4 +1,4 @@
-"""The refit of one student: its linear modules, norms and head, each in closed form from the student's own inputs."""
+"""Refit the linear modules, norms and tied head of a student in closed form, from the student's own inputs."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from compressor.anatomy import LinearOp, Norm
-from compressor.anatomy.queries import place_columns, stream_tap, write_axis
+from compressor.anatomy.hooks import Tap
+from compressor.anatomy.queries import place_columns, write_axis
 from compressor.fusion.build.ridge import RidgeFit, fit_ridge, fit_scales
 from compressor.fusion.build.student import StudentBuilder
-from compressor.fusion.calibration.layerwise import OnBatch, Tap
+from compressor.fusion.calibration.batches import CalibrationSet
+from compressor.fusion.calibration.layerwise import OnBatch
 from compressor.fusion.calibration.statistics import Regression, token_rows
 from compressor.fusion.features.activations import ActivationFeatures
-from compressor.fusion.plan import FitStage
+from compressor.fusion.plan import FitStage, LinearStage, NormStage, ResidualWriteStage, TiedHeadStage
 from compressor.fusion.teacher import FusionTeacher, reads_first
 
-#: Runs the student up to the watched spots, batch by batch.
+#: Runs the student up to some taps and passes the tensors on, batch by batch.
 RunLayer = Callable[[Sequence[Tap], OnBatch], Any]
 
 
@@ -27,207 +29,213 @@ class StudentRefit:
     """Fits modules of a student whose weights have been transported.
 
     Args:
-        student: its parameters are set, and what was fitted is noted with it.
+        student: its parameters are set, and its report says what was fitted.
+        calibration: held-out samples choose λ.
     """
 
-    def __init__(self, student: StudentBuilder) -> None:
-        self.model, self.anatomy, self.sources = student.model, student.anatomy, student.sources
-        self.parameters, self.options, self.fits = student.parameters, student.options, student.fits
+    def __init__(self, student: StudentBuilder, calibration: CalibrationSet) -> None:
+        self.model, self.anatomy, self.teachers = student.model, student.anatomy, student.teachers
+        self.parameters, self.options, self.fits = student.parameters, student.options, student.report.fits
+        self.calibration = calibration
 
     def refit(self, stage: FitStage, features: ActivationFeatures, run: RunLayer) -> list[Tensor] | None:
-        """Fit the modules of a stage from the student's own inputs.
+        """Fit the modules of a stage.
 
         Returns:
-            Per batch, the layer's new output, where the stage writes it; else None.
+            Per batch, the layer's new output, if the stage writes it; else None.
         """
-        first = stage[0]
-        if isinstance(first, Norm):
-            heads = [step for step in stage[1:] if isinstance(step, LinearOp)]
-            if heads:
-                self._refit_before_tied_head(first, heads[0], features, run)
-            else:
-                self._refit_norm(first, features, run)
-            return None
-        steps = [step for step in stage if isinstance(step, LinearOp)]
-        if stream_tap(first) is not None:
-            return self._refit_writers(steps, features, run)
-        self._refit_linears(steps, features, run)
+        if isinstance(stage, ResidualWriteStage):
+            return self._refit_writers(stage, features, run)
+        if isinstance(stage, LinearStage):
+            self._refit_linears(stage.ops, features, run)
+        elif isinstance(stage, NormStage):
+            self._refit_norm(stage, features, run)
+        else:
+            self._refit_before_tied_head(stage, features, run)
         return None
 
-    def _refit_linears(self, steps: Sequence[LinearOp], features: ActivationFeatures, run: RunLayer) -> None:
-        """Linear maps that read the same input: fitted to what the teachers' own put out, transported."""
-        first = steps[0]
+    def _refit_linears(self, ops: Sequence[LinearOp], features: ActivationFeatures, run: RunLayer) -> None:
+        """Fit linear modules of one input to the teachers' transported outputs."""
+        first = ops[0]
 
-        def pairs(index: int, seen: dict[Tap, Tensor]) -> tuple[Tensor, Tensor]:
-            inputs = token_rows(seen[first.module, "in"], features.masks.of(index, first.module))
-            return inputs, torch.cat([self._target(step, features, index) for step in steps], dim=1)
+        def pairs(index: int, captured: dict[Tap, Tensor]) -> tuple[Tensor, Tensor]:
+            inputs = token_rows(captured[first.module, "in"], features.masks.of(index, first.module))
+            return inputs, torch.cat([self._target(op, features, index) for op in ops], dim=1)
 
-        self._fit_side_by_side(steps, self._regress([(first.module, "in")], pairs, steps, features, run))
+        fit = self._regress([(first.module, "in")], pairs, ops, features, run)
+        widths = [self._input_output(op).shape[1] for op in ops]
+        biases = fit.bias.split(widths) if fit.bias is not None else [None] * len(ops)
+        for op, weight, bias in zip(ops, fit.weight.split(widths, dim=1), biases, strict=True):
+            self._set(op, weight, bias)
+            self._record(op, fit)
 
     def _refit_writers(
-        self, steps: Sequence[LinearOp], features: ActivationFeatures, run: RunLayer
+        self, stage: ResidualWriteStage, features: ActivationFeatures, run: RunLayer
     ) -> list[Tensor] | None:
-        """Writers that meet the residual stream at one place: fitted to what the stream still lacks there."""
-        behind = stream_tap(steps[0])
-        assert behind is not None
-        spots = [*((step.module, end) for step in steps for end in ("in", "out")), behind]
-        gain, key = steps[0].gain, steps[0].meets or steps[0].writes
-        ends: list[tuple[list[Tensor], Tensor]] = []
+        """Fit modules that write the residual stream to what the stream lacks there."""
+        ops, tap = stage.ops, stage.tap
+        taps = [*((op.module, end) for op in ops for end in ("in", "out")), tap]
+        gain, key = ops[0].gain, stage.stream_key
+        layer_inputs: list[tuple[list[Tensor], Tensor]] = []
 
-        def pairs(index: int, seen: dict[Tap, Tensor]) -> tuple[Tensor, Tensor]:
-            mask = features.masks.of(index, behind[0])
-            stream = seen[behind]
-            # What the residual stream should be, less what others have already brought there.
-            own = torch.stack([seen[step.module, "out"].reshape(stream.shape) for step in steps]).sum(0)
-            others = stream - gain * own
-            target = (features.transported(index, behind, key) - token_rows(others, mask)) / gain
-            if steps[0].checkpoint_is_output:
-                ends.append(([seen[step.module, "in"] for step in steps], others))
-            return torch.cat([token_rows(seen[step.module, "in"], mask) for step in steps], dim=1), target
+        def pairs(index: int, captured: dict[Tap, Tensor]) -> tuple[Tensor, Tensor]:
+            mask = features.masks.of(index, tap[0])
+            stream = captured[tap]
+            # The target is the transported stream less the contributions of other modules.
+            written = torch.stack([captured[op.module, "out"].reshape(stream.shape) for op in ops]).sum(0)
+            rest = stream - gain * written
+            target = (features.transported(index, tap, key) - token_rows(rest, mask)) / gain
+            if ops[0].checkpoint_is_output:
+                layer_inputs.append(([captured[op.module, "in"] for op in ops], rest))
+            return torch.cat([token_rows(captured[op.module, "in"], mask) for op in ops], dim=1), target
 
-        found = self._regress(spots, pairs, steps, features, run, together=True)
-        sizes = [self._input_output(step).shape[0] for step in steps]
-        biased = [step for step in steps if f"{step.module}.bias" in self.parameters]
-        for step, weight in zip(steps, found.weight.split(sizes), strict=True):
-            bias = found.bias if biased[:1] == [step] else None
-            self._set(step, weight, torch.zeros_like(found.bias) if bias is None and found.bias is not None else bias)
-            self._record(step, found)
+        fit = self._regress(taps, pairs, ops, features, run, together=True)
+        sizes = [self._input_output(op).shape[0] for op in ops]
+        biased = [op for op in ops if f"{op.module}.bias" in self.parameters]
+        for op, weight in zip(ops, fit.weight.split(sizes), strict=True):
+            bias = fit.bias if biased[:1] == [op] else None
+            self._set(op, weight, torch.zeros_like(fit.bias) if bias is None and fit.bias is not None else bias)
+            self._record(op, fit)
         with torch.no_grad():
-            return [others + gain * self._written(steps, inputs, others) for inputs, others in ends] or None
+            return [rest + gain * self._written(ops, inputs, rest) for inputs, rest in layer_inputs] or None
 
-    def _written(self, steps: Sequence[LinearOp], inputs: Sequence[Tensor], stream: Tensor) -> Tensor:
-        """What writers add to the stream together."""
-        parts = [self.model.get_submodule(step.module)(x) for step, x in zip(steps, inputs, strict=True)]
+    def _written(self, ops: Sequence[LinearOp], inputs: Sequence[Tensor], stream: Tensor) -> Tensor:
+        """The sum of the outputs of modules that write the stream."""
+        parts = [self.model.get_submodule(op.module)(x) for op, x in zip(ops, inputs, strict=True)]
         return torch.stack([part.reshape(stream.shape) for part in parts]).sum(0)
 
     def _regress(
         self,
-        spots: Sequence[Tap],
+        taps: Sequence[Tap],
         pairs: Callable[[int, dict[Tap, Tensor]], tuple[Tensor, Tensor]],
-        steps: Sequence[LinearOp],
+        ops: Sequence[LinearOp],
         features: ActivationFeatures,
         run: RunLayer,
         *,
         together: bool = False,
     ) -> RidgeFit:
-        """Stream pairs of inputs and targets into sums, and solve."""
-        intercept = any(f"{step.module}.bias" in self.parameters for step in steps)
-        held_out_from = len(features.masks) - self.options.held_out * features.masks.runs
+        """Sum up pairs of inputs and targets batch by batch, and solve.
+
+        Args:
+            taps: to capture.
+            pairs: inputs [T, n] and targets [T, m] of a batch.
+            ops: the modules that are fitted.
+            features: have the masks.
+            run: runs the student.
+            together: whether the modules' inputs are side by side, and not their outputs.
+        """
+        intercept = any(f"{op.module}.bias" in self.parameters for op in ops)
         sums: dict[bool, Regression] = {}
 
-        def visit(index: int, seen: dict[Tap, Tensor]) -> None:
-            inputs, target = pairs(index, seen)
+        def on_batch(index: int, captured: dict[Tap, Tensor]) -> None:
+            inputs, target = pairs(index, captured)
             target = target.to(inputs)
             if not sums:
                 origin = (inputs.mean(0), target.mean(0)) if intercept else None
                 sums.update({held: Regression(inputs.shape[1], target.shape[1], origin) for held in (False, True)})
-            sums[index >= held_out_from].add(inputs, target)
+            sums[self.calibration.is_held_out(index, features.masks.runs)].add(inputs, target)
 
-        run(spots, visit)
-        prior = torch.cat([self._input_output(step) for step in steps], dim=0 if together else 1)
+        run(taps, on_batch)
+        prior = torch.cat([self._input_output(op) for op in ops], dim=0 if together else 1)
         return fit_ridge(sums[False], sums[True], prior, intercept=intercept, ridges=self.options.ridges)
 
     @torch.no_grad()
-    def _refit_norm(self, norm: Norm, features: ActivationFeatures, run: RunLayer) -> None:
-        """Per channel, scale and shift of a norm by least squares from the student's own normalised values."""
-        weight, bias = self._at_rest(norm)
-        key = norm.meets or self.anatomy.axes[f"{norm.module}.weight"][0].parts[0].key
-        behind = stream_tap(norm)
+    def _refit_norm(self, stage: NormStage, features: ActivationFeatures, run: RunLayer) -> None:
+        """Scale and shift per channel by least squares from the student's own normalised values."""
+        norm, tap = stage.norm, stage.tap
+        weight, bias = self._reset_norm(norm)
+        key = norm.joins or self.anatomy.axes[f"{norm.module}.weight"][0].parts[0].key
         sums = torch.zeros(5, weight.numel(), dtype=torch.float64)
 
-        def visit(index: int, seen: dict[Tap, Tensor]) -> None:
-            x = token_rows(seen[norm.module, "out"], features.masks.of(index, norm.module)).double()
-            if behind is None:
+        def on_batch(index: int, captured: dict[Tap, Tensor]) -> None:
+            output = captured[norm.module, "out"]
+            x = token_rows(output, features.masks.of(index, norm.module)).double()
+            if tap is None:
                 y = features.transported(index, (norm.module, "out"), key).double()
             else:
-                others = seen[behind] - norm.gain * seen[norm.module, "out"].reshape(seen[behind].shape)
-                mask = features.masks.of(index, behind[0])
-                y = (features.transported(index, behind, key) - token_rows(others, mask)).double() / norm.gain
+                rest = captured[tap] - norm.gain * output.reshape(captured[tap].shape)
+                mask = features.masks.of(index, tap[0])
+                y = (features.transported(index, tap, key) - token_rows(rest, mask)).double() / norm.gain
             sums.add_(torch.stack([x.sum(0), y.sum(0), (x * y).sum(0), (x * x).sum(0), torch.full_like(x[0], len(x))]))
 
-        run([(norm.module, "out"), *([behind] if behind is not None else [])], visit)
+        run([(norm.module, "out"), *([tap] if tap is not None else [])], on_batch)
         count = sums[4]
         x, y, xy, xx = sums[:4] / count
         if bias is None:
             x, y = torch.zeros_like(x), torch.zeros_like(y)
         scale = (xy - x * y) / (xx - x**2).clamp(min=1e-12)
-        weight.copy_(scale + norm.rest - 1)
+        weight.copy_(scale + norm.unit_scale - 1)
         if bias is not None:
             bias.copy_(y - scale * x)
 
     @torch.no_grad()
-    def _refit_before_tied_head(self, norm: Norm, head: LinearOp, features: ActivationFeatures, run: RunLayer) -> None:
-        """Scale and shift of a norm whose head shares its weight with the embedding: fitted to the mean logits.
+    def _refit_before_tied_head(self, stage: TiedHeadStage, features: ActivationFeatures, run: RunLayer) -> None:
+        """Scale and shift of the norm before a tied head, fitted to the teachers' mean logits.
 
-        What the norm has already is corrected, so the norm itself need not run again.
+        Scale and shift are corrections of the present ones, so the norm itself need not run again.
         """
+        norm, head = stage.norm, stage.head
         table = self.parameters[head.weight].detach().double()
         sums: list[Tensor] = []
 
-        def visit(index: int, seen: dict[Tap, Tensor]) -> None:
+        def on_batch(index: int, captured: dict[Tap, Tensor]) -> None:
             mask = features.masks.of(index, head.module)
-            u = token_rows(seen[head.module, "in"], mask).double()
+            u = token_rows(captured[head.module, "in"], mask).double()
             y = features.transported(index, (head.module, "out"), None).double()
             y = y - y.mean(dim=1, keepdim=True)
-            found = [u.T @ u, u.sum(0), (u * (y @ table)).sum(0), (y @ table).sum(0), torch.tensor(float(len(u)))]
-            sums[:] = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
+            parts = [u.T @ u, u.sum(0), (u * (y @ table)).sum(0), (y @ table).sum(0), torch.tensor(float(len(u)))]
+            sums[:] = [a + b for a, b in zip(sums, parts, strict=True)] if sums else parts
 
-        run([(head.module, "in")], visit)
+        run([(head.module, "in")], on_batch)
         weight, bias = self.parameters[f"{norm.module}.weight"], self.parameters.get(f"{norm.module}.bias")
         scale, shift = fit_scales(*sums, table=table, shifts=bias is not None)
-        weight.copy_(scale * (weight + 1 - norm.rest) + norm.rest - 1)
+        weight.copy_(scale * (weight + 1 - norm.unit_scale) + norm.unit_scale - 1)
         if bias is not None and shift is not None:
             bias.copy_(scale * bias + shift)
 
-    def _at_rest(self, norm: Norm) -> tuple[Tensor, Tensor | None]:
-        """A norm's weight and bias, set so that it only normalises."""
+    def _reset_norm(self, norm: Norm) -> tuple[Tensor, Tensor | None]:
+        """A norm's weight and bias, reset to a scale of one and no shift."""
         weight, bias = self.parameters[f"{norm.module}.weight"], self.parameters.get(f"{norm.module}.bias")
-        weight.fill_(norm.rest)
+        weight.fill_(norm.unit_scale)
         if bias is not None:
             bias.zero_()
         return weight, bias
 
-    def _target(self, step: LinearOp, features: ActivationFeatures, batch: int) -> Tensor:
-        """What a module should put out: the teachers' own output there, transported; heads: mean logits."""
-        spot, axis = (step.module, "out"), write_axis(self.anatomy, step)
+    def _target(self, op: LinearOp, features: ActivationFeatures, batch: int) -> Tensor:
+        """The teachers' transported outputs of a module; of a head their mean logits."""
+        tap, axis = (op.module, "out"), write_axis(self.anatomy, op)
         if axis.fixed:
-            return features.transported(batch, spot, None)
+            return features.transported(batch, tap, None)
         if len(axis.parts) == 1:
-            return features.transported(batch, spot, axis.parts[0].key)
+            return features.transported(batch, tap, axis.parts[0].key)
         pieces = []
         for index, part in enumerate(axis.parts):
             columns = [
-                place_columns(write_axis(source.anatomy, self._own(source, step)), index) for source in self.sources
+                place_columns(write_axis(teacher.anatomy, self._local_op(teacher, op)), index)
+                for teacher in self.teachers
             ]
-            pieces.append((place_columns(axis, index), features.part(batch, spot, columns, part.key)))
+            pieces.append((place_columns(axis, index), features.part(batch, tap, columns, part.key)))
         whole = torch.empty(len(pieces[0][1]), axis.size, dtype=pieces[0][1].dtype)
         for place, values in pieces:
             whole[:, place] = values
         return whole
 
     @staticmethod
-    def _own(source: FusionTeacher, step: LinearOp) -> LinearOp:
-        return replace(step, weight=source.own(step.weight))
-
-    def _fit_side_by_side(self, steps: Sequence[LinearOp], found: RidgeFit) -> None:
-        widths = [self._input_output(step).shape[1] for step in steps]
-        biases = found.bias.split(widths) if found.bias is not None else [None] * len(steps)
-        for step, weight, bias in zip(steps, found.weight.split(widths, dim=1), biases, strict=True):
-            self._set(step, weight, bias)
-            self._record(step, found)
+    def _local_op(teacher: FusionTeacher, op: LinearOp) -> LinearOp:
+        return replace(op, weight=teacher.local_name(op.weight))
 
     @torch.no_grad()
-    def _set(self, step: LinearOp, weight: Tensor, bias: Tensor | None) -> None:
-        first = reads_first(self.anatomy, step)
-        self.parameters[step.weight].copy_(weight if first else weight.T)
-        if bias is not None and f"{step.module}.bias" in self.parameters:
-            self.parameters[f"{step.module}.bias"].copy_(bias)
+    def _set(self, op: LinearOp, weight: Tensor, bias: Tensor | None) -> None:
+        first = reads_first(self.anatomy, op)
+        self.parameters[op.weight].copy_(weight if first else weight.T)
+        if bias is not None and f"{op.module}.bias" in self.parameters:
+            self.parameters[f"{op.module}.bias"].copy_(bias)
 
-    def _record(self, step: LinearOp, found: RidgeFit) -> None:
-        # What is fitted again, behind a polish, has one entry.
-        self.fits[:] = [one for one in self.fits if one["module"] != step.module]
-        self.fits.append({"module": step.module, "error": found.error, "ridge": found.ridge, "prior": found.prior})
+    def _record(self, op: LinearOp, fit: RidgeFit) -> None:
+        # A module that is fitted again after a reconstruction has one entry.
+        self.fits[:] = [entry for entry in self.fits if entry["module"] != op.module]
+        self.fits.append({"module": op.module, "error": fit.error, "ridge": fit.ridge, "prior": fit.prior})
 
-    def _input_output(self, step: LinearOp) -> Tensor:
-        weight = self.parameters[step.weight].detach().double()
-        return weight if reads_first(self.anatomy, step) else weight.T
+    def _input_output(self, op: LinearOp) -> Tensor:
+        weight = self.parameters[op.weight].detach().double()
+        return weight if reads_first(self.anatomy, op) else weight.T

@@ -1,10 +1,10 @@
-"""The closed-form refit: every linear module becomes a ridge regression from the student's own input.
+"""Ridge regression in closed form: every linear module is refitted to transported targets.
 
     W = W₀ + (UᵀU + λ d̄ I)⁻¹ Uᵀ(Y - U W₀),   d̄ = mean of diag(UᵀU),   with intercept where the module has a bias.
 
-U is what the student itself feeds the module, so upstream error is corrected instead of accumulated; Y is the
-transported target; W₀ is the prior that directions without evidence fall back to: the transported weight, or zero.
-Both λ and the prior are chosen by the error on held-out calibration samples.
+U is the student's own input of the module, so upstream error is corrected instead of accumulated; Y is the transported
+target; W₀ is the prior for directions without evidence: the transported weight, or zero.  λ and the prior are chosen by
+the error on held-out calibration samples.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from compressor.fusion.calibration.statistics import Regression
 
 #: Ridges tried, relative to the mean input variance.
 RIDGES: tuple[float, ...] = (1e-10, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-
-
 #: Least ridge in units of the precision of the sums.
 RIDGE_FLOOR = 100.0
 
@@ -54,27 +52,27 @@ def fit_ridge(
     intercept: bool,
     ridges: Sequence[float] = RIDGES,
 ) -> RidgeFit:
-    """Solve for every candidate λ and prior, keep the one with the least held-out error, and refit on all samples.
+    """Solve for every candidate λ and prior, choose the least held-out error, and refit on all samples.
 
     Args:
-        train: sums over the samples that are fitted.
-        held_out: sums over the samples that choose; without any, the first λ and the transported prior are taken.
+        train: sums over the train samples.
+        held_out: sums over the held-out samples; without any, the first λ and the transported prior are taken.
         prior: the transported weight [n, m], or None for zero alone.
         intercept: whether the module has a bias.
         ridges: candidate λ.
     """
-    # Less than what the sums are exact to would fit their rounding, along directions that the inputs do not have.
+    # A smaller ridge would fit the rounding of the sums, along directions that the inputs do not have.
     ridges = sorted({max(ridge, RIDGE_FLOOR * train.precision) for ridge in ridges})
     zero = torch.zeros_like(train.cross)
     if held_out is None or not held_out.count:
-        # Training error would always choose the least ridge: without held-out samples the first choice is taken.
+        # Training error would always choose the least ridge.
         start, solver = zero if prior is None else prior.double(), _Ridge(train, intercept)
         weight = solver.solve_once(start, ridges[0])
         error = _error(train, weight, solver.shift(weight))
         return RidgeFit(weight, solver.bias(weight), ridges[0], prior is not None, error)
     priors = [zero] if prior is None else [prior.double(), zero]
     solver = _Ridge(train, intercept)
-    # Below zero an error is rounding: exact fits are equals, and of equals the most damped one is the safest.
+    # Errors below zero are rounding: of exact fits the most damped one is the safest.
     candidates = [
         (max(0.0, _error(held_out, weight, solver.shift(weight))), -ridge, index)
         for ridge in ridges
@@ -89,7 +87,7 @@ def fit_ridge(
 
 
 class _Ridge:
-    """One regression's normal equations, decomposed once for every λ."""
+    """The normal equations of one regression, decomposed once for all λ."""
 
     def __init__(self, sums: Regression, intercept: bool) -> None:
         count = max(sums.count, 1)
@@ -105,7 +103,7 @@ class _Ridge:
 
     @cached_property
     def decomposed(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues and eigenvectors of the Gram matrix: then every λ costs two products."""
+        """Eigenvalues and eigenvectors of the Gram matrix: every λ then costs two products."""
         values, vectors = torch.linalg.eigh((self.gram + self.gram.T) / 2)
         return values.clamp(min=0), vectors
 
@@ -115,16 +113,16 @@ class _Ridge:
         return prior + vectors @ (missing / (values + ridge * self.scale)[:, None])
 
     def solve_once(self, prior: Tensor, ridge: float) -> Tensor:
-        """As `solve`, quicker for a single λ."""
+        """As `solve`, faster for a single λ."""
         damped = self.gram + ridge * self.scale * torch.eye(len(self.gram), dtype=torch.float64)
         return prior + torch.cholesky_solve(self.cross - self.gram @ prior, torch.linalg.cholesky(damped))
 
     def shift(self, weight: Tensor) -> Tensor | None:
-        """The intercept of rows about their origin."""
+        """The intercept of rows relative to their origin."""
         return self.output_mean - self.input_mean @ weight if self.intercept else None
 
     def bias(self, weight: Tensor) -> Tensor | None:
-        """The intercept of rows as they are."""
+        """The intercept of the rows themselves."""
         shift = self.shift(weight)
         if shift is None or self.origin is None:
             return shift
@@ -144,12 +142,12 @@ def _error(sums: Regression, weight: Tensor, shift: Tensor | None) -> float:
 def fit_scales(
     gram: Tensor, total: Tensor, cross: Tensor, target: Tensor, count: Tensor, *, table: Tensor, shifts: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Scale γ and shift β in front of a fixed head: least squares of (u ∘ γ + β) Eᵀ against logits, centred.
+    """Scale γ and shift β before a fixed head: least squares of (u ∘ γ + β) Eᵀ against centred logits.
 
     The normal equations are Hadamard products: Σ_t u_t u_tᵀ ∘ EᵀE for γ, count · EᵀE for β.
 
     Args:
-        gram, total: Σ uᵀu [m, m] and Σ u [m] of what the head reads now; directions without evidence keep γ = 1.
+        gram, total: Σ uᵀu [m, m] and Σ u [m] of the head's present inputs; directions without evidence keep γ = 1.
         cross: Σ u ∘ (yE) [m], y the centred target logits.
         target: Σ yE [m].
         count: rows.
@@ -170,5 +168,5 @@ def fit_scales(
     start = torch.zeros(len(left), dtype=torch.float64)
     start[:size] = 1.0
     damped = left + 1e-8 * left.diagonal().mean() * torch.eye(len(left), dtype=torch.float64)
-    found = start + torch.linalg.solve(damped, right - left @ start)
-    return found[:size], found[size:] if shifts else None
+    solution = start + torch.linalg.solve(damped, right - left @ start)
+    return solution[:size], solution[size:] if shifts else None

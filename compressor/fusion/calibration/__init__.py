@@ -1,1 +1,1 @@
-"""Calibration batches, what is counted in them, and walking models over them layer by layer."""
+"""Calibration samples: batches and masks, streamed statistics, models run layer by layer."""

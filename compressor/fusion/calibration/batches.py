@@ -1,20 +1,24 @@
-"""Calibration samples by what is in them: neither their order, nor batches, nor padding says which of them are used.
+"""Calibration batches, train and held-out.
 
-Every sample has a key, the hash of its real content.  Held-out samples, those of pilots and of residual statistics,
-and the tokens that units are chosen by, are taken by key; so the same samples make the same student.
+Samples are chosen by key, the hash of their content without padding.  So the order of the samples, their batches and
+their padding do not change which samples are held out, used by pilots or counted, and the student stays the same.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from compressor.models.inputs import without_labels
+
 Batch = Mapping[str, Tensor]
 
-#: Inputs that are padded, and the mask that says where.
+#: Inputs that are padded, and the mask of each.
 _PADDED = {
     "input_ids": "attention_mask",
     "token_type_ids": "attention_mask",
@@ -23,37 +27,82 @@ _PADDED = {
 }
 _MASKS = frozenset(_PADDED.values())
 
-
-#: Logits that one call of a model may make.
+#: Most logits that one call of a model makes.
 MOST_CALL_LOGITS = 1 << 24
 
 
-def split_large_batches(batches: Sequence[Batch], answers: Callable[[Batch], int]) -> list[Batch]:
-    """Batches in parts of which none makes more than `MOST_CALL_LOGITS` logits, unless one sample alone does.
+@dataclass(frozen=True, eq=False)
+class CalibrationSet:
+    """Calibration inputs in two parts.
+
+    Attributes:
+        train: batches that weights are fitted to.
+        held_out: batches that choose between fits; may be empty.
+    """
+
+    train: Sequence[Batch]
+    held_out: Sequence[Batch] = ()
+
+    @classmethod
+    def split(cls, batches: Sequence[Batch], share: float) -> CalibrationSet:
+        """Hold out `share` of the samples, at least one; none of fewer than two samples."""
+        keys = [sample_keys(batch) for batch in batches]
+        ranked = sorted(key for batch_keys in keys for key in batch_keys)
+        if len(ranked) < 2:
+            return cls(list(batches))
+        limit = ranked[min(len(ranked) - 2, max(0, round(share * len(ranked)) - 1))]
+        train = _select(batches, keys, lambda key: key > limit)
+        held_out = _select(batches, keys, lambda key: key <= limit)
+        return cls(train, held_out) if train else cls(list(batches))
+
+    @cached_property
+    def all(self) -> list[Batch]:
+        """Train batches, then held-out ones."""
+        return [*self.train, *self.held_out]
+
+    def is_held_out(self, index: int, runs: int = 1) -> bool:
+        """Whether a batch of `all` is held out.
+
+        Args:
+            index: of the batch; of the virtual batch where a layer runs several times.
+            runs: virtual batches per batch.
+        """
+        return index >= len(self.train) * runs
+
+    def subset(self, samples: int) -> list[Batch]:
+        """At most `samples` samples of both parts."""
+        return take_samples(self.all, samples)
+
+    def rebatched(self, size: Callable[[Batch], int]) -> CalibrationSet:
+        """The samples of each part in new batches, sorted by key.
+
+        Args:
+            size: samples of a new batch, given one of the old ones.
+        """
+        return CalibrationSet(sorted_by_key(self.train, size), sorted_by_key(self.held_out, size))
+
+
+def split_large_batches(batches: Sequence[Batch], count_logits: Callable[[Batch], int]) -> list[Batch]:
+    """Split batches so that no call makes more than `MOST_CALL_LOGITS` logits, unless one sample does.
 
     Args:
         batches: inputs [B, ...].
-        answers: how many logits a batch makes.
+        count_logits: logits that a batch makes.
     """
-    found: list[Batch] = []
+    split: list[Batch] = []
     for batch in batches:
-        size = max(1, MOST_CALL_LOGITS // max(1, answers({name: value[:1] for name, value in batch.items()})))
+        size = max(1, MOST_CALL_LOGITS // max(1, count_logits({name: value[:1] for name, value in batch.items()})))
         if size >= _size(batch):
-            found.append(batch)
+            split.append(batch)
             continue
         starts = range(0, _size(batch), size)
-        found += [{name: value[start : start + size] for name, value in batch.items()} for start in starts]
-    return found
-
-
-def without_labels(batch: Batch) -> dict[str, Tensor]:
-    """What a model is given."""
-    return {name: value for name, value in batch.items() if name != "labels"}
+        split += [{name: value[start : start + size] for name, value in batch.items()} for start in starts]
+    return split
 
 
 def sample_keys(batch: Batch) -> list[int]:
-    """One key a sample: 64 bits of the hash of its inputs without padding."""
-    found = []
+    """One key per sample: 64 bits of the hash of its inputs without padding."""
+    keys = []
     inputs = without_labels(batch)
     for index in range(len(next(iter(inputs.values())))):
         digest = hashlib.sha1(usedforsecurity=False)
@@ -64,77 +113,80 @@ def sample_keys(batch: Batch) -> list[int]:
                 value = value[mask[index].bool()]
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        found.append(int.from_bytes(digest.digest()[:8], "big"))
-    return found
-
-
-def hold_out(batches: Sequence[Batch], share: float) -> tuple[list[Batch], int]:
-    """The batches with `share` of the samples in batches of their own at the end.
-
-    Returns:
-        The batches, and how many of the last ones are held out: 0 where there are fewer than two samples.
-    """
-    keys = [sample_keys(batch) for batch in batches]
-    ranked = sorted(key for own in keys for key in own)
-    if len(ranked) < 2:
-        return list(batches), 0
-    limit = ranked[min(len(ranked) - 2, max(0, round(share * len(ranked)) - 1))]
-    train = _where(batches, keys, lambda key: key > limit)
-    held = _where(batches, keys, lambda key: key <= limit)
-    return ([*train, *held], len(held)) if train else (list(batches), 0)
+        keys.append(int.from_bytes(digest.digest()[:8], "big"))
+    return keys
 
 
 def take_samples(batches: Sequence[Batch], samples: int) -> list[Batch]:
-    """As many samples as asked for, those of the greatest keys; all of them if there are fewer."""
+    """The `samples` samples of the greatest keys; all if there are fewer."""
     keys = [sample_keys(batch) for batch in batches]
-    ranked = sorted((key for own in keys for key in own), reverse=True)
+    ranked = sorted((key for batch_keys in keys for key in batch_keys), reverse=True)
     if len(ranked) <= samples:
         return list(batches)
-    return _where(batches, keys, lambda key: key >= ranked[samples - 1])
+    return _select(batches, keys, lambda key: key >= ranked[samples - 1])
 
 
 def sorted_by_key(batches: Sequence[Batch], size: Callable[[Batch], int]) -> list[Batch]:
-    """The same samples in the order of their keys, those of one shape together.
+    """The same samples sorted by key, those of one shape together.
 
     Args:
         batches: inputs [B, ...].
-        size: how many samples of such a batch make a new one; none gets larger than the largest one given.
+        size: samples of a new batch, given one of the old ones; no new batch is larger than the largest old one.
     """
     limit = max(map(_size, batches), default=1)
-    found: list[Batch] = []
+    rebatched: list[Batch] = []
     for group in _by_shape(batches):
         whole = _joined(group)
         keys = sample_keys(whole)
         order = torch.tensor(sorted(range(len(keys)), key=keys.__getitem__))
         parts = order.split(min(limit, size(group[0])))
-        found += [{name: value[part.to(value.device)] for name, value in whole.items()} for part in parts]
-    return found
+        rebatched += [{name: value[part.to(value.device)] for name, value in whole.items()} for part in parts]
+    return rebatched
 
 
-def _where(batches: Sequence[Batch], keys: Sequence[list[int]], kept: Callable[[int], bool]) -> list[Batch]:
-    """The samples that are kept, in batches no larger than the largest one given."""
-    found: list[Batch] = []
-    for batch, own in zip(batches, keys, strict=True):
-        rows = [index for index, key in enumerate(own) if kept(key)]
-        if len(rows) == len(own):
-            found.append(batch)
+def thinned_tokens(keys: Sequence[int], shape: tuple[int, int], mask: Tensor | None, stride: int) -> Tensor:
+    """Choose about one token vector in `stride`; a sample's key gives the first.
+
+    Args:
+        keys: of the samples.
+        shape: samples and tokens of a batch, padding included.
+        mask: its real tokens [B, T]; None if all are real.
+        stride: of the choice.
+
+    Returns:
+        bool, one entry per real token.
+    """
+    samples, tokens = shape
+    starts = torch.tensor([key % stride for key in keys])[:, None]
+    counted = torch.arange(tokens).expand(samples, tokens) if mask is None else mask.long().cumsum(dim=1) - 1
+    selected = (counted + starts) % stride == 0
+    return selected.flatten() if mask is None else selected[mask]
+
+
+def _select(batches: Sequence[Batch], keys: Sequence[list[int]], wanted: Callable[[int], bool]) -> list[Batch]:
+    """The samples whose key is wanted, in batches no larger than the largest one given."""
+    selected: list[Batch] = []
+    for batch, batch_keys in zip(batches, keys, strict=True):
+        rows = [index for index, key in enumerate(batch_keys) if wanted(key)]
+        if len(rows) == len(batch_keys):
+            selected.append(batch)
         elif rows:
-            picked = torch.tensor(rows)
-            found.append({name: value[picked.to(value.device)] for name, value in batch.items()})
-    return _merged(found, max(map(len, keys)))
+            index = torch.tensor(rows)
+            selected.append({name: value[index.to(value.device)] for name, value in batch.items()})
+    return _merged(selected, max(map(len, keys)))
 
 
 def _merged(batches: Sequence[Batch], limit: int) -> list[Batch]:
-    """Batches of one shape put together, up to `limit` samples each: small ones take more calls than work."""
-    found: list[list[Batch]] = []
-    for same in _by_shape(batches):
+    """Batches of one shape joined up to `limit` samples: small batches cost more calls."""
+    groups: list[list[Batch]] = []
+    for same_shape in _by_shape(batches):
         group: list[Batch] = []
-        for batch in same:
+        for batch in same_shape:
             if not group or sum(map(_size, group)) + _size(batch) > limit:
                 group = []
-                found.append(group)
+                groups.append(group)
             group.append(batch)
-    return [_joined(group) for group in found]
+    return [_joined(group) for group in groups]
 
 
 def _by_shape(batches: Sequence[Batch]) -> list[list[Batch]]:
@@ -153,22 +205,3 @@ def _joined(batches: Sequence[Batch]) -> Batch:
 
 def _size(batch: Batch) -> int:
     return len(next(iter(batch.values())))
-
-
-def thinned_tokens(keys: Sequence[int], shape: tuple[int, int], mask: Tensor | None, stride: int) -> Tensor:
-    """Which token vectors stay when about one in `stride` does; a sample's key says with which of them it starts.
-
-    Args:
-        keys: of the samples.
-        shape: samples and tokens of a batch, padding included.
-        mask: its real tokens [B, T], or None when all are.
-        stride: one in how many.
-
-    Returns:
-        bool, one entry a real token.
-    """
-    samples, tokens = shape
-    starts = torch.tensor([key % stride for key in keys])[:, None]
-    counted = torch.arange(tokens).expand(samples, tokens) if mask is None else mask.long().cumsum(dim=1) - 1
-    kept = (counted + starts) % stride == 0
-    return kept.flatten() if mask is None else kept[mask]

@@ -1,8 +1,8 @@
-"""Walking models layer by layer over the calibration batches.
+"""Run a model layer by layer over the calibration batches.
 
-Between layers only hidden states are kept; one layer of one model computes at a time.  Layers are called as their
-model called them: the keyword arguments (masks, positions) are recorded in one pass.  What one layer returns beside
-its hidden states and a later one is given (T5's relative bias) is handed on.
+Only the hidden states between two layers are kept, and one layer of one model computes at a time.  Layers get the
+arguments (masks, positions) with which the model called them, recorded in one pass.  Outputs other than hidden states
+that a later layer takes as an argument (T5's relative bias) are passed on.
 """
 
 from __future__ import annotations
@@ -14,213 +14,250 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressor.anatomy.hooks import first_tensor, hooks, logits_of
-from compressor.fusion.calibration.layer_calls import HandedArgument, LayerCall, call_layer
+from compressor.anatomy.hooks import Tap, first_tensor, hooks, logits_of
+from compressor.fusion.calibration.capture import (
+    HandedArgument,
+    LayerCall,
+    StopForward,
+    call_layer,
+    capture_taps,
+    check_captured,
+    ending_early,
+)
+from compressor.models.inputs import without_labels
 
-#: (module path, "in" or "out"): a tensor to watch.
-Tap = tuple[str, str]
-#: What is done with the watched tensors of one batch.
+#: Callback (batch index, captured tensors).
 OnBatch = Callable[[int, dict[Tap, Tensor]], None]
 
 
-class _Enough(Exception):
-    """Everything watched has been seen; the rest of the forward pass is not needed."""
-
-
 class LayerwiseRunner:
-    """One model over one set of batches.
+    """One model and its hidden states over one set of batches.
 
     Args:
         model: any transformers model, in evaluation mode.
-        stacks: paths of its layers, stack after stack, in order.
-        batches: model inputs; anything that can be iterated again.
+        stacks: paths of its layers in order, one sequence per stack.
+        batches: model inputs.
+        name: of a teacher, whose activations are refused where nothing can be computed with them.
     """
 
     def __init__(
-        self, model: nn.Module, stacks: Sequence[Sequence[str]], batches: Iterable[Mapping[str, Tensor]]
+        self,
+        model: nn.Module,
+        stacks: Sequence[Sequence[str]],
+        batches: Iterable[Mapping[str, Tensor]],
+        name: str | None = None,
     ) -> None:
         self.model = model
+        self.name = name
         self.stacks = tuple(tuple(layers) for layers in stacks)
-        self.batches = [{name: value for name, value in batch.items() if name != "labels"} for batch in batches]
-        #: Hidden states that enter the next layer of the stack that is being walked, batch by batch.
-        self.hidden: list[Tensor] = []
-        #: Those that entered the layer advanced last.
-        self.before: list[Tensor] = []
-        self._calls: list[dict[str, LayerCall]] = []
-        self._returned: list[dict[str, Any]] = [{} for _ in self.batches]
-        #: What the stacks already walked put out.
-        self._done: dict[int, list[Tensor]] = {}
-        #: What layers are given beside their hidden states, that earlier ones returned.
-        self._handed: set[HandedArgument] = set()
-        self._stack = -1
+        self.batches = [without_labels(batch) for batch in batches]
         #: Whether the layers return their hidden states and nothing else.
         self.plain = True
+        #: Hidden states that enter the next layer of the current stack, one tensor per batch.
+        self._hidden: list[Tensor] = []
+        #: Those that entered the last layer advanced over.
+        self._before: list[Tensor] = []
+        self._calls: list[dict[str, LayerCall]] = []
+        self._returned: list[dict[str, Any]] = [{} for _ in self.batches]
+        #: Outputs of the finished stacks.
+        self._finished: dict[int, list[Tensor]] = {}
+        #: Outputs of earlier layers that later layers take as arguments.
+        self._handed: set[HandedArgument] = set()
+        self._stack = -1
+
+    @property
+    def hidden(self) -> Sequence[Tensor]:
+        """Hidden states that enter the next layer, one tensor per batch (per virtual batch of an unrolled layer)."""
+        return self._hidden
 
     @torch.no_grad()
-    def enter(self, stack: int, spots: Sequence[Tap] = (), visit: OnBatch | None = None) -> None:
-        """Run everything before a stack; keeps what enters its first layer and how each layer is called.
+    def start_stack(self, stack: int, taps: Sequence[Tap] = (), on_batch: OnBatch | None = None) -> None:
+        """Run everything before a stack: keep the inputs of its first layer and the arguments of all its layers.
 
-        Stacks walked before are not run again: what they put out is handed through.  Entering the same stack again
-        starts it anew.
+        Finished stacks are not run again.  Starting the same stack twice resets it.
+
+        Args:
+            stack: its index.
+            taps: tensors to capture on the way.
+            on_batch: receives them.
         """
         if stack != self._stack and self._stack >= 0:
-            self._done[self._stack] = self.hidden
+            self._finished[self._stack] = self._hidden
         self._stack, layers = stack, self.stacks[stack]
-        self.hidden, self._calls = [], []
-        self._returned = [{k: v for k, v in one.items() if k not in layers} for one in self._returned]
-        #: The longest batch whose layers were called alike, and whether any were not.
+        self._hidden, self._calls = [], []
+        self._returned = [{k: v for k, v in outputs.items() if k not in layers} for outputs in self._returned]
+        # The longest batch whose layers were called alike, and whether any were not.
         longest, unlike = -1, False
         for index, batch in enumerate(self.batches):
             length = max(value[0].numel() for value in batch.values())
             alike = not unlike and length <= longest
             calls: dict[str, LayerCall] = {}
             returned: dict[str, Any] = {}
-            last = layers[0] if alike else layers[-1]
-            handles = []
-            for layer in layers:
-                module = self.model.get_submodule(layer)
-                recorder = self._recorder(layer, calls, returned, first=layer == layers[0], last=layer == last)
-                handles.append(module.register_forward_pre_hook(recorder, with_kwargs=True))
-                handles.append(module.register_forward_hook(_keeper(layer, returned)))
+            handles = self._recorders(layers, layers[0] if alike else layers[-1], calls, returned)
             with (
                 self._skipping(index), hooks(handles),
-                capture_taps(self.model, spots, stop=False) as seen, ending_early(),
+                capture_taps(self.model, taps, stop=False) as captured, ending_early(),
             ):  # fmt: skip
                 logits_of(self.model, batch)
             if alike:
                 calls = dict.fromkeys(layers, calls[layers[0]])
             else:
-                # Most families call all layers alike: then the first layer's arguments tell the others'.  Windows of
-                # attention do not show in samples that are shorter than they are.
+                # Most families call all layers alike: the first layer's arguments then serve all.  Attention windows do
+                # not show in samples shorter than the window.
                 unlike |= not all(call.same_as(calls[layers[0]]) for call in calls.values())
                 longest = max(longest, length)
             if index == 0:
                 self.plain = bool(returned) and all(isinstance(output, Tensor) for output in returned.values())
             self._calls.append(calls)
-            if visit is not None:
-                visit(index, seen)
+            if self.name is not None:
+                check_captured(self.name, {**captured, (layers[0], "in"): self._hidden[-1]})
+            if on_batch is not None:
+                on_batch(index, captured)
 
-    def run(
-        self, layer: str, spots: Sequence[Tap], visit: OnBatch, *, advance: bool = False, again: bool = False
+    def capture(
+        self, layer: str, taps: Sequence[Tap], on_batch: OnBatch, *, advance: bool = False, again: bool = False
     ) -> None:
-        """Run one layer on the kept hidden states, showing the watched tensors batch by batch.
+        """Run one layer on the current hidden states and capture tensors batch by batch.
 
         Args:
-            layer: path of the layer.
-            spots: what to watch; unless `advance`, the layer stops as soon as all of it was seen.
-            visit: called with the batch index and the watched tensors.
-            advance: keep the layer's output as the hidden states that enter the next layer.
-            again: run on what entered the layer advanced last.
+            layer: its path.
+            taps: tensors to capture; unless `advance`, the layer stops once all are captured.
+            on_batch: receives them.
+            advance: keep the layer's output as the current hidden states.
+            again: run on the hidden states that entered the last layer advanced over.
         """
         module = self.model.get_submodule(layer)
-        entering = self.before if again else list(self.hidden)
-        for index in range(len(self.hidden)):
+        entering = self._before if again else list(self._hidden)
+        for index in range(len(self._hidden)):
             batch = self._batch(index)
-            with torch.no_grad(), capture_taps(self.model, spots, stop=not advance) as seen, ending_early():
+            with torch.no_grad(), capture_taps(self.model, taps, stop=not advance) as captured, ending_early():
                 call = self._calls[batch][layer].filled(self._returned[batch])
                 returned = call_layer(module, call, entering[index])
                 output = first_tensor(returned)
                 if advance and output is not None:
-                    self.hidden[index] = output
-                    self._returned[batch][layer] = self._kept(layer, returned)
-            visit(index, seen)
+                    self._hidden[index] = output
+                    self._returned[batch][layer] = self._without_hidden(layer, returned)
+            if self.name is not None:
+                check_captured(self.name, {**captured, (layer, "out"): self._hidden[index]})
+            on_batch(index, captured)
         if advance:
-            self.before = entering
+            self._before = entering
 
-    def look(self, layer: str, index: int, spot: Tap) -> Tensor:
-        """What one layer shows of one batch at one spot; gradients pass through the layer if they are enabled."""
+    def advance(self, layer: str) -> None:
+        """Run one layer; its output becomes the current hidden states."""
+        self.capture(layer, (), lambda *_: None, advance=True)
+
+    def advance_to(self, hidden: Sequence[Tensor]) -> None:
+        """Make these the current hidden states, one tensor per batch (or virtual batch)."""
+        self._hidden = list(hidden)
+
+    def tap_value(self, layer: str, index: int, tap: Tap) -> Tensor:
+        """One tensor of one batch inside a layer; gradients pass through the layer if enabled."""
         batch = self._batch(index)
-        with capture_taps(self.model, [spot], stop=True) as seen, ending_early():
+        with capture_taps(self.model, [tap], stop=True) as captured, ending_early():
             call = self._calls[batch][layer].filled(self._returned[batch])
-            call_layer(self.model.get_submodule(layer), call, self.hidden[index])
-        return seen[spot]
-
-    def _batch(self, index: int) -> int:
-        """The batch that a virtual one of an unrolled layer belongs to."""
-        return index // (len(self.hidden) // len(self.batches))
+            call_layer(self.model.get_submodule(layer), call, self._hidden[index])
+        return captured[tap]
 
     def unroll(self, layer: str, runs: int) -> None:
-        """For a layer that runs several times: keep what enters every run, one virtual batch a run."""
+        """Of a layer that runs several times, keep the input of every run: one virtual batch per run."""
         entering: list[Tensor] = []
-        for index, start in enumerate(list(self.hidden)):
+        for index, start in enumerate(list(self._hidden)):
             hidden = start
             for _ in range(runs):
                 entering.append(hidden)
-                hidden = self._once(layer, index, hidden)
-        self.hidden = entering
+                hidden = self._run_once(layer, index, hidden)
+        self._hidden = entering
 
-    def roll(self, layer: str, runs: int, start: Sequence[Tensor]) -> None:
-        """Run a layer several times from `start`, one tensor a batch; keeps what comes out last."""
-        self.hidden = list(start)
+    def keep_last_run(self, runs: int) -> None:
+        """Undo `unroll` after the layer: keep the hidden states of the last run."""
+        self._hidden = self._hidden[runs - 1 :: runs]
+
+    def run_repeatedly(self, layer: str, runs: int, start: Sequence[Tensor]) -> None:
+        """Run a layer several times from `start`, one tensor per batch; the last output becomes current."""
+        self._hidden = list(start)
         for index in range(len(self.batches)):
             for _ in range(runs):
-                self.hidden[index] = self._once(layer, index, self.hidden[index])
+                self._hidden[index] = self._run_once(layer, index, self._hidden[index])
 
     @torch.no_grad()
-    def _once(self, layer: str, batch: int, hidden: Tensor) -> Tensor:
+    def capture_tail(self, taps: Sequence[Tap], on_batch: OnBatch) -> None:
+        """Run everything after the layers on the current hidden states and capture tensors batch by batch."""
+        for index in range(len(self.batches)):
+            on_batch(index, self._run_tail(index, taps)[0])
+
+    @torch.no_grad()
+    def logits(self, index: int) -> Tensor:
+        """The logits of one batch, from the current hidden states; all batches' need not fit into memory."""
+        return self._run_tail(index)[1]
+
+    def _batch(self, index: int) -> int:
+        """The batch of a virtual batch."""
+        return index // (len(self._hidden) // len(self.batches))
+
+    @torch.no_grad()
+    def _run_once(self, layer: str, batch: int, hidden: Tensor) -> Tensor:
         call = self._calls[batch][layer].filled(self._returned[batch])
         returned = call_layer(self.model.get_submodule(layer), call, hidden)
-        self._returned[batch][layer] = self._kept(layer, returned)
+        self._returned[batch][layer] = self._without_hidden(layer, returned)
         output = first_tensor(returned)
         return hidden if output is None else output
 
-    def _kept(self, layer: str, returned: Any) -> Any:
-        """What a layer returned without its hidden states, which would pile up layer after layer.
-
-        They stay where a later layer is given them as another argument.
-        """
+    def _without_hidden(self, layer: str, returned: Any) -> Any:
+        """A layer's output without its hidden states, unless a later layer takes them as an argument."""
         if not isinstance(returned, tuple):
             return None
         return returned if HandedArgument(layer, 0) in self._handed else (None, *returned[1:])
 
-    @torch.no_grad()
-    def finish(self, spots: Sequence[Tap], visit: OnBatch) -> None:
-        """Run everything behind the layers on the kept hidden states, showing the watched tensors batch by batch."""
-        for index in range(len(self.batches)):
-            visit(index, self._behind(index, spots)[0])
-
-    @torch.no_grad()
-    def say(self, index: int) -> Tensor:
-        """The logits of a batch, from the kept hidden states; those of all batches need not fit into memory."""
-        return self._behind(index)[1]
-
-    def _behind(self, index: int, spots: Sequence[Tap] = ()) -> tuple[dict[Tap, Tensor], Tensor]:
-        self._done[self._stack] = self.hidden
-        with self._skipping(index), capture_taps(self.model, spots, stop=False) as seen:
+    def _run_tail(self, index: int, taps: Sequence[Tap] = ()) -> tuple[dict[Tap, Tensor], Tensor]:
+        self._finished[self._stack] = self._hidden
+        with self._skipping(index), capture_taps(self.model, taps, stop=False) as captured:
             logits = logits_of(self.model, self.batches[index])
-        return seen, logits
+        return captured, logits
 
-    def _recorder(
+    def _recorders(
+        self, layers: Sequence[str], last: str, calls: dict[str, LayerCall], returned: dict[str, Any]
+    ) -> list[Any]:
+        """Hooks that record the calls and outputs of layers and end the pass at the call of `last`."""
+        handles = []
+        for layer in layers:
+            module = self.model.get_submodule(layer)
+            recorder = self._call_recorder(layer, calls, returned, first=layer == layers[0], last=layer == last)
+            handles.append(module.register_forward_pre_hook(recorder, with_kwargs=True))
+            handles.append(module.register_forward_hook(_output_recorder(layer, returned)))
+        return handles
+
+    def _call_recorder(
         self, layer: str, calls: dict[str, LayerCall], returned: dict[str, Any], *, first: bool, last: bool
     ) -> Any:
         def handed(value: Any) -> Any:
-            """An argument, or where it came from if an earlier layer returned it."""
+            """An argument, or its origin if an earlier layer returned it."""
             if isinstance(value, Tensor):
                 for source, output in returned.items():
                     places = enumerate(output) if isinstance(output, tuple) else ()
-                    for place, other in places:
-                        if other is value:
-                            found = HandedArgument(source, place)
-                            self._handed.add(found)
-                            return found
+                    for place, tensor in places:
+                        if tensor is value:
+                            argument = HandedArgument(source, place)
+                            self._handed.add(argument)
+                            return argument
             return value
 
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if layer in calls:
                 return  # a shared layer is called alike every time
             by_name = None if args else next(name for name, value in kwargs.items() if isinstance(value, Tensor))
-            given = {name: handed(value) for name, value in kwargs.items() if name != by_name}
-            calls[layer] = LayerCall(tuple(map(handed, args[1:])), given, by_name)
+            keywords = {name: handed(value) for name, value in kwargs.items() if name != by_name}
+            calls[layer] = LayerCall(tuple(map(handed, args[1:])), keywords, by_name)
             if first:
-                self.hidden.append(args[0] if args else kwargs[by_name or ""])
+                self._hidden.append(args[0] if args else kwargs[by_name or ""])
             if last:
-                raise _Enough
+                raise StopForward
 
         return hook
 
     @contextmanager
     def _skipping(self, index: int) -> Iterator[None]:
-        """Let every layer walked hand through the hidden states kept, in the shape in which it returns them."""
+        """Let the layers of finished stacks return their kept output instead of computing."""
         modules: list[nn.Module] = []
 
         def passing(layer: str, hidden: Tensor) -> Callable[..., Any]:
@@ -228,10 +265,10 @@ class LayerwiseRunner:
             return lambda *_, **__: (hidden, *template[1:]) if isinstance(template, tuple) else hidden
 
         try:
-            for stack, kept in self._done.items():
+            for stack, outputs in self._finished.items():
                 for layer in self.stacks[stack]:
                     module = self.model.get_submodule(layer)
-                    module.forward = passing(layer, kept[index])
+                    module.forward = passing(layer, outputs[index])
                     modules.append(module)
             yield
         finally:
@@ -240,48 +277,8 @@ class LayerwiseRunner:
                     del module.forward
 
 
-@contextmanager
-def capture_taps(model: nn.Module, spots: Sequence[Tap], *, stop: bool = False) -> Iterator[dict[Tap, Tensor]]:
-    """Fill a dict with the watched tensors while the model runs; `stop` ends the pass once all were seen.
-
-    Of a module that is called several times (keys of tokens, then of relative positions) the first call counts.
-    """
-    seen: dict[Tap, Tensor] = {}
-
-    def note(spot: Tap, value: Tensor | None) -> None:
-        if value is not None:
-            seen.setdefault(spot, value)
-        if stop and len(seen) == len(spots):
-            raise _Enough
-
-    def before(spot: Tap) -> Any:
-        return lambda _, args, kwargs: note(spot, first_tensor(args) if args else first_tensor(kwargs))
-
-    def after(spot: Tap) -> Any:
-        return lambda _, __, output: note(spot, first_tensor(output))
-
-    handles = []
-    for spot in spots:
-        module = model.get_submodule(spot[0])
-        if spot[1] == "in":
-            handles.append(module.register_forward_pre_hook(before(spot), with_kwargs=True))
-        else:
-            handles.append(module.register_forward_hook(after(spot)))
-    with hooks(handles):
-        yield seen
-
-
-def _keeper(layer: str, returned: dict[str, Any]) -> Any:
+def _output_recorder(layer: str, returned: dict[str, Any]) -> Any:
     def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
         returned[layer] = output
 
     return hook
-
-
-@contextmanager
-def ending_early() -> Iterator[None]:
-    """Go on behind a forward pass that ended because everything watched was seen."""
-    try:
-        yield
-    except _Enough:
-        return

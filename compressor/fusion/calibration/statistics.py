@@ -1,6 +1,6 @@
-"""Gram statistics, streamed: everything that costs and least squares need, in memory that no sample count enlarges.
+"""Streamed sums for ground costs and least squares; memory does not grow with the number of samples.
 
-Products are taken in the precision of the activations, batch by batch, and summed in float64.
+Products are computed in the precision of the activations, batch by batch, and summed in float64.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-#: Columns that a product of rows with themselves takes at once.
+#: Columns of one block of `self_product`.
 GRAM_BLOCK = 384
 
 
@@ -40,18 +40,18 @@ class Gram:
 
 
 class Regression:
-    """Sums for a least-squares fit of outputs from inputs that arrive in batches.
+    """Sums for least squares of outputs on inputs that arrive in batches.
 
-    Rows are taken about an origin near their mean, so that products in single precision lose nothing to cancellation.
+    Rows are shifted by an origin near their mean, so that products in single precision do not cancel.
 
     Attributes:
-        gram: Σ uᵀu, [n, n] float64, u about the origin.
-        cross: Σ uᵀy, [n, m] float64, y about the origin.
+        gram: Σ uᵀu, [n, n] float64, u = inputs - origin.
+        cross: Σ uᵀy, [n, m] float64, y = outputs - origin.
         inputs, outputs: Σ u [n] and Σ y [m], float64.
         energy: Σ |y|².
-        precision: of the rows, machine epsilon.
+        precision: machine epsilon of the rows.
         count: rows seen.
-        origin: (u₀ [n], y₀ [m]), or None for the true origin.
+        origin: (inputs [n], outputs [m]); None for zero.
     """
 
     def __init__(self, inputs: int, outputs: int, origin: tuple[Tensor, Tensor] | None = None) -> None:
@@ -77,7 +77,7 @@ class Regression:
         self.count += inputs.shape[0]
 
     def __add__(self, other: Regression) -> Regression:
-        """The sums over both sets of rows; both must have the same origin."""
+        """The sums over both sets of rows, which have the same origin."""
         merged = Regression(self.cross.shape[0], self.cross.shape[1], self.origin)
         for name in ("gram", "cross", "inputs", "outputs", "energy", "count"):
             setattr(merged, name, getattr(self, name) + getattr(other, name))
@@ -86,26 +86,26 @@ class Regression:
 
 
 def self_product(values: Tensor) -> Tensor:
-    """xᵀx of rows [T, n] in their precision, [n, n]; of a large one only what does not mirror is multiplied."""
+    """xᵀx of rows [T, n] in their precision, [n, n]; a large product computes one triangle."""
     size = values.shape[1]
     if size <= GRAM_BLOCK:
         return values.T @ values
-    found = torch.empty(size, size, dtype=values.dtype, device=values.device)
+    product = torch.empty(size, size, dtype=values.dtype, device=values.device)
     for start in range(0, size, GRAM_BLOCK):
         stop = min(start + GRAM_BLOCK, size)
         block = values[:, start:stop].T @ values[:, start:]
-        found[start:stop, start:] = block
-        found[stop:, start:stop] = block[:, stop - start :].T
-    return found
+        product[start:stop, start:] = block
+        product[stop:, start:stop] = block[:, stop - start :].T
+    return product
 
 
 def token_rows(values: Tensor, mask: Tensor | None) -> Tensor:
     """Token vectors [T, n] of a batch [B, ..., n], without padding (mask [B, T])."""
     flat = values.reshape(-1, values.shape[-1])
-    # What is not one vector a token (a pooled sample, a table of positions) has no padding.
+    # Values that are not one vector per token (a pooled sample, a table of positions) have no padding.
     return flat if mask is None or mask.numel() != len(flat) else flat[mask.reshape(-1)]
 
 
-def stacked_grams(parts: Sequence[Tensor]) -> Tensor:
-    """Join the coordinates of several teachers: [T, n_1], [T, n_2], ... -> [T, N]."""
+def join_coordinates(parts: Sequence[Tensor]) -> Tensor:
+    """Coordinates of several teachers side by side: [T, n_1], [T, n_2], ... -> [T, N]."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=-1)

@@ -1,12 +1,11 @@
-"""Token filters: which tokens' activations coordinates are compared by (Imfeld et al., 2024, section 4.3).
+"""Token filters: choose the tokens whose activations are compared (Imfeld et al., 2024, section 4.3).
 
-A filter is written `name` or `name:argument`, and each is one small function under its name in `TOKEN_FILTERS`.
-Padding never counts, whatever the filter says.
+A filter is written `name` or `name:argument`; each is one function in `TOKEN_FILTERS`.  Padding never counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,95 +15,103 @@ from torch import Tensor
 from compressor.anatomy import Anatomy
 from compressor.anatomy.hooks import logits_of
 from compressor.errors import UserError
-from compressor.fusion.calibration.batches import sample_keys, without_labels
-from compressor.fusion.calibration.layerwise import capture_taps
+from compressor.fusion.calibration.batches import Batch, sample_keys
+from compressor.fusion.calibration.capture import capture_taps
 from compressor.fusion.teacher import FusionTeacher
+from compressor.models.inputs import without_labels
 from compressor.transport import Registry
 
-Batch = Mapping[str, Tensor]
 #: By batch and stack, which tokens [B, T] count; None where all of them do.
 TokenMasks = list[tuple[Tensor, ...]] | None
 
 
 @dataclass(frozen=True, eq=False)
 class FilterInput:
-    """What a filter may look at.
+    """Input of a token filter.
 
     Attributes:
         batches: calibration inputs.
-        anatomy: says how many stacks of tokens there are.
-        sources: the teachers.
-        argument: what stands behind the colon, or None.
+        anatomy: has the stacks of tokens.
+        teachers: to be compared.
+        argument: the text after the colon, or None.
     """
 
     batches: Sequence[Batch]
     anatomy: Anatomy
-    sources: Sequence[FusionTeacher]
+    teachers: Sequence[FusionTeacher]
     argument: str | None
 
     @cached_property
     def shapes(self) -> list[tuple[tuple[int, int], ...]]:
         """By batch and stack, samples and tokens."""
-        spots = [(stack.layers[0], "in") for stack in self.anatomy.stacks]
-        first = self.sources[0]
-        found: list[tuple[tuple[int, int], ...]] = []
+        taps = [(stack.layers[0], "in") for stack in self.anatomy.stacks]
+        first = self.teachers[0]
+        shapes: list[tuple[tuple[int, int], ...]] = []
         lengths: dict[tuple[int, ...], tuple[int, ...]] = {}
         for batch in self.batches:
             inputs = without_labels(batch)
             size = len(next(iter(inputs.values())))
             key = tuple(dim for value in inputs.values() for dim in value.shape[1:])
             if key not in lengths:
-                with capture_taps(first.model, [(first.own(module), end) for module, end in spots]) as seen:
+                with capture_taps(first.model, [(first.local_name(module), end) for module, end in taps]) as captured:
                     logits_of(first.model, {name: value[:1] for name, value in inputs.items()})
-                lengths[key] = tuple(seen[first.own(module), end].shape[-2] for module, end in spots)
-            found.append(tuple((size, length) for length in lengths[key]))
-        return found
+                lengths[key] = tuple(captured[first.local_name(module), end].shape[-2] for module, end in taps)
+            shapes.append(tuple((size, length) for length in lengths[key]))
+        return shapes
 
-    def number(self, low: float, high: float, what: str) -> float:
-        """The argument as a number within [low, high]; UserError says what it should be."""
+    def number(self, low: float, high: float, expected: str) -> float:
+        """The argument as a number.
+
+        Raises:
+            UserError: it is not a number in [low, high]; the message names the `expected` one.
+        """
         try:
             value = float(self.argument or "")
         except ValueError:
             value = float("nan")
         if not low <= value <= high:
-            raise UserError(f"the token filter needs {what} behind a colon, not {self.argument!r}")
+            raise UserError(f"the token filter needs {expected} behind a colon, not {self.argument!r}")
         return value
 
 
 TOKEN_FILTERS: Registry[Callable[[FilterInput], TokenMasks]] = Registry("token filter")
 
 
-def token_masks(name: str, sources: Sequence[FusionTeacher], anatomy: Anatomy, batches: Sequence[Batch]) -> TokenMasks:
-    """The masks of the filter that `name` (with its argument) stands for.
+def token_masks(name: str, teachers: Sequence[FusionTeacher], anatomy: Anatomy, batches: Sequence[Batch]) -> TokenMasks:
+    """The masks of a filter.
+
+    Args:
+        name: of the filter, with its argument.
+        teachers, anatomy, batches: see `FilterInput`.
 
     Raises:
         UserError: no filter has that name, its argument is wrong, or it does not fit the model.
     """
     kind, colon, argument = name.partition(":")
-    return TOKEN_FILTERS.get(kind)(FilterInput(batches, anatomy, sources, argument if colon else None))
+    return TOKEN_FILTERS.get(kind)(FilterInput(batches, anatomy, teachers, argument if colon else None))
 
 
 @TOKEN_FILTERS.register("all")
-def every_token(choice: FilterInput) -> TokenMasks:
+def every_token(filter_input: FilterInput) -> TokenMasks:
     """All tokens."""
     return None
 
 
 @TOKEN_FILTERS.register("class")
-def first_token(choice: FilterInput) -> TokenMasks:
+def first_token(filter_input: FilterInput) -> TokenMasks:
     """The first token of every sample, which carries the class in ViT and BERT."""
-    return _each(choice, lambda samples, tokens, _: (torch.arange(tokens) == 0).expand(samples, tokens))
+    return _each(filter_input, lambda samples, tokens, _: (torch.arange(tokens) == 0).expand(samples, tokens))
 
 
 @TOKEN_FILTERS.register("window")
-def centre_window(choice: FilterInput) -> TokenMasks:
-    """The N × N patches in the middle; tokens that are no patches (class, registers) are kept as they are."""
-    config = choice.sources[0].model.config
+def centre_window(filter_input: FilterInput) -> TokenMasks:
+    """The N × N central patches, and all tokens that are no patches (class, registers)."""
+    config = filter_input.teachers[0].model.config
     image, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
     if not isinstance(image, int) or not isinstance(patch, int):
         raise UserError(f"the token filter 'window' needs square images in patches, and {config.model_type} has none")
     grid = image // patch
-    n = int(choice.number(1, grid, f"a number of patches from 1 to {grid}, such as window:{max(1, grid // 2)},"))
+    n = int(filter_input.number(1, grid, f"a number of patches from 1 to {grid}, such as window:{max(1, grid // 2)},"))
     start = (grid - n) // 2
     inside = torch.zeros(grid, grid, dtype=torch.bool)
     inside[start : start + n, start : start + n] = True
@@ -114,52 +121,54 @@ def centre_window(choice: FilterInput) -> TokenMasks:
             raise UserError(
                 f"the token filter 'window' found {tokens} tokens where there should be {grid * grid} patches"
             )
-        others = torch.ones(tokens - grid * grid, dtype=torch.bool)
-        return torch.cat([others, inside.flatten()]).expand(samples, tokens)
+        prefix = torch.ones(tokens - grid * grid, dtype=torch.bool)
+        return torch.cat([prefix, inside.flatten()]).expand(samples, tokens)
 
-    return _each(choice, mask)
+    return _each(filter_input, mask)
 
 
 @TOKEN_FILTERS.register("random")
-def random_tokens(choice: FilterInput) -> TokenMasks:
-    """A share of each sample's real tokens, drawn by the sample's content: the same in any order, batch and padding."""
-    share = choice.number(1e-6, 1, "a share above 0 and at most 1, such as random:0.25,")
+def random_tokens(filter_input: FilterInput) -> TokenMasks:
+    """A share of each sample's real tokens, drawn from a generator seeded by the sample's key."""
+    share = filter_input.number(1e-6, 1, "a share above 0 and at most 1, such as random:0.25,")
 
     def mask(samples: int, tokens: int, batch: Batch) -> Tensor:
         drawn = torch.zeros(samples, tokens, dtype=torch.bool)
         masks = (batch.get(name) for name in ("attention_mask", "decoder_attention_mask"))
-        real = next((own for own in masks if own is not None and own.shape[1] == tokens), torch.ones(samples, tokens))
+        real = next((m for m in masks if m is not None and m.shape[1] == tokens), torch.ones(samples, tokens))
         for row, key in enumerate(sample_keys(batch)):
             places = real[row].nonzero().flatten()
             order = torch.randperm(len(places), generator=torch.Generator().manual_seed(key % 2**63))
             drawn[row, places[order[: max(1, round(share * len(places)))]]] = True
         return drawn
 
-    return _each(choice, mask)
+    return _each(filter_input, mask)
 
 
 @TOKEN_FILTERS.register("loss")
-def easy_samples(choice: FilterInput) -> TokenMasks:
+def easy_samples(filter_input: FilterInput) -> TokenMasks:
     """All tokens of samples on which the ensemble's loss is below a threshold in nats.
 
-    The loss is the cross-entropy with the labels where the batches have any, else with the ensemble's own answer.
+    The loss is the cross-entropy with the labels, or with the ensemble's prediction where batches have none.
     """
-    limit = choice.number(0, float("inf"), "a loss in nats, such as loss:0.5,")
-    losses = [_losses(choice, batch) for batch in choice.batches]
+    limit = filter_input.number(0, float("inf"), "a loss in nats, such as loss:0.5,")
+    losses = [_losses(filter_input, batch) for batch in filter_input.batches]
     if not any(bool((loss < limit).any()) for loss in losses):
         least = min(float(loss.min()) for loss in losses)
-        raise UserError(f"the token filter loss:{choice.argument} leaves no sample: the least loss is {least:.3g}")
+        raise UserError(
+            f"the token filter loss:{filter_input.argument} leaves no sample: the least loss is {least:.3g}"
+        )
     return [
         tuple((loss < limit)[:, None].expand(shape) for shape in shapes)
-        for shapes, loss in zip(choice.shapes, losses, strict=True)
+        for shapes, loss in zip(filter_input.shapes, losses, strict=True)
     ]
 
 
-def _losses(choice: FilterInput, batch: Batch) -> Tensor:
-    """Cross-entropy of the ensemble by sample, [B]; of tokens the mean."""
+def _losses(filter_input: FilterInput, batch: Batch) -> Tensor:
+    """Cross-entropy of the ensemble per sample [B], the mean over its tokens."""
     inputs = without_labels(batch)
     probabilities = torch.stack(
-        [source.weight * logits_of(source.model, inputs).double().softmax(-1) for source in choice.sources]
+        [teacher.weight * logits_of(teacher.model, inputs).double().softmax(-1) for teacher in filter_input.teachers]
     ).sum(0)
     labels = batch.get("labels")
     if labels is None or labels.shape != probabilities.shape[:-1]:
@@ -168,8 +177,8 @@ def _losses(choice: FilterInput, batch: Batch) -> Tensor:
     return loss if loss.dim() == 1 else loss.flatten(1).mean(1)
 
 
-def _each(choice: FilterInput, mask: Callable[[int, int, Batch], Tensor]) -> TokenMasks:
+def _each(filter_input: FilterInput, mask: Callable[[int, int, Batch], Tensor]) -> TokenMasks:
     return [
         tuple(mask(samples, tokens, batch) for samples, tokens in shapes)
-        for batch, shapes in zip(choice.batches, choice.shapes, strict=True)
+        for batch, shapes in zip(filter_input.batches, filter_input.shapes, strict=True)
     ]

@@ -1,1 +1,1 @@
-"""What heads and hidden units are compared by: activations or weights."""
+"""Features by which coordinates are compared: activations over calibration tokens, or weights."""

@@ -1,4 +1,4 @@
-"""Moments that maps of inner spaces are made from; each is made when it is asked for, since few maps need all."""
+"""Moments from which maps of inner spaces are made; each is computed on first use, since few maps need all."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class SpaceStatistics:
 
     Args:
         outgoing: transported outgoing weights [N, m].
-        variance: makes the mean squares of the coordinates [N].
-        gram: makes their second moments [N, N].
-        cross: makes their moments with the transported target of their readers [N, m].
+        variance: computes the mean squares of the coordinates [N].
+        gram: computes their second moments [N, N].
+        cross: computes their moments with the transported target of their readers [N, m].
     """
 
     def __init__(
@@ -52,30 +52,30 @@ class SpaceStatistics:
 
 
 class HeadStatistics:
-    """What heads and their channels are matched by, all teachers pooled: n query heads, g groups, d channels.
+    """Moments of heads and their channels, all teachers pooled: n query heads, g groups, d channels.
 
     Args:
         outgoing: transported weights of the output projections [Σ n·d, m].
         head_dim: d.
-        carry: makes the second moments of what the output projections read [Σ n·d, Σ n·d].
-        queries: makes those of the queries [Σ n·d, Σ n·d].
-        keys: makes those of the keys [Σ g·d, Σ g·d].
+        outputs: computes the second moments of head outputs, the inputs of the output projections [Σ n·d, Σ n·d].
+        queries: computes those of the queries [Σ n·d, Σ n·d].
+        keys: computes those of the keys [Σ g·d, Σ g·d].
     """
 
     def __init__(
         self,
         outgoing: Tensor,
         head_dim: int,
-        carry: Callable[[], Tensor],
+        outputs: Callable[[], Tensor],
         queries: Callable[[], Tensor],
         keys: Callable[[], Tensor],
     ) -> None:
         self.outgoing, self.head_dim = outgoing, head_dim
-        self._carry, self._queries, self._keys = carry, queries, keys
+        self._outputs, self._queries, self._keys = outputs, queries, keys
 
     @cached_property
-    def carry(self) -> Tensor:
-        return self._carry()
+    def outputs(self) -> Tensor:
+        return self._outputs()
 
     @cached_property
     def queries(self) -> Tensor:
@@ -87,20 +87,20 @@ class HeadStatistics:
 
     @cached_property
     def contributions(self) -> Tensor:
-        """Inner products between what query heads add to the residual stream, [Σ n, Σ n].
+        """Inner products between the query heads' contributions to the residual stream, [Σ n, Σ n].
 
         A channel adds a_i(t)·w_i; the products' mean over tokens is (aᵀa) ∘ (wwᵀ), summed over both heads' channels.
         """
-        products = self.carry * (self.outgoing @ self.outgoing.T)
+        products = self.outputs * (self.outgoing @ self.outgoing.T)
         heads = products.shape[0] // self.head_dim
         return products.reshape(heads, self.head_dim, heads, self.head_dim).sum(dim=(1, 3))
 
 
 class Features(Protocol):
-    """How a space's coordinates are compared."""
+    """How the coordinates of a space are compared."""
 
     def space(self, name: str) -> SpaceStatistics:
-        """Moments of what the space's readers see, and of the target that they serve."""
+        """Moments of the inputs of a space's reader, and of its transported target."""
 
     def heads(self, name: str) -> HeadStatistics:
-        """Moments of queries, keys and head outputs of an attention space."""
+        """Moments of the queries, keys and head outputs of an attention space."""

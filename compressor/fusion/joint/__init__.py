@@ -1,1 +1,1 @@
-"""Fusion without an anchor: candidates of maps and shapes, judged on held-out samples."""
+"""Fusion without an anchor: candidates of maps and shapes, compared on held-out samples."""

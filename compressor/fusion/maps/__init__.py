@@ -1,1 +1,1 @@
-"""Transport maps of the residual stream, of hidden units and of experts."""
+"""Maps of the residual stream, of hidden units, heads and experts."""

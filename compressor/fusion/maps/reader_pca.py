@@ -1,7 +1,7 @@
 """Components of the residual stream that its readers would miss most.
 
-Principal components keep what the stream has most of, read or not.  What matters is what the linear modules that read
-the stream would put out if all they had of it were m components.
+Principal components keep the most energy, whether or not it is read.  These components instead minimise the change in
+the outputs of the linear modules that read the stream.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import Tensor
 READER_STEPS = 15
 #: How often a step that gains nothing is halved before the descent ends.
 HALVINGS = 4
-#: Share of the largest moment below which a direction of the stream is empty: what little is there would need weights
-#: so large that the first step of a finetune overwrites it.
+#: Share of the largest moment below which a direction of the stream is empty: its weights would have to be so large
+#: that the first step of a finetune overwrites them.
 EMPTY_DIRECTION = 1e-6
-#: What a direction of the stream counts by its energy alone, as a share of what it counts if all is read alike.
+#: Weight of a direction's energy alone, as a share of the weight it would have if everything were read alike.
 UNREAD = 1e-6
 
 
@@ -28,7 +28,7 @@ class StreamRead:
     """One place where the stream is read.
 
     Attributes:
-        moments: C, joint second moments of what is read there [N, N], all teachers' coordinates side by side.
+        moments: C, joint second moments of the stream there [N, N], all teachers' coordinates side by side.
         readers: of each teacher G = Σ W Wᵀ over the modules that read it there [n_k, n_k], W [n_k, outputs].
     """
 
@@ -37,20 +37,19 @@ class StreamRead:
 
 
 def read_components(reads: Sequence[StreamRead], root: Tensor, start: Tensor) -> Tensor:
-    """An orthonormal basis of which readers miss as little as possible; never more than of the one begun with.
+    """An orthonormal basis with the least loss for the readers, never more than that of the start.
 
-    What they miss is Σ_j tr G_j (C_j - C_j P (Pᵀ C_j P)⁻¹ Pᵀ C_j), the stream being told from z = Pᵀx by least squares.
-    Steps alternate: at every read what tells the stream from its components is R_j; given those, steps of the basis
-    that lessen Σ_j tr G_j (I - R_j Pᵀ) C_j (I - P R_jᵀ) are preconditioned with the mean moments.
+    The loss is Σ_j tr G_j (C_j - C_j P (Pᵀ C_j P)⁻¹ Pᵀ C_j): the stream is recovered from z = Pᵀx by least squares.
+    Steps alternate: at every read the least-squares recovery is R_j; given those, the basis descends on
+    Σ_j tr G_j (I - R_j Pᵀ) C_j (I - P R_jᵀ), preconditioned with the mean moments.
 
     Args:
         reads: where the stream is read.
-        root: √α of every coordinate [N], which it is multiplied by.
+        root: √α of every coordinate [N], by which it is multiplied.
         start: an orthonormal basis to begin with [N, m].
 
     Returns:
-        The basis [N, m], the components in the order of their mean square; the one begun with where nothing is known
-        of readers, or if it leaves nothing out.
+        The basis [N, m], components sorted by mean square; the start if there are no reads or if it loses nothing.
     """
     if not reads:
         return start
@@ -61,64 +60,64 @@ def read_components(reads: Sequence[StreamRead], root: Tensor, start: Tensor) ->
     if start.shape[1] >= int(filled.sum()):
         return start
     values, vectors = values[filled], vectors[:, filled]
-    begun = [(*_look(weighted, one), one) for one in (start, _as_if_alike(weighted, values, vectors, start.shape[1]))]
-    best, slope, basis = min(begun, key=lambda one: one[0])
+    starts = (start, _basis_of_mean(weighted, values, vectors, start.shape[1]))
+    loss, step, basis = min(((*_loss_and_step(weighted, each), each) for each in starts), key=lambda entry: entry[0])
     for _ in range(READER_STEPS):
-        step = vectors @ ((vectors.T @ slope) / values[:, None])
+        move = vectors @ ((vectors.T @ step) / values[:, None])
         for _ in range(HALVINGS):
-            tried = torch.linalg.qr(basis + step)[0]
-            value, following = _look(weighted, tried)
-            if value < best:
+            trial = torch.linalg.qr(basis + move)[0]
+            trial_loss, trial_step = _loss_and_step(weighted, trial)
+            if trial_loss < loss:
                 break
-            step = step / 2
+            move = move / 2
         else:
             break
-        basis, best, slope = tried, value, following
+        basis, loss, step = trial, trial_loss, trial_step
     return basis @ torch.linalg.eigh(basis.T @ mean @ basis)[1].flip(1)
 
 
-def _as_if_alike(reads: Sequence[StreamRead], values: Tensor, vectors: Tensor, m: int) -> Tensor:
+def _basis_of_mean(reads: Sequence[StreamRead], values: Tensor, vectors: Tensor, m: int) -> Tensor:
     """The best basis [N, m] if the stream had its mean moments, given by their eigenvalues, at every read.
 
-    A basis that holds what nobody reads is a saddle, which descent may not leave: this one does not.
+    A basis of directions that nobody reads is a saddle, which descent may not leave; this one avoids it.
     """
     spread = vectors * values.sqrt()
-    # Among what is not read, what there is most of comes first.
-    asked = UNREAD * sum(_energy(read) for read in reads) * torch.diag(values)
+    # Unread directions are ordered by their energy.
+    weights = UNREAD * sum(_energy(read) for read in reads) * torch.diag(values)
     for read in reads:
-        asked += spread.T @ _asked(read, spread)
-    return torch.linalg.qr((vectors / values.sqrt()) @ torch.linalg.eigh(asked)[1].flip(1)[:, :m])[0]
+        weights += spread.T @ _read(read, spread)
+    return torch.linalg.qr((vectors / values.sqrt()) @ torch.linalg.eigh(weights)[1].flip(1)[:, :m])[0]
 
 
 def _weighted(read: StreamRead, root: Tensor) -> StreamRead:
-    """With a trace of one, and G with what that takes from C: the stream's unit tells nothing."""
+    """C with a trace of one and G times the old trace: the scale of the stream does not matter."""
     moments = root[:, None] * read.moments.double() * root
     scale = moments.diagonal().sum().clamp(min=1e-30)
-    return StreamRead(moments / scale, tuple(scale * one for one in read.readers))
+    return StreamRead(moments / scale, tuple(scale * reader for reader in read.readers))
 
 
 def _energy(read: StreamRead) -> float:
-    """tr G C: of all that readers put out."""
-    ends = torch.tensor([len(one) for one in read.readers]).cumsum(0).tolist()
-    own = [slice(end - len(one), end) for end, one in zip(ends, read.readers, strict=True)]
-    return sum(float((one * read.moments[k, k]).sum()) for one, k in zip(read.readers, own, strict=True))
+    """tr G C: the energy of all that readers put out."""
+    ends = torch.tensor([len(reader) for reader in read.readers]).cumsum(0).tolist()
+    slices = [slice(end - len(reader), end) for end, reader in zip(ends, read.readers, strict=True)]
+    return sum(float((reader * read.moments[k, k]).sum()) for reader, k in zip(read.readers, slices, strict=True))
 
 
-def _asked(read: StreamRead, values: Tensor) -> Tensor:
+def _read(read: StreamRead, values: Tensor) -> Tensor:
     """G x for columns [N, c] of all teachers' coordinates."""
-    parts = values.split([len(one) for one in read.readers])
-    return torch.cat([one @ part for one, part in zip(read.readers, parts, strict=True)])
+    parts = values.split([len(reader) for reader in read.readers])
+    return torch.cat([reader @ part for reader, part in zip(read.readers, parts, strict=True)])
 
 
-def _look(reads: Sequence[StreamRead], basis: Tensor) -> tuple[float, Tensor]:
-    """What is missed at all reads, and the way for the basis that lessens it."""
+def _loss_and_step(reads: Sequence[StreamRead], basis: Tensor) -> tuple[float, Tensor]:
+    """The loss over all reads, and a step of the basis that lessens it."""
     total, slope, curvature = 0.0, torch.zeros_like(basis), torch.zeros(basis.shape[1], basis.shape[1]).to(basis)
     for read in reads:
-        told = read.moments @ basis
-        back = told @ torch.linalg.pinv(basis.T @ told, rtol=1e-12, hermitian=True)
-        asked = _asked(read, back)
-        inner = back.T @ asked
-        total += _energy(read) - float((asked * told).sum())
-        slope += read.moments @ (asked - basis @ inner)
+        shared = read.moments @ basis
+        recovery = shared @ torch.linalg.pinv(basis.T @ shared, rtol=1e-12, hermitian=True)
+        recovered = _read(read, recovery)
+        inner = recovery.T @ recovered
+        total += _energy(read) - float((recovered * shared).sum())
+        slope += read.moments @ (recovered - basis @ inner)
         curvature += inner
     return total, slope @ torch.linalg.pinv(curvature, rtol=1e-12, hermitian=True)

@@ -18,29 +18,28 @@ from compressor.fusion.maps.reader_pca import StreamRead, read_components
 from compressor.transport import (  # fmt: skip
     COSTS,
     Coupling,
+    CouplingOptions,
     Moments,
     Registry,
     barycentre,
     from_selection,
-    ground_cost,
-    solve,
 )
 
 
 @dataclass(frozen=True, eq=False)
 class ResidualProblem:
-    """What a residual map is made from.
+    """The input of a residual map.
 
     Attributes:
-        gram: joint second moments of all teachers' residual coordinates [N, N], teacher after teacher; those of a given
-            anchor, if there is one, stand last.
+        gram: joint second moments of all teachers' residual coordinates [N, N], teacher after teacher, then the
+            anchor's if there is one.
         sizes: n_k, coordinates of each teacher.
         weights: α_k, sum to one.
         m: the student's coordinates.
         centred: whether teachers' residuals have zero mean over coordinates and the student's norm centres too.
         rotatable: whether residual coordinates may be rotated (canonical form).
-        cost, solver, epsilon: how couplings are solved.
-        reads: where the stream is read, if the map asks for it and it is known.
+        coupling: how coordinates are coupled.
+        reads: where the stream is read; empty if unknown.
     """
 
     gram: Tensor
@@ -49,25 +48,23 @@ class ResidualProblem:
     m: int
     centred: bool
     rotatable: bool
-    cost: str = "euclidean"
-    solver: str = "emd"
-    epsilon: float = 0.05
+    coupling: CouplingOptions = field(default_factory=CouplingOptions)
     reads: Sequence[StreamRead] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class ResidualMap:
-    """One map per teacher; pushes carry the teachers' weights: z = Σ_k push_kᵀ x_k, x_k ≈ pull_k z.
+    """One map per teacher; pushes include the teachers' weights: z = Σ_k push_kᵀ x_k, x_k ≈ pull_k z.
 
     Attributes:
         maps: per teacher.
-        couplings: the transport plans behind the maps; empty for maps that are no transport.
-        norm_scale: what the student's norms must multiply by to stand in for the teachers' norms.
+        couplings: the transport plans of the maps; empty for maps that are no transport.
+        norm_scale: what the student's norms must multiply by to replace the teachers' norms.
     """
 
     maps: tuple[Map, ...]
     couplings: tuple[Coupling, ...] = ()
-    norm_scale: float = field(default=1.0)
+    norm_scale: float = 1.0
 
 
 RESIDUAL_MAPS: Registry[Callable[[ResidualProblem], ResidualMap]] = Registry("residual map")
@@ -77,12 +74,13 @@ RESIDUAL_MAPS: Registry[Callable[[ResidualProblem], ResidualMap]] = Registry("re
 def transport_barycentre(problem: ResidualProblem) -> ResidualMap:
     """Couple every teacher's coordinates to a free-support Wasserstein barycentre of them all."""
     n = sum(problem.sizes)
-    gram = gram_for(problem.cost, problem.gram[:n, :n])
-    found = barycentre(
-        gram, problem.sizes, problem.m, alphas=problem.weights, solver=problem.solver, epsilon=problem.epsilon,
+    options = problem.coupling
+    gram = gram_for(options.cost, problem.gram[:n, :n])
+    centre = barycentre(
+        gram, problem.sizes, problem.m, alphas=problem.weights, solver=options.solver, epsilon=options.epsilon,
         free_targets=True, space="residual",
     )  # fmt: skip
-    return _scaled(problem, pooled_maps(found.couplings, problem.weights), found.couplings)
+    return _with_norm_scale(problem, pooled_maps(centre.couplings, problem.weights), centre.couplings)
 
 
 @RESIDUAL_MAPS.register("slice")
@@ -91,25 +89,25 @@ def evenly_spaced_coordinates(problem: ResidualProblem) -> ResidualMap:
     couplings = tuple(
         from_selection(torch.linspace(0, n - 1, problem.m).round().long(), n, space="residual") for n in problem.sizes
     )
-    return _scaled(problem, pooled_maps(couplings, problem.weights, scatter=True), couplings)
+    return _with_norm_scale(problem, pooled_maps(couplings, problem.weights, scatter=True), couplings)
 
 
 @RESIDUAL_MAPS.register("importance")
 def most_important_coordinates(problem: ResidualProblem) -> ResidualMap:
-    """Keep the coordinates that vary most, whosever they are: importance slicing, or transplanting of neurons."""
+    """Keep the coordinates of any teacher that vary most: importance slicing, or transplanting of neurons."""
     n = sum(problem.sizes)
-    share = torch.cat([torch.full((k,), a) for k, a in zip(problem.sizes, problem.weights, strict=True)]).double()
-    kept = (share * problem.gram.diagonal()[:n]).argsort(descending=True)[: problem.m].sort().values
-    plans = from_selection(kept, n, space="residual").plan.split(list(problem.sizes))
+    shares = torch.cat([torch.full((k,), a) for k, a in zip(problem.sizes, problem.weights, strict=True)]).double()
+    selected = (shares * problem.gram.diagonal()[:n]).argsort(descending=True)[: problem.m].sort().values
+    plans = from_selection(selected, n, space="residual").plan.split(list(problem.sizes))
     couplings = tuple(Coupling(plan, plan.sum(1), plan.sum(0), None, "selection", "residual") for plan in plans)
-    return _scaled(problem, tuple(Map(one.push(), one.pull()) for one in couplings), couplings)
+    return _with_norm_scale(problem, tuple(Map(each.push(), each.pull()) for each in couplings), couplings)
 
 
 @RESIDUAL_MAPS.register("principal")
 def principal_components(problem: ResidualProblem) -> ResidualMap:
     """Principal components of all teachers' residual activations together; an orthogonal map, no transport.
 
-    Behind centring norms the student's coordinates must have zero mean too: m - 1 components are then embedded in the
+    Under centring norms the student's coordinates must have zero mean too: m - 1 components are then embedded in the
     zero-mean subspace of R^m.
     """
     return _projected(problem, _principal_basis(problem))
@@ -117,56 +115,17 @@ def principal_components(problem: ResidualProblem) -> ResidualMap:
 
 @RESIDUAL_MAPS.register("readers")
 def read_components_map(problem: ResidualProblem) -> ResidualMap:
-    """Components of which the readers of the residual stream miss least; like principal ones, orthogonal.
+    """The components that the readers of the residual stream would miss most; an orthogonal map, no transport.
 
-    Where nothing is known of the readers (without data; a space that no linear module reads) they are the principal
-    components.
+    Where no reads are known (without data; a space that no linear module reads) they are the principal components.
     """
     basis = _principal_basis(problem)
     return _projected(problem, read_components(problem.reads, _roots_of_weights(problem), basis))
 
 
-def _principal_basis(problem: ResidualProblem) -> Tensor:
-    """Orthonormal, [N, m], or as many columns as are left of m."""
-    _, vectors = torch.linalg.eigh(_weighted(problem))
-    return vectors.flip(1)[:, : problem.m - 1 if problem.centred else problem.m]
-
-
-def _projected(problem: ResidualProblem, basis: Tensor) -> ResidualMap:
-    """The orthogonal map to the components on a basis of all teachers' coordinates, each counted by its weight."""
-    root = _roots_of_weights(problem)
-    gram = problem.gram[: len(root), : len(root)]
-    if problem.centred:
-        basis = basis @ zero_mean_basis(problem.m).T
-    elif basis.shape[1] < problem.m:
-        basis = torch.nn.functional.pad(basis, (0, problem.m - basis.shape[1]))
-    push = root[:, None] * basis
-    # x_k is best read back from z by least squares, since a teacher with little weight has little of z.
-    joint = push.T @ gram @ push
-    pull = gram @ push @ torch.linalg.pinv(joint, rtol=1e-9, hermitian=True)
-    return _scaled(problem, _split(push, pull, problem.sizes), ())
-
-
-def energy_left_out(problem: ResidualProblem) -> float:
-    """The share of the teachers' residual energy that m common principal components leave out, in [0, 1]."""
-    values = torch.linalg.eigvalsh(_weighted(problem)).clamp(min=0).flip(0)
-    return 1 - float(values[: problem.m].sum() / values.sum().clamp(min=1e-30))
-
-
-def _weighted(problem: ResidualProblem) -> Tensor:
-    """The teachers' joint second moments, each teacher counted by its weight."""
-    root = _roots_of_weights(problem)
-    return root[:, None] * problem.gram[: len(root), : len(root)] * root[None, :]
-
-
-def _roots_of_weights(problem: ResidualProblem) -> Tensor:
-    parts = [torch.full((n,), math.sqrt(a)) for n, a in zip(problem.sizes, problem.weights, strict=True)]
-    return torch.cat(parts).double()
-
-
 @RESIDUAL_MAPS.register("anchor")
 def given_anchor(problem: ResidualProblem) -> ResidualMap:
-    """Couple every teacher's coordinates to those of a given trained model, with uniform marginals (the paper's way).
+    """Couple every teacher's coordinates to those of a trained model, with uniform marginals (as in the paper).
 
     Raises:
         UserError: there is no anchor.
@@ -177,11 +136,16 @@ def given_anchor(problem: ResidualProblem) -> ResidualMap:
     diagonal = problem.gram.diagonal()
     couplings = []
     for start, size in zip(_starts(problem.sizes), problem.sizes, strict=True):
-        own = slice(start, start + size)
-        moments = Moments(diagonal[own], diagonal[n:], problem.gram[own, n:])
-        cost = ground_cost(problem.cost, moments)
-        couplings.append(solve(problem.solver, cost, epsilon=problem.epsilon, space="residual"))
-    return _scaled(problem, pooled_maps(couplings, problem.weights), tuple(couplings))
+        rows = slice(start, start + size)
+        moments = Moments(diagonal[rows], diagonal[n:], problem.gram[rows, n:])
+        couplings.append(problem.coupling.couple(moments, space="residual"))
+    return _with_norm_scale(problem, pooled_maps(couplings, problem.weights), tuple(couplings))
+
+
+def energy_left_out(problem: ResidualProblem) -> float:
+    """The share of the teachers' residual energy outside m common principal components, in [0, 1]."""
+    values = torch.linalg.eigvalsh(_weighted_gram(problem)).clamp(min=0).flip(0)
+    return 1 - float(values[: problem.m].sum() / values.sum().clamp(min=1e-30))
 
 
 def zero_mean_basis(m: int) -> Tensor:
@@ -197,8 +161,8 @@ def zero_mean_basis(m: int) -> Tensor:
 def pooled_maps(couplings: Sequence[Coupling], weights: Sequence[float], *, scatter: bool = False) -> tuple[Map, ...]:
     """Push and pull of couplings to one shared support.
 
-    A student's coordinate is the mean of everything coupled to it, each teacher's mass weighted by α; so where free
-    marginals leave a teacher out, the others stand in for it.
+    A student's coordinate is the mean of everything coupled to it, each teacher's mass weighted by α; where free
+    marginals leave a teacher out, the others replace it.
 
     Args:
         couplings: one per teacher, all to the same m targets.
@@ -213,17 +177,13 @@ def pooled_maps(couplings: Sequence[Coupling], weights: Sequence[float], *, scat
     )
 
 
-def _starts(sizes: Sequence[int]) -> list[int]:
-    return [sum(sizes[:k]) for k in range(len(sizes))]
-
-
 def gram_for(cost: str, gram: Tensor) -> Tensor:
-    """The Gram matrix in which squared distances are what a barycentre under this ground cost minimises.
+    """The Gram matrix whose squared distances a barycentre under this ground cost minimises.
 
-    Cosine looks at directions alone: every coordinate is brought to unit norm.
+    Cosine compares directions alone: every coordinate is scaled to unit norm.
 
     Raises:
-        UserError: no ground cost has that name, or means alone would tell it.
+        UserError: no ground cost has that name, or it needs means.
     """
     COSTS.get(cost)
     if cost == "correlation":
@@ -234,14 +194,47 @@ def gram_for(cost: str, gram: Tensor) -> Tensor:
     return gram / torch.outer(norms, norms)
 
 
-def _split(push: Tensor, pull: Tensor, sizes: Sequence[int]) -> tuple[Map, ...]:
-    pairs = zip(push.split(list(sizes)), pull.split(list(sizes)), strict=True)
-    return tuple(Map(one.contiguous(), other.contiguous()) for one, other in pairs)
+def _principal_basis(problem: ResidualProblem) -> Tensor:
+    """Orthonormal, [N, m] or fewer columns."""
+    _, vectors = torch.linalg.eigh(_weighted_gram(problem))
+    return vectors.flip(1)[:, : problem.m - 1 if problem.centred else problem.m]
 
 
-def _scaled(problem: ResidualProblem, maps: tuple[Map, ...], couplings: tuple[Coupling, ...]) -> ResidualMap:
+def _projected(problem: ResidualProblem, basis: Tensor) -> ResidualMap:
+    """The orthogonal map to a basis of all teachers' coordinates, each teacher weighted by α."""
+    root = _roots_of_weights(problem)
+    gram = problem.gram[: len(root), : len(root)]
+    if problem.centred:
+        basis = basis @ zero_mean_basis(problem.m).T
+    elif basis.shape[1] < problem.m:
+        basis = torch.nn.functional.pad(basis, (0, problem.m - basis.shape[1]))
+    push = root[:, None] * basis
+    # x_k is recovered from z by least squares, since a teacher of little weight has little part in z.
+    joint = push.T @ gram @ push
+    pull = gram @ push @ torch.linalg.pinv(joint, rtol=1e-9, hermitian=True)
+    pairs = zip(push.split(list(problem.sizes)), pull.split(list(problem.sizes)), strict=True)
+    maps = tuple(Map(teacher_push.contiguous(), teacher_pull.contiguous()) for teacher_push, teacher_pull in pairs)
+    return _with_norm_scale(problem, maps, ())
+
+
+def _weighted_gram(problem: ResidualProblem) -> Tensor:
+    """The teachers' joint second moments, each teacher weighted by α."""
+    root = _roots_of_weights(problem)
+    return root[:, None] * problem.gram[: len(root), : len(root)] * root[None, :]
+
+
+def _roots_of_weights(problem: ResidualProblem) -> Tensor:
+    parts = [torch.full((n,), math.sqrt(a)) for n, a in zip(problem.sizes, problem.weights, strict=True)]
+    return torch.cat(parts).double()
+
+
+def _starts(sizes: Sequence[int]) -> list[int]:
+    return [sum(sizes[:k]) for k in range(len(sizes))]
+
+
+def _with_norm_scale(problem: ResidualProblem, maps: tuple[Map, ...], couplings: tuple[Coupling, ...]) -> ResidualMap:
     """Add the norm scale: rms of a student's coordinate over rms of a teacher's (both norms divide by theirs)."""
-    push = torch.cat([one.push for one in maps])
+    push = torch.cat([mapping.push for mapping in maps])
     gram = problem.gram[: len(push), : len(push)]
     student = float((push * (gram @ push)).sum()) / problem.m
     diagonals = gram.diagonal().split(list(problem.sizes))

@@ -1,53 +1,196 @@
-"""The problems that a job's residual maps solve: one for every residual and embedding space."""
+"""Statistics of the teachers' residual streams and their readers, from which residual maps are made."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from compressor.fusion.calibration.batches import take_samples
+import torch
+from torch import Tensor
+
+from compressor.anatomy import Anatomy, LinearOp, Norm
+from compressor.anatomy.hooks import Tap, logits_of
+from compressor.anatomy.queries import space_taps
+from compressor.fusion.calibration.batches import Batch
+from compressor.fusion.calibration.capture import capture_taps, check_captured
+from compressor.fusion.calibration.masks import Masks
+from compressor.fusion.calibration.statistics import Gram, join_coordinates, token_rows
 from compressor.fusion.context import FusionContext
 from compressor.fusion.features.weight_features import space_weight_gram
+from compressor.fusion.maps.reader_pca import StreamRead
 from compressor.fusion.maps.residual import ResidualProblem
-from compressor.fusion.maps.stream_statistics import space_grams, space_reads
-from compressor.fusion.plan import BuildPlan
+from compressor.fusion.plan import is_folded, wide_spaces
+from compressor.fusion.teacher import FusionTeacher
+from compressor.models.inputs import without_labels
 
 #: Calibration samples from which residual maps are made: every layer's tokens count, so few are enough.
 RESIDUAL_SAMPLES = 128
+#: Weight of the stream itself at every read, in modules: norms divide by its size, and writers are fitted to it.
+STREAM_WEIGHT = 3
 
 
-def residual_problems(job: FusionContext) -> dict[str, ResidualProblem]:
-    """Joint statistics of every residual and embedding space; an anchor's coordinates stand behind the teachers'."""
-    models = [*job.sources, *([job.guide] if job.guide is not None else [])]
-    wide = BuildPlan(job.anatomy).wide
-    if job.calibration is None or not job.from_activations:
-        grams = {space: space_weight_gram(models, space) for space in wide}
+def residual_problems(context: FusionContext) -> dict[str, ResidualProblem]:
+    """The problem of every residual and embedding space; an anchor's coordinates come after the teachers'."""
+    models = [*context.teachers, *([context.anchor] if context.anchor is not None else [])]
+    spaces = wide_spaces(context.anatomy)
+    if context.calibration is None or not context.from_activations:
+        grams = {space: space_weight_gram(models, space) for space in spaces}
     else:
-        grams = space_grams(models, job.anatomy, wide, take_samples(job.calibration, RESIDUAL_SAMPLES))
-    alignment = job.options.alignment
+        grams = space_grams(models, context.anatomy, spaces, context.calibration.subset(RESIDUAL_SAMPLES))
     return {
         space: ResidualProblem(
             gram=grams[space],
-            sizes=[source.space(space).size for source in job.sources],
-            weights=[source.weight for source in job.sources],
-            m=job.anatomy.spaces[space].size,
-            centred=space in job.anatomy.centred and job.anatomy.rotatable(space),
-            rotatable=job.anatomy.rotatable(space),
-            cost=alignment.cost,
-            solver=alignment.solver,
-            epsilon=alignment.epsilon,
+            sizes=[teacher.space(space).size for teacher in context.teachers],
+            weights=[teacher.weight for teacher in context.teachers],
+            m=context.anatomy.spaces[space].size,
+            centred=space in context.anatomy.centred and context.anatomy.rotatable(space),
+            rotatable=context.anatomy.rotatable(space),
+            coupling=context.coupling,
         )
-        for space in wide
+        for space in spaces
     }
 
 
-def with_reads(job: FusionContext, problems: Mapping[str, ResidualProblem]) -> dict[str, ResidualProblem]:
-    """The problems with what reads each space; the teachers run once more, since few maps ask for that.
+def with_reads(context: FusionContext, problems: Mapping[str, ResidualProblem]) -> dict[str, ResidualProblem]:
+    """The problems with their reads; a second pass of the teachers, which few maps need.
 
     Args:
-        job: has calibration samples.
+        context: has calibration samples.
         problems: by space.
     """
-    assert job.calibration is not None
-    reads = space_reads(job.sources, job.anatomy, list(problems), take_samples(job.calibration, RESIDUAL_SAMPLES))
+    assert context.calibration is not None
+    samples = context.calibration.subset(RESIDUAL_SAMPLES)
+    reads = space_reads(context.teachers, context.anatomy, list(problems), samples)
     return {space: replace(problem, reads=reads[space]) for space, problem in problems.items()}
+
+
+@torch.no_grad()
+def space_grams(
+    teachers: Sequence[FusionTeacher], anatomy: Anatomy, spaces: Sequence[str], batches: Sequence[Batch]
+) -> dict[str, Tensor]:
+    """Joint second moments of all teachers' coordinates over all depths, {residual or embedding space: [Σ n_k, Σ n_k]}.
+
+    Every depth counts alike: its moments are divided by the teachers' mean square there (weighted by α), which grows
+    along the residual stream while the norms that read it cancel the growth.  Teachers of unequal depth are captured at
+    corresponding layers: `anatomy` is the student's.
+    """
+    taps = {space: space_taps(anatomy, space) for space in spaces}
+    masks = Masks(batches, anatomy)
+    grams: dict[tuple[str, Tap], Gram] = {}
+    for index, batch in enumerate(batches):
+        for place, values in _joint_values(teachers, taps, masks, index, batch):
+            grams.setdefault(place, Gram(values.shape[1])).add(values)
+    moments = {}
+    for space in spaces:
+        sizes = [teacher.space(space).size for teacher in teachers]
+        share = torch.cat([torch.full((n,), t.weight / n) for n, t in zip(sizes, teachers, strict=True)])
+        total = torch.zeros(sum(sizes), sum(sizes), dtype=torch.float64)
+        for tap in taps[space]:
+            moment = grams[space, tap].second_moment()
+            total += moment / (moment.diagonal() @ share.double()).clamp(min=1e-30)
+        moments[space] = total / len(taps[space])
+    return moments
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Linear modules that read the stream at one place, in the student's names.
+
+    Attributes:
+        tap: the stream before their norm, or before themselves where the norm is not rotatable.
+        ops: the modules.
+        norm: of a tied head, the norm before it, which keeps its scale.
+    """
+
+    tap: Tap
+    ops: tuple[LinearOp, ...]
+    norm: Norm | None
+
+
+@torch.no_grad()
+def space_reads(
+    teachers: Sequence[FusionTeacher], anatomy: Anatomy, spaces: Sequence[str], batches: Sequence[Batch]
+) -> dict[str, list[StreamRead]]:
+    """Every place where linear modules read residual or embedding spaces, {space: reads}.
+
+    Every module of every teacher counts alike, since its G is divided by the energy of its output; the stream itself,
+    which norms and writers need, counts like `STREAM_WEIGHT` modules at every place.  A head counts by the differences
+    between its classes, since softmax cancels their mean.  A layer that runs several times counts by its first run.
+    """
+    readings = {space: _readings(anatomy, space, teachers[0]) for space in spaces}
+    masks = Masks(batches, anatomy)
+    grams: dict[tuple[str, Tap], Gram] = {}
+    for index, batch in enumerate(batches):
+        taps = [reading.tap for space_readings in readings.values() for reading in space_readings]
+        captured = [_capture(teacher, taps, batch) for teacher in teachers]
+        for space, space_readings in readings.items():
+            for tap in (reading.tap for reading in space_readings):
+                # A head may read several tokens side by side.
+                parts = [
+                    token_rows(values[tap], masks.of(index, tap[0])).reshape(-1, teacher.space(space).size)
+                    for teacher, values in zip(teachers, captured, strict=True)
+                ]
+                joint = join_coordinates(parts)
+                grams.setdefault((space, tap), Gram(joint.shape[1])).add(joint)
+    return {
+        space: [
+            _stream_read(teachers, space, reading, grams.pop((space, reading.tap)).second_moment())
+            for reading in space_readings
+        ]
+        for space, space_readings in readings.items()
+    }
+
+
+def _joint_values(
+    teachers: Sequence[FusionTeacher], taps: Mapping[str, Sequence[Tap]], masks: Masks, index: int, batch: Batch
+) -> Iterator[tuple[tuple[str, Tap], Tensor]]:
+    """One batch's coordinates of all teachers [T, Σ n_k], by space and tap."""
+    captured = [_capture(teacher, [tap for group in taps.values() for tap in group], batch) for teacher in teachers]
+    for space, group in taps.items():
+        for tap in group:
+            yield (space, tap), join_coordinates([token_rows(v[tap], masks.of(index, tap[0])) for v in captured])
+
+
+def _capture(teacher: FusionTeacher, taps: Sequence[Tap], batch: Batch) -> dict[Tap, Tensor]:
+    """One teacher's tensors, by the student's taps."""
+    local = [(teacher.local_name(module), end) for module, end in taps]
+    with capture_taps(teacher.model, list(dict.fromkeys(local))) as captured:
+        logits_of(teacher.model, without_labels(batch))
+    check_captured(teacher.name, captured)
+    return {tap: captured[local_tap] for tap, local_tap in zip(taps, local, strict=True)}
+
+
+def _readings(anatomy: Anatomy, space: str, teacher: FusionTeacher) -> list[_Reading]:
+    readings: dict[Tap, _Reading] = {}
+    for op in anatomy.steps:
+        weight = teacher.tensor(op.weight)
+        if op.reads != space or weight is None or weight.dim() != 2:
+            continue
+        before = [norm for norm in anatomy.norms if norm.space == space and op.module in norm.readers]
+        norm = before[0] if before and anatomy.rotatable(space) else None
+        tap: Tap = (op.module if norm is None else norm.module, "in")
+        known = readings.get(tap)
+        scaling = norm if norm is not None and not is_folded(anatomy, norm) else None
+        readings[tap] = _Reading(tap, (*(known.ops if known else ()), op), scaling)
+    return list(readings.values())
+
+
+def _stream_read(teachers: Sequence[FusionTeacher], space: str, reading: _Reading, moments: Tensor) -> StreamRead:
+    readers, start = [], 0
+    for teacher in teachers:
+        size = teacher.space(space).size
+        block = moments[start : start + size, start : start + size]
+        total = STREAM_WEIGHT * torch.eye(size).to(block) / block.diagonal().sum().clamp(min=1e-30)
+        for op in reading.ops:
+            weight = teacher.read_weight(op).double()
+            if op.writes is None and weight.shape[1] > 1:
+                weight = weight - weight.mean(1, keepdim=True)
+            if reading.norm is not None:
+                scale = teacher.tensor(f"{reading.norm.module}.weight")
+                assert scale is not None
+                weight = (scale + 1 - reading.norm.unit_scale)[:, None] * weight
+            gram = torch.stack([part @ part.T for part in weight.split(size)]).sum(0)
+            total += gram / (gram * block).sum().clamp(min=1e-30)
+        readers.append(total)
+        start += size
+    return StreamRead(moments, tuple(readers))

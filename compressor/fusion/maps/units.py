@@ -1,13 +1,13 @@
 """Maps of hidden units: which of the teachers' units, or which means of them, become the student's.
 
 Each method is one function from the pooled statistics of a space to one coupling per teacher, under a name in
-`UNIT_MAPS`.  Units may be single coordinates (FFN) or whole groups of channels (attention heads): `block` says.
+`UNIT_MAPS`.  A unit is `block` coordinates: one (FFN), or the channels of an attention head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,11 +15,11 @@ from torch import Tensor
 from compressor.anatomy import Map
 from compressor.fusion.features.base import SpaceStatistics
 from compressor.fusion.maps.residual import gram_for, pooled_maps
-from compressor.transport import Coupling, Registry, barycentre, from_importance, from_selection
+from compressor.transport import Coupling, CouplingOptions, Registry, barycentre, from_importance, from_selection
 
-#: Ridge of the regressions that choose units, relative to the mean variance: only differences of error matter there.
+#: Ridge of the regressions that choose units, relative to the mean variance.
 SELECTION_RIDGE = 1e-4
-#: Choices of units after which what they explain is taken out of the moments: few enough to stay in the cache.
+#: Units chosen between two updates of the moments: few enough to stay in the cache.
 SELECTED_TOGETHER = 64
 #: The barycentre of units stops when a move of its support gains less than this share.
 SELECTION_TOLERANCE = 1e-2
@@ -27,7 +27,7 @@ SELECTION_TOLERANCE = 1e-2
 
 @dataclass(frozen=True, eq=False)
 class UnitProblem:
-    """What hidden units are matched by.
+    """The input of a map of units.
 
     Attributes:
         name: of the space.
@@ -36,8 +36,8 @@ class UnitProblem:
         weights: α per teacher.
         units: units of the student.
         block: coordinates per unit: 1, or the channels of a head (group).
-        cost, solver, epsilon: how couplings are solved.
-        likeness: makes the inner products between blocks; None for single units.
+        coupling: how coordinates are coupled.
+        likeness: computes the inner products between blocks; None for single units.
     """
 
     name: str
@@ -46,24 +46,22 @@ class UnitProblem:
     weights: Sequence[float]
     units: int
     block: int = 1
-    cost: str = "euclidean"
-    solver: str = "emd"
-    epsilon: float = 0.05
+    coupling: CouplingOptions = field(default_factory=CouplingOptions)
     likeness: Callable[[], Tensor] | None = None
 
     def importance(self) -> Tensor:
-        """Mean square of what each unit adds to the residual stream, [N / block]; channels taken as independent."""
-        added = self.statistics.variance * self.statistics.outgoing.square().sum(1)
-        return added.reshape(-1, self.block).sum(1)
+        """Mean square of each unit's contribution to the residual stream, [N / block], of independent channels."""
+        contributions = self.statistics.variance * self.statistics.outgoing.square().sum(1)
+        return contributions.reshape(-1, self.block).sum(1)
 
     def unit_gram(self) -> Tensor:
-        """Inner products that units are compared by, [N / block, N / block]: activations, or what blocks add."""
+        """Inner products of units, [N / block, N / block]: of activations, or of blocks' contributions."""
         return self.statistics.gram if self.likeness is None else self.likeness()
 
 
 @dataclass(frozen=True, eq=False)
 class UnitMap:
-    """Per teacher, how its units reach the student's: push and pull [units_k, units], and the couplings behind them."""
+    """Per teacher, push and pull of its units [units_k, units], and the couplings they come from."""
 
     maps: tuple[Map, ...]
     couplings: tuple[Coupling, ...]
@@ -74,7 +72,7 @@ UNIT_MAPS: Registry[Callable[[UnitProblem], UnitMap]] = Registry("inner map")
 
 @UNIT_MAPS.register("select")
 def select_units(problem: UnitProblem) -> UnitMap:
-    """Choose units from all teachers by how much they reduce the refit error: partial transport, the rest stays.
+    """Choose the units of all teachers that reduce the refit error most: partial transport.
 
     Greedily forward, on Gram matrices: single units by orthogonal matching pursuit, heads as whole blocks.
     """
@@ -84,21 +82,22 @@ def select_units(problem: UnitProblem) -> UnitMap:
 
 @UNIT_MAPS.register("transport")
 def transport_units(problem: UnitProblem) -> UnitMap:
-    """Couple all teachers' units to their barycentre; mass follows what a unit adds to the residual stream."""
+    """Couple all teachers' units to their barycentre; a unit's mass is its contribution to the residual stream."""
     units = [size // problem.block for size in problem.sizes]
     importance = problem.importance().clamp(min=1e-12).split(units)
     marginals = [from_importance(part, space=problem.name) for part in importance]
-    found = barycentre(
-        gram_for(problem.cost, problem.unit_gram()), units, problem.units, alphas=problem.weights, marginals=marginals,
-        solver=problem.solver, epsilon=problem.epsilon, free_targets=True, tolerance=SELECTION_TOLERANCE,
+    options = problem.coupling
+    centre = barycentre(
+        gram_for(options.cost, problem.unit_gram()), units, problem.units, alphas=problem.weights, marginals=marginals,
+        solver=options.solver, epsilon=options.epsilon, free_targets=True, tolerance=SELECTION_TOLERANCE,
         space=problem.name,
     )  # fmt: skip
-    return UnitMap(pooled_maps(found.couplings, problem.weights), found.couplings)
+    return UnitMap(pooled_maps(centre.couplings, problem.weights), centre.couplings)
 
 
 @UNIT_MAPS.register("importance")
 def most_important_units(problem: UnitProblem) -> UnitMap:
-    """Keep the units that add most to the residual stream, whosever they are: importance slicing, quick and rough."""
+    """Keep the units of any teacher that contribute most to the stream: importance slicing, quick and rough."""
     return chosen_units(problem, problem.importance().argsort(descending=True)[: problem.units].sort().values)
 
 
@@ -113,54 +112,54 @@ def evenly_spaced_units(problem: UnitProblem) -> UnitMap:
 
 
 def restricted_to(method: Callable[[UnitProblem], UnitMap], problem: UnitProblem, owners: Sequence[bool]) -> UnitMap:
-    """A method's map of some teachers' units alone; of everybody's where those are fewer than the student's.
+    """A method's map of some teachers' units alone; of all teachers' where those are fewer than the student's.
 
     Args:
         method: a registered one.
         problem: with every teacher's units pooled.
-        owners: whose units may be taken.
+        owners: per teacher, whether its units may be taken.
     """
     units = [size // problem.block for size in problem.sizes]
-    mine = torch.cat([torch.full((count,), owner) for count, owner in zip(units, owners, strict=True)])
-    if all(owners) or int(mine.sum()) < problem.units:
+    allowed = torch.cat([torch.full((count,), owner) for count, owner in zip(units, owners, strict=True)])
+    if all(owners) or int(allowed.sum()) < problem.units:
         return method(problem)
-    likeness, chosen = problem.likeness, mine.nonzero().flatten()
-    whole = sum(weight for weight, owner in zip(problem.weights, owners, strict=True) if owner)
-    alone = replace(
+    likeness, index = problem.likeness, allowed.nonzero().flatten()
+    total = sum(weight for weight, owner in zip(problem.weights, owners, strict=True) if owner)
+    restricted = replace(
         problem,
-        statistics=problem.statistics.of(mine.repeat_interleave(problem.block).nonzero().flatten()),
+        statistics=problem.statistics.of(allowed.repeat_interleave(problem.block).nonzero().flatten()),
         sizes=[size for size, owner in zip(problem.sizes, owners, strict=True) if owner],
-        weights=[weight / whole for weight, owner in zip(problem.weights, owners, strict=True) if owner],
-        likeness=None if likeness is None else lambda: likeness()[chosen[:, None], chosen[None, :]],
+        weights=[weight / total for weight, owner in zip(problem.weights, owners, strict=True) if owner],
+        likeness=None if likeness is None else lambda: likeness()[index[:, None], index[None, :]],
     )
-    found = method(alone)
-    given = iter(zip(found.maps, found.couplings, strict=True))
-    both = [next(given) if owner else _nothing(problem, count) for count, owner in zip(units, owners, strict=True)]
-    return UnitMap(tuple(one for one, _ in both), tuple(coupling for _, coupling in both))
-
-
-def _nothing(problem: UnitProblem, count: int) -> tuple[Map, Coupling]:
-    """Of a teacher with so many units none is taken."""
-    none = torch.zeros(count, problem.units, dtype=torch.float64)
-    return Map(none, none), Coupling(none, none.sum(1), none.sum(0), None, "selection", problem.name)
+    solved = method(restricted)
+    solved_pairs = iter(zip(solved.maps, solved.couplings, strict=True))
+    pairs = [next(solved_pairs) if owner else _empty(problem, n) for n, owner in zip(units, owners, strict=True)]
+    return UnitMap(tuple(mapping for mapping, _ in pairs), tuple(coupling for _, coupling in pairs))
 
 
 def chosen_units(problem: UnitProblem, chosen: Tensor) -> UnitMap:
-    """Student unit j is pooled unit chosen[j], from whichever teacher owns it."""
+    """Student unit j is pooled unit chosen[j], of the teacher that owns it."""
     units = [size // problem.block for size in problem.sizes]
     whole = from_selection(chosen, sum(units), space=problem.name)
     plans = whole.plan.split(units)
     couplings = tuple(Coupling(plan, plan.sum(1), plan.sum(0), None, "selection", problem.name) for plan in plans)
-    # A chosen unit has no rival, so its teacher's α must not shrink it.
+    # A chosen unit is not averaged, so its teacher's α must not shrink it.
     return UnitMap(tuple(Map(coupling.push(), coupling.pull()) for coupling in couplings), couplings)
 
 
-def _pursue(problem: UnitProblem) -> Tensor:
-    """Orthogonal matching pursuit: each time the unit that explains most of what is left of the readers' target.
+def _empty(problem: UnitProblem, units: int) -> tuple[Map, Coupling]:
+    """The map of a teacher none of whose units is taken."""
+    zeros = torch.zeros(units, problem.units, dtype=torch.float64)
+    return Map(zeros, zeros), Coupling(zeros, zeros.sum(1), zeros.sum(0), None, "selection", problem.name)
 
-    What is left of the target C and of every other unit follows from one column of a pivoted Cholesky factorisation
-    G ≈ LLᵀ per choice, so a twin of a chosen unit is worth nothing any more: the target that is left is C - LE, where
-    a row of E is what a choice explains.  A few choices at a time are taken out of G and C for good, by one product.
+
+def _pursue(problem: UnitProblem) -> Tensor:
+    """Orthogonal matching pursuit: choose the unit that explains most of the residual of the readers' target, repeat.
+
+    The residuals of the target C and of every other unit follow from one column of a pivoted Cholesky factorisation
+    G ≈ LLᵀ per choice, so a twin of a chosen unit becomes worthless: the target's residual is C - LE, where a row of E
+    is what a choice explains.  Every `SELECTED_TOGETHER` choices are subtracted from G and C by one product.
     """
     gram, cross = problem.statistics.gram.clone(), problem.statistics.cross.clone()
     count = len(gram)
@@ -182,8 +181,8 @@ def _pursue(problem: UnitProblem) -> Tensor:
         explained = (cross[unit] - before @ explains[:step]) / scale
         column = torch.addmv(gram[unit], factor[:step].T, before, alpha=-1) / scale
         column[unit] = scale
-        met = torch.addmv(cross @ explained, factor[:step].T, explains[:step] @ explained, alpha=-1)
-        power -= column * (2 * met - column * explained.square().sum())
+        overlap = torch.addmv(cross @ explained, factor[:step].T, explains[:step] @ explained, alpha=-1)
+        power -= column * (2 * overlap - column * explained.square().sum())
         variance -= column.square()
         factor[step], explains[step] = column, explained
         free[unit] = False
@@ -191,12 +190,12 @@ def _pursue(problem: UnitProblem) -> Tensor:
 
 
 def _choose_forward(problem: UnitProblem) -> Tensor:
-    """Greedy forward choice of blocks: each time the head that explains most of what is left of the target."""
+    """Greedy forward choice of blocks: always the head that reduces the error of the target most."""
     gram, target, block = problem.statistics.gram, problem.statistics.cross, problem.block
     count = gram.shape[0] // block
     if problem.units >= count:
         return torch.arange(count)
-    # Heads that carry nothing have a Gram matrix of zeros.
+    # Heads without output have a Gram matrix of zeros.
     ridge = SELECTION_RIDGE * gram.diagonal().mean().clamp(min=1e-30)
     gram = gram + ridge * torch.eye(gram.shape[0], dtype=torch.float64)
     chosen: list[int] = []

@@ -1,1 +1,1 @@
-"""The student's width, depth and attention shape."""
+"""The shape of the student: width, depth and heads, as a config that its family can express."""

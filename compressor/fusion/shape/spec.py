@@ -1,30 +1,40 @@
-"""The student's shape: a width and a depth turned into a config that its family can express."""
+"""The student's spec: a width and a depth turned into a config that its family can express."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import PretrainedConfig
 
-from compressor.anatomy import Anatomy, Stack
-from compressor.anatomy.resize import BUILD_ERRORS, build_on_meta, with_fields, with_layers
+from compressor.anatomy import Anatomy, Stack, inspect_config
+from compressor.anatomy.resize import BUILD_ERRORS, with_fields, with_layers
 from compressor.errors import UserError
-from compressor.fusion.shape.depth import evenly_spaced_layer
-from compressor.fusion.shape.width import AttentionShape, attention_shapes, configured_size, fields_of
+from compressor.fusion.shape.depth import LayerAssignment, evenly_spaced_layer
+from compressor.fusion.shape.width import (
+    AttentionShape,
+    attention_shapes,
+    configured_size,
+    fields_of,
+    round_half_up,
+)
+from compressor.fusion.teacher import NamedModel, TeacherGroup
+from compressor.models.meta import meta_model
+from compressor.models.save import config_json
 
 
 @dataclass(frozen=True)
 class StudentSpec:
-    """A student's config, what was asked for and what was given, and its sizes by config field.
+    """A student's config, with the sizes asked for and given.
 
     Attributes:
         config: the student's.
         asked_width, given_width: shares of the residual width.
         fields: {config field: (the teacher's size, the student's)}, and the rotary base if heads become smaller.
         asked_depth: a share of the layers or their number; None for all.
-        narrowing: how attention becomes narrower: fewer-heads, smaller-heads or all-heads; "" where it does not.
+        narrowing: how attention becomes narrower, a `Narrowing`; "" where it does not.
         rotary_base: of rotary positions whose heads become smaller.
     """
 
@@ -41,17 +51,27 @@ class StudentSpec:
             "asked_width": self.asked_width,
             "given_width": self.given_width,
             "asked_depth": self.asked_depth,
-            "narrowing": self.narrowing,
+            "narrowing": str(self.narrowing),
             "fields": {field: {"teacher": old, "student": new} for field, (old, new) in self.fields.items()},
         }
+
+
+@dataclass(frozen=True)
+class SizeRequest:
+    """The sizes asked for; see `student_specs`."""
+
+    width: float
+    depth: float | int | None
+    depths: tuple[int, ...] | None
+    layers: Sequence[Sequence[int] | None] = ()
 
 
 def student_specs(
     config: PretrainedConfig, anatomy: Anatomy, width: float, depth: float | int | None = None,
     depths: tuple[int, ...] | None = None, narrowing: str = "auto", teachers: Sequence[PretrainedConfig] = (),
-    kept: Sequence[Sequence[int] | None] = (),
+    layers: Sequence[Sequence[int] | None] = (),
 ) -> list[StudentSpec]:  # fmt: skip
-    """The configs that a student `width` times as wide may have: they differ in how its attention becomes narrower.
+    """The specs of a student `width` times as wide; they differ in how attention becomes narrower.
 
     Args:
         config: the widest teacher's config.
@@ -61,75 +81,72 @@ def student_specs(
         depths: layers of every stack of the deepest teacher, where that is not this one.
         narrowing: fewer-heads, smaller-heads, all-heads, or auto for any, the more promising first.
         teachers: all teachers' configs, whose heads may become one student's.
-        kept: per stack, which of this teacher's layers the student's stand for, whose kinds (attention in a window or
-            not) they take; spread evenly where that is not said.
+        layers: per stack, this teacher's layers for the student's, which take their kinds (attention in a window or
+            not); spread evenly if omitted.
 
     Raises:
         UserError: no whole head, no channel or no layer is left, or the family cannot be built at that size.
     """
-    ffn = _ffn(config, anatomy, width)
-    found = [
-        _target(config, anatomy, SizeRequest(width, depth, depths, kept), ffn | shape.fields, shape)
+    ffn = _ffn_sizes(config, anatomy, width)
+    specs = [
+        _spec(config, anatomy, SizeRequest(width, depth, depths, layers), ffn | shape.fields, shape)
         for shape in attention_shapes(config, anatomy, width, narrowing, teachers)
     ]
-    # Where heads are alike in both, there is nothing to choose.
-    known = [target.config.to_dict() for target in found]
-    return [target for k, target in enumerate(found) if known[k] not in known[:k]]
+    # Two specs of one config leave nothing to choose.
+    configs = [spec.config.to_dict() for spec in specs]
+    return [spec for k, spec in enumerate(specs) if configs[k] not in configs[:k]]
 
 
-@dataclass(frozen=True)
-class SizeRequest:
-    """What was asked for, as in `student_specs`."""
+def specs_for(
+    group: TeacherGroup,
+    width: float,
+    depth: float | int | None,
+    narrowing: str,
+    assignment: LayerAssignment,
+    anchor: NamedModel | None,
+) -> list[StudentSpec]:
+    """The specs of a fusion's student: the anchor's, or those of `student_specs` for the widest teacher.
 
-    width: float
-    depth: float | int | None
-    depths: tuple[int, ...] | None
-    kept: Sequence[Sequence[int] | None] = ()
+    Args:
+        group: the teachers.
+        width, depth, narrowing: see `student_specs`.
+        assignment: of the teachers' layers.
+        anchor: gives the student its shape.
+
+    Raises:
+        UserError: see `student_specs`, or the anchor is of another model type.
+    """
+    configs = [teacher.model.config for teacher in group.teachers]
+    anatomies = [teacher.anatomy for teacher in group.teachers]
+    widest = widest_teacher(configs, anatomies)
+    if anchor is not None:
+        return [_spec_of_anchor(anchor[1].config, configs[widest], anatomies[widest], width)]
+    stacks = zip(*(anatomy.stacks for anatomy in anatomies), strict=True)
+    depths = tuple(max(map(depth_of, stack)) for stack in stacks)
+    layers = assignment.of_teacher(widest)
+    return student_specs(configs[widest], anatomies[widest], width, depth, depths, narrowing, configs, layers)
 
 
-def _target(
-    config: PretrainedConfig, anatomy: Anatomy, wanted: SizeRequest, values: dict[str, int], shape: AttentionShape
-) -> StudentSpec:
-    student = with_fields(config, values)
-    if shape.rotary_base is not None:
-        student.rope_parameters = {**student.rope_parameters, "rope_theta": shape.rotary_base}
-    sizes = {field: getattr(config, field) or configured_size(config, anatomy, field) for field in values}
-    for index, stack in enumerate(anatomy.stacks):
-        own = stack.runs if stack.runs > 1 else len(stack.layers)
-        deepest = wanted.depths[index] if wanted.depths else own
-        layers = _depth(wanted.depth, deepest)
-        if layers != own and stack.runs > 1:
-            raise UserError(f"the layers of this {config.model_type} share their weights: leave depth out")
-        kept = (wanted.kept[index] if wanted.kept else None) or evenly_spaced_layer(layers, own)
-        if list(kept) != list(range(own)):
-            student = with_layers(student, stack.fields, kept)
-        if layers != own:
-            values |= dict.fromkeys(stack.fields[:1], layers)
-            sizes |= dict.fromkeys(stack.fields[:1], deepest)
-    try:
-        build_on_meta(student)
-    except BUILD_ERRORS as error:
-        raise UserError(f"{config.model_type} cannot be built at width {wanted.width:g} ({values}): {error}") from None
-    fields: dict[str, tuple[float, float]] = {field: (sizes[field], new) for field, new in values.items()}
-    if shape.rotary_base is not None:
-        fields["rope_theta"] = (config.rope_parameters["rope_theta"], round(shape.rotary_base, 6))
-    given = shape.hidden / anatomy.residual.size
-    return StudentSpec(student, wanted.width, given, fields, wanted.depth, shape.narrowing, shape.rotary_base)
+def widest_teacher(configs: Sequence[PretrainedConfig], anatomies: Sequence[Anatomy]) -> int:
+    """The index of the teacher that gives the student its config, whatever their order.
+
+    It has the widest residual stream; among equals the widest spaces in total, and then the config that sorts last.
+    """
+
+    def size(k: int) -> tuple[int, int, str]:
+        spaces = anatomies[k].spaces.values()
+        return anatomies[k].residual.size, sum(space.size for space in spaces), config_json(configs[k])
+
+    return max(range(len(configs)), key=size)
 
 
 def sizes_at(config: PretrainedConfig, anatomy: Anatomy, width: float) -> dict[str, int]:
-    """The sizes that a width gives, by config field; nothing is built, and layers stay as they are.
+    """{config field: size} at a width; nothing is built, and the depth stays.
 
     Raises:
         UserError: no whole head or no channel is left.
     """
-    return _ffn(config, anatomy, width) | attention_shapes(config, anatomy, width, "auto")[0].fields
-
-
-def _ffn(config: PretrainedConfig, anatomy: Anatomy, width: float) -> dict[str, int]:
-    return {
-        field: max(1, round(width * configured_size(config, anatomy, field))) for field in fields_of(anatomy, "ffn")
-    }
+    return _ffn_sizes(config, anatomy, width) | attention_shapes(config, anatomy, width, "auto")[0].fields
 
 
 def depth_of(stack: Stack) -> int:
@@ -137,18 +154,76 @@ def depth_of(stack: Stack) -> int:
     return stack.runs if stack.runs > 1 else len(stack.layers)
 
 
-def layers_at(stack: Sequence[Stack], depth: float | int | None) -> int:
-    """How many layers the student's stack lists, by those of all teachers; layers that run several times count once.
+def student_depths(group: TeacherGroup, depth: float | int | None) -> list[int]:
+    """Layers of each of the student's stacks: the anchor's, or `depth` of the deepest teacher's.
 
     Raises:
         UserError: there are not that many, or none is left.
     """
-    alone = any(one.runs > 1 for one in stack)
-    return len(stack[0].layers) if alone else _depth(depth, max(map(depth_of, stack)))
+    if group.anchor is not None:
+        return [len(stack.layers) for stack in group.anchor.anatomy.stacks]
+    stacks = zip(*(teacher.anatomy.stacks for teacher in group.teachers), strict=True)
+    return [_layers_at(stack, depth) for stack in stacks]
+
+
+def _layers_at(stacks: Sequence[Stack], depth: float | int | None) -> int:
+    """Layers that the student's stack lists; layers that run several times count once."""
+    shared = any(stack.runs > 1 for stack in stacks)
+    return len(stacks[0].layers) if shared else _depth(depth, max(map(depth_of, stacks)))
+
+
+def _spec(
+    config: PretrainedConfig, anatomy: Anatomy, request: SizeRequest, values: dict[str, int], shape: AttentionShape
+) -> StudentSpec:
+    student = with_fields(config, values)
+    if shape.rotary_base is not None:
+        student.rope_parameters = {**student.rope_parameters, "rope_theta": shape.rotary_base}
+    sizes = {field: getattr(config, field) or configured_size(config, anatomy, field) for field in values}
+    for index, stack in enumerate(anatomy.stacks):
+        listed = depth_of(stack)
+        deepest = request.depths[index] if request.depths else listed
+        count = _depth(request.depth, deepest)
+        if count != listed and stack.runs > 1:
+            raise UserError(f"the layers of this {config.model_type} share their weights: leave depth out")
+        layers = (request.layers[index] if request.layers else None) or evenly_spaced_layer(count, listed)
+        if list(layers) != list(range(listed)):
+            student = with_layers(student, stack.fields, layers)
+        if count != listed:
+            values |= dict.fromkeys(stack.fields[:1], count)
+            sizes |= dict.fromkeys(stack.fields[:1], deepest)
+    try:
+        meta_model(student)
+    except BUILD_ERRORS as error:
+        raise UserError(f"{config.model_type} cannot be built at width {request.width:g} ({values}): {error}") from None
+    fields: dict[str, tuple[float, float]] = {field: (sizes[field], new) for field, new in values.items()}
+    if shape.rotary_base is not None:
+        fields["rope_theta"] = (config.rope_parameters["rope_theta"], round(shape.rotary_base, 6))
+    width = shape.hidden / anatomy.residual.size
+    return StudentSpec(student, request.width, width, fields, request.depth, shape.narrowing, shape.rotary_base)
+
+
+def _spec_of_anchor(
+    anchor: PretrainedConfig, teacher: PretrainedConfig, anatomy: Anatomy, asked_width: float
+) -> StudentSpec:
+    fields = {
+        field: (getattr(teacher, field), getattr(anchor, field))
+        for field, meaning in anatomy.fields.items()
+        if meaning != "fixed"
+    }
+    if anchor.model_type != teacher.model_type:
+        raise UserError(f"the anchor is a {anchor.model_type} and the teachers are {teacher.model_type}")
+    width = inspect_config(anchor).residual.size / anatomy.residual.size
+    return StudentSpec(copy.deepcopy(anchor), asked_width, width, fields)
+
+
+def _ffn_sizes(config: PretrainedConfig, anatomy: Anatomy, width: float) -> dict[str, int]:
+    return {
+        field: max(1, round(width * configured_size(config, anatomy, field))) for field in fields_of(anatomy, "ffn")
+    }
 
 
 def _depth(asked: float | int | None, deepest: int) -> int:
-    """The number of layers that is asked for.
+    """The number of layers asked for.
 
     Raises:
         UserError: there are not that many, or none is left.
@@ -156,13 +231,9 @@ def _depth(asked: float | int | None, deepest: int) -> int:
     if asked is None:
         return deepest
     share = isinstance(asked, float) and 0 < asked <= 1
-    wanted = _round_half_up(asked * deepest) if share else int(asked)
-    if not 0 < wanted <= deepest or (not share and wanted != asked):
+    depth = round_half_up(asked * deepest) if share else int(asked)
+    if not 0 < depth <= deepest or (not share and depth != asked):
         raise UserError(
             f"depth {asked:g} of {deepest} layers is not possible: give a share up to 1.0 or 1 to {deepest}"
         )
-    return wanted
-
-
-def _round_half_up(value: float) -> int:
-    return int(value + 0.5)
+    return depth

@@ -5,19 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from transformers import PretrainedConfig
 
 from compressor.anatomy import Anatomy, Kind, Space
 from compressor.errors import UserError
 
-#: Residual widths are rounded to this multiple, which hardware likes, where heads leave them free.
+#: Where heads leave the residual width free, it is rounded to this multiple, which hardware likes.
 WIDTH_MULTIPLE = 8
-#: Residual streams below this width are toys, which are not rounded to that multiple.
-TOY = 64
-FEWER, SMALLER, ALL = "fewer-heads", "smaller-heads", "all-heads"
+#: Residual streams below this width are toys and not rounded.
+TOY_WIDTH = 64
 #: Kinds of rotary positions whose frequencies follow from base and number of channels alone.
-TURNING = ("default", "linear", "llama3", "yarn")
+SCALABLE_ROTARY = ("default", "linear", "llama3", "yarn")
+
+
+class Narrowing(StrEnum):
+    """How attention becomes narrower."""
+
+    FEWER = "fewer-heads"
+    SMALLER = "smaller-heads"
+    ALL = "all-heads"
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class AttentionShape:
     """Sizes of a student's attention and residual stream.
 
     Attributes:
-        narrowing: fewer-heads, smaller-heads or all-heads; "" where there is no attention.
+        narrowing: a `Narrowing`; "" where there is no attention.
         hidden: the residual width.
         fields: {config field: size}.
         rotary_base: of rotary positions whose heads become smaller.
@@ -46,15 +54,15 @@ def attention_shapes(
 ) -> list[AttentionShape]:
     """The shapes of a student `width` times as wide, the more promising first.
 
-    A head's logits and values are of low rank, so smaller heads keep more than fewer do, and with as many as all
-    teachers have together none of them is left out.  But heads that are copies of each other are best left out.
-    Smaller heads of rotary positions have fewer frequencies: the fastest of the teachers', or some spread over all.
+    A head's logits and values are of low rank, so smaller heads lose less than fewer heads; with as many as all
+    teachers have together none is left out.  Heads that are copies of each other are better left out.  Smaller heads of
+    rotary positions have fewer frequencies: the fastest of the teachers', or some spread over all.
 
     Args:
         config: the widest teacher's config.
         anatomy: its anatomy.
         width: share of the residual width.
-        narrowing: fewer-heads, smaller-heads, all-heads, or auto for those that have the width that smaller heads have.
+        narrowing: a `Narrowing`, or auto for those that reach the width of smaller heads.
         teachers: all teachers' configs.
 
     Raises:
@@ -65,103 +73,107 @@ def attention_shapes(
         hidden = _free_width(width, anatomy)
         return [AttentionShape("", hidden, dict.fromkeys(fields_of(anatomy, "hidden"), hidden))]
     pinned = _pinned(config, attentions, teachers)
-    if narrowing in (SMALLER, ALL) and pinned:
+    if narrowing in (Narrowing.SMALLER, Narrowing.ALL) and pinned:
         raise UserError(f"heads of this {config.model_type} cannot become smaller: {pinned}; leave narrowing out")
-    found: list[AttentionShape] = []
-    if narrowing != FEWER and not pinned:
-        turning = any(space.rotary for space in attentions)
+    shapes: list[AttentionShape] = []
+    if narrowing != Narrowing.FEWER and not pinned:
+        rotary = any(space.rotary for space in attentions)
         smaller = _smaller(config, anatomy, attentions, width)
-        # Rotary heads are soon too small for a frequency each.
-        if narrowing == ALL or (narrowing == "auto" and not turning and not any(s.placed for s in attentions)):
-            found += [more for shape in smaller for more in _all(config, anatomy, shape, teachers)]
-        if narrowing != ALL or not found:
-            found += smaller
-        found = [one for shape in found for one in _turning(config, anatomy, attentions, shape)]
-    if narrowing in (FEWER, "auto"):
-        found += _fewer(config, anatomy, attentions, width)
-    if not found:
+        # More rotary heads would soon be too small for a frequency each.
+        free = not rotary and not any(space.head_position_fixed for space in attentions)
+        if narrowing == Narrowing.ALL or (narrowing == "auto" and free):
+            shapes += [more for shape in smaller for more in _all(config, anatomy, shape, teachers)]
+        if narrowing != Narrowing.ALL or not shapes:
+            shapes += smaller
+        shapes = [based for shape in shapes for based in _with_rotary_bases(config, anatomy, attentions, shape)]
+    if narrowing in (Narrowing.FEWER, "auto"):
+        shapes += _fewer(config, anatomy, attentions, width)
+    if not shapes:
         raise UserError(_no_head(config, anatomy, attentions, width, narrowing))
-    # As many heads as before matter more than coming a little nearer to the width.
-    return [shape for shape in found if shape.hidden == found[0].hidden]
+    # Keeping all heads matters more than coming a little closer to the width.
+    return [shape for shape in shapes if shape.hidden == shapes[0].hidden]
 
 
 def fields_of(anatomy: Anatomy, meaning: str) -> list[str]:
     """Config fields of a meaning, such as "heads"."""
-    return [field for field, found in anatomy.fields.items() if found == meaning]
+    return [field for field, field_meaning in anatomy.fields.items() if field_meaning == meaning]
 
 
 def configured_size(config: PretrainedConfig, anatomy: Anatomy, field: str) -> int:
-    """The size that a field gives; of an unset one the size that the family derives."""
+    """The size in a config field; if it is unset, the size that the family derives."""
     value = getattr(config, field)
     if value is not None:
         return int(value)
     return next(space.size for space in anatomy.spaces.values() if space.name.endswith(".ffn"))
 
 
+def round_half_up(value: float) -> int:
+    return int(value + 0.5)
+
+
 def _fewer(
     config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space], width: float
 ) -> list[AttentionShape]:
-    """Whole heads of the teachers' size, whole groups kept together; none if no group is left."""
-    found: dict[str, int] = {}
+    """Heads of the teachers' size in whole groups; no shape if no group is left."""
+    sizes: dict[str, int] = {}
     for field, space in _head_fields(config, anatomy, attentions).items():
-        groups = _round_half_up(width * space.groups)
+        groups = round_half_up(width * space.groups)
         if groups == 0:
             return []
-        per = space.heads // space.groups if field in fields_of(anatomy, "heads") else 1
-        found[field] = groups * per
+        per_group = space.heads // space.groups if field in fields_of(anatomy, "heads") else 1
+        sizes[field] = groups * per_group
     first = attentions[0]
     if fields_of(anatomy, "head_dim"):
         hidden = _free_width(width, anatomy)
     else:
-        hidden = _round_half_up(width * first.groups) * (first.heads // first.groups) * first.head_dim
-    return (
-        [AttentionShape(FEWER, hidden, found | dict.fromkeys(fields_of(anatomy, "hidden"), hidden))] if hidden else []
-    )
+        hidden = round_half_up(width * first.groups) * (first.heads // first.groups) * first.head_dim
+    sizes |= dict.fromkeys(fields_of(anatomy, "hidden"), hidden)
+    return [AttentionShape(Narrowing.FEWER, hidden, sizes)] if hidden else []
 
 
 def _smaller(
     config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space], width: float
 ) -> list[AttentionShape]:
-    """As many heads with fewer channels each; none if no channel is left."""
-    heads = {field: int(getattr(config, field)) for field in _head_fields(config, anatomy, attentions)}
-    sizes = fields_of(anatomy, "head_dim")
-    if sizes:
+    """As many heads with fewer channels each; no shape if no channel is left."""
+    sizes = {field: int(getattr(config, field)) for field in _head_fields(config, anatomy, attentions)}
+    head_dims = fields_of(anatomy, "head_dim")
+    if head_dims:
         hidden = _free_width(width, anatomy)
-        channels = {field: _rounded(width * configured_size(config, anatomy, field), 2) for field in sizes}
+        channels = {field: _rounded(width * configured_size(config, anatomy, field), 2) for field in head_dims}
         if not hidden or not all(channels.values()):
             return []
-        return [AttentionShape(SMALLER, hidden, heads | channels | dict.fromkeys(fields_of(anatomy, "hidden"), hidden))]
-    hidden = min(_rounded(width * anatomy.residual.size, _step(anatomy, heads)), anatomy.residual.size)
-    return (
-        [AttentionShape(SMALLER, hidden, heads | dict.fromkeys(fields_of(anatomy, "hidden"), hidden))] if hidden else []
-    )
+        sizes |= channels
+    else:
+        hidden = min(_rounded(width * anatomy.residual.size, _width_step(anatomy, sizes)), anatomy.residual.size)
+    sizes |= dict.fromkeys(fields_of(anatomy, "hidden"), hidden)
+    return [AttentionShape(Narrowing.SMALLER, hidden, sizes)] if hidden else []
 
 
 def _all(
     config: PretrainedConfig, anatomy: Anatomy, smaller: AttentionShape, teachers: Sequence[PretrainedConfig]
 ) -> list[AttentionShape]:
-    """As many heads as all teachers have together, or as divide the width, groups along; none of one teacher."""
-    counting, grouping, sizes = (fields_of(anatomy, meaning) for meaning in ("heads", "groups", "head_dim"))
-    if len(sizes) > 1:
+    """As many heads as all teachers have together, or as divide the width, in whole groups; none of one teacher."""
+    head_fields, group_fields, head_dims = (fields_of(anatomy, meaning) for meaning in ("heads", "groups", "head_dim"))
+    if len(head_dims) > 1:
         return []
-    found: dict[str, int] = {}
-    for field in counting:
-        own = smaller.fields[field]
-        whole = own * smaller.fields[sizes[0]] if sizes else smaller.hidden
+    sizes: dict[str, int] = {}
+    for field in head_fields:
+        heads = smaller.fields[field]
+        channels = heads * smaller.fields[head_dims[0]] if head_dims else smaller.hidden
         together = sum(int(getattr(teacher, field)) for teacher in teachers)
-        # Heads of a group stay together, so groups are as many times as many.
-        per = math.lcm(*(own // math.gcd(own, smaller.fields[group]) for group in grouping))
-        found[field] = max((n for n in range(per, together + 1, per) if whole % (2 * n) == 0), default=0)
-        if found[field] <= own:
+        # Heads of a group stay together, so groups grow by the same factor.
+        step = math.lcm(*(heads // math.gcd(heads, smaller.fields[group]) for group in group_fields))
+        sizes[field] = max((n for n in range(step, together + 1, step) if channels % (2 * n) == 0), default=0)
+        if sizes[field] <= heads:
             return []
-        found |= {group: smaller.fields[group] * found[field] // own for group in grouping}
-        if sizes:
-            found[sizes[0]] = whole // found[field]
-    return [AttentionShape(ALL, smaller.hidden, smaller.fields | found)]
+        sizes |= {group: smaller.fields[group] * sizes[field] // heads for group in group_fields}
+        if head_dims:
+            sizes[head_dims[0]] = channels // sizes[field]
+    return [AttentionShape(Narrowing.ALL, smaller.hidden, smaller.fields | sizes)]
 
 
 def _head_fields(config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space]) -> dict[str, Space]:
-    """The fields that count heads or groups, and an attention space that each of them sizes."""
+    """{field that counts heads or groups: an attention space of that size}."""
     return {
         field: next((s for s in attentions if getattr(config, field) in (s.heads, s.groups)), attentions[0])
         for field in [*fields_of(anatomy, "heads"), *fields_of(anatomy, "groups")]
@@ -174,65 +186,64 @@ def _pinned(config: PretrainedConfig, attentions: Sequence[Space], teachers: Seq
         return ""
     if not all(space.pairs for space in attentions):
         return "their channels have a place (rotary positions)"
-    positions = [getattr(one, "rope_parameters", None) or {} for one in (config, *teachers)]
+    positions = [getattr(each, "rope_parameters", None) or {} for each in (config, *teachers)]
     kind = positions[0].get("rope_type")
-    if kind not in TURNING or not positions[0].get("rope_theta"):
+    if kind not in SCALABLE_ROTARY or not positions[0].get("rope_theta"):
         return f"their rotary positions ({kind}) depend on their size"
-    return "" if all(one == positions[0] for one in positions) else "the teachers' rotary positions are not alike"
+    alike = all(each == positions[0] for each in positions)
+    return "" if alike else "the teachers' rotary positions are not alike"
 
 
-def _turning(
+def _with_rotary_bases(
     config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space], shape: AttentionShape
 ) -> list[AttentionShape]:
-    """The shape with each of the rotary bases that may suit its smaller heads; the shape where positions do not turn.
+    """The shape with each rotary base that may suit its smaller heads; unchanged without rotary positions.
 
-    A head of d channels has the frequencies θ^(-2j/d).  Of d' channels with the base θ^(d'/d) it has the first of them;
-    with the same base it has every d/d'-th.
+    A head of d channels has the frequencies θ^(-2j/d).  With d' channels and the base θ^(d'/d) it has the first of
+    them; with the same base it has every d/d'-th.
     """
     if not any(space.rotary for space in attentions):
         return [shape]
-    heads, sizes = fields_of(anatomy, "heads")[0], fields_of(anatomy, "head_dim")
-    channels = shape.fields[sizes[0]] if sizes else shape.hidden // shape.fields[heads]
+    heads, head_dims = fields_of(anatomy, "heads")[0], fields_of(anatomy, "head_dim")
+    channels = shape.fields[head_dims[0]] if head_dims else shape.hidden // shape.fields[heads]
     if channels == attentions[0].head_dim:
         return [shape]
     base = float(config.rope_parameters["rope_theta"])
-    return [replace(shape, rotary_base=one) for one in (base ** (channels / attentions[0].head_dim), base)]
+    bases = (base ** (channels / attentions[0].head_dim), base)
+    return [replace(shape, rotary_base=rotary_base) for rotary_base in bases]
 
 
-def _step(anatomy: Anatomy, heads: dict[str, int]) -> int:
-    """Residual widths that all heads divide, into even numbers of channels, are multiples of this."""
-    multiple = 1 if anatomy.residual.size < TOY else WIDTH_MULTIPLE
+def _width_step(anatomy: Anatomy, heads: dict[str, int]) -> int:
+    """Residual widths are multiples of this, so that all heads get an even number of channels."""
+    multiple = 1 if anatomy.residual.size < TOY_WIDTH else WIDTH_MULTIPLE
     return math.lcm(multiple, *(2 * count for count in heads.values()))
 
 
 def _free_width(width: float, anatomy: Anatomy) -> int:
-    hidden = round(width * anatomy.residual.size / WIDTH_MULTIPLE) * WIDTH_MULTIPLE
-    hidden = hidden or round(width * anatomy.residual.size)
+    size = anatomy.residual.size
+    hidden = round(width * size / WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+    hidden = hidden or round(width * size)
     if hidden == 0:
-        size = anatomy.residual.size
         raise UserError(f"width {width:g} leaves none of the {size} residual channels: ask for more")
     return hidden
 
 
 def _rounded(value: float, multiple: int) -> int:
-    return _round_half_up(value / multiple) * multiple
-
-
-def _round_half_up(value: float) -> int:
-    return int(value + 0.5)
+    return round_half_up(value / multiple) * multiple
 
 
 def _no_head(
     config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space], width: float, narrowing: str
 ) -> str:
+    """The message for a width that leaves no head."""
     space = min(attentions, key=lambda space: space.groups)
-    what = "key–value groups" if space.groups < space.heads else "attention heads"
+    units = "key–value groups" if space.groups < space.heads else "attention heads"
     heads = {field: int(getattr(config, field)) for field in _head_fields(config, anatomy, attentions)}
-    by_size = 0.5 * _step(anatomy, heads) / anatomy.residual.size
-    least = {FEWER: 0.5 / space.groups, SMALLER: by_size, ALL: by_size}
+    by_size = 0.5 * _width_step(anatomy, heads) / anatomy.residual.size
+    least = {Narrowing.FEWER: 0.5 / space.groups, Narrowing.SMALLER: by_size, Narrowing.ALL: by_size}
     allowed = [share for name, share in least.items() if narrowing in (name, "auto")]
     pinned = _pinned(config, attentions)
     return (
-        f"width {width:g} leaves none of the {space.groups} {what} of this {config.model_type}: "
+        f"width {width:g} leaves none of the {space.groups} {units} of this {config.model_type}: "
         f"ask for at least {min(allowed[:1] if pinned else allowed):.3g}"
     )

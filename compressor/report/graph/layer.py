@@ -140,7 +140,7 @@ class LayerBuilder:
         self.block = Block()
         if not any(_checkpoint(other) == _checkpoint(item) for other in later):
             self.drawn.append(Sum(tuple(self.complete), self.tip))
-            self.tip = self.names.edge_map(item.meets or branch)
+            self.tip = self.names.edge_map(item.joins or branch)
             self.complete = []
 
     def _add_head_norm(self, norm: Norm) -> None:

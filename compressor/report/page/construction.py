@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from compressor.report.describe import Report, describe_reconstruction, measure_of
+from compressor.report.describe import Report, describe_reconstruction, format_measure, measure_of
 from compressor.report.page.charts import COLOURS, Line, chart_key, line_chart
 from compressor.report.page.heat_maps import spaces_in_order
 from compressor.report.page.markup import Markup, el, markup_table
@@ -204,15 +204,15 @@ def _coupling_table(couplings: Sequence[Report], names: Mapping[str, str]) -> Ma
 
 def _bars(candidates: Sequence[Report], chosen: str, names: Mapping[str, str]) -> Markup:
     measure = measure_of(candidates)
-    largest = max((entry[measure] for entry in candidates if entry[measure] < float("inf")), default=1.0) or 1.0
+    largest = max((entry[measure] for entry in candidates if entry[measure] is not None), default=1.0) or 1.0
     unit = "KL to the ensemble, in nats" if measure.endswith("_kl") else "error, as a share of the energy"
     where = "On random inputs" if measure.startswith("random_inputs") else "Held-out"
     bars = [
         el(
             "div",
             el("span", _with_names(entry["candidate"], names) + (" (chosen)" if entry["candidate"] == chosen else "")),
-            el("em", f"{entry[measure]:.4g}"),
-            el("i", style=f"width:{100 * min(entry[measure] / largest, 1):.1f}%"),
+            el("em", format_measure(entry[measure])),
+            el("i", style=f"width:{100 if entry[measure] is None else 100 * min(entry[measure] / largest, 1):.1f}%"),
             class_="marked" if entry["candidate"] == chosen else None,
         )
         for entry in candidates

@@ -1,1 +1,1 @@
-"""Transport maps of heads and of the channels inside them."""
+"""Maps of attention heads and of the channels inside them."""

@@ -1,15 +1,14 @@
-"""Channels inside heads that become smaller: of queries and keys those that keep QKᵀ, of values those that keep VO.
+"""Heads that become smaller: keep the channels of queries and keys that preserve QKᵀ, those of values that preserve VO.
 
-A head's logits are a bilinear form of rank d in the residual stream, and what it writes is a linear map of rank d; both
-are nearly always of lower rank than that.  So a student of half the width loses less by as many heads of half the size
-than by half as many heads.  Where positions are rotary, channels have a place, and pairs of them are mixed only with
-pairs that turn about as fast (`rotary`).
+A head's logits are a bilinear form of rank d in the residual stream, and its output is a linear map of rank d; both are
+nearly always of lower rank.  So a student of half the width loses less by as many heads of half the size than by half
+as many heads.  Rotary channels are mixed only in pairs of similar frequency (`rotary`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,7 +16,10 @@ from torch import Tensor
 from compressor.anatomy import Map, Role, Space, map_key
 from compressor.fusion.features.base import HeadStatistics
 from compressor.fusion.maps.attention.low_rank import low_rank_product, low_rank_written
-from compressor.fusion.maps.attention.rotary import Turning, kept_pairs, turning_product
+from compressor.fusion.maps.attention.rotary import RotaryPairs, rotary_product, select_pairs
+
+#: Push and pull [d, channels] of one head.
+_Pair = tuple[Tensor, Tensor]
 
 
 def narrowable(spaces: Sequence[Space], student: Space) -> bool:
@@ -34,59 +36,78 @@ def narrowed(
     spaces: Sequence[Space],
     student: Space,
     statistics: HeadStatistics,
-    turns: Turning | None,
+    pairs: RotaryPairs | None,
     *,
     spaced: bool,
 ) -> tuple[dict[str, Map], ...]:
-    """Maps to heads of the teachers' size, carried on to the student's smaller ones.
+    """Maps to heads of the teachers' size, extended to the student's smaller heads.
 
     Args:
         maps: per teacher, the maps of query, key, value and output to as many heads of the teachers' size.
         spaces: each teacher's attention space.
         student: the student's.
         statistics: moments of queries, keys and head outputs, all teachers pooled.
-        turns: which pairs go together under rotary positions; None without them.
-        spaced: keep evenly spaced channels, as a baseline, instead of those that matter.
+        pairs: corresponding pairs of rotary channels; None without rotary positions.
+        spaced: keep evenly spaced channels, as a baseline.
     """
-    d, m = spaces[0].head_dim, student.head_dim
-    pooled = {role: torch.cat([own[map_key(student.name, role)].push for own in maps]) for role in Role}
+    d, name = spaces[0].head_dim, student.name
+    blocks = _spaced_blocks(d, student, pairs) if spaced else _low_rank_blocks(maps, d, student, statistics, pairs)
+    extended: list[dict[str, Map]] = []
+    for teacher_maps in maps:
+        smaller = {map_key(name, Role.HEADS): teacher_maps[map_key(name, Role.HEADS)]}
+        for role, role_pairs in blocks.items():
+            push, pull = (torch.block_diag(*(pair[side] for pair in role_pairs)) for side in (0, 1))
+            whole = teacher_maps[map_key(name, role)]
+            smaller[map_key(name, role)] = Map(whole.push @ push, whole.pull @ pull)
+        extended.append(smaller)
+    return tuple(extended)
+
+
+def _spaced_blocks(d: int, student: Space, pairs: RotaryPairs | None) -> dict[Role, list[_Pair]]:
+    """Per role, push and pull of every head that keep evenly spaced channels."""
+    m = student.head_dim
+    selection = torch.eye(d, dtype=torch.float64)[:, torch.linspace(0, d - 1, m).round().long()]
+    match = selection if pairs is None else select_pairs(d, m, pairs)
+    group = _group_blocks(match, match, (selection, selection), d, student)
+    return {role: blocks * student.groups for role, blocks in group.items()}
+
+
+def _low_rank_blocks(
+    maps: Sequence[Mapping[str, Map]], d: int, student: Space, statistics: HeadStatistics, pairs: RotaryPairs | None
+) -> dict[Role, list[_Pair]]:
+    """Per role, push and pull of every head that preserve QKᵀ and VO best."""
+    name, m, per_group = student.name, student.head_dim, student.heads // student.groups
+    pooled = {role: torch.cat([own[map_key(name, role)].push for own in maps]) for role in Role}
     queries = _diagonal(pooled[Role.QUERY].T @ statistics.queries @ pooled[Role.QUERY], d)
     keys = _diagonal(pooled[Role.KEY].T @ statistics.keys @ pooled[Role.KEY], d)
-    carry = _diagonal(pooled[Role.OUTPUT].T @ statistics.carry @ pooled[Role.OUTPUT], d)
-    readers = torch.cat([own[map_key(student.name, Role.OUTPUT)].pull for own in maps]).T @ statistics.outgoing
-    per_group = student.heads // student.groups
-    scale = math.sqrt(m / d) if student.scaled else 1.0
-    found: dict[Role, list[tuple[Tensor, Tensor]]] = {role: [] for role in Role if role is not Role.HEADS}
+    outputs = _diagonal(pooled[Role.OUTPUT].T @ statistics.outputs @ pooled[Role.OUTPUT], d)
+    readers = torch.cat([own[map_key(name, Role.OUTPUT)].pull for own in maps]).T @ statistics.outgoing
+    blocks: dict[Role, list[_Pair]] = {role: [] for role in Role if role is not Role.HEADS}
     for group in range(student.groups):
         heads = range(group * per_group, (group + 1) * per_group)
-        if spaced:
-            kept = torch.eye(d, dtype=torch.float64)[:, torch.linspace(0, d - 1, m).round().long()]
-            match = kept if turns is None else kept_pairs(d, m, turns)
-            products, values = (match, match), (kept, kept)
+        query_moments = torch.stack([queries[h] for h in heads]).sum(0)
+        if pairs is None:
+            query, key = low_rank_product(query_moments, keys[group], m)
         else:
-            asked = torch.stack([queries[h] for h in heads]).sum(0)
-            if turns is None:
-                products = low_rank_product(asked, keys[group], m)
-            else:
-                products = turning_product(asked, keys[group], m, turns)
-            written = torch.cat([readers[h * d : (h + 1) * d] for h in heads], dim=1)
-            values = low_rank_written(torch.stack([carry[h] for h in heads]).sum(0), written, m)
-        query = products[0] * scale
-        found[Role.QUERY] += [(query, _inverse(query))] * per_group
-        found[Role.KEY].append((products[1], _inverse(products[1])))
-        found[Role.VALUE].append(values)
-        found[Role.OUTPUT] += [values] * per_group
-    blocks = {
-        role: [torch.block_diag(*(pair[side] for pair in pairs)) for side in (0, 1)] for role, pairs in found.items()
+            query, key = rotary_product(query_moments, keys[group], m, pairs)
+        written = torch.cat([readers[h * d : (h + 1) * d] for h in heads], dim=1)
+        values = low_rank_written(torch.stack([outputs[h] for h in heads]).sum(0), written, m)
+        for role, group_blocks in _group_blocks(query, key, values, d, student).items():
+            blocks[role] += group_blocks
+    return blocks
+
+
+def _group_blocks(query: Tensor, key: Tensor, values: _Pair, d: int, student: Space) -> dict[Role, list[_Pair]]:
+    """Per role, push and pull of the heads of one group."""
+    per_group = student.heads // student.groups
+    # The student divides products by the root of its own number of channels.
+    query = query * (math.sqrt(student.head_dim / d) if student.scaled else 1.0)
+    return {
+        Role.QUERY: [(query, _pull_of(query))] * per_group,
+        Role.KEY: [(key, _pull_of(key))],
+        Role.VALUE: [values],
+        Role.OUTPUT: [values] * per_group,
     }
-    carried: list[dict[str, Map]] = []
-    for own in maps:
-        new = {map_key(student.name, Role.HEADS): own[map_key(student.name, Role.HEADS)]}
-        for role, (push, pull) in blocks.items():
-            one = own[map_key(student.name, role)]
-            new[map_key(student.name, role)] = Map(one.push @ push, one.pull @ pull)
-        carried.append(new)
-    return tuple(carried)
 
 
 def _diagonal(moments: Tensor, size: int) -> list[Tensor]:
@@ -94,6 +115,6 @@ def _diagonal(moments: Tensor, size: int) -> list[Tensor]:
     return [moments[k : k + size, k : k + size] for k in range(0, len(moments), size)]
 
 
-def _inverse(push: Tensor) -> Tensor:
-    """The pull that reads back what a push kept, by least squares."""
+def _pull_of(push: Tensor) -> Tensor:
+    """The pull that recovers the input of a push by least squares."""
     return torch.linalg.pinv(push, rtol=1e-9).T

@@ -1,7 +1,7 @@
-"""Attention of teachers whose heads are of other sizes than the student's: heads are chosen, their channels fitted.
+"""Attention of teachers with unlike heads: choose heads, then fit their channels.
 
-Heads of unlike size cannot be averaged.  Every group of the student takes one group of one teacher, the weightiest
-ones; of its queries and keys the channels that best keep their products, QKᵀ, and of its values the principal ones.
+Heads of unlike size cannot be averaged.  Every group of the student takes one group of one teacher, the most important
+ones first: of its queries and keys the channels that best keep QKᵀ, of its values the principal ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from compressor.fusion.maps.attention.low_rank import low_rank_product, padded
 
 @dataclass(frozen=True)
 class _Group:
-    """A teacher's key–value group: where its heads' and its own coordinates start in the teacher and in the pool."""
+    """A teacher's key–value group.
+
+    Attributes:
+        teacher, group: which group of which teacher.
+        heads: its query heads in the teacher.
+        first_query, first_key: where its coordinates start in the pool of all teachers.
+    """
 
     teacher: int
     group: int
@@ -31,7 +37,7 @@ class _Group:
 
 
 def alike(spaces: Sequence[Space], student: Space) -> bool:
-    """Whether all teachers' heads have the student's channels and as many heads a group."""
+    """Whether all teachers' heads have the student's channels and as many heads per group."""
     return all((s.head_dim, s.heads // s.groups) == (student.head_dim, student.heads // student.groups) for s in spaces)
 
 
@@ -44,62 +50,63 @@ def unlike_maps(
         spaces: each teacher's attention space.
         student: the student's.
         statistics: moments of queries, keys and head outputs, all teachers pooled.
-        importance: of every channel that the output projections read, pooled [Σ n·d].
+        importance: of every input channel of the output projections, pooled [Σ n·d].
 
     Raises:
-        UnsupportedError: channels or heads have a place, so that heads of another size cannot stand for them.
+        UnsupportedError: positions of channels or heads are fixed, so heads of another size cannot replace them.
     """
-    if student.rotary or student.placed or student.order:
+    if student.rotary or student.head_position_fixed or student.order:
         sizes = sorted({f"{s.head_dim} channels in groups of {s.heads // s.groups}" for s in (*spaces, student)})
         raise UnsupportedError(
             f"{student.name}: heads of {' and of '.join(sizes)} cannot be fused: their channels or heads have a place "
             f"(rotary or relative positions), so use teachers whose heads are alike"
         )
-    weights = {group: float(_own(importance, group, spaces).sum()) for group in _groups(spaces)}
+    weights = {group: float(_importance_of(group, importance, spaces).sum()) for group in _groups(spaces)}
     chosen = sorted(weights, key=lambda group: weights[group], reverse=True)[: student.groups]
-    found = [{role: _nothing(space, student, role) for role in Role} for space in spaces]
+    pairs = [{role: _zero_pair(space, student, role) for role in Role} for space in spaces]
     for target, group in enumerate(chosen):
-        _place(found[group.teacher], target, group, spaces[group.teacher], student, statistics, importance)
-    return tuple({map_key(student.name, role): Map(*pair) for role, pair in maps.items()} for maps in found)
+        _fill_group(pairs[group.teacher], target, group, spaces[group.teacher], student, statistics, importance)
+    return tuple({map_key(student.name, role): Map(*pair) for role, pair in roles.items()} for roles in pairs)
 
 
-def _place(
-    maps: dict[Role, tuple[Tensor, Tensor]], target: int, group: _Group, space: Space, student: Space,
+def _fill_group(
+    pairs: dict[Role, tuple[Tensor, Tensor]], target: int, group: _Group, space: Space, student: Space,
     statistics: HeadStatistics, importance: Tensor,
 ) -> None:  # fmt: skip
-    d, m, per = space.head_dim, student.head_dim, student.heads // student.groups
+    """Set push and pull of one of the student's groups."""
+    d, m, per_group = space.head_dim, student.head_dim, student.heads // student.groups
     starts = [group.first_query + index * d for index in range(len(group.heads))]
-    weight = torch.stack([importance[start : start + d].sum() for start in starts])
-    order = weight.argsort(descending=True)[:per].sort().values.tolist()
+    weights = torch.stack([importance[start : start + d].sum() for start in starts])
+    order = weights.argsort(descending=True)[:per_group].sort().values.tolist()
     queries = torch.stack([_square(statistics.queries, starts[i], d) for i in order]).sum(0)
     a, b = low_rank_product(queries, _square(statistics.keys, group.first_key, d), m)
-    carried = torch.stack([_square(statistics.carry, starts[i], d) for i in order]).sum(0)
-    principal = padded(torch.linalg.eigh(carried)[1].flip(1)[:, :m], m)
+    outputs = torch.stack([_square(statistics.outputs, starts[i], d) for i in order]).sum(0)
+    principal = padded(torch.linalg.eigh(outputs)[1].flip(1)[:, :m], m)
     # The student divides products by the root of its own number of channels.
     a = a * math.sqrt(m / d) if student.scaled else a
-    own = slice(group.group * d, (group.group + 1) * d)
-    mine = slice(target * m, (target + 1) * m)
+    rows = slice(group.group * d, (group.group + 1) * d)
+    columns = slice(target * m, (target + 1) * m)
     for role, matrix in ((Role.KEY, b), (Role.VALUE, principal)):
-        maps[role][0][own, mine] = maps[role][1][own, mine] = matrix
+        pairs[role][0][rows, columns] = pairs[role][1][rows, columns] = matrix
     for place, index in enumerate(order):
-        head, position = group.heads[index], target * per + place
+        head, position = group.heads[index], target * per_group + place
         rows, columns = slice(head * d, (head + 1) * d), slice(position * m, (position + 1) * m)
         for role, matrix in ((Role.QUERY, a), (Role.OUTPUT, principal)):
-            maps[role][0][rows, columns] = maps[role][1][rows, columns] = matrix
+            pairs[role][0][rows, columns] = pairs[role][1][rows, columns] = matrix
 
 
 def _groups(spaces: Sequence[Space]) -> list[_Group]:
-    found, query, key = [], 0, 0
+    groups, query, key = [], 0, 0
     for teacher, space in enumerate(spaces):
-        per = space.heads // space.groups
+        per_group = space.heads // space.groups
         for group in range(space.groups):
-            heads = range(group * per, (group + 1) * per)
-            found.append(_Group(teacher, group, heads, query, key))
-            query, key = query + per * space.head_dim, key + space.head_dim
-    return found
+            heads = range(group * per_group, (group + 1) * per_group)
+            groups.append(_Group(teacher, group, heads, query, key))
+            query, key = query + per_group * space.head_dim, key + space.head_dim
+    return groups
 
 
-def _own(importance: Tensor, group: _Group, spaces: Sequence[Space]) -> Tensor:
+def _importance_of(group: _Group, importance: Tensor, spaces: Sequence[Space]) -> Tensor:
     return importance[group.first_query : group.first_query + len(group.heads) * spaces[group.teacher].head_dim]
 
 
@@ -107,7 +114,7 @@ def _square(moments: Tensor, start: int, size: int) -> Tensor:
     return moments[start : start + size, start : start + size]
 
 
-def _nothing(teacher: Space, student: Space, role: Role) -> tuple[Tensor, Tensor]:
+def _zero_pair(teacher: Space, student: Space, role: Role) -> tuple[Tensor, Tensor]:
     counts = [space.groups if role in (Role.KEY, Role.VALUE) else space.heads for space in (teacher, student)]
     sizes = [1, 1] if role is Role.HEADS else [teacher.head_dim, student.head_dim]
     shape = (counts[0] * sizes[0], counts[1] * sizes[1])

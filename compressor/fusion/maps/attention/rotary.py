@@ -1,8 +1,8 @@
-"""Rotary heads of fewer channels: every pair of the student's stands for the teachers' pairs that turn about as fast.
+"""Rotary heads of fewer channels: each pair of the student's replaces the teachers' pairs of about its frequency.
 
 A head's logit is the real part of Σ_p q_p* k_p exp(iω_p Δ) over its pairs p, with Δ the distance of the two tokens.
-The student has fewer frequencies, which its config gives it.  Each of its pairs gets the complex product of rank one
-that is nearest to the sum of the products of the teachers' pairs nearest to it in frequency.
+The student has fewer frequencies, given by its config.  Each of its pairs gets the complex product of rank one nearest
+to the sum of the products of the teachers' pairs that are nearest to it in frequency.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from compressor.fusion.maps.attention.low_rank import low_rank_product
 
 
 @dataclass(frozen=True, eq=False)
-class Turning:
-    """Which of the teachers' pairs each of the student's pairs stands for.
+class RotaryPairs:
+    """The teachers' pairs of channels that each of the student's pairs replaces.
 
     Attributes:
         layout: how channels are paired.
-        teachers: how many pairs their heads have.
-        members: per pair of the student, pairs of the teachers, the nearest in frequency first; may be none.
+        teachers: number of pairs of their heads.
+        members: per pair of the student, pairs of the teachers, the nearest in frequency first; may be empty.
     """
 
     layout: str
@@ -32,62 +32,67 @@ class Turning:
     members: tuple[tuple[int, ...], ...]
 
 
-def turning(teachers: Sequence[nn.Module], student: nn.Module, layout: str) -> Turning | None:
-    """How pairs of heads that become smaller go together; None if the teachers' frequencies are not alike."""
-    theirs, own = [frequencies(model) for model in teachers], frequencies(student)
-    first = theirs[0]
-    if first is None or own is None:
+def match_frequencies(teachers: Sequence[nn.Module], student: nn.Module, layout: str) -> RotaryPairs | None:
+    """The pairs of heads that become smaller; None if the teachers' frequencies are not alike."""
+    teacher_frequencies, student_frequencies = [frequencies(model) for model in teachers], frequencies(student)
+    first = teacher_frequencies[0]
+    if first is None or student_frequencies is None:
         return None
-    if any(other is None or other.shape != first.shape or not torch.allclose(other, first) for other in theirs):
+    if any(f is None or f.shape != first.shape or not torch.allclose(f, first) for f in teacher_frequencies):
         return None
-    apart = (first.log()[:, None] - own.log()[None, :]).abs()
-    nearest = apart.argmin(dim=1)
-    order = [apart[:, pair].argsort(stable=True) for pair in range(len(own))]
-    members = tuple(tuple(found[nearest[found] == pair].tolist()) for pair, found in enumerate(order))
-    return Turning(layout, len(first), members)
+    distance = (first.log()[:, None] - student_frequencies.log()[None, :]).abs()
+    nearest = distance.argmin(dim=1)
+    orders = [distance[:, pair].argsort(stable=True) for pair in range(len(student_frequencies))]
+    members = tuple(tuple(order[nearest[order] == pair].tolist()) for pair, order in enumerate(orders))
+    return RotaryPairs(layout, len(first), members)
 
 
-def kept_pairs(d: int, channels: int, turns: Turning) -> Tensor:
-    """A selection [d, channels] of the teachers' pair that is nearest to each of the student's, as a baseline."""
-    chosen = torch.zeros(d, channels, dtype=torch.float64)
-    for theirs, own in zip(pairs(turns.layout, turns.teachers), pairs(turns.layout, len(turns.members)), strict=True):
-        for pair, members in enumerate(turns.members):
-            chosen[theirs[list(members[:1])], own[pair]] = 1.0
-    start, new = 2 * turns.teachers, 2 * len(turns.members)
+def select_pairs(d: int, channels: int, matched: RotaryPairs) -> Tensor:
+    """A selection [d, channels] of the teachers' pair nearest to each of the student's, as a baseline."""
+    selection = torch.zeros(d, channels, dtype=torch.float64)
+    ends = zip(
+        pairs(matched.layout, matched.teachers), pairs(matched.layout, len(matched.members)), strict=True
+    )  # fmt: skip
+    for teacher_channels, student_channels in ends:
+        for pair, members in enumerate(matched.members):
+            selection[teacher_channels[list(members[:1])], student_channels[pair]] = 1.0
+    start, new_start = 2 * matched.teachers, 2 * len(matched.members)
     if start < d:
-        chosen[torch.linspace(start, d - 1, channels - new).round().long(), torch.arange(new, channels)] = 1.0
-    return chosen
+        rest = torch.linspace(start, d - 1, channels - new_start).round().long()
+        selection[rest, torch.arange(new_start, channels)] = 1.0
+    return selection
 
 
-def turning_product(queries: Tensor, keys: Tensor, channels: int, turns: Turning) -> tuple[Tensor, Tensor]:
-    """Maps A, B [d, channels] of queries and keys whose products, turned, are nearest to those of q and k, turned.
+def rotary_product(queries: Tensor, keys: Tensor, channels: int, matched: RotaryPairs) -> tuple[Tensor, Tensor]:
+    """Maps A, B [d, channels] of queries and keys whose rotated products are nearest to those of q and k.
 
     Args:
-        queries, keys: second moments [d, d] of queries and keys before they are turned, taken as independent.
+        queries, keys: second moments [d, d] of queries and keys before rotation, taken as independent.
         channels: of the student's head.
-        turns: which pairs go together.
+        matched: corresponding pairs.
     """
-    d, rest = len(queries), 2 * turns.teachers
+    d, start, new_start = len(queries), 2 * matched.teachers, 2 * len(matched.members)
     a, b = torch.zeros(d, channels, dtype=torch.float64), torch.zeros(d, channels, dtype=torch.float64)
-    first, second = pairs(turns.layout, turns.teachers)
-    new_first, new_second = pairs(turns.layout, len(turns.members))
+    first, second = pairs(matched.layout, matched.teachers)
+    new_first, new_second = pairs(matched.layout, len(matched.members))
     complex_queries, complex_keys = _complex(queries, first, second), _complex(keys, first, second)
-    for pair, members in enumerate(turns.members):
+    for pair, members in enumerate(matched.members):
         if not members:
             continue
-        own = torch.tensor(members)
-        block = own[:, None], own[None, :]
-        for matrix, kept in zip((a, b), low_rank_product(complex_queries[block], complex_keys[block], 1), strict=True):
-            column = kept[:, 0]
+        index = torch.tensor(members)
+        block = index[:, None], index[None, :]
+        products = low_rank_product(complex_queries[block], complex_keys[block], 1)
+        for matrix, product in zip((a, b), products, strict=True):
+            column = product[:, 0]
             # y = Σ conj(c_p) x_p, written out in real and imaginary parts.
-            matrix[first[own], new_first[pair]] = column.real
-            matrix[second[own], new_first[pair]] = column.imag
-            matrix[first[own], new_second[pair]] = -column.imag
-            matrix[second[own], new_second[pair]] = column.real
-    if rest < d:
-        still = low_rank_product(queries[rest:, rest:], keys[rest:, rest:], channels - 2 * len(turns.members))
-        for matrix, kept in zip((a, b), still, strict=True):
-            matrix[rest:, 2 * len(turns.members) :] = kept
+            matrix[first[index], new_first[pair]] = column.real
+            matrix[second[index], new_first[pair]] = column.imag
+            matrix[first[index], new_second[pair]] = -column.imag
+            matrix[second[index], new_second[pair]] = column.real
+    if start < d:
+        unrotated = low_rank_product(queries[start:, start:], keys[start:, start:], channels - new_start)
+        for matrix, product in zip((a, b), unrotated, strict=True):
+            matrix[start:, new_start:] = product
     return a, b
 
 

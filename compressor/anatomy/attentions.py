@@ -1,0 +1,188 @@
+"""The attentions of a traced model, and the parts of axes that belong to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import nn
+
+from compressor.anatomy.dims import Dim, DimForm
+from compressor.anatomy.hooks import is_linear
+from compressor.anatomy.spec import Role
+from compressor.anatomy.tracer import TracedDims
+
+
+class Leaf(NamedTuple):
+    """A part of an axis: heads × channel of `size` coordinates; a plain dimension has no heads."""
+
+    heads: tuple[Dim, ...]
+    channel: Dim
+    size: int
+
+
+@dataclass
+class TracedAttention:
+    """One attention.
+
+    Attributes:
+        layer: its path, "" outside of layers.
+        heads, channel: dimensions that the output projection reads.
+        modules: output projections.
+        writers: (weight, heads, channel) of query, key and value projections.
+        fixed_channels: a vector scales query or key channels.
+        space: its name.
+    """
+
+    layer: str
+    heads: tuple[Dim, ...]
+    channel: Dim
+    modules: list[str] = field(default_factory=list)
+    writers: list[tuple[str, tuple[Dim, ...], Dim]] = field(default_factory=list)
+    fixed_channels: bool = False
+    space: str = ""
+
+    @property
+    def key(self) -> tuple[int, str]:
+        return id(self.heads[0]), self.layer
+
+    @property
+    def head_count(self) -> int:
+        return math.prod(head.size for head in self.heads)
+
+    @property
+    def group_count(self) -> int:
+        """Key–value groups: the fewest heads that a projection writes."""
+        counts = [math.prod(head.size for head in heads) for _, heads, _ in self.writers]
+        return max(min(counts, default=self.head_count), 1)
+
+    @property
+    def rotary(self) -> bool:
+        """Whether query and key channels have a fixed place in their head."""
+        matched = [channel for _, _, channel in self.writers if channel.root is not self.channel]
+        return self.fixed_channels or any(c.root.form is not DimForm.ATOM or c.root.pinned for c in matched)
+
+
+class Attentions:
+    """All attentions of a traced model.
+
+    Args:
+        model: that was traced.
+        traced: its dimensions.
+        layers: their paths.
+    """
+
+    def __init__(self, model: nn.Module, traced: TracedDims, layers: Sequence[str]) -> None:
+        self._modules, self._traced, self._layers = dict(model.named_modules()), traced, layers
+        self._by_heads = self._read_by_output_projections()
+        self._by_channel = {(id(a.channel), a.layer): a for a in self.all}
+        #: Ids of dimensions that are the channels of some attention.
+        self.channel_roots = {id(a.channel) for a in self.all}
+        self._head_sizes = {a.channel.size for a in self.all}
+
+    @property
+    def all(self) -> list[TracedAttention]:
+        return list(self._by_heads.values())
+
+    def layer_of(self, name: str) -> str:
+        """The layer that a parameter lies in; "" outside of layers."""
+        return next((layer for layer in self._layers if name.startswith(layer + ".")), "")
+
+    def multiplies(self, parameter: str) -> bool:
+        """Whether a parameter belongs to a linear module."""
+        return is_linear(self._modules[parameter.rpartition(".")[0]])
+
+    def _read_by_output_projections(self) -> dict[tuple[int, str], TracedAttention]:
+        attentions: dict[tuple[int, str], TracedAttention] = {}
+        for name, dims in self._traced.parameters.items():
+            for dim in dims:
+                factors = [factor.root for factor in dim.factors()]
+                if not dim.contracted or len(factors) < 2 or dim.all_pinned:
+                    continue
+                attention = TracedAttention(self.layer_of(name), tuple(factors[:-1]), factors[-1])
+                attentions.setdefault(attention.key, attention).modules.append(name.rpartition(".")[0])
+        return attentions
+
+    def owner(self, heads: Sequence[Dim], channel: Dim, layer: str) -> TracedAttention | None:
+        """The attention that heads × channel belong to."""
+        if heads:
+            return self._by_heads.get((id(heads[0].root), layer))
+        return self._by_channel.get((id(channel.root), layer))
+
+    def leaves(self, dim: Dim) -> tuple[list[Leaf], int]:
+        """The parts of an axis, and the number of heads whose parts alternate."""
+        root = dim.root
+        if id(root) in self.channel_roots or root.form is DimForm.ATOM:
+            return [Leaf((), root, root.size)], 1
+        if root.form is DimForm.CONCAT:
+            return [leaf for part in root.parts for leaf in self.leaves(part)[0]], 1
+        factors = [factor.root for factor in root.factors()]
+        if len(factors) == 1:
+            return self.leaves(factors[0])
+        heads, last = tuple(factors[:-1]), factors[-1]
+        count, sizes = root.size // last.size, self._head_sizes
+        if not sizes or last.size in sizes or last.form is not DimForm.CONCAT:
+            return [Leaf(heads, last, root.size)], 1
+        leaves, stretch = [], 0
+        for piece in last.parts if all(part.size in sizes for part in last.parts) else last.pieces():
+            stretch += piece.size
+            if stretch in sizes:
+                leaves.append(Leaf(heads, piece.root, count * stretch))
+                stretch = 0
+        return leaves, count
+
+    def collect_writers(self) -> None:
+        """Assign other axes with heads to their attention; a single group has only channels."""
+        for grouped in (True, False):
+            for name, dims in self._traced.parameters.items():
+                for dim in dims:
+                    self._assign(name, dim, grouped=grouped)
+            for attention in self.all:
+                for _, _, channel in attention.writers:
+                    self._by_channel.setdefault((id(channel.root), attention.layer), attention)
+                    self.channel_roots.add(id(channel.root))
+
+    def _assign(self, name: str, dim: Dim, *, grouped: bool) -> None:
+        for heads, channel, _ in self.leaves(dim)[0]:
+            owner = self.owner(heads, channel, self.layer_of(name))
+            if owner is None or dim.contracted or bool(heads) is not grouped:
+                continue
+            if self.multiplies(name):
+                if name.endswith("weight"):
+                    owner.writers.append((name, heads, channel))
+            elif not heads:
+                owner.fixed_channels = True
+
+    def counted_by(self, dim: Dim, layer: str) -> TracedAttention | None:
+        """The attention whose heads a plain dimension counts (a bias per head)."""
+        counted = [a for a in self.all if a.heads[0] is dim.root or _is_product(dim, a.heads)]
+        return next(iter(sorted(counted, key=lambda a: a.layer != layer)), None)
+
+    def role(self, owner: TracedAttention, name: str, dim: Dim, leaves: Sequence[Leaf], index: int) -> Role:
+        """The role of one part of a parameter's axis in its attention."""
+        heads, channel, _ = leaves[index]
+        if dim.contracted:
+            return Role.OUTPUT
+        fused = [i for i, (h, c, _) in enumerate(leaves) if self.owner(h, c, owner.layer) is owner]
+        if len(fused) == 3:
+            return (Role.QUERY, Role.KEY, Role.VALUE)[fused.index(index)]
+        if channel.root is owner.channel and any(c.root is not owner.channel for _, _, c in owner.writers):
+            return Role.VALUE
+        # Pairs of neighbouring rotary channels look like heads: count only the heads of the attention.
+        roots = {id(head) for head in owner.heads}
+        counts = [sum(id(head.root) in roots for head in written) for _, written, _ in owner.writers]
+        count = sum(id(head.root) in roots for head in heads)
+        if count > min(counts):
+            return Role.QUERY
+        if count < max(counts):
+            return Role.KEY
+        # Queries and keys are alike.  Their order makes no difference to the maps, so module names decide.
+        alike = [n.rpartition(".")[0] for n, _, c in owner.writers if c.root is channel.root]
+        ordered = sorted(dict.fromkeys(alike), key=lambda path: ("q" not in path.rpartition(".")[2], path))
+        return Role.QUERY if name.rpartition(".")[0] == ordered[0] else Role.KEY
+
+
+def _is_product(dim: Dim, heads: Sequence[Dim]) -> bool:
+    return [head.root for head in heads] == [factor.root for factor in dim.factors()]

@@ -1,0 +1,111 @@
+"""Rules of operations that take coordinates out of a tensor, by place or by value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compressor.anatomy.dims import Dim, Dims, pin, select_dim, split_concat
+from compressor.anatomy.rules.rule import Lookup, argument, broadcast, rule, tensors_in
+
+
+@rule("unbind")
+def _unbind(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> list[Dims]:
+    dims = lookup(args[0])
+    place = argument(args, kwargs, 1, "dim", 0) % len(dims)
+    return [select_dim(dims, place, index) for index in range(len(result))]
+
+
+@rule("select")
+def _select(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Dims:
+    dims = lookup(args[0])
+    return select_dim(dims, argument(args, kwargs, 1, "dim") % len(dims), argument(args, kwargs, 2, "index"))
+
+
+@rule("narrow")
+def _narrow(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Dims:
+    dims = list(lookup(args[0]))
+    place, start = argument(args, kwargs, 1, "dim") % len(dims), int(argument(args, kwargs, 2, "start"))
+    dims[place] = _stretch(dims[place], start, start + result.shape[place])
+    return dims
+
+
+def _stretch(dim: Dim, start: int, stop: int) -> Dim:
+    """Coordinates [start, stop) of a dimension."""
+    if stop - start == dim.size:
+        return dim
+    sizes = [start, stop - start, dim.size - stop]
+    parts = split_concat(dim, [size for size in sizes if size > 0])
+    return parts[1 if start > 0 else 0] if stop > start else Dim(0)
+
+
+@rule("__getitem__")
+def _getitem(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Dims:
+    tensor, index = args
+    items = _spelled_out(tensor, index)
+    dims = lookup(tensor)
+    # Single coordinates go first, the last one first: they may change the other dimensions.
+    for spot in range(len(items) - 1, -1, -1):
+        if not isinstance(items[spot], (slice, type(None))) and not (
+            isinstance(items[spot], Tensor) and items[spot].dim()
+        ):
+            place = sum(_dims_taken(item) for item in items[:spot] if item is not None)
+            dims = select_dim(dims, place, int(items[spot]))
+            del items[spot]
+    remaining, selected, advanced, where = list(dims), [], [], None
+    for item in items:
+        if item is None:
+            selected.append(Dim(1))
+        elif isinstance(item, slice):
+            selected.append(_sliced(remaining.pop(0), item))
+        else:
+            where = len(selected) if where is None else where
+            advanced.append(item)
+            for _ in range(_dims_taken(item)):
+                pin(remaining.pop(0))
+    if where is not None:
+        shape = result.shape[where : where + result.dim() - len(selected)]
+        if any(_is_mask(item) for item in advanced):
+            inner = [Dim(size, pinned=True) for size in shape]
+        else:
+            inner = broadcast(lookup, advanced, shape)
+        selected[where:where] = inner
+    return selected
+
+
+def _spelled_out(tensor: Tensor, index: Any) -> list[Any]:
+    """The entries of an index, with whole slices in place of the (perhaps missing) ellipsis."""
+    items = list(index) if isinstance(index, tuple) else [index]
+    if not any(item is Ellipsis for item in items):
+        items.append(Ellipsis)
+    spot = next(place for place, item in enumerate(items) if item is Ellipsis)
+    consumed = sum(_dims_taken(item) for item in items if item is not None and item is not Ellipsis)
+    items[spot : spot + 1] = [slice(None)] * (tensor.dim() - consumed)
+    return items
+
+
+def _dims_taken(item: Any) -> int:
+    """The dimensions that one entry of an index uses up."""
+    return item.dim() if _is_mask(item) else 1
+
+
+def _is_mask(item: Any) -> bool:
+    return isinstance(item, Tensor) and item.dtype == torch.bool
+
+
+def _sliced(dim: Dim, item: slice) -> Dim:
+    start, stop, step = item.indices(dim.size)
+    if step != 1:
+        pin(dim)
+        return Dim(len(range(start, stop, step)), pinned=True)
+    return _stretch(dim, start, max(start, stop))
+
+
+@rule("one_hot", "nonzero", "bincount", "histc", "unique")
+def _positions(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
+    """Operations that return positions along dimensions: these are pinned."""
+    pin(*lookup(args[0]))
+    dims_of_results = [[Dim(size, pinned=True) for size in tensor.shape] for tensor in tensors_in(result)]
+    return dims_of_results if isinstance(result, tuple) else dims_of_results[0]

@@ -1,0 +1,91 @@
+"""Pilots: students built on a few samples, and the score by which candidates are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from compressor.anatomy import Anatomy
+from compressor.anatomy.hooks import logits_of
+from compressor.ensemble import ensemble_predictions, mean_kl
+from compressor.fusion.build.student import StudentBuilder
+from compressor.fusion.calibration.batches import Batch, CalibrationSet, take_samples
+from compressor.fusion.calibration.statistics import token_rows
+from compressor.fusion.context import FusionContext
+from compressor.fusion.teacher import FusionTeacher
+from compressor.models.inputs import dummy_inputs, without_labels
+
+#: Calibration samples of a pilot.
+PILOT_SAMPLES = 64
+#: Random inputs that score pilots where there are no held-out samples.
+RANDOM_SAMPLES = 16
+#: About the most held-out logits that are scored: of a large vocabulary not all fit into memory.
+MOST_SCORED_LOGITS = 1 << 26
+#: Share by which a candidate must beat the default one.
+MARGIN = 0.01
+
+
+class PilotScorer:
+    """The distance of a student to the ensemble on held-out samples.
+
+    With a head, KL(ensemble || student); without one, the squared error of its features as a share of the energy of the
+    transported ones.
+
+    Args:
+        teachers: the ensemble.
+        held_out: samples.
+        anatomy: the student's.
+    """
+
+    def __init__(self, teachers: Sequence[FusionTeacher], held_out: Sequence[Batch], anatomy: Anatomy) -> None:
+        self.teachers, self.held_out, self.output = teachers, held_out, anatomy.output
+        self.measure = "held_out_kl" if self.output is None else "held_out_error"
+
+    @cached_property
+    def targets(self) -> list[Tensor]:
+        """The ensemble's log-probabilities, of as many batches as `MOST_SCORED_LOGITS` allows."""
+        models, shares = [t.model for t in self.teachers], [t.weight for t in self.teachers]
+        targets: list[Tensor] = []
+        for batch in self.held_out:
+            if sum(target.numel() for target in targets) < MOST_SCORED_LOGITS:
+                targets.append(ensemble_predictions(models, shares, batch))
+        return targets
+
+    @torch.no_grad()
+    def __call__(self, student: StudentBuilder) -> float:
+        if self.output is None:
+            return mean_kl(student.model, self.held_out[: len(self.targets)], self.targets)
+        squares, energy = 0.0, 0.0
+        for batch in self.held_out:
+            inputs = without_labels(batch)
+            features = token_rows(logits_of(student.model, inputs), None).double()
+            target = torch.zeros_like(features)
+            for teacher, maps in zip(self.teachers, student.maps, strict=True):
+                rows = token_rows(logits_of(teacher.model, inputs), None)
+                target += maps[self.output].transport(rows).double()
+            squares += float((features - target).square().sum())
+            energy += float((target - target.mean(0)).square().sum())
+        share = squares / max(energy, 1e-30)
+        return share if share == share else float("inf")
+
+
+def within_margin(score: float, best: float) -> bool:
+    """Whether a score is about as good as the best one."""
+    return score <= (1 + MARGIN) * best + 1e-9
+
+
+def pilot_set(context: FusionContext, samples: int = PILOT_SAMPLES) -> CalibrationSet:
+    """Train samples of a pilot; it holds none out."""
+    assert context.calibration is not None
+    return CalibrationSet(take_samples(context.calibration.train, samples))
+
+
+def scoring_batches(context: FusionContext) -> Sequence[Batch]:
+    """Samples that score pilots: the held-out ones, or random inputs where there are none."""
+    if context.calibration is not None and context.calibration.held_out:
+        return context.calibration.held_out
+    dtype = next(context.model.parameters()).dtype
+    return [dummy_inputs(context.model.config, RANDOM_SAMPLES, dtype=dtype)]

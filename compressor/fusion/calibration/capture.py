@@ -1,0 +1,125 @@
+"""Capture tensors of a forward pass; call a layer again as its model called it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from compressor.anatomy.hooks import Tap, first_tensor, hooks
+from compressor.models.finite import check_hidden
+
+
+class StopForward(Exception):
+    """Everything wanted was captured; the rest of the forward pass is not needed."""
+
+
+@contextmanager
+def ending_early() -> Iterator[None]:
+    """Continue after a forward pass that `StopForward` ended."""
+    try:
+        yield
+    except StopForward:
+        return
+
+
+@contextmanager
+def capture_taps(model: nn.Module, taps: Sequence[Tap], *, stop: bool = False) -> Iterator[dict[Tap, Tensor]]:
+    """Fill a dict with the tensors at some taps while the model runs.
+
+    Of a module called several times (keys of tokens, then of relative positions) the first call counts.
+
+    Args:
+        model: to be run by the caller.
+        taps: to capture.
+        stop: end the pass once all are captured; the caller needs `ending_early`.
+    """
+    captured: dict[Tap, Tensor] = {}
+
+    def keep(tap: Tap, value: Tensor | None) -> None:
+        if value is not None:
+            captured.setdefault(tap, value)
+        if stop and len(captured) == len(taps):
+            raise StopForward
+
+    def before(tap: Tap) -> Any:
+        return lambda _, args, kwargs: keep(tap, first_tensor(args) if args else first_tensor(kwargs))
+
+    def after(tap: Tap) -> Any:
+        return lambda _, __, output: keep(tap, first_tensor(output))
+
+    handles = []
+    for tap in taps:
+        module = model.get_submodule(tap[0])
+        if tap[1] == "in":
+            handles.append(module.register_forward_pre_hook(before(tap), with_kwargs=True))
+        else:
+            handles.append(module.register_forward_hook(after(tap)))
+    with hooks(handles):
+        yield captured
+
+
+def check_captured(teacher: str, captured: Mapping[Tap, Tensor]) -> None:
+    """Refuse a teacher whose activations nothing can be computed with.
+
+    Args:
+        teacher: its name.
+        captured: tensors of a forward pass.
+
+    Raises:
+        UserError: a tensor holds NaN, infinity or far too large values; names the module.
+    """
+    for (module, _), value in captured.items():
+        check_hidden(teacher, module, value)
+
+
+@dataclass(frozen=True)
+class HandedArgument:
+    """An argument that an earlier layer returned: the layer, and the place in its output."""
+
+    layer: str
+    place: int
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """The arguments of one layer's call without its hidden states.
+
+    Attributes:
+        args, kwargs: the arguments.
+        by_name: keyword of the hidden states; None if they are the first positional argument.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    by_name: str | None
+
+    def same_as(self, other: LayerCall) -> bool:
+        values, others = (*self.args, *self.kwargs.items()), (*other.args, *other.kwargs.items())
+        return self.by_name == other.by_name and len(values) == len(others) and all(map(_same, values, others))
+
+    def filled(self, returned: Mapping[str, Any]) -> LayerCall:
+        """The call with the outputs of earlier layers in their places."""
+
+        def fill(value: Any) -> Any:
+            return returned[value.layer][value.place] if isinstance(value, HandedArgument) else value
+
+        return replace(self, args=tuple(map(fill, self.args)), kwargs={k: fill(v) for k, v in self.kwargs.items()})
+
+
+def call_layer(module: nn.Module, call: LayerCall, hidden: Tensor) -> Any:
+    """Call a layer on other hidden states."""
+    if call.by_name is not None:
+        return module(*call.args, **{call.by_name: hidden}, **call.kwargs)
+    return module(hidden, *call.args, **call.kwargs)
+
+
+def _same(value: Any, other: Any) -> bool:
+    if isinstance(value, tuple) and isinstance(other, tuple):
+        return len(value) == len(other) and all(map(_same, value, other))
+    return value is other or (
+        not isinstance(value, (Tensor, HandedArgument)) and not isinstance(other, Tensor) and value == other
+    )

@@ -1,0 +1,126 @@
+"""The result of a fusion: student, report, and maps between hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from compressor.anatomy import Anatomy
+from compressor.anatomy.queries import stream_keys
+from compressor.fusion.build.student import BuiltStudent, StudentBuilder
+from compressor.fusion.shape.spec import StudentSpec
+from compressor.fusion.teacher import TeacherGroup
+from compressor.layer_maps import LayerMap
+
+
+@dataclass(frozen=True, eq=False)
+class FusionResult:
+    """A student and how it was made.
+
+    Attributes:
+        model: the student, in evaluation mode and the teachers' precision.
+        target: its shape, asked and given.
+        anatomy: its anatomy.
+        report: choices, couplings, fits, seconds; plain values for JSON.
+        passages: maps of the teachers' residual streams to the student's, for hidden-state losses of a finetune.
+    """
+
+    model: PreTrainedModel
+    target: StudentSpec
+    anatomy: Anatomy
+    report: dict[str, Any]
+    passages: tuple[LayerMap, ...] = ()
+
+
+def collect_result(
+    built: BuiltStudent, model: PreTrainedModel, group: TeacherGroup, seconds: dict[str, float]
+) -> FusionResult:
+    """The result of a fusion.
+
+    Args:
+        built: the student.
+        model: its model in the teachers' precision.
+        group: the teachers.
+        seconds: per stage.
+    """
+    candidate, report = built.candidate, _report(built, group, seconds)
+    return FusionResult(model, candidate.spec, candidate.anatomy, report, layer_maps_of(built.builder, group.order))
+
+
+def layer_maps_of(student: StudentBuilder, order: Sequence[int]) -> tuple[LayerMap, ...]:
+    """The maps of the teachers' residual streams to the student's after every layer.
+
+    They apply to teachers as they are and not in canonical form, so they centre the stream where that form does.
+
+    Args:
+        student: built.
+        order: teacher i of the fusion is the user's teacher order[i]; the maps are in the user's order.
+    """
+    places = _user_order(order)
+    pushes: dict[str, tuple[Tensor | None, ...]] = {}
+    layer_maps = []
+    keys = stream_keys(student.anatomy)
+    for index, stack in enumerate(student.anatomy.stacks):
+        for layer in stack.layers:
+            key = keys[layer]
+            if key not in pushes:
+                pushes[key] = tuple(_push(student, place, key, stack.residual) for place in places)
+            if any(push is not None for push in pushes[key]):
+                layers = tuple(student.teachers[place].local_name(layer) for place in places)
+                layer_maps.append(LayerMap(layer, layers, pushes[key], decoder=index > 0))
+    return tuple(layer_maps)
+
+
+def _push(student: StudentBuilder, place: int, key: str, residual: str) -> Tensor | None:
+    """A teacher's map of the stream, float32 [n_k, m]; None if it adds nothing."""
+    mapping = student.maps[place].get(key)
+    if mapping is None or not mapping.push.any():
+        return None
+    anatomy, push = student.teachers[place].anatomy, mapping.push
+    if residual in anatomy.centred and anatomy.rotatable(residual):
+        push = push - push.mean(dim=0)
+    return push.to(torch.float32).contiguous()
+
+
+def _report(built: BuiltStudent, group: TeacherGroup, seconds: dict[str, float]) -> dict[str, Any]:
+    """The report, with teachers in the user's order."""
+    places, builder, report = _user_order(group.order), built.builder, built.builder.report
+    teachers = [group.teachers[place] for place in places]
+    named = {key: {t.name: built.choice[key][t.name] for t in teachers} for key in ("shares", "weights")}
+
+    def by_teacher(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        # Every space has one entry per teacher.
+        starts = range(0, len(entries), len(places))
+        return [
+            {"teacher": teacher.name, **entries[start + place]}
+            for start in starts
+            for place, teacher in zip(places, teachers, strict=True)
+        ]
+
+    return {
+        "choice": built.choice | named,
+        "certificate": {teacher.name: teacher.anatomy.error for teacher in teachers},
+        "canonical": builder.anatomy.canonical,
+        "layers": {
+            teacher.name: {layer: list(span.layers) for layer, span in teacher.spans.items()}
+            for teacher in teachers
+            if teacher.spans
+        },
+        "couplings": by_teacher(report.couplings),
+        "projections": by_teacher(report.projections),
+        "fits": report.fits,
+        "polished": report.reconstructed if builder.options.reconstruction_steps else None,
+        "unpolished": report.not_reconstructed or None,
+        "head": report.head,
+        "seconds": {**seconds, "total": sum(seconds.values())},
+    }
+
+
+def _user_order(order: Sequence[int]) -> list[int]:
+    """The fusion's index of each of the user's teachers."""
+    return sorted(range(len(order)), key=lambda i: order[i])
