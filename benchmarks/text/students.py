@@ -29,9 +29,9 @@ from compressor.data.sources import open_split
 from compressor.distillation.distill import train_student
 from compressor.ensemble import mix_predictions
 from compressor.fusion import FusionResult, fuse_models
+from compressor.models.configs import model_class
 from compressor.models.load import load_teacher
 from compressor.models.teacher import Teacher
-from compressor.models.weights import model_class
 from compressor.pipeline.environment import environment
 from compressor.recipe import DataOptions, FinetuneOptions, FusionOptions
 

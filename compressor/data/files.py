@@ -18,7 +18,7 @@ from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
 from compressor.data.tables import check_table
 from compressor.errors import UserError
-from compressor.models.digits import CLASSES, digits
+from compressor.models.builtin import CLASSES, digits
 from compressor.utils.input_files import check_regular
 from compressor.utils.logging import quiet_datasets, root_cause
 from compressor.wording import shorten

@@ -9,8 +9,8 @@ from transformers import AutoImageProcessor, AutoTokenizer, PretrainedConfig
 
 from compressor.errors import UserError
 from compressor.models.builtin import OnTrainingProgress, ensure_builtin
+from compressor.models.configs import code_needed, code_not_run, forget_code
 from compressor.models.finite import check_activations
-from compressor.models.foreign_code import code_needed, code_not_run, forget_code
 from compressor.models.inputs import is_image_config
 from compressor.models.resolve import resolve
 from compressor.models.save import fingerprint

@@ -14,7 +14,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError
-from compressor.models.weights import model_class
+from compressor.models.configs import model_class
 from compressor.utils.logging import quiet_transformers
 
 #: Most modules of a model; one of 94 layers with 512 experts each, every one of them of five modules, has 240,000.

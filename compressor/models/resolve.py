@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 
 from compressor.errors import UserError
 from compressor.models.builtin import BUILTIN, builtin_config, builtin_folder
-from compressor.models.weights import read_config
+from compressor.models.configs import read_config
 from compressor.utils.input_files import special_kind
 from compressor.utils.logging import one_line
 from compressor.wording import shorten

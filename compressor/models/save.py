@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compressor.models.finite import check_weights
+from compressor.models.finite import check_finite_weights
 from compressor.models.weights import load_model
 from compressor.utils.logging import quiet_transformers
 
@@ -26,7 +26,7 @@ def save_student(folder: str | Path, model: PreTrainedModel, processor: Any | No
     Raises:
         UserError: nothing could be computed with a weight; nothing is written then.
     """
-    check_weights("the student", model)
+    check_finite_weights("the student", model)
     with quiet_transformers():
         model.save_pretrained(folder)
         if processor is not None:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.anatomy.hooks import logits_of
+from compressor.models.configs import model_class
 from compressor.models.inputs import dummy_inputs
 from compressor.models.tasks import find_task
-from compressor.models.weights import model_class
 
 LabelledBatch = dict[str, Tensor]
 #: Positions of a text; samples of a batch.
