@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from compressor.anatomy.hooks import capture_outputs
-from compressor.data.collate import collate
+from compressor.data.samples import collate
 from compressor.distillation.checks import TrainingSamples
 from compressor.distillation.logit_cache import INDEX, CachedLogits, OnShare, cache_logits
 from compressor.distillation.losses import LOSSES, CapturedOutputs, Loss, LossContext, LossInputs

@@ -1,6 +1,6 @@
 """The one table of tasks: which class names mean a task, its metrics, which logits count, how its text is read.
 
-A new task is an entry of `TASKS` here and a reader of its samples in `compressor.data.text_readers`.
+A new task is an entry of `TASKS` here and a reader of its samples in `compressor.data.batches.READERS`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from torch.nn import functional
 from compressor.bench import accuracy
 from compressor.bench.accuracy import Tally, measure_accuracy
 from compressor.data.batches import Batches, Samples
-from compressor.data.collate import collate
+from compressor.data.samples import collate
 from compressor.data.sources import open_split
 from compressor.distillation.distill import train_student
 from compressor.distillation.losses import label_loss

@@ -22,8 +22,8 @@ from tiny_text import (
 )
 
 from compressor.data.batches import Batches, Samples, packed
-from compressor.data.collate import collate
-from compressor.data.masking import mask_tokens
+from compressor.data.block_readers import mask_tokens
+from compressor.data.samples import collate
 from compressor.data.sources import open_split
 from compressor.errors import UserError
 from compressor.models.inputs import pad_id
