@@ -2,12 +2,18 @@
 
 The functions below are the stable Python face; what they need is imported when they are called, so that importing the
 package costs nothing.  Whatever a person can get wrong is raised as `compressor.errors.UserError`.
+
+Importing the package turns off the telemetry of the libraries below it (`compressor.utils.telemetry`): this works only
+before they are imported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from compressor.utils.telemetry import disable_telemetry
+from compressor.version import __version__
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,8 +29,9 @@ if TYPE_CHECKING:
     from compressor.fusion import FusionResult
     from compressor.layer_maps import AttentionPair, LayerMap
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "benchmark", "distill", "export_onnx", "fuse", "inspect"]
+
+disable_telemetry()
 
 
 def fuse(

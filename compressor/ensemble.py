@@ -15,14 +15,14 @@ from compressor.models.inputs import without_labels
 
 
 def mix_predictions(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Log of the weighted mean of probabilities, of the rows' dtype.
+    """Log of the weighted mean of probabilities [..., C].
 
     Args:
-        rows: log-probabilities [..., C], one tensor per model.
-        weights: one non-negative weight per model; they are normalised, and a model of weight 0 is left out.
+        rows: log-probabilities [..., C] of each model.
+        weights: of the models, normalised; weight 0 leaves a model out.
 
     Raises:
-        UserError: not one weight per model, a negative one, or all zero.
+        UserError: as `check_weights`.
     """
     check_weights(len(rows), weights)
     total = sum(weights)
@@ -32,7 +32,7 @@ def mix_predictions(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 
 def check_weights(models: int, weights: Sequence[float]) -> None:
-    """Raise a `UserError` unless there is one non-negative weight per model and not all are zero."""
+    """UserError unless each model has a non-negative weight and not all are zero."""
     if len(weights) != models or any(weight < 0 for weight in weights) or sum(weights) <= 0:
         raise UserError(
             f"an ensemble of {models} models needs {models} weights, none negative, not all zero: {list(weights)}"

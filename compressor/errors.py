@@ -7,9 +7,17 @@ and exits with code 2; library users catch the class.  Anything else that escape
 
 from __future__ import annotations
 
+from compressor.wording import bound_line
+
 
 class UserError(Exception):
-    """Bad input, told in one line: what is wrong, where, and what to do about it."""
+    """Bad input, told in one line: what is wrong, where, and what to do about it.
+
+    Whatever the message quotes, it stays short enough to be read: overlong words are cut in the middle.
+    """
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*(bound_line(part) if isinstance(part, str) else part for part in parts))
 
 
 class UnsupportedError(UserError):

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
@@ -124,13 +125,17 @@ def load_layer_maps(folder: str | Path, fingerprints: Sequence[str]) -> tuple[La
     if not path.is_file():
         return ()
     try:
+        with ZipFile(path) as packed:
+            # It is written as it is; what unpacks to more than the file holds is not ours, and may be of any size.
+            if sum(entry.file_size for entry in packed.infolist()) > path.stat().st_size:
+                raise ValueError("it is compressed")
         with np.load(path, allow_pickle=False) as file:
             places, known = json.loads(str(file[_PLACES])), json.loads(str(file[_NAMES]))
             pushes = {name: torch.from_numpy(file[name]) for name in file.files if name not in (_PLACES, _NAMES)}
         order = [known.index(fingerprint) if fingerprint in known else None for fingerprint in fingerprints]
         left_out = [index for index in range(len(known)) if index not in order]
         used = {index for place in places for index, name in enumerate(place["pushes"]) if name is not None}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile, RecursionError, MemoryError) as error:
         raise UserError(f"cannot read {path} ({error}): fuse the student again") from None
     if None in order or used.intersection(left_out):
         return ()

@@ -1,7 +1,4 @@
-"""Presets: baselines and published ways of fusing, each a name for values of the recipe.
-
-A preset lies beneath whatever else is said: flags, and a recipe's own keys, replace its values one by one.
-"""
+"""Presets: named recipe values, which flags and the recipe's own keys override."""
 
 from __future__ import annotations
 
@@ -15,12 +12,7 @@ from compressor.utils.registry import Registry
 
 @dataclass(frozen=True)
 class Preset:
-    """A preset.
-
-    Attributes:
-        meaning: in a few words.
-        values: nested as in a recipe.
-    """
+    """Recipe values, nested as in a recipe, and their meaning in a few words."""
 
     meaning: str
     values: Mapping[str, Any]
@@ -62,27 +54,21 @@ PRESETS.register("paper")(
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The values that a preset stands for, nested as in a recipe.
-
-    Raises:
-        UserError: there is no preset of that name; the line lists the known ones.
-    """
+    """A copy of a preset's values; UserError for an unknown name."""
     return copy.deepcopy(dict(PRESETS.get(name).values))
 
 
 def beneath(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Nested values with those of a preset wherever they say nothing.
-
-    A preset's width is that of students that have their teachers' shape, so it gives way to an anchor or a target too.
+    """Nested recipe values, completed by a preset, without its width if there is an anchor or target.
 
     Raises:
-        UserError: there is no preset of that name; the line lists the known ones.
+        UserError: there is no preset of that name.
     """
-    found = preset(name)
+    lower = preset(name)
     fusion = values.get("fusion")
     if values.get("target") or (isinstance(fusion, Mapping) and fusion.get("anchor") is not None):
-        found.pop("width", None)
-    return _merged(found, values)
+        lower.pop("width", None)
+    return _merged(lower, values)
 
 
 def _merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the guide takes from the code when it is built: options, commands, methods, results; and formulas as MathML."""
+"""What the guide takes from the code when it is built: options, flags, methods, results; and formulas as MathML."""
 
 from __future__ import annotations
 
@@ -22,32 +22,34 @@ from compressor.recipe import Recipe, Section
 from compressor.utils.registry import Registry
 
 ROOT = Path(__file__).parents[1]
-#: Links of pages that lie elsewhere in the repository than in the guide.
+#: Links of pages that lie elsewhere in the repository than in the guide, where benchmarks/ is a folder of docs/.
 _LINKS = {
+    "(../benchmarks/": "(benchmarks/",
     "(../docs/families.md)": "(../families.md)",
-    "(results/paper)": "(paper/README.md)",
-    "(results/students)": "(students/README.md)",
 }
+#: What the flags are listed under that have no panel of their own.
+_PANELS = {"argument": "Arguments", "option": "General"}
 _FLAG = re.compile(r"(?<!`)(--[a-z][a-z-]+)(?!`)")
 _FLAG_OF = {path: flag for flag, path in FLAGS.items()}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made from the code, and those of the benchmarks."""
-    for path, text in {"options.md": options(), "commands.md": commands(), "methods.md": methods()}.items():
+    for path, text in {"options.md": options(), "methods.md": methods()}.items():
         files.append(File.generated(config, path, content=text))
     results = [path for kind in ("*.md", "*.svg") for path in sorted((ROOT / "benchmarks").rglob(kind))]
     for path in results:
-        if path.parent.name == "said":  # parts of pages
+        if "said" in (path.parent.name, path.stem):  # parts of pages
             continue
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put recipes in where a page names them, and let the benchmarks' links lead to where their pages are here."""
+    """Put recipes and flags in where a page names them, and let links lead to where their pages are in the guide."""
     for before, after in _LINKS.items():
         markdown = markdown.replace(before, after)
+    markdown = re.sub(r"^::options (\S+)$", lambda found: flags(found[1]), markdown, flags=re.MULTILINE)
     return re.sub(
         r"^::recipe (\S+)$", lambda found: _fence("yaml", _read(f"recipes/{found[1]}")), markdown, flags=re.MULTILINE
     )
@@ -73,22 +75,20 @@ def options() -> str:
     return "\n".join(parts)
 
 
-def commands() -> str:
-    """Every command with its arguments and flags."""
+def flags(name: str) -> str:
+    """The arguments and flags of a command, a table for each panel of its help.
+
+    Raises:
+        KeyError: there is no such command.
+    """
     group: Any = typer.main.get_command(app)
-    parts = [
-        "# Commands\n\nMade from the command line when this page was built; `--help` of each says the same. Flags that "
-        "are fields of a recipe are told in full under [Options](options.md).\n"
-    ]
-    for name, command in group.commands.items():
-        arguments = " ".join(_names(one)[0] for one in command.params if one.param_type_name == "argument")
-        rows = [f"| {', '.join(f'`{name}`' for name in _names(one))} | {_plain(one.help)} |" for one in command.params]
-        parts.append(
-            f"## compress {name}\n\n`compress {name} {arguments}`\n\n{_described(command.help)}\n\n"
-            + "\n".join(["| | |", "| :-- | :-- |", *rows])
-            + "\n"
-        )
-    return "\n".join(parts)
+    panels: dict[str, list[str]] = {}
+    for parameter in group.commands[name].params:
+        panel = getattr(parameter, "rich_help_panel", None) or _PANELS[parameter.param_type_name]
+        row = f"| {', '.join(f'`{word}`' for word in _names(parameter))} | {_plain(parameter.help)} |"
+        panels.setdefault(panel, []).append(row)
+    ordered = sorted(panels, key=lambda panel: (panel != "Arguments", panel == "General"))
+    return "\n\n".join("\n".join([f"| {panel} | |", "| :-- | :-- |", *panels[panel]]) for panel in ordered)
 
 
 def methods() -> str:
@@ -193,15 +193,6 @@ def _meaning(entry: Any) -> str:
     said = inspect.getdoc(getattr(entry, "shares", entry)) or ""
     more = "" if not hasattr(entry, "start") or entry.start == "entry" else f" The first map: {entry.start}."
     return _plain(said.split("\n\n")[0]) + more
-
-
-def _described(text: str | None) -> str:
-    return "\n\n".join(
-        f"```bash\n{found[1]}\n```"
-        if (found := re.fullmatch(r"Example: (.+)", " ".join(part.split())))
-        else _FLAG.sub(r"`\1`", part)
-        for part in inspect.cleandoc(text or "").split("\n\n")
-    )
 
 
 def _plain(text: str | None) -> str:

@@ -18,6 +18,8 @@ def pytest_configure(config):
     os.environ["HF_DATASETS_CACHE"] = str(Path(_scratch.name, "datasets"))
     os.environ["COMPRESSOR_CACHE"] = str(Path(_scratch.name, "cache"))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Tests that import ONNX Runtime before this package are to send nothing either.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def pytest_unconfigure(config):
@@ -29,6 +31,14 @@ def _one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_samples_are_enough():
+    """Tests calibrate on a handful of samples; that so few are warned of is for `test_few_samples`."""
+    from compressor.pipeline import initial_student
+
+    initial_student.ENOUGH_TOKENS = 0
 
 
 @pytest.fixture(scope="session")

@@ -19,9 +19,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline",),
     ("testing",),
     ("fusion", "distillation", "bench", "export", "report"),
-    ("layer_maps", "ensemble", "presets"),
+    ("layer_maps", "ensemble"),
     ("anatomy", "transport", "data"),
     ("models", "recipe"),
+    # The recipe is read with its presets, which are plain values.
+    ("presets",),
     ("utils",),
     ("errors", "version"),
 )
@@ -81,7 +83,7 @@ def imports_of(trees: Mapping[str, ast.Module]) -> list[Import]:
                 target = name if name in trees else name.rpartition(".")[0]
                 if name.partition(".")[0] == package and target in trees and target != source:
                     found.append(Import(source, target, at_start))
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _statements(tree: ast.AST, at_start: bool = True) -> Iterator[tuple[ast.AST, bool]]:

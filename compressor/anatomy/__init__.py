@@ -1,4 +1,4 @@
-"""What a model is made of: dimensions watched, spaces and axes inferred, certified, mapped, made canonical."""
+"""Anatomies: spaces and axes inferred from a config and certified, maps applied to weights, the canonical form."""
 
 from compressor.anatomy.canonical import canonicalise
 from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, certify

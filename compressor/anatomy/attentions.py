@@ -1,4 +1,4 @@
-"""Find the attentions of a traced model: heads × channels that output projections read, and what else writes them."""
+"""The attentions of a traced model, and the parts of axes that belong to them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compressor.anatomy.tracer import TracedDims
 
 
 class Leaf(NamedTuple):
-    """A part of an axis: heads × channel, or a plain dimension as a channel without heads; size in coordinates."""
+    """A part of an axis: heads × channel of `size` coordinates; a plain dimension has no heads."""
 
     heads: tuple[Dim, ...]
     channel: Dim
@@ -25,15 +25,15 @@ class Leaf(NamedTuple):
 
 @dataclass
 class TracedAttention:
-    """One attention, identified by its heads and its layer.
+    """One attention.
 
     Attributes:
-        layer: path of its layer, "" outside of layers.
+        layer: its path, "" outside of layers.
         heads, channel: dimensions that the output projection reads.
         modules: output projections.
-        writers: (weight, heads, channel) of the linear modules that write queries, keys and values.
-        fixed_channels: a vector per channel scales queries or keys.
-        space: name of its space, once it has one.
+        writers: (weight, heads, channel) of query, key and value projections.
+        fixed_channels: a vector scales query or key channels.
+        space: its name.
     """
 
     layer: str
@@ -54,24 +54,24 @@ class TracedAttention:
 
     @property
     def group_count(self) -> int:
-        """Key–value groups: the fewest heads that a projection writes, at least one."""
+        """Key–value groups: the fewest heads that a projection writes."""
         counts = [math.prod(head.size for head in heads) for _, heads, _ in self.writers]
         return max(min(counts, default=self.head_count), 1)
 
     @property
     def rotary(self) -> bool:
-        """Whether channels of queries and keys have a place inside their head."""
+        """Whether query and key channels have a fixed place in their head."""
         matched = [channel for _, _, channel in self.writers if channel.root is not self.channel]
         return self.fixed_channels or any(c.root.form is not DimForm.ATOM or c.root.pinned for c in matched)
 
 
 class Attentions:
-    """All attentions of a traced model, and the parts of axes that belong to them.
+    """All attentions of a traced model.
 
     Args:
-        model: the model that was traced.
-        traced: dimensions of its parameters.
-        layers: paths of its layers.
+        model: that was traced.
+        traced: its dimensions.
+        layers: their paths.
     """
 
     def __init__(self, model: nn.Module, traced: TracedDims, layers: Sequence[str]) -> None:
@@ -112,7 +112,7 @@ class Attentions:
         return self._by_channel.get((id(channel.root), layer))
 
     def leaves(self, dim: Dim) -> tuple[list[Leaf], int]:
-        """The parts of an axis, and the number of heads by which fused parts alternate."""
+        """The parts of an axis, and the number of heads whose parts alternate."""
         root = dim.root
         if id(root) in self.channel_roots or root.form is DimForm.ATOM:
             return [Leaf((), root, root.size)], 1
@@ -134,7 +134,7 @@ class Attentions:
         return leaves, count
 
     def collect_writers(self) -> None:
-        """Assign every other axis with heads to its attention; a single group shows by its channels only."""
+        """Assign other axes with heads to their attention; a single group has only channels."""
         for grouped in (True, False):
             for name, dims in self._traced.parameters.items():
                 for dim in dims:
@@ -156,7 +156,7 @@ class Attentions:
                 owner.fixed_channels = True
 
     def counted_by(self, dim: Dim, layer: str) -> TracedAttention | None:
-        """The attention whose heads a plain dimension counts (a relative bias per head); of the layer if possible."""
+        """The attention whose heads a plain dimension counts (a bias per head)."""
         counted = [a for a in self.all if a.heads[0] is dim.root or _is_product(dim, a.heads)]
         return next(iter(sorted(counted, key=lambda a: a.layer != layer)), None)
 

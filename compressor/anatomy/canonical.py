@@ -1,8 +1,7 @@
-"""The canonical form: norm and layer scales folded into linear maps, residual writers centred.
+"""The canonical form: scales folded into linear maps, residual writers centred.
 
-Folding leaves the function as it was (that is checked, not assumed) and frees the residual coordinates: behind a
-parameter-free norm they may be rotated, not only permuted.  Step 0 of the fusion; SliceGPT (Ashkboos et al., 2024)
-does the same by hand for each architecture.  Only vectors are computed here; the rest is when it is asked for.
+It keeps the model's function (checked) and frees the residual coordinates: without norm scales they may be rotated.
+Step 0 of fusion; SliceGPT (Ashkboos et al., 2024) does the same by hand for each architecture.
 """
 
 from __future__ import annotations
@@ -18,20 +17,16 @@ from compressor.anatomy.spec import Anatomy, LayerScale, Norm, Side
 
 
 def fold_norms(state: Mapping[str, Tensor], norms: Sequence[Norm], anatomy: Anatomy) -> Derived | None:
-    """Move each norm's scale, and its shift where that is possible, into what reads it.
-
-    A shift that a reader without a bias cannot take up stays with the norm: it is a vector like any other, and a map
-    of the coordinates moves it along.
+    """Move the scale of each norm into its readers, and its shift where they have a bias.
 
     Returns:
-        New weights in float64, with scale 1; None when a reader shares its weight with an embedding, which a scale of
-        its own would break, or when a shift would have to be divided by a scale near zero.
+        Weights in float64, with scale 1; None if a reader is tied, or a shift would be divided by almost zero.
     """
     folded = Derived(state)
     tied = {step.module for step in anatomy.steps if step.tied}
     for norm in norms:
         scale, shift = folded[f"{norm.module}.weight"] + (1 - norm.unit_scale), folded.get(f"{norm.module}.bias")
-        reading = [(reader, *found) for reader in norm.readers for found in _reading(reader, norm.space, anatomy)]
+        reading = [(reader, *axis) for reader in norm.readers for axis in _reading(reader, norm.space, anatomy)]
         if tied.intersection(norm.readers):
             return None
         takes = all(f"{reader}.bias" in folded or _writes_keys(anatomy, name) for reader, name, _ in reading)
@@ -40,7 +35,7 @@ def fold_norms(state: Mapping[str, Tensor], norms: Sequence[Norm], anatomy: Anat
         for reader, name, dim in reading:
             times = folded.shapes[name][dim] // scale.numel()
             if shift is not None and takes and f"{reader}.bias" in folded:
-                # A head may read several tokens side by side.
+                # A head may read several concatenated tokens.
                 folded.change(f"{reader}.bias", partial(_shifted, folded.maker(name), shift.repeat(times), dim))
             folded.change(name, partial(_times, scale.repeat(times), dim))
         folded.change(f"{norm.module}.weight", partial(_filled, norm.unit_scale))
@@ -70,7 +65,7 @@ def _centred(dim: int, weight: Tensor) -> Tensor:
 
 
 def _reading(module: str, space: str | None, anatomy: Anatomy) -> list[tuple[str, int]]:
-    """(parameter, dimension) of everything in a module that reads a space."""
+    """(parameter, dimension) of all axes in a module that read a space."""
     return [
         (name, dim)
         for name, axes in anatomy.axes.items()
@@ -81,39 +76,32 @@ def _reading(module: str, space: str | None, anatomy: Anatomy) -> list[tuple[str
 
 
 def _writes_keys(anatomy: Anatomy, weight: str) -> bool:
-    """Whether a reader without a bias writes keys, and so may need none.
-
-    A constant added to all keys adds the same to every logit of a query, which softmax takes out again (Whisper, BEiT).
-    Whether that holds is for the caller to try.
-    """
+    """Whether a weight writes keys; a constant added to all keys does not change the softmax (Whisper, BEiT)."""
     return any((part.key or "").endswith("/key") for axis in anatomy.axes[weight] for part in axis.parts)
 
 
 def fold_scales(state: Mapping[str, Tensor], scales: Sequence[LayerScale], anatomy: Anatomy) -> Derived:
-    """Move layer scales into the linear maps whose output they multiply; float64."""
+    """Fold layer scales into the linear maps before them; float64."""
     folded = Derived(state)
     steps = {step.module: step for step in anatomy.steps}
-    for found in scales:
-        scale, name = folded[found.parameter], steps[found.writer].weight
+    for layer_scale in scales:
+        scale, name = folded[layer_scale.parameter], steps[layer_scale.writer].weight
         dim = next(d for d, axis in enumerate(anatomy.axes[name]) if axis.side is Side.WRITE)
         folded.change(name, partial(_times, scale, dim))
-        bias = f"{found.writer}.bias"
+        bias = f"{layer_scale.writer}.bias"
         if bias in folded:
             folded.change(bias, partial(_times, scale, 0))
-        folded.change(found.parameter, partial(_filled, 1.0))
+        folded.change(layer_scale.parameter, partial(_filled, 1.0))
     return folded
 
 
 def centre_writers(state: Mapping[str, Tensor], anatomy: Anatomy, residual: str) -> Derived:
-    """Take the mean over residual coordinates out of everything that writes one residual stream.
-
-    LayerNorm takes that mean out anyway, so behind pre-norm blocks nothing changes.
-    """
+    """Subtract the mean over residual coordinates from all writers; LayerNorm does so anyway."""
     centred = Derived(state)
-    still = {f"{norm.module}.{end}" for norm in anatomy.norms for end in ("weight", "bias")}
-    still |= {scale.parameter for scale in anatomy.scales}
+    vectors = {f"{norm.module}.{end}" for norm in anatomy.norms for end in ("weight", "bias")}
+    vectors |= {scale.parameter for scale in anatomy.scales}
     for name, axes in anatomy.axes.items():
-        if name in still:
+        if name in vectors:
             continue
         for dim, axis in enumerate(axes):
             if axis.side is Side.WRITE and any(part.key == residual for part in axis.parts):
@@ -122,9 +110,9 @@ def centre_writers(state: Mapping[str, Tensor], anatomy: Anatomy, residual: str)
 
 
 def canonicalise(state: Mapping[str, Tensor], anatomy: Anatomy) -> Derived:
-    """Fold every scale that folds and centre the writers where that is certified; float64, same function.
+    """Fold scales and centre writers where certified; float64, the same function.
 
-    Norms over a residual space are folded only if that frees its coordinates: half of them would free nothing.
+    Norms fold only if all norms over their space do.
     """
     folded = fold_scales(state, anatomy.scales, anatomy)
     for space in anatomy.residuals:

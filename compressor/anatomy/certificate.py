@@ -1,8 +1,4 @@
-"""The certificate: a permutation of every space must leave the logits unchanged.
-
-That is the definition of having understood an architecture.  The permutations go through the same `apply` that later
-transports weights, on a randomly initialised model of the config at reduced size, in float64.
-"""
+"""The certificate: permuting any space of a small random model leaves its logits unchanged."""
 
 from __future__ import annotations
 
@@ -25,14 +21,11 @@ CERTIFICATE_TOLERANCE = 1e-5
 
 
 def random_model(config: PretrainedConfig, seed: int = 0) -> nn.Module:
-    """A model with every parameter random, in float64.
-
-    Fresh models have zero biases and unit norm scales, which no permutation can disturb; here nothing is at rest.
-    """
+    """A model in float64 with noise on every parameter, since zero biases and unit scales would hide permutations."""
     with quiet_transformers(errors=False), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = copy.deepcopy(config)
-        # Expert kernels refuse float64, and fused attention hides what it does.
+        # Expert kernels do not take float64, and fused attention cannot be traced.
         config._attn_implementation = "eager"
         config._experts_implementation = "eager"
         model = model_class(config)(config).double().eval()
@@ -43,10 +36,10 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> nn.Module:
 
 
 def random_permutations(spaces: Iterable[Space], generator: torch.Generator) -> dict[str, Map]:
-    """A random element of the symmetry group of several spaces, as maps.
+    """Random permutations of several spaces, as maps.
 
-    Attention: key–value groups as wholes, query heads within their group, channels within heads.  Query–key channels
-    stay in place under rotary positions, heads that have a place keep it, and spaces of one order share theirs.
+    Attention permutes key–value groups, query heads in their group and channels in their head.  Rotary channels and
+    heads of fixed position stay; spaces of one order share the order of their heads.
     """
     maps: dict[str, Map] = {}
     orders: dict[str, tuple[list[int], list[list[int]]]] = {}
@@ -61,7 +54,7 @@ def random_permutations(spaces: Iterable[Space], generator: torch.Generator) -> 
 
 
 def _random_heads(space: Space, generator: torch.Generator) -> tuple[list[int], list[list[int]]]:
-    """Groups, and for each of them its query heads, in random order."""
+    """Groups, and the query heads of each, in random order."""
     per_group = space.heads // space.groups
 
     def shuffled(count: int) -> list[int]:
@@ -75,10 +68,10 @@ def _permuted_attention(
     space: Space, order: tuple[list[int], list[list[int]]], generator: torch.Generator
 ) -> dict[str, Map]:
     channels = space.head_dim
-    still = torch.arange(channels)
+    unchanged = torch.arange(channels)
     orders: dict[Role, list[Tensor]] = {role: [] for role in Role}
     for group, heads in zip(*order, strict=True):
-        match = still if space.rotary else torch.randperm(channels, generator=generator)
+        match = unchanged if space.rotary else torch.randperm(channels, generator=generator)
         carry = torch.randperm(channels, generator=generator)
         orders[Role.QUERY] += [head * channels + match for head in heads]
         orders[Role.OUTPUT] += [head * channels + carry for head in heads]
@@ -95,14 +88,14 @@ def logits_change(
     output: Map | None = None,
     before: Tensor | None = None,
 ) -> float:
-    """Relative change of the logits when the model's weights are replaced by `state`.
+    """Relative change of the logits under other weights.
 
     Args:
-        model: the model, in float64.
+        model: in float64.
         inputs: its inputs.
-        state: {parameter name: tensor} in the model's shapes.
-        output: how the output's coordinates have been moved, for a model without a head.
-        before: the logits with the model's own weights, if they are known.
+        state: {parameter name: tensor}.
+        output: map of the output's coordinates, for a model without a head.
+        before: logits with the model's own weights; computed if omitted.
     """
     before = logits_of(model, inputs) if before is None else before
     if output is not None:
@@ -113,7 +106,7 @@ def logits_change(
 
 
 class _Logits(nn.Module):
-    """The model as a function of its inputs that returns logits alone."""
+    """The model as a function from inputs to logits."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -131,7 +124,7 @@ def permutation_error(
     seed: int = 1,
     before: Tensor | None = None,
 ) -> float:
-    """Relative change of the logits under a random permutation of `spaces`, all at once."""
+    """Relative change of the logits under a random permutation of all `spaces`."""
     generator = torch.Generator().manual_seed(seed)
     maps = random_permutations(spaces, generator)
     state = apply(maps, dict(model.named_parameters()), anatomy)
@@ -139,14 +132,11 @@ def permutation_error(
 
 
 def certify(model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy, seed: int = 1) -> dict[str, float]:
-    """Permute every space alone, then all together: {space name or "all": relative change of the logits}.
-
-    Spaces that share the order of their heads are permuted together.
-    """
+    """{space or "all": relative change of the logits}; spaces of one order are permuted together."""
     spaces = list(anatomy.spaces.values())
     before = logits_of(model, inputs)
     errors = {}
     for space in spaces:
-        together = [one for one in spaces if one is space or (space.order and one.order == space.order)]
+        together = [alike for alike in spaces if alike is space or (space.order and alike.order == space.order)]
         errors[space.name] = permutation_error(model, inputs, anatomy, together, seed, before)
     return errors | {"all": permutation_error(model, inputs, anatomy, spaces, seed, before)}

@@ -1,9 +1,7 @@
-"""The algebra of tensor dimensions: what a dimension is made of, learned by unification.
+"""The algebra of tensor dimensions: type inference for axes, by unification.
 
-Every dimension of every tensor of a forward pass is a `Dim`: at first an atom of some size.  Operations say which
-dimensions are the same (`unify`), which are products of others (heads × channels) and which are concatenations
-(query | key | value).  What treats coordinates of a dimension unlike each other pins it: pinned coordinates have an
-identity, all others are interchangeable.  It is type inference, for axes.
+Operations show which dimensions are the same (`unify`), which are products (heads × channels) and which concatenations
+(query | key | value).  Coordinates that an operation treats differently are pinned; all others are interchangeable.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from enum import Enum, auto
 
 
 class DimForm(Enum):
-    """What a dimension is made of."""
+    """How a dimension is composed."""
 
     ATOM = auto()
     PRODUCT = auto()
@@ -22,14 +20,14 @@ class DimForm(Enum):
 
 
 class Dim:
-    """A dimension of a tensor; many may turn out to be one.
+    """A dimension of a tensor; unified dimensions share one root.
 
     Attributes:
         size: coordinates.
         form, parts: an atom, or a product (major part first) or concatenation of parts.
-        pinned: for atoms, whether coordinates have an identity.
-        contracted: whether this very dimension was summed over in a product (a weight that reads).
-        looked_up: whether this very dimension came out of a table (an embedding that writes).
+        pinned: the coordinates of this atom are not interchangeable.
+        contracted: a product summed over this dimension (a weight that reads).
+        looked_up: it came out of a table (an embedding that writes).
     """
 
     __slots__ = ("_same", "contracted", "form", "looked_up", "owner", "parts", "pinned", "size", "slots")
@@ -42,19 +40,19 @@ class Dim:
         self._same: Dim | None = None
         #: The product that a reshape made this a part of.
         self.owner: Dim | None = None
-        #: What takes the place of the parts behind this one for each of its coordinates, once one was selected.
+        #: Once a coordinate was selected: for each coordinate, {id of a later part of the product: its replacement}.
         self.slots: list[dict[int, Dim]] | None = None
 
     @property
     def root(self) -> Dim:
-        """The one dimension that stands for all that were found to be this one."""
-        found = self
-        while found._same is not None:
-            found = found._same
-        return found
+        """The representative of all dimensions unified with this one."""
+        dim = self
+        while dim._same is not None:
+            dim = dim._same
+        return dim
 
     def atoms(self) -> Iterator[Dim]:
-        """The atoms that it is made of, in order, without trivial ones."""
+        """Its atoms in order, without those of size 1."""
         root = self.root
         if root.form is DimForm.ATOM:
             if root.size > 1:
@@ -64,14 +62,14 @@ class Dim:
                 yield from part.atoms()
 
     def factors(self) -> list[Dim]:
-        """The parts of a product, products inside products taken apart, without trivial ones; else itself."""
+        """The factors of a nested product, without those of size 1; else itself."""
         root = self.root
         if root.form is not DimForm.PRODUCT:
             return [root] if root.size > 1 else []
         return [factor for part in root.parts for factor in part.factors()]
 
     def pieces(self) -> list[Dim]:
-        """The parts of a concatenation, those inside others taken apart; else itself."""
+        """The parts of a nested concatenation; else itself."""
         root = self.root
         if root.form is not DimForm.CONCAT:
             return [root]
@@ -82,14 +80,14 @@ class Dim:
         return all(atom.pinned for atom in self.atoms())
 
     def alias(self) -> Dim:
-        """Another dimension that is this one."""
-        other = Dim(self.size)
-        other._same = self
-        return other
+        """A new dimension with the same root."""
+        dim = Dim(self.size)
+        dim._same = self
+        return dim
 
-    def bind(self, other: Dim) -> None:
-        """Become `other` (both roots)."""
-        self._same = other
+    def bind(self, root: Dim) -> None:
+        """Make `root` the root of this dimension (itself a root)."""
+        self._same = root
 
 
 #: The dimensions of one tensor.
@@ -97,14 +95,14 @@ Dims = list[Dim]
 
 
 def pin(*dims: Dim) -> None:
-    """Give the coordinates of dimensions an identity: nothing may be interchanged any more."""
+    """Mark the coordinates of dimensions as not interchangeable."""
     for dim in dims:
         for atom in dim.atoms():
             atom.pinned = True
 
 
 def product(parts: Sequence[Dim]) -> Dim:
-    """Parts merged into one dimension, the first one outermost."""
+    """The product of dimensions, the first one outermost."""
     real = [part for part in parts if part.size > 1]
     if len(real) == 1:
         return real[0]
@@ -114,37 +112,37 @@ def product(parts: Sequence[Dim]) -> Dim:
 
 
 def concat(parts: Sequence[Dim]) -> Dim:
-    """Parts put one after the other."""
+    """The concatenation of dimensions."""
     return parts[0] if len(parts) == 1 else Dim(sum(part.size for part in parts), DimForm.CONCAT, parts)
 
 
-def unify(one: Dim, other: Dim) -> None:
-    """Two dimensions turn out to be the same.  Structures that cannot be brought together are pinned."""
-    one, other = one.root, other.root
-    if one is other or one.size == 1 or other.size == 1:
+def unify(left: Dim, right: Dim) -> None:
+    """Make two dimensions the same, or pin them if their structures differ."""
+    left, right = left.root, right.root
+    if left is right or left.size == 1 or right.size == 1:
         return
-    if one.size != other.size:
-        pin(one, other)
-    elif one.form is DimForm.ATOM:
-        if one.pinned:
-            pin(other)
-        one.bind(other)
-    elif other.form is DimForm.ATOM:
-        unify(other, one)
-    elif one.form is other.form:
-        matched = _matched(one, other)
+    if left.size != right.size:
+        pin(left, right)
+    elif left.form is DimForm.ATOM:
+        if left.pinned:
+            pin(right)
+        left.bind(right)
+    elif right.form is DimForm.ATOM:
+        unify(right, left)
+    elif left.form is right.form:
+        matched = _matched(left, right)
         if matched is None:
-            pin(one, other)
+            pin(left, right)
         else:
             for pair in matched:
                 unify(*pair)
-        one.bind(other)
+        left.bind(right)
     else:
-        pin(one, other)
+        pin(left, right)
 
 
 def split_product(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
-    """A dimension viewed as a product of the given sizes."""
+    """The factors of a dimension as a product of the given sizes."""
     parts = [Dim(size) for size in sizes]
     whole = product(parts)
     for part in parts:
@@ -154,63 +152,58 @@ def split_product(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
 
 
 def split_concat(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
-    """A dimension cut into stretches of the given sizes."""
+    """The parts of a dimension as a concatenation of the given sizes."""
     parts = [Dim(size) for size in sizes]
     unify(dim, concat(parts))
     return parts
 
 
 def select_dim(dims: Sequence[Dim], position: int, index: int) -> list[Dim]:
-    """Take one coordinate of a dimension away.
+    """The other dimensions after one coordinate of a dimension was selected.
 
-    Where a reshape made that dimension part of a product (query, key and value of a fused projection), what lies
-    behind it in the product becomes a dimension of its own for every coordinate: product(a, 3, b) turns into
-    product(a, concat(b₀, b₁, b₂)).
-
-    Returns:
-        The other dimensions, as this coordinate has them.
+    If a reshape made that dimension a factor of a product (a fused projection), later factors become separate
+    dimensions per coordinate: product(a, 3, b) turns into product(a, concat(b₀, b₁, b₂)).
     """
-    taken, rest = dims[position], [dim for place, dim in enumerate(dims) if place != position]
-    if taken.slots is None and not _open_slots(taken):
-        pin(taken)
-        return rest
-    slots = taken.slots or []
-    return [slots[index % len(slots)].get(id(dim), dim) for dim in rest]
+    selected, remaining = dims[position], [dim for place, dim in enumerate(dims) if place != position]
+    if selected.slots is None and not _open_slots(selected):
+        pin(selected)
+        return remaining
+    slots = selected.slots or []
+    return [slots[index % len(slots)].get(id(dim), dim) for dim in remaining]
 
 
-def _open_slots(taken: Dim) -> bool:
-    """Give every coordinate of `taken` what lies behind it in its product; False where that is no longer possible."""
-    owner = taken.owner
-    if owner is None or owner.form is not DimForm.PRODUCT or taken.form is not DimForm.ATOM or taken._same is not None:
+def _open_slots(selected: Dim) -> bool:
+    """Separate the later factors of a product by the coordinates of `selected`; False if that is impossible."""
+    owner = selected.owner
+    if owner is None or owner.form is not DimForm.PRODUCT or selected.form is not DimForm.ATOM:
         return False
-    whole, place = owner.root, next((i for i, part in enumerate(owner.parts) if part is taken), None)
+    if selected._same is not None:
+        return False
+    whole, place = owner.root, next((i for i, part in enumerate(owner.parts) if part is selected), None)
     if place is None or place == len(owner.parts) - 1:
         return False
-    before, behind = owner.parts[:place], owner.parts[place + 1 :]
-    if any(part.form is not DimForm.ATOM or part._same is not None for part in behind):
+    before, after = owner.parts[:place], owner.parts[place + 1 :]
+    if any(part.form is not DimForm.ATOM or part._same is not None for part in after):
         return False
     if whole is not owner and not (whole.form is DimForm.PRODUCT and whole.factors() == owner.factors()):
         return False
-    slots = [{id(part): Dim(part.size, pinned=part.pinned) for part in behind} for _ in range(taken.size)]
+    slots = [{id(part): Dim(part.size, pinned=part.pinned) for part in after} for _ in range(selected.size)]
     whole.parts = [*before, concat([product(list(slot.values())) for slot in slots])]
-    taken.slots = slots
+    selected.slots = slots
     return True
 
 
-def _matched(one: Dim, other: Dim) -> list[tuple[Dim, Dim]] | None:
-    """Pairs of equal parts of two products, or of two concatenations; None where they cannot be brought together.
-
-    Where one side has finer parts, the other's are split to match.
-    """
-    multiplied = one.form is DimForm.PRODUCT
-    left, right = (one.factors(), other.factors()) if multiplied else (one.pieces(), other.pieces())
+def _matched(first_dim: Dim, second_dim: Dim) -> list[tuple[Dim, Dim]] | None:
+    """Pairs of equal parts of two products or concatenations, splitting atoms; None if they do not match."""
+    multiplied = first_dim.form is DimForm.PRODUCT
+    left, right = (d.factors() if multiplied else d.pieces() for d in (first_dim, second_dim))
     pairs: list[tuple[Dim, Dim]] = []
     while left and right:
         a, b = left.pop(0), right.pop(0)
         if a.size == b.size:
             pairs.append((a, b))
             continue
-        larger, smaller, rest = (a, b, left) if a.size > b.size else (b, a, right)
+        larger, smaller, queue = (a, b, left) if a.size > b.size else (b, a, right)
         if larger.form is not DimForm.ATOM or (multiplied and larger.size % smaller.size):
             return None
         if multiplied:
@@ -218,5 +211,5 @@ def _matched(one: Dim, other: Dim) -> list[tuple[Dim, Dim]] | None:
         else:
             first, second = split_concat(larger, [smaller.size, larger.size - smaller.size])
         pairs.append((first, smaller))
-        rest.insert(0, second)
+        queue.insert(0, second)
     return None if left or right else pairs

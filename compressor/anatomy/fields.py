@@ -1,4 +1,4 @@
-"""From growth to meaning: which config fields are the residual width, the FFN, the heads; and the small test config."""
+"""The meaning of config fields (hidden, FFN, heads ...) by their growth; and small configs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from compressor.anatomy.resize import BUILD_ERRORS, Growth, Skeleton, with_field
 from compressor.anatomy.spaces import Table
 from compressor.anatomy.spec import Kind
 
-#: Positions, vocabulary and pictures are cut to this many: they cost time and are not ours to change.
+#: Limits of fields that only cost time in a small config.
 _SHORT = {"vocab_size": 160, "max_source_positions": 16}
 
 
 class Meaning(StrEnum):
-    """What a config field sizes."""
+    """The quantity that a config field sizes."""
 
     HIDDEN = "hidden"
     FFN = "ffn"
@@ -32,7 +32,7 @@ class Meaning(StrEnum):
 
 @dataclass(frozen=True)
 class Sizes:
-    """The fields of one config by meaning, and for every attention space the fields that count its heads and groups."""
+    """The meanings of fields, and {attention space: the field that counts its heads (groups)}."""
 
     meanings: Mapping[str, Meaning]
     heads: Mapping[str, str]
@@ -40,17 +40,15 @@ class Sizes:
 
 
 def interpret(
-    skeleton: Skeleton, small: PretrainedConfig, table: Table, again: Callable[[PretrainedConfig], Table]
+    skeleton: Skeleton, small: PretrainedConfig, table: Table, tabulate_config: Callable[[PretrainedConfig], Table]
 ) -> Sizes:
-    """Tell the fields apart by the spaces that they make grow.
-
-    Fields that grow heads × channels are told apart by watching the small model again with one of them changed.
+    """Find the meaning of each field by the spaces that grow with it, tracing again to tell heads from channels.
 
     Args:
-        skeleton: how fields make the model grow.
-        small: the small config that `table` is of.
-        table: the small model's spaces and axes.
-        again: watches the model of another small config.
+        skeleton: the growth by each field.
+        small: the small config.
+        table: its spaces and axes.
+        tabulate_config: makes the table of another small config.
     """
     meanings = dict.fromkeys((field for layers in skeleton.lists for field in layers.fields), Meaning.DEPTH)
     unsure: list[str] = []
@@ -72,12 +70,12 @@ def interpret(
     heads: dict[str, str] = {}
     groups: dict[str, str] = {}
     for field in [*unsure, *counted]:
-        found, changed = _attention_meaning(field, small, table, again)
-        if found is not None:
-            meanings[field] = found
-            if found is Meaning.HEADS:
+        changed_meaning, changed = _attention_meaning(field, small, table, tabulate_config)
+        if changed_meaning is not None:
+            meanings[field] = changed_meaning
+            if changed_meaning is Meaning.HEADS:
                 heads |= dict.fromkeys(changed, field)
-            elif found is Meaning.GROUPS:
+            elif changed_meaning is Meaning.GROUPS:
                 groups |= dict.fromkeys(changed, field)
         elif field in unsure:
             meanings[field] = Meaning.FIXED
@@ -85,10 +83,10 @@ def interpret(
 
 
 def _kinds(growth: Growth, table: Table) -> set[Kind]:
-    return {table.spaces[name].kind for name in _touched(growth, table)}
+    return {table.spaces[name].kind for name in _grown_spaces(growth, table)}
 
 
-def _touched(growth: Growth, table: Table) -> set[str]:
+def _grown_spaces(growth: Growth, table: Table) -> set[str]:
     keys = {
         part.key.partition("/")[0]
         for name, dim in growth.rates
@@ -100,11 +98,11 @@ def _touched(growth: Growth, table: Table) -> set[str]:
 
 
 def _hidden(growth: Growth, table: Table) -> list[str]:
-    return [name for name in _touched(growth, table) if table.spaces[name].kind is Kind.HIDDEN]
+    return [name for name in _grown_spaces(growth, table) if table.spaces[name].kind is Kind.HIDDEN]
 
 
 def _is_size(growth: Growth, small: PretrainedConfig, space: str, table: Table) -> bool:
-    """Whether the field is the size itself: a ratio (DINOv2's mlp_ratio) grows the space by more than one a unit."""
+    """Whether the field is the size itself, not a ratio (DINOv2)."""
     rates = [
         rate / len([part for part in table.axes[name][dim].parts if part.key == space])
         for (name, dim), rate in growth.rates.items()
@@ -114,7 +112,7 @@ def _is_size(growth: Growth, small: PretrainedConfig, space: str, table: Table) 
 
 
 def _head_counts(config: PretrainedConfig) -> Iterator[tuple[str, int]]:
-    """Fields that may count heads though their change alone resizes nothing."""
+    """(field, value) of fields that may count heads, although they may resize nothing alone."""
     for name in sorted({config.attribute_map.get(name, name) for name in config.to_dict()}):
         value = getattr(config, name, None)
         if "head" in name and isinstance(value, int) and not isinstance(value, bool) and value > 0:
@@ -122,17 +120,18 @@ def _head_counts(config: PretrainedConfig) -> Iterator[tuple[str, int]]:
 
 
 def _attention_meaning(
-    field: str, small: PretrainedConfig, table: Table, again: Callable[[PretrainedConfig], Table]
+    field: str, small: PretrainedConfig, table: Table, tabulate_config: Callable[[PretrainedConfig], Table]
 ) -> tuple[Meaning | None, list[str]]:
+    """The meaning of a field for attention, and the spaces it resizes; None if none."""
     value = getattr(small, field)
-    for other in (2 * value, value // 2):
-        if other < 1:
+    for resized in (2 * value, value // 2):
+        if resized < 1:
             continue
         try:
-            changed = again(with_fields(small, {field: other}))
+            changed = tabulate_config(with_fields(small, {field: resized}))
         except BUILD_ERRORS:
             continue
-        differing = {Meaning.HEADS: [], Meaning.GROUPS: [], Meaning.HEAD_DIM: []}  # type: dict[Meaning, list[str]]
+        differing: dict[Meaning, list[str]] = {Meaning.HEADS: [], Meaning.GROUPS: [], Meaning.HEAD_DIM: []}
         for name, space in table.spaces.items():
             new = changed.spaces.get(name)
             if space.kind is not Kind.ATTENTION or new is None:
@@ -150,9 +149,9 @@ def _attention_meaning(
 
 
 def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
-    """The same config at sizes at which a forward pass takes milliseconds, the smallest first, its own size last.
+    """The config at small sizes, smallest first, its own size last.
 
-    Fields that are equal stay equal: a family may need hidden and embedding size, or its heads and groups, to agree.
+    Equal fields stay equal, as families may require.
     """
     config = skeleton.config
     counts = dict(_head_counts(config))
@@ -163,7 +162,7 @@ def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
     for head_dim in (8, 16, 32, 64):
         sizes: dict[int, int] = {}
         values: dict[str, int] = {}
-        # Two groups of two, though the config may have but one: a single group would not show that there are any.
+        # Two groups of two, even if the config has one: tracing could not see a single group.
         grouped = bool(groups) and min(groups.values()) < max(heads.values(), default=0)
         for name, value in heads.items():
             values[name] = 4 if grouped or value % 2 == 0 else 3

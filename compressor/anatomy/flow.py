@@ -1,4 +1,4 @@
-"""The flow between modules: linear maps and norms in the order of the forward pass, and where the residual is seen."""
+"""The flow between modules: linear maps and norms in call order, and taps of the residual stream."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from compressor.anatomy.spec import Anatomy, Kind, LayerScale, LinearOp, Norm, S
 
 
 class Flow:
-    """Adds the flow to the anatomy of a small model.
+    """Adds the flow to a small model's anatomy.
 
     Args:
         model: the small model.
         inputs: its inputs.
-        anatomy: labelled and certified.
-        tied: parameters that are an embedding and a weight at once.
+        anatomy: certified.
+        tied: weights that are embeddings as well.
     """
 
     def __init__(self, model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy, tied: frozenset[str]) -> None:
@@ -37,27 +37,24 @@ class Flow:
         }
 
     def complete(self) -> Anatomy:
-        """The anatomy with its flow, its layer scales, and what its canonical form allows."""
+        """The anatomy with its flow, its layer scales, and the norms that fold."""
         norms = {name: self._norm(name) for name in self.order if self._is_norm(name)}
         linears = [name for name in self.order if write_dim(self.modules[name]) is not None and name in self.weights]
         items: dict[str, LinearOp | Norm] = {**{name: self._step(name) for name in linears}, **norms}
         streams = {space.name for space in self.anatomy.residuals}
         readers = [name for name, item in items.items() if isinstance(item, LinearOp) and item.reads in streams]
-        self.seers = {*norms, *readers, *self.anatomy.layers}
+        self.candidates = {*norms, *readers, *self.anatomy.layers}
         anatomy = replace(self.anatomy, flow=tuple(items[name] for name in self.order if name in items))
         anatomy = replace(anatomy, scales=self._scales(anatomy))
-        # Behind a layer scale a writer would not be recognised by what it adds.
+        # A layer scale would hide the writer's addition.
         self._fold(anatomy)
-        flow = tuple(self._behind(self._with_readers(item, anatomy)) for item in anatomy.flow)
+        flow = tuple(self._with_checkpoint(self._with_readers(item, anatomy)) for item in anatomy.flow)
         anatomy = replace(anatomy, flow=flow)
         spaces = {name: self._with_scale(space, anatomy) for name, space in anatomy.spaces.items()}
         return self._with_canonical_form(replace(anatomy, spaces=spaces))
 
     def _with_scale(self, space: Space, anatomy: Anatomy) -> Space:
-        """Whether products of queries and keys are scaled down (T5 and GPT-Neo do not): it is measured.
-
-        Heads whose channels stay in place keep their size anyway.
-        """
+        """A space with its measured `scaled` (false for T5 and GPT-Neo)."""
         if space.kind is not Kind.ATTENTION or space.rotary:
             return space
         writers = [step.module for step in anatomy.steps if step.writes == space.name]
@@ -65,25 +62,24 @@ class Flow:
         return space if products is None else replace(space, scaled=products < 0.9 * space.head_dim)
 
     def _fold(self, anatomy: Anatomy) -> None:
-        # All of them before the first is changed, since they are made from each other.
+        # Compute all before changing any, since they depend on each other.
         state = dict(fold_scales(dict(self.model.named_parameters()), anatomy.scales, anatomy))
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(state[name])
 
     def _with_readers(self, item: LinearOp | Norm, anatomy: Anatomy) -> LinearOp | Norm:
-        """A norm that nothing reads directly is read by the head, behind pooling or the joining of tokens."""
+        """A last norm without readers gets the head, which follows pooling or concatenated tokens."""
         if not isinstance(item, Norm) or item.readers:
             return item
-        behind = anatomy.flow[anatomy.flow.index(item) + 1 :]
-        if any(isinstance(other, Norm) and other.space == item.space for other in behind):
+        later = anatomy.flow[anatomy.flow.index(item) + 1 :]
+        if any(isinstance(other, Norm) and other.space == item.space for other in later):
             return item
-        return replace(
-            item, readers=tuple(s.module for s in behind if isinstance(s, LinearOp) and s.reads == item.space)
-        )
+        readers = tuple(op.module for op in later if isinstance(op, LinearOp) and op.reads == item.space)
+        return replace(item, readers=readers)
 
     def _is_norm(self, name: str) -> bool:
-        """A module with a vector of scales and nothing that multiplies by a matrix."""
+        """Whether a module has a vector of scales and is no linear map."""
         module, weight = self.modules[name], self.weights.get(name)
         if weight is None or is_linear(module) or isinstance(module, nn.Embedding):
             return False
@@ -94,32 +90,31 @@ class Flow:
         key = axis.parts[0].key
         space = key.partition("/")[0] if key else None
         readers = tuple(r for r in dict.fromkeys(self.trace.readers_of(name)) if self._reads(r, space))
-        return Norm(name, readers, space, self._rest(name))
+        return Norm(name, readers, space, self._unit_scale(name))
 
     def _reads(self, module: str, space: str | None) -> bool:
-        """Whether a module owns something that reads a space."""
-        owned = {name for name in self.anatomy.axes if name.rpartition(".")[0] == module} | {
-            self.weights.get(module, "")
-        }
+        """Whether a parameter of a module reads a space."""
+        parameters = {name for name in self.anatomy.axes if name.rpartition(".")[0] == module}
+        parameters.add(self.weights.get(module, ""))
         return any(
             axis.side is Side.READ or name in self.tied
-            for name in owned & self.anatomy.axes.keys()
+            for name in parameters & self.anatomy.axes.keys()
             for axis in self.anatomy.axes[name]
             if any(part.key == space for part in axis.parts)
         )
 
-    def _rest(self, name: str) -> float:
-        """What weight makes a norm scale by one: with weight zero it returns zero, unless it scales by 1 + weight."""
+    def _unit_scale(self, name: str) -> float:
+        """0 if a norm of weight zero does not return zero (it scales by 1 + weight), else 1."""
         module = self.modules[name]
         values = torch.randn(2, 3, module.weight.numel(), dtype=module.weight.dtype)
         with torch.no_grad():
             before = module.weight.clone()
             module.weight.zero_()
-            still = module(values)
+            scaled = module(values)
             module.weight.copy_(before)
         shift = getattr(module, "bias", None)
-        still = still - shift if isinstance(shift, Tensor) else still
-        return 0.0 if float(still.abs().max()) > 1e-6 else 1.0
+        scaled = scaled - shift if isinstance(shift, Tensor) else scaled
+        return 0.0 if float(scaled.abs().max()) > 1e-6 else 1.0
 
     def _step(self, name: str) -> LinearOp:
         weight = self.weights[name]
@@ -127,28 +122,29 @@ class Flow:
         return LinearOp(name, writes, reads, weight, tied=weight in self.tied)
 
     def _ends(self, weight: str, *, tied: bool) -> tuple[str | None, str | None]:
-        """(space read, space written) by a weight; a tied one reads what its embedding writes."""
+        """(space read, space written) by a weight; a tied one reads its embedding's space."""
         ends: dict[Side, str | None] = {Side.READ: None, Side.WRITE: None}
         for axis in self.anatomy.axes.get(weight, ()):
             key = next((part.key.partition("/")[0] for part in axis.parts if part.key), None)
             ends[axis.side] = key or ends[axis.side]
         return (ends[Side.WRITE], None) if tied else (ends[Side.READ], ends[Side.WRITE])
 
-    def _behind(self, item: LinearOp | Norm) -> LinearOp | Norm:
-        """Find where the residual stream is seen right behind what adds to it, if this does."""
+    def _with_checkpoint(self, item: LinearOp | Norm) -> LinearOp | Norm:
+        """An item with its checkpoint and gain, if it adds to the residual stream."""
         layer = next((layer for layer in self.anatomy.layers if item.module.startswith(layer + ".")), None)
         written = item.writes if isinstance(item, LinearOp) else item.space
         if layer is None or written not in {space.name for space in self.anatomy.residuals}:
             return item
         place = self.order.index(item.module)
-        later = [name for name in self.order[place + 1 :] if name in self.seers]
-        found = checkpoint_of(self.model, self.inputs, item.module, [(n, n in self.anatomy.layers) for n in later[:6]])
-        if found is None or (isinstance(item, Norm) and found[0] == item.module):
+        later = [(name, name in self.anatomy.layers) for name in self.order[place + 1 :] if name in self.candidates]
+        checkpoint = checkpoint_of(self.model, self.inputs, item.module, later[:6])
+        if checkpoint is None or (isinstance(item, Norm) and checkpoint[0] == item.module):
             return item
-        return replace(item, checkpoint=found[0], checkpoint_is_output=found[1], gain=found[2])
+        module, is_output, gain = checkpoint
+        return replace(item, checkpoint=module, checkpoint_is_output=is_output, gain=gain)
 
     def _scales(self, anatomy: Anatomy) -> tuple[LayerScale, ...]:
-        """Vectors over the residual space that can be folded into the linear map called last before them."""
+        """Vectors over the residual space that fold into a linear map of their layer."""
         vectors = [
             name
             for name, axes in anatomy.axes.items()
@@ -156,23 +152,21 @@ class Flow:
             and name.rpartition(".")[2] not in ("weight", "bias")
         ]  # fmt: skip
         state = dict(self.model.named_parameters())
-        found = []
+        scales = []
         for name in vectors:
             layer = next((layer for layer in anatomy.layers if name.startswith(layer + ".")), None)
             for step in anatomy.steps:
                 inside = layer is not None and step.module.startswith(layer + ".")
                 if inside and step.writes == anatomy.axes[name][0].parts[0].key:
                     scale = LayerScale(name, step.module)
-                    if (
-                        logits_change(self.model, self.inputs, fold_scales(state, (scale,), anatomy))
-                        <= CERTIFICATE_TOLERANCE
-                    ):
-                        found.append(scale)
+                    folded = fold_scales(state, (scale,), anatomy)
+                    if logits_change(self.model, self.inputs, folded) <= CERTIFICATE_TOLERANCE:
+                        scales.append(scale)
                         break
-        return tuple(found)
+        return tuple(scales)
 
     def _with_canonical_form(self, anatomy: Anatomy) -> Anatomy:
-        """Find by trial which norms fold, and whether residual writers may be centred."""
+        """Find by trial the norms that fold, and the residual spaces whose writers may be centred."""
         state = {name: parameter.data for name, parameter in self.model.named_parameters()}
         residuals = [space.name for space in anatomy.spaces.values() if space.kind is Kind.RESIDUAL]
         before = logits_of(self.model, self.inputs)
@@ -180,11 +174,11 @@ class Flow:
         for item in anatomy.flow:
             if isinstance(item, Norm) and item.space in residuals and item.readers:
                 folded = fold_norms(state, [item], anatomy)
-                kept = (
+                unchanged = (
                     folded is not None
                     and logits_change(self.model, self.inputs, folded, before=before) <= CERTIFICATE_TOLERANCE
                 )
-                item = replace(item, folded=kept)
+                item = replace(item, folded=unchanged)
             flow.append(item)
         anatomy = replace(anatomy, flow=tuple(flow))
         centred = {

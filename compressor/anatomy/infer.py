@@ -1,8 +1,7 @@
 """From a config to a certified anatomy, without code per architecture.
 
-Tracing a small random model of the config shows which dimensions are the same, which are heads × channels, and which
-have fixed coordinates.  Enlarging config fields one by one shows what each sizes.  The certificate proves the result:
-permuting any space leaves the logits unchanged.
+A traced small random model shows which dimensions are the same, heads × channels, or fixed; enlarged config fields show
+their meaning; permutations prove the result.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from compressor.anatomy.dims import Dim
 from compressor.anatomy.expand import expand
 from compressor.anatomy.fields import Meaning, interpret, reduced
 from compressor.anatomy.flow import Flow
-from compressor.anatomy.resize import BUILD_ERRORS, Skeleton, measure_growth
+from compressor.anatomy.resize import BUILD_ERRORS, Skeleton, check_small, measure_growth
 from compressor.anatomy.rotary_pairs import with_pairs
 from compressor.anatomy.spaces import Table, tabulate
 from compressor.anatomy.spec import Anatomy, Axis, Kind, Part, Side, Space, Stack
@@ -37,10 +36,10 @@ DEPTH = 3
 
 
 def inspect_config(config: PretrainedConfig) -> Anatomy:
-    """The certified anatomy of a config, without weights and without large allocations; cached by config.
+    """The certified anatomy of a config, without weights; cached.
 
     Raises:
-        CertificateError: permuting a space changes the logits; names the space and its parameters.
+        CertificateError: permuting a space changes the logits; names it and its parameters.
         UnsupportedError: the sizes of the config cannot be told apart.
     """
     key = _cache_key(config)
@@ -68,14 +67,11 @@ def _inspect(config: PretrainedConfig) -> Anatomy:
     if Meaning.HIDDEN not in sizes.meanings.values():
         raise UnsupportedError(f"no field of the {config.model_type} config sizes a residual stream")
     anatomy = _certified(config, study, _with_experts(study, study.anatomy(), skeleton))
-    return replace(expand(anatomy, study.config, config, skeleton, sizes), errors=anatomy.errors)
+    return replace(expand(anatomy, config, skeleton, sizes), errors=anatomy.errors)
 
 
 def _certified(config: PretrainedConfig, study: _Study, anatomy: Anatomy) -> Anatomy:
-    """The small model's anatomy, certified and with its flow; cached by small config.
-
-    Configs that differ only in sizes, as those of a teacher and its student, share one small model.
-    """
+    """The small model's anatomy, certified and with its flow; cached, since a student shares it with its teacher."""
     key = _cache_key(study.config)
     if key in _PROVEN and _PROVEN[key][0] == anatomy:
         return _PROVEN[key][1]
@@ -121,6 +117,7 @@ class _Study:
     @classmethod
     def of(cls, config: PretrainedConfig, skeleton: Skeleton) -> _Study:
         """Build and trace the model of a small config."""
+        check_small(config)
         model = random_model(config)
         config = cast(PretrainedConfig, model.config)
         inputs = dummy_inputs(config, batch=3, length=7, dtype=torch.float64)
@@ -137,7 +134,7 @@ class _Study:
         )  # fmt: skip
 
     def _tokens(self) -> Iterator[tuple[str, int]]:
-        """(module, index of the stack whose tokens it works on), for modules where the dimension of tokens shows it."""
+        """(module, index of the stack whose tokens it works on), as far as the token dimension shows it."""
 
         def token(dims: list[Dim]) -> int | None:
             factors = dims[-2].factors() if len(dims) > 1 else []
@@ -151,10 +148,10 @@ class _Study:
 
 
 def _study(skeleton: Skeleton) -> _Study:
-    """Study the smallest config at which the family can be built and run.
+    """Study the smallest config that can be built and run.
 
     Raises:
-        UnsupportedError: there is none; gives the reason of the last one.
+        UnsupportedError: there is none; gives the last reason.
     """
     reason = ""
     for config in reduced(skeleton):
@@ -167,7 +164,7 @@ def _study(skeleton: Skeleton) -> _Study:
 
 
 def _stacks(config: PretrainedConfig, traced: TracedDims, skeleton: Skeleton) -> tuple[Stack, ...]:
-    """The lists of layers that run one after the other, in call order, with the names of their residual spaces."""
+    """The lists of layers in call order, with the names of their residual spaces."""
     lists: list[tuple[tuple[str, ...], tuple[str, ...], int]] = []
     for layers in skeleton.lists:
         paths = tuple(f"{layers.prefix}{index}" for index in range(getattr(config, layers.fields[0])))
@@ -187,7 +184,7 @@ def _stacks(config: PretrainedConfig, traced: TracedDims, skeleton: Skeleton) ->
 
 
 def _repeated(config: PretrainedConfig, traced: TracedDims) -> tuple[tuple[str, ...], tuple[str, ...], int]:
-    """(path, config field, runs) of a layer with shared weights, which runs as often as a config field says.
+    """(path, config field, runs) of a layer with shared weights.
 
     Raises:
         UnsupportedError: there is no such layer.
@@ -216,19 +213,19 @@ def _loose(traced: TracedDims, skeleton: Skeleton) -> Iterator[str]:
     for name, dims in traced.parameters.items():
         alone = all(dim.root is dim and dim.owner is None and not dim.pinned for dim in dims if dim.size > 1)
         used = any(dim.contracted or dim.looked_up for dim in dims)
+        roots = {id(dim.root) for dim in dims}
         shared = any(
-            other.root is dim.root
-            for n, others in traced.parameters.items()
-            if n != name
-            for other in others
-            for dim in dims
+            id(dim.root) in roots
+            for parameter, parameter_dims in traced.parameters.items()
+            if parameter != name
+            for dim in parameter_dims
         )
         if alone and not used and not shared and widest and (name, len(dims) - 1) in widest.rates:
             yield name
 
 
 def _with_experts(study: _Study, anatomy: Anatomy, skeleton: Skeleton) -> Anatomy:
-    """Add a space of experts for every layer of a mixture whose experts the certificate finds interchangeable."""
+    """Add a space of experts to every layer whose experts are certified interchangeable."""
     for unit in [space for space in anatomy.spaces.values() if space.copies > 1]:
         owner = unit.name.removesuffix(".ffn")
         matrices = [

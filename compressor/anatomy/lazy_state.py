@@ -1,4 +1,4 @@
-"""Weights that follow from a model's: computed each time they are asked for, so that no second model is in memory."""
+"""Weights derived from those of a model, computed at each access instead of stored."""
 
 from __future__ import annotations
 
@@ -9,45 +9,44 @@ from torch import Tensor
 
 
 class Derived(Mapping[str, Tensor]):
-    """{parameter name: tensor}, float64, as what was changed makes it.
+    """{parameter name: float64 tensor} after changes.
 
     Args:
-        state: {parameter name: tensor} that all starts from; it must stay as it is.
+        state: {parameter name: tensor} to start from; must stay unchanged.
     """
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         self._shapes = state.shapes if isinstance(state, Derived) else {name: v.shape for name, v in state.items()}
-        self._made: dict[str, Callable[[], Tensor]] = {name: _reader(state, name) for name in self._shapes}
+        self._makers: dict[str, Callable[[], Tensor]] = {name: _maker(state, name) for name in self._shapes}
 
     @property
     def shapes(self) -> Mapping[str, torch.Size]:
-        """Of every parameter, without computing any; no change alters them."""
+        """{parameter name: shape}, without computing any; changes keep shapes."""
         return self._shapes
 
     def change(self, name: str, how: Callable[[Tensor], Tensor]) -> None:
-        """Let a parameter be what `how` makes of what it was."""
-        before = self._made[name]
-        self._made[name] = lambda: how(before())
+        """Replace a parameter by `how(parameter)`."""
+        before = self._makers[name]
+        self._makers[name] = lambda: how(before())
 
     def maker(self, name: str) -> Callable[[], Tensor]:
-        """Makes a parameter as it is now, whatever changes later."""
-        return self._made[name]
+        """The function that computes a parameter as of now; later changes do not affect it."""
+        return self._makers[name]
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._made[name]()
+        return self._makers[name]()
 
     def __contains__(self, name: object) -> bool:
-        return name in self._made
+        return name in self._makers
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._made)
+        return iter(self._makers)
 
     def __len__(self) -> int:
-        return len(self._made)
+        return len(self._makers)
 
 
-def _reader(state: Mapping[str, Tensor], name: str) -> Callable[[], Tensor]:
-    """What reads a parameter as it is now."""
+def _maker(state: Mapping[str, Tensor], name: str) -> Callable[[], Tensor]:
     if isinstance(state, Derived):
         return state.maker(name)
     value = state[name]

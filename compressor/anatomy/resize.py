@@ -1,4 +1,4 @@
-"""Learning what each config field sizes: build the model on the meta device, enlarge one field, see what grew."""
+"""The parameters that each config field sizes: enlarge one field on the meta device, compare shapes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,24 @@ from transformers import PretrainedConfig
 
 from compressor.models.meta import meta_model
 
-#: What a build may raise when a config is resized into something the family cannot express.
+#: Errors of building a model from a resized config that its family does not support.
 BUILD_ERRORS = (
     ValueError, TypeError, RuntimeError, AssertionError, KeyError, IndexError, ZeroDivisionError, AttributeError,
     StrictDataclassError,
 )  # fmt: skip
 
+#: Elements of a model that is built to be run: 4 GiB in float64.
+MAX_ELEMENTS = 1 << 29
+
 
 @dataclass(frozen=True)
 class Growth:
-    """How config fields size the model: {(parameter, dimension): coordinates per unit of the field}.
+    """The parameters that config fields size.
 
-    Several fields where the model only holds together when they grow as one (hidden and embedding size, when equal).
+    Attributes:
+        fields: usually one; several that can only grow together.
+        value: of the fields.
+        rates: {(parameter, dimension): coordinates per unit}.
     """
 
     fields: tuple[str, ...]
@@ -35,25 +41,39 @@ class Growth:
 
 @dataclass(frozen=True)
 class Layers:
-    """A numbered list of layers: {prefix}0, {prefix}1, ..., and the fields that count them."""
+    """A list of layers, {prefix}0, {prefix}1, ..., and the config fields that count them."""
 
     prefix: str
     fields: tuple[str, ...]
     count: int
 
     def split(self, name: str) -> tuple[int, str] | None:
-        """(layer index, name below the layer), or None for what lies outside."""
+        """(layer index, name below the layer); None outside of the list."""
         match = re.match(re.escape(self.prefix) + r"(\d+)(?:\.(.*))?$", name)
         return (int(match[1]), match[2] or "") if match else None
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A config cut to a few layers, its lists of layers, and how each of its size fields makes the model grow."""
+    """A shallow config, its lists of layers, and the growth by each size field."""
 
     config: PretrainedConfig
     lists: tuple[Layers, ...]
     growths: tuple[Growth, ...]
+
+
+def check_small(config: PretrainedConfig) -> None:
+    """Refuse a config whose model would not be small enough to be built and run.
+
+    Raises:
+        ValueError: parameters and buffers have more than `MAX_ELEMENTS` elements.
+    """
+    model = meta_model(config)
+    elements = sum(tensor.numel() for tensors in (model.parameters(), model.buffers()) for tensor in tensors)
+    if elements > MAX_ELEMENTS:
+        raise ValueError(
+            f"its smallest model still has {elements:.1e} parameters, and more than {MAX_ELEMENTS:.1e} are not built"
+        )
 
 
 def shapes_of(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
@@ -69,41 +89,40 @@ def with_fields(config: PretrainedConfig, values: Mapping[str, Any]) -> Pretrain
     return changed
 
 
-def with_layers(config: PretrainedConfig, fields: Sequence[str], kept: Sequence[int]) -> PretrainedConfig:
-    """A copy of `config` with some of its layers: lists with an entry a layer keep those of the layers kept.
+def with_layers(config: PretrainedConfig, fields: Sequence[str], layers: Sequence[int]) -> PretrainedConfig:
+    """A copy of `config` with some layers, also in lists with an entry per layer.
 
     Args:
-        config: a config.
-        fields: the fields that count the layers.
-        kept: for every layer of the copy, the layer of `config` that it takes after.
+        config: any.
+        fields: that count the layers.
+        layers: for every layer of the copy, the index of its original.
     """
     old = getattr(config, fields[0])
-    changed = with_fields(config, dict.fromkeys(fields, len(kept)))
+    changed = with_fields(config, dict.fromkeys(fields, len(layers)))
     for name, entry in config.to_dict().items():
         if not isinstance(entry, list) or not entry:
             continue
         if len(entry) == old and not name.endswith("_ids"):
-            setattr(changed, name, [entry[index] for index in kept])
+            setattr(changed, name, [entry[index] for index in layers])
         elif all(isinstance(item, (list, tuple)) and len(item) == 2 and isinstance(item[1], int) for item in entry):
-            # GPT-Neo writes [[[types], times], ...].
+            # Of the form [[[types], times], ...] (GPT-Neo).
             unrolled = [kind for kinds, times in entry for _ in range(times) for kind in kinds]
             if len(unrolled) == old:
-                setattr(changed, name, [[[unrolled[index]], 1] for index in kept])
+                setattr(changed, name, [[[unrolled[index]], 1] for index in layers])
     return changed
 
 
 def measure_growth(config: PretrainedConfig, depth: int) -> Skeleton:
-    """Find the fields that size a model, and how.
+    """Find the fields that size a model, and the growth by each.
 
     Args:
         config: of any size.
-        depth: layers to which every list is cut.
+        depth: layers of the shallow config.
     """
     lists = _find_lists(config)
     shallow = config
     for layers in lists:
-        kept = [*range(min(depth, layers.count) - 1), layers.count - 1]
-        shallow = with_layers(shallow, layers.fields, kept)
+        shallow = with_layers(shallow, layers.fields, [*range(min(depth, layers.count) - 1), layers.count - 1])
     base = shapes_of(shallow)
     counts = {field for layers in lists for field in layers.fields}
     candidates = [(field, value) for field, value in _integer_fields(shallow) if field not in counts]
@@ -111,49 +130,48 @@ def measure_growth(config: PretrainedConfig, depth: int) -> Skeleton:
 
 
 def _integer_fields(config: PretrainedConfig) -> list[tuple[str, int | None]]:
-    """Fields that could be sizes: whole numbers, and unset ones whose default the family derives."""
+    """Fields that could be sizes: whole numbers, and None where the family derives a default."""
     names = {config.attribute_map.get(name, name) for name in config.to_dict()}
-    found: list[tuple[str, int | None]] = []
+    fields: list[tuple[str, int | None]] = []
     for name in sorted(names):
         value = getattr(config, name, None)
         if name.endswith(("token_id", "_ids", "_version", "_dtype")) or name in {"chunk_size_feed_forward"}:
             continue
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            found.append((name, value))
+            fields.append((name, value))
         elif value is None:
-            found.append((name, None))
-    return found
+            fields.append((name, None))
+    return fields
 
 
 def _find_lists(config: PretrainedConfig) -> tuple[Layers, ...]:
-    """Lists of layers, in the model's order, by the fields whose decrement takes layers away."""
+    """Lists of layers in the model's order, found by fields whose decrement removes layers."""
     base = shapes_of(config)
-    found: dict[str, list[str]] = {}
+    fields: dict[str, list[str]] = {}
     for field, value in _integer_fields(config):
         if value is None or not re.search(r"layer|depth|block", field):
             continue
-        # Of a single layer nothing can be taken away: there one is added.
-        kept = [0, 0] if value == 1 else list(range(value - 1))
+        # A second layer is added to a single one.
+        layers = [0, 0] if value == 1 else list(range(value - 1))
         try:
-            other = shapes_of(with_layers(config, [field], kept))
+            resized = shapes_of(with_layers(config, [field], layers))
         except BUILD_ERRORS:
             continue
-        more, less = (other, base) if value == 1 else (base, other)
-        gone = [name for name in more if name not in less]
-        prefixes = {
-            match[1] for name in gone if (match := re.match(rf"(.*?\.){len(kept) if value > 1 else 1}\.", name))
-        }
-        if gone and len(prefixes) == 1 and not set(less) - set(more):
-            found.setdefault(prefixes.pop(), []).append(field)
-    ordered = sorted(found, key=lambda prefix: next(i for i, name in enumerate(base) if name.startswith(prefix)))
-    return tuple(Layers(prefix, tuple(found[prefix]), getattr(config, found[prefix][0])) for prefix in ordered)
+        more, less = (resized, base) if value == 1 else (base, resized)
+        extra = [name for name in more if name not in less]
+        last = len(layers) if value > 1 else 1
+        prefixes = {match[1] for name in extra if (match := re.match(rf"(.*?\.){last}\.", name))}
+        if extra and len(prefixes) == 1 and not set(less) - set(more):
+            fields.setdefault(prefixes.pop(), []).append(field)
+    ordered = sorted(fields, key=lambda prefix: next(i for i, name in enumerate(base) if name.startswith(prefix)))
+    return tuple(Layers(prefix, tuple(fields[prefix]), getattr(config, fields[prefix][0])) for prefix in ordered)
 
 
 def _growths(
     config: PretrainedConfig, base: Mapping[str, tuple[int, ...]], candidates: Sequence[tuple[str, int | None]]
 ) -> Iterator[Growth]:
-    """Enlarge every field alone; those that tear the model apart alone are enlarged with others of their value."""
-    torn: list[tuple[str, int]] = []
+    """Enlarge every field alone, or with others of its value if the model breaks otherwise."""
+    broken: list[tuple[str, int]] = []
     for field, value in candidates:
         first, second = (24, 48) if value is None else (value, 2 * value)
         try:
@@ -163,12 +181,12 @@ def _growths(
             continue
         rates = _rates(before, after, second - first)
         if rates is None and value is not None:
-            torn.append((field, value))
+            broken.append((field, value))
         elif rates and all(rate > 0 for rate in rates.values()):
             (name, dim), rate = next(iter(rates.items()))
             yield Growth((field,), round(base[name][dim] / rate) if value is None else value, rates)
-    for value in dict.fromkeys(value for _, value in torn):
-        fields = tuple(field for field, own in torn if own == value)
+    for value in dict.fromkeys(value for _, value in broken):
+        fields = tuple(field for field, other in broken if other == value)
         if len(fields) > 1:
             with suppress(*BUILD_ERRORS):
                 rates = _rates(base, shapes_of(with_fields(config, dict.fromkeys(fields, 2 * value))), value)
@@ -179,7 +197,7 @@ def _growths(
 def _rates(
     before: Mapping[str, tuple[int, ...]], after: Mapping[str, tuple[int, ...]], step: int
 ) -> dict[tuple[str, int], float] | None:
-    """Coordinates per unit; None when the two models do not have the same parameters."""
+    """Coordinates per unit; None if the two models have different parameters."""
     if before.keys() != after.keys() or any(len(shape) != len(after[name]) for name, shape in before.items()):
         return None
     return {

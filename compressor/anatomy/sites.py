@@ -1,13 +1,11 @@
-"""The transportation-map flow graph: an anatomy whose residual streams are cut into sites, one map each.
+"""The flow graph: an anatomy with its residual streams cut into sites, one map each.
 
-In the paper (Imfeld et al., 2024, section 4.1) a map flows through the network: it is made where a linear module
-writes, travels along the residual stream, and is mixed with others where a branch is added.  A global map of the
-residual stream is the case in which all of a stream's sites carry the same map.  Here each place gets a key of its own,
-so that the one function that applies maps needs nothing new:
+In the paper (Imfeld et al., 2024, section 4.1) maps flow along the residual stream and mix where branches are added.
+Each site has a key:
 
-    entry        what enters the first layer: embeddings write it            "residual"
-    branch       what a writer adds to the stream                            "vit.layers.0.attention.o_proj/branch"
-    stream       the stream behind that sum                                  "vit.layers.0.attention.o_proj/stream"
+    entry        input of the first layer, written by embeddings             "residual"
+    branch       output of a writer before it is added                       "vit.layers.0.attention.o_proj/branch"
+    stream       the stream after that sum                                   "vit.layers.0.attention.o_proj/stream"
 """
 
 from __future__ import annotations
@@ -21,14 +19,14 @@ from compressor.errors import UnsupportedError
 
 @dataclass(frozen=True)
 class Junction:
-    """A sum of the residual stream and what branches add to it.
+    """A sum of the residual stream and branches.
 
     Attributes:
-        stack: the stack whose stream it is.
-        before: key of the stream that comes in.
-        branches: keys of what is added.
-        after: key of the stream that goes out.
-        module, is_output: whose input (or output) the sum is.
+        stack: index of its stack.
+        before: key of the stream before the sum.
+        branches: keys of the added branches.
+        after: key of the stream after the sum.
+        module, is_output: the module whose input (or output) is the sum.
     """
 
     stack: int
@@ -41,12 +39,12 @@ class Junction:
 
 @dataclass(frozen=True)
 class FlowGraph:
-    """An anatomy with sites instead of residual spaces, and how the sites follow from each other.
+    """An anatomy with sites instead of residual spaces, and the sums that connect them.
 
     Attributes:
-        anatomy: its residual axes name sites; otherwise as it was.
-        entries: by stack, the site that enters its first layer.
-        junctions: in the order of the forward pass.
+        anatomy: with sites on its residual axes.
+        entries: by stack, the site at its first layer's input.
+        junctions: in call order.
     """
 
     anatomy: Anatomy
@@ -55,24 +53,24 @@ class FlowGraph:
 
     @property
     def last(self) -> tuple[str, ...]:
-        """By stack, the site behind its last layer."""
-        found = list(self.entries)
+        """By stack, the site after its last layer."""
+        sites = list(self.entries)
         for junction in self.junctions:
-            found[junction.stack] = junction.after
-        return tuple(found)
+            sites[junction.stack] = junction.after
+        return tuple(sites)
 
 
 def flow_graph(anatomy: Anatomy) -> FlowGraph:
     """Cut the residual streams of an anatomy into sites.
 
     Raises:
-        UnsupportedError: a parameter inside the layers meets the residual stream, but not in a linear module or a norm
-            (fused experts): where it stands in the flow is not known.
+        UnsupportedError: a layer's parameter uses the stream outside of linear modules and norms (fused experts).
     """
     return _Cutter(anatomy).cut()
 
 
-_Spot = tuple[str, bool]
+#: (module, whether its output is meant) of a sum.
+_Place = tuple[str, bool]
 
 
 class _Cutter:
@@ -80,30 +78,30 @@ class _Cutter:
         self.anatomy = anatomy
         self.streams = {space.name for space in anatomy.residuals}
         self.entries = tuple(stack.residual for stack in anatomy.stacks)
-        #: By stack, the site that is reached.
-        self.now = list(self.entries)
-        self.junctions: dict[_Spot, Junction] = {}
+        #: By stack, the current site.
+        self.current = list(self.entries)
+        self.junctions: dict[_Place, Junction] = {}
         self.sites: dict[str, Space] = {}
         #: {parameter: {residual space: the site of its axes}}.
         self.keys: dict[str, dict[str, str]] = {}
 
     def cut(self) -> FlowGraph:
         if any(stack.runs > 1 for stack in self.anatomy.stacks):
-            raise self._lost("one layer runs several times")
+            raise self._unsupported("one layer runs several times")
         flow: list[LinearOp | Norm] = []
         for index, item in enumerate(self.anatomy.flow):
             later = self.anatomy.flow[index + 1 :]
             flow.append(self._step(item, later) if isinstance(item, LinearOp) else self._norm(item))
-            spot = _spot(item)
-            # Parallel branches are added together: the stream moves on behind the last of them.
-            if spot in self.junctions and not any(_spot(other) == spot for other in later):
-                self.now[self.junctions[spot].stack] = self.junctions[spot].after
+            place = _place(item)
+            # Parallel branches are added together: the stream changes after the last of them.
+            if place in self.junctions and not any(_place(other) == place for other in later):
+                self.current[self.junctions[place].stack] = self.junctions[place].after
         for scale in self.anatomy.scales:
             self.keys[scale.parameter] = dict.fromkeys(self.streams, f"{scale.writer}/branch")
         self._check()
         axes = {
-            name: tuple(_renamed(axis, self.keys.get(name, {})) for axis in own)
-            for name, own in self.anatomy.axes.items()
+            name: tuple(_renamed(axis, self.keys.get(name, {})) for axis in labelled)
+            for name, labelled in self.anatomy.axes.items()
         }
         spaces = {**self.anatomy.spaces, **self.sites}
         cut = replace(self.anatomy, axes=axes, spaces=spaces, flow=tuple(flow))
@@ -116,14 +114,16 @@ class _Cutter:
         if step.writes in self.streams and self._inside(step.module):
             writes = self._new(f"{step.module}/branch", step.writes)
             if step.checkpoint is None:
-                # A norm over the branch alone stands between it and the stream (sandwich norms).
+                # A norm of the branch comes before the sum (sandwich norms).
                 norm = next((n for n in later if isinstance(n, Norm) and n.space == step.writes), None)
                 if norm is None or norm.checkpoint is None:
-                    raise self._lost(f"{step.module} writes the residual stream, but where it meets it was not found")
+                    raise self._unsupported(
+                        f"{step.module} writes the residual stream, but where it meets it was not found"
+                    )
                 self._key(f"{norm.module}.weight", step.writes, writes)
                 self._key(f"{norm.module}.bias", step.writes, writes)
             else:
-                joins = self._meeting(step, writes, step.writes)
+                joins = self._joined(step, writes, step.writes)
         if not step.tied:
             self._key(step.weight, step.reads, reads)
             self._key(step.weight, step.writes, writes)
@@ -135,27 +135,27 @@ class _Cutter:
             return norm
         branch = self.keys.get(f"{norm.module}.weight", {}).get(norm.space)
         if branch is not None:
-            return replace(norm, space=branch, joins=self._meeting(norm, branch, norm.space))
+            return replace(norm, space=branch, joins=self._joined(norm, branch, norm.space))
         site = self._at(self._stack(norm.module), norm)
         self._key(f"{norm.module}.weight", norm.space, site)
         self._key(f"{norm.module}.bias", norm.space, site)
         return replace(norm, space=site)
 
     def _at(self, stack: int, item: LinearOp | Norm) -> str:
-        """The site that a reader sees: its own stack's, or of cross-attention the end of the stack before."""
+        """The site that an item reads: its own stack's, or for cross-attention the last of the stack before."""
         tokens = self.anatomy.tokens.get(item.module)
-        return self.now[stack if tokens is None or tokens > stack else tokens]
+        return self.current[stack if tokens is None or tokens > stack else tokens]
 
-    def _meeting(self, item: LinearOp | Norm, branch: str, space: str) -> str:
-        """The site behind the sum that an item takes part in; parallel branches share the first one's."""
-        spot, stack = _spot(item), self._stack(item.module)
-        assert spot is not None
-        known = self.junctions.get(spot)
-        if known is None:
+    def _joined(self, item: LinearOp | Norm, branch: str, space: str) -> str:
+        """The site after the sum that includes an item; parallel branches share it."""
+        place, stack = _place(item), self._stack(item.module)
+        assert place is not None
+        junction = self.junctions.get(place)
+        if junction is None:
             after = self._new(f"{item.module}/stream", space)
-            known = Junction(stack, self.now[stack], (), after, *spot)
-        self.junctions[spot] = replace(known, branches=(*known.branches, branch))
-        return known.after
+            junction = Junction(stack, self.current[stack], (), after, *place)
+        self.junctions[place] = replace(junction, branches=(*junction.branches, branch))
+        return junction.after
 
     def _new(self, key: str, space: str) -> str:
         self.sites[key] = replace(self.anatomy.spaces[space], name=key, kind=Kind.RESIDUAL)
@@ -176,18 +176,18 @@ class _Cutter:
 
     def _check(self) -> None:
         for name, axes in self.anatomy.axes.items():
-            met = {part.key for axis in axes for part in axis.parts if part.key in self.streams}
-            if self._inside(name) and met - set(self.keys.get(name, {})):
-                raise self._lost(f"{name} meets the residual stream outside linear modules and norms")
+            streams = {part.key for axis in axes for part in axis.parts if part.key in self.streams}
+            if self._inside(name) and streams - set(self.keys.get(name, {})):
+                raise self._unsupported(f"{name} meets the residual stream outside linear modules and norms")
 
-    def _lost(self, what: str) -> UnsupportedError:
+    def _unsupported(self, reason: str) -> UnsupportedError:
         return UnsupportedError(
-            f"{self.anatomy.model_class}: {what}, so maps cannot differ along the flow; take a global residual map "
+            f"{self.anatomy.model_class}: {reason}, so maps cannot differ along the flow; take a global residual map "
             f"(--residual global)"
         )
 
 
-def _spot(item: LinearOp | Norm) -> _Spot | None:
+def _place(item: LinearOp | Norm) -> _Place | None:
     return None if item.checkpoint is None else (item.checkpoint, item.checkpoint_is_output)
 
 

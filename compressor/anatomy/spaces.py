@@ -15,13 +15,13 @@ from compressor.anatomy.tracer import TracedDims
 
 @dataclass(frozen=True)
 class Table:
-    """The labelled parameters of one model, and its spaces.
+    """Spaces and axes of one model.
 
     Attributes:
         spaces: {name: space}.
         axes: {parameter: axes}.
-        tied: parameters that are an embedding and a weight at once.
-        names: {id of a dimension: name of its space}.
+        tied: parameters that are embedding and weight at once.
+        names: {id of a dimension: its space}.
     """
 
     spaces: dict[str, Space]
@@ -38,10 +38,10 @@ def tabulate(model: nn.Module, traced: TracedDims, stacks: Sequence[Stack], loos
     """Name the spaces and label every axis.
 
     Args:
-        model: the model that was traced.
-        traced: dimensions of its parameters and modules.
-        stacks: its stacks of layers; each names its residual space.
-        loose: parameters that the forward pass never used, whose last dimension is a residual one.
+        model: that was traced.
+        traced: its dimensions.
+        stacks: of its layers, with their residual spaces.
+        loose: unused parameters whose last dimension is a residual one.
     """
     return _Tabulation(model, traced, stacks).table(set(loose))
 

@@ -1,25 +1,26 @@
-"""The vocabulary of an anatomy: spaces, the axes that belong to them, and the flow between modules.
+"""The types of an anatomy: spaces, axes of parameters, and the flow between modules.
 
-An anatomy is a table {parameter: axes}.  Every axis is a tuple of parts, and every part names the *key* of the map that
-transports it: a space of interchangeable coordinates, or one role of an attention space, or nothing (fixed).
+An anatomy is a table {parameter: axes}.  An axis has parts, and a part names the *key* of the map that transports it: a
+space, a role of an attention space, or None (fixed).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 
 class Side(StrEnum):
-    """Whether an axis produces a space's values (writer) or consumes them (reader)."""
+    """Whether an axis writes the values of a space or reads them."""
 
     WRITE = "write"
     READ = "read"
 
 
 class Kind(StrEnum):
-    """What sort of coordinates a space holds."""
+    """The sort of coordinates of a space."""
 
     RESIDUAL = "residual"
     EMBEDDING = "embedding"
@@ -29,11 +30,9 @@ class Kind(StrEnum):
 
 
 class Role(StrEnum):
-    """The four ends of an attention space, each a set of heads × channels.
+    """The ends of an attention space, each a set of heads × channels.
 
-    Queries and keys are contracted with each other, values are read by the output projection after the attention
-    has mixed tokens: so query and key share one map, value and output another.  A bias for every head is mapped by
-    heads alone.
+    Queries meet keys, and outputs read values: each pair shares one map.  HEADS is a bias per head.
     """
 
     QUERY = "query"
@@ -49,16 +48,16 @@ class Space:
 
     Attributes:
         name: its key.
-        kind: what sort of coordinates.
-        size: how many; of an attention space heads · head_dim.
-        heads, groups, head_dim: query heads, key–value groups, channels of each.
-        rotary: query–key channels have a place inside their head (rotary positions, a scale per channel).
-        pairs: how rotary channels are paired ("halves" or "neighbours"); "" where that is not known.
-        head_position_fixed: heads have a place (ALiBi slopes).
-        scaled: products of queries and keys are divided by the root of the number of channels.
-        order: attention spaces of the same order share the order of their heads (T5's relative bias).
-        experts: of hidden units that every expert has for itself, the space of the experts; else None.
-        copies: how many experts those are, else 1.
+        kind: of its coordinates.
+        size: coordinates; of an attention space heads · head_dim.
+        heads, groups, head_dim: query heads, key–value groups, channels per head.
+        rotary: query–key channels have a fixed place in their head.
+        pairs: layout of rotary pairs, "halves" or "neighbours"; "" if unknown.
+        head_position_fixed: heads are not interchangeable (ALiBi).
+        scaled: query–key products are divided by the root of the number of channels.
+        order: equal for attention spaces that share the order of their heads (T5).
+        experts: for hidden units per expert, the space of the experts.
+        copies: the number of those experts, else 1.
     """
 
     name: str
@@ -78,7 +77,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of an axis: `size` coordinates that the map called `key` transports; `key` None is fixed."""
+    """`size` consecutive coordinates of an axis; `key` names their map, None for fixed ones."""
 
     key: str | None
     size: int
@@ -86,10 +85,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of one parameter: its parts in order, and its side.
+    """One axis of a parameter: its parts in order, and its side.
 
-    `interleave` is the number of heads whose parts alternate (GPT-NeoX: q, k, v of head 0, then of head 1, ...);
-    1 means that the parts are concatenated whole.
+    `interleave` heads alternate their parts (GPT-NeoX: q, k, v of head 0, then of head 1, ...); 1 if parts are whole.
     """
 
     parts: tuple[Part, ...]
@@ -104,20 +102,26 @@ class Axis:
     def fixed(self) -> bool:
         return all(part.key is None for part in self.parts)
 
+    def roles_in(self, space: str) -> str | None:
+        """Its roles in an attention space (": query, key"); "" in another space, None outside of the space."""
+        keys = [part.key.partition("/") for part in self.parts if part.key is not None]
+        roles = [role for name, _, role in keys if name == space]
+        return (": " + ", ".join(roles) if any(roles) else "") if roles else None
+
 
 @dataclass(frozen=True)
 class LinearOp:
-    """One linear module of the model in the order of the forward pass.
+    """One linear module.
 
     Attributes:
         module: its path.
-        writes, reads: the spaces that it connects; None where an end is fixed.
-        weight: the parameter that it multiplies by.
-        checkpoint: of writers of a residual space, the module whose input (or whose output, when
-            `checkpoint_is_output`) is the residual stream that this writer's output has been added to.
-        gain: what this writer's output is multiplied by before it is added (Granite's residual multiplier).
+        writes, reads: its spaces; None for a fixed end.
+        weight: its parameter.
+        checkpoint: for writers of a residual space, the module whose input (output if `checkpoint_is_output`) is the
+            stream after this writer's addition.
+        gain: factor of the output in that addition (Granite).
         tied: the weight is an embedding as well.
-        joins: in a flow graph, the site behind the sum that its output is added to; None where that is what it writes.
+        joins: in a flow graph, the site after the sum that includes its output.
     """
 
     module: str
@@ -133,16 +137,15 @@ class LinearOp:
 
 @dataclass(frozen=True)
 class Norm:
-    """A normalisation, and the linear modules that read its output directly.
+    """A normalisation, and the linear modules that read its output.
 
     Attributes:
         module: its path.
-        readers: linear modules that read exactly what it returns.
-        space: the space that it normalises over; None where its scale is fixed (a scale per channel of a head).
-        unit_scale: the value of its weight that scales by one: 1, or 0 where the scale is 1 + weight (Gemma).
-        folded: whether its scale (and shift) could be folded into those readers without changing the logits.
-        checkpoint, checkpoint_is_output, gain, joins: of a norm whose output is added to the residual stream, as of a
-            `LinearOp`.
+        readers: linear modules that read exactly its output.
+        space: that it normalises; None for a scale per channel of a head.
+        unit_scale: the weight that scales by one: 1, or 0 if the scale is 1 + weight (Gemma).
+        folded: scale and shift fold into the readers.
+        checkpoint, checkpoint_is_output, gain, joins: as in `LinearOp`, for a norm before a residual addition.
     """
 
     module: str
@@ -158,7 +161,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class LayerScale:
-    """A vector that multiplies what a linear module writes to the residual stream (layer scale)."""
+    """A vector that multiplies the output of a linear module before the residual addition."""
 
     parameter: str
     writer: str
@@ -166,13 +169,13 @@ class LayerScale:
 
 @dataclass(frozen=True)
 class Stack:
-    """Layers that run one after the other: an encoder, a decoder.
+    """Layers that run one after the other: an encoder or a decoder.
 
     Attributes:
-        layers: their paths, in order; a layer that runs several times (ALBERT) is named once.
-        fields: the config fields that count the layers (or the runs).
-        residual: the residual space that runs through them.
-        runs: how often every layer runs.
+        layers: their paths; a single one for shared weights (ALBERT).
+        fields: config fields that count the layers or runs.
+        residual: their residual space.
+        runs: of every layer.
     """
 
     layers: tuple[str, ...]
@@ -183,19 +186,19 @@ class Stack:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What was understood of a model: which coordinates are interchangeable and where they are written and read.
+    """The interchangeable coordinates of a model, and the parameters that write and read them.
 
     Attributes:
-        model_class: the transformers class.
+        model_class: of transformers.
         spaces: {name: space}.
-        axes: {parameter: its axes}.
-        stacks: the stacks of layers, in the order of the forward pass.
-        flow: linear modules and norms in the order of the forward pass.
+        axes: {parameter: axes}.
+        stacks: of layers, in call order.
+        flow: linear modules and norms, in call order.
         scales: layer scales.
-        centred: residual spaces whose writers may be centred without changing the logits.
-        fields: {config field: what it sizes}.
-        tokens: {module: the stack whose tokens it works on}; cross-attention reads the encoder's.
-        output: the space of what a model without a head puts out; None for logits.
+        centred: residual spaces whose writers may be centred.
+        fields: {config field: meaning}.
+        tokens: {module: index of the stack whose tokens it works on}.
+        output: space of the output of a model without a head.
         errors: the certificate, {space or "all": relative change of the logits}.
     """
 
@@ -228,19 +231,16 @@ class Anatomy:
 
     @property
     def residuals(self) -> tuple[Space, ...]:
-        """The residual spaces; several where encoder and decoder have one each."""
+        """The residual spaces; two if encoder and decoder have one each."""
         return tuple(space for space in self.spaces.values() if space.kind is Kind.RESIDUAL)
 
     @property
     def residual(self) -> Space:
-        """The first residual space; all are of one width."""
+        """The first residual space; all have the same width."""
         return self.residuals[0]
 
     def rotatable(self, space: str) -> bool:
-        """Whether the norms over a residual space fold into their readers: its coordinates may then be rotated.
-
-        A last norm that only a head reads which shares its weight with the embedding keeps its scale; it is fitted.
-        """
+        """Whether a residual space may be rotated: its norms fold, or only a tied head reads them."""
         tied = {step.module for step in self.steps if step.tied}
         norms = [norm for norm in self.norms if norm.space == space]
         free = [norm for norm in norms if norm.folded or (norm.readers and tied.issuperset(norm.readers))]
@@ -253,10 +253,42 @@ class Anatomy:
 
     @property
     def error(self) -> float:
-        """The certificate: the largest relative change of the logits under any permutation tried."""
+        """The largest relative change of the logits in the certificate."""
         return max(self.errors.values(), default=float("nan"))
+
+    def describe(self, space: str) -> str:
+        """The parameters that write, normalise, scale and read a space, as lines of text; similar layers share a line.
+
+        Raises:
+            KeyError: there is no such space.
+        """
+        described = self.spaces[space]
+        heads = f", {described.heads} heads of {described.head_dim}" if described.kind is Kind.ATTENTION else ""
+        groups = f" in {described.groups} groups" if described.groups != described.heads else ""
+        lines = [f"{space}: {described.kind}, {described.size} coordinates{heads}{groups}"]
+        alike: dict[tuple[str, str, str], list[str]] = {}
+        for verb, name, end in self._uses(space):
+            alike.setdefault((verb, re.sub(r"\.\d+\.", ".*.", name), end), []).append(name)
+        for (verb, pattern, end), names in alike.items():
+            lines.append(f"  {verb} {names[0] if len(names) == 1 else f'{pattern} ({len(names)} times)'}, {end}")
+        return "\n".join(lines)
+
+    def _uses(self, space: str) -> list[tuple[str, str, str]]:
+        """(verb, parameter, its axis) of every use of a space, writers first."""
+        vectors = {f"{norm.module}.{end}": "normalised by" for norm in self.norms for end in ("weight", "bias")}
+        vectors |= {scale.parameter: "scaled by" for scale in self.scales}
+        sides = {Side.WRITE: "written by", Side.READ: "read by"}
+        uses = [
+            (vectors.get(name, sides[axis.side]), name, f"axis {dim}{roles}")
+            for name, axes in self.axes.items()
+            for dim, axis in enumerate(axes)
+            if (roles := axis.roles_in(space)) is not None
+        ]
+        uses += [("read by", step.weight, "tied") for step in self.steps if step.tied and step.reads == space]
+        order = ("written by", "normalised by", "scaled by", "read by")
+        return sorted(uses, key=lambda use: order.index(use[0]))
 
 
 def map_key(space: str, role: Role | None = None) -> str:
-    """The key of a map: the space's name, with `/role` for the ends of an attention space."""
+    """The key of a map: the space, with `/role` for the ends of an attention space."""
     return space if role is None else f"{space}/{role.value}"

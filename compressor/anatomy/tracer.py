@@ -1,4 +1,4 @@
-"""Trace one forward pass of a small model, operation by operation: the dimensions of every parameter and module."""
+"""Trace one forward pass: the dimensions of every parameter and module."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHAPE_ONLY = {
 
 @dataclass(frozen=True)
 class ModuleDims:
-    """The dimensions of the first tensor that a module read and of the first one that it returned."""
+    """Dimensions of a module's first input and first output."""
 
     reads: Dims
     writes: Dims
@@ -39,9 +39,9 @@ class TracedDims:
 
     Attributes:
         parameters: {name: dimensions}.
-        calls: {module: its calls}, modules in the order in which their first call ended.
-        output: dimensions of the logits (or last hidden state).
-        unknown: operations without a rule that computed with interchangeable coordinates.
+        calls: {module: its calls}, by the end of their first call.
+        output: of the logits (or last hidden state).
+        unknown: operations without a rule on interchangeable coordinates.
     """
 
     parameters: dict[str, Dims]
@@ -54,9 +54,9 @@ def trace_dims(model: nn.Module, inputs: Mapping[str, Tensor], *, head: bool) ->
     """Run the model once and unify the dimensions that its operations bring together.
 
     Args:
-        model: small, real (not on meta), with eager attention.
+        model: small and real (not on meta), with eager attention.
         inputs: its inputs.
-        head: pin the output's last dimension (logits); that of hidden states is interchangeable.
+        head: the output is logits, whose last dimension is pinned.
     """
     tracer = _Tracer(model)
 

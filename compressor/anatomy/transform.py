@@ -1,4 +1,4 @@
-"""One function applies maps to weights: permutations, transport, slicing and principal components alike."""
+"""Apply maps to weights: permutations, transport, slicing and principal components."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from compressor.utils.sparse import Entries, Matrix, carry, dense, picks
 
 
 class Map:
-    """How the n coordinates of a teacher's space go to the student's m.
-
-    For units that every expert has for itself both matrices are [experts, n, m], in the order of the student's experts.
+    """A map from n coordinates of a teacher's space to m of the student's; [experts, n, m] for units per expert.
 
     Args:
-        push: [n, m]; transports values: z = pushᵀ x.  Applied to writers.
-        pull: [n, m]; reconstructs the teacher's values from the student's: x ≈ pull z.  Applied to readers.
+        push: [n, m]; transports values, z = pushᵀ x, and applies to writers.
+        pull: [n, m]; reconstructs values, x ≈ pull z, and applies to readers.
     """
 
     def __init__(self, push: Matrix, pull: Matrix) -> None:
@@ -27,12 +25,12 @@ class Map:
 
     @property
     def push(self) -> Tensor:
-        """The dense matrix; made anew each time unless it was given as such."""
+        """The dense matrix, perhaps computed at each access."""
         return dense(self._push)
 
     @property
     def pull(self) -> Tensor:
-        """The dense matrix; made anew each time unless it was given as such."""
+        """The dense matrix, perhaps computed at each access."""
         return dense(self._pull)
 
     @property
@@ -42,68 +40,65 @@ class Map:
 
     @property
     def experts(self) -> tuple[Map, ...]:
-        """The maps of every expert; none where there are no experts."""
+        """The maps of the experts; () without experts."""
         if not isinstance(self._push, Tensor) or self._push.dim() < 3:
             return ()
         return tuple(Map(push, pull) for push, pull in zip(self._push, self.pull, strict=True))
 
     def written(self, values: Tensor) -> Tensor:
-        """pushᵀ w of what writes the coordinates [n, c] or [n], in its precision: [m, c] or [m]."""
+        """pushᵀ w of a writer w [n, c] or [n], in its precision: [m, c] or [m]."""
         return _carried(self._push, self.selection, values)
 
     def read(self, values: Tensor) -> Tensor:
-        """pullᵀ w of what reads the coordinates [n, c] or [n], in its precision: [m, c] or [m]."""
+        """pullᵀ w of a reader w [n, c] or [n], in its precision: [m, c] or [m]."""
         return _carried(self._pull, self.drawn, values)
 
     def transport(self, values: Tensor) -> Tensor:
         """pushᵀ x for row vectors x [T, n], in their precision: [T, m]."""
-        chosen = self.selection
-        if chosen is None:
+        selection = self.selection
+        if selection is None:
             return self._push.move(values) if isinstance(self._push, Entries) else values @ self.push.to(values)
         moved = torch.zeros(len(values), self.targets, dtype=values.dtype, device=values.device)
-        return moved.index_copy_(1, chosen[1], values.index_select(1, chosen[0]))
+        return moved.index_copy_(1, selection[1], values.index_select(1, selection[0]))
 
     @cached_property
     def selection(self) -> tuple[Tensor, Tensor] | None:
-        """(sources, targets) of a push that only picks coordinates; picking is quicker than multiplying."""
+        """(sources, targets) if push only selects coordinates, which is faster than multiplying; else None."""
         return picks(self._push)
 
     @cached_property
     def drawn(self) -> tuple[Tensor, Tensor] | None:
-        """(sources, targets) of a pull that only picks coordinates."""
+        """(sources, targets) if pull only selects coordinates; else None."""
         return picks(self._pull)
 
     @classmethod
     def permutation(cls, order: Tensor) -> Map:
-        """The student's coordinate j is the teacher's coordinate order[..., j]."""
+        """The map whose coordinate j is the teacher's coordinate order[..., j]."""
         matrix = torch.nn.functional.one_hot(order, order.shape[-1]).to(torch.float64).transpose(-1, -2)
         return cls(matrix, matrix)
 
 
-def _carried(matrix: Matrix, picked: tuple[Tensor, Tensor] | None, values: Tensor) -> Tensor:
-    if picked is None:
+def _carried(matrix: Matrix, selection: tuple[Tensor, Tensor] | None, values: Tensor) -> Tensor:
+    if selection is None:
         return carry(matrix, values)
     moved = torch.zeros(matrix.shape[-1], *values.shape[1:], dtype=values.dtype, device=values.device)
-    return moved.index_copy_(0, picked[1], values.index_select(0, picked[0]))
+    return moved.index_copy_(0, selection[1], values.index_select(0, selection[0]))
 
 
 def transport_together(maps: Sequence[Map], values: Sequence[Tensor]) -> Tensor:
-    """Σ_k push_kᵀ x_k for the row vectors of several teachers [T, n_k], in their precision: [T, m].
-
-    Where the teachers' coordinates are only picked, each of the student's from one of them, nothing is added up.
-    """
-    chosen = [mapping.selection for mapping in maps]
-    if all(own is not None for own in chosen):
-        found = [own for own in chosen if own is not None]
-        targets, order = torch.cat([own[1] for own in found]).sort()
+    """Σ_k push_kᵀ x_k for row vectors of several teachers [T, n_k], in their precision: [T, m]."""
+    selections = [mapping.selection for mapping in maps]
+    known = [selection for selection in selections if selection is not None]
+    if len(known) == len(selections):
+        targets, order = torch.cat([target for _, target in known]).sort()
         if targets.equal(torch.arange(maps[0].targets)):
-            picked = [value.index_select(1, own[0]) for value, own in zip(values, found, strict=True)]
-            return torch.cat(picked, dim=1).index_select(1, order)
-    # A teacher that has no part in the coordinates (an empty selection) adds nothing.
+            selected = [value.index_select(1, source) for value, (source, _) in zip(values, known, strict=True)]
+            return torch.cat(selected, dim=1).index_select(1, order)
+    # A teacher with an empty selection adds nothing.
     parts = [
         mapping.transport(value)
-        for mapping, value, own in zip(maps, values, chosen, strict=True)
-        if own is None or len(own[0])
+        for mapping, value, selection in zip(maps, values, selections, strict=True)
+        if selection is None or len(selection[0])
     ] or [maps[0].transport(values[0])]
     return sum(parts[1:], start=parts[0])
 
@@ -118,12 +113,11 @@ def apply(
     """Contract every axis of every parameter with its map: writers with push, readers with pull.
 
     Args:
-        maps: {map key: map}; a key that is absent leaves its coordinates as they are.
+        maps: {map key: map}; without a map coordinates stay.
         state: {parameter name: tensor} of one teacher.
-        anatomy: the anatomy of that teacher.
-        names: the parameters wanted; all of them if omitted.
-        shapes: {parameter name: the student's axes}, which say how many heads its fused projections have; those that
-            are absent have heads of the teacher's size.
+        anatomy: of that teacher.
+        names: parameters to transport; all if omitted.
+        shapes: {parameter name: the student's axes}, for its number of heads in fused projections.
 
     Returns:
         {parameter name: tensor} in float64, in the student's shapes.
@@ -131,27 +125,27 @@ def apply(
     moved = {}
     for name in anatomy.axes if names is None else names:
         value = state[name].to(torch.float64)
-        own = (shapes or {}).get(name)
+        student_axes = (shapes or {}).get(name)
         for dim, axis in enumerate(anatomy.axes[name]):
             if not axis.fixed:
-                value = _contract(value, dim, axis, maps, None if own is None else own[dim].interleave)
+                heads = None if student_axes is None else student_axes[dim].interleave
+                value = _contract(value, dim, axis, maps, heads)
         moved[name] = value
     return moved
 
 
 def _contract(value: Tensor, dim: int, axis: Axis, maps: Mapping[str, Map], heads: int | None) -> Tensor:
-    """Apply the maps of one axis to dimension `dim` of `value`; into so many heads where parts take turns."""
+    """Apply the maps of one axis to dimension `dim` of `value`, with `heads` heads if parts alternate."""
     if any(maps[part.key].experts for part in axis.parts if part.key is not None and part.key in maps):
         # Dimension 0 holds the experts, already in the student's order.
-        each = {key: one.experts for key, one in maps.items() if one.experts}
+        by_expert = {key: mapping.experts for key, mapping in maps.items() if mapping.experts}
         return torch.stack(
             [
-                _contract(matrix, dim - 1, axis, {key: own[expert] for key, own in each.items()}, heads)
-                for expert, matrix in enumerate(value)
+                _contract(matrix, dim - 1, axis, {key: experts[index] for key, experts in by_expert.items()}, heads)
+                for index, matrix in enumerate(value)
             ]
         )
     front = value.movedim(dim, 0)
-    rest = front.shape[1:]
     columns = front.reshape(front.shape[0], -1)
     pieces = []
     for piece, part in zip(_split(columns, axis), axis.parts, strict=True):
@@ -160,11 +154,11 @@ def _contract(value: Tensor, dim: int, axis: Axis, maps: Mapping[str, Map], head
             pieces.append(piece)
             continue
         pieces.append(mapping.written(piece) if axis.side is Side.WRITE else mapping.read(piece))
-    return _join(pieces, axis, heads).reshape(-1, *rest).movedim(0, dim)
+    return _join(pieces, axis, heads).reshape(-1, *front.shape[1:]).movedim(0, dim)
 
 
 def _split(columns: Tensor, axis: Axis) -> list[Tensor]:
-    """Take an axis (first dimension of `columns`) apart into its parts, each contiguous and head-major."""
+    """The parts of an axis (the first dimension of `columns`), each contiguous and head-major."""
     sizes = [part.size for part in axis.parts]
     if axis.interleave == 1:
         return list(columns.split(sizes))
@@ -177,7 +171,7 @@ def _join(pieces: list[Tensor], axis: Axis, heads: int | None) -> Tensor:
     """The inverse of `_split`, for pieces whose sizes may have changed."""
     if axis.interleave == 1:
         return torch.cat(pieces)
-    # Heads of the same size are as many more or fewer as there are channels.
+    # Heads keep their size, so their number changes with the number of channels.
     heads = heads or axis.interleave * pieces[0].shape[0] // axis.parts[0].size
     per_head = [piece.reshape(heads, -1, piece.shape[1]) for piece in pieces]
     return torch.cat(per_head, dim=1).reshape(-1, pieces[0].shape[1])

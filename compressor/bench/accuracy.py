@@ -150,6 +150,7 @@ def predict(models: Sequence[PreTrainedModel], batches: Iterable[EvaluationBatch
 
     Raises:
         UserError: there are no samples, or only some batches have labels.
+        UserError: a model's answers are not numbers.
         UnsupportedError: a model's logits are not what its task says.
     """
     training = [model.training for model in models]
@@ -221,4 +222,8 @@ def _forward(model: PreTrainedModel, inputs: EvaluationBatch) -> Tensor:
     if logits is None or logits.dim() != (2 if task.mask is None else 3):
         have = "no logits" if logits is None else f"logits {tuple(logits.shape)}"
         raise UnsupportedError(f"{type(model).__name__} cannot be measured as {task.name}: it gives {have}")
-    return logits.float().log_softmax(-1).cpu()
+    answers = logits.float().log_softmax(-1).cpu()
+    if answers.isnan().any():
+        name = model.name_or_path or f"a {type(model).__name__} that was just made"
+        raise UserError(f"{name} answers NaN: its weights are broken or far too large")
+    return answers

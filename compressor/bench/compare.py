@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
+from compressor.utils import files
+from compressor.utils.input_files import MIB, read_json
+from compressor.utils.strict_json import json_text
 
+#: Most bytes of a result that is read.
+_RESULT_BYTES = 64 * MIB
 #: What must be alike for latencies to be comparable: place in a result, and what it is called.
 _ALIKE = (
     (("environment", "cpu"), "processor"),
@@ -27,7 +30,7 @@ def read_result(path: str | Path) -> dict[str, Any]:
         UserError: there is no such file, or it is something else.
     """
     try:
-        found = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        found = read_json(Path(path).expanduser(), _RESULT_BYTES)
         rows = found["results"]
         if all({"model", "backend", "batch_size", "length", "p50_ms"} <= row.keys() for row in rows):
             return dict(found)
@@ -42,26 +45,17 @@ def check_result_file(path: str, force: bool) -> Path:
     """Where a result may be written.
 
     Raises:
-        UserError: there is something already and `force` is off, or there is no such folder.
+        UserError: as of `compressor.utils.files.check_file`.
     """
-    file = Path(path).expanduser()
-    if file.is_dir() or (file.exists() and not force):
-        raise UserError(f"{file} exists already: choose another file, or replace it with --force")
-    if not file.parent.is_dir():
-        raise UserError(f"cannot write {file}: there is no folder {file.parent}")
-    return file
+    return files.check_file(Path(path).expanduser(), force)
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """Write a result, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        files.atomic_write_text(path, json_text(result, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def compare_results(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

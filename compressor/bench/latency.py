@@ -8,15 +8,16 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from compressor.utils.threads import torch_threads
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 #: Each contender is measured in this many turns or more, so that a slow phase of the machine meets them all.
 TURNS = 10
@@ -115,6 +116,8 @@ def torch_runner(
         inputs: model inputs [B, ...]; moved to the model's device beforehand.
         threads: torch's threads during its turns; as they are if omitted.
     """
+    from transformers import PreTrainedModel
+
     load_ms = None
     if not isinstance(model, PreTrainedModel):
         begin = time.perf_counter()
@@ -141,6 +144,8 @@ def onnx_runner(path: str | Path, inputs: Mapping[str, Tensor], threads: int | N
         inputs: model inputs [B, ...] by the names of the graph; others are left out.
         threads: ONNX Runtime's threads; torch's number if omitted.
     """
+    import onnxruntime
+
     threads = threads or torch.get_num_threads()
     options = onnxruntime.SessionOptions()
     # Without this ONNX Runtime takes every core of the machine, whatever the process may use.

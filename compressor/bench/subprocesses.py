@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from compressor.bench.latency import TURNS, WARMUP_SHARE
+from compressor.utils.strict_json import json_text
 
 PERCENTILES = (50, 90, 95, 99)
 
@@ -83,7 +84,7 @@ class _Process:
     def ask(self, values: Mapping[str, Any]) -> dict[str, Any]:
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
-            self.process.stdin.write(json.dumps(values) + "\n")
+            self.process.stdin.write(json_text(values) + "\n")
             self.process.stdin.flush()
             line = self.process.stdout.readline()
         except BrokenPipeError:

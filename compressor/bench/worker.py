@@ -25,7 +25,7 @@ def worker_main() -> None:
     os.dup2(2, 1)
 
     def answer(values: dict[str, Any]) -> None:
-        out.write(json.dumps(values) + "\n")
+        out.write(json.dumps(values, allow_nan=False) + "\n")
         out.flush()
 
     job = json.loads(sys.stdin.readline())
@@ -109,7 +109,7 @@ def _torch(job: dict[str, Any]) -> Callable[[], EngineCall]:
     def load() -> EngineCall:
         device = torch.device(job["device"])
         with quiet_transformers():
-            model: Any = load_model(job["path"]).requires_grad_(False)
+            model: Any = load_model(job["path"], mapped=True).requires_grad_(False)
             model.to(device)
         inputs = dummy_inputs(model.config, job["batch_size"], job["length"])
         feed = {name: value.to(device) for name, value in inputs.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import signal
 import sys
 import threading
@@ -17,6 +16,7 @@ from rich.console import Console, RenderableType
 
 from compressor.report.progress import progress_bars
 from compressor.utils import distributed
+from compressor.utils.strict_json import json_text
 
 if TYPE_CHECKING:
     from compressor.pipeline.progress import OnStage
@@ -92,7 +92,7 @@ def print_results(*results: RenderableType) -> None:
 
 def print_json(values: Mapping[str, Any] | Sequence[Any]) -> None:
     """Print one JSON value to stdout."""
-    sys.stdout.write(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    sys.stdout.write(json_text(values, indent=1) + "\n")
 
 
 def print_note(line: str) -> None:

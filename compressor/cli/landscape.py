@@ -58,7 +58,9 @@ def landscape_command(
         with loading():
             from compressor.pipeline import landscape as job
 
-        found = job.measure_landscape(recipe, output, points=points, margin=margin, force=force, progress=progress)
+        found = job.measure_landscape(
+            recipe, output, points=points, margin=margin, force=force, progress=progress, remark=print_note
+        )
     _show(found, json)
 
 
@@ -88,7 +90,9 @@ def interpolate_command(
         with loading():
             from compressor.pipeline import landscape as job
 
-        found = job.measure_interpolation(recipe, output, points=points, force=force, progress=progress)
+        found = job.measure_interpolation(
+            recipe, output, points=points, force=force, progress=progress, remark=print_note
+        )
     _show(found, json)
 
 

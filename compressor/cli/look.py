@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 import typer
 
 from compressor.cli import options as o
-from compressor.cli.console import loading, print_json, print_results, working
+from compressor.cli.console import loading, print_json, print_note, print_results, working
 from compressor.cli.flags import to_recipe
 from compressor.errors import UserError
 from compressor.report.graph.svg import check_drawing_file, draw_svg, write_drawing
@@ -79,15 +80,18 @@ def inspect_command(
         with loading():
             from compressor.anatomy import inspect_config
             from compressor.models.resolve import load_config
+            from compressor.pipeline.apart import model_inputs
+            from compressor.pipeline.claim import claimed
 
-        anatomy = inspect_config(load_config(model))
-        if picture is not None:
-            from compressor.report.graph.columns import build_graph
+        with claimed(picture, model_inputs([model]), remark=print_note) if picture else nullcontext():
+            anatomy = inspect_config(load_config(model))
+            if picture is not None:
+                from compressor.report.graph.columns import build_graph
 
-            # A folder's own name says enough.
-            folder = Path(model).expanduser()
-            name = folder.resolve().name if folder.is_dir() else model
-            write_drawing(picture, draw_svg(build_graph(name, anatomy)), force)
+                # A folder's own name says enough.
+                folder = Path(model).expanduser()
+                name = folder.resolve().name if folder.is_dir() else model
+                write_drawing(picture, draw_svg(build_graph(name, anatomy)), force)
     if json:
         found = asdict(anatomy) | {"centred": sorted(anatomy.centred)}
         drawn = {} if picture is None else {"graph": str(picture)}
@@ -114,9 +118,9 @@ def report_command(
     if markdown + html + json > 1:
         raise UserError("--markdown, --html and --json exclude each other: give one of them")
     with working(debug):
-        from compressor.pipeline.output import read_report, write_page
+        from compressor.pipeline.output import read_report
 
-        page = write_page(folder) if html else None
+        page = _write_page(folder) if html else None
         found = read_report(folder)
     if page is not None:
         print_results(f"wrote {page}")
@@ -130,3 +134,12 @@ def report_command(
         print_results(markdown_of(found))
     else:
         print_results(table_of(found), *describe_choices(found))
+
+
+def _write_page(folder: str) -> Path:
+    """Write the page of a folder's report anew, unless another run is writing there."""
+    from compressor.pipeline.claim import claimed
+    from compressor.pipeline.output import write_page
+
+    with claimed(folder, (), remark=print_note):
+        return write_page(folder)

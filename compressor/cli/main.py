@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -14,6 +15,8 @@ import typer.main
 from compressor.cli.app import app
 from compressor.errors import UserError
 from compressor.utils import distributed
+from compressor.utils.out_of_memory import describe_out_of_memory, is_out_of_memory
+from compressor.wording import bound_line
 
 #: Exit codes: bad input, a bug, and an interruption.
 BAD_INPUT, BUG, INTERRUPTED = 2, 1, 130
@@ -59,7 +62,7 @@ def run_command(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BUG
     except Exception as error:
-        return _tell(_unexpected(error, debug), BAD_INPUT if _is_disk_full(error) else BUG, debug)
+        return _tell(*_unexpected(error, debug), debug)
     return 0
 
 
@@ -74,7 +77,8 @@ def _settle() -> None:
         "DATASETS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
+        # Kernels are programs that transformers would fetch from the Hub, if the package `kernels` is installed.
+        "USE_HUB_KERNELS": "0",
     }.items():
         os.environ.setdefault(name, value)
 
@@ -88,18 +92,24 @@ def _tell(line: str, code: int, debug: bool, *, once: bool = False) -> int:
     return code
 
 
-def _unexpected(error: Exception, debug: bool) -> str:
-    if _is_disk_full(error):
-        return "error: no space left on the device: free some, or choose another place"
-    line = f"error: {type(error).__name__}: {_one_line(str(error))[:300]}"
-    return line if debug else f"{line} (this is a bug: run again with --debug and report what it prints)"
-
-
-def _is_disk_full(error: Exception) -> bool:
+def _unexpected(error: Exception, debug: bool) -> tuple[str, int]:
+    """What to say of an exception that is no `UserError`, and the exit code."""
+    # First, since it needs no library, which there might be no memory for.
+    if is_out_of_memory(error):
+        return f"error: {describe_out_of_memory(error)}", BAD_INPUT
+    if _is_name_too_long(error):
+        return f"error: a name is too long for a file: {_one_line(str(error))}", BAD_INPUT
     from compressor.utils.disk import is_disk_full
 
-    return is_disk_full(error)
+    if is_disk_full(error):
+        return "error: no space left on the device: free some, or choose another place", BAD_INPUT
+    line = f"error: {type(error).__name__}: {_one_line(str(error))[:300]}"
+    return line if debug else f"{line} (this is a bug: run again with --debug and report what it prints)", BUG
+
+
+def _is_name_too_long(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return bound_line(" ".join(text.split()))

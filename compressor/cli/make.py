@@ -13,6 +13,7 @@ from compressor import recipe as recipes
 from compressor.cli import options as o
 from compressor.cli.console import loading, print_json, print_note, print_results, working
 from compressor.cli.flags import FLAGS, nested, to_recipe
+from compressor.errors import UserError
 from compressor.recipe import Recipe
 from compressor.utils import distributed
 from compressor.utils.work_folders import work_folder
@@ -25,6 +26,7 @@ def fuse_command(
     teachers: o.Teachers,
     given: o.Given,
     push_to_hub: o.PushToHub = None,
+    with_paths: o.WithPaths = False,
     force: o.Force = False,
     resume: o.Resume = False,
     json: o.Json = False,
@@ -42,7 +44,7 @@ def fuse_command(
         print_note(f"note: with --no-finetune nothing comes of {', '.join(idle)}")
     preset = given.pop("--preset")
     recipe = to_recipe({"--teachers": tuple(teachers), **given}, preset=preset)
-    _make(recipe, push_to=push_to_hub, force=force, resume=resume, json=json, debug=debug)
+    _make(recipe, push_to=push_to_hub, paths=with_paths, force=force, resume=resume, json=json, debug=debug)
 
 
 @o.takes_flags("--output", *o.DATA, "--eval-samples", *o.TRAINING, "--weights", *o.DELIVERY)
@@ -53,6 +55,7 @@ def finetune_command(
     teachers: o.TeacherFlags,
     given: o.Given,
     push_to_hub: o.PushToHub = None,
+    with_paths: o.WithPaths = False,
     force: o.Force = False,
     resume: o.Resume = False,
     json: o.Json = False,
@@ -67,7 +70,7 @@ def finetune_command(
     """
     recipe = to_recipe({"--teachers": tuple(teachers), **given})
     recipe = recipe.model_copy(update={"student": student})
-    _make(recipe, push_to=push_to_hub, force=force, resume=resume, json=json, debug=debug)
+    _make(recipe, push_to=push_to_hub, paths=with_paths, force=force, resume=resume, json=json, debug=debug)
 
 
 @o.takes_flags("--output", "--seed", "--device")
@@ -77,6 +80,7 @@ def recipe_command(
     ],
     given: o.Given,
     push_to_hub: o.PushToHub = None,
+    with_paths: o.WithPaths = False,
     force: o.Force = False,
     resume: o.Resume = False,
     json: o.Json = False,
@@ -94,10 +98,22 @@ def recipe_command(
         names = {path: name for name, path in FLAGS.items()}
         said = read.model_dump(mode="json", exclude_unset=True)
         read = recipes.build_recipe({**said, **changes}, where="", names=names)
-    _make(read, push_to=push_to_hub, force=force, resume=resume, json=json, debug=debug)
+    _make(read, file=recipe, push_to=push_to_hub, paths=with_paths, force=force, resume=resume, json=json, debug=debug)
 
 
-def _make(recipe: Recipe, *, push_to: str | None, force: bool, resume: bool, json: bool, debug: bool) -> None:
+def _make(
+    recipe: Recipe,
+    *,
+    push_to: str | None,
+    paths: bool,
+    force: bool,
+    resume: bool,
+    json: bool,
+    debug: bool,
+    file: str | None = None,
+) -> None:
+    if paths and push_to is None:
+        raise UserError("--with-paths is of --push-to-hub: without that nothing is uploaded")
     with _hinting(recipe), working(debug) as progress:
         with loading():
             from compressor.pipeline import hub
@@ -105,7 +121,9 @@ def _make(recipe: Recipe, *, push_to: str | None, force: bool, resume: bool, jso
 
         if push_to is not None:
             hub.check_push(push_to)
-        report = job.run_recipe(recipe, force=force, resume=resume, progress=progress, begun=_BEGUN)
+        report = job.run_recipe(
+            recipe, force=force, resume=resume, progress=progress, begun=_BEGUN, file=file, remark=print_note
+        )
     if not distributed.is_main_process():
         return
     for line in report["warnings"]:
@@ -122,7 +140,7 @@ def _make(recipe: Recipe, *, push_to: str | None, force: bool, resume: bool, jso
         # The folder is finished, and said to be: what the network does can no longer harm it.
         with working(debug) as progress:
             progress("push", None, f"uploading to {push_to}")
-            address = hub.push(report["recipe"]["output"], push_to)
+            address = hub.push(report["recipe"]["output"], push_to, paths=paths)
         print_note(f"pushed to {address}")
 
 

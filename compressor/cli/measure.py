@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -106,8 +107,10 @@ def bench_command(
     chosen = split_names(backends)
     with working(debug) as progress:
         with loading():
+            from compressor.pipeline.apart import recipe_inputs
             from compressor.pipeline.bench import BenchSettings
             from compressor.pipeline.bench import bench_models as measure
+            from compressor.pipeline.claim import claimed
 
         settings = BenchSettings(
             batch_sizes=split_counts("--batch-size", batch_size),
@@ -117,9 +120,11 @@ def bench_command(
             threads=threads,
             device=recipe.device,
         )
-        found = measure(recipe.teachers, settings, progress=progress)
-        if target is not None:
-            write_result(target, found)
+        with claimed(target, recipe_inputs(recipe, role="model"), remark=print_note) if target else nullcontext():
+            found = measure(recipe.teachers, settings, progress=progress)
+            if target is not None:
+                check_result_file(str(target), force)
+                write_result(target, found)
     for note in found["notes"]:
         print_note(f"note: {note}")
     if json:
@@ -164,7 +169,7 @@ def export_command(
         with loading():
             from compressor.pipeline import export
 
-        found = export.export_model(recipe, output, force=force, progress=progress)
+        found = export.export_model(recipe, output, force=force, progress=progress, remark=print_note)
     if json:
         print_json(found)
         return

@@ -149,6 +149,15 @@ PushToHub = Annotated[
         rich_help_panel=_RUN,
     ),
 ]
+WithPaths = Annotated[
+    bool,
+    typer.Option(
+        "--with-paths",
+        help="With --push-to-hub: leave local paths of teachers and data in what is uploaded; else names stand for "
+        "them.",
+        rich_help_panel=_RUN,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else there.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Length = Annotated[int, typer.Option("--length", min=1, help="Tokens of a text sample.")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,12 @@ from datasets import ClassLabel, Dataset, Features, Image
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
+from compressor.data.tables import check_table
 from compressor.errors import UserError
 from compressor.models.digits import CLASSES, digits
+from compressor.utils.input_files import check_regular
 from compressor.utils.logging import quiet_datasets, root_cause
+from compressor.wording import shorten
 
 #: Suffix of a file -> builder of `datasets` that reads it.
 DATA_FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".txt": "text"}
@@ -55,9 +58,10 @@ def find_splits(source: str) -> dict[str, RawSplit]:
         UserError: the source does not exist, holds nothing that can be read, or mixes formats.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
+    # Rather than the path's own methods, which raise where a name is too long for one.
+    if os.path.isdir(path):
         return _folder(path)
-    if path.is_file():
+    if os.path.exists(path):
         return _tables([path])
     if source in BUILTIN_DATA:
         return {"train": RawSplit(partial(_digits, "train")), "test": RawSplit(partial(_digits, "test"))}
@@ -83,14 +87,12 @@ def _folder(root: Path) -> dict[str, RawSplit]:
     tables: list[Path] = []
     images: list[Path] = []
     notes: list[Path] = []
-    for folder, inner, names in os.walk(root):
-        inner[:] = sorted(name for name in inner if not name.startswith((".", "__")))
-        for name in sorted(names):
-            suffix = os.path.splitext(name)[1].lower()
-            if suffix in DATA_FORMATS and not name.startswith("."):
-                (notes if suffix == PLAIN else tables).append(Path(folder, name))
-            elif suffix in IMAGE_SUFFIXES and not name.startswith("."):
-                images.append(Path(folder, name))
+    for file in _walk(root):
+        suffix = file.suffix.lower()
+        if suffix in DATA_FORMATS:
+            (notes if suffix == PLAIN else tables).append(file)
+        elif suffix in IMAGE_SUFFIXES:
+            images.append(file)
     if notes and not tables and not images:
         return _tables(notes, root)
     by_split = _image_splits(root, images)
@@ -101,6 +103,26 @@ def _folder(root: Path) -> dict[str, RawSplit]:
     if not images:
         raise UserError(f"no data in {root}: neither images nor {', '.join(DATA_FORMATS)} files")
     return {split: RawSplit(partial(_images, files, classes)) for split, files in by_split.items()}
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """The tables and images below a folder, those of a folder before those of folders in it; hidden ones are left out.
+
+    Raises:
+        UserError: one of them is a pipe, a socket or a device.
+    """
+    entries = sorted(os.scandir(root), key=lambda entry: entry.name)
+    for entry in entries:
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if entry.name.startswith(".") or entry.is_dir() or suffix not in DATA_FORMATS.keys() | IMAGE_SUFFIXES:
+            continue
+        # The folder itself tells what is a file, unless it is a link.
+        if not entry.is_file():
+            check_regular(entry.path)
+        yield root / entry.name
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False) and not entry.name.startswith((".", "__")):
+            yield from _walk(root / entry.name)
 
 
 def _split_of(parts: Iterable[str]) -> str | None:
@@ -133,6 +155,8 @@ def _table(files: list[Path]) -> RawSplit:
         raise UserError(
             f"{files[0].parent} mixes {' and '.join(suffixes)} files: name those to read, as in 'folder/*.csv'"
         )
+    for file in files:
+        check_table(file)
     return RawSplit(partial(_read_table, files, suffixes[0]), files[0].parent, lines=suffixes[0] == PLAIN)
 
 
@@ -215,7 +239,7 @@ def _digits(role: str) -> Dataset:
 
 
 def _hub(source: str) -> dict[str, RawSplit]:
-    missing = f"no data '{source}': no such file or folder, not built in ({', '.join(BUILTIN_DATA)}), and"
+    missing = f"no data '{shorten(source)}': no such file or folder, not built in ({', '.join(BUILTIN_DATA)}), and"
     try:
         # One request: datasets repeats its own for half a minute where there is no network.
         HfApi().dataset_info(source, timeout=10)

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from compressor.data.collate import Sample
+from compressor.data.decode import LARGE_PIXELS, decode
 from compressor.data.split import Split
 from compressor.errors import UserError
 from compressor.utils.logging import root_cause
@@ -50,11 +51,20 @@ class ImageReader:
 
     def _pixels(self, stored: list[dict | None], rows: Sequence[int]) -> Tensor:
         mode = "L" if self._channels() == 1 else "RGB"
-        images = [self._decode(value, row, mode) for value, row in zip(stored, rows, strict=True)]
-        try:
-            pixels = self._processor(images=images, return_tensors="pt")["pixel_values"].float()
-        except (ValueError, RuntimeError, TypeError) as error:
-            raise UserError(f"the preprocessor refuses images of {self.split.name}: {root_cause(error)}") from error
+        done: list[Tensor] = []
+        held: list[Pillow.Image] = []
+        for value, row in zip(stored, rows, strict=True):
+            image = self._decode(value, row, mode)
+            # Photographs are much larger than what the preprocessor makes of them: they are not all held at once.
+            if held and sum(one.width * one.height for one in [*held, image]) > LARGE_PIXELS:
+                done.append(self._preprocess(held))
+                held = []
+            held.append(image)
+        done.append(self._preprocess(held))
+        shapes = {tuple(part.shape[1:]) for part in done}
+        if len(shapes) > 1:
+            raise UserError(f"the preprocessor makes images of {self.split.name} of several sizes: {sorted(shapes)}")
+        pixels = torch.cat(done) if len(done) > 1 else done[0]
         expected = self._expected_shape()
         if expected is not None and tuple(pixels.shape[1:]) != expected:
             given, wanted = ("×".join(str(n) for n in shape) for shape in (pixels.shape[1:], expected))
@@ -63,12 +73,15 @@ class ImageReader:
             )
         return pixels
 
+    def _preprocess(self, images: list[Pillow.Image]) -> Tensor:
+        try:
+            return self._processor(images=images, return_tensors="pt")["pixel_values"].float()
+        except (ValueError, RuntimeError, TypeError) as error:
+            raise UserError(f"the preprocessor refuses images of {self.split.name}: {root_cause(error)}") from error
+
     def _decode(self, stored: dict | None, row: int, mode: str) -> Pillow.Image:
         try:
-            if stored is None:
-                raise ValueError("there is none")
-            image = Image().decode_example(stored)
-            return image if image.mode == mode else image.convert(mode)
+            return decode(stored, mode)
         # Pillow's plugins raise almost anything at a broken file.
         except Exception as error:
             file = f" ({stored['path']})" if stored and stored.get("path") else ""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
 from compressor.utils import distributed
 from compressor.utils.files import atomic_write_text
+from compressor.utils.out_of_memory import is_out_of_memory
+from compressor.utils.strict_json import json_text
 
 #: Written into a checkpoint after everything else: a folder without it was being written when the process died.
 FINISHED = "finished"
@@ -19,6 +23,9 @@ RUN = "run.json"
 
 #: The folder of the weights that a judgement found best.
 BEST = "best"
+
+#: What to do about checkpoints that cannot be gone on from.
+START_ANEW = "start anew, without resuming (--force in the command)"
 
 #: The folder inside of what a search of the learning rate has tried.
 SEARCH = "search"
@@ -58,6 +65,32 @@ def step_of(checkpoint: Path | None) -> int:
     return 0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-"))
 
 
+@contextmanager
+def read_as_user_error(place: Path) -> Iterator[None]:
+    """Turn whatever a broken or foreign file of a run raises inside into one line.
+
+    Nothing of what torch says of pickles is passed on: it advises to run them.
+
+    Args:
+        place: the checkpoint or file that is read.
+
+    Raises:
+        UserError: it cannot be read, or is of something else.
+    """
+    broken = None
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        broken = type(error).__name__
+    if broken:
+        # Outside of the handler, so that nobody takes the first error for the reason of this one.
+        raise UserError(f"cannot go on from {place}: it is broken or not of this finetune ({broken}); {START_ANEW}")
+
+
 def _begin(work_dir: Path, run: dict[str, Any], resume: bool) -> None:
     work_dir.mkdir(parents=True, exist_ok=True)
     # As it will be read back, with tuples as lists.
@@ -69,7 +102,7 @@ def _begin(work_dir: Path, run: dict[str, Any], resume: bool) -> None:
             shutil.rmtree(work_dir / name, ignore_errors=True)
         for path in _checkpoints(work_dir):
             shutil.rmtree(path)
-    atomic_write_text(work_dir / RUN, json.dumps(run, indent=1))
+    atomic_write_text(work_dir / RUN, json_text(run, indent=1))
 
 
 def _check_same(work_dir: Path, run: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from compressor.distillation.checks import TrainingSamples
 from compressor.errors import UserError
 from compressor.models.save import fingerprint
+from compressor.utils.out_of_memory import format_bytes
 
 #: The key under which a batch says which samples it is made of.
 INDEX = "index"
@@ -149,8 +150,9 @@ def _check_room(folder: Path, wanted: int) -> None:
     free = shutil.disk_usage(folder).free
     if wanted + _SPARE > free:
         raise UserError(
-            f"the logits of a teacher take {wanted / 2**30:.1f} GiB and {folder.parent} has {free / 2**30:.1f} GiB "
-            "left: leave finetune.cache_logits out, or set COMPRESSOR_CACHE to another folder"
+            f"the logits of a teacher take {format_bytes(wanted)}, with {format_bytes(_SPARE)} to spare, and "
+            f"{folder.parent} has {format_bytes(free)} left: leave finetune.cache_logits out, or set "
+            "COMPRESSOR_CACHE to another folder"
         )
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 import torch
 from torch.utils.data import Subset
 
-from compressor.distillation.checkpoints import SEARCH, newest_checkpoint, step_of
+from compressor.distillation.checkpoints import SEARCH, newest_checkpoint, read_as_user_error, step_of
 from compressor.distillation.checks import TrainingSamples
 from compressor.distillation.training import Diverged, OnStep, TrainingConfig, TrainingResult
 from compressor.errors import UserError
 from compressor.recipe import FinetuneOptions
 from compressor.utils import distributed
 from compressor.utils.files import atomic_write_text
+from compressor.utils.strict_json import json_text
 
 #: Samples that a search is judged by at most: enough to tell rates apart, and quick to go through for each of them.
 MOST_VALIDATION = 2048
@@ -205,10 +206,11 @@ def _tidy(folder: Path, trials: Sequence[LearningRateTrial], options: FinetuneOp
 
 def _read(folder: Path) -> list[LearningRateTrial]:
     path = folder / _TRIALS
-    return (
-        [LearningRateTrial(**trial) for trial in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
-    )
+    if not path.exists():
+        return []
+    with read_as_user_error(path):
+        return [LearningRateTrial(**trial) for trial in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def _write(folder: Path, trials: Sequence[LearningRateTrial]) -> None:
-    atomic_write_text(folder / _TRIALS, json.dumps([asdict(trial) for trial in trials]))
+    atomic_write_text(folder / _TRIALS, json_text([asdict(trial) for trial in trials]))

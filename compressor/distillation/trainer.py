@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer
 
-from compressor.distillation.checkpoints import BEST
+from compressor.distillation.checkpoints import BEST, START_ANEW, read_as_user_error
 from compressor.distillation.checks import TrainingSamples
 from compressor.distillation.dataset import TrainingStream
 from compressor.distillation.memory import layer_classes
 from compressor.distillation.objective import Objective
+from compressor.errors import UserError
 from compressor.utils import distributed
 
 WEIGHTS = "model.safetensors"
@@ -131,9 +132,37 @@ class DistillationTrainer(Trainer):
         safetensors.torch.save_model(self.student, str(folder / WEIGHTS))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        safetensors.torch.load_model(self.student, Path(resume_from_checkpoint) / WEIGHTS)
+        with read_as_user_error(Path(resume_from_checkpoint) / WEIGHTS):
+            safetensors.torch.load_model(self.student, Path(resume_from_checkpoint) / WEIGHTS)
         if distributed.is_sharded():
             distributed.scatter_weights(self.student, self.trained)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        with read_as_user_error(place := Path(checkpoint)):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            if not distributed.is_sharded():
+                self._check_moments(place)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            with read_as_user_error(Path(checkpoint)):
+                super()._load_rng_state(checkpoint)
+
+    def _check_moments(self, checkpoint: Path) -> None:
+        """Refuse an optimiser's state that is of other weights: torch would meet it in the first step."""
+        optimizer = self.optimizer
+        assert optimizer is not None
+        state = optimizer.state
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                for name in ("exp_avg", "exp_avg_sq"):
+                    moment = state.get(parameter, {}).get(name)
+                    if not isinstance(moment, Tensor) or moment.shape != parameter.shape:
+                        raise UserError(
+                            f"cannot go on from {checkpoint}: its optimiser is of other weights; {START_ANEW}"
+                        )
 
 
 def _never_called(*_: Any, **__: Any) -> Any:

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
-from compressor.distillation.checkpoints import BEST, FINISHED
+from compressor.distillation.checkpoints import BEST, FINISHED, read_as_user_error, step_of
 from compressor.distillation.checks import TrainingSamples
 from compressor.distillation.dataset import TrainingStream
 from compressor.distillation.memory import recomputing
@@ -115,7 +115,8 @@ class TrainingConfig:
                 distributed.barrier()
                 self.student.to(trainer.args.device)  # type: ignore[arg-type]
                 if state.best_global_step is not None:
-                    safetensors.torch.load_model(self.student, folder / BEST / WEIGHTS)
+                    with read_as_user_error(folder / BEST):
+                        safetensors.torch.load_model(self.student, folder / BEST / WEIGHTS)
         finally:
             self.student.zero_grad(set_to_none=True)
             # Where accelerate has put a forward pass of another precision over the model's own.
@@ -141,7 +142,10 @@ class TrainingConfig:
 
     def _stopped_in(self, checkpoint: Path) -> TrainerState | None:
         """The state of a training that was stopped at a checkpoint, which is not to go on; None of any other."""
-        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        with read_as_user_error(checkpoint / TRAINER_STATE_NAME):
+            state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+            if state.global_step != step_of(checkpoint):
+                raise ValueError("it is of another checkpoint")
         kept = state.stateful_callbacks.get(EarlyStoppingCallback.__name__)
         if not self._stopping() or not isinstance(kept, dict):
             return None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +22,14 @@ from compressor.export.graphs import OnnxGraph
 from compressor.export.parity import ParityReport, check_parity, combine_cases
 from compressor.export.tracing import make_graph, silence, traceable
 from compressor.utils.logging import one_line
+from compressor.utils.scratch import scratch
 
+#: What scratch folders inside a model's folder are named after.
+EXPORT = "export"
 #: What one protobuf file cannot hold, less some room for the graph; larger weights go to a file beside it.
 LARGEST_FILE = 2**31 - 2**25
+#: Where torch keeps, for each node, the lines of code that it comes from.
+STACK_TRACE = "pkg.torch.onnx.stack_trace"
 
 
 @dataclass(frozen=True)
@@ -114,13 +118,17 @@ def write_onnx(
     kinds = files_of(model, cache)
     cache = has_cache(model, cache)
     target = Path(folder) / "onnx"
+    made = not target.exists()
     target.mkdir(parents=True, exist_ok=True)
     model = plain(model)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=target))
     training = model.training
     graphs: dict[str, OnnxGraph] = {}
     seconds: dict[str, float] = {}
-    try:
+    with ExitStack() as stack:
+        stack.callback(remove_empty, target, made)
+        stack.callback(model.train, training)
+        partial = stack.enter_context(scratch(target / EXPORT)) / "onnx"
+        partial.mkdir()
         model.eval()
         for kind in kinds:
             begin = time.perf_counter()
@@ -143,12 +151,6 @@ def write_onnx(
             for name, graph in graphs.items()
         )
         _publish(partial, target)
-    finally:
-        model.train(training)
-        shutil.rmtree(partial, ignore_errors=True)
-        with suppress(OSError):
-            # Only if nothing is in it, which is when nothing was ever exported here.
-            target.rmdir()
     return ExportReport(reports)
 
 
@@ -195,12 +197,19 @@ def _export(graph: OnnxGraph, path: Path) -> None:
         reason = one_line(error.__cause__ or error)
         name = type(graph.model).__name__
         raise UnsupportedError(f"torch cannot export {name} to {path.name}: {reason}") from error
-    _name_axes(graph, path)
+    _tidy(graph, path)
 
 
-def _name_axes(graph: OnnxGraph, path: Path) -> None:
-    """Give the outputs' axes of any size the names that the graph has for them; torch writes formulas."""
+def _tidy(graph: OnnxGraph, path: Path) -> None:
+    """Name the outputs' axes of any size as the graph does, where torch writes formulas, and leave out stack traces.
+
+    Those would tell whoever gets the file in which folders of this machine the libraries are.
+    """
     file = onnx.load(path, load_external_data=False)
+    for node in (*file.graph.node, *(node for function in file.functions for node in function.node)):
+        kept = [entry for entry in node.metadata_props if entry.key != STACK_TRACE]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
     for value in file.graph.output:
         names = graph.axes[value.name]
         for index, axis in enumerate(value.type.tensor_type.shape.dim):
@@ -213,6 +222,13 @@ def opset_of(path: Path) -> int:
     """The version of ONNX's own operations that a file uses."""
     graph = onnx.load(path, load_external_data=False)
     return next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def remove_empty(folder: Path, made: bool) -> None:
+    """Remove a folder that was made for files that did not come about."""
+    if made:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _publish(partial: Path, target: Path) -> None:

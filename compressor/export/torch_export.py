@@ -37,10 +37,19 @@ def write_program(graph: OnnxGraph, path: Path) -> None:
     axes = {name: dict.fromkeys(graph.axes[name], torch.export.Dim.DYNAMIC) for name in graph.inputs}
     try:
         program = torch.export.export(_ByName(graph), (graph.inputs,), dynamic_shapes=(axes,), strict=False)
+        _forget_folders(program)
         torch.export.save(program, path)
     # Tracing fails in as many ways as there are models.
     except Exception as error:
         raise UnsupportedError(f"torch.export cannot take {type(graph.model).__name__}: {one_line(error)}") from error
+
+
+def _forget_folders(program: torch.export.ExportedProgram) -> None:
+    """Leave out stack traces: they would tell in which folders of this machine the libraries are."""
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
 
 
 class Program:

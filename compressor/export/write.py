@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +17,13 @@ from transformers import PreTrainedModel
 from compressor.errors import UnsupportedError
 from compressor.export.files import NAMES, FileKind, files_of
 from compressor.export.formats import EXPORT_FORMATS, FLOAT, FormatSource, check_formats
-from compressor.export.onnx import ExportReport, FileReport, opset_of, plain, write_onnx
+from compressor.export.onnx import EXPORT, ExportReport, FileReport, opset_of, plain, remove_empty, write_onnx
 from compressor.export.parity import compare_outputs
 from compressor.export.parity_cases import MODEL, Files
 from compressor.export.tracing import silence
 from compressor.recipe import ExportOptions
 from compressor.utils.logging import quiet_transformers
+from compressor.utils.scratch import scratch
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,12 @@ def write_formats(
     check_formats(names, model.config, data=bool(calibration))
     folder, model = Path(folder), plain(model)
     training = model.training
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
-    try:
+    with ExitStack() as stack:
+        stack.callback(remove_empty, folder, made)
+        stack.callback(model.train, training)
+        stage = stack.enter_context(scratch(folder / EXPORT))
         model.eval()
         kinds = files_of(model, options.cache)
         source = FormatSource(model, stage / "floats" / "onnx", calibration, options)
@@ -94,14 +96,8 @@ def write_formats(
                     raise
                 left_out(name, error)
         if any(EXPORT_FORMATS.get(name).folder == "onnx" for name in written):
-            _companions(stage / "done" / "onnx", model, processor)
+            write_companions(stage / "done" / "onnx", model, processor)
         _publish(stage / "done", folder, anew=FLOAT in written)
-    finally:
-        model.train(training)
-        shutil.rmtree(stage, ignore_errors=True)
-        with suppress(OSError):
-            # Only if nothing is in it, which is when nothing was ever exported here.
-            folder.rmdir()
     return {name: _moved(one, stage / "done", folder) for name, one in written.items()}
 
 
@@ -192,8 +188,8 @@ def _write(
     return WrittenFormats(ExportReport(tuple(reports)), files)
 
 
-def _companions(folder: Path, model: PreTrainedModel, processor: Any | None) -> None:
-    """What a deployment needs beside the files: config, and preprocessor or tokenizer."""
+def write_companions(folder: Path, model: PreTrainedModel, processor: Any | None) -> None:
+    """Write what a deployment needs beside the files: config, and preprocessor or tokenizer."""
     with quiet_transformers():
         model.config.save_pretrained(folder)
         if model.can_generate() and model.generation_config is not None:

@@ -9,19 +9,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from filelock import FileLock
 from platformdirs import user_cache_dir
 from torch import Tensor
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 from compressor.errors import UserError
 from compressor.models.digits import CLASSES, digits
-from compressor.models.save import save_student
 from compressor.utils.files import atomic_directory
+from compressor.utils.scratch import tidy
 from compressor.utils.threads import torch_threads
+
+if TYPE_CHECKING:
+    from transformers import ViTConfig
 
 OnTrainingProgress = Callable[[float, str], None]
 
@@ -57,6 +60,8 @@ def builtin_data(name: str) -> str:
 
 def builtin_config(name: str) -> ViTConfig:
     """The config of a built-in teacher, without training it."""
+    from transformers import ViTConfig
+
     training = _training(name)
     return ViTConfig(
         architectures=["ViTForImageClassification"],
@@ -109,6 +114,9 @@ def ensure_builtin(name: str, progress: OnTrainingProgress | None = None) -> Pat
     with held:
         # Another process may have trained it while this one waited.
         if not folder.exists():
+            for line in tidy(folder):
+                if progress:
+                    progress(0.0, line)
             with atomic_directory(folder) as partial:
                 _train(name, partial, progress)
     return folder
@@ -121,6 +129,11 @@ def _training(name: str) -> Training:
 
 
 def _train(name: str, folder: Path, progress: OnTrainingProgress | None) -> None:
+    # Here, so that to know where teachers are cached takes no transformers.
+    from transformers import ViTForImageClassification, ViTImageProcessorPil
+
+    from compressor.models.save import save_student
+
     training = _training(name)
     processor = ViTImageProcessorPil(
         do_resize=True,

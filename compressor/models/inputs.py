@@ -56,6 +56,26 @@ def is_audio_config(config: PretrainedConfig) -> bool:
     return hasattr(config, "num_mel_bins")
 
 
+def count_tokens(inputs: Mapping[str, Tensor], config: PretrainedConfig) -> int:
+    """Token vectors that a batch makes without padding: patches of images; of encoder–decoders those of the fewer.
+
+    Args:
+        inputs: of the model.
+        config: the model's.
+    """
+    pixels = inputs.get("pixel_values")
+    if pixels is not None:
+        size = config.patch_size
+        height, width = (size, size) if isinstance(size, int) else tuple(size)
+        return int(pixels.shape[0] * (pixels.shape[-2] // height) * (pixels.shape[-1] // width))
+    counts = []
+    for prefix in ("", "decoder_"):
+        ids, mask = inputs.get(f"{prefix}input_ids"), inputs.get(f"{prefix}attention_mask")
+        if ids is not None:
+            counts.append(ids.numel() if mask is None else int(mask.sum()))
+    return min(counts, default=0)
+
+
 def dummy_inputs(
     config: PretrainedConfig,
     batch: int = 2,

@@ -11,6 +11,8 @@ from transformers import AutoImageProcessor, AutoTokenizer, PretrainedConfig, Pr
 from compressor.errors import UserError
 from compressor.models.builtin import OnTrainingProgress, ensure_builtin
 from compressor.models.compatibility import check_compatible, check_compatible_configs
+from compressor.models.finite import check_activations
+from compressor.models.foreign_code import code_needed, code_not_run, forget_code
 from compressor.models.inputs import is_image_config, task_of
 from compressor.models.resolve import ModelSource, resolve
 from compressor.models.save import fingerprint
@@ -45,7 +47,7 @@ class Teacher:
     processor: Any | None
     #: sha256 of class, config and weights.
     fingerprint: str
-    #: What was left out of its files.
+    #: What was left out of its files, and that code of its own was not run.
     notes: tuple[str, ...] = ()
 
 
@@ -65,7 +67,8 @@ def load_teacher(
         progress: called with (share done, line) while a built-in teacher is trained.
 
     Raises:
-        UserError: the name is unknown, its files are missing, broken or do not match, or there is no such device.
+        UserError: the name is unknown, its files are missing, broken or do not match, nothing can be computed with its
+            weights, or there is no such device.
     """
     source = resolve(name)
     if source.kind == "builtin":
@@ -73,6 +76,9 @@ def load_teacher(
     notes: list[str] = []
     model = load_model(source.location, attn_implementation, notes=notes).requires_grad_(False)
     processor = load_processor(source.location, model.config)
+    if forget_code(processor) and (note := code_not_run(source.location)) not in notes:
+        notes.append(note)
+    check_activations(name, model)
     digest = fingerprint(model)
     _settle_padding(model.config, processor)
     try:
@@ -88,6 +94,7 @@ def load_processor(location: str | Path, config: PretrainedConfig) -> Any | None
 
     Raises:
         UserError: it has one that cannot be read.
+        UnsupportedError: it needs code of its own.
     """
     auto, files = (AutoImageProcessor, _IMAGE_FILES) if is_image_config(config) else (AutoTokenizer, _TEXT_FILES)
     folder = Path(location)
@@ -95,8 +102,10 @@ def load_processor(location: str | Path, config: PretrainedConfig) -> Any | None
         return None
     try:
         with quiet_transformers():
-            return auto.from_pretrained(location)
+            return auto.from_pretrained(location, trust_remote_code=False)
     except Exception as error:
+        if refused := code_needed(location, error):
+            raise refused from error
         if not folder.is_dir() and isinstance(error, OSError):
             return None
         raise UserError(f"cannot read the preprocessor of {location}: {one_line(error)}") from error

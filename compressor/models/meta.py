@@ -4,27 +4,51 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import PretrainedConfig, PreTrainedModel
 
+from compressor.errors import UnsupportedError
 from compressor.models.weights import model_class
 from compressor.utils.logging import quiet_transformers
 
+#: Most modules of a model; one of 94 layers with 512 experts each, every one of them of five modules, has 240,000.
+MAX_MODULES = 1_000_000
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:
-    """The float32 model of a config on the meta device: it has shapes and code, but no memory is allocated.
+    """The float32 model of a config on the meta device, without memory.
 
     Raises:
-        UnsupportedError: the config names no architecture, or one that the installed transformers does not have.
+        UnsupportedError: its architecture is missing or unknown to the installed transformers, or has more than
+            `MAX_MODULES` modules.
     """
-    with torch.device("meta"), quiet_transformers(errors=False):
+    with torch.device("meta"), quiet_transformers(errors=False), _bounded_modules(config.model_type):
         return model_class(config)._from_config(copy.deepcopy(config), dtype=torch.float32)
+
+
+@contextmanager
+def _bounded_modules(model_type: str) -> Iterator[None]:
+    """Stop an endless build: any field of a config may count modules, whatever its name."""
+    count = 0
+
+    def register(module: nn.Module, name: str, child: nn.Module | None) -> None:
+        nonlocal count
+        count += 1
+        if count > MAX_MODULES:
+            raise UnsupportedError(f"the {model_type} config asks for more than {MAX_MODULES} modules")
+
+    handle = register_module_module_registration_hook(register)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def weightless_copy(model: PreTrainedModel | PretrainedConfig) -> PreTrainedModel:

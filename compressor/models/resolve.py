@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,9 @@ from transformers import PretrainedConfig
 from compressor.errors import UserError
 from compressor.models.builtin import BUILTIN, builtin_config, builtin_folder
 from compressor.models.weights import read_config
+from compressor.utils.input_files import special_kind
 from compressor.utils.logging import one_line
+from compressor.wording import shorten
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,12 @@ def resolve(name: str) -> ModelSource:
         UserError: it is no folder, no built-in teacher and not on the Hub; or a file of that name is in the way.
     """
     path = Path(name).expanduser()
-    if path.is_dir():
+    # Rather than the path's own methods, which raise where a name is too long for one.
+    if os.path.isdir(path):
         return ModelSource("folder", name, str(path))
-    if path.is_file():
+    if (kind := special_kind(path)) is not None:
+        raise UserError(f"{name} is {kind}: a model is a folder with config.json and safetensors weights")
+    if os.path.isfile(path):
         raise UserError(f"{name} is a file: a model is a folder with config.json and safetensors weights")
     if name in BUILTIN:
         return ModelSource("builtin", name, str(builtin_folder(name)))
@@ -66,4 +72,4 @@ def load_config(name: str) -> PretrainedConfig:
 
 
 def _not_found(name: str, hub: str) -> str:
-    return f"no model '{name}': no such folder, not a built-in teacher ({', '.join(BUILTIN)}), and {hub}"
+    return f"no model '{shorten(name)}': no such folder, not a built-in teacher ({', '.join(BUILTIN)}), and {hub}"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from compressor.models.finite import check_weights
 from compressor.models.weights import load_model
 from compressor.utils.logging import quiet_transformers
 
@@ -21,7 +22,11 @@ def save_student(folder: str | Path, model: PreTrainedModel, processor: Any | No
     """Write weights (safetensors), config and preprocessor or tokenizer into `folder`.
 
     The folder loads with the plain `from_pretrained` of transformers.
+
+    Raises:
+        UserError: nothing could be computed with a weight; nothing is written then.
     """
+    check_weights("the student", model)
     with quiet_transformers():
         model.save_pretrained(folder)
         if processor is not None:
@@ -40,7 +45,8 @@ def fingerprint(model: PreTrainedModel | str | Path) -> str:
         model: the model, or a folder to load it from.
     """
     if not isinstance(model, PreTrainedModel):
-        model = load_model(model)
+        # Nothing of it is used once it is hashed.
+        model = load_model(model, mapped=True)
     digest = hashlib.sha256(type(model).__name__.encode())
     digest.update(config_json(model.config).encode())
     state = model.state_dict()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from compressor.export.files import files_of
 from compressor.export.formats import EXPORT_FORMATS
 from compressor.export.parity_cases import MODEL
 from compressor.export.write import write_formats
+from compressor.models.bounds import read_config_values
 from compressor.models.inputs import dummy_inputs, is_image_config
 from compressor.models.load import Teacher, load_teacher
 from compressor.pipeline.environment import environment
@@ -279,7 +279,7 @@ def _config_beside(path: Path) -> dict[str, Any] | None:
     """The config.json beside an ONNX file or above its folder."""
     for folder in (path.parent, path.parent.parent):
         try:
-            return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+            return dict(read_config_values(folder / "config.json"))
         except (OSError, ValueError):
             continue
     return None

@@ -27,7 +27,6 @@ from compressor.fusion.shape.spec import StudentSpec, sizes_at, student_specs
 from compressor.fusion.shape.width import WIDTH_MULTIPLE
 from compressor.models.inputs import dummy_inputs
 from compressor.models.weights import model_class
-from compressor.pipeline.deliver import export_to_time
 from compressor.pipeline.progress import OnStageProgress
 from compressor.pipeline.teachers import shape_of
 from compressor.pipeline.timing import LENGTH, sample_length
@@ -265,6 +264,9 @@ class _Timer:
         }
 
     def _measured(self, config: PretrainedConfig) -> float:
+        # The exporters, which only a limit on latency needs.
+        from compressor.pipeline.deliver import export_to_time
+
         with quiet_transformers():
             model: Any = model_class(config)._from_config(config).eval()
         length = sample_length(config, self.length) or 1

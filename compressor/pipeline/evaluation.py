@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -14,10 +14,13 @@ from compressor.bench.accuracy import EvaluationBatch, Score, new_tally, predict
 from compressor.bench.flops import count_macs
 from compressor.bench.rows import MISSING, Row, format_perplexity
 from compressor.bench.size import count_parameters, weight_bytes
-from compressor.data.batches import Batches
 from compressor.ensemble import mix_predictions
 from compressor.models.load import Teacher
 from compressor.pipeline.timing import Timing
+
+if TYPE_CHECKING:
+    # The library datasets, which a table that reads no data does without.
+    from compressor.data.batches import Batches
 
 #: Memory for the ensemble's answers on the evaluation samples.
 REFERENCE_BYTES = 1 << 28

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
 from compressor.export.files import every_kind
 from compressor.export.formats import EXPORT_FORMATS, FLOAT, check_formats
-from compressor.models.load import load_teacher
+from compressor.export.onnx import EXPORT
+from compressor.export.write import write_companions
+from compressor.models.load import Teacher, load_teacher
 from compressor.models.resolve import load_config
+from compressor.pipeline.apart import model_inputs, recipe_inputs
+from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.data_splits import open_data
 from compressor.pipeline.deliver import Delivery, export_and_verify
-from compressor.pipeline.output import REPORT, read_report, update_report
+from compressor.pipeline.output import REPORT, edited_documents, read_report, update_report
 from compressor.pipeline.progress import OnStage, StageReporter
 from compressor.pipeline.teachers import common_data
 from compressor.recipe import Recipe
 from compressor.utils.disk import disk_full_as_user_error
+from compressor.utils.files import check_file
 
 
 def export_model(
-    recipe: Recipe, output: str | None = None, *, force: bool = False, progress: OnStage | None = None
+    recipe: Recipe,
+    output: str | None = None,
+    *,
+    force: bool = False,
+    progress: OnStage | None = None,
+    remark: Remark | None = None,
 ) -> dict[str, Any]:
     """Write a model in the recipe's formats, and note what they are worth in the folder's report.json.
 
@@ -29,25 +41,44 @@ def export_model(
         output: the folder to write into; a local model's own folder if omitted.
         force: replace files that are there.
         progress: told of every stage.
+        remark: called with a line about what a killed export left, or what stays as it is.
 
     Returns:
         JSON-ready: what `export_report` says of the float32 ONNX files if they were asked for, "formats" with
         `format_report` of each, the folder, and whether a report was updated.
 
     Raises:
-        UserError: the model cannot be loaded or exported, or files are there already.
+        UserError: the model cannot be loaded or exported, files are there already, or the folder is, holds or lies
+            inside what is read, other than the model's own.
         ParityError: a format that is to be exact disagrees with torch; nothing is written.
     """
-    stages = StageReporter(progress)
     (name,) = recipe.teachers
     folder = _folder(name, output)
+    inputs = recipe_inputs(recipe, role="model")
+    if _is_own(folder, name):
+        # It is written into by design, but nothing else that is read is.
+        inputs = [entry for entry in inputs if entry not in model_inputs([name])]
+    places = [folder / place for place in ("onnx", "torch", EXPORT, f"onnx/{EXPORT}")]
+    with claimed(folder, inputs, more=places, remark=remark):
+        return _export(recipe, folder, force, StageReporter(progress), remark)
+
+
+def _export(recipe: Recipe, folder: Path, force: bool, stages: StageReporter, remark: Remark | None) -> dict[str, Any]:
+    """Write a model in the recipe's formats, alone with the folder."""
+    (name,) = recipe.teachers
     source = recipe.data.source or common_data(recipe.teachers)
     calibrated = [one for one in recipe.export.wanted if EXPORT_FORMATS.get(one).calibrated(load_config(name))]
     inexact = [one for one in recipe.export.wanted if not EXPORT_FORMATS.get(one).exact]
     check_formats(recipe.export.wanted, load_config(name), data=source is not None)
     _refuse_to_replace(recipe, folder, force)
+    edited = []
+    if (folder / REPORT).exists():
+        read_report(folder)
+        edited = edited_documents(folder)
     with stages("load", f"loading {name}") as tell:
         model = load_teacher(name, progress=tell)
+    if any(EXPORT_FORMATS.get(one).folder == "onnx" for one in recipe.export.wanted):
+        _refuse_to_replace_companions(model, folder / "onnx", force)
     data = None
     # Built-in data is read only for what needs it.
     if recipe.data.source is not None or (source is not None and (calibrated or inexact)):
@@ -63,7 +94,10 @@ def export_model(
             raise UserError(
                 f"cannot write to {folder}: {error.strerror}; choose another folder with --output"
             ) from None
-        updated = update_report(folder, _noted(folder, found))
+        updated = update_report(folder, _noted(folder, found), edited)
+    if remark:
+        for path in edited:
+            remark(f"note: {path} is not as a run wrote it, so it stays as it is")
     return {
         **(found.onnx or {}),
         "formats": found.formats,
@@ -82,20 +116,54 @@ def _noted(folder: Path, found: Delivery) -> dict[str, Any]:
 
 
 def _refuse_to_replace(recipe: Recipe, folder: Path, force: bool) -> None:
+    """Refuse what is in the way: anything without `force`; with it, what is no plain file or would go unreplaced."""
     for one in recipe.export.wanted:
-        made = EXPORT_FORMATS.get(one)
-        for path in (made.path(folder, kind) for kind in every_kind()):
-            if path.exists() and not force:
-                raise UserError(f"{path} exists already: replace it with --force")
-    if FLOAT not in recipe.export.wanted or force:
+        for path in _files(folder, one):
+            check_file(path, force, parents=True)
+    if FLOAT not in recipe.export.wanted:
         return
+    listed = _listed(folder)
     for one in (name for name in EXPORT_FORMATS.names() if name not in recipe.export.wanted):
-        for path in (EXPORT_FORMATS.get(one).path(folder, kind) for kind in every_kind()):
-            if path.exists():
+        for path in _files(folder, one):
+            if os.path.lexists(path) and not (force and path.relative_to(folder).as_posix() in listed):
+                known = "or say --force" if not force else f"or remove it by hand: no {REPORT} says that we wrote it"
                 raise UserError(
                     f"{path} goes when {FLOAT} is written, since it may be of another model: add {one} to --formats, "
-                    f"or say --force"
+                    f"{known}"
                 )
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    """Where a format's files may be, and their weights."""
+    paths = [EXPORT_FORMATS.get(name).path(folder, kind) for kind in every_kind()]
+    return [part for path in paths for part in (path, path.with_name(f"{path.name}.data"))]
+
+
+def _listed(folder: Path) -> set[str]:
+    """The files of a folder that its report names, and their weights."""
+    if not (folder / REPORT).exists():
+        return set()
+    formats = read_report(folder).get("formats", {})
+    names = [name for about in formats.values() if isinstance(about, dict) for name in about.get("files", {})]
+    return {part for name in names for part in (name, f"{name}.data")}
+
+
+def _refuse_to_replace_companions(model: Teacher, folder: Path, force: bool) -> None:
+    """Refuse to replace a config, preprocessor or tokenizer beside ONNX files that is not the model's."""
+    with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
+        write_companions(Path(scratch), model.model, model.processor)
+        for new in sorted(path for path in Path(scratch).rglob("*") if path.is_file()):
+            path = folder / new.relative_to(scratch)
+            if os.path.lexists(path) and (
+                path.is_symlink() or not path.is_file() or new.read_bytes() != path.read_bytes()
+            ):
+                check_file(path, force)
+
+
+def _is_own(folder: Path, name: str) -> bool:
+    """Whether a folder is that of a local model."""
+    own = Path(name).expanduser()
+    return own.is_dir() and folder.exists() and folder.samefile(own)
 
 
 def _folder(name: str, output: str | None) -> Path:

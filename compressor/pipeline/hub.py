@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
@@ -9,6 +10,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from compressor.errors import UserError
+from compressor.pipeline.published import published
 from compressor.utils.logging import one_line
 
 
@@ -26,12 +28,13 @@ def check_push(name: str) -> None:
         raise UserError("--push-to-hub: nobody is logged in to the Hub: run `hf auth login`, or set HF_TOKEN")
 
 
-def push(folder: str | Path, name: str) -> str:
+def push(folder: str | Path, name: str, *, paths: bool = False) -> str:
     """Upload a finished folder, its card included, to a model repository, which is made if there is none.
 
     Args:
-        folder: what is uploaded, as it is.
+        folder: what is uploaded.
         name: of the repository, such as user/student.
+        paths: whether its card, recipe, report and page keep local paths; else names stand for them.
 
     Returns:
         Its address.
@@ -41,13 +44,14 @@ def push(folder: str | Path, name: str) -> str:
     """
     api = HfApi()
     try:
-        address = api.create_repo(name, repo_type="model", exist_ok=True)
-        api.upload_folder(
-            repo_id=str(getattr(address, "repo_id", name)),
-            folder_path=str(folder),
-            repo_type="model",
-            commit_message="A student made by compressor",
-        )
+        with nullcontext(folder) if paths else published(folder) as given:
+            address = api.create_repo(name, repo_type="model", exist_ok=True)
+            api.upload_folder(
+                repo_id=str(getattr(address, "repo_id", name)),
+                folder_path=str(given),
+                repo_type="model",
+                commit_message="A student made by compressor",
+            )
     # The network and the Hub fail in as many ways as there are layers below.
     except Exception as error:
         raise UserError(f"{folder} was written, but not pushed to {name}: {one_line(error)}") from error

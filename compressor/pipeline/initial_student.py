@@ -8,22 +8,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
 
+from compressor.anatomy import inspect_config
 from compressor.errors import CouplingWarning
 from compressor.fusion import fuse_models
 from compressor.layer_maps import LayerMap, load_layer_maps
+from compressor.models.inputs import count_tokens
 from compressor.models.load import Teacher, load_teacher
 from compressor.pipeline.data_splits import RunData
 from compressor.pipeline.progress import StageReporter
 from compressor.pipeline.teachers import depth_option
 from compressor.recipe import Recipe
+from compressor.utils.strict_json import finite_or_none
 
 #: What it costs to have no data.
 NO_DATA = (
     "no data: the weights alone were aligned, with no refit, finetune or accuracy; expect far less of this student "
     "than of one made with a few hundred unlabelled samples (--data)"
 )
+
+#: Tokens of calibration data for each coordinate of the teachers' residual stream, below which a student is visibly
+#: worse.  The variance of a least-squares fit grows as coordinates over tokens.  Measured on the built-in teachers,
+#: which are 64 wide: with 4, 8, 17 and 136 tokens a coordinate a student of width 0.5 is right in 82, 94, 96 and 96 %
+#: of samples, one of width 0.25 in 38, 31, 88 and 94 %.
+ENOUGH_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -71,10 +81,28 @@ def initial_student(
             **depth_option(recipe.depth),
         )
     said = [str(warning.message) for warning in caught if issubclass(warning.category, CouplingWarning)]
-    if data is None:
-        said.append(NO_DATA)
+    said += [NO_DATA] if data is None else scarcity(data.calibration, [teacher.config for teacher in teachers])
     report = {"target": result.target.summary(), "fusion": _fusion(result.report), "warnings": said}
     return InitialStudent(result.model, report, result.passages)
+
+
+def scarcity(calibration: Sequence[Mapping[str, Tensor]], configs: Sequence[PretrainedConfig]) -> list[str]:
+    """A warning where calibration data are too few for the teachers' width; else none.
+
+    Args:
+        calibration: batches of model inputs.
+        configs: the teachers'.
+    """
+    samples = sum(len(next(iter(batch.values()))) for batch in calibration)
+    tokens = sum(count_tokens(batch, configs[0]) for batch in calibration)
+    width = max(inspect_config(config).residual.size for config in configs)
+    if tokens >= ENOUGH_TOKENS * width:
+        return []
+    return [
+        f"few calibration samples: {samples} of them have {tokens} tokens, and the fits of a residual stream {width} "
+        f"wide want {ENOUGH_TOKENS * width} or more; expect less of this student than of one with more samples "
+        "(--samples)"
+    ]
 
 
 def layer_maps_between(student: Teacher, teachers: Sequence[Teacher]) -> tuple[LayerMap, ...]:
@@ -95,7 +123,11 @@ def _anchor(name: str, teachers: Sequence[Teacher]) -> PreTrainedModel:
 def _fusion(report: Mapping[str, Any]) -> dict[str, Any]:
     """The fusion's report, with its choices as the model card shows them."""
     choices = {key: value for key, value in report["choice"].items() if key != "candidates"}
-    return {"choices": choices, "candidates": report["choice"].get("candidates", []), **_without(report, "choice")}
+    # What a candidate that came out broken would be judged by is no number.
+    candidates = [
+        {key: finite_or_none(value) for key, value in one.items()} for one in report["choice"].get("candidates", [])
+    ]
+    return {"choices": choices, "candidates": candidates, **_without(report, "choice")}
 
 
 def _without(values: Mapping[str, Any], key: str) -> dict[str, Any]:

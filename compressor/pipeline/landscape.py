@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, product
 from pathlib import Path
@@ -21,6 +19,8 @@ from compressor.bench.accuracy import Score
 from compressor.data.batches import Batches
 from compressor.errors import UserError
 from compressor.models.load import Teacher
+from compressor.pipeline.apart import recipe_inputs
+from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.environment import environment
 from compressor.pipeline.evaluated_models import open_evaluated_models
 from compressor.pipeline.evaluation import short_names
@@ -28,7 +28,9 @@ from compressor.pipeline.progress import OnStage, StageReporter
 from compressor.recipe import Recipe
 from compressor.report.landscape_figures import SUFFIXES, check_plots, draw_curves, draw_plane
 from compressor.utils.disk import disk_full_as_user_error
-from compressor.utils.files import check_output
+from compressor.utils.files import check_file, whole_path
+from compressor.utils.scratch import finish, keep, scratch
+from compressor.utils.strict_json import json_text
 
 Found = dict[str, Any]
 
@@ -41,6 +43,7 @@ def measure_landscape(
     margin: float = 0.3,
     force: bool = False,
     progress: OnStage | None = None,
+    remark: Remark | None = None,
 ) -> Found:
     """Measure the plane through the recipe's three models, and write a contour map and its numbers.
 
@@ -51,6 +54,7 @@ def measure_landscape(
         margin: see `compressor.bench.weight_space.grid`.
         force: replace files that are there.
         progress: told of every stage.
+        remark: called with a line about everything that a killed run left beside the files.
 
     Returns:
         JSON-ready, as in the file: metric; models {name, score, x, y, fingerprint}; xs; ys; scores, a row for each y;
@@ -59,8 +63,14 @@ def measure_landscape(
     Raises:
         UserError: names, data, device or file cannot be used, or the models have not one shape, or span no plane.
     """
-    picture = _check_files(picture, force)
-    stages = StageReporter(progress)
+    picture = _check_kind(picture)
+    with _claimed(recipe, picture, force, remark):
+        stages = StageReporter(progress)
+        return _write(_plane(recipe, points, margin, stages), picture, draw_plane, force, stages)
+
+
+def _plane(recipe: Recipe, points: int, margin: float, stages: StageReporter) -> Found:
+    """The scores over the plane, but for what `_write` adds."""
     subject = _open(recipe, stages)
     with stages("plane", "laying a plane through the models"):
         over = space.plane_through(subject.models)
@@ -71,7 +81,7 @@ def measure_landscape(
     models, rest = subject.rows(scores), values[len(over.coordinates) :]
     for row, (x, y) in zip(models, over.coordinates, strict=True):
         row.update(x=x, y=y)
-    found = {
+    return {
         **subject.facts(scores[0]),
         "kind": "landscape",
         "models": models,
@@ -80,11 +90,16 @@ def measure_landscape(
         "scores": [rest[start : start + points] for start in range(0, len(rest), points)],
         "best": _best(places, values, subject.metric),
     }
-    return _write(found, picture, draw_plane, force, stages)
 
 
 def measure_interpolation(
-    recipe: Recipe, picture: str | Path, *, points: int = 11, force: bool = False, progress: OnStage | None = None
+    recipe: Recipe,
+    picture: str | Path,
+    *,
+    points: int = 11,
+    force: bool = False,
+    progress: OnStage | None = None,
+    remark: Remark | None = None,
 ) -> Found:
     """Measure the lines from the recipe's first model to each other one, and write their curves and numbers.
 
@@ -94,6 +109,7 @@ def measure_interpolation(
         points: along each line, its ends included.
         force: replace files that are there.
         progress: told of every stage.
+        remark: called with a line about everything that a killed run left beside the files.
 
     Returns:
         JSON-ready, as in the file: metric; models {name, score, fingerprint}; shares of the other model; curves
@@ -102,8 +118,14 @@ def measure_interpolation(
     Raises:
         UserError: names, data, device or file cannot be used, or the models have not one shape.
     """
-    picture = _check_files(picture, force)
-    stages = StageReporter(progress)
+    picture = _check_kind(picture)
+    with _claimed(recipe, picture, force, remark):
+        stages = StageReporter(progress)
+        return _write(_lines(recipe, points, stages), picture, draw_curves, force, stages)
+
+
+def _lines(recipe: Recipe, points: int, stages: StageReporter) -> Found:
+    """The scores along the lines, but for what `_write` adds."""
     subject = _open(recipe, stages)
     space.check_shapes(subject.models)
     shares = torch.linspace(0, 1, points, dtype=torch.float64).tolist()
@@ -119,14 +141,13 @@ def measure_interpolation(
         curve = [values[0], *values[begin : begin + points - 2], values[1 + index]]
         barrier = space.loss_barrier(shares, curve, subject.metric)
         curves.append({"start": first, "end": name, "scores": curve, "barrier": barrier})
-    found = {
+    return {
         **subject.facts(scores[0]),
         "kind": "interpolation",
         "models": subject.rows(scores),
         "shares": shares,
         "curves": curves,
     }
-    return _write(found, picture, draw_curves, force, stages)
 
 
 @dataclass(frozen=True)
@@ -199,25 +220,24 @@ def _files(picture: Path) -> tuple[Path, Path]:
     return picture.with_suffix(".json"), picture
 
 
-def _check_files(picture: str | Path, force: bool) -> Path:
-    """Refuse, before any work, what cannot be drawn or must not be written; the picture's whole path."""
-    picture = Path(picture).expanduser().absolute()
+def _check_kind(picture: str | Path) -> Path:
+    """Refuse, before any work, what cannot be drawn; the picture's whole path."""
+    picture = whole_path(picture)
     if picture.suffix.lower() not in SUFFIXES:
         raise UserError(f"--output: a picture ends with {' or '.join(SUFFIXES)}, and {picture.name} does not")
     check_plots()
-    for path in _files(picture):
-        _check_file(path, force)
     return picture
 
 
-def _check_file(path: Path, force: bool) -> None:
-    if force and path.is_file() and not path.is_symlink():
-        if not os.access(path.parent, os.W_OK | os.X_OK):
-            raise UserError(f"cannot write {path}: {path.parent} is not a folder that can be written to")
-        return
-    if force and path.exists():
-        raise UserError(f"{path} is not a file, so it is not replaced: choose another output")
-    check_output(path)
+@contextmanager
+def _claimed(recipe: Recipe, picture: Path, force: bool, remark: Remark | None) -> Iterator[None]:
+    """Hold the two files, which must not be there or be replaceable."""
+    numbers, _ = _files(picture)
+    # The lock is of the numbers: pictures of both kinds share them.
+    with claimed(numbers, recipe_inputs(recipe, role="model"), more=[picture], remark=remark):
+        for path in (numbers, picture):
+            check_file(path, force, parents=True)
+        yield
 
 
 def _write(
@@ -225,30 +245,27 @@ def _write(
 ) -> Found:
     """Write numbers and picture beside their places and move them there when both are finished."""
     parent = picture.parent
-    with stages("draw", "drawing"), disk_full_as_user_error(f"to {parent}"):
+    files = _files(picture)
+    with stages("draw", "drawing"), disk_full_as_user_error(f"to {parent}"), ExitStack() as stack:
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=f".{picture.name}.", suffix=".partial", dir=parent))
+            folder = stack.enter_context(scratch(picture))
         except OSError as error:
             raise UserError(f"cannot write {picture}: {error}") from None
-        files = _files(picture)
-        try:
-            draw(found, folder / picture.name)
-            found |= {"seconds": stages.report()}
-            # In the file by name, so that the two can be moved together.
-            named = found | {"numbers": files[0].name, "picture": files[1].name}
-            numbers = json.dumps(named, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-            (folder / files[0].name).write_text(numbers, encoding="utf-8")
-            found |= {"numbers": str(files[0]), "picture": str(files[1])}
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+        draw(found, folder / picture.name)
+        found |= {"seconds": stages.report()}
+        # In the file by name, so that the two can be moved together.
+        named = found | {"numbers": files[0].name, "picture": files[1].name}
+        numbers = json_text(named, indent=1) + "\n"
+        (folder / files[0].name).write_text(numbers, encoding="utf-8")
+        found |= {"numbers": str(files[0]), "picture": str(files[1])}
+        finish(folder)
         try:
             for path in files:
-                _check_file(path, force)
+                check_file(path, force, parents=True)
             for path in files:
                 os.replace(folder / path.name, path)
         except (UserError, OSError) as error:
+            keep(folder)
             raise UserError(f"cannot move the finished result to {picture} ({error}): it is kept in {folder}") from None
-        folder.rmdir()
     return found

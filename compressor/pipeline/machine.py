@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ import compressor
 from compressor.bench.latency import available_threads
 from compressor.models.builtin import cache_folder
 from compressor.pipeline.environment import environment
+from compressor.utils.out_of_memory import Memory, available_memory, format_bytes
 
 #: Room that a run with a small model and its data needs.
 _LEAST_FREE = 2 << 30
+#: Memory that it needs, libraries included.
+_LEAST_MEMORY = 1 << 30
 
 
 def examine_machine() -> dict[str, Any]:
@@ -28,24 +32,26 @@ def examine_machine() -> dict[str, Any]:
 
     Returns:
         JSON-ready: version, environment (as in a report), requirements by name (their versions, None where missing),
-        devices, threads, memory in bytes, caches, offline, and problems: a line each, none if all is well.
+        devices, threads, memory in bytes (what this process may have, what is free, and the limits that say so),
+        caches, offline, and problems: a line each, none if all is well.
     """
     needed = list(_requirements())
     caches = [_cache(*one) for one in _caches()]
+    memory = available_memory()
     return {
         "version": compressor.__version__,
         "environment": environment(),
         "requirements": {need.name: _version(need.name) for need in needed},
-        "devices": _devices(),
+        "devices": _devices(memory.total),
         "threads": {
             "cores": available_threads(),
             "torch": torch.get_num_threads(),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
         },
-        "memory": _memory(),
+        "memory": asdict(memory),
         "caches": caches,
         "offline": constants.HF_HUB_OFFLINE,
-        "problems": [*_unmet(needed), *_cramped(caches)],
+        "problems": [*_unmet(needed), *_short(memory), *_cramped(caches)],
     }
 
 
@@ -76,9 +82,9 @@ def _unmet(needed: list[Requirement]) -> Iterator[str]:
             yield f"{need.name} {found} does not fit {need.specifier}: pip install '{need.name}{need.specifier}'"
 
 
-def _devices() -> list[dict[str, Any]]:
+def _devices(memory: int | None) -> list[dict[str, Any]]:
     """Where torch can compute, and ONNX Runtime's providers."""
-    found: list[dict[str, Any]] = [{"name": "cpu", "what": environment()["cpu"], "bytes": _memory()["total"]}]
+    found: list[dict[str, Any]] = [{"name": "cpu", "what": environment()["cpu"], "bytes": memory}]
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
         found.append({"name": f"cuda:{index}", "what": card.name, "bytes": card.total_memory})
@@ -86,17 +92,6 @@ def _devices() -> list[dict[str, Any]]:
         found.append({"name": "mps", "what": "Apple GPU", "bytes": None})
     providers = ", ".join(onnxruntime.get_available_providers())
     return [*found, {"name": "ONNX Runtime", "what": providers, "bytes": None}]
-
-
-def _memory() -> dict[str, int | None]:
-    """Bytes of this machine, and those that are free; None where the system does not tell."""
-    found: dict[str, int | None] = {}
-    for key, name in (("total", "SC_PHYS_PAGES"), ("free", "SC_AVPHYS_PAGES")):
-        try:
-            found[key] = os.sysconf(name) * os.sysconf("SC_PAGE_SIZE")
-        except (ValueError, OSError, AttributeError):
-            found[key] = None
-    return found
 
 
 def _caches() -> list[tuple[str, str, Path]]:
@@ -131,6 +126,12 @@ def _sizes(folder: Path) -> Iterator[int]:
                 yield os.lstat(os.path.join(place, name)).st_size
             except OSError:
                 continue
+
+
+def _short(memory: Memory) -> Iterator[str]:
+    if memory.free is not None and memory.free < _LEAST_MEMORY:
+        limits = "".join(f"; {name} allows {format_bytes(size)}" for name, size in memory.limits.items())
+        yield f"{format_bytes(memory.free)} of memory are free for this process, and a small run needs 1 GiB{limits}"
 
 
 def _cramped(caches: list[dict[str, Any]]) -> Iterator[str]:

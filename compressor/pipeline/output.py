@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
 from compressor.recipe import Recipe, read_recipe
-from compressor.report.card import render_card
-from compressor.report.onnx_example import onnx_example
-from compressor.report.page.page import render_page
+from compressor.utils.files import atomic_write_text, check_file
+from compressor.utils.input_files import MIB, read_json
+from compressor.utils.strict_json import json_text
 
+#: Most bytes of a report that is read: those of runs have some 100 kB.
+REPORT_BYTES = 64 * MIB
 REPORT = "report.json"
 PAGE = "report.html"
 RECIPE = "recipe.yaml"
 CARD = "README.md"
 
 
-def write_documents(folder: Path, recipe: Recipe, report: Mapping[str, Any]) -> None:
-    """Write the model card, the resolved recipe and the report into `folder`."""
+def write_documents(folder: Path, recipe: Recipe, report: Mapping[str, Any], *, paths: bool = True) -> None:
+    """Write the model card, the resolved recipe and the report into `folder`.
+
+    Args:
+        folder: where they go.
+        recipe: of the run.
+        report: of the run.
+        paths: whether the recipe's local paths are paths, and not names that stand for them.
+    """
     (folder / CARD).write_text(_card(folder, recipe, report), encoding="utf-8")
     header = "# The recipe of this folder; `compress run recipe.yaml --output NEW_FOLDER` makes it again.\n"
-    paths = "# Paths in it are relative to where the command was run.\n"
-    (folder / RECIPE).write_text(header + paths + recipe.to_yaml(), encoding="utf-8")
+    told = "Paths in it are relative to where the command was run." if paths else "Names in it stand for local paths."
+    (folder / RECIPE).write_text(f"{header}# {told}\n" + recipe.to_yaml(), encoding="utf-8")
     (folder / REPORT).write_text(_json(report), encoding="utf-8")
 
 
 def _card(folder: Path, recipe: Recipe, report: Mapping[str, Any]) -> str:
+    # Here, since tasks of models bring torch and transformers: a report is read without.
+    from compressor.report.card import render_card
+    from compressor.report.onnx_example import onnx_example
+
     example = onnx_example(folder, report["task"]) if report.get("onnx") else None
     return render_card(recipe, report, task=report["task"], reads=report["reads"], example=example)
 
@@ -43,7 +54,7 @@ def read_report(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder).expanduser() / REPORT
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = read_json(path, REPORT_BYTES)
     except FileNotFoundError:
         raise UserError(f"no {REPORT} in {folder}: give a folder that `compress fuse` has written") from None
     except (OSError, ValueError) as error:
@@ -62,43 +73,65 @@ def write_page(folder: str | Path) -> Path:
     Raises:
         UserError: there is no report that could be read, or the folder cannot be written to.
     """
+    # Here, since its pictures of couplings bring torch.
+    from compressor.report.page.page import render_page
+
     report, path = read_report(folder), Path(folder).expanduser() / PAGE
     try:
         page = render_page(report)
     except KeyError as error:
         raise UserError(f"{folder}/{REPORT} has no {error}: it is not the report of a whole run") from None
     try:
-        _replace(path, page)
+        check_file(path, force=True)
+        atomic_write_text(path, page)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     return path
 
 
-def update_report(folder: Path, values: Mapping[str, Any]) -> bool:
-    """Replace entries of a folder's report, whole or not at all, and its card and page; False if there is no report."""
+def edited_documents(folder: Path) -> list[Path]:
+    """A folder's card and page, as far as they are there and not as a run wrote them: they are the user's by now."""
+
+    def card() -> str:
+        return _card(folder, read_recipe(folder / RECIPE), read_report(folder))
+
+    from compressor.report.page.page import render_page
+
+    def page() -> str:
+        return render_page(read_report(folder))
+
+    found = []
+    for name, written in ((CARD, card), (PAGE, page)):
+        path = folder / name
+        # A former version may have written report and recipe in other terms.
+        with suppress(UserError, OSError, ValueError, KeyError):
+            if not path.exists() or path.read_text(encoding="utf-8") == written():
+                continue
+        found.append(path)
+    return found
+
+
+def update_report(folder: Path, values: Mapping[str, Any], edited: Collection[Path] = ()) -> bool:
+    """Replace entries of a folder's report, whole or not at all, and its card and page; False if there is no report.
+
+    Args:
+        folder: a run's output.
+        values: the entries.
+        edited: documents that stay as they are.
+    """
     path = folder / REPORT
     if not path.exists():
         return False
     report = {**read_report(folder), **values}
-    _replace(path, _json(report))
+    atomic_write_text(path, _json(report))
     # A former version may have written the recipe in other terms: then the card stays as it is.
     with suppress(UserError):
-        if (folder / CARD).exists():
-            _replace(folder / CARD, _card(folder, read_recipe(folder / RECIPE), report))
-    if (folder / PAGE).exists():
+        if (folder / CARD).exists() and folder / CARD not in edited:
+            atomic_write_text(folder / CARD, _card(folder, read_recipe(folder / RECIPE), report))
+    if (folder / PAGE).exists() and folder / PAGE not in edited:
         write_page(folder)
     return True
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a file beside its place, and then put it there."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _json(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+    return json_text(values, indent=1) + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -15,6 +16,7 @@ from compressor.pipeline.progress import OnStage, StageReporter
 from compressor.pipeline.teachers import plan_target, read_configs
 from compressor.pipeline.timing import sample_length
 from compressor.recipe import TargetOptions, build_recipe
+from compressor.utils.out_of_memory import available_memory
 
 #: Bytes of a weight as it is stored.
 _FLOAT32 = 4
@@ -43,7 +45,8 @@ def plan_student(
 
     Returns:
         JSON-ready: teachers, student, target as in a report, "others" (targets that held-out samples may prefer),
-        "length" for text, as it was cut, and "budget": how the width was picked, if it was.
+        "length" for text, as it was cut, "memory": bytes that a fusion holds at least, and what this process may have,
+        has free and is limited by, and "budget": how the width was picked, if it was.
 
     Raises:
         UserError: a name or the width cannot be used, or an architecture is not understood.
@@ -68,7 +71,19 @@ def plan_student(
         "budget": None if picked is None else picked.report,
         "certificate": anatomy.error,
         "length": sample_length(target.config, length),
+        "memory": _memory(configs, target.config),
     }
+
+
+def _memory(configs: Sequence[PretrainedConfig], student: PretrainedConfig) -> dict[str, Any]:
+    """Bytes that a fusion holds at least, and those that are free for this process.
+
+    At least, since activations and statistics come on top: the teachers' weights in float32, again in their canonical
+    form, and the student's.
+    """
+    least = _FLOAT32 * (2 * sum(map(count_parameters, configs)) + count_parameters(student))
+    memory = available_memory()
+    return {"least": least, **asdict(memory)}
 
 
 def _cost(config: PretrainedConfig, length: int) -> dict[str, int]:

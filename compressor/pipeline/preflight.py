@@ -11,6 +11,7 @@ from compressor.export.formats import check_formats
 from compressor.fusion import check_residual_option
 from compressor.models.tasks import check_measurable, reads
 from compressor.pipeline.budget import pick_width, width_of_work
+from compressor.pipeline.former import check_former
 from compressor.pipeline.progress import StageReporter
 from compressor.pipeline.teachers import check_device, common_data, plan_target, read_configs
 from compressor.recipe import Recipe, TargetOptions
@@ -31,7 +32,7 @@ def resolve_width(
     """
     if not recipe.target.asked:
         return recipe, None
-    check_output(recipe.output, force)
+    check_output(recipe.output, check_former if force else None)
     before = width_of_work(work_folder(recipe.output)) if resume else None
     if before is not None:
         return _at_width(recipe, before), {"asked": recipe.target.model_dump(exclude_none=True), "given": None}
@@ -56,7 +57,7 @@ def preflight(recipe: Recipe, *, force: bool = False) -> Recipe:
     Raises:
         UserError: names, configs, task, width, device or output cannot be used.
     """
-    check_output(recipe.output, force)
+    check_output(recipe.output, check_former if force else None)
     check_device(recipe.device)
     names = [*recipe.teachers, *([recipe.student] if recipe.student is not None else [])]
     configs = read_configs(names)

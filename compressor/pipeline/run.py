@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import compressor
@@ -16,15 +17,18 @@ from compressor.layer_maps import AttentionPair, attention_pairs_of, save_layer_
 from compressor.models.load import Teacher, check_compatible, load_teacher
 from compressor.models.save import fingerprint, save_student
 from compressor.models.tasks import Task, find_task, reads
+from compressor.pipeline.apart import recipe_inputs
+from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.data_splits import open_data, open_training
 from compressor.pipeline.deliver import export_and_verify, time_models
 from compressor.pipeline.environment import environment, peak_memory_bytes
 from compressor.pipeline.evaluation import EvaluatedModel, Evaluator, describe_score, evaluated_teachers, make_rows
+from compressor.pipeline.former import check_former
 from compressor.pipeline.initial_student import InitialStudent, initial_student, layer_maps_between
 from compressor.pipeline.output import write_documents, write_page
 from compressor.pipeline.preflight import preflight, resolve_width
 from compressor.pipeline.progress import OnStage, OnStageProgress, StageReporter
-from compressor.pipeline.run_state import RunState
+from compressor.pipeline.run_state import RunState, check_work
 from compressor.pipeline.teachers import load_ensemble
 from compressor.pipeline.timing import latency_report, sample_length
 from compressor.recipe import Recipe
@@ -44,6 +48,8 @@ def run_recipe(
     resume: bool = False,
     progress: OnStage | None = None,
     begun: float | None = None,
+    file: str | Path | None = None,
+    remark: Remark | None = None,
 ) -> dict[str, Any]:
     """Do what a recipe says and write its output folder, whole or not at all.
 
@@ -58,14 +64,25 @@ def run_recipe(
         resume: go on with an interrupted run of the same recipe, if there is one.
         progress: told of every stage.
         begun: when the command began, by `time.perf_counter`, if its start is to be counted.
+        file: that the recipe was read from, which the output must not replace.
+        remark: called with a line about everything that a killed run left beside the output.
 
     Returns:
         The report, as written to report.json; {} in a process that only shared the finetune.
 
     Raises:
-        UserError: anything about the input, or no space left; nothing is written then.
+        UserError: anything about the input, no space left, or another process writes the same output; nothing is
+            written then.
     """
     stages = StageReporter(progress, begun)
+    work = work_folder(recipe.output)
+    with claimed(recipe.output, recipe_inputs(recipe, file), more=[work], remark=remark):
+        check_work(work)
+        return _run(recipe, force, resume, stages)
+
+
+def _run(recipe: Recipe, force: bool, resume: bool, stages: StageReporter) -> dict[str, Any]:
+    """Do what a recipe says, alone with its output."""
     with stages("check", "checking names and options"):
         recipe, budget = resolve_width(recipe, force=force, resume=resume, stages=stages)
         recipe = preflight(recipe, force=force)
@@ -106,7 +123,8 @@ def run_recipe(
             distributed.barrier()
             finetune = _finetune(recipe, teachers, beginning, data.train, work, resume, stages, students[0])
         students.append(_judged("finetuned", beginning, teachers, judge, recipe, stages))
-    with disk_full_as_user_error(f"to {recipe.output}"), atomic_directory(recipe.output, force) as folder:
+    replaceable = check_former if force else None
+    with disk_full_as_user_error(f"to {recipe.output}"), atomic_directory(recipe.output, replaceable) as folder:
         with stages("write", "writing the student"):
             save_student(folder, beginning.model, teachers[0].processor)
             if beginning.passages:

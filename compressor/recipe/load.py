@@ -13,7 +13,12 @@ from compressor.errors import UserError
 from compressor.presets import beneath
 from compressor.recipe.base import Section
 from compressor.recipe.recipe import Recipe
+from compressor.recipe.yaml_values import MAX_BYTES, LimitError, load
+from compressor.utils.input_files import read_text
+from compressor.wording import quote, shorten
 
+#: Problems of a recipe that a message lists.
+_SAID = 8
 #: What pydantic says in terms of Python, said in terms of a recipe.
 _PHRASES = {
     "missing": "this key is required",
@@ -41,21 +46,12 @@ def build_recipe(values: dict[str, Any], *, where: str = "recipe", names: Mappin
     except ValidationError as error:
         # A field of several types reports each type that the value is not; the last is the general one.
         problems = {_field(problem["loc"]): problem for problem in error.errors()}
-        said = "; ".join(_say(field, problem, names or {}) for field, problem in problems.items())
+        first = list(problems.items())[:_SAID]
+        said = "; ".join(_say(field, problem, names or {}) for field, problem in first)
+        said += f"; and {len(problems) - len(first)} more" if len(problems) > len(first) else ""
     except UserError as error:
         said = str(error)
     raise UserError(f"{where}: {said}" if where else said)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key that is there twice is an error: the last one would win in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' is there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -66,12 +62,15 @@ def read_recipe(path: str | Path) -> Recipe:
     """
     path = Path(path)
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        values = load(read_text(path, MAX_BYTES))
     except FileNotFoundError:
         raise UserError(f"no recipe at {path}: give the path of a YAML file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the recipe {path}: {error}") from None
-    except yaml.YAMLError as error:
+    except LimitError as error:
+        raise UserError(f"{path} is too large for a recipe: {error}") from None
+    # A date or a number that YAML takes for one and Python does not is a ValueError.
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a recipe: expected a mapping of options, found {type(values).__name__}")
@@ -93,7 +92,7 @@ def _field(location: tuple[str | int, ...]) -> tuple[str, ...]:
 
 
 def _say(field: tuple[str, ...], problem: Any, names: Mapping[str, str]) -> str:
-    place = ".".join(field)
+    place = shorten(".".join(field))
     if problem["type"] == "extra_forbidden":
         section: Any = Recipe
         for key in field[:-1]:
@@ -103,5 +102,5 @@ def _say(field: tuple[str, ...], problem: Any, names: Mapping[str, str]) -> str:
     if not place:
         return message
     said = problem["type"] not in ("missing", "too_short") and not isinstance(problem["input"], dict)
-    given = f", not {problem['input']!r}" if said else ""
+    given = f", not {quote(problem['input'])}" if said else ""
     return f"{names.get(place, place)}: {message[:1].lower()}{message[1:]}{given}"

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from compressor.anatomy import CERTIFICATE_TOLERANCE, Anatomy, Axis, Kind, Space
 from compressor.bench.rows import format_count, format_threads
+from compressor.utils.out_of_memory import format_bytes
+
+if TYPE_CHECKING:
+    from compressor.anatomy import Anatomy, Axis, Space
 
 
 def render_anatomy(name: str, anatomy: Anatomy) -> list[RenderableType]:
     """Spaces, axes by parameter with the layers collapsed, and the certificate."""
+    # Here, since it brings torch and transformers: reports, which this module renders too, are shown without.
+    from compressor.anatomy import CERTIFICATE_TOLERANCE
+
     collapse = _collapser(anatomy.layers)
     axes = _table("parameter", "axes (→ writes a space, ← reads one)")
     for pattern, count, described in _patterns(anatomy, collapse):
@@ -63,6 +69,7 @@ def render_plan(plan: Mapping[str, Any]) -> list[RenderableType]:
         f"{target['given_width']:.4g} given; the student has "
         f"{student['parameters'] / largest['parameters']:.1%} of the largest teacher's parameters and "
         f"{student['macs'] / largest['macs']:.1%} of its MACs{tokens}",
+        *_said_memory(plan.get("memory")),
         f"certificate: {plan['certificate']:.1e} (no weights were read)",
     ]
 
@@ -76,6 +83,16 @@ def _other(target: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     }
     differing = [f"{field} {size}" for field, (own, size) in sizes.items() if size != own]
     return f"or with {other['narrowing'].replace('-', ' ')} if held-out samples prefer it: {', '.join(differing)}"
+
+
+def _said_memory(memory: Mapping[str, Any] | None) -> list[str]:
+    """What a fusion holds at least beside what is free, a line; none of a plan of a former version."""
+    if memory is None:
+        return []
+    limits = "".join(f" ({name} allows {format_bytes(size)})" for name, size in memory["limits"].items())
+    free = "" if memory["free"] is None else f", and {format_bytes(memory['free'])} are free{limits}"
+    short = memory["free"] is not None and memory["free"] < memory["least"]
+    return [f"memory: a fusion holds {format_bytes(memory['least'])} at least{free}{': too little' if short else ''}"]
 
 
 def describe_budget(budget: Mapping[str, Any]) -> list[str]:
@@ -154,6 +171,8 @@ def _residuals(anatomy: Anatomy) -> list[str]:
 
 
 def _coordinates(space: Space) -> str:
+    from compressor.anatomy import Kind
+
     match space.kind:
         case Kind.ATTENTION:
             groups = f" in {space.groups} key–value groups" if space.groups != space.heads else ""

@@ -13,6 +13,7 @@ from compressor.models.tasks import TASKS
 from compressor.recipe import Recipe
 from compressor.report.describe import describe_head, describe_reconstruction, describe_shapes, describe_validation
 from compressor.report.format_rows import DESCRIPTIONS, TITLES, format_rows
+from compressor.utils.markdown import code, fence, plain
 
 _AUTO_CLASSES = {
     "image-classification": "AutoModelForImageClassification",
@@ -67,7 +68,7 @@ def render_card(
     sections = [
         _front_matter(task, bool(report.get("onnx"))),
         f"# {_title(recipe)}\n\n{_made_of(recipe, report)}",
-        f"## Use\n\n{_fence('python', _snippet(task, image))}",
+        f"## Use\n\n{fence('python', _snippet(task, image))}",
         _section("Run it with onnxruntime alone", _example(example, image)),
         _section("What was measured", _table(report.get("table") or [])),
         _section("Choices of the run", _choices(report.get("fusion") or {})),
@@ -77,9 +78,9 @@ def render_card(
         _section("Made with", _scalars(report.get("environment") or {})),
         _section("Limits", _limits(recipe, report, task)),
         "## Make it again\n\n"
-        + _fence("bash", "compress run recipe.yaml --output again")
+        + fence("bash", "compress run recipe.yaml --output again")
         + "\n\nwith this `recipe.yaml`:\n\n"
-        + _fence("yaml", recipe.to_yaml().rstrip()),
+        + fence("yaml", recipe.to_yaml().rstrip()),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -95,7 +96,8 @@ def _front_matter(task: str, onnx: bool) -> str:
 
 def _title(recipe: Recipe) -> str:
     depth = "" if recipe.depth is None else f" and depth {recipe.depth:g}"
-    return f"{' + '.join(Path(name).name or name for name in recipe.teachers)} at width {recipe.width:g}{depth}"
+    names = " + ".join(plain(Path(name).name or name) for name in recipe.teachers)
+    return f"{names} at width {recipe.width:g}{depth}"
 
 
 def _made_of(recipe: Recipe, report: Mapping[str, Any]) -> str:
@@ -105,11 +107,11 @@ def _made_of(recipe: Recipe, report: Mapping[str, Any]) -> str:
     taught = "distilled from their ensemble" if recipe.finetune.asks_teachers else "trained on labels"
     then = f"then {taught} for a short while" if finetune else "without any finetuning"
     kept = f" It has the {describe_validation(finetune)}." if finetune and finetune.get("best_step") is not None else ""
-    lines = [f"{what} by `compressor` {report.get('version', '')}".rstrip() + f", {then}.{kept}", ""]
+    lines = [f"{what} by `compressor` {plain(report.get('version', ''))}".rstrip() + f", {then}.{kept}", ""]
     hashes = {teacher["name"]: teacher.get("fingerprint", "") for teacher in report.get("teachers") or []}
     for name in recipe.teachers:
-        digest = f" (sha256 `{hashes[name][:16]}…`)" if hashes.get(name) else ""
-        lines.append(f"- teacher `{name}`{digest}")
+        digest = f" (sha256 {code(hashes[name][:16] + '…')})" if hashes.get(name) else ""
+        lines.append(f"- teacher {code(name)}{digest}")
     return "\n".join(lines)
 
 
@@ -128,8 +130,9 @@ def _example(example: str | None, image: bool) -> str:
         return ""
     needs, given = ("numpy and pillow", "picture.png") if image else ("numpy and tokenizers", '"a text"')
     return (
-        f"Save it as `example.py` in this folder; it needs {needs} beside: `python example.py {given}`\n\n"
-        f"{_fence('python', example.rstrip())}"
+        f"Save it as `example.py` in this folder; it needs {needs} beside: `python example.py {given}`. ONNX "
+        "Runtime sends telemetry unless the environment variable `ORT_DISABLE_TELEMETRY` is 1.\n\n"
+        f"{fence('python', example.rstrip())}"
     )
 
 
@@ -139,7 +142,7 @@ def _formats(formats: Mapping[str, Mapping[str, Any]]) -> str:
         return ""
     lines: list[Sequence[str]] = [TITLES, [":--", ":--", *["--:"] * 5]]
     for name, files, *cells in format_rows(formats):
-        lines.append([name, ", ".join(f"`{file}`" for file in files), *cells])
+        lines.append([plain(name), ", ".join(map(code, files)), *cells])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{DESCRIPTIONS}" + _program(formats)
 
 
@@ -152,7 +155,7 @@ def _program(formats: Mapping[str, Mapping[str, Any]]) -> str:
         program = (
             f'import torch\n\nmodel = torch.export.load("{file}").module()\n{answer} = model({{{given}}})["{answer}"]'
         )
-        said.append(f"\n\n`{file}` runs with torch alone:\n\n{_fence('python', program)}")
+        said.append(f"\n\n{code(file)} runs with torch alone:\n\n{fence('python', program)}")
     return "".join(said)
 
 
@@ -163,7 +166,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     lines = [["model", *(_COLUMNS[key][0] for key in keys)], ["---", *("---:" for _ in keys)]]
     for row in rows:
-        lines.append([str(row["name"]).replace("|", "\\|"), *(_number(key, row.get(key)) for key in keys)])
+        lines.append([plain(row["name"]), *(_number(key, row.get(key)) for key in keys)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -179,7 +182,7 @@ def _scalars(values: Mapping[str, Any]) -> str:
             continue
         if isinstance(value, Sequence) and not isinstance(value, str):
             value = ", ".join(_say(item) for item in value)
-        lines.append(f"- {key.replace('_', ' ')}: {_say(value)}")
+        lines.append(f"- {plain(key.replace('_', ' '))}: {plain(_say(value))}")
     return "\n".join(lines)
 
 
@@ -216,7 +219,7 @@ def _limits(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
     names = {"accuracy": "Accuracy", "f1": "F1", "perplexity": "Perplexity"}
     found = [names[metric] for metric in TASKS[task].metrics if any(row.get(metric) is not None for row in rows)]
     if found:
-        lines = [f"- {' and '.join([*found, 'KL'])} were measured on {samples} of `{source}`."]
+        lines = [f"- {' and '.join([*found, 'KL'])} were measured on {samples} of {code(source)}."]
     elif TASKS[task].metrics:
         lines = [f"- {names[TASKS[task].metrics[0]]} was not measured: there were no labelled samples."]
     else:
@@ -236,7 +239,3 @@ def _limits(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
 
 def _section(heading: str, body: str) -> str:
     return f"## {heading}\n\n{body}" if body else ""
-
-
-def _fence(language: str, text: str) -> str:
-    return f"```{language}\n{text}\n```"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from compressor.bench.rows import MISSING
+
 _MEASURES = {
     "held_out_kl": "held-out KL",
     "held_out_error": "held-out error",
@@ -21,7 +23,8 @@ def measure_of(candidates: Sequence[Mapping[str, Any]]) -> str:
 def describe_shapes(shapes: Sequence[Mapping[str, Any]]) -> str:
     """The shapes of attention that were tried, and how far from the ensemble each was."""
     measure = measure_of(shapes)
-    tried = "; ".join(f"{one['candidate']} {one[measure]:.4g}" for one in shapes)
+    figures = [MISSING if one[measure] is None else f"{one[measure]:.4g}" for one in shapes]
+    tried = "; ".join(f"{one['candidate']} {figure}" for one, figure in zip(shapes, figures, strict=True))
     return f"{tried} ({_MEASURES.get(measure, measure)})"
 
 

@@ -29,12 +29,13 @@ def render_doctor(found: Mapping[str, Any]) -> list[RenderableType]:
         caches.add_row(
             cache["what"], Text(cache["path"]), cache["variable"], _gigabytes(cache["bytes"]), _gigabytes(cache["free"])
         )
+    limits = "".join(f" ({name} allows {_gigabytes(size)} GB)" for name, size in memory["limits"].items())
     omp = threads["OMP_NUM_THREADS"]
     return [
         versions,
         devices,
         f"threads: {threads['torch']} of torch on {threads['cores']} cores (OMP_NUM_THREADS: {omp or 'not set'})",
-        f"memory: {_gigabytes(memory['total'])} GB, {_gigabytes(memory['free'])} GB free",
+        f"memory: {_gigabytes(memory['total'])} GB, {_gigabytes(memory['free'])} GB free{limits}",
         caches,
         "offline: " + ("yes, by HF_HUB_OFFLINE; the Hub is not asked" if found["offline"] else "no"),
         *(f"problem: {line}" for line in found["problems"]),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from compressor.errors import UserError
+from compressor.models.bounds import CONFIG_BYTES
+from compressor.utils.input_files import read_json
 
 _IMAGE = """\
 import json, sys
@@ -88,6 +91,6 @@ def _image(found: Mapping[str, Any], channels: int, file: str) -> str | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        return dict(read_json(path, CONFIG_BYTES))
+    except (OSError, ValueError, UserError):
         return {}

@@ -1,1 +1,1 @@
-"""Tiny models of every family and what tests and benchmarks do with them; not part of the wheel."""
+"""Tiny models of every family, for tests and benchmarks; not part of the wheel."""

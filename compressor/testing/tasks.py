@@ -1,7 +1,6 @@
-"""Synthetic tasks on which tiny teachers of any family become real models in a second or two.
+"""Synthetic tasks that train tiny teachers of any family in seconds.
 
-What two teachers of different seeds share is the task and nothing else: their coordinates differ as those of real
-independent models do.
+Teachers of different seeds share only the task, so their coordinates differ like those of independent models.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from compressor.models.weights import model_class
 
 LabelledBatch = dict[str, Tensor]
 #: Positions of a text; samples of a batch.
-LENGTH, BATCH = 12, 64
+_LENGTH, _BATCH = 12, 64
 
 
 @dataclass(frozen=True)
 class SyntheticTask:
-    """Batches of inputs with labels, and the loss of a model on one."""
+    """Makes batches of inputs with labels, and the loss of a model on a batch."""
 
     batch: Callable[[int], LabelledBatch]
     loss: Callable[[nn.Module, LabelledBatch], Tensor]
@@ -38,12 +37,12 @@ def unlabelled(batch: LabelledBatch) -> LabelledBatch:
 
 
 def task_for(config: Any) -> SyntheticTask:
-    """The synthetic task of a config: the same for every seed of its teachers."""
+    """The synthetic task of a config."""
     return _TASKS[task_of(config)](config)
 
 
 def train_briefly(config: PretrainedConfig, seed: int, steps: int) -> PreTrainedModel:
-    """A teacher: initialised as its family is, trained with Adam on its family's synthetic task."""
+    """A model of a config, trained with Adam on its synthetic task."""
     torch.manual_seed(seed)
     config = copy.deepcopy(config)
     config._attn_implementation = config._experts_implementation = "eager"
@@ -73,53 +72,53 @@ def _next_token(model: nn.Module, batch: LabelledBatch) -> Tensor:
 
 
 def _images(config: Any) -> SyntheticTask:
-    """Five classes of five patterns each, under noise."""
+    """Classes of five noisy patterns each."""
     shape = dummy_inputs(config, 1)["pixel_values"].shape[1:]
     patterns = torch.randn(5 * config.num_labels, *shape, generator=torch.Generator().manual_seed(1))
 
     def batch(index: int) -> LabelledBatch:
         generator = torch.Generator().manual_seed(index)
-        which = torch.randint(len(patterns), (BATCH,), generator=generator)
-        noise = torch.randn(BATCH, *shape, generator=generator)
+        which = torch.randint(len(patterns), (_BATCH,), generator=generator)
+        noise = torch.randn(_BATCH, *shape, generator=generator)
         return {"pixel_values": patterns[which] + 1.5 * noise, "labels": which % config.num_labels}
 
     return SyntheticTask(batch, _cross_entropy)
 
 
 def _texts(config: Any) -> SyntheticTask:
-    """Three classes, each with a liking for some tokens."""
-    likings = _likings(config.num_labels, config.vocab_size)
+    """Classes that differ by their token distributions."""
+    distributions = _distributions(config.num_labels, config.vocab_size)
 
     def batch(index: int) -> LabelledBatch:
         generator = torch.Generator().manual_seed(index)
-        labels = torch.randint(config.num_labels, (BATCH,), generator=generator)
-        ids = torch.multinomial(likings[labels], LENGTH, replacement=True, generator=generator)
+        labels = torch.randint(config.num_labels, (_BATCH,), generator=generator)
+        ids = torch.multinomial(distributions[labels], _LENGTH, replacement=True, generator=generator)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
     return SyntheticTask(batch, _cross_entropy)
 
 
 def _tags(config: Any) -> SyntheticTask:
-    """A token's tag depends on the token, and on which tokens its text likes."""
+    """A token's tag depends on the token and on the class of its text."""
     texts = _texts(config)
     table = torch.randint(config.num_labels, (config.vocab_size,), generator=torch.Generator().manual_seed(2))
 
     def batch(index: int) -> LabelledBatch:
-        found = texts.batch(index)
-        tags = (table[found["input_ids"]] + found["labels"][:, None]) % config.num_labels
-        return {**found, "labels": tags}
+        texts_and_classes = texts.batch(index)
+        tags = (table[texts_and_classes["input_ids"]] + texts_and_classes["labels"][:, None]) % config.num_labels
+        return {**texts_and_classes, "labels": tags}
 
     return SyntheticTask(batch, _cross_entropy)
 
 
 def _language(config: Any) -> SyntheticTask:
-    """Text in which a token depends on the two before it."""
+    """Texts in which a token depends on the two before it."""
     chains = _chains(config.vocab_size)
 
     def batch(index: int) -> LabelledBatch:
         generator = torch.Generator().manual_seed(index)
-        ids = torch.randint(3, config.vocab_size, (BATCH, LENGTH), generator=generator)
-        for place in range(2, LENGTH):
+        ids = torch.randint(3, config.vocab_size, (_BATCH, _LENGTH), generator=generator)
+        for place in range(2, _LENGTH):
             chances = (chains[0][ids[:, place - 1]] + chains[1][ids[:, place - 2]]).softmax(-1)
             ids[:, place] = torch.multinomial(chances, 1, generator=generator)[:, 0]
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -128,9 +127,9 @@ def _language(config: Any) -> SyntheticTask:
 
 
 def _translation(config: Any) -> SyntheticTask:
-    """A target token depends on the target token before it and on what the source likes."""
-    chains, likings = _chains(config.vocab_size), _likings(4, config.vocab_size)
-    source = dummy_inputs(config, BATCH, LENGTH)
+    """A target token depends on the one before it and on the class of the source."""
+    chains, distributions = _chains(config.vocab_size), _distributions(4, config.vocab_size)
+    source = dummy_inputs(config, _BATCH, _LENGTH)
     features = source.get("input_features")
     patterns = (
         None if features is None else torch.randn(4, *features.shape[1:], generator=torch.Generator().manual_seed(3))
@@ -138,23 +137,23 @@ def _translation(config: Any) -> SyntheticTask:
 
     def batch(index: int) -> LabelledBatch:
         generator = torch.Generator().manual_seed(index)
-        kind = torch.randint(4, (BATCH,), generator=generator)
-        ids = torch.randint(3, config.vocab_size, (BATCH, LENGTH), generator=generator)
-        for place in range(1, LENGTH):
-            chances = (chains[0][ids[:, place - 1]] + 1.5 * likings[kind].log()).softmax(-1)
+        kind = torch.randint(4, (_BATCH,), generator=generator)
+        ids = torch.randint(3, config.vocab_size, (_BATCH, _LENGTH), generator=generator)
+        for place in range(1, _LENGTH):
+            chances = (chains[0][ids[:, place - 1]] + 1.5 * distributions[kind].log()).softmax(-1)
             ids[:, place] = torch.multinomial(chances, 1, generator=generator)[:, 0]
-        found = {"decoder_input_ids": ids[:, :-1], "labels": ids[:, 1:]}
+        targets = {"decoder_input_ids": ids[:, :-1], "labels": ids[:, 1:]}
         if patterns is not None:
-            noise = torch.randn(BATCH, *patterns.shape[1:], generator=generator)
-            return {**found, "input_features": patterns[kind] + noise}
-        texts = torch.multinomial(likings[kind], LENGTH, replacement=True, generator=generator)
-        return {**found, "input_ids": texts, "attention_mask": torch.ones_like(texts)}
+            noise = torch.randn(_BATCH, *patterns.shape[1:], generator=generator)
+            return {**targets, "input_features": patterns[kind] + noise}
+        texts = torch.multinomial(distributions[kind], _LENGTH, replacement=True, generator=generator)
+        return {**targets, "input_ids": texts, "attention_mask": torch.ones_like(texts)}
 
     return SyntheticTask(batch, _cross_entropy)
 
 
 def _features(config: Any) -> SyntheticTask:
-    """Classes that a fixed random probe reads from the mean of the last hidden state."""
+    """Classes, read by a fixed random probe from the mean of the last hidden state."""
     base = _images(_with_labels(config)) if hasattr(config, "image_size") else _texts(_with_labels(config))
     probe = probe_of(config)
 
@@ -166,25 +165,25 @@ def _features(config: Any) -> SyntheticTask:
 
 
 def probe_of(config: PretrainedConfig) -> Tensor:
-    """What reads five classes from the features of a model without a head, [hidden, 5]."""
+    """A fixed random probe from the features of a model without a head to five classes, [hidden, 5]."""
     return torch.randn(config.hidden_size, 5, generator=torch.Generator().manual_seed(4))
 
 
 def _with_labels(config: PretrainedConfig) -> PretrainedConfig:
-    found = copy.deepcopy(config)
-    found.num_labels = 5
-    return found
+    labelled = copy.deepcopy(config)
+    labelled.num_labels = 5
+    return labelled
 
 
-def _likings(classes: int, vocabulary: int) -> Tensor:
-    """Token distributions [classes, vocabulary]; special ids are never drawn."""
+def _distributions(classes: int, vocabulary: int) -> Tensor:
+    """Token distributions [classes, vocabulary], without special ids."""
     chances = torch.randn(classes, vocabulary, generator=torch.Generator().manual_seed(5)).mul(0.8).softmax(-1)
     chances[:, :3] = 0
     return (chances / chances.sum(-1, keepdim=True)).clamp(min=1e-6)
 
 
 def _chains(vocabulary: int) -> Tensor:
-    """Logits of the next token given one before it [2, vocabulary, vocabulary], of rank six, special ids left out."""
+    """Logits of the next token by each of the two before it [2, vocabulary, vocabulary]."""
     generator = torch.Generator().manual_seed(6)
     left, right = (torch.randn(2, vocabulary, 6, generator=generator) for _ in range(2))
     logits = 0.8 * left @ right.transpose(1, 2)

@@ -1,8 +1,4 @@
-"""Tiny configs of every family that is proven: built offline in milliseconds, with all that its attention does.
-
-One line a family: its class and what it takes beside the common sizes.  This is test and documentation data; nothing
-else in the package looks a family up by its name.
-"""
+"""Tiny configs of every supported family, for tests and documentation: class and values of each."""
 
 from __future__ import annotations
 
@@ -109,18 +105,18 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def tiny_config(family: str, **values: Any) -> PretrainedConfig:
-    """A tiny config of a family.
+    """A tiny config of a family, built offline.
 
     Args:
         family: a key of `FAMILIES`.
-        values: config values that replace the table's.
+        values: override the table.
 
     Raises:
-        UserError: the family is not in the table.
+        UserError: unknown family.
     """
     if family not in FAMILIES:
         raise UserError(f"no tiny config of '{family}' (known families: {', '.join(FAMILIES)})")
-    kind, architecture, own = FAMILIES[family]
-    config = AutoConfig.for_model(kind, **{**own, **values})
+    kind, architecture, defaults = FAMILIES[family]
+    config = AutoConfig.for_model(kind, **{**defaults, **values})
     config.architectures = [architecture]
     return config

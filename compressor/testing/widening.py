@@ -1,4 +1,4 @@
-"""Function-preserving widening: a model twice as wide that computes the same, which fusion must undo exactly."""
+"""Function-preserving widening: a model twice as wide that computes the same, for fusion to undo exactly."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.anatomy.certificate import random_model
-from compressor.anatomy.hooks import first_tensor, hooks, logits_of
+from compressor.anatomy.hooks import Tap, first_tensor, hooks, logits_of
 from compressor.anatomy.infer import inspect_config
 from compressor.anatomy.resize import with_fields
 from compressor.anatomy.spec import Anatomy, Kind, Role, Space, map_key
@@ -16,11 +16,10 @@ from compressor.models.inputs import dummy_inputs
 
 @torch.no_grad()
 def widen(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Every coordinate duplicated, then every space shuffled: writers are copied, readers halved.
+    """A model with every coordinate duplicated and every space shuffled: writers copied, readers halved.
 
-    Heads are duplicated as wholes.  Heads that have a place (ALiBi) are copied to the place of the same slope, and what
-    stands at the new places is read with weight zero.  A head that shares its weight with the embedding cannot be
-    halved; the norm in front of it is.
+    Heads are duplicated as wholes; heads of fixed position (ALiBi) go to the position of the same slope.  A tied head
+    cannot be halved, so the norm before it is scaled.
 
     Args:
         model: built by `random_model`, in float64.
@@ -63,12 +62,12 @@ def _attention(space: Space, groups: Tensor) -> dict[str, Map]:
         owners = groups if grouped else heads
         order = owners if role is Role.HEADS else (owners[:, None] * space.head_dim + channels).flatten()
         size = (space.groups if grouped else space.heads) * (1 if role is Role.HEADS else space.head_dim)
-        found = _duplicates(order, size)
+        mapping = _duplicates(order, size)
         if space.head_position_fixed:
-            # Of 2n slopes every second one is a slope of n heads.
-            kept = torch.arange(len(owners)) % 2 == 1
-            found = Map(found.push, found.push * kept.repeat_interleave(len(order) // len(owners)))
-        maps[map_key(space.name, role)] = found
+            # Every second one of 2n slopes is a slope of n heads.
+            same_slope = torch.arange(len(owners)) % 2 == 1
+            mapping = Map(mapping.push, mapping.push * same_slope.repeat_interleave(len(order) // len(owners)))
+        maps[map_key(space.name, role)] = mapping
     return maps
 
 
@@ -79,10 +78,10 @@ def _duplicates(order: Tensor, size: int) -> Map:
 
 
 def _undo_gain(narrow: nn.Module, wide: nn.Module, anatomy: Anatomy) -> None:
-    """Some families multiply embeddings by a power of their width (Gemma): the wider model would multiply by more."""
-    first = anatomy.layers[0]
-    ratio = float(_seen(wide, first, "in").square().mean().sqrt() / _seen(narrow, first, "in").square().mean().sqrt())
-    tables = {module for module, found in wide.named_modules() if isinstance(found, nn.Embedding)}
+    """Divide embeddings by the larger gain of the wide model (Gemma)."""
+    tap = (anatomy.layers[0], "in")
+    ratio = float(_captured(wide, tap).square().mean().sqrt() / _captured(narrow, tap).square().mean().sqrt())
+    tables = {name for name, module in wide.named_modules() if isinstance(module, nn.Embedding)}
     if abs(ratio - 1) > 1e-6:
         for name, parameter in wide.named_parameters():
             if name.rpartition(".")[0] in tables:
@@ -90,17 +89,14 @@ def _undo_gain(narrow: nn.Module, wide: nn.Module, anatomy: Anatomy) -> None:
 
 
 def _weaken_before_tied_heads(narrow: nn.Module, wide: nn.Module, anatomy: Anatomy) -> None:
-    """Scale norms in front of tied heads so that duplicated coordinates do not count twice.
-
-    A family may also divide by a power of its width there (T5), so the ratio is measured on what the head puts out.
-    """
+    """Scale norms before tied heads, whose duplicated coordinates would count twice; measured on the output (T5)."""
     tied = {step.module for step in anatomy.steps if step.tied}
     for norm in anatomy.norms:
         head = next((reader for reader in norm.readers if reader in tied), None)
         if head is None:
             continue
-        wanted, found = _seen(narrow, head, "out"), _seen(wide, head, "out")
-        factor = float((wanted * found).sum() / found.square().sum())
+        before, after = _captured(narrow, (head, "out")), _captured(wide, (head, "out"))
+        factor = float((before * after).sum() / after.square().sum())
         weight, bias = (
             wide.get_parameter(f"{norm.module}.weight"),
             getattr(wide.get_submodule(norm.module), "bias", None),
@@ -110,14 +106,15 @@ def _weaken_before_tied_heads(narrow: nn.Module, wide: nn.Module, anatomy: Anato
             bias.mul_(factor)
 
 
-def _seen(model: nn.Module, module: str, end: str) -> Tensor:
-    """What a module reads or returns on random inputs."""
-    seen: list[Tensor | None] = []
+def _captured(model: nn.Module, tap: Tap) -> Tensor:
+    """The tapped tensor on random inputs."""
+    module, end = tap
+    captured: list[Tensor | None] = []
 
-    def note(_: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-        seen.append(first_tensor(output) if end == "out" else first_tensor(args or kwargs))
+    def hook(_: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+        captured.append(first_tensor(output) if end == "out" else first_tensor(args or kwargs))
 
-    with hooks([model.get_submodule(module).register_forward_hook(note, with_kwargs=True)]):
+    with hooks([model.get_submodule(module).register_forward_hook(hook, with_kwargs=True)]):
         logits_of(model, dummy_inputs(model.config, dtype=torch.float64))  # type: ignore[arg-type]
-    assert seen[0] is not None
-    return seen[0]
+    assert captured[0] is not None
+    return captured[0]

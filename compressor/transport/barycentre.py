@@ -1,16 +1,12 @@
 """Free-support Wasserstein barycentres of several teachers' coordinates.
 
-Given the coordinates x_i of K teachers, find the m points z_j with the cheapest transport from all teachers:
-
-    minimise  Σ_k α_k <P_k, C_k>,   C_k[i, j] = ||x_i - z_j||²
-
-over the couplings P_k and the support z in turn.  For a fixed support each P_k is a transport problem; for fixed
-couplings each z_j is a mean of the coordinates coupled to it.  So z = Cᵀx with C [N, m] and N the coordinates of all
-teachers, and the joint Gram matrix G [N, N] gives every distance:
+Find the m points z_j that minimise  Σ_k α_k <P_k, C_k>,  C_k[i, j] = ||x_i - z_j||²,  over couplings P_k and support z
+in turn.  Each z_j is a mean of the coordinates x_i coupled to it: z = Cᵀx with C [N, m].  So the joint Gram matrix
+G [N, N] of all N coordinates gives every distance:
 
     ||x_i - z_j||² = G_ii - 2 (GC)_ij + (CᵀGC)_jj.
 
-With free target marginals this is weighted k-means (hard) or its soft form (entropic).
+With free target marginals this is (soft) weighted k-means.
 """
 
 from __future__ import annotations
@@ -39,12 +35,12 @@ DUPLICATE = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Barycentre:
-    """Couplings to a common support, and the support.
+    """A common support, and the couplings of all teachers to it.
 
     Attributes:
-        couplings: one per teacher, from its coordinates to the m support points.
-        weights: C [N, m]; column j holds the weights of support point j, non-negative with sum one.
-        objective: value before each move of the support; for entropic solvers it includes -ε H(P).
+        couplings: one per teacher.
+        weights: C [N, m]; columns are non-negative with sum one.
+        objective: before each move of the support, with -ε H(P) for entropic solvers.
     """
 
     couplings: tuple[Coupling, ...]
@@ -70,17 +66,17 @@ def barycentre(
     """The barycentre of several teachers' coordinates.
 
     Args:
-        gram: inner products of all teachers' coordinates, teacher after teacher, [N, N].
+        gram: inner products of all teachers' coordinates [N, N].
         sizes: coordinates of each teacher; they sum to N.
         m: support points.
-        alphas: weight per teacher, normalised; equal if omitted.  Weight 0 couples a teacher, but moves nothing.
+        alphas: weight per teacher, normalised; equal if omitted.
         marginals: source marginal of each teacher; uniform if omitted.
-        nu: target marginal [m] of all couplings; uniform if omitted.
+        nu: target marginal [m]; uniform if omitted.
         solver: emd, sinkhorn, or one of their semi-relaxed forms.
-        free_targets: replace emd and sinkhorn by their semi-relaxed forms.
+        free_targets: use the semi-relaxed form.
         epsilon: entropic regularisation relative to the median cost to the first support.
         max_iterations: moves of the support.
-        tolerance: stop when a move lowers the objective by less than this share of it.
+        tolerance: stop when a move lowers the objective by a smaller share.
         space: name for errors and the report.
 
     Raises:
@@ -158,11 +154,9 @@ def _has_converged(objective: Sequence[float], tolerance: float) -> bool:
 
 
 def farthest_first(gram: Tensor, mass: Tensor, m: int) -> Tensor:
-    """A first support of m of the coordinates, one-hot [N, m].
+    """A first support of m coordinates, one-hot [N, m], by farthest-first traversal from the largest norm.
 
-    The first has the largest norm, each next one is the farthest from all before, both weighted by mass [N]; the first
-    of equals wins.  So duplicates are taken once.  Once every coordinate is reached the traversal starts again, which
-    spreads a support wider than the teachers evenly.
+    Distances are weighted by mass [N].  Duplicates are taken once; when all coordinates are reached it starts again.
     """
     norms = gram.diagonal()
     reached, live = DUPLICATE * float(norms.max()), mass > 0
@@ -183,7 +177,7 @@ def farthest_first(gram: Tensor, mass: Tensor, m: int) -> Tensor:
 
 
 def _badness(mass: Tensor, distance: Tensor) -> Tensor:
-    """Mass times distance to the support, [N]; -1 for coordinates without mass."""
+    """Mass times distance to the support [N]; -1 without mass."""
     return torch.where(mass > 0, mass * distance, -1.0)
 
 
@@ -194,7 +188,7 @@ def _costs(gram: Tensor, weights: Tensor) -> Tensor:
 
 
 def _inner_products(gram: Tensor, weights: Tensor) -> Tensor:
-    """G C [N, m]; in O(N²) if every coordinate belongs to at most one support point (hard couplings)."""
+    """G C [N, m]; in O(N²) for hard couplings."""
     shares, owners = weights.max(1)
     if int(weights.count_nonzero()) > int(shares.count_nonzero()):
         return gram @ weights
@@ -207,8 +201,7 @@ def _inner_products(gram: Tensor, weights: Tensor) -> Tensor:
 def _means(couplings: Sequence[Coupling], alpha: Sequence[float], mass: Tensor, cost: Tensor) -> Tensor:
     """The best support for fixed couplings: C = stacked α_k P_k, columns normalised.
 
-    If all couplings share ν this is Σ_k α_k push_k.  A support point without mass (ν is free) moves to the coordinate
-    with the largest mass times distance.
+    A point without mass (free ν) moves to the coordinate with the largest mass times distance.
     """
     plans = torch.cat([a * coupling.plan for a, coupling in zip(alpha, couplings, strict=True)])
     received = plans.sum(0)

@@ -1,11 +1,9 @@
-"""Ground costs: distances between coordinate i of one model and coordinate j of another.
+"""Ground costs: distances between coordinates of two models.
 
-The features of a coordinate are its activations over the calibration tokens (x_i, y_j) or, without data, its weights.
-Costs only need sums over the tokens:
+Features are activations over tokens or, without data, weights.  Costs and preparations (centred, scaled) only need
+sums:
 
     ||x_i - y_j||² = <x_i, x_i> + <y_j, y_j> - 2 <x_i, y_j>,   <x_i - x̄_i, y_j - ȳ_j> = <x_i, y_j> - Σx_i Σy_j / count.
-
-So features can be prepared (centred, scaled) by changing their moments.
 """
 
 from __future__ import annotations
@@ -25,15 +23,15 @@ CONSTANT = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Sums over the tokens of features, all float64 and over the same tokens.
+    """Float64 sums over tokens of features.
 
     Attributes:
-        xx: <x_i, x_i> of the source coordinates, [n].
-        yy: <y_j, y_j> of the target coordinates, [m].
+        xx: <x_i, x_i> of source coordinates, [n].
+        yy: <y_j, y_j> of target coordinates, [m].
         xy: <x_i, y_j>, [n, m].
-        x: Σ x_i of the source coordinates, [n]; None if unknown: then features cannot be centred.
-        y: Σ y_j of the target coordinates, [m]; None as for x.
-        count: number of tokens; 1 if the sums are means over tokens.
+        x: Σ x_i, [n]; None if unknown.
+        y: Σ y_j, [m]; None if unknown.
+        count: tokens; 1 for means.
     """
 
     xx: Tensor
@@ -54,7 +52,7 @@ PREPARATIONS: Registry[Preparation] = Registry("preparation of features")
 
 
 def from_weights(x: Tensor, y: Tensor) -> Moments:
-    """The moments of two feature matrices [n, k] and [m, k], with a row per coordinate."""
+    """The moments of feature matrices [n, k] and [m, k], a row per coordinate."""
     x, y = x.double(), y.double()
     return Moments((x * x).sum(1), (y * y).sum(1), x @ y.T, x.sum(1), y.sum(1), float(x.shape[1]))
 
@@ -65,10 +63,10 @@ def ground_cost(name: str, moments: Moments) -> Tensor:
 
 
 def prepared(name: str, moments: Moments) -> Moments:
-    """The moments after the preparation of that name.
+    """The moments after a preparation.
 
     Raises:
-        UserError: the name is unknown, or the preparation needs means that are unknown.
+        UserError: the name is unknown, or needed means are.
     """
     return PREPARATIONS.get(name)(moments)
 
@@ -84,7 +82,7 @@ def raw(moments: Moments) -> Moments:
 
 @PREPARATIONS.register("centred")
 def centred(moments: Moments) -> Moments:
-    """x_i - x̄_i: each coordinate minus its mean over the tokens; a constant coordinate becomes exactly zero.
+    """x_i - x̄_i; a constant coordinate becomes exactly zero.
 
     Raises:
         UserError: the means are unknown.
@@ -101,7 +99,7 @@ def centred(moments: Moments) -> Moments:
 
 @PREPARATIONS.register("standardised")
 def standardised(moments: Moments) -> Moments:
-    """(x_i - x̄_i) / σ_i: zero mean and unit variance; a constant coordinate stays zero.
+    """(x_i - x̄_i) / σ_i; a constant coordinate stays zero.
 
     Raises:
         UserError: the means are unknown.
@@ -113,7 +111,7 @@ def standardised(moments: Moments) -> Moments:
 
 @PREPARATIONS.register("normalised")
 def normalised(moments: Moments) -> Moments:
-    """x_i / ||x_i||: feature vectors of unit length, not centred; a dead coordinate stays zero."""
+    """x_i / ||x_i||, not centred; a dead coordinate stays zero."""
     return _scaled(moments, _inverse_root(moments.xx), _inverse_root(moments.yy))
 
 
@@ -148,7 +146,7 @@ def euclidean(xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
 
 
 def cosine(xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
-    """1 - cos(x_i, y_j), in [0, 2]; 0 between two dead coordinates, 1 between a dead and a live one."""
+    """1 - cos(x_i, y_j), in [0, 2]; 0 between two dead coordinates, 1 for one."""
     norms = (xx[:, None] * yy[None, :]).clamp_min(0).sqrt()
     alike = torch.where(norms > 0, xy / norms, 0.0)
     both_dead = (xx[:, None] <= 0) & (yy[None, :] <= 0)
@@ -167,9 +165,7 @@ COSTS.register("cosine")(_of_products(cosine))
 
 @COSTS.register("correlation")
 def correlation(moments: Moments) -> Tensor:
-    """1 - Pearson's corr(x_i, y_j) [n, m], in [0, 2]: independent of the mean and scale of a coordinate.
-
-    It is 0 between two constant coordinates, 1 between a constant and another one.
+    """1 - Pearson's corr(x_i, y_j) [n, m], in [0, 2]; 0 between two constant coordinates, 1 for one.
 
     Raises:
         UserError: the means are unknown.

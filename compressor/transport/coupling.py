@@ -1,13 +1,12 @@
 """Couplings, and their matrices push and pull that transport weights.
 
-A coupling P [n, m] holds the mass from each of a teacher's n coordinates to each of the student's m; its row sums are μ,
-its column sums ν.  Two matrices transport weights:
+A coupling P [n, m] is the mass from a teacher's n coordinates to the student's m; its row sums are μ, its column sums
+ν.
 
     push = P diag(1/ν)   columns sum to 1   a student value is the *mean* of the values coupled to it   W' = pushᵀ W
     pull = diag(1/μ) P   rows sum to 1      a student reader is the *sum* of the readers coupled to it   W' = W pull
 
-The paper's T diag(1/β) is push.  For uniform marginals pull = (n/m) push: with n = m one matrix serves both sides, with
-n ≠ m that would be wrong by the factor n/m.
+The paper's T diag(1/β) is push.  For uniform marginals pull = (n/m) push, so only for n = m one matrix serves both.
 """
 
 from __future__ import annotations
@@ -37,19 +36,19 @@ class Coupling:
     """A transport plan and its marginals, checked when constructed.
 
     Attributes:
-        plan: mass from source i to target j, [n, m] float64.
-        mu: source marginal [n]; zero for an untransported coordinate.
-        nu: target marginal [m]; zero for a coordinate that receives nothing.
-        cost_value: the transport cost <P, C>; None for a plan without costs.
-        solver: name of the solver or of the function that constructed the plan.
-        space: the space whose coordinates are coupled; errors name it.
-        transported: the transported share of all mass, before the plan was normalised to a total of one.
+        plan: mass [n, m], float64.
+        mu: source marginal [n]; zero for untransported sources.
+        nu: target marginal [m]; zero for empty targets.
+        cost_value: <P, C>; None without costs.
+        solver: name of the solver or function.
+        space: name for errors.
+        transported: total mass before normalisation to one.
 
     Raises:
         CouplingError: mass is negative or not finite, or a marginal is missed by more than `LOOSE`.
 
     Warns:
-        CouplingWarning: a marginal is missed by more than `TIGHT`; not for mixes, whose couplings warned already.
+        CouplingWarning: a marginal is missed by more than `TIGHT`, except in mixes.
     """
 
     plan: Tensor
@@ -88,15 +87,15 @@ class Coupling:
 
     @cached_property
     def marginal_error(self) -> float:
-        """The largest distance from one of a row sum of pull or a column sum of push."""
+        """The largest distance from one of row sums of pull and column sums of push."""
         return max(_relative_error(self.plan.sum(1), self.mu), _relative_error(self.plan.sum(0), self.nu))
 
     def push(self) -> Tensor:
-        """P diag(1/ν) [n, m] for writers: W' = pushᵀ W.  The column of a target without mass is zero."""
+        """P diag(1/ν) [n, m] for writers: W' = pushᵀ W; zero columns for empty targets."""
         return self.plan * inverse(self.nu)[None, :]
 
     def pull(self) -> Tensor:
-        """diag(1/μ) P [n, m] for readers: W' = W pull.  The row of an untransported source is zero."""
+        """diag(1/μ) P [n, m] for readers: W' = W pull; zero rows for untransported sources."""
         return self.plan * inverse(self.mu)[:, None]
 
     def summary(self) -> dict[str, Any]:
@@ -117,10 +116,7 @@ class Coupling:
 
 
 def from_selection(indices: Tensor, n: int, *, space: str = "space") -> Coupling:
-    """Selection as partial transport: target j takes source indices[j] of n.
-
-    The selected sources share the mass equally; the others have μ = 0 and a zero row of pull.
-    """
+    """Selection as partial transport: target j takes source indices[j] of n; other sources have μ = 0."""
     m = indices.numel()
     nu = uniform(m)
     plan = _one_hot_plan(indices.long(), torch.arange(m), nu, (n, m), space)
@@ -132,47 +128,45 @@ def identity_coupling(n: int, *, space: str = "space") -> Coupling:
     return Coupling(torch.diag(uniform(n)), uniform(n), uniform(n), None, "identity", space)
 
 
-def mixed(one: Coupling, other: Coupling, share: float | Tensor) -> Coupling:
-    """share · one + (1 - share) · other, for two couplings between the same coordinates.
+def mixed(first: Coupling, second: Coupling, share: float | Tensor) -> Coupling:
+    """share · first + (1 - share) · second, for couplings between the same coordinates.
 
-    The paper joins the maps of a residual branch and its skip connection by such mixes (averaging, weighted scalar,
-    weighted matrix).  A target with the same mass ν_j in both keeps it; μ follows from the mix.
+    The paper joins the maps of a residual branch and its skip connection so (averaging, weighted scalar, weighted
+    matrix).
 
     Args:
         share: in [0, 1]; one number, or one per target [m].
 
     Raises:
-        CouplingError: the couplings do not fit each other, a share is not in [0, 1], or shares of 0 and 1 per target
-            take all mass from a source that has mass in both.
+        CouplingError: the couplings do not fit, a share is not in [0, 1], or a source loses all its mass.
     """
-    if one.plan.shape != other.plan.shape:
-        raise CouplingError(
-            f"{one.space}: couplings of shapes {tuple(one.plan.shape)} and {tuple(other.plan.shape)} cannot be mixed"
-        )
+    if first.plan.shape != second.plan.shape:
+        shapes = f"{tuple(first.plan.shape)} and {tuple(second.plan.shape)}"
+        raise CouplingError(f"{first.space}: couplings of shapes {shapes} cannot be mixed")
     weight = torch.as_tensor(share, dtype=torch.float64)
-    if weight.shape not in ((), other.nu.shape) or not bool(((weight >= 0) & (weight <= 1)).all()):
+    if weight.shape not in ((), second.nu.shape) or not bool(((weight >= 0) & (weight <= 1)).all()):
         raise CouplingError(
-            f"{one.space}: shares of a mix must be in [0, 1], one or {other.nu.numel()} (one per target)"
+            f"{first.space}: shares of a mix must be in [0, 1], one or {second.nu.numel()} (one per target)"
         )
-    # If ν differs, a mix with shares per target may have another total than one.
-    total = torch.lerp(other.nu, one.nu, weight).sum()
-    plan = torch.lerp(other.plan, one.plan, weight) / total
-    nu = torch.lerp(other.nu, one.nu, weight) / total
+    # If ν differs, a mix with shares per target may have a total other than one.
+    total = torch.lerp(second.nu, first.nu, weight).sum()
+    plan = torch.lerp(second.plan, first.plan, weight) / total
+    nu = torch.lerp(second.nu, first.nu, weight) / total
     mu = plan.sum(1)
-    lost = int(((mu <= 0) & (one.mu > 0) & (other.mu > 0)).sum())
+    lost = int(((mu <= 0) & (first.mu > 0) & (second.mu > 0)).sum())
     if lost:
         raise CouplingError(
-            f"{one.space}: the mix leaves {lost} sources without mass: use shares above 0 and below 1, or one for all"
+            f"{first.space}: the mix leaves {lost} sources without mass: use shares above 0 and below 1, or one for all"
         )
     mean = float(weight.mean())
-    transported = mean * one.transported + (1 - mean) * other.transported
-    return Coupling(plan, mu, nu, None, MIXED, one.space, transported)
+    transported = mean * first.transported + (1 - mean) * second.transported
+    return Coupling(plan, mu, nu, None, MIXED, first.space, transported)
 
 
 def _one_hot_plan(rows: Tensor, columns: Tensor, mass: Tensor, shape: tuple[int, int], space: str) -> Tensor:
-    for index, size, what in ((rows, shape[0], "source"), (columns, shape[1], "target")):
+    for index, size, end in ((rows, shape[0], "source"), (columns, shape[1], "target")):
         if index.numel() == 0 or int(index.min()) < 0 or int(index.max()) >= size:
-            raise CouplingError(f"{space}: {what} indices must be in [0, {size}) and at least one")
+            raise CouplingError(f"{space}: {end} indices must be in [0, {size}) and at least one")
     plan = torch.zeros(shape, dtype=torch.float64)
     plan[rows, columns] = mass
     return plan

@@ -1,4 +1,4 @@
-"""Marginals: the mass that each coordinate sends (μ) or receives (ν), positive float64 of sum one."""
+"""Marginals: the mass of each source (μ) or target (ν), positive float64 of sum one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,10 @@ def uniform(n: int) -> Tensor:
 
 
 def from_importance(importance: Tensor, *, floor: float = 1e-3, space: str = "space") -> Tensor:
-    """Mass in proportion to importance [n], with at least `floor` times the mean importance per coordinate.
-
-    A coordinate without mass could not be transported.
+    """Mass in proportion to importance [n], at least `floor` times the mean, since all must be transported.
 
     Raises:
-        CouplingError: importance is negative, not finite or all zero; or partly zero with `floor` 0.
+        CouplingError: importance is negative, not finite or all zero; or zero somewhere with `floor` 0.
     """
     importance = importance.double()
     if not bool(torch.isfinite(importance).all()) or bool((importance < 0).any()) or not bool(importance.sum() > 0):
@@ -35,7 +33,7 @@ def check_marginal(marginal: Tensor, size: int, *, name: str = "marginal", space
     """The marginal in float64 [size].
 
     Raises:
-        CouplingError: its size is another, its mass is not finite and positive, or it does not sum to one.
+        CouplingError: wrong size, mass not finite and positive, or a sum other than one.
     """
     marginal = marginal.double()
     if marginal.shape != (size,):

@@ -1,4 +1,4 @@
-"""Options of a coupling between two models' coordinates: preparation of features, ground cost and solver."""
+"""Options of a coupling: preparation of features, ground cost and solver."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from compressor.transport.solvers import COST_SCALES, SOLVERS, check_options, so
 
 @dataclass(frozen=True)
 class CouplingOptions:
-    """Options of a coupling; the constructor does not check them, `check` does.
+    """Options of a coupling; only `check` checks them.
 
     Attributes:
-        cost: ground cost, one of `COSTS`.
-        preparation: of the features before they are compared, one of `PREPARATIONS`.
-        normalise: the unit of epsilon and relaxation, one of `COST_SCALES`.
-        solver: one of `SOLVERS`.
-        epsilon: entropic regularisation of the soft solvers, in units of the cost scale; above 0.
-        mass: share of the mass that partial transport moves, in (0, 1].
-        relaxation: weight of the marginals' divergences in unbalanced transport, in units of the cost scale; above 0.
+        cost: ground cost, of `COSTS`.
+        preparation: of features, of `PREPARATIONS`.
+        normalise: unit of epsilon and relaxation, of `COST_SCALES`.
+        solver: of `SOLVERS`.
+        epsilon: entropic regularisation; above 0.
+        mass: share of the mass that partial transports, in (0, 1].
+        relaxation: weight of unbalanced's divergences; above 0.
     """
 
     cost: str = "euclidean"
@@ -34,11 +34,7 @@ class CouplingOptions:
     relaxation: float = 1.0
 
     def check(self) -> None:
-        """Check names and ranges.
-
-        Raises:
-            UserError: a name is unknown (the message lists the known ones), or a number is out of its range.
-        """
+        """UserError for an unknown name or a number out of its range."""
         COSTS.get(self.cost)
         PREPARATIONS.get(self.preparation)
         COST_SCALES.get(self.normalise)
@@ -51,12 +47,12 @@ class CouplingOptions:
         Args:
             moments: of the features of both.
             mu: source marginal [n]; uniform if omitted.
-            nu: target marginal [m]; uniform if omitted; the semi-relaxed solvers ignore it.
+            nu: target marginal [m]; uniform if omitted; ignored by semi-relaxed solvers.
             space: name for errors and the report.
 
         Raises:
-            UserError: a name is unknown, or features without means cannot be centred.
-            CouplingError: an option, a cost or a marginal is invalid, or the solver did not converge.
+            UserError: a name or needed means are unknown.
+            CouplingError: an option, cost or marginal is invalid, or the solver failed.
         """
         cost = ground_cost(self.cost, prepared(self.preparation, moments))
         return solve(

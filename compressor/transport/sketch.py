@@ -1,4 +1,4 @@
-"""A plan reduced to a few blocks of mass, as bytes in text for a report."""
+"""A plan reduced to blocks of mass, for a report."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ FULL = 255
 
 
 def sketch(plan: Tensor, *, by_source: bool = False) -> dict[str, Any]:
-    """The mass of a plan in blocks of neighbouring coordinates.
+    """The mean mass of a plan in blocks of neighbouring coordinates.
 
     Args:
         plan: non-negative, [n, m].
-        by_source: order targets by the mean place of their sources, empty ones last.  The order of targets in a model
-            has no meaning; in this order a hard plan is a thin diagonal and a soft one a broad band.
+        by_source: order targets by the mean place of their sources: a hard plan is then a thin diagonal.
 
     Returns:
-        JSON-ready: "rows" and "columns" (at most `SIDE`), and "levels" for the function `levels`: the mean mass of each
-        block relative to the fullest, row by row, a byte each, deflated and in base64.
+        JSON-ready: "rows", "columns" (at most `SIDE`), and "levels" for the function `levels`: a byte per block
+        relative to the fullest, row by row, deflated, in base64.
     """
     rows, columns = min(plan.shape[0], SIDE), min(plan.shape[1], SIDE)
     # Reduce rows first: reordering the full columns of a large plan takes long.

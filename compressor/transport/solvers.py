@@ -5,14 +5,11 @@
     semirelaxed            ν is free: each source goes to its nearest target (clustering).
     semirelaxed-entropic   ν is free, and soft: each source is a softmax over targets.
     partial                exact, of a share of the mass: row sums are at most μ, column sums at most ν.
-    unbalanced             soft, and the marginals are only encouraged:
+    unbalanced             soft, with penalised marginals:
                            minimises <P, C> + ε KL(P | μ ⊗ ν) + ρ KL(P1 | μ) + ρ KL(Pᵀ1 | ν).
 
-ε and the relaxation ρ are relative to a scale, by default the median cost, so that one value suits all spaces.  The
-paper's code divides the costs by that scale instead, which gives the same plans: they only depend on C/ε and C/ρ.
-
-Partial and unbalanced plans are normalised to a total of one, so that the marginals of every coupling sum to one;
-`Coupling.transported` keeps the total from before.
+ε and ρ are relative to a scale, by default the median cost; the paper's code divides the costs by it, which gives the
+same plans.  Partial and unbalanced plans are normalised to a total of one; `Coupling.transported` keeps the total.
 """
 
 from __future__ import annotations
@@ -40,10 +37,10 @@ class Problem:
         cost: [n, m].
         mu, nu: marginals [n] and [m].
         epsilon: entropic regularisation, in units of the cost.
-        max_iterations: limit of iterations; None for the solver's default.
+        max_iterations: None for the solver's default.
         space: name for errors.
-        mass: share of the mass to transport, in (0, 1]; for partial transport.
-        relaxation: weight of the marginals' divergences, in units of the cost; for unbalanced transport.
+        mass: share of the mass to transport (partial).
+        relaxation: weight of the marginals' divergences, in units of the cost (unbalanced).
     """
 
     cost: Tensor
@@ -97,22 +94,21 @@ def solve(
     """Solve a transport problem.
 
     Args:
-        name: of the solver, one of `SOLVERS.names()`.
+        name: of a solver.
         cost: ground cost [n, m].
         mu: source marginal [n]; uniform if omitted.
-        nu: target marginal [m]; uniform if omitted; the semi-relaxed solvers ignore it.
-        epsilon: entropic regularisation in units of `scale`, for sinkhorn, unbalanced and semirelaxed-entropic.
-        mass: share of the mass to transport, in (0, 1], for partial.
-        relaxation: weight of the marginals' divergences in units of `scale`, for unbalanced.
-        normalise: one of `COST_SCALES.names()`; gives `scale` if that is omitted.
-        scale: the unit of epsilon and relaxation.
-        max_iterations: limit of iterations; the solver's own if omitted.
+        nu: target marginal [m]; uniform if omitted; ignored by semi-relaxed solvers.
+        epsilon: entropic regularisation in units of `scale`.
+        mass: share of the mass that partial transports, in (0, 1].
+        relaxation: weight of unbalanced's divergences in units of `scale`.
+        normalise: of `COST_SCALES`; gives `scale` if omitted.
+        scale: unit of epsilon and relaxation.
+        max_iterations: the solver's own limit if omitted.
         space: name for errors and the report.
 
     Raises:
         UserError: the solver or cost scale is unknown.
-        CouplingError: the costs, marginals or options are invalid, the solver did not converge, or it transported
-            (almost) nothing.
+        CouplingError: costs, marginals or options are invalid, or the solver failed.
     """
     run = SOLVERS.get(name)
     cost = cost.double()
@@ -158,11 +154,7 @@ def _transported(plan: Tensor, name: str, space: str) -> float:
 
 
 def check_options(epsilon: float, mass: float, relaxation: float) -> None:
-    """Check the ranges of options of `solve`.
-
-    Raises:
-        CouplingError: an option is out of its range.
-    """
+    """CouplingError for an option of `solve` out of its range."""
     for option, value in (("epsilon", epsilon), ("relaxation", relaxation)):
         if not (math.isfinite(value) and value > 0):
             raise CouplingError(f"{option} must be finite and above 0, not {value}")
@@ -202,7 +194,7 @@ def no_scale(cost: Tensor) -> float:
 
 @SOLVERS.register("emd")
 def emd(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """The exact plan by network simplex, with a second attempt of ten times the iterations."""
+    """The exact plan by network simplex, tried again with ten times the iterations."""
     # The simplex of POT has an absolute tolerance: without a warning it treats all costs below 1e-13 as equal.
     cost = problem.cost / (float(problem.cost.abs().max()) or 1.0)
     return _simplex(problem, "emd", problem.mu, problem.nu, cost), problem.mu, problem.nu
@@ -210,7 +202,7 @@ def emd(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 
 @SOLVERS.register("sinkhorn")
 def sinkhorn(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """The entropic plan by Sinkhorn iterations: scaling of exp(-C/ε), or in logarithms where that would underflow."""
+    """The entropic plan by scaling exp(-C/ε), or in logarithms where that would underflow."""
     # Subtract row and column minima, which the potentials absorb: every row and column keeps a zero.
     reduced = problem.cost - problem.cost.min(1, keepdim=True).values
     reduced = reduced - reduced.min(0, keepdim=True).values
@@ -255,7 +247,7 @@ def _log_domain(problem: Problem) -> Tensor:
 
 @SOLVERS.register("semirelaxed")
 def semirelaxed(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """The exact plan for free ν: all mass of a source goes to its nearest target, the first of equals."""
+    """The exact plan for free ν: each source goes to its nearest target, the first of equals."""
     plan = torch.zeros_like(problem.cost)
     plan.scatter_(1, problem.cost.argmin(1, keepdim=True), problem.mu[:, None])
     return plan, problem.mu, plan.sum(0)
@@ -272,9 +264,8 @@ def semirelaxed_entropic(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 def partial(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """The exact cheapest plan of a share s of the mass.
 
-    A dummy target takes the rest of the sources, a dummy source fills the rest of the targets, both at no cost but not
-    from each other (Caffarelli and McCann 2010, Chapel et al. 2020).  `ot.partial.partial_wasserstein` transports more
-    than s where costs are zero or negative, and refuses s = 1 when a marginal sums to 1 - 1e-16.
+    A dummy target and a dummy source take the rest at no cost, but not from each other (Caffarelli and McCann 2010,
+    Chapel et al. 2020).  `ot.partial.partial_wasserstein` transports too much where costs are zero or negative.
     """
     if problem.mass == 1:
         return emd(problem)
@@ -293,7 +284,7 @@ def partial(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 
 @SOLVERS.register("unbalanced")
 def unbalanced(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """The entropic plan with penalised instead of fixed marginals, annealed as for Sinkhorn."""
+    """The entropic plan with penalised marginals, annealed like Sinkhorn."""
     return unbalanced_sinkhorn(
         problem.cost, problem.mu, problem.nu, problem.relaxation, _annealed(problem), tolerance=0.1 * TIGHT
     )

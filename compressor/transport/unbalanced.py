@@ -1,12 +1,9 @@
 """Unbalanced entropic transport: minimise <P, C> + ε KL(P | μ ⊗ ν) + ρ KL(P1 | μ) + ρ KL(Pᵀ1 | ν).
 
-With potentials f [n] and g [m] the plan is P_ij = μ_i ν_j exp((f_i + g_j - C_ij) / ε), and at the optimum its marginals
-are P1 = μ exp(-f/ρ) and Pᵀ1 = ν exp(-g/ρ).  Sinkhorn iterations, damped by ρ / (ρ + ε), ascend the dual (Chizat et al.
-2018).  Alone they take about ρ/ε iterations to find the total mass, so each sweep also shifts f and g by the best
-constant, in closed form (Séjourné, Vialard and Peyré 2022, "Faster Unbalanced Optimal Transport").
-
-Everything is in the log domain.  The solvers of POT are not: at an ε of a thousandth of the costs their kernel
-exp(-C/ε) underflows, and they return an empty plan.
+With potentials f [n], g [m] the plan is P_ij = μ_i ν_j exp((f_i + g_j - C_ij) / ε); at the optimum P1 = μ exp(-f/ρ) and
+Pᵀ1 = ν exp(-g/ρ).  Sinkhorn iterations, damped by ρ / (ρ + ε), ascend the dual (Chizat et al. 2018).  Each sweep also
+shifts f and g by the best constant, which saves some ρ/ε iterations (Séjourné, Vialard and Peyré 2022, "Faster
+Unbalanced Optimal Transport").  All is in the log domain: the kernel exp(-C/ε) of POT's solvers underflows for small ε.
 """
 
 from __future__ import annotations
@@ -27,12 +24,10 @@ def unbalanced_sinkhorn(
 
     Args:
         cost: [n, m].
-        mu: source marginal [n], sums to one.
-        nu: target marginal [m], sums to one.
+        mu, nu: marginals [n] and [m].
         rho: weight of the marginals' divergences, in units of the cost.
-        stages: (ε in units of the cost, iterations), each stage starting from the potentials of the last; the final one
-            has the ε of the problem.
-        tolerance: relative error of the marginals at which a stage stops.
+        stages: (ε in units of the cost, iterations), each starting from the last potentials.
+        tolerance: relative error of the marginals that ends a stage.
     """
     # With ρ much larger than ε, a rounding error between the totals would change the transported mass.
     mu, nu = mu / mu.sum(), nu / nu.sum()
@@ -56,6 +51,6 @@ def unbalanced_sinkhorn(
 
 
 def _log_mean_exp(mass: Tensor, values: Tensor) -> Tensor:
-    """log Σ mass exp(values) for mass of sum one, also exact for values near zero."""
+    """log Σ mass exp(values) for mass of sum one, exact near zero."""
     top = values.max()
     return top + torch.log1p((mass * torch.expm1(values - top)).sum())

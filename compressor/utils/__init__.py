@@ -1,1 +1,1 @@
-"""What every room needs and nobody owns: registries, files, processes, logging."""
+"""Helpers of all rooms: registries, matrices, files, processes, threads, logging."""

@@ -1,88 +1,133 @@
-"""Output folders that appear whole or not at all."""
+"""Outputs that appear whole or not at all."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from compressor.errors import UserError
+from compressor.utils.scratch import finish, keep, scratch
+
+#: Raises `UserError` if a folder that exists must not be replaced.
+Check = Callable[[Path], None]
 
 
-def check_output(output: str | Path, force: bool = False) -> None:
+def whole_path(path: str | Path) -> Path:
+    """An absolute path whose last part is a name: what lies beside it is in its parent, and not behind a `..`."""
+    path = Path(path).expanduser().absolute()
+    if path.name in ("", ".."):
+        return path.resolve()
+    return path.parent.resolve() / path.name if ".." in path.parts else path
+
+
+def check_output(output: str | Path, replaceable: Check | None = None) -> None:
     """Refuse an output folder that cannot or must not be written, before any work is done.
 
+    Args:
+        output: the folder.
+        replaceable: refuses a folder that exists and must not be replaced; without it none is.
+
     Raises:
-        UserError: it exists and `force` is off; it is a file; it holds the home or the working folder; or its
-            parent is not a folder that can be written.
+        UserError: it exists and is not replaceable; it is a file or a link; it holds the home or the working folder; or
+            its parent is not a folder that can be written.
     """
-    output = Path(output).expanduser().absolute()
-    if output.exists() or output.is_symlink():
-        if not force:
+    output = whole_path(output)
+    if os.path.lexists(output):
+        if replaceable is None:
             raise UserError(f"{output} exists already: choose another output, or replace it with --force")
         if output.is_symlink() or not output.is_dir():
             raise UserError(f"{output} is not a folder, so it is not replaced: choose another output")
         inside = {Path.cwd(), Path.home(), *Path.cwd().parents, *Path.home().parents}
         if output.resolve() in {path.resolve() for path in inside}:
             raise UserError(f"{output} holds the home or the working folder and is not replaced: choose another")
-    parent = next(path for path in output.parents if path.exists())
+        replaceable(output)
+    _check_parent(output)
+
+
+def check_file(path: Path, force: bool, *, parents: bool = False) -> Path:
+    """Refuse an output file that cannot or must not be written, before any work is done.
+
+    Args:
+        path: the file.
+        force: whether a plain file of that name is replaced; nothing else is.
+        parents: whether its folder is made where it is missing.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: it exists and `force` is off; it is a folder, a link or a device; or its folder is missing or cannot
+            be written to.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UserError(f"{path} is not a plain file, so it is not replaced: choose another name")
+    if path.exists() and not force:
+        raise UserError(f"{path} exists already: choose another name, or replace it with --force")
+    if not parents and not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
+    _check_parent(path.absolute())
+    return path
+
+
+def _check_parent(path: Path) -> None:
+    parent = next(parent for parent in path.parents if os.path.lexists(parent))
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write {output}: {parent} is not a folder that can be written to")
+        raise UserError(f"cannot write {path}: {parent} is not a folder that can be written to")
 
 
 @contextmanager
-def atomic_directory(output: str | Path, force: bool = False) -> Iterator[Path]:
+def atomic_directory(output: str | Path, replaceable: Check | None = None) -> Iterator[Path]:
     """A temporary folder beside `output` that becomes `output` when the block ends well.
 
     Whatever ends the block early, a keyboard interrupt too, removes the temporary folder and leaves an older output
-    untouched.  With `force` the older output is replaced at the very end.
+    untouched.  One that is `replaceable` goes at the very end.
 
     Raises:
         UserError: `check_output` refuses; or the finished folder cannot be moved into place, in which case it is kept
             where it is and the line says where.
     """
-    output = Path(output).expanduser().absolute()
-    check_output(output, force)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error}") from None
-    try:
+    output = whole_path(output)
+    check_output(output, replaceable)
+    with ExitStack() as stack:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            place = stack.enter_context(scratch(output))
+            folder = place / output.name
+            folder.mkdir()
+        except OSError as error:
+            raise UserError(f"cannot write {output}: {error}") from None
         yield folder
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    # mkdtemp makes folders that only their owner can read.
-    umask = os.umask(0)
-    os.umask(umask)
-    folder.chmod(0o777 & ~umask)
-    try:
-        _move(folder, output, force)
-    except OSError as error:
-        raise UserError(f"cannot move the finished result to {output} ({error}): it is kept in {folder}") from None
+        finish(place)
+        try:
+            _move(folder, output, replaceable)
+        except (OSError, UserError) as error:
+            keep(place)
+            raise UserError(f"cannot move the finished result to {output} ({error}): it is kept in {folder}") from None
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
     """Write a text file beside its place and rename it: however the process ends, it is the old one or the new one."""
-    half = Path(path).with_name(f".{Path(path).name}.partial")
-    half.write_text(text, encoding="utf-8")
-    os.replace(half, path)
+    path = Path(path)
+    with scratch(path) as folder:
+        (folder / path.name).write_text(text, encoding="utf-8")
+        os.replace(folder / path.name, path)
 
 
-def _move(folder: Path, output: Path, force: bool) -> None:
-    if not (force and output.exists()):
+def _move(folder: Path, output: Path, replaceable: Check | None) -> None:
+    # Hours may have passed since it was looked at.
+    check_output(output, replaceable)
+    if not output.exists():
         folder.rename(output)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".old", dir=output.parent))
-    output.rename(old / output.name)
-    try:
-        folder.rename(output)
-    except OSError:
-        (old / output.name).rename(output)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    with scratch(output, "old") as place:
+        old = place / output.name
+        output.rename(old)
+        try:
+            folder.rename(output)
+        except BaseException:
+            # Should this fail too, the old one is not to be removed with its place.
+            finish(place)
+            old.rename(output)
+            raise

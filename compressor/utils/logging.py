@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_transformers(*, errors: bool = True) -> Iterator[None]:
-    """No progress bars and no warnings of transformers inside the block; both are restored after it.
+    """No progress bars and warnings of transformers inside the block.
 
     Args:
-        errors: log errors all the same; False for configs that are built only to be measured.
+        errors: False silences its errors too, for configs built only to be measured.
     """
     from transformers.utils import logging as transformers_logging
 
@@ -29,7 +29,7 @@ def quiet_transformers(*, errors: bool = True) -> Iterator[None]:
 
 @contextmanager
 def quiet_datasets() -> Iterator[None]:
-    """No progress bars and no log lines of datasets inside the block; both are restored after it."""
+    """No progress bars and logs of datasets inside the block."""
     import datasets
     from datasets.utils import logging as datasets_logging
 
@@ -44,14 +44,14 @@ def quiet_datasets() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def one_line(error: BaseException, limit: int = 240) -> str:
-    """The message of an exception on one line, cut to `limit` characters; its class name if it has no message."""
+def one_line(error: BaseException | str, limit: int = 240) -> str:
+    """A text, or the message of an exception (or its class name), on one line of at most `limit` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def root_cause(error: BaseException, limit: int = 240) -> str:
-    """The message of the first cause of an exception, on one line as by `one_line`."""
+    """`one_line` of an exception's first cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     return one_line(error, limit)

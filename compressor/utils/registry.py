@@ -1,4 +1,4 @@
-"""A table from names to things, which answers an unknown name with the known ones."""
+"""A table of named entries; the error for an unknown name lists the known ones."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Things of one kind by name; `kind` is how people call it, e.g. "ground cost"."""
+    """Entries of one kind by name.
+
+    Args:
+        kind: for messages, such as "ground cost".
+    """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that enters a thing under `name`; a name that is taken is a ValueError."""
+        """Decorator that adds an entry; ValueError if the name is taken."""
 
         def enter(entry: T) -> T:
             if name in self._entries:
@@ -29,11 +33,11 @@ class Registry(Generic[T]):
         return enter
 
     def get(self, name: str) -> T:
-        """The thing of that name; UserError lists the known names if there is none."""
+        """The entry of that name; UserError with the known names if there is none."""
         if name not in self._entries:
             raise UserError(f"unknown {self.kind} '{name}' (known: {', '.join(self.names())})")
         return self._entries[name]
 
     def names(self) -> tuple[str, ...]:
-        """The known names, in the order in which they were registered."""
+        """The known names, in the order of registration."""
         return tuple(self._entries)

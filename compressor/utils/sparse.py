@@ -1,7 +1,6 @@
-"""Matrices that are not kept dense: those of few entries, and those that are made each time they are needed.
+"""Matrices stored by entries, or computed at each access.
 
-A map between 4,096 hidden units takes 134 MB as a dense matrix in double precision, and a model has two dozen.  Most of
-them only pick coordinates, and what is left follows from one plan.
+A dense map between 4,096 hidden units takes 134 MB in double precision, and a model has two dozen; most only select.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Entries:
-    """A matrix [n, m] by its entries that are not zero.  Results are those of the dense matrix, to the last bit.
+    """A matrix [n, m] by its non-zero entries; results equal the dense ones bit for bit.
 
     Attributes:
-        rows, columns: where they are, row by row, integers [e].
-        values: what they are, float64 [e].
+        rows, columns: places, row by row, [e].
+        values: float64 [e].
         shape: (n, m).
     """
 
@@ -31,7 +30,7 @@ class Entries:
 
     @classmethod
     def of(cls, matrix: Tensor) -> Entries | None:
-        """The entries of a dense matrix [n, m], if they are no more than n + m: as many as a hard plan has."""
+        """The entries of a dense matrix [n, m]; None if more than n + m (a hard plan has fewer)."""
         if int(matrix.count_nonzero()) > sum(matrix.shape):
             return None
         rows, columns = matrix.nonzero(as_tuple=True)
@@ -46,21 +45,21 @@ class Entries:
         return len(self.columns.unique()) == len(self.columns)
 
     def dense(self) -> Tensor:
-        found = torch.zeros(self.shape, dtype=self.values.dtype)
-        found[self.rows, self.columns] = self.values
-        return found
+        matrix = torch.zeros(self.shape, dtype=self.values.dtype)
+        matrix[self.rows, self.columns] = self.values
+        return matrix
 
     def sums(self, dim: int) -> Tensor:
         """Sums over the rows (dim 0, [m]) or the columns (dim 1, [n])."""
-        alone, places = (self.one_a_column, self.columns) if dim == 0 else (self.one_a_row, self.rows)
-        if not alone:
+        unique, places = (self.one_a_column, self.columns) if dim == 0 else (self.one_a_row, self.rows)
+        if not unique:
             return self.dense().sum(dim)
-        found = torch.zeros(self.shape[1 - dim], dtype=self.values.dtype)
-        found[places] = self.values
-        return found
+        totals = torch.zeros(self.shape[1 - dim], dtype=self.values.dtype)
+        totals[places] = self.values
+        return totals
 
     def carry(self, values: Tensor) -> Tensor:
-        """Its transpose times values [n, c] or [n], in their precision: [m, c] or [m]."""
+        """The transpose times values [n, c] or [n], in their precision: [m, c] or [m]."""
         if not self.one_a_column:
             return self.dense().to(values).T @ values
         moved = torch.zeros(self.shape[1], *values.shape[1:], dtype=values.dtype, device=values.device)
@@ -68,7 +67,7 @@ class Entries:
         return moved.index_copy_(0, self.columns, values.index_select(0, self.rows).mul_(times))
 
     def move(self, values: Tensor) -> Tensor:
-        """Row vectors [T, n] times it, in their precision: [T, m]."""
+        """Row vectors [T, n] times the matrix, in their precision: [T, m]."""
         if not self.one_a_column:
             return values @ self.dense().to(values)
         moved = torch.zeros(len(values), self.shape[1], dtype=values.dtype, device=values.device)
@@ -77,11 +76,11 @@ class Entries:
 
 @dataclass(frozen=True, eq=False)
 class Deferred:
-    """A matrix that is made each time it is asked for.
+    """A matrix that is computed at each access.
 
     Attributes:
         shape: (n, m).
-        make: makes it.
+        make: computes it.
     """
 
     shape: tuple[int, int]
@@ -91,7 +90,7 @@ class Deferred:
         return self.make()
 
 
-#: Any of them; a tensor may have leading dimensions.
+#: A dense or other matrix; a tensor may have leading dimensions.
 Matrix = Tensor | Entries | Deferred
 
 
@@ -106,10 +105,7 @@ def carry(matrix: Matrix, values: Tensor) -> Tensor:
 
 
 def picks(matrix: Matrix) -> tuple[Tensor, Tensor] | None:
-    """(rows, columns) of the ones in a matrix without other entries and with one a column at most; else None.
-
-    What is made when it is asked for has many entries: it does not only pick.
-    """
+    """(rows, columns) if all entries are ones, at most one per column; else None, as for `Deferred`."""
     if isinstance(matrix, Deferred):
         return None
     if isinstance(matrix, Entries):
@@ -117,8 +113,8 @@ def picks(matrix: Matrix) -> tuple[Tensor, Tensor] | None:
     else:
         rows, columns = matrix.nonzero(as_tuple=True)
         values = matrix[rows, columns]
-    alone = len(columns) == len(columns.unique())
-    return (rows, columns) if alone and bool((values == 1).all()) else None
+    unique = len(columns) == len(columns.unique())
+    return (rows, columns) if unique and bool((values == 1).all()) else None
 
 
 def sums(matrix: Tensor | Entries, dim: int) -> Tensor:
@@ -129,10 +125,7 @@ def sums(matrix: Tensor | Entries, dim: int) -> Tensor:
 def scaled(
     matrix: Tensor | Entries, *, rows: Tensor | None = None, columns: Tensor | None = None, by: Sequence[float] = ()
 ) -> Entries | Deferred:
-    """A matrix [n, m] times one number a row [n], one a column [m], and numbers.
-
-    Of a dense matrix nothing is computed before it is asked for.
-    """
+    """A matrix [n, m] times `rows` [n], `columns` [m] and the numbers `by`; deferred if it is dense."""
     if isinstance(matrix, Entries):
         values = matrix.values if rows is None else matrix.values * rows[matrix.rows]
         values = values if columns is None else values * columns[matrix.columns]
@@ -141,11 +134,11 @@ def scaled(
         return replace(matrix, values=values)
 
     def make() -> Tensor:
-        found = matrix.clone() if rows is None else matrix * rows[:, None]
+        product = matrix.clone() if rows is None else matrix * rows[:, None]
         if columns is not None:
-            found *= columns
+            product *= columns
         for number in by:
-            found *= number
-        return found
+            product *= number
+        return product
 
     return Deferred((matrix.shape[0], matrix.shape[1]), make)

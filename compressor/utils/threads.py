@@ -1,4 +1,4 @@
-"""With how many threads torch computes."""
+"""The number of threads of torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Torch computes with `count` threads inside, and with as many as before afterwards."""
+    """Let torch compute with `count` threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from compressor.utils.files import whole_path
+
 
 def work_folder(output: str | Path) -> Path:
     """Where a run with this output keeps what it can be resumed from."""
-    output = Path(output).expanduser().absolute()
+    output = whole_path(output)
     return output.with_name(output.name + ".work")

@@ -271,3 +271,25 @@ def test_configs_that_differ_in_size_alone_are_proven_once(monkeypatch):
     monkeypatch.setattr(infer, "_PROVEN", {})
     monkeypatch.setattr(infer, "_KNOWN", {})
     assert inspect_config(narrow) == other
+
+
+def test_a_space_describes_its_writers_and_readers():
+    anatomy = inspect_config(config_of("gpt2"))
+    assert anatomy.describe("transformer.h.1.attn").splitlines() == [
+        "transformer.h.1.attn: attention, 32 coordinates, 4 heads of 8",
+        "  written by transformer.h.1.attn.c_attn.weight, axis 1: query, key, value",
+        "  written by transformer.h.1.attn.c_attn.bias, axis 0: query, key, value",
+        "  read by transformer.h.1.attn.c_proj.weight, axis 0: output",
+    ]
+    residual = anatomy.describe("residual").splitlines()
+    assert residual[0] == "residual: residual, 32 coordinates"
+    assert "  written by transformer.h.*.mlp.c_proj.weight (2 times), axis 1" in residual
+    assert "  normalised by transformer.ln_f.weight, axis 0" in residual
+    assert residual[-1] == "  read by transformer.wte.weight, tied"
+
+
+@pytest.mark.parametrize("family", ["vit", "bert", "mixtral", "t5"])
+def test_the_descriptions_of_all_spaces_name_every_parameter_with_interchangeable_axes(family):
+    anatomy = inspect_config(config_of(family))
+    described = {name for space in anatomy.spaces for _, name, _ in anatomy._uses(space)}
+    assert described == {name for name, axes in anatomy.axes.items() if not all(axis.fixed for axis in axes)}

@@ -207,6 +207,8 @@ def test_output_that_cannot_be_made(capsys, here, vit_a):
 
 def test_an_interrupted_run_is_not_lost(capsys, here, vit_a):
     (here / "student.work").mkdir()
+    refused(capsys, here, "fuse", vit_a, said="is not the work of an interrupted run")
+    (here / "student.work" / ".compressor-work").touch()
     refused(capsys, here, "fuse", vit_a, said="--resume")
 
 

@@ -347,7 +347,7 @@ class TestRefusals:
 
     def test_a_folder_in_the_way(self, capsys, folders, tmp_path):
         (tmp_path / "curve.svg").mkdir()
-        refused(capsys, "interpolate", *list(folders.values())[:2], "--force", said="is not a file")
+        refused(capsys, "interpolate", *list(folders.values())[:2], "--force", said="is not a plain file")
 
     def test_no_data(self, capsys, folders):
         refused(capsys, "landscape", *folders.values(), said="--data")

@@ -54,25 +54,25 @@ def _getitem(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], resu
             place = sum(_dims_taken(item) for item in items[:spot] if item is not None)
             dims = select_dim(dims, place, int(items[spot]))
             del items[spot]
-    remaining, kept, advanced, where = list(dims), [], [], None
+    remaining, selected, advanced, where = list(dims), [], [], None
     for item in items:
         if item is None:
-            kept.append(Dim(1))
+            selected.append(Dim(1))
         elif isinstance(item, slice):
-            kept.append(_sliced(remaining.pop(0), item))
+            selected.append(_sliced(remaining.pop(0), item))
         else:
-            where = len(kept) if where is None else where
+            where = len(selected) if where is None else where
             advanced.append(item)
             for _ in range(_dims_taken(item)):
                 pin(remaining.pop(0))
     if where is not None:
-        shape = result.shape[where : where + result.dim() - len(kept)]
+        shape = result.shape[where : where + result.dim() - len(selected)]
         if any(_is_mask(item) for item in advanced):
             inner = [Dim(size, pinned=True) for size in shape]
         else:
             inner = broadcast(lookup, advanced, shape)
-        kept[where:where] = inner
-    return kept
+        selected[where:where] = inner
+    return selected
 
 
 def _spelled_out(tensor: Tensor, index: Any) -> list[Any]:

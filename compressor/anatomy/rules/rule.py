@@ -1,7 +1,7 @@
-"""The table of rules, the decorator that fills it, and helpers that several rules use.
+"""The table of rules, and helpers of several rules.
 
-A rule maps the dimensions of an operation's tensors to those of its results.  An operation without a rule pins all its
-tensors, which is always safe: the anatomy then has fewer interchangeable coordinates.
+A rule maps the dimensions of an operation's tensors to those of its results.  Without a rule all are pinned, which is
+safe: fewer coordinates are then interchangeable.
 """
 
 from __future__ import annotations
@@ -69,5 +69,5 @@ def broadcast(lookup: Lookup, tensors: Sequence[Tensor], shape: Sequence[int]) -
 
 
 def fresh_dims(dims: Dims) -> Dims:
-    """Dimensions of a new tensor: the same ones, without the marks (contracted, looked up) of the weight's own."""
+    """The same dimensions without the marks (contracted, looked up) of a weight's own."""
     return [dim.alias() for dim in dims]

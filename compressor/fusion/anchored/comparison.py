@@ -21,7 +21,7 @@ from compressor.anatomy.sites import FlowGraph
 from compressor.errors import UserError
 from compressor.fusion.anchored.schedule import START, Schedule
 from compressor.fusion.calibration.batches import Batch
-from compressor.fusion.calibration.capture import capture_taps, ending_early
+from compressor.fusion.calibration.capture import capture_taps, check_captured, ending_early
 from compressor.fusion.calibration.masks import Masks
 from compressor.fusion.calibration.statistics import token_rows
 from compressor.fusion.features.weight_features import WeightFeatures, space_weight_gram
@@ -182,6 +182,7 @@ class ByActivations:
         local = {tap: (teacher.local_name(tap[0]), tap[1]) for site in chosen.values() for tap in site.taps}
         with capture_taps(teacher.model, list(dict.fromkeys(local.values())), stop=True) as captured, ending_early():
             logits_of(teacher.model, without_labels(batch))
+        check_captured(teacher.name, captured)
         values = {}
         for key, site in chosen.items():
             for tap in site.taps:

@@ -104,7 +104,7 @@ class _LayerwiseBuild:
         self.masks = Masks(batches, self.anatomy)
         stacks = [stack.layers for stack in self.anatomy.stacks]
         self.teacher_runners = [
-            LayerwiseRunner(t.model, [stack.layers for stack in t.anatomy.stacks], batches) for t in teachers
+            LayerwiseRunner(t.model, [stack.layers for stack in t.anatomy.stacks], batches, t.name) for t in teachers
         ]
         self.student_runners = [LayerwiseRunner(student.model, stacks, batches) for student in students]
         self.refits = [StudentRefit(student, calibration) for student in students]

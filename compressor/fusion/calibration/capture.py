@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from compressor.anatomy.hooks import Tap, first_tensor, hooks
+from compressor.models.finite import check_hidden
 
 
 class StopForward(Exception):
@@ -57,6 +58,20 @@ def capture_taps(model: nn.Module, taps: Sequence[Tap], *, stop: bool = False) -
             handles.append(module.register_forward_hook(after(tap)))
     with hooks(handles):
         yield captured
+
+
+def check_captured(teacher: str, captured: Mapping[Tap, Tensor]) -> None:
+    """Refuse a teacher whose activations nothing can be computed with.
+
+    Args:
+        teacher: its name.
+        captured: tensors of a forward pass.
+
+    Raises:
+        UserError: a tensor holds NaN, infinity or far too large values; names the module.
+    """
+    for (module, _), value in captured.items():
+        check_hidden(teacher, module, value)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from compressor.fusion.calibration.capture import (
     StopForward,
     call_layer,
     capture_taps,
+    check_captured,
     ending_early,
 )
 from compressor.models.inputs import without_labels
@@ -35,12 +36,18 @@ class LayerwiseRunner:
         model: in evaluation mode.
         stacks: paths of its layers, per stack.
         batches: model inputs.
+        name: of a teacher, whose activations are refused where nothing can be computed with them.
     """
 
     def __init__(
-        self, model: nn.Module, stacks: Sequence[Sequence[str]], batches: Iterable[Mapping[str, Tensor]]
+        self,
+        model: nn.Module,
+        stacks: Sequence[Sequence[str]],
+        batches: Iterable[Mapping[str, Tensor]],
+        name: str | None = None,
     ) -> None:
         self.model = model
+        self.name = name
         self.stacks = tuple(tuple(layers) for layers in stacks)
         self.batches = [without_labels(batch) for batch in batches]
         #: Whether the layers return their hidden states and nothing else.
@@ -99,6 +106,8 @@ class LayerwiseRunner:
             if index == 0:
                 self.plain = bool(returned) and all(isinstance(output, Tensor) for output in returned.values())
             self._calls.append(calls)
+            if self.name is not None:
+                check_captured(self.name, {**captured, (layers[0], "in"): self._hidden[-1]})
             if on_batch is not None:
                 on_batch(index, captured)
 
@@ -125,6 +134,8 @@ class LayerwiseRunner:
                 if advance and output is not None:
                     self._hidden[index] = output
                     self._returned[batch][layer] = self._without_hidden(layer, returned)
+            if self.name is not None:
+                check_captured(self.name, {**captured, (layer, "out"): self._hidden[index]})
             on_batch(index, captured)
         if advance:
             self._before = entering

@@ -12,7 +12,7 @@ from compressor.anatomy import Anatomy, LinearOp, Norm
 from compressor.anatomy.hooks import Tap, logits_of
 from compressor.anatomy.queries import space_taps
 from compressor.fusion.calibration.batches import Batch
-from compressor.fusion.calibration.capture import capture_taps
+from compressor.fusion.calibration.capture import capture_taps, check_captured
 from compressor.fusion.calibration.masks import Masks
 from compressor.fusion.calibration.statistics import Gram, join_coordinates, token_rows
 from compressor.fusion.context import FusionContext
@@ -150,6 +150,7 @@ def _capture(teacher: FusionTeacher, taps: Sequence[Tap], batch: Batch) -> dict[
     local = [(teacher.local_name(module), end) for module, end in taps]
     with capture_taps(teacher.model, list(dict.fromkeys(local))) as captured:
         logits_of(teacher.model, without_labels(batch))
+    check_captured(teacher.name, captured)
     return {tap: captured[local_tap] for tap, local_tap in zip(taps, local, strict=True)}
 
 

@@ -18,7 +18,7 @@ from compressor.anatomy import Anatomy, Stack
 from compressor.anatomy.hooks import Tap, logits_of
 from compressor.errors import UnsupportedError
 from compressor.fusion.calibration.batches import Batch, CalibrationSet
-from compressor.fusion.calibration.capture import capture_taps
+from compressor.fusion.calibration.capture import capture_taps, check_captured
 from compressor.fusion.calibration.masks import Masks
 from compressor.fusion.calibration.statistics import token_rows
 from compressor.fusion.teacher import FusionTeacher, LayerSpan
@@ -187,6 +187,7 @@ def _streams(teacher: FusionTeacher, layers: Sequence[str], batches: Sequence[Ba
     for index, batch in enumerate(batches):
         with capture_taps(teacher.model, taps) as captured:
             logits_of(teacher.model, without_labels(batch))
+        check_captured(teacher.name, captured)
         for values, tap in zip(streams, taps, strict=True):
             values.append(token_rows(captured[tap], masks.of(index, tap[0])).double())
     return [torch.cat(values) for values in streams]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
@@ -20,6 +19,7 @@ from compressor.report.graph.placement import (
     label_width,
     text_width,
 )
+from compressor.utils import files
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, 'DejaVu Sans', sans-serif"
 _INK, _SOFT = "#1f2937", "#64748b"
@@ -85,19 +85,11 @@ def check_drawing_file(path: Path, force: bool) -> None:
     """Refuse a file that cannot or must not be written, before any work is done.
 
     Raises:
-        UserError: it is no .svg; it exists and `force` is off; it is a folder or a link; or its folder is missing or
-            cannot be written to.
+        UserError: it is no .svg; or as of `compressor.utils.files.check_file`.
     """
     if path.suffix.lower() != ".svg":
         raise UserError(f"{path}: a graph is written as SVG, so give a file name that ends in .svg")
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise UserError(f"{path} is not a plain file, so it is not replaced: choose another name")
-    if path.exists() and not force:
-        raise UserError(f"{path} exists already: choose another name, or replace it with --force")
-    if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write {path}: {path.parent} cannot be written to")
+    files.check_file(path, force)
 
 
 def write_drawing(path: Path, text: str, force: bool) -> None:
@@ -106,15 +98,11 @@ def write_drawing(path: Path, text: str, force: bool) -> None:
     Raises:
         UserError: as of `check_drawing_file`, or the system does not let it be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    check_drawing_file(path, force)
     try:
-        partial.write_text(text, encoding="utf-8")
-        check_drawing_file(path, force)
-        os.replace(partial, path)
+        files.atomic_write_text(path, text)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _legend(graph: ModelGraph) -> list[tuple[CarriedValue, str]]:

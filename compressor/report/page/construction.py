@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from compressor.bench.rows import MISSING
 from compressor.report.describe import describe_reconstruction, measure_of
 from compressor.report.page.charts import COLOURS, Line, chart_key, line_chart
 from compressor.report.page.heat_maps import spaces_in_order
@@ -210,15 +211,15 @@ def _why_shaped(report: Report, shapes: Sequence[Report]) -> str:
 
 def _bars(candidates: Sequence[Report], chosen: str, names: Mapping[str, str]) -> Markup:
     measure = measure_of(candidates)
-    most = max((one[measure] for one in candidates if one[measure] < float("inf")), default=1.0) or 1.0
+    most = max((one[measure] for one in candidates if one[measure] is not None), default=1.0) or 1.0
     unit = "KL to the ensemble, in nats" if measure.endswith("_kl") else "error, as a share of the energy"
     where = "On random inputs" if measure.startswith("random_inputs") else "Held-out"
     bars = [
         el(
             "div",
             el("span", _named(one["candidate"], names) + (" (chosen)" if one["candidate"] == chosen else "")),
-            el("em", f"{one[measure]:.4g}"),
-            el("i", style=f"width:{100 * min(one[measure] / most, 1):.1f}%"),
+            el("em", MISSING if one[measure] is None else f"{one[measure]:.4g}"),
+            el("i", style=f"width:{100 if one[measure] is None else 100 * min(one[measure] / most, 1):.1f}%"),
             class_="marked" if one["candidate"] == chosen else None,
         )
         for one in candidates

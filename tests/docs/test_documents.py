@@ -1,7 +1,8 @@
 """What the README and the guide tell people to type does what they say.
 
 Every command in a fenced block is run as it stands, in one folder where tiny stand-ins have the names that the
-documents use: only flags that make it quick are added.  What is not run is listed with its reason.
+documents use: only flags that make it quick are added.  What is not run is listed with its reason.  Python blocks run
+too; links lead somewhere; repeated figures are those of the generated pages.
 """
 
 from __future__ import annotations
@@ -17,8 +18,17 @@ import pytest
 from tiny import save_images, save_vit
 from tiny_text import save_plain, save_sentences, save_text_model
 
-ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "docs/index.md", "docs/how.md", "docs/recipes.md", "docs/results.md", "docs/extend.md")
+ROOT = Path(__file__).parents[2]
+#: In the order in which their commands are run: some use what an earlier page has made.
+PAGES = (
+    "index", "install", "quickstart", "recipes", "teachers", "data", "size", "finetune", "output", "deploy", "python",
+    "paper", "limits", "commands", "how", "results", "extend",
+)  # fmt: skip
+DOCUMENTS = ("README.md", *(f"docs/{page}.md" for page in PAGES))
+#: Pages of docs/ that a script writes.
+GENERATED = {"docs/families.md"}
+#: Pages that exist in the built guide alone.
+BUILT = {"docs/options.md", "docs/methods.md"}
 #: Added to commands, so that they take a second and not minutes.
 QUICK = {
     "fuse": "--samples 16 --steps 2 --batch-size 4 --no-latency --no-onnx --force",
@@ -33,6 +43,7 @@ NOT_RUN = {
     "make demo": "installs the package into a new environment; what it runs there is run below",
     "make test": "runs this test",
     "make docs": "installs what builds the guide; what it takes from the code is tried below",
+    "pip install .": "needs a network",
 }
 
 
@@ -105,7 +116,7 @@ def test_every_command_runs(place, done, capsys, document):
 def test_what_is_not_run_is_still_there():
     lines = {line for document in DOCUMENTS for line in lines_of(document)}
     assert NOT_RUN.keys() <= lines
-    for line in NOT_RUN:
+    for line in (line for line in NOT_RUN if line.startswith("make ")):
         told = subprocess.run([*line.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False)
         assert told.returncode == 0, told.stderr
 
@@ -137,24 +148,114 @@ def test_every_flag_that_is_named_exists():
         assert named <= known, document
 
 
+#: Values in Python blocks that make them quick.
+QUICK_VALUES = {
+    "steps=200": "steps=2, batch_size=4",
+    "seconds=10": "seconds=0.01, batch_size=2, onnx=False",
+    ":1024,": ":32,",
+    "split(128)": "split(8)",
+}
+
+
+def quick(code):
+    for before, after in QUICK_VALUES.items():
+        code = code.replace(before, after)
+    return code
+
+
 def test_the_python_of_the_readme_runs(place, monkeypatch, tmp_path):
-    import torch
+    from transformers import AutoModelForImageClassification
 
     monkeypatch.chdir(tmp_path)
-
     [code] = fences("README.md", "python")
-    images = torch.randn(32, 3, 8, 8)
-    quick = {"steps=200": "steps=2, batch_size=4", "seconds=10": "seconds=0.01, batch_size=2, onnx=False"}
-    for before, after in quick.items():
-        assert before in code
-        code = code.replace(before, after)
-    given = {
-        "batches": [{"pixel_values": images[start : start + 4]} for start in range(0, 32, 4)],
-        "samples": [{"pixel_values": image} for image in images],
+    assert len(code.splitlines()) <= 5
+    exec(compile(quick(code), "README.md", "exec"), {})
+    assert AutoModelForImageClassification.from_pretrained("student").config.hidden_size == 32
+
+
+def test_the_python_page_runs_from_top_to_bottom(place, monkeypatch, tmp_path, capsys):
+    for name in ("bert-a", "bert-b"):
+        (tmp_path / name).symlink_to(place / name)
+    monkeypatch.chdir(tmp_path)
+    whole, names = "".join(fences("docs/python.md", "python")), {}
+    assert all(value in whole for value in QUICK_VALUES)
+    for number, code in enumerate(fences("docs/python.md", "python")):
+        exec(compile(quick(code), f"docs/python.md, block {number + 1}", "exec"), names)
+    assert names["result"].model.config.hidden_size == 32
+    assert names["text_student"].config.hidden_size == 16
+    assert Path("student/onnx/model.onnx").exists()
+    face = {"fuse", "inspect", "distill", "benchmark", "export_onnx"}
+    assert all(f"compressor.{function}(" in whole for function in face)
+
+
+def test_the_python_page_names_all_of_a_result():
+    from dataclasses import fields
+
+    from compressor.fusion import FusionResult
+
+    text = (ROOT / "docs/python.md").read_text(encoding="utf-8")
+    assert all(f"| `.{field.name}` |" in text for field in fields(FusionResult))
+
+
+def test_the_quickstart_loads_the_student(place, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    save_vit("student", hidden=16, heads=2)
+    [code] = fences("docs/quickstart.md", "python")
+    names = {}
+    exec(compile(code, "docs/quickstart.md", "exec"), names)
+    assert names["model"].config.hidden_size == 16
+
+
+def test_the_readme_is_short():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 900
+    assert "`make test`" in text
+
+
+def test_every_page_of_the_guide_is_read_here():
+    found = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert found == {document for document in DOCUMENTS if document.startswith("docs/")} | GENERATED
+
+
+def test_every_link_leads_somewhere():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").rglob("*.md")]
+    for page in pages:
+        if page.parent.name == "said" or page.name == "said.md":  # parts of pages that lie elsewhere
+            continue
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if "://" in target:
+                continue
+            path = (page.parent / target).resolve()
+            assert path.exists() or path.relative_to(ROOT).as_posix() in BUILT, f"{page.relative_to(ROOT)}: {target}"
+
+
+def rows_of(document):
+    """Tables of a document: {name of the row: its cells, without emphasis}."""
+    rows = {}
+    for line in (ROOT / document).read_text(encoding="utf-8").splitlines():
+        if line.startswith("| "):
+            name, *cells = (cell.strip().strip("*") for cell in line.strip("|").split("|"))
+            rows.setdefault(name, cells)
+    return rows
+
+
+def test_repeated_figures_are_those_of_the_contest():
+    contest = "benchmarks/results/students/students.md"
+    lines = (ROOT / contest).read_text(encoding="utf-8").splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("| half width |"))
+    table = lines[start : lines.index("", start)]
+    assert "\n".join(table) in (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    measured, cited = rows_of(contest), rows_of("README.md")
+    names = {
+        "compressor": "ours",
+        "the better teacher alone, our refit": "one teacher with our refit, the better one",
+        "Torch-Pruning (Taylor, with labels)": "Torch-Pruning, Taylor (labels), heads or channels",
+        "k-means folding": "k-means folding",
+        "narrow model trained on labels": "narrow model trained on labels",
+        "OT fusion into it, as in the paper": "OT fusion into it, as the paper",
     }
-    save_vit("student", hidden=16, heads=2, image_size=8)
-    exec(compile(code, "README.md", "exec"), given)
-    assert given["result"].model.config.hidden_size == 32
+    for name, row in names.items():
+        assert cited[name] == [cell.split(" ± ")[0] for cell in measured[row]], name
 
 
 def test_what_the_guide_adds_works():
@@ -204,11 +305,17 @@ def test_the_guide_has_every_option_command_and_method(build):
     assert all(f"| `{name}`" in options for name in FinetuneOptions.model_fields)
     assert "| `solver`<br>`--solver` | text | `emd` |" in options
     assert "## `fusion.alignment`" in options
-    commands = build.commands()
-    for name, command in typer.main.get_command(app).commands.items():
-        assert f"## compress {name}\n" in commands
-        assert all(f"`{one.opts[0]}`" in commands for one in command.params if one.param_type_name == "option")
-    assert "[dim]" not in commands
+    page = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^## compress ([a-z]+)\n", page, flags=re.MULTILINE)
+    known = typer.main.get_command(app).commands
+    assert sorted(sections) == sorted(known)
+    built = build.on_page_markdown(page, None, None, None)
+    assert "::options" not in built and "[dim]" not in built
+    for name, command in known.items():
+        section = built.split(f"## compress {name}\n")[1].split("\n## ")[0]
+        assert f"compress {name}" in section.split("```bash\n")[1]
+        assert all(f"`{one.opts[0]}`" in section for one in command.params if one.param_type_name == "option")
+    assert "| Alignment of coordinates | |" in built
     methods = build.methods()
     assert all(f"| `{name}` |" in methods for name in SOLVERS.names())
 
@@ -220,6 +327,10 @@ def test_every_formula_of_the_guide_is_drawn(build):
     for formula in written:
         drawn = build._formula(formula, "inline")
         assert drawn.startswith("<math") and "\\" not in drawn, formula
+
+
+def test_links_to_the_benchmarks_lead_to_their_pages_in_the_guide(build):
+    assert build.on_page_markdown("[x](../benchmarks/a/b.md#c)", None, None, None) == "[x](benchmarks/a/b.md#c)"
 
 
 def test_recipes_are_put_in(build):

@@ -1,0 +1,71 @@
+"""From a stored image to its pixels, within bounds: an image of a few bytes may decode to any number of pixels."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from io import BytesIO
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from compressor.utils.input_files import special_kind
+
+#: Pixels of the largest image that is decoded, as in Pillow: 13,377 × 13,377.
+MAX_PIXELS = 178_956_970
+#: An image of more pixels is made smaller as it is read.
+LARGE_PIXELS = 1 << 26
+
+
+def decode(stored: Mapping[str, Any] | None, mode: str) -> Image.Image:
+    """The image of a row of `datasets.Image(decode=False)`, upright.
+
+    Args:
+        stored: "bytes" of a file, or the "path" of one.
+        mode: of Pillow, such as "RGB".
+
+    Raises:
+        ValueError: there is none, or it is no local file, no regular file, or too large.
+        Exception: whatever a plugin of Pillow raises at a broken file.
+    """
+    if stored is None:
+        raise ValueError("there is none")
+    with warnings.catch_warnings():
+        # Of Pillow's two bounds this one only warns; what is above it is handled below.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image: Image.Image = Image.open(_source(stored))
+    if image.format == "EPS":
+        raise ValueError("EPS is a program, which is not run")
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        raise ValueError(f"it has {image.width} × {image.height} pixels, and more than {MAX_PIXELS} are not decoded")
+    if (factor := _factor(image)) > 1:
+        # A JPEG is decoded at a half, a quarter or an eighth of its size; other formats are whole or not at all.
+        image.draft(None, (max(1, image.width // factor), max(1, image.height // factor)))
+    image.load()
+    if image.getexif().get(Image.ExifTags.Base.Orientation) is not None:
+        image = ImageOps.exif_transpose(image)
+    if (factor := _factor(image)) > 1:
+        # Colours of a palette have no mean.
+        image = (image.convert("RGB") if image.mode in ("P", "1") else image).reduce(factor)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _factor(image: Image.Image) -> int:
+    """How often a large image is to be made smaller in height and width; 1 for others."""
+    return max(1, math.ceil(math.sqrt(image.width * image.height / LARGE_PIXELS)))
+
+
+def _source(stored: Mapping[str, Any]) -> Any:
+    """What Pillow opens: bytes in memory, or a path that is known to be that of a regular file."""
+    if stored.get("bytes") is not None:
+        return BytesIO(stored["bytes"])
+    path = stored.get("path")
+    if path is None:
+        raise ValueError("there is none")
+    if "://" in path:
+        raise ValueError("it is at an address, not in a file")
+    if (kind := special_kind(path)) is not None:
+        raise ValueError(f"it is {kind}, not a regular file")
+    return path

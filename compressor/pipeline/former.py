@@ -1,0 +1,86 @@
+"""Outputs of former runs: told from folders of the user, which are never replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from compressor.errors import UserError
+from compressor.export.files import NAMES
+from compressor.layer_maps import LAYER_MAPS_FILE as TRANSPORT
+from compressor.pipeline.output import CARD, PAGE, RECIPE, REPORT
+from compressor.utils.scratch import is_scratch
+
+#: What transformers writes of a model, besides numbered parts of its weights.
+_MODEL = {"config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"}
+_PART = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+#: What it writes of preprocessors and tokenizers: `vocab_files_names` of all of them.
+_PROCESSOR = {
+    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "chat_template.json",
+    "chat_template.jinja", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
+    "sentencepiece.model", "spm.model", "spm_char.model", "bpe.codes", "entity_vocab.json", "prophetnet.tokenizer",
+    "byte_maps.json", "vocab-src.json", "vocab-tgt.json", "target_vocab.json", "source.spm", "target.spm",
+    "normalizer.json", "emoji.json", "dict.txt", "word_shape.json", "word_pronunciation.json",
+}  # fmt: skip
+#: The names that a run or an export writes, by the folder inside the output.
+_NAMES = {
+    ".": {CARD, RECIPE, REPORT, PAGE, TRANSPORT} | _MODEL | _PROCESSOR,
+    "onnx": {f"{name}{end}" for name in NAMES for end in ("", ".data")} | _MODEL | _PROCESSOR,
+    "torch": {str(Path(name).with_suffix(".pt2")) for name in NAMES},
+    "additional_chat_templates": set(),
+}
+
+
+def check_former(folder: Path) -> None:
+    """Refuse to replace a folder that is neither empty nor the output of a former run, with nothing else in it.
+
+    A recipe.yaml alone proves nothing: it is what people copy into folders of their own.
+
+    Raises:
+        UserError: it says what makes the folder another one's.
+    """
+    if not any(folder.iterdir()):
+        return
+    if not _is_report(folder / REPORT):
+        raise UserError(
+            f"{folder} is not the output of a former run (it has no {REPORT} of one), so it is not replaced: "
+            "choose another output, or remove it by hand"
+        )
+    if (other := next(_others(folder), None)) is not None:
+        raise UserError(
+            f"{folder} holds {other}, which no run has written, so it is not replaced: move that away, or choose "
+            "another output"
+        )
+
+
+def _is_report(path: Path) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        return isinstance(report["table"], list) and isinstance(report["recipe"], dict) and "version" in report
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _others(folder: Path) -> Iterator[str]:
+    """What no run has written, by its path inside the folder."""
+    for place, folders, files in os.walk(folder):
+        inside = Path(place).relative_to(folder)
+        # What a killed export has left is ours.
+        folders[:] = sorted(name for name in folders if not is_scratch(Path(place, name)))
+        for name in sorted((*folders, *files)):
+            if Path(place, name).is_symlink() or not _is_ours(inside, name, name in folders):
+                yield str(inside / name)
+
+
+def _is_ours(inside: Path, name: str, is_folder: bool) -> bool:
+    if is_folder:
+        return inside == Path() and name in _NAMES
+    if inside == Path("additional_chat_templates"):
+        return name.endswith(".jinja")
+    return name in _NAMES.get(str(inside), ()) or (inside == Path() and _PART.fullmatch(name) is not None)

@@ -1,0 +1,68 @@
+"""YAML within bounds: a few bytes of it can stand for more values than any machine holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode
+
+from compressor.wording import quote
+
+#: Bounds of a recipe; one with every key has 4 kB, 100 values and 4 levels.
+MAX_BYTES, MAX_VALUES, MAX_DEPTH = 1 << 18, 20_000, 32
+
+
+class LimitError(Exception):
+    """Values beyond the bounds; the message says which and in which line."""
+
+
+def load(text: str) -> Any:
+    """The values of a YAML text: plain ones only, and no key twice.
+
+    Raises:
+        LimitError: there are more values than `MAX_VALUES`, each counted as often as aliases repeat it, or deeper
+            ones than `MAX_DEPTH`, or an alias stands inside of what it stands for.
+        yaml.YAMLError: it is not YAML, or a key is there twice.
+        ValueError: a number or a date that is none.
+    """
+    return yaml.load(text, _Loader)
+
+
+class _Loader(yaml.SafeLoader):
+    """Counts values while they are read, before any of them is made."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = self._values = 0
+        #: Values below each anchor that is complete.
+        self._sizes: dict[str, int] = {}
+
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+        event = self.peek_event()
+        line = f"line {event.start_mark.line + 1}"
+        alias = isinstance(event, yaml.AliasEvent)
+        if alias and event.anchor in self.anchors and event.anchor not in self._sizes:
+            raise LimitError(f"the alias *{event.anchor} stands inside of what it stands for ({line})")
+        before = self._values
+        self._values += self._sizes.get(event.anchor, 1) if alias else 1
+        self._depth += 1
+        if self._values > MAX_VALUES:
+            raise LimitError(f"it holds more than {MAX_VALUES} values, those of aliases included ({line})")
+        if self._depth > MAX_DEPTH:
+            raise LimitError(f"it is nested deeper than {MAX_DEPTH} levels ({line})")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if event.anchor is not None and not alias:
+            self._sizes[event.anchor] = self._values - before
+        return node
+
+    def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key.value for key, _ in node.value if isinstance(key, ScalarNode)):
+            # The last one would win in silence.
+            if key in seen:
+                said = f"the key {quote(key)} is there twice"
+                raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,224 @@
+"""Configs, indices and checkpoints that are broken: one line, and never an advice to run a pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+from command import compress, tiny_recipe, write_recipe
+from tiny_text import save_text_model
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    """Folder of a tiny decoder."""
+    folder = tmp_path_factory.mktemp("decoder") / "decoder"
+    save_text_model(folder, "decoder")
+    return folder
+
+
+def changed(folder, target, **fields):
+    """A copy of a model with other fields in its config; `...` takes one away."""
+    shutil.copytree(folder, target)
+    path = target / "config.json"
+    values = {**json.loads(path.read_text()), **fields}
+    path.write_text(json.dumps({name: value for name, value in values.items() if value is not ...}))
+    return target
+
+
+def refused(capsys, *arguments):
+    """The one line of a command that must refuse its input."""
+    code, out, err = compress(capsys, *arguments)
+    assert (code, out) == (2, ""), (arguments, err)
+    assert err.startswith("error: ") and err.count("\n") == 1 and "this is a bug" not in err, (arguments, err)
+    for word in ("weights_only", "torch.load", "no space left"):
+        assert word not in err, err
+    return err
+
+
+IMAGES = [
+    ("hidden_size", -4), ("hidden_size", 0), ("hidden_size", "six"), ("hidden_size", None), ("hidden_size", 3.5),
+    ("hidden_size", True), ("num_attention_heads", 0), ("num_attention_heads", -2), ("num_hidden_layers", 0),
+    ("num_hidden_layers", -1), ("num_hidden_layers", "six"), ("intermediate_size", 0), ("intermediate_size", -1),
+    ("patch_size", 0), ("patch_size", -1), ("patch_size", 32), ("patch_size", [8]), ("image_size", 0),
+    ("image_size", 4), ("image_size", [16, 16, 16]), ("num_channels", -1), ("num_channels", 0), ("hidden_act", "nope"),
+    ("hidden_dropout_prob", 2.0), ("hidden_dropout_prob", -1.0), ("layer_norm_eps", "x"), ("architectures", [3]),
+    ("architectures", [None]), ("architectures", "ViTForImageClassification"), ("architectures", ...),
+    ("is_encoder_decoder", True),
+]  # fmt: skip
+TEXTS = [
+    ("vocab_size", 0), ("vocab_size", -1), ("vocab_size", "x"), ("n_positions", 0), ("n_positions", -1),
+    ("n_positions", "x"), ("n_positions", None), ("n_head", 0), ("n_head", 3), ("n_embd", -4), ("n_embd", 0),
+    ("n_embd", 15), ("activation_function", "nope"), ("resid_pdrop", 2.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), IMAGES, ids=str)
+def test_a_broken_config_of_an_image_model(capsys, tmp_path, vit_a, field, value):
+    broken = changed(vit_a, tmp_path / "broken", **{field: value})
+    for command in (
+        ("plan",),
+        ("inspect",),
+        ("fuse", "-o", tmp_path / "student"),
+        ("export", "-o", tmp_path / "files"),
+    ):
+        assert "config" in refused(capsys, command[0], broken, *command[1:])
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+@pytest.mark.parametrize(("field", "value"), TEXTS, ids=str)
+def test_a_broken_config_of_a_text_model(capsys, tmp_path, decoder, field, value):
+    broken = changed(decoder, tmp_path / "broken", **{field: value})
+    for command in ("plan", "inspect"):
+        assert "config" in refused(capsys, command, broken)
+
+
+def test_a_field_that_only_shows_when_the_model_runs(capsys, tmp_path, decoder):
+    broken = changed(decoder, tmp_path / "broken", sliding_window="x")
+    for command in (("fuse", "-o", tmp_path / "student"), ("export", "-o", tmp_path / "files")):
+        assert str(broken) in refused(capsys, command[0], broken, *command[1:])
+
+
+def test_a_quantised_model_without_its_library(capsys, tmp_path, vit_a):
+    odd = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    broken = changed(vit_a, tmp_path / "broken", quantization_config=odd)
+    assert "cannot build" in refused(capsys, "fuse", broken, "-o", tmp_path / "student")
+
+
+# Indices
+
+
+def with_index(folder, target, index):
+    shutil.copytree(folder, target)
+    (target / "model.safetensors").rename(target / "model-00001-of-00001.safetensors")
+    text = index if isinstance(index, str) else json.dumps(index)
+    (target / "model.safetensors.index.json").write_text(text)
+    return target
+
+
+class Trap:
+    """A pickle that leaves a file behind if it is run."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ({"weight_map": {"a": "model.bin"}}, "is not safetensors"),
+        ({"weight_map": {"a": "model-00002-of-00002.safetensors"}}, "is missing"),
+        ({"weight_map": {"a": "../outside.safetensors"}}, "is not a file of this folder"),
+        ({"weight_map": {"a": "/etc/passwd"}}, "is not a file of this folder"),
+        ({"weight_map": {"a": 3}}, "is not safetensors"),
+        ({"weight_map": []}, "no weight_map"),
+        ({}, "no weight_map"),
+        ([], "no weight_map"),
+        ("{", "cannot read"),
+        ("[" * 100_000, "cannot read"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_broken_index(capsys, tmp_path, vit_a, index, said):
+    broken = with_index(vit_a, tmp_path / "broken", index)
+    (broken / "model.bin").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    shutil.copy(vit_a / "model.safetensors", tmp_path / "outside.safetensors")
+    line = refused(capsys, "fuse", broken, "-o", tmp_path / "student")
+    assert said in line and "model.safetensors.index.json" in line
+    assert not (tmp_path / "sprung").exists()
+
+
+# Checkpoints
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory, vit_a, image_folder):
+    """Folder with a run that stopped after its first checkpoint, and its recipe."""
+    from compressor.cli import run_command
+    from compressor.distillation import training
+
+    root = tmp_path_factory.mktemp("interrupted")
+    values = tiny_recipe([vit_a], image_folder, root / "student")
+    recipe = write_recipe(root / "recipe.yaml", values)
+    save = training._Watch.on_save
+
+    def stop(self, args, state, *rest, **options):
+        save(self, args, state, *rest, **options)
+        raise KeyboardInterrupt
+
+    training._Watch.on_save = stop
+    try:
+        assert run_command(["run", str(recipe)]) == 130
+    finally:
+        training._Watch.on_save = save
+    return root
+
+
+def other_shapes(path):
+    import torch
+
+    state = torch.load(path, weights_only=True)
+    for moments in state["state"].values():
+        moments["exp_avg"] = torch.zeros(7)
+    torch.save(state, path)
+
+
+def pickled(path):
+    path.write_bytes(pickle.dumps(Trap(path.with_name("sprung"))))
+
+
+def foreign(path):
+    import torch
+
+    torch.save({"weights": torch.zeros(3)}, path)
+
+
+def zipped_trap(path):
+    import torch
+
+    torch.save(Trap(path.with_name("sprung")), path)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def garbage(path):
+    path.write_bytes(os.urandom(500))
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        *(("optimizer.pt", spoil) for spoil in (other_shapes, pickled, foreign, zipped_trap, cut, garbage)),
+        *(("scheduler.pt", spoil) for spoil in (pickled, garbage)),
+        *(("rng_state.pth", spoil) for spoil in (pickled, foreign, garbage)),
+        *(("model.safetensors", spoil) for spoil in (cut, garbage)),
+        ("trainer_state.json", garbage),
+        ("trainer_state.json", lambda path: path.write_text("{}")),
+        ("trainer_state.json", lambda path: path.write_text("[1]")),
+    ],
+)
+def test_a_broken_checkpoint(capsys, tmp_path, interrupted, name, spoil):
+    """The output's work folder is kept: what is broken may be put right by hand."""
+    before = {path: path.read_bytes() for path in (interrupted / "student.work").rglob("*") if path.is_file()}
+    file = next((interrupted / "student.work").rglob(f"checkpoint-*/{name}"))
+    spoil(file)
+    try:
+        line = refused(capsys, "run", interrupted / "recipe.yaml", "--resume")
+        assert "cannot go on from" in line and "checkpoint-2" in line and "--force" in line
+        assert not list(interrupted.rglob("sprung"))
+        assert not (interrupted / "student").exists()
+        assert (interrupted / "student.work").exists()
+    finally:
+        shutil.rmtree(interrupted / "student.work", ignore_errors=True)
+        for path, content in before.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Path(path).write_bytes(content)
