@@ -8,6 +8,7 @@ from functools import reduce
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from compressor.anatomy.hooks import logits_of
 from compressor.errors import UserError
@@ -76,3 +77,45 @@ def kl_terms(targets: Tensor, log_probs: Tensor) -> Tensor:
         log_probs: log q [..., classes].
     """
     return targets * (targets.clamp(min=1e-30).log() - log_probs)
+
+
+def ensemble_log_probs(logits: Sequence[Tensor], weights: Sequence[float], temperature: float = 1.0) -> Tensor:
+    """Log of the weighted mean of softmax(logits / temperature), [..., classes].
+
+    Args:
+        logits: one tensor [..., classes] per teacher.
+        weights: one non-negative weight per teacher, as in `mix_predictions`.
+    """
+    return mix_predictions([(rows / temperature).log_softmax(-1) for rows in logits], weights)
+
+
+def ensemble_kl(
+    student_logits: Tensor, teacher_logits: Sequence[Tensor], weights: Sequence[float], temperature: float = 1.0
+) -> Tensor:
+    """temperature² · KL(mean of the teachers' softmax ‖ the student's softmax), both at `temperature`.
+
+    The square keeps the size of the gradient independent of the temperature (Hinton et al. 2015).
+
+    Args:
+        student_logits: [..., classes]; all but the last dimension are samples.
+        teacher_logits: the same shape, one per teacher.
+        weights: see `ensemble_log_probs`.
+
+    Returns:
+        The mean over the samples in nats, a scalar.
+    """
+    target = ensemble_log_probs(teacher_logits, weights, temperature).flatten(0, -2)
+    student = (student_logits / temperature).log_softmax(-1).flatten(0, -2)
+    return temperature**2 * functional.kl_div(student, target, reduction="batchmean", log_target=True)
+
+
+def summed_kl(reference: Tensor, log_probs: Tensor) -> float:
+    """Σ over rows of KL(reference ‖ model) in nats, summed in float64.
+
+    Args:
+        reference, log_probs: log-probabilities [P, C].
+    """
+    reference, log_probs = reference.double(), log_probs.double()
+    # A class of probability 0 adds nothing, whatever the model predicts; 0 · (−∞) would be NaN.
+    terms = torch.where(reference.isneginf(), 0.0, reference.exp() * (reference - log_probs))
+    return terms.sum().item()

@@ -86,7 +86,7 @@ def inspect_command(
         with claimed(picture, model_inputs([model]), remark=print_note) if picture else nullcontext():
             anatomy = inspect_config(load_config(model))
             if picture is not None:
-                from compressor.report.graph.columns import build_graph
+                from compressor.report.graph.model_graph import build_graph
 
                 # A folder's own name says enough.
                 folder = Path(model).expanduser()

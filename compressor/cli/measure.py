@@ -44,7 +44,8 @@ def evaluate_command(
     if json:
         print_json(found)
         return
-    from compressor.report.summary import describe_data, score_table
+    from compressor.report.describe import describe_data
+    from compressor.report.tables import score_table
 
     print_results(score_table(found["rows"]), describe_data(found))
 
@@ -96,7 +97,8 @@ def bench_command(
         if json:
             print_json(result)
             return
-        from compressor.report.latency_tables import comparison_table, describe_comparison
+        from compressor.report.describe import describe_comparison
+        from compressor.report.tables import comparison_table
 
         print_results(comparison_table(result["rows"]), *describe_comparison(result, compare))
         return
@@ -130,8 +132,9 @@ def bench_command(
     if json:
         print_json(found)
         return
-    from compressor.report.latency_tables import describe_bench, latency_table
+    from compressor.report.describe import describe_bench
     from compressor.report.summary import table_of
+    from compressor.report.tables import latency_table
 
     print_results(
         *([table_of(found)] if found["table"] else []), latency_table(found["results"]), *describe_bench(found)
@@ -173,6 +176,6 @@ def export_command(
     if json:
         print_json(found)
         return
-    from compressor.report.summary import describe_export
+    from compressor.report.describe import describe_export
 
     print_results(*describe_export(found))
