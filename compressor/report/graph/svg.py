@@ -219,8 +219,8 @@ def _node(placed: PlacedNode) -> str:
     )
     first = placed.y - placed.height / 2 + 16
     lines = [_caption(Caption(node.text, placed.x, first, NAME_SIZE, centred=True))]
-    for line, note in enumerate(node.notes, 1):
-        lines.append(_caption(Caption(note, placed.x, first + 13 * line, NOTE_SIZE, centred=True)))
+    for index, note in enumerate(node.notes, 1):
+        lines.append(_caption(Caption(note, placed.x, first + 13 * index, NOTE_SIZE, centred=True)))
     return f'<g class="node">{tip}{rect}{"".join(lines)}</g>'
 
 
