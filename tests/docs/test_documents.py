@@ -11,11 +11,11 @@ import importlib.util
 import re
 import shlex
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import save_images, save_vit
+from forked import forked_workers
+from tiny import quick_builtins, save_images, save_vit
 from tiny_text import save_plain, save_sentences, save_text_model
 
 ROOT = Path(__file__).parents[2]
@@ -83,10 +83,10 @@ def place(tmp_path_factory):
         save_images(root / "cifar10" / part, per_class=count, seed=count)
     save_sentences(root / "sst2")
     save_plain(root / "shakespeare.txt")
-    with pytest.MonkeyPatch.context() as patch:
+    with forked_workers(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setenv("COMPRESSOR_CACHE", str(root / "cache"))
-        patch.setattr(builtin, "BUILTIN", {name: replace(one, steps=3) for name, one in builtin.BUILTIN.items()})
+        patch.setattr(builtin, "BUILTIN", quick_builtins())
         yield root
 
 

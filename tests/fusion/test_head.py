@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import batches_of, config_of, tiny_model, widen
+from families import batches_of, config_of, family_params, tiny_model, widen
 
 from compressor.ensemble import ensemble_predictions, mean_kl
 from compressor.fusion import fuse_models
@@ -14,7 +14,7 @@ from compressor.recipe import FusionOptions
 PLAIN = FusionOptions(residual="principal")
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gemma2"])
+@pytest.mark.parametrize("family", family_params(("llama", "gpt2", "opt", "gemma2"), fast=("llama",)))
 def test_held_out_samples_gain(family):
     teachers = [(str(seed), tiny_model(config_of(family), seed)) for seed in (0, 1)]
     report = fuse_models(teachers, 0.5, batches_of(config_of(family), 8, 32), PLAIN).report
@@ -121,7 +121,7 @@ def test_more_tokens_make_a_better_head(monkeypatch):
     assert every < mean_kl(fuse_models(teachers, 0.5, batches, PLAIN).model, new, wanted)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+@pytest.mark.parametrize("family", family_params(("llama", "gpt2", "bert"), fast=("gpt2",)))
 def test_logits_of_large_vocabularies_are_never_held_together(family, monkeypatch):
     """Calls are made of few samples, and what is kept of all tokens is what the head reads."""
     config = config_of(family)

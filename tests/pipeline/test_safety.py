@@ -22,15 +22,10 @@ from compressor.utils.files import atomic_directory
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="makes links and sends POSIX signals")
 
 
-@pytest.fixture(scope="module")
-def former(vit_a, image_folder, tmp_path_factory):
+@pytest.fixture
+def former(fused_run):
     """The output of a run that was only fused."""
-    from compressor.pipeline.run import run_recipe
-    from compressor.recipe import build_recipe
-
-    output = tmp_path_factory.mktemp("former") / "s"
-    run_recipe(build_recipe(tiny_recipe([vit_a], image_folder, output, finetune={"enabled": False})))
-    return output
+    return fused_run
 
 
 @pytest.fixture
