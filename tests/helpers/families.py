@@ -10,8 +10,8 @@ from transformers import PretrainedConfig
 
 from compressor.anatomy.certificate import random_model
 from compressor.models.inputs import dummy_inputs
-from compressor.testing.tiny_configs import FAMILIES as TABLE
 from compressor.testing.tasks import train_briefly
+from compressor.testing.tiny_configs import FAMILIES as TABLE
 from compressor.testing.tiny_configs import tiny_config
 from compressor.testing.widening import widen
 

@@ -40,6 +40,7 @@ def former(fused_run, vit_a, image_folder, tmp_path_factory):
     from compressor.recipe import build_recipe
 
     folder = tmp_path_factory.mktemp("former")
+
     def stop(stage, share, line):
         if stage == "finetune":
             raise KeyboardInterrupt
