@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from command import compress, tiny_recipe, write_recipe
+from forked import compress_forked
 from tiny import CLASSES, save_images, save_vit
 from tiny_text import save_plain, save_sentences, save_text_model
 
@@ -357,23 +357,13 @@ def test_files_that_may_not_grow(here, vit_a, image_folder, capfd):
     """The same, met by the libraries themselves."""
     import resource
 
-    from compressor.cli import run_command
-
     recipe = write_recipe(here / "r.yaml", tiny_recipe([vit_a], image_folder, "student", finetune={"enabled": False}))
 
-    def limited():
+    def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
-        # Python would keep what it compiles of the libraries cut off at that size too, and every later run would fail.
-        sys.dont_write_bytecode = True
-        sys.stderr = os.fdopen(2, "w", closefd=False)
-        sys.exit(run_command(["run", str(recipe)]))
 
-    # Forked, so that nothing is imported anew.
-    child = multiprocessing.get_context("fork").Process(target=limited)
-    child.start()
-    child.join(120)
-    said = capfd.readouterr().err
-    assert child.exitcode == 2, said
+    code, _, said = compress_forked(capfd, "run", recipe, prepare=limit)
+    assert code == 2, said
     assert said == "error: no space left on the device to write to student: free some, or choose another place\n"
     assert sorted(path.name for path in here.iterdir()) == ["r.yaml"]
 

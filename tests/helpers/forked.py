@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
 from contextlib import contextmanager
 
 import pytest
+
+
+def compress_forked(capfd, *arguments, prepare):
+    """Run `compress` in a process of its own, after `prepare()` there; the exit code, stdout and stderr."""
+    from compressor.cli import run_command
+
+    def command():
+        # Under a limit Python would keep what it compiles of a library cut off, and every later run would fail.
+        sys.dont_write_bytecode = True
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        prepare()
+        sys.exit(run_command([str(argument) for argument in arguments]))
+
+    capfd.readouterr()
+    child = multiprocessing.get_context("fork").Process(target=command)
+    child.start()
+    child.join(240)
+    captured = capfd.readouterr()
+    return child.exitcode, captured.out, captured.err
 
 
 class Forked:
