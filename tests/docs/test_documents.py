@@ -170,7 +170,7 @@ def test_the_python_of_the_readme_runs(place, monkeypatch, tmp_path):
     [code] = fences("README.md", "python")
     assert len(code.splitlines()) <= 5
     exec(compile(quick(code), "README.md", "exec"), {})
-    assert AutoModelForImageClassification.from_pretrained("student").config.hidden_size == 32
+    assert AutoModelForImageClassification.from_pretrained("student").config.hidden_size == 16
 
 
 def test_the_python_page_runs_from_top_to_bottom(place, monkeypatch, tmp_path, capsys):
@@ -181,7 +181,7 @@ def test_the_python_page_runs_from_top_to_bottom(place, monkeypatch, tmp_path, c
     assert all(value in whole for value in QUICK_VALUES)
     for number, code in enumerate(fences("docs/python.md", "python")):
         exec(compile(quick(code), f"docs/python.md, block {number + 1}", "exec"), names)
-    assert names["result"].model.config.hidden_size == 32
+    assert names["result"].model.config.hidden_size == 16
     assert names["text_student"].config.hidden_size == 16
     assert Path("student/onnx/model.onnx").exists()
     face = {"fuse", "inspect", "distill", "benchmark", "export_onnx"}
