@@ -13,10 +13,11 @@ from transformers import PreTrainedModel
 
 from compressor.bench.accuracy import DeployedScore, Score, measure_deployed
 from compressor.errors import UnsupportedError
-from compressor.export.files import files_of
+from compressor.export.file_kinds import files_of
 from compressor.export.formats import EXPORT_FORMATS, FLOAT
-from compressor.export.onnx import ExportReport, FileReport, plain, write_onnx
-from compressor.export.parity_cases import MODEL, answers_of
+from compressor.export.onnx import float32_on_cpu, write_onnx
+from compressor.export.parity_cases import MODEL, logits_of_files
+from compressor.export.reports import ExportReport, FileReport
 from compressor.export.write import write_formats
 from compressor.pipeline.data_splits import RunData
 from compressor.pipeline.evaluation import EvaluatedModel
@@ -88,7 +89,7 @@ def export_and_verify(
                 calibration=data.calibration if data else (),
                 processor=processor,
                 seed=seed,
-                left_out=None if notes is None else left_out,
+                on_unsupported=None if notes is None else left_out,
             )
         except UnsupportedError as error:
             # Of a kind that has no files at all.
@@ -100,11 +101,11 @@ def export_and_verify(
     own: Score | None = None
     # The float32 file is exact: what the table says of the model is true of it.
     inexact = {
-        name: partial(answers_of, one.files) for name, one in written.items() if not EXPORT_FORMATS.get(name).exact
+        name: partial(logits_of_files, one.files) for name, one in written.items() if not EXPORT_FORMATS.get(name).exact
     }
     if inexact and data is not None and data.evaluation is not None:
         with stages("evaluate", f"evaluating {', '.join(inexact)}"):
-            own, scores = measure_deployed(plain(model), inexact, data.evaluation)
+            own, scores = measure_deployed(float32_on_cpu(model), inexact, data.evaluation)
     reports = {name: format_report(name, one.report, own, scores.get(name)) for name, one in written.items()}
     return Delivery(export_report(written[FLOAT].report) if FLOAT in written else None, reports)
 

@@ -30,7 +30,7 @@ from transformers import (
 
 from compressor.errors import ParityError, UnsupportedError
 from compressor.export import onnx as exporter
-from compressor.export.files import ENCODER_DECODERS, NAMES, STACKS, files_of
+from compressor.export.file_kinds import ENCODER_DECODERS, NAMES, STACKS, files_of
 from compressor.export.onnx import largest_differences, write_onnx
 from compressor.export.parity import check_parity
 from compressor.export.parity_cases import _counted
