@@ -10,7 +10,7 @@ from transformers import LlamaConfig, ViTConfig
 from compressor.anatomy import inspect_config
 from compressor.bench.flops import count_macs
 from compressor.bench.size import count_parameters
-from compressor.cli.flags import to_recipe
+from compressor.cli.options import to_recipe
 from compressor.errors import UnsupportedError, UserError
 from compressor.pipeline import budget, deliver
 from compressor.pipeline.budget import WidthCandidates, liked_widths, pick_width

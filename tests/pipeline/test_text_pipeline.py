@@ -164,7 +164,7 @@ def test_encoder_decoders_are_timed_in_torch_only(capsys, root):
 
 
 def test_the_files_with_past_can_be_left_out(root, tmp_path, monkeypatch):
-    from compressor.cli.flags import to_recipe
+    from compressor.cli.options import to_recipe
     from compressor.pipeline import deliver
     from compressor.pipeline.progress import StageReporter
 
