@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from compressor.distillation.distill import FinetuneReport
     from compressor.export.onnx import ExportReport
     from compressor.fusion import FusionResult
-    from compressor.layer_maps import AttentionPair, LayerMap
+    from compressor.layer_maps import LayerMap
 
 __all__ = ["__version__", "benchmark", "distill", "export_onnx", "fuse", "inspect"]
 
@@ -137,16 +137,14 @@ def distill(
     """Train a student in place on its teachers' mean prediction.
 
     Args:
-        student: the model to train.
         teachers: folders, built-in names, Hub ids or models; may be none if `distil_weight` is 0.
-        train: samples by index, each a dict of model inputs without a batch dimension, texts of any length; labels
-            are not needed.
-        work_dir: where checkpoints are kept.
-        weights: one per teacher; all alike if omitted.
+        train: dicts of model inputs without a batch dimension, texts of any length, with or without labels.
+        work_dir: of the checkpoints.
+        weights: one per teacher; equal if omitted.
         seed: of the order of the samples.
-        resume: go on from the newest checkpoint in `work_dir`.
+        resume: continue from the newest checkpoint in `work_dir`.
         device: "cpu", or the first GPU as "cuda".
-        progress: told the step, the steps in all and the loss.
+        progress: called with the step, the total number of steps and the loss.
         passages: of the fusion that made the student (`FusionResult.passages`), which the loss `hidden` needs.
         **options: fields of `compressor.recipe.FinetuneOptions`, such as `steps=500`.
 
@@ -162,16 +160,13 @@ def distill(
     from compressor.recipe import build_recipe
 
     (_, student), *named = _named([student, *teachers])
-    # A recipe has teachers; where labels alone are learnt from, the student stands in.
-    names = [name for name, _ in named] or ["student"]
+    names = [name for name, _ in named] or ["student"]  # A recipe needs a teacher, labels alone need none.
     recipe = build_recipe({"teachers": names, "finetune": options, "seed": seed}, where="distill")
     if not named and recipe.finetune.asks_teachers:
         raise UserError("distill: there are no teachers: name one, or give distil_weight=0 to learn labels alone")
     models = [model for _, model in named]
-    relations: Sequence[AttentionPair] = ()
-    if "relations" in recipe.finetune.losses:
-        relations = attention_pairs_of(student.config, [model.config for model in models])
-    comparison = FeatureTargets(passages, relations)
+    configs = [model.config for model in models]
+    pairs = attention_pairs_of(student.config, configs) if "relations" in recipe.finetune.losses else ()
     return train_student(
         student,
         models,
@@ -183,7 +178,7 @@ def distill(
         resume=resume,
         device=device,
         progress=progress,
-        comparison=comparison,
+        targets=FeatureTargets(passages, pairs),
     )
 
 

@@ -28,7 +28,7 @@ from transformers import PreTrainedModel
 import compressor
 from compressor.data.batches import Samples
 from compressor.data.sources import open_split
-from compressor.distillation.losses import ensemble_kl
+from compressor.ensemble import ensemble_kl
 from compressor.models.load import load_teacher
 from compressor.models.tasks import find_task
 from compressor.recipe import DataOptions, FinetuneOptions

@@ -20,7 +20,7 @@ import typer
 from onnxruntime.quantization import QuantType, quantize_static
 from torch import Tensor
 
-from compressor.bench.deployed import measure_deployed
+from compressor.bench.accuracy import measure_deployed
 from compressor.bench.subprocesses import TimingJob, WorkerError, measure_isolated
 from compressor.export import quantise
 from compressor.export.formats import EXPORT_FORMATS

@@ -91,40 +91,40 @@ def _zero(parameter: nn.Parameter) -> nn.Parameter:
 
 
 def most_positions(config: PretrainedConfig) -> int | None:
-    """The longest text that a model can read, in tokens; None if its config names no limit.
+    """The longest text that a model can read, in tokens; None if its config sets no limit.
 
-    RoBERTa and its kin keep the first positions for padding; their table of positions says so.
+    A position table with a padding index (RoBERTa) reserves its first positions.
     """
-    found = next((value for name in _POSITIONS if isinstance(value := getattr(config, name, None), int)), None)
-    if found is None or found <= 0:
+    limit = next((value for name in _POSITIONS if isinstance(value := getattr(config, name, None), int)), None)
+    if limit is None or limit <= 0:
         return None
     for name, module in meta_model(config).named_modules():
-        if isinstance(module, nn.Embedding) and "position" in name and module.num_embeddings == found:
-            return found if module.padding_idx is None else found - module.padding_idx - 1
-    return found
+        if isinstance(module, nn.Embedding) and "position" in name and module.num_embeddings == limit:
+            return limit if module.padding_idx is None else limit - module.padding_idx - 1
+    return limit
 
 
 def forward_takes(config: PretrainedConfig, name: str) -> bool:
-    """Whether the model's forward has an argument of that name."""
+    """Whether the model's forward method has an argument of that name."""
     return name in inspect.signature(model_class(config).forward).parameters
 
 
 def reads_pairs(config: PretrainedConfig) -> bool:
-    """Whether the model tells the two texts of a pair apart by `token_type_ids`."""
+    """Whether the model distinguishes the texts of a pair by `token_type_ids`."""
     return forward_takes(config, "token_type_ids") and getattr(config, "type_vocab_size", 0) > 1
 
 
 def as_pair(config: PretrainedConfig, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Inputs [B, T] whose second half is another text, for models that tell pairs apart; of others as they are."""
-    found = dict(inputs)
-    if "input_ids" in found and reads_pairs(config):
-        ids = found["input_ids"]
-        found["token_type_ids"] = (torch.arange(ids.shape[1]) >= ids.shape[1] // 2).to(ids).expand_as(ids).contiguous()
-    return found
+    """Inputs [B, T] with their second half marked as another text, if the model reads pairs; else unchanged."""
+    pair = dict(inputs)
+    if "input_ids" in pair and reads_pairs(config):
+        ids = pair["input_ids"]
+        pair["token_type_ids"] = (torch.arange(ids.shape[1]) >= ids.shape[1] // 2).to(ids).expand_as(ids).contiguous()
+    return pair
 
 
 class DecoderInputs:
-    """Labels of an encoder–decoder, shifted right by the model's own rule.
+    """Shifts labels of an encoder–decoder right by the model's own rule.
 
     Args:
         config: the model's.
@@ -139,7 +139,7 @@ class DecoderInputs:
         if hasattr(self._model, "prepare_decoder_input_ids_from_labels"):
             try:
                 return self._model.prepare_decoder_input_ids_from_labels(labels)
-            # Configs without a start token: the rule below has one.
+            # Configs without a start token: use the rule below.
             except (ValueError, AttributeError, TypeError):
                 pass
         names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")

@@ -193,7 +193,7 @@ def _time(
             [job for _, _, job in jobs],
             seconds=settings.seconds,
             warmups=settings.warmups,
-            tell=lambda share: tell(share, f"timing {shape} in turns"),
+            on_progress=lambda share: tell(share, f"timing {shape} in turns"),
         )
     results = []
     for (entrant, backend, job), found in zip(jobs, measured, strict=True):

@@ -17,10 +17,9 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from compressor.anatomy import Anatomy, Kind
-from compressor.bench.flops import count_macs
 from compressor.bench.latency import available_threads, measure_latency, torch_runner
 from compressor.bench.rows import format_count
-from compressor.bench.size import count_parameters
+from compressor.bench.size import count_macs, count_parameters
 from compressor.bench.subprocesses import TimingJob, WorkerError, measure_isolated
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.shape.spec import StudentSpec, sizes_at, student_specs

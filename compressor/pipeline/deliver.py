@@ -11,8 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from compressor.bench.accuracy import Score
-from compressor.bench.deployed import DeployedScore, measure_deployed
+from compressor.bench.accuracy import DeployedScore, Score, measure_deployed
 from compressor.errors import UnsupportedError
 from compressor.export.files import files_of
 from compressor.export.formats import EXPORT_FORMATS, FLOAT

@@ -11,9 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compressor.bench.accuracy import EvaluationBatch, Score, new_tally, predict
-from compressor.bench.flops import count_macs
 from compressor.bench.rows import MISSING, Row, format_perplexity
-from compressor.bench.size import count_parameters, weight_bytes
+from compressor.bench.size import count_macs, count_parameters, weight_bytes
 from compressor.ensemble import mix_predictions
 from compressor.models.load import Teacher
 from compressor.pipeline.timing import Timing

@@ -173,7 +173,7 @@ class _Subject:
         self.scratch.to(self.device)  # type: ignore[arg-type]
         scores: list[Score] = []
         with stages("measure", f"measuring {total} points") as tell:
-            for score in space.survey(self.scratch, states, self.batches):
+            for score in space.score_states(self.scratch, states, self.batches):
                 if not score.labelled:
                     raise UserError(f"{self.batches.split.name} has no known labels to measure with")
                 scores.append(score)

@@ -8,8 +8,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from compressor.bench.flops import count_macs
-from compressor.bench.size import count_parameters
+from compressor.bench.size import count_macs, count_parameters
 from compressor.pipeline.budget import pick_width
 from compressor.pipeline.evaluation import short_names
 from compressor.pipeline.progress import OnStage, StageReporter

@@ -12,7 +12,7 @@ from compressor.bench.rows import format_threads
 from compressor.models.tasks import TASKS
 from compressor.recipe import Recipe
 from compressor.report.describe import describe_head, describe_reconstruction, describe_shapes, describe_validation
-from compressor.report.format_rows import DESCRIPTIONS, TITLES, format_rows
+from compressor.report.tables import FORMAT_NOTES, FORMAT_TITLES, format_rows
 from compressor.utils.markdown import code, fence, plain
 
 _AUTO_CLASSES = {
@@ -140,10 +140,10 @@ def _formats(formats: Mapping[str, Mapping[str, Any]]) -> str:
     """A Markdown table of the formats."""
     if not formats:
         return ""
-    lines: list[Sequence[str]] = [TITLES, [":--", ":--", *["--:"] * 5]]
+    lines: list[Sequence[str]] = [FORMAT_TITLES, [":--", ":--", *["--:"] * 5]]
     for name, files, *cells in format_rows(formats):
         lines.append([plain(name), ", ".join(map(code, files)), *cells])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{DESCRIPTIONS}" + _program(formats)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{FORMAT_NOTES}" + _program(formats)
 
 
 def _program(formats: Mapping[str, Mapping[str, Any]]) -> str:

@@ -26,7 +26,8 @@ from compressor.data.batches import Batches, Samples
 from compressor.data.collate import collate
 from compressor.data.sources import open_split
 from compressor.distillation.distill import train_student
-from compressor.distillation.losses import ensemble_kl, label_loss
+from compressor.distillation.losses import label_loss
+from compressor.ensemble import ensemble_kl
 from compressor.errors import UnsupportedError
 from compressor.models.tasks import TASKS, find_task
 from compressor.pipeline.evaluation import Evaluator

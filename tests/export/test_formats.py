@@ -12,7 +12,7 @@ import torch
 from command import compress, tiny_recipe
 from test_export import bert, built, mistral, run, t5, vit, written
 
-from compressor.bench.deployed import measure_deployed
+from compressor.bench.accuracy import measure_deployed
 from compressor.errors import UnsupportedError, UserError
 from compressor.export import onnx as exporter
 from compressor.export.files import INT8, files_of

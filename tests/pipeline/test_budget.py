@@ -8,8 +8,7 @@ from command import compress, tiny_recipe
 from transformers import LlamaConfig, ViTConfig
 
 from compressor.anatomy import inspect_config
-from compressor.bench.flops import count_macs
-from compressor.bench.size import count_parameters
+from compressor.bench.size import count_macs, count_parameters
 from compressor.cli.options import to_recipe
 from compressor.errors import UnsupportedError, UserError
 from compressor.pipeline import budget, deliver

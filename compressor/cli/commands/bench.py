@@ -114,8 +114,9 @@ def _show(result: dict[str, Any], target: Path | None, json: bool) -> None:
     if json:
         print_json(result)
         return
-    from compressor.report.latency_tables import describe_bench, latency_table
+    from compressor.report.describe import describe_bench
     from compressor.report.summary import table_of
+    from compressor.report.tables import latency_table
 
     table = [table_of(result)] if result["table"] else []
     print_results(*table, latency_table(result["results"]), *describe_bench(result))
@@ -129,6 +130,7 @@ def _compare(files: tuple[str, str], json: bool, debug: bool) -> None:
     if json:
         print_json(comparison)
         return
-    from compressor.report.latency_tables import comparison_table, describe_comparison
+    from compressor.report.describe import describe_comparison
+    from compressor.report.tables import comparison_table
 
     print_results(comparison_table(comparison["rows"]), *describe_comparison(comparison, files))

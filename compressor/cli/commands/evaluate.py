@@ -38,6 +38,7 @@ def evaluate_command(
     if json:
         print_json(scores)
         return
-    from compressor.report.summary import describe_data, score_table
+    from compressor.report.describe import describe_data
+    from compressor.report.tables import score_table
 
     print_results(score_table(scores["rows"]), describe_data(scores))

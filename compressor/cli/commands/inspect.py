@@ -65,7 +65,7 @@ def inspect_command(
 
 def _draw(model: str, anatomy: Anatomy, picture: Path, force: bool) -> None:
     """Draw the flow graph under the model's name, or the last part of its path."""
-    from compressor.report.graph.columns import build_graph
+    from compressor.report.graph.model_graph import build_graph
 
     folder = Path(model).expanduser()
     name = folder.resolve().name if folder.is_dir() else model
