@@ -22,7 +22,7 @@ from compressor.bench.size import count_macs
 from compressor.export.onnx import write_onnx
 from compressor.fusion import fuse_models
 from compressor.models.inputs import dummy_inputs
-from compressor.models.load import load_model
+from compressor.models.weights import load_model
 from compressor.pipeline.environment import environment
 
 

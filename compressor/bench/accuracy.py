@@ -12,7 +12,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.ensemble import summed_kl
 from compressor.errors import UnsupportedError, UserError
-from compressor.models.tasks import TASKS, Task, logits_of_sample, pass_options, task_of_model
+from compressor.models.inputs import logits_of_sample, pass_options
+from compressor.models.tasks import TASKS, Task, task_of_model
 
 EvaluationBatch = Mapping[str, Tensor]
 

@@ -12,7 +12,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from compressor.distillation.checks import TrainingSamples
 from compressor.errors import UnsupportedError
-from compressor.models.tasks import logits_of_sample, predicts_vocabulary
+from compressor.models.inputs import logits_of_sample
+from compressor.models.tasks import predicts_vocabulary
 from compressor.recipe import FinetuneOptions
 from compressor.utils import distributed
 

@@ -16,13 +16,14 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from compressor.anatomy.hooks import capture_outputs
-from compressor.data.collate import collate
+from compressor.data.samples import collate
 from compressor.distillation.checks import TrainingSamples
 from compressor.distillation.logit_cache import INDEX, CachedLogits, OnShare, cache_logits
 from compressor.distillation.losses import LOSSES, CapturedOutputs, Loss, LossContext, LossInputs
 from compressor.errors import UserError
 from compressor.layer_maps import AttentionPair, LayerMap
-from compressor.models.tasks import Task, pad_id, pass_options, task_of_model
+from compressor.models.inputs import pad_id, pass_options
+from compressor.models.tasks import Task, task_of_model
 from compressor.recipe import FinetuneOptions, LossOptions
 from compressor.utils import distributed
 

@@ -18,7 +18,7 @@ from compressor.export.graphs import (
     WholeGraph,
     forward_names,
 )
-from compressor.models.inputs import task_of
+from compressor.models.tasks import find_task
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def files_of(model: PreTrainedModel, cache: bool = True) -> tuple[FileKind, ...]
     Raises:
         UnsupportedError: a task that has no files.
     """
-    task = task_of(model.config)
+    task = find_task(model.config).name
     nested = bool(model.config.is_encoder_decoder)
     table = ENCODER_DECODERS if nested else STACKS
     if task not in table:

@@ -15,7 +15,7 @@ from compressor.anatomy import Anatomy, Kind, inspect_config
 from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.shape.spec import StudentSpec
 from compressor.fusion.teacher import FusionTeacher
-from compressor.models.weights import model_class
+from compressor.models.configs import model_class
 from compressor.recipe import AlignmentOptions, FusionOptions
 from compressor.transport import CouplingOptions
 from compressor.utils.logging import quiet_transformers

@@ -1,4 +1,4 @@
-"""Models without weights: for parameter shapes, forward signatures, the limit of positions, and counting operations."""
+"""Models without weights: for shapes, signatures, the longest text, and counting operations."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError
-from compressor.models.weights import model_class
+from compressor.models.configs import model_class
 from compressor.utils.logging import quiet_transformers
 
-#: Most modules of a model; one of 94 layers with 512 experts each, every one of them of five modules, has 240,000.
+#: Most modules of a model; 94 layers with 512 experts of five modules each have 240,000.
 MAX_MODULES = 1_000_000
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:
-    """The float32 model of a config on the meta device, without memory.
+    """The float32 model of a config on the meta device, which takes no memory.
 
     Raises:
-        UnsupportedError: its architecture is missing or unknown to the installed transformers, or has more than
-            `MAX_MODULES` modules.
+        UnsupportedError: its class is missing or unknown to transformers, or has more than `MAX_MODULES` modules.
     """
     with torch.device("meta"), quiet_transformers(errors=False), _bounded_modules(config.model_type):
         return model_class(config)._from_config(copy.deepcopy(config), dtype=torch.float32)
@@ -35,7 +34,7 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
 
 @contextmanager
 def _bounded_modules(model_type: str) -> Iterator[None]:
-    """Stop an endless build: any field of a config may count modules, whatever its name."""
+    """Stop an endless build: a field of any name may be a number of modules."""
     count = 0
 
     def register(module: nn.Module, name: str, child: nn.Module | None) -> None:
@@ -52,9 +51,9 @@ def _bounded_modules(model_type: str) -> Iterator[None]:
 
 
 def weightless_copy(model: PreTrainedModel | PretrainedConfig) -> PreTrainedModel:
-    """The same modules on the CPU with eager attention and experts; every parameter is one expanded zero.
+    """A copy on the CPU with eager attention and experts, in which every parameter is one expanded zero.
 
-    The argument is not changed.  Tied parameters stay tied.
+    Tied parameters stay tied.
 
     Raises:
         UnsupportedError: as `meta_model`, for a config.
@@ -64,7 +63,7 @@ def weightless_copy(model: PreTrainedModel | PretrainedConfig) -> PreTrainedMode
             copied = meta_model(model)
             _materialise(copied)
         else:
-            # The config of a model that was pruned by hand no longer describes it: copy its modules.
+            # Copied from the modules, since the config of a model that was pruned by hand no longer describes it.
             copied = copy.deepcopy(model, {id(parameter): _zero(parameter) for parameter in model.parameters()})
             for module in copied.modules():
                 for name, buffer in module._buffers.items():

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from compressor.data.batches import Batches, Samples, packed
 from compressor.data.sources import Split, open_split
 from compressor.export.formats import EXPORT_FORMATS
-from compressor.models.tasks import find_task, reads
+from compressor.models.teacher import ModelSpec
 from compressor.recipe import Recipe
 
 #: Memory for preprocessed samples that are seen again: once for training, once for evaluation.
@@ -43,7 +43,7 @@ def open_data(recipe: Recipe, processor: Any, config: PretrainedConfig) -> RunDa
     """
     train = _open_train(recipe, processor, config)
     calibration = open_calibration(recipe, train, processor, config)
-    if not find_task(config).metrics:
+    if not ModelSpec.of(config).task.metrics:
         return RunData(calibration, None, None)
     evaluation = open_evaluation(recipe, processor, config)
     return RunData(calibration, _training(recipe, train, processor, config), evaluation)
@@ -73,7 +73,7 @@ def open_calibration(
         processor,
         recipe.calibration.batch_size,
         labels=False,
-        config=config,
+        spec=ModelSpec.of(config),
         cache_bytes=0,
         max_length=recipe.data.max_length,
         seed=recipe.seed,
@@ -88,35 +88,32 @@ def open_evaluation(recipe: Recipe, processor: Any, config: PretrainedConfig) ->
         UserError: the data cannot be read or does not fit the model.
     """
     limit = recipe.evaluation.samples
-    split = packed(_open(recipe, "eval", config), processor, config, recipe.data.max_length, limit)
+    spec = ModelSpec.of(config)
+    split = packed(_open(recipe, "eval", spec), processor, spec, recipe.data.max_length, limit)
     if limit is not None:
         split = split.take(limit)
     return Batches(
         split,
         processor,
         recipe.evaluation.batch_size,
-        labels=split.label is not None or not find_task(config).columns,
-        config=config,
+        labels=split.label is not None or not spec.task.columns,
+        spec=spec,
         cache_bytes=CACHE_BYTES,
         max_length=recipe.data.max_length,
         seed=EVALUATION_SEED,
     )
 
 
-def label_names(config: PretrainedConfig) -> dict[int, str]:
-    """The classes of a classifier, by their numbers."""
-    return {int(index): str(name) for index, name in (config.id2label or {}).items()}
-
-
 def _open_train(recipe: Recipe, processor: Any, config: PretrainedConfig) -> Split:
-    return packed(_open(recipe, "train", config), processor, config, recipe.data.max_length)
+    spec = ModelSpec.of(config)
+    return packed(_open(recipe, "train", spec), processor, spec, recipe.data.max_length)
 
 
 def _training(recipe: Recipe, train: Split, processor: Any, config: PretrainedConfig) -> Samples:
     return Samples(
         train,
         processor,
-        config,
+        ModelSpec.of(config),
         labels=recipe.finetune.enabled and recipe.finetune.label_weight > 0,
         cache_bytes=CACHE_BYTES,
         max_length=recipe.data.max_length,
@@ -124,5 +121,5 @@ def _training(recipe: Recipe, train: Split, processor: Any, config: PretrainedCo
     )
 
 
-def _open(recipe: Recipe, role: Literal["train", "eval"], config: PretrainedConfig) -> Split:
-    return open_split(recipe.data, role, id2label=label_names(config), task=find_task(config), reads=reads(config))
+def _open(recipe: Recipe, role: Literal["train", "eval"], spec: ModelSpec) -> Split:
+    return open_split(recipe.data, role, id2label=spec.labels, task=spec.task, reads=spec.reads)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from compressor.data.batches import Batches
 from compressor.errors import UserError
-from compressor.models.load import Teacher, check_compatible, load_teacher
+from compressor.models.compatibility import check_compatible
+from compressor.models.load import load_teacher
 from compressor.models.tasks import check_measurable
+from compressor.models.teacher import Teacher
 from compressor.pipeline.data_splits import open_evaluation
 from compressor.pipeline.progress import StageReporter
 from compressor.pipeline.teachers import check_device, common_data, read_configs

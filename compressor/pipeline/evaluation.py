@@ -14,7 +14,7 @@ from compressor.bench.accuracy import EvaluationBatch, Score, new_tally, predict
 from compressor.bench.rows import MISSING, Row, format_perplexity
 from compressor.bench.size import count_macs, count_parameters, weight_bytes
 from compressor.ensemble import mix_predictions
-from compressor.models.load import Teacher
+from compressor.models.teacher import Teacher
 from compressor.pipeline.timing import Timing
 
 if TYPE_CHECKING:

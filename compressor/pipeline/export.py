@@ -12,8 +12,9 @@ from compressor.export.files import every_kind
 from compressor.export.formats import EXPORT_FORMATS, FLOAT, check_formats
 from compressor.export.onnx import EXPORT
 from compressor.export.write import write_companions
-from compressor.models.load import Teacher, load_teacher
+from compressor.models.load import load_teacher
 from compressor.models.resolve import load_config
+from compressor.models.teacher import Teacher
 from compressor.pipeline.apart import model_inputs, recipe_inputs
 from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.data_splits import open_data

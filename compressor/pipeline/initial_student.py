@@ -16,7 +16,8 @@ from compressor.errors import CouplingWarning
 from compressor.fusion import fuse_models
 from compressor.layer_maps import LayerMap, load_layer_maps
 from compressor.models.inputs import count_tokens
-from compressor.models.load import Teacher, load_teacher
+from compressor.models.load import load_teacher
+from compressor.models.teacher import Teacher
 from compressor.pipeline.data_splits import RunData
 from compressor.pipeline.progress import StageReporter
 from compressor.pipeline.teachers import depth_option

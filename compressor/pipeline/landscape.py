@@ -18,7 +18,7 @@ from compressor.bench import weight_space as space
 from compressor.bench.accuracy import Score
 from compressor.data.batches import Batches
 from compressor.errors import UserError
-from compressor.models.load import Teacher
+from compressor.models.teacher import Teacher
 from compressor.pipeline.apart import recipe_inputs
 from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.environment import environment

@@ -9,7 +9,8 @@ from compressor.distillation.losses import LOSSES
 from compressor.errors import UserError
 from compressor.export.formats import check_formats
 from compressor.fusion import check_residual_option
-from compressor.models.tasks import check_measurable, reads
+from compressor.models.tasks import check_measurable
+from compressor.models.teacher import ModelSpec
 from compressor.pipeline.budget import pick_width, width_of_work
 from compressor.pipeline.former import check_former
 from compressor.pipeline.progress import StageReporter
@@ -65,7 +66,7 @@ def preflight(recipe: Recipe, *, force: bool = False) -> Recipe:
         labels = recipe.finetune.label_weight > 0
         for name in recipe.finetune.losses:
             LOSSES.get(name)
-        check_augmentation(recipe.finetune.augment, images=reads(configs[0]) == "image", labels=labels)
+        check_augmentation(recipe.finetune.augment, images=ModelSpec.of(configs[0]).reads == "image", labels=labels)
     if recipe.student is not None:
         check_measurable(configs[-1], "finetuning", recipe.student)
     if recipe.student is None:

@@ -14,9 +14,11 @@ from compressor.data.batches import Samples
 from compressor.distillation.objective import FeatureTargets
 from compressor.errors import UserError
 from compressor.layer_maps import AttentionPair, attention_pairs_of, save_layer_maps
-from compressor.models.load import Teacher, check_compatible, load_teacher
+from compressor.models.compatibility import check_compatible
+from compressor.models.load import load_teacher
 from compressor.models.save import fingerprint, save_student
-from compressor.models.tasks import Task, find_task, reads
+from compressor.models.tasks import Task
+from compressor.models.teacher import Teacher
 from compressor.pipeline.apart import recipe_inputs
 from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.data_splits import open_data, open_training
@@ -90,7 +92,7 @@ def _run(recipe: Recipe, force: bool, resume: bool, stages: StageReporter) -> di
     with stages("load", "loading the teachers") as tell, disk_full_as_user_error("to the cache of built-in teachers"):
         teachers = load_ensemble(recipe.teachers, tell)
         given = _given_student(recipe, teachers)
-    task, length = find_task(teachers[0].config), sample_length(teachers[0].config)
+    task, length = teachers[0].spec.task, sample_length(teachers[0].config)
     notes = _notes(recipe, task, [*teachers, *([given] if given else [])])
     work = RunState(work_folder(recipe.output), _key(recipe, teachers, given))
     if not distributed.is_main_process():
@@ -145,7 +147,7 @@ def _run(recipe: Recipe, force: bool, resume: bool, stages: StageReporter) -> di
         report = {
             "version": compressor.__version__,
             "task": task.name,
-            "reads": reads(teachers[0].config),
+            "reads": teachers[0].spec.reads,
             "recipe": recipe.model_dump(mode="json"),
             "environment": environment(),
             "teachers": [_about(teacher) for teacher in teachers],
@@ -174,7 +176,7 @@ def _run(recipe: Recipe, force: bool, resume: bool, stages: StageReporter) -> di
 
 def _share(recipe: Recipe, teachers: Sequence[Teacher], work: RunState, resume: bool, stages: StageReporter) -> None:
     """Take part in the finetune of the first process, if there is one, once that has written the student down."""
-    if recipe.data.source is None or not recipe.finetune.enabled or not find_task(teachers[0].config).metrics:
+    if recipe.data.source is None or not recipe.finetune.enabled or not teachers[0].spec.task.metrics:
         return
     train = open_training(recipe, teachers[0].processor, teachers[0].config)
     distributed.barrier()

@@ -60,7 +60,7 @@ def render_card(
     Args:
         recipe: the resolved recipe of the run.
         report: the run's report; sections that it lacks are left out of the card.
-        task: one of the values of `compressor.models.inputs.TASKS`.
+        task: one of the values of `compressor.models.tasks.TASKS`.
         reads: "image" or "text"; what the task usually reads if omitted.
         example: a program that runs the ONNX file with onnxruntime alone.
     """

@@ -52,7 +52,7 @@ def onnx_example(folder: str | Path, task: str, file: str = "model.onnx") -> str
 
     Args:
         folder: of the model, with `onnx` in it.
-        task: one of the values of `compressor.models.inputs.TASKS`.
+        task: one of the values of `compressor.models.tasks.TASKS`.
         file: to run.
 
     Returns:

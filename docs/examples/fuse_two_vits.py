@@ -32,7 +32,7 @@ from compressor.fusion.maps.stream_statistics import space_grams
 from compressor.fusion.plan import BuildPlan
 from compressor.fusion.shape.spec import student_specs
 from compressor.fusion.teacher import FusionTeacher, prepare_teacher
-from compressor.models.digits import digits
+from compressor.models.builtin import digits
 from compressor.models.inputs import dummy_inputs
 from compressor.models.load import load_teacher
 
