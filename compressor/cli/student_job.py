@@ -12,7 +12,7 @@ from compressor.cli.console import loading, print_json, print_note, print_notes,
 from compressor.errors import UserError
 from compressor.recipe import Recipe
 from compressor.utils import distributed
-from compressor.utils.work_folders import work_folder
+from compressor.utils.files import work_folder
 
 _START = time.perf_counter()
 

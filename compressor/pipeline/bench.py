@@ -29,7 +29,7 @@ from compressor.pipeline.progress import OnStage, StageReporter
 from compressor.pipeline.teachers import check_device
 from compressor.pipeline.timing import sample_length
 from compressor.recipe import ExportOptions
-from compressor.utils.disk import disk_full_as_user_error
+from compressor.utils.files import disk_full_as_user_error
 
 #: What is timed if nothing else is asked for.
 DEFAULT_BACKENDS = ("torch", "onnx")

@@ -44,12 +44,12 @@ class InitialStudent:
     Attributes:
         model: on the CPU; a finetune changes it in place.
         report: the keys target, fusion and warnings, JSON-ready.
-        passages: what carries the teachers' residual streams to the student's; () where that is not known.
+        layer_maps: from the teachers' residual streams to the student's; () if they are not known.
     """
 
     model: PreTrainedModel
     report: Mapping[str, Any]
-    passages: tuple[LayerMap, ...] = ()
+    layer_maps: tuple[LayerMap, ...] = ()
 
 
 def initial_student(

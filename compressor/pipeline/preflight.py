@@ -16,8 +16,7 @@ from compressor.pipeline.former import check_former
 from compressor.pipeline.progress import StageReporter
 from compressor.pipeline.teachers import check_device, common_data, plan_target, read_configs
 from compressor.recipe import Recipe, TargetOptions
-from compressor.utils.files import check_output
-from compressor.utils.work_folders import work_folder
+from compressor.utils.files import check_output, work_folder
 
 
 def resolve_width(

@@ -1,7 +1,8 @@
-"""Outputs that appear whole or not at all."""
+"""Output files and folders: checked before any work, whole or not at all, and a full disk as one line."""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +13,17 @@ from compressor.utils.scratch import finish, keep, scratch
 
 #: Raises `UserError` if a folder that exists must not be replaced.
 Check = Callable[[Path], None]
+_DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+#: Parts of messages of libraries that write in C++ or Rust.
+_DISK_FULL_MESSAGES = (
+    "No space left",
+    "os error 28",
+    "File too large",
+    "os error 27",
+    "Disk quota exceeded",
+    "PytorchStreamWriter",
+    "inline_container.cc",
+)
 
 
 def whole_path(path: str | Path) -> Path:
@@ -20,6 +32,12 @@ def whole_path(path: str | Path) -> Path:
     if path.name in ("", ".."):
         return path.resolve()
     return path.parent.resolve() / path.name if ".." in path.parts else path
+
+
+def work_folder(output: str | Path) -> Path:
+    """The folder next to an output that its run can be resumed from."""
+    output = whole_path(output)
+    return output.with_name(output.name + ".work")
 
 
 def check_output(output: str | Path, replaceable: Check | None = None) -> None:
@@ -113,6 +131,37 @@ def atomic_write_text(path: str | Path, text: str) -> None:
     with scratch(path) as folder:
         (folder / path.name).write_text(text, encoding="utf-8")
         os.replace(folder / path.name, path)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an exception, or one of its causes, means that a file could not grow."""
+    visited: set[int] = set()
+    while error is not None and id(error) not in visited:
+        visited.add(id(error))
+        if isinstance(error, OSError) and error.errno in _DISK_FULL_ERRNOS:
+            return True
+        if any(text in str(error) for text in _DISK_FULL_MESSAGES):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def disk_full_as_user_error(place: str | Path) -> Iterator[None]:
+    """Turn any error of a full disk inside the block into one line.
+
+    Args:
+        place: for the line, such as "to the folder student".
+
+    Raises:
+        UserError: there is no space left.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        raise UserError(f"no space left on the device to write {place}: free some, or choose another place") from error
 
 
 def _move(folder: Path, output: Path, replaceable: Check | None) -> None:

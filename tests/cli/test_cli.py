@@ -320,7 +320,7 @@ def test_evaluate_an_ensemble(capsys, vit_a, vit_b, vit_wide, image_folder):
     recipe = build_recipe({"teachers": names, "data": {"source": str(image_folder)}})
     hits = total = 0
     with torch.no_grad():
-        for batch in open_evaluation(recipe, teachers[0].processor, teachers[0].config):
+        for batch in open_evaluation(recipe, teachers[0].processor, teachers[0].spec):
             said = [one.model(pixel_values=batch["pixel_values"]).logits.softmax(-1) for one in teachers]
             hits += int((torch.stack(said).mean(0).argmax(-1) == batch["labels"]).sum())
             total += len(batch["labels"])

@@ -216,7 +216,7 @@ def test_a_resumed_run_keeps_its_width(vit_a, tmp_path):
 
     work = tmp_path / "s.work"
     recipe = build_recipe({"teachers": [str(vit_a)], "output": str(tmp_path / "s"), "target": {"latency": "1ms"}})
-    from compressor.utils.work_folders import work_folder
+    from compressor.utils.files import work_folder
 
     work = work_folder(recipe.output)
     work.mkdir()

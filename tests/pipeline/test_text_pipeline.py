@@ -192,8 +192,7 @@ def test_a_teacher_that_cannot_be_exported_costs_a_column_not_the_run(root, tmp_
     monkeypatch.setattr(deliver, "export_to_time", refuse)
     recipe = build_recipe(tiny_recipe([root / "decoder0"], None, tmp_path / "s", bench={"latency": True}))
     subject = EvaluatedModel("decoder0", (load_teacher(str(root / "decoder0")).model,), 0, None)
-    notes = []
-    timings = deliver.time_models(recipe, [subject], tmp_path, StageReporter(), notes)
+    timings, notes = deliver.time_models(recipe, [subject], tmp_path, StageReporter())
     assert notes == ["latency was measured in torch only: torch cannot export it"]
     assert timings["decoder0"].torch.p50_ms > 0 and timings["decoder0"].ort is None
 
