@@ -19,7 +19,7 @@ from compressor.utils import distributed
 from compressor.utils.strict_json import json_text
 
 if TYPE_CHECKING:
-    from compressor.pipeline.progress import OnStage
+    from compressor.pipeline.stages import OnStage
 
 
 #: Columns of a table where there is no terminal that limits them.

@@ -193,7 +193,7 @@ Models = Annotated[
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A local folder, a built-in name (vit-a, vit-b) or a Hub id.")
 ]
-Preset = Annotated[
+PresetName = Annotated[
     str | None,
     typer.Option(
         "--preset",

@@ -25,7 +25,7 @@ from compressor.models.load import load_teacher
 from compressor.models.teacher import Teacher
 from compressor.pipeline.environment import environment
 from compressor.pipeline.evaluation import EvaluatedModel, short_names, stored_bytes
-from compressor.pipeline.progress import OnStage, StageReporter
+from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.pipeline.teachers import check_device
 from compressor.pipeline.timing import sample_length
 from compressor.recipe import ExportOptions

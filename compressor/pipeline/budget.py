@@ -26,7 +26,7 @@ from compressor.fusion.shape.spec import StudentSpec, sizes_at, student_specs
 from compressor.fusion.shape.width import WIDTH_MULTIPLE
 from compressor.models.configs import model_class
 from compressor.models.inputs import dummy_inputs
-from compressor.pipeline.progress import OnStageProgress
+from compressor.pipeline.stages import OnStageProgress
 from compressor.pipeline.teachers import shape_of
 from compressor.pipeline.timing import LENGTH, sample_length
 from compressor.recipe import TargetOptions

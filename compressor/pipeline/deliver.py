@@ -20,7 +20,7 @@ from compressor.export.parity_cases import MODEL, answers_of
 from compressor.export.write import WrittenFormats, write_formats
 from compressor.pipeline.data_splits import RunData
 from compressor.pipeline.evaluation import EvaluatedModel
-from compressor.pipeline.progress import StageReporter
+from compressor.pipeline.stages import StageReporter
 from compressor.pipeline.timing import TimedModel, Timing, shape_key, time_contenders
 from compressor.recipe import ExportOptions, Recipe
 from compressor.utils.devices import on_device

@@ -14,7 +14,7 @@ from compressor.models.tasks import check_measurable
 from compressor.models.teacher import Teacher
 from compressor.pipeline.data_splits import open_evaluation
 from compressor.pipeline.evaluation import Evaluator, short_names
-from compressor.pipeline.progress import OnStage, StageReporter
+from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.pipeline.teachers import check_device, common_data, read_configs
 from compressor.recipe import Recipe
 from compressor.utils.files import disk_full_as_user_error

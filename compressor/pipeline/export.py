@@ -20,7 +20,7 @@ from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.data_splits import open_data
 from compressor.pipeline.deliver import Delivery, export_and_verify
 from compressor.pipeline.output import REPORT, edited_documents, read_report, update_report
-from compressor.pipeline.progress import OnStage, StageReporter
+from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.pipeline.teachers import common_data
 from compressor.recipe import Recipe
 from compressor.utils.files import check_file, disk_full_as_user_error

@@ -19,7 +19,7 @@ from compressor.models.inputs import count_tokens
 from compressor.models.load import load_teacher
 from compressor.models.teacher import Teacher
 from compressor.pipeline.data_splits import RunData
-from compressor.pipeline.progress import StageReporter
+from compressor.pipeline.stages import StageReporter
 from compressor.pipeline.teachers import depth_option
 from compressor.recipe import Recipe
 from compressor.utils.strict_json import finite_or_none

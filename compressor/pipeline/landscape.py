@@ -24,7 +24,7 @@ from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.environment import environment
 from compressor.pipeline.evaluate import open_evaluated_models
 from compressor.pipeline.evaluation import short_names
-from compressor.pipeline.progress import OnStage, StageReporter
+from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.recipe import Recipe
 from compressor.report.landscape_figures import SUFFIXES, check_plots, draw_curves, draw_plane
 from compressor.utils.files import check_file, disk_full_as_user_error, whole_path

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from compressor.bench.size import count_macs, count_parameters
 from compressor.pipeline.budget import pick_width
 from compressor.pipeline.evaluation import short_names
-from compressor.pipeline.progress import OnStage, StageReporter
+from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.pipeline.teachers import plan_target, read_configs
 from compressor.pipeline.timing import sample_length
 from compressor.recipe import TargetOptions, build_recipe

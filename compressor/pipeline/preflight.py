@@ -13,7 +13,7 @@ from compressor.models.tasks import check_measurable
 from compressor.models.teacher import ModelSpec
 from compressor.pipeline.budget import pick_width, width_of_work
 from compressor.pipeline.former import check_former
-from compressor.pipeline.progress import StageReporter
+from compressor.pipeline.stages import StageReporter
 from compressor.pipeline.teachers import check_device, common_data, plan_target, read_configs
 from compressor.recipe import Recipe, TargetOptions
 from compressor.utils.files import check_output, work_folder

@@ -27,7 +27,7 @@ _DISK_FULL_MESSAGES = (
 
 
 def whole_path(path: str | Path) -> Path:
-    """An absolute path whose last part is a name: what lies beside it is in its parent, and not behind a `..`."""
+    """An absolute path that ends with a name and not with `..`, so that its neighbours are in its parent."""
     path = Path(path).expanduser().absolute()
     if path.name in ("", ".."):
         return path.resolve()
@@ -41,11 +41,11 @@ def work_folder(output: str | Path) -> Path:
 
 
 def check_output(output: str | Path, replaceable: Check | None = None) -> None:
-    """Refuse an output folder that cannot or must not be written, before any work is done.
+    """Refuse an output folder that cannot or must not be written.
 
     Args:
         output: the folder.
-        replaceable: refuses a folder that exists and must not be replaced; without it none is.
+        replaceable: refuses a folder that exists and must not be replaced; None refuses all that exist.
 
     Raises:
         UserError: it exists and is not replaceable; it is a file or a link; it holds the home or the working folder; or
@@ -65,12 +65,12 @@ def check_output(output: str | Path, replaceable: Check | None = None) -> None:
 
 
 def check_file(path: Path, force: bool, *, parents: bool = False) -> Path:
-    """Refuse an output file that cannot or must not be written, before any work is done.
+    """Refuse an output file that cannot or must not be written.
 
     Args:
         path: the file.
-        force: whether a plain file of that name is replaced; nothing else is.
-        parents: whether its folder is made where it is missing.
+        force: replace a plain file of that name.
+        parents: its folder will be made if missing.
 
     Returns:
         The path.
@@ -97,14 +97,13 @@ def _check_parent(path: Path) -> None:
 
 @contextmanager
 def atomic_directory(output: str | Path, replaceable: Check | None = None) -> Iterator[Path]:
-    """A temporary folder beside `output` that becomes `output` when the block ends well.
+    """A temporary folder next to `output` that becomes `output` when the block ends without an exception.
 
-    Whatever ends the block early, a keyboard interrupt too, removes the temporary folder and leaves an older output
-    untouched.  One that is `replaceable` goes at the very end.
+    Any exception removes the temporary folder and leaves an older output untouched; otherwise that goes last.
 
     Raises:
-        UserError: `check_output` refuses; or the finished folder cannot be moved into place, in which case it is kept
-            where it is and the line says where.
+        UserError: as of `check_output`; or the finished folder cannot be moved into place, and the line says where it
+            is kept.
     """
     output = whole_path(output)
     check_output(output, replaceable)
@@ -126,7 +125,7 @@ def atomic_directory(output: str | Path, replaceable: Check | None = None) -> It
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
-    """Write a text file beside its place and rename it: however the process ends, it is the old one or the new one."""
+    """Write a text file atomically: after any end of the process it is the old one or the new one."""
     path = Path(path)
     with scratch(path) as folder:
         (folder / path.name).write_text(text, encoding="utf-8")
@@ -165,7 +164,7 @@ def disk_full_as_user_error(place: str | Path) -> Iterator[None]:
 
 
 def _move(folder: Path, output: Path, replaceable: Check | None) -> None:
-    # Hours may have passed since it was looked at.
+    # Hours may have passed since the last check.
     check_output(output, replaceable)
     if not output.exists():
         folder.rename(output)
@@ -176,7 +175,7 @@ def _move(folder: Path, output: Path, replaceable: Check | None) -> None:
         try:
             folder.rename(output)
         except BaseException:
-            # Should this fail too, the old one is not to be removed with its place.
+            # If this fails too, the old output stays in its scratch folder.
             finish(place)
             old.rename(output)
             raise

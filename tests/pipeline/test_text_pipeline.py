@@ -166,7 +166,7 @@ def test_encoder_decoders_are_timed_in_torch_only(capsys, root):
 def test_the_files_with_past_can_be_left_out(root, tmp_path, monkeypatch):
     from compressor.cli.options import to_recipe
     from compressor.pipeline import deliver
-    from compressor.pipeline.progress import StageReporter
+    from compressor.pipeline.stages import StageReporter
 
     caches = []
     monkeypatch.setattr(
@@ -183,7 +183,7 @@ def test_a_teacher_that_cannot_be_exported_costs_a_column_not_the_run(root, tmp_
     from compressor.models.load import load_teacher
     from compressor.pipeline import deliver
     from compressor.pipeline.evaluation import EvaluatedModel
-    from compressor.pipeline.progress import StageReporter
+    from compressor.pipeline.stages import StageReporter
     from compressor.recipe import build_recipe
 
     def refuse(*arguments):

@@ -14,7 +14,7 @@ from compressor.cli.student_job import JobSettings, run_job
 def fuse_command(
     teachers: o.Teachers,
     given: o.Given,
-    preset: o.Preset = None,
+    preset: o.PresetName = None,
     push_to_hub: o.PushToHub = None,
     with_paths: o.WithPaths = False,
     force: o.Force = False,
