@@ -60,8 +60,7 @@ def fuse(
         progress: called with fraction and message.
         **options: fields of `compressor.recipe.FusionOptions`, such as `refit=False`.
 
-    Returns:
-        The student as `.model`, its shape as `.target`, choices and couplings as `.report`.
+    Returns the student as `.model`, its shape as `.target`, choices and couplings as `.report`.
 
     Raises:
         UserError: unusable names, options or width, or teachers that do not fit together.

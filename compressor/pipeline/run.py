@@ -30,9 +30,9 @@ from compressor.pipeline.former import check_former
 from compressor.pipeline.initial_student import InitialStudent, initial_student, layer_maps_between
 from compressor.pipeline.output import write_documents, write_page
 from compressor.pipeline.preflight import preflight, resolve_width
-from compressor.pipeline.stages import OnStage, OnStageProgress, StageReporter
 from compressor.pipeline.run_report import RunReport
 from compressor.pipeline.run_state import RunState, check_work
+from compressor.pipeline.stages import OnStage, OnStageProgress, StageReporter
 from compressor.pipeline.teachers import load_ensemble
 from compressor.pipeline.timing import latency_report, sample_length
 from compressor.recipe import Recipe
