@@ -60,7 +60,8 @@ def fuse(
         progress: called with fraction and message.
         **options: fields of `compressor.recipe.FusionOptions`, such as `refit=False`.
 
-    Returns the student as `.model`, its shape as `.target`, choices and couplings as `.report`.
+    Returns:
+        The student as `.model`, its shape as `.target`, choices and couplings as `.report`.
 
     Raises:
         UserError: unusable names, options or width, or teachers that do not fit together.
@@ -71,18 +72,9 @@ def fuse(
 
     named = _named(teachers)
     check_compatible_configs([(name, model.config) for name, model in named])
-    recipe = build_recipe(
-        {
-            "preset": preset,
-            "teachers": [name for name, _ in named],
-            **({} if width is None else {"width": width}),
-            "depth": depth,
-            "seed": seed,
-            "fusion": options,
-            "calibration": {"holdout": holdout},
-        },
-        where="fuse",
-    )
+    values: dict[str, Any] = {"preset": preset, "teachers": [name for name, _ in named], "depth": depth, "seed": seed}
+    values |= {"fusion": options, "calibration": {"holdout": holdout}}
+    recipe = build_recipe(values if width is None else {**values, "width": width}, where="fuse")
     return fuse_models(
         named,
         recipe.width,

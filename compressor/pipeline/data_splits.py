@@ -1,4 +1,4 @@
-"""The samples of a run, by what they are for."""
+"""The samples of a run: for calibration, training and evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from compressor.export.formats import EXPORT_FORMATS
 from compressor.models.teacher import ModelSpec
 from compressor.recipe import Recipe
 
-#: Memory for preprocessed samples that are seen again: once for training, once for evaluation.
+#: Memory for preprocessed samples, once for training and once for evaluation.
 CACHE_BYTES = 1 << 28
 #: Seed of the tokens that are masked for evaluation: the same in every run, so that figures compare.
 EVALUATION_SEED = 0
@@ -21,12 +21,12 @@ EVALUATION_SEED = 0
 
 @dataclass(frozen=True)
 class RunData:
-    """Where a run's batches come from.
+    """The samples of a run.
 
     Attributes:
         calibration: preprocessed, unlabelled, in memory; each a dict of model inputs [B, ...].
-        train: all training samples, preprocessed when they are asked for; None where nothing can be trained.
-        evaluation: with labels if the data has them; None where nothing can be measured.
+        train: all training samples, preprocessed on access; None if the models cannot be trained.
+        evaluation: with labels if the data has them; None if the models cannot be measured.
     """
 
     calibration: tuple[dict[str, Tensor], ...]
@@ -35,7 +35,7 @@ class RunData:
 
 
 def open_data(recipe: Recipe, processor: Any, spec: ModelSpec) -> RunData:
-    """Open what a run reads; the calibration samples are read here, so broken ones are met before the fusion.
+    """Open all samples; those for calibration are read here, so that broken ones are found before the fusion.
 
     Raises:
         UserError: the data cannot be read or does not fit the teachers.
@@ -58,8 +58,8 @@ def open_training(recipe: Recipe, processor: Any, spec: ModelSpec) -> Samples:
 
 
 def open_calibration(recipe: Recipe, train: Split, processor: Any, spec: ModelSpec) -> tuple[dict[str, Tensor], ...]:
-    """Samples drawn from the training split with the run's seed; labels are not looked at."""
-    # A student that exists is not fused; int8 may want samples all the same.
+    """Batches of samples drawn from the training split with the run's seed, without labels."""
+    # A given student is not fused, but int8 may need samples.
     if recipe.student is not None and not any(
         EXPORT_FORMATS.get(name).calibrated(spec.config) for name in recipe.export.wanted
     ):

@@ -234,7 +234,7 @@ def _evaluate_student(run: _Run, name: str, student: InitialStudent, evaluator: 
     if evaluator is not None:
         message = f"evaluating: {name}"
         with run.stages("evaluate", message) as progress:
-            teachers = run.models if evaluator.asks_again else []
+            teachers = run.models if evaluator.runs_teachers else []
             with on_device([*teachers, student.model], run.recipe.device):
                 score = evaluator.score(student.model, _with_message(progress, message))
             ensemble = f", ensemble {describe_score(evaluator.ensemble)}" if len(run.teachers) > 1 else ""
