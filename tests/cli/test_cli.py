@@ -52,14 +52,14 @@ def test_brackets_in_the_help_are_no_markup(capsys):
 
 
 def test_the_help_names_every_word_that_a_flag_takes(capsys):
-    from compressor.cli.flags import FLAGS, known_words
+    from compressor.cli.options import FLAGS
 
     shown = " ".join(compress(capsys, "fuse", "--help")[1].replace("│", " ").split())
     rows = shown.split(" --")
-    for name, path in FLAGS.items():
+    for name, flag in FLAGS.items():
         row = next((row for row in rows if row.startswith(name.removeprefix("--") + " ")), None)
         if row is not None:
-            assert all(re.search(rf"\b{re.escape(word)}\b", row) for word in known_words(path)), row
+            assert all(re.search(rf"\b{re.escape(word)}\b", row) for word in flag.words), row
 
 
 def test_help_loads_nothing_heavy():
@@ -320,7 +320,7 @@ def test_evaluate_an_ensemble(capsys, vit_a, vit_b, vit_wide, image_folder):
     recipe = build_recipe({"teachers": names, "data": {"source": str(image_folder)}})
     hits = total = 0
     with torch.no_grad():
-        for batch in open_evaluation(recipe, teachers[0].processor, teachers[0].config):
+        for batch in open_evaluation(recipe, teachers[0].processor, teachers[0].spec):
             said = [one.model(pixel_values=batch["pixel_values"]).logits.softmax(-1) for one in teachers]
             hits += int((torch.stack(said).mean(0).argmax(-1) == batch["labels"]).sum())
             total += len(batch["labels"])

@@ -277,7 +277,7 @@ def test_a_plan_and_the_student_agree(finished, vit_a, vit_b):
 def test_disk_errors_of_all_libraries_are_known():
     import errno
 
-    from compressor.utils.disk import is_disk_full
+    from compressor.utils.files import is_disk_full
 
     assert is_disk_full(OSError(errno.ENOSPC, "x"))
     assert is_disk_full(RuntimeError("I/O error: No space left on device (os error 28)"))
