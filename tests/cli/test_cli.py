@@ -327,8 +327,8 @@ def test_evaluate_an_ensemble(capsys, vit_a, vit_b, vit_wide, image_folder):
     assert (found[-1]["accuracy"], found[-1]["labelled"]) == (hits / total, total)
 
 
-def test_bench(capsys, student, vit_a):
-    code, out, err = compress(capsys, "bench", student, vit_a, "--seconds", 0.02, "--batch-size", 2, "--no-onnx")
+def test_bench(capsys, student):
+    code, out, err = compress(capsys, "bench", student, "--seconds", 0.02, "--batch-size", 2, "--no-onnx")
     assert (code, err) == (0, "")
     assert "torch ms" in out
     assert "ORT ms" not in out

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="makes links")
 
 LAYOUTS = 50
 #: Of them, in `make test`; `make test-all` tries all.
-FAST_LAYOUTS = 10
+FAST_LAYOUTS = 6
 #: What an export and a page may change in a model's own folder.
 OWN = ("onnx", "torch", "report.json", "report.html", "README.md")
 #: Files that a user may have, under names that we write too.
