@@ -57,7 +57,7 @@ def main(
         }
     )
     loaded = load_teacher(student)
-    found = open_data(recipe, loaded.processor, loaded.config)
+    found = open_data(recipe, loaded.processor, loaded.spec)
     assert found.evaluation is not None
     with tempfile.TemporaryDirectory() as scratch:
         # For texts they are the same.

@@ -22,13 +22,12 @@ from compressor.models.teacher import Teacher
 from compressor.pipeline.apart import recipe_inputs
 from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.environment import environment
-from compressor.pipeline.evaluated_models import open_evaluated_models
+from compressor.pipeline.evaluate import open_evaluated_models
 from compressor.pipeline.evaluation import short_names
-from compressor.pipeline.progress import OnStage, StageReporter
+from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.recipe import Recipe
 from compressor.report.landscape_figures import SUFFIXES, check_plots, draw_curves, draw_plane
-from compressor.utils.disk import disk_full_as_user_error
-from compressor.utils.files import check_file, whole_path
+from compressor.utils.files import check_file, disk_full_as_user_error, whole_path
 from compressor.utils.scratch import finish, keep, scratch
 from compressor.utils.strict_json import json_text
 

@@ -16,7 +16,7 @@ from compressor.models.compatibility import check_compatible, check_compatible_c
 from compressor.models.load import load_teacher
 from compressor.models.resolve import load_config, resolve
 from compressor.models.teacher import Teacher
-from compressor.pipeline.progress import OnStageProgress
+from compressor.pipeline.stages import OnStageProgress
 
 
 def read_configs(names: Sequence[str]) -> list[PretrainedConfig]:

@@ -11,11 +11,11 @@ import importlib.util
 import re
 import shlex
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import save_images, save_vit
+from forked import forked_workers
+from tiny import quick_builtins, save_images, save_vit
 from tiny_text import save_plain, save_sentences, save_text_model
 
 ROOT = Path(__file__).parents[2]
@@ -83,10 +83,10 @@ def place(tmp_path_factory):
         save_images(root / "cifar10" / part, per_class=count, seed=count)
     save_sentences(root / "sst2")
     save_plain(root / "shakespeare.txt")
-    with pytest.MonkeyPatch.context() as patch:
+    with forked_workers(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setenv("COMPRESSOR_CACHE", str(root / "cache"))
-        patch.setattr(builtin, "BUILTIN", {name: replace(one, steps=3) for name, one in builtin.BUILTIN.items()})
+        patch.setattr(builtin, "BUILTIN", quick_builtins())
         yield root
 
 
@@ -170,7 +170,7 @@ def test_the_python_of_the_readme_runs(place, monkeypatch, tmp_path):
     [code] = fences("README.md", "python")
     assert len(code.splitlines()) <= 5
     exec(compile(quick(code), "README.md", "exec"), {})
-    assert AutoModelForImageClassification.from_pretrained("student").config.hidden_size == 32
+    assert AutoModelForImageClassification.from_pretrained("student").config.hidden_size == 16
 
 
 def test_the_python_page_runs_from_top_to_bottom(place, monkeypatch, tmp_path, capsys):
@@ -181,7 +181,7 @@ def test_the_python_page_runs_from_top_to_bottom(place, monkeypatch, tmp_path, c
     assert all(value in whole for value in QUICK_VALUES)
     for number, code in enumerate(fences("docs/python.md", "python")):
         exec(compile(quick(code), f"docs/python.md, block {number + 1}", "exec"), names)
-    assert names["result"].model.config.hidden_size == 32
+    assert names["result"].model.config.hidden_size == 16
     assert names["text_student"].config.hidden_size == 16
     assert Path("student/onnx/model.onnx").exists()
     face = {"fuse", "inspect", "distill", "benchmark", "export_onnx"}
@@ -295,13 +295,13 @@ def test_the_guide_has_every_option_command_and_method(build):
     import typer.main
 
     from compressor.cli.app import app
-    from compressor.cli.flags import FLAGS
+    from compressor.cli.options import FLAGS
     from compressor.recipe import FinetuneOptions
     from compressor.transport import SOLVERS
 
     options = build.options()
-    for flag, path in FLAGS.items():
-        assert f"`{path.rpartition('.')[2]}`<br>`{flag}` |" in options
+    for name, flag in FLAGS.items():
+        assert f"`{flag.path.rpartition('.')[2]}`<br>`{name}` |" in options
     assert all(f"| `{name}`" in options for name in FinetuneOptions.model_fields)
     assert "| `solver`<br>`--solver` | text | `emd` |" in options
     assert "## `fusion.alignment`" in options
@@ -315,7 +315,7 @@ def test_the_guide_has_every_option_command_and_method(build):
         section = built.split(f"## compress {name}\n")[1].split("\n## ")[0]
         assert f"compress {name}" in section.split("```bash\n")[1]
         assert all(f"`{one.opts[0]}`" in section for one in command.params if one.param_type_name == "option")
-    assert "| Alignment of coordinates | |" in built
+    assert "| Alignment to an anchor (the paper) | |" in built
     methods = build.methods()
     assert all(f"| `{name}` |" in methods for name in SOLVERS.names())
 

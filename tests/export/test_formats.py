@@ -194,7 +194,7 @@ class TestRecipe:
         assert build_recipe({"teachers": ["a"], "export": {"formats": "onnx-fp16"}}).export.formats == ("onnx-fp16",)
 
     def test_the_flag(self):
-        from compressor.cli.flags import to_recipe
+        from compressor.cli.options import to_recipe
 
         recipe = to_recipe({"--teachers": ("a",), "--formats": "onnx, onnx-int8"})
         assert recipe.export.formats == ("onnx", "onnx-int8")

@@ -34,7 +34,9 @@ def root(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in ("tagger", "masked") else ()) for kind in CASES]
+)
 def test_every_task_from_two_models_and_a_file_to_a_folder(capsys, root, tmp_path, kind):
     import torch
     import transformers
@@ -155,7 +157,7 @@ def test_teachers_of_different_depths(capsys, root, tmp_path):
     assert "and depth 3" in (tmp_path / "s" / "README.md").read_text()
 
 
-def test_encoder_decoders_are_timed_in_torch_only(capsys, root):
+def test_encoder_decoders_are_timed_in_torch_only(capsys, root, forked_benchmark):
     code, out, err = compress(capsys, "bench", root / "t50", "--seconds", 0.01, "--batch-size", 1, "--length", 8)
     assert code == 0
     assert "ORT ms" not in out and "torch ms" in out
@@ -164,9 +166,9 @@ def test_encoder_decoders_are_timed_in_torch_only(capsys, root):
 
 
 def test_the_files_with_past_can_be_left_out(root, tmp_path, monkeypatch):
-    from compressor.cli.flags import to_recipe
+    from compressor.cli.options import to_recipe
     from compressor.pipeline import deliver
-    from compressor.pipeline.progress import StageReporter
+    from compressor.pipeline.stages import StageReporter
 
     caches = []
     monkeypatch.setattr(
@@ -183,7 +185,7 @@ def test_a_teacher_that_cannot_be_exported_costs_a_column_not_the_run(root, tmp_
     from compressor.models.load import load_teacher
     from compressor.pipeline import deliver
     from compressor.pipeline.evaluation import EvaluatedModel
-    from compressor.pipeline.progress import StageReporter
+    from compressor.pipeline.stages import StageReporter
     from compressor.recipe import build_recipe
 
     def refuse(*arguments):
@@ -192,8 +194,7 @@ def test_a_teacher_that_cannot_be_exported_costs_a_column_not_the_run(root, tmp_
     monkeypatch.setattr(deliver, "export_to_time", refuse)
     recipe = build_recipe(tiny_recipe([root / "decoder0"], None, tmp_path / "s", bench={"latency": True}))
     subject = EvaluatedModel("decoder0", (load_teacher(str(root / "decoder0")).model,), 0, None)
-    notes = []
-    timings = deliver.time_models(recipe, [subject], tmp_path, StageReporter(), notes)
+    timings, notes = deliver.time_models(recipe, [subject], tmp_path, StageReporter())
     assert notes == ["latency was measured in torch only: torch cannot export it"]
     assert timings["decoder0"].torch.p50_ms > 0 and timings["decoder0"].ort is None
 

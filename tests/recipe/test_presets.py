@@ -12,7 +12,7 @@ from command import compress, tiny_recipe, write_recipe
 from families import batches_of, config_of, tiny_model
 
 import compressor
-from compressor.cli.flags import to_recipe
+from compressor.cli.options import to_recipe
 from compressor.errors import UserError
 from compressor.fusion import fuse_models
 from compressor.fusion.teacher import prepare_teacher
