@@ -14,7 +14,7 @@ _MILLISECONDS = {"": 1.0, "ms": 1.0, "s": 1e3}
 
 
 class TargetOptions(Section):
-    """What the student may cost; the width that meets it is searched, the depth stays as it is given."""
+    """The student's budget; the width that meets it is searched, the depth is kept."""
 
     params: Positive | None = Field(
         None,
@@ -31,7 +31,7 @@ class TargetOptions(Section):
         description="Most milliseconds a call, such as 5ms: picks the widest student that is measured to be as fast in "
         "ONNX Runtime on this machine.",
     )
-    batch_size: Count = Field(1, description="Samples per call that the latency is of.")
+    batch_size: Count = Field(1, description="Samples per call for the latency.")
 
     @field_validator("params", "flops", mode="before")
     @classmethod
