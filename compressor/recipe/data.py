@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from compressor.recipe.base import Count, Section
+from compressor.recipe.section import Count, Section
 
 
 class DataOptions(Section):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from compressor.recipe.base import Count, Positive, Section
+from compressor.recipe.section import Count, Positive, Section
 
 
 class BenchOptions(Section):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from compressor.recipe.base import Count, NonNegative, Positive, Section
+from compressor.recipe.section import Count, NonNegative, Positive, Section
 
 
 class LossOptions(Section):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from compressor.recipe.base import NonNegative, Positive, Section
+from compressor.recipe.section import NonNegative, Positive, Section
 
 
 class AlignmentOptions(Section):
@@ -84,7 +84,7 @@ class FusionOptions(Section):
     )
     ridge: Literal["auto"] | NonNegative = Field(
         "auto",
-        description="Ridge penalty of the refit, relative to the mean input variance, or auto: chosen on held-out data.",
+        description="Ridge of the refit, relative to the mean input variance, or auto: chosen on held-out data.",
     )
     polish: Literal["auto"] | NonNegativeInt = Field(
         "auto",

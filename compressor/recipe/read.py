@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from compressor.errors import UserError
 from compressor.presets import beneath
-from compressor.recipe.base import Section
 from compressor.recipe.recipe import Recipe
+from compressor.recipe.section import Section
 from compressor.recipe.yaml_values import MAX_BYTES, LimitError, load_yaml
 from compressor.utils.input_files import read_text
 from compressor.wording import quote, shorten

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from compressor.recipe.base import Section
 from compressor.recipe.data import CalibrationOptions, DataOptions, EvaluationOptions
 from compressor.recipe.delivery import BenchOptions, ExportOptions
 from compressor.recipe.finetune import FinetuneOptions
 from compressor.recipe.fusion import FusionOptions
+from compressor.recipe.section import Section
 from compressor.recipe.target import TargetOptions
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from compressor.recipe.base import Count, Positive, Section
+from compressor.recipe.section import Count, Positive, Section
 
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
 _MILLISECONDS = {"": 1.0, "ms": 1.0, "s": 1e3}

@@ -429,7 +429,7 @@ def test_large_images_are_not_all_held_at_once(here, vit_a, monkeypatch):
 
 
 def test_a_line_without_end(capsys, here, bert, monkeypatch):
-    from compressor.data import tables
+    from compressor.data import table_checks as tables
 
     monkeypatch.setattr(tables, "LINE_BYTES", 1 << 20)
     monkeypatch.setattr(tables, "TEXT_BYTES", 1 << 20)
@@ -480,7 +480,7 @@ def test_many_columns(capsys, here, bert, name, content):
 
 
 def test_brackets_and_commas_of_texts_are_no_structure(here):
-    from compressor.data.tables import check_table
+    from compressor.data.table_checks import check_table
 
     rows = [{"text": "[{" * 400 + '","":' * 20_000, "label": "positive"}, {"text": "]" * 900, "label": "negative"}]
     Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 3))
