@@ -58,7 +58,7 @@ class TargetOptions(Section):
 def _number(value: Any, units: dict[str, float], expected: str) -> Any:
     if not isinstance(value, str):
         return value
-    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)\s*", value)
-    if found is None or found[2].lower() not in units or found[1].count(".") > 1:
+    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)\s*", value)
+    if match is None or match[2].lower() not in units or match[1].count(".") > 1:
         raise ValueError(f"this should be {expected}")
-    return float(found[1]) * units[found[2].lower()]
+    return float(match[1]) * units[match[2].lower()]

@@ -43,7 +43,7 @@ class _Loader(yaml.SafeLoader):
         line = f"line {event.start_mark.line + 1}"
         alias = isinstance(event, yaml.AliasEvent)
         if alias and event.anchor in self.anchors and event.anchor not in self._sizes:
-            raise LimitError(f"the alias *{event.anchor} stands inside of what it stands for ({line})")
+            raise LimitError(f"the alias *{event.anchor} contains itself ({line})")
         before = self._values
         self._values += self._sizes.get(event.anchor, 1) if alias else 1
         self._depth += 1
