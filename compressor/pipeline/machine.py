@@ -15,11 +15,11 @@ import torch
 from huggingface_hub import constants
 from packaging.requirements import Requirement
 
-import compressor
 from compressor.bench.latency import available_threads
 from compressor.models.builtin import cache_folder
 from compressor.pipeline.environment import environment
 from compressor.utils.out_of_memory import Memory, available_memory, format_bytes
+from compressor.version import __version__
 
 #: Room that a run with a small model and its data needs.
 _LEAST_FREE = 2 << 30
@@ -39,7 +39,7 @@ def examine_machine() -> dict[str, Any]:
     caches = [_cache(*one) for one in _caches()]
     memory = available_memory()
     return {
-        "version": compressor.__version__,
+        "version": __version__,
         "environment": environment(),
         "requirements": {need.name: _version(need.name) for need in needed},
         "devices": _devices(memory.total),

@@ -9,7 +9,6 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-import compressor
 from compressor.bench.rows import to_json
 from compressor.bench.size import weight_bytes
 from compressor.data.batches import Samples
@@ -39,6 +38,7 @@ from compressor.recipe import Recipe
 from compressor.utils import distributed
 from compressor.utils.devices import on_device
 from compressor.utils.files import atomic_directory, disk_full_as_user_error, work_folder
+from compressor.version import __version__
 
 #: A finetune without labels earns a warning beyond so many times the KL before it, and so many nats more.
 HARM_FACTOR, HARM_NATS = 1.5, 0.01
@@ -346,7 +346,7 @@ def _report(
     timings, timing_notes = time_models(recipe, models, folder if delivery.onnx else None, run.stages)
     length = sample_length(run.spec.config)
     return RunReport(
-        version=compressor.__version__,
+        version=__version__,
         task=run.spec.task.name,
         reads=run.spec.reads,
         recipe=recipe.model_dump(mode="json"),
