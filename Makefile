@@ -1,6 +1,7 @@
 # `make demo`: install and do the main job on the built-in teachers.  `make test`: install the test extras and run the
-# tests.  `make docs`: the user's guide, in site/.  `make dist`: a wheel and a source distribution in dist/; the wheel
-# is tried in a fresh environment.  Nothing but Python 3.11 or newer and make has to be there.
+# tests of every property.  `make test-all`: those, then the same properties on every family, layout and setting.
+# `make docs`: the user's guide, in site/.  `make dist`: a wheel and a source distribution in dist/; the wheel is tried in
+# a fresh environment.  Nothing but Python 3.11 or newer and make has to be there.
 
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
@@ -14,8 +15,10 @@ PIP := $(VENV)/bin/python $(INSTALL) --no-compile
 # compile the libraries' tests too. A package may ship files that are no Python of this version: no reason to fail here.
 COMPILE := $(VENV)/bin/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib compressor || true
 
+PYTEST := $(VENV)/bin/pytest -n 2 --dist worksteal
+
 # The guide is built without --quiet, which would hide the warnings that --strict counts.
-.PHONY: demo test docs install dist dist-check clean
+.PHONY: demo test test-all docs install dist dist-check clean
 .DELETE_ON_ERROR:
 
 demo: install
@@ -25,7 +28,11 @@ test: $(VENV)/.tested
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
-	$(VENV)/bin/pytest -n 2 --dist worksteal
+	$(PYTEST)
+
+# No test runs twice: what is marked slow is what `make test` leaves out.
+test-all: test
+	$(PYTEST) -m slow
 
 docs: $(VENV)/.documented
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict

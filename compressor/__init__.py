@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from compressor.bench.rows import Row
     from compressor.distillation.checks import TrainingSamples
     from compressor.distillation.distill import FinetuneReport
-    from compressor.export.onnx import ExportReport
+    from compressor.export.reports import ExportReport
     from compressor.fusion import FusionResult
     from compressor.layer_maps import LayerMap
 

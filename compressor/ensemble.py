@@ -23,16 +23,16 @@ def mix_predictions(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         weights: of the models, normalised; weight 0 leaves a model out.
 
     Raises:
-        UserError: as `check_weights`.
+        UserError: as `check_ensemble_weights`.
     """
-    check_weights(len(rows), weights)
+    check_ensemble_weights(len(rows), weights)
     total = sum(weights)
     weighted = [row + math.log(weight / total) for row, weight in zip(rows, weights, strict=True) if weight > 0]
     # Pair by pair: logsumexp over a stack makes a copy of all rows first, and takes four times as long.
     return reduce(torch.logaddexp, weighted)
 
 
-def check_weights(models: int, weights: Sequence[float]) -> None:
+def check_ensemble_weights(models: int, weights: Sequence[float]) -> None:
     """UserError unless each model has a non-negative weight and not all are zero."""
     if len(weights) != models or any(weight < 0 for weight in weights) or sum(weights) <= 0:
         raise UserError(

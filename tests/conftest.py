@@ -74,14 +74,49 @@ def image_folder(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, vit_a, vit_b, image_folder):
+    """The folder and the report of a whole run of two teachers, everything on; to be read only."""
+    from command import tiny_recipe
+
+    from compressor.pipeline.run import run_recipe
+    from compressor.recipe import build_recipe
+
+    output = tmp_path_factory.mktemp("finished") / "student"
+    values = tiny_recipe([vit_a, vit_b], image_folder, output, bench={"latency": True}, export={"onnx": True})
+    return output, run_recipe(build_recipe(values))
+
+
+@pytest.fixture(scope="session")
+def fused_run(tmp_path_factory, vit_a, image_folder):
+    """The folder of a run that only fused one teacher; to be read only."""
+    from command import tiny_recipe
+
+    from compressor.pipeline.run import run_recipe
+    from compressor.recipe import build_recipe
+
+    output = tmp_path_factory.mktemp("fused") / "s"
+    run_recipe(build_recipe(tiny_recipe([vit_a], image_folder, output, finetune={"enabled": False})))
+    return output
+
+
+@pytest.fixture
+def forked_benchmark():
+    """`compress bench` forks its processes: `test_bench` of the command starts them as users do."""
+    from forked import forked_workers
+
+    with forked_workers():
+        yield
+
+
 @pytest.fixture
 def quick_builtin(monkeypatch, tmp_path):
-    """Built-in teachers that train for three steps, in a cache of their own."""
-    from dataclasses import replace
+    """Small built-in teachers that train for three steps, in a cache of their own."""
+    from tiny import quick_builtins
 
     from compressor.models import builtin
 
     monkeypatch.setenv("COMPRESSOR_CACHE", str(tmp_path / "builtin-cache"))
-    quick = {name: replace(training, steps=3) for name, training in builtin.BUILTIN.items()}
+    quick = quick_builtins()
     monkeypatch.setattr(builtin, "BUILTIN", quick)
     return quick

@@ -138,9 +138,8 @@ def test_no_recipe_lost_or_gained_a_key_unnoticed():
     assert recipe_keys() == read("recipe")
 
 
-def test_no_report_lost_or_gained_a_key_unnoticed(tmp_path, capsys):
-    tiny_run(tmp_path / "student", tmp_path)
-    assert report_keys(tmp_path / "student") == read("report")
+def test_no_report_lost_or_gained_a_key_unnoticed(finished_run):
+    assert report_keys(finished_run[0]) == read("report")
 
 
 @pytest.mark.parametrize("kind", ["classifier", "llama"])

@@ -30,7 +30,7 @@ from compressor.distillation.lr_search import (
 from compressor.distillation.objective import FeatureTargets, Objective, distillation_temperature
 from compressor.distillation.tensorboard import check_tensorboard
 from compressor.distillation.training import Diverged, OnStep, TrainingConfig
-from compressor.ensemble import check_weights
+from compressor.ensemble import check_ensemble_weights
 from compressor.errors import UserError
 from compressor.models.builtin import cache_folder
 from compressor.models.precision import raised
@@ -134,7 +134,7 @@ def _check(
 ) -> None:
     """Raise a `UserError` for what would fail later."""
     if options.asks_teachers:
-        check_weights(len(teachers), weights)
+        check_ensemble_weights(len(teachers), weights)
     check_student(student)
     check_data(train, options)
     check_training_device(device)

@@ -15,7 +15,7 @@ from compressor.bench.latency import available_threads
 from compressor.bench.rows import Row, to_json
 from compressor.bench.subprocesses import TimingJob, WorkerError, measure_isolated
 from compressor.errors import UnsupportedError, UserError
-from compressor.export.files import files_of
+from compressor.export.file_kinds import files_of
 from compressor.export.formats import EXPORT_FORMATS
 from compressor.export.parity_cases import MODEL
 from compressor.export.write import write_formats

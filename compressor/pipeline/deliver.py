@@ -13,10 +13,11 @@ from transformers import PreTrainedModel
 
 from compressor.bench.accuracy import DeployedScore, Score, measure_deployed
 from compressor.errors import UnsupportedError
-from compressor.export.files import files_of
+from compressor.export.file_kinds import files_of
 from compressor.export.formats import EXPORT_FORMATS, FLOAT
-from compressor.export.onnx import ExportReport, FileReport, plain, write_onnx
-from compressor.export.parity_cases import MODEL, answers_of
+from compressor.export.onnx import float32_on_cpu, write_onnx
+from compressor.export.parity_cases import MODEL, logits_of_files
+from compressor.export.reports import ExportReport, FileReport
 from compressor.export.write import WrittenFormats, write_formats
 from compressor.pipeline.data_splits import RunData
 from compressor.pipeline.evaluation import EvaluatedModel
@@ -107,7 +108,7 @@ def _write_files(
                 calibration=data.calibration if data else (),
                 processor=processor,
                 seed=seed,
-                left_out=skip if skip_unsupported else None,
+                on_unsupported=skip if skip_unsupported else None,
             )
         except UnsupportedError as error:
             # Of a kind that has no files at all.
@@ -123,12 +124,14 @@ def _evaluate_inexact(
 ) -> tuple[Score | None, dict[str, DeployedScore]]:
     """Scores of the model and of its formats that are not exact; the table's scores hold for exact ones."""
     inexact = {
-        name: partial(answers_of, made.files) for name, made in written.items() if not EXPORT_FORMATS.get(name).exact
+        name: partial(logits_of_files, made.files)
+        for name, made in written.items()
+        if not EXPORT_FORMATS.get(name).exact
     }
     if not inexact or data is None or data.evaluation is None:
         return None, {}
     with stages("evaluate", f"evaluating {', '.join(inexact)}"):
-        return measure_deployed(plain(model), inexact, data.evaluation)
+        return measure_deployed(float32_on_cpu(model), inexact, data.evaluation)
 
 
 def export_to_time(model: PreTrainedModel, folder: Path) -> Path:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
-from compressor.export.files import every_kind
+from compressor.export.file_kinds import every_kind
 from compressor.export.formats import EXPORT_FORMATS, FLOAT, check_formats
-from compressor.export.onnx import EXPORT
+from compressor.export.staging import EXPORT
 from compressor.export.write import write_companions
 from compressor.models.load import load_teacher
 from compressor.models.resolve import load_config

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from command import compress, tiny_recipe, write_recipe
+from forked import compress_forked
 from tiny import CLASSES, save_images, save_vit
 from tiny_text import save_plain, save_sentences, save_text_model
 
@@ -351,19 +352,19 @@ def test_no_space_left_for_a_checkpoint(capsys, here, vit_a, image_folder, monke
     refused(capsys, here, "run", recipe, said="no space left on the device to write to")
 
 
-def test_files_that_may_not_grow(here, vit_a, image_folder):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="limits a forked process")
+def test_files_that_may_not_grow(here, vit_a, image_folder, capfd):
     """The same, met by the libraries themselves."""
+    import resource
+
     recipe = write_recipe(here / "r.yaml", tiny_recipe([vit_a], image_folder, "student", finetune={"enabled": False}))
-    limited = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
-        "from compressor.cli import run_command; sys.exit(run_command(sys.argv[1:]))"
-    )
-    # Python would keep what it compiles of the libraries cut off at that size too, and every later run would fail.
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-c", limited, "run", str(recipe)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr == "error: no space left on the device to write to student: free some, or choose another place\n"
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+
+    code, _, said = compress_forked(capfd, "run", recipe, prepare=limit)
+    assert code == 2, said
+    assert said == "error: no space left on the device to write to student: free some, or choose another place\n"
     assert sorted(path.name for path in here.iterdir()) == ["r.yaml"]
 
 

@@ -327,15 +327,15 @@ def test_evaluate_an_ensemble(capsys, vit_a, vit_b, vit_wide, image_folder):
     assert (found[-1]["accuracy"], found[-1]["labelled"]) == (hits / total, total)
 
 
-def test_bench(capsys, student, vit_a):
-    code, out, err = compress(capsys, "bench", student, vit_a, "--seconds", 0.02, "--batch-size", 2, "--no-onnx")
+def test_bench(capsys, student):
+    code, out, err = compress(capsys, "bench", student, "--seconds", 0.02, "--batch-size", 2, "--no-onnx")
     assert (code, err) == (0, "")
     assert "torch ms" in out
     assert "ORT ms" not in out
     assert "first table: p50 / p95 of batches of 2\n" in out
 
 
-def test_bench_of_a_text_model(capsys, bert):
+def test_bench_of_a_text_model(capsys, bert, forked_benchmark):
     code, out, _ = compress(
         capsys, "bench", bert, "--seconds", 0.02, "--batch-size", 1, "--length", 8, "--no-onnx", "--json"
     )
@@ -343,7 +343,7 @@ def test_bench_of_a_text_model(capsys, bert):
     assert json.loads(out)["table"][0]["macs"] > 0
 
 
-def test_export_notes_the_difference_in_the_report(capsys, student, tmp_path):
+def test_export_notes_the_difference_in_the_report(capsys, student, tmp_path, forked_benchmark):
     folder = Path(shutil.copytree(student, tmp_path / "s"))
     code, out, err = compress(capsys, "export", folder)
     assert (code, err) == (0, "")
@@ -426,7 +426,7 @@ def test_scores_stay_on_the_lines_of_progress(vit_a, vit_b, image_folder, tmp_pa
     assert [share for stage, share, line in told if line == "evaluating the teachers"] == [None, 1.0]
 
 
-def test_python_face(vit_a, vit_b, tmp_path):
+def test_python_face(vit_a, vit_b, tmp_path, forked_benchmark):
     import torch
 
     import compressor

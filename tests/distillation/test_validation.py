@@ -69,7 +69,7 @@ def test_a_stopped_run_that_is_resumed_is_not_gone_on_with(tmp_path, judged, eve
     assert (resumed.best_step, resumed.steps, resumed.judged) == (6, 10, report.judged)
 
 
-@pytest.mark.parametrize("at", [3, 10])
+@pytest.mark.parametrize("at", [3, pytest.param(10, marks=pytest.mark.slow)])
 def test_interrupted_and_resumed_is_undisturbed(tmp_path, at):
     whole, report = run(tmp_path / "whole", steps=11)
     assert [step for step, _ in report.judged] == [0, 2, 4, 6, 8, 10, 11]

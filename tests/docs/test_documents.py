@@ -11,11 +11,11 @@ import importlib.util
 import re
 import shlex
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import save_images, save_vit
+from forked import forked_workers
+from tiny import quick_builtins, save_images, save_vit
 from tiny_text import save_plain, save_sentences, save_text_model
 
 ROOT = Path(__file__).parents[2]
@@ -83,10 +83,10 @@ def place(tmp_path_factory):
         save_images(root / "cifar10" / part, per_class=count, seed=count)
     save_sentences(root / "sst2")
     save_plain(root / "shakespeare.txt")
-    with pytest.MonkeyPatch.context() as patch:
+    with forked_workers(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setenv("COMPRESSOR_CACHE", str(root / "cache"))
-        patch.setattr(builtin, "BUILTIN", {name: replace(one, steps=3) for name, one in builtin.BUILTIN.items()})
+        patch.setattr(builtin, "BUILTIN", quick_builtins())
         yield root
 
 
@@ -170,7 +170,7 @@ def test_the_python_of_the_readme_runs(place, monkeypatch, tmp_path):
     [code] = fences("README.md", "python")
     assert len(code.splitlines()) <= 5
     exec(compile(quick(code), "README.md", "exec"), {})
-    assert AutoModelForImageClassification.from_pretrained("student").config.hidden_size == 32
+    assert AutoModelForImageClassification.from_pretrained("student").config.hidden_size == 16
 
 
 def test_the_python_page_runs_from_top_to_bottom(place, monkeypatch, tmp_path, capsys):
@@ -181,7 +181,7 @@ def test_the_python_page_runs_from_top_to_bottom(place, monkeypatch, tmp_path, c
     assert all(value in whole for value in QUICK_VALUES)
     for number, code in enumerate(fences("docs/python.md", "python")):
         exec(compile(quick(code), f"docs/python.md, block {number + 1}", "exec"), names)
-    assert names["result"].model.config.hidden_size == 32
+    assert names["result"].model.config.hidden_size == 16
     assert names["text_student"].config.hidden_size == 16
     assert Path("student/onnx/model.onnx").exists()
     face = {"fuse", "inspect", "distill", "benchmark", "export_onnx"}

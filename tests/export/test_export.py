@@ -30,7 +30,7 @@ from transformers import (
 
 from compressor.errors import ParityError, UnsupportedError
 from compressor.export import onnx as exporter
-from compressor.export.files import ENCODER_DECODERS, NAMES, STACKS, files_of
+from compressor.export.file_kinds import ENCODER_DECODERS, NAMES, STACKS, files_of
 from compressor.export.onnx import largest_differences, write_onnx
 from compressor.export.parity import check_parity
 from compressor.export.parity_cases import _counted
@@ -321,6 +321,7 @@ class TestCausal:
         # The one with past was of another export; what is not an export's is left alone.
         assert written(tmp_path) == ["mine.txt", "model.onnx"]
 
+    @pytest.mark.slow
     def test_experts(self):
         config = MixtralConfig(num_key_value_heads=1, num_local_experts=3, initializer_range=0.3, **TEXT, **SPECIAL)
         model = built(MixtralForCausalLM, config)
@@ -367,6 +368,7 @@ class TestEncoderDecoder:
             found = run(step, input_ids=new, **seen, **past)
         assert torch.equal(ids, expected)
 
+    @pytest.mark.slow
     def test_spectrograms(self, tmp_path):
         report = write_onnx(whisper(), tmp_path, cache=False, batch_sizes=(1, 3))
         encoder, decoder = report.files

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from families import FAMILIES, batches_of, config_of, tiny_model
+from families import batches_of, config_of, family_params, tiny_model
 
 from compressor.anatomy import Role, inspect_config, map_key
 from compressor.anatomy.certificate import random_permutations
@@ -252,7 +252,7 @@ def test_a_policy_without_an_anchor_of_the_students_shape_is_refused():
         fuse_models(pair, 0.5, None, options("averaging"))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", family_params())
 def test_every_residual_axis_has_a_site_and_every_site_an_axis(family):
     anatomy = inspect_config(config_of(family))
     try:

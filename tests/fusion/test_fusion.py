@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from families import FAMILIES, batches_of, config_of, tiny_model, widen
+from families import batches_of, config_of, family_params, tiny_model, trained_model, widen
 
 from compressor.anatomy import inspect_config
 from compressor.anatomy.hooks import logits_of
@@ -35,14 +35,14 @@ def relative_error(model, reference, config) -> float:
     return float((logits_of(model, inputs) - wanted).abs().max() / wanted.abs().max())
 
 
-@pytest.fixture(scope="module", params=["vit", "bert", "llama"])
+@pytest.fixture(scope="module", params=family_params(("vit", "bert", "llama"), fast=("llama",)))
 def pair(request):
     """(narrow model, two function-preserving widenings of it) in float64."""
     narrow = tiny_model(config_of(request.param))
     return narrow, [("one", widen(narrow, 1)), ("two", widen(narrow, 2))]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", family_params())
 def test_every_family_is_recovered_from_its_widening(family):
     narrow = tiny_model(config_of(family))
     result = fuse_models(
@@ -117,11 +117,11 @@ def held_out_kl(model, teachers, config) -> float:
     return mean_kl(model, batches, target)
 
 
-@pytest.mark.parametrize("family", ["vit", "bert", "llama"])
+@pytest.mark.parametrize("family", family_params(("vit", "bert", "llama"), fast=("vit",)))
 def test_refit_beats_slicing_on_unseen_inputs(family):
     """Teachers that have learned something, as far apart as two seeds are."""
     config = config_of(family)
-    teachers = [(f"t{seed}", train_briefly(config, seed, 150)) for seed in (1, 2)]
+    teachers = [(f"t{seed}", trained_model(family, seed)) for seed in (1, 2)]
     task = task_for(config)
     batches, unseen = ([unlabelled(task.batch(first + i)) for i in range(6)] for first in (1, 101))
     target = [ensemble_predictions([model for _, model in teachers], [0.5, 0.5], batch) for batch in unseen]
@@ -163,7 +163,13 @@ class TestOrder:
 
     @pytest.mark.parametrize("weights", [None, (1.0, 0.3, 0.1)], ids=["auto", "weights"])
     @pytest.mark.parametrize("options", ORDERED.values(), ids=ORDERED)
-    @pytest.mark.parametrize("make", [lambda: independent("vit"), three_of_two_widths], ids=["two", "three"])
+    @pytest.mark.parametrize(
+        "make",
+        [
+            pytest.param(lambda: independent("vit"), id="two", marks=pytest.mark.slow),
+            pytest.param(three_of_two_widths, id="three"),
+        ],
+    )
     def test_it_changes_no_weight(self, make, options, weights):
         teachers, batches = make(), batches_of(config_of("vit"), 2, 8)
         made = []
@@ -354,7 +360,7 @@ class TestDepth:
         assert linear_cka(x, torch.randn(40, 6, dtype=torch.float64)) < 0.6
 
 
-@pytest.mark.parametrize("family", ["bert", "llama", "bart", "vit"])
+@pytest.mark.parametrize("family", family_params(("bert", "llama", "bart", "vit"), fast=("bert",)))
 def test_batch_size_and_sample_order_do_not_change_the_student(family):
     """Beyond float error: held-out samples and those of pilots are taken by what is in them."""
     teachers, config = independent(family), config_of(family)
@@ -380,13 +386,13 @@ def test_different_heads_and_units_go_into_one_student():
 class TestUnlikeHeads:
     """Heads of another size are chosen whole; their channels keep what they can of QKᵀ."""
 
-    @pytest.mark.parametrize("family", ["bert", "vit", "gpt2"])
+    @pytest.mark.parametrize("family", family_params(("bert", "vit", "gpt2"), fast=("vit",)))
     def test_teachers_with_other_head_sizes_make_one_student(self, family):
         fields = {"gpt2": ("n_head",)}.get(family, ("num_attention_heads",))
         other = config_of(family)
         for field in fields:
             setattr(other, field, 2)
-        teachers = [("four", train_briefly(config_of(family), 1, 120)), ("two", train_briefly(other, 2, 120))]
+        teachers = [("four", trained_model(family, 1)), ("two", train_briefly(other, 2, 120))]
         task = task_for(other)
         batches, unseen = ([unlabelled(task.batch(first + i)) for i in range(6)] for first in (1, 101))
         target = [ensemble_predictions([model for _, model in teachers], [0.5, 0.5], batch) for batch in unseen]
@@ -418,7 +424,10 @@ class TestUnlikeHeads:
             fuse_models([("one", tiny_model(config_of("llama"))), ("two", tiny_model(other))], 0.5, batches_of(other))
 
 
-@pytest.mark.parametrize("family", ["vit", "gpt-neox", "t5", "albert", "mixtral", "whisper", "clip-text"])
+@pytest.mark.parametrize(
+    "family",
+    family_params(("vit", "gpt-neox", "t5", "albert", "mixtral", "whisper", "clip-text"), ("vit", "mixtral")),
+)
 def test_the_automatic_way_makes_a_finite_student_with_a_report(family):
     teachers = independent(family)
     result = fuse_models(teachers, 0.5, batches_of(config_of(family)))

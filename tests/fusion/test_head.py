@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import batches_of, config_of, tiny_model, widen
+from families import batches_of, config_of, family_params, tiny_model, widen
 
 from compressor.ensemble import ensemble_predictions, mean_kl
 from compressor.fusion import fuse_models
@@ -14,14 +14,9 @@ from compressor.recipe import FusionOptions
 PLAIN = FusionOptions(residual="principal")
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gemma2"])
-def test_held_out_samples_gain(family):
-    teachers = [(str(seed), tiny_model(config_of(family), seed)) for seed in (0, 1)]
-    report = fuse_models(teachers, 0.5, batches_of(config_of(family), 8, 32), PLAIN).report
-    assert report["head"] is None or report["head"]["kl"] < report["head"]["least_squares_kl"]
-
-
-def test_new_samples_gain_too():
+@pytest.fixture(scope="module")
+def decided():
+    """Teachers that prefer some class, samples, new samples with the ensemble's answers, and the student."""
     teachers = [(str(seed), tiny_model(config_of("llama"), seed)) for seed in (0, 1)]
     models = [model for _, model in teachers]
     for model in models:
@@ -30,20 +25,27 @@ def test_new_samples_gain_too():
     batches = batches_of(config_of("llama"), 16, 32)
     new = batches_of(config_of("llama"), 4, 32, first_seed=900)
     wanted = [ensemble_predictions(models, [0.5, 0.5], batch) for batch in new]
-    fitted = fuse_models(teachers, 0.5, batches, PLAIN)
+    return teachers, batches, new, wanted, fuse_models(teachers, 0.5, batches, PLAIN)
+
+
+@pytest.mark.parametrize("family", family_params(("llama", "gpt2", "opt", "gemma2"), fast=("llama",)))
+def test_held_out_samples_gain(family):
+    teachers = [(str(seed), tiny_model(config_of(family), seed)) for seed in (0, 1)]
+    report = fuse_models(teachers, 0.5, batches_of(config_of(family), 8, 32), PLAIN).report
+    assert report["head"] is None or report["head"]["kl"] < report["head"]["least_squares_kl"]
+
+
+def test_new_samples_gain_too(decided):
+    teachers, batches, new, wanted, fitted = decided
     # Without held-out samples there is nothing to stop by, and the head keeps its least squares.
     plain = fuse_models(teachers, 0.5, batches, PLAIN, holdout=0.0)
     assert fitted.report["head"] is not None
     assert mean_kl(fitted.model, new, wanted) < mean_kl(plain.model, new, wanted)
 
 
-def test_few_tokens_do_not_fit_a_head(monkeypatch):
-    config = config_of("llama")
-    teachers = [(str(seed), tiny_model(config, seed)) for seed in (0, 1)]
-    for _, model in teachers:
-        model.lm_head.weight.data *= 8
-    batches = batches_of(config, 16, 32)
-    assert fuse_models(teachers, 0.5, batches, PLAIN).report["head"] is not None
+def test_few_tokens_do_not_fit_a_head(decided, monkeypatch):
+    teachers, batches, _, _, fitted = decided
+    assert fitted.report["head"] is not None
     # 6,144 tokens for 16 inputs.
     monkeypatch.setattr(head, "TOKENS_PER_INPUT", 385)
     assert fuse_models(teachers, 0.5, batches, PLAIN).report["head"] is None
@@ -106,22 +108,17 @@ def test_heaps_of_tokens_say_what_all_together_say(bias, monkeypatch):
     assert torch.allclose(change, again, rtol=1e-6, atol=1e-8)
 
 
-def test_more_tokens_make_a_better_head(monkeypatch):
+def test_more_tokens_make_a_better_head(decided, monkeypatch):
     """Of many classes a few thousand tokens say too little: as many are taken as the work allows."""
     config = config_of("llama")
-    teachers = [(str(seed), tiny_model(config, seed)) for seed in (0, 1)]
-    models = [model for _, model in teachers]
-    for model in models:
-        model.lm_head.weight.data *= 8
-    batches, new = batches_of(config, 16, 32), batches_of(config, 4, 32, first_seed=900)
-    wanted = [ensemble_predictions(models, [0.5, 0.5], batch) for batch in new]
-    every = mean_kl(fuse_models(teachers, 0.5, batches, PLAIN).model, new, wanted)
+    teachers, batches, new, wanted, fitted = decided
+    every = mean_kl(fitted.model, new, wanted)
     entries = 16 * 32 * 12 * config.vocab_size * (config.hidden_size // 2)
     monkeypatch.setattr(head, "HEAD_WORK", entries // 32)
     assert every < mean_kl(fuse_models(teachers, 0.5, batches, PLAIN).model, new, wanted)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+@pytest.mark.parametrize("family", family_params(("llama", "gpt2", "bert"), fast=("gpt2",)))
 def test_logits_of_large_vocabularies_are_never_held_together(family, monkeypatch):
     """Calls are made of few samples, and what is kept of all tokens is what the head reads."""
     config = config_of(family)

@@ -39,8 +39,15 @@ def kl(model, teachers, config, **inputs) -> float:
 
 
 class TestHalfPrecision:
-    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-    @pytest.mark.parametrize("family", ["vit", "llama"])
+    @pytest.mark.parametrize(
+        ("family", "dtype"),
+        [
+            ("llama", torch.bfloat16),
+            ("vit", torch.float16),
+            pytest.param("llama", torch.float16, marks=pytest.mark.slow),
+            pytest.param("vit", torch.bfloat16, marks=pytest.mark.slow),
+        ],
+    )
     def test_it_is_fused_as_in_single_precision(self, family, dtype):
         halves = [model.to(dtype) for _, model in (named(family, 0), named(family, 1))]
         singles = [in_single(model) for model in halves]
@@ -78,7 +85,7 @@ class TestHalfPrecision:
 
 class TestDeadParts:
     @pytest.mark.parametrize("part", ["v_proj", "o_proj", "q_proj", "gate_proj"])
-    @pytest.mark.parametrize("narrowing", ["auto", "fewer-heads"])
+    @pytest.mark.parametrize("narrowing", ["auto", pytest.param("fewer-heads", marks=pytest.mark.slow)])
     def test_a_layer_that_says_nothing_is_fused(self, part, narrowing):
         teachers = [named("llama", seed) for seed in (0, 1)]
         for _, model in teachers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import FAMILIES, batches_of, config_of, tiny_model, widen
+from families import batches_of, config_of, family_params, tiny_model, widen
 
 from compressor.ensemble import ensemble_predictions, mean_kl
 from compressor.fusion import fuse_models
@@ -37,7 +37,7 @@ def test_new_samples_gain(small_steps):
     assert mean_kl(near.model, new, target) < mean_kl(far.model, new, target)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", family_params())
 def test_layers_of_every_kind_are_fitted_as_a_whole(family, small_steps):
     config = config_of(family)
     result = fused([tiny_model(config)], batches_of(config, batch=64), steps=20)

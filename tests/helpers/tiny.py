@@ -38,6 +38,16 @@ def save_vit(folder, *, seed=0, hidden=32, heads=4, layers=2, classes=CLASSES, m
     return Path(folder)
 
 
+def quick_builtins():
+    """The built-in teachers, smaller and trained for three steps."""
+    from dataclasses import replace
+
+    from compressor.models.builtin import BUILTIN
+
+    small = {"hidden_size": 32, "layers": 2, "intermediate_size": 64, "patch_size": 4}
+    return {name: replace(training, steps=3, **small) for name, training in BUILTIN.items()}
+
+
 def save_bert(folder, *, seed=0, words=("good", "bad", "film", "plot", "the"), hidden=16):
     """A randomly initialised BERT classifier with a word tokenizer."""
     import torch

@@ -128,11 +128,12 @@ def save_reviews(path):
 
 def test_commands_look_up_no_host(watched, home, vit_a, vit_b, bert, image_folder, tmp_path):
     data, student = ["--data", image_folder], tmp_path / "student"
+    quick = ["--samples", 8, "--steps", 2, "--batch-size", 4, "--no-latency", "--no-onnx"]
     commands = [
         ["doctor"],
-        ["fuse", vit_a, vit_b, *data, "-o", student, "--samples", 8, "--steps", 2, "--batch-size", 4, "--no-latency"],
+        ["fuse", vit_a, vit_b, *data, "-o", student, *quick],
+        ["export", student, "--formats", "onnx,onnx-int8", *data],
         ["bench", student, "--backends", "torch,onnx", "--seconds", 0.01, "--batch-size", 2],
-        ["export", student, "--formats", "onnx,onnx-int8", *data, "--force"],
         ["evaluate", student, *data],
         ["evaluate", bert, "--data", save_reviews(tmp_path / "reviews.csv")],
     ]

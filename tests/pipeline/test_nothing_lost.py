@@ -21,6 +21,8 @@ from watched import snapshot
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="makes links")
 
 LAYOUTS = 50
+#: Of them, in `make test`; `make test-all` tries all.
+FAST_LAYOUTS = 6
 #: What an export and a page may change in a model's own folder.
 OWN = ("onnx", "torch", "report.json", "report.html", "README.md")
 #: Files that a user may have, under names that we write too.
@@ -32,13 +34,12 @@ MINE = (
 
 
 @pytest.fixture(scope="module")
-def former(vit_a, image_folder, tmp_path_factory):
+def former(fused_run, vit_a, image_folder, tmp_path_factory):
     """Folders that a run has written: its output, and what it left when it was interrupted."""
     from compressor.pipeline.run import run_recipe
     from compressor.recipe import build_recipe
 
     folder = tmp_path_factory.mktemp("former")
-    run_recipe(build_recipe(tiny_recipe([vit_a], image_folder, folder / "s", finetune={"enabled": False})))
 
     def stop(stage, share, line):
         if stage == "finetune":
@@ -46,7 +47,7 @@ def former(vit_a, image_folder, tmp_path_factory):
 
     with pytest.raises(KeyboardInterrupt):
         run_recipe(build_recipe(tiny_recipe([vit_a], image_folder, folder / "t")), progress=stop)
-    return {"output": folder / "s", "work": folder / "t.work"}
+    return {"output": fused_run, "work": folder / "t.work"}
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +186,9 @@ def check(layout, before, after, command, force, reads, named):
         assert name in layout.ours or replaced, f"{name} was not ours"
 
 
-@pytest.mark.parametrize("seed", range(LAYOUTS))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=pytest.mark.slow if seed >= FAST_LAYOUTS else ()) for seed in range(LAYOUTS)]
+)
 def test_no_command_removes_what_it_did_not_write(
     seed, capsys, tmp_path, monkeypatch, vit_a, vit_b, vit_c, image_folder, former, quick
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -29,12 +30,11 @@ def same_weights(one, other):
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, vit_a, vit_b, image_folder):
+@pytest.fixture
+def finished(finished_run):
     """The folder and the report of a whole run, everything on."""
-    output = tmp_path_factory.mktemp("finished") / "student"
-    report = fused([vit_a, vit_b], image_folder, output, bench={"latency": True}, export={"onnx": True})
-    return output, report
+    output, report = finished_run
+    return output, copy.deepcopy(report)
 
 
 def test_the_folder_is_complete(finished):

@@ -7,8 +7,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,15 +20,10 @@ from compressor.utils.files import atomic_directory
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="makes links and sends POSIX signals")
 
 
-@pytest.fixture(scope="module")
-def former(vit_a, image_folder, tmp_path_factory):
+@pytest.fixture
+def former(fused_run):
     """The output of a run that was only fused."""
-    from compressor.pipeline.run import run_recipe
-    from compressor.recipe import build_recipe
-
-    output = tmp_path_factory.mktemp("former") / "s"
-    run_recipe(build_recipe(tiny_recipe([vit_a], image_folder, output, finetune={"enabled": False})))
-    return output
+    return fused_run
 
 
 @pytest.fixture
@@ -315,13 +308,17 @@ class TestWorkFolder:
 
 
 def test_a_second_run_is_told_who_writes_and_a_killed_one_lets_go(capsys, here):
-    steps = {"steps": 400, "batch_size": 4, "checkpoint_every": 10}
+    from compressor.cli import run_command
+
+    steps = {"steps": 200, "batch_size": 4, "checkpoint_every": 10}
     recipe = write_recipe(Path("r.yaml"), tiny_recipe(["x/a"], "x/data", "student", finetune=steps))
-    running = subprocess.Popen([sys.executable, "-m", "compressor", "run", str(recipe)], stderr=subprocess.PIPE)
+    # Forked, so that nothing is imported anew.
+    running = multiprocessing.get_context("fork").Process(target=run_command, args=(["run", str(recipe)],))
+    running.start()
     try:
         deadline = time.monotonic() + 120
         while not list(here.glob("student.work/checkpoints/checkpoint-*/finished")):
-            assert running.poll() is None and time.monotonic() < deadline, running.communicate()
+            assert running.is_alive() and time.monotonic() < deadline
             time.sleep(0.02)
         os.kill(running.pid, signal.SIGSTOP)
         said = f"is being written by process {running.pid}"
@@ -330,7 +327,7 @@ def test_a_second_run_is_told_who_writes_and_a_killed_one_lets_go(capsys, here):
         refused(capsys, here, "export", "x/a", "-o", "up/../student", said=said)
     finally:
         running.kill()
-        running.communicate()
+        running.join()
     short = write_recipe(Path("r.yaml"), tiny_recipe(["x/a"], "x/data", "student", finetune=steps))
     refused(capsys, here, "run", short, said="--resume")
     code, _, err = compress(capsys, "run", short, "--resume")

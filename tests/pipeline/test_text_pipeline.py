@@ -34,7 +34,9 @@ def root(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in ("tagger", "masked") else ()) for kind in CASES]
+)
 def test_every_task_from_two_models_and_a_file_to_a_folder(capsys, root, tmp_path, kind):
     import torch
     import transformers
@@ -155,7 +157,7 @@ def test_teachers_of_different_depths(capsys, root, tmp_path):
     assert "and depth 3" in (tmp_path / "s" / "README.md").read_text()
 
 
-def test_encoder_decoders_are_timed_in_torch_only(capsys, root):
+def test_encoder_decoders_are_timed_in_torch_only(capsys, root, forked_benchmark):
     code, out, err = compress(capsys, "bench", root / "t50", "--seconds", 0.01, "--batch-size", 1, "--length", 8)
     assert code == 0
     assert "ORT ms" not in out and "torch ms" in out

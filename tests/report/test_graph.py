@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 from command import compress
-from families import FAMILIES
+from families import family_params
 from transformers import AutoConfig
 
 from compressor.anatomy import inspect_config
@@ -32,7 +32,7 @@ def drawn(family, **values):
     return ElementTree.fromstring(draw_svg(build_graph(family, anatomy))), anatomy
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=family_params())
 def picture(request):
     return request.param, *drawn(request.param)
 

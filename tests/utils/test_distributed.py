@@ -119,8 +119,15 @@ def shared_weights(monkeypatch):
         monkeypatch.setenv(name, value)
 
 
-@pytest.mark.parametrize("shared", ["batches", "weights"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("way", "shared"),
+    [
+        ("texts", "batches"),
+        ("texts", "weights"),
+        ("images", "batches"),
+        pytest.param("images", "weights", marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_have_the_loss_curve_of_one(tmp_path, request, way, shared):
     """Over images that are mixed within a batch, with a search and judgements; and texts in parts that weigh unlike."""
     for name in ("one", "two"):
@@ -142,7 +149,7 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path, request, way, shared
 
 
 @pytest.mark.usefixtures("shared_weights")
-@pytest.mark.parametrize("kind", ["SHARDED_STATE_DICT", "FULL_STATE_DICT"])
+@pytest.mark.parametrize("kind", ["SHARDED_STATE_DICT", pytest.param("FULL_STATE_DICT", marks=pytest.mark.slow)])
 def test_shared_weights_are_resumed(tmp_path, monkeypatch, kind):
     """Of a model with tied embeddings, layers that are computed again and a judgement whose samples are one batch."""
     monkeypatch.setenv("FSDP_STATE_DICT_TYPE", kind)
@@ -172,7 +179,7 @@ def test_shared_weights_are_resumed(tmp_path, monkeypatch, kind):
     assert all(torch.equal(once[name], one[name]) for one in again for name in once)
 
 
-@pytest.mark.parametrize("shared", ["batches", "weights"])
+@pytest.mark.parametrize("shared", ["batches", pytest.param("weights", marks=pytest.mark.slow)])
 def test_the_first_writes_and_speaks(tmp_path, monkeypatch, request, capfd, vit_a, image_folder, shared):
     monkeypatch.chdir(tmp_path)
     losses = []

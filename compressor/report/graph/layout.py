@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from compressor.report.graph.parts import Column, EdgeMap, HeadBlock, Inline, Item, ModelGraph, Node, NodeShape, Sum
 from compressor.report.graph.placement import (
-    NAME,
+    NAME_SIZE,
     ROW_GAP,
     CanvasPoint,
     LinkRoute,
@@ -128,7 +128,7 @@ class _ColumnLayout:
                 picture.panels.append(panel)
         self.end = self.last or (self.spine, self.y)
         middle = (left + self.right) / 2
-        picture.captions.append(Caption(column.title, middle, -30.0, NAME, centred=True))
+        picture.captions.append(Caption(column.title, middle, -30.0, NAME_SIZE, centred=True))
         if self.taps and memory:
             self._route_memory(*memory)
 

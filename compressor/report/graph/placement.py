@@ -13,7 +13,7 @@ ROW_GAP, NODE_GAP = 32.0, 16.0
 #: Distance between parallel edges of the same two nodes.
 LANE = 58.0
 #: Font sizes of names, notes, labels, and the index of a label.
-NAME, NOTE, LABEL, INDEX = 12.0, 10.0, 11.0, 8.5
+NAME_SIZE, NOTE_SIZE, LABEL_SIZE, INDEX_SIZE = 12.0, 10.0, 11.0, 8.5
 _MIN_WIDTH = 64.0
 _LINE = 13.0
 
@@ -79,14 +79,14 @@ def label_width(edge_map: EdgeMap, word: str = "") -> float:
     """Width of the label of an edge."""
     plain = label_text(edge_map) + (f" {word}" if word else "")
     # Labels are bold.
-    return 1.15 * (text_width(plain, LABEL) + text_width(edge_map.index, INDEX))
+    return 1.15 * (text_width(plain, LABEL_SIZE) + text_width(edge_map.index, INDEX_SIZE))
 
 
 def node_size(node: Node) -> tuple[float, float]:
     """Width and height of a node."""
     if node.shape is NodeShape.SUM:
         return 20.0, 20.0
-    text = max([text_width(node.text, NAME), *(text_width(note, NOTE) for note in node.notes)])
+    text = max([text_width(node.text, NAME_SIZE), *(text_width(note, NOTE_SIZE) for note in node.notes)])
     minimum = _MIN_WIDTH if node.shape is NodeShape.WEIGHT else 0.0
     return max(minimum, text + 20.0), 24.0 + _LINE * len(node.notes)
 

@@ -9,10 +9,10 @@ from compressor.errors import UserError
 from compressor.report.graph.layout import Caption, Panel, lay_out
 from compressor.report.graph.parts import EdgeMap, MapKind, ModelGraph, NodeShape
 from compressor.report.graph.placement import (
-    INDEX,
-    LABEL,
-    NAME,
-    NOTE,
+    INDEX_SIZE,
+    LABEL_SIZE,
+    NAME_SIZE,
+    NOTE_SIZE,
     LinkRoute,
     PlacedNode,
     label_text,
@@ -52,7 +52,7 @@ _MARGIN, _LEGEND_GAP = 24.0, 28.0
 def draw_svg(graph: ModelGraph) -> str:
     """The SVG document of a graph."""
     picture = lay_out(graph)
-    lines = [(graph.title, _TITLE), *((line, LABEL) for line in graph.subtitle.split("\n"))]
+    lines = [(graph.title, _TITLE), *((line, LABEL_SIZE) for line in graph.subtitle.split("\n"))]
     width = max([picture.width, *(text_width(text, size) + 2 * _MARGIN for text, size in lines), _MIN_WIDTH])
     legend = _legend_rows(_legend(graph), width)
     header = _MARGIN + (len(lines) + len(legend)) * _LINE + 16
@@ -128,7 +128,7 @@ def _legend_rows(legend: list[tuple[EdgeMap, str]], width: float) -> list[list[t
     rows: list[list[tuple[tuple[EdgeMap, str], float]]] = []
     x = width
     for entry in legend:
-        needed = 34 + label_width(entry[0]) + text_width(f" {entry[1]}", LABEL)
+        needed = 34 + label_width(entry[0]) + text_width(f" {entry[1]}", LABEL_SIZE)
         if x + needed > width - _MARGIN:
             rows.append([])
             x = _MARGIN
@@ -142,7 +142,7 @@ def _sample(edge_map: EdgeMap, text: str, x: float, y: float) -> str:
     words = x + 34 + label_width(edge_map)
     return (
         f'<g class="legend">{line}{_mark(edge_map, x + 29, y)}'
-        f'<text x="{words:g}" y="{y:g}" font-size="{LABEL:g}" fill="{_INK}">{escape(text)}</text></g>'
+        f'<text x="{words:g}" y="{y:g}" font-size="{LABEL_SIZE:g}" fill="{_INK}">{escape(text)}</text></g>'
     )
 
 
@@ -157,7 +157,7 @@ def _panel(panel: Panel) -> str:
     return (
         f'<g class="layer"><title>{escape(panel.tip)}</title><rect x="{panel.left:g}" y="{panel.top:g}" '
         f'width="{panel.width:g}" height="{panel.height:g}" rx="10" fill="#f8fafc" stroke="#e2e8f0"/>'
-        f'<text x="{panel.left + 12:g}" y="{panel.top + 18:g}" font-size="{LABEL:g}" font-weight="600" '
+        f'<text x="{panel.left + 12:g}" y="{panel.top + 18:g}" font-size="{LABEL_SIZE:g}" font-weight="600" '
         f'fill="{_SOFT}">{escape(panel.title)}</text></g>'
     )
 
@@ -184,10 +184,10 @@ def _mark(edge_map: EdgeMap, x: float, y: float, word: str = "") -> str:
     """The T of a map with index and word."""
     subscript = edge_map.index.rstrip("′")
     rest = edge_map.index.removeprefix(subscript) + (f"\N{NO-BREAK SPACE}{word}" if word else "")
-    index = f'<tspan font-size="{INDEX:g}" dy="3">{escape(subscript)}</tspan>' if subscript else ""
+    index = f'<tspan font-size="{INDEX_SIZE:g}" dy="3">{escape(subscript)}</tspan>' if subscript else ""
     after = f'<tspan dy="{-3 if subscript else 0}">{escape(rest)}</tspan>' if rest else ""
     return (
-        f'<text x="{x:g}" y="{y:g}" font-size="{LABEL:g}" font-weight="600" fill="{_COLOURS[edge_map.kind]}">'
+        f'<text x="{x:g}" y="{y:g}" font-size="{LABEL_SIZE:g}" font-weight="600" fill="{_COLOURS[edge_map.kind]}">'
         f"{label_text(edge_map)}{index}{after}</text>"
     )
 
@@ -218,10 +218,9 @@ def _node(placed: PlacedNode) -> str:
         f'height="{placed.height:g}" rx="{rounding}" fill="{fill}" stroke="{line}"{dashes}/>'
     )
     first = placed.y - placed.height / 2 + 16
-    lines = [_caption(Caption(node.text, placed.x, first, NAME, centred=True))]
-    lines += [
-        _caption(Caption(note, placed.x, first + 13 * (i + 1), NOTE, centred=True)) for i, note in enumerate(node.notes)
-    ]
+    lines = [_caption(Caption(node.text, placed.x, first, NAME_SIZE, centred=True))]
+    for index, note in enumerate(node.notes, 1):
+        lines.append(_caption(Caption(note, placed.x, first + 13 * index, NOTE_SIZE, centred=True)))
     return f'<g class="node">{tip}{rect}{"".join(lines)}</g>'
 
 
@@ -232,7 +231,7 @@ def _circle(x: float, y: float, radius: float, fill: str, line: str = "none") ->
 def _caption(caption: Caption) -> str:
     anchor = ' text-anchor="middle"' if caption.centred else ""
     weight = ' font-weight="700"' if caption.size == _TITLE else ""
-    fill = _SOFT if caption.size < NAME else _INK
+    fill = _SOFT if caption.size < NAME_SIZE else _INK
     return (
         f'<text x="{caption.x:g}" y="{caption.y:g}" font-size="{caption.size:g}" fill="{fill}"{anchor}{weight}>'
         f"{escape(caption.text)}</text>"

@@ -16,7 +16,7 @@ from compressor.transport.sketch import FULL, levels
 #: Colour of mass, visible on light and dark pages; cells without mass are transparent.
 _INK = (47, 116, 220)
 #: Number of spaces shown at once; the others are in a closed `details` element.
-SHOWN = 24
+_MAX_OPEN_SPACES = 24
 
 
 def spaces_in_order(
@@ -29,7 +29,7 @@ def spaces_in_order(
         names: {teacher: its name in the table}.
     """
     cards = [_card(entries, names) for entries in (*_by_space(projections), *_by_space(couplings))]
-    shown, rest = cards[:SHOWN], cards[SHOWN:]
+    shown, rest = cards[:_MAX_OPEN_SPACES], cards[_MAX_OPEN_SPACES:]
     parts = [el("div", *shown, class_="spaces")]
     if rest:
         parts.append(el("details", el("summary", f"{len(rest)} more spaces"), el("div", *rest, class_="spaces")))
