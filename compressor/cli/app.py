@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from compressor import __version__
 from compressor.cli.commands.bench import bench_command
 from compressor.cli.commands.doctor import doctor_command
 from compressor.cli.commands.evaluate import evaluate_command
@@ -19,6 +18,7 @@ from compressor.cli.commands.landscape import landscape_command
 from compressor.cli.commands.plan import plan_command
 from compressor.cli.commands.report import report_command
 from compressor.cli.commands.run import recipe_command
+from compressor.version import __version__
 
 _MAKE, _LOOK, _MEASURE = "Make a student", "Look before and after", "Measure and deliver"
 

@@ -1,4 +1,4 @@
-"""Where the command begins and ends: every outcome is one line and an exit code."""
+"""Start and end of the command: every outcome is one line and an exit code."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from compressor.wording import bound_line
 
 #: Exit codes: bad input, a bug, and an interruption.
 BAD_INPUT, BUG, INTERRUPTED = 2, 1, 130
-#: Set by the shell that asks what could come next on its line.
+#: Set by a shell that completes a command line.
 COMPLETION = "_COMPRESS_COMPLETE"
 
-# Where typer keeps what it raises for a wrong usage differs between its releases.
+# The module of typer's usage errors differs between its releases.
 _exceptions = importlib.import_module(typer.BadParameter.__module__)
 
 
@@ -41,7 +41,7 @@ def run_command(arguments: Sequence[str]) -> int:
         The exit code: 0, 2 for bad input, 130 when interrupted, 1 for anything else.
     """
     debug = "--debug" in arguments
-    _settle()
+    _set_environment()
     try:
         command = typer.main.get_command(app)
         with command.make_context("compress", list(arguments) or ["--help"]) as context:
@@ -50,41 +50,41 @@ def run_command(arguments: Sequence[str]) -> int:
     except (typer.Exit, typer.Abort) as end:
         return getattr(end, "exit_code", BUG)
     except _exceptions.ClickException as error:
-        return _tell(
+        return _print_error(
             f"error: {_one_line(error.format_message())} (compress --help lists what there is)", BAD_INPUT, debug
         )
     except UserError as error:
-        return _tell(f"error: {_one_line(str(error))}", BAD_INPUT, debug, once=True)
+        return _print_error(f"error: {_one_line(str(error))}", BAD_INPUT, debug, once=True)
     except KeyboardInterrupt as error:
-        return _tell(f"interrupted: {error or 'nothing was written'}", INTERRUPTED, debug, once=True)
+        return _print_error(f"interrupted: {error or 'nothing was written'}", INTERRUPTED, debug, once=True)
     except BrokenPipeError:
-        # Whoever read the output has stopped; what is left in the buffer has nowhere to go.
+        # The reader of the output has stopped: drop the rest of the buffer.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BUG
     except Exception as error:
-        return _tell(*_unexpected(error, debug), debug)
+        return _print_error(*_unexpected(error, debug), debug)
     return 0
 
 
-def _settle() -> None:
-    """Set libraries up before they are imported; what the user has set in the environment stays."""
+def _set_environment() -> None:
+    """Configure libraries before they are imported; the user's own variables stay."""
     for name, value in {
-        # Threads of torch that wait for each other spin. If they do so for long, a machine that has other work to do
-        # slows down by an order of magnitude; if not at all, an idle one loses a third. This is a few microseconds.
+        # Threads of torch spin while they wait. Long spinning slows a busy machine down by an order of magnitude;
+        # none costs an idle one a third. This is a few microseconds.
         "GOMP_SPINCOUNT": "3000",
-        # Libraries speak to the user only through the command.
+        # Libraries print nothing themselves.
         "TRANSFORMERS_VERBOSITY": "error",
         "DATASETS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
-        # Kernels are programs that transformers would fetch from the Hub, if the package `kernels` is installed.
+        # transformers would fetch programs from the Hub if the package `kernels` is installed.
         "USE_HUB_KERNELS": "0",
     }.items():
         os.environ.setdefault(name, value)
 
 
-def _tell(line: str, code: int, debug: bool, *, once: bool = False) -> int:
-    """Print a line; of several processes that all come to it, `once`."""
+def _print_error(line: str, code: int, debug: bool, *, once: bool = False) -> int:
+    """Print a line; `once` for all processes of a distributed run."""
     if debug:
         traceback.print_exc()
     if not once or distributed.is_main_process():
@@ -93,8 +93,8 @@ def _tell(line: str, code: int, debug: bool, *, once: bool = False) -> int:
 
 
 def _unexpected(error: Exception, debug: bool) -> tuple[str, int]:
-    """What to say of an exception that is no `UserError`, and the exit code."""
-    # First, since it needs no library, which there might be no memory for.
+    """The line for an exception that is no `UserError`, and the exit code."""
+    # First: it imports no library, for which there might be no memory.
     if is_out_of_memory(error):
         return f"error: {describe_out_of_memory(error)}", BAD_INPUT
     if _is_name_too_long(error):

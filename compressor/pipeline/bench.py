@@ -109,11 +109,7 @@ def bench_models(names: Sequence[str], settings: BenchSettings, *, progress: OnS
     if not results:
         raise UserError(f"nothing could be timed: {'; '.join(notes)}")
     return {
-        "table": to_json(
-            _rows(
-                models, [contender.label for contender in contenders if contender.model is not None], results, shapes[0]
-            )
-        ),
+        "table": to_json(_rows(contenders, results, shapes[0])),
         "results": results,
         "settings": {**asdict(settings), "lengths": list(lengths), "threads": threads},
         "notes": list(dict.fromkeys(notes)),
@@ -235,19 +231,15 @@ def _bytes(contender: _Contender, job: TimingJob) -> int:
 
 
 def _rows(
-    models: Sequence[Teacher],
-    labels: Sequence[str],
-    results: Sequence[Mapping[str, Any]],
-    shape: tuple[int, int | None],
+    contenders: Sequence[_Contender], results: Sequence[Mapping[str, Any]], shape: tuple[int, int | None]
 ) -> list[Row]:
     """The table: sizes of every model, and its latency at one batch size and length."""
-    batch, length = shape
-    times = {
-        (row["model"], row["backend"]): row for row in results if (row["batch_size"], row["length"]) == (batch, length)
-    }
+    times = {(row["model"], row["backend"]): row for row in results if (row["batch_size"], row["length"]) == shape}
     rows = []
-    for label, model in zip(labels, models, strict=True):
-        row = EvaluatedModel(label, (model.model,), stored_bytes(model), None).row(None, length or 128)
+    for label, model in ((contender.label, contender.model) for contender in contenders):
+        if model is None:
+            continue
+        row = EvaluatedModel(label, (model.model,), stored_bytes(model), None).row(None, shape[1] or 128)
         latency: dict[str, float | None] = {}
         for key, backend in (("torch", "torch"), ("ort", "onnx")):
             measured = times.get((label, backend), {})

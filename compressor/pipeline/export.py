@@ -1,4 +1,4 @@
-"""A model in the formats that it is delivered in, proved against torch, in its own folder or in another."""
+"""Export of a model in all formats, compared with torch, into its own folder or another."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ def export_model(
     progress: OnStage | None = None,
     remark: Remark | None = None,
 ) -> dict[str, Any]:
-    """Write a model in the recipe's formats, and note what they are worth in the folder's report.json.
+    """Write a model in the recipe's formats, and their measurements into the folder's report.json.
 
     Args:
-        recipe: names the model as its only teacher, the formats, and data to calibrate and evaluate on, if any.
+        recipe: names the model as its only teacher, formats, and optionally data to calibrate and evaluate on.
         output: the folder to write into; a local model's own folder if omitted.
-        force: replace files that are there.
-        progress: told of every stage.
-        remark: called with a line about what a killed export left, or what stays as it is.
+        force: replace files that exist.
+        progress: called at every stage.
+        remark: called with lines on remains of a killed export, and on files left unchanged.
 
     Returns:
-        JSON-ready: what `export_report` says of the float32 ONNX files if they were asked for, "formats" with
-        `format_report` of each, the folder, and whether a report was updated.
+        JSON-ready: `export_report` of the float32 ONNX files if they are wanted, "formats" with `format_report` of
+        each, the folder, and whether a report was updated.
 
     Raises:
-        UserError: the model cannot be loaded or exported, files are there already, or the folder is, holds or lies
-            inside what is read, other than the model's own.
-        ParityError: a format that is to be exact disagrees with torch; nothing is written.
+        UserError: the model cannot be loaded or exported, files exist, or the folder overlaps with an input other than
+            the model.
+        ParityError: an exact format differs from torch; nothing is written.
     """
     (name,) = recipe.teachers
     folder = _folder(name, output)
     inputs = recipe_inputs(recipe, role="model")
     if _is_own(folder, name):
-        # It is written into by design, but nothing else that is read is.
+        # By design the model's own folder may be written into, but no other input.
         inputs = [entry for entry in inputs if entry not in model_inputs([name])]
     places = [folder / place for place in ("onnx", "torch", EXPORT, f"onnx/{EXPORT}")]
     with claimed(folder, inputs, more=places, remark=remark):
@@ -67,17 +67,17 @@ def _export(recipe: Recipe, folder: Path, force: bool, stages: StageReporter, re
     """Write a model in the recipe's formats, alone with the folder."""
     (name,) = recipe.teachers
     source = recipe.data.source or common_data(recipe.teachers)
-    calibrated = [one for one in recipe.export.wanted if EXPORT_FORMATS.get(one).calibrated(load_config(name))]
-    inexact = [one for one in recipe.export.wanted if not EXPORT_FORMATS.get(one).exact]
+    calibrated = [kind for kind in recipe.export.wanted if EXPORT_FORMATS.get(kind).calibrated(load_config(name))]
+    inexact = [kind for kind in recipe.export.wanted if not EXPORT_FORMATS.get(kind).exact]
     check_formats(recipe.export.wanted, load_config(name), data=source is not None)
     _refuse_to_replace(recipe, folder, force)
     edited = []
     if (folder / REPORT).exists():
         read_report(folder)
         edited = edited_documents(folder)
-    with stages("load", f"loading {name}") as tell:
-        model = load_teacher(name, progress=tell)
-    if any(EXPORT_FORMATS.get(one).folder == "onnx" for one in recipe.export.wanted):
+    with stages("load", f"loading {name}") as progress:
+        model = load_teacher(name, progress=progress)
+    if any(EXPORT_FORMATS.get(kind).folder == "onnx" for kind in recipe.export.wanted):
         _refuse_to_replace_companions(model, folder / "onnx", force)
     data = None
     # Built-in data is read only for what needs it.
@@ -87,60 +87,60 @@ def _export(recipe: Recipe, folder: Path, force: bool, stages: StageReporter, re
             data = open_data(recipe, model.processor, model.spec)
     with disk_full_as_user_error(f"to {folder}"):
         try:
-            found = export_and_verify(
+            delivery = export_and_verify(
                 recipe.export, model.model, folder, stages, processor=model.processor, data=data, seed=recipe.seed
             )
         except PermissionError as error:
             raise UserError(
                 f"cannot write to {folder}: {error.strerror}; choose another folder with --output"
             ) from None
-        updated = update_report(folder, _noted(folder, found), edited)
+        updated = update_report(folder, _report_changes(folder, delivery), edited)
     if remark:
         for path in edited:
             remark(f"note: {path} is not as a run wrote it, so it stays as it is")
     return {
-        **(found.onnx or {}),
-        "formats": found.formats,
+        **(delivery.onnx or {}),
+        "formats": delivery.formats,
         "folder": str(folder),
         "report_updated": updated,
         "seconds": stages.report(),
     }
 
 
-def _noted(folder: Path, found: Delivery) -> dict[str, Any]:
-    """What changes in the report of a folder, if it has one: formats that were there before stay unless they went."""
-    if found.onnx is not None:
-        return {"onnx": found.onnx, "formats": found.formats}
+def _report_changes(folder: Path, delivery: Delivery) -> dict[str, Any]:
+    """Changed entries of a folder's report; new float32 files replace the files of all formats, others only add."""
+    if delivery.onnx is not None:
+        return {"onnx": delivery.onnx, "formats": delivery.formats}
     before = read_report(folder).get("formats", {}) if (folder / REPORT).exists() else {}
-    return {"formats": {**before, **found.formats}}
+    return {"formats": {**before, **delivery.formats}}
 
 
 def _refuse_to_replace(recipe: Recipe, folder: Path, force: bool) -> None:
-    """Refuse what is in the way: anything without `force`; with it, what is no plain file or would go unreplaced."""
-    for one in recipe.export.wanted:
-        for path in _files(folder, one):
+    """Refuse to replace files: all without `force`; with it, special files and files that would only be removed."""
+    for name in recipe.export.wanted:
+        for path in _files(folder, name):
             check_file(path, force, parents=True)
     if FLOAT not in recipe.export.wanted:
         return
     listed = _listed(folder)
-    for one in (name for name in EXPORT_FORMATS.names() if name not in recipe.export.wanted):
-        for path in _files(folder, one):
+    for name in (name for name in EXPORT_FORMATS.names() if name not in recipe.export.wanted):
+        for path in _files(folder, name):
             if os.path.lexists(path) and not (force and path.relative_to(folder).as_posix() in listed):
-                known = "or say --force" if not force else f"or remove it by hand: no {REPORT} says that we wrote it"
+                remedy = "or say --force" if not force else f"or remove it by hand: no {REPORT} says that we wrote it"
                 raise UserError(
-                    f"{path} goes when {FLOAT} is written, since it may be of another model: add {one} to --formats, "
-                    f"{known}"
+                    f"{path} goes when {FLOAT} is written, since it may be of another model: add {name} to --formats, "
+                    f"{remedy}"
                 )
 
 
 def _files(folder: Path, name: str) -> list[Path]:
-    """Where a format's files may be, and their weights."""
+    """Possible paths of a format's files and their weights."""
     paths = [EXPORT_FORMATS.get(name).path(folder, kind) for kind in every_kind()]
     return [part for path in paths for part in (path, path.with_name(f"{path.name}.data"))]
 
 
 def _listed(folder: Path) -> set[str]:
-    """The files of a folder that its report names, and their weights."""
+    """Files named in a folder's report, and their weights."""
     if not (folder / REPORT).exists():
         return set()
     formats = read_report(folder).get("formats", {})
@@ -149,7 +149,7 @@ def _listed(folder: Path) -> set[str]:
 
 
 def _refuse_to_replace_companions(model: Teacher, folder: Path, force: bool) -> None:
-    """Refuse to replace a config, preprocessor or tokenizer beside ONNX files that is not the model's."""
+    """Refuse to replace another model's config, preprocessor or tokenizer in the folder `onnx`."""
     with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
         write_companions(Path(scratch), model.model, model.processor)
         for new in sorted(path for path in Path(scratch).rglob("*") if path.is_file()):
@@ -162,8 +162,8 @@ def _refuse_to_replace_companions(model: Teacher, folder: Path, force: bool) -> 
 
 def _is_own(folder: Path, name: str) -> bool:
     """Whether a folder is that of a local model."""
-    own = Path(name).expanduser()
-    return own.is_dir() and folder.exists() and folder.samefile(own)
+    model = Path(name).expanduser()
+    return model.is_dir() and folder.exists() and folder.samefile(model)
 
 
 def _folder(name: str, output: str | None) -> Path:

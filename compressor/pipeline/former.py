@@ -1,4 +1,4 @@
-"""Outputs of former runs: told from folders of the user, which are never replaced."""
+"""Outputs of former runs, which may be replaced, unlike folders of the user."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from compressor.layer_maps import LAYER_MAPS_FILE as TRANSPORT
 from compressor.pipeline.output import CARD, PAGE, RECIPE, REPORT
 from compressor.utils.scratch import is_scratch
 
-#: What transformers writes of a model, besides numbered parts of its weights.
+#: Files of a model in transformers, without numbered parts of its weights.
 _MODEL = {"config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"}
 _PART = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
-#: What it writes of preprocessors and tokenizers: `vocab_files_names` of all of them.
+#: Files of preprocessors and tokenizers: `vocab_files_names` of all of them.
 _PROCESSOR = {
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "chat_template.json",
     "chat_template.jinja", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json",
@@ -26,7 +26,7 @@ _PROCESSOR = {
     "byte_maps.json", "vocab-src.json", "vocab-tgt.json", "target_vocab.json", "source.spm", "target.spm",
     "normalizer.json", "emoji.json", "dict.txt", "word_shape.json", "word_pronunciation.json",
 }  # fmt: skip
-#: The names that a run or an export writes, by the folder inside the output.
+#: {folder inside the output: files that a run or an export writes}.
 _NAMES = {
     ".": {CARD, RECIPE, REPORT, PAGE, TRANSPORT} | _MODEL | _PROCESSOR,
     "onnx": {f"{name}{end}" for name in NAMES for end in ("", ".data")} | _MODEL | _PROCESSOR,
@@ -36,12 +36,12 @@ _NAMES = {
 
 
 def check_former(folder: Path) -> None:
-    """Refuse to replace a folder that is neither empty nor the output of a former run, with nothing else in it.
+    """Refuse to replace a folder that is neither empty nor only the output of a former run.
 
-    A recipe.yaml alone proves nothing: it is what people copy into folders of their own.
+    A recipe.yaml proves nothing: people copy it into folders of their own.
 
     Raises:
-        UserError: it says what makes the folder another one's.
+        UserError: the folder holds other files, or no report; the line names them.
     """
     if not any(folder.iterdir()):
         return
@@ -50,9 +50,9 @@ def check_former(folder: Path) -> None:
             f"{folder} is not the output of a former run (it has no {REPORT} of one), so it is not replaced: "
             "choose another output, or remove it by hand"
         )
-    if (other := next(_others(folder), None)) is not None:
+    if (foreign := next(_foreign_files(folder), None)) is not None:
         raise UserError(
-            f"{folder} holds {other}, which no run has written, so it is not replaced: move that away, or choose "
+            f"{folder} holds {foreign}, which no run has written, so it is not replaced: move that away, or choose "
             "another output"
         )
 
@@ -67,11 +67,11 @@ def _is_report(path: Path) -> bool:
         return False
 
 
-def _others(folder: Path) -> Iterator[str]:
-    """What no run has written, by its path inside the folder."""
+def _foreign_files(folder: Path) -> Iterator[str]:
+    """Paths inside the folder that no run has written."""
     for place, folders, files in os.walk(folder):
         inside = Path(place).relative_to(folder)
-        # What a killed export has left is ours.
+        # Remains of a killed export are ours.
         folders[:] = sorted(name for name in folders if not is_scratch(Path(place, name)))
         for name in sorted((*folders, *files)):
             if Path(place, name).is_symlink() or not _is_ours(inside, name, name in folders):

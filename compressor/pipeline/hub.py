@@ -1,4 +1,4 @@
-"""Sending a finished folder to the Hugging Face Hub, which happens only when it is asked for by name."""
+"""Upload of a finished folder to the Hugging Face Hub, only on request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compressor.utils.logging import one_line
 
 
 def check_push(name: str) -> None:
-    """Refuse a name or an account that cannot be pushed to, before any work is done; nothing is sent.
+    """Refuse a name or an account that cannot be pushed to; nothing is sent.
 
     Raises:
         UserError: the name is no repository's, or nobody is logged in.
@@ -29,26 +29,26 @@ def check_push(name: str) -> None:
 
 
 def push(folder: str | Path, name: str, *, paths: bool = False) -> str:
-    """Upload a finished folder, its card included, to a model repository, which is made if there is none.
+    """Upload a finished folder with its card to a model repository, which is created if missing.
 
     Args:
-        folder: what is uploaded.
+        folder: to upload.
         name: of the repository, such as user/student.
-        paths: whether its card, recipe, report and page keep local paths; else names stand for them.
+        paths: keep local paths in card, recipe, report and page; else names stand for them.
 
     Returns:
-        Its address.
+        The address of the repository.
 
     Raises:
-        UserError: the upload failed; the folder is left as it is.
+        UserError: the upload failed; the folder is unchanged.
     """
     api = HfApi()
     try:
-        with nullcontext(folder) if paths else published(folder) as given:
+        with nullcontext(folder) if paths else published(folder) as source:
             address = api.create_repo(name, repo_type="model", exist_ok=True)
             api.upload_folder(
                 repo_id=str(getattr(address, "repo_id", name)),
-                folder_path=str(given),
+                folder_path=str(source),
                 repo_type="model",
                 commit_message="A student made by compressor",
             )

@@ -1,4 +1,4 @@
-"""The student before its finetune: fused from the teachers, or the one that was given."""
+"""The student before its finetune: fused from the teachers, or given."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from compressor.pipeline.teachers import depth_option
 from compressor.recipe import Recipe
 from compressor.utils.strict_json import finite_or_none
 
-#: What it costs to have no data.
+#: The warning of a fusion without data.
 NO_DATA = (
     "no data: the weights alone were aligned, with no refit, finetune or accuracy; expect far less of this student "
     "than of one made with a few hundred unlabelled samples (--data)"
@@ -39,7 +39,7 @@ ENOUGH_TOKENS = 16
 
 @dataclass(frozen=True)
 class InitialStudent:
-    """A student and what the report says of how it came about.
+    """A student and its part of the report.
 
     Attributes:
         model: on the CPU; a finetune changes it in place.
@@ -58,7 +58,7 @@ def initial_student(
     """Fuse the teachers, unless a student is given.
 
     Raises:
-        UserError: see `compressor.fusion.fuse`.
+        UserError: as of `compressor.fusion.fuse_models`.
     """
     if given is not None:
         return InitialStudent(
@@ -68,7 +68,7 @@ def initial_student(
     if recipe.fusion.anchor is not None:
         with stages("load", "loading the anchor"):
             anchor = (recipe.fusion.anchor, _anchor(recipe.fusion.anchor, teachers))
-    with stages("fuse", "fusing") as tell, warnings.catch_warnings(record=True) as caught:
+    with stages("fuse", "fusing") as progress, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CouplingWarning)
         result = fuse_models(
             [(teacher.name, teacher.model) for teacher in teachers],
@@ -78,17 +78,17 @@ def initial_student(
             holdout=recipe.calibration.holdout,
             seed=recipe.seed,
             anchor=anchor,
-            progress=tell,
+            progress=progress,
             **depth_option(recipe.depth),
         )
-    said = [str(warning.message) for warning in caught if issubclass(warning.category, CouplingWarning)]
-    said += [NO_DATA] if data is None else scarcity(data.calibration, [teacher.config for teacher in teachers])
-    report = {"target": result.target.summary(), "fusion": _fusion(result.report), "warnings": said}
+    lines = [str(warning.message) for warning in caught if issubclass(warning.category, CouplingWarning)]
+    lines += [NO_DATA] if data is None else scarcity(data.calibration, [teacher.config for teacher in teachers])
+    report = {"target": result.target.summary(), "fusion": _fusion_report(result.report), "warnings": lines}
     return InitialStudent(result.model, report, result.passages)
 
 
 def scarcity(calibration: Sequence[Mapping[str, Tensor]], configs: Sequence[PretrainedConfig]) -> list[str]:
-    """A warning where calibration data are too few for the teachers' width; else none.
+    """A warning if there are too few calibration samples for the teachers' width.
 
     Args:
         calibration: batches of model inputs.
@@ -107,7 +107,7 @@ def scarcity(calibration: Sequence[Mapping[str, Tensor]], configs: Sequence[Pret
 
 
 def layer_maps_between(student: Teacher, teachers: Sequence[Teacher]) -> tuple[LayerMap, ...]:
-    """The passages that a given student's folder keeps, if it was fused from these teachers; else ().
+    """The layer maps in a given student's folder, if it was fused from these teachers; else ().
 
     Raises:
         UserError: they cannot be read.
@@ -117,19 +117,17 @@ def layer_maps_between(student: Teacher, teachers: Sequence[Teacher]) -> tuple[L
 
 
 def _anchor(name: str, teachers: Sequence[Teacher]) -> PreTrainedModel:
-    """The anchor's model; the teacher's own where it is one of them, so that the fusion sees that it takes part."""
+    """The anchor's model; that of the teacher if it is one of them, so that the fusion sees that it takes part."""
     return next((teacher.model for teacher in teachers if teacher.name == name), None) or load_teacher(name).model
 
 
-def _fusion(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The fusion's report, with its choices as the model card shows them."""
+def _fusion_report(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The fusion's report with choices and candidates apart."""
     choices = {key: value for key, value in report["choice"].items() if key != "candidates"}
-    # What a candidate that came out broken would be judged by is no number.
+    # The score of a broken candidate may be no number.
     candidates = [
-        {key: finite_or_none(value) for key, value in one.items()} for one in report["choice"].get("candidates", [])
+        {key: finite_or_none(value) for key, value in candidate.items()}
+        for candidate in report["choice"].get("candidates", [])
     ]
-    return {"choices": choices, "candidates": candidates, **_without(report, "choice")}
-
-
-def _without(values: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name != key}
+    rest = {key: value for key, value in report.items() if key != "choice"}
+    return {"choices": choices, "candidates": candidates, **rest}

@@ -1,4 +1,4 @@
-"""Scores in weight space: over the plane through three models, and along the lines from one model to others."""
+"""Scores in weight space: over the plane through three models, and along lines between models."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ from compressor.pipeline.evaluation import short_names
 from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.recipe import Recipe
 from compressor.report.landscape_figures import SUFFIXES, check_plots, draw_curves, draw_plane
+from compressor.utils.devices import on_device
 from compressor.utils.files import check_file, disk_full_as_user_error, whole_path
 from compressor.utils.scratch import finish, keep, scratch
 from compressor.utils.strict_json import json_text
-
-Found = dict[str, Any]
 
 
 def measure_landscape(
@@ -43,24 +42,24 @@ def measure_landscape(
     force: bool = False,
     progress: OnStage | None = None,
     remark: Remark | None = None,
-) -> Found:
+) -> dict[str, Any]:
     """Measure the plane through the recipe's three models, and write a contour map and its numbers.
 
     Args:
         recipe: names the models (teachers: anchor, fused, vanilla), the data and the evaluation samples.
-        picture: file to draw into, .svg or .png; the numbers go beside it, as .json.
+        picture: file to draw into, .svg or .png; the numbers go into a .json file of the same name.
         points: along each side of the map.
         margin: see `compressor.bench.weight_space.grid`.
-        force: replace files that are there.
-        progress: told of every stage.
-        remark: called with a line about everything that a killed run left beside the files.
+        force: replace files that exist.
+        progress: called at every stage.
+        remark: called with a line about everything that a killed run left next to the files.
 
     Returns:
         JSON-ready, as in the file: metric; models {name, score, x, y, fingerprint}; xs; ys; scores, a row for each y;
         best {score, x, y}; samples, labelled, data, task, notes, environment, seconds; and the two files.
 
     Raises:
-        UserError: names, data, device or file cannot be used, or the models have not one shape, or span no plane.
+        UserError: names, data, device or file cannot be used, or the models differ in shape, or span no plane.
     """
     picture = _check_kind(picture)
     with _claimed(recipe, picture, force, remark):
@@ -68,26 +67,26 @@ def measure_landscape(
         return _write(_plane(recipe, points, margin, stages), picture, draw_plane, force, stages)
 
 
-def _plane(recipe: Recipe, points: int, margin: float, stages: StageReporter) -> Found:
-    """The scores over the plane, but for what `_write` adds."""
-    subject = _open(recipe, stages)
+def _plane(recipe: Recipe, points: int, margin: float, stages: StageReporter) -> dict[str, Any]:
+    """The scores over the plane, without the entries of `_write`."""
+    survey = _open(recipe, stages)
     with stages("plane", "laying a plane through the models"):
-        over = space.plane_through(subject.models)
-    xs, ys = space.grid_states(over, points, margin)
-    places = [*over.coordinates, *((x, y) for y, x in product(ys, xs))]
-    scores = subject.measure((over.at(*place) for place in places), len(places), stages)
-    values = [space.score_value(score, subject.metric) for score in scores]
-    models, rest = subject.rows(scores), values[len(over.coordinates) :]
-    for row, (x, y) in zip(models, over.coordinates, strict=True):
+        plane = space.plane_through(survey.models)
+    xs, ys = space.grid_states(plane, points, margin)
+    places = [*plane.coordinates, *((x, y) for y, x in product(ys, xs))]
+    scores = survey.measure((plane.at(*place) for place in places), len(places), stages)
+    values = [space.score_value(score, survey.metric) for score in scores]
+    rows, rest = survey.rows(scores), values[len(plane.coordinates) :]
+    for row, (x, y) in zip(rows, plane.coordinates, strict=True):
         row.update(x=x, y=y)
     return {
-        **subject.facts(scores[0]),
+        **survey.facts(scores[0]),
         "kind": "landscape",
-        "models": models,
+        "models": rows,
         "xs": xs,
         "ys": ys,
         "scores": [rest[start : start + points] for start in range(0, len(rest), points)],
-        "best": _best(places, values, subject.metric),
+        "best": _best(places, values, survey.metric),
     }
 
 
@@ -99,23 +98,23 @@ def measure_interpolation(
     force: bool = False,
     progress: OnStage | None = None,
     remark: Remark | None = None,
-) -> Found:
+) -> dict[str, Any]:
     """Measure the lines from the recipe's first model to each other one, and write their curves and numbers.
 
     Args:
         recipe: names the models (teachers), the data and the evaluation samples.
-        picture: file to draw into, .svg or .png; the numbers go beside it, as .json.
+        picture: file to draw into, .svg or .png; the numbers go into a .json file of the same name.
         points: along each line, its ends included.
-        force: replace files that are there.
-        progress: told of every stage.
-        remark: called with a line about everything that a killed run left beside the files.
+        force: replace files that exist.
+        progress: called at every stage.
+        remark: called with a line about everything that a killed run left next to the files.
 
     Returns:
         JSON-ready, as in the file: metric; models {name, score, fingerprint}; shares of the other model; curves
         {start, end, scores, barrier}; samples, labelled, data, task, notes, environment, seconds; and the two files.
 
     Raises:
-        UserError: names, data, device or file cannot be used, or the models have not one shape.
+        UserError: names, data, device or file cannot be used, or the models differ in shape.
     """
     picture = _check_kind(picture)
     with _claimed(recipe, picture, force, remark):
@@ -123,35 +122,35 @@ def measure_interpolation(
         return _write(_lines(recipe, points, stages), picture, draw_curves, force, stages)
 
 
-def _lines(recipe: Recipe, points: int, stages: StageReporter) -> Found:
-    """The scores along the lines, but for what `_write` adds."""
-    subject = _open(recipe, stages)
-    space.check_shapes(subject.models)
+def _lines(recipe: Recipe, points: int, stages: StageReporter) -> dict[str, Any]:
+    """The scores along the lines, without the entries of `_write`."""
+    survey = _open(recipe, stages)
+    space.check_shapes(survey.models)
     shares = torch.linspace(0, 1, points, dtype=torch.float64).tolist()
-    start, *ends = [model.state_dict() for model in subject.models.values()]
+    start, *ends = [model.state_dict() for model in survey.models.values()]
     inside = (space.interpolated_states(start, end, shares[1:-1]) for end in ends)
     total = 1 + len(ends) + len(ends) * (points - 2)
-    scores = subject.measure(chain([start], ends, *inside), total, stages)
-    values = [space.score_value(score, subject.metric) for score in scores]
-    first, *others = subject.models
+    scores = survey.measure(chain([start], ends, *inside), total, stages)
+    values = [space.score_value(score, survey.metric) for score in scores]
+    first, *others = survey.models
     curves = []
     for index, name in enumerate(others):
         begin = 1 + len(ends) + index * (points - 2)
         curve = [values[0], *values[begin : begin + points - 2], values[1 + index]]
-        barrier = space.loss_barrier(shares, curve, subject.metric)
+        barrier = space.loss_barrier(shares, curve, survey.metric)
         curves.append({"start": first, "end": name, "scores": curve, "barrier": barrier})
     return {
-        **subject.facts(scores[0]),
+        **survey.facts(scores[0]),
         "kind": "interpolation",
-        "models": subject.rows(scores),
+        "models": survey.rows(scores),
         "shares": shares,
         "curves": curves,
     }
 
 
 @dataclass(frozen=True)
-class _Subject:
-    """What is measured on what: models of one task, on the CPU, and a scratch copy of the first on the device."""
+class _Survey:
+    """Models of one task on the CPU, a scratch copy of the first one, and the samples to score them on."""
 
     loaded: list[Teacher]
     models: dict[str, PreTrainedModel]
@@ -168,25 +167,24 @@ class _Subject:
         """The score of each state, of which the first is a model's."""
         space.check_shapes(self.models)
         space.check_function(self.models, self.scratch, self.seed)
-        # Annotated by transformers for other types only.
-        self.scratch.to(self.device)  # type: ignore[arg-type]
         scores: list[Score] = []
-        with stages("measure", f"measuring {total} points") as tell:
+        stage = stages("measure", f"measuring {total} points")
+        with on_device([self.scratch], self.device), stage as progress:
             for score in space.score_states(self.scratch, states, self.batches):
                 if not score.labelled:
                     raise UserError(f"{self.batches.split.name} has no known labels to measure with")
                 scores.append(score)
-                tell(len(scores) / total, f"measuring point {min(len(scores) + 1, total)} of {total}")
+                progress(len(scores) / total, f"measuring point {min(len(scores) + 1, total)} of {total}")
         return scores
 
     def rows(self, scores: list[Score]) -> list[dict[str, Any]]:
-        """What is said of each model; its score is the one in the same place."""
+        """One row per model, with the score at the same index."""
         return [
             {"name": name, "score": space.score_value(score, self.metric), "fingerprint": model.fingerprint}
             for name, model, score in zip(self.models, self.loaded, scores[: len(self.loaded)], strict=True)
         ]
 
-    def facts(self, score: Score) -> Found:
+    def facts(self, score: Score) -> dict[str, Any]:
         return {
             "metric": self.metric,
             "task": self.batches.task.name,
@@ -198,16 +196,16 @@ class _Subject:
         }
 
 
-def _open(recipe: Recipe, stages: StageReporter) -> _Subject:
+def _open(recipe: Recipe, stages: StageReporter) -> _Survey:
     """Load the models on the CPU and open their data."""
     loaded, batches = open_evaluated_models(recipe, "measuring", stages, device="cpu")
     models = {name: model.model for name, model in zip(short_names(recipe.teachers), loaded, strict=True)}
     scratch = copy.deepcopy(loaded[0].model)
-    return _Subject(loaded, models, scratch, batches, recipe.device, recipe.seed)
+    return _Survey(loaded, models, scratch, batches, recipe.device, recipe.seed)
 
 
 def _best(places: list[tuple[float, float]], values: list[float | None], metric: str) -> dict[str, float] | None:
-    """The best place that was measured, on the grid or a model itself."""
+    """The best of all measured places: of the grid, or a model's."""
     known = [(value, *place) for value, place in zip(values, places, strict=True) if value is not None]
     if not known:
         return None
@@ -220,7 +218,7 @@ def _files(picture: Path) -> tuple[Path, Path]:
 
 
 def _check_kind(picture: str | Path) -> Path:
-    """Refuse, before any work, what cannot be drawn; the picture's whole path."""
+    """Refuse a kind of picture that cannot be drawn; the absolute path."""
     picture = whole_path(picture)
     if picture.suffix.lower() not in SUFFIXES:
         raise UserError(f"--output: a picture ends with {' or '.join(SUFFIXES)}, and {picture.name} does not")
@@ -230,7 +228,7 @@ def _check_kind(picture: str | Path) -> Path:
 
 @contextmanager
 def _claimed(recipe: Recipe, picture: Path, force: bool, remark: Remark | None) -> Iterator[None]:
-    """Hold the two files, which must not be there or be replaceable."""
+    """Hold both files, which must be missing or replaceable."""
     numbers, _ = _files(picture)
     # The lock is of the numbers: pictures of both kinds share them.
     with claimed(numbers, recipe_inputs(recipe, role="model"), more=[picture], remark=remark):
@@ -240,9 +238,13 @@ def _claimed(recipe: Recipe, picture: Path, force: bool, remark: Remark | None) 
 
 
 def _write(
-    found: Found, picture: Path, draw: Callable[[Mapping[str, Any], Path], None], force: bool, stages: StageReporter
-) -> Found:
-    """Write numbers and picture beside their places and move them there when both are finished."""
+    scores: dict[str, Any],
+    picture: Path,
+    draw: Callable[[Mapping[str, Any], Path], None],
+    force: bool,
+    stages: StageReporter,
+) -> dict[str, Any]:
+    """Write numbers and picture to a scratch folder, and move them in place when both are finished."""
     parent = picture.parent
     files = _files(picture)
     with stages("draw", "drawing"), disk_full_as_user_error(f"to {parent}"), ExitStack() as stack:
@@ -251,13 +253,13 @@ def _write(
             folder = stack.enter_context(scratch(picture))
         except OSError as error:
             raise UserError(f"cannot write {picture}: {error}") from None
-        draw(found, folder / picture.name)
-        found |= {"seconds": stages.report()}
+        draw(scores, folder / picture.name)
+        scores |= {"seconds": stages.report()}
         # In the file by name, so that the two can be moved together.
-        named = found | {"numbers": files[0].name, "picture": files[1].name}
+        named = scores | {"numbers": files[0].name, "picture": files[1].name}
         numbers = json_text(named, indent=1) + "\n"
         (folder / files[0].name).write_text(numbers, encoding="utf-8")
-        found |= {"numbers": str(files[0]), "picture": str(files[1])}
+        scores |= {"numbers": str(files[0]), "picture": str(files[1])}
         finish(folder)
         try:
             for path in files:
@@ -267,4 +269,4 @@ def _write(
         except (UserError, OSError) as error:
             keep(folder)
             raise UserError(f"cannot move the finished result to {picture} ({error}): it is kept in {folder}") from None
-    return found
+    return scores

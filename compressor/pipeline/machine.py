@@ -1,4 +1,4 @@
-"""What there is to work with: versions, devices, threads, memory, caches; and what is wrong with it."""
+"""This machine and installation: versions, devices, threads, memory, caches, and their problems."""
 
 from __future__ import annotations
 
@@ -15,33 +15,32 @@ import torch
 from huggingface_hub import constants
 from packaging.requirements import Requirement
 
-import compressor
 from compressor.bench.latency import available_threads
 from compressor.models.builtin import cache_folder
 from compressor.pipeline.environment import environment
 from compressor.utils.out_of_memory import Memory, available_memory, format_bytes
+from compressor.version import __version__
 
-#: Room that a run with a small model and its data needs.
+#: Disk space for a run with a small model and its data.
 _LEAST_FREE = 2 << 30
-#: Memory that it needs, libraries included.
+#: Memory for such a run, libraries included.
 _LEAST_MEMORY = 1 << 30
 
 
 def examine_machine() -> dict[str, Any]:
-    """Look at this machine and this installation.
+    """Examine this machine and this installation.
 
     Returns:
-        JSON-ready: version, environment (as in a report), requirements by name (their versions, None where missing),
-        devices, threads, memory in bytes (what this process may have, what is free, and the limits that say so),
-        caches, offline, and problems: a line each, none if all is well.
+        JSON-ready: version, environment (as in a report), requirements by name (their versions, None if missing),
+        devices, threads, memory (`compressor.utils.out_of_memory.Memory`), caches, offline, and problems, a line each.
     """
-    needed = list(_requirements())
-    caches = [_cache(*one) for one in _caches()]
+    requirements = list(_requirements())
+    caches = [_cache(*entry) for entry in _caches()]
     memory = available_memory()
     return {
-        "version": compressor.__version__,
+        "version": __version__,
         "environment": environment(),
-        "requirements": {need.name: _version(need.name) for need in needed},
+        "requirements": {requirement.name: _version(requirement.name) for requirement in requirements},
         "devices": _devices(memory.total),
         "threads": {
             "cores": available_threads(),
@@ -51,19 +50,20 @@ def examine_machine() -> dict[str, Any]:
         "memory": asdict(memory),
         "caches": caches,
         "offline": constants.HF_HUB_OFFLINE,
-        "problems": [*_unmet(needed), *_short(memory), *_cramped(caches)],
+        "problems": [*_unmet(requirements), *_memory_problems(memory), *_cache_problems(caches)],
     }
 
 
 def _requirements() -> Iterator[Requirement]:
-    """What the package needs, its extras too; nothing where it was never installed as one."""
+    """The package's requirements, extras included; none if it is not installed."""
     try:
-        said = requires("compressor") or []
+        lines = requires("compressor") or []
     except PackageNotFoundError:
         return
-    for need in map(Requirement, said):
-        if need.marker is None or need.marker.evaluate({"extra": ""}) or need.marker.evaluate({"extra": "plots"}):
-            yield need
+    for requirement in map(Requirement, lines):
+        marker = requirement.marker
+        if marker is None or marker.evaluate({"extra": ""}) or marker.evaluate({"extra": "plots"}):
+            yield requirement
 
 
 def _version(name: str) -> str | None:
@@ -73,29 +73,29 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _unmet(needed: list[Requirement]) -> Iterator[str]:
-    for need in needed:
-        found, optional = _version(need.name), need.marker is not None and "extra" in str(need.marker)
-        if found is None and not optional:
+def _unmet(requirements: list[Requirement]) -> Iterator[str]:
+    for need in requirements:
+        installed, optional = _version(need.name), need.marker is not None and "extra" in str(need.marker)
+        if installed is None and not optional:
             yield f"{need.name} is missing: pip install '{need.name}{need.specifier}'"
-        elif found is not None and not need.specifier.contains(found, prereleases=True):
-            yield f"{need.name} {found} does not fit {need.specifier}: pip install '{need.name}{need.specifier}'"
+        elif installed is not None and not need.specifier.contains(installed, prereleases=True):
+            yield f"{need.name} {installed} does not fit {need.specifier}: pip install '{need.name}{need.specifier}'"
 
 
 def _devices(memory: int | None) -> list[dict[str, Any]]:
-    """Where torch can compute, and ONNX Runtime's providers."""
-    found: list[dict[str, Any]] = [{"name": "cpu", "what": environment()["cpu"], "bytes": memory}]
+    """Devices of torch, and ONNX Runtime's providers."""
+    devices: list[dict[str, Any]] = [{"name": "cpu", "what": environment()["cpu"], "bytes": memory}]
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
-        found.append({"name": f"cuda:{index}", "what": card.name, "bytes": card.total_memory})
+        devices.append({"name": f"cuda:{index}", "what": card.name, "bytes": card.total_memory})
     if torch.backends.mps.is_available():
-        found.append({"name": "mps", "what": "Apple GPU", "bytes": None})
+        devices.append({"name": "mps", "what": "Apple GPU", "bytes": None})
     providers = ", ".join(onnxruntime.get_available_providers())
-    return [*found, {"name": "ONNX Runtime", "what": providers, "bytes": None}]
+    return [*devices, {"name": "ONNX Runtime", "what": providers, "bytes": None}]
 
 
 def _caches() -> list[tuple[str, str, Path]]:
-    """(what is kept there, the variable that moves it, where it is)."""
+    """(content, environment variable, path) of every cache."""
     from datasets import config
 
     return [
@@ -107,19 +107,19 @@ def _caches() -> list[tuple[str, str, Path]]:
 
 def _cache(what: str, variable: str, path: Path) -> dict[str, Any]:
     path = path.expanduser().absolute()
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
     return {
         "what": what,
         "variable": variable,
         "path": str(path),
         "bytes": sum(_sizes(path)),
-        "free": shutil.disk_usage(there).free,
-        "writable": there.is_dir() and os.access(there, os.W_OK | os.X_OK),
+        "free": shutil.disk_usage(existing).free,
+        "writable": existing.is_dir() and os.access(existing, os.W_OK | os.X_OK),
     }
 
 
 def _sizes(folder: Path) -> Iterator[int]:
-    """Bytes of the files in a folder; links, which the Hub's cache is full of, are not followed."""
+    """Bytes of the files in a folder; links, of which the Hub's cache has many, are not followed."""
     for place, _, names in os.walk(folder):
         for name in names:
             try:
@@ -128,13 +128,13 @@ def _sizes(folder: Path) -> Iterator[int]:
                 continue
 
 
-def _short(memory: Memory) -> Iterator[str]:
+def _memory_problems(memory: Memory) -> Iterator[str]:
     if memory.free is not None and memory.free < _LEAST_MEMORY:
         limits = "".join(f"; {name} allows {format_bytes(size)}" for name, size in memory.limits.items())
         yield f"{format_bytes(memory.free)} of memory are free for this process, and a small run needs 1 GiB{limits}"
 
 
-def _cramped(caches: list[dict[str, Any]]) -> Iterator[str]:
+def _cache_problems(caches: list[dict[str, Any]]) -> Iterator[str]:
     for cache in caches:
         if not cache["writable"]:
             yield f"the cache of {cache['what']} cannot be written: {cache['path']} (moved by ${cache['variable']})"

@@ -13,7 +13,7 @@ from compressor.utils.files import atomic_write_text, check_file
 from compressor.utils.input_files import MIB, read_json
 from compressor.utils.strict_json import json_text
 
-#: Most bytes of a report that is read: those of runs have some 100 kB.
+#: Largest report that is read; those of runs have some 100 kB.
 REPORT_BYTES = 64 * MIB
 REPORT = "report.json"
 PAGE = "report.html"
@@ -25,20 +25,20 @@ def write_documents(folder: Path, recipe: Recipe, report: Mapping[str, Any], *, 
     """Write the model card, the resolved recipe and the report into `folder`.
 
     Args:
-        folder: where they go.
+        folder: of the output.
         recipe: of the run.
         report: of the run.
-        paths: whether the recipe's local paths are paths, and not names that stand for them.
+        paths: whether the recipe has its local paths, or names that stand for them.
     """
     (folder / CARD).write_text(_card(folder, recipe, report), encoding="utf-8")
     header = "# The recipe of this folder; `compress run recipe.yaml --output NEW_FOLDER` makes it again.\n"
-    told = "Paths in it are relative to where the command was run." if paths else "Names in it stand for local paths."
-    (folder / RECIPE).write_text(f"{header}# {told}\n" + recipe.to_yaml(), encoding="utf-8")
+    note = "Paths in it are relative to where the command was run." if paths else "Names in it stand for local paths."
+    (folder / RECIPE).write_text(f"{header}# {note}\n" + recipe.to_yaml(), encoding="utf-8")
     (folder / REPORT).write_text(_json(report), encoding="utf-8")
 
 
 def _card(folder: Path, recipe: Recipe, report: Mapping[str, Any]) -> str:
-    # Here, since tasks of models bring torch and transformers: a report is read without.
+    # Imported here: models' tasks bring torch and transformers, which reading a report does without.
     from compressor.report.card import render_card
     from compressor.report.onnx_example import onnx_example
 
@@ -47,10 +47,10 @@ def _card(folder: Path, recipe: Recipe, report: Mapping[str, Any]) -> str:
 
 
 def read_report(folder: str | Path) -> dict[str, Any]:
-    """The report of a folder that a run has written.
+    """The report in a run's output.
 
     Raises:
-        UserError: there is no such folder or no report in it, or it cannot be read.
+        UserError: there is no such folder, or no readable report in it.
     """
     path = Path(folder).expanduser() / REPORT
     try:
@@ -65,15 +65,15 @@ def read_report(folder: str | Path) -> dict[str, Any]:
 
 
 def write_page(folder: str | Path) -> Path:
-    """Write the page of a folder's report anew, whole or not at all.
+    """Write the page of a folder's report, whole or not at all.
 
     Returns:
         Its path.
 
     Raises:
-        UserError: there is no report that could be read, or the folder cannot be written to.
+        UserError: there is no readable report, or the folder cannot be written to.
     """
-    # Here, since its pictures of couplings bring torch.
+    # Imported here: its pictures of couplings bring torch.
     from compressor.report.page.page import render_page
 
     report, path = read_report(folder), Path(folder).expanduser() / PAGE
@@ -90,7 +90,7 @@ def write_page(folder: str | Path) -> Path:
 
 
 def edited_documents(folder: Path) -> list[Path]:
-    """A folder's card and page, as far as they are there and not as a run wrote them: they are the user's by now."""
+    """A folder's card and page that exist and that the user has edited."""
 
     def card() -> str:
         return _card(folder, read_recipe(folder / RECIPE), read_report(folder))
@@ -100,31 +100,31 @@ def edited_documents(folder: Path) -> list[Path]:
     def page() -> str:
         return render_page(read_report(folder))
 
-    found = []
+    edited = []
     for name, written in ((CARD, card), (PAGE, page)):
         path = folder / name
-        # A former version may have written report and recipe in other terms.
+        # Report and recipe may be of a former version.
         with suppress(UserError, OSError, ValueError, KeyError):
             if not path.exists() or path.read_text(encoding="utf-8") == written():
                 continue
-        found.append(path)
-    return found
+        edited.append(path)
+    return edited
 
 
 def update_report(folder: Path, values: Mapping[str, Any], edited: Collection[Path] = ()) -> bool:
-    """Replace entries of a folder's report, whole or not at all, and its card and page; False if there is no report.
+    """Replace entries of a folder's report, and write its card and page again; False if there is no report.
 
     Args:
         folder: a run's output.
         values: the entries.
-        edited: documents that stay as they are.
+        edited: documents that stay unchanged.
     """
     path = folder / REPORT
     if not path.exists():
         return False
     report = {**read_report(folder), **values}
     atomic_write_text(path, _json(report))
-    # A former version may have written the recipe in other terms: then the card stays as it is.
+    # The recipe may be of a former version: then the card stays unchanged.
     with suppress(UserError):
         if (folder / CARD).exists() and folder / CARD not in edited:
             atomic_write_text(folder / CARD, _card(folder, read_recipe(folder / RECIPE), report))

@@ -1,4 +1,4 @@
-"""What others are given of a finished folder: the same files, with names for local paths in its documents."""
+"""A finished folder for others: the same files, with names instead of local paths in its documents."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _PATH = re.compile(r"""(?<![\w:/.\\~-])~?(?:/[^\s/'"`,;:()<>|]+){2,}/?""")
 
 @contextmanager
 def published(folder: str | Path) -> Iterator[Path]:
-    """A temporary folder with the files of a finished one, whose card, recipe, report and page hold no local paths.
+    """A temporary copy of a finished folder without local paths in card, recipe, report and page.
 
-    Large files are links, so that nothing is copied.
+    Other files are links.
 
     Raises:
         UserError: the folder has no report of a run.
@@ -44,18 +44,18 @@ def published(folder: str | Path) -> Iterator[Path]:
 
 
 def without_paths(report: Mapping[str, Any]) -> dict[str, Any]:
-    """A report in which the last parts of local paths stand for them, in keys and values; names of the Hub stay."""
+    """A report with the last parts of local paths instead of the paths, in keys and values; Hub names stay."""
     labels = _labels(_names(report["recipe"]))
     spellings = {spelling: label for name, label in labels.items() for spelling in _spellings(name)}
-    # The longest first: one may begin another.
-    alternatives = "|".join(re.escape(one) for one in sorted(spellings, key=len, reverse=True))
+    # The longest first: one may be the beginning of another.
+    alternatives = "|".join(re.escape(spelling) for spelling in sorted(spellings, key=len, reverse=True))
     known = re.compile(rf"(?<![\w./~-])(?:{alternatives})(?![\w-])")
 
     def shorten(text: str) -> str:
         if text in labels:
             return labels[text]
-        text = known.sub(lambda found: spellings[found[0]], text)
-        return _PATH.sub(lambda found: Path(found[0]).name, text)
+        text = known.sub(lambda match: spellings[match[0]], text)
+        return _PATH.sub(lambda match: Path(match[0]).name, text)
 
     def clean(value: Any) -> Any:
         if isinstance(value, str):
@@ -68,26 +68,26 @@ def without_paths(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _names(recipe: Mapping[str, Any]) -> Iterator[str]:
-    """Whatever in a recipe may be a local path, each part of a list of files by itself."""
+    """All local paths of a recipe, each part of a list of files by itself."""
     sources = (recipe["data"].get("source") or "").split(",")
-    others = (recipe.get("student"), recipe["fusion"].get("anchor"), recipe["finetune"].get("tensorboard"))
+    more = (recipe.get("student"), recipe["fusion"].get("anchor"), recipe["finetune"].get("tensorboard"))
     yield recipe["output"]
-    for name in (*recipe["teachers"], *sources, *others):
+    for name in (*recipe["teachers"], *sources, *more):
         if name and name.strip() and is_local(name.strip()):
             yield name.strip()
 
 
 def is_local(name: str) -> bool:
-    """Whether a name of a model, of data or of a folder is a path, and not built in or of the Hub."""
+    """Whether a name of a model, of data or of a folder is a local path."""
     if name in BUILTIN:
         return False
     return name.startswith((".", "~", os.sep)) or bool(re.search(r"[*?\[]", name)) or Path(name).exists()
 
 
 def _labels(names: Iterable[str]) -> dict[str, str]:
-    """The last part of each path, and a number where another one ends alike."""
+    """{path: its last part, with a number if another path ends alike}."""
     labels: dict[str, str] = {}
-    # Names without folders first: they stay, in sentences too, where they may be ordinary words.
+    # Names without folders first: they stay, since in sentences they may be ordinary words.
     for name in sorted(names, key=lambda name: os.sep in name):
         if name not in labels:
             last = Path(os.path.abspath(os.path.expanduser(name))).name or "folder"
@@ -97,9 +97,9 @@ def _labels(names: Iterable[str]) -> dict[str, str]:
 
 
 def _spellings(name: str) -> set[str]:
-    """How messages write a path, other than without folders."""
+    """All spellings of a path in messages that have folders."""
     path = os.path.expanduser(name)
-    return {one for one in (name, path, os.path.abspath(path), os.path.realpath(path)) if os.sep in one}
+    return {spelling for spelling in (name, path, os.path.abspath(path), os.path.realpath(path)) if os.sep in spelling}
 
 
 def _link(path: Path, place: Path) -> None:

@@ -7,19 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
-import compressor
 from compressor.bench.rows import to_json
 from compressor.bench.size import weight_bytes
 from compressor.data.batches import Samples
 from compressor.distillation.objective import FeatureTargets
-from compressor.errors import UserError
 from compressor.layer_maps import attention_pairs_of, save_layer_maps
-from compressor.models.compatibility import check_compatible
-from compressor.models.load import load_teacher
 from compressor.models.save import fingerprint, save_student
-from compressor.models.teacher import ModelSpec, Teacher
+from compressor.models.teacher import Teacher
 from compressor.pipeline.apart import recipe_inputs
 from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.data_splits import RunData, open_data, open_training
@@ -27,79 +21,21 @@ from compressor.pipeline.deliver import Delivery, export_and_verify, time_models
 from compressor.pipeline.environment import environment, peak_memory_bytes
 from compressor.pipeline.evaluation import EvaluatedModel, Evaluator, describe_score, evaluated_teachers, make_rows
 from compressor.pipeline.former import check_former
-from compressor.pipeline.initial_student import InitialStudent, initial_student, layer_maps_between
+from compressor.pipeline.initial_student import InitialStudent, initial_student
 from compressor.pipeline.output import write_documents, write_page
-from compressor.pipeline.preflight import preflight, resolve_width
+from compressor.pipeline.run_context import RunContext, prepare_run
 from compressor.pipeline.run_report import RunReport
-from compressor.pipeline.run_state import RunState, check_work
+from compressor.pipeline.run_state import check_work
 from compressor.pipeline.stages import OnStage, OnStageProgress, StageReporter
-from compressor.pipeline.teachers import load_ensemble
 from compressor.pipeline.timing import latency_report, sample_length
 from compressor.recipe import Recipe
 from compressor.utils import distributed
 from compressor.utils.devices import on_device
 from compressor.utils.files import atomic_directory, disk_full_as_user_error, work_folder
+from compressor.version import __version__
 
 #: A finetune without labels earns a warning beyond so many times the KL before it, and so many nats more.
 HARM_FACTOR, HARM_NATS = 1.5, 0.01
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One run, alone with its output.
-
-    Attributes:
-        recipe: resolved.
-        budget: how the width was picked; None if the recipe names it.
-        teachers: on the CPU.
-        given: the student to finetune; None if the run fuses one.
-        work: folder to resume from.
-        resume: whether to.
-        stages: for progress and seconds.
-    """
-
-    recipe: Recipe
-    budget: dict[str, Any] | None
-    teachers: Sequence[Teacher]
-    given: Teacher | None
-    work: RunState
-    resume: bool
-    stages: StageReporter
-
-    @property
-    def spec(self) -> ModelSpec:
-        """Task and inputs of all models."""
-        return self.teachers[0].spec
-
-    @property
-    def processor(self) -> Any | None:
-        """The teachers' preprocessor or tokenizer."""
-        return self.teachers[0].processor
-
-    @property
-    def models(self) -> list[PreTrainedModel]:
-        """The teachers' models."""
-        return [teacher.model for teacher in self.teachers]
-
-    @property
-    def fingerprints(self) -> list[str]:
-        """The teachers'."""
-        return [teacher.fingerprint for teacher in self.teachers]
-
-    @property
-    def weights(self) -> list[float]:
-        """One per teacher, of the ensemble that the student learns from and is compared with."""
-        weights = self.recipe.fusion.weights
-        return [1.0] * len(self.teachers) if weights == "auto" else list(weights)
-
-    @property
-    def notes(self) -> list[str]:
-        """Lines on the models that are no warnings."""
-        models = [*self.teachers, *([self.given] if self.given else [])]
-        lines = [note for model in models for note in model.notes]
-        if not self.spec.task.metrics and self.recipe.data.source is not None and self.recipe.finetune.enabled:
-            lines.append("models without a head are fused only: there is no answer to finetune on or to measure")
-        return lines
 
 
 @dataclass(frozen=True)
@@ -145,7 +81,7 @@ def run_recipe(
     work = work_folder(recipe.output)
     with claimed(recipe.output, recipe_inputs(recipe, file), more=[work], remark=remark):
         check_work(work)
-        run = _prepare(recipe, force, resume, stages)
+        run = prepare_run(recipe, force, resume, stages)
         if not distributed.is_main_process():
             _share_finetune(run)
             return {}
@@ -156,42 +92,7 @@ def run_recipe(
         return _write_output(run, force, data, evaluator, student, training)
 
 
-def _prepare(recipe: Recipe, force: bool, resume: bool, stages: StageReporter) -> _Run:
-    """Resolve and check the recipe, and load its models."""
-    with stages("check", "checking names and options"):
-        recipe, budget = resolve_width(recipe, force=force, resume=resume, stages=stages)
-        recipe = preflight(recipe, force=force)
-        distributed.init(recipe.device)
-    cache = "to the cache of built-in teachers"
-    with stages("load", "loading the teachers") as progress, disk_full_as_user_error(cache):
-        teachers = load_ensemble(recipe.teachers, progress)
-        given = _given_student(recipe, teachers)
-    work = RunState(work_folder(recipe.output), _run_key(recipe, teachers, given))
-    return _Run(recipe, budget, teachers, given, work, resume, stages)
-
-
-def _given_student(recipe: Recipe, teachers: Sequence[Teacher]) -> Teacher | None:
-    if recipe.student is None:
-        return None
-    student = load_teacher(recipe.student)
-    check_compatible([teachers[0], student])
-    if "hidden" in recipe.finetune.losses and not layer_maps_between(student, teachers):
-        raise UserError(
-            f"{recipe.student} keeps no transport from these teachers, which finetune.losses: hidden needs: name those "
-            "that it was fused from, or leave hidden out"
-        )
-    return student
-
-
-def _run_key(recipe: Recipe, teachers: Sequence[Teacher], given: Teacher | None) -> dict[str, Any]:
-    """What a run and an interrupted one must have in common to resume."""
-    values = recipe.model_dump(mode="json")
-    keys = ("teachers", "student", "width", "depth", "data", "calibration", "fusion", "finetune", "seed")
-    fingerprints = [teacher.fingerprint for teacher in (*teachers, *([given] if given else []))]
-    return {**{key: values[key] for key in keys}, "weights of a model": fingerprints}
-
-
-def _open_data(run: _Run) -> RunData | None:
+def _open_data(run: RunContext) -> RunData | None:
     source = run.recipe.data.source
     if source is None:
         return None
@@ -199,7 +100,7 @@ def _open_data(run: _Run) -> RunData | None:
         return open_data(run.recipe, run.processor, run.spec)
 
 
-def _evaluate_teachers(run: _Run, data: RunData | None) -> Evaluator | None:
+def _evaluate_teachers(run: RunContext, data: RunData | None) -> Evaluator | None:
     """Evaluate teachers and ensemble; None without evaluation samples."""
     if data is None or data.evaluation is None:
         return None
@@ -213,7 +114,9 @@ def _evaluate_teachers(run: _Run, data: RunData | None) -> Evaluator | None:
     return evaluator
 
 
-def _make_student(run: _Run, data: RunData | None, evaluator: Evaluator | None) -> tuple[InitialStudent, _Training]:
+def _make_student(
+    run: RunContext, data: RunData | None, evaluator: Evaluator | None
+) -> tuple[InitialStudent, _Training]:
     """Fuse the student, or resume with it, and finetune it in place if there is data; evaluated before and after."""
     saved = run.work.load(run.fingerprints) if run.resume else None
     student = saved or initial_student(run.recipe, run.teachers, run.given, data, run.stages)
@@ -229,7 +132,9 @@ def _make_student(run: _Run, data: RunData | None, evaluator: Evaluator | None) 
     return student, _Training([before, after], finetune)
 
 
-def _evaluate_student(run: _Run, name: str, student: InitialStudent, evaluator: Evaluator | None) -> EvaluatedModel:
+def _evaluate_student(
+    run: RunContext, name: str, student: InitialStudent, evaluator: Evaluator | None
+) -> EvaluatedModel:
     score = None
     if evaluator is not None:
         message = f"evaluating: {name}"
@@ -246,7 +151,7 @@ def _with_message(progress: OnStageProgress, message: str) -> Callable[[float], 
     return lambda fraction: progress(fraction, message)
 
 
-def _share_finetune(run: _Run) -> None:
+def _share_finetune(run: RunContext) -> None:
     """Take part in the finetune of the first process, if there is one, once that has saved the student."""
     if run.recipe.data.source is None or not run.recipe.finetune.enabled or not run.spec.task.metrics:
         return
@@ -258,7 +163,7 @@ def _share_finetune(run: _Run) -> None:
 
 
 def _finetune(
-    run: _Run, student: InitialStudent, train: Samples, before: EvaluatedModel | None = None
+    run: RunContext, student: InitialStudent, train: Samples, before: EvaluatedModel | None = None
 ) -> dict[str, Any]:
     # Imported only now: the Trainer takes long, and not every run finetunes.
     from compressor.distillation.distill import train_student
@@ -289,7 +194,7 @@ def _finetune(
     return asdict(report)
 
 
-def _feature_targets(run: _Run, student: InitialStudent) -> FeatureTargets:
+def _feature_targets(run: RunContext, student: InitialStudent) -> FeatureTargets:
     if "relations" not in run.recipe.finetune.losses:
         return FeatureTargets(student.layer_maps, ())
     pairs = attention_pairs_of(student.model.config, [teacher.config for teacher in run.teachers])
@@ -297,7 +202,7 @@ def _feature_targets(run: _Run, student: InitialStudent) -> FeatureTargets:
 
 
 def _write_output(
-    run: _Run,
+    run: RunContext,
     force: bool,
     data: RunData | None,
     evaluator: Evaluator | None,
@@ -321,7 +226,7 @@ def _write_output(
     return report
 
 
-def _write_student(run: _Run, student: InitialStudent, folder: Path) -> None:
+def _write_student(run: RunContext, student: InitialStudent, folder: Path) -> None:
     with run.stages("write", "writing the student"):
         save_student(folder, student.model, run.processor)
         # A later finetune with the loss `hidden` reads them; models without a head are never finetuned.
@@ -330,7 +235,7 @@ def _write_student(run: _Run, student: InitialStudent, folder: Path) -> None:
 
 
 def _report(
-    run: _Run,
+    run: RunContext,
     folder: Path,
     evaluator: Evaluator | None,
     student: InitialStudent,
@@ -346,7 +251,7 @@ def _report(
     timings, timing_notes = time_models(recipe, models, folder if delivery.onnx else None, run.stages)
     length = sample_length(run.spec.config)
     return RunReport(
-        version=compressor.__version__,
+        version=__version__,
         task=run.spec.task.name,
         reads=run.spec.reads,
         recipe=recipe.model_dump(mode="json"),

@@ -1,4 +1,4 @@
-"""The work folder beside the output: what an interrupted run goes on from."""
+"""The work folder next to the output, from which an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
-from compressor.layer_maps import LAYER_MAPS_FILE as TRANSPORT
-from compressor.layer_maps import load_layer_maps, save_layer_maps
+from compressor.layer_maps import LAYER_MAPS_FILE, load_layer_maps, save_layer_maps
 from compressor.models.save import save_student
 from compressor.models.weights import load_model
 from compressor.pipeline.initial_student import InitialStudent
@@ -23,15 +22,15 @@ from compressor.utils.strict_json import json_text
 
 #: The fused student, before any finetuning.
 _STUDENT = "one-shot"
-#: What the run is, and the report of its fusion; written last, so a folder without it was never complete.
+#: The run's key and the report of its fusion; written last, so a folder without it is incomplete.
 _STATE = "state.json"
 _CHECKPOINTS = "checkpoints"
-#: The file that says that the folder is one of these; it is there before anything else.
+#: The file that marks a work folder; written first.
 _MARK = ".compressor-work"
 
 
 def check_work(folder: Path) -> None:
-    """Refuse a folder in the place of the work folder that is not one: it is the user's.
+    """Refuse a folder of the user in the place of the work folder.
 
     Raises:
         UserError: there is one.
@@ -49,7 +48,7 @@ class RunState:
 
     Attributes:
         folder: see `compressor.utils.files.work_folder`.
-        key: what the run is, JSON-ready: only a run with the same key goes on from it.
+        key: JSON-ready; only a run with the same key resumes from it.
     """
 
     folder: Path
@@ -57,15 +56,14 @@ class RunState:
 
     @property
     def checkpoints(self) -> Path:
-        """Where the finetune keeps its checkpoints."""
+        """Folder of the finetune's checkpoints."""
         return self.folder / _CHECKPOINTS
 
     def check(self, *, resume: bool, force: bool) -> None:
         """Refuse to overwrite the work of another run, or of this one unless it is resumed.
 
         Raises:
-            UserError: the folder exists and is neither to be resumed nor to be replaced, or it is of another run, or
-                none of ours.
+            UserError: the folder exists and is neither resumed nor replaced, or is of another run, or no work folder.
         """
         check_work(self.folder)
         if not self.folder.exists():
@@ -76,7 +74,7 @@ class RunState:
             raise UserError(f"{self.folder} holds an interrupted run: go on with --resume, or start anew with --force")
 
     def load(self, teachers: Sequence[str] = ()) -> InitialStudent | None:
-        """What was saved, or None if there is nothing; `teachers` are their fingerprints."""
+        """The saved student, or None; `teachers` are their fingerprints."""
         state = self._read()
         if state is None:
             return None
@@ -85,14 +83,14 @@ class RunState:
         )
 
     def save(self, student: InitialStudent, teachers: Sequence[str] = ()) -> None:
-        """Begin the folder anew with the student before its finetune, and how it came about.
+        """Start the folder anew with the student before its finetune.
 
         Args:
             student: on the CPU.
             teachers: their fingerprints.
 
         Raises:
-            UserError: it cannot be written, or there is one that is not ours.
+            UserError: it cannot be written, or is a folder of the user.
         """
         check_work(self.folder)
         try:
@@ -110,7 +108,7 @@ class RunState:
         atomic_write_text(self.folder / _STATE, json_text({"key": self.key, "report": student.report}))
 
     def remove(self) -> None:
-        """Remove the folder, for the run is finished; what others have put there stays, and the folder with it."""
+        """Remove the folder of a finished run; files of the user stay, and the folder with them."""
         if not _is_work(self.folder):
             return
         self._clear()
@@ -119,9 +117,9 @@ class RunState:
             self.folder.rmdir()
 
     def _clear(self) -> None:
-        """Remove what runs write into the folder, but for the mark."""
-        # Without its state there is nothing to resume, so that goes first.
-        for name in (_STATE, TRANSPORT, f".{TRANSPORT}.partial.npz"):
+        """Remove the files of runs, except the mark."""
+        # The state first: without it there is nothing to resume.
+        for name in (_STATE, LAYER_MAPS_FILE, f".{LAYER_MAPS_FILE}.partial.npz"):
             (self.folder / name).unlink(missing_ok=True)
         for name in (_STUDENT, _CHECKPOINTS):
             shutil.rmtree(self.folder / name, ignore_errors=True)
@@ -130,7 +128,7 @@ class RunState:
 
     @contextmanager
     def kept_if_interrupted(self) -> Iterator[None]:
-        """Whatever ends the block early keeps the folder if there is something to go on from, and removes it if not."""
+        """At any exception keep the folder if the run can be resumed from it, else remove it."""
         try:
             yield
         except KeyboardInterrupt:
@@ -148,10 +146,10 @@ class RunState:
             return None
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
-            before = state["key"]
+            key = state["key"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"cannot read {path} ({error}): start anew with --force") from None
-        differing = sorted(key for key in {*before, *self.key} if before.get(key) != self.key.get(key))
+        differing = sorted(name for name in {*key, *self.key} if key.get(name) != self.key.get(name))
         if differing:
             raise UserError(
                 f"{self.folder} is of a run with another {', '.join(differing)}: "
@@ -161,7 +159,7 @@ class RunState:
 
 
 def _make(folder: Path) -> None:
-    """Make a work folder that has its mark from the start, whenever the process dies."""
+    """Make a work folder that has its mark from the start, even if the process is killed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with scratch(folder) as place:
         new = place / folder.name
@@ -171,7 +169,7 @@ def _make(folder: Path) -> None:
 
 
 def _is_work(folder: Path) -> bool:
-    """Whether a folder has our mark, or the state of a former version's run."""
+    """Whether a folder has the mark, or the state of a former version's run."""
     if folder.is_symlink() or not folder.is_dir():
         return False
     if (folder / _MARK).is_file():

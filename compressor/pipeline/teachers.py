@@ -1,4 +1,4 @@
-"""Names to an ensemble that is known to fit together, refused before anything large is read where it does not."""
+"""Teachers by name: their configs, their device, the student's shape, and their models; misfits are refused early."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from compressor.pipeline.stages import OnStageProgress
 
 
 def read_configs(names: Sequence[str]) -> list[PretrainedConfig]:
-    """The configs of models that can be one ensemble; no weights are read.
+    """The configs of models that fit together; no weights are read.
 
     Raises:
-        UserError: a name is unknown, a config is unreadable, or they do not fit together; the line says which.
+        UserError: a name is unknown, a config is unreadable, or two do not fit together; the line names them.
     """
     named = [(name, load_config(name)) for name in names]
     check_compatible_configs(named)
@@ -31,10 +31,10 @@ def read_configs(names: Sequence[str]) -> list[PretrainedConfig]:
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that torch does not know or that is not there.
+    """Refuse a device that torch cannot use.
 
     Raises:
-        UserError: it is not usable; the line says why.
+        UserError: it is unknown or missing; the line says why.
     """
     try:
         torch.empty(1, device=device)
@@ -46,9 +46,9 @@ def check_device(device: str) -> None:
 def plan_target(
     configs: Sequence[PretrainedConfig], width: float, depth: float | int | None = None, narrowing: str = "auto"
 ) -> tuple[list[StudentSpec], Anatomy]:
-    """The student's shapes at a width and depth, and the anatomy they come from; no weights are read.
+    """The student's possible shapes at a width and depth, the most promising first, and the anatomy they come from.
 
-    Among several, held-out calibration data will choose; the first is the more promising.
+    Held-out calibration data chooses among them; no weights are read.
 
     Args:
         configs: the teachers'; the widest gives the student's config.
@@ -64,39 +64,39 @@ def plan_target(
 
 
 def shape_of(configs: Sequence[PretrainedConfig]) -> tuple[PretrainedConfig, Anatomy, tuple[int, ...]]:
-    """What a student's shape is taken from: the widest teacher's config and anatomy, and the deepest one's layers.
+    """The widest teacher's config and anatomy, and the number of layers of the deepest, by stack.
 
     Raises:
         UserError: an architecture is not understood.
     """
     anatomies = [inspect_config(config) for config in configs]
-    best = widest_teacher(configs, anatomies)
+    widest = widest_teacher(configs, anatomies)
     stacks = zip(*(anatomy.stacks for anatomy in anatomies), strict=True)
-    return configs[best], anatomies[best], tuple(max(map(depth_of, own)) for own in stacks)
+    return configs[widest], anatomies[widest], tuple(max(map(depth_of, stack)) for stack in stacks)
 
 
 def depth_option(depth: float | int | None) -> dict[str, Any]:
-    """The argument `depth` of the fusion, if one is asked for."""
+    """The argument `depth` of the fusion; empty for None."""
     return {} if depth is None else {"depth": depth}
 
 
-def load_ensemble(names: Sequence[str], tell: OnStageProgress | None = None) -> list[Teacher]:
-    """Load models that are one ensemble, on the CPU; built-in teachers are trained first where they are not cached.
+def load_ensemble(names: Sequence[str], on_progress: OnStageProgress | None = None) -> list[Teacher]:
+    """Load models that fit together, on the CPU; built-in teachers that are not cached are trained first.
 
     Raises:
         UserError: one of them cannot be loaded, or they do not fit together.
     """
-    loaded = []
+    teachers = []
     for name in names:
-        if tell:
-            tell(None, f"loading {name}")
-        loaded.append(load_teacher(name, progress=tell))
-    check_compatible(loaded)
-    return loaded
+        if on_progress:
+            on_progress(None, f"loading {name}")
+        teachers.append(load_teacher(name, progress=on_progress))
+    check_compatible(teachers)
+    return teachers
 
 
 def common_data(names: Sequence[str]) -> str | None:
-    """The data that built-in teachers bring; None if one of the models is not built in."""
+    """The data of built-in teachers; None if one of the models is not built in."""
     if any(name not in BUILTIN or resolve(name).kind != "builtin" for name in names):
         return None
     return builtin_data(names[0])

@@ -1,4 +1,4 @@
-"""Latency and cost of models that are compared with each other."""
+"""Latency of models that are compared with each other."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from compressor.models.meta import most_positions
 
 #: Tokens of the text samples of a run's table.
 LENGTH = 128
-#: Parts of a config that change neither shapes nor time.
+#: Keys of a config that change neither shapes nor time.
 _WITHOUT_COST = ("id2label", "label2id", "_name_or_path", "transformers_version", "architectures", "dtype")
 
 
 @dataclass(frozen=True)
 class TimedModel:
-    """What is timed as one: a model, or several that run one after the other.
+    """A model to time, or several that run one after the other.
 
     Attributes:
         name: as in the table.
         models: in torch.
-        onnx: the same models as ONNX files; None leaves ONNX Runtime out.
+        onnx: their ONNX files; None leaves ONNX Runtime out.
     """
 
     name: str
@@ -66,11 +66,11 @@ def time_contenders(
     Contenders of the same shape are timed once and share the result: weights do not change how long a model takes.
 
     Args:
-        contenders: of one task.
+        contenders: models of one task.
         batch_size: samples per call.
         seconds: least measuring time per distinct contender and backend.
         thread_count: of both backends; all cores of this process if omitted.
-        length: tokens of text inputs, cut to the positions that the models hold.
+        length: tokens of text inputs, cut to the longest that the models can read.
         warmups: calls before measuring, after the first.
 
     Returns:
@@ -85,7 +85,7 @@ def time_contenders(
         key: _in_turn([torch_runner(model, inputs, thread_count) for model in contender.models])
         for key, contender in distinct.items()
     }
-    # One session a file: threads of a second one would still be spinning while the first computes.
+    # One session per file: threads of a second one would spin while the first computes.
     sessions: dict[Path, Runner] = {}
     in_ort: dict[str, Runner] = {}
     for key, contender in distinct.items():
@@ -94,14 +94,14 @@ def time_contenders(
                 sessions[path] = onnx_runner(path, inputs, thread_count)
         if contender.onnx is not None:
             in_ort[key] = _in_turn([sessions[path] for path in contender.onnx])
-    # One backend after the other: right after the one, the other is twice as slow.
-    torch_taken = measure_latency(in_torch, seconds=seconds, warmups=warmups)
-    ort_taken = measure_latency(in_ort, seconds=seconds, warmups=warmups)
-    return {name: Timing(torch_taken[key], ort_taken.get(key)) for name, key in keys.items()}
+    # One backend after the other: in turns, each is twice as slow.
+    torch_latency = measure_latency(in_torch, seconds=seconds, warmups=warmups)
+    ort_latency = measure_latency(in_ort, seconds=seconds, warmups=warmups)
+    return {name: Timing(torch_latency[key], ort_latency.get(key)) for name, key in keys.items()}
 
 
 def sample_length(config: PretrainedConfig, length: int = LENGTH) -> int | None:
-    """Tokens of the text samples that latency and multiply–accumulates are of; None for models that read no text."""
+    """Tokens of the text samples for latency and multiply–accumulates; None for models that read no text."""
     if is_image_config(config):
         return None
     return min(length, most_positions(config) or length)
@@ -110,7 +110,7 @@ def sample_length(config: PretrainedConfig, length: int = LENGTH) -> int | None:
 def latency_report(
     timings: dict[str, Timing], batch_size: int, seconds: float, length: int | None = None
 ) -> dict[str, Any] | None:
-    """What report.json says of how latency was measured; None if it was not.
+    """The entry `latency` of report.json; None if nothing was timed.
 
     Args:
         timings: of every contender.
@@ -133,7 +133,7 @@ def latency_report(
 
 
 def shape_key(models: Sequence[PreTrainedModel]) -> str:
-    """The same text for models that do the same work on other weights."""
+    """One text for all models of the same class and shapes."""
     return json.dumps([_shape(model) for model in models], sort_keys=True, default=str)
 
 

@@ -1,4 +1,4 @@
-"""The model card that lies beside every student."""
+"""The model card of a student."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _AUTO_CLASSES = {
     "seq2seq-lm": "AutoModelForSeq2SeqLM",
     "features": "AutoModel",
 }
-# What the Hub calls a task, where that is another word.
+# Other names of tasks on the Hub.
 _PIPELINE_TAGS = {
     "masked-lm": "fill-mask",
     "causal-lm": "text-generation",
     "seq2seq-lm": "text2text-generation",
     "features": "feature-extraction",
 }
-# Key of a table row -> heading, factor, decimals, unit.
+# {key of a table row: heading, factor, decimals, unit}.
 _COLUMNS: dict[str, tuple[str, float, int, str]] = {
     "accuracy": ("accuracy", 100, 2, " %"),
     "f1": ("F1", 1, 3, ""),
@@ -55,13 +55,13 @@ def render_card(
     reads: str | None = None,
     example: str | None = None,
 ) -> str:
-    """The README.md of a student: front matter, how to load it, what was measured, and the recipe that makes it again.
+    """The README.md of a student: front matter, use, measurements, and recipe.
 
     Args:
         recipe: the resolved recipe of the run.
-        report: the run's report; sections that it lacks are left out of the card.
+        report: of the run; the card leaves out sections that it lacks.
         task: one of the values of `compressor.models.tasks.TASKS`.
-        reads: "image" or "text"; what the task usually reads if omitted.
+        reads: "image" or "text"; by the task if omitted.
         example: a program that runs the ONNX file with onnxruntime alone.
     """
     image = (reads or ("image" if task == "image-classification" else "text")) == "image"
@@ -102,12 +102,19 @@ def _title(recipe: Recipe) -> str:
 
 def _made_of(recipe: Recipe, report: Mapping[str, Any]) -> str:
     count = len(recipe.teachers)
-    what = "One wide transformer, made narrow" if count == 1 else f"{count} wide transformers, fused into a narrow one"
+    origin = (
+        "One wide transformer, made narrow" if count == 1 else f"{count} wide transformers, fused into a narrow one"
+    )
     finetune = report.get("finetune")
-    taught = "distilled from their ensemble" if recipe.finetune.asks_teachers else "trained on labels"
-    then = f"then {taught} for a short while" if finetune else "without any finetuning"
-    kept = f" It has the {describe_validation(finetune)}." if finetune and finetune.get("best_step") is not None else ""
-    lines = [f"{what} by `compressor` {escape_markdown(report.get('version', ''))}".rstrip() + f", {then}.{kept}", ""]
+    training = "distilled from their ensemble" if recipe.finetune.asks_teachers else "trained on labels"
+    after = f"then {training} for a short while" if finetune else "without any finetuning"
+    validation = (
+        f" It has the {describe_validation(finetune)}." if finetune and finetune.get("best_step") is not None else ""
+    )
+    lines = [
+        f"{origin} by `compressor` {escape_markdown(report.get('version', ''))}".rstrip() + f", {after}.{validation}",
+        "",
+    ]
     hashes = {teacher["name"]: teacher.get("fingerprint", "") for teacher in report.get("teachers") or []}
     for name in recipe.teachers:
         digest = f" (sha256 {code_span(hashes[name][:16] + '…')})" if hashes.get(name) else ""
@@ -128,9 +135,9 @@ def _snippet(task: str, image: bool) -> str:
 def _example(example: str | None, image: bool) -> str:
     if example is None:
         return ""
-    needs, given = ("numpy and pillow", "picture.png") if image else ("numpy and tokenizers", '"a text"')
+    packages, argument = ("numpy and pillow", "picture.png") if image else ("numpy and tokenizers", '"a text"')
     return (
-        f"Save it as `example.py` in this folder; it needs {needs} beside: `python example.py {given}`. ONNX "
+        f"Save it as `example.py` in this folder; it also needs {packages}: `python example.py {argument}`. ONNX "
         "Runtime sends telemetry unless the environment variable `ORT_DISABLE_TELEMETRY` is 1.\n\n"
         f"{code_block('python', example.rstrip())}"
     )
@@ -147,20 +154,20 @@ def _formats(formats: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _program(formats: Mapping[str, Mapping[str, Any]]) -> str:
-    """How the torch.export program is run, where there is one: it takes its inputs by name, in a dict."""
+    """Code that runs the torch.export programs, if any; they take their inputs by name."""
     files = (formats.get("torch-export") or {}).get("files") or {}
-    said = []
+    parts = []
     for file, about in files.items():
-        given, answer = ", ".join(f'"{name}": {name}' for name in about["inputs"]), about["outputs"][0]
+        inputs, output = ", ".join(f'"{name}": {name}' for name in about["inputs"]), about["outputs"][0]
         program = (
-            f'import torch\n\nmodel = torch.export.load("{file}").module()\n{answer} = model({{{given}}})["{answer}"]'
+            f'import torch\n\nmodel = torch.export.load("{file}").module()\n{output} = model({{{inputs}}})["{output}"]'
         )
-        said.append(f"\n\n{code_span(file)} runs with torch alone:\n\n{code_block('python', program)}")
-    return "".join(said)
+        parts.append(f"\n\n{code_span(file)} runs with torch alone:\n\n{code_block('python', program)}")
+    return "".join(parts)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table of the rows; a column that no row has a number for is left out."""
+    """A Markdown table of the rows, without columns that have no number."""
     keys = [key for key in _COLUMNS if any(row.get(key) is not None for row in rows)]
     if not keys:
         return ""
@@ -181,30 +188,30 @@ def _scalars(values: Mapping[str, Any]) -> str:
         if isinstance(value, Mapping) or value is None:
             continue
         if isinstance(value, Sequence) and not isinstance(value, str):
-            value = ", ".join(_say(item) for item in value)
-        lines.append(f"- {escape_markdown(key.replace('_', ' '))}: {escape_markdown(_say(value))}")
+            value = ", ".join(_format_value(item) for item in value)
+        lines.append(f"- {escape_markdown(key.replace('_', ' '))}: {escape_markdown(_format_value(value))}")
     return "\n".join(lines)
 
 
 def _choices(fusion: Mapping[str, Any]) -> str:
-    made = dict(fusion.get("choices") or {})
-    if shapes := made.pop("shapes", None):
-        made["shapes"] = describe_shapes(shapes)
+    choices = dict(fusion.get("choices") or {})
+    if shapes := choices.pop("shapes", None):
+        choices["shapes"] = describe_shapes(shapes)
     if fusion.get("polished") is not None:
-        made["polish"] = describe_reconstruction(fusion)
+        choices["layer-wise reconstruction"] = describe_reconstruction(fusion)
     if head := fusion.get("head"):
-        made["head"] = describe_head(head)
-    return _scalars(made)
+        choices["head"] = describe_head(head)
+    return _scalars(choices)
 
 
 def _of_all_files(onnx: Mapping[str, Any]) -> dict[str, Any]:
-    """An export's figures with the names of all its files, where there is more to name than the first."""
+    """An export's values, with the names of all files in the place of the first."""
     if not onnx.get("files"):
         return dict(onnx)
     return {"files": list(onnx["files"]), **{key: value for key, value in onnx.items() if key not in ("file", "files")}}
 
 
-def _say(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -217,13 +224,13 @@ def _limits(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
     evaluation = report.get("evaluation") or {}
     source = evaluation.get("data") or recipe.data.source or "the teachers’ own data"
     names = {"accuracy": "Accuracy", "f1": "F1", "perplexity": "Perplexity"}
-    found = [names[metric] for metric in TASKS[task].metrics if any(row.get(metric) is not None for row in rows)]
-    if found:
-        lines = [f"- {' and '.join([*found, 'KL'])} were measured on {samples} of {code_span(source)}."]
+    measured = [names[metric] for metric in TASKS[task].metrics if any(row.get(metric) is not None for row in rows)]
+    if measured:
+        lines = [f"- {' and '.join([*measured, 'KL'])} were measured on {samples} of {code_span(source)}."]
     elif TASKS[task].metrics:
         lines = [f"- {names[TASKS[task].metrics[0]]} was not measured: there were no labelled samples."]
     else:
-        lines = ["- Nothing was measured: a model without a head gives no answer that could be right or wrong."]
+        lines = ["- Nothing was measured: a model without a head makes no predictions."]
     if recipe.bench.latency:
         latency = report.get("latency") or {}
         each = f" texts of {latency['length']} tokens" if latency.get("length") else ""
@@ -233,7 +240,7 @@ def _limits(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
             f"- Latency is of batches of {recipe.bench.batch_size}{each}{threads} on the machine above; it differs on "
             "others."
         )
-    lines.append("- It answers like its teachers, with their classes, their inputs and their mistakes.")
+    lines.append("- It predicts like its teachers, with their classes, their inputs and their mistakes.")
     return "\n".join(lines)
 
 

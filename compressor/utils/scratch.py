@@ -20,7 +20,7 @@ _FINISHED = ".compressor-finished"
 
 @contextmanager
 def scratch(target: Path, kind: Literal["partial", "old"] = "partial") -> Iterator[Path]:
-    """A folder `.NAME.*.KIND` beside `target`, which is removed when the block ends.
+    """A folder `.NAME.*.KIND` next to `target`, which is removed at the end of the block.
 
     It stays after `keep`, and after `finish` unless its content was moved away.
 

@@ -21,7 +21,7 @@ from compressor.export.parity_cases import logits_of_files
 from compressor.export.write import write_formats
 from compressor.models.inputs import dummy_inputs
 from compressor.pipeline.deliver import Delivery
-from compressor.pipeline.export import _noted
+from compressor.pipeline.export import _report_changes
 from compressor.recipe import ExportOptions, build_recipe
 from compressor.report.onnx_example import onnx_example
 
@@ -297,10 +297,13 @@ def test_an_export_keeps_what_it_did_not_replace(tmp_path):
     folder = tmp_path / "s"
     folder.mkdir()
     (folder / "report.json").write_text(json.dumps({"table": [], "formats": {"onnx": 1, "onnx-int8": 2}}))
-    assert _noted(folder, Delivery(None, {"onnx-int8": 3})) == {"formats": {"onnx": 1, "onnx-int8": 3}}
+    assert _report_changes(folder, Delivery(None, {"onnx-int8": 3})) == {"formats": {"onnx": 1, "onnx-int8": 3}}
     # What was made of another float file went with it.
-    assert _noted(folder, Delivery({"file": "f"}, {"onnx": 4})) == {"onnx": {"file": "f"}, "formats": {"onnx": 4}}
-    assert _noted(tmp_path, Delivery(None, {"onnx-int8": 3})) == {"formats": {"onnx-int8": 3}}
+    assert _report_changes(folder, Delivery({"file": "f"}, {"onnx": 4})) == {
+        "onnx": {"file": "f"},
+        "formats": {"onnx": 4},
+    }
+    assert _report_changes(tmp_path, Delivery(None, {"onnx-int8": 3})) == {"formats": {"onnx-int8": 3}}
 
 
 def test_a_family_without_files_is_refused():

@@ -83,7 +83,7 @@ def test_a_head_does_not_live_on_the_last_digits_of_its_inputs():
     wanted = (few @ plain + 0.3 * torch.cat([hidden, -hidden], dim=1)).softmax(-1)
     weight = (torch.linalg.pinv(inputs, rtol=1e-2) @ (few @ plain)).T.contiguous()
     answers, held_out = HeadData(inputs[:500], wanted[:500]), HeadData(inputs[500:], wanted[500:])
-    free = FreeHead.of(weight, torch.zeros(2), answers.inputs, answers.wanted, transposed=False)
+    free = FreeHead.of(weight, torch.zeros(2), answers.inputs, answers.targets, transposed=False)
     before, after, change = fit_logistic(free, answers, held_out, 1.0)
     assert after <= before
     noise = 0.01 * inputs.square().mean().sqrt() * torch.randn(inputs.shape, generator=made)

@@ -24,7 +24,7 @@ def test_a_class_name_finds_its_task(name):
 
 @pytest.mark.parametrize("names", [None, [], ["ViTForMagic"]])
 def test_a_class_name_without_a_task_is_refused(names):
-    with pytest.raises(UnsupportedError, match="architecture|known endings: ForImageClassification, .*, Model"):
+    with pytest.raises(UnsupportedError, match=r"architecture|known endings: ForImageClassification, .*, Model"):
         ModelSpec.of(ViTConfig(architectures=names))
 
 

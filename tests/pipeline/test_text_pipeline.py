@@ -142,6 +142,8 @@ def test_models_without_a_head_are_fused_only(capsys, root, tmp_path):
     report = json.loads((tmp_path / "s" / "report.json").read_text())
     assert report["finetune"] is None and report["evaluation"] is None
     assert "next: compress inspect" in out
+    # They cannot be finetuned either, so nothing would read the maps.
+    assert not (tmp_path / "s" / "transport.npz").exists()
 
 
 def test_teachers_of_different_depths(capsys, root, tmp_path):

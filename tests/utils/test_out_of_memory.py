@@ -33,7 +33,7 @@ FAILURES = [
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
 def test_every_library_s_failure_is_one_line(capsys, monkeypatch, vit_a, failure, tmp_path):
-    from compressor.pipeline import run as job
+    from compressor.pipeline import run_context
 
     def load(*arguments, **options):
         try:
@@ -41,7 +41,7 @@ def test_every_library_s_failure_is_one_line(capsys, monkeypatch, vit_a, failure
         except Exception as error:
             raise RuntimeError("the step failed") from error
 
-    monkeypatch.setattr(job, "load_ensemble", load)
+    monkeypatch.setattr(run_context, "load_ensemble", load)
     code, out, err = compress(capsys, "fuse", vit_a, "-o", tmp_path / "student")
     assert (code, out) == (2, ""), err
     assert err.startswith("error: out of memory: ") and err.count("\n") == 1, err

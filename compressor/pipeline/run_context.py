@@ -1,0 +1,119 @@
+"""A run before its first step: the resolved recipe, loaded models, and the folder to resume from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from compressor.errors import UserError
+from compressor.models.compatibility import check_compatible
+from compressor.models.load import load_teacher
+from compressor.models.teacher import ModelSpec, Teacher
+from compressor.pipeline.initial_student import layer_maps_between
+from compressor.pipeline.preflight import preflight, resolve_width
+from compressor.pipeline.run_state import RunState
+from compressor.pipeline.stages import StageReporter
+from compressor.pipeline.teachers import load_ensemble
+from compressor.recipe import Recipe
+from compressor.utils import distributed
+from compressor.utils.files import disk_full_as_user_error, work_folder
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """One run, alone with its output.
+
+    Attributes:
+        recipe: resolved.
+        budget: how the width was picked; None if the recipe names it.
+        teachers: on the CPU.
+        given: the student to finetune; None if the run fuses one.
+        work: folder to resume from.
+        resume: whether to.
+        stages: for progress and seconds.
+    """
+
+    recipe: Recipe
+    budget: dict[str, Any] | None
+    teachers: Sequence[Teacher]
+    given: Teacher | None
+    work: RunState
+    resume: bool
+    stages: StageReporter
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Task and inputs of all models."""
+        return self.teachers[0].spec
+
+    @property
+    def processor(self) -> Any | None:
+        """The teachers' preprocessor or tokenizer."""
+        return self.teachers[0].processor
+
+    @property
+    def models(self) -> list[PreTrainedModel]:
+        """The teachers' models."""
+        return [teacher.model for teacher in self.teachers]
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """The teachers'."""
+        return [teacher.fingerprint for teacher in self.teachers]
+
+    @property
+    def weights(self) -> list[float]:
+        """One per teacher, of the ensemble that the student learns from and is compared with."""
+        weights = self.recipe.fusion.weights
+        return [1.0] * len(self.teachers) if weights == "auto" else list(weights)
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines on the models that are no warnings."""
+        models = [*self.teachers, *([self.given] if self.given else [])]
+        lines = [note for model in models for note in model.notes]
+        if not self.spec.task.metrics and self.recipe.data.source is not None and self.recipe.finetune.enabled:
+            lines.append("models without a head are fused only: there is no answer to finetune on or to measure")
+        return lines
+
+
+def prepare_run(recipe: Recipe, force: bool, resume: bool, stages: StageReporter) -> RunContext:
+    """Resolve and check a recipe, and load its models.
+
+    Raises:
+        UserError: the recipe cannot work, or a model cannot be loaded or does not fit.
+    """
+    with stages("check", "checking names and options"):
+        recipe, budget = resolve_width(recipe, force=force, resume=resume, stages=stages)
+        recipe = preflight(recipe, force=force)
+        distributed.init(recipe.device)
+    cache = "to the cache of built-in teachers"
+    with stages("load", "loading the teachers") as progress, disk_full_as_user_error(cache):
+        teachers = load_ensemble(recipe.teachers, progress)
+        given = _given_student(recipe, teachers)
+    work = RunState(work_folder(recipe.output), _run_key(recipe, teachers, given))
+    return RunContext(recipe, budget, teachers, given, work, resume, stages)
+
+
+def _given_student(recipe: Recipe, teachers: Sequence[Teacher]) -> Teacher | None:
+    if recipe.student is None:
+        return None
+    student = load_teacher(recipe.student)
+    check_compatible([teachers[0], student])
+    if "hidden" in recipe.finetune.losses and not layer_maps_between(student, teachers):
+        raise UserError(
+            f"{recipe.student} keeps no transport from these teachers, which finetune.losses: hidden needs: name those "
+            "that it was fused from, or leave hidden out"
+        )
+    return student
+
+
+def _run_key(recipe: Recipe, teachers: Sequence[Teacher], given: Teacher | None) -> dict[str, Any]:
+    """What a run and an interrupted one must have in common to resume."""
+    values = recipe.model_dump(mode="json")
+    keys = ("teachers", "student", "width", "depth", "data", "calibration", "fusion", "finetune", "seed")
+    fingerprints = [teacher.fingerprint for teacher in (*teachers, *([given] if given else []))]
+    return {**{key: values[key] for key in keys}, "weights of a model": fingerprints}
