@@ -8,7 +8,7 @@ import datasets
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Image, LargeList, List, Value
 
-from compressor.data.files import IMAGE_SUFFIXES
+from compressor.data.source_splits import IMAGE_SUFFIXES
 from compressor.data.split import column
 from compressor.errors import UserError
 from compressor.utils.logging import quiet_datasets, root_cause

@@ -11,8 +11,8 @@ from datasets import Dataset
 
 from compressor.data.column_finders import ANY_TASK, FINDERS, ColumnRequest, find_samples
 from compressor.data.columns import as_images
-from compressor.data.files import UNNAMED, RawSplit, find_splits
 from compressor.data.packing import head_or_tail
+from compressor.data.source_splits import UNNAMED, RawSplit, find_splits
 from compressor.data.split import Split, column
 from compressor.errors import UserError
 from compressor.models.tasks import Task

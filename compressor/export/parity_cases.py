@@ -62,8 +62,8 @@ def whole_model_cases(files: Files, model: PreTrainedModel, batch: int, seed: in
     """A file of the whole model, over lengths and paddings."""
     for length, padding, inputs in _sources(model.config, batch, seed):
         with torch.inference_mode():
-            found = model(**inputs, **no_cache(model), return_dict=True)
-        expected = outputs_of(model, found)
+            output = model(**inputs, **no_cache(model), return_dict=True)
+        expected = outputs_of(model, output)
         counted = _counted(model, inputs, padding, expected)
         if any(counts is None or counts.any() for counts in counted.values()):
             yield _trial(files[MODEL], inputs, length, padding, expected, counted)
@@ -73,9 +73,9 @@ def encoder_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -
     """The file of an encoder, over lengths and paddings."""
     for length, padding, inputs in _sources(model.config, batch, seed):
         with torch.inference_mode():
-            found = model.get_encoder()(**inputs, return_dict=True).last_hidden_state
+            output = model.get_encoder()(**inputs, return_dict=True).last_hidden_state
         counted = {"last_hidden_state": inputs.get("attention_mask")}
-        yield _trial(files[ENCODER], inputs, length, padding, {"last_hidden_state": found}, counted)
+        yield _trial(files[ENCODER], inputs, length, padding, {"last_hidden_state": output}, counted)
 
 
 def step_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
@@ -98,10 +98,10 @@ def step_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> I
                     for name, value in inputs.items()
                 }
                 with torch.inference_mode():
-                    found = model(**part, past_key_values=cache, use_cache=True, return_dict=True)
+                    output = model(**part, past_key_values=cache, use_cache=True, return_dict=True)
                 given = session.run({**part, **past})
-                cache, past = found.past_key_values, _past(given)
-                for expected in (full[:, begin:end], found.logits):
+                cache, past = output.past_key_values, _past(given)
+                for expected in (full[:, begin:end], output.logits):
                     pairs.append(OutputPair("logits", expected, given["logits"], mask[:, begin:end]))
             yield ParityTrial(batch, sum(steps), padding, steps, _shapes(inputs), tuple(pairs))
 
@@ -138,15 +138,15 @@ def _chain(
     for begin, end in _spans(steps):
         session = files[DECODER_STEP if begin else DECODER]
         with torch.inference_mode():
-            found = model(
+            output = model(
                 encoder_outputs=encoded, decoder_input_ids=ids[:, begin:end], past_key_values=cache, use_cache=True,
                 return_dict=True, **mask,
             )  # fmt: skip
         given = session.run({"input_ids": ids[:, begin:end], "encoder_hidden_states": hidden, **file_mask, **past})
-        cache = found.past_key_values
+        cache = output.past_key_values
         # Only the first call returns the encoder's keys and values.
         past |= _past(given)
-        for expected in (full[name][:, begin:end], outputs_of(model, found)[name]):
+        for expected in (full[name][:, begin:end], outputs_of(model, output)[name]):
             pairs.append(OutputPair(name, expected, given[name], None))
     shapes = _shapes({**source, "decoder_input_ids": ids})
     return ParityTrial(batch, sum(steps), padding, steps if len(steps) > 1 else (), shapes, tuple(pairs))
@@ -189,8 +189,8 @@ def _counted(
         # outputs of such samples change with the tokens under the padding.
         ids = torch.where(mask.bool(), inputs["input_ids"], (inputs["input_ids"] + 1) % model.config.vocab_size)
         with torch.inference_mode():
-            found = model(**{**inputs, "input_ids": ids}, **no_cache(model), return_dict=True)
-        for name, value in outputs_of(model, found).items():
+            output = model(**{**inputs, "input_ids": ids}, **no_cache(model), return_dict=True)
+        for name, value in outputs_of(model, output).items():
             if not by_token[name]:
                 counted[name] = (value == expected[name]).flatten(1).all(1)
     return counted

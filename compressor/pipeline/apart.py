@@ -12,7 +12,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.file_download import repo_folder_name
 
-from compressor.data.files import BUILTIN_DATA
+from compressor.data.source_splits import BUILTIN_DATA
 from compressor.errors import UserError
 from compressor.models.builtin import BUILTIN, builtin_data, builtin_folder
 from compressor.recipe import Recipe
@@ -146,7 +146,7 @@ def _places(name: str, kind: str) -> list[Path]:
 
 
 def _data_places(source: str) -> list[Path]:
-    """The places of a source, as `compressor.data.files.find_splits` reads it."""
+    """The places of a source, as `compressor.data.source_splits.find_splits` reads it."""
     if os.path.lexists(_local(source)):
         return [_local(source)]
     if source in BUILTIN_DATA:

@@ -1,4 +1,4 @@
-"""Options of samples: where they come from, and how many serve for what."""
+"""Options of samples: their source, calibration and evaluation."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from compressor.recipe.base import Count, Section
+from compressor.recipe.section import Count, Section
 
 
 class DataOptions(Section):
-    """Where samples and labels come from."""
+    """The source of samples and labels."""
 
     source: str | None = Field(
         None,
         description="A built-in name, a folder of images by class, parquet/csv/tsv/jsonl/txt file(s) or a folder of "
         "them, or a Hub dataset name. Built-in teachers bring their own data.",
     )
-    train_split: str | None = Field(
-        None, description="Split for calibration and finetuning; found by itself if omitted."
-    )
-    eval_split: str | None = Field(None, description="Split for evaluation; found by itself if omitted.")
+    train_split: str | None = Field(None, description="Split for calibration and finetuning; found by name if omitted.")
+    eval_split: str | None = Field(None, description="Split for evaluation; found by name if omitted.")
     image_column: str | None = Field(None, description="Column that holds the image; found by its feature if omitted.")
     label_column: str | None = Field(
         None, description="Column that holds the label, or a list of tags; found by its feature or name if omitted."
@@ -32,12 +30,12 @@ class DataOptions(Section):
         description="Column(s) that hold the text, two for pairs of texts; found by name if omitted.",
     )
     target_column: str | None = Field(
-        None, description="Column of the text to be written, for encoder-decoders; found by name if omitted."
+        None, description="Column of the target text of encoder-decoders; found by name if omitted."
     )
     max_length: Count | None = Field(
         None,
         description="Tokens of the longest text, and of the blocks that text is packed into for language models; "
-        "512 and 128 if omitted, and never more than the model holds.",
+        "512 and 128 if omitted, and never more than the model can read.",
     )
 
     @field_validator("text_column", mode="before")
@@ -47,9 +45,9 @@ class DataOptions(Section):
 
 
 class CalibrationOptions(Section):
-    """The unlabelled samples that statistics and the closed-form refit are taken from."""
+    """The unlabelled samples for statistics and the closed-form refit."""
 
-    samples: Count = Field(1024, description="How many training samples are used for calibration.")
+    samples: Count = Field(1024, description="Training samples used for calibration.")
     batch_size: Count = Field(128, description="Samples per forward pass.")
     holdout: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.125, description="Share of the calibration samples held out to choose map, teacher weights and ridge."
@@ -57,7 +55,7 @@ class CalibrationOptions(Section):
 
 
 class EvaluationOptions(Section):
-    """What accuracy, perplexity and KL are measured on."""
+    """The samples on which accuracy, perplexity and KL are measured."""
 
     samples: Count | None = Field(2000, description="Evaluation samples, the first of the split; null for all of them.")
     batch_size: Count = Field(128, description="Samples per forward pass.")

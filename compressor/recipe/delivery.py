@@ -1,4 +1,4 @@
-"""Options of what the student is delivered with: its measurements and its files."""
+"""Options of the student's measurements and exported files."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from compressor.recipe.base import Count, Positive, Section
+from compressor.recipe.section import Count, Positive, Section
 
 
 class BenchOptions(Section):
-    """How latency is measured in the run's table; `compress bench` measures longer."""
+    """How latency is measured in the table of results; `compress bench` measures longer."""
 
     latency: bool = Field(True, description="Measure latency in torch and in ONNX Runtime.")
-    batch_size: Count = Field(32, description="Samples per call whose latency is measured.")
-    seconds: Positive = Field(0.5, description="Least measuring time per model and backend.")
+    batch_size: Count = Field(32, description="Samples per call.")
+    seconds: Positive = Field(0.5, description="Minimum measuring time per model and backend.")
     threads: Count | None = Field(
         None, description="Threads of torch and ONNX Runtime; all cores of this process if omitted."
     )
@@ -23,29 +23,29 @@ class BenchOptions(Section):
 class Int8Options(Section):
     """How files are quantised to int8."""
 
-    per_channel: bool = Field(True, description="A scale for every output channel of a weight, not one for all of it.")
+    per_channel: bool = Field(True, description="One scale per output channel of a weight, rather than one per weight.")
     reduce_range: bool = Field(
         False,
-        description="Seven bits for weights: for x86 processors without VNNI, where eight may overflow; less exact.",
+        description="Seven bits for weights, for x86 processors without VNNI, where eight may overflow; less exact.",
     )
     calibration: Literal["minmax", "percentile"] = Field(
-        "minmax", description="How the ranges of activations are taken from calibration samples, for images."
+        "minmax", description="How ranges of activations are estimated on calibration samples, for images."
     )
 
 
 class ExportOptions(Section):
-    """The files that the student is delivered as, and their proof."""
+    """The student's exported files, and their comparison with torch."""
 
-    onnx: bool = Field(True, description="Write the ONNX files and check them against torch.")
+    onnx: bool = Field(True, description="Write the ONNX files and compare them with torch.")
     formats: tuple[str, ...] = Field(
         ("onnx",),
         min_length=1,
-        description="Formats to write, each proved: onnx, onnx-int8 (static for images, which needs data; else "
-        "dynamic), onnx-int8-dynamic (for images too), onnx-fp16, torch-export.",
+        description="Formats to write, each compared with torch: onnx, onnx-int8 (static for images, which needs data; "
+        "else dynamic), onnx-int8-dynamic (for images too), onnx-fp16, torch-export.",
     )
     int8: Int8Options = Int8Options()
-    cache: bool = Field(True, description="Also write files with past keys and values for models that generate.")
-    tolerance: Positive = Field(1e-4, description="Largest allowed relative difference between ONNX Runtime and torch.")
+    cache: bool = Field(True, description="For models that generate, also write files with past keys and values.")
+    tolerance: Positive = Field(1e-4, description="Largest relative difference allowed between ONNX Runtime and torch.")
 
     @field_validator("formats", mode="before")
     @classmethod
@@ -54,13 +54,13 @@ class ExportOptions(Section):
 
     @model_validator(mode="after")
     def _no_onnx_without_onnx(self) -> ExportOptions:
-        asked = [name for name in self.formats if name.startswith("onnx-")]
-        if asked and not self.onnx:
-            raise ValueError(f"onnx is off, but formats names {', '.join(asked)}: leave one of them out")
+        derived = [name for name in self.formats if name.startswith("onnx-")]
+        if derived and not self.onnx:
+            raise ValueError(f"onnx is off, but formats names {', '.join(derived)}: leave one of them out")
         return self
 
     @property
     def wanted(self) -> tuple[str, ...]:
-        """The formats that are to be written, each once."""
+        """The formats to write, each once."""
         names = (name for name in self.formats if self.onnx or name != "onnx")
         return tuple(dict.fromkeys(names))

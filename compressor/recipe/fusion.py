@@ -1,4 +1,4 @@
-"""Options of the fusion: how teachers are aligned and transported into the student."""
+"""Options of the fusion: alignment, transport and refit."""
 
 from __future__ import annotations
 
@@ -6,29 +6,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from compressor.recipe.base import NonNegative, Positive, Section
+from compressor.recipe.section import NonNegative, Positive, Section
 
 
 class AlignmentOptions(Section):
-    """How the coordinates of models are compared and coupled: features, ground cost, solver, marginals."""
+    """How coordinates of models are compared and coupled: features, ground cost, solver, marginals."""
 
     features: Literal["auto", "activations", "weights"] = Field(
-        "auto", description="What ground costs are measured on; auto: activations when there is data."
+        "auto", description="Features for ground costs; auto: activations if there is data."
     )
     tokens: str = Field(
         "all",
         description="Tokens whose activations are compared: all, class (the first token), window:N (the class token "
         "and the N x N patches in the middle), random:SHARE, or loss:X (samples whose loss is below X).",
     )
-    preparation: str = Field(
-        "raw", description="What is done to features before they are compared: raw, centred, standardised, normalised."
-    )
+    preparation: str = Field("raw", description="Preprocessing of features: raw, centred, standardised, normalised.")
     cost: str = Field(
         "euclidean", description="Ground cost between coordinates: euclidean, squared, cosine, correlation."
     )
-    normalise: str = Field(
-        "median", description="The unit of epsilon, by which costs are divided: their median, mean or max, or none."
-    )
+    normalise: str = Field("median", description="Scale that costs are divided by: their median, mean or max, or none.")
     solver: str = Field(
         "emd",
         description="Transport solver: emd (hard), sinkhorn (soft), partial, unbalanced, semirelaxed or "
@@ -83,17 +79,18 @@ class FusionOptions(Section):
     alignment: AlignmentOptions = AlignmentOptions()
     weights: Literal["auto"] | tuple[NonNegative, ...] = Field(
         "auto",
-        description="One weight a teacher (they are normalised), or auto: chosen on held-out calibration data (by a "
+        description="One weight per teacher (normalised), or auto: chosen on held-out calibration data (by a "
         "residual policy only with a refit; all alike otherwise).",
     )
     ridge: Literal["auto"] | NonNegative = Field(
-        "auto", description="Ridge of the refit relative to the mean input variance, or auto: chosen on held-out data."
+        "auto",
+        description="Ridge of the refit, relative to the mean input variance, or auto: chosen on held-out data.",
     )
     polish: Literal["auto"] | NonNegativeInt = Field(
         "auto",
-        description="Steps by which layers are fitted, one after the other, to what a linear refit misses (no labels, "
-        "no gradient from one layer to another); 0: none; auto: 600 where the width leaves out more than 2 % of the "
-        "residual stream and pilots are more than 0.05 nats from the ensemble.",
+        description="Steps of layer-wise reconstruction: after the refit, each layer in turn is trained to reproduce "
+        "the transported outputs of the teachers (no labels, no gradients between layers); 0: none; auto: 600 if the "
+        "width drops more than 2 % of the residual stream and pilots are more than 0.05 nats from the ensemble.",
     )
     refit: bool = Field(True, description="Refit the transported weights in closed form; off: pure transport.")
     anchor: str | None = Field(

@@ -8,20 +8,20 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from compressor.recipe.base import Section
 from compressor.recipe.data import CalibrationOptions, DataOptions, EvaluationOptions
 from compressor.recipe.delivery import BenchOptions, ExportOptions
 from compressor.recipe.finetune import FinetuneOptions
 from compressor.recipe.fusion import FusionOptions
+from compressor.recipe.section import Section
 from compressor.recipe.target import TargetOptions
 
 
 class Recipe(Section):
-    """Everything that one run needs, and everything that reproduces it."""
+    """All options of a run; a recipe reproduces it."""
 
     teachers: tuple[str, ...] = Field(min_length=1, description="Local folders, built-in names or Hub ids.")
     student: str | None = Field(
-        None, description="A narrow model to finetune; nothing is fused then, and width is not used."
+        None, description="A narrow model to finetune instead of a fusion; width is ignored then."
     )
     output: str = Field("student", description="Folder to write; refused if it exists, unless --force.")
     width: float = Field(

@@ -7,14 +7,14 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from compressor.recipe.base import Count, Positive, Section
+from compressor.recipe.section import Count, Positive, Section
 
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
 _MILLISECONDS = {"": 1.0, "ms": 1.0, "s": 1e3}
 
 
 class TargetOptions(Section):
-    """What the student may cost; the width that meets it is searched, the depth stays as it is given."""
+    """The student's budget; the width that meets it is searched, the depth is kept."""
 
     params: Positive | None = Field(
         None,
@@ -31,7 +31,7 @@ class TargetOptions(Section):
         description="Most milliseconds a call, such as 5ms: picks the widest student that is measured to be as fast in "
         "ONNX Runtime on this machine.",
     )
-    batch_size: Count = Field(1, description="Samples per call that the latency is of.")
+    batch_size: Count = Field(1, description="Samples per call for the latency.")
 
     @field_validator("params", "flops", mode="before")
     @classmethod
@@ -58,7 +58,7 @@ class TargetOptions(Section):
 def _number(value: Any, units: dict[str, float], expected: str) -> Any:
     if not isinstance(value, str):
         return value
-    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)\s*", value)
-    if found is None or found[2].lower() not in units or found[1].count(".") > 1:
+    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)\s*", value)
+    if match is None or match[2].lower() not in units or match[1].count(".") > 1:
         raise ValueError(f"this should be {expected}")
-    return float(found[1]) * units[found[2].lower()]
+    return float(match[1]) * units[match[2].lower()]

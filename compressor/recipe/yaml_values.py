@@ -1,4 +1,4 @@
-"""YAML within bounds: a few bytes of it can stand for more values than any machine holds."""
+"""Reading YAML within bounds: aliases let a few bytes stand for more values than memory holds."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 from compressor.wording import quote
 
 #: Bounds of a recipe; one with every key has 4 kB, 100 values and 4 levels.
-MAX_BYTES, MAX_VALUES, MAX_YAML_DEPTH = 1 << 18, 20_000, 32
+MAX_BYTES, MAX_VALUES, MAX_NESTING = 1 << 18, 20_000, 32
 
 
 class LimitError(Exception):
-    """Values beyond the bounds; the message says which and in which line."""
+    """Values beyond the bounds; the message names the bound and the line."""
 
 
-def load(text: str) -> Any:
-    """The values of a YAML text: plain ones only, and no key twice.
+def load_yaml(text: str) -> Any:
+    """The values of a YAML text: plain types only, no key twice.
 
     Raises:
-        LimitError: there are more values than `MAX_VALUES`, each counted as often as aliases repeat it, or deeper
-            ones than `MAX_YAML_DEPTH`, or an alias stands inside of what it stands for.
+        LimitError: there are more values than `MAX_VALUES`, counting repetitions by aliases, or deeper ones than
+            `MAX_NESTING`, or an alias contains itself.
         yaml.YAMLError: it is not YAML, or a key is there twice.
-        ValueError: a number or a date that is none.
+        ValueError: a number or a date is invalid.
     """
     return yaml.load(text, _Loader)
 
 
 class _Loader(yaml.SafeLoader):
-    """Counts values while they are read, before any of them is made."""
+    """Counts values while they are parsed, before any of them is built."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._depth = self._values = 0
-        #: Values below each anchor that is complete.
+        #: Number of values below each complete anchor.
         self._sizes: dict[str, int] = {}
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
@@ -43,14 +43,14 @@ class _Loader(yaml.SafeLoader):
         line = f"line {event.start_mark.line + 1}"
         alias = isinstance(event, yaml.AliasEvent)
         if alias and event.anchor in self.anchors and event.anchor not in self._sizes:
-            raise LimitError(f"the alias *{event.anchor} stands inside of what it stands for ({line})")
+            raise LimitError(f"the alias *{event.anchor} contains itself ({line})")
         before = self._values
         self._values += self._sizes.get(event.anchor, 1) if alias else 1
         self._depth += 1
         if self._values > MAX_VALUES:
             raise LimitError(f"it holds more than {MAX_VALUES} values, those of aliases included ({line})")
-        if self._depth > MAX_YAML_DEPTH:
-            raise LimitError(f"it is nested deeper than {MAX_YAML_DEPTH} levels ({line})")
+        if self._depth > MAX_NESTING:
+            raise LimitError(f"it is nested deeper than {MAX_NESTING} levels ({line})")
         node = super().compose_node(parent, index)
         self._depth -= 1
         if event.anchor is not None and not alias:
@@ -58,11 +58,11 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
+        keys: set[str] = set()
         for key in (key.value for key, _ in node.value if isinstance(key, ScalarNode)):
-            # The last one would win in silence.
-            if key in seen:
-                said = f"the key {quote(key)} is there twice"
-                raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
-            seen.add(key)
+            # YAML would silently take the last one.
+            if key in keys:
+                problem = f"the key {quote(key)} is there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+            keys.add(key)
         return super().construct_mapping(node, deep)

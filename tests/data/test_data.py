@@ -16,7 +16,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from PIL import Image
 from tiny import CLASSES, save_images, save_vit
 
-from compressor.data import files
+from compressor.data import source_splits as files
 from compressor.data.batches import Batches
 from compressor.data.images import ImageReader
 from compressor.data.sources import Split, open_split

@@ -258,7 +258,7 @@ def test_text_that_is_too_little(tmp_path):
     path, config, words = tmp_path / "a.txt", config_of("decoder"), tokenizer(framed=False)
     path.write_text("the good film was bad and the plot dull\n" * 3)
     assert "too few for one block of 32" in refusal(
-        lambda: packed(opened(path, ModelSpec.of(config), "eval"), words, config, None)
+        lambda: packed(opened(path, config, "eval"), words, ModelSpec.of(config), None)
     )
     assert len(packed(opened(path, config), words, ModelSpec.of(config), 4)) >= 3
     path.write_text("")

@@ -147,17 +147,17 @@ def interrupted(tmp_path_factory, vit_a, image_folder):
     root = tmp_path_factory.mktemp("interrupted")
     values = tiny_recipe([vit_a], image_folder, root / "student")
     recipe = write_recipe(root / "recipe.yaml", values)
-    save = training._Watch.on_save
+    save = training._StepCallback.on_save
 
     def stop(self, args, state, *rest, **options):
         save(self, args, state, *rest, **options)
         raise KeyboardInterrupt
 
-    training._Watch.on_save = stop
+    training._StepCallback.on_save = stop
     try:
         assert run_command(["run", str(recipe)]) == 130
     finally:
-        training._Watch.on_save = save
+        training._StepCallback.on_save = save
     return root
 
 

@@ -571,7 +571,7 @@ def test_card_holds_the_recipe_the_table_and_how_to_load():
     assert "largest difference: 1.5e-06" in body and "fuse: 1.25" in body
     assert "vit-a + vit-b at width 0.5" in body and "abababab" in body and "without any finetuning" in body
     kept = {"judged": [[0, 0.25], [2, 0.5]], "best_step": 0, "validation_samples": 9}
-    told = "It has the weights of step 0, the best of 2 judgements (loss 0.2500 on 9 training samples kept out)."
+    told = "It has the weights of step 0, the best of 2 evaluations (loss 0.2500 on 9 held-out training samples)."
     assert told in render_card(recipe, report | {"finetune": kept}) and told not in body
     one = {"length": None, "models": {"vit-b": {"torch": {"threads": 1}}}}
     assert "with 1 thread on the machine above" in render_card(recipe, report | {"latency": one})

@@ -1,4 +1,4 @@
-"""What every part of the schema is made of."""
+"""The base class and number types of the schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From nested values, or a file, to a validated recipe; what is wrong is said in one line."""
+"""Reading a recipe from nested values or a file, with one-line error messages."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pydantic import ValidationError
 
 from compressor.errors import UserError
 from compressor.presets import beneath
-from compressor.recipe.base import Section
 from compressor.recipe.recipe import Recipe
-from compressor.recipe.yaml_values import MAX_BYTES, LimitError, load
+from compressor.recipe.section import Section
+from compressor.recipe.yaml_values import MAX_BYTES, LimitError, load_yaml
 from compressor.utils.input_files import read_text
 from compressor.wording import quote, shorten
 
-#: Problems of a recipe that a message lists.
-_SAID = 8
-#: What pydantic says in terms of Python, said in terms of a recipe.
+#: Most problems listed in a message.
+_LISTED = 8
+#: Messages instead of those of pydantic, which are in terms of Python.
 _PHRASES = {
     "missing": "this key is required",
     "too_short": "at least one is needed",
@@ -32,26 +32,26 @@ def build_recipe(values: dict[str, Any], *, where: str = "recipe", names: Mappin
     """Validate nested values into a `Recipe`.
 
     Args:
-        values: nested as in a recipe file; the key `preset` names values that these lie on (`compressor.presets`).
-        where: what the values come from, for messages; may be empty.
-        names: what to call a field in messages, by its dotted path: the flag that set it, for example.
+        values: nested as in a recipe file; the key `preset` names defaults for them (`compressor.presets`).
+        where: origin of the values, for messages; may be empty.
+        names: {dotted path of a field: its name in messages}, such as the flag that set it.
 
     Raises:
-        UserError: a key or the preset is unknown, or a value has the wrong type or range; the line names each.
+        UserError: a key or the preset is unknown, or a value has the wrong type or range; the message names each.
     """
     values = dict(values)
     name = values.pop("preset", None)
     try:
         return Recipe.model_validate(values if name is None else beneath(values, str(name)))
     except ValidationError as error:
-        # A field of several types reports each type that the value is not; the last is the general one.
+        # A field of several types reports an error for each; the last is the general one.
         problems = {_field(problem["loc"]): problem for problem in error.errors()}
-        first = list(problems.items())[:_SAID]
-        said = "; ".join(_say(field, problem, names or {}) for field, problem in first)
-        said += f"; and {len(problems) - len(first)} more" if len(problems) > len(first) else ""
+        listed = list(problems.items())[:_LISTED]
+        message = "; ".join(_describe(field, problem, names or {}) for field, problem in listed)
+        message += f"; and {len(problems) - len(listed)} more" if len(problems) > len(listed) else ""
     except UserError as error:
-        said = str(error)
-    raise UserError(f"{where}: {said}" if where else said)
+        message = str(error)
+    raise UserError(f"{where}: {message}" if where else message)
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -62,14 +62,14 @@ def read_recipe(path: str | Path) -> Recipe:
     """
     path = Path(path)
     try:
-        values = load(read_text(path, MAX_BYTES))
+        values = load_yaml(read_text(path, MAX_BYTES))
     except FileNotFoundError:
         raise UserError(f"no recipe at {path}: give the path of a YAML file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the recipe {path}: {error}") from None
     except LimitError as error:
         raise UserError(f"{path} is too large for a recipe: {error}") from None
-    # A date or a number that YAML takes for one and Python does not is a ValueError.
+    # Dates and numbers that YAML accepts and Python refuses raise ValueError.
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
@@ -78,7 +78,7 @@ def read_recipe(path: str | Path) -> Recipe:
 
 
 def _field(location: tuple[str | int, ...]) -> tuple[str, ...]:
-    """The keys of a location in a recipe, without the types and positions that pydantic adds inside a field."""
+    """The keys of a location, without the types and positions that pydantic adds inside a field."""
     keys: list[str] = []
     section: Any = Recipe
     for part in location:
@@ -91,7 +91,7 @@ def _field(location: tuple[str | int, ...]) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def _say(field: tuple[str, ...], problem: Any, names: Mapping[str, str]) -> str:
+def _describe(field: tuple[str, ...], problem: Any, names: Mapping[str, str]) -> str:
     place = shorten(".".join(field))
     if problem["type"] == "extra_forbidden":
         section: Any = Recipe
@@ -101,6 +101,6 @@ def _say(field: tuple[str, ...], problem: Any, names: Mapping[str, str]) -> str:
     message = _PHRASES.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
     if not place:
         return message
-    said = problem["type"] not in ("missing", "too_short") and not isinstance(problem["input"], dict)
-    given = f", not {quote(problem['input'])}" if said else ""
+    shows_value = problem["type"] not in ("missing", "too_short") and not isinstance(problem["input"], dict)
+    given = f", not {quote(problem['input'])}" if shows_value else ""
     return f"{names.get(place, place)}: {message[:1].lower()}{message[1:]}{given}"

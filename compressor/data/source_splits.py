@@ -16,7 +16,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
-from compressor.data.tables import check_table
+from compressor.data.table_checks import check_table
 from compressor.errors import UserError
 from compressor.models.builtin import CLASSES, digits
 from compressor.utils.input_files import check_regular
