@@ -11,6 +11,13 @@ from contextlib import contextmanager
 import pytest
 
 
+def keep_one_thread():
+    """In a forked process: OpenMP's threads do not survive a fork, and who asks for two would wait for them forever."""
+    import torch
+
+    torch.set_num_threads = lambda count: None
+
+
 def compress_forked(capfd, *arguments, prepare):
     """Run `compress` in a process of its own, after `prepare()` there; the exit code, stdout and stderr."""
     from compressor.cli import run_command
@@ -18,6 +25,7 @@ def compress_forked(capfd, *arguments, prepare):
     def command():
         # Under a limit Python would keep what it compiles of a library cut off, and every later run would fail.
         sys.dont_write_bytecode = True
+        keep_one_thread()
         sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
         prepare()
         sys.exit(run_command([str(argument) for argument in arguments]))
@@ -57,6 +65,7 @@ def _work(read_from, write_to):
     from compressor.bench.worker import worker_main
 
     try:
+        keep_one_thread()
         os.dup2(read_from, 0)
         os.dup2(write_to, 1)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

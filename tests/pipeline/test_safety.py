@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from command import compress, tiny_recipe, write_recipe
+from forked import keep_one_thread
 from watched import snapshot
 
 from compressor.errors import UserError
@@ -312,8 +313,13 @@ def test_a_second_run_is_told_who_writes_and_a_killed_one_lets_go(capsys, here):
 
     steps = {"steps": 200, "batch_size": 4, "checkpoint_every": 10}
     recipe = write_recipe(Path("r.yaml"), tiny_recipe(["x/a"], "x/data", "student", finetune=steps))
+
+    def run():
+        keep_one_thread()
+        run_command(["run", str(recipe)])
+
     # Forked, so that nothing is imported anew.
-    running = multiprocessing.get_context("fork").Process(target=run_command, args=(["run", str(recipe)],))
+    running = multiprocessing.get_context("fork").Process(target=run)
     running.start()
     try:
         deadline = time.monotonic() + 120
