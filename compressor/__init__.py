@@ -1,10 +1,9 @@
 """Fuse an ensemble of wide transformers into one narrow one by optimal transport.
 
-The functions below are the stable Python face; what they need is imported when they are called, so that importing the
-package costs nothing.  Whatever a person can get wrong is raised as `compressor.errors.UserError`.
+The functions below are the stable Python interface.  They import heavy libraries when they are called, and raise
+`compressor.errors.UserError` for bad input.
 
-Importing the package turns off the telemetry of the libraries below it (`compressor.utils.telemetry`): this works only
-before they are imported.
+Importing the package turns off the telemetry of libraries that are not imported yet (`compressor.utils.telemetry`).
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ if TYPE_CHECKING:
     from compressor.bench.rows import Row
     from compressor.distillation.checks import TrainingSamples
     from compressor.distillation.distill import FinetuneReport
-    from compressor.export.onnx import ExportReport
+    from compressor.export.reports import ExportReport
     from compressor.fusion import FusionResult
-    from compressor.layer_maps import AttentionPair, LayerMap
+    from compressor.layer_maps import LayerMap
 
 __all__ = ["__version__", "benchmark", "distill", "export_onnx", "fuse", "inspect"]
 
@@ -50,22 +49,22 @@ def fuse(
     """Fuse teachers into one student of `width` times the residual width of the widest.
 
     Args:
-        teachers: folders, built-in names, Hub ids or models, of one model type; they stay as they are.
+        teachers: folders, built-in names, Hub ids or models, of one model type; not changed.
         width: share of the residual width, in (0, 1]; if omitted that of the preset, or 0.5.
-        calibration: unlabelled batches of model inputs; None aligns the weights alone, which costs much.
-        depth: share of the deepest teacher's layers, or a number of layers; None for all of them.
+        calibration: unlabelled batches of model inputs; None aligns the weights alone, at a loss of accuracy.
+        depth: share of the deepest teacher's layers, or a number of layers; None for all.
         seed: of every random choice.
-        holdout: share of the batches that is held out to choose map and ridge.
+        holdout: share of the batches held out to choose map and ridge.
         anchor: a trained narrow model whose shape and coordinates the student takes.
-        preset: the name of a way to fuse (`compressor.presets`); options that are given replace its own.
-        progress: told the share done and what is being done.
+        preset: name of an entry of `compressor.presets`, whose values `options` replace.
+        progress: called with fraction and message.
         **options: fields of `compressor.recipe.FusionOptions`, such as `refit=False`.
 
     Returns:
         The student as `.model`, its shape as `.target`, choices and couplings as `.report`.
 
     Raises:
-        UserError: a name, an option or the width cannot be used, or the teachers do not fit together.
+        UserError: unusable names, options or width, or teachers that do not fit together.
     """
     from compressor.fusion import fuse_models
     from compressor.models.compatibility import check_compatible_configs
@@ -73,20 +72,9 @@ def fuse(
 
     named = _named(teachers)
     check_compatible_configs([(name, model.config) for name, model in named])
-    recipe = build_recipe(
-        {
-            "preset": preset,
-            "teachers": [name for name, _ in named],
-            **({} if width is None else {"width": width}),
-            "depth": depth,
-            "seed": seed,
-            "fusion": options,
-            "calibration": {"holdout": holdout},
-        },
-        where="fuse",
-    )
-    guide = None if anchor is None else _named([anchor])[0]
-    more: dict[str, Any] = {} if depth is None else {"depth": depth}
+    values: dict[str, Any] = {"preset": preset, "teachers": [name for name, _ in named], "depth": depth, "seed": seed}
+    values |= {"fusion": options, "calibration": {"holdout": holdout}}
+    recipe = build_recipe(values if width is None else {**values, "width": width}, where="fuse")
     return fuse_models(
         named,
         recipe.width,
@@ -94,9 +82,9 @@ def fuse(
         recipe.fusion,
         holdout=holdout,
         seed=seed,
-        anchor=guide,
+        anchor=None if anchor is None else _named([anchor])[0],
         progress=progress,
-        **more,
+        **({} if depth is None else {"depth": depth}),
     )
 
 
@@ -137,16 +125,14 @@ def distill(
     """Train a student in place on its teachers' mean prediction.
 
     Args:
-        student: the model to train.
         teachers: folders, built-in names, Hub ids or models; may be none if `distil_weight` is 0.
-        train: samples by index, each a dict of model inputs without a batch dimension, texts of any length; labels
-            are not needed.
-        work_dir: where checkpoints are kept.
-        weights: one per teacher; all alike if omitted.
+        train: dicts of model inputs without a batch dimension, texts of any length, with or without labels.
+        work_dir: of the checkpoints.
+        weights: one per teacher; equal if omitted.
         seed: of the order of the samples.
-        resume: go on from the newest checkpoint in `work_dir`.
+        resume: continue from the newest checkpoint in `work_dir`.
         device: "cpu", or the first GPU as "cuda".
-        progress: told the step, the steps in all and the loss.
+        progress: called with the step, the total number of steps and the loss.
         passages: of the fusion that made the student (`FusionResult.passages`), which the loss `hidden` needs.
         **options: fields of `compressor.recipe.FinetuneOptions`, such as `steps=500`.
 
@@ -162,16 +148,13 @@ def distill(
     from compressor.recipe import build_recipe
 
     (_, student), *named = _named([student, *teachers])
-    # A recipe has teachers; where labels alone are learnt from, the student stands in.
-    names = [name for name, _ in named] or ["student"]
+    names = [name for name, _ in named] or ["student"]  # A recipe needs a teacher, labels alone need none.
     recipe = build_recipe({"teachers": names, "finetune": options, "seed": seed}, where="distill")
     if not named and recipe.finetune.asks_teachers:
         raise UserError("distill: there are no teachers: name one, or give distil_weight=0 to learn labels alone")
     models = [model for _, model in named]
-    relations: Sequence[AttentionPair] = ()
-    if "relations" in recipe.finetune.losses:
-        relations = attention_pairs_of(student.config, [model.config for model in models])
-    comparison = FeatureTargets(passages, relations)
+    configs = [model.config for model in models]
+    pairs = attention_pairs_of(student.config, configs) if "relations" in recipe.finetune.losses else ()
     return train_student(
         student,
         models,
@@ -183,7 +166,7 @@ def distill(
         resume=resume,
         device=device,
         progress=progress,
-        comparison=comparison,
+        targets=FeatureTargets(passages, pairs),
     )
 
 
@@ -203,7 +186,7 @@ def benchmark(
         batch_size: samples per call.
         seconds: least measuring time per model and backend.
         threads: of both backends; all cores of this process if omitted.
-        onnx: whether ONNX Runtime is timed too.
+        onnx: time ONNX Runtime too.
         length: tokens of a text sample.
 
     Raises:
@@ -213,24 +196,24 @@ def benchmark(
     from compressor.pipeline.bench import DEFAULT_BACKENDS, BenchSettings, bench_models
 
     backends = DEFAULT_BACKENDS if onnx else ("torch",)
-    found = bench_models(models, BenchSettings((batch_size,), (length,), backends, seconds, threads))
-    return from_json(found["table"])
+    result = bench_models(models, BenchSettings((batch_size,), (length,), backends, seconds, threads))
+    return from_json(result["table"])
 
 
 def export_onnx(
     model: str | PreTrainedModel, folder: str | Path, *, cache: bool = True, tolerance: float = 1e-4, seed: int = 0
 ) -> ExportReport:
-    """Write a model's files in `folder`/onnx and prove them against torch over several batch sizes.
+    """Write a model's ONNX files to `folder`/onnx and compare them with torch over several batch sizes.
 
     Args:
         model: a folder, a built-in name, a Hub id or a model.
-        folder: where the folder `onnx` is made.
-        cache: whether a model that generates gets files with past keys and values too.
+        folder: gets the folder `onnx`.
+        cache: also write files with past keys and values for a model that generates.
         tolerance: largest difference, relative to the largest value of an output.
         seed: of the random inputs.
 
     Raises:
-        ParityError: a file disagrees with torch by more than `tolerance`; nothing is written.
+        ParityError: a file differs from torch by more than `tolerance`; nothing is written.
         UserError: the model cannot be loaded or exported.
     """
     from compressor.export.onnx import write_onnx as export

@@ -8,6 +8,7 @@ from functools import reduce
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from compressor.anatomy.hooks import logits_of
 from compressor.errors import UserError
@@ -22,16 +23,16 @@ def mix_predictions(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         weights: of the models, normalised; weight 0 leaves a model out.
 
     Raises:
-        UserError: as `check_weights`.
+        UserError: as `check_ensemble_weights`.
     """
-    check_weights(len(rows), weights)
+    check_ensemble_weights(len(rows), weights)
     total = sum(weights)
     weighted = [row + math.log(weight / total) for row, weight in zip(rows, weights, strict=True) if weight > 0]
     # Pair by pair: logsumexp over a stack makes a copy of all rows first, and takes four times as long.
     return reduce(torch.logaddexp, weighted)
 
 
-def check_weights(models: int, weights: Sequence[float]) -> None:
+def check_ensemble_weights(models: int, weights: Sequence[float]) -> None:
     """UserError unless each model has a non-negative weight and not all are zero."""
     if len(weights) != models or any(weight < 0 for weight in weights) or sum(weights) <= 0:
         raise UserError(
@@ -48,12 +49,12 @@ def ensemble_predictions(models: Sequence[nn.Module], weights: Sequence[float], 
 
 @torch.no_grad()
 def mean_kl(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], targets: Sequence[Tensor]) -> float:
-    """Mean KL(target || model) over the tokens or samples that count, in nats; infinite when it is not a number.
+    """Mean KL(target || model) over the tokens or samples that count, in nats; infinite if not a number.
 
     Args:
         model: to be compared.
         batches: inputs.
-        targets: log-probabilities [B, ..., classes], one tensor per batch.
+        targets: log-probabilities [B, ..., classes] per batch.
     """
     total, count = 0.0, 0
     for batch, target in zip(batches, targets, strict=True):
@@ -69,10 +70,52 @@ def mean_kl(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], targets: 
 
 
 def kl_terms(targets: Tensor, log_probs: Tensor) -> Tensor:
-    """The terms p · (log p - log q) of KL(p || q), whose sum over the classes it is.
+    """The terms p · (log p - log q) of KL(p || q), to be summed over classes.
 
     Args:
-        targets: probabilities p [..., classes], zeros included.
+        targets: p [..., classes], zeros included.
         log_probs: log q [..., classes].
     """
     return targets * (targets.clamp(min=1e-30).log() - log_probs)
+
+
+def ensemble_log_probs(logits: Sequence[Tensor], weights: Sequence[float], temperature: float = 1.0) -> Tensor:
+    """Log of the weighted mean of softmax(logits / temperature), [..., classes].
+
+    Args:
+        logits: one tensor [..., classes] per teacher.
+        weights: one non-negative weight per teacher, as in `mix_predictions`.
+    """
+    return mix_predictions([(rows / temperature).log_softmax(-1) for rows in logits], weights)
+
+
+def ensemble_kl(
+    student_logits: Tensor, teacher_logits: Sequence[Tensor], weights: Sequence[float], temperature: float = 1.0
+) -> Tensor:
+    """temperature² · KL(mean of the teachers' softmax ‖ the student's softmax), both at `temperature`.
+
+    The square keeps the size of the gradient independent of the temperature (Hinton et al. 2015).
+
+    Args:
+        student_logits: [..., classes]; all but the last dimension are samples.
+        teacher_logits: the same shape, one per teacher.
+        weights: see `ensemble_log_probs`.
+
+    Returns:
+        The mean over the samples in nats, a scalar.
+    """
+    target = ensemble_log_probs(teacher_logits, weights, temperature).flatten(0, -2)
+    student = (student_logits / temperature).log_softmax(-1).flatten(0, -2)
+    return temperature**2 * functional.kl_div(student, target, reduction="batchmean", log_target=True)
+
+
+def summed_kl(reference: Tensor, log_probs: Tensor) -> float:
+    """Σ over rows of KL(reference ‖ model) in nats, summed in float64.
+
+    Args:
+        reference, log_probs: log-probabilities [P, C].
+    """
+    reference, log_probs = reference.double(), log_probs.double()
+    # A class of probability 0 adds nothing, whatever the model predicts; 0 · (−∞) would be NaN.
+    terms = torch.where(reference.isneginf(), 0.0, reference.exp() * (reference - log_probs))
+    return terms.sum().item()

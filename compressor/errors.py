@@ -1,8 +1,7 @@
-"""The errors and warnings that are meant for people.
+"""Errors and warnings for people.
 
-Everything that a user can cause (a wrong name, an unreadable file, an impossible width) is raised as
-`UserError` with one line that says what is wrong, where, and what to do.  The command line prints that line
-and exits with code 2; library users catch the class.  Anything else that escapes is a bug and keeps its traceback.
+Every mistake that a user can make is raised as `UserError`.  The command line prints its line and exits with code 2.
+Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -11,30 +10,27 @@ from compressor.wording import bound_line
 
 
 class UserError(Exception):
-    """Bad input, told in one line: what is wrong, where, and what to do about it.
-
-    Whatever the message quotes, it stays short enough to be read: overlong words are cut in the middle.
-    """
+    """Bad input, in one line: the fault, its place, and its remedy.  Overlong words are cut in the middle."""
 
     def __init__(self, *parts: object) -> None:
         super().__init__(*(bound_line(part) if isinstance(part, str) else part for part in parts))
 
 
 class UnsupportedError(UserError):
-    """Something that this version does not do; the message names it and what works instead."""
+    """A request that this version does not support; the message names it and an alternative."""
 
 
 class CertificateError(UserError):
-    """The anatomy of a model could not be certified; the message names the space or parameter that broke it."""
+    """The anatomy of a model could not be certified; the message names the space or parameter at fault."""
 
 
 class CouplingError(UserError):
-    """A transport solver failed: it did not converge or its coupling misses its marginals."""
+    """A transport solver did not converge, or its coupling misses its marginals."""
 
 
 class ParityError(UserError):
-    """An exported file disagrees with the model it was made from."""
+    """An exported file and its model give different outputs."""
 
 
 class CouplingWarning(UserWarning):
-    """A coupling is usable but not exact; the message names the space and the marginal error."""
+    """A coupling is usable but inexact; the message names the space and the marginal error."""

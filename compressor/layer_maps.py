@@ -31,9 +31,9 @@ class LayerMap:
 
     Attributes:
         layer: path of the student's layer.
-        layers: of each teacher, the path of the corresponding layer.
-        pushes: of each teacher, the map [n_k, m]: the student's stream is Σ_k push_kᵀ x_k; None without a part in it.
-        decoder: whether its tokens are those of an encoder–decoder's decoder.
+        layers: paths of the teachers' corresponding layers.
+        pushes: maps [n_k, m]: the student's stream is Σ_k push_kᵀ x_k; None without a part in it.
+        decoder: whether its tokens are those of a decoder after an encoder.
     """
 
     layer: str
@@ -59,7 +59,7 @@ class AttentionEnd:
 
 @dataclass(frozen=True)
 class AttentionPair:
-    """One role (queries, keys or values) of a compared attention, in the student and in every teacher."""
+    """One role (queries, keys or values) of an attention, in the student and in every teacher."""
 
     student: AttentionEnd
     teachers: tuple[AttentionEnd, ...]
@@ -69,7 +69,7 @@ class AttentionPair:
 def attention_pairs(student: Anatomy, teachers: Sequence[Anatomy]) -> tuple[AttentionPair, ...]:
     """Queries, keys and values of the last layer of every stack (Wang et al. 2021, section 3: MiniLMv2).
 
-    A role that is not the output of a linear module in all models is left out.
+    Roles that are not the output of a linear module in all models are left out.
     """
     models = [student, *teachers]
     pairs = []
@@ -90,7 +90,7 @@ def attention_pairs_of(student: PretrainedConfig, teachers: Sequence[PretrainedC
 
 
 def save_layer_maps(folder: str | Path, layer_maps: Sequence[LayerMap], fingerprints: Sequence[str]) -> None:
-    """Write layer maps into a folder, atomically; a map that several layers share is written once.
+    """Write layer maps into a folder, atomically; a shared map is written once.
 
     Args:
         folder: gets `transport.npz`.

@@ -1,30 +1,30 @@
-"""Values of users in messages: short enough to read, whatever was given."""
+"""Short quotes of users' values in messages."""
 
 from __future__ import annotations
 
 import re
 import reprlib
 
-#: Characters of a value that a message quotes.
-SHOWN = 80
-#: Characters of a message, and of a word in it: a path may be long, but nobody reads a word of a page.
-LINE, WORD = 2000, 256
+#: Most characters of a quoted value.
+_QUOTE_LENGTH = 80
+#: Most characters of a message, and of a word in it, which may be a long path.
+_MESSAGE_LENGTH, _WORD_LENGTH = 2000, 256
 
 _REPR = reprlib.Repr()
 _REPR.maxlevel = 3
-_REPR.maxstring = _REPR.maxother = _REPR.maxlong = SHOWN
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = _QUOTE_LENGTH
 
 
-def shorten(text: str, limit: int = SHOWN) -> str:
-    """The text, its middle left out if it is longer than `limit` characters."""
+def shorten(text: str, limit: int = _QUOTE_LENGTH) -> str:
+    """The text, without its middle if it is longer than `limit` characters."""
     if len(text) <= limit:
         return text
     tail = limit // 3
     return f"{text[: limit - tail - 1]}…{text[-tail:]}"
 
 
-def quote(value: object, limit: int = SHOWN) -> str:
-    """A value as Python writes it, in at most `limit` characters; nothing larger is built on the way."""
+def quote(value: object, limit: int = _QUOTE_LENGTH) -> str:
+    """A value as Python writes it, in at most `limit` characters; no longer text is built on the way."""
     try:
         return shorten(_REPR.repr(value), limit)
     except (ValueError, RecursionError):
@@ -33,6 +33,6 @@ def quote(value: object, limit: int = SHOWN) -> str:
 
 
 def bound_line(text: str) -> str:
-    """A message with its overlong words shortened, and cut to `LINE` characters."""
-    words = re.sub(rf"\S{{{WORD + 1},}}", lambda word: shorten(word[0], 2 * SHOWN), text)
-    return words if len(words) <= LINE else f"{words[: LINE - 1]}…"
+    """A message with its overlong words shortened, and cut to a length that can be read."""
+    words = re.sub(rf"\S{{{_WORD_LENGTH + 1},}}", lambda word: shorten(word[0], 2 * _QUOTE_LENGTH), text)
+    return words if len(words) <= _MESSAGE_LENGTH else f"{words[: _MESSAGE_LENGTH - 1]}…"

@@ -16,7 +16,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from compressor.cli.app import app
-from compressor.cli.flags import FLAGS
+from compressor.cli.options import FLAG_OF_FIELD
 from compressor.presets import PRESETS
 from compressor.recipe import Recipe, Section
 from compressor.utils.registry import Registry
@@ -28,9 +28,8 @@ _LINKS = {
     "(../docs/families.md)": "(../families.md)",
 }
 #: What the flags are listed under that have no panel of their own.
-_PANELS = {"argument": "Arguments", "option": "General"}
+_PANELS = {"argument": "Arguments", "option": "Options"}
 _FLAG = re.compile(r"(?<!`)(--[a-z][a-z-]+)(?!`)")
-_FLAG_OF = {path: flag for flag, path in FLAGS.items()}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -87,7 +86,7 @@ def flags(name: str) -> str:
         panel = getattr(parameter, "rich_help_panel", None) or _PANELS[parameter.param_type_name]
         row = f"| {', '.join(f'`{word}`' for word in _names(parameter))} | {_plain(parameter.help)} |"
         panels.setdefault(panel, []).append(row)
-    ordered = sorted(panels, key=lambda panel: (panel != "Arguments", panel == "General"))
+    ordered = sorted(panels, key=lambda panel: panel != "Arguments")
     return "\n\n".join("\n".join([f"| {panel} | |", "| :-- | :-- |", *panels[panel]]) for panel in ordered)
 
 
@@ -151,7 +150,7 @@ def _is_section(annotation: Any) -> bool:
 
 
 def _flag(path: str) -> str:
-    return f"<br>`{_FLAG_OF[path]}`" if path in _FLAG_OF else ""
+    return f"<br>`{FLAG_OF_FIELD[path]}`" if path in FLAG_OF_FIELD else ""
 
 
 def _type(annotation: Any) -> str:

@@ -31,9 +31,19 @@ def test_the_version_has_one_place():
 def test_the_wheel_holds_the_package_alone():
     patterns = SETUPTOOLS["packages"]["find"]["include"]
     packages = {".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("[!.]*/**/__init__.py")}
-    taken = {name for name in packages if any(fnmatch(name, pattern) for pattern in patterns)}
+    left_out = SETUPTOOLS["packages"]["find"]["exclude"]
+    taken = {
+        name
+        for name in packages
+        if any(fnmatch(name, pattern) for pattern in patterns) and not any(fnmatch(name, p) for p in left_out)
+    }
     modules = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "compressor").rglob("*.py")}
-    assert taken == modules
+    assert taken == modules - {"compressor.testing"}
+
+
+def test_nothing_in_the_wheel_imports_what_is_left_out():
+    modules = [path for path in (ROOT / "compressor").rglob("*.py") if "testing" not in path.parts]
+    assert [path for path in modules if "compressor.testing" in path.read_text(encoding="utf-8")] == []
 
 
 def test_files_that_are_no_modules_are_packaged():

@@ -13,7 +13,7 @@ from benchmarks.baselines.figures import scores
 from benchmarks.baselines.settings import EVENTS, Event
 from benchmarks.common.results import Store
 from benchmarks.paper.pages import UNIT
-from compressor.report.figures import save_figure
+from compressor.report.landscape_figures import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

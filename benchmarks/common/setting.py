@@ -21,8 +21,9 @@ from compressor.data.sources import open_split
 from compressor.data.split import Split
 from compressor.distillation.distill import FinetuneReport, train_student
 from compressor.ensemble import ensemble_predictions, mean_kl, mix_predictions
-from compressor.models.load import Teacher, load_teacher
-from compressor.models.tasks import TASKS, Task, find_task, task_of_model
+from compressor.models.load import load_teacher
+from compressor.models.tasks import TASKS, Task, task_of_model
+from compressor.models.teacher import Teacher
 from compressor.recipe import DataOptions, FinetuneOptions
 
 EVALUATION_BATCH = 250
@@ -137,15 +138,15 @@ class Arena:
 
     def calibration(self, seed: int, samples: int | None = None) -> list[dict[str, Any]]:
         """Unlabelled samples of the training part, drawn with the seed."""
-        whole = Batches(self._train, self._first.processor, 1, labels=False, config=self._first.model.config)
+        whole = Batches(self._train, self._first.processor, 1, labels=False, spec=self._first.spec)
         drawn = whole.split.take(samples or self.setting.samples, seed=seed)
-        return list(Batches(drawn, self._first.processor, 128, labels=False, config=self._first.model.config))
+        return list(Batches(drawn, self._first.processor, 128, labels=False, spec=self._first.spec))
 
     def labelled(self, seed: int, samples: int | None = None) -> list[dict[str, Any]]:
         """The samples of `calibration` with their labels, for contenders that need them."""
-        whole = Batches(self._train, self._first.processor, 1, labels=True, config=self._first.model.config)
+        whole = Batches(self._train, self._first.processor, 1, labels=True, spec=self._first.spec)
         drawn = whole.split.take(samples or self.setting.samples, seed=seed)
-        return list(Batches(drawn, self._first.processor, 128, labels=True, config=self._first.model.config))
+        return list(Batches(drawn, self._first.processor, 128, labels=True, spec=self._first.spec))
 
     def divergence(self, model: PreTrainedModel, seed: int, batches: int = 8) -> float:
         """KL(ensemble of a seed's teachers || model) in nats, on the first batches of the test part."""
@@ -237,7 +238,7 @@ class Arena:
 
     def _open(self, part: str, split: str) -> Split:
         source = DataOptions(source=str(self._files[part]))
-        return open_split(source, split, task=find_task(self._first.model.config))
+        return open_split(source, split, task=self._first.spec.task)
 
     @cached_property
     def _train(self) -> Split:
@@ -245,13 +246,11 @@ class Arena:
 
     @cached_property
     def _labelled(self) -> Samples:
-        config = self._first.model.config
-        return Samples(self._train, self._first.processor, config, labels=True, cache_bytes=CACHE)
+        return Samples(self._train, self._first.processor, self._first.spec, labels=True, cache_bytes=CACHE)
 
     @cached_property
     def _unlabelled(self) -> Samples:
-        config = self._first.model.config
-        return Samples(self._train, self._first.processor, config, labels=False, cache_bytes=CACHE)
+        return Samples(self._train, self._first.processor, self._first.spec, labels=False, cache_bytes=CACHE)
 
     def _part(self, part: str) -> Batches:
         if part not in self._parts:
@@ -262,7 +261,5 @@ class Arena:
             else:
                 split = self._train.take(VALIDATION, seed=VALIDATION_SEED)
             size = EVALUATION_BATCH if self.setting.data == "cifar10" else 64
-            self._parts[part] = Batches(
-                split, self._first.processor, size, labels=True, config=self._first.model.config
-            )
+            self._parts[part] = Batches(split, self._first.processor, size, labels=True, spec=self._first.spec)
         return self._parts[part]

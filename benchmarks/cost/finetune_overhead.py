@@ -28,9 +28,8 @@ from transformers import PreTrainedModel
 import compressor
 from compressor.data.batches import Samples
 from compressor.data.sources import open_split
-from compressor.distillation.losses import ensemble_kl
+from compressor.ensemble import ensemble_kl
 from compressor.models.load import load_teacher
-from compressor.models.tasks import find_task
 from compressor.recipe import DataOptions, FinetuneOptions
 
 Images = list[dict[str, Tensor]]
@@ -58,8 +57,8 @@ def read(data: str, name: str, count: int) -> Images:
     """Training images as the teachers' preprocessor makes them."""
     teacher = load_teacher(name)
     options = DataOptions(source=data)
-    split = open_split(options, "train", id2label=teacher.config.id2label, task=find_task(teacher.config))
-    samples = Samples(split.take(count, seed=0), teacher.processor, teacher.config, labels=False, cache_bytes=0)
+    split = open_split(options, "train", id2label=teacher.config.id2label, task=teacher.spec.task)
+    samples = Samples(split.take(count, seed=0), teacher.processor, teacher.spec, labels=False, cache_bytes=0)
     return samples.__getitems__(range(len(samples)))
 
 

@@ -17,12 +17,12 @@ import torch
 import typer
 from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 
-from compressor.bench.flops import count_macs
 from compressor.bench.latency import available_threads, measure_latency, onnx_runner
+from compressor.bench.size import count_macs
 from compressor.export.onnx import write_onnx
 from compressor.fusion import fuse_models
 from compressor.models.inputs import dummy_inputs
-from compressor.models.load import load_model
+from compressor.models.weights import load_model
 from compressor.pipeline.environment import environment
 
 

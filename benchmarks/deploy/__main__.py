@@ -20,11 +20,11 @@ import typer
 from onnxruntime.quantization import QuantType, quantize_static
 from torch import Tensor
 
-from compressor.bench.deployed import measure_deployed
+from compressor.bench.accuracy import measure_deployed
 from compressor.bench.subprocesses import TimingJob, WorkerError, measure_isolated
 from compressor.export import quantise
 from compressor.export.formats import EXPORT_FORMATS
-from compressor.export.parity_cases import MODEL, answers_of
+from compressor.export.parity_cases import MODEL, logits_of_files
 from compressor.export.runtime import Session
 from compressor.export.write import write_formats
 from compressor.models.inputs import is_image_config
@@ -57,7 +57,7 @@ def main(
         }
     )
     loaded = load_teacher(student)
-    found = open_data(recipe, loaded.processor, loaded.config)
+    found = open_data(recipe, loaded.processor, loaded.spec)
     assert found.evaluation is not None
     with tempfile.TemporaryDirectory() as scratch:
         # For texts they are the same.
@@ -69,7 +69,7 @@ def main(
         for way, write in ways(is_image_config(loaded.config), found.calibration).items():
             files[way] = Path(scratch, f"{way}.onnx")
             write(files["onnx"], files[way])
-        answers = {one: partial(answers_of, {MODEL: Session(path)}) for one, path in files.items()}
+        answers = {one: partial(logits_of_files, {MODEL: Session(path)}) for one, path in files.items()}
         own, scores = measure_deployed(loaded.model, answers, found.evaluation)
         times = latencies({one: files[one] for one in names}, loaded.config.to_dict(), seconds, threads)
         rows = [
@@ -126,7 +126,7 @@ def _everything(calibration: Batches) -> Way:
     """ONNX Runtime's own choice of operations: norms, softmax, sums and attention's products too."""
 
     def write(source: Path, path: Path) -> None:
-        plain, reader = quantise.plain_graph(source), quantise.reader_of(source, calibration)
+        plain, reader = quantise.without_inner_shapes(source), quantise.calibration_reader(source, calibration)
         with quantise.quantiser_errors_as_one_line(source, "quantise"):
             quantize_static(plain, path, reader, per_channel=True, weight_type=QuantType.QInt8)
 

@@ -29,9 +29,9 @@ from compressor.data.sources import open_split
 from compressor.distillation.distill import train_student
 from compressor.ensemble import mix_predictions
 from compressor.fusion import FusionResult, fuse_models
-from compressor.models.load import Teacher, load_teacher
-from compressor.models.tasks import find_task
-from compressor.models.weights import model_class
+from compressor.models.configs import model_class
+from compressor.models.load import load_teacher
+from compressor.models.teacher import Teacher
 from compressor.pipeline.environment import environment
 from compressor.recipe import DataOptions, FinetuneOptions, FusionOptions
 
@@ -102,22 +102,22 @@ class Contest:
         self.pair, self.steps, self.work = pair, steps, work
         self.teachers = [load_teacher(str(folders / name)) for name in pair.teachers]
         first = self.teachers[0]
-        train = open_split(DataOptions(source=str(data["validation"])), "train", task=find_task(first.config))
-        self.train = Samples(train, first.processor, first.config, labels=False, cache_bytes=1 << 28)
+        train = open_split(DataOptions(source=str(data["validation"])), "train", task=first.spec.task)
+        self.train = Samples(train, first.processor, first.spec, labels=False, cache_bytes=1 << 28)
         self.split = train
         self.parts = {name: self._evaluation(folder) for name, folder in data.items()}
 
     def _evaluation(self, folder: Path) -> Batches:
         first = self.teachers[0]
-        split = open_split(DataOptions(source=str(folder)), "eval", task=find_task(first.config))
-        return Batches(split, first.processor, 64, labels=True, config=first.config)
+        split = open_split(DataOptions(source=str(folder)), "eval", task=first.spec.task)
+        return Batches(split, first.processor, 64, labels=True, spec=first.spec)
 
     def calibration(self, seed: int) -> list[dict]:
         """Samples of the training part, drawn with the seed."""
         first = self.teachers[0]
-        whole = Batches(self.split, first.processor, 1, labels=False, config=first.config)
+        whole = Batches(self.split, first.processor, 1, labels=False, spec=first.spec)
         drawn = whole.split.take(self.pair.samples, seed=seed)
-        return list(Batches(drawn, first.processor, 64, labels=False, config=first.config))
+        return list(Batches(drawn, first.processor, 64, labels=False, spec=first.spec))
 
     def scores(self, models: Sequence[Any], part: str) -> list[float]:
         """Accuracy in percent or perplexity of every model and, last, of all of them as an ensemble."""

@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 from compressor.anatomy.hooks import logits_of
 from compressor.anatomy.spec import Anatomy, Kind, Role, Space, map_key
 from compressor.anatomy.transform import Map, apply
-from compressor.models.weights import model_class
+from compressor.models.configs import model_class
 from compressor.utils.logging import quiet_transformers
 
 #: Largest relative change of the logits that still counts as unchanged.

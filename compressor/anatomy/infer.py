@@ -28,7 +28,8 @@ from compressor.anatomy.spaces import Table, tabulate
 from compressor.anatomy.spec import Anatomy, Axis, Kind, Part, Side, Space, Stack
 from compressor.anatomy.tracer import TracedDims, trace_dims
 from compressor.errors import CertificateError, UnsupportedError
-from compressor.models.inputs import dummy_inputs, task_of
+from compressor.models.inputs import dummy_inputs
+from compressor.models.tasks import find_task
 from compressor.utils.threads import torch_threads
 
 #: Layers of a small model: the first, one that stands for all in between, and the last.
@@ -121,7 +122,7 @@ class _Study:
         model = random_model(config)
         config = cast(PretrainedConfig, model.config)
         inputs = dummy_inputs(config, batch=3, length=7, dtype=torch.float64)
-        traced = trace_dims(model, inputs, head=task_of(config) != "features")
+        traced = trace_dims(model, inputs, head=find_task(config).name != "features")
         stacks = _stacks(config, traced, skeleton)
         return cls(config, model, inputs, traced, stacks, tabulate(model, traced, stacks, _loose(traced, skeleton)))
 

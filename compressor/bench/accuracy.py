@@ -1,36 +1,39 @@
-"""How good a model is at its task, and how far it is from the ensemble it was made from; summed batch by batch."""
+"""Accuracy, F1, perplexity and KL of models and exported files."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from compressor.ensemble import summed_kl
 from compressor.errors import UnsupportedError, UserError
-from compressor.models.tasks import TASKS, Task, logits_of_sample, pass_options, task_of_model
+from compressor.models.inputs import logits_of_sample, pass_options
+from compressor.models.tasks import TASKS, Task, task_of_model
 
 EvaluationBatch = Mapping[str, Tensor]
 
-#: Logits that one forward pass may make; larger batches of language models are taken in parts.
+#: Most logits of one forward pass; larger batches of language models are split.
 MOST_EVALUATED_LOGITS = 1 << 24
+#: Largest exponent whose exp is a float64.
+_MAX_EXPONENT = 700.0
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a model is measured by; None where there are no labels, no reference, or the task has no such figure.
+    """Metrics of one model; None if labels, reference or the task's metric are missing.
 
     Attributes:
         accuracy: in [0, 1], of samples, or of tokens for taggers.
-        kl: KL(reference ‖ model) in nats, the mean over samples, or over the positions that count (`Task.counted`).
-        samples: how many there were.
-        labelled: labels that were known, one a sample or one a token.
-        f1: in [0, 1]: of two classes, that of class 1; of several, the mean over those that occur; of taggers, over all
-            tokens together, of all classes but "O".
-        perplexity: exp of the mean −log p of the labelled tokens; lower is better.
+        kl: KL(reference ‖ model) in nats, mean over the positions that count (`Task.counted`).
+        labelled: number of known labels.
+        f1: of class 1 of two classes; else the mean over occurring classes; of taggers, over all tokens and all
+            classes but "O".
+        perplexity: exp of the mean −log p of the labels.
     """
 
     accuracy: float | None
@@ -42,76 +45,72 @@ class Score:
 
     @property
     def accuracy_error(self) -> float | None:
-        """Standard error of the accuracy, from the number of labels."""
+        """Standard error of the accuracy."""
         if self.accuracy is None:
             return None
         return math.sqrt(self.accuracy * (1 - self.accuracy) / self.labelled)
 
 
 class Tally:
-    """Sums that make a `Score`; memory O(classes), whatever the number of samples.
+    """Sums over batches that make a `Score`, in O(classes) memory.
 
     Args:
-        task: what is measured, and where.
-        outside: the class of tokens that belong to no entity, which the F1 of taggers leaves out.
+        outside: the class "O" of a tagger, which F1 leaves out.
     """
 
     def __init__(self, task: Task, outside: int | None = None) -> None:
         self.task, self.outside = task, outside
         self.samples = self.labelled = self.positions = 0
-        self.divergence = self.surprise = 0.0
-        self._hits = self._said = self._true = torch.zeros(0, dtype=torch.int64)
+        self.kl_sum = self.nll_sum = 0.0
+        self._correct = self._predicted = self._true = torch.zeros(0, dtype=torch.int64)
 
     def add(
-        self, found: Tensor, inputs: EvaluationBatch, labels: Tensor | None = None, reference: Tensor | None = None
+        self, log_probs: Tensor, inputs: EvaluationBatch, labels: Tensor | None = None, reference: Tensor | None = None
     ) -> None:
-        """Add the answers to one batch.
+        """Add the predictions for one batch.
 
         Args:
-            found: the model's log-probabilities [B, C] or [B, T, C].
-            inputs: the batch, whose mask says which positions count.
-            labels: [B] or [B, T] as transformers takes them; below 0 they are unknown.
-            reference: log-probabilities of the same shape to measure the KL from.
+            log_probs: [B, C] or [B, T, C].
+            inputs: whose mask decides which positions count.
+            labels: [B] or [B, T]; negative ones are unknown.
+            reference: log-probabilities for the KL.
         """
-        self.samples += len(found)
+        self.samples += len(log_probs)
         if labels is not None:
-            self._add_labels(*self.task.answered(found, labels.cpu()))
+            self._add_labels(*self.task.answered(log_probs, labels.cpu()))
         if reference is not None:
-            own, wanted = self.task.counted(found, inputs).double(), self.task.counted(reference, inputs).double()
-            # A class of probability 0 adds nothing, whatever the model says; 0 · (−∞) would be NaN.
-            terms = torch.where(wanted.isneginf(), 0.0, wanted.exp() * (wanted - own))
-            self.divergence += terms.sum().item()
-            self.positions += len(own)
+            counted = self.task.counted(log_probs, inputs)
+            self.kl_sum += summed_kl(self.task.counted(reference, inputs), counted)
+            self.positions += len(counted)
 
-    def _add_labels(self, answers: Tensor, labels: Tensor) -> None:
+    def _add_labels(self, log_probs: Tensor, labels: Tensor) -> None:
         self.labelled += len(labels)
         if "perplexity" in self.task.metrics:
-            self.surprise -= answers.gather(-1, labels[:, None]).double().sum().item()
+            self.nll_sum -= log_probs.gather(-1, labels[:, None]).double().sum().item()
             return
-        classes, said = answers.shape[-1], answers.argmax(-1)
-        if not len(self._hits):
-            self._hits = self._said = self._true = torch.zeros(classes, dtype=torch.int64)
-        # A label of a class that the model has not is simply never said.
-        self._hits = self._hits + labels[said == labels].bincount(minlength=classes)
-        self._said = self._said + said.bincount(minlength=classes)
+        classes, predicted = log_probs.shape[-1], log_probs.argmax(-1)
+        if not len(self._correct):
+            self._correct = self._predicted = self._true = torch.zeros(classes, dtype=torch.int64)
+        # Labels of classes that the model lacks count as wrong.
+        self._correct = self._correct + labels[predicted == labels].bincount(minlength=classes)
+        self._predicted = self._predicted + predicted.bincount(minlength=classes)
         self._true = self._true + labels[labels < classes].bincount(minlength=classes)
 
     def score(self) -> Score:
-        """What the sums come to."""
-        # Rounding may leave it a hair below zero.
-        kl = max(self.divergence / self.positions, 0.0) if self.positions else None
+        """The metrics of all batches so far."""
+        # Rounding may make the sum slightly negative.
+        kl = max(self.kl_sum / self.positions, 0.0) if self.positions else None
         if not self.labelled:
             return Score(None, kl, self.samples, 0)
         if "perplexity" in self.task.metrics:
-            # Beyond exp(700) there is no number.
-            perplexity = math.exp(min(self.surprise / self.labelled, 700.0))
+            perplexity = math.exp(min(self.nll_sum / self.labelled, _MAX_EXPONENT))
             return Score(None, kl, self.samples, self.labelled, perplexity=perplexity)
-        accuracy = int(self._hits.sum()) / self.labelled
+        accuracy = int(self._correct.sum()) / self.labelled
         f1 = self._f1() if "f1" in self.task.metrics else None
         return Score(accuracy, kl, self.samples, self.labelled, f1=f1)
 
     def _f1(self) -> float:
-        hits, total = 2 * self._hits.double(), (self._said + self._true).double()
+        hits, total = 2 * self._correct.double(), (self._predicted + self._true).double()
         if self.task.mask is not None:
             entities = torch.ones(len(hits), dtype=torch.bool)
             if self.outside is not None:
@@ -125,13 +124,12 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class ModelAnswers:
-    """What several models answer to one batch.
+class Predictions:
+    """Predictions of several models for one batch.
 
     Attributes:
-        inputs: the batch, without labels.
-        labels: as in the batch; None if it has none.
-        log_probs: of each model, float32 on the CPU, [B, C] or [B, T, C].
+        inputs: without labels.
+        log_probs: per model, float32 on the CPU, [B, C] or [B, T, C].
     """
 
     inputs: EvaluationBatch
@@ -139,19 +137,16 @@ class ModelAnswers:
     log_probs: tuple[Tensor, ...]
 
 
-def predict(models: Sequence[PreTrainedModel], batches: Iterable[EvaluationBatch]) -> Iterator[ModelAnswers]:
-    """One forward pass per model and batch; each batch is made once for all models.
-
-    Batches whose logits would be large are taken in parts, which changes no figure.
+def predict(models: Sequence[PreTrainedModel], batches: Iterable[EvaluationBatch]) -> Iterator[Predictions]:
+    """One forward pass per model and batch; batches with many logits are split, which changes no metric.
 
     Args:
-        models: of one task, which run in eval mode and are left as they were.
-        batches: model inputs, with or without "labels"; labels never reach a model.
+        models: of one task; left in the mode they had.
+        batches: model inputs, with or without "labels", which no model receives.
 
     Raises:
-        UserError: there are no samples, or only some batches have labels.
-        UserError: a model's answers are not numbers.
-        UnsupportedError: a model's logits are not what its task says.
+        UserError: no samples, only some batches have labels, or a model predicts NaN.
+        UnsupportedError: logits do not have the shape of the task.
     """
     training = [model.training for model in models]
     labelled: set[bool] = set()
@@ -162,12 +157,12 @@ def predict(models: Sequence[PreTrainedModel], batches: Iterable[EvaluationBatch
             labelled.add("labels" in batch)
             if len(labelled) > 1:
                 raise UserError("only some of the evaluation batches have labels: give all of them labels, or none")
-            for part in _parts(batch, models[0].config):
+            for part in _split(batch, models[0].config):
                 inputs = {name: value for name, value in part.items() if name != "labels"}
-                yield ModelAnswers(inputs, part.get("labels"), tuple(_forward(model, inputs) for model in models))
+                yield Predictions(inputs, part.get("labels"), tuple(_forward(model, inputs) for model in models))
     finally:
-        for model, was in zip(models, training, strict=True):
-            model.train(was)
+        for model, mode in zip(models, training, strict=True):
+            model.train(mode)
     if not labelled:
         raise UserError("nothing to evaluate: the data has no samples")
 
@@ -175,10 +170,59 @@ def predict(models: Sequence[PreTrainedModel], batches: Iterable[EvaluationBatch
 def measure_accuracy(models: Sequence[PreTrainedModel], batches: Iterable[EvaluationBatch]) -> list[Score]:
     """The score of each model on labelled batches; see `predict`."""
     tallies = [new_tally(model) for model in models]
-    for found in predict(models, batches):
-        for tally, one in zip(tallies, found.log_probs, strict=True):
-            tally.add(one, found.inputs, found.labels)
+    for predictions in predict(models, batches):
+        for tally, log_probs in zip(tallies, predictions.log_probs, strict=True):
+            tally.add(log_probs, predictions.inputs, predictions.labels)
     return [tally.score() for tally in tallies]
+
+
+@dataclass(frozen=True)
+class DeployedScore:
+    """Metrics of an exported file.
+
+    Attributes:
+        score: its KL is from the model.
+        agreement: share of positions whose largest logit is the model's.
+        error: ‖file's logits − model's‖ / ‖model's‖, each row less its mean.
+    """
+
+    score: Score
+    agreement: float
+    error: float
+
+
+def measure_deployed(
+    model: PreTrainedModel, files: Mapping[str, Callable[[EvaluationBatch], Tensor]], batches: Iterable[EvaluationBatch]
+) -> tuple[Score, dict[str, DeployedScore]]:
+    """Scores of a model and of its exported files, in one pass over the batches.
+
+    Args:
+        files: {name: function from a batch of inputs to logits [B, C] or [B, T, C]}.
+
+    Raises:
+        UserError: no samples, or only some batches have labels.
+    """
+    model_tally, tallies = new_tally(model), {name: new_tally(model) for name in files}
+    agreeing, squared_errors = dict.fromkeys(files, 0), dict.fromkeys(files, 0.0)
+    rows, squared_norm = 0, 0.0
+    for predictions in predict([model], batches):
+        (reference,) = predictions.log_probs
+        model_tally.add(reference, predictions.inputs, predictions.labels)
+        expected = model_tally.task.counted(reference, predictions.inputs).double()
+        centred = expected - expected.mean(-1, keepdim=True)
+        rows, squared_norm = rows + len(expected), squared_norm + float(centred.square().sum())
+        for name, run in files.items():
+            log_probs = run(predictions.inputs).float().log_softmax(-1)
+            tallies[name].add(log_probs, predictions.inputs, predictions.labels, reference)
+            counted = model_tally.task.counted(log_probs, predictions.inputs).double()
+            agreeing[name] += int((counted.argmax(-1) == expected.argmax(-1)).sum())
+            squared_errors[name] += float((counted - counted.mean(-1, keepdim=True) - centred).square().sum())
+    return model_tally.score(), {
+        name: DeployedScore(
+            tally.score(), agreeing[name] / rows, math.sqrt(squared_errors[name] / max(squared_norm, 1e-24))
+        )
+        for name, tally in tallies.items()
+    }
 
 
 def new_tally(model: PreTrainedModel) -> Tally:
@@ -187,7 +231,7 @@ def new_tally(model: PreTrainedModel) -> Tally:
 
 
 def outside_class(config: PretrainedConfig) -> int | None:
-    """The class "O" of a tagger, which stands for no entity; None if it has none."""
+    """The class "O" of a tagger, if it has one."""
     names = {str(name).upper(): int(index) for index, name in (config.id2label or {}).items()}
     return names.get("O")
 
@@ -198,16 +242,13 @@ def score_model(
     reference_log_probs: Tensor | None = None,
     task: Task = TASKS["text-classification"],
 ) -> Score:
-    """Compare one model's log-probabilities [N, C] with labels [N] and with a reference [N, C].
-
-    Labels below 0 stand for unknown, as in the test splits of public benchmarks, and are left out.
-    """
+    """The score of log-probabilities [N, C] with labels [N] (negative: unknown) and a reference [N, C]."""
     tally = Tally(task)
     tally.add(log_probs, {}, labels, reference_log_probs)
     return tally.score()
 
 
-def _parts(batch: EvaluationBatch, config: PretrainedConfig) -> Iterator[EvaluationBatch]:
+def _split(batch: EvaluationBatch, config: PretrainedConfig) -> Iterator[EvaluationBatch]:
     size = max(1, MOST_EVALUATED_LOGITS // logits_of_sample(config, batch))
     for start in range(0, len(next(iter(batch.values()))), size):
         yield {name: value[start : start + size] for name, value in batch.items()}
@@ -215,15 +256,15 @@ def _parts(batch: EvaluationBatch, config: PretrainedConfig) -> Iterator[Evaluat
 
 @torch.inference_mode()
 def _forward(model: PreTrainedModel, inputs: EvaluationBatch) -> Tensor:
-    given = {name: value.to(model.device) for name, value in inputs.items()}
+    moved = {name: value.to(model.device) for name, value in inputs.items()}
     task = task_of_model(model)
-    output = model(**given, **pass_options(model))
+    output = model(**moved, **pass_options(model))
     logits = getattr(output, "logits", None)
     if logits is None or logits.dim() != (2 if task.mask is None else 3):
-        have = "no logits" if logits is None else f"logits {tuple(logits.shape)}"
-        raise UnsupportedError(f"{type(model).__name__} cannot be measured as {task.name}: it gives {have}")
-    answers = logits.float().log_softmax(-1).cpu()
-    if answers.isnan().any():
+        actual = "no logits" if logits is None else f"logits {tuple(logits.shape)}"
+        raise UnsupportedError(f"{type(model).__name__} cannot be measured as {task.name}: it gives {actual}")
+    log_probs = logits.float().log_softmax(-1).cpu()
+    if log_probs.isnan().any():
         name = model.name_or_path or f"a {type(model).__name__} that was just made"
         raise UserError(f"{name} answers NaN: its weights are broken or far too large")
-    return answers
+    return log_probs

@@ -1,4 +1,4 @@
-"""What models are timed in, by name; a new way is one entry of `BACKENDS`."""
+"""Backends of `compress bench`; a new one is one entry of `BACKENDS`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ class Backend:
     """One way to run a model.
 
     Attributes:
-        meaning: in a few words.
         engine: one of `compressor.bench.worker.ENGINES`.
-        format: the export format whose file it runs; None runs the model's folder.
-        files: names of such files that others write, in the folder `onnx`.
+        format: export format of the file it runs; None runs the model's folder.
+        files: names of such files by other exporters, in the folder `onnx`.
     """
 
     meaning: str

@@ -1,4 +1,4 @@
-"""Bench results in files, and two of them side by side."""
+"""Result files of `compress bench`, and their comparison."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from compressor.utils.strict_json import json_text
 
 #: Most bytes of a result that is read.
 _RESULT_BYTES = 64 * MIB
-#: What must be alike for latencies to be comparable: place in a result, and what it is called.
-_ALIKE = (
+
+#: Fields that should agree for latencies to be comparable: (section, field) and its name in notes.
+_COMPARABLE = (
     (("environment", "cpu"), "processor"),
     (("environment", "torch"), "torch"),
     (("environment", "onnxruntime"), "ONNX Runtime"),
@@ -24,16 +25,16 @@ _ALIKE = (
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
-    """A result that `compress bench --output` has written.
+    """Read a file of `compress bench --output`.
 
     Raises:
-        UserError: there is no such file, or it is something else.
+        UserError: no such file, or another content.
     """
     try:
-        found = read_json(Path(path).expanduser(), _RESULT_BYTES)
-        rows = found["results"]
+        result = read_json(Path(path).expanduser(), _RESULT_BYTES)
+        rows = result["results"]
         if all({"model", "backend", "batch_size", "length", "p50_ms"} <= row.keys() for row in rows):
-            return dict(found)
+            return dict(result)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     except (ValueError, TypeError, KeyError, AttributeError):
@@ -42,16 +43,16 @@ def read_result(path: str | Path) -> dict[str, Any]:
 
 
 def check_result_file(path: str, force: bool) -> Path:
-    """Where a result may be written.
+    """The path of a result to write.
 
     Raises:
-        UserError: as of `compressor.utils.files.check_file`.
+        UserError: see `compressor.utils.files.check_file`.
     """
     return files.check_file(Path(path).expanduser(), force)
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
-    """Write a result, whole or not at all."""
+    """Write a result atomically."""
     try:
         files.atomic_write_text(path, json_text(result, indent=1) + "\n")
     except OSError as error:
@@ -59,47 +60,44 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def compare_results(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """What both results have measured, and how the second relates to the first.
-
-    Rows are matched by model, backend, batch size and length; results of one model each by the last three, whatever
-    the models are called.
+    """Match rows by model, backend, batch size and length; if each result has one model, by the last three.
 
     Returns:
-        rows {model, backend, batch_size, length, p50_ms, p95_ms, peak_memory_bytes: a pair each, and speed_up: the
-        first's p50 over the second's}, only: rows of one result alone, notes: on what is not alike.
+        rows {model, backend, batch_size, length; p50_ms, p95_ms, peak_memory_bytes: pairs; speed_up: first p50 /
+        second}; only: names of unmatched rows of each; notes: settings that differ.
 
     Raises:
-        UserError: they have nothing in common.
+        UserError: no row matches.
     """
-    named = not all(len({row["model"] for row in one["results"]}) == 1 for one in (first, second))
-    ours, theirs = (_by_key(one["results"], named) for one in (first, second))
-    rows = []
-    for key in (key for key in ours if key in theirs):
-        one, other = ours[key], theirs[key]
-        models = dict.fromkeys((one["model"], other["model"]))
-        rows.append(
-            {
-                "model": " → ".join(models),
-                **{name: one[name] for name in ("backend", "batch_size", "length")},
-                **{name: [one[name], other[name]] for name in ("p50_ms", "p95_ms", "peak_memory_bytes")},
-                "speed_up": one["p50_ms"] / other["p50_ms"],
-            }
-        )
+    by_model = not all(len({row["model"] for row in result["results"]}) == 1 for result in (first, second))
+    first_rows, second_rows = (_by_key(result["results"], by_model) for result in (first, second))
+    rows = [_compared(row, second_rows[key]) for key, row in first_rows.items() if key in second_rows]
     if not rows:
         raise UserError("the two results have no model, backend, batch size and length in common")
     notes = []
-    for (section, field), name in _ALIKE:
-        values = [one.get(section, {}).get(field) for one in (first, second)]
+    for (section, field), name in _COMPARABLE:
+        values = [result.get(section, {}).get(field) for result in (first, second)]
         if values[0] != values[1]:
             notes.append(f"measured with another {name}: {values[0]} and {values[1]}")
-    only = [[_said(key) for key in a if key not in b] for a, b in ((ours, theirs), (theirs, ours))]
+    only = [
+        [_row_name(key) for key in a if key not in b] for a, b in ((first_rows, second_rows), (second_rows, first_rows))
+    ]
     return {"rows": rows, "only": only, "notes": notes}
 
 
-def _by_key(rows: Sequence[Mapping[str, Any]], named: bool) -> dict[tuple[Any, ...], Mapping[str, Any]]:
-    keys = ("model", "backend", "batch_size", "length") if named else ("backend", "batch_size", "length")
+def _by_key(rows: Sequence[Mapping[str, Any]], by_model: bool) -> dict[tuple[Any, ...], Mapping[str, Any]]:
+    keys = ("model", "backend", "batch_size", "length") if by_model else ("backend", "batch_size", "length")
     return {tuple(row[key] for key in keys): row for row in rows}
 
 
-def _said(key: tuple[Any, ...]) -> str:
+def _compared(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "model": " → ".join(dict.fromkeys((first["model"], second["model"]))),
+        **{name: first[name] for name in ("backend", "batch_size", "length")},
+        **{name: [first[name], second[name]] for name in ("p50_ms", "p95_ms", "peak_memory_bytes")},
+        "speed_up": first["p50_ms"] / second["p50_ms"],
+    }
+
+
+def _row_name(key: tuple[Any, ...]) -> str:
     return " ".join(str(part) for part in key if part is not None)

@@ -1,4 +1,4 @@
-"""Latency: loading and first call kept apart, warm-ups, contenders interleaved, percentiles."""
+"""Latency of calls in this process."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from compressor.utils.threads import torch_threads
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-#: Each contender is measured in this many turns or more, so that a slow phase of the machine meets them all.
+#: Least number of turns per contender, so that a slow phase of the machine affects all of them.
 TURNS = 10
 
-#: Warm-ups stop after this many times the measuring time, so that slow models finish; `Latency.warmups` states them.
+#: Warm-ups stop after this many times the measuring time; `Latency.warmups` is their number.
 WARMUP_SHARE = 5.0
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds per call of `batch_size` samples, and how they were measured."""
+    """Milliseconds per call of `batch_size` samples, and their settings."""
 
     p50_ms: float
     p90_ms: float
@@ -45,7 +45,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Runner:
-    """A contender that states what it is: one call is one forward pass over `batch_size` samples."""
+    """A call of `batch_size` samples, with its settings."""
 
     call: Callable[[], Any]
     backend: str
@@ -64,12 +64,12 @@ class _Contender:
     warmups: int = 0
     times: list[float] = field(default_factory=list)
 
-    def done(self, seconds: float, iterations: int) -> bool:
+    def is_finished(self, seconds: float, iterations: int) -> bool:
         return len(self.times) >= iterations and sum(self.times) >= seconds
 
 
 def available_threads() -> int:
-    """Cores that this process may use, which may be fewer than the machine has."""
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -78,16 +78,13 @@ def available_threads() -> int:
 def measure_latency(
     contenders: Mapping[str, Callable[[], Any]], *, seconds: float, warmups: int = 10, min_iterations: int = 10
 ) -> dict[str, Latency]:
-    """Time calls, in turns of about a tenth of `seconds` each.
+    """Time contenders in turns of about a tenth of `seconds` each.
 
     Args:
-        contenders: functions without arguments, or `Runner`s, which also state batch size and threads.
-        seconds: least time measured per contender.
-        warmups: calls before measuring, after the first one; fewer where they would take 5 times `seconds`.
-        min_iterations: least number of measured calls per contender.
-
-    Returns:
-        One `Latency` per contender, in the order given.
+        contenders: {name: function or `Runner`}.
+        seconds: least time per contender.
+        warmups: calls after the first that are not measured; fewer if they take 5 times `seconds`.
+        min_iterations: least measured calls per contender.
     """
     running = {
         name: _Contender(call if isinstance(call, Runner) else Runner(call, "callable"))
@@ -100,8 +97,10 @@ def measure_latency(
             while contender.warmups < warmups and (contender.warmups == 0 or time.perf_counter() < deadline):
                 contender.runner()
                 contender.warmups += 1
-    while waiting := [contender for contender in running.values() if not contender.done(seconds, min_iterations)]:
-        for contender in waiting:
+    while unfinished := [
+        contender for contender in running.values() if not contender.is_finished(seconds, min_iterations)
+    ]:
+        for contender in unfinished:
             _take_turn(contender, seconds / TURNS)
     return {name: _summary(contender) for name, contender in running.items()}
 
@@ -109,12 +108,12 @@ def measure_latency(
 def torch_runner(
     model: PreTrainedModel | Callable[[], PreTrainedModel], inputs: Mapping[str, Tensor], threads: int | None = None
 ) -> Runner:
-    """A forward pass in torch.
+    """A runner in torch.
 
     Args:
-        model: a model in eval mode, or a function that loads one, which is timed.
-        inputs: model inputs [B, ...]; moved to the model's device beforehand.
-        threads: torch's threads during its turns; as they are if omitted.
+        model: in eval mode, or a function that loads it, whose time is measured.
+        inputs: model inputs [B, ...], on any device.
+        threads: of torch; unchanged if omitted.
     """
     from transformers import PreTrainedModel
 
@@ -137,21 +136,21 @@ def torch_runner(
 
 
 def onnx_runner(path: str | Path, inputs: Mapping[str, Tensor], threads: int | None = None) -> Runner:
-    """A run of an ONNX file in ONNX Runtime on the CPU; making the session is the load time.
+    """A runner in ONNX Runtime on the CPU; the load time is that of the session.
 
     Args:
-        path: the file.
-        inputs: model inputs [B, ...] by the names of the graph; others are left out.
-        threads: ONNX Runtime's threads; torch's number if omitted.
+        path: of the file.
+        inputs: {name: model input [B, ...]}; unknown names are ignored.
+        threads: of ONNX Runtime; torch's number if omitted.
     """
     import onnxruntime
 
     threads = threads or torch.get_num_threads()
     options = onnxruntime.SessionOptions()
-    # Without this ONNX Runtime takes every core of the machine, whatever the process may use.
+    # By default ONNX Runtime uses every core of the machine, whatever the process may use.
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Contenders are interleaved: one session's idle threads must not spin while another one computes.
+    # Contenders take turns: idle threads of one session must not spin while another computes.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     begin = time.perf_counter()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -1,6 +1,6 @@
-"""Inputs for an ONNX file that is timed, from what the file itself says; it may be anybody's.
+"""Random inputs for any ONNX file, from its own names, shapes and types.
 
-Imports nothing but numpy, so that a process that only runs ONNX Runtime stays small.
+Imports only numpy, which keeps a process of ONNX Runtime small.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from compressor.errors import UnsupportedError
 
-#: Element types of ONNX Runtime that inputs have.
+#: ONNX Runtime's names of element types.
 _TYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -21,12 +21,12 @@ _TYPES = {
     "tensor(int32)": np.int32,
     "tensor(bool)": np.bool_,
 }
-#: Token ids are drawn below this where no config says how many there are: any vocabulary has as many.
-_FEW = 8
+#: Upper bound of token ids if no config gives a vocabulary size; every vocabulary is larger.
+_SMALLEST_VOCABULARY = 8
 
 
 class Entry(NamedTuple):
-    """One input of a file: its name, its sizes (an axis of any size is its name, or None) and ONNX Runtime's type."""
+    """An input: name, sizes (of a dynamic axis its name, or None), ONNX Runtime's type."""
 
     name: str
     shape: Sequence[int | str | None]
@@ -36,19 +36,16 @@ class Entry(NamedTuple):
 def make_feed(
     entries: Sequence[Entry], batch: int, length: int, config: Mapping[str, Any] | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """Random inputs by name.
-
-    A file that goes on from keys and values is given `length` tokens of past and one new token.
+    """Random inputs, {name: array}; after `length` past tokens one new token, if there are past keys and values.
 
     Args:
         entries: the file's inputs.
         batch: samples.
-        length: tokens of a text sample.
-        config: the model's config.json, which says how large pictures are and how many tokens there are.
-        seed: of the values.
+        length: tokens of a text.
+        config: the model's config.json, for image and vocabulary sizes.
 
     Raises:
-        UnsupportedError: an input of a type that is not known.
+        UnsupportedError: unknown type of an input.
     """
     config = config or {}
     random = np.random.default_rng(seed)
@@ -57,34 +54,34 @@ def make_feed(
     for entry in entries:
         if entry.type not in _TYPES:
             raise UnsupportedError(f"the input {entry.name} is of {entry.type}, which cannot be made up")
-        kind = _TYPES[entry.type]
+        dtype = _TYPES[entry.type]
         shape = [
             size if isinstance(size, int) and size > 0 else _size(entry.name, index, size, batch, length, past, config)
             for index, size in enumerate(entry.shape)
         ]
         if "mask" in entry.name:
-            feed[entry.name] = np.ones(shape, kind)
+            feed[entry.name] = np.ones(shape, dtype)
         elif "position" in entry.name:
             start = length if past else 0
-            feed[entry.name] = np.broadcast_to(np.arange(start, start + shape[-1]), shape).astype(kind)
+            feed[entry.name] = np.broadcast_to(np.arange(start, start + shape[-1]), shape).astype(dtype)
         elif "token_type" in entry.name:
-            feed[entry.name] = np.zeros(shape, kind)
-        elif np.issubdtype(kind, np.integer):
-            feed[entry.name] = random.integers(0, int(config.get("vocab_size") or _FEW), shape).astype(kind)
+            feed[entry.name] = np.zeros(shape, dtype)
+        elif np.issubdtype(dtype, np.integer):
+            tokens = int(config.get("vocab_size") or _SMALLEST_VOCABULARY)
+            feed[entry.name] = random.integers(0, tokens, shape).astype(dtype)
         else:
-            feed[entry.name] = random.standard_normal(shape).astype(kind)
+            feed[entry.name] = random.standard_normal(shape).astype(dtype)
     return feed
 
 
 def _size(
     name: str, index: int, axis: int | str | None, batch: int, length: int, past: bool, config: Mapping[str, Any]
 ) -> int:
-    """How large an axis of any size is made, by its name and place."""
     axis = (axis or "").lower() if isinstance(axis, str) else ""
     if index == 0 or "batch" in axis:
         return batch
     if name == "pixel_values":
-        return _picture(index, config)
+        return _image_size(index, config)
     if not past:
         return length
     if "total" in axis or "+" in axis or "mask" in name:
@@ -92,7 +89,7 @@ def _size(
     return length if name.startswith("past_key_values") or "encoder" in axis else 1
 
 
-def _picture(index: int, config: Mapping[str, Any]) -> int:
+def _image_size(index: int, config: Mapping[str, Any]) -> int:
     if index == 1:
         return int(config.get("num_channels") or 3)
     size = config.get("image_size") or 224

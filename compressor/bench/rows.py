@@ -1,4 +1,4 @@
-"""The one table of a run: what each row says, and how it is written."""
+"""Rows of the table of models as text, Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+#: Text of a missing value.
 MISSING = "–"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model of the table; `None` where something was not measured.
+    """One model of the table; `None` for missing values.
 
     Attributes:
-        accuracy: in [0, 1], of samples or of tokens.
-        kl: KL(ensemble ‖ model) in nats, the mean over samples or tokens.
+        accuracy: in [0, 1], of samples or tokens.
+        kl: KL(ensemble ‖ model) in nats, mean over samples or tokens.
         macs: multiply–accumulates of one sample.
         bytes: of the weights.
-        torch_p50_ms: milliseconds a call, likewise the other three.
+        torch_p50_ms, ...: milliseconds per call.
         f1: in [0, 1]; see `compressor.bench.accuracy.Score`.
         perplexity: at least 1; lower is better.
     """
@@ -37,7 +38,7 @@ class Row:
     perplexity: float | None = None
 
     def cells(self) -> dict[str, str]:
-        """What is shown: column title to text, in order; `MISSING` where there is no value."""
+        """{column title: text}, in order."""
         return {
             "model": self.name,
             "accuracy": MISSING if self.accuracy is None else f"{100 * self.accuracy:.1f} %",
@@ -53,15 +54,15 @@ class Row:
 
 
 def table_columns(rows: Iterable[Row]) -> dict[str, list[str]]:
-    """Title to cells, without the columns in which no row has a value."""
-    shown = [row.cells() for row in rows]
-    titles = list(shown[0]) if shown else []
-    table = {title: [cells[title] for cells in shown] for title in titles}
+    """{title: cells}, without columns that have no value."""
+    texts = [row.cells() for row in rows]
+    titles = list(texts[0]) if texts else []
+    table = {title: [cells[title] for cells in texts] for title in titles}
     return {title: cells for title, cells in table.items() if any(cell != MISSING for cell in cells)}
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-    """A Markdown table, numbers to the right; latencies are "p50 / p95". Empty for no rows."""
+    """A Markdown table; empty for no rows."""
     table = table_columns(rows)
     if not table:
         return ""
@@ -71,7 +72,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 
 def to_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """The rows as they stand in report.json."""
+    """The rows as in report.json."""
     return [asdict(row) for row in rows]
 
 
@@ -81,12 +82,12 @@ def from_json(values: Iterable[Mapping[str, Any]]) -> list[Row]:
 
 
 def format_perplexity(value: float) -> str:
-    """A perplexity as it is shown."""
+    """A perplexity with two decimals; from 1000 on with three digits."""
     return f"{value:.2f}" if value < 1000 else f"{value:.3g}"
 
 
 def format_count(value: float) -> str:
-    """A number of parameters or of operations with three digits, such as 52.2 k."""
+    """A count with three digits, such as "52.2 k"."""
     value = float(f"{value:.3g}")
     for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= unit:
@@ -95,7 +96,7 @@ def format_count(value: float) -> str:
 
 
 def format_threads(count: int) -> str:
-    """So many threads."""
+    """A number of threads, such as "4 threads"."""
     return "1 thread" if count == 1 else f"{count} threads"
 
 

@@ -1,4 +1,4 @@
-"""Contenders timed in turns, each in a process of its own: none sees another's memory, threads or caches of kernels."""
+"""Timing of models in turns, each in its own process."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ PERCENTILES = (50, 90, 95, 99)
 
 @dataclass(frozen=True)
 class TimingJob:
-    """What one process runs.
+    """The job of one process.
 
     Attributes:
         engine: one of `compressor.bench.worker.ENGINES`.
-        path: a model's folder or Hub id for torch, a file for ONNX Runtime.
+        path: folder or Hub id for torch, file for ONNX Runtime.
         batch_size: samples per call.
-        length: tokens of a text sample.
-        threads: that it computes with.
+        length: tokens of a text.
         device: of torch.
-        config: the model's config, for inputs of an ONNX file.
+        config: of the model, for inputs of an ONNX file.
     """
 
     engine: str
@@ -45,14 +44,14 @@ class TimingJob:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Milliseconds per call and bytes of a process, and how they were measured.
+    """Milliseconds per call, bytes of memory, and settings.
 
     Attributes:
         import_ms: of the engine's libraries.
-        load_ms: from the file to something that can be called.
-        first_call_ms: of the first call, which compiles where the engine does.
-        base_memory_bytes: the most memory held before the model was loaded: the libraries.
-        peak_memory_bytes: the most memory held at all.
+        load_ms: from the file to a callable.
+        first_call_ms: with compilation.
+        base_memory_bytes: peak before the model is loaded.
+        peak_memory_bytes: peak at the end.
     """
 
     p50_ms: float
@@ -71,17 +70,17 @@ class Measurement:
 
 
 class WorkerError(Exception):
-    """A process could not do its job; the message says why."""
+    """A process failed; the message is the reason."""
 
 
 @dataclass
 class _Process:
     process: subprocess.Popen[str]
     job: TimingJob
-    about: dict[str, Any] = field(default_factory=dict)
+    startup: dict[str, Any] = field(default_factory=dict)
     times: list[float] = field(default_factory=list)
 
-    def ask(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def request(self, values: Mapping[str, Any]) -> dict[str, Any]:
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
             self.process.stdin.write(json_text(values) + "\n")
@@ -91,15 +90,15 @@ class _Process:
             line = ""
         if not line:
             raise WorkerError(f"its process ended with code {self.process.wait()}")
-        found: dict[str, Any] = json.loads(line)
-        if "error" in found:
-            raise WorkerError(found["error"])
-        return found
+        reply: dict[str, Any] = json.loads(line)
+        if "error" in reply:
+            raise WorkerError(reply["error"])
+        return reply
 
-    def done(self, seconds: float, iterations: int) -> bool:
+    def is_finished(self, seconds: float, iterations: int) -> bool:
         return len(self.times) >= iterations and sum(self.times) >= seconds
 
-    def end(self) -> None:
+    def close(self) -> None:
         self.process.kill()
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
@@ -113,48 +112,48 @@ def measure_isolated(
     seconds: float,
     warmups: int = 10,
     min_iterations: int = 10,
-    tell: Callable[[float], None] | None = None,
+    on_progress: Callable[[float], None] | None = None,
 ) -> list[Measurement | WorkerError]:
     """Time jobs in turns of about a tenth of `seconds` each, one at a time.
 
     Args:
-        jobs: what is timed against each other.
-        seconds: least time measured per job.
-        warmups: calls before measuring, after the first one; fewer where they would take 5 times `seconds`.
-        min_iterations: least number of measured calls per job.
-        tell: told the share done.
+        seconds: least time per job.
+        warmups: calls after the first that are not measured; fewer if they take 5 times `seconds`.
+        min_iterations: least measured calls per job.
+        on_progress: called with the share done.
 
     Returns:
-        In the order of the jobs; where one failed, why.
+        In the order of the jobs; errors of those that failed.
     """
     failed: dict[int, WorkerError] = {}
     running: dict[int, _Process] = {}
-    found: dict[int, Measurement] = {}
+    measured: dict[int, Measurement] = {}
     with ExitStack() as stack:
         for index, job in enumerate(jobs):
             process = _Process(_start(job), job)
-            stack.callback(process.end)
-            begin = {**asdict(job), "warmups": warmups, "warmup_seconds": WARMUP_SHARE * seconds}
+            stack.callback(process.close)
+            start = {**asdict(job), "warmups": warmups, "warmup_seconds": WARMUP_SHARE * seconds}
             try:
-                process.about = process.ask(begin)
+                process.startup = process.request(start)
                 running[index] = process
             except WorkerError as error:
                 failed[index] = error
-        while waiting := {i: one for i, one in running.items() if not one.done(seconds, min_iterations)}:
-            for index, one in waiting.items():
+        while unfinished := {i: p for i, p in running.items() if not p.is_finished(seconds, min_iterations)}:
+            for index, process in unfinished.items():
                 try:
-                    one.times += one.ask({"seconds": seconds / TURNS})["times"]
+                    process.times += process.request({"seconds": seconds / TURNS})["times"]
                 except WorkerError as error:
                     failed[index] = error
                     del running[index]
-            if tell and running:
-                tell(min(1.0, sum(min(sum(one.times), seconds) for one in running.values()) / seconds / len(running)))
-        for index, one in running.items():
+            if on_progress and running:
+                done = sum(min(sum(process.times), seconds) for process in running.values())
+                on_progress(min(1.0, done / seconds / len(running)))
+        for index, process in running.items():
             try:
-                found[index] = _summary(one, one.ask({})["peak_memory_bytes"])
+                measured[index] = _summary(process, process.request({})["peak_memory_bytes"])
             except WorkerError as error:
                 failed[index] = error
-    return [failed[index] if index in failed else found[index] for index in range(len(jobs))]
+    return [failed[index] if index in failed else measured[index] for index in range(len(jobs))]
 
 
 def _start(job: TimingJob) -> subprocess.Popen[str]:
@@ -162,7 +161,7 @@ def _start(job: TimingJob) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(job.threads),
-        # Wherever this package is imported from, its process imports the same.
+        # The process imports this very package.
         "PYTHONPATH": os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part),
     }
     return subprocess.Popen(
@@ -175,22 +174,21 @@ def _start(job: TimingJob) -> subprocess.Popen[str]:
     )
 
 
-def _summary(one: _Process, peak: int) -> Measurement:
-    times = np.array(one.times) * 1e3
+def _summary(process: _Process, peak: int) -> Measurement:
+    times = np.array(process.times) * 1e3
     p50, p90, p95, p99 = (float(value) for value in np.percentile(times, PERCENTILES))
-    about = one.about
     return Measurement(
         p50,
         p90,
         p95,
         p99,
         float(times.mean()),
-        about["import_ms"],
-        about["load_ms"],
-        about["first_call_ms"],
+        process.startup["import_ms"],
+        process.startup["load_ms"],
+        process.startup["first_call_ms"],
         len(times),
-        about["warmups"],
-        one.job.threads,
-        about["base_memory_bytes"],
+        process.startup["warmups"],
+        process.job.threads,
+        process.startup["base_memory_bytes"],
         peak,
     )

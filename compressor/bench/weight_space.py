@@ -1,7 +1,7 @@
-"""How good the weights between models are: on a plane through three of them, on the line through two.
+"""Scores of weights between models: on the plane through three, on the line through two.
 
-The plane is drawn as by Garipov et al., "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs"
-(arXiv 1802.10026), appendix A.
+Garipov et al., "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs", https://arxiv.org/abs/1802.10026,
+appendix A.
 """
 
 from __future__ import annotations
@@ -18,24 +18,23 @@ from compressor.bench.accuracy import EvaluationBatch, Score, measure_accuracy, 
 from compressor.errors import UserError
 from compressor.models.inputs import dummy_inputs
 
-#: {name: tensor}, as `state_dict` gives it.
+#: A `state_dict`, {name: tensor}.
 State = Mapping[str, Tensor]
 
-#: Distance, relative to the length of the weights, below which two models are one: beyond the rounding of float32.
+#: Distance relative to the norm of the weights below which two models are equal, above float32 rounding.
 SAME = 1e-6
-#: Largest difference of log-probabilities between a model and another one that holds its weights.
+#: Largest difference of log-probabilities between a model and another one with its weights.
 SAME_FUNCTION = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """The plane through three models in weight space; its unit is the Euclidean distance between parameters.
+    """The plane through three models; its unit is the Euclidean distance between parameters.
 
     Attributes:
-        states: of the three models; the first is the origin.
-        coordinates: (x, y) of each: the first at (0, 0), the second at (x > 0, 0), the third at y > 0.
-        parameters: names that distances are measured over; what a state has beside them (buffers, tied copies) is
-            mixed likewise.
+        states: the first is the origin.
+        coordinates: (x, y) of each: (0, 0); (x > 0, 0); y > 0.
+        parameters: names that distances are measured over; other tensors (buffers, tied copies) are mixed too.
     """
 
     states: tuple[State, State, State]
@@ -49,18 +48,14 @@ class Plane:
 
     @property
     def basis(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Orthonormal directions u, towards the second model, and v: {parameter: float64 tensor}."""
+        """Orthonormal u, towards the second model, and v: {parameter: float64 tensor}."""
         first, second, third = ({name: state[name].double() for name in self.parameters} for state in self.states)
         length, (along, height) = self.coordinates[1][0], self.coordinates[2]
         u = {name: (second[name] - first[name]) / length for name in self.parameters}
         return u, {name: (third[name] - first[name] - along * u[name]) / height for name in self.parameters}
 
     def at(self, x: float, y: float) -> dict[str, Tensor]:
-        """The state at origin + x·u + y·v.
-
-        It is mixed from the three models, by the shares that this comes to: so the models themselves are met exactly,
-        at their coordinates, whatever the rounding of u and v.
-        """
+        """The state at origin + x·u + y·v, as a mixture: exact at the models' coordinates."""
         length, (along, height) = self.coordinates[1][0], self.coordinates[2]
         third = y / height
         second = (x - third * along) / length
@@ -68,13 +63,10 @@ class Plane:
 
 
 def plane_through(models: Mapping[str, PreTrainedModel]) -> Plane:
-    """The plane through three models: Gram–Schmidt on the differences of their parameters, summed in float64.
-
-    Args:
-        models: {name: model}, three of one shape.
+    """Gram–Schmidt on the differences of three models' parameters, in float64.
 
     Raises:
-        UserError: their shapes differ, two of them are the same, or all lie on one line.
+        UserError: shapes differ, two models are equal, or all are on one line.
     """
     check_shapes(models)
     origin, second, third = models.values()
@@ -83,23 +75,23 @@ def plane_through(models: Mapping[str, PreTrainedModel]) -> Plane:
     products = torch.zeros(3, 3, dtype=torch.float64)
     for name in parameters:
         first, *others = (state[name].double().flatten() for state in states)
-        # The origin's own length, and the products of the two steps from it.
+        # The origin's norm, and the products of the two steps from it.
         rows = torch.stack([first, *(other - first for other in others)])
         products += rows @ rows.T
-    size, length = products[0, 0].sqrt().item(), products[1, 1].sqrt().item()
-    least = SAME * max(size, torch.finfo(torch.float64).tiny)
-    _check_apart(models, (0, 1), length, least)
+    norm, length = products[0, 0].sqrt().item(), products[1, 1].sqrt().item()
+    tolerance = SAME * max(norm, torch.finfo(torch.float64).tiny)
+    _check_apart(models, (0, 1), length, tolerance)
     along = (products[1, 2] / length).item()
-    # In a second pass, because the difference of the squares would lose the digits of a flat triangle.
+    # In a second pass: the difference of squares would lose the digits of a flat triangle.
     height = math.sqrt(
         sum(
             (third - first - along / length * (second - first)).square().sum().item()
             for first, second, third in ([state[name].double() for state in states] for name in parameters)
         )
     )
-    _check_apart(models, (0, 2), math.hypot(along, height), least)
-    _check_apart(models, (1, 2), math.hypot(along - length, height), least)
-    if height <= least:
+    _check_apart(models, (0, 2), math.hypot(along, height), tolerance)
+    _check_apart(models, (1, 2), math.hypot(along - length, height), tolerance)
+    if height <= tolerance:
         raise UserError(
             f"{', '.join(models)} lie on one straight line, so they span no plane: compress interpolate shows a line"
         )
@@ -107,53 +99,50 @@ def plane_through(models: Mapping[str, PreTrainedModel]) -> Plane:
 
 
 def grid_states(over: Plane, points: int, margin: float) -> tuple[list[float], list[float]]:
-    """Coordinates that cover the three models, evenly from edge to edge.
+    """Evenly spaced coordinates (xs, ys), ascending, around the three models.
 
     Args:
         over: the plane.
-        points: along each axis, at least 2.
-        margin: what is added on every side, as a share of the longer side of the box around the models.
-
-    Returns:
-        (the xs, the ys), ascending.
+        points: per axis, at least 2.
+        margin: on every side, as a share of the longer side of the models' bounding box.
     """
     corners = list(zip(*over.coordinates, strict=True))
-    added = margin * max(max(axis) - min(axis) for axis in corners)
+    padding = margin * max(max(axis) - min(axis) for axis in corners)
     xs, ys = (
-        torch.linspace(min(axis) - added, max(axis) + added, points, dtype=torch.float64).tolist() for axis in corners
+        torch.linspace(min(axis) - padding, max(axis) + padding, points, dtype=torch.float64).tolist()
+        for axis in corners
     )
     return xs, ys
 
 
 def interpolated_states(first: State, second: State, shares: Iterable[float]) -> Iterator[dict[str, Tensor]]:
-    """(1 − t)·first + t·second for each share t; the ends are the models exactly."""
+    """(1 − t)·first + t·second for each share t; exact at the ends."""
     for share in shares:
         yield mix_states((first, second), (1.0 - share, share))
 
 
 def mix_states(states: Sequence[State], shares: Sequence[float]) -> dict[str, Tensor]:
-    """Σ share·state, summed in float64 and given in the states' own types.
-
-    Tensors that hold no floating-point numbers, such as counters, are those of the first state.
-    """
+    """Σ share·state in float64, in the states' dtypes; integer tensors of the first state."""
     mixed = {}
-    for name, own in states[0].items():
-        if own.is_floating_point():
-            total = torch.zeros_like(own, dtype=torch.float64)
+    for name, tensor in states[0].items():
+        if tensor.is_floating_point():
+            total = torch.zeros_like(tensor, dtype=torch.float64)
             for state, share in zip(states, shares, strict=True):
                 total.add_(state[name].double(), alpha=share)
-            own = total.to(own.dtype)
-        mixed[name] = own
+            tensor = total.to(tensor.dtype)
+        mixed[name] = tensor
     return mixed
 
 
-def survey(scratch: PreTrainedModel, states: Iterable[State], batches: Iterable[EvaluationBatch]) -> Iterator[Score]:
-    """The score of one state after the other.
+def score_states(
+    scratch: PreTrainedModel, states: Iterable[State], batches: Iterable[EvaluationBatch]
+) -> Iterator[Score]:
+    """The score of each state.
 
     Args:
-        scratch: a model of the states' shape, whose weights are overwritten.
-        states: made when they are asked for, so that only one is in memory.
-        batches: labelled model inputs, gone through once for each state.
+        scratch: a model of the states' shapes; overwritten.
+        states: an iterator keeps only one in memory.
+        batches: iterated once per state.
     """
     for state in states:
         scratch.load_state_dict(state)
@@ -161,88 +150,86 @@ def survey(scratch: PreTrainedModel, states: Iterable[State], batches: Iterable[
 
 
 def score_value(score: Score, metric: str) -> float | None:
-    """The score's accuracy or perplexity; None where it is not a number, as of weights whose logits overflow."""
+    """The score's accuracy or perplexity; None if it is not finite."""
     value: float | None = getattr(score, metric)
     return value if value is not None and math.isfinite(value) else None
 
 
 def loss_barrier(shares: Sequence[float], values: Sequence[float | None], metric: str) -> float | None:
-    """How much worse a line gets than the straight line between the scores of its ends suggests, at its worst; ≥ 0.
+    """The largest loss above the straight line between the ends; ≥ 0, or None if a value is missing.
 
-    As defined by Entezari et al., "The Role of Permutation Invariance in Linear Mode Connectivity" (arXiv 2110.06296).
+    Entezari et al., "The Role of Permutation Invariance in Linear Mode Connectivity", https://arxiv.org/abs/2110.06296.
 
     Args:
         shares: t of every point, from 0 to 1.
-        values: accuracies or perplexities there.
-        metric: "accuracy", whose barrier is a difference in [0, 1], or "perplexity", whose barrier is in nats.
-
-    Returns:
-        The barrier, or None if a value is missing.
+        values: their accuracies or perplexities.
+        metric: "accuracy" (barrier in [0, 1]) or "perplexity" (in nats).
     """
-    worse = [_badness(value, metric) for value in values if value is not None]
-    if len(worse) < len(values):
+    losses = [_loss(value, metric) for value in values if value is not None]
+    if len(losses) < len(values):
         return None
-    line = ((1 - share) * worse[0] + share * worse[-1] for share in shares)
-    return max(0.0, *(value - level for value, level in zip(worse, line, strict=True)))
+    line = ((1 - share) * losses[0] + share * losses[-1] for share in shares)
+    return max(0.0, *(loss - level for loss, level in zip(losses, line, strict=True)))
 
 
 def check_shapes(models: Mapping[str, PreTrainedModel]) -> None:
-    """Refuse models between whose weights there is no line: of other classes, names of tensors, or shapes.
-
-    Raises:
-        UserError: they differ; it names the first tensor that does.
-    """
-    (first, model), *others = models.items()
-    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for second, other in others:
-        if type(model) is not type(other):
-            kinds = f"a {type(model).__name__} and {second} a {type(other).__name__}"
-            raise UserError(f"models of one shape are needed: {first} is {kinds}")
-        its = {name: tuple(tensor.shape) for name, tensor in other.state_dict().items()}
-        for name in own | its:
-            if own.get(name) != its.get(name):
-                said = f"{name} is {_say(own.get(name))} in {first} and {_say(its.get(name))} in {second}"
-                raise UserError(f"models of one shape are needed: {said}")
+    """Raise a `UserError` unless classes, tensor names and shapes of the models agree."""
+    (first_name, first), *rest = models.items()
+    first_shapes = _shapes(first)
+    for name, model in rest:
+        if type(first) is not type(model):
+            classes = f"{first_name} is a {type(first).__name__} and {name} a {type(model).__name__}"
+            raise UserError(f"models of one shape are needed: {classes}")
+        shapes = _shapes(model)
+        for key in first_shapes | shapes:
+            if first_shapes.get(key) != shapes.get(key):
+                first_shape, shape = _format_shape(first_shapes.get(key)), _format_shape(shapes.get(key))
+                difference = f"{key} is {first_shape} in {first_name} and {shape} in {name}"
+                raise UserError(f"models of one shape are needed: {difference}")
 
 
 def check_function(models: Mapping[str, PreTrainedModel], scratch: PreTrainedModel, seed: int = 0) -> None:
-    """Refuse models that say something else than the scratch model with their weights in it, on random inputs.
+    """Check on random inputs that each model equals the scratch model with its weights.
 
-    Shapes do not tell: a config that differs in the number of heads or in a norm's epsilon makes another function of
-    the same weights.
+    Configs may differ in what shapes do not show, such as the number of heads.
 
     Args:
-        models: {name: model}, of one shape; the scratch model has the first one's config.
-        scratch: the model that will be measured, whose weights are overwritten.
-        seed: of the inputs.
+        models: {name: model}; the scratch model has the config of the first.
+        scratch: overwritten.
 
     Raises:
-        UserError: one of them does; it names what differs in the configs.
+        UserError: one differs; names the fields in which the configs differ.
     """
     reference = next(iter(models))
     inputs = dummy_inputs(scratch.config, 2, 8, seed=seed)
     for name, model in models.items():
         scratch.load_state_dict(model.state_dict())
-        for found in predict([model, scratch], [inputs]):
-            own, lent = found.log_probs
-            if not torch.allclose(own, lent, atol=SAME_FUNCTION):
-                ours, theirs = models[reference].config.to_dict(), model.config.to_dict()
-                fields = [key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key)]
+        for predictions in predict([model, scratch], [inputs]):
+            from_model, from_scratch = predictions.log_probs
+            if not torch.allclose(from_model, from_scratch, atol=SAME_FUNCTION):
+                expected, actual = models[reference].config.to_dict(), model.config.to_dict()
+                fields = [key for key in sorted(expected | actual) if expected.get(key) != actual.get(key)]
                 raise UserError(
                     f"{name} computes something else with its weights in the shape of {reference}: "
                     f"their configs differ in {', '.join(fields)}"
                 )
 
 
-def _check_apart(models: Mapping[str, PreTrainedModel], pair: tuple[int, int], distance: float, least: float) -> None:
-    if distance <= least:
+def _check_apart(
+    models: Mapping[str, PreTrainedModel], pair: tuple[int, int], distance: float, tolerance: float
+) -> None:
+    if distance <= tolerance:
         first, second = (list(models)[index] for index in pair)
         raise UserError(f"{first} and {second} have the same weights: a plane needs three different models")
 
 
-def _badness(value: float, metric: str) -> float:
+def _loss(value: float, metric: str) -> float:
     return math.log(value) if metric == "perplexity" else -value
 
 
-def _say(shape: tuple[int, ...] | None) -> str:
+def _shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _format_shape(shape: tuple[int, ...] | None) -> str:
     return "missing" if shape is None else "×".join(map(str, shape)) or "a number"

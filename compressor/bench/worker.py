@@ -1,8 +1,7 @@
-"""One contender in a process of its own: `python -m compressor.bench.worker`.
+"""A process that times one model: `python -m compressor.bench.worker`, started by `compressor.bench.subprocesses`.
 
-It is told by lines of JSON on stdin and answers by lines of JSON on stdout: first the job, then the seconds of each
-turn, and an empty object at the end.  Each process imports only what its engine needs, so that its memory is that of a
-deployment.  `compressor.bench.subprocesses` is the other side.
+Reads lines of JSON (the job, then {"seconds"} per turn, then {}) and replies with lines of JSON.  Imports only what its
+engine needs.
 """
 
 from __future__ import annotations
@@ -19,31 +18,31 @@ EngineCall = Callable[[], Any]
 
 
 def worker_main() -> None:
-    """Answer until the end."""
-    # Libraries print; the answers have a stream of their own.
+    """Reply to every line of stdin."""
+    # Libraries may print to stdout: replies use a copy of it, and stdout goes to stderr.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
-    def answer(values: dict[str, Any]) -> None:
+    def reply(values: dict[str, Any]) -> None:
         out.write(json.dumps(values, allow_nan=False) + "\n")
         out.flush()
 
     job = json.loads(sys.stdin.readline())
     try:
-        answer(_begin(job, call := _Late()))
+        reply(_begin(job, call := _DeferredCall()))
         for line in sys.stdin:
-            told = json.loads(line)
-            if not told:
-                answer({"peak_memory_bytes": peak_memory()})
+            request = json.loads(line)
+            if not request:
+                reply({"peak_memory_bytes": peak_memory()})
                 return
-            answer({"times": _turn(call, told["seconds"])})
-    # Whatever a model or a library raises is for the other side to tell.
+            reply({"times": _turn(call, request["seconds"])})
+    # The parent process reports whatever a model or a library raises.
     except Exception as error:
-        answer({"error": " ".join(f"{type(error).__name__}: {error}".split())[:500]})
+        reply({"error": " ".join(f"{type(error).__name__}: {error}".split())[:500]})
 
 
-class _Late:
-    """A call that is known only once the model is loaded."""
+class _DeferredCall:
+    """A call that is set once the model is loaded."""
 
     call: EngineCall
 
@@ -51,7 +50,7 @@ class _Late:
         return self.call()
 
 
-def _begin(job: dict[str, Any], call: _Late) -> dict[str, Any]:
+def _begin(job: dict[str, Any], call: _DeferredCall) -> dict[str, Any]:
     begin = time.perf_counter()
     load = ENGINES[job["engine"]](job)
     imported = time.perf_counter()
@@ -85,10 +84,10 @@ def _turn(call: EngineCall, seconds: float) -> list[float]:
 
 
 def peak_memory() -> int:
-    """The most memory in bytes that this process has held so far."""
+    """Peak memory of this process, in bytes."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        # What getrusage says on Linux also counts what the process was before it became this one.
+        # On Linux getrusage includes the process before exec.
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         import resource
@@ -133,11 +132,11 @@ def _onnx(job: dict[str, Any]) -> Callable[[], EngineCall]:
 
     def load() -> EngineCall:
         options = onnxruntime.SessionOptions()
-        # Without this ONNX Runtime takes every core of the machine, whatever the process may use.
+        # By default ONNX Runtime uses every core of the machine, whatever the process may use.
         options.intra_op_num_threads = job["threads"]
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Contenders are interleaved: one's idle threads must not spin while another one computes.
+        # Contenders take turns: idle threads of one session must not spin while another computes.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         session = onnxruntime.InferenceSession(job["path"], options, providers=["CPUExecutionProvider"])
         entries = [Entry(value.name, value.shape, value.type) for value in session.get_inputs()]
@@ -147,7 +146,7 @@ def _onnx(job: dict[str, Any]) -> Callable[[], EngineCall]:
     return load
 
 
-#: Engine -> from a job to a function that loads it and gives a call; libraries are imported on the way.
+#: {engine: function from a job to a loader}; the former imports libraries, the latter returns the call.
 ENGINES: dict[str, Callable[[dict[str, Any]], Callable[[], EngineCall]]] = {
     "torch": _torch,
     "torch-compile": _torch,

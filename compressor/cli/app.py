@@ -1,4 +1,4 @@
-"""The typer app: which commands there are, in the order that a newcomer needs them."""
+"""The typer app: all commands, in the order in which a newcomer needs them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,31 @@ from typing import Annotated
 import typer
 
 from compressor import __version__
-from compressor.cli import doctor, landscape, look, make, measure
+from compressor.cli.commands.bench import bench_command
+from compressor.cli.commands.doctor import doctor_command
+from compressor.cli.commands.evaluate import evaluate_command
+from compressor.cli.commands.export import export_command
+from compressor.cli.commands.finetune import finetune_command
+from compressor.cli.commands.fuse import fuse_command
+from compressor.cli.commands.inspect import inspect_command
+from compressor.cli.commands.interpolate import interpolate_command
+from compressor.cli.commands.landscape import landscape_command
+from compressor.cli.commands.plan import plan_command
+from compressor.cli.commands.report import report_command
+from compressor.cli.commands.run import recipe_command
+
+_MAKE, _LOOK, _MEASURE = "Make a student", "Look before and after", "Measure and deliver"
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"compress {__version__}")
         raise typer.Exit
 
 
 app = typer.Typer(
     name="compress",
-    help="Fuse wide transformers into one narrow one, and prove what came out.\n\n"
+    help="Fuse wide transformers into one narrow one, and measure the result.\n\n"
     "Try: compress fuse --width 0.5 vit-a vit-b\n\n"
     "That halves two small built-in vision transformers; nothing is downloaded.",
     rich_markup_mode="rich",
@@ -28,24 +41,23 @@ app = typer.Typer(
 
 
 @app.callback()
-def _begin(
+def _without_command(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     pass
 
 
-_MAKE, _LOOK, _MEASURE = "Make a student", "Look before and after", "Measure and deliver"
-app.command("fuse", rich_help_panel=_MAKE)(make.fuse_command)
-app.command("finetune", rich_help_panel=_MAKE)(make.finetune_command)
-app.command("run", rich_help_panel=_MAKE)(make.recipe_command)
-app.command("plan", rich_help_panel=_LOOK)(look.plan_command)
-app.command("inspect", rich_help_panel=_LOOK)(look.inspect_command)
-app.command("report", rich_help_panel=_LOOK)(look.report_command)
-app.command("doctor", rich_help_panel=_LOOK)(doctor.doctor_command)
-app.command("evaluate", rich_help_panel=_MEASURE)(measure.evaluate_command)
-app.command("bench", rich_help_panel=_MEASURE)(measure.bench_command)
-app.command("landscape", rich_help_panel=_MEASURE)(landscape.landscape_command)
-app.command("interpolate", rich_help_panel=_MEASURE)(landscape.interpolate_command)
-app.command("export", rich_help_panel=_MEASURE)(measure.export_command)
+app.command("fuse", rich_help_panel=_MAKE)(fuse_command)
+app.command("finetune", rich_help_panel=_MAKE)(finetune_command)
+app.command("run", rich_help_panel=_MAKE)(recipe_command)
+app.command("plan", rich_help_panel=_LOOK)(plan_command)
+app.command("inspect", rich_help_panel=_LOOK)(inspect_command)
+app.command("report", rich_help_panel=_LOOK)(report_command)
+app.command("doctor", rich_help_panel=_LOOK)(doctor_command)
+app.command("evaluate", rich_help_panel=_MEASURE)(evaluate_command)
+app.command("bench", rich_help_panel=_MEASURE)(bench_command)
+app.command("landscape", rich_help_panel=_MEASURE)(landscape_command)
+app.command("interpolate", rich_help_panel=_MEASURE)(interpolate_command)
+app.command("export", rich_help_panel=_MEASURE)(export_command)

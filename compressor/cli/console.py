@@ -1,4 +1,4 @@
-"""How commands speak: progress and remarks on stderr, results on stdout."""
+"""Output of commands: progress and notes on stderr, results on stdout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from compressor.utils import distributed
 from compressor.utils.strict_json import json_text
 
 if TYPE_CHECKING:
-    from compressor.pipeline.progress import OnStage
+    from compressor.pipeline.stages import OnStage
 
 
 #: Columns of a table where there is no terminal that limits them.
@@ -28,7 +28,7 @@ PIPE_WIDTH = 120
 
 @contextmanager
 def working(debug: bool = False) -> Iterator[OnStage]:
-    """Progress on stderr while the block runs, if that is a terminal; warnings of libraries are for --debug.
+    """Show progress on stderr inside the block, if that is a terminal; warnings of libraries only with --debug.
 
     Ctrl-C and a request to terminate end the block with KeyboardInterrupt, at the next step if a library swallowed it.
     """
@@ -39,25 +39,25 @@ def working(debug: bool = False) -> Iterator[OnStage]:
         stopped = True
         raise KeyboardInterrupt
 
-    def tell(stage: str, share: float | None, line: str) -> None:
+    def on_stage(stage: str, fraction: float | None, message: str) -> None:
         if stopped:
             raise KeyboardInterrupt
-        if drawn:
-            drawn(stage, share, line)
+        if draw:
+            draw(stage, fraction, message)
 
     with (
         warnings.catch_warnings(),
-        _handling(stop),
-        progress_bars(Console(stderr=True), sys.stderr.isatty() and distributed.is_main_process()) as drawn,
+        _signals_handled(stop),
+        progress_bars(Console(stderr=True), sys.stderr.isatty() and distributed.is_main_process()) as draw,
     ):
         if not debug:
             warnings.simplefilter("ignore")
-        yield tell
+        yield on_stage
 
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """For the imports of a command: what they make stays, so the garbage collector need not go through it."""
+    """For the imports of a command: their objects stay, so the garbage collector need not go through them."""
     gc.disable()
     try:
         yield
@@ -67,7 +67,7 @@ def loading() -> Iterator[None]:
 
 
 @contextmanager
-def _handling(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def _signals_handled(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     # Python lets only the main thread set handlers.
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -81,7 +81,7 @@ def _handling(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
 
 
 def print_results(*results: RenderableType) -> None:
-    """Print results to stdout; on a pipe without colours, with room for wide tables and lines that are not wrapped."""
+    """Print results to stdout; to a pipe without colours, in wide tables and unwrapped lines."""
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     for result in results:
         if isinstance(result, str):
@@ -96,5 +96,11 @@ def print_json(values: Mapping[str, Any] | Sequence[Any]) -> None:
 
 
 def print_note(line: str) -> None:
-    """One line to stderr."""
+    """Print one line to stderr."""
     print(line, file=sys.stderr)
+
+
+def print_notes(lines: Iterable[str], kind: str = "note") -> None:
+    """Print lines to stderr, each after its kind."""
+    for line in lines:
+        print_note(f"{kind}: {line}")

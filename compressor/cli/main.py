@@ -99,7 +99,7 @@ def _unexpected(error: Exception, debug: bool) -> tuple[str, int]:
         return f"error: {describe_out_of_memory(error)}", BAD_INPUT
     if _is_name_too_long(error):
         return f"error: a name is too long for a file: {_one_line(str(error))}", BAD_INPUT
-    from compressor.utils.disk import is_disk_full
+    from compressor.utils.files import is_disk_full
 
     if is_disk_full(error):
         return "error: no space left on the device: free some, or choose another place", BAD_INPUT

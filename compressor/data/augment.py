@@ -1,7 +1,7 @@
-"""Changes of training images, by name: the same for the same seed and place in the run, wherever it is computed.
+"""Augmentations of preprocessed training images, by name.
 
-A change is a function of pixels and of numbers in [0, 1) that are drawn for each image, so that a run that is resumed,
-or spread over several processes, sees the same images.  Pixels are changed after the preprocessor.
+An augmentation is a function of pixels and of random numbers in [0, 1), drawn by seed and position in the run, so that
+runs that are resumed or spread over several processes see the same images.
 """
 
 from __future__ import annotations
@@ -16,43 +16,43 @@ from torch.nn import functional
 from compressor.errors import UserError
 from compressor.utils.registry import Registry
 
-#: The model input that images are.
+#: The model input of images.
 PIXELS = "pixel_values"
 
-#: Numbers that are drawn for every image; a change uses the first few of them.
+#: Numbers drawn for every image; an augmentation uses the first few.
 DRAWS = 8
-#: The number that says how two images are mixed; changes use the ones before it.
+#: The number that gives the share of each of two mixed images.
 _MIX = DRAWS - 1
 
-#: How far a crop moves an image at most, as a share of its side: 4 of 32 pixels.
+#: Largest shift of a crop, as a share of the side: 4 of 32 pixels.
 SHIFT = 0.125
-#: The least share of an image's area that a zoom keeps.
+#: Smallest share of an image's area that a zoom keeps.
 LEAST_AREA = 0.25
 
-Change = Callable[[Tensor, Tensor], Tensor]
+Augmentation = Callable[[Tensor, Tensor], Tensor]
 
-#: Changes of pixels [B, C, H, W] by draws [B, DRAWS] in [0, 1), to pixels of the same shape.
-AUGMENTATIONS: Registry[Change] = Registry("augmentation")
+#: From pixels [B, C, H, W] and draws [B, DRAWS] in [0, 1) to pixels of the same shape.
+AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
 
-#: Those that also mix every image with another one of its batch, whose labels say nothing any more.
+#: Augmentations that also mix every image with another one of its batch, which leaves labels without meaning.
 MIXING = frozenset({"mixup"})
 
 
 @AUGMENTATIONS.register("none")
-def unchanged(pixels: Tensor, draws: Tensor) -> Tensor:
+def keep_pixels(pixels: Tensor, draws: Tensor) -> Tensor:
     """The images as they are."""
     return pixels
 
 
 @AUGMENTATIONS.register("flip")
 def flip(pixels: Tensor, draws: Tensor) -> Tensor:
-    """Left and right exchanged in half of the images."""
+    """Half of the images mirrored, left to right."""
     return torch.where((draws[:, 0] < 0.5)[:, None, None, None], pixels.flip(-1), pixels)
 
 
 @AUGMENTATIONS.register("crop-flip")
 def crop_flip(pixels: Tensor, draws: Tensor) -> Tensor:
-    """A flip, and a shift by up to an eighth of the side; what comes in from outside is reflected."""
+    """A flip, and a shift by up to an eighth of the side, with reflected borders."""
     height, width = pixels.shape[-2:]
     rows = _shifted(height, draws[:, 1])
     columns = _shifted(width, draws[:, 2])
@@ -63,7 +63,7 @@ def crop_flip(pixels: Tensor, draws: Tensor) -> Tensor:
 
 @AUGMENTATIONS.register("zoom-flip")
 def zoom_flip(pixels: Tensor, draws: Tensor) -> Tensor:
-    """A flip, and a part of the image enlarged to the whole: a quarter of the area or more, sides up to 4 : 3."""
+    """A flip, and a part of the image enlarged to the whole: at least a quarter of the area, sides up to 4 : 3."""
     area = LEAST_AREA + (1 - LEAST_AREA) * draws[:, 1]
     ratio = (4 / 3) ** (draws[:, 2] - 0.5)
     high, wide = ((area / ratio).sqrt().clamp(max=1), (area * ratio).sqrt().clamp(max=1))
@@ -87,14 +87,14 @@ def mix_images(pixels: Tensor, others: Tensor, draws: Tensor) -> Tensor:
     Args:
         pixels: [B, C, H, W].
         others: their partners, the same shape.
-        draws: of `pixels`, [B, DRAWS].
+        draws: of the images, [B, DRAWS].
     """
     return torch.lerp(others, pixels, draws[:, _MIX, None, None, None])
 
 
 def draw_numbers(seed: int, places: Sequence[int]) -> Tensor:
-    """Numbers in [0, 1) by seed and place in the run alone, [len(places), DRAWS] float32."""
-    # Philox counts: the numbers of a place are found without those before it, four to a count (Salmon et al. 2011).
+    """Random numbers in [0, 1), [len(places), DRAWS] float32, by seed and position in the run alone."""
+    # Philox is counter-based, four numbers to a count: any position can be drawn directly (Salmon et al. 2011).
     first = min(places)
     bits = np.random.Philox(key=seed, counter=first * DRAWS // 4).random_raw((max(places) - first + 1) * DRAWS)
     numbers = ((bits >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)).reshape(-1, DRAWS)
@@ -102,15 +102,15 @@ def draw_numbers(seed: int, places: Sequence[int]) -> Tensor:
 
 
 def check_augmentation(name: str, *, images: bool, labels: bool) -> None:
-    """Refuse an augmentation that does not fit what is learnt from.
+    """Refuse an augmentation that does not fit samples or loss.
 
     Args:
         name: of the augmentation.
         images: whether samples are images.
-        labels: whether their labels are learnt from.
+        labels: whether the loss uses their labels.
 
     Raises:
-        UserError: no augmentation has that name, it is for images, or it leaves the labels without meaning.
+        UserError: the name is unknown, the samples are no images, or the labels lose their meaning.
     """
     AUGMENTATIONS.get(name)
     if name != "none" and not images:
@@ -123,7 +123,7 @@ def check_augmentation(name: str, *, images: bool, labels: bool) -> None:
 
 
 def _shifted(size: int, draws: Tensor) -> Tensor:
-    """Where each pixel of a side comes from, [B, size]: all moved by the same, reflected at the ends."""
+    """The source of each pixel along a side, [B, size]: shifted by one offset an image, reflected at the ends."""
     most = min(max(round(SHIFT * size), 1), size - 1)
     offset = (draws * (2 * most + 1)).long().clamp(max=2 * most) - most
     places = (offset[:, None] + torch.arange(size)).abs()

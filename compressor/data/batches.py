@@ -1,42 +1,58 @@
-"""Batches of model inputs: preprocessed, in a fixed order, as often as wanted."""
+"""A split as preprocessed model inputs: `Batches` in a fixed order, and `Samples` in any order."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
 
-from compressor.data.collate import Sample, collate
+from compressor.data.block_readers import BlockReader, MaskedReader
+from compressor.data.images import ImageReader
 from compressor.data.packing import pack
+from compressor.data.samples import Reader, ReadingOptions, Sample, collate
 from compressor.data.split import Split
-from compressor.data.text_readers import BLOCK_TOKENS, READERS, Reader, ReadingOptions, reader_length
+from compressor.data.text_readers import BLOCK_TOKENS, TargetReader, TextReader, WordsReader, reader_length
 from compressor.errors import UserError
-from compressor.models.tasks import TASKS, Task, find_task, pad_id
+from compressor.models.tasks import TASKS, Task
+from compressor.models.teacher import ModelSpec
 
-#: What a small tensor takes beside its values.
+#: Bytes of a small tensor in addition to its values.
 _OVERHEAD = 256
 
 
-class Batches:
-    """A split as batches of model inputs, in its own order; iterate as often as you like.
+def _feature_reader(split: Split, options: ReadingOptions) -> Reader:
+    return ImageReader(split, options) if split.image else TextReader(split, options)
 
-    Each batch is a dict: `pixel_values` [B, C, H, W] float32, or for text `input_ids` and `attention_mask` [B, T] and
-    what else `compressor.data.text_readers` makes, padded to the longest of the batch; with `labels` also `labels`, [B]
-    or [B, T] int64.  Samples are read batch by batch.  Batches are kept in memory if all of them together fit into
-    `cache_bytes`, so that later passes cost nothing.
+
+#: Task -> the reader of its samples.
+READERS: dict[str, Callable[[Split, ReadingOptions], Reader]] = {
+    "image-classification": ImageReader,
+    "text-classification": TextReader,
+    "token-classification": WordsReader,
+    "masked-lm": MaskedReader,
+    "causal-lm": BlockReader,
+    "seq2seq-lm": TargetReader,
+    "features": _feature_reader,
+}
+
+
+class Batches:
+    """A split as batches of model inputs, in its own order; can be iterated repeatedly.
+
+    Each batch is a dict: `pixel_values` [B, C, H, W] float32, or for text `input_ids`, `attention_mask` [B, T] and the
+    other tensors of the task's reader, padded to the longest text of the batch; with `labels` also `labels`, [B] or
+    [B, T] int64.  Samples are read batch by batch, and kept in memory if all batches fit into `cache_bytes`.
 
     Args:
         split: the samples.
         processor: the teacher's own image processor or tokenizer.
         batch_size: samples per batch; the last one may be smaller.
         labels: whether batches carry labels.
-        config: the model's config, which says what its task is and what fits it; without one, images or texts with
-            one label each are read, and not checked.
+        spec: of the model; without one, samples are images or texts with one label each, and not checked against it.
         cache_bytes: memory that preprocessed batches may take.
         max_length: longest text in tokens, or the length of a block.
         seed: of the tokens that are masked.
@@ -52,21 +68,20 @@ class Batches:
         batch_size: int,
         *,
         labels: bool,
-        config: PretrainedConfig | None = None,
+        spec: ModelSpec | None = None,
         cache_bytes: int = 1 << 30,
         max_length: int | None = None,
         seed: int = 0,
     ) -> None:
-        task = _task(split, config)
+        task = TASKS["image-classification" if split.image else "text-classification"] if spec is None else spec.task
         check_processor(split, processor)
-        if labels and task.columns and split.label is None:
-            raise UserError(f"{split.name} has no labels: set data.label_column, or go without")
-        self.split = split = packed(split, processor, config, max_length)
+        _check_labels(split, task, labels)
+        self.split = split = packed(split, processor, spec, max_length)
         self.batch_size = batch_size
         self.task = task
         self.labelled = labels
-        self._read: Reader = READERS[task.name](split, ReadingOptions(processor, config, labels, max_length, seed))
-        self._pad = 0 if config is None or split.image else pad_id(config)
+        self._read: Reader = READERS[task.name](split, ReadingOptions(processor, spec, labels, max_length, seed))
+        self._pad = 0 if spec is None or split.image else spec.pad_id
         self._cache_bytes = cache_bytes
         self._cache: list[dict[str, Tensor]] = []
 
@@ -107,14 +122,14 @@ class Batches:
 
 
 class Samples:
-    """Samples one by one or, faster, several at once; nothing is padded.
+    """A split as single samples or, faster, several at once, in any order; nothing is padded.
 
-    What was read is kept for later epochs as far as it fits into `cache_bytes`.
+    Samples are kept in memory for later epochs as far as they fit into `cache_bytes`.
 
     Args:
         split: the samples.
         processor: the teachers' image processor or tokenizer.
-        config: the teachers' config, which says what the task is and what fits.
+        spec: of the teachers.
         labels: whether a sample carries its labels.
         cache_bytes: memory that samples may take.
         max_length: longest text in tokens, or the length of a block.
@@ -125,7 +140,7 @@ class Samples:
         self,
         split: Split,
         processor: Any,
-        config: PretrainedConfig,
+        spec: ModelSpec,
         *,
         labels: bool,
         cache_bytes: int,
@@ -133,22 +148,21 @@ class Samples:
         seed: int = 0,
     ) -> None:
         check_processor(split, processor)
-        task = find_task(config)
-        if labels and task.columns and split.label is None:
-            raise UserError(f"{split.name} has no labels: set data.label_column, or go without")
-        self._split = split = packed(split, processor, config, max_length)
-        self._read: Reader = READERS[task.name](split, ReadingOptions(processor, config, labels, max_length, seed))
-        self._processor, self._how = processor, (task.name, max_length, seed)
-        self._kept: dict[int, Sample] = {}
-        self._room = cache_bytes
+        task = spec.task
+        _check_labels(split, task, labels)
+        self._split = split = packed(split, processor, spec, max_length)
+        self._read: Reader = READERS[task.name](split, ReadingOptions(processor, spec, labels, max_length, seed))
+        self._processor, self._settings = processor, (task.name, max_length, seed)
+        self._cache: dict[int, Sample] = {}
+        self._free_bytes = cache_bytes
 
     @property
     def key(self) -> str:
-        """What these samples are: data and preprocessor, but not labels; the same in another process."""
+        """A hash of data and preprocessor, labels left out; the same in every process."""
         split = self._split
         columns = (split.image, split.text, split.target, split.blocks)
-        seen = (split.dataset._fingerprint, columns, data_identity(self._processor), *self._how)
-        return hashlib.sha256(repr(seen).encode()).hexdigest()
+        identity = (split.dataset._fingerprint, columns, data_identity(self._processor), *self._settings)
+        return hashlib.sha256(repr(identity).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._split)
@@ -157,39 +171,39 @@ class Samples:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
-        """The samples of a batch, read in one call; torch's DataLoader asks for them so."""
-        missing = [index for index in dict.fromkeys(indices) if index not in self._kept]
+        """Several samples, read in one call, as torch's DataLoader does."""
+        missing = [index for index in dict.fromkeys(indices) if index not in self._cache]
         loaded = dict(zip(missing, self._read(missing), strict=True)) if missing else {}
-        found = [self._kept.get(index) or loaded[index] for index in indices]
+        samples = [self._cache.get(index) or loaded[index] for index in indices]
         for index, sample in loaded.items():
             size = _size(sample)
-            if size <= self._room:
-                self._room -= size
+            if size <= self._free_bytes:
+                self._free_bytes -= size
                 # A view would keep its whole batch in memory.
-                self._kept[index] = {name: value.clone() for name, value in sample.items()}
-        return found
+                self._cache[index] = {name: value.clone() for name, value in sample.items()}
+        return samples
 
 
 def packed(
-    split: Split, processor: Any, config: PretrainedConfig | None, max_length: int | None, limit: int | None = None
+    split: Split, processor: Any, spec: ModelSpec | None, max_length: int | None, limit: int | None = None
 ) -> Split:
-    """The split as its task's samples: for language models blocks of tokens, else the split itself.
+    """The split as blocks of tokens for language models; the split itself for other tasks.
 
     Args:
         split: as opened.
         processor: the teacher's own.
-        config: the model's.
-        max_length: tokens of a block; 128 or what the model holds if omitted.
-        limit: blocks that are wanted at most.
+        spec: of the model.
+        max_length: tokens of a block; 128 or the model's longest text if omitted.
+        limit: largest number of blocks.
 
     Raises:
         UserError: there is too little text.
     """
-    if config is None or split.blocks or not find_task(config).packed:
+    if spec is None or split.blocks or not spec.task.packed:
         return split
     check_processor(split, processor)
-    length = reader_length(processor, config, max_length, BLOCK_TOKENS)
-    return pack(split, processor, length, ends=find_task(config).ends, limit=limit)
+    length = reader_length(processor, spec, max_length, BLOCK_TOKENS)
+    return pack(split, processor, length, ends=spec.task.ends, limit=limit)
 
 
 def check_processor(split: Split, processor: Any) -> None:
@@ -206,11 +220,16 @@ def check_processor(split: Split, processor: Any) -> None:
         raise UserError(f"{split.name} holds {have}, but the teacher reads {need}")
 
 
+def _check_labels(split: Split, task: Task, labels: bool) -> None:
+    if labels and task.columns and split.label is None:
+        raise UserError(f"{split.name} has no labels: set data.label_column, or go without")
+
+
 def data_identity(processor: Any) -> str:
-    """All that a preprocessor does with a sample, as one line; asking it does not change that."""
+    """All settings of a preprocessor as one line, apart from those of its last call."""
     backend = getattr(processor, "backend_tokenizer", None)
     if backend is not None:
-        # What a call has set for that call alone is no part of it.
+        # Set by each call.
         state = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
         return json.dumps([type(processor).__name__, state, repr(processor.init_kwargs)], sort_keys=True)
     if hasattr(processor, "get_vocab"):
@@ -218,11 +237,5 @@ def data_identity(processor: Any) -> str:
     return json.dumps([type(processor).__name__, processor.to_dict()], sort_keys=True, default=str)
 
 
-def _task(split: Split, config: PretrainedConfig | None) -> Task:
-    if config is not None:
-        return find_task(config)
-    return TASKS["image-classification" if split.image else "text-classification"]
-
-
-def _size(values: dict[str, Tensor]) -> int:
-    return sum(tensor.nbytes + _OVERHEAD for tensor in values.values())
+def _size(tensors: dict[str, Tensor]) -> int:
+    return sum(tensor.nbytes + _OVERHEAD for tensor in tensors.values())

@@ -1,4 +1,4 @@
-"""What columns the samples of each task have."""
+"""Finding the columns of each task's samples."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from compressor.models.tasks import Task
 from compressor.recipe import DataOptions
 
 #: Images or texts, with a label each if there are any.
-ANY_TASK = Task("any", (), columns=True)
+ANY_TASK = Task("any", (), (), columns=True)
 
 
 @dataclass(frozen=True)
 class ColumnRequest:
-    """What samples are looked for.
+    """The samples that are needed.
 
     Attributes:
         options: columns that the user names.
         id2label: the labels of the model.
         task: of the model.
-        reads: "image" or "text"; None takes either.
+        reads: "image" or "text"; None for either.
     """
 
     options: DataOptions
@@ -35,42 +35,42 @@ class ColumnRequest:
     reads: str | None
 
 
-def find_samples(dataset: Dataset, wanted: ColumnRequest, where: str, role: str) -> Split:
+def find_samples(dataset: Dataset, request: ColumnRequest, where: str, role: str) -> Split:
     """An image or a text (or a pair of texts), and a label if there is one.
 
     Raises:
-        UserError: there is neither, or the model reads the other; or a column cannot be told or does not fit.
+        UserError: there is neither, or the model reads the other; or a column is ambiguous or does not fit.
     """
-    options = wanted.options
-    classes = None if wanted.id2label is None else len(wanted.id2label)
-    label = find_label(dataset, options.label_column, classes, where) if wanted.task.columns else None
-    image, text = _inputs(dataset, wanted, label, where)
+    options = request.options
+    classes = None if request.id2label is None else len(request.id2label)
+    label = find_label(dataset, options.label_column, classes, where) if request.task.columns else None
+    image, text = _inputs(dataset, request, label, where)
     if label is not None:
-        dataset, label = map_labels(dataset, label, wanted.id2label, where, partial=role == "train")
+        dataset, label = map_labels(dataset, label, request.id2label, where, partial=role == "train")
     return Split(dataset, image, label, text, where)
 
 
-def find_tagged(dataset: Dataset, wanted: ColumnRequest, where: str, role: str) -> Split:
+def find_tagged(dataset: Dataset, request: ColumnRequest, where: str, role: str) -> Split:
     """Lists of words, and a list of tags for each if there are any.
 
     Raises:
-        UserError: there are no lists of words, or a column cannot be told or does not fit.
+        UserError: there are no lists of words, or a column is ambiguous or does not fit.
     """
-    options = wanted.options
-    classes = None if wanted.id2label is None else len(wanted.id2label)
+    options = request.options
+    classes = None if request.id2label is None else len(request.id2label)
     words, tags = find_words(dataset, options.text_column, options.label_column, classes, where)
     if tags is not None:
-        dataset = map_tags(dataset, tags, wanted.id2label, where)
+        dataset = map_tags(dataset, tags, request.id2label, where)
     return Split(dataset, None, tags, (words,), where)
 
 
-def find_plain(dataset: Dataset, wanted: ColumnRequest, where: str, role: str) -> Split:
-    """One column of text; labels are not looked at.
+def find_plain(dataset: Dataset, request: ColumnRequest, where: str, role: str) -> Split:
+    """One column of text; labels are ignored.
 
     Raises:
-        UserError: there is none, or several could be it.
+        UserError: there is none, or more than one.
     """
-    _, text = _inputs(dataset, wanted, wanted.options.label_column, where)
+    _, text = _inputs(dataset, request, request.options.label_column, where)
     if len(text) > 1:
         raise UserError(
             f"{where} has several text columns, {' and '.join(text)}: name one with data.text_column (--text-column)"
@@ -78,31 +78,31 @@ def find_plain(dataset: Dataset, wanted: ColumnRequest, where: str, role: str) -
     return Split(dataset, None, None, text, where)
 
 
-def find_written(dataset: Dataset, wanted: ColumnRequest, where: str, role: str) -> Split:
-    """A text and the text that is to be written for it.
+def find_source_and_target(dataset: Dataset, request: ColumnRequest, where: str, role: str) -> Split:
+    """A source text and its target.
 
     Raises:
-        UserError: they cannot be told.
+        UserError: the columns are ambiguous or missing.
     """
     if any(isinstance(feature, dict | Translation) for feature in dataset.features.values()):
         dataset = dataset.flatten()
-    text, target = find_target(dataset, wanted.options.text_column, wanted.options.target_column, where)
+    text, target = find_target(dataset, request.options.text_column, request.options.target_column, where)
     return Split(dataset, None, None, text, where, target=target)
 
 
-#: Task -> what finds its columns, where `find_samples` does not.
+#: Task -> the function that finds its columns; `find_samples` for all others.
 FINDERS: dict[str, Callable[[Dataset, ColumnRequest, str, str], Split]] = {
     "token-classification": find_tagged,
     "masked-lm": find_plain,
     "causal-lm": find_plain,
-    "seq2seq-lm": find_written,
+    "seq2seq-lm": find_source_and_target,
 }
 
 
 def _inputs(
-    dataset: Dataset, wanted: ColumnRequest, label: str | None, where: str
+    dataset: Dataset, request: ColumnRequest, label: str | None, where: str
 ) -> tuple[str | None, tuple[str, ...]]:
-    options, reads = wanted.options, wanted.reads
+    options, reads = request.options, request.reads
     named = reads == "text" and options.text_column is not None
     image = None if named else find_image(dataset, options.image_column, where)
     text = () if image else find_text(dataset, options.text_column, label, where)

@@ -1,4 +1,4 @@
-"""Which column of a dataset is the image, which the label, which the text, and which the text to be written."""
+"""Finding the image, label, text, target and word columns of a dataset by option, feature and name."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def find_image(dataset: Dataset, option: str | None, where: str) -> str | None:
     """
     if option is not None:
         return _named(dataset, option, "image", where)
-    found = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
-    if not found:
-        found = [name for name in dataset.column_names if name.lower() in (*_IMAGES, *_PATHS) and _fits(dataset, name)]
-    return _only(dataset, found, _IMAGES, "image", where)
+    images = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
+    if not images:
+        images = [name for name in dataset.column_names if name.lower() in (*_IMAGES, *_PATHS) and _fits(dataset, name)]
+    return _only(dataset, images, _IMAGES, "image", where)
 
 
 def find_label(dataset: Dataset, option: str | None, classes: int | None, where: str) -> str | None:
@@ -63,10 +63,10 @@ def find_label(dataset: Dataset, option: str | None, classes: int | None, where:
     """
     if option is not None:
         return _named(dataset, option, "label", where)
-    found = [name for name, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
-    fitting = [name for name in found if dataset.features[name].num_classes == classes]
-    found = fitting or found or [name for name in dataset.column_names if name.lower() in _LABELS]
-    return _only(dataset, found, _LABELS, "label", where)
+    labels = [name for name, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
+    fitting = [name for name in labels if dataset.features[name].num_classes == classes]
+    candidates = fitting or labels or [name for name in dataset.column_names if name.lower() in _LABELS]
+    return _only(dataset, candidates, _LABELS, "label", where)
 
 
 def find_text(dataset: Dataset, option: tuple[str, ...] | None, label: str | None, where: str) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ def find_text(dataset: Dataset, option: tuple[str, ...] | None, label: str | Non
         One or two names; () if there is no text.
 
     Raises:
-        UserError: the option names no column, or several columns could be it.
+        UserError: the option names no column, or several columns are text.
     """
     if option is not None:
         return tuple(_named(dataset, name, "text", where) for name in option)
@@ -84,32 +84,32 @@ def find_text(dataset: Dataset, option: tuple[str, ...] | None, label: str | Non
     for pair in _PAIRS:
         if set(pair) <= set(strings):
             return pair
-    found = _only(dataset, strings, _TEXTS, "text", where)
-    return () if found is None else (found,)
+    text = _only(dataset, strings, _TEXTS, "text", where)
+    return () if text is None else (text,)
 
 
 def find_target(
     dataset: Dataset, text: tuple[str, ...] | None, target: str | None, where: str
 ) -> tuple[tuple[str, ...], str]:
-    """The columns of source and target texts: the options, else a pair of usual names, else what the options leave.
+    """The columns of source and target texts: the options, else two usual names, else the only column left.
 
     Raises:
-        UserError: an option names no column, or source and target cannot be told.
+        UserError: an option names no column, or source and target are ambiguous.
     """
     strings = _strings(dataset)
     source = None if text is None else _named(dataset, text[0], "text", where)
-    written = None if target is None else _named(dataset, target, "target", where)
-    if source is None and written is None:
-        source, written = next((pair for pair in _TARGETS if set(pair) <= set(strings)), (None, None))
-    rest = [name for name in strings if name not in (source, written)]
-    if (source is None) != (written is None) and len(rest) == 1:
-        source, written = source or rest[0], written or rest[0]
-    if source is None or written is None:
+    target_column = None if target is None else _named(dataset, target, "target", where)
+    if source is None and target_column is None:
+        source, target_column = next((pair for pair in _TARGETS if set(pair) <= set(strings)), (None, None))
+    rest = [name for name in strings if name not in (source, target_column)]
+    if (source is None) != (target_column is None) and len(rest) == 1:
+        source, target_column = source or rest[0], target_column or rest[0]
+    if source is None or target_column is None:
         raise UserError(
             f"cannot tell source and target of {where}: name them with data.text_column and data.target_column "
             f"(--text-column, --target-column); {_list(dataset)}"
         )
-    return (source,), written
+    return (source,), target_column
 
 
 def find_words(
@@ -118,24 +118,24 @@ def find_words(
     """The columns of words and of their tags (None if there are none): the options, else found by feature and name.
 
     Raises:
-        UserError: an option names no column, or the words or tags cannot be told.
+        UserError: an option names no column, or words or tags are ambiguous.
     """
-    lists = {name: inner for name, kind in dataset.features.items() if (inner := _inner(kind)) is not None}
+    lists = {name: inner for name, kind in dataset.features.items() if (inner := _list_item(kind)) is not None}
     words = [name for name, inner in lists.items() if _is_string(inner)]
     if text is not None:
-        found: str | None = _named(dataset, text[0], "text", where)
+        column_of_words: str | None = _named(dataset, text[0], "text", where)
     else:
         likely = [name for name in words if name.lower() in _WORDS]
-        found = _only(dataset, likely or [name for name in words if name != tags], _WORDS, "word", where)
-    if found is None or found not in lists:
+        column_of_words = _only(dataset, likely or [name for name in words if name != tags], _WORDS, "word", where)
+    if column_of_words is None or column_of_words not in lists:
         raise UserError(f"{where} has no column of lists of words (data.text_column, --text-column): {_list(dataset)}")
     if tags is not None:
-        return found, _named(dataset, tags, "label", where)
-    others = {name: inner for name, inner in lists.items() if name != found}
+        return column_of_words, _named(dataset, tags, "label", where)
+    others = {name: inner for name, inner in lists.items() if name != column_of_words}
     labels = [name for name, inner in others.items() if isinstance(inner, ClassLabel)]
     fitting = [name for name in labels if getattr(others[name], "num_classes", None) == classes]
     chosen = fitting or labels or [name for name in others if name.lower() in _TAGS]
-    return found, _only(dataset, chosen, _TAGS[:1] if len(chosen) > 1 else _TAGS, "label", where)
+    return column_of_words, _only(dataset, chosen, _TAGS[:1] if len(chosen) > 1 else _TAGS, "label", where)
 
 
 def _strings(dataset: Dataset) -> list[str]:
@@ -146,8 +146,8 @@ def _is_string(feature: object) -> bool:
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
 
-def _inner(feature: object) -> object | None:
-    """What a column of lists holds; None for any other column."""
+def _list_item(feature: object) -> object | None:
+    """The feature inside a column of lists; None for any other column."""
     if isinstance(feature, list) and len(feature) == 1:
         return feature[0]
     return feature.feature if isinstance(feature, List | LargeList) else None
@@ -188,20 +188,20 @@ def _fits(dataset: Dataset, name: str) -> bool:
     return name.lower() in _IMAGES and not is_number
 
 
-def _named(dataset: Dataset, option: str, what: str, where: str) -> str:
+def _named(dataset: Dataset, option: str, kind: str, where: str) -> str:
     if option not in dataset.column_names:
-        raise UserError(f"{where} has no {what} column '{option}': {_list(dataset)}")
+        raise UserError(f"{where} has no {kind} column '{option}': {_list(dataset)}")
     return option
 
 
-def _only(dataset: Dataset, found: list[str], preferred: tuple[str, ...], what: str, where: str) -> str | None:
-    if len(found) > 1:
-        best = [name for name in found if name.lower() in preferred]
+def _only(dataset: Dataset, candidates: list[str], preferred: tuple[str, ...], kind: str, where: str) -> str | None:
+    if len(candidates) > 1:
+        best = [name for name in candidates if name.lower() in preferred]
         if len(best) != 1:
-            several = " and ".join(f"'{name}'" for name in best or found)
-            raise UserError(f"{where} has several {what} columns, {several}: say which ({_list(dataset)})")
-        found = best
-    return found[0] if found else None
+            several = " and ".join(f"'{name}'" for name in best or candidates)
+            raise UserError(f"{where} has several {kind} columns, {several}: say which ({_list(dataset)})")
+        candidates = best
+    return candidates[0] if candidates else None
 
 
 def _list(dataset: Dataset) -> str:

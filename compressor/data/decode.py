@@ -1,4 +1,4 @@
-"""From a stored image to its pixels, within bounds: an image of a few bytes may decode to any number of pixels."""
+"""Decoding a stored image within bounds: a few bytes may decode to any number of pixels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from PIL import Image, ImageOps
 
 from compressor.utils.input_files import special_kind
 
-#: Pixels of the largest image that is decoded, as in Pillow: 13,377 × 13,377.
+#: Pixels of the largest image that is decoded, Pillow's bound: 13,377 × 13,377.
 MAX_PIXELS = 178_956_970
-#: An image of more pixels is made smaller as it is read.
+#: Images of more pixels are reduced while they are read.
 LARGE_PIXELS = 1 << 26
 
 
@@ -27,12 +27,12 @@ def decode(stored: Mapping[str, Any] | None, mode: str) -> Image.Image:
 
     Raises:
         ValueError: there is none, or it is no local file, no regular file, or too large.
-        Exception: whatever a plugin of Pillow raises at a broken file.
+        Exception: any, by the plugins of Pillow on a broken file.
     """
     if stored is None:
         raise ValueError("there is none")
     with warnings.catch_warnings():
-        # Of Pillow's two bounds this one only warns; what is above it is handled below.
+        # Pillow's lower bound only warns; larger images are refused below.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image: Image.Image = Image.open(_source(stored))
     if image.format == "EPS":
@@ -41,24 +41,24 @@ def decode(stored: Mapping[str, Any] | None, mode: str) -> Image.Image:
     if pixels > MAX_PIXELS:
         raise ValueError(f"it has {image.width} × {image.height} pixels, and more than {MAX_PIXELS} are not decoded")
     if (factor := _factor(image)) > 1:
-        # A JPEG is decoded at a half, a quarter or an eighth of its size; other formats are whole or not at all.
+        # Decodes a JPEG at a half, a quarter or an eighth of its size; has no effect on other formats.
         image.draft(None, (max(1, image.width // factor), max(1, image.height // factor)))
     image.load()
     if image.getexif().get(Image.ExifTags.Base.Orientation) is not None:
         image = ImageOps.exif_transpose(image)
     if (factor := _factor(image)) > 1:
-        # Colours of a palette have no mean.
+        # The colours of a palette cannot be averaged.
         image = (image.convert("RGB") if image.mode in ("P", "1") else image).reduce(factor)
     return image if image.mode == mode else image.convert(mode)
 
 
 def _factor(image: Image.Image) -> int:
-    """How often a large image is to be made smaller in height and width; 1 for others."""
+    """The factor by which height and width of a large image are reduced; 1 for others."""
     return max(1, math.ceil(math.sqrt(image.width * image.height / LARGE_PIXELS)))
 
 
 def _source(stored: Mapping[str, Any]) -> Any:
-    """What Pillow opens: bytes in memory, or a path that is known to be that of a regular file."""
+    """The argument of Pillow's `open`: bytes in memory, or the path of a regular file."""
     if stored.get("bytes") is not None:
         return BytesIO(stored["bytes"])
     path = stored.get("path")

@@ -1,4 +1,4 @@
-"""From a source to its splits: files, a folder of images by class, the bundled digits or a dataset of the Hub."""
+"""The splits of a source: files, a folder of images by class, the bundled digits or a dataset of the Hub."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
 from compressor.data.tables import check_table
 from compressor.errors import UserError
-from compressor.models.digits import CLASSES, digits
+from compressor.models.builtin import CLASSES, digits
 from compressor.utils.input_files import check_regular
 from compressor.utils.logging import quiet_datasets, root_cause
 from compressor.wording import shorten
 
-#: Suffix of a file -> builder of `datasets` that reads it.
+#: Suffix of a file -> the builder of `datasets` for it.
 DATA_FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".txt": "text"}
-#: What plain text is; beside tables or images a text file is taken for a note.
+#: Suffix of plain text; next to tables or images, a text file counts as a note.
 PLAIN = ".txt"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 BUILTIN_DATA = ("digits",)
-#: The name of a split whose files or folders do not say what it is for.
+#: The split of files whose names are of no split.
 UNNAMED = "all"
 
-#: Cells of a first line that are names of columns, whatever else they look like.
+#: Cells that make a first line a header.
 _TITLES = {"text", "sentence", "sentence1", "sentence2", "label", "labels", "image", "file_name", "path"}
 
 _SPLIT = re.compile(r"(?<![a-z])(train|test|val|dev|eval)(ing|id|idation|el|uation|set)?(?![a-z])", re.IGNORECASE)
@@ -40,25 +40,29 @@ _SPLIT = re.compile(r"(?<![a-z])(train|test|val|dev|eval)(ing|id|idation|el|uati
 
 @dataclass(frozen=True)
 class RawSplit:
-    """A split that is not read yet."""
+    """A split that is not read yet.
+
+    Attributes:
+        read: reads it.
+        base: folder of relative paths of images.
+        lines: whether the rows are consecutive lines of one text.
+    """
 
     read: Callable[[], Dataset]
-    #: Folder that relative paths of image files are relative to.
     base: Path | None = None
-    #: Whether the rows are consecutive lines of one text.
     lines: bool = False
 
 
 def find_splits(source: str) -> dict[str, RawSplit]:
-    """The splits of a source by name, nothing read yet.
+    """The splits of a source by name, not read yet.
 
-    Files and folders that start with train, test, val (or eval) or dev are splits of that name, others are `UNNAMED`.
+    Files and folders named train, test, val (or eval) or dev are splits of that name; all others are `UNNAMED`.
 
     Raises:
         UserError: the source does not exist, holds nothing that can be read, or mixes formats.
     """
     path = Path(source).expanduser()
-    # Rather than the path's own methods, which raise where a name is too long for one.
+    # Methods of Path raise on names that are too long.
     if os.path.isdir(path):
         return _folder(path)
     if os.path.exists(path):
@@ -75,11 +79,11 @@ def find_splits(source: str) -> dict[str, RawSplit]:
 def _listed(source: str) -> dict[str, RawSplit]:
     files: list[Path] = []
     for part in (part.strip() for part in source.split(",")):
-        found = sorted(glob.glob(os.path.expanduser(part)))
-        if not found:
+        matches = sorted(glob.glob(os.path.expanduser(part)))
+        if not matches:
             raise UserError(f"no data at {part}: no file matches")
-        files += [Path(name) for name in found]
-    # Files that were asked for by name are never left out.
+        files += [Path(name) for name in matches]
+    # Files that the user names are never left out.
     return _tables(files) if all(_split_of((file.stem,)) for file in files) else {UNNAMED: _table(files)}
 
 
@@ -97,7 +101,7 @@ def _folder(root: Path) -> dict[str, RawSplit]:
         return _tables(notes, root)
     by_split = _image_splits(root, images)
     classes = sorted({name for files in by_split.values() for name, _ in files if name is not None})
-    # A table beside images that are not sorted into classes says which image is what.
+    # A table next to images without class folders holds their labels.
     if tables and (not images or len(classes) < 2):
         return _tables(tables, root)
     if not images:
@@ -106,7 +110,7 @@ def _folder(root: Path) -> dict[str, RawSplit]:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """The tables and images below a folder, those of a folder before those of folders in it; hidden ones are left out.
+    """The tables and images below a folder, except hidden ones; files come before subfolders.
 
     Raises:
         UserError: one of them is a pipe, a socket or a device.
@@ -116,7 +120,7 @@ def _walk(root: Path) -> Iterator[Path]:
         suffix = os.path.splitext(entry.name)[1].lower()
         if entry.name.startswith(".") or entry.is_dir() or suffix not in DATA_FORMATS.keys() | IMAGE_SUFFIXES:
             continue
-        # The folder itself tells what is a file, unless it is a link.
+        # False for links to special files too.
         if not entry.is_file():
             check_regular(entry.path)
         yield root / entry.name
@@ -126,7 +130,7 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def _split_of(parts: Iterable[str]) -> str | None:
-    """The split that the first telling part of a path names."""
+    """The split named by the first part of a path that names one."""
     for part in parts:
         if match := _SPLIT.search(part):
             name = match[1].lower()
@@ -135,15 +139,15 @@ def _split_of(parts: Iterable[str]) -> str | None:
 
 
 def _tables(files: list[Path], root: Path | None = None) -> dict[str, RawSplit]:
-    """Files grouped by the split that their names tell; files that tell none count only if no file does."""
+    """Files grouped by the split in their names; files without one count only if no file has one."""
     splits: dict[str, list[Path]] = {}
     for file in files:
         inner = file.relative_to(root).parent.parts if root else ()
         splits.setdefault(_split_of((file.stem, *inner)) or "", []).append(file)
-    untold = splits.pop("", [])
+    unnamed = splits.pop("", [])
     if not splits:
-        return {UNNAMED: _table(untold)}
-    return {split: _table(found) for split, found in splits.items()}
+        return {UNNAMED: _table(unnamed)}
+    return {split: _table(group) for split, group in splits.items()}
 
 
 def _table(files: list[Path]) -> RawSplit:
@@ -165,7 +169,7 @@ def _read_table(files: list[Path], suffix: str) -> Dataset:
         raise UserError(f"{files[0]} is empty")
     options: dict = {}
     if DATA_FORMATS[suffix] == "csv":
-        # An empty cell is missing, but the word "None" is text.
+        # An empty cell is a missing value; the word "None" is text.
         options = {"keep_default_na": False, "na_values": [""]}
     if suffix == PLAIN:
         options = {"keep_linebreaks": True}
@@ -182,9 +186,9 @@ def _read_table(files: list[Path], suffix: str) -> Dataset:
 
 
 def _header(file: Path) -> dict:
-    """How to read a tab-separated file that may start with its first sample.
+    """Options to read a tab-separated file, which may have no header.
 
-    A header has a cell that is a known title, or neither a bare number nor a sentence.
+    A header has a known title, or neither a bare number nor a sentence.
     """
     with file.open(encoding="utf-8") as lines:
         cells = lines.readline().rstrip("\r\n").split("\t")
@@ -202,7 +206,7 @@ def _header(file: Path) -> dict:
 
 
 def _image_splits(root: Path, images: list[Path]) -> dict[str, list[tuple[str | None, Path]]]:
-    """Images with the class that their folder names, by split; a lone folder of images names no class."""
+    """(class, image) by split, the class named by the folder; None without class folders."""
     placed = [(file.relative_to(root).parts, file) for file in images]
     tops = {parts[0] for parts, _ in placed if len(parts) > 1}
     if tops and all(_SPLIT.fullmatch(top) for top in tops) and all(len(parts) > 1 for parts, _ in placed):
@@ -215,14 +219,14 @@ def _image_splits(root: Path, images: list[Path]) -> dict[str, list[tuple[str | 
 
 
 def _images(files: list[tuple[str | None, Path]], classes: list[str]) -> Dataset:
-    # Sorted by class as they lie in folders: mixed, so that the first samples are samples of all classes.
+    # Files are sorted by class: shuffle, so that the first samples are of all classes.
     files = [files[i] for i in np.random.default_rng(0).permutation(len(files))]
     columns: dict[str, list] = {"image": [str(file) for _, file in files]}
     features = {"image": Image()}
     named = [name for name, _ in files if name is not None]
     if named and len(named) < len(files):
-        lone = next(file for name, file in files if name is None)
-        raise UserError(f"{lone} lies beside class folders: move it into one, or away")
+        loose = next(file for name, file in files if name is None)
+        raise UserError(f"{loose} lies beside class folders: move it into one, or away")
     if named and len(classes) > 1:
         columns["label"] = named
         features["label"] = ClassLabel(names=classes)
@@ -241,10 +245,10 @@ def _digits(role: str) -> Dataset:
 def _hub(source: str) -> dict[str, RawSplit]:
     missing = f"no data '{shorten(source)}': no such file or folder, not built in ({', '.join(BUILTIN_DATA)}), and"
     try:
-        # One request: datasets repeats its own for half a minute where there is no network.
+        # One request: without network, datasets would retry for half a minute.
         HfApi().dataset_info(source, timeout=10)
     except OfflineModeIsEnabled:
-        # The user says that the cached copy is to be used.
+        # Use the cached copy.
         pass
     except HFValidationError:
         raise UserError(f"{missing} it is no valid Hub id") from None

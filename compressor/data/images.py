@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from datasets import Image
 from PIL import Image as Pillow
 from torch import Tensor
-from transformers import PretrainedConfig
 
-from compressor.data.collate import Sample
 from compressor.data.decode import LARGE_PIXELS, decode
+from compressor.data.samples import ReadingOptions, Sample
 from compressor.data.split import Split
 from compressor.errors import UserError
+from compressor.models.inputs import size_pair
 from compressor.utils.logging import root_cause
 
 
@@ -23,17 +22,15 @@ class ImageReader:
 
     Args:
         split: with a column of images.
-        processor: the teacher's image processor.
-        config: the model's, if images are to be checked against its channels and image size.
-        labels: whether samples carry labels.
+        options: with the teacher's image processor; its spec, if any, gives the channels and the size to expect.
     """
 
-    def __init__(self, split: Split, processor: Any, config: PretrainedConfig | None, *, labels: bool) -> None:
+    def __init__(self, split: Split, options: ReadingOptions) -> None:
         self.split = split
-        self._processor = processor
-        self._config = config
-        self._labels = torch.from_numpy(split.labels) if labels and split.labels is not None else None
-        # Decoded here rather than by `datasets`, so that a broken image can be named.
+        self._processor = options.processor
+        self._config = None if options.spec is None else options.spec.config
+        self._labels = torch.from_numpy(split.labels) if options.labels and split.labels is not None else None
+        # Decoded here rather than by `datasets`, so that messages can name a broken image.
         self._samples = split.dataset.select_columns([split.image]).cast_column(split.image, Image(decode=False))
 
     def __call__(self, indices: Sequence[int]) -> list[Sample]:
@@ -43,7 +40,7 @@ class ImageReader:
             UserError: an image cannot be decoded or does not fit the model; the line names it.
         """
         pixels = self._pixels(self._samples[list(indices)][self.split.image], indices)
-        samples = [{"pixel_values": values} for values in pixels]
+        samples = [{"pixel_values": image} for image in pixels]
         if self._labels is not None:
             for sample, index in zip(samples, indices, strict=True):
                 sample["labels"] = self._labels[index]
@@ -51,20 +48,20 @@ class ImageReader:
 
     def _pixels(self, stored: list[dict | None], rows: Sequence[int]) -> Tensor:
         mode = "L" if self._channels() == 1 else "RGB"
-        done: list[Tensor] = []
-        held: list[Pillow.Image] = []
+        parts: list[Tensor] = []
+        waiting: list[Pillow.Image] = []
         for value, row in zip(stored, rows, strict=True):
             image = self._decode(value, row, mode)
-            # Photographs are much larger than what the preprocessor makes of them: they are not all held at once.
-            if held and sum(one.width * one.height for one in [*held, image]) > LARGE_PIXELS:
-                done.append(self._preprocess(held))
-                held = []
-            held.append(image)
-        done.append(self._preprocess(held))
-        shapes = {tuple(part.shape[1:]) for part in done}
+            # Photographs are much larger than their preprocessed pixels: memory holds only a few of them.
+            if waiting and sum(item.width * item.height for item in [*waiting, image]) > LARGE_PIXELS:
+                parts.append(self._preprocess(waiting))
+                waiting = []
+            waiting.append(image)
+        parts.append(self._preprocess(waiting))
+        shapes = {tuple(part.shape[1:]) for part in parts}
         if len(shapes) > 1:
             raise UserError(f"the preprocessor makes images of {self.split.name} of several sizes: {sorted(shapes)}")
-        pixels = torch.cat(done) if len(done) > 1 else done[0]
+        pixels = torch.cat(parts) if len(parts) > 1 else parts[0]
         expected = self._expected_shape()
         if expected is not None and tuple(pixels.shape[1:]) != expected:
             given, wanted = ("×".join(str(n) for n in shape) for shape in (pixels.shape[1:], expected))
@@ -82,7 +79,7 @@ class ImageReader:
     def _decode(self, stored: dict | None, row: int, mode: str) -> Pillow.Image:
         try:
             return decode(stored, mode)
-        # Pillow's plugins raise almost anything at a broken file.
+        # Pillow's plugins raise almost anything on a broken file.
         except Exception as error:
             file = f" ({stored['path']})" if stored and stored.get("path") else ""
             where = f"sample {row}{file} of {self.split.name}"
@@ -96,7 +93,4 @@ class ImageReader:
 
     def _expected_shape(self) -> tuple[int, int, int] | None:
         size = getattr(self._config, "image_size", None)
-        if size is None:
-            return None
-        height, width = (size, size) if isinstance(size, int) else size
-        return self._channels(), height, width
+        return None if size is None else (self._channels(), *size_pair(size))

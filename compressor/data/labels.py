@@ -18,15 +18,15 @@ def map_labels(
 ) -> tuple[Dataset, str | None]:
     """Turn the label column into integers of the model.
 
-    Names are mapped through `id2label` (upper and lower case count alike if the exact name is not there); integers
-    are taken as they are.  Where the model's labels have no names of their own (LABEL_0 …), class numbers count.
+    Names are mapped through `id2label`, ignoring case if there is no exact match; integers are kept.  Labels of the
+    model without names (LABEL_0 …) are addressed by number.
 
     Args:
         dataset: any dataset.
         name: its label column: integers, names, or a ClassLabel.
-        id2label: the model's labels; None leaves integers alone and numbers names in alphabetical order.
+        id2label: the model's labels; None keeps integers and numbers names in alphabetical order.
         where: the dataset, for messages.
-        partial: whether samples without a label make the whole split one without labels, rather than an error.
+        partial: whether a split with some labels missing counts as one without labels, rather than as an error.
 
     Returns:
         The dataset, and its label column: None if every label is missing (all null, or all -1).
@@ -85,7 +85,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _translator(values: list, names: list[str] | None, id2label: Mapping[int, str] | None) -> Callable[[Any], int]:
-    """What turns one label into a class number, or raises ValueError with the reason."""
+    """A function from a label to its class number; it raises ValueError with the reason."""
     if id2label is None:
         if any(isinstance(value, str) for value in values):
             id2label = dict(enumerate(sorted({str(value) for value in values})))
@@ -110,7 +110,7 @@ def _translator(values: list, names: list[str] | None, id2label: Mapping[int, st
         known = ", ".join(list(ids)[:8]) + (", …" if len(ids) > 8 else "")
         raise ValueError(f"label '{label}' is not one of the model's labels ({known})")
 
-    # Names on one side only say nothing about the other: what is left are the class numbers.
+    # If only one side has names, classes can only be matched by number.
     by_position = names is None or (len(names) == len(ids) and (nameless != _are_numbers(names)))
 
     def translate(value: Any) -> int:
@@ -129,7 +129,7 @@ def _are_numbers(names: list[str]) -> bool:
 
 
 def _whole(value: Any) -> int:
-    # NaN and infinity are no whole numbers either.
+    # Refuses NaN and infinity too.
     if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
         raise ValueError(f"label {value!r} is neither a class number nor a name")
     return int(value)

@@ -16,31 +16,31 @@ from compressor.data.split import Split
 from compressor.errors import UserError
 from compressor.utils.logging import quiet_transformers
 
-#: Tokens of a split that are read at most: four bytes each in memory, and far more than a short finetune sees.
+#: Most tokens read of a split: four bytes each in memory, and far more than a short finetune uses.
 MOST_TOKENS = 1 << 26
-#: Share of a text that is kept for evaluation where there is one text for both roles: its end.
+#: Share of a text, its end, that is held out for evaluation if there is one text for both roles.
 TAIL = 0.1
-#: Characters that are handed to the tokenizer as one text.
-_PIECE = 1 << 16
+#: Characters of consecutive lines that are tokenised as one text.
+_PIECE_CHARACTERS = 1 << 16
 #: Columns of a packed split: token ids, and the number of the block.
 IDS, BLOCK = "input_ids", "block"
 
 
 def pack(split: Split, tokenizer: Any, length: int, *, ends: bool, limit: int | None = None) -> Split:
-    """A split of texts as a split of blocks of tokens, in their order; no token is lost.
+    """Convert a split of texts to blocks of tokens, in their order; no token is lost.
 
-    Documents are told apart by the tokenizer's end token if it has one; lines of one text are simply joined.  A block
-    begins with the tokenizer's own first token, if it sets one.
+    The tokenizer's end token, if any, separates documents; lines of one text are joined without it.  A block begins
+    with the tokens that the tokenizer sets before a text.
 
     Args:
         split: with one column of text.
         tokenizer: the teachers' own.
         length: tokens of a block; the last one may be shorter.
-        ends: whether a block also ends with the tokenizer's own last token, as masked language models are used to.
-        limit: blocks that are wanted at most.
+        ends: whether a block also ends with the tokens that the tokenizer sets after a text, for masked models.
+        limit: largest number of blocks.
 
     Raises:
-        UserError: there is no text, or too little for one block, or the tokens leave no room for text in a block.
+        UserError: there is no text, or too little for one block, or a block has no room for text.
     """
     prefix, suffix = _frame(tokenizer, split)
     suffix = suffix if ends else []
@@ -49,8 +49,8 @@ def pack(split: Split, tokenizer: Any, length: int, *, ends: bool, limit: int | 
         raise UserError(
             f"a block of {length} tokens leaves no room for text: set data.max_length (--max-length) higher"
         )
-    wanted = MOST_TOKENS if limit is None else min(MOST_TOKENS, limit * room)
-    tokens = _tokens(split, tokenizer, wanted)
+    most = MOST_TOKENS if limit is None else min(MOST_TOKENS, limit * room)
+    tokens = _tokens(split, tokenizer, most)
     if not len(tokens):
         raise UserError(f"{split.name} holds no text")
     if len(tokens) < room:
@@ -67,7 +67,7 @@ def pack(split: Split, tokenizer: Any, length: int, *, ends: bool, limit: int | 
 
 
 def head_or_tail(split: Split, role: str) -> Split:
-    """The beginning of a text for training, its last tenth for evaluation: cut at a line break, else at a space.
+    """The beginning of a text for training, or its last tenth for evaluation, cut at a line break, else at a space.
 
     Raises:
         UserError: the text is too short to be cut.
@@ -83,17 +83,17 @@ def head_or_tail(split: Split, role: str) -> Split:
         raise UserError(f"{split.name} is too short to keep some of it for evaluation")
     text = dataset[row][column] or ""
     cut = _cut(text, goal - int(ends[row] - len(text)), last=row == len(dataset) - 1)
-    part = f"first {100 * (1 - TAIL):.0f} %" if role == "train" else f"last {100 * TAIL:.0f} %"
+    title = f"first {100 * (1 - TAIL):.0f} %" if role == "train" else f"last {100 * TAIL:.0f} %"
     first, last = text[:cut], text[cut:]
     if role == "train":
         parts = [dataset.select(range(row)), *_rows(dataset, column, first)]
     else:
         rest = dataset.select(range(row + 1, len(dataset))) if row + 1 < len(dataset) else dataset.select([])
         parts = [*_rows(dataset, column, last), rest]
-    kept = [one for one in parts if len(one)]
-    if not kept:
+    parts = [part for part in parts if len(part)]
+    if not parts:
         raise UserError(f"{split.name} is too short to keep some of it for evaluation")
-    return replace(split, dataset=concatenate_datasets(kept), label=None, name=f"{split.name}, {part}")
+    return replace(split, dataset=concatenate_datasets(parts), label=None, name=f"{split.name}, {title}")
 
 
 def _rows(dataset: Dataset, column: str, text: str) -> list[Dataset]:
@@ -101,64 +101,64 @@ def _rows(dataset: Dataset, column: str, text: str) -> list[Dataset]:
 
 
 def _cut(text: str, goal: int, *, last: bool) -> int:
-    """Where to cut a text: behind the first line break from `goal` on, else behind the first space, else there.
+    """The position of a cut: after the first line break from `goal` on, else after the first space, else `goal`.
 
-    Of the last text something is left.
+    The last text is never cut at its end.
     """
     most = len(text) - 1 if last else len(text)
-    found = (text.find(mark, goal) + 1 for mark in ("\n", " "))
-    return next((cut for cut in found if 0 < cut <= most), goal)
+    cuts = (text.find(mark, goal) + 1 for mark in ("\n", " "))
+    return next((cut for cut in cuts if 0 < cut <= most), goal)
 
 
-def _tokens(split: Split, tokenizer: Any, wanted: int) -> np.ndarray:
-    """All tokens of a split, int32, or the first `wanted`."""
+def _tokens(split: Split, tokenizer: Any, most: int) -> np.ndarray:
+    """The tokens of a split, int32, the first `most` of them."""
     names = ("eos_token_id", "sep_token_id")
     end = None if split.lines else next((t for n in names if (t := getattr(tokenizer, n, None)) is not None), None)
-    found: list[np.ndarray] = []
+    parts: list[np.ndarray] = []
     count = 0
     for texts in _batches(_pieces(split)):
         with quiet_transformers():
             encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
         for ids in encoded["input_ids"]:
-            found.append(np.asarray([*ids, end] if end is not None and ids else ids, dtype=np.int32))
-            count += len(found[-1])
-        if count >= wanted:
+            parts.append(np.asarray([*ids, end] if end is not None and ids else ids, dtype=np.int32))
+            count += len(parts[-1])
+        if count >= most:
             break
-    return np.concatenate(found)[:wanted] if found else np.zeros(0, dtype=np.int32)
+    return np.concatenate(parts)[:most] if parts else np.zeros(0, dtype=np.int32)
 
 
 def _pieces(split: Split) -> Iterator[str]:
-    """Documents as they are; lines joined again, in pieces that end where a line ends."""
+    """The documents; or lines joined to pieces that end with a line."""
     (column,) = split.text
     texts = (str(row[column] or "") for row in split.dataset.select_columns([column]))
     if not split.lines:
         yield from texts
         return
-    held: list[str] = []
+    lines: list[str] = []
     size = 0
     for text in texts:
-        held.append(text)
+        lines.append(text)
         size += len(text)
-        if size >= _PIECE:
-            yield "".join(held)
-            held, size = [], 0
-    if held:
-        yield "".join(held)
+        if size >= _PIECE_CHARACTERS:
+            yield "".join(lines)
+            lines, size = [], 0
+    if lines:
+        yield "".join(lines)
 
 
 def _batches(texts: Iterable[str], size: int = 64) -> Iterator[list[str]]:
-    held: list[str] = []
+    batch: list[str] = []
     for text in texts:
-        held.append(text)
-        if len(held) == size:
-            yield held
-            held = []
-    if held:
-        yield held
+        batch.append(text)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _frame(tokenizer: Any, split: Split) -> tuple[list[int], list[int]]:
-    """What the tokenizer itself sets before and behind a text."""
+    """The tokens that the tokenizer itself sets before and after a text."""
     (column,) = split.text
     sample = next((str(row[column])[:40] for row in split.dataset if str(row[column] or "").strip()), "")
     bare = list(tokenizer(sample, add_special_tokens=False)["input_ids"])

@@ -1,4 +1,4 @@
-"""From data options to the split that training or evaluation reads."""
+"""Opening the split of a source for training or for evaluation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Split", "open_split"]
 
 #: Splits that each role takes, best first.
 _ROLES: dict[str, tuple[str, ...]] = {"train": ("train",), "eval": ("test", "validation", "val", "dev")}
-#: Share that is held out for evaluation where there is one split for both roles.
+#: Share that is held out for evaluation if there is one split for both roles.
 HOLDOUT = 0.2
 
 
@@ -36,15 +36,15 @@ def open_split(
 ) -> Split:
     """Open the samples for training (and calibration) or for evaluation.
 
-    Where both roles come to the same split, a fixed fifth of it is held out for evaluation; of text for language models
-    its last tenth.  For evaluation a split with labels is preferred; without one, the labels of the result are None.
+    If both roles have the same split, a fixed fifth of it is held out for evaluation; for language models the last
+    tenth of the text.  Evaluation prefers a split with labels; without one, the labels of the result are None.
 
     Args:
-        options: the source, and splits and columns if they are not to be found by themselves.
+        options: the source, and the splits and columns that the user names.
         role: "train" or "eval".
-        id2label: the labels of the model, which the data's labels are mapped to; None keeps the data's own.
-        task: what the samples are for, which says what columns there must be; None takes images or texts as they are.
-        reads: "image" or "text" if the model reads nothing else.
+        id2label: the labels of the model, to which the data's are mapped; None keeps the data's own.
+        task: of the model, which decides the columns; None for any images or texts.
+        reads: "image" or "text"; None for either.
 
     Raises:
         UserError: there is no such source, split or column; it cannot be read or is empty; or its labels are not
@@ -59,21 +59,21 @@ def open_split(
         raise UserError(
             f"cannot tell which split of {options.source} is for {role}: set data.{key} to one of {', '.join(splits)}"
         )
-    wanted = ColumnRequest(options, id2label, task or ANY_TASK, reads)
-    opened = _open(splits, names[0], wanted, role)
+    request = ColumnRequest(options, id2label, task or ANY_TASK, reads)
+    opened = _open(splits, names[0], request, role)
     for name in names[1:]:
-        if opened.label is not None or not wanted.task.columns:
+        if opened.label is not None or not request.task.columns:
             break
-        other = _open(splits, name, wanted, role)
-        opened = opened if other.label is None else other
+        labelled = _open(splits, name, request, role)
+        opened = opened if labelled.label is None else labelled
     shared = names == _candidates(splits, options, "train") == _candidates(splits, options, "eval")
     if not shared:
         return opened
-    return head_or_tail(opened, role) if wanted.task.packed else _held_out(opened, role)
+    return head_or_tail(opened, role) if request.task.packed else _held_out(opened, role)
 
 
 def _candidates(splits: dict[str, RawSplit], options: DataOptions, role: str) -> list[str]:
-    """The splits that a role can take, best first."""
+    """The splits for a role, best first."""
     option = options.train_split if role == "train" else options.eval_split
     if option is not None:
         if option not in splits:
@@ -81,27 +81,27 @@ def _candidates(splits: dict[str, RawSplit], options: DataOptions, role: str) ->
         return [option]
     if len(splits) == 1:
         return list(splits)
-    wanted = [name for name in _ROLES[role] if name in splits]
-    return wanted if wanted or role == "train" else [name for name in _ROLES["train"] if name in splits]
+    usual = [name for name in _ROLES[role] if name in splits]
+    return usual if usual or role == "train" else [name for name in _ROLES["train"] if name in splits]
 
 
-def _open(splits: dict[str, RawSplit], name: str, wanted: ColumnRequest, role: str) -> Split:
-    where = f"{wanted.options.source} ({name})" if name != UNNAMED else str(wanted.options.source)
+def _open(splits: dict[str, RawSplit], name: str, request: ColumnRequest, role: str) -> Split:
+    where = f"{request.options.source} ({name})" if name != UNNAMED else str(request.options.source)
     raw = splits[name]
     dataset = raw.read()
     if not len(dataset):
         raise UserError(f"{where} is empty")
-    found = FINDERS.get(wanted.task.name, find_samples)(dataset, wanted, where, role)
-    if found.image is not None:
-        return replace(found, dataset=as_images(found.dataset, found.image, raw.base, where))
-    if raw.lines and not wanted.task.packed:
-        # Lines are samples of their own: without their line breaks, and not the empty ones.
-        (text,) = found.text
-        lines = [line.strip() for line in column(found.dataset, text)]
-        found = replace(found, dataset=Dataset.from_dict({text: [line for line in lines if line]}))
-        if not len(found):
+    split = FINDERS.get(request.task.name, find_samples)(dataset, request, where, role)
+    if split.image is not None:
+        return replace(split, dataset=as_images(split.dataset, split.image, raw.base, where))
+    if raw.lines and not request.task.packed:
+        # Each line that is not empty is a sample, without its line break.
+        (text,) = split.text
+        lines = [line.strip() for line in column(split.dataset, text)]
+        split = replace(split, dataset=Dataset.from_dict({text: [line for line in lines if line]}))
+        if not len(split):
             raise UserError(f"{where} holds no text")
-    return replace(found, lines=raw.lines)
+    return replace(split, lines=raw.lines)
 
 
 def _held_out(split: Split, role: str) -> Split:

@@ -1,4 +1,4 @@
-"""One split of a dataset, and which of its columns are what."""
+"""One split of a dataset, with its columns of inputs and labels."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ from datasets import Dataset
 
 @dataclass(frozen=True)
 class Split:
-    """Samples with their columns named."""
+    """Samples and the names of their columns.
+
+    Attributes:
+        dataset: the samples.
+        image: column of images, with the feature `datasets.Image`; None for text.
+        label: column of class numbers, one or a list a sample; None if the samples have no labels.
+        text: columns of text, one or a pair, or one of lists of words; empty for images and blocks.
+        name: source and split, for messages.
+        target: column of the target text of encoder–decoders.
+        lines: whether the samples are consecutive lines of one text.
+        blocks: whether the samples are blocks of tokens (`compressor.data.packing`).
+    """
 
     dataset: Dataset
-    #: Column of images, with the feature `datasets.Image`; None for text.
     image: str | None
-    #: Column of labels as integers of the model, one a sample or a list of them; None if the samples have no labels.
     label: str | None
-    #: Columns of text, one or a pair, or one column of lists of words; empty for images and for blocks.
     text: tuple[str, ...]
-    #: Source and split, for messages.
     name: str
-    #: Column of the text that is to be written, for encoder–decoders.
     target: str | None = None
-    #: Whether the samples are consecutive lines of one text.
     lines: bool = False
-    #: Whether the samples are blocks of tokens (`compressor.data.packing`).
     blocks: bool = False
 
     def __len__(self) -> int:
@@ -38,11 +42,11 @@ class Split:
         return None if self.label is None else np.asarray(column(self.dataset, self.label), dtype=np.int64)
 
     def take(self, n: int, seed: int | None = None) -> Split:
-        """The first `n` samples, or `n` drawn at random and without repetition; all of them if there are fewer.
+        """The first `n` samples, or `n` drawn at random without replacement; all if there are fewer.
 
         Args:
             n: how many.
-            seed: seed of the draw; None takes the first.
+            seed: of the draw; None takes the first.
         """
         if seed is None:
             return self if n >= len(self) else self.select(np.arange(n))

@@ -1,4 +1,4 @@
-"""What a finetune needs, refused by name before anything is trained."""
+"""Checks before a finetune."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compressor.utils import distributed
 
 
 class TrainingSamples(Protocol):
-    """Training samples by their index: a torch `Dataset`, or just a list."""
+    """A torch `Dataset`, or a list."""
 
     def __len__(self) -> int: ...
 
@@ -24,28 +24,23 @@ class TrainingSamples(Protocol):
 
 
 def check_student(student: PreTrainedModel) -> None:
-    """Refuse a student without a head.
-
-    Raises:
-        UnsupportedError: it has none.
-    """
+    """Raise an `UnsupportedError` for a model without a head."""
     if not task_of_model(student).metrics:
         raise UnsupportedError(f"{type(student).__name__} has no head that could learn what the teachers answer")
 
 
 def check_data(train: TrainingSamples, options: FinetuneOptions) -> None:
-    """Refuse samples that cannot be learnt from.
+    """Check the training samples.
 
     Raises:
-        UserError: there are none, or too few to keep some out, labels are asked for and missing, or the
-            augmentation does not fit.
+        UserError: too few samples, missing labels, or an augmentation that does not fit.
     """
     if len(train) == 0:
         raise UserError("nothing to finetune on: the training data has no samples")
     if (options.learning_rate == "search" or options.validate_every) and len(train) < 2:
-        what = "a search of the learning rate" if options.learning_rate == "search" else "finetune.validate_every"
-        raise UserError(f"{what} needs 2 training samples, one to judge by: there is only 1")
-    labels = options.label_weight > 0
+        feature = "a search of the learning rate" if options.learning_rate == "search" else "finetune.validate_every"
+        raise UserError(f"{feature} needs 2 training samples, one to judge by: there is only 1")
+    uses_labels = options.label_weight > 0
     if options.cache_logits and options.augment != "none":
         raise UserError("finetune.cache_logits is for samples that stay as they are: leave it or finetune.augment out")
     if options.cache_logits and any(loss.weight > 0 for loss in options.losses.values()):
@@ -54,24 +49,22 @@ def check_data(train: TrainingSamples, options: FinetuneOptions) -> None:
             "it or finetune.losses out"
         )
     if options.augment != "none":
-        check_augmentation(options.augment, images=PIXELS in train[0], labels=labels)
-    if not labels:
-        return
-    alone = not options.asks_teachers
-    otherwise = "name data with labels, or set finetune.distil_weight above 0" if alone else "set it to 0"
+        check_augmentation(options.augment, images=PIXELS in train[0], labels=uses_labels)
+    if uses_labels:
+        _check_labels(train, labels_only=not options.asks_teachers)
+
+
+def _check_labels(train: TrainingSamples, *, labels_only: bool) -> None:
+    remedy = "name data with labels, or set finetune.distil_weight above 0" if labels_only else "set it to 0"
     if "labels" not in train[0]:
-        raise UserError(f"finetune.label_weight is above 0 but the training data has no labels: {otherwise}")
-    # The first sample answers, unless labels are rare; without teachers nothing would be learnt, and nothing said.
-    if alone and not any(bool((train[index]["labels"] >= 0).any()) for index in range(len(train))):
-        raise UserError(f"no label of the training data is known: {otherwise}")
+        raise UserError(f"finetune.label_weight is above 0 but the training data has no labels: {remedy}")
+    # Without teachers and known labels nothing would be learnt, and no loss would show it.
+    if labels_only and not any(bool((train[index]["labels"] >= 0).any()) for index in range(len(train))):
+        raise UserError(f"no label of the training data is known: {remedy}")
 
 
 def check_parts(options: FinetuneOptions) -> None:
-    """Refuse a batch that the processes, or its parts, cannot share evenly.
-
-    Raises:
-        UserError: they cannot.
-    """
+    """Raise a `UserError` unless every process can split its batch evenly."""
     parts = distributed.world_size() * options.parts
     if options.batch_size % parts:
         raise UserError(
@@ -81,11 +74,11 @@ def check_parts(options: FinetuneOptions) -> None:
 
 
 def check_training_device(device: str) -> None:
-    """Refuse a device that finetuning does not run on.
+    """Check the device.
 
     Raises:
-        UnsupportedError: it is none that the Trainer is used on.
-        UserError: it is not there.
+        UnsupportedError: the Trainer is not used on it.
+        UserError: torch does not see it.
     """
     if device not in ("cpu", "cuda", "cuda:0"):
         raise UnsupportedError(
@@ -96,10 +89,6 @@ def check_training_device(device: str) -> None:
 
 
 def check_precision(options: FinetuneOptions, device: str) -> None:
-    """Refuse a precision that a device does not train in.
-
-    Raises:
-        UserError: it does not.
-    """
+    """Raise a `UserError` if the device does not train in this precision."""
     if options.precision == "float16" and device == "cpu":
         raise UserError("finetune.precision float16 is for GPUs: use bfloat16 or float32 on the cpu")

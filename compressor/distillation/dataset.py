@@ -1,4 +1,4 @@
-"""The samples of a training in the order in which it sees them, augmented."""
+"""Augmented training samples, in the order of training."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from compressor.distillation.logit_cache import read_samples
 
 
 class TrainingStream(Dataset[dict[str, Tensor]]):
-    """Permutations of all samples, one after the other, for all steps of a run: place 0 is the first sample seen.
+    """Permutations of all samples, one after the other, for all steps of a run.
 
-    To the Trainer it is one epoch in a fixed order, so every batch is full, and a run that is resumed, or spread over
-    processes, sees the same.  How an image is changed depends on the seed and its place alone.
+    To the Trainer it is one epoch in fixed order, so resumed and distributed runs read the same samples.
 
     Args:
-        samples: what there is.
-        count: how many are seen in all.
-        batch_size: of one step; images are mixed within one.
-        seed: of the order and of the augmentation.
+        count: samples read in all.
+        batch_size: of one step; images are mixed within a batch.
+        seed: of order and augmentation.
         augment: the augmentation's name.
     """
 
@@ -33,7 +31,7 @@ class TrainingStream(Dataset[dict[str, Tensor]]):
         self._samples = samples
         self._batch_size = batch_size
         self._seed = seed
-        self._change = None if augment == "none" else AUGMENTATIONS.get(augment)
+        self._augment = None if augment == "none" else AUGMENTATIONS.get(augment)
         self._mixes = augment in MIXING
         generator = torch.Generator().manual_seed(seed)
         passes = [
@@ -44,29 +42,29 @@ class TrainingStream(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self._order)
 
-    def __getitem__(self, place: int) -> dict[str, Tensor]:
-        return self.__getitems__([place])[0]
+    def __getitem__(self, position: int) -> dict[str, Tensor]:
+        return self.__getitems__([position])[0]
 
-    def __getitems__(self, places: Sequence[int]) -> list[dict[str, Tensor]]:
-        """The samples at several places; torch's DataLoader asks for a batch so."""
-        if self._change is None:
-            return self._read(places)
-        partners = [self._partner(place) for place in places] if self._mixes else []
-        needed = list(dict.fromkeys([*places, *partners]))
+    def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Tensor]]:
+        """Several samples; torch's DataLoader reads a batch so."""
+        if self._augment is None:
+            return self._read(positions)
+        partners = [self._partner(position) for position in positions] if self._mixes else []
+        needed = list(dict.fromkeys([*positions, *partners]))
         samples, draws = self._read(needed), draw_numbers(self._seed, needed)
-        pixels = self._change(torch.stack([sample[PIXELS] for sample in samples]), draws)
-        row = {place: index for index, place in enumerate(needed)}
+        pixels = self._augment(torch.stack([sample[PIXELS] for sample in samples]), draws)
+        row = {position: index for index, position in enumerate(needed)}
         if self._mixes:
             pixels = mix_images(
-                pixels[: len(places)], pixels[[row[partner] for partner in partners]], draws[: len(places)]
+                pixels[: len(positions)], pixels[[row[partner] for partner in partners]], draws[: len(positions)]
             )
-        return [{**samples[row[place]], PIXELS: pixels[row[place]]} for place in places]
+        return [{**samples[row[position]], PIXELS: pixels[row[position]]} for position in positions]
 
-    def _read(self, places: Sequence[int]) -> list[dict[str, Tensor]]:
-        indices = self._order[list(places)].tolist()
+    def _read(self, positions: Sequence[int]) -> list[dict[str, Tensor]]:
+        indices = self._order[list(positions)].tolist()
         return read_samples(self._samples, indices)
 
-    def _partner(self, place: int) -> int:
-        """The next place of the same batch, the first one's for the last."""
-        start = place - place % self._batch_size
-        return start + (place - start + 1) % self._batch_size
+    def _partner(self, position: int) -> int:
+        """The next position of the batch, cyclic."""
+        start = position - position % self._batch_size
+        return start + (position - start + 1) % self._batch_size

@@ -1,4 +1,4 @@
-"""The short finetune of a student: distillation of the ensemble, labels, or both."""
+"""The finetune of a student on its teachers' predictions, labels, or both."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
 from compressor.distillation import memory
-from compressor.distillation.checkpoints import begin_checkpoints, newest_checkpoint, step_of
+from compressor.distillation.checkpoints import newest_checkpoint, prepare_checkpoints, step_of
 from compressor.distillation.checks import (
     TrainingSamples,
     check_data,
@@ -21,38 +21,43 @@ from compressor.distillation.checks import (
     check_training_device,
 )
 from compressor.distillation.logit_cache import IndexedSamples, OnShare
-from compressor.distillation.lr_search import LearningRateTrial, search_learning_rate, split_validation
-from compressor.distillation.objective import FeatureTargets, Objective, temperature
+from compressor.distillation.lr_search import (
+    LearningRateTrial,
+    SearchResult,
+    search_learning_rate,
+    split_validation,
+)
+from compressor.distillation.objective import FeatureTargets, Objective, distillation_temperature
 from compressor.distillation.tensorboard import check_tensorboard
 from compressor.distillation.training import Diverged, OnStep, TrainingConfig
-from compressor.ensemble import check_weights
+from compressor.ensemble import check_ensemble_weights
 from compressor.errors import UserError
 from compressor.models.builtin import cache_folder
 from compressor.models.precision import raised
 from compressor.models.tasks import task_of_model
 from compressor.recipe import FinetuneOptions
 from compressor.utils import distributed
+from compressor.utils.devices import on_device
 
-#: The folder in the cache that kept logits go to.
+#: Folder of the logit cache, in the cache folder.
 LOGITS = "logits"
 
 
 @dataclass(frozen=True)
 class FinetuneReport:
-    """What a finetune did.
+    """Measurements of a finetune.
 
     Attributes:
-        steps: optimiser steps of the training, without those of a search.
-        seconds: of this call, a search included, without what was done before it was resumed.
-        loss: (step, loss) of every step of the training, those before an interruption too.
-        learning_rate: at its peak; the best one of a search.
+        steps: of the training, without a search.
+        seconds: of this call, with a search.
+        loss: (step, loss) of every step, those before an interruption too.
+        learning_rate: at its peak.
         temperature: of the distillation; `None` without one.
-        resumed_from: the step that this call went on from, counted over a search too; `None` if it began at the
-            beginning.
-        search: every learning rate that was tried; () if it was given.
-        validation_samples: how many samples were kept out to judge by, and the training did not see.
-        judged: (step, loss) of every judgement of the training on them.
-        best_step: the step whose weights the student has; `None` for the last one.
+        resumed_from: steps done before an interruption, with a search; `None` for 0.
+        search: trials of the learning-rate search; () without one.
+        validation_samples: number of held-out samples.
+        judged: (step, validation loss) of every evaluation.
+        best_step: step whose weights the student has; `None` for the last.
     """
 
     steps: int
@@ -79,111 +84,148 @@ def train_student(
     resume: bool = False,
     device: str = "cpu",
     progress: OnStep | None = None,
-    comparison: FeatureTargets | None = None,
-    told: OnShare | None = None,
+    cache_progress: OnShare | None = None,
+    targets: FeatureTargets | None = None,
 ) -> FinetuneReport:
-    """Train `student` in place on the teachers' mean distribution, on labels or on both; AdamW, cosine after a warm-up.
+    """Train `student` in place with AdamW, without dropout, weights in float32 meanwhile.
 
-    The loss is the mean over the positions that count (`compressor.models.tasks`): one a sample for classifiers; every
-    token that is no padding for taggers and decoders, every target token for encoder–decoders; and for masked language
-    models every token too, masked or not, since the teachers' opinion is known of each.  Labels count where they are
-    known.
-
-    The student has no dropout meanwhile: it is to answer as the teachers do, who have none either.  Weights in
-    half precision are in float32 meanwhile: they would lose small steps.
-
-    The same seed gives the same weights, bit for bit on the CPU, and so does a run that was interrupted and resumed.
-
-    Processes that `torchrun` or `accelerate launch` started together share every batch, and get what one of them would
-    get, but for rounding; each must call this with the same arguments.
+    Losses are means over the positions that count (`compressor.models.tasks.Task`).  The same seed gives the same
+    weights, bit for bit on the CPU, interrupted or not.  Processes launched together share every batch.
 
     Args:
-        student: left in eval mode on the device.  To resume, with the weights that it had the first time.
-        teachers: what the student learns from; they see each batch once, and are not changed.  Not run at all, and
-            may be none, if no loss asks them.
-        weights: one per teacher, as in `ensemble_kl`.
-        train: samples as dicts of tensors without a batch dimension, such as "pixel_values" [C, H, W] or "input_ids"
-            [T]; texts may differ in length.  "labels", [] or [T], which no model sees, are used if
-            `options.label_weight` is above 0.
-        options: steps, batch size, learning rate and so on; `enabled` is the caller's to heed.
-        seed: of the order of the samples, and of those that a search of the learning rate keeps out.
-        work_dir: where checkpoints are kept; theirs alone, and not removed afterwards.
-        resume: go on from the newest finished checkpoint in `work_dir`, if there is one.
+        student: left in eval mode on the device.  To resume, with the weights of the first call.
+        teachers: run once per batch; () if no loss needs them.
+        weights: one per teacher, as in `compressor.ensemble.ensemble_kl`.
+        train: dicts of tensors without a batch dimension; "labels", [] or [T], are optional.
+        options: `enabled` is ignored.
+        seed: of the order of samples and of the validation split.
+        work_dir: of checkpoints, which are kept.
+        resume: continue from the newest checkpoint, if any.
         device: "cpu", or the first GPU as "cuda".
-        comparison: of the student and all teachers; the losses `hidden` and `relations` need it.
-        told: told which share of the logits is kept, with `options.cache_logits`.
-        progress: told of every step; those of a search are counted too (`compressor.distillation.lr_search.describe`).
+        progress: called after every step, those of a search included.
+        cache_progress: called with the share of teacher logits cached.
+        targets: of student and teachers, for the losses `hidden` and `relations`.
 
     Raises:
-        UserError: no samples, no labels where they are needed, wrong weights, no such device, a loss that is not
-            finite (with any rate of a search), or `work_dir` holds the checkpoints of a run with other options.
+        UserError: unusable samples, weights, options or device; a loss that is not finite; checkpoints of another run.
     """
-    distils = options.asks_teachers
-    if distils:
-        check_weights(len(teachers), weights)
+    _check(student, teachers, weights, train, options, device)
+    options = _resolve_options(student, train, options)
+    distributed.init(device)
+    prepare_checkpoints(work_dir, _run_identity(student, weights, train, options, seed), resume)
+    ensemble, targets = _active_teachers(teachers, weights, options, targets)
+    with on_device([teacher for teacher, _ in ensemble], distributed.device_of(device)), raised(student):
+        start = time.perf_counter()
+        objective = Objective(student, ensemble, options, targets)
+        train = _with_cached_logits(objective, train, cache_progress)
+        train, validation = _hold_out(train, options, seed)
+        config = TrainingConfig(student, train, objective, seed, device, validation if options.validate_every else None)
+        result = _train(config, validation, work_dir, progress)
+    return _report(result, time.perf_counter() - start, len(validation), student, options)
+
+
+def _check(
+    student: PreTrainedModel,
+    teachers: Sequence[PreTrainedModel],
+    weights: Sequence[float],
+    train: TrainingSamples,
+    options: FinetuneOptions,
+    device: str,
+) -> None:
+    """Raise a `UserError` for what would fail later."""
+    if options.asks_teachers:
+        check_ensemble_weights(len(teachers), weights)
     check_student(student)
     check_data(train, options)
     check_training_device(device)
     check_precision(options, device)
-    definite = {
-        "accumulate": memory.batch_parts(student.config, train, options),
-        "temperature": temperature(options, task_of_model(student)),
-    }
-    options = options.model_copy(update=definite)
-    check_parts(options)
     if options.tensorboard:
         check_tensorboard()
-    distributed.init(device)
-    run = {
+
+
+def _resolve_options(student: PreTrainedModel, train: TrainingSamples, options: FinetuneOptions) -> FinetuneOptions:
+    """The options with numbers in place of "auto"."""
+    resolved = options.model_copy(
+        update={
+            "accumulate": memory.batch_parts(student.config, train, options),
+            "temperature": distillation_temperature(options, task_of_model(student)),
+        }
+    )
+    check_parts(resolved)
+    return resolved
+
+
+def _run_identity(
+    student: PreTrainedModel, weights: Sequence[float], train: TrainingSamples, options: FinetuneOptions, seed: int
+) -> dict[str, Any]:
+    """Values that an interrupted run and its resumption share."""
+    return {
         **options.model_dump(exclude={"enabled", "checkpoint_every", "tensorboard"}),
         "seed": seed,
-        "weights": list(weights) if distils else [],
+        "weights": list(weights) if options.asks_teachers else [],
         "samples": len(train),
         "parameters": student.num_parameters(),
-        # None, and so as if it were not there, where each process has all weights: as most checkpoints were written.
+        # None equals an absent key: older checkpoints of unsharded runs have none.
         "sharded": distributed.is_sharded() or None,
     }
-    folder = Path(work_dir)
-    begin_checkpoints(folder, run, resume)
-    kept = [index for index, weight in enumerate(weights) if weight > 0] if distils else []
-    ensemble = [(teachers[index], float(weights[index])) for index in kept]
-    for teacher, _ in ensemble:
-        teacher.to(torch.device(distributed.device_of(device))).eval()  # type: ignore[arg-type]
-    student.requires_grad_(True)
-    objective = Objective(student, ensemble, options, (comparison or FeatureTargets()).of(kept))
-    begun = time.perf_counter()
-    if options.cache_logits and distils:
-        train = IndexedSamples(train)
-        objective.keep(train, cache_folder() / LOGITS, told)
-    with raised(student):
-        try:
-            validation: TrainingSamples = []
-            if options.learning_rate == "search" or options.validate_every:
-                train, validation = split_validation(train, options, seed)
-            loop = TrainingConfig(
-                student, train, objective, seed, device, validation if options.validate_every else None
-            )
-            if options.learning_rate == "search":
-                found = search_learning_rate(loop, validation, folder, progress)
-                trained, rate, trials = found.trained, found.learning_rate, found.trials
-                resumed_from = found.resumed_from
-            else:
-                checkpoint = newest_checkpoint(folder)
-                trials, rate, resumed_from = (), options.learning_rate, step_of(checkpoint)
-                trained = loop.run(rate, options.steps, folder, checkpoint, progress)
-        except Diverged as error:
-            raise UserError(f"{error}; lower finetune.learning_rate") from None
-        finally:
-            student.eval()
+
+
+def _active_teachers(
+    teachers: Sequence[PreTrainedModel],
+    weights: Sequence[float],
+    options: FinetuneOptions,
+    targets: FeatureTargets | None,
+) -> tuple[list[tuple[PreTrainedModel, float]], FeatureTargets]:
+    """Teachers of weight above 0 with their weights, and their targets."""
+    selected = [index for index, weight in enumerate(weights) if weight > 0] if options.asks_teachers else []
+    ensemble = [(teachers[index].eval(), float(weights[index])) for index in selected]
+    return ensemble, (targets or FeatureTargets()).of_teachers(selected)
+
+
+def _with_cached_logits(objective: Objective, train: TrainingSamples, progress: OnShare | None) -> TrainingSamples:
+    if not (objective.options.cache_logits and objective.options.asks_teachers):
+        return train
+    indexed = IndexedSamples(train)
+    objective.cache_teacher_logits(indexed, cache_folder() / LOGITS, progress)
+    return indexed
+
+
+def _hold_out(train: TrainingSamples, options: FinetuneOptions, seed: int) -> tuple[TrainingSamples, TrainingSamples]:
+    """Training and validation samples; the latter may be []."""
+    if options.learning_rate == "search" or options.validate_every:
+        return split_validation(train, options, seed)
+    return train, []
+
+
+def _train(config: TrainingConfig, validation: TrainingSamples, folder: Path, progress: OnStep | None) -> SearchResult:
+    """Train with the given learning rate, or search one."""
+    options = config.objective.options
+    config.student.requires_grad_(True)
+    try:
+        if options.learning_rate == "search":
+            return search_learning_rate(config, validation, folder, progress)
+        checkpoint = newest_checkpoint(folder)
+        training = config.run(options.learning_rate, options.steps, folder, checkpoint, progress)
+        return SearchResult(training, options.learning_rate, (), step_of(checkpoint))
+    except Diverged as error:
+        raise UserError(f"{error}; lower finetune.learning_rate") from None
+    finally:
+        config.student.eval()
+
+
+def _report(
+    result: SearchResult, seconds: float, validation_samples: int, student: PreTrainedModel, options: FinetuneOptions
+) -> FinetuneReport:
+    training = result.training
     return FinetuneReport(
-        steps=trained.steps,
-        seconds=time.perf_counter() - begun,
-        loss=trained.loss,
-        learning_rate=rate,
-        temperature=definite["temperature"] if options.distil_weight else None,
-        resumed_from=resumed_from or None,
-        search=trials,
-        validation_samples=len(validation),
-        judged=trained.judged,
-        best_step=trained.best,
+        steps=training.steps,
+        seconds=seconds,
+        loss=training.losses,
+        learning_rate=result.learning_rate,
+        temperature=distillation_temperature(options, task_of_model(student)) if options.distil_weight else None,
+        resumed_from=result.resumed_from or None,
+        search=result.trials,
+        validation_samples=validation_samples,
+        judged=training.validation_losses,
+        best_step=training.best_step,
     )

@@ -1,4 +1,4 @@
-"""The teachers' logits of all samples, kept on disk: a finetune that sees a sample again does not ask them again."""
+"""Teacher logits of all training samples on disk, so that teachers run once per sample."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from compressor.errors import UserError
 from compressor.models.save import fingerprint
 from compressor.utils.out_of_memory import format_bytes
 
-#: The key under which a batch says which samples it is made of.
+#: Key of the sample indices in a batch.
 INDEX = "index"
-_ROWS, _ABOUT = "logits.f32", "about.json"
-#: What else a disk should have room for.
-_SPARE = 1 << 28
+_ROWS, _METADATA = "logits.f32", "about.json"
+#: Bytes left free on the disk.
+_DISK_RESERVE = 1 << 28
 
-#: Told the share that is done.
+#: Called with the share done, in [0, 1].
 OnShare = Callable[[float], None]
 
 
 class IndexedSamples(Dataset[dict[str, Tensor]]):
-    """Samples that say which ones they are, under `INDEX`."""
+    """Samples with their index under `INDEX`."""
 
     def __init__(self, samples: TrainingSamples) -> None:
         self._samples = samples
@@ -44,25 +44,25 @@ class IndexedSamples(Dataset[dict[str, Tensor]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
-        """Several samples; torch's DataLoader asks for a batch so."""
-        found = read_samples(self._samples, indices)
-        return [{**sample, INDEX: torch.tensor(index)} for sample, index in zip(found, indices, strict=True)]
+        """Several samples; torch's DataLoader reads a batch so."""
+        samples = read_samples(self._samples, indices)
+        return [{**sample, INDEX: torch.tensor(index)} for sample, index in zip(samples, indices, strict=True)]
 
 
 class CachedLogits:
-    """One teacher's logits of all samples.
+    """One teacher's logits of all samples, memory-mapped.
 
     Args:
-        folder: as `cache_logits` has written it.
+        folder: written by `cache_logits`.
     """
 
     def __init__(self, folder: Path) -> None:
-        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-        self._rows = np.memmap(folder / _ROWS, np.float32, "r").reshape(-1, about["classes"])
-        self._starts = np.cumsum([0, *about["rows"]])
+        metadata = json.loads((folder / _METADATA).read_text(encoding="utf-8"))
+        self._rows = np.memmap(folder / _ROWS, np.float32, "r").reshape(-1, metadata["classes"])
+        self._starts = np.cumsum([0, *metadata["rows"]])
 
     def of(self, indices: Sequence[int]) -> Tensor:
-        """The logits that count of some samples, one after the other, [P, C] float32."""
+        """Logits that count of some samples, concatenated, [P, C] float32."""
         parts = [self._rows[self._starts[index] : self._starts[index + 1]] for index in indices]
         return torch.from_numpy(np.concatenate(parts))
 
@@ -70,53 +70,53 @@ class CachedLogits:
 def cache_logits(
     teacher: PreTrainedModel,
     samples: TrainingSamples,
-    ask: Callable[[Mapping[str, Tensor]], Tensor],
+    predict: Callable[[Mapping[str, Tensor]], Tensor],
     folder: Path,
     *,
     batch_size: int,
     collate: Callable[..., Any],
     mask: str | None,
-    told: OnShare | None = None,
+    progress: OnShare | None = None,
 ) -> CachedLogits:
-    """A teacher's logits of all samples: those of `folder` if they have been kept there, else asked for and kept.
+    """Read a teacher's logits of all samples from `folder`; compute and write them first if missing.
 
     Args:
-        teacher: whose hash is part of their name.
-        samples: all of them, in their order; their own `key`, if they have one, stands for data and preprocessor, else
-            all that they hold does.
-        ask: the teacher's logits that count of a batch, [P, C].
-        folder: where logits are kept, those of other teachers and data too.
-        batch_size, collate: how samples are put together.
-        mask: the input whose ones are the positions that count; None for one answer a sample.
-        told: told of progress.
+        teacher: its weights' hash is part of the entry's name.
+        samples: in order; their `key`, or else a hash of their content, is part of the name.
+        predict: from a batch to the teacher's logits that count, [P, C].
+        folder: of the cache.
+        batch_size, collate: of the batches.
+        mask: the input whose ones are the positions that count; None for one prediction per sample.
+        progress: called with the share done.
 
     Raises:
-        UserError: there is no room for them, or the folder cannot be written.
+        UserError: the disk is full, or the folder cannot be written.
     """
-    place = folder / _name(teacher, samples)
-    if place.exists():
-        return CachedLogits(place)
-    half = folder / f".{place.name}.partial"
+    entry = folder / _entry_name(teacher, samples)
+    if entry.exists():
+        return CachedLogits(entry)
+    partial = folder / f".{entry.name}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = FileLock(folder / f"{place.name}.lock").acquire()
+        lock = FileLock(folder / f"{entry.name}.lock").acquire()
     except OSError as error:
         raise UserError(f"cannot keep logits in {folder} ({error}): set COMPRESSOR_CACHE to another folder") from None
-    with held:
-        # Another process may have kept them while this one waited; or died while it wrote.
-        if not place.exists():
-            shutil.rmtree(half, ignore_errors=True)
-            half.mkdir()
+    with lock:
+        # While this process waited, another may have written the entry, or died while writing.
+        if not entry.exists():
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
             try:
-                _write(half, samples, ask, DataLoader(samples, batch_size, collate_fn=collate), mask, told)  # type: ignore[arg-type]
-                half.rename(place)
+                batches: DataLoader[Any] = DataLoader(samples, batch_size, collate_fn=collate)  # type: ignore[arg-type]
+                _write(partial, samples, predict, batches, mask, progress)
+                partial.rename(entry)
             finally:
-                shutil.rmtree(half, ignore_errors=True)
-    return CachedLogits(place)
+                shutil.rmtree(partial, ignore_errors=True)
+    return CachedLogits(entry)
 
 
 def read_samples(samples: TrainingSamples, indices: Sequence[int]) -> list[dict[str, Tensor]]:
-    """Samples read together, where they can be."""
+    """Several samples, by `__getitems__` if there is one."""
     read = getattr(samples, "__getitems__", None)
     return read(indices) if read else [samples[index] for index in indices]
 
@@ -124,46 +124,46 @@ def read_samples(samples: TrainingSamples, indices: Sequence[int]) -> list[dict[
 def _write(
     folder: Path,
     samples: TrainingSamples,
-    ask: Callable[[Mapping[str, Tensor]], Tensor],
+    predict: Callable[[Mapping[str, Tensor]], Tensor],
     batches: DataLoader[Any],
     mask: str | None,
-    told: OnShare | None,
+    progress: OnShare | None,
 ) -> None:
-    rows: list[int] = []
+    row_counts: list[int] = []
     classes = 0
     with open(folder / _ROWS, "wb") as file:
         for batch in batches:
-            values = ask(batch).float().cpu().contiguous().numpy()
+            logits = predict(batch).float().cpu().contiguous().numpy()
             size = len(next(iter(batch.values())))
-            own = batch[mask].sum(-1).tolist() if mask in batch else [len(values) // size] * size
-            if not rows:
-                classes = values.shape[1]
-                _check_room(folder, values.nbytes // len(own) * len(samples))
-            file.write(values.tobytes())
-            rows += own
-            if told:
-                told(len(rows) / len(samples))
-    (folder / _ABOUT).write_text(json.dumps({"classes": classes, "rows": rows}), encoding="utf-8")
+            counts = batch[mask].sum(-1).tolist() if mask in batch else [len(logits) // size] * size
+            if not row_counts:
+                classes = logits.shape[1]
+                _check_disk(folder, logits.nbytes // len(counts) * len(samples))
+            file.write(logits.tobytes())
+            row_counts += counts
+            if progress:
+                progress(len(row_counts) / len(samples))
+    (folder / _METADATA).write_text(json.dumps({"classes": classes, "rows": row_counts}), encoding="utf-8")
 
 
-def _check_room(folder: Path, wanted: int) -> None:
+def _check_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
-    if wanted + _SPARE > free:
+    if needed + _DISK_RESERVE > free:
         raise UserError(
-            f"the logits of a teacher take {format_bytes(wanted)}, with {format_bytes(_SPARE)} to spare, and "
+            f"the logits of a teacher take {format_bytes(needed)}, with {format_bytes(_DISK_RESERVE)} to spare, and "
             f"{folder.parent} has {format_bytes(free)} left: leave finetune.cache_logits out, or set "
             "COMPRESSOR_CACHE to another folder"
         )
 
 
-def _name(teacher: PreTrainedModel, samples: TrainingSamples) -> str:
+def _entry_name(teacher: PreTrainedModel, samples: TrainingSamples) -> str:
     key = getattr(samples, "key", None)
     digest = hashlib.sha256(fingerprint(teacher).encode())
-    digest.update((key or _content(samples)).encode())
+    digest.update((key or _content_hash(samples)).encode())
     return digest.hexdigest()[:32]
 
 
-def _content(samples: TrainingSamples) -> str:
+def _content_hash(samples: TrainingSamples) -> str:
     digest = hashlib.sha256()
     for index in range(len(samples)):
         for name, value in sorted(samples[index].items()):

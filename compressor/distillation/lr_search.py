@@ -1,4 +1,4 @@
-"""The search of the learning rate: every rate of a grid tried from the same weights, judged by samples kept out."""
+"""Search of the learning rate on validation samples."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ from compressor.utils import distributed
 from compressor.utils.files import atomic_write_text
 from compressor.utils.strict_json import json_text
 
-#: Samples that a search is judged by at most: enough to tell rates apart, and quick to go through for each of them.
-MOST_VALIDATION = 2048
+#: Most validation samples: enough to compare rates, and quick to evaluate for each of them.
+MAX_VALIDATION_SAMPLES = 2048
 _TRIALS = "trials.json"
 
 
 @dataclass(frozen=True)
 class LearningRateTrial:
-    """One learning rate that was tried.
+    """One learning rate of the grid.
 
     Attributes:
-        learning_rate: at its peak.
-        validation_loss: in nats, of the samples that were kept out; None if the training diverged.
+        validation_loss: in nats; None if the training diverged.
     """
 
     learning_rate: float
@@ -41,16 +40,16 @@ class LearningRateTrial:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search, and the training with the rate that it chose, did.
+    """A training and the search before it.
 
     Attributes:
-        trained: the training with the best rate.
-        learning_rate: that rate.
-        trials: of every rate, in the order of the grid.
-        resumed_from: steps, over all trials and the training, that had been done before an interruption.
+        training: with `learning_rate`.
+        learning_rate: the best or the given one.
+        trials: in the order of the grid; () without a search.
+        resumed_from: steps done before an interruption, over trials and training.
     """
 
-    trained: TrainingResult
+    training: TrainingResult
     learning_rate: float
     trials: tuple[LearningRateTrial, ...]
     resumed_from: int
@@ -59,26 +58,24 @@ class SearchResult:
 def split_validation(
     samples: TrainingSamples, options: FinetuneOptions, seed: int
 ) -> tuple[TrainingSamples, TrainingSamples]:
-    """The samples to train on and those to judge by, which are drawn by a permutation of the seed.
+    """Split at least 2 samples at random into training and validation.
 
     Args:
-        samples: at least 2.
-        options: `validation` is the share to judge by: at least 1 sample, at most `MOST_VALIDATION`.
-        seed: of the draw.
+        options: `validation` is the share of validation: at least 1 sample, at most `MAX_VALIDATION_SAMPLES`.
     """
     count = len(samples)
-    kept_out = min(max(round(options.validation * count), 1), MOST_VALIDATION, count - 1)
+    held_out = min(max(round(options.validation * count), 1), MAX_VALIDATION_SAMPLES, count - 1)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    train, validation = order[kept_out:], order[:kept_out]
+    train, validation = order[held_out:], order[:held_out]
     return Subset(samples, train), Subset(samples, validation)  # type: ignore[arg-type]
 
 
 def describe_step(done: int, options: FinetuneOptions) -> str:
-    """What step `done` of a finetune is, counted as `steps_in_all` counts, such as "step 3 of 200"."""
+    """Step `done`, counted over search and training, as text such as "step 3 of 200"."""
     trial, step = divmod(done - 1, trial_steps(options))
     if options.learning_rate == "search" and trial < (rates := len(options.learning_rates)):
         return f"searching the learning rate: {trial + 1} of {rates}, step {step + 1} of {trial_steps(options)}"
-    return f"step {done - searching_steps(options)} of {options.steps}"
+    return f"step {done - search_steps(options)} of {options.steps}"
 
 
 def trial_steps(options: FinetuneOptions) -> int:
@@ -86,92 +83,91 @@ def trial_steps(options: FinetuneOptions) -> int:
     return options.search_steps or options.steps
 
 
-def searching_steps(options: FinetuneOptions) -> int:
+def search_steps(options: FinetuneOptions) -> int:
     """Steps of all trials; 0 without a search."""
     return trial_steps(options) * len(options.learning_rates) if options.learning_rate == "search" else 0
 
 
-def steps_in_all(options: FinetuneOptions) -> int:
-    """Steps of all trials and of the training after them; the best trial, if as long as that, is not repeated."""
-    return searching_steps(options) + (0 if _trial_is_training(options) else options.steps)
+def total_steps(options: FinetuneOptions) -> int:
+    """Steps of search and training; a best trial as long as the training is the training."""
+    return search_steps(options) + (0 if _trial_is_training(options) else options.steps)
 
 
 def search_learning_rate(
-    loop: TrainingConfig, validation: TrainingSamples, folder: Path, progress: OnStep | None
+    config: TrainingConfig, validation: TrainingSamples, folder: Path, progress: OnStep | None
 ) -> SearchResult:
-    """Try every rate of the grid from the student's weights, and train with the best one.
+    """Train with every rate of the grid from the student's weights, then with the best one.
 
-    What is found is written down after every trial, so that an interrupted search goes on where it was.
+    Trials are recorded, so an interrupted search can resume; the student then has its initial weights.
 
     Args:
-        loop: student, training samples and objective, whose options say what is tried.  If this is interrupted in a
-            trial, the student is left with the weights that it had.
-        validation: samples that the rates are judged by.
-        folder: where checkpoints are written, and what is gone on from lies.
-        progress: told of every step, counted over all trials and the training.
+        config: its objective has the options of the search.
+        validation: samples to compare rates on.
+        folder: of checkpoints and trials.
+        progress: called after every step, counted over trials and training.
 
     Raises:
         UserError: every rate diverged, or the training with the best one did.
     """
-    options = loop.objective.options
-    kept = folder / SEARCH
-    kept.mkdir(parents=True, exist_ok=True)
-    trials = _read(kept)
+    options = config.objective.options
+    search_folder = folder / SEARCH
+    search_folder.mkdir(parents=True, exist_ok=True)
+    trials = _read_trials(search_folder)
     distributed.barrier()
-    going_on = newest_checkpoint(folder if len(trials) == len(options.learning_rates) else _place(kept, len(trials)))
-    resumed_from = trial_steps(options) * len(trials) + step_of(going_on)
-    _try_all(loop, validation, kept, trials, progress)
+    trials_done = len(trials) == len(options.learning_rates)
+    checkpoint = newest_checkpoint(folder if trials_done else _trial_folder(search_folder, len(trials)))
+    resumed_from = trial_steps(options) * len(trials) + step_of(checkpoint)
+    _run_trials(config, validation, search_folder, trials, progress)
     best = _best(trials)
     if best is None:
-        tried = ", ".join(f"{trial.learning_rate:g}" for trial in trials)
-        raise UserError(f"the finetune diverged with every learning rate of the search ({tried}): try lower ones")
+        rates = ", ".join(f"{trial.learning_rate:g}" for trial in trials)
+        raise UserError(f"the finetune diverged with every learning rate of the search ({rates}): try lower ones")
     rate = trials[best].learning_rate
-    final = _place(kept, best) if _trial_is_training(options) else folder
+    training_folder = _trial_folder(search_folder, best) if _trial_is_training(options) else folder
+    offset_progress = _with_offset(progress, search_steps(options), options)
     try:
-        # Of a trial that is the training there is a checkpoint of its last step, and nothing is left to do.
-        trained = loop.run(
-            rate, options.steps, final, newest_checkpoint(final), _after(progress, searching_steps(options), options)
-        )
+        # If the trial is the training, its checkpoint of the last step is there and nothing is left to do.
+        training = config.run(rate, options.steps, training_folder, newest_checkpoint(training_folder), offset_progress)
     except Diverged as error:
         raise UserError(
             f"{error}, with the learning rate {rate:g} that the search found best: "
             "lower finetune.learning_rates or raise finetune.search_steps"
         ) from None
-    return SearchResult(trained, rate, tuple(trials), resumed_from)
+    return SearchResult(training, rate, tuple(trials), resumed_from)
 
 
-def _try_all(
-    loop: TrainingConfig,
+def _run_trials(
+    config: TrainingConfig,
     validation: TrainingSamples,
     folder: Path,
     trials: list[LearningRateTrial],
     progress: OnStep | None,
 ) -> None:
-    """Add the trials that are missing; the student is left with the weights that it has."""
-    options = loop.objective.options
-    start = {name: value.detach().clone() for name, value in loop.student.state_dict().items()}
+    """Append the missing trials; the student keeps its weights."""
+    options = config.objective.options
+    initial = {name: value.detach().clone() for name, value in config.student.state_dict().items()}
     try:
         for index in range(len(trials), len(options.learning_rates)):
-            loop.student.load_state_dict(start)
-            trials.append(_try(loop, validation, index, _place(folder, index), progress))
+            config.student.load_state_dict(initial)
+            trials.append(_run_trial(config, validation, index, _trial_folder(folder, index), progress))
             if distributed.is_main_process():
-                _write(folder, trials)
-                _tidy(folder, trials, options)
+                atomic_write_text(folder / _TRIALS, json_text([asdict(trial) for trial in trials]))
+                _remove_checkpoints(folder, trials, options)
             distributed.barrier()
     finally:
-        loop.student.load_state_dict(start)
+        config.student.load_state_dict(initial)
 
 
-def _try(
-    loop: TrainingConfig, validation: TrainingSamples, index: int, folder: Path, progress: OnStep | None
+def _run_trial(
+    config: TrainingConfig, validation: TrainingSamples, index: int, folder: Path, progress: OnStep | None
 ) -> LearningRateTrial:
-    options = loop.objective.options
+    options = config.objective.options
     rate, steps = options.learning_rates[index], trial_steps(options)
     try:
-        loop.run(rate, steps, folder, newest_checkpoint(folder), _after(progress, index * steps, options))
+        config.run(rate, steps, folder, newest_checkpoint(folder), _with_offset(progress, index * steps, options))
     except Diverged:
         return LearningRateTrial(rate, None)
-    loss = loop.objective.judge(loop.student, validation)
+    loss = config.objective.evaluate(config.student, validation)
     return LearningRateTrial(rate, loss if math.isfinite(loss) else None)
 
 
@@ -179,38 +175,34 @@ def _trial_is_training(options: FinetuneOptions) -> bool:
     return options.learning_rate == "search" and trial_steps(options) == options.steps
 
 
-def _after(progress: OnStep | None, before: int, options: FinetuneOptions) -> OnStep | None:
-    """Progress of one training, told as that of all of them."""
+def _with_offset(progress: OnStep | None, before: int, options: FinetuneOptions) -> OnStep | None:
+    """Progress of one training, counted over search and training."""
     if progress is None:
         return None
-    return lambda step, _, loss: progress(before + step, steps_in_all(options), loss)
+    return lambda step, _, loss: progress(before + step, total_steps(options), loss)
 
 
 def _best(trials: Sequence[LearningRateTrial]) -> int | None:
-    """Which trial has the least loss; None if all of them diverged."""
+    """Index of the least loss; None if all diverged."""
     losses = {index: trial.validation_loss for index, trial in enumerate(trials) if trial.validation_loss is not None}
     return min(losses, key=losses.__getitem__, default=None)
 
 
-def _place(folder: Path, index: int) -> Path:
+def _trial_folder(folder: Path, index: int) -> Path:
     return folder / f"rate-{index + 1}"
 
 
-def _tidy(folder: Path, trials: Sequence[LearningRateTrial], options: FinetuneOptions) -> None:
-    """Remove the checkpoints of trials that are over, save for those of one that may be the training."""
+def _remove_checkpoints(folder: Path, trials: Sequence[LearningRateTrial], options: FinetuneOptions) -> None:
+    """Remove checkpoints of finished trials, except of one that may become the training."""
     best = _best(trials) if _trial_is_training(options) else None
     for index in range(len(trials)):
         if index != best:
-            shutil.rmtree(_place(folder, index), ignore_errors=True)
+            shutil.rmtree(_trial_folder(folder, index), ignore_errors=True)
 
 
-def _read(folder: Path) -> list[LearningRateTrial]:
+def _read_trials(folder: Path) -> list[LearningRateTrial]:
     path = folder / _TRIALS
     if not path.exists():
         return []
     with read_as_user_error(path):
         return [LearningRateTrial(**trial) for trial in json.loads(path.read_text(encoding="utf-8"))]
-
-
-def _write(folder: Path, trials: Sequence[LearningRateTrial]) -> None:
-    atomic_write_text(folder / _TRIALS, json_text([asdict(trial) for trial in trials]))

@@ -14,24 +14,20 @@ from compressor.errors import UserError
 
 
 def tensorboard(folder: Path) -> TrainerCallback:
-    """What logs loss, rate and gradient norm of every step, and judgements, to a folder.
+    """A callback that logs losses, learning rate and gradient norm to a folder.
 
     Raises:
         UserError: neither tensorboard nor tensorboardX is installed.
     """
-    return TensorBoardCallback(_writer()(str(folder)))
+    return TensorBoardCallback(_writer_class()(str(folder)))
 
 
 def check_tensorboard() -> None:
-    """Refuse to log where that cannot be done, before anything is trained.
-
-    Raises:
-        UserError: neither tensorboard nor tensorboardX is installed.
-    """
-    _writer()
+    """Raise a `UserError` if neither tensorboard nor tensorboardX is installed."""
+    _writer_class()
 
 
-def _writer() -> Any:
+def _writer_class() -> Any:
     for name in ("torch.utils.tensorboard", "tensorboardX"):
         with contextlib.suppress(ImportError):
             return importlib.import_module(name).SummaryWriter

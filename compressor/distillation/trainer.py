@@ -1,4 +1,4 @@
-"""The Trainer of transformers, with the objective of a finetune for its loss and its judgement."""
+"""The `Trainer` of transformers with an `Objective` as loss and evaluation."""
 
 from __future__ import annotations
 
@@ -24,62 +24,61 @@ WEIGHTS = "model.safetensors"
 
 
 class DistillationTrainer(Trainer):
-    """Steps on an objective over drawn samples; judged by that objective, checkpoints by the names of the modules.
+    """Trains on a stream of samples; checkpoints use the names of the modules.
 
     Args:
-        student: trained in place, save where processes share its weights: then a copy is, of which each has a part,
-            and the student has weights of it whenever `gather_weights` was called.
-        draws: what it is trained on, in this order.
-        objective: what it is trained for.
-        validation: what it is judged by; None for nothing.
-        kwargs: as of the `Trainer`.
+        student: trained in place; with sharded weights a copy is trained, and `gather` copies it back.
+        stream: samples in the order of training.
+        validation: samples to evaluate on; None for none.
+        kwargs: of `Trainer`.
     """
 
     def __init__(
         self,
         student: PreTrainedModel,
-        draws: TrainingStream,
+        stream: TrainingStream,
         objective: Objective,
         validation: TrainingSamples | None,
         **kwargs: Any,
     ) -> None:
-        #: What is trained; `fully_shard` leaves it the object that it is.
+        #: The model that is trained; `fully_shard` keeps its identity.
         self.trained = copy.deepcopy(student) if distributed.is_sharded() else student
         super().__init__(
             self.trained,
-            train_dataset=draws,
+            train_dataset=stream,
             eval_dataset=validation,
             data_collator=objective.collate,
             **kwargs,
         )
         if (plugin := getattr(self.accelerator.state, "fsdp_plugin", None)) is not None:
-            # The model's own list, which is taken otherwise, has BERT's embeddings too: accelerate then fails on them.
+            # The default, the model's own list, includes BERT's embeddings, on which accelerate fails.
             plugin.transformer_cls_names_to_wrap = plugin.transformer_cls_names_to_wrap or layer_classes(student)
         self.validation: TrainingSamples = validation or []
         self.student = student
         self.objective: Objective = objective
-        self.draws = draws
-        #: Whether a process sees a part of a step's batch at a time, and what the losses' positions in all of it are.
-        self.parted = self.args.world_size * self.args.gradient_accumulation_steps > 1
+        self.stream = stream
+        #: Whether a batch is split over processes or accumulation steps.
+        self.splits_batch = self.args.world_size * self.args.gradient_accumulation_steps > 1
+        #: `Objective.counts` of the whole batch.
         self.totals: list[float] | None = None
-        # The losses of parts add up to that of the batch: nothing is left to be divided.
+        # The losses of the parts add up to that of the batch: the Trainer must not divide them.
         self.compute_loss_func = _never_called
 
     def gather(self) -> None:
-        """Give the student the weights that the training has; all processes must call this."""
+        """Copy the trained weights to the student; all processes must call this."""
         if distributed.is_sharded():
             distributed.gather_weights(self.trained, self.student)
 
-    def get_batch_samples(self, *given: Any) -> tuple[list[dict[str, Tensor]], None]:
-        """The parts of a step's batch that this process sees; and what all parts of all processes hold together."""
-        parts, _ = super().get_batch_samples(*given)
-        if self.parted:
-            own = [sum(column) for column in zip(*map(self.objective.counts, parts), strict=True)]
-            self.totals = distributed.all_sum(own, self.args.device)
+    def get_batch_samples(self, *arguments: Any) -> tuple[list[dict[str, Tensor]], None]:
+        """This process's parts of a batch; sets `totals`."""
+        parts, _ = super().get_batch_samples(*arguments)
+        if self.splits_batch:
+            counts = [sum(column) for column in zip(*map(self.objective.counts, parts), strict=True)]
+            self.totals = distributed.all_sum(counts, self.args.device)
         return parts, None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return SequentialSampler(self.draws)
+        return SequentialSampler(self.stream)
 
     def compute_loss(
         self,
@@ -88,22 +87,22 @@ class DistillationTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        # Without dropout, as the student was fitted: at a transported student's scales its noise drowns the signal.
+        # No dropout, as in the fusion: at the scales of a fused student its noise drowns the signal.
         model.eval()
         done = self.state.global_step / self.state.max_steps
         loss, outputs = self.objective.loss(model, inputs, done, self.totals)
         if self.args.world_size > 1:
-            # Gradients, and the loss that is told, are the mean over the processes.
+            # Gradients and the logged loss are means over the processes.
             loss = loss * self.args.world_size
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """The objective's own judgement."""
-        metrics = {"eval_loss": self.objective.judge(self.trained, self.validation, self.args.device)}
+        """The objective on the validation samples."""
+        metrics = {"eval_loss": self.objective.evaluate(self.trained, self.validation, self.args.device)}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         if self.state.global_step == 0:
-            # The Trainer does so itself of later ones.
+            # The Trainer calls this itself after later evaluations.
             self._determine_best_metric(metrics, None)
         return metrics
 
@@ -114,16 +113,16 @@ class DistillationTrainer(Trainer):
         if better and self.args.should_save:
             folder = Path(self.args.output_dir or ".") / BEST
             folder.mkdir(exist_ok=True)
-            half = folder / f".{WEIGHTS}.partial"
-            safetensors.torch.save_model(self.student, str(half))
-            half.replace(folder / WEIGHTS)
+            partial = folder / f".{WEIGHTS}.partial"
+            safetensors.torch.save_model(self.student, str(partial))
+            partial.replace(folder / WEIGHTS)
         return better
 
-    # transformers saves some parameters under older names, and its Trainer, on resuming, silently leaves out what it
-    # does not find by name.  Checkpoints are ours alone, so they keep the names that the modules have.
+    # transformers saves some parameters under older names, and its Trainer silently skips unknown names when it
+    # resumes.  Only this class reads these checkpoints, so they use the names of the modules.
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the weights, of which all processes may have parts, as the first one."""
+        """Write the gathered weights in the main process."""
         self.gather()
         if not self.args.should_save:
             return
@@ -140,10 +139,10 @@ class DistillationTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        with read_as_user_error(place := Path(checkpoint)):
+        with read_as_user_error(folder := Path(checkpoint)):
             super()._load_optimizer_and_scheduler(checkpoint)
             if not distributed.is_sharded():
-                self._check_moments(place)
+                self._check_moments(folder)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -151,7 +150,7 @@ class DistillationTrainer(Trainer):
                 super()._load_rng_state(checkpoint)
 
     def _check_moments(self, checkpoint: Path) -> None:
-        """Refuse an optimiser's state that is of other weights: torch would meet it in the first step."""
+        """Raise a `UserError` for an optimiser of other weights, on which torch would fail in the first step."""
         optimizer = self.optimizer
         assert optimizer is not None
         state = optimizer.state

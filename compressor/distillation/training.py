@@ -1,4 +1,4 @@
-"""One training from the weights that the student has, on the Trainer of transformers."""
+"""One training run, with the `Trainer` of transformers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from compressor.distillation.checkpoints import BEST, FINISHED, read_as_user_error, step_of
 from compressor.distillation.checks import TrainingSamples
 from compressor.distillation.dataset import TrainingStream
-from compressor.distillation.memory import recomputing
+from compressor.distillation.memory import recompute_layers
 from compressor.distillation.objective import Objective
 from compressor.distillation.tensorboard import tensorboard
 from compressor.distillation.trainer import WEIGHTS, DistillationTrainer
@@ -35,42 +35,40 @@ from compressor.errors import UserError
 from compressor.utils import distributed
 from compressor.utils.logging import quiet_transformers
 
-#: Called after each step with the steps done, the steps in all, and the loss of that step.
+#: Called after each step with the steps done, the total number of steps, and the loss of the step.
 OnStep = Callable[[int, int, float], None]
 
 
 class Diverged(UserError):
-    """The loss of a training is not finite."""
+    """A training loss is not finite."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training did.
+    """Losses of a training.
 
     Attributes:
-        steps: optimiser steps in all.
-        loss: (step, loss) of every step, those before an interruption too.
-        judged: (step, loss) of every judgement on the validation samples.
-        best: the step whose weights the student has; None for the last one.
+        losses: (step, loss) of every step, those before an interruption too.
+        validation_losses: (step, loss) of every evaluation.
+        best_step: step whose weights the student has; None for the last.
     """
 
     steps: int
-    loss: tuple[tuple[int, float], ...]
-    judged: tuple[tuple[int, float], ...] = ()
-    best: int | None = None
+    losses: tuple[tuple[int, float], ...]
+    validation_losses: tuple[tuple[int, float], ...] = ()
+    best_step: int | None = None
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """AdamW on an objective, cosine after a warm-up; what the trainings of one finetune have in common.
+    """Settings that all runs of a finetune share.
 
     Attributes:
         student: trained in place.
-        samples: what it is trained on.
-        objective: what it is trained for; its options are those of the training, save for rate and steps.
-        seed: of the order of the samples.
+        objective: the loss; its `options` hold all settings but learning rate and steps.
+        seed: of the order of samples.
         device: "cpu", or the first GPU as "cuda".
-        validation: what it is judged by every `options.validate_every` steps; None for never.
+        validation: samples to evaluate on every `options.validate_every` steps; None for none.
     """
 
     student: PreTrainedModel
@@ -83,31 +81,31 @@ class TrainingConfig:
     def run(
         self, rate: float, steps: int, folder: Path, checkpoint: Path | None, progress: OnStep | None
     ) -> TrainingResult:
-        """Train from the student's weights, or go on from a checkpoint of the same training.
+        """Train from the student's weights, or resume from a checkpoint.
 
         Args:
-            rate: learning rate at its peak.
+            rate: peak learning rate.
             steps: optimiser steps.
-            folder: where checkpoints are written.
-            checkpoint: the one to go on from; None for the beginning.
-            progress: told of every step.
+            folder: of checkpoints.
+            checkpoint: to resume from, if any.
+            progress: called after every step.
 
         Raises:
             Diverged: a loss is not finite.
         """
         try:
-            with quiet_transformers(), _random_state_kept(), contextlib.ExitStack() as during:
+            with quiet_transformers(), _preserved_random_state(), contextlib.ExitStack() as stack:
                 trainer = DistillationTrainer(
                     self.student,
-                    self._draws(steps),
+                    self._stream(steps),
                     self.objective,
                     self.validation,
                     args=self._arguments(rate, steps, folder, from_start=checkpoint is None),
-                    callbacks=[_Watch(progress), *self._stopping(), *self._logging(rate)],
+                    callbacks=[_StepCallback(progress), *self._early_stopping(), *self._tensorboard(rate)],
                 )
                 trainer.remove_callback(PrinterCallback)
-                during.enter_context(recomputing(trainer.trained, self.objective.options.recompute))
-                state = None if checkpoint is None else self._stopped_in(checkpoint)
+                stack.enter_context(recompute_layers(trainer.trained, self.objective.options.recompute))
+                state = None if checkpoint is None else self._stopped_early(checkpoint)
                 if state is None:
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
                     state = trainer.state
@@ -119,40 +117,38 @@ class TrainingConfig:
                         safetensors.torch.load_model(self.student, folder / BEST / WEIGHTS)
         finally:
             self.student.zero_grad(set_to_none=True)
-            # Where accelerate has put a forward pass of another precision over the model's own.
+            # Remove the mixed-precision forward method that accelerate may have set.
             for name in ("forward", "_original_forward"):
                 vars(self.student).pop(name, None)
-        told = [{"step": entry["step"], **entry} for entry in state.log_history]
-        losses, judged = (
-            tuple((int(entry["step"]), entry[key]) for entry in told if key in entry) for key in ("loss", "eval_loss")
+        losses, validation_losses = (
+            tuple((int(entry["step"]), entry[key]) for entry in state.log_history if key in entry)
+            for key in ("loss", "eval_loss")
         )
-        return TrainingResult(state.global_step, losses, judged, state.best_global_step)
+        return TrainingResult(state.global_step, losses, validation_losses, state.best_global_step)
 
-    def _logging(self, rate: float) -> list[TrainerCallback]:
-        place = self.objective.options.tensorboard
-        return (
-            [tensorboard(Path(place).expanduser() / f"rate-{rate:g}")]
-            if place and distributed.is_main_process()
-            else []
-        )
+    def _tensorboard(self, rate: float) -> list[TrainerCallback]:
+        folder = self.objective.options.tensorboard
+        if not folder or not distributed.is_main_process():
+            return []
+        return [tensorboard(Path(folder).expanduser() / f"rate-{rate:g}")]
 
-    def _stopping(self) -> list[TrainerCallback]:
+    def _early_stopping(self) -> list[TrainerCallback]:
         patience = None if self.validation is None else self.objective.options.patience
         return [] if patience is None else [EarlyStoppingCallback(patience)]
 
-    def _stopped_in(self, checkpoint: Path) -> TrainerState | None:
-        """The state of a training that was stopped at a checkpoint, which is not to go on; None of any other."""
+    def _stopped_early(self, checkpoint: Path) -> TrainerState | None:
+        """The state at a checkpoint where early stopping ended the training; else None."""
         with read_as_user_error(checkpoint / TRAINER_STATE_NAME):
             state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
             if state.global_step != step_of(checkpoint):
                 raise ValueError("it is of another checkpoint")
-        kept = state.stateful_callbacks.get(EarlyStoppingCallback.__name__)
-        if not self._stopping() or not isinstance(kept, dict):
+        callback = state.stateful_callbacks.get(EarlyStoppingCallback.__name__)
+        if not self._early_stopping() or not isinstance(callback, dict):
             return None
-        waited = kept["attributes"]["early_stopping_patience_counter"]
+        waited = callback["attributes"]["early_stopping_patience_counter"]
         return state if waited >= (self.objective.options.patience or 0) else None
 
-    def _draws(self, steps: int) -> TrainingStream:
+    def _stream(self, steps: int) -> TrainingStream:
         options = self.objective.options
         return TrainingStream(
             self.samples,
@@ -180,11 +176,11 @@ class TrainingConfig:
             use_cpu=self.device == "cpu",
             save_strategy="steps",
             save_steps=options.checkpoint_every,
-            # Two, so that one is finished whenever another is being written.
+            # Two: one is finished while the other is being written.
             save_total_limit=2,
             eval_strategy="no" if self.validation is None else "steps",
             eval_steps=options.validate_every,
-            # The student as it is given may be the best of all.
+            # The given student may be the best.
             eval_on_start=self.validation is not None and from_start,
             metric_for_best_model="loss",
             greater_is_better=False,
@@ -199,12 +195,14 @@ class TrainingConfig:
             dataloader_num_workers=0,
             dataloader_pin_memory=False,
         )
-        # Several GPUs would be used at once otherwise, each with a batch of its own.
+        # The Trainer would use all GPUs of the process, with a batch each.
         arguments._n_gpu = min(arguments.n_gpu, 1)
         return arguments
 
 
-class _Watch(TrainerCallback):
+class _StepCallback(TrainerCallback):
+    """Reports steps, stops if a loss is not finite, evaluates after the last step, marks checkpoints."""
+
     def __init__(self, progress: OnStep | None) -> None:
         self.progress = progress
 
@@ -224,20 +222,20 @@ class _Watch(TrainerCallback):
             self.progress(state.global_step, state.max_steps, logs["loss"])
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        # The last step is judged too, whatever the steps between judgements.
+        # Evaluate after the last step too, whatever `validate_every` is.
         if args.eval_strategy != "no" and state.global_step >= state.max_steps:
             control.should_evaluate = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        # All processes have written their part.
+        # Until all processes have written their part.
         distributed.barrier()
         if distributed.is_main_process():
             (Path(args.output_dir or ".") / f"checkpoint-{state.global_step}" / FINISHED).touch()
 
 
 @contextlib.contextmanager
-def _random_state_kept() -> Iterator[None]:
-    # The Trainer seeds the global generators; what comes after a finetune must not depend on whether there was one.
+def _preserved_random_state() -> Iterator[None]:
+    # The Trainer seeds the global generators; later stages must not depend on whether there was a finetune.
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=range(min(torch.cuda.device_count(), 1))):

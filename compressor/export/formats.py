@@ -1,4 +1,4 @@
-"""The formats that a model is delivered in, by name: how each is written, opened and held to account.
+"""The formats that a model is delivered in, by name: how each is written, opened and compared.
 
 A new format is one entry of `EXPORT_FORMATS`.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UserError
-from compressor.export.files import FLOAT16, INT8, INT8_DYNAMIC, FileKind, has_cache
+from compressor.export.file_kinds import FLOAT16, INT8, INT8_DYNAMIC, FileKind, has_cache
 from compressor.export.quantise import write_dynamic_int8, write_float16, write_static_int8
 from compressor.export.runtime import Runnable, Session
 from compressor.export.torch_export import Program, write_program
@@ -29,12 +29,12 @@ FLOAT = "onnx"
 
 @dataclass(frozen=True)
 class FormatSource:
-    """What files are made from.
+    """The inputs of an export.
 
     Attributes:
         model: float32, on the CPU, in eval mode.
-        floats: the folder of its float32 ONNX files, where the format needs them.
-        calibration: unlabelled batches of model inputs, where it needs those.
+        floats: the folder of its float32 ONNX files, for formats that need them.
+        calibration: unlabelled batches of model inputs, for formats that need them.
         options: of the export.
     """
 
@@ -50,15 +50,15 @@ class ExportFormat:
 
     Attributes:
         meaning: in a few words.
-        folder: where its files are, below the model's.
-        write: one file of it, from its source.
-        open: a file that was written.
-        suffix: what its files' names end with, before the ending.
+        folder: of its files, below the model's.
+        write: writes one file.
+        open: opens a file that was written.
+        suffix: of its files' names, before the ending.
         ending: of its files.
-        exact: whether it is refused beyond the tolerance; else its differences are only reported.
+        exact: whether differences beyond the tolerance are refused, rather than only reported.
         from_float: whether it is made from the float32 ONNX files.
         whole: whether it is of the whole model only: its guards refuse a first call without a past.
-        calibrated: whether it needs calibration samples for a model.
+        calibrated: whether it needs calibration samples, by the config of a model.
     """
 
     meaning: str
@@ -73,7 +73,7 @@ class ExportFormat:
     calibrated: Callable[[PretrainedConfig], bool] = field(default=lambda config: False)
 
     def path(self, folder: Path, kind: FileKind) -> Path:
-        """Where the file of a kind is, below the model's folder."""
+        """The file of a kind below the model's folder."""
         return folder / self.folder / kind.named(self.suffix, self.ending)
 
 
@@ -124,7 +124,7 @@ EXPORT_FORMATS.register("torch-export")(
 
 
 def check_formats(names: Sequence[str], config: PretrainedConfig, *, data: bool) -> None:
-    """Refuse formats that are unknown or cannot be made of a model, before anything large is read.
+    """Refuse formats that are unknown or cannot be made from a model, before anything large is read.
 
     Args:
         names: of formats.
@@ -132,7 +132,7 @@ def check_formats(names: Sequence[str], config: PretrainedConfig, *, data: bool)
         data: whether there will be calibration samples.
 
     Raises:
-        UserError: it says which.
+        UserError: names the format.
     """
     for name in names:
         if EXPORT_FORMATS.get(name).calibrated(config) and not data:

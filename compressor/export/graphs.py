@@ -1,6 +1,6 @@
-"""Parts of a model as functions of plain tensors with names: what torch.onnx.export is given.
+"""Parts of a model as functions of named tensors, for torch.onnx.export.
 
-Names of inputs and outputs are those of Hugging Face optimum, so that runtimes made for its files can use these.
+Inputs and outputs have the names of Hugging Face optimum, so that runtimes for its files can use these.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from compressor.errors import UnsupportedError
 from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import as_pair
 
-#: Sizes of the examples that are traced; the files take any others.
-BATCH, LENGTH, PAST, NEW = 2, 16, 5, 3
+#: Sizes of the traced examples; the files take any others.
+BATCH, TOKENS, PAST, NEW = 2, 16, 5, 3
 
 Axes = Mapping[int, str]
 _TOKENS: Axes = {0: "batch", 1: "sequence"}
@@ -28,12 +28,12 @@ _SOURCE: Axes = {0: "batch", 1: "encoder_sequence"}
 
 
 class OnnxGraph(nn.Module, ABC):
-    """One ONNX file to be: a module of positional tensors, an example of each, and what they are called.
+    """The computation of one file: a module of positional tensors, with their names and an example of each.
 
     Attributes:
         inputs: name to example, in the order of `forward`'s arguments.
         outputs: names, in the order of what `forward` returns.
-        axes: name to its axes of any size; the others are fixed.
+        axes: name to its dynamic axes; all others are fixed.
     """
 
     inputs: dict[str, Tensor]
@@ -52,7 +52,7 @@ class OnnxGraph(nn.Module, ABC):
         return tuple(self.call(dict(zip(self.inputs, values, strict=True))).values())
 
     def _trace(self, inputs: dict[str, Tensor], axes: Mapping[str, Axes]) -> None:
-        """Take the examples, and name outputs and axes; `axes` is by the name's end or its first part."""
+        """Keep the examples and name outputs and axes; `axes` is keyed by a name, its ends, or its first part."""
         self.inputs = inputs
         with torch.no_grad():
             self.outputs = tuple(self.call(inputs))
@@ -64,14 +64,14 @@ class OnnxGraph(nn.Module, ABC):
 
 
 class WholeGraph(OnnxGraph):
-    """A model as it is, without a cache: `logits`, or a headless model's `last_hidden_state` and `pooler_output`.
+    """A whole model without a cache: `logits`, or a headless model's `last_hidden_state` and `pooler_output`.
 
-    Where it tells the texts of a pair apart it takes `token_type_ids` [B, T] too.
+    Models that tell the texts of a pair apart also take `token_type_ids` [B, T].
     """
 
     def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
         super().__init__(model)
-        inputs = as_pair(model.config, dummy_inputs(model.config, BATCH, LENGTH))
+        inputs = as_pair(model.config, dummy_inputs(model.config, BATCH, TOKENS))
         text = "input_ids" in inputs
         names = (*inputs, "logits", "last_hidden_state") if text else ()
         self._trace(inputs, dict.fromkeys(names, _TOKENS))
@@ -81,12 +81,12 @@ class WholeGraph(OnnxGraph):
 
 
 class StepGraph(OnnxGraph):
-    """A causal language model that goes on from the keys and values of the tokens before, of which there may be none.
+    """A causal language model that continues from the keys and values of earlier tokens, if any.
 
     Inputs: `input_ids` [B, N], `attention_mask` [B, P + N], `position_ids` [B, N] if the model takes them, and
     `past_key_values.{layer}.key` / `.value` [B, heads, P, channels].  Outputs: `logits` [B, N, V] and
-    `present.{layer}.key` / `.value` [B, heads, P + N, channels].  Layers with a sliding window keep all tokens too:
-    the mask leaves out those beyond it.
+    `present.{layer}.key` / `.value` [B, heads, P + N, channels].  Layers with a sliding window also return all tokens:
+    the mask excludes those outside it.
     """
 
     def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
@@ -97,7 +97,7 @@ class StepGraph(OnnxGraph):
         inputs = {"input_ids": ids[:, PAST:], "attention_mask": torch.ones_like(ids)}
         if forward_names(model, "position_ids"):
             inputs["position_ids"] = torch.arange(PAST, PAST + NEW).expand(BATCH, NEW).contiguous()
-        inputs |= flat("past_key_values", past, "")
+        inputs |= flat_cache("past_key_values", past, "")
         total: Axes = {0: "batch", 1: "total_sequence"}
         self._trace(
             inputs,
@@ -111,10 +111,10 @@ class StepGraph(OnnxGraph):
 
     def call(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         tensors = [value for name, value in values.items() if name.startswith("past_key_values.")]
-        given = {name: value for name, value in values.items() if not name.startswith("past_key_values.")}
+        inputs = {name: value for name, value in values.items() if not name.startswith("past_key_values.")}
         cache = DynamicCache(zip(tensors[::2], tensors[1::2], strict=True))
-        found = self.model(**given, past_key_values=cache, use_cache=True, return_dict=True)
-        return {"logits": found.logits, **flat("present", found.past_key_values, "")}
+        output = self.model(**inputs, past_key_values=cache, use_cache=True, return_dict=True)
+        return {"logits": output.logits, **flat_cache("present", output.past_key_values, "")}
 
 
 class EncoderGraph(OnnxGraph):
@@ -122,7 +122,7 @@ class EncoderGraph(OnnxGraph):
 
     def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
         super().__init__(model)
-        inputs = source_inputs(dummy_inputs(model.config, BATCH, LENGTH))
+        inputs = source_inputs(dummy_inputs(model.config, BATCH, TOKENS))
         text = "input_ids" in inputs
         names = ("input_ids", "attention_mask", "last_hidden_state") if text else ()
         self._trace(inputs, dict.fromkeys(names, _SOURCE))
@@ -153,20 +153,20 @@ class DecoderGraph(OnnxGraph):
 
     def call(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache()) if self.cache else None
-        found = _decode(self.model, values, values["encoder_hidden_states"], cache)
-        named = outputs_of(self.model, found)
+        output = _decode(self.model, values, values["encoder_hidden_states"], cache)
+        named = outputs_of(self.model, output)
         if cache is not None:
-            kept = flat("present", found.past_key_values.self_attention_cache, ".decoder")
-            cross = flat("present", found.past_key_values.cross_attention_cache, ".encoder")
-            named |= _by_layer(kept, cross)
+            own = flat_cache("present", output.past_key_values.self_attention_cache, ".decoder")
+            cross = flat_cache("present", output.past_key_values.cross_attention_cache, ".encoder")
+            named |= _by_layer(own, cross)
         return named
 
 
 class DecoderStepGraph(OnnxGraph):
-    """The decoder of an encoder–decoder that goes on from its own keys and values and those of the encoder's output.
+    """The decoder of an encoder–decoder that continues from its own keys and values and those of the encoder's output.
 
     Inputs: `input_ids` [B, N], `encoder_attention_mask` [B, S] for text, and `past_key_values.{layer}` with `.decoder`
-    and `.encoder`, `.key` and `.value`, as `DecoderGraph` gives them.  Outputs: `logits` and the decoder's `present`.
+    and `.encoder`, `.key` and `.value`, as `DecoderGraph` returns them.  Outputs: `logits` and the decoder's `present`.
     """
 
     def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
@@ -190,53 +190,53 @@ class DecoderStepGraph(OnnxGraph):
         cache = EncoderDecoderCache(
             DynamicCache(zip(own[::2], own[1::2], strict=True)), DynamicCache(zip(cross[::2], cross[1::2], strict=True))
         )
-        # Only its shape is asked for: what the decoder reads of the encoder is in the cache.
+        # Only its shape is used: keys and values of the encoder's output are in the cache.
         source = cross[0].new_zeros(cross[0].shape[0], cross[0].shape[2], self.width)
-        found = _decode(self.model, values, source, cache)
-        kept = flat("present", found.past_key_values.self_attention_cache, ".decoder")
-        return {**outputs_of(self.model, found), **kept}
+        output = _decode(self.model, values, source, cache)
+        present = flat_cache("present", output.past_key_values.self_attention_cache, ".decoder")
+        return {**outputs_of(self.model, output), **present}
 
 
 def forward_names(model: PreTrainedModel, argument: str) -> bool:
-    """Whether the model's forward names an argument."""
+    """Whether the model's forward has an argument of that name."""
     return argument in inspect.signature(model.forward).parameters
 
 
 def no_cache(model: PreTrainedModel) -> dict[str, bool]:
-    """The option that keeps a model from returning a cache, if it could."""
+    """The option that stops a model from returning a cache, if it has one."""
     parameters = inspect.signature(model.forward).parameters.values()
     named = any(p.name == "use_cache" or p.kind is p.VAR_KEYWORD for p in parameters)
     return {"use_cache": False} if named and hasattr(model.config, "use_cache") else {}
 
 
-def outputs_of(model: PreTrainedModel, found: object) -> dict[str, Tensor]:
-    """The tensors of a model's output that belong in a file.
+def outputs_of(model: PreTrainedModel, output: object) -> dict[str, Tensor]:
+    """The tensors of a model's output that a file returns.
 
     Raises:
         UnsupportedError: it has none of them.
     """
     for names in (("logits",), ("last_hidden_state", "pooler_output")):
-        named = {name: value for name in names if isinstance(value := getattr(found, name, None), Tensor)}
+        named = {name: value for name in names if isinstance(value := getattr(output, name, None), Tensor)}
         if named:
             return named
     raise UnsupportedError(f"{type(model).__name__} gives neither logits nor last_hidden_state: it cannot be exported")
 
 
 def source_inputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inputs that the encoder of an encoder–decoder reads."""
+    """The inputs of the encoder of an encoder–decoder."""
     return {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
 
 
-def flat(prefix: str, cache: DynamicCache, part: str) -> dict[str, Tensor]:
+def flat_cache(prefix: str, cache: DynamicCache, part: str) -> dict[str, Tensor]:
     """The keys and values of a cache by name, layer by layer.
 
     Raises:
-        UnsupportedError: a layer keeps something else.
+        UnsupportedError: a layer caches something else.
     """
     named = {}
     for index, layer in enumerate(cache.layers):
-        for name, kept in (("key", "keys"), ("value", "values")):
-            value = getattr(layer, kept, None)
+        for name, attribute in (("key", "keys"), ("value", "values")):
+            value = getattr(layer, attribute, None)
             if not isinstance(value, Tensor) or value.ndim != 4:
                 raise UnsupportedError(
                     f"layer {index} keeps no keys and values in its cache ({type(layer).__name__}): "
@@ -247,7 +247,7 @@ def flat(prefix: str, cache: DynamicCache, part: str) -> dict[str, Tensor]:
 
 
 def _by_layer(*parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names and tensors of several caches in the order of the layers; each layer has a key and a value in each."""
+    """Several flat caches merged layer by layer; each has a key and a value for each layer."""
     pairs: Iterable[tuple] = zip(*(list(part.items()) for part in parts), strict=True)
     columns = [list(row) for row in pairs]
     named: dict[str, Tensor] = {}
@@ -258,7 +258,7 @@ def _by_layer(*parts: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _example(model: PreTrainedModel) -> tuple[dict[str, Tensor], Tensor]:
-    inputs = dummy_inputs(model.config, BATCH, LENGTH)
+    inputs = dummy_inputs(model.config, BATCH, TOKENS)
     return source_inputs(inputs), inputs["decoder_input_ids"][:, : PAST + NEW]
 
 
@@ -277,7 +277,7 @@ def _decode(
 
 
 def _decoder_axes(text: bool) -> dict[str, Axes]:
-    # A spectrogram has one length, which is that of the encoder's output too.
+    # A spectrogram, and so the encoder's output, has a fixed length.
     cross: Axes = {0: "batch", 2: "encoder_sequence"} if text else {0: "batch"}
     return {
         **dict.fromkeys(("input_ids", "logits", "last_hidden_state"), _TOKENS),

@@ -1,4 +1,4 @@
-"""The proof that ONNX files compute what the model computes."""
+"""The parity check: exported files must compute what the model computes in torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from compressor.errors import ParityError
-from compressor.export.files import FileKind, files_of
+from compressor.export.file_kinds import FileKind, files_of
 from compressor.export.parity_cases import Files, OutputPair, ParityTrial
 from compressor.export.runtime import Session
 
@@ -25,8 +25,8 @@ class ParityCase:
         padding: of the first sample: "none", "right" or "left".
         steps: tokens of consecutive calls with a cache; empty without one.
         inputs: names and shapes.
-        error: of all outputs together, ‖given − expected‖ / ‖expected‖.
-        agreement: share of the logits' rows [..., C] whose largest one is the same; None where there are no logits.
+        error: ‖given − expected‖ / ‖expected‖ of all outputs together.
+        agreement: share of the rows of logits [..., C] with the same largest entry; None without logits.
     """
 
     batch: int
@@ -42,9 +42,9 @@ class ParityCase:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """The largest differences of a file over all cases; relative means to the largest value of the same output.
+    """The largest differences of a file over all cases, relative to the largest value of the same output.
 
-    `tolerance` is infinite where the file need not be exact.
+    `tolerance` is infinite for formats that are not exact.
     """
 
     max_abs: float
@@ -54,14 +54,14 @@ class ParityReport:
 
     @property
     def error(self) -> float:
-        """The largest of the cases'."""
+        """The largest error of a case."""
         return max(case.error for case in self.cases)
 
     @property
     def agreement(self) -> float | None:
         """The mean over the cases that have logits."""
-        found = [case.agreement for case in self.cases if case.agreement is not None]
-        return sum(found) / len(found) if found else None
+        shares = [case.agreement for case in self.cases if case.agreement is not None]
+        return sum(shares) / len(shares) if shares else None
 
 
 def check_parity(
@@ -75,15 +75,15 @@ def check_parity(
 ) -> dict[str, ParityReport]:
     """Check the ONNX files of a model and compare ONNX Runtime with torch on random inputs.
 
-    Text is compared at two lengths, without padding and with it on either side, at the positions that the mask counts;
-    a sample that is padded on the left only where the family's output for it does not depend on the padding's tokens.
-    Files with past go on from what the files before them gave, one token and several at a time, and are compared with
-    torch's own cache and with torch without one; decoders follow the file of their encoder.
+    Text is compared at two lengths, without padding and with padding on either side, at the positions of the mask; a
+    sample with padding on the left only if the output of the model does not depend on the tokens under the padding.
+    Files with past continue from the outputs of earlier files, by one token and by several, and are compared with torch
+    with and without a cache; decoders follow the file of their encoder.
 
     Args:
-        folder: with the files that `files_of` names.
+        folder: of the files that `files_of` names.
         model: the float32 model on the CPU that they were made from, in eval mode.
-        cache: whether files with past belong to them.
+        cache: whether there are files with past.
         tolerance: largest allowed max|onnx − torch| / max|torch| of any output of any case.
         batch_sizes: samples per case.
         seed: of the random inputs.
@@ -108,11 +108,11 @@ def compare_outputs(
     batch_sizes: Sequence[int] = (1, 2, 5),
     seed: int = 0,
 ) -> dict[str, ParityReport]:
-    """`check_parity` of files that are open, of any format, by the names of their kinds."""
+    """`check_parity` for open files of any format, by the names of their kinds."""
     reports = {}
     for kind in kinds:
         path = files[kind.name].path
-        trials = (trial for batch in batch_sizes for trial in kind.prove(files, model, batch, seed))
+        trials = (trial for batch in batch_sizes for trial in kind.cases(files, model, batch, seed))
         reports[kind.name] = combine_cases([_case(path, trial) for trial in trials], tolerance)
         _refuse(path, reports[kind.name])
     return reports
@@ -136,24 +136,24 @@ def _refuse(path: Path, report: ParityReport) -> None:
 
 
 def _case(path: Path, trial: ParityTrial) -> ParityCase:
-    found = [_difference(path, pair, trial.inputs) for pair in trial.pairs]
-    rows = [one.rows for one in found if one.rows is not None]
+    differences = [_difference(path, pair, trial.inputs) for pair in trial.pairs]
+    rows = [each.rows for each in differences if each.rows is not None]
     return ParityCase(
         trial.batch,
         trial.length,
         trial.padding,
         trial.steps,
         trial.inputs,
-        max(one.max_abs for one in found),
-        max(one.max_rel for one in found),
-        math.sqrt(sum(one.squares for one in found) / max(1e-24, sum(one.size for one in found))),
+        max(each.max_abs for each in differences),
+        max(each.max_rel for each in differences),
+        math.sqrt(sum(each.squares for each in differences) / max(1e-24, sum(each.size for each in differences))),
         sum(same for same, _ in rows) / sum(total for _, total in rows) if rows else None,
     )
 
 
 @dataclass(frozen=True)
 class _Difference:
-    """Of one output: the largest differences, squared norms of difference and output, and rows that agree, of all."""
+    """One output: largest differences, squared norms of difference and output, and (rows that agree, all rows)."""
 
     max_abs: float
     max_rel: float

@@ -1,4 +1,4 @@
-"""What each kind of ONNX file is run on, and what torch says to that."""
+"""The cases of the parity check: each kind of file and torch on the same inputs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from compressor.models.meta import as_pair
 
 #: Tokens of the text inputs that are compared.
 LENGTHS = (16, 7)
-#: Tokens of consecutive calls with a cache, the first of which has none before it.
+#: Tokens of consecutive calls with a cache; the first call has an empty past.
 STEP_SIZES = ((1, 1, 1), (5, 1, 1), (9, 3, 1))
-#: What is added to the first sample, up to half of its tokens; the others have none.
+#: Padding of the first sample, up to half of its tokens; other samples have none.
 PADDINGS = ("none", "right", "left")
 
 MODEL, MODEL_STEP = "model.onnx", "model_with_past.onnx"
@@ -31,7 +31,7 @@ Files = Mapping[str, Runnable]
 
 @dataclass(frozen=True)
 class OutputPair:
-    """One output: torch's values, ONNX Runtime's, and which samples [B] or positions [B, T] count (all if None)."""
+    """One output: values of torch and of the file, and the samples [B] or positions [B, T] that count (None: all)."""
 
     name: str
     expected: Tensor
@@ -47,7 +47,7 @@ class ParityTrial:
         length: tokens of a sample; None for images and spectrograms.
         padding: one of `PADDINGS`.
         steps: tokens of consecutive calls with a cache; empty without one.
-        inputs: names and shapes, to be told.
+        inputs: names and shapes, for messages.
     """
 
     batch: int
@@ -58,7 +58,7 @@ class ParityTrial:
     pairs: tuple[OutputPair, ...]
 
 
-def prove_whole(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
+def whole_model_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
     """A file of the whole model, over lengths and paddings."""
     for length, padding, inputs in _sources(model.config, batch, seed):
         with torch.inference_mode():
@@ -69,7 +69,7 @@ def prove_whole(files: Files, model: PreTrainedModel, batch: int, seed: int) -> 
             yield _trial(files[MODEL], inputs, length, padding, expected, counted)
 
 
-def prove_encoder(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
+def encoder_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
     """The file of an encoder, over lengths and paddings."""
     for length, padding, inputs in _sources(model.config, batch, seed):
         with torch.inference_mode():
@@ -78,8 +78,8 @@ def prove_encoder(files: Files, model: PreTrainedModel, batch: int, seed: int) -
         yield _trial(files[ENCODER], inputs, length, padding, {"last_hidden_state": found}, counted)
 
 
-def prove_step(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
-    """A causal model with past, going on from what it gave itself, against torch with a cache and without."""
+def step_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
+    """A causal model with past, continuing from its own outputs, against torch with a cache and without."""
     session = files[MODEL_STEP]
     for steps in STEP_SIZES:
         for padding in PADDINGS if steps[0] > 1 else PADDINGS[:1]:
@@ -91,7 +91,7 @@ def prove_step(files: Files, model: PreTrainedModel, batch: int, seed: int) -> I
                 inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
             with torch.inference_mode():
                 full = model(**inputs, use_cache=False, return_dict=True).logits
-            pairs, cache, past = [], None, session.no_past(batch)
+            pairs, cache, past = [], None, session.empty_past(batch)
             for begin, end in _spans(steps):
                 part = {
                     name: value[:, :end] if name == "attention_mask" else value[:, begin:end]
@@ -106,13 +106,13 @@ def prove_step(files: Files, model: PreTrainedModel, batch: int, seed: int) -> I
             yield ParityTrial(batch, sum(steps), padding, steps, _shapes(inputs), tuple(pairs))
 
 
-def prove_decoder(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
+def decoder_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
     """A decoder after the file of its encoder, over lengths and paddings of the encoder's input."""
     for index, (_, padding, source) in enumerate(_sources(model.config, batch, seed)):
         yield _chain(files, model, source, padding, (LENGTHS[index % len(LENGTHS)] - 2,), seed)
 
 
-def prove_decoder_step(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
+def decoder_step_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
     """A decoder with past after the files of its encoder and of its decoder without past."""
     sources = list(_sources(model.config, batch, seed))
     for index in range(max(len(sources), len(STEP_SIZES))):
@@ -126,7 +126,7 @@ def _chain(
     batch = len(next(iter(source.values())))
     ids = dummy_inputs(model.config, batch, sum(steps) + 8, seed=seed)["decoder_input_ids"][:, : sum(steps)]
     mask = {"attention_mask": source["attention_mask"]} if "attention_mask" in source else {}
-    seen = {"encoder_attention_mask": source["attention_mask"]} if mask else {}
+    file_mask = {"encoder_attention_mask": source["attention_mask"]} if mask else {}
     hidden = files[ENCODER].run(source)["last_hidden_state"]
     with torch.inference_mode():
         full = outputs_of(model, model(**source, decoder_input_ids=ids, use_cache=False, return_dict=True))
@@ -142,9 +142,9 @@ def _chain(
                 encoder_outputs=encoded, decoder_input_ids=ids[:, begin:end], past_key_values=cache, use_cache=True,
                 return_dict=True, **mask,
             )  # fmt: skip
-        given = session.run({"input_ids": ids[:, begin:end], "encoder_hidden_states": hidden, **seen, **past})
+        given = session.run({"input_ids": ids[:, begin:end], "encoder_hidden_states": hidden, **file_mask, **past})
         cache = found.past_key_values
-        # The encoder's keys and values are given once.
+        # Only the first call returns the encoder's keys and values.
         past |= _past(given)
         for expected in (full[name][:, begin:end], outputs_of(model, found)[name]):
             pairs.append(OutputPair(name, expected, given[name], None))
@@ -153,7 +153,7 @@ def _chain(
 
 
 def _sources(config: PretrainedConfig, batch: int, seed: int) -> Iterator[tuple[int | None, str, dict[str, Tensor]]]:
-    """Inputs of a whole model or of an encoder: text at each length with each padding, anything else as it is."""
+    """(length, padding, inputs) of a whole model or an encoder: text at each length with each padding, others once."""
     for length in LENGTHS:
         inputs = as_pair(config, source_inputs(dummy_inputs(config, batch, length, seed=seed)))
         if "input_ids" not in inputs:
@@ -178,15 +178,15 @@ def _pad(config: PretrainedConfig, inputs: dict[str, Tensor], padding: str, leng
 def _counted(
     model: PreTrainedModel, inputs: Mapping[str, Tensor], padding: str, expected: Mapping[str, Tensor]
 ) -> dict[str, Tensor | None]:
-    """Which positions [B, T] or samples [B] of every output count; None stands for all."""
+    """{output: the positions [B, T] or samples [B] that count}; None counts all."""
     mask = inputs.get("attention_mask")
     if mask is None:
         return dict.fromkeys(expected)
     by_token = {name: value.ndim == 3 and value.shape[:2] == mask.shape for name, value in expected.items()}
     counted: dict[str, Tensor | None] = {name: mask if by_token[name] else None for name in expected}
     if padding == "left" and not all(by_token.values()):
-        # A family that reads a sample at its first token has no padding there: what it would say of padding, torch and
-        # ONNX Runtime need not agree on.  Such a sample's output changes with the tokens under the padding.
+        # Models that pool the first token expect no padding there; on it, torch and ONNX Runtime may differ.  The
+        # outputs of such samples change with the tokens under the padding.
         ids = torch.where(mask.bool(), inputs["input_ids"], (inputs["input_ids"] + 1) % model.config.vocab_size)
         with torch.inference_mode():
             found = model(**{**inputs, "input_ids": ids}, **no_cache(model), return_dict=True)
@@ -226,8 +226,8 @@ def _shapes(inputs: Mapping[str, Tensor]) -> str:
     return ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items() if "mask" not in name)
 
 
-def answers_of(files: Files, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The logits that files give to a batch of model inputs, from the first token on."""
+def logits_of_files(files: Files, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The logits of files on a batch of model inputs, without a past."""
     if MODEL in files:
         return files[MODEL].run(inputs)["logits"]
     given = {

@@ -1,7 +1,7 @@
-"""Smaller ONNX files from a float32 one: int8 and float16, by the tools that come with ONNX Runtime.
+"""Quantising a float32 ONNX file to int8 or float16, with the tools of ONNX Runtime.
 
-Only what multiplies matrices is quantised (and, for text, the tables of embeddings): norms, softmax and sums stay in
-float32, which costs next to no time and keeps the answers. Weights have a scale for each output channel.
+Int8 is for matrix products and convolutions, and for embeddings of text. Norms, softmax and sums stay in float32: this
+costs almost no time and keeps the accuracy. Weights have a scale for each output channel.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ CONVOLVE, LOOK_UP = "Conv", "Gather"
 
 
 def write_dynamic_int8(source: Path, path: Path, options: Int8Options) -> None:
-    """Quantise weights and embeddings to int8; activations are quantised while it runs, so no data is needed.
+    """Quantise weights and embeddings to int8; activations are quantised at run time, without calibration data.
 
     Args:
         source: the float32 file.
-        path: where to.
-        options: how.
+        path: of the int8 file.
+        options: of the quantisation.
 
     Raises:
         UnsupportedError: ONNX Runtime's quantiser refuses the graph.
@@ -42,7 +42,7 @@ def write_dynamic_int8(source: Path, path: Path, options: Int8Options) -> None:
 
     with quantiser_errors_as_one_line(source, "quantise"):
         quantize_dynamic(
-            plain_graph(source),
+            without_inner_shapes(source),
             path,
             op_types_to_quantize=[*MULTIPLY, LOOK_UP],
             per_channel=options.per_channel,
@@ -53,26 +53,26 @@ def write_dynamic_int8(source: Path, path: Path, options: Int8Options) -> None:
 
 
 def write_static_int8(source: Path, path: Path, batches: Sequence[Mapping[str, Tensor]], options: Int8Options) -> None:
-    """Quantise weights and activations to int8, with the ranges that activations take on calibration samples.
+    """Quantise weights and activations to int8, with the ranges of activations on calibration samples.
 
     Args:
         source: the float32 file.
-        path: where to.
-        batches: model inputs by name; others are left out.
-        options: how.
+        path: of the int8 file.
+        batches: model inputs by name; names that are no inputs of the file are ignored.
+        options: of the quantisation.
 
     Raises:
         UnsupportedError: ONNX Runtime's quantiser refuses the graph.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    # Its entropy method has as many bins as levels, so one range to choose: that of minmax.
+    # Without the entropy method: it has as many bins as levels, and so always chooses the range of minmax.
     methods = {"minmax": CalibrationMethod.MinMax, "percentile": CalibrationMethod.Percentile}
     with quantiser_errors_as_one_line(source, "quantise"):
         quantize_static(
-            plain_graph(source),
+            without_inner_shapes(source),
             path,
-            reader_of(source, batches),
+            calibration_reader(source, batches),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=[*MULTIPLY, CONVOLVE],
             per_channel=options.per_channel,
@@ -80,16 +80,16 @@ def write_static_int8(source: Path, path: Path, batches: Sequence[Mapping[str, T
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=methods[options.calibration],
-            # Attention's own products have no weights; quantising both sides of them costs accuracy.
+            # Not the products inside attention: quantising two activations costs accuracy.
             extra_options={"MatMulConstBOnly": True},
             use_external_data_format=_is_large(source),
         )
 
 
 def write_float16(source: Path, path: Path) -> None:
-    """Keep weights, and compute, in float16; inputs and outputs stay float32.
+    """Convert weights and computation to float16; inputs and outputs stay float32.
 
-    A CPU has few float16 kernels: ONNX Runtime casts around the others, so there this saves size, not time.
+    A CPU has few float16 kernels, and ONNX Runtime casts around the others: there this saves size, not time.
 
     Raises:
         UnsupportedError: the converter refuses the graph.
@@ -98,14 +98,14 @@ def write_float16(source: Path, path: Path) -> None:
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     with quantiser_errors_as_one_line(source, "convert"):
-        converted = OnnxModel(convert_float_to_float16(plain_graph(source), keep_io_types=True))
-        # The converter appends its casts of the inputs behind their readers.
+        converted = OnnxModel(convert_float_to_float16(without_inner_shapes(source), keep_io_types=True))
+        # The converter appends its casts of the inputs after the nodes that read them.
         converted.topological_sort()
         onnx.save(converted.model, path, save_as_external_data=_is_large(source), location=f"{path.name}.data")
 
 
-def plain_graph(source: Path) -> ModelProto:
-    """The graph without the shapes of inner values: the tools transpose weights, and the shapes would contradict."""
+def without_inner_shapes(source: Path) -> ModelProto:
+    """The graph without shapes of inner values, which would contradict the weights that the tools transpose."""
     model = onnx.load(source)
     del model.graph.value_info[:]
     return model
@@ -115,18 +115,18 @@ def _is_large(source: Path) -> bool:
     return sum(path.stat().st_size for path in source.parent.glob(f"{source.name}*")) > LARGEST_FILE
 
 
-def reader_of(source: Path, batches: Sequence[Mapping[str, Tensor]]) -> Any:
-    """Calibration samples as the quantiser reads them: of every batch the file's inputs."""
+def calibration_reader(source: Path, batches: Sequence[Mapping[str, Tensor]]) -> Any:
+    """Calibration samples in the form that the quantiser reads: the file's inputs of every batch."""
     from onnxruntime.quantization import CalibrationDataReader
 
     names = [value.name for value in onnx.load(source, load_external_data=False).graph.input]
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self._left = iter(batches)
+            self._batches = iter(batches)
 
         def get_next(self) -> dict[str, Any] | None:
-            batch = next(self._left, None)
+            batch = next(self._batches, None)
             return None if batch is None else {name: batch[name].numpy() for name in names}
 
     return Reader()
@@ -134,7 +134,7 @@ def reader_of(source: Path, batches: Sequence[Mapping[str, Tensor]]) -> Any:
 
 @contextmanager
 def quantiser_errors_as_one_line(source: Path, doing: str) -> Iterator[None]:
-    """Nothing of what the tools log and print; what they raise is one line."""
+    """Suppress logs and output of the tools, and turn their errors into one line."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""An ONNX file in ONNX Runtime, on the CPU."""
+"""Running an exported file: an ONNX file in ONNX Runtime on the CPU, and the protocol of all formats."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from compressor.utils.logging import one_line
 
 
 class Runnable(Protocol):
-    """An exported file that runs, whatever its format."""
+    """An open exported file of any format."""
 
     path: Path
-    #: Name to shape; an axis of any size is its name, or None.
+    #: Name to shape; a dynamic axis is its name, or None.
     inputs: dict[str, list[int | str | None]]
     outputs: tuple[str, ...]
 
     def run(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every output by name; of `values` only the file's inputs are taken."""
+        """Every output by name; values that are no inputs are ignored."""
 
-    def no_past(self, batch: int) -> dict[str, Tensor]:
-        """Keys and values of no tokens, for every input that wants some."""
+    def empty_past(self, batch: int) -> dict[str, Tensor]:
+        """Keys and values of no tokens, for every input of past ones."""
 
 
 def with_one_text(values: Mapping[str, Tensor], inputs: Container[str]) -> dict[str, Tensor]:
-    """Inputs with the `token_type_ids` of a single text, which torch's models add by themselves, where a file asks."""
-    found = dict(values)
-    if "token_type_ids" in inputs and "input_ids" in found:
-        found.setdefault("token_type_ids", torch.zeros_like(found["input_ids"]))
-    return found
+    """The values, with the `token_type_ids` of a single text if a file has this input; models in torch add them."""
+    values = dict(values)
+    if "token_type_ids" in inputs and "input_ids" in values:
+        values.setdefault("token_type_ids", torch.zeros_like(values["input_ids"]))
+    return values
 
 
 class Session:
-    """A checked file that runs.
+    """A checked ONNX file, open in ONNX Runtime.
 
     Raises:
         ParityError: it is not a valid ONNX file, or ONNX Runtime refuses it.
@@ -53,32 +53,32 @@ class Session:
         try:
             onnx.checker.check_model(str(path), full_check=True)
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        # Both libraries raise classes of their own, of many kinds, for a broken file.
+        # Both libraries raise errors of many classes on a broken file.
         except Exception as error:
             raise ParityError(f"{path} is not an ONNX file that runs: {one_line(error)}") from error
-        #: Name to shape; an axis of any size is its name, or None.
+        #: Name to shape; a dynamic axis is its name, or None.
         self.inputs: dict[str, list[int | str | None]] = {
             value.name: list(value.shape) for value in self._session.get_inputs()
         }
         self.outputs = tuple(value.name for value in self._session.get_outputs())
 
     def run(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every output by name; of `values` only the file's inputs are taken.
+        """Every output by name; values that are no inputs are ignored.
 
         Raises:
             ParityError: it does not run on these.
         """
-        given = with_one_text(values, self.inputs)
-        fed = {name: value.detach().contiguous().numpy() for name, value in given.items() if name in self.inputs}
+        values = with_one_text(values, self.inputs)
+        inputs = {name: value.detach().contiguous().numpy() for name, value in values.items() if name in self.inputs}
         try:
-            found = self._session.run(None, fed)
+            outputs = self._session.run(None, inputs)
         except Exception as error:
-            sizes = ", ".join(f"{name} {list(value.shape)}" for name, value in fed.items())
+            sizes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
             raise ParityError(f"{self.path} does not run in ONNX Runtime on {sizes}: {one_line(error)}") from error
-        return {name: torch.from_numpy(value) for name, value in zip(self.outputs, found, strict=True)}
+        return {name: torch.from_numpy(value) for name, value in zip(self.outputs, outputs, strict=True)}
 
-    def no_past(self, batch: int) -> dict[str, Tensor]:
-        """Keys and values of no tokens, for every input that wants some."""
+    def empty_past(self, batch: int) -> dict[str, Tensor]:
+        """Keys and values of no tokens, for every input of past ones."""
         return {
             name: torch.zeros(batch, int(shape[1] or 0), 0, int(shape[3] or 0))
             for name, shape in self.inputs.items()

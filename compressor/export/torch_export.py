@@ -19,7 +19,7 @@ class _ByName(nn.Module):
 
     def __init__(self, graph: OnnxGraph) -> None:
         super().__init__()
-        # Not "graph", which is the name of what torch puts in this module's place.
+        # Torch replaces this module by one with an attribute `graph`.
         self.computes = graph
 
     def forward(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -37,15 +37,15 @@ def write_program(graph: OnnxGraph, path: Path) -> None:
     axes = {name: dict.fromkeys(graph.axes[name], torch.export.Dim.DYNAMIC) for name in graph.inputs}
     try:
         program = torch.export.export(_ByName(graph), (graph.inputs,), dynamic_shapes=(axes,), strict=False)
-        _forget_folders(program)
+        _remove_stack_traces(program)
         torch.export.save(program, path)
-    # Tracing fails in as many ways as there are models.
+    # Tracing raises errors of any class.
     except Exception as error:
         raise UnsupportedError(f"torch.export cannot take {type(graph.model).__name__}: {one_line(error)}") from error
 
 
-def _forget_folders(program: torch.export.ExportedProgram) -> None:
-    """Leave out stack traces: they would tell in which folders of this machine the libraries are."""
+def _remove_stack_traces(program: torch.export.ExportedProgram) -> None:
+    """Remove stack traces, which would reveal folders of this machine."""
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
@@ -53,7 +53,7 @@ def _forget_folders(program: torch.export.ExportedProgram) -> None:
 
 
 class Program:
-    """A program that runs; it answers as `compressor.export.runtime.Session` does.
+    """An open program, with the methods of `compressor.export.runtime.Session`.
 
     Raises:
         ParityError: torch cannot load it.
@@ -72,20 +72,20 @@ class Program:
         self.inputs: dict[str, list[int | str | None]] = {name: list(value.shape) for name, value in example.items()}
 
     def run(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every output by name; of `values` only the program's inputs are taken.
+        """Every output by name; values that are no inputs are ignored.
 
         Raises:
             ParityError: it does not run on these.
         """
-        given = with_one_text(values, self.inputs)
-        fed = {name: given[name].contiguous() for name in self.inputs if name in given}
+        values = with_one_text(values, self.inputs)
+        inputs = {name: values[name].contiguous() for name in self.inputs if name in values}
         try:
             with torch.inference_mode():
-                return dict(self._module(fed))
+                return dict(self._module(inputs))
         except Exception as error:
-            sizes = ", ".join(f"{name} {list(value.shape)}" for name, value in fed.items())
+            sizes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
             raise ParityError(f"{self.path} does not run in torch on {sizes}: {one_line(error)}") from error
 
-    def no_past(self, batch: int) -> dict[str, Tensor]:
-        """Nothing: a whole model takes no keys and values."""
+    def empty_past(self, batch: int) -> dict[str, Tensor]:
+        """Empty: a whole model takes no keys and values."""
         return {}

@@ -1,4 +1,4 @@
-"""What tracing a model needs around it: no gradients, no loops over experts, and no noise."""
+"""Preparing a model for tracing: no gradients, no loops over experts, no messages."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from compressor.errors import UnsupportedError, UserError
-from compressor.export.files import FileKind
+from compressor.export.file_kinds import FileKind
 from compressor.export.graphs import OnnxGraph
 from compressor.utils.logging import one_line
 
 
 def make_graph(kind: FileKind, model: PreTrainedModel, cache: bool) -> OnnxGraph:
-    """What a file computes, ready to be traced.
+    """The computation of a file, ready to be traced.
 
     Raises:
-        UnsupportedError: the model does not run so.
+        UnsupportedError: the model does not run that way.
     """
     try:
         return kind.graph(model, cache).eval()
     except UserError:
         raise
-    # Models fail in ways of their own on what they do not take, such as a plain cache.
+    # Models raise errors of any class on inputs that they do not support, such as a plain cache.
     except Exception as error:
         hint = ": leave out the files with past (cache=False)" if kind.cache else ""
         raise UnsupportedError(
@@ -38,27 +38,27 @@ def make_graph(kind: FileKind, model: PreTrainedModel, cache: bool) -> OnnxGraph
 
 @contextmanager
 def traceable(model: PreTrainedModel) -> Iterator[None]:
-    """Parameters without gradients, and mixtures of experts without loops; both as they were afterwards."""
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # Not all of transformers' models have them, nor its versions.
+    """Switch off gradients of parameters, and loops over experts, inside the block."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # Not in all models and versions of transformers.
     can_set = getattr(model, "_can_set_experts_implementation", None)
     experts = model.get_experts_implementation() if can_set is not None and can_set() else None
     try:
-        for parameter in wanted:
+        for parameter in trained:
             parameter.requires_grad_(False)
         if experts is not None:
-            # The others loop over the experts that were hit, or call a kernel that ONNX does not have.
+            # Other implementations loop over the chosen experts, or call a kernel that ONNX does not have.
             model.set_experts_implementation("batched_mm")
         yield
     finally:
         if experts is not None:
             model.set_experts_implementation(experts)
-        for parameter in wanted:
+        for parameter in trained:
             parameter.requires_grad_(True)
 
 
 class _Muted:
-    """A standard stream that says nothing for this thread; a progress bar draws from one of its own."""
+    """A standard stream that drops the output of this thread; a progress bar draws from another."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -73,7 +73,7 @@ class _Muted:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """No logs and warnings, and not the graphs that torch prints of what it cannot export."""
+    """Suppress logs, warnings, and the graphs that torch prints if it cannot export them."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -15,7 +15,7 @@ from compressor.anatomy import Anatomy, Kind, inspect_config
 from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.shape.spec import StudentSpec
 from compressor.fusion.teacher import FusionTeacher
-from compressor.models.weights import model_class
+from compressor.models.configs import model_class
 from compressor.recipe import AlignmentOptions, FusionOptions
 from compressor.transport import CouplingOptions
 from compressor.utils.logging import quiet_transformers
@@ -44,7 +44,7 @@ class StudentCandidate:
 
     Attributes:
         spec: the shape.
-        model: a model of it, every weight of which is to be replaced.
+        model: of that shape; all its weights will be replaced.
         anatomy: of the model.
     """
 
@@ -65,15 +65,15 @@ class StudentCandidate:
 
 @dataclass(frozen=True, eq=False)
 class FusionContext:
-    """Everything that both ways of fusing start from.
+    """The context of a fusion.
 
     Attributes:
         teachers: their layers assigned to the student's.
-        anchor: the anchor if there is one, itself one of the teachers if it takes part.
+        anchor: may be one of the teachers.
         candidate: the student's shape.
-        alternatives: other shapes of the same width, which held-out samples may prefer.
+        alternatives: other shapes of the same width.
         anatomy: of the student; towards an anchor with a key for every site of the stream.
-        calibration: samples; None without data.
+        calibration: None without data.
         options: how to fuse.
         coupling: how coordinates are coupled, from the options.
         on_progress: callback (fraction, message).
@@ -117,7 +117,7 @@ class FusionContext:
 
 
 def student_candidates(specs: Sequence[StudentSpec], dtype: torch.dtype, seed: int) -> list[StudentCandidate]:
-    """A model for every spec; its random weights will all be replaced."""
+    """A random model for every spec."""
     return [StudentCandidate(spec, _random_model(spec, dtype, seed), inspect_config(spec.config)) for spec in specs]
 
 

@@ -110,7 +110,7 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
     """The algorithm."""
     timer, options = StageTimer(), request.options
     on_progress(0.0, "certifying anatomies")
-    samples = None if batches is None else [inputs_in_single(batch) for batch in batches]
+    samples = None if batches is None else _samples_in_single(batches)
 
     # 1. Certify the teachers and bring them into canonical form; the paper takes weights as they are.
     weights = options.weights if options.weights != "auto" else [1.0] * len(request.teachers)
@@ -179,6 +179,13 @@ def _models_in_single(
     single = {id(model): in_single(model) for _, model in named}
     converted = [(name, single[id(model)]) for name, model in named]
     return converted[: len(teachers)], converted[-1] if anchor is not None else None
+
+
+def _samples_in_single(batches: Iterable[Batch]) -> list[Batch]:
+    samples: list[Batch] = [inputs_in_single(batch) for batch in batches]
+    if not samples:
+        raise UserError("the calibration data is empty: give at least one batch")
+    return samples
 
 
 def _calibration_set(samples: Sequence[Batch] | None, group: TeacherGroup, holdout: float) -> CalibrationSet | None:

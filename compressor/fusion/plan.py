@@ -1,4 +1,4 @@
-"""The build plan: an anatomy cut into pieces before, inside, between and after the layers, with their fit stages."""
+"""The build plan: an anatomy cut into pieces, with the stages in which they are fitted."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from compressor.anatomy.queries import reader, stream_tap
 
 @dataclass(frozen=True)
 class LinearStage:
-    """Linear modules that read the same input and write the same inner space, or one outside the layers."""
+    """Linear modules that read one input and write one inner space, or one module outside the layers."""
 
     ops: tuple[LinearOp, ...]
 
 
 @dataclass(frozen=True)
 class ResidualWriteStage:
-    """Linear modules whose outputs join the residual stream at one place: parallel branches are fitted together.
+    """Linear modules whose outputs join the residual stream together, as parallel branches do.
 
     Attributes:
         ops: the modules.
@@ -42,7 +42,7 @@ class NormStage:
 
     Attributes:
         norm: the norm.
-        tap: the residual stream that its output joins; None if it joins none.
+        tap: the residual stream that its output joins, if any.
     """
 
     norm: Norm
@@ -56,7 +56,7 @@ class NormStage:
 
 @dataclass(frozen=True)
 class TiedHeadStage:
-    """A head that shares its weight with the embedding, and the norm before it, which is fitted in its place."""
+    """A head that shares its weight with the embedding; the norm before it is fitted instead."""
 
     norm: Norm
     head: LinearOp
@@ -74,12 +74,12 @@ class LayerPlan:
 
     Attributes:
         parameters: their names.
-        spaces: the layer's own spaces, experts before their units.
+        spaces: its own spaces, experts before their units.
         stages: in the order of the forward pass.
-        taps: what the teachers show: outputs of inner writers and norms, the residual stream after its writers.
-        inner_taps: outputs of the linear modules that write inner spaces.
+        taps: the teachers' outputs of inner writers and norms, and the residual stream after its writers.
+        inner_taps: outputs of linear modules that write inner spaces.
         stream_taps: the residual stream after its writers.
-        thin_taps: inputs and outputs of the readers of inner spaces, of which some tokens are enough to choose units.
+        thin_taps: inputs and outputs of readers of inner spaces; some tokens are enough to choose units.
     """
 
     parameters: list[str]
@@ -101,10 +101,10 @@ class LayerPlan:
 
 
 class BuildPlan:
-    """The pieces of an anatomy in the order in which a student is built.
+    """The pieces of a student in the order in which they are built.
 
     Args:
-        anatomy: the student's; the teachers' have the same modules.
+        anatomy: the student's; the teachers have the same modules.
     """
 
     def __init__(self, anatomy: Anatomy) -> None:
@@ -125,19 +125,19 @@ class BuildPlan:
 
     @cached_property
     def early_parameters(self) -> list[str]:
-        """Parameters of no layer that are needed before the layers."""
+        """Those needed before the layers."""
         later = {*self.late_parameters, *(name for k in range(1, len(self.anatomy.stacks)) for name in self.between(k))}
         return [name for name in self.outside_parameters if name not in later]
 
     def between(self, stack: int) -> list[str]:
-        """Parameters of what runs between the previous stack and this one."""
+        """Those of modules between the previous stack and this one."""
         before, after = self.anatomy.stacks[stack - 1].layers, self.anatomy.stacks[stack].layers
         modules = {item.module for item in self.anatomy.flow[self._last(before) + 1 : self._first(after)]}
         return [n for n in self.outside_parameters if n.rpartition(".")[0] in modules and n not in self.late_parameters]
 
     @cached_property
     def late_parameters(self) -> list[str]:
-        """Parameters of what runs after the layers."""
+        """Those of modules after the layers."""
         modules = {item.module for item in self.anatomy.flow[self._last(self.anatomy.stacks[-1].layers) + 1 :]}
         return [
             name
@@ -152,7 +152,7 @@ class BuildPlan:
 
     @cached_property
     def early_spaces(self) -> list[str]:
-        """Hidden spaces of no layer that are needed before the layers: channels between convolutions."""
+        """Those needed before the layers: channels between convolutions."""
         tail = {item.module for item in self.tail}
         readers = {name: reader(self.anatomy, name) for name in self.outside_spaces}
         return [name for name, op in readers.items() if op is None or op.module not in tail]
@@ -179,10 +179,7 @@ class BuildPlan:
 
     @cached_property
     def tail_stages(self) -> list[FitStage]:
-        """Stages after the layers.
-
-        The norm before a tied head comes last, even the last layer's own (post-norm): it is fitted to the logits.
-        """
+        """Stages after the layers; a norm before a tied head comes last, since it is fitted to the logits."""
         stages = [_single_stage(item) for item in self.tail if not (isinstance(item, LinearOp) and item.tied)]
         return [*stages, *self.tied_heads]
 

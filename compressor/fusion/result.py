@@ -27,7 +27,7 @@ class FusionResult:
         target: its shape, asked and given.
         anatomy: its anatomy.
         report: choices, couplings, fits, seconds; plain values for JSON.
-        passages: maps of the teachers' residual streams to the student's, for hidden-state losses of a finetune.
+        passages: maps of the teachers' residual streams to the student's, for hidden-state losses.
     """
 
     model: PreTrainedModel
@@ -55,11 +55,11 @@ def collect_result(
 def layer_maps_of(student: StudentBuilder, order: Sequence[int]) -> tuple[LayerMap, ...]:
     """The maps of the teachers' residual streams to the student's after every layer.
 
-    They apply to teachers as they are and not in canonical form, so they centre the stream where that form does.
+    They apply to teachers that are not in canonical form, so they centre the stream where that form does.
 
     Args:
         student: built.
-        order: teacher i of the fusion is the user's teacher order[i]; the maps are in the user's order.
+        order: teacher i of the fusion is the user's teacher order[i].
     """
     places = _user_order(order)
     pushes: dict[str, tuple[Tensor | None, ...]] = {}

@@ -1,4 +1,4 @@
-"""Teachers as fusion uses them: anatomy, canonical weights, and a model that computes with these weights."""
+"""Teachers with certified anatomy and canonical weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LayerSpan:
     """The layers of a teacher that correspond to one of the student's.
 
     Attributes:
-        layers: the teacher's layers to run, in order; empty where the teacher waits for the others.
+        layers: to run, in order; empty where the teacher waits for the others.
         counterpart: the last one run, whose heads, units and weights the student's layer may take.
     """
 
@@ -41,11 +41,11 @@ class FusionTeacher:
 
     Attributes:
         name: in the report.
-        model: computes with the canonical weights, in the teacher's precision.
+        model: has the canonical weights, in the teacher's precision.
         anatomy: certified.
-        state: {parameter: canonical weights, float64}, computed anew at every access.
-        weight: α, the teacher's share; all teachers' sum to 1.
-        spans: {layer of the student: the teacher's layers}; a layer that is absent corresponds to its namesake.
+        state: {parameter: canonical weights, float64}, computed at every access.
+        weight: α, the teacher's share; all sum to 1.
+        spans: {layer of the student: the teacher's layers}; its namesake where absent.
     """
 
     name: str
@@ -76,14 +76,14 @@ class FusionTeacher:
         return self.state.get(self.local_name(name))
 
     def read_weight(self, op: LinearOp) -> Tensor:
-        """The weight of one of the student's linear modules as [inputs, outputs], float64."""
+        """The weight of one of the student's linear modules, [inputs, outputs] float64."""
         return as_input_output(self.state[self.local_name(op.weight)], self.anatomy, op, self.local_name(op.weight))
 
     def transported(self, maps: Mapping[str, Map], name: str, student: Anatomy) -> Tensor:
         """A parameter in the student's shape, float64.
 
         Args:
-            maps: {the student's map key: map}.
+            maps: by the student's map keys.
             name: of the parameter.
             student: its anatomy.
         """
@@ -103,9 +103,9 @@ class TeacherGroup:
     """All teachers of a fusion.
 
     Attributes:
-        teachers: in the order of the fusion.
-        anchor: the anchor if there is one, itself one of the teachers if it takes part.
-        order: teacher i of the fusion is the user's teacher order[i].
+        teachers: sorted, without an anchor.
+        anchor: may be one of the teachers.
+        order: teacher i is the user's teacher order[i].
     """
 
     teachers: Sequence[FusionTeacher]
@@ -118,8 +118,10 @@ class TeacherGroup:
         return [*self.teachers, *([self.anchor] if self.anchor is not None else [])]
 
     def with_spans(self, spans: Sequence[Mapping[str, LayerSpan]]) -> TeacherGroup:
-        """The same group with its layers assigned, one mapping per member of `everyone`."""
-        teachers = [teacher.with_spans(own) for teacher, own in zip(self.teachers, spans, strict=False)]
+        """The group with layers assigned, one mapping per member of `everyone`."""
+        teachers = [
+            teacher.with_spans(teacher_spans) for teacher, teacher_spans in zip(self.teachers, spans, strict=False)
+        ]
         anchor = self.anchor
         if anchor is not None:
             pairs = zip(teachers, self.teachers, strict=True)
@@ -133,7 +135,7 @@ def as_input_output(weight: Tensor, anatomy: Anatomy, op: LinearOp, name: str | 
 
 
 def reads_first(anatomy: Anatomy, op: LinearOp, name: str | None = None) -> bool:
-    """Whether dimension 0 of the module's weight is its input (Conv1D) and not its output (Linear)."""
+    """Whether dimension 0 of the weight is its input (Conv1D) and not its output (Linear)."""
     return not op.tied and anatomy.axes[name or op.weight][0].side is Side.READ
 
 
@@ -142,12 +144,12 @@ def prepare_teachers(
 ) -> TeacherGroup:
     """Certify all teachers and bring them into canonical form.
 
-    Without an anchor the teachers are sorted by their weights' checksums, so that their order does not matter.
+    Without an anchor they are sorted by checksum, so that their order does not matter.
 
     Args:
         teachers: of one model type and task.
         weights: one per teacher, to be normalised.
-        anchor: a trained narrow model, which may be one of the teachers.
+        anchor: may be one of the teachers.
         canonical: see `prepare_teacher`.
 
     Raises:
@@ -174,13 +176,13 @@ def prepare_teachers(
 
 
 def prepare_teacher(name: str, model: PreTrainedModel, weight: float, *, canonical: bool = True) -> FusionTeacher:
-    """Certify a teacher's anatomy and bring its weights into canonical form; `model` itself is not changed.
+    """Certify a teacher's anatomy and bring a copy of its weights into canonical form.
 
     Args:
         name: in the report.
-        model: the teacher.
+        model: is not changed.
         weight: α.
-        canonical: fold norms and scales and centre writers; otherwise the weights are taken as they are.
+        canonical: fold norms and scales and centre writers; else weights are taken as they are.
 
     Raises:
         CertificateError, UnsupportedError: the architecture is not understood.
@@ -215,7 +217,7 @@ def normalised_weights(weights: Sequence[float]) -> list[float]:
 
 
 def _check_alike(teachers: Sequence[FusionTeacher]) -> None:
-    """Raise if two teachers have different parameters, or shared layers that run unequally often."""
+    """Raise if two teachers differ in parameters or in the runs of shared layers."""
     first = teachers[0]
     for teacher in teachers[1:]:
         odd = sorted(_parameter_kinds(first) ^ _parameter_kinds(teacher))

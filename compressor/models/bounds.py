@@ -1,7 +1,7 @@
-"""Bounds on what a model's folder may say of its size, held before anything of that size is built.
+"""Bounds on the sizes in a model's folder, checked before anything of that size is built.
 
-A config of a few bytes can ask for a list of ten million layers.  The bounds are several times what the largest public
-models have, such as 126 layers of 16,384 (Llama 405B) or 2,048 experts a layer (Switch).
+A config of a few bytes can ask for ten million layers.  The bounds are several times the sizes of the largest public
+models: 126 layers of 16,384 (Llama 405B), 2,048 experts a layer (Switch).
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from compressor.errors import UserError
 from compressor.utils.input_files import MIB, check_regular, read_json, special_kind
 from compressor.wording import quote, shorten
 
-#: Bytes of a config.json, and of any other file that is read as a whole: a tokenizer of 256,000 tokens has 33 MB.
+#: Bytes of a config.json, and of any other file read as a whole: a tokenizer of 256,000 tokens has 33 MB.
 CONFIG_BYTES, FILE_BYTES = 16 * MIB, 256 * MIB
-#: Classes with a name each.
+#: Classes with names.
 MAX_LABELS = 1 << 17
-#: Parameters that fields of a config may come to.
+#: Parameters of a model, estimated from its config.
 MAX_PARAMETERS = 10**14
-#: Patches of an image, which attention takes in pairs: 256 × 256.
+#: Patches of an image, 256 × 256: attention compares all pairs of them.
 MAX_PATCHES = 1 << 16
-#: Whole numbers of any meaning: what fits into 64 bits.
+#: Any other whole number: 64 bits.
 _MAX_INTEGER = (1 << 63) - 1
 
-#: Names of fields, the first match counting, and the most that each may be.
+#: (unit, names of fields, largest value); the first match counts.
 _BOUNDS: tuple[tuple[str, re.Pattern[str], int], ...] = tuple(
-    (what, re.compile(pattern), most)
-    for what, pattern, most in (
+    (unit, re.compile(pattern), most)
+    for unit, pattern, most in (
         ("positions", r"^(max_position_embeddings|n_positions|max_seq_len|max_source_positions)$", 1 << 27),
         ("length", r"position|length|seq|window|block_size|chunk|ctx|theta|_id$|_ids$|_token", _MAX_INTEGER),
         ("classes", r"^num_labels$|^num_classes$", MAX_LABELS),
@@ -43,18 +43,18 @@ _BOUNDS: tuple[tuple[str, re.Pattern[str], int], ...] = tuple(
         ("layers", r"layer|depth|block|stage", 1 << 9),
     )
 )
-#: What says how images are preprocessed.
+#: Configs of image preprocessors.
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-#: Names of classes: their keys are no fields.
+#: Names of classes: their keys are not fields of the config.
 _LABELS = ("id2label", "label2id")
 
 
 def check_model_files(folder: Path) -> None:
-    """Refuse a model's folder with a file that is no regular one, or far too large to be read as a whole.
+    """Refuse a model's folder with special files, or files far too large to be read as a whole.
 
     Raises:
-        UserError: it holds a pipe, a socket or a device, or a JSON or text file of more than `FILE_BYTES`, or its
-            preprocessor makes images larger than any model reads.
+        UserError: it holds a pipe, a socket or a device, a JSON or text file of more than `FILE_BYTES`, or a
+            preprocessor for images larger than any model reads.
     """
     for path in sorted(folder.iterdir()):
         kind = special_kind(path)
@@ -69,10 +69,10 @@ def check_model_files(folder: Path) -> None:
 
 
 def read_config_values(path: Path) -> Any:
-    """What a config.json holds, within bounds.
+    """The values of a config.json, checked.
 
     Raises:
-        UserError: it is no regular file, too large, or a number in it is beyond what any model has.
+        UserError: it is no regular file, too large, or a number in it is larger than in any model.
         OSError: it cannot be read.
         ValueError: it is not JSON, or nested too deeply.
     """
@@ -83,11 +83,11 @@ def read_config_values(path: Path) -> Any:
 
 
 def check_sizes(values: Mapping[str, Any], where: str) -> None:
-    """Refuse a config, and configs inside of it, of a size that no model has.
+    """Refuse a config, or a config nested in it, of a size that no model has.
 
     Args:
-        values: as in config.json, or of a config that transformers has filled in.
-        where: what the values come from, for the message.
+        values: of config.json, or of a config with the defaults of transformers.
+        where: their origin, for the message.
 
     Raises:
         UserError: a whole number is beyond its bound, there are too many classes, or too many parameters in all.
@@ -97,10 +97,10 @@ def check_sizes(values: Mapping[str, Any], where: str) -> None:
         if isinstance(labels, Mapping) and len(labels) > MAX_LABELS:
             raise UserError(f"{where}: {name} has {len(labels)} classes, more than {MAX_LABELS}")
     for name, number in _numbers(values):
-        what, most = _bound(name)
+        unit, most = _bound(name)
         if abs(number) > most:
             raise UserError(
-                f"{where}: {shorten(name)} is {quote(number)}, more than any model has ({what}: at most {most})"
+                f"{where}: {shorten(name)} is {quote(number)}, more than any model has ({unit}: at most {most})"
             )
     patches = _patches(values)
     if patches > MAX_PATCHES:
@@ -114,7 +114,7 @@ def check_sizes(values: Mapping[str, Any], where: str) -> None:
 
 
 def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """The whole numbers of a config with their names, those in lists too, but not of configs inside."""
+    """(field, value) for the whole numbers of a config, also those in lists, but not those of nested configs."""
     for name, value in values.items():
         items = list(value) if isinstance(value, list | tuple) else [value]
         while items:
@@ -126,15 +126,15 @@ def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 def _bound(name: str) -> tuple[str, int]:
-    """What a field counts, and the most that it may be."""
-    for what, pattern, most in _BOUNDS:
+    """The unit of a field, and its largest value."""
+    for unit, pattern, most in _BOUNDS:
         if pattern.search(name):
-            return what, most
+            return unit, most
     return "numbers", _MAX_INTEGER
 
 
 def _patches(values: Mapping[str, Any]) -> int:
-    """The most patches that an image of a config may have; 0 of other configs."""
+    """The largest number of patches of an image; 0 for models that read none."""
     sizes: dict[str, list[int]] = {"image_size": [], "patch_size": []}
     for name, number in _numbers(values):
         if name in sizes and number > 0:
@@ -144,11 +144,11 @@ def _patches(values: Mapping[str, Any]) -> int:
 
 
 def _parameters(values: Mapping[str, Any]) -> float:
-    """About how many parameters a config comes to, by the names of its fields: layers, embeddings and experts."""
+    """A rough count of the parameters in layers, embeddings and experts, by the names of fields."""
     largest: dict[str, int] = {}
     for name, number in _numbers(values):
-        what, _ = _bound(name)
-        largest[what] = max(largest.get(what, 0), number)
+        unit, _ = _bound(name)
+        largest[unit] = max(largest.get(unit, 0), number)
     width, units = largest.get("width", 0), largest.get("units", 0)
     layer = 4 * width**2 + 3 * width * units * max(1, largest.get("experts", 0))
     return float(largest.get("layers", 0) * layer + largest.get("tokens", 0) * width)

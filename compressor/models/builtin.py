@@ -1,4 +1,4 @@
-"""The built-in teachers: small ViTs on scikit-learn's digits, trained on first use and cached."""
+"""The built-in teachers, small ViTs trained on first use and cached, and their data, scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from platformdirs import user_cache_dir
 from torch import Tensor
 
 from compressor.errors import UserError
-from compressor.models.digits import CLASSES, digits
 from compressor.utils.files import atomic_directory
 from compressor.utils.scratch import tidy
 from compressor.utils.threads import torch_threads
@@ -28,10 +27,32 @@ if TYPE_CHECKING:
 
 OnTrainingProgress = Callable[[float, str], None]
 
+#: Images of the digits that no built-in teacher is trained on.
+TEST_SAMPLES = 497
+CLASSES = tuple(str(digit) for digit in range(10))
+
+
+def digits(role: Literal["train", "test"]) -> tuple[np.ndarray, np.ndarray]:
+    """One part of scikit-learn's bundled digits; the stratified split is always the same.
+
+    Returns:
+        Grey images, uint8 [N, 8, 8], and labels, int64 [N], in a shuffled order: 1,300 to train on and 497 to test on.
+    """
+    # scikit-learn takes a second to import, and only this function needs it.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    pixels, labels = load_digits(return_X_y=True)
+    # The pixels count 0..16 dots.
+    images = np.round(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
+    train, test = train_test_split(np.arange(len(labels)), test_size=TEST_SAMPLES, random_state=0, stratify=labels)
+    rows = train if role == "train" else test
+    return images[rows], labels[rows].astype(np.int64)
+
 
 @dataclass(frozen=True)
 class Training:
-    """How one built-in teacher is made; a change of any field makes a new cache folder."""
+    """The training of one built-in teacher; a change of any field makes a new cache folder."""
 
     seed: int
     steps: int = 400
@@ -44,7 +65,7 @@ class Training:
     heads: int = 4
     intermediate_size: int = 256
     patch_size: int = 2
-    # Wider than the usual 0.02, which wastes half of so short a training on leaving the start.
+    # Larger than the usual 0.02, with which half of so short a training passes before the loss falls.
     initializer_range: float = 0.1
     version: int = 1
 
@@ -87,7 +108,7 @@ def cache_folder() -> Path:
 
 
 def builtin_folder(name: str) -> Path:
-    """Where a built-in teacher is cached: in $COMPRESSOR_CACHE or the user's cache folder; it need not exist yet."""
+    """The cache folder of a built-in teacher, which need not exist yet."""
     recipe = json.dumps(asdict(_training(name)), sort_keys=True)
     return cache_folder() / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
 
@@ -97,7 +118,7 @@ def ensure_builtin(name: str, progress: OnTrainingProgress | None = None) -> Pat
 
     Args:
         name: one of `BUILTIN`.
-        progress: called with the share of the training that is done, in [0, 1], and a line that says what is done.
+        progress: called with the fraction of the training done, in [0, 1], and a message.
 
     Raises:
         UserError: there is no such teacher, or the cache cannot be written.
@@ -107,12 +128,12 @@ def ensure_builtin(name: str, progress: OnTrainingProgress | None = None) -> Pat
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        held = FileLock(folder.with_name(folder.name + ".lock")).acquire()
+        lock = FileLock(folder.with_name(folder.name + ".lock")).acquire()
     except OSError as error:
         place = folder.parent
         raise UserError(f"cannot cache {name} in {place} ({error}): set COMPRESSOR_CACHE to another folder") from None
-    with held:
-        # Another process may have trained it while this one waited.
+    with lock:
+        # Another process may have trained it meanwhile.
         if not folder.exists():
             for line in tidy(folder):
                 if progress:
@@ -129,7 +150,7 @@ def _training(name: str) -> Training:
 
 
 def _train(name: str, folder: Path, progress: OnTrainingProgress | None) -> None:
-    # Here, so that to know where teachers are cached takes no transformers.
+    # Imported here, so that finding the cache folder does not import transformers.
     from transformers import ViTForImageClassification, ViTImageProcessorPil
 
     from compressor.models.save import save_student
@@ -143,7 +164,7 @@ def _train(name: str, folder: Path, progress: OnTrainingProgress | None) -> None
         image_std=[0.5, 0.5, 0.5],
     )
     images, labels = digits("train")
-    # As the processor does it, for all images at once: [N, 3, 8, 8] in [-1, 1].
+    # As the processor does, for all images at once: [N, 3, 8, 8] in [-1, 1].
     pixels = torch.from_numpy(images.astype(np.float32) / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
     targets = torch.from_numpy(labels)
     with _reproducible(training.seed):
@@ -153,11 +174,11 @@ def _train(name: str, folder: Path, progress: OnTrainingProgress | None) -> None
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, training.learning_rate, total_steps=training.steps, pct_start=0.1
         )
-        loss_of = torch.nn.CrossEntropyLoss(label_smoothing=training.label_smoothing)
+        criterion = torch.nn.CrossEntropyLoss(label_smoothing=training.label_smoothing)
         for step, rows in enumerate(_batches(len(targets), training)):
             if progress and step % max(training.steps // 100, 1) == 0:
                 progress(step / training.steps, f"training the built-in teacher {name} on digits (first use)")
-            loss = loss_of(model(pixel_values=pixels[rows]).logits, targets[rows])
+            loss = criterion(model(pixel_values=pixels[rows]).logits, targets[rows])
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -176,7 +197,7 @@ def _batches(samples: int, training: Training) -> Iterator[Tensor]:
 
 @contextmanager
 def _reproducible(seed: int) -> Iterator[None]:
-    # One thread: sums come out the same whatever the number of cores, and so small a model gains little from more.
+    # One thread, so that sums do not depend on the number of cores; so small a model gains little from more.
     with torch_threads(1), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -1,24 +1,20 @@
-"""Which models can be one ensemble: they must read the same inputs and answer in the same terms."""
+"""Which models can be one ensemble: they must read the same inputs and predict the same classes or tokens."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from transformers import PretrainedConfig
 
 from compressor.errors import UserError
-from compressor.models.inputs import is_image_config, task_of
-from compressor.models.tasks import check_answers
+from compressor.models.inputs import is_image_config, size_pair
+from compressor.models.tasks import check_answers, find_task, is_classifier
+from compressor.models.teacher import Teacher
 
-if TYPE_CHECKING:
-    from compressor.models.load import Teacher
-
-Fact = Callable[[Any], Any]
-
-# Which settings of a preprocessor have an effect, by the switch that turns them on.
+# Settings of a preprocessor that have an effect, by the switch that turns them on.
 _PREPROCESSING = {
     "do_resize": ("size", "resample"),
     "do_center_crop": ("crop_size",),
@@ -34,21 +30,21 @@ def check_compatible_configs(named: Sequence[tuple[str, PretrainedConfig]]) -> N
         named: names as the user wrote them, and their configs.
 
     Raises:
-        UnsupportedError: one of them gives numbers, or says yes or no to every label.
-        UserError: model type, task, classes, labels, image geometry, vocabulary or activation differ; it says
-            which one, and what each of the two models has.
+        UnsupportedError: one of them predicts numbers, or says yes or no to every label.
+        UserError: model type, task, classes, labels, image geometry, vocabulary or activation differ; the message
+            names it and the value of each of the two models.
     """
     (first, reference), *others = named
     for name, config in others:
-        for what, fact in _FACTS.items():
-            _same(what, (first, fact(reference)), (name, fact(config)))
-        _same_labels((first, reference), (name, config))
+        for title, read in _PROPERTIES.items():
+            _check_same(title, (first, read(reference)), (name, read(config)))
+        _check_labels((first, reference), (name, config))
     for name, config in named:
         check_answers(config, name)
 
 
 def check_compatible(teachers: Sequence[Teacher]) -> None:
-    """Refuse teachers that cannot be one ensemble: `check_compatible_configs`, and what only loaded models show.
+    """Refuse teachers that cannot be one ensemble: check configs, parameters and preprocessors.
 
     Raises:
         UserError: as for the configs; or preprocessors, tokenizers or the parameters of a layer differ.
@@ -56,48 +52,49 @@ def check_compatible(teachers: Sequence[Teacher]) -> None:
     check_compatible_configs([(teacher.name, teacher.config) for teacher in teachers])
     first, *others = teachers
     for teacher in others:
-        for owner, other in ((first, teacher), (teacher, first)):
-            extra = sorted(_parameters(owner) - _parameters(other))
+        for owner, partner in ((first, teacher), (teacher, first)):
+            extra = sorted(_parameters(owner) - _parameters(partner))
             if extra:
-                raise UserError(f"the teachers' parameters differ: {owner.name} has {extra[0]}, {other.name} has not")
-            if owner.processor is not None and other.processor is None:
+                raise UserError(f"the teachers' parameters differ: {owner.name} has {extra[0]}, {partner.name} has not")
+            if owner.processor is not None and partner.processor is None:
                 raise UserError(
-                    f"{other.name} has no preprocessor and {owner.name} has one: copy it over if it fits both"
+                    f"{partner.name} has no preprocessor and {owner.name} has one: copy it over if it fits both"
                 )
         if first.processor is not None:
-            _same_processor(first, teacher)
+            _check_processors(first, teacher)
 
 
 def _parameters(teacher: Teacher) -> set[str]:
-    """Names of parameters and buffers, whatever layer they are of."""
+    """Names of parameters and buffers, with layer numbers replaced by a star."""
     return {re.sub(r"\.\d+\.", ".*.", name) for name in teacher.model.state_dict()}
 
 
-def _same_processor(first: Teacher, second: Teacher) -> None:
-    mine: Any = first.processor
-    other: Any = second.processor
-    if is_image_config(first.config):
-        ours, theirs = _image_settings(mine), _image_settings(other)
-        for key in sorted(ours.keys() | theirs.keys()):
-            _same(f"preprocessor's {key}", (first.name, ours.get(key)), (second.name, theirs.get(key)))
+def _check_processors(first: Teacher, second: Teacher) -> None:
+    processors: tuple[Any, Any] = (first.processor, second.processor)
+    if first.spec.is_image:
+        settings = [_image_settings(processor) for processor in processors]
+        for key in sorted(settings[0].keys() | settings[1].keys()):
+            _check_same(
+                f"preprocessor's {key}", (first.name, settings[0].get(key)), (second.name, settings[1].get(key))
+            )
         return
-    ours, theirs = mine.get_vocab(), other.get_vocab()
-    if ours != theirs:
-        token = min(ours.items() ^ theirs.items())[0]
+    vocabularies = [processor.get_vocab() for processor in processors]
+    if vocabularies[0] != vocabularies[1]:
+        token = min(vocabularies[0].items() ^ vocabularies[1].items())[0]
         raise UserError(
-            f"the teachers' tokenizers differ: token {token!r} is {ours.get(token)} in {first.name} and "
-            f"{theirs.get(token)} in {second.name}"
+            f"the teachers' tokenizers differ: token {token!r} is {vocabularies[0].get(token)} in {first.name} and "
+            f"{vocabularies[1].get(token)} in {second.name}"
         )
-    if _tokenizer_rules(mine) != _tokenizer_rules(other):
+    if _tokenizer_rules(processors[0]) != _tokenizer_rules(processors[1]):
         raise UserError(f"the teachers' tokenizers differ: {first.name} and {second.name} split text differently")
 
 
 def _image_settings(processor: Any) -> dict[str, Any]:
     """The settings of an image processor that have an effect, as plain JSON values."""
     values = json.loads(json.dumps(processor.to_dict(), default=str))
-    silent = {key for switch, keys in _PREPROCESSING.items() if not values.get(switch) for key in keys}
+    unused = {key for switch, keys in _PREPROCESSING.items() if not values.get(switch) for key in keys}
     known = {*_PREPROCESSING, *(key for keys in _PREPROCESSING.values() for key in keys)}
-    return {key: values[key] for key in known - silent if values.get(key) not in (None, False)}
+    return {key: values[key] for key in known - unused if values.get(key) not in (None, False)}
 
 
 def _tokenizer_rules(tokenizer: Any) -> Any:
@@ -109,59 +106,60 @@ def _tokenizer_rules(tokenizer: Any) -> Any:
     return {key: value for key, value in rules.items() if key not in ("padding", "truncation")}
 
 
-def _same(what: str, first: tuple[str, Any], second: tuple[str, Any]) -> None:
+def _check_same(title: str, first: tuple[str, Any], second: tuple[str, Any]) -> None:
     if first[1] != second[1]:
         raise UserError(
-            f"the teachers differ in {what}: {first[0]} has {_say(first[1])} and {second[0]} has {_say(second[1])}"
+            f"the teachers differ in {title}: {first[0]} has {_format(first[1])} and {second[0]} has "
+            f"{_format(second[1])}"
         )
 
 
-def _same_labels(first: tuple[str, PretrainedConfig], second: tuple[str, PretrainedConfig]) -> None:
-    if not task_of(first[1]).endswith("classification"):
+def _check_labels(first: tuple[str, PretrainedConfig], second: tuple[str, PretrainedConfig]) -> None:
+    if not is_classifier(first[1]):
         return
     labels: list[dict[Any, str]] = [dict(config.id2label or {}) for _, config in (first, second)]
     for index in sorted(labels[0].keys() | labels[1].keys()):
-        ours, theirs = (names.get(index) for names in labels)
-        if ours != theirs:
+        names = [of_model.get(index) for of_model in labels]
+        if names[0] != names[1]:
             raise UserError(
-                f"the teachers differ in the order of labels (id2label): class {index} is {ours!r} in {first[0]} and "
-                f"{theirs!r} in {second[0]}"
+                f"the teachers differ in the order of labels (id2label): class {index} is {names[0]!r} in {first[0]} "
+                f"and {names[1]!r} in {second[0]}"
             )
 
 
+def _task_name(config: PretrainedConfig) -> str:
+    return find_task(config).name
+
+
 def _classes(config: PretrainedConfig) -> int | None:
-    return config.num_labels if task_of(config).endswith("classification") else None
+    return config.num_labels if is_classifier(config) else None
 
 
 def _image_size(config: PretrainedConfig) -> tuple[int, int] | None:
-    return _pair(config.image_size) if is_image_config(config) else None
+    return size_pair(config.image_size) if is_image_config(config) else None
 
 
 def _patches(config: PretrainedConfig) -> int | None:
     if not is_image_config(config):
         return None
-    (height, width), (patch_height, patch_width) = _pair(config.image_size), _pair(config.patch_size)
+    (height, width), (patch_height, patch_width) = size_pair(config.image_size), size_pair(config.patch_size)
     return (height // patch_height) * (width // patch_width)
 
 
-def _pair(size: int | Iterable[int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else tuple(size)
-    return height, width
-
-
-def _attribute(*names: str) -> Fact:
+def _attribute(*names: str) -> Callable[[PretrainedConfig], Any]:
     return lambda config: next((value for name in names if (value := getattr(config, name, None)) is not None), None)
 
 
-def _say(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, tuple):
         return "×".join(str(item) for item in value)
     return "none" if value is None else str(value)
 
 
-_FACTS: dict[str, Fact] = {
+#: {title for messages: the value of a config} that must be equal.
+_PROPERTIES: dict[str, Callable[[PretrainedConfig], Any]] = {
     "model type": _attribute("model_type"),
-    "task": task_of,
+    "task": _task_name,
     "number of classes": _classes,
     "image size": _image_size,
     "number of channels": _attribute("num_channels"),

@@ -1,4 +1,4 @@
-"""Configs that no model can be built from, refused in one line before anything is built with them."""
+"""Refusing, in one line, configs that no model can be built from."""
 
 from __future__ import annotations
 
@@ -19,26 +19,25 @@ from compressor.models.inputs import is_image_config
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.utils.out_of_memory import is_out_of_memory
 
-#: Fields that say how large something is, of which every model that has it has one at least.  What else is wrong with a
-#: config shows where its model is built.
+#: Fields of sizes that are at least 1 in every model. Other faults of a config show when its model is built.
 _SIZE = re.compile(
     r"hidden_sizes?|d_model|d_ff|d_kv|n_embd|dim|hidden_dim|(intermediate|ffn|encoder_ffn|decoder_ffn)_(size|dim)"
     r"|n_heads?|num_heads|num_(attention|key_value)_heads|(encoder|decoder)_attention_heads"
     r"|vocab_size|patch_size|image_size|num_channels|head_dim|embedding_size|max_position_embeddings|n_positions"
 )
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "activation", "dense_act_fn")
-#: Configs that a model was built from, which need no second try.
+#: Configs that a model was built from, which are not tried again.
 _BUILT: set[str] = set()
 
 
 def check_fields(location: str | Path, config: PretrainedConfig) -> None:
     """Refuse architectures that are no names, sizes that are not positive, and activations that are not known.
 
-    What a config leaves as its class has it is right, whatever it is.
+    Defaults of the config's class are not checked.
 
     Args:
         location: of the config, for the message.
-        config: as transformers has read it.
+        config: as transformers reads it.
 
     Raises:
         UserError: names the field and its value.
@@ -52,7 +51,7 @@ def check_fields(location: str | Path, config: PretrainedConfig) -> None:
         if field in defaults and value == defaults[field] and type(value) is type(defaults[field]):
             continue
         if _SIZE.fullmatch(field):
-            _check_size(location, field, value)
+            _check_field_size(location, field, value)
         elif field in _ACTIVATIONS and isinstance(value, str) and value not in ACT2FN:
             raise UserError(f"the config of {location} is broken: {field} is {value!r}, which is no activation")
     if is_image_config(config):
@@ -60,20 +59,20 @@ def check_fields(location: str | Path, config: PretrainedConfig) -> None:
 
 
 def check_buildable(location: str | Path, config: PretrainedConfig, cls: type[PreTrainedModel]) -> None:
-    """Refuse a config that its class cannot be built from; only shapes are, and nothing is allocated.
+    """Refuse a config that its class cannot be built from; nothing is allocated.
 
     Args:
         location: of the config, for the message.
-        config: with sizes that are sane, `check_fields`.
+        config: one that passed `check_fields`.
         cls: the class that it names.
 
     Raises:
-        UserError: says what the class says.
+        UserError: with the message of the class.
     """
     key = f"{cls.__name__} {json.dumps(config.to_dict(), sort_keys=True, default=str)}"
     if key in _BUILT:
         return
-    if config.is_encoder_decoder and is_image_config(config) and not _is_fed(cls):
+    if config.is_encoder_decoder and is_image_config(config) and not _has_decoder(cls):
         raise UserError(f"the config of {location} is broken: is_encoder_decoder is true and {cls.__name__} is none")
     try:
         with quiet_transformers(), torch.device("meta"):
@@ -81,12 +80,12 @@ def check_buildable(location: str | Path, config: PretrainedConfig, cls: type[Pr
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise UserError(f"cannot build {cls.__name__} from the config of {location}: {_said(error)}") from error
+        raise UserError(f"cannot build {cls.__name__} from the config of {location}: {_error_text(error)}") from error
     _BUILT.add(key)
 
 
-def _is_fed(cls: type[PreTrainedModel]) -> bool:
-    """Whether a model has a decoder that is given what it has said so far."""
+def _has_decoder(cls: type[PreTrainedModel]) -> bool:
+    """Whether a model has a decoder that reads its own earlier tokens."""
     return "decoder_input_ids" in inspect.signature(cls.forward).parameters
 
 
@@ -98,25 +97,25 @@ def _defaults(config: PretrainedConfig) -> dict[str, Any]:
         return {}
 
 
-def _check_size(location: str | Path, field: str, value: Any) -> None:
+def _check_field_size(location: str | Path, field: str, value: Any) -> None:
     if any(not isinstance(number, int) or isinstance(number, bool) or number < 1 for number in _numbers(value)):
         given = one_line(repr(value), 60)
         raise UserError(f"the config of {location} is broken: {field} is {given} and should be a positive whole number")
 
 
 def _numbers(value: Any) -> Iterator[Any]:
-    """A size, or those of a list or of a dict by name; where there is none, nothing is wrong with it."""
+    """A size, or those of a list or a dict, without None."""
     if isinstance(value, dict):
         value = list(value.values())
-    for one in value if isinstance(value, list | tuple) else (value,):
-        if isinstance(one, list | tuple | dict):
-            yield from _numbers(one)
-        elif one is not None:
-            yield one
+    for item in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(item, list | tuple | dict):
+            yield from _numbers(item)
+        elif item is not None:
+            yield item
 
 
 def _check_patches(location: str | Path, config: PretrainedConfig) -> None:
-    image, patch = _pair(config.image_size), _pair(config.patch_size)
+    image, patch = _height_and_width(config.image_size), _height_and_width(config.patch_size)
     if image is None or patch is None:
         field = "image_size" if image is None else "patch_size"
         value = one_line(repr(getattr(config, field)), 60)
@@ -128,12 +127,13 @@ def _check_patches(location: str | Path, config: PretrainedConfig) -> None:
         )
 
 
-def _pair(size: Any) -> tuple[int, int] | None:
+def _height_and_width(size: Any) -> tuple[int, int] | None:
+    """Two numbers from one or two; None for anything else."""
     if isinstance(size, int):
         return size, size
     return (size[0], size[1]) if isinstance(size, list | tuple) and len(size) == 2 else None
 
 
-def _said(error: Exception) -> str:
-    """What an exception says; a bare key says too little."""
+def _error_text(error: Exception) -> str:
+    """The message of an exception, with its class if the message is a bare key."""
     return f"{type(error).__name__} {one_line(error)}" if isinstance(error, KeyError | IndexError) else one_line(error)

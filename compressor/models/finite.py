@@ -1,4 +1,4 @@
-"""Weights and activations that nothing can be computed from: NaN, infinity, and numbers no trained model has."""
+"""Refusing weights and activations that nothing can be computed from: NaN, infinity, and absurdly large numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from compressor.errors import UserError
@@ -19,13 +19,13 @@ from compressor.utils.out_of_memory import is_out_of_memory
 #: The largest weight or activation. Trained models stay far below (the outliers of large language models reach some
 #: 10⁵); sums of squares of anything larger soon leave the range of float32, which ends at 3.4 · 10³⁸.
 LARGEST = 1e12
-#: Modules that put out numbers of an ordinary size, beside norms of any class.
+#: Modules that put out numbers of an ordinary size; norms of any class do too.
 _ARITHMETIC = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding, Conv1D)
-#: Tokens of the text that a model is tried on.
+#: Tokens of the random text that a model is run on.
 _LENGTH = 4
 
 
-def check_weights(name: str, model: PreTrainedModel) -> None:
+def check_finite_weights(name: str, model: PreTrainedModel) -> None:
     """Refuse weights that nothing can be computed from.
 
     Args:
@@ -49,30 +49,31 @@ def check_weights(name: str, model: PreTrainedModel) -> None:
 
 
 def check_activations(name: str, model: PreTrainedModel) -> None:
-    """Run a model once on a random sample and refuse it where its activations cannot be computed with.
+    """Run a model once on a random sample and refuse it if its activations cannot be computed with.
 
     Args:
         name: the model, for the message.
         model: in eval mode; left as it was.
 
     Raises:
-        UserError: what a linear module, an embedding or a norm puts out, or the answer, is NaN, infinite or larger than
-            `LARGEST`, and names the first such module; or the model cannot be run.
+        UserError: the output of a linear module, an embedding, a norm or the model is NaN, infinite or larger than
+            `LARGEST` (names the first such module); or the model cannot be run.
     """
-    with torch.no_grad(), _watched(name, model):
+    with torch.no_grad(), _checked_modules(name, model):
         try:
-            _check_output(name, "the whole model", next(iter(model(**_sample(model.config, model.device)).values())))
+            sample = dummy_inputs(model.config, batch=1, length=_LENGTH, device=model.device)
+            _check_output(name, "the whole model", next(iter(model(**sample).values())))
         except UserError:
             raise
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            # Its code is known to run: what is wrong is a field of the config that only shows now.
+            # The class is known to run: a field of the config must be wrong.
             raise UserError(f"cannot run {name} on a random sample, by its config: {one_line(error)}") from error
 
 
 def check_hidden(name: str, place: str, hidden: Tensor) -> None:
-    """Refuse activations of calibration data that cannot be computed with.
+    """Refuse activations that cannot be computed with.
 
     Args:
         name: the teacher.
@@ -86,9 +87,9 @@ def check_hidden(name: str, place: str, hidden: Tensor) -> None:
         return
     largest = magnitude(hidden)
     if not largest <= LARGEST:
-        said = f"as large as {largest:.0e}" if largest < float("inf") else "NaN or infinite"
+        problem = f"as large as {largest:.0e}" if largest < float("inf") else "NaN or infinite"
         raise UserError(
-            f"nothing can be computed with {name}: the activations of {place} are {said}; its weights are broken or "
+            f"nothing can be computed with {name}: the activations of {place} are {problem}; its weights are broken or "
             "far too large"
         )
 
@@ -99,19 +100,15 @@ def magnitude(values: Tensor) -> float:
     return max(abs(float(low)), abs(float(high))) if low == low else float("nan")
 
 
-def _sample(config: PretrainedConfig, device: torch.device) -> dict[str, Tensor]:
-    return dummy_inputs(config, batch=1, length=_LENGTH, device=device)
-
-
 @contextmanager
-def _watched(name: str, model: nn.Module) -> Iterator[None]:
-    """Check what every linear module, embedding and norm puts out; masks and routers may put out infinity."""
+def _checked_modules(name: str, model: nn.Module) -> Iterator[None]:
+    """Check the outputs of linear modules, embeddings and norms; masks and routers may put out infinity."""
 
-    def watch(place: str) -> Callable[..., None]:
+    def checker(place: str) -> Callable[..., None]:
         return lambda _, __, output: _check_output(name, place, output)
 
     handles = [
-        module.register_forward_hook(watch(place))
+        module.register_forward_hook(checker(place))
         for place, module in model.named_modules()
         if type(module) in _ARITHMETIC or type(module).__name__.endswith("Norm")
     ]

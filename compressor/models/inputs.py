@@ -1,49 +1,22 @@
-"""What a model takes in: its task, and inputs of the right shape for a config."""
+"""The inputs of a model: their kind, padding, size, and random ones of the right shape."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compressor.errors import UnsupportedError
-
-#: How a class name of transformers ends, and the task that this stands for.  The first match counts.
-TASK_OF_HEAD: dict[str, str] = {
-    "ForImageClassification": "image-classification",
-    "ForSequenceClassification": "text-classification",
-    "ForTokenClassification": "token-classification",
-    "ForMaskedLM": "masked-lm",
-    "ForCausalLM": "causal-lm",
-    "LMHeadModel": "causal-lm",
-    "ForConditionalGeneration": "seq2seq-lm",
-    "Model": "features",
-}
+from compressor.models.tasks import predicts_vocabulary
 
 
 def name_architecture(model: PreTrainedModel) -> None:
-    """Name a model's class in its config, as transformers does only when it saves a model; one that is named stays."""
+    """Name a model's class in its config, which transformers does only when it saves a model; keep an existing name."""
     if not model.config.architectures:
         model.config.architectures = [type(model).__name__]
-
-
-def task_of(config: PretrainedConfig) -> str:
-    """The task that `config.architectures` stands for, one of the values of `TASK_OF_HEAD`.
-
-    Raises:
-        UnsupportedError: the config names no architecture, or one whose task is not known.
-    """
-    names = config.architectures or []
-    if not names:
-        raise UnsupportedError(
-            f"the {config.model_type} config names no architecture: add `architectures` to config.json"
-        )
-    for ending, task in TASK_OF_HEAD.items():
-        if names[0].endswith(ending):
-            return task
-    raise UnsupportedError(f"{names[0]} has a task that is not known here (known endings: {', '.join(TASK_OF_HEAD)})")
 
 
 def is_image_config(config: PretrainedConfig) -> bool:
@@ -56,8 +29,29 @@ def is_audio_config(config: PretrainedConfig) -> bool:
     return hasattr(config, "num_mel_bins")
 
 
+def pad_id(config: PretrainedConfig) -> int:
+    """The token that pads shorter samples of a batch: the model's padding token, else its end token, else 0."""
+    vocabulary = getattr(config, "vocab_size", None) or 0
+    for name in ("pad_token_id", "eos_token_id"):
+        token = getattr(config, name, None)
+        token = token[0] if isinstance(token, list) and token else token
+        if isinstance(token, int) and 0 <= token < vocabulary:
+            return token
+    return 0
+
+
+def without_labels(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The batch without its labels."""
+    return {name: value for name, value in batch.items() if name != "labels"}
+
+
+def pass_options(model: Any) -> dict[str, Any]:
+    """Arguments of every forward pass: no cache of keys and values, which nobody reads."""
+    return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+
+
 def count_tokens(inputs: Mapping[str, Tensor], config: PretrainedConfig) -> int:
-    """Token vectors that a batch makes without padding: patches of images; of encoder–decoders those of the fewer.
+    """Token vectors of a batch, padding left out; patches of images; for encoder–decoders the lower of both counts.
 
     Args:
         inputs: of the model.
@@ -65,8 +59,7 @@ def count_tokens(inputs: Mapping[str, Tensor], config: PretrainedConfig) -> int:
     """
     pixels = inputs.get("pixel_values")
     if pixels is not None:
-        size = config.patch_size
-        height, width = (size, size) if isinstance(size, int) else tuple(size)
+        height, width = size_pair(config.patch_size)
         return int(pixels.shape[0] * (pixels.shape[-2] // height) * (pixels.shape[-1] // width))
     counts = []
     for prefix in ("", "decoder_"):
@@ -74,6 +67,18 @@ def count_tokens(inputs: Mapping[str, Tensor], config: PretrainedConfig) -> int:
         if ids is not None:
             counts.append(ids.numel() if mask is None else int(mask.sum()))
     return min(counts, default=0)
+
+
+def logits_of_sample(config: PretrainedConfig, inputs: Mapping[str, Any]) -> int:
+    """Logits of one sample of a batch [B, T], for models with a logit for every word; 1 for all others."""
+    tokens = inputs.get("decoder_input_ids", inputs.get("input_ids"))
+    return int(tokens.shape[-1]) * config.vocab_size if tokens is not None and predicts_vocabulary(config) else 1
+
+
+def size_pair(size: Any) -> tuple[int, int]:
+    """Height and width of a config's `image_size` or `patch_size`, which may be one number for both."""
+    height, width = (size, size) if isinstance(size, int) else tuple(size)
+    return height, width
 
 
 def dummy_inputs(
@@ -85,15 +90,14 @@ def dummy_inputs(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> dict[str, Tensor]:
-    """Random inputs of a config, by what it reads.
+    """Random inputs for a config.
 
-    Images: `pixel_values` [B, C, H, W].  Text: `input_ids` and `attention_mask` [B, T].  Encoder–decoders have
-    `decoder_input_ids` [B, T'] as well, T' a little shorter.  Audio: `input_features` [B, mel bins, frames].
+    Images: `pixel_values` [B, C, H, W].  Text: `input_ids` and `attention_mask` [B, T]; encoder–decoders also
+    `decoder_input_ids` [B, T'], T' a little shorter.  Audio: `input_features` [B, mel bins, frames].
     """
     generator = torch.Generator().manual_seed(seed)
     if is_image_config(config):
-        size = config.image_size
-        height, width = (size, size) if isinstance(size, int) else tuple(size)
+        height, width = size_pair(config.image_size)
         channels = getattr(config, "num_channels", 3)
         pixels = torch.randn(batch, channels, height, width, generator=generator)
         return {"pixel_values": pixels.to(device, dtype)}
@@ -110,14 +114,9 @@ def dummy_inputs(
 
 
 def _random_ids(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor:
-    # Special ids get a meaning of their own in some families (RoBERTa counts positions by padding): keep clear of them.
+    # Special tokens mean more in some families (RoBERTa counts positions by padding): leave them out.
     names = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
     special = [getattr(config, name, None) for name in names]
     low_ones = [i for i in special if isinstance(i, int) and i < config.vocab_size // 2]
     low = min(max([*low_ones, 0]) + 1, config.vocab_size - 1)
     return torch.randint(low, config.vocab_size, (batch, length), generator=generator)
-
-
-def without_labels(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inputs of a model's call."""
-    return {name: value for name, value in batch.items() if name != "labels"}

@@ -1,54 +1,27 @@
-"""From names to teachers: a model with its preprocessor and its hash."""
+"""Loading a teacher by its name: its model, checked, and its preprocessor."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoImageProcessor, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoImageProcessor, AutoTokenizer, PretrainedConfig
 
 from compressor.errors import UserError
 from compressor.models.builtin import OnTrainingProgress, ensure_builtin
-from compressor.models.compatibility import check_compatible, check_compatible_configs
+from compressor.models.configs import code_needed, code_not_run, forget_code
 from compressor.models.finite import check_activations
-from compressor.models.foreign_code import code_needed, code_not_run, forget_code
-from compressor.models.inputs import is_image_config, task_of
-from compressor.models.resolve import ModelSource, resolve
+from compressor.models.inputs import is_image_config
+from compressor.models.resolve import resolve
 from compressor.models.save import fingerprint
-from compressor.models.weights import load_model, model_class
+from compressor.models.tasks import find_task
+from compressor.models.teacher import ModelSpec, Teacher
+from compressor.models.weights import load_model
 from compressor.utils.logging import one_line, quiet_transformers
-
-__all__ = [
-    "Teacher",
-    "check_compatible",
-    "check_compatible_configs",
-    "load_model",
-    "load_processor",
-    "load_teacher",
-    "model_class",
-]
 
 # A folder without any of these has no preprocessor (images) or no tokenizer (text).
 _IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
 _TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """A loaded model: frozen, float32, in eval mode."""
-
-    #: As the user wrote it.
-    name: str
-    source: ModelSource
-    model: PreTrainedModel
-    config: PretrainedConfig
-    #: Image processor or tokenizer; None if the folder has none.
-    processor: Any | None
-    #: sha256 of class, config and weights.
-    fingerprint: str
-    #: What was left out of its files, and that code of its own was not run.
-    notes: tuple[str, ...] = ()
 
 
 def load_teacher(
@@ -80,20 +53,20 @@ def load_teacher(
         notes.append(note)
     check_activations(name, model)
     digest = fingerprint(model)
-    _settle_padding(model.config, processor)
+    _set_padding(model.config, processor)
     try:
         # Not annotated by transformers for strings.
         model.to(device)  # type: ignore[arg-type]
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"cannot put {name} on device '{device}': {one_line(error)}") from error
-    return Teacher(name, source, model, model.config, processor, digest, tuple(notes))
+    return Teacher(name, source, model, ModelSpec.of(model.config), processor, digest, tuple(notes))
 
 
 def load_processor(location: str | Path, config: PretrainedConfig) -> Any | None:
     """The image processor or the tokenizer of a model; None if it comes without one.
 
     Raises:
-        UserError: it has one that cannot be read.
+        UserError: it cannot be read.
         UnsupportedError: it needs code of its own.
     """
     auto, files = (AutoImageProcessor, _IMAGE_FILES) if is_image_config(config) else (AutoTokenizer, _TEXT_FILES)
@@ -111,8 +84,8 @@ def load_processor(location: str | Path, config: PretrainedConfig) -> Any | None
         raise UserError(f"cannot read the preprocessor of {location}: {one_line(error)}") from error
 
 
-def _settle_padding(config: PretrainedConfig, processor: Any) -> None:
-    """Decoders that classify look for the last token that is no padding: let the config say what padding is."""
-    if getattr(config, "pad_token_id", None) is None and task_of(config) == "text-classification":
-        ids = (getattr(processor, name, None) for name in ("pad_token_id", "eos_token_id"))
-        config.pad_token_id = next((found for found in ids if found is not None), None)
+def _set_padding(config: PretrainedConfig, processor: Any) -> None:
+    """Set a missing `pad_token_id` of a text classifier: decoders classify by the last token that is no padding."""
+    if getattr(config, "pad_token_id", None) is None and find_task(config).name == "text-classification":
+        tokens = (getattr(processor, name, None) for name in ("pad_token_id", "eos_token_id"))
+        config.pad_token_id = next((token for token in tokens if token is not None), None)

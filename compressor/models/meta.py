@@ -1,4 +1,4 @@
-"""Models without weights: for parameter shapes, forward signatures, the limit of positions, and counting operations."""
+"""Models without weights: for shapes, signatures, the longest text, and counting operations."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError
-from compressor.models.weights import model_class
+from compressor.models.configs import model_class
 from compressor.utils.logging import quiet_transformers
 
-#: Most modules of a model; one of 94 layers with 512 experts each, every one of them of five modules, has 240,000.
+#: Most modules of a model; 94 layers with 512 experts of five modules each have 240,000.
 MAX_MODULES = 1_000_000
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:
-    """The float32 model of a config on the meta device, without memory.
+    """The float32 model of a config on the meta device, which takes no memory.
 
     Raises:
-        UnsupportedError: its architecture is missing or unknown to the installed transformers, or has more than
-            `MAX_MODULES` modules.
+        UnsupportedError: its class is missing or unknown to transformers, or has more than `MAX_MODULES` modules.
     """
     with torch.device("meta"), quiet_transformers(errors=False), _bounded_modules(config.model_type):
         return model_class(config)._from_config(copy.deepcopy(config), dtype=torch.float32)
@@ -35,7 +34,7 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
 
 @contextmanager
 def _bounded_modules(model_type: str) -> Iterator[None]:
-    """Stop an endless build: any field of a config may count modules, whatever its name."""
+    """Stop an endless build: a field of any name may be a number of modules."""
     count = 0
 
     def register(module: nn.Module, name: str, child: nn.Module | None) -> None:
@@ -52,9 +51,9 @@ def _bounded_modules(model_type: str) -> Iterator[None]:
 
 
 def weightless_copy(model: PreTrainedModel | PretrainedConfig) -> PreTrainedModel:
-    """The same modules on the CPU with eager attention and experts; every parameter is one expanded zero.
+    """A copy on the CPU with eager attention and experts, in which every parameter is one expanded zero.
 
-    The argument is not changed.  Tied parameters stay tied.
+    Tied parameters stay tied.
 
     Raises:
         UnsupportedError: as `meta_model`, for a config.
@@ -64,7 +63,7 @@ def weightless_copy(model: PreTrainedModel | PretrainedConfig) -> PreTrainedMode
             copied = meta_model(model)
             _materialise(copied)
         else:
-            # The config of a model that was pruned by hand no longer describes it: copy its modules.
+            # Copied from the modules, since the config of a model that was pruned by hand no longer describes it.
             copied = copy.deepcopy(model, {id(parameter): _zero(parameter) for parameter in model.parameters()})
             for module in copied.modules():
                 for name, buffer in module._buffers.items():
@@ -91,40 +90,40 @@ def _zero(parameter: nn.Parameter) -> nn.Parameter:
 
 
 def most_positions(config: PretrainedConfig) -> int | None:
-    """The longest text that a model can read, in tokens; None if its config names no limit.
+    """The longest text that a model can read, in tokens; None if its config sets no limit.
 
-    RoBERTa and its kin keep the first positions for padding; their table of positions says so.
+    A position table with a padding index (RoBERTa) reserves its first positions.
     """
-    found = next((value for name in _POSITIONS if isinstance(value := getattr(config, name, None), int)), None)
-    if found is None or found <= 0:
+    limit = next((value for name in _POSITIONS if isinstance(value := getattr(config, name, None), int)), None)
+    if limit is None or limit <= 0:
         return None
     for name, module in meta_model(config).named_modules():
-        if isinstance(module, nn.Embedding) and "position" in name and module.num_embeddings == found:
-            return found if module.padding_idx is None else found - module.padding_idx - 1
-    return found
+        if isinstance(module, nn.Embedding) and "position" in name and module.num_embeddings == limit:
+            return limit if module.padding_idx is None else limit - module.padding_idx - 1
+    return limit
 
 
 def forward_takes(config: PretrainedConfig, name: str) -> bool:
-    """Whether the model's forward has an argument of that name."""
+    """Whether the model's forward method has an argument of that name."""
     return name in inspect.signature(model_class(config).forward).parameters
 
 
 def reads_pairs(config: PretrainedConfig) -> bool:
-    """Whether the model tells the two texts of a pair apart by `token_type_ids`."""
+    """Whether the model distinguishes the texts of a pair by `token_type_ids`."""
     return forward_takes(config, "token_type_ids") and getattr(config, "type_vocab_size", 0) > 1
 
 
 def as_pair(config: PretrainedConfig, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Inputs [B, T] whose second half is another text, for models that tell pairs apart; of others as they are."""
-    found = dict(inputs)
-    if "input_ids" in found and reads_pairs(config):
-        ids = found["input_ids"]
-        found["token_type_ids"] = (torch.arange(ids.shape[1]) >= ids.shape[1] // 2).to(ids).expand_as(ids).contiguous()
-    return found
+    """Inputs [B, T] with their second half marked as another text, if the model reads pairs; else unchanged."""
+    pair = dict(inputs)
+    if "input_ids" in pair and reads_pairs(config):
+        ids = pair["input_ids"]
+        pair["token_type_ids"] = (torch.arange(ids.shape[1]) >= ids.shape[1] // 2).to(ids).expand_as(ids).contiguous()
+    return pair
 
 
 class DecoderInputs:
-    """Labels of an encoder–decoder, shifted right by the model's own rule.
+    """Shifts labels of an encoder–decoder right by the model's own rule.
 
     Args:
         config: the model's.
@@ -139,7 +138,7 @@ class DecoderInputs:
         if hasattr(self._model, "prepare_decoder_input_ids_from_labels"):
             try:
                 return self._model.prepare_decoder_input_ids_from_labels(labels)
-            # Configs without a start token: the rule below has one.
+            # Configs without a start token: use the rule below.
             except (ValueError, AttributeError, TypeError):
                 pass
         names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")

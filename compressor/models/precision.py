@@ -1,4 +1,4 @@
-"""Models in half precision: fused and trained in float32, and given back as they came."""
+"""Models in half precision: they are fused and trained in float32, and returned in their own precision."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ SINGLE = torch.float32
 
 
 def precision_of(models: Sequence[PreTrainedModel]) -> torch.dtype:
-    """The least precision that loses nothing of any of them: the teachers' own where they agree."""
+    """The lowest precision that represents the weights of all models."""
     return reduce(torch.promote_types, [_precision(model) for model in models])
 
 
 def in_single(model: PreTrainedModel) -> PreTrainedModel:
-    """The model itself, or a copy of it in float32 if its weights are in half precision.
+    """The model itself, or a float32 copy if its weights are in half precision.
 
-    Sums over tokens overflow float16, and bfloat16 has two digits: too few for least squares.
+    Sums over tokens overflow float16; bfloat16 has two digits, too few for least squares.
     """
     if torch.finfo(_precision(model)).bits >= 32:
         return model
-    twin = copy.deepcopy(model).float()
-    saved = twin.state_dict().keys()
-    rounded = [name for name, own in model.named_buffers() if name not in saved and _is_half(own.dtype)]
+    raised_copy = copy.deepcopy(model).float()
+    saved = raised_copy.state_dict().keys()
+    rounded = [name for name, buffer in model.named_buffers() if name not in saved and _is_half(buffer.dtype)]
     if rounded:
-        # What the config gives (rotary frequencies) is made again; `model.half()` has rounded it.
+        # Buffers computed from the config (rotary frequencies), which `model.half()` rounds, are computed again.
         with quiet_transformers(errors=False), torch.random.fork_rng(devices=[]):
             fresh = dict(type(model)(copy.deepcopy(model.config)).named_buffers())
         for name in rounded:
-            twin.get_buffer(name).copy_(fresh[name])
-    return twin
+            raised_copy.get_buffer(name).copy_(fresh[name])
+    return raised_copy
 
 
 def inputs_in_single(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Inputs for models in float32: numbers of half precision in it too."""
+    """The batch with its half-precision tensors in float32."""
     return {name: value.to(SINGLE) if _is_half(value.dtype) else value for name, value in batch.items()}
 
 
 def lower(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """Bring a model's weights to a precision, in place; what its config gives keeps its own."""
+    """Convert a model's weights in place; buffers keep their precision."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return model
@@ -54,7 +54,7 @@ def lower(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 @contextmanager
 def raised(model: PreTrainedModel) -> Iterator[None]:
-    """Weights in float32 meanwhile, which small steps are not lost in; then in the precision that they had."""
+    """Keep the weights in float32 inside the block, so that small steps are not rounded away."""
     before = _precision(model)
     if torch.finfo(before).bits >= 32:
         yield

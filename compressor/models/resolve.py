@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 
 from compressor.errors import UserError
 from compressor.models.builtin import BUILTIN, builtin_config, builtin_folder
-from compressor.models.weights import read_config
+from compressor.models.configs import read_config
 from compressor.utils.input_files import special_kind
 from compressor.utils.logging import one_line
 from compressor.wording import shorten
@@ -21,25 +21,29 @@ from compressor.wording import shorten
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model comes from."""
+    """The origin of a model.
+
+    Attributes:
+        kind: of it.
+        name: as the user wrote it.
+        location: for `from_pretrained`: a folder, or a Hub id; the folder of a built-in teacher may not exist yet.
+    """
 
     kind: Literal["folder", "builtin", "hub"]
-    #: As the user wrote it.
     name: str
-    #: What `from_pretrained` takes: a folder, or a Hub id. The folder of a built-in teacher may not exist yet.
     location: str
 
 
 def resolve(name: str) -> ModelSource:
-    """Find out what a name stands for, without reading weights.
+    """Find the model of a name, without reading weights.
 
-    A Hub id is looked up at once; without a connection a copy in the local Hub cache is used.
+    A Hub id is looked up at once; without a connection, a copy in the local Hub cache is used.
 
     Raises:
         UserError: it is no folder, no built-in teacher and not on the Hub; or a file of that name is in the way.
     """
     path = Path(name).expanduser()
-    # Rather than the path's own methods, which raise where a name is too long for one.
+    # Methods of Path raise on names that are too long.
     if os.path.isdir(path):
         return ModelSource("folder", name, str(path))
     if (kind := special_kind(path)) is not None:
@@ -49,7 +53,7 @@ def resolve(name: str) -> ModelSource:
     if name in BUILTIN:
         return ModelSource("builtin", name, str(builtin_folder(name)))
     try:
-        # One request: the lookups of `from_pretrained` are repeated for half a minute where there is no network.
+        # One request: without network, `from_pretrained` would retry for half a minute.
         HfApi().model_info(name, timeout=10)
     except HFValidationError:
         raise UserError(_not_found(name, "it is no valid Hub id")) from None

@@ -1,4 +1,4 @@
-"""Saving a model as a plain Hugging Face folder, and the hash that tells models apart."""
+"""Saving a model as a plain Hugging Face folder, and the fingerprint of a model."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compressor.models.finite import check_weights
+from compressor.models.finite import check_finite_weights
 from compressor.models.weights import load_model
 from compressor.utils.logging import quiet_transformers
 
-# Written by whoever saved the model last, and no part of what it computes.
+# Fields of a config that do not change what the model computes.
 _NOT_THE_MODEL = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype"}
 
 
@@ -24,14 +24,14 @@ def save_student(folder: str | Path, model: PreTrainedModel, processor: Any | No
     The folder loads with the plain `from_pretrained` of transformers.
 
     Raises:
-        UserError: nothing could be computed with a weight; nothing is written then.
+        UserError: a weight is not finite; nothing is written then.
     """
-    check_weights("the student", model)
+    check_finite_weights("the student", model)
     with quiet_transformers():
         model.save_pretrained(folder)
         if processor is not None:
             processor.save_pretrained(folder)
-    # safetensors writes for the owner alone; a model is as readable as the files beside it.
+    # safetensors makes files readable for the owner alone; give them the mode of the other files.
     for file in Path(folder).glob("*.safetensors"):
         file.chmod(Path(folder, "config.json").stat().st_mode & 0o777)
 
@@ -39,13 +39,13 @@ def save_student(folder: str | Path, model: PreTrainedModel, processor: Any | No
 def fingerprint(model: PreTrainedModel | str | Path) -> str:
     """The sha256 of a model: its class, its config and every tensor of its state dict, as 64 hex digits.
 
-    It is the same before and after saving, and on every device.
+    Saving and devices do not change it.
 
     Args:
         model: the model, or a folder to load it from.
     """
     if not isinstance(model, PreTrainedModel):
-        # Nothing of it is used once it is hashed.
+        # Nothing of it is used afterwards.
         model = load_model(model, mapped=True)
     digest = hashlib.sha256(type(model).__name__.encode())
     digest.update(config_json(model.config).encode())
@@ -58,7 +58,7 @@ def fingerprint(model: PreTrainedModel | str | Path) -> str:
 
 
 def config_json(config: PretrainedConfig) -> str:
-    """A config as one line of JSON, without what is no part of what the model computes."""
+    """A config as one line of JSON, without fields that do not change what the model computes."""
     return json.dumps(_computed(config.to_dict()), sort_keys=True, default=str)
 
 

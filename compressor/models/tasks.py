@@ -1,11 +1,10 @@
-"""The tasks that models are made for: what is measured, which positions of the logits count, and how text is read.
+"""The one table of tasks: which class names mean a task, its metrics, which logits count, how its text is read.
 
-A new task is one entry of `TASKS` here, and one way to read its samples in `compressor.data.text_readers`.
+A new task is an entry of `TASKS` here and a reader of its samples in `compressor.data.batches.READERS`.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +13,10 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from compressor.errors import UnsupportedError
-from compressor.models.inputs import TASK_OF_HEAD as ENDINGS
-from compressor.models.inputs import is_image_config, task_of
 
-#: What labels are where nothing is to be predicted, as in transformers.
+#: Label of positions where nothing is predicted, as in transformers.
 IGNORED = -100
-#: Kinds of classifiers, by their config's `problem_type`, whose answer is not one class of several.
+#: `problem_type` of classifiers that do not choose one class of several.
 UNANSWERED = ("regression", "multi_label_classification")
 
 
@@ -28,16 +25,18 @@ class Task:
     """One task.
 
     Attributes:
-        name: one of the values of `compressor.models.inputs.TASKS`.
-        metrics: what a model is measured by, the first one first: "accuracy", "f1" or "perplexity"; () if nothing.
-        mask: the input [B, T] whose ones are the positions that count; None for one answer [C] a sample.
-        shift: whether the logits of position t answer the label of position t + 1.
+        name: its key in `TASKS`.
+        heads: endings of the class names of transformers that are made for it.
+        metrics: "accuracy", "f1" or "perplexity", the main one first; () if nothing can be measured.
+        mask: name of the input [B, T] that is 1 at the positions that count; None for one answer [C] a sample.
+        shift: whether the logits of position t predict the label of position t + 1.
         packed: whether texts are joined and cut into blocks.
-        ends: whether a block ends as the tokenizer ends a text, as well as beginning so.
-        columns: whether labels are a column of the data (and may be missing), rather than the text itself.
+        ends: whether a block ends with the tokenizer's closing tokens, as well as starting with its opening ones.
+        columns: whether labels are a column of the data, which may be missing, rather than the text itself.
     """
 
     name: str
+    heads: tuple[str, ...]
     metrics: tuple[str, ...]
     mask: str | None = None
     shift: bool = False
@@ -47,20 +46,20 @@ class Task:
 
     @property
     def temperature(self) -> float:
-        """Of a distillation that is asked for none.
+        """The default temperature of a distillation.
 
-        Perplexity is of the probabilities as they are, and softened ones say most about words that nobody expects.
-        Where an answer counts as right or wrong, softened ones say more about the classes that come near it.
+        Perplexity is measured on unsoftened probabilities, and softening them mostly raises unlikely words. Accuracy
+        counts right and wrong alone, and softened probabilities show which classes come close.
         """
         return 1.0 if "perplexity" in self.metrics else 2.0
 
     def counted(self, logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The answers that count, [P, C]: those of padding do not.
+        """The logits without those of padding, [P, C].
 
-        A masked language model's are those of all tokens, masked or not: its teachers' opinion is known of each.
+        For masked language models these are the logits of all tokens, masked or not: teachers predict each of them.
 
         Args:
-            logits: [B, T, C], or [B, C] where a sample has one answer; or anything made from them in that shape.
+            logits: [B, T, C], or [B, C] with one answer a sample; or anything of that shape made from them.
             inputs: the batch.
         """
         if self.mask is None or logits.dim() < 3:
@@ -69,7 +68,7 @@ class Task:
         return logits.flatten(0, -2) if mask is None else logits[mask.bool().to(logits.device)]
 
     def answered(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The answers that have a known label, [P, C] and [P]; labels below 0 are unknown, or not asked for.
+        """The logits with a known label, [P, C], and these labels, [P]; labels below 0 are unknown or ignored.
 
         Args:
             logits: as in `counted`.
@@ -81,82 +80,94 @@ class Task:
         return logits[known.to(logits.device)], labels[known]
 
 
+#: Tasks by name; the first with a matching head counts, so the headless "Model" comes last.
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("image-classification", ("accuracy",), columns=True),
-        Task("text-classification", ("accuracy", "f1"), columns=True),
-        Task("token-classification", ("accuracy", "f1"), mask="attention_mask", columns=True),
-        Task("masked-lm", ("perplexity",), mask="attention_mask", packed=True, ends=True),
-        Task("causal-lm", ("perplexity",), mask="attention_mask", shift=True, packed=True),
-        Task("seq2seq-lm", ("perplexity",), mask="decoder_attention_mask"),
-        Task("features", ()),
+        Task("image-classification", ("ForImageClassification",), ("accuracy",), columns=True),
+        Task("text-classification", ("ForSequenceClassification",), ("accuracy", "f1"), columns=True),
+        Task(
+            "token-classification", ("ForTokenClassification",), ("accuracy", "f1"), mask="attention_mask", columns=True
+        ),
+        Task("masked-lm", ("ForMaskedLM",), ("perplexity",), mask="attention_mask", packed=True, ends=True),
+        Task(
+            "causal-lm", ("ForCausalLM", "LMHeadModel"), ("perplexity",), mask="attention_mask", shift=True, packed=True
+        ),
+        Task("seq2seq-lm", ("ForConditionalGeneration",), ("perplexity",), mask="decoder_attention_mask"),
+        Task("features", ("Model",), ()),
     )
 }
 
 
 def find_task(config: PretrainedConfig) -> Task:
-    """The task of a config.
+    """The task of a config, by the class that `config.architectures` names first.
 
     Raises:
-        UnsupportedError: the config names no architecture, or one whose task is not known.
+        UnsupportedError: the config names no class, or one whose task is not known.
     """
-    return TASKS[task_of(config)]
+    names = config.architectures or []
+    if not names:
+        raise UnsupportedError(
+            f"the {config.model_type} config names no architecture: add `architectures` to config.json"
+        )
+    return _task_of_class(names[0])
 
 
 def task_of_model(model: Any) -> Task:
-    """The task that the name of a model's class stands for.
+    """The task of a model, by the name of its class.
 
     Raises:
-        UnsupportedError: the name tells none.
+        UnsupportedError: no task has such a head.
     """
-    name = type(model).__name__
-    for ending, task in ENDINGS.items():
-        if name.endswith(ending):
-            return TASKS[task]
-    raise UnsupportedError(f"{name} has a task that is not known here (known endings: {', '.join(ENDINGS)})")
+    return _task_of_class(type(model).__name__)
 
 
-def pass_options(model: Any) -> dict[str, Any]:
-    """Arguments of every forward pass: a cache of keys and values, which nobody reads, is not made."""
-    return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+def _task_of_class(name: str) -> Task:
+    heads = {head: task for task in TASKS.values() for head in task.heads}
+    for head, task in heads.items():
+        if name.endswith(head):
+            return task
+    raise UnsupportedError(f"{name} has a task that is not known here (known endings: {', '.join(heads)})")
 
 
 def predicts_vocabulary(config: PretrainedConfig) -> bool:
-    """Whether a model answers every token with its whole vocabulary."""
+    """Whether a model has a logit for every entry of its vocabulary, at each token."""
     metrics = find_task(config).metrics if config.architectures else ()
     return "perplexity" in metrics and isinstance(getattr(config, "vocab_size", None), int)
 
 
-def logits_of_sample(config: PretrainedConfig, inputs: Mapping[str, Any]) -> int:
-    """How many logits one sample of a batch [B, T] makes where models answer with their vocabulary; 1 elsewhere."""
-    tokens = inputs.get("decoder_input_ids", inputs.get("input_ids"))
-    return int(tokens.shape[-1]) * config.vocab_size if tokens is not None and predicts_vocabulary(config) else 1
+def is_classifier(config: PretrainedConfig) -> bool:
+    """Whether a model has classes with labels.
+
+    Raises:
+        UnsupportedError: as `find_task`.
+    """
+    return find_task(config).columns
 
 
 def check_answers(config: PretrainedConfig, name: str) -> None:
-    """Refuse classifiers whose answer is not one class of several: a softmax says nothing of theirs.
+    """Refuse classifiers that do not choose one class of several: their logits are no softmax.
 
     Raises:
-        UnsupportedError: the model gives a number, or says yes or no to every label.
+        UnsupportedError: the model predicts a number, or says yes or no to every label.
     """
-    if not config.architectures or not task_of(config).endswith("classification"):
+    if not config.architectures or not is_classifier(config):
         return
     kind = getattr(config, "problem_type", None)
     if (config.num_labels or 0) < 2 or kind in UNANSWERED:
-        what = f"problem_type {kind!r}" if kind in UNANSWERED else f"num_labels {config.num_labels}"
+        reason = f"problem_type {kind!r}" if kind in UNANSWERED else f"num_labels {config.num_labels}"
         raise UnsupportedError(
-            f"{name} does not choose one of several classes ({what}): regression and multi-label models cannot be "
+            f"{name} does not choose one of several classes ({reason}): regression and multi-label models cannot be "
             f"fused or measured yet"
         )
 
 
 def check_measurable(config: PretrainedConfig, doing: str, name: str) -> Task:
-    """Refuse models without a head, of which nothing can be measured.
+    """The task of a model, which must have a head.
 
     Args:
         config: the model's.
-        doing: what is to be done, for the message, such as "evaluating".
+        doing: the action that needs one, such as "evaluating", for the message.
         name: the model, as the user wrote it.
 
     Raises:
@@ -169,27 +180,3 @@ def check_measurable(config: PretrainedConfig, doing: str, name: str) -> Task:
             f"{doing} needs a head that answers, and {name} ({task.name}) has none: it can be fused only"
         )
     return task
-
-
-def reads(config: PretrainedConfig) -> str:
-    """What a model reads: "image" or "text".
-
-    Raises:
-        UnsupportedError: something else.
-    """
-    if is_image_config(config):
-        return "image"
-    if getattr(config, "vocab_size", None) is None or hasattr(config, "num_mel_bins"):
-        raise UnsupportedError(f"data of {config.model_type} models cannot be read yet: images and text can")
-    return "text"
-
-
-def pad_id(config: PretrainedConfig) -> int:
-    """The token that fills up shorter samples of a batch: the model's own, else its end token, else 0."""
-    vocabulary = getattr(config, "vocab_size", None) or 0
-    for name in ("pad_token_id", "eos_token_id"):
-        found = getattr(config, name, None)
-        found = found[0] if isinstance(found, list) and found else found
-        if isinstance(found, int) and 0 <= found < vocabulary:
-            return found
-    return 0

@@ -1,1 +1,1 @@
-"""From a recipe to a finished folder, and what the other commands do; nothing here prints."""
+"""The jobs of the commands: from a recipe to a finished folder, and others; nothing here prints."""

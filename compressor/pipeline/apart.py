@@ -1,4 +1,4 @@
-"""What a command reads, kept apart from where it writes."""
+"""Inputs of a command must not overlap with its output."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _MOST_LINKS = 40
 
 @dataclass(frozen=True)
 class Input:
-    """A file or folder that must not go.
+    """A file or folder that a command reads.
 
     Attributes:
-        meaning: what it is, for messages.
-        path: where; it need not exist yet.
-        written: whether it is written too, so that others may write into it.
+        meaning: name for messages.
+        path: need not exist yet.
+        written: whether the command writes into it too.
     """
 
     meaning: str
@@ -37,41 +37,41 @@ class Input:
 
 
 def model_inputs(names: Iterable[str], role: str = "model") -> list[Input]:
-    """Where models are read from, by their names; nothing is looked up on the Hub."""
+    """The places of models, by their names; nothing is looked up on the Hub."""
     return [Input(f"the {role} {name}", place) for name in names for place in _places(name, "model")]
 
 
 def recipe_inputs(recipe: Recipe, file: str | Path | None = None, role: str = "teacher") -> list[Input]:
-    """All that a run of a recipe reads, and its logs.
+    """All inputs of a run, and its logs.
 
     Args:
         recipe: of the run.
-        file: that the recipe was read from.
-        role: what its models are, for messages.
+        file: of the recipe.
+        role: of the models, for messages.
     """
-    found = model_inputs(recipe.teachers, role)
+    inputs = model_inputs(recipe.teachers, role)
     if recipe.student is not None:
-        found += model_inputs([recipe.student], "student")
+        inputs += model_inputs([recipe.student], "student")
     if recipe.fusion.anchor is not None:
-        found += model_inputs([recipe.fusion.anchor], "anchor")
+        inputs += model_inputs([recipe.fusion.anchor], "anchor")
     source = recipe.data.source
     if source is None and all(name in BUILTIN for name in recipe.teachers):
         source = builtin_data(recipe.teachers[0])
     if source is not None:
-        found += [Input(f"the data {source}", path) for path in _data_places(source)]
+        inputs += [Input(f"the data {source}", path) for path in _data_places(source)]
     if file is not None:
-        found.append(Input(f"the recipe {file}", _local(str(file))))
+        inputs.append(Input(f"the recipe {file}", _local(str(file))))
     if recipe.finetune.tensorboard is not None:
         logs = recipe.finetune.tensorboard
-        found.append(Input(f"the TensorBoard logs {logs}", _local(logs), written=True))
-    return found
+        inputs.append(Input(f"the TensorBoard logs {logs}", _local(logs), written=True))
+    return inputs
 
 
 def check_apart(output: Path, inputs: Iterable[Input]) -> None:
-    """Refuse an output that is, holds or lies inside anything that is read, wherever links lead.
+    """Refuse an output that is, contains or lies inside an input, links followed.
 
     Raises:
-        UserError: it names what is read.
+        UserError: they overlap; the line names the input.
     """
     try:
         for entry in inputs:
@@ -81,24 +81,26 @@ def check_apart(output: Path, inputs: Iterable[Input]) -> None:
 
 
 def _check_apart(output: Path, entry: Input) -> None:
-    asked = "choose an output apart from what is read" if not entry.written else "choose another folder for one of them"
-    *links, place = _way(entry.path)
-    *_, written = _way(output)
+    remedy = (
+        "choose an output apart from what is read" if not entry.written else "choose another folder for one of them"
+    )
+    *links, place = _resolve_links(entry.path)
+    *_, written = _resolve_links(output)
     if _same(written, place):
-        raise UserError(f"{output} is {entry.meaning}: {asked}")
+        raise UserError(f"{output} is {entry.meaning}: {remedy}")
     if not entry.written and any(_same(parent, place) for parent in written.parents):
-        raise UserError(f"{output} lies inside {entry.meaning}: {asked}")
+        raise UserError(f"{output} lies inside {entry.meaning}: {remedy}")
     ways = [*links, place]
     if written.exists() and place.is_dir():
-        ways += [step for link in _links_below(place) for step in _way(link)]
+        ways += [step for link in _links_below(place) for step in _resolve_links(link)]
     if any(_same(parent, written) for step in ways for parent in step.parents):
-        raise UserError(f"{output} holds {entry.meaning}: {asked}")
+        raise UserError(f"{output} holds {entry.meaning}: {remedy}")
 
 
-def _way(path: Path) -> list[Path]:
-    """The links on the way to a path, each by its real place, and where it ends."""
+def _resolve_links(path: Path) -> list[Path]:
+    """The links on the way to a path, by their real paths, and the real path itself."""
     path = path.expanduser().absolute()
-    found: list[Path] = []
+    links: list[Path] = []
     here, rest = Path(path.anchor), list(reversed(path.parts[1:]))
     while rest:
         part = rest.pop()
@@ -106,14 +108,14 @@ def _way(path: Path) -> list[Path]:
         if not step.is_symlink():
             here = step
             continue
-        found.append(step)
-        if len(found) > _MOST_LINKS:
+        links.append(step)
+        if len(links) > _MOST_LINKS:
             raise OSError(f"too many links on the way to {path}")
         target = step.readlink()
         if target.is_absolute():
             here, target = Path(target.anchor), target.relative_to(target.anchor)
         rest += reversed(target.parts)
-    return [*found, here]
+    return [*links, here]
 
 
 def _links_below(folder: Path) -> Iterator[Path]:
@@ -121,16 +123,16 @@ def _links_below(folder: Path) -> Iterator[Path]:
         yield from (path for name in (*folders, *files) if (path := Path(place, name)).is_symlink())
 
 
-def _same(one: Path, other: Path) -> bool:
-    """Whether two real paths are one place; the file system is asked, for names in other cases and bind mounts."""
+def _same(first: Path, second: Path) -> bool:
+    """Whether two real paths are one file, by the file system: cases of letters and bind mounts count."""
     try:
-        return one == other or os.path.samefile(one, other)
+        return first == second or os.path.samefile(first, second)
     except (OSError, ValueError):
         return False
 
 
 def _places(name: str, kind: str) -> list[Path]:
-    """A local path, a built-in teacher's cache, or the cache of a name of the Hub; none of what is no such name."""
+    """A local path, a built-in teacher's cache, or the cache of a Hub name; none for other names."""
     path = _local(name)
     if os.path.lexists(path):
         return [path]
@@ -139,12 +141,12 @@ def _places(name: str, kind: str) -> list[Path]:
     try:
         return [Path(HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type=kind))]
     except HFValidationError:
-        # Whoever reads it says that there is nothing of that name.
+        # Reading it will fail with a message.
         return []
 
 
 def _data_places(source: str) -> list[Path]:
-    """As `compressor.data.files.find_splits` reads a source."""
+    """The places of a source, as `compressor.data.files.find_splits` reads it."""
     if os.path.lexists(_local(source)):
         return [_local(source)]
     if source in BUILTIN_DATA:
@@ -154,5 +156,5 @@ def _data_places(source: str) -> list[Path]:
 
 
 def _local(name: str) -> Path:
-    # Not Path.expanduser, which fails for users that there are not.
+    # Path.expanduser fails for unknown users.
     return Path(os.path.expanduser(name))

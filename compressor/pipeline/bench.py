@@ -1,4 +1,4 @@
-"""Models side by side without data: latency in processes of their own, multiply–accumulates and size."""
+"""Latency of models on random inputs, each in its own process; multiply–accumulates and size."""
 
 from __future__ import annotations
 
@@ -11,41 +11,42 @@ from typing import Any
 import onnx
 
 from compressor.bench.backends import BACKENDS
-from compressor.bench.latency import available_threads as all_threads
+from compressor.bench.latency import available_threads
 from compressor.bench.rows import Row, to_json
 from compressor.bench.subprocesses import TimingJob, WorkerError, measure_isolated
 from compressor.errors import UnsupportedError, UserError
-from compressor.export.files import files_of
+from compressor.export.file_kinds import files_of
 from compressor.export.formats import EXPORT_FORMATS
 from compressor.export.parity_cases import MODEL
 from compressor.export.write import write_formats
 from compressor.models.bounds import read_config_values
 from compressor.models.inputs import dummy_inputs, is_image_config
-from compressor.models.load import Teacher, load_teacher
+from compressor.models.load import load_teacher
+from compressor.models.teacher import Teacher
 from compressor.pipeline.environment import environment
 from compressor.pipeline.evaluation import EvaluatedModel, short_names, stored_bytes
-from compressor.pipeline.progress import OnStage, StageReporter
+from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.pipeline.teachers import check_device
 from compressor.pipeline.timing import sample_length
 from compressor.recipe import ExportOptions
-from compressor.utils.disk import disk_full_as_user_error
+from compressor.utils.files import disk_full_as_user_error
 
-#: What is timed if nothing else is asked for.
+#: Backends that are timed by default.
 DEFAULT_BACKENDS = ("torch", "onnx")
-#: Samples that ranges are taken from for an int8 file that is only timed: they change no time.
-_RANGES = 8
+#: Calibration samples of an int8 file that is only timed, on which its ranges do not matter.
+_CALIBRATION_SAMPLES = 8
 
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What is measured, and how.
+    """Settings of a measurement.
 
     Attributes:
-        batch_sizes: samples per call; each is measured.
-        lengths: tokens of a text sample; each is measured, cut to the positions that all models hold.
+        batch_sizes: samples per call; all are measured.
+        lengths: tokens of a text sample, cut to the longest that all models can read; all are measured.
         backends: names in `BACKENDS`.
         seconds: least measuring time per model, backend, batch size and length.
-        threads: of every process; all cores that this one may use if omitted.
+        threads: of every process; all cores available to this one if omitted.
         device: of torch.
         warmups: calls before measuring, after the first.
     """
@@ -60,7 +61,7 @@ class BenchSettings:
 
 
 @dataclass(frozen=True)
-class _Entrant:
+class _Contender:
     """A model to be timed: in torch its folder, in ONNX Runtime its files."""
 
     label: str
@@ -69,24 +70,24 @@ class _Entrant:
     config: Mapping[str, Any] | None
 
     def path(self, backend: str) -> str | None:
-        """What a backend runs; None where there is nothing for it."""
+        """The folder or file that a backend runs; None without one."""
         if BACKENDS.get(backend).format is not None:
             return str(self.files[backend]) if backend in self.files else None
         return None if self.model is None else self.model.source.location
 
 
 def bench_models(names: Sequence[str], settings: BenchSettings, *, progress: OnStage | None = None) -> dict[str, Any]:
-    """Latency of models on random inputs, each in a process of its own, in turns.
+    """Latency of models on random inputs, each in its own process, in turns.
 
     Args:
-        names: folders, built-in names, Hub ids, or ONNX files, whoever made them.
-        settings: what is measured.
-        progress: told of every stage.
+        names: folders, built-in names, Hub ids, or ONNX files from anywhere.
+        settings: of the measurement.
+        progress: called at every stage.
 
     Returns:
         JSON-ready: results, one for each model, backend, batch size and length (see
         `compressor.bench.subprocesses.Measurement`), table as in a report with the first batch size and length,
-        settings, notes on what was left out, environment, seconds.
+        settings, notes on models left out, environment, seconds.
 
     Raises:
         UserError: a model cannot be loaded, a backend is unknown, or models read different kinds of input.
@@ -97,41 +98,45 @@ def bench_models(names: Sequence[str], settings: BenchSettings, *, progress: OnS
         BACKENDS.get(backend)
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
-        entrants = _enter(names, settings, Path(scratch), stages, notes)
-        models = [entrant.model for entrant in entrants if entrant.model is not None]
-        lengths = _lengths(models, settings.lengths) if models or _any_text(entrants) else (None,)
-        used = settings.threads or all_threads()
+        contenders = _load(names, settings, Path(scratch), stages, notes)
+        models = [contender.model for contender in contenders if contender.model is not None]
+        lengths = _lengths(models, settings.lengths) if models or _any_text(contenders) else (None,)
+        threads = settings.threads or available_threads()
         results: list[dict[str, Any]] = []
         shapes = [(batch, length) for batch in settings.batch_sizes for length in lengths]
         for batch, length in shapes:
-            results += _time(entrants, batch, length, used, settings, stages, notes)
+            results += _time(contenders, batch, length, threads, settings, stages, notes)
     if not results:
         raise UserError(f"nothing could be timed: {'; '.join(notes)}")
     return {
-        "table": to_json(_rows(models, [e.label for e in entrants if e.model is not None], results, shapes[0])),
+        "table": to_json(
+            _rows(
+                models, [contender.label for contender in contenders if contender.model is not None], results, shapes[0]
+            )
+        ),
         "results": results,
-        "settings": {**asdict(settings), "lengths": list(lengths), "threads": used},
+        "settings": {**asdict(settings), "lengths": list(lengths), "threads": threads},
         "notes": list(dict.fromkeys(notes)),
-        "environment": {**environment(), "threads": used},
+        "environment": {**environment(), "threads": threads},
         "seconds": stages.report(),
     }
 
 
-def _enter(
+def _load(
     names: Sequence[str], settings: BenchSettings, scratch: Path, stages: StageReporter, notes: list[str]
-) -> list[_Entrant]:
-    """Load every model and find, or make, the files that are to be timed."""
-    found = []
+) -> list[_Contender]:
+    """Load every model, and find or export the files to time."""
+    contenders = []
     labels = short_names(names)
-    with stages("load", "loading") as tell:
-        loaded = [None if _is_onnx(name) else load_teacher(name, progress=tell) for name in names]
+    with stages("load", "loading") as progress:
+        loaded = [None if _is_onnx(name) else load_teacher(name, progress=progress) for name in names]
         _check_inputs([model for model in loaded if model is not None])
     for index, (name, label, model) in enumerate(zip(names, labels, loaded, strict=True)):
         if model is None:
             if "onnx" not in settings.backends:
                 raise UserError(f"{name} is an ONNX file, which only the backend onnx times")
-            own = Path(name).expanduser()
-            found.append(_Entrant(label, None, {"onnx": own}, _config_beside(own)))
+            file = Path(name).expanduser()
+            contenders.append(_Contender(label, None, {"onnx": file}, _config_near(file)))
             continue
         files = {}
         for backend in settings.backends:
@@ -141,37 +146,37 @@ def _enter(
                 path = _file(model, backend, scratch / str(index), label, notes)
             if path is not None:
                 files[backend] = path
-        found.append(_Entrant(label, model, files, model.config.to_dict()))
-    return found
+        contenders.append(_Contender(label, model, files, model.config.to_dict()))
+    return contenders
 
 
 def _file(model: Teacher, backend: str, scratch: Path, label: str, notes: list[str]) -> Path | None:
-    """The file of a backend: one of the model's own folder, else a temporary export that is only timed."""
-    asked = BACKENDS.get(backend)
-    assert asked.format is not None
-    made = EXPORT_FORMATS.get(asked.format)
+    """The file for a backend: from the model's folder, else a temporary export that is only timed."""
+    engine = BACKENDS.get(backend)
+    assert engine.format is not None
+    export_format = EXPORT_FORMATS.get(engine.format)
     try:
         kind = next((kind for kind in files_of(model.model, cache=False) if kind.name == MODEL), None)
         if kind is None:
             raise UnsupportedError(f"{type(model.model).__name__} has no ONNX file of the whole model")
         folder = Path(model.source.location)
-        for own in (made.path(folder, kind), *(folder / "onnx" / name for name in asked.files)):
-            if own.is_file():
-                return own
-        # Whether it agrees with torch is not asked of a file that is only timed.
-        options = ExportOptions(cache=False, tolerance=1.0, formats=(asked.format,))
-        calibration = [dummy_inputs(model.config, _RANGES)]
+        for file in (export_format.path(folder, kind), *(folder / "onnx" / name for name in engine.files)):
+            if file.is_file():
+                return file
+        # A file that is only timed need not agree with torch.
+        options = ExportOptions(cache=False, tolerance=1.0, formats=(engine.format,))
+        calibration = [dummy_inputs(model.config, _CALIBRATION_SAMPLES)]
         written = write_formats(
-            [asked.format], model.model, scratch, options, calibration=calibration, batch_sizes=(1,)
+            [engine.format], model.model, scratch, options, calibration=calibration, batch_sizes=(1,)
         )
-        return written[asked.format].report.path
+        return written[engine.format].report.path
     except UnsupportedError as error:
-        notes.append(f"{label} was not timed in {asked.meaning}: {error}")
+        notes.append(f"{label} was not timed in {engine.meaning}: {error}")
         return None
 
 
 def _time(
-    entrants: Sequence[_Entrant],
+    contenders: Sequence[_Contender],
     batch: int,
     length: int | None,
     threads: int,
@@ -180,51 +185,53 @@ def _time(
     notes: list[str],
 ) -> list[dict[str, Any]]:
     """Time everything at one batch size and length."""
-    jobs: list[tuple[_Entrant, str, TimingJob]] = []
-    for entrant in entrants:
+    jobs: list[tuple[_Contender, str, TimingJob]] = []
+    for contender in contenders:
         for backend in settings.backends:
-            if (path := entrant.path(backend)) is not None:
+            if (path := contender.path(backend)) is not None:
                 engine = BACKENDS.get(backend).engine
-                job = TimingJob(engine, path, batch, length or 1, threads, settings.device, _feeding(entrant.config))
-                jobs.append((entrant, backend, job))
+                job = TimingJob(
+                    engine, path, batch, length or 1, threads, settings.device, _input_sizes(contender.config)
+                )
+                jobs.append((contender, backend, job))
     shape = f"batches of {batch}" + ("" if length is None else f" × {length} tokens")
-    with stages("latency", f"timing {shape} in turns") as tell:
+    with stages("latency", f"timing {shape} in turns") as progress:
         measured = measure_isolated(
             [job for _, _, job in jobs],
             seconds=settings.seconds,
             warmups=settings.warmups,
-            tell=lambda share: tell(share, f"timing {shape} in turns"),
+            on_progress=lambda fraction: progress(fraction, f"timing {shape} in turns"),
         )
     results = []
-    for (entrant, backend, job), found in zip(jobs, measured, strict=True):
-        if isinstance(found, WorkerError):
-            notes.append(f"{entrant.label} was not timed in {BACKENDS.get(backend).meaning}, {shape}: {found}")
+    for (contender, backend, job), measurement in zip(jobs, measured, strict=True):
+        if isinstance(measurement, WorkerError):
+            notes.append(f"{contender.label} was not timed in {BACKENDS.get(backend).meaning}, {shape}: {measurement}")
             continue
         results.append(
             {
-                "model": entrant.label,
+                "model": contender.label,
                 "backend": backend,
                 "batch_size": batch,
                 "length": length,
-                "bytes": _bytes(entrant, job),
-                **asdict(found),
+                "bytes": _bytes(contender, job),
+                **asdict(measurement),
             }
         )
     return results
 
 
-def _feeding(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What of a config the inputs of an ONNX file depend on."""
+def _input_sizes(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Values of a config that the inputs of an ONNX file depend on."""
     names = ("vocab_size", "image_size", "num_channels")
     return None if config is None else {name: config[name] for name in names if config.get(name) is not None}
 
 
-def _bytes(entrant: _Entrant, job: TimingJob) -> int:
+def _bytes(contender: _Contender, job: TimingJob) -> int:
     path = Path(job.path)
     if job.engine == "onnx":
         return sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
-    assert entrant.model is not None
-    return stored_bytes(entrant.model)
+    assert contender.model is not None
+    return stored_bytes(contender.model)
 
 
 def _rows(
@@ -233,7 +240,7 @@ def _rows(
     results: Sequence[Mapping[str, Any]],
     shape: tuple[int, int | None],
 ) -> list[Row]:
-    """The table: what every model is, and its latency at one batch size and length."""
+    """The table: sizes of every model, and its latency at one batch size and length."""
     batch, length = shape
     times = {
         (row["model"], row["backend"]): row for row in results if (row["batch_size"], row["length"]) == (batch, length)
@@ -243,26 +250,27 @@ def _rows(
         row = EvaluatedModel(label, (model.model,), stored_bytes(model), None).row(None, length or 128)
         latency: dict[str, float | None] = {}
         for key, backend in (("torch", "torch"), ("ort", "onnx")):
-            found = times.get((label, backend), {})
-            latency |= {f"{key}_p50_ms": found.get("p50_ms"), f"{key}_p95_ms": found.get("p95_ms")}
+            measured = times.get((label, backend), {})
+            latency |= {f"{key}_p50_ms": measured.get("p50_ms"), f"{key}_p95_ms": measured.get("p95_ms")}
         rows.append(Row(**{**asdict(row), **latency}))
     return rows
 
 
-def _lengths(models: Sequence[Teacher], asked: Sequence[int]) -> tuple[int | None, ...]:
-    """The lengths that are measured, each once; (None,) if no model reads text."""
-    found: list[int | None] = []
-    for length in asked:
-        held = [sample_length(model.config, length) for model in models]
-        if models and None in held:
+def _lengths(models: Sequence[Teacher], lengths: Sequence[int]) -> tuple[int | None, ...]:
+    """The lengths to measure, each once; (None,) if no model reads text."""
+    cut: list[int | None] = []
+    for length in lengths:
+        longest = [sample_length(model.config, length) for model in models]
+        if models and None in longest:
             return (None,)
-        found.append(min((one for one in held if one is not None), default=length))
-    return tuple(dict.fromkeys(found))
+        cut.append(min((tokens for tokens in longest if tokens is not None), default=length))
+    return tuple(dict.fromkeys(cut))
 
 
-def _any_text(entrants: Sequence[_Entrant]) -> bool:
+def _any_text(contenders: Sequence[_Contender]) -> bool:
     """Whether any of the ONNX files reads tokens."""
-    graphs = [onnx.load(path, load_external_data=False).graph for one in entrants for path in one.files.values()]
+    files = [path for contender in contenders for path in contender.files.values()]
+    graphs = [onnx.load(path, load_external_data=False).graph for path in files]
     return any(entry.name.endswith("input_ids") for graph in graphs for entry in graph.input)
 
 
@@ -275,8 +283,8 @@ def _is_onnx(name: str) -> bool:
     return True
 
 
-def _config_beside(path: Path) -> dict[str, Any] | None:
-    """The config.json beside an ONNX file or above its folder."""
+def _config_near(path: Path) -> dict[str, Any] | None:
+    """The config.json in the folder of an ONNX file, or in the folder above."""
     for folder in (path.parent, path.parent.parent):
         try:
             return dict(read_config_values(folder / "config.json"))

@@ -1,7 +1,6 @@
-"""The width that meets a budget: parameters and multiply–accumulates are counted, latency is measured, all before any
-weight is read.
+"""The width for a budget of parameters, multiply–accumulates or latency; no weights are read.
 
-Only shapes that hardware likes are tried: whole heads, and sizes that are multiples of eight where the family has any.
+Only hardware-friendly shapes are tried: whole heads, and sizes that are multiples of eight where possible.
 """
 
 from __future__ import annotations
@@ -17,17 +16,16 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from compressor.anatomy import Anatomy, Kind
-from compressor.bench.flops import count_macs
 from compressor.bench.latency import available_threads, measure_latency, torch_runner
 from compressor.bench.rows import format_count
-from compressor.bench.size import count_parameters
+from compressor.bench.size import count_macs, count_parameters
 from compressor.bench.subprocesses import TimingJob, WorkerError, measure_isolated
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.shape.spec import StudentSpec, sizes_at, student_specs
 from compressor.fusion.shape.width import WIDTH_MULTIPLE
+from compressor.models.configs import model_class
 from compressor.models.inputs import dummy_inputs
-from compressor.models.weights import model_class
-from compressor.pipeline.progress import OnStageProgress
+from compressor.pipeline.stages import OnStageProgress
 from compressor.pipeline.teachers import shape_of
 from compressor.pipeline.timing import LENGTH, sample_length
 from compressor.recipe import TargetOptions
@@ -35,17 +33,17 @@ from compressor.utils.logging import quiet_transformers
 
 #: Least measuring time of a candidate, in seconds.
 SECONDS = 1.0
-#: How far from the possible a target may be, relatively, before it is refused.
+#: Largest relative distance of a target from the possible sizes.
 SLACK = 0.05
 
 
 @dataclass(frozen=True)
 class Budget:
-    """A width that was picked, and why.
+    """A picked width and its reasons.
 
     Attributes:
         width: as in a recipe.
-        report: JSON-ready: what was asked, what the student costs, and every candidate that was looked at.
+        report: JSON-ready: the target, the student's costs, and every candidate.
     """
 
     width: float
@@ -54,7 +52,7 @@ class Budget:
 
 @dataclass
 class WidthCandidates:
-    """The widths that may be picked, the narrowest first; each is built and counted when it is asked for.
+    """Widths that can be picked, the narrowest first; each is built and counted on access.
 
     Args:
         configs: the teachers'.
@@ -93,36 +91,36 @@ class WidthCandidates:
         return float(about[what])
 
     def about(self, index: int) -> dict[str, Any]:
-        """What is known of a width, and reported."""
+        """The report on a width, with all costs counted so far."""
         if index not in self.looked_at:
             sizes = {name: new for name, (_, new) in self.target(index).fields.items()}
             self.looked_at[index] = {"width": self.widths[index], "fields": sizes}
         return self.looked_at[index]
 
-    def nearest(self, wanted: float, what: str) -> int:
-        """The width whose cost is closest to what is wanted, by their ratio; costs grow with the width."""
+    def nearest(self, target: float, what: str) -> int:
+        """The width with the cost closest to a target, by their ratio; costs grow with the width."""
         low, high = 0, len(self) - 1
         while high - low > 1:
             middle = (low + high) // 2
-            if self.cost(middle, what) < wanted:
+            if self.cost(middle, what) < target:
                 low = middle
             else:
                 high = middle
-        return min((low, high), key=lambda index: abs(math.log(self.cost(index, what) / wanted)))
+        return min((low, high), key=lambda index: abs(math.log(self.cost(index, what) / target)))
 
 
 def liked_widths(config: PretrainedConfig, anatomy: Anatomy) -> tuple[float, ...]:
-    """The widths whose shapes hardware likes, the narrowest first, the full width last.
+    """Hardware-friendly widths, the narrowest first, the full width last.
 
-    Every one is of whole heads. Hidden and FFN sizes are multiples of eight; where that leaves fewer than two widths,
-    only the hidden size is; and where even that does, none need be.
+    All have whole heads. Hidden and FFN sizes are multiples of eight; if that leaves fewer than two widths, only the
+    hidden size; if still fewer, neither.
     """
     attentions = [space for space in anatomy.spaces.values() if space.kind is Kind.ATTENTION]
     residual = anatomy.residual.size
     free = "head_dim" in anatomy.fields.values() or not any(space.rotary and not space.pairs for space in attentions)
     steps = range(WIDTH_MULTIPLE, residual, WIDTH_MULTIPLE) if free else range(1, attentions[0].groups)
     whole = residual if free else attentions[0].groups
-    found: dict[float, dict[str, int]] = {}
+    sizes_of: dict[float, dict[str, int]] = {}
     for step in (*steps, whole):
         try:
             width = _rounded(config, anatomy, step / whole)
@@ -132,13 +130,13 @@ def liked_widths(config: PretrainedConfig, anatomy: Anatomy) -> tuple[float, ...
             continue
         hidden = {sizes[name] for name, meaning in anatomy.fields.items() if meaning == "hidden"}
         if not free or step == whole or hidden <= {step}:
-            # Else heads round the width to another step's.
-            found[width] = sizes
+            # Otherwise whole heads round the width to that of another step.
+            sizes_of[width] = sizes
     for meanings in (("hidden", "ffn"), ("hidden",), ()):
         fields = [name for name, meaning in anatomy.fields.items() if meaning in meanings]
         widths = [
             width
-            for width, sizes in found.items()
+            for width, sizes in sizes_of.items()
             if width == 1 or all(sizes[name] % WIDTH_MULTIPLE == 0 for name in fields if name in sizes)
         ]
         if len(widths) > 1:
@@ -147,57 +145,57 @@ def liked_widths(config: PretrainedConfig, anatomy: Anatomy) -> tuple[float, ...
 
 
 def _rounded(config: PretrainedConfig, anatomy: Anatomy, width: float) -> float:
-    """The width beside this one at which the FFN is a multiple of eight and the other sizes are the same."""
+    """The nearest width at which the FFN is a multiple of eight and other sizes are the same; else this width."""
     ffn = next((name for name, meaning in anatomy.fields.items() if meaning == "ffn"), None)
     sizes = sizes_at(config, anatomy, width)
     if ffn is None or sizes[ffn] % WIDTH_MULTIPLE == 0:
         return width
     full = sizes_at(config, anatomy, 1.0)[ffn]
     near = max(WIDTH_MULTIPLE, round(width * full / WIDTH_MULTIPLE) * WIDTH_MULTIPLE) / full
-    found = sizes_at(config, anatomy, near) if near <= 1 else sizes
+    near_sizes = sizes_at(config, anatomy, near) if near <= 1 else sizes
     others = [name for name in sizes if anatomy.fields[name] != "ffn"]
-    return near if near <= 1 and all(found[name] == sizes[name] for name in others) else width
+    return near if near <= 1 and all(near_sizes[name] == sizes[name] for name in others) else width
 
 
 def pick_width(
     configs: Sequence[PretrainedConfig],
-    asked: TargetOptions,
+    target: TargetOptions,
     *,
     depth: float | int | None = None,
     length: int = LENGTH,
     thread_count: int | None = None,
-    tell: OnStageProgress | None = None,
+    on_progress: OnStageProgress | None = None,
 ) -> Budget:
-    """The width that meets a budget.
+    """Pick the width for a budget.
 
     Args:
         configs: the teachers'.
-        asked: the budget.
+        target: the budget.
         depth: of the student, as in a recipe.
         length: tokens of a text sample.
         thread_count: of ONNX Runtime; all cores of this process if omitted.
-        tell: told what is measured.
+        on_progress: called before every measurement.
 
     Raises:
         UserError: no width comes near enough; the line says which comes nearest.
     """
     candidates = WidthCandidates(configs, depth, length)
-    report: dict[str, Any] = {"asked": {k: v for k, v in asked.model_dump().items() if v is not None}}
+    report: dict[str, Any] = {"asked": {k: v for k, v in target.model_dump().items() if v is not None}}
     index = len(candidates) - 1
-    for what, wanted in (("params", asked.params), ("flops", asked.flops)):
+    for what, wanted in (("params", target.params), ("flops", target.flops)):
         if wanted is not None:
             index = _sized(candidates, what, wanted)
-    if asked.latency is not None:
-        timer = _Timer(candidates, asked.batch_size, length, thread_count or available_threads(), tell)
-        index = _fast_enough(candidates, index, asked.latency, timer)
-        report["latency"] = timer.how()
+    if target.latency is not None:
+        timer = _Timer(candidates, target.batch_size, length, thread_count or available_threads(), on_progress)
+        index = _fast_enough(candidates, index, target.latency, timer)
+        report["latency"] = timer.settings()
     report["given"] = candidates.about(index)
-    report["looked_at"] = [candidates.looked_at[one] for one in sorted(candidates.looked_at)]
+    report["looked_at"] = [candidates.looked_at[key] for key in sorted(candidates.looked_at)]
     return Budget(candidates.widths[index], report)
 
 
 def _sized(candidates: WidthCandidates, what: str, wanted: float) -> int:
-    """The width whose parameters or MACs come closest."""
+    """The width with the closest parameters or MACs."""
     last = len(candidates) - 1
     if wanted <= 1:
         full = count_parameters if what == "params" else (lambda config: count_macs(config, length=candidates.length))
@@ -236,25 +234,25 @@ def _fast_enough(candidates: WidthCandidates, last: int, limit: float, time: Cal
 
 @dataclass
 class _Timer:
-    """Measures the p50 of a candidate with random weights: in ONNX Runtime, or in torch where it has no ONNX file."""
+    """Median latency of candidates with random weights: in ONNX Runtime, or in torch without an ONNX file."""
 
     candidates: WidthCandidates
     batch_size: int
     length: int
     thread_count: int
-    tell: OnStageProgress | None
+    on_progress: OnStageProgress | None
     backend: str = "onnxruntime"
 
     def __call__(self, index: int) -> float:
         about = self.candidates.about(index)
         if "p50_ms" not in about:
-            if self.tell:
-                self.tell(None, f"timing width {about['width']:.4g}")
+            if self.on_progress:
+                self.on_progress(None, f"timing width {about['width']:.4g}")
             about["p50_ms"] = self._measured(self.candidates.target(index).config)
         return float(about["p50_ms"])
 
-    def how(self) -> dict[str, Any]:
-        """How it was measured, JSON-ready."""
+    def settings(self) -> dict[str, Any]:
+        """The settings of the measurement, JSON-ready."""
         return {
             "backend": self.backend,
             "batch_size": self.batch_size,
@@ -264,7 +262,7 @@ class _Timer:
         }
 
     def _measured(self, config: PretrainedConfig) -> float:
-        # The exporters, which only a limit on latency needs.
+        # Only a limit on latency needs the exporters.
         from compressor.pipeline.deliver import export_to_time
 
         with quiet_transformers():
@@ -280,14 +278,14 @@ class _Timer:
                 return measure_latency({"student": runner}, seconds=SECONDS)["student"].p50_ms
             about = {name: getattr(config, name, None) for name in ("vocab_size", "image_size", "num_channels")}
             job = TimingJob("onnx", str(path), self.batch_size, length, self.thread_count, config=about)
-            (found,) = measure_isolated([job], seconds=SECONDS)
-        if isinstance(found, WorkerError):
-            raise UserError(f"the latency of a candidate could not be measured: {found}")
-        return found.p50_ms
+            (measurement,) = measure_isolated([job], seconds=SECONDS)
+        if isinstance(measurement, WorkerError):
+            raise UserError(f"the latency of a candidate could not be measured: {measurement}")
+        return measurement.p50_ms
 
 
 def width_of_work(work: Path) -> float | None:
-    """The width that an interrupted run had, so that a resumed one need not measure again; None if there is none."""
+    """The width of an interrupted run, so that a resumed one need not measure again; None without one."""
     try:
         return float(json.loads((work / "state.json").read_text(encoding="utf-8"))["key"]["width"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""The samples of a run, by what they are for."""
+"""The samples of a run: for calibration, training and evaluation."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
-from transformers import PretrainedConfig
 
 from compressor.data.batches import Batches, Samples, packed
 from compressor.data.sources import Split, open_split
 from compressor.export.formats import EXPORT_FORMATS
-from compressor.models.tasks import find_task, reads
+from compressor.models.teacher import ModelSpec
 from compressor.recipe import Recipe
 
-#: Memory for preprocessed samples that are seen again: once for training, once for evaluation.
+#: Memory for preprocessed samples, once for training and once for evaluation.
 CACHE_BYTES = 1 << 28
 #: Seed of the tokens that are masked for evaluation: the same in every run, so that figures compare.
 EVALUATION_SEED = 0
@@ -22,12 +21,12 @@ EVALUATION_SEED = 0
 
 @dataclass(frozen=True)
 class RunData:
-    """Where a run's batches come from.
+    """The samples of a run.
 
     Attributes:
         calibration: preprocessed, unlabelled, in memory; each a dict of model inputs [B, ...].
-        train: all training samples, preprocessed when they are asked for; None where nothing can be trained.
-        evaluation: with labels if the data has them; None where nothing can be measured.
+        train: all training samples, preprocessed on access; None if the models cannot be trained.
+        evaluation: with labels if the data has them; None if the models cannot be measured.
     """
 
     calibration: tuple[dict[str, Tensor], ...]
@@ -35,36 +34,34 @@ class RunData:
     evaluation: Batches | None
 
 
-def open_data(recipe: Recipe, processor: Any, config: PretrainedConfig) -> RunData:
-    """Open what a run reads; the calibration samples are read here, so broken ones are met before the fusion.
+def open_data(recipe: Recipe, processor: Any, spec: ModelSpec) -> RunData:
+    """Open all samples; those for calibration are read here, so that broken ones are found before the fusion.
 
     Raises:
         UserError: the data cannot be read or does not fit the teachers.
     """
-    train = _open_train(recipe, processor, config)
-    calibration = open_calibration(recipe, train, processor, config)
-    if not find_task(config).metrics:
+    train = _open_train(recipe, processor, spec)
+    calibration = open_calibration(recipe, train, processor, spec)
+    if not spec.task.metrics:
         return RunData(calibration, None, None)
-    evaluation = open_evaluation(recipe, processor, config)
-    return RunData(calibration, _training(recipe, train, processor, config), evaluation)
+    evaluation = open_evaluation(recipe, processor, spec)
+    return RunData(calibration, _training(recipe, train, processor, spec), evaluation)
 
 
-def open_training(recipe: Recipe, processor: Any, config: PretrainedConfig) -> Samples:
+def open_training(recipe: Recipe, processor: Any, spec: ModelSpec) -> Samples:
     """The training samples alone, as `open_data` opens them.
 
     Raises:
         UserError: the data cannot be read or does not fit the teachers.
     """
-    return _training(recipe, _open_train(recipe, processor, config), processor, config)
+    return _training(recipe, _open_train(recipe, processor, spec), processor, spec)
 
 
-def open_calibration(
-    recipe: Recipe, train: Split, processor: Any, config: PretrainedConfig
-) -> tuple[dict[str, Tensor], ...]:
-    """Samples drawn from the training split with the run's seed; labels are not looked at."""
-    # A student that exists is not fused; int8 may want samples all the same.
+def open_calibration(recipe: Recipe, train: Split, processor: Any, spec: ModelSpec) -> tuple[dict[str, Tensor], ...]:
+    """Batches of samples drawn from the training split with the run's seed, without labels."""
+    # A given student is not fused, but int8 may need samples.
     if recipe.student is not None and not any(
-        EXPORT_FORMATS.get(name).calibrated(config) for name in recipe.export.wanted
+        EXPORT_FORMATS.get(name).calibrated(spec.config) for name in recipe.export.wanted
     ):
         return ()
     drawn = train.take(recipe.calibration.samples, seed=recipe.seed)
@@ -73,7 +70,7 @@ def open_calibration(
         processor,
         recipe.calibration.batch_size,
         labels=False,
-        config=config,
+        spec=spec,
         cache_bytes=0,
         max_length=recipe.data.max_length,
         seed=recipe.seed,
@@ -81,42 +78,37 @@ def open_calibration(
     return tuple(batches)
 
 
-def open_evaluation(recipe: Recipe, processor: Any, config: PretrainedConfig) -> Batches:
+def open_evaluation(recipe: Recipe, processor: Any, spec: ModelSpec) -> Batches:
     """The evaluation samples, with labels if there are any.
 
     Raises:
         UserError: the data cannot be read or does not fit the model.
     """
     limit = recipe.evaluation.samples
-    split = packed(_open(recipe, "eval", config), processor, config, recipe.data.max_length, limit)
+    split = packed(_open(recipe, "eval", spec), processor, spec, recipe.data.max_length, limit)
     if limit is not None:
         split = split.take(limit)
     return Batches(
         split,
         processor,
         recipe.evaluation.batch_size,
-        labels=split.label is not None or not find_task(config).columns,
-        config=config,
+        labels=split.label is not None or not spec.task.columns,
+        spec=spec,
         cache_bytes=CACHE_BYTES,
         max_length=recipe.data.max_length,
         seed=EVALUATION_SEED,
     )
 
 
-def label_names(config: PretrainedConfig) -> dict[int, str]:
-    """The classes of a classifier, by their numbers."""
-    return {int(index): str(name) for index, name in (config.id2label or {}).items()}
+def _open_train(recipe: Recipe, processor: Any, spec: ModelSpec) -> Split:
+    return packed(_open(recipe, "train", spec), processor, spec, recipe.data.max_length)
 
 
-def _open_train(recipe: Recipe, processor: Any, config: PretrainedConfig) -> Split:
-    return packed(_open(recipe, "train", config), processor, config, recipe.data.max_length)
-
-
-def _training(recipe: Recipe, train: Split, processor: Any, config: PretrainedConfig) -> Samples:
+def _training(recipe: Recipe, train: Split, processor: Any, spec: ModelSpec) -> Samples:
     return Samples(
         train,
         processor,
-        config,
+        spec,
         labels=recipe.finetune.enabled and recipe.finetune.label_weight > 0,
         cache_bytes=CACHE_BYTES,
         max_length=recipe.data.max_length,
@@ -124,5 +116,5 @@ def _training(recipe: Recipe, train: Split, processor: Any, config: PretrainedCo
     )
 
 
-def _open(recipe: Recipe, role: Literal["train", "eval"], config: PretrainedConfig) -> Split:
-    return open_split(recipe.data, role, id2label=label_names(config), task=find_task(config), reads=reads(config))
+def _open(recipe: Recipe, role: Literal["train", "eval"], spec: ModelSpec) -> Split:
+    return open_split(recipe.data, role, id2label=spec.labels, task=spec.task, reads=spec.reads)

@@ -1,9 +1,9 @@
-"""The student's ONNX files, and the latency of every subject in torch and in ONNX Runtime."""
+"""The student in the formats it is delivered in, and the latency of all models in torch and ONNX Runtime."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -11,36 +11,39 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from compressor.bench.accuracy import Score
-from compressor.bench.deployed import DeployedScore, measure_deployed
+from compressor.bench.accuracy import DeployedScore, Score, measure_deployed
 from compressor.errors import UnsupportedError
-from compressor.export.files import files_of
+from compressor.export.file_kinds import files_of
 from compressor.export.formats import EXPORT_FORMATS, FLOAT
-from compressor.export.onnx import ExportReport, FileReport, plain, write_onnx
-from compressor.export.parity_cases import MODEL, answers_of
-from compressor.export.write import write_formats
+from compressor.export.onnx import float32_on_cpu, write_onnx
+from compressor.export.parity_cases import MODEL, logits_of_files
+from compressor.export.reports import ExportReport, FileReport
+from compressor.export.write import WrittenFormats, write_formats
 from compressor.pipeline.data_splits import RunData
 from compressor.pipeline.evaluation import EvaluatedModel
-from compressor.pipeline.progress import StageReporter
+from compressor.pipeline.stages import StageReporter
 from compressor.pipeline.timing import TimedModel, Timing, shape_key, time_contenders
 from compressor.recipe import ExportOptions, Recipe
-from compressor.utils.disk import disk_full_as_user_error
+from compressor.utils.devices import on_device
+from compressor.utils.files import disk_full_as_user_error
 
-#: Fewer than `compress bench` takes; the report states them.
+#: Calls before measuring: fewer than in `compress bench`.
 WARMUPS = 5
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a model was delivered as.
+    """The files of a model in all formats.
 
     Attributes:
-        onnx: the float32 ONNX files, as `export_report` tells of them; None if they were not asked for.
-        formats: every format by name, as `format_report` tells of it.
+        onnx: `export_report` of the float32 ONNX files; None without them.
+        formats: `format_report` of every format, by name.
+        skipped: a line on each format that the model cannot be written in.
     """
 
     onnx: dict[str, Any] | None
     formats: dict[str, Any]
+    skipped: tuple[str, ...] = ()
 
 
 def export_and_verify(
@@ -52,72 +55,93 @@ def export_and_verify(
     processor: Any | None = None,
     data: RunData | None = None,
     seed: int = 0,
-    notes: list[str] | None = None,
+    skip_unsupported: bool = False,
 ) -> Delivery:
-    """Write a model in every format that is wanted, compare each with torch, and measure it on the evaluation samples.
+    """Write a model in every format of the options, compare each with torch, and evaluate formats that are not exact.
 
     Args:
         options: of the export.
         model: the student.
-        folder: where it was written.
+        folder: that it was written to.
         stages: the run's.
-        processor: its preprocessor or tokenizer, to lie beside the files.
+        processor: its preprocessor or tokenizer, written next to the files.
         data: calibration samples for int8, and evaluation samples.
-        seed: of the random inputs that are compared.
-        notes: told of formats that the model cannot be written in; without it that is an error.
+        seed: of the random inputs of the comparison.
+        skip_unsupported: leave out formats that the model cannot be written in.
 
     Raises:
         ParityError: a format that is to be exact differs by more than the tolerance.
-        UnsupportedError: a format cannot express the model, and there are no `notes`.
+        UnsupportedError: a format cannot express the model, unless `skip_unsupported`.
     """
-    names = options.wanted
-    if not names:
+    if not options.wanted:
         return Delivery(None, {})
+    written, skipped = _write_files(options, model, folder, stages, processor, data, seed, skip_unsupported)
+    score, scores = _evaluate_inexact(model, written, data, stages)
+    reports = {name: format_report(name, made.report, score, scores.get(name)) for name, made in written.items()}
+    onnx = export_report(written[FLOAT].report) if FLOAT in written else None
+    return Delivery(onnx, reports, tuple(skipped))
 
-    def left_out(name: str, error: UnsupportedError) -> None:
-        assert notes is not None
-        what = "ONNX file" if name == FLOAT else f"{name} file"
-        notes.append(f"no {what} was written: {error}")
 
-    with stages("export", f"exporting ({', '.join(names)}) and checking against torch"):
+def _write_files(
+    options: ExportOptions,
+    model: PreTrainedModel,
+    folder: Path,
+    stages: StageReporter,
+    processor: Any | None,
+    data: RunData | None,
+    seed: int,
+    skip_unsupported: bool,
+) -> tuple[dict[str, WrittenFormats], list[str]]:
+    """The formats that were written, and a line on each that was skipped."""
+    skipped: list[str] = []
+
+    def skip(name: str, error: UnsupportedError) -> None:
+        skipped.append(f"no {'ONNX' if name == FLOAT else name} file was written: {error}")
+
+    with stages("export", f"exporting ({', '.join(options.wanted)}) and checking against torch"):
         try:
             written = write_formats(
-                names,
+                options.wanted,
                 model,
                 folder,
                 options,
                 calibration=data.calibration if data else (),
                 processor=processor,
                 seed=seed,
-                left_out=None if notes is None else left_out,
+                on_unsupported=skip if skip_unsupported else None,
             )
         except UnsupportedError as error:
             # Of a kind that has no files at all.
-            if notes is None:
+            if not skip_unsupported:
                 raise
-            left_out(FLOAT, error)
-            return Delivery(None, {})
-    scores: dict[str, DeployedScore] = {}
-    own: Score | None = None
-    # The float32 file is exact: what the table says of the model is true of it.
+            skip(FLOAT, error)
+            return {}, skipped
+    return written, skipped
+
+
+def _evaluate_inexact(
+    model: PreTrainedModel, written: Mapping[str, WrittenFormats], data: RunData | None, stages: StageReporter
+) -> tuple[Score | None, dict[str, DeployedScore]]:
+    """Scores of the model and of its formats that are not exact; the table's scores hold for exact ones."""
     inexact = {
-        name: partial(answers_of, one.files) for name, one in written.items() if not EXPORT_FORMATS.get(name).exact
+        name: partial(logits_of_files, made.files)
+        for name, made in written.items()
+        if not EXPORT_FORMATS.get(name).exact
     }
-    if inexact and data is not None and data.evaluation is not None:
-        with stages("evaluate", f"evaluating {', '.join(inexact)}"):
-            own, scores = measure_deployed(plain(model), inexact, data.evaluation)
-    reports = {name: format_report(name, one.report, own, scores.get(name)) for name, one in written.items()}
-    return Delivery(export_report(written[FLOAT].report) if FLOAT in written else None, reports)
+    if not inexact or data is None or data.evaluation is None:
+        return None, {}
+    with stages("evaluate", f"evaluating {', '.join(inexact)}"):
+        return measure_deployed(float32_on_cpu(model), inexact, data.evaluation)
 
 
 def export_to_time(model: PreTrainedModel, folder: Path) -> Path:
-    """Write a file of the whole model that is only timed: whether it agrees with torch is not asked.
+    """Write an ONNX file of the whole model that is only timed, and not compared with torch.
 
     Returns:
         Its path below `folder`.
 
     Raises:
-        UnsupportedError: torch cannot export the model, or it has no file of its whole.
+        UnsupportedError: torch cannot export the model, or it has no single file.
     """
     if all(kind.name != MODEL for kind in files_of(model, cache=False)):
         raise UnsupportedError(f"{type(model).__name__} has no ONNX file of the whole model")
@@ -125,7 +149,7 @@ def export_to_time(model: PreTrainedModel, folder: Path) -> Path:
 
 
 def export_report(report: ExportReport) -> dict[str, Any]:
-    """What report.json says of an export: of all files together, then of each by its name."""
+    """An export as in report.json: of all files together, then of each by its name."""
     return {
         "file": f"onnx/{report.path.name}",
         "bytes": report.bytes,
@@ -134,45 +158,45 @@ def export_report(report: ExportReport) -> dict[str, Any]:
         "largest_difference": report.parity.max_abs,
         "largest_relative_difference": report.parity.max_rel,
         "batch_sizes": sorted({case.batch for case in report.parity.cases}),
-        "files": {f"onnx/{file.path.name}": _about(file) for file in report.files},
+        "files": {f"onnx/{file.path.name}": _file_report(file) for file in report.files},
     }
 
 
 def format_report(
-    name: str, report: ExportReport, own: Score | None = None, found: DeployedScore | None = None
+    name: str, report: ExportReport, score: Score | None = None, deployed: DeployedScore | None = None
 ) -> dict[str, Any]:
-    """What report.json says of a format: its files, how far they are from torch, and how good they are on data.
+    """A format as in report.json: its files, their difference from torch, and their scores on data.
 
     Args:
         name: of the format.
         report: of its files.
-        own: the model's score on the evaluation samples.
-        found: the files' score on them.
+        score: the model's, on the evaluation samples.
+        deployed: the files', on the same samples.
     """
-    made = EXPORT_FORMATS.get(name)
-    said: dict[str, Any] = {
-        "meaning": made.meaning,
+    export_format = EXPORT_FORMATS.get(name)
+    values: dict[str, Any] = {
+        "meaning": export_format.meaning,
         "bytes": report.bytes,
-        "exact": made.exact,
+        "exact": export_format.exact,
         "largest_relative_difference": report.parity.max_rel,
         "relative_error": report.parity.error,
         "agreement": report.parity.agreement,
-        "files": {f"{made.folder}/{file.path.name}": _about(file) for file in report.files},
+        "files": {f"{export_format.folder}/{file.path.name}": _file_report(file) for file in report.files},
         "evaluation": None,
     }
-    if own is not None and found is not None:
-        said["evaluation"] = {
-            "samples": own.samples,
-            **{key: getattr(found.score, key) for key in ("accuracy", "f1", "perplexity")},
-            "float": {key: getattr(own, key) for key in ("accuracy", "f1", "perplexity")},
-            "kl": found.score.kl,
-            "agreement": found.agreement,
-            "relative_error": found.error,
+    if score is not None and deployed is not None:
+        values["evaluation"] = {
+            "samples": score.samples,
+            **{key: getattr(deployed.score, key) for key in ("accuracy", "f1", "perplexity")},
+            "float": {key: getattr(score, key) for key in ("accuracy", "f1", "perplexity")},
+            "kl": deployed.score.kl,
+            "agreement": deployed.agreement,
+            "relative_error": deployed.error,
         }
-    return said
+    return values
 
 
-def _about(file: FileReport) -> dict[str, Any]:
+def _file_report(file: FileReport) -> dict[str, Any]:
     return {
         "bytes": file.bytes,
         "seconds": file.seconds,
@@ -185,37 +209,57 @@ def _about(file: FileReport) -> dict[str, Any]:
 
 
 def time_models(
-    recipe: Recipe, subjects: Sequence[EvaluatedModel], folder: Path | None, stages: StageReporter, notes: list[str]
-) -> dict[str, Timing]:
-    """Latency of every subject, if the recipe wants it.
+    recipe: Recipe, models: Sequence[EvaluatedModel], folder: Path | None, stages: StageReporter
+) -> tuple[dict[str, Timing], list[str]]:
+    """Latency of all models of the table, unless the recipe leaves it out.
 
     Args:
         recipe: of the run.
-        subjects: of the table; the last one is the student that was written.
-        folder: where the student's ONNX files are; None leaves ONNX Runtime out.
+        models: the last one is the student that was written.
+        folder: of the student's ONNX files; None leaves ONNX Runtime out.
         stages: the run's.
-        notes: told why ONNX Runtime is left out for another reason.
+
+    Returns:
+        {name: timing}, and a line if a model cannot run in ONNX Runtime, which leaves it out.
     """
     if not recipe.bench.latency:
-        return {}
+        return {}, []
     with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
         files: dict[str, Path] = {}
+        notes: list[str] = []
         if folder is not None:
             with stages("export", "exporting the teachers to time them"), disk_full_as_user_error(f"to {scratch}"):
-                files = _files_to_time(subjects, folder, Path(scratch), notes)
-        with stages("latency", "timing") as tell:
-            tell(None, f"timing batches of {recipe.bench.batch_size} in turns")
-            for subject in subjects:
-                for model in subject.models:
-                    model.to(recipe.device)  # type: ignore[arg-type]
-            contenders = [
-                TimedModel(
-                    subject.name,
-                    subject.models,
-                    tuple(files[shape_key([model])] for model in subject.models) if files else None,
-                )
-                for subject in subjects
-            ]
+                try:
+                    files = _files_to_time(models, folder, Path(scratch))
+                except UnsupportedError as error:
+                    notes = [f"latency was measured in torch only: {error}"]
+        return _time(recipe, models, files, stages), notes
+
+
+def _files_to_time(models: Sequence[EvaluatedModel], folder: Path, scratch: Path) -> dict[str, Path]:
+    """{shape: ONNX file} of all models.
+
+    Raises:
+        UnsupportedError: one of them cannot be exported.
+    """
+    student = folder / "onnx" / MODEL
+    files = {shape_key(models[-1].models): student} if student.is_file() else {}
+    for model in (model for row in models for model in row.models):
+        if (key := shape_key([model])) not in files:
+            files[key] = export_to_time(model, scratch / str(len(files)))
+    return files
+
+
+def _time(
+    recipe: Recipe, models: Sequence[EvaluatedModel], files: Mapping[str, Path], stages: StageReporter
+) -> dict[str, Timing]:
+    contenders = [
+        TimedModel(row.name, row.models, tuple(files[shape_key([model])] for model in row.models) if files else None)
+        for row in models
+    ]
+    with stages("latency", "timing") as progress:
+        progress(None, f"timing batches of {recipe.bench.batch_size} in turns")
+        with on_device([model for row in models for model in row.models], recipe.device):
             return time_contenders(
                 contenders,
                 batch_size=recipe.bench.batch_size,
@@ -223,19 +267,3 @@ def time_models(
                 thread_count=recipe.bench.threads,
                 warmups=WARMUPS,
             )
-
-
-def _files_to_time(
-    subjects: Sequence[EvaluatedModel], folder: Path, scratch: Path, notes: list[str]
-) -> dict[str, Path]:
-    """A file for every shape among the subjects' models; none at all, and a note, where one of them cannot have any."""
-    own = folder / "onnx" / MODEL
-    files = {shape_key(subjects[-1].models): own} if own.is_file() else {}
-    try:
-        for model in (model for subject in subjects for model in subject.models):
-            if (key := shape_key([model])) not in files:
-                files[key] = export_to_time(model, scratch / str(len(files)))
-    except UnsupportedError as error:
-        notes.append(f"latency was measured in torch only: {error}")
-        return {}
-    return files

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, machine, memory."""
+"""Versions, machine and memory of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-#: Report key -> distribution.
+#: {report key: distribution}.
 _PACKAGES = {
     "torch": "torch",
     "transformers": "transformers",
@@ -36,7 +36,7 @@ def environment() -> dict[str, Any]:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held so far."""
+    """Peak memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -1,4 +1,4 @@
-"""Models side by side on data."""
+"""Scores of models on data."""
 
 from __future__ import annotations
 
@@ -6,20 +6,27 @@ from typing import Any
 
 from compressor.bench.accuracy import measure_accuracy
 from compressor.bench.size import count_parameters
+from compressor.data.batches import Batches
 from compressor.errors import UserError
-from compressor.pipeline.evaluated_models import open_evaluated_models
+from compressor.models.compatibility import check_compatible
+from compressor.models.load import load_teacher
+from compressor.models.tasks import check_measurable
+from compressor.models.teacher import Teacher
+from compressor.pipeline.data_splits import open_evaluation
 from compressor.pipeline.evaluation import Evaluator, short_names
-from compressor.pipeline.progress import OnStage, StageReporter
+from compressor.pipeline.stages import OnStage, StageReporter
+from compressor.pipeline.teachers import check_device, common_data, read_configs
 from compressor.recipe import Recipe
+from compressor.utils.files import disk_full_as_user_error
 
 
 def evaluate_models(recipe: Recipe, *, ensemble: bool = False, progress: OnStage | None = None) -> dict[str, Any]:
-    """Measure the recipe's teachers, which may be any models of one task that answer in the same terms.
+    """Measure the recipe's teachers, any models of one task with the same classes or vocabulary.
 
     Args:
         recipe: names models, data and device.
-        ensemble: whether the mean of their predictions is measured too, as one more row.
-        progress: told of every stage.
+        ensemble: also measure the mean of their predictions, as one more row.
+        progress: called at every stage.
 
     Returns:
         JSON-ready: rows {name, accuracy, accuracy_error, f1, perplexity, samples, labelled, parameters, fingerprint},
@@ -31,34 +38,34 @@ def evaluate_models(recipe: Recipe, *, ensemble: bool = False, progress: OnStage
     if ensemble and len(recipe.teachers) < 2:
         raise UserError("an ensemble is of two models or more: name another, or leave out --ensemble")
     stages = StageReporter(progress)
-    loaded, batches = open_evaluated_models(recipe, "evaluating", stages, device=recipe.device)
-    models = [one.model for one in loaded]
+    teachers, batches = open_evaluated_models(recipe, "evaluating", stages, device=recipe.device)
+    models = [teacher.model for teacher in teachers]
     names = short_names(recipe.teachers)
     sizes = [count_parameters(model) for model in models]
-    prints: list[str | None] = [one.fingerprint for one in loaded]
+    fingerprints: list[str | None] = [teacher.fingerprint for teacher in teachers]
     with stages("evaluate", "evaluating"):
         if ensemble:
-            judge = Evaluator(models, [1.0] * len(models), batches, room=0)
-            scores = [*judge.teachers, judge.ensemble]
-            names, sizes, prints = [*names, "ensemble"], [*sizes, sum(sizes)], [*prints, None]
+            evaluator = Evaluator(models, [1.0] * len(models), batches, room=0)
+            scores = [*evaluator.teachers, evaluator.ensemble]
+            names, sizes, fingerprints = [*names, "ensemble"], [*sizes, sum(sizes)], [*fingerprints, None]
         else:
             scores = measure_accuracy(models, batches)
     rows = []
-    for name, found, parameters, fingerprint in zip(names, scores, sizes, prints, strict=True):
+    for name, score, parameters, fingerprint in zip(names, scores, sizes, fingerprints, strict=True):
         rows.append(
             {
                 "name": name,
-                "accuracy": found.accuracy,
-                "accuracy_error": found.accuracy_error,
-                "f1": found.f1,
-                "perplexity": found.perplexity,
-                "samples": found.samples,
-                "labelled": found.labelled,
+                "accuracy": score.accuracy,
+                "accuracy_error": score.accuracy_error,
+                "f1": score.f1,
+                "perplexity": score.perplexity,
+                "samples": score.samples,
+                "labelled": score.labelled,
                 "parameters": parameters,
                 "fingerprint": fingerprint,
             }
         )
-    notes = [note for one in loaded for note in one.notes]
+    notes = [note for teacher in teachers for note in teacher.notes]
     return {
         "rows": rows,
         "task": batches.task.name,
@@ -66,3 +73,36 @@ def evaluate_models(recipe: Recipe, *, ensemble: bool = False, progress: OnStage
         "notes": notes,
         "seconds": stages.report(),
     }
+
+
+def open_evaluated_models(
+    recipe: Recipe, doing: str, stages: StageReporter, *, device: str
+) -> tuple[list[Teacher], Batches]:
+    """Load the recipe's teachers, which may be any models of one task, and open its evaluation samples.
+
+    Args:
+        recipe: names models, data and a device.
+        doing: for messages, such as "evaluating".
+        stages: of the job.
+        device: of the models.
+
+    Raises:
+        UserError: names, data or device cannot be used, or the data has no labels.
+    """
+    check_device(recipe.device)
+    with stages("load", "loading") as progress:
+        for name, config in zip(recipe.teachers, read_configs(recipe.teachers), strict=True):
+            task = check_measurable(config, doing, name)
+        source = recipe.data.source or common_data(recipe.teachers)
+        if source is None:
+            raise UserError(f"{doing} needs {'labelled data' if task.columns else 'data'}: name some with --data")
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source})})
+        models = [load_teacher(name, device=device, progress=progress) for name in recipe.teachers]
+        check_compatible(models)
+    with stages("data", f"reading {source}"), disk_full_as_user_error("to the cache of datasets"):
+        batches = open_evaluation(recipe, models[0].processor, models[0].spec)
+    if not batches.labelled:
+        raise UserError(
+            f"{batches.split.name} has no labels, which {doing} needs: name their column with --label-column"
+        )
+    return models, batches

@@ -11,30 +11,29 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compressor.bench.accuracy import EvaluationBatch, Score, new_tally, predict
-from compressor.bench.flops import count_macs
 from compressor.bench.rows import MISSING, Row, format_perplexity
-from compressor.bench.size import count_parameters, weight_bytes
+from compressor.bench.size import count_macs, count_parameters, weight_bytes
 from compressor.ensemble import mix_predictions
-from compressor.models.load import Teacher
+from compressor.models.teacher import Teacher
 from compressor.pipeline.timing import Timing
 
 if TYPE_CHECKING:
     # The library datasets, which a table that reads no data does without.
     from compressor.data.batches import Batches
 
-#: Memory for the ensemble's answers on the evaluation samples.
+#: Memory for the ensemble's predictions on the evaluation samples.
 REFERENCE_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """One row before it is a row.
+    """A model of the table with its score.
 
     Attributes:
         name: as in the table.
-        models: one model, or several that answer together.
+        models: one, or several of an ensemble.
         bytes: of all their weights on disk.
-        score: None where nothing could be evaluated.
+        score: None without evaluation samples.
     """
 
     name: str
@@ -43,7 +42,7 @@ class EvaluatedModel:
     score: Score | None
 
     def row(self, timing: Timing | None, length: int = 128) -> Row:
-        """The finished row."""
+        """The row of the table; `length` is the tokens of a text sample."""
         return Row(
             name=self.name,
             accuracy=self.score.accuracy if self.score else None,
@@ -58,17 +57,17 @@ class EvaluatedModel:
 
 
 class Evaluator:
-    """The teachers' answers on the evaluation samples.
+    """Scores of the teachers, their ensemble and other models on the evaluation samples.
 
-    The ensemble's answers are kept for the models that are judged later, so that each teacher sees the samples once; if
-    they are too large for that, as those of language models are, the teachers are asked again.
+    The ensemble's predictions are kept for models that are scored later, so that each teacher runs once; if they do
+    not fit into `room`, as those of language models, the teachers run again.
 
     Args:
-        teachers: the ensemble.
-        weights: one per teacher, of the mean that is the ensemble's answer.
-        batches: the evaluation samples, iterated again for each model that is judged later.
-        room: bytes that the ensemble's answers may take.
-        progress: told the share of the samples that were seen.
+        teachers: of the ensemble.
+        weights: one per teacher, for the mean of their predictions.
+        batches: the evaluation samples, iterated once per score.
+        room: bytes for the ensemble's predictions.
+        progress: called with the fraction of the samples done.
     """
 
     def __init__(
@@ -80,38 +79,39 @@ class Evaluator:
         progress: Callable[[float], None] | None = None,
     ) -> None:
         self._batches, self._models, self._weights = batches, list(teachers), list(weights)
-        tallies, together = [new_tally(model) for model in teachers], new_tally(teachers[0])
-        kept: list[Tensor] | None = []
-        for found in predict(teachers, _telling(batches, progress)):
-            reference = mix_predictions(found.log_probs, weights)
-            for tally, one in zip([*tallies, together], [*found.log_probs, reference], strict=True):
-                tally.add(one, found.inputs, found.labels, reference)
+        tallies, ensemble = [new_tally(model) for model in teachers], new_tally(teachers[0])
+        references: list[Tensor] | None = []
+        for batch in predict(teachers, _with_progress(batches, progress)):
+            reference = mix_predictions(batch.log_probs, weights)
+            for tally, log_probs in zip([*tallies, ensemble], [*batch.log_probs, reference], strict=True):
+                tally.add(log_probs, batch.inputs, batch.labels, reference)
             room -= reference.nbytes
-            if kept is not None and room >= 0:
-                kept.append(reference)
+            if references is not None and room >= 0:
+                references.append(reference)
             else:
-                kept = None
-        self._kept = kept
+                references = None
+        self._references = references
         #: In the order of the teachers; KL is to the ensemble.
         self.teachers = [tally.score() for tally in tallies]
-        self.ensemble = together.score()
+        self.ensemble = ensemble.score()
 
     @property
-    def asks_again(self) -> bool:
-        """Whether judging another model runs the teachers too."""
-        return self._kept is None
+    def runs_teachers(self) -> bool:
+        """Whether `score` runs the teachers too."""
+        return self._references is None
 
     def score(self, model: PreTrainedModel, progress: Callable[[float], None] | None = None) -> Score:
         """The score of another model, and its KL to the ensemble."""
-        tally, models = new_tally(model), [model, *(self._models if self._kept is None else [])]
-        for index, found in enumerate(predict(models, _telling(self._batches, progress))):
-            own, *others = found.log_probs
-            reference = mix_predictions(others, self._weights) if self._kept is None else self._kept[index]
-            tally.add(own, found.inputs, found.labels, reference)
+        references = self._references
+        tally, models = new_tally(model), [model, *(self._models if references is None else [])]
+        for index, batch in enumerate(predict(models, _with_progress(self._batches, progress))):
+            log_probs, *teachers = batch.log_probs
+            reference = mix_predictions(teachers, self._weights) if references is None else references[index]
+            tally.add(log_probs, batch.inputs, batch.labels, reference)
         return tally.score()
 
     def report(self) -> dict[str, Any]:
-        """On what, how many samples and labels there were, and the standard error of the ensemble's accuracy."""
+        """Data, numbers of samples and labels, and the standard error of the ensemble's accuracy."""
         return {
             "data": self._batches.split.name,
             "samples": self.ensemble.samples,
@@ -131,8 +131,8 @@ def describe_score(score: Score | None) -> str:
     return MISSING if score.kl is None else f"KL {score.kl:.3f}"
 
 
-def _telling(batches: Batches, progress: Callable[[float], None] | None) -> Iterator[EvaluationBatch]:
-    """The batches, and the share of them that is done once the next is asked for."""
+def _with_progress(batches: Batches, progress: Callable[[float], None] | None) -> Iterator[EvaluationBatch]:
+    """The batches; `progress` is called with the fraction done before the next one."""
     for index, batch in enumerate(batches):
         yield batch
         if progress is not None:
@@ -140,35 +140,35 @@ def _telling(batches: Batches, progress: Callable[[float], None] | None) -> Iter
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Names for a table: the last part of each path, or what was written where that is not unique."""
+    """Names for a table: the last part of each path, or the whole name if that is not unique."""
     short = [Path(name).name or name for name in names]
-    found = [one if short.count(one) == 1 else name for one, name in zip(short, names, strict=True)]
+    unique = [last if short.count(last) == 1 else name for last, name in zip(short, names, strict=True)]
     return [
-        name if found.count(name) == 1 else f"{name} ({found[: index + 1].count(name)})"
-        for index, name in enumerate(found)
+        name if unique.count(name) == 1 else f"{name} ({unique[: index + 1].count(name)})"
+        for index, name in enumerate(unique)
     ]
 
 
 def stored_bytes(teacher: Teacher) -> int:
-    """Bytes of a model's weights where it is stored; of its tensors if that is the Hub."""
+    """Bytes of a model's weight files; of its tensors if it comes from the Hub."""
     folder = Path(teacher.source.location)
     return weight_bytes(folder) if folder.is_dir() else weight_bytes(teacher.model)
 
 
-def evaluated_teachers(teachers: Sequence[Teacher], judge: Evaluator | None) -> list[EvaluatedModel]:
+def evaluated_teachers(teachers: Sequence[Teacher], evaluator: Evaluator | None) -> list[EvaluatedModel]:
     """Each teacher, then their ensemble if there are several."""
     names = short_names([teacher.name for teacher in teachers])
-    found = [
-        EvaluatedModel(name, (teacher.model,), stored_bytes(teacher), judge.teachers[index] if judge else None)
+    models = [
+        EvaluatedModel(name, (teacher.model,), stored_bytes(teacher), evaluator.teachers[index] if evaluator else None)
         for index, (name, teacher) in enumerate(zip(names, teachers, strict=True))
     ]
     if len(teachers) > 1:
-        together = tuple(teacher.model for teacher in teachers)
-        size = sum(subject.bytes for subject in found)
-        found.append(EvaluatedModel("ensemble", together, size, judge.ensemble if judge else None))
-    return found
+        members = tuple(teacher.model for teacher in teachers)
+        size = sum(model.bytes for model in models)
+        models.append(EvaluatedModel("ensemble", members, size, evaluator.ensemble if evaluator else None))
+    return models
 
 
-def make_rows(subjects: Sequence[EvaluatedModel], timings: Mapping[str, Timing], *, length: int = 128) -> list[Row]:
-    """The rows in the order of the subjects; `length` is the tokens of a text sample."""
-    return [subject.row(timings.get(subject.name), length) for subject in subjects]
+def make_rows(models: Sequence[EvaluatedModel], timings: Mapping[str, Timing], *, length: int = 128) -> list[Row]:
+    """The rows of the table; `length` is the tokens of a text sample."""
+    return [model.row(timings.get(model.name), length) for model in models]

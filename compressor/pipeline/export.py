@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
-from compressor.export.files import every_kind
+from compressor.export.file_kinds import every_kind
 from compressor.export.formats import EXPORT_FORMATS, FLOAT, check_formats
-from compressor.export.onnx import EXPORT
+from compressor.export.staging import EXPORT
 from compressor.export.write import write_companions
-from compressor.models.load import Teacher, load_teacher
+from compressor.models.load import load_teacher
 from compressor.models.resolve import load_config
+from compressor.models.teacher import Teacher
 from compressor.pipeline.apart import model_inputs, recipe_inputs
 from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.data_splits import open_data
 from compressor.pipeline.deliver import Delivery, export_and_verify
 from compressor.pipeline.output import REPORT, edited_documents, read_report, update_report
-from compressor.pipeline.progress import OnStage, StageReporter
+from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.pipeline.teachers import common_data
 from compressor.recipe import Recipe
-from compressor.utils.disk import disk_full_as_user_error
-from compressor.utils.files import check_file
+from compressor.utils.files import check_file, disk_full_as_user_error
 
 
 def export_model(
@@ -84,7 +84,7 @@ def _export(recipe: Recipe, folder: Path, force: bool, stages: StageReporter, re
     if recipe.data.source is not None or (source is not None and (calibrated or inexact)):
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source})})
         with stages("data", f"reading {source}"), disk_full_as_user_error("to the cache of datasets"):
-            data = open_data(recipe, model.processor, model.config)
+            data = open_data(recipe, model.processor, model.spec)
     with disk_full_as_user_error(f"to {folder}"):
         try:
             found = export_and_verify(

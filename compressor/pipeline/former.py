@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from compressor.errors import UserError
-from compressor.export.files import NAMES
+from compressor.export.file_kinds import NAMES
 from compressor.layer_maps import LAYER_MAPS_FILE as TRANSPORT
 from compressor.pipeline.output import CARD, PAGE, RECIPE, REPORT
 from compressor.utils.scratch import is_scratch

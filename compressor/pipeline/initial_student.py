@@ -16,9 +16,10 @@ from compressor.errors import CouplingWarning
 from compressor.fusion import fuse_models
 from compressor.layer_maps import LayerMap, load_layer_maps
 from compressor.models.inputs import count_tokens
-from compressor.models.load import Teacher, load_teacher
+from compressor.models.load import load_teacher
+from compressor.models.teacher import Teacher
 from compressor.pipeline.data_splits import RunData
-from compressor.pipeline.progress import StageReporter
+from compressor.pipeline.stages import StageReporter
 from compressor.pipeline.teachers import depth_option
 from compressor.recipe import Recipe
 from compressor.utils.strict_json import finite_or_none
@@ -43,12 +44,12 @@ class InitialStudent:
     Attributes:
         model: on the CPU; a finetune changes it in place.
         report: the keys target, fusion and warnings, JSON-ready.
-        passages: what carries the teachers' residual streams to the student's; () where that is not known.
+        layer_maps: from the teachers' residual streams to the student's; () if they are not known.
     """
 
     model: PreTrainedModel
     report: Mapping[str, Any]
-    passages: tuple[LayerMap, ...] = ()
+    layer_maps: tuple[LayerMap, ...] = ()
 
 
 def initial_student(

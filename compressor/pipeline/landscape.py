@@ -18,17 +18,16 @@ from compressor.bench import weight_space as space
 from compressor.bench.accuracy import Score
 from compressor.data.batches import Batches
 from compressor.errors import UserError
-from compressor.models.load import Teacher
+from compressor.models.teacher import Teacher
 from compressor.pipeline.apart import recipe_inputs
 from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.environment import environment
-from compressor.pipeline.evaluated_models import open_evaluated_models
+from compressor.pipeline.evaluate import open_evaluated_models
 from compressor.pipeline.evaluation import short_names
-from compressor.pipeline.progress import OnStage, StageReporter
+from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.recipe import Recipe
 from compressor.report.landscape_figures import SUFFIXES, check_plots, draw_curves, draw_plane
-from compressor.utils.disk import disk_full_as_user_error
-from compressor.utils.files import check_file, whole_path
+from compressor.utils.files import check_file, disk_full_as_user_error, whole_path
 from compressor.utils.scratch import finish, keep, scratch
 from compressor.utils.strict_json import json_text
 
@@ -173,7 +172,7 @@ class _Subject:
         self.scratch.to(self.device)  # type: ignore[arg-type]
         scores: list[Score] = []
         with stages("measure", f"measuring {total} points") as tell:
-            for score in space.survey(self.scratch, states, self.batches):
+            for score in space.score_states(self.scratch, states, self.batches):
                 if not score.labelled:
                     raise UserError(f"{self.batches.split.name} has no known labels to measure with")
                 scores.append(score)

@@ -1,4 +1,4 @@
-"""What a width and a depth would give, before a single weight is read."""
+"""Shapes and costs of a student, before any weights are read."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from compressor.bench.flops import count_macs
-from compressor.bench.size import count_parameters
+from compressor.bench.size import count_macs, count_parameters
 from compressor.pipeline.budget import pick_width
 from compressor.pipeline.evaluation import short_names
-from compressor.pipeline.progress import OnStage, StageReporter
+from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.pipeline.teachers import plan_target, read_configs
 from compressor.pipeline.timing import sample_length
 from compressor.recipe import TargetOptions, build_recipe
 from compressor.utils.out_of_memory import available_memory
 
-#: Bytes of a weight as it is stored.
+#: Bytes of a stored weight.
 _FLOAT32 = 4
 
 
@@ -35,18 +34,18 @@ def plan_student(
     """Shapes, parameters and multiply–accumulates before and after.
 
     Args:
-        names: teachers that are one ensemble, of any task.
+        names: of teachers that fit together, of any task.
         width: share of the widest teacher's residual width, in (0, 1].
         depth: share of the deepest teacher's layers, or a number of layers; None for all of them.
         narrowing: how attention becomes narrower (`FusionOptions.narrowing`).
-        length: tokens of a text sample, cut to the positions that the teachers hold.
-        budget: picks the width, if it asks for anything.
-        progress: told of what is measured for it.
+        length: tokens of a text sample, cut to the longest that the teachers can read.
+        budget: picks the width, if it has a target.
+        progress: called at every stage.
 
     Returns:
-        JSON-ready: teachers, student, target as in a report, "others" (targets that held-out samples may prefer),
-        "length" for text, as it was cut, "memory": bytes that a fusion holds at least, and what this process may have,
-        has free and is limited by, and "budget": how the width was picked, if it was.
+        JSON-ready: teachers, student, target as in a report, "others" (shapes that held-out samples may prefer),
+        "length" of text, "memory": least bytes of a fusion, and `compressor.utils.out_of_memory.Memory`, and
+        "budget": the report of `pick_width`, or None.
 
     Raises:
         UserError: a name or the width cannot be used, or an architecture is not understood.
@@ -57,8 +56,8 @@ def plan_student(
     configs = read_configs(names)
     picked = None
     if budget is not None and budget.asked:
-        with StageReporter(progress)("budget", "picking the width") as tell:
-            picked = pick_width(configs, budget, depth=depth, length=length, tell=tell)
+        with StageReporter(progress)("budget", "picking the width") as progress_in_stage:
+            picked = pick_width(configs, budget, depth=depth, length=length, on_progress=progress_in_stage)
         width = picked.width
     (target, *others), anatomy = plan_target(configs, width, depth, narrowing)
     return {
@@ -76,10 +75,10 @@ def plan_student(
 
 
 def _memory(configs: Sequence[PretrainedConfig], student: PretrainedConfig) -> dict[str, Any]:
-    """Bytes that a fusion holds at least, and those that are free for this process.
+    """The least bytes of a fusion, and the memory of this process.
 
-    At least, since activations and statistics come on top: the teachers' weights in float32, again in their canonical
-    form, and the student's.
+    The least: the teachers' float32 weights, their canonical form, and the student's weights, without activations and
+    statistics.
     """
     least = _FLOAT32 * (2 * sum(map(count_parameters, configs)) + count_parameters(student))
     memory = available_memory()

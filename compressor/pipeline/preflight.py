@@ -1,4 +1,4 @@
-"""A recipe made definite: its width, its data; and what cannot work refused before anything large is read."""
+"""Before a run: its width and data resolved, and impossible requests refused before anything large is read."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from compressor.distillation.losses import LOSSES
 from compressor.errors import UserError
 from compressor.export.formats import check_formats
 from compressor.fusion import check_residual_option
-from compressor.models.tasks import check_measurable, reads
+from compressor.models.tasks import check_measurable
+from compressor.models.teacher import ModelSpec
 from compressor.pipeline.budget import pick_width, width_of_work
 from compressor.pipeline.former import check_former
-from compressor.pipeline.progress import StageReporter
+from compressor.pipeline.stages import StageReporter
 from compressor.pipeline.teachers import check_device, common_data, plan_target, read_configs
 from compressor.recipe import Recipe, TargetOptions
-from compressor.utils.files import check_output
-from compressor.utils.work_folders import work_folder
+from compressor.utils.files import check_output, work_folder
 
 
 def resolve_width(
     recipe: Recipe, *, force: bool = False, resume: bool = False, stages: StageReporter | None = None
 ) -> tuple[Recipe, dict[str, Any] | None]:
-    """The recipe with the width that meets its target, and how that was found; the recipe itself where it has none.
+    """Replace a recipe's target by the width for it, so that the recipe makes the same student on any machine.
 
-    The width takes the target's place, so that the recipe makes the same student on any machine. A run that is resumed
-    has the width that it began with.
+    A resumed run keeps its width.
+
+    Returns:
+        The recipe, and the report of `pick_width`; None without a target.
 
     Raises:
         UserError: names, configs or output cannot be used, or no width comes near the target.
@@ -36,13 +38,13 @@ def resolve_width(
     before = width_of_work(work_folder(recipe.output)) if resume else None
     if before is not None:
         return _at_width(recipe, before), {"asked": recipe.target.model_dump(exclude_none=True), "given": None}
-    with (stages or StageReporter())("budget", "picking the width") as tell:
+    with (stages or StageReporter())("budget", "picking the width") as progress:
         picked = pick_width(
             read_configs(recipe.teachers),
             recipe.target,
             depth=recipe.depth,
             thread_count=recipe.bench.threads,
-            tell=tell,
+            on_progress=progress,
         )
     return _at_width(recipe, picked.width), picked.report
 
@@ -52,7 +54,7 @@ def _at_width(recipe: Recipe, width: float) -> Recipe:
 
 
 def preflight(recipe: Recipe, *, force: bool = False) -> Recipe:
-    """Refuse what cannot work before anything large is read; the recipe with its data resolved.
+    """Refuse an impossible recipe before anything large is read; the recipe with its data resolved.
 
     Raises:
         UserError: names, configs, task, width, device or output cannot be used.
@@ -65,7 +67,7 @@ def preflight(recipe: Recipe, *, force: bool = False) -> Recipe:
         labels = recipe.finetune.label_weight > 0
         for name in recipe.finetune.losses:
             LOSSES.get(name)
-        check_augmentation(recipe.finetune.augment, images=reads(configs[0]) == "image", labels=labels)
+        check_augmentation(recipe.finetune.augment, images=ModelSpec.of(configs[0]).reads == "image", labels=labels)
     if recipe.student is not None:
         check_measurable(configs[-1], "finetuning", recipe.student)
     if recipe.student is None:

@@ -1,11 +1,13 @@
-"""The main job: a recipe in, a finished folder out."""
+"""The main job: from a recipe to a finished folder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from transformers import PreTrainedModel
 
 import compressor
 from compressor.bench.rows import to_json
@@ -13,32 +15,99 @@ from compressor.bench.size import weight_bytes
 from compressor.data.batches import Samples
 from compressor.distillation.objective import FeatureTargets
 from compressor.errors import UserError
-from compressor.layer_maps import AttentionPair, attention_pairs_of, save_layer_maps
-from compressor.models.load import Teacher, check_compatible, load_teacher
+from compressor.layer_maps import attention_pairs_of, save_layer_maps
+from compressor.models.compatibility import check_compatible
+from compressor.models.load import load_teacher
 from compressor.models.save import fingerprint, save_student
-from compressor.models.tasks import Task, find_task, reads
+from compressor.models.teacher import ModelSpec, Teacher
 from compressor.pipeline.apart import recipe_inputs
 from compressor.pipeline.claim import Remark, claimed
-from compressor.pipeline.data_splits import open_data, open_training
-from compressor.pipeline.deliver import export_and_verify, time_models
+from compressor.pipeline.data_splits import RunData, open_data, open_training
+from compressor.pipeline.deliver import Delivery, export_and_verify, time_models
 from compressor.pipeline.environment import environment, peak_memory_bytes
 from compressor.pipeline.evaluation import EvaluatedModel, Evaluator, describe_score, evaluated_teachers, make_rows
 from compressor.pipeline.former import check_former
 from compressor.pipeline.initial_student import InitialStudent, initial_student, layer_maps_between
 from compressor.pipeline.output import write_documents, write_page
 from compressor.pipeline.preflight import preflight, resolve_width
-from compressor.pipeline.progress import OnStage, OnStageProgress, StageReporter
+from compressor.pipeline.run_report import RunReport
 from compressor.pipeline.run_state import RunState, check_work
+from compressor.pipeline.stages import OnStage, OnStageProgress, StageReporter
 from compressor.pipeline.teachers import load_ensemble
 from compressor.pipeline.timing import latency_report, sample_length
 from compressor.recipe import Recipe
 from compressor.utils import distributed
-from compressor.utils.disk import disk_full_as_user_error
-from compressor.utils.files import atomic_directory
-from compressor.utils.work_folders import work_folder
+from compressor.utils.devices import on_device
+from compressor.utils.files import atomic_directory, disk_full_as_user_error, work_folder
 
-#: So many times the KL of before, and so many nats more, are worth a warning after a finetune without labels.
-HARMED, SLIGHT = 1.5, 0.01
+#: A finetune without labels earns a warning beyond so many times the KL before it, and so many nats more.
+HARM_FACTOR, HARM_NATS = 1.5, 0.01
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run, alone with its output.
+
+    Attributes:
+        recipe: resolved.
+        budget: how the width was picked; None if the recipe names it.
+        teachers: on the CPU.
+        given: the student to finetune; None if the run fuses one.
+        work: folder to resume from.
+        resume: whether to.
+        stages: for progress and seconds.
+    """
+
+    recipe: Recipe
+    budget: dict[str, Any] | None
+    teachers: Sequence[Teacher]
+    given: Teacher | None
+    work: RunState
+    resume: bool
+    stages: StageReporter
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Task and inputs of all models."""
+        return self.teachers[0].spec
+
+    @property
+    def processor(self) -> Any | None:
+        """The teachers' preprocessor or tokenizer."""
+        return self.teachers[0].processor
+
+    @property
+    def models(self) -> list[PreTrainedModel]:
+        """The teachers' models."""
+        return [teacher.model for teacher in self.teachers]
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """The teachers'."""
+        return [teacher.fingerprint for teacher in self.teachers]
+
+    @property
+    def weights(self) -> list[float]:
+        """One per teacher, of the ensemble that the student learns from and is compared with."""
+        weights = self.recipe.fusion.weights
+        return [1.0] * len(self.teachers) if weights == "auto" else list(weights)
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines on the models that are no warnings."""
+        models = [*self.teachers, *([self.given] if self.given else [])]
+        lines = [note for model in models for note in model.notes]
+        if not self.spec.task.metrics and self.recipe.data.source is not None and self.recipe.finetune.enabled:
+            lines.append("models without a head are fused only: there is no answer to finetune on or to measure")
+        return lines
+
+
+@dataclass(frozen=True)
+class _Training:
+    """The students of a run, before and after its finetune, and the report of the finetune; None without one."""
+
+    students: Sequence[EvaluatedModel]
+    finetune: dict[str, Any] | None
 
 
 def run_recipe(
@@ -51,21 +120,19 @@ def run_recipe(
     file: str | Path | None = None,
     remark: Remark | None = None,
 ) -> dict[str, Any]:
-    """Do what a recipe says and write its output folder, whole or not at all.
+    """Do the job of a recipe and write its output folder, whole or not at all.
 
-    Teachers are loaded and checked, fused (or the recipe's own student is taken), compared, finetuned if there is
-    data, exported, timed and written.  An interrupted finetune leaves a work folder beside the output to resume from.
-
-    Of processes that were launched together the first one does all that, and the others share the finetune.
+    An interrupted finetune leaves a work folder next to the output to resume from. Of processes that were launched
+    together the first one does everything, and the others share the finetune.
 
     Args:
-        recipe: what to do.
+        recipe: of the job.
         force: replace an output folder that exists, and an interrupted run.
-        resume: go on with an interrupted run of the same recipe, if there is one.
-        progress: told of every stage.
-        begun: when the command began, by `time.perf_counter`, if its start is to be counted.
-        file: that the recipe was read from, which the output must not replace.
-        remark: called with a line about everything that a killed run left beside the output.
+        resume: continue an interrupted run of the same recipe, if there is one.
+        progress: called with stage, fraction and message.
+        begun: start of the command, by `time.perf_counter`, if it is to be counted.
+        file: that the recipe comes from, which the output must not replace.
+        remark: called with a line about everything that a killed run left next to the output.
 
     Returns:
         The report, as written to report.json; {} in a process that only shared the finetune.
@@ -78,109 +145,29 @@ def run_recipe(
     work = work_folder(recipe.output)
     with claimed(recipe.output, recipe_inputs(recipe, file), more=[work], remark=remark):
         check_work(work)
-        return _run(recipe, force, resume, stages)
+        run = _prepare(recipe, force, resume, stages)
+        if not distributed.is_main_process():
+            _share_finetune(run)
+            return {}
+        run.work.check(resume=resume, force=force)
+        data = _open_data(run)
+        evaluator = _evaluate_teachers(run, data)
+        student, training = _make_student(run, data, evaluator)
+        return _write_output(run, force, data, evaluator, student, training)
 
 
-def _run(recipe: Recipe, force: bool, resume: bool, stages: StageReporter) -> dict[str, Any]:
-    """Do what a recipe says, alone with its output."""
+def _prepare(recipe: Recipe, force: bool, resume: bool, stages: StageReporter) -> _Run:
+    """Resolve and check the recipe, and load its models."""
     with stages("check", "checking names and options"):
         recipe, budget = resolve_width(recipe, force=force, resume=resume, stages=stages)
         recipe = preflight(recipe, force=force)
         distributed.init(recipe.device)
-    with stages("load", "loading the teachers") as tell, disk_full_as_user_error("to the cache of built-in teachers"):
-        teachers = load_ensemble(recipe.teachers, tell)
+    cache = "to the cache of built-in teachers"
+    with stages("load", "loading the teachers") as progress, disk_full_as_user_error(cache):
+        teachers = load_ensemble(recipe.teachers, progress)
         given = _given_student(recipe, teachers)
-    task, length = find_task(teachers[0].config), sample_length(teachers[0].config)
-    notes = _notes(recipe, task, [*teachers, *([given] if given else [])])
-    work = RunState(work_folder(recipe.output), _key(recipe, teachers, given))
-    if not distributed.is_main_process():
-        _share(recipe, teachers, work, resume, stages)
-        return {}
-    work.check(resume=resume, force=force)
-    data, judge = None, None
-    if recipe.data.source is not None:
-        with stages("data", f"reading {recipe.data.source}"), disk_full_as_user_error("to the cache of datasets"):
-            data = open_data(recipe, teachers[0].processor, teachers[0].config)
-        if data.evaluation is not None:
-            with stages("evaluate", "evaluating the teachers") as tell:
-                _place(teachers, recipe.device)
-                models, seen = [teacher.model for teacher in teachers], _telling(tell, "evaluating the teachers")
-                judge = Evaluator(models, _weights(recipe), data.evaluation, progress=seen)
-                _place(teachers, "cpu")
-                tell(
-                    1.0,
-                    ", ".join(f"{one.name} {describe_score(one.score)}" for one in evaluated_teachers(teachers, judge)),
-                )
-    prints = [teacher.fingerprint for teacher in teachers]
-    saved = work.load(prints) if resume else None
-    beginning = saved or initial_student(recipe, teachers, given, data, stages)
-    students = [_judged("as given" if given else "one-shot", beginning, teachers, judge, recipe, stages)]
-    finetune = None
-    if data is not None and data.train is not None and recipe.finetune.enabled:
-        with disk_full_as_user_error(f"to {work.folder}"), work.kept_if_interrupted():
-            if not saved:
-                work.save(beginning, prints)
-            distributed.barrier()
-            finetune = _finetune(recipe, teachers, beginning, data.train, work, resume, stages, students[0])
-        students.append(_judged("finetuned", beginning, teachers, judge, recipe, stages))
-    replaceable = check_former if force else None
-    with disk_full_as_user_error(f"to {recipe.output}"), atomic_directory(recipe.output, replaceable) as folder:
-        with stages("write", "writing the student"):
-            save_student(folder, beginning.model, teachers[0].processor)
-            if beginning.passages:
-                save_layer_maps(folder, beginning.passages, prints)
-        delivered = export_and_verify(
-            recipe.export,
-            beginning.model,
-            folder,
-            stages,
-            processor=teachers[0].processor,
-            data=data,
-            seed=recipe.seed,
-            notes=notes,
-        )
-        size = weight_bytes(folder)
-        subjects = [*evaluated_teachers(teachers, judge), *(replace(student, bytes=size) for student in students)]
-        timings = time_models(recipe, subjects, folder if delivered.onnx else None, stages, notes)
-        report = {
-            "version": compressor.__version__,
-            "task": task.name,
-            "reads": reads(teachers[0].config),
-            "recipe": recipe.model_dump(mode="json"),
-            "environment": environment(),
-            "teachers": [_about(teacher) for teacher in teachers],
-            # Of the files: what was written is read back once, and so known to load.
-            "student": {"fingerprint": fingerprint(folder), "given": _about(given) if given else None},
-            "budget": budget,
-            **beginning.report,
-            "warnings": [*beginning.report["warnings"], *_harm(recipe, students)],
-            "finetune": finetune,
-            "notes": notes,
-            "length": length,
-            "evaluation": judge.report() if judge else None,
-            "table": to_json(make_rows(subjects, timings)),
-            "latency": latency_report(timings, recipe.bench.batch_size, recipe.bench.seconds, length),
-            "onnx": delivered.onnx,
-            "formats": delivered.formats,
-            "seconds": stages.report(),
-            "peak_memory_bytes": peak_memory_bytes(),
-        }
-        write_documents(folder, recipe, report)
-    work.remove()
-    # Last, from what was written: no picture is worth a finished student.
-    write_page(recipe.output)
-    return report
-
-
-def _share(recipe: Recipe, teachers: Sequence[Teacher], work: RunState, resume: bool, stages: StageReporter) -> None:
-    """Take part in the finetune of the first process, if there is one, once that has written the student down."""
-    if recipe.data.source is None or not recipe.finetune.enabled or not find_task(teachers[0].config).metrics:
-        return
-    train = open_training(recipe, teachers[0].processor, teachers[0].config)
-    distributed.barrier()
-    beginning = work.load([teacher.fingerprint for teacher in teachers])
-    assert beginning is not None
-    _finetune(recipe, teachers, beginning, train, work, resume, stages)
+    work = RunState(work_folder(recipe.output), _run_key(recipe, teachers, given))
+    return _Run(recipe, budget, teachers, given, work, resume, stages)
 
 
 def _given_student(recipe: Recipe, teachers: Sequence[Teacher]) -> Teacher | None:
@@ -196,113 +183,206 @@ def _given_student(recipe: Recipe, teachers: Sequence[Teacher]) -> Teacher | Non
     return student
 
 
-def _key(recipe: Recipe, teachers: Sequence[Teacher], given: Teacher | None) -> dict[str, Any]:
-    """What a run must have in common with an interrupted one to go on from it."""
+def _run_key(recipe: Recipe, teachers: Sequence[Teacher], given: Teacher | None) -> dict[str, Any]:
+    """What a run and an interrupted one must have in common to resume."""
     values = recipe.model_dump(mode="json")
-    same = ("teachers", "student", "width", "depth", "data", "calibration", "fusion", "finetune", "seed")
-    prints = [teacher.fingerprint for teacher in (*teachers, *([given] if given else []))]
-    return {**{key: values[key] for key in same}, "weights of a model": prints}
+    keys = ("teachers", "student", "width", "depth", "data", "calibration", "fusion", "finetune", "seed")
+    fingerprints = [teacher.fingerprint for teacher in (*teachers, *([given] if given else []))]
+    return {**{key: values[key] for key in keys}, "weights of a model": fingerprints}
 
 
-def _weights(recipe: Recipe) -> list[float]:
-    """The ensemble that the student is measured by and learns from: the user's weights, or all alike."""
-    return [1.0] * len(recipe.teachers) if recipe.fusion.weights == "auto" else list(recipe.fusion.weights)
+def _open_data(run: _Run) -> RunData | None:
+    source = run.recipe.data.source
+    if source is None:
+        return None
+    with run.stages("data", f"reading {source}"), disk_full_as_user_error("to the cache of datasets"):
+        return open_data(run.recipe, run.processor, run.spec)
 
 
-def _place(teachers: Sequence[Teacher], device: str) -> None:
-    for teacher in teachers:
-        teacher.model.to(device)  # type: ignore[arg-type]
+def _evaluate_teachers(run: _Run, data: RunData | None) -> Evaluator | None:
+    """Evaluate teachers and ensemble; None without evaluation samples."""
+    if data is None or data.evaluation is None:
+        return None
+    message = "evaluating the teachers"
+    with run.stages("evaluate", message) as progress:
+        with on_device(run.models, run.recipe.device):
+            on_share = _with_message(progress, message)
+            evaluator = Evaluator(run.models, run.weights, data.evaluation, progress=on_share)
+        models = evaluated_teachers(run.teachers, evaluator)
+        progress(1.0, ", ".join(f"{model.name} {describe_score(model.score)}" for model in models))
+    return evaluator
 
 
-def _judged(
-    name: str,
-    beginning: InitialStudent,
-    teachers: Sequence[Teacher],
-    judge: Evaluator | None,
-    recipe: Recipe,
-    stages: StageReporter,
-) -> EvaluatedModel:
-    found = None
-    if judge is not None:
-        with stages("evaluate", f"evaluating: {name}") as tell:
-            if judge.asks_again:
-                _place(teachers, recipe.device)
-            seen = _telling(tell, f"evaluating: {name}")
-            found = judge.score(beginning.model.to(recipe.device), seen)  # type: ignore[arg-type]
-            beginning.model.to("cpu")  # type: ignore[arg-type]
-            _place(teachers, "cpu")
-            ensemble = f", ensemble {describe_score(judge.ensemble)}" if len(teachers) > 1 else ""
-            tell(1.0, f"{name} {describe_score(found)}{ensemble}")
-    return EvaluatedModel(name, (beginning.model,), 0, found)
+def _make_student(run: _Run, data: RunData | None, evaluator: Evaluator | None) -> tuple[InitialStudent, _Training]:
+    """Fuse the student, or resume with it, and finetune it in place if there is data; evaluated before and after."""
+    saved = run.work.load(run.fingerprints) if run.resume else None
+    student = saved or initial_student(run.recipe, run.teachers, run.given, data, run.stages)
+    before = _evaluate_student(run, "as given" if run.given else "one-shot", student, evaluator)
+    if data is None or data.train is None or not run.recipe.finetune.enabled:
+        return student, _Training([before], None)
+    with disk_full_as_user_error(f"to {run.work.folder}"), run.work.kept_if_interrupted():
+        if not saved:
+            run.work.save(student, run.fingerprints)
+        distributed.barrier()
+        finetune = _finetune(run, student, data.train, before)
+    after = _evaluate_student(run, "finetuned", student, evaluator)
+    return student, _Training([before, after], finetune)
 
 
-def _telling(tell: OnStageProgress, line: str) -> Callable[[float], None]:
-    return lambda share: tell(share, line)
+def _evaluate_student(run: _Run, name: str, student: InitialStudent, evaluator: Evaluator | None) -> EvaluatedModel:
+    score = None
+    if evaluator is not None:
+        message = f"evaluating: {name}"
+        with run.stages("evaluate", message) as progress:
+            teachers = run.models if evaluator.runs_teachers else []
+            with on_device([*teachers, student.model], run.recipe.device):
+                score = evaluator.score(student.model, _with_message(progress, message))
+            ensemble = f", ensemble {describe_score(evaluator.ensemble)}" if len(run.teachers) > 1 else ""
+            progress(1.0, f"{name} {describe_score(score)}{ensemble}")
+    return EvaluatedModel(name, (student.model,), 0, score)
+
+
+def _with_message(progress: OnStageProgress, message: str) -> Callable[[float], None]:
+    return lambda fraction: progress(fraction, message)
+
+
+def _share_finetune(run: _Run) -> None:
+    """Take part in the finetune of the first process, if there is one, once that has saved the student."""
+    if run.recipe.data.source is None or not run.recipe.finetune.enabled or not run.spec.task.metrics:
+        return
+    train = open_training(run.recipe, run.processor, run.spec)
+    distributed.barrier()
+    student = run.work.load(run.fingerprints)
+    assert student is not None
+    _finetune(run, student, train)
 
 
 def _finetune(
-    recipe: Recipe,
-    teachers: Sequence[Teacher],
-    beginning: InitialStudent,
-    train: Samples,
-    work: RunState,
-    resume: bool,
-    stages: StageReporter,
-    before: EvaluatedModel | None = None,
+    run: _Run, student: InitialStudent, train: Samples, before: EvaluatedModel | None = None
 ) -> dict[str, Any]:
     # Imported only now: the Trainer takes long, and not every run finetunes.
     from compressor.distillation.distill import train_student
     from compressor.distillation.lr_search import describe_step
 
-    so_far = "" if before is None or before.score is None else f"; {before.name} {describe_score(before.score)}"
-    with stages("finetune", "finetuning") as tell:
+    recipe = run.recipe
+    score = "" if before is None or before.score is None else f"; {before.name} {describe_score(before.score)}"
+    with run.stages("finetune", "finetuning") as progress:
         report = train_student(
-            beginning.model,
-            [teacher.model for teacher in teachers],
-            _weights(recipe),
+            student.model,
+            run.models,
+            run.weights,
             train,
             recipe.finetune,
             seed=recipe.seed,
-            told=lambda share: tell(share, "asking the teachers once for all"),
-            comparison=_comparison(recipe, teachers, beginning),
-            work_dir=work.checkpoints,
-            resume=resume,
+            cache_progress=_with_message(progress, "caching the teachers' logits"),
+            targets=_feature_targets(run, student),
+            work_dir=run.work.checkpoints,
+            resume=run.resume,
             device=recipe.device,
-            progress=lambda step, steps, loss: tell(
-                step / steps, f"finetuning: {describe_step(step, recipe.finetune)}, loss {loss:.3f}{so_far}"
+            progress=lambda step, steps, loss: progress(
+                step / steps, f"finetuning: {describe_step(step, recipe.finetune)}, loss {loss:.3f}{score}"
             ),
         )
         distributed.shutdown()
-        _place(teachers, "cpu")
-        beginning.model.to("cpu")  # type: ignore[arg-type]
+        # Training leaves it on the device.
+        student.model.to("cpu")  # type: ignore[arg-type]
     return asdict(report)
 
 
-def _comparison(recipe: Recipe, teachers: Sequence[Teacher], beginning: InitialStudent) -> FeatureTargets:
-    relations: tuple[AttentionPair, ...] = ()
-    if "relations" in recipe.finetune.losses:
-        relations = attention_pairs_of(beginning.model.config, [teacher.config for teacher in teachers])
-    return FeatureTargets(beginning.passages, relations)
+def _feature_targets(run: _Run, student: InitialStudent) -> FeatureTargets:
+    if "relations" not in run.recipe.finetune.losses:
+        return FeatureTargets(student.layer_maps, ())
+    pairs = attention_pairs_of(student.model.config, [teacher.config for teacher in run.teachers])
+    return FeatureTargets(student.layer_maps, pairs)
 
 
-def _notes(recipe: Recipe, task: Task, models: Sequence[Teacher]) -> list[str]:
-    """What the user should know, though nothing is wrong."""
-    found = [note for model in models for note in model.notes]
-    if not task.metrics and recipe.data.source is not None and recipe.finetune.enabled:
-        found.append("models without a head are fused only: there is no answer to finetune on or to measure")
-    return found
+def _write_output(
+    run: _Run,
+    force: bool,
+    data: RunData | None,
+    evaluator: Evaluator | None,
+    student: InitialStudent,
+    training: _Training,
+) -> dict[str, Any]:
+    """Write the output folder, whole or not at all, and remove the work folder; the report."""
+    replaceable = check_former if force else None
+    output = run.recipe.output
+    with disk_full_as_user_error(f"to {output}"), atomic_directory(output, replaceable) as folder:
+        _write_student(run, student, folder)
+        delivery = export_and_verify(
+            run.recipe.export, student.model, folder, run.stages,
+            processor=run.processor, data=data, seed=run.recipe.seed, skip_unsupported=True,
+        )  # fmt: skip
+        report = _report(run, folder, evaluator, student, training, delivery).to_dict()
+        write_documents(folder, run.recipe, report)
+    run.work.remove()
+    # Last, from the written report: no picture is worth a finished student.
+    write_page(output)
+    return report
 
 
-def _harm(recipe: Recipe, students: Sequence[EvaluatedModel]) -> Iterator[str]:
-    """A warning where a distillation has led away from the ensemble."""
-    first, last = (one.score.kl if one.score else None for one in (students[0], students[-1]))
-    if first is None or last is None or recipe.finetune.label_weight or last <= max(HARMED * first, first + SLIGHT):
+def _write_student(run: _Run, student: InitialStudent, folder: Path) -> None:
+    with run.stages("write", "writing the student"):
+        save_student(folder, student.model, run.processor)
+        # A later finetune with the loss `hidden` reads them; models without a head are never finetuned.
+        if student.layer_maps and run.spec.task.metrics:
+            save_layer_maps(folder, student.layer_maps, run.fingerprints)
+
+
+def _report(
+    run: _Run,
+    folder: Path,
+    evaluator: Evaluator | None,
+    student: InitialStudent,
+    training: _Training,
+    delivery: Delivery,
+) -> RunReport:
+    """Measure latency, and gather all results."""
+    recipe, size = run.recipe, weight_bytes(folder)
+    models = [
+        *evaluated_teachers(run.teachers, evaluator),
+        *(replace(model, bytes=size) for model in training.students),
+    ]
+    timings, timing_notes = time_models(recipe, models, folder if delivery.onnx else None, run.stages)
+    length = sample_length(run.spec.config)
+    return RunReport(
+        version=compressor.__version__,
+        task=run.spec.task.name,
+        reads=run.spec.reads,
+        recipe=recipe.model_dump(mode="json"),
+        environment=environment(),
+        teachers=[_identity(teacher) for teacher in run.teachers],
+        # Of the files: they are read back once, and so known to load.
+        student={"fingerprint": fingerprint(folder), "given": _identity(run.given) if run.given else None},
+        budget=run.budget,
+        target=student.report["target"],
+        fusion=student.report["fusion"],
+        warnings=[*student.report["warnings"], *_harm_warning(recipe, training.students)],
+        finetune=training.finetune,
+        notes=[*run.notes, *delivery.skipped, *timing_notes],
+        length=length,
+        evaluation=evaluator.report() if evaluator else None,
+        table=to_json(make_rows(models, timings)),
+        latency=latency_report(timings, recipe.bench.batch_size, recipe.bench.seconds, length),
+        onnx=delivery.onnx,
+        formats=delivery.formats,
+        seconds=run.stages.report(),
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+
+
+def _harm_warning(recipe: Recipe, students: Sequence[EvaluatedModel]) -> Iterator[str]:
+    """A warning if a distillation moved the student away from the ensemble."""
+    before, after = (model.score.kl if model.score else None for model in (students[0], students[-1]))
+    if before is None or after is None or recipe.finetune.label_weight:
+        return
+    if after <= max(HARM_FACTOR * before, before + HARM_NATS):
         return
     yield (
-        f"the finetune took the student further from the ensemble (KL {first:.3g} before, {last:.3g} now): try more "
+        f"the finetune took the student further from the ensemble (KL {before:.3g} before, {after:.3g} now): try more "
         f"--steps or --learning-rate search; --no-finetune leaves the student as it was"
     )
 
 
-def _about(teacher: Teacher) -> dict[str, Any]:
+def _identity(teacher: Teacher) -> dict[str, Any]:
     return {"name": teacher.name, "kind": teacher.source.kind, "fingerprint": teacher.fingerprint}

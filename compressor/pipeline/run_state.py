@@ -48,7 +48,7 @@ class RunState:
     """The work folder of one run.
 
     Attributes:
-        folder: see `compressor.utils.work_folders`.
+        folder: see `compressor.utils.files.work_folder`.
         key: what the run is, JSON-ready: only a run with the same key goes on from it.
     """
 
@@ -84,11 +84,11 @@ class RunState:
             load_model(self.folder / _STUDENT), state["report"], load_layer_maps(self.folder, teachers)
         )
 
-    def save(self, beginning: InitialStudent, teachers: Sequence[str] = ()) -> None:
+    def save(self, student: InitialStudent, teachers: Sequence[str] = ()) -> None:
         """Begin the folder anew with the student before its finetune, and how it came about.
 
         Args:
-            beginning: the student.
+            student: on the CPU.
             teachers: their fingerprints.
 
         Raises:
@@ -104,10 +104,10 @@ class RunState:
             raise UserError(
                 f"cannot write to {self.folder.parent}: {error.strerror}; choose another folder with --output"
             ) from None
-        save_student(self.folder / _STUDENT, beginning.model)
-        if beginning.passages:
-            save_layer_maps(self.folder, beginning.passages, teachers)
-        atomic_write_text(self.folder / _STATE, json_text({"key": self.key, "report": beginning.report}))
+        save_student(self.folder / _STUDENT, student.model)
+        if student.layer_maps:
+            save_layer_maps(self.folder, student.layer_maps, teachers)
+        atomic_write_text(self.folder / _STATE, json_text({"key": self.key, "report": student.report}))
 
     def remove(self) -> None:
         """Remove the folder, for the run is finished; what others have put there stays, and the folder with it."""

@@ -13,9 +13,10 @@ from compressor.errors import UserError
 from compressor.fusion.shape.spec import StudentSpec, depth_of, student_specs, widest_teacher
 from compressor.models.builtin import BUILTIN, builtin_data
 from compressor.models.compatibility import check_compatible, check_compatible_configs
-from compressor.models.load import Teacher, load_teacher
+from compressor.models.load import load_teacher
 from compressor.models.resolve import load_config, resolve
-from compressor.pipeline.progress import OnStageProgress
+from compressor.models.teacher import Teacher
+from compressor.pipeline.stages import OnStageProgress
 
 
 def read_configs(names: Sequence[str]) -> list[PretrainedConfig]:

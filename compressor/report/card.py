@@ -12,8 +12,8 @@ from compressor.bench.rows import format_threads
 from compressor.models.tasks import TASKS
 from compressor.recipe import Recipe
 from compressor.report.describe import describe_head, describe_reconstruction, describe_shapes, describe_validation
-from compressor.report.format_rows import DESCRIPTIONS, TITLES, format_rows
-from compressor.utils.markdown import code, fence, plain
+from compressor.report.tables import FORMAT_NOTES, FORMAT_TITLES, format_rows
+from compressor.utils.markdown import code_block, code_span, escape_markdown
 
 _AUTO_CLASSES = {
     "image-classification": "AutoModelForImageClassification",
@@ -60,7 +60,7 @@ def render_card(
     Args:
         recipe: the resolved recipe of the run.
         report: the run's report; sections that it lacks are left out of the card.
-        task: one of the values of `compressor.models.inputs.TASKS`.
+        task: one of the values of `compressor.models.tasks.TASKS`.
         reads: "image" or "text"; what the task usually reads if omitted.
         example: a program that runs the ONNX file with onnxruntime alone.
     """
@@ -68,7 +68,7 @@ def render_card(
     sections = [
         _front_matter(task, bool(report.get("onnx"))),
         f"# {_title(recipe)}\n\n{_made_of(recipe, report)}",
-        f"## Use\n\n{fence('python', _snippet(task, image))}",
+        f"## Use\n\n{code_block('python', _snippet(task, image))}",
         _section("Run it with onnxruntime alone", _example(example, image)),
         _section("What was measured", _table(report.get("table") or [])),
         _section("Choices of the run", _choices(report.get("fusion") or {})),
@@ -78,9 +78,9 @@ def render_card(
         _section("Made with", _scalars(report.get("environment") or {})),
         _section("Limits", _limits(recipe, report, task)),
         "## Make it again\n\n"
-        + fence("bash", "compress run recipe.yaml --output again")
+        + code_block("bash", "compress run recipe.yaml --output again")
         + "\n\nwith this `recipe.yaml`:\n\n"
-        + fence("yaml", recipe.to_yaml().rstrip()),
+        + code_block("yaml", recipe.to_yaml().rstrip()),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -96,7 +96,7 @@ def _front_matter(task: str, onnx: bool) -> str:
 
 def _title(recipe: Recipe) -> str:
     depth = "" if recipe.depth is None else f" and depth {recipe.depth:g}"
-    names = " + ".join(plain(Path(name).name or name) for name in recipe.teachers)
+    names = " + ".join(escape_markdown(Path(name).name or name) for name in recipe.teachers)
     return f"{names} at width {recipe.width:g}{depth}"
 
 
@@ -107,11 +107,11 @@ def _made_of(recipe: Recipe, report: Mapping[str, Any]) -> str:
     taught = "distilled from their ensemble" if recipe.finetune.asks_teachers else "trained on labels"
     then = f"then {taught} for a short while" if finetune else "without any finetuning"
     kept = f" It has the {describe_validation(finetune)}." if finetune and finetune.get("best_step") is not None else ""
-    lines = [f"{what} by `compressor` {plain(report.get('version', ''))}".rstrip() + f", {then}.{kept}", ""]
+    lines = [f"{what} by `compressor` {escape_markdown(report.get('version', ''))}".rstrip() + f", {then}.{kept}", ""]
     hashes = {teacher["name"]: teacher.get("fingerprint", "") for teacher in report.get("teachers") or []}
     for name in recipe.teachers:
-        digest = f" (sha256 {code(hashes[name][:16] + '…')})" if hashes.get(name) else ""
-        lines.append(f"- teacher {code(name)}{digest}")
+        digest = f" (sha256 {code_span(hashes[name][:16] + '…')})" if hashes.get(name) else ""
+        lines.append(f"- teacher {code_span(name)}{digest}")
     return "\n".join(lines)
 
 
@@ -132,7 +132,7 @@ def _example(example: str | None, image: bool) -> str:
     return (
         f"Save it as `example.py` in this folder; it needs {needs} beside: `python example.py {given}`. ONNX "
         "Runtime sends telemetry unless the environment variable `ORT_DISABLE_TELEMETRY` is 1.\n\n"
-        f"{fence('python', example.rstrip())}"
+        f"{code_block('python', example.rstrip())}"
     )
 
 
@@ -140,10 +140,10 @@ def _formats(formats: Mapping[str, Mapping[str, Any]]) -> str:
     """A Markdown table of the formats."""
     if not formats:
         return ""
-    lines: list[Sequence[str]] = [TITLES, [":--", ":--", *["--:"] * 5]]
+    lines: list[Sequence[str]] = [FORMAT_TITLES, [":--", ":--", *["--:"] * 5]]
     for name, files, *cells in format_rows(formats):
-        lines.append([plain(name), ", ".join(map(code, files)), *cells])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{DESCRIPTIONS}" + _program(formats)
+        lines.append([escape_markdown(name), ", ".join(map(code_span, files)), *cells])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{FORMAT_NOTES}" + _program(formats)
 
 
 def _program(formats: Mapping[str, Mapping[str, Any]]) -> str:
@@ -155,7 +155,7 @@ def _program(formats: Mapping[str, Mapping[str, Any]]) -> str:
         program = (
             f'import torch\n\nmodel = torch.export.load("{file}").module()\n{answer} = model({{{given}}})["{answer}"]'
         )
-        said.append(f"\n\n{code(file)} runs with torch alone:\n\n{fence('python', program)}")
+        said.append(f"\n\n{code_span(file)} runs with torch alone:\n\n{code_block('python', program)}")
     return "".join(said)
 
 
@@ -166,7 +166,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     lines = [["model", *(_COLUMNS[key][0] for key in keys)], ["---", *("---:" for _ in keys)]]
     for row in rows:
-        lines.append([plain(row["name"]), *(_number(key, row.get(key)) for key in keys)])
+        lines.append([escape_markdown(row["name"]), *(_number(key, row.get(key)) for key in keys)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -182,7 +182,7 @@ def _scalars(values: Mapping[str, Any]) -> str:
             continue
         if isinstance(value, Sequence) and not isinstance(value, str):
             value = ", ".join(_say(item) for item in value)
-        lines.append(f"- {plain(key.replace('_', ' '))}: {plain(_say(value))}")
+        lines.append(f"- {escape_markdown(key.replace('_', ' '))}: {escape_markdown(_say(value))}")
     return "\n".join(lines)
 
 
@@ -219,7 +219,7 @@ def _limits(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
     names = {"accuracy": "Accuracy", "f1": "F1", "perplexity": "Perplexity"}
     found = [names[metric] for metric in TASKS[task].metrics if any(row.get(metric) is not None for row in rows)]
     if found:
-        lines = [f"- {' and '.join([*found, 'KL'])} were measured on {samples} of {code(source)}."]
+        lines = [f"- {' and '.join([*found, 'KL'])} were measured on {samples} of {code_span(source)}."]
     elif TASKS[task].metrics:
         lines = [f"- {names[TASKS[task].metrics[0]]} was not measured: there were no labelled samples."]
     else:

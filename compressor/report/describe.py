@@ -1,11 +1,14 @@
-"""What a run tried, fitted and kept, in words."""
+"""Parts of a report in words, a line each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compressor.bench.rows import MISSING
+from compressor.bench.rows import MISSING, format_count, format_perplexity, format_threads
+
+#: The content of a report.json, or a section of it.
+Report = Mapping[str, Any]
 
 _MEASURES = {
     "held_out_kl": "held-out KL",
@@ -13,54 +16,219 @@ _MEASURES = {
     "random_inputs_kl": "KL on random inputs",
     "random_inputs_error": "error on random inputs",
 }
+_METRIC_NOTES = {"accuracy": "± is one standard error", "perplexity": "a lower perplexity is better"}
 
 
-def measure_of(candidates: Sequence[Mapping[str, Any]]) -> str:
-    """What candidates were judged by, such as held_out_kl."""
+def measure_of(candidates: Sequence[Report]) -> str:
+    """The key of the candidates' measure, such as held_out_kl."""
     return next(key for key in candidates[0] if key != "candidate")
 
 
-def describe_shapes(shapes: Sequence[Mapping[str, Any]]) -> str:
-    """The shapes of attention that were tried, and how far from the ensemble each was."""
+def format_measure(value: float | None) -> str:
+    """A measure of a candidate; None if it is not finite."""
+    return MISSING if value is None else f"{value:.4g}"
+
+
+def describe_shapes(shapes: Sequence[Report]) -> str:
+    """Shapes of attention that were tried, with their errors."""
     measure = measure_of(shapes)
-    figures = [MISSING if one[measure] is None else f"{one[measure]:.4g}" for one in shapes]
-    tried = "; ".join(f"{one['candidate']} {figure}" for one, figure in zip(shapes, figures, strict=True))
-    return f"{tried} ({_MEASURES.get(measure, measure)})"
+    errors = "; ".join(f"{shape['candidate']} {format_measure(shape[measure])}" for shape in shapes)
+    return f"{errors} ({_MEASURES.get(measure, measure)})"
 
 
-def describe_head(head: Mapping[str, Any]) -> str:
-    """How a head was fitted, and what that gained."""
+def describe_head(head: Report) -> str:
+    """The fit of the head, and its gain over least squares."""
     return (
         f"{head['module']}, fitted to the ensemble's probabilities: held-out KL {head['kl']:.4g}, "
         f"{head['least_squares_kl']:.4g} by least squares"
     )
 
 
-def describe_reconstruction(fusion: Mapping[str, Any]) -> str:
-    """What the polish of layers gained, from the least to the greatest share, or why there was none.
-
-    Args:
-        fusion: of a report; former versions do not tell why.
-    """
-    polished: Sequence[Mapping[str, Any]] = fusion["polished"]
-    if not polished:
-        return fusion.get("unpolished") or "no layer gained by it on held-out samples"
-    gains = sorted(1 - one["after"] / one["before"] for one in polished)
+def describe_reconstruction(fusion: Report) -> str:
+    """Gains of layer-wise reconstruction, or the reason why there was none."""
+    layers: Sequence[Report] = fusion["polished"]
+    if not layers:
+        return fusion.get("unpolished") or "no gain on held-out samples in any layer"
+    gains = sorted(1 - layer["after"] / layer["before"] for layer in layers)
     span = f"{gains[0]:.0%}" if len(gains) == 1 else f"{gains[0]:.0%} to {gains[-1]:.0%}"
-    layers = "1 layer" if len(gains) == 1 else f"{len(gains)} layers"
-    return f"{layers}: {span} less held-out error than the linear refit alone"
+    count = "1 layer" if len(gains) == 1 else f"{len(gains)} layers"
+    return f"{count}: {span} less held-out error than the linear refit alone"
 
 
-def describe_temperature(finetune: Mapping[str, Any]) -> str:
-    """Of the distillation, to follow the learning rate; reports of former versions do not tell."""
-    given = finetune.get("temperature")
-    return "" if given is None else f" and temperature {given:g}"
+def describe_finetune(finetune: Report) -> list[str]:
+    """Validation and learning-rate search of a finetune, if any."""
+    return [
+        *([describe_validation(finetune)] if finetune.get("best_step") is not None else []),
+        *([describe_search(finetune)] if finetune.get("search") else []),
+    ]
 
 
-def describe_validation(finetune: Mapping[str, Any]) -> str:
-    """Whose weights the result has, where samples were kept out to tell."""
+def describe_temperature(finetune: Report) -> str:
+    """The temperature, after a learning rate; "" in older reports."""
+    temperature = finetune.get("temperature")
+    return "" if temperature is None else f" and temperature {temperature:g}"
+
+
+def describe_validation(finetune: Report) -> str:
+    """The step whose weights the student has, if it was validated."""
     loss = dict(map(tuple, finetune["judged"]))[finetune["best_step"]]
     return (
-        f"weights of step {finetune['best_step']}, the best of {len(finetune['judged'])} judgements "
-        f"(loss {loss:.4f} on {finetune['validation_samples']} training samples kept out)"
+        f"weights of step {finetune['best_step']}, the best of {len(finetune['judged'])} evaluations "
+        f"(loss {loss:.4f} on {finetune['validation_samples']} held-out training samples)"
     )
+
+
+def describe_search(finetune: Report) -> str:
+    """Learning rates of a search, and others to try if the best one is an extreme."""
+    trials = [
+        f"{trial['learning_rate']:g} ("
+        + ("diverged)" if trial["validation_loss"] is None else f"loss {trial['validation_loss']:.4g})")
+        for trial in finetune["search"]
+    ]
+    count = finetune["validation_samples"]
+    return (
+        f"learning rate {finetune['learning_rate']:g} is the best of {', '.join(trials)} "
+        f"on {count} held-out training {'sample' if count == 1 else 'samples'}{_further_rates(finetune)}"
+    )
+
+
+def _further_rates(finetune: Report) -> str:
+    rates = [trial["learning_rate"] for trial in finetune["search"]]
+    best = finetune["learning_rate"]
+    if len(set(rates)) < 2 or best not in (min(rates), max(rates)):
+        return ""
+    extreme, further = ("highest", 3 * best) if best == max(rates) else ("lowest", best / 3)
+    return f"; it is the {extreme} one: --learning-rates {best:g},{further:.1g} shows whether to go further"
+
+
+def describe_outcome(report: Report) -> str:
+    """Size, score and speed of the student against its teachers."""
+    rows = report["table"]
+    teachers = rows[: len(report["recipe"]["teachers"])]
+    student = rows[-1]
+    largest = max(teachers, key=lambda row: row["parameters"])
+    share = student["parameters"] / largest["parameters"]
+    parts = [f"{student['parameters'] / 1e6:.3g} M parameters ({share:.0%} of a teacher's)"]
+    best = "the teacher's" if len(teachers) == 1 else "the better teacher's"
+    if student["accuracy"] is not None and (accuracies := [row["accuracy"] for row in teachers if row["accuracy"]]):
+        ratio = student["accuracy"] / max(accuracies)
+        parts.append(f"{100 * student['accuracy']:.1f} % accuracy ({ratio:.1%} of {best})")
+    if (perplexity := student.get("perplexity")) is not None:
+        ratio = perplexity / min(row["perplexity"] for row in teachers)
+        parts.append(f"perplexity {format_perplexity(perplexity)} ({ratio:.3g} times {best}; lower is better)")
+    for backend, name in (("ort", "ONNX Runtime"), ("torch", "torch")):
+        student_ms, teacher_ms = student[f"{backend}_p50_ms"], largest[f"{backend}_p50_ms"]
+        if student_ms and teacher_ms:
+            parts.append(f"{teacher_ms / student_ms:.1f} times as fast as a teacher in {name}")
+            break
+    return f"student ({student['name']}): {', '.join(parts)}"
+
+
+def describe_evaluation(report: Report) -> list[str]:
+    """Evaluation data and its size, if any."""
+    if (evaluation := report.get("evaluation")) is None:
+        return []
+    unit = "labels" if evaluation["labelled"] <= evaluation["samples"] else "tokens"
+    samples = f"{evaluation['samples']} samples, {evaluation['labelled']} {unit}"
+    return [f"measured on {evaluation['data']}: {samples}"]
+
+
+def describe_macs(report: Report) -> list[str]:
+    """Length of text that multiply–accumulates are counted at, if any."""
+    return [f"GMACs are for {report['length']} tokens"] if report.get("length") else []
+
+
+def describe_timing(latency: Report) -> str:
+    """Settings of the latency measurement."""
+    first = next(iter(latency["models"].values()))["torch"]
+    tokens = f" × {latency['length']} tokens" if latency.get("length") else ""
+    calls = [backend["iterations"] for model in latency["models"].values() for backend in model.values() if backend]
+    return (
+        f"latency: p50 / p95 of batches of {latency['batch_size']}{tokens} with {format_threads(first['threads'])}, at "
+        f"least {latency['seconds']:g} s and {min(calls)} calls each, in turns; {latency['shared']}"
+    )
+
+
+def describe_data(evaluated: Report) -> str:
+    """Data of `compress evaluate`, and notes on its metrics."""
+    rows = evaluated["rows"]
+    notes = [note for metric, note in _METRIC_NOTES.items() if any(row[metric] is not None for row in rows)]
+    return "; ".join([f"measured on {evaluated['data']}", *notes])
+
+
+def describe_budget(budget: Report) -> list[str]:
+    """The requested cost, and that of the chosen width."""
+    lines = []
+    requested, actual = budget["asked"], budget["given"]
+    for key, name in (("params", "parameters"), ("flops", "MACs")):
+        if key in requested:
+            limit = requested[key]
+            amount = f"{limit:g} of the widest teacher's" if limit <= 1 else format_count(limit)
+            lines.append(f"target: {amount} {name} asked; the nearest width has {format_count(actual[key])}")
+    if "latency" in requested:
+        settings = budget["latency"]
+        tokens = f" × {settings['length']} tokens" if settings["length"] else ""
+        lines.append(
+            f"latency: at most {requested['latency']:g} ms asked; measured {actual['p50_ms']:.3g} ms (p50 of batches "
+            f"of {settings['batch_size']}{tokens} in {settings['backend']}, {format_threads(settings['threads'])}, "
+            "random weights)"
+        )
+        widths = [f"{size['width']:.4g} ({size['p50_ms']:.3g} ms)" for size in budget["looked_at"] if "p50_ms" in size]
+        lines.append(f"widths tried: {', '.join(widths)}")
+    return lines
+
+
+def describe_export(export: Report) -> list[str]:
+    """The files that an export wrote, and their parity with torch."""
+    lines = []
+    for name, exported in export["formats"].items():
+        for file, written in exported["files"].items():
+            lines.append(f"wrote {export['folder']}/{file} ({name}, {written['bytes'] / 1e6:.2f} MB)")
+        lines.append(describe_parity(name, exported))
+    if export["report_updated"]:
+        lines.append(f"updated {export['folder']}/report.json")
+    return lines
+
+
+def describe_parity(name: str, exported: Report) -> str:
+    """Difference of a format from torch, and the score of an approximate one."""
+    if exported["exact"]:
+        difference = exported["largest_relative_difference"]
+        return f"{name}: largest difference from torch {difference:.1e} of the largest value"
+    data = exported["evaluation"]
+    where, figures = ("random inputs", exported) if data is None else (f"{data['samples']} samples", data)
+    parts = [f"relative error of the logits {figures['relative_error']:.1e}"]
+    if figures["agreement"] is not None:
+        parts.append(f"{100 * figures['agreement']:.2f} % of the predictions are torch's")
+    if data is not None and data["accuracy"] is not None:
+        parts.append(f"accuracy {100 * data['accuracy']:.2f} % (float: {100 * data['float']['accuracy']:.2f} %)")
+    if data is not None and data["perplexity"] is not None:
+        perplexity, in_float = (format_perplexity(score["perplexity"]) for score in (data, data["float"]))
+        parts.append(f"perplexity {perplexity} (float: {in_float})")
+    return f"{name}: {', '.join(parts)}, on {where}"
+
+
+def describe_bench(bench: Report) -> list[str]:
+    """Settings of `compress bench`."""
+    settings, machine = bench["settings"], bench["environment"]
+    calls, warmups = (min(row[key] for row in bench["results"]) for key in ("iterations", "warmups"))
+    first = bench["results"][0]
+    tokens = "" if first["length"] is None else f" × {first['length']} tokens"
+    macs = "" if first["length"] is None else f"GMACs for {first['length']} tokens, "
+    return [
+        *([f"first table: {macs}p50 / p95 of batches of {first['batch_size']}{tokens}"] if bench["table"] else []),
+        f"one process per model with {format_threads(settings['threads'])}, in turns: at least "
+        f"{settings['seconds']:g} s and {calls} calls after {warmups} or more warm-ups",
+        "first: the first call; load: from the file to a model that can be called; all in ms; peak: memory of the "
+        "whole process",
+        f"on {machine['cpu']}, torch {machine['torch']}, ONNX Runtime {machine['onnxruntime']}",
+    ]
+
+
+def describe_comparison(comparison: Report, paths: Sequence[str]) -> list[str]:
+    """Notes on the comparison of two bench results."""
+    lines = ["A / B: how many times as fast B is, by p50"]
+    lines += [
+        f"only in {path}: {', '.join(rows)}" for path, rows in zip(paths, comparison["only"], strict=True) if rows
+    ]
+    return [*lines, *(f"note: {note}" for note in comparison["notes"])]

@@ -1,4 +1,4 @@
-"""How the folder `onnx` of a model is run with onnxruntime alone, in ten lines without torch and transformers."""
+"""A ten-line program that runs the folder `onnx` with onnxruntime, without torch and transformers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ logits = session.run(["logits"], feed)[0]
 {last}
 """
 _CLASS = 'print(json.load(open("onnx/config.json"))["id2label"][str(logits[0].argmax())])'
-#: Task -> what is made of the logits.
+#: {task: code that prints the prediction}.
 _LAST = {
     "text-classification": _CLASS,
     "token-classification": 'names = json.load(open("onnx/config.json"))["id2label"]\n'
@@ -43,46 +43,51 @@ _LAST = {
     "masked-lm": 'print(Tokenizer.from_file("onnx/tokenizer.json").decode(logits[0].argmax(-1).tolist()))',
     "causal-lm": 'print(Tokenizer.from_file("onnx/tokenizer.json").decode([int(logits[0, -1].argmax())]))',
 }
-#: What the image example does, and nothing else: a preprocessor that does more has none.
-_KNOWN = {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb"}
+#: Steps of an image processor that the example covers.
+_SUPPORTED = {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb"}
 
 
 def onnx_example(folder: str | Path, task: str, file: str = "model.onnx") -> str | None:
-    """A program that answers for a picture, a text or a pair of texts on the command line, to be run where `onnx` is.
+    """A program that predicts for an image, a text or a pair of texts on the command line.
 
     Args:
-        folder: the one that holds `onnx`, with its preprocessor or tokenizer.
-        task: one of the values of `compressor.models.inputs.TASKS`.
-        file: which one is run.
+        folder: of the model, with `onnx` in it.
+        task: one of the values of `compressor.models.tasks.TASKS`.
+        file: to run.
 
     Returns:
-        None where there is no such file, or where its inputs cannot be made in so few lines.
+        None if there is no such file, or its inputs need a longer program.
     """
     onnx = Path(folder) / "onnx"
     if not (onnx / file).is_file():
         return None
     if task == "image-classification":
-        found = _read(onnx / "preprocessor_config.json")
+        preprocessor = _read(onnx / "preprocessor_config.json")
         channels = _read(onnx / "config.json").get("num_channels", 3)
-        return _image(found, channels, file) if found else None
+        return _image_example(preprocessor, channels, file) if preprocessor else None
     if task in _LAST and (onnx / "tokenizer.json").is_file():
         return _TEXT.format(file=file, last=_LAST[task])
     return None
 
 
-def _image(found: Mapping[str, Any], channels: int, file: str) -> str | None:
-    size, done = found.get("size") or {}, {key for key, value in found.items() if key.startswith("do_") and value}
-    if done - _KNOWN or channels not in (1, 3) or ("do_resize" in done and not {"height", "width"} <= size.keys()):
+def _image_example(preprocessor: Mapping[str, Any], channels: int, file: str) -> str | None:
+    size = preprocessor.get("size") or {}
+    steps = {key for key, value in preprocessor.items() if key.startswith("do_") and value}
+    if (
+        steps - _SUPPORTED
+        or channels not in (1, 3)
+        or ("do_resize" in steps and not {"height", "width"} <= size.keys())
+    ):
         return None
-    resize = f'.resize((p["size"]["width"], p["size"]["height"]), {int(found.get("resample", 2))})'
+    resize = f'.resize((p["size"]["width"], p["size"]["height"]), {int(preprocessor.get("resample", 2))})'
     pixels = "np.asarray(image, np.float32)"
-    if "do_rescale" in done:
+    if "do_rescale" in steps:
         pixels += ' * p["rescale_factor"]'
-    if "do_normalize" in done:
+    if "do_normalize" in steps:
         pixels = f'({pixels} - p["image_mean"]) / p["image_std"]'
     return _IMAGE.format(
         mode="RGB" if channels == 3 else "L",
-        resize=resize if "do_resize" in done else "",
+        resize=resize if "do_resize" in steps else "",
         pixels=pixels,
         file=file,
         channels=".transpose(2, 0, 1)" if channels == 3 else "[None]",

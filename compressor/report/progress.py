@@ -1,4 +1,4 @@
-"""Progress bars: one line a stage, with what is done and how long it will take; scores stay on the lines behind."""
+"""Progress bars, one line per stage."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-#: Told the stage, the share of it that is done (None: not known) and what is being done.
+#: Called with the stage, the share of it that is done (None: unknown) and a description.
 ShowProgress = Callable[[str, float | None, str], None]
 
 
 @contextmanager
 def progress_bars(console: Console, visible: bool) -> Iterator[ShowProgress | None]:
-    """What a run tells its progress to, drawn on `console`; None, and nothing drawn, unless `visible`.
+    """A callback that draws progress bars on `console`; None unless `visible`.
 
     Args:
-        console: of stderr, so that results on stdout stay clean.
-        visible: whether somebody is looking.
+        console: of stderr, since results go to stdout.
+        visible: whether to draw.
     """
     if not visible:
         yield None
@@ -32,32 +32,32 @@ def progress_bars(console: Console, visible: bool) -> Iterator[ShowProgress | No
         TextColumn("left", style="dim"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, refresh_per_second=8) as drawn:
-        shown = _Bars(drawn)
-        yield shown
-        shown.finish()
+    with Progress(*columns, console=console, refresh_per_second=8) as progress:
+        bars = _Bars(progress)
+        yield bars
+        bars.finish()
 
 
 class _Bars:
-    def __init__(self, drawn: Progress) -> None:
-        self._drawn = drawn
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
         self._stage: str | None = None
         self._task: TaskID | None = None
         self._done = False
 
     def __call__(self, stage: str, share: float | None, line: str) -> None:
-        # As text: a folder name in brackets is no markup.
+        # As `Text`: a folder name in brackets is not markup.
         description = Text(line).markup
-        # A stage that is entered again begins a line of its own.
+        # A stage that starts again gets a new line.
         if stage != self._stage or self._task is None or (self._done and share is None):
             self.finish()
-            self._stage, self._task = stage, self._drawn.add_task(description, total=None)
-        self._drawn.update(self._task, description=description)
+            self._stage, self._task = stage, self._progress.add_task(description, total=None)
+        self._progress.update(self._task, description=description)
         self._done = share is not None and share >= 1
         if share is not None:
-            self._drawn.update(self._task, total=1.0, completed=share)
+            self._progress.update(self._task, total=1.0, completed=share)
 
     def finish(self) -> None:
-        """Mark the stage that is running as done."""
+        """Complete the current bar."""
         if self._task is not None:
-            self._drawn.update(self._task, total=1.0, completed=1.0)
+            self._progress.update(self._task, total=1.0, completed=1.0)

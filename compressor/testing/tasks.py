@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.anatomy.hooks import logits_of
-from compressor.models.inputs import dummy_inputs, task_of
-from compressor.models.weights import model_class
+from compressor.models.configs import model_class
+from compressor.models.inputs import dummy_inputs
+from compressor.models.tasks import find_task
 
 LabelledBatch = dict[str, Tensor]
 #: Positions of a text; samples of a batch.
@@ -38,7 +39,7 @@ def unlabelled(batch: LabelledBatch) -> LabelledBatch:
 
 def task_for(config: Any) -> SyntheticTask:
     """The synthetic task of a config."""
-    return _TASKS[task_of(config)](config)
+    return _TASKS[find_task(config).name](config)
 
 
 def train_briefly(config: PretrainedConfig, seed: int, steps: int) -> PreTrainedModel:

@@ -1,7 +1,8 @@
-"""Outputs that appear whole or not at all."""
+"""Output files and folders: checked before any work, whole or not at all, and a full disk as one line."""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,22 +13,39 @@ from compressor.utils.scratch import finish, keep, scratch
 
 #: Raises `UserError` if a folder that exists must not be replaced.
 Check = Callable[[Path], None]
+_DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+#: Parts of messages of libraries that write in C++ or Rust.
+_DISK_FULL_MESSAGES = (
+    "No space left",
+    "os error 28",
+    "File too large",
+    "os error 27",
+    "Disk quota exceeded",
+    "PytorchStreamWriter",
+    "inline_container.cc",
+)
 
 
 def whole_path(path: str | Path) -> Path:
-    """An absolute path whose last part is a name: what lies beside it is in its parent, and not behind a `..`."""
+    """An absolute path that ends with a name and not with `..`, so that its neighbours are in its parent."""
     path = Path(path).expanduser().absolute()
     if path.name in ("", ".."):
         return path.resolve()
     return path.parent.resolve() / path.name if ".." in path.parts else path
 
 
+def work_folder(output: str | Path) -> Path:
+    """The folder next to an output that its run can be resumed from."""
+    output = whole_path(output)
+    return output.with_name(output.name + ".work")
+
+
 def check_output(output: str | Path, replaceable: Check | None = None) -> None:
-    """Refuse an output folder that cannot or must not be written, before any work is done.
+    """Refuse an output folder that cannot or must not be written.
 
     Args:
         output: the folder.
-        replaceable: refuses a folder that exists and must not be replaced; without it none is.
+        replaceable: refuses a folder that exists and must not be replaced; None refuses all that exist.
 
     Raises:
         UserError: it exists and is not replaceable; it is a file or a link; it holds the home or the working folder; or
@@ -47,12 +65,12 @@ def check_output(output: str | Path, replaceable: Check | None = None) -> None:
 
 
 def check_file(path: Path, force: bool, *, parents: bool = False) -> Path:
-    """Refuse an output file that cannot or must not be written, before any work is done.
+    """Refuse an output file that cannot or must not be written.
 
     Args:
         path: the file.
-        force: whether a plain file of that name is replaced; nothing else is.
-        parents: whether its folder is made where it is missing.
+        force: replace a plain file of that name.
+        parents: its folder will be made if missing.
 
     Returns:
         The path.
@@ -79,14 +97,13 @@ def _check_parent(path: Path) -> None:
 
 @contextmanager
 def atomic_directory(output: str | Path, replaceable: Check | None = None) -> Iterator[Path]:
-    """A temporary folder beside `output` that becomes `output` when the block ends well.
+    """A temporary folder next to `output` that becomes `output` when the block ends without an exception.
 
-    Whatever ends the block early, a keyboard interrupt too, removes the temporary folder and leaves an older output
-    untouched.  One that is `replaceable` goes at the very end.
+    Any exception removes the temporary folder and leaves an older output untouched; otherwise that goes last.
 
     Raises:
-        UserError: `check_output` refuses; or the finished folder cannot be moved into place, in which case it is kept
-            where it is and the line says where.
+        UserError: as of `check_output`; or the finished folder cannot be moved into place, and the line says where it
+            is kept.
     """
     output = whole_path(output)
     check_output(output, replaceable)
@@ -108,15 +125,46 @@ def atomic_directory(output: str | Path, replaceable: Check | None = None) -> It
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
-    """Write a text file beside its place and rename it: however the process ends, it is the old one or the new one."""
+    """Write a text file atomically: after any end of the process it is the old one or the new one."""
     path = Path(path)
     with scratch(path) as folder:
         (folder / path.name).write_text(text, encoding="utf-8")
         os.replace(folder / path.name, path)
 
 
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an exception, or one of its causes, means that a file could not grow."""
+    visited: set[int] = set()
+    while error is not None and id(error) not in visited:
+        visited.add(id(error))
+        if isinstance(error, OSError) and error.errno in _DISK_FULL_ERRNOS:
+            return True
+        if any(text in str(error) for text in _DISK_FULL_MESSAGES):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def disk_full_as_user_error(place: str | Path) -> Iterator[None]:
+    """Turn any error of a full disk inside the block into one line.
+
+    Args:
+        place: for the line, such as "to the folder student".
+
+    Raises:
+        UserError: there is no space left.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        raise UserError(f"no space left on the device to write {place}: free some, or choose another place") from error
+
+
 def _move(folder: Path, output: Path, replaceable: Check | None) -> None:
-    # Hours may have passed since it was looked at.
+    # Hours may have passed since the last check.
     check_output(output, replaceable)
     if not output.exists():
         folder.rename(output)
@@ -127,7 +175,7 @@ def _move(folder: Path, output: Path, replaceable: Check | None) -> None:
         try:
             folder.rename(output)
         except BaseException:
-            # Should this fail too, the old one is not to be removed with its place.
+            # If this fails too, the old output stays in its scratch folder.
             finish(place)
             old.rename(output)
             raise

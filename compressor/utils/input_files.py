@@ -1,6 +1,6 @@
-"""Files that users name, read within bounds: regular files only, of a bounded size, and JSON of a bounded depth.
+"""Bounded reading of files that users name: regular files only, of limited size, and JSON of limited depth.
 
-A pipe or a device is refused by its kind and never opened: reading one may wait, or go on, for ever.
+Pipes and devices are never opened: reading one may take for ever.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _KINDS = {
 
 
 def special_kind(path: str | Path) -> str | None:
-    """What a path is if it is no regular file, such as "a pipe (FIFO)", links followed; None for one, or for nothing.
+    """The kind of a path that is no regular file, such as "a pipe (FIFO)"; None for a regular file or a missing one.
 
-    Nothing is opened.
+    Links are followed; nothing is opened.
     """
     try:
         mode = os.stat(path).st_mode
@@ -39,14 +39,14 @@ def special_kind(path: str | Path) -> str | None:
 
 
 def check_regular(path: str | Path, limit: int | None = None) -> None:
-    """Refuse a path that is there and is no regular file; nothing is opened.
+    """Refuse a path that is no regular file; nothing is opened, and a missing file is no error here.
 
     Args:
-        path: what is to be read; one that does not exist is left to whoever reads it.
-        limit: most bytes that it may have.
+        path: to be read.
+        limit: most bytes.
 
     Raises:
-        UserError: it is a pipe, a socket, a device or a folder, or larger than the limit.
+        UserError: it is a pipe, a socket, a device or a folder, or exceeds the limit.
     """
     kind = special_kind(path)
     if kind is not None:
@@ -60,16 +60,16 @@ def read_text(path: str | Path, limit: int) -> str:
 
     Args:
         path: a regular file.
-        limit: most bytes that it may have.
+        limit: most bytes.
 
     Raises:
-        UserError: it is no regular file, or larger than the limit.
-        OSError: there is none, or it cannot be read.
+        UserError: it is no regular file, or exceeds the limit.
+        OSError: it is missing or cannot be read.
         UnicodeDecodeError: it is not UTF-8.
     """
     check_regular(path, limit)
     with open(path, "rb") as file:
-        # It may have grown since, or tell no size.
+        # It may have grown since, or report no size.
         content = file.read(limit + 1)
     if len(content) > limit:
         raise UserError(f"{path} has more than {limit / MIB:g} MiB, which are not read")
@@ -81,7 +81,7 @@ def read_json(path: str | Path, limit: int) -> Any:
 
     Args:
         path: a regular file.
-        limit: most bytes that it may have.
+        limit: most bytes.
 
     Raises:
         UserError: as `read_text`.
@@ -98,17 +98,17 @@ def read_json(path: str | Path, limit: int) -> Any:
 
 
 def _check_depth(values: Any) -> None:
-    """Level by level rather than by a function that calls itself, which has a limit of its own."""
-    level = [values] if _holds(values) else []
+    """Level by level, since recursion has a limit of its own."""
+    level = [values] if _is_container(values) else []
     for _ in range(MAX_DEPTH):
         if not level:
             return
         inner = (item.values() if isinstance(item, dict) else item for item in level)
-        level = [value for items in inner for value in items if _holds(value)]
+        level = [value for items in inner for value in items if _is_container(value)]
     raise ValueError(_too_deep())
 
 
-def _holds(value: Any) -> bool:
+def _is_container(value: Any) -> bool:
     return isinstance(value, dict | list)
 
 

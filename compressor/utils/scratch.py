@@ -1,4 +1,4 @@
-"""Temporary folders beside what is written: marked and locked, so that those a killed process left can be told."""
+"""Temporary folders next to an output, marked and locked so that those of killed processes are recognised."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _FINISHED = ".compressor-finished"
 def scratch(target: Path, kind: Literal["partial", "old"] = "partial") -> Iterator[Path]:
     """A folder `.NAME.*.KIND` beside `target`, which is removed when the block ends.
 
-    It stays if `keep` was called, or if `finish` was and what it holds was not moved away.
+    It stays after `keep`, and after `finish` unless its content was moved away.
 
     Args:
-        target: what is written; its parent exists.
-        kind: partial for what is being written, old for what is being replaced.
+        target: the output; its parent exists.
+        kind: partial for an output being written, old for one being replaced.
 
     Raises:
         OSError: it cannot be made.
@@ -45,25 +45,25 @@ def scratch(target: Path, kind: Literal["partial", "old"] = "partial") -> Iterat
 
 
 def finish(folder: Path) -> None:
-    """Note that what a scratch folder holds is whole: if the process is killed from now on, it is not lost."""
+    """Mark the content of a scratch folder as complete, so that it survives if the process is killed."""
     (folder / _FINISHED).touch()
 
 
 def keep(folder: Path) -> None:
-    """Let a scratch folder stay, as a folder like any other."""
+    """Turn a scratch folder into an ordinary one."""
     (folder / _FINISHED).unlink(missing_ok=True)
     (folder / MARK).unlink(missing_ok=True)
 
 
 def is_scratch(path: Path) -> bool:
-    """Whether a path is a scratch folder of ours."""
+    """Whether a path is a scratch folder."""
     return path.is_dir() and not path.is_symlink() and (path / MARK).is_file()
 
 
 def tidy(target: Path) -> Iterator[str]:
-    """Remove the scratch folders beside `target` that killed processes left; what they had moved away is put back.
+    """Remove scratch folders of killed processes next to `target`, and put back outputs that they moved away.
 
-    Folders without our mark, and those that a living process uses, stay.
+    Folders without the mark, and those of living processes, stay.
 
     Yields:
         A line about each, for the user.
@@ -81,14 +81,14 @@ def tidy(target: Path) -> Iterator[str]:
             continue
         try:
             with FileLock(folder / MARK).acquire(timeout=0):
-                line = _settle(folder, target)
+                line = _clean_up(folder, target)
         except (Timeout, OSError):
             continue
         yield line
 
 
-def _settle(folder: Path, target: Path) -> str:
-    """Put back, leave or remove what is in a folder that nobody uses any more; the line about it."""
+def _clean_up(folder: Path, target: Path) -> str:
+    """Put back, leave or remove the content of an abandoned scratch folder; a line about it."""
     inside = folder / target.name
     if folder.suffix == ".old" and os.path.lexists(inside) and not os.path.lexists(target):
         inside.rename(target)

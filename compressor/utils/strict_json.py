@@ -1,4 +1,4 @@
-"""JSON that every reader reads: without NaN and infinity, which Python would write though JSON has no such numbers."""
+"""JSON without NaN and infinity, which Python would write although JSON has no such numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def json_text(values: Any, *, indent: int | None = None) -> str:
     """One JSON value as text.
 
     Raises:
-        UserError: a number in it is NaN or infinite; names where.
+        UserError: a number is NaN or infinite; the line says where.
     """
     try:
         return json.dumps(values, indent=indent, ensure_ascii=False, allow_nan=False)
@@ -28,12 +28,12 @@ def json_text(values: Any, *, indent: int | None = None) -> str:
 
 
 def finite_or_none(value: Any) -> Any:
-    """None for NaN and infinity, anything else as it is: for figures that may have no value."""
+    """None for NaN and infinity, other values as they are."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _first_not_finite(values: Any, place: str = "") -> tuple[str, float] | None:
-    """Where the first such number is, as in "table.0.kl", and the number."""
+    """Path of the first NaN or infinity, such as "table.0.kl", and the number."""
     if isinstance(values, float):
         return None if math.isfinite(values) else (place or "a figure", values)
     parts: Any = ()

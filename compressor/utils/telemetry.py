@@ -1,10 +1,10 @@
-"""Telemetry of the libraries that this package uses: off, unless the user has turned it on."""
+"""Telemetry of libraries: off unless the user turned it on."""
 
 from __future__ import annotations
 
 import os
 
-#: Environment variable -> the value that keeps a library from sending what nobody asked it to send.
+#: {environment variable: value that turns telemetry off}.
 VARIABLES = {
     # ONNX Runtime looks up a host and writes a device id below the user's cache when it is imported; its function
     # `disable_telemetry_events` comes too late for that.
@@ -19,9 +19,6 @@ VARIABLES = {
 
 
 def disable_telemetry() -> None:
-    """Set `VARIABLES` in this process and in those that it starts; what the user has set stays.
-
-    The libraries read them when they are imported, so this has to be called before.
-    """
+    """Set `VARIABLES` in this process and its children, before the libraries are imported; the user's values stay."""
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)

@@ -8,7 +8,7 @@ are given, so that the algorithm can be read from top to bottom. docs/how.md has
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal, cast
 
@@ -23,16 +23,15 @@ from compressor.ensemble import mix_predictions
 from compressor.fusion.build.head import refit_head
 from compressor.fusion.build.refit import StudentRefit
 from compressor.fusion.build.student import BuildOptions, StudentBuilder
-from compressor.fusion.calibration.batches import hold_out
+from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.calibration.layerwise import LayerwiseRunner
 from compressor.fusion.calibration.masks import Masks
 from compressor.fusion.features.activations import ActivationFeatures, TeacherActivations
 from compressor.fusion.maps.residual import RESIDUAL_MAPS, ResidualProblem
-from compressor.fusion.maps.stream_statistics import space_grams
-from compressor.fusion.plan import BuildPlan
+from compressor.fusion.maps.residual_statistics import space_grams
 from compressor.fusion.shape.spec import student_specs
 from compressor.fusion.teacher import FusionTeacher, prepare_teacher
-from compressor.models.digits import digits
+from compressor.models.builtin import digits
 from compressor.models.inputs import dummy_inputs
 from compressor.models.load import load_teacher
 
@@ -53,21 +52,21 @@ def understand(models: Sequence[PreTrainedModel]) -> list[FusionTeacher]:
 
 
 def fuse(
-    sources: Sequence[FusionTeacher], images: Tensor, *, width: float = 0.5, residual: str = "barycentre",
+    teachers: Sequence[FusionTeacher], images: Tensor, *, width: float = 0.5, residual: str = "barycentre",
     inner: str = "transport", narrowing: str = "fewer-heads", refit: bool = True,
 ) -> PreTrainedModel:  # fmt: skip
     """Steps 4 to 6: a student of the teachers, from unlabelled images [N, channels, height, width]."""
     # 4. Shape: hidden size, attention and FFN all shrink.
-    target = student_specs(sources[0].model.config, sources[0].anatomy, width, narrowing=narrowing)[0]
-    print("shape: " + ", ".join(f"{field} {old} -> {new}" for field, (old, new) in target.fields.items()))
-    anatomy = inspect_config(target.config)
+    spec = student_specs(teachers[0].model.config, teachers[0].anatomy, width, narrowing=narrowing)[0]
+    print("shape: " + ", ".join(f"{field} {old} -> {new}" for field, (old, new) in spec.fields.items()))
+    anatomy = inspect_config(spec.config)
     # 5. Residual map: couple every teacher's coordinates to their barycentre. Costs need only second moments.
     stream = anatomy.residual
-    batches, held_out = hold_out([{"pixel_values": part} for part in images.split(64)], share=0.125)
+    calibration = CalibrationSet.split([{"pixel_values": part} for part in images.split(64)], share=0.125)
     problem = ResidualProblem(
-        gram=space_grams(sources, anatomy, [stream.name], batches)[stream.name],
-        sizes=[source.space(stream.name).size for source in sources],
-        weights=[source.weight for source in sources],
+        gram=space_grams(teachers, anatomy, [stream.name], calibration.all)[stream.name],
+        sizes=[teacher.space(stream.name).size for teacher in teachers],
+        weights=[teacher.weight for teacher in teachers],
         m=stream.size,
         centred=stream.name in anatomy.centred and anatomy.rotatable(stream.name),
         rotatable=anatomy.rotatable(stream.name),
@@ -76,46 +75,47 @@ def fuse(
     for coupling in mapped.couplings:  # principal components are maps without a coupling
         print(f"coupling by {coupling.solver}: {tuple(coupling.plan.shape)}, entropy {coupling.entropy:.2f} nats")
     # 6. Build the student layer by layer.
-    model = ViTForImageClassification(cast(ViTConfig, target.config)).eval().requires_grad_(False)
-    options = BuildOptions(inner, refit=refit, held_out=held_out)
-    build(StudentBuilder(model, anatomy, sources, {stream.name: mapped}, options), batches)
+    model = ViTForImageClassification(cast(ViTConfig, spec.config)).eval().requires_grad_(False)
+    options = BuildOptions(inner, refit=refit)
+    build(StudentBuilder(model, anatomy, teachers, {stream.name: mapped}, options), calibration)
     return model
 
 
 @torch.no_grad()
-def build(student: StudentBuilder, batches: Sequence[Mapping[str, Tensor]]) -> None:
+def build(student: StudentBuilder, calibration: CalibrationSet) -> None:
     """Set the student's weights in forward order; the teachers and the student run layer after layer, side by side."""
-    anatomy, outline, masks = student.anatomy, BuildPlan(student.anatomy), Masks(batches, student.anatomy)
-    teachers = [LayerwiseRunner(source.model, [source.anatomy.layers], batches) for source in student.sources]
-    walker = LayerwiseRunner(student.model, [anatomy.layers], batches)
+    anatomy, plan, batches = student.anatomy, student.plan, calibration.all
+    masks, refit = Masks(batches, anatomy), StudentRefit(student, calibration)
+    teachers = [LayerwiseRunner(teacher.model, [teacher.anatomy.layers], batches) for teacher in student.teachers]
+    runner = LayerwiseRunner(student.model, [anatomy.layers], batches)
     # Embeddings write the stream and read nothing that changes: the residual map carries them over exactly.
-    student.transport(outline.early_parameters)
-    for model in (*teachers, walker):
-        model.enter(0)
-    for layer in anatomy.layers:
-        # The teachers run the layer once and show what its modules read and write.
-        seen = TeacherActivations(student.sources, anatomy, masks, tokens=masks.count(layer, walker.hidden))
-        spots = list(dict.fromkeys([*outline.layer_spots(layer), *outline.thin_spots(layer)]))
+    student.transport(plan.early_parameters)
+    for model in (*teachers, runner):
+        model.start_stack(0)
+    for layer, pieces in plan.layer_plans.items():
+        # The teachers run the layer once; the inputs and outputs of its modules are recorded.
+        activations = TeacherActivations(student.teachers, anatomy, masks, tokens=masks.count(layer, runner.hidden))
+        taps = list(dict.fromkeys([*pieces.taps, *pieces.thin_taps]))
         for k, teacher in enumerate(teachers):
-            teacher.run(layer, spots, partial(seen.record, k), advance=True)
-        features = ActivationFeatures(seen, student.maps)
+            teacher.capture(layer, taps, partial(activations.record, k), advance=True)
+        features = ActivationFeatures(activations, student.maps)
         # Maps of the layer's own spaces: heads as wholes, channels inside heads, hidden units.
-        student.map_spaces(outline.spaces(layer), features)
+        student.map_spaces(pieces.spaces, features)
         # Transport: every axis of every parameter by its map, push where it writes a space, pull where it reads one.
-        student.transport(outline.parameters(layer))
-        # Refit: ridge regressions from what the student itself feeds a module to what the teachers put out there.
-        for stage in outline.stages(layer) if student.options.refit else ():
-            StudentRefit(student).refit(stage, features, partial(walker.run, layer))
-        walker.run(layer, (), lambda *_: None, advance=True)
+        student.transport(pieces.parameters)
+        # Refit: ridge regressions from the student's own input of a module to the teachers' transported output.
+        for stage in pieces.stages if student.options.refit else ():
+            refit.refit(stage, features, partial(runner.capture, layer))
+        runner.advance(layer)
     # The head: transported, fitted to the mean of the logits, then to the mean of the probabilities.
-    seen = TeacherActivations(student.sources, anatomy, masks, tokens=0)
+    activations = TeacherActivations(student.teachers, anatomy, masks, tokens=0)
     for k, teacher in enumerate(teachers):
-        teacher.finish(outline.tail_spots(), partial(seen.record, k))
-    student.transport(outline.late_parameters)
+        teacher.capture_tail(plan.tail_taps, partial(activations.record, k))
+    student.transport(plan.late_parameters)
     if student.options.refit:
-        for stage in outline.tail_stages():
-            StudentRefit(student).refit(stage, ActivationFeatures(seen, student.maps), walker.finish)
-        refit_head(student, walker, teachers, masks)
+        for stage in plan.tail_stages:
+            refit.refit(stage, ActivationFeatures(activations, student.maps), runner.capture_tail)
+        refit_head(student, runner, teachers, masks, calibration)
 
 
 def pixels(role: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
@@ -128,11 +128,13 @@ def pixels(role: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
 def main() -> None:
     models = [load_teacher(name).model for name in ("vit-a", "vit-b")]
     (images, _), (test, labels) = pixels("train"), pixels("test")
-    sources = understand(models)
+    teachers = understand(models)
     rows = {"teacher 1": models[:1], "teacher 2": models[1:], "ensemble": models}
-    rows["transport alone"] = [fuse(sources, images, refit=False)]
-    rows["transport, refit"] = [fuse(sources, images)]
-    rows["components, refit"] = [fuse(sources, images, residual="principal", inner="select", narrowing="smaller-heads")]
+    rows["transport alone"] = [fuse(teachers, images, refit=False)]
+    rows["transport, refit"] = [fuse(teachers, images)]
+    rows["components, refit"] = [
+        fuse(teachers, images, residual="principal", inner="select", narrowing="smaller-heads")
+    ]
     logs = {name: mix_predictions([logits_of(m, {"pixel_values": test}).log_softmax(-1) for m in row], [1.0] * len(row))
             for name, row in rows.items()}  # fmt: skip
     for name, log in logs.items():

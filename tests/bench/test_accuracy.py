@@ -23,12 +23,14 @@ from torch.nn import functional
 from compressor.bench import accuracy
 from compressor.bench.accuracy import Tally, measure_accuracy
 from compressor.data.batches import Batches, Samples
-from compressor.data.collate import collate
+from compressor.data.samples import collate
 from compressor.data.sources import open_split
 from compressor.distillation.distill import train_student
-from compressor.distillation.losses import ensemble_kl, label_loss
+from compressor.distillation.losses import label_loss
+from compressor.ensemble import ensemble_kl
 from compressor.errors import UnsupportedError
 from compressor.models.tasks import TASKS, find_task
+from compressor.models.teacher import ModelSpec
 from compressor.pipeline.evaluation import Evaluator
 from compressor.recipe import DataOptions, FinetuneOptions
 
@@ -55,7 +57,7 @@ def opened(sources, kind, role):
 def batches(sources, kind, size, role="train"):
     config = config_of(kind)
     words = tokenizer(framed=kind in ("classifier", "tagger", "masked"), pad=kind not in ("decoder", "llama"))
-    return Batches(opened(sources, kind, role), words, size, labels=True, config=config, max_length=12)
+    return Batches(opened(sources, kind, role), words, size, labels=True, spec=ModelSpec.of(config), max_length=12)
 
 
 def padded(found, extra=3):
@@ -193,7 +195,9 @@ def test_padding_does_not_change_the_loss(sources, kind):
 def test_a_student_nears_its_teachers(sources, kind, tmp_path):
     config = config_of(kind)
     words = tokenizer(framed=kind in ("classifier", "tagger", "masked"), pad=kind not in ("decoder", "llama"))
-    train = Samples(opened(sources, kind, "train"), words, config, labels=True, cache_bytes=1 << 20, max_length=12)
+    train = Samples(
+        opened(sources, kind, "train"), words, ModelSpec.of(config), labels=True, cache_bytes=1 << 20, max_length=12
+    )
     teachers, student = [model_of(kind, seed) for seed in (0, 1)], model_of(kind, 2)
     judge = Evaluator(teachers, [1, 1], batches(sources, kind, 8, role="eval"))
     before = judge.score(student).kl

@@ -13,7 +13,7 @@ from compressor.bench.compare import compare_results, read_result
 from compressor.bench.onnx_inputs import Entry, make_feed
 from compressor.bench.subprocesses import Measurement, TimingJob, WorkerError, measure_isolated
 from compressor.errors import UnsupportedError, UserError
-from compressor.report.latency_tables import comparison_table
+from compressor.report.tables import comparison_table
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ class TestIsolated:
         shares = []
         found, missing, again = measure_isolated(
             [job(foreign), job(tmp_path / "none.onnx"), job(foreign, batch_size=5)],
-            seconds=0.02, warmups=3, min_iterations=12, tell=shares.append,
+            seconds=0.02, warmups=3, min_iterations=12, on_progress=shares.append,
         )  # fmt: skip
         for one in (found, again):
             assert isinstance(one, Measurement)
@@ -61,7 +61,7 @@ class TestIsolated:
             def __init__(self, name):
                 self.name = name
 
-        def ask(self, values):
+        def request(self, values):
             if "seconds" in values:
                 order.append(self.job.path)
                 return {"times": [1.01 * values["seconds"]]}
@@ -69,8 +69,8 @@ class TestIsolated:
             return dict.fromkeys(parts, 1)
 
         monkeypatch.setattr(subprocesses, "_start", lambda job: Fake(job.path))
-        monkeypatch.setattr(subprocesses._Process, "ask", ask)
-        monkeypatch.setattr(subprocesses._Process, "end", lambda self: order.append("end"))
+        monkeypatch.setattr(subprocesses._Process, "request", request)
+        monkeypatch.setattr(subprocesses._Process, "close", lambda self: order.append("end"))
         measure_isolated([job("a"), job("b")], seconds=1.0)
         assert order == ["a", "b"] * 10 + ["end", "end"]
 

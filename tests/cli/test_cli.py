@@ -52,14 +52,14 @@ def test_brackets_in_the_help_are_no_markup(capsys):
 
 
 def test_the_help_names_every_word_that_a_flag_takes(capsys):
-    from compressor.cli.flags import FLAGS, known_words
+    from compressor.cli.options import FLAGS
 
     shown = " ".join(compress(capsys, "fuse", "--help")[1].replace("│", " ").split())
     rows = shown.split(" --")
-    for name, path in FLAGS.items():
+    for name, flag in FLAGS.items():
         row = next((row for row in rows if row.startswith(name.removeprefix("--") + " ")), None)
         if row is not None:
-            assert all(re.search(rf"\b{re.escape(word)}\b", row) for word in known_words(path)), row
+            assert all(re.search(rf"\b{re.escape(word)}\b", row) for word in flag.words), row
 
 
 def test_help_loads_nothing_heavy():
@@ -87,7 +87,7 @@ def test_fuse_prints_the_table_and_what_to_do_next(capsys, vit_a, vit_b, image_f
     assert (code, err) == (0, "")
     for word in ("ensemble", "one-shot", "finetuned", "GMACs", f"written to {output}", "next: compress "):
         assert word in out
-    assert f"look at it: {output}/report.html" in out
+    assert f"page: {output}/report.html" in out
     assert (output / "report.html").is_file()
 
 
@@ -172,17 +172,17 @@ def test_a_search_says_what_it_chose(capsys, student, vit_a, image_folder, tmp_p
     ]  # fmt: skip
     code, out, err = compress(capsys, "finetune", student, "-t", vit_a, "--data", image_folder, *options)
     assert (code, err) == (0, "")
-    assert ", by 1 training sample kept out" in out
+    assert " on 1 held-out training sample" in out
     found = json.loads((tmp_path / "s" / "report.json").read_text())
     # Which one wins on a single sample is luck; it has to be the one with the least loss.
     best = min(found["finetune"]["search"], key=lambda trial: trial["validation_loss"])["learning_rate"]
-    assert f"learning rate {best:g} chosen among 0.0001 (loss " in out
+    assert f"learning rate {best:g} is the best of 0.0001 (loss " in out
     assert found["recipe"]["finetune"]["learning_rates"] == [1e-4, 10.0]
     assert [trial["learning_rate"] for trial in found["finetune"]["search"]] == [1e-4, 10.0]
     assert found["finetune"]["learning_rate"] == best
     said = compress(capsys, "report", tmp_path / "s")[1]
     assert f"finetune: 2 steps at learning rate {best:g}, loss " in said
-    assert f"learning rate {best:g} chosen among 0.0001 (loss " in said
+    assert f"learning rate {best:g} is the best of 0.0001 (loss " in said
 
 
 def test_a_rate_that_diverged_is_shown_as_such():
@@ -193,8 +193,8 @@ def test_a_rate_that_diverged_is_shown_as_such():
     ]
     finetune = {"steps": 1, "loss": [[1, 0.5]], "learning_rate": 1e-3, "search": tried, "validation_samples": 7}
     assert describe_choices({"finetune": finetune})[1] == (
-        "learning rate 0.001 chosen among 0.0001 (loss 0.5), 0.001 (loss 0.25), 1 (diverged), "
-        "by 7 training samples kept out"
+        "learning rate 0.001 is the best of 0.0001 (loss 0.5), 0.001 (loss 0.25), 1 (diverged) "
+        "on 7 held-out training samples"
     )
 
 
@@ -207,11 +207,11 @@ def test_a_rate_that_diverged_is_shown_as_such():
     ],
 )
 def test_a_search_that_ends_at_the_best_rate_says_how_to_go_further(best, hint):
-    from compressor.report.summary import describe_search
+    from compressor.report.describe import describe_search
 
     tried = [{"learning_rate": rate, "validation_loss": 0.2 + (rate != best)} for rate in (1e-4, 1e-3, 3e-3)]
     said = describe_search({"learning_rate": best, "search": tried, "validation_samples": 7})
-    assert (hint in said) if hint else said.endswith("kept out")
+    assert (hint in said) if hint else said.endswith("held-out training samples")
 
 
 def test_plan(capsys, vit_a, vit_b):
@@ -243,11 +243,11 @@ def test_plan_of_a_depth(capsys, vit_a):
 @pytest.mark.parametrize(
     ("family", "words"),
     [
-        ("t5", ["2 + 2 layers", "heads in one order through all layers"]),
+        ("t5", ["2 + 2 layers", "one order of heads in all layers"]),
         ("albert", ["1 layer, run 2 times", "24 of the embedding"]),
         ("mixtral", ["4 experts", "48 in each of 4 experts", "2 key–value groups", "rotary"]),
-        ("bloom", ["heads keep their places"]),
-        ("whisper", ["model.encoder.residual: norms fold", "model.decoder.residual: norms fold"]),
+        ("bloom", ["heads have fixed positions"]),
+        ("whisper", ["model.encoder.residual: norms can be folded", "model.decoder.residual: norms can be folded"]),
         ("clip-text", ["changes its output by at most"]),
     ],
 )
@@ -320,7 +320,7 @@ def test_evaluate_an_ensemble(capsys, vit_a, vit_b, vit_wide, image_folder):
     recipe = build_recipe({"teachers": names, "data": {"source": str(image_folder)}})
     hits = total = 0
     with torch.no_grad():
-        for batch in open_evaluation(recipe, teachers[0].processor, teachers[0].config):
+        for batch in open_evaluation(recipe, teachers[0].processor, teachers[0].spec):
             said = [one.model(pixel_values=batch["pixel_values"]).logits.softmax(-1) for one in teachers]
             hits += int((torch.stack(said).mean(0).argmax(-1) == batch["labels"]).sum())
             total += len(batch["labels"])
@@ -360,7 +360,7 @@ def test_export_notes_the_difference_in_the_report(capsys, student, tmp_path, fo
 
 
 def test_an_export_names_every_file():
-    from compressor.report.summary import describe_export
+    from compressor.report.describe import describe_export
 
     file = {"bytes": 2e6}
     exact = {
@@ -374,7 +374,7 @@ def test_an_export_names_every_file():
     lines = describe_export({"folder": "s", "formats": {"onnx": exact, "onnx-int8": int8}, "report_updated": False})
     assert lines[:2] == [f"wrote s/onnx/{one}_model.onnx (onnx, 2.00 MB)" for one in ("encoder", "decoder")]
     assert "2.0e-06 of the largest value" in lines[2]
-    assert "99.00 % of the answers" in lines[-1] and "accuracy 50.00 % beside 75.00 % (on 9 samples)" in lines[-1]
+    assert "99.00 % of the predictions" in lines[-1] and "accuracy 50.00 % (float: 75.00 %), on 9 samples" in lines[-1]
 
 
 def test_export_fails_beyond_the_tolerance(capsys, student, tmp_path):

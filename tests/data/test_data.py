@@ -484,7 +484,7 @@ def test_batches_are_what_the_teachers_processor_makes(teacher, tmp_path):
     path = save_parquet(tmp_path / "test.parquet", 10)
     save_parquet(tmp_path / "train.parquet", 2)
     split = opened(tmp_path)
-    batches = Batches(split, teacher.processor, 4, labels=True, config=teacher.config)
+    batches = Batches(split, teacher.processor, 4, labels=True, spec=teacher.spec)
     assert (len(batches), batches.num_samples) == (3, 10)
     assert [len(batch["labels"]) for batch in batches] == [4, 4, 2]
     pixels = torch.cat([batch["pixel_values"] for batch in batches])
@@ -520,8 +520,8 @@ def test_images_of_any_mode_become_what_the_model_reads(tmp_path, mode):
         for index in range(4):
             suffix = "jpg" if mode == "CMYK" else "png"
             pixels_of(60 * index).convert(mode).save(root / f"{index}.{suffix}")
-        for config in (None, teacher.config):
-            batches = Batches(opened(root, "train"), teacher.processor, 2, labels=False, config=config)
+        for spec in (None, teacher.spec):
+            batches = Batches(opened(root, "train"), teacher.processor, 2, labels=False, spec=spec)
             assert next(iter(batches))["pixel_values"].shape[1:] == (channels, 16, 16)
 
 
@@ -569,7 +569,7 @@ def test_images_that_do_not_fit_the_model(teacher, vit_a, tmp_path):
     with pytest.raises(UserError, match="refuses images"):
         list(Batches(split, processor, 3, labels=False))
     with pytest.raises(UserError, match=r"3×20×20.*3×16×16"):
-        list(Batches(split, processor, 1, labels=False, config=teacher.config))
+        list(Batches(split, processor, 1, labels=False, spec=teacher.spec))
 
 
 def test_batches_that_cannot_be_made(teacher, bert, image_folder, tmp_path):

@@ -22,12 +22,14 @@ from tiny_text import (
 )
 
 from compressor.data.batches import Batches, Samples, packed
-from compressor.data.collate import collate
-from compressor.data.masking import mask_tokens
+from compressor.data.block_readers import mask_tokens
+from compressor.data.samples import collate
 from compressor.data.sources import open_split
 from compressor.errors import UserError
+from compressor.models.inputs import pad_id
 from compressor.models.meta import most_positions
-from compressor.models.tasks import IGNORED, TASKS, find_task, pad_id
+from compressor.models.tasks import IGNORED, TASKS, find_task
+from compressor.models.teacher import ModelSpec
 from compressor.recipe import DataOptions
 
 
@@ -53,7 +55,7 @@ def batches_of(
     framed = kind in ("classifier", "tagger", "masked", "features") if framed is None else framed
     reader = tokenizer(framed=framed, pad=kind != "decoder")
     split = opened(source, config, role, **more)
-    return Batches(split, reader, batch_size, labels=labels, config=config, max_length=max_length)
+    return Batches(split, reader, batch_size, labels=labels, spec=ModelSpec.of(config), max_length=max_length)
 
 
 # Collation
@@ -108,7 +110,7 @@ def test_pairs_of_headerless_sentences(tmp_path):
         (tmp_path / f"{name}.tsv").write_text("the film was good\tit is fine\t1\nthe plot\tbad\t0\n")
     split = opened(tmp_path, config_of("classifier"))
     assert split.text == ("sentence1", "sentence2") and split.labels.tolist() == [1, 0]
-    batch = next(iter(Batches(split, tokenizer(), 2, labels=False, config=config_of("classifier"))))
+    batch = next(iter(Batches(split, tokenizer(), 2, labels=False, spec=ModelSpec.of(config_of("classifier")))))
     assert set(batch["token_type_ids"].flatten().tolist()) == {0, 1}
 
 
@@ -211,7 +213,7 @@ def tokens_of(split):
 def test_packing_loses_no_token_of_a_text(tmp_path):
     path = save_plain(tmp_path / "a.txt")
     config, words = config_of("decoder"), tokenizer(framed=False)
-    halves = [packed(opened(path, config, role), words, config, 16) for role in ("train", "eval")]
+    halves = [packed(opened(path, config, role), words, ModelSpec.of(config), 16) for role in ("train", "eval")]
     assert tokens_of(halves[0]) + tokens_of(halves[1]) == words(path.read_text())["input_ids"]
     for half in halves:
         lengths = [len(ids) for ids in half.dataset["input_ids"]]
@@ -225,7 +227,7 @@ def test_one_long_line_is_cut_between_words(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text(" ".join(sentences(100)))
     config, words = config_of("decoder"), tokenizer(framed=False)
-    halves = [packed(opened(path, config, role), words, config, 8) for role in ("train", "eval")]
+    halves = [packed(opened(path, config, role), words, ModelSpec.of(config), 8) for role in ("train", "eval")]
     assert tokens_of(halves[0]) + tokens_of(halves[1]) == words(path.read_text())["input_ids"]
     assert "[UNK]" not in words.convert_ids_to_tokens(tokens_of(halves[1]))
 
@@ -235,10 +237,10 @@ def test_documents_are_told_apart_and_blocks_framed(tmp_path):
     (tmp_path / "test.jsonl").write_text('{"text": "the good film"}\n' * 10)
     the, good, film, end = (VOCABULARY.index(word) for word in ("the", "good", "film", "</s>"))
     config = config_of("decoder")
-    split = packed(opened(tmp_path, config), tokenizer(framed=False), config, 8)
+    split = packed(opened(tmp_path, config), tokenizer(framed=False), ModelSpec.of(config), 8)
     assert tokens_of(split) == [the, good, film, end] * 10
     config = config_of("masked")
-    split = packed(opened(tmp_path, config), tokenizer(), config, 10)
+    split = packed(opened(tmp_path, config), tokenizer(), ModelSpec.of(config), 10)
     first = split.dataset["input_ids"][0]
     assert first == [2, the, good, film, end, the, good, film, end, 3]
     inner = [token for ids in split.dataset["input_ids"] for token in ids[1:-1]]
@@ -248,21 +250,23 @@ def test_documents_are_told_apart_and_blocks_framed(tmp_path):
 def test_only_the_blocks_that_are_wanted_are_tokenised(tmp_path):
     path = save_plain(tmp_path / "a.txt")
     config, words = config_of("decoder"), tokenizer(framed=False)
-    whole, some = (packed(opened(path, config), words, config, 16, limit) for limit in (None, 3))
+    whole, some = (packed(opened(path, config), words, ModelSpec.of(config), 16, limit) for limit in (None, 3))
     assert len(some) == 3 and some.dataset["input_ids"][:3] == whole.dataset["input_ids"][:3]
 
 
 def test_text_that_is_too_little(tmp_path):
     path, config, words = tmp_path / "a.txt", config_of("decoder"), tokenizer(framed=False)
     path.write_text("the good film was bad and the plot dull\n" * 3)
-    assert "too few for one block of 32" in refusal(lambda: packed(opened(path, config, "eval"), words, config, None))
-    assert len(packed(opened(path, config), words, config, 4)) >= 3
+    assert "too few for one block of 32" in refusal(
+        lambda: packed(opened(path, ModelSpec.of(config), "eval"), words, config, None)
+    )
+    assert len(packed(opened(path, config), words, ModelSpec.of(config), 4)) >= 3
     path.write_text("")
     assert "is empty" in refusal(opened, path, config)
     path.write_text("\n\n\n")
     assert "holds no text" in refusal(opened, path, config_of("classifier"))
     assert "leaves no room" in refusal(
-        lambda: packed(opened(save_plain(path), config_of("masked")), tokenizer(), config_of("masked"), 2)
+        lambda: packed(opened(save_plain(path), config_of("masked")), tokenizer(), ModelSpec.of(config_of("masked")), 2)
     )
 
 
@@ -285,7 +289,7 @@ def test_masking_hides_the_same_tokens_whenever_it_is_asked(tmp_path):
         assert torch.equal(ids, other[: len(ids)]) and torch.equal(labels, again[: len(labels)])
         assert (again[len(labels) :] == IGNORED).all()
     config = config_of("masked")
-    calibration = Batches(opened(path, config), tokenizer(), 7, labels=False, config=config)
+    calibration = Batches(opened(path, config), tokenizer(), 7, labels=False, spec=ModelSpec.of(config))
     seen = [batch["input_ids"] for batch in calibration]
     assert all(torch.equal(one, batch["input_ids"]) for one, batch in zip(seen, by_size[1], strict=True))
     assert "labels" not in next(iter(calibration))
@@ -392,12 +396,12 @@ def test_samples_are_tokenised_once(tmp_path):
             return words.get_vocab()
 
     split = opened(save_sentences(tmp_path), config)
-    samples = Samples(split, Counting(), config, labels=True, cache_bytes=1 << 20)
+    samples = Samples(split, Counting(), ModelSpec.of(config), labels=True, cache_bytes=1 << 20)
     first = samples.__getitems__([0, 5, 2])
     again = samples.__getitems__([2, 5, 0])
     assert len(calls) == 3 and torch.equal(first[0]["input_ids"], again[2]["input_ids"])
     assert samples[0]["labels"].shape == () and samples[0]["input_ids"].dim() == 1
-    bounded = Samples(split, Counting(), config, labels=False, cache_bytes=0)
+    bounded = Samples(split, Counting(), ModelSpec.of(config), labels=False, cache_bytes=0)
     calls.clear()
     bounded.__getitems__([0, 1])
     bounded.__getitems__([0, 1])
@@ -408,7 +412,7 @@ def test_data_and_teacher_that_do_not_go_together(tmp_path, image_folder):
     config = config_of("classifier")
     assert "holds images, but the teacher reads text" in refusal(opened, image_folder, config)
     split = opened(save_sentences(tmp_path), config)
-    assert "no tokenizer" in refusal(Batches, split, None, 4, labels=False, config=config)
+    assert "no tokenizer" in refusal(Batches, split, None, 4, labels=False, spec=ModelSpec.of(config))
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "a.csv").write_text("text,label\ngood,positive\nbad,awful\nbad,awful\n")
     assert "'awful' is not one of the model's labels" in refusal(opened, tmp_path / "more", config)

@@ -15,11 +15,12 @@ from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
 
 import compressor
-from compressor.distillation.checkpoints import FINISHED, begin_checkpoints, newest_checkpoint
+from compressor.distillation.checkpoints import FINISHED, newest_checkpoint, prepare_checkpoints
 from compressor.distillation.distill import train_student
-from compressor.distillation.losses import ensemble_kl, ensemble_log_probs, hidden_loss, label_loss
+from compressor.distillation.losses import hidden_loss, label_loss
 from compressor.distillation.lr_search import describe_step, split_validation
 from compressor.distillation.objective import Objective
+from compressor.ensemble import ensemble_kl, ensemble_log_probs
 from compressor.errors import UnsupportedError, UserError
 
 
@@ -477,12 +478,12 @@ class TestSearch:
         with torch.no_grad():
             logits, target = (model(pixel_values=batch["pixel_values"]).logits for model in (student, teacher))
         expected = 2 * ensemble_kl(logits, [target], [1], 2.0) + 0.5 * label_loss(logits, batch["labels"])
-        assert objective.judge(student, train) == pytest.approx(expected.item(), rel=1e-5)
+        assert objective.evaluate(student, train) == pytest.approx(expected.item(), rel=1e-5)
 
     def test_what_judges_is_never_trained_on(self, tmp_path, monkeypatch):
         train = Watched(samples())
         judged = []
-        judge = Objective.judge
+        judge = Objective.evaluate
 
         def judging(self, model, validation):
             before = len(train.seen)
@@ -491,7 +492,7 @@ class TestSearch:
             del train.seen[before:]
             return loss
 
-        monkeypatch.setattr(Objective, "judge", judging)
+        monkeypatch.setattr(Objective, "evaluate", judging)
         train_student(vit(2), [vit(0)], [1], train, searching(search_steps=2), seed=5, work_dir=tmp_path)
         assert len(judged[0]) == 6 and judged == judged[:1] * 3
         assert set(train.seen) == set(range(24)) - set(judged[0])
@@ -522,9 +523,9 @@ class TestSearch:
         assert same(state(student), state(vit(2)))
 
     def test_a_rate_that_diverges_loses(self, tmp_path, monkeypatch):
-        judge = Objective.judge
+        judge = Objective.evaluate
         judged = iter([math.nan, None, None])
-        monkeypatch.setattr(Objective, "judge", lambda *given: next(judged) or judge(*given))
+        monkeypatch.setattr(Objective, "evaluate", lambda *given: next(judged) or judge(*given))
         # In float32 a rate of 1e30 makes the second loss infinite.
         run = searching(learning_rates=(1e-2, 1e30, 1e-3), warmup=0)
         _, report = searched(tmp_path, run)
@@ -539,7 +540,7 @@ class TestSearch:
     def test_a_training_that_diverges_after_its_search_says_so(self, tmp_path, monkeypatch):
         run = searching(learning_rates=(1e-2,), search_steps=1)
         broken = vit(0)
-        monkeypatch.setattr(Objective, "judge", lambda *_: broken.classifier.bias.data.fill_(math.nan).numel() * 1.0)
+        monkeypatch.setattr(Objective, "evaluate", lambda *_: broken.classifier.bias.data.fill_(math.nan).numel() * 1.0)
         with pytest.raises(UserError, match=r"diverged.* 0\.01 that the search found best"):
             train_student(vit(2), [broken], [1], samples(), run, seed=5, work_dir=tmp_path)
 
@@ -585,7 +586,7 @@ class TestSearch:
 
 class TestCheckpoints:
     def test_the_newest_finished_one_is_found_and_the_others_removed(self, tmp_path):
-        begin_checkpoints(tmp_path / "new", {"seed": 0}, resume=True)
+        prepare_checkpoints(tmp_path / "new", {"seed": 0}, resume=True)
         assert newest_checkpoint(tmp_path / "new") is None
         for step in (9, 10, 100):
             (tmp_path / f"checkpoint-{step}").mkdir()
@@ -593,6 +594,6 @@ class TestCheckpoints:
             (tmp_path / f"checkpoint-{step}" / FINISHED).touch()
         (tmp_path / "checkpoint-notes").mkdir()
         (tmp_path / "run.json").write_text('{"seed": 0, "weights": [1, 2]}')
-        begin_checkpoints(tmp_path, {"seed": 0, "weights": (1, 2)}, resume=True)
+        prepare_checkpoints(tmp_path, {"seed": 0, "weights": (1, 2)}, resume=True)
         assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
         assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-10", "checkpoint-notes"}

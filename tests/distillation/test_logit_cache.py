@@ -10,6 +10,7 @@ from compressor.data.batches import Samples
 from compressor.data.sources import open_split
 from compressor.distillation.distill import train_student
 from compressor.errors import UserError
+from compressor.models.teacher import ModelSpec
 from compressor.recipe import DataOptions
 
 
@@ -92,15 +93,15 @@ def test_what_was_half_written_is_not_used(tmp_path, cache):
 
 
 def test_data_and_preprocessor_are_their_key(tmp_path):
-    root, config = save_sentences(tmp_path / "data"), model_of("classifier").config
+    root, spec = save_sentences(tmp_path / "data"), ModelSpec.of(model_of("classifier").config)
     split = open_split(DataOptions(source=str(root)), "train")
 
     def key(processor=None, split=split, **more):
-        return Samples(split, processor or tokenizer(), config, labels=False, cache_bytes=0, **more).key
+        return Samples(split, processor or tokenizer(), spec, labels=False, cache_bytes=0, **more).key
 
     used = tokenizer()
     used("a good film", truncation=True, max_length=3)
-    assert key() == key(used) == Samples(split, used, config, labels=True, cache_bytes=0).key
+    assert key() == key(used) == Samples(split, used, spec, labels=True, cache_bytes=0).key
     others = [key(max_length=8), key(tokenizer(framed=False)), key(split=split.take(5))]
     assert len({key(), *others}) == 4
 

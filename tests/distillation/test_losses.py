@@ -126,12 +126,12 @@ class TestHidden:
 
     def test_it_brings_the_student_to_the_transported_stream(self, tmp_path, fusion):
         found, teachers, train = fusion
-        student, comparison = copy.deepcopy(found.model), FeatureTargets(found.passages)
+        student, targets = copy.deepcopy(found.model), FeatureTargets(found.passages)
         with torch.no_grad():
             student.bert.embeddings.word_embeddings.weight.add_(0.3 * torch.randn(22, 16))
         run = options(steps=15, batch_size=24, learning_rate=1e-2, distil_weight=0, checkpoint_every=100,
                       losses={"hidden": {"weight": 1.0, "decay": None}})  # fmt: skip
-        report = train_student(student, teachers, [1, 1], train, run, seed=0, work_dir=tmp_path, comparison=comparison)
+        report = train_student(student, teachers, [1, 1], train, run, seed=0, work_dir=tmp_path, targets=targets)
         assert report.loss[-1][1] < 0.8 * report.loss[0][1]
 
     def test_passages_are_kept_in_a_file_by_their_teachers(self, tmp_path, fusion):
@@ -179,7 +179,7 @@ class TestWeights:
         begin, middle, end = (objective.loss(student, batch, done)[0].item() for done in (0.0, 0.25, 0.5))
         assert end == pytest.approx(plain.loss(student, batch)[0].item())
         assert begin - end == pytest.approx(2 * (middle - end), rel=1e-4) and begin > end
-        assert objective.judge(student, samples(8)) == pytest.approx(plain.judge(student, samples(8)))
+        assert objective.evaluate(student, samples(8)) == pytest.approx(plain.evaluate(student, samples(8)))
 
     def test_parts_of_a_batch_add_up_to_it(self):
         student, teacher = model_of("tagger"), model_of("tagger", 1)
@@ -197,12 +197,12 @@ class TestWeights:
 
     def test_a_run_of_all_losses_is_resumed_bit_for_bit(self, tmp_path, fusion):
         found, teachers, train = fusion
-        comparison = relating(found.model, *teachers, passages=found.passages)
+        targets = relating(found.model, *teachers, passages=found.passages)
         run = options(losses={"hidden": 1.0, "relations": 1.0})
 
         def go(folder, **more):
             student = copy.deepcopy(found.model)
-            train_student(student, teachers, [1, 1], train, run, seed=5, work_dir=folder, comparison=comparison, **more)
+            train_student(student, teachers, [1, 1], train, run, seed=5, work_dir=folder, targets=targets, **more)
             return state(student)
 
         whole = go(tmp_path / "whole")
@@ -233,7 +233,7 @@ def test_teachers_run_once_for_all_losses_in_inference_mode(tmp_path):
     teacher.register_forward_pre_hook(lambda *_: seen.append(torch.is_inference_mode_enabled()))
     run = options(steps=3, losses={"relations": 1.0})
     train_student(
-        student, [teacher], [1], samples(), run, seed=0, work_dir=tmp_path, comparison=relating(student, teacher)
+        student, [teacher], [1], samples(), run, seed=0, work_dir=tmp_path, targets=relating(student, teacher)
     )  # fmt: skip
     assert seen == [True] * 3
     assert not any(parameter.is_inference() for parameter in teacher.parameters())

@@ -33,7 +33,7 @@ def judged(monkeypatch):
         return JUDGED[step // 2]
 
     judge.step = -2
-    monkeypatch.setattr(Objective, "judge", judge)
+    monkeypatch.setattr(Objective, "evaluate", judge)
     seen["judge"] = judge
     return seen
 
@@ -46,7 +46,7 @@ def test_the_best_weights_are_the_result(tmp_path, judged):
 
 
 def test_a_student_that_only_gets_worse_stays_as_it_was(tmp_path, judged, monkeypatch):
-    monkeypatch.setattr(Objective, "judge", lambda *_: next(rising))
+    monkeypatch.setattr(Objective, "evaluate", lambda *_: next(rising))
     rising = iter(range(100))
     weights, report = run(tmp_path, patience=2)
     assert (report.best_step, report.steps) == (0, 4)
@@ -90,7 +90,7 @@ def test_a_search_whose_trials_are_judged(tmp_path):
 
 def test_what_is_kept_out_is_not_trained_on(tmp_path, monkeypatch):
     train = Watched(samples())
-    monkeypatch.setattr(Objective, "judge", lambda *_: 1.0)
+    monkeypatch.setattr(Objective, "evaluate", lambda *_: 1.0)
     run(tmp_path, train=train)
     assert len(set(train.seen)) == 18
 

@@ -295,13 +295,13 @@ def test_the_guide_has_every_option_command_and_method(build):
     import typer.main
 
     from compressor.cli.app import app
-    from compressor.cli.flags import FLAGS
+    from compressor.cli.options import FLAGS
     from compressor.recipe import FinetuneOptions
     from compressor.transport import SOLVERS
 
     options = build.options()
-    for flag, path in FLAGS.items():
-        assert f"`{path.rpartition('.')[2]}`<br>`{flag}` |" in options
+    for name, flag in FLAGS.items():
+        assert f"`{flag.path.rpartition('.')[2]}`<br>`{name}` |" in options
     assert all(f"| `{name}`" in options for name in FinetuneOptions.model_fields)
     assert "| `solver`<br>`--solver` | text | `emd` |" in options
     assert "## `fusion.alignment`" in options
@@ -315,7 +315,7 @@ def test_the_guide_has_every_option_command_and_method(build):
         section = built.split(f"## compress {name}\n")[1].split("\n## ")[0]
         assert f"compress {name}" in section.split("```bash\n")[1]
         assert all(f"`{one.opts[0]}`" in section for one in command.params if one.param_type_name == "option")
-    assert "| Alignment of coordinates | |" in built
+    assert "| Alignment to an anchor (the paper) | |" in built
     methods = build.methods()
     assert all(f"| `{name}` |" in methods for name in SOLVERS.names())
 

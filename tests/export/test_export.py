@@ -30,13 +30,14 @@ from transformers import (
 
 from compressor.errors import ParityError, UnsupportedError
 from compressor.export import onnx as exporter
-from compressor.export.files import ENCODER_DECODERS, NAMES, STACKS, files_of
+from compressor.export.file_kinds import ENCODER_DECODERS, NAMES, STACKS, files_of
 from compressor.export.onnx import largest_differences, write_onnx
 from compressor.export.parity import check_parity
 from compressor.export.parity_cases import _counted
 from compressor.export.runtime import Session
-from compressor.models.inputs import TASK_OF_HEAD, dummy_inputs
+from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import as_pair
+from compressor.models.tasks import TASKS
 from compressor.pipeline.deliver import export_report
 
 TEXT = {
@@ -387,7 +388,7 @@ class TestEncoderDecoder:
 
 class TestLayout:
     def test_tasks_are_known(self):
-        assert set(STACKS) | set(ENCODER_DECODERS) <= set(TASK_OF_HEAD.values())
+        assert set(STACKS) | set(ENCODER_DECODERS) <= set(TASKS)
         # Five files in four formats.
         assert len(set(NAMES)) == len(NAMES) == 20
 

@@ -12,12 +12,12 @@ import torch
 from command import compress, tiny_recipe
 from test_export import bert, built, mistral, run, t5, vit, written
 
-from compressor.bench.deployed import measure_deployed
+from compressor.bench.accuracy import measure_deployed
 from compressor.errors import UnsupportedError, UserError
 from compressor.export import onnx as exporter
-from compressor.export.files import INT8, files_of
+from compressor.export.file_kinds import INT8, files_of
 from compressor.export.formats import EXPORT_FORMATS, check_formats
-from compressor.export.parity_cases import answers_of
+from compressor.export.parity_cases import logits_of_files
 from compressor.export.write import write_formats
 from compressor.models.inputs import dummy_inputs
 from compressor.pipeline.deliver import Delivery
@@ -133,7 +133,7 @@ class TestFormats:
             t5(),
             tmp_path / "s",
             ExportOptions(),
-            left_out=lambda name, error: told.append(str(error)),
+            on_unsupported=lambda name, error: told.append(str(error)),
         )
         assert found == {} and not (tmp_path / "s").exists()
         assert told == ["torch-export of T5ForConditionalGeneration is not supported: it has no whole model"]
@@ -156,14 +156,14 @@ class TestFormats:
             "encoder_model.onnx": File(EncoderGraph(model)),
             "decoder_model.onnx": File(DecoderGraph(model, False)),
         }
-        torch.testing.assert_close(answers_of(files, inputs), model(**inputs, use_cache=False).logits)
+        torch.testing.assert_close(logits_of_files(files, inputs), model(**inputs, use_cache=False).logits)
 
 
 class TestOnData:
     def test_what_files_are_worth_beside_the_model(self, images):
         model, found, _ = images
         batches = [{**batch, "labels": torch.arange(8) % 3} for batch in pixels(3, seed=50)]
-        files = {name: lambda inputs, name=name: answers_of(found[name].files, inputs) for name in found}
+        files = {name: lambda inputs, name=name: logits_of_files(found[name].files, inputs) for name in found}
         own, scores = measure_deployed(model, files, batches)
         with torch.no_grad():
             logits = torch.cat([model(pixel_values=batch["pixel_values"]).logits for batch in batches])
@@ -194,7 +194,7 @@ class TestRecipe:
         assert build_recipe({"teachers": ["a"], "export": {"formats": "onnx-fp16"}}).export.formats == ("onnx-fp16",)
 
     def test_the_flag(self):
-        from compressor.cli.flags import to_recipe
+        from compressor.cli.options import to_recipe
 
         recipe = to_recipe({"--teachers": ("a",), "--formats": "onnx, onnx-int8"})
         assert recipe.export.formats == ("onnx", "onnx-int8")

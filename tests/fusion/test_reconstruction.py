@@ -1,4 +1,4 @@
-"""The polish: what it gains on samples that it has not seen, in layers of every kind, and what it leaves alone."""
+"""Layer-wise reconstruction: its gain on new samples, in layers of every kind, and the layers that it leaves alone."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_on_its_own_it_is_for_students_that_are_far_from_the_ensemble(small_step
     assert fuse_models(named(models), 0.5, samples, FusionOptions(refit=False, polish=5)).report["polished"] is None
 
 
-def test_a_student_that_is_aligned_to_an_anchor_is_polished_if_asked(small_steps):
+def test_a_student_that_is_aligned_to_an_anchor_is_reconstructed_if_asked(small_steps):
     config = config_of("llama")
     models, samples = [tiny_model(config, seed) for seed in (0, 1)], batches_of(config, count=8, batch=64)
     options = {"residual": "averaging", "weights": (1.0, 1.0)}
@@ -110,7 +110,7 @@ def test_a_student_that_is_aligned_to_an_anchor_is_polished_if_asked(small_steps
     assert fuse_models(named(models), 1.0, samples, FusionOptions(**options, polish=100)).report["polished"]
 
 
-def test_a_polish_of_less_than_nothing_is_refused():
+def test_a_negative_number_of_steps_is_refused():
     with pytest.raises(ValueError, match="polish"):
         FusionOptions(polish=-1)
 

@@ -21,11 +21,13 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Vi
 from compressor import recipe as recipes
 from compressor.errors import UnsupportedError, UserError
 from compressor.models import builtin, resolve
-from compressor.models.builtin import builtin_config, builtin_data, builtin_folder, ensure_builtin
-from compressor.models.digits import digits
-from compressor.models.load import check_compatible, check_compatible_configs, load_model, load_teacher, model_class
+from compressor.models.builtin import builtin_config, builtin_data, builtin_folder, digits, ensure_builtin
+from compressor.models.compatibility import check_compatible, check_compatible_configs
+from compressor.models.configs import model_class
+from compressor.models.load import load_teacher
 from compressor.models.resolve import load_config
 from compressor.models.save import fingerprint, save_student
+from compressor.models.weights import load_model
 from compressor.report.card import render_card
 from compressor.utils.files import atomic_directory, check_output
 
@@ -583,7 +585,7 @@ def test_card_of_an_empty_report_and_of_text():
 
 
 def test_every_task_has_a_card():
-    from compressor.models.inputs import TASK_OF_HEAD
+    from compressor.models.tasks import TASKS
 
     recipe = recipes.build_recipe({"teachers": ["a"]})
-    assert all("from_pretrained" in render_card(recipe, {}, task=task) for task in TASK_OF_HEAD.values())
+    assert all("from_pretrained" in render_card(recipe, {}, task=task) for task in TASKS)

@@ -8,9 +8,8 @@ from command import compress, tiny_recipe
 from transformers import LlamaConfig, ViTConfig
 
 from compressor.anatomy import inspect_config
-from compressor.bench.flops import count_macs
-from compressor.bench.size import count_parameters
-from compressor.cli.flags import to_recipe
+from compressor.bench.size import count_macs, count_parameters
+from compressor.cli.options import to_recipe
 from compressor.errors import UnsupportedError, UserError
 from compressor.pipeline import budget, deliver
 from compressor.pipeline.budget import WidthCandidates, liked_widths, pick_width
@@ -217,7 +216,7 @@ def test_a_resumed_run_keeps_its_width(vit_a, tmp_path):
 
     work = tmp_path / "s.work"
     recipe = build_recipe({"teachers": [str(vit_a)], "output": str(tmp_path / "s"), "target": {"latency": "1ms"}})
-    from compressor.utils.work_folders import work_folder
+    from compressor.utils.files import work_folder
 
     work = work_folder(recipe.output)
     work.mkdir()

@@ -20,7 +20,7 @@ from compressor.anatomy.hooks import logits_of
 from compressor.bench import weight_space as space
 from compressor.errors import UserError
 from compressor.models.inputs import dummy_inputs
-from compressor.models.load import load_model
+from compressor.models.weights import load_model
 
 NAMES = ("anchor", "fused", "vanilla")
 
@@ -165,7 +165,7 @@ def test_scores_are_those_of_the_states(models):
     batches = [dummy_inputs(models["anchor"].config, 16) | {"labels": torch.arange(16) % 4}]
     scratch = load_model(models["anchor"].config._name_or_path)
     states = [model.state_dict() for model in models.values()]
-    found = list(space.survey(scratch, states, batches))
+    found = list(space.score_states(scratch, states, batches))
     assert found == space.measure_accuracy(list(models.values()), batches)
 
 

@@ -63,11 +63,11 @@ def quick(vit_a, tmp_path_factory):
     def begin(recipe, teachers, given, data, stages):
         return InitialStudent(copy.deepcopy(teachers[0].model), {"target": None, "fusion": None, "warnings": []})
 
-    def finetune(recipe, teachers, beginning, train, work, *rest):
-        checkpoint = work.checkpoints / "checkpoint-2"
+    def finetune(run, *rest):
+        checkpoint = run.work.checkpoints / "checkpoint-2"
         checkpoint.mkdir(parents=True, exist_ok=True)
         (checkpoint / "finished").touch()
-        raise (KeyboardInterrupt, UserError)[recipe.seed % 2]("stopped in the finetune")
+        raise (KeyboardInterrupt, UserError)[run.recipe.seed % 2]("stopped in the finetune")
 
     exported = export_onnx(load_teacher(str(vit_a)).model, tmp_path_factory.mktemp("exported")).path
     with pytest.MonkeyPatch.context() as patch:

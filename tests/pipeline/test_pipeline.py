@@ -243,7 +243,7 @@ def test_training_samples_come_in_batches_as_one_by_one(vit_a, image_folder):
 
     teacher = load_teacher(str(vit_a))
     split = open_split(DataOptions(source=str(image_folder)), "train", id2label=teacher.config.id2label)
-    samples = Samples(split, teacher.processor, teacher.config, labels=True, cache_bytes=1 << 20)
+    samples = Samples(split, teacher.processor, teacher.spec, labels=True, cache_bytes=1 << 20)
     batch = samples.__getitems__([5, 0, 5])
     for sample, index in zip(batch, (5, 0, 5), strict=True):
         assert torch.equal(sample["pixel_values"], samples[index]["pixel_values"])
@@ -277,7 +277,7 @@ def test_a_plan_and_the_student_agree(finished, vit_a, vit_b):
 def test_disk_errors_of_all_libraries_are_known():
     import errno
 
-    from compressor.utils.disk import is_disk_full
+    from compressor.utils.files import is_disk_full
 
     assert is_disk_full(OSError(errno.ENOSPC, "x"))
     assert is_disk_full(RuntimeError("I/O error: No space left on device (os error 28)"))

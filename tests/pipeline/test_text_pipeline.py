@@ -166,9 +166,9 @@ def test_encoder_decoders_are_timed_in_torch_only(capsys, root, forked_benchmark
 
 
 def test_the_files_with_past_can_be_left_out(root, tmp_path, monkeypatch):
-    from compressor.cli.flags import to_recipe
+    from compressor.cli.options import to_recipe
     from compressor.pipeline import deliver
-    from compressor.pipeline.progress import StageReporter
+    from compressor.pipeline.stages import StageReporter
 
     caches = []
     monkeypatch.setattr(
@@ -185,7 +185,7 @@ def test_a_teacher_that_cannot_be_exported_costs_a_column_not_the_run(root, tmp_
     from compressor.models.load import load_teacher
     from compressor.pipeline import deliver
     from compressor.pipeline.evaluation import EvaluatedModel
-    from compressor.pipeline.progress import StageReporter
+    from compressor.pipeline.stages import StageReporter
     from compressor.recipe import build_recipe
 
     def refuse(*arguments):
@@ -194,8 +194,7 @@ def test_a_teacher_that_cannot_be_exported_costs_a_column_not_the_run(root, tmp_
     monkeypatch.setattr(deliver, "export_to_time", refuse)
     recipe = build_recipe(tiny_recipe([root / "decoder0"], None, tmp_path / "s", bench={"latency": True}))
     subject = EvaluatedModel("decoder0", (load_teacher(str(root / "decoder0")).model,), 0, None)
-    notes = []
-    timings = deliver.time_models(recipe, [subject], tmp_path, StageReporter(), notes)
+    timings, notes = deliver.time_models(recipe, [subject], tmp_path, StageReporter())
     assert notes == ["latency was measured in torch only: torch cannot export it"]
     assert timings["decoder0"].torch.p50_ms > 0 and timings["decoder0"].ort is None
 

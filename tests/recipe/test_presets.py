@@ -12,7 +12,7 @@ from command import compress, tiny_recipe, write_recipe
 from families import batches_of, config_of, tiny_model
 
 import compressor
-from compressor.cli.flags import to_recipe
+from compressor.cli.options import to_recipe
 from compressor.errors import UserError
 from compressor.fusion import fuse_models
 from compressor.fusion.teacher import prepare_teacher
@@ -149,7 +149,7 @@ def test_the_command_writes_the_resolved_recipe(capsys, tmp_path, vit_a, vit_b):
     written = yaml.safe_load((tmp_path / "mean" / "recipe.yaml").read_text())
     assert "preset" not in written
     assert (written["width"], written["fusion"]["residual"], written["fusion"]["refit"]) == (1.0, "identity", False)
-    from compressor.models.load import load_model
+    from compressor.models.weights import load_model
 
     found, first, second = (load_model(folder).state_dict() for folder in (tmp_path / "mean", vit_a, vit_b))
     for name, value in found.items():

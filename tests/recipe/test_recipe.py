@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from compressor.cli.flags import FLAGS, nested, to_recipe
+from compressor.cli.options import FLAGS, nested, to_recipe
 from compressor.errors import UserError
 from compressor.recipe import Recipe, build_recipe, read_recipe
 
@@ -104,9 +104,9 @@ def test_a_missing_recipe_is_refused(tmp_path):
 
 
 def test_every_flag_is_a_field_of_the_recipe():
-    for path in FLAGS.values():
+    for flag in FLAGS.values():
         model = Recipe
-        *sections, last = path.split(".")
+        *sections, last = flag.path.split(".")
         for section in sections:
             model = model.model_fields[section].annotation
         assert last in model.model_fields

@@ -193,10 +193,10 @@ def test_formats_are_on_the_page(fused):
     data = {"accuracy": 0.6166, "perplexity": None, "agreement": 0.9718, "relative_error": 0.0404}
     small = whole | {"bytes": 1_350_000, "evaluation": data | {"float": {"accuracy": 0.6158, "perplexity": None}}}
     report["formats"] = {"onnx": whole | {"files": {"onnx/model.onnx": {}}}}
-    assert "same answers" not in read(render_page(report)).text
+    assert "same predictions" not in read(render_page(report)).text
     report["formats"]["onnx-int8"] = small | {"files": {"onnx/model_int8.onnx": {}}}
     page = read(render_page(report))
-    for said in ("same answers", "3.34 MB", "1.35 MB", "4.0e-07", "4.0e-02", "97.18 %", "61.66 %", "61.58 %"):
+    for said in ("same predictions", "3.34 MB", "1.35 MB", "4.0e-07", "4.0e-02", "97.18 %", "61.66 %", "61.58 %"):
         assert said in page.text
     assert "files" not in page.text and {"href": "#formats"} in page.all("a")
 
@@ -208,7 +208,7 @@ def test_the_terminal_says_what_the_page_says(fused):
     made = {"exact": False, "relative_error": 0.04, "agreement": 1.0, "evaluation": None}
     lines = describe_choices(report | {"formats": {"onnx-int8": made}})
     assert (
-        "onnx-int8: relative error of the logits 4.0e-02, 100.00 % of the answers are torch's (on random inputs)"
+        "onnx-int8: relative error of the logits 4.0e-02, 100.00 % of the predictions are torch's, on random inputs"
         in lines
     )
     assert "refit: yes" in lines
@@ -226,7 +226,7 @@ def test_it_says_whose_weights_were_kept(fused):
 
     report = json.loads((fused[0] / "report.json").read_text())
     report["finetune"].update(judged=[[0, 0.25], [2, 0.5]], best_step=0, validation_samples=9)
-    told = "eights of step 0, the best of 2 judgements (loss 0.2500 on 9 training samples kept out)"
+    told = "eights of step 0, the best of 2 evaluations (loss 0.2500 on 9 held-out training samples)"
     assert f"W{told}" in " ".join(read(render_page(report)).text)
     assert f"w{told}" in summary_lines(report)
 

@@ -95,7 +95,7 @@ def train(way, folder):
     relations = attention_pairs_of(student.config, [teacher.config for teacher in teachers])
     report = train_student(
         student, teachers, [1, 2], data, options(**WAYS[way]), seed=5, work_dir=folder / "work",
-        comparison=FeatureTargets((), relations),
+        targets=FeatureTargets((), relations),
     )  # fmt: skip
     found = {"loss": report.loss, "judged": report.judged, "search": [one.validation_loss for one in report.search]}
     (folder / f"{distributed.rank()}.json").write_text(json.dumps(found))

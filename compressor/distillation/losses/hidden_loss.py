@@ -1,4 +1,7 @@
-"""Hidden states: the student's residual stream held to its teachers', carried over by the maps of the fusion."""
+"""The loss `hidden`: hidden states against the teachers'.
+
+FitNets (Romero et al. 2015, https://arxiv.org/abs/1412.6550), with the maps of the fusion as fixed projectors.
+"""
 
 from __future__ import annotations
 
@@ -7,79 +10,76 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from compressor.distillation.losses.base import LOSSES, LossContext, LossInputs, token_mask
+from compressor.distillation.losses.loss import LOSSES, LossContext, LossInputs, token_mask
 from compressor.errors import UserError
 
-#: A target's energy below which nothing is divided by it.
-_LEAST = 1e-12
+#: Lower bound of a target's energy, which errors are divided by.
+_MIN_ENERGY = 1e-12
 
 
 def hidden_loss(student_hidden: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """Mean over layers and tokens of the squared error as a share of the target's energy, token by token.
-
-    A token with large values (a few have values many times those of the others) weighs no more than any other.
+    """Mean over layers and tokens of ‖error‖² / ‖target‖²; the division keeps tokens with large values from dominating.
 
     Args:
-        student_hidden: the student's hidden states [..., width], one per layer that is compared.
-        targets: what they should be: the teachers' hidden states through the fixed maps of the fusion.  There is
-            no learned projector, so what the loss asks for does not drift.
+        student_hidden: [..., width] per compared layer.
+        targets: the teachers' hidden states through the maps, of the same shapes.
 
     Returns:
-        0 if all layers agree, about 1 for a student of zeros; a scalar.
+        0 if all agree, about 1 for a student of zeros; a scalar.
     """
     errors = [
-        ((given - target).square().sum(-1) / target.square().sum(-1).clamp(min=_LEAST)).mean()
-        for given, target in zip(student_hidden, targets, strict=True)
+        ((hidden - target).square().sum(-1) / target.square().sum(-1).clamp(min=_MIN_ENERGY)).mean()
+        for hidden, target in zip(student_hidden, targets, strict=True)
     ]
     return torch.stack(errors).mean()
 
 
 @LOSSES.register("hidden")
 class HiddenLoss:
-    """`hidden_loss` behind every layer.
+    """`hidden_loss` after every layer.
 
     Raises:
-        UserError: the student was not fused, so that nothing is known that would carry hidden states over.
+        UserError: the student was not fused.
     """
 
     modules: Sequence[str]
-    teachers_modules: Sequence[Sequence[str]]
+    teacher_modules: Sequence[Sequence[str]]
 
-    def __init__(self, setting: LossContext) -> None:
-        if not setting.passages:
+    def __init__(self, context: LossContext) -> None:
+        if not context.layer_maps:
             raise UserError(
                 "finetune.losses: hidden needs the transport of a fusion, and this student comes without one: fuse it, "
                 "or leave hidden out"
             )
-        self._passages = setting.passages
-        #: Maps on the device of the models, by those that they are copies of.
+        self._layer_maps = context.layer_maps
+        #: Copies of maps on the models' device, by the id of the original.
         self._moved: dict[int, Tensor] = {}
-        self.modules = [passage.layer for passage in self._passages]
-        # A teacher that has no part in the student's coordinates is not watched.
-        self.teachers_modules = [
-            [one.layers[k] for one in self._passages if one.pushes[k] is not None] for k in range(len(setting.weights))
+        self.modules = [layer_map.layer for layer_map in self._layer_maps]
+        # Teachers without a part in the student's coordinates are not captured.
+        self.teacher_modules = [
+            [layer_map.layers[k] for layer_map in self._layer_maps if layer_map.pushes[k] is not None]
+            for k in range(len(context.weights))
         ]
 
     def count(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> int:
         mask = inputs.get("attention_mask")
         return int(mask.sum()) if mask is not None else len(next(iter(inputs.values())))
 
-    def mean(self, seen: LossInputs) -> Tensor:
-        given, targets = [], []
-        for passage in self._passages:
-            # Several tensors where one layer runs several times.
-            for call, own in enumerate(seen.watched[passage.layer]):
-                mask = token_mask(seen.inputs, own, decoder=passage.decoder)
-                theirs = zip(seen.teachers_watched, passage.layers, passage.pushes, strict=True)
+    def mean(self, batch: LossInputs) -> Tensor:
+        hidden, targets = [], []
+        for layer_map in self._layer_maps:
+            # Several calls where one layer runs several times.
+            for call, states in enumerate(batch.student_outputs[layer_map.layer]):
+                mask = token_mask(batch.inputs, states, decoder=layer_map.decoder)
+                teachers = zip(batch.teacher_outputs, layer_map.layers, layer_map.pushes, strict=True)
                 parts = [
-                    self._carried(watched[layer][call], push) for watched, layer, push in theirs if push is not None
+                    self._pushed(outputs[layer][call], push) for outputs, layer, push in teachers if push is not None
                 ]
                 targets.append(torch.stack(parts).sum(0)[mask])
-                given.append(own[mask].to(targets[-1]))
-        return hidden_loss(given, targets)
+                hidden.append(states[mask].to(targets[-1]))
+        return hidden_loss(hidden, targets)
 
-    def _carried(self, values: Tensor, push: Tensor) -> Tensor:
-        """A teacher's hidden states in the student's coordinates, float32 whatever they are."""
-        if push.device != values.device:
-            push = self._moved.setdefault(id(push), push.to(values.device))
-        return values.to(push) @ push
+    def _pushed(self, states: Tensor, push: Tensor) -> Tensor:
+        if push.device != states.device:
+            push = self._moved.setdefault(id(push), push.to(states.device))
+        return states.to(push) @ push

@@ -1,4 +1,4 @@
-"""Labels: cross-entropy where they are known."""
+"""The loss `labels`: cross-entropy with known labels."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 from torch.nn import functional
 
-from compressor.distillation.losses.base import LOSSES, LossContext, LossInputs
+from compressor.distillation.losses.loss import LOSSES, LossContext, LossInputs
 
 
 def label_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of logits [..., classes] with labels [...]; labels below 0 are unknown and left out."""
+    """Mean cross-entropy of logits [..., classes] with labels [...]; negative labels are unknown."""
     known = (labels >= 0).flatten()
     losses = functional.cross_entropy(student_logits.flatten(0, -2), labels.flatten().clamp(min=0), reduction="none")
     return (losses * known).sum() / known.sum().clamp(min=1)
@@ -19,19 +19,19 @@ def label_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
 
 @LOSSES.register("labels")
 class LabelLoss:
-    """Cross-entropy with the labels that are known, in nats."""
+    """Cross-entropy with known labels, in nats."""
 
     modules: Sequence[str] = ()
-    teachers_modules: Sequence[Sequence[str]] = ()
+    teacher_modules: Sequence[Sequence[str]] = ()
 
-    def __init__(self, setting: LossContext) -> None:
-        self._task = setting.task
+    def __init__(self, context: LossContext) -> None:
+        self._task = context.task
 
     def count(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> int:
         if labels is None:
             return 0
         return int(((labels[:, 1:] if self._task.shift and labels.dim() > 1 else labels) >= 0).sum())
 
-    def mean(self, seen: LossInputs) -> Tensor:
-        assert seen.labels is not None
-        return label_loss(*self._task.answered(seen.logits, seen.labels))
+    def mean(self, batch: LossInputs) -> Tensor:
+        assert batch.labels is not None
+        return label_loss(*self._task.answered(batch.logits, batch.labels))

@@ -1,4 +1,7 @@
-"""Attention relations: which tokens queries, keys and values hold to be alike (Wang et al. 2021, MiniLMv2)."""
+"""The loss `relations`: products of queries, of keys and of values.
+
+Wang et al. 2021, "MiniLMv2: Multi-Head Self-Attention Relation Distillation", https://arxiv.org/abs/2012.15828.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from compressor.distillation.losses.base import LOSSES, LossContext, LossInputs, token_mask
+from compressor.distillation.losses.loss import LOSSES, LossContext, LossInputs, token_mask
 from compressor.errors import UserError
 from compressor.layer_maps import AttentionEnd, AttentionPair
 
@@ -17,9 +20,9 @@ def relation_log_probs(values: Tensor, heads: int, mask: Tensor) -> Tensor:
     """Log-softmax over tokens of the scaled products of all pairs of tokens, [B, heads, T, T].
 
     Args:
-        values: queries, keys or values of all heads side by side, [B, T, n].
-        heads: into how many parts the n channels are split, however many heads the attention has.
-        mask: which tokens count, [B, T].
+        values: queries, keys or values of all heads, [B, T, n].
+        heads: number of parts to split n into.
+        mask: tokens that count, [B, T].
     """
     batch, tokens, width = values.shape
     parts = values.float().reshape(batch, tokens, heads, width // heads).transpose(1, 2)
@@ -34,63 +37,64 @@ def relation_loss(
 
     Args:
         student: [B, T, n].
-        teachers: [B, T, n_k] each; widths may differ, as relations have none.
-        weights: of the teachers, all above zero.
-        mask: which tokens count, [B, T].
+        teachers: [B, T, n_k] each.
+        weights: one per teacher, above zero.
+        mask: tokens that count, [B, T].
         heads: see `relation_log_probs`.
     """
     total = sum(weights)
     target = torch.stack(
-        [relation_log_probs(one, heads, mask) + math.log(a / total) for one, a in zip(teachers, weights, strict=True)]
+        [
+            relation_log_probs(teacher, heads, mask) + math.log(weight / total)
+            for teacher, weight in zip(teachers, weights, strict=True)
+        ]
     ).logsumexp(0)
-    own = relation_log_probs(student, heads, mask)
-    each = (target.exp() * (target - own)).sum(-1).mean(1)
-    return ((each * mask).sum(-1) / mask.sum(-1).clamp(min=1)).mean()
+    relations = relation_log_probs(student, heads, mask)
+    divergence = (target.exp() * (target - relations)).sum(-1).mean(1)
+    return ((divergence * mask).sum(-1) / mask.sum(-1).clamp(min=1)).mean()
 
 
 @LOSSES.register("relations")
 class RelationLoss:
-    """KL between attention relations of the last layers: of queries, of keys, of values, and their mean.
+    """`relation_loss` of the last layers, mean over queries, keys and values.
 
-    Channels are split into as many parts as the models' numbers of heads have in common, so the models may have
-    different numbers of heads.
+    Numbers of heads may differ: channels are split into their greatest common divisor.
 
     Raises:
-        UserError: there is no attention whose queries, keys and values could be seen.
+        UserError: no attention can be captured.
     """
 
     modules: Sequence[str]
-    teachers_modules: Sequence[Sequence[str]]
+    teacher_modules: Sequence[Sequence[str]]
 
-    def __init__(self, setting: LossContext) -> None:
-        if not setting.relations:
+    def __init__(self, context: LossContext) -> None:
+        if not context.attention_pairs:
             raise UserError("finetune.losses: relations needs an attention that is seen in all models: leave it out")
-        self._relations = setting.relations
-        self._weights = setting.weights
-        self.modules = [relation.student.module for relation in self._relations]
-        self.teachers_modules = [
-            [relation.teachers[k].module for relation in self._relations] for k in range(len(setting.weights))
-        ]
+        self._pairs = context.attention_pairs
+        self._weights = context.weights
+        self.modules = [pair.student.module for pair in self._pairs]
+        self.teacher_modules = [[pair.teachers[k].module for pair in self._pairs] for k in range(len(context.weights))]
 
     def count(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> int:
         return len(next(iter(inputs.values())))
 
-    def mean(self, seen: LossInputs) -> Tensor:
-        return torch.stack([self._of(relation, seen) for relation in self._relations]).mean()
+    def mean(self, batch: LossInputs) -> Tensor:
+        return torch.stack([self._pair_loss(pair, batch) for pair in self._pairs]).mean()
 
-    def _of(self, relation: AttentionPair, seen: LossInputs) -> Tensor:
-        batch = len(next(iter(seen.inputs.values())))
-        own = _values(seen.watched, relation.student, batch)
-        theirs = [
-            _values(watched, end, batch) for watched, end in zip(seen.teachers_watched, relation.teachers, strict=True)
+    def _pair_loss(self, pair: AttentionPair, batch: LossInputs) -> Tensor:
+        samples = len(next(iter(batch.inputs.values())))
+        student = _head_values(batch.student_outputs, pair.student, samples)
+        teachers = [
+            _head_values(outputs, end, samples)
+            for outputs, end in zip(batch.teacher_outputs, pair.teachers, strict=True)
         ]
-        heads = math.gcd(relation.student.heads, *(end.heads for end in relation.teachers))
-        mask = token_mask(seen.inputs, own, decoder=relation.decoder)
-        return relation_loss(own, theirs, self._weights, mask, heads)
+        heads = math.gcd(pair.student.heads, *(end.heads for end in pair.teachers))
+        mask = token_mask(batch.inputs, student, decoder=pair.decoder)
+        return relation_loss(student, teachers, self._weights, mask, heads)
 
 
-def _values(watched: Mapping[str, Sequence[Tensor]], end: AttentionEnd, batch: int) -> Tensor:
-    """Queries, keys or values of all heads side by side [B, T, n], of the first call of their module."""
-    found = watched[end.module][0]
-    columns = torch.tensor(end.columns, device=found.device)
-    return found.reshape(batch, -1, found.shape[-1]).index_select(-1, columns)
+def _head_values(outputs: Mapping[str, Sequence[Tensor]], end: AttentionEnd, samples: int) -> Tensor:
+    """Queries, keys or values of all heads [B, T, n], of their module's first call."""
+    output = outputs[end.module][0]
+    columns = torch.tensor(end.columns, device=output.device)
+    return output.reshape(samples, -1, output.shape[-1]).index_select(-1, columns)

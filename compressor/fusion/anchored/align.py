@@ -1,8 +1,8 @@
 """Align teachers to an anchor: one pass along the flow graph makes every map of every teacher.
 
 Imfeld et al. (2024), Algorithm 1 and section 4: a map is made wherever a linear module writes, from activations or from
-weights whose inputs are already transported; it flows along the residual stream by the chosen policy, through norms
-unchanged, and through attention by one map for queries and keys and one for values.
+weights with transported inputs; it flows along the residual stream by a policy, through norms unchanged, and through
+attention by one map for queries and keys and one for values.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class Alignment:
         policy: of the junctions of the residual stream.
         options: marginals, heads, queries and keys, scaling.
         coupling: how coordinates are coupled.
-        lap: callback (stage): "build" where an alignment begins and "solve" where it ends, for the report's seconds.
+        lap: callback (stage), for the report's seconds.
 
     Raises:
         UserError: an option names nothing known, or does not fit the models.
-        UnsupportedError: something about these teachers cannot be aligned.
+        UnsupportedError: these teachers cannot be aligned.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Alignment:
         """Go on along the flow until the maps of these keys are made.
 
         Returns:
-            The maps made on the way, which are not kept here.
+            The maps made on the way; they are not kept here.
 
         Raises:
             UserError, UnsupportedError: as above.
@@ -192,20 +192,21 @@ class _TeacherPass:
             self._keep(space.name, self._couple(space.name))
 
     def _attention(self, space: Space) -> dict[Role, Coupling]:
-        own, anchor = self.teacher.space(space.name), self.anchor.space(space.name)
+        teacher, anchor = self.teacher.space(space.name), self.anchor.space(space.name)
         across = self.options.heads == "across"
         if self.is_anchor or self.policy.start == "identity":
-            if (own.heads, own.groups, own.head_dim) != (anchor.heads, anchor.groups, anchor.head_dim):
+            if (teacher.heads, teacher.groups, teacher.head_dim) != (anchor.heads, anchor.groups, anchor.head_dim):
                 raise UserError(f"{self.teacher.name}: identity needs the anchor's heads in {space.name}")
-            counts = {Role.HEADS: own.heads, Role.KEY: own.groups * own.head_dim, Role.VALUE: own.groups * own.head_dim}
+            channels = teacher.groups * teacher.head_dim
+            counts = {Role.HEADS: teacher.heads, Role.KEY: channels, Role.VALUE: channels}
             roles = [role for role in Role if role is not Role.HEADS or not across]
-            return {role: identity_coupling(counts.get(role, own.size), space=space.name) for role in roles}
+            return {role: identity_coupling(counts.get(role, teacher.size), space=space.name) for role in roles}
         keys = {role: map_key(space.name, role) for role in (Role.QUERY, Role.KEY, Role.OUTPUT)}
         moments = {role: self.comparison.moments(self.index, key, self.maps) for role, key in keys.items()}
         outgoing = self._outgoing_norms(space.name) if self.options.marginals == "outgoing" else None
         attention = AttentionCouplings(
-            own, anchor, moments,
-            couple=lambda m, name: self._solve(m, name, outgoing if len(m.xx) == own.size else None),
+            teacher, anchor, moments,
+            couple=lambda m, name: self._solve(m, name, outgoing if len(m.xx) == teacher.size else None),
             couple_hard=lambda m, name: replace(self.coupling, solver="emd").couple(m, space=name),
             query_key=self.options.query_key,
             groups=self.orders.get(space.order or ""),
@@ -213,15 +214,15 @@ class _TeacherPass:
         couplings = (across_heads if across else within_heads)(attention)
         if space.order and Role.HEADS in couplings:
             self.orders[space.order] = couplings[Role.HEADS]
-        self.scales[map_key(space.name, Role.QUERY)] = logit_scale(own, anchor)
+        self.scales[map_key(space.name, Role.QUERY)] = logit_scale(teacher, anchor)
         return couplings
 
     def _couple(self, key: str) -> Coupling:
-        own, anchor = self.teacher.space(key), self.anchor.space(key)
+        teacher, anchor = self.teacher.space(key), self.anchor.space(key)
         if self.is_anchor or self.policy.start == "identity":
-            if own.size != anchor.size:
+            if teacher.size != anchor.size:
                 raise UserError(f"{self.teacher.name}: identity needs the anchor's size of {key}")
-            return identity_coupling(own.size, space=key)
+            return identity_coupling(teacher.size, space=key)
         moments = self.comparison.moments(self.index, key, self.maps)
         return self._solve(moments, key, self._outgoing_norms(key) if self.options.marginals == "outgoing" else None)
 
@@ -233,7 +234,7 @@ class _TeacherPass:
         return self.coupling.couple(moments, mu, nu, space=name)
 
     def _outgoing_norms(self, key: str) -> tuple[Tensor, Tensor] | None:
-        """Norms of the outgoing weights of the teacher's and the anchor's coordinates; None if nothing reads them."""
+        """Norms of the teacher's and the anchor's outgoing weights; None if nothing reads."""
         joins = next((op.joins for op in self.anatomy.steps if op.writes == key), None)
         readers = [op for op in self.anatomy.steps if op.reads in (key, joins or key) and not op.tied]
         if not readers:

@@ -1,7 +1,7 @@
 """Fusion towards an anchor, the paper's way: align every coordinate of every teacher, and average the weights.
 
-If the weights are refitted as well, the anchor's share in the average is chosen on held-out samples: two residual
-streams, averaged alike, are more than one width can compute, while the anchor's own stream fits.
+If weights are refitted, held-out samples choose the anchor's share: two residual streams, averaged alike, are more than
+one width can compute, while the anchor's own fits.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def unfolded_anatomy(anatomy: Anatomy) -> Anatomy:
 
 
 def _choose_shares(context: FusionContext, options: BuildOptions) -> tuple[Sequence[float], list[dict[str, Any]]]:
-    """Each teacher's share in the weights, and the scores of the pilots that chose it."""
+    """Each teacher's share in the weights, and the pilots' scores."""
     equal = tuple(teacher.weight for teacher in context.teachers)
     place = next((k for k, teacher in enumerate(context.teachers) if teacher is context.anchor), None)
     given = context.options.weights != "auto" or not context.refit or not context.has_held_out
@@ -108,11 +108,7 @@ def _aligned_student(
 
 
 def _align_teachers(context: FusionContext) -> tuple[FusionContext, Alignment]:
-    """Prepare the alignment of every teacher to the anchor.
-
-    Returns:
-        The context, its anatomies with a key for every site of the residual stream, and the alignment.
-    """
+    """The context with a key for every site of the residual stream, and the alignment of every teacher."""
     policy, residual = POLICIES.get(context.options.residual), context.options.residual
     assert context.anchor is not None
     if context.options.inner != "auto":
@@ -175,7 +171,7 @@ def _choice(context: FusionContext, weights: Sequence[float], scores: Sequence[M
     Args:
         context: its teachers' weights are their shares.
         weights: of the teachers in the ensemble.
-        scores: of the pilots that chose the shares, if any.
+        scores: of pilots, if any.
     """
     assert context.anchor is not None
     why = "a residual policy was asked for"

@@ -1,8 +1,8 @@
-"""Couplings of attention to an anchor's: across all heads as in the paper, or within heads once these are matched.
+"""Couplings of attention to an anchor's: across all heads as in the paper, or within matched heads.
 
-Queries and keys are contracted with each other, so they must share a map for the logits to stay; values and the
-output projection share another (Imfeld et al., 2024, section 4.2 and appendix).  Within heads the transport is
-hierarchical: the ground cost between two heads is the transport cost of their channels.
+Queries and keys are contracted with each other, so they share a map; values and output projection share another
+(Imfeld et al., 2024, section 4.2 and appendix).  Within heads the transport is hierarchical: the ground cost between
+two heads is the transport cost of their channels.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ Couple = Callable[[Moments, str], Coupling]
 
 @dataclass(frozen=True, eq=False)
 class AttentionCouplings:
-    """One teacher's attention and the anchor's, to be coupled.
+    """One teacher's attention and the anchor's.
 
     Attributes:
-        own, anchor: their spaces.
+        teacher, anchor: their spaces.
         moments: of queries, keys, and inputs of the output projection.
         couple: the coupling asked for.
         couple_hard: an exact coupling, for ground costs between heads.
         query_key: joint, separate or equal.
-        groups: the coupling of key–value groups, if a space with the same order of heads has one already.
+        groups: coupling of key–value groups, if a space with the same order of heads has one.
     """
 
-    own: Space
+    teacher: Space
     anchor: Space
     moments: Mapping[Role, Moments]
     couple: Couple
@@ -46,13 +46,13 @@ class AttentionCouplings:
 
 
 def across_heads(attention: AttentionCouplings) -> dict[Role, Coupling]:
-    """All channels of all heads coupled at once: head boundaries are ignored, as in the paper.
+    """All channels of all heads coupled at once, as in the paper.
 
     Raises:
         UnsupportedError: positions of channels or heads are fixed, or several query heads share keys.
     """
-    own, anchor = attention.own, attention.anchor
-    for space in (own, anchor):
+    teacher, anchor = attention.teacher, attention.anchor
+    for space in (teacher, anchor):
         if space.rotary or space.head_position_fixed or space.order or space.heads != space.groups:
             raise UnsupportedError(
                 f"{anchor.name}: its channels or heads have a place (rotary or relative positions) or share keys, so "
@@ -64,15 +64,15 @@ def across_heads(attention: AttentionCouplings) -> dict[Role, Coupling]:
 
 
 def within_heads(attention: AttentionCouplings) -> dict[Role, Coupling]:
-    """Key–value groups are coupled first, then query heads inside them, then channels inside heads.
+    """Key–value groups are coupled first, then their query heads, then channels.
 
     Raises:
         UnsupportedError: positions of heads or channels are fixed and their number differs.
     """
-    own, anchor = attention.own, attention.anchor
-    pairs = {(g, h): _GroupPair(attention, g, h) for g in range(own.groups) for h in range(anchor.groups)}
+    teacher, anchor = attention.teacher, attention.anchor
+    pairs = {(g, h): _GroupPair(attention, g, h) for g in range(teacher.groups) for h in range(anchor.groups)}
     groups = attention.groups or _couple_groups(attention, pairs)
-    plans = {role: torch.zeros(_size(own, role), _size(anchor, role), dtype=torch.float64) for role in Role}
+    plans = {role: torch.zeros(_size(teacher, role), _size(anchor, role), dtype=torch.float64) for role in Role}
     for (g, h), pair in pairs.items():
         mass = float(groups.plan[g, h])
         if mass > 0:
@@ -84,9 +84,9 @@ def within_heads(attention: AttentionCouplings) -> dict[Role, Coupling]:
     return couplings
 
 
-def logit_scale(own: Space, anchor: Space) -> float:
-    """The factor on queries that keeps the size of logits: a sum over fewer channels, each a mean of several."""
-    ratio = own.head_dim / anchor.head_dim
+def logit_scale(teacher: Space, anchor: Space) -> float:
+    """The factor on queries that keeps the size of logits, sums over fewer channels."""
+    ratio = teacher.head_dim / anchor.head_dim
     return math.sqrt(ratio) if anchor.scaled else ratio
 
 
@@ -100,14 +100,14 @@ def _couple_query_key(attention: AttentionCouplings, queries: Moments, keys: Mom
 
 
 def _couple_groups(attention: AttentionCouplings, pairs: Mapping[tuple[int, int], _GroupPair]) -> Coupling:
-    own, anchor = attention.own, attention.anchor
-    if own.head_position_fixed or anchor.head_position_fixed:
-        if own.groups != anchor.groups:
+    teacher, anchor = attention.teacher, attention.anchor
+    if teacher.head_position_fixed or anchor.head_position_fixed:
+        if teacher.groups != anchor.groups:
             raise UnsupportedError(
-                f"{anchor.name}: heads have a place (ALiBi), so {own.groups} cannot be aligned to {anchor.groups}"
+                f"{anchor.name}: heads have a place (ALiBi), so {teacher.groups} cannot be aligned to {anchor.groups}"
             )
-        return identity_coupling(own.groups, space=anchor.name)
-    cost = torch.tensor([[pairs[g, h].cost for h in range(anchor.groups)] for g in range(own.groups)])
+        return identity_coupling(teacher.groups, space=anchor.name)
+    cost = torch.tensor([[pairs[g, h].cost for h in range(anchor.groups)] for g in range(teacher.groups)])
     return solve("emd", cost.double(), space=f"{anchor.name}/heads")
 
 
@@ -116,9 +116,9 @@ class _GroupPair:
 
     def __init__(self, attention: AttentionCouplings, g: int, h: int) -> None:
         self.attention, self.g, self.h = attention, g, h
-        own, anchor = attention.own, attention.anchor
+        teacher, anchor = attention.teacher, attention.anchor
         self.query_heads = [
-            range(s.heads // s.groups * i, s.heads // s.groups * (i + 1)) for s, i in ((own, g), (anchor, h))
+            range(s.heads // s.groups * i, s.heads // s.groups * (i + 1)) for s, i in ((teacher, g), (anchor, h))
         ]
         self.head_plan = self._match_queries()
         self.query, self.output = self._mean(Role.QUERY), self._mean(Role.OUTPUT)
@@ -137,29 +137,29 @@ class _GroupPair:
 
     def add_to(self, plans: Mapping[Role, Tensor], mass: float) -> None:
         """Add this pair's share of the mass to the plans of every role."""
-        own, anchor, attention = self.attention.own, self.attention.anchor, self.attention
+        teacher, anchor, attention = self.attention.teacher, self.attention.anchor, self.attention
         values = attention.couple(self.output, f"{self._name}/value").plan
         if self._pinned:
-            if own.head_dim != anchor.head_dim:
+            if teacher.head_dim != anchor.head_dim:
                 raise UnsupportedError(
-                    f"{anchor.name}: heads of {own.head_dim} channels cannot be aligned to heads of {anchor.head_dim}: "
-                    f"their channels have a place (rotary positions)"
+                    f"{anchor.name}: heads of {teacher.head_dim} channels cannot be aligned to heads of "
+                    f"{anchor.head_dim}: their channels have a place (rotary positions)"
                 )
-            query = key = identity_coupling(own.head_dim).plan
+            query = key = identity_coupling(teacher.head_dim).plan
         else:
             query, key = (coupling.plan for coupling in _couple_query_key(attention, self.query, self.key))
-        plans[Role.KEY][_slice(own, self.g), _slice(anchor, self.h)] = mass * key
-        plans[Role.VALUE][_slice(own, self.g), _slice(anchor, self.h)] = mass * values
+        plans[Role.KEY][_slice(teacher, self.g), _slice(anchor, self.h)] = mass * key
+        plans[Role.VALUE][_slice(teacher, self.g), _slice(anchor, self.h)] = mass * values
         for a, i in enumerate(self.query_heads[0]):
             for b, j in enumerate(self.query_heads[1]):
                 share = mass * float(self.head_plan[a, b])
                 plans[Role.HEADS][i, j] = share
-                plans[Role.QUERY][_slice(own, i), _slice(anchor, j)] = share * query
-                plans[Role.OUTPUT][_slice(own, i), _slice(anchor, j)] = share * values
+                plans[Role.QUERY][_slice(teacher, i), _slice(anchor, j)] = share * query
+                plans[Role.OUTPUT][_slice(teacher, i), _slice(anchor, j)] = share * values
 
     @property
     def _pinned(self) -> bool:
-        return self.attention.own.rotary or self.attention.anchor.rotary
+        return self.attention.teacher.rotary or self.attention.anchor.rotary
 
     @property
     def _name(self) -> str:
@@ -189,7 +189,7 @@ class _GroupPair:
 
     def _block(self, role: Role, i: int, j: int) -> Moments:
         moments = self.attention.moments[role]
-        rows, columns = _slice(self.attention.own, i), _slice(self.attention.anchor, j)
+        rows, columns = _slice(self.attention.teacher, i), _slice(self.attention.anchor, j)
         x = None if moments.x is None else moments.x[rows]
         y = None if moments.y is None else moments.y[columns]
         return Moments(moments.xx[rows], moments.yy[columns], moments.xy[rows, columns], x, y, moments.count)

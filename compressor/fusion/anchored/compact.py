@@ -19,9 +19,9 @@ class CompactCoupling:
     """A coupling, without dense matrices if its plan is hard.
 
     Attributes:
-        plan: [n, m] float64; of a hard plan its entries alone.
+        plan: [n, m] float64, or its entries.
         mu, nu: its marginals.
-        received: mass that arrives at each target, [m].
+        received: mass at each target, [m].
         summary: figures of the dense plan.
     """
 
@@ -60,9 +60,9 @@ def pooled_compact_maps(
     """Maps of all teachers to one shared support, as `pooled_maps` of couplings.
 
     Args:
-        couplings: one per teacher, all to the same m targets.
+        couplings: one per teacher, to the same m targets.
         weights: α per teacher.
-        scales: by which each teacher's push is multiplied.
+        scales: of each teacher's push.
         one_matrix: use each teacher's push, without α, for readers too.
     """
     start = torch.zeros_like(couplings[0].nu)

@@ -1,7 +1,7 @@
-"""Moments by which a teacher's coordinates are compared with the anchor's, for every key that has a map of its own.
+"""Moments by which a teacher's coordinates are compared with the anchor's, per map key.
 
-Moments of activations are summed in passes over the calibration tokens, for some keys in each; those of weights are
-computed once the maps of their inputs are known.
+Moments of activations are summed for some keys in each pass over the samples; those of weights need the maps of their
+inputs.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class MapSite:
 
     Attributes:
         taps: in the student's names.
-        space, role: of an attention's queries, keys or outputs.
+        space, role: of queries, keys or outputs.
     """
 
     taps: tuple[Tap, ...]
@@ -89,18 +89,18 @@ def map_sites(graph: FlowGraph, *, everywhere: bool = False) -> dict[str, MapSit
 class ByActivations:
     """Moments over calibration tokens.
 
-    One pass of the models sums them for as many keys as `MOMENT_BYTES` or the anchor's own size allow, in the order of
-    the flow.  Moments that were returned are not kept.
+    A pass of the models sums them for as many keys as `MOMENT_BYTES` or the anchor's size allow, in the order of the
+    flow.  Returned moments are not kept.
 
     Args:
         teachers: to be compared.
         anchor: the anchor.
         graph: its flow.
         batches: calibration inputs.
-        masks: which tokens count.
-        everywhere: compare residual streams at all depths together, not at their entry alone.
-        weighs: whether strengths of signals are needed.
-        lap: callback (stage): "solve" where a pass begins and "statistics" where it ends, for the report's seconds.
+        masks: tokens that count.
+        everywhere: compare residual streams at all depths, not only at their entry.
+        weighs: whether strengths are needed.
+        lap: callback (stage), for the report's seconds.
     """
 
     def __init__(
@@ -200,13 +200,7 @@ class ByActivations:
 
 
 class ByWeights:
-    """Moments of incoming weights with transported inputs, as of activations under white inputs.
-
-    Args:
-        teachers: to be compared.
-        anchor: the anchor.
-        graph: its flow.
-    """
+    """Moments of incoming weights with transported inputs, as of activations under white inputs."""
 
     def __init__(self, teachers: Sequence[FusionTeacher], anchor: FusionTeacher, graph: FlowGraph) -> None:
         self.teachers, self.anchor, self.graph = teachers, anchor, graph
@@ -235,7 +229,7 @@ class ByWeights:
 
 
 def add_moments(total: Moments | None, more: Moments) -> Moments:
-    """The moments over the tokens of both, in float64; `total` is changed in place, to save memory."""
+    """The moments over both, in float64; `total` is changed in place to save memory."""
     names = ("xx", "yy", "xy", "x", "y")
     if total is None:
         return replace(more, **{name: getattr(more, name).double() for name in names})

@@ -1,7 +1,7 @@
 """Residual policies: the map that leaves a junction where branches join the residual stream.
 
-Imfeld et al. (2024), section 4.2.  The stream arrives with one coupling, a branch with another, and one must leave: a
-mixture of both, or one of them.  A policy gives the shares of the mixture; each is registered in `POLICIES`.
+Imfeld et al. (2024), section 4.2.  Stream and branches arrive with couplings of their own; a policy gives the shares of
+the mixture that leaves.  Each is registered in `POLICIES`.
 """
 
 from __future__ import annotations

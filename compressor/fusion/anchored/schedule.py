@@ -12,14 +12,11 @@ START = -1
 class Schedule:
     """Places of maps, counted along the flow from `START` on.
 
-    Args:
-        graph: the flow.
-
     Attributes:
         made: {map key: where the map is made}.
         needed: {map key: the last place where another map is made from it}.
-        unwritten: spaces whose maps are made at the start, though they are no stream.
-        junctions: {place: the junctions whose last branch joins there}.
+        unwritten: spaces that are no stream, with maps made at the start.
+        junctions: {place: junctions whose last branch joins there}.
         mixed: keys whose couplings are mixed at a junction.
     """
 

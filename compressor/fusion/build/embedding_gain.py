@@ -19,8 +19,7 @@ GAIN_TOLERANCE = 1e-3
 def set_embedding_gain(student: StudentBuilder) -> None:
     """Scale a student's embeddings so that the inputs of its layers are the teachers' transported ones.
 
-    Embeddings transport exactly, so the ratio of the two is one number, measured on random inputs.  A norm between
-    embeddings and layers cancels any factor.
+    Embeddings transport exactly, so the ratio is one number, measured on random inputs.  A norm in between cancels it.
     """
     dtype = next(student.model.parameters()).dtype
     inputs = dummy_inputs(student.model.config, 2, 8, dtype=dtype)  # type: ignore[arg-type]
@@ -50,7 +49,7 @@ def _transported_input(student: StudentBuilder, stack: Stack, inputs: dict[str, 
 
 
 def _embedding_tables(student: StudentBuilder, stack: Stack) -> list[str]:
-    """Parameters outside the layers, no modules of the flow, that write a stack's residual stream."""
+    """Parameters outside layers and flow that write a stack's residual stream."""
     modules = {item.module for item in student.anatomy.flow}
     return [
         name

@@ -1,8 +1,7 @@
-"""Fit the head last, to the ensemble's probabilities: multinomial logistic regression, convex in one matrix.
+"""Fit the head last, to the ensemble's probabilities, by multinomial logistic regression.
 
-Least squares on mean logits counts all classes alike, however unlikely, so with a large vocabulary most of the fit goes
-to tokens that nobody expects.  Minimising KL(ensemble || student) is convex in the head for given inputs; it starts at
-the least-squares fit and ends when held-out samples gain no more.
+Least squares on mean logits counts all classes alike, however unlikely; of a large vocabulary most of the fit then goes
+to tokens that nobody expects.  Minimising KL(ensemble || student) is convex in the head for given inputs.
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ def refit_head(
     """Fit the head of an otherwise built student, if held-out samples gain.
 
     Args:
-        student: its logits are its head's outputs, scaled at most; it is left unchanged otherwise.
-        runner, teachers: the student and every teacher, after their last layers.
-        masks: which tokens of each batch count.
+        student: unchanged unless its logits are its head's outputs, scaled at most.
+        runner, teachers: after their last layers.
+        masks: tokens that count.
         calibration: the batches.
     """
     located = _locate_head(student)
@@ -83,7 +82,7 @@ def refit_head(
 
 
 def _locate_head(student: StudentBuilder) -> tuple[str, Norm | None, LinearOp] | None:
-    """The path of the only module that puts out logits, the norm before it if it is tied, and its linear op."""
+    """The only module that puts out logits, the norm before it if it is tied, and its linear op."""
     free = [
         item
         for item in student.plan.tail
@@ -112,7 +111,7 @@ def _fitted_head(student: StudentBuilder, norm: Norm | None, op: LinearOp, data:
 
 
 def _scale(outputs: Tensor, logits: Tensor) -> float | None:
-    """The number by which the head's outputs are multiplied to logits; None if there is none."""
+    """The factor from the head's outputs to logits; None if there is none."""
     if outputs.shape != logits.shape:
         return None
     scale = float((outputs * logits).sum() / outputs.square().sum().clamp(min=1e-30))

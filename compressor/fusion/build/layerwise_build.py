@@ -1,8 +1,7 @@
 """Build students layer by layer, in step with the teachers.
 
-In every layer the teachers run once; each student makes the maps of its spaces from their activations, takes their
-transported weights, and is refitted module by module in the order of its forward pass.  Several students (candidates
-that differ in their residual map) share one run of the teachers.
+In every layer the teachers run once; each student maps its spaces by their activations, takes their transported
+weights, and is refitted module by module.  Several students, with other residual maps, share one run of the teachers.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ OnFraction = Callable[[float], None]
 def build_student(
     context: FusionContext, student: StudentBuilder, *, start: float = 0.4, aligned: bool = False
 ) -> None:
-    """Build the student of a fusion, from activations or from the weights alone.
+    """Build the student of a fusion, from activations or from weights alone.
 
     Args:
         context: of the fusion.
         student: to be built.
         start: fraction of the fusion that is done.
-        aligned: whether its maps are made without activations.
+        aligned: whether its maps need no activations.
     """
 
     def on_progress(fraction: float) -> None:
@@ -58,7 +57,7 @@ def build_student(
 
 
 def needs_activations(context: FusionContext, *, aligned: bool = False) -> bool:
-    """Whether the teachers have to run: for the refit, or to compare coordinates that are not aligned yet."""
+    """Whether the teachers have to run: for the refit, or to compare coordinates."""
     return context.calibration is not None and (context.refit or (context.from_activations and not aligned))
 
 
@@ -67,13 +66,7 @@ def build_from_weights(
     teachers: Sequence[FusionTeacher],
     on_progress: OnFraction = lambda fraction: None,
 ) -> None:
-    """Transport weights without data: missing maps are made from the weights, and nothing is refitted.
-
-    Args:
-        students: their models' weights are set.
-        teachers: to be fused.
-        on_progress: callback (fraction).
-    """
+    """Transport weights without data: missing maps are made from weights, and nothing is refitted."""
     for student in students:
         plan = student.plan
         features = WeightFeatures(teachers, student.maps, student.anatomy)
@@ -93,14 +86,7 @@ def build_layerwise(
     calibration: CalibrationSet,
     on_progress: OnFraction | None = None,
 ) -> None:
-    """Build students of one shape on calibration samples.
-
-    Args:
-        students: their models' weights are set.
-        teachers: to be fused.
-        calibration: held-out samples choose λ.
-        on_progress: callback (fraction).
-    """
+    """Build students of one shape on calibration samples; held-out ones choose λ."""
     _LayerwiseBuild(students, teachers, calibration, on_progress or (lambda fraction: None)).build()
 
 
@@ -143,7 +129,7 @@ class _LayerwiseBuild:
             set_embedding_gain(student)
 
     def _start_stack(self, stack: int) -> None:
-        """Bring every model to the first layer of a stack, and fit the modules before it."""
+        """Bring all models to the first layer of a stack; fit the modules before it."""
         stages, taps = self.plan.stages_before(stack), self.plan.taps_before(stack)
         activations = TeacherActivations(self.teachers, self.anatomy, self.masks, 0)
         for k, runner in enumerate(self.teacher_runners):
@@ -159,7 +145,7 @@ class _LayerwiseBuild:
             runner.start_stack(stack)
 
     def _build_layer(self, layer: str, stack: Stack) -> None:
-        """Build one layer of all students; the teachers' activations are freed on return."""
+        """Build one layer of all students."""
         plan = self.plan.layer_plans[layer]
         activations = self._record_layer(layer, stack)
         for index, student in enumerate(self.students):
@@ -241,7 +227,7 @@ class _LayerwiseBuild:
             runner.advance(layer)
 
     def _finish(self) -> None:
-        """Map and fit everything after the layers: poolers, and the head on the teachers' mean logits."""
+        """Map and fit everything after the layers: poolers, and the head to the teachers' mean logits."""
         taps = self.plan.tail_taps
         # The output of a head of many classes is much larger than its input.
         linear = [tap for tap in taps if tap[1] == "out" and self._is_linear(tap)]

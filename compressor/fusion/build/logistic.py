@@ -1,7 +1,4 @@
-"""Multinomial logistic regression of a head on the ensemble's probabilities, convex in one matrix.
-
-The loss is summed over chunks of tokens, so that their logits take little memory.
-"""
+"""Multinomial logistic regression of a head on the ensemble's probabilities, convex in one matrix."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ class HeadData:
     targets: Tensor
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Both, so many tokens at a time that their logits take little memory."""
+        """Both, so many tokens at a time that logits take little memory."""
         size = max(1, CHUNK_ENTRIES // self.targets.shape[1])
         yield from zip(self.inputs.split(size), self.targets.split(size), strict=True)
 
@@ -50,11 +47,11 @@ class FittedHead(Protocol):
         ...
 
     def logits(self, change: Tensor, inputs: Tensor) -> Tensor:
-        """Its outputs [T, classes] for inputs [T, n] after a change."""
+        """Outputs [T, classes] for inputs [T, n] after a change."""
         ...
 
     def cost(self, change: Tensor) -> Tensor:
-        """About the KL that noise in the inputs adds because of the change, if logits are the outputs."""
+        """About the KL that noise in the inputs adds after the change."""
         ...
 
     def set(self, change: Tensor) -> None:
@@ -68,10 +65,9 @@ class FreeHead:
 
     Attributes:
         weight, bias: of the student's module, [classes, n] (or [n, classes]) and [classes].
-        root: the inverse root of the second moments of its inputs, with noise, and a last input of one if it has a bias
-            [n + 1, n + 1].
-        scale: by which a step of every class is divided [classes].
-        noise: the cost of the squared weights of every class [classes].
+        root: inverse root of the second moments of inputs with noise, and a one if it has a bias [n + 1, n + 1].
+        scale: divides the step of every class [classes].
+        noise: cost of the squared weights of every class [classes].
         transposed: whether the weight is [n, classes].
     """
 
@@ -122,13 +118,13 @@ class FreeHead:
 
 @dataclass(frozen=True, eq=False)
 class TiedHead:
-    """A head that shares its weight with the embedding: scale and shift of the norm before it are fitted.
+    """A head that shares its weight with the embedding: the norm before it is fitted.
 
     Attributes:
         table: the shared weight [classes, n].
         offset: the head's bias [classes], or None.
         weight, bias: of the norm [n].
-        unit_scale: the value of the norm's weight that scales by one.
+        unit_scale: the norm's weight that scales by one.
     """
 
     table: Tensor
@@ -164,10 +160,10 @@ def fit_logistic(head: FittedHead, train: HeadData, held_out: HeadData, scale: f
         head: fitted by least squares.
         train: tokens to fit.
         held_out: tokens that say when to stop.
-        scale: by which the head's outputs are multiplied to logits.
+        scale: from the head's outputs to logits.
 
     Returns:
-        KL(ensemble || student) of held-out tokens before and after, in nats, and the change.
+        Held-out KL(ensemble || student) before and after, in nats, and the change.
     """
     change = head.start()
     before = best = _held_out_kl(head, change, held_out, scale)

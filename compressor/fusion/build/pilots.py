@@ -1,4 +1,4 @@
-"""Pilots: students built on a few samples, and the score by which candidates are compared."""
+"""Pilots: students built on a few samples, and the score that compares candidates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MARGIN = 0.01
 class PilotScorer:
     """The distance of a student to the ensemble on held-out samples.
 
-    With a head, KL(ensemble || student); without one, the squared error of its features as a share of the energy of the
+    With a head, KL(ensemble || student); without one, the squared error of its features relative to the energy of the
     transported ones.
 
     Args:
@@ -46,7 +46,7 @@ class PilotScorer:
 
     @cached_property
     def targets(self) -> list[Tensor]:
-        """The ensemble's log-probabilities, of as many batches as `MOST_SCORED_LOGITS` allows."""
+        """The ensemble's log-probabilities, up to about `MOST_SCORED_LOGITS`."""
         models, shares = [t.model for t in self.teachers], [t.weight for t in self.teachers]
         targets: list[Tensor] = []
         for batch in self.held_out:
@@ -84,7 +84,7 @@ def pilot_set(context: FusionContext, samples: int = PILOT_SAMPLES) -> Calibrati
 
 
 def scoring_batches(context: FusionContext) -> Sequence[Batch]:
-    """Samples that score pilots: the held-out ones, or random inputs where there are none."""
+    """The held-out samples, or random inputs without any."""
     if context.calibration is not None and context.calibration.held_out:
         return context.calibration.held_out
     dtype = next(context.model.parameters()).dtype

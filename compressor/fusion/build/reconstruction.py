@@ -1,9 +1,8 @@
 """Layer-wise reconstruction: fit a whole layer to the residual stream after it.
 
-A linear refit copies units and heads of the teachers and fits one module at a time.  Where a narrow stream lacks the
-input of such a unit, or fewer units must replace all, other units would be better; choosing them is a nonlinear
-least-squares problem.  It is solved by descent from the linear refit, on one layer alone, without labels and without
-gradients between layers (as BRECQ does for quantised weights: Li et al., ICLR 2021, arXiv 2102.05426).
+A linear refit keeps the teachers' units and heads; where a narrow stream lacks their inputs, others would be better.
+Descent on one layer alone finds them, from the linear refit on, without labels and without gradients between layers
+(as BRECQ does for quantised weights: Li et al., ICLR 2021, arXiv 2102.05426).
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ EXACT_RECONSTRUCTION = 1e-6
 
 
 def samples_per_step(batch: Batch) -> int:
-    """How many samples like these make one step; calibration sets are `rebatched` by it."""
+    """Samples like these that make one step."""
     tokens = max((x.shape[1] for x in batch.values() if x.dim() == 2 and not x.is_floating_point()), default=0)
     return max(1, STEP_TOKENS // tokens) if tokens else SAMPLES_PER_STEP
 
@@ -46,8 +45,8 @@ class ReconstructionTarget:
     """The target of a layer: the residual stream where its last branch joins.
 
     Attributes:
-        output: computes the student's stream of a batch [T, m]; gradients pass through the layer alone.
-        targets: the transported stream [T, m], one tensor per batch.
+        output: computes the student's stream of a batch [T, m]; gradients pass through the layer.
+        targets: the transported stream [T, m] per batch.
         energy: of the targets about their mean, per token.
     """
 
@@ -72,12 +71,12 @@ def reconstruct_layer(
     """Fit all parameters of a layer to the stream after it, if held-out samples gain.
 
     Args:
-        student: the layer has been refitted; its report says what was done.
-        layer: path of the layer.
-        stage: the last one that joins the residual stream.
-        features: the teachers' activations, transported.
+        student: the layer is refitted.
+        layer: its path.
+        stage: the last that joins the stream.
+        features: of the teachers.
         runner: of the student, before the layer.
-        calibration: each batch serves one step (`samples_per_step`).
+        calibration: a batch per step (`samples_per_step`).
 
     Returns:
         Whether anything changed.
@@ -121,7 +120,7 @@ def _target_of(
 def _descend(
     module: nn.Module, target: ReconstructionTarget, train: Sequence[int], held_out: Sequence[int], steps: int
 ) -> tuple[float, float]:
-    """Held-out error before and after; the module gets the best parameters evaluated."""
+    """Held-out error before and after; the module gets the best parameters."""
     with torch.no_grad():
         before = float(target.error(held_out))
     if not before > EXACT_RECONSTRUCTION:
@@ -143,7 +142,7 @@ def _descend_at(
     steps: int,
     before: float,
 ) -> tuple[float, bool]:
-    """Descend at one learning rate: the least held-out error, and whether the first evaluation gained nothing."""
+    """The least held-out error at one learning rate, and whether the first evaluation gained nothing."""
     best, failed = before, False
     with _trainable(module) as (parameters, masters):
         best_values = [master.clone() for master in masters]
@@ -188,7 +187,7 @@ def _trainable(module: nn.Module) -> Iterator[tuple[list[nn.Parameter], list[Ten
 
 
 def _scales(module: nn.Module) -> Mapping[nn.Parameter, float]:
-    """Root mean square of every parameter; of a bias or norm the largest in its module, since it may be zero."""
+    """Root mean square of every parameter; of vectors, which may be zero, the largest in their module."""
     scales: dict[nn.Parameter, float] = {}
     for part in module.modules():
         sizes = {p: float(p.detach().float().square().mean().sqrt()) for p in part.parameters(recurse=False)}

@@ -1,4 +1,4 @@
-"""Refit the linear modules, norms and tied head of a student in closed form, from the student's own inputs."""
+"""Refit linear modules, norms and tied head of a student in closed form, from its own inputs."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ RunLayer = Callable[[Sequence[Tap], OnBatch], Any]
 
 
 class StudentRefit:
-    """Fits modules of a student whose weights have been transported.
+    """Fits modules of a student with transported weights.
 
     Args:
-        student: its parameters are set, and its report says what was fitted.
+        student: to be fitted.
         calibration: held-out samples choose λ.
     """
 
@@ -42,7 +42,7 @@ class StudentRefit:
         """Fit the modules of a stage.
 
         Returns:
-            Per batch, the layer's new output, if the stage writes it; else None.
+            Per batch, the layer's new output if the stage writes it; else None.
         """
         if isinstance(stage, ResidualWriteStage):
             return self._refit_writers(stage, features, run)
@@ -114,15 +114,15 @@ class StudentRefit:
         *,
         together: bool = False,
     ) -> RidgeFit:
-        """Sum up pairs of inputs and targets batch by batch, and solve.
+        """Sum up pairs batch by batch, and solve.
 
         Args:
             taps: to capture.
-            pairs: inputs [T, n] and targets [T, m] of a batch.
-            ops: the modules that are fitted.
+            pairs: computes inputs [T, n] and targets [T, m] of a batch.
+            ops: to be fitted.
             features: have the masks.
             run: runs the student.
-            together: whether the modules' inputs are side by side, and not their outputs.
+            together: whether inputs of modules are side by side, not outputs.
         """
         intercept = any(f"{op.module}.bias" in self.parameters for op in ops)
         sums: dict[bool, Regression] = {}
@@ -170,10 +170,7 @@ class StudentRefit:
 
     @torch.no_grad()
     def _refit_before_tied_head(self, stage: TiedHeadStage, features: ActivationFeatures, run: RunLayer) -> None:
-        """Scale and shift of the norm before a tied head, fitted to the teachers' mean logits.
-
-        Scale and shift are corrections of the present ones, so the norm itself need not run again.
-        """
+        """Correct scale and shift of the norm before a tied head, by the teachers' mean logits."""
         norm, head = stage.norm, stage.head
         table = self.parameters[head.weight].detach().double()
         sums: list[Tensor] = []
@@ -202,7 +199,7 @@ class StudentRefit:
         return weight, bias
 
     def _target(self, op: LinearOp, features: ActivationFeatures, batch: int) -> Tensor:
-        """The teachers' transported outputs of a module; of a head their mean logits."""
+        """The teachers' transported outputs of a module; of a head mean logits."""
         tap, axis = (op.module, "out"), write_axis(self.anatomy, op)
         if axis.fixed:
             return features.transported(batch, tap, None)

@@ -1,10 +1,9 @@
-"""Ridge regression in closed form: every linear module is refitted to transported targets.
+"""Ridge regression in closed form, which refits every linear module.
 
     W = W₀ + (UᵀU + λ d̄ I)⁻¹ Uᵀ(Y - U W₀),   d̄ = mean of diag(UᵀU),   with intercept where the module has a bias.
 
-U is the student's own input of the module, so upstream error is corrected instead of accumulated; Y is the transported
-target; W₀ is the prior for directions without evidence: the transported weight, or zero.  λ and the prior are chosen by
-the error on held-out calibration samples.
+U is the student's own input, so upstream error is corrected; Y the transported target; W₀ the prior for directions
+without evidence, the transported weight or zero.  Held-out error chooses λ and prior.
 """
 
 from __future__ import annotations
@@ -26,15 +25,14 @@ RIDGE_FLOOR = 100.0
 
 @dataclass(frozen=True)
 class RidgeFit:
-    """A fitted linear map and how it was chosen.
+    """A fitted linear map.
 
     Attributes:
         weight: [n, m], inputs by outputs, float64.
-        bias: [m], or None without intercept.
-        ridge: the λ chosen.
-        prior: whether the transported weight (else zero) was the prior.
-        error: held-out squared error as a share of the target's energy about its mean (training error if nothing
-            was held out).
+        bias: [m], or None.
+        ridge: λ.
+        prior: whether the prior was the transported weight, not zero.
+        error: held-out (else training) squared error as a share of the target's energy about its mean.
     """
 
     weight: Tensor
@@ -52,11 +50,11 @@ def fit_ridge(
     intercept: bool,
     ridges: Sequence[float] = RIDGES,
 ) -> RidgeFit:
-    """Solve for every candidate λ and prior, choose the least held-out error, and refit on all samples.
+    """Choose λ and prior by the held-out error, and refit on all samples.
 
     Args:
-        train: sums over the train samples.
-        held_out: sums over the held-out samples; without any, the first λ and the transported prior are taken.
+        train: sums over train samples.
+        held_out: sums over held-out ones; without any, the first λ and the transported prior are taken.
         prior: the transported weight [n, m], or None for zero alone.
         intercept: whether the module has a bias.
         ridges: candidate λ.
@@ -103,7 +101,7 @@ class _Ridge:
 
     @cached_property
     def decomposed(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues and eigenvectors of the Gram matrix: every λ then costs two products."""
+        """Eigenvalues and eigenvectors of the Gram matrix; each λ then costs two products."""
         values, vectors = torch.linalg.eigh((self.gram + self.gram.T) / 2)
         return values.clamp(min=0), vectors
 
@@ -147,7 +145,7 @@ def fit_scales(
     The normal equations are Hadamard products: Σ_t u_t u_tᵀ ∘ EᵀE for γ, count · EᵀE for β.
 
     Args:
-        gram, total: Σ uᵀu [m, m] and Σ u [m] of the head's present inputs; directions without evidence keep γ = 1.
+        gram, total: Σ uᵀu [m, m] and Σ u [m] of the head's inputs; directions without evidence keep γ = 1.
         cross: Σ u ∘ (yE) [m], y the centred target logits.
         target: Σ yE [m].
         count: rows.

@@ -38,10 +38,10 @@ class BuildOptions:
         inner: name of the map of heads and hidden units.
         coupling: how coordinates are coupled.
         refit: whether linear modules are refitted.
-        ridges: candidate λ of the refit.
+        ridges: candidate λ.
         owners: per teacher, whether its heads and units may be taken; empty for all.
-        from_weights: whether ground costs are measured on the weights alone, though there is data.
-        reconstruction_steps: steps of descent on a whole layer after its linear refit; 0 for none.
+        from_weights: whether ground costs are measured on weights, though there is data.
+        reconstruction_steps: of descent on a whole layer after its refit.
     """
 
     inner: str
@@ -54,7 +54,7 @@ class BuildOptions:
 
     @classmethod
     def from_context(cls, context: FusionContext, inner: str) -> BuildOptions:
-        """The options of a fusion, with the inner map of that name."""
+        """The options of a fusion, with an inner map."""
         options, ridges = context.options, RIDGES if context.has_held_out else (PILOT_RIDGE,)
         return cls(
             inner=inner,
@@ -66,7 +66,7 @@ class BuildOptions:
         )
 
     def of_pilot(self) -> BuildOptions:
-        """The same with one λ: a pilot has no held-out samples to choose by."""
+        """The same with one λ, since a pilot holds no samples out."""
         return self if len(self.ridges) == 1 else replace(self, ridges=(PILOT_RIDGE,))
 
 
@@ -78,9 +78,9 @@ class BuildReport:
         couplings: transport plans.
         projections: maps that are no transport.
         fits: refitted modules.
-        reconstructed: layers fitted as a whole, and their errors before and after.
-        not_reconstructed: why no layer could be; "" where they could.
-        head: how the head was fitted to the ensemble's probabilities; None if it was not.
+        reconstructed: layers fitted as a whole, with errors before and after.
+        not_reconstructed: why no layer could be; else "".
+        head: the fit to the ensemble's probabilities, if any.
     """
 
     couplings: list[dict[str, Any]] = field(default_factory=list)
@@ -91,7 +91,7 @@ class BuildReport:
     head: dict[str, Any] | None = None
 
     def add_maps(self, space: str, maps: Sequence[Mapping[str, Map]], couplings: Sequence[Coupling]) -> None:
-        """Add the couplings of a space, or its maps where they are no transport."""
+        """Add the couplings of a space, or its maps if they are no transport."""
         # Couplings taken over from a space with the same order of heads are reported under this space's name.
         self.couplings += [{**coupling.summary(), "space": space} for coupling in couplings]
         for key in () if couplings else maps[0]:
@@ -116,9 +116,9 @@ class StudentBuilder:
         model: its weights are replaced piece by piece.
         anatomy: of the model.
         teachers: to be fused.
-        residual: their maps of every residual and embedding space; towards an anchor, of every space.
+        residual: maps of residual and embedding spaces; towards an anchor, of every space.
         options: how to build.
-        reported: whether couplings and projections are reported; those of a pilot are not.
+        reported: whether couplings and projections are reported.
         report: what was done.
     """
 
@@ -162,7 +162,7 @@ class StudentBuilder:
             self._report_maps(name, maps, couplings)
 
     def forget(self, names: Sequence[str]) -> None:
-        """Delete the maps of a layer's own spaces: nothing needs them once the layer is built."""
+        """Delete the maps of a built layer's own spaces."""
         keys = {key for name in names for key in (name, *(map_key(name, role) for role in Role))}
         for teacher_maps in self.maps:
             for key in teacher_maps.keys() & keys:
@@ -216,7 +216,7 @@ class StudentBuilder:
         return restricted_to(UNIT_MAPS.get(self.options.inner), problem, owners)
 
     def _attention(self, space: Space, features: Features) -> tuple[Sequence[dict[str, Map]], Sequence[Coupling]]:
-        """Match heads as wholes, then their channels; spaces with one order of heads share the first one's match."""
+        """Match heads as wholes, then their channels; spaces with one order of heads share a match."""
         teacher_spaces = [teacher.space(space.name) for teacher in self.teachers]
         heads = features.heads(space.name)
         smaller = narrowable(teacher_spaces, space)
@@ -249,7 +249,7 @@ class StudentBuilder:
         return pairs
 
     def _expert_units(self, space: Space) -> Sequence[dict[str, Map]]:
-        """Every expert chooses units of its matched experts, on the weights: few tokens reach each."""
+        """Every expert chooses units of its matches, on the weights: few tokens reach each."""
         features = WeightFeatures(self.teachers, self.maps, self.anatomy)
         problem = UnitProblem(
             name=space.name,
@@ -261,11 +261,11 @@ class StudentBuilder:
         return expert_maps(space, problem, self.options.inner, features, self.maps)
 
     def _total(self, name: str, weighted: bool) -> Tensor:
-        """The sum of all teachers' transported parameters of one name, float64, in the memory of two.
+        """The sum of all teachers' transported parameters, float64.
 
         Args:
             name: of the parameter.
-            weighted: whether α is in the maps already.
+            weighted: whether its maps include α.
         """
         total: Tensor | None = None
         for teacher, maps in zip(self.teachers, self.maps, strict=True):
@@ -281,12 +281,12 @@ class StudentBuilder:
 
 @dataclass(frozen=True, eq=False)
 class BuiltStudent:
-    """A built student and the report on how it was chosen.
+    """A built student.
 
     Attributes:
         candidate: its shape.
         builder: has built it.
-        choice: JSON-ready.
+        choice: the report on how it was chosen, JSON-ready.
     """
 
     candidate: StudentCandidate

@@ -1,7 +1,7 @@
 """Calibration batches, train and held-out.
 
-Samples are chosen by key, the hash of their content without padding.  So the order of the samples, their batches and
-their padding do not change which samples are held out, used by pilots or counted, and the student stays the same.
+Samples are chosen by key, the hash of their content without padding; so the order, batches and padding of the samples
+do not change the student.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MOST_CALL_LOGITS = 1 << 24
 
 @dataclass(frozen=True, eq=False)
 class CalibrationSet:
-    """Calibration inputs in two parts.
+    """Calibration inputs.
 
     Attributes:
         train: batches that weights are fitted to.
@@ -61,12 +61,7 @@ class CalibrationSet:
         return [*self.train, *self.held_out]
 
     def is_held_out(self, index: int, runs: int = 1) -> bool:
-        """Whether a batch of `all` is held out.
-
-        Args:
-            index: of the batch; of the virtual batch where a layer runs several times.
-            runs: virtual batches per batch.
-        """
+        """Whether a batch of `all` is held out; `runs`: virtual batches per batch."""
         return index >= len(self.train) * runs
 
     def subset(self, samples: int) -> list[Batch]:
@@ -74,21 +69,12 @@ class CalibrationSet:
         return take_samples(self.all, samples)
 
     def rebatched(self, size: Callable[[Batch], int]) -> CalibrationSet:
-        """The samples of each part in new batches, sorted by key.
-
-        Args:
-            size: samples of a new batch, given one of the old ones.
-        """
+        """Each part in new batches sorted by key, of `size(batch)` samples."""
         return CalibrationSet(sorted_by_key(self.train, size), sorted_by_key(self.held_out, size))
 
 
 def split_large_batches(batches: Sequence[Batch], count_logits: Callable[[Batch], int]) -> list[Batch]:
-    """Split batches so that no call makes more than `MOST_CALL_LOGITS` logits, unless one sample does.
-
-    Args:
-        batches: inputs [B, ...].
-        count_logits: logits that a batch makes.
-    """
+    """Split batches so that a call makes at most `MOST_CALL_LOGITS` logits, or those of one sample."""
     split: list[Batch] = []
     for batch in batches:
         size = max(1, MOST_CALL_LOGITS // max(1, count_logits({name: value[:1] for name, value in batch.items()})))
@@ -101,7 +87,7 @@ def split_large_batches(batches: Sequence[Batch], count_logits: Callable[[Batch]
 
 
 def sample_keys(batch: Batch) -> list[int]:
-    """One key per sample: 64 bits of the hash of its inputs without padding."""
+    """Per sample, 64 bits of the hash of its inputs without padding."""
     keys = []
     inputs = without_labels(batch)
     for index in range(len(next(iter(inputs.values())))):
@@ -127,11 +113,11 @@ def take_samples(batches: Sequence[Batch], samples: int) -> list[Batch]:
 
 
 def sorted_by_key(batches: Sequence[Batch], size: Callable[[Batch], int]) -> list[Batch]:
-    """The same samples sorted by key, those of one shape together.
+    """The samples sorted by key, in batches of one shape.
 
     Args:
         batches: inputs [B, ...].
-        size: samples of a new batch, given one of the old ones; no new batch is larger than the largest old one.
+        size: samples of a new batch, given an old one; at most those of the largest old one.
     """
     limit = max(map(_size, batches), default=1)
     rebatched: list[Batch] = []
@@ -149,8 +135,8 @@ def thinned_tokens(keys: Sequence[int], shape: tuple[int, int], mask: Tensor | N
 
     Args:
         keys: of the samples.
-        shape: samples and tokens of a batch, padding included.
-        mask: its real tokens [B, T]; None if all are real.
+        shape: samples and tokens, padding included.
+        mask: real tokens [B, T]; None for all.
         stride: of the choice.
 
     Returns:
@@ -164,7 +150,7 @@ def thinned_tokens(keys: Sequence[int], shape: tuple[int, int], mask: Tensor | N
 
 
 def _select(batches: Sequence[Batch], keys: Sequence[list[int]], wanted: Callable[[int], bool]) -> list[Batch]:
-    """The samples whose key is wanted, in batches no larger than the largest one given."""
+    """The samples whose key is wanted."""
     selected: list[Batch] = []
     for batch, batch_keys in zip(batches, keys, strict=True):
         rows = [index for index, key in enumerate(batch_keys) if wanted(key)]
@@ -177,7 +163,7 @@ def _select(batches: Sequence[Batch], keys: Sequence[list[int]], wanted: Callabl
 
 
 def _merged(batches: Sequence[Batch], limit: int) -> list[Batch]:
-    """Batches of one shape joined up to `limit` samples: small batches cost more calls."""
+    """Join batches of one shape up to `limit` samples."""
     groups: list[list[Batch]] = []
     for same_shape in _by_shape(batches):
         group: list[Batch] = []

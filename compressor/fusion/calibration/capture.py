@@ -14,7 +14,7 @@ from compressor.models.finite import check_hidden
 
 
 class StopForward(Exception):
-    """Everything wanted was captured; the rest of the forward pass is not needed."""
+    """All tensors are captured: the rest of the forward pass is not needed."""
 
 
 @contextmanager
@@ -28,14 +28,12 @@ def ending_early() -> Iterator[None]:
 
 @contextmanager
 def capture_taps(model: nn.Module, taps: Sequence[Tap], *, stop: bool = False) -> Iterator[dict[Tap, Tensor]]:
-    """Fill a dict with the tensors at some taps while the model runs.
-
-    Of a module called several times (keys of tokens, then of relative positions) the first call counts.
+    """Fill a dict with the tensors at some taps while the model runs; of several calls the first counts.
 
     Args:
-        model: to be run by the caller.
+        model: run by the caller.
         taps: to capture.
-        stop: end the pass once all are captured; the caller needs `ending_early`.
+        stop: end the pass once all are captured (`ending_early`).
     """
     captured: dict[Tap, Tensor] = {}
 
@@ -78,7 +76,7 @@ def check_captured(teacher: str, captured: Mapping[Tap, Tensor]) -> None:
 
 @dataclass(frozen=True)
 class HandedArgument:
-    """An argument that an earlier layer returned: the layer, and the place in its output."""
+    """An argument returned by an earlier layer: the layer, and the place in its output."""
 
     layer: str
     place: int

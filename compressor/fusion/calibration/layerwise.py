@@ -1,8 +1,7 @@
 """Run a model layer by layer over the calibration batches.
 
-Only the hidden states between two layers are kept, and one layer of one model computes at a time.  Layers get the
-arguments (masks, positions) with which the model called them, recorded in one pass.  Outputs other than hidden states
-that a later layer takes as an argument (T5's relative bias) are passed on.
+Only the hidden states between two layers are kept.  Layers get the arguments (masks, positions) of the model's call,
+recorded in one pass, and outputs of earlier layers other than hidden states (T5's relative bias).
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ OnBatch = Callable[[int, dict[Tap, Tensor]], None]
 
 
 class LayerwiseRunner:
-    """One model and its hidden states over one set of batches.
+    """One model and its hidden states over some batches.
 
     Args:
-        model: any transformers model, in evaluation mode.
-        stacks: paths of its layers in order, one sequence per stack.
+        model: in evaluation mode.
+        stacks: paths of its layers, per stack.
         batches: model inputs.
         name: of a teacher, whose activations are refused where nothing can be computed with them.
     """
@@ -67,19 +66,17 @@ class LayerwiseRunner:
 
     @property
     def hidden(self) -> Sequence[Tensor]:
-        """Hidden states that enter the next layer, one tensor per batch (per virtual batch of an unrolled layer)."""
+        """Inputs of the next layer, per batch (per virtual batch of an unrolled layer)."""
         return self._hidden
 
     @torch.no_grad()
     def start_stack(self, stack: int, taps: Sequence[Tap] = (), on_batch: OnBatch | None = None) -> None:
-        """Run everything before a stack: keep the inputs of its first layer and the arguments of all its layers.
-
-        Finished stacks are not run again.  Starting the same stack twice resets it.
+        """Run everything before a stack; keep the inputs of its first layer and the arguments of all.
 
         Args:
-            stack: its index.
-            taps: tensors to capture on the way.
-            on_batch: receives them.
+            stack: its index; finished stacks are not run again.
+            taps: to capture.
+            on_batch: callback (batch index, captured tensors).
         """
         if stack != self._stack and self._stack >= 0:
             self._finished[self._stack] = self._hidden
@@ -117,14 +114,14 @@ class LayerwiseRunner:
     def capture(
         self, layer: str, taps: Sequence[Tap], on_batch: OnBatch, *, advance: bool = False, again: bool = False
     ) -> None:
-        """Run one layer on the current hidden states and capture tensors batch by batch.
+        """Run one layer and capture tensors batch by batch.
 
         Args:
             layer: its path.
-            taps: tensors to capture; unless `advance`, the layer stops once all are captured.
-            on_batch: receives them.
-            advance: keep the layer's output as the current hidden states.
-            again: run on the hidden states that entered the last layer advanced over.
+            taps: to capture; unless `advance`, the layer then stops.
+            on_batch: callback (batch index, captured tensors).
+            advance: keep the layer's output as the hidden states.
+            again: run on the inputs of the last layer advanced over.
         """
         module = self.model.get_submodule(layer)
         entering = self._before if again else list(self._hidden)
@@ -144,15 +141,15 @@ class LayerwiseRunner:
             self._before = entering
 
     def advance(self, layer: str) -> None:
-        """Run one layer; its output becomes the current hidden states."""
+        """Run one layer and keep its output as the hidden states."""
         self.capture(layer, (), lambda *_: None, advance=True)
 
     def advance_to(self, hidden: Sequence[Tensor]) -> None:
-        """Make these the current hidden states, one tensor per batch (or virtual batch)."""
+        """Replace the hidden states, one tensor per batch."""
         self._hidden = list(hidden)
 
     def tap_value(self, layer: str, index: int, tap: Tap) -> Tensor:
-        """One tensor of one batch inside a layer; gradients pass through the layer if enabled."""
+        """One tensor inside a layer for one batch; gradients pass if enabled."""
         batch = self._batch(index)
         with capture_taps(self.model, [tap], stop=True) as captured, ending_early():
             call = self._calls[batch][layer].filled(self._returned[batch])
@@ -160,7 +157,7 @@ class LayerwiseRunner:
         return captured[tap]
 
     def unroll(self, layer: str, runs: int) -> None:
-        """Of a layer that runs several times, keep the input of every run: one virtual batch per run."""
+        """Keep the input of every run of a repeated layer: one virtual batch per run."""
         entering: list[Tensor] = []
         for index, start in enumerate(list(self._hidden)):
             hidden = start
@@ -170,11 +167,11 @@ class LayerwiseRunner:
         self._hidden = entering
 
     def keep_last_run(self, runs: int) -> None:
-        """Undo `unroll` after the layer: keep the hidden states of the last run."""
+        """Undo `unroll`: keep the hidden states of the last run."""
         self._hidden = self._hidden[runs - 1 :: runs]
 
     def run_repeatedly(self, layer: str, runs: int, start: Sequence[Tensor]) -> None:
-        """Run a layer several times from `start`, one tensor per batch; the last output becomes current."""
+        """Run a layer several times from `start`, one tensor per batch."""
         self._hidden = list(start)
         for index in range(len(self.batches)):
             for _ in range(runs):
@@ -182,13 +179,13 @@ class LayerwiseRunner:
 
     @torch.no_grad()
     def capture_tail(self, taps: Sequence[Tap], on_batch: OnBatch) -> None:
-        """Run everything after the layers on the current hidden states and capture tensors batch by batch."""
+        """Run everything after the layers and capture tensors batch by batch."""
         for index in range(len(self.batches)):
             on_batch(index, self._run_tail(index, taps)[0])
 
     @torch.no_grad()
     def logits(self, index: int) -> Tensor:
-        """The logits of one batch, from the current hidden states; all batches' need not fit into memory."""
+        """The logits of one batch."""
         return self._run_tail(index)[1]
 
     def _batch(self, index: int) -> int:
@@ -204,7 +201,7 @@ class LayerwiseRunner:
         return hidden if output is None else output
 
     def _without_hidden(self, layer: str, returned: Any) -> Any:
-        """A layer's output without its hidden states, unless a later layer takes them as an argument."""
+        """An output without hidden states, unless a later layer takes them as an argument."""
         if not isinstance(returned, tuple):
             return None
         return returned if HandedArgument(layer, 0) in self._handed else (None, *returned[1:])
@@ -218,7 +215,7 @@ class LayerwiseRunner:
     def _recorders(
         self, layers: Sequence[str], last: str, calls: dict[str, LayerCall], returned: dict[str, Any]
     ) -> list[Any]:
-        """Hooks that record the calls and outputs of layers and end the pass at the call of `last`."""
+        """Hooks that record calls and outputs of layers and end the pass at the call of `last`."""
         handles = []
         for layer in layers:
             module = self.model.get_submodule(layer)
@@ -257,7 +254,7 @@ class LayerwiseRunner:
 
     @contextmanager
     def _skipping(self, index: int) -> Iterator[None]:
-        """Let the layers of finished stacks return their kept output instead of computing."""
+        """Let layers of finished stacks return their kept output."""
         modules: list[nn.Module] = []
 
         def passing(layer: str, hidden: Tensor) -> Callable[..., Any]:

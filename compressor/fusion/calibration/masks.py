@@ -1,4 +1,4 @@
-"""Masks of real tokens: padding does not count, neither the encoder's nor the decoder's."""
+"""Masks of real tokens, of encoder and decoder."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Masks:
     Args:
         batches: model inputs.
         anatomy: maps modules to stacks of tokens.
-        runs: virtual batches per batch, of a layer that runs several times.
-        chosen: by batch and stack, which of the real tokens count; all if omitted.
+        runs: virtual batches per batch.
+        chosen: by batch and stack, the real tokens that count; all if omitted.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Masks:
         return masks[stack] if stack is not None and stack < len(masks) else None
 
     def count(self, module: str, values: Sequence[Tensor]) -> int:
-        """How many of a module's token vectors are real: one tensor [B, ..., n] per batch."""
+        """Number of a module's real token vectors, given one tensor [B, ..., n] per batch."""
         return sum(len(token_rows(value, self.of(index, module))) for index, value in enumerate(values))
 
     def unrolled(self, runs: int) -> Masks:

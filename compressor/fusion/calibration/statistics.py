@@ -1,6 +1,6 @@
-"""Streamed sums for ground costs and least squares; memory does not grow with the number of samples.
+"""Streamed sums for ground costs and least squares, in memory independent of the number of samples.
 
-Products are computed in the precision of the activations, batch by batch, and summed in float64.
+Products are computed in the precision of the activations and summed in float64.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ GRAM_BLOCK = 384
 
 
 class Gram:
-    """Second moments and means of rows that arrive in batches.
+    """Second moments and means of rows.
 
     Attributes:
         gram: Σ xᵀx, [n, n] float64.
         total: Σ x, [n] float64.
-        count: rows seen.
+        count: rows.
     """
 
     def __init__(self, size: int) -> None:
@@ -40,7 +40,7 @@ class Gram:
 
 
 class Regression:
-    """Sums for least squares of outputs on inputs that arrive in batches.
+    """Sums for least squares of outputs on inputs.
 
     Rows are shifted by an origin near their mean, so that products in single precision do not cancel.
 
@@ -50,7 +50,7 @@ class Regression:
         inputs, outputs: Σ u [n] and Σ y [m], float64.
         energy: Σ |y|².
         precision: machine epsilon of the rows.
-        count: rows seen.
+        count: rows.
         origin: (inputs [n], outputs [m]); None for zero.
     """
 
@@ -77,7 +77,7 @@ class Regression:
         self.count += inputs.shape[0]
 
     def __add__(self, other: Regression) -> Regression:
-        """The sums over both sets of rows, which have the same origin."""
+        """The sums over both sets of rows, of one origin."""
         merged = Regression(self.cross.shape[0], self.cross.shape[1], self.origin)
         for name in ("gram", "cross", "inputs", "outputs", "energy", "count"):
             setattr(merged, name, getattr(self, name) + getattr(other, name))
@@ -86,7 +86,7 @@ class Regression:
 
 
 def self_product(values: Tensor) -> Tensor:
-    """xᵀx of rows [T, n] in their precision, [n, n]; a large product computes one triangle."""
+    """xᵀx of rows [T, n] in their precision, [n, n]; a large one from one triangle."""
     size = values.shape[1]
     if size <= GRAM_BLOCK:
         return values.T @ values

@@ -1,6 +1,6 @@
 """Token filters: choose the tokens whose activations are compared (Imfeld et al., 2024, section 4.3).
 
-A filter is written `name` or `name:argument`; each is one function in `TOKEN_FILTERS`.  Padding never counts.
+A filter is written `name` or `name:argument`; each is a function in `TOKEN_FILTERS`.  Padding never counts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class FilterInput:
         batches: calibration inputs.
         anatomy: has the stacks of tokens.
         teachers: to be compared.
-        argument: the text after the colon, or None.
+        argument: text after the colon, or None.
     """
 
     batches: Sequence[Batch]
@@ -78,11 +78,7 @@ TOKEN_FILTERS: Registry[Callable[[FilterInput], TokenMasks]] = Registry("token f
 
 
 def token_masks(name: str, teachers: Sequence[FusionTeacher], anatomy: Anatomy, batches: Sequence[Batch]) -> TokenMasks:
-    """The masks of a filter.
-
-    Args:
-        name: of the filter, with its argument.
-        teachers, anatomy, batches: see `FilterInput`.
+    """The masks of a filter `name` with its argument; see `FilterInput`.
 
     Raises:
         UserError: no filter has that name, its argument is wrong, or it does not fit the model.
@@ -99,13 +95,13 @@ def every_token(filter_input: FilterInput) -> TokenMasks:
 
 @TOKEN_FILTERS.register("class")
 def first_token(filter_input: FilterInput) -> TokenMasks:
-    """The first token of every sample, which carries the class in ViT and BERT."""
+    """The first token, which carries the class in ViT and BERT."""
     return _each(filter_input, lambda samples, tokens, _: (torch.arange(tokens) == 0).expand(samples, tokens))
 
 
 @TOKEN_FILTERS.register("window")
 def centre_window(filter_input: FilterInput) -> TokenMasks:
-    """The N × N central patches, and all tokens that are no patches (class, registers)."""
+    """The N × N central patches, and tokens that are no patches (class, registers)."""
     config = filter_input.teachers[0].model.config
     image, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
     if not isinstance(image, int) or not isinstance(patch, int):
@@ -129,7 +125,7 @@ def centre_window(filter_input: FilterInput) -> TokenMasks:
 
 @TOKEN_FILTERS.register("random")
 def random_tokens(filter_input: FilterInput) -> TokenMasks:
-    """A share of each sample's real tokens, drawn from a generator seeded by the sample's key."""
+    """A share of each sample's real tokens, drawn with the sample's key as seed."""
     share = filter_input.number(1e-6, 1, "a share above 0 and at most 1, such as random:0.25,")
 
     def mask(samples: int, tokens: int, batch: Batch) -> Tensor:
@@ -147,9 +143,9 @@ def random_tokens(filter_input: FilterInput) -> TokenMasks:
 
 @TOKEN_FILTERS.register("loss")
 def easy_samples(filter_input: FilterInput) -> TokenMasks:
-    """All tokens of samples on which the ensemble's loss is below a threshold in nats.
+    """Samples on which the ensemble's loss is below a threshold in nats.
 
-    The loss is the cross-entropy with the labels, or with the ensemble's prediction where batches have none.
+    The loss is the cross-entropy with the labels, or the ensemble's own predictions where there are none.
     """
     limit = filter_input.number(0, float("inf"), "a loss in nats, such as loss:0.5,")
     losses = [_losses(filter_input, batch) for batch in filter_input.batches]

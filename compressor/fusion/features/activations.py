@@ -27,13 +27,12 @@ class TeacherActivations:
     """Activations of all teachers at one step of the build, in the student's names.
 
     Args:
-        teachers: whose activations are recorded.
+        teachers: to be recorded.
         anatomy: the student's.
-        masks: which tokens of each batch count.
-        tokens: token vectors in all batches together.
-        thin: taps of which some token vectors are enough; the others are kept whole.
-        linear: outputs of plain linear modules, which are recomputed from the recorded inputs: these are narrower, and
-            several modules share them.
+        masks: tokens that count.
+        tokens: token vectors in all batches.
+        thin: taps of which some token vectors are enough.
+        linear: outputs of plain linear modules, recomputed from the recorded inputs: these are narrower and shared.
     """
 
     def __init__(
@@ -60,14 +59,14 @@ class TeacherActivations:
             self._values[teacher, batch, tap] = self._thinned(batch, tap, vectors) if tap in self.thin else vectors
 
     def rows(self, teacher: int, batch: int, tap: Tap, columns: Tensor | None = None) -> Tensor:
-        """Token vectors [T, n_k] of one teacher at one tap: all of them, unless the tap is thin."""
+        """Token vectors [T, n_k] of one teacher: all, unless the tap is thin."""
         if tap in self.linear:
             return linear(self._values[teacher, batch, input_tap(tap)], *self.weights(teacher, tap, columns))
         values = self._values[teacher, batch, tap]
         return values if columns is None else values.index_select(1, columns)
 
     def thin_rows(self, teacher: int, batch: int, tap: Tap, columns: Tensor | None = None) -> Tensor:
-        """One batch's part of about `UNIT_TOKENS` token vectors, the same tokens for every teacher and tap."""
+        """A batch's part of about `UNIT_TOKENS` token vectors, the same for every teacher and tap."""
         if tap in self.linear:
             inputs = self._thinned(batch, tap, self._values[teacher, batch, input_tap(tap)])
             return linear(inputs, *self.weights(teacher, tap, columns))
@@ -79,7 +78,7 @@ class TeacherActivations:
         return linear(self._values[teacher, batch, input_tap(tap)], weight, bias)
 
     def weights(self, teacher: int, tap: Tap, columns: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Weight [n_k, inputs] and bias of a linear tap's module in a teacher; only those of some outputs if given."""
+        """Weight [n_k, inputs] and bias of a linear tap's module, of some outputs if given."""
         model, name = self.teachers[teacher].model, self.teachers[teacher].local_name(tap[0])
         module = cast(nn.Linear, model.get_submodule(name))
         weight, bias = module.weight.detach(), None if module.bias is None else module.bias.detach()
@@ -92,7 +91,7 @@ class TeacherActivations:
 
         Args:
             tap: where.
-            columns: to take of each teacher; all if omitted.
+            columns: of each teacher; all if omitted.
             role: of the columns.
         """
         if (tap, role) not in self._pooled:
@@ -105,7 +104,7 @@ class TeacherActivations:
         return self._pooled[tap, role]
 
     def variance(self, tap: Tap) -> Tensor:
-        """Variance of every pooled coordinate [Σ n_k], float64; shared by all students."""
+        """Variance of every pooled coordinate [Σ n_k], float64."""
         if tap not in self._variance:
             values = self.pooled(tap)
             self._variance[tap] = (values - values.mean(dim=0)).square_().mean(dim=0).double()
@@ -121,11 +120,11 @@ class TeacherActivations:
 
 
 class ActivationFeatures:
-    """Moments over the calibration tokens, with targets transported by one student's maps.
+    """Moments over the calibration tokens, targets transported by one student's maps.
 
     Args:
         activations: of the teachers.
-        maps: the student's maps of each teacher.
+        maps: the student's, per teacher.
     """
 
     def __init__(self, activations: TeacherActivations, maps: Maps) -> None:
@@ -164,7 +163,7 @@ class ActivationFeatures:
         )
 
     def transported(self, batch: int, tap: Tap, key: str | None) -> Tensor:
-        """Σ_k push_kᵀ x_k over the tokens of a batch, [T, m]; outputs without a map (key None) are averaged by α."""
+        """Σ_k push_kᵀ x_k over a batch, [T, m]; without a map (key None) the mean weighted by α."""
         if tap in self.activations.linear and any(key in maps for maps in self.maps):
             teachers = range(len(self.teachers))
             parts = [self.activations.mapped(k, batch, tap, *self._compose(k, tap, key)) for k in teachers]
@@ -180,7 +179,7 @@ class ActivationFeatures:
         return torch.cat([self._transport(batch, tap, key, self.activations.thin_rows) for batch in batches])
 
     def _compose(self, teacher: int, tap: Tap, key: str | None) -> tuple[Tensor, Tensor | None]:
-        """pushᵀ W and pushᵀ b in the module's precision: a module whose outputs are transported."""
+        """pushᵀ W and pushᵀ b: a module with transported outputs, in its precision."""
         if (teacher, tap) not in self._composed:
             weight, bias = self.activations.weights(teacher, tap)
             mapping = self.maps[teacher][key or ""]

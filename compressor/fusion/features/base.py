@@ -1,4 +1,4 @@
-"""Moments from which maps of inner spaces are made; each is computed on first use, since few maps need all."""
+"""Moments from which maps of inner spaces are made, each computed on first use."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class SpaceStatistics:
 
     Args:
         outgoing: transported outgoing weights [N, m].
-        variance: computes the mean squares of the coordinates [N].
-        gram: computes their second moments [N, N].
-        cross: computes their moments with the transported target of their readers [N, m].
+        variance: computes mean squares [N].
+        gram: computes second moments [N, N].
+        cross: computes moments with the readers' transported target [N, m].
     """
 
     def __init__(
@@ -57,9 +57,8 @@ class HeadStatistics:
     Args:
         outgoing: transported weights of the output projections [Σ n·d, m].
         head_dim: d.
-        outputs: computes the second moments of head outputs, the inputs of the output projections [Σ n·d, Σ n·d].
-        queries: computes those of the queries [Σ n·d, Σ n·d].
-        keys: computes those of the keys [Σ g·d, Σ g·d].
+        outputs: computes second moments of the output projections' inputs [Σ n·d, Σ n·d].
+        queries, keys: compute those of queries [Σ n·d, Σ n·d] and keys [Σ g·d, Σ g·d].
     """
 
     def __init__(
@@ -87,9 +86,9 @@ class HeadStatistics:
 
     @cached_property
     def contributions(self) -> Tensor:
-        """Inner products between the query heads' contributions to the residual stream, [Σ n, Σ n].
+        """Inner products of the query heads' contributions to the residual stream, [Σ n, Σ n].
 
-        A channel adds a_i(t)·w_i; the products' mean over tokens is (aᵀa) ∘ (wwᵀ), summed over both heads' channels.
+        A channel adds a_i(t)·w_i; the mean product over tokens is (aᵀa) ∘ (wwᵀ), summed over both heads' channels.
         """
         products = self.outputs * (self.outgoing @ self.outgoing.T)
         heads = products.shape[0] // self.head_dim
@@ -100,7 +99,7 @@ class Features(Protocol):
     """How the coordinates of a space are compared."""
 
     def space(self, name: str) -> SpaceStatistics:
-        """Moments of the inputs of a space's reader, and of its transported target."""
+        """Moments of the inputs and the transported target of a space's reader."""
 
     def heads(self, name: str) -> HeadStatistics:
         """Moments of the queries, keys and head outputs of an attention space."""

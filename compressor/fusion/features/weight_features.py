@@ -1,7 +1,6 @@
 """Compare coordinates by the weights alone, without data.
 
-Weights are compared like activations under white inputs: the inner products of units' incoming weights, in the
-student's coordinates, are those that their activations would have.
+Incoming weights in the student's coordinates have the inner products of activations under white inputs.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from compressor.fusion.teacher import FusionTeacher
 
 
 class WeightFeatures:
-    """Moments of the weights, as of activations under white inputs in the student's coordinates.
+    """Moments of the weights, as of activations under white inputs.
 
     Args:
         teachers: to be compared.
-        maps: the student's maps of each teacher.
-        anatomy: the student's anatomy.
+        maps: the student's, per teacher.
+        anatomy: the student's.
     """
 
     def __init__(self, teachers: Sequence[FusionTeacher], maps: Maps, anatomy: Anatomy) -> None:
@@ -53,7 +52,7 @@ class WeightFeatures:
         )
 
     def expert(self, name: str, places: Sequence[Tensor], expert: int) -> SpaceStatistics:
-        """Moments of the units of one expert.
+        """Moments of one expert's units.
 
         Args:
             name: of the units' space.
@@ -67,9 +66,9 @@ class WeightFeatures:
         return _statistics(torch.cat([incoming for incoming, _ in pairs]), torch.cat([leaving for _, leaving in pairs]))
 
     def incoming(self, name: str, role: Role | None) -> list[Tensor]:
-        """Per teacher, incoming weights and biases in the student's coordinates, one row per coordinate.
+        """Per teacher, incoming weights and biases in the student's coordinates, a row per coordinate.
 
-        Value rows are repeated for each query head that reads them.
+        Value rows are repeated for each query head.
         """
         parts = []
         for teacher, maps in zip(self.teachers, self.maps, strict=True):
@@ -94,7 +93,7 @@ class WeightFeatures:
     def _expert_weights(
         self, name: str, teacher: FusionTeacher, maps: Mapping[str, Map], expert: int
     ) -> tuple[Tensor, Tensor]:
-        """Incoming and outgoing weights of one expert's units in the student's coordinates."""
+        """Incoming and outgoing weights of one expert's units."""
         incoming, leaving = [], []
         for parameter, dim, side in _axes_of(self.anatomy, name):
             tensor = teacher.tensor(parameter)
@@ -116,7 +115,7 @@ class WeightFeatures:
         return map_key(op.reads or "", Role.OUTPUT if space is not None and space.kind is Kind.ATTENTION else None)
 
     def _unmapped_writers(self, teacher: FusionTeacher, name: str) -> list[Tensor]:
-        """Weights of the convolutions or tables that write a space: one row per coordinate."""
+        """Weights of convolutions or tables that write a space, a row per coordinate."""
         blocks = []
         for parameter, dim, side in _axes_of(self.anatomy, name):
             tensor = teacher.tensor(parameter)
@@ -128,7 +127,7 @@ class WeightFeatures:
 def space_weight_gram(teachers: Sequence[FusionTeacher], space: str) -> Tensor:
     """Joint moments of a space's coordinates by their weights to fixed axes: embeddings, positions, classes.
 
-    A space without any (an encoder after convolutions) is compared by all vectors in it.
+    Without any (an encoder after convolutions) by all vectors in it.
     """
     anatomy = teachers[0].anatomy
     blocks = []
@@ -174,7 +173,7 @@ def _statistics(incoming: Tensor, leaving: Tensor) -> SpaceStatistics:
 
 
 def _per_query_head(incoming: Tensor, space: Space, role: Role | None) -> Tensor:
-    """Repeat a group's value rows for each of its query heads, since outputs are counted per query head."""
+    """Repeat a group's value rows for each of its query heads."""
     if role is not Role.VALUE or space.heads == space.groups:
         return incoming
     per_group = space.heads // space.groups

@@ -26,7 +26,7 @@ class MapCandidate:
     Attributes:
         residual: name of the residual map.
         shares: of each teacher in its coordinates.
-        inner: name of the map of heads and hidden units.
+        inner: name of the map of heads and units.
         label: in the report.
     """
 
@@ -37,11 +37,11 @@ class MapCandidate:
 
     @property
     def owners(self) -> tuple[bool, ...]:
-        """Per teacher, whether its heads and units may be taken: coordinates without its share cannot compute them."""
+        """Per teacher, whether its heads and units may be taken: other coordinates cannot compute them."""
         return tuple(share > 0 for share in self.shares)
 
     def make(self, problems: Mapping[str, ResidualProblem]) -> dict[str, ResidualMap]:
-        """The maps of every residual and embedding space; spaces that cannot rotate are coupled to a barycentre."""
+        """The maps of every residual and embedding space; a barycentre's where it cannot rotate."""
         maps = {}
         for space, problem in problems.items():
             possible = problem.rotatable or self.residual not in ROTATING or len(problems) == 1
@@ -64,14 +64,13 @@ def list_candidates(
     """All candidates, the transport default first.
 
     Args:
-        residual: name of a registered residual map, or auto.
-        inner: name of a registered inner map, or auto.
+        residual, inner: names of registered maps, or auto.
         teachers: to be fused.
         rotatable: whether residual coordinates may be rotated.
-        evidence: whether data can compare candidates; without any, the first is taken.
-        alone: whether the coordinates of single teachers may be tried (the user gave no weights).
-        refit: whether linear modules will be refitted, for which choosing units is better than averaging them.
-        reads: whether the reads of the residual stream are known.
+        evidence: whether data can compare candidates; else the first is taken.
+        alone: whether single teachers' coordinates may be tried.
+        refit: whether modules will be refitted; choosing units then beats averaging them.
+        reads: whether the reads of the stream are known.
     """
     every = tuple(teacher.weight for teacher in teachers)
     single = [tuple(float(other == k) for other in range(len(teachers))) for k in range(len(teachers))]
@@ -107,19 +106,19 @@ def choose_candidate(
     scorer: PilotScorer,
     on_progress: OnFraction | None = None,
 ) -> tuple[MapCandidate, list[dict[str, Any]]]:
-    """Build a pilot of every candidate and choose the one closest to the ensemble on held-out samples.
+    """Build a pilot of every candidate and choose the one closest to the ensemble.
 
     Args:
         candidates: the default first.
         problems: of the residual maps, by space.
         make: an unbuilt student of a candidate, given its residual maps.
         teachers: to be fused.
-        calibration: samples on which pilots are built.
-        scorer: scores pilots on other samples.
+        calibration: builds pilots.
+        scorer: scores them on other samples.
         on_progress: callback (fraction).
 
     Returns:
-        The best candidate, or the first if it is about as good; and the label and score of each.
+        The best candidate, or the first if about as good; and label and score of each.
     """
     if len(candidates) == 1:
         return candidates[0], []

@@ -87,7 +87,7 @@ def _reconstruction_steps(
     problems: Mapping[str, ResidualProblem],
     scores: Sequence[Mapping[str, Any]],
 ) -> int:
-    """Steps of an automatic reconstruction: 0 where pilots are close, since the linear refit leaves little to gain."""
+    """Steps of an automatic reconstruction; 0 where pilots are close to the ensemble."""
     left_out = [energy_left_out(replace(problem, weights=chosen.shares)) for problem in problems.values()]
     closest = min((value for entry in scores for value in entry.values() if isinstance(value, float)), default=math.inf)
     worthwhile = max(left_out, default=0.0) > RESIDUAL_ENERGY_SLACK and closest > SKIP_RECONSTRUCTION_KL
@@ -132,8 +132,8 @@ class _Search:
     ) -> tuple[FusionContext, MapCandidate, list[dict[str, Any]]]:
         """The shape and maps closest to the ensemble, and the scores.
 
-        The best maps of one shape need not be the best of another: with fewer heads the transport default is tried too,
-        and with as many heads as one teacher has, one teacher's coordinates.
+        Other shapes may prefer other maps: with fewer heads the transport default is tried too, and with as many heads
+        as one teacher has, one teacher's coordinates.
         """
         context, default = self.context, self.candidates[0]
         if not context.alternatives:
@@ -171,7 +171,7 @@ class _Search:
                 break
 
     def _suited(self, shape: StudentCandidate, tried: list[MapCandidate]) -> Sequence[MapCandidate]:
-        """The candidates worth a pilot in a shape: as many heads as one teacher has suit one teacher's coordinates."""
+        """The candidates worth a pilot: as many heads as one teacher has suit one teacher's coordinates."""
         narrowing = shape.spec.narrowing
         if narrowing == Narrowing.SMALLER and self.context.candidate.spec.narrowing == Narrowing.ALL:
             return [c for c in self.candidates if c.owners != self.candidates[0].owners]

@@ -1,4 +1,4 @@
-"""Mixtures of experts: match experts across teachers, then the hidden units of matched experts."""
+"""Mixtures of experts: match experts across teachers, then units of matched experts."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from compressor.transport import solve, uniform
 def match_experts(
     space: Space, teachers: Sequence[FusionTeacher], maps: Maps, anatomy: Anatomy
 ) -> tuple[dict[str, Map], ...]:
-    """Per teacher, the permutation of its experts that brings them closest to the first teacher's.
+    """Per teacher, the permutation that brings its experts closest to the first teacher's.
 
-    Hard transport between equal numbers of experts, by the inner products of an expert's router weights and, so that
-    the order of its units does not matter, of the products of its matrices with themselves.
+    Hard transport by the inner products of router weights and, whatever the order of units, of products of matrices
+    with themselves.
 
     Args:
         space: of the experts.
         teachers: to be matched.
-        maps: the student's residual maps of each teacher.
+        maps: the student's, per teacher.
         anatomy: the student's.
     """
     pairs = zip(teachers, maps, strict=True)
@@ -44,14 +44,14 @@ def match_experts(
 def expert_maps(
     space: Space, problem: UnitProblem, method: str, features: WeightFeatures, maps: Maps
 ) -> tuple[dict[str, Map], ...]:
-    """Per teacher, the maps of every expert's units [E, n, m], in the order of the student's experts.
+    """Per teacher, the maps of every expert's units [E, n, m], in the student's order.
 
     Args:
         space: of the units.
-        problem: sizes and weights; its statistics are replaced expert by expert.
+        problem: its statistics are replaced expert by expert.
         method: name of the inner map.
         features: the teachers' weights.
-        maps: the student's maps of each teacher, those of the experts among them.
+        maps: the student's, those of the experts included.
     """
     places = [teacher_maps[space.experts or ""].push.argmax(dim=0) for teacher_maps in maps]
     units = [
@@ -69,7 +69,7 @@ def expert_maps(
 
 
 def _profiles(space: Space, teacher: FusionTeacher, maps: Mapping[str, Map], anatomy: Anatomy) -> Tensor:
-    """One row per expert [E, ·] in the student's residual coordinates, each parameter's columns of unit norm."""
+    """One row per expert [E, ·] in the student's coordinates, each parameter's columns of unit norm."""
     columns = []
     for name, axes in anatomy.axes.items():
         if not any(part.key == space.name for part in axes[0].parts):

@@ -1,7 +1,6 @@
 """Components of the residual stream that its readers would miss most.
 
-Principal components keep the most energy, whether or not it is read.  These components instead minimise the change in
-the outputs of the linear modules that read the stream.
+Principal components keep the most energy, read or not; these minimise the change of the readers' outputs.
 """
 
 from __future__ import annotations
@@ -37,19 +36,19 @@ class StreamRead:
 
 
 def read_components(reads: Sequence[StreamRead], root: Tensor, start: Tensor) -> Tensor:
-    """An orthonormal basis with the least loss for the readers, never more than that of the start.
+    """An orthonormal basis with the least loss for the readers, at most that of the start.
 
     The loss is Σ_j tr G_j (C_j - C_j P (Pᵀ C_j P)⁻¹ Pᵀ C_j): the stream is recovered from z = Pᵀx by least squares.
-    Steps alternate: at every read the least-squares recovery is R_j; given those, the basis descends on
-    Σ_j tr G_j (I - R_j Pᵀ) C_j (I - P R_jᵀ), preconditioned with the mean moments.
+    Steps alternate between the recoveries R_j and a descent of the basis on Σ_j tr G_j (I - R_j Pᵀ) C_j (I - P R_jᵀ),
+    preconditioned with the mean moments.
 
     Args:
         reads: where the stream is read.
-        root: √α of every coordinate [N], by which it is multiplied.
-        start: an orthonormal basis to begin with [N, m].
+        root: √α of every coordinate [N].
+        start: an orthonormal basis [N, m].
 
     Returns:
-        The basis [N, m], components sorted by mean square; the start if there are no reads or if it loses nothing.
+        The basis [N, m], components sorted by mean square; the start if it loses nothing or there are no reads.
     """
     if not reads:
         return start
@@ -77,9 +76,9 @@ def read_components(reads: Sequence[StreamRead], root: Tensor, start: Tensor) ->
 
 
 def _basis_of_mean(reads: Sequence[StreamRead], values: Tensor, vectors: Tensor, m: int) -> Tensor:
-    """The best basis [N, m] if the stream had its mean moments, given by their eigenvalues, at every read.
+    """The best basis [N, m] if every read had the mean moments, given by their eigenvalues.
 
-    A basis of directions that nobody reads is a saddle, which descent may not leave; this one avoids it.
+    Descent may not leave the saddle of a basis that nobody reads; this one avoids it.
     """
     spread = vectors * values.sqrt()
     # Unread directions are ordered by their energy.
@@ -90,7 +89,7 @@ def _basis_of_mean(reads: Sequence[StreamRead], values: Tensor, vectors: Tensor,
 
 
 def _weighted(read: StreamRead, root: Tensor) -> StreamRead:
-    """C with a trace of one and G times the old trace: the scale of the stream does not matter."""
+    """C with a trace of one, and G times the old trace."""
     moments = root[:, None] * read.moments.double() * root
     scale = moments.diagonal().sum().clamp(min=1e-30)
     return StreamRead(moments / scale, tuple(scale * reader for reader in read.readers))

@@ -1,6 +1,6 @@
-"""Residual maps: one per teacher for the whole residual stream, so that every skip connection stays consistent.
+"""Residual maps: one per teacher for the whole residual stream, so that skip connections stay consistent.
 
-Each method is one function from the teachers' joint statistics to maps, under a name in `RESIDUAL_MAPS`.
+Each method is a function from the teachers' joint statistics to maps, registered in `RESIDUAL_MAPS`.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class ResidualProblem:
         sizes: n_k, coordinates of each teacher.
         weights: α_k, sum to one.
         m: the student's coordinates.
-        centred: whether teachers' residuals have zero mean over coordinates and the student's norm centres too.
-        rotatable: whether residual coordinates may be rotated (canonical form).
+        centred: whether the residuals of teachers and student have zero mean over coordinates.
+        rotatable: whether coordinates may be rotated (canonical form).
         coupling: how coordinates are coupled.
         reads: where the stream is read; empty if unknown.
     """
@@ -54,12 +54,12 @@ class ResidualProblem:
 
 @dataclass(frozen=True, eq=False)
 class ResidualMap:
-    """One map per teacher; pushes include the teachers' weights: z = Σ_k push_kᵀ x_k, x_k ≈ pull_k z.
+    """One map per teacher, with α in the push: z = Σ_k push_kᵀ x_k, x_k ≈ pull_k z.
 
     Attributes:
         maps: per teacher.
-        couplings: the transport plans of the maps; empty for maps that are no transport.
-        norm_scale: what the student's norms must multiply by to replace the teachers' norms.
+        couplings: transport plans; empty for other maps.
+        norm_scale: scale of the student's norms that replaces the teachers'.
     """
 
     maps: tuple[Map, ...]
@@ -94,7 +94,7 @@ def evenly_spaced_coordinates(problem: ResidualProblem) -> ResidualMap:
 
 @RESIDUAL_MAPS.register("importance")
 def most_important_coordinates(problem: ResidualProblem) -> ResidualMap:
-    """Keep the coordinates of any teacher that vary most: importance slicing, or transplanting of neurons."""
+    """Keep the coordinates that vary most, of any teacher: importance slicing, or transplanting of neurons."""
     n = sum(problem.sizes)
     shares = torch.cat([torch.full((k,), a) for k, a in zip(problem.sizes, problem.weights, strict=True)]).double()
     selected = (shares * problem.gram.diagonal()[:n]).argsort(descending=True)[: problem.m].sort().values
@@ -105,19 +105,18 @@ def most_important_coordinates(problem: ResidualProblem) -> ResidualMap:
 
 @RESIDUAL_MAPS.register("principal")
 def principal_components(problem: ResidualProblem) -> ResidualMap:
-    """Principal components of all teachers' residual activations together; an orthogonal map, no transport.
+    """Principal components of all teachers' residual activations; orthogonal, no transport.
 
-    Under centring norms the student's coordinates must have zero mean too: m - 1 components are then embedded in the
-    zero-mean subspace of R^m.
+    Under centring norms m - 1 components are embedded in the zero-mean subspace of R^m.
     """
     return _projected(problem, _principal_basis(problem))
 
 
 @RESIDUAL_MAPS.register("readers")
 def read_components_map(problem: ResidualProblem) -> ResidualMap:
-    """The components that the readers of the residual stream would miss most; an orthogonal map, no transport.
+    """Components that the readers of the stream would miss most; orthogonal, no transport.
 
-    Where no reads are known (without data; a space that no linear module reads) they are the principal components.
+    Where no reads are known they are the principal components.
     """
     basis = _principal_basis(problem)
     return _projected(problem, read_components(problem.reads, _roots_of_weights(problem), basis))
@@ -125,7 +124,7 @@ def read_components_map(problem: ResidualProblem) -> ResidualMap:
 
 @RESIDUAL_MAPS.register("anchor")
 def given_anchor(problem: ResidualProblem) -> ResidualMap:
-    """Couple every teacher's coordinates to those of a trained model, with uniform marginals (as in the paper).
+    """Couple every teacher's coordinates to an anchor's, with uniform marginals (as in the paper).
 
     Raises:
         UserError: there is no anchor.
@@ -161,13 +160,13 @@ def zero_mean_basis(m: int) -> Tensor:
 def pooled_maps(couplings: Sequence[Coupling], weights: Sequence[float], *, scatter: bool = False) -> tuple[Map, ...]:
     """Push and pull of couplings to one shared support.
 
-    A student's coordinate is the mean of everything coupled to it, each teacher's mass weighted by α; where free
-    marginals leave a teacher out, the others replace it.
+    A student's coordinate is the mean of everything coupled to it, weighted by α; where free marginals leave a teacher
+    out, the others replace it.
 
     Args:
-        couplings: one per teacher, all to the same m targets.
+        couplings: one per teacher, to the same m targets.
         weights: α per teacher.
-        scatter: keep each teacher's own normalisation (selections have no cost that would favour one).
+        scatter: keep each teacher's own normalisation (for selections).
     """
     mass = sum(a * coupling.plan.sum(0) for a, coupling in zip(weights, couplings, strict=True))
     inverse = torch.where(torch.as_tensor(mass) > 0, 1 / torch.as_tensor(mass), 0.0)
@@ -178,9 +177,7 @@ def pooled_maps(couplings: Sequence[Coupling], weights: Sequence[float], *, scat
 
 
 def gram_for(cost: str, gram: Tensor) -> Tensor:
-    """The Gram matrix whose squared distances a barycentre under this ground cost minimises.
-
-    Cosine compares directions alone: every coordinate is scaled to unit norm.
+    """The Gram matrix whose squared distances a barycentre under this cost minimises; of unit rows for cosine.
 
     Raises:
         UserError: no ground cost has that name, or it needs means.

@@ -1,4 +1,4 @@
-"""Statistics of the teachers' residual streams and their readers, from which residual maps are made."""
+"""Statistics of the teachers' residual streams and of their readers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STREAM_WEIGHT = 3
 
 
 def residual_problems(context: FusionContext) -> dict[str, ResidualProblem]:
-    """The problem of every residual and embedding space; an anchor's coordinates come after the teachers'."""
+    """The problem of every residual and embedding space."""
     models = [*context.teachers, *([context.anchor] if context.anchor is not None else [])]
     spaces = wide_spaces(context.anatomy)
     if context.calibration is None or not context.from_activations:
@@ -52,12 +52,7 @@ def residual_problems(context: FusionContext) -> dict[str, ResidualProblem]:
 
 
 def with_reads(context: FusionContext, problems: Mapping[str, ResidualProblem]) -> dict[str, ResidualProblem]:
-    """The problems with their reads; a second pass of the teachers, which few maps need.
-
-    Args:
-        context: has calibration samples.
-        problems: by space.
-    """
+    """The problems with their reads, by a second pass of the teachers."""
     assert context.calibration is not None
     samples = context.calibration.subset(RESIDUAL_SAMPLES)
     reads = space_reads(context.teachers, context.anatomy, list(problems), samples)
@@ -68,11 +63,10 @@ def with_reads(context: FusionContext, problems: Mapping[str, ResidualProblem]) 
 def space_grams(
     teachers: Sequence[FusionTeacher], anatomy: Anatomy, spaces: Sequence[str], batches: Sequence[Batch]
 ) -> dict[str, Tensor]:
-    """Joint second moments of all teachers' coordinates over all depths, {residual or embedding space: [Σ n_k, Σ n_k]}.
+    """Joint second moments of all teachers' coordinates over all depths, {space: [Σ n_k, Σ n_k]}.
 
     Every depth counts alike: its moments are divided by the teachers' mean square there (weighted by α), which grows
-    along the residual stream while the norms that read it cancel the growth.  Teachers of unequal depth are captured at
-    corresponding layers: `anatomy` is the student's.
+    along the stream while norms cancel the growth.  `anatomy` is the student's.
     """
     taps = {space: space_taps(anatomy, space) for space in spaces}
     masks = Masks(batches, anatomy)
@@ -97,9 +91,9 @@ class _Reading:
     """Linear modules that read the stream at one place, in the student's names.
 
     Attributes:
-        tap: the stream before their norm, or before themselves where the norm is not rotatable.
+        tap: the stream before their norm, or before them where it is not rotatable.
         ops: the modules.
-        norm: of a tied head, the norm before it, which keeps its scale.
+        norm: before a tied head, which keeps its scale.
     """
 
     tap: Tap
@@ -114,8 +108,8 @@ def space_reads(
     """Every place where linear modules read residual or embedding spaces, {space: reads}.
 
     Every module of every teacher counts alike, since its G is divided by the energy of its output; the stream itself,
-    which norms and writers need, counts like `STREAM_WEIGHT` modules at every place.  A head counts by the differences
-    between its classes, since softmax cancels their mean.  A layer that runs several times counts by its first run.
+    which norms and writers need, counts like `STREAM_WEIGHT` modules.  A head counts by the differences between its
+    classes, since softmax cancels their mean; a layer that runs several times by its first run.
     """
     readings = {space: _readings(anatomy, space, teachers[0]) for space in spaces}
     masks = Masks(batches, anatomy)

@@ -1,7 +1,7 @@
 """Maps of hidden units: which of the teachers' units, or which means of them, become the student's.
 
-Each method is one function from the pooled statistics of a space to one coupling per teacher, under a name in
-`UNIT_MAPS`.  A unit is `block` coordinates: one (FFN), or the channels of an attention head.
+Each method is a function from pooled statistics to one coupling per teacher, registered in `UNIT_MAPS`.  A unit is
+`block` coordinates: one (FFN), or the channels of an attention head.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class UnitProblem:
 
     Attributes:
         name: of the space.
-        statistics: moments of the space, all teachers' coordinates pooled.
+        statistics: moments, all teachers' coordinates pooled.
         sizes: coordinates of each teacher.
         weights: α per teacher.
-        units: units of the student.
-        block: coordinates per unit: 1, or the channels of a head (group).
+        units: of the student.
+        block: coordinates per unit.
         coupling: how coordinates are coupled.
-        likeness: computes the inner products between blocks; None for single units.
+        likeness: computes inner products between blocks; None for single units.
     """
 
     name: str
@@ -50,18 +50,18 @@ class UnitProblem:
     likeness: Callable[[], Tensor] | None = None
 
     def importance(self) -> Tensor:
-        """Mean square of each unit's contribution to the residual stream, [N / block], of independent channels."""
+        """Mean square of each unit's contribution to the residual stream, [N / block]."""
         contributions = self.statistics.variance * self.statistics.outgoing.square().sum(1)
         return contributions.reshape(-1, self.block).sum(1)
 
     def unit_gram(self) -> Tensor:
-        """Inner products of units, [N / block, N / block]: of activations, or of blocks' contributions."""
+        """Inner products of units' activations or blocks' contributions, [N / block, N / block]."""
         return self.statistics.gram if self.likeness is None else self.likeness()
 
 
 @dataclass(frozen=True, eq=False)
 class UnitMap:
-    """Per teacher, push and pull of its units [units_k, units], and the couplings they come from."""
+    """Per teacher, push and pull of its units [units_k, units], and its coupling."""
 
     maps: tuple[Map, ...]
     couplings: tuple[Coupling, ...]
@@ -72,9 +72,9 @@ UNIT_MAPS: Registry[Callable[[UnitProblem], UnitMap]] = Registry("inner map")
 
 @UNIT_MAPS.register("select")
 def select_units(problem: UnitProblem) -> UnitMap:
-    """Choose the units of all teachers that reduce the refit error most: partial transport.
+    """Choose the units that reduce the refit error most: partial transport.
 
-    Greedily forward, on Gram matrices: single units by orthogonal matching pursuit, heads as whole blocks.
+    Greedily, on Gram matrices: single units by orthogonal matching pursuit, heads as whole blocks.
     """
     chosen = _pursue(problem) if problem.block == 1 else _choose_forward(problem)
     return chosen_units(problem, chosen)
@@ -82,7 +82,7 @@ def select_units(problem: UnitProblem) -> UnitMap:
 
 @UNIT_MAPS.register("transport")
 def transport_units(problem: UnitProblem) -> UnitMap:
-    """Couple all teachers' units to their barycentre; a unit's mass is its contribution to the residual stream."""
+    """Couple all teachers' units to their barycentre, with contributions as masses."""
     units = [size // problem.block for size in problem.sizes]
     importance = problem.importance().clamp(min=1e-12).split(units)
     marginals = [from_importance(part, space=problem.name) for part in importance]
@@ -97,7 +97,7 @@ def transport_units(problem: UnitProblem) -> UnitMap:
 
 @UNIT_MAPS.register("importance")
 def most_important_units(problem: UnitProblem) -> UnitMap:
-    """Keep the units of any teacher that contribute most to the stream: importance slicing, quick and rough."""
+    """Keep the units that contribute most, of any teacher: importance slicing, quick and rough."""
     return chosen_units(problem, problem.importance().argsort(descending=True)[: problem.units].sort().values)
 
 
@@ -112,11 +112,11 @@ def evenly_spaced_units(problem: UnitProblem) -> UnitMap:
 
 
 def restricted_to(method: Callable[[UnitProblem], UnitMap], problem: UnitProblem, owners: Sequence[bool]) -> UnitMap:
-    """A method's map of some teachers' units alone; of all teachers' where those are fewer than the student's.
+    """A method's map of some teachers' units; of all teachers' where those are too few.
 
     Args:
         method: a registered one.
-        problem: with every teacher's units pooled.
+        problem: all teachers' units pooled.
         owners: per teacher, whether its units may be taken.
     """
     units = [size // problem.block for size in problem.sizes]
@@ -155,11 +155,11 @@ def _empty(problem: UnitProblem, units: int) -> tuple[Map, Coupling]:
 
 
 def _pursue(problem: UnitProblem) -> Tensor:
-    """Orthogonal matching pursuit: choose the unit that explains most of the residual of the readers' target, repeat.
+    """Orthogonal matching pursuit: always the unit that explains most of the residual target.
 
-    The residuals of the target C and of every other unit follow from one column of a pivoted Cholesky factorisation
-    G ≈ LLᵀ per choice, so a twin of a chosen unit becomes worthless: the target's residual is C - LE, where a row of E
-    is what a choice explains.  Every `SELECTED_TOGETHER` choices are subtracted from G and C by one product.
+    The residuals of the target C and of every unit follow from one column of a pivoted Cholesky factorisation
+    G ≈ LLᵀ per choice, so a twin of a chosen unit becomes worthless: the target's residual is C - LE, where a row of
+    E is explained by a choice.  Every `SELECTED_TOGETHER` choices are subtracted from G and C by one product.
     """
     gram, cross = problem.statistics.gram.clone(), problem.statistics.cross.clone()
     count = len(gram)
@@ -190,7 +190,7 @@ def _pursue(problem: UnitProblem) -> Tensor:
 
 
 def _choose_forward(problem: UnitProblem) -> Tensor:
-    """Greedy forward choice of blocks: always the head that reduces the error of the target most."""
+    """Greedy forward choice of blocks by the error of the target."""
     gram, target, block = problem.statistics.gram, problem.statistics.cross, problem.block
     count = gram.shape[0] // block
     if problem.units >= count:

@@ -1,9 +1,8 @@
 """Depth: assign the teachers' layers to the student's.
 
-One residual map serves all depths, so depth is only a choice of layers.  Of the deepest teacher the layers that change
-the residual stream least are skipped; every other teacher is aligned to it by monotone dynamic programming on
-1 - linear CKA, with the ends pinned.  The refit of the next layer makes up for a skipped one, since it is fitted to the
-residual stream after both.
+Of the deepest teacher the layers that change the residual stream least are skipped; every other teacher is aligned to
+it by monotone dynamic programming on 1 - linear CKA, ends pinned.  One residual map serves all depths, and the refit of
+the next layer makes up for a skipped one.
 """
 
 from __future__ import annotations
@@ -31,11 +30,10 @@ DEPTH_SAMPLES = 32
 
 @dataclass(frozen=True)
 class LayerAssignment:
-    """How far each teacher has come after each of the student's layers.
+    """The teachers' last layers for each of the student's.
 
     Attributes:
-        ends: per stack and teacher, the index of the teacher's last layer for each of the student's; None for a stack
-            in which all are equally deep.
+        ends: indices per stack, teacher and layer; None for a stack in which all are equally deep.
     """
 
     ends: tuple[tuple[tuple[int, ...], ...] | None, ...]
@@ -46,10 +44,6 @@ class LayerAssignment:
 
     def spans(self, teachers: Sequence[FusionTeacher], student: Anatomy) -> list[dict[str, LayerSpan]]:
         """Per teacher, {layer of the student: the teacher's layers}.
-
-        Args:
-            teachers: as many as were assigned.
-            student: the student's anatomy.
 
         Raises:
             UnsupportedError: no layer of a teacher has the parameters of the student's.
@@ -75,7 +69,7 @@ def assign_layers(
     Args:
         teachers: to be fused.
         depths: layers of each of the student's stacks.
-        calibration: samples to compare layers on; without any, layers are spread evenly.
+        calibration: compares layers; without any, they are spread evenly.
     """
     ends: list[tuple[tuple[int, ...], ...] | None] = []
     for index, depth in enumerate(depths):
@@ -94,11 +88,11 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
 
 
 def keep_influential(influence: Sequence[float], count: int) -> list[int]:
-    """The `count` most influential layers in their order, the last one always among them.
+    """The `count` most influential layers in their order, always with the last.
 
     Args:
-        influence: of every layer, how much it changes the residual stream.
-        count: layers to keep.
+        influence: of every layer, its change of the residual stream.
+        count: to keep.
     """
     last = len(influence) - 1
     others = sorted(range(last), key=lambda layer: influence[layer], reverse=True)[: count - 1]
@@ -106,13 +100,13 @@ def keep_influential(influence: Sequence[float], count: int) -> list[int]:
 
 
 def align_monotone(distance: Tensor) -> list[int]:
-    """Assign a teacher's checkpoints to the student's monotonically, by dynamic programming.
+    """Assign a teacher's checkpoints to the student's by dynamic programming.
 
     Args:
-        distance: [student's checkpoints, teacher's checkpoints], both in order.
+        distance: [student's checkpoints, teacher's checkpoints], in order.
 
     Returns:
-        For each of the student's checkpoints the teacher's, never decreasing; the last gets the last.
+        Per checkpoint of the student the teacher's, never decreasing; the last gets the last.
     """
     count, size = distance.shape
     best = torch.full((count, size), float("inf"), dtype=torch.float64)
@@ -129,17 +123,17 @@ def align_monotone(distance: Tensor) -> list[int]:
 
 
 def evenly_spaced_layer(student: int, teacher: int) -> list[int]:
-    """For each of `student` layers the one of `teacher` layers at the same share of the depth."""
+    """Per layer of the student, the teacher's at the same share of the depth."""
     return [max(0, round((i + 1) * teacher / student) - 1) for i in range(student)]
 
 
 def _covering(
     teacher: FusionTeacher, layers: Sequence[str], end: int, student: Anatomy, stack: Stack, layer: str
 ) -> int:
-    """The first of a teacher's layers from `end` on that has every parameter of the student's.
+    """The first of a teacher's layers from `end` on with every parameter of the student's.
 
-    First layers may have fewer: ModernBERT's has no norm before its attention.  A parameter that only the first layer
-    of a stack has (T5's table of relative positions) belongs to the whole stack and may be missing.
+    First layers may have fewer (ModernBERT's has no norm before its attention).  Parameters of only the first layer
+    of a stack (T5's table of relative positions) may be missing.
     """
     needed = _parameters_of(student, layer)
     if layer == stack.layers[0] and len(layers) > 1:

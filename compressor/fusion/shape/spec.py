@@ -1,4 +1,4 @@
-"""The student's spec: a width and a depth turned into a config that its family can express."""
+"""The student's spec: width and depth as a config that its family can express."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from compressor.models.save import config_json
 
 @dataclass(frozen=True)
 class StudentSpec:
-    """A student's config, with the sizes asked for and given.
+    """A student's config and sizes.
 
     Attributes:
         config: the student's.
         asked_width, given_width: shares of the residual width.
         fields: {config field: (the teacher's size, the student's)}, and the rotary base if heads become smaller.
         asked_depth: a share of the layers or their number; None for all.
-        narrowing: how attention becomes narrower, a `Narrowing`; "" where it does not.
+        narrowing: a `Narrowing`; "" without attention.
         rotary_base: of rotary positions whose heads become smaller.
     """
 
@@ -74,15 +74,14 @@ def student_specs(
     """The specs of a student `width` times as wide; they differ in how attention becomes narrower.
 
     Args:
-        config: the widest teacher's config.
-        anatomy: its anatomy.
+        config, anatomy: the widest teacher's.
         width: share of the residual width, in (0, 1].
         depth: layers of every stack, or below 1 (or as a float) their share of the deepest teacher's; None for all.
-        depths: layers of every stack of the deepest teacher, where that is not this one.
-        narrowing: fewer-heads, smaller-heads, all-heads, or auto for any, the more promising first.
+        depths: layers of every stack of the deepest teacher, if that is another.
+        narrowing: a `Narrowing`, or auto for any, the more promising first.
         teachers: all teachers' configs, whose heads may become one student's.
-        layers: per stack, this teacher's layers for the student's, which take their kinds (attention in a window or
-            not); spread evenly if omitted.
+        layers: per stack, this teacher's layers whose kinds (attention in a window or not) the student's take; evenly
+            spread if omitted.
 
     Raises:
         UserError: no whole head, no channel or no layer is left, or the family cannot be built at that size.
@@ -107,12 +106,6 @@ def specs_for(
 ) -> list[StudentSpec]:
     """The specs of a fusion's student: the anchor's, or those of `student_specs` for the widest teacher.
 
-    Args:
-        group: the teachers.
-        width, depth, narrowing: see `student_specs`.
-        assignment: of the teachers' layers.
-        anchor: gives the student its shape.
-
     Raises:
         UserError: see `student_specs`, or the anchor is of another model type.
     """
@@ -130,7 +123,7 @@ def specs_for(
 def widest_teacher(configs: Sequence[PretrainedConfig], anatomies: Sequence[Anatomy]) -> int:
     """The index of the teacher that gives the student its config, whatever their order.
 
-    It has the widest residual stream; among equals the widest spaces in total, and then the config that sorts last.
+    It has the widest residual stream; among equals the widest spaces in total, then the config that sorts last.
     """
 
     def size(k: int) -> tuple[int, int, str]:
@@ -155,7 +148,7 @@ def depth_of(stack: Stack) -> int:
 
 
 def student_depths(group: TeacherGroup, depth: float | int | None) -> list[int]:
-    """Layers of each of the student's stacks: the anchor's, or `depth` of the deepest teacher's.
+    """Layers of the student's stacks: the anchor's, or `depth` of the deepest teacher's.
 
     Raises:
         UserError: there are not that many, or none is left.

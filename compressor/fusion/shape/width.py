@@ -33,10 +33,10 @@ class AttentionShape:
     """Sizes of a student's attention and residual stream.
 
     Attributes:
-        narrowing: a `Narrowing`; "" where there is no attention.
+        narrowing: a `Narrowing`; "" without attention.
         hidden: the residual width.
         fields: {config field: size}.
-        rotary_base: of rotary positions whose heads become smaller.
+        rotary_base: if heads become smaller.
     """
 
     narrowing: str
@@ -54,13 +54,11 @@ def attention_shapes(
 ) -> list[AttentionShape]:
     """The shapes of a student `width` times as wide, the more promising first.
 
-    A head's logits and values are of low rank, so smaller heads lose less than fewer heads; with as many as all
-    teachers have together none is left out.  Heads that are copies of each other are better left out.  Smaller heads of
-    rotary positions have fewer frequencies: the fastest of the teachers', or some spread over all.
+    A head's logits and values are of low rank, so smaller heads lose less than fewer heads, except among heads that are
+    copies of each other.  Smaller rotary heads have fewer frequencies: the teachers' fastest, or some spread over all.
 
     Args:
-        config: the widest teacher's config.
-        anatomy: its anatomy.
+        config, anatomy: the widest teacher's.
         width: share of the residual width.
         narrowing: a `Narrowing`, or auto for those that reach the width of smaller heads.
         teachers: all teachers' configs.
@@ -152,7 +150,7 @@ def _smaller(
 def _all(
     config: PretrainedConfig, anatomy: Anatomy, smaller: AttentionShape, teachers: Sequence[PretrainedConfig]
 ) -> list[AttentionShape]:
-    """As many heads as all teachers have together, or as divide the width, in whole groups; none of one teacher."""
+    """As many heads as all teachers have, or as divide the width, in whole groups; none of one teacher."""
     head_fields, group_fields, head_dims = (fields_of(anatomy, meaning) for meaning in ("heads", "groups", "head_dim"))
     if len(head_dims) > 1:
         return []
@@ -197,10 +195,10 @@ def _pinned(config: PretrainedConfig, attentions: Sequence[Space], teachers: Seq
 def _with_rotary_bases(
     config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space], shape: AttentionShape
 ) -> list[AttentionShape]:
-    """The shape with each rotary base that may suit its smaller heads; unchanged without rotary positions.
+    """The shape with each rotary base that may suit smaller heads.
 
-    A head of d channels has the frequencies θ^(-2j/d).  With d' channels and the base θ^(d'/d) it has the first of
-    them; with the same base it has every d/d'-th.
+    A head of d channels has the frequencies θ^(-2j/d).  With d' channels it has the first of them for the base
+    θ^(d'/d), and every d/d'-th for the same base.
     """
     if not any(space.rotary for space in attentions):
         return [shape]
@@ -214,7 +212,7 @@ def _with_rotary_bases(
 
 
 def _width_step(anatomy: Anatomy, heads: dict[str, int]) -> int:
-    """Residual widths are multiples of this, so that all heads get an even number of channels."""
+    """A divisor of residual widths, so that all heads get an even number of channels."""
     multiple = 1 if anatomy.residual.size < TOY_WIDTH else WIDTH_MULTIPLE
     return math.lcm(multiple, *(2 * count for count in heads.values()))
 

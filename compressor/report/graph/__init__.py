@@ -1,1 +1,1 @@
-"""The transportation-map flow graph of a model as a picture: operations are nodes, maps flow along the edges."""
+"""The flow graph of a model as SVG: nodes are operations, edges carry transport maps."""

@@ -1,4 +1,4 @@
-"""What things are called in the picture of a flow graph, and which stack they belong to."""
+"""Labels of maps and nodes, and the stack of a module."""
 
 from __future__ import annotations
 
@@ -7,61 +7,65 @@ from functools import cached_property
 
 from compressor.anatomy.sites import FlowGraph
 from compressor.anatomy.spec import Anatomy, Axis, Kind, LinearOp, Norm, Role, Side, map_key
-from compressor.report.graph.parts import CarriedValue, Flows, Node, SizeChange
+from compressor.report.graph.parts import EdgeMap, MapKind, Node, NodeShape
 
 _ROLES = {
-    Role.QUERY: (Flows.QUERY_KEY, "QK"),
-    Role.KEY: (Flows.QUERY_KEY, "QK"),
-    Role.VALUE: (Flows.VALUE, "V"),
-    Role.OUTPUT: (Flows.VALUE, "V"),
+    Role.QUERY: (MapKind.QUERY_KEY, "QK"),
+    Role.KEY: (MapKind.QUERY_KEY, "QK"),
+    Role.VALUE: (MapKind.VALUE, "V"),
+    Role.OUTPUT: (MapKind.VALUE, "V"),
 }
-_KINDS = {Kind.EMBEDDING: (Flows.EMBEDDING, "E"), Kind.EXPERTS: (Flows.EXPERTS, "X"), Kind.RESIDUAL: (Flows.STREAM, "")}
+_KINDS = {
+    Kind.EMBEDDING: (MapKind.EMBEDDING, "E"),
+    Kind.EXPERTS: (MapKind.EXPERTS, "X"),
+    Kind.RESIDUAL: (MapKind.STREAM, ""),
+}
 
 
 class Names:
     """Labels of maps and nodes.
 
     Args:
-        anatomy: with sites, where there is a cut.
-        cut: the flow graph that the anatomy is of; None if its streams have one map each.
+        anatomy: with sites if there is a cut.
+        cut: its flow graph; None if each stream has one map.
     """
 
     def __init__(self, anatomy: Anatomy, cut: FlowGraph | None = None) -> None:
         self.anatomy, self.cut = anatomy, cut is not None
         self.layers = tuple(layer + "." for layer in anatomy.layers)
-        #: {site: (sort, index)}.
-        self.sites: dict[str, tuple[Flows, str]] = {}
+        #: {site: (kind of map, index)}.
+        self.sites: dict[str, tuple[MapKind, str]] = {}
         streams = 0
         for stack in range(len(anatomy.stacks) if cut else 0):
             assert cut is not None
             if cut.entries[stack] not in self.sites:
-                self.sites[cut.entries[stack]] = (Flows.STREAM, str(streams))
+                self.sites[cut.entries[stack]] = (MapKind.STREAM, str(streams))
                 streams += 1
             for junction in (junction for junction in cut.junctions if junction.stack == stack):
-                self.sites[junction.after] = (Flows.STREAM, str(streams))
-                for place, branch in enumerate(junction.branches):
-                    self.sites[branch] = (Flows.BRANCH, f"{streams}{'′' * (place + 1)}")
+                self.sites[junction.after] = (MapKind.STREAM, str(streams))
+                for number, branch in enumerate(junction.branches):
+                    self.sites[branch] = (MapKind.BRANCH, f"{streams}{'′' * (number + 1)}")
                 streams += 1
 
-    def carried(self, space: str | None, role: Role | None = None) -> CarriedValue:
-        """The map of a space, or of one end of an attention space."""
-        found = self.anatomy.spaces.get(space or "")
-        if space is None or found is None:
-            return CarriedValue(None, Flows.FIXED)
-        size = str(found.size)
+    def edge_map(self, space: str | None, role: Role | None = None) -> EdgeMap:
+        """The map of a space, or of a role of an attention space."""
+        known = self.anatomy.spaces.get(space or "")
+        if space is None or known is None:
+            return EdgeMap(None, MapKind.FIXED)
+        size = str(known.size)
         if space in self.sites:
-            flows, index = self.sites[space]
+            kind, index = self.sites[space]
         elif role is not None:
-            flows, index = _ROLES[role]
-            size = f"{found.groups if role in (Role.KEY, Role.VALUE) else found.heads} × {found.head_dim}"
-        elif found.kind is Kind.HIDDEN:
-            flows, index = Flows.HIDDEN, "FFN" if space.startswith(self.layers) else "H"
+            kind, index = _ROLES[role]
+            size = f"{known.groups if role in (Role.KEY, Role.VALUE) else known.heads} × {known.head_dim}"
+        elif known.kind is Kind.HIDDEN:
+            kind, index = MapKind.HIDDEN, "FFN" if space.startswith(self.layers) else "H"
         else:
-            flows, index = _KINDS[found.kind]
-        return CarriedValue(map_key(space, role), flows, index, size)
+            kind, index = _KINDS[known.kind]
+        return EdgeMap(map_key(space, role), kind, index, size)
 
     def is_stream(self, space: str | None) -> bool:
-        """Whether a space is a residual stream, or a site of one."""
+        """Whether a space is a residual stream or a site of one."""
         return space is not None and space in self._streams
 
     @cached_property
@@ -69,45 +73,45 @@ class Names:
         return frozenset(space.name for space in self.anatomy.residuals)
 
     def clear(self, module: str) -> str:
-        """The shortest name of a module outside the layers that is no other's."""
+        """The shortest unique name of a module outside the layers."""
         return clear_name(module, [item.module for item in self.anatomy.flow])
 
     def weight(self, step: LinearOp, text: str = "") -> Node:
-        """The node of a linear module, with what it turns into what; `text` is its name, else what is clear."""
+        """The node of a linear module; `text` replaces its shortest unique name."""
         axes = self.anatomy.axes.get(step.weight, ())
         reads = next((axis for axis in axes if _holds(axis, step.reads) or (step.tied and not axis.fixed)), None)
         others = [axis for axis in self._per_expert(axes) if axis is not reads]
-        # Of several, those that maps act on.
+        # Axes with maps first.
         others.sort(key=lambda axis: axis.fixed)
         note = f"{reads.size} → {others[0].size}" if reads is not None and others else ""
         if step.gain != 1:
             note += f" · × {step.gain:g}"
-        return Node(SizeChange.WEIGHT, text or self.clear(step.module), (note,) if note else (), step.module)
+        return Node(NodeShape.WEIGHT, text or self.clear(step.module), (note,) if note else (), step.module)
 
     def norm(self, norm: Norm, text: str = "") -> Node:
-        """The node of a norm; `text` as of `weight`."""
-        return Node(SizeChange.NORM, text or self.clear(norm.module), (), norm.module)
+        """The node of a norm; `text` as in `weight`."""
+        return Node(NodeShape.NORM, text or self.clear(norm.module), (), norm.module)
 
     def stack_of(self, module: str) -> tuple[int, ...]:
-        """The stack that a module outside the layers belongs to; none where its path does not tell."""
+        """The stack of a module outside the layers; () if unknown."""
         for path in _upwards(module):
-            held = {
+            stacks = {
                 index
                 for index, stack in enumerate(self.anatomy.stacks)
                 if any(layer.startswith(path + ".") for layer in stack.layers)
             }
-            if len(held) == 1:
-                return tuple(held)
-            if held:
+            if len(stacks) == 1:
+                return tuple(stacks)
+            if stacks:
                 return ()
             if path in self.anatomy.tokens:
                 return (self.anatomy.tokens[path],)
         return ()
 
     def is_aside(self, path: str) -> bool:
-        """Whether a norm or an embedding outside the layers works on something else than the tokens of a stack.
+        """Whether a norm or an embedding outside the layers works on something other than tokens.
 
-        Then nothing of it has been seen to run on tokens, up to the module that holds the layers.
+        Then no module around it, below the one with the layers, ran on tokens.
         """
         if len(self.anatomy.stacks) > 1 or path in {step.weight for step in self.anatomy.steps}:
             return False
@@ -115,51 +119,51 @@ class Names:
         return not any(p in self.anatomy.tokens for p in outside)
 
     def embeddings(self, stack: int) -> dict[str, list[str]]:
-        """{space: parameters that write it before the layers and read nothing}."""
-        found: dict[str, list[str]] = {}
-        taken = {n.module + ".weight" for n in self.anatomy.norms} | {
+        """{space: parameters that write it before the layers and read none}."""
+        embeddings: dict[str, list[str]] = {}
+        others = {n.module + ".weight" for n in self.anatomy.norms} | {
             s.weight for s in self.anatomy.steps if not s.tied
         }
         for name, axes in self.anatomy.axes.items():
             written = _written(axes)
-            if name.startswith(self.layers) or name in taken or name.endswith(".bias") or written is None:
+            if name.startswith(self.layers) or name in others or name.endswith(".bias") or written is None:
                 continue
             tied = any(step.weight == name for step in self.anatomy.steps)
-            own = () if tied else self.stack_of(name.rpartition(".")[0])
+            stacks = () if tied else self.stack_of(name.rpartition(".")[0])
             entries = {other.residual for other in self.anatomy.stacks} - {self.anatomy.stacks[stack].residual}
-            if written not in entries and (not own or stack in own) and _read(axes) is None:
-                found.setdefault(written, []).append(name)
-        return found
+            if written not in entries and (not stacks or stack in stacks) and _read(axes) is None:
+                embeddings.setdefault(written, []).append(name)
+        return embeddings
 
-    def loose(self, stack: int, layer: str | None = None) -> list[LinearOp]:
-        """Weights that connect two spaces, but are no linear module: convolutions, experts in one tensor.
+    def unlisted_ops(self, stack: int, layer: str | None = None) -> list[LinearOp]:
+        """Weights between two spaces that are not linear modules: convolutions, experts in one tensor.
 
         Args:
-            stack: whose they are.
-            layer: the layer that they are in; None for those outside of layers.
+            stack: of the weights.
+            layer: of the weights; None for those outside layers.
         """
-        taken = {step.weight for step in self.anatomy.steps} | {s.parameter for s in self.anatomy.scales}
-        found = []
+        listed = {step.weight for step in self.anatomy.steps} | {s.parameter for s in self.anatomy.scales}
+        operations = []
         for name, axes in self.anatomy.axes.items():
             owner = name.rpartition(".")[0]
             inside = name.startswith(self.layers) if layer is None else not name.startswith(layer + ".")
-            if inside or name in taken or (layer is None and stack not in self.stack_of(owner)):
+            if inside or name in listed or (layer is None and stack not in self.stack_of(owner)):
                 continue
-            own = self._per_expert(axes)
-            read, written = _read(own), _written(own)
+            matrix = self._per_expert(axes)
+            read, written = _read(matrix), _written(matrix)
             if read is not None and written is not None:
                 module = owner if name.endswith(".weight") else name
-                found.append(LinearOp(module, written, read, name, checkpoint=name))
-        return found
+                operations.append(LinearOp(module, written, read, name, checkpoint=name))
+        return operations
 
     def _per_expert(self, axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
-        """The axes of one expert's matrix, of a tensor that holds all of them."""
+        """The axes of one expert's matrix."""
         experts = {space.name for space in self.anatomy.spaces.values() if space.kind is Kind.EXPERTS}
         return axes if len(axes) < 3 else tuple(a for a in axes if not any(part.key in experts for part in a.parts))
 
 
 def clear_name(module: str, among: Collection[str]) -> str:
-    """The shortest end of a path that is not the end of another one; the whole path where every end is."""
+    """The shortest end of a path that ends no other path; else the whole path."""
     parts = module.split(".")
     for count in range(1, len(parts) + 1):
         end = ".".join(parts[-count:])
@@ -183,7 +187,7 @@ def _read(axes: tuple[Axis, ...]) -> str | None:
 
 
 def _key(axes: tuple[Axis, ...], side: Side) -> str | None:
-    """The space of the first axis of a side; the ends of attention spaces are no such."""
+    """The space of the first axis of a side, without roles of attention."""
     keys = (part.key for axis in axes if axis.side is side for part in axis.parts)
     return next((key for key in keys if key is not None and "/" not in key), None)
 

@@ -1,4 +1,4 @@
-"""What a flow graph is drawn from: operations, and the maps that flow between them.  No places, no colours."""
+"""Data types of a flow graph, without positions and colours."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 
-class Flows(StrEnum):
-    """What sort of map an edge carries; edges of one sort have one colour."""
+class MapKind(StrEnum):
+    """Kind of a map, which decides its colour."""
 
     STREAM = "stream"
     BRANCH = "branch"
@@ -20,8 +20,8 @@ class Flows(StrEnum):
     FIXED = "fixed"
 
 
-class SizeChange(StrEnum):
-    """How a node is drawn."""
+class NodeShape(StrEnum):
+    """Shape of a node."""
 
     WEIGHT = "weight"
     NORM = "norm"
@@ -32,34 +32,31 @@ class SizeChange(StrEnum):
 
 
 @dataclass(frozen=True)
-class CarriedValue:
+class EdgeMap:
     """The map on an edge.
 
     Attributes:
-        key: its key; None where nothing is transported.
-        flows: what sort of map.
-        index: what its label says below the T.
-        size: how many coordinates, such as "192" or "6 × 32".
+        key: None where nothing is transported.
+        index: subscript of the T in its label.
+        size: number of coordinates, such as "192" or "6 × 32".
     """
 
     key: str | None
-    flows: Flows
+    kind: MapKind
     index: str = ""
     size: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """An operation; two of the same look are still two.
+    """An operation, compared by identity.
 
     Attributes:
-        shape: how it is drawn.
-        text: its name.
         notes: smaller lines below the name.
-        tip: what a pointer that rests on it is told.
+        tip: tooltip.
     """
 
-    shape: SizeChange
+    shape: NodeShape
     text: str
     notes: tuple[str, ...] = ()
     tip: str = ""
@@ -67,23 +64,21 @@ class Node:
 
 @dataclass(frozen=True)
 class Link:
-    """An edge; no source is the stream below, no target the sum above.
+    """An edge; without a source from the stream below, without a target to the sum above.
 
     Attributes:
-        source, target: its ends.
-        carried: the map on it.
-        memory: it comes from the end of the stack before (cross-attention).
+        memory: from the end of the previous stack (cross-attention).
     """
 
     source: Node | None
     target: Node | None
-    carried: CarriedValue
+    edge_map: EdgeMap
     memory: bool = False
 
 
 @dataclass(eq=False)
 class Block:
-    """Operations beside the stream, each behind those that it reads."""
+    """Operations next to the stream, in order."""
 
     nodes: list[Node] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
@@ -91,33 +86,33 @@ class Block:
 
 @dataclass(frozen=True)
 class Inline:
-    """An operation on the stream itself; `before` is None at the very beginning."""
+    """An operation on the stream; `before` is the map below it."""
 
     node: Node
-    before: CarriedValue | None
+    before: EdgeMap | None
 
 
 @dataclass(frozen=True)
 class Sum:
-    """A sum of the stream and branches; the first branch is left of the stream, others right."""
+    """A sum of the stream and branches; the first branch is on the left."""
 
     blocks: tuple[Block, ...]
-    before: CarriedValue
+    before: EdgeMap
 
 
 @dataclass(frozen=True)
-class Crown:
-    """What a head makes of the end of the stream."""
+class HeadBlock:
+    """The operations of a head."""
 
     block: Block
 
 
-Item = Inline | Sum | Crown
+Item = Inline | Sum | HeadBlock
 
 
 @dataclass(frozen=True)
 class GraphStage:
-    """Items from bottom to top: a layer, which has a title, or what comes before and behind the layers."""
+    """Items from bottom to top: a layer, if it has a title."""
 
     items: tuple[Item, ...]
     title: str = ""
@@ -129,26 +124,25 @@ class Column:
     """One stack.
 
     Attributes:
-        title: what it is.
         stages: from bottom to top.
-        after: the map behind its last layer, which cross-attention reads.
-        aside: what layers read that is no token of the stream, such as embeddings of distances.
+        after: the map after its last layer, which cross-attention reads.
+        aside: operations on other inputs than tokens, such as embeddings of distances.
     """
 
     title: str
     stages: tuple[GraphStage, ...]
-    after: CarriedValue
+    after: EdgeMap
     aside: Block
 
 
 @dataclass(frozen=True)
 class ModelGraph:
-    """A model as it is drawn.
+    """The graph of a model.
 
     Attributes:
         title, subtitle: the lines above the picture.
         columns: encoder and decoder, or the only stack.
-        cut: whether the stream has a map of its own behind every sum.
+        cut: whether every sum has a new map.
     """
 
     title: str
@@ -157,13 +151,13 @@ class ModelGraph:
     cut: bool
 
     @property
-    def carried(self) -> Iterator[CarriedValue]:
+    def edge_maps(self) -> Iterator[EdgeMap]:
         """The maps on all edges."""
         for column in self.columns:
-            yield from (link.carried for link in column.aside.links)
+            yield from (link.edge_map for link in column.aside.links)
             for item in (item for stage in column.stages for item in stage.items):
-                if not isinstance(item, Crown) and item.before is not None:
+                if not isinstance(item, HeadBlock) and item.before is not None:
                     yield item.before
                 if not isinstance(item, Inline):
                     blocks = item.blocks if isinstance(item, Sum) else (item.block,)
-                    yield from (link.carried for block in blocks for link in block.links)
+                    yield from (link.edge_map for block in blocks for link in block.links)

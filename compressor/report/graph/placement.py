@@ -1,4 +1,4 @@
-"""Where the nodes and edges of one block of operations go: rows from bottom to top, none on another."""
+"""Positions of the nodes and edges of a block, in rows from bottom to top."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from compressor.report.graph.parts import Block, CarriedValue, Flows, Link, Node, SizeChange
+from compressor.report.graph.parts import Block, EdgeMap, Link, MapKind, Node, NodeShape
 
-#: Between rows, and between nodes of a row.
+#: Distance between rows, and between nodes of a row.
 ROW_GAP, NODE_GAP = 32.0, 16.0
-#: Between edges side by side that connect the same two nodes.
+#: Distance between parallel edges of the same two nodes.
 LANE = 58.0
-#: Sizes of type: names, notes, labels, and the index of a label.
-NAME, NOTE, LABEL, INDEX = 12.0, 10.0, 11.0, 8.5
-_LEAST = 64.0
+#: Font sizes of names, notes, labels, and the index of a label.
+NAME_SIZE, NOTE_SIZE, LABEL_SIZE, INDEX_SIZE = 12.0, 10.0, 11.0, 8.5
+_MIN_WIDTH = 64.0
 _LINE = 13.0
 
 CanvasPoint = tuple[float, float]
 
 
 @dataclass
-class Placed:
-    """A node in its place: its centre and its size; y grows upwards until the picture is finished."""
+class PlacedNode:
+    """A node with centre and size; y grows upwards."""
 
     node: Node
     x: float
@@ -49,68 +49,67 @@ class Placed:
 
 @dataclass
 class LinkRoute:
-    """An edge in its place.
+    """An edge with its position.
 
     Attributes:
-        points: the corners of its line, from source to target.
-        carried: the map on it.
-        label: the middle of the left edge of its label; None where a label nearby says the same.
+        points: from source to target.
+        label: middle of the left side; None if a label nearby is the same.
         arrow: whether it ends in a node.
-        word: what stands behind the label.
+        word: text after the label.
     """
 
     points: list[CanvasPoint]
-    carried: CarriedValue
+    edge_map: EdgeMap
     label: CanvasPoint | None = None
     arrow: bool = True
     word: str = ""
 
 
 def text_width(text: str, size: float) -> float:
-    """How wide a line of type is at most, in whatever sans-serif font there is."""
+    """Upper bound of a line's width in any sans-serif font."""
     return size * sum(0.38 if c in "iljtfr.,:;|'′ ·()" else 0.95 if c in "mwMW…→×" else 0.63 for c in text)
 
 
-def label_text(carried: CarriedValue) -> str:
-    """What stands before the index of a label."""
-    return "fixed" if carried.flows is Flows.FIXED else "T"
+def label_text(edge_map: EdgeMap) -> str:
+    """Text of a label before its index."""
+    return "fixed" if edge_map.kind is MapKind.FIXED else "T"
 
 
-def label_width(carried: CarriedValue, word: str = "") -> float:
-    """How wide the label of an edge is."""
-    plain = label_text(carried) + (f" {word}" if word else "")
+def label_width(edge_map: EdgeMap, word: str = "") -> float:
+    """Width of the label of an edge."""
+    plain = label_text(edge_map) + (f" {word}" if word else "")
     # Labels are bold.
-    return 1.15 * (text_width(plain, LABEL) + text_width(carried.index, INDEX))
+    return 1.15 * (text_width(plain, LABEL_SIZE) + text_width(edge_map.index, INDEX_SIZE))
 
 
 def node_size(node: Node) -> tuple[float, float]:
-    """How wide and high a node is."""
-    if node.shape is SizeChange.SUM:
+    """Width and height of a node."""
+    if node.shape is NodeShape.SUM:
         return 20.0, 20.0
-    widest = max([text_width(node.text, NAME), *(text_width(note, NOTE) for note in node.notes)])
-    least = _LEAST if node.shape is SizeChange.WEIGHT else 0.0
-    return max(least, widest + 20.0), 24.0 + _LINE * len(node.notes)
+    text = max([text_width(node.text, NAME_SIZE), *(text_width(note, NOTE_SIZE) for note in node.notes)])
+    minimum = _MIN_WIDTH if node.shape is NodeShape.WEIGHT else 0.0
+    return max(minimum, text + 20.0), 24.0 + _LINE * len(node.notes)
 
 
 class PlacedBlock:
-    """Places for the operations of a block, from (0, 0) to (width, height).
+    """Positions of the nodes of a block, from (0, 0) to (width, height).
 
     Args:
-        block: its links go from earlier nodes to later ones.
+        block: its links go from earlier to later nodes.
     """
 
     def __init__(self, block: Block) -> None:
         self.block = block
         self.inner = [link for link in block.links if link.source and link.target]
-        self.places = {node: Placed(node, 0.0, 0.0, *node_size(node)) for node in block.nodes}
-        self._lanes()
+        self.placed = {node: PlacedNode(node, 0.0, 0.0, *node_size(node)) for node in block.nodes}
+        self._widen_for_lanes()
         rows = self._rows()
-        self._across(rows)
-        self._up(rows)
+        self._place_across(rows)
+        self._place_up(rows)
 
     @property
     def enters(self) -> list[Link]:
-        """Links from the stream, or from the memory."""
+        """Links from the stream or from the memory."""
         return [link for link in self.block.links if link.source is None]
 
     @property
@@ -118,19 +117,19 @@ class PlacedBlock:
         """Links to the stream."""
         return [link for link in self.block.links if link.target is None]
 
-    def moved(self, x: float, y: float) -> None:
-        """Put the lower left corner elsewhere."""
-        for place in self.places.values():
-            place.x += x
-            place.y += y
+    def move(self, x: float, y: float) -> None:
+        """Shift all nodes."""
+        for node in self.placed.values():
+            node.x += x
+            node.y += y
 
     def routes(self) -> list[LinkRoute]:
         """The edges between its nodes."""
-        found = []
-        for place, link in enumerate(self.inner):
+        routes = []
+        for index, link in enumerate(self.inner):
             assert link.source is not None and link.target is not None
-            source, target = self.places[link.source], self.places[link.target]
-            before = sum(_ends(other) == _ends(link) for other in self.inner[:place])
+            source, target = self.placed[link.source], self.placed[link.target]
+            before = sum(_ends(other) == _ends(link) for other in self.inner[:index])
             shift = self._shifts(link.source, link.target)[before]
             start, end = _ports(source, target)
             start, end = start + shift, end + shift
@@ -138,24 +137,24 @@ class PlacedBlock:
             corners = [] if start == end else [(start, bend), (end, bend)]
             points = [(start, source.top), *corners, (end, target.bottom)]
             label = (end + 5, target.bottom - ROW_GAP / 2 + (5 if corners else 1))
-            found.append(LinkRoute(points, link.carried, label))
-        return found
+            routes.append(LinkRoute(points, link.edge_map, label))
+        return routes
 
-    def _lanes(self) -> None:
-        """Room for edges side by side between the same two nodes."""
+    def _widen_for_lanes(self) -> None:
+        """Widen nodes that parallel edges connect."""
         for link in self.inner:
             count = sum(_ends(other) == _ends(link) for other in self.inner)
             for node in (link.source, link.target):
                 if node is not None and count > 1:
-                    self.places[node].width = max(self.places[node].width, LANE * count)
+                    self.placed[node].width = max(self.placed[node].width, LANE * count)
 
     def _shifts(self, one: Node, other: Node) -> list[float]:
-        """How far the edges between two nodes are beside the middle."""
+        """Offsets of the edges between two nodes from their middle."""
         count = sum(_ends(link) in ((one, other), (other, one)) for link in self.inner)
-        return [(place - (count - 1) / 2) * LANE for place in range(count)]
+        return [(lane - (count - 1) / 2) * LANE for lane in range(count)]
 
     def _rows(self) -> list[list[Node]]:
-        """Every node above all that it reads; what reads the memory directly below its reader."""
+        """Rows with nodes above those they read; memory readers just below their own readers."""
         level: dict[Node, int] = {}
         for node in self.block.nodes:
             level[node] = max((level[o.source] + 1 for o in self.inner if o.target is node and o.source), default=0)
@@ -164,50 +163,50 @@ class PlacedBlock:
             above = [level[o.target] for o in self.inner if o.source is node and o.target]
             level[node] = min(above, default=1) - 1
         rows: list[list[Node]] = [[] for _ in range(max(level.values(), default=-1) + 1)]
-        # What comes from the memory comes from the left.
+        # Readers of the memory are on the left.
         for node in sorted(self.block.nodes, key=lambda node: node not in memory):
             rows[level[node]].append(node)
         return rows
 
-    def _across(self, rows: list[list[Node]]) -> None:
-        """The row of most nodes side by side; others over or under what they are connected with."""
+    def _place_across(self, rows: list[list[Node]]) -> None:
+        """Place the longest row, and other nodes above or below their neighbours."""
         if not rows:
             self.width = 0.0
             return
-        widest = max(range(len(rows)), key=lambda i: (len(rows[i]), sum(self.places[n].width for n in rows[i])))
+        widest = max(range(len(rows)), key=lambda i: (len(rows[i]), sum(self.placed[n].width for n in rows[i])))
         right = 0.0
         for node in rows[widest]:
-            place = self.places[node]
-            place.x = right + place.width / 2
-            right = place.right + NODE_GAP
+            placed = self.placed[node]
+            placed.x = right + placed.width / 2
+            right = placed.right + NODE_GAP
         for row in rows[widest + 1 :]:
-            self._settle(row, {n: [o.source for o in self.inner if o.target is n and o.source] for n in row})
+            self._place_row(row, {n: [o.source for o in self.inner if o.target is n and o.source] for n in row})
         for row in reversed(rows[:widest]):
-            self._settle(row, {n: [o.target for o in self.inner if o.source is n and o.target] for n in row})
-        left = min(place.left for place in self.places.values())
-        self.moved(-left, 0.0)
-        self.width = max(place.right for place in self.places.values())
+            self._place_row(row, {n: [o.target for o in self.inner if o.source is n and o.target] for n in row})
+        left = min(placed.left for placed in self.placed.values())
+        self.move(-left, 0.0)
+        self.width = max(placed.right for placed in self.placed.values())
 
-    def _settle(self, row: list[Node], beside: Mapping[Node, Iterable[Node]]) -> None:
+    def _place_row(self, row: list[Node], neighbours: Mapping[Node, Iterable[Node]]) -> None:
         for node in row:
-            own = self.places[node]
-            lanes = [self.places[other].x + shift for other in beside[node] for shift in self._shifts(node, other)]
+            placed = self.placed[node]
+            lanes = [self.placed[other].x + shift for other in neighbours[node] for shift in self._shifts(node, other)]
             if lanes:
                 low, high = min(lanes), max(lanes)
-                own.x = (low + high) / 2
-                # Wide enough for straight edges to all of them.
-                own.width = max(own.width, high - low + 48 if high > low else 0.0)
-        ordered = sorted(row, key=lambda node: self.places[node].x)
+                placed.x = (low + high) / 2
+                # Wide enough for straight edges to all neighbours.
+                placed.width = max(placed.width, high - low + 48 if high > low else 0.0)
+        ordered = sorted(row, key=lambda node: self.placed[node].x)
         for before, node in pairwise(ordered):
-            overlap = self.places[before].right + NODE_GAP - self.places[node].left
-            self.places[node].x += max(0.0, overlap)
+            overlap = self.placed[before].right + NODE_GAP - self.placed[node].left
+            self.placed[node].x += max(0.0, overlap)
 
-    def _up(self, rows: list[list[Node]]) -> None:
+    def _place_up(self, rows: list[list[Node]]) -> None:
         bottom = 0.0
         for row in rows:
-            height = max(self.places[node].height for node in row)
+            height = max(self.placed[node].height for node in row)
             for node in row:
-                self.places[node].y = bottom + height / 2
+                self.placed[node].y = bottom + height / 2
             bottom += height + ROW_GAP
         self.height = max(0.0, bottom - ROW_GAP)
 
@@ -216,8 +215,8 @@ def _ends(link: Link) -> tuple[Node | None, Node | None]:
     return link.source, link.target
 
 
-def _ports(source: Placed, target: Placed) -> tuple[float, float]:
-    """Where an edge leaves and enters: straight up if either node is wide enough."""
+def _ports(source: PlacedNode, target: PlacedNode) -> tuple[float, float]:
+    """Horizontal start and end of an edge; equal for a straight one."""
     if target.left + 8 <= source.x <= target.right - 8 and source.width <= target.width:
         return source.x, source.x
     if source.left + 8 <= target.x <= source.right - 8:

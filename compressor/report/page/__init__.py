@@ -1,1 +1,1 @@
-"""report.html: everything a run measured and chose on one page, in one file that asks nothing of a network."""
+"""report.html: one self-contained page of all measurements and choices."""

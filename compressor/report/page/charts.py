@@ -1,7 +1,4 @@
-"""Charts as inline SVG: points with their names, and lines.
-
-They are drawn for the width of a phone and grow with the page, so that their letters are legible on both.
-"""
+"""Charts as inline SVG, drawn at a phone's width and scaled with the page."""
 
 from __future__ import annotations
 
@@ -13,17 +10,17 @@ from compressor.report.page.markup import Markup, el
 
 _WIDTH, _HEIGHT = 360.0, 250.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 12.0, 26.0, 40.0
-#: Between the baselines of two names.
+#: Distance between the baselines of two names.
 _LINE = 13.0
-#: Width of a letter, about.
+#: Approximate width of a letter.
 _LETTER = 5.9
-#: Colours of lines, in their order; each is a variable of the page.
+#: Colours of lines, as variables of the style sheet.
 COLOURS = ("--accent", "--warm", "--third", "--fourth", "--calm", "--ink")
 
 
 @dataclass(frozen=True)
 class AxisScale:
-    """An axis: what it says, which values it spans, and whether equal ratios are equal distances on it."""
+    """An axis: title, range, and whether it is logarithmic."""
 
     title: str
     low: float
@@ -32,30 +29,30 @@ class AxisScale:
 
     @classmethod
     def over(cls, title: str, values: Sequence[float], *, log: bool | None = None, margin: float = 0.08) -> AxisScale:
-        """An axis that holds all values, with some room; logarithmic by itself where they differ tenfold."""
+        """An axis of all values with a margin; by default logarithmic if they differ more than tenfold."""
         low, high = min(values), max(values)
-        ratios = low > 0 and (high > 10 * low if log is None else log)
-        if ratios:
-            room = max((high / low) ** margin, 1.05)
-            return cls(title, low / room, high * room, True)
-        room = (high - low) * margin or abs(high) * margin or 1.0
-        return cls(title, low - room, high + room, False)
+        logarithmic = low > 0 and (high > 10 * low if log is None else log)
+        if logarithmic:
+            factor = max((high / low) ** margin, 1.05)
+            return cls(title, low / factor, high * factor, True)
+        padding = (high - low) * margin or abs(high) * margin or 1.0
+        return cls(title, low - padding, high + padding, False)
 
     def share(self, value: float) -> float:
-        """Where a value lies, from 0 at the low end to 1 at the high one."""
+        """Position of a value, from 0 to 1."""
         if self.log:
             return math.log(max(value, 1e-300) / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[float]:
-        """Round values along the axis, about five of them."""
+        """About five round values along the axis."""
         if self.log:
             lowest, highest = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
             for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
-                found = [digit * 10.0**power for power in range(lowest, highest + 1) for digit in digits]
-                found = [value for value in found if self.low <= value <= self.high]
-                if len(found) >= 3:
-                    return found[:: math.ceil(len(found) / 6)]
+                values = [digit * 10.0**power for power in range(lowest, highest + 1) for digit in digits]
+                values = [value for value in values if self.low <= value <= self.high]
+                if len(values) >= 3:
+                    return values[:: math.ceil(len(values) / 6)]
         step = 10.0 ** math.floor(math.log10((self.high - self.low) / 2))
         step *= next(times for times in (0.5, 1, 2, 2.5, 5, 10) if (self.high - self.low) / (step * times) <= 5)
         first = math.ceil(self.low / step)
@@ -67,11 +64,9 @@ class ChartPoint:
     """A named point.
 
     Attributes:
-        name: written beside it.
-        x, y: its place.
-        error: of y, drawn up and down; 0 for none.
-        colour: a variable of the page.
-        hollow: drawn as a ring.
+        error: of y, drawn as a bar; 0 for none.
+        colour: a variable of the style sheet.
+        hollow: whether it is a ring.
     """
 
     name: str
@@ -84,7 +79,7 @@ class ChartPoint:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of points; `faint` ones lie behind, thin."""
+    """A line through points; `faint` for a thin one."""
 
     points: Sequence[tuple[float, float]]
     colour: str = "--accent"
@@ -93,13 +88,11 @@ class Line:
 
 
 def scatter_chart(points: Sequence[ChartPoint], x_title: str, y_title: str, *, percent: bool) -> Markup:
-    """Points with their names: a cost, on a logarithmic axis, against a score.
+    """Named points: scores over costs on a logarithmic axis.
 
     Args:
-        points: at least one; those without a finite score are left out.
-        x_title: of the cost.
-        y_title: of the score.
-        percent: whether scores are shares, to be shown in percent.
+        points: at least one; infinite scores are skipped.
+        percent: whether scores are shares.
     """
     points = [point for point in points if math.isfinite(point.y)]
     if not points:
@@ -109,101 +102,108 @@ def scatter_chart(points: Sequence[ChartPoint], x_title: str, y_title: str, *, p
     y = AxisScale.over(y_title, heights, log=False if percent else None, margin=0.1)
     marks: list[Markup] = []
     for point in points:
-        across, up = _place(x, y, point.x, point.y)
+        across, up = _position(x, y, point.x, point.y)
         if point.error:
-            ends = [_place(x, y, point.x, point.y + side * point.error)[1] for side in (-1, 1)]
+            ends = [_position(x, y, point.x, point.y + side * point.error)[1] for side in (-1, 1)]
             marks.append(el("line", x1=_n(across), x2=_n(across), y1=_n(ends[0]), y2=_n(ends[1]),
                             style=f"stroke:var({point.colour});opacity:.6"))  # fmt: skip
         fill = "var(--paper)" if point.hollow else f"var({point.colour})"
         marks.append(el("circle", cx=_n(across), cy=_n(up), r=4.5,
                         style=f"fill:{fill};stroke:var({point.colour});stroke-width:2"))  # fmt: skip
-    said = "; ".join(f"{point.name}: {_tick(point.x)}, {_say(point.y, percent)}" for point in points)
-    return _chart(x, y, [*marks, *_names(x, y, points)], f"{y_title} against {x_title}. {said}", percent=percent)
+    description = "; ".join(f"{point.name}: {_tick(point.x)}, {_value(point.y, percent)}" for point in points)
+    return _chart(x, y, [*marks, *_names(x, y, points)], f"{y_title} against {x_title}. {description}", percent=percent)
 
 
-def line_chart(drawn: Sequence[Line], x_title: str, y_title: str, said: str, *, log: bool | None = None) -> Markup:
+def line_chart(
+    lines: Sequence[Line], x_title: str, y_title: str, description: str, *, log: bool | None = None
+) -> Markup:
     """Lines over whole numbers, such as steps or layers.
 
     Args:
-        drawn: points that are not finite are left out.
-        x_title: of the numbers.
-        y_title: of the values.
-        said: what a reader who cannot see it is told.
-        log: whether the values' axis is logarithmic; by itself where they differ tenfold.
+        lines: infinite points are skipped.
+        description: for screen readers.
+        log: whether the y axis is logarithmic; by default if values differ more than tenfold.
     """
-    drawn = [replace(line, points=[p for p in line.points if math.isfinite(p[1])]) for line in drawn]
-    xs = [point[0] for line in drawn for point in line.points]
-    ys = [point[1] for line in drawn for point in line.points]
+    lines = [replace(line, points=[p for p in line.points if math.isfinite(p[1])]) for line in lines]
+    xs = [point[0] for line in lines for point in line.points]
+    ys = [point[1] for line in lines for point in line.points]
     if not xs:
         return el("p", f"{y_title}: none is finite")
     x = AxisScale.over(x_title, xs, log=False, margin=0.03)
     y = AxisScale.over(y_title, ys, log=log)
     marks: list[Markup] = []
-    for line in drawn:
-        places = [_place(x, y, *point) for point in line.points]
+    for line in lines:
+        positions = [_position(x, y, *point) for point in line.points]
         width = 1 if line.faint else 2
         marks.append(
-            el("polyline", points=" ".join(f"{_n(across)},{_n(up)}" for across, up in places),
+            el("polyline", points=" ".join(f"{_n(across)},{_n(up)}" for across, up in positions),
                style=f"fill:none;stroke:var({line.colour});stroke-width:{width};stroke-linejoin:round"
                      + (";opacity:.35" if line.faint else ""))
         )  # fmt: skip
         if line.dots:
             marks += [
-                el("circle", cx=_n(across), cy=_n(up), r=2.5, style=f"fill:var({line.colour})") for across, up in places
+                el("circle", cx=_n(across), cy=_n(up), r=2.5, style=f"fill:var({line.colour})")
+                for across, up in positions
             ]
-    return _chart(x, y, marks, said, whole=True)
+    return _chart(x, y, marks, description, whole=True)
 
 
 def chart_key(entries: Sequence[tuple[str, str]]) -> Markup:
-    """What the colours mean: (name, variable of the page) each."""
+    """A legend of (name, style variable) pairs."""
     return el("ul", *(el("li", el("i", style=f"background:var({colour})"), name) for name, colour in entries),
               class_="key")  # fmt: skip
 
 
 def _chart(
-    x: AxisScale, y: AxisScale, marks: Sequence[Markup], said: str, *, percent: bool = False, whole: bool = False
+    x: AxisScale,
+    y: AxisScale,
+    marks: Sequence[Markup],
+    description: str,
+    *,
+    percent: bool = False,
+    whole: bool = False,
 ) -> Markup:
     parts: list[Markup] = []
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
     for value in y.ticks():
-        up = _n(_place(x, y, x.low, value)[1])
+        up = _n(_position(x, y, x.low, value)[1])
         parts.append(el("line", x1=_n(_LEFT), x2=_n(right), y1=up, y2=up, class_="grid"))
-        parts.append(_text(_say(value, percent), _LEFT - 6, float(up) + 4, "end"))
+        parts.append(_text(_value(value, percent), _LEFT - 6, float(up) + 4, "end"))
     for value in x.ticks():
         if whole and value != int(value):
             continue
-        across = _place(x, y, value, y.low)[0]
+        across = _position(x, y, value, y.low)[0]
         parts.append(el("line", x1=_n(across), x2=_n(across), y1=_n(bottom), y2=_n(bottom + 4), class_="axis"))
         parts.append(_text(_tick(value), across, bottom + 16, "middle"))
     parts.append(el("line", x1=_n(_LEFT), x2=_n(right), y1=_n(bottom), y2=_n(bottom), class_="axis"))
     parts.append(_text(x.title, (_LEFT + right) / 2, _HEIGHT - 6, "middle"))
     parts.append(_text(y.title, 2, 12, "start"))
     box = f"0 0 {_n(_WIDTH)} {_n(_HEIGHT)}"
-    return el("svg", el("title", said), *parts, *marks, viewBox=box, role="img")
+    return el("svg", el("title", description), *parts, *marks, viewBox=box, role="img")
 
 
 def _names(x: AxisScale, y: AxisScale, points: Sequence[ChartPoint]) -> Iterator[Markup]:
-    """The points' names beside them, moved up or down where they would lie on each other."""
+    """The points' names, moved so that they do not overlap."""
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     for right in (False, True):
-        side = [(point, *_place(x, y, point.x, point.y)) for point in points]
-        side = sorted((one for one in side if (one[1] <= middle) == right), key=lambda one: one[2])
-        heights = _apart([up for _, _, up in side])
+        side = [(point, *_position(x, y, point.x, point.y)) for point in points]
+        side = sorted((entry for entry in side if (entry[1] <= middle) == right), key=lambda entry: entry[2])
+        heights = _spread([up for _, _, up in side])
         for (point, across, up), height in zip(side, heights, strict=True):
-            begin = across + (9 if right else -9)
+            start = across + (9 if right else -9)
             if abs(height - up) > 2:
-                yield el("line", x1=_n(across), y1=_n(up), x2=_n(begin), y2=_n(height), class_="lead")
-            room = int(((_WIDTH - begin) if right else (begin - _LEFT)) / _LETTER)
-            yield _text(_cut(point.name, room), begin + (2 if right else -2), height + 4, "start" if right else "end",
-                        class_="name")  # fmt: skip
+                yield el("line", x1=_n(across), y1=_n(up), x2=_n(start), y2=_n(height), class_="lead")
+            letters = int(((_WIDTH - start) if right else (start - _LEFT)) / _LETTER)
+            shift, anchor = (2, "start") if right else (-2, "end")
+            yield _text(_cut(point.name, letters), start + shift, height + 4, anchor, class_="name")
 
 
-def _apart(heights: Sequence[float]) -> list[float]:
-    """Rising heights moved apart by a line at least, about where they were and inside the chart."""
+def _spread(heights: Sequence[float]) -> list[float]:
+    """Rising heights moved apart by a line, inside the chart."""
     blocks: list[list[float]] = []
     for height in heights:
         blocks.append([height])
-        # A block stands around the mean of its members; one that reaches into the one above joins it.
+        # A block is centred at the mean of its members; overlapping blocks merge.
         while len(blocks) > 1 and _edges(blocks[-2])[1] + _LINE > _edges(blocks[-1])[0]:
             last = blocks.pop()
             blocks[-1] += last
@@ -217,7 +217,7 @@ def _edges(block: Sequence[float]) -> tuple[float, float]:
     return middle - half, middle + half
 
 
-def _place(x: AxisScale, y: AxisScale, across: float, up: float) -> tuple[float, float]:
+def _position(x: AxisScale, y: AxisScale, across: float, up: float) -> tuple[float, float]:
     width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
     return _LEFT + x.share(across) * width, _TOP + (1 - y.share(up)) * height
 
@@ -226,11 +226,11 @@ def _text(text: str, x: float, y: float, anchor: str, **attributes: object) -> M
     return el("text", text, x=_n(x), y=_n(y), text_anchor=anchor, **attributes)
 
 
-def _cut(text: str, room: int) -> str:
-    return text if len(text) <= room else text[: max(room - 1, 1)] + "…"
+def _cut(text: str, letters: int) -> str:
+    return text if len(text) <= letters else text[: max(letters - 1, 1)] + "…"
 
 
-def _say(value: float, percent: bool) -> str:
+def _value(value: float, percent: bool) -> str:
     return f"{100 * value:.3g} %" if percent else _tick(value)
 
 

@@ -1,4 +1,4 @@
-"""Couplings as heat maps: an image in the page for every plan, with its figures."""
+"""Heat maps and figures of all couplings."""
 
 from __future__ import annotations
 
@@ -6,92 +6,90 @@ import base64
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from PIL import Image
 
+from compressor.report.describe import Report
 from compressor.report.page.markup import Markup, el
 from compressor.transport.sketch import FULL, levels
 
-#: Seen on a light page and on a dark one; what has no mass is left clear.
+#: Colour of mass, visible on light and dark pages; cells without mass are transparent.
 _INK = (47, 116, 220)
-#: Spaces that are shown at once; the others open when asked for.
-SHOWN = 24
-
-Noted = Mapping[str, Any]
+#: Number of spaces shown at once; the others are in a closed `details` element.
+_MAX_OPEN_SPACES = 24
 
 
-def spaces_in_order(couplings: Sequence[Noted], projections: Sequence[Noted], names: Mapping[str, str]) -> list[Markup]:
-    """A card for every space, in the order in which they were made.
+def spaces_in_order(
+    couplings: Sequence[Report], projections: Sequence[Report], names: Mapping[str, str]
+) -> list[Markup]:
+    """A card for every space.
 
     Args:
-        couplings, projections: as in a report, one after the other for every teacher.
-        names: what to call the teachers.
+        couplings, projections: of a report, one entry per space and teacher.
+        names: {teacher: its name in the table}.
     """
-    cards = [_card(of_space, names) for of_space in (*_grouped(projections), *_grouped(couplings))]
-    shown, rest = cards[:SHOWN], cards[SHOWN:]
+    cards = [_card(entries, names) for entries in (*_by_space(projections), *_by_space(couplings))]
+    shown, rest = cards[:_MAX_OPEN_SPACES], cards[_MAX_OPEN_SPACES:]
     parts = [el("div", *shown, class_="spaces")]
     if rest:
         parts.append(el("details", el("summary", f"{len(rest)} more spaces"), el("div", *rest, class_="spaces")))
     return parts
 
 
-def _grouped(noted: Sequence[Noted]) -> Iterable[list[Noted]]:
-    """Entries by space; a space has one entry of every teacher."""
-    found: dict[str, list[Noted]] = {}
-    for one in noted:
-        found.setdefault(one["space"], []).append(one)
-    return found.values()
+def _by_space(entries: Sequence[Report]) -> Iterable[list[Report]]:
+    """Entries grouped by space."""
+    groups: dict[str, list[Report]] = {}
+    for entry in entries:
+        groups.setdefault(entry["space"], []).append(entry)
+    return groups.values()
 
 
-def _card(of_space: Sequence[Noted], names: Mapping[str, str]) -> Markup:
-    first = of_space[0]
-    solvers = sorted({one["solver"] for one in of_space if "solver" in one})
-    how = ", ".join(solvers) if solvers else "no transport"
+def _card(entries: Sequence[Report], names: Mapping[str, str]) -> Markup:
+    first = entries[0]
+    solvers = ", ".join(sorted({entry["solver"] for entry in entries if "solver" in entry})) or "no transport"
     return el(
         "figure",
         el("b", re.sub(r"([./])", "\\1\u200b", first["space"])),
-        el("small", f"{how}, to {first['target']} coordinates of the student"),
-        el("div", *(_plan(one, names.get(one["teacher"], one["teacher"])) for one in of_space), class_="plans"),
+        el("small", f"{solvers}, to {first['target']} coordinates of the student"),
+        el("div", *(_plan(entry, names.get(entry["teacher"], entry["teacher"])) for entry in entries), class_="plans"),
         class_="space",
-    )  # fmt: skip
-
-
-def _plan(one: Noted, teacher: str) -> Markup:
-    said = f"{one['space']}: from {one['source']} coordinates of {teacher} to {one['target']}"
-    return el(
-        "div",
-        el("span", f"{teacher} ({one['source']})"),
-        el("img", src=heat_map(one["plan"]), alt=said, title=said) if "plan" in one else None,
-        el("dl", *(el(tag, text) for name, value in _figures(one) for tag, text in (("dt", name), ("dd", value)))),
     )
 
 
-def _figures(one: Noted) -> list[tuple[str, str]]:
-    if "solver" not in one:
+def _plan(entry: Report, teacher: str) -> Markup:
+    text = f"{entry['space']}: from {entry['source']} coordinates of {teacher} to {entry['target']}"
+    return el(
+        "div",
+        el("span", f"{teacher} ({entry['source']})"),
+        el("img", src=heat_map(entry["plan"]), alt=text, title=text) if "plan" in entry else None,
+        el("dl", *(el(tag, text) for name, value in _figures(entry) for tag, text in (("dt", name), ("dd", value)))),
+    )
+
+
+def _figures(entry: Report) -> list[tuple[str, str]]:
+    if "solver" not in entry:
         return []
-    found = [
-        ("entropy", f"{one['entropy']:.2f}"),
-        ("marginal error", "0" if one["marginal_error"] == 0 else f"{one['marginal_error']:.0e}"),
-        ("cost", "–" if one["cost"] is None else f"{one['cost']:.3g}"),
+    figures = [
+        ("entropy", f"{entry['entropy']:.2f}"),
+        ("marginal error", "0" if entry["marginal_error"] == 0 else f"{entry['marginal_error']:.0e}"),
+        ("cost", "–" if entry["cost"] is None else f"{entry['cost']:.3g}"),
     ]
-    if one["transported"] < 1:
-        found.append(("transported", f"{one['transported']:.0%}"))
-    if one["untransported"]:
-        found.append(("left behind", f"{one['untransported']}/{one['source']}"))
-    if one["empty_targets"]:
-        found.append(("fills", f"{one['target'] - one['empty_targets']}/{one['target']}"))
-    return found
+    if entry["transported"] < 1:
+        figures.append(("transported", f"{entry['transported']:.0%}"))
+    if entry["untransported"]:
+        figures.append(("dropped", f"{entry['untransported']}/{entry['source']}"))
+    if entry["empty_targets"]:
+        figures.append(("filled", f"{entry['target'] - entry['empty_targets']}/{entry['target']}"))
+    return figures
 
 
-def heat_map(sketched: Mapping[str, Any]) -> str:
-    """A sketched plan as a PNG in a data URL: the more mass, the less clear."""
-    # Of the square root: what is a quarter of the fullest block is seen as half of it.
-    clear = [round(FULL * (level / FULL) ** 0.5) for level in range(FULL + 1)]
+def heat_map(sketched: Report) -> str:
+    """A plan of `compressor.transport.sketch` as a PNG in a data URL; opacity is the square root of the mass."""
+    opacity = [round(FULL * (level / FULL) ** 0.5) for level in range(FULL + 1)]
     size = (sketched["columns"], sketched["rows"])
-    alpha = Image.frombytes("L", size, levels(sketched)).point(clear)
+    alpha = Image.frombytes("L", size, levels(sketched)).point(opacity)
     image = Image.new("RGB", size, _INK)
     image.putalpha(alpha)
-    written = io.BytesIO()
-    image.save(written, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(written.getvalue()).decode("ascii")
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,4 +1,4 @@
-"""How the page looks: one column of plain type, light or dark as the reader's system is."""
+"""The style sheet of the page, light or dark as the reader's system."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ nav a { display: inline-block; margin-right: 1.1rem; text-decoration: none; padd
 .figures b { display: block; font-size: 1.5rem; line-height: 1.25; font-weight: 600;
   font-variant-numeric: tabular-nums; }
 .figures span { color: var(--soft); font-size: .875rem; }
-.told { border-left: 3px solid var(--warm); background: var(--raised); padding: .6rem .9rem;
+.notice { border-left: 3px solid var(--warm); background: var(--raised); padding: .6rem .9rem;
   border-radius: 0 6px 6px 0;
   margin: .6rem 0; max-width: 46rem; overflow-wrap: anywhere; }
-/* A shadow at the side where a wide table goes on; paper that moves along covers it at the end. */
+/* A shadow at the side where a wide table continues; at its end the background covers the shadow. */
 .wide { overflow-x: auto; margin: .8rem 0; max-width: 100%; background:
   linear-gradient(to right, var(--paper) 40%, transparent) left / 2.5rem 100% no-repeat local,
   linear-gradient(to left, var(--paper) 40%, transparent) right / 2.5rem 100% no-repeat local,
@@ -53,7 +53,7 @@ th, td { padding: .35rem .75rem; text-align: right; white-space: nowrap; border-
   font-weight: 400; }
 thead th { color: var(--soft); font-size: .8125rem; font-weight: 500; vertical-align: bottom; }
 th:first-child { text-align: left; padding-left: .4rem; }
-/* As wide as a figure or the name of a package, which would break at a hyphen or anywhere else. */
+/* Wide enough for a number or the name of a package. */
 .words th, .words td { white-space: normal; min-width: 5.5rem; }
 .words tbody th { overflow-wrap: anywhere; min-width: 8rem; }
 tr.marked > * { background: var(--mark); font-weight: 600; }

@@ -1,8 +1,8 @@
-"""Heads that become smaller: keep the channels of queries and keys that preserve QKᵀ, those of values that preserve VO.
+"""Smaller heads: channels of queries and keys that preserve QKᵀ, of values that preserve VO.
 
-A head's logits are a bilinear form of rank d in the residual stream, and its output is a linear map of rank d; both are
-nearly always of lower rank.  So a student of half the width loses less by as many heads of half the size than by half
-as many heads.  Rotary channels are mixed only in pairs of similar frequency (`rotary`).
+Logits are a bilinear form of rank d in the residual stream and head outputs a linear map of rank d, nearly always of
+lower rank.  So half the width loses less by as many heads of half the size than by half as many heads.  Rotary channels
+are mixed only in pairs of similar frequency (`rotary`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _Pair = tuple[Tensor, Tensor]
 
 
 def narrowable(spaces: Sequence[Space], student: Space) -> bool:
-    """Whether the student's heads are the teachers' with fewer channels each, which may be mixed."""
+    """Whether the student's heads are the teachers' with fewer channels, which may be mixed."""
     shapes = {(space.head_dim, space.heads // space.groups) for space in spaces}
     if len(shapes) != 1 or (student.rotary and not all(space.pairs for space in spaces)):
         return False
@@ -43,11 +43,11 @@ def narrowed(
     """Maps to heads of the teachers' size, extended to the student's smaller heads.
 
     Args:
-        maps: per teacher, the maps of query, key, value and output to as many heads of the teachers' size.
+        maps: per teacher, the maps of query, key, value and output.
         spaces: each teacher's attention space.
         student: the student's.
-        statistics: moments of queries, keys and head outputs, all teachers pooled.
-        pairs: corresponding pairs of rotary channels; None without rotary positions.
+        statistics: all teachers pooled.
+        pairs: corresponding rotary channels, if any.
         spaced: keep evenly spaced channels, as a baseline.
     """
     d, name = spaces[0].head_dim, student.name
@@ -77,11 +77,12 @@ def _low_rank_blocks(
 ) -> dict[Role, list[_Pair]]:
     """Per role, push and pull of every head that preserve QKᵀ and VO best."""
     name, m, per_group = student.name, student.head_dim, student.heads // student.groups
-    pooled = {role: torch.cat([own[map_key(name, role)].push for own in maps]) for role in Role}
+    pooled = {role: torch.cat([teacher_maps[map_key(name, role)].push for teacher_maps in maps]) for role in Role}
     queries = _diagonal(pooled[Role.QUERY].T @ statistics.queries @ pooled[Role.QUERY], d)
     keys = _diagonal(pooled[Role.KEY].T @ statistics.keys @ pooled[Role.KEY], d)
     outputs = _diagonal(pooled[Role.OUTPUT].T @ statistics.outputs @ pooled[Role.OUTPUT], d)
-    readers = torch.cat([own[map_key(name, Role.OUTPUT)].pull for own in maps]).T @ statistics.outgoing
+    pulls = torch.cat([teacher_maps[map_key(name, Role.OUTPUT)].pull for teacher_maps in maps])
+    readers = pulls.T @ statistics.outgoing
     blocks: dict[Role, list[_Pair]] = {role: [] for role in Role if role is not Role.HEADS}
     for group in range(student.groups):
         heads = range(group * per_group, (group + 1) * per_group)

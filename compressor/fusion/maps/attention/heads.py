@@ -1,7 +1,7 @@
 """Maps of attention: match heads as wholes, then the channels inside matched heads.
 
-Groups of query heads that share keys and values move together.  Queries and keys share one channel map, or logits
-would not cancel; values and outputs share another.  Rotary positions keep query–key channels in place.
+Query heads that share keys and values move together.  Queries and keys share one channel map, or logits would change;
+values and outputs share another.  Rotary positions keep query–key channels in place.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Member:
 
 
 def group_contributions(statistics: HeadStatistics, spaces: Sequence[Space]) -> Tensor:
-    """Inner products between key–value groups under the best matching of their query heads, [Σ g, Σ g]."""
+    """Inner products of key–value groups, their query heads matched, [Σ g, Σ g]."""
     contributions, members = statistics.contributions, _members(spaces)
     per_group = spaces[0].heads // spaces[0].groups
     if per_group == 1:
@@ -51,13 +51,13 @@ def group_contributions(statistics: HeadStatistics, spaces: Sequence[Space]) -> 
 def attention_maps(
     units: UnitMap, spaces: Sequence[Space], student: Space, statistics: HeadStatistics
 ) -> tuple[dict[str, Map], ...]:
-    """Expand a map of groups to heads and channels: per teacher, the maps of query, key, value and output.
+    """Expand a map of groups: per teacher, the maps of query, key, value and output.
 
     Args:
         units: the map of each teacher's groups, [g_k, g].
-        spaces: each teacher's attention space, its heads like the student's.
-        student: the student's attention space.
-        statistics: moments by which query heads and channels are matched.
+        spaces: each teacher's, with heads like the student's.
+        student: its attention space.
+        statistics: by which query heads and channels are matched.
     """
     per_group, d = student.heads // student.groups, student.head_dim
     members = _members(spaces)
@@ -89,7 +89,7 @@ def attention_maps(
 
 
 def placed_groups(problem: UnitProblem) -> UnitMap:
-    """Heads with a fixed position (ALiBi's slope): each comes from that position of the teacher it matters most to.
+    """Heads of fixed position (ALiBi's slope): each from the teacher to which that position matters most.
 
     With n heads of slopes 2^(-8 j / n), j = 1 … n, the student's j-th of m has the slope of the teacher's j n / m-th.
     """
@@ -136,7 +136,7 @@ def _match(member: _Member, reference: _Member, statistics: HeadStatistics, d: i
 
 
 def _assign(likeness: Tensor) -> Tensor:
-    """For each reference item the matched one: hard transport between equal sizes, by greatest inner product.
+    """For each reference item the matched one: hard transport, by greatest inner product.
 
     For equal sizes |x - y|² and -2<x, y> have the same optimal permutation.
     """

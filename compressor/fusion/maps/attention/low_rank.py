@@ -28,12 +28,11 @@ def low_rank_product(queries: Tensor, keys: Tensor, rank: int) -> tuple[Tensor, 
 def low_rank_written(outputs: Tensor, outgoing: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Push and pull [d, rank] of a head's outputs z whose z·push·pullᵀ·W is nearest to z·W.
 
-    A channel's scale is free, since values and output projection cancel it: both get its root, as queries and keys do,
-    so that the steps of an optimiser, equally long for both, suit both.
+    A channel's free scale is shared evenly by values and output projection, so that equally long steps suit both.
 
     Args:
         outputs: second moments [d, d] of z.
-        outgoing: W [d, n], the weight that reads them.
+        outgoing: W [d, n].
         rank: channels left, at most d.
     """
     root, inverse = roots(outputs)

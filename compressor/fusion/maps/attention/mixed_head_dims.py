@@ -1,7 +1,7 @@
-"""Attention of teachers with unlike heads: choose heads, then fit their channels.
+"""Attention of teachers with unlike heads, which cannot be averaged.
 
-Heads of unlike size cannot be averaged.  Every group of the student takes one group of one teacher, the most important
-ones first: of its queries and keys the channels that best keep QKᵀ, of its values the principal ones.
+Every group of the student takes one of the most important groups of any teacher: of its queries and keys the channels
+that best keep QKᵀ, of its values the principal ones.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def unlike_maps(
     Args:
         spaces: each teacher's attention space.
         student: the student's.
-        statistics: moments of queries, keys and head outputs, all teachers pooled.
+        statistics: all teachers pooled.
         importance: of every input channel of the output projections, pooled [Σ n·d].
 
     Raises:
-        UnsupportedError: positions of channels or heads are fixed, so heads of another size cannot replace them.
+        UnsupportedError: positions of channels or heads are fixed.
     """
     if student.rotary or student.head_position_fixed or student.order:
         sizes = sorted({f"{s.head_dim} channels in groups of {s.heads // s.groups}" for s in (*spaces, student)})

@@ -1,8 +1,8 @@
-"""Rotary heads of fewer channels: each pair of the student's replaces the teachers' pairs of about its frequency.
+"""Rotary heads of fewer channels: each of the student's pairs replaces the teachers' pairs of about its frequency.
 
 A head's logit is the real part of Σ_p q_p* k_p exp(iω_p Δ) over its pairs p, with Δ the distance of the two tokens.
-The student has fewer frequencies, given by its config.  Each of its pairs gets the complex product of rank one nearest
-to the sum of the products of the teachers' pairs that are nearest to it in frequency.
+Each of the student's pairs gets the complex product of rank one nearest to the sum of the products of the teachers'
+pairs closest in frequency.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from compressor.fusion.maps.attention.low_rank import low_rank_product
 
 @dataclass(frozen=True, eq=False)
 class RotaryPairs:
-    """The teachers' pairs of channels that each of the student's pairs replaces.
+    """The teachers' pairs of channels that the student's pairs replace.
 
     Attributes:
         layout: how channels are paired.
-        teachers: number of pairs of their heads.
-        members: per pair of the student, pairs of the teachers, the nearest in frequency first; may be empty.
+        teachers: pairs of their heads.
+        members: per pair of the student the teachers', nearest in frequency first; may be empty.
     """
 
     layout: str
@@ -67,7 +67,7 @@ def rotary_product(queries: Tensor, keys: Tensor, channels: int, matched: Rotary
     """Maps A, B [d, channels] of queries and keys whose rotated products are nearest to those of q and k.
 
     Args:
-        queries, keys: second moments [d, d] of queries and keys before rotation, taken as independent.
+        queries, keys: second moments [d, d] before rotation, taken as independent.
         channels: of the student's head.
         matched: corresponding pairs.
     """

@@ -1,4 +1,4 @@
-"""The command that looks at the machine: doctor."""
+"""`compress doctor`: this machine and this installation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from compressor.cli.console import loading, print_json, print_results, working
 
 
 def doctor_command(json: o.Json = False, debug: o.Debug = False) -> None:
-    """Show versions, devices, threads, memory and caches, and what is wrong with them.
+    """Show versions, devices, threads, memory and caches, and their problems.
 
     Example: compress doctor
     """
@@ -15,10 +15,10 @@ def doctor_command(json: o.Json = False, debug: o.Debug = False) -> None:
         with loading():
             from compressor.pipeline.machine import examine_machine
 
-        found = examine_machine()
+        facts = examine_machine()
     if json:
-        print_json(found)
+        print_json(facts)
         return
     from compressor.report.doctor import render_doctor
 
-    print_results(*render_doctor(found))
+    print_results(*render_doctor(facts))

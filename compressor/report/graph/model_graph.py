@@ -1,4 +1,4 @@
-"""From an anatomy to the graph that is drawn: stacks, layers, sums, and what comes before and behind them."""
+"""The graph of a model from its anatomy."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from compressor.report.graph.layer import LayerBuilder
 from compressor.report.graph.names import Names
 from compressor.report.graph.parts import (
     Block,
-    CarriedValue,
     Column,
-    Crown,
+    EdgeMap,
     GraphStage,
+    HeadBlock,
     Inline,
     Item,
     Link,
     ModelGraph,
     Node,
-    SizeChange,
+    NodeShape,
     Sum,
 )
 
-#: Stacks of more layers than this are folded.
-WHOLE = 4
+#: Equal layers of stacks with more layers than this are folded.
+MAX_UNFOLDED_LAYERS = 4
 
 
 def build_graph(name: str, anatomy: Anatomy) -> ModelGraph:
-    """The graph of a model: with a map for every site of its streams where that can be said, else with one for all.
+    """The graph of a model, with a map for every site of its streams, or one per stream if they cannot be cut.
 
     Args:
-        name: what the user calls the model.
-        anatomy: its plain anatomy.
+        name: for the title.
+        anatomy: without sites.
 
     Raises:
-        UnsupportedError: no flow is known inside a layer.
+        UnsupportedError: the flow inside a layer is unknown.
     """
     for layer in anatomy.layers:
         if not any(item.module.startswith(layer + ".") for item in anatomy.flow):
@@ -52,8 +52,8 @@ def build_graph(name: str, anatomy: Anatomy) -> ModelGraph:
         subtitle = "a map for every site of the stream"
     return ModelGraph(
         f"{name}: {anatomy.model_class}",
-        f"{subtitle}; the stream is {names.carried(anatomy.stacks[0].residual).size} wide\n"
-        "Rest the pointer on an edge or its label to see the key of the map that flows along it.",
+        f"{subtitle}; the stream is {names.edge_map(anatomy.stacks[0].residual).size} wide\n"
+        "Hover over an edge or its label to see the key of its map.",
         tuple(_ColumnBuilder(anatomy, names, index).column() for index in range(len(anatomy.stacks))),
         names.cut,
     )
@@ -65,87 +65,87 @@ class _ColumnBuilder:
     def __init__(self, anatomy: Anatomy, names: Names, index: int) -> None:
         self.anatomy, self.names, self.index = anatomy, names, index
         self.stack = anatomy.stacks[index]
-        self.tip = names.carried(self.stack.residual)
+        self.tip = names.edge_map(self.stack.residual)
         self.aside = Block()
 
     def column(self) -> Column:
-        before, behind = self._outside()
+        before, after_layers = self._outside()
         stages = [GraphStage(tuple(self._entrance(before)))]
         folded = _folded([self._signature(layer) for layer in self.stack.layers])
         for group in folded:
-            layers = [self._layer(self.stack.layers[place]) for place in group]
+            layers = [self._layer(self.stack.layers[index]) for index in group]
             if len(group) == 1:
                 stages.append(layers[0])
             else:
                 stages.append(GraphStage((Inline(_gap(group), _first(layers[0])),)))
         after = self.tip
-        stages.append(GraphStage(tuple(self._end(behind))))
+        stages.append(GraphStage(tuple(self._end(after_layers))))
         prefix = self.stack.layers[0].rpartition(".")[0]
         return Column(f"{prefix} · {_layers(len(self.stack.layers))}", tuple(stages), after, self.aside)
 
     def _layer(self, layer: str) -> GraphStage:
-        built = LayerBuilder(self.anatomy, self.names, self.index, layer, self.tip)
-        items = built.items()
-        self.tip = built.tip
+        builder = LayerBuilder(self.anatomy, self.names, self.index, layer, self.tip)
+        items = builder.items()
+        self.tip = builder.tip
         title = f"layer {layer.rpartition('.')[2]}"
         runs = f", runs {self.stack.runs} times" if self.stack.runs > 1 else ""
         return GraphStage(tuple(items), title + runs, layer)
 
     def _outside(self) -> tuple[list[LinearOp | Norm], list[LinearOp | Norm]]:
-        """Items of this stack before and behind its layers."""
+        """Operations of this stack before and after its layers."""
         layers = tuple(layer + "." for layer in self.stack.layers)
-        inside = [place for place, item in enumerate(self.anatomy.flow) if item.module.startswith(layers)]
-        own = [(place, item) for place, item in enumerate(self.anatomy.flow) if self._is_own(item)]
-        before = [item for place, item in own if place < inside[0]]
-        return before, [item for place, item in own if place > inside[0]]
+        first = next(index for index, item in enumerate(self.anatomy.flow) if item.module.startswith(layers))
+        outside = [(index, item) for index, item in enumerate(self.anatomy.flow) if self._belongs_here(item)]
+        before = [item for index, item in outside if index < first]
+        return before, [item for index, item in outside if index > first]
 
-    def _is_own(self, item: LinearOp | Norm) -> bool:
+    def _belongs_here(self, item: LinearOp | Norm) -> bool:
         if item.module.startswith(tuple(layer + "." for layer in self.anatomy.layers)):
             return False
-        found = self.names.stack_of(item.module)
-        return self.index in (found or (len(self.anatomy.stacks) - 1,))
+        stacks = self.names.stack_of(item.module)
+        return self.index in (stacks or (len(self.anatomy.stacks) - 1,))
 
     def _entrance(self, before: Sequence[LinearOp | Norm]) -> list[Item]:
-        """Embeddings, what projects them, and norms right behind them."""
+        """Embeddings, their projections, and the norms right after them."""
         items: list[Item] = []
         written = self.names.embeddings(self.index)
-        steps = [item for item in before if isinstance(item, LinearOp)] + self.names.loose(self.index)
+        steps = [item for item in before if isinstance(item, LinearOp)] + self.names.unlisted_ops(self.index)
         for step in steps:
-            found = written.pop(step.reads or "", [])
-            if found or not items:
-                items.append(Inline(_embedding(found), None))
-            carried = self.names.carried(step.reads)
+            tables = written.pop(step.reads or "", [])
+            if tables or not items:
+                items.append(Inline(_embedding(tables), None))
+            edge_map = self.names.edge_map(step.reads)
             for norm in (n for n in before if isinstance(n, Norm) and n.space == step.reads):
-                items.append(Inline(self.names.norm(norm), carried))
-            items.append(Inline(self.names.weight(step), carried))
+                items.append(Inline(self.names.norm(norm), edge_map))
+            items.append(Inline(self.names.weight(step), edge_map))
         norms = [item for item in before if isinstance(item, Norm) and item.space == self.stack.residual]
-        apart = [norm for norm in norms if self.names.is_aside(norm.module)]
+        aside_norms = [norm for norm in norms if self.names.is_aside(norm.module)]
         tables = written.pop(self.stack.residual, [])
-        aside = [name for name in tables if apart and self.names.is_aside(name)]
+        aside = [name for name in tables if aside_norms and self.names.is_aside(name)]
         tables = [name for name in tables if name not in aside]
         if tables and items:
             node = _embedding(tables)
             items.append(Sum((Block([node], [Link(node, None, self.tip)]),), self.tip))
         elif tables or not items:
             items.append(Inline(_embedding(tables), None))
-        items += [Inline(self.names.norm(norm), self.tip) for norm in norms if norm not in apart]
-        if apart:
-            self._put_aside(aside, apart)
+        items += [Inline(self.names.norm(norm), self.tip) for norm in norms if norm not in aside_norms]
+        if aside_norms:
+            self._put_aside(aside, aside_norms)
         return items
 
     def _put_aside(self, tables: list[str], norms: Sequence[Norm]) -> None:
-        """Embeddings that no token has, and their norms; every layer reads them."""
+        """Add embeddings of other things than tokens, and their norms."""
         nodes = [_embedding(tables), *(self.names.norm(norm) for norm in norms)]
-        nodes.append(Node(SizeChange.END, "queries and keys of every layer"))
+        nodes.append(Node(NodeShape.END, "queries and keys of every layer"))
         self.aside.nodes.extend(nodes)
         self.aside.links.extend(Link(source, target, self.tip) for source, target in pairwise(nodes))
 
-    def _end(self, behind: Sequence[LinearOp | Norm]) -> list[Item]:
+    def _end(self, after_layers: Sequence[LinearOp | Norm]) -> list[Item]:
         """The last norm, and the head."""
         items: list[Item] = []
         block, writers = Block(), dict[str, Node]()
-        end = Node(SizeChange.END, "logits" if self.anatomy.output is None else "output")
-        for item in behind:
+        end = Node(NodeShape.END, "logits" if self.anatomy.output is None else "output")
+        for item in after_layers:
             space = item.reads if isinstance(item, LinearOp) else item.space
             source = writers.get(space or "")
             if isinstance(item, Norm) and source is None:
@@ -153,24 +153,24 @@ class _ColumnBuilder:
                 continue
             node = self.names.weight(item) if isinstance(item, LinearOp) else self.names.norm(item)
             block.nodes.append(node)
-            block.links.append(Link(source, node, self.names.carried(space)))
+            block.links.append(Link(source, node, self.names.edge_map(space)))
             written = item.writes if isinstance(item, LinearOp) else item.space
             if written is not None:
                 writers[written] = node
             else:
-                block.links.append(Link(node, end, self.names.carried(None)))
+                block.links.append(Link(node, end, self.names.edge_map(None)))
         if block.nodes:
             read = {link.source for link in block.links}
-            loose = [(space, node) for space, node in writers.items() if node not in read]
-            block.links += [Link(node, end, self.names.carried(space)) for space, node in loose]
+            unread = [(space, node) for space, node in writers.items() if node not in read]
+            block.links += [Link(node, end, self.names.edge_map(space)) for space, node in unread]
             block.nodes.append(end)
-            items.append(Crown(block))
+            items.append(HeadBlock(block))
         elif self.index == len(self.anatomy.stacks) - 1:
             items.append(Inline(end, self.tip))
         return items
 
     def _signature(self, layer: str) -> tuple[object, ...]:
-        """What two layers must agree in to stand for each other."""
+        """Equal for layers that may be folded into one."""
         items = [item for item in self.anatomy.flow if item.module.startswith(layer + ".")]
         shapes = [
             (name.removeprefix(layer), tuple((axis.size, len(axis.parts)) for axis in axes))
@@ -187,28 +187,28 @@ class _ColumnBuilder:
 
 
 def _folded(signatures: Sequence[object]) -> list[range]:
-    """Stretches of layers: each by itself, or those between the second and the last that are alike in one."""
+    """Groups of layers: equal neighbours between the second and the last form one."""
     last = len(signatures) - 1
     groups: list[range] = []
     folding = False
-    for place, signature in enumerate(signatures):
-        alike = last >= WHOLE and 1 < place < last and signature == signatures[place - 1]
-        if alike and folding:
-            groups[-1] = range(groups[-1].start, place + 1)
+    for index, signature in enumerate(signatures):
+        equal = last >= MAX_UNFOLDED_LAYERS and 1 < index < last and signature == signatures[index - 1]
+        if equal and folding:
+            groups[-1] = range(groups[-1].start, index + 1)
         else:
-            groups.append(range(place, place + 1))
-        folding = alike
+            groups.append(range(index, index + 1))
+        folding = equal
     return groups
 
 
-def _first(stage: GraphStage) -> CarriedValue:
+def _first(stage: GraphStage) -> EdgeMap:
     item = stage.items[0]
-    assert not isinstance(item, Crown) and item.before is not None
+    assert not isinstance(item, HeadBlock) and item.before is not None
     return item.before
 
 
 def _gap(group: range) -> Node:
-    return Node(SizeChange.GAP, f"… {len(group)} more layers", (f"layers {group[0]} to {group[-1]}",))
+    return Node(NodeShape.GAP, f"… {len(group)} more layers", (f"layers {group[0]} to {group[-1]}",))
 
 
 def _layers(count: int) -> str:
@@ -217,7 +217,7 @@ def _layers(count: int) -> str:
 
 def _embedding(parameters: Sequence[str]) -> Node:
     short = [_short(name) for name in parameters]
-    return Node(SizeChange.WEIGHT, "embeddings", tuple(short), "\n".join(parameters))
+    return Node(NodeShape.WEIGHT, "embeddings", tuple(short), "\n".join(parameters))
 
 
 def _short(parameter: str) -> str:

@@ -1,4 +1,4 @@
-"""Which ONNX files a model has: a table by task."""
+"""The ONNX files of a model: a table by task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from compressor.export.graphs import (
     WholeGraph,
     forward_names,
 )
-from compressor.models.inputs import task_of
+from compressor.models.tasks import find_task
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class FileKind:
 
     Attributes:
         name: of the file in the folder `onnx`.
-        graph: what it computes; told whether there are files with a cache.
-        prove: runs it, after the files before it, and torch.
-        cache: whether it is only there with a cache.
+        graph: makes its computation from the model and whether there are files with a cache.
+        cases: runs the file, after the files before it, and torch; called with files, model, batch size and seed.
+        cache: whether it exists only with a cache.
     """
 
     name: str
     graph: Callable[[PreTrainedModel, bool], OnnxGraph]
-    prove: Callable[[parity_cases.Files, PreTrainedModel, int, int], Iterator[parity_cases.ParityTrial]]
+    cases: Callable[[parity_cases.Files, PreTrainedModel, int, int], Iterator[parity_cases.ParityTrial]]
     cache: bool = False
 
     def named(self, suffix: str, ending: str = ".onnx") -> str:
@@ -42,13 +42,13 @@ class FileKind:
         return f"{self.name.removesuffix('.onnx')}{suffix}{ending}"
 
 
-_WHOLE = FileKind(parity_cases.MODEL, WholeGraph, parity_cases.prove_whole)
-_STEP = FileKind(parity_cases.MODEL_STEP, StepGraph, parity_cases.prove_step, cache=True)
-_ENCODER = FileKind(parity_cases.ENCODER, EncoderGraph, parity_cases.prove_encoder)
-_DECODER = FileKind(parity_cases.DECODER, DecoderGraph, parity_cases.prove_decoder)
-_DECODER_STEP = FileKind(parity_cases.DECODER_STEP, DecoderStepGraph, parity_cases.prove_decoder_step, cache=True)
+_WHOLE = FileKind(parity_cases.MODEL, WholeGraph, parity_cases.whole_model_cases)
+_STEP = FileKind(parity_cases.MODEL_STEP, StepGraph, parity_cases.step_cases, cache=True)
+_ENCODER = FileKind(parity_cases.ENCODER, EncoderGraph, parity_cases.encoder_cases)
+_DECODER = FileKind(parity_cases.DECODER, DecoderGraph, parity_cases.decoder_cases)
+_DECODER_STEP = FileKind(parity_cases.DECODER_STEP, DecoderStepGraph, parity_cases.decoder_step_cases, cache=True)
 
-#: The files of a model that is one stack, by its task.
+#: The files of a model with one stack of layers, by its task.
 STACKS: dict[str, tuple[FileKind, ...]] = {
     "image-classification": (_WHOLE,),
     "text-classification": (_WHOLE,),
@@ -64,7 +64,7 @@ ENCODER_DECODERS: dict[str, tuple[FileKind, ...]] = {
     "seq2seq-lm": (_ENCODER, _DECODER, _DECODER_STEP),
 }
 
-#: What the name of a file ends with that is made from the float32 one.
+#: Suffixes of files made from the float32 one.
 INT8, INT8_DYNAMIC, FLOAT16 = "_int8", "_int8_dynamic", "_fp16"
 
 
@@ -78,16 +78,16 @@ NAMES = tuple(kind.named(suffix) for kind in every_kind() for suffix in ("", INT
 
 
 def files_of(model: PreTrainedModel, cache: bool = True) -> tuple[FileKind, ...]:
-    """The files of a model, each after those that its proof needs.
+    """The files of a model, each after the files that its parity check runs first.
 
     Args:
         model: of any task of the tables above.
-        cache: whether those with keys and values of the tokens before belong to them, where the model has such.
+        cache: whether to include those that read past keys and values, if the model has such.
 
     Raises:
         UnsupportedError: a task that has no files.
     """
-    task = task_of(model.config)
+    task = find_task(model.config).name
     nested = bool(model.config.is_encoder_decoder)
     table = ENCODER_DECODERS if nested else STACKS
     if task not in table:
@@ -101,5 +101,5 @@ def files_of(model: PreTrainedModel, cache: bool = True) -> tuple[FileKind, ...]
 
 
 def has_cache(model: PreTrainedModel, wanted: bool = True) -> bool:
-    """Whether files with a cache are wanted and the model keeps keys and values."""
+    """Whether files with a cache are wanted and the model caches keys and values."""
     return wanted and forward_names(model, "past_key_values")

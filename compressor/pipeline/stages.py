@@ -1,4 +1,4 @@
-"""The stages of a run: who is told of them, and how long each took."""
+"""The stages of a run: progress callbacks, and seconds by stage."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-#: Told the stage, the share of it that is done (None where that is not known) and a line that says what is done.
+#: Callback `(stage, fraction, message)`; the fraction is None if it is not known.
 OnStage = Callable[[str, float | None, str], None]
 
-#: Told the share done and what is being done, inside one stage.
+#: Callback `(fraction, message)` of one stage.
 OnStageProgress = Callable[[float | None, str], None]
 
 
 class StageReporter:
-    """Seconds by stage, in the order in which stages began; a stage that is entered again adds to its own.
+    """Reports stages and measures their seconds; a stage that is entered again adds up.
 
     Args:
-        progress: told of every stage and of the steps inside it.
-        begun: when the run began, by `time.perf_counter`; the time until now is stage "start".
+        progress: called at the start of every stage and inside it.
+        begun: start of the run, by `time.perf_counter`; the time until now is stage "start".
     """
 
     def __init__(self, progress: OnStage | None = None, begun: float | None = None) -> None:
@@ -29,20 +29,20 @@ class StageReporter:
             self.seconds["start"] = time.perf_counter() - begun
 
     @contextmanager
-    def __call__(self, stage: str, line: str) -> Iterator[OnStageProgress]:
-        """Time the block as `stage`; what it yields tells of progress inside."""
+    def __call__(self, stage: str, message: str) -> Iterator[OnStageProgress]:
+        """Time the block as `stage`; yields the callback for progress inside it."""
 
-        def tell(share: float | None, line: str) -> None:
+        def on_progress(fraction: float | None, message: str) -> None:
             if self._progress:
-                self._progress(stage, share, line)
+                self._progress(stage, fraction, message)
 
         begun = time.perf_counter()
-        tell(None, line)
+        on_progress(None, message)
         try:
-            yield tell
+            yield on_progress
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begun
 
     def report(self) -> dict[str, float]:
-        """Seconds by stage, and their "total", which includes what lies between them."""
+        """Seconds by stage, and "total" with the time between stages."""
         return {**self.seconds, "total": time.perf_counter() - self._begun}

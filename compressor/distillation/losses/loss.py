@@ -1,4 +1,4 @@
-"""What a loss is: a name, what it must see of the models, and a mean over what it looks at."""
+"""The interface of a loss, and the registry `LOSSES`."""
 
 from __future__ import annotations
 
@@ -13,66 +13,64 @@ from compressor.layer_maps import AttentionPair, LayerMap
 from compressor.models.tasks import Task
 from compressor.utils.registry import Registry
 
-#: What the watched modules put out, call by call.
+#: {module path: its outputs, one per call}.
 CapturedOutputs = Mapping[str, Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
 class LossContext:
-    """What losses are made from.
+    """Arguments of every loss.
 
     Attributes:
-        task: says which positions count.
-        weights: of the teachers, in their order.
-        temperature: of the distillation.
-        passages, relations: where student and teachers are comparable; () where that is not known.
+        task: decides which positions count.
+        weights: one per teacher.
+        layer_maps, attention_pairs: places that can be compared; () if unknown.
     """
 
     task: Task
     weights: Sequence[float]
     temperature: float
-    passages: Sequence[LayerMap] = ()
-    relations: Sequence[AttentionPair] = ()
+    layer_maps: Sequence[LayerMap] = ()
+    attention_pairs: Sequence[AttentionPair] = ()
 
 
 @dataclass(frozen=True)
 class LossInputs:
-    """What one batch showed.
+    """One batch, and the models' outputs.
 
     Attributes:
-        inputs: of the models, [B, ...].
+        inputs: [B, ...].
         logits: the student's.
-        labels: [B] or [B, T]; None unless they are asked for.
-        opinions: of each teacher the logits that count, [P, C].
-        watched: what the student's modules put out.
-        teachers_watched: what each teacher's did.
+        labels: [B] or [B, T].
+        teacher_logits: those that count, [P, C] per teacher.
+        student_outputs, teacher_outputs: of the modules that the losses read.
     """
 
     inputs: Mapping[str, Tensor]
     logits: Tensor
     labels: Tensor | None = None
-    opinions: Sequence[Tensor] = ()
-    watched: CapturedOutputs = field(default_factory=dict)
-    teachers_watched: Sequence[CapturedOutputs] = ()
+    teacher_logits: Sequence[Tensor] = ()
+    student_outputs: CapturedOutputs = field(default_factory=dict)
+    teacher_outputs: Sequence[CapturedOutputs] = ()
 
 
 class Loss(Protocol):
-    """One part of what a student is trained for.
+    """One term of the objective.
 
     Attributes:
-        modules: paths of the student's modules whose outputs it needs.
-        teachers_modules: of each teacher's.
+        modules: paths of the student's modules whose outputs the loss reads.
+        teacher_modules: the same per teacher.
     """
 
     modules: Sequence[str]
-    teachers_modules: Sequence[Sequence[str]]
+    teacher_modules: Sequence[Sequence[str]]
 
     def count(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> int:
-        """How much a batch weighs beside others: a mean over several batches is that of their means, so weighted."""
+        """Weight of a batch in the mean over batches."""
         ...
 
-    def mean(self, seen: LossInputs) -> Tensor:
-        """The loss of a batch, a scalar; 0 if there is nothing to look at."""
+    def mean(self, batch: LossInputs) -> Tensor:
+        """The loss of a batch, a scalar; 0 if nothing counts."""
         ...
 
 
@@ -80,17 +78,17 @@ LOSSES: Registry[Callable[[LossContext], Loss]] = Registry("loss")
 
 
 def counted_positions(task: Task, inputs: Mapping[str, Tensor]) -> int:
-    """How many answers of a batch count."""
+    """Number of predictions of a batch that count."""
     mask = None if task.mask is None else inputs.get(task.mask)
     return int(mask.sum()) if mask is not None else len(next(iter(inputs.values())))
 
 
 def token_mask(inputs: Mapping[str, Tensor], tokens: Tensor, *, decoder: bool) -> Tensor:
-    """Which tokens are no padding, [B, T] bool.
+    """Mask of the tokens that are not padding, [B, T] bool.
 
     Args:
         inputs: of the model.
-        tokens: [B, T, n]; where they are not the tokens of a mask (patches of an image), all count.
+        tokens: [B, T, n]; all count if the mask has another shape (image patches).
         decoder: whether they are those of an encoder–decoder's decoder.
     """
     mask = inputs.get("decoder_attention_mask" if decoder and "decoder_input_ids" in inputs else "attention_mask")

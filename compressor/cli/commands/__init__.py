@@ -1,0 +1,1 @@
+"""The commands of `compress`, one a file."""

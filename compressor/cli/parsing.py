@@ -1,0 +1,68 @@
+"""Values of flags that are lists, mappings, or one of two types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compressor.errors import UserError
+
+
+def split_list(text: str) -> tuple[str, ...]:
+    """The parts of a list, as typed."""
+    return tuple(part.strip() for part in text.split(","))
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """The parts of a list, each once."""
+    return tuple(dict.fromkeys(split_list(text)))
+
+
+def split_counts(name: str, text: str) -> tuple[int, ...]:
+    """The parts of a list of whole numbers above 0, each once.
+
+    Raises:
+        UserError: a part is anything else; the line names the flag.
+    """
+    parts = split_names(text)
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"{name}: give whole numbers above 0, such as 1,32, not {text!r}")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def parse_weights(text: str) -> str | tuple[str, ...]:
+    """One weight per teacher; "auto" stays as it is."""
+    return text if text == "auto" else split_list(text)
+
+
+def parse_losses(text: str) -> dict[str, str]:
+    """NAME=WEIGHT,... as a mapping."""
+    parts = (part.partition("=") for part in text.split(","))
+    return {name.strip(): weight.strip() for name, _, weight in parts}
+
+
+def parse_depth(text: str) -> int | float | str:
+    """A number of layers or a share of them; other text is left for the recipe to refuse."""
+    if text.isdigit():
+        return int(text)
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def parse_eval_samples(text: str) -> int | None:
+    """A number of samples; None for "all".
+
+    Raises:
+        UserError: it is neither.
+    """
+    if text == "all":
+        return None
+    if not text.isdigit():
+        raise UserError(f"--eval-samples: give a number of samples or all, not {text!r}")
+    return int(text)
+
+
+def switched_off(value: Any) -> bool:
+    """The field's value where a switch --no-... is given, or its opposite."""
+    return not value

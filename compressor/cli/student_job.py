@@ -1,0 +1,97 @@
+"""The shared part of fuse, finetune and run: do the job of a recipe, show its results, upload its folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from compressor.cli.console import loading, print_json, print_note, print_notes, print_results, working
+from compressor.errors import UserError
+from compressor.recipe import Recipe
+from compressor.utils import distributed
+from compressor.utils.files import work_folder
+
+_START = time.perf_counter()
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """Flags of fuse, finetune and run that are no fields of the recipe.
+
+    Attributes:
+        push_to: repository of the Hub to upload to; None uploads nothing.
+        paths: keep local paths in the upload.
+        force: replace an output that exists.
+        resume: continue an interrupted run.
+        json: print JSON.
+        debug: show warnings of libraries and tracebacks.
+        file: recipe file that the recipe comes from.
+    """
+
+    push_to: str | None
+    paths: bool
+    force: bool
+    resume: bool
+    json: bool
+    debug: bool
+    file: str | None = None
+
+
+def run_job(recipe: Recipe, settings: JobSettings) -> None:
+    """Run a recipe, print its results, and upload the finished folder if a repository is named.
+
+    Raises:
+        UserError: --with-paths without --push-to-hub; or as of `compressor.pipeline.run.run_recipe`.
+    """
+    if settings.paths and settings.push_to is None:
+        raise UserError("--with-paths is of --push-to-hub: without that nothing is uploaded")
+    with _resume_hint(recipe), working(settings.debug) as progress:
+        with loading():
+            from compressor.pipeline import hub
+            from compressor.pipeline import run as job
+
+        if settings.push_to is not None:
+            hub.check_push(settings.push_to)
+        report = job.run_recipe(
+            recipe,
+            force=settings.force,
+            resume=settings.resume,
+            progress=progress,
+            begun=_START,
+            file=settings.file,
+            remark=print_note,
+        )
+    if not distributed.is_main_process():
+        return
+    _show(report, settings.json)
+    if settings.push_to is not None:
+        # The folder is finished and shown: a failure of the network can no longer harm it.
+        with working(settings.debug) as progress:
+            progress("push", None, f"uploading to {settings.push_to}")
+            address = hub.push(report["recipe"]["output"], settings.push_to, paths=settings.paths)
+        print_note(f"pushed to {address}")
+
+
+def _show(report: dict[str, Any], json: bool) -> None:
+    print_notes(report["warnings"], "warning")
+    print_notes(report["notes"])
+    if json:
+        print_json(report)
+        return
+    from compressor.report.summary import summary_lines, table_of
+
+    print_results(table_of(report), *summary_lines(report))
+
+
+@contextmanager
+def _resume_hint(recipe: Recipe) -> Iterator[None]:
+    """After an interruption, say which files remain and how to continue."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        work = work_folder(recipe.output)
+        hint = f"{work} was kept: go on by adding --resume to the same command" if work.exists() else "nothing is left"
+        raise KeyboardInterrupt(f"{recipe.output} was not written; {hint}") from None

@@ -1,0 +1,90 @@
+"""Reports of exported files: sizes, inputs and outputs, and parity with torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from compressor.export.parity import ParityReport, combine_cases
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """One file that was written.
+
+    Attributes:
+        path: the finished file.
+        bytes: of the file, and of its file of weights if there is one.
+        opset: None for formats without one.
+        inputs: names.
+        outputs: names.
+        seconds: of the export, without the parity check.
+        parity: differences from torch.
+    """
+
+    path: Path
+    bytes: int
+    opset: int | None
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    seconds: float
+    parity: ParityReport
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """All files of a format; single values are those of the first file, or of all together."""
+
+    files: tuple[FileReport, ...]
+
+    @property
+    def path(self) -> Path:
+        return self.files[0].path
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+    @property
+    def opset(self) -> int | None:
+        return self.files[0].opset
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.files[0].inputs
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return self.files[0].outputs
+
+    @property
+    def seconds(self) -> float:
+        return sum(file.seconds for file in self.files)
+
+    @property
+    def parity(self) -> ParityReport:
+        return combine_cases(
+            [case for file in self.files for case in file.parity.cases], self.files[0].parity.tolerance
+        )
+
+    def moved(self, source: Path, target: Path) -> ExportReport:
+        """The report after its files were moved from one folder to another."""
+        return ExportReport(tuple(replace(file, path=target / file.path.relative_to(source)) for file in self.files))
+
+
+def report_file(
+    path: Path, inputs: Iterable[str], outputs: Iterable[str], seconds: float, parity: ParityReport
+) -> FileReport:
+    """The report of a file, measured on disk."""
+    size = sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
+    opset = _opset(path) if path.suffix == ".onnx" else None
+    return FileReport(path, size, opset, tuple(inputs), tuple(outputs), seconds, parity)
+
+
+def _opset(path: Path) -> int:
+    """The version of ONNX's own operations in a file."""
+    graph = onnx.load(path, load_external_data=False)
+    return next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))

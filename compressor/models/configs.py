@@ -1,0 +1,120 @@
+"""Reading a model's config: within bounds, of a known class, and without code that the model brings along."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import CONFIG_NAME, cached_file
+
+from compressor.errors import UnsupportedError, UserError
+from compressor.models.bounds import check_model_files, check_sizes, read_config_values
+from compressor.models.config_checks import check_buildable, check_fields
+from compressor.models.tasks import find_task
+from compressor.utils.logging import one_line, quiet_transformers
+from compressor.wording import shorten
+
+#: The field of configs and preprocessors that names code of their own, which is never run.
+AUTO_MAP = "auto_map"
+
+
+def read_config(location: str | Path) -> PretrainedConfig:
+    """The config in a folder or at a Hub id.
+
+    Raises:
+        UserError: config.json is missing, unreadable or refused by transformers, has sizes beyond what any model has,
+            or no model can be built from it; or a file of the folder is no regular one.
+        UnsupportedError: its model type is not one of this version of transformers, or needs code of its own.
+    """
+    if os.path.isdir(location):
+        check_model_files(Path(location))
+        _check_config_file(Path(location) / CONFIG_NAME)
+    try:
+        with quiet_transformers():
+            if not os.path.isdir(location):
+                # Checked before it is used: a config makes lists of its sizes.
+                read_config_values(Path(str(cached_file(location, CONFIG_NAME))))
+            config = AutoConfig.from_pretrained(location, trust_remote_code=False)
+    except UserError:
+        raise
+    except Exception as error:
+        refused = code_needed(location, error)
+        raise refused or UserError(f"cannot use the config of {location}: {one_line(error)}") from error
+    # Again with the sizes that the file leaves to the model type.
+    check_sizes(config.to_dict(), f"the config of {location}")
+    forget_code(config)
+    # The file must not choose the attention: it could name a kernel, a program of the Hub.
+    config._attn_implementation = None
+    check_fields(location, config)
+    # A class that is not known is refused where it is needed, with a better message.
+    with suppress(UnsupportedError):
+        check_buildable(location, config, model_class(config))
+    return config
+
+
+def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """The class of transformers that `config.architectures` names first.
+
+    Raises:
+        UnsupportedError: it names none, or one that this version of transformers does not have.
+    """
+    find_task(config)
+    name = (config.architectures or [""])[0]
+    cls = getattr(transformers, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, PreTrainedModel)):
+        version = transformers.__version__
+        raise UnsupportedError(f"{shorten(name)} is not a model of transformers {version}: custom code is not run")
+    return cls
+
+
+def forget_code(owner: Any) -> bool:
+    """Remove the code of its own that a config, image processor or tokenizer names, so that no student names it.
+
+    Returns:
+        Whether it named any.
+    """
+    # Tokenizers keep what they save in a dict.
+    places = [vars(owner), getattr(owner, "init_kwargs", {})] if owner is not None else []
+    return any([place.pop(AUTO_MAP, None) is not None for place in places])
+
+
+def code_not_run(location: object) -> str:
+    """The note on a model that was loaded without the code that it names."""
+    return f"{location} names code of its own ({AUTO_MAP}), which was not run: classes of transformers took its place"
+
+
+def code_needed(location: object, error: BaseException) -> UnsupportedError | None:
+    """The error for a model that cannot be loaded without its own code; None if `error` has another reason.
+
+    Args:
+        location: a folder or a Hub id.
+        error: raised by transformers under `trust_remote_code=False`.
+    """
+    if "trust_remote_code" not in str(error):
+        return None
+    return UnsupportedError(
+        f"{location} needs code of its own ({AUTO_MAP}), which is never run: save it with classes of transformers"
+    )
+
+
+def _check_config_file(path: Path) -> None:
+    try:
+        values = read_config_values(path)
+    except FileNotFoundError:
+        raise UserError(f"no config.json in {path.parent}: a model is a folder with config.json and weights") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {one_line(error)}") from None
+    model_type = values.get("model_type") if isinstance(values, dict) else None
+    if not isinstance(model_type, str):
+        raise UserError(f"{path} names no model_type: it is not the config of a transformers model")
+    if model_type not in CONFIG_MAPPING:
+        code = f"; its own code ({AUTO_MAP}) is never run" if AUTO_MAP in values else ""
+        raise UnsupportedError(
+            f"{path}: model_type '{shorten(model_type)}' is not known to this version of transformers{code}"
+        )

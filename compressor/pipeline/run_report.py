@@ -1,0 +1,62 @@
+"""The report of a run, as in report.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Everything that a run chose and measured; values are JSON-ready, and fields are in the order of the file.
+
+    Attributes:
+        version: of this package.
+        task: name of the models' task.
+        reads: "image" or "text".
+        recipe: resolved.
+        environment: versions, machine and threads.
+        teachers: {name, kind, fingerprint} of each.
+        student: fingerprint of the written model, and the given student that it was finetuned from, or None.
+        budget: how the width was picked for a target; None without one.
+        target: the student's shape; None for a given student.
+        fusion: choices, couplings and errors; None for a given student.
+        warnings: lines on results that are worse than they could be.
+        finetune: see `compressor.distillation.distill.FinetuneReport`; None without one.
+        notes: lines on steps that were left out.
+        length: tokens of the text samples that MACs and latency are of; None for other samples.
+        evaluation: data, samples and error of the scores; None if nothing was measured.
+        table: one `compressor.bench.rows.Row` per model.
+        latency: how it was measured; None if it was not.
+        onnx: of the float32 ONNX files; None without any.
+        formats: of every format, by name.
+        seconds: by stage.
+        peak_memory_bytes: of this process.
+    """
+
+    version: str
+    task: str
+    reads: str
+    recipe: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    teachers: Sequence[Mapping[str, Any]]
+    student: Mapping[str, Any]
+    budget: Mapping[str, Any] | None
+    target: Mapping[str, Any] | None
+    fusion: Mapping[str, Any] | None
+    warnings: Sequence[str]
+    finetune: Mapping[str, Any] | None
+    notes: Sequence[str]
+    length: int | None
+    evaluation: Mapping[str, Any] | None
+    table: Sequence[Mapping[str, Any]]
+    latency: Mapping[str, Any] | None
+    onnx: Mapping[str, Any] | None
+    formats: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    peak_memory_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """{field: value}, as in report.json."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}

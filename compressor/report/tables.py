@@ -1,0 +1,126 @@
+"""Tables of results for a terminal, and rows for the page and the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from compressor.bench.rows import MISSING, Row, format_perplexity, table_columns
+from compressor.report.describe import Report
+
+#: Titles of `format_rows`.
+FORMAT_TITLES = ("format", "files", "size", "relative error", "same predictions", "on the evaluation data", "float")
+FORMAT_NOTES = (
+    "Relative error: the norm of the logits' difference from torch over their norm; same predictions: how often the "
+    "largest logit is the same. Both are of the evaluation samples where these are given, else of random inputs."
+)
+#: {metric: its title and its text} in `score_table`.
+_METRICS: dict[str, tuple[str, Callable[[Report], str]]] = {
+    "accuracy": ("accuracy", lambda row: f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_error']:.1f} %"),
+    "f1": ("F1", lambda row: f"{row['f1']:.3f}"),
+    "perplexity": ("perplexity", lambda row: format_perplexity(row["perplexity"])),
+}
+
+
+def plain_table(*titles: str, numbers: int = 0) -> Table:
+    """A table without lines.
+
+    Args:
+        numbers: how many of the last columns hold numbers: right-aligned, not wrapped.
+    """
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, title in enumerate(titles):
+        number = index >= len(titles) - numbers
+        table.add_column(title, justify="right" if number else "left", no_wrap=number, overflow="fold")
+    return table
+
+
+def render_table(rows: Sequence[Row]) -> Table:
+    """The rows as a table that fits 80 columns."""
+    columns = table_columns(rows)
+    table = plain_table(*columns, numbers=max(len(columns) - 1, 0))
+    for cells in zip(*columns.values(), strict=True):
+        # As `Text`: names in brackets are not markup.
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def score_table(rows: Sequence[Report]) -> Table:
+    """The scores of `compress evaluate`."""
+    metrics = [metric for metric in _METRICS if any(row[metric] is not None for row in rows)]
+    unit = "samples" if all(row["samples"] >= row["labelled"] for row in rows) else "tokens"
+    titles = [*(_METRICS[metric][0] for metric in metrics), unit, "params (M)"]
+    table = plain_table("model", *titles, numbers=len(titles))
+    for row in rows:
+        cells = [MISSING if row[metric] is None else _METRICS[metric][1](row) for metric in metrics]
+        table.add_row(Text(row["name"]), *cells, str(row["labelled"]), f"{row['parameters'] / 1e6:.3f}")
+    return table
+
+
+def latency_table(rows: Sequence[Report]) -> Table:
+    """Milliseconds per call and peak memory by model, backend and shape."""
+    table = _shape_table(rows, "p50 ms", "p90", "p95", "p99", "first", "load", "peak MB")
+    for row in rows:
+        times = (row[key] for key in ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "first_call_ms", "load_ms"))
+        table.add_row(*_shape_cells(row, rows), *map(milliseconds, times), f"{row['peak_memory_bytes'] / 1e6:.0f}")
+    return table
+
+
+def comparison_table(rows: Sequence[Report]) -> Table:
+    """Shapes in both bench results: values of A, then of B."""
+    table = _shape_table(rows, "p50 ms", "p95 ms", "peak MB", "A / B")
+    for row in rows:
+        memory = " → ".join(f"{value / 1e6:.0f}" for value in row["peak_memory_bytes"])
+        times = [" → ".join(map(milliseconds, row[key])) for key in ("p50_ms", "p95_ms")]
+        table.add_row(*_shape_cells(row, rows), *times, memory, f"{row['speed_up']:.2f}")
+    return table
+
+
+def format_rows(formats: Mapping[str, Report]) -> list[tuple[str, list[str], str, str, str, str, str]]:
+    """Rows of `FORMAT_TITLES`, one per export format."""
+    rows = []
+    for name, exported in formats.items():
+        data = exported.get("evaluation") or {}
+        agreement = data.get("agreement", exported["agreement"])
+        rows.append(
+            (
+                name,
+                list(exported["files"]),
+                f"{exported['bytes'] / 1e6:.2f} MB",
+                f"{data.get('relative_error', exported['relative_error']):.1e}",
+                MISSING if agreement is None else f"{100 * agreement:.2f} %",
+                _format_score(data),
+                _format_score(data.get("float") or {}),
+            )
+        )
+    return rows
+
+
+def milliseconds(value: float) -> str:
+    """A time with about three digits."""
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
+
+
+def _shape_table(rows: Sequence[Report], *titles: str) -> Table:
+    table = plain_table("model", "backend")
+    for title in ("batch", *(["tokens"] if _has_tokens(rows) else []), *titles):
+        table.add_column(title, justify="right")
+    return table
+
+
+def _shape_cells(row: Report, rows: Sequence[Report]) -> list[Text | str]:
+    tokens = [str(row["length"] or "")] if _has_tokens(rows) else []
+    return [Text(row["model"]), row["backend"], str(row["batch_size"]), *tokens]
+
+
+def _has_tokens(rows: Sequence[Report]) -> bool:
+    return any(row["length"] is not None for row in rows)
+
+
+def _format_score(score: Report) -> str:
+    if (accuracy := score.get("accuracy")) is not None:
+        return f"{100 * accuracy:.2f} %"
+    return MISSING if score.get("perplexity") is None else format_perplexity(score["perplexity"])
