@@ -10,7 +10,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 from compressor.wording import quote
 
 #: Bounds of a recipe; one with every key has 4 kB, 100 values and 4 levels.
-MAX_BYTES, MAX_VALUES, MAX_YAML_DEPTH = 1 << 18, 20_000, 32
+MAX_BYTES, MAX_VALUES, MAX_NESTING = 1 << 18, 20_000, 32
 
 
 class LimitError(Exception):
@@ -22,7 +22,7 @@ def load_yaml(text: str) -> Any:
 
     Raises:
         LimitError: there are more values than `MAX_VALUES`, counting repetitions by aliases, or deeper ones than
-            `MAX_YAML_DEPTH`, or an alias contains itself.
+            `MAX_NESTING`, or an alias contains itself.
         yaml.YAMLError: it is not YAML, or a key is there twice.
         ValueError: a number or a date is invalid.
     """
@@ -49,8 +49,8 @@ class _Loader(yaml.SafeLoader):
         self._depth += 1
         if self._values > MAX_VALUES:
             raise LimitError(f"it holds more than {MAX_VALUES} values, those of aliases included ({line})")
-        if self._depth > MAX_YAML_DEPTH:
-            raise LimitError(f"it is nested deeper than {MAX_YAML_DEPTH} levels ({line})")
+        if self._depth > MAX_NESTING:
+            raise LimitError(f"it is nested deeper than {MAX_NESTING} levels ({line})")
         node = super().compose_node(parent, index)
         self._depth -= 1
         if event.anchor is not None and not alias:

@@ -7,14 +7,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from command import compress, tiny_recipe, write_recipe
-from forked import compress_forked
+from forked import compress_forked, fork_command
 from tiny import CLASSES, save_images, save_vit
 from tiny_text import save_plain, save_sentences, save_text_model
 
@@ -386,34 +384,34 @@ def test_a_bug_is_called_a_bug(capsys, here, vit_a, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
-def test_ctrl_c_leaves_nothing_half_written_and_the_finetune_resumes(capsys, here, vit_a, vit_b, image_folder):
+def test_ctrl_c_leaves_nothing_half_written_and_the_finetune_resumes(capfd, here, vit_a, vit_b, image_folder):
     steps = {"steps": 80, "batch_size": 4, "checkpoint_every": 10}
     values = tiny_recipe([vit_a, vit_b], image_folder, "student", finetune=steps)
     recipe = write_recipe(here / "r.yaml", values)
-    command = [sys.executable, "-m", "compressor", "run", str(recipe)]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = fork_command("run", recipe)
     deadline = time.monotonic() + 120
     while not list(here.glob("student.work/checkpoints/checkpoint-*/finished")):
-        assert running.poll() is None, running.communicate()
+        assert running.is_alive(), capfd.readouterr()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=60)
-    assert running.returncode == 130, err
+    os.kill(running.pid, signal.SIGINT)
+    running.join(60)
+    out, err = capfd.readouterr()
+    assert running.exitcode == 130, err
     assert out == ""
     assert err.count("\n") == 1
     assert err.startswith("interrupted: student was not written")
     assert "--resume" in err
     assert sorted(path.name for path in here.iterdir()) == ["r.yaml", "student.work"]
 
-    refused(capsys, here, "run", recipe, said="--resume")
-    code, _, err = compress(capsys, "run", recipe, "--resume")
+    refused(capfd, here, "run", recipe, said="--resume")
+    code, _, err = compress(capfd, "run", recipe, "--resume")
     assert code == 0, err
     resumed = json.loads((here / "student" / "report.json").read_text())
     assert resumed["finetune"]["resumed_from"] >= 10
     assert not (here / "student.work").exists()
 
-    code, _, err = compress(capsys, "run", recipe, "--output", "straight")
+    code, _, err = compress(capfd, "run", recipe, "--output", "straight")
     assert code == 0, err
     straight = json.loads((here / "straight" / "report.json").read_text())
     assert straight["finetune"]["resumed_from"] is None

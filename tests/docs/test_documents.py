@@ -96,7 +96,11 @@ def done():
     return set()
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize(
+    "document",
+    # The page of recipes has twenty commands, whose outputs no other page uses.
+    [pytest.param(page, marks=pytest.mark.slow if page == "docs/recipes.md" else ()) for page in DOCUMENTS],
+)
 def test_every_command_runs(place, done, capsys, document):
     from compressor.cli import run_command
 

@@ -104,7 +104,7 @@ class TestDeadParts:
 
 class TestDepth:
     @pytest.mark.parametrize("with_data", [True, False])
-    @pytest.mark.parametrize("depth", [1, 2])
+    @pytest.mark.parametrize("depth", [pytest.param(1, marks=pytest.mark.slow), 2])
     def test_a_first_layer_that_holds_a_table_for_all(self, depth, with_data):
         name, model = named("t5", num_layers=4, num_decoder_layers=4)
         with torch.no_grad():

@@ -11,20 +11,36 @@ from contextlib import contextmanager
 import pytest
 
 
-def compress_forked(capfd, *arguments, prepare):
-    """Run `compress` in a process of its own, after `prepare()` there; the exit code, stdout and stderr."""
+def keep_one_thread():
+    """In a forked process: OpenMP's threads do not survive a fork, and who asks for two would wait for them forever."""
+    import torch
+
+    torch.set_num_threads = lambda count: None
+
+
+def fork_command(*arguments, prepare=lambda: None):
+    """Run `compress` in a process of its own, after `prepare()` there; the process. What it prints `capfd` sees."""
     from compressor.cli import run_command
 
     def command():
         # Under a limit Python would keep what it compiles of a library cut off, and every later run would fail.
         sys.dont_write_bytecode = True
+        # Ignored where several processes share the tests.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        keep_one_thread()
         prepare()
         sys.exit(run_command([str(argument) for argument in arguments]))
 
-    capfd.readouterr()
     child = multiprocessing.get_context("fork").Process(target=command)
     child.start()
+    return child
+
+
+def compress_forked(capfd, *arguments, prepare):
+    """The exit code, stdout and stderr of such a command."""
+    capfd.readouterr()
+    child = fork_command(*arguments, prepare=prepare)
     child.join(240)
     captured = capfd.readouterr()
     return child.exitcode, captured.out, captured.err
@@ -57,6 +73,7 @@ def _work(read_from, write_to):
     from compressor.bench.worker import worker_main
 
     try:
+        keep_one_thread()
         os.dup2(read_from, 0)
         os.dup2(write_to, 1)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

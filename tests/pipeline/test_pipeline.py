@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -185,14 +186,12 @@ def test_built_in_teachers_bring_their_data(quick_builtin, tmp_path):
     assert report["finetune"]["steps"] == 4
 
 
-def test_force_replaces_only_at_the_end(vit_a, image_folder, tmp_path, monkeypatch):
+def test_force_replaces_only_at_the_end(fused_run, vit_b, image_folder, tmp_path, monkeypatch):
     from compressor.pipeline import run as job
     from compressor.recipe import build_recipe
 
-    output = tmp_path / "s"
-    output.mkdir()
-    (output / "old").touch()
-    recipe = build_recipe(tiny_recipe([vit_a], image_folder, output, finetune={"enabled": False}))
+    output = Path(shutil.copytree(fused_run, tmp_path / "s"))
+    recipe = build_recipe(tiny_recipe([vit_b], image_folder, output, finetune={"enabled": False}))
 
     def interrupted(*arguments):
         raise KeyboardInterrupt
@@ -202,9 +201,9 @@ def test_force_replaces_only_at_the_end(vit_a, image_folder, tmp_path, monkeypat
         with pytest.raises(KeyboardInterrupt):
             job.run_recipe(recipe, force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
-    assert [path.name for path in output.iterdir()] == ["old"]
+    assert same_weights(output, fused_run)
     job.run_recipe(recipe, force=True)
-    assert not (output / "old").exists()
+    assert not same_weights(output, fused_run)
     assert (output / "report.json").exists()
 
 

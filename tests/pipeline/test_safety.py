@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from command import compress, tiny_recipe, write_recipe
+from forked import fork_command
 from watched import snapshot
 
 from compressor.errors import UserError
@@ -308,13 +309,9 @@ class TestWorkFolder:
 
 
 def test_a_second_run_is_told_who_writes_and_a_killed_one_lets_go(capsys, here):
-    from compressor.cli import run_command
-
     steps = {"steps": 200, "batch_size": 4, "checkpoint_every": 10}
     recipe = write_recipe(Path("r.yaml"), tiny_recipe(["x/a"], "x/data", "student", finetune=steps))
-    # Forked, so that nothing is imported anew.
-    running = multiprocessing.get_context("fork").Process(target=run_command, args=(["run", str(recipe)],))
-    running.start()
+    running = fork_command("run", recipe)
     try:
         deadline = time.monotonic() + 120
         while not list(here.glob("student.work/checkpoints/checkpoint-*/finished")):
