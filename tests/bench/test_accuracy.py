@@ -157,7 +157,7 @@ def test_classes_that_nobody_says_have_an_f1_of_zero():
 def test_answers_that_do_not_fit_are_asked_for_again(sources, kind):
     teachers, student, given = [model_of(kind, seed) for seed in (0, 1)], model_of(kind, 2), batches(sources, kind, 5)
     kept, again = Evaluator(teachers, [1, 1], given), Evaluator(teachers, [1, 1], given, room=100)
-    assert not kept.asks_again and again.asks_again
+    assert not kept.runs_teachers and again.runs_teachers
     assert kept.score(student) == again.score(student) and kept.teachers == again.teachers
 
 
