@@ -57,20 +57,20 @@ def export_and_verify(
     seed: int = 0,
     skip_unsupported: bool = False,
 ) -> Delivery:
-    """Write a model in every format of the options, compare each with torch, and evaluate formats that are not exact.
+    """Write a model in every wanted format, compare each with torch, and evaluate those that are not exact.
 
     Args:
         options: of the export.
         model: the student.
         folder: that it was written to.
-        stages: the run's.
-        processor: its preprocessor or tokenizer, written next to the files.
-        data: calibration samples for int8, and evaluation samples.
-        seed: of the random inputs of the comparison.
+        stages: of the run.
+        processor: preprocessor or tokenizer, written next to the files.
+        data: samples to calibrate int8 and to evaluate on.
+        seed: of the inputs of the comparison.
         skip_unsupported: leave out formats that the model cannot be written in.
 
     Raises:
-        ParityError: a format that is to be exact differs by more than the tolerance.
+        ParityError: an exact format differs by more than the tolerance.
         UnsupportedError: a format cannot express the model, unless `skip_unsupported`.
     """
     if not options.wanted:

@@ -33,7 +33,7 @@ def evaluate_models(recipe: Recipe, *, ensemble: bool = False, progress: OnStage
         task, data, notes, seconds.  An ensemble has no fingerprint, and all the parameters.
 
     Raises:
-        UserError: names, data or device cannot be used, the data has no labels, or one model is no ensemble.
+        UserError: unusable names, data or device, no labels, or an ensemble of one model.
     """
     if ensemble and len(recipe.teachers) < 2:
         raise UserError("an ensemble is of two models or more: name another, or leave out --ensemble")

@@ -59,8 +59,8 @@ class EvaluatedModel:
 class Evaluator:
     """Scores of the teachers, their ensemble and other models on the evaluation samples.
 
-    The ensemble's predictions are kept for models that are scored later, so that each teacher runs once; if they do
-    not fit into `room`, as those of language models, the teachers run again.
+    The ensemble's predictions are kept, so that each teacher runs once; if they do not fit into `room`, as those of
+    language models, the teachers run again for every other model.
 
     Args:
         teachers: of the ensemble.

@@ -38,18 +38,17 @@ def export_model(
 
     Args:
         recipe: names the model as its only teacher, formats, and optionally data to calibrate and evaluate on.
-        output: the folder to write into; a local model's own folder if omitted.
+        output: folder to write into; a local model's own folder if omitted.
         force: replace files that exist.
         progress: called at every stage.
-        remark: called with lines on remains of a killed export, and on files left unchanged.
+        remark: called with a line on remains of a killed export, and on files left unchanged.
 
     Returns:
-        JSON-ready: `export_report` of the float32 ONNX files if they are wanted, "formats" with `format_report` of
-        each, the folder, and whether a report was updated.
+        JSON-ready: `export_report` of float32 ONNX files, "formats" with `format_report` of each, the folder, and
+        whether a report was updated.
 
     Raises:
-        UserError: the model cannot be loaded or exported, files exist, or the folder overlaps with an input other than
-            the model.
+        UserError: the model cannot be exported, files exist, or the folder overlaps with an input.
         ParityError: an exact format differs from torch; nothing is written.
     """
     (name,) = recipe.teachers

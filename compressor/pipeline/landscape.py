@@ -47,19 +47,19 @@ def measure_landscape(
 
     Args:
         recipe: names the models (teachers: anchor, fused, vanilla), the data and the evaluation samples.
-        picture: file to draw into, .svg or .png; the numbers go into a .json file of the same name.
+        picture: .svg or .png file; the numbers go into a .json file of the same name.
         points: along each side of the map.
-        margin: see `compressor.bench.weight_space.grid`.
+        margin: see `compressor.bench.weight_space.grid_states`.
         force: replace files that exist.
         progress: called at every stage.
-        remark: called with a line about everything that a killed run left next to the files.
+        remark: called with a line on everything that a killed run left.
 
     Returns:
-        JSON-ready, as in the file: metric; models {name, score, x, y, fingerprint}; xs; ys; scores, a row for each y;
-        best {score, x, y}; samples, labelled, data, task, notes, environment, seconds; and the two files.
+        JSON-ready, as in the file: metric; models {name, score, x, y, fingerprint}; xs; ys; scores, a row per y;
+        best {score, x, y}; samples, labelled, data, task, notes, environment, seconds; both files.
 
     Raises:
-        UserError: names, data, device or file cannot be used, or the models differ in shape, or span no plane.
+        UserError: unusable names, data, device or file, or models that differ in shape or span no plane.
     """
     picture = _check_kind(picture)
     with _claimed(recipe, picture, force, remark):
@@ -103,18 +103,15 @@ def measure_interpolation(
 
     Args:
         recipe: names the models (teachers), the data and the evaluation samples.
-        picture: file to draw into, .svg or .png; the numbers go into a .json file of the same name.
+        picture, force, progress, remark: see `measure_landscape`.
         points: along each line, its ends included.
-        force: replace files that exist.
-        progress: called at every stage.
-        remark: called with a line about everything that a killed run left next to the files.
 
     Returns:
         JSON-ready, as in the file: metric; models {name, score, fingerprint}; shares of the other model; curves
-        {start, end, scores, barrier}; samples, labelled, data, task, notes, environment, seconds; and the two files.
+        {start, end, scores, barrier}; samples, labelled, data, task, notes, environment, seconds; both files.
 
     Raises:
-        UserError: names, data, device or file cannot be used, or the models differ in shape.
+        UserError: unusable names, data, device or file, or models that differ in shape.
     """
     picture = _check_kind(picture)
     with _claimed(recipe, picture, force, remark):

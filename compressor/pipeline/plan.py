@@ -36,16 +36,15 @@ def plan_student(
     Args:
         names: of teachers that fit together, of any task.
         width: share of the widest teacher's residual width, in (0, 1].
-        depth: share of the deepest teacher's layers, or a number of layers; None for all of them.
-        narrowing: how attention becomes narrower (`FusionOptions.narrowing`).
+        depth: share of the deepest teacher's layers, or a number of layers; None for all.
+        narrowing: see `FusionOptions`.
         length: tokens of a text sample, cut to the longest that the teachers can read.
         budget: picks the width, if it has a target.
         progress: called at every stage.
 
     Returns:
         JSON-ready: teachers, student, target as in a report, "others" (shapes that held-out samples may prefer),
-        "length" of text, "memory": least bytes of a fusion, and `compressor.utils.out_of_memory.Memory`, and
-        "budget": the report of `pick_width`, or None.
+        "length" of text, "memory" (least bytes of a fusion, and memory of this process) and "budget" (see `Budget`).
 
     Raises:
         UserError: a name or the width cannot be used, or an architecture is not understood.

@@ -58,24 +58,23 @@ def run_recipe(
 ) -> dict[str, Any]:
     """Do the job of a recipe and write its output folder, whole or not at all.
 
-    An interrupted finetune leaves a work folder next to the output to resume from. Of processes that were launched
-    together the first one does everything, and the others share the finetune.
+    An interrupted finetune leaves a work folder next to the output to resume from. Of processes launched together the
+    first one does everything, and the others share the finetune.
 
     Args:
         recipe: of the job.
         force: replace an output folder that exists, and an interrupted run.
-        resume: continue an interrupted run of the same recipe, if there is one.
+        resume: continue an interrupted run of the same recipe, if any.
         progress: called with stage, fraction and message.
-        begun: start of the command, by `time.perf_counter`, if it is to be counted.
-        file: that the recipe comes from, which the output must not replace.
-        remark: called with a line about everything that a killed run left next to the output.
+        begun: start of the command, by `time.perf_counter`, to be counted too.
+        file: of the recipe, which the output must not replace.
+        remark: called with a line on everything that a killed run left.
 
     Returns:
-        The report, as written to report.json; {} in a process that only shared the finetune.
+        The report, as in report.json; {} in a process that only shared the finetune.
 
     Raises:
-        UserError: anything about the input, no space left, or another process writes the same output; nothing is
-            written then.
+        UserError: bad input, a full disk, or an output that another process writes; nothing is written then.
     """
     stages = StageReporter(progress, begun)
     work = work_folder(recipe.output)

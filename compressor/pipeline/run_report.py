@@ -9,28 +9,28 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RunReport:
-    """Everything that a run chose and measured; values are JSON-ready, and fields are in the order of the file.
+    """Everything that a run chose and measured, JSON-ready, with fields in the order of the file.
 
     Attributes:
         version: of this package.
-        task: name of the models' task.
+        task: name of the task.
         reads: "image" or "text".
         recipe: resolved.
         environment: versions, machine and threads.
-        teachers: {name, kind, fingerprint} of each.
-        student: fingerprint of the written model, and the given student that it was finetuned from, or None.
-        budget: how the width was picked for a target; None without one.
+        teachers: name, kind and fingerprint of each.
+        student: fingerprint of the written model, and the given student or None.
+        budget: how the width was picked for a target.
         target: the student's shape; None for a given student.
         fusion: choices, couplings and errors; None for a given student.
-        warnings: lines on results that are worse than they could be.
-        finetune: see `compressor.distillation.distill.FinetuneReport`; None without one.
-        notes: lines on steps that were left out.
-        length: tokens of the text samples that MACs and latency are of; None for other samples.
-        evaluation: data, samples and error of the scores; None if nothing was measured.
-        table: one `compressor.bench.rows.Row` per model.
-        latency: how it was measured; None if it was not.
-        onnx: of the float32 ONNX files; None without any.
-        formats: of every format, by name.
+        warnings: lines on results that could be better.
+        finetune: a `compressor.distillation.distill.FinetuneReport`.
+        notes: lines on steps left out.
+        length: tokens of a text sample.
+        evaluation: samples and error of the scores.
+        table: `compressor.bench.rows.Row` per model.
+        latency: how it was measured.
+        onnx: the float32 ONNX files.
+        formats: {name: report of the format}.
         seconds: by stage.
         peak_memory_bytes: of this process.
     """

@@ -46,18 +46,16 @@ def check_device(device: str) -> None:
 def plan_target(
     configs: Sequence[PretrainedConfig], width: float, depth: float | int | None = None, narrowing: str = "auto"
 ) -> tuple[list[StudentSpec], Anatomy]:
-    """The student's possible shapes at a width and depth, the most promising first, and the anatomy they come from.
-
-    Held-out calibration data chooses among them; no weights are read.
+    """The student's possible shapes, the most promising first, and the anatomy they come from; no weights are read.
 
     Args:
         configs: the teachers'; the widest gives the student's config.
         width: share of the widest teacher's residual width.
-        depth: share of the deepest teacher's layers, or their number; None for all of them.
-        narrowing: how attention becomes narrower (`FusionOptions.narrowing`).
+        depth: share of the deepest teacher's layers, or their number; None for all.
+        narrowing: see `FusionOptions`.
 
     Raises:
-        UserError: an architecture is not understood, or the width or depth leaves nothing of it.
+        UserError: an architecture is not understood, or width or depth leave nothing of it.
     """
     lead, anatomy, depths = shape_of(configs)
     return student_specs(lead, anatomy, width, depth, depths, narrowing, configs), anatomy

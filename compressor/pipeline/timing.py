@@ -63,7 +63,7 @@ def time_contenders(
 ) -> dict[str, Timing]:
     """Time contenders in turns on the same random inputs, first in torch and then in ONNX Runtime.
 
-    Contenders of the same shape are timed once and share the result: weights do not change how long a model takes.
+    Contenders of one shape are timed once: weights do not change how long a model takes.
 
     Args:
         contenders: models of one task.
@@ -74,7 +74,7 @@ def time_contenders(
         warmups: calls before measuring, after the first.
 
     Returns:
-        {contender's name: timing}
+        {name: timing}
     """
     thread_count = thread_count or available_threads()
     configs = [model.config for contender in contenders for model in contender.models]

@@ -370,12 +370,12 @@ def test_files_that_may_not_grow(here, vit_a, image_folder, capfd):
 
 
 def test_a_bug_is_called_a_bug(capsys, here, vit_a, monkeypatch):
-    from compressor.pipeline import run as job
+    from compressor.pipeline import run_context
 
     def prepare(*arguments, **options):
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr(job, "preflight", prepare)
+    monkeypatch.setattr(run_context, "preflight", prepare)
     line = refused(capsys, here, "fuse", vit_a, said="ZeroDivisionError: oh", code=1)
     assert "--debug" in line
     code, _, err = compress(capsys, "fuse", vit_a, "--debug")
