@@ -23,7 +23,7 @@ from compressor.utils.out_of_memory import is_out_of_memory
 _SIZE = re.compile(
     r"hidden_sizes?|d_model|d_ff|d_kv|n_embd|dim|hidden_dim|(intermediate|ffn|encoder_ffn|decoder_ffn)_(size|dim)"
     r"|n_heads?|num_heads|num_(attention|key_value)_heads|(encoder|decoder)_attention_heads"
-    r"|vocab_size|patch_size|image_size|num_channels|head_dim|embedding_size|max_position_embeddings|n_positions"
+    r"|num_hidden_layers|num_layers|n_layers?|vocab_size|patch_size|image_size|num_channels|head_dim|embedding_size|max_position_embeddings|n_positions"
 )
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "activation", "dense_act_fn")
 #: Configs that a model was built from, which are not tried again.

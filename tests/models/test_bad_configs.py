@@ -222,3 +222,12 @@ def test_a_broken_checkpoint(capsys, tmp_path, interrupted, name, spoil):
         for path, content in before.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             Path(path).write_bytes(content)
+
+
+@pytest.mark.parametrize("layers", [0, -1])
+def test_layers_that_there_are_not_are_named(capsys, vit_a, tmp_path, layers):
+    shutil.copytree(vit_a, tmp_path / "t")
+    config = json.loads((tmp_path / "t" / "config.json").read_text()) | {"num_hidden_layers": layers}
+    (tmp_path / "t" / "config.json").write_text(json.dumps(config))
+    code, _, told = compress(capsys, "plan", tmp_path / "t")
+    assert code == 2 and f"num_hidden_layers is {layers} and should be a positive whole number" in told
