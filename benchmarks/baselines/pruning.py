@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compressor.errors import UserError
+from compressor.models.inputs import without_labels
 
 #: Model types whose parts are named here.
 PRUNABLE = ("vit", "bert", "llama")
@@ -43,7 +44,7 @@ def prune(
     if not whole_heads and getattr(teacher.config, "rope_parameters", None):
         raise UserError("the library prunes channels one by one, but rotary positions turn them in pairs")
     model = _ungrouped(teacher).eval().requires_grad_(True)
-    example = {name: value[:1] for name, value in batches[0].items() if name != "labels"}
+    example = {name: value[:1] for name, value in without_labels(batches[0]).items()}
     with _without_positions(model):
         pruner = tp.pruner.BasePruner(
             model,

@@ -31,10 +31,10 @@ from compressor.ensemble import ensemble_predictions, mean_kl
 from compressor.errors import UserError
 from compressor.export.onnx import largest_differences
 from compressor.fusion import fuse_models
-from compressor.models.inputs import dummy_inputs
+from compressor.models.inputs import dummy_inputs, without_labels
 from compressor.pipeline.environment import environment
 from compressor.recipe import FusionOptions
-from compressor.testing.tasks import LabelledBatch, probe_of, task_for, train_briefly, unlabelled
+from compressor.testing.tasks import LabelledBatch, probe_of, task_for, train_briefly
 from compressor.testing.tiny_configs import FAMILIES, tiny_config
 from compressor.testing.widening import widen
 
@@ -127,7 +127,7 @@ def contest(family: str, steps: int) -> dict[str, Any]:
     config = with_fields(small, values)
     teachers = [(f"seed {seed}", train_briefly(config, seed, steps)) for seed in (1, 2)]
     task = task_for(config)
-    calibration, unseen = ([unlabelled(task.batch(first + i)) for i in range(8)] for first in (1, 101))
+    calibration, unseen = ([without_labels(task.batch(first + i)) for i in range(8)] for first in (1, 101))
     start = time.perf_counter()
     fused = fuse_models(teachers, 0.5, calibration)
     seconds = time.perf_counter() - start

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.ensemble import summed_kl
 from compressor.errors import UnsupportedError, UserError
-from compressor.models.inputs import logits_of_sample, pass_options
+from compressor.models.inputs import logits_of_sample, pass_options, without_labels
 from compressor.models.tasks import TASKS, Task, task_of_model
 
 EvaluationBatch = Mapping[str, Tensor]
@@ -158,7 +158,7 @@ def predict(models: Sequence[PreTrainedModel], batches: Iterable[EvaluationBatch
             if len(labelled) > 1:
                 raise UserError("only some of the evaluation batches have labels: give all of them labels, or none")
             for part in _split(batch, models[0].config):
-                inputs = {name: value for name, value in part.items() if name != "labels"}
+                inputs = without_labels(part)
                 yield Predictions(inputs, part.get("labels"), tuple(_forward(model, inputs) for model in models))
     finally:
         for model, mode in zip(models, training, strict=True):

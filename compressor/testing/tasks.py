@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.anatomy.hooks import logits_of
 from compressor.models.configs import model_class
-from compressor.models.inputs import dummy_inputs
+from compressor.models.inputs import dummy_inputs, without_labels
 from compressor.models.tasks import find_task
 
 LabelledBatch = dict[str, Tensor]
@@ -30,11 +30,6 @@ class SyntheticTask:
 
     batch: Callable[[int], LabelledBatch]
     loss: Callable[[nn.Module, LabelledBatch], Tensor]
-
-
-def unlabelled(batch: LabelledBatch) -> LabelledBatch:
-    """A batch without its labels."""
-    return {name: value for name, value in batch.items() if name != "labels"}
 
 
 def task_for(config: Any) -> SyntheticTask:
@@ -63,12 +58,12 @@ def train_briefly(config: PretrainedConfig, seed: int, steps: int) -> PreTrained
 
 
 def _cross_entropy(model: nn.Module, batch: LabelledBatch) -> Tensor:
-    logits = logits_of(model, unlabelled(batch))
+    logits = logits_of(model, without_labels(batch))
     return nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), batch["labels"].reshape(-1))
 
 
 def _next_token(model: nn.Module, batch: LabelledBatch) -> Tensor:
-    logits = logits_of(model, unlabelled(batch))[:, :-1]
+    logits = logits_of(model, without_labels(batch))[:, :-1]
     return nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), batch["input_ids"][:, 1:].reshape(-1))
 
 
@@ -159,7 +154,7 @@ def _features(config: Any) -> SyntheticTask:
     probe = probe_of(config)
 
     def loss(model: nn.Module, batch: LabelledBatch) -> Tensor:
-        hidden = logits_of(model, unlabelled(batch)).mean(dim=1)
+        hidden = logits_of(model, without_labels(batch)).mean(dim=1)
         return nn.functional.cross_entropy(hidden @ probe, batch["labels"])
 
     return SyntheticTask(base.batch, loss)

@@ -229,7 +229,7 @@ def test_a_run_writes_and_measures_formats_and_its_card_has_a_program_that_runs(
     assert "| onnx-int8 | `onnx/model_int8.onnx` |" in card
     assert any("onnx/model.onnx, onnx/model_int8.onnx" in line for line in summary_lines(report))
     assert sum(line.startswith("torch-export: largest difference from torch ") for line in summary_lines(report)) == 1
-    assert "Save it as `example.py` in this folder; it also needs numpy and pillow: `python example.py pict" in card
+    assert "Save it as `example.py` in this folder; it also needs numpy and pillow: `python example.py " in card
     example = card.split("onnxruntime alone")[1].split("```python\n")[1].split("```")[0]
     assert len(example.splitlines()) <= 10
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8))

@@ -21,9 +21,10 @@ from compressor.fusion.features.base import HeadStatistics
 from compressor.fusion.maps.attention.mixed_head_dims import unlike_maps
 from compressor.fusion.maps.residual import zero_mean_basis
 from compressor.fusion.shape.depth import align_monotone, linear_cka
+from compressor.models.inputs import without_labels
 from compressor.pipeline.teachers import plan_target
 from compressor.recipe import FusionOptions
-from compressor.testing.tasks import task_for, train_briefly, unlabelled
+from compressor.testing.tasks import task_for, train_briefly
 
 TRANSPORT = {"residual": "barycentre", "inner": "transport"}
 
@@ -123,7 +124,7 @@ def test_refit_beats_slicing_on_unseen_inputs(family):
     config = config_of(family)
     teachers = [(f"t{seed}", trained_model(family, seed)) for seed in (1, 2)]
     task = task_for(config)
-    batches, unseen = ([unlabelled(task.batch(first + i)) for i in range(6)] for first in (1, 101))
+    batches, unseen = ([without_labels(task.batch(first + i)) for i in range(6)] for first in (1, 101))
     target = [ensemble_predictions([model for _, model in teachers], [0.5, 0.5], batch) for batch in unseen]
     sliced = fuse_models(teachers, 0.5, batches, FusionOptions(residual="slice", inner="slice", refit=False))
     fused = fuse_models(teachers, 0.5, batches)
@@ -394,7 +395,7 @@ class TestUnlikeHeads:
             setattr(other, field, 2)
         teachers = [("four", trained_model(family, 1)), ("two", train_briefly(other, 2, 120))]
         task = task_for(other)
-        batches, unseen = ([unlabelled(task.batch(first + i)) for i in range(6)] for first in (1, 101))
+        batches, unseen = ([without_labels(task.batch(first + i)) for i in range(6)] for first in (1, 101))
         target = [ensemble_predictions([model for _, model in teachers], [0.5, 0.5], batch) for batch in unseen]
         for pair in (teachers, teachers[::-1]):
             result = fuse_models(pair, 0.5, batches)

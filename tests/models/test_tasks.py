@@ -1,0 +1,47 @@
+"""One table of tasks, and the spec of a model that is made from it."""
+
+import pytest
+from tiny_text import config_of
+from transformers import ViTConfig, WhisperConfig
+
+from compressor.data.batches import READERS
+from compressor.errors import UnsupportedError
+from compressor.models.tasks import TASKS, find_task
+from compressor.models.teacher import ModelSpec
+
+
+def test_every_task_has_heads_of_its_own_and_a_reader():
+    heads = [head for task in TASKS.values() for head in task.heads]
+    assert len(heads) == len(set(heads))
+    assert READERS.keys() == TASKS.keys() == {task.name for task in TASKS.values()}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_class_name_finds_its_task(name):
+    for head in TASKS[name].heads:
+        assert find_task(ViTConfig(architectures=[f"Some{head}"])) is TASKS[name]
+
+
+@pytest.mark.parametrize("names", [None, [], ["ViTForMagic"]])
+def test_a_class_name_without_a_task_is_refused(names):
+    with pytest.raises(UnsupportedError, match=r"architecture|known endings: ForImageClassification, .*, Model"):
+        ModelSpec.of(ViTConfig(architectures=names))
+
+
+def test_the_spec_of_an_image_model():
+    config = ViTConfig(architectures=["ViTForImageClassification"], id2label={"0": "cat", "1": "dog"})
+    spec = ModelSpec.of(config)
+    assert spec.is_image and spec.reads == "image" and spec.labels == {0: "cat", 1: "dog"}
+    assert spec.max_length is None and not spec.reads_pairs
+
+
+def test_the_spec_of_text_models():
+    spec = ModelSpec.of(config_of("classifier"))
+    assert not spec.is_image and spec.reads == "text" and spec.max_length == 32 and spec.reads_pairs
+    assert ModelSpec.of(config_of("decoder")).pad_id == 5 and ModelSpec.of(config_of("t5")).max_length is None
+
+
+def test_data_of_other_models_cannot_be_read():
+    spec = ModelSpec.of(WhisperConfig(architectures=["WhisperForConditionalGeneration"]))
+    with pytest.raises(UnsupportedError, match="whisper models cannot be read yet"):
+        _ = spec.reads
