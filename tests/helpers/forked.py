@@ -15,6 +15,7 @@ def keep_one_thread():
     """In a forked process: OpenMP's threads do not survive a fork, and who asks for two would wait for them forever."""
     import torch
 
+    torch.set_num_threads(1)
     torch.set_num_threads = lambda count: None
 
 
