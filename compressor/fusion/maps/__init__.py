@@ -1,1 +1,1 @@
-"""Maps of the residual stream, of hidden units, heads and experts."""
+"""Maps of residual, hidden, head and expert coordinates."""

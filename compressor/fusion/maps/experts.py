@@ -1,4 +1,4 @@
-"""Mixtures of experts: match experts across teachers, then units of matched experts."""
+"""Mixtures of experts: match experts, then their units."""
 
 from __future__ import annotations
 
@@ -19,16 +19,9 @@ from compressor.transport import solve, uniform
 def match_experts(
     space: Space, teachers: Sequence[FusionTeacher], maps: Maps, anatomy: Anatomy
 ) -> tuple[dict[str, Map], ...]:
-    """Per teacher, the permutation that brings its experts closest to the first teacher's.
+    """Per teacher, the permutation of its experts nearest to the first teacher's.
 
-    Hard transport by the inner products of router weights and, whatever the order of units, of products of matrices
-    with themselves.
-
-    Args:
-        space: of the experts.
-        teachers: to be matched.
-        maps: the student's, per teacher.
-        anatomy: the student's.
+    Hard transport by router weights and by wᵀw summed over units.
     """
     pairs = zip(teachers, maps, strict=True)
     profiles = [_profiles(space, teacher, teacher_maps, anatomy) for teacher, teacher_maps in pairs]
@@ -44,15 +37,7 @@ def match_experts(
 def expert_maps(
     space: Space, problem: UnitProblem, method: str, features: WeightFeatures, maps: Maps
 ) -> tuple[dict[str, Map], ...]:
-    """Per teacher, the maps of every expert's units [E, n, m], in the student's order.
-
-    Args:
-        space: of the units.
-        problem: its statistics are replaced expert by expert.
-        method: name of the inner map.
-        features: the teachers' weights.
-        maps: the student's, those of the experts included.
-    """
+    """Maps of every expert's units [E, n, m] per teacher, in the student's order."""
     places = [teacher_maps[space.experts or ""].push.argmax(dim=0) for teacher_maps in maps]
     units = [
         UNIT_MAPS.get(method)(replace(problem, statistics=features.expert(space.name, places, expert)))
@@ -69,7 +54,7 @@ def expert_maps(
 
 
 def _profiles(space: Space, teacher: FusionTeacher, maps: Mapping[str, Map], anatomy: Anatomy) -> Tensor:
-    """One row per expert [E, ·] in the student's coordinates, each parameter's columns of unit norm."""
+    """One row per expert [E, ·], in the student's coordinates."""
     columns = []
     for name, axes in anatomy.axes.items():
         if not any(part.key == space.name for part in axes[0].parts):

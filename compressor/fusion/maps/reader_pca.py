@@ -1,7 +1,4 @@
-"""Components of the residual stream that its readers would miss most.
-
-Principal components keep the most energy, read or not; these minimise the change of the readers' outputs.
-"""
+"""Components of the residual stream that its readers need most."""
 
 from __future__ import annotations
 
@@ -24,11 +21,11 @@ UNREAD = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class StreamRead:
-    """One place where the stream is read.
+    """One place where modules read the stream.
 
     Attributes:
-        moments: C, joint second moments of the stream there [N, N], all teachers' coordinates side by side.
-        readers: of each teacher G = Σ W Wᵀ over the modules that read it there [n_k, n_k], W [n_k, outputs].
+        moments: C, joint second moments [N, N].
+        readers: per teacher G = Σ W Wᵀ [n_k, n_k].
     """
 
     moments: Tensor
@@ -36,19 +33,14 @@ class StreamRead:
 
 
 def read_components(reads: Sequence[StreamRead], root: Tensor, start: Tensor) -> Tensor:
-    """An orthonormal basis with the least loss for the readers, at most that of the start.
+    """An orthonormal basis [N, m] with less loss for the readers than the start.
 
-    The loss is Σ_j tr G_j (C_j - C_j P (Pᵀ C_j P)⁻¹ Pᵀ C_j): the stream is recovered from z = Pᵀx by least squares.
-    Steps alternate between the recoveries R_j and a descent of the basis on Σ_j tr G_j (I - R_j Pᵀ) C_j (I - P R_jᵀ),
-    preconditioned with the mean moments.
+    Alternates recoveries R_j of the stream by least squares with preconditioned descent on
+    Σ_j tr G_j (I - R_j Pᵀ) C_j (I - P R_jᵀ).
 
     Args:
-        reads: where the stream is read.
         root: √α of every coordinate [N].
-        start: an orthonormal basis [N, m].
-
-    Returns:
-        The basis [N, m], components sorted by mean square; the start if it loses nothing or there are no reads.
+        start: an orthonormal basis [N, m]; returned if it loses nothing.
     """
     if not reads:
         return start
@@ -76,10 +68,7 @@ def read_components(reads: Sequence[StreamRead], root: Tensor, start: Tensor) ->
 
 
 def _basis_of_mean(reads: Sequence[StreamRead], values: Tensor, vectors: Tensor, m: int) -> Tensor:
-    """The best basis [N, m] if every read had the mean moments, given by their eigenvalues.
-
-    Descent may not leave the saddle of a basis that nobody reads; this one avoids it.
-    """
+    """The best basis [N, m] for mean moments: descent may not leave other starts (saddles)."""
     spread = vectors * values.sqrt()
     # Unread directions are ordered by their energy.
     weights = UNREAD * sum(_energy(read) for read in reads) * torch.diag(values)
@@ -89,27 +78,27 @@ def _basis_of_mean(reads: Sequence[StreamRead], values: Tensor, vectors: Tensor,
 
 
 def _weighted(read: StreamRead, root: Tensor) -> StreamRead:
-    """C with a trace of one, and G times the old trace."""
+    """C with trace one, G times the old trace."""
     moments = root[:, None] * read.moments.double() * root
     scale = moments.diagonal().sum().clamp(min=1e-30)
     return StreamRead(moments / scale, tuple(scale * reader for reader in read.readers))
 
 
 def _energy(read: StreamRead) -> float:
-    """tr G C: the energy of all that readers put out."""
+    """tr G C, the outputs' energy."""
     ends = torch.tensor([len(reader) for reader in read.readers]).cumsum(0).tolist()
     slices = [slice(end - len(reader), end) for end, reader in zip(ends, read.readers, strict=True)]
     return sum(float((reader * read.moments[k, k]).sum()) for reader, k in zip(read.readers, slices, strict=True))
 
 
 def _read(read: StreamRead, values: Tensor) -> Tensor:
-    """G x for columns [N, c] of all teachers' coordinates."""
+    """G x for columns [N, c]."""
     parts = values.split([len(reader) for reader in read.readers])
     return torch.cat([reader @ part for reader, part in zip(read.readers, parts, strict=True)])
 
 
 def _loss_and_step(reads: Sequence[StreamRead], basis: Tensor) -> tuple[float, Tensor]:
-    """The loss over all reads, and a step of the basis that lessens it."""
+    """The loss, and a step that reduces it."""
     total, slope, curvature = 0.0, torch.zeros_like(basis), torch.zeros(basis.shape[1], basis.shape[1]).to(basis)
     for read in reads:
         shared = read.moments @ basis

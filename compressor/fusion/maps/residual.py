@@ -1,7 +1,4 @@
-"""Residual maps: one per teacher for the whole residual stream, so that skip connections stay consistent.
-
-Each method is a function from the teachers' joint statistics to maps, registered in `RESIDUAL_MAPS`.
-"""
+"""Residual maps: one per teacher, since skip connections join all its layers."""
 
 from __future__ import annotations
 
@@ -28,18 +25,15 @@ from compressor.transport import (  # fmt: skip
 
 @dataclass(frozen=True, eq=False)
 class ResidualProblem:
-    """The input of a residual map.
+    """Input of a residual map.
 
     Attributes:
-        gram: joint second moments of all teachers' residual coordinates [N, N], teacher after teacher, then the
-            anchor's if there is one.
-        sizes: n_k, coordinates of each teacher.
-        weights: α_k, sum to one.
+        gram: joint second moments [N, N]; the anchor comes last.
+        sizes, weights: n_k and α_k.
         m: the student's coordinates.
-        centred: whether the residuals of teachers and student have zero mean over coordinates.
-        rotatable: whether coordinates may be rotated (canonical form).
-        coupling: how coordinates are coupled.
-        reads: where the stream is read; empty if unknown.
+        centred: whether norms subtract the mean.
+        rotatable: whether the form is canonical.
+        reads: empty if unknown.
     """
 
     gram: Tensor
@@ -54,12 +48,10 @@ class ResidualProblem:
 
 @dataclass(frozen=True, eq=False)
 class ResidualMap:
-    """One map per teacher, with α in the push: z = Σ_k push_kᵀ x_k, x_k ≈ pull_k z.
+    """Maps per teacher, with α in the push: z = Σ_k push_kᵀ x_k, x_k ≈ pull_k z.
 
     Attributes:
-        maps: per teacher.
-        couplings: transport plans; empty for other maps.
-        norm_scale: scale of the student's norms that replaces the teachers'.
+        norm_scale: of the student's norms.
     """
 
     maps: tuple[Map, ...]
@@ -72,7 +64,7 @@ RESIDUAL_MAPS: Registry[Callable[[ResidualProblem], ResidualMap]] = Registry("re
 
 @RESIDUAL_MAPS.register("barycentre")
 def transport_barycentre(problem: ResidualProblem) -> ResidualMap:
-    """Couple every teacher's coordinates to a free-support Wasserstein barycentre of them all."""
+    """Couple every teacher's coordinates to their free-support Wasserstein barycentre."""
     n = sum(problem.sizes)
     options = problem.coupling
     gram = gram_for(options.cost, problem.gram[:n, :n])
@@ -85,7 +77,7 @@ def transport_barycentre(problem: ResidualProblem) -> ResidualMap:
 
 @RESIDUAL_MAPS.register("slice")
 def evenly_spaced_coordinates(problem: ResidualProblem) -> ResidualMap:
-    """Keep evenly spaced coordinates: the usual slicing, as a baseline."""
+    """Keep evenly spaced coordinates, as a baseline."""
     couplings = tuple(
         from_selection(torch.linspace(0, n - 1, problem.m).round().long(), n, space="residual") for n in problem.sizes
     )
@@ -94,7 +86,7 @@ def evenly_spaced_coordinates(problem: ResidualProblem) -> ResidualMap:
 
 @RESIDUAL_MAPS.register("importance")
 def most_important_coordinates(problem: ResidualProblem) -> ResidualMap:
-    """Keep the coordinates that vary most, of any teacher: importance slicing, or transplanting of neurons."""
+    """Keep the coordinates that vary most, of any teacher."""
     n = sum(problem.sizes)
     shares = torch.cat([torch.full((k,), a) for k, a in zip(problem.sizes, problem.weights, strict=True)]).double()
     selected = (shares * problem.gram.diagonal()[:n]).argsort(descending=True)[: problem.m].sort().values
@@ -105,18 +97,18 @@ def most_important_coordinates(problem: ResidualProblem) -> ResidualMap:
 
 @RESIDUAL_MAPS.register("principal")
 def principal_components(problem: ResidualProblem) -> ResidualMap:
-    """Principal components of all teachers' residual activations; orthogonal, no transport.
+    """Take the principal components of all teachers' residual activations.
 
-    Under centring norms m - 1 components are embedded in the zero-mean subspace of R^m.
+    Centring norms leave m - 1 of them.
     """
     return _projected(problem, _principal_basis(problem))
 
 
 @RESIDUAL_MAPS.register("readers")
 def read_components_map(problem: ResidualProblem) -> ResidualMap:
-    """Components that the readers of the stream would miss most; orthogonal, no transport.
+    """Take the components that the stream's readers need most.
 
-    Where no reads are known they are the principal components.
+    Principal components if no reads are known.
     """
     basis = _principal_basis(problem)
     return _projected(problem, read_components(problem.reads, _roots_of_weights(problem), basis))
@@ -124,7 +116,7 @@ def read_components_map(problem: ResidualProblem) -> ResidualMap:
 
 @RESIDUAL_MAPS.register("anchor")
 def given_anchor(problem: ResidualProblem) -> ResidualMap:
-    """Couple every teacher's coordinates to an anchor's, with uniform marginals (as in the paper).
+    """Couple every teacher's coordinates to an anchor's, as in the paper.
 
     Raises:
         UserError: there is no anchor.
@@ -142,13 +134,13 @@ def given_anchor(problem: ResidualProblem) -> ResidualMap:
 
 
 def energy_left_out(problem: ResidualProblem) -> float:
-    """The share of the teachers' residual energy outside m common principal components, in [0, 1]."""
+    """Share of residual energy outside m common principal components, in [0, 1]."""
     values = torch.linalg.eigvalsh(_weighted_gram(problem)).clamp(min=0).flip(0)
     return 1 - float(values[: problem.m].sum() / values.sum().clamp(min=1e-30))
 
 
 def zero_mean_basis(m: int) -> Tensor:
-    """An orthonormal basis of the zero-mean subspace of R^m, [m, m - 1] (Helmert)."""
+    """Orthonormal (Helmert) basis of zero-mean vectors, [m, m - 1]."""
     basis = torch.zeros(m, m - 1, dtype=torch.float64)
     for j in range(1, m):
         basis[:j, j - 1] = 1.0
@@ -158,15 +150,12 @@ def zero_mean_basis(m: int) -> Tensor:
 
 
 def pooled_maps(couplings: Sequence[Coupling], weights: Sequence[float], *, scatter: bool = False) -> tuple[Map, ...]:
-    """Push and pull of couplings to one shared support.
+    """Push and pull of couplings to m shared targets.
 
-    A student's coordinate is the mean of everything coupled to it, weighted by α; where free marginals leave a teacher
-    out, the others replace it.
+    Each target is the α-weighted mean of all coupled to it.
 
     Args:
-        couplings: one per teacher, to the same m targets.
-        weights: α per teacher.
-        scatter: keep each teacher's own normalisation (for selections).
+        scatter: normalise per teacher (for selections).
     """
     mass = sum(a * coupling.plan.sum(0) for a, coupling in zip(weights, couplings, strict=True))
     inverse = torch.where(torch.as_tensor(mass) > 0, 1 / torch.as_tensor(mass), 0.0)
@@ -177,10 +166,10 @@ def pooled_maps(couplings: Sequence[Coupling], weights: Sequence[float], *, scat
 
 
 def gram_for(cost: str, gram: Tensor) -> Tensor:
-    """The Gram matrix whose squared distances a barycentre under this cost minimises; of unit rows for cosine.
+    """The Gram matrix of a barycentre's cost.
 
     Raises:
-        UserError: no ground cost has that name, or it needs means.
+        UserError: the cost is unknown or needs means.
     """
     COSTS.get(cost)
     if cost == "correlation":
@@ -198,7 +187,7 @@ def _principal_basis(problem: ResidualProblem) -> Tensor:
 
 
 def _projected(problem: ResidualProblem, basis: Tensor) -> ResidualMap:
-    """The orthogonal map to a basis of all teachers' coordinates, each teacher weighted by α."""
+    """The orthogonal map to a basis."""
     root = _roots_of_weights(problem)
     gram = problem.gram[: len(root), : len(root)]
     if problem.centred:
@@ -215,7 +204,7 @@ def _projected(problem: ResidualProblem, basis: Tensor) -> ResidualMap:
 
 
 def _weighted_gram(problem: ResidualProblem) -> Tensor:
-    """The teachers' joint second moments, each teacher weighted by α."""
+    """Joint second moments weighted by α."""
     root = _roots_of_weights(problem)
     return root[:, None] * problem.gram[: len(root), : len(root)] * root[None, :]
 
@@ -230,7 +219,7 @@ def _starts(sizes: Sequence[int]) -> list[int]:
 
 
 def _with_norm_scale(problem: ResidualProblem, maps: tuple[Map, ...], couplings: tuple[Coupling, ...]) -> ResidualMap:
-    """Add the norm scale: rms of a student's coordinate over rms of a teacher's (both norms divide by theirs)."""
+    """Add the ratio of rms, student to teachers."""
     push = torch.cat([mapping.push for mapping in maps])
     gram = problem.gram[: len(push), : len(push)]
     student = float((push * (gram @ push)).sum()) / problem.m

@@ -1,4 +1,4 @@
-"""Statistics of the teachers' residual streams and of their readers."""
+"""Statistics of the teachers' residual streams and their readers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STREAM_WEIGHT = 3
 
 
 def residual_problems(context: FusionContext) -> dict[str, ResidualProblem]:
-    """The problem of every residual and embedding space."""
+    """Problems of residual and embedding spaces."""
     models = [*context.teachers, *([context.anchor] if context.anchor is not None else [])]
     spaces = wide_spaces(context.anatomy)
     if context.calibration is None or not context.from_activations:
@@ -52,7 +52,7 @@ def residual_problems(context: FusionContext) -> dict[str, ResidualProblem]:
 
 
 def with_reads(context: FusionContext, problems: Mapping[str, ResidualProblem]) -> dict[str, ResidualProblem]:
-    """The problems with their reads, by a second pass of the teachers."""
+    """Add reads to the problems, by a second pass."""
     assert context.calibration is not None
     samples = context.calibration.subset(RESIDUAL_SAMPLES)
     reads = space_reads(context.teachers, context.anatomy, list(problems), samples)
@@ -63,10 +63,9 @@ def with_reads(context: FusionContext, problems: Mapping[str, ResidualProblem]) 
 def space_grams(
     teachers: Sequence[FusionTeacher], anatomy: Anatomy, spaces: Sequence[str], batches: Sequence[Batch]
 ) -> dict[str, Tensor]:
-    """Joint second moments of all teachers' coordinates over all depths, {space: [Σ n_k, Σ n_k]}.
+    """Joint second moments over all depths, {space: [Σ n_k, Σ n_k]}.
 
-    Every depth counts alike: its moments are divided by the teachers' mean square there (weighted by α), which grows
-    along the stream while norms cancel the growth.  `anatomy` is the student's.
+    Each depth's are divided by its mean square, whose growth norms cancel.  `anatomy` is the student's.
     """
     taps = {space: space_taps(anatomy, space) for space in spaces}
     masks = Masks(batches, anatomy)
@@ -88,12 +87,11 @@ def space_grams(
 
 @dataclass(frozen=True)
 class _Reading:
-    """Linear modules that read the stream at one place, in the student's names.
+    """Linear modules that read the stream at one place.
 
     Attributes:
-        tap: the stream before their norm, or before them where it is not rotatable.
-        ops: the modules.
-        norm: before a tied head, which keeps its scale.
+        tap: before their norm if the stream is rotatable.
+        norm: only before a tied head, which keeps its scale.
     """
 
     tap: Tap
@@ -105,11 +103,10 @@ class _Reading:
 def space_reads(
     teachers: Sequence[FusionTeacher], anatomy: Anatomy, spaces: Sequence[str], batches: Sequence[Batch]
 ) -> dict[str, list[StreamRead]]:
-    """Every place where linear modules read residual or embedding spaces, {space: reads}.
+    """Where linear modules read residual or embedding spaces, {space: reads}.
 
-    Every module of every teacher counts alike, since its G is divided by the energy of its output; the stream itself,
-    which norms and writers need, counts like `STREAM_WEIGHT` modules.  A head counts by the differences between its
-    classes, since softmax cancels their mean; a layer that runs several times by its first run.
+    Modules count alike, by their share of output energy; the stream like `STREAM_WEIGHT` modules.  Heads count by
+    differences between classes, since softmax cancels their mean; repeated layers by their first run.
     """
     readings = {space: _readings(anatomy, space, teachers[0]) for space in spaces}
     masks = Masks(batches, anatomy)
@@ -138,7 +135,7 @@ def space_reads(
 def _joint_values(
     teachers: Sequence[FusionTeacher], taps: Mapping[str, Sequence[Tap]], masks: Masks, index: int, batch: Batch
 ) -> Iterator[tuple[tuple[str, Tap], Tensor]]:
-    """One batch's coordinates of all teachers [T, Σ n_k], by space and tap."""
+    """One batch's pooled coordinates [T, Σ n_k], by space and tap."""
     captured = [_capture(teacher, [tap for group in taps.values() for tap in group], batch) for teacher in teachers]
     for space, group in taps.items():
         for tap in group:

@@ -1,8 +1,4 @@
-"""Maps of hidden units: which of the teachers' units, or which means of them, become the student's.
-
-Each method is a function from pooled statistics to one coupling per teacher, registered in `UNIT_MAPS`.  A unit is
-`block` coordinates: one (FFN), or the channels of an attention head.
-"""
+"""Maps of hidden units: which units, or means of them, the student gets."""
 
 from __future__ import annotations
 
@@ -27,17 +23,13 @@ SELECTION_TOLERANCE = 1e-2
 
 @dataclass(frozen=True, eq=False)
 class UnitProblem:
-    """The input of a map of units.
+    """Input of a map of units, all teachers pooled.
 
     Attributes:
-        name: of the space.
-        statistics: moments, all teachers' coordinates pooled.
-        sizes: coordinates of each teacher.
-        weights: α per teacher.
-        units: of the student.
-        block: coordinates per unit.
-        coupling: how coordinates are coupled.
-        likeness: computes inner products between blocks; None for single units.
+        sizes, weights: coordinates and α per teacher.
+        units: the student's.
+        block: coordinates per unit (one, or a head's).
+        likeness: computes blocks' inner products, if needed.
     """
 
     name: str
@@ -50,18 +42,18 @@ class UnitProblem:
     likeness: Callable[[], Tensor] | None = None
 
     def importance(self) -> Tensor:
-        """Mean square of each unit's contribution to the residual stream, [N / block]."""
+        """Mean square contribution to the residual stream, [N / block]."""
         contributions = self.statistics.variance * self.statistics.outgoing.square().sum(1)
         return contributions.reshape(-1, self.block).sum(1)
 
     def unit_gram(self) -> Tensor:
-        """Inner products of units' activations or blocks' contributions, [N / block, N / block]."""
+        """Inner products of units, [N / block, N / block]."""
         return self.statistics.gram if self.likeness is None else self.likeness()
 
 
 @dataclass(frozen=True, eq=False)
 class UnitMap:
-    """Per teacher, push and pull of its units [units_k, units], and its coupling."""
+    """Push and pull [units_k, units] and coupling per teacher."""
 
     maps: tuple[Map, ...]
     couplings: tuple[Coupling, ...]
@@ -74,7 +66,7 @@ UNIT_MAPS: Registry[Callable[[UnitProblem], UnitMap]] = Registry("inner map")
 def select_units(problem: UnitProblem) -> UnitMap:
     """Choose the units that reduce the refit error most: partial transport.
 
-    Greedily, on Gram matrices: single units by orthogonal matching pursuit, heads as whole blocks.
+    Single units by orthogonal matching pursuit, heads as blocks.
     """
     chosen = _pursue(problem) if problem.block == 1 else _choose_forward(problem)
     return chosen_units(problem, chosen)
@@ -97,13 +89,13 @@ def transport_units(problem: UnitProblem) -> UnitMap:
 
 @UNIT_MAPS.register("importance")
 def most_important_units(problem: UnitProblem) -> UnitMap:
-    """Keep the units that contribute most, of any teacher: importance slicing, quick and rough."""
+    """Keep the units that contribute most, of any teacher."""
     return chosen_units(problem, problem.importance().argsort(descending=True)[: problem.units].sort().values)
 
 
 @UNIT_MAPS.register("slice")
 def evenly_spaced_units(problem: UnitProblem) -> UnitMap:
-    """Keep evenly spaced units of every teacher: the usual slicing, as a baseline."""
+    """Keep evenly spaced units of every teacher, as a baseline."""
     units = [size // problem.block for size in problem.sizes]
     couplings = tuple(
         from_selection(torch.linspace(0, n - 1, problem.units).round().long(), n, space=problem.name) for n in units
@@ -112,13 +104,7 @@ def evenly_spaced_units(problem: UnitProblem) -> UnitMap:
 
 
 def restricted_to(method: Callable[[UnitProblem], UnitMap], problem: UnitProblem, owners: Sequence[bool]) -> UnitMap:
-    """A method's map of some teachers' units; of all teachers' where those are too few.
-
-    Args:
-        method: a registered one.
-        problem: all teachers' units pooled.
-        owners: per teacher, whether its units may be taken.
-    """
+    """A method's map of the owners' units; of all where those are too few."""
     units = [size // problem.block for size in problem.sizes]
     allowed = torch.cat([torch.full((count,), owner) for count, owner in zip(units, owners, strict=True)])
     if all(owners) or int(allowed.sum()) < problem.units:
@@ -139,7 +125,7 @@ def restricted_to(method: Callable[[UnitProblem], UnitMap], problem: UnitProblem
 
 
 def chosen_units(problem: UnitProblem, chosen: Tensor) -> UnitMap:
-    """Student unit j is pooled unit chosen[j], of the teacher that owns it."""
+    """Student unit j is pooled unit chosen[j]."""
     units = [size // problem.block for size in problem.sizes]
     whole = from_selection(chosen, sum(units), space=problem.name)
     plans = whole.plan.split(units)
@@ -149,17 +135,17 @@ def chosen_units(problem: UnitProblem, chosen: Tensor) -> UnitMap:
 
 
 def _empty(problem: UnitProblem, units: int) -> tuple[Map, Coupling]:
-    """The map of a teacher none of whose units is taken."""
+    """The map of a teacher without chosen units."""
     zeros = torch.zeros(units, problem.units, dtype=torch.float64)
     return Map(zeros, zeros), Coupling(zeros, zeros.sum(1), zeros.sum(0), None, "selection", problem.name)
 
 
 def _pursue(problem: UnitProblem) -> Tensor:
-    """Orthogonal matching pursuit: always the unit that explains most of the residual target.
+    """Orthogonal matching pursuit.
 
-    The residuals of the target C and of every unit follow from one column of a pivoted Cholesky factorisation
-    G ≈ LLᵀ per choice, so a twin of a chosen unit becomes worthless: the target's residual is C - LE, where a row of
-    E is explained by a choice.  Every `SELECTED_TOGETHER` choices are subtracted from G and C by one product.
+    Residuals of target C and units G come from pivoted Cholesky G ≈ LLᵀ, a column per choice; `SELECTED_TOGETHER`
+    choices
+    are subtracted at once.
     """
     gram, cross = problem.statistics.gram.clone(), problem.statistics.cross.clone()
     count = len(gram)
@@ -190,7 +176,7 @@ def _pursue(problem: UnitProblem) -> Tensor:
 
 
 def _choose_forward(problem: UnitProblem) -> Tensor:
-    """Greedy forward choice of blocks by the error of the target."""
+    """Greedy forward choice of blocks."""
     gram, target, block = problem.statistics.gram, problem.statistics.cross, problem.block
     count = gram.shape[0] // block
     if problem.units >= count:

@@ -1,1 +1,1 @@
-"""Maps of attention heads and of the channels inside them."""
+"""Maps of attention heads and their channels."""

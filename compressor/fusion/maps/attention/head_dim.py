@@ -1,8 +1,6 @@
-"""Smaller heads: channels of queries and keys that preserve QKᵀ, of values that preserve VO.
+"""Smaller heads: channels that preserve QKᵀ and VO.
 
-Logits are a bilinear form of rank d in the residual stream and head outputs a linear map of rank d, nearly always of
-lower rank.  So half the width loses less by as many heads of half the size than by half as many heads.  Rotary channels
-are mixed only in pairs of similar frequency (`rotary`).
+QKᵀ and VO are nearly of lower rank, so halving head sizes loses less than halving their number.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ _Pair = tuple[Tensor, Tensor]
 
 
 def narrowable(spaces: Sequence[Space], student: Space) -> bool:
-    """Whether the student's heads are the teachers' with fewer channels, which may be mixed."""
+    """Whether the student's heads are the teachers' with fewer, mixable channels."""
     shapes = {(space.head_dim, space.heads // space.groups) for space in spaces}
     if len(shapes) != 1 or (student.rotary and not all(space.pairs for space in spaces)):
         return False
@@ -40,13 +38,9 @@ def narrowed(
     *,
     spaced: bool,
 ) -> tuple[dict[str, Map], ...]:
-    """Maps to heads of the teachers' size, extended to the student's smaller heads.
+    """Extend maps to the student's smaller heads.
 
     Args:
-        maps: per teacher, the maps of query, key, value and output.
-        spaces: each teacher's attention space.
-        student: the student's.
-        statistics: all teachers pooled.
         pairs: corresponding rotary channels, if any.
         spaced: keep evenly spaced channels, as a baseline.
     """
@@ -64,7 +58,7 @@ def narrowed(
 
 
 def _spaced_blocks(d: int, student: Space, pairs: RotaryPairs | None) -> dict[Role, list[_Pair]]:
-    """Per role, push and pull of every head that keep evenly spaced channels."""
+    """Push and pull of evenly spaced channels, per role and head."""
     m = student.head_dim
     selection = torch.eye(d, dtype=torch.float64)[:, torch.linspace(0, d - 1, m).round().long()]
     match = selection if pairs is None else select_pairs(d, m, pairs)
@@ -75,7 +69,7 @@ def _spaced_blocks(d: int, student: Space, pairs: RotaryPairs | None) -> dict[Ro
 def _low_rank_blocks(
     maps: Sequence[Mapping[str, Map]], d: int, student: Space, statistics: HeadStatistics, pairs: RotaryPairs | None
 ) -> dict[Role, list[_Pair]]:
-    """Per role, push and pull of every head that preserve QKᵀ and VO best."""
+    """Push and pull that preserve QKᵀ and VO, per role and head."""
     name, m, per_group = student.name, student.head_dim, student.heads // student.groups
     pooled = {role: torch.cat([teacher_maps[map_key(name, role)].push for teacher_maps in maps]) for role in Role}
     queries = _diagonal(pooled[Role.QUERY].T @ statistics.queries @ pooled[Role.QUERY], d)
@@ -99,7 +93,7 @@ def _low_rank_blocks(
 
 
 def _group_blocks(query: Tensor, key: Tensor, values: _Pair, d: int, student: Space) -> dict[Role, list[_Pair]]:
-    """Per role, push and pull of the heads of one group."""
+    """Push and pull of one group's heads."""
     per_group = student.heads // student.groups
     # The student divides products by the root of its own number of channels.
     query = query * (math.sqrt(student.head_dim / d) if student.scaled else 1.0)
@@ -112,10 +106,10 @@ def _group_blocks(query: Tensor, key: Tensor, values: _Pair, d: int, student: Sp
 
 
 def _diagonal(moments: Tensor, size: int) -> list[Tensor]:
-    """The blocks [size, size] on the diagonal."""
+    """The diagonal blocks [size, size]."""
     return [moments[k : k + size, k : k + size] for k in range(0, len(moments), size)]
 
 
 def _pull_of(push: Tensor) -> Tensor:
-    """The pull that recovers the input of a push by least squares."""
+    """The least-squares inverse of a push."""
     return torch.linalg.pinv(push, rtol=1e-9).T

@@ -1,7 +1,7 @@
-"""Maps of attention: match heads as wholes, then the channels inside matched heads.
+"""Maps of attention: match whole heads, then the channels inside.
 
-Query heads that share keys and values move together.  Queries and keys share one channel map, or logits would change;
-values and outputs share another.  Rotary positions keep query–key channels in place.
+A group's query heads move together.  Queries and keys share a channel map, so that logits do not change; values and
+outputs another.
 """
 
 from __future__ import annotations
@@ -20,12 +20,10 @@ from compressor.transport import solve, uniform
 
 @dataclass(frozen=True)
 class _Member:
-    """A teacher's key–value group in the pool of all groups.
+    """A teacher's key–value group.
 
     Attributes:
-        teacher, group: which group of which teacher.
-        query_heads: its query heads in the pool.
-        key_group: its place in the pool.
+        query_heads, key_group: places in the pool.
     """
 
     teacher: int
@@ -35,7 +33,7 @@ class _Member:
 
 
 def group_contributions(statistics: HeadStatistics, spaces: Sequence[Space]) -> Tensor:
-    """Inner products of key–value groups, their query heads matched, [Σ g, Σ g]."""
+    """Inner products of groups, their query heads matched, [Σ g, Σ g]."""
     contributions, members = statistics.contributions, _members(spaces)
     per_group = spaces[0].heads // spaces[0].groups
     if per_group == 1:
@@ -51,14 +49,7 @@ def group_contributions(statistics: HeadStatistics, spaces: Sequence[Space]) -> 
 def attention_maps(
     units: UnitMap, spaces: Sequence[Space], student: Space, statistics: HeadStatistics
 ) -> tuple[dict[str, Map], ...]:
-    """Expand a map of groups: per teacher, the maps of query, key, value and output.
-
-    Args:
-        units: the map of each teacher's groups, [g_k, g].
-        spaces: each teacher's, with heads like the student's.
-        student: its attention space.
-        statistics: by which query heads and channels are matched.
-    """
+    """Expand maps of groups [g_k, g] to query, key, value and output."""
     per_group, d = student.heads // student.groups, student.head_dim
     members = _members(spaces)
     mass = torch.cat([mapping.push for mapping in units.maps])
@@ -89,9 +80,9 @@ def attention_maps(
 
 
 def placed_groups(problem: UnitProblem) -> UnitMap:
-    """Heads of fixed position (ALiBi's slope): each from the teacher to which that position matters most.
+    """Heads of fixed position (ALiBi), each from the teacher that needs it most.
 
-    With n heads of slopes 2^(-8 j / n), j = 1 … n, the student's j-th of m has the slope of the teacher's j n / m-th.
+    Slopes are 2^(-8 j / n): student's head j of m matches the teacher's j n / m.
     """
     counts = [size // problem.block for size in problem.sizes]
     importance = problem.importance().split(counts)
@@ -103,7 +94,7 @@ def placed_groups(problem: UnitProblem) -> UnitMap:
 
 @dataclass(frozen=True)
 class _Match:
-    """One member's query heads and channels, in the order of the reference's."""
+    """One member's query heads and channels, in the reference's order."""
 
     query_heads: list[int]
     group: int
@@ -136,10 +127,7 @@ def _match(member: _Member, reference: _Member, statistics: HeadStatistics, d: i
 
 
 def _assign(likeness: Tensor) -> Tensor:
-    """For each reference item the matched one: hard transport, by greatest inner product.
-
-    For equal sizes |x - y|² and -2<x, y> have the same optimal permutation.
-    """
+    """The match of each reference item: hard transport by inner product."""
     n = likeness.shape[0]
     coupling = solve("emd", likeness.max() - likeness, uniform(n), uniform(n), space="channels")
     return coupling.plan.argmax(dim=1)
@@ -150,7 +138,7 @@ def _block(matrix: Tensor, rows: range, columns: range) -> Tensor:
 
 
 def _channels(gram: Tensor, row: int, column: int, d: int) -> Tensor:
-    """The block of d channels of two heads."""
+    """The channel block of two heads."""
     return _block(gram, range(row * d, (row + 1) * d), range(column * d, (column + 1) * d))
 
 

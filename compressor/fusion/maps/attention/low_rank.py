@@ -1,4 +1,4 @@
-"""Low-rank approximations of products, weighted by the moments of their inputs."""
+"""Low-rank approximations of products, weighted by input moments."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ WEAKEST = 1e-3
 
 
 def low_rank_product(queries: Tensor, keys: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Maps A, B [d, rank] of queries and keys whose products (Aᴴq)ᴴ(Bᴴk) are nearest to qᴴk.
+    """Maps A, B [d, rank] whose products (Aᴴq)ᴴ(Bᴴk) are nearest to qᴴk.
 
     Args:
-        queries, keys: second moments [d, d], real or complex, taken as independent.
-        rank: channels left; more than d are filled with zeros.
+        queries, keys: second moments [d, d] (maybe complex), taken as independent.
+        rank: beyond d, zeros.
     """
     left, left_inverse = roots(queries)
     right, right_inverse = roots(keys)
@@ -26,14 +26,13 @@ def low_rank_product(queries: Tensor, keys: Tensor, rank: int) -> tuple[Tensor, 
 
 
 def low_rank_written(outputs: Tensor, outgoing: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Push and pull [d, rank] of a head's outputs z whose z·push·pullᵀ·W is nearest to z·W.
+    """Push and pull [d, rank] whose z·push·pullᵀ·W is nearest to z·W.
 
-    A channel's free scale is shared evenly by values and output projection, so that equally long steps suit both.
+    Both get even scales, so that equal finetuning steps suit them.
 
     Args:
-        outputs: second moments [d, d] of z.
+        outputs: second moments of z [d, d].
         outgoing: W [d, n].
-        rank: channels left, at most d.
     """
     root, inverse = roots(outputs)
     u, s, _ = torch.linalg.svd(root @ outgoing, full_matrices=outgoing.shape[1] < rank)
@@ -45,12 +44,12 @@ def low_rank_written(outputs: Tensor, outgoing: Tensor, rank: int) -> tuple[Tens
 
 
 def roots(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """The Hermitian root of a moment matrix, and its inverse."""
+    """Hermitian root of moments, and its inverse."""
     values, vectors = torch.linalg.eigh(moments)
     values = values.clamp(min=1e-9 * float(values.max().clamp(min=1e-30)))
     return (vectors * values.sqrt()) @ vectors.mH, (vectors / values.sqrt()) @ vectors.mH
 
 
 def padded(matrix: Tensor, columns: int) -> Tensor:
-    """The matrix with zero columns added, up to `columns`."""
+    """Add zero columns up to `columns`."""
     return torch.nn.functional.pad(matrix, (0, columns - matrix.shape[1]))

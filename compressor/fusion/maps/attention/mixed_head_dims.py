@@ -1,7 +1,6 @@
 """Attention of teachers with unlike heads, which cannot be averaged.
 
-Every group of the student takes one of the most important groups of any teacher: of its queries and keys the channels
-that best keep QKᵀ, of its values the principal ones.
+Each student's group takes one teacher's group: channels that keep QKᵀ, and principal values.
 """
 
 from __future__ import annotations
@@ -24,9 +23,7 @@ class _Group:
     """A teacher's key–value group.
 
     Attributes:
-        teacher, group: which group of which teacher.
-        heads: its query heads in the teacher.
-        first_query, first_key: where its coordinates start in the pool of all teachers.
+        first_query, first_key: first coordinates in the pool.
     """
 
     teacher: int
@@ -37,23 +34,20 @@ class _Group:
 
 
 def alike(spaces: Sequence[Space], student: Space) -> bool:
-    """Whether all teachers' heads have the student's channels and as many heads per group."""
+    """Whether teachers and student have heads and groups alike."""
     return all((s.head_dim, s.heads // s.groups) == (student.head_dim, student.heads // student.groups) for s in spaces)
 
 
 def unlike_maps(
     spaces: Sequence[Space], student: Space, statistics: HeadStatistics, importance: Tensor
 ) -> tuple[dict[str, Map], ...]:
-    """Per teacher, the maps of query, key, value and output.
+    """Maps of query, key, value and output per teacher.
 
     Args:
-        spaces: each teacher's attention space.
-        student: the student's.
-        statistics: all teachers pooled.
-        importance: of every input channel of the output projections, pooled [Σ n·d].
+        importance: of pooled head channels [Σ n·d].
 
     Raises:
-        UnsupportedError: positions of channels or heads are fixed.
+        UnsupportedError: channels or heads have fixed positions.
     """
     if student.rotary or student.head_position_fixed or student.order:
         sizes = sorted({f"{s.head_dim} channels in groups of {s.heads // s.groups}" for s in (*spaces, student)})
@@ -73,7 +67,7 @@ def _fill_group(
     pairs: dict[Role, tuple[Tensor, Tensor]], target: int, group: _Group, space: Space, student: Space,
     statistics: HeadStatistics, importance: Tensor,
 ) -> None:  # fmt: skip
-    """Set push and pull of one of the student's groups."""
+    """Set push and pull of one student's group."""
     d, m, per_group = space.head_dim, student.head_dim, student.heads // student.groups
     starts = [group.first_query + index * d for index in range(len(group.heads))]
     weights = torch.stack([importance[start : start + d].sum() for start in starts])

@@ -1,8 +1,6 @@
-"""Rotary heads of fewer channels: each of the student's pairs replaces the teachers' pairs of about its frequency.
+"""Rotary heads of fewer channels: pairs of similar frequency become one.
 
-A head's logit is the real part of Σ_p q_p* k_p exp(iω_p Δ) over its pairs p, with Δ the distance of the two tokens.
-Each of the student's pairs gets the complex product of rank one nearest to the sum of the products of the teachers'
-pairs closest in frequency.
+A logit is Re Σ_p q_p* k_p exp(iω_p Δ) over pairs p.  A student's pair gets the best complex product of rank one.
 """
 
 from __future__ import annotations
@@ -19,12 +17,12 @@ from compressor.fusion.maps.attention.low_rank import low_rank_product
 
 @dataclass(frozen=True, eq=False)
 class RotaryPairs:
-    """The teachers' pairs of channels that the student's pairs replace.
+    """The teachers' pairs that each student's pair replaces.
 
     Attributes:
         layout: how channels are paired.
-        teachers: pairs of their heads.
-        members: per pair of the student the teachers', nearest in frequency first; may be empty.
+        teachers: number of their pairs.
+        members: per student's pair, nearest first.
     """
 
     layout: str
@@ -33,7 +31,7 @@ class RotaryPairs:
 
 
 def match_frequencies(teachers: Sequence[nn.Module], student: nn.Module, layout: str) -> RotaryPairs | None:
-    """The pairs of heads that become smaller; None if the teachers' frequencies are not alike."""
+    """Match pairs by frequency; None if the teachers' differ."""
     teacher_frequencies, student_frequencies = [frequencies(model) for model in teachers], frequencies(student)
     first = teacher_frequencies[0]
     if first is None or student_frequencies is None:
@@ -48,7 +46,7 @@ def match_frequencies(teachers: Sequence[nn.Module], student: nn.Module, layout:
 
 
 def select_pairs(d: int, channels: int, matched: RotaryPairs) -> Tensor:
-    """A selection [d, channels] of the teachers' pair nearest to each of the student's, as a baseline."""
+    """Select each pair's nearest [d, channels], as a baseline."""
     selection = torch.zeros(d, channels, dtype=torch.float64)
     ends = zip(
         pairs(matched.layout, matched.teachers), pairs(matched.layout, len(matched.members)), strict=True
@@ -64,12 +62,10 @@ def select_pairs(d: int, channels: int, matched: RotaryPairs) -> Tensor:
 
 
 def rotary_product(queries: Tensor, keys: Tensor, channels: int, matched: RotaryPairs) -> tuple[Tensor, Tensor]:
-    """Maps A, B [d, channels] of queries and keys whose rotated products are nearest to those of q and k.
+    """Maps A, B [d, channels] that keep rotated products best.
 
     Args:
         queries, keys: second moments [d, d] before rotation, taken as independent.
-        channels: of the student's head.
-        matched: corresponding pairs.
     """
     d, start, new_start = len(queries), 2 * matched.teachers, 2 * len(matched.members)
     a, b = torch.zeros(d, channels, dtype=torch.float64), torch.zeros(d, channels, dtype=torch.float64)
@@ -97,7 +93,7 @@ def rotary_product(queries: Tensor, keys: Tensor, channels: int, matched: Rotary
 
 
 def _complex(moments: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """E[z zᴴ] of z = first + i·second channels, [n, n]."""
+    """E[z zᴴ] of z = first + i·second, [n, n]."""
 
     def block(rows: Tensor, columns: Tensor) -> Tensor:
         return moments[rows[:, None], columns[None, :]]
