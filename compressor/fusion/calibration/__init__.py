@@ -1,1 +1,1 @@
-"""Calibration samples: batches and masks, streamed statistics, models run layer by layer."""
+"""Calibration: batches, masks, streamed statistics, layer-wise runs."""

@@ -1,7 +1,6 @@
 """Calibration batches, train and held-out.
 
-Samples are chosen by key, the hash of their content without padding; so the order, batches and padding of the samples
-do not change the student.
+Samples are chosen by a hash of their content, so order, batches and padding do not change the student.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class CalibrationSet:
 
     @classmethod
     def split(cls, batches: Sequence[Batch], share: float) -> CalibrationSet:
-        """Hold out `share` of the samples, at least one; none of fewer than two samples."""
+        """Hold out `share` of the samples, at least one; none of fewer than two."""
         keys = [sample_keys(batch) for batch in batches]
         ranked = sorted(key for batch_keys in keys for key in batch_keys)
         if len(ranked) < 2:
@@ -61,7 +60,7 @@ class CalibrationSet:
         return [*self.train, *self.held_out]
 
     def is_held_out(self, index: int, runs: int = 1) -> bool:
-        """Whether a batch of `all` is held out; `runs`: virtual batches per batch."""
+        """Whether a (virtual) batch of `all` is held out."""
         return index >= len(self.train) * runs
 
     def subset(self, samples: int) -> list[Batch]:
@@ -69,12 +68,12 @@ class CalibrationSet:
         return take_samples(self.all, samples)
 
     def rebatched(self, size: Callable[[Batch], int]) -> CalibrationSet:
-        """Each part in new batches sorted by key, of `size(batch)` samples."""
+        """Each part sorted by key, in batches of `size(batch)`."""
         return CalibrationSet(sorted_by_key(self.train, size), sorted_by_key(self.held_out, size))
 
 
 def split_large_batches(batches: Sequence[Batch], count_logits: Callable[[Batch], int]) -> list[Batch]:
-    """Split batches so that a call makes at most `MOST_CALL_LOGITS` logits, or those of one sample."""
+    """Split batches into calls of at most `MOST_CALL_LOGITS` logits, or one sample."""
     split: list[Batch] = []
     for batch in batches:
         size = max(1, MOST_CALL_LOGITS // max(1, count_logits({name: value[:1] for name, value in batch.items()})))
@@ -87,7 +86,7 @@ def split_large_batches(batches: Sequence[Batch], count_logits: Callable[[Batch]
 
 
 def sample_keys(batch: Batch) -> list[int]:
-    """Per sample, 64 bits of the hash of its inputs without padding."""
+    """Per sample, a 64-bit hash of its inputs without padding."""
     keys = []
     inputs = without_labels(batch)
     for index in range(len(next(iter(inputs.values())))):
@@ -104,7 +103,7 @@ def sample_keys(batch: Batch) -> list[int]:
 
 
 def take_samples(batches: Sequence[Batch], samples: int) -> list[Batch]:
-    """The `samples` samples of the greatest keys; all if there are fewer."""
+    """The `samples` samples of the greatest keys."""
     keys = [sample_keys(batch) for batch in batches]
     ranked = sorted((key for batch_keys in keys for key in batch_keys), reverse=True)
     if len(ranked) <= samples:
@@ -116,8 +115,7 @@ def sorted_by_key(batches: Sequence[Batch], size: Callable[[Batch], int]) -> lis
     """The samples sorted by key, in batches of one shape.
 
     Args:
-        batches: inputs [B, ...].
-        size: samples of a new batch, given an old one; at most those of the largest old one.
+        size: of a new batch, given an old one; at most the largest old one's.
     """
     limit = max(map(_size, batches), default=1)
     rebatched: list[Batch] = []
@@ -134,13 +132,11 @@ def thinned_tokens(keys: Sequence[int], shape: tuple[int, int], mask: Tensor | N
     """Choose about one token vector in `stride`; a sample's key gives the first.
 
     Args:
-        keys: of the samples.
         shape: samples and tokens, padding included.
         mask: real tokens [B, T]; None for all.
-        stride: of the choice.
 
     Returns:
-        bool, one entry per real token.
+        bool per real token.
     """
     samples, tokens = shape
     starts = torch.tensor([key % stride for key in keys])[:, None]

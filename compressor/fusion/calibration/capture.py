@@ -1,4 +1,4 @@
-"""Capture tensors of a forward pass; call a layer again as its model called it."""
+"""Capture tensors of a forward pass; repeat a layer's call."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from compressor.models.finite import check_hidden
 
 
 class StopForward(Exception):
-    """All tensors are captured: the rest of the forward pass is not needed."""
+    """Ends a forward pass once all tensors are captured."""
 
 
 @contextmanager
 def ending_early() -> Iterator[None]:
-    """Continue after a forward pass that `StopForward` ended."""
+    """Continue after `StopForward`."""
     try:
         yield
     except StopForward:
@@ -28,12 +28,9 @@ def ending_early() -> Iterator[None]:
 
 @contextmanager
 def capture_taps(model: nn.Module, taps: Sequence[Tap], *, stop: bool = False) -> Iterator[dict[Tap, Tensor]]:
-    """Fill a dict with the tensors at some taps while the model runs; of several calls the first counts.
+    """Fill a dict with the tensors at some taps while the model runs.
 
-    Args:
-        model: run by the caller.
-        taps: to capture.
-        stop: end the pass once all are captured (`ending_early`).
+    The first of several calls counts.  `stop` ends the pass after the last tap (`ending_early`).
     """
     captured: dict[Tap, Tensor] = {}
 
@@ -61,14 +58,10 @@ def capture_taps(model: nn.Module, taps: Sequence[Tap], *, stop: bool = False) -
 
 
 def check_captured(teacher: str, captured: Mapping[Tap, Tensor]) -> None:
-    """Refuse a teacher whose activations nothing can be computed with.
-
-    Args:
-        teacher: its name.
-        captured: tensors of a forward pass.
+    """Refuse a teacher with unusable activations.
 
     Raises:
-        UserError: a tensor holds NaN, infinity or far too large values; names the module.
+        UserError: NaN, infinity or far too large; names the module.
     """
     for (module, _), value in captured.items():
         check_hidden(teacher, module, value)
@@ -76,7 +69,7 @@ def check_captured(teacher: str, captured: Mapping[Tap, Tensor]) -> None:
 
 @dataclass(frozen=True)
 class HandedArgument:
-    """An argument returned by an earlier layer: the layer, and the place in its output."""
+    """An argument from an earlier layer's output."""
 
     layer: str
     place: int
@@ -84,11 +77,10 @@ class HandedArgument:
 
 @dataclass(frozen=True)
 class LayerCall:
-    """The arguments of one layer's call without its hidden states.
+    """One layer call's arguments without hidden states.
 
     Attributes:
-        args, kwargs: the arguments.
-        by_name: keyword of the hidden states; None if they are the first positional argument.
+        by_name: keyword of the hidden states; None if positional.
     """
 
     args: tuple[Any, ...]
@@ -100,7 +92,7 @@ class LayerCall:
         return self.by_name == other.by_name and len(values) == len(others) and all(map(_same, values, others))
 
     def filled(self, returned: Mapping[str, Any]) -> LayerCall:
-        """The call with the outputs of earlier layers in their places."""
+        """The call with earlier layers' outputs filled in."""
 
         def fill(value: Any) -> Any:
             return returned[value.layer][value.place] if isinstance(value, HandedArgument) else value

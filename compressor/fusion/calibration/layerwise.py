@@ -1,7 +1,6 @@
 """Run a model layer by layer over the calibration batches.
 
-Only the hidden states between two layers are kept.  Layers get the arguments (masks, positions) of the model's call,
-recorded in one pass, and outputs of earlier layers other than hidden states (T5's relative bias).
+Only hidden states between layers are kept; arguments (masks, positions) are recorded from one pass of the model.
 """
 
 from __future__ import annotations
@@ -34,9 +33,8 @@ class LayerwiseRunner:
 
     Args:
         model: in evaluation mode.
-        stacks: paths of its layers, per stack.
-        batches: model inputs.
-        name: of a teacher, whose activations are refused where nothing can be computed with them.
+        stacks: layer paths per stack.
+        name: of a teacher whose activations are checked.
     """
 
     def __init__(
@@ -66,17 +64,14 @@ class LayerwiseRunner:
 
     @property
     def hidden(self) -> Sequence[Tensor]:
-        """Inputs of the next layer, per batch (per virtual batch of an unrolled layer)."""
+        """Inputs of the next layer, per (virtual) batch."""
         return self._hidden
 
     @torch.no_grad()
     def start_stack(self, stack: int, taps: Sequence[Tap] = (), on_batch: OnBatch | None = None) -> None:
-        """Run everything before a stack; keep the inputs of its first layer and the arguments of all.
+        """Run everything before a stack; keep its first inputs and all arguments.
 
-        Args:
-            stack: its index; finished stacks are not run again.
-            taps: to capture.
-            on_batch: callback (batch index, captured tensors).
+        Finished stacks are not run again.
         """
         if stack != self._stack and self._stack >= 0:
             self._finished[self._stack] = self._hidden
@@ -117,11 +112,9 @@ class LayerwiseRunner:
         """Run one layer and capture tensors batch by batch.
 
         Args:
-            layer: its path.
-            taps: to capture; unless `advance`, the layer then stops.
-            on_batch: callback (batch index, captured tensors).
-            advance: keep the layer's output as the hidden states.
-            again: run on the inputs of the last layer advanced over.
+            taps: unless `advance`, the layer stops after them.
+            advance: keep the output as hidden states.
+            again: run on the last advanced layer's inputs.
         """
         module = self.model.get_submodule(layer)
         entering = self._before if again else list(self._hidden)
@@ -141,15 +134,15 @@ class LayerwiseRunner:
             self._before = entering
 
     def advance(self, layer: str) -> None:
-        """Run one layer and keep its output as the hidden states."""
+        """Run one layer and keep its output."""
         self.capture(layer, (), lambda *_: None, advance=True)
 
     def advance_to(self, hidden: Sequence[Tensor]) -> None:
-        """Replace the hidden states, one tensor per batch."""
+        """Replace the hidden states."""
         self._hidden = list(hidden)
 
     def tap_value(self, layer: str, index: int, tap: Tap) -> Tensor:
-        """One tensor inside a layer for one batch; gradients pass if enabled."""
+        """One tensor inside a layer; gradients pass if enabled."""
         batch = self._batch(index)
         with capture_taps(self.model, [tap], stop=True) as captured, ending_early():
             call = self._calls[batch][layer].filled(self._returned[batch])
@@ -157,7 +150,7 @@ class LayerwiseRunner:
         return captured[tap]
 
     def unroll(self, layer: str, runs: int) -> None:
-        """Keep the input of every run of a repeated layer: one virtual batch per run."""
+        """Keep a repeated layer's inputs, one virtual batch per run."""
         entering: list[Tensor] = []
         for index, start in enumerate(list(self._hidden)):
             hidden = start
@@ -167,11 +160,11 @@ class LayerwiseRunner:
         self._hidden = entering
 
     def keep_last_run(self, runs: int) -> None:
-        """Undo `unroll`: keep the hidden states of the last run."""
+        """Undo `unroll`: keep the last run."""
         self._hidden = self._hidden[runs - 1 :: runs]
 
     def run_repeatedly(self, layer: str, runs: int, start: Sequence[Tensor]) -> None:
-        """Run a layer several times from `start`, one tensor per batch."""
+        """Run a layer several times from `start`."""
         self._hidden = list(start)
         for index in range(len(self.batches)):
             for _ in range(runs):
@@ -179,7 +172,7 @@ class LayerwiseRunner:
 
     @torch.no_grad()
     def capture_tail(self, taps: Sequence[Tap], on_batch: OnBatch) -> None:
-        """Run everything after the layers and capture tensors batch by batch."""
+        """Run everything after the layers and capture tensors."""
         for index in range(len(self.batches)):
             on_batch(index, self._run_tail(index, taps)[0])
 
@@ -201,7 +194,7 @@ class LayerwiseRunner:
         return hidden if output is None else output
 
     def _without_hidden(self, layer: str, returned: Any) -> Any:
-        """An output without hidden states, unless a later layer takes them as an argument."""
+        """An output without hidden states, unless a later layer takes them."""
         if not isinstance(returned, tuple):
             return None
         return returned if HandedArgument(layer, 0) in self._handed else (None, *returned[1:])
@@ -215,7 +208,7 @@ class LayerwiseRunner:
     def _recorders(
         self, layers: Sequence[str], last: str, calls: dict[str, LayerCall], returned: dict[str, Any]
     ) -> list[Any]:
-        """Hooks that record calls and outputs of layers and end the pass at the call of `last`."""
+        """Hooks that record layers' calls and outputs, up to the call of `last`."""
         handles = []
         for layer in layers:
             module = self.model.get_submodule(layer)
@@ -228,7 +221,7 @@ class LayerwiseRunner:
         self, layer: str, calls: dict[str, LayerCall], returned: dict[str, Any], *, first: bool, last: bool
     ) -> Any:
         def handed(value: Any) -> Any:
-            """An argument, or its origin if an earlier layer returned it."""
+            """An argument, or the earlier layer's output it is."""
             if isinstance(value, Tensor):
                 for source, output in returned.items():
                     places = enumerate(output) if isinstance(output, tuple) else ()
@@ -254,7 +247,7 @@ class LayerwiseRunner:
 
     @contextmanager
     def _skipping(self, index: int) -> Iterator[None]:
-        """Let layers of finished stacks return their kept output."""
+        """Let finished stacks return their kept output."""
         modules: list[nn.Module] = []
 
         def passing(layer: str, hidden: Tensor) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Masks of real tokens, of encoder and decoder."""
+"""Masks of real tokens."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ class Masks:
     """The masks of some batches, by batch and module.
 
     Args:
-        batches: model inputs.
-        anatomy: maps modules to stacks of tokens.
         runs: virtual batches per batch.
-        chosen: by batch and stack, the real tokens that count; all if omitted.
+        chosen: by batch and stack, tokens that count; default all.
     """
 
     def __init__(
@@ -52,17 +50,17 @@ class Masks:
         return len(self._masks) * self.runs
 
     def of(self, batch: int, module: str) -> Tensor | None:
-        """The mask [B, T] of a module's tokens; None if all count."""
+        """A module's mask [B, T]; None if all count."""
         masks = self._masks[batch // self.runs]
         stack = self._tokens.get(module)
         return masks[stack] if stack is not None and stack < len(masks) else None
 
     def count(self, module: str, values: Sequence[Tensor]) -> int:
-        """Number of a module's real token vectors, given one tensor [B, ..., n] per batch."""
+        """Real token vectors in tensors [B, ..., n], one per batch."""
         return sum(len(token_rows(value, self.of(index, module))) for index, value in enumerate(values))
 
     def unrolled(self, runs: int) -> Masks:
-        """The masks of virtual batches, `runs` per batch."""
+        """The masks of `runs` virtual batches per batch."""
         twin = object.__new__(Masks)
         twin._tokens, twin.runs, twin._masks, twin._keys = self._tokens, runs, self._masks, self._keys
         return twin

@@ -1,6 +1,6 @@
-"""Streamed sums for ground costs and least squares, in memory independent of the number of samples.
+"""Streamed sums for ground costs and least squares.
 
-Products are computed in the precision of the activations and summed in float64.
+Products have the activations' precision, sums float64.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ class Gram:
     """Second moments and means of rows.
 
     Attributes:
-        gram: Σ xᵀx, [n, n] float64.
-        total: Σ x, [n] float64.
-        count: rows.
+        gram: Σ xᵀx [n, n], float64.
+        total: Σ x [n], float64.
     """
 
     def __init__(self, size: int) -> None:
@@ -40,18 +39,17 @@ class Gram:
 
 
 class Regression:
-    """Sums for least squares of outputs on inputs.
+    """Sums for least squares of outputs on inputs, float64.
 
-    Rows are shifted by an origin near their mean, so that products in single precision do not cancel.
+    Rows are shifted by an origin near their mean, against cancellation.
 
     Attributes:
-        gram: Σ uᵀu, [n, n] float64, u = inputs - origin.
-        cross: Σ uᵀy, [n, m] float64, y = outputs - origin.
-        inputs, outputs: Σ u [n] and Σ y [m], float64.
+        gram: Σ uᵀu [n, n], u = inputs - origin.
+        cross: Σ uᵀy [n, m], y = outputs - origin.
+        inputs, outputs: Σ u [n] and Σ y [m].
         energy: Σ |y|².
-        precision: machine epsilon of the rows.
-        count: rows.
-        origin: (inputs [n], outputs [m]); None for zero.
+        precision: the rows' machine epsilon.
+        origin: of inputs and outputs; None for zero.
     """
 
     def __init__(self, inputs: int, outputs: int, origin: tuple[Tensor, Tensor] | None = None) -> None:
@@ -77,7 +75,7 @@ class Regression:
         self.count += inputs.shape[0]
 
     def __add__(self, other: Regression) -> Regression:
-        """The sums over both sets of rows, of one origin."""
+        """The sums over both, of one origin."""
         merged = Regression(self.cross.shape[0], self.cross.shape[1], self.origin)
         for name in ("gram", "cross", "inputs", "outputs", "energy", "count"):
             setattr(merged, name, getattr(self, name) + getattr(other, name))
@@ -86,7 +84,7 @@ class Regression:
 
 
 def self_product(values: Tensor) -> Tensor:
-    """xᵀx of rows [T, n] in their precision, [n, n]; a large one from one triangle."""
+    """xᵀx of rows [T, n]; large ones from one triangle."""
     size = values.shape[1]
     if size <= GRAM_BLOCK:
         return values.T @ values
@@ -100,12 +98,12 @@ def self_product(values: Tensor) -> Tensor:
 
 
 def token_rows(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Token vectors [T, n] of a batch [B, ..., n], without padding (mask [B, T])."""
+    """Token vectors [T, n] of [B, ..., n], without padding (mask [B, T])."""
     flat = values.reshape(-1, values.shape[-1])
     # Values that are not one vector per token (a pooled sample, a table of positions) have no padding.
     return flat if mask is None or mask.numel() != len(flat) else flat[mask.reshape(-1)]
 
 
 def join_coordinates(parts: Sequence[Tensor]) -> Tensor:
-    """Coordinates of several teachers side by side: [T, n_1], [T, n_2], ... -> [T, N]."""
+    """Coordinates side by side: [T, n_k] each -> [T, N]."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=-1)

@@ -1,6 +1,6 @@
 """Token filters: choose the tokens whose activations are compared (Imfeld et al., 2024, section 4.3).
 
-A filter is written `name` or `name:argument`; each is a function in `TOKEN_FILTERS`.  Padding never counts.
+Written `name` or `name:argument`; padding never counts.
 """
 
 from __future__ import annotations
@@ -27,14 +27,7 @@ TokenMasks = list[tuple[Tensor, ...]] | None
 
 @dataclass(frozen=True, eq=False)
 class FilterInput:
-    """Input of a token filter.
-
-    Attributes:
-        batches: calibration inputs.
-        anatomy: has the stacks of tokens.
-        teachers: to be compared.
-        argument: text after the colon, or None.
-    """
+    """Input of a token filter; `argument`: the text after the colon."""
 
     batches: Sequence[Batch]
     anatomy: Anatomy
@@ -43,7 +36,7 @@ class FilterInput:
 
     @cached_property
     def shapes(self) -> list[tuple[tuple[int, int], ...]]:
-        """By batch and stack, samples and tokens."""
+        """Samples and tokens, by batch and stack."""
         taps = [(stack.layers[0], "in") for stack in self.anatomy.stacks]
         first = self.teachers[0]
         shapes: list[tuple[tuple[int, int], ...]] = []
@@ -63,7 +56,7 @@ class FilterInput:
         """The argument as a number.
 
         Raises:
-            UserError: it is not a number in [low, high]; the message names the `expected` one.
+            UserError: it is no number in [low, high].
         """
         try:
             value = float(self.argument or "")
@@ -78,10 +71,10 @@ TOKEN_FILTERS: Registry[Callable[[FilterInput], TokenMasks]] = Registry("token f
 
 
 def token_masks(name: str, teachers: Sequence[FusionTeacher], anatomy: Anatomy, batches: Sequence[Batch]) -> TokenMasks:
-    """The masks of a filter `name` with its argument; see `FilterInput`.
+    """The masks of the filter `name`, written with its argument.
 
     Raises:
-        UserError: no filter has that name, its argument is wrong, or it does not fit the model.
+        UserError: name or argument is wrong, or the model unfit.
     """
     kind, colon, argument = name.partition(":")
     return TOKEN_FILTERS.get(kind)(FilterInput(batches, anatomy, teachers, argument if colon else None))
@@ -145,7 +138,7 @@ def random_tokens(filter_input: FilterInput) -> TokenMasks:
 def easy_samples(filter_input: FilterInput) -> TokenMasks:
     """Samples on which the ensemble's loss is below a threshold in nats.
 
-    The loss is the cross-entropy with the labels, or the ensemble's own predictions where there are none.
+    Without labels, its own predictions serve as labels.
     """
     limit = filter_input.number(0, float("inf"), "a loss in nats, such as loss:0.5,")
     losses = [_losses(filter_input, batch) for batch in filter_input.batches]
@@ -161,7 +154,7 @@ def easy_samples(filter_input: FilterInput) -> TokenMasks:
 
 
 def _losses(filter_input: FilterInput, batch: Batch) -> Tensor:
-    """Cross-entropy of the ensemble per sample [B], the mean over its tokens."""
+    """The ensemble's mean cross-entropy per sample [B]."""
     inputs = without_labels(batch)
     probabilities = torch.stack(
         [teacher.weight * logits_of(teacher.model, inputs).double().softmax(-1) for teacher in filter_input.teachers]

@@ -1,1 +1,1 @@
-"""Features by which coordinates are compared: activations over calibration tokens, or weights."""
+"""Features that compare coordinates: activations or weights."""

@@ -1,4 +1,4 @@
-"""Compare coordinates by their activations over calibration tokens."""
+"""Compare coordinates by activations over calibration tokens."""
 
 from __future__ import annotations
 
@@ -27,12 +27,9 @@ class TeacherActivations:
     """Activations of all teachers at one step of the build, in the student's names.
 
     Args:
-        teachers: to be recorded.
-        anatomy: the student's.
-        masks: tokens that count.
         tokens: token vectors in all batches.
-        thin: taps of which some token vectors are enough.
-        linear: outputs of plain linear modules, recomputed from the recorded inputs: these are narrower and shared.
+        thin: taps of which fewer token vectors are enough.
+        linear: outputs of linear modules, recomputed from recorded inputs, which are narrower and shared.
     """
 
     def __init__(
@@ -59,14 +56,14 @@ class TeacherActivations:
             self._values[teacher, batch, tap] = self._thinned(batch, tap, vectors) if tap in self.thin else vectors
 
     def rows(self, teacher: int, batch: int, tap: Tap, columns: Tensor | None = None) -> Tensor:
-        """Token vectors [T, n_k] of one teacher: all, unless the tap is thin."""
+        """Token vectors [T, n_k]: all, unless the tap is thin."""
         if tap in self.linear:
             return linear(self._values[teacher, batch, input_tap(tap)], *self.weights(teacher, tap, columns))
         values = self._values[teacher, batch, tap]
         return values if columns is None else values.index_select(1, columns)
 
     def thin_rows(self, teacher: int, batch: int, tap: Tap, columns: Tensor | None = None) -> Tensor:
-        """A batch's part of about `UNIT_TOKENS` token vectors, the same for every teacher and tap."""
+        """A batch's part of about `UNIT_TOKENS` tokens, the same everywhere."""
         if tap in self.linear:
             inputs = self._thinned(batch, tap, self._values[teacher, batch, input_tap(tap)])
             return linear(inputs, *self.weights(teacher, tap, columns))
@@ -74,11 +71,11 @@ class TeacherActivations:
         return values if tap in self.thin else self._thinned(batch, tap, values)
 
     def mapped(self, teacher: int, batch: int, tap: Tap, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The output of a linear tap's module with another weight and bias."""
+        """A linear tap's output with another weight and bias."""
         return linear(self._values[teacher, batch, input_tap(tap)], weight, bias)
 
     def weights(self, teacher: int, tap: Tap, columns: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Weight [n_k, inputs] and bias of a linear tap's module, of some outputs if given."""
+        """Weight [n_k, inputs] and bias of a linear tap's module."""
         model, name = self.teachers[teacher].model, self.teachers[teacher].local_name(tap[0])
         module = cast(nn.Linear, model.get_submodule(name))
         weight, bias = module.weight.detach(), None if module.bias is None else module.bias.detach()
@@ -87,11 +84,10 @@ class TeacherActivations:
         return weight.index_select(0, columns), None if bias is None else bias.index_select(0, columns)
 
     def pooled(self, tap: Tap, columns: Sequence[Tensor] | None = None, role: Role | None = None) -> Tensor:
-        """Thin rows of all batches, all teachers side by side [T, Σ n_k].
+        """Thin rows of all batches and teachers [T, Σ n_k].
 
         Args:
-            tap: where.
-            columns: of each teacher; all if omitted.
+            columns: per teacher; all if omitted.
             role: of the columns.
         """
         if (tap, role) not in self._pooled:
@@ -104,7 +100,7 @@ class TeacherActivations:
         return self._pooled[tap, role]
 
     def variance(self, tap: Tap) -> Tensor:
-        """Variance of every pooled coordinate [Σ n_k], float64."""
+        """Variance of pooled coordinates [Σ n_k], float64."""
         if tap not in self._variance:
             values = self.pooled(tap)
             self._variance[tap] = (values - values.mean(dim=0)).square_().mean(dim=0).double()
@@ -120,12 +116,7 @@ class TeacherActivations:
 
 
 class ActivationFeatures:
-    """Moments over the calibration tokens, targets transported by one student's maps.
-
-    Args:
-        activations: of the teachers.
-        maps: the student's, per teacher.
-    """
+    """Moments over calibration tokens, targets transported by one student's maps."""
 
     def __init__(self, activations: TeacherActivations, maps: Maps) -> None:
         self.activations, self.maps = activations, maps
@@ -163,7 +154,7 @@ class ActivationFeatures:
         )
 
     def transported(self, batch: int, tap: Tap, key: str | None) -> Tensor:
-        """Σ_k push_kᵀ x_k over a batch, [T, m]; without a map (key None) the mean weighted by α."""
+        """Σ_k push_kᵀ x_k over a batch, [T, m]; without a map the α-weighted mean."""
         if tap in self.activations.linear and any(key in maps for maps in self.maps):
             teachers = range(len(self.teachers))
             parts = [self.activations.mapped(k, batch, tap, *self._compose(k, tap, key)) for k in teachers]
@@ -171,7 +162,7 @@ class ActivationFeatures:
         return self._transport(batch, tap, key, self.activations.rows)
 
     def part(self, batch: int, tap: Tap, columns: Sequence[Tensor], key: str | None) -> Tensor:
-        """As `transported`, of some columns of each teacher's values."""
+        """As `transported`, of some columns of each teacher."""
         return self._transport(batch, tap, key, lambda k, b, t: self.activations.rows(k, b, t, columns[k]))
 
     def _thin_targets(self, tap: Tap, key: str | None) -> Tensor:
@@ -179,7 +170,7 @@ class ActivationFeatures:
         return torch.cat([self._transport(batch, tap, key, self.activations.thin_rows) for batch in batches])
 
     def _compose(self, teacher: int, tap: Tap, key: str | None) -> tuple[Tensor, Tensor | None]:
-        """pushᵀ W and pushᵀ b: a module with transported outputs, in its precision."""
+        """pushᵀ W and pushᵀ b, in the module's precision."""
         if (teacher, tap) not in self._composed:
             weight, bias = self.activations.weights(teacher, tap)
             mapping = self.maps[teacher][key or ""]
@@ -207,7 +198,7 @@ def _second_moment(values: Tensor) -> Tensor:
 
 
 def _covariance(values: Tensor, others: Tensor | None = None) -> Tensor:
-    """E[(x - x̄)ᵀ(y - ȳ)] of rows [T, n] and [T, m], float64; centred first, to avoid cancellation."""
+    """E[(x - x̄)ᵀ(y - ȳ)] of rows, float64; centred first against cancellation."""
     centred = values - values.mean(dim=0)
     product = self_product(centred) if others is None else centred.T @ (others - others.mean(dim=0))
     return product.double() / len(values)

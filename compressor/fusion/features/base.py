@@ -1,4 +1,4 @@
-"""Moments from which maps of inner spaces are made, each computed on first use."""
+"""Moments for maps of inner spaces, computed on first use."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 class SpaceStatistics:
-    """Moments of one hidden or attention space, all teachers' coordinates pooled.
+    """Moments of one hidden or attention space, all teachers pooled.
 
     Args:
         outgoing: transported outgoing weights [N, m].
         variance: computes mean squares [N].
         gram: computes second moments [N, N].
-        cross: computes moments with the readers' transported target [N, m].
+        cross: computes moments with the transported target [N, m].
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class SpaceStatistics:
         return self._cross()
 
     def of(self, index: Tensor) -> SpaceStatistics:
-        """The moments of some of the coordinates."""
+        """The moments of some coordinates."""
         return SpaceStatistics(
             self.outgoing[index],
             lambda: self.variance[index],
@@ -52,13 +52,12 @@ class SpaceStatistics:
 
 
 class HeadStatistics:
-    """Moments of heads and their channels, all teachers pooled: n query heads, g groups, d channels.
+    """Moments of head channels, all teachers pooled: n query heads, g groups, d channels.
 
     Args:
-        outgoing: transported weights of the output projections [Σ n·d, m].
-        head_dim: d.
-        outputs: computes second moments of the output projections' inputs [Σ n·d, Σ n·d].
-        queries, keys: compute those of queries [Σ n·d, Σ n·d] and keys [Σ g·d, Σ g·d].
+        outgoing: transported output projections [Σ n·d, m].
+        outputs: computes second moments of head outputs [Σ n·d, Σ n·d].
+        queries, keys: likewise, keys [Σ g·d, Σ g·d].
     """
 
     def __init__(
@@ -86,9 +85,9 @@ class HeadStatistics:
 
     @cached_property
     def contributions(self) -> Tensor:
-        """Inner products of the query heads' contributions to the residual stream, [Σ n, Σ n].
+        """Inner products of heads' contributions to the residual stream, [Σ n, Σ n].
 
-        A channel adds a_i(t)·w_i; the mean product over tokens is (aᵀa) ∘ (wwᵀ), summed over both heads' channels.
+        Channels add a_i(t)·w_i: (aᵀa) ∘ (wwᵀ), summed over channels.
         """
         products = self.outputs * (self.outgoing @ self.outgoing.T)
         heads = products.shape[0] // self.head_dim
@@ -99,7 +98,7 @@ class Features(Protocol):
     """How the coordinates of a space are compared."""
 
     def space(self, name: str) -> SpaceStatistics:
-        """Moments of the inputs and the transported target of a space's reader."""
+        """Moments of inputs and target of a space's reader."""
 
     def heads(self, name: str) -> HeadStatistics:
-        """Moments of the queries, keys and head outputs of an attention space."""
+        """Moments of queries, keys and head outputs."""

@@ -1,7 +1,4 @@
-"""Compare coordinates by the weights alone, without data.
-
-Incoming weights in the student's coordinates have the inner products of activations under white inputs.
-"""
+"""Compare coordinates by weights alone, without data."""
 
 from __future__ import annotations
 
@@ -17,13 +14,7 @@ from compressor.fusion.teacher import FusionTeacher
 
 
 class WeightFeatures:
-    """Moments of the weights, as of activations under white inputs.
-
-    Args:
-        teachers: to be compared.
-        maps: the student's, per teacher.
-        anatomy: the student's.
-    """
+    """Moments of the weights, as of activations under white inputs."""
 
     def __init__(self, teachers: Sequence[FusionTeacher], maps: Maps, anatomy: Anatomy) -> None:
         self.teachers, self.maps, self.anatomy = teachers, maps, anatomy
@@ -52,13 +43,7 @@ class WeightFeatures:
         )
 
     def expert(self, name: str, places: Sequence[Tensor], expert: int) -> SpaceStatistics:
-        """Moments of one expert's units.
-
-        Args:
-            name: of the units' space.
-            places: per teacher, its expert for each of the student's.
-            expert: the student's.
-        """
+        """Moments of one student's expert; `places`: the teachers' experts for it."""
         pairs = [
             self._expert_weights(name, teacher, maps, int(place[expert]))
             for teacher, maps, place in zip(self.teachers, self.maps, places, strict=True)
@@ -66,10 +51,7 @@ class WeightFeatures:
         return _statistics(torch.cat([incoming for incoming, _ in pairs]), torch.cat([leaving for _, leaving in pairs]))
 
     def incoming(self, name: str, role: Role | None) -> list[Tensor]:
-        """Per teacher, incoming weights and biases in the student's coordinates, a row per coordinate.
-
-        Value rows are repeated for each query head.
-        """
+        """Incoming weights and biases per teacher, a row per coordinate; value rows once per query head."""
         parts = []
         for teacher, maps in zip(self.teachers, self.maps, strict=True):
             blocks: list[Tensor] = []
@@ -93,7 +75,7 @@ class WeightFeatures:
     def _expert_weights(
         self, name: str, teacher: FusionTeacher, maps: Mapping[str, Map], expert: int
     ) -> tuple[Tensor, Tensor]:
-        """Incoming and outgoing weights of one expert's units."""
+        """Incoming and outgoing weights of one expert."""
         incoming, leaving = [], []
         for parameter, dim, side in _axes_of(self.anatomy, name):
             tensor = teacher.tensor(parameter)
@@ -115,7 +97,7 @@ class WeightFeatures:
         return map_key(op.reads or "", Role.OUTPUT if space is not None and space.kind is Kind.ATTENTION else None)
 
     def _unmapped_writers(self, teacher: FusionTeacher, name: str) -> list[Tensor]:
-        """Weights of convolutions or tables that write a space, a row per coordinate."""
+        """Convolutions or tables that write a space, a row per coordinate."""
         blocks = []
         for parameter, dim, side in _axes_of(self.anatomy, name):
             tensor = teacher.tensor(parameter)
@@ -125,10 +107,7 @@ class WeightFeatures:
 
 
 def space_weight_gram(teachers: Sequence[FusionTeacher], space: str) -> Tensor:
-    """Joint moments of a space's coordinates by their weights to fixed axes: embeddings, positions, classes.
-
-    Without any (an encoder after convolutions) by all vectors in it.
-    """
+    """Joint moments by weights to fixed axes (embeddings, positions, classes); if none, by all vectors."""
     anatomy = teachers[0].anatomy
     blocks = []
     for name, axes in anatomy.axes.items():
@@ -154,7 +133,7 @@ def space_weight_gram(teachers: Sequence[FusionTeacher], space: str) -> Tensor:
 
 
 def _axes_of(anatomy: Anatomy, space: str) -> list[tuple[str, int, Side]]:
-    """Every axis in a space: (parameter, dimension, side)."""
+    """Axes in a space: (parameter, dimension, side)."""
     return [
         (name, dim, axis.side)
         for name, axes in anatomy.axes.items()
@@ -173,7 +152,7 @@ def _statistics(incoming: Tensor, leaving: Tensor) -> SpaceStatistics:
 
 
 def _per_query_head(incoming: Tensor, space: Space, role: Role | None) -> Tensor:
-    """Repeat a group's value rows for each of its query heads."""
+    """Repeat value rows for each query head."""
     if role is not Role.VALUE or space.heads == space.groups:
         return incoming
     per_group = space.heads // space.groups

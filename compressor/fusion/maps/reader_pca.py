@@ -33,10 +33,10 @@ class StreamRead:
 
 
 def read_components(reads: Sequence[StreamRead], root: Tensor, start: Tensor) -> Tensor:
-    """An orthonormal basis [N, m] with less loss for the readers than the start.
+    """An orthonormal basis P [N, m] with the readers' loss at most the start's.
 
-    Alternates recoveries R_j of the stream by least squares with preconditioned descent on
-    Σ_j tr G_j (I - R_j Pᵀ) C_j (I - P R_jᵀ).
+    Preconditioned descent on Σ_j tr G_j (I - R_j Pᵀ) C_j (I - P R_jᵀ), where R_j recovers the stream from Pᵀx by least
+    squares.
 
     Args:
         root: √α of every coordinate [N].

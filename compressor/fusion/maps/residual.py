@@ -31,8 +31,8 @@ class ResidualProblem:
         gram: joint second moments [N, N]; the anchor comes last.
         sizes, weights: n_k and α_k.
         m: the student's coordinates.
-        centred: whether norms subtract the mean.
-        rotatable: whether the form is canonical.
+        centred: whether residuals have zero mean over coordinates.
+        rotatable: whether coordinates may be rotated.
         reads: empty if unknown.
     """
 
@@ -219,7 +219,7 @@ def _starts(sizes: Sequence[int]) -> list[int]:
 
 
 def _with_norm_scale(problem: ResidualProblem, maps: tuple[Map, ...], couplings: tuple[Coupling, ...]) -> ResidualMap:
-    """Add the ratio of rms, student to teachers."""
+    """Add the norm scale: the student's rms over the teachers'."""
     push = torch.cat([mapping.push for mapping in maps])
     gram = problem.gram[: len(push), : len(push)]
     student = float((push * (gram @ push)).sum()) / problem.m

@@ -105,7 +105,8 @@ def space_reads(
 ) -> dict[str, list[StreamRead]]:
     """Where linear modules read residual or embedding spaces, {space: reads}.
 
-    Modules count alike, by their share of output energy; the stream like `STREAM_WEIGHT` modules.  Heads count by
+    G is divided by output energy, so modules count alike; the stream counts like `STREAM_WEIGHT` modules.  Heads count
+    by
     differences between classes, since softmax cancels their mean; repeated layers by their first run.
     """
     readings = {space: _readings(anatomy, space, teachers[0]) for space in spaces}

@@ -1,1 +1,1 @@
-"""The shape of the student: width, depth and heads, as a config that its family can express."""
+"""The student's shape: width, depth and heads."""

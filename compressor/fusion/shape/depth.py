@@ -1,8 +1,7 @@
 """Depth: assign the teachers' layers to the student's.
 
-Of the deepest teacher the layers that change the residual stream least are skipped; every other teacher is aligned to
-it by monotone dynamic programming on 1 - linear CKA, ends pinned.  One residual map serves all depths, and the refit of
-the next layer makes up for a skipped one.
+The deepest teacher skips the layers that change the residual stream least; others are aligned to it by monotone dynamic
+programming on 1 - linear CKA.  The next layer's refit makes up for a skipped one.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class LayerAssignment:
     """The teachers' last layers for each of the student's.
 
     Attributes:
-        ends: indices per stack, teacher and layer; None for a stack in which all are equally deep.
+        ends: per stack, teacher and layer; None for a stack of equal depths.
     """
 
     ends: tuple[tuple[tuple[int, ...], ...] | None, ...]
@@ -46,7 +45,7 @@ class LayerAssignment:
         """Per teacher, {layer of the student: the teacher's layers}.
 
         Raises:
-            UnsupportedError: no layer of a teacher has the parameters of the student's.
+            UnsupportedError: no layer has the parameters.
         """
         spans: list[dict[str, LayerSpan]] = [{} for _ in teachers]
         for index, (stack, ends) in enumerate(zip(student.stacks, self.ends, strict=True)):
@@ -64,13 +63,7 @@ class LayerAssignment:
 def assign_layers(
     teachers: Sequence[FusionTeacher], depths: Sequence[int], calibration: CalibrationSet | None
 ) -> LayerAssignment:
-    """Assign the teachers' layers to the student's.
-
-    Args:
-        teachers: to be fused.
-        depths: layers of each of the student's stacks.
-        calibration: compares layers; without any, they are spread evenly.
-    """
+    """Assign the teachers' layers to the student's `depths`, evenly without calibration."""
     ends: list[tuple[tuple[int, ...], ...] | None] = []
     for index, depth in enumerate(depths):
         layers = [teacher.anatomy.stacks[index].layers for teacher in teachers]
@@ -88,12 +81,7 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
 
 
 def keep_influential(influence: Sequence[float], count: int) -> list[int]:
-    """The `count` most influential layers in their order, always with the last.
-
-    Args:
-        influence: of every layer, its change of the residual stream.
-        count: to keep.
-    """
+    """The `count` layers that change the stream most, the last included."""
     last = len(influence) - 1
     others = sorted(range(last), key=lambda layer: influence[layer], reverse=True)[: count - 1]
     return sorted([*others, last])
@@ -103,10 +91,10 @@ def align_monotone(distance: Tensor) -> list[int]:
     """Assign a teacher's checkpoints to the student's by dynamic programming.
 
     Args:
-        distance: [student's checkpoints, teacher's checkpoints], in order.
+        distance: [student's checkpoints, teacher's], in order.
 
     Returns:
-        Per checkpoint of the student the teacher's, never decreasing; the last gets the last.
+        Per student's checkpoint the teacher's, never decreasing, up to the last.
     """
     count, size = distance.shape
     best = torch.full((count, size), float("inf"), dtype=torch.float64)
@@ -123,17 +111,17 @@ def align_monotone(distance: Tensor) -> list[int]:
 
 
 def evenly_spaced_layer(student: int, teacher: int) -> list[int]:
-    """Per layer of the student, the teacher's at the same share of the depth."""
+    """The teacher's layer at the same share of depth, per student's layer."""
     return [max(0, round((i + 1) * teacher / student) - 1) for i in range(student)]
 
 
 def _covering(
     teacher: FusionTeacher, layers: Sequence[str], end: int, student: Anatomy, stack: Stack, layer: str
 ) -> int:
-    """The first of a teacher's layers from `end` on with every parameter of the student's.
+    """The teacher's first layer from `end` on with all the student's parameters.
 
-    First layers may have fewer (ModernBERT's has no norm before its attention).  Parameters of only the first layer
-    of a stack (T5's table of relative positions) may be missing.
+    First layers may have fewer (ModernBERT's lacks a norm); what only first layers have (T5's positions) may be
+    missing.
     """
     needed = _parameters_of(student, layer)
     if layer == stack.layers[0] and len(layers) > 1:
@@ -146,7 +134,7 @@ def _covering(
 
 
 def _parameters_of(anatomy: Anatomy, layer: str) -> set[str]:
-    """The parameters of a layer, by their names in it."""
+    """A layer's parameters, by their names in it."""
     return {name[len(layer) + 1 :] for name in anatomy.axes if name.startswith(layer + ".")}
 
 
@@ -156,7 +144,7 @@ def _stack_ends(
     depth: int,
     calibration: CalibrationSet | None,
 ) -> list[list[int]]:
-    """Per teacher, its last layer for each of the student's, in one stack."""
+    """Per teacher, its last layer for each student's layer, in one stack."""
     if calibration is None:
         return [evenly_spaced_layer(depth, len(names)) for names in layers]
     samples = calibration.subset(DEPTH_SAMPLES)
@@ -180,7 +168,7 @@ def _stack_ends(
 
 @torch.no_grad()
 def _streams(teacher: FusionTeacher, layers: Sequence[str], batches: Sequence[Batch]) -> list[Tensor]:
-    """The residual stream before the first layer and after every one: [T, n] float64 each."""
+    """The residual stream before the first layer and after each, [T, n] float64."""
     taps: list[Tap] = [(layers[0], "in"), *((layer, "out") for layer in layers)]
     masks = Masks(batches, teacher.anatomy)
     streams: list[list[Tensor]] = [[] for _ in taps]

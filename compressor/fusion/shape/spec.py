@@ -1,4 +1,4 @@
-"""The student's spec: width and depth as a config that its family can express."""
+"""The student's spec: width and depth as a config of its family."""
 
 from __future__ import annotations
 
@@ -30,12 +30,11 @@ class StudentSpec:
     """A student's config and sizes.
 
     Attributes:
-        config: the student's.
         asked_width, given_width: shares of the residual width.
-        fields: {config field: (the teacher's size, the student's)}, and the rotary base if heads become smaller.
-        asked_depth: a share of the layers or their number; None for all.
+        fields: {config field: (teacher's value, student's)}.
+        asked_depth: a share or number of layers; None for all.
         narrowing: a `Narrowing`; "" without attention.
-        rotary_base: of rotary positions whose heads become smaller.
+        rotary_base: if rotary heads become smaller.
     """
 
     config: PretrainedConfig
@@ -71,20 +70,19 @@ def student_specs(
     depths: tuple[int, ...] | None = None, narrowing: str = "auto", teachers: Sequence[PretrainedConfig] = (),
     layers: Sequence[Sequence[int] | None] = (),
 ) -> list[StudentSpec]:  # fmt: skip
-    """The specs of a student `width` times as wide; they differ in how attention becomes narrower.
+    """The specs of a student `width` times as wide, by ways to narrow attention.
 
     Args:
         config, anatomy: the widest teacher's.
         width: share of the residual width, in (0, 1].
-        depth: layers of every stack, or below 1 (or as a float) their share of the deepest teacher's; None for all.
-        depths: layers of every stack of the deepest teacher, if that is another.
+        depth: layers per stack, or their share if a float; None for all.
+        depths: the deepest teacher's layers per stack.
         narrowing: a `Narrowing`, or auto for any, the more promising first.
-        teachers: all teachers' configs, whose heads may become one student's.
-        layers: per stack, this teacher's layers whose kinds (attention in a window or not) the student's take; evenly
-            spread if omitted.
+        teachers: whose heads one student may hold.
+        layers: per stack, layers whose kinds (windowed or not) the student takes; by default evenly spaced.
 
     Raises:
-        UserError: no whole head, no channel or no layer is left, or the family cannot be built at that size.
+        UserError: no head, channel or layer is left, or the family forbids that size.
     """
     ffn = _ffn_sizes(config, anatomy, width)
     specs = [
@@ -104,7 +102,7 @@ def specs_for(
     assignment: LayerAssignment,
     anchor: NamedModel | None,
 ) -> list[StudentSpec]:
-    """The specs of a fusion's student: the anchor's, or those of `student_specs` for the widest teacher.
+    """The specs of a fusion's student: the anchor's or the widest teacher's.
 
     Raises:
         UserError: see `student_specs`, or the anchor is of another model type.
@@ -121,9 +119,9 @@ def specs_for(
 
 
 def widest_teacher(configs: Sequence[PretrainedConfig], anatomies: Sequence[Anatomy]) -> int:
-    """The index of the teacher that gives the student its config, whatever their order.
+    """The teacher that gives the student its config, whatever their order.
 
-    It has the widest residual stream; among equals the widest spaces in total, then the config that sorts last.
+    Widest by residual stream, then total of spaces, then config text.
     """
 
     def size(k: int) -> tuple[int, int, str]:
@@ -134,24 +132,24 @@ def widest_teacher(configs: Sequence[PretrainedConfig], anatomies: Sequence[Anat
 
 
 def sizes_at(config: PretrainedConfig, anatomy: Anatomy, width: float) -> dict[str, int]:
-    """{config field: size} at a width; nothing is built, and the depth stays.
+    """{config field: size} at a width; builds nothing.
 
     Raises:
-        UserError: no whole head or no channel is left.
+        UserError: no head or channel is left.
     """
     return _ffn_sizes(config, anatomy, width) | attention_shapes(config, anatomy, width, "auto")[0].fields
 
 
 def depth_of(stack: Stack) -> int:
-    """How many layers run one after the other."""
+    """Layers that run one after another."""
     return stack.runs if stack.runs > 1 else len(stack.layers)
 
 
 def student_depths(group: TeacherGroup, depth: float | int | None) -> list[int]:
-    """Layers of the student's stacks: the anchor's, or `depth` of the deepest teacher's.
+    """Layers per stack: the anchor's, or `depth` of the deepest teacher's.
 
     Raises:
-        UserError: there are not that many, or none is left.
+        UserError: too many, or none is left.
     """
     if group.anchor is not None:
         return [len(stack.layers) for stack in group.anchor.anatomy.stacks]
@@ -160,7 +158,7 @@ def student_depths(group: TeacherGroup, depth: float | int | None) -> list[int]:
 
 
 def _layers_at(stacks: Sequence[Stack], depth: float | int | None) -> int:
-    """Layers that the student's stack lists; layers that run several times count once."""
+    """Layers in the student's stack; repeated layers count once."""
     shared = any(stack.runs > 1 for stack in stacks)
     return len(stacks[0].layers) if shared else _depth(depth, max(map(depth_of, stacks)))
 
@@ -216,11 +214,7 @@ def _ffn_sizes(config: PretrainedConfig, anatomy: Anatomy, width: float) -> dict
 
 
 def _depth(asked: float | int | None, deepest: int) -> int:
-    """The number of layers asked for.
-
-    Raises:
-        UserError: there are not that many, or none is left.
-    """
+    """The number of layers asked for; a `UserError` if impossible."""
     if asked is None:
         return deepest
     share = isinstance(asked, float) and 0 < asked <= 1

@@ -1,4 +1,4 @@
-"""Widths that a family can express, and how attention becomes narrower: fewer heads, or smaller ones."""
+"""Widths that a family can express: fewer heads, or smaller ones."""
 
 from __future__ import annotations
 
@@ -54,17 +54,15 @@ def attention_shapes(
 ) -> list[AttentionShape]:
     """The shapes of a student `width` times as wide, the more promising first.
 
-    A head's logits and values are of low rank, so smaller heads lose less than fewer heads, except among heads that are
-    copies of each other.  Smaller rotary heads have fewer frequencies: the teachers' fastest, or some spread over all.
+    Smaller heads lose less than fewer heads, since logits and values are of low rank, unless heads are copies.  Smaller
+    rotary heads have the teachers' fastest frequencies, or some spread over all.
 
     Args:
         config, anatomy: the widest teacher's.
-        width: share of the residual width.
-        narrowing: a `Narrowing`, or auto for those that reach the width of smaller heads.
-        teachers: all teachers' configs.
+        narrowing: a `Narrowing`, or auto for those of the smaller heads' width.
 
     Raises:
-        UserError: no channel or no head is left, or heads cannot become smaller.
+        UserError: no channel or head is left, or heads cannot become smaller.
     """
     attentions = [space for space in anatomy.spaces.values() if space.kind is Kind.ATTENTION]
     if not attentions:
@@ -98,7 +96,7 @@ def fields_of(anatomy: Anatomy, meaning: str) -> list[str]:
 
 
 def configured_size(config: PretrainedConfig, anatomy: Anatomy, field: str) -> int:
-    """The size in a config field; if it is unset, the size that the family derives."""
+    """The size in a config field; if unset, the family's own."""
     value = getattr(config, field)
     if value is not None:
         return int(value)
@@ -112,7 +110,7 @@ def round_half_up(value: float) -> int:
 def _fewer(
     config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space], width: float
 ) -> list[AttentionShape]:
-    """Heads of the teachers' size in whole groups; no shape if no group is left."""
+    """Whole groups of the teachers' heads; none if no group is left."""
     sizes: dict[str, int] = {}
     for field, space in _head_fields(config, anatomy, attentions).items():
         groups = round_half_up(width * space.groups)
@@ -132,7 +130,7 @@ def _fewer(
 def _smaller(
     config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space], width: float
 ) -> list[AttentionShape]:
-    """As many heads with fewer channels each; no shape if no channel is left."""
+    """As many heads of fewer channels; none if no channel is left."""
     sizes = {field: int(getattr(config, field)) for field in _head_fields(config, anatomy, attentions)}
     head_dims = fields_of(anatomy, "head_dim")
     if head_dims:
@@ -150,7 +148,7 @@ def _smaller(
 def _all(
     config: PretrainedConfig, anatomy: Anatomy, smaller: AttentionShape, teachers: Sequence[PretrainedConfig]
 ) -> list[AttentionShape]:
-    """As many heads as all teachers have, or as divide the width, in whole groups; none of one teacher."""
+    """As many heads, in whole groups, as all teachers have or divide the width."""
     head_fields, group_fields, head_dims = (fields_of(anatomy, meaning) for meaning in ("heads", "groups", "head_dim"))
     if len(head_dims) > 1:
         return []
@@ -171,7 +169,7 @@ def _all(
 
 
 def _head_fields(config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space]) -> dict[str, Space]:
-    """{field that counts heads or groups: an attention space of that size}."""
+    """{field that counts heads or groups: a space of that size}."""
     return {
         field: next((s for s in attentions if getattr(config, field) in (s.heads, s.groups)), attentions[0])
         for field in [*fields_of(anatomy, "heads"), *fields_of(anatomy, "groups")]
@@ -179,7 +177,7 @@ def _head_fields(config: PretrainedConfig, anatomy: Anatomy, attentions: Sequenc
 
 
 def _pinned(config: PretrainedConfig, attentions: Sequence[Space], teachers: Sequence[PretrainedConfig] = ()) -> str:
-    """Why heads keep their size; "" if they need not."""
+    """Why heads keep their size, or ""."""
     if not any(space.rotary for space in attentions):
         return ""
     if not all(space.pairs for space in attentions):
@@ -197,8 +195,7 @@ def _with_rotary_bases(
 ) -> list[AttentionShape]:
     """The shape with each rotary base that may suit smaller heads.
 
-    A head of d channels has the frequencies θ^(-2j/d).  With d' channels it has the first of them for the base
-    θ^(d'/d), and every d/d'-th for the same base.
+    Of the frequencies θ^(-2j/d), d' channels keep the first with base θ^(d'/d), every d/d'-th with θ.
     """
     if not any(space.rotary for space in attentions):
         return [shape]
@@ -212,7 +209,7 @@ def _with_rotary_bases(
 
 
 def _width_step(anatomy: Anatomy, heads: dict[str, int]) -> int:
-    """A divisor of residual widths, so that all heads get an even number of channels."""
+    """A divisor of widths that gives heads even channels."""
     multiple = 1 if anatomy.residual.size < TOY_WIDTH else WIDTH_MULTIPLE
     return math.lcm(multiple, *(2 * count for count in heads.values()))
 

@@ -80,7 +80,7 @@ def attention_maps(
 
 
 def placed_groups(problem: UnitProblem) -> UnitMap:
-    """Heads of fixed position (ALiBi), each from the teacher that needs it most.
+    """Heads of fixed position (ALiBi), each from the teacher to which it matters most.
 
     Slopes are 2^(-8 j / n): student's head j of m matches the teacher's j n / m.
     """

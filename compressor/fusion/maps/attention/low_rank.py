@@ -28,7 +28,7 @@ def low_rank_product(queries: Tensor, keys: Tensor, rank: int) -> tuple[Tensor, 
 def low_rank_written(outputs: Tensor, outgoing: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Push and pull [d, rank] whose z·push·pullᵀ·W is nearest to z·W.
 
-    Both get even scales, so that equal finetuning steps suit them.
+    Both share a channel's scale evenly, so that equal steps suit both.
 
     Args:
         outputs: second moments of z [d, d].

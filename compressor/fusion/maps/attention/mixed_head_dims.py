@@ -34,7 +34,7 @@ class _Group:
 
 
 def alike(spaces: Sequence[Space], student: Space) -> bool:
-    """Whether teachers and student have heads and groups alike."""
+    """Whether all heads have the student's channels, all groups as many heads."""
     return all((s.head_dim, s.heads // s.groups) == (student.head_dim, student.heads // student.groups) for s in spaces)
 
 
