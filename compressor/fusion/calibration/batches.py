@@ -1,6 +1,6 @@
 """Calibration batches, train and held-out.
 
-Samples are chosen by a hash of their content, so order, batches and padding do not change the student.
+A content hash chooses samples, so order, batches and padding do not change the student.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ class CalibrationSet:
     """Calibration inputs.
 
     Attributes:
-        train: batches that weights are fitted to.
         held_out: batches that choose between fits; may be empty.
     """
 
@@ -44,7 +43,7 @@ class CalibrationSet:
 
     @classmethod
     def split(cls, batches: Sequence[Batch], share: float) -> CalibrationSet:
-        """Hold out `share` of the samples, at least one; none of fewer than two."""
+        """Hold out `share` of two or more samples, at least one."""
         keys = [sample_keys(batch) for batch in batches]
         ranked = sorted(key for batch_keys in keys for key in batch_keys)
         if len(ranked) < 2:
@@ -115,7 +114,7 @@ def sorted_by_key(batches: Sequence[Batch], size: Callable[[Batch], int]) -> lis
     """The samples sorted by key, in batches of one shape.
 
     Args:
-        size: of a new batch, given an old one; at most the largest old one's.
+        size: of a new batch, given an old one.
     """
     limit = max(map(_size, batches), default=1)
     rebatched: list[Batch] = []
@@ -129,11 +128,11 @@ def sorted_by_key(batches: Sequence[Batch], size: Callable[[Batch], int]) -> lis
 
 
 def thinned_tokens(keys: Sequence[int], shape: tuple[int, int], mask: Tensor | None, stride: int) -> Tensor:
-    """Choose about one token vector in `stride`; a sample's key gives the first.
+    """Choose about one token in `stride`, from a start by the sample's key.
 
     Args:
-        shape: samples and tokens, padding included.
-        mask: real tokens [B, T]; None for all.
+        shape: samples and tokens, with padding.
+        mask: real tokens [B, T].
 
     Returns:
         bool per real token.

@@ -28,9 +28,9 @@ def ending_early() -> Iterator[None]:
 
 @contextmanager
 def capture_taps(model: nn.Module, taps: Sequence[Tap], *, stop: bool = False) -> Iterator[dict[Tap, Tensor]]:
-    """Fill a dict with the tensors at some taps while the model runs.
+    """Fill a dict with tensors at some taps while the model runs; first calls count.
 
-    The first of several calls counts.  `stop` ends the pass after the last tap (`ending_early`).
+    `stop` ends the pass after the last (`ending_early`).
     """
     captured: dict[Tap, Tensor] = {}
 
@@ -61,7 +61,7 @@ def check_captured(teacher: str, captured: Mapping[Tap, Tensor]) -> None:
     """Refuse a teacher with unusable activations.
 
     Raises:
-        UserError: NaN, infinity or far too large; names the module.
+        UserError: NaN, infinity or huge values.
     """
     for (module, _), value in captured.items():
         check_hidden(teacher, module, value)
@@ -77,11 +77,7 @@ class HandedArgument:
 
 @dataclass(frozen=True)
 class LayerCall:
-    """One layer call's arguments without hidden states.
-
-    Attributes:
-        by_name: keyword of the hidden states; None if positional.
-    """
+    """One layer call's arguments without hidden states, which have the keyword `by_name`, or come first."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]

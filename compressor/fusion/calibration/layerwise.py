@@ -1,6 +1,6 @@
 """Run a model layer by layer over the calibration batches.
 
-Only hidden states between layers are kept; arguments (masks, positions) are recorded from one pass of the model.
+Only hidden states between layers are kept; one pass records the arguments.
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ OnBatch = Callable[[int, dict[Tap, Tensor]], None]
 
 
 class LayerwiseRunner:
-    """One model and its hidden states over some batches.
+    """One model in evaluation mode and its hidden states over some batches.
 
     Args:
-        model: in evaluation mode.
-        stacks: layer paths per stack.
+        stacks: layer paths.
         name: of a teacher whose activations are checked.
     """
 
@@ -69,10 +68,7 @@ class LayerwiseRunner:
 
     @torch.no_grad()
     def start_stack(self, stack: int, taps: Sequence[Tap] = (), on_batch: OnBatch | None = None) -> None:
-        """Run everything before a stack; keep its first inputs and all arguments.
-
-        Finished stacks are not run again.
-        """
+        """Run everything before a stack; keep its first inputs and all arguments."""
         if stack != self._stack and self._stack >= 0:
             self._finished[self._stack] = self._hidden
         self._stack, layers = stack, self.stacks[stack]
@@ -112,9 +108,9 @@ class LayerwiseRunner:
         """Run one layer and capture tensors batch by batch.
 
         Args:
-            taps: unless `advance`, the layer stops after them.
-            advance: keep the output as hidden states.
-            again: run on the last advanced layer's inputs.
+            taps: the layer stops there unless `advance`.
+            advance: keep the output.
+            again: run on the last layer's inputs.
         """
         module = self.model.get_submodule(layer)
         entering = self._before if again else list(self._hidden)
@@ -208,7 +204,7 @@ class LayerwiseRunner:
     def _recorders(
         self, layers: Sequence[str], last: str, calls: dict[str, LayerCall], returned: dict[str, Any]
     ) -> list[Any]:
-        """Hooks that record layers' calls and outputs, up to the call of `last`."""
+        """Hooks that record calls and outputs, up to `last`."""
         handles = []
         for layer in layers:
             module = self.model.get_submodule(layer)

@@ -19,7 +19,7 @@ class Masks:
 
     Args:
         runs: virtual batches per batch.
-        chosen: by batch and stack, tokens that count; default all.
+        chosen: tokens that count; default all.
     """
 
     def __init__(

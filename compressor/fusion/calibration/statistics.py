@@ -1,7 +1,4 @@
-"""Streamed sums for ground costs and least squares.
-
-Products have the activations' precision, sums float64.
-"""
+"""Streamed sums for least squares: products in the activations' precision, sums in float64."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ class Gram:
 
     Attributes:
         gram: Σ xᵀx [n, n], float64.
-        total: Σ x [n], float64.
+        total: Σ x [n].
     """
 
     def __init__(self, size: int) -> None:
@@ -39,17 +36,14 @@ class Gram:
 
 
 class Regression:
-    """Sums for least squares of outputs on inputs, float64.
-
-    Rows are shifted by an origin near their mean, against cancellation.
+    """Sums for least squares, float64; rows shifted by an origin, against cancellation.
 
     Attributes:
         gram: Σ uᵀu [n, n], u = inputs - origin.
         cross: Σ uᵀy [n, m], y = outputs - origin.
         inputs, outputs: Σ u [n] and Σ y [m].
         energy: Σ |y|².
-        precision: the rows' machine epsilon.
-        origin: of inputs and outputs; None for zero.
+        precision: the rows' epsilon.
     """
 
     def __init__(self, inputs: int, outputs: int, origin: tuple[Tensor, Tensor] | None = None) -> None:
@@ -98,7 +92,7 @@ def self_product(values: Tensor) -> Tensor:
 
 
 def token_rows(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Token vectors [T, n] of [B, ..., n], without padding (mask [B, T])."""
+    """Token vectors [T, n] of [B, ..., n], without padding."""
     flat = values.reshape(-1, values.shape[-1])
     # Values that are not one vector per token (a pooled sample, a table of positions) have no padding.
     return flat if mask is None or mask.numel() != len(flat) else flat[mask.reshape(-1)]

@@ -1,7 +1,4 @@
-"""Token filters: choose the tokens whose activations are compared (Imfeld et al., 2024, section 4.3).
-
-Written `name` or `name:argument`; padding never counts.
-"""
+"""Token filters, `name` or `name:argument` (Imfeld et al., 2024, section 4.3); padding never counts."""
 
 from __future__ import annotations
 
@@ -71,7 +68,7 @@ TOKEN_FILTERS: Registry[Callable[[FilterInput], TokenMasks]] = Registry("token f
 
 
 def token_masks(name: str, teachers: Sequence[FusionTeacher], anatomy: Anatomy, batches: Sequence[Batch]) -> TokenMasks:
-    """The masks of the filter `name`, written with its argument.
+    """The masks of the filter `name`, with its argument.
 
     Raises:
         UserError: name or argument is wrong, or the model unfit.
@@ -138,7 +135,7 @@ def random_tokens(filter_input: FilterInput) -> TokenMasks:
 def easy_samples(filter_input: FilterInput) -> TokenMasks:
     """Samples on which the ensemble's loss is below a threshold in nats.
 
-    Without labels, its own predictions serve as labels.
+    Without labels, by its own predictions.
     """
     limit = filter_input.number(0, float("inf"), "a loss in nats, such as loss:0.5,")
     losses = [_losses(filter_input, batch) for batch in filter_input.batches]

@@ -24,12 +24,12 @@ UNIT_TOKENS = 2304
 
 
 class TeacherActivations:
-    """Activations of all teachers at one step of the build, in the student's names.
+    """Activations of all teachers at one build step, in the student's names.
 
     Args:
-        tokens: token vectors in all batches.
-        thin: taps of which fewer token vectors are enough.
-        linear: outputs of linear modules, recomputed from recorded inputs, which are narrower and shared.
+        tokens: in all batches.
+        thin: taps that need fewer tokens.
+        linear: outputs recomputed from recorded inputs, which are narrower and shared.
     """
 
     def __init__(
@@ -84,12 +84,7 @@ class TeacherActivations:
         return weight.index_select(0, columns), None if bias is None else bias.index_select(0, columns)
 
     def pooled(self, tap: Tap, columns: Sequence[Tensor] | None = None, role: Role | None = None) -> Tensor:
-        """Thin rows of all batches and teachers [T, Σ n_k].
-
-        Args:
-            columns: per teacher; all if omitted.
-            role: of the columns.
-        """
+        """Thin rows of all batches and teachers [T, Σ n_k], of some columns per teacher."""
         if (tap, role) not in self._pooled:
             parts = []
             for batch in range(len(self.masks)):
@@ -154,7 +149,7 @@ class ActivationFeatures:
         )
 
     def transported(self, batch: int, tap: Tap, key: str | None) -> Tensor:
-        """Σ_k push_kᵀ x_k over a batch, [T, m]; without a map the α-weighted mean."""
+        """Σ_k push_kᵀ x_k over a batch, [T, m]; without maps the weighted mean."""
         if tap in self.activations.linear and any(key in maps for maps in self.maps):
             teachers = range(len(self.teachers))
             parts = [self.activations.mapped(k, batch, tap, *self._compose(k, tap, key)) for k in teachers]

@@ -10,12 +10,11 @@ from torch import Tensor
 
 
 class SpaceStatistics:
-    """Moments of one hidden or attention space, all teachers pooled.
+    """Moments of one inner space, all teachers pooled.
 
     Args:
         outgoing: transported outgoing weights [N, m].
-        variance: computes mean squares [N].
-        gram: computes second moments [N, N].
+        variance, gram: compute second moments [N] and [N, N].
         cross: computes moments with the transported target [N, m].
     """
 
@@ -52,12 +51,11 @@ class SpaceStatistics:
 
 
 class HeadStatistics:
-    """Moments of head channels, all teachers pooled: n query heads, g groups, d channels.
+    """Moments of n query heads, g groups and d channels, pooled.
 
     Args:
         outgoing: transported output projections [Σ n·d, m].
-        outputs: computes second moments of head outputs [Σ n·d, Σ n·d].
-        queries, keys: likewise, keys [Σ g·d, Σ g·d].
+        outputs, queries, keys: compute second moments [Σ n·d, Σ n·d]; of keys [Σ g·d, Σ g·d].
     """
 
     def __init__(
@@ -85,9 +83,8 @@ class HeadStatistics:
 
     @cached_property
     def contributions(self) -> Tensor:
-        """Inner products of heads' contributions to the residual stream, [Σ n, Σ n].
-
-        Channels add a_i(t)·w_i: (aᵀa) ∘ (wwᵀ), summed over channels.
+        """Inner products of heads' contributions to the residual stream, [Σ n, Σ n]: (aᵀa) ∘ (wwᵀ), summed over
+        channels.
         """
         products = self.outputs * (self.outgoing @ self.outgoing.T)
         heads = products.shape[0] // self.head_dim

@@ -51,7 +51,7 @@ class WeightFeatures:
         return _statistics(torch.cat([incoming for incoming, _ in pairs]), torch.cat([leaving for _, leaving in pairs]))
 
     def incoming(self, name: str, role: Role | None) -> list[Tensor]:
-        """Incoming weights and biases per teacher, a row per coordinate; value rows once per query head."""
+        """Incoming weights and biases per teacher, a row per coordinate (values: per query head)."""
         parts = []
         for teacher, maps in zip(self.teachers, self.maps, strict=True):
             blocks: list[Tensor] = []
@@ -107,7 +107,7 @@ class WeightFeatures:
 
 
 def space_weight_gram(teachers: Sequence[FusionTeacher], space: str) -> Tensor:
-    """Joint moments by weights to fixed axes (embeddings, positions, classes); if none, by all vectors."""
+    """Joint moments by weights to fixed axes (embeddings, classes); if none, by vectors."""
     anatomy = teachers[0].anatomy
     blocks = []
     for name, axes in anatomy.axes.items():

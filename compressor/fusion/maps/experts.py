@@ -19,10 +19,7 @@ from compressor.transport import solve, uniform
 def match_experts(
     space: Space, teachers: Sequence[FusionTeacher], maps: Maps, anatomy: Anatomy
 ) -> tuple[dict[str, Map], ...]:
-    """Per teacher, the permutation of its experts nearest to the first teacher's.
-
-    Hard transport by router weights and by wᵀw summed over units.
-    """
+    """Per teacher, the permutation of its experts nearest to the first teacher's, by hard transport."""
     pairs = zip(teachers, maps, strict=True)
     profiles = [_profiles(space, teacher, teacher_maps, anatomy) for teacher, teacher_maps in pairs]
     permutations = []
@@ -37,7 +34,7 @@ def match_experts(
 def expert_maps(
     space: Space, problem: UnitProblem, method: str, features: WeightFeatures, maps: Maps
 ) -> tuple[dict[str, Map], ...]:
-    """Maps of every expert's units [E, n, m] per teacher, in the student's order."""
+    """Maps of every expert's units [E, n, m] per teacher."""
     places = [teacher_maps[space.experts or ""].push.argmax(dim=0) for teacher_maps in maps]
     units = [
         UNIT_MAPS.get(method)(replace(problem, statistics=features.expert(space.name, places, expert)))

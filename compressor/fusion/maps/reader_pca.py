@@ -24,7 +24,7 @@ class StreamRead:
     """One place where modules read the stream.
 
     Attributes:
-        moments: C, joint second moments [N, N].
+        moments: C [N, N].
         readers: per teacher G = Σ W Wᵀ [n_k, n_k].
     """
 
@@ -35,12 +35,11 @@ class StreamRead:
 def read_components(reads: Sequence[StreamRead], root: Tensor, start: Tensor) -> Tensor:
     """An orthonormal basis P [N, m] with the readers' loss at most the start's.
 
-    Preconditioned descent on Σ_j tr G_j (I - R_j Pᵀ) C_j (I - P R_jᵀ), where R_j recovers the stream from Pᵀx by least
-    squares.
+    Descent on Σ_j tr G_j (I - R_j Pᵀ) C_j (I - P R_jᵀ), with least-squares recoveries R_j of the stream.
 
     Args:
         root: √α of every coordinate [N].
-        start: an orthonormal basis [N, m]; returned if it loses nothing.
+        start: an orthonormal basis [N, m].
     """
     if not reads:
         return start
@@ -68,7 +67,7 @@ def read_components(reads: Sequence[StreamRead], root: Tensor, start: Tensor) ->
 
 
 def _basis_of_mean(reads: Sequence[StreamRead], values: Tensor, vectors: Tensor, m: int) -> Tensor:
-    """The best basis [N, m] for mean moments: descent may not leave other starts (saddles)."""
+    """The best basis [N, m] for mean moments, which avoids a saddle."""
     spread = vectors * values.sqrt()
     # Unread directions are ordered by their energy.
     weights = UNREAD * sum(_energy(read) for read in reads) * torch.diag(values)

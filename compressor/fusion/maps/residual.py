@@ -1,4 +1,4 @@
-"""Residual maps: one per teacher, since skip connections join all its layers."""
+"""Residual maps: one per teacher, since skip connections join all layers."""
 
 from __future__ import annotations
 
@@ -28,12 +28,11 @@ class ResidualProblem:
     """Input of a residual map.
 
     Attributes:
-        gram: joint second moments [N, N]; the anchor comes last.
+        gram: joint second moments [N, N], the anchor last.
         sizes, weights: n_k and α_k.
         m: the student's coordinates.
-        centred: whether residuals have zero mean over coordinates.
-        rotatable: whether coordinates may be rotated.
-        reads: empty if unknown.
+        centred: whether residuals have zero mean.
+        rotatable: whether coordinates may rotate.
     """
 
     gram: Tensor
@@ -48,10 +47,9 @@ class ResidualProblem:
 
 @dataclass(frozen=True, eq=False)
 class ResidualMap:
-    """Maps per teacher, with α in the push: z = Σ_k push_kᵀ x_k, x_k ≈ pull_k z.
+    """Maps per teacher, α in the push: z = Σ_k push_kᵀ x_k, x_k ≈ pull_k z.
 
-    Attributes:
-        norm_scale: of the student's norms.
+    `norm_scale` is the student's.
     """
 
     maps: tuple[Map, ...]
@@ -97,10 +95,7 @@ def most_important_coordinates(problem: ResidualProblem) -> ResidualMap:
 
 @RESIDUAL_MAPS.register("principal")
 def principal_components(problem: ResidualProblem) -> ResidualMap:
-    """Take the principal components of all teachers' residual activations.
-
-    Centring norms leave m - 1 of them.
-    """
+    """Take the principal components of all teachers' residual activations."""
     return _projected(problem, _principal_basis(problem))
 
 
@@ -150,12 +145,9 @@ def zero_mean_basis(m: int) -> Tensor:
 
 
 def pooled_maps(couplings: Sequence[Coupling], weights: Sequence[float], *, scatter: bool = False) -> tuple[Map, ...]:
-    """Push and pull of couplings to m shared targets.
+    """Push and pull to m shared targets: α-weighted means of all coupled to them.
 
-    Each target is the α-weighted mean of all coupled to it.
-
-    Args:
-        scatter: normalise per teacher (for selections).
+    `scatter` normalises per teacher (for selections).
     """
     mass = sum(a * coupling.plan.sum(0) for a, coupling in zip(weights, couplings, strict=True))
     inverse = torch.where(torch.as_tensor(mass) > 0, 1 / torch.as_tensor(mass), 0.0)

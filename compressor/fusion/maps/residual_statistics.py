@@ -65,7 +65,7 @@ def space_grams(
 ) -> dict[str, Tensor]:
     """Joint second moments over all depths, {space: [Σ n_k, Σ n_k]}.
 
-    Each depth's are divided by its mean square, whose growth norms cancel.  `anatomy` is the student's.
+    Each depth's are divided by its mean square, whose growth norms cancel.
     """
     taps = {space: space_taps(anatomy, space) for space in spaces}
     masks = Masks(batches, anatomy)
@@ -90,8 +90,8 @@ class _Reading:
     """Linear modules that read the stream at one place.
 
     Attributes:
-        tap: before their norm if the stream is rotatable.
-        norm: only before a tied head, which keeps its scale.
+        tap: before their norm if rotatable.
+        norm: only one that keeps its scale.
     """
 
     tap: Tap
@@ -105,9 +105,9 @@ def space_reads(
 ) -> dict[str, list[StreamRead]]:
     """Where linear modules read residual or embedding spaces, {space: reads}.
 
-    G is divided by output energy, so modules count alike; the stream counts like `STREAM_WEIGHT` modules.  Heads count
-    by
-    differences between classes, since softmax cancels their mean; repeated layers by their first run.
+    Modules count alike; the stream counts like `STREAM_WEIGHT` of them.  Heads count by differences between classes,
+    since
+    softmax cancels their mean.
     """
     readings = {space: _readings(anatomy, space, teachers[0]) for space in spaces}
     masks = Masks(batches, anatomy)

@@ -27,9 +27,8 @@ class UnitProblem:
 
     Attributes:
         sizes, weights: coordinates and α per teacher.
-        units: the student's.
         block: coordinates per unit (one, or a head's).
-        likeness: computes blocks' inner products, if needed.
+        likeness: computes blocks' inner products.
     """
 
     name: str
@@ -64,10 +63,7 @@ UNIT_MAPS: Registry[Callable[[UnitProblem], UnitMap]] = Registry("inner map")
 
 @UNIT_MAPS.register("select")
 def select_units(problem: UnitProblem) -> UnitMap:
-    """Choose the units that reduce the refit error most: partial transport.
-
-    Single units by orthogonal matching pursuit, heads as blocks.
-    """
+    """Choose the units that reduce the refit error most: partial transport, by greedy pursuit."""
     chosen = _pursue(problem) if problem.block == 1 else _choose_forward(problem)
     return chosen_units(problem, chosen)
 
@@ -104,7 +100,7 @@ def evenly_spaced_units(problem: UnitProblem) -> UnitMap:
 
 
 def restricted_to(method: Callable[[UnitProblem], UnitMap], problem: UnitProblem, owners: Sequence[bool]) -> UnitMap:
-    """A method's map of the owners' units; of all where those are too few."""
+    """A method's map of the owners' units; of all if too few."""
     units = [size // problem.block for size in problem.sizes]
     allowed = torch.cat([torch.full((count,), owner) for count, owner in zip(units, owners, strict=True)])
     if all(owners) or int(allowed.sum()) < problem.units:
@@ -143,9 +139,8 @@ def _empty(problem: UnitProblem, units: int) -> tuple[Map, Coupling]:
 def _pursue(problem: UnitProblem) -> Tensor:
     """Orthogonal matching pursuit.
 
-    Residuals of target C and units G come from pivoted Cholesky G ≈ LLᵀ, a column per choice; `SELECTED_TOGETHER`
-    choices
-    are subtracted at once.
+    Pivoted Cholesky G ≈ LLᵀ gives the residuals, a column per choice; `SELECTED_TOGETHER` choices are subtracted at
+    once.
     """
     gram, cross = problem.statistics.gram.clone(), problem.statistics.cross.clone()
     count = len(gram)

@@ -1,7 +1,6 @@
 """Depth: assign the teachers' layers to the student's.
 
-The deepest teacher skips the layers that change the residual stream least; others are aligned to it by monotone dynamic
-programming on 1 - linear CKA.  The next layer's refit makes up for a skipped one.
+The deepest teacher skips the layers that change the stream least; others are aligned by dynamic programming on 1 - CKA.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class LayerAssignment:
     """The teachers' last layers for each of the student's.
 
     Attributes:
-        ends: per stack, teacher and layer; None for a stack of equal depths.
+        ends: per stack, teacher and layer; None for equal depths.
     """
 
     ends: tuple[tuple[tuple[int, ...], ...] | None, ...]
@@ -91,10 +90,10 @@ def align_monotone(distance: Tensor) -> list[int]:
     """Assign a teacher's checkpoints to the student's by dynamic programming.
 
     Args:
-        distance: [student's checkpoints, teacher's], in order.
+        distance: [student's, teacher's].
 
     Returns:
-        Per student's checkpoint the teacher's, never decreasing, up to the last.
+        The teacher's, never decreasing, up to its last.
     """
     count, size = distance.shape
     best = torch.full((count, size), float("inf"), dtype=torch.float64)
@@ -118,10 +117,9 @@ def evenly_spaced_layer(student: int, teacher: int) -> list[int]:
 def _covering(
     teacher: FusionTeacher, layers: Sequence[str], end: int, student: Anatomy, stack: Stack, layer: str
 ) -> int:
-    """The teacher's first layer from `end` on with all the student's parameters.
+    """The teacher's first layer from `end` on with the student's parameters.
 
-    First layers may have fewer (ModernBERT's lacks a norm); what only first layers have (T5's positions) may be
-    missing.
+    What only first layers have (T5's positions) may be missing.
     """
     needed = _parameters_of(student, layer)
     if layer == stack.layers[0] and len(layers) > 1:
@@ -144,7 +142,7 @@ def _stack_ends(
     depth: int,
     calibration: CalibrationSet | None,
 ) -> list[list[int]]:
-    """Per teacher, its last layer for each student's layer, in one stack."""
+    """Per teacher, its last layers for one stack."""
     if calibration is None:
         return [evenly_spaced_layer(depth, len(names)) for names in layers]
     samples = calibration.subset(DEPTH_SAMPLES)
@@ -168,7 +166,7 @@ def _stack_ends(
 
 @torch.no_grad()
 def _streams(teacher: FusionTeacher, layers: Sequence[str], batches: Sequence[Batch]) -> list[Tensor]:
-    """The residual stream before the first layer and after each, [T, n] float64."""
+    """The residual stream around every layer, [T, n] float64."""
     taps: list[Tap] = [(layers[0], "in"), *((layer, "out") for layer in layers)]
     masks = Masks(batches, teacher.anatomy)
     streams: list[list[Tensor]] = [[] for _ in taps]

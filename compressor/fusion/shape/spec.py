@@ -32,9 +32,8 @@ class StudentSpec:
     Attributes:
         asked_width, given_width: shares of the residual width.
         fields: {config field: (teacher's value, student's)}.
-        asked_depth: a share or number of layers; None for all.
-        narrowing: a `Narrowing`; "" without attention.
-        rotary_base: if rotary heads become smaller.
+        asked_depth: share or number of layers.
+        narrowing: a `Narrowing`, if any.
     """
 
     config: PretrainedConfig
@@ -74,12 +73,12 @@ def student_specs(
 
     Args:
         config, anatomy: the widest teacher's.
-        width: share of the residual width, in (0, 1].
-        depth: layers per stack, or their share if a float; None for all.
-        depths: the deepest teacher's layers per stack.
-        narrowing: a `Narrowing`, or auto for any, the more promising first.
+        width: in (0, 1].
+        depth: layers per stack, or a share if a float.
+        depths: the deepest teacher's.
+        narrowing: a `Narrowing`, or auto for all.
         teachers: whose heads one student may hold.
-        layers: per stack, layers whose kinds (windowed or not) the student takes; by default evenly spaced.
+        layers: per stack, layers that give their kinds (windowed or not).
 
     Raises:
         UserError: no head, channel or layer is left, or the family forbids that size.
@@ -102,10 +101,10 @@ def specs_for(
     assignment: LayerAssignment,
     anchor: NamedModel | None,
 ) -> list[StudentSpec]:
-    """The specs of a fusion's student: the anchor's or the widest teacher's.
+    """The specs of a fusion's student.
 
     Raises:
-        UserError: see `student_specs`, or the anchor is of another model type.
+        UserError: see `student_specs`, or the anchor's model type differs.
     """
     configs = [teacher.model.config for teacher in group.teachers]
     anatomies = [teacher.anatomy for teacher in group.teachers]
@@ -119,10 +118,7 @@ def specs_for(
 
 
 def widest_teacher(configs: Sequence[PretrainedConfig], anatomies: Sequence[Anatomy]) -> int:
-    """The teacher that gives the student its config, whatever their order.
-
-    Widest by residual stream, then total of spaces, then config text.
-    """
+    """The teacher that gives the config, whatever their order: widest in residual stream, then in all spaces."""
 
     def size(k: int) -> tuple[int, int, str]:
         spaces = anatomies[k].spaces.values()
@@ -149,7 +145,7 @@ def student_depths(group: TeacherGroup, depth: float | int | None) -> list[int]:
     """Layers per stack: the anchor's, or `depth` of the deepest teacher's.
 
     Raises:
-        UserError: too many, or none is left.
+        UserError: the depth is impossible.
     """
     if group.anchor is not None:
         return [len(stack.layers) for stack in group.anchor.anatomy.stacks]

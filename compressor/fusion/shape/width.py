@@ -33,9 +33,8 @@ class AttentionShape:
     """Sizes of a student's attention and residual stream.
 
     Attributes:
-        narrowing: a `Narrowing`; "" without attention.
+        narrowing: a `Narrowing`, if any.
         hidden: the residual width.
-        fields: {config field: size}.
         rotary_base: if heads become smaller.
     """
 
@@ -52,14 +51,13 @@ def attention_shapes(
     narrowing: str,
     teachers: Sequence[PretrainedConfig] = (),
 ) -> list[AttentionShape]:
-    """The shapes of a student `width` times as wide, the more promising first.
+    """The shapes of a student `width` times as wide, most promising first.
 
-    Smaller heads lose less than fewer heads, since logits and values are of low rank, unless heads are copies.  Smaller
-    rotary heads have the teachers' fastest frequencies, or some spread over all.
+    Logits and values are of low rank, so smaller heads lose less than fewer ones, unless heads are copies.
 
     Args:
         config, anatomy: the widest teacher's.
-        narrowing: a `Narrowing`, or auto for those of the smaller heads' width.
+        narrowing: a `Narrowing`, or auto for all of one width.
 
     Raises:
         UserError: no channel or head is left, or heads cannot become smaller.
@@ -148,7 +146,7 @@ def _smaller(
 def _all(
     config: PretrainedConfig, anatomy: Anatomy, smaller: AttentionShape, teachers: Sequence[PretrainedConfig]
 ) -> list[AttentionShape]:
-    """As many heads, in whole groups, as all teachers have or divide the width."""
+    """As many heads as all teachers have or divide the width."""
     head_fields, group_fields, head_dims = (fields_of(anatomy, meaning) for meaning in ("heads", "groups", "head_dim"))
     if len(head_dims) > 1:
         return []
@@ -195,7 +193,7 @@ def _with_rotary_bases(
 ) -> list[AttentionShape]:
     """The shape with each rotary base that may suit smaller heads.
 
-    Of the frequencies θ^(-2j/d), d' channels keep the first with base θ^(d'/d), every d/d'-th with θ.
+    Of frequencies θ^(-2j/d), base θ^(d'/d) keeps the first ones, base θ every d/d'-th.
     """
     if not any(space.rotary for space in attentions):
         return [shape]

@@ -1,6 +1,6 @@
 """Smaller heads: channels that preserve QKᵀ and VO.
 
-QKᵀ and VO are nearly of lower rank, so halving head sizes loses less than halving their number.
+Both are nearly of lower rank, so smaller heads lose less than fewer ones.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def narrowed(
     """Extend maps to the student's smaller heads.
 
     Args:
-        pairs: corresponding rotary channels, if any.
-        spaced: keep evenly spaced channels, as a baseline.
+        pairs: rotary channels, if any.
+        spaced: keep evenly spaced channels.
     """
     d, name = spaces[0].head_dim, student.name
     blocks = _spaced_blocks(d, student, pairs) if spaced else _low_rank_blocks(maps, d, student, statistics, pairs)

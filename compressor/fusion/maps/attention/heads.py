@@ -1,7 +1,6 @@
-"""Maps of attention: match whole heads, then the channels inside.
+"""Maps of attention: match whole heads, then their channels.
 
-A group's query heads move together.  Queries and keys share a channel map, so that logits do not change; values and
-outputs another.
+A group's heads move together.  Queries and keys share a channel map, so that logits stay; values and outputs another.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ def group_contributions(statistics: HeadStatistics, spaces: Sequence[Space]) -> 
 def attention_maps(
     units: UnitMap, spaces: Sequence[Space], student: Space, statistics: HeadStatistics
 ) -> tuple[dict[str, Map], ...]:
-    """Expand maps of groups [g_k, g] to query, key, value and output."""
+    """Expand group maps [g_k, g] to query, key, value and output."""
     per_group, d = student.heads // student.groups, student.head_dim
     members = _members(spaces)
     mass = torch.cat([mapping.push for mapping in units.maps])
@@ -80,10 +79,7 @@ def attention_maps(
 
 
 def placed_groups(problem: UnitProblem) -> UnitMap:
-    """Heads of fixed position (ALiBi), each from the teacher to which it matters most.
-
-    Slopes are 2^(-8 j / n): student's head j of m matches the teacher's j n / m.
-    """
+    """Heads of fixed position (ALiBi slopes 2^(-8 j / n)): student's head j of m matches the teacher's j n / m."""
     counts = [size // problem.block for size in problem.sizes]
     importance = problem.importance().split(counts)
     places = [torch.ceil(torch.arange(1, problem.units + 1) * n / problem.units).long() - 1 for n in counts]

@@ -13,8 +13,7 @@ def low_rank_product(queries: Tensor, keys: Tensor, rank: int) -> tuple[Tensor, 
     """Maps A, B [d, rank] whose products (Aᴴq)ᴴ(Bᴴk) are nearest to qᴴk.
 
     Args:
-        queries, keys: second moments [d, d] (maybe complex), taken as independent.
-        rank: beyond d, zeros.
+        queries, keys: second moments [d, d], taken as independent.
     """
     left, left_inverse = roots(queries)
     right, right_inverse = roots(keys)
@@ -28,7 +27,7 @@ def low_rank_product(queries: Tensor, keys: Tensor, rank: int) -> tuple[Tensor, 
 def low_rank_written(outputs: Tensor, outgoing: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Push and pull [d, rank] whose z·push·pullᵀ·W is nearest to z·W.
 
-    Both share a channel's scale evenly, so that equal steps suit both.
+    Both share a channel's scale, so that equal steps suit both.
 
     Args:
         outputs: second moments of z [d, d].

@@ -1,6 +1,6 @@
 """Attention of teachers with unlike heads, which cannot be averaged.
 
-Each student's group takes one teacher's group: channels that keep QKᵀ, and principal values.
+Each student's group takes one teacher's group: channels that keep QKᵀ, principal values.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Group:
 
 
 def alike(spaces: Sequence[Space], student: Space) -> bool:
-    """Whether all heads have the student's channels, all groups as many heads."""
+    """Whether all heads and groups have the student's sizes."""
     return all((s.head_dim, s.heads // s.groups) == (student.head_dim, student.heads // student.groups) for s in spaces)
 
 
@@ -44,7 +44,7 @@ def unlike_maps(
     """Maps of query, key, value and output per teacher.
 
     Args:
-        importance: of pooled head channels [Σ n·d].
+        importance: of head channels [Σ n·d].
 
     Raises:
         UnsupportedError: channels or heads have fixed positions.

@@ -1,6 +1,6 @@
 """Rotary heads of fewer channels: pairs of similar frequency become one.
 
-A logit is Re Σ_p q_p* k_p exp(iω_p Δ) over pairs p.  A student's pair gets the best complex product of rank one.
+A logit is Re Σ_p q_p* k_p exp(iω_p Δ); a student's pair gets the best rank-one product.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class RotaryPairs:
 
     Attributes:
         layout: how channels are paired.
-        teachers: number of their pairs.
-        members: per student's pair, nearest first.
+        teachers: number of pairs.
+        members: nearest first.
     """
 
     layout: str
@@ -65,7 +65,7 @@ def rotary_product(queries: Tensor, keys: Tensor, channels: int, matched: Rotary
     """Maps A, B [d, channels] that keep rotated products best.
 
     Args:
-        queries, keys: second moments [d, d] before rotation, taken as independent.
+        queries, keys: second moments [d, d] before rotation.
     """
     d, start, new_start = len(queries), 2 * matched.teachers, 2 * len(matched.members)
     a, b = torch.zeros(d, channels, dtype=torch.float64), torch.zeros(d, channels, dtype=torch.float64)
