@@ -72,7 +72,7 @@ class CalibrationSet:
 
 
 def split_large_batches(batches: Sequence[Batch], count_logits: Callable[[Batch], int]) -> list[Batch]:
-    """Split batches into calls of at most `MOST_CALL_LOGITS` logits, or one sample."""
+    """Split batches into calls of at most `MOST_CALL_LOGITS` logits."""
     split: list[Batch] = []
     for batch in batches:
         size = max(1, MOST_CALL_LOGITS // max(1, count_logits({name: value[:1] for name, value in batch.items()})))
@@ -111,11 +111,7 @@ def take_samples(batches: Sequence[Batch], samples: int) -> list[Batch]:
 
 
 def sorted_by_key(batches: Sequence[Batch], size: Callable[[Batch], int]) -> list[Batch]:
-    """The samples sorted by key, in batches of one shape.
-
-    Args:
-        size: of a new batch, given an old one.
-    """
+    """The samples sorted by key, in batches of one shape and at most `size(old batch)` samples."""
     limit = max(map(_size, batches), default=1)
     rebatched: list[Batch] = []
     for group in _by_shape(batches):
@@ -128,7 +124,7 @@ def sorted_by_key(batches: Sequence[Batch], size: Callable[[Batch], int]) -> lis
 
 
 def thinned_tokens(keys: Sequence[int], shape: tuple[int, int], mask: Tensor | None, stride: int) -> Tensor:
-    """Choose about one token in `stride`, from a start by the sample's key.
+    """Choose about one token in `stride`, by keys.
 
     Args:
         shape: samples and tokens, with padding.

@@ -28,7 +28,7 @@ def ending_early() -> Iterator[None]:
 
 @contextmanager
 def capture_taps(model: nn.Module, taps: Sequence[Tap], *, stop: bool = False) -> Iterator[dict[Tap, Tensor]]:
-    """Fill a dict with tensors at some taps while the model runs; first calls count.
+    """Fill a dict with tensors at some taps while the model runs; a module's first call counts.
 
     `stop` ends the pass after the last (`ending_early`).
     """
@@ -77,7 +77,11 @@ class HandedArgument:
 
 @dataclass(frozen=True)
 class LayerCall:
-    """One layer call's arguments without hidden states, which have the keyword `by_name`, or come first."""
+    """One layer call's arguments without hidden states.
+
+    Attributes:
+        by_name: keyword of the hidden states, unless positional.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]

@@ -49,9 +49,9 @@ class LayerwiseRunner:
         self.batches = [without_labels(batch) for batch in batches]
         #: Whether the layers return their hidden states and nothing else.
         self.plain = True
-        #: Hidden states that enter the next layer of the current stack, one tensor per batch.
+        #: Inputs of the next layer, per batch.
         self._hidden: list[Tensor] = []
-        #: Those that entered the last layer advanced over.
+        #: Inputs of the last layer advanced over.
         self._before: list[Tensor] = []
         self._calls: list[dict[str, LayerCall]] = []
         self._returned: list[dict[str, Any]] = [{} for _ in self.batches]
@@ -68,13 +68,13 @@ class LayerwiseRunner:
 
     @torch.no_grad()
     def start_stack(self, stack: int, taps: Sequence[Tap] = (), on_batch: OnBatch | None = None) -> None:
-        """Run everything before a stack; keep its first inputs and all arguments."""
+        """Run everything before a stack; keep its inputs and all arguments."""
         if stack != self._stack and self._stack >= 0:
             self._finished[self._stack] = self._hidden
         self._stack, layers = stack, self.stacks[stack]
         self._hidden, self._calls = [], []
         self._returned = [{k: v for k, v in outputs.items() if k not in layers} for outputs in self._returned]
-        # The longest batch whose layers were called alike, and whether any were not.
+        # Longest batch with layers called alike; whether any were not.
         longest, unlike = -1, False
         for index, batch in enumerate(self.batches):
             length = max(value[0].numel() for value in batch.values())
@@ -90,8 +90,7 @@ class LayerwiseRunner:
             if alike:
                 calls = dict.fromkeys(layers, calls[layers[0]])
             else:
-                # Most families call all layers alike: the first layer's arguments then serve all.  Attention windows do
-                # not show in samples shorter than the window.
+                # If all layers are called alike, the first one's arguments serve all; only long samples show windows.
                 unlike |= not all(call.same_as(calls[layers[0]]) for call in calls.values())
                 longest = max(longest, length)
             if index == 0:
@@ -190,7 +189,7 @@ class LayerwiseRunner:
         return hidden if output is None else output
 
     def _without_hidden(self, layer: str, returned: Any) -> Any:
-        """An output without hidden states, unless a later layer takes them."""
+        """An output without hidden states, unless later layers need them."""
         if not isinstance(returned, tuple):
             return None
         return returned if HandedArgument(layer, 0) in self._handed else (None, *returned[1:])
@@ -217,7 +216,7 @@ class LayerwiseRunner:
         self, layer: str, calls: dict[str, LayerCall], returned: dict[str, Any], *, first: bool, last: bool
     ) -> Any:
         def handed(value: Any) -> Any:
-            """An argument, or the earlier layer's output it is."""
+            """An argument, or its place in an earlier layer's output."""
             if isinstance(value, Tensor):
                 for source, output in returned.items():
                     places = enumerate(output) if isinstance(output, tuple) else ()

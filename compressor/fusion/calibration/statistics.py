@@ -94,7 +94,7 @@ def self_product(values: Tensor) -> Tensor:
 def token_rows(values: Tensor, mask: Tensor | None) -> Tensor:
     """Token vectors [T, n] of [B, ..., n], without padding."""
     flat = values.reshape(-1, values.shape[-1])
-    # Values that are not one vector per token (a pooled sample, a table of positions) have no padding.
+    # Pooled samples and tables of positions have no padding.
     return flat if mask is None or mask.numel() != len(flat) else flat[mask.reshape(-1)]
 
 

@@ -79,19 +79,19 @@ def token_masks(name: str, teachers: Sequence[FusionTeacher], anatomy: Anatomy, 
 
 @TOKEN_FILTERS.register("all")
 def every_token(filter_input: FilterInput) -> TokenMasks:
-    """All tokens."""
+    """Compare all tokens."""
     return None
 
 
 @TOKEN_FILTERS.register("class")
 def first_token(filter_input: FilterInput) -> TokenMasks:
-    """The first token, which carries the class in ViT and BERT."""
+    """Compare the first token, which carries the class in ViT and BERT."""
     return _each(filter_input, lambda samples, tokens, _: (torch.arange(tokens) == 0).expand(samples, tokens))
 
 
 @TOKEN_FILTERS.register("window")
 def centre_window(filter_input: FilterInput) -> TokenMasks:
-    """The N × N central patches, and tokens that are no patches (class, registers)."""
+    """Compare the N × N central patches, and tokens that are no patches."""
     config = filter_input.teachers[0].model.config
     image, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
     if not isinstance(image, int) or not isinstance(patch, int):
@@ -115,7 +115,7 @@ def centre_window(filter_input: FilterInput) -> TokenMasks:
 
 @TOKEN_FILTERS.register("random")
 def random_tokens(filter_input: FilterInput) -> TokenMasks:
-    """A share of each sample's real tokens, drawn with the sample's key as seed."""
+    """Compare a share of each sample's real tokens, drawn with its key as seed."""
     share = filter_input.number(1e-6, 1, "a share above 0 and at most 1, such as random:0.25,")
 
     def mask(samples: int, tokens: int, batch: Batch) -> Tensor:
@@ -133,9 +133,9 @@ def random_tokens(filter_input: FilterInput) -> TokenMasks:
 
 @TOKEN_FILTERS.register("loss")
 def easy_samples(filter_input: FilterInput) -> TokenMasks:
-    """Samples on which the ensemble's loss is below a threshold in nats.
+    """Compare samples on which the ensemble's loss is below a threshold in nats.
 
-    Without labels, by its own predictions.
+    Without labels, its own predictions are the labels.
     """
     limit = filter_input.number(0, float("inf"), "a loss in nats, such as loss:0.5,")
     losses = [_losses(filter_input, batch) for batch in filter_input.batches]

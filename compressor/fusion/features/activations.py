@@ -19,7 +19,7 @@ from compressor.fusion.calibration.statistics import join_coordinates, self_prod
 from compressor.fusion.features.base import HeadStatistics, SpaceStatistics
 from compressor.fusion.teacher import FusionTeacher
 
-#: Tokens from which maps of hidden units are chosen; more change little and cost N² each.
+#: Tokens for maps of hidden units; more change little and cost N² each.
 UNIT_TOKENS = 2304
 
 
@@ -27,9 +27,8 @@ class TeacherActivations:
     """Activations of all teachers at one build step, in the student's names.
 
     Args:
-        tokens: in all batches.
         thin: taps that need fewer tokens.
-        linear: outputs recomputed from recorded inputs, which are narrower and shared.
+        linear: outputs recomputed from recorded inputs, which are narrower.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class TeacherActivations:
     ) -> None:
         self.teachers, self.anatomy, self.masks = teachers, anatomy, masks
         self.thin, self.linear = frozenset(thin), frozenset(linear)
-        #: One token in so many is taken where about `UNIT_TOKENS` are enough.
+        #: One token in so many is taken for thin rows.
         self.stride = max(1, round(tokens / UNIT_TOKENS))
         self._values: dict[tuple[int, int, Tap], Tensor] = {}
         self._variance: dict[Tap, Tensor] = {}
@@ -56,14 +55,14 @@ class TeacherActivations:
             self._values[teacher, batch, tap] = self._thinned(batch, tap, vectors) if tap in self.thin else vectors
 
     def rows(self, teacher: int, batch: int, tap: Tap, columns: Tensor | None = None) -> Tensor:
-        """Token vectors [T, n_k]: all, unless the tap is thin."""
+        """Token vectors [T, n_k]; fewer if thin."""
         if tap in self.linear:
             return linear(self._values[teacher, batch, input_tap(tap)], *self.weights(teacher, tap, columns))
         values = self._values[teacher, batch, tap]
         return values if columns is None else values.index_select(1, columns)
 
     def thin_rows(self, teacher: int, batch: int, tap: Tap, columns: Tensor | None = None) -> Tensor:
-        """A batch's part of about `UNIT_TOKENS` tokens, the same everywhere."""
+        """A batch's part of about `UNIT_TOKENS` tokens."""
         if tap in self.linear:
             inputs = self._thinned(batch, tap, self._values[teacher, batch, input_tap(tap)])
             return linear(inputs, *self.weights(teacher, tap, columns))
@@ -75,7 +74,7 @@ class TeacherActivations:
         return linear(self._values[teacher, batch, input_tap(tap)], weight, bias)
 
     def weights(self, teacher: int, tap: Tap, columns: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Weight [n_k, inputs] and bias of a linear tap's module."""
+        """Weight [n_k, inputs] and bias of a linear tap."""
         model, name = self.teachers[teacher].model, self.teachers[teacher].local_name(tap[0])
         module = cast(nn.Linear, model.get_submodule(name))
         weight, bias = module.weight.detach(), None if module.bias is None else module.bias.detach()
@@ -84,7 +83,7 @@ class TeacherActivations:
         return weight.index_select(0, columns), None if bias is None else bias.index_select(0, columns)
 
     def pooled(self, tap: Tap, columns: Sequence[Tensor] | None = None, role: Role | None = None) -> Tensor:
-        """Thin rows of all batches and teachers [T, Σ n_k], of some columns per teacher."""
+        """Thin rows of all batches and teachers [T, Σ n_k]."""
         if (tap, role) not in self._pooled:
             parts = []
             for batch in range(len(self.masks)):
@@ -111,7 +110,7 @@ class TeacherActivations:
 
 
 class ActivationFeatures:
-    """Moments over calibration tokens, targets transported by one student's maps."""
+    """Moments over calibration tokens, with one student's maps."""
 
     def __init__(self, activations: TeacherActivations, maps: Maps) -> None:
         self.activations, self.maps = activations, maps
@@ -157,7 +156,7 @@ class ActivationFeatures:
         return self._transport(batch, tap, key, self.activations.rows)
 
     def part(self, batch: int, tap: Tap, columns: Sequence[Tensor], key: str | None) -> Tensor:
-        """As `transported`, of some columns of each teacher."""
+        """As `transported`, of some columns."""
         return self._transport(batch, tap, key, lambda k, b, t: self.activations.rows(k, b, t, columns[k]))
 
     def _thin_targets(self, tap: Tap, key: str | None) -> Tensor:

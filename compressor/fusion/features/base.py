@@ -1,4 +1,4 @@
-"""Moments for maps of inner spaces, computed on first use."""
+"""Moments of inner spaces, computed on first use."""
 
 from __future__ import annotations
 
@@ -83,19 +83,17 @@ class HeadStatistics:
 
     @cached_property
     def contributions(self) -> Tensor:
-        """Inner products of heads' contributions to the residual stream, [Σ n, Σ n]: (aᵀa) ∘ (wwᵀ), summed over
-        channels.
-        """
+        """Inner products of heads' residual contributions, [Σ n, Σ n]: (aᵀa) ∘ (wwᵀ) over channels."""
         products = self.outputs * (self.outgoing @ self.outgoing.T)
         heads = products.shape[0] // self.head_dim
         return products.reshape(heads, self.head_dim, heads, self.head_dim).sum(dim=(1, 3))
 
 
 class Features(Protocol):
-    """How the coordinates of a space are compared."""
+    """How to compare a space's coordinates."""
 
     def space(self, name: str) -> SpaceStatistics:
-        """Moments of inputs and target of a space's reader."""
+        """Moments of a reader's inputs and target."""
 
     def heads(self, name: str) -> HeadStatistics:
         """Moments of queries, keys and head outputs."""

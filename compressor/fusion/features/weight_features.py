@@ -23,7 +23,7 @@ class WeightFeatures:
         role = Role.VALUE if self.anatomy.spaces[name].kind is Kind.ATTENTION else None
         incoming = torch.cat(self.incoming(name, role))
         op = reader(self.anatomy, name)
-        # Spaces that no linear module reads (channels between convolutions) are compared by their writers alone.
+        # Spaces without linear readers (between convolutions) are compared by their writers.
         return _statistics(incoming, incoming if op is None else outgoing(self.teachers, self.maps, op))
 
     def heads(self, name: str) -> HeadStatistics:
@@ -43,7 +43,7 @@ class WeightFeatures:
         )
 
     def expert(self, name: str, places: Sequence[Tensor], expert: int) -> SpaceStatistics:
-        """Moments of one student's expert; `places`: the teachers' experts for it."""
+        """Moments of one student's expert, of the teachers' experts `places`."""
         pairs = [
             self._expert_weights(name, teacher, maps, int(place[expert]))
             for teacher, maps, place in zip(self.teachers, self.maps, places, strict=True)
@@ -51,7 +51,7 @@ class WeightFeatures:
         return _statistics(torch.cat([incoming for incoming, _ in pairs]), torch.cat([leaving for _, leaving in pairs]))
 
     def incoming(self, name: str, role: Role | None) -> list[Tensor]:
-        """Incoming weights and biases per teacher, a row per coordinate (values: per query head)."""
+        """Incoming weights and biases per teacher, a row per coordinate."""
         parts = []
         for teacher, maps in zip(self.teachers, self.maps, strict=True):
             blocks: list[Tensor] = []
@@ -97,7 +97,7 @@ class WeightFeatures:
         return map_key(op.reads or "", Role.OUTPUT if space is not None and space.kind is Kind.ATTENTION else None)
 
     def _unmapped_writers(self, teacher: FusionTeacher, name: str) -> list[Tensor]:
-        """Convolutions or tables that write a space, a row per coordinate."""
+        """Convolutions and tables that write a space, by coordinate."""
         blocks = []
         for parameter, dim, side in _axes_of(self.anatomy, name):
             tensor = teacher.tensor(parameter)

@@ -10,12 +10,11 @@ from torch import Tensor
 
 #: Steps of the descent; more gain little.
 READER_STEPS = 15
-#: How often a step that gains nothing is halved before the descent ends.
+#: Times a step that gains nothing is halved.
 HALVINGS = 4
-#: Share of the largest moment below which a direction of the stream is empty: its weights would have to be so large
-#: that the first step of a finetune overwrites them.
+#: Share of the largest moment below which a direction is empty: a finetune would overwrite its huge weights.
 EMPTY_DIRECTION = 1e-6
-#: Weight of a direction's energy alone, as a share of the weight it would have if everything were read alike.
+#: Weight of an unread direction's energy, as a share of its weight if all were read alike.
 UNREAD = 1e-6
 
 

@@ -187,7 +187,7 @@ def _projected(problem: ResidualProblem, basis: Tensor) -> ResidualMap:
     elif basis.shape[1] < problem.m:
         basis = torch.nn.functional.pad(basis, (0, problem.m - basis.shape[1]))
     push = root[:, None] * basis
-    # x_k is recovered from z by least squares, since a teacher of little weight has little part in z.
+    # Least squares, since a teacher of little weight has little part in z.
     joint = push.T @ gram @ push
     pull = gram @ push @ torch.linalg.pinv(joint, rtol=1e-9, hermitian=True)
     pairs = zip(push.split(list(problem.sizes)), pull.split(list(problem.sizes)), strict=True)

@@ -23,9 +23,9 @@ from compressor.fusion.plan import is_folded, wide_spaces
 from compressor.fusion.teacher import FusionTeacher
 from compressor.models.inputs import without_labels
 
-#: Calibration samples from which residual maps are made: every layer's tokens count, so few are enough.
+#: Samples for residual maps: few are enough, since every layer's tokens count.
 RESIDUAL_SAMPLES = 128
-#: Weight of the stream itself at every read, in modules: norms divide by its size, and writers are fitted to it.
+#: Weight of the stream itself, in modules: norms divide by its size, writers are fitted to it.
 STREAM_WEIGHT = 3
 
 

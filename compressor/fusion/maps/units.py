@@ -15,9 +15,9 @@ from compressor.transport import Coupling, CouplingOptions, Registry, barycentre
 
 #: Ridge of the regressions that choose units, relative to the mean variance.
 SELECTION_RIDGE = 1e-4
-#: Units chosen between two updates of the moments: few enough to stay in the cache.
+#: Units chosen between updates of the moments: they fit the cache.
 SELECTED_TOGETHER = 64
-#: The barycentre of units stops when a move of its support gains less than this share.
+#: Share of gain below which the barycentre of units stops.
 SELECTION_TOLERANCE = 1e-2
 
 

@@ -80,20 +80,17 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
 
 
 def keep_influential(influence: Sequence[float], count: int) -> list[int]:
-    """The `count` layers that change the stream most, the last included."""
+    """The last and the most influential layers, `count` in all."""
     last = len(influence) - 1
     others = sorted(range(last), key=lambda layer: influence[layer], reverse=True)[: count - 1]
     return sorted([*others, last])
 
 
 def align_monotone(distance: Tensor) -> list[int]:
-    """Assign a teacher's checkpoints to the student's by dynamic programming.
+    """Assign a teacher's checkpoints to the student's by dynamic programming, never decreasing.
 
     Args:
         distance: [student's, teacher's].
-
-    Returns:
-        The teacher's, never decreasing, up to its last.
     """
     count, size = distance.shape
     best = torch.full((count, size), float("inf"), dtype=torch.float64)
@@ -110,17 +107,14 @@ def align_monotone(distance: Tensor) -> list[int]:
 
 
 def evenly_spaced_layer(student: int, teacher: int) -> list[int]:
-    """The teacher's layer at the same share of depth, per student's layer."""
+    """Per student's layer, the teacher's at that depth."""
     return [max(0, round((i + 1) * teacher / student) - 1) for i in range(student)]
 
 
 def _covering(
     teacher: FusionTeacher, layers: Sequence[str], end: int, student: Anatomy, stack: Stack, layer: str
 ) -> int:
-    """The teacher's first layer from `end` on with the student's parameters.
-
-    What only first layers have (T5's positions) may be missing.
-    """
+    """The teacher's first layer from `end` on with the student's parameters, save those of first layers alone."""
     needed = _parameters_of(student, layer)
     if layer == stack.layers[0] and len(layers) > 1:
         needed -= _parameters_of(teacher.anatomy, layers[0]) - _parameters_of(teacher.anatomy, layers[1])

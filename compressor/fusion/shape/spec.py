@@ -118,7 +118,7 @@ def specs_for(
 
 
 def widest_teacher(configs: Sequence[PretrainedConfig], anatomies: Sequence[Anatomy]) -> int:
-    """The teacher that gives the config, whatever their order: widest in residual stream, then in all spaces."""
+    """The teacher of the widest residual stream, then of the widest spaces, whatever their order."""
 
     def size(k: int) -> tuple[int, int, str]:
         spaces = anatomies[k].spaces.values()

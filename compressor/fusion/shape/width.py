@@ -1,4 +1,4 @@
-"""Widths that a family can express: fewer heads, or smaller ones."""
+"""Widths that a family can express: fewer or smaller heads."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from transformers import PretrainedConfig
 from compressor.anatomy import Anatomy, Kind, Space
 from compressor.errors import UserError
 
-#: Where heads leave the residual width free, it is rounded to this multiple, which hardware likes.
+#: Free residual widths are rounded to this multiple, for the hardware.
 WIDTH_MULTIPLE = 8
 #: Residual streams below this width are toys and not rounded.
 TOY_WIDTH = 64
-#: Kinds of rotary positions whose frequencies follow from base and number of channels alone.
+#: Rotary positions whose frequencies follow from base and channels alone.
 SCALABLE_ROTARY = ("default", "linear", "llama3", "yarn")
 
 
@@ -84,7 +84,7 @@ def attention_shapes(
         shapes += _fewer(config, anatomy, attentions, width)
     if not shapes:
         raise UserError(_no_head(config, anatomy, attentions, width, narrowing))
-    # Keeping all heads matters more than coming a little closer to the width.
+    # All heads matter more than a slightly closer width.
     return [shape for shape in shapes if shape.hidden == shapes[0].hidden]
 
 
@@ -94,7 +94,7 @@ def fields_of(anatomy: Anatomy, meaning: str) -> list[str]:
 
 
 def configured_size(config: PretrainedConfig, anatomy: Anatomy, field: str) -> int:
-    """The size in a config field; if unset, the family's own."""
+    """The size in a config field, or the family's own."""
     value = getattr(config, field)
     if value is not None:
         return int(value)
@@ -108,7 +108,7 @@ def round_half_up(value: float) -> int:
 def _fewer(
     config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space], width: float
 ) -> list[AttentionShape]:
-    """Whole groups of the teachers' heads; none if no group is left."""
+    """Fewer heads, in whole groups, if possible."""
     sizes: dict[str, int] = {}
     for field, space in _head_fields(config, anatomy, attentions).items():
         groups = round_half_up(width * space.groups)
@@ -128,7 +128,7 @@ def _fewer(
 def _smaller(
     config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space], width: float
 ) -> list[AttentionShape]:
-    """As many heads of fewer channels; none if no channel is left."""
+    """As many heads of fewer channels, if possible."""
     sizes = {field: int(getattr(config, field)) for field in _head_fields(config, anatomy, attentions)}
     head_dims = fields_of(anatomy, "head_dim")
     if head_dims:
@@ -207,7 +207,7 @@ def _with_rotary_bases(
 
 
 def _width_step(anatomy: Anatomy, heads: dict[str, int]) -> int:
-    """A divisor of widths that gives heads even channels."""
+    """A divisor of widths, for even head channels."""
     multiple = 1 if anatomy.residual.size < TOY_WIDTH else WIDTH_MULTIPLE
     return math.lcm(multiple, *(2 * count for count in heads.values()))
 
@@ -228,7 +228,7 @@ def _rounded(value: float, multiple: int) -> int:
 def _no_head(
     config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space], width: float, narrowing: str
 ) -> str:
-    """The message for a width that leaves no head."""
+    """The message if no head is left."""
     space = min(attentions, key=lambda space: space.groups)
     units = "key–value groups" if space.groups < space.heads else "attention heads"
     heads = {field: int(getattr(config, field)) for field in _head_fields(config, anatomy, attentions)}

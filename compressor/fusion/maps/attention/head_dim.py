@@ -95,7 +95,7 @@ def _low_rank_blocks(
 def _group_blocks(query: Tensor, key: Tensor, values: _Pair, d: int, student: Space) -> dict[Role, list[_Pair]]:
     """Push and pull of one group's heads."""
     per_group = student.heads // student.groups
-    # The student divides products by the root of its own number of channels.
+    # The student divides by the root of its own channels.
     query = query * (math.sqrt(student.head_dim / d) if student.scaled else 1.0)
     return {
         Role.QUERY: [(query, _pull_of(query))] * per_group,

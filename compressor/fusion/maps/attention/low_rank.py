@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: Least strength by which a channel is scaled, as a share of the strongest channel's and of the values' mean square.
+#: Least scale of a channel, as a share of the strongest's and of the values' mean square.
 WEAKEST = 1e-3
 
 

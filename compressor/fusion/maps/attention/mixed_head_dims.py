@@ -76,7 +76,7 @@ def _fill_group(
     a, b = low_rank_product(queries, _square(statistics.keys, group.first_key, d), m)
     outputs = torch.stack([_square(statistics.outputs, starts[i], d) for i in order]).sum(0)
     principal = padded(torch.linalg.eigh(outputs)[1].flip(1)[:, :m], m)
-    # The student divides products by the root of its own number of channels.
+    # The student divides by the root of its own channels.
     a = a * math.sqrt(m / d) if student.scaled else a
     rows = slice(group.group * d, (group.group + 1) * d)
     columns = slice(target * m, (target + 1) * m)
