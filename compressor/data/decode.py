@@ -1,4 +1,4 @@
-"""Decoding a stored image within bounds: a few bytes may decode to any number of pixels."""
+"""Decoding images within bounds: a few bytes may be any number of pixels."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def decode(stored: Mapping[str, Any] | None, mode: str) -> Image.Image:
     """The image of a row of `datasets.Image(decode=False)`, upright.
 
     Args:
-        stored: "bytes" of a file, or the "path" of one.
-        mode: of Pillow, such as "RGB".
+        stored: "bytes" or "path" of a file.
+        mode: Pillow's, such as "RGB".
 
     Raises:
-        ValueError: there is none, or it is no local file, no regular file, or too large.
-        Exception: any, by the plugins of Pillow on a broken file.
+        ValueError: none, no regular local file, or too large.
+        Exception: any, by Pillow.
     """
     if stored is None:
         raise ValueError("there is none")
@@ -53,12 +53,12 @@ def decode(stored: Mapping[str, Any] | None, mode: str) -> Image.Image:
 
 
 def _factor(image: Image.Image) -> int:
-    """The factor by which height and width of a large image are reduced; 1 for others."""
+    """Factor that reduces a large image's sides."""
     return max(1, math.ceil(math.sqrt(image.width * image.height / LARGE_PIXELS)))
 
 
 def _source(stored: Mapping[str, Any]) -> Any:
-    """The argument of Pillow's `open`: bytes in memory, or the path of a regular file."""
+    """Argument of Pillow's `open`."""
     if stored.get("bytes") is not None:
         return BytesIO(stored["bytes"])
     path = stored.get("path")

@@ -1,4 +1,4 @@
-"""Images of a split as pixels, by the teacher's own preprocessor."""
+"""Images as pixels."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ from compressor.utils.logging import root_cause
 class ImageReader:
     """Reads `pixel_values` [C, H, W] float32, with labels also `labels` [].
 
-    Args:
-        split: with a column of images.
-        options: with the teacher's image processor; its spec, if any, gives the channels and the size to expect.
+    The spec, if any, gives the expected channels and size.
     """
 
     def __init__(self, split: Split, options: ReadingOptions) -> None:
@@ -34,10 +32,10 @@ class ImageReader:
         self._samples = split.dataset.select_columns([split.image]).cast_column(split.image, Image(decode=False))
 
     def __call__(self, indices: Sequence[int]) -> list[Sample]:
-        """Decode and preprocess in one call.
+        """Decode and preprocess images.
 
         Raises:
-            UserError: an image cannot be decoded or does not fit the model; the line names it.
+            UserError: names a broken or unfit image.
         """
         pixels = self._pixels(self._samples[list(indices)][self.split.image], indices)
         samples = [{"pixel_values": image} for image in pixels]

@@ -1,4 +1,4 @@
-"""Checks of a file of samples before it is read: regular, not compressed, with lines of bounded length and depth."""
+"""Checks of a table before reading."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _COMPRESSED = {
 
 
 def check_table(file: Path) -> None:
-    """Refuse a file of samples that is too costly to read; reads little of it itself.
+    """Refuse a table that is too costly to read; reads little of it.
 
     Raises:
-        UserError: it is no regular file, is compressed, or has too long lines, too deep nesting or too many columns.
+        UserError: not regular, compressed, long lines, deep nesting or many columns.
     """
     check_regular(file)
     suffix = file.suffix.lower()
@@ -65,7 +65,7 @@ def check_table(file: Path) -> None:
 
 
 def _check_lines(content: BinaryIO, file: Path, window: int) -> None:
-    """Refuse a file with a window of that many bytes without a line end; reads a window until it finds one."""
+    """Refuse a `window` of bytes without line end."""
     size = content.seek(0, os.SEEK_END)
     for start in range(0, size - window + 1, window):
         content.seek(start)
@@ -75,7 +75,7 @@ def _check_lines(content: BinaryIO, file: Path, window: int) -> None:
 
 
 def _check_columns(content: BinaryIO, file: Path) -> None:
-    """Refuse a table of very many columns: the reader allocates a feature, a buffer and a name for each."""
+    """Refuse very many columns: each costs a feature, a buffer and a name."""
     separator = _SEPARATORS.get(file.suffix.lower())
     if separator is None:
         return
@@ -87,7 +87,7 @@ def _check_columns(content: BinaryIO, file: Path) -> None:
 
 
 def _is_deep(content: BinaryIO, *, strings: bool) -> bool:
-    """Whether brackets of a JSON file are nested deeper than `MAX_LINE_DEPTH`, counting those inside strings or not."""
+    """Whether JSON brackets nest deeper than `MAX_LINE_DEPTH`; `strings` counts those inside strings."""
     content.seek(0)
     level = 0
     # Whole lines: strings end within a line.

@@ -1,7 +1,7 @@
-"""Bounds on the sizes in a model's folder, checked before anything of that size is built.
+"""Bounds on sizes in a model's folder, checked before anything is built.
 
-A config of a few bytes can ask for ten million layers.  The bounds are several times the sizes of the largest public
-models: 126 layers of 16,384 (Llama 405B), 2,048 experts a layer (Switch).
+A small config can ask for ten million layers. Bounds are several times the largest public models: 126 layers of
+16,384 (Llama 405B), 2,048 experts a layer (Switch).
 """
 
 from __future__ import annotations
@@ -50,11 +50,10 @@ _LABELS = ("id2label", "label2id")
 
 
 def check_model_files(folder: Path) -> None:
-    """Refuse a model's folder with special files, or files far too large to be read as a whole.
+    """Refuse special or far too large files.
 
     Raises:
-        UserError: it holds a pipe, a socket or a device, a JSON or text file of more than `FILE_BYTES`, or a
-            preprocessor for images larger than any model reads.
+        UserError: a pipe, socket or device, a JSON or text file above `FILE_BYTES`, or huge images.
     """
     for path in sorted(folder.iterdir()):
         kind = special_kind(path)
@@ -69,12 +68,12 @@ def check_model_files(folder: Path) -> None:
 
 
 def read_config_values(path: Path) -> Any:
-    """The values of a config.json, checked.
+    """The checked values of a config.json.
 
     Raises:
-        UserError: it is no regular file, too large, or a number in it is larger than in any model.
-        OSError: it cannot be read.
-        ValueError: it is not JSON, or nested too deeply.
+        UserError: no regular file, too large, or too large a number.
+        OSError: unreadable.
+        ValueError: not JSON, or nested too deeply.
     """
     values = read_json(path, CONFIG_BYTES)
     if isinstance(values, dict):
@@ -83,14 +82,14 @@ def read_config_values(path: Path) -> Any:
 
 
 def check_sizes(values: Mapping[str, Any], where: str) -> None:
-    """Refuse a config, or a config nested in it, of a size that no model has.
+    """Refuse a config of a size that no model has, nested configs included.
 
     Args:
-        values: of config.json, or of a config with the defaults of transformers.
+        values: of config.json, or with transformers' defaults.
         where: their origin, for the message.
 
     Raises:
-        UserError: a whole number is beyond its bound, there are too many classes, or too many parameters in all.
+        UserError: a number beyond its bound, too many classes or parameters.
     """
     for name in _LABELS:
         labels = values.get(name)
@@ -114,7 +113,7 @@ def check_sizes(values: Mapping[str, Any], where: str) -> None:
 
 
 def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """(field, value) for the whole numbers of a config, also those in lists, but not those of nested configs."""
+    """(field, value) of whole numbers, also in lists, but not in nested configs."""
     for name, value in values.items():
         items = list(value) if isinstance(value, list | tuple) else [value]
         while items:
@@ -126,7 +125,7 @@ def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 def _bound(name: str) -> tuple[str, int]:
-    """The unit of a field, and its largest value."""
+    """Unit and largest value of a field."""
     for unit, pattern, most in _BOUNDS:
         if pattern.search(name):
             return unit, most
@@ -134,7 +133,7 @@ def _bound(name: str) -> tuple[str, int]:
 
 
 def _patches(values: Mapping[str, Any]) -> int:
-    """The largest number of patches of an image; 0 for models that read none."""
+    """Most patches of an image; 0 without images."""
     sizes: dict[str, list[int]] = {"image_size": [], "patch_size": []}
     for name, number in _numbers(values):
         if name in sizes and number > 0:
@@ -144,7 +143,7 @@ def _patches(values: Mapping[str, Any]) -> int:
 
 
 def _parameters(values: Mapping[str, Any]) -> float:
-    """A rough count of the parameters in layers, embeddings and experts, by the names of fields."""
+    """Rough count of parameters by names of fields."""
     largest: dict[str, int] = {}
     for name, number in _numbers(values):
         unit, _ = _bound(name)

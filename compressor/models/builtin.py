@@ -1,4 +1,4 @@
-"""The built-in teachers, small ViTs trained on first use and cached, and their data, scikit-learn's digits."""
+"""Built-in teachers, small ViTs trained on first use and cached, and scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ CLASSES = tuple(str(digit) for digit in range(10))
 
 
 def digits(role: Literal["train", "test"]) -> tuple[np.ndarray, np.ndarray]:
-    """One part of scikit-learn's bundled digits; the stratified split is always the same.
+    """One part of scikit-learn's digits, always the same stratified split.
 
     Returns:
-        Grey images, uint8 [N, 8, 8], and labels, int64 [N], in a shuffled order: 1,300 to train on and 497 to test on.
+        Images, uint8 [N, 8, 8], and labels, int64 [N], shuffled; N = 1,300 (train) or 497 (test).
     """
     # scikit-learn takes a second to import, and only this function needs it.
     from sklearn.datasets import load_digits
@@ -52,7 +52,7 @@ def digits(role: Literal["train", "test"]) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Training:
-    """The training of one built-in teacher; a change of any field makes a new cache folder."""
+    """Training of a built-in teacher; changes make a new cache folder."""
 
     seed: int
     steps: int = 400
@@ -74,13 +74,13 @@ BUILTIN: dict[str, Training] = {"vit-a": Training(seed=0), "vit-b": Training(see
 
 
 def builtin_data(name: str) -> str:
-    """The data that a built-in teacher was trained on, as a name that `open_split` knows."""
+    """A teacher's training data, as a name for `open_split`."""
     _training(name)
     return "digits"
 
 
 def builtin_config(name: str) -> ViTConfig:
-    """The config of a built-in teacher, without training it."""
+    """A built-in teacher's config, without training."""
     from transformers import ViTConfig
 
     training = _training(name)
@@ -108,20 +108,19 @@ def cache_folder() -> Path:
 
 
 def builtin_folder(name: str) -> Path:
-    """The cache folder of a built-in teacher, which need not exist yet."""
+    """A built-in teacher's cache folder, which may not exist."""
     recipe = json.dumps(asdict(_training(name)), sort_keys=True)
     return cache_folder() / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
 
 
 def ensure_builtin(name: str, progress: OnTrainingProgress | None = None) -> Path:
-    """The folder of a built-in teacher; it is trained first if it is not in the cache.
+    """The folder of a built-in teacher, trained first if not cached.
 
     Args:
-        name: one of `BUILTIN`.
-        progress: called with the fraction of the training done, in [0, 1], and a message.
+        progress: gets the share done, in [0, 1], and a message.
 
     Raises:
-        UserError: there is no such teacher, or the cache cannot be written.
+        UserError: no such teacher, or no writable cache.
     """
     folder = builtin_folder(name)
     if folder.exists():

@@ -1,4 +1,4 @@
-"""Which models can be one ensemble: they must read the same inputs and predict the same classes or tokens."""
+"""Models of one ensemble need the same inputs and classes or tokens."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _PREPROCESSING = {
 
 
 def check_compatible_configs(named: Sequence[tuple[str, PretrainedConfig]]) -> None:
-    """Refuse configs that cannot be one ensemble. Widths and depths may differ.
+    """Refuse configs that cannot be one ensemble; widths and depths may differ.
 
     Args:
-        named: names as the user wrote them, and their configs.
+        named: (user's name, config).
 
     Raises:
-        UnsupportedError: one of them predicts numbers, or says yes or no to every label.
-        UserError: model type, task, classes, labels, image geometry, vocabulary or activation differ; the message
-            names it and the value of each of the two models.
+        UnsupportedError: regression or multi-label.
+        UserError: names the first difference and both values: model type, task, classes, labels, image geometry,
+            vocabulary or activation.
     """
     (first, reference), *others = named
     for name, config in others:
@@ -44,10 +44,10 @@ def check_compatible_configs(named: Sequence[tuple[str, PretrainedConfig]]) -> N
 
 
 def check_compatible(teachers: Sequence[Teacher]) -> None:
-    """Refuse teachers that cannot be one ensemble: check configs, parameters and preprocessors.
+    """Refuse teachers that cannot be one ensemble.
 
     Raises:
-        UserError: as for the configs; or preprocessors, tokenizers or the parameters of a layer differ.
+        UserError: configs, preprocessors or the parameters of a layer differ.
     """
     check_compatible_configs([(teacher.name, teacher.config) for teacher in teachers])
     first, *others = teachers
@@ -65,7 +65,7 @@ def check_compatible(teachers: Sequence[Teacher]) -> None:
 
 
 def _parameters(teacher: Teacher) -> set[str]:
-    """Names of parameters and buffers, with layer numbers replaced by a star."""
+    """Names of parameters and buffers, layer numbers as stars."""
     return {re.sub(r"\.\d+\.", ".*.", name) for name in teacher.model.state_dict()}
 
 
@@ -90,7 +90,7 @@ def _check_processors(first: Teacher, second: Teacher) -> None:
 
 
 def _image_settings(processor: Any) -> dict[str, Any]:
-    """The settings of an image processor that have an effect, as plain JSON values."""
+    """Effective settings of an image processor, as JSON values."""
     values = json.loads(json.dumps(processor.to_dict(), default=str))
     unused = {key for switch, keys in _PREPROCESSING.items() if not values.get(switch) for key in keys}
     known = {*_PREPROCESSING, *(key for keys in _PREPROCESSING.values() for key in keys)}

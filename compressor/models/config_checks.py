@@ -1,4 +1,4 @@
-"""Refusing, in one line, configs that no model can be built from."""
+"""Refusing configs that no model can be built from."""
 
 from __future__ import annotations
 
@@ -31,16 +31,10 @@ _BUILT: set[str] = set()
 
 
 def check_fields(location: str | Path, config: PretrainedConfig) -> None:
-    """Refuse architectures that are no names, sizes that are not positive, and activations that are not known.
-
-    Defaults of the config's class are not checked.
-
-    Args:
-        location: of the config, for the message.
-        config: as transformers reads it.
+    """Refuse bad names, non-positive sizes and unknown activations; skips the class's defaults.
 
     Raises:
-        UserError: names the field and its value.
+        UserError: names field and value.
     """
     named = config.architectures
     if named is not None and not (isinstance(named, list | tuple) and all(isinstance(name, str) for name in named)):
@@ -62,12 +56,10 @@ def check_buildable(location: str | Path, config: PretrainedConfig, cls: type[Pr
     """Refuse a config that its class cannot be built from; nothing is allocated.
 
     Args:
-        location: of the config, for the message.
-        config: one that passed `check_fields`.
-        cls: the class that it names.
+        config: passed `check_fields`.
 
     Raises:
-        UserError: with the message of the class.
+        UserError: with the class's message.
     """
     key = f"{cls.__name__} {json.dumps(config.to_dict(), sort_keys=True, default=str)}"
     if key in _BUILT:
@@ -85,7 +77,7 @@ def check_buildable(location: str | Path, config: PretrainedConfig, cls: type[Pr
 
 
 def _has_decoder(cls: type[PreTrainedModel]) -> bool:
-    """Whether a model has a decoder that reads its own earlier tokens."""
+    """Whether a decoder reads its own earlier tokens."""
     return "decoder_input_ids" in inspect.signature(cls.forward).parameters
 
 
@@ -104,7 +96,7 @@ def _check_field_size(location: str | Path, field: str, value: Any) -> None:
 
 
 def _numbers(value: Any) -> Iterator[Any]:
-    """A size, or those of a list or a dict, without None."""
+    """Numbers of a size, list or dict, without None."""
     if isinstance(value, dict):
         value = list(value.values())
     for item in value if isinstance(value, list | tuple) else (value,):
@@ -128,12 +120,12 @@ def _check_patches(location: str | Path, config: PretrainedConfig) -> None:
 
 
 def _height_and_width(size: Any) -> tuple[int, int] | None:
-    """Two numbers from one or two; None for anything else."""
+    """Two numbers from one or two, else None."""
     if isinstance(size, int):
         return size, size
     return (size[0], size[1]) if isinstance(size, list | tuple) and len(size) == 2 else None
 
 
 def _error_text(error: Exception) -> str:
-    """The message of an exception, with its class if the message is a bare key."""
+    """An exception's message, with its class if a bare key."""
     return f"{type(error).__name__} {one_line(error)}" if isinstance(error, KeyError | IndexError) else one_line(error)

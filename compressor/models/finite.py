@@ -1,4 +1,4 @@
-"""Refusing weights and activations that nothing can be computed from: NaN, infinity, and absurdly large numbers."""
+"""Refusing unusable weights and activations: NaN, infinite or larger than `LARGEST`."""
 
 from __future__ import annotations
 
@@ -26,14 +26,10 @@ _LENGTH = 4
 
 
 def check_finite_weights(name: str, model: PreTrainedModel) -> None:
-    """Refuse weights that nothing can be computed from.
-
-    Args:
-        name: the model, for the message.
-        model: the model.
+    """Refuse unusable weights.
 
     Raises:
-        UserError: a weight is NaN, infinite or larger than `LARGEST`; names the first one.
+        UserError: names the first.
     """
     trained = {key for key, _ in model.named_parameters(remove_duplicate=False)}
     for key, tensor in model.state_dict().items():
@@ -49,15 +45,13 @@ def check_finite_weights(name: str, model: PreTrainedModel) -> None:
 
 
 def check_activations(name: str, model: PreTrainedModel) -> None:
-    """Run a model once on a random sample and refuse it if its activations cannot be computed with.
+    """Run a model once on a random sample and refuse unusable activations.
 
     Args:
-        name: the model, for the message.
-        model: in eval mode; left as it was.
+        model: in eval mode; unchanged.
 
     Raises:
-        UserError: the output of a linear module, an embedding, a norm or the model is NaN, infinite or larger than
-            `LARGEST` (names the first such module); or the model cannot be run.
+        UserError: names the first such linear module, embedding, norm or model; or it cannot run.
     """
     with torch.no_grad(), _checked_modules(name, model):
         try:
@@ -73,15 +67,13 @@ def check_activations(name: str, model: PreTrainedModel) -> None:
 
 
 def check_hidden(name: str, place: str, hidden: Tensor) -> None:
-    """Refuse activations that cannot be computed with.
+    """Refuse unusable activations.
 
     Args:
-        name: the teacher.
-        place: the module that put them out.
-        hidden: any tensor.
+        place: the module with this output.
 
     Raises:
-        UserError: they are NaN, infinite or larger than `LARGEST`.
+        UserError: NaN, infinite or larger than `LARGEST`.
     """
     if not hidden.is_floating_point() or not hidden.numel():
         return
@@ -95,14 +87,14 @@ def check_hidden(name: str, place: str, hidden: Tensor) -> None:
 
 
 def magnitude(values: Tensor) -> float:
-    """The largest absolute value of a tensor that is not empty; NaN if any is."""
+    """Largest absolute value of a non-empty tensor; NaN if any is."""
     low, high = values.detach().aminmax()
     return max(abs(float(low)), abs(float(high))) if low == low else float("nan")
 
 
 @contextmanager
 def _checked_modules(name: str, model: nn.Module) -> Iterator[None]:
-    """Check the outputs of linear modules, embeddings and norms; masks and routers may put out infinity."""
+    """Check outputs of linear modules, embeddings and norms; masks and routers may give infinity."""
 
     def checker(place: str) -> Callable[..., None]:
         return lambda _, __, output: _check_output(name, place, output)

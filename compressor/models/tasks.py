@@ -1,6 +1,6 @@
-"""The one table of tasks: which class names mean a task, its metrics, which logits count, how its text is read.
+"""The table of tasks: class names, metrics, counted logits, reading of text.
 
-A new task is an entry of `TASKS` here and a reader of its samples in `compressor.data.batches.READERS`.
+A new task needs an entry of `TASKS` and a reader in `compressor.data.batches.READERS`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ class Task:
     """One task.
 
     Attributes:
-        name: its key in `TASKS`.
-        heads: endings of the class names of transformers that are made for it.
-        metrics: "accuracy", "f1" or "perplexity", the main one first; () if nothing can be measured.
-        mask: name of the input [B, T] that is 1 at the positions that count; None for one answer [C] a sample.
-        shift: whether the logits of position t predict the label of position t + 1.
+        heads: endings of its class names in transformers.
+        metrics: "accuracy", "f1" or "perplexity", the main one first.
+        mask: input [B, T] that is 1 at counted positions; None for one answer [C] a sample.
+        shift: whether logits at t predict the label at t + 1.
         packed: whether texts are joined and cut into blocks.
-        ends: whether a block ends with the tokenizer's closing tokens, as well as starting with its opening ones.
-        columns: whether labels are a column of the data, which may be missing, rather than the text itself.
+        ends: whether blocks have closing tokens.
+        columns: whether labels are a column, which may be missing, not the text itself.
     """
 
     name: str
@@ -46,20 +45,18 @@ class Task:
 
     @property
     def temperature(self) -> float:
-        """The default temperature of a distillation.
+        """Default temperature of distillation.
 
-        Perplexity is measured on unsoftened probabilities, and softening them mostly raises unlikely words. Accuracy
-        counts right and wrong alone, and softened probabilities show which classes come close.
+        Perplexity measures unsoftened probabilities, and softening mostly raises unlikely words. For accuracy, softened
+        probabilities show close classes.
         """
         return 1.0 if "perplexity" in self.metrics else 2.0
 
     def counted(self, logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The logits without those of padding, [P, C].
-
-        For masked language models these are the logits of all tokens, masked or not: teachers predict each of them.
+        """Logits without padding, [P, C]; masked language models count all tokens, since teachers predict each.
 
         Args:
-            logits: [B, T, C], or [B, C] with one answer a sample; or anything of that shape made from them.
+            logits: [B, T, C], or [B, C] with one answer a sample; or anything of that shape.
             inputs: the batch.
         """
         if self.mask is None or logits.dim() < 3:
@@ -68,11 +65,11 @@ class Task:
         return logits.flatten(0, -2) if mask is None else logits[mask.bool().to(logits.device)]
 
     def answered(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits with a known label, [P, C], and these labels, [P]; labels below 0 are unknown or ignored.
+        """Logits with a known label, [P, C], and these labels, [P]; those below 0 are unknown or ignored.
 
         Args:
             logits: as in `counted`.
-            labels: [B] or [B, T], as the model in transformers takes them.
+            labels: [B] or [B, T], as in transformers.
         """
         if self.shift and logits.dim() > 2:
             logits, labels = logits[:, :-1], labels[:, 1:]
@@ -100,10 +97,10 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(config: PretrainedConfig) -> Task:
-    """The task of a config, by the class that `config.architectures` names first.
+    """The task of the class that `config.architectures` names first.
 
     Raises:
-        UnsupportedError: the config names no class, or one whose task is not known.
+        UnsupportedError: no class, or unknown task.
     """
     names = config.architectures or []
     if not names:
@@ -114,10 +111,10 @@ def find_task(config: PretrainedConfig) -> Task:
 
 
 def task_of_model(model: Any) -> Task:
-    """The task of a model, by the name of its class.
+    """The task of a model's class.
 
     Raises:
-        UnsupportedError: no task has such a head.
+        UnsupportedError: no such head.
     """
     return _task_of_class(type(model).__name__)
 
@@ -131,13 +128,13 @@ def _task_of_class(name: str) -> Task:
 
 
 def predicts_vocabulary(config: PretrainedConfig) -> bool:
-    """Whether a model has a logit for every entry of its vocabulary, at each token."""
+    """Whether each token has a logit for every vocabulary entry."""
     metrics = find_task(config).metrics if config.architectures else ()
     return "perplexity" in metrics and isinstance(getattr(config, "vocab_size", None), int)
 
 
 def is_classifier(config: PretrainedConfig) -> bool:
-    """Whether a model has classes with labels.
+    """Whether a model has labelled classes.
 
     Raises:
         UnsupportedError: as `find_task`.
@@ -146,10 +143,10 @@ def is_classifier(config: PretrainedConfig) -> bool:
 
 
 def check_answers(config: PretrainedConfig, name: str) -> None:
-    """Refuse classifiers that do not choose one class of several: their logits are no softmax.
+    """Refuse classifiers whose logits are no softmax.
 
     Raises:
-        UnsupportedError: the model predicts a number, or says yes or no to every label.
+        UnsupportedError: regression or multi-label.
     """
     if not config.architectures or not is_classifier(config):
         return
@@ -163,15 +160,13 @@ def check_answers(config: PretrainedConfig, name: str) -> None:
 
 
 def check_measurable(config: PretrainedConfig, doing: str, name: str) -> Task:
-    """The task of a model, which must have a head.
+    """The task of a model with a head.
 
     Args:
-        config: the model's.
-        doing: the action that needs one, such as "evaluating", for the message.
-        name: the model, as the user wrote it.
+        doing: the action for the message, such as "evaluating".
 
     Raises:
-        UnsupportedError: the model has no head, or does not choose one of several classes.
+        UnsupportedError: no head, or as `check_answers`.
     """
     check_answers(config, name)
     task = find_task(config)

@@ -1,4 +1,4 @@
-"""Reading a recipe from nested values or a file, with one-line error messages."""
+"""Reading a recipe from values or a file."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def build_recipe(values: dict[str, Any], *, where: str = "recipe", names: Mappin
     """Validate nested values into a `Recipe`.
 
     Args:
-        values: nested as in a recipe file; the key `preset` names defaults for them (`compressor.presets`).
+        values: as in a recipe file; the key `preset` names defaults.
         where: origin of the values, for messages; may be empty.
-        names: {dotted path of a field: its name in messages}, such as the flag that set it.
+        names: {dotted path: name in messages}, such as a flag.
 
     Raises:
-        UserError: a key or the preset is unknown, or a value has the wrong type or range; the message names each.
+        UserError: names unknown keys or preset, wrong types and ranges.
     """
     values = dict(values)
     name = values.pop("preset", None)
@@ -58,7 +58,7 @@ def read_recipe(path: str | Path) -> Recipe:
     """Read and validate a recipe file.
 
     Raises:
-        UserError: the file is missing, unreadable, not YAML, not a mapping, or does not fit the schema.
+        UserError: missing, unreadable, not a YAML mapping, or invalid.
     """
     path = Path(path)
     try:
@@ -78,7 +78,7 @@ def read_recipe(path: str | Path) -> Recipe:
 
 
 def _field(location: tuple[str | int, ...]) -> tuple[str, ...]:
-    """The keys of a location, without the types and positions that pydantic adds inside a field."""
+    """Keys of a location, without pydantic's types and positions."""
     keys: list[str] = []
     section: Any = Recipe
     for part in location:

@@ -1,4 +1,4 @@
-"""Reading YAML within bounds: aliases let a few bytes stand for more values than memory holds."""
+"""Reading YAML within bounds: aliases multiply values."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ MAX_BYTES, MAX_VALUES, MAX_NESTING = 1 << 18, 20_000, 32
 
 
 class LimitError(Exception):
-    """Values beyond the bounds; the message names the bound and the line."""
+    """Values beyond the bounds; names bound and line."""
 
 
 def load_yaml(text: str) -> Any:
-    """The values of a YAML text: plain types only, no key twice.
+    """Values of a YAML text: plain types, no key twice.
 
     Raises:
-        LimitError: there are more values than `MAX_VALUES`, counting repetitions by aliases, or deeper ones than
-            `MAX_NESTING`, or an alias contains itself.
-        yaml.YAMLError: it is not YAML, or a key is there twice.
-        ValueError: a number or a date is invalid.
+        LimitError: more than `MAX_VALUES`, aliases counted, deeper than `MAX_NESTING`, or cyclic.
+        yaml.YAMLError: not YAML, or a key twice.
+        ValueError: invalid number or date.
     """
     return yaml.load(text, _Loader)
 
 
 class _Loader(yaml.SafeLoader):
-    """Counts values while they are parsed, before any of them is built."""
+    """Counts values while parsing, before building any."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
