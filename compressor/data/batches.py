@@ -1,4 +1,4 @@
-"""A split as model inputs, in fixed or any order."""
+"""A split as model inputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from compressor.errors import UserError
 from compressor.models.tasks import TASKS, Task
 from compressor.models.teacher import ModelSpec
 
-#: Bytes of a small tensor in addition to its values.
+#: Overhead of a small tensor, in bytes.
 _OVERHEAD = 256
 
 
@@ -47,16 +47,15 @@ class Batches:
     with `labels` also `labels`, [B] or [B, T] int64.
 
     Args:
-        split: the samples.
         processor: image processor or tokenizer.
         batch_size: the last batch may be smaller.
-        spec: None: images or texts with one label each, unchecked.
+        spec: without one, images or texts with one label, unchecked.
         cache_bytes: batches stay in memory if all fit.
-        max_length: tokens of the longest text or of a block.
+        max_length: tokens of a text or block.
         seed: of masked tokens.
 
     Raises:
-        UserError: missing labels, or a missing or wrong processor.
+        UserError: missing labels, or unfit processor.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class Batches:
         """Yield the batches.
 
         Raises:
-            UserError: names a sample that is unreadable or does not fit the model.
+            UserError: names an unreadable or unfit sample.
         """
         for index in range(len(self)):
             start = index * self.batch_size
@@ -122,7 +121,7 @@ class Batches:
 class Samples:
     """A split as single samples, or several at once (faster), in any order, unpadded.
 
-    Arguments are those of `Batches`; `cache_bytes` keeps as many samples as fit.
+    Arguments as in `Batches`; `cache_bytes` keeps as many samples as fit.
     """
 
     def __init__(
@@ -160,7 +159,7 @@ class Samples:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
-        """Several samples in one read, for torch's DataLoader."""
+        """Several samples, for torch's DataLoader."""
         missing = [index for index in dict.fromkeys(indices) if index not in self._cache]
         loaded = dict(zip(missing, self._read(missing), strict=True)) if missing else {}
         samples = [self._cache.get(index) or loaded[index] for index in indices]
@@ -176,7 +175,7 @@ class Samples:
 def packed(
     split: Split, processor: Any, spec: ModelSpec | None, max_length: int | None, limit: int | None = None
 ) -> Split:
-    """The split as blocks of tokens for language models; unchanged for other tasks.
+    """The split as blocks of tokens, if for a language model.
 
     Args:
         max_length: tokens of a block; default 128 or the model's longest text.
@@ -193,7 +192,7 @@ def packed(
 
 
 def check_processor(split: Split, processor: Any) -> None:
-    """Refuse a preprocessor that does not fit the split.
+    """Refuse an unfit preprocessor.
 
     Raises:
         UserError: missing, or of the wrong kind.

@@ -1,4 +1,4 @@
-"""Blocks of tokens as inputs of language models."""
+"""Blocks as inputs of language models."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from compressor.data.split import Split
 from compressor.errors import UserError
 from compressor.models.tasks import IGNORED
 
-#: Share of the tokens that are predicted; of these, the shares replaced by the mask token and by a random token.
+#: Share of predicted tokens; of these, shares replaced by the mask token and by random tokens.
 MASKED, REPLACED, RANDOM = 0.15, 0.8, 0.1
 
 
 class BlockReader:
-    """Reads blocks: `input_ids`, `attention_mask` and, with labels, `labels` (the same tokens), all [T]."""
+    """Reads blocks: `input_ids`, `attention_mask`, with labels `labels` (the same tokens), all [T]."""
 
     def __init__(self, split: Split, options: ReadingOptions) -> None:
         self.split, self.options = split, options
@@ -65,14 +65,14 @@ class MaskedReader(BlockReader):
 def mask_tokens(
     ids: Tensor, *, mask_id: int, vocabulary: int, special: Collection[int], seed: int, sample: int
 ) -> tuple[Tensor, Tensor]:
-    """Mask some tokens [T] of a sample, as in BERT's training; `seed` and `sample` decide which.
+    """Mask some tokens [T], as in BERT's training; `seed` and `sample` decide which.
 
     Args:
         vocabulary: random tokens are below this.
         special: never masked.
 
     Returns:
-        Inputs [T] and labels [T], -100 at unmasked tokens; at least one is masked if allowed.
+        Inputs and labels, [T], -100 if unmasked; at least one is masked if allowed.
     """
     random = np.random.default_rng([seed, sample])
     tokens = ids.numpy()

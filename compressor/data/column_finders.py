@@ -1,4 +1,4 @@
-"""Finding the columns of each task's samples."""
+"""Finding columns by task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ANY_TASK = Task("any", (), (), columns=True)
 
 @dataclass(frozen=True)
 class ColumnRequest:
-    """The samples that are needed.
+    """The samples needed.
 
     Attributes:
         options: columns named by the user.
@@ -34,10 +34,10 @@ class ColumnRequest:
 
 
 def find_samples(dataset: Dataset, request: ColumnRequest, where: str, role: str) -> Split:
-    """An image, a text or a pair, with a label if any.
+    """An image, text or pair, with a label if any.
 
     Raises:
-        UserError: none of the kind that the model reads, or an unfit column.
+        UserError: nothing that the model reads, or ambiguous.
     """
     options = request.options
     classes = None if request.id2label is None else len(request.id2label)
@@ -49,10 +49,10 @@ def find_samples(dataset: Dataset, request: ColumnRequest, where: str, role: str
 
 
 def find_tagged(dataset: Dataset, request: ColumnRequest, where: str, role: str) -> Split:
-    """Lists of words, with lists of tags if any.
+    """Lists of words, with tags if any.
 
     Raises:
-        UserError: no words, or an unfit column.
+        UserError: no words, or ambiguous.
     """
     options = request.options
     classes = None if request.id2label is None else len(request.id2label)
@@ -63,7 +63,7 @@ def find_tagged(dataset: Dataset, request: ColumnRequest, where: str, role: str)
 
 
 def find_plain(dataset: Dataset, request: ColumnRequest, where: str, role: str) -> Split:
-    """One column of text, without labels.
+    """One column of text.
 
     Raises:
         UserError: none, or several.
@@ -80,7 +80,7 @@ def find_source_and_target(dataset: Dataset, request: ColumnRequest, where: str,
     """A source text and its target.
 
     Raises:
-        UserError: ambiguous or missing columns.
+        UserError: ambiguous or missing.
     """
     if any(isinstance(feature, dict | Translation) for feature in dataset.features.values()):
         dataset = dataset.flatten()

@@ -1,4 +1,4 @@
-"""Finding the columns of a dataset by option, feature and name."""
+"""Finding columns by option, feature and name."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def find_image(dataset: Dataset, option: str | None, where: str) -> str | None:
 
 
 def find_label(dataset: Dataset, option: str | None, classes: int | None, where: str) -> str | None:
-    """The label column: the option, the ClassLabel with that many classes, or one named like a label.
+    """The label column: the option, the fitting ClassLabel, or one named like a label.
 
     Raises:
         UserError: missing or ambiguous.
@@ -88,7 +88,7 @@ def find_text(dataset: Dataset, option: tuple[str, ...] | None, label: str | Non
 def find_target(
     dataset: Dataset, text: tuple[str, ...] | None, target: str | None, where: str
 ) -> tuple[tuple[str, ...], str]:
-    """Columns of source and target: the options, two usual names, or the only column left.
+    """Columns of source and target: the options, usual names, or the only one left.
 
     Raises:
         UserError: missing or ambiguous.
@@ -112,7 +112,7 @@ def find_target(
 def find_words(
     dataset: Dataset, text: tuple[str, ...] | None, tags: str | None, classes: int | None, where: str
 ) -> tuple[str, str | None]:
-    """Columns of words and of tags, if any, by option, feature or name.
+    """Columns of words and of tags, if any.
 
     Raises:
         UserError: missing or ambiguous.
@@ -144,14 +144,14 @@ def _is_string(feature: object) -> bool:
 
 
 def _list_item(feature: object) -> object | None:
-    """Feature of a list's items; None for other columns."""
+    """Feature of a list's items."""
     if isinstance(feature, list) and len(feature) == 1:
         return feature[0]
     return feature.feature if isinstance(feature, List | LargeList) else None
 
 
 def as_images(dataset: Dataset, name: str, base: Path | None, where: str) -> Dataset:
-    """The dataset with its image column as `datasets.Image`; paths are relative to `base`.
+    """The image column as `datasets.Image`; paths are relative to `base`.
 
     Raises:
         UserError: no images.

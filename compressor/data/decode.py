@@ -12,9 +12,9 @@ from PIL import Image, ImageOps
 
 from compressor.utils.input_files import special_kind
 
-#: Pixels of the largest image that is decoded, Pillow's bound: 13,377 × 13,377.
+#: Most pixels of an image, Pillow's bound: 13,377 × 13,377.
 MAX_PIXELS = 178_956_970
-#: Images of more pixels are reduced while they are read.
+#: Larger images are reduced while read.
 LARGE_PIXELS = 1 << 26
 
 
@@ -22,7 +22,6 @@ def decode(stored: Mapping[str, Any] | None, mode: str) -> Image.Image:
     """The image of a row of `datasets.Image(decode=False)`, upright.
 
     Args:
-        stored: "bytes" or "path" of a file.
         mode: Pillow's, such as "RGB".
 
     Raises:
@@ -41,7 +40,7 @@ def decode(stored: Mapping[str, Any] | None, mode: str) -> Image.Image:
     if pixels > MAX_PIXELS:
         raise ValueError(f"it has {image.width} × {image.height} pixels, and more than {MAX_PIXELS} are not decoded")
     if (factor := _factor(image)) > 1:
-        # Decodes a JPEG at a half, a quarter or an eighth of its size; has no effect on other formats.
+        # Decodes a JPEG at 1/2, 1/4 or 1/8 of its size; ignores other formats.
         image.draft(None, (max(1, image.width // factor), max(1, image.height // factor)))
     image.load()
     if image.getexif().get(Image.ExifTags.Base.Orientation) is not None:

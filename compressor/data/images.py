@@ -28,7 +28,7 @@ class ImageReader:
         self._processor = options.processor
         self._config = None if options.spec is None else options.spec.config
         self._labels = torch.from_numpy(split.labels) if options.labels and split.labels is not None else None
-        # Decoded here rather than by `datasets`, so that messages can name a broken image.
+        # Not decoded by `datasets`, so that messages can name a broken image.
         self._samples = split.dataset.select_columns([split.image]).cast_column(split.image, Image(decode=False))
 
     def __call__(self, indices: Sequence[int]) -> list[Sample]:
@@ -50,7 +50,7 @@ class ImageReader:
         waiting: list[Pillow.Image] = []
         for value, row in zip(stored, rows, strict=True):
             image = self._decode(value, row, mode)
-            # Photographs are much larger than their preprocessed pixels: memory holds only a few of them.
+            # Photographs are large: memory holds only a few.
             if waiting and sum(item.width * item.height for item in [*waiting, image]) > LARGE_PIXELS:
                 parts.append(self._preprocess(waiting))
                 waiting = []

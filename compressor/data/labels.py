@@ -1,4 +1,4 @@
-"""Labels of a dataset as the model's class numbers."""
+"""Labels as the model's class numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ def map_labels(
     number.
 
     Args:
-        name: column of integers, names or a ClassLabel.
         id2label: None keeps integers, and numbers names alphabetically.
         partial: treat partly labelled data as unlabelled.
 
@@ -30,7 +29,7 @@ def map_labels(
         Dataset and label column; None if all labels are missing (null or -1).
 
     Raises:
-        UserError: labels missing, out of range, of the wrong type, or unknown.
+        UserError: labels missing, out of range, ill-typed or unknown.
     """
     values = column(dataset, name)
     missing = [row for row, value in enumerate(values) if _is_missing(value)]

@@ -1,4 +1,4 @@
-"""Text for language models: tokenised, joined, and cut into blocks."""
+"""Text for language models, cut into blocks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from compressor.data.split import Split
 from compressor.errors import UserError
 from compressor.utils.logging import quiet_transformers
 
-#: Most tokens read of a split: four bytes each in memory, and far more than a short finetune uses.
+#: Most tokens read of a split, four bytes each: far more than a finetune uses.
 MOST_TOKENS = 1 << 26
-#: Share of a text, its end, that is held out for evaluation if there is one text for both roles.
+#: Share of a text, at its end, held out if both roles have one text.
 TAIL = 0.1
-#: Characters of consecutive lines that are tokenised as one text.
+#: Characters of lines tokenised as one text.
 _PIECE_CHARACTERS = 1 << 16
 #: Columns of a packed split: token ids, and the number of the block.
 IDS, BLOCK = "input_ids", "block"
@@ -29,7 +29,7 @@ IDS, BLOCK = "input_ids", "block"
 def pack(split: Split, tokenizer: Any, length: int, *, ends: bool, limit: int | None = None) -> Split:
     """Convert texts to blocks of tokens, in order, without loss.
 
-    The end token, if any, separates documents, but not lines of one text. Blocks begin with the opening tokens.
+    The end token separates documents, but not lines of one text. Blocks begin with the opening tokens.
 
     Args:
         length: tokens of a block; the last may be shorter.
@@ -37,7 +37,7 @@ def pack(split: Split, tokenizer: Any, length: int, *, ends: bool, limit: int | 
         limit: most blocks.
 
     Raises:
-        UserError: no text, too little, or blocks without room for it.
+        UserError: no text, too little, or too short blocks.
     """
     prefix, suffix = _frame(tokenizer, split)
     suffix = suffix if ends else []
@@ -98,7 +98,7 @@ def _rows(dataset: Dataset, column: str, text: str) -> list[Dataset]:
 
 
 def _cut(text: str, goal: int, *, last: bool) -> int:
-    """Position of a cut: after the first line break from `goal` on, else space, else `goal`; never the end."""
+    """Position of a cut: after the first line break from `goal` on, else space, else `goal`."""
     most = len(text) - 1 if last else len(text)
     cuts = (text.find(mark, goal) + 1 for mark in ("\n", " "))
     return next((cut for cut in cuts if 0 < cut <= most), goal)

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from compressor.models.tasks import IGNORED
 from compressor.models.teacher import ModelSpec
 
-#: Model inputs by name, without a batch dimension; or with one, for a batch.
+#: Model inputs by name, of a sample or a batch.
 Sample = dict[str, Tensor]
 
 
@@ -30,7 +30,7 @@ class ReadingOptions:
     Attributes:
         processor: image processor or tokenizer.
         spec: None skips checks.
-        max_length: tokens of the longest text, if set.
+        max_length: tokens of the longest text.
         seed: of masked tokens.
     """
 
@@ -49,7 +49,7 @@ def collate(samples: Sequence[Sample], pad: int = 0) -> Sample:
         pad: for token ids; masks and token types get 0, labels -100.
 
     Returns:
-        Tensors [B, ...]; an `attention_mask` if token ids were padded.
+        Tensors [B, ...]; padded token ids have an `attention_mask`.
     """
     ragged = len({len(sample["input_ids"]) for sample in samples}) > 1 if "input_ids" in samples[0] else False
     if ragged and "attention_mask" not in samples[0]:

@@ -1,4 +1,4 @@
-"""Splits of a source: files, image folders, the bundled digits or a Hub dataset."""
+"""Splits of files, image folders, the bundled digits or Hub datasets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from compressor.wording import shorten
 
 #: Suffix of a file -> the builder of `datasets` for it.
 DATA_FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".txt": "text"}
-#: Suffix of plain text; next to tables or images, a text file counts as a note.
+#: Plain text; next to tables or images it is a note.
 PLAIN = ".txt"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 BUILTIN_DATA = ("digits",)
@@ -58,7 +58,7 @@ def find_splits(source: str) -> dict[str, RawSplit]:
     Files and folders named train, test, val, eval or dev name a split; others are `UNNAMED`.
 
     Raises:
-        UserError: missing source, nothing readable, or mixed formats.
+        UserError: missing, unreadable, or mixed formats.
     """
     path = Path(source).expanduser()
     # Methods of Path raise on names that are too long.
@@ -129,7 +129,7 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def _split_of(parts: Iterable[str]) -> str | None:
-    """Split named by the first part that names one."""
+    """The split that the parts of a path name."""
     for part in parts:
         if match := _SPLIT.search(part):
             name = match[1].lower()
@@ -138,7 +138,7 @@ def _split_of(parts: Iterable[str]) -> str | None:
 
 
 def _tables(files: list[Path], root: Path | None = None) -> dict[str, RawSplit]:
-    """Files by split; unnamed ones count only alone."""
+    """Files by split; unnamed ones count only if all are."""
     splits: dict[str, list[Path]] = {}
     for file in files:
         inner = file.relative_to(root).parent.parts if root else ()
@@ -185,7 +185,7 @@ def _read_table(files: list[Path], suffix: str) -> Dataset:
 
 
 def _header(file: Path) -> dict:
-    """Options of a tab-separated file: a header has a known title, or neither bare numbers nor sentences."""
+    """Options of a tab-separated file; a header has a known title, or neither numbers nor sentences."""
     with file.open(encoding="utf-8") as lines:
         cells = lines.readline().rstrip("\r\n").split("\t")
     numbers = [index for index, cell in enumerate(cells) if re.fullmatch(r"-?\d+", cell)]
@@ -215,7 +215,7 @@ def _image_splits(root: Path, images: list[Path]) -> dict[str, list[tuple[str | 
 
 
 def _images(files: list[tuple[str | None, Path]], classes: list[str]) -> Dataset:
-    # Files are sorted by class: shuffle, so that the first samples are of all classes.
+    # Files are sorted by class: shuffle, so that first samples are of all classes.
     files = [files[i] for i in np.random.default_rng(0).permutation(len(files))]
     columns: dict[str, list] = {"image": [str(file) for _, file in files]}
     features = {"image": Image()}
@@ -241,7 +241,7 @@ def _digits(role: str) -> Dataset:
 def _hub(source: str) -> dict[str, RawSplit]:
     missing = f"no data '{shorten(source)}': no such file or folder, not built in ({', '.join(BUILTIN_DATA)}), and"
     try:
-        # One request: without network, datasets would retry for half a minute.
+        # One request: datasets would retry for half a minute.
         HfApi().dataset_info(source, timeout=10)
     except OfflineModeIsEnabled:
         # Use the cached copy.

@@ -1,4 +1,4 @@
-"""Opening a source for training or evaluation."""
+"""Opening a source."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Split", "open_split"]
 
 #: Splits that each role takes, best first.
 _ROLES: dict[str, tuple[str, ...]] = {"train": ("train",), "eval": ("test", "validation", "val", "dev")}
-#: Share that is held out for evaluation if there is one split for both roles.
+#: Share held out if both roles have one split.
 HOLDOUT = 0.2
 
 
@@ -40,13 +40,13 @@ def open_split(
     Evaluation prefers labelled splits.
 
     Args:
-        options: source, splits and columns named by the user.
+        options: source, splits and columns.
         id2label: the model's labels; None keeps the data's.
-        task: decides the columns; None for any images or texts.
+        task: decides the columns; None: any images or texts.
         reads: "image" or "text"; None for either.
 
     Raises:
-        UserError: no such source, split or column; unreadable or empty; unknown labels.
+        UserError: missing, unreadable or empty; unknown labels.
     """
     if options.source is None:
         raise UserError("no data: set data.source to images, text, table files, a built-in name or a Hub dataset")
@@ -93,7 +93,7 @@ def _open(splits: dict[str, RawSplit], name: str, request: ColumnRequest, role: 
     if split.image is not None:
         return replace(split, dataset=as_images(split.dataset, split.image, raw.base, where))
     if raw.lines and not request.task.packed:
-        # Each line that is not empty is a sample, without its line break.
+        # Samples are lines that are not empty.
         (text,) = split.text
         lines = [line.strip() for line in column(split.dataset, text)]
         split = replace(split, dataset=Dataset.from_dict({text: [line for line in lines if line]}))

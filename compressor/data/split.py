@@ -14,7 +14,7 @@ class Split:
     """Samples and the names of their columns.
 
     Attributes:
-        image: column of `datasets.Image`; None for text.
+        image: column of `datasets.Image`.
         label: column of class numbers or lists of them.
         text: one or two columns of text, or one of word lists.
         name: source and split, for messages.
@@ -52,5 +52,5 @@ class Split:
 
 
 def column(dataset: Dataset, name: str) -> list[Any]:
-    """One column as Python objects, without reading the others."""
+    """One column, without reading the others."""
     return dataset.select_columns([name]).with_format("arrow")[:][name].to_pylist()

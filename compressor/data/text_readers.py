@@ -16,19 +16,19 @@ from compressor.models.tasks import IGNORED
 from compressor.models.teacher import ModelSpec
 from compressor.utils.logging import root_cause
 
-#: Tokens of the longest text, and of a block, if neither user, tokenizer nor model sets them.
+#: Default tokens of the longest text, and of a block.
 MAX_TOKENS, BLOCK_TOKENS = 512, 128
 
 
 def reader_length(tokenizer: Any, spec: ModelSpec | None, max_length: int | None, default: int) -> int:
-    """Tokens of the longest text: `max_length` or the default, within tokenizer's and model's limits."""
+    """Tokens of the longest text: `max_length` or default, within both limits."""
     limits = [max_length or default, tokenizer.model_max_length]
     model_limit = None if spec is None else spec.max_length
     return min([*limits, model_limit] if model_limit else limits)
 
 
 class TextReader:
-    """Reads texts or pairs: `input_ids`, `attention_mask` [T], for pairs `token_type_ids`; with labels `labels` []."""
+    """Reads texts or pairs: `input_ids`, `attention_mask` [T], for pairs `token_type_ids`, with labels `labels` []."""
 
     def __init__(self, split: Split, options: ReadingOptions) -> None:
         self.split, self.options = split, options
@@ -70,7 +70,7 @@ class TextReader:
 
 
 class WordsReader(TextReader):
-    """Reads lists of words; `labels` [T] are at each word's first token, -100 elsewhere."""
+    """Reads lists of words; `labels` [T] are -100 except at first tokens."""
 
     def __init__(self, split: Split, options: ReadingOptions) -> None:
         super().__init__(split, ReadingOptions(options.processor, options.spec, False, options.max_length))
@@ -104,7 +104,7 @@ class WordsReader(TextReader):
 
 
 class TargetReader(TextReader):
-    """Reads sources and targets: also `decoder_input_ids`, `decoder_attention_mask`, with labels `labels`, all [S].
+    """Reads sources and targets: also `decoder_input_ids`, `decoder_attention_mask`, `labels`, all [S].
 
     The model's own rule shifts the target right.
     """

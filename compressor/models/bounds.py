@@ -1,7 +1,6 @@
 """Bounds on sizes in a model's folder, checked before anything is built.
 
-A small config can ask for ten million layers. Bounds are several times the largest public models: 126 layers of
-16,384 (Llama 405B), 2,048 experts a layer (Switch).
+They are several times the largest public models: 126 layers of 16,384 (Llama 405B), 2,048 experts a layer (Switch).
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from compressor.errors import UserError
 from compressor.utils.input_files import MIB, check_regular, read_json, special_kind
 from compressor.wording import quote, shorten
 
-#: Bytes of a config.json, and of any other file read as a whole: a tokenizer of 256,000 tokens has 33 MB.
+#: Bytes of config.json, and of other files read whole: a tokenizer of 256,000 tokens has 33 MB.
 CONFIG_BYTES, FILE_BYTES = 16 * MIB, 256 * MIB
 #: Classes with names.
 MAX_LABELS = 1 << 17
-#: Parameters of a model, estimated from its config.
+#: Estimated parameters.
 MAX_PARAMETERS = 10**14
-#: Patches of an image, 256 × 256: attention compares all pairs of them.
+#: Patches of an image, 256 × 256: attention compares all pairs.
 MAX_PATCHES = 1 << 16
 #: Any other whole number: 64 bits.
 _MAX_INTEGER = (1 << 63) - 1
@@ -53,7 +52,7 @@ def check_model_files(folder: Path) -> None:
     """Refuse special or far too large files.
 
     Raises:
-        UserError: a pipe, socket or device, a JSON or text file above `FILE_BYTES`, or huge images.
+        UserError: no regular file, JSON or text above `FILE_BYTES`, or huge images.
     """
     for path in sorted(folder.iterdir()):
         kind = special_kind(path)
@@ -82,11 +81,7 @@ def read_config_values(path: Path) -> Any:
 
 
 def check_sizes(values: Mapping[str, Any], where: str) -> None:
-    """Refuse a config of a size that no model has, nested configs included.
-
-    Args:
-        values: of config.json, or with transformers' defaults.
-        where: their origin, for the message.
+    """Refuse a config larger than any model's, nested configs included.
 
     Raises:
         UserError: a number beyond its bound, too many classes or parameters.
@@ -143,7 +138,7 @@ def _patches(values: Mapping[str, Any]) -> int:
 
 
 def _parameters(values: Mapping[str, Any]) -> float:
-    """Rough count of parameters by names of fields."""
+    """Rough count of parameters."""
     largest: dict[str, int] = {}
     for name, number in _numbers(values):
         unit, _ = _bound(name)

@@ -1,4 +1,4 @@
-"""Models of one ensemble need the same inputs and classes or tokens."""
+"""Checks that models can be one ensemble."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compressor.models.inputs import is_image_config, size_pair
 from compressor.models.tasks import check_answers, find_task, is_classifier
 from compressor.models.teacher import Teacher
 
-# Settings of a preprocessor that have an effect, by the switch that turns them on.
+# Settings of a preprocessor, by the switch that turns them on.
 _PREPROCESSING = {
     "do_resize": ("size", "resample"),
     "do_center_crop": ("crop_size",),
@@ -31,8 +31,7 @@ def check_compatible_configs(named: Sequence[tuple[str, PretrainedConfig]]) -> N
 
     Raises:
         UnsupportedError: regression or multi-label.
-        UserError: names the first difference and both values: model type, task, classes, labels, image geometry,
-            vocabulary or activation.
+        UserError: names a difference: model type, task, classes, labels, image geometry, vocabulary or activation.
     """
     (first, reference), *others = named
     for name, config in others:
@@ -47,7 +46,7 @@ def check_compatible(teachers: Sequence[Teacher]) -> None:
     """Refuse teachers that cannot be one ensemble.
 
     Raises:
-        UserError: configs, preprocessors or the parameters of a layer differ.
+        UserError: configs, preprocessors or a layer's parameters differ.
     """
     check_compatible_configs([(teacher.name, teacher.config) for teacher in teachers])
     first, *others = teachers
@@ -90,7 +89,7 @@ def _check_processors(first: Teacher, second: Teacher) -> None:
 
 
 def _image_settings(processor: Any) -> dict[str, Any]:
-    """Effective settings of an image processor, as JSON values."""
+    """Effective settings of an image processor."""
     values = json.loads(json.dumps(processor.to_dict(), default=str))
     unused = {key for switch, keys in _PREPROCESSING.items() if not values.get(switch) for key in keys}
     known = {*_PREPROCESSING, *(key for keys in _PREPROCESSING.values() for key in keys)}
@@ -156,7 +155,7 @@ def _format(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-#: {title for messages: the value of a config} that must be equal.
+#: {title: value of a config} that must be equal.
 _PROPERTIES: dict[str, Callable[[PretrainedConfig], Any]] = {
     "model type": _attribute("model_type"),
     "task": _task_name,

@@ -19,19 +19,19 @@ from compressor.models.inputs import is_image_config
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.utils.out_of_memory import is_out_of_memory
 
-#: Fields of sizes that are at least 1 in every model. Other faults of a config show when its model is built.
+#: Sizes that are at least 1 in every model; other faults show when the model is built.
 _SIZE = re.compile(
     r"hidden_sizes?|d_model|d_ff|d_kv|n_embd|dim|hidden_dim|(intermediate|ffn|encoder_ffn|decoder_ffn)_(size|dim)"
     r"|n_heads?|num_heads|num_(attention|key_value)_heads|(encoder|decoder)_attention_heads"
     r"|num_hidden_layers|num_layers|n_layers?|vocab_size|patch_size|image_size|num_channels|head_dim|embedding_size|max_position_embeddings|n_positions"
 )
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "activation", "dense_act_fn")
-#: Configs that a model was built from, which are not tried again.
+#: Configs that could be built, not tried again.
 _BUILT: set[str] = set()
 
 
 def check_fields(location: str | Path, config: PretrainedConfig) -> None:
-    """Refuse bad names, non-positive sizes and unknown activations; skips the class's defaults.
+    """Refuse bad names, sizes and activations; skips the class's defaults.
 
     Raises:
         UserError: names field and value.
@@ -53,10 +53,7 @@ def check_fields(location: str | Path, config: PretrainedConfig) -> None:
 
 
 def check_buildable(location: str | Path, config: PretrainedConfig, cls: type[PreTrainedModel]) -> None:
-    """Refuse a config that its class cannot be built from; nothing is allocated.
-
-    Args:
-        config: passed `check_fields`.
+    """Refuse a config that its class cannot be built from; allocates nothing.
 
     Raises:
         UserError: with the class's message.
@@ -96,7 +93,7 @@ def _check_field_size(location: str | Path, field: str, value: Any) -> None:
 
 
 def _numbers(value: Any) -> Iterator[Any]:
-    """Numbers of a size, list or dict, without None."""
+    """Numbers of a size, list or dict."""
     if isinstance(value, dict):
         value = list(value.values())
     for item in value if isinstance(value, list | tuple) else (value,):

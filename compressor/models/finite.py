@@ -19,9 +19,9 @@ from compressor.utils.out_of_memory import is_out_of_memory
 #: The largest weight or activation. Trained models stay far below (the outliers of large language models reach some
 #: 10⁵); sums of squares of anything larger soon leave the range of float32, which ends at 3.4 · 10³⁸.
 LARGEST = 1e12
-#: Modules that put out numbers of an ordinary size; norms of any class do too.
+#: Modules with outputs of ordinary size; so have norms of any class.
 _ARITHMETIC = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding, Conv1D)
-#: Tokens of the random text that a model is run on.
+#: Tokens of the random text.
 _LENGTH = 4
 
 
@@ -51,7 +51,7 @@ def check_activations(name: str, model: PreTrainedModel) -> None:
         model: in eval mode; unchanged.
 
     Raises:
-        UserError: names the first such linear module, embedding, norm or model; or it cannot run.
+        UserError: names the first such module; or it cannot run.
     """
     with torch.no_grad(), _checked_modules(name, model):
         try:
@@ -69,11 +69,8 @@ def check_activations(name: str, model: PreTrainedModel) -> None:
 def check_hidden(name: str, place: str, hidden: Tensor) -> None:
     """Refuse unusable activations.
 
-    Args:
-        place: the module with this output.
-
     Raises:
-        UserError: NaN, infinite or larger than `LARGEST`.
+        UserError: names teacher and place.
     """
     if not hidden.is_floating_point() or not hidden.numel():
         return
@@ -87,14 +84,14 @@ def check_hidden(name: str, place: str, hidden: Tensor) -> None:
 
 
 def magnitude(values: Tensor) -> float:
-    """Largest absolute value of a non-empty tensor; NaN if any is."""
+    """Largest absolute value; NaN if any is."""
     low, high = values.detach().aminmax()
     return max(abs(float(low)), abs(float(high))) if low == low else float("nan")
 
 
 @contextmanager
 def _checked_modules(name: str, model: nn.Module) -> Iterator[None]:
-    """Check outputs of linear modules, embeddings and norms; masks and routers may give infinity."""
+    """Check outputs of linear modules, embeddings and norms; masks and routers may be infinite."""
 
     def checker(place: str) -> Callable[..., None]:
         return lambda _, __, output: _check_output(name, place, output)

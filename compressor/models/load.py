@@ -19,7 +19,7 @@ from compressor.models.teacher import ModelSpec, Teacher
 from compressor.models.weights import load_model
 from compressor.utils.logging import one_line, quiet_transformers
 
-# A folder without any of these has no preprocessor (images) or no tokenizer (text).
+# Without any of these, a folder has no preprocessor (images) or tokenizer (text).
 _IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
 _TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 
@@ -35,8 +35,7 @@ def load_teacher(
 
     Args:
         name: a local folder, a built-in teacher (trained on first use) or a Hub id.
-        attn_implementation: of transformers.
-        progress: gets (share done, line) while a built-in teacher trains.
+        progress: gets (share done, line) of this training.
 
     Raises:
         UserError: unknown name, broken or mismatched files, unusable weights, or no such device.
@@ -61,7 +60,7 @@ def load_teacher(
 
 
 def load_processor(location: str | Path, config: PretrainedConfig) -> Any | None:
-    """A model's image processor or tokenizer; None without one.
+    """A model's image processor or tokenizer, if any.
 
     Raises:
         UserError: unreadable.
@@ -83,7 +82,7 @@ def load_processor(location: str | Path, config: PretrainedConfig) -> Any | None
 
 
 def _set_padding(config: PretrainedConfig, processor: Any) -> None:
-    """Set a missing `pad_token_id` of a text classifier: decoders classify by the last unpadded token."""
+    """Set a missing `pad_token_id`: decoders classify by the last unpadded token."""
     if getattr(config, "pad_token_id", None) is None and find_task(config).name == "text-classification":
         tokens = (getattr(processor, name, None) for name in ("pad_token_id", "eos_token_id"))
         config.pad_token_id = next((token for token in tokens if token is not None), None)

@@ -1,4 +1,4 @@
-"""Models without weights, for shapes, signatures, longest text and operation counts."""
+"""Models without weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
     """A config's float32 model on the meta device.
 
     Raises:
-        UnsupportedError: missing or unknown class, or more than `MAX_MODULES` modules.
+        UnsupportedError: unknown class, or more than `MAX_MODULES` modules.
     """
     with torch.device("meta"), quiet_transformers(errors=False), _bounded_modules(config.model_type):
         return model_class(config)._from_config(copy.deepcopy(config), dtype=torch.float32)
@@ -51,7 +51,7 @@ def _bounded_modules(model_type: str) -> Iterator[None]:
 
 
 def weightless_copy(model: PreTrainedModel | PretrainedConfig) -> PreTrainedModel:
-    """A CPU copy with eager attention and experts, whose parameters are expanded zeros; tied ones stay tied.
+    """A CPU copy with eager attention and experts, its parameters expanded zeros; ties stay.
 
     Raises:
         UnsupportedError: as `meta_model`.
@@ -61,7 +61,7 @@ def weightless_copy(model: PreTrainedModel | PretrainedConfig) -> PreTrainedMode
             copied = meta_model(model)
             _materialise(copied)
         else:
-            # Copied from the modules, since the config of a model that was pruned by hand no longer describes it.
+            # Copied from the modules: the config no longer describes a model pruned by hand.
             copied = copy.deepcopy(model, {id(parameter): _zero(parameter) for parameter in model.parameters()})
             for module in copied.modules():
                 for name, buffer in module._buffers.items():
@@ -88,10 +88,7 @@ def _zero(parameter: nn.Parameter) -> nn.Parameter:
 
 
 def most_positions(config: PretrainedConfig) -> int | None:
-    """The longest text in tokens; None without a limit.
-
-    Tables with a padding index (RoBERTa) reserve their first positions.
-    """
+    """The longest text in tokens, if limited; position tables of RoBERTa reserve the first."""
     limit = next((value for name in _POSITIONS if isinstance(value := getattr(config, name, None), int)), None)
     if limit is None or limit <= 0:
         return None
@@ -102,7 +99,7 @@ def most_positions(config: PretrainedConfig) -> int | None:
 
 
 def forward_takes(config: PretrainedConfig, name: str) -> bool:
-    """Whether forward has an argument of that name."""
+    """Whether forward has that argument."""
     return name in inspect.signature(model_class(config).forward).parameters
 
 
@@ -112,7 +109,7 @@ def reads_pairs(config: PretrainedConfig) -> bool:
 
 
 def as_pair(config: PretrainedConfig, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Inputs [B, T], their second half marked as another text if the model reads pairs."""
+    """Inputs [B, T], their second half marked as another text, if distinguished."""
     pair = dict(inputs)
     if "input_ids" in pair and reads_pairs(config):
         ids = pair["input_ids"]
@@ -121,14 +118,14 @@ def as_pair(config: PretrainedConfig, inputs: Mapping[str, Tensor]) -> dict[str,
 
 
 class DecoderInputs:
-    """Shifts labels of an encoder–decoder right by the model's rule."""
+    """Shifts labels of an encoder–decoder right, as the model does."""
 
     def __init__(self, config: PretrainedConfig) -> None:
         self._config = config
         self._model: Any = meta_model(config)
 
     def __call__(self, labels: Tensor) -> Tensor:
-        """`decoder_input_ids` [B, T] of unpadded labels [B, T]."""
+        """`decoder_input_ids` [B, T] of unpadded labels."""
         if hasattr(self._model, "prepare_decoder_input_ids_from_labels"):
             try:
                 return self._model.prepare_decoder_input_ids_from_labels(labels)

@@ -1,4 +1,4 @@
-"""Names of models: a local folder, a built-in teacher or a Hub id, in this order."""
+"""Names of models: a local folder, built-in teacher or Hub id, in this order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ModelSource:
 
     Attributes:
         name: as the user wrote it.
-        location: for `from_pretrained`; a built-in teacher's folder may not exist yet.
+        location: for `from_pretrained`; may not exist yet if built-in.
     """
 
     kind: Literal["folder", "builtin", "hub"]
@@ -34,9 +34,7 @@ class ModelSource:
 
 
 def resolve(name: str) -> ModelSource:
-    """Find a model by name, without reading weights.
-
-    Looks up Hub ids at once; without a connection, in the local Hub cache.
+    """Find a model by name; without a connection, Hub ids in the local cache.
 
     Raises:
         UserError: not found, or a file of that name.
@@ -52,7 +50,7 @@ def resolve(name: str) -> ModelSource:
     if name in BUILTIN:
         return ModelSource("builtin", name, str(builtin_folder(name)))
     try:
-        # One request: without network, `from_pretrained` would retry for half a minute.
+        # One request: `from_pretrained` would retry for half a minute.
         HfApi().model_info(name, timeout=10)
     except HFValidationError:
         raise UserError(_not_found(name, "it is no valid Hub id")) from None
@@ -65,7 +63,7 @@ def resolve(name: str) -> ModelSource:
 
 
 def load_config(name: str) -> PretrainedConfig:
-    """A model's config by name; nothing is trained, no weights are read.
+    """A model's config by name, without training or reading weights.
 
     Raises:
         UserError: unknown name, or an unusable config.json.

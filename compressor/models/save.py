@@ -1,4 +1,4 @@
-"""Saving a model as a Hugging Face folder, and its fingerprint."""
+"""Saving and fingerprint of a model."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from compressor.models.finite import check_finite_weights
 from compressor.models.weights import load_model
 from compressor.utils.logging import quiet_transformers
 
-# Fields of a config that do not change what the model computes.
+# Fields that do not change the computation.
 _NOT_THE_MODEL = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype"}
 
 
 def save_student(folder: str | Path, model: PreTrainedModel, processor: Any | None = None) -> None:
-    """Write safetensors, config and preprocessor, for the plain `from_pretrained` of transformers.
+    """Write safetensors, config and preprocessor, for plain `from_pretrained`.
 
     Raises:
         UserError: a weight is not finite; nothing is written.
@@ -29,13 +29,13 @@ def save_student(folder: str | Path, model: PreTrainedModel, processor: Any | No
         model.save_pretrained(folder)
         if processor is not None:
             processor.save_pretrained(folder)
-    # safetensors makes files readable for the owner alone; give them the mode of the other files.
+    # safetensors makes files readable for the owner alone: use the mode of the others.
     for file in Path(folder).glob("*.safetensors"):
         file.chmod(Path(folder, "config.json").stat().st_mode & 0o777)
 
 
 def fingerprint(model: PreTrainedModel | str | Path) -> str:
-    """Sha256 of a model's class, config and tensors, 64 hex digits; saving and devices do not change it."""
+    """Sha256 of class, config and tensors, 64 hex digits; saving and devices do not change it."""
     if not isinstance(model, PreTrainedModel):
         # Nothing of it is used afterwards.
         model = load_model(model, mapped=True)
@@ -50,7 +50,7 @@ def fingerprint(model: PreTrainedModel | str | Path) -> str:
 
 
 def config_json(config: PretrainedConfig) -> str:
-    """A config as a line of JSON, without fields that do not change the computation."""
+    """A config as JSON, without fields that do not change the computation."""
     return json.dumps(_computed(config.to_dict()), sort_keys=True, default=str)
 
 

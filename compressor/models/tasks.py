@@ -1,4 +1,4 @@
-"""The table of tasks: class names, metrics, counted logits, reading of text.
+"""The table of tasks.
 
 A new task needs an entry of `TASKS` and a reader in `compressor.data.batches.READERS`.
 """
@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 
 from compressor.errors import UnsupportedError
 
-#: Label of positions where nothing is predicted, as in transformers.
+#: Label of positions without prediction, as in transformers.
 IGNORED = -100
 #: `problem_type` of classifiers that do not choose one class of several.
 UNANSWERED = ("regression", "multi_label_classification")
@@ -25,13 +25,13 @@ class Task:
     """One task.
 
     Attributes:
-        heads: endings of its class names in transformers.
+        heads: endings of class names in transformers.
         metrics: "accuracy", "f1" or "perplexity", the main one first.
-        mask: input [B, T] that is 1 at counted positions; None for one answer [C] a sample.
+        mask: input [B, T], 1 at counted positions; None for one answer [C] a sample.
         shift: whether logits at t predict the label at t + 1.
         packed: whether texts are joined and cut into blocks.
         ends: whether blocks have closing tokens.
-        columns: whether labels are a column, which may be missing, not the text itself.
+        columns: whether labels are a column.
     """
 
     name: str
@@ -47,17 +47,15 @@ class Task:
     def temperature(self) -> float:
         """Default temperature of distillation.
 
-        Perplexity measures unsoftened probabilities, and softening mostly raises unlikely words. For accuracy, softened
-        probabilities show close classes.
+        Softening mostly raises unlikely words, which harms perplexity; for accuracy it shows close classes.
         """
         return 1.0 if "perplexity" in self.metrics else 2.0
 
     def counted(self, logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Logits without padding, [P, C]; masked language models count all tokens, since teachers predict each.
+        """Logits without padding, [P, C]; masked language models count unmasked tokens too.
 
         Args:
-            logits: [B, T, C], or [B, C] with one answer a sample; or anything of that shape.
-            inputs: the batch.
+            logits: [B, T, C], or [B, C] with one answer a sample.
         """
         if self.mask is None or logits.dim() < 3:
             return logits
@@ -65,11 +63,11 @@ class Task:
         return logits.flatten(0, -2) if mask is None else logits[mask.bool().to(logits.device)]
 
     def answered(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits with a known label, [P, C], and these labels, [P]; those below 0 are unknown or ignored.
+        """Logits and labels, [P, C] and [P], without labels below 0.
 
         Args:
             logits: as in `counted`.
-            labels: [B] or [B, T], as in transformers.
+            labels: [B] or [B, T].
         """
         if self.shift and logits.dim() > 2:
             logits, labels = logits[:, :-1], labels[:, 1:]
@@ -77,7 +75,7 @@ class Task:
         return logits[known.to(logits.device)], labels[known]
 
 
-#: Tasks by name; the first with a matching head counts, so the headless "Model" comes last.
+#: The first task with a matching head counts, so the headless "Model" comes last.
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
@@ -160,10 +158,7 @@ def check_answers(config: PretrainedConfig, name: str) -> None:
 
 
 def check_measurable(config: PretrainedConfig, doing: str, name: str) -> Task:
-    """The task of a model with a head.
-
-    Args:
-        doing: the action for the message, such as "evaluating".
+    """The task of a model with a head; `doing` ("evaluating") is for the message.
 
     Raises:
         UnsupportedError: no head, or as `check_answers`.

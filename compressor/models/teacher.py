@@ -38,7 +38,7 @@ class ModelSpec:
 
     @property
     def reads(self) -> str:
-        """"image" or "text".
+        """Kind of input: "image" or "text".
 
         Raises:
             UnsupportedError: another kind.
@@ -51,7 +51,7 @@ class ModelSpec:
 
     @cached_property
     def max_length(self) -> int | None:
-        """Tokens of the longest text; None without a limit."""
+        """Tokens of the longest text, if limited."""
         return most_positions(self.config)
 
     @cached_property

@@ -22,7 +22,7 @@ def check_weight_files(folder: Path) -> None:
     """Refuse a folder without all of its weights as safetensors.
 
     Raises:
-        UserError: missing or pickled weights, or an index that is unreadable or names a missing, foreign or other file.
+        UserError: weights missing or pickled, or an index unreadable or with wrong files.
     """
     if not (folder / _SINGLE_FILE).is_file() and (folder / _INDEX).is_file():
         _check_index(folder / _INDEX)
@@ -38,7 +38,7 @@ def check_unchanged(folder: Path) -> Iterator[None]:
     """Refuse weights and configs that change while the block reads them.
 
     Raises:
-        UserError: names a file that was replaced, written to or removed.
+        UserError: names a file replaced, written or removed.
     """
     before = _file_states(folder)
     yield
@@ -49,10 +49,9 @@ def check_unchanged(folder: Path) -> Iterator[None]:
 
 
 def copy_out_of_files(model: nn.Module) -> None:
-    """Copy weights on the CPU into their own memory, one by one, in place; shared ones stay shared.
+    """Copy CPU weights into their own memory, one by one, in place; shared ones stay shared.
 
-    Transformers maps weights to their file, whose pages may be read again: overwriting it would change the model, and
-    shortening it end the process.
+    Mapped pages may be read again: overwriting the file would change the model, shortening it end the process.
     """
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
@@ -83,7 +82,7 @@ def _weight_map(path: Path) -> dict[str, Any]:
 
 
 def _file_states(folder: Path) -> dict[str, tuple[int, ...]]:
-    """{file: device, inode, size, mtime, ctime}; differs if the content does."""
+    """{file: device, inode, size, times}; differs if the content does."""
     states: dict[str, tuple[int, ...]] = {}
     for path in (*folder.glob("*.safetensors"), folder / _INDEX, folder / "config.json"):
         try:

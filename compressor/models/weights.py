@@ -1,4 +1,4 @@
-"""Loading a model with exactly the weights of its folder or Hub id."""
+"""Loading a model with exactly its stored weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from compressor.models.weight_files import check_unchanged, check_weight_files, 
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.utils.out_of_memory import is_out_of_memory
 
-#: Buffers that older releases of transformers stored among the weights, and newer ones compute.
+#: Buffers that older transformers stored and newer ones compute.
 _BUFFERS = ("position_ids", "token_type_ids", "masked_bias", "inv_freq")
 
 
@@ -32,8 +32,8 @@ def load_model(
 
     Args:
         location: a folder or a Hub id.
-        attn_implementation: of transformers; "eager" for classes without SDPA.
-        notes: gets lines on weights of other heads (left out) and code (not run).
+        attn_implementation: "eager" for classes without SDPA.
+        notes: gets lines on ignored weights and code.
         mapped: keep weights mapped to their files, for measuring memory.
 
     Raises:
@@ -87,9 +87,9 @@ def _load(location: str | Path, attn_implementation: str, notes: list[str] | Non
 def is_of_another_head(model: PreTrainedModel, name: str) -> bool:
     """Whether a stored weight without a place in the model is of another head, not a mismatch.
 
-    Checkpoints may carry heads of other tasks and the body's pooler. Following the weight's name into the model, it is of
-    another head if it leaves the model outside the body, or at a module of the model type that this class leaves out.
-    Otherwise it is of a layer without a place or of an existing module: a mismatch.
+    Checkpoints may carry heads of other tasks and the body's pooler. Names of such weights leave the model outside the
+    body, or at a module of the model type that this class leaves out; other names mean a layer without a place, or an
+    existing module.
 
     Args:
         name: as the model would call it.
@@ -112,7 +112,7 @@ def is_of_another_head(model: PreTrainedModel, name: str) -> bool:
 
 
 def _body_may_have(config: PretrainedConfig, child: str) -> bool:
-    """Whether the headless model has a module of that name."""
+    """Whether the headless model has that module."""
     base = MODEL_MAPPING.get(type(config), None)
     if not isinstance(base, type):
         return False

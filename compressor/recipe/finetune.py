@@ -23,7 +23,7 @@ class LossOptions(Section):
 
 
 def _with_decay(value: Any) -> Any:
-    """A number is a weight with default decay."""
+    """Turn a number into a weight with default decay."""
     return {"weight": value} if isinstance(value, int | float | str) else value
 
 

@@ -1,4 +1,4 @@
-"""Reading a recipe from values or a file."""
+"""Reading a recipe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from compressor.wording import quote, shorten
 
 #: Most problems listed in a message.
 _LISTED = 8
-#: Messages instead of those of pydantic, which are in terms of Python.
+#: Messages instead of pydantic's, which speak of Python.
 _PHRASES = {
     "missing": "this key is required",
     "too_short": "at least one is needed",
@@ -32,8 +32,8 @@ def build_recipe(values: dict[str, Any], *, where: str = "recipe", names: Mappin
     """Validate nested values into a `Recipe`.
 
     Args:
-        values: as in a recipe file; the key `preset` names defaults.
-        where: origin of the values, for messages; may be empty.
+        values: as in a recipe file; `preset` names defaults.
+        where: origin, for messages.
         names: {dotted path: name in messages}, such as a flag.
 
     Raises:
@@ -44,7 +44,7 @@ def build_recipe(values: dict[str, Any], *, where: str = "recipe", names: Mappin
     try:
         return Recipe.model_validate(values if name is None else beneath(values, str(name)))
     except ValidationError as error:
-        # A field of several types reports an error for each; the last is the general one.
+        # A field of several types reports an error for each; the last is general.
         problems = {_field(problem["loc"]): problem for problem in error.errors()}
         listed = list(problems.items())[:_LISTED]
         message = "; ".join(_describe(field, problem, names or {}) for field, problem in listed)
@@ -58,7 +58,7 @@ def read_recipe(path: str | Path) -> Recipe:
     """Read and validate a recipe file.
 
     Raises:
-        UserError: missing, unreadable, not a YAML mapping, or invalid.
+        UserError: unreadable, not YAML, or invalid.
     """
     path = Path(path)
     try:

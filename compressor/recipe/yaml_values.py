@@ -9,7 +9,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 
 from compressor.wording import quote
 
-#: Bounds of a recipe; one with every key has 4 kB, 100 values and 4 levels.
+#: Bounds of a recipe; a full one has 4 kB, 100 values and 4 levels.
 MAX_BYTES, MAX_VALUES, MAX_NESTING = 1 << 18, 20_000, 32
 
 
@@ -18,7 +18,7 @@ class LimitError(Exception):
 
 
 def load_yaml(text: str) -> Any:
-    """Values of a YAML text: plain types, no key twice.
+    """Plain values of a YAML text.
 
     Raises:
         LimitError: more than `MAX_VALUES`, aliases counted, deeper than `MAX_NESTING`, or cyclic.
