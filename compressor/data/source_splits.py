@@ -241,7 +241,7 @@ def _digits(role: str) -> Dataset:
 def _hub(source: str) -> dict[str, RawSplit]:
     missing = f"no data '{shorten(source)}': no such file or folder, not built in ({', '.join(BUILTIN_DATA)}), and"
     try:
-        # One request: datasets would retry for half a minute.
+        # One request: without network, datasets retries for half a minute.
         HfApi().dataset_info(source, timeout=10)
     except OfflineModeIsEnabled:
         # Use the cached copy.

@@ -52,7 +52,7 @@ def check_model_files(folder: Path) -> None:
     """Refuse special or far too large files.
 
     Raises:
-        UserError: no regular file, JSON or text above `FILE_BYTES`, or huge images.
+        UserError: special file, JSON or text above `FILE_BYTES`, or huge images.
     """
     for path in sorted(folder.iterdir()):
         kind = special_kind(path)

@@ -31,7 +31,7 @@ def check_compatible_configs(named: Sequence[tuple[str, PretrainedConfig]]) -> N
 
     Raises:
         UnsupportedError: regression or multi-label.
-        UserError: names a difference: model type, task, classes, labels, image geometry, vocabulary or activation.
+        UserError: model type, task, classes, labels, image geometry, vocabulary or activation differ.
     """
     (first, reference), *others = named
     for name, config in others:

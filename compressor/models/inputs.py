@@ -65,7 +65,7 @@ def count_tokens(inputs: Mapping[str, Tensor], config: PretrainedConfig) -> int:
 
 
 def logits_of_sample(config: PretrainedConfig, inputs: Mapping[str, Any]) -> int:
-    """Logits of a sample [T] with a logit for every word; else 1."""
+    """Logits of one sample, if each token predicts the vocabulary; else 1."""
     tokens = inputs.get("decoder_input_ids", inputs.get("input_ids"))
     return int(tokens.shape[-1]) * config.vocab_size if tokens is not None and predicts_vocabulary(config) else 1
 

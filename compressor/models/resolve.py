@@ -50,7 +50,7 @@ def resolve(name: str) -> ModelSource:
     if name in BUILTIN:
         return ModelSource("builtin", name, str(builtin_folder(name)))
     try:
-        # One request: `from_pretrained` would retry for half a minute.
+        # One request: without network, `from_pretrained` retries for half a minute.
         HfApi().model_info(name, timeout=10)
     except HFValidationError:
         raise UserError(_not_found(name, "it is no valid Hub id")) from None

@@ -158,7 +158,7 @@ def check_answers(config: PretrainedConfig, name: str) -> None:
 
 
 def check_measurable(config: PretrainedConfig, doing: str, name: str) -> Task:
-    """The task of a model with a head; `doing` ("evaluating") is for the message.
+    """The task of a model with a head; messages name `doing` ("evaluating").
 
     Raises:
         UnsupportedError: no head, or as `check_answers`.

@@ -37,7 +37,7 @@ def load_model(
         mapped: keep weights mapped to their files, for measuring memory.
 
     Raises:
-        UserError: config or weights missing, unreadable, not finite, mismatched, or changed while read.
+        UserError: missing, unreadable, mismatched or infinite weights or config, or changes while read.
     """
     with check_unchanged(Path(location)):
         model = _load(location, attn_implementation, notes)
@@ -85,11 +85,10 @@ def _load(location: str | Path, attn_implementation: str, notes: list[str] | Non
 
 
 def is_of_another_head(model: PreTrainedModel, name: str) -> bool:
-    """Whether a stored weight without a place in the model is of another head, not a mismatch.
+    """Whether a stored weight without a place is of another head, not a mismatch.
 
     Checkpoints may carry heads of other tasks and the body's pooler. Names of such weights leave the model outside the
-    body, or at a module of the model type that this class leaves out; other names mean a layer without a place, or an
-    existing module.
+    body, or at a module of the model type that this class leaves out.
 
     Args:
         name: as the model would call it.
