@@ -1,7 +1,6 @@
-"""Augmentations of preprocessed training images, by name.
+"""Augmentations of training images.
 
-An augmentation is a function of pixels and of random numbers in [0, 1), drawn by seed and position in the run, so that
-runs that are resumed or spread over several processes see the same images.
+Random numbers depend on seed and position alone: resumed and distributed runs see the same images.
 """
 
 from __future__ import annotations
@@ -19,40 +18,40 @@ from compressor.utils.registry import Registry
 #: The model input of images.
 PIXELS = "pixel_values"
 
-#: Numbers drawn for every image; an augmentation uses the first few.
+#: Random numbers an image.
 DRAWS = 8
-#: The number that gives the share of each of two mixed images.
+#: The draw that sets the share of mixing.
 _MIX = DRAWS - 1
 
-#: Largest shift of a crop, as a share of the side: 4 of 32 pixels.
+#: Largest shift, as a share of the side.
 SHIFT = 0.125
 #: Smallest share of an image's area that a zoom keeps.
 LEAST_AREA = 0.25
 
 Augmentation = Callable[[Tensor, Tensor], Tensor]
 
-#: From pixels [B, C, H, W] and draws [B, DRAWS] in [0, 1) to pixels of the same shape.
+#: (pixels [B, C, H, W], draws [B, DRAWS] in [0, 1)) -> pixels.
 AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
 
-#: Augmentations that also mix every image with another one of its batch, which leaves labels without meaning.
+#: Augmentations that mix images, which makes labels meaningless.
 MIXING = frozenset({"mixup"})
 
 
 @AUGMENTATIONS.register("none")
 def keep_pixels(pixels: Tensor, draws: Tensor) -> Tensor:
-    """The images as they are."""
+    """Leaves images as they are."""
     return pixels
 
 
 @AUGMENTATIONS.register("flip")
 def flip(pixels: Tensor, draws: Tensor) -> Tensor:
-    """Half of the images mirrored, left to right."""
+    """Mirrors half of the images, left to right."""
     return torch.where((draws[:, 0] < 0.5)[:, None, None, None], pixels.flip(-1), pixels)
 
 
 @AUGMENTATIONS.register("crop-flip")
 def crop_flip(pixels: Tensor, draws: Tensor) -> Tensor:
-    """A flip, and a shift by up to an eighth of the side, with reflected borders."""
+    """Flips, and shifts by up to an eighth, with reflected borders."""
     height, width = pixels.shape[-2:]
     rows = _shifted(height, draws[:, 1])
     columns = _shifted(width, draws[:, 2])
@@ -63,7 +62,7 @@ def crop_flip(pixels: Tensor, draws: Tensor) -> Tensor:
 
 @AUGMENTATIONS.register("zoom-flip")
 def zoom_flip(pixels: Tensor, draws: Tensor) -> Tensor:
-    """A flip, and a part of the image enlarged to the whole: at least a quarter of the area, sides up to 4 : 3."""
+    """Flips, and enlarges a part: at least a quarter of the area, sides up to 4 : 3."""
     area = LEAST_AREA + (1 - LEAST_AREA) * draws[:, 1]
     ratio = (4 / 3) ** (draws[:, 2] - 0.5)
     high, wide = ((area / ratio).sqrt().clamp(max=1), (area * ratio).sqrt().clamp(max=1))
@@ -77,24 +76,21 @@ def zoom_flip(pixels: Tensor, draws: Tensor) -> Tensor:
 
 @AUGMENTATIONS.register("mixup")
 def mixed_later(pixels: Tensor, draws: Tensor) -> Tensor:
-    """`crop-flip`; every image is mixed afterwards (`mix_images`)."""
+    """Flips and shifts as `crop-flip`, then mixes images in pairs."""
     return crop_flip(pixels, draws)
 
 
 def mix_images(pixels: Tensor, others: Tensor, draws: Tensor) -> Tensor:
-    """λ · image + (1 - λ) · another one, λ uniform in [0, 1), as for distillation by Beyer et al. 2022 (section 3).
+    """λ · image + (1 - λ) · another, λ uniform in [0, 1): Beyer et al. 2022, section 3.
 
-    Args:
-        pixels: [B, C, H, W].
-        others: their partners, the same shape.
-        draws: of the images, [B, DRAWS].
+    Images are [B, C, H, W], draws [B, DRAWS].
     """
     return torch.lerp(others, pixels, draws[:, _MIX, None, None, None])
 
 
 def draw_numbers(seed: int, places: Sequence[int]) -> Tensor:
-    """Random numbers in [0, 1), [len(places), DRAWS] float32, by seed and position in the run alone."""
-    # Philox is counter-based, four numbers to a count: any position can be drawn directly (Salmon et al. 2011).
+    """Random numbers, [len(places), DRAWS] float32."""
+    # Philox counts by four numbers, so that any position can be drawn directly (Salmon et al. 2011).
     first = min(places)
     bits = np.random.Philox(key=seed, counter=first * DRAWS // 4).random_raw((max(places) - first + 1) * DRAWS)
     numbers = ((bits >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)).reshape(-1, DRAWS)
@@ -102,15 +98,10 @@ def draw_numbers(seed: int, places: Sequence[int]) -> Tensor:
 
 
 def check_augmentation(name: str, *, images: bool, labels: bool) -> None:
-    """Refuse an augmentation that does not fit samples or loss.
-
-    Args:
-        name: of the augmentation.
-        images: whether samples are images.
-        labels: whether the loss uses their labels.
+    """Refuse an unfit augmentation.
 
     Raises:
-        UserError: the name is unknown, the samples are no images, or the labels lose their meaning.
+        UserError: unknown name, no images, or mixing with a loss on labels.
     """
     AUGMENTATIONS.get(name)
     if name != "none" and not images:
@@ -123,7 +114,7 @@ def check_augmentation(name: str, *, images: bool, labels: bool) -> None:
 
 
 def _shifted(size: int, draws: Tensor) -> Tensor:
-    """The source of each pixel along a side, [B, size]: shifted by one offset an image, reflected at the ends."""
+    """Source of each pixel along a side, [B, size], reflected at the ends."""
     most = min(max(round(SHIFT * size), 1), size - 1)
     offset = (draws * (2 * most + 1)).long().clamp(max=2 * most) - most
     places = (offset[:, None] + torch.arange(size)).abs()

@@ -1,4 +1,4 @@
-"""A split as preprocessed model inputs: `Batches` in a fixed order, and `Samples` in any order."""
+"""A split as model inputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from compressor.errors import UserError
 from compressor.models.tasks import TASKS, Task
 from compressor.models.teacher import ModelSpec
 
-#: Bytes of a small tensor in addition to its values.
+#: Overhead of a small tensor, in bytes.
 _OVERHEAD = 256
 
 
@@ -43,22 +43,19 @@ READERS: dict[str, Callable[[Split, ReadingOptions], Reader]] = {
 class Batches:
     """A split as batches of model inputs, in its own order; can be iterated repeatedly.
 
-    Each batch is a dict: `pixel_values` [B, C, H, W] float32, or for text `input_ids`, `attention_mask` [B, T] and the
-    other tensors of the task's reader, padded to the longest text of the batch; with `labels` also `labels`, [B] or
-    [B, T] int64.  Samples are read batch by batch, and kept in memory if all batches fit into `cache_bytes`.
+    A batch has `pixel_values` [B, C, H, W] float32, or `input_ids`, `attention_mask` [B, T] and others of the task;
+    with `labels` also `labels`, [B] or [B, T] int64.
 
     Args:
-        split: the samples.
-        processor: the teacher's own image processor or tokenizer.
-        batch_size: samples per batch; the last one may be smaller.
-        labels: whether batches carry labels.
-        spec: of the model; without one, samples are images or texts with one label each, and not checked against it.
-        cache_bytes: memory that preprocessed batches may take.
-        max_length: longest text in tokens, or the length of a block.
-        seed: of the tokens that are masked.
+        processor: image processor or tokenizer.
+        batch_size: the last batch may be smaller.
+        spec: without one, images or texts with one label, unchecked.
+        cache_bytes: batches stay in memory if all fit.
+        max_length: tokens of a text or block.
+        seed: of masked tokens.
 
     Raises:
-        UserError: the split has no labels but they are wanted, or the processor is missing or of the wrong kind.
+        UserError: missing labels, or unfit processor.
     """
 
     def __init__(
@@ -87,12 +84,12 @@ class Batches:
 
     @property
     def num_samples(self) -> int:
-        """Samples in all batches together."""
+        """Samples in all batches."""
         return len(self.split)
 
     @property
     def labels(self) -> Tensor | None:
-        """Labels of all samples, int64 [N], in the order of the batches; None unless each sample has one."""
+        """All labels, int64 [N]; None unless each sample has one."""
         if self.split.label is None or self.task.mask is not None:
             return None
         labels = self.split.labels
@@ -105,7 +102,7 @@ class Batches:
         """Yield the batches.
 
         Raises:
-            UserError: a sample cannot be read or does not fit the model; the line names it.
+            UserError: names an unreadable or unfit sample.
         """
         for index in range(len(self)):
             start = index * self.batch_size
@@ -122,18 +119,9 @@ class Batches:
 
 
 class Samples:
-    """A split as single samples or, faster, several at once, in any order; nothing is padded.
+    """A split as single samples, or several at once (faster), in any order, unpadded.
 
-    Samples are kept in memory for later epochs as far as they fit into `cache_bytes`.
-
-    Args:
-        split: the samples.
-        processor: the teachers' image processor or tokenizer.
-        spec: of the teachers.
-        labels: whether a sample carries its labels.
-        cache_bytes: memory that samples may take.
-        max_length: longest text in tokens, or the length of a block.
-        seed: of the tokens that are masked.
+    Arguments as in `Batches`; `cache_bytes` keeps as many samples as fit.
     """
 
     def __init__(
@@ -158,7 +146,7 @@ class Samples:
 
     @property
     def key(self) -> str:
-        """A hash of data and preprocessor, labels left out; the same in every process."""
+        """Hash of data and preprocessor, without labels; equal in every process."""
         split = self._split
         columns = (split.image, split.text, split.target, split.blocks)
         identity = (split.dataset._fingerprint, columns, data_identity(self._processor), *self._settings)
@@ -171,7 +159,7 @@ class Samples:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
-        """Several samples, read in one call, as torch's DataLoader does."""
+        """Several samples, for torch's DataLoader."""
         missing = [index for index in dict.fromkeys(indices) if index not in self._cache]
         loaded = dict(zip(missing, self._read(missing), strict=True)) if missing else {}
         samples = [self._cache.get(index) or loaded[index] for index in indices]
@@ -187,17 +175,14 @@ class Samples:
 def packed(
     split: Split, processor: Any, spec: ModelSpec | None, max_length: int | None, limit: int | None = None
 ) -> Split:
-    """The split as blocks of tokens for language models; the split itself for other tasks.
+    """The split as blocks of tokens, if for a language model.
 
     Args:
-        split: as opened.
-        processor: the teacher's own.
-        spec: of the model.
-        max_length: tokens of a block; 128 or the model's longest text if omitted.
-        limit: largest number of blocks.
+        max_length: tokens of a block; default 128 or the model's longest text.
+        limit: most blocks.
 
     Raises:
-        UserError: there is too little text.
+        UserError: too little text.
     """
     if spec is None or split.blocks or not spec.task.packed:
         return split
@@ -207,10 +192,10 @@ def packed(
 
 
 def check_processor(split: Split, processor: Any) -> None:
-    """Refuse a preprocessor that is missing or of the wrong kind for the split.
+    """Refuse an unfit preprocessor.
 
     Raises:
-        UserError: it is.
+        UserError: missing, or of the wrong kind.
     """
     if processor is None:
         kind = "preprocessor_config.json" if split.image else "tokenizer"
@@ -226,7 +211,7 @@ def _check_labels(split: Split, task: Task, labels: bool) -> None:
 
 
 def data_identity(processor: Any) -> str:
-    """All settings of a preprocessor as one line, apart from those of its last call."""
+    """Settings of a preprocessor, without those of its last call."""
     backend = getattr(processor, "backend_tokenizer", None)
     if backend is not None:
         # Set by each call.

@@ -1,4 +1,4 @@
-"""Blocks of tokens as inputs of causal and masked language models."""
+"""Blocks as inputs of language models."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from compressor.data.split import Split
 from compressor.errors import UserError
 from compressor.models.tasks import IGNORED
 
-#: Share of the tokens that are predicted; of these, the shares replaced by the mask token and by a random token.
+#: Share of predicted tokens; of these, shares replaced by the mask token and by random tokens.
 MASKED, REPLACED, RANDOM = 0.15, 0.8, 0.1
 
 
 class BlockReader:
-    """Reads blocks: `input_ids` and `attention_mask` [T], with labels also `labels` [T], the tokens again."""
+    """Reads blocks: `input_ids`, `attention_mask`, with labels `labels` (the same tokens), all [T]."""
 
     def __init__(self, split: Split, options: ReadingOptions) -> None:
         self.split, self.options = split, options
@@ -35,12 +35,12 @@ class BlockReader:
         return samples
 
     def inputs_and_labels(self, tokens: Tensor, block: int) -> tuple[Tensor, Tensor]:
-        """The tokens that the model reads and those that it should predict, both [T]."""
+        """Input tokens and tokens to predict, both [T]."""
         return tokens, tokens.clone()
 
 
 class MaskedReader(BlockReader):
-    """Reads blocks with some tokens masked, always the same ones; `labels` [T] are -100 at the other tokens."""
+    """Reads blocks with fixed masked tokens; `labels` are -100 elsewhere."""
 
     def __init__(self, split: Split, options: ReadingOptions) -> None:
         super().__init__(split, options)
@@ -65,19 +65,14 @@ class MaskedReader(BlockReader):
 def mask_tokens(
     ids: Tensor, *, mask_id: int, vocabulary: int, special: Collection[int], seed: int, sample: int
 ) -> tuple[Tensor, Tensor]:
-    """Mask some tokens of a sample, as in BERT's training.
+    """Mask some tokens [T], as in BERT's training; `seed` and `sample` decide which.
 
     Args:
-        ids: [T].
-        mask_id: the mask token.
         vocabulary: random tokens are below this.
-        special: tokens that are never masked.
-        seed: with `sample`, decides which tokens are masked.
-        sample: number of the sample.
+        special: never masked.
 
     Returns:
-        The model's inputs [T], and labels [T]: the masked tokens, -100 elsewhere.  At least one token is masked, if any
-        may be.
+        Inputs and labels, [T], -100 if unmasked; at least one is masked if allowed.
     """
     random = np.random.default_rng([seed, sample])
     tokens = ids.numpy()

@@ -1,4 +1,4 @@
-"""Finding the columns of each task's samples."""
+"""Finding columns by task."""
 
 from __future__ import annotations
 
@@ -20,12 +20,10 @@ ANY_TASK = Task("any", (), (), columns=True)
 
 @dataclass(frozen=True)
 class ColumnRequest:
-    """The samples that are needed.
+    """The samples needed.
 
     Attributes:
-        options: columns that the user names.
-        id2label: the labels of the model.
-        task: of the model.
+        options: columns named by the user.
         reads: "image" or "text"; None for either.
     """
 
@@ -36,10 +34,10 @@ class ColumnRequest:
 
 
 def find_samples(dataset: Dataset, request: ColumnRequest, where: str, role: str) -> Split:
-    """An image or a text (or a pair of texts), and a label if there is one.
+    """An image, text or pair, with a label if any.
 
     Raises:
-        UserError: there is neither, or the model reads the other; or a column is ambiguous or does not fit.
+        UserError: nothing that the model reads, or ambiguous.
     """
     options = request.options
     classes = None if request.id2label is None else len(request.id2label)
@@ -51,10 +49,10 @@ def find_samples(dataset: Dataset, request: ColumnRequest, where: str, role: str
 
 
 def find_tagged(dataset: Dataset, request: ColumnRequest, where: str, role: str) -> Split:
-    """Lists of words, and a list of tags for each if there are any.
+    """Lists of words, with tags if any.
 
     Raises:
-        UserError: there are no lists of words, or a column is ambiguous or does not fit.
+        UserError: no words, or ambiguous.
     """
     options = request.options
     classes = None if request.id2label is None else len(request.id2label)
@@ -65,10 +63,10 @@ def find_tagged(dataset: Dataset, request: ColumnRequest, where: str, role: str)
 
 
 def find_plain(dataset: Dataset, request: ColumnRequest, where: str, role: str) -> Split:
-    """One column of text; labels are ignored.
+    """One column of text.
 
     Raises:
-        UserError: there is none, or more than one.
+        UserError: none, or several.
     """
     _, text = _inputs(dataset, request, request.options.label_column, where)
     if len(text) > 1:
@@ -82,7 +80,7 @@ def find_source_and_target(dataset: Dataset, request: ColumnRequest, where: str,
     """A source text and its target.
 
     Raises:
-        UserError: the columns are ambiguous or missing.
+        UserError: ambiguous or missing.
     """
     if any(isinstance(feature, dict | Translation) for feature in dataset.features.values()):
         dataset = dataset.flatten()

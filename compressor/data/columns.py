@@ -1,4 +1,4 @@
-"""Finding the image, label, text, target and word columns of a dataset by option, feature and name."""
+"""Finding columns by option, feature and name."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ _TARGETS = (
 
 
 def find_image(dataset: Dataset, option: str | None, where: str) -> str | None:
-    """The image column: the option, else the only one with an Image feature, else one whose name and content fit.
+    """The image column: the option, the only Image feature, or one whose name and content fit.
 
     Raises:
-        UserError: the option names no column, or several columns are images.
+        UserError: missing or ambiguous.
     """
     if option is not None:
         return _named(dataset, option, "image", where)
@@ -56,10 +56,10 @@ def find_image(dataset: Dataset, option: str | None, where: str) -> str | None:
 
 
 def find_label(dataset: Dataset, option: str | None, classes: int | None, where: str) -> str | None:
-    """The label column: the option, else the ClassLabel that fits the number of classes, else one named like a label.
+    """The label column: the option, the fitting ClassLabel, or one named like a label.
 
     Raises:
-        UserError: the option names no column, or several columns are labels.
+        UserError: missing or ambiguous.
     """
     if option is not None:
         return _named(dataset, option, "label", where)
@@ -70,13 +70,10 @@ def find_label(dataset: Dataset, option: str | None, classes: int | None, where:
 
 
 def find_text(dataset: Dataset, option: tuple[str, ...] | None, label: str | None, where: str) -> tuple[str, ...]:
-    """The text columns: the option, else a known pair, else the one named like text, else the only column of strings.
-
-    Returns:
-        One or two names; () if there is no text.
+    """Up to two text columns: the option, a known pair, one named like text, or the only strings.
 
     Raises:
-        UserError: the option names no column, or several columns are text.
+        UserError: missing or ambiguous.
     """
     if option is not None:
         return tuple(_named(dataset, name, "text", where) for name in option)
@@ -91,10 +88,10 @@ def find_text(dataset: Dataset, option: tuple[str, ...] | None, label: str | Non
 def find_target(
     dataset: Dataset, text: tuple[str, ...] | None, target: str | None, where: str
 ) -> tuple[tuple[str, ...], str]:
-    """The columns of source and target texts: the options, else two usual names, else the only column left.
+    """Columns of source and target: the options, usual names, or the only one left.
 
     Raises:
-        UserError: an option names no column, or source and target are ambiguous.
+        UserError: missing or ambiguous.
     """
     strings = _strings(dataset)
     source = None if text is None else _named(dataset, text[0], "text", where)
@@ -115,10 +112,10 @@ def find_target(
 def find_words(
     dataset: Dataset, text: tuple[str, ...] | None, tags: str | None, classes: int | None, where: str
 ) -> tuple[str, str | None]:
-    """The columns of words and of their tags (None if there are none): the options, else found by feature and name.
+    """Columns of words and of tags, if any.
 
     Raises:
-        UserError: an option names no column, or words or tags are ambiguous.
+        UserError: missing or ambiguous.
     """
     lists = {name: inner for name, kind in dataset.features.items() if (inner := _list_item(kind)) is not None}
     words = [name for name, inner in lists.items() if _is_string(inner)]
@@ -147,17 +144,17 @@ def _is_string(feature: object) -> bool:
 
 
 def _list_item(feature: object) -> object | None:
-    """The feature inside a column of lists; None for any other column."""
+    """Feature of a list's items."""
     if isinstance(feature, list) and len(feature) == 1:
         return feature[0]
     return feature.feature if isinstance(feature, List | LargeList) else None
 
 
 def as_images(dataset: Dataset, name: str, base: Path | None, where: str) -> Dataset:
-    """The dataset with its image column as `datasets.Image`; paths are taken relative to `base`.
+    """The image column as `datasets.Image`; paths are relative to `base`.
 
     Raises:
-        UserError: the column holds nothing that can be an image.
+        UserError: no images.
     """
     feature = dataset.features[name]
     if isinstance(feature, Image):

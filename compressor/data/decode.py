@@ -1,4 +1,4 @@
-"""Decoding a stored image within bounds: a few bytes may decode to any number of pixels."""
+"""Decoding images within bounds: a few bytes may be any number of pixels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from PIL import Image, ImageOps
 
 from compressor.utils.input_files import special_kind
 
-#: Pixels of the largest image that is decoded, Pillow's bound: 13,377 × 13,377.
+#: Most pixels of an image, Pillow's bound: 13,377 × 13,377.
 MAX_PIXELS = 178_956_970
-#: Images of more pixels are reduced while they are read.
+#: Larger images are reduced while read.
 LARGE_PIXELS = 1 << 26
 
 
@@ -22,12 +22,11 @@ def decode(stored: Mapping[str, Any] | None, mode: str) -> Image.Image:
     """The image of a row of `datasets.Image(decode=False)`, upright.
 
     Args:
-        stored: "bytes" of a file, or the "path" of one.
-        mode: of Pillow, such as "RGB".
+        mode: Pillow's, such as "RGB".
 
     Raises:
-        ValueError: there is none, or it is no local file, no regular file, or too large.
-        Exception: any, by the plugins of Pillow on a broken file.
+        ValueError: none, no regular local file, or too large.
+        Exception: any, by Pillow.
     """
     if stored is None:
         raise ValueError("there is none")
@@ -41,7 +40,7 @@ def decode(stored: Mapping[str, Any] | None, mode: str) -> Image.Image:
     if pixels > MAX_PIXELS:
         raise ValueError(f"it has {image.width} × {image.height} pixels, and more than {MAX_PIXELS} are not decoded")
     if (factor := _factor(image)) > 1:
-        # Decodes a JPEG at a half, a quarter or an eighth of its size; has no effect on other formats.
+        # Decodes a JPEG at 1/2, 1/4 or 1/8 of its size; ignores other formats.
         image.draft(None, (max(1, image.width // factor), max(1, image.height // factor)))
     image.load()
     if image.getexif().get(Image.ExifTags.Base.Orientation) is not None:
@@ -53,12 +52,12 @@ def decode(stored: Mapping[str, Any] | None, mode: str) -> Image.Image:
 
 
 def _factor(image: Image.Image) -> int:
-    """The factor by which height and width of a large image are reduced; 1 for others."""
+    """Factor that reduces a large image's sides."""
     return max(1, math.ceil(math.sqrt(image.width * image.height / LARGE_PIXELS)))
 
 
 def _source(stored: Mapping[str, Any]) -> Any:
-    """The argument of Pillow's `open`: bytes in memory, or the path of a regular file."""
+    """Argument of Pillow's `open`."""
     if stored.get("bytes") is not None:
         return BytesIO(stored["bytes"])
     path = stored.get("path")

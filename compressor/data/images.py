@@ -1,4 +1,4 @@
-"""Images of a split as pixels, by the teacher's own preprocessor."""
+"""Images as pixels."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ from compressor.utils.logging import root_cause
 class ImageReader:
     """Reads `pixel_values` [C, H, W] float32, with labels also `labels` [].
 
-    Args:
-        split: with a column of images.
-        options: with the teacher's image processor; its spec, if any, gives the channels and the size to expect.
+    The spec, if any, gives the expected channels and size.
     """
 
     def __init__(self, split: Split, options: ReadingOptions) -> None:
@@ -30,14 +28,14 @@ class ImageReader:
         self._processor = options.processor
         self._config = None if options.spec is None else options.spec.config
         self._labels = torch.from_numpy(split.labels) if options.labels and split.labels is not None else None
-        # Decoded here rather than by `datasets`, so that messages can name a broken image.
+        # Not decoded by `datasets`, so that messages can name a broken image.
         self._samples = split.dataset.select_columns([split.image]).cast_column(split.image, Image(decode=False))
 
     def __call__(self, indices: Sequence[int]) -> list[Sample]:
-        """Decode and preprocess in one call.
+        """Decode and preprocess images.
 
         Raises:
-            UserError: an image cannot be decoded or does not fit the model; the line names it.
+            UserError: names a broken or unfit image.
         """
         pixels = self._pixels(self._samples[list(indices)][self.split.image], indices)
         samples = [{"pixel_values": image} for image in pixels]
@@ -52,7 +50,7 @@ class ImageReader:
         waiting: list[Pillow.Image] = []
         for value, row in zip(stored, rows, strict=True):
             image = self._decode(value, row, mode)
-            # Photographs are much larger than their preprocessed pixels: memory holds only a few of them.
+            # Photographs are large: memory holds only a few.
             if waiting and sum(item.width * item.height for item in [*waiting, image]) > LARGE_PIXELS:
                 parts.append(self._preprocess(waiting))
                 waiting = []

@@ -1,4 +1,4 @@
-"""Labels of a dataset as class numbers of the model."""
+"""Labels as the model's class numbers."""
 
 from __future__ import annotations
 
@@ -16,23 +16,20 @@ from compressor.errors import UserError
 def map_labels(
     dataset: Dataset, name: str, id2label: Mapping[int, str] | None, where: str, *, partial: bool = False
 ) -> tuple[Dataset, str | None]:
-    """Turn the label column into integers of the model.
+    """Turn the label column into class numbers.
 
-    Names are mapped through `id2label`, ignoring case if there is no exact match; integers are kept.  Labels of the
-    model without names (LABEL_0 …) are addressed by number.
+    Names map through `id2label`, ignoring case without an exact match; integers stay. Unnamed labels (LABEL_0 …) go by
+    number.
 
     Args:
-        dataset: any dataset.
-        name: its label column: integers, names, or a ClassLabel.
-        id2label: the model's labels; None keeps integers and numbers names in alphabetical order.
-        where: the dataset, for messages.
-        partial: whether a split with some labels missing counts as one without labels, rather than as an error.
+        id2label: None keeps integers, and numbers names alphabetically.
+        partial: treat partly labelled data as unlabelled.
 
     Returns:
-        The dataset, and its label column: None if every label is missing (all null, or all -1).
+        Dataset and label column; None if all labels are missing (null or -1).
 
     Raises:
-        UserError: some labels are missing; or one is out of range, of the wrong type, or not a label of the model.
+        UserError: labels missing, out of range, ill-typed or unknown.
     """
     values = column(dataset, name)
     missing = [row for row, value in enumerate(values) if _is_missing(value)]
@@ -57,10 +54,10 @@ def map_labels(
 
 
 def map_tags(dataset: Dataset, name: str, id2label: Mapping[int, str] | None, where: str) -> Dataset:
-    """Turn a column of lists of tags into integers of the model, as `map_labels` does; -100 stays.
+    """Turn lists of tags into class numbers; -100 stays.
 
     Raises:
-        UserError: a tag is missing, out of range, of the wrong type, or not a label of the model.
+        UserError: as `map_labels`.
     """
     rows = column(dataset, name)
     feature: Any = dataset.features[name]
@@ -85,7 +82,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _translator(values: list, names: list[str] | None, id2label: Mapping[int, str] | None) -> Callable[[Any], int]:
-    """A function from a label to its class number; it raises ValueError with the reason."""
+    """A function from label to class number; its ValueError gives the reason."""
     if id2label is None:
         if any(isinstance(value, str) for value in values):
             id2label = dict(enumerate(sorted({str(value) for value in values})))

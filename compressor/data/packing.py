@@ -1,4 +1,4 @@
-"""Text for language models: tokenised once, joined, and cut into blocks of one length."""
+"""Text for language models, cut into blocks."""
 
 from __future__ import annotations
 
@@ -16,31 +16,28 @@ from compressor.data.split import Split
 from compressor.errors import UserError
 from compressor.utils.logging import quiet_transformers
 
-#: Most tokens read of a split: four bytes each in memory, and far more than a short finetune uses.
+#: Most tokens read of a split, four bytes each: far more than a finetune uses.
 MOST_TOKENS = 1 << 26
-#: Share of a text, its end, that is held out for evaluation if there is one text for both roles.
+#: Share of a text, at its end, held out if both roles have one text.
 TAIL = 0.1
-#: Characters of consecutive lines that are tokenised as one text.
+#: Characters of lines tokenised as one text.
 _PIECE_CHARACTERS = 1 << 16
 #: Columns of a packed split: token ids, and the number of the block.
 IDS, BLOCK = "input_ids", "block"
 
 
 def pack(split: Split, tokenizer: Any, length: int, *, ends: bool, limit: int | None = None) -> Split:
-    """Convert a split of texts to blocks of tokens, in their order; no token is lost.
+    """Convert texts to blocks of tokens, in order, without loss.
 
-    The tokenizer's end token, if any, separates documents; lines of one text are joined without it.  A block begins
-    with the tokens that the tokenizer sets before a text.
+    The end token separates documents, but not lines of one text. Blocks begin with the opening tokens.
 
     Args:
-        split: with one column of text.
-        tokenizer: the teachers' own.
-        length: tokens of a block; the last one may be shorter.
-        ends: whether a block also ends with the tokens that the tokenizer sets after a text, for masked models.
-        limit: largest number of blocks.
+        length: tokens of a block; the last may be shorter.
+        ends: whether blocks also have closing tokens (masked models).
+        limit: most blocks.
 
     Raises:
-        UserError: there is no text, or too little for one block, or a block has no room for text.
+        UserError: no text, too little, or too short blocks.
     """
     prefix, suffix = _frame(tokenizer, split)
     suffix = suffix if ends else []
@@ -67,10 +64,10 @@ def pack(split: Split, tokenizer: Any, length: int, *, ends: bool, limit: int | 
 
 
 def head_or_tail(split: Split, role: str) -> Split:
-    """The beginning of a text for training, or its last tenth for evaluation, cut at a line break, else at a space.
+    """The start of a text for training, or its last tenth for evaluation.
 
     Raises:
-        UserError: the text is too short to be cut.
+        UserError: too short a text.
     """
     (column,) = split.text
     dataset = split.dataset.select_columns([column])
@@ -101,17 +98,14 @@ def _rows(dataset: Dataset, column: str, text: str) -> list[Dataset]:
 
 
 def _cut(text: str, goal: int, *, last: bool) -> int:
-    """The position of a cut: after the first line break from `goal` on, else after the first space, else `goal`.
-
-    The last text is never cut at its end.
-    """
+    """Position of a cut: after the first line break from `goal` on, else space, else `goal`."""
     most = len(text) - 1 if last else len(text)
     cuts = (text.find(mark, goal) + 1 for mark in ("\n", " "))
     return next((cut for cut in cuts if 0 < cut <= most), goal)
 
 
 def _tokens(split: Split, tokenizer: Any, most: int) -> np.ndarray:
-    """The tokens of a split, int32, the first `most` of them."""
+    """The first `most` tokens, int32."""
     names = ("eos_token_id", "sep_token_id")
     end = None if split.lines else next((t for n in names if (t := getattr(tokenizer, n, None)) is not None), None)
     parts: list[np.ndarray] = []
@@ -128,7 +122,7 @@ def _tokens(split: Split, tokenizer: Any, most: int) -> np.ndarray:
 
 
 def _pieces(split: Split) -> Iterator[str]:
-    """The documents; or lines joined to pieces that end with a line."""
+    """Documents, or pieces of joined lines."""
     (column,) = split.text
     texts = (str(row[column] or "") for row in split.dataset.select_columns([column]))
     if not split.lines:
@@ -158,7 +152,7 @@ def _batches(texts: Iterable[str], size: int = 64) -> Iterator[list[str]]:
 
 
 def _frame(tokenizer: Any, split: Split) -> tuple[list[int], list[int]]:
-    """The tokens that the tokenizer itself sets before and after a text."""
+    """The tokenizer's opening and closing tokens."""
     (column,) = split.text
     sample = next((str(row[column])[:40] for row in split.dataset if str(row[column] or "").strip()), "")
     bare = list(tokenizer(sample, add_special_tokens=False)["input_ids"])

@@ -1,4 +1,4 @@
-"""A sample as tensors, how samples are read from a split, and samples as a batch."""
+"""Samples as tensors."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch.nn.utils.rnn import pad_sequence
 from compressor.models.tasks import IGNORED
 from compressor.models.teacher import ModelSpec
 
-#: Model inputs by name, without a batch dimension; or with one, for a batch.
+#: Model inputs by name, of a sample or a batch.
 Sample = dict[str, Tensor]
 
 
 class Reader(Protocol):
-    """Reads samples by their index in the split."""
+    """Reads samples by index."""
 
     def __call__(self, indices: Sequence[int]) -> list[Sample]: ...
 
@@ -28,11 +28,10 @@ class ReadingOptions:
     """How samples are read.
 
     Attributes:
-        processor: the teacher's own image processor or tokenizer.
-        spec: of the model; None checks nothing against it.
-        labels: whether samples carry labels.
-        max_length: longest text in tokens, if the user sets it.
-        seed: of the tokens that are masked.
+        processor: image processor or tokenizer.
+        spec: None skips checks.
+        max_length: tokens of the longest text.
+        seed: of masked tokens.
     """
 
     processor: Any
@@ -43,14 +42,14 @@ class ReadingOptions:
 
 
 def collate(samples: Sequence[Sample], pad: int = 0) -> Sample:
-    """Stack samples; sequences are padded on the right to the longest of this batch.
+    """Stack samples, padding sequences on the right to the longest.
 
     Args:
-        samples: dicts of the same keys, tensors without a batch dimension.
-        pad: padding of token ids; masks and token types are padded with 0, labels with -100.
+        samples: equal keys, no batch dimension.
+        pad: for token ids; masks and token types get 0, labels -100.
 
     Returns:
-        Tensors [B, ...], with an `attention_mask` if token ids were padded.
+        Tensors [B, ...]; padded token ids have an `attention_mask`.
     """
     ragged = len({len(sample["input_ids"]) for sample in samples}) > 1 if "input_ids" in samples[0] else False
     if ragged and "attention_mask" not in samples[0]:

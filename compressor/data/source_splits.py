@@ -1,4 +1,4 @@
-"""The splits of a source: files, a folder of images by class, the bundled digits or a dataset of the Hub."""
+"""Splits of files, image folders, the bundled digits or Hub datasets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from compressor.wording import shorten
 
 #: Suffix of a file -> the builder of `datasets` for it.
 DATA_FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".txt": "text"}
-#: Suffix of plain text; next to tables or images, a text file counts as a note.
+#: Plain text; next to tables or images it is a note.
 PLAIN = ".txt"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 BUILTIN_DATA = ("digits",)
@@ -40,12 +40,11 @@ _SPLIT = re.compile(r"(?<![a-z])(train|test|val|dev|eval)(ing|id|idation|el|uati
 
 @dataclass(frozen=True)
 class RawSplit:
-    """A split that is not read yet.
+    """An unread split.
 
     Attributes:
-        read: reads it.
-        base: folder of relative paths of images.
-        lines: whether the rows are consecutive lines of one text.
+        base: folder of relative image paths.
+        lines: whether rows are lines of one text.
     """
 
     read: Callable[[], Dataset]
@@ -54,12 +53,12 @@ class RawSplit:
 
 
 def find_splits(source: str) -> dict[str, RawSplit]:
-    """The splits of a source by name, not read yet.
+    """The unread splits of a source.
 
-    Files and folders named train, test, val (or eval) or dev are splits of that name; all others are `UNNAMED`.
+    Files and folders named train, test, val, eval or dev name a split; others are `UNNAMED`.
 
     Raises:
-        UserError: the source does not exist, holds nothing that can be read, or mixes formats.
+        UserError: missing, unreadable, or mixed formats.
     """
     path = Path(source).expanduser()
     # Methods of Path raise on names that are too long.
@@ -110,10 +109,10 @@ def _folder(root: Path) -> dict[str, RawSplit]:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """The tables and images below a folder, except hidden ones; files come before subfolders.
+    """Visible tables and images below a folder, files before subfolders.
 
     Raises:
-        UserError: one of them is a pipe, a socket or a device.
+        UserError: a pipe, socket or device.
     """
     entries = sorted(os.scandir(root), key=lambda entry: entry.name)
     for entry in entries:
@@ -130,7 +129,7 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def _split_of(parts: Iterable[str]) -> str | None:
-    """The split named by the first part of a path that names one."""
+    """The split that the parts of a path name."""
     for part in parts:
         if match := _SPLIT.search(part):
             name = match[1].lower()
@@ -139,7 +138,7 @@ def _split_of(parts: Iterable[str]) -> str | None:
 
 
 def _tables(files: list[Path], root: Path | None = None) -> dict[str, RawSplit]:
-    """Files grouped by the split in their names; files without one count only if no file has one."""
+    """Files by split; unnamed ones count only if all are."""
     splits: dict[str, list[Path]] = {}
     for file in files:
         inner = file.relative_to(root).parent.parts if root else ()
@@ -186,10 +185,7 @@ def _read_table(files: list[Path], suffix: str) -> Dataset:
 
 
 def _header(file: Path) -> dict:
-    """Options to read a tab-separated file, which may have no header.
-
-    A header has a known title, or neither a bare number nor a sentence.
-    """
+    """Options of a tab-separated file; a header has a known title, or neither numbers nor sentences."""
     with file.open(encoding="utf-8") as lines:
         cells = lines.readline().rstrip("\r\n").split("\t")
     numbers = [index for index, cell in enumerate(cells) if re.fullmatch(r"-?\d+", cell)]
@@ -206,7 +202,7 @@ def _header(file: Path) -> dict:
 
 
 def _image_splits(root: Path, images: list[Path]) -> dict[str, list[tuple[str | None, Path]]]:
-    """(class, image) by split, the class named by the folder; None without class folders."""
+    """(class or None, image) by split."""
     placed = [(file.relative_to(root).parts, file) for file in images]
     tops = {parts[0] for parts, _ in placed if len(parts) > 1}
     if tops and all(_SPLIT.fullmatch(top) for top in tops) and all(len(parts) > 1 for parts, _ in placed):
@@ -219,7 +215,7 @@ def _image_splits(root: Path, images: list[Path]) -> dict[str, list[tuple[str | 
 
 
 def _images(files: list[tuple[str | None, Path]], classes: list[str]) -> Dataset:
-    # Files are sorted by class: shuffle, so that the first samples are of all classes.
+    # Files are sorted by class: shuffle, so that first samples are of all classes.
     files = [files[i] for i in np.random.default_rng(0).permutation(len(files))]
     columns: dict[str, list] = {"image": [str(file) for _, file in files]}
     features = {"image": Image()}
@@ -245,7 +241,7 @@ def _digits(role: str) -> Dataset:
 def _hub(source: str) -> dict[str, RawSplit]:
     missing = f"no data '{shorten(source)}': no such file or folder, not built in ({', '.join(BUILTIN_DATA)}), and"
     try:
-        # One request: without network, datasets would retry for half a minute.
+        # One request: without network, datasets retries for half a minute.
         HfApi().dataset_info(source, timeout=10)
     except OfflineModeIsEnabled:
         # Use the cached copy.

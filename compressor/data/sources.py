@@ -1,4 +1,4 @@
-"""Opening the split of a source for training or for evaluation."""
+"""Opening a source."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Split", "open_split"]
 
 #: Splits that each role takes, best first.
 _ROLES: dict[str, tuple[str, ...]] = {"train": ("train",), "eval": ("test", "validation", "val", "dev")}
-#: Share that is held out for evaluation if there is one split for both roles.
+#: Share held out if both roles have one split.
 HOLDOUT = 0.2
 
 
@@ -34,21 +34,19 @@ def open_split(
     task: Task | None = None,
     reads: str | None = None,
 ) -> Split:
-    """Open the samples for training (and calibration) or for evaluation.
+    """Open samples for training (and calibration) or evaluation.
 
-    If both roles have the same split, a fixed fifth of it is held out for evaluation; for language models the last
-    tenth of the text.  Evaluation prefers a split with labels; without one, the labels of the result are None.
+    If both roles have one split, evaluation gets a fixed fifth (language models: the last tenth of the text).
+    Evaluation prefers labelled splits.
 
     Args:
-        options: the source, and the splits and columns that the user names.
-        role: "train" or "eval".
-        id2label: the labels of the model, to which the data's are mapped; None keeps the data's own.
-        task: of the model, which decides the columns; None for any images or texts.
+        options: source, splits and columns.
+        id2label: the model's labels; None keeps the data's.
+        task: decides the columns; None: any images or texts.
         reads: "image" or "text"; None for either.
 
     Raises:
-        UserError: there is no such source, split or column; it cannot be read or is empty; or its labels are not
-            the model's.
+        UserError: missing, unreadable or empty; unknown labels.
     """
     if options.source is None:
         raise UserError("no data: set data.source to images, text, table files, a built-in name or a Hub dataset")
@@ -73,7 +71,7 @@ def open_split(
 
 
 def _candidates(splits: dict[str, RawSplit], options: DataOptions, role: str) -> list[str]:
-    """The splits for a role, best first."""
+    """Splits for a role, best first."""
     option = options.train_split if role == "train" else options.eval_split
     if option is not None:
         if option not in splits:
@@ -95,7 +93,7 @@ def _open(splits: dict[str, RawSplit], name: str, request: ColumnRequest, role: 
     if split.image is not None:
         return replace(split, dataset=as_images(split.dataset, split.image, raw.base, where))
     if raw.lines and not request.task.packed:
-        # Each line that is not empty is a sample, without its line break.
+        # Samples are lines that are not empty.
         (text,) = split.text
         lines = [line.strip() for line in column(split.dataset, text)]
         split = replace(split, dataset=Dataset.from_dict({text: [line for line in lines if line]}))

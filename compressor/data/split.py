@@ -1,4 +1,4 @@
-"""One split of a dataset, with its columns of inputs and labels."""
+"""A split and its columns."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ class Split:
     """Samples and the names of their columns.
 
     Attributes:
-        dataset: the samples.
-        image: column of images, with the feature `datasets.Image`; None for text.
-        label: column of class numbers, one or a list a sample; None if the samples have no labels.
-        text: columns of text, one or a pair, or one of lists of words; empty for images and blocks.
+        image: column of `datasets.Image`.
+        label: column of class numbers or lists of them.
+        text: one or two columns of text, or one of word lists.
         name: source and split, for messages.
-        target: column of the target text of encoder–decoders.
-        lines: whether the samples are consecutive lines of one text.
-        blocks: whether the samples are blocks of tokens (`compressor.data.packing`).
+        target: column of encoder–decoder targets.
+        lines: whether samples are lines of one text.
+        blocks: whether samples are blocks of tokens.
     """
 
     dataset: Dataset
@@ -38,25 +37,20 @@ class Split:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """All labels, int64 [N]; None if there are none."""
+        """All labels, int64 [N]."""
         return None if self.label is None else np.asarray(column(self.dataset, self.label), dtype=np.int64)
 
     def take(self, n: int, seed: int | None = None) -> Split:
-        """The first `n` samples, or `n` drawn at random without replacement; all if there are fewer.
-
-        Args:
-            n: how many.
-            seed: of the draw; None takes the first.
-        """
+        """At most `n` samples: the first, or drawn without replacement by `seed`."""
         if seed is None:
             return self if n >= len(self) else self.select(np.arange(n))
         return self.select(np.random.default_rng(seed).permutation(len(self))[:n])
 
     def select(self, rows: np.ndarray) -> Split:
-        """The samples of the given rows, in that order."""
+        """The given rows, in order."""
         return replace(self, dataset=self.dataset.select(rows))
 
 
 def column(dataset: Dataset, name: str) -> list[Any]:
-    """The values of one column as Python objects, without reading the others."""
+    """One column, without reading the others."""
     return dataset.select_columns([name]).with_format("arrow")[:][name].to_pylist()

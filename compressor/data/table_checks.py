@@ -1,4 +1,4 @@
-"""Checks of a file of samples before it is read: regular, not compressed, with lines of bounded length and depth."""
+"""Checks of a table before reading."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import numpy as np
 from compressor.errors import UserError
 from compressor.utils.input_files import MIB, check_regular
 
-#: Lines up to this length are always read, and lines of twice this length never: memory holds several copies of a line.
+#: Lines of this length are read, of twice this length never: memory holds several copies.
 LINE_BYTES = 32 * MIB
 #: The same for plain text: some corpora are one line (text8 has 95 MiB).
 TEXT_BYTES = 128 * MIB
-#: Nesting of lists and objects in a JSON line: parsers crash at some ten thousand levels.
+#: Nesting of a JSON line: parsers crash at ten thousand levels.
 MAX_LINE_DEPTH = 256
-#: Columns of a table, counted in its first line by their separators.
+#: Columns of a table, by separators in its first line.
 MAX_COLUMNS = 10_000
 _SEPARATORS = {".csv": b",", ".tsv": b"\t", ".jsonl": b'":'}
-#: Bytes read at once in search of the end of a line.
+#: Bytes read at once in search of a line end.
 _CHUNK = 1 << 16
-#: Bytes other than brackets, and the change of the nesting level by each byte.
+#: Bytes other than brackets; change of the level by each byte.
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _LEVEL_CHANGES = np.array([{"[": 1, "{": 1, "]": -1, "}": -1}.get(chr(i), 0) for i in range(256)])
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
-#: First bytes of compressed files, which the reader of tables would unpack to any size.
+#: First bytes of compressed files, which may unpack to any size.
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip",
@@ -41,10 +41,10 @@ _COMPRESSED = {
 
 
 def check_table(file: Path) -> None:
-    """Refuse a file of samples that is too costly to read; reads little of it itself.
+    """Refuse a table that is too costly to read; reads little of it.
 
     Raises:
-        UserError: it is no regular file, is compressed, or has too long lines, too deep nesting or too many columns.
+        UserError: special or compressed file, long lines, deep nesting or many columns.
     """
     check_regular(file)
     suffix = file.suffix.lower()
@@ -57,7 +57,7 @@ def check_table(file: Path) -> None:
             if suffix != ".parquet":
                 _check_lines(content, file, TEXT_BYTES if suffix == ".txt" else LINE_BYTES)
             _check_columns(content, file)
-            # Brackets inside strings need not match: if a file seems deep, count again without them.
+            # Brackets in strings need not match: if deep, count again without them.
             if suffix == ".jsonl" and _is_deep(content, strings=True) and _is_deep(content, strings=False):
                 raise UserError(f"{file} has lists and objects that are nested deeper than {MAX_LINE_DEPTH} levels")
     except OSError as error:
@@ -65,7 +65,7 @@ def check_table(file: Path) -> None:
 
 
 def _check_lines(content: BinaryIO, file: Path, window: int) -> None:
-    """Refuse a file with a window of that many bytes without a line end; reads a window until it finds one."""
+    """Refuse a `window` of bytes without line end."""
     size = content.seek(0, os.SEEK_END)
     for start in range(0, size - window + 1, window):
         content.seek(start)
@@ -75,26 +75,26 @@ def _check_lines(content: BinaryIO, file: Path, window: int) -> None:
 
 
 def _check_columns(content: BinaryIO, file: Path) -> None:
-    """Refuse a table of very many columns: the reader allocates a feature, a buffer and a name for each."""
+    """Refuse very many columns: each costs a feature and a buffer."""
     separator = _SEPARATORS.get(file.suffix.lower())
     if separator is None:
         return
     content.seek(0)
-    # A quoted string becomes two quotes, so that the separator after a key still matches.
+    # A string becomes two quotes, so that the separator after a key still matches.
     count = _STRING.sub(b'""', content.readline()).count(separator) + 1
     if count > MAX_COLUMNS:
         raise UserError(f"{file} has some {count} columns, more than {MAX_COLUMNS}")
 
 
 def _is_deep(content: BinaryIO, *, strings: bool) -> bool:
-    """Whether brackets of a JSON file are nested deeper than `MAX_LINE_DEPTH`, counting those inside strings or not."""
+    """Whether brackets nest deeper than `MAX_LINE_DEPTH`; `strings` counts those inside strings."""
     content.seek(0)
     level = 0
     # Whole lines: strings end within a line.
     while lines := content.readlines(MIB):
         part = b"".join(lines)
         brackets = (part if strings else _STRING.sub(b"", part)).translate(None, _NO_BRACKETS)
-        # Unmatched closing brackets inside strings must not lower the level below 0.
+        # Closing brackets in strings must not lower the level below 0.
         levels = np.concatenate([[level], level + np.cumsum(_LEVEL_CHANGES[np.frombuffer(brackets, np.uint8)])])
         levels -= np.minimum(np.minimum.accumulate(levels), 0)
         if levels.max() > MAX_LINE_DEPTH:

@@ -1,4 +1,4 @@
-"""Texts as model inputs, one reader for each kind of task; none of them pads."""
+"""Texts as unpadded model inputs."""
 
 from __future__ import annotations
 
@@ -16,22 +16,19 @@ from compressor.models.tasks import IGNORED
 from compressor.models.teacher import ModelSpec
 from compressor.utils.logging import root_cause
 
-#: Tokens of the longest text, and of a block, if neither user, tokenizer nor model sets them.
+#: Default tokens of the longest text, and of a block.
 MAX_TOKENS, BLOCK_TOKENS = 512, 128
 
 
 def reader_length(tokenizer: Any, spec: ModelSpec | None, max_length: int | None, default: int) -> int:
-    """Tokens of the longest text: `max_length` or the default, and no more than tokenizer and model hold."""
+    """Tokens of the longest text: `max_length` or default, within both limits."""
     limits = [max_length or default, tokenizer.model_max_length]
     model_limit = None if spec is None else spec.max_length
     return min([*limits, model_limit] if model_limit else limits)
 
 
 class TextReader:
-    """Reads texts or pairs: `input_ids`, `attention_mask` [T], and `token_type_ids` if the model tells pairs apart.
-
-    With labels also `labels` [].
-    """
+    """Reads texts or pairs: `input_ids`, `attention_mask` [T], for pairs `token_type_ids`, with labels `labels` []."""
 
     def __init__(self, split: Split, options: ReadingOptions) -> None:
         self.split, self.options = split, options
@@ -53,10 +50,10 @@ class TextReader:
         return samples
 
     def encode(self, *texts: list, **options: Any) -> Any:
-        """The tokenizer's own encoding, truncated to the model's longest text.
+        """The tokenizer's encoding, truncated.
 
         Raises:
-            UserError: the tokenizer refuses the texts.
+            UserError: the tokenizer refuses.
         """
         try:
             return self.options.processor(*texts, truncation=True, max_length=self.length, **options)
@@ -64,7 +61,7 @@ class TextReader:
             raise UserError(f"the teacher's tokenizer refuses {self.split.name}: {root_cause(error)}") from error
 
     def sample(self, encoded: Any, row: int) -> Sample:
-        """One text of an encoding; a text without tokens becomes one token of padding."""
+        """One text; an empty one becomes a padding token."""
         ids = torch.tensor(encoded["input_ids"][row] or [self.pad])
         sample = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if self.pairs and "token_type_ids" in encoded:
@@ -73,7 +70,7 @@ class TextReader:
 
 
 class WordsReader(TextReader):
-    """Reads lists of words, as texts; `labels` [T] are at the first token of each word, -100 elsewhere."""
+    """Reads lists of words; `labels` [T] are -100 except at first tokens."""
 
     def __init__(self, split: Split, options: ReadingOptions) -> None:
         super().__init__(split, ReadingOptions(options.processor, options.spec, False, options.max_length))
@@ -107,9 +104,9 @@ class WordsReader(TextReader):
 
 
 class TargetReader(TextReader):
-    """Reads sources and targets: also `decoder_input_ids` and `decoder_attention_mask` [S], with labels `labels` [S].
+    """Reads sources and targets: also `decoder_input_ids`, `decoder_attention_mask`, `labels`, all [S].
 
-    The decoder's inputs are the target, shifted right as the model itself shifts it.
+    The model's own rule shifts the target right.
     """
 
     def __init__(self, split: Split, options: ReadingOptions) -> None:

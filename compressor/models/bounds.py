@@ -1,7 +1,6 @@
-"""Bounds on the sizes in a model's folder, checked before anything of that size is built.
+"""Bounds on sizes in a model's folder, checked before anything is built.
 
-A config of a few bytes can ask for ten million layers.  The bounds are several times the sizes of the largest public
-models: 126 layers of 16,384 (Llama 405B), 2,048 experts a layer (Switch).
+They are several times the largest public models: 126 layers of 16,384 (Llama 405B), 2,048 experts a layer (Switch).
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from compressor.errors import UserError
 from compressor.utils.input_files import MIB, check_regular, read_json, special_kind
 from compressor.wording import quote, shorten
 
-#: Bytes of a config.json, and of any other file read as a whole: a tokenizer of 256,000 tokens has 33 MB.
+#: Bytes of config.json, and of other files read whole: a tokenizer of 256,000 tokens has 33 MB.
 CONFIG_BYTES, FILE_BYTES = 16 * MIB, 256 * MIB
 #: Classes with names.
 MAX_LABELS = 1 << 17
-#: Parameters of a model, estimated from its config.
+#: Estimated parameters.
 MAX_PARAMETERS = 10**14
-#: Patches of an image, 256 × 256: attention compares all pairs of them.
+#: Patches of an image, 256 × 256: attention compares all pairs.
 MAX_PATCHES = 1 << 16
 #: Any other whole number: 64 bits.
 _MAX_INTEGER = (1 << 63) - 1
@@ -50,11 +49,10 @@ _LABELS = ("id2label", "label2id")
 
 
 def check_model_files(folder: Path) -> None:
-    """Refuse a model's folder with special files, or files far too large to be read as a whole.
+    """Refuse special or far too large files.
 
     Raises:
-        UserError: it holds a pipe, a socket or a device, a JSON or text file of more than `FILE_BYTES`, or a
-            preprocessor for images larger than any model reads.
+        UserError: special file, JSON or text above `FILE_BYTES`, or huge images.
     """
     for path in sorted(folder.iterdir()):
         kind = special_kind(path)
@@ -69,12 +67,12 @@ def check_model_files(folder: Path) -> None:
 
 
 def read_config_values(path: Path) -> Any:
-    """The values of a config.json, checked.
+    """The checked values of a config.json.
 
     Raises:
-        UserError: it is no regular file, too large, or a number in it is larger than in any model.
-        OSError: it cannot be read.
-        ValueError: it is not JSON, or nested too deeply.
+        UserError: no regular file, too large, or too large a number.
+        OSError: unreadable.
+        ValueError: not JSON, or nested too deeply.
     """
     values = read_json(path, CONFIG_BYTES)
     if isinstance(values, dict):
@@ -83,14 +81,10 @@ def read_config_values(path: Path) -> Any:
 
 
 def check_sizes(values: Mapping[str, Any], where: str) -> None:
-    """Refuse a config, or a config nested in it, of a size that no model has.
-
-    Args:
-        values: of config.json, or of a config with the defaults of transformers.
-        where: their origin, for the message.
+    """Refuse a config larger than any model's, nested configs included.
 
     Raises:
-        UserError: a whole number is beyond its bound, there are too many classes, or too many parameters in all.
+        UserError: a number beyond its bound, too many classes or parameters.
     """
     for name in _LABELS:
         labels = values.get(name)
@@ -114,7 +108,7 @@ def check_sizes(values: Mapping[str, Any], where: str) -> None:
 
 
 def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """(field, value) for the whole numbers of a config, also those in lists, but not those of nested configs."""
+    """(field, value) of whole numbers, also in lists, but not in nested configs."""
     for name, value in values.items():
         items = list(value) if isinstance(value, list | tuple) else [value]
         while items:
@@ -126,7 +120,7 @@ def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 def _bound(name: str) -> tuple[str, int]:
-    """The unit of a field, and its largest value."""
+    """Unit and largest value of a field."""
     for unit, pattern, most in _BOUNDS:
         if pattern.search(name):
             return unit, most
@@ -134,7 +128,7 @@ def _bound(name: str) -> tuple[str, int]:
 
 
 def _patches(values: Mapping[str, Any]) -> int:
-    """The largest number of patches of an image; 0 for models that read none."""
+    """Most patches of an image; 0 without images."""
     sizes: dict[str, list[int]] = {"image_size": [], "patch_size": []}
     for name, number in _numbers(values):
         if name in sizes and number > 0:
@@ -144,7 +138,7 @@ def _patches(values: Mapping[str, Any]) -> int:
 
 
 def _parameters(values: Mapping[str, Any]) -> float:
-    """A rough count of the parameters in layers, embeddings and experts, by the names of fields."""
+    """Rough count of parameters."""
     largest: dict[str, int] = {}
     for name, number in _numbers(values):
         unit, _ = _bound(name)

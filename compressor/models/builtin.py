@@ -1,4 +1,4 @@
-"""The built-in teachers, small ViTs trained on first use and cached, and their data, scikit-learn's digits."""
+"""Built-in teachers, small ViTs trained on first use, and scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 OnTrainingProgress = Callable[[float, str], None]
 
-#: Images of the digits that no built-in teacher is trained on.
+#: Digits held out from all built-in teachers.
 TEST_SAMPLES = 497
 CLASSES = tuple(str(digit) for digit in range(10))
 
 
 def digits(role: Literal["train", "test"]) -> tuple[np.ndarray, np.ndarray]:
-    """One part of scikit-learn's bundled digits; the stratified split is always the same.
+    """One part of scikit-learn's digits, always the same.
 
     Returns:
-        Grey images, uint8 [N, 8, 8], and labels, int64 [N], in a shuffled order: 1,300 to train on and 497 to test on.
+        Shuffled images, uint8 [N, 8, 8], and labels, int64 [N]; N is 1,300 or 497.
     """
-    # scikit-learn takes a second to import, and only this function needs it.
+    # Takes a second to import.
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -52,7 +52,7 @@ def digits(role: Literal["train", "test"]) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Training:
-    """The training of one built-in teacher; a change of any field makes a new cache folder."""
+    """Training of a built-in teacher; changes make a new cache folder."""
 
     seed: int
     steps: int = 400
@@ -65,7 +65,7 @@ class Training:
     heads: int = 4
     intermediate_size: int = 256
     patch_size: int = 2
-    # Larger than the usual 0.02, with which half of so short a training passes before the loss falls.
+    # With the usual 0.02, half of the training passes before the loss falls.
     initializer_range: float = 0.1
     version: int = 1
 
@@ -74,20 +74,20 @@ BUILTIN: dict[str, Training] = {"vit-a": Training(seed=0), "vit-b": Training(see
 
 
 def builtin_data(name: str) -> str:
-    """The data that a built-in teacher was trained on, as a name that `open_split` knows."""
+    """A teacher's training data, for `open_split`."""
     _training(name)
     return "digits"
 
 
 def builtin_config(name: str) -> ViTConfig:
-    """The config of a built-in teacher, without training it."""
+    """A built-in teacher's config."""
     from transformers import ViTConfig
 
     training = _training(name)
     return ViTConfig(
         architectures=["ViTForImageClassification"],
         image_size=8,
-        # Three equal channels: transformers' own pipelines hand every image over as RGB.
+        # Three equal channels: pipelines of transformers pass RGB.
         num_channels=3,
         patch_size=training.patch_size,
         hidden_size=training.hidden_size,
@@ -103,25 +103,24 @@ def builtin_config(name: str) -> ViTConfig:
 
 
 def cache_folder() -> Path:
-    """$COMPRESSOR_CACHE, or the user's cache folder."""
+    """$COMPRESSOR_CACHE, or the user's cache."""
     return Path(os.environ.get("COMPRESSOR_CACHE") or user_cache_dir("compressor", appauthor=False)).expanduser()
 
 
 def builtin_folder(name: str) -> Path:
-    """The cache folder of a built-in teacher, which need not exist yet."""
+    """A built-in teacher's cache folder, which may not exist."""
     recipe = json.dumps(asdict(_training(name)), sort_keys=True)
     return cache_folder() / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
 
 
 def ensure_builtin(name: str, progress: OnTrainingProgress | None = None) -> Path:
-    """The folder of a built-in teacher; it is trained first if it is not in the cache.
+    """The folder of a built-in teacher, trained if not cached.
 
     Args:
-        name: one of `BUILTIN`.
-        progress: called with the fraction of the training done, in [0, 1], and a message.
+        progress: gets the share done and a message.
 
     Raises:
-        UserError: there is no such teacher, or the cache cannot be written.
+        UserError: no such teacher, or no writable cache.
     """
     folder = builtin_folder(name)
     if folder.exists():
@@ -150,7 +149,7 @@ def _training(name: str) -> Training:
 
 
 def _train(name: str, folder: Path, progress: OnTrainingProgress | None) -> None:
-    # Imported here, so that finding the cache folder does not import transformers.
+    # Imported here: finding the cache folder needs no transformers.
     from transformers import ViTForImageClassification, ViTImageProcessorPil
 
     from compressor.models.save import save_student
@@ -164,7 +163,7 @@ def _train(name: str, folder: Path, progress: OnTrainingProgress | None) -> None
         image_std=[0.5, 0.5, 0.5],
     )
     images, labels = digits("train")
-    # As the processor does, for all images at once: [N, 3, 8, 8] in [-1, 1].
+    # As the processor, for all images: [N, 3, 8, 8] in [-1, 1].
     pixels = torch.from_numpy(images.astype(np.float32) / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
     targets = torch.from_numpy(labels)
     with _reproducible(training.seed):
@@ -197,7 +196,7 @@ def _batches(samples: int, training: Training) -> Iterator[Tensor]:
 
 @contextmanager
 def _reproducible(seed: int) -> Iterator[None]:
-    # One thread, so that sums do not depend on the number of cores; so small a model gains little from more.
+    # One thread, so that sums do not depend on the number of cores.
     with torch_threads(1), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -1,4 +1,4 @@
-"""Which models can be one ensemble: they must read the same inputs and predict the same classes or tokens."""
+"""Checks that models can be one ensemble."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compressor.models.inputs import is_image_config, size_pair
 from compressor.models.tasks import check_answers, find_task, is_classifier
 from compressor.models.teacher import Teacher
 
-# Settings of a preprocessor that have an effect, by the switch that turns them on.
+# Settings of a preprocessor, by the switch that turns them on.
 _PREPROCESSING = {
     "do_resize": ("size", "resample"),
     "do_center_crop": ("crop_size",),
@@ -24,15 +24,14 @@ _PREPROCESSING = {
 
 
 def check_compatible_configs(named: Sequence[tuple[str, PretrainedConfig]]) -> None:
-    """Refuse configs that cannot be one ensemble. Widths and depths may differ.
+    """Refuse configs that cannot be one ensemble; widths and depths may differ.
 
     Args:
-        named: names as the user wrote them, and their configs.
+        named: (user's name, config).
 
     Raises:
-        UnsupportedError: one of them predicts numbers, or says yes or no to every label.
-        UserError: model type, task, classes, labels, image geometry, vocabulary or activation differ; the message
-            names it and the value of each of the two models.
+        UnsupportedError: regression or multi-label.
+        UserError: model type, task, classes, labels, image geometry, vocabulary or activation differ.
     """
     (first, reference), *others = named
     for name, config in others:
@@ -44,10 +43,10 @@ def check_compatible_configs(named: Sequence[tuple[str, PretrainedConfig]]) -> N
 
 
 def check_compatible(teachers: Sequence[Teacher]) -> None:
-    """Refuse teachers that cannot be one ensemble: check configs, parameters and preprocessors.
+    """Refuse teachers that cannot be one ensemble.
 
     Raises:
-        UserError: as for the configs; or preprocessors, tokenizers or the parameters of a layer differ.
+        UserError: configs, preprocessors or a layer's parameters differ.
     """
     check_compatible_configs([(teacher.name, teacher.config) for teacher in teachers])
     first, *others = teachers
@@ -65,7 +64,7 @@ def check_compatible(teachers: Sequence[Teacher]) -> None:
 
 
 def _parameters(teacher: Teacher) -> set[str]:
-    """Names of parameters and buffers, with layer numbers replaced by a star."""
+    """Names of parameters and buffers, layer numbers as stars."""
     return {re.sub(r"\.\d+\.", ".*.", name) for name in teacher.model.state_dict()}
 
 
@@ -90,7 +89,7 @@ def _check_processors(first: Teacher, second: Teacher) -> None:
 
 
 def _image_settings(processor: Any) -> dict[str, Any]:
-    """The settings of an image processor that have an effect, as plain JSON values."""
+    """Effective settings of an image processor."""
     values = json.loads(json.dumps(processor.to_dict(), default=str))
     unused = {key for switch, keys in _PREPROCESSING.items() if not values.get(switch) for key in keys}
     known = {*_PREPROCESSING, *(key for keys in _PREPROCESSING.values() for key in keys)}
@@ -156,7 +155,7 @@ def _format(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-#: {title for messages: the value of a config} that must be equal.
+#: {title: value of a config} that must be equal.
 _PROPERTIES: dict[str, Callable[[PretrainedConfig], Any]] = {
     "model type": _attribute("model_type"),
     "task": _task_name,

@@ -1,4 +1,4 @@
-"""Refusing, in one line, configs that no model can be built from."""
+"""Refusing configs that no model can be built from."""
 
 from __future__ import annotations
 
@@ -19,28 +19,22 @@ from compressor.models.inputs import is_image_config
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.utils.out_of_memory import is_out_of_memory
 
-#: Fields of sizes that are at least 1 in every model. Other faults of a config show when its model is built.
+#: Sizes that are at least 1 in every model; other faults show when the model is built.
 _SIZE = re.compile(
     r"hidden_sizes?|d_model|d_ff|d_kv|n_embd|dim|hidden_dim|(intermediate|ffn|encoder_ffn|decoder_ffn)_(size|dim)"
     r"|n_heads?|num_heads|num_(attention|key_value)_heads|(encoder|decoder)_attention_heads"
     r"|num_hidden_layers|num_layers|n_layers?|vocab_size|patch_size|image_size|num_channels|head_dim|embedding_size|max_position_embeddings|n_positions"
 )
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "activation", "dense_act_fn")
-#: Configs that a model was built from, which are not tried again.
+#: Configs that could be built, not tried again.
 _BUILT: set[str] = set()
 
 
 def check_fields(location: str | Path, config: PretrainedConfig) -> None:
-    """Refuse architectures that are no names, sizes that are not positive, and activations that are not known.
-
-    Defaults of the config's class are not checked.
-
-    Args:
-        location: of the config, for the message.
-        config: as transformers reads it.
+    """Refuse bad names, sizes and activations; skips the class's defaults.
 
     Raises:
-        UserError: names the field and its value.
+        UserError: names field and value.
     """
     named = config.architectures
     if named is not None and not (isinstance(named, list | tuple) and all(isinstance(name, str) for name in named)):
@@ -59,15 +53,10 @@ def check_fields(location: str | Path, config: PretrainedConfig) -> None:
 
 
 def check_buildable(location: str | Path, config: PretrainedConfig, cls: type[PreTrainedModel]) -> None:
-    """Refuse a config that its class cannot be built from; nothing is allocated.
-
-    Args:
-        location: of the config, for the message.
-        config: one that passed `check_fields`.
-        cls: the class that it names.
+    """Refuse a config that its class cannot be built from; allocates nothing.
 
     Raises:
-        UserError: with the message of the class.
+        UserError: with the class's message.
     """
     key = f"{cls.__name__} {json.dumps(config.to_dict(), sort_keys=True, default=str)}"
     if key in _BUILT:
@@ -85,7 +74,7 @@ def check_buildable(location: str | Path, config: PretrainedConfig, cls: type[Pr
 
 
 def _has_decoder(cls: type[PreTrainedModel]) -> bool:
-    """Whether a model has a decoder that reads its own earlier tokens."""
+    """Whether a decoder reads its own earlier tokens."""
     return "decoder_input_ids" in inspect.signature(cls.forward).parameters
 
 
@@ -104,7 +93,7 @@ def _check_field_size(location: str | Path, field: str, value: Any) -> None:
 
 
 def _numbers(value: Any) -> Iterator[Any]:
-    """A size, or those of a list or a dict, without None."""
+    """Numbers of a size, list or dict."""
     if isinstance(value, dict):
         value = list(value.values())
     for item in value if isinstance(value, list | tuple) else (value,):
@@ -128,12 +117,12 @@ def _check_patches(location: str | Path, config: PretrainedConfig) -> None:
 
 
 def _height_and_width(size: Any) -> tuple[int, int] | None:
-    """Two numbers from one or two; None for anything else."""
+    """Two numbers from one or two, else None."""
     if isinstance(size, int):
         return size, size
     return (size[0], size[1]) if isinstance(size, list | tuple) and len(size) == 2 else None
 
 
 def _error_text(error: Exception) -> str:
-    """The message of an exception, with its class if the message is a bare key."""
+    """An exception's message, with its class if a bare key."""
     return f"{type(error).__name__} {one_line(error)}" if isinstance(error, KeyError | IndexError) else one_line(error)

@@ -1,4 +1,4 @@
-"""Reading a model's config: within bounds, of a known class, and without code that the model brings along."""
+"""Reading configs within bounds, without code of their own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from compressor.models.tasks import find_task
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.wording import shorten
 
-#: The field of configs and preprocessors that names code of their own, which is never run.
+#: The field that names code of their own, which is never run.
 AUTO_MAP = "auto_map"
 
 
@@ -26,9 +26,8 @@ def read_config(location: str | Path) -> PretrainedConfig:
     """The config in a folder or at a Hub id.
 
     Raises:
-        UserError: config.json is missing, unreadable or refused by transformers, has sizes beyond what any model has,
-            or no model can be built from it; or a file of the folder is no regular one.
-        UnsupportedError: its model type is not one of this version of transformers, or needs code of its own.
+        UserError: missing, unreadable, too large or unbuildable; or a special file.
+        UnsupportedError: unknown model type, or code of its own.
     """
     if os.path.isdir(location):
         check_model_files(Path(location))
@@ -36,7 +35,7 @@ def read_config(location: str | Path) -> PretrainedConfig:
     try:
         with quiet_transformers():
             if not os.path.isdir(location):
-                # Checked before it is used: a config makes lists of its sizes.
+                # Checked before use: a config makes lists of its sizes.
                 read_config_values(Path(str(cached_file(location, CONFIG_NAME))))
             config = AutoConfig.from_pretrained(location, trust_remote_code=False)
     except UserError:
@@ -50,17 +49,17 @@ def read_config(location: str | Path) -> PretrainedConfig:
     # The file must not choose the attention: it could name a kernel, a program of the Hub.
     config._attn_implementation = None
     check_fields(location, config)
-    # A class that is not known is refused where it is needed, with a better message.
+    # Unknown classes are refused later, with a better message.
     with suppress(UnsupportedError):
         check_buildable(location, config, model_class(config))
     return config
 
 
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    """The class of transformers that `config.architectures` names first.
+    """The transformers class that `config.architectures` names first.
 
     Raises:
-        UnsupportedError: it names none, or one that this version of transformers does not have.
+        UnsupportedError: none, or unknown.
     """
     find_task(config)
     name = (config.architectures or [""])[0]
@@ -72,27 +71,22 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
 
 
 def forget_code(owner: Any) -> bool:
-    """Remove the code of its own that a config, image processor or tokenizer names, so that no student names it.
-
-    Returns:
-        Whether it named any.
-    """
+    """Remove the code that `owner` names, so that no student names it; return whether it named any."""
     # Tokenizers keep what they save in a dict.
     places = [vars(owner), getattr(owner, "init_kwargs", {})] if owner is not None else []
     return any([place.pop(AUTO_MAP, None) is not None for place in places])
 
 
 def code_not_run(location: object) -> str:
-    """The note on a model that was loaded without the code that it names."""
+    """Note on a model loaded without its code."""
     return f"{location} names code of its own ({AUTO_MAP}), which was not run: classes of transformers took its place"
 
 
 def code_needed(location: object, error: BaseException) -> UnsupportedError | None:
-    """The error for a model that cannot be loaded without its own code; None if `error` has another reason.
+    """The error of a model that needs its own code; None if `error` has another reason.
 
     Args:
-        location: a folder or a Hub id.
-        error: raised by transformers under `trust_remote_code=False`.
+        error: under `trust_remote_code=False`.
     """
     if "trust_remote_code" not in str(error):
         return None

@@ -1,4 +1,4 @@
-"""Refusing weights and activations that nothing can be computed from: NaN, infinity, and absurdly large numbers."""
+"""Refusing unusable weights and activations: NaN, infinite or larger than `LARGEST`."""
 
 from __future__ import annotations
 
@@ -19,21 +19,17 @@ from compressor.utils.out_of_memory import is_out_of_memory
 #: The largest weight or activation. Trained models stay far below (the outliers of large language models reach some
 #: 10⁵); sums of squares of anything larger soon leave the range of float32, which ends at 3.4 · 10³⁸.
 LARGEST = 1e12
-#: Modules that put out numbers of an ordinary size; norms of any class do too.
+#: Modules with outputs of ordinary size; so have norms of any class.
 _ARITHMETIC = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding, Conv1D)
-#: Tokens of the random text that a model is run on.
+#: Tokens of the random text.
 _LENGTH = 4
 
 
 def check_finite_weights(name: str, model: PreTrainedModel) -> None:
-    """Refuse weights that nothing can be computed from.
-
-    Args:
-        name: the model, for the message.
-        model: the model.
+    """Refuse unusable weights.
 
     Raises:
-        UserError: a weight is NaN, infinite or larger than `LARGEST`; names the first one.
+        UserError: names the first.
     """
     trained = {key for key, _ in model.named_parameters(remove_duplicate=False)}
     for key, tensor in model.state_dict().items():
@@ -49,15 +45,13 @@ def check_finite_weights(name: str, model: PreTrainedModel) -> None:
 
 
 def check_activations(name: str, model: PreTrainedModel) -> None:
-    """Run a model once on a random sample and refuse it if its activations cannot be computed with.
+    """Run a model once on a random sample and refuse unusable activations.
 
     Args:
-        name: the model, for the message.
-        model: in eval mode; left as it was.
+        model: in eval mode; unchanged.
 
     Raises:
-        UserError: the output of a linear module, an embedding, a norm or the model is NaN, infinite or larger than
-            `LARGEST` (names the first such module); or the model cannot be run.
+        UserError: names the first such module; or it cannot run.
     """
     with torch.no_grad(), _checked_modules(name, model):
         try:
@@ -73,15 +67,10 @@ def check_activations(name: str, model: PreTrainedModel) -> None:
 
 
 def check_hidden(name: str, place: str, hidden: Tensor) -> None:
-    """Refuse activations that cannot be computed with.
-
-    Args:
-        name: the teacher.
-        place: the module that put them out.
-        hidden: any tensor.
+    """Refuse unusable activations.
 
     Raises:
-        UserError: they are NaN, infinite or larger than `LARGEST`.
+        UserError: names teacher and place.
     """
     if not hidden.is_floating_point() or not hidden.numel():
         return
@@ -95,14 +84,14 @@ def check_hidden(name: str, place: str, hidden: Tensor) -> None:
 
 
 def magnitude(values: Tensor) -> float:
-    """The largest absolute value of a tensor that is not empty; NaN if any is."""
+    """Largest absolute value; NaN if any is."""
     low, high = values.detach().aminmax()
     return max(abs(float(low)), abs(float(high))) if low == low else float("nan")
 
 
 @contextmanager
 def _checked_modules(name: str, model: nn.Module) -> Iterator[None]:
-    """Check the outputs of linear modules, embeddings and norms; masks and routers may put out infinity."""
+    """Check outputs of linear modules, embeddings and norms; masks and routers may be infinite."""
 
     def checker(place: str) -> Callable[..., None]:
         return lambda _, __, output: _check_output(name, place, output)

@@ -1,4 +1,4 @@
-"""The inputs of a model: their kind, padding, size, and random ones of the right shape."""
+"""Inputs of a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compressor.models.tasks import predicts_vocabulary
 
 
 def name_architecture(model: PreTrainedModel) -> None:
-    """Name a model's class in its config, which transformers does only when it saves a model; keep an existing name."""
+    """Name a model's class in its config, as transformers does on saving."""
     if not model.config.architectures:
         model.config.architectures = [type(model).__name__]
 
@@ -30,7 +30,7 @@ def is_audio_config(config: PretrainedConfig) -> bool:
 
 
 def pad_id(config: PretrainedConfig) -> int:
-    """The token that pads shorter samples of a batch: the model's padding token, else its end token, else 0."""
+    """Token of padding: the model's, else its end token, else 0."""
     vocabulary = getattr(config, "vocab_size", None) or 0
     for name in ("pad_token_id", "eos_token_id"):
         token = getattr(config, name, None)
@@ -41,22 +41,17 @@ def pad_id(config: PretrainedConfig) -> int:
 
 
 def without_labels(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The batch without its labels."""
+    """The batch without labels."""
     return {name: value for name, value in batch.items() if name != "labels"}
 
 
 def pass_options(model: Any) -> dict[str, Any]:
-    """Arguments of every forward pass: no cache of keys and values, which nobody reads."""
+    """Arguments of every forward pass: no cache."""
     return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
 
 
 def count_tokens(inputs: Mapping[str, Tensor], config: PretrainedConfig) -> int:
-    """Token vectors of a batch, padding left out; patches of images; for encoder–decoders the lower of both counts.
-
-    Args:
-        inputs: of the model.
-        config: the model's.
-    """
+    """Unpadded tokens, or patches; encoder–decoders: the lower count."""
     pixels = inputs.get("pixel_values")
     if pixels is not None:
         height, width = size_pair(config.patch_size)
@@ -70,13 +65,13 @@ def count_tokens(inputs: Mapping[str, Tensor], config: PretrainedConfig) -> int:
 
 
 def logits_of_sample(config: PretrainedConfig, inputs: Mapping[str, Any]) -> int:
-    """Logits of one sample of a batch [B, T], for models with a logit for every word; 1 for all others."""
+    """Logits of one sample, if each token predicts the vocabulary; else 1."""
     tokens = inputs.get("decoder_input_ids", inputs.get("input_ids"))
     return int(tokens.shape[-1]) * config.vocab_size if tokens is not None and predicts_vocabulary(config) else 1
 
 
 def size_pair(size: Any) -> tuple[int, int]:
-    """Height and width of a config's `image_size` or `patch_size`, which may be one number for both."""
+    """Height and width of a size, which may be one number."""
     height, width = (size, size) if isinstance(size, int) else tuple(size)
     return height, width
 
@@ -92,8 +87,8 @@ def dummy_inputs(
 ) -> dict[str, Tensor]:
     """Random inputs for a config.
 
-    Images: `pixel_values` [B, C, H, W].  Text: `input_ids` and `attention_mask` [B, T]; encoder–decoders also
-    `decoder_input_ids` [B, T'], T' a little shorter.  Audio: `input_features` [B, mel bins, frames].
+    Images: `pixel_values` [B, C, H, W]. Text: `input_ids`, `attention_mask` [B, T], for encoder–decoders
+    `decoder_input_ids`, a little shorter. Audio: `input_features` [B, mel bins, frames].
     """
     generator = torch.Generator().manual_seed(seed)
     if is_image_config(config):

@@ -1,4 +1,4 @@
-"""Loading a teacher by its name: its model, checked, and its preprocessor."""
+"""Loading a teacher by name, with its preprocessor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from compressor.models.teacher import ModelSpec, Teacher
 from compressor.models.weights import load_model
 from compressor.utils.logging import one_line, quiet_transformers
 
-# A folder without any of these has no preprocessor (images) or no tokenizer (text).
+# Without any of these, a folder has no preprocessor (images) or tokenizer (text).
 _IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
 _TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 
@@ -31,17 +31,14 @@ def load_teacher(
     attn_implementation: str = "sdpa",
     progress: OnTrainingProgress | None = None,
 ) -> Teacher:
-    """Load a teacher by its name.
+    """Load a teacher by name.
 
     Args:
         name: a local folder, a built-in teacher (trained on first use) or a Hub id.
-        device: the torch device to put it on.
-        attn_implementation: as transformers calls it.
-        progress: called with (share done, line) while a built-in teacher is trained.
+        progress: gets (share done, line) of this training.
 
     Raises:
-        UserError: the name is unknown, its files are missing, broken or do not match, nothing can be computed with its
-            weights, or there is no such device.
+        UserError: unknown name, broken or mismatched files, unusable weights, or no such device.
     """
     source = resolve(name)
     if source.kind == "builtin":
@@ -63,11 +60,11 @@ def load_teacher(
 
 
 def load_processor(location: str | Path, config: PretrainedConfig) -> Any | None:
-    """The image processor or the tokenizer of a model; None if it comes without one.
+    """A model's image processor or tokenizer, if any.
 
     Raises:
-        UserError: it cannot be read.
-        UnsupportedError: it needs code of its own.
+        UserError: unreadable.
+        UnsupportedError: needs its own code.
     """
     auto, files = (AutoImageProcessor, _IMAGE_FILES) if is_image_config(config) else (AutoTokenizer, _TEXT_FILES)
     folder = Path(location)
@@ -85,7 +82,7 @@ def load_processor(location: str | Path, config: PretrainedConfig) -> Any | None
 
 
 def _set_padding(config: PretrainedConfig, processor: Any) -> None:
-    """Set a missing `pad_token_id` of a text classifier: decoders classify by the last token that is no padding."""
+    """Set a missing `pad_token_id`: decoders classify by the last unpadded token."""
     if getattr(config, "pad_token_id", None) is None and find_task(config).name == "text-classification":
         tokens = (getattr(processor, name, None) for name in ("pad_token_id", "eos_token_id"))
         config.pad_token_id = next((token for token in tokens if token is not None), None)

@@ -1,4 +1,4 @@
-"""Models without weights: for shapes, signatures, the longest text, and counting operations."""
+"""Models without weights."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:
-    """The float32 model of a config on the meta device, which takes no memory.
+    """A config's float32 model on the meta device.
 
     Raises:
-        UnsupportedError: its class is missing or unknown to transformers, or has more than `MAX_MODULES` modules.
+        UnsupportedError: unknown class, or more than `MAX_MODULES` modules.
     """
     with torch.device("meta"), quiet_transformers(errors=False), _bounded_modules(config.model_type):
         return model_class(config)._from_config(copy.deepcopy(config), dtype=torch.float32)
@@ -34,7 +34,7 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
 
 @contextmanager
 def _bounded_modules(model_type: str) -> Iterator[None]:
-    """Stop an endless build: a field of any name may be a number of modules."""
+    """Stop an endless build: any field may be a number of modules."""
     count = 0
 
     def register(module: nn.Module, name: str, child: nn.Module | None) -> None:
@@ -51,19 +51,17 @@ def _bounded_modules(model_type: str) -> Iterator[None]:
 
 
 def weightless_copy(model: PreTrainedModel | PretrainedConfig) -> PreTrainedModel:
-    """A copy on the CPU with eager attention and experts, in which every parameter is one expanded zero.
-
-    Tied parameters stay tied.
+    """A CPU copy with eager attention and experts, its parameters expanded zeros; ties stay.
 
     Raises:
-        UnsupportedError: as `meta_model`, for a config.
+        UnsupportedError: as `meta_model`.
     """
     with quiet_transformers(), torch.no_grad():
         if isinstance(model, PretrainedConfig):
             copied = meta_model(model)
             _materialise(copied)
         else:
-            # Copied from the modules, since the config of a model that was pruned by hand no longer describes it.
+            # Copied from the modules: the config no longer describes a model pruned by hand.
             copied = copy.deepcopy(model, {id(parameter): _zero(parameter) for parameter in model.parameters()})
             for module in copied.modules():
                 for name, buffer in module._buffers.items():
@@ -90,10 +88,7 @@ def _zero(parameter: nn.Parameter) -> nn.Parameter:
 
 
 def most_positions(config: PretrainedConfig) -> int | None:
-    """The longest text that a model can read, in tokens; None if its config sets no limit.
-
-    A position table with a padding index (RoBERTa) reserves its first positions.
-    """
+    """The longest text in tokens, if limited; position tables of RoBERTa reserve the first."""
     limit = next((value for name in _POSITIONS if isinstance(value := getattr(config, name, None), int)), None)
     if limit is None or limit <= 0:
         return None
@@ -104,17 +99,17 @@ def most_positions(config: PretrainedConfig) -> int | None:
 
 
 def forward_takes(config: PretrainedConfig, name: str) -> bool:
-    """Whether the model's forward method has an argument of that name."""
+    """Whether forward has that argument."""
     return name in inspect.signature(model_class(config).forward).parameters
 
 
 def reads_pairs(config: PretrainedConfig) -> bool:
-    """Whether the model distinguishes the texts of a pair by `token_type_ids`."""
+    """Whether `token_type_ids` distinguish the texts of a pair."""
     return forward_takes(config, "token_type_ids") and getattr(config, "type_vocab_size", 0) > 1
 
 
 def as_pair(config: PretrainedConfig, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Inputs [B, T] with their second half marked as another text, if the model reads pairs; else unchanged."""
+    """Inputs [B, T], their second half marked as another text, if distinguished."""
     pair = dict(inputs)
     if "input_ids" in pair and reads_pairs(config):
         ids = pair["input_ids"]
@@ -123,18 +118,14 @@ def as_pair(config: PretrainedConfig, inputs: Mapping[str, Tensor]) -> dict[str,
 
 
 class DecoderInputs:
-    """Shifts labels of an encoder–decoder right by the model's own rule.
-
-    Args:
-        config: the model's.
-    """
+    """Shifts labels of an encoder–decoder right, as the model does."""
 
     def __init__(self, config: PretrainedConfig) -> None:
         self._config = config
         self._model: Any = meta_model(config)
 
     def __call__(self, labels: Tensor) -> Tensor:
-        """`decoder_input_ids` [B, T] of labels [B, T] without padding."""
+        """`decoder_input_ids` [B, T] of unpadded labels."""
         if hasattr(self._model, "prepare_decoder_input_ids_from_labels"):
             try:
                 return self._model.prepare_decoder_input_ids_from_labels(labels)

@@ -1,4 +1,4 @@
-"""Models in half precision: they are fused and trained in float32, and returned in their own precision."""
+"""Half-precision models are fused and trained in float32."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SINGLE = torch.float32
 
 
 def precision_of(models: Sequence[PreTrainedModel]) -> torch.dtype:
-    """The lowest precision that represents the weights of all models."""
+    """The lowest precision that represents all weights."""
     return reduce(torch.promote_types, [_precision(model) for model in models])
 
 
 def in_single(model: PreTrainedModel) -> PreTrainedModel:
-    """The model itself, or a float32 copy if its weights are in half precision.
+    """The model, or a float32 copy of half precision.
 
-    Sums over tokens overflow float16; bfloat16 has two digits, too few for least squares.
+    Sums over tokens overflow float16; bfloat16's two digits are too few for least squares.
     """
     if torch.finfo(_precision(model)).bits >= 32:
         return model
@@ -32,7 +32,7 @@ def in_single(model: PreTrainedModel) -> PreTrainedModel:
     saved = raised_copy.state_dict().keys()
     rounded = [name for name, buffer in model.named_buffers() if name not in saved and _is_half(buffer.dtype)]
     if rounded:
-        # Buffers computed from the config (rotary frequencies), which `model.half()` rounds, are computed again.
+        # Recompute buffers that `model.half()` rounds (rotary frequencies).
         with quiet_transformers(errors=False), torch.random.fork_rng(devices=[]):
             fresh = dict(type(model)(copy.deepcopy(model.config)).named_buffers())
         for name in rounded:
@@ -41,12 +41,12 @@ def in_single(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def inputs_in_single(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The batch with its half-precision tensors in float32."""
+    """The batch, half precision raised to float32."""
     return {name: value.to(SINGLE) if _is_half(value.dtype) else value for name, value in batch.items()}
 
 
 def lower(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """Convert a model's weights in place; buffers keep their precision."""
+    """Convert weights in place, but not buffers."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return model
@@ -54,7 +54,7 @@ def lower(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 @contextmanager
 def raised(model: PreTrainedModel) -> Iterator[None]:
-    """Keep the weights in float32 inside the block, so that small steps are not rounded away."""
+    """Keep float32 weights inside the block: small steps are not rounded away."""
     before = _precision(model)
     if torch.finfo(before).bits >= 32:
         yield

@@ -1,4 +1,4 @@
-"""Names of models: a local folder, a built-in teacher or a Hub id, tried in this order."""
+"""Names of models: a local folder, built-in teacher or Hub id, in this order."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ class ModelSource:
     """The origin of a model.
 
     Attributes:
-        kind: of it.
         name: as the user wrote it.
-        location: for `from_pretrained`: a folder, or a Hub id; the folder of a built-in teacher may not exist yet.
+        location: for `from_pretrained`; may not exist yet if built-in.
     """
 
     kind: Literal["folder", "builtin", "hub"]
@@ -35,12 +34,10 @@ class ModelSource:
 
 
 def resolve(name: str) -> ModelSource:
-    """Find the model of a name, without reading weights.
-
-    A Hub id is looked up at once; without a connection, a copy in the local Hub cache is used.
+    """Find a model by name; without a connection, Hub ids in the local cache.
 
     Raises:
-        UserError: it is no folder, no built-in teacher and not on the Hub; or a file of that name is in the way.
+        UserError: not found, or a file of that name.
     """
     path = Path(name).expanduser()
     # Methods of Path raise on names that are too long.
@@ -53,7 +50,7 @@ def resolve(name: str) -> ModelSource:
     if name in BUILTIN:
         return ModelSource("builtin", name, str(builtin_folder(name)))
     try:
-        # One request: without network, `from_pretrained` would retry for half a minute.
+        # One request: without network, `from_pretrained` retries for half a minute.
         HfApi().model_info(name, timeout=10)
     except HFValidationError:
         raise UserError(_not_found(name, "it is no valid Hub id")) from None
@@ -66,10 +63,10 @@ def resolve(name: str) -> ModelSource:
 
 
 def load_config(name: str) -> PretrainedConfig:
-    """The config of a model by its name; no weights are read and no built-in teacher is trained.
+    """A model's config by name, without training or reading weights.
 
     Raises:
-        UserError: the name is unknown, or its config.json is missing, unreadable or of an unknown model type.
+        UserError: unknown name, or an unusable config.json.
     """
     source = resolve(name)
     return builtin_config(name) if source.kind == "builtin" else read_config(source.location)

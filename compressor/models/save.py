@@ -1,4 +1,4 @@
-"""Saving a model as a plain Hugging Face folder, and the fingerprint of a model."""
+"""Saving and fingerprint of a model."""
 
 from __future__ import annotations
 
@@ -14,36 +14,28 @@ from compressor.models.finite import check_finite_weights
 from compressor.models.weights import load_model
 from compressor.utils.logging import quiet_transformers
 
-# Fields of a config that do not change what the model computes.
+# Fields that do not change the computation.
 _NOT_THE_MODEL = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype"}
 
 
 def save_student(folder: str | Path, model: PreTrainedModel, processor: Any | None = None) -> None:
-    """Write weights (safetensors), config and preprocessor or tokenizer into `folder`.
-
-    The folder loads with the plain `from_pretrained` of transformers.
+    """Write safetensors, config and preprocessor, for plain `from_pretrained`.
 
     Raises:
-        UserError: a weight is not finite; nothing is written then.
+        UserError: a weight is not finite; nothing is written.
     """
     check_finite_weights("the student", model)
     with quiet_transformers():
         model.save_pretrained(folder)
         if processor is not None:
             processor.save_pretrained(folder)
-    # safetensors makes files readable for the owner alone; give them the mode of the other files.
+    # safetensors makes files readable for the owner alone: use the mode of the others.
     for file in Path(folder).glob("*.safetensors"):
         file.chmod(Path(folder, "config.json").stat().st_mode & 0o777)
 
 
 def fingerprint(model: PreTrainedModel | str | Path) -> str:
-    """The sha256 of a model: its class, its config and every tensor of its state dict, as 64 hex digits.
-
-    Saving and devices do not change it.
-
-    Args:
-        model: the model, or a folder to load it from.
-    """
+    """Sha256 of class, config and tensors, 64 hex digits; saving and devices do not change it."""
     if not isinstance(model, PreTrainedModel):
         # Nothing of it is used afterwards.
         model = load_model(model, mapped=True)
@@ -58,7 +50,7 @@ def fingerprint(model: PreTrainedModel | str | Path) -> str:
 
 
 def config_json(config: PretrainedConfig) -> str:
-    """A config as one line of JSON, without fields that do not change what the model computes."""
+    """A config as JSON, without fields that do not change the computation."""
     return json.dumps(_computed(config.to_dict()), sort_keys=True, default=str)
 
 

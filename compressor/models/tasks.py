@@ -1,6 +1,6 @@
-"""The one table of tasks: which class names mean a task, its metrics, which logits count, how its text is read.
+"""The table of tasks.
 
-A new task is an entry of `TASKS` here and a reader of its samples in `compressor.data.batches.READERS`.
+A new task needs an entry of `TASKS` and a reader in `compressor.data.batches.READERS`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 
 from compressor.errors import UnsupportedError
 
-#: Label of positions where nothing is predicted, as in transformers.
+#: Label of positions without prediction, as in transformers.
 IGNORED = -100
 #: `problem_type` of classifiers that do not choose one class of several.
 UNANSWERED = ("regression", "multi_label_classification")
@@ -25,14 +25,13 @@ class Task:
     """One task.
 
     Attributes:
-        name: its key in `TASKS`.
-        heads: endings of the class names of transformers that are made for it.
-        metrics: "accuracy", "f1" or "perplexity", the main one first; () if nothing can be measured.
-        mask: name of the input [B, T] that is 1 at the positions that count; None for one answer [C] a sample.
-        shift: whether the logits of position t predict the label of position t + 1.
+        heads: endings of class names in transformers.
+        metrics: "accuracy", "f1" or "perplexity", the main one first.
+        mask: input [B, T], 1 at counted positions; None for one answer [C] a sample.
+        shift: whether logits at t predict the label at t + 1.
         packed: whether texts are joined and cut into blocks.
-        ends: whether a block ends with the tokenizer's closing tokens, as well as starting with its opening ones.
-        columns: whether labels are a column of the data, which may be missing, rather than the text itself.
+        ends: whether blocks have closing tokens.
+        columns: whether labels are a column.
     """
 
     name: str
@@ -46,21 +45,17 @@ class Task:
 
     @property
     def temperature(self) -> float:
-        """The default temperature of a distillation.
+        """Default temperature of distillation.
 
-        Perplexity is measured on unsoftened probabilities, and softening them mostly raises unlikely words. Accuracy
-        counts right and wrong alone, and softened probabilities show which classes come close.
+        Softening mostly raises unlikely words, which harms perplexity; for accuracy it shows close classes.
         """
         return 1.0 if "perplexity" in self.metrics else 2.0
 
     def counted(self, logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The logits without those of padding, [P, C].
-
-        For masked language models these are the logits of all tokens, masked or not: teachers predict each of them.
+        """Logits without padding, [P, C]; masked language models count unmasked tokens too.
 
         Args:
-            logits: [B, T, C], or [B, C] with one answer a sample; or anything of that shape made from them.
-            inputs: the batch.
+            logits: [B, T, C], or [B, C] with one answer a sample.
         """
         if self.mask is None or logits.dim() < 3:
             return logits
@@ -68,11 +63,11 @@ class Task:
         return logits.flatten(0, -2) if mask is None else logits[mask.bool().to(logits.device)]
 
     def answered(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits with a known label, [P, C], and these labels, [P]; labels below 0 are unknown or ignored.
+        """Logits and labels, [P, C] and [P], without labels below 0.
 
         Args:
             logits: as in `counted`.
-            labels: [B] or [B, T], as the model in transformers takes them.
+            labels: [B] or [B, T].
         """
         if self.shift and logits.dim() > 2:
             logits, labels = logits[:, :-1], labels[:, 1:]
@@ -80,7 +75,7 @@ class Task:
         return logits[known.to(logits.device)], labels[known]
 
 
-#: Tasks by name; the first with a matching head counts, so the headless "Model" comes last.
+#: The first task with a matching head counts, so the headless "Model" comes last.
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
@@ -100,10 +95,10 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(config: PretrainedConfig) -> Task:
-    """The task of a config, by the class that `config.architectures` names first.
+    """The task of the class that `config.architectures` names first.
 
     Raises:
-        UnsupportedError: the config names no class, or one whose task is not known.
+        UnsupportedError: no class, or unknown task.
     """
     names = config.architectures or []
     if not names:
@@ -114,10 +109,10 @@ def find_task(config: PretrainedConfig) -> Task:
 
 
 def task_of_model(model: Any) -> Task:
-    """The task of a model, by the name of its class.
+    """The task of a model's class.
 
     Raises:
-        UnsupportedError: no task has such a head.
+        UnsupportedError: no such head.
     """
     return _task_of_class(type(model).__name__)
 
@@ -131,13 +126,13 @@ def _task_of_class(name: str) -> Task:
 
 
 def predicts_vocabulary(config: PretrainedConfig) -> bool:
-    """Whether a model has a logit for every entry of its vocabulary, at each token."""
+    """Whether each token has a logit for every vocabulary entry."""
     metrics = find_task(config).metrics if config.architectures else ()
     return "perplexity" in metrics and isinstance(getattr(config, "vocab_size", None), int)
 
 
 def is_classifier(config: PretrainedConfig) -> bool:
-    """Whether a model has classes with labels.
+    """Whether a model has labelled classes.
 
     Raises:
         UnsupportedError: as `find_task`.
@@ -146,10 +141,10 @@ def is_classifier(config: PretrainedConfig) -> bool:
 
 
 def check_answers(config: PretrainedConfig, name: str) -> None:
-    """Refuse classifiers that do not choose one class of several: their logits are no softmax.
+    """Refuse classifiers whose logits are no softmax.
 
     Raises:
-        UnsupportedError: the model predicts a number, or says yes or no to every label.
+        UnsupportedError: regression or multi-label.
     """
     if not config.architectures or not is_classifier(config):
         return
@@ -163,15 +158,10 @@ def check_answers(config: PretrainedConfig, name: str) -> None:
 
 
 def check_measurable(config: PretrainedConfig, doing: str, name: str) -> Task:
-    """The task of a model, which must have a head.
-
-    Args:
-        config: the model's.
-        doing: the action that needs one, such as "evaluating", for the message.
-        name: the model, as the user wrote it.
+    """The task of a model with a head; messages name `doing` ("evaluating").
 
     Raises:
-        UnsupportedError: the model has no head, or does not choose one of several classes.
+        UnsupportedError: no head, or as `check_answers`.
     """
     check_answers(config, name)
     task = find_task(config)

@@ -1,4 +1,4 @@
-"""A teacher: a loaded model with its preprocessor, and its spec: the model's task and the inputs that it reads."""
+"""A loaded model with its preprocessor, task and inputs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,7 @@ from compressor.models.tasks import Task, find_task
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The task of a model and the inputs that it reads, by its config.
-
-    Attributes:
-        config: the model's.
-        task: of its head.
-    """
+    """A model's task and inputs, by its config."""
 
     config: PretrainedConfig
     task: Task
@@ -32,7 +27,7 @@ class ModelSpec:
         """The spec of a config.
 
         Raises:
-            UnsupportedError: the config names no class, or one whose task is not known.
+            UnsupportedError: as `find_task`.
         """
         return cls(config, find_task(config))
 
@@ -43,10 +38,10 @@ class ModelSpec:
 
     @property
     def reads(self) -> str:
-        """The kind of data that the model reads: "image" or "text".
+        """Kind of input: "image" or "text".
 
         Raises:
-            UnsupportedError: it is another.
+            UnsupportedError: another kind.
         """
         if self.is_image:
             return "image"
@@ -56,22 +51,22 @@ class ModelSpec:
 
     @cached_property
     def max_length(self) -> int | None:
-        """Tokens of the longest text that the model can read; None without a limit."""
+        """Tokens of the longest text, if limited."""
         return most_positions(self.config)
 
     @cached_property
     def reads_pairs(self) -> bool:
-        """Whether the model tells the two texts of a pair apart by `token_type_ids`."""
+        """Whether `token_type_ids` distinguish the texts of a pair."""
         return reads_pairs(self.config)
 
     @property
     def pad_id(self) -> int:
-        """The token that pads shorter samples of a batch."""
+        """Token of padding."""
         return pad_id(self.config)
 
     @property
     def labels(self) -> dict[int, str]:
-        """Names of the classes, by number."""
+        """Class names by number."""
         return {int(index): str(name) for index, name in (self.config.id2label or {}).items()}
 
 
@@ -81,12 +76,9 @@ class Teacher:
 
     Attributes:
         name: as the user wrote it.
-        source: where it comes from.
-        model: the model.
-        spec: its task and inputs.
-        processor: image processor or tokenizer; None if it comes without one.
+        processor: image processor or tokenizer, if any.
         fingerprint: sha256 of class, config and weights.
-        notes: lines for the user on weights that were left out and code that was not run.
+        notes: on weights left out and code not run.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The files of a model's weights: they must be there, be safetensors, and not change while they are read."""
+"""Weight files must be complete, safetensors, and unchanged while read."""
 
 from __future__ import annotations
 
@@ -19,14 +19,10 @@ _INDEX = "model.safetensors.index.json"
 
 
 def check_weight_files(folder: Path) -> None:
-    """Refuse a folder that does not hold all of its weights as safetensors.
-
-    Args:
-        folder: of a model.
+    """Refuse a folder without all of its weights as safetensors.
 
     Raises:
-        UserError: there are none, they are pickled, or the index of several files is unreadable or names a file that
-            is missing, is not safetensors or lies elsewhere.
+        UserError: weights missing or pickled, or an index unreadable or with wrong files.
     """
     if not (folder / _SINGLE_FILE).is_file() and (folder / _INDEX).is_file():
         _check_index(folder / _INDEX)
@@ -39,13 +35,10 @@ def check_weight_files(folder: Path) -> None:
 
 @contextmanager
 def check_unchanged(folder: Path) -> Iterator[None]:
-    """Refuse weights and configs that another process writes to while the block reads them.
-
-    Args:
-        folder: of a model.
+    """Refuse weights and configs that change while the block reads them.
 
     Raises:
-        UserError: a file was replaced, written to or removed; names it.
+        UserError: names a file replaced, written or removed.
     """
     before = _file_states(folder)
     yield
@@ -56,13 +49,9 @@ def check_unchanged(folder: Path) -> Iterator[None]:
 
 
 def copy_out_of_files(model: nn.Module) -> None:
-    """Copy every weight into memory of its own, one after the other, in place.
+    """Copy CPU weights into their own memory, one by one, in place; shared ones stay shared.
 
-    Transformers maps weights to their file. Pages are read at their first use, and again after the system has dropped
-    them: overwriting the file would change the model, and shortening it would end the process.
-
-    Args:
-        model: on the CPU; weights that are shared stay so.
+    Mapped pages may be read again: overwriting the file would change the model, shortening it end the process.
     """
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
@@ -93,7 +82,7 @@ def _weight_map(path: Path) -> dict[str, Any]:
 
 
 def _file_states(folder: Path) -> dict[str, tuple[int, ...]]:
-    """{file: device, inode, size, and times of the last changes of content and inode}: differs if the content does."""
+    """{file: device, inode, size, times}; differs if the content does."""
     states: dict[str, tuple[int, ...]] = {}
     for path in (*folder.glob("*.safetensors"), folder / _INDEX, folder / "config.json"):
         try:

@@ -1,4 +1,4 @@
-"""Loading a model with exactly the weights of its folder or Hub id, or refusing it."""
+"""Loading a model with exactly its stored weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from compressor.models.weight_files import check_unchanged, check_weight_files, 
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.utils.out_of_memory import is_out_of_memory
 
-#: Buffers that older releases of transformers stored among the weights, and newer ones compute.
+#: Buffers that older transformers stored and newer ones compute.
 _BUFFERS = ("position_ids", "token_type_ids", "masked_bias", "inv_freq")
 
 
@@ -28,19 +28,16 @@ def load_model(
     notes: list[str] | None = None,
     mapped: bool = False,
 ) -> PreTrainedModel:
-    """Load a model in float32, in eval mode, on the CPU.
-
-    Its files are not read afterwards: they may change without changing the model.
+    """Load a model in float32, in eval mode, on the CPU; later changes of its files do not affect it.
 
     Args:
         location: a folder or a Hub id.
-        attn_implementation: as transformers calls it; a class without SDPA gets "eager".
-        notes: gets a line for weights of other heads, which are left out, and for code, which is not run.
-        mapped: leave weights mapped to their files, as a deployment does; for measuring memory.
+        attn_implementation: "eager" for classes without SDPA.
+        notes: gets lines on ignored weights and code.
+        mapped: keep weights mapped to their files, for measuring memory.
 
     Raises:
-        UserError: config or weights are missing, unreadable, not finite, do not match each other, or were written to
-            while they were read.
+        UserError: missing, unreadable, mismatched or infinite weights or config, or changes while read.
     """
     with check_unchanged(Path(location)):
         model = _load(location, attn_implementation, notes)
@@ -88,17 +85,13 @@ def _load(location: str | Path, attn_implementation: str, notes: list[str] | Non
 
 
 def is_of_another_head(model: PreTrainedModel, name: str) -> bool:
-    """Whether a stored weight without a place in the model is of another head, rather than a sign of a mismatch.
+    """Whether a stored weight without a place is of another head, not a mismatch.
 
-    Checkpoints carry weights of other classes than the model's: heads of other tasks, next to the body, and the body's
-    pooler.  The name is followed into the model as far as there are modules.  It is of another head if it leaves the
-    model at a module either outside the body, or where the body of the model type may have a module that this class
-    leaves out.  Otherwise config and weights do not match: it is of a layer or block that the body has no place for,
-    or a weight of an existing module.
+    Checkpoints may carry heads of other tasks and the body's pooler. Names of such weights leave the model outside the
+    body, or at a module of the model type that this class leaves out.
 
     Args:
-        model: the loaded model.
-        name: the weight's, as the model would call it.
+        name: as the model would call it.
     """
     *path, last = name.split(".")
     if last in _BUFFERS:
@@ -118,7 +111,7 @@ def is_of_another_head(model: PreTrainedModel, name: str) -> bool:
 
 
 def _body_may_have(config: PretrainedConfig, child: str) -> bool:
-    """Whether the headless model of a config has a module of that name."""
+    """Whether the headless model has that module."""
     base = MODEL_MAPPING.get(type(config), None)
     if not isinstance(base, type):
         return False
@@ -127,7 +120,7 @@ def _body_may_have(config: PretrainedConfig, child: str) -> bool:
 
 
 def _check_loaded(location: str | Path, info: dict) -> None:
-    """Refuse weights that transformers would fill in at random, drop, or resize."""
+    """Refuse weights that transformers would randomise, drop or resize."""
     problems = []
     if info["missing_keys"]:
         problems.append(f"missing {_first(info['missing_keys'])}")

@@ -1,6 +1,6 @@
-"""The schema of all options, shared by recipe files (YAML) and the command's flags.
+"""Schema of all options of recipe files and flags; unknown keys are refused.
 
-Unknown keys are refused. Every output folder holds the resolved recipe that reproduces it.
+Every output folder holds the resolved recipe that reproduces it.
 """
 
 from compressor.recipe.data import CalibrationOptions, DataOptions, EvaluationOptions

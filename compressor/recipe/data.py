@@ -1,4 +1,4 @@
-"""Options of samples: their source, calibration and evaluation."""
+"""Options of samples."""
 
 from __future__ import annotations
 

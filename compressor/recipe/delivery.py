@@ -1,4 +1,4 @@
-"""Options of the student's measurements and exported files."""
+"""Options of measurements and exported files."""
 
 from __future__ import annotations
 
@@ -61,6 +61,6 @@ class ExportOptions(Section):
 
     @property
     def wanted(self) -> tuple[str, ...]:
-        """The formats to write, each once."""
+        """Formats to write, each once."""
         names = (name for name in self.formats if self.onnx or name != "onnx")
         return tuple(dict.fromkeys(names))

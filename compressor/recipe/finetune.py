@@ -18,12 +18,12 @@ class LossOptions(Section):
     )
 
     def at(self, done: float) -> float:
-        """The weight after a share of the steps."""
+        """Weight after a share of the steps."""
         return self.weight if self.decay is None else self.weight * max(0.0, 1 - done / self.decay)
 
 
 def _with_decay(value: Any) -> Any:
-    """A number is a weight with the default decay."""
+    """Turn a number into a weight with default decay."""
     return {"weight": value} if isinstance(value, int | float | str) else value
 
 
@@ -101,16 +101,16 @@ class FinetuneOptions(Section):
 
     @property
     def parts(self) -> int:
-        """Micro-batches per step; 1 before "auto" is resolved."""
+        """Micro-batches per step; 1 while "auto"."""
         return 1 if self.accumulate == "auto" else self.accumulate
 
     @property
     def asks_teachers(self) -> bool:
-        """Whether any loss needs the teachers."""
+        """Whether a loss needs the teachers."""
         return self.distil_weight > 0 or any(loss.weight > 0 for loss in self.losses.values())
 
     def all_losses(self) -> dict[str, LossOptions]:
-        """Every loss by name, also those of weight 0."""
+        """Every loss by name, also of weight 0."""
         named = {"logits": self.distil_weight, "labels": self.label_weight}
         return {**{name: LossOptions(weight=weight, decay=None) for name, weight in named.items()}, **self.losses}
 

@@ -1,4 +1,4 @@
-"""Options of the fusion: alignment, transport and refit."""
+"""Options of the fusion."""
 
 from __future__ import annotations
 

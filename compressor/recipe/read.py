@@ -1,4 +1,4 @@
-"""Reading a recipe from nested values or a file, with one-line error messages."""
+"""Reading a recipe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from compressor.wording import quote, shorten
 
 #: Most problems listed in a message.
 _LISTED = 8
-#: Messages instead of those of pydantic, which are in terms of Python.
+#: Messages instead of pydantic's, which speak of Python.
 _PHRASES = {
     "missing": "this key is required",
     "too_short": "at least one is needed",
@@ -32,19 +32,19 @@ def build_recipe(values: dict[str, Any], *, where: str = "recipe", names: Mappin
     """Validate nested values into a `Recipe`.
 
     Args:
-        values: nested as in a recipe file; the key `preset` names defaults for them (`compressor.presets`).
-        where: origin of the values, for messages; may be empty.
-        names: {dotted path of a field: its name in messages}, such as the flag that set it.
+        values: as in a recipe file; `preset` names defaults.
+        where: origin, for messages.
+        names: {dotted path: name in messages}, such as a flag.
 
     Raises:
-        UserError: a key or the preset is unknown, or a value has the wrong type or range; the message names each.
+        UserError: names unknown keys or preset, wrong types and ranges.
     """
     values = dict(values)
     name = values.pop("preset", None)
     try:
         return Recipe.model_validate(values if name is None else beneath(values, str(name)))
     except ValidationError as error:
-        # A field of several types reports an error for each; the last is the general one.
+        # A field of several types reports an error for each; the last is general.
         problems = {_field(problem["loc"]): problem for problem in error.errors()}
         listed = list(problems.items())[:_LISTED]
         message = "; ".join(_describe(field, problem, names or {}) for field, problem in listed)
@@ -58,7 +58,7 @@ def read_recipe(path: str | Path) -> Recipe:
     """Read and validate a recipe file.
 
     Raises:
-        UserError: the file is missing, unreadable, not YAML, not a mapping, or does not fit the schema.
+        UserError: unreadable, not YAML, or invalid.
     """
     path = Path(path)
     try:
@@ -78,7 +78,7 @@ def read_recipe(path: str | Path) -> Recipe:
 
 
 def _field(location: tuple[str | int, ...]) -> tuple[str, ...]:
-    """The keys of a location, without the types and positions that pydantic adds inside a field."""
+    """Keys of a location, without pydantic's types and positions."""
     keys: list[str] = []
     section: Any = Recipe
     for part in location:

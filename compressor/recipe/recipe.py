@@ -85,5 +85,5 @@ class Recipe(Section):
         return self
 
     def to_yaml(self) -> str:
-        """The whole resolved recipe as YAML, defaults included."""
+        """The resolved recipe as YAML, with defaults."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -1,4 +1,4 @@
-"""The base class and number types of the schema."""
+"""Base of the schema."""
 
 from __future__ import annotations
 

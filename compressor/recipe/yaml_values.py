@@ -1,4 +1,4 @@
-"""Reading YAML within bounds: aliases let a few bytes stand for more values than memory holds."""
+"""Reading YAML within bounds: aliases multiply values."""
 
 from __future__ import annotations
 
@@ -9,28 +9,27 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 
 from compressor.wording import quote
 
-#: Bounds of a recipe; one with every key has 4 kB, 100 values and 4 levels.
+#: Bounds of a recipe; a full one has 4 kB, 100 values and 4 levels.
 MAX_BYTES, MAX_VALUES, MAX_NESTING = 1 << 18, 20_000, 32
 
 
 class LimitError(Exception):
-    """Values beyond the bounds; the message names the bound and the line."""
+    """Values beyond the bounds; names bound and line."""
 
 
 def load_yaml(text: str) -> Any:
-    """The values of a YAML text: plain types only, no key twice.
+    """Plain values of a YAML text.
 
     Raises:
-        LimitError: there are more values than `MAX_VALUES`, counting repetitions by aliases, or deeper ones than
-            `MAX_NESTING`, or an alias contains itself.
-        yaml.YAMLError: it is not YAML, or a key is there twice.
-        ValueError: a number or a date is invalid.
+        LimitError: more than `MAX_VALUES`, aliases counted, deeper than `MAX_NESTING`, or cyclic.
+        yaml.YAMLError: not YAML, or a key twice.
+        ValueError: invalid number or date.
     """
     return yaml.load(text, _Loader)
 
 
 class _Loader(yaml.SafeLoader):
-    """Counts values while they are parsed, before any of them is built."""
+    """Counts values while parsing, before building any."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
