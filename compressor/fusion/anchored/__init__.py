@@ -1,1 +1,1 @@
-"""Fusion as in the paper: every coordinate of every teacher is aligned to those of an anchor."""
+"""Fusion as in the paper: align every coordinate to an anchor's."""

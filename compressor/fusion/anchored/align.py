@@ -1,8 +1,7 @@
-"""Align teachers to an anchor: one pass along the flow graph makes every map of every teacher.
+"""Align teachers to an anchor in one pass along the flow graph.
 
-Imfeld et al. (2024), Algorithm 1 and section 4: a map is made wherever a linear module writes, from activations or from
-weights with transported inputs; it flows along the residual stream by a policy, through norms unchanged, and through
-attention by one map for queries and keys and one for values.
+Imfeld et al. (2024), Algorithm 1 and section 4: every linear output gets a map; maps flow along the residual stream by
+a policy, through norms unchanged, and through attention by one map for queries and keys and one for values.
 """
 
 from __future__ import annotations
@@ -29,12 +28,11 @@ from compressor.transport import Coupling, CouplingOptions, Moments, from_import
 
 @dataclass(frozen=True, eq=False)
 class AlignedMaps:
-    """The maps of one key.
+    """The teachers' maps of one key.
 
     Attributes:
-        key: of the maps.
         maps: per teacher; pushes include α.
-        summaries: per teacher, figures of the coupling.
+        summaries: coupling figures per teacher.
     """
 
     key: str
@@ -43,20 +41,16 @@ class AlignedMaps:
 
 
 class Alignment:
-    """The maps of all teachers to an anchor's coordinates, made along the flow on request.
+    """Maps of all teachers to an anchor's coordinates, made on request along the flow.
 
     Args:
-        graph: the student's flow; the teachers' have the same sites.
-        teachers: one whose model is the anchor's keeps its coordinates.
-        anchor: the anchor.
-        comparison: moments of a teacher's coordinates with the anchor's.
-        policy: of the junctions of the residual stream.
-        options: marginals, heads, queries and keys, scaling.
-        coupling: how coordinates are coupled.
-        lap: callback (stage), for the report's seconds.
+        graph: the student's flow.
+        teachers: the anchor keeps its coordinates.
+        policy: at junctions of the residual stream.
+        lap: callback (stage), for timing.
 
     Raises:
-        UserError: an option names nothing known, or does not fit the models.
+        UserError: an option is unknown or does not fit the models.
         UnsupportedError: these teachers cannot be aligned.
     """
 
@@ -82,14 +76,14 @@ class Alignment:
         ]
 
     def until(self, keys: Iterable[str]) -> list[AlignedMaps]:
-        """Go on along the flow until the maps of these keys are made.
+        """Follow the flow until these keys have maps.
 
         Returns:
-            The maps made on the way; they are not kept here.
+            The new maps, which are not kept here.
 
         Raises:
             UserError, UnsupportedError: as above.
-            CouplingError: a transport problem could not be solved.
+            CouplingError: a transport problem has no solution.
         """
         last = max((self.schedule.made.get(key, START) for key in keys), default=START)
         aligned: list[AlignedMaps] = []
@@ -122,7 +116,7 @@ def _check(graph: FlowGraph, teachers: Sequence[FusionTeacher], anchor: FusionTe
 
 
 class _TeacherPass:
-    """One teacher's pass along the flow graph."""
+    """One teacher's pass along the flow."""
 
     def __init__(
         self,
@@ -148,7 +142,7 @@ class _TeacherPass:
         self.orders: dict[str, Coupling] = {}
 
     def advance(self, place: int) -> dict[str, CompactCoupling]:
-        """Make the maps of the next place of the flow."""
+        """Make the maps of the next place."""
         self.made = {}
         if place == START:
             for entry in dict.fromkeys(self.graph.entries):
@@ -178,7 +172,7 @@ class _TeacherPass:
         return identity_coupling(n, space=key)
 
     def _write(self, op: LinearOp, place: int) -> None:
-        """Make the map of a module's output, at the first of its writers."""
+        """Map a module's output, at its first writer."""
         space = self.anatomy.spaces.get(op.writes or "")
         if space is None:
             return
@@ -234,7 +228,7 @@ class _TeacherPass:
         return self.coupling.couple(moments, mu, nu, space=name)
 
     def _outgoing_norms(self, key: str) -> tuple[Tensor, Tensor] | None:
-        """Norms of the teacher's and the anchor's outgoing weights; None if nothing reads."""
+        """Norms of teacher's and anchor's outgoing weights, if any."""
         joins = next((op.joins for op in self.anatomy.steps if op.writes == key), None)
         readers = [op for op in self.anatomy.steps if op.reads in (key, joins or key) and not op.tied]
         if not readers:

@@ -1,7 +1,6 @@
-"""Fusion towards an anchor, the paper's way: align every coordinate of every teacher, and average the weights.
+"""Fusion towards an anchor, as in the paper: align every coordinate, and average the weights.
 
-If weights are refitted, held-out samples choose the anchor's share: two residual streams, averaged alike, are more than
-one width can compute, while the anchor's own fits.
+With a refit, held-out samples choose the anchor's share: one width cannot compute two residual streams averaged alike.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def fuse_towards_anchor(context: FusionContext) -> BuiltStudent:
     """Build the student aligned to the context's anchor.
 
     Raises:
-        UserError, UnsupportedError, CouplingError: see `compressor.fusion.anchored.align.Alignment`.
+        UserError, UnsupportedError, CouplingError: see `Alignment`.
     """
     options = BuildOptions.from_context(context, "importance")
     weights = [teacher.weight for teacher in context.teachers]
@@ -49,13 +48,13 @@ def fuse_towards_anchor(context: FusionContext) -> BuiltStudent:
 
 
 def unfolded_anatomy(anatomy: Anatomy) -> Anatomy:
-    """The anatomy of weights as they are: no norm or layer scale is folded, no writer centred."""
+    """The anatomy without folded norms or scales and without centring."""
     flow = tuple(replace(item, folded=False) if isinstance(item, Norm) else item for item in anatomy.flow)
     return replace(anatomy, flow=flow, centred=frozenset(), scales=())
 
 
 def _choose_shares(context: FusionContext, options: BuildOptions) -> tuple[Sequence[float], list[dict[str, Any]]]:
-    """Each teacher's share in the weights, and the pilots' scores."""
+    """The teachers' shares, and the pilots' scores."""
     equal = tuple(teacher.weight for teacher in context.teachers)
     place = next((k for k, teacher in enumerate(context.teachers) if teacher is context.anchor), None)
     given = context.options.weights != "auto" or not context.refit or not context.has_held_out
@@ -93,14 +92,14 @@ def _choose_shares(context: FusionContext, options: BuildOptions) -> tuple[Seque
 
 
 def _divided(share: float, place: int, teachers: int) -> tuple[float, ...]:
-    """The anchor's share at its place among the teachers; the others divide the rest equally."""
+    """All shares; the others divide the anchor's rest equally."""
     return tuple(share if k == place else (1 - share) / (teachers - 1) for k in range(teachers))
 
 
 def _aligned_student(
     context: FusionContext, shares: Sequence[float], options: BuildOptions
 ) -> tuple[FusionContext, AlignedStudent]:
-    """The context with aligned anatomies, and an unbuilt student in which the teachers have these shares."""
+    """The context with aligned anatomies, and an unbuilt student."""
     teachers = [replace(teacher, weight=share) for teacher, share in zip(context.teachers, shares, strict=True)]
     context, alignment = _align_teachers(replace(context, teachers=teachers))
     student = AlignedStudent(context.model, context.anatomy, context.teachers, {}, options, alignment=alignment)
@@ -108,7 +107,7 @@ def _aligned_student(
 
 
 def _align_teachers(context: FusionContext) -> tuple[FusionContext, Alignment]:
-    """The context with a key for every site of the residual stream, and the alignment of every teacher."""
+    """The context with a key per stream site, and the alignment."""
     policy, residual = POLICIES.get(context.options.residual), context.options.residual
     assert context.anchor is not None
     if context.options.inner != "auto":
@@ -150,7 +149,7 @@ def _by_activations(
 
 
 def _flow_graph(anatomy: Anatomy, policy: Policy, *, folded: bool) -> FlowGraph:
-    """The flow graph that a policy needs; a policy of one map needs no sites."""
+    """The flow graph of a policy; without sites if one map serves all."""
     entries = tuple(stack.residual for stack in anatomy.stacks)
     graph = flow_graph(anatomy) if policy.local else FlowGraph(anatomy, entries, ())
     return graph if folded else replace(graph, anatomy=unfolded_anatomy(graph.anatomy))
@@ -170,8 +169,7 @@ def _choice(context: FusionContext, weights: Sequence[float], scores: Sequence[M
 
     Args:
         context: its teachers' weights are their shares.
-        weights: of the teachers in the ensemble.
-        scores: of pilots, if any.
+        weights: of the ensemble.
     """
     assert context.anchor is not None
     why = "a residual policy was asked for"

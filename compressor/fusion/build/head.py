@@ -1,7 +1,6 @@
 """Fit the head last, to the ensemble's probabilities, by multinomial logistic regression.
 
-Least squares on mean logits counts all classes alike, however unlikely; of a large vocabulary most of the fit then goes
-to tokens that nobody expects.  Minimising KL(ensemble || student) is convex in the head for given inputs.
+Least squares on logits counts unlikely classes as much as likely ones.  KL(ensemble || student) is convex in the head.
 """
 
 from __future__ import annotations
@@ -42,10 +41,8 @@ def refit_head(
     """Fit the head of an otherwise built student, if held-out samples gain.
 
     Args:
-        student: unchanged unless its logits are its head's outputs, scaled at most.
+        student: unchanged unless its logits are its head's outputs, up to a factor.
         runner, teachers: after their last layers.
-        masks: tokens that count.
-        calibration: the batches.
     """
     located = _locate_head(student)
     if located is None or not calibration.held_out:
@@ -69,7 +66,7 @@ def refit_head(
     shares = [teacher.weight for teacher in student.teachers]
 
     def ensemble(index: int, select: Callable[[Tensor], Tensor]) -> Tensor:
-        """The ensemble's probabilities for the selected tokens of a batch."""
+        """The ensemble's probabilities for selected tokens."""
         parts = [share * select(t.logits(index)).softmax(-1) for share, t in zip(shares, teachers, strict=True)]
         return sum(parts[1:], start=parts[0])
 
@@ -82,7 +79,7 @@ def refit_head(
 
 
 def _locate_head(student: StudentBuilder) -> tuple[str, Norm | None, LinearOp] | None:
-    """The only module that puts out logits, the norm before it if it is tied, and its linear op."""
+    """The only module that makes logits, the norm before it if tied, and its op."""
     free = [
         item
         for item in student.plan.tail
@@ -111,7 +108,7 @@ def _fitted_head(student: StudentBuilder, norm: Norm | None, op: LinearOp, data:
 
 
 def _scale(outputs: Tensor, logits: Tensor) -> float | None:
-    """The factor from the head's outputs to logits; None if there is none."""
+    """The factor from head outputs to logits, if any."""
     if outputs.shape != logits.shape:
         return None
     scale = float((outputs * logits).sum() / outputs.square().sum().clamp(min=1e-30))
@@ -127,7 +124,7 @@ def _head_data(
     stride: int,
     calibration: CalibrationSet,
 ) -> tuple[HeadData, HeadData]:
-    """About every `stride`-th token of the train and of the held-out samples."""
+    """About every `stride`-th train and held-out token."""
     parts: dict[bool, list[tuple[Tensor, Tensor]]] = {False: [], True: []}
     for index, batch_inputs in enumerate(inputs):
         select = partial(_select, masks, index, module, stride)
@@ -137,7 +134,7 @@ def _head_data(
 
 
 def _select(masks: Masks, index: int, module: str, stride: int, values: Tensor) -> Tensor:
-    """About every `stride`-th token vector of a batch [B, ..., n], without padding."""
+    """About every `stride`-th unpadded token of [B, ..., n]."""
     mask, keys = masks.of(index, module), masks.keys(index)
     vectors = token_rows(values, mask)
     if stride == 1:

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression of a head on the ensemble's probabilities, convex in one matrix."""
+"""Multinomial logistic regression of a head on the ensemble's probabilities."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ CLASS_VARIANCE_FLOOR = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class HeadData:
-    """Inputs of a head and the ensemble's probabilities: [T, n] and [T, classes]."""
+    """Inputs of a head [T, n] and the ensemble's probabilities [T, classes]."""
 
     inputs: Tensor
     targets: Tensor
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Both, so many tokens at a time that logits take little memory."""
+        """Both in chunks of tokens, to save memory."""
         size = max(1, CHUNK_ENTRIES // self.targets.shape[1])
         yield from zip(self.inputs.split(size), self.targets.split(size), strict=True)
 
 
 class FittedHead(Protocol):
-    """A head whose parameters may be changed."""
+    """A head with parameters to fit."""
 
     def start(self) -> Tensor:
         """The change that changes nothing."""
@@ -51,24 +51,24 @@ class FittedHead(Protocol):
         ...
 
     def cost(self, change: Tensor) -> Tensor:
-        """About the KL that noise in the inputs adds after the change."""
+        """About the KL that noise in the inputs adds."""
         ...
 
     def set(self, change: Tensor) -> None:
-        """Change the student's parameters."""
+        """Apply a change to the student."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class FreeHead:
-    """A linear head of its own, in coordinates with white inputs and classes of equal variance.
+    """A linear head of its own, fitted with white inputs and classes of equal variance.
 
     Attributes:
-        weight, bias: of the student's module, [classes, n] (or [n, classes]) and [classes].
-        root: inverse root of the second moments of inputs with noise, and a one if it has a bias [n + 1, n + 1].
-        scale: divides the step of every class [classes].
-        noise: cost of the squared weights of every class [classes].
-        transposed: whether the weight is [n, classes].
+        weight, bias: [classes, n] (or transposed) and [classes].
+        root: inverse root of noisy second moments, a one appended for a bias [n + 1, n + 1].
+        scale: divides each class's step [classes].
+        noise: cost of each class's squared weights [classes].
+        transposed: weight is [n, classes].
     """
 
     weight: Tensor
@@ -118,13 +118,13 @@ class FreeHead:
 
 @dataclass(frozen=True, eq=False)
 class TiedHead:
-    """A head that shares its weight with the embedding: the norm before it is fitted.
+    """A head that shares the embedding's weight: the norm before it is fitted.
 
     Attributes:
-        table: the shared weight [classes, n].
-        offset: the head's bias [classes], or None.
+        table: shared weight [classes, n].
+        offset: head bias [classes], or None.
         weight, bias: of the norm [n].
-        unit_scale: the norm's weight that scales by one.
+        unit_scale: norm weight that scales by one.
     """
 
     table: Tensor
@@ -154,16 +154,14 @@ class TiedHead:
 
 
 def fit_logistic(head: FittedHead, train: HeadData, held_out: HeadData, scale: float) -> tuple[float, float, Tensor]:
-    """The change of a head with the least held-out KL to the ensemble.
+    """Find the change of a head with the least held-out KL to the ensemble.
 
     Args:
-        head: fitted by least squares.
-        train: tokens to fit.
-        held_out: tokens that say when to stop.
-        scale: from the head's outputs to logits.
+        held_out: tokens for early stopping.
+        scale: from head outputs to logits.
 
     Returns:
-        Held-out KL(ensemble || student) before and after, in nats, and the change.
+        Held-out KL before and after, in nats, and the change.
     """
     change = head.start()
     before = best = _held_out_kl(head, change, held_out, scale)

@@ -1,4 +1,4 @@
-"""Pilots: students built on a few samples, and the score that compares candidates."""
+"""Pilots: students built on few samples to compare candidates."""
 
 from __future__ import annotations
 
@@ -31,13 +31,7 @@ MARGIN = 0.01
 class PilotScorer:
     """The distance of a student to the ensemble on held-out samples.
 
-    With a head, KL(ensemble || student); without one, the squared error of its features relative to the energy of the
-    transported ones.
-
-    Args:
-        teachers: the ensemble.
-        held_out: samples.
-        anatomy: the student's.
+    KL(ensemble || student); without a head, the relative squared error of its features.
     """
 
     def __init__(self, teachers: Sequence[FusionTeacher], held_out: Sequence[Batch], anatomy: Anatomy) -> None:
@@ -46,7 +40,7 @@ class PilotScorer:
 
     @cached_property
     def targets(self) -> list[Tensor]:
-        """The ensemble's log-probabilities, up to about `MOST_SCORED_LOGITS`."""
+        """The ensemble's log-probabilities, about `MOST_SCORED_LOGITS` at most."""
         models, shares = [t.model for t in self.teachers], [t.weight for t in self.teachers]
         targets: list[Tensor] = []
         for batch in self.held_out:
@@ -73,18 +67,18 @@ class PilotScorer:
 
 
 def within_margin(score: float, best: float) -> bool:
-    """Whether a score is about as good as the best one."""
+    """Whether a score is about as good as the best."""
     return score <= (1 + MARGIN) * best + 1e-9
 
 
 def pilot_set(context: FusionContext, samples: int = PILOT_SAMPLES) -> CalibrationSet:
-    """Train samples of a pilot; it holds none out."""
+    """Train samples of a pilot, without held-out ones."""
     assert context.calibration is not None
     return CalibrationSet(take_samples(context.calibration.train, samples))
 
 
 def scoring_batches(context: FusionContext) -> Sequence[Batch]:
-    """The held-out samples, or random inputs without any."""
+    """Held-out samples, or random inputs."""
     if context.calibration is not None and context.calibration.held_out:
         return context.calibration.held_out
     dtype = next(context.model.parameters()).dtype

@@ -1,8 +1,7 @@
 """Layer-wise reconstruction: fit a whole layer to the residual stream after it.
 
-A linear refit keeps the teachers' units and heads; where a narrow stream lacks their inputs, others would be better.
-Descent on one layer alone finds them, from the linear refit on, without labels and without gradients between layers
-(as BRECQ does for quantised weights: Li et al., ICLR 2021, arXiv 2102.05426).
+A linear refit keeps the teachers' units and heads; descent from there finds better ones for a narrow stream, without
+labels (as BRECQ for quantisation: Li et al., ICLR 2021, arXiv 2102.05426).
 """
 
 from __future__ import annotations
@@ -35,19 +34,19 @@ EXACT_RECONSTRUCTION = 1e-6
 
 
 def samples_per_step(batch: Batch) -> int:
-    """Samples like these that make one step."""
+    """Samples that make one step."""
     tokens = max((x.shape[1] for x in batch.values() if x.dim() == 2 and not x.is_floating_point()), default=0)
     return max(1, STEP_TOKENS // tokens) if tokens else SAMPLES_PER_STEP
 
 
 @dataclass(frozen=True, eq=False)
 class ReconstructionTarget:
-    """The target of a layer: the residual stream where its last branch joins.
+    """A layer's target: the residual stream where its last branch joins.
 
     Attributes:
-        output: computes the student's stream of a batch [T, m]; gradients pass through the layer.
-        targets: the transported stream [T, m] per batch.
-        energy: of the targets about their mean, per token.
+        output: computes a batch's stream [T, m] with gradients.
+        targets: transported stream [T, m] per batch.
+        energy: target variance per token.
     """
 
     output: Callable[[int], Tensor]
@@ -55,7 +54,7 @@ class ReconstructionTarget:
     energy: float
 
     def error(self, batches: Sequence[int]) -> Tensor:
-        """The squared error over some batches as a share of the energy."""
+        """Squared error relative to the energy."""
         squares = [(self.output(index) - self.targets[index]).square().sum() for index in batches]
         return torch.stack(squares).sum() / (self.energy * sum(len(self.targets[index]) for index in batches))
 
@@ -71,10 +70,7 @@ def reconstruct_layer(
     """Fit all parameters of a layer to the stream after it, if held-out samples gain.
 
     Args:
-        student: the layer is refitted.
-        layer: its path.
         stage: the last that joins the stream.
-        features: of the teachers.
         runner: of the student, before the layer.
         calibration: a batch per step (`samples_per_step`).
 
@@ -120,7 +116,7 @@ def _target_of(
 def _descend(
     module: nn.Module, target: ReconstructionTarget, train: Sequence[int], held_out: Sequence[int], steps: int
 ) -> tuple[float, float]:
-    """Held-out error before and after; the module gets the best parameters."""
+    """Set the best parameters; held-out error before and after."""
     with torch.no_grad():
         before = float(target.error(held_out))
     if not before > EXACT_RECONSTRUCTION:
@@ -142,7 +138,7 @@ def _descend_at(
     steps: int,
     before: float,
 ) -> tuple[float, bool]:
-    """The least held-out error at one learning rate, and whether the first evaluation gained nothing."""
+    """The least held-out error at one learning rate, and whether it stalled at once."""
     best, failed = before, False
     with _trainable(module) as (parameters, masters):
         best_values = [master.clone() for master in masters]
@@ -174,7 +170,7 @@ def _descend_at(
 
 @contextmanager
 def _trainable(module: nn.Module) -> Iterator[tuple[list[nn.Parameter], list[Tensor]]]:
-    """A module's parameters with gradients enabled, and copies precise enough for small steps."""
+    """A module's parameters, trainable and precise enough for small steps."""
     parameters = list(module.parameters())
     required = [p.requires_grad for p in parameters]
     try:
@@ -187,7 +183,7 @@ def _trainable(module: nn.Module) -> Iterator[tuple[list[nn.Parameter], list[Ten
 
 
 def _scales(module: nn.Module) -> Mapping[nn.Parameter, float]:
-    """Root mean square of every parameter; of vectors, which may be zero, the largest in their module."""
+    """Each parameter's root mean square; for vectors their module's largest."""
     scales: dict[nn.Parameter, float] = {}
     for part in module.modules():
         sizes = {p: float(p.detach().float().square().mean().sqrt()) for p in part.parameters(recurse=False)}

@@ -1,4 +1,4 @@
-"""Joint fusion: choose residual map, inner map and shape on held-out samples; no anchor is needed."""
+"""Joint fusion: choose maps and shape on held-out samples, without an anchor."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ PRUNE_SHAPE_FACTOR = 10
 
 
 def fuse_jointly(context: FusionContext) -> BuiltStudent:
-    """Build the student of the maps and the shape that come closest to the ensemble.
+    """Build the student of the maps and shape closest to the ensemble.
 
     Raises:
-        UserError: an option names nothing known.
+        UserError: an option is unknown.
     """
     context.on_progress(0.05, "measuring residual streams")
     problems, candidates = _problems_and_candidates(context)
@@ -58,7 +58,7 @@ def fuse_jointly(context: FusionContext) -> BuiltStudent:
 
 
 def _problems_and_candidates(context: FusionContext) -> tuple[dict[str, ResidualProblem], list[MapCandidate]]:
-    """The problems of the residual maps, and the candidates to choose from."""
+    """The residual maps' problems, and the candidates."""
     options, anchored = context.options, context.anchor is not None
     problems = residual_problems(context)
     lacking = any(energy_left_out(problem) > RESIDUAL_ENERGY_SLACK for problem in problems.values())
@@ -87,7 +87,7 @@ def _reconstruction_steps(
     problems: Mapping[str, ResidualProblem],
     scores: Sequence[Mapping[str, Any]],
 ) -> int:
-    """Steps of an automatic reconstruction; 0 where pilots are close to the ensemble."""
+    """Automatic steps; 0 where pilots are close to the ensemble."""
     left_out = [energy_left_out(replace(problem, weights=chosen.shares)) for problem in problems.values()]
     closest = min((value for entry in scores for value in entry.values() if isinstance(value, float)), default=math.inf)
     worthwhile = max(left_out, default=0.0) > RESIDUAL_ENERGY_SLACK and closest > SKIP_RECONSTRUCTION_KL
@@ -96,14 +96,12 @@ def _reconstruction_steps(
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """Pilots of candidates in the shapes that the student may take.
+    """Pilots of candidates in possible shapes.
 
     Attributes:
-        context: of the fusion, with the first shape.
+        context: with the first shape.
         candidates: the transport default first.
-        problems: of the residual maps, by space.
-        options: of the build.
-        scorer: of pilots.
+        problems: residual maps' problems by space.
     """
 
     context: FusionContext
@@ -113,7 +111,7 @@ class _Search:
     scorer: PilotScorer
 
     def choose_maps(self) -> tuple[MapCandidate, list[dict[str, Any]]]:
-        """The candidate closest to the ensemble in the first shape, and the scores."""
+        """The candidate closest to the ensemble in the first shape, and all scores."""
         candidates, context = self.candidates, self.context
         if context.candidate.spec.narrowing == Narrowing.ALL:
             # The coordinates of one teacher have no use for the heads of all.
@@ -130,10 +128,9 @@ class _Search:
     def choose_shape(
         self, chosen: MapCandidate, map_scores: Sequence[Mapping[str, Any]]
     ) -> tuple[FusionContext, MapCandidate, list[dict[str, Any]]]:
-        """The shape and maps closest to the ensemble, and the scores.
+        """The shape and maps closest to the ensemble, and all scores.
 
-        Other shapes may prefer other maps: with fewer heads the transport default is tried too, and with as many heads
-        as one teacher has, one teacher's coordinates.
+        Other shapes may prefer other maps: fewer heads the default, one teacher's heads its coordinates.
         """
         context, default = self.context, self.candidates[0]
         if not context.alternatives:
@@ -160,7 +157,7 @@ class _Search:
         tried: list[MapCandidate],
         scores: dict[tuple[StudentCandidate, MapCandidate], float],
     ) -> None:
-        """Add the scores of the candidates worth a pilot in a shape."""
+        """Score a shape's promising candidates."""
         missing = [c for c in self._suited(shape, tried) if (shape, c) not in scores]
         rounds = [missing[:1], missing[1:]] if shape.spec.narrowing == Narrowing.FEWER else [missing]
         for candidates in rounds:
@@ -171,7 +168,7 @@ class _Search:
                 break
 
     def _suited(self, shape: StudentCandidate, tried: list[MapCandidate]) -> Sequence[MapCandidate]:
-        """The candidates worth a pilot: as many heads as one teacher has suit one teacher's coordinates."""
+        """The candidates worth a pilot; one teacher's heads suit its coordinates."""
         narrowing = shape.spec.narrowing
         if narrowing == Narrowing.SMALLER and self.context.candidate.spec.narrowing == Narrowing.ALL:
             return [c for c in self.candidates if c.owners != self.candidates[0].owners]
