@@ -1,4 +1,4 @@
-"""Ensemble predictions, the weighted mean of probabilities, and KL divergences from them."""
+"""Ensemble predictions, weighted means of probabilities, and KL divergences."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def mix_predictions(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Log of the weighted mean of probabilities.
 
     Args:
-        rows: log-probabilities [..., C] per model.
-        weights: will be normalised; 0 leaves a model out.
+        rows: log-probabilities [..., C].
+        weights: unnormalised; 0 leaves a model out.
 
     Raises:
         UserError: as `check_ensemble_weights`.
@@ -33,7 +33,7 @@ def mix_predictions(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 
 def check_ensemble_weights(models: int, weights: Sequence[float]) -> None:
-    """UserError unless each model has a non-negative weight and not all are zero."""
+    """UserError unless there is a non-negative weight per model, not all zero."""
     if len(weights) != models or any(weight < 0 for weight in weights) or sum(weights) <= 0:
         raise UserError(
             f"an ensemble of {models} models needs {models} weights, none negative, not all zero: {list(weights)}"
@@ -49,10 +49,10 @@ def ensemble_predictions(models: Sequence[nn.Module], weights: Sequence[float], 
 
 @torch.no_grad()
 def mean_kl(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], targets: Sequence[Tensor]) -> float:
-    """Mean KL(target || model) over unmasked tokens or samples, in nats; infinite instead of NaN.
+    """Mean KL(target || model) over unmasked tokens or samples, in nats; infinite for NaN.
 
     Args:
-        targets: log-probabilities [B, ..., classes] per batch.
+        targets: log-probabilities [B, ..., classes].
     """
     total, count = 0.0, 0
     for batch, target in zip(batches, targets, strict=True):
@@ -68,36 +68,26 @@ def mean_kl(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], targets: 
 
 
 def kl_terms(targets: Tensor, log_probs: Tensor) -> Tensor:
-    """Terms p · (log p - log q) of KL(p || q) [..., classes].
+    """Terms p·(log p - log q) of KL(p || q) [..., classes].
 
     Args:
-        targets: p, zeros included.
+        targets: p.
         log_probs: log q.
     """
     return targets * (targets.clamp(min=1e-30).log() - log_probs)
 
 
 def ensemble_log_probs(logits: Sequence[Tensor], weights: Sequence[float], temperature: float = 1.0) -> Tensor:
-    """Log of the weighted mean of softmax(logits / temperature).
-
-    Args:
-        logits: [..., classes] per teacher.
-        weights: as in `mix_predictions`.
-    """
+    """Log of the weighted mean of softmax(logits / temperature) [..., classes]."""
     return mix_predictions([(rows / temperature).log_softmax(-1) for rows in logits], weights)
 
 
 def ensemble_kl(
     student_logits: Tensor, teacher_logits: Sequence[Tensor], weights: Sequence[float], temperature: float = 1.0
 ) -> Tensor:
-    """temperature² · KL(teachers' mean softmax ‖ student's softmax), in nats, averaged over samples.
+    """temperature² · KL(teachers' mean softmax ‖ student's softmax), in nats, averaged over samples [..., classes].
 
     The square keeps gradients independent of the temperature (Hinton et al. 2015).
-
-    Args:
-        student_logits: [..., classes].
-        teacher_logits: the same shape, one per teacher.
-        weights: as in `mix_predictions`.
     """
     target = ensemble_log_probs(teacher_logits, weights, temperature).flatten(0, -2)
     student = (student_logits / temperature).log_softmax(-1).flatten(0, -2)
@@ -105,7 +95,7 @@ def ensemble_kl(
 
 
 def summed_kl(reference: Tensor, log_probs: Tensor) -> float:
-    """Σ over rows [P, C] of KL(reference ‖ model) in nats, in float64, from log-probabilities."""
+    """Σ over rows of KL(reference ‖ model) in nats, from log-probabilities [P, C]."""
     reference, log_probs = reference.double(), log_probs.double()
     # A class of probability 0 adds nothing, whatever the model predicts; 0 · (−∞) would be NaN.
     terms = torch.where(reference.isneginf(), 0.0, reference.exp() * (reference - log_probs))

@@ -1,4 +1,4 @@
-"""Maps between hidden states of student and teachers, and pairs of attentions."""
+"""Maps between hidden states, and pairs of attentions."""
 
 from __future__ import annotations
 
@@ -30,10 +30,9 @@ class LayerMap:
     """Maps of the teachers' residual streams to the student's, after one layer.
 
     Attributes:
-        layer: path of the student's layer.
-        layers: paths of the teachers' layers.
-        pushes: [n_k, m], or None without a part: the student's stream is Σ_k push_kᵀ x_k.
-        decoder: whether its tokens are the decoder's.
+        layers: the teachers'.
+        pushes: [n_k, m], or None: the student's stream is Σ_k push_kᵀ x_k.
+        decoder: tokens are the decoder's.
     """
 
     layer: str
@@ -47,7 +46,7 @@ class AttentionEnd:
     """Where one attention's queries, keys or values are computed.
 
     Attributes:
-        columns: of the module's output, head after head.
+        columns: of the output, head after head.
     """
 
     module: str
@@ -57,7 +56,7 @@ class AttentionEnd:
 
 @dataclass(frozen=True)
 class AttentionPair:
-    """Queries, keys or values of an attention, in student and teachers."""
+    """One role of an attention, in student and teachers."""
 
     student: AttentionEnd
     teachers: tuple[AttentionEnd, ...]
@@ -67,7 +66,7 @@ class AttentionPair:
 def attention_pairs(student: Anatomy, teachers: Sequence[Anatomy]) -> tuple[AttentionPair, ...]:
     """Pair queries, keys and values of every stack's last layer (Wang et al. 2021, section 3: MiniLMv2).
 
-    Roles without a linear module in every model are left out.
+    Roles without linear modules in all models are left out.
     """
     models = [student, *teachers]
     pairs = []
@@ -88,10 +87,10 @@ def attention_pairs_of(student: PretrainedConfig, teachers: Sequence[PretrainedC
 
 
 def save_layer_maps(folder: str | Path, layer_maps: Sequence[LayerMap], fingerprints: Sequence[str]) -> None:
-    """Write layer maps to `transport.npz` atomically; a shared map once.
+    """Write layer maps to `transport.npz` atomically.
 
     Args:
-        fingerprints: of the teachers, in order.
+        fingerprints: of the teachers.
     """
     names: dict[int, str] = {}
     arrays: dict[str, np.ndarray] = {}
@@ -112,7 +111,7 @@ def save_layer_maps(folder: str | Path, layer_maps: Sequence[LayerMap], fingerpr
 
 
 def load_layer_maps(folder: str | Path, fingerprints: Sequence[str]) -> tuple[LayerMap, ...]:
-    """Load a folder's layer maps in the given order of teachers; () unless the file has exactly these.
+    """Load layer maps in the order of teachers given; () unless these are the file's.
 
     Raises:
         UserError: the file cannot be read.
@@ -147,7 +146,7 @@ def load_layer_maps(folder: str | Path, fingerprints: Sequence[str]) -> tuple[La
 
 
 def _last_attention(anatomy: Anatomy, stack: int) -> str | None:
-    """The last layer's first attention, in decoders self-attention."""
+    """The last layer's first attention: self-attention."""
     layer = anatomy.stacks[stack].layers[-1]
     kinds = {name: space.kind for name, space in anatomy.spaces.items()}
     written = (op.writes or "" for op in anatomy.steps if op.module.startswith(layer + "."))

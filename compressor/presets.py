@@ -1,4 +1,4 @@
-"""Presets: named recipe values, which flags and the recipe's own keys override."""
+"""Presets: named recipe values, which flags and the recipe override."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ PRESETS.register("paper")(
 
 
 def preset(name: str) -> dict[str, Any]:
-    """A copy of a preset's values; UserError if unknown."""
+    """A copy of its values; UserError if unknown."""
     return copy.deepcopy(dict(PRESETS.get(name).values))
 
 
 def beneath(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Complete recipe values by a preset, without its width if there is an anchor or target.
+    """Complete recipe values by a preset, without its width given an anchor or target.
 
     Raises:
         UserError: the preset is unknown.

@@ -40,7 +40,7 @@ class StageTimer:
 
 @dataclass(frozen=True, eq=False)
 class StudentCandidate:
-    """A possible shape of the student, with a model whose weights will be replaced."""
+    """A possible shape, with a model whose weights will be replaced."""
 
     spec: StudentSpec
     model: PreTrainedModel
@@ -48,7 +48,7 @@ class StudentCandidate:
 
     @property
     def heads(self) -> str:
-        """The first attention's heads, in words."""
+        """The first attention's heads."""
         attentions = [space for space in self.anatomy.spaces.values() if space.kind is Kind.ATTENTION]
         if not attentions:
             return "no attention"
@@ -62,12 +62,9 @@ class FusionContext:
     """The context of a fusion.
 
     Attributes:
-        teachers: with layers assigned.
         anchor: may be a teacher.
-        alternatives: other shapes of the same width.
-        anatomy: the student's; towards an anchor with a key per stream site.
-        calibration: None without data.
-        coupling: from the options.
+        alternatives: other shapes of this width.
+        anatomy: the student's; towards an anchor with stream sites.
         on_progress: callback (fraction, message).
     """
 
@@ -84,11 +81,11 @@ class FusionContext:
 
     @property
     def model(self) -> PreTrainedModel:
-        """The model that becomes the student."""
+        """The student's model."""
         return self.candidate.model
 
     def with_candidate(self, candidate: StudentCandidate) -> FusionContext:
-        """The same context with another shape."""
+        """The same with another shape."""
         return replace(self, candidate=candidate, anatomy=candidate.anatomy)
 
     @property
@@ -103,12 +100,12 @@ class FusionContext:
 
     @property
     def refit(self) -> bool:
-        """Whether weights are refitted, which needs data."""
+        """Whether to refit, which needs data."""
         return self.options.refit and self.calibration is not None
 
 
 def student_candidates(specs: Sequence[StudentSpec], dtype: torch.dtype, seed: int) -> list[StudentCandidate]:
-    """A random model for every spec."""
+    """A random model per spec."""
     return [StudentCandidate(spec, _random_model(spec, dtype, seed), inspect_config(spec.config)) for spec in specs]
 
 

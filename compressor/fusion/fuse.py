@@ -1,4 +1,4 @@
-"""Fuse teachers into one narrow student, in named steps."""
+"""Fuse teachers into one narrow student."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def fuse_models(
 
     Args:
         teachers: (name, model) pairs of one model type and task, left unchanged.
-        width: share of the residual width, in (0, 1]; unused with an anchor's shape.
+        width: in (0, 1]; unused with an anchor.
         batches: unlabelled calibration inputs, or None to use weights alone.
-        holdout: share of the samples that choose map and ridge.
-        depth: layers, or a share of the deepest teacher's; None for as many.
+        holdout: share of the samples that choose maps and λ.
+        depth: layers, or a share of the deepest teacher's.
         anchor: a trained narrow model that gives shape and residual coordinates.
         progress: callback (fraction, message).
 
@@ -86,11 +86,11 @@ def fuse_models(
 
 @dataclass(frozen=True, eq=False)
 class _Request:
-    """Checked arguments of `fuse_models`, with models in single precision.
+    """Checked arguments of `fuse_models`.
 
     Attributes:
         dtype: of the student.
-        towards_anchor: whether a residual policy aligns to the anchor.
+        towards_anchor: a residual policy aligns to the anchor.
     """
 
     teachers: Sequence[NamedModel]
@@ -136,10 +136,10 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
 
 
 def check_residual_option(options: FusionOptions, width: float, depth: float | int | None, *, anchored: bool) -> None:
-    """Check that the residual map or policy is known and fits the student's shape.
+    """Check that the residual map or policy fits the student's shape.
 
     Raises:
-        UserError: the message says what to do.
+        UserError: with what to do.
     """
     name = options.residual
     known = ("auto", *RESIDUAL_MAPS.names(), *POLICIES.names())
@@ -165,7 +165,7 @@ def _check_alignment(alignment: AlignmentOptions) -> None:
 def _models_in_single(
     teachers: Sequence[NamedModel], anchor: NamedModel | None
 ) -> tuple[list[NamedModel], NamedModel | None]:
-    """Half precision in float32; an anchor among the teachers stays the same object."""
+    """Half precision in float32; a teacher stays the anchor."""
     named = [*teachers, *([anchor] if anchor is not None else [])]
     for _, model in named:
         name_architecture(model)
@@ -182,7 +182,7 @@ def _samples_in_single(batches: Iterable[Batch]) -> list[Batch]:
 
 
 def _calibration_set(samples: Sequence[Batch] | None, group: TeacherGroup, holdout: float) -> CalibrationSet | None:
-    """Train and held-out samples in small batches, if any."""
+    """Samples in small batches."""
     if samples is None:
         return None
     model = group.teachers[0].model

@@ -1,4 +1,4 @@
-"""The build plan: pieces of an anatomy and the stages that fit them."""
+"""The build plan: pieces of an anatomy and stages that fit them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from compressor.anatomy.queries import reader, stream_tap
 
 @dataclass(frozen=True)
 class LinearStage:
-    """Linear modules with one input and one inner output space, or one module outside the layers."""
+    """Linear modules with one input and output space, or one module outside the layers."""
 
     ops: tuple[LinearOp, ...]
 
 
 @dataclass(frozen=True)
 class ResidualWriteStage:
-    """Linear modules that join the residual stream together, as parallel branches do.
+    """Linear modules that join the stream together, as parallel branches.
 
     Attributes:
         tap: the stream after the sum.
@@ -40,7 +40,7 @@ class NormStage:
     """One norm that keeps its scale.
 
     Attributes:
-        tap: the stream that its output joins, if any.
+        tap: the stream it joins.
     """
 
     norm: Norm
@@ -54,7 +54,7 @@ class NormStage:
 
 @dataclass(frozen=True)
 class TiedHeadStage:
-    """A head tied to the embedding; the norm before it is fitted."""
+    """A tied head; the norm before it is fitted."""
 
     norm: Norm
     head: LinearOp
@@ -71,12 +71,12 @@ class LayerPlan:
     """One layer of the student.
 
     Attributes:
-        spaces: its own, experts before their units.
+        spaces: experts before their units.
         stages: in forward order.
-        taps: outputs of inner writers and norms, and the stream after its writers.
-        inner_taps: outputs of inner writers.
+        taps: inner outputs, norms, and the stream after its writers.
+        inner_taps: inner outputs.
         stream_taps: the stream after its writers.
-        thin_taps: ends of inner readers; some tokens suffice to choose units.
+        thin_taps: ends of inner readers; some tokens suffice.
     """
 
     parameters: list[str]
@@ -89,7 +89,7 @@ class LayerPlan:
 
     @cached_property
     def closing(self) -> tuple[JoiningStage, list[FitStage]] | None:
-        """The last stage that joins the stream, and all from it on, if any."""
+        """The last stage that joins the stream, and those from it on."""
         for index in reversed(range(len(self.stages))):
             stage = self.stages[index]
             if isinstance(stage, (ResidualWriteStage, NormStage)) and stage.tap is not None:
@@ -108,7 +108,7 @@ class BuildPlan:
 
     @cached_property
     def layer_plans(self) -> dict[str, LayerPlan]:
-        """By path of the layer."""
+        """By layer path."""
         return {layer: self._layer_plan(layer) for layer in self.layers}
 
     @cached_property
@@ -118,12 +118,12 @@ class BuildPlan:
 
     @cached_property
     def early_parameters(self) -> list[str]:
-        """Those needed before the layers."""
+        """Those before the layers."""
         later = {*self.late_parameters, *(name for k in range(1, len(self.anatomy.stacks)) for name in self.between(k))}
         return [name for name in self.outside_parameters if name not in later]
 
     def between(self, stack: int) -> list[str]:
-        """Those between the previous stack and this one."""
+        """Those between the previous stack and this."""
         before, after = self.anatomy.stacks[stack - 1].layers, self.anatomy.stacks[stack].layers
         modules = {item.module for item in self.anatomy.flow[self._last(before) + 1 : self._first(after)]}
         return [n for n in self.outside_parameters if n.rpartition(".")[0] in modules and n not in self.late_parameters]
@@ -140,12 +140,12 @@ class BuildPlan:
 
     @cached_property
     def outside_spaces(self) -> list[str]:
-        """Hidden spaces of no layer, as a pooler's."""
+        """Hidden spaces of no layer."""
         return [name for name in self.anatomy.spaces if name not in self._wide and not self._inside(name)]
 
     @cached_property
     def early_spaces(self) -> list[str]:
-        """Those before the layers, between convolutions."""
+        """Those between convolutions before the layers."""
         tail = {item.module for item in self.tail}
         readers = {name: reader(self.anatomy, name) for name in self.outside_spaces}
         return [name for name, op in readers.items() if op is None or op.module not in tail]
@@ -155,30 +155,30 @@ class BuildPlan:
         return [name for name in self.outside_spaces if name not in self.early_spaces]
 
     def stages_before(self, stack: int) -> list[FitStage]:
-        """Stages between the previous stack and this one."""
+        """Stages since the previous stack."""
         first = self._first(self.anatomy.stacks[stack].layers)
         start = 0 if stack == 0 else self._last(self.anatomy.stacks[stack - 1].layers) + 1
         return [_single_stage(item) for item in self.anatomy.flow[start:first] if self._fitted(item)]
 
     def taps_before(self, stack: int) -> list[Tap]:
-        """Teachers' outputs before a stack."""
+        """Outputs before a stack."""
         return [(_stage_items(stage)[0].module, "out") for stage in self.stages_before(stack)]
 
     @cached_property
     def tail(self) -> list[LinearOp | Norm]:
-        """Linear modules and unfolded norms after the layers."""
+        """Fitted modules after the layers."""
         last = self._last(self.anatomy.stacks[-1].layers)
         return [item for item in self.anatomy.flow[last + 1 :] if self._fitted(item)]
 
     @cached_property
     def tail_stages(self) -> list[FitStage]:
-        """Stages after the layers; norms of tied heads last, since logits fit them."""
+        """Stages after the layers; tied heads last, fitted to logits."""
         stages = [_single_stage(item) for item in self.tail if not (isinstance(item, LinearOp) and item.tied)]
         return [*stages, *self.tied_heads]
 
     @cached_property
     def tied_heads(self) -> list[TiedHeadStage]:
-        """Tied heads with a norm of their own."""
+        """Tied heads with their own norm."""
         heads = {op.module: op for op in self.anatomy.steps if op.tied}
         return [
             TiedHeadStage(norm, heads[norm.readers[0]])
@@ -188,7 +188,7 @@ class BuildPlan:
 
     @cached_property
     def tail_taps(self) -> list[Tap]:
-        """Teachers' outputs after the layers."""
+        """Outputs after the layers."""
         taps: list[Tap] = [(item.module, "out") for item in [*self.tail, *(stage.head for stage in self.tied_heads)]]
         readers = [reader(self.anatomy, space) for space in self.late_spaces]
         taps += [(op.module, "in") for op in readers if op is not None]
@@ -241,7 +241,7 @@ class BuildPlan:
         return list(dict.fromkeys(taps))
 
     def _touches(self, parameter: str, spaces: Sequence[str]) -> bool:
-        """Whether a parameter has an axis in these spaces."""
+        """Whether it has an axis in these spaces."""
         return any(part.key in spaces for axis in self.anatomy.axes[parameter] for part in axis.parts)
 
     def _fitted(self, item: LinearOp | Norm) -> bool:
@@ -259,7 +259,7 @@ class BuildPlan:
         return max(i for i, item in enumerate(self.anatomy.flow) if item.module.startswith(inside))
 
     def _alike(self, previous: LinearOp | Norm, op: LinearOp) -> bool:
-        """Whether two modules share input and inner output space."""
+        """Whether they share input and inner output space."""
         if not isinstance(previous, LinearOp) or previous.checkpoint is not None:
             return False
         same = previous.writes == op.writes and previous.reads == op.reads
@@ -269,12 +269,12 @@ class BuildPlan:
 
 
 def wide_spaces(anatomy: Anatomy) -> list[str]:
-    """Residual and embedding spaces, mapped before the layers are built."""
+    """Residual and embedding spaces, mapped before the layers."""
     return [space.name for space in anatomy.spaces.values() if space.kind in (Kind.RESIDUAL, Kind.EMBEDDING)]
 
 
 def is_folded(anatomy: Anatomy, norm: Norm) -> bool:
-    """Whether the student's norm has no scale."""
+    """Whether a norm has no scale."""
     return norm.space is not None and norm.folded and anatomy.rotatable(norm.space)
 
 

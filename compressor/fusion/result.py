@@ -24,8 +24,7 @@ class FusionResult:
 
     Attributes:
         model: in evaluation mode and the teachers' precision.
-        target: its shape, asked and given.
-        report: JSON-ready choices, couplings, fits, seconds.
+        report: JSON-ready.
         passages: maps between residual streams, for hidden-state losses.
     """
 
@@ -39,12 +38,7 @@ class FusionResult:
 def collect_result(
     built: BuiltStudent, model: PreTrainedModel, group: TeacherGroup, seconds: dict[str, float]
 ) -> FusionResult:
-    """Collect the result of a fusion.
-
-    Args:
-        model: in the teachers' precision.
-        seconds: per stage.
-    """
+    """The result of a fusion; model: in the teachers' precision."""
     candidate, report = built.candidate, _report(built, group, seconds)
     return FusionResult(model, candidate.spec, candidate.anatomy, report, layer_maps_of(built.builder, group.order))
 
@@ -52,7 +46,7 @@ def collect_result(
 def layer_maps_of(student: StudentBuilder, order: Sequence[int]) -> tuple[LayerMap, ...]:
     """Map the teachers' residual streams to the student's after every layer.
 
-    They centre the stream where canonical form does, since they apply to original teachers.
+    Applied to original teachers, they centre where canonical form does.
 
     Args:
         order: fusion teacher i is the user's order[i].
@@ -73,7 +67,7 @@ def layer_maps_of(student: StudentBuilder, order: Sequence[int]) -> tuple[LayerM
 
 
 def _push(student: StudentBuilder, place: int, key: str, residual: str) -> Tensor | None:
-    """A teacher's stream map, float32 [n_k, m]; None if zero."""
+    """A stream map, float32 [n_k, m]; None if zero."""
     mapping = student.maps[place].get(key)
     if mapping is None or not mapping.push.any():
         return None
@@ -84,7 +78,7 @@ def _push(student: StudentBuilder, place: int, key: str, residual: str) -> Tenso
 
 
 def _report(built: BuiltStudent, group: TeacherGroup, seconds: dict[str, float]) -> dict[str, Any]:
-    """The report, in the user's order of teachers."""
+    """The report, in the user's order."""
     places, builder, report = _user_order(group.order), built.builder, built.builder.report
     teachers = [group.teachers[place] for place in places]
     named = {key: {t.name: built.choice[key][t.name] for t in teachers} for key in ("shares", "weights")}
@@ -118,5 +112,5 @@ def _report(built: BuiltStudent, group: TeacherGroup, seconds: dict[str, float])
 
 
 def _user_order(order: Sequence[int]) -> list[int]:
-    """The fusion's index of each user's teacher."""
+    """Fusion indices of the user's teachers."""
     return sorted(range(len(order)), key=lambda i: order[i])

@@ -24,10 +24,10 @@ NamedModel = tuple[str, PreTrainedModel]
 
 @dataclass(frozen=True)
 class LayerSpan:
-    """A teacher's layers that correspond to one of the student's.
+    """A teacher's layers for one of the student's.
 
     Attributes:
-        layers: in order; none where the teacher waits.
+        layers: none where the teacher waits.
         counterpart: the last one run, which gives heads, units and weights.
     """
 
@@ -40,7 +40,7 @@ class FusionTeacher:
     """One teacher, ready for transport.  Methods take the student's names.
 
     Attributes:
-        model: has canonical weights in the teacher's precision.
+        model: canonical, in the teacher's precision.
         state: {parameter: canonical float64 weights}, computed at every access.
         weight: α; all sum to 1.
         spans: {student layer: teacher layers}; its namesake where absent.
@@ -57,7 +57,7 @@ class FusionTeacher:
         return self.spans.get(layer) or LayerSpan((layer,), layer)
 
     def local_name(self, name: str) -> str:
-        """The teacher's name of a student's module, parameter or space."""
+        """The teacher's name for one of the student's."""
         for layer, span in self.spans.items():
             if name == layer or name.startswith((layer + ".", layer + "/")):
                 local = span.counterpart + name[len(layer) :]
@@ -66,19 +66,19 @@ class FusionTeacher:
         return name
 
     def space(self, name: str) -> Space:
-        """The teacher's space for one of the student's."""
+        """The teacher's corresponding space."""
         return self.anatomy.spaces[self.local_name(name)]
 
     def tensor(self, name: str) -> Tensor | None:
-        """A canonical parameter, if there is one."""
+        """A canonical parameter, if any."""
         return self.state.get(self.local_name(name))
 
     def read_weight(self, op: LinearOp) -> Tensor:
-        """A linear module's weight, [inputs, outputs] float64."""
+        """A linear weight, [inputs, outputs] float64."""
         return as_input_output(self.state[self.local_name(op.weight)], self.anatomy, op, self.local_name(op.weight))
 
     def transported(self, maps: Mapping[str, Map], name: str, student: Anatomy) -> Tensor:
-        """A parameter in the student's shape, float64; maps by the student's keys."""
+        """A parameter in the student's shape, float64."""
         axes = student.axes[name]
         keys = {part.key for axis in axes for part in axis.parts if part.key in maps}
         local = self.local_name(name)
@@ -86,7 +86,7 @@ class FusionTeacher:
         return apply(local_maps, self.state, self.anatomy, [local], {local: axes})[local]
 
     def with_spans(self, spans: Mapping[str, LayerSpan]) -> FusionTeacher:
-        """The same teacher with assigned layers."""
+        """The same with assigned layers."""
         return replace(self, spans=spans)
 
 
@@ -95,7 +95,7 @@ class TeacherGroup:
     """All teachers of a fusion.
 
     Attributes:
-        teachers: sorted, unless there is an anchor.
+        teachers: sorted unless anchored.
         anchor: may be a teacher.
         order: teacher i is the user's order[i].
     """
@@ -110,7 +110,7 @@ class TeacherGroup:
         return [*self.teachers, *([self.anchor] if self.anchor is not None else [])]
 
     def with_spans(self, spans: Sequence[Mapping[str, LayerSpan]]) -> TeacherGroup:
-        """The group with layers assigned, one mapping per member of `everyone`."""
+        """The group with layers assigned, per member of `everyone`."""
         teachers = [
             teacher.with_spans(teacher_spans) for teacher, teacher_spans in zip(self.teachers, spans, strict=False)
         ]
@@ -122,26 +122,21 @@ class TeacherGroup:
 
 
 def as_input_output(weight: Tensor, anatomy: Anatomy, op: LinearOp, name: str | None = None) -> Tensor:
-    """A weight with its input axis first."""
+    """A weight, input axis first."""
     return weight if reads_first(anatomy, op, name) else weight.T
 
 
 def reads_first(anatomy: Anatomy, op: LinearOp, name: str | None = None) -> bool:
-    """Whether dimension 0 is the input (Conv1D), not the output (Linear)."""
+    """Whether dimension 0 is the input (Conv1D)."""
     return not op.tied and anatomy.axes[name or op.weight][0].side is Side.READ
 
 
 def prepare_teachers(
     teachers: Sequence[NamedModel], weights: Sequence[float], anchor: NamedModel | None, *, canonical: bool
 ) -> TeacherGroup:
-    """Certify all teachers and bring them into canonical form.
+    """Certify teachers and bring them into canonical form.
 
-    Without an anchor they are sorted by checksum, so that their order does not matter.
-
-    Args:
-        teachers: of one model type and task.
-        weights: will be normalised.
-        canonical: see `prepare_teacher`.
+    Without an anchor they are sorted by checksum, so their order does not matter.
 
     Raises:
         UserError, UnsupportedError: these teachers cannot be fused.
@@ -167,7 +162,7 @@ def prepare_teachers(
 
 
 def prepare_teacher(name: str, model: PreTrainedModel, weight: float, *, canonical: bool = True) -> FusionTeacher:
-    """Certify a teacher's anatomy and bring a copy of its weights into canonical form.
+    """Certify a teacher and bring a copy of its weights into canonical form.
 
     Args:
         weight: α.
@@ -191,7 +186,7 @@ def prepare_teacher(name: str, model: PreTrainedModel, weight: float, *, canonic
 
 
 def weights_checksum(model: PreTrainedModel) -> WeightChecksum:
-    """Sorted names, shapes and checksums of all parameters."""
+    """Sorted names, shapes and checksums of parameters."""
     checksums = []
     for name, value in sorted(model.named_parameters()):
         data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
@@ -200,13 +195,13 @@ def weights_checksum(model: PreTrainedModel) -> WeightChecksum:
 
 
 def normalised_weights(weights: Sequence[float]) -> list[float]:
-    """Weights that sum to one."""
+    """Weights of sum one."""
     total = sum(weights)
     return [weight / total for weight in weights]
 
 
 def _check_alike(teachers: Sequence[FusionTeacher]) -> None:
-    """Raise if parameters or runs of shared layers differ."""
+    """Raise if parameters or layer runs differ."""
     first = teachers[0]
     for teacher in teachers[1:]:
         odd = sorted(_parameter_kinds(first) ^ _parameter_kinds(teacher))

@@ -1,1 +1,1 @@
-"""Fusion as in the paper: align every coordinate to an anchor's."""
+"""Align every coordinate to an anchor's, as in the paper."""

@@ -1,7 +1,7 @@
 """Align teachers to an anchor in one pass along the flow graph.
 
-Imfeld et al. (2024), Algorithm 1 and section 4: every linear output gets a map; maps flow along the residual stream by
-a policy, through norms unchanged, and through attention by one map for queries and keys and one for values.
+Imfeld et al. (2024), Algorithm 1 and section 4: linear outputs get maps, which pass norms unchanged, junctions by a
+policy, and attention as one map for queries and keys and one for values.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class AlignedMaps:
     """The teachers' maps of one key.
 
     Attributes:
-        maps: per teacher; pushes include α.
-        summaries: coupling figures per teacher.
+        maps: pushes include α.
+        summaries: coupling figures.
     """
 
     key: str
@@ -44,9 +44,8 @@ class Alignment:
     """Maps of all teachers to an anchor's coordinates, made on request along the flow.
 
     Args:
-        graph: the student's flow.
-        teachers: the anchor keeps its coordinates.
-        policy: at junctions of the residual stream.
+        graph: the student's.
+        policy: at junctions.
         lap: callback (stage), for timing.
 
     Raises:
@@ -79,7 +78,7 @@ class Alignment:
         """Follow the flow until these keys have maps.
 
         Returns:
-            The new maps, which are not kept here.
+            New maps, not kept here.
 
         Raises:
             UserError, UnsupportedError: as above.
@@ -116,7 +115,7 @@ def _check(graph: FlowGraph, teachers: Sequence[FusionTeacher], anchor: FusionTe
 
 
 class _TeacherPass:
-    """One teacher's pass along the flow."""
+    """One teacher's pass."""
 
     def __init__(
         self,
@@ -142,7 +141,7 @@ class _TeacherPass:
         self.orders: dict[str, Coupling] = {}
 
     def advance(self, place: int) -> dict[str, CompactCoupling]:
-        """Make the maps of the next place."""
+        """Make the next place's maps."""
         self.made = {}
         if place == START:
             for entry in dict.fromkeys(self.graph.entries):
@@ -172,7 +171,7 @@ class _TeacherPass:
         return identity_coupling(n, space=key)
 
     def _write(self, op: LinearOp, place: int) -> None:
-        """Map a module's output, at its first writer."""
+        """Map an output, at its first writer."""
         space = self.anatomy.spaces.get(op.writes or "")
         if space is None:
             return
@@ -228,7 +227,7 @@ class _TeacherPass:
         return self.coupling.couple(moments, mu, nu, space=name)
 
     def _outgoing_norms(self, key: str) -> tuple[Tensor, Tensor] | None:
-        """Norms of teacher's and anchor's outgoing weights, if any."""
+        """Norms of both models' outgoing weights."""
         joins = next((op.joins for op in self.anatomy.steps if op.writes == key), None)
         readers = [op for op in self.anatomy.steps if op.reads in (key, joins or key) and not op.tied]
         if not readers:

@@ -1,6 +1,6 @@
-"""Fusion towards an anchor, as in the paper: align every coordinate, and average the weights.
+"""Fusion towards an anchor, as in the paper: align and average.
 
-With a refit, held-out samples choose the anchor's share: one width cannot compute two residual streams averaged alike.
+With a refit, held-out samples choose the anchor's share: one width cannot compute two averaged streams.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def fuse_towards_anchor(context: FusionContext) -> BuiltStudent:
 
 
 def unfolded_anatomy(anatomy: Anatomy) -> Anatomy:
-    """The anatomy without folded norms or scales and without centring."""
+    """The anatomy without folding or centring."""
     flow = tuple(replace(item, folded=False) if isinstance(item, Norm) else item for item in anatomy.flow)
     return replace(anatomy, flow=flow, centred=frozenset(), scales=())
 
 
 def _choose_shares(context: FusionContext, options: BuildOptions) -> tuple[Sequence[float], list[dict[str, Any]]]:
-    """The teachers' shares, and the pilots' scores."""
+    """The teachers' shares, and pilots' scores."""
     equal = tuple(teacher.weight for teacher in context.teachers)
     place = next((k for k, teacher in enumerate(context.teachers) if teacher is context.anchor), None)
     given = context.options.weights != "auto" or not context.refit or not context.has_held_out
@@ -92,14 +92,14 @@ def _choose_shares(context: FusionContext, options: BuildOptions) -> tuple[Seque
 
 
 def _divided(share: float, place: int, teachers: int) -> tuple[float, ...]:
-    """All shares; the others divide the anchor's rest equally."""
+    """All shares; the others divide the rest equally."""
     return tuple(share if k == place else (1 - share) / (teachers - 1) for k in range(teachers))
 
 
 def _aligned_student(
     context: FusionContext, shares: Sequence[float], options: BuildOptions
 ) -> tuple[FusionContext, AlignedStudent]:
-    """The context with aligned anatomies, and an unbuilt student."""
+    """The aligned context, and an unbuilt student."""
     teachers = [replace(teacher, weight=share) for teacher, share in zip(context.teachers, shares, strict=True)]
     context, alignment = _align_teachers(replace(context, teachers=teachers))
     student = AlignedStudent(context.model, context.anatomy, context.teachers, {}, options, alignment=alignment)
@@ -107,7 +107,7 @@ def _aligned_student(
 
 
 def _align_teachers(context: FusionContext) -> tuple[FusionContext, Alignment]:
-    """The context with a key per stream site, and the alignment."""
+    """The context with stream sites, and the alignment."""
     policy, residual = POLICIES.get(context.options.residual), context.options.residual
     assert context.anchor is not None
     if context.options.inner != "auto":
@@ -149,7 +149,7 @@ def _by_activations(
 
 
 def _flow_graph(anatomy: Anatomy, policy: Policy, *, folded: bool) -> FlowGraph:
-    """The flow graph of a policy; without sites if one map serves all."""
+    """A policy's flow graph; one map needs no sites."""
     entries = tuple(stack.residual for stack in anatomy.stacks)
     graph = flow_graph(anatomy) if policy.local else FlowGraph(anatomy, entries, ())
     return graph if folded else replace(graph, anatomy=unfolded_anatomy(graph.anatomy))
@@ -165,12 +165,7 @@ def _check_tied(graph: FlowGraph, policy: Policy, name: str) -> None:
 
 
 def _choice(context: FusionContext, weights: Sequence[float], scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The report on the choice.
-
-    Args:
-        context: its teachers' weights are their shares.
-        weights: of the ensemble.
-    """
+    """The report on the choice; weights: the ensemble's, not the shares."""
     assert context.anchor is not None
     why = "a residual policy was asked for"
     return {

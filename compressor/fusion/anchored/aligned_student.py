@@ -1,4 +1,4 @@
-"""A student whose maps are made and deleted while it is built."""
+"""A student whose maps live only while needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class AlignedStudent(StudentBuilder):
     """A student with all spaces aligned to an anchor.
 
     Attributes:
-        residual: maps made and not yet deleted.
+        residual: maps not yet deleted.
     """
 
     residual: dict[str, ResidualMap]
@@ -32,14 +32,14 @@ class AlignedStudent(StudentBuilder):
         self._streams = set(stream_keys(self.anatomy).values())
 
     def map_spaces(self, names: Sequence[str], features: Features) -> None:
-        """Make the maps that are not aligned; `transport` makes the others."""
+        """Make unaligned maps; `transport` makes the others."""
         aligned = self.alignment.schedule.made
         keys = {name: (name, map_key(name, Role.QUERY)) for name in names}
         super().map_spaces([name for name in names if not any(key in aligned for key in keys[name])], features)
 
     @torch.no_grad()
     def transport(self, names: Sequence[str]) -> None:
-        """Make the maps that parameters need, and set them."""
+        """Make needed maps, and set parameters."""
         for aligned in self.alignment.until(self._keys(names)):
             self.residual[aligned.key] = ResidualMap(aligned.maps)
             self.report.couplings += aligned.summaries
@@ -57,7 +57,7 @@ class AlignedStudent(StudentBuilder):
                 del teacher_maps[key]
 
     def _keys(self, names: Collection[str]) -> set[str]:
-        """Map keys of parameters and of the sums they join."""
+        """Map keys of parameters and their sums."""
         keys = {part.key for name in names for axis in self.anatomy.axes[name] for part in axis.parts}
         for item in self.anatomy.flow:
             weight = item.weight if isinstance(item, LinearOp) else f"{item.module}.weight"

@@ -1,7 +1,7 @@
-"""Couplings of attention to an anchor's: across all heads as in the paper, or within matched heads.
+"""Couplings of attention to an anchor's, across all heads or within matched ones.
 
 Queries and keys share a map, as do values and output projection (Imfeld et al., 2024, section 4.2 and appendix).
-Within heads, the ground cost between two heads is the transport cost of their channels.
+Heads are compared by the transport cost of their channels.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class AttentionCouplings:
 
     Attributes:
         moments: of queries, keys, and output projection inputs.
-        couple_hard: exact, for costs between heads.
+        couple_hard: exact, to compare heads.
         query_key: joint, separate or equal.
-        groups: coupling of key–value groups, if known.
+        groups: known coupling of key–value groups.
     """
 
     teacher: Space
@@ -64,7 +64,7 @@ def within_heads(attention: AttentionCouplings) -> dict[Role, Coupling]:
     """Couple key–value groups, then query heads, then channels.
 
     Raises:
-        UnsupportedError: heads or channels have fixed positions and differ in number.
+        UnsupportedError: fixed heads or channels differ in number.
     """
     teacher, anchor = attention.teacher, attention.anchor
     pairs = {(g, h): _GroupPair(attention, g, h) for g in range(teacher.groups) for h in range(anchor.groups)}
@@ -82,7 +82,7 @@ def within_heads(attention: AttentionCouplings) -> dict[Role, Coupling]:
 
 
 def logit_scale(teacher: Space, anchor: Space) -> float:
-    """The factor on queries that keeps the size of logits."""
+    """The factor on queries that keeps logits' size."""
     ratio = teacher.head_dim / anchor.head_dim
     return math.sqrt(ratio) if anchor.scaled else ratio
 
@@ -109,7 +109,7 @@ def _couple_groups(attention: AttentionCouplings, pairs: Mapping[tuple[int, int]
 
 
 class _GroupPair:
-    """A teacher's group g and the anchor's group h, matched."""
+    """A teacher's group g matched to the anchor's h."""
 
     def __init__(self, attention: AttentionCouplings, g: int, h: int) -> None:
         self.attention, self.g, self.h = attention, g, h
@@ -123,7 +123,7 @@ class _GroupPair:
 
     @property
     def cost(self) -> float:
-        """The transport cost of their channels."""
+        """Their channels' transport cost."""
         products = sum_moments([self.query, self.key])
         if self._pinned:
             unmoved = (products.xx + products.yy - 2 * products.xy.diagonal()).clamp(min=0).sqrt().mean()
@@ -133,7 +133,7 @@ class _GroupPair:
         return total + (self.attention.couple_hard(self.output, self._name).cost_value or 0.0)
 
     def add_to(self, plans: Mapping[Role, Tensor], mass: float) -> None:
-        """Add this pair's mass to all plans."""
+        """Add this pair's mass."""
         teacher, anchor, attention = self.attention.teacher, self.attention.anchor, self.attention
         values = attention.couple(self.output, f"{self._name}/value").plan
         if self._pinned:
@@ -163,7 +163,7 @@ class _GroupPair:
         return f"{self.attention.anchor.name}/head {self.h}"
 
     def _match_queries(self) -> Tensor:
-        """The plan between query heads, of mass one."""
+        """Their query heads' plan, of mass one."""
         sizes = [len(heads) for heads in self.query_heads]
         if sizes == [1, 1]:
             return torch.ones(1, 1, dtype=torch.float64)
@@ -175,7 +175,7 @@ class _GroupPair:
         return solve("emd", cost, space=self._name).plan
 
     def _mean(self, role: Role) -> Moments:
-        """Moments over matched query heads, which share one channel map."""
+        """Moments over matched heads, which share a map."""
         parts = [
             self._block(role, i, j)
             for a, i in enumerate(self.query_heads[0])

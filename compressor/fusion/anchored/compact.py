@@ -21,8 +21,7 @@ class CompactCoupling:
     Attributes:
         plan: [n, m] float64, or its entries.
         mu, nu: marginals.
-        received: mass per target, [m].
-        summary: figures of the plan.
+        received: mass per target [m].
     """
 
     plan: Tensor | Entries
@@ -46,7 +45,7 @@ class CompactCoupling:
         return scaled(self.plan, rows=inverse(self.mu))
 
     def map(self, *, one_matrix: bool = False) -> Map:
-        """This teacher's map; one_matrix: readers take the push."""
+        """Its map alone; one_matrix: readers take the push."""
         return Map(self.push(), self.push() if one_matrix else self.pull())
 
 
@@ -57,10 +56,10 @@ def pooled_compact_maps(
     *,
     one_matrix: bool = False,
 ) -> tuple[Map, ...]:
-    """Maps of all teachers to the same m targets, as `pooled_maps`.
+    """Maps of all teachers to shared targets, as `pooled_maps`.
 
     Args:
-        weights: α per teacher.
+        weights: α.
         scales: of each push.
         one_matrix: readers take the push, without α.
     """

@@ -1,4 +1,4 @@
-"""Moments that compare a teacher's coordinates with the anchor's, per map key."""
+"""Moments that compare a teacher's coordinates with the anchor's."""
 
 from __future__ import annotations
 
@@ -34,23 +34,18 @@ COMPARED_ROLES = (Role.QUERY, Role.KEY, Role.OUTPUT)
 
 
 class FeatureComparison(Protocol):
-    """A source of moments of teacher and anchor."""
+    """A source of moments."""
 
     def moments(self, teacher: int, key: str, maps: Mapping[str, Map]) -> Moments:
-        """Of a map key, given the teacher's maps of its inputs."""
+        """Of a map key, given its inputs' maps."""
 
     def strength(self, key: str) -> Tensor:
-        """The anchor's mean squares at a site, [m]."""
+        """The anchor's mean squares at a site [m]."""
 
 
 @dataclass(frozen=True)
 class MapSite:
-    """Where a map key is captured.
-
-    Attributes:
-        taps: in the student's names.
-        space, role: of an attention.
-    """
+    """Where a map key is captured, in the student's names."""
 
     taps: tuple[Tap, ...]
     space: str | None = None
@@ -85,12 +80,11 @@ def map_sites(graph: FlowGraph, *, everywhere: bool = False) -> dict[str, MapSit
 class ByActivations:
     """Moments over calibration tokens.
 
-    Each pass sums as many keys, in flow order, as `MOMENT_BYTES` or the anchor's size allow.  Returned moments are not
-    kept.
+    Each pass sums as many keys, in flow order, as memory allows.  Returned moments are not kept.
 
     Args:
         masks: tokens that count.
-        everywhere: compare residual streams at all depths, not only at their entry.
+        everywhere: compare residual streams at all depths, not only the entry.
         weighs: whether strengths are needed.
         lap: callback (stage), for timing.
     """
@@ -139,7 +133,7 @@ class ByActivations:
 
     @torch.no_grad()
     def _measure(self, first: str) -> None:
-        """Sum moments from a key on, as memory allows."""
+        """Sum moments from a key on."""
         self._lap("solve")
         chosen, total, known = [first], self._moment_bytes(first), {key for _, key, _ in self._sums}
         for key in [key for key in self._order[self._order.index(first) + 1 :] if key not in known]:
@@ -169,7 +163,7 @@ class ByActivations:
     def _capture(
         self, teacher: FusionTeacher, keys: Sequence[str], index: int, batch: Batch
     ) -> dict[tuple[str, Tap], Tensor]:
-        """Counted tokens [T, n], by key and tap."""
+        """Tokens [T, n] by key and tap."""
         chosen = {key: self.sites[key] for key in keys}
         local = {tap: (teacher.local_name(tap[0]), tap[1]) for site in chosen.values() for tap in site.taps}
         with capture_taps(teacher.model, list(dict.fromkeys(local.values())), stop=True) as captured, ending_early():
@@ -192,7 +186,7 @@ class ByActivations:
 
 
 class ByWeights:
-    """Moments of weights with transported inputs, as of activations under white inputs."""
+    """Moments of weights with transported inputs, as under white inputs."""
 
     def __init__(self, teachers: Sequence[FusionTeacher], anchor: FusionTeacher, graph: FlowGraph) -> None:
         self.teachers, self.anchor, self.graph = teachers, anchor, graph
@@ -221,7 +215,7 @@ class ByWeights:
 
 
 def add_moments(total: Moments | None, more: Moments) -> Moments:
-    """Add moments to `total` in place, in float64."""
+    """Add to `total` in place, in float64."""
     names = ("xx", "yy", "xy", "x", "y")
     if total is None:
         return replace(more, **{name: getattr(more, name).double() for name in names})
@@ -241,12 +235,12 @@ def sum_moments(parts: Sequence[Moments]) -> Moments:
 
 
 def _model_bytes(model: nn.Module) -> int:
-    """Bytes of a model's parameters."""
+    """Bytes of its parameters."""
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
 def _sum_normalised(parts: Sequence[Moments]) -> Moments:
-    """Summed moments, each divided by its mean square."""
+    """Summed moments over their mean squares."""
     factors = [1 / _mean_square(part) for part in parts]
     without_products = [
         _scaled(replace(part, xy=part.xy[:0]), factor) for part, factor in zip(parts, factors, strict=True)

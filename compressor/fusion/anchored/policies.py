@@ -1,4 +1,4 @@
-"""Residual policies: the map that leaves a junction of branches and residual stream.
+"""Residual policies: the map that leaves a junction.
 
 Imfeld et al. (2024), section 4.2: a policy mixes the couplings of stream and branches.
 """
@@ -23,10 +23,10 @@ class Policy:
     """A residual policy.
 
     Attributes:
-        shares: of stream and branches in the outgoing coupling.
-        local: whether couplings differ along a stream.
-        start: first coupling, from the "entry", "everywhere" along it, or "identity".
-        weighs: whether shares depend on signal strengths.
+        shares: of stream and branches.
+        local: couplings differ along a stream.
+        start: first coupling, from the "entry", "everywhere", or "identity".
+        weighs: shares depend on strengths.
     """
 
     shares: Shares
@@ -39,10 +39,10 @@ POLICIES: Registry[Policy] = Registry("residual policy")
 
 
 def outgoing_coupling(policy: Policy, couplings: Sequence[Coupling], strengths: Sequence[Tensor]) -> Coupling:
-    """Mix the couplings [n, m] of stream and branches at a junction.
+    """Mix couplings [n, m] at a junction.
 
     Args:
-        strengths: mean squares, [m] each.
+        strengths: mean squares [m].
     """
     shares = policy.shares(strengths)
     mixture, total = couplings[0], shares[0]
@@ -67,7 +67,7 @@ def by_scalar(strengths: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def by_matrix(strengths: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Shares follow the norm of each signal, per coordinate of the anchor."""
+    """Shares follow the norm of each signal, per anchor coordinate."""
     return [strength.sqrt() for strength in strengths]
 
 

@@ -1,4 +1,4 @@
-"""Where along the flow each map is made and last needed."""
+"""Where each map is made and last needed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ START = -1
 
 
 class Schedule:
-    """Places of maps along the flow, counted from `START`.
+    """Places of maps along the flow, from `START`.
 
     Attributes:
         made: {map key: place}.
-        needed: {map key: last place that needs it}.
-        unwritten: spaces mapped at the start, without streams.
+        needed: {map key: last place}.
+        unwritten: spaces mapped at the start.
         junctions: {place: junctions completed there}.
-        mixed: keys whose couplings meet at a junction.
+        mixed: keys that meet at junctions.
     """
 
     def __init__(self, graph: FlowGraph) -> None:
@@ -54,7 +54,7 @@ class Schedule:
 
 
 def _branch_of(item: LinearOp | Norm) -> str | None:
-    """The branch that an item adds, if any."""
+    """The branch that an item adds."""
     if item.joins is None:
         return None
     return item.writes if isinstance(item, LinearOp) else item.space

@@ -1,1 +1,1 @@
-"""Build a student from maps: transport, refit, reconstruction, head; pilots."""
+"""Build a student from maps; pilots."""

@@ -17,9 +17,9 @@ GAIN_TOLERANCE = 1e-3
 
 @torch.no_grad()
 def set_embedding_gain(student: StudentBuilder) -> None:
-    """Scale the student's embeddings so that its layers get the teachers' transported inputs.
+    """Scale the embeddings so that the student's layers get the teachers' transported inputs.
 
-    The ratio is one number, measured on random inputs.
+    The factor is measured on random inputs.
     """
     dtype = next(student.model.parameters()).dtype
     inputs = dummy_inputs(student.model.config, 2, 8, dtype=dtype)  # type: ignore[arg-type]
@@ -37,7 +37,7 @@ def set_embedding_gain(student: StudentBuilder) -> None:
 
 
 def _transported_input(student: StudentBuilder, stack: Stack, inputs: dict[str, Tensor], target: Tensor) -> Tensor:
-    """Add the teachers' transported inputs to `target`."""
+    """Add transported inputs to `target`."""
     for teacher, maps in zip(student.teachers, student.maps, strict=True):
         tap: Tap = (teacher.span(stack.layers[0]).layers[0], "in")
         with capture_taps(teacher.model, [tap]) as captured:
@@ -49,7 +49,7 @@ def _transported_input(student: StudentBuilder, stack: Stack, inputs: dict[str, 
 
 
 def _embedding_tables(student: StudentBuilder, stack: Stack) -> list[str]:
-    """Parameters outside layers that write a stack's stream."""
+    """Outside parameters that write a stack's stream."""
     modules = {item.module for item in student.anatomy.flow}
     return [
         name

@@ -1,6 +1,6 @@
 """Fit the head last, to the ensemble's probabilities, by multinomial logistic regression.
 
-Least squares on logits counts unlikely classes as much as likely ones.  KL(ensemble || student) is convex in the head.
+It is convex in the head; least squares on logits counts unlikely classes too much.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def refit_head(
     shares = [teacher.weight for teacher in student.teachers]
 
     def ensemble(index: int, select: Callable[[Tensor], Tensor]) -> Tensor:
-        """The ensemble's probabilities for selected tokens."""
+        """Its probabilities for selected tokens."""
         parts = [share * select(t.logits(index)).softmax(-1) for share, t in zip(shares, teachers, strict=True)]
         return sum(parts[1:], start=parts[0])
 
@@ -79,7 +79,7 @@ def refit_head(
 
 
 def _locate_head(student: StudentBuilder) -> tuple[str, Norm | None, LinearOp] | None:
-    """The only module that makes logits, the norm before it if tied, and its op."""
+    """The only head, preceded by module and tied norm."""
     free = [
         item
         for item in student.plan.tail
@@ -108,7 +108,7 @@ def _fitted_head(student: StudentBuilder, norm: Norm | None, op: LinearOp, data:
 
 
 def _scale(outputs: Tensor, logits: Tensor) -> float | None:
-    """The factor from head outputs to logits, if any."""
+    """Factor from head outputs to logits."""
     if outputs.shape != logits.shape:
         return None
     scale = float((outputs * logits).sum() / outputs.square().sum().clamp(min=1e-30))
@@ -124,7 +124,7 @@ def _head_data(
     stride: int,
     calibration: CalibrationSet,
 ) -> tuple[HeadData, HeadData]:
-    """About every `stride`-th train and held-out token."""
+    """Thinned train and held-out tokens."""
     parts: dict[bool, list[tuple[Tensor, Tensor]]] = {False: [], True: []}
     for index, batch_inputs in enumerate(inputs):
         select = partial(_select, masks, index, module, stride)
@@ -134,7 +134,7 @@ def _head_data(
 
 
 def _select(masks: Masks, index: int, module: str, stride: int, values: Tensor) -> Tensor:
-    """About every `stride`-th unpadded token of [B, ..., n]."""
+    """Thinned, unpadded tokens of [B, ..., n]."""
     mask, keys = masks.of(index, module), masks.keys(index)
     vectors = token_rows(values, mask)
     if stride == 1:

@@ -1,8 +1,4 @@
-"""Build students layer by layer, in step with the teachers.
-
-Each layer is mapped by the teachers' activations, transported and refitted.  Several students share one run of the
-teachers.
-"""
+"""Build students layer by layer; several share one run of the teachers."""
 
 from __future__ import annotations
 
@@ -37,8 +33,8 @@ def build_student(
     """Build the student of a fusion.
 
     Args:
-        start: fraction of the fusion that is done.
-        aligned: whether its maps need no activations.
+        start: fraction of the fusion done before.
+        aligned: maps need no activations.
     """
 
     def on_progress(fraction: float) -> None:
@@ -55,7 +51,7 @@ def build_student(
 
 
 def needs_activations(context: FusionContext, *, aligned: bool = False) -> bool:
-    """Whether the teachers must run, for refit or comparison."""
+    """Whether the teachers must run."""
     return context.calibration is not None and (context.refit or (context.from_activations and not aligned))
 
 
@@ -84,7 +80,7 @@ def build_layerwise(
     calibration: CalibrationSet,
     on_progress: OnFraction | None = None,
 ) -> None:
-    """Build students of one shape on samples; held-out ones choose λ."""
+    """Build students of one shape; held-out samples choose λ."""
     _LayerwiseBuild(students, teachers, calibration, on_progress or (lambda fraction: None)).build()
 
 
@@ -119,7 +115,7 @@ class _LayerwiseBuild:
         self._finish()
 
     def _embed(self) -> None:
-        """Set embeddings and everything else needed before the layers."""
+        """Set everything needed before the layers."""
         for student in self.students:
             features = WeightFeatures(self.teachers, student.maps, self.anatomy)
             student.map_spaces(self.plan.early_spaces, features)
@@ -127,7 +123,7 @@ class _LayerwiseBuild:
             set_embedding_gain(student)
 
     def _start_stack(self, stack: int) -> None:
-        """Bring all models to a stack; fit the modules before it."""
+        """Bring all models to a stack."""
         stages, taps = self.plan.stages_before(stack), self.plan.taps_before(stack)
         activations = TeacherActivations(self.teachers, self.anatomy, self.masks, 0)
         for k, runner in enumerate(self.teacher_runners):
@@ -158,7 +154,7 @@ class _LayerwiseBuild:
                 runner.keep_last_run(stack.runs)
 
     def _record_layer(self, layer: str, stack: Stack) -> TeacherActivations:
-        """Run the teachers' layers that correspond to this one."""
+        """Run the teachers' corresponding layers."""
         plan = self.plan.layer_plans[layer]
         linear = [tap for tap in plan.inner_taps if self._is_linear(tap)]
         whole = [input_tap(tap) if tap in linear else tap for tap in plan.taps]
@@ -175,7 +171,7 @@ class _LayerwiseBuild:
         return activations
 
     def _record_teacher(self, index: int, layer: str, taps: Sequence[Tap], activations: TeacherActivations) -> None:
-        """Run one teacher's layers that correspond to this one."""
+        """Run one teacher's corresponding layers."""
         teacher, runner = self.teachers[index], self.teacher_runners[index]
         span = teacher.span(layer)
         local = {(teacher.local_name(module), end): (module, end) for module, end in taps}
@@ -192,7 +188,7 @@ class _LayerwiseBuild:
         runner.capture(span.counterpart, list(local), record, advance=bool(span.layers), again=not span.layers)
 
     def _is_linear(self, tap: Tap) -> bool:
-        """Whether every teacher's tap is a linear output."""
+        """Whether it taps linear outputs in every teacher."""
         return all(type(t.model.get_submodule(t.local_name(tap[0]))) is nn.Linear for t in self.teachers)
 
     def _refit_layer(self, index: int, layer: str, stack: Stack, features: ActivationFeatures) -> None:
@@ -243,7 +239,7 @@ class _LayerwiseBuild:
                 refit_head(student, runner, self.teacher_runners, self.masks, self.calibration)
 
     def _features_of(self, student: StudentBuilder, features: ActivationFeatures) -> Features:
-        """Features that compare a student's spaces."""
+        """Features to compare spaces by."""
         if student.options.from_weights:
             return WeightFeatures(student.teachers, student.maps, self.anatomy)
         return features

@@ -28,47 +28,46 @@ CLASS_VARIANCE_FLOOR = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class HeadData:
-    """Inputs of a head [T, n] and the ensemble's probabilities [T, classes]."""
+    """Inputs of a head [T, n] and ensemble probabilities [T, classes]."""
 
     inputs: Tensor
     targets: Tensor
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Both in chunks of tokens, to save memory."""
+        """Both, in chunks that save memory."""
         size = max(1, CHUNK_ENTRIES // self.targets.shape[1])
         yield from zip(self.inputs.split(size), self.targets.split(size), strict=True)
 
 
 class FittedHead(Protocol):
-    """A head with parameters to fit."""
+    """A head to fit."""
 
     def start(self) -> Tensor:
-        """The change that changes nothing."""
+        """The zero change."""
         ...
 
     def logits(self, change: Tensor, inputs: Tensor) -> Tensor:
-        """Outputs [T, classes] for inputs [T, n] after a change."""
+        """Outputs [T, classes] for inputs [T, n], changed."""
         ...
 
     def cost(self, change: Tensor) -> Tensor:
-        """About the KL that noise in the inputs adds."""
+        """About the KL that input noise adds."""
         ...
 
     def set(self, change: Tensor) -> None:
-        """Apply a change to the student."""
+        """Change the student."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class FreeHead:
-    """A linear head of its own, fitted with white inputs and classes of equal variance.
+    """A linear head of its own, fitted in white coordinates.
 
     Attributes:
-        weight, bias: [classes, n] (or transposed) and [classes].
-        root: inverse root of noisy second moments, a one appended for a bias [n + 1, n + 1].
-        scale: divides each class's step [classes].
-        noise: cost of each class's squared weights [classes].
-        transposed: weight is [n, classes].
+        weight, bias: [classes, n] (or transposed), [classes].
+        root: inverse root of noisy second moments [n + 1, n + 1], with a one for the bias.
+        scale: divides steps [classes].
+        noise: cost of squared weights [classes].
     """
 
     weight: Tensor
@@ -112,17 +111,17 @@ class FreeHead:
         return (self.noise * weights.square().sum(1)).sum() / 2
 
     def _unscaled(self, change: Tensor) -> Tensor:
-        """The change of weight and bias, [classes, n + 1]."""
+        """Change of weight and bias, [classes, n + 1]."""
         return (change / self.scale[:, None]) @ self.root
 
 
 @dataclass(frozen=True, eq=False)
 class TiedHead:
-    """A head that shares the embedding's weight: the norm before it is fitted.
+    """A head tied to the embedding: its norm is fitted.
 
     Attributes:
         table: shared weight [classes, n].
-        offset: head bias [classes], or None.
+        offset: head bias [classes].
         weight, bias: of the norm [n].
         unit_scale: norm weight that scales by one.
     """
@@ -154,10 +153,10 @@ class TiedHead:
 
 
 def fit_logistic(head: FittedHead, train: HeadData, held_out: HeadData, scale: float) -> tuple[float, float, Tensor]:
-    """Find the change of a head with the least held-out KL to the ensemble.
+    """Find the head's change with the least held-out KL to the ensemble.
 
     Args:
-        held_out: tokens for early stopping.
+        held_out: for early stopping.
         scale: from head outputs to logits.
 
     Returns:

@@ -31,7 +31,7 @@ MARGIN = 0.01
 class PilotScorer:
     """The distance of a student to the ensemble on held-out samples.
 
-    KL(ensemble || student); without a head, the relative squared error of its features.
+    KL(ensemble || student); without a head, relative squared error of features.
     """
 
     def __init__(self, teachers: Sequence[FusionTeacher], held_out: Sequence[Batch], anatomy: Anatomy) -> None:
@@ -40,7 +40,7 @@ class PilotScorer:
 
     @cached_property
     def targets(self) -> list[Tensor]:
-        """The ensemble's log-probabilities, about `MOST_SCORED_LOGITS` at most."""
+        """The ensemble's log-probabilities, limited in number."""
         models, shares = [t.model for t in self.teachers], [t.weight for t in self.teachers]
         targets: list[Tensor] = []
         for batch in self.held_out:
@@ -67,12 +67,12 @@ class PilotScorer:
 
 
 def within_margin(score: float, best: float) -> bool:
-    """Whether a score is about as good as the best."""
+    """Whether it is about as good."""
     return score <= (1 + MARGIN) * best + 1e-9
 
 
 def pilot_set(context: FusionContext, samples: int = PILOT_SAMPLES) -> CalibrationSet:
-    """Train samples of a pilot, without held-out ones."""
+    """Train samples of a pilot."""
     assert context.calibration is not None
     return CalibrationSet(take_samples(context.calibration.train, samples))
 

@@ -1,7 +1,7 @@
 """Layer-wise reconstruction: fit a whole layer to the residual stream after it.
 
-A linear refit keeps the teachers' units and heads; descent from there finds better ones for a narrow stream, without
-labels (as BRECQ for quantisation: Li et al., ICLR 2021, arXiv 2102.05426).
+Descent from the linear refit finds better units and heads for a narrow stream (as BRECQ for quantisation: Li et al.,
+ICLR 2021, arXiv 2102.05426).
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ EXACT_RECONSTRUCTION = 1e-6
 
 
 def samples_per_step(batch: Batch) -> int:
-    """Samples that make one step."""
+    """Samples of one step."""
     tokens = max((x.shape[1] for x in batch.values() if x.dim() == 2 and not x.is_floating_point()), default=0)
     return max(1, STEP_TOKENS // tokens) if tokens else SAMPLES_PER_STEP
 
 
 @dataclass(frozen=True, eq=False)
 class ReconstructionTarget:
-    """A layer's target: the residual stream where its last branch joins.
+    """A layer's target: the stream where its last branch joins.
 
     Attributes:
-        output: computes a batch's stream [T, m] with gradients.
-        targets: transported stream [T, m] per batch.
+        output: a batch's stream [T, m], with gradients.
+        targets: transported streams [T, m].
         energy: target variance per token.
     """
 
@@ -54,7 +54,7 @@ class ReconstructionTarget:
     energy: float
 
     def error(self, batches: Sequence[int]) -> Tensor:
-        """Squared error relative to the energy."""
+        """Relative squared error."""
         squares = [(self.output(index) - self.targets[index]).square().sum() for index in batches]
         return torch.stack(squares).sum() / (self.energy * sum(len(self.targets[index]) for index in batches))
 
@@ -67,7 +67,7 @@ def reconstruct_layer(
     runner: LayerwiseRunner,
     calibration: CalibrationSet,
 ) -> bool:
-    """Fit all parameters of a layer to the stream after it, if held-out samples gain.
+    """Fit a layer to the stream after it, if held-out samples gain.
 
     Args:
         stage: the last that joins the stream.
@@ -116,7 +116,7 @@ def _target_of(
 def _descend(
     module: nn.Module, target: ReconstructionTarget, train: Sequence[int], held_out: Sequence[int], steps: int
 ) -> tuple[float, float]:
-    """Set the best parameters; held-out error before and after."""
+    """Set the best parameters; held-out errors before and after."""
     with torch.no_grad():
         before = float(target.error(held_out))
     if not before > EXACT_RECONSTRUCTION:
@@ -138,7 +138,7 @@ def _descend_at(
     steps: int,
     before: float,
 ) -> tuple[float, bool]:
-    """The least held-out error at one learning rate, and whether it stalled at once."""
+    """The least held-out error, and whether it stalled at once."""
     best, failed = before, False
     with _trainable(module) as (parameters, masters):
         best_values = [master.clone() for master in masters]
@@ -170,7 +170,7 @@ def _descend_at(
 
 @contextmanager
 def _trainable(module: nn.Module) -> Iterator[tuple[list[nn.Parameter], list[Tensor]]]:
-    """A module's parameters, trainable and precise enough for small steps."""
+    """Parameters precise enough for small steps."""
     parameters = list(module.parameters())
     required = [p.requires_grad for p in parameters]
     try:
@@ -183,7 +183,7 @@ def _trainable(module: nn.Module) -> Iterator[tuple[list[nn.Parameter], list[Ten
 
 
 def _scales(module: nn.Module) -> Mapping[nn.Parameter, float]:
-    """Each parameter's root mean square; for vectors their module's largest."""
+    """Root mean squares; vectors take their module's largest."""
     scales: dict[nn.Parameter, float] = {}
     for part in module.modules():
         sizes = {p: float(p.detach().float().square().mean().sqrt()) for p in part.parameters(recurse=False)}

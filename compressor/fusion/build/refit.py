@@ -1,4 +1,4 @@
-"""Refit a student's linear modules, norms and tied head in closed form."""
+"""Refit linear modules, norms and tied head in closed form."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class StudentRefit:
         """Fit the modules of a stage.
 
         Returns:
-            The layer's new output per batch if the stage writes it; else None.
+            The layer's new outputs if the stage writes them.
         """
         if isinstance(stage, ResidualWriteStage):
             return self._refit_writers(stage, features, run)
@@ -50,7 +50,7 @@ class StudentRefit:
         return None
 
     def _refit_linears(self, ops: Sequence[LinearOp], features: ActivationFeatures, run: RunLayer) -> None:
-        """Fit linear modules of one input to transported outputs."""
+        """Fit modules of one input to transported outputs."""
         first = ops[0]
 
         def pairs(index: int, captured: dict[Tap, Tensor]) -> tuple[Tensor, Tensor]:
@@ -67,7 +67,7 @@ class StudentRefit:
     def _refit_writers(
         self, stage: ResidualWriteStage, features: ActivationFeatures, run: RunLayer
     ) -> list[Tensor] | None:
-        """Fit writers of the residual stream to what it lacks."""
+        """Fit writers to what the stream lacks."""
         ops, tap = stage.ops, stage.tap
         taps = [*((op.module, end) for op in ops for end in ("in", "out")), tap]
         gain, key = ops[0].gain, stage.stream_key
@@ -95,7 +95,7 @@ class StudentRefit:
             return [rest + gain * self._written(ops, inputs, rest) for inputs, rest in layer_inputs] or None
 
     def _written(self, ops: Sequence[LinearOp], inputs: Sequence[Tensor], stream: Tensor) -> Tensor:
-        """The summed outputs of the writers."""
+        """The writers' summed outputs."""
         parts = [self.model.get_submodule(op.module)(x) for op, x in zip(ops, inputs, strict=True)]
         return torch.stack([part.reshape(stream.shape) for part in parts]).sum(0)
 
@@ -109,10 +109,10 @@ class StudentRefit:
         *,
         together: bool = False,
     ) -> RidgeFit:
-        """Sum pairs of inputs [T, n] and targets [T, m] over batches, and solve.
+        """Fit inputs [T, n] to targets [T, m].
 
         Args:
-            together: whether the modules' inputs are side by side, not outputs.
+            together: inputs are side by side, not outputs.
         """
         intercept = any(f"{op.module}.bias" in self.parameters for op in ops)
         sums: dict[bool, Regression] = {}
@@ -131,7 +131,7 @@ class StudentRefit:
 
     @torch.no_grad()
     def _refit_norm(self, stage: NormStage, features: ActivationFeatures, run: RunLayer) -> None:
-        """Fit scale and shift per channel by least squares."""
+        """Fit scale and shift per channel."""
         norm, tap = stage.norm, stage.tap
         weight, bias = self._reset_norm(norm)
         key = norm.joins or self.anatomy.axes[f"{norm.module}.weight"][0].parts[0].key
@@ -160,7 +160,7 @@ class StudentRefit:
 
     @torch.no_grad()
     def _refit_before_tied_head(self, stage: TiedHeadStage, features: ActivationFeatures, run: RunLayer) -> None:
-        """Fit the norm before a tied head to mean logits."""
+        """Fit its norm to mean logits."""
         norm, head = stage.norm, stage.head
         table = self.parameters[head.weight].detach().double()
         sums: list[Tensor] = []
@@ -181,7 +181,7 @@ class StudentRefit:
             bias.copy_(scale * bias + shift)
 
     def _reset_norm(self, norm: Norm) -> tuple[Tensor, Tensor | None]:
-        """A norm's weight and bias, reset to identity."""
+        """Its weight and bias, reset to identity."""
         weight, bias = self.parameters[f"{norm.module}.weight"], self.parameters.get(f"{norm.module}.bias")
         weight.fill_(norm.unit_scale)
         if bias is not None:
@@ -189,7 +189,7 @@ class StudentRefit:
         return weight, bias
 
     def _target(self, op: LinearOp, features: ActivationFeatures, batch: int) -> Tensor:
-        """A module's transported outputs; mean logits for a head."""
+        """Transported outputs; mean logits for a head."""
         tap, axis = (op.module, "out"), write_axis(self.anatomy, op)
         if axis.fixed:
             return features.transported(batch, tap, None)

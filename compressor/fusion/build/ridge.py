@@ -1,8 +1,8 @@
 """Ridge regression in closed form, which refits every linear module.
 
-    W = W₀ + (UᵀU + λ d̄ I)⁻¹ Uᵀ(Y - U W₀),   d̄ = mean of diag(UᵀU)
+    W = W₀ + (UᵀU + λd̄I)⁻¹Uᵀ(Y - UW₀),   d̄ = mean of diag(UᵀU)
 
-U: the student's own inputs; Y: transported targets; W₀: the transported weight or zero.  Held-out error chooses λ, W₀.
+U: the student's inputs; Y: transported targets; W₀: the transported weight or zero.  Held-out error chooses λ, W₀.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class RidgeFit:
     """A fitted linear map.
 
     Attributes:
-        weight: [n, m] float64, inputs by outputs.
-        bias: [m], or None.
+        weight: [n, m] float64.
+        bias: [m].
         ridge: λ.
         prior: whether W₀ was the transported weight.
-        error: held-out (else training) squared error over the target's variance.
+        error: squared error (held-out if possible) over the target's variance.
     """
 
     weight: Tensor
@@ -52,7 +52,7 @@ def fit_ridge(
     """Choose λ and prior by held-out error, and refit on all samples.
 
     Args:
-        held_out: if empty, the first λ and the transported prior are taken.
+        held_out: if empty, the first λ and the transported prior win.
         prior: transported weight [n, m]; None for zero.
     """
     # A smaller ridge would fit the rounding of the sums, along directions that the inputs do not have.
@@ -81,7 +81,7 @@ def fit_ridge(
 
 
 class _Ridge:
-    """The normal equations of one regression."""
+    """Normal equations of one regression."""
 
     def __init__(self, sums: Regression, intercept: bool) -> None:
         count = max(sums.count, 1)
@@ -97,7 +97,7 @@ class _Ridge:
 
     @cached_property
     def decomposed(self) -> tuple[Tensor, Tensor]:
-        """Eigendecomposition of the Gram matrix, which all λ share."""
+        """Eigendecomposition that all λ share."""
         values, vectors = torch.linalg.eigh((self.gram + self.gram.T) / 2)
         return values.clamp(min=0), vectors
 
@@ -107,16 +107,16 @@ class _Ridge:
         return prior + vectors @ (missing / (values + ridge * self.scale)[:, None])
 
     def solve_once(self, prior: Tensor, ridge: float) -> Tensor:
-        """As `solve`, faster for a single λ."""
+        """As `solve`, faster once."""
         damped = self.gram + ridge * self.scale * torch.eye(len(self.gram), dtype=torch.float64)
         return prior + torch.cholesky_solve(self.cross - self.gram @ prior, torch.linalg.cholesky(damped))
 
     def shift(self, weight: Tensor) -> Tensor | None:
-        """The intercept relative to the rows' origin."""
+        """Intercept relative to the origin."""
         return self.output_mean - self.input_mean @ weight if self.intercept else None
 
     def bias(self, weight: Tensor) -> Tensor | None:
-        """The intercept of the rows themselves."""
+        """Intercept of the rows."""
         shift = self.shift(weight)
         if shift is None or self.origin is None:
             return shift
@@ -136,19 +136,18 @@ def _error(sums: Regression, weight: Tensor, shift: Tensor | None) -> float:
 def fit_scales(
     gram: Tensor, total: Tensor, cross: Tensor, target: Tensor, count: Tensor, *, table: Tensor, shifts: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Fit scale γ and shift β before a fixed head: least squares of (u ∘ γ + β) Eᵀ to centred logits y.
+    """Fit scale γ and shift β before a fixed head: least squares of (u∘γ+β)Eᵀ to centred logits y.
 
-    The normal equations are Hadamard products: Σ uuᵀ ∘ EᵀE for γ, count · EᵀE for β.
+    Normal equations are Hadamard products: Σuuᵀ∘EᵀE for γ, count·EᵀE for β.
 
     Args:
-        gram, total: Σ uᵀu [m, m] and Σ u [m]; directions without evidence keep γ = 1.
-        cross: Σ u ∘ (yE) [m].
-        target: Σ yE [m].
+        gram, total: Σuᵀu [m, m] and Σu [m]; directions without evidence keep γ=1.
+        cross: Σu∘(yE) [m].
+        target: ΣyE [m].
         table: E [vocabulary, m].
-        shifts: fit β.
 
     Returns:
-        γ [m], and β [m] or None.
+        γ [m] and β [m], if it shifts.
     """
     centred = table - table.mean(dim=0)
     inner = centred.T @ centred

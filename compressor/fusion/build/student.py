@@ -1,4 +1,4 @@
-"""A student under construction: maps and transported weights."""
+"""A student under construction."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class BuildOptions:
     """How a student is built once its residual map is chosen.
 
     Attributes:
-        inner: map of heads and hidden units.
+        inner: map of heads and units.
         ridges: candidate λ.
-        owners: teachers whose heads and units may be taken; empty for all.
-        from_weights: measure ground costs on weights despite data.
-        reconstruction_steps: descent steps per layer after its refit.
+        owners: teachers that give heads and units; empty for all.
+        from_weights: ground costs ignore data.
+        reconstruction_steps: per layer, after its refit.
     """
 
     inner: str
@@ -52,7 +52,7 @@ class BuildOptions:
 
     @classmethod
     def from_context(cls, context: FusionContext, inner: str) -> BuildOptions:
-        """The options of a fusion, with an inner map."""
+        """Options of a fusion."""
         options, ridges = context.options, RIDGES if context.has_held_out else (PILOT_RIDGE,)
         return cls(
             inner=inner,
@@ -64,7 +64,7 @@ class BuildOptions:
         )
 
     def of_pilot(self) -> BuildOptions:
-        """The same with one λ; pilots hold out no samples."""
+        """The same with one λ; pilots hold nothing out."""
         return self if len(self.ridges) == 1 else replace(self, ridges=(PILOT_RIDGE,))
 
 
@@ -76,9 +76,8 @@ class BuildReport:
         couplings: transport plans.
         projections: other maps.
         fits: refitted modules.
-        reconstructed: layers with errors before and after.
+        reconstructed: layers with errors.
         not_reconstructed: why none was, or "".
-        head: its fit to the ensemble.
     """
 
     couplings: list[dict[str, Any]] = field(default_factory=list)
@@ -89,7 +88,7 @@ class BuildReport:
     head: dict[str, Any] | None = None
 
     def add_maps(self, space: str, maps: Sequence[Mapping[str, Map]], couplings: Sequence[Coupling]) -> None:
-        """Add a space's couplings, or its maps if it has none."""
+        """Add a space's couplings, or else its maps."""
         # Couplings taken over from a space with the same order of heads are reported under this space's name.
         self.couplings += [{**coupling.summary(), "space": space} for coupling in couplings]
         for key in () if couplings else maps[0]:
@@ -108,7 +107,7 @@ class BuildReport:
 
 @dataclass(eq=False)
 class StudentBuilder:
-    """A model of the student's shape that gets the teachers' weights piece by piece.
+    """A model that gets the teachers' weights piece by piece.
 
     Attributes:
         residual: maps of residual and embedding spaces; towards an anchor, of all.
@@ -134,7 +133,7 @@ class StudentBuilder:
         self._orders: dict[str, UnitMap] = {}
 
     def map_spaces(self, names: Sequence[str], features: Features) -> None:
-        """Make the missing maps of hidden and attention spaces."""
+        """Make missing maps of hidden and attention spaces."""
         for name in names:
             if not {name, map_key(name, Role.QUERY)}.isdisjoint(self.residual):
                 continue
@@ -155,7 +154,7 @@ class StudentBuilder:
             self._report_maps(name, maps, couplings)
 
     def forget(self, names: Sequence[str]) -> None:
-        """Delete the maps of a built layer."""
+        """Delete a built layer's maps."""
         keys = {key for name in names for key in (name, *(map_key(name, role) for role in Role))}
         for teacher_maps in self.maps:
             for key in teacher_maps.keys() & keys:
@@ -163,7 +162,7 @@ class StudentBuilder:
 
     @torch.no_grad()
     def transport(self, names: Sequence[str]) -> None:
-        """Set parameters to the sum of the teachers' transported ones."""
+        """Set parameters to sums of the teachers' transported ones."""
         norms = {norm.module: norm for norm in self.anatomy.norms if norm.space in self.residual}
         scales = {scale.parameter for scale in self.anatomy.scales}
         for name in names:
@@ -209,7 +208,7 @@ class StudentBuilder:
         return restricted_to(UNIT_MAPS.get(self.options.inner), problem, owners)
 
     def _attention(self, space: Space, features: Features) -> tuple[Sequence[dict[str, Map]], Sequence[Coupling]]:
-        """Match heads, then their channels; spaces with one order of heads share a match."""
+        """Match heads, once per order, then channels."""
         teacher_spaces = [teacher.space(space.name) for teacher in self.teachers]
         heads = features.heads(space.name)
         smaller = narrowable(teacher_spaces, space)
@@ -242,7 +241,7 @@ class StudentBuilder:
         return pairs
 
     def _expert_units(self, space: Space) -> Sequence[dict[str, Map]]:
-        """Match experts' units by weights, since few tokens reach each."""
+        """Match by weights: few tokens reach each expert."""
         features = WeightFeatures(self.teachers, self.maps, self.anatomy)
         problem = UnitProblem(
             name=space.name,
@@ -254,7 +253,7 @@ class StudentBuilder:
         return expert_maps(space, problem, self.options.inner, features, self.maps)
 
     def _total(self, name: str, weighted: bool) -> Tensor:
-        """The teachers' transported parameters, summed in float64; weighted: maps include α."""
+        """Transported parameters, summed; weighted: maps include α."""
         total: Tensor | None = None
         for teacher, maps in zip(self.teachers, self.maps, strict=True):
             part = (1.0 if weighted else teacher.weight) * teacher.transported(maps, name, self.anatomy)
@@ -269,7 +268,7 @@ class StudentBuilder:
 
 @dataclass(frozen=True, eq=False)
 class BuiltStudent:
-    """A built student, its shape, and a JSON-ready report on the choice."""
+    """A built student and a JSON-ready report on the choice."""
 
     candidate: StudentCandidate
     builder: StudentBuilder

@@ -1,4 +1,4 @@
-"""Candidates of a joint fusion: residual maps, their teachers, and inner maps."""
+"""Candidates of a joint fusion."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ class MapCandidate:
     """A choice of maps.
 
     Attributes:
-        residual: residual map.
-        shares: each teacher's, in the coordinates.
+        shares: the teachers', in residual coordinates.
         inner: map of heads and units.
     """
 
@@ -40,7 +39,7 @@ class MapCandidate:
         return tuple(share > 0 for share in self.shares)
 
     def make(self, problems: Mapping[str, ResidualProblem]) -> dict[str, ResidualMap]:
-        """Residual and embedding maps; barycentres where coordinates cannot rotate."""
+        """Residual and embedding maps; barycentres where nothing rotates."""
         maps = {}
         for space, problem in problems.items():
             possible = problem.rotatable or self.residual not in ROTATING or len(problems) == 1
@@ -64,11 +63,11 @@ def list_candidates(
 
     Args:
         residual, inner: registered maps, or auto.
-        rotatable: whether residual coordinates may rotate.
-        evidence: whether data can compare candidates.
-        alone: whether to try single teachers' coordinates.
-        refit: choosing units then beats averaging.
-        reads: whether reads of the stream are known.
+        rotatable: residual coordinates may rotate.
+        evidence: data can compare candidates.
+        alone: try single teachers' coordinates.
+        refit: choosing units beats averaging.
+        reads: the stream's reads are known.
     """
     every = tuple(teacher.weight for teacher in teachers)
     single = [tuple(float(other == k) for other in range(len(teachers))) for k in range(len(teachers))]
@@ -104,17 +103,17 @@ def choose_candidate(
     scorer: PilotScorer,
     on_progress: OnFraction | None = None,
 ) -> tuple[MapCandidate, list[dict[str, Any]]]:
-    """Build a pilot of every candidate and choose the one closest to the ensemble.
+    """Choose the candidate whose pilot is closest to the ensemble.
 
     Args:
         candidates: the default first.
-        problems: residual maps' problems by space.
-        make: an unbuilt student with given residual maps.
-        calibration: builds pilots; the scorer has other samples.
+        problems: by space.
+        make: an unbuilt student with these maps.
+        scorer: has other samples.
         on_progress: callback (fraction).
 
     Returns:
-        The best candidate, or the first if about as good; and all scores.
+        The best, or the first if about as good; and all scores.
     """
     if len(candidates) == 1:
         return candidates[0], []

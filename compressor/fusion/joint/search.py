@@ -1,4 +1,4 @@
-"""Joint fusion: choose maps and shape on held-out samples, without an anchor."""
+"""Choose maps and shape on held-out samples."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def fuse_jointly(context: FusionContext) -> BuiltStudent:
 
 
 def _problems_and_candidates(context: FusionContext) -> tuple[dict[str, ResidualProblem], list[MapCandidate]]:
-    """The residual maps' problems, and the candidates."""
+    """Residual problems, and candidates."""
     options, anchored = context.options, context.anchor is not None
     problems = residual_problems(context)
     lacking = any(energy_left_out(problem) > RESIDUAL_ENERGY_SLACK for problem in problems.values())
@@ -87,7 +87,7 @@ def _reconstruction_steps(
     problems: Mapping[str, ResidualProblem],
     scores: Sequence[Mapping[str, Any]],
 ) -> int:
-    """Automatic steps; 0 where pilots are close to the ensemble."""
+    """Automatic steps; 0 where pilots are close."""
     left_out = [energy_left_out(replace(problem, weights=chosen.shares)) for problem in problems.values()]
     closest = min((value for entry in scores for value in entry.values() if isinstance(value, float)), default=math.inf)
     worthwhile = max(left_out, default=0.0) > RESIDUAL_ENERGY_SLACK and closest > SKIP_RECONSTRUCTION_KL
@@ -99,9 +99,8 @@ class _Search:
     """Pilots of candidates in possible shapes.
 
     Attributes:
-        context: with the first shape.
         candidates: the transport default first.
-        problems: residual maps' problems by space.
+        problems: by space.
     """
 
     context: FusionContext
@@ -111,7 +110,7 @@ class _Search:
     scorer: PilotScorer
 
     def choose_maps(self) -> tuple[MapCandidate, list[dict[str, Any]]]:
-        """The candidate closest to the ensemble in the first shape, and all scores."""
+        """The first shape's best candidate, and scores."""
         candidates, context = self.candidates, self.context
         if context.candidate.spec.narrowing == Narrowing.ALL:
             # The coordinates of one teacher have no use for the heads of all.
@@ -128,9 +127,9 @@ class _Search:
     def choose_shape(
         self, chosen: MapCandidate, map_scores: Sequence[Mapping[str, Any]]
     ) -> tuple[FusionContext, MapCandidate, list[dict[str, Any]]]:
-        """The shape and maps closest to the ensemble, and all scores.
+        """The best shape and maps, and scores.
 
-        Other shapes may prefer other maps: fewer heads the default, one teacher's heads its coordinates.
+        Fewer heads also try the default, one teacher's heads its coordinates.
         """
         context, default = self.context, self.candidates[0]
         if not context.alternatives:
@@ -157,7 +156,7 @@ class _Search:
         tried: list[MapCandidate],
         scores: dict[tuple[StudentCandidate, MapCandidate], float],
     ) -> None:
-        """Score a shape's promising candidates."""
+        """Score a shape's candidates."""
         missing = [c for c in self._suited(shape, tried) if (shape, c) not in scores]
         rounds = [missing[:1], missing[1:]] if shape.spec.narrowing == Narrowing.FEWER else [missing]
         for candidates in rounds:
@@ -168,14 +167,14 @@ class _Search:
                 break
 
     def _suited(self, shape: StudentCandidate, tried: list[MapCandidate]) -> Sequence[MapCandidate]:
-        """The candidates worth a pilot; one teacher's heads suit its coordinates."""
+        """Candidates worth a pilot; one teacher's heads suit its coordinates."""
         narrowing = shape.spec.narrowing
         if narrowing == Narrowing.SMALLER and self.context.candidate.spec.narrowing == Narrowing.ALL:
             return [c for c in self.candidates if c.owners != self.candidates[0].owners]
         return tried if narrowing in ("", Narrowing.FEWER) else tried[-1:]
 
     def _pilots(self, context: FusionContext, candidates: Sequence[MapCandidate]) -> list[StudentBuilder]:
-        """Built pilots of a context's shape."""
+        """Built pilots."""
         # Where heads are left out, others may be copies of each other, of whose units importance would keep both.
         quick = context.candidate.spec.narrowing != Narrowing.FEWER
         pilots = [self._pilot(context, c, c.make(self.problems), quick=quick) for c in candidates]
@@ -193,7 +192,7 @@ class _Search:
         *,
         quick: bool = True,
     ) -> StudentBuilder:
-        """An unbuilt pilot of a candidate."""
+        """An unbuilt pilot."""
         # Pursuit changes the ranking little and costs most of a pilot's time.
         shortened = quick and candidate.inner == "select" and context.options.inner == "auto"
         inner = "importance" if shortened else candidate.inner
