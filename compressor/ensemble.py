@@ -71,7 +71,7 @@ def kl_terms(targets: Tensor, log_probs: Tensor) -> Tensor:
     """Terms p·(log p - log q) of KL(p || q) [..., classes].
 
     Args:
-        targets: p.
+        targets: p, zeros allowed.
         log_probs: log q.
     """
     return targets * (targets.clamp(min=1e-30).log() - log_probs)

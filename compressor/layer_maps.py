@@ -66,7 +66,7 @@ class AttentionPair:
 def attention_pairs(student: Anatomy, teachers: Sequence[Anatomy]) -> tuple[AttentionPair, ...]:
     """Pair queries, keys and values of every stack's last layer (Wang et al. 2021, section 3: MiniLMv2).
 
-    Roles without linear modules in all models are left out.
+    Only roles with linear modules in all models count.
     """
     models = [student, *teachers]
     pairs = []
@@ -111,7 +111,7 @@ def save_layer_maps(folder: str | Path, layer_maps: Sequence[LayerMap], fingerpr
 
 
 def load_layer_maps(folder: str | Path, fingerprints: Sequence[str]) -> tuple[LayerMap, ...]:
-    """Load layer maps in the order of teachers given; () unless these are the file's.
+    """Load layer maps in the given order of teachers; () if the file is of others.
 
     Raises:
         UserError: the file cannot be read.

@@ -58,10 +58,10 @@ def fuse_models(
     Args:
         teachers: (name, model) pairs of one model type and task, left unchanged.
         width: in (0, 1]; unused with an anchor.
-        batches: unlabelled calibration inputs, or None to use weights alone.
-        holdout: share of the samples that choose maps and λ.
-        depth: layers, or a share of the deepest teacher's.
-        anchor: a trained narrow model that gives shape and residual coordinates.
+        batches: unlabelled calibration inputs; None uses weights alone.
+        holdout: share of samples that choose maps and λ.
+        depth: layers, or a share of the deepest teacher's; None keeps all.
+        anchor: a narrow model that gives shape and residual coordinates.
         progress: callback (fraction, message).
 
     Raises:
@@ -90,7 +90,7 @@ class _Request:
 
     Attributes:
         dtype: of the student.
-        towards_anchor: a residual policy aligns to the anchor.
+        towards_anchor: there is a residual policy.
     """
 
     teachers: Sequence[NamedModel]
@@ -139,7 +139,7 @@ def check_residual_option(options: FusionOptions, width: float, depth: float | i
     """Check that the residual map or policy fits the student's shape.
 
     Raises:
-        UserError: with what to do.
+        UserError: the message says what to do.
     """
     name = options.residual
     known = ("auto", *RESIDUAL_MAPS.names(), *POLICIES.names())
@@ -165,7 +165,7 @@ def _check_alignment(alignment: AlignmentOptions) -> None:
 def _models_in_single(
     teachers: Sequence[NamedModel], anchor: NamedModel | None
 ) -> tuple[list[NamedModel], NamedModel | None]:
-    """Half precision in float32; a teacher stays the anchor."""
+    """Half precision in float32; a shared anchor stays shared."""
     named = [*teachers, *([anchor] if anchor is not None else [])]
     for _, model in named:
         name_architecture(model)

@@ -1,4 +1,4 @@
-"""The build plan: pieces of an anatomy and stages that fit them."""
+"""The build plan: pieces of an anatomy and their stages."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from compressor.anatomy.queries import reader, stream_tap
 
 @dataclass(frozen=True)
 class LinearStage:
-    """Linear modules with one input and output space, or one module outside the layers."""
+    """Linear modules with one input and output space, or one outside the layers."""
 
     ops: tuple[LinearOp, ...]
 
 
 @dataclass(frozen=True)
 class ResidualWriteStage:
-    """Linear modules that join the stream together, as parallel branches.
+    """Linear modules that join the stream together.
 
     Attributes:
         tap: the stream after the sum.
@@ -172,7 +172,7 @@ class BuildPlan:
 
     @cached_property
     def tail_stages(self) -> list[FitStage]:
-        """Stages after the layers; tied heads last, fitted to logits."""
+        """Stages after the layers, tied heads last."""
         stages = [_single_stage(item) for item in self.tail if not (isinstance(item, LinearOp) and item.tied)]
         return [*stages, *self.tied_heads]
 

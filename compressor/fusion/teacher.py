@@ -1,4 +1,4 @@
-"""Teachers with certified anatomy and canonical weights."""
+"""Certified teachers with canonical weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LayerSpan:
 
     Attributes:
         layers: none where the teacher waits.
-        counterpart: the last one run, which gives heads, units and weights.
+        counterpart: the last one run, which gives weights.
     """
 
     layers: tuple[str, ...]
@@ -134,9 +134,7 @@ def reads_first(anatomy: Anatomy, op: LinearOp, name: str | None = None) -> bool
 def prepare_teachers(
     teachers: Sequence[NamedModel], weights: Sequence[float], anchor: NamedModel | None, *, canonical: bool
 ) -> TeacherGroup:
-    """Certify teachers and bring them into canonical form.
-
-    Without an anchor they are sorted by checksum, so their order does not matter.
+    """Certify teachers and bring them into canonical form, sorted by checksum unless anchored.
 
     Raises:
         UserError, UnsupportedError: these teachers cannot be fused.
@@ -166,7 +164,7 @@ def prepare_teacher(name: str, model: PreTrainedModel, weight: float, *, canonic
 
     Args:
         weight: α.
-        canonical: fold norms and scales and centre writers; else keep weights.
+        canonical: fold norms and scales and centre writers.
 
     Raises:
         CertificateError, UnsupportedError: the architecture is not understood.

@@ -1,4 +1,4 @@
-"""Align teachers to an anchor in one pass along the flow graph.
+"""Align teachers to an anchor along the flow graph.
 
 Imfeld et al. (2024), Algorithm 1 and section 4: linear outputs get maps, which pass norms unchanged, junctions by a
 policy, and attention as one map for queries and keys and one for values.
@@ -44,12 +44,11 @@ class Alignment:
     """Maps of all teachers to an anchor's coordinates, made on request along the flow.
 
     Args:
-        graph: the student's.
         policy: at junctions.
         lap: callback (stage), for timing.
 
     Raises:
-        UserError: an option is unknown or does not fit the models.
+        UserError: an option is unknown or unfit.
         UnsupportedError: these teachers cannot be aligned.
     """
 
@@ -82,7 +81,7 @@ class Alignment:
 
         Raises:
             UserError, UnsupportedError: as above.
-            CouplingError: a transport problem has no solution.
+            CouplingError: unsolved transport problem.
         """
         last = max((self.schedule.made.get(key, START) for key in keys), default=START)
         aligned: list[AlignedMaps] = []

@@ -1,6 +1,6 @@
 """Fusion towards an anchor, as in the paper: align and average.
 
-With a refit, held-out samples choose the anchor's share: one width cannot compute two averaged streams.
+With a refit, held-out samples choose the anchor's share, since one width cannot compute two averaged streams.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ANCHOR_SAMPLES = 256
 
 
 def fuse_towards_anchor(context: FusionContext) -> BuiltStudent:
-    """Build the student aligned to the context's anchor.
+    """Build the student aligned to the anchor.
 
     Raises:
         UserError, UnsupportedError, CouplingError: see `Alignment`.
@@ -165,7 +165,7 @@ def _check_tied(graph: FlowGraph, policy: Policy, name: str) -> None:
 
 
 def _choice(context: FusionContext, weights: Sequence[float], scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The report on the choice; weights: the ensemble's, not the shares."""
+    """The report on the choice; weights: the ensemble's."""
     assert context.anchor is not None
     why = "a residual policy was asked for"
     return {

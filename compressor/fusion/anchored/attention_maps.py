@@ -1,7 +1,7 @@
 """Couplings of attention to an anchor's, across all heads or within matched ones.
 
 Queries and keys share a map, as do values and output projection (Imfeld et al., 2024, section 4.2 and appendix).
-Heads are compared by the transport cost of their channels.
+Heads are compared by their channels' transport cost.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class AttentionCouplings:
 
 
 def across_heads(attention: AttentionCouplings) -> dict[Role, Coupling]:
-    """Couple all channels of all heads at once, as in the paper.
+    """Couple all channels of all heads, as in the paper.
 
     Raises:
         UnsupportedError: channels or heads have fixed positions or share keys.

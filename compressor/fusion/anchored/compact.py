@@ -45,7 +45,7 @@ class CompactCoupling:
         return scaled(self.plan, rows=inverse(self.mu))
 
     def map(self, *, one_matrix: bool = False) -> Map:
-        """Its map alone; one_matrix: readers take the push."""
+        """This teacher's map alone; one_matrix: readers take the push."""
         return Map(self.push(), self.push() if one_matrix else self.pull())
 
 

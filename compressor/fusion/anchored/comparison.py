@@ -80,12 +80,12 @@ def map_sites(graph: FlowGraph, *, everywhere: bool = False) -> dict[str, MapSit
 class ByActivations:
     """Moments over calibration tokens.
 
-    Each pass sums as many keys, in flow order, as memory allows.  Returned moments are not kept.
+    Each pass sums as many keys as memory allows; returned moments are not kept.
 
     Args:
         masks: tokens that count.
-        everywhere: compare residual streams at all depths, not only the entry.
-        weighs: whether strengths are needed.
+        everywhere: compare streams at all depths, not only the entry.
+        weighs: strengths are needed.
         lap: callback (stage), for timing.
     """
 
@@ -186,7 +186,7 @@ class ByActivations:
 
 
 class ByWeights:
-    """Moments of weights with transported inputs, as under white inputs."""
+    """Moments of weights with transported inputs."""
 
     def __init__(self, teachers: Sequence[FusionTeacher], anchor: FusionTeacher, graph: FlowGraph) -> None:
         self.teachers, self.anchor, self.graph = teachers, anchor, graph
@@ -225,7 +225,7 @@ def add_moments(total: Moments | None, more: Moments) -> Moments:
 
 
 def sum_moments(parts: Sequence[Moments]) -> Moments:
-    """The moments over all parts' tokens."""
+    """Moments over all parts' tokens."""
     first = parts[0]
     xx, yy, xy = (torch.stack([getattr(part, name) for part in parts]).sum(0) for name in ("xx", "yy", "xy"))
     if any(part.x is None or part.y is None for part in parts):

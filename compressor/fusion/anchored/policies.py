@@ -25,7 +25,7 @@ class Policy:
     Attributes:
         shares: of stream and branches.
         local: couplings differ along a stream.
-        start: first coupling, from the "entry", "everywhere", or "identity".
+        start: first coupling: from the "entry", "everywhere", or "identity".
         weighs: shares depend on strengths.
     """
 

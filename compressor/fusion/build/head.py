@@ -1,6 +1,6 @@
-"""Fit the head last, to the ensemble's probabilities, by multinomial logistic regression.
+"""Fit the head last, to the ensemble's probabilities.
 
-It is convex in the head; least squares on logits counts unlikely classes too much.
+Logistic regression is convex; least squares counts unlikely classes too much.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def refit_head(
     shares = [teacher.weight for teacher in student.teachers]
 
     def ensemble(index: int, select: Callable[[Tensor], Tensor]) -> Tensor:
-        """Its probabilities for selected tokens."""
+        """Ensemble probabilities for selected tokens."""
         parts = [share * select(t.logits(index)).softmax(-1) for share, t in zip(shares, teachers, strict=True)]
         return sum(parts[1:], start=parts[0])
 
@@ -79,7 +79,7 @@ def refit_head(
 
 
 def _locate_head(student: StudentBuilder) -> tuple[str, Norm | None, LinearOp] | None:
-    """The only head, preceded by module and tied norm."""
+    """The only head: module, norm if tied, op."""
     free = [
         item
         for item in student.plan.tail

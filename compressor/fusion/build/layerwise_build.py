@@ -33,7 +33,7 @@ def build_student(
     """Build the student of a fusion.
 
     Args:
-        start: fraction of the fusion done before.
+        start: fraction done before.
         aligned: maps need no activations.
     """
 
@@ -60,7 +60,7 @@ def build_from_weights(
     teachers: Sequence[FusionTeacher],
     on_progress: OnFraction = lambda fraction: None,
 ) -> None:
-    """Map and transport by weights alone, without a refit."""
+    """Map and transport by weights alone."""
     for student in students:
         plan = student.plan
         features = WeightFeatures(teachers, student.maps, student.anatomy)
@@ -188,7 +188,7 @@ class _LayerwiseBuild:
         runner.capture(span.counterpart, list(local), record, advance=bool(span.layers), again=not span.layers)
 
     def _is_linear(self, tap: Tap) -> bool:
-        """Whether it taps linear outputs in every teacher."""
+        """Whether a tap is linear in every teacher."""
         return all(type(t.model.get_submodule(t.local_name(tap[0]))) is nn.Linear for t in self.teachers)
 
     def _refit_layer(self, index: int, layer: str, stack: Stack, features: ActivationFeatures) -> None:

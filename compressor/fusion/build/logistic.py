@@ -1,4 +1,4 @@
-"""Multinomial logistic regression of a head on the ensemble's probabilities."""
+"""Multinomial logistic regression of a head on ensemble probabilities."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLASS_VARIANCE_FLOOR = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class HeadData:
-    """Inputs of a head [T, n] and ensemble probabilities [T, classes]."""
+    """Head inputs [T, n] and ensemble probabilities [T, classes]."""
 
     inputs: Tensor
     targets: Tensor
@@ -65,7 +65,7 @@ class FreeHead:
 
     Attributes:
         weight, bias: [classes, n] (or transposed), [classes].
-        root: inverse root of noisy second moments [n + 1, n + 1], with a one for the bias.
+        root: inverse root of noisy second moments [n + 1, n + 1].
         scale: divides steps [classes].
         noise: cost of squared weights [classes].
     """
@@ -122,7 +122,7 @@ class TiedHead:
     Attributes:
         table: shared weight [classes, n].
         offset: head bias [classes].
-        weight, bias: of the norm [n].
+        weight, bias: the norm's [n].
         unit_scale: norm weight that scales by one.
     """
 
@@ -156,7 +156,6 @@ def fit_logistic(head: FittedHead, train: HeadData, held_out: HeadData, scale: f
     """Find the head's change with the least held-out KL to the ensemble.
 
     Args:
-        held_out: for early stopping.
         scale: from head outputs to logits.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Pilots: students built on few samples to compare candidates."""
+"""Pilots: students built on few samples, to compare candidates."""
 
 from __future__ import annotations
 
@@ -29,10 +29,7 @@ MARGIN = 0.01
 
 
 class PilotScorer:
-    """The distance of a student to the ensemble on held-out samples.
-
-    KL(ensemble || student); without a head, relative squared error of features.
-    """
+    """KL(ensemble || student) on held-out samples; without a head, relative squared error of features."""
 
     def __init__(self, teachers: Sequence[FusionTeacher], held_out: Sequence[Batch], anatomy: Anatomy) -> None:
         self.teachers, self.held_out, self.output = teachers, held_out, anatomy.output

@@ -1,7 +1,6 @@
 """Layer-wise reconstruction: fit a whole layer to the residual stream after it.
 
-Descent from the linear refit finds better units and heads for a narrow stream (as BRECQ for quantisation: Li et al.,
-ICLR 2021, arXiv 2102.05426).
+Descent finds better units and heads than a linear refit (as BRECQ: Li et al., ICLR 2021, arXiv 2102.05426).
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ def reconstruct_layer(
 
     Args:
         stage: the last that joins the stream.
-        runner: of the student, before the layer.
+        runner: before the layer.
         calibration: a batch per step (`samples_per_step`).
 
     Returns:

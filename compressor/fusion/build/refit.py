@@ -26,7 +26,7 @@ RunLayer = Callable[[Sequence[Tap], OnBatch], Any]
 
 
 class StudentRefit:
-    """Fits transported modules on the student's own inputs; held-out samples choose λ."""
+    """Fits modules on the student's own inputs; held-out samples choose λ."""
 
     def __init__(self, student: StudentBuilder, calibration: CalibrationSet) -> None:
         self.model, self.anatomy, self.teachers = student.model, student.anatomy, student.teachers
@@ -160,7 +160,7 @@ class StudentRefit:
 
     @torch.no_grad()
     def _refit_before_tied_head(self, stage: TiedHeadStage, features: ActivationFeatures, run: RunLayer) -> None:
-        """Fit its norm to mean logits."""
+        """Fit the norm to mean logits."""
         norm, head = stage.norm, stage.head
         table = self.parameters[head.weight].detach().double()
         sums: list[Tensor] = []
@@ -181,7 +181,7 @@ class StudentRefit:
             bias.copy_(scale * bias + shift)
 
     def _reset_norm(self, norm: Norm) -> tuple[Tensor, Tensor | None]:
-        """Its weight and bias, reset to identity."""
+        """A norm's weight and bias, reset."""
         weight, bias = self.parameters[f"{norm.module}.weight"], self.parameters.get(f"{norm.module}.bias")
         weight.fill_(norm.unit_scale)
         if bias is not None:

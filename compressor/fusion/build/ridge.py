@@ -1,4 +1,4 @@
-"""Ridge regression in closed form, which refits every linear module.
+"""Ridge regression in closed form.
 
     W = W₀ + (UᵀU + λd̄I)⁻¹Uᵀ(Y - UW₀),   d̄ = mean of diag(UᵀU)
 
@@ -31,7 +31,7 @@ class RidgeFit:
         bias: [m].
         ridge: λ.
         prior: whether W₀ was the transported weight.
-        error: squared error (held-out if possible) over the target's variance.
+        error: squared error over target variance, held-out if possible.
     """
 
     weight: Tensor
@@ -53,7 +53,7 @@ def fit_ridge(
 
     Args:
         held_out: if empty, the first λ and the transported prior win.
-        prior: transported weight [n, m]; None for zero.
+        prior: transported weight [n, m].
     """
     # A smaller ridge would fit the rounding of the sums, along directions that the inputs do not have.
     ridges = sorted({max(ridge, RIDGE_FLOOR * train.precision) for ridge in ridges})
@@ -124,7 +124,7 @@ class _Ridge:
 
 
 def _error(sums: Regression, weight: Tensor, shift: Tensor | None) -> float:
-    """Σ |y - uW - b|² / Σ |y - ȳ|², from sums."""
+    """Σ|y-uW-b|² / Σ|y-ȳ|², from sums."""
     count = max(sums.count, 1)
     squares = sums.energy - 2 * (weight * sums.cross).sum() + (weight * (sums.gram @ weight)).sum()
     if shift is not None:
@@ -136,7 +136,7 @@ def _error(sums: Regression, weight: Tensor, shift: Tensor | None) -> float:
 def fit_scales(
     gram: Tensor, total: Tensor, cross: Tensor, target: Tensor, count: Tensor, *, table: Tensor, shifts: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Fit scale γ and shift β before a fixed head: least squares of (u∘γ+β)Eᵀ to centred logits y.
+    """Least squares of (u∘γ+β)Eᵀ to centred logits y: scale γ and shift β before a fixed head.
 
     Normal equations are Hadamard products: Σuuᵀ∘EᵀE for γ, count·EᵀE for β.
 

@@ -32,7 +32,7 @@ PILOT_RIDGE = 1e-3
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How a student is built once its residual map is chosen.
+    """How a student is built, given its residual map.
 
     Attributes:
         inner: map of heads and units.
@@ -75,9 +75,8 @@ class BuildReport:
     Attributes:
         couplings: transport plans.
         projections: other maps.
-        fits: refitted modules.
         reconstructed: layers with errors.
-        not_reconstructed: why none was, or "".
+        not_reconstructed: why none was.
     """
 
     couplings: list[dict[str, Any]] = field(default_factory=list)
@@ -111,7 +110,7 @@ class StudentBuilder:
 
     Attributes:
         residual: maps of residual and embedding spaces; towards an anchor, of all.
-        reported: whether maps are reported.
+        reported: maps are reported.
     """
 
     model: nn.Module
@@ -133,7 +132,7 @@ class StudentBuilder:
         self._orders: dict[str, UnitMap] = {}
 
     def map_spaces(self, names: Sequence[str], features: Features) -> None:
-        """Make missing maps of hidden and attention spaces."""
+        """Make missing hidden and attention maps."""
         for name in names:
             if not {name, map_key(name, Role.QUERY)}.isdisjoint(self.residual):
                 continue
@@ -162,7 +161,7 @@ class StudentBuilder:
 
     @torch.no_grad()
     def transport(self, names: Sequence[str]) -> None:
-        """Set parameters to sums of the teachers' transported ones."""
+        """Set parameters to the teachers' transported sums."""
         norms = {norm.module: norm for norm in self.anatomy.norms if norm.space in self.residual}
         scales = {scale.parameter for scale in self.anatomy.scales}
         for name in names:
@@ -253,7 +252,7 @@ class StudentBuilder:
         return expert_maps(space, problem, self.options.inner, features, self.maps)
 
     def _total(self, name: str, weighted: bool) -> Tensor:
-        """Transported parameters, summed; weighted: maps include α."""
+        """Sum transported parameters; weighted: maps include α."""
         total: Tensor | None = None
         for teacher, maps in zip(self.teachers, self.maps, strict=True):
             part = (1.0 if weighted else teacher.weight) * teacher.transported(maps, name, self.anatomy)

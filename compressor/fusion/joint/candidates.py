@@ -63,10 +63,9 @@ def list_candidates(
 
     Args:
         residual, inner: registered maps, or auto.
-        rotatable: residual coordinates may rotate.
+        rotatable: coordinates may rotate.
         evidence: data can compare candidates.
-        alone: try single teachers' coordinates.
-        refit: choosing units beats averaging.
+        alone: try single teachers.
         reads: the stream's reads are known.
     """
     every = tuple(teacher.weight for teacher in teachers)
@@ -106,8 +105,6 @@ def choose_candidate(
     """Choose the candidate whose pilot is closest to the ensemble.
 
     Args:
-        candidates: the default first.
-        problems: by space.
         make: an unbuilt student with these maps.
         scorer: has other samples.
         on_progress: callback (fraction).

@@ -33,7 +33,7 @@ PRUNE_SHAPE_FACTOR = 10
 
 
 def fuse_jointly(context: FusionContext) -> BuiltStudent:
-    """Build the student of the maps and shape closest to the ensemble.
+    """Build the student of the best maps and shape.
 
     Raises:
         UserError: an option is unknown.
@@ -100,7 +100,6 @@ class _Search:
 
     Attributes:
         candidates: the transport default first.
-        problems: by space.
     """
 
     context: FusionContext
@@ -127,10 +126,7 @@ class _Search:
     def choose_shape(
         self, chosen: MapCandidate, map_scores: Sequence[Mapping[str, Any]]
     ) -> tuple[FusionContext, MapCandidate, list[dict[str, Any]]]:
-        """The best shape and maps, and scores.
-
-        Fewer heads also try the default, one teacher's heads its coordinates.
-        """
+        """The best shape and maps, and scores; other shapes may prefer other maps."""
         context, default = self.context, self.candidates[0]
         if not context.alternatives:
             return context, chosen, []
