@@ -28,7 +28,7 @@ def mix_predictions(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     check_ensemble_weights(len(rows), weights)
     total = sum(weights)
     weighted = [row + math.log(weight / total) for row, weight in zip(rows, weights, strict=True) if weight > 0]
-    # Pair by pair: logsumexp over a stack makes a copy of all rows first, and takes four times as long.
+    # Pair by pair: logsumexp over a stack copies all rows, and takes four times as long.
     return reduce(torch.logaddexp, weighted)
 
 
@@ -68,7 +68,7 @@ def mean_kl(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], targets: 
 
 
 def kl_terms(targets: Tensor, log_probs: Tensor) -> Tensor:
-    """Terms p·(log p - log q) of KL(p || q) [..., classes].
+    """Terms p · (log p - log q) of KL(p || q) [..., classes].
 
     Args:
         targets: p, zeros allowed.

@@ -56,7 +56,7 @@ class AttentionEnd:
 
 @dataclass(frozen=True)
 class AttentionPair:
-    """One role of an attention, in student and teachers."""
+    """Queries, keys or values of an attention, in student and teachers."""
 
     student: AttentionEnd
     teachers: tuple[AttentionEnd, ...]
@@ -121,7 +121,7 @@ def load_layer_maps(folder: str | Path, fingerprints: Sequence[str]) -> tuple[La
         return ()
     try:
         with ZipFile(path) as packed:
-            # It is written as it is; what unpacks to more than the file holds is not ours, and may be of any size.
+            # It is written uncompressed; what unpacks to more is not ours, and may be of any size.
             if sum(entry.file_size for entry in packed.infolist()) > path.stat().st_size:
                 raise ValueError("it is compressed")
         with np.load(path, allow_pickle=False) as file:
@@ -146,7 +146,7 @@ def load_layer_maps(folder: str | Path, fingerprints: Sequence[str]) -> tuple[La
 
 
 def _last_attention(anatomy: Anatomy, stack: int) -> str | None:
-    """The last layer's first attention: self-attention."""
+    """The last layer's first attention, in decoders self-attention."""
     layer = anatomy.stacks[stack].layers[-1]
     kinds = {name: space.kind for name, space in anatomy.spaces.items()}
     written = (op.writes or "" for op in anatomy.steps if op.module.startswith(layer + "."))

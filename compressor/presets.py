@@ -54,7 +54,7 @@ PRESETS.register("paper")(
 
 
 def preset(name: str) -> dict[str, Any]:
-    """A copy of its values; UserError if unknown."""
+    """A copy of a preset's values; UserError if unknown."""
     return copy.deepcopy(dict(PRESETS.get(name).values))
 
 

@@ -116,14 +116,14 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
     group = prepare_teachers(request.teachers, weights, request.anchor, canonical=canonical)
     calibration = _calibration_set(samples, group, request.holdout)
 
-    # 2. Choose the shapes that the student may take, and the teachers' layers for each of its layers.
+    # 2. Choose possible shapes, and the teachers' layers for each layer.
     assignment = assign_layers(group.everyone, student_depths(group, request.depth), calibration)
     specs = specs_for(group, request.width, request.depth, options.narrowing, assignment, request.anchor)
     candidates = student_candidates(specs, torch.promote_types(request.dtype, SINGLE), request.seed)
     group = group.with_spans(assignment.spans(group.everyone, candidates[0].anatomy))
     timer.lap("prepare")
 
-    # 3. Make maps of every space, transport the weights along them, and refit the student layer by layer.
+    # 3. Make maps, transport the weights, and refit the student layer by layer.
     context = FusionContext(
         group.teachers, group.anchor, candidates[0], candidates[1:], candidates[0].anatomy, calibration, options,
         coupling_options(options.alignment), on_progress, timer,

@@ -13,14 +13,14 @@ from compressor.anatomy.queries import reader, stream_tap
 
 @dataclass(frozen=True)
 class LinearStage:
-    """Linear modules with one input and output space, or one outside the layers."""
+    """Linear modules with one input and one inner output space, or one outside the layers."""
 
     ops: tuple[LinearOp, ...]
 
 
 @dataclass(frozen=True)
 class ResidualWriteStage:
-    """Linear modules that join the stream together.
+    """Linear modules that join the stream together, as parallel branches do.
 
     Attributes:
         tap: the stream after the sum.
@@ -76,7 +76,7 @@ class LayerPlan:
         taps: inner outputs, norms, and the stream after its writers.
         inner_taps: inner outputs.
         stream_taps: the stream after its writers.
-        thin_taps: ends of inner readers; some tokens suffice.
+        thin_taps: inputs and outputs of inner readers; some tokens suffice to choose units.
     """
 
     parameters: list[str]
@@ -161,7 +161,7 @@ class BuildPlan:
         return [_single_stage(item) for item in self.anatomy.flow[start:first] if self._fitted(item)]
 
     def taps_before(self, stack: int) -> list[Tap]:
-        """Outputs before a stack."""
+        """The teachers' outputs before a stack."""
         return [(_stage_items(stage)[0].module, "out") for stage in self.stages_before(stack)]
 
     @cached_property
@@ -188,7 +188,7 @@ class BuildPlan:
 
     @cached_property
     def tail_taps(self) -> list[Tap]:
-        """Outputs after the layers."""
+        """The teachers' outputs after the layers."""
         taps: list[Tap] = [(item.module, "out") for item in [*self.tail, *(stage.head for stage in self.tied_heads)]]
         readers = [reader(self.anatomy, space) for space in self.late_spaces]
         taps += [(op.module, "in") for op in readers if op is not None]
@@ -220,7 +220,7 @@ class BuildPlan:
                 if item.space is not None and not is_folded(self.anatomy, item):
                     groups.append([item])
             elif tap is not None:
-                # Parallel branches join the stream at one place: they are fitted together, once both can run.
+                # Parallel branches are fitted together, once both can run.
                 group = joining.setdefault(tap, [])
                 if group in groups and group:
                     groups.remove(group)
@@ -241,7 +241,7 @@ class BuildPlan:
         return list(dict.fromkeys(taps))
 
     def _touches(self, parameter: str, spaces: Sequence[str]) -> bool:
-        """Whether it has an axis in these spaces."""
+        """Whether a parameter has an axis in these spaces."""
         return any(part.key in spaces for axis in self.anatomy.axes[parameter] for part in axis.parts)
 
     def _fitted(self, item: LinearOp | Norm) -> bool:
@@ -259,7 +259,7 @@ class BuildPlan:
         return max(i for i, item in enumerate(self.anatomy.flow) if item.module.startswith(inside))
 
     def _alike(self, previous: LinearOp | Norm, op: LinearOp) -> bool:
-        """Whether they share input and inner output space."""
+        """Whether two modules share input and inner output space."""
         if not isinstance(previous, LinearOp) or previous.checkpoint is not None:
             return False
         same = previous.writes == op.writes and previous.reads == op.reads

@@ -46,7 +46,7 @@ def collect_result(
 def layer_maps_of(student: StudentBuilder, order: Sequence[int]) -> tuple[LayerMap, ...]:
     """Map the teachers' residual streams to the student's after every layer.
 
-    Original teachers are centred where canonical form does.
+    They apply to original teachers, so they centre where canonical form does.
 
     Args:
         order: fusion teacher i is the user's order[i].

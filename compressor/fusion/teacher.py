@@ -28,7 +28,7 @@ class LayerSpan:
 
     Attributes:
         layers: none where the teacher waits.
-        counterpart: the last one run, which gives weights.
+        counterpart: the last one run, which gives heads, units and weights.
     """
 
     layers: tuple[str, ...]
@@ -57,7 +57,7 @@ class FusionTeacher:
         return self.spans.get(layer) or LayerSpan((layer,), layer)
 
     def local_name(self, name: str) -> str:
-        """The teacher's name for one of the student's."""
+        """The teacher's name for a student's module, parameter or space."""
         for layer, span in self.spans.items():
             if name == layer or name.startswith((layer + ".", layer + "/")):
                 local = span.counterpart + name[len(layer) :]
@@ -66,7 +66,7 @@ class FusionTeacher:
         return name
 
     def space(self, name: str) -> Space:
-        """The teacher's corresponding space."""
+        """The teacher's space for one of the student's."""
         return self.anatomy.spaces[self.local_name(name)]
 
     def tensor(self, name: str) -> Tensor | None:
@@ -86,7 +86,7 @@ class FusionTeacher:
         return apply(local_maps, self.state, self.anatomy, [local], {local: axes})[local]
 
     def with_spans(self, spans: Mapping[str, LayerSpan]) -> FusionTeacher:
-        """The same with assigned layers."""
+        """The same teacher with assigned layers."""
         return replace(self, spans=spans)
 
 
@@ -127,14 +127,16 @@ def as_input_output(weight: Tensor, anatomy: Anatomy, op: LinearOp, name: str | 
 
 
 def reads_first(anatomy: Anatomy, op: LinearOp, name: str | None = None) -> bool:
-    """Whether dimension 0 is the input (Conv1D)."""
+    """Whether dimension 0 is the input (Conv1D), not the output (Linear)."""
     return not op.tied and anatomy.axes[name or op.weight][0].side is Side.READ
 
 
 def prepare_teachers(
     teachers: Sequence[NamedModel], weights: Sequence[float], anchor: NamedModel | None, *, canonical: bool
 ) -> TeacherGroup:
-    """Certify teachers and bring them into canonical form, sorted by checksum unless anchored.
+    """Certify teachers and bring them into canonical form.
+
+    Without an anchor they are sorted by checksum, so their order does not matter.
 
     Raises:
         UserError, UnsupportedError: these teachers cannot be fused.
@@ -164,7 +166,7 @@ def prepare_teacher(name: str, model: PreTrainedModel, weight: float, *, canonic
 
     Args:
         weight: α.
-        canonical: fold norms and scales and centre writers.
+        canonical: fold norms and scales and centre writers; else keep weights.
 
     Raises:
         CertificateError, UnsupportedError: the architecture is not understood.
@@ -193,7 +195,7 @@ def weights_checksum(model: PreTrainedModel) -> WeightChecksum:
 
 
 def normalised_weights(weights: Sequence[float]) -> list[float]:
-    """Weights of sum one."""
+    """Weights that sum to one."""
     total = sum(weights)
     return [weight / total for weight in weights]
 

@@ -48,7 +48,7 @@ class Alignment:
         lap: callback (stage), for timing.
 
     Raises:
-        UserError: an option is unknown or unfit.
+        UserError: an option is unknown or does not fit the models.
         UnsupportedError: these teachers cannot be aligned.
     """
 
@@ -81,7 +81,7 @@ class Alignment:
 
         Raises:
             UserError, UnsupportedError: as above.
-            CouplingError: unsolved transport problem.
+            CouplingError: a transport problem could not be solved.
         """
         last = max((self.schedule.made.get(key, START) for key in keys), default=START)
         aligned: list[AlignedMaps] = []
@@ -140,7 +140,7 @@ class _TeacherPass:
         self.orders: dict[str, Coupling] = {}
 
     def advance(self, place: int) -> dict[str, CompactCoupling]:
-        """Make the next place's maps."""
+        """Make the maps of the next place."""
         self.made = {}
         if place == START:
             for entry in dict.fromkeys(self.graph.entries):

@@ -26,8 +26,8 @@ from compressor.fusion.calibration.token_filters import token_masks
 from compressor.fusion.context import FusionContext
 from compressor.fusion.teacher import FusionTeacher
 
-#: {share of the anchor that is tried besides the equal one: shares tried if it is the best}; the other teachers divide
-#: the rest.  A narrow anchor may be worse than the teachers aligned to it.
+#: {anchor's share tried besides the equal one: shares tried if it is best}.  A narrow anchor may be worse than the
+#: teachers aligned to it.
 ANCHOR_SHARES = {0.2: (0.1, 0.35), 0.8: (0.65, 0.9)}
 #: Samples of their pilots: with fewer, averaged streams look worse than they are.
 ANCHOR_SAMPLES = 256
@@ -165,7 +165,7 @@ def _check_tied(graph: FlowGraph, policy: Policy, name: str) -> None:
 
 
 def _choice(context: FusionContext, weights: Sequence[float], scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The report on the choice; weights: the ensemble's."""
+    """The report on the choice; weights: the ensemble's, not the shares."""
     assert context.anchor is not None
     why = "a residual policy was asked for"
     return {

@@ -32,7 +32,7 @@ class AlignedStudent(StudentBuilder):
         self._streams = set(stream_keys(self.anatomy).values())
 
     def map_spaces(self, names: Sequence[str], features: Features) -> None:
-        """Make unaligned maps; `transport` makes the others."""
+        """Make the maps that are not aligned; `transport` makes the others."""
         aligned = self.alignment.schedule.made
         keys = {name: (name, map_key(name, Role.QUERY)) for name in names}
         super().map_spaces([name for name in names if not any(key in aligned for key in keys[name])], features)

@@ -133,7 +133,7 @@ class _GroupPair:
         return total + (self.attention.couple_hard(self.output, self._name).cost_value or 0.0)
 
     def add_to(self, plans: Mapping[Role, Tensor], mass: float) -> None:
-        """Add this pair's mass."""
+        """Add this pair's mass to the plans."""
         teacher, anchor, attention = self.attention.teacher, self.attention.anchor, self.attention
         values = attention.couple(self.output, f"{self._name}/value").plan
         if self._pinned:
@@ -163,7 +163,7 @@ class _GroupPair:
         return f"{self.attention.anchor.name}/head {self.h}"
 
     def _match_queries(self) -> Tensor:
-        """Their query heads' plan, of mass one."""
+        """The plan between their query heads, of mass one."""
         sizes = [len(heads) for heads in self.query_heads]
         if sizes == [1, 1]:
             return torch.ones(1, 1, dtype=torch.float64)

@@ -25,11 +25,11 @@ from compressor.fusion.teacher import FusionTeacher
 from compressor.models.inputs import without_labels
 from compressor.transport import Moments, from_weights
 
-#: Bytes that the moments of several keys may always take together; more if the anchor itself is larger.
+#: Bytes of moments that are always allowed; more if the anchor is larger.
 MOMENT_BYTES = 256 * 2**20
 #: Rows of moments that are normalised at once.
 COMPARISON_BLOCK = 64
-#: Roles of an attention space that are compared; values and outputs are both compared at the output projection.
+#: Roles that are compared; values and outputs both at the output projection.
 COMPARED_ROLES = (Role.QUERY, Role.KEY, Role.OUTPUT)
 
 
@@ -37,7 +37,7 @@ class FeatureComparison(Protocol):
     """A source of moments."""
 
     def moments(self, teacher: int, key: str, maps: Mapping[str, Map]) -> Moments:
-        """Of a map key, given its inputs' maps."""
+        """Moments of a map key, given the teacher's maps of its inputs."""
 
     def strength(self, key: str) -> Tensor:
         """The anchor's mean squares at a site [m]."""
@@ -215,7 +215,7 @@ class ByWeights:
 
 
 def add_moments(total: Moments | None, more: Moments) -> Moments:
-    """Add to `total` in place, in float64."""
+    """Add moments to `total` in place, in float64."""
     names = ("xx", "yy", "xy", "x", "y")
     if total is None:
         return replace(more, **{name: getattr(more, name).double() for name in names})
@@ -235,12 +235,12 @@ def sum_moments(parts: Sequence[Moments]) -> Moments:
 
 
 def _model_bytes(model: nn.Module) -> int:
-    """Bytes of its parameters."""
+    """Bytes of a model's parameters."""
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
 def _sum_normalised(parts: Sequence[Moments]) -> Moments:
-    """Summed moments over their mean squares."""
+    """Sum of moments, each divided by its mean square."""
     factors = [1 / _mean_square(part) for part in parts]
     without_products = [
         _scaled(replace(part, xy=part.xy[:0]), factor) for part, factor in zip(parts, factors, strict=True)

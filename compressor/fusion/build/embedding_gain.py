@@ -1,4 +1,4 @@
-"""Embeddings scaled by the width (Gemma: √width)."""
+"""Embeddings scaled by a number that depends on the width (Gemma: √width)."""
 
 from __future__ import annotations
 

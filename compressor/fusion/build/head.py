@@ -22,12 +22,11 @@ from compressor.fusion.calibration.masks import Masks
 from compressor.fusion.calibration.statistics import token_rows
 from compressor.fusion.teacher import reads_first
 
-#: Most tokens times classes to which a head is fitted, and those times inputs: half a minute of one core.
+#: Most tokens times classes of a fit, and those times inputs: half a minute of one core.
 HEAD_ENTRIES, HEAD_WORK = 1 << 27, 1 << 34
-#: Tokens per input of the head below which it keeps its least squares: with a large vocabulary few tokens are taken,
-#: and a fit to fewer tokens than inputs does not generalise.
+#: Tokens per input of the head below which it keeps its least squares: few tokens do not generalise.
 TOKENS_PER_INPUT = 2
-#: Relative difference up to which logits are the head's outputs times a number.
+#: Relative difference up to which logits are scaled outputs of the head.
 SCALE_TOLERANCE = 1e-5
 
 
@@ -91,7 +90,7 @@ def _locate_head(student: StudentBuilder) -> tuple[str, Norm | None, LinearOp] |
     if not tied:
         return free[0].module, None, free[0]
     norm, op = tied[0].norm, tied[0].head
-    # The last layer's own norm would have to run again; only modules after the layers do.
+    # Only modules after the layers run again, not the last layer's own norm.
     inside = norm.module.startswith(tuple(f"{layer}." for layer in student.anatomy.layers))
     return None if inside else (op.module, norm, op)
 

@@ -1,4 +1,4 @@
-"""Build students layer by layer; several share one run of the teachers."""
+"""Build students layer by layer, in step with the teachers; several share one run of these."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def build_student(
 
 
 def needs_activations(context: FusionContext, *, aligned: bool = False) -> bool:
-    """Whether the teachers must run."""
+    """Whether the teachers must run, to refit or to compare coordinates."""
     return context.calibration is not None and (context.refit or (context.from_activations and not aligned))
 
 
@@ -195,7 +195,7 @@ class _LayerwiseBuild:
         student, runner, refit = self.students[index], self.student_runners[index], self.refits[index]
         plan, start = self.plan.layer_plans[layer], list(runner.hidden)
         if stack.runs > 1:
-            # A layer that runs several times is fitted to all its runs at once, each from its transported input.
+            # A layer that runs several times is fitted to all runs, each from its transported input.
             runner.advance_to(
                 [
                     features.transported(virtual, (layer, "in"), stack.residual).to(hidden).reshape(hidden.shape)
@@ -215,7 +215,7 @@ class _LayerwiseBuild:
         if stack.runs > 1:
             runner.run_repeatedly(layer, stack.runs, start)
         elif outputs is not None and runner.plain:
-            # The layer need not run again for its output: only the last stage's part of it has changed.
+            # The layer need not run again: only the last stage's part of its output has changed.
             runner.advance_to(outputs)
         else:
             runner.advance(layer)

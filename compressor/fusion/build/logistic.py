@@ -15,14 +15,14 @@ from compressor.fusion.maps.attention.low_rank import roots
 
 #: Tokens times classes of one chunk.
 CHUNK_ENTRIES = 1 << 22
-#: Steps of L-BFGS between evaluations on the held-out samples, the most evaluations, and the gain worth another.
+#: L-BFGS steps between held-out evaluations, the most evaluations, and the gain worth another.
 LBFGS_STEPS, EVALUATIONS, LEAST_GAIN = 4, 8, 5e-3
 #: Held-out KL below which there is nothing to gain.
 NEWTON_TOLERANCE = 1e-6
-#: Noise in the inputs that a head should tolerate, as a share of their mean square: with nearly dependent inputs a fit
-#: would otherwise rely on their last digits, which float16 and int8 do not have.
+#: Input noise that a head should tolerate, as a share of the mean square: a fit to nearly dependent inputs would
+#: otherwise rely on digits that float16 and int8 do not have.
 INPUT_NOISE = 1e-3
-#: Added to the variance of a class, so that one that is never expected takes no endless steps.
+#: Added to a class's variance, so that an unexpected class takes no endless steps.
 CLASS_VARIANCE_FLOOR = 1e-3
 
 
@@ -47,7 +47,7 @@ class FittedHead(Protocol):
         ...
 
     def logits(self, change: Tensor, inputs: Tensor) -> Tensor:
-        """Outputs [T, classes] for inputs [T, n], changed."""
+        """Outputs [T, classes] for inputs [T, n] after a change."""
         ...
 
     def cost(self, change: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class FittedHead(Protocol):
         ...
 
     def set(self, change: Tensor) -> None:
-        """Change the student."""
+        """Apply a change to the student."""
         ...
 
 

@@ -22,7 +22,7 @@ from compressor.models.inputs import dummy_inputs, without_labels
 PILOT_SAMPLES = 64
 #: Random inputs that score pilots where there are no held-out samples.
 RANDOM_SAMPLES = 16
-#: About the most held-out logits that are scored: of a large vocabulary not all fit into memory.
+#: About the most held-out logits that are scored, to limit memory.
 MOST_SCORED_LOGITS = 1 << 26
 #: Share by which a candidate must beat the default one.
 MARGIN = 0.01
@@ -64,7 +64,7 @@ class PilotScorer:
 
 
 def within_margin(score: float, best: float) -> bool:
-    """Whether it is about as good."""
+    """Whether a score is about as good as the best."""
     return score <= (1 + MARGIN) * best + 1e-9
 
 

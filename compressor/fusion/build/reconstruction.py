@@ -19,14 +19,13 @@ from compressor.fusion.calibration.statistics import token_rows
 from compressor.fusion.features.activations import ActivationFeatures
 from compressor.fusion.plan import JoiningStage
 
-#: Tokens of one step of the descent, and the least number of different steps: fewer tokens do not generalise.
+#: Tokens per step, and the least number of different steps: fewer do not generalise.
 STEP_TOKENS, LEAST_STEPS = 2048, 3
-#: Samples of a step whose inputs do not show how many tokens they make.
+#: Samples per step whose number of tokens is unknown.
 SAMPLES_PER_STEP = 16
 #: Steps between evaluations on the held-out samples.
 EVALUATION_STEPS = 50
-#: Learning rates in units of a parameter's root mean square; the next is tried if one gains nothing by the first
-#: evaluation.
+#: Learning rates per root mean square of a parameter; each is tried if the one before gains nothing at once.
 LEARNING_RATES = (0.05, 0.01, 0.002)
 #: Share of the target's energy below which there is nothing to gain.
 EXACT_RECONSTRUCTION = 1e-6

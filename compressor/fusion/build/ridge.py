@@ -1,6 +1,6 @@
 """Ridge regression in closed form.
 
-    W = W₀ + (UᵀU + λd̄I)⁻¹Uᵀ(Y - UW₀),   d̄ = mean of diag(UᵀU)
+    W = W₀ + (UᵀU + λ d̄ I)⁻¹ Uᵀ(Y - U W₀),   d̄ = mean of diag(UᵀU)
 
 U: the student's inputs; Y: transported targets; W₀: the transported weight or zero.  Held-out error chooses λ, W₀.
 """
@@ -53,9 +53,9 @@ def fit_ridge(
 
     Args:
         held_out: if empty, the first λ and the transported prior win.
-        prior: transported weight [n, m].
+        prior: transported weight [n, m]; None for zero.
     """
-    # A smaller ridge would fit the rounding of the sums, along directions that the inputs do not have.
+    # A smaller ridge would fit rounding, along directions that inputs do not have.
     ridges = sorted({max(ridge, RIDGE_FLOOR * train.precision) for ridge in ridges})
     zero = torch.zeros_like(train.cross)
     if held_out is None or not held_out.count:
@@ -66,7 +66,7 @@ def fit_ridge(
         return RidgeFit(weight, solver.bias(weight), ridges[0], prior is not None, error)
     priors = [zero] if prior is None else [prior.double(), zero]
     solver = _Ridge(train, intercept)
-    # Errors below zero are rounding: of exact fits the most damped one is the safest.
+    # Errors below zero are rounding: of exact fits the most damped is safest.
     candidates = [
         (max(0.0, _error(held_out, weight, solver.shift(weight))), -ridge, index)
         for ridge in ridges
@@ -107,16 +107,16 @@ class _Ridge:
         return prior + vectors @ (missing / (values + ridge * self.scale)[:, None])
 
     def solve_once(self, prior: Tensor, ridge: float) -> Tensor:
-        """As `solve`, faster once."""
+        """As `solve`, faster for a single λ."""
         damped = self.gram + ridge * self.scale * torch.eye(len(self.gram), dtype=torch.float64)
         return prior + torch.cholesky_solve(self.cross - self.gram @ prior, torch.linalg.cholesky(damped))
 
     def shift(self, weight: Tensor) -> Tensor | None:
-        """Intercept relative to the origin."""
+        """Intercept relative to the rows' origin."""
         return self.output_mean - self.input_mean @ weight if self.intercept else None
 
     def bias(self, weight: Tensor) -> Tensor | None:
-        """Intercept of the rows."""
+        """Intercept of the rows themselves."""
         shift = self.shift(weight)
         if shift is None or self.origin is None:
             return shift
@@ -124,7 +124,7 @@ class _Ridge:
 
 
 def _error(sums: Regression, weight: Tensor, shift: Tensor | None) -> float:
-    """Σ|y-uW-b|² / Σ|y-ȳ|², from sums."""
+    """Σ |y - uW - b|² / Σ |y - ȳ|², from sums."""
     count = max(sums.count, 1)
     squares = sums.energy - 2 * (weight * sums.cross).sum() + (weight * (sums.gram @ weight)).sum()
     if shift is not None:
@@ -136,14 +136,14 @@ def _error(sums: Regression, weight: Tensor, shift: Tensor | None) -> float:
 def fit_scales(
     gram: Tensor, total: Tensor, cross: Tensor, target: Tensor, count: Tensor, *, table: Tensor, shifts: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Least squares of (u∘γ+β)Eᵀ to centred logits y: scale γ and shift β before a fixed head.
+    """Fit scale γ and shift β before a fixed head: least squares of (u ∘ γ + β) Eᵀ to centred logits y.
 
-    Normal equations are Hadamard products: Σuuᵀ∘EᵀE for γ, count·EᵀE for β.
+    Normal equations are Hadamard products: Σ uuᵀ ∘ EᵀE for γ, count · EᵀE for β.
 
     Args:
-        gram, total: Σuᵀu [m, m] and Σu [m]; directions without evidence keep γ=1.
-        cross: Σu∘(yE) [m].
-        target: ΣyE [m].
+        gram, total: Σ uᵀu [m, m] and Σ u [m]; directions without evidence keep γ = 1.
+        cross: Σ u ∘ (yE) [m].
+        target: Σ yE [m].
         table: E [vocabulary, m].
 
     Returns:

@@ -88,12 +88,12 @@ class BuildReport:
 
     def add_maps(self, space: str, maps: Sequence[Mapping[str, Map]], couplings: Sequence[Coupling]) -> None:
         """Add a space's couplings, or else its maps."""
-        # Couplings taken over from a space with the same order of heads are reported under this space's name.
+        # Couplings shared with a space of the same order of heads are reported here too.
         self.couplings += [{**coupling.summary(), "space": space} for coupling in couplings]
         for key in () if couplings else maps[0]:
             pulls = [teacher_maps[key].pull for teacher_maps in maps]
             self.projections += [
-                # Of experts' units, which have one map each, the mean.
+                # Experts have one map each: take the mean.
                 {
                     "space": key,
                     "source": pull.shape[-2],
@@ -161,7 +161,7 @@ class StudentBuilder:
 
     @torch.no_grad()
     def transport(self, names: Sequence[str]) -> None:
-        """Set parameters to the teachers' transported sums."""
+        """Set parameters to the sums of the teachers' transported ones."""
         norms = {norm.module: norm for norm in self.anatomy.norms if norm.space in self.residual}
         scales = {scale.parameter for scale in self.anatomy.scales}
         for name in names:
@@ -171,7 +171,7 @@ class StudentBuilder:
                 self.parameters[name].fill_(1.0)
                 continue
             if norm is not None and attribute == "weight" and self.anatomy.rotatable(norm.space or ""):
-                # In rotated coordinates a norm has one scale for all: its own was folded, or is fitted later.
+                # In rotated coordinates a norm has one scale: its own was folded, or is fitted later.
                 self.parameters[name].fill_(self.residual[norm.space or ""].norm_scale + norm.unit_scale - 1)
                 continue
             # Pushes include α; outputs in fixed coordinates are averaged here.

@@ -1,1 +1,1 @@
-"""Fusion without an anchor."""
+"""Fusion without an anchor: compare candidates on held-out samples."""

@@ -23,12 +23,11 @@ from compressor.fusion.maps.residual import ResidualMap, ResidualProblem, energy
 from compressor.fusion.maps.residual_statistics import residual_problems, with_reads
 from compressor.fusion.shape.width import Narrowing
 
-#: Share of the residual energy that common components may leave out before one teacher's coordinates and components
-#: chosen by what is read are tried too, and before layers are reconstructed.
+#: Share of residual energy that common components may leave out before other coordinates and reconstruction are tried.
 RESIDUAL_ENERGY_SLACK = 0.02
-#: Steps of a reconstruction, and the distance of a pilot to the ensemble up to which it is not worth its time.
+#: Steps of a reconstruction, and the distance of a pilot up to which it is not worth its time.
 RECONSTRUCTION_STEPS, SKIP_RECONSTRUCTION_KL = 600, 0.05
-#: A shape whose first pilot is so many times as far from the ensemble as the best one gets no further pilots.
+#: A shape gets no further pilots if its first is so many times as far from the ensemble as the best.
 PRUNE_SHAPE_FACTOR = 10
 
 
@@ -87,7 +86,7 @@ def _reconstruction_steps(
     problems: Mapping[str, ResidualProblem],
     scores: Sequence[Mapping[str, Any]],
 ) -> int:
-    """Automatic steps; 0 where pilots are close."""
+    """Automatic steps; 0 where pilots are close to the ensemble."""
     left_out = [energy_left_out(replace(problem, weights=chosen.shares)) for problem in problems.values()]
     closest = min((value for entry in scores for value in entry.values() if isinstance(value, float)), default=math.inf)
     worthwhile = max(left_out, default=0.0) > RESIDUAL_ENERGY_SLACK and closest > SKIP_RECONSTRUCTION_KL
@@ -171,7 +170,7 @@ class _Search:
 
     def _pilots(self, context: FusionContext, candidates: Sequence[MapCandidate]) -> list[StudentBuilder]:
         """Built pilots."""
-        # Where heads are left out, others may be copies of each other, of whose units importance would keep both.
+        # Where heads are left out, others may be copies, of which importance would keep both.
         quick = context.candidate.spec.narrowing != Narrowing.FEWER
         pilots = [self._pilot(context, c, c.make(self.problems), quick=quick) for c in candidates]
         if pilots and needs_activations(context):
