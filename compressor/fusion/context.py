@@ -65,7 +65,6 @@ class FusionContext:
         anchor: may be a teacher.
         alternatives: other shapes of this width.
         anatomy: the student's; towards an anchor with stream sites.
-        on_progress: callback (fraction, message).
     """
 
     teachers: Sequence[FusionTeacher]

@@ -89,7 +89,6 @@ class _Request:
     """Checked arguments of `fuse_models`.
 
     Attributes:
-        dtype: of the student.
         towards_anchor: there is a residual policy.
     """
 

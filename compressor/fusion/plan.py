@@ -37,11 +37,7 @@ class ResidualWriteStage:
 
 @dataclass(frozen=True)
 class NormStage:
-    """One norm that keeps its scale.
-
-    Attributes:
-        tap: the stream it joins.
-    """
+    """One norm that keeps its scale."""
 
     norm: Norm
     tap: Tap | None
@@ -72,9 +68,7 @@ class LayerPlan:
 
     Attributes:
         spaces: experts before their units.
-        stages: in forward order.
         taps: inner outputs, norms, and the stream after its writers.
-        inner_taps: inner outputs.
         stream_taps: the stream after its writers.
         thin_taps: inputs and outputs of inner readers; some tokens suffice to choose units.
     """

@@ -24,7 +24,6 @@ class FusionResult:
 
     Attributes:
         model: in evaluation mode and the teachers' precision.
-        report: JSON-ready.
         passages: maps between residual streams, for hidden-state losses.
     """
 

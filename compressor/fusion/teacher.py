@@ -96,7 +96,6 @@ class TeacherGroup:
 
     Attributes:
         teachers: sorted unless anchored.
-        anchor: may be a teacher.
         order: teacher i is the user's order[i].
     """
 

@@ -32,7 +32,6 @@ class AlignedMaps:
 
     Attributes:
         maps: pushes include α.
-        summaries: coupling figures.
     """
 
     key: str
@@ -42,10 +41,6 @@ class AlignedMaps:
 
 class Alignment:
     """Maps of all teachers to an anchor's coordinates, made on request along the flow.
-
-    Args:
-        policy: at junctions.
-        lap: callback (stage), for timing.
 
     Raises:
         UserError: an option is unknown or does not fit the models.

@@ -17,11 +17,7 @@ from compressor.fusion.maps.residual import ResidualMap
 
 @dataclass(eq=False)
 class AlignedStudent(StudentBuilder):
-    """A student with all spaces aligned to an anchor.
-
-    Attributes:
-        residual: maps not yet deleted.
-    """
+    """A student with all spaces aligned to an anchor."""
 
     residual: dict[str, ResidualMap]
     alignment: Alignment = field(kw_only=True)

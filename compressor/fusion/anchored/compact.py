@@ -20,7 +20,6 @@ class CompactCoupling:
 
     Attributes:
         plan: [n, m] float64, or its entries.
-        mu, nu: marginals.
         received: mass per target [m].
     """
 
@@ -60,7 +59,6 @@ def pooled_compact_maps(
 
     Args:
         weights: α.
-        scales: of each push.
         one_matrix: readers take the push, without α.
     """
     start = torch.zeros_like(couplings[0].nu)

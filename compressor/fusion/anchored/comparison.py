@@ -83,10 +83,7 @@ class ByActivations:
     Each pass sums as many keys as memory allows; returned moments are not kept.
 
     Args:
-        masks: tokens that count.
         everywhere: compare streams at all depths, not only the entry.
-        weighs: strengths are needed.
-        lap: callback (stage), for timing.
     """
 
     def __init__(

@@ -23,7 +23,6 @@ class Policy:
     """A residual policy.
 
     Attributes:
-        shares: of stream and branches.
         local: couplings differ along a stream.
         start: first coupling: from the "entry", "everywhere", or "identity".
         weighs: shares depend on strengths.

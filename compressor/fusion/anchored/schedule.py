@@ -15,7 +15,6 @@ class Schedule:
     Attributes:
         made: {map key: place}.
         needed: {map key: last place}.
-        unwritten: spaces mapped at the start.
         junctions: {place: junctions completed there}.
         mixed: keys that meet at junctions.
     """

@@ -33,7 +33,6 @@ def build_student(
     """Build the student of a fusion.
 
     Args:
-        start: fraction done before.
         aligned: maps need no activations.
     """
 

@@ -29,7 +29,6 @@ class RidgeFit:
     Attributes:
         weight: [n, m] float64.
         bias: [m].
-        ridge: λ.
         prior: whether W₀ was the transported weight.
         error: squared error over target variance, held-out if possible.
     """

@@ -35,8 +35,6 @@ class BuildOptions:
     """How a student is built, given its residual map.
 
     Attributes:
-        inner: map of heads and units.
-        ridges: candidate λ.
         owners: teachers that give heads and units; empty for all.
         from_weights: ground costs ignore data.
         reconstruction_steps: per layer, after its refit.
@@ -73,9 +71,7 @@ class BuildReport:
     """What was done to a student, JSON-ready.
 
     Attributes:
-        couplings: transport plans.
         projections: other maps.
-        reconstructed: layers with errors.
         not_reconstructed: why none was.
     """
 
@@ -110,7 +106,6 @@ class StudentBuilder:
 
     Attributes:
         residual: maps of residual and embedding spaces; towards an anchor, of all.
-        reported: maps are reported.
     """
 
     model: nn.Module

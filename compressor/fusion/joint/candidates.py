@@ -25,7 +25,6 @@ class MapCandidate:
 
     Attributes:
         shares: the teachers', in residual coordinates.
-        inner: map of heads and units.
     """
 
     residual: str
@@ -62,7 +61,6 @@ def list_candidates(
     """List all candidates, the transport default first.
 
     Args:
-        residual, inner: registered maps, or auto.
         rotatable: coordinates may rotate.
         evidence: data can compare candidates.
         alone: try single teachers.
@@ -107,7 +105,6 @@ def choose_candidate(
     Args:
         make: an unbuilt student with these maps.
         scorer: has other samples.
-        on_progress: callback (fraction).
 
     Returns:
         The best, or the first if about as good; and all scores.
