@@ -1,4 +1,4 @@
-"""Predictions of an ensemble, the weighted mean of its members' probabilities, and KL divergences from them."""
+"""Ensemble predictions, weighted means of probabilities, and KL divergences."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from compressor.models.inputs import without_labels
 
 
 def mix_predictions(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Log of the weighted mean of probabilities [..., C].
+    """Log of the weighted mean of probabilities.
 
     Args:
-        rows: log-probabilities [..., C] of each model.
-        weights: of the models, normalised; weight 0 leaves a model out.
+        rows: log-probabilities [..., C].
+        weights: unnormalised; 0 leaves a model out.
 
     Raises:
         UserError: as `check_ensemble_weights`.
@@ -28,12 +28,12 @@ def mix_predictions(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     check_ensemble_weights(len(rows), weights)
     total = sum(weights)
     weighted = [row + math.log(weight / total) for row, weight in zip(rows, weights, strict=True) if weight > 0]
-    # Pair by pair: logsumexp over a stack makes a copy of all rows first, and takes four times as long.
+    # Pair by pair: logsumexp over a stack copies all rows, and takes four times as long.
     return reduce(torch.logaddexp, weighted)
 
 
 def check_ensemble_weights(models: int, weights: Sequence[float]) -> None:
-    """UserError unless each model has a non-negative weight and not all are zero."""
+    """UserError unless there is a non-negative weight per model, not all zero."""
     if len(weights) != models or any(weight < 0 for weight in weights) or sum(weights) <= 0:
         raise UserError(
             f"an ensemble of {models} models needs {models} weights, none negative, not all zero: {list(weights)}"
@@ -42,19 +42,17 @@ def check_ensemble_weights(models: int, weights: Sequence[float]) -> None:
 
 @torch.no_grad()
 def ensemble_predictions(models: Sequence[nn.Module], weights: Sequence[float], batch: Mapping[str, Tensor]) -> Tensor:
-    """Log of the weighted mean of the models' probabilities, [B, ..., classes] float64."""
+    """Log of the models' mean probabilities, [B, ..., classes] float64."""
     inputs = without_labels(batch)
     return mix_predictions([logits_of(model, inputs).double().log_softmax(-1) for model in models], weights)
 
 
 @torch.no_grad()
 def mean_kl(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], targets: Sequence[Tensor]) -> float:
-    """Mean KL(target || model) over the tokens or samples that count, in nats; infinite if not a number.
+    """Mean KL(target || model) over unmasked tokens or samples, in nats; infinite for NaN.
 
     Args:
-        model: to be compared.
-        batches: inputs.
-        targets: log-probabilities [B, ..., classes] per batch.
+        targets: log-probabilities [B, ..., classes].
     """
     total, count = 0.0, 0
     for batch, target in zip(batches, targets, strict=True):
@@ -70,39 +68,26 @@ def mean_kl(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], targets: 
 
 
 def kl_terms(targets: Tensor, log_probs: Tensor) -> Tensor:
-    """The terms p · (log p - log q) of KL(p || q), to be summed over classes.
+    """Terms p · (log p - log q) of KL(p || q) [..., classes].
 
     Args:
-        targets: p [..., classes], zeros included.
-        log_probs: log q [..., classes].
+        targets: p, zeros allowed.
+        log_probs: log q.
     """
     return targets * (targets.clamp(min=1e-30).log() - log_probs)
 
 
 def ensemble_log_probs(logits: Sequence[Tensor], weights: Sequence[float], temperature: float = 1.0) -> Tensor:
-    """Log of the weighted mean of softmax(logits / temperature), [..., classes].
-
-    Args:
-        logits: one tensor [..., classes] per teacher.
-        weights: one non-negative weight per teacher, as in `mix_predictions`.
-    """
+    """Log of the weighted mean of softmax(logits / temperature) [..., classes]."""
     return mix_predictions([(rows / temperature).log_softmax(-1) for rows in logits], weights)
 
 
 def ensemble_kl(
     student_logits: Tensor, teacher_logits: Sequence[Tensor], weights: Sequence[float], temperature: float = 1.0
 ) -> Tensor:
-    """temperature² · KL(mean of the teachers' softmax ‖ the student's softmax), both at `temperature`.
+    """temperature² · KL(teachers' mean softmax ‖ student's softmax), in nats, averaged over samples [..., classes].
 
-    The square keeps the size of the gradient independent of the temperature (Hinton et al. 2015).
-
-    Args:
-        student_logits: [..., classes]; all but the last dimension are samples.
-        teacher_logits: the same shape, one per teacher.
-        weights: see `ensemble_log_probs`.
-
-    Returns:
-        The mean over the samples in nats, a scalar.
+    The square keeps gradients independent of the temperature (Hinton et al. 2015).
     """
     target = ensemble_log_probs(teacher_logits, weights, temperature).flatten(0, -2)
     student = (student_logits / temperature).log_softmax(-1).flatten(0, -2)
@@ -110,11 +95,7 @@ def ensemble_kl(
 
 
 def summed_kl(reference: Tensor, log_probs: Tensor) -> float:
-    """Σ over rows of KL(reference ‖ model) in nats, summed in float64.
-
-    Args:
-        reference, log_probs: log-probabilities [P, C].
-    """
+    """Σ over rows of KL(reference ‖ model) in nats, from log-probabilities [P, C]."""
     reference, log_probs = reference.double(), log_probs.double()
     # A class of probability 0 adds nothing, whatever the model predicts; 0 · (−∞) would be NaN.
     terms = torch.where(reference.isneginf(), 0.0, reference.exp() * (reference - log_probs))

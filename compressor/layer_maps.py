@@ -1,4 +1,4 @@
-"""Where a student and its teachers are comparable: maps between hidden states, and pairs of attentions."""
+"""Maps between hidden states, and pairs of attentions."""
 
 from __future__ import annotations
 
@@ -30,10 +30,9 @@ class LayerMap:
     """Maps of the teachers' residual streams to the student's, after one layer.
 
     Attributes:
-        layer: path of the student's layer.
-        layers: paths of the teachers' corresponding layers.
-        pushes: maps [n_k, m]: the student's stream is Σ_k push_kᵀ x_k; None without a part in it.
-        decoder: whether its tokens are those of a decoder after an encoder.
+        layers: the teachers'.
+        pushes: [n_k, m], or None: the student's stream is Σ_k push_kᵀ x_k.
+        decoder: tokens are the decoder's.
     """
 
     layer: str
@@ -44,12 +43,10 @@ class LayerMap:
 
 @dataclass(frozen=True)
 class AttentionEnd:
-    """Where the queries, the keys or the values of one attention are computed.
+    """Where one attention's queries, keys or values are computed.
 
     Attributes:
-        module: its output holds them.
         columns: of the output, head after head.
-        heads: number of heads.
     """
 
     module: str
@@ -59,7 +56,7 @@ class AttentionEnd:
 
 @dataclass(frozen=True)
 class AttentionPair:
-    """One role (queries, keys or values) of an attention, in the student and in every teacher."""
+    """Queries, keys or values of an attention, in student and teachers."""
 
     student: AttentionEnd
     teachers: tuple[AttentionEnd, ...]
@@ -67,9 +64,9 @@ class AttentionPair:
 
 
 def attention_pairs(student: Anatomy, teachers: Sequence[Anatomy]) -> tuple[AttentionPair, ...]:
-    """Queries, keys and values of the last layer of every stack (Wang et al. 2021, section 3: MiniLMv2).
+    """Pair queries, keys and values of every stack's last layer (Wang et al. 2021, section 3: MiniLMv2).
 
-    Roles that are not the output of a linear module in all models are left out.
+    Only roles with linear modules in all models count.
     """
     models = [student, *teachers]
     pairs = []
@@ -85,17 +82,15 @@ def attention_pairs(student: Anatomy, teachers: Sequence[Anatomy]) -> tuple[Atte
 
 
 def attention_pairs_of(student: PretrainedConfig, teachers: Sequence[PretrainedConfig]) -> tuple[AttentionPair, ...]:
-    """`attention_pairs` of models, by their configs."""
+    """`attention_pairs`, by configs."""
     return attention_pairs(inspect_config(student), [inspect_config(teacher) for teacher in teachers])
 
 
 def save_layer_maps(folder: str | Path, layer_maps: Sequence[LayerMap], fingerprints: Sequence[str]) -> None:
-    """Write layer maps into a folder, atomically; a shared map is written once.
+    """Write layer maps to `transport.npz` atomically.
 
     Args:
-        folder: gets `transport.npz`.
-        layer_maps: of one student.
-        fingerprints: of its teachers, in their order.
+        fingerprints: of the teachers.
     """
     names: dict[int, str] = {}
     arrays: dict[str, np.ndarray] = {}
@@ -116,7 +111,7 @@ def save_layer_maps(folder: str | Path, layer_maps: Sequence[LayerMap], fingerpr
 
 
 def load_layer_maps(folder: str | Path, fingerprints: Sequence[str]) -> tuple[LayerMap, ...]:
-    """The layer maps in a folder, teachers in the order given; () if it has none of exactly these teachers.
+    """Load layer maps in the given order of teachers; () if the file is of others.
 
     Raises:
         UserError: the file cannot be read.
@@ -126,7 +121,7 @@ def load_layer_maps(folder: str | Path, fingerprints: Sequence[str]) -> tuple[La
         return ()
     try:
         with ZipFile(path) as packed:
-            # It is written as it is; what unpacks to more than the file holds is not ours, and may be of any size.
+            # It is written uncompressed; what unpacks to more is not ours, and may be of any size.
             if sum(entry.file_size for entry in packed.infolist()) > path.stat().st_size:
                 raise ValueError("it is compressed")
         with np.load(path, allow_pickle=False) as file:
@@ -151,7 +146,7 @@ def load_layer_maps(folder: str | Path, fingerprints: Sequence[str]) -> tuple[La
 
 
 def _last_attention(anatomy: Anatomy, stack: int) -> str | None:
-    """The first attention of a stack's last layer, which in decoders of encoder–decoders is self-attention."""
+    """The last layer's first attention, in decoders self-attention."""
     layer = anatomy.stacks[stack].layers[-1]
     kinds = {name: space.kind for name, space in anatomy.spaces.items()}
     written = (op.writes or "" for op in anatomy.steps if op.module.startswith(layer + "."))

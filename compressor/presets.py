@@ -1,4 +1,4 @@
-"""Presets: named recipe values, which flags and the recipe's own keys override."""
+"""Presets: named recipe values, which flags and the recipe override."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from compressor.utils.registry import Registry
 
 @dataclass(frozen=True)
 class Preset:
-    """Recipe values, nested as in a recipe, and their meaning in a few words."""
+    """Recipe values, nested as in a recipe, and their meaning."""
 
     meaning: str
     values: Mapping[str, Any]
@@ -54,15 +54,15 @@ PRESETS.register("paper")(
 
 
 def preset(name: str) -> dict[str, Any]:
-    """A copy of a preset's values; UserError for an unknown name."""
+    """A copy of a preset's values; UserError if unknown."""
     return copy.deepcopy(dict(PRESETS.get(name).values))
 
 
 def beneath(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Nested recipe values, completed by a preset, without its width if there is an anchor or target.
+    """Complete recipe values by a preset, without its width given an anchor or target.
 
     Raises:
-        UserError: there is no preset of that name.
+        UserError: the preset is unknown.
     """
     lower = preset(name)
     fusion = values.get("fusion")

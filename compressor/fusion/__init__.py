@@ -1,4 +1,4 @@
-"""From teachers to a student: statistics, maps of every space, transported weights, closed-form refit."""
+"""Fuse teachers into a student."""
 
 from compressor.fusion.anchored.policies import POLICIES
 from compressor.fusion.fuse import FusionResult, check_residual_option, fuse_models

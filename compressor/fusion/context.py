@@ -1,4 +1,4 @@
-"""The context of a fusion: teachers, shapes of the student, calibration samples, options, progress."""
+"""The context of a fusion."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StageTimer:
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
-        """Add the time since the last lap to a stage."""
+        """Add the time since the last lap."""
         now = time.perf_counter()
         self.laps[stage] = self.laps.get(stage, 0.0) + now - self._last
         self._last = now
@@ -40,13 +40,7 @@ class StageTimer:
 
 @dataclass(frozen=True, eq=False)
 class StudentCandidate:
-    """A shape that the student may take.
-
-    Attributes:
-        spec: the shape.
-        model: of that shape; all its weights will be replaced.
-        anatomy: of the model.
-    """
+    """A possible shape, with a model whose weights will be replaced."""
 
     spec: StudentSpec
     model: PreTrainedModel
@@ -54,7 +48,7 @@ class StudentCandidate:
 
     @property
     def heads(self) -> str:
-        """The heads of its first attention, in words."""
+        """The first attention's heads."""
         attentions = [space for space in self.anatomy.spaces.values() if space.kind is Kind.ATTENTION]
         if not attentions:
             return "no attention"
@@ -68,16 +62,9 @@ class FusionContext:
     """The context of a fusion.
 
     Attributes:
-        teachers: their layers assigned to the student's.
-        anchor: may be one of the teachers.
-        candidate: the student's shape.
-        alternatives: other shapes of the same width.
-        anatomy: of the student; towards an anchor with a key for every site of the stream.
-        calibration: None without data.
-        options: how to fuse.
-        coupling: how coordinates are coupled, from the options.
-        on_progress: callback (fraction, message).
-        timer: seconds for the report.
+        anchor: may be a teacher.
+        alternatives: other shapes of this width.
+        anatomy: the student's; towards an anchor with stream sites.
     """
 
     teachers: Sequence[FusionTeacher]
@@ -93,36 +80,36 @@ class FusionContext:
 
     @property
     def model(self) -> PreTrainedModel:
-        """The model that becomes the student."""
+        """The student's model."""
         return self.candidate.model
 
     def with_candidate(self, candidate: StudentCandidate) -> FusionContext:
-        """The same context with another shape."""
+        """The same with another shape."""
         return replace(self, candidate=candidate, anatomy=candidate.anatomy)
 
     @property
     def from_activations(self) -> bool:
-        """Whether ground costs are measured on activations."""
+        """Whether ground costs compare activations."""
         return self.calibration is not None and self.options.alignment.features != "weights"
 
     @property
     def has_held_out(self) -> bool:
-        """Whether samples are held out to choose by."""
+        """Whether samples are held out."""
         return self.calibration is not None and len(self.calibration.held_out) > 0
 
     @property
     def refit(self) -> bool:
-        """Whether weights are refitted, which needs data."""
+        """Whether to refit, which needs data."""
         return self.options.refit and self.calibration is not None
 
 
 def student_candidates(specs: Sequence[StudentSpec], dtype: torch.dtype, seed: int) -> list[StudentCandidate]:
-    """A random model for every spec."""
+    """A random model per spec."""
     return [StudentCandidate(spec, _random_model(spec, dtype, seed), inspect_config(spec.config)) for spec in specs]
 
 
 def coupling_options(options: AlignmentOptions) -> CouplingOptions:
-    """The recipe's options of couplings."""
+    """The recipe's coupling options."""
     return CouplingOptions(
         options.cost, options.preparation, options.normalise, options.solver, options.epsilon, options.mass,
         options.relaxation,

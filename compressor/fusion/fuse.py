@@ -1,4 +1,4 @@
-"""Fuse teachers into one narrow student: the algorithm in named steps."""
+"""Fuse teachers into one narrow student."""
 
 from __future__ import annotations
 
@@ -53,23 +53,21 @@ def fuse_models(
 ) -> FusionResult:
     """Fuse teachers into one student of `width` times the residual width of the widest.
 
-    Without an anchor, the order of the teachers does not matter.  Half precision is computed in float32.
+    Without an anchor, the teachers' order does not matter.  Half precision is computed in float32.
 
     Args:
-        teachers: (name, model) pairs of one model type and task; they are not changed.
-        width: share of the residual width, in (0, 1]; unused if an anchor gives the shape.
-        batches: unlabelled calibration inputs, or None to align the weights alone.
-        options: how to fuse.
-        holdout: share of the samples that choose map and ridge.
-        seed: of every random choice (the student's weights start random, and all are replaced).
-        depth: layers of the student, as a number or a share of the deepest teacher's; None for as many.
-        anchor: a trained narrow model that gives the student its shape and its residual coordinates.
+        teachers: (name, model) pairs of one model type and task, left unchanged.
+        width: in (0, 1]; unused with an anchor.
+        batches: unlabelled calibration inputs; None uses weights alone.
+        holdout: share of samples that choose maps and λ.
+        depth: layers, or a share of the deepest teacher's; None keeps all.
+        anchor: a narrow model that gives shape and residual coordinates.
         progress: callback (fraction, message).
 
     Raises:
-        UserError: the width leaves no head, an option names nothing known, or there is nothing to fuse.
+        UserError: no teacher, an unknown option, or too small a width.
         CertificateError: an architecture is not understood.
-        UnsupportedError: something about these teachers cannot be fused yet.
+        UnsupportedError: these teachers cannot be fused yet.
     """
     options, on_progress = options or FusionOptions(), progress or (lambda fraction, message: None)
     if not teachers:
@@ -88,11 +86,10 @@ def fuse_models(
 
 @dataclass(frozen=True, eq=False)
 class _Request:
-    """The arguments of `fuse_models`, checked; models in single precision.
+    """Checked arguments of `fuse_models`.
 
     Attributes:
-        dtype: of the student.
-        towards_anchor: whether a residual policy aligns everything to the anchor.
+        towards_anchor: there is a residual policy.
     """
 
     teachers: Sequence[NamedModel]
@@ -118,14 +115,14 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
     group = prepare_teachers(request.teachers, weights, request.anchor, canonical=canonical)
     calibration = _calibration_set(samples, group, request.holdout)
 
-    # 2. Choose the shapes that the student may take, and the teachers' layers for each of its layers.
+    # 2. Choose possible shapes, and the teachers' layers for each layer.
     assignment = assign_layers(group.everyone, student_depths(group, request.depth), calibration)
     specs = specs_for(group, request.width, request.depth, options.narrowing, assignment, request.anchor)
     candidates = student_candidates(specs, torch.promote_types(request.dtype, SINGLE), request.seed)
     group = group.with_spans(assignment.spans(group.everyone, candidates[0].anatomy))
     timer.lap("prepare")
 
-    # 3. Make maps of every space, transport the weights along them, and refit the student layer by layer.
+    # 3. Make maps, transport the weights, and refit the student layer by layer.
     context = FusionContext(
         group.teachers, group.anchor, candidates[0], candidates[1:], candidates[0].anatomy, calibration, options,
         coupling_options(options.alignment), on_progress, timer,
@@ -138,12 +135,7 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
 
 
 def check_residual_option(options: FusionOptions, width: float, depth: float | int | None, *, anchored: bool) -> None:
-    """Raise if a residual map or policy is unknown or does not fit the student's shape.
-
-    Args:
-        options: name the map or policy.
-        width, depth: of the student.
-        anchored: whether an anchor is given.
+    """Check that the residual map or policy fits the student's shape.
 
     Raises:
         UserError: the message says what to do.
@@ -160,7 +152,7 @@ def check_residual_option(options: FusionOptions, width: float, depth: float | i
 
 
 def _check_alignment(alignment: AlignmentOptions) -> None:
-    """Raise for options that a fusion without a residual policy does not use."""
+    """Refuse options that need a residual policy."""
     for name in ANCHORED_ONLY:
         if getattr(alignment, name) != AlignmentOptions.model_fields[name].default:
             raise UserError(
@@ -172,7 +164,7 @@ def _check_alignment(alignment: AlignmentOptions) -> None:
 def _models_in_single(
     teachers: Sequence[NamedModel], anchor: NamedModel | None
 ) -> tuple[list[NamedModel], NamedModel | None]:
-    """Models of half precision in float32; an anchor that is one of the teachers stays the same object."""
+    """Half precision in float32; a shared anchor stays shared."""
     named = [*teachers, *([anchor] if anchor is not None else [])]
     for _, model in named:
         name_architecture(model)
@@ -189,7 +181,7 @@ def _samples_in_single(batches: Iterable[Batch]) -> list[Batch]:
 
 
 def _calibration_set(samples: Sequence[Batch] | None, group: TeacherGroup, holdout: float) -> CalibrationSet | None:
-    """Train and held-out samples in batches that are small enough; None without data."""
+    """Samples in small batches."""
     if samples is None:
         return None
     model = group.teachers[0].model

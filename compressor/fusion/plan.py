@@ -1,4 +1,4 @@
-"""The build plan: an anatomy cut into pieces, with the stages in which they are fitted."""
+"""The build plan: pieces of an anatomy and their stages."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from compressor.anatomy.queries import reader, stream_tap
 
 @dataclass(frozen=True)
 class LinearStage:
-    """Linear modules that read one input and write one inner space, or one module outside the layers."""
+    """Linear modules with one input and one inner output space, or one outside the layers."""
 
     ops: tuple[LinearOp, ...]
 
 
 @dataclass(frozen=True)
 class ResidualWriteStage:
-    """Linear modules whose outputs join the residual stream together, as parallel branches do.
+    """Linear modules that join the stream together, as parallel branches do.
 
     Attributes:
-        ops: the modules.
         tap: the stream after the sum.
     """
 
@@ -32,31 +31,26 @@ class ResidualWriteStage:
 
     @property
     def stream_key(self) -> str | None:
-        """The map key of the stream there."""
+        """The stream's map key."""
         return self.ops[0].joins or self.ops[0].writes
 
 
 @dataclass(frozen=True)
 class NormStage:
-    """One norm that keeps its scale.
-
-    Attributes:
-        norm: the norm.
-        tap: the residual stream that its output joins, if any.
-    """
+    """One norm that keeps its scale."""
 
     norm: Norm
     tap: Tap | None
 
     @property
     def stream_key(self) -> str | None:
-        """The map key of the stream there."""
+        """The stream's map key."""
         return self.norm.joins or self.norm.space
 
 
 @dataclass(frozen=True)
 class TiedHeadStage:
-    """A head that shares its weight with the embedding; the norm before it is fitted instead."""
+    """A tied head; the norm before it is fitted."""
 
     norm: Norm
     head: LinearOp
@@ -73,13 +67,10 @@ class LayerPlan:
     """One layer of the student.
 
     Attributes:
-        parameters: their names.
-        spaces: its own spaces, experts before their units.
-        stages: in the order of the forward pass.
-        taps: the teachers' outputs of inner writers and norms, and the residual stream after its writers.
-        inner_taps: outputs of linear modules that write inner spaces.
-        stream_taps: the residual stream after its writers.
-        thin_taps: inputs and outputs of readers of inner spaces; some tokens are enough to choose units.
+        spaces: experts before their units.
+        taps: inner outputs, norms, and the stream after its writers.
+        stream_taps: the stream after its writers.
+        thin_taps: inputs and outputs of inner readers; some tokens suffice to choose units.
     """
 
     parameters: list[str]
@@ -92,7 +83,7 @@ class LayerPlan:
 
     @cached_property
     def closing(self) -> tuple[JoiningStage, list[FitStage]] | None:
-        """The last stage that joins the residual stream, and all stages from it on; None if none joins."""
+        """The last stage that joins the stream, and those from it on."""
         for index in reversed(range(len(self.stages))):
             stage = self.stages[index]
             if isinstance(stage, (ResidualWriteStage, NormStage)) and stage.tap is not None:
@@ -101,11 +92,7 @@ class LayerPlan:
 
 
 class BuildPlan:
-    """The pieces of a student in the order in which they are built.
-
-    Args:
-        anatomy: the student's; the teachers have the same modules.
-    """
+    """The pieces of a student in build order."""
 
     def __init__(self, anatomy: Anatomy) -> None:
         self.anatomy = anatomy
@@ -115,7 +102,7 @@ class BuildPlan:
 
     @cached_property
     def layer_plans(self) -> dict[str, LayerPlan]:
-        """By path of the layer."""
+        """By layer path."""
         return {layer: self._layer_plan(layer) for layer in self.layers}
 
     @cached_property
@@ -125,19 +112,19 @@ class BuildPlan:
 
     @cached_property
     def early_parameters(self) -> list[str]:
-        """Those needed before the layers."""
+        """Those before the layers."""
         later = {*self.late_parameters, *(name for k in range(1, len(self.anatomy.stacks)) for name in self.between(k))}
         return [name for name in self.outside_parameters if name not in later]
 
     def between(self, stack: int) -> list[str]:
-        """Those of modules between the previous stack and this one."""
+        """Those between the previous stack and this."""
         before, after = self.anatomy.stacks[stack - 1].layers, self.anatomy.stacks[stack].layers
         modules = {item.module for item in self.anatomy.flow[self._last(before) + 1 : self._first(after)]}
         return [n for n in self.outside_parameters if n.rpartition(".")[0] in modules and n not in self.late_parameters]
 
     @cached_property
     def late_parameters(self) -> list[str]:
-        """Those of modules after the layers."""
+        """Those after the layers."""
         modules = {item.module for item in self.anatomy.flow[self._last(self.anatomy.stacks[-1].layers) + 1 :]}
         return [
             name
@@ -147,12 +134,12 @@ class BuildPlan:
 
     @cached_property
     def outside_spaces(self) -> list[str]:
-        """Hidden spaces of no layer, as a pooler's."""
+        """Hidden spaces of no layer."""
         return [name for name in self.anatomy.spaces if name not in self._wide and not self._inside(name)]
 
     @cached_property
     def early_spaces(self) -> list[str]:
-        """Those needed before the layers: channels between convolutions."""
+        """Those between convolutions before the layers."""
         tail = {item.module for item in self.tail}
         readers = {name: reader(self.anatomy, name) for name in self.outside_spaces}
         return [name for name, op in readers.items() if op is None or op.module not in tail]
@@ -162,30 +149,30 @@ class BuildPlan:
         return [name for name in self.outside_spaces if name not in self.early_spaces]
 
     def stages_before(self, stack: int) -> list[FitStage]:
-        """Stages between the previous stack and this one."""
+        """Stages since the previous stack."""
         first = self._first(self.anatomy.stacks[stack].layers)
         start = 0 if stack == 0 else self._last(self.anatomy.stacks[stack - 1].layers) + 1
         return [_single_stage(item) for item in self.anatomy.flow[start:first] if self._fitted(item)]
 
     def taps_before(self, stack: int) -> list[Tap]:
-        """What the teachers show before a stack."""
+        """The teachers' outputs before a stack."""
         return [(_stage_items(stage)[0].module, "out") for stage in self.stages_before(stack)]
 
     @cached_property
     def tail(self) -> list[LinearOp | Norm]:
-        """Linear modules and unfolded norms after the layers."""
+        """Fitted modules after the layers."""
         last = self._last(self.anatomy.stacks[-1].layers)
         return [item for item in self.anatomy.flow[last + 1 :] if self._fitted(item)]
 
     @cached_property
     def tail_stages(self) -> list[FitStage]:
-        """Stages after the layers; a norm before a tied head comes last, since it is fitted to the logits."""
+        """Stages after the layers, tied heads last."""
         stages = [_single_stage(item) for item in self.tail if not (isinstance(item, LinearOp) and item.tied)]
         return [*stages, *self.tied_heads]
 
     @cached_property
     def tied_heads(self) -> list[TiedHeadStage]:
-        """Tied heads with a norm that they alone read."""
+        """Tied heads with their own norm."""
         heads = {op.module: op for op in self.anatomy.steps if op.tied}
         return [
             TiedHeadStage(norm, heads[norm.readers[0]])
@@ -195,7 +182,7 @@ class BuildPlan:
 
     @cached_property
     def tail_taps(self) -> list[Tap]:
-        """What the teachers show after the layers."""
+        """The teachers' outputs after the layers."""
         taps: list[Tap] = [(item.module, "out") for item in [*self.tail, *(stage.head for stage in self.tied_heads)]]
         readers = [reader(self.anatomy, space) for space in self.late_spaces]
         taps += [(op.module, "in") for op in readers if op is not None]
@@ -227,7 +214,7 @@ class BuildPlan:
                 if item.space is not None and not is_folded(self.anatomy, item):
                     groups.append([item])
             elif tap is not None:
-                # Parallel branches join the stream at one place: they are fitted together, once both can run.
+                # Parallel branches are fitted together, once both can run.
                 group = joining.setdefault(tap, [])
                 if group in groups and group:
                     groups.remove(group)
@@ -248,7 +235,7 @@ class BuildPlan:
         return list(dict.fromkeys(taps))
 
     def _touches(self, parameter: str, spaces: Sequence[str]) -> bool:
-        """Whether a parameter has an axis in one of the spaces."""
+        """Whether a parameter has an axis in these spaces."""
         return any(part.key in spaces for axis in self.anatomy.axes[parameter] for part in axis.parts)
 
     def _fitted(self, item: LinearOp | Norm) -> bool:
@@ -266,7 +253,7 @@ class BuildPlan:
         return max(i for i, item in enumerate(self.anatomy.flow) if item.module.startswith(inside))
 
     def _alike(self, previous: LinearOp | Norm, op: LinearOp) -> bool:
-        """Whether two linear modules read the same input and write the same inner space."""
+        """Whether two modules share input and inner output space."""
         if not isinstance(previous, LinearOp) or previous.checkpoint is not None:
             return False
         same = previous.writes == op.writes and previous.reads == op.reads
@@ -276,12 +263,12 @@ class BuildPlan:
 
 
 def wide_spaces(anatomy: Anatomy) -> list[str]:
-    """Residual and embedding spaces, whose maps are made before the layers are built."""
+    """Residual and embedding spaces, mapped before the layers."""
     return [space.name for space in anatomy.spaces.values() if space.kind in (Kind.RESIDUAL, Kind.EMBEDDING)]
 
 
 def is_folded(anatomy: Anatomy, norm: Norm) -> bool:
-    """Whether a norm has no scale of its own in the student."""
+    """Whether a norm has no scale."""
     return norm.space is not None and norm.folded and anatomy.rotatable(norm.space)
 
 

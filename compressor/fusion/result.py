@@ -1,4 +1,4 @@
-"""The result of a fusion: student, report, and maps between hidden states."""
+"""The result of a fusion."""
 
 from __future__ import annotations
 
@@ -23,11 +23,8 @@ class FusionResult:
     """A student and how it was made.
 
     Attributes:
-        model: the student, in evaluation mode and the teachers' precision.
-        target: its shape, asked and given.
-        anatomy: its anatomy.
-        report: choices, couplings, fits, seconds; plain values for JSON.
-        passages: maps of the teachers' residual streams to the student's, for hidden-state losses.
+        model: in evaluation mode and the teachers' precision.
+        passages: maps between residual streams, for hidden-state losses.
     """
 
     model: PreTrainedModel
@@ -40,26 +37,18 @@ class FusionResult:
 def collect_result(
     built: BuiltStudent, model: PreTrainedModel, group: TeacherGroup, seconds: dict[str, float]
 ) -> FusionResult:
-    """The result of a fusion.
-
-    Args:
-        built: the student.
-        model: its model in the teachers' precision.
-        group: the teachers.
-        seconds: per stage.
-    """
+    """The result of a fusion; model: in the teachers' precision."""
     candidate, report = built.candidate, _report(built, group, seconds)
     return FusionResult(model, candidate.spec, candidate.anatomy, report, layer_maps_of(built.builder, group.order))
 
 
 def layer_maps_of(student: StudentBuilder, order: Sequence[int]) -> tuple[LayerMap, ...]:
-    """The maps of the teachers' residual streams to the student's after every layer.
+    """Map the teachers' residual streams to the student's after every layer.
 
-    They apply to teachers that are not in canonical form, so they centre the stream where that form does.
+    They apply to original teachers, so they centre where canonical form does.
 
     Args:
-        student: built.
-        order: teacher i of the fusion is the user's teacher order[i].
+        order: fusion teacher i is the user's order[i].
     """
     places = _user_order(order)
     pushes: dict[str, tuple[Tensor | None, ...]] = {}
@@ -77,7 +66,7 @@ def layer_maps_of(student: StudentBuilder, order: Sequence[int]) -> tuple[LayerM
 
 
 def _push(student: StudentBuilder, place: int, key: str, residual: str) -> Tensor | None:
-    """A teacher's map of the stream, float32 [n_k, m]; None if it adds nothing."""
+    """A stream map, float32 [n_k, m]; None if zero."""
     mapping = student.maps[place].get(key)
     if mapping is None or not mapping.push.any():
         return None
@@ -88,7 +77,7 @@ def _push(student: StudentBuilder, place: int, key: str, residual: str) -> Tenso
 
 
 def _report(built: BuiltStudent, group: TeacherGroup, seconds: dict[str, float]) -> dict[str, Any]:
-    """The report, with teachers in the user's order."""
+    """The report, in the user's order."""
     places, builder, report = _user_order(group.order), built.builder, built.builder.report
     teachers = [group.teachers[place] for place in places]
     named = {key: {t.name: built.choice[key][t.name] for t in teachers} for key in ("shares", "weights")}
@@ -122,5 +111,5 @@ def _report(built: BuiltStudent, group: TeacherGroup, seconds: dict[str, float])
 
 
 def _user_order(order: Sequence[int]) -> list[int]:
-    """The fusion's index of each of the user's teachers."""
+    """Fusion indices of the user's teachers."""
     return sorted(range(len(order)), key=lambda i: order[i])

@@ -1,4 +1,4 @@
-"""Teachers with certified anatomy and canonical weights."""
+"""Certified teachers with canonical weights."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ NamedModel = tuple[str, PreTrainedModel]
 
 @dataclass(frozen=True)
 class LayerSpan:
-    """The layers of a teacher that correspond to one of the student's.
+    """A teacher's layers for one of the student's.
 
     Attributes:
-        layers: to run, in order; empty where the teacher waits for the others.
-        counterpart: the last one run, whose heads, units and weights the student's layer may take.
+        layers: none where the teacher waits.
+        counterpart: the last one run, which gives heads, units and weights.
     """
 
     layers: tuple[str, ...]
@@ -37,15 +37,13 @@ class LayerSpan:
 
 @dataclass(frozen=True, eq=False)
 class FusionTeacher:
-    """One teacher, ready to be transported.  Methods take the student's names.
+    """One teacher, ready for transport.  Methods take the student's names.
 
     Attributes:
-        name: in the report.
-        model: has the canonical weights, in the teacher's precision.
-        anatomy: certified.
-        state: {parameter: canonical weights, float64}, computed at every access.
-        weight: α, the teacher's share; all sum to 1.
-        spans: {layer of the student: the teacher's layers}; its namesake where absent.
+        model: canonical, in the teacher's precision.
+        state: {parameter: canonical float64 weights}, computed at every access.
+        weight: α; all sum to 1.
+        spans: {student layer: teacher layers}; its namesake where absent.
     """
 
     name: str
@@ -59,7 +57,7 @@ class FusionTeacher:
         return self.spans.get(layer) or LayerSpan((layer,), layer)
 
     def local_name(self, name: str) -> str:
-        """The teacher's name of one of the student's modules, parameters or spaces."""
+        """The teacher's name for a student's module, parameter or space."""
         for layer, span in self.spans.items():
             if name == layer or name.startswith((layer + ".", layer + "/")):
                 local = span.counterpart + name[len(layer) :]
@@ -68,25 +66,19 @@ class FusionTeacher:
         return name
 
     def space(self, name: str) -> Space:
-        """The teacher's space that corresponds to one of the student's."""
+        """The teacher's space for one of the student's."""
         return self.anatomy.spaces[self.local_name(name)]
 
     def tensor(self, name: str) -> Tensor | None:
-        """A canonical parameter; None if the teacher has none."""
+        """A canonical parameter, if any."""
         return self.state.get(self.local_name(name))
 
     def read_weight(self, op: LinearOp) -> Tensor:
-        """The weight of one of the student's linear modules, [inputs, outputs] float64."""
+        """A linear weight, [inputs, outputs] float64."""
         return as_input_output(self.state[self.local_name(op.weight)], self.anatomy, op, self.local_name(op.weight))
 
     def transported(self, maps: Mapping[str, Map], name: str, student: Anatomy) -> Tensor:
-        """A parameter in the student's shape, float64.
-
-        Args:
-            maps: by the student's map keys.
-            name: of the parameter.
-            student: its anatomy.
-        """
+        """A parameter in the student's shape, float64."""
         axes = student.axes[name]
         keys = {part.key for axis in axes for part in axis.parts if part.key in maps}
         local = self.local_name(name)
@@ -94,7 +86,7 @@ class FusionTeacher:
         return apply(local_maps, self.state, self.anatomy, [local], {local: axes})[local]
 
     def with_spans(self, spans: Mapping[str, LayerSpan]) -> FusionTeacher:
-        """The same teacher with its layers assigned to the student's."""
+        """The same teacher with assigned layers."""
         return replace(self, spans=spans)
 
 
@@ -103,9 +95,8 @@ class TeacherGroup:
     """All teachers of a fusion.
 
     Attributes:
-        teachers: sorted, without an anchor.
-        anchor: may be one of the teachers.
-        order: teacher i is the user's teacher order[i].
+        teachers: sorted unless anchored.
+        order: teacher i is the user's order[i].
     """
 
     teachers: Sequence[FusionTeacher]
@@ -118,7 +109,7 @@ class TeacherGroup:
         return [*self.teachers, *([self.anchor] if self.anchor is not None else [])]
 
     def with_spans(self, spans: Sequence[Mapping[str, LayerSpan]]) -> TeacherGroup:
-        """The group with layers assigned, one mapping per member of `everyone`."""
+        """The group with layers assigned, per member of `everyone`."""
         teachers = [
             teacher.with_spans(teacher_spans) for teacher, teacher_spans in zip(self.teachers, spans, strict=False)
         ]
@@ -130,30 +121,24 @@ class TeacherGroup:
 
 
 def as_input_output(weight: Tensor, anatomy: Anatomy, op: LinearOp, name: str | None = None) -> Tensor:
-    """A linear module's weight with its input axis first."""
+    """A weight, input axis first."""
     return weight if reads_first(anatomy, op, name) else weight.T
 
 
 def reads_first(anatomy: Anatomy, op: LinearOp, name: str | None = None) -> bool:
-    """Whether dimension 0 of the weight is its input (Conv1D) and not its output (Linear)."""
+    """Whether dimension 0 is the input (Conv1D), not the output (Linear)."""
     return not op.tied and anatomy.axes[name or op.weight][0].side is Side.READ
 
 
 def prepare_teachers(
     teachers: Sequence[NamedModel], weights: Sequence[float], anchor: NamedModel | None, *, canonical: bool
 ) -> TeacherGroup:
-    """Certify all teachers and bring them into canonical form.
+    """Certify teachers and bring them into canonical form.
 
-    Without an anchor they are sorted by checksum, so that their order does not matter.
-
-    Args:
-        teachers: of one model type and task.
-        weights: one per teacher, to be normalised.
-        anchor: may be one of the teachers.
-        canonical: see `prepare_teacher`.
+    Without an anchor they are sorted by checksum, so their order does not matter.
 
     Raises:
-        UserError, UnsupportedError: the teachers cannot be fused with each other.
+        UserError, UnsupportedError: these teachers cannot be fused.
         CertificateError: an architecture is not understood.
     """
     order = list(range(len(teachers)))
@@ -176,13 +161,11 @@ def prepare_teachers(
 
 
 def prepare_teacher(name: str, model: PreTrainedModel, weight: float, *, canonical: bool = True) -> FusionTeacher:
-    """Certify a teacher's anatomy and bring a copy of its weights into canonical form.
+    """Certify a teacher and bring a copy of its weights into canonical form.
 
     Args:
-        name: in the report.
-        model: is not changed.
         weight: α.
-        canonical: fold norms and scales and centre writers; else weights are taken as they are.
+        canonical: fold norms and scales and centre writers; else keep weights.
 
     Raises:
         CertificateError, UnsupportedError: the architecture is not understood.
@@ -202,7 +185,7 @@ def prepare_teacher(name: str, model: PreTrainedModel, weight: float, *, canonic
 
 
 def weights_checksum(model: PreTrainedModel) -> WeightChecksum:
-    """Name, shape and checksum of every parameter, sorted by name."""
+    """Sorted names, shapes and checksums of parameters."""
     checksums = []
     for name, value in sorted(model.named_parameters()):
         data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
@@ -217,7 +200,7 @@ def normalised_weights(weights: Sequence[float]) -> list[float]:
 
 
 def _check_alike(teachers: Sequence[FusionTeacher]) -> None:
-    """Raise if two teachers differ in parameters or in the runs of shared layers."""
+    """Raise if parameters or layer runs differ."""
     first = teachers[0]
     for teacher in teachers[1:]:
         odd = sorted(_parameter_kinds(first) ^ _parameter_kinds(teacher))
@@ -234,5 +217,5 @@ def _check_alike(teachers: Sequence[FusionTeacher]) -> None:
 
 
 def _parameter_kinds(teacher: FusionTeacher) -> set[str]:
-    """Parameter names without the layers' numbers."""
+    """Parameter names without layer numbers."""
     return {re.sub(r"\.\d+\.", ".N.", name) for name in teacher.anatomy.axes}

@@ -1,1 +1,1 @@
-"""Fusion as in the paper: every coordinate of every teacher is aligned to those of an anchor."""
+"""Align every coordinate to an anchor's, as in the paper."""

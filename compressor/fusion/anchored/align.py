@@ -1,8 +1,7 @@
-"""Align teachers to an anchor: one pass along the flow graph makes every map of every teacher.
+"""Align teachers to an anchor along the flow graph.
 
-Imfeld et al. (2024), Algorithm 1 and section 4: a map is made wherever a linear module writes, from activations or from
-weights with transported inputs; it flows along the residual stream by a policy, through norms unchanged, and through
-attention by one map for queries and keys and one for values.
+Imfeld et al. (2024), Algorithm 1 and section 4: linear outputs get maps, which pass norms unchanged, junctions by a
+policy, and attention as one map for queries and keys and one for values.
 """
 
 from __future__ import annotations
@@ -29,12 +28,10 @@ from compressor.transport import Coupling, CouplingOptions, Moments, from_import
 
 @dataclass(frozen=True, eq=False)
 class AlignedMaps:
-    """The maps of one key.
+    """The teachers' maps of one key.
 
     Attributes:
-        key: of the maps.
-        maps: per teacher; pushes include α.
-        summaries: per teacher, figures of the coupling.
+        maps: pushes include α.
     """
 
     key: str
@@ -43,20 +40,10 @@ class AlignedMaps:
 
 
 class Alignment:
-    """The maps of all teachers to an anchor's coordinates, made along the flow on request.
-
-    Args:
-        graph: the student's flow; the teachers' have the same sites.
-        teachers: one whose model is the anchor's keeps its coordinates.
-        anchor: the anchor.
-        comparison: moments of a teacher's coordinates with the anchor's.
-        policy: of the junctions of the residual stream.
-        options: marginals, heads, queries and keys, scaling.
-        coupling: how coordinates are coupled.
-        lap: callback (stage), for the report's seconds.
+    """Maps of all teachers to an anchor's coordinates, made on request along the flow.
 
     Raises:
-        UserError: an option names nothing known, or does not fit the models.
+        UserError: an option is unknown or does not fit the models.
         UnsupportedError: these teachers cannot be aligned.
     """
 
@@ -82,10 +69,10 @@ class Alignment:
         ]
 
     def until(self, keys: Iterable[str]) -> list[AlignedMaps]:
-        """Go on along the flow until the maps of these keys are made.
+        """Follow the flow until these keys have maps.
 
         Returns:
-            The maps made on the way; they are not kept here.
+            New maps, not kept here.
 
         Raises:
             UserError, UnsupportedError: as above.
@@ -122,7 +109,7 @@ def _check(graph: FlowGraph, teachers: Sequence[FusionTeacher], anchor: FusionTe
 
 
 class _TeacherPass:
-    """One teacher's pass along the flow graph."""
+    """One teacher's pass."""
 
     def __init__(
         self,
@@ -148,7 +135,7 @@ class _TeacherPass:
         self.orders: dict[str, Coupling] = {}
 
     def advance(self, place: int) -> dict[str, CompactCoupling]:
-        """Make the maps of the next place of the flow."""
+        """Make the maps of the next place."""
         self.made = {}
         if place == START:
             for entry in dict.fromkeys(self.graph.entries):
@@ -178,7 +165,7 @@ class _TeacherPass:
         return identity_coupling(n, space=key)
 
     def _write(self, op: LinearOp, place: int) -> None:
-        """Make the map of a module's output, at the first of its writers."""
+        """Map an output, at its first writer."""
         space = self.anatomy.spaces.get(op.writes or "")
         if space is None:
             return
@@ -234,7 +221,7 @@ class _TeacherPass:
         return self.coupling.couple(moments, mu, nu, space=name)
 
     def _outgoing_norms(self, key: str) -> tuple[Tensor, Tensor] | None:
-        """Norms of the teacher's and the anchor's outgoing weights; None if nothing reads."""
+        """Norms of both models' outgoing weights."""
         joins = next((op.joins for op in self.anatomy.steps if op.writes == key), None)
         readers = [op for op in self.anatomy.steps if op.reads in (key, joins or key) and not op.tied]
         if not readers:

@@ -1,7 +1,6 @@
-"""Fusion towards an anchor, the paper's way: align every coordinate of every teacher, and average the weights.
+"""Fusion towards an anchor, as in the paper: align and average.
 
-If weights are refitted, held-out samples choose the anchor's share: two residual streams, averaged alike, are more than
-one width can compute, while the anchor's own fits.
+With a refit, held-out samples choose the anchor's share, since one width cannot compute two averaged streams.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from compressor.fusion.calibration.token_filters import token_masks
 from compressor.fusion.context import FusionContext
 from compressor.fusion.teacher import FusionTeacher
 
-#: {share of the anchor that is tried besides the equal one: shares tried if it is the best}; the other teachers divide
-#: the rest.  A narrow anchor may be worse than the teachers aligned to it.
+#: {anchor's share tried besides the equal one: shares tried if it is best}.  A narrow anchor may be worse than the
+#: teachers aligned to it.
 ANCHOR_SHARES = {0.2: (0.1, 0.35), 0.8: (0.65, 0.9)}
 #: Samples of their pilots: with fewer, averaged streams look worse than they are.
 ANCHOR_SAMPLES = 256
 
 
 def fuse_towards_anchor(context: FusionContext) -> BuiltStudent:
-    """Build the student aligned to the context's anchor.
+    """Build the student aligned to the anchor.
 
     Raises:
-        UserError, UnsupportedError, CouplingError: see `compressor.fusion.anchored.align.Alignment`.
+        UserError, UnsupportedError, CouplingError: see `Alignment`.
     """
     options = BuildOptions.from_context(context, "importance")
     weights = [teacher.weight for teacher in context.teachers]
@@ -49,13 +48,13 @@ def fuse_towards_anchor(context: FusionContext) -> BuiltStudent:
 
 
 def unfolded_anatomy(anatomy: Anatomy) -> Anatomy:
-    """The anatomy of weights as they are: no norm or layer scale is folded, no writer centred."""
+    """The anatomy without folding or centring."""
     flow = tuple(replace(item, folded=False) if isinstance(item, Norm) else item for item in anatomy.flow)
     return replace(anatomy, flow=flow, centred=frozenset(), scales=())
 
 
 def _choose_shares(context: FusionContext, options: BuildOptions) -> tuple[Sequence[float], list[dict[str, Any]]]:
-    """Each teacher's share in the weights, and the pilots' scores."""
+    """The teachers' shares, and pilots' scores."""
     equal = tuple(teacher.weight for teacher in context.teachers)
     place = next((k for k, teacher in enumerate(context.teachers) if teacher is context.anchor), None)
     given = context.options.weights != "auto" or not context.refit or not context.has_held_out
@@ -93,14 +92,14 @@ def _choose_shares(context: FusionContext, options: BuildOptions) -> tuple[Seque
 
 
 def _divided(share: float, place: int, teachers: int) -> tuple[float, ...]:
-    """The anchor's share at its place among the teachers; the others divide the rest equally."""
+    """All shares; the others divide the rest equally."""
     return tuple(share if k == place else (1 - share) / (teachers - 1) for k in range(teachers))
 
 
 def _aligned_student(
     context: FusionContext, shares: Sequence[float], options: BuildOptions
 ) -> tuple[FusionContext, AlignedStudent]:
-    """The context with aligned anatomies, and an unbuilt student in which the teachers have these shares."""
+    """The aligned context, and an unbuilt student."""
     teachers = [replace(teacher, weight=share) for teacher, share in zip(context.teachers, shares, strict=True)]
     context, alignment = _align_teachers(replace(context, teachers=teachers))
     student = AlignedStudent(context.model, context.anatomy, context.teachers, {}, options, alignment=alignment)
@@ -108,7 +107,7 @@ def _aligned_student(
 
 
 def _align_teachers(context: FusionContext) -> tuple[FusionContext, Alignment]:
-    """The context with a key for every site of the residual stream, and the alignment of every teacher."""
+    """The context with stream sites, and the alignment."""
     policy, residual = POLICIES.get(context.options.residual), context.options.residual
     assert context.anchor is not None
     if context.options.inner != "auto":
@@ -150,7 +149,7 @@ def _by_activations(
 
 
 def _flow_graph(anatomy: Anatomy, policy: Policy, *, folded: bool) -> FlowGraph:
-    """The flow graph that a policy needs; a policy of one map needs no sites."""
+    """A policy's flow graph; one map needs no sites."""
     entries = tuple(stack.residual for stack in anatomy.stacks)
     graph = flow_graph(anatomy) if policy.local else FlowGraph(anatomy, entries, ())
     return graph if folded else replace(graph, anatomy=unfolded_anatomy(graph.anatomy))
@@ -166,13 +165,7 @@ def _check_tied(graph: FlowGraph, policy: Policy, name: str) -> None:
 
 
 def _choice(context: FusionContext, weights: Sequence[float], scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The report on the choice.
-
-    Args:
-        context: its teachers' weights are their shares.
-        weights: of the teachers in the ensemble.
-        scores: of pilots, if any.
-    """
+    """The report on the choice; weights: the ensemble's, not the shares."""
     assert context.anchor is not None
     why = "a residual policy was asked for"
     return {

@@ -1,4 +1,4 @@
-"""A student whose maps are made while it is built, and deleted when no longer needed."""
+"""A student whose maps live only while needed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ from compressor.fusion.maps.residual import ResidualMap
 
 @dataclass(eq=False)
 class AlignedStudent(StudentBuilder):
-    """A student all of whose spaces are aligned to an anchor.
-
-    Attributes:
-        alignment: makes the maps; `residual` holds those made and not deleted.
-    """
+    """A student with all spaces aligned to an anchor."""
 
     residual: dict[str, ResidualMap]
     alignment: Alignment = field(kw_only=True)
@@ -32,14 +28,14 @@ class AlignedStudent(StudentBuilder):
         self._streams = set(stream_keys(self.anatomy).values())
 
     def map_spaces(self, names: Sequence[str], features: Features) -> None:
-        """Make the maps of spaces that are not aligned; those of aligned ones are made by `transport`."""
+        """Make the maps that are not aligned; `transport` makes the others."""
         aligned = self.alignment.schedule.made
         keys = {name: (name, map_key(name, Role.QUERY)) for name in names}
         super().map_spaces([name for name in names if not any(key in aligned for key in keys[name])], features)
 
     @torch.no_grad()
     def transport(self, names: Sequence[str]) -> None:
-        """Set parameters, after making the maps that they need."""
+        """Make needed maps, and set parameters."""
         for aligned in self.alignment.until(self._keys(names)):
             self.residual[aligned.key] = ResidualMap(aligned.maps)
             self.report.couplings += aligned.summaries
@@ -49,7 +45,7 @@ class AlignedStudent(StudentBuilder):
         self._pending.difference_update(names)
 
     def forget(self, names: Sequence[str]) -> None:
-        """Delete every map that no pending parameter, embedding or finetune needs."""
+        """Delete maps that no pending parameter, embedding or finetune needs."""
         needed = self._keys(self._pending) | {stack.residual for stack in self.anatomy.stacks} | self._streams
         for key in self.residual.keys() - needed:
             del self.residual[key]
@@ -57,7 +53,7 @@ class AlignedStudent(StudentBuilder):
                 del teacher_maps[key]
 
     def _keys(self, names: Collection[str]) -> set[str]:
-        """The map keys of parameters, and of the sums that their modules' outputs join."""
+        """Map keys of parameters and their sums."""
         keys = {part.key for name in names for axis in self.anatomy.axes[name] for part in axis.parts}
         for item in self.anatomy.flow:
             weight = item.weight if isinstance(item, LinearOp) else f"{item.module}.weight"

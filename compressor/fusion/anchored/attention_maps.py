@@ -1,8 +1,7 @@
-"""Couplings of attention to an anchor's: across all heads as in the paper, or within matched heads.
+"""Couplings of attention to an anchor's, across all heads or within matched ones.
 
-Queries and keys are contracted with each other, so they share a map; values and output projection share another
-(Imfeld et al., 2024, section 4.2 and appendix).  Within heads the transport is hierarchical: the ground cost between
-two heads is the transport cost of their channels.
+Queries and keys share a map, as do values and output projection (Imfeld et al., 2024, section 4.2 and appendix).
+Heads are compared by their channels' transport cost.
 """
 
 from __future__ import annotations
@@ -28,12 +27,10 @@ class AttentionCouplings:
     """One teacher's attention and the anchor's.
 
     Attributes:
-        teacher, anchor: their spaces.
-        moments: of queries, keys, and inputs of the output projection.
-        couple: the coupling asked for.
-        couple_hard: an exact coupling, for ground costs between heads.
+        moments: of queries, keys, and output projection inputs.
+        couple_hard: exact, to compare heads.
         query_key: joint, separate or equal.
-        groups: coupling of key–value groups, if a space with the same order of heads has one.
+        groups: known coupling of key–value groups.
     """
 
     teacher: Space
@@ -46,10 +43,10 @@ class AttentionCouplings:
 
 
 def across_heads(attention: AttentionCouplings) -> dict[Role, Coupling]:
-    """All channels of all heads coupled at once, as in the paper.
+    """Couple all channels of all heads, as in the paper.
 
     Raises:
-        UnsupportedError: positions of channels or heads are fixed, or several query heads share keys.
+        UnsupportedError: channels or heads have fixed positions or share keys.
     """
     teacher, anchor = attention.teacher, attention.anchor
     for space in (teacher, anchor):
@@ -64,10 +61,10 @@ def across_heads(attention: AttentionCouplings) -> dict[Role, Coupling]:
 
 
 def within_heads(attention: AttentionCouplings) -> dict[Role, Coupling]:
-    """Key–value groups are coupled first, then their query heads, then channels.
+    """Couple key–value groups, then query heads, then channels.
 
     Raises:
-        UnsupportedError: positions of heads or channels are fixed and their number differs.
+        UnsupportedError: fixed heads or channels differ in number.
     """
     teacher, anchor = attention.teacher, attention.anchor
     pairs = {(g, h): _GroupPair(attention, g, h) for g in range(teacher.groups) for h in range(anchor.groups)}
@@ -85,7 +82,7 @@ def within_heads(attention: AttentionCouplings) -> dict[Role, Coupling]:
 
 
 def logit_scale(teacher: Space, anchor: Space) -> float:
-    """The factor on queries that keeps the size of logits, sums over fewer channels."""
+    """The factor on queries that keeps logits' size."""
     ratio = teacher.head_dim / anchor.head_dim
     return math.sqrt(ratio) if anchor.scaled else ratio
 
@@ -112,7 +109,7 @@ def _couple_groups(attention: AttentionCouplings, pairs: Mapping[tuple[int, int]
 
 
 class _GroupPair:
-    """A teacher's group g and the anchor's group h: their query heads and channels matched."""
+    """A teacher's group g matched to the anchor's h."""
 
     def __init__(self, attention: AttentionCouplings, g: int, h: int) -> None:
         self.attention, self.g, self.h = attention, g, h
@@ -126,7 +123,7 @@ class _GroupPair:
 
     @property
     def cost(self) -> float:
-        """The transport cost of their channels."""
+        """Their channels' transport cost."""
         products = sum_moments([self.query, self.key])
         if self._pinned:
             unmoved = (products.xx + products.yy - 2 * products.xy.diagonal()).clamp(min=0).sqrt().mean()
@@ -136,7 +133,7 @@ class _GroupPair:
         return total + (self.attention.couple_hard(self.output, self._name).cost_value or 0.0)
 
     def add_to(self, plans: Mapping[Role, Tensor], mass: float) -> None:
-        """Add this pair's share of the mass to the plans of every role."""
+        """Add this pair's mass to the plans."""
         teacher, anchor, attention = self.attention.teacher, self.attention.anchor, self.attention
         values = attention.couple(self.output, f"{self._name}/value").plan
         if self._pinned:
@@ -166,7 +163,7 @@ class _GroupPair:
         return f"{self.attention.anchor.name}/head {self.h}"
 
     def _match_queries(self) -> Tensor:
-        """The plan between query heads of the two groups, which sums to one."""
+        """The plan between their query heads, of mass one."""
         sizes = [len(heads) for heads in self.query_heads]
         if sizes == [1, 1]:
             return torch.ones(1, 1, dtype=torch.float64)
@@ -178,7 +175,7 @@ class _GroupPair:
         return solve("emd", cost, space=self._name).plan
 
     def _mean(self, role: Role) -> Moments:
-        """Moments over the matched query heads; channels of all heads of a group share one map."""
+        """Moments over matched heads, which share a map."""
         parts = [
             self._block(role, i, j)
             for a, i in enumerate(self.query_heads[0])

@@ -1,4 +1,4 @@
-"""Couplings in little memory once they are solved: entries of a hard plan, and figures for the report."""
+"""Solved couplings in little memory."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ class CompactCoupling:
 
     Attributes:
         plan: [n, m] float64, or its entries.
-        mu, nu: its marginals.
-        received: mass at each target, [m].
-        summary: figures of the dense plan.
+        received: mass per target [m].
     """
 
     plan: Tensor | Entries
@@ -46,7 +44,7 @@ class CompactCoupling:
         return scaled(self.plan, rows=inverse(self.mu))
 
     def map(self, *, one_matrix: bool = False) -> Map:
-        """The map of this teacher alone; one_matrix: with the push for readers too."""
+        """This teacher's map alone; one_matrix: readers take the push."""
         return Map(self.push(), self.push() if one_matrix else self.pull())
 
 
@@ -57,13 +55,11 @@ def pooled_compact_maps(
     *,
     one_matrix: bool = False,
 ) -> tuple[Map, ...]:
-    """Maps of all teachers to one shared support, as `pooled_maps` of couplings.
+    """Maps of all teachers to shared targets, as `pooled_maps`.
 
     Args:
-        couplings: one per teacher, to the same m targets.
-        weights: α per teacher.
-        scales: of each teacher's push.
-        one_matrix: use each teacher's push, without α, for readers too.
+        weights: α.
+        one_matrix: readers take the push, without α.
     """
     start = torch.zeros_like(couplings[0].nu)
     mass = sum((a * coupling.received for a, coupling in zip(weights, couplings, strict=True)), start=start)

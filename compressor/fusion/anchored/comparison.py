@@ -1,8 +1,4 @@
-"""Moments by which a teacher's coordinates are compared with the anchor's, per map key.
-
-Moments of activations are summed for some keys in each pass over the samples; those of weights need the maps of their
-inputs.
-"""
+"""Moments that compare a teacher's coordinates with the anchor's."""
 
 from __future__ import annotations
 
@@ -29,32 +25,27 @@ from compressor.fusion.teacher import FusionTeacher
 from compressor.models.inputs import without_labels
 from compressor.transport import Moments, from_weights
 
-#: Bytes that the moments of several keys may always take together; more if the anchor itself is larger.
+#: Bytes of moments that are always allowed; more if the anchor is larger.
 MOMENT_BYTES = 256 * 2**20
 #: Rows of moments that are normalised at once.
 COMPARISON_BLOCK = 64
-#: Roles of an attention space that are compared; values and outputs are both compared at the output projection.
+#: Roles that are compared; values and outputs both at the output projection.
 COMPARED_ROLES = (Role.QUERY, Role.KEY, Role.OUTPUT)
 
 
 class FeatureComparison(Protocol):
-    """A source of moments of a teacher's and the anchor's coordinates."""
+    """A source of moments."""
 
     def moments(self, teacher: int, key: str, maps: Mapping[str, Map]) -> Moments:
-        """Of the coordinates of a map key, given the teacher's maps of their inputs."""
+        """Moments of a map key, given the teacher's maps of its inputs."""
 
     def strength(self, key: str) -> Tensor:
-        """Mean squares of the anchor's coordinates at a site, [m]."""
+        """The anchor's mean squares at a site [m]."""
 
 
 @dataclass(frozen=True)
 class MapSite:
-    """Where the coordinates of a map key are captured.
-
-    Attributes:
-        taps: in the student's names.
-        space, role: of queries, keys or outputs.
-    """
+    """Where a map key is captured, in the student's names."""
 
     taps: tuple[Tap, ...]
     space: str | None = None
@@ -62,7 +53,7 @@ class MapSite:
 
 
 def map_sites(graph: FlowGraph, *, everywhere: bool = False) -> dict[str, MapSite]:
-    """The site of every map key; of a stream its entry alone, or everywhere along it."""
+    """The site of every map key; of streams the entry, or everywhere."""
     anatomy, sites = graph.anatomy, dict[str, MapSite]()
     for stack, entry in zip(anatomy.stacks, graph.entries, strict=True):
         known = sites[entry].taps if entry in sites else ()
@@ -89,18 +80,10 @@ def map_sites(graph: FlowGraph, *, everywhere: bool = False) -> dict[str, MapSit
 class ByActivations:
     """Moments over calibration tokens.
 
-    A pass of the models sums them for as many keys as `MOMENT_BYTES` or the anchor's size allow, in the order of the
-    flow.  Returned moments are not kept.
+    Each pass sums as many keys as memory allows; returned moments are not kept.
 
     Args:
-        teachers: to be compared.
-        anchor: the anchor.
-        graph: its flow.
-        batches: calibration inputs.
-        masks: tokens that count.
-        everywhere: compare residual streams at all depths, not only at their entry.
-        weighs: whether strengths are needed.
-        lap: callback (stage), for the report's seconds.
+        everywhere: compare streams at all depths, not only the entry.
     """
 
     def __init__(
@@ -147,7 +130,7 @@ class ByActivations:
 
     @torch.no_grad()
     def _measure(self, first: str) -> None:
-        """Sum the moments of a key and of as many after it as there is room for."""
+        """Sum moments from a key on."""
         self._lap("solve")
         chosen, total, known = [first], self._moment_bytes(first), {key for _, key, _ in self._sums}
         for key in [key for key in self._order[self._order.index(first) + 1 :] if key not in known]:
@@ -167,7 +150,7 @@ class ByActivations:
         self._lap("statistics")
 
     def _moment_bytes(self, key: str) -> int:
-        """Bytes of the moments of a key."""
+        """Bytes of a key's moments."""
         if key in self._mixtures:
             return 0
         name = self.sites[key].space or key
@@ -177,7 +160,7 @@ class ByActivations:
     def _capture(
         self, teacher: FusionTeacher, keys: Sequence[str], index: int, batch: Batch
     ) -> dict[tuple[str, Tap], Tensor]:
-        """Token vectors [T, n] that count, by key and tap."""
+        """Tokens [T, n] by key and tap."""
         chosen = {key: self.sites[key] for key in keys}
         local = {tap: (teacher.local_name(tap[0]), tap[1]) for site in chosen.values() for tap in site.taps}
         with capture_taps(teacher.model, list(dict.fromkeys(local.values())), stop=True) as captured, ending_early():
@@ -200,7 +183,7 @@ class ByActivations:
 
 
 class ByWeights:
-    """Moments of incoming weights with transported inputs, as of activations under white inputs."""
+    """Moments of weights with transported inputs."""
 
     def __init__(self, teachers: Sequence[FusionTeacher], anchor: FusionTeacher, graph: FlowGraph) -> None:
         self.teachers, self.anchor, self.graph = teachers, anchor, graph
@@ -229,7 +212,7 @@ class ByWeights:
 
 
 def add_moments(total: Moments | None, more: Moments) -> Moments:
-    """The moments over both, in float64; `total` is changed in place to save memory."""
+    """Add moments to `total` in place, in float64."""
     names = ("xx", "yy", "xy", "x", "y")
     if total is None:
         return replace(more, **{name: getattr(more, name).double() for name in names})
@@ -239,7 +222,7 @@ def add_moments(total: Moments | None, more: Moments) -> Moments:
 
 
 def sum_moments(parts: Sequence[Moments]) -> Moments:
-    """The moments over the tokens of all parts."""
+    """Moments over all parts' tokens."""
     first = parts[0]
     xx, yy, xy = (torch.stack([getattr(part, name) for part in parts]).sum(0) for name in ("xx", "yy", "xy"))
     if any(part.x is None or part.y is None for part in parts):
@@ -254,7 +237,7 @@ def _model_bytes(model: nn.Module) -> int:
 
 
 def _sum_normalised(parts: Sequence[Moments]) -> Moments:
-    """The moments over several depths, each divided by its mean square."""
+    """Sum of moments, each divided by its mean square."""
     factors = [1 / _mean_square(part) for part in parts]
     without_products = [
         _scaled(replace(part, xy=part.xy[:0]), factor) for part, factor in zip(parts, factors, strict=True)
@@ -268,13 +251,13 @@ def _sum_normalised(parts: Sequence[Moments]) -> Moments:
 
 
 def _mean_square(moments: Moments) -> float:
-    """Mean square of both models' coordinates."""
+    """Both models' mean square."""
     mean = (float(moments.xx.mean()) + float(moments.yy.mean())) / 2 / moments.count
     return mean if mean > 0 else 1.0
 
 
 def _scaled(moments: Moments, factor: float) -> Moments:
-    """The moments of features times √factor."""
+    """Moments of features times √factor."""
     root = factor**0.5
     x = None if moments.x is None else moments.x * root
     y = None if moments.y is None else moments.y * root

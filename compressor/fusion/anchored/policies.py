@@ -1,7 +1,6 @@
-"""Residual policies: the map that leaves a junction where branches join the residual stream.
+"""Residual policies: the map that leaves a junction.
 
-Imfeld et al. (2024), section 4.2.  Stream and branches arrive with couplings of their own; a policy gives the shares of
-the mixture that leaves.  Each is registered in `POLICIES`.
+Imfeld et al. (2024), section 4.2: a policy mixes the couplings of stream and branches.
 """
 
 from __future__ import annotations
@@ -24,10 +23,9 @@ class Policy:
     """A residual policy.
 
     Attributes:
-        shares: of stream and branches in the coupling that leaves a junction.
-        local: whether the couplings along one stream differ; otherwise one map serves all of it.
-        start: origin of the stream's first coupling: its "entry", "everywhere" along it, or "identity".
-        weighs: whether the shares depend on the strengths of the signals.
+        local: couplings differ along a stream.
+        start: first coupling: from the "entry", "everywhere", or "identity".
+        weighs: shares depend on strengths.
     """
 
     shares: Shares
@@ -40,12 +38,10 @@ POLICIES: Registry[Policy] = Registry("residual policy")
 
 
 def outgoing_coupling(policy: Policy, couplings: Sequence[Coupling], strengths: Sequence[Tensor]) -> Coupling:
-    """The coupling that leaves a junction.
+    """Mix couplings [n, m] at a junction.
 
     Args:
-        policy: how to mix.
-        couplings: of the incoming stream and of every branch, all [n, m].
-        strengths: their mean squares, [m] each.
+        strengths: mean squares [m].
     """
     shares = policy.shares(strengths)
     mixture, total = couplings[0], shares[0]
@@ -60,17 +56,17 @@ def _number(value: float) -> Tensor:
 
 
 def equal(strengths: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The mean of stream and branches."""
+    """Stream and branches count alike."""
     return [_number(1.0) for _ in strengths]
 
 
 def by_scalar(strengths: Sequence[Tensor]) -> Sequence[Tensor]:
-    """In proportion to the norm of each signal."""
+    """Shares follow the norm of each signal."""
     return [strength.sum().sqrt() for strength in strengths]
 
 
 def by_matrix(strengths: Sequence[Tensor]) -> Sequence[Tensor]:
-    """In proportion to the norm of each signal, coordinate by coordinate of the anchor."""
+    """Shares follow the norm of each signal, per anchor coordinate."""
     return [strength.sqrt() for strength in strengths]
 
 

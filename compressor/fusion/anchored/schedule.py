@@ -1,4 +1,4 @@
-"""The schedule of an alignment: where along the flow each map is made, and until where it is needed."""
+"""Where each map is made and last needed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ START = -1
 
 
 class Schedule:
-    """Places of maps, counted along the flow from `START` on.
+    """Places of maps along the flow, from `START`.
 
     Attributes:
-        made: {map key: where the map is made}.
-        needed: {map key: the last place where another map is made from it}.
-        unwritten: spaces that are no stream, with maps made at the start.
-        junctions: {place: junctions whose last branch joins there}.
-        mixed: keys whose couplings are mixed at a junction.
+        made: {map key: place}.
+        needed: {map key: last place}.
+        junctions: {place: junctions completed there}.
+        mixed: keys that meet at junctions.
     """
 
     def __init__(self, graph: FlowGraph) -> None:
@@ -54,7 +53,7 @@ class Schedule:
 
 
 def _branch_of(item: LinearOp | Norm) -> str | None:
-    """The branch that an item adds to the stream; None if it adds none."""
+    """The branch that an item adds."""
     if item.joins is None:
         return None
     return item.writes if isinstance(item, LinearOp) else item.space

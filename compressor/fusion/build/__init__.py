@@ -1,1 +1,1 @@
-"""From maps to a student: transported weights, closed-form refit, layer-wise reconstruction, the head; pilots."""
+"""Build a student from maps; pilots."""

@@ -1,4 +1,4 @@
-"""Embeddings that a family multiplies by a number that depends on the width (Gemma: √width)."""
+"""Embeddings scaled by a number that depends on the width (Gemma: √width)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ GAIN_TOLERANCE = 1e-3
 
 @torch.no_grad()
 def set_embedding_gain(student: StudentBuilder) -> None:
-    """Scale a student's embeddings so that the inputs of its layers are the teachers' transported ones.
+    """Scale the embeddings so that the student's layers get the teachers' transported inputs.
 
-    Embeddings transport exactly, so the ratio is one number, measured on random inputs.  A norm in between cancels it.
+    The factor is measured on random inputs.
     """
     dtype = next(student.model.parameters()).dtype
     inputs = dummy_inputs(student.model.config, 2, 8, dtype=dtype)  # type: ignore[arg-type]
@@ -37,7 +37,7 @@ def set_embedding_gain(student: StudentBuilder) -> None:
 
 
 def _transported_input(student: StudentBuilder, stack: Stack, inputs: dict[str, Tensor], target: Tensor) -> Tensor:
-    """Add the teachers' transported inputs of a stack to `target`."""
+    """Add transported inputs to `target`."""
     for teacher, maps in zip(student.teachers, student.maps, strict=True):
         tap: Tap = (teacher.span(stack.layers[0]).layers[0], "in")
         with capture_taps(teacher.model, [tap]) as captured:
@@ -49,7 +49,7 @@ def _transported_input(student: StudentBuilder, stack: Stack, inputs: dict[str, 
 
 
 def _embedding_tables(student: StudentBuilder, stack: Stack) -> list[str]:
-    """Parameters outside layers and flow that write a stack's residual stream."""
+    """Outside parameters that write a stack's stream."""
     modules = {item.module for item in student.anatomy.flow}
     return [
         name

@@ -1,7 +1,6 @@
-"""Fit the head last, to the ensemble's probabilities, by multinomial logistic regression.
+"""Fit the head last, to the ensemble's probabilities.
 
-Least squares on mean logits counts all classes alike, however unlikely; of a large vocabulary most of the fit then goes
-to tokens that nobody expects.  Minimising KL(ensemble || student) is convex in the head for given inputs.
+Logistic regression is convex; least squares counts unlikely classes too much.
 """
 
 from __future__ import annotations
@@ -23,12 +22,11 @@ from compressor.fusion.calibration.masks import Masks
 from compressor.fusion.calibration.statistics import token_rows
 from compressor.fusion.teacher import reads_first
 
-#: Most tokens times classes to which a head is fitted, and those times inputs: half a minute of one core.
+#: Most tokens times classes of a fit, and those times inputs: half a minute of one core.
 HEAD_ENTRIES, HEAD_WORK = 1 << 27, 1 << 34
-#: Tokens per input of the head below which it keeps its least squares: with a large vocabulary few tokens are taken,
-#: and a fit to fewer tokens than inputs does not generalise.
+#: Tokens per input of the head below which it keeps its least squares: few tokens do not generalise.
 TOKENS_PER_INPUT = 2
-#: Relative difference up to which logits are the head's outputs times a number.
+#: Relative difference up to which logits are scaled outputs of the head.
 SCALE_TOLERANCE = 1e-5
 
 
@@ -42,10 +40,8 @@ def refit_head(
     """Fit the head of an otherwise built student, if held-out samples gain.
 
     Args:
-        student: unchanged unless its logits are its head's outputs, scaled at most.
+        student: unchanged unless its logits are its head's outputs, up to a factor.
         runner, teachers: after their last layers.
-        masks: tokens that count.
-        calibration: the batches.
     """
     located = _locate_head(student)
     if located is None or not calibration.held_out:
@@ -69,7 +65,7 @@ def refit_head(
     shares = [teacher.weight for teacher in student.teachers]
 
     def ensemble(index: int, select: Callable[[Tensor], Tensor]) -> Tensor:
-        """The ensemble's probabilities for the selected tokens of a batch."""
+        """Ensemble probabilities for selected tokens."""
         parts = [share * select(t.logits(index)).softmax(-1) for share, t in zip(shares, teachers, strict=True)]
         return sum(parts[1:], start=parts[0])
 
@@ -82,7 +78,7 @@ def refit_head(
 
 
 def _locate_head(student: StudentBuilder) -> tuple[str, Norm | None, LinearOp] | None:
-    """The only module that puts out logits, the norm before it if it is tied, and its linear op."""
+    """The only head: module, norm if tied, op."""
     free = [
         item
         for item in student.plan.tail
@@ -94,7 +90,7 @@ def _locate_head(student: StudentBuilder) -> tuple[str, Norm | None, LinearOp] |
     if not tied:
         return free[0].module, None, free[0]
     norm, op = tied[0].norm, tied[0].head
-    # The last layer's own norm would have to run again; only modules after the layers do.
+    # Only modules after the layers run again, not the last layer's own norm.
     inside = norm.module.startswith(tuple(f"{layer}." for layer in student.anatomy.layers))
     return None if inside else (op.module, norm, op)
 
@@ -111,7 +107,7 @@ def _fitted_head(student: StudentBuilder, norm: Norm | None, op: LinearOp, data:
 
 
 def _scale(outputs: Tensor, logits: Tensor) -> float | None:
-    """The factor from the head's outputs to logits; None if there is none."""
+    """Factor from head outputs to logits."""
     if outputs.shape != logits.shape:
         return None
     scale = float((outputs * logits).sum() / outputs.square().sum().clamp(min=1e-30))
@@ -127,7 +123,7 @@ def _head_data(
     stride: int,
     calibration: CalibrationSet,
 ) -> tuple[HeadData, HeadData]:
-    """About every `stride`-th token of the train and of the held-out samples."""
+    """Thinned train and held-out tokens."""
     parts: dict[bool, list[tuple[Tensor, Tensor]]] = {False: [], True: []}
     for index, batch_inputs in enumerate(inputs):
         select = partial(_select, masks, index, module, stride)
@@ -137,7 +133,7 @@ def _head_data(
 
 
 def _select(masks: Masks, index: int, module: str, stride: int, values: Tensor) -> Tensor:
-    """About every `stride`-th token vector of a batch [B, ..., n], without padding."""
+    """Thinned, unpadded tokens of [B, ..., n]."""
     mask, keys = masks.of(index, module), masks.keys(index)
     vectors = token_rows(values, mask)
     if stride == 1:

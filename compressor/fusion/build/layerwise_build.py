@@ -1,8 +1,4 @@
-"""Build students layer by layer, in step with the teachers.
-
-In every layer the teachers run once; each student maps its spaces by their activations, takes their transported
-weights, and is refitted module by module.  Several students, with other residual maps, share one run of the teachers.
-"""
+"""Build students layer by layer, in step with the teachers; several share one run of these."""
 
 from __future__ import annotations
 
@@ -34,13 +30,10 @@ OnFraction = Callable[[float], None]
 def build_student(
     context: FusionContext, student: StudentBuilder, *, start: float = 0.4, aligned: bool = False
 ) -> None:
-    """Build the student of a fusion, from activations or from weights alone.
+    """Build the student of a fusion.
 
     Args:
-        context: of the fusion.
-        student: to be built.
-        start: fraction of the fusion that is done.
-        aligned: whether its maps need no activations.
+        aligned: maps need no activations.
     """
 
     def on_progress(fraction: float) -> None:
@@ -57,7 +50,7 @@ def build_student(
 
 
 def needs_activations(context: FusionContext, *, aligned: bool = False) -> bool:
-    """Whether the teachers have to run: for the refit, or to compare coordinates."""
+    """Whether the teachers must run, to refit or to compare coordinates."""
     return context.calibration is not None and (context.refit or (context.from_activations and not aligned))
 
 
@@ -66,7 +59,7 @@ def build_from_weights(
     teachers: Sequence[FusionTeacher],
     on_progress: OnFraction = lambda fraction: None,
 ) -> None:
-    """Transport weights without data: missing maps are made from weights, and nothing is refitted."""
+    """Map and transport by weights alone."""
     for student in students:
         plan = student.plan
         features = WeightFeatures(teachers, student.maps, student.anatomy)
@@ -86,7 +79,7 @@ def build_layerwise(
     calibration: CalibrationSet,
     on_progress: OnFraction | None = None,
 ) -> None:
-    """Build students of one shape on calibration samples; held-out ones choose λ."""
+    """Build students of one shape; held-out samples choose λ."""
     _LayerwiseBuild(students, teachers, calibration, on_progress or (lambda fraction: None)).build()
 
 
@@ -121,7 +114,7 @@ class _LayerwiseBuild:
         self._finish()
 
     def _embed(self) -> None:
-        """Set embeddings, which transport exactly, and everything else outside the layers."""
+        """Set everything needed before the layers."""
         for student in self.students:
             features = WeightFeatures(self.teachers, student.maps, self.anatomy)
             student.map_spaces(self.plan.early_spaces, features)
@@ -129,7 +122,7 @@ class _LayerwiseBuild:
             set_embedding_gain(student)
 
     def _start_stack(self, stack: int) -> None:
-        """Bring all models to the first layer of a stack; fit the modules before it."""
+        """Bring all models to a stack."""
         stages, taps = self.plan.stages_before(stack), self.plan.taps_before(stack)
         activations = TeacherActivations(self.teachers, self.anatomy, self.masks, 0)
         for k, runner in enumerate(self.teacher_runners):
@@ -160,7 +153,7 @@ class _LayerwiseBuild:
                 runner.keep_last_run(stack.runs)
 
     def _record_layer(self, layer: str, stack: Stack) -> TeacherActivations:
-        """Run all teachers over the layers that correspond to one of the student's."""
+        """Run the teachers' corresponding layers."""
         plan = self.plan.layer_plans[layer]
         linear = [tap for tap in plan.inner_taps if self._is_linear(tap)]
         whole = [input_tap(tap) if tap in linear else tap for tap in plan.taps]
@@ -177,7 +170,7 @@ class _LayerwiseBuild:
         return activations
 
     def _record_teacher(self, index: int, layer: str, taps: Sequence[Tap], activations: TeacherActivations) -> None:
-        """Run one teacher over the layers that correspond to one of the student's."""
+        """Run one teacher's corresponding layers."""
         teacher, runner = self.teachers[index], self.teacher_runners[index]
         span = teacher.span(layer)
         local = {(teacher.local_name(module), end): (module, end) for module, end in taps}
@@ -194,14 +187,14 @@ class _LayerwiseBuild:
         runner.capture(span.counterpart, list(local), record, advance=bool(span.layers), again=not span.layers)
 
     def _is_linear(self, tap: Tap) -> bool:
-        """Whether a tap is the output of a plain linear module in every teacher."""
+        """Whether a tap is linear in every teacher."""
         return all(type(t.model.get_submodule(t.local_name(tap[0]))) is nn.Linear for t in self.teachers)
 
     def _refit_layer(self, index: int, layer: str, stack: Stack, features: ActivationFeatures) -> None:
         student, runner, refit = self.students[index], self.student_runners[index], self.refits[index]
         plan, start = self.plan.layer_plans[layer], list(runner.hidden)
         if stack.runs > 1:
-            # A layer that runs several times is fitted to all its runs at once, each from its transported input.
+            # A layer that runs several times is fitted to all runs, each from its transported input.
             runner.advance_to(
                 [
                     features.transported(virtual, (layer, "in"), stack.residual).to(hidden).reshape(hidden.shape)
@@ -221,13 +214,13 @@ class _LayerwiseBuild:
         if stack.runs > 1:
             runner.run_repeatedly(layer, stack.runs, start)
         elif outputs is not None and runner.plain:
-            # The layer need not run again for its output: only the last stage's part of it has changed.
+            # The layer need not run again: only the last stage's part of its output has changed.
             runner.advance_to(outputs)
         else:
             runner.advance(layer)
 
     def _finish(self) -> None:
-        """Map and fit everything after the layers: poolers, and the head to the teachers' mean logits."""
+        """Map and fit everything after the layers."""
         taps = self.plan.tail_taps
         # The output of a head of many classes is much larger than its input.
         linear = [tap for tap in taps if tap[1] == "out" and self._is_linear(tap)]
@@ -245,7 +238,7 @@ class _LayerwiseBuild:
                 refit_head(student, runner, self.teacher_runners, self.masks, self.calibration)
 
     def _features_of(self, student: StudentBuilder, features: ActivationFeatures) -> Features:
-        """The features by which a student's spaces are compared."""
+        """Features to compare spaces by."""
         if student.options.from_weights:
             return WeightFeatures(student.teachers, student.maps, self.anatomy)
         return features

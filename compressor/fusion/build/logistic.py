@@ -1,4 +1,4 @@
-"""Multinomial logistic regression of a head on the ensemble's probabilities, convex in one matrix."""
+"""Multinomial logistic regression of a head on ensemble probabilities."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from compressor.fusion.maps.attention.low_rank import roots
 
 #: Tokens times classes of one chunk.
 CHUNK_ENTRIES = 1 << 22
-#: Steps of L-BFGS between evaluations on the held-out samples, the most evaluations, and the gain worth another.
+#: L-BFGS steps between held-out evaluations, the most evaluations, and the gain worth another.
 LBFGS_STEPS, EVALUATIONS, LEAST_GAIN = 4, 8, 5e-3
 #: Held-out KL below which there is nothing to gain.
 NEWTON_TOLERANCE = 1e-6
-#: Noise in the inputs that a head should tolerate, as a share of their mean square: with nearly dependent inputs a fit
-#: would otherwise rely on their last digits, which float16 and int8 do not have.
+#: Input noise that a head should tolerate, as a share of the mean square: a fit to nearly dependent inputs would
+#: otherwise rely on digits that float16 and int8 do not have.
 INPUT_NOISE = 1e-3
-#: Added to the variance of a class, so that one that is never expected takes no endless steps.
+#: Added to a class's variance, so that an unexpected class takes no endless steps.
 CLASS_VARIANCE_FLOOR = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class HeadData:
-    """Inputs of a head and the ensemble's probabilities: [T, n] and [T, classes]."""
+    """Head inputs [T, n] and ensemble probabilities [T, classes]."""
 
     inputs: Tensor
     targets: Tensor
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Both, so many tokens at a time that logits take little memory."""
+        """Both, in chunks that save memory."""
         size = max(1, CHUNK_ENTRIES // self.targets.shape[1])
         yield from zip(self.inputs.split(size), self.targets.split(size), strict=True)
 
 
 class FittedHead(Protocol):
-    """A head whose parameters may be changed."""
+    """A head to fit."""
 
     def start(self) -> Tensor:
-        """The change that changes nothing."""
+        """The zero change."""
         ...
 
     def logits(self, change: Tensor, inputs: Tensor) -> Tensor:
@@ -51,24 +51,23 @@ class FittedHead(Protocol):
         ...
 
     def cost(self, change: Tensor) -> Tensor:
-        """About the KL that noise in the inputs adds after the change."""
+        """About the KL that input noise adds."""
         ...
 
     def set(self, change: Tensor) -> None:
-        """Change the student's parameters."""
+        """Apply a change to the student."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class FreeHead:
-    """A linear head of its own, in coordinates with white inputs and classes of equal variance.
+    """A linear head of its own, fitted in white coordinates.
 
     Attributes:
-        weight, bias: of the student's module, [classes, n] (or [n, classes]) and [classes].
-        root: inverse root of the second moments of inputs with noise, and a one if it has a bias [n + 1, n + 1].
-        scale: divides the step of every class [classes].
-        noise: cost of the squared weights of every class [classes].
-        transposed: whether the weight is [n, classes].
+        weight, bias: [classes, n] (or transposed), [classes].
+        root: inverse root of noisy second moments [n + 1, n + 1].
+        scale: divides steps [classes].
+        noise: cost of squared weights [classes].
     """
 
     weight: Tensor
@@ -112,19 +111,19 @@ class FreeHead:
         return (self.noise * weights.square().sum(1)).sum() / 2
 
     def _unscaled(self, change: Tensor) -> Tensor:
-        """The change of weight and bias, [classes, n + 1]."""
+        """Change of weight and bias, [classes, n + 1]."""
         return (change / self.scale[:, None]) @ self.root
 
 
 @dataclass(frozen=True, eq=False)
 class TiedHead:
-    """A head that shares its weight with the embedding: the norm before it is fitted.
+    """A head tied to the embedding: its norm is fitted.
 
     Attributes:
-        table: the shared weight [classes, n].
-        offset: the head's bias [classes], or None.
-        weight, bias: of the norm [n].
-        unit_scale: the norm's weight that scales by one.
+        table: shared weight [classes, n].
+        offset: head bias [classes].
+        weight, bias: the norm's [n].
+        unit_scale: norm weight that scales by one.
     """
 
     table: Tensor
@@ -154,16 +153,13 @@ class TiedHead:
 
 
 def fit_logistic(head: FittedHead, train: HeadData, held_out: HeadData, scale: float) -> tuple[float, float, Tensor]:
-    """The change of a head with the least held-out KL to the ensemble.
+    """Find the head's change with the least held-out KL to the ensemble.
 
     Args:
-        head: fitted by least squares.
-        train: tokens to fit.
-        held_out: tokens that say when to stop.
-        scale: from the head's outputs to logits.
+        scale: from head outputs to logits.
 
     Returns:
-        Held-out KL(ensemble || student) before and after, in nats, and the change.
+        Held-out KL before and after, in nats, and the change.
     """
     change = head.start()
     before = best = _held_out_kl(head, change, held_out, scale)

@@ -1,4 +1,4 @@
-"""Pilots: students built on a few samples, and the score that compares candidates."""
+"""Pilots: students built on few samples, to compare candidates."""
 
 from __future__ import annotations
 
@@ -22,23 +22,14 @@ from compressor.models.inputs import dummy_inputs, without_labels
 PILOT_SAMPLES = 64
 #: Random inputs that score pilots where there are no held-out samples.
 RANDOM_SAMPLES = 16
-#: About the most held-out logits that are scored: of a large vocabulary not all fit into memory.
+#: About the most held-out logits that are scored, to limit memory.
 MOST_SCORED_LOGITS = 1 << 26
 #: Share by which a candidate must beat the default one.
 MARGIN = 0.01
 
 
 class PilotScorer:
-    """The distance of a student to the ensemble on held-out samples.
-
-    With a head, KL(ensemble || student); without one, the squared error of its features relative to the energy of the
-    transported ones.
-
-    Args:
-        teachers: the ensemble.
-        held_out: samples.
-        anatomy: the student's.
-    """
+    """KL(ensemble || student) on held-out samples; without a head, relative squared error of features."""
 
     def __init__(self, teachers: Sequence[FusionTeacher], held_out: Sequence[Batch], anatomy: Anatomy) -> None:
         self.teachers, self.held_out, self.output = teachers, held_out, anatomy.output
@@ -46,7 +37,7 @@ class PilotScorer:
 
     @cached_property
     def targets(self) -> list[Tensor]:
-        """The ensemble's log-probabilities, up to about `MOST_SCORED_LOGITS`."""
+        """The ensemble's log-probabilities, limited in number."""
         models, shares = [t.model for t in self.teachers], [t.weight for t in self.teachers]
         targets: list[Tensor] = []
         for batch in self.held_out:
@@ -73,18 +64,18 @@ class PilotScorer:
 
 
 def within_margin(score: float, best: float) -> bool:
-    """Whether a score is about as good as the best one."""
+    """Whether a score is about as good as the best."""
     return score <= (1 + MARGIN) * best + 1e-9
 
 
 def pilot_set(context: FusionContext, samples: int = PILOT_SAMPLES) -> CalibrationSet:
-    """Train samples of a pilot; it holds none out."""
+    """Train samples of a pilot."""
     assert context.calibration is not None
     return CalibrationSet(take_samples(context.calibration.train, samples))
 
 
 def scoring_batches(context: FusionContext) -> Sequence[Batch]:
-    """The held-out samples, or random inputs without any."""
+    """Held-out samples, or random inputs."""
     if context.calibration is not None and context.calibration.held_out:
         return context.calibration.held_out
     dtype = next(context.model.parameters()).dtype

@@ -1,8 +1,6 @@
 """Layer-wise reconstruction: fit a whole layer to the residual stream after it.
 
-A linear refit keeps the teachers' units and heads; where a narrow stream lacks their inputs, others would be better.
-Descent on one layer alone finds them, from the linear refit on, without labels and without gradients between layers
-(as BRECQ does for quantised weights: Li et al., ICLR 2021, arXiv 2102.05426).
+Descent finds better units and heads than a linear refit (as BRECQ: Li et al., ICLR 2021, arXiv 2102.05426).
 """
 
 from __future__ import annotations
@@ -21,33 +19,32 @@ from compressor.fusion.calibration.statistics import token_rows
 from compressor.fusion.features.activations import ActivationFeatures
 from compressor.fusion.plan import JoiningStage
 
-#: Tokens of one step of the descent, and the least number of different steps: fewer tokens do not generalise.
+#: Tokens per step, and the least number of different steps: fewer do not generalise.
 STEP_TOKENS, LEAST_STEPS = 2048, 3
-#: Samples of a step whose inputs do not show how many tokens they make.
+#: Samples per step whose number of tokens is unknown.
 SAMPLES_PER_STEP = 16
 #: Steps between evaluations on the held-out samples.
 EVALUATION_STEPS = 50
-#: Learning rates in units of a parameter's root mean square; the next is tried if one gains nothing by the first
-#: evaluation.
+#: Learning rates per root mean square of a parameter; each is tried if the one before gains nothing at once.
 LEARNING_RATES = (0.05, 0.01, 0.002)
 #: Share of the target's energy below which there is nothing to gain.
 EXACT_RECONSTRUCTION = 1e-6
 
 
 def samples_per_step(batch: Batch) -> int:
-    """Samples like these that make one step."""
+    """Samples of one step."""
     tokens = max((x.shape[1] for x in batch.values() if x.dim() == 2 and not x.is_floating_point()), default=0)
     return max(1, STEP_TOKENS // tokens) if tokens else SAMPLES_PER_STEP
 
 
 @dataclass(frozen=True, eq=False)
 class ReconstructionTarget:
-    """The target of a layer: the residual stream where its last branch joins.
+    """A layer's target: the stream where its last branch joins.
 
     Attributes:
-        output: computes the student's stream of a batch [T, m]; gradients pass through the layer.
-        targets: the transported stream [T, m] per batch.
-        energy: of the targets about their mean, per token.
+        output: a batch's stream [T, m], with gradients.
+        targets: transported streams [T, m].
+        energy: target variance per token.
     """
 
     output: Callable[[int], Tensor]
@@ -55,7 +52,7 @@ class ReconstructionTarget:
     energy: float
 
     def error(self, batches: Sequence[int]) -> Tensor:
-        """The squared error over some batches as a share of the energy."""
+        """Relative squared error."""
         squares = [(self.output(index) - self.targets[index]).square().sum() for index in batches]
         return torch.stack(squares).sum() / (self.energy * sum(len(self.targets[index]) for index in batches))
 
@@ -68,14 +65,11 @@ def reconstruct_layer(
     runner: LayerwiseRunner,
     calibration: CalibrationSet,
 ) -> bool:
-    """Fit all parameters of a layer to the stream after it, if held-out samples gain.
+    """Fit a layer to the stream after it, if held-out samples gain.
 
     Args:
-        student: the layer is refitted.
-        layer: its path.
         stage: the last that joins the stream.
-        features: of the teachers.
-        runner: of the student, before the layer.
+        runner: before the layer.
         calibration: a batch per step (`samples_per_step`).
 
     Returns:
@@ -120,7 +114,7 @@ def _target_of(
 def _descend(
     module: nn.Module, target: ReconstructionTarget, train: Sequence[int], held_out: Sequence[int], steps: int
 ) -> tuple[float, float]:
-    """Held-out error before and after; the module gets the best parameters."""
+    """Set the best parameters; held-out errors before and after."""
     with torch.no_grad():
         before = float(target.error(held_out))
     if not before > EXACT_RECONSTRUCTION:
@@ -142,7 +136,7 @@ def _descend_at(
     steps: int,
     before: float,
 ) -> tuple[float, bool]:
-    """The least held-out error at one learning rate, and whether the first evaluation gained nothing."""
+    """The least held-out error, and whether it stalled at once."""
     best, failed = before, False
     with _trainable(module) as (parameters, masters):
         best_values = [master.clone() for master in masters]
@@ -174,7 +168,7 @@ def _descend_at(
 
 @contextmanager
 def _trainable(module: nn.Module) -> Iterator[tuple[list[nn.Parameter], list[Tensor]]]:
-    """A module's parameters with gradients enabled, and copies precise enough for small steps."""
+    """Parameters precise enough for small steps."""
     parameters = list(module.parameters())
     required = [p.requires_grad for p in parameters]
     try:
@@ -187,7 +181,7 @@ def _trainable(module: nn.Module) -> Iterator[tuple[list[nn.Parameter], list[Ten
 
 
 def _scales(module: nn.Module) -> Mapping[nn.Parameter, float]:
-    """Root mean square of every parameter; of vectors, which may be zero, the largest in their module."""
+    """Root mean squares; vectors take their module's largest."""
     scales: dict[nn.Parameter, float] = {}
     for part in module.modules():
         sizes = {p: float(p.detach().float().square().mean().sqrt()) for p in part.parameters(recurse=False)}

@@ -1,4 +1,4 @@
-"""Refit linear modules, norms and tied head of a student in closed form, from its own inputs."""
+"""Refit linear modules, norms and tied head in closed form."""
 
 from __future__ import annotations
 
@@ -26,12 +26,7 @@ RunLayer = Callable[[Sequence[Tap], OnBatch], Any]
 
 
 class StudentRefit:
-    """Fits modules of a student with transported weights.
-
-    Args:
-        student: to be fitted.
-        calibration: held-out samples choose λ.
-    """
+    """Fits modules on the student's own inputs; held-out samples choose λ."""
 
     def __init__(self, student: StudentBuilder, calibration: CalibrationSet) -> None:
         self.model, self.anatomy, self.teachers = student.model, student.anatomy, student.teachers
@@ -42,7 +37,7 @@ class StudentRefit:
         """Fit the modules of a stage.
 
         Returns:
-            Per batch, the layer's new output if the stage writes it; else None.
+            The layer's new outputs if the stage writes them.
         """
         if isinstance(stage, ResidualWriteStage):
             return self._refit_writers(stage, features, run)
@@ -55,7 +50,7 @@ class StudentRefit:
         return None
 
     def _refit_linears(self, ops: Sequence[LinearOp], features: ActivationFeatures, run: RunLayer) -> None:
-        """Fit linear modules of one input to the teachers' transported outputs."""
+        """Fit modules of one input to transported outputs."""
         first = ops[0]
 
         def pairs(index: int, captured: dict[Tap, Tensor]) -> tuple[Tensor, Tensor]:
@@ -72,7 +67,7 @@ class StudentRefit:
     def _refit_writers(
         self, stage: ResidualWriteStage, features: ActivationFeatures, run: RunLayer
     ) -> list[Tensor] | None:
-        """Fit modules that write the residual stream to what the stream lacks there."""
+        """Fit writers to what the stream lacks."""
         ops, tap = stage.ops, stage.tap
         taps = [*((op.module, end) for op in ops for end in ("in", "out")), tap]
         gain, key = ops[0].gain, stage.stream_key
@@ -100,7 +95,7 @@ class StudentRefit:
             return [rest + gain * self._written(ops, inputs, rest) for inputs, rest in layer_inputs] or None
 
     def _written(self, ops: Sequence[LinearOp], inputs: Sequence[Tensor], stream: Tensor) -> Tensor:
-        """The sum of the outputs of modules that write the stream."""
+        """The writers' summed outputs."""
         parts = [self.model.get_submodule(op.module)(x) for op, x in zip(ops, inputs, strict=True)]
         return torch.stack([part.reshape(stream.shape) for part in parts]).sum(0)
 
@@ -114,15 +109,10 @@ class StudentRefit:
         *,
         together: bool = False,
     ) -> RidgeFit:
-        """Sum up pairs batch by batch, and solve.
+        """Fit inputs [T, n] to targets [T, m].
 
         Args:
-            taps: to capture.
-            pairs: computes inputs [T, n] and targets [T, m] of a batch.
-            ops: to be fitted.
-            features: have the masks.
-            run: runs the student.
-            together: whether inputs of modules are side by side, not outputs.
+            together: inputs are side by side, not outputs.
         """
         intercept = any(f"{op.module}.bias" in self.parameters for op in ops)
         sums: dict[bool, Regression] = {}
@@ -141,7 +131,7 @@ class StudentRefit:
 
     @torch.no_grad()
     def _refit_norm(self, stage: NormStage, features: ActivationFeatures, run: RunLayer) -> None:
-        """Scale and shift per channel by least squares from the student's own normalised values."""
+        """Fit scale and shift per channel."""
         norm, tap = stage.norm, stage.tap
         weight, bias = self._reset_norm(norm)
         key = norm.joins or self.anatomy.axes[f"{norm.module}.weight"][0].parts[0].key
@@ -170,7 +160,7 @@ class StudentRefit:
 
     @torch.no_grad()
     def _refit_before_tied_head(self, stage: TiedHeadStage, features: ActivationFeatures, run: RunLayer) -> None:
-        """Correct scale and shift of the norm before a tied head, by the teachers' mean logits."""
+        """Fit the norm to mean logits."""
         norm, head = stage.norm, stage.head
         table = self.parameters[head.weight].detach().double()
         sums: list[Tensor] = []
@@ -191,7 +181,7 @@ class StudentRefit:
             bias.copy_(scale * bias + shift)
 
     def _reset_norm(self, norm: Norm) -> tuple[Tensor, Tensor | None]:
-        """A norm's weight and bias, reset to a scale of one and no shift."""
+        """A norm's weight and bias, reset."""
         weight, bias = self.parameters[f"{norm.module}.weight"], self.parameters.get(f"{norm.module}.bias")
         weight.fill_(norm.unit_scale)
         if bias is not None:
@@ -199,7 +189,7 @@ class StudentRefit:
         return weight, bias
 
     def _target(self, op: LinearOp, features: ActivationFeatures, batch: int) -> Tensor:
-        """The teachers' transported outputs of a module; of a head mean logits."""
+        """Transported outputs; mean logits for a head."""
         tap, axis = (op.module, "out"), write_axis(self.anatomy, op)
         if axis.fixed:
             return features.transported(batch, tap, None)

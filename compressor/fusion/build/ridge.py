@@ -1,9 +1,8 @@
-"""Ridge regression in closed form, which refits every linear module.
+"""Ridge regression in closed form.
 
-    W = W₀ + (UᵀU + λ d̄ I)⁻¹ Uᵀ(Y - U W₀),   d̄ = mean of diag(UᵀU),   with intercept where the module has a bias.
+    W = W₀ + (UᵀU + λ d̄ I)⁻¹ Uᵀ(Y - U W₀),   d̄ = mean of diag(UᵀU)
 
-U is the student's own input, so upstream error is corrected; Y the transported target; W₀ the prior for directions
-without evidence, the transported weight or zero.  Held-out error chooses λ and prior.
+U: the student's inputs; Y: transported targets; W₀: the transported weight or zero.  Held-out error chooses λ, W₀.
 """
 
 from __future__ import annotations
@@ -28,11 +27,10 @@ class RidgeFit:
     """A fitted linear map.
 
     Attributes:
-        weight: [n, m], inputs by outputs, float64.
-        bias: [m], or None.
-        ridge: λ.
-        prior: whether the prior was the transported weight, not zero.
-        error: held-out (else training) squared error as a share of the target's energy about its mean.
+        weight: [n, m] float64.
+        bias: [m].
+        prior: whether W₀ was the transported weight.
+        error: squared error over target variance, held-out if possible.
     """
 
     weight: Tensor
@@ -50,16 +48,13 @@ def fit_ridge(
     intercept: bool,
     ridges: Sequence[float] = RIDGES,
 ) -> RidgeFit:
-    """Choose λ and prior by the held-out error, and refit on all samples.
+    """Choose λ and prior by held-out error, and refit on all samples.
 
     Args:
-        train: sums over train samples.
-        held_out: sums over held-out ones; without any, the first λ and the transported prior are taken.
-        prior: the transported weight [n, m], or None for zero alone.
-        intercept: whether the module has a bias.
-        ridges: candidate λ.
+        held_out: if empty, the first λ and the transported prior win.
+        prior: transported weight [n, m]; None for zero.
     """
-    # A smaller ridge would fit the rounding of the sums, along directions that the inputs do not have.
+    # A smaller ridge would fit rounding, along directions that inputs do not have.
     ridges = sorted({max(ridge, RIDGE_FLOOR * train.precision) for ridge in ridges})
     zero = torch.zeros_like(train.cross)
     if held_out is None or not held_out.count:
@@ -70,7 +65,7 @@ def fit_ridge(
         return RidgeFit(weight, solver.bias(weight), ridges[0], prior is not None, error)
     priors = [zero] if prior is None else [prior.double(), zero]
     solver = _Ridge(train, intercept)
-    # Errors below zero are rounding: of exact fits the most damped one is the safest.
+    # Errors below zero are rounding: of exact fits the most damped is safest.
     candidates = [
         (max(0.0, _error(held_out, weight, solver.shift(weight))), -ridge, index)
         for ridge in ridges
@@ -85,7 +80,7 @@ def fit_ridge(
 
 
 class _Ridge:
-    """The normal equations of one regression, decomposed once for all λ."""
+    """Normal equations of one regression."""
 
     def __init__(self, sums: Regression, intercept: bool) -> None:
         count = max(sums.count, 1)
@@ -101,7 +96,7 @@ class _Ridge:
 
     @cached_property
     def decomposed(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues and eigenvectors of the Gram matrix; each λ then costs two products."""
+        """Eigendecomposition that all λ share."""
         values, vectors = torch.linalg.eigh((self.gram + self.gram.T) / 2)
         return values.clamp(min=0), vectors
 
@@ -116,11 +111,11 @@ class _Ridge:
         return prior + torch.cholesky_solve(self.cross - self.gram @ prior, torch.linalg.cholesky(damped))
 
     def shift(self, weight: Tensor) -> Tensor | None:
-        """The intercept of rows relative to their origin."""
+        """Intercept relative to the rows' origin."""
         return self.output_mean - self.input_mean @ weight if self.intercept else None
 
     def bias(self, weight: Tensor) -> Tensor | None:
-        """The intercept of the rows themselves."""
+        """Intercept of the rows themselves."""
         shift = self.shift(weight)
         if shift is None or self.origin is None:
             return shift
@@ -128,7 +123,7 @@ class _Ridge:
 
 
 def _error(sums: Regression, weight: Tensor, shift: Tensor | None) -> float:
-    """Σ |y - uW - b|² over Σ |y - ȳ|², from the sums alone."""
+    """Σ |y - uW - b|² / Σ |y - ȳ|², from sums."""
     count = max(sums.count, 1)
     squares = sums.energy - 2 * (weight * sums.cross).sum() + (weight * (sums.gram @ weight)).sum()
     if shift is not None:
@@ -140,20 +135,18 @@ def _error(sums: Regression, weight: Tensor, shift: Tensor | None) -> float:
 def fit_scales(
     gram: Tensor, total: Tensor, cross: Tensor, target: Tensor, count: Tensor, *, table: Tensor, shifts: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Scale γ and shift β before a fixed head: least squares of (u ∘ γ + β) Eᵀ against centred logits.
+    """Fit scale γ and shift β before a fixed head: least squares of (u ∘ γ + β) Eᵀ to centred logits y.
 
-    The normal equations are Hadamard products: Σ_t u_t u_tᵀ ∘ EᵀE for γ, count · EᵀE for β.
+    Normal equations are Hadamard products: Σ uuᵀ ∘ EᵀE for γ, count · EᵀE for β.
 
     Args:
-        gram, total: Σ uᵀu [m, m] and Σ u [m] of the head's inputs; directions without evidence keep γ = 1.
-        cross: Σ u ∘ (yE) [m], y the centred target logits.
+        gram, total: Σ uᵀu [m, m] and Σ u [m]; directions without evidence keep γ = 1.
+        cross: Σ u ∘ (yE) [m].
         target: Σ yE [m].
-        count: rows.
         table: E [vocabulary, m].
-        shifts: whether there is a β.
 
     Returns:
-        γ [m], and β [m] or None.
+        γ [m] and β [m], if it shifts.
     """
     centred = table - table.mean(dim=0)
     inner = centred.T @ centred

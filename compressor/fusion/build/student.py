@@ -1,4 +1,4 @@
-"""A student under construction: maps of its spaces and transported weights."""
+"""A student under construction."""
 
 from __future__ import annotations
 
@@ -32,16 +32,12 @@ PILOT_RIDGE = 1e-3
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How a student is built once its residual map is chosen.
+    """How a student is built, given its residual map.
 
     Attributes:
-        inner: name of the map of heads and hidden units.
-        coupling: how coordinates are coupled.
-        refit: whether linear modules are refitted.
-        ridges: candidate λ.
-        owners: per teacher, whether its heads and units may be taken; empty for all.
-        from_weights: whether ground costs are measured on weights, though there is data.
-        reconstruction_steps: of descent on a whole layer after its refit.
+        owners: teachers that give heads and units; empty for all.
+        from_weights: ground costs ignore data.
+        reconstruction_steps: per layer, after its refit.
     """
 
     inner: str
@@ -54,7 +50,7 @@ class BuildOptions:
 
     @classmethod
     def from_context(cls, context: FusionContext, inner: str) -> BuildOptions:
-        """The options of a fusion, with an inner map."""
+        """Options of a fusion."""
         options, ridges = context.options, RIDGES if context.has_held_out else (PILOT_RIDGE,)
         return cls(
             inner=inner,
@@ -66,7 +62,7 @@ class BuildOptions:
         )
 
     def of_pilot(self) -> BuildOptions:
-        """The same with one λ, since a pilot holds no samples out."""
+        """The same with one λ; pilots hold nothing out."""
         return self if len(self.ridges) == 1 else replace(self, ridges=(PILOT_RIDGE,))
 
 
@@ -75,12 +71,8 @@ class BuildReport:
     """What was done to a student, JSON-ready.
 
     Attributes:
-        couplings: transport plans.
-        projections: maps that are no transport.
-        fits: refitted modules.
-        reconstructed: layers fitted as a whole, with errors before and after.
-        not_reconstructed: why no layer could be; else "".
-        head: the fit to the ensemble's probabilities, if any.
+        projections: other maps.
+        not_reconstructed: why none was.
     """
 
     couplings: list[dict[str, Any]] = field(default_factory=list)
@@ -91,13 +83,13 @@ class BuildReport:
     head: dict[str, Any] | None = None
 
     def add_maps(self, space: str, maps: Sequence[Mapping[str, Map]], couplings: Sequence[Coupling]) -> None:
-        """Add the couplings of a space, or its maps if they are no transport."""
-        # Couplings taken over from a space with the same order of heads are reported under this space's name.
+        """Add a space's couplings, or else its maps."""
+        # Couplings shared with a space of the same order of heads are reported here too.
         self.couplings += [{**coupling.summary(), "space": space} for coupling in couplings]
         for key in () if couplings else maps[0]:
             pulls = [teacher_maps[key].pull for teacher_maps in maps]
             self.projections += [
-                # Of experts' units, which have one map each, the mean.
+                # Experts have one map each: take the mean.
                 {
                     "space": key,
                     "source": pull.shape[-2],
@@ -110,16 +102,10 @@ class BuildReport:
 
 @dataclass(eq=False)
 class StudentBuilder:
-    """A model of the student's shape whose weights are made from the teachers'.
+    """A model that gets the teachers' weights piece by piece.
 
     Attributes:
-        model: its weights are replaced piece by piece.
-        anatomy: of the model.
-        teachers: to be fused.
-        residual: maps of residual and embedding spaces; towards an anchor, of every space.
-        options: how to build.
-        reported: whether couplings and projections are reported.
-        report: what was done.
+        residual: maps of residual and embedding spaces; towards an anchor, of all.
     """
 
     model: nn.Module
@@ -141,7 +127,7 @@ class StudentBuilder:
         self._orders: dict[str, UnitMap] = {}
 
     def map_spaces(self, names: Sequence[str], features: Features) -> None:
-        """Make the maps of hidden and attention spaces that have none yet."""
+        """Make missing hidden and attention maps."""
         for name in names:
             if not {name, map_key(name, Role.QUERY)}.isdisjoint(self.residual):
                 continue
@@ -162,7 +148,7 @@ class StudentBuilder:
             self._report_maps(name, maps, couplings)
 
     def forget(self, names: Sequence[str]) -> None:
-        """Delete the maps of a built layer's own spaces."""
+        """Delete a built layer's maps."""
         keys = {key for name in names for key in (name, *(map_key(name, role) for role in Role))}
         for teacher_maps in self.maps:
             for key in teacher_maps.keys() & keys:
@@ -170,7 +156,7 @@ class StudentBuilder:
 
     @torch.no_grad()
     def transport(self, names: Sequence[str]) -> None:
-        """Set parameters to the sum of all teachers' transported ones."""
+        """Set parameters to the sums of the teachers' transported ones."""
         norms = {norm.module: norm for norm in self.anatomy.norms if norm.space in self.residual}
         scales = {scale.parameter for scale in self.anatomy.scales}
         for name in names:
@@ -180,7 +166,7 @@ class StudentBuilder:
                 self.parameters[name].fill_(1.0)
                 continue
             if norm is not None and attribute == "weight" and self.anatomy.rotatable(norm.space or ""):
-                # In rotated coordinates a norm has one scale for all: its own was folded, or is fitted later.
+                # In rotated coordinates a norm has one scale: its own was folded, or is fitted later.
                 self.parameters[name].fill_(self.residual[norm.space or ""].norm_scale + norm.unit_scale - 1)
                 continue
             # Pushes include α; outputs in fixed coordinates are averaged here.
@@ -216,7 +202,7 @@ class StudentBuilder:
         return restricted_to(UNIT_MAPS.get(self.options.inner), problem, owners)
 
     def _attention(self, space: Space, features: Features) -> tuple[Sequence[dict[str, Map]], Sequence[Coupling]]:
-        """Match heads as wholes, then their channels; spaces with one order of heads share a match."""
+        """Match heads, once per order, then channels."""
         teacher_spaces = [teacher.space(space.name) for teacher in self.teachers]
         heads = features.heads(space.name)
         smaller = narrowable(teacher_spaces, space)
@@ -249,7 +235,7 @@ class StudentBuilder:
         return pairs
 
     def _expert_units(self, space: Space) -> Sequence[dict[str, Map]]:
-        """Every expert chooses units of its matches, on the weights: few tokens reach each."""
+        """Match by weights: few tokens reach each expert."""
         features = WeightFeatures(self.teachers, self.maps, self.anatomy)
         problem = UnitProblem(
             name=space.name,
@@ -261,12 +247,7 @@ class StudentBuilder:
         return expert_maps(space, problem, self.options.inner, features, self.maps)
 
     def _total(self, name: str, weighted: bool) -> Tensor:
-        """The sum of all teachers' transported parameters, float64.
-
-        Args:
-            name: of the parameter.
-            weighted: whether its maps include α.
-        """
+        """Sum transported parameters; weighted: maps include α."""
         total: Tensor | None = None
         for teacher, maps in zip(self.teachers, self.maps, strict=True):
             part = (1.0 if weighted else teacher.weight) * teacher.transported(maps, name, self.anatomy)
@@ -281,13 +262,7 @@ class StudentBuilder:
 
 @dataclass(frozen=True, eq=False)
 class BuiltStudent:
-    """A built student.
-
-    Attributes:
-        candidate: its shape.
-        builder: has built it.
-        choice: the report on how it was chosen, JSON-ready.
-    """
+    """A built student and a JSON-ready report on the choice."""
 
     candidate: StudentCandidate
     builder: StudentBuilder

@@ -1,1 +1,1 @@
-"""Fusion without an anchor: candidates of maps and shapes, compared on held-out samples."""
+"""Fusion without an anchor: compare candidates on held-out samples."""

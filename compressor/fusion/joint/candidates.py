@@ -1,4 +1,4 @@
-"""Candidates of a joint fusion: residual maps, the teachers they are made from, and maps of inner units."""
+"""Candidates of a joint fusion."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ class MapCandidate:
     """A choice of maps.
 
     Attributes:
-        residual: name of the residual map.
-        shares: of each teacher in its coordinates.
-        inner: name of the map of heads and units.
-        label: in the report.
+        shares: the teachers', in residual coordinates.
     """
 
     residual: str
@@ -37,11 +34,11 @@ class MapCandidate:
 
     @property
     def owners(self) -> tuple[bool, ...]:
-        """Per teacher, whether its heads and units may be taken: other coordinates cannot compute them."""
+        """Teachers whose heads and units the coordinates can compute."""
         return tuple(share > 0 for share in self.shares)
 
     def make(self, problems: Mapping[str, ResidualProblem]) -> dict[str, ResidualMap]:
-        """The maps of every residual and embedding space; a barycentre's where it cannot rotate."""
+        """Residual and embedding maps; barycentres where nothing rotates."""
         maps = {}
         for space, problem in problems.items():
             possible = problem.rotatable or self.residual not in ROTATING or len(problems) == 1
@@ -61,16 +58,13 @@ def list_candidates(
     refit: bool,
     reads: bool = False,
 ) -> list[MapCandidate]:
-    """All candidates, the transport default first.
+    """List all candidates, the transport default first.
 
     Args:
-        residual, inner: names of registered maps, or auto.
-        teachers: to be fused.
-        rotatable: whether residual coordinates may be rotated.
-        evidence: whether data can compare candidates; else the first is taken.
-        alone: whether single teachers' coordinates may be tried.
-        refit: whether modules will be refitted; choosing units then beats averaging them.
-        reads: whether the reads of the stream are known.
+        rotatable: coordinates may rotate.
+        evidence: data can compare candidates.
+        alone: try single teachers.
+        reads: the stream's reads are known.
     """
     every = tuple(teacher.weight for teacher in teachers)
     single = [tuple(float(other == k) for other in range(len(teachers))) for k in range(len(teachers))]
@@ -106,19 +100,14 @@ def choose_candidate(
     scorer: PilotScorer,
     on_progress: OnFraction | None = None,
 ) -> tuple[MapCandidate, list[dict[str, Any]]]:
-    """Build a pilot of every candidate and choose the one closest to the ensemble.
+    """Choose the candidate whose pilot is closest to the ensemble.
 
     Args:
-        candidates: the default first.
-        problems: of the residual maps, by space.
-        make: an unbuilt student of a candidate, given its residual maps.
-        teachers: to be fused.
-        calibration: builds pilots.
-        scorer: scores them on other samples.
-        on_progress: callback (fraction).
+        make: an unbuilt student with these maps.
+        scorer: has other samples.
 
     Returns:
-        The best candidate, or the first if about as good; and label and score of each.
+        The best, or the first if about as good; and all scores.
     """
     if len(candidates) == 1:
         return candidates[0], []

@@ -1,4 +1,4 @@
-"""Joint fusion: choose residual map, inner map and shape on held-out samples; no anchor is needed."""
+"""Choose maps and shape on held-out samples."""
 
 from __future__ import annotations
 
@@ -23,20 +23,19 @@ from compressor.fusion.maps.residual import ResidualMap, ResidualProblem, energy
 from compressor.fusion.maps.residual_statistics import residual_problems, with_reads
 from compressor.fusion.shape.width import Narrowing
 
-#: Share of the residual energy that common components may leave out before one teacher's coordinates and components
-#: chosen by what is read are tried too, and before layers are reconstructed.
+#: Share of residual energy that common components may leave out before other coordinates and reconstruction are tried.
 RESIDUAL_ENERGY_SLACK = 0.02
-#: Steps of a reconstruction, and the distance of a pilot to the ensemble up to which it is not worth its time.
+#: Steps of a reconstruction, and the distance of a pilot up to which it is not worth its time.
 RECONSTRUCTION_STEPS, SKIP_RECONSTRUCTION_KL = 600, 0.05
-#: A shape whose first pilot is so many times as far from the ensemble as the best one gets no further pilots.
+#: A shape gets no further pilots if its first is so many times as far from the ensemble as the best.
 PRUNE_SHAPE_FACTOR = 10
 
 
 def fuse_jointly(context: FusionContext) -> BuiltStudent:
-    """Build the student of the maps and the shape that come closest to the ensemble.
+    """Build the student of the best maps and shape.
 
     Raises:
-        UserError: an option names nothing known.
+        UserError: an option is unknown.
     """
     context.on_progress(0.05, "measuring residual streams")
     problems, candidates = _problems_and_candidates(context)
@@ -58,7 +57,7 @@ def fuse_jointly(context: FusionContext) -> BuiltStudent:
 
 
 def _problems_and_candidates(context: FusionContext) -> tuple[dict[str, ResidualProblem], list[MapCandidate]]:
-    """The problems of the residual maps, and the candidates to choose from."""
+    """Residual problems, and candidates."""
     options, anchored = context.options, context.anchor is not None
     problems = residual_problems(context)
     lacking = any(energy_left_out(problem) > RESIDUAL_ENERGY_SLACK for problem in problems.values())
@@ -87,7 +86,7 @@ def _reconstruction_steps(
     problems: Mapping[str, ResidualProblem],
     scores: Sequence[Mapping[str, Any]],
 ) -> int:
-    """Steps of an automatic reconstruction; 0 where pilots are close to the ensemble."""
+    """Automatic steps; 0 where pilots are close to the ensemble."""
     left_out = [energy_left_out(replace(problem, weights=chosen.shares)) for problem in problems.values()]
     closest = min((value for entry in scores for value in entry.values() if isinstance(value, float)), default=math.inf)
     worthwhile = max(left_out, default=0.0) > RESIDUAL_ENERGY_SLACK and closest > SKIP_RECONSTRUCTION_KL
@@ -96,14 +95,10 @@ def _reconstruction_steps(
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """Pilots of candidates in the shapes that the student may take.
+    """Pilots of candidates in possible shapes.
 
     Attributes:
-        context: of the fusion, with the first shape.
         candidates: the transport default first.
-        problems: of the residual maps, by space.
-        options: of the build.
-        scorer: of pilots.
     """
 
     context: FusionContext
@@ -113,7 +108,7 @@ class _Search:
     scorer: PilotScorer
 
     def choose_maps(self) -> tuple[MapCandidate, list[dict[str, Any]]]:
-        """The candidate closest to the ensemble in the first shape, and the scores."""
+        """The first shape's best candidate, and scores."""
         candidates, context = self.candidates, self.context
         if context.candidate.spec.narrowing == Narrowing.ALL:
             # The coordinates of one teacher have no use for the heads of all.
@@ -130,11 +125,7 @@ class _Search:
     def choose_shape(
         self, chosen: MapCandidate, map_scores: Sequence[Mapping[str, Any]]
     ) -> tuple[FusionContext, MapCandidate, list[dict[str, Any]]]:
-        """The shape and maps closest to the ensemble, and the scores.
-
-        Other shapes may prefer other maps: with fewer heads the transport default is tried too, and with as many heads
-        as one teacher has, one teacher's coordinates.
-        """
+        """The best shape and maps, and scores; other shapes may prefer other maps."""
         context, default = self.context, self.candidates[0]
         if not context.alternatives:
             return context, chosen, []
@@ -160,7 +151,7 @@ class _Search:
         tried: list[MapCandidate],
         scores: dict[tuple[StudentCandidate, MapCandidate], float],
     ) -> None:
-        """Add the scores of the candidates worth a pilot in a shape."""
+        """Score a shape's candidates."""
         missing = [c for c in self._suited(shape, tried) if (shape, c) not in scores]
         rounds = [missing[:1], missing[1:]] if shape.spec.narrowing == Narrowing.FEWER else [missing]
         for candidates in rounds:
@@ -171,15 +162,15 @@ class _Search:
                 break
 
     def _suited(self, shape: StudentCandidate, tried: list[MapCandidate]) -> Sequence[MapCandidate]:
-        """The candidates worth a pilot: as many heads as one teacher has suit one teacher's coordinates."""
+        """Candidates worth a pilot; one teacher's heads suit its coordinates."""
         narrowing = shape.spec.narrowing
         if narrowing == Narrowing.SMALLER and self.context.candidate.spec.narrowing == Narrowing.ALL:
             return [c for c in self.candidates if c.owners != self.candidates[0].owners]
         return tried if narrowing in ("", Narrowing.FEWER) else tried[-1:]
 
     def _pilots(self, context: FusionContext, candidates: Sequence[MapCandidate]) -> list[StudentBuilder]:
-        """Built pilots of a context's shape."""
-        # Where heads are left out, others may be copies of each other, of whose units importance would keep both.
+        """Built pilots."""
+        # Where heads are left out, others may be copies, of which importance would keep both.
         quick = context.candidate.spec.narrowing != Narrowing.FEWER
         pilots = [self._pilot(context, c, c.make(self.problems), quick=quick) for c in candidates]
         if pilots and needs_activations(context):
@@ -196,7 +187,7 @@ class _Search:
         *,
         quick: bool = True,
     ) -> StudentBuilder:
-        """An unbuilt pilot of a candidate."""
+        """An unbuilt pilot."""
         # Pursuit changes the ranking little and costs most of a pilot's time.
         shortened = quick and candidate.inner == "select" and context.options.inner == "auto"
         inner = "importance" if shortened else candidate.inner
