@@ -1,7 +1,7 @@
 """The algebra of tensor dimensions: type inference for axes, by unification.
 
-Operations show which dimensions are the same (`unify`), which are products (heads × channels) and which concatenations
-(query | key | value).  Coordinates that an operation treats differently are pinned; all others are interchangeable.
+Operations show equal dimensions (`unify`), products (heads × channels) and concatenations (query | key | value).
+Coordinates that an operation treats differently are pinned; others are interchangeable.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ class Dim:
     """A dimension of a tensor; unified dimensions share one root.
 
     Attributes:
-        size: coordinates.
         form, parts: an atom, or a product (major part first) or concatenation of parts.
-        pinned: the coordinates of this atom are not interchangeable.
-        contracted: a product summed over this dimension (a weight that reads).
-        looked_up: it came out of a table (an embedding that writes).
+        pinned: coordinates are not interchangeable.
+        contracted: a product summed over it (a weight that reads).
+        looked_up: from a table (an embedding that writes).
     """
 
     __slots__ = ("_same", "contracted", "form", "looked_up", "owner", "parts", "pinned", "size", "slots")
@@ -45,14 +44,14 @@ class Dim:
 
     @property
     def root(self) -> Dim:
-        """The representative of all dimensions unified with this one."""
+        """The representative of unified dimensions."""
         dim = self
         while dim._same is not None:
             dim = dim._same
         return dim
 
     def atoms(self) -> Iterator[Dim]:
-        """Its atoms in order, without those of size 1."""
+        """Atoms in order, without size 1."""
         root = self.root
         if root.form is DimForm.ATOM:
             if root.size > 1:
@@ -62,14 +61,14 @@ class Dim:
                 yield from part.atoms()
 
     def factors(self) -> list[Dim]:
-        """The factors of a nested product, without those of size 1; else itself."""
+        """Factors of a nested product, without size 1; else itself."""
         root = self.root
         if root.form is not DimForm.PRODUCT:
             return [root] if root.size > 1 else []
         return [factor for part in root.parts for factor in part.factors()]
 
     def pieces(self) -> list[Dim]:
-        """The parts of a nested concatenation; else itself."""
+        """Parts of a nested concatenation; else itself."""
         root = self.root
         if root.form is not DimForm.CONCAT:
             return [root]
@@ -86,7 +85,7 @@ class Dim:
         return dim
 
     def bind(self, root: Dim) -> None:
-        """Make `root` the root of this dimension (itself a root)."""
+        """Set the root of this root."""
         self._same = root
 
 
@@ -95,14 +94,14 @@ Dims = list[Dim]
 
 
 def pin(*dims: Dim) -> None:
-    """Mark the coordinates of dimensions as not interchangeable."""
+    """Pin dimensions: their coordinates are not interchangeable."""
     for dim in dims:
         for atom in dim.atoms():
             atom.pinned = True
 
 
 def product(parts: Sequence[Dim]) -> Dim:
-    """The product of dimensions, the first one outermost."""
+    """The product of dimensions, outermost first."""
     real = [part for part in parts if part.size > 1]
     if len(real) == 1:
         return real[0]
@@ -117,7 +116,7 @@ def concat(parts: Sequence[Dim]) -> Dim:
 
 
 def unify(left: Dim, right: Dim) -> None:
-    """Make two dimensions the same, or pin them if their structures differ."""
+    """Make two dimensions the same; pin them if structures differ."""
     left, right = left.root, right.root
     if left is right or left.size == 1 or right.size == 1:
         return
@@ -142,7 +141,7 @@ def unify(left: Dim, right: Dim) -> None:
 
 
 def split_product(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
-    """The factors of a dimension as a product of the given sizes."""
+    """Factors of a dimension with the given sizes."""
     parts = [Dim(size) for size in sizes]
     whole = product(parts)
     for part in parts:
@@ -152,17 +151,16 @@ def split_product(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
 
 
 def split_concat(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
-    """The parts of a dimension as a concatenation of the given sizes."""
+    """Concatenated parts of a dimension with the given sizes."""
     parts = [Dim(size) for size in sizes]
     unify(dim, concat(parts))
     return parts
 
 
 def select_dim(dims: Sequence[Dim], position: int, index: int) -> list[Dim]:
-    """The other dimensions after one coordinate of a dimension was selected.
+    """The other dimensions after selecting one coordinate of a dimension.
 
-    If a reshape made that dimension a factor of a product (a fused projection), later factors become separate
-    dimensions per coordinate: product(a, 3, b) turns into product(a, concat(b₀, b₁, b₂)).
+    A fused projection then splits per coordinate: product(a, 3, b) becomes product(a, concat(b₀, b₁, b₂)).
     """
     selected, remaining = dims[position], [dim for place, dim in enumerate(dims) if place != position]
     if selected.slots is None and not _open_slots(selected):
@@ -173,7 +171,7 @@ def select_dim(dims: Sequence[Dim], position: int, index: int) -> list[Dim]:
 
 
 def _open_slots(selected: Dim) -> bool:
-    """Separate the later factors of a product by the coordinates of `selected`; False if that is impossible."""
+    """Split later factors of a product by the coordinates of `selected`; False if impossible."""
     owner = selected.owner
     if owner is None or owner.form is not DimForm.PRODUCT or selected.form is not DimForm.ATOM:
         return False
@@ -194,7 +192,7 @@ def _open_slots(selected: Dim) -> bool:
 
 
 def _matched(first_dim: Dim, second_dim: Dim) -> list[tuple[Dim, Dim]] | None:
-    """Pairs of equal parts of two products or concatenations, splitting atoms; None if they do not match."""
+    """Equal parts of two dimensions in pairs, splitting atoms; None without a match."""
     multiplied = first_dim.form is DimForm.PRODUCT
     left, right = (d.factors() if multiplied else d.pieces() for d in (first_dim, second_dim))
     pairs: list[tuple[Dim, Dim]] = []

@@ -1,4 +1,4 @@
-"""The meaning of config fields (hidden, FFN, heads ...) by their growth; and small configs."""
+"""The meaning of config fields (hidden, FFN, heads ...) by growth; small configs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Meaning(StrEnum):
 
 @dataclass(frozen=True)
 class Sizes:
-    """The meanings of fields, and {attention space: the field that counts its heads (groups)}."""
+    """Meanings of fields, and {attention space: field that counts its heads (groups)}."""
 
     meanings: Mapping[str, Meaning]
     heads: Mapping[str, str]
@@ -42,13 +42,11 @@ class Sizes:
 def interpret(
     skeleton: Skeleton, small: PretrainedConfig, table: Table, tabulate_config: Callable[[PretrainedConfig], Table]
 ) -> Sizes:
-    """Find the meaning of each field by the spaces that grow with it, tracing again to tell heads from channels.
+    """Find each field's meaning by the spaces that grow with it.
 
     Args:
-        skeleton: the growth by each field.
-        small: the small config.
-        table: its spaces and axes.
-        tabulate_config: makes the table of another small config.
+        table: spaces and axes of the small config.
+        tabulate_config: makes the table of another small config, to tell heads from channels.
     """
     meanings = dict.fromkeys((field for layers in skeleton.lists for field in layers.fields), Meaning.DEPTH)
     unsure: list[str] = []
@@ -112,7 +110,7 @@ def _is_size(growth: Growth, small: PretrainedConfig, space: str, table: Table) 
 
 
 def _head_counts(config: PretrainedConfig) -> Iterator[tuple[str, int]]:
-    """(field, value) of fields that may count heads, although they may resize nothing alone."""
+    """(field, value) of fields that may count heads."""
     for name in sorted({config.attribute_map.get(name, name) for name in config.to_dict()}):
         value = getattr(config, name, None)
         if "head" in name and isinstance(value, int) and not isinstance(value, bool) and value > 0:
@@ -122,7 +120,7 @@ def _head_counts(config: PretrainedConfig) -> Iterator[tuple[str, int]]:
 def _attention_meaning(
     field: str, small: PretrainedConfig, table: Table, tabulate_config: Callable[[PretrainedConfig], Table]
 ) -> tuple[Meaning | None, list[str]]:
-    """The meaning of a field for attention, and the spaces it resizes; None if none."""
+    """A field's meaning for attention (or None), and the spaces it resizes."""
     value = getattr(small, field)
     for resized in (2 * value, value // 2):
         if resized < 1:
@@ -149,10 +147,7 @@ def _attention_meaning(
 
 
 def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
-    """The config at small sizes, smallest first, its own size last.
-
-    Equal fields stay equal, as families may require.
-    """
+    """The config at small sizes, smallest first, its own size last; equal fields stay equal."""
     config = skeleton.config
     counts = dict(_head_counts(config))
     groups = {name: value for name, value in counts.items() if re.search(r"key_value|kv", name) and "dim" not in name}

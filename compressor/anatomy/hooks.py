@@ -1,4 +1,4 @@
-"""Forward hooks: capture outputs, trace the order of modules and their readers, and find where writers are added."""
+"""Forward hooks: capture outputs, trace modules and their readers, find residual additions."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ LINEAR_WRITE_DIM: dict[type[nn.Module], int] = {nn.Linear: 0, Conv1D: 1}
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear map or a convolution."""
+    """Whether a module is a linear map or convolution."""
     return isinstance(module, (nn.Linear, Conv1D, nn.Conv1d, nn.Conv2d, nn.Conv3d))
 
 
 def write_dim(module: nn.Module) -> int | None:
-    """The dimension of `module.weight` that a linear map writes; None for other modules."""
+    """The dimension of `module.weight` that a linear map writes, else None."""
     return next((dim for kind, dim in LINEAR_WRITE_DIM.items() if isinstance(module, kind)), None)
 
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """One call of a module, with the addresses of the storages that it read and wrote."""
+    """One call of a module, with storage addresses read and written."""
 
     module: str
     reads: int
@@ -39,7 +39,7 @@ class ModuleCall:
 
 @dataclass(frozen=True)
 class Trace:
-    """Calls of whole layers and of modules with parameters, in order of completion."""
+    """Calls of layers and modules with parameters, by completion."""
 
     calls: tuple[ModuleCall, ...]
     logits: Tensor
@@ -48,13 +48,13 @@ class Trace:
         return [call.module for call in self.calls]
 
     def readers_of(self, module: str) -> list[str]:
-        """Modules that read exactly the output of `module` (or a view of it)."""
+        """Modules that read exactly a module's output (or a view)."""
         outputs = {call.writes for call in self.calls if call.module == module}
         return [call.module for call in self.calls if call.reads in outputs and call.module != module]
 
 
 def first_tensor(values: Any) -> Tensor | None:
-    """The first tensor in arguments or outputs: the hidden state, for layers of transformers."""
+    """The first tensor in arguments or outputs: a layer's hidden state."""
     if isinstance(values, Tensor):
         return values
     if isinstance(values, Mapping):
@@ -65,7 +65,7 @@ def first_tensor(values: Any) -> Tensor | None:
 
 
 def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The model's logits, or its last hidden state if it has no head."""
+    """Logits, or without a head the last hidden state."""
     extra = {"use_cache": False} if getattr(model.config, "use_cache", None) is not None else {}
     output = model(**inputs, **extra)
     return output["logits"] if "logits" in output else output[0]
@@ -73,7 +73,7 @@ def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 
 @contextmanager
 def hooks(handles: list[Any]) -> Iterator[None]:
-    """Remove all hooks at the end of the block."""
+    """Remove all hooks at the end."""
     try:
         yield
     finally:
@@ -83,7 +83,7 @@ def hooks(handles: list[Any]) -> Iterator[None]:
 
 @contextmanager
 def capture_outputs(model: nn.Module, modules: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
-    """{module: first tensors of its outputs, call by call}, filled while the model runs inside the block."""
+    """{module: first output tensors, call by call} of runs inside the block."""
     outputs: dict[str, list[Tensor]] = {name: [] for name in modules}
 
     def recorder(name: str) -> Any:
@@ -99,13 +99,7 @@ def capture_outputs(model: nn.Module, modules: Sequence[str]) -> Iterator[dict[s
 
 
 def trace(model: nn.Module, inputs: Mapping[str, Tensor], layers: tuple[str, ...]) -> Trace:
-    """Run the model once and record the storages that modules read and write.
-
-    Args:
-        model: small and real (not on meta).
-        inputs: its inputs.
-        layers: recorded in addition to modules with parameters.
-    """
+    """Run a small real model (not meta) once; record storages read and written by modules and `layers`."""
     calls: list[ModuleCall] = []
     alive: list[Tensor] = []  # addresses of freed storages would be used again
 
@@ -132,14 +126,14 @@ def trace(model: nn.Module, inputs: Mapping[str, Tensor], layers: tuple[str, ...
 def checkpoint_of(
     model: nn.Module, inputs: Mapping[str, Tensor], writer: str, candidates: list[tuple[str, bool]]
 ) -> tuple[str, bool, float] | None:
-    """Find the residual stream after the addition of a writer's output, by disturbing that output.
+    """Find the residual stream after a writer's addition, by disturbing its output.
 
     Args:
         candidates: (module, whether its output is meant).
 
     Returns:
-        The first candidate that changes by a multiple of the disturbance, and the multiple; None without one, or if it
-        is just the output of a linear writer (a norm comes before the addition).
+        The first candidate that changes by a multiple of the disturbance, with the multiple; None without one,
+        or if it is a linear writer's own output (a norm before the addition).
     """
     values: dict[tuple[str, bool], Tensor] = {}
     noises: list[Tensor] = []
@@ -180,7 +174,7 @@ def checkpoint_of(
 
 
 class _FirstSoftmax(TorchFunctionMode):
-    """Keeps the input of the first softmax after it was armed."""
+    """Keeps the input of the first softmax once armed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -195,15 +189,13 @@ class _FirstSoftmax(TorchFunctionMode):
 
 
 def product_scale(model: nn.Module, inputs: Mapping[str, Tensor], writers: list[str]) -> float | None:
-    """The attention logits for queries and keys of ones: the number of channels, unless scaled.
+    """The attention logits for queries and keys of ones: the channel count, unless scaled.
 
     Args:
         model: with eager attention.
-        inputs: its inputs.
-        writers: linear modules that write queries, keys and values.
+        writers: linear modules of queries, keys and values.
 
-    Returns:
-        None if no softmax follows.
+    Returns None without a softmax.
     """
     logits: list[Tensor] = []
     for level in (0.0, 1.0):

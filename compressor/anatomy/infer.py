@@ -1,7 +1,7 @@
 """From a config to a certified anatomy, without code per architecture.
 
-A traced small random model shows which dimensions are the same, heads × channels, or fixed; enlarged config fields show
-their meaning; permutations prove the result.
+Tracing a small random model shows the structure of dimensions, enlarged config fields their meaning;
+permutations prove it.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def inspect_config(config: PretrainedConfig) -> Anatomy:
     """The certified anatomy of a config, without weights; cached.
 
     Raises:
-        CertificateError: permuting a space changes the logits; names it and its parameters.
-        UnsupportedError: the sizes of the config cannot be told apart.
+        CertificateError: permuting a space changes the logits.
+        UnsupportedError: sizes of the config look alike.
     """
     key = _cache_key(config)
     if key not in _KNOWN:
@@ -52,7 +52,7 @@ def inspect_config(config: PretrainedConfig) -> Anatomy:
 
 
 def _cache_key(config: PretrainedConfig) -> str:
-    """The class and values of a config, without the place that it was read from."""
+    """Class and values of a config, without its origin."""
     values = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
     return f"{type(config).__name__} {json.dumps(values, sort_keys=True, default=str)}"
 
@@ -72,7 +72,7 @@ def _inspect(config: PretrainedConfig) -> Anatomy:
 
 
 def _certified(config: PretrainedConfig, study: _Study, anatomy: Anatomy) -> Anatomy:
-    """The small model's anatomy, certified and with its flow; cached, since a student shares it with its teacher."""
+    """The small anatomy, certified, with flow; cached: teacher and student share it."""
     key = _cache_key(study.config)
     if key in _PROVEN and _PROVEN[key][0] == anatomy:
         return _PROVEN[key][1]
@@ -106,7 +106,7 @@ def _refusal(config: PretrainedConfig, anatomy: Anatomy, traced: TracedDims, spa
 
 @dataclass(frozen=True)
 class _Study:
-    """A small random model of a config, traced once."""
+    """A small random model, traced once."""
 
     config: PretrainedConfig
     model: nn.Module
@@ -117,7 +117,7 @@ class _Study:
 
     @classmethod
     def of(cls, config: PretrainedConfig, skeleton: Skeleton) -> _Study:
-        """Build and trace the model of a small config."""
+        """Build and trace a small config's model."""
         check_small(config)
         model = random_model(config)
         config = cast(PretrainedConfig, model.config)
@@ -127,7 +127,7 @@ class _Study:
         return cls(config, model, inputs, traced, stacks, tabulate(model, traced, stacks, _loose(traced, skeleton)))
 
     def anatomy(self) -> Anatomy:
-        """The small model's anatomy, without flow and not yet certified."""
+        """The small anatomy, without flow or certificate."""
         output = self.table.name_of(self.traced.output[-1])
         return Anatomy(
             type(self.model).__name__, self.table.spaces, self.table.axes, self.stacks, (), {}, output=output,
@@ -135,7 +135,7 @@ class _Study:
         )  # fmt: skip
 
     def _tokens(self) -> Iterator[tuple[str, int]]:
-        """(module, index of the stack whose tokens it works on), as far as the token dimension shows it."""
+        """(module, index of the stack with its tokens), where known."""
 
         def token(dims: list[Dim]) -> int | None:
             factors = dims[-2].factors() if len(dims) > 1 else []
@@ -149,10 +149,10 @@ class _Study:
 
 
 def _study(skeleton: Skeleton) -> _Study:
-    """Study the smallest config that can be built and run.
+    """Study the smallest config that runs.
 
     Raises:
-        UnsupportedError: there is none; gives the last reason.
+        UnsupportedError: none does; gives the last reason.
     """
     reason = ""
     for config in reduced(skeleton):
@@ -165,7 +165,7 @@ def _study(skeleton: Skeleton) -> _Study:
 
 
 def _stacks(config: PretrainedConfig, traced: TracedDims, skeleton: Skeleton) -> tuple[Stack, ...]:
-    """The lists of layers in call order, with the names of their residual spaces."""
+    """Lists of layers in call order, with residual spaces."""
     lists: list[tuple[tuple[str, ...], tuple[str, ...], int]] = []
     for layers in skeleton.lists:
         paths = tuple(f"{layers.prefix}{index}" for index in range(getattr(config, layers.fields[0])))
@@ -188,7 +188,7 @@ def _repeated(config: PretrainedConfig, traced: TracedDims) -> tuple[tuple[str, 
     """(path, config field, runs) of a layer with shared weights.
 
     Raises:
-        UnsupportedError: there is no such layer.
+        UnsupportedError: there is none.
     """
     counts = {
         name: len(calls)
@@ -209,7 +209,7 @@ def _repeated(config: PretrainedConfig, traced: TracedDims) -> tuple[tuple[str, 
 
 
 def _loose(traced: TracedDims, skeleton: Skeleton) -> Iterator[str]:
-    """Parameters as wide as the residual stream that no operation used (a mask token)."""
+    """Unused parameters of residual width (a mask token)."""
     widest = max(skeleton.growths, key=lambda growth: len(growth.rates), default=None)
     for name, dims in traced.parameters.items():
         alone = all(dim.root is dim and dim.owner is None and not dim.pinned for dim in dims if dim.size > 1)
@@ -226,7 +226,7 @@ def _loose(traced: TracedDims, skeleton: Skeleton) -> Iterator[str]:
 
 
 def _with_experts(study: _Study, anatomy: Anatomy, skeleton: Skeleton) -> Anatomy:
-    """Add a space of experts to every layer whose experts are certified interchangeable."""
+    """Add an expert space per layer with interchangeable experts (certified)."""
     for unit in [space for space in anatomy.spaces.values() if space.copies > 1]:
         owner = unit.name.removesuffix(".ffn")
         matrices = [

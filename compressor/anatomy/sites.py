@@ -1,11 +1,10 @@
-"""The flow graph: an anatomy with its residual streams cut into sites, one map each.
+"""The flow graph: residual streams cut into sites, one map each.
 
-In the paper (Imfeld et al., 2024, section 4.1) maps flow along the residual stream and mix where branches are added.
-Each site has a key:
+As in the paper (Imfeld et al., 2024, section 4.1), maps flow along the stream and mix at sums.  Keys of sites:
 
-    entry        input of the first layer, written by embeddings             "residual"
-    branch       output of a writer before it is added                       "vit.layers.0.attention.o_proj/branch"
-    stream       the stream after that sum                                   "vit.layers.0.attention.o_proj/stream"
+    entry        input of the first layer     "residual"
+    branch       a writer's output            "vit.layers.0.attention.o_proj/branch"
+    stream       the stream after its sum     "vit.layers.0.attention.o_proj/stream"
 """
 
 from __future__ import annotations
@@ -23,10 +22,9 @@ class Junction:
 
     Attributes:
         stack: index of its stack.
-        before: key of the stream before the sum.
-        branches: keys of the added branches.
-        after: key of the stream after the sum.
-        module, is_output: the module whose input (or output) is the sum.
+        before, after: keys of the stream.
+        branches: keys of added branches.
+        module, is_output: the module whose input (output) is the sum.
     """
 
     stack: int
@@ -39,11 +37,10 @@ class Junction:
 
 @dataclass(frozen=True)
 class FlowGraph:
-    """An anatomy with sites instead of residual spaces, and the sums that connect them.
+    """An anatomy with sites instead of residual spaces, and their sums.
 
     Attributes:
-        anatomy: with sites on its residual axes.
-        entries: by stack, the site at its first layer's input.
+        entries: by stack, its first site.
         junctions: in call order.
     """
 
@@ -61,10 +58,10 @@ class FlowGraph:
 
 
 def flow_graph(anatomy: Anatomy) -> FlowGraph:
-    """Cut the residual streams of an anatomy into sites.
+    """Cut an anatomy's residual streams into sites.
 
     Raises:
-        UnsupportedError: a layer's parameter uses the stream outside of linear modules and norms (fused experts).
+        UnsupportedError: a layer uses the stream outside of linear modules and norms (fused experts).
     """
     return _Cutter(anatomy).cut()
 
@@ -142,12 +139,12 @@ class _Cutter:
         return replace(norm, space=site)
 
     def _at(self, stack: int, item: LinearOp | Norm) -> str:
-        """The site that an item reads: its own stack's, or for cross-attention the last of the stack before."""
+        """The site that an item reads; for cross-attention, the previous stack's last."""
         tokens = self.anatomy.tokens.get(item.module)
         return self.current[stack if tokens is None or tokens > stack else tokens]
 
     def _joined(self, item: LinearOp | Norm, branch: str, space: str) -> str:
-        """The site after the sum that includes an item; parallel branches share it."""
+        """The site after an item's sum; parallel branches share it."""
         place, stack = _place(item), self._stack(item.module)
         assert place is not None
         junction = self.junctions.get(place)

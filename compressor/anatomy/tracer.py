@@ -1,4 +1,4 @@
-"""Trace one forward pass: the dimensions of every parameter and module."""
+"""Trace the dimensions of parameters and modules in one forward pass."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHAPE_ONLY = {
 
 @dataclass(frozen=True)
 class ModuleDims:
-    """Dimensions of a module's first input and first output."""
+    """Dimensions of a module's first input and output."""
 
     reads: Dims
     writes: Dims
@@ -38,9 +38,8 @@ class TracedDims:
     """The dimensions of one forward pass.
 
     Attributes:
-        parameters: {name: dimensions}.
-        calls: {module: its calls}, by the end of their first call.
-        output: of the logits (or last hidden state).
+        calls: {module: its calls}, by end of the first.
+        output: of logits (or last hidden state).
         unknown: operations without a rule on interchangeable coordinates.
     """
 
@@ -51,12 +50,10 @@ class TracedDims:
 
 
 def trace_dims(model: nn.Module, inputs: Mapping[str, Tensor], *, head: bool) -> TracedDims:
-    """Run the model once and unify the dimensions that its operations bring together.
+    """Run a small real model with eager attention once, unifying dimensions.
 
     Args:
-        model: small and real (not on meta), with eager attention.
-        inputs: its inputs.
-        head: the output is logits, whose last dimension is pinned.
+        head: the output is logits: pin their last dimension.
     """
     tracer = _Tracer(model)
 
@@ -78,7 +75,7 @@ def trace_dims(model: nn.Module, inputs: Mapping[str, Tensor], *, head: bool) ->
 
 
 class _Tracer(TorchFunctionMode):
-    """Applies the rule of every operation to the dimensions of its tensors."""
+    """Applies each operation's rule to its dimensions."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -92,7 +89,7 @@ class _Tracer(TorchFunctionMode):
         self.traced = TracedDims(parameters)
 
     def dims(self, tensor: Tensor) -> Dims:
-        """The dimensions of a tensor; those of a constant are pinned where its values vary along them."""
+        """A tensor's dimensions; a constant's are pinned where its values vary."""
         if id(tensor) not in self._known:
             self._known[id(tensor)] = (tensor, [self._constant(tensor, place) for place in range(tensor.dim())])
         return self._known[id(tensor)][1]
@@ -136,7 +133,7 @@ class _Tracer(TorchFunctionMode):
 
 
 def _name(func: Any) -> str:
-    """The name of an operation; of a property's getter, the property's."""
+    """The name of an operation or property."""
     name = getattr(func, "__name__", "")
     if name == "__get__":
         return str(getattr(getattr(func, "__self__", None), "__name__", name))

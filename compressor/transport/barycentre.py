@@ -1,8 +1,7 @@
 """Free-support Wasserstein barycentres of several teachers' coordinates.
 
-Find the m points z_j that minimise  Σ_k α_k <P_k, C_k>,  C_k[i, j] = ||x_i - z_j||²,  over couplings P_k and support z
-in turn.  Each z_j is a mean of the coordinates x_i coupled to it: z = Cᵀx with C [N, m].  So the joint Gram matrix
-G [N, N] of all N coordinates gives every distance:
+Minimise  Σ_k α_k <P_k, C_k>,  C_k[i, j] = ||x_i - z_j||²,  over couplings P_k and support z [m] in turn.
+Each z_j is a mean of its coordinates, z = Cᵀx with C [N, m], so the joint Gram matrix G [N, N] suffices:
 
     ||x_i - z_j||² = G_ii - 2 (GC)_ij + (CᵀGC)_jj.
 
@@ -35,12 +34,11 @@ DUPLICATE = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Barycentre:
-    """A common support, and the couplings of all teachers to it.
+    """A common support, and all teachers' couplings to it.
 
     Attributes:
-        couplings: one per teacher.
-        weights: C [N, m]; columns are non-negative with sum one.
-        objective: before each move of the support, with -ε H(P) for entropic solvers.
+        weights: C [N, m]; non-negative columns of sum one.
+        objective: before each move, with -ε H(P) if entropic.
     """
 
     couplings: tuple[Coupling, ...]
@@ -66,22 +64,22 @@ def barycentre(
     """The barycentre of several teachers' coordinates.
 
     Args:
-        gram: inner products of all teachers' coordinates [N, N].
-        sizes: coordinates of each teacher; they sum to N.
+        gram: joint inner products [N, N].
+        sizes: coordinates per teacher, Σ = N.
         m: support points.
-        alphas: weight per teacher, normalised; equal if omitted.
-        marginals: source marginal of each teacher; uniform if omitted.
-        nu: target marginal [m]; uniform if omitted.
-        solver: emd, sinkhorn, or one of their semi-relaxed forms.
+        alphas: weight per teacher, normalised; default equal.
+        marginals: per teacher; default uniform.
+        nu: target marginal [m]; default uniform.
+        solver: emd, sinkhorn, or their semi-relaxed forms.
         free_targets: use the semi-relaxed form.
-        epsilon: entropic regularisation relative to the median cost to the first support.
+        epsilon: in units of the median cost to the first support.
         max_iterations: moves of the support.
-        tolerance: stop when a move lowers the objective by a smaller share.
-        space: name for errors and the report.
+        tolerance: stop below this relative decrease.
+        space: name for errors.
 
     Raises:
         UserError: the solver is unknown or leaves mass behind.
-        CouplingError: sizes, weights or marginals do not fit, or a coupling failed.
+        CouplingError: arguments do not fit, or a coupling failed.
     """
     gram = gram.double()
     _check_problem(gram, sizes, m, solver, space)
@@ -126,7 +124,7 @@ def _check_problem(gram: Tensor, sizes: Sequence[int], m: int, solver: str, spac
 def _source_marginals(
     marginals: Sequence[Tensor] | None, sizes: Sequence[int], alpha: Sequence[float], space: str
 ) -> tuple[Sequence[Tensor], Tensor]:
-    """The source marginal of each teacher, and all of them weighted by teacher [N]."""
+    """Source marginals, and their stack weighted by teacher [N]."""
     if marginals is None:
         marginals = [uniform(size) for size in sizes]
     elif len(marginals) != len(sizes):
@@ -154,9 +152,9 @@ def _has_converged(objective: Sequence[float], tolerance: float) -> bool:
 
 
 def farthest_first(gram: Tensor, mass: Tensor, m: int) -> Tensor:
-    """A first support of m coordinates, one-hot [N, m], by farthest-first traversal from the largest norm.
+    """One-hot first support [N, m], by farthest-first traversal from the largest norm.
 
-    Distances are weighted by mass [N].  Duplicates are taken once; when all coordinates are reached it starts again.
+    Distances are weighted by mass [N]; duplicates are taken once, until all are reached.
     """
     norms = gram.diagonal()
     reached, live = DUPLICATE * float(norms.max()), mass > 0
@@ -177,18 +175,18 @@ def farthest_first(gram: Tensor, mass: Tensor, m: int) -> Tensor:
 
 
 def _badness(mass: Tensor, distance: Tensor) -> Tensor:
-    """Mass times distance to the support [N]; -1 without mass."""
+    """Mass times distance [N]; -1 without mass."""
     return torch.where(mass > 0, mass * distance, -1.0)
 
 
 def _costs(gram: Tensor, weights: Tensor) -> Tensor:
-    """Squared distances [N, m] of all coordinates to the support with C = weights."""
+    """Squared distances [N, m] to the support."""
     inner = _inner_products(gram, weights)
     return squared(gram.diagonal(), (weights * inner).sum(0), inner)
 
 
 def _inner_products(gram: Tensor, weights: Tensor) -> Tensor:
-    """G C [N, m]; in O(N²) for hard couplings."""
+    """G C [N, m]; O(N²) for hard couplings."""
     shares, owners = weights.max(1)
     if int(weights.count_nonzero()) > int(shares.count_nonzero()):
         return gram @ weights
@@ -199,9 +197,9 @@ def _inner_products(gram: Tensor, weights: Tensor) -> Tensor:
 
 
 def _means(couplings: Sequence[Coupling], alpha: Sequence[float], mass: Tensor, cost: Tensor) -> Tensor:
-    """The best support for fixed couplings: C = stacked α_k P_k, columns normalised.
+    """The best support for fixed couplings: stacked α_k P_k, columns normalised.
 
-    A point without mass (free ν) moves to the coordinate with the largest mass times distance.
+    A point without mass moves to the worst coordinate (mass times distance).
     """
     plans = torch.cat([a * coupling.plan for a, coupling in zip(alpha, couplings, strict=True)])
     received = plans.sum(0)

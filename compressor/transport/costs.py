@@ -1,7 +1,6 @@
 """Ground costs: distances between coordinates of two models.
 
-Features are activations over tokens or, without data, weights.  Costs and preparations (centred, scaled) only need
-sums:
+Features are activations over tokens, or weights.  Sums suffice:
 
     ||x_i - y_j||² = <x_i, x_i> + <y_j, y_j> - 2 <x_i, y_j>,   <x_i - x̄_i, y_j - ȳ_j> = <x_i, y_j> - Σx_i Σy_j / count.
 """
@@ -26,11 +25,9 @@ class Moments:
     """Float64 sums over tokens of features.
 
     Attributes:
-        xx: <x_i, x_i> of source coordinates, [n].
-        yy: <y_j, y_j> of target coordinates, [m].
-        xy: <x_i, y_j>, [n, m].
-        x: Σ x_i, [n]; None if unknown.
-        y: Σ y_j, [m]; None if unknown.
+        xx, yy: squared norms [n], [m].
+        xy: <x_i, y_j> [n, m].
+        x, y: sums [n], [m]; None if unknown.
         count: tokens; 1 for means.
     """
 
@@ -52,22 +49,18 @@ PREPARATIONS: Registry[Preparation] = Registry("preparation of features")
 
 
 def from_weights(x: Tensor, y: Tensor) -> Moments:
-    """The moments of feature matrices [n, k] and [m, k], a row per coordinate."""
+    """Moments of features [n, k] and [m, k]."""
     x, y = x.double(), y.double()
     return Moments((x * x).sum(1), (y * y).sum(1), x @ y.T, x.sum(1), y.sum(1), float(x.shape[1]))
 
 
 def ground_cost(name: str, moments: Moments) -> Tensor:
-    """The ground cost of that name, [n, m]; UserError for an unknown name."""
+    """The named ground cost [n, m]; UserError if unknown."""
     return COSTS.get(name)(moments)
 
 
 def prepared(name: str, moments: Moments) -> Moments:
-    """The moments after a preparation.
-
-    Raises:
-        UserError: the name is unknown, or needed means are.
-    """
+    """The moments after a preparation; UserError if it or needed means are unknown."""
     return PREPARATIONS.get(name)(moments)
 
 
@@ -84,8 +77,7 @@ def raw(moments: Moments) -> Moments:
 def centred(moments: Moments) -> Moments:
     """x_i - x̄_i; a constant coordinate becomes exactly zero.
 
-    Raises:
-        UserError: the means are unknown.
+    Raises UserError without means.
     """
     xx, yy, xy, x, y, count = moments.xx, moments.yy, moments.xy, moments.x, moments.y, moments.count
     if x is None or y is None:
@@ -101,8 +93,7 @@ def centred(moments: Moments) -> Moments:
 def standardised(moments: Moments) -> Moments:
     """(x_i - x̄_i) / σ_i; a constant coordinate stays zero.
 
-    Raises:
-        UserError: the means are unknown.
+    Raises UserError without means.
     """
     variation = centred(moments)
     p, q = (_inverse_root(squares / variation.count) for squares in (variation.xx, variation.yy))
@@ -116,7 +107,7 @@ def normalised(moments: Moments) -> Moments:
 
 
 def _scaled(moments: Moments, p: Tensor, q: Tensor) -> Moments:
-    """The moments of p_i x_i and q_j y_j."""
+    """Moments of p_i x_i and q_j y_j."""
     x, y = None if moments.x is None else p * moments.x, None if moments.y is None else q * moments.y
     xy = p[:, None] * moments.xy * q[None, :]
     return Moments(p * moments.xx * p, q * moments.yy * q, xy, x, y, moments.count)
@@ -154,7 +145,7 @@ def cosine(xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
 
 
 def _of_products(cost: Callable[[Tensor, Tensor, Tensor], Tensor]) -> GroundCost:
-    """The ground cost of a function of inner products."""
+    """A ground cost from inner products."""
     return lambda moments: cost(moments.xx, moments.yy, moments.xy)
 
 
@@ -167,8 +158,7 @@ COSTS.register("cosine")(_of_products(cosine))
 def correlation(moments: Moments) -> Tensor:
     """1 - Pearson's corr(x_i, y_j) [n, m], in [0, 2]; 0 between two constant coordinates, 1 for one.
 
-    Raises:
-        UserError: the means are unknown.
+    Raises UserError without means.
     """
     variation = centred(moments)
     return cosine(variation.xx, variation.yy, variation.xy)

@@ -1,12 +1,11 @@
 """Couplings, and their matrices push and pull that transport weights.
 
-A coupling P [n, m] is the mass from a teacher's n coordinates to the student's m; its row sums are μ, its column sums
-ν.
+A coupling P [n, m] is the mass from teacher to student coordinates, with row sums μ and column sums ν.
 
-    push = P diag(1/ν)   columns sum to 1   a student value is the *mean* of the values coupled to it   W' = pushᵀ W
-    pull = diag(1/μ) P   rows sum to 1      a student reader is the *sum* of the readers coupled to it   W' = W pull
+    push = P diag(1/ν)   a student value is the *mean* of coupled values     W' = pushᵀ W
+    pull = diag(1/μ) P   a student reader is the *sum* of coupled readers    W' = W pull
 
-The paper's T diag(1/β) is push.  For uniform marginals pull = (n/m) push, so only for n = m one matrix serves both.
+Push is the paper's T diag(1/β).  Uniform marginals give pull = (n/m) push.
 """
 
 from __future__ import annotations
@@ -33,22 +32,21 @@ MIXED = "mixed"
 
 @dataclass(frozen=True, eq=False)
 class Coupling:
-    """A transport plan and its marginals, checked when constructed.
+    """A transport plan and its marginals, checked.
 
     Attributes:
         plan: mass [n, m], float64.
-        mu: source marginal [n]; zero for untransported sources.
-        nu: target marginal [m]; zero for empty targets.
-        cost_value: <P, C>; None without costs.
-        solver: name of the solver or function.
-        space: name for errors.
-        transported: total mass before normalisation to one.
+        mu: source marginal [n]; zero if untransported.
+        nu: target marginal [m]; zero if empty.
+        cost_value: <P, C>, or None.
+        solver: or function.
+        transported: total mass before normalisation.
 
     Raises:
-        CouplingError: mass is negative or not finite, or a marginal is missed by more than `LOOSE`.
+        CouplingError: invalid mass, or a marginal missed by more than `LOOSE`.
 
     Warns:
-        CouplingWarning: a marginal is missed by more than `TIGHT`, except in mixes.
+        CouplingWarning: by more than `TIGHT`, except in mixes.
     """
 
     plan: Tensor
@@ -82,24 +80,24 @@ class Coupling:
 
     @cached_property
     def entropy(self) -> float:
-        """-Σ P log P in nats; lower for harder couplings."""
+        """-Σ P log P in nats; lower if harder."""
         return float(torch.special.entr(self.plan).sum())
 
     @cached_property
     def marginal_error(self) -> float:
-        """The largest distance from one of row sums of pull and column sums of push."""
+        """Largest error of pull's row and push's column sums, from one."""
         return max(_relative_error(self.plan.sum(1), self.mu), _relative_error(self.plan.sum(0), self.nu))
 
     def push(self) -> Tensor:
-        """P diag(1/ν) [n, m] for writers: W' = pushᵀ W; zero columns for empty targets."""
+        """P diag(1/ν) [n, m] for writers; zero columns for empty targets."""
         return self.plan * inverse(self.nu)[None, :]
 
     def pull(self) -> Tensor:
-        """diag(1/μ) P [n, m] for readers: W' = W pull; zero rows for untransported sources."""
+        """diag(1/μ) P [n, m] for readers; zero rows for untransported sources."""
         return self.plan * inverse(self.mu)[:, None]
 
     def summary(self) -> dict[str, Any]:
-        """Numbers and strings for the report, with a sketch of the plan."""
+        """Numbers and a plan sketch for the report."""
         return {
             "space": self.space,
             "solver": self.solver,
@@ -116,7 +114,7 @@ class Coupling:
 
 
 def from_selection(indices: Tensor, n: int, *, space: str = "space") -> Coupling:
-    """Selection as partial transport: target j takes source indices[j] of n; other sources have μ = 0."""
+    """Selection: target j takes source indices[j] of n; others have μ = 0."""
     m = indices.numel()
     nu = uniform(m)
     plan = _one_hot_plan(indices.long(), torch.arange(m), nu, (n, m), space)
@@ -124,21 +122,18 @@ def from_selection(indices: Tensor, n: int, *, space: str = "space") -> Coupling
 
 
 def identity_coupling(n: int, *, space: str = "space") -> Coupling:
-    """The coupling of n coordinates with themselves."""
+    """The identity coupling of n coordinates."""
     return Coupling(torch.diag(uniform(n)), uniform(n), uniform(n), None, "identity", space)
 
 
 def mixed(first: Coupling, second: Coupling, share: float | Tensor) -> Coupling:
-    """share · first + (1 - share) · second, for couplings between the same coordinates.
-
-    The paper joins the maps of a residual branch and its skip connection so (averaging, weighted scalar, weighted
-    matrix).
+    """share · first + (1 - share) · second, as the paper joins residual branch and skip connection.
 
     Args:
-        share: in [0, 1]; one number, or one per target [m].
+        share: in [0, 1]; one, or one per target [m].
 
     Raises:
-        CouplingError: the couplings do not fit, a share is not in [0, 1], or a source loses all its mass.
+        CouplingError: couplings or share do not fit, or a source loses all mass.
     """
     if first.plan.shape != second.plan.shape:
         shapes = f"{tuple(first.plan.shape)} and {tuple(second.plan.shape)}"

@@ -1,4 +1,4 @@
-"""Options of a coupling: preparation of features, ground cost and solver."""
+"""Options of a coupling: preparation, ground cost and solver."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ class CouplingOptions:
     """Options of a coupling; only `check` checks them.
 
     Attributes:
-        cost: ground cost, of `COSTS`.
-        preparation: of features, of `PREPARATIONS`.
+        cost, preparation, solver: registered names.
         normalise: unit of epsilon and relaxation, of `COST_SCALES`.
-        solver: of `SOLVERS`.
-        epsilon: entropic regularisation; above 0.
-        mass: share of the mass that partial transports, in (0, 1].
-        relaxation: weight of unbalanced's divergences; above 0.
+        epsilon: entropic regularisation > 0.
+        mass: share that partial transports, in (0, 1].
+        relaxation: weight of unbalanced's divergences > 0.
     """
 
     cost: str = "euclidean"
@@ -34,7 +32,7 @@ class CouplingOptions:
     relaxation: float = 1.0
 
     def check(self) -> None:
-        """UserError for an unknown name or a number out of its range."""
+        """UserError for an unknown name or number out of range."""
         COSTS.get(self.cost)
         PREPARATIONS.get(self.preparation)
         COST_SCALES.get(self.normalise)
@@ -44,15 +42,11 @@ class CouplingOptions:
     def couple(self, moments: Moments, mu: Tensor | None = None, nu: Tensor | None = None, *, space: str) -> Coupling:
         """Couple n source to m target coordinates.
 
-        Args:
-            moments: of the features of both.
-            mu: source marginal [n]; uniform if omitted.
-            nu: target marginal [m]; uniform if omitted; ignored by semi-relaxed solvers.
-            space: name for errors and the report.
+        Marginals mu [n], nu [m] are uniform if omitted; semi-relaxed solvers ignore nu.
 
         Raises:
             UserError: a name or needed means are unknown.
-            CouplingError: an option, cost or marginal is invalid, or the solver failed.
+            CouplingError: invalid input, or the solver failed.
         """
         cost = ground_cost(self.cost, prepared(self.preparation, moments))
         return solve(

@@ -18,15 +18,10 @@ FULL = 255
 
 
 def sketch(plan: Tensor, *, by_source: bool = False) -> dict[str, Any]:
-    """The mean mass of a plan in blocks of neighbouring coordinates.
+    """Mean mass of a plan [n, m] in blocks of neighbours, JSON-ready.
 
-    Args:
-        plan: non-negative, [n, m].
-        by_source: order targets by the mean place of their sources: a hard plan is then a thin diagonal.
-
-    Returns:
-        JSON-ready: "rows", "columns" (at most `SIDE`), and "levels" for the function `levels`: a byte per block
-        relative to the fullest, row by row, deflated, in base64.
+    With `by_source` targets follow their sources: a hard plan is then a thin diagonal.
+    "levels" (see `levels`) has a byte per block relative to the fullest, row by row, deflated, in base64.
     """
     rows, columns = min(plan.shape[0], SIDE), min(plan.shape[1], SIDE)
     # Reduce rows first: reordering the full columns of a large plan takes long.
@@ -48,7 +43,7 @@ def levels(sketched: Mapping[str, Any]) -> bytes:
 
 
 def _order(plan: Tensor) -> Tensor:
-    """Targets ordered by the mean place of their sources, empty ones last."""
+    """Targets by mean place of sources, empty ones last."""
     mass, places = plan.sum(0), torch.arange(plan.shape[0], dtype=plan.dtype)
     centre = torch.where(mass > 0, places @ plan / mass, float(plan.shape[0]))
     return centre.argsort(stable=True)

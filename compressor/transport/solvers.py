@@ -1,15 +1,14 @@
-"""Solvers of the transport problem: minimise <P, C> over the plans P [n, m] with row sums μ and column sums ν.
+"""Solvers of the transport problem: minimise <P, C> over plans P [n, m] with row sums μ and column sums ν.
 
-    emd                    exact: between equal sizes and uniform marginals a permutation.
+    emd                    exact; a permutation for equal sizes and uniform marginals.
     sinkhorn               soft: minimises <P, C> - ε H(P).
-    semirelaxed            ν is free: each source goes to its nearest target (clustering).
-    semirelaxed-entropic   ν is free, and soft: each source is a softmax over targets.
-    partial                exact, of a share of the mass: row sums are at most μ, column sums at most ν.
-    unbalanced             soft, with penalised marginals:
-                           minimises <P, C> + ε KL(P | μ ⊗ ν) + ρ KL(P1 | μ) + ρ KL(Pᵀ1 | ν).
+    semirelaxed            free ν: sources go to nearest targets (clustering).
+    semirelaxed-entropic   free ν, soft: a softmax over targets.
+    partial                exact, of a share of the mass: sums at most μ and ν.
+    unbalanced             soft: minimises <P, C> + ε KL(P | μ ⊗ ν) + ρ KL(P1 | μ) + ρ KL(Pᵀ1 | ν).
 
-ε and ρ are relative to a scale, by default the median cost; the paper's code divides the costs by it, which gives the
-same plans.  Partial and unbalanced plans are normalised to a total of one; `Coupling.transported` keeps the total.
+ε and ρ are relative to a scale, by default the median cost; the paper's code divides costs by it instead.
+Plans have total one; `Coupling.transported` keeps the total of partial and unbalanced ones.
 """
 
 from __future__ import annotations
@@ -35,12 +34,10 @@ class Problem:
 
     Attributes:
         cost: [n, m].
-        mu, nu: marginals [n] and [m].
-        epsilon: entropic regularisation, in units of the cost.
+        mu, nu: marginals [n], [m].
+        epsilon, relaxation: in units of the cost.
         max_iterations: None for the solver's default.
-        space: name for errors.
-        mass: share of the mass to transport (partial).
-        relaxation: weight of the marginals' divergences, in units of the cost (unbalanced).
+        mass: share to transport (partial).
     """
 
     cost: Tensor
@@ -95,20 +92,18 @@ def solve(
 
     Args:
         name: of a solver.
-        cost: ground cost [n, m].
-        mu: source marginal [n]; uniform if omitted.
-        nu: target marginal [m]; uniform if omitted; ignored by semi-relaxed solvers.
+        cost: [n, m].
+        mu, nu: marginals [n], [m]; default uniform; semi-relaxed solvers ignore nu.
         epsilon: entropic regularisation in units of `scale`.
-        mass: share of the mass that partial transports, in (0, 1].
+        mass: share that partial transports, in (0, 1].
         relaxation: weight of unbalanced's divergences in units of `scale`.
-        normalise: of `COST_SCALES`; gives `scale` if omitted.
-        scale: unit of epsilon and relaxation.
-        max_iterations: the solver's own limit if omitted.
-        space: name for errors and the report.
+        normalise: of `COST_SCALES`, for `scale` if omitted.
+        max_iterations: default the solver's.
+        space: name for errors.
 
     Raises:
         UserError: the solver or cost scale is unknown.
-        CouplingError: costs, marginals or options are invalid, or the solver failed.
+        CouplingError: invalid input, or the solver failed.
     """
     run = SOLVERS.get(name)
     cost = cost.double()
@@ -127,7 +122,7 @@ def solve(
 
 
 def _largest(cost: Tensor, space: str) -> float:
-    """The largest absolute cost; CouplingError unless costs are a finite matrix."""
+    """The largest absolute cost; CouplingError unless finite."""
     # NaN is both the minimum and the maximum.
     largest = max(map(abs, map(float, cost.aminmax()))) if cost.numel() else math.nan
     if cost.ndim != 2 or not math.isfinite(largest):
@@ -144,7 +139,7 @@ def _check_scaled(options: Mapping[str, float], scale: float, largest: float, sp
 
 
 def _transported(plan: Tensor, name: str, space: str) -> float:
-    """The total mass of a plan; CouplingError if that is almost nothing."""
+    """A plan's total mass; CouplingError if almost zero."""
     transported = float(plan.sum())
     if not transported >= NOTHING:
         raise CouplingError(
@@ -154,7 +149,7 @@ def _transported(plan: Tensor, name: str, space: str) -> float:
 
 
 def check_options(epsilon: float, mass: float, relaxation: float) -> None:
-    """CouplingError for an option of `solve` out of its range."""
+    """CouplingError for an option out of range."""
     for option, value in (("epsilon", epsilon), ("relaxation", relaxation)):
         if not (math.isfinite(value) and value > 0):
             raise CouplingError(f"{option} must be finite and above 0, not {value}")
@@ -213,7 +208,7 @@ def sinkhorn(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _scaling(problem: Problem, cost: Tensor) -> Tensor:
-    """Sinkhorn–Knopp: two matrix–vector products per iteration, many times cheaper than logarithms of sums."""
+    """Sinkhorn–Knopp: many times cheaper than in logarithms."""
     # POT imports scikit-learn and scipy.stats, a second that only the solvers need to pay.
     import ot
 
@@ -224,7 +219,7 @@ def _scaling(problem: Problem, cost: Tensor) -> Tensor:
 
 
 def _log_domain(problem: Problem) -> Tensor:
-    """Sinkhorn in logarithms, annealed from the largest cost down to ε."""
+    """Sinkhorn in logarithms, annealed down to ε."""
     import ot
 
     potentials: tuple[Tensor, Tensor] | None = None
@@ -264,8 +259,8 @@ def semirelaxed_entropic(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 def partial(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """The exact cheapest plan of a share s of the mass.
 
-    A dummy target and a dummy source take the rest at no cost, but not from each other (Caffarelli and McCann 2010,
-    Chapel et al. 2020).  `ot.partial.partial_wasserstein` transports too much where costs are zero or negative.
+    A dummy target and source take the rest at no cost (Caffarelli and McCann 2010, Chapel et al. 2020).
+    POT's `partial_wasserstein` transports too much at costs of zero or below.
     """
     if problem.mass == 1:
         return emd(problem)
@@ -305,7 +300,7 @@ def _simplex(problem: Problem, name: str, mu: Tensor, nu: Tensor, cost: Tensor) 
 
 
 def _annealed(problem: Problem) -> Iterator[tuple[float, int]]:
-    """Regularisations from the largest cost down to ε, each with its number of iterations."""
+    """Regularisations from the largest cost to ε, with iterations."""
     limit = problem.max_iterations or SINKHORN_ITERATIONS
     largest = float(problem.cost.max())
     stages = max(0, math.ceil(math.log(max(largest / problem.epsilon, 1.0), ANNEALING)))

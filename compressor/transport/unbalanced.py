@@ -1,9 +1,8 @@
 """Unbalanced entropic transport: minimise <P, C> + ε KL(P | μ ⊗ ν) + ρ KL(P1 | μ) + ρ KL(Pᵀ1 | ν).
 
-With potentials f [n], g [m] the plan is P_ij = μ_i ν_j exp((f_i + g_j - C_ij) / ε); at the optimum P1 = μ exp(-f/ρ) and
-Pᵀ1 = ν exp(-g/ρ).  Sinkhorn iterations, damped by ρ / (ρ + ε), ascend the dual (Chizat et al. 2018).  Each sweep also
-shifts f and g by the best constant, which saves some ρ/ε iterations (Séjourné, Vialard and Peyré 2022, "Faster
-Unbalanced Optimal Transport").  All is in the log domain: the kernel exp(-C/ε) of POT's solvers underflows for small ε.
+P_ij = μ_i ν_j exp((f_i + g_j - C_ij) / ε), with potentials f [n], g [m].  Sinkhorn damped by ρ / (ρ + ε) ascends the
+dual (Chizat et al. 2018); shifts of f and g save some ρ/ε iterations (Séjourné, Vialard and Peyré 2022, "Faster
+Unbalanced Optimal Transport").  In the log domain: POT's kernel exp(-C/ε) underflows for small ε.
 """
 
 from __future__ import annotations
@@ -23,11 +22,9 @@ def unbalanced_sinkhorn(
     """The plan [n, m], of any total mass, and its marginals [n] and [m].
 
     Args:
-        cost: [n, m].
-        mu, nu: marginals [n] and [m].
-        rho: weight of the marginals' divergences, in units of the cost.
-        stages: (ε in units of the cost, iterations), each starting from the last potentials.
-        tolerance: relative error of the marginals that ends a stage.
+        rho: weight of the divergences, in units of the cost.
+        stages: (ε, iterations), each from the last potentials.
+        tolerance: relative marginal error that ends a stage.
     """
     # With ρ much larger than ε, a rounding error between the totals would change the transported mass.
     mu, nu = mu / mu.sum(), nu / nu.sum()
@@ -51,6 +48,6 @@ def unbalanced_sinkhorn(
 
 
 def _log_mean_exp(mass: Tensor, values: Tensor) -> Tensor:
-    """log Σ mass exp(values) for mass of sum one, exact near zero."""
+    """log Σ mass exp(values), exact near zero; mass sums to one."""
     top = values.max()
     return top + torch.log1p((mass * torch.expm1(values - top)).sum())
