@@ -1,4 +1,4 @@
-"""Attentions of a traced model, and their parts of axes."""
+"""Attentions of a traced model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TracedAttention:
         layer: path, "" outside of layers.
         heads, channel: dimensions that the output projection reads.
         modules: output projections.
-        writers: (weight, heads, channel) of query, key and value projections.
+        writers: (weight, heads, channel) of other projections.
         fixed_channels: a vector scales query or key channels.
     """
 
@@ -53,7 +53,7 @@ class TracedAttention:
 
     @property
     def group_count(self) -> int:
-        """Key–value groups: the fewest heads of any projection."""
+        """The fewest heads of any projection."""
         counts = [math.prod(head.size for head in heads) for _, heads, _ in self.writers]
         return max(min(counts, default=self.head_count), 1)
 
@@ -84,7 +84,7 @@ class Attentions:
         return next((layer for layer in self._layers if name.startswith(layer + ".")), "")
 
     def multiplies(self, parameter: str) -> bool:
-        """Whether a parameter belongs to a linear module."""
+        """Whether a linear module owns a parameter."""
         return is_linear(self._modules[parameter.rpartition(".")[0]])
 
     def _read_by_output_projections(self) -> dict[tuple[int, str], TracedAttention]:
@@ -105,7 +105,7 @@ class Attentions:
         return self._by_channel.get((id(channel.root), layer))
 
     def leaves(self, dim: Dim) -> tuple[list[Leaf], int]:
-        """The parts of an axis, and the number of interleaved heads."""
+        """The parts of an axis, and its interleaved heads."""
         root = dim.root
         if id(root) in self.channel_roots or root.form is DimForm.ATOM:
             return [Leaf((), root, root.size)], 1
@@ -127,7 +127,7 @@ class Attentions:
         return leaves, count
 
     def collect_writers(self) -> None:
-        """Assign other axes to their attention; a single group has only channels."""
+        """Assign other axes; a single group has only channels."""
         for grouped in (True, False):
             for name, dims in self._traced.parameters.items():
                 for dim in dims:
@@ -149,12 +149,12 @@ class Attentions:
                 owner.fixed_channels = True
 
     def counted_by(self, dim: Dim, layer: str) -> TracedAttention | None:
-        """The attention whose heads a dimension counts (bias per head)."""
+        """The attention whose heads a dimension counts."""
         counted = [a for a in self.all if a.heads[0] is dim.root or _is_product(dim, a.heads)]
         return next(iter(sorted(counted, key=lambda a: a.layer != layer)), None)
 
     def role(self, owner: TracedAttention, name: str, dim: Dim, leaves: Sequence[Leaf], index: int) -> Role:
-        """The role of one part of a parameter's axis."""
+        """The role of one part."""
         heads, channel, _ = leaves[index]
         if dim.contracted:
             return Role.OUTPUT

@@ -1,7 +1,6 @@
-"""The canonical form: scales folded into linear maps, residual writers centred.
+"""The canonical form: scales folded, residual writers centred.
 
-It keeps the model's function and frees the residual coordinates: they may be rotated.
-SliceGPT (Ashkboos et al., 2024) does this by hand per architecture.
+Same function, but residual coordinates may be rotated; SliceGPT (Ashkboos et al., 2024) does this by hand.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from compressor.anatomy.spec import Anatomy, LayerScale, Norm, Side
 def fold_norms(state: Mapping[str, Tensor], norms: Sequence[Norm], anatomy: Anatomy) -> Derived | None:
     """Fold each norm's scale into its readers, and its shift where they have a bias; float64.
 
-    Returns None if a reader is tied, or a shift would be divided by almost zero.
+    None if a reader is tied, or a shift would be divided by almost zero.
     """
     folded = Derived(state)
     tied = {step.module for step in anatomy.steps if step.tied}
@@ -64,7 +63,7 @@ def _centred(dim: int, weight: Tensor) -> Tensor:
 
 
 def _reading(module: str, space: str | None, anatomy: Anatomy) -> list[tuple[str, int]]:
-    """(parameter, dimension) of a module's axes that read a space."""
+    """(parameter, dimension) of axes that read a space."""
     return [
         (name, dim)
         for name, axes in anatomy.axes.items()
@@ -75,12 +74,12 @@ def _reading(module: str, space: str | None, anatomy: Anatomy) -> list[tuple[str
 
 
 def _writes_keys(anatomy: Anatomy, weight: str) -> bool:
-    """Whether a weight writes keys: the softmax ignores a constant in all keys (Whisper, BEiT)."""
+    """Whether a weight writes keys: the softmax ignores constants there."""
     return any((part.key or "").endswith("/key") for axis in anatomy.axes[weight] for part in axis.parts)
 
 
 def fold_scales(state: Mapping[str, Tensor], scales: Sequence[LayerScale], anatomy: Anatomy) -> Derived:
-    """Fold layer scales into the preceding linear maps; float64."""
+    """Fold layer scales into preceding linear maps; float64."""
     folded = Derived(state)
     steps = {step.module: step for step in anatomy.steps}
     for layer_scale in scales:
@@ -95,7 +94,7 @@ def fold_scales(state: Mapping[str, Tensor], scales: Sequence[LayerScale], anato
 
 
 def centre_writers(state: Mapping[str, Tensor], anatomy: Anatomy, residual: str) -> Derived:
-    """Centre all writers over residual coordinates, as LayerNorm does."""
+    """Centre residual writers, as LayerNorm does."""
     centred = Derived(state)
     vectors = {f"{norm.module}.{end}" for norm in anatomy.norms for end in ("weight", "bias")}
     vectors |= {scale.parameter for scale in anatomy.scales}
@@ -111,7 +110,7 @@ def centre_writers(state: Mapping[str, Tensor], anatomy: Anatomy, residual: str)
 def canonicalise(state: Mapping[str, Tensor], anatomy: Anatomy) -> Derived:
     """Fold scales and centre writers where certified; float64.
 
-    Norms fold only if all norms of their space do.
+    A space's norms fold together or not at all.
     """
     folded = fold_scales(state, anatomy.scales, anatomy)
     for space in anatomy.residuals:

@@ -1,4 +1,4 @@
-"""The certificate: permuted spaces leave the logits of a small random model unchanged."""
+"""The certificate: permuted spaces leave a small random model's logits unchanged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CERTIFICATE_TOLERANCE = 1e-5
 
 
 def random_model(config: PretrainedConfig, seed: int = 0) -> nn.Module:
-    """A float64 model with noise on parameters: zero biases and unit scales hide permutations."""
+    """A float64 model with noise: zero biases and unit scales hide permutations."""
     with quiet_transformers(errors=False), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = copy.deepcopy(config)
@@ -38,8 +38,7 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> nn.Module:
 def random_permutations(spaces: Iterable[Space], generator: torch.Generator) -> dict[str, Map]:
     """Random permutations of several spaces.
 
-    Attention permutes groups, query heads in groups, and channels in heads, except rotary channels and
-    heads of fixed position.  Spaces of one order share it.
+    Rotary channels and heads of fixed position stay.  Spaces of one order share it.
     """
     maps: dict[str, Map] = {}
     orders: dict[str, tuple[list[int], list[list[int]]]] = {}
@@ -54,7 +53,7 @@ def random_permutations(spaces: Iterable[Space], generator: torch.Generator) -> 
 
 
 def _random_heads(space: Space, generator: torch.Generator) -> tuple[list[int], list[list[int]]]:
-    """Groups, and their query heads, in random order."""
+    """Groups and their query heads, shuffled."""
     per_group = space.heads // space.groups
 
     def shuffled(count: int) -> list[int]:
@@ -90,9 +89,7 @@ def logits_change(
 ) -> float:
     """Relative change of a float64 model's logits under other weights.
 
-    Args:
-        output: map of the output, for a model without a head.
-        before: the model's own logits, if known.
+    `output` maps the output of a headless model; `before` are the own logits.
     """
     before = logits_of(model, inputs) if before is None else before
     if output is not None:
@@ -103,7 +100,7 @@ def logits_change(
 
 
 class _Logits(nn.Module):
-    """The model as a function from inputs to logits."""
+    """The model as a function of inputs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -121,7 +118,7 @@ def permutation_error(
     seed: int = 1,
     before: Tensor | None = None,
 ) -> float:
-    """Relative change of the logits under one permutation of `spaces`."""
+    """Relative change of logits under one random permutation."""
     generator = torch.Generator().manual_seed(seed)
     maps = random_permutations(spaces, generator)
     state = apply(maps, dict(model.named_parameters()), anatomy)
@@ -129,7 +126,7 @@ def permutation_error(
 
 
 def certify(model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy, seed: int = 1) -> dict[str, float]:
-    """{space or "all": relative change of the logits}; spaces of one order move together."""
+    """{space or "all": relative change of logits}; spaces of one order move together."""
     spaces = list(anatomy.spaces.values())
     before = logits_of(model, inputs)
     errors = {}

@@ -1,7 +1,7 @@
-"""The algebra of tensor dimensions: type inference for axes, by unification.
+"""The algebra of dimensions: type inference for axes, by unification.
 
-Operations show equal dimensions (`unify`), products (heads × channels) and concatenations (query | key | value).
-Coordinates that an operation treats differently are pinned; others are interchangeable.
+Operations show equal dimensions, products (heads × channels) and concatenations (query | key | value).
+Coordinates that they treat differently are pinned; others are interchangeable.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Dim:
     """A dimension of a tensor; unified dimensions share one root.
 
     Attributes:
-        form, parts: an atom, or a product (major part first) or concatenation of parts.
+        form, parts: atom, product (major first) or concatenation.
         pinned: coordinates are not interchangeable.
-        contracted: a product summed over it (a weight that reads).
+        contracted: summed over (a weight that reads).
         looked_up: from a table (an embedding that writes).
     """
 
@@ -44,14 +44,14 @@ class Dim:
 
     @property
     def root(self) -> Dim:
-        """The representative of unified dimensions."""
+        """Representative of unified dimensions."""
         dim = self
         while dim._same is not None:
             dim = dim._same
         return dim
 
     def atoms(self) -> Iterator[Dim]:
-        """Atoms in order, without size 1."""
+        """Atoms without size 1."""
         root = self.root
         if root.form is DimForm.ATOM:
             if root.size > 1:
@@ -61,14 +61,14 @@ class Dim:
                 yield from part.atoms()
 
     def factors(self) -> list[Dim]:
-        """Factors of a nested product, without size 1; else itself."""
+        """Factors without size 1, or itself."""
         root = self.root
         if root.form is not DimForm.PRODUCT:
             return [root] if root.size > 1 else []
         return [factor for part in root.parts for factor in part.factors()]
 
     def pieces(self) -> list[Dim]:
-        """Parts of a nested concatenation; else itself."""
+        """Concatenated parts, or itself."""
         root = self.root
         if root.form is not DimForm.CONCAT:
             return [root]
@@ -85,7 +85,7 @@ class Dim:
         return dim
 
     def bind(self, root: Dim) -> None:
-        """Set the root of this root."""
+        """Set this root's root."""
         self._same = root
 
 
@@ -94,7 +94,7 @@ Dims = list[Dim]
 
 
 def pin(*dims: Dim) -> None:
-    """Pin dimensions: their coordinates are not interchangeable."""
+    """Mark coordinates as not interchangeable."""
     for dim in dims:
         for atom in dim.atoms():
             atom.pinned = True
@@ -111,12 +111,12 @@ def product(parts: Sequence[Dim]) -> Dim:
 
 
 def concat(parts: Sequence[Dim]) -> Dim:
-    """The concatenation of dimensions."""
+    """The concatenation."""
     return parts[0] if len(parts) == 1 else Dim(sum(part.size for part in parts), DimForm.CONCAT, parts)
 
 
 def unify(left: Dim, right: Dim) -> None:
-    """Make two dimensions the same; pin them if structures differ."""
+    """Unify two dimensions; pin them if structures differ."""
     left, right = left.root, right.root
     if left is right or left.size == 1 or right.size == 1:
         return
@@ -141,7 +141,7 @@ def unify(left: Dim, right: Dim) -> None:
 
 
 def split_product(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
-    """Factors of a dimension with the given sizes."""
+    """Factors with the given sizes."""
     parts = [Dim(size) for size in sizes]
     whole = product(parts)
     for part in parts:
@@ -151,16 +151,16 @@ def split_product(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
 
 
 def split_concat(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
-    """Concatenated parts of a dimension with the given sizes."""
+    """Parts with the given sizes."""
     parts = [Dim(size) for size in sizes]
     unify(dim, concat(parts))
     return parts
 
 
 def select_dim(dims: Sequence[Dim], position: int, index: int) -> list[Dim]:
-    """The other dimensions after selecting one coordinate of a dimension.
+    """The other dimensions after selecting one coordinate.
 
-    A fused projection then splits per coordinate: product(a, 3, b) becomes product(a, concat(b₀, b₁, b₂)).
+    Fused projections: product(a, 3, b) becomes product(a, concat(b₀, b₁, b₂)).
     """
     selected, remaining = dims[position], [dim for place, dim in enumerate(dims) if place != position]
     if selected.slots is None and not _open_slots(selected):
@@ -171,7 +171,7 @@ def select_dim(dims: Sequence[Dim], position: int, index: int) -> list[Dim]:
 
 
 def _open_slots(selected: Dim) -> bool:
-    """Split later factors of a product by the coordinates of `selected`; False if impossible."""
+    """Split later factors by coordinates of `selected`, if possible."""
     owner = selected.owner
     if owner is None or owner.form is not DimForm.PRODUCT or selected.form is not DimForm.ATOM:
         return False
@@ -192,7 +192,7 @@ def _open_slots(selected: Dim) -> bool:
 
 
 def _matched(first_dim: Dim, second_dim: Dim) -> list[tuple[Dim, Dim]] | None:
-    """Equal parts of two dimensions in pairs, splitting atoms; None without a match."""
+    """Pairs of equal parts, splitting atoms, or None."""
     multiplied = first_dim.form is DimForm.PRODUCT
     left, right = (d.factors() if multiplied else d.pieces() for d in (first_dim, second_dim))
     pairs: list[tuple[Dim, Dim]] = []

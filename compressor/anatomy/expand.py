@@ -1,4 +1,4 @@
-"""From the small model's anatomy to the full one."""
+"""From the small anatomy to the full one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ def expand(small: Anatomy, config: PretrainedConfig, skeleton: Skeleton, sizes: 
     """The full model's anatomy.
 
     Args:
-        small: certified anatomy of the small model.
-        config: of the full model.
-        skeleton: its lists of layers.
+        small: certified.
+        config, skeleton: of the full model.
         sizes: meanings of its fields.
     """
     shapes = shapes_of(config)
@@ -65,16 +64,12 @@ def _full_stack(stack: Stack, config: PretrainedConfig, skeleton: Skeleton) -> S
 
 
 def _twin(index: int, small: int, full: int) -> int:
-    """The small layer for a full one: last for last."""
+    """The small layer for a full one."""
     return small - 1 if index == full - 1 else min(index, max(small - 2, 0))
 
 
 class _Renaming:
-    """Translates names between small and full model.
-
-    Args:
-        twins: {layer of the full model: layer of the small one}.
-    """
+    """Translates names by {full layer: small layer}."""
 
     def __init__(self, twins: Mapping[str, str]) -> None:
         self.twins = twins
@@ -91,12 +86,12 @@ class _Renaming:
         return name if layer is None else self.twins[layer] + name[len(layer) :]
 
     def forward(self, name: str) -> list[str]:
-        """All full names for a small one."""
+        """All full names."""
         layer = self.layer(name, self.copies)
         return [name] if layer is None else [copy + name[len(layer) :] for copy in self.copies[layer]]
 
     def moved(self, name: str, user: str, full_user: str) -> str:
-        """The full `name` for `full_user`, as the small `user` refers to it."""
+        """The full `name` that `full_user` refers to."""
         old, new = self.layer(user, self.copies), self.layer(full_user, self.twins)
         layer = self.layer(name, self.copies)
         if layer is None or old is None or new is None:
@@ -109,7 +104,7 @@ class _Renaming:
 
 
 def _uses(axes: tuple[Axis, ...], source: str, rename: _Renaming, parameter: str, space: str) -> bool:
-    """Whether a full model's parameter uses its space."""
+    """Whether a full parameter uses its space."""
     keys = {(part.key or "").partition("/")[0] for axis in axes for part in axis.parts}
     return source in keys and rename.moved(source, rename.back(parameter), parameter) == space
 
@@ -118,7 +113,7 @@ def _sized(
     space: Space, name: str, used: Mapping[str, tuple[int, ...]], small: Anatomy, sources: Mapping[str, str],
     config: PretrainedConfig, sizes: Sizes, rename: _Renaming,
 ) -> Space:  # fmt: skip
-    """A space at full size, by the shapes of its parameters."""
+    """A space at full size."""
     ends = [
         (axis, size)
         for parameter, shape in used.items()
@@ -145,7 +140,7 @@ def _sized(
 
 
 def _roles(axis: Axis, space: str) -> list[str]:
-    """The roles of an axis in an attention space."""
+    """An axis's roles in an attention space."""
     keys = [(part.key or "").partition("/") for part in axis.parts]
     return [role for name, _, role in keys if name == space]
 
@@ -173,7 +168,7 @@ def _sized_axis(axis: Axis, size: int, spaces: Mapping[str, Space], rename: _Ren
 def _repeated(
     items: tuple[LinearOp | Norm, ...], small: tuple[Stack, ...], stacks: tuple[Stack, ...], rename: _Renaming
 ) -> Iterator[LinearOp | Norm]:
-    """The small flow with its layers repeated."""
+    """The flow with layers repeated."""
     full = {small_stack.layers: stack for small_stack, stack in zip(small, stacks, strict=True)}
     done: set[tuple[str, ...]] = set()
     for item in items:
@@ -189,7 +184,7 @@ def _repeated(
 
 
 def _renamed(item: LinearOp | Norm, layer: str, rename: _Renaming) -> LinearOp | Norm:
-    """The copy of an item in a full layer."""
+    """An item's copy in a full layer."""
 
     def move(name: str) -> str:
         return rename.moved(name, item.module, layer)

@@ -1,4 +1,4 @@
-"""The meaning of config fields (hidden, FFN, heads ...) by growth; small configs."""
+"""The meaning of config fields (hidden, FFN, heads ...); small configs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHORT = {"vocab_size": 160, "max_source_positions": 16}
 
 
 class Meaning(StrEnum):
-    """The quantity that a config field sizes."""
+    """What a config field sizes."""
 
     HIDDEN = "hidden"
     FFN = "ffn"
@@ -32,7 +32,7 @@ class Meaning(StrEnum):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Meanings of fields, and {attention space: field that counts its heads (groups)}."""
+    """Meanings of fields, and {attention space: field of its heads or groups}."""
 
     meanings: Mapping[str, Meaning]
     heads: Mapping[str, str]
@@ -44,9 +44,7 @@ def interpret(
 ) -> Sizes:
     """Find each field's meaning by the spaces that grow with it.
 
-    Args:
-        table: spaces and axes of the small config.
-        tabulate_config: makes the table of another small config, to tell heads from channels.
+    `tabulate_config` tabulates another small config, to tell heads from channels.
     """
     meanings = dict.fromkeys((field for layers in skeleton.lists for field in layers.fields), Meaning.DEPTH)
     unsure: list[str] = []
@@ -100,7 +98,7 @@ def _hidden(growth: Growth, table: Table) -> list[str]:
 
 
 def _is_size(growth: Growth, small: PretrainedConfig, space: str, table: Table) -> bool:
-    """Whether the field is the size itself, not a ratio (DINOv2)."""
+    """Whether the field is a size, not a ratio (DINOv2)."""
     rates = [
         rate / len([part for part in table.axes[name][dim].parts if part.key == space])
         for (name, dim), rate in growth.rates.items()
@@ -110,7 +108,7 @@ def _is_size(growth: Growth, small: PretrainedConfig, space: str, table: Table) 
 
 
 def _head_counts(config: PretrainedConfig) -> Iterator[tuple[str, int]]:
-    """(field, value) of fields that may count heads."""
+    """Fields that may count heads."""
     for name in sorted({config.attribute_map.get(name, name) for name in config.to_dict()}):
         value = getattr(config, name, None)
         if "head" in name and isinstance(value, int) and not isinstance(value, bool) and value > 0:
@@ -120,7 +118,7 @@ def _head_counts(config: PretrainedConfig) -> Iterator[tuple[str, int]]:
 def _attention_meaning(
     field: str, small: PretrainedConfig, table: Table, tabulate_config: Callable[[PretrainedConfig], Table]
 ) -> tuple[Meaning | None, list[str]]:
-    """A field's meaning for attention (or None), and the spaces it resizes."""
+    """A field's meaning for attention, and its spaces."""
     value = getattr(small, field)
     for resized in (2 * value, value // 2):
         if resized < 1:
@@ -147,7 +145,7 @@ def _attention_meaning(
 
 
 def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
-    """The config at small sizes, smallest first, its own size last; equal fields stay equal."""
+    """Small configs, smallest first, own size last; equal fields stay equal."""
     config = skeleton.config
     counts = dict(_head_counts(config))
     groups = {name: value for name, value in counts.items() if re.search(r"key_value|kv", name) and "dim" not in name}

@@ -1,4 +1,4 @@
-"""The flow: linear maps and norms in call order, and taps of the residual stream."""
+"""Linear maps and norms in call order, and residual taps."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ from compressor.anatomy.spec import Anatomy, Kind, LayerScale, LinearOp, Norm, S
 
 
 class Flow:
-    """Adds the flow to a small model's certified anatomy.
-
-    Args:
-        tied: weights that are also embeddings.
-    """
+    """Adds the flow to a certified small anatomy; `tied` weights are also embeddings."""
 
     def __init__(self, model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy, tied: frozenset[str]) -> None:
         self.model, self.inputs, self.anatomy, self.tied = model, inputs, anatomy, tied
@@ -34,7 +30,7 @@ class Flow:
         }
 
     def complete(self) -> Anatomy:
-        """The anatomy with flow, layer scales and folding norms."""
+        """The anatomy with flow, scales and folding norms."""
         norms = {name: self._norm(name) for name in self.order if self._is_norm(name)}
         linears = [name for name in self.order if write_dim(self.modules[name]) is not None and name in self.weights]
         items: dict[str, LinearOp | Norm] = {**{name: self._step(name) for name in linears}, **norms}
@@ -51,7 +47,7 @@ class Flow:
         return self._with_canonical_form(replace(anatomy, spaces=spaces))
 
     def _with_scale(self, space: Space, anatomy: Anatomy) -> Space:
-        """A space with its measured `scaled` (false for T5, GPT-Neo)."""
+        """A space with its measured `scaled`."""
         if space.kind is not Kind.ATTENTION or space.rotary:
             return space
         writers = [step.module for step in anatomy.steps if step.writes == space.name]
@@ -66,7 +62,7 @@ class Flow:
                 parameter.copy_(state[name])
 
     def _with_readers(self, item: LinearOp | Norm, anatomy: Anatomy) -> LinearOp | Norm:
-        """The head reads a last norm without readers, after pooling or concatenation."""
+        """A last norm without readers gets the head."""
         if not isinstance(item, Norm) or item.readers:
             return item
         later = anatomy.flow[anatomy.flow.index(item) + 1 :]
@@ -76,7 +72,7 @@ class Flow:
         return replace(item, readers=readers)
 
     def _is_norm(self, name: str) -> bool:
-        """Whether a module is a norm: scales, no linear map."""
+        """Whether a module has scales but is not linear."""
         module, weight = self.modules[name], self.weights.get(name)
         if weight is None or is_linear(module) or isinstance(module, nn.Embedding):
             return False
@@ -119,7 +115,7 @@ class Flow:
         return LinearOp(name, writes, reads, weight, tied=weight in self.tied)
 
     def _ends(self, weight: str, *, tied: bool) -> tuple[str | None, str | None]:
-        """Spaces (read, written) by a weight; tied: the embedding's."""
+        """Spaces (read, written); tied: the embedding's."""
         ends: dict[Side, str | None] = {Side.READ: None, Side.WRITE: None}
         for axis in self.anatomy.axes.get(weight, ()):
             key = next((part.key.partition("/")[0] for part in axis.parts if part.key), None)
@@ -127,7 +123,7 @@ class Flow:
         return (ends[Side.WRITE], None) if tied else (ends[Side.READ], ends[Side.WRITE])
 
     def _with_checkpoint(self, item: LinearOp | Norm) -> LinearOp | Norm:
-        """An item that adds to the residual stream, with checkpoint and gain."""
+        """A residual item with checkpoint and gain."""
         layer = next((layer for layer in self.anatomy.layers if item.module.startswith(layer + ".")), None)
         written = item.writes if isinstance(item, LinearOp) else item.space
         if layer is None or written not in {space.name for space in self.anatomy.residuals}:
@@ -141,7 +137,7 @@ class Flow:
         return replace(item, checkpoint=module, checkpoint_is_output=is_output, gain=gain)
 
     def _scales(self, anatomy: Anatomy) -> tuple[LayerScale, ...]:
-        """Residual vectors that fold into linear maps."""
+        """Residual scales that fold."""
         vectors = [
             name
             for name, axes in anatomy.axes.items()
@@ -163,7 +159,7 @@ class Flow:
         return tuple(scales)
 
     def _with_canonical_form(self, anatomy: Anatomy) -> Anatomy:
-        """Find by trial which norms fold and which writers may be centred."""
+        """Try which norms fold and which writers may be centred."""
         state = {name: parameter.data for name, parameter in self.model.named_parameters()}
         residuals = [space.name for space in anatomy.spaces.values() if space.kind is Kind.RESIDUAL]
         before = logits_of(self.model, self.inputs)

@@ -1,4 +1,4 @@
-"""Forward hooks: capture outputs, trace modules and their readers, find residual additions."""
+"""Forward hooks: capture outputs, trace modules, find residual additions."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def write_dim(module: nn.Module) -> int | None:
-    """The dimension of `module.weight` that a linear map writes, else None."""
+    """The written dimension of `module.weight`, if linear."""
     return next((dim for kind, dim in LINEAR_WRITE_DIM.items() if isinstance(module, kind)), None)
 
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """One call of a module, with storage addresses read and written."""
+    """A module's call, with storage addresses."""
 
     module: str
     reads: int
@@ -39,7 +39,7 @@ class ModuleCall:
 
 @dataclass(frozen=True)
 class Trace:
-    """Calls of layers and modules with parameters, by completion."""
+    """Calls by completion."""
 
     calls: tuple[ModuleCall, ...]
     logits: Tensor
@@ -48,13 +48,13 @@ class Trace:
         return [call.module for call in self.calls]
 
     def readers_of(self, module: str) -> list[str]:
-        """Modules that read exactly a module's output (or a view)."""
+        """Modules that read exactly this output (or a view)."""
         outputs = {call.writes for call in self.calls if call.module == module}
         return [call.module for call in self.calls if call.reads in outputs and call.module != module]
 
 
 def first_tensor(values: Any) -> Tensor | None:
-    """The first tensor in arguments or outputs: a layer's hidden state."""
+    """The first tensor: a layer's hidden state."""
     if isinstance(values, Tensor):
         return values
     if isinstance(values, Mapping):
@@ -65,7 +65,7 @@ def first_tensor(values: Any) -> Tensor | None:
 
 
 def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Logits, or without a head the last hidden state."""
+    """Logits, or the last hidden state."""
     extra = {"use_cache": False} if getattr(model.config, "use_cache", None) is not None else {}
     output = model(**inputs, **extra)
     return output["logits"] if "logits" in output else output[0]
@@ -83,7 +83,7 @@ def hooks(handles: list[Any]) -> Iterator[None]:
 
 @contextmanager
 def capture_outputs(model: nn.Module, modules: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
-    """{module: first output tensors, call by call} of runs inside the block."""
+    """{module: its first output tensors} of runs inside the block."""
     outputs: dict[str, list[Tensor]] = {name: [] for name in modules}
 
     def recorder(name: str) -> Any:
@@ -99,7 +99,7 @@ def capture_outputs(model: nn.Module, modules: Sequence[str]) -> Iterator[dict[s
 
 
 def trace(model: nn.Module, inputs: Mapping[str, Tensor], layers: tuple[str, ...]) -> Trace:
-    """Run a small real model (not meta) once; record storages read and written by modules and `layers`."""
+    """Run a small real model once; record storages of modules and `layers`."""
     calls: list[ModuleCall] = []
     alive: list[Tensor] = []  # addresses of freed storages would be used again
 
@@ -131,9 +131,8 @@ def checkpoint_of(
     Args:
         candidates: (module, whether its output is meant).
 
-    Returns:
-        The first candidate that changes by a multiple of the disturbance, with the multiple; None without one,
-        or if it is a linear writer's own output (a norm before the addition).
+    Returns the first candidate that changes by a multiple of the disturbance, and the multiple; None if it is a
+    linear writer's own output.
     """
     values: dict[tuple[str, bool], Tensor] = {}
     noises: list[Tensor] = []
@@ -174,7 +173,7 @@ def checkpoint_of(
 
 
 class _FirstSoftmax(TorchFunctionMode):
-    """Keeps the input of the first softmax once armed."""
+    """Keeps the first softmax's input once armed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,13 +188,9 @@ class _FirstSoftmax(TorchFunctionMode):
 
 
 def product_scale(model: nn.Module, inputs: Mapping[str, Tensor], writers: list[str]) -> float | None:
-    """The attention logits for queries and keys of ones: the channel count, unless scaled.
+    """Attention logits for queries and keys of ones: the channel count, unless scaled.
 
-    Args:
-        model: with eager attention.
-        writers: linear modules of queries, keys and values.
-
-    Returns None without a softmax.
+    `writers` are projections of an eager model; None without a softmax.
     """
     logits: list[Tensor] = []
     for level in (0.0, 1.0):

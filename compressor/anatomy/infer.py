@@ -1,7 +1,6 @@
 """From a config to a certified anatomy, without code per architecture.
 
-Tracing a small random model shows the structure of dimensions, enlarged config fields their meaning;
-permutations prove it.
+Traces show the structure of dimensions, enlarged fields their meaning; permutations prove it.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ def inspect_config(config: PretrainedConfig) -> Anatomy:
     """The certified anatomy of a config, without weights; cached.
 
     Raises:
-        CertificateError: permuting a space changes the logits.
-        UnsupportedError: sizes of the config look alike.
+        CertificateError: a permutation changes the logits.
+        UnsupportedError: sizes look alike.
     """
     key = _cache_key(config)
     if key not in _KNOWN:
@@ -52,7 +51,7 @@ def inspect_config(config: PretrainedConfig) -> Anatomy:
 
 
 def _cache_key(config: PretrainedConfig) -> str:
-    """Class and values of a config, without its origin."""
+    """Class and values of a config."""
     values = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
     return f"{type(config).__name__} {json.dumps(values, sort_keys=True, default=str)}"
 
@@ -72,7 +71,7 @@ def _inspect(config: PretrainedConfig) -> Anatomy:
 
 
 def _certified(config: PretrainedConfig, study: _Study, anatomy: Anatomy) -> Anatomy:
-    """The small anatomy, certified, with flow; cached: teacher and student share it."""
+    """The certified small anatomy with flow; teacher and student share it."""
     key = _cache_key(study.config)
     if key in _PROVEN and _PROVEN[key][0] == anatomy:
         return _PROVEN[key][1]
@@ -117,7 +116,7 @@ class _Study:
 
     @classmethod
     def of(cls, config: PretrainedConfig, skeleton: Skeleton) -> _Study:
-        """Build and trace a small config's model."""
+        """Build and trace a small model."""
         check_small(config)
         model = random_model(config)
         config = cast(PretrainedConfig, model.config)
@@ -127,7 +126,7 @@ class _Study:
         return cls(config, model, inputs, traced, stacks, tabulate(model, traced, stacks, _loose(traced, skeleton)))
 
     def anatomy(self) -> Anatomy:
-        """The small anatomy, without flow or certificate."""
+        """The anatomy before flow and certificate."""
         output = self.table.name_of(self.traced.output[-1])
         return Anatomy(
             type(self.model).__name__, self.table.spaces, self.table.axes, self.stacks, (), {}, output=output,
@@ -135,7 +134,7 @@ class _Study:
         )  # fmt: skip
 
     def _tokens(self) -> Iterator[tuple[str, int]]:
-        """(module, index of the stack with its tokens), where known."""
+        """(module, index of its tokens' stack), where known."""
 
         def token(dims: list[Dim]) -> int | None:
             factors = dims[-2].factors() if len(dims) > 1 else []
@@ -152,7 +151,7 @@ def _study(skeleton: Skeleton) -> _Study:
     """Study the smallest config that runs.
 
     Raises:
-        UnsupportedError: none does; gives the last reason.
+        UnsupportedError: none does.
     """
     reason = ""
     for config in reduced(skeleton):
@@ -165,7 +164,7 @@ def _study(skeleton: Skeleton) -> _Study:
 
 
 def _stacks(config: PretrainedConfig, traced: TracedDims, skeleton: Skeleton) -> tuple[Stack, ...]:
-    """Lists of layers in call order, with residual spaces."""
+    """Lists of layers in call order."""
     lists: list[tuple[tuple[str, ...], tuple[str, ...], int]] = []
     for layers in skeleton.lists:
         paths = tuple(f"{layers.prefix}{index}" for index in range(getattr(config, layers.fields[0])))
@@ -209,7 +208,7 @@ def _repeated(config: PretrainedConfig, traced: TracedDims) -> tuple[tuple[str, 
 
 
 def _loose(traced: TracedDims, skeleton: Skeleton) -> Iterator[str]:
-    """Unused parameters of residual width (a mask token)."""
+    """Unused parameters of residual width."""
     widest = max(skeleton.growths, key=lambda growth: len(growth.rates), default=None)
     for name, dims in traced.parameters.items():
         alone = all(dim.root is dim and dim.owner is None and not dim.pinned for dim in dims if dim.size > 1)
@@ -226,7 +225,7 @@ def _loose(traced: TracedDims, skeleton: Skeleton) -> Iterator[str]:
 
 
 def _with_experts(study: _Study, anatomy: Anatomy, skeleton: Skeleton) -> Anatomy:
-    """Add an expert space per layer with interchangeable experts (certified)."""
+    """Add spaces of interchangeable experts."""
     for unit in [space for space in anatomy.spaces.values() if space.copies > 1]:
         owner = unit.name.removesuffix(".ffn")
         matrices = [

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Derived(Mapping[str, Tensor]):
-    """{parameter: float64 tensor} after changes to `state`, itself unchanged."""
+    """{parameter: float64 tensor} after changes to an unchanged `state`."""
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         self._shapes = state.shapes if isinstance(state, Derived) else {name: v.shape for name, v in state.items()}
@@ -17,7 +17,7 @@ class Derived(Mapping[str, Tensor]):
 
     @property
     def shapes(self) -> Mapping[str, torch.Size]:
-        """{parameter: shape}; changes keep shapes."""
+        """{parameter: shape}."""
         return self._shapes
 
     def change(self, name: str, how: Callable[[Tensor], Tensor]) -> None:
@@ -26,7 +26,7 @@ class Derived(Mapping[str, Tensor]):
         self._makers[name] = lambda: how(before())
 
     def maker(self, name: str) -> Callable[[], Tensor]:
-        """The function that computes a parameter as of now."""
+        """A parameter's function as of now."""
         return self._makers[name]
 
     def __getitem__(self, name: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Look-ups: writers and readers of a space, columns of a part, residual taps."""
+"""Look-ups: writers, readers, columns and residual taps."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Maps = Sequence[Mapping[str, Map]]
 
 
 class WeightedTeacher(Protocol):
-    """A teacher's weights, and its own weight."""
+    """A teacher's weights, and its weight."""
 
     @property
     def weight(self) -> float: ...
 
     def read_weight(self, step: LinearOp) -> Tensor:
-        """A linear module's weight, [in, out]."""
+        """Weight [in, out]."""
 
 
 def writers(anatomy: Anatomy, space: str) -> list[LinearOp]:
@@ -37,7 +37,7 @@ def reader(anatomy: Anatomy, space: str) -> LinearOp | None:
 
 
 def outgoing(teachers: Sequence[WeightedTeacher], maps: Maps, step: LinearOp) -> Tensor:
-    """A reader's weights of all teachers, outputs transported unless fixed (classes): [Σ n_k, m]."""
+    """A reader's weights of all teachers [Σ n_k, m]; outputs transported unless fixed."""
     parts = []
     for teacher, teacher_maps in zip(teachers, maps, strict=True):
         weight = teacher.read_weight(step)
@@ -47,7 +47,7 @@ def outgoing(teachers: Sequence[WeightedTeacher], maps: Maps, step: LinearOp) ->
 
 
 def attention_columns(anatomy: Anatomy, space: str, role: Role) -> tuple[Tap, Tensor]:
-    """The tap of a role's values, and its columns there."""
+    """The tap and columns of a role's values."""
     key = map_key(space, role)
     step = next(step for step in writers(anatomy, space) if columns_of(write_axis(anatomy, step), key) is not None)
     columns = columns_of(write_axis(anatomy, step), key)
@@ -63,9 +63,9 @@ def write_axis(anatomy: Anatomy, step: LinearOp) -> Axis:
 
 
 def columns_of(axis: Axis, key: str | None, *, occurrence: int = 0) -> Tensor | None:
-    """Coordinates of an axis that map `key` transports, head after head, or None.
+    """Coordinates that map `key` transports, head after head, or None.
 
-    `occurrence` is an index among parts with that key (fused gate and up).
+    `occurrence` counts parts with that key (fused gate and up).
     """
     places = [index for index, part in enumerate(axis.parts) if part.key == key]
     if len(places) <= occurrence:
@@ -78,7 +78,7 @@ def columns_of(axis: Axis, key: str | None, *, occurrence: int = 0) -> Tensor | 
 
 
 def place_columns(axis: Axis, index: int) -> Tensor:
-    """Coordinates of an axis's part at an index."""
+    """Coordinates of the part at `index`."""
     key = axis.parts[index].key
     before = sum(1 for part in axis.parts[:index] if part.key == key)
     columns = columns_of(axis, key, occurrence=before)
@@ -87,12 +87,12 @@ def place_columns(axis: Axis, index: int) -> Tensor:
 
 
 def stream_tap(item: LinearOp | Norm) -> Tap | None:
-    """The tap after a writer's addition; None if unknown."""
+    """The tap after a writer's addition."""
     return None if item.checkpoint is None else (item.checkpoint, "out" if item.checkpoint_is_output else "in")
 
 
 def space_taps(anatomy: Anatomy, space: str) -> list[Tap]:
-    """Taps of a residual space: its layers' inputs and after each writer; of an embedding, its readers."""
+    """Taps of a residual space: inputs of layers and sums; of an embedding, its readers."""
     taps: list[Tap] = [(stack.layers[0], "in") for stack in anatomy.stacks if stack.residual == space]
     if not taps:
         return [(step.module, "in") for step in anatomy.steps if step.reads == space]

@@ -1,4 +1,4 @@
-"""The parameters that each config field sizes, found by enlarging it on the meta device."""
+"""The parameters that config fields size, found on the meta device."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ MAX_ELEMENTS = 1 << 29
 
 @dataclass(frozen=True)
 class Growth:
-    """The parameters that config fields size.
+    """What config fields size.
 
     Attributes:
         fields: one, or several that only grow together.
-        value: of the fields.
         rates: {(parameter, dimension): coordinates per unit}.
     """
 
@@ -41,7 +40,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class Layers:
-    """A list of layers, {prefix}0, {prefix}1, ..., and config fields that count them."""
+    """Layers {prefix}0, {prefix}1, ..., and fields that count them."""
 
     prefix: str
     fields: tuple[str, ...]
@@ -55,7 +54,7 @@ class Layers:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A shallow config, its lists of layers, and growths."""
+    """A shallow config, its layers, and growths."""
 
     config: PretrainedConfig
     lists: tuple[Layers, ...]
@@ -63,7 +62,7 @@ class Skeleton:
 
 
 def check_small(config: PretrainedConfig) -> None:
-    """Refuse a config too large to build and run.
+    """Refuse a config too large to run.
 
     Raises:
         ValueError: more than `MAX_ELEMENTS` elements.
@@ -77,12 +76,12 @@ def check_small(config: PretrainedConfig) -> None:
 
 
 def shapes_of(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
-    """{parameter: shape} of a config's model, without allocation."""
+    """{parameter: shape}, without allocation."""
     return {name: tuple(parameter.shape) for name, parameter in meta_model(config).named_parameters()}
 
 
 def with_fields(config: PretrainedConfig, values: Mapping[str, Any]) -> PretrainedConfig:
-    """A copy of `config` with replaced fields."""
+    """A copy with replaced fields."""
     changed = copy.deepcopy(config)
     for field, value in values.items():
         setattr(changed, field, value)
@@ -90,11 +89,11 @@ def with_fields(config: PretrainedConfig, values: Mapping[str, Any]) -> Pretrain
 
 
 def with_layers(config: PretrainedConfig, fields: Sequence[str], layers: Sequence[int]) -> PretrainedConfig:
-    """A copy of `config` with some layers, also in lists with an entry per layer.
+    """A copy with some layers, also in lists with an entry per layer.
 
     Args:
-        fields: that count the layers.
-        layers: per layer of the copy, the original's index.
+        fields: that count layers.
+        layers: original indices.
     """
     old = getattr(config, fields[0])
     changed = with_fields(config, dict.fromkeys(fields, len(layers)))
@@ -112,7 +111,7 @@ def with_layers(config: PretrainedConfig, fields: Sequence[str], layers: Sequenc
 
 
 def measure_growth(config: PretrainedConfig, depth: int) -> Skeleton:
-    """Find the fields that size a model of `depth` layers, and their growths."""
+    """Find the fields that size a model of `depth` layers."""
     lists = _find_lists(config)
     shallow = config
     for layers in lists:
@@ -124,7 +123,7 @@ def measure_growth(config: PretrainedConfig, depth: int) -> Skeleton:
 
 
 def _integer_fields(config: PretrainedConfig) -> list[tuple[str, int | None]]:
-    """Possible sizes: integers, and None where a default is derived."""
+    """Integers, and None where a default is derived."""
     names = {config.attribute_map.get(name, name) for name in config.to_dict()}
     fields: list[tuple[str, int | None]] = []
     for name in sorted(names):
@@ -139,7 +138,7 @@ def _integer_fields(config: PretrainedConfig) -> list[tuple[str, int | None]]:
 
 
 def _find_lists(config: PretrainedConfig) -> tuple[Layers, ...]:
-    """Lists of layers in model order, by fields whose decrement removes layers."""
+    """Layers in model order, by fields whose decrement removes some."""
     base = shapes_of(config)
     fields: dict[str, list[str]] = {}
     for field, value in _integer_fields(config):
@@ -164,7 +163,7 @@ def _find_lists(config: PretrainedConfig) -> tuple[Layers, ...]:
 def _growths(
     config: PretrainedConfig, base: Mapping[str, tuple[int, ...]], candidates: Sequence[tuple[str, int | None]]
 ) -> Iterator[Growth]:
-    """Enlarge each field alone, or with equal ones if the model breaks."""
+    """Enlarge fields alone, or with equal ones."""
     broken: list[tuple[str, int]] = []
     for field, value in candidates:
         first, second = (24, 48) if value is None else (value, 2 * value)

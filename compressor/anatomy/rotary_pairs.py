@@ -1,7 +1,6 @@
-"""Rotary positions: pairs of query and key channels, and their frequencies.
+"""Rotary positions: channel pairs and frequencies.
 
-A pair is a complex number.  Factors that cancel in q*·k commute with its rotation by position: pairs may be
-rotated and scaled.
+Pairs are complex numbers: factors that cancel in q*·k commute with rotation by position.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ LAYOUTS = (HALVES, NEIGHBOURS)
 
 
 def frequencies(model: nn.Module) -> Tensor | None:
-    """Radians per position of each pair [n], float64; None without rotary positions or if layers differ."""
+    """Radians per position and pair [n], float64; None if not rotary or layers differ."""
     buffers = [buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2] == "inv_freq"]
     if not buffers or any(b.shape != buffers[0].shape or not torch.equal(b, buffers[0]) for b in buffers):
         return None
@@ -31,13 +30,13 @@ def frequencies(model: nn.Module) -> Tensor | None:
 
 
 def pairs(layout: str, count: int) -> tuple[Tensor, Tensor]:
-    """First and second channels of all pairs, [count] each."""
+    """First and second channels [count]."""
     first = torch.arange(count)
     return (first, first + count) if layout == HALVES else (2 * first, 2 * first + 1)
 
 
 def with_pairs(model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy) -> Anatomy:
-    """The anatomy with its pair layout, if rotated pairs leave a float64 random model's logits unchanged."""
+    """The anatomy with its pair layout, if rotating pairs keeps a float64 model's logits."""
     rates = frequencies(model)
     spaces = [space for space in anatomy.spaces.values() if space.kind is Kind.ATTENTION and space.rotary]
     # For a single pair both layouts are the same.
@@ -57,7 +56,7 @@ def with_pairs(model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy)
 
 
 def _rotated(space: Space, layout: str, count: int, generator: torch.Generator) -> dict[str, Map]:
-    """Maps that rotate query–key pairs randomly and mix other channels."""
+    """Maps that rotate pairs randomly and mix other channels."""
     rotations: dict[Role, list[Tensor]] = {Role.QUERY: [], Role.KEY: []}
     first, second = pairs(layout, count)
     for _ in range(space.groups):

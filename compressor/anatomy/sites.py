@@ -1,10 +1,10 @@
 """The flow graph: residual streams cut into sites, one map each.
 
-As in the paper (Imfeld et al., 2024, section 4.1), maps flow along the stream and mix at sums.  Keys of sites:
+Maps flow along the stream and mix at sums (Imfeld et al., 2024, section 4.1).  Keys:
 
-    entry        input of the first layer     "residual"
-    branch       a writer's output            "vit.layers.0.attention.o_proj/branch"
-    stream       the stream after its sum     "vit.layers.0.attention.o_proj/stream"
+    entry     input of the first layer     "residual"
+    branch    a writer's output            "vit.layers.0.attention.o_proj/branch"
+    stream    the stream after its sum     "vit.layers.0.attention.o_proj/stream"
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ class Junction:
     """A sum of the residual stream and branches.
 
     Attributes:
-        stack: index of its stack.
-        before, after: keys of the stream.
-        branches: keys of added branches.
-        module, is_output: the module whose input (output) is the sum.
+        before, branches, after: keys.
+        module, is_output: whose input (output) is the sum.
     """
 
     stack: int
@@ -37,7 +35,7 @@ class Junction:
 
 @dataclass(frozen=True)
 class FlowGraph:
-    """An anatomy with sites instead of residual spaces, and their sums.
+    """An anatomy with sites for residual spaces.
 
     Attributes:
         entries: by stack, its first site.
@@ -50,7 +48,7 @@ class FlowGraph:
 
     @property
     def last(self) -> tuple[str, ...]:
-        """By stack, the site after its last layer."""
+        """The last site of each stack."""
         sites = list(self.entries)
         for junction in self.junctions:
             sites[junction.stack] = junction.after
@@ -58,10 +56,10 @@ class FlowGraph:
 
 
 def flow_graph(anatomy: Anatomy) -> FlowGraph:
-    """Cut an anatomy's residual streams into sites.
+    """Cut residual streams into sites.
 
     Raises:
-        UnsupportedError: a layer uses the stream outside of linear modules and norms (fused experts).
+        UnsupportedError: fused experts use the stream.
     """
     return _Cutter(anatomy).cut()
 
@@ -139,7 +137,7 @@ class _Cutter:
         return replace(norm, space=site)
 
     def _at(self, stack: int, item: LinearOp | Norm) -> str:
-        """The site that an item reads; for cross-attention, the previous stack's last."""
+        """The site read; for cross-attention, the previous stack's last."""
         tokens = self.anatomy.tokens.get(item.module)
         return self.current[stack if tokens is None or tokens > stack else tokens]
 

@@ -1,4 +1,4 @@
-"""From traced dimensions to named spaces and axes of parameters."""
+"""From traced dimensions to named spaces and axes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Table:
     """Spaces and axes of one model.
 
     Attributes:
-        tied: parameters that are embedding and weight at once.
+        tied: also embeddings.
         names: {id of a dimension: its space}.
     """
 
@@ -28,16 +28,14 @@ class Table:
     names: Mapping[int, str]
 
     def name_of(self, dim: Dim) -> str | None:
-        """The space of an activation's dimension; None if fixed."""
+        """An activation dimension's space; None if fixed."""
         return self.names.get(id(dim.root))
 
 
 def tabulate(model: nn.Module, traced: TracedDims, stacks: Sequence[Stack], loose: Iterable[str] = ()) -> Table:
     """Name the spaces and label every axis.
 
-    Args:
-        stacks: with their residual spaces.
-        loose: unused parameters whose last dimension is residual.
+    `loose` parameters are unused; their last dimension is residual.
     """
     return _Tabulation(model, traced, stacks).table(set(loose))
 
@@ -113,7 +111,7 @@ class _Tabulation:
             self.spaces[name] = Space(name, kind, dim.size, copies=copies)
 
     def _hidden_dims(self, loose: set[str]) -> list[tuple[Dim, list[str]]]:
-        """Interchangeable unnamed dimensions, each with its parameters, in model order."""
+        """Interchangeable unnamed dimensions with their parameters."""
         hidden: dict[int, tuple[Dim, list[str]]] = {}
         for name, dims in self.traced.parameters.items():
             for dim in dims if name not in loose else ():

@@ -1,6 +1,6 @@
-"""The types of an anatomy: spaces, axes of parameters, and the flow between modules.
+"""The types of an anatomy: spaces, axes and flow.
 
-An axis has parts; each names the *key* of its map: a space, a role of an attention space, or None (fixed).
+A part of an axis names the *key* of its map: a space, a role of attention, or None (fixed).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Kind(StrEnum):
 
 
 class Role(StrEnum):
-    """The ends of an attention space, each a set of heads × channels.
+    """Ends of an attention space, sets of heads × channels.
 
-    Queries and keys share one map, as do outputs and values.  HEADS is a bias per head.
+    Queries and keys share a map, as do values and outputs; HEADS is a bias per head.
     """
 
     QUERY = "query"
@@ -47,13 +47,13 @@ class Space:
 
     Attributes:
         size: coordinates; for attention heads · head_dim.
-        heads, groups, head_dim: query heads, key–value groups, channels per head.
-        rotary: query–key channels have fixed places.
-        pairs: layout of rotary pairs, "halves" or "neighbours"; "" if unknown.
+        heads, groups, head_dim: query heads, key–value groups, channels.
+        rotary: query–key channels are fixed.
+        pairs: rotary layout, "halves" or "neighbours"; "" if unknown.
         head_position_fixed: heads are not interchangeable (ALiBi).
         scaled: query–key products are divided by √channels.
-        order: equal for attention spaces with one order of heads (T5).
-        experts, copies: for hidden units per expert, the experts' space and number.
+        order: equal for spaces with one order of heads (T5).
+        experts, copies: the experts' space and number.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Part:
-    """`size` consecutive coordinates; `key` names their map, None if fixed."""
+    """`size` coordinates; `key` names their map, None if fixed."""
 
     key: str | None
     size: int
@@ -81,9 +81,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of a parameter: its parts in order, and its side.
+    """A parameter's axis: parts in order, and side.
 
-    `interleave` heads alternate their parts (GPT-NeoX: q, k, v per head); 1 if parts are whole.
+    `interleave` heads alternate their parts (GPT-NeoX); 1 if parts are whole.
     """
 
     parts: tuple[Part, ...]
@@ -99,7 +99,7 @@ class Axis:
         return all(part.key is None for part in self.parts)
 
     def roles_in(self, space: str) -> str | None:
-        """Its roles in an attention space (": query, key"); "" in another, None outside."""
+        """Roles in an attention space (": query, key"), "" in another, None outside."""
         keys = [part.key.partition("/") for part in self.parts if part.key is not None]
         roles = [role for name, _, role in keys if name == space]
         return (": " + ", ".join(roles) if any(roles) else "") if roles else None
@@ -110,11 +110,9 @@ class LinearOp:
     """One linear module.
 
     Attributes:
-        module: path.
         writes, reads: spaces; None if fixed.
-        weight: parameter.
         checkpoint: module whose input (output if `checkpoint_is_output`) is the residual stream after its addition.
-        gain: factor of the output there (Granite).
+        gain: factor there (Granite).
         tied: also an embedding.
         joins: in a flow graph, the site after its sum.
     """
@@ -132,14 +130,14 @@ class LinearOp:
 
 @dataclass(frozen=True)
 class Norm:
-    """A normalisation, and the linear modules that read its output.
+    """A normalisation.
 
     Attributes:
-        readers: of exactly its output.
-        space: normalised; None for scales per head channel.
-        unit_scale: weight for a scale of one: 1, or 0 if the scale is 1 + weight (Gemma).
-        folded: scale and shift fold into the readers.
-        checkpoint, checkpoint_is_output, gain, joins: as in `LinearOp`, if an addition follows.
+        readers: linear modules that read exactly its output.
+        space: None for scales per head channel.
+        unit_scale: weight for scale one: 1, or 0 for 1 + weight (Gemma).
+        folded: readers absorb scale and shift.
+        checkpoint, checkpoint_is_output, gain, joins: as in `LinearOp`.
     """
 
     module: str
@@ -155,7 +153,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class LayerScale:
-    """A vector that scales a linear module's output before the residual addition."""
+    """A vector that scales a linear output before the residual addition."""
 
     parameter: str
     writer: str
@@ -167,8 +165,7 @@ class Stack:
 
     Attributes:
         layers: paths; one for shared weights (ALBERT).
-        fields: config fields that count layers or runs.
-        residual: space.
+        fields: that count layers or runs.
         runs: of every layer.
     """
 
@@ -180,16 +177,15 @@ class Stack:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The interchangeable coordinates of a model, and their writers and readers.
+    """A model's interchangeable coordinates, their writers and readers.
 
     Attributes:
-        model_class: of transformers.
         stacks, flow: in call order.
         centred: residual spaces whose writers may be centred.
         fields: {config field: meaning}.
-        tokens: {module: index of the stack with its tokens}.
-        output: space of a headless model's output.
-        errors: the certificate, {space or "all": relative change of the logits}.
+        tokens: {module: index of its tokens' stack}.
+        output: space, without a head.
+        errors: {space or "all": relative change of logits}.
     """
 
     model_class: str
@@ -206,7 +202,7 @@ class Anatomy:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Paths of all layers, by stack."""
+        """All layers, by stack."""
         return tuple(layer for stack in self.stacks for layer in stack.layers)
 
     @property
@@ -221,16 +217,16 @@ class Anatomy:
 
     @property
     def residuals(self) -> tuple[Space, ...]:
-        """Residual spaces: one, or two for encoder and decoder."""
+        """Residual spaces; two for encoder and decoder."""
         return tuple(space for space in self.spaces.values() if space.kind is Kind.RESIDUAL)
 
     @property
     def residual(self) -> Space:
-        """The first residual space; all are equally wide."""
+        """The first residual space; widths agree."""
         return self.residuals[0]
 
     def rotatable(self, space: str) -> bool:
-        """Whether a residual space may be rotated: norms fold, or only a tied head reads them."""
+        """Whether a residual space may be rotated."""
         tied = {step.module for step in self.steps if step.tied}
         norms = [norm for norm in self.norms if norm.space == space]
         free = [norm for norm in norms if norm.folded or (norm.readers and tied.issuperset(norm.readers))]
@@ -238,16 +234,16 @@ class Anatomy:
 
     @property
     def canonical(self) -> bool:
-        """Whether all residual spaces may be rotated."""
+        """Whether all may be rotated."""
         return all(self.rotatable(space.name) for space in self.residuals)
 
     @property
     def error(self) -> float:
-        """The certificate's largest relative change of logits."""
+        """The certificate's largest error."""
         return max(self.errors.values(), default=float("nan"))
 
     def describe(self, space: str) -> str:
-        """The parameters that use a space, as text; similar layers share a line.
+        """A space's uses as text; similar layers share a line.
 
         Raises:
             KeyError: there is no such space.
@@ -264,7 +260,7 @@ class Anatomy:
         return "\n".join(lines)
 
     def _uses(self, space: str) -> list[tuple[str, str, str]]:
-        """(verb, parameter, axis) of a space's uses, writers first."""
+        """(verb, parameter, axis) of uses, writers first."""
         vectors = {f"{norm.module}.{end}": "normalised by" for norm in self.norms for end in ("weight", "bias")}
         vectors |= {scale.parameter: "scaled by" for scale in self.scales}
         sides = {Side.WRITE: "written by", Side.READ: "read by"}
@@ -280,5 +276,5 @@ class Anatomy:
 
 
 def map_key(space: str, role: Role | None = None) -> str:
-    """A map's key: the space, with `/role` for attention."""
+    """A map's key: space, with `/role` for attention."""
     return space if role is None else f"{space}/{role.value}"

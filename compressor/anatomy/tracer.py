@@ -1,4 +1,4 @@
-"""Trace the dimensions of parameters and modules in one forward pass."""
+"""Trace dimensions in one forward pass."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHAPE_ONLY = {
 
 @dataclass(frozen=True)
 class ModuleDims:
-    """Dimensions of a module's first input and output."""
+    """Dimensions of first input and output."""
 
     reads: Dims
     writes: Dims
@@ -38,9 +38,8 @@ class TracedDims:
     """The dimensions of one forward pass.
 
     Attributes:
-        calls: {module: its calls}, by end of the first.
         output: of logits (or last hidden state).
-        unknown: operations without a rule on interchangeable coordinates.
+        unknown: operations without a rule.
     """
 
     parameters: dict[str, Dims]
@@ -50,11 +49,7 @@ class TracedDims:
 
 
 def trace_dims(model: nn.Module, inputs: Mapping[str, Tensor], *, head: bool) -> TracedDims:
-    """Run a small real model with eager attention once, unifying dimensions.
-
-    Args:
-        head: the output is logits: pin their last dimension.
-    """
+    """Run a small eager model (not meta) once, unifying dimensions; `head` pins the logits."""
     tracer = _Tracer(model)
 
     def recorder(name: str) -> Any:
@@ -89,7 +84,7 @@ class _Tracer(TorchFunctionMode):
         self.traced = TracedDims(parameters)
 
     def dims(self, tensor: Tensor) -> Dims:
-        """A tensor's dimensions; a constant's are pinned where its values vary."""
+        """A tensor's dimensions; a constant's are pinned where values vary."""
         if id(tensor) not in self._known:
             self._known[id(tensor)] = (tensor, [self._constant(tensor, place) for place in range(tensor.dim())])
         return self._known[id(tensor)][1]

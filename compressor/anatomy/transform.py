@@ -1,4 +1,4 @@
-"""Apply maps to weights: permutations, transport, slicing, principal components."""
+"""Apply maps to weights."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from compressor.utils.sparse import Entries, Matrix, carry, dense, picks
 
 
 class Map:
-    """A map from n teacher to m student coordinates; [experts, n, m] for units per expert.
+    """A map from n teacher to m student coordinates; [experts, n, m] for experts.
 
     Args:
-        push: [n, m]; values z = pushᵀ x, and writers.
-        pull: [n, m]; values x ≈ pull z, and readers.
+        push: [n, m] for values z = pushᵀ x, and writers.
+        pull: [n, m] for x ≈ pull z, and readers.
     """
 
     def __init__(self, push: Matrix, pull: Matrix) -> None:
@@ -25,36 +25,36 @@ class Map:
 
     @property
     def push(self) -> Tensor:
-        """The dense matrix, perhaps computed per access."""
+        """The dense matrix."""
         return dense(self._push)
 
     @property
     def pull(self) -> Tensor:
-        """The dense matrix, perhaps computed per access."""
+        """The dense matrix."""
         return dense(self._pull)
 
     @property
     def targets(self) -> int:
-        """The number m of student coordinates."""
+        """Student coordinates m."""
         return self._push.shape[-1]
 
     @property
     def experts(self) -> tuple[Map, ...]:
-        """The experts' maps; () without experts."""
+        """The experts' maps, or ()."""
         if not isinstance(self._push, Tensor) or self._push.dim() < 3:
             return ()
         return tuple(Map(push, pull) for push, pull in zip(self._push, self.pull, strict=True))
 
     def written(self, values: Tensor) -> Tensor:
-        """pushᵀ w for a writer [n, c] or [n], in its precision."""
+        """pushᵀ w of a writer [n, c] or [n], in its precision."""
         return _carried(self._push, self.selection, values)
 
     def read(self, values: Tensor) -> Tensor:
-        """pullᵀ w for a reader [n, c] or [n], in its precision."""
+        """pullᵀ w of a reader [n, c] or [n], in its precision."""
         return _carried(self._pull, self.drawn, values)
 
     def transport(self, values: Tensor) -> Tensor:
-        """pushᵀ x for rows x [T, n], in their precision: [T, m]."""
+        """pushᵀ x of rows [T, n], in their precision."""
         selection = self.selection
         if selection is None:
             return self._push.move(values) if isinstance(self._push, Entries) else values @ self.push.to(values)
@@ -63,7 +63,7 @@ class Map:
 
     @cached_property
     def selection(self) -> tuple[Tensor, Tensor] | None:
-        """(sources, targets) if push only selects (faster than multiplying), else None."""
+        """(sources, targets) if push only selects, else None."""
         return picks(self._push)
 
     @cached_property
@@ -73,7 +73,7 @@ class Map:
 
     @classmethod
     def permutation(cls, order: Tensor) -> Map:
-        """The map from teacher coordinate order[..., j] to j."""
+        """The map of teacher coordinates `order` to 0, 1, ..."""
         matrix = torch.nn.functional.one_hot(order, order.shape[-1]).to(torch.float64).transpose(-1, -2)
         return cls(matrix, matrix)
 
@@ -113,13 +113,13 @@ def apply(
     """Contract all axes with their maps: writers with push, readers with pull.
 
     Args:
-        maps: {map key: map}; coordinates without one stay.
-        state: one teacher's {parameter: tensor}.
-        names: parameters to transport; default all.
-        shapes: {parameter: the student's axes}, for heads of fused projections.
+        maps: {key: map}; others stay.
+        state: one teacher's parameters.
+        names: default all.
+        shapes: the student's axes, for heads of fused projections.
 
     Returns:
-        {parameter: tensor}, float64, in student shapes.
+        {parameter: float64 tensor}.
     """
     moved = {}
     for name in anatomy.axes if names is None else names:
@@ -134,7 +134,7 @@ def apply(
 
 
 def _contract(value: Tensor, dim: int, axis: Axis, maps: Mapping[str, Map], heads: int | None) -> Tensor:
-    """Map one axis, dimension `dim`; `heads` if parts alternate."""
+    """Map one axis; `heads` if parts alternate."""
     if any(maps[part.key].experts for part in axis.parts if part.key is not None and part.key in maps):
         # Dimension 0 holds the experts, already in the student's order.
         by_expert = {key: mapping.experts for key, mapping in maps.items() if mapping.experts}
@@ -157,7 +157,7 @@ def _contract(value: Tensor, dim: int, axis: Axis, maps: Mapping[str, Map], head
 
 
 def _split(columns: Tensor, axis: Axis) -> list[Tensor]:
-    """The parts of an axis, contiguous and head-major."""
+    """An axis's parts, contiguous and head-major."""
     sizes = [part.size for part in axis.parts]
     if axis.interleave == 1:
         return list(columns.split(sizes))

@@ -1,11 +1,11 @@
-"""Free-support Wasserstein barycentres of several teachers' coordinates.
+"""Free-support Wasserstein barycentres of several teachers.
 
-Minimise  Σ_k α_k <P_k, C_k>,  C_k[i, j] = ||x_i - z_j||²,  over couplings P_k and support z [m] in turn.
-Each z_j is a mean of its coordinates, z = Cᵀx with C [N, m], so the joint Gram matrix G [N, N] suffices:
+Minimise  Σ_k α_k <P_k, C_k>,  C_k[i, j] = ||x_i - z_j||²,  over couplings P_k and support z = Cᵀx in turn.
+The joint Gram matrix G [N, N] suffices:
 
     ||x_i - z_j||² = G_ii - 2 (GC)_ij + (CᵀGC)_jj.
 
-With free target marginals this is (soft) weighted k-means.
+With free targets this is weighted k-means.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ DUPLICATE = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Barycentre:
-    """A common support, and all teachers' couplings to it.
+    """A common support, and couplings to it.
 
     Attributes:
         weights: C [N, m]; non-negative columns of sum one.
-        objective: before each move, with -ε H(P) if entropic.
+        objective: before each move; with -ε H(P) if entropic.
     """
 
     couplings: tuple[Coupling, ...]
@@ -65,21 +65,18 @@ def barycentre(
 
     Args:
         gram: joint inner products [N, N].
-        sizes: coordinates per teacher, Σ = N.
+        sizes: coordinates per teacher.
         m: support points.
-        alphas: weight per teacher, normalised; default equal.
-        marginals: per teacher; default uniform.
-        nu: target marginal [m]; default uniform.
-        solver: emd, sinkhorn, or their semi-relaxed forms.
+        alphas: teacher weights.
+        marginals, nu: default uniform.
+        solver: emd, sinkhorn, or semi-relaxed.
         free_targets: use the semi-relaxed form.
-        epsilon: in units of the median cost to the first support.
-        max_iterations: moves of the support.
-        tolerance: stop below this relative decrease.
-        space: name for errors.
+        epsilon: in units of the first median cost.
+        tolerance: relative decrease that ends it.
 
     Raises:
         UserError: the solver is unknown or leaves mass behind.
-        CouplingError: arguments do not fit, or a coupling failed.
+        CouplingError: arguments do not fit.
     """
     gram = gram.double()
     _check_problem(gram, sizes, m, solver, space)
@@ -124,7 +121,7 @@ def _check_problem(gram: Tensor, sizes: Sequence[int], m: int, solver: str, spac
 def _source_marginals(
     marginals: Sequence[Tensor] | None, sizes: Sequence[int], alpha: Sequence[float], space: str
 ) -> tuple[Sequence[Tensor], Tensor]:
-    """Source marginals, and their stack weighted by teacher [N]."""
+    """Source marginals, and their weighted stack [N]."""
     if marginals is None:
         marginals = [uniform(size) for size in sizes]
     elif len(marginals) != len(sizes):
@@ -139,7 +136,7 @@ def _source_marginals(
 def _objective(
     couplings: Sequence[Coupling], blocks: Sequence[Tensor], alpha: Sequence[float], entropic: float
 ) -> float:
-    """Σ_k α_k (<P_k, C_k> - ε H(P_k)), with `entropic` for ε."""
+    """Σ_k α_k (<P_k, C_k> - ε H(P_k))."""
     return sum(
         a * (float((coupling.plan * block).sum()) - entropic * coupling.entropy)
         for a, coupling, block in zip(alpha, couplings, blocks, strict=True)
@@ -152,9 +149,9 @@ def _has_converged(objective: Sequence[float], tolerance: float) -> bool:
 
 
 def farthest_first(gram: Tensor, mass: Tensor, m: int) -> Tensor:
-    """One-hot first support [N, m], by farthest-first traversal from the largest norm.
+    """One-hot first support [N, m], by farthest-first traversal.
 
-    Distances are weighted by mass [N]; duplicates are taken once, until all are reached.
+    Distances are weighted by mass [N]; duplicates come last.
     """
     norms = gram.diagonal()
     reached, live = DUPLICATE * float(norms.max()), mass > 0
@@ -175,7 +172,7 @@ def farthest_first(gram: Tensor, mass: Tensor, m: int) -> Tensor:
 
 
 def _badness(mass: Tensor, distance: Tensor) -> Tensor:
-    """Mass times distance [N]; -1 without mass."""
+    """Mass times distance; -1 without mass."""
     return torch.where(mass > 0, mass * distance, -1.0)
 
 
@@ -197,9 +194,9 @@ def _inner_products(gram: Tensor, weights: Tensor) -> Tensor:
 
 
 def _means(couplings: Sequence[Coupling], alpha: Sequence[float], mass: Tensor, cost: Tensor) -> Tensor:
-    """The best support for fixed couplings: stacked α_k P_k, columns normalised.
+    """The best support: stacked α_k P_k, columns normalised.
 
-    A point without mass moves to the worst coordinate (mass times distance).
+    A point without mass moves to the worst coordinate.
     """
     plans = torch.cat([a * coupling.plan for a, coupling in zip(alpha, couplings, strict=True)])
     received = plans.sum(0)

@@ -1,6 +1,6 @@
-"""Ground costs: distances between coordinates of two models.
+"""Ground costs between coordinates of two models.
 
-Features are activations over tokens, or weights.  Sums suffice:
+Sums over tokens suffice:
 
     ||x_i - y_j||² = <x_i, x_i> + <y_j, y_j> - 2 <x_i, y_j>,   <x_i - x̄_i, y_j - ȳ_j> = <x_i, y_j> - Σx_i Σy_j / count.
 """
@@ -22,12 +22,12 @@ CONSTANT = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Float64 sums over tokens of features.
+    """Float64 sums over tokens.
 
     Attributes:
         xx, yy: squared norms [n], [m].
         xy: <x_i, y_j> [n, m].
-        x, y: sums [n], [m]; None if unknown.
+        x, y: sums, or None.
         count: tokens; 1 for means.
     """
 
@@ -55,12 +55,12 @@ def from_weights(x: Tensor, y: Tensor) -> Moments:
 
 
 def ground_cost(name: str, moments: Moments) -> Tensor:
-    """The named ground cost [n, m]; UserError if unknown."""
+    """The named cost [n, m]; UserError if unknown."""
     return COSTS.get(name)(moments)
 
 
 def prepared(name: str, moments: Moments) -> Moments:
-    """The moments after a preparation; UserError if it or needed means are unknown."""
+    """Prepared moments; UserError if the name or means are unknown."""
     return PREPARATIONS.get(name)(moments)
 
 

@@ -1,11 +1,9 @@
-"""Couplings, and their matrices push and pull that transport weights.
+"""Couplings, and the matrices push and pull that transport weights.
 
-A coupling P [n, m] is the mass from teacher to student coordinates, with row sums μ and column sums ν.
+A coupling P [n, m] is mass from teacher to student coordinates, with row sums μ, column sums ν.
 
-    push = P diag(1/ν)   a student value is the *mean* of coupled values     W' = pushᵀ W
-    pull = diag(1/μ) P   a student reader is the *sum* of coupled readers    W' = W pull
-
-Push is the paper's T diag(1/β).  Uniform marginals give pull = (n/m) push.
+    push = P diag(1/ν)   *mean* of coupled values     W' = pushᵀ W   (the paper's T diag(1/β))
+    pull = diag(1/μ) P   *sum* of coupled readers     W' = W pull
 """
 
 from __future__ import annotations
@@ -36,17 +34,15 @@ class Coupling:
 
     Attributes:
         plan: mass [n, m], float64.
-        mu: source marginal [n]; zero if untransported.
-        nu: target marginal [m]; zero if empty.
+        mu, nu: marginals [n], [m]; zero if untransported or empty.
         cost_value: <P, C>, or None.
-        solver: or function.
-        transported: total mass before normalisation.
+        transported: mass before normalisation.
 
     Raises:
-        CouplingError: invalid mass, or a marginal missed by more than `LOOSE`.
+        CouplingError: invalid mass, or marginal error above `LOOSE`.
 
     Warns:
-        CouplingWarning: by more than `TIGHT`, except in mixes.
+        CouplingWarning: error above `TIGHT`, except in mixes.
     """
 
     plan: Tensor
@@ -80,24 +76,24 @@ class Coupling:
 
     @cached_property
     def entropy(self) -> float:
-        """-Σ P log P in nats; lower if harder."""
+        """-Σ P log P in nats."""
         return float(torch.special.entr(self.plan).sum())
 
     @cached_property
     def marginal_error(self) -> float:
-        """Largest error of pull's row and push's column sums, from one."""
+        """Largest error of pull's row or push's column sums."""
         return max(_relative_error(self.plan.sum(1), self.mu), _relative_error(self.plan.sum(0), self.nu))
 
     def push(self) -> Tensor:
-        """P diag(1/ν) [n, m] for writers; zero columns for empty targets."""
+        """P diag(1/ν) [n, m]; zero columns for empty targets."""
         return self.plan * inverse(self.nu)[None, :]
 
     def pull(self) -> Tensor:
-        """diag(1/μ) P [n, m] for readers; zero rows for untransported sources."""
+        """diag(1/μ) P [n, m]; zero rows for untransported sources."""
         return self.plan * inverse(self.mu)[:, None]
 
     def summary(self) -> dict[str, Any]:
-        """Numbers and a plan sketch for the report."""
+        """JSON-ready numbers and sketch."""
         return {
             "space": self.space,
             "solver": self.solver,
@@ -114,7 +110,7 @@ class Coupling:
 
 
 def from_selection(indices: Tensor, n: int, *, space: str = "space") -> Coupling:
-    """Selection: target j takes source indices[j] of n; others have μ = 0."""
+    """Target j takes source indices[j] of n; other μ = 0."""
     m = indices.numel()
     nu = uniform(m)
     plan = _one_hot_plan(indices.long(), torch.arange(m), nu, (n, m), space)
@@ -122,18 +118,15 @@ def from_selection(indices: Tensor, n: int, *, space: str = "space") -> Coupling
 
 
 def identity_coupling(n: int, *, space: str = "space") -> Coupling:
-    """The identity coupling of n coordinates."""
+    """The identity coupling."""
     return Coupling(torch.diag(uniform(n)), uniform(n), uniform(n), None, "identity", space)
 
 
 def mixed(first: Coupling, second: Coupling, share: float | Tensor) -> Coupling:
-    """share · first + (1 - share) · second, as the paper joins residual branch and skip connection.
-
-    Args:
-        share: in [0, 1]; one, or one per target [m].
+    """share · first + (1 - share) · second, as the paper joins branch and skip; share in [0, 1], or [m].
 
     Raises:
-        CouplingError: couplings or share do not fit, or a source loses all mass.
+        CouplingError: inputs do not fit, or a source loses all mass.
     """
     if first.plan.shape != second.plan.shape:
         shapes = f"{tuple(first.plan.shape)} and {tuple(second.plan.shape)}"

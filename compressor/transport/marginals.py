@@ -1,4 +1,4 @@
-"""Marginals: mass per source (μ) or target (ν), positive float64 of sum one."""
+"""Marginals: positive float64 mass of sum one."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def uniform(n: int) -> Tensor:
 
 
 def from_importance(importance: Tensor, *, floor: float = 1e-3, space: str = "space") -> Tensor:
-    """Mass proportional to importance [n], at least `floor` times the mean.
+    """Mass proportional to importance [n], at least `floor` · mean.
 
     Raises:
-        CouplingError: importance is invalid or all zero; or partly zero with `floor` 0.
+        CouplingError: importance is invalid or has no mass.
     """
     importance = importance.double()
     if not bool(torch.isfinite(importance).all()) or bool((importance < 0).any()) or not bool(importance.sum() > 0):
@@ -30,10 +30,10 @@ def from_importance(importance: Tensor, *, floor: float = 1e-3, space: str = "sp
 
 
 def check_marginal(marginal: Tensor, size: int, *, name: str = "marginal", space: str = "space") -> Tensor:
-    """The checked marginal in float64 [size].
+    """The checked marginal, float64 [size].
 
     Raises:
-        CouplingError: its size, mass or sum is wrong.
+        CouplingError: wrong size, mass or sum.
     """
     marginal = marginal.double()
     if marginal.shape != (size,):

@@ -1,4 +1,4 @@
-"""Options of a coupling: preparation, ground cost and solver."""
+"""Options of a coupling."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ class CouplingOptions:
     """Options of a coupling; only `check` checks them.
 
     Attributes:
-        cost, preparation, solver: registered names.
-        normalise: unit of epsilon and relaxation, of `COST_SCALES`.
+        cost, preparation, solver, normalise: registered names.
         epsilon: entropic regularisation > 0.
-        mass: share that partial transports, in (0, 1].
+        mass: share for partial, in (0, 1].
         relaxation: weight of unbalanced's divergences > 0.
     """
 
@@ -32,7 +31,7 @@ class CouplingOptions:
     relaxation: float = 1.0
 
     def check(self) -> None:
-        """UserError for an unknown name or number out of range."""
+        """UserError for an invalid option."""
         COSTS.get(self.cost)
         PREPARATIONS.get(self.preparation)
         COST_SCALES.get(self.normalise)
@@ -40,9 +39,7 @@ class CouplingOptions:
         check_options(self.epsilon, self.mass, self.relaxation)
 
     def couple(self, moments: Moments, mu: Tensor | None = None, nu: Tensor | None = None, *, space: str) -> Coupling:
-        """Couple n source to m target coordinates.
-
-        Marginals mu [n], nu [m] are uniform if omitted; semi-relaxed solvers ignore nu.
+        """Couple n source to m target coordinates; default marginals are uniform.
 
         Raises:
             UserError: a name or needed means are unknown.

@@ -18,10 +18,10 @@ FULL = 255
 
 
 def sketch(plan: Tensor, *, by_source: bool = False) -> dict[str, Any]:
-    """Mean mass of a plan [n, m] in blocks of neighbours, JSON-ready.
+    """Mean mass of a plan [n, m] in blocks, JSON-ready.
 
-    With `by_source` targets follow their sources: a hard plan is then a thin diagonal.
-    "levels" (see `levels`) has a byte per block relative to the fullest, row by row, deflated, in base64.
+    `by_source` sorts targets by source: hard plans become diagonal.
+    "levels" has a byte per block relative to the fullest, deflated, in base64.
     """
     rows, columns = min(plan.shape[0], SIDE), min(plan.shape[1], SIDE)
     # Reduce rows first: reordering the full columns of a large plan takes long.
@@ -38,12 +38,12 @@ def sketch(plan: Tensor, *, by_source: bool = False) -> dict[str, Any]:
 
 
 def levels(sketched: Mapping[str, Any]) -> bytes:
-    """The bytes of a `sketch`, row by row."""
+    """A sketch's bytes, row by row."""
     return zlib.decompress(base64.b64decode(sketched["levels"]))
 
 
 def _order(plan: Tensor) -> Tensor:
-    """Targets by mean place of sources, empty ones last."""
+    """Targets by mean source, empty ones last."""
     mass, places = plan.sum(0), torch.arange(plan.shape[0], dtype=plan.dtype)
     centre = torch.where(mass > 0, places @ plan / mass, float(plan.shape[0]))
     return centre.argsort(stable=True)

@@ -1,14 +1,7 @@
-"""Solvers of the transport problem: minimise <P, C> over plans P [n, m] with row sums μ and column sums ν.
+"""Solvers: minimise <P, C> over plans P [n, m] with row sums μ and column sums ν.
 
-    emd                    exact; a permutation for equal sizes and uniform marginals.
-    sinkhorn               soft: minimises <P, C> - ε H(P).
-    semirelaxed            free ν: sources go to nearest targets (clustering).
-    semirelaxed-entropic   free ν, soft: a softmax over targets.
-    partial                exact, of a share of the mass: sums at most μ and ν.
-    unbalanced             soft: minimises <P, C> + ε KL(P | μ ⊗ ν) + ρ KL(P1 | μ) + ρ KL(Pᵀ1 | ν).
-
-ε and ρ are relative to a scale, by default the median cost; the paper's code divides costs by it instead.
-Plans have total one; `Coupling.transported` keeps the total of partial and unbalanced ones.
+ε and ρ are relative to a scale, by default the median cost (the paper's code divides costs by it).
+Semi-relaxed solvers leave ν free.  Plans have total one; `Coupling.transported` keeps the total before.
 """
 
 from __future__ import annotations
@@ -36,7 +29,6 @@ class Problem:
         cost: [n, m].
         mu, nu: marginals [n], [m].
         epsilon, relaxation: in units of the cost.
-        max_iterations: None for the solver's default.
         mass: share to transport (partial).
     """
 
@@ -93,16 +85,13 @@ def solve(
     Args:
         name: of a solver.
         cost: [n, m].
-        mu, nu: marginals [n], [m]; default uniform; semi-relaxed solvers ignore nu.
-        epsilon: entropic regularisation in units of `scale`.
-        mass: share that partial transports, in (0, 1].
-        relaxation: weight of unbalanced's divergences in units of `scale`.
-        normalise: of `COST_SCALES`, for `scale` if omitted.
-        max_iterations: default the solver's.
-        space: name for errors.
+        mu, nu: marginals; default uniform.
+        epsilon, relaxation: entropic and divergence weights in units of `scale`.
+        mass: share for partial, in (0, 1].
+        normalise: default for `scale`, of `COST_SCALES`.
 
     Raises:
-        UserError: the solver or cost scale is unknown.
+        UserError: solver or scale is unknown.
         CouplingError: invalid input, or the solver failed.
     """
     run = SOLVERS.get(name)
@@ -122,7 +111,7 @@ def solve(
 
 
 def _largest(cost: Tensor, space: str) -> float:
-    """The largest absolute cost; CouplingError unless finite."""
+    """Largest absolute cost; CouplingError unless finite."""
     # NaN is both the minimum and the maximum.
     largest = max(map(abs, map(float, cost.aminmax()))) if cost.numel() else math.nan
     if cost.ndim != 2 or not math.isfinite(largest):
@@ -139,7 +128,7 @@ def _check_scaled(options: Mapping[str, float], scale: float, largest: float, sp
 
 
 def _transported(plan: Tensor, name: str, space: str) -> float:
-    """A plan's total mass; CouplingError if almost zero."""
+    """Total mass; CouplingError if almost zero."""
     transported = float(plan.sum())
     if not transported >= NOTHING:
         raise CouplingError(
@@ -208,7 +197,7 @@ def sinkhorn(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _scaling(problem: Problem, cost: Tensor) -> Tensor:
-    """Sinkhorn–Knopp: many times cheaper than in logarithms."""
+    """Sinkhorn–Knopp, much cheaper than in logarithms."""
     # POT imports scikit-learn and scipy.stats, a second that only the solvers need to pay.
     import ot
 
@@ -259,8 +248,8 @@ def semirelaxed_entropic(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 def partial(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """The exact cheapest plan of a share s of the mass.
 
-    A dummy target and source take the rest at no cost (Caffarelli and McCann 2010, Chapel et al. 2020).
-    POT's `partial_wasserstein` transports too much at costs of zero or below.
+    A dummy target and source take the rest (Caffarelli and McCann 2010, Chapel et al. 2020).
+    POT transports too much at costs of zero or below.
     """
     if problem.mass == 1:
         return emd(problem)
@@ -300,7 +289,7 @@ def _simplex(problem: Problem, name: str, mu: Tensor, nu: Tensor, cost: Tensor) 
 
 
 def _annealed(problem: Problem) -> Iterator[tuple[float, int]]:
-    """Regularisations from the largest cost to ε, with iterations."""
+    """ε from the largest cost down, with iterations."""
     limit = problem.max_iterations or SINKHORN_ITERATIONS
     largest = float(problem.cost.max())
     stages = max(0, math.ceil(math.log(max(largest / problem.epsilon, 1.0), ANNEALING)))

@@ -1,8 +1,7 @@
 """Unbalanced entropic transport: minimise <P, C> + ε KL(P | μ ⊗ ν) + ρ KL(P1 | μ) + ρ KL(Pᵀ1 | ν).
 
-P_ij = μ_i ν_j exp((f_i + g_j - C_ij) / ε), with potentials f [n], g [m].  Sinkhorn damped by ρ / (ρ + ε) ascends the
-dual (Chizat et al. 2018); shifts of f and g save some ρ/ε iterations (Séjourné, Vialard and Peyré 2022, "Faster
-Unbalanced Optimal Transport").  In the log domain: POT's kernel exp(-C/ε) underflows for small ε.
+P_ij = μ_i ν_j exp((f_i + g_j - C_ij) / ε); Sinkhorn damped by ρ / (ρ + ε) (Chizat et al. 2018), with shifts of f, g
+(Séjourné, Vialard and Peyré 2022, "Faster Unbalanced Optimal Transport").  In logarithms: exp(-C/ε) underflows.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ FAINT = 1e-200
 def unbalanced_sinkhorn(
     cost: Tensor, mu: Tensor, nu: Tensor, rho: float, stages: Iterable[tuple[float, int]], *, tolerance: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The plan [n, m], of any total mass, and its marginals [n] and [m].
+    """The plan [n, m] of any mass, and its marginals.
 
     Args:
         rho: weight of the divergences, in units of the cost.
-        stages: (ε, iterations), each from the last potentials.
-        tolerance: relative marginal error that ends a stage.
+        stages: (ε, iterations), warm-started.
+        tolerance: relative marginal error that ends one.
     """
     # With ρ much larger than ε, a rounding error between the totals would change the transported mass.
     mu, nu = mu / mu.sum(), nu / nu.sum()

@@ -1,4 +1,4 @@
-"""Rules of elementwise operations, reductions, norms, and operations along one dimension."""
+"""Rules of elementwise operations, reductions, norms, and scans."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def _getitem(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], resu
 
 
 def _spelled_out(tensor: Tensor, index: Any) -> list[Any]:
-    """Entries of an index, its ellipsis spelled out."""
+    """Index entries without ellipsis."""
     items = list(index) if isinstance(index, tuple) else [index]
     if not any(item is Ellipsis for item in items):
         items.append(Ellipsis)
@@ -87,7 +87,7 @@ def _spelled_out(tensor: Tensor, index: Any) -> list[Any]:
 
 
 def _dims_taken(item: Any) -> int:
-    """Dimensions that an index entry uses up."""
+    """Dimensions that an entry uses up."""
     return item.dim() if _is_mask(item) else 1
 
 
@@ -105,7 +105,7 @@ def _sliced(dim: Dim, item: slice) -> Dim:
 
 @rule("one_hot", "nonzero", "bincount", "histc", "unique")
 def _positions(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
-    """Operations that return positions pin those dimensions."""
+    """Operations that return positions pin dimensions."""
     pin(*lookup(args[0]))
     dims_of_results = [[Dim(size, pinned=True) for size in tensor.shape] for tensor in tensors_in(result)]
     return dims_of_results if isinstance(result, tuple) else dims_of_results[0]

@@ -1,6 +1,6 @@
 """The table of rules, and their helpers.
 
-A rule maps the dimensions of an operation's tensors to its results'.  Without a rule all are pinned, which is safe.
+A rule maps dimensions of arguments to results'.  Without one all are pinned, which is safe.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from compressor.anatomy.dims import Dim, Dims, unify
 
 
 class Lookup(Protocol):
-    """Returns a tensor's dimensions; unknown tensors are constants."""
+    """A tensor's dimensions; unknown tensors are constants."""
 
     def __call__(self, tensor: Tensor) -> Dims: ...
 
@@ -53,7 +53,7 @@ def argument(args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: st
 
 
 def broadcast(lookup: Lookup, tensors: Sequence[Tensor], shape: Sequence[int]) -> Dims:
-    """Dimensions of an elementwise result of this shape."""
+    """Dimensions of an elementwise result."""
     merged: Dims = [Dim(1) for _ in shape]
     for tensor in tensors:
         dims = lookup(tensor)
@@ -68,5 +68,5 @@ def broadcast(lookup: Lookup, tensors: Sequence[Tensor], shape: Sequence[int]) -
 
 
 def fresh_dims(dims: Dims) -> Dims:
-    """The same dimensions without marks (contracted, looked up)."""
+    """The dimensions without marks."""
     return [dim.alias() for dim in dims]
