@@ -16,7 +16,7 @@ from compressor.anatomy.tracer import TracedDims
 
 
 class Leaf(NamedTuple):
-    """A part of an axis: heads × channel, of `size` coordinates."""
+    """Part of an axis: heads × channel, `size` coordinates."""
 
     heads: tuple[Dim, ...]
     channel: Dim
@@ -28,11 +28,10 @@ class TracedAttention:
     """One attention.
 
     Attributes:
-        layer: path, "" outside of layers.
-        heads, channel: dimensions that the output projection reads.
-        modules: output projections.
+        layer: path or "".
+        heads, channel: dimensions of the output projections `modules`.
         writers: (weight, heads, channel) of other projections.
-        fixed_channels: a vector scales query or key channels.
+        fixed_channels: query or key channels have scales.
     """
 
     layer: str
@@ -59,7 +58,7 @@ class TracedAttention:
 
     @property
     def rotary(self) -> bool:
-        """Whether query and key channels have fixed places."""
+        """Whether query–key channels have fixed places."""
         matched = [channel for _, _, channel in self.writers if channel.root is not self.channel]
         return self.fixed_channels or any(c.root.form is not DimForm.ATOM or c.root.pinned for c in matched)
 
@@ -80,7 +79,7 @@ class Attentions:
         return list(self._by_heads.values())
 
     def layer_of(self, name: str) -> str:
-        """The layer of a parameter; "" outside of layers."""
+        """A parameter's layer, or ""."""
         return next((layer for layer in self._layers if name.startswith(layer + ".")), "")
 
     def multiplies(self, parameter: str) -> bool:
@@ -99,13 +98,13 @@ class Attentions:
         return attentions
 
     def owner(self, heads: Sequence[Dim], channel: Dim, layer: str) -> TracedAttention | None:
-        """The attention with these heads and channels."""
+        """The attention of these dimensions."""
         if heads:
             return self._by_heads.get((id(heads[0].root), layer))
         return self._by_channel.get((id(channel.root), layer))
 
     def leaves(self, dim: Dim) -> tuple[list[Leaf], int]:
-        """The parts of an axis, and its interleaved heads."""
+        """An axis's parts, and the number of interleaved heads."""
         root = dim.root
         if id(root) in self.channel_roots or root.form is DimForm.ATOM:
             return [Leaf((), root, root.size)], 1
@@ -127,7 +126,7 @@ class Attentions:
         return leaves, count
 
     def collect_writers(self) -> None:
-        """Assign other axes; a single group has only channels."""
+        """Assign axes; a single group has only channels."""
         for grouped in (True, False):
             for name, dims in self._traced.parameters.items():
                 for dim in dims:
@@ -163,7 +162,7 @@ class Attentions:
             return (Role.QUERY, Role.KEY, Role.VALUE)[fused.index(index)]
         if channel.root is owner.channel and any(c.root is not owner.channel for _, _, c in owner.writers):
             return Role.VALUE
-        # Pairs of neighbouring rotary channels look like heads: count only the heads of the attention.
+        # Neighbouring rotary pairs look like heads: count only the attention's.
         roots = {id(head) for head in owner.heads}
         counts = [sum(id(head.root) in roots for head in written) for _, written, _ in owner.writers]
         count = sum(id(head.root) in roots for head in heads)
@@ -171,7 +170,7 @@ class Attentions:
             return Role.QUERY
         if count < max(counts):
             return Role.KEY
-        # Queries and keys are alike.  Their order makes no difference to the maps, so module names decide.
+        # Queries and keys are alike to the maps, so module names decide.
         alike = [n.rpartition(".")[0] for n, _, c in owner.writers if c.root is channel.root]
         ordered = sorted(dict.fromkeys(alike), key=lambda path: ("q" not in path.rpartition(".")[2], path))
         return Role.QUERY if name.rpartition(".")[0] == ordered[0] else Role.KEY

@@ -1,6 +1,6 @@
 """The canonical form: scales folded, residual writers centred.
 
-Same function, but residual coordinates may be rotated; SliceGPT (Ashkboos et al., 2024) does this by hand.
+Residual coordinates may then be rotated; SliceGPT (Ashkboos et al., 2024) does this by hand.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from compressor.anatomy.spec import Anatomy, LayerScale, Norm, Side
 
 
 def fold_norms(state: Mapping[str, Tensor], norms: Sequence[Norm], anatomy: Anatomy) -> Derived | None:
-    """Fold each norm's scale into its readers, and its shift where they have a bias; float64.
+    """Fold norms' scales into their readers, and shifts into biases; float64.
 
     None if a reader is tied, or a shift would be divided by almost zero.
     """
@@ -63,7 +63,7 @@ def _centred(dim: int, weight: Tensor) -> Tensor:
 
 
 def _reading(module: str, space: str | None, anatomy: Anatomy) -> list[tuple[str, int]]:
-    """(parameter, dimension) of axes that read a space."""
+    """(parameter, dimension) that read a space."""
     return [
         (name, dim)
         for name, axes in anatomy.axes.items()
@@ -79,7 +79,7 @@ def _writes_keys(anatomy: Anatomy, weight: str) -> bool:
 
 
 def fold_scales(state: Mapping[str, Tensor], scales: Sequence[LayerScale], anatomy: Anatomy) -> Derived:
-    """Fold layer scales into preceding linear maps; float64."""
+    """Fold layer scales into linear maps; float64."""
     folded = Derived(state)
     steps = {step.module: step for step in anatomy.steps}
     for layer_scale in scales:
@@ -110,7 +110,7 @@ def centre_writers(state: Mapping[str, Tensor], anatomy: Anatomy, residual: str)
 def canonicalise(state: Mapping[str, Tensor], anatomy: Anatomy) -> Derived:
     """Fold scales and centre writers where certified; float64.
 
-    A space's norms fold together or not at all.
+    Norms fold only if all of their space do.
     """
     folded = fold_scales(state, anatomy.scales, anatomy)
     for space in anatomy.residuals:

@@ -1,4 +1,4 @@
-"""The certificate: permuted spaces leave a small random model's logits unchanged."""
+"""The certificate: permuted spaces leave the logits unchanged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CERTIFICATE_TOLERANCE = 1e-5
 
 
 def random_model(config: PretrainedConfig, seed: int = 0) -> nn.Module:
-    """A float64 model with noise: zero biases and unit scales hide permutations."""
+    """A float64 model with noise: zeros and ones hide permutations."""
     with quiet_transformers(errors=False), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = copy.deepcopy(config)
@@ -36,9 +36,9 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> nn.Module:
 
 
 def random_permutations(spaces: Iterable[Space], generator: torch.Generator) -> dict[str, Map]:
-    """Random permutations of several spaces.
+    """Random permutations of spaces.
 
-    Rotary channels and heads of fixed position stay.  Spaces of one order share it.
+    Rotary channels and fixed heads stay; spaces of one order share it.
     """
     maps: dict[str, Map] = {}
     orders: dict[str, tuple[list[int], list[list[int]]]] = {}
@@ -53,7 +53,7 @@ def random_permutations(spaces: Iterable[Space], generator: torch.Generator) -> 
 
 
 def _random_heads(space: Space, generator: torch.Generator) -> tuple[list[int], list[list[int]]]:
-    """Groups and their query heads, shuffled."""
+    """Groups and their heads, shuffled."""
     per_group = space.heads // space.groups
 
     def shuffled(count: int) -> list[int]:
@@ -87,9 +87,9 @@ def logits_change(
     output: Map | None = None,
     before: Tensor | None = None,
 ) -> float:
-    """Relative change of a float64 model's logits under other weights.
+    """Relative change of logits under other weights.
 
-    `output` maps the output of a headless model; `before` are the own logits.
+    `output` maps the output of a headless float64 model; `before`: its own logits.
     """
     before = logits_of(model, inputs) if before is None else before
     if output is not None:
@@ -100,7 +100,7 @@ def logits_change(
 
 
 class _Logits(nn.Module):
-    """The model as a function of inputs."""
+    """Logits as a function of inputs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ def permutation_error(
     seed: int = 1,
     before: Tensor | None = None,
 ) -> float:
-    """Relative change of logits under one random permutation."""
+    """Relative change of logits under a permutation."""
     generator = torch.Generator().manual_seed(seed)
     maps = random_permutations(spaces, generator)
     state = apply(maps, dict(model.named_parameters()), anatomy)

@@ -1,7 +1,7 @@
 """The algebra of dimensions: type inference for axes, by unification.
 
-Operations show equal dimensions, products (heads × channels) and concatenations (query | key | value).
-Coordinates that they treat differently are pinned; others are interchangeable.
+Operations show equal dimensions, products (heads × channels), concatenations (query | key), and pin coordinates that
+they treat differently.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class DimForm(Enum):
 
 
 class Dim:
-    """A dimension of a tensor; unified dimensions share one root.
+    """A tensor's dimension; unified ones share a root.
 
     Attributes:
         form, parts: atom, product (major first) or concatenation.
         pinned: coordinates are not interchangeable.
-        contracted: summed over (a weight that reads).
-        looked_up: from a table (an embedding that writes).
+        contracted: summed over (the weight reads).
+        looked_up: from a table (an embedding writes).
     """
 
     __slots__ = ("_same", "contracted", "form", "looked_up", "owner", "parts", "pinned", "size", "slots")
@@ -39,7 +39,7 @@ class Dim:
         self._same: Dim | None = None
         #: The product that a reshape made this a part of.
         self.owner: Dim | None = None
-        #: Once a coordinate was selected: for each coordinate, {id of a later part of the product: its replacement}.
+        #: After a selection, per coordinate: {id of a later part of the product: its replacement}.
         self.slots: list[dict[int, Dim]] | None = None
 
     @property
@@ -79,13 +79,13 @@ class Dim:
         return all(atom.pinned for atom in self.atoms())
 
     def alias(self) -> Dim:
-        """A new dimension with the same root."""
+        """A dimension with the same root."""
         dim = Dim(self.size)
         dim._same = self
         return dim
 
     def bind(self, root: Dim) -> None:
-        """Set this root's root."""
+        """Make `root` the root."""
         self._same = root
 
 
@@ -116,7 +116,7 @@ def concat(parts: Sequence[Dim]) -> Dim:
 
 
 def unify(left: Dim, right: Dim) -> None:
-    """Unify two dimensions; pin them if structures differ."""
+    """Unify dimensions; pin them if structures differ."""
     left, right = left.root, right.root
     if left is right or left.size == 1 or right.size == 1:
         return
@@ -158,7 +158,7 @@ def split_concat(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
 
 
 def select_dim(dims: Sequence[Dim], position: int, index: int) -> list[Dim]:
-    """The other dimensions after selecting one coordinate.
+    """The other dimensions after selecting a coordinate.
 
     Fused projections: product(a, 3, b) becomes product(a, concat(b₀, b₁, b₂)).
     """
@@ -171,7 +171,7 @@ def select_dim(dims: Sequence[Dim], position: int, index: int) -> list[Dim]:
 
 
 def _open_slots(selected: Dim) -> bool:
-    """Split later factors by coordinates of `selected`, if possible."""
+    """Split later factors by coordinate, if possible."""
     owner = selected.owner
     if owner is None or owner.form is not DimForm.PRODUCT or selected.form is not DimForm.ATOM:
         return False

@@ -1,4 +1,4 @@
-"""From the small anatomy to the full one."""
+"""From small to full anatomies."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ def expand(small: Anatomy, config: PretrainedConfig, skeleton: Skeleton, sizes: 
 
     Args:
         small: certified.
-        config, skeleton: of the full model.
-        sizes: meanings of its fields.
+        config, skeleton, sizes: of the full model.
     """
     shapes = shapes_of(config)
     stacks = tuple(_full_stack(stack, config, skeleton) for stack in small.stacks)
@@ -104,7 +103,7 @@ class _Renaming:
 
 
 def _uses(axes: tuple[Axis, ...], source: str, rename: _Renaming, parameter: str, space: str) -> bool:
-    """Whether a full parameter uses its space."""
+    """Whether a full parameter uses a full space."""
     keys = {(part.key or "").partition("/")[0] for axis in axes for part in axis.parts}
     return source in keys and rename.moved(source, rename.back(parameter), parameter) == space
 
@@ -140,7 +139,7 @@ def _sized(
 
 
 def _roles(axis: Axis, space: str) -> list[str]:
-    """An axis's roles in an attention space."""
+    """An axis's roles in attention."""
     keys = [(part.key or "").partition("/") for part in axis.parts]
     return [role for name, _, role in keys if name == space]
 

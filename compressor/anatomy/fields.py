@@ -1,4 +1,4 @@
-"""The meaning of config fields (hidden, FFN, heads ...); small configs."""
+"""The meaning of config fields (hidden, FFN, heads ...)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Meaning(StrEnum):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Meanings of fields, and {attention space: field of its heads or groups}."""
+    """Meanings of fields, and {attention space: field counting heads}."""
 
     meanings: Mapping[str, Meaning]
     heads: Mapping[str, str]
@@ -42,9 +42,9 @@ class Sizes:
 def interpret(
     skeleton: Skeleton, small: PretrainedConfig, table: Table, tabulate_config: Callable[[PretrainedConfig], Table]
 ) -> Sizes:
-    """Find each field's meaning by the spaces that grow with it.
+    """Find fields' meanings by the spaces that they grow.
 
-    `tabulate_config` tabulates another small config, to tell heads from channels.
+    `tabulate_config` tabulates other small configs, to tell heads from channels.
     """
     meanings = dict.fromkeys((field for layers in skeleton.lists for field in layers.fields), Meaning.DEPTH)
     unsure: list[str] = []
@@ -118,7 +118,7 @@ def _head_counts(config: PretrainedConfig) -> Iterator[tuple[str, int]]:
 def _attention_meaning(
     field: str, small: PretrainedConfig, table: Table, tabulate_config: Callable[[PretrainedConfig], Table]
 ) -> tuple[Meaning | None, list[str]]:
-    """A field's meaning for attention, and its spaces."""
+    """A field's attention meaning, and its spaces."""
     value = getattr(small, field)
     for resized in (2 * value, value // 2):
         if resized < 1:
@@ -145,7 +145,7 @@ def _attention_meaning(
 
 
 def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
-    """Small configs, smallest first, own size last; equal fields stay equal."""
+    """Small configs, smallest first; equal fields stay equal."""
     config = skeleton.config
     counts = dict(_head_counts(config))
     groups = {name: value for name, value in counts.items() if re.search(r"key_value|kv", name) and "dim" not in name}
@@ -155,7 +155,7 @@ def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
     for head_dim in (8, 16, 32, 64):
         sizes: dict[int, int] = {}
         values: dict[str, int] = {}
-        # Two groups of two, even if the config has one: tracing could not see a single group.
+        # Two groups of two: tracing could not see a single group.
         grouped = bool(groups) and min(groups.values()) < max(heads.values(), default=0)
         for name, value in heads.items():
             values[name] = 4 if grouped or value % 2 == 0 else 3

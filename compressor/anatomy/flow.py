@@ -15,7 +15,7 @@ from compressor.anatomy.spec import Anatomy, Kind, LayerScale, LinearOp, Norm, S
 
 
 class Flow:
-    """Adds the flow to a certified small anatomy; `tied` weights are also embeddings."""
+    """Adds the flow to a certified anatomy; `tied` weights also embed."""
 
     def __init__(self, model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy, tied: frozenset[str]) -> None:
         self.model, self.inputs, self.anatomy, self.tied = model, inputs, anatomy, tied
@@ -30,7 +30,7 @@ class Flow:
         }
 
     def complete(self) -> Anatomy:
-        """The anatomy with flow, scales and folding norms."""
+        """The complete anatomy."""
         norms = {name: self._norm(name) for name in self.order if self._is_norm(name)}
         linears = [name for name in self.order if write_dim(self.modules[name]) is not None and name in self.weights]
         items: dict[str, LinearOp | Norm] = {**{name: self._step(name) for name in linears}, **norms}
@@ -62,7 +62,7 @@ class Flow:
                 parameter.copy_(state[name])
 
     def _with_readers(self, item: LinearOp | Norm, anatomy: Anatomy) -> LinearOp | Norm:
-        """A last norm without readers gets the head."""
+        """A norm without readers gets the head."""
         if not isinstance(item, Norm) or item.readers:
             return item
         later = anatomy.flow[anatomy.flow.index(item) + 1 :]
@@ -72,7 +72,7 @@ class Flow:
         return replace(item, readers=readers)
 
     def _is_norm(self, name: str) -> bool:
-        """Whether a module has scales but is not linear."""
+        """Whether a module has scales and is not linear."""
         module, weight = self.modules[name], self.weights.get(name)
         if weight is None or is_linear(module) or isinstance(module, nn.Embedding):
             return False
@@ -97,7 +97,7 @@ class Flow:
         )
 
     def _unit_scale(self, name: str) -> float:
-        """1, or 0 if the norm scales by 1 + weight."""
+        """1, or 0 for scales of 1 + weight."""
         module = self.modules[name]
         values = torch.randn(2, 3, module.weight.numel(), dtype=module.weight.dtype)
         with torch.no_grad():
@@ -159,7 +159,7 @@ class Flow:
         return tuple(scales)
 
     def _with_canonical_form(self, anatomy: Anatomy) -> Anatomy:
-        """Try which norms fold and which writers may be centred."""
+        """Find by trial which norms fold, and which writers may be centred."""
         state = {name: parameter.data for name, parameter in self.model.named_parameters()}
         residuals = [space.name for space in anatomy.spaces.values() if space.kind is Kind.RESIDUAL]
         before = logits_of(self.model, self.inputs)

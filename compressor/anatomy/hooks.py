@@ -1,4 +1,4 @@
-"""Forward hooks: capture outputs, trace modules, find residual additions."""
+"""Forward hooks: outputs, module calls, residual additions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LINEAR_WRITE_DIM: dict[type[nn.Module], int] = {nn.Linear: 0, Conv1D: 1}
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear map or convolution."""
+    """Whether a module is linear or convolutional."""
     return isinstance(module, (nn.Linear, Conv1D, nn.Conv1d, nn.Conv2d, nn.Conv3d))
 
 
@@ -48,7 +48,7 @@ class Trace:
         return [call.module for call in self.calls]
 
     def readers_of(self, module: str) -> list[str]:
-        """Modules that read exactly this output (or a view)."""
+        """Modules that read this output (or a view)."""
         outputs = {call.writes for call in self.calls if call.module == module}
         return [call.module for call in self.calls if call.reads in outputs and call.module != module]
 
@@ -83,7 +83,7 @@ def hooks(handles: list[Any]) -> Iterator[None]:
 
 @contextmanager
 def capture_outputs(model: nn.Module, modules: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
-    """{module: its first output tensors} of runs inside the block."""
+    """{module: first output tensors} of runs in the block."""
     outputs: dict[str, list[Tensor]] = {name: [] for name in modules}
 
     def recorder(name: str) -> Any:
@@ -128,11 +128,8 @@ def checkpoint_of(
 ) -> tuple[str, bool, float] | None:
     """Find the residual stream after a writer's addition, by disturbing its output.
 
-    Args:
-        candidates: (module, whether its output is meant).
-
-    Returns the first candidate that changes by a multiple of the disturbance, and the multiple; None if it is a
-    linear writer's own output.
+    `candidates` are (module, whether its output is meant).  Returns the first that changes by a multiple of the
+    disturbance, and the multiple; None for a linear writer's own output.
     """
     values: dict[tuple[str, bool], Tensor] = {}
     noises: list[Tensor] = []
@@ -190,7 +187,7 @@ class _FirstSoftmax(TorchFunctionMode):
 def product_scale(model: nn.Module, inputs: Mapping[str, Tensor], writers: list[str]) -> float | None:
     """Attention logits for queries and keys of ones: the channel count, unless scaled.
 
-    `writers` are projections of an eager model; None without a softmax.
+    `writers` are projections of an eager model; None without softmax.
     """
     logits: list[Tensor] = []
     for level in (0.0, 1.0):

@@ -1,6 +1,6 @@
-"""From a config to a certified anatomy, without code per architecture.
+"""From a config to a certified anatomy.
 
-Traces show the structure of dimensions, enlarged fields their meaning; permutations prove it.
+Traces show structure, enlarged fields their meaning; permutations prove it.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from compressor.models.inputs import dummy_inputs
 from compressor.models.tasks import find_task
 from compressor.utils.threads import torch_threads
 
-#: Layers of a small model: the first, one that stands for all in between, and the last.
+#: Layers of a small model: first, middle, last.
 DEPTH = 3
 
 
 def inspect_config(config: PretrainedConfig) -> Anatomy:
-    """The certified anatomy of a config, without weights; cached.
+    """A config's certified anatomy, without weights; cached.
 
     Raises:
-        CertificateError: a permutation changes the logits.
-        UnsupportedError: sizes look alike.
+        CertificateError: a permutation changes logits.
+        UnsupportedError: sizes are indistinguishable.
     """
     key = _cache_key(config)
     if key not in _KNOWN:
-        # With models this small threads wait for each other: twice the time, six times on shared cores.
+        # In small models threads wait for each other: two to six times slower.
         with torch_threads(1):
             _KNOWN[key] = _inspect(config)
     return _KNOWN[key]
@@ -56,7 +56,7 @@ def _cache_key(config: PretrainedConfig) -> str:
     return f"{type(config).__name__} {json.dumps(values, sort_keys=True, default=str)}"
 
 
-#: {cache key of a config: anatomy}; an inspection depends on nothing else and takes most of a second.
+#: {cache key of a config: anatomy}; an inspection takes most of a second.
 _KNOWN: dict[str, Anatomy] = {}
 
 
@@ -71,7 +71,7 @@ def _inspect(config: PretrainedConfig) -> Anatomy:
 
 
 def _certified(config: PretrainedConfig, study: _Study, anatomy: Anatomy) -> Anatomy:
-    """The certified small anatomy with flow; teacher and student share it."""
+    """The certified anatomy with flow, shared by teacher and student."""
     key = _cache_key(study.config)
     if key in _PROVEN and _PROVEN[key][0] == anatomy:
         return _PROVEN[key][1]
@@ -85,7 +85,7 @@ def _certified(config: PretrainedConfig, study: _Study, anatomy: Anatomy) -> Ana
     return _PROVEN[key][1]
 
 
-#: {cache key of a small config: its anatomy before the certificate, and after it}.
+#: {cache key of a small config: its anatomy before and after the certificate}.
 _PROVEN: dict[str, tuple[Anatomy, Anatomy]] = {}
 
 
@@ -148,11 +148,7 @@ class _Study:
 
 
 def _study(skeleton: Skeleton) -> _Study:
-    """Study the smallest config that runs.
-
-    Raises:
-        UnsupportedError: none does.
-    """
+    """Study the smallest config that runs, or UnsupportedError."""
     reason = ""
     for config in reduced(skeleton):
         try:
@@ -184,11 +180,7 @@ def _stacks(config: PretrainedConfig, traced: TracedDims, skeleton: Skeleton) ->
 
 
 def _repeated(config: PretrainedConfig, traced: TracedDims) -> tuple[tuple[str, ...], tuple[str, ...], int]:
-    """(path, config field, runs) of a layer with shared weights.
-
-    Raises:
-        UnsupportedError: there is none.
-    """
+    """(path, config field, runs) of a shared layer, or UnsupportedError."""
     counts = {
         name: len(calls)
         for name, calls in traced.calls.items()

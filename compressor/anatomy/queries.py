@@ -17,7 +17,7 @@ Maps = Sequence[Mapping[str, Map]]
 
 
 class WeightedTeacher(Protocol):
-    """A teacher's weights, and its weight."""
+    """A teacher's parameters, and its weight."""
 
     @property
     def weight(self) -> float: ...
@@ -27,17 +27,17 @@ class WeightedTeacher(Protocol):
 
 
 def writers(anatomy: Anatomy, space: str) -> list[LinearOp]:
-    """Linear modules that write a space."""
+    """Linear writers of a space."""
     return [step for step in anatomy.steps if step.writes == space]
 
 
 def reader(anatomy: Anatomy, space: str) -> LinearOp | None:
-    """The first linear reader of a space, or None."""
+    """A space's first linear reader."""
     return next((step for step in anatomy.steps if step.reads == space), None)
 
 
 def outgoing(teachers: Sequence[WeightedTeacher], maps: Maps, step: LinearOp) -> Tensor:
-    """A reader's weights of all teachers [Σ n_k, m]; outputs transported unless fixed."""
+    """A reader's weights of all teachers [Σ n_k, m], outputs transported unless fixed."""
     parts = []
     for teacher, teacher_maps in zip(teachers, maps, strict=True):
         weight = teacher.read_weight(step)
@@ -47,7 +47,7 @@ def outgoing(teachers: Sequence[WeightedTeacher], maps: Maps, step: LinearOp) ->
 
 
 def attention_columns(anatomy: Anatomy, space: str, role: Role) -> tuple[Tap, Tensor]:
-    """The tap and columns of a role's values."""
+    """Tap and columns of a role."""
     key = map_key(space, role)
     step = next(step for step in writers(anatomy, space) if columns_of(write_axis(anatomy, step), key) is not None)
     columns = columns_of(write_axis(anatomy, step), key)
@@ -56,14 +56,14 @@ def attention_columns(anatomy: Anatomy, space: str, role: Role) -> tuple[Tap, Te
 
 
 def write_axis(anatomy: Anatomy, step: LinearOp) -> Axis:
-    """The axis that a module writes."""
+    """The written axis."""
     if step.tied:
         return next(axis for axis in anatomy.axes[step.weight] if axis.fixed)
     return next(axis for axis in anatomy.axes[step.weight] if axis.side is Side.WRITE)
 
 
 def columns_of(axis: Axis, key: str | None, *, occurrence: int = 0) -> Tensor | None:
-    """Coordinates that map `key` transports, head after head, or None.
+    """Coordinates that map `key` transports, by head.
 
     `occurrence` counts parts with that key (fused gate and up).
     """
@@ -92,7 +92,7 @@ def stream_tap(item: LinearOp | Norm) -> Tap | None:
 
 
 def space_taps(anatomy: Anatomy, space: str) -> list[Tap]:
-    """Taps of a residual space: inputs of layers and sums; of an embedding, its readers."""
+    """Taps of a residual space: layers' inputs and sums, or an embedding's readers."""
     taps: list[Tap] = [(stack.layers[0], "in") for stack in anatomy.stacks if stack.residual == space]
     if not taps:
         return [(step.module, "in") for step in anatomy.steps if step.reads == space]
@@ -105,7 +105,7 @@ def space_taps(anatomy: Anatomy, space: str) -> list[Tap]:
 
 
 def stream_keys(anatomy: Anatomy) -> dict[str, str]:
-    """{layer: key of the stream's map after it}."""
+    """{layer: key of the stream after it}."""
     keys: dict[str, str] = {}
     for stack in anatomy.stacks:
         key = stack.residual

@@ -29,7 +29,7 @@ class Growth:
     """What config fields size.
 
     Attributes:
-        fields: one, or several that only grow together.
+        fields: one, or several that grow together.
         rates: {(parameter, dimension): coordinates per unit}.
     """
 
@@ -40,7 +40,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class Layers:
-    """Layers {prefix}0, {prefix}1, ..., and fields that count them."""
+    """Layers {prefix}0, ..., and fields that count them."""
 
     prefix: str
     fields: tuple[str, ...]
@@ -62,11 +62,7 @@ class Skeleton:
 
 
 def check_small(config: PretrainedConfig) -> None:
-    """Refuse a config too large to run.
-
-    Raises:
-        ValueError: more than `MAX_ELEMENTS` elements.
-    """
+    """ValueError for a model of more than `MAX_ELEMENTS` elements."""
     model = meta_model(config)
     elements = sum(tensor.numel() for tensors in (model.parameters(), model.buffers()) for tensor in tensors)
     if elements > MAX_ELEMENTS:
@@ -111,7 +107,7 @@ def with_layers(config: PretrainedConfig, fields: Sequence[str], layers: Sequenc
 
 
 def measure_growth(config: PretrainedConfig, depth: int) -> Skeleton:
-    """Find the fields that size a model of `depth` layers."""
+    """Find size fields, with `depth` layers."""
     lists = _find_lists(config)
     shallow = config
     for layers in lists:
@@ -138,7 +134,7 @@ def _integer_fields(config: PretrainedConfig) -> list[tuple[str, int | None]]:
 
 
 def _find_lists(config: PretrainedConfig) -> tuple[Layers, ...]:
-    """Layers in model order, by fields whose decrement removes some."""
+    """Lists of layers, by fields whose decrement removes some."""
     base = shapes_of(config)
     fields: dict[str, list[str]] = {}
     for field, value in _integer_fields(config):

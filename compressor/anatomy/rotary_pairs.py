@@ -16,13 +16,13 @@ from compressor.anatomy.hooks import logits_of
 from compressor.anatomy.spec import Anatomy, Kind, Role, Space, map_key
 from compressor.anatomy.transform import Map, apply
 
-#: Place of a pair's second channel: in the second half of the rotated channels, or next to the first.
+#: Place of a pair's second channel: in the second half, or next to the first.
 HALVES, NEIGHBOURS = "halves", "neighbours"
 LAYOUTS = (HALVES, NEIGHBOURS)
 
 
 def frequencies(model: nn.Module) -> Tensor | None:
-    """Radians per position and pair [n], float64; None if not rotary or layers differ."""
+    """Radians per position [n], float64; None if not rotary or layers differ."""
     buffers = [buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2] == "inv_freq"]
     if not buffers or any(b.shape != buffers[0].shape or not torch.equal(b, buffers[0]) for b in buffers):
         return None
@@ -36,7 +36,7 @@ def pairs(layout: str, count: int) -> tuple[Tensor, Tensor]:
 
 
 def with_pairs(model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy) -> Anatomy:
-    """The anatomy with its pair layout, if rotating pairs keeps a float64 model's logits."""
+    """The anatomy with the pair layout whose rotations keep the logits (float64)."""
     rates = frequencies(model)
     spaces = [space for space in anatomy.spaces.values() if space.kind is Kind.ATTENTION and space.rotary]
     # For a single pair both layouts are the same.
@@ -56,7 +56,7 @@ def with_pairs(model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy)
 
 
 def _rotated(space: Space, layout: str, count: int, generator: torch.Generator) -> dict[str, Map]:
-    """Maps that rotate pairs randomly and mix other channels."""
+    """Rotate pairs randomly, mix other channels."""
     rotations: dict[Role, list[Tensor]] = {Role.QUERY: [], Role.KEY: []}
     first, second = pairs(layout, count)
     for _ in range(space.groups):

@@ -1,10 +1,10 @@
 """The flow graph: residual streams cut into sites, one map each.
 
-Maps flow along the stream and mix at sums (Imfeld et al., 2024, section 4.1).  Keys:
+Maps mix at sums (Imfeld et al., 2024, section 4.1).  Keys:
 
-    entry     input of the first layer     "residual"
-    branch    a writer's output            "vit.layers.0.attention.o_proj/branch"
-    stream    the stream after its sum     "vit.layers.0.attention.o_proj/stream"
+    entry     first layer's input     "residual"
+    branch    writer's output         "vit.layers.0.attention.o_proj/branch"
+    stream    after its sum           "vit.layers.0.attention.o_proj/stream"
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class FlowGraph:
     """An anatomy with sites for residual spaces.
 
     Attributes:
-        entries: by stack, its first site.
+        entries: first sites, by stack.
         junctions: in call order.
     """
 
@@ -59,7 +59,7 @@ def flow_graph(anatomy: Anatomy) -> FlowGraph:
     """Cut residual streams into sites.
 
     Raises:
-        UnsupportedError: fused experts use the stream.
+        UnsupportedError: other parameters use the stream (fused experts).
     """
     return _Cutter(anatomy).cut()
 
@@ -88,7 +88,7 @@ class _Cutter:
             later = self.anatomy.flow[index + 1 :]
             flow.append(self._step(item, later) if isinstance(item, LinearOp) else self._norm(item))
             place = _place(item)
-            # Parallel branches are added together: the stream changes after the last of them.
+            # The stream changes after the last parallel branch.
             if place in self.junctions and not any(_place(other) == place for other in later):
                 self.current[self.junctions[place].stack] = self.junctions[place].after
         for scale in self.anatomy.scales:
@@ -137,12 +137,12 @@ class _Cutter:
         return replace(norm, space=site)
 
     def _at(self, stack: int, item: LinearOp | Norm) -> str:
-        """The site read; for cross-attention, the previous stack's last."""
+        """The site that an item reads; for cross-attention, the previous stack's last."""
         tokens = self.anatomy.tokens.get(item.module)
         return self.current[stack if tokens is None or tokens > stack else tokens]
 
     def _joined(self, item: LinearOp | Norm, branch: str, space: str) -> str:
-        """The site after an item's sum; parallel branches share it."""
+        """An item's site after its sum; parallel branches share it."""
         place, stack = _place(item), self._stack(item.module)
         assert place is not None
         junction = self.junctions.get(place)

@@ -15,11 +15,11 @@ from compressor.anatomy.tracer import TracedDims
 
 @dataclass(frozen=True)
 class Table:
-    """Spaces and axes of one model.
+    """Spaces and axes of a model.
 
     Attributes:
         tied: also embeddings.
-        names: {id of a dimension: its space}.
+        names: {dimension id: space}.
     """
 
     spaces: dict[str, Space]
@@ -33,7 +33,7 @@ class Table:
 
 
 def tabulate(model: nn.Module, traced: TracedDims, stacks: Sequence[Stack], loose: Iterable[str] = ()) -> Table:
-    """Name the spaces and label every axis.
+    """Name spaces and label axes.
 
     `loose` parameters are unused; their last dimension is residual.
     """

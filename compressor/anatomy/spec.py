@@ -1,6 +1,6 @@
-"""The types of an anatomy: spaces, axes and flow.
+"""The types of an anatomy.
 
-A part of an axis names the *key* of its map: a space, a role of attention, or None (fixed).
+Parts of axes name the *key* of their map: a space, a role of attention, or None (fixed).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class Side(StrEnum):
-    """Whether an axis writes or reads a space."""
+    """Whether an axis writes or reads."""
 
     WRITE = "write"
     READ = "read"
@@ -29,7 +29,7 @@ class Kind(StrEnum):
 
 
 class Role(StrEnum):
-    """Ends of an attention space, sets of heads × channels.
+    """Ends of an attention space.
 
     Queries and keys share a map, as do values and outputs; HEADS is a bias per head.
     """
@@ -43,17 +43,17 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Space:
-    """A set of interchangeable coordinates.
+    """Interchangeable coordinates.
 
     Attributes:
-        size: coordinates; for attention heads · head_dim.
+        size: for attention heads · head_dim.
         heads, groups, head_dim: query heads, key–value groups, channels.
         rotary: query–key channels are fixed.
-        pairs: rotary layout, "halves" or "neighbours"; "" if unknown.
+        pairs: "halves", "neighbours", or "" if unknown.
         head_position_fixed: heads are not interchangeable (ALiBi).
         scaled: query–key products are divided by √channels.
-        order: equal for spaces with one order of heads (T5).
-        experts, copies: the experts' space and number.
+        order: spaces of equal order share it (T5).
+        experts, copies: experts' space and number.
     """
 
     name: str
@@ -81,9 +81,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Axis:
-    """A parameter's axis: parts in order, and side.
+    """A parameter's axis: parts and side.
 
-    `interleave` heads alternate their parts (GPT-NeoX); 1 if parts are whole.
+    `interleave` heads alternate their parts (GPT-NeoX); else 1.
     """
 
     parts: tuple[Part, ...]
@@ -99,7 +99,7 @@ class Axis:
         return all(part.key is None for part in self.parts)
 
     def roles_in(self, space: str) -> str | None:
-        """Roles in an attention space (": query, key"), "" in another, None outside."""
+        """Roles in attention (": query, key"), else ""; None outside the space."""
         keys = [part.key.partition("/") for part in self.parts if part.key is not None]
         roles = [role for name, _, role in keys if name == space]
         return (": " + ", ".join(roles) if any(roles) else "") if roles else None
@@ -111,10 +111,10 @@ class LinearOp:
 
     Attributes:
         writes, reads: spaces; None if fixed.
-        checkpoint: module whose input (output if `checkpoint_is_output`) is the residual stream after its addition.
+        checkpoint: module whose input (output if `checkpoint_is_output`) is the stream after its addition.
         gain: factor there (Granite).
         tied: also an embedding.
-        joins: in a flow graph, the site after its sum.
+        joins: site after its sum.
     """
 
     module: str
@@ -133,10 +133,10 @@ class Norm:
     """A normalisation.
 
     Attributes:
-        readers: linear modules that read exactly its output.
+        readers: of exactly its output.
         space: None for scales per head channel.
         unit_scale: weight for scale one: 1, or 0 for 1 + weight (Gemma).
-        folded: readers absorb scale and shift.
+        folded: into its readers.
         checkpoint, checkpoint_is_output, gain, joins: as in `LinearOp`.
     """
 
@@ -153,7 +153,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class LayerScale:
-    """A vector that scales a linear output before the residual addition."""
+    """A vector that scales a linear output before addition."""
 
     parameter: str
     writer: str
@@ -161,10 +161,10 @@ class LayerScale:
 
 @dataclass(frozen=True)
 class Stack:
-    """Successive layers: an encoder or a decoder.
+    """An encoder or a decoder.
 
     Attributes:
-        layers: paths; one for shared weights (ALBERT).
+        layers: paths; one if shared (ALBERT).
         fields: that count layers or runs.
         runs: of every layer.
     """
@@ -226,7 +226,7 @@ class Anatomy:
         return self.residuals[0]
 
     def rotatable(self, space: str) -> bool:
-        """Whether a residual space may be rotated."""
+        """Whether a residual space may be rotated: norms fold, or only a tied head reads them."""
         tied = {step.module for step in self.steps if step.tied}
         norms = [norm for norm in self.norms if norm.space == space]
         free = [norm for norm in norms if norm.folded or (norm.readers and tied.issuperset(norm.readers))]
@@ -234,7 +234,7 @@ class Anatomy:
 
     @property
     def canonical(self) -> bool:
-        """Whether all may be rotated."""
+        """Whether all residual spaces may be rotated."""
         return all(self.rotatable(space.name) for space in self.residuals)
 
     @property
@@ -243,11 +243,7 @@ class Anatomy:
         return max(self.errors.values(), default=float("nan"))
 
     def describe(self, space: str) -> str:
-        """A space's uses as text; similar layers share a line.
-
-        Raises:
-            KeyError: there is no such space.
-        """
+        """A space's uses as text, similar layers on one line; KeyError if unknown."""
         described = self.spaces[space]
         heads = f", {described.heads} heads of {described.head_dim}" if described.kind is Kind.ATTENTION else ""
         groups = f" in {described.groups} groups" if described.groups != described.heads else ""

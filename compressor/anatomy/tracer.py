@@ -49,7 +49,7 @@ class TracedDims:
 
 
 def trace_dims(model: nn.Module, inputs: Mapping[str, Tensor], *, head: bool) -> TracedDims:
-    """Run a small eager model (not meta) once, unifying dimensions; `head` pins the logits."""
+    """Run a small eager model once, unifying dimensions; `head` pins the last one of logits."""
     tracer = _Tracer(model)
 
     def recorder(name: str) -> Any:
@@ -74,7 +74,7 @@ class _Tracer(TorchFunctionMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        #: {id of a tensor: it and its dimensions}; tensors are kept alive, or their ids would be used again.
+        #: {id of a tensor: it and its dimensions}; kept alive, or ids would be reused.
         self._known: dict[int, tuple[Tensor, Dims]] = {}
         parameters = {}
         for name, parameter in model.named_parameters():
@@ -84,7 +84,7 @@ class _Tracer(TorchFunctionMode):
         self.traced = TracedDims(parameters)
 
     def dims(self, tensor: Tensor) -> Dims:
-        """A tensor's dimensions; a constant's are pinned where values vary."""
+        """A tensor's dimensions; those along which a constant varies are pinned."""
         if id(tensor) not in self._known:
             self._known[id(tensor)] = (tensor, [self._constant(tensor, place) for place in range(tensor.dim())])
         return self._known[id(tensor)][1]
@@ -104,7 +104,7 @@ class _Tracer(TorchFunctionMode):
                 self.dims(tensor)  # before anything is added to it in place
             return result
         arguments = tensors_in([*args, *kwargs.values()])
-        if not results or not arguments:  # without arguments it is a constant, whose dimensions are read when used
+        if not results or not arguments:  # a constant, whose dimensions are read when used
             return result
         rule = RULES.get(name)
         if rule is None:

@@ -13,7 +13,7 @@ from compressor.utils.sparse import Entries, Matrix, carry, dense, picks
 
 
 class Map:
-    """A map from n teacher to m student coordinates; [experts, n, m] for experts.
+    """A map from n teacher to m student coordinates; experts: [experts, n, m].
 
     Args:
         push: [n, m] for values z = pushᵀ x, and writers.
@@ -46,15 +46,15 @@ class Map:
         return tuple(Map(push, pull) for push, pull in zip(self._push, self.pull, strict=True))
 
     def written(self, values: Tensor) -> Tensor:
-        """pushᵀ w of a writer [n, c] or [n], in its precision."""
+        """pushᵀ w for writers [n, c] or [n], same precision."""
         return _carried(self._push, self.selection, values)
 
     def read(self, values: Tensor) -> Tensor:
-        """pullᵀ w of a reader [n, c] or [n], in its precision."""
+        """pullᵀ w for readers [n, c] or [n], same precision."""
         return _carried(self._pull, self.drawn, values)
 
     def transport(self, values: Tensor) -> Tensor:
-        """pushᵀ x of rows [T, n], in their precision."""
+        """pushᵀ x for rows [T, n], same precision."""
         selection = self.selection
         if selection is None:
             return self._push.move(values) if isinstance(self._push, Entries) else values @ self.push.to(values)
@@ -73,7 +73,7 @@ class Map:
 
     @classmethod
     def permutation(cls, order: Tensor) -> Map:
-        """The map of teacher coordinates `order` to 0, 1, ..."""
+        """Coordinate j is the teacher's order[..., j]."""
         matrix = torch.nn.functional.one_hot(order, order.shape[-1]).to(torch.float64).transpose(-1, -2)
         return cls(matrix, matrix)
 
@@ -86,7 +86,7 @@ def _carried(matrix: Matrix, selection: tuple[Tensor, Tensor] | None, values: Te
 
 
 def transport_together(maps: Sequence[Map], values: Sequence[Tensor]) -> Tensor:
-    """Σ_k push_kᵀ x_k for rows [T, n_k], in their precision: [T, m]."""
+    """Σ_k push_kᵀ x_k for rows [T, n_k], same precision."""
     selections = [mapping.selection for mapping in maps]
     known = [selection for selection in selections if selection is not None]
     if len(known) == len(selections):
@@ -110,11 +110,10 @@ def apply(
     names: Iterable[str] | None = None,
     shapes: Mapping[str, Sequence[Axis]] | None = None,
 ) -> dict[str, Tensor]:
-    """Contract all axes with their maps: writers with push, readers with pull.
+    """Contract axes with their maps: writers with push, readers with pull.
 
     Args:
         maps: {key: map}; others stay.
-        state: one teacher's parameters.
         names: default all.
         shapes: the student's axes, for heads of fused projections.
 
@@ -167,7 +166,7 @@ def _split(columns: Tensor, axis: Axis) -> list[Tensor]:
 
 
 def _join(pieces: list[Tensor], axis: Axis, heads: int | None) -> Tensor:
-    """The inverse of `_split`; sizes may have changed."""
+    """The inverse of `_split`."""
     if axis.interleave == 1:
         return torch.cat(pieces)
     # Heads keep their size, so their number changes with the number of channels.

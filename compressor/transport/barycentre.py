@@ -1,11 +1,7 @@
-"""Free-support Wasserstein barycentres of several teachers.
+"""Free-support Wasserstein barycentres.
 
 Minimise  Σ_k α_k <P_k, C_k>,  C_k[i, j] = ||x_i - z_j||²,  over couplings P_k and support z = Cᵀx in turn.
-The joint Gram matrix G [N, N] suffices:
-
-    ||x_i - z_j||² = G_ii - 2 (GC)_ij + (CᵀGC)_jj.
-
-With free targets this is weighted k-means.
+The joint Gram matrix G [N, N] suffices: ||x_i - z_j||² = G_ii - 2 (GC)_ij + (CᵀGC)_jj.
 """
 
 from __future__ import annotations
@@ -28,7 +24,7 @@ from compressor.transport.solvers import LEAVING, SOLVERS, median_cost, solve
 #: {solver with fixed target marginals: the same with free ones}.
 FREE = {"emd": "semirelaxed", "sinkhorn": "semirelaxed-entropic"}
 ENTROPIC = ("sinkhorn", "semirelaxed-entropic")
-#: Coordinates closer than this are duplicates: squared distance as a share of the largest squared norm.
+#: Squared distance of duplicates, as a share of the largest squared norm.
 DUPLICATE = 1e-12
 
 
@@ -37,8 +33,8 @@ class Barycentre:
     """A common support, and couplings to it.
 
     Attributes:
-        weights: C [N, m]; non-negative columns of sum one.
-        objective: before each move; with -ε H(P) if entropic.
+        weights: C [N, m]; non-negative, columns sum to one.
+        objective: before each move; entropic: with -ε H(P).
     """
 
     couplings: tuple[Coupling, ...]
@@ -69,8 +65,7 @@ def barycentre(
         m: support points.
         alphas: teacher weights.
         marginals, nu: default uniform.
-        solver: emd, sinkhorn, or semi-relaxed.
-        free_targets: use the semi-relaxed form.
+        free_targets: use the solver's semi-relaxed form.
         epsilon: in units of the first median cost.
         tolerance: relative decrease that ends it.
 
@@ -107,7 +102,7 @@ def barycentre(
 def _check_problem(gram: Tensor, sizes: Sequence[int], m: int, solver: str, space: str) -> None:
     SOLVERS.get(solver)
     if solver in LEAVING:
-        # The mass left behind, and with it the objective, would change with every move of the support.
+        # Mass left behind would change the objective with every move.
         raise UserError(
             f"the barycentre takes emd or sinkhorn, not {solver}: {' and '.join(LEAVING)} transport need an anchor"
         )
@@ -121,7 +116,7 @@ def _check_problem(gram: Tensor, sizes: Sequence[int], m: int, solver: str, spac
 def _source_marginals(
     marginals: Sequence[Tensor] | None, sizes: Sequence[int], alpha: Sequence[float], space: str
 ) -> tuple[Sequence[Tensor], Tensor]:
-    """Source marginals, and their weighted stack [N]."""
+    """Source marginals, and their stack weighted by teacher."""
     if marginals is None:
         marginals = [uniform(size) for size in sizes]
     elif len(marginals) != len(sizes):
@@ -151,7 +146,7 @@ def _has_converged(objective: Sequence[float], tolerance: float) -> bool:
 def farthest_first(gram: Tensor, mass: Tensor, m: int) -> Tensor:
     """One-hot first support [N, m], by farthest-first traversal.
 
-    Distances are weighted by mass [N]; duplicates come last.
+    Mass [N] weighs distances; duplicates wait until all are reached.
     """
     norms = gram.diagonal()
     reached, live = DUPLICATE * float(norms.max()), mass > 0
@@ -187,16 +182,16 @@ def _inner_products(gram: Tensor, weights: Tensor) -> Tensor:
     shares, owners = weights.max(1)
     if int(weights.count_nonzero()) > int(shares.count_nonzero()):
         return gram @ weights
-    # The Gram matrix is symmetric: sum its rows, which are contiguous in memory.
+    # Sum rows of the symmetric matrix: they are contiguous.
     entries = (shares.numpy(), (owners.numpy(), np.arange(len(owners))))
     sums = csr_array(entries, shape=tuple(weights.T.shape)) @ gram.numpy()
     return torch.from_numpy(sums).T.contiguous()
 
 
 def _means(couplings: Sequence[Coupling], alpha: Sequence[float], mass: Tensor, cost: Tensor) -> Tensor:
-    """The best support: stacked α_k P_k, columns normalised.
+    """The best support: stacked α_k P_k, normalised.
 
-    A point without mass moves to the worst coordinate.
+    Points without mass move to the worst coordinate.
     """
     plans = torch.cat([a * coupling.plan for a, coupling in zip(alpha, couplings, strict=True)])
     received = plans.sum(0)

@@ -1,8 +1,6 @@
-"""Ground costs between coordinates of two models.
+"""Ground costs between coordinates of two models, by activations or weights.
 
-Sums over tokens suffice:
-
-    ||x_i - y_j||² = <x_i, x_i> + <y_j, y_j> - 2 <x_i, y_j>,   <x_i - x̄_i, y_j - ȳ_j> = <x_i, y_j> - Σx_i Σy_j / count.
+Sums suffice: <x_i - x̄_i, y_j - ȳ_j> = <x_i, y_j> - Σx_i Σy_j / count.
 """
 
 from __future__ import annotations
@@ -49,18 +47,18 @@ PREPARATIONS: Registry[Preparation] = Registry("preparation of features")
 
 
 def from_weights(x: Tensor, y: Tensor) -> Moments:
-    """Moments of features [n, k] and [m, k]."""
+    """Moments of features [n, k], [m, k]."""
     x, y = x.double(), y.double()
     return Moments((x * x).sum(1), (y * y).sum(1), x @ y.T, x.sum(1), y.sum(1), float(x.shape[1]))
 
 
 def ground_cost(name: str, moments: Moments) -> Tensor:
-    """The named cost [n, m]; UserError if unknown."""
+    """The named cost [n, m], or UserError."""
     return COSTS.get(name)(moments)
 
 
 def prepared(name: str, moments: Moments) -> Moments:
-    """Prepared moments; UserError if the name or means are unknown."""
+    """Prepared moments; UserError without the name or means."""
     return PREPARATIONS.get(name)(moments)
 
 
@@ -77,14 +75,14 @@ def raw(moments: Moments) -> Moments:
 def centred(moments: Moments) -> Moments:
     """x_i - x̄_i; a constant coordinate becomes exactly zero.
 
-    Raises UserError without means.
+    UserError without means.
     """
     xx, yy, xy, x, y, count = moments.xx, moments.yy, moments.xy, moments.x, moments.y, moments.count
     if x is None or y is None:
         raise UserError("features cannot be centred without their means: use another cost and preparation of features")
     variation_x, variation_y = _variation(xx, x, count), _variation(yy, y, count)
     vary = (variation_x > 0)[:, None] & (variation_y > 0)[None, :]
-    # In place: with thousands of coordinates a matrix takes hundreds of megabytes.
+    # In place: matrices take hundreds of megabytes.
     covariation = torch.outer(x, y).div_(count).neg_().add_(xy).masked_fill_(~vary, 0.0)
     return Moments(variation_x, variation_y, covariation, torch.zeros_like(x), torch.zeros_like(y), count)
 
@@ -93,7 +91,7 @@ def centred(moments: Moments) -> Moments:
 def standardised(moments: Moments) -> Moments:
     """(x_i - x̄_i) / σ_i; a constant coordinate stays zero.
 
-    Raises UserError without means.
+    UserError without means.
     """
     variation = centred(moments)
     p, q = (_inverse_root(squares / variation.count) for squares in (variation.xx, variation.yy))
@@ -158,7 +156,7 @@ COSTS.register("cosine")(_of_products(cosine))
 def correlation(moments: Moments) -> Tensor:
     """1 - Pearson's corr(x_i, y_j) [n, m], in [0, 2]; 0 between two constant coordinates, 1 for one.
 
-    Raises UserError without means.
+    UserError without means.
     """
     variation = centred(moments)
     return cosine(variation.xx, variation.yy, variation.xy)

@@ -1,6 +1,6 @@
 """Couplings, and the matrices push and pull that transport weights.
 
-A coupling P [n, m] is mass from teacher to student coordinates, with row sums μ, column sums ν.
+P [n, m] is mass from teacher to student, with row sums μ, column sums ν.
 
     push = P diag(1/ν)   *mean* of coupled values     W' = pushᵀ W   (the paper's T diag(1/β))
     pull = diag(1/μ) P   *sum* of coupled readers     W' = W pull
@@ -24,7 +24,7 @@ from compressor.transport.sketch import sketch
 #: Marginal errors above TIGHT cause a warning, those above LOOSE an error.
 TIGHT = 1e-6
 LOOSE = 1e-2
-#: Name of couplings mixed from others, whose marginals are no worse than theirs.
+#: Solver name of mixes, whose marginals are no worse than their parts'.
 MIXED = "mixed"
 
 
@@ -33,7 +33,7 @@ class Coupling:
     """A transport plan and its marginals, checked.
 
     Attributes:
-        plan: mass [n, m], float64.
+        plan: [n, m], float64.
         mu, nu: marginals [n], [m]; zero if untransported or empty.
         cost_value: <P, C>, or None.
         transported: mass before normalisation.
@@ -42,7 +42,7 @@ class Coupling:
         CouplingError: invalid mass, or marginal error above `LOOSE`.
 
     Warns:
-        CouplingWarning: error above `TIGHT`, except in mixes.
+        CouplingWarning: above `TIGHT`, except in mixes.
     """
 
     plan: Tensor
@@ -81,15 +81,15 @@ class Coupling:
 
     @cached_property
     def marginal_error(self) -> float:
-        """Largest error of pull's row or push's column sums."""
+        """Largest error of pull's rows or push's columns."""
         return max(_relative_error(self.plan.sum(1), self.mu), _relative_error(self.plan.sum(0), self.nu))
 
     def push(self) -> Tensor:
-        """P diag(1/ν) [n, m]; zero columns for empty targets."""
+        """P diag(1/ν) [n, m]; empty targets are zero."""
         return self.plan * inverse(self.nu)[None, :]
 
     def pull(self) -> Tensor:
-        """diag(1/μ) P [n, m]; zero rows for untransported sources."""
+        """diag(1/μ) P [n, m]; untransported sources are zero."""
         return self.plan * inverse(self.mu)[:, None]
 
     def summary(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Coupling:
 
 
 def from_selection(indices: Tensor, n: int, *, space: str = "space") -> Coupling:
-    """Target j takes source indices[j] of n; other μ = 0."""
+    """Target j takes source indices[j] of n."""
     m = indices.numel()
     nu = uniform(m)
     plan = _one_hot_plan(indices.long(), torch.arange(m), nu, (n, m), space)
@@ -123,7 +123,7 @@ def identity_coupling(n: int, *, space: str = "space") -> Coupling:
 
 
 def mixed(first: Coupling, second: Coupling, share: float | Tensor) -> Coupling:
-    """share · first + (1 - share) · second, as the paper joins branch and skip; share in [0, 1], or [m].
+    """share · first + (1 - share) · second, as the paper joins branch and skip; share in [0, 1], one or [m].
 
     Raises:
         CouplingError: inputs do not fit, or a source loses all mass.
@@ -136,7 +136,7 @@ def mixed(first: Coupling, second: Coupling, share: float | Tensor) -> Coupling:
         raise CouplingError(
             f"{first.space}: shares of a mix must be in [0, 1], one or {second.nu.numel()} (one per target)"
         )
-    # If ν differs, a mix with shares per target may have a total other than one.
+    # With shares per target and different ν the total may not be one.
     total = torch.lerp(second.nu, first.nu, weight).sum()
     plan = torch.lerp(second.plan, first.plan, weight) / total
     nu = torch.lerp(second.nu, first.nu, weight) / total

@@ -20,7 +20,7 @@ def from_importance(importance: Tensor, *, floor: float = 1e-3, space: str = "sp
     """Mass proportional to importance [n], at least `floor` · mean.
 
     Raises:
-        CouplingError: importance is invalid or has no mass.
+        CouplingError: importance is invalid.
     """
     importance = importance.double()
     if not bool(torch.isfinite(importance).all()) or bool((importance < 0).any()) or not bool(importance.sum() > 0):
@@ -30,11 +30,7 @@ def from_importance(importance: Tensor, *, floor: float = 1e-3, space: str = "sp
 
 
 def check_marginal(marginal: Tensor, size: int, *, name: str = "marginal", space: str = "space") -> Tensor:
-    """The checked marginal, float64 [size].
-
-    Raises:
-        CouplingError: wrong size, mass or sum.
-    """
+    """The checked marginal, float64 [size], or CouplingError."""
     marginal = marginal.double()
     if marginal.shape != (size,):
         raise CouplingError(f"{space}: {name} has shape {tuple(marginal.shape)}, expected ({size},)")

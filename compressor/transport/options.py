@@ -17,9 +17,7 @@ class CouplingOptions:
 
     Attributes:
         cost, preparation, solver, normalise: registered names.
-        epsilon: entropic regularisation > 0.
-        mass: share for partial, in (0, 1].
-        relaxation: weight of unbalanced's divergences > 0.
+        epsilon, mass, relaxation: as in `solve`.
     """
 
     cost: str = "euclidean"
@@ -43,7 +41,7 @@ class CouplingOptions:
 
         Raises:
             UserError: a name or needed means are unknown.
-            CouplingError: invalid input, or the solver failed.
+            CouplingError: invalid input or failed solver.
         """
         cost = ground_cost(self.cost, prepared(self.preparation, moments))
         return solve(

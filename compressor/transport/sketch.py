@@ -1,4 +1,4 @@
-"""A plan reduced to blocks of mass, for a report."""
+"""A plan reduced to blocks of mass."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def sketch(plan: Tensor, *, by_source: bool = False) -> dict[str, Any]:
     "levels" has a byte per block relative to the fullest, deflated, in base64.
     """
     rows, columns = min(plan.shape[0], SIDE), min(plan.shape[1], SIDE)
-    # Reduce rows first: reordering the full columns of a large plan takes long.
+    # Reduce rows first: reordering full columns takes long.
     blocks = adaptive_avg_pool2d(plan.double()[None], (rows, plan.shape[1]))[0]
     if by_source:
         blocks = blocks[:, _order(plan.double())]

@@ -1,7 +1,7 @@
 """Solvers: minimise <P, C> over plans P [n, m] with row sums μ and column sums ν.
 
 ε and ρ are relative to a scale, by default the median cost (the paper's code divides costs by it).
-Semi-relaxed solvers leave ν free.  Plans have total one; `Coupling.transported` keeps the total before.
+Plans have total one; semi-relaxed ones have free ν.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ class Problem:
         cost: [n, m].
         mu, nu: marginals [n], [m].
         epsilon, relaxation: in units of the cost.
-        mass: share to transport (partial).
     """
 
     cost: Tensor
@@ -59,7 +58,7 @@ MASS_ROUNDING = 1e-12
 
 EMD_ITERATIONS = 2_000_000
 SINKHORN_ITERATIONS = 2_000
-#: Sinkhorn divides ε by this factor from stage to stage, each stage starting from the potentials of the last.
+#: Sinkhorn divides ε by this factor from stage to stage, keeping potentials.
 ANNEALING = 4.0
 ANNEALING_ITERATIONS = 50
 #: Below this range of C/ε, exp(-C/ε) and its scalings stay within double precision.
@@ -83,16 +82,15 @@ def solve(
     """Solve a transport problem.
 
     Args:
-        name: of a solver.
         cost: [n, m].
-        mu, nu: marginals; default uniform.
-        epsilon, relaxation: entropic and divergence weights in units of `scale`.
+        mu, nu: marginals; default uniform; semi-relaxed solvers ignore nu.
+        epsilon, relaxation: ε and ρ in units of `scale`.
         mass: share for partial, in (0, 1].
         normalise: default for `scale`, of `COST_SCALES`.
 
     Raises:
         UserError: solver or scale is unknown.
-        CouplingError: invalid input, or the solver failed.
+        CouplingError: invalid input or failed solver.
     """
     run = SOLVERS.get(name)
     cost = cost.double()
@@ -178,16 +176,16 @@ def no_scale(cost: Tensor) -> float:
 
 @SOLVERS.register("emd")
 def emd(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """The exact plan by network simplex, tried again with ten times the iterations."""
-    # The simplex of POT has an absolute tolerance: without a warning it treats all costs below 1e-13 as equal.
+    """The exact plan by network simplex, retried with ten times the iterations."""
+    # POT's simplex silently treats all costs below 1e-13 as equal.
     cost = problem.cost / (float(problem.cost.abs().max()) or 1.0)
     return _simplex(problem, "emd", problem.mu, problem.nu, cost), problem.mu, problem.nu
 
 
 @SOLVERS.register("sinkhorn")
 def sinkhorn(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """The entropic plan by scaling exp(-C/ε), or in logarithms where that would underflow."""
-    # Subtract row and column minima, which the potentials absorb: every row and column keeps a zero.
+    """The entropic plan by scaling exp(-C/ε), or in logarithms against underflow."""
+    # Potentials absorb row and column minima: every row and column keeps a zero.
     reduced = problem.cost - problem.cost.min(1, keepdim=True).values
     reduced = reduced - reduced.min(0, keepdim=True).values
     plan = _scaling(problem, reduced) if float(reduced.max()) < UNDERFLOW * problem.epsilon else None
@@ -198,7 +196,7 @@ def sinkhorn(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 
 def _scaling(problem: Problem, cost: Tensor) -> Tensor:
     """Sinkhorn–Knopp, much cheaper than in logarithms."""
-    # POT imports scikit-learn and scipy.stats, a second that only the solvers need to pay.
+    # Importing POT takes a second, which only solvers need.
     import ot
 
     return ot.bregman.sinkhorn_knopp(
@@ -231,7 +229,7 @@ def _log_domain(problem: Problem) -> Tensor:
 
 @SOLVERS.register("semirelaxed")
 def semirelaxed(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """The exact plan for free ν: each source goes to its nearest target, the first of equals."""
+    """The exact plan for free ν: each source goes to its (first) nearest target."""
     plan = torch.zeros_like(problem.cost)
     plan.scatter_(1, problem.cost.argmin(1, keepdim=True), problem.mu[:, None])
     return plan, problem.mu, plan.sum(0)
@@ -248,12 +246,11 @@ def semirelaxed_entropic(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 def partial(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """The exact cheapest plan of a share s of the mass.
 
-    A dummy target and source take the rest (Caffarelli and McCann 2010, Chapel et al. 2020).
-    POT transports too much at costs of zero or below.
+    A dummy target and source take the rest (Caffarelli and McCann 2010, Chapel et al. 2020); POT errs at costs ≤ 0.
     """
     if problem.mass == 1:
         return emd(problem)
-    # The total mass is fixed, so adding a constant to all costs changes nothing: bring them to [1, 2].
+    # With a fixed total a constant in all costs changes nothing: bring them to [1, 2].
     cost = problem.cost - problem.cost.min()
     cost = 1 + cost / (float(cost.max()) or 1.0)
     left = torch.tensor([1 - problem.mass], dtype=torch.float64)
@@ -261,7 +258,7 @@ def partial(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     extended = torch.nn.functional.pad(cost, (0, 1, 0, 1))
     extended[-1, -1] = 2 * cost.max()
     plan = _simplex(problem, "partial", mu, nu, extended)[:-1, :-1]
-    # Rounding such as 1e-17 is no mass: normalised, it would be a full column of push.
+    # Rounding (1e-17) is no mass: normalised, it would fill a column of push.
     plan = torch.where(plan > MASS_ROUNDING * torch.minimum(problem.mu[:, None], problem.nu[None, :]), plan, 0.0)
     return plan, plan.sum(1), plan.sum(0)
 
@@ -289,7 +286,7 @@ def _simplex(problem: Problem, name: str, mu: Tensor, nu: Tensor, cost: Tensor) 
 
 
 def _annealed(problem: Problem) -> Iterator[tuple[float, int]]:
-    """ε from the largest cost down, with iterations."""
+    """ε from the largest cost down, and iterations."""
     limit = problem.max_iterations or SINKHORN_ITERATIONS
     largest = float(problem.cost.max())
     stages = max(0, math.ceil(math.log(max(largest / problem.epsilon, 1.0), ANNEALING)))

@@ -1,7 +1,7 @@
 """Unbalanced entropic transport: minimise <P, C> + ε KL(P | μ ⊗ ν) + ρ KL(P1 | μ) + ρ KL(Pᵀ1 | ν).
 
-P_ij = μ_i ν_j exp((f_i + g_j - C_ij) / ε); Sinkhorn damped by ρ / (ρ + ε) (Chizat et al. 2018), with shifts of f, g
-(Séjourné, Vialard and Peyré 2022, "Faster Unbalanced Optimal Transport").  In logarithms: exp(-C/ε) underflows.
+P_ij = μ_i ν_j exp((f_i + g_j - C_ij) / ε), by Sinkhorn damped by ρ / (ρ + ε) (Chizat et al. 2018), with shifts of f, g
+(Séjourné, Vialard and Peyré 2022).  In logarithms: exp(-C/ε) underflows.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-#: Coordinates with less mass than this get none: their part of the plan would lose its digits.
+#: Less mass counts as none: the plan would lose its digits.
 FAINT = 1e-200
 
 
@@ -20,12 +20,9 @@ def unbalanced_sinkhorn(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The plan [n, m] of any mass, and its marginals.
 
-    Args:
-        rho: weight of the divergences, in units of the cost.
-        stages: (ε, iterations), warm-started.
-        tolerance: relative marginal error that ends one.
+    `stages` are (ε, iterations), in units of the cost, warm-started; `tolerance` bounds relative marginal errors.
     """
-    # With ρ much larger than ε, a rounding error between the totals would change the transported mass.
+    # For ρ ≫ ε, rounding of the totals would change the transported mass.
     mu, nu = mu / mu.sum(), nu / nu.sum()
     f, g = torch.zeros_like(mu), torch.zeros_like(nu)
     for epsilon, iterations in stages:
@@ -47,6 +44,6 @@ def unbalanced_sinkhorn(
 
 
 def _log_mean_exp(mass: Tensor, values: Tensor) -> Tensor:
-    """log Σ mass exp(values), exact near zero; mass sums to one."""
+    """log Σ mass exp(values), exact near zero."""
     top = values.max()
     return top + torch.log1p((mass * torch.expm1(values - top)).sum())

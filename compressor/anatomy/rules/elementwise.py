@@ -1,4 +1,4 @@
-"""Rules of elementwise operations, reductions, norms, and scans."""
+"""Rules of elementwise operations, norms, and operations along one dimension."""
 
 from __future__ import annotations
 

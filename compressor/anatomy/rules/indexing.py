@@ -1,4 +1,4 @@
-"""Rules of operations that take coordinates out of tensors."""
+"""Rules of indexing operations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _narrow(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], resul
 
 
 def _stretch(dim: Dim, start: int, stop: int) -> Dim:
-    """Coordinates [start, stop) of a dimension."""
+    """Coordinates [start, stop)."""
     if stop - start == dim.size:
         return dim
     sizes = [start, stop - start, dim.size - stop]
@@ -46,7 +46,7 @@ def _getitem(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], resu
     tensor, index = args
     items = _spelled_out(tensor, index)
     dims = lookup(tensor)
-    # Single coordinates go first, the last one first: they may change the other dimensions.
+    # Single coordinates first, in reverse: they may change other dimensions.
     for spot in range(len(items) - 1, -1, -1):
         if not isinstance(items[spot], (slice, type(None))) and not (
             isinstance(items[spot], Tensor) and items[spot].dim()

@@ -1,4 +1,4 @@
-"""Rules of operations that contract dimensions or look up rows."""
+"""Rules of contractions and look-ups."""
 
 from __future__ import annotations
 

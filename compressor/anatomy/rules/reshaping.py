@@ -1,4 +1,4 @@
-"""Rules of operations that reshape, transpose, repeat, cut or join tensors."""
+"""Rules that reshape, repeat, cut or join."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The table of rules, and their helpers.
+"""The table of rules, and helpers.
 
-A rule maps dimensions of arguments to results'.  Without one all are pinned, which is safe.
+Rules map dimensions of arguments to results'.  Without one all are pinned, which is safe.
 """
 
 from __future__ import annotations
