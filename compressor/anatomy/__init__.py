@@ -1,4 +1,4 @@
-"""Anatomies: spaces and axes inferred from a config and certified, maps applied to weights, the canonical form."""
+"""Anatomies: spaces and axes, inferred and certified."""
 
 from compressor.anatomy.canonical import canonicalise
 from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, certify

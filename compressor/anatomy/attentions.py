@@ -1,4 +1,4 @@
-"""The attentions of a traced model, and the parts of axes that belong to them."""
+"""Attentions of a traced model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compressor.anatomy.tracer import TracedDims
 
 
 class Leaf(NamedTuple):
-    """A part of an axis: heads × channel of `size` coordinates; a plain dimension has no heads."""
+    """Part of an axis: heads × channel, `size` coordinates."""
 
     heads: tuple[Dim, ...]
     channel: Dim
@@ -28,12 +28,10 @@ class TracedAttention:
     """One attention.
 
     Attributes:
-        layer: its path, "" outside of layers.
-        heads, channel: dimensions that the output projection reads.
-        modules: output projections.
-        writers: (weight, heads, channel) of query, key and value projections.
-        fixed_channels: a vector scales query or key channels.
-        space: its name.
+        layer: path or "".
+        heads, channel: dimensions of the output projections `modules`.
+        writers: (weight, heads, channel) of other projections.
+        fixed_channels: query or key channels have scales.
     """
 
     layer: str
@@ -54,25 +52,19 @@ class TracedAttention:
 
     @property
     def group_count(self) -> int:
-        """Key–value groups: the fewest heads that a projection writes."""
+        """The fewest heads of any projection."""
         counts = [math.prod(head.size for head in heads) for _, heads, _ in self.writers]
         return max(min(counts, default=self.head_count), 1)
 
     @property
     def rotary(self) -> bool:
-        """Whether query and key channels have a fixed place in their head."""
+        """Whether query–key channels have fixed places."""
         matched = [channel for _, _, channel in self.writers if channel.root is not self.channel]
         return self.fixed_channels or any(c.root.form is not DimForm.ATOM or c.root.pinned for c in matched)
 
 
 class Attentions:
-    """All attentions of a traced model.
-
-    Args:
-        model: that was traced.
-        traced: its dimensions.
-        layers: their paths.
-    """
+    """All attentions of a traced model."""
 
     def __init__(self, model: nn.Module, traced: TracedDims, layers: Sequence[str]) -> None:
         self._modules, self._traced, self._layers = dict(model.named_modules()), traced, layers
@@ -87,11 +79,11 @@ class Attentions:
         return list(self._by_heads.values())
 
     def layer_of(self, name: str) -> str:
-        """The layer that a parameter lies in; "" outside of layers."""
+        """A parameter's layer, or ""."""
         return next((layer for layer in self._layers if name.startswith(layer + ".")), "")
 
     def multiplies(self, parameter: str) -> bool:
-        """Whether a parameter belongs to a linear module."""
+        """Whether a linear module owns a parameter."""
         return is_linear(self._modules[parameter.rpartition(".")[0]])
 
     def _read_by_output_projections(self) -> dict[tuple[int, str], TracedAttention]:
@@ -106,13 +98,13 @@ class Attentions:
         return attentions
 
     def owner(self, heads: Sequence[Dim], channel: Dim, layer: str) -> TracedAttention | None:
-        """The attention that heads × channel belong to."""
+        """The attention of these dimensions."""
         if heads:
             return self._by_heads.get((id(heads[0].root), layer))
         return self._by_channel.get((id(channel.root), layer))
 
     def leaves(self, dim: Dim) -> tuple[list[Leaf], int]:
-        """The parts of an axis, and the number of heads whose parts alternate."""
+        """An axis's parts, and the number of interleaved heads."""
         root = dim.root
         if id(root) in self.channel_roots or root.form is DimForm.ATOM:
             return [Leaf((), root, root.size)], 1
@@ -134,7 +126,7 @@ class Attentions:
         return leaves, count
 
     def collect_writers(self) -> None:
-        """Assign other axes with heads to their attention; a single group has only channels."""
+        """Assign axes; a single group has only channels."""
         for grouped in (True, False):
             for name, dims in self._traced.parameters.items():
                 for dim in dims:
@@ -156,12 +148,12 @@ class Attentions:
                 owner.fixed_channels = True
 
     def counted_by(self, dim: Dim, layer: str) -> TracedAttention | None:
-        """The attention whose heads a plain dimension counts (a bias per head)."""
+        """The attention whose heads a dimension counts."""
         counted = [a for a in self.all if a.heads[0] is dim.root or _is_product(dim, a.heads)]
         return next(iter(sorted(counted, key=lambda a: a.layer != layer)), None)
 
     def role(self, owner: TracedAttention, name: str, dim: Dim, leaves: Sequence[Leaf], index: int) -> Role:
-        """The role of one part of a parameter's axis in its attention."""
+        """The role of one part."""
         heads, channel, _ = leaves[index]
         if dim.contracted:
             return Role.OUTPUT
@@ -170,7 +162,7 @@ class Attentions:
             return (Role.QUERY, Role.KEY, Role.VALUE)[fused.index(index)]
         if channel.root is owner.channel and any(c.root is not owner.channel for _, _, c in owner.writers):
             return Role.VALUE
-        # Pairs of neighbouring rotary channels look like heads: count only the heads of the attention.
+        # Neighbouring rotary pairs look like heads: count only the attention's.
         roots = {id(head) for head in owner.heads}
         counts = [sum(id(head.root) in roots for head in written) for _, written, _ in owner.writers]
         count = sum(id(head.root) in roots for head in heads)
@@ -178,7 +170,7 @@ class Attentions:
             return Role.QUERY
         if count < max(counts):
             return Role.KEY
-        # Queries and keys are alike.  Their order makes no difference to the maps, so module names decide.
+        # Queries and keys are alike to the maps, so module names decide.
         alike = [n.rpartition(".")[0] for n, _, c in owner.writers if c.root is channel.root]
         ordered = sorted(dict.fromkeys(alike), key=lambda path: ("q" not in path.rpartition(".")[2], path))
         return Role.QUERY if name.rpartition(".")[0] == ordered[0] else Role.KEY

@@ -1,7 +1,6 @@
-"""The canonical form: scales folded into linear maps, residual writers centred.
+"""The canonical form: scales folded, residual writers centred.
 
-It keeps the model's function (checked) and frees the residual coordinates: without norm scales they may be rotated.
-Step 0 of fusion; SliceGPT (Ashkboos et al., 2024) does the same by hand for each architecture.
+Residual coordinates may then be rotated; SliceGPT (Ashkboos et al., 2024) does this by hand.
 """
 
 from __future__ import annotations
@@ -17,10 +16,9 @@ from compressor.anatomy.spec import Anatomy, LayerScale, Norm, Side
 
 
 def fold_norms(state: Mapping[str, Tensor], norms: Sequence[Norm], anatomy: Anatomy) -> Derived | None:
-    """Move the scale of each norm into its readers, and its shift where they have a bias.
+    """Fold norms' scales into their readers, and shifts into biases; float64.
 
-    Returns:
-        Weights in float64, with scale 1; None if a reader is tied, or a shift would be divided by almost zero.
+    None if a reader is tied, or a shift would be divided by almost zero.
     """
     folded = Derived(state)
     tied = {step.module for step in anatomy.steps if step.tied}
@@ -65,7 +63,7 @@ def _centred(dim: int, weight: Tensor) -> Tensor:
 
 
 def _reading(module: str, space: str | None, anatomy: Anatomy) -> list[tuple[str, int]]:
-    """(parameter, dimension) of all axes in a module that read a space."""
+    """(parameter, dimension) that read a space."""
     return [
         (name, dim)
         for name, axes in anatomy.axes.items()
@@ -76,12 +74,12 @@ def _reading(module: str, space: str | None, anatomy: Anatomy) -> list[tuple[str
 
 
 def _writes_keys(anatomy: Anatomy, weight: str) -> bool:
-    """Whether a weight writes keys; a constant added to all keys does not change the softmax (Whisper, BEiT)."""
+    """Whether a weight writes keys: the softmax ignores constants there."""
     return any((part.key or "").endswith("/key") for axis in anatomy.axes[weight] for part in axis.parts)
 
 
 def fold_scales(state: Mapping[str, Tensor], scales: Sequence[LayerScale], anatomy: Anatomy) -> Derived:
-    """Fold layer scales into the linear maps before them; float64."""
+    """Fold layer scales into linear maps; float64."""
     folded = Derived(state)
     steps = {step.module: step for step in anatomy.steps}
     for layer_scale in scales:
@@ -96,7 +94,7 @@ def fold_scales(state: Mapping[str, Tensor], scales: Sequence[LayerScale], anato
 
 
 def centre_writers(state: Mapping[str, Tensor], anatomy: Anatomy, residual: str) -> Derived:
-    """Subtract the mean over residual coordinates from all writers; LayerNorm does so anyway."""
+    """Centre residual writers, as LayerNorm does."""
     centred = Derived(state)
     vectors = {f"{norm.module}.{end}" for norm in anatomy.norms for end in ("weight", "bias")}
     vectors |= {scale.parameter for scale in anatomy.scales}
@@ -110,9 +108,9 @@ def centre_writers(state: Mapping[str, Tensor], anatomy: Anatomy, residual: str)
 
 
 def canonicalise(state: Mapping[str, Tensor], anatomy: Anatomy) -> Derived:
-    """Fold scales and centre writers where certified; float64, the same function.
+    """Fold scales and centre writers where certified; float64.
 
-    Norms fold only if all norms over their space do.
+    Norms fold only if all of their space do.
     """
     folded = fold_scales(state, anatomy.scales, anatomy)
     for space in anatomy.residuals:

@@ -1,4 +1,4 @@
-"""The certificate: permuting any space of a small random model leaves its logits unchanged."""
+"""The certificate: permuted spaces leave the logits unchanged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CERTIFICATE_TOLERANCE = 1e-5
 
 
 def random_model(config: PretrainedConfig, seed: int = 0) -> nn.Module:
-    """A model in float64 with noise on every parameter, since zero biases and unit scales would hide permutations."""
+    """A float64 model with noise: zeros and ones hide permutations."""
     with quiet_transformers(errors=False), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = copy.deepcopy(config)
@@ -36,10 +36,9 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> nn.Module:
 
 
 def random_permutations(spaces: Iterable[Space], generator: torch.Generator) -> dict[str, Map]:
-    """Random permutations of several spaces, as maps.
+    """Random permutations of spaces.
 
-    Attention permutes key–value groups, query heads in their group and channels in their head.  Rotary channels and
-    heads of fixed position stay; spaces of one order share the order of their heads.
+    Rotary channels and fixed heads stay; spaces of one order share it.
     """
     maps: dict[str, Map] = {}
     orders: dict[str, tuple[list[int], list[list[int]]]] = {}
@@ -54,7 +53,7 @@ def random_permutations(spaces: Iterable[Space], generator: torch.Generator) -> 
 
 
 def _random_heads(space: Space, generator: torch.Generator) -> tuple[list[int], list[list[int]]]:
-    """Groups, and the query heads of each, in random order."""
+    """Groups and their heads, shuffled."""
     per_group = space.heads // space.groups
 
     def shuffled(count: int) -> list[int]:
@@ -88,14 +87,9 @@ def logits_change(
     output: Map | None = None,
     before: Tensor | None = None,
 ) -> float:
-    """Relative change of the logits under other weights.
+    """Relative change of logits under other weights.
 
-    Args:
-        model: in float64.
-        inputs: its inputs.
-        state: {parameter name: tensor}.
-        output: map of the output's coordinates, for a model without a head.
-        before: logits with the model's own weights; computed if omitted.
+    `output` maps the output of a headless float64 model; `before`: its own logits.
     """
     before = logits_of(model, inputs) if before is None else before
     if output is not None:
@@ -106,7 +100,7 @@ def logits_change(
 
 
 class _Logits(nn.Module):
-    """The model as a function from inputs to logits."""
+    """Logits as a function of inputs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -124,7 +118,7 @@ def permutation_error(
     seed: int = 1,
     before: Tensor | None = None,
 ) -> float:
-    """Relative change of the logits under a random permutation of all `spaces`."""
+    """Relative change of logits under a permutation."""
     generator = torch.Generator().manual_seed(seed)
     maps = random_permutations(spaces, generator)
     state = apply(maps, dict(model.named_parameters()), anatomy)
@@ -132,7 +126,7 @@ def permutation_error(
 
 
 def certify(model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy, seed: int = 1) -> dict[str, float]:
-    """{space or "all": relative change of the logits}; spaces of one order are permuted together."""
+    """{space or "all": relative change of logits}; spaces of one order move together."""
     spaces = list(anatomy.spaces.values())
     before = logits_of(model, inputs)
     errors = {}

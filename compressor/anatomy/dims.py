@@ -1,7 +1,7 @@
-"""The algebra of tensor dimensions: type inference for axes, by unification.
+"""The algebra of dimensions: type inference for axes, by unification.
 
-Operations show which dimensions are the same (`unify`), which are products (heads × channels) and which concatenations
-(query | key | value).  Coordinates that an operation treats differently are pinned; all others are interchangeable.
+Operations show equal dimensions, products (heads × channels), concatenations (query | key), and pin coordinates that
+they treat differently.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ class DimForm(Enum):
 
 
 class Dim:
-    """A dimension of a tensor; unified dimensions share one root.
+    """A tensor's dimension; unified ones share a root.
 
     Attributes:
-        size: coordinates.
-        form, parts: an atom, or a product (major part first) or concatenation of parts.
-        pinned: the coordinates of this atom are not interchangeable.
-        contracted: a product summed over this dimension (a weight that reads).
-        looked_up: it came out of a table (an embedding that writes).
+        form, parts: atom, product (major first) or concatenation.
+        pinned: coordinates are not interchangeable.
+        contracted: summed over (the weight reads).
+        looked_up: from a table (an embedding writes).
     """
 
     __slots__ = ("_same", "contracted", "form", "looked_up", "owner", "parts", "pinned", "size", "slots")
@@ -40,19 +39,19 @@ class Dim:
         self._same: Dim | None = None
         #: The product that a reshape made this a part of.
         self.owner: Dim | None = None
-        #: Once a coordinate was selected: for each coordinate, {id of a later part of the product: its replacement}.
+        #: After a selection, per coordinate: {id of a later part of the product: its replacement}.
         self.slots: list[dict[int, Dim]] | None = None
 
     @property
     def root(self) -> Dim:
-        """The representative of all dimensions unified with this one."""
+        """Representative of unified dimensions."""
         dim = self
         while dim._same is not None:
             dim = dim._same
         return dim
 
     def atoms(self) -> Iterator[Dim]:
-        """Its atoms in order, without those of size 1."""
+        """Atoms without size 1."""
         root = self.root
         if root.form is DimForm.ATOM:
             if root.size > 1:
@@ -62,14 +61,14 @@ class Dim:
                 yield from part.atoms()
 
     def factors(self) -> list[Dim]:
-        """The factors of a nested product, without those of size 1; else itself."""
+        """Factors without size 1, or itself."""
         root = self.root
         if root.form is not DimForm.PRODUCT:
             return [root] if root.size > 1 else []
         return [factor for part in root.parts for factor in part.factors()]
 
     def pieces(self) -> list[Dim]:
-        """The parts of a nested concatenation; else itself."""
+        """Concatenated parts, or itself."""
         root = self.root
         if root.form is not DimForm.CONCAT:
             return [root]
@@ -80,13 +79,13 @@ class Dim:
         return all(atom.pinned for atom in self.atoms())
 
     def alias(self) -> Dim:
-        """A new dimension with the same root."""
+        """A dimension with the same root."""
         dim = Dim(self.size)
         dim._same = self
         return dim
 
     def bind(self, root: Dim) -> None:
-        """Make `root` the root of this dimension (itself a root)."""
+        """Make `root` the root."""
         self._same = root
 
 
@@ -95,14 +94,14 @@ Dims = list[Dim]
 
 
 def pin(*dims: Dim) -> None:
-    """Mark the coordinates of dimensions as not interchangeable."""
+    """Mark coordinates as not interchangeable."""
     for dim in dims:
         for atom in dim.atoms():
             atom.pinned = True
 
 
 def product(parts: Sequence[Dim]) -> Dim:
-    """The product of dimensions, the first one outermost."""
+    """The product of dimensions, outermost first."""
     real = [part for part in parts if part.size > 1]
     if len(real) == 1:
         return real[0]
@@ -112,12 +111,12 @@ def product(parts: Sequence[Dim]) -> Dim:
 
 
 def concat(parts: Sequence[Dim]) -> Dim:
-    """The concatenation of dimensions."""
+    """The concatenation."""
     return parts[0] if len(parts) == 1 else Dim(sum(part.size for part in parts), DimForm.CONCAT, parts)
 
 
 def unify(left: Dim, right: Dim) -> None:
-    """Make two dimensions the same, or pin them if their structures differ."""
+    """Unify dimensions; pin them if structures differ."""
     left, right = left.root, right.root
     if left is right or left.size == 1 or right.size == 1:
         return
@@ -142,7 +141,7 @@ def unify(left: Dim, right: Dim) -> None:
 
 
 def split_product(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
-    """The factors of a dimension as a product of the given sizes."""
+    """Factors with the given sizes."""
     parts = [Dim(size) for size in sizes]
     whole = product(parts)
     for part in parts:
@@ -152,17 +151,16 @@ def split_product(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
 
 
 def split_concat(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
-    """The parts of a dimension as a concatenation of the given sizes."""
+    """Parts with the given sizes."""
     parts = [Dim(size) for size in sizes]
     unify(dim, concat(parts))
     return parts
 
 
 def select_dim(dims: Sequence[Dim], position: int, index: int) -> list[Dim]:
-    """The other dimensions after one coordinate of a dimension was selected.
+    """The other dimensions after selecting a coordinate.
 
-    If a reshape made that dimension a factor of a product (a fused projection), later factors become separate
-    dimensions per coordinate: product(a, 3, b) turns into product(a, concat(b₀, b₁, b₂)).
+    Fused projections: product(a, 3, b) becomes product(a, concat(b₀, b₁, b₂)).
     """
     selected, remaining = dims[position], [dim for place, dim in enumerate(dims) if place != position]
     if selected.slots is None and not _open_slots(selected):
@@ -173,7 +171,7 @@ def select_dim(dims: Sequence[Dim], position: int, index: int) -> list[Dim]:
 
 
 def _open_slots(selected: Dim) -> bool:
-    """Separate the later factors of a product by the coordinates of `selected`; False if that is impossible."""
+    """Split later factors by coordinate, if possible."""
     owner = selected.owner
     if owner is None or owner.form is not DimForm.PRODUCT or selected.form is not DimForm.ATOM:
         return False
@@ -194,7 +192,7 @@ def _open_slots(selected: Dim) -> bool:
 
 
 def _matched(first_dim: Dim, second_dim: Dim) -> list[tuple[Dim, Dim]] | None:
-    """Pairs of equal parts of two products or concatenations, splitting atoms; None if they do not match."""
+    """Pairs of equal parts, splitting atoms, or None."""
     multiplied = first_dim.form is DimForm.PRODUCT
     left, right = (d.factors() if multiplied else d.pieces() for d in (first_dim, second_dim))
     pairs: list[tuple[Dim, Dim]] = []

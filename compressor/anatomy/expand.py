@@ -1,4 +1,4 @@
-"""From the anatomy of the small model to that of the full one."""
+"""From small to full anatomies."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from compressor.anatomy.spec import Anatomy, Axis, Kind, LayerScale, LinearOp, N
 
 
 def expand(small: Anatomy, config: PretrainedConfig, skeleton: Skeleton, sizes: Sizes) -> Anatomy:
-    """The anatomy of the full model of a config.
+    """The full model's anatomy.
 
     Args:
-        small: certified anatomy of the small model.
-        config: of the full model.
-        skeleton: its lists of layers.
-        sizes: the meanings of its fields.
+        small: certified.
+        config, skeleton, sizes: of the full model.
     """
     shapes = shapes_of(config)
     stacks = tuple(_full_stack(stack, config, skeleton) for stack in small.stacks)
@@ -65,16 +63,12 @@ def _full_stack(stack: Stack, config: PretrainedConfig, skeleton: Skeleton) -> S
 
 
 def _twin(index: int, small: int, full: int) -> int:
-    """The small model's layer for one of the full model: last for last, else one of the first."""
+    """The small layer for a full one."""
     return small - 1 if index == full - 1 else min(index, max(small - 2, 0))
 
 
 class _Renaming:
-    """Translates names between the small and the full model.
-
-    Args:
-        twins: {layer of the full model: its layer in the small one}.
-    """
+    """Translates names by {full layer: small layer}."""
 
     def __init__(self, twins: Mapping[str, str]) -> None:
         self.twins = twins
@@ -86,17 +80,17 @@ class _Renaming:
         return next((layer for layer in layers if name == layer or name.startswith(layer + ".")), None)
 
     def back(self, name: str) -> str:
-        """The small model's name for a name of the full model."""
+        """The small model's name."""
         layer = self.layer(name, self.twins)
         return name if layer is None else self.twins[layer] + name[len(layer) :]
 
     def forward(self, name: str) -> list[str]:
-        """All names of the full model for a name of the small one."""
+        """All full names."""
         layer = self.layer(name, self.copies)
         return [name] if layer is None else [copy + name[len(layer) :] for copy in self.copies[layer]]
 
     def moved(self, name: str, user: str, full_user: str) -> str:
-        """The full model's `name`, which the small model's `user` refers to and its copy `full_user` will."""
+        """The full `name` that `full_user` refers to."""
         old, new = self.layer(user, self.copies), self.layer(full_user, self.twins)
         layer = self.layer(name, self.copies)
         if layer is None or old is None or new is None:
@@ -109,7 +103,7 @@ class _Renaming:
 
 
 def _uses(axes: tuple[Axis, ...], source: str, rename: _Renaming, parameter: str, space: str) -> bool:
-    """Whether a parameter of the full model has an axis in a space of it."""
+    """Whether a full parameter uses a full space."""
     keys = {(part.key or "").partition("/")[0] for axis in axes for part in axis.parts}
     return source in keys and rename.moved(source, rename.back(parameter), parameter) == space
 
@@ -118,7 +112,7 @@ def _sized(
     space: Space, name: str, used: Mapping[str, tuple[int, ...]], small: Anatomy, sources: Mapping[str, str],
     config: PretrainedConfig, sizes: Sizes, rename: _Renaming,
 ) -> Space:  # fmt: skip
-    """A space at full size, by the shapes of the parameters that use it."""
+    """A space at full size."""
     ends = [
         (axis, size)
         for parameter, shape in used.items()
@@ -145,7 +139,7 @@ def _sized(
 
 
 def _roles(axis: Axis, space: str) -> list[str]:
-    """The roles of an axis in an attention space."""
+    """An axis's roles in attention."""
     keys = [(part.key or "").partition("/") for part in axis.parts]
     return [role for name, _, role in keys if name == space]
 
@@ -173,7 +167,7 @@ def _sized_axis(axis: Axis, size: int, spaces: Mapping[str, Space], rename: _Ren
 def _repeated(
     items: tuple[LinearOp | Norm, ...], small: tuple[Stack, ...], stacks: tuple[Stack, ...], rename: _Renaming
 ) -> Iterator[LinearOp | Norm]:
-    """The flow of the small model with its layers repeated."""
+    """The flow with layers repeated."""
     full = {small_stack.layers: stack for small_stack, stack in zip(small, stacks, strict=True)}
     done: set[tuple[str, ...]] = set()
     for item in items:
@@ -189,7 +183,7 @@ def _repeated(
 
 
 def _renamed(item: LinearOp | Norm, layer: str, rename: _Renaming) -> LinearOp | Norm:
-    """The copy of a small model's item in a layer of the full model."""
+    """An item's copy in a full layer."""
 
     def move(name: str) -> str:
         return rename.moved(name, item.module, layer)

@@ -1,4 +1,4 @@
-"""The meaning of config fields (hidden, FFN, heads ...) by their growth; and small configs."""
+"""The meaning of config fields (hidden, FFN, heads ...)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHORT = {"vocab_size": 160, "max_source_positions": 16}
 
 
 class Meaning(StrEnum):
-    """The quantity that a config field sizes."""
+    """What a config field sizes."""
 
     HIDDEN = "hidden"
     FFN = "ffn"
@@ -32,7 +32,7 @@ class Meaning(StrEnum):
 
 @dataclass(frozen=True)
 class Sizes:
-    """The meanings of fields, and {attention space: the field that counts its heads (groups)}."""
+    """Meanings of fields, and {attention space: field counting heads}."""
 
     meanings: Mapping[str, Meaning]
     heads: Mapping[str, str]
@@ -42,13 +42,9 @@ class Sizes:
 def interpret(
     skeleton: Skeleton, small: PretrainedConfig, table: Table, tabulate_config: Callable[[PretrainedConfig], Table]
 ) -> Sizes:
-    """Find the meaning of each field by the spaces that grow with it, tracing again to tell heads from channels.
+    """Find fields' meanings by the spaces that they grow.
 
-    Args:
-        skeleton: the growth by each field.
-        small: the small config.
-        table: its spaces and axes.
-        tabulate_config: makes the table of another small config.
+    `tabulate_config` tabulates other small configs, to tell heads from channels.
     """
     meanings = dict.fromkeys((field for layers in skeleton.lists for field in layers.fields), Meaning.DEPTH)
     unsure: list[str] = []
@@ -102,7 +98,7 @@ def _hidden(growth: Growth, table: Table) -> list[str]:
 
 
 def _is_size(growth: Growth, small: PretrainedConfig, space: str, table: Table) -> bool:
-    """Whether the field is the size itself, not a ratio (DINOv2)."""
+    """Whether the field is a size, not a ratio (DINOv2)."""
     rates = [
         rate / len([part for part in table.axes[name][dim].parts if part.key == space])
         for (name, dim), rate in growth.rates.items()
@@ -112,7 +108,7 @@ def _is_size(growth: Growth, small: PretrainedConfig, space: str, table: Table) 
 
 
 def _head_counts(config: PretrainedConfig) -> Iterator[tuple[str, int]]:
-    """(field, value) of fields that may count heads, although they may resize nothing alone."""
+    """Fields that may count heads."""
     for name in sorted({config.attribute_map.get(name, name) for name in config.to_dict()}):
         value = getattr(config, name, None)
         if "head" in name and isinstance(value, int) and not isinstance(value, bool) and value > 0:
@@ -122,7 +118,7 @@ def _head_counts(config: PretrainedConfig) -> Iterator[tuple[str, int]]:
 def _attention_meaning(
     field: str, small: PretrainedConfig, table: Table, tabulate_config: Callable[[PretrainedConfig], Table]
 ) -> tuple[Meaning | None, list[str]]:
-    """The meaning of a field for attention, and the spaces it resizes; None if none."""
+    """A field's attention meaning, and its spaces."""
     value = getattr(small, field)
     for resized in (2 * value, value // 2):
         if resized < 1:
@@ -149,10 +145,7 @@ def _attention_meaning(
 
 
 def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
-    """The config at small sizes, smallest first, its own size last.
-
-    Equal fields stay equal, as families may require.
-    """
+    """Small configs, smallest first; equal fields stay equal."""
     config = skeleton.config
     counts = dict(_head_counts(config))
     groups = {name: value for name, value in counts.items() if re.search(r"key_value|kv", name) and "dim" not in name}
@@ -162,7 +155,7 @@ def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
     for head_dim in (8, 16, 32, 64):
         sizes: dict[int, int] = {}
         values: dict[str, int] = {}
-        # Two groups of two, even if the config has one: tracing could not see a single group.
+        # Two groups of two: tracing could not see a single group.
         grouped = bool(groups) and min(groups.values()) < max(heads.values(), default=0)
         for name, value in heads.items():
             values[name] = 4 if grouped or value % 2 == 0 else 3

@@ -1,4 +1,4 @@
-"""The flow between modules: linear maps and norms in call order, and taps of the residual stream."""
+"""Linear maps and norms in call order, and residual taps."""
 
 from __future__ import annotations
 
@@ -15,14 +15,7 @@ from compressor.anatomy.spec import Anatomy, Kind, LayerScale, LinearOp, Norm, S
 
 
 class Flow:
-    """Adds the flow to a small model's anatomy.
-
-    Args:
-        model: the small model.
-        inputs: its inputs.
-        anatomy: certified.
-        tied: weights that are embeddings as well.
-    """
+    """Adds the flow to a certified anatomy; `tied` weights also embed."""
 
     def __init__(self, model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy, tied: frozenset[str]) -> None:
         self.model, self.inputs, self.anatomy, self.tied = model, inputs, anatomy, tied
@@ -37,7 +30,7 @@ class Flow:
         }
 
     def complete(self) -> Anatomy:
-        """The anatomy with its flow, its layer scales, and the norms that fold."""
+        """The complete anatomy."""
         norms = {name: self._norm(name) for name in self.order if self._is_norm(name)}
         linears = [name for name in self.order if write_dim(self.modules[name]) is not None and name in self.weights]
         items: dict[str, LinearOp | Norm] = {**{name: self._step(name) for name in linears}, **norms}
@@ -54,7 +47,7 @@ class Flow:
         return self._with_canonical_form(replace(anatomy, spaces=spaces))
 
     def _with_scale(self, space: Space, anatomy: Anatomy) -> Space:
-        """A space with its measured `scaled` (false for T5 and GPT-Neo)."""
+        """A space with its measured `scaled`."""
         if space.kind is not Kind.ATTENTION or space.rotary:
             return space
         writers = [step.module for step in anatomy.steps if step.writes == space.name]
@@ -69,7 +62,7 @@ class Flow:
                 parameter.copy_(state[name])
 
     def _with_readers(self, item: LinearOp | Norm, anatomy: Anatomy) -> LinearOp | Norm:
-        """A last norm without readers gets the head, which follows pooling or concatenated tokens."""
+        """A norm without readers gets the head."""
         if not isinstance(item, Norm) or item.readers:
             return item
         later = anatomy.flow[anatomy.flow.index(item) + 1 :]
@@ -79,7 +72,7 @@ class Flow:
         return replace(item, readers=readers)
 
     def _is_norm(self, name: str) -> bool:
-        """Whether a module has a vector of scales and is no linear map."""
+        """Whether a module has scales and is not linear."""
         module, weight = self.modules[name], self.weights.get(name)
         if weight is None or is_linear(module) or isinstance(module, nn.Embedding):
             return False
@@ -93,7 +86,7 @@ class Flow:
         return Norm(name, readers, space, self._unit_scale(name))
 
     def _reads(self, module: str, space: str | None) -> bool:
-        """Whether a parameter of a module reads a space."""
+        """Whether a module reads a space."""
         parameters = {name for name in self.anatomy.axes if name.rpartition(".")[0] == module}
         parameters.add(self.weights.get(module, ""))
         return any(
@@ -104,7 +97,7 @@ class Flow:
         )
 
     def _unit_scale(self, name: str) -> float:
-        """0 if a norm of weight zero does not return zero (it scales by 1 + weight), else 1."""
+        """1, or 0 for scales of 1 + weight."""
         module = self.modules[name]
         values = torch.randn(2, 3, module.weight.numel(), dtype=module.weight.dtype)
         with torch.no_grad():
@@ -122,7 +115,7 @@ class Flow:
         return LinearOp(name, writes, reads, weight, tied=weight in self.tied)
 
     def _ends(self, weight: str, *, tied: bool) -> tuple[str | None, str | None]:
-        """(space read, space written) by a weight; a tied one reads its embedding's space."""
+        """Spaces (read, written); tied: the embedding's."""
         ends: dict[Side, str | None] = {Side.READ: None, Side.WRITE: None}
         for axis in self.anatomy.axes.get(weight, ()):
             key = next((part.key.partition("/")[0] for part in axis.parts if part.key), None)
@@ -130,7 +123,7 @@ class Flow:
         return (ends[Side.WRITE], None) if tied else (ends[Side.READ], ends[Side.WRITE])
 
     def _with_checkpoint(self, item: LinearOp | Norm) -> LinearOp | Norm:
-        """An item with its checkpoint and gain, if it adds to the residual stream."""
+        """A residual item with checkpoint and gain."""
         layer = next((layer for layer in self.anatomy.layers if item.module.startswith(layer + ".")), None)
         written = item.writes if isinstance(item, LinearOp) else item.space
         if layer is None or written not in {space.name for space in self.anatomy.residuals}:
@@ -144,7 +137,7 @@ class Flow:
         return replace(item, checkpoint=module, checkpoint_is_output=is_output, gain=gain)
 
     def _scales(self, anatomy: Anatomy) -> tuple[LayerScale, ...]:
-        """Vectors over the residual space that fold into a linear map of their layer."""
+        """Residual scales that fold."""
         vectors = [
             name
             for name, axes in anatomy.axes.items()
@@ -166,7 +159,7 @@ class Flow:
         return tuple(scales)
 
     def _with_canonical_form(self, anatomy: Anatomy) -> Anatomy:
-        """Find by trial the norms that fold, and the residual spaces whose writers may be centred."""
+        """Find by trial which norms fold, and which writers may be centred."""
         state = {name: parameter.data for name, parameter in self.model.named_parameters()}
         residuals = [space.name for space in anatomy.spaces.values() if space.kind is Kind.RESIDUAL]
         before = logits_of(self.model, self.inputs)

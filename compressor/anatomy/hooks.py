@@ -1,4 +1,4 @@
-"""Forward hooks: capture outputs, trace the order of modules and their readers, and find where writers are added."""
+"""Forward hooks: outputs, module calls, residual additions."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ LINEAR_WRITE_DIM: dict[type[nn.Module], int] = {nn.Linear: 0, Conv1D: 1}
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear map or a convolution."""
+    """Whether a module is linear or convolutional."""
     return isinstance(module, (nn.Linear, Conv1D, nn.Conv1d, nn.Conv2d, nn.Conv3d))
 
 
 def write_dim(module: nn.Module) -> int | None:
-    """The dimension of `module.weight` that a linear map writes; None for other modules."""
+    """The written dimension of `module.weight`, if linear."""
     return next((dim for kind, dim in LINEAR_WRITE_DIM.items() if isinstance(module, kind)), None)
 
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """One call of a module, with the addresses of the storages that it read and wrote."""
+    """A module's call, with storage addresses."""
 
     module: str
     reads: int
@@ -39,7 +39,7 @@ class ModuleCall:
 
 @dataclass(frozen=True)
 class Trace:
-    """Calls of whole layers and of modules with parameters, in order of completion."""
+    """Calls by completion."""
 
     calls: tuple[ModuleCall, ...]
     logits: Tensor
@@ -48,13 +48,13 @@ class Trace:
         return [call.module for call in self.calls]
 
     def readers_of(self, module: str) -> list[str]:
-        """Modules that read exactly the output of `module` (or a view of it)."""
+        """Modules that read this output (or a view)."""
         outputs = {call.writes for call in self.calls if call.module == module}
         return [call.module for call in self.calls if call.reads in outputs and call.module != module]
 
 
 def first_tensor(values: Any) -> Tensor | None:
-    """The first tensor in arguments or outputs: the hidden state, for layers of transformers."""
+    """The first tensor: a layer's hidden state."""
     if isinstance(values, Tensor):
         return values
     if isinstance(values, Mapping):
@@ -65,7 +65,7 @@ def first_tensor(values: Any) -> Tensor | None:
 
 
 def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The model's logits, or its last hidden state if it has no head."""
+    """Logits, or the last hidden state."""
     extra = {"use_cache": False} if getattr(model.config, "use_cache", None) is not None else {}
     output = model(**inputs, **extra)
     return output["logits"] if "logits" in output else output[0]
@@ -73,7 +73,7 @@ def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 
 @contextmanager
 def hooks(handles: list[Any]) -> Iterator[None]:
-    """Remove all hooks at the end of the block."""
+    """Remove all hooks at the end."""
     try:
         yield
     finally:
@@ -83,7 +83,7 @@ def hooks(handles: list[Any]) -> Iterator[None]:
 
 @contextmanager
 def capture_outputs(model: nn.Module, modules: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
-    """{module: first tensors of its outputs, call by call}, filled while the model runs inside the block."""
+    """{module: first output tensors} of runs in the block."""
     outputs: dict[str, list[Tensor]] = {name: [] for name in modules}
 
     def recorder(name: str) -> Any:
@@ -99,13 +99,7 @@ def capture_outputs(model: nn.Module, modules: Sequence[str]) -> Iterator[dict[s
 
 
 def trace(model: nn.Module, inputs: Mapping[str, Tensor], layers: tuple[str, ...]) -> Trace:
-    """Run the model once and record the storages that modules read and write.
-
-    Args:
-        model: small and real (not on meta).
-        inputs: its inputs.
-        layers: recorded in addition to modules with parameters.
-    """
+    """Run a small real model once; record storages of modules and `layers`."""
     calls: list[ModuleCall] = []
     alive: list[Tensor] = []  # addresses of freed storages would be used again
 
@@ -132,14 +126,10 @@ def trace(model: nn.Module, inputs: Mapping[str, Tensor], layers: tuple[str, ...
 def checkpoint_of(
     model: nn.Module, inputs: Mapping[str, Tensor], writer: str, candidates: list[tuple[str, bool]]
 ) -> tuple[str, bool, float] | None:
-    """Find the residual stream after the addition of a writer's output, by disturbing that output.
+    """Find the residual stream after a writer's addition, by disturbing its output.
 
-    Args:
-        candidates: (module, whether its output is meant).
-
-    Returns:
-        The first candidate that changes by a multiple of the disturbance, and the multiple; None without one, or if it
-        is just the output of a linear writer (a norm comes before the addition).
+    `candidates` are (module, whether its output is meant).  Returns the first that changes by a multiple of the
+    disturbance, and the multiple; None for a linear writer's own output.
     """
     values: dict[tuple[str, bool], Tensor] = {}
     noises: list[Tensor] = []
@@ -180,7 +170,7 @@ def checkpoint_of(
 
 
 class _FirstSoftmax(TorchFunctionMode):
-    """Keeps the input of the first softmax after it was armed."""
+    """Keeps the first softmax's input once armed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -195,15 +185,9 @@ class _FirstSoftmax(TorchFunctionMode):
 
 
 def product_scale(model: nn.Module, inputs: Mapping[str, Tensor], writers: list[str]) -> float | None:
-    """The attention logits for queries and keys of ones: the number of channels, unless scaled.
+    """Attention logits for queries and keys of ones: the channel count, unless scaled.
 
-    Args:
-        model: with eager attention.
-        inputs: its inputs.
-        writers: linear modules that write queries, keys and values.
-
-    Returns:
-        None if no softmax follows.
+    `writers` are projections of an eager model; None without softmax.
     """
     logits: list[Tensor] = []
     for level in (0.0, 1.0):

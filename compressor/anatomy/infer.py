@@ -1,7 +1,6 @@
-"""From a config to a certified anatomy, without code per architecture.
+"""From a config to a certified anatomy.
 
-A traced small random model shows which dimensions are the same, heads × channels, or fixed; enlarged config fields show
-their meaning; permutations prove the result.
+Traces show structure, enlarged fields their meaning; permutations prove it.
 """
 
 from __future__ import annotations
@@ -32,32 +31,32 @@ from compressor.models.inputs import dummy_inputs
 from compressor.models.tasks import find_task
 from compressor.utils.threads import torch_threads
 
-#: Layers of a small model: the first, one that stands for all in between, and the last.
+#: Layers of a small model: first, middle, last.
 DEPTH = 3
 
 
 def inspect_config(config: PretrainedConfig) -> Anatomy:
-    """The certified anatomy of a config, without weights; cached.
+    """A config's certified anatomy, without weights; cached.
 
     Raises:
-        CertificateError: permuting a space changes the logits; names it and its parameters.
-        UnsupportedError: the sizes of the config cannot be told apart.
+        CertificateError: a permutation changes logits.
+        UnsupportedError: sizes are indistinguishable.
     """
     key = _cache_key(config)
     if key not in _KNOWN:
-        # With models this small threads wait for each other: twice the time, six times on shared cores.
+        # In small models threads wait for each other: two to six times slower.
         with torch_threads(1):
             _KNOWN[key] = _inspect(config)
     return _KNOWN[key]
 
 
 def _cache_key(config: PretrainedConfig) -> str:
-    """The class and values of a config, without the place that it was read from."""
+    """Class and values of a config."""
     values = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
     return f"{type(config).__name__} {json.dumps(values, sort_keys=True, default=str)}"
 
 
-#: {cache key of a config: anatomy}; an inspection depends on nothing else and takes most of a second.
+#: {cache key of a config: anatomy}; an inspection takes most of a second.
 _KNOWN: dict[str, Anatomy] = {}
 
 
@@ -72,7 +71,7 @@ def _inspect(config: PretrainedConfig) -> Anatomy:
 
 
 def _certified(config: PretrainedConfig, study: _Study, anatomy: Anatomy) -> Anatomy:
-    """The small model's anatomy, certified and with its flow; cached, since a student shares it with its teacher."""
+    """The certified anatomy with flow, shared by teacher and student."""
     key = _cache_key(study.config)
     if key in _PROVEN and _PROVEN[key][0] == anatomy:
         return _PROVEN[key][1]
@@ -86,7 +85,7 @@ def _certified(config: PretrainedConfig, study: _Study, anatomy: Anatomy) -> Ana
     return _PROVEN[key][1]
 
 
-#: {cache key of a small config: its anatomy before the certificate, and after it}.
+#: {cache key of a small config: its anatomy before and after the certificate}.
 _PROVEN: dict[str, tuple[Anatomy, Anatomy]] = {}
 
 
@@ -106,7 +105,7 @@ def _refusal(config: PretrainedConfig, anatomy: Anatomy, traced: TracedDims, spa
 
 @dataclass(frozen=True)
 class _Study:
-    """A small random model of a config, traced once."""
+    """A small random model, traced once."""
 
     config: PretrainedConfig
     model: nn.Module
@@ -117,7 +116,7 @@ class _Study:
 
     @classmethod
     def of(cls, config: PretrainedConfig, skeleton: Skeleton) -> _Study:
-        """Build and trace the model of a small config."""
+        """Build and trace a small model."""
         check_small(config)
         model = random_model(config)
         config = cast(PretrainedConfig, model.config)
@@ -127,7 +126,7 @@ class _Study:
         return cls(config, model, inputs, traced, stacks, tabulate(model, traced, stacks, _loose(traced, skeleton)))
 
     def anatomy(self) -> Anatomy:
-        """The small model's anatomy, without flow and not yet certified."""
+        """The anatomy before flow and certificate."""
         output = self.table.name_of(self.traced.output[-1])
         return Anatomy(
             type(self.model).__name__, self.table.spaces, self.table.axes, self.stacks, (), {}, output=output,
@@ -135,7 +134,7 @@ class _Study:
         )  # fmt: skip
 
     def _tokens(self) -> Iterator[tuple[str, int]]:
-        """(module, index of the stack whose tokens it works on), as far as the token dimension shows it."""
+        """(module, index of its tokens' stack), where known."""
 
         def token(dims: list[Dim]) -> int | None:
             factors = dims[-2].factors() if len(dims) > 1 else []
@@ -149,11 +148,7 @@ class _Study:
 
 
 def _study(skeleton: Skeleton) -> _Study:
-    """Study the smallest config that can be built and run.
-
-    Raises:
-        UnsupportedError: there is none; gives the last reason.
-    """
+    """Study the smallest config that runs, or UnsupportedError."""
     reason = ""
     for config in reduced(skeleton):
         try:
@@ -165,7 +160,7 @@ def _study(skeleton: Skeleton) -> _Study:
 
 
 def _stacks(config: PretrainedConfig, traced: TracedDims, skeleton: Skeleton) -> tuple[Stack, ...]:
-    """The lists of layers in call order, with the names of their residual spaces."""
+    """Lists of layers in call order."""
     lists: list[tuple[tuple[str, ...], tuple[str, ...], int]] = []
     for layers in skeleton.lists:
         paths = tuple(f"{layers.prefix}{index}" for index in range(getattr(config, layers.fields[0])))
@@ -185,11 +180,7 @@ def _stacks(config: PretrainedConfig, traced: TracedDims, skeleton: Skeleton) ->
 
 
 def _repeated(config: PretrainedConfig, traced: TracedDims) -> tuple[tuple[str, ...], tuple[str, ...], int]:
-    """(path, config field, runs) of a layer with shared weights.
-
-    Raises:
-        UnsupportedError: there is no such layer.
-    """
+    """(path, config field, runs) of a shared layer, or UnsupportedError."""
     counts = {
         name: len(calls)
         for name, calls in traced.calls.items()
@@ -209,7 +200,7 @@ def _repeated(config: PretrainedConfig, traced: TracedDims) -> tuple[tuple[str, 
 
 
 def _loose(traced: TracedDims, skeleton: Skeleton) -> Iterator[str]:
-    """Parameters as wide as the residual stream that no operation used (a mask token)."""
+    """Unused parameters of residual width."""
     widest = max(skeleton.growths, key=lambda growth: len(growth.rates), default=None)
     for name, dims in traced.parameters.items():
         alone = all(dim.root is dim and dim.owner is None and not dim.pinned for dim in dims if dim.size > 1)
@@ -226,7 +217,7 @@ def _loose(traced: TracedDims, skeleton: Skeleton) -> Iterator[str]:
 
 
 def _with_experts(study: _Study, anatomy: Anatomy, skeleton: Skeleton) -> Anatomy:
-    """Add a space of experts to every layer whose experts are certified interchangeable."""
+    """Add spaces of interchangeable experts."""
     for unit in [space for space in anatomy.spaces.values() if space.copies > 1]:
         owner = unit.name.removesuffix(".ffn")
         matrices = [

@@ -1,4 +1,4 @@
-"""Weights derived from those of a model, computed at each access instead of stored."""
+"""Derived weights, computed at each access."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ from torch import Tensor
 
 
 class Derived(Mapping[str, Tensor]):
-    """{parameter name: float64 tensor} after changes.
-
-    Args:
-        state: {parameter name: tensor} to start from; must stay unchanged.
-    """
+    """{parameter: float64 tensor} after changes to an unchanged `state`."""
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         self._shapes = state.shapes if isinstance(state, Derived) else {name: v.shape for name, v in state.items()}
@@ -21,7 +17,7 @@ class Derived(Mapping[str, Tensor]):
 
     @property
     def shapes(self) -> Mapping[str, torch.Size]:
-        """{parameter name: shape}, without computing any; changes keep shapes."""
+        """{parameter: shape}."""
         return self._shapes
 
     def change(self, name: str, how: Callable[[Tensor], Tensor]) -> None:
@@ -30,7 +26,7 @@ class Derived(Mapping[str, Tensor]):
         self._makers[name] = lambda: how(before())
 
     def maker(self, name: str) -> Callable[[], Tensor]:
-        """The function that computes a parameter as of now; later changes do not affect it."""
+        """A parameter's function as of now."""
         return self._makers[name]
 
     def __getitem__(self, name: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Look-ups in an anatomy: writers and readers of a space, columns of a part, and taps of the residual stream."""
+"""Look-ups: writers, readers, columns and residual taps."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ Maps = Sequence[Mapping[str, Map]]
 
 
 class WeightedTeacher(Protocol):
-    """A teacher's weights, and its weight among the teachers."""
+    """A teacher's parameters, and its weight."""
 
     @property
     def weight(self) -> float: ...
 
     def read_weight(self, step: LinearOp) -> Tensor:
-        """The weight of a linear module, [in, out]."""
+        """Weight [in, out]."""
 
 
 def writers(anatomy: Anatomy, space: str) -> list[LinearOp]:
-    """The linear modules that write a space."""
+    """Linear writers of a space."""
     return [step for step in anatomy.steps if step.writes == space]
 
 
 def reader(anatomy: Anatomy, space: str) -> LinearOp | None:
-    """The first linear module that reads a space; None if there is none."""
+    """A space's first linear reader."""
     return next((step for step in anatomy.steps if step.reads == space), None)
 
 
 def outgoing(teachers: Sequence[WeightedTeacher], maps: Maps, step: LinearOp) -> Tensor:
-    """A reader's weights of all teachers, with outputs transported unless they are fixed (classes): [Σ n_k, m]."""
+    """A reader's weights of all teachers [Σ n_k, m], outputs transported unless fixed."""
     parts = []
     for teacher, teacher_maps in zip(teachers, maps, strict=True):
         weight = teacher.read_weight(step)
@@ -47,7 +47,7 @@ def outgoing(teachers: Sequence[WeightedTeacher], maps: Maps, step: LinearOp) ->
 
 
 def attention_columns(anatomy: Anatomy, space: str, role: Role) -> tuple[Tap, Tensor]:
-    """The tap of a role's values, and its columns in the tapped output."""
+    """Tap and columns of a role."""
     key = map_key(space, role)
     step = next(step for step in writers(anatomy, space) if columns_of(write_axis(anatomy, step), key) is not None)
     columns = columns_of(write_axis(anatomy, step), key)
@@ -56,19 +56,16 @@ def attention_columns(anatomy: Anatomy, space: str, role: Role) -> tuple[Tap, Te
 
 
 def write_axis(anatomy: Anatomy, step: LinearOp) -> Axis:
-    """The axis that a module writes."""
+    """The written axis."""
     if step.tied:
         return next(axis for axis in anatomy.axes[step.weight] if axis.fixed)
     return next(axis for axis in anatomy.axes[step.weight] if axis.side is Side.WRITE)
 
 
 def columns_of(axis: Axis, key: str | None, *, occurrence: int = 0) -> Tensor | None:
-    """The coordinates of an axis that the map `key` transports, head after head; None if there are none.
+    """Coordinates that map `key` transports, by head.
 
-    Args:
-        axis: of a parameter.
-        key: of a map.
-        occurrence: index among the parts with that key (a fused gate and up).
+    `occurrence` counts parts with that key (fused gate and up).
     """
     places = [index for index, part in enumerate(axis.parts) if part.key == key]
     if len(places) <= occurrence:
@@ -81,7 +78,7 @@ def columns_of(axis: Axis, key: str | None, *, occurrence: int = 0) -> Tensor | 
 
 
 def place_columns(axis: Axis, index: int) -> Tensor:
-    """The coordinates of the part at a place of an axis."""
+    """Coordinates of the part at `index`."""
     key = axis.parts[index].key
     before = sum(1 for part in axis.parts[:index] if part.key == key)
     columns = columns_of(axis, key, occurrence=before)
@@ -90,12 +87,12 @@ def place_columns(axis: Axis, index: int) -> Tensor:
 
 
 def stream_tap(item: LinearOp | Norm) -> Tap | None:
-    """The tap of the residual stream after a writer; None if unknown."""
+    """The tap after a writer's addition."""
     return None if item.checkpoint is None else (item.checkpoint, "out" if item.checkpoint_is_output else "in")
 
 
 def space_taps(anatomy: Anatomy, space: str) -> list[Tap]:
-    """Taps of a residual space: the input of its layers and after each writer; of an embedding, its readers."""
+    """Taps of a residual space: layers' inputs and sums, or an embedding's readers."""
     taps: list[Tap] = [(stack.layers[0], "in") for stack in anatomy.stacks if stack.residual == space]
     if not taps:
         return [(step.module, "in") for step in anatomy.steps if step.reads == space]
@@ -108,7 +105,7 @@ def space_taps(anatomy: Anatomy, space: str) -> list[Tap]:
 
 
 def stream_keys(anatomy: Anatomy) -> dict[str, str]:
-    """{layer: key of the stream's map after it}; in a flow graph, of the layer's last site."""
+    """{layer: key of the stream after it}."""
     keys: dict[str, str] = {}
     for stack in anatomy.stacks:
         key = stack.residual

@@ -1,4 +1,4 @@
-"""The parameters that each config field sizes: enlarge one field on the meta device, compare shapes."""
+"""The parameters that config fields size, found on the meta device."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ MAX_ELEMENTS = 1 << 29
 
 @dataclass(frozen=True)
 class Growth:
-    """The parameters that config fields size.
+    """What config fields size.
 
     Attributes:
-        fields: usually one; several that can only grow together.
-        value: of the fields.
+        fields: one, or several that grow together.
         rates: {(parameter, dimension): coordinates per unit}.
     """
 
@@ -41,21 +40,21 @@ class Growth:
 
 @dataclass(frozen=True)
 class Layers:
-    """A list of layers, {prefix}0, {prefix}1, ..., and the config fields that count them."""
+    """Layers {prefix}0, ..., and fields that count them."""
 
     prefix: str
     fields: tuple[str, ...]
     count: int
 
     def split(self, name: str) -> tuple[int, str] | None:
-        """(layer index, name below the layer); None outside of the list."""
+        """(layer index, name below it); None outside."""
         match = re.match(re.escape(self.prefix) + r"(\d+)(?:\.(.*))?$", name)
         return (int(match[1]), match[2] or "") if match else None
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A shallow config, its lists of layers, and the growth by each size field."""
+    """A shallow config, its layers, and growths."""
 
     config: PretrainedConfig
     lists: tuple[Layers, ...]
@@ -63,11 +62,7 @@ class Skeleton:
 
 
 def check_small(config: PretrainedConfig) -> None:
-    """Refuse a config whose model would not be small enough to be built and run.
-
-    Raises:
-        ValueError: parameters and buffers have more than `MAX_ELEMENTS` elements.
-    """
+    """ValueError for a model of more than `MAX_ELEMENTS` elements."""
     model = meta_model(config)
     elements = sum(tensor.numel() for tensors in (model.parameters(), model.buffers()) for tensor in tensors)
     if elements > MAX_ELEMENTS:
@@ -77,12 +72,12 @@ def check_small(config: PretrainedConfig) -> None:
 
 
 def shapes_of(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
-    """{parameter: shape} of the model of a config; nothing is allocated."""
+    """{parameter: shape}, without allocation."""
     return {name: tuple(parameter.shape) for name, parameter in meta_model(config).named_parameters()}
 
 
 def with_fields(config: PretrainedConfig, values: Mapping[str, Any]) -> PretrainedConfig:
-    """A copy of `config` with some fields replaced."""
+    """A copy with replaced fields."""
     changed = copy.deepcopy(config)
     for field, value in values.items():
         setattr(changed, field, value)
@@ -90,12 +85,11 @@ def with_fields(config: PretrainedConfig, values: Mapping[str, Any]) -> Pretrain
 
 
 def with_layers(config: PretrainedConfig, fields: Sequence[str], layers: Sequence[int]) -> PretrainedConfig:
-    """A copy of `config` with some layers, also in lists with an entry per layer.
+    """A copy with some layers, also in lists with an entry per layer.
 
     Args:
-        config: any.
-        fields: that count the layers.
-        layers: for every layer of the copy, the index of its original.
+        fields: that count layers.
+        layers: original indices.
     """
     old = getattr(config, fields[0])
     changed = with_fields(config, dict.fromkeys(fields, len(layers)))
@@ -113,12 +107,7 @@ def with_layers(config: PretrainedConfig, fields: Sequence[str], layers: Sequenc
 
 
 def measure_growth(config: PretrainedConfig, depth: int) -> Skeleton:
-    """Find the fields that size a model, and the growth by each.
-
-    Args:
-        config: of any size.
-        depth: layers of the shallow config.
-    """
+    """Find size fields, with `depth` layers."""
     lists = _find_lists(config)
     shallow = config
     for layers in lists:
@@ -130,7 +119,7 @@ def measure_growth(config: PretrainedConfig, depth: int) -> Skeleton:
 
 
 def _integer_fields(config: PretrainedConfig) -> list[tuple[str, int | None]]:
-    """Fields that could be sizes: whole numbers, and None where the family derives a default."""
+    """Integers, and None where a default is derived."""
     names = {config.attribute_map.get(name, name) for name in config.to_dict()}
     fields: list[tuple[str, int | None]] = []
     for name in sorted(names):
@@ -145,7 +134,7 @@ def _integer_fields(config: PretrainedConfig) -> list[tuple[str, int | None]]:
 
 
 def _find_lists(config: PretrainedConfig) -> tuple[Layers, ...]:
-    """Lists of layers in the model's order, found by fields whose decrement removes layers."""
+    """Lists of layers, by fields whose decrement removes some."""
     base = shapes_of(config)
     fields: dict[str, list[str]] = {}
     for field, value in _integer_fields(config):
@@ -170,7 +159,7 @@ def _find_lists(config: PretrainedConfig) -> tuple[Layers, ...]:
 def _growths(
     config: PretrainedConfig, base: Mapping[str, tuple[int, ...]], candidates: Sequence[tuple[str, int | None]]
 ) -> Iterator[Growth]:
-    """Enlarge every field alone, or with others of its value if the model breaks otherwise."""
+    """Enlarge fields alone, or with equal ones."""
     broken: list[tuple[str, int]] = []
     for field, value in candidates:
         first, second = (24, 48) if value is None else (value, 2 * value)
@@ -197,7 +186,7 @@ def _growths(
 def _rates(
     before: Mapping[str, tuple[int, ...]], after: Mapping[str, tuple[int, ...]], step: int
 ) -> dict[tuple[str, int], float] | None:
-    """Coordinates per unit; None if the two models have different parameters."""
+    """Coordinates per unit; None if parameters differ."""
     if before.keys() != after.keys() or any(len(shape) != len(after[name]) for name, shape in before.items()):
         return None
     return {

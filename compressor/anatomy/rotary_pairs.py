@@ -1,7 +1,6 @@
-"""Rotary positions: the pairs of query and key channels, and their frequencies.
+"""Rotary positions: channel pairs and frequencies.
 
-A pair is a complex number; factors that cancel in q*·k commute with its rotation by position, so pairs may be rotated
-and scaled.  Rotating pairs in a random model shows their layout.
+Pairs are complex numbers: factors that cancel in q*·k commute with rotation by position.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from compressor.anatomy.hooks import logits_of
 from compressor.anatomy.spec import Anatomy, Kind, Role, Space, map_key
 from compressor.anatomy.transform import Map, apply
 
-#: Place of a pair's second channel: in the second half of the rotated channels, or next to the first.
+#: Place of a pair's second channel: in the second half, or next to the first.
 HALVES, NEIGHBOURS = "halves", "neighbours"
 LAYOUTS = (HALVES, NEIGHBOURS)
 
 
 def frequencies(model: nn.Module) -> Tensor | None:
-    """Radians per position of every pair [n], float64; None without rotary positions or if layers differ."""
+    """Radians per position [n], float64; None if not rotary or layers differ."""
     buffers = [buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2] == "inv_freq"]
     if not buffers or any(b.shape != buffers[0].shape or not torch.equal(b, buffers[0]) for b in buffers):
         return None
@@ -31,19 +30,13 @@ def frequencies(model: nn.Module) -> Tensor | None:
 
 
 def pairs(layout: str, count: int) -> tuple[Tensor, Tensor]:
-    """The first and the second channel of every pair, [count] each."""
+    """First and second channels [count]."""
     first = torch.arange(count)
     return (first, first + count) if layout == HALVES else (2 * first, 2 * first + 1)
 
 
 def with_pairs(model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy) -> Anatomy:
-    """The anatomy with the layout of rotary pairs, if rotating pairs leaves the logits unchanged.
-
-    Args:
-        model: a random model, in float64.
-        inputs: its inputs.
-        anatomy: the model's.
-    """
+    """The anatomy with the pair layout whose rotations keep the logits (float64)."""
     rates = frequencies(model)
     spaces = [space for space in anatomy.spaces.values() if space.kind is Kind.ATTENTION and space.rotary]
     # For a single pair both layouts are the same.
@@ -63,7 +56,7 @@ def with_pairs(model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy)
 
 
 def _rotated(space: Space, layout: str, count: int, generator: torch.Generator) -> dict[str, Map]:
-    """Maps that rotate every pair of a group's queries and keys by a random angle, and mix the other channels."""
+    """Rotate pairs randomly, mix other channels."""
     rotations: dict[Role, list[Tensor]] = {Role.QUERY: [], Role.KEY: []}
     first, second = pairs(layout, count)
     for _ in range(space.groups):

@@ -1,11 +1,10 @@
-"""The flow graph: an anatomy with its residual streams cut into sites, one map each.
+"""The flow graph: residual streams cut into sites, one map each.
 
-In the paper (Imfeld et al., 2024, section 4.1) maps flow along the residual stream and mix where branches are added.
-Each site has a key:
+Maps mix at sums (Imfeld et al., 2024, section 4.1).  Keys:
 
-    entry        input of the first layer, written by embeddings             "residual"
-    branch       output of a writer before it is added                       "vit.layers.0.attention.o_proj/branch"
-    stream       the stream after that sum                                   "vit.layers.0.attention.o_proj/stream"
+    entry     first layer's input     "residual"
+    branch    writer's output         "vit.layers.0.attention.o_proj/branch"
+    stream    after its sum           "vit.layers.0.attention.o_proj/stream"
 """
 
 from __future__ import annotations
@@ -22,11 +21,8 @@ class Junction:
     """A sum of the residual stream and branches.
 
     Attributes:
-        stack: index of its stack.
-        before: key of the stream before the sum.
-        branches: keys of the added branches.
-        after: key of the stream after the sum.
-        module, is_output: the module whose input (or output) is the sum.
+        before, branches, after: keys.
+        module, is_output: whose input (output) is the sum.
     """
 
     stack: int
@@ -39,11 +35,10 @@ class Junction:
 
 @dataclass(frozen=True)
 class FlowGraph:
-    """An anatomy with sites instead of residual spaces, and the sums that connect them.
+    """An anatomy with sites for residual spaces.
 
     Attributes:
-        anatomy: with sites on its residual axes.
-        entries: by stack, the site at its first layer's input.
+        entries: first sites, by stack.
         junctions: in call order.
     """
 
@@ -53,7 +48,7 @@ class FlowGraph:
 
     @property
     def last(self) -> tuple[str, ...]:
-        """By stack, the site after its last layer."""
+        """The last site of each stack."""
         sites = list(self.entries)
         for junction in self.junctions:
             sites[junction.stack] = junction.after
@@ -61,10 +56,10 @@ class FlowGraph:
 
 
 def flow_graph(anatomy: Anatomy) -> FlowGraph:
-    """Cut the residual streams of an anatomy into sites.
+    """Cut residual streams into sites.
 
     Raises:
-        UnsupportedError: a layer's parameter uses the stream outside of linear modules and norms (fused experts).
+        UnsupportedError: other parameters use the stream (fused experts).
     """
     return _Cutter(anatomy).cut()
 
@@ -93,7 +88,7 @@ class _Cutter:
             later = self.anatomy.flow[index + 1 :]
             flow.append(self._step(item, later) if isinstance(item, LinearOp) else self._norm(item))
             place = _place(item)
-            # Parallel branches are added together: the stream changes after the last of them.
+            # The stream changes after the last parallel branch.
             if place in self.junctions and not any(_place(other) == place for other in later):
                 self.current[self.junctions[place].stack] = self.junctions[place].after
         for scale in self.anatomy.scales:
@@ -142,12 +137,12 @@ class _Cutter:
         return replace(norm, space=site)
 
     def _at(self, stack: int, item: LinearOp | Norm) -> str:
-        """The site that an item reads: its own stack's, or for cross-attention the last of the stack before."""
+        """The site that an item reads; for cross-attention, the previous stack's last."""
         tokens = self.anatomy.tokens.get(item.module)
         return self.current[stack if tokens is None or tokens > stack else tokens]
 
     def _joined(self, item: LinearOp | Norm, branch: str, space: str) -> str:
-        """The site after the sum that includes an item; parallel branches share it."""
+        """An item's site after its sum; parallel branches share it."""
         place, stack = _place(item), self._stack(item.module)
         assert place is not None
         junction = self.junctions.get(place)

@@ -1,4 +1,4 @@
-"""From traced dimensions to the table of an anatomy: named spaces, and the axes of every parameter."""
+"""From traced dimensions to named spaces and axes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ from compressor.anatomy.tracer import TracedDims
 
 @dataclass(frozen=True)
 class Table:
-    """Spaces and axes of one model.
+    """Spaces and axes of a model.
 
     Attributes:
-        spaces: {name: space}.
-        axes: {parameter: axes}.
-        tied: parameters that are embedding and weight at once.
-        names: {id of a dimension: its space}.
+        tied: also embeddings.
+        names: {dimension id: space}.
     """
 
     spaces: dict[str, Space]
@@ -30,18 +28,14 @@ class Table:
     names: Mapping[int, str]
 
     def name_of(self, dim: Dim) -> str | None:
-        """The space of an activation's dimension; None for fixed ones."""
+        """An activation dimension's space; None if fixed."""
         return self.names.get(id(dim.root))
 
 
 def tabulate(model: nn.Module, traced: TracedDims, stacks: Sequence[Stack], loose: Iterable[str] = ()) -> Table:
-    """Name the spaces and label every axis.
+    """Name spaces and label axes.
 
-    Args:
-        model: that was traced.
-        traced: its dimensions.
-        stacks: of its layers, with their residual spaces.
-        loose: unused parameters whose last dimension is a residual one.
+    `loose` parameters are unused; their last dimension is residual.
     """
     return _Tabulation(model, traced, stacks).table(set(loose))
 
@@ -117,7 +111,7 @@ class _Tabulation:
             self.spaces[name] = Space(name, kind, dim.size, copies=copies)
 
     def _hidden_dims(self, loose: set[str]) -> list[tuple[Dim, list[str]]]:
-        """Interchangeable dimensions without a name, each with its parameters, in the order of the model."""
+        """Interchangeable unnamed dimensions with their parameters."""
         hidden: dict[int, tuple[Dim, list[str]]] = {}
         for name, dims in self.traced.parameters.items():
             for dim in dims if name not in loose else ():
@@ -152,7 +146,7 @@ class _Tabulation:
 
 
 def _common_path(paths: Sequence[str]) -> str:
-    """The longest module path that contains all paths."""
+    """The longest common module path."""
     common = []
     for names in zip(*(path.split(".") for path in paths), strict=False):
         if len(set(names)) > 1:
@@ -162,7 +156,7 @@ def _common_path(paths: Sequence[str]) -> str:
 
 
 def _unused(name: str, taken: Iterable[str]) -> str:
-    """The name, with a number if it is taken."""
+    """The name, numbered if taken."""
     names, count = set(taken), 2
     unused = name
     while unused in names:

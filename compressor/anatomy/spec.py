@@ -1,7 +1,6 @@
-"""The types of an anatomy: spaces, axes of parameters, and the flow between modules.
+"""The types of an anatomy.
 
-An anatomy is a table {parameter: axes}.  An axis has parts, and a part names the *key* of the map that transports it: a
-space, a role of an attention space, or None (fixed).
+Parts of axes name the *key* of their map: a space, a role of attention, or None (fixed).
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from enum import StrEnum
 
 
 class Side(StrEnum):
-    """Whether an axis writes the values of a space or reads them."""
+    """Whether an axis writes or reads."""
 
     WRITE = "write"
     READ = "read"
 
 
 class Kind(StrEnum):
-    """The sort of coordinates of a space."""
+    """The sort of a space's coordinates."""
 
     RESIDUAL = "residual"
     EMBEDDING = "embedding"
@@ -30,9 +29,9 @@ class Kind(StrEnum):
 
 
 class Role(StrEnum):
-    """The ends of an attention space, each a set of heads × channels.
+    """Ends of an attention space.
 
-    Queries meet keys, and outputs read values: each pair shares one map.  HEADS is a bias per head.
+    Queries and keys share a map, as do values and outputs; HEADS is a bias per head.
     """
 
     QUERY = "query"
@@ -44,20 +43,17 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Space:
-    """A set of interchangeable coordinates.
+    """Interchangeable coordinates.
 
     Attributes:
-        name: its key.
-        kind: of its coordinates.
-        size: coordinates; of an attention space heads · head_dim.
-        heads, groups, head_dim: query heads, key–value groups, channels per head.
-        rotary: query–key channels have a fixed place in their head.
-        pairs: layout of rotary pairs, "halves" or "neighbours"; "" if unknown.
+        size: for attention heads · head_dim.
+        heads, groups, head_dim: query heads, key–value groups, channels.
+        rotary: query–key channels are fixed.
+        pairs: "halves", "neighbours", or "" if unknown.
         head_position_fixed: heads are not interchangeable (ALiBi).
-        scaled: query–key products are divided by the root of the number of channels.
-        order: equal for attention spaces that share the order of their heads (T5).
-        experts: for hidden units per expert, the space of the experts.
-        copies: the number of those experts, else 1.
+        scaled: query–key products are divided by √channels.
+        order: spaces of equal order share it (T5).
+        experts, copies: experts' space and number.
     """
 
     name: str
@@ -77,7 +73,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Part:
-    """`size` consecutive coordinates of an axis; `key` names their map, None for fixed ones."""
+    """`size` coordinates; `key` names their map, None if fixed."""
 
     key: str | None
     size: int
@@ -85,9 +81,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of a parameter: its parts in order, and its side.
+    """A parameter's axis: parts and side.
 
-    `interleave` heads alternate their parts (GPT-NeoX: q, k, v of head 0, then of head 1, ...); 1 if parts are whole.
+    `interleave` heads alternate their parts (GPT-NeoX); else 1.
     """
 
     parts: tuple[Part, ...]
@@ -103,7 +99,7 @@ class Axis:
         return all(part.key is None for part in self.parts)
 
     def roles_in(self, space: str) -> str | None:
-        """Its roles in an attention space (": query, key"); "" in another space, None outside of the space."""
+        """Roles in attention (": query, key"), else ""; None outside the space."""
         keys = [part.key.partition("/") for part in self.parts if part.key is not None]
         roles = [role for name, _, role in keys if name == space]
         return (": " + ", ".join(roles) if any(roles) else "") if roles else None
@@ -114,14 +110,11 @@ class LinearOp:
     """One linear module.
 
     Attributes:
-        module: its path.
-        writes, reads: its spaces; None for a fixed end.
-        weight: its parameter.
-        checkpoint: for writers of a residual space, the module whose input (output if `checkpoint_is_output`) is the
-            stream after this writer's addition.
-        gain: factor of the output in that addition (Granite).
-        tied: the weight is an embedding as well.
-        joins: in a flow graph, the site after the sum that includes its output.
+        writes, reads: spaces; None if fixed.
+        checkpoint: module whose input (output if `checkpoint_is_output`) is the stream after its addition.
+        gain: factor there (Granite).
+        tied: also an embedding.
+        joins: site after its sum.
     """
 
     module: str
@@ -137,15 +130,14 @@ class LinearOp:
 
 @dataclass(frozen=True)
 class Norm:
-    """A normalisation, and the linear modules that read its output.
+    """A normalisation.
 
     Attributes:
-        module: its path.
-        readers: linear modules that read exactly its output.
-        space: that it normalises; None for a scale per channel of a head.
-        unit_scale: the weight that scales by one: 1, or 0 if the scale is 1 + weight (Gemma).
-        folded: scale and shift fold into the readers.
-        checkpoint, checkpoint_is_output, gain, joins: as in `LinearOp`, for a norm before a residual addition.
+        readers: of exactly its output.
+        space: None for scales per head channel.
+        unit_scale: weight for scale one: 1, or 0 for 1 + weight (Gemma).
+        folded: into its readers.
+        checkpoint, checkpoint_is_output, gain, joins: as in `LinearOp`.
     """
 
     module: str
@@ -161,7 +153,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class LayerScale:
-    """A vector that multiplies the output of a linear module before the residual addition."""
+    """A vector that scales a linear output before addition."""
 
     parameter: str
     writer: str
@@ -169,12 +161,11 @@ class LayerScale:
 
 @dataclass(frozen=True)
 class Stack:
-    """Layers that run one after the other: an encoder or a decoder.
+    """An encoder or a decoder.
 
     Attributes:
-        layers: their paths; a single one for shared weights (ALBERT).
-        fields: config fields that count the layers or runs.
-        residual: their residual space.
+        layers: paths; one if shared (ALBERT).
+        fields: that count layers or runs.
         runs: of every layer.
     """
 
@@ -186,20 +177,15 @@ class Stack:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The interchangeable coordinates of a model, and the parameters that write and read them.
+    """A model's interchangeable coordinates, their writers and readers.
 
     Attributes:
-        model_class: of transformers.
-        spaces: {name: space}.
-        axes: {parameter: axes}.
-        stacks: of layers, in call order.
-        flow: linear modules and norms, in call order.
-        scales: layer scales.
+        stacks, flow: in call order.
         centred: residual spaces whose writers may be centred.
         fields: {config field: meaning}.
-        tokens: {module: index of the stack whose tokens it works on}.
-        output: space of the output of a model without a head.
-        errors: the certificate, {space or "all": relative change of the logits}.
+        tokens: {module: index of its tokens' stack}.
+        output: space, without a head.
+        errors: {space or "all": relative change of logits}.
     """
 
     model_class: str
@@ -216,31 +202,31 @@ class Anatomy:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Paths of all layers, stack after stack."""
+        """All layers, by stack."""
         return tuple(layer for stack in self.stacks for layer in stack.layers)
 
     @property
     def steps(self) -> tuple[LinearOp, ...]:
-        """The linear modules, in the order of the forward pass."""
+        """Linear modules in call order."""
         return tuple(item for item in self.flow if isinstance(item, LinearOp))
 
     @property
     def norms(self) -> tuple[Norm, ...]:
-        """The norms, in the order of the forward pass."""
+        """Norms in call order."""
         return tuple(item for item in self.flow if isinstance(item, Norm))
 
     @property
     def residuals(self) -> tuple[Space, ...]:
-        """The residual spaces; two if encoder and decoder have one each."""
+        """Residual spaces; two for encoder and decoder."""
         return tuple(space for space in self.spaces.values() if space.kind is Kind.RESIDUAL)
 
     @property
     def residual(self) -> Space:
-        """The first residual space; all have the same width."""
+        """The first residual space; widths agree."""
         return self.residuals[0]
 
     def rotatable(self, space: str) -> bool:
-        """Whether a residual space may be rotated: its norms fold, or only a tied head reads them."""
+        """Whether a residual space may be rotated: norms fold, or only a tied head reads them."""
         tied = {step.module for step in self.steps if step.tied}
         norms = [norm for norm in self.norms if norm.space == space]
         free = [norm for norm in norms if norm.folded or (norm.readers and tied.issuperset(norm.readers))]
@@ -248,20 +234,16 @@ class Anatomy:
 
     @property
     def canonical(self) -> bool:
-        """Whether every residual space may be rotated."""
+        """Whether all residual spaces may be rotated."""
         return all(self.rotatable(space.name) for space in self.residuals)
 
     @property
     def error(self) -> float:
-        """The largest relative change of the logits in the certificate."""
+        """The certificate's largest error."""
         return max(self.errors.values(), default=float("nan"))
 
     def describe(self, space: str) -> str:
-        """The parameters that write, normalise, scale and read a space, as lines of text; similar layers share a line.
-
-        Raises:
-            KeyError: there is no such space.
-        """
+        """A space's uses as text, similar layers on one line; KeyError if unknown."""
         described = self.spaces[space]
         heads = f", {described.heads} heads of {described.head_dim}" if described.kind is Kind.ATTENTION else ""
         groups = f" in {described.groups} groups" if described.groups != described.heads else ""
@@ -274,7 +256,7 @@ class Anatomy:
         return "\n".join(lines)
 
     def _uses(self, space: str) -> list[tuple[str, str, str]]:
-        """(verb, parameter, its axis) of every use of a space, writers first."""
+        """(verb, parameter, axis) of uses, writers first."""
         vectors = {f"{norm.module}.{end}": "normalised by" for norm in self.norms for end in ("weight", "bias")}
         vectors |= {scale.parameter: "scaled by" for scale in self.scales}
         sides = {Side.WRITE: "written by", Side.READ: "read by"}
@@ -290,5 +272,5 @@ class Anatomy:
 
 
 def map_key(space: str, role: Role | None = None) -> str:
-    """The key of a map: the space, with `/role` for the ends of an attention space."""
+    """A map's key: space, with `/role` for attention."""
     return space if role is None else f"{space}/{role.value}"

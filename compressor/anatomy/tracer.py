@@ -1,4 +1,4 @@
-"""Trace one forward pass: the dimensions of every parameter and module."""
+"""Trace dimensions in one forward pass."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHAPE_ONLY = {
 
 @dataclass(frozen=True)
 class ModuleDims:
-    """Dimensions of a module's first input and first output."""
+    """Dimensions of first input and output."""
 
     reads: Dims
     writes: Dims
@@ -38,10 +38,8 @@ class TracedDims:
     """The dimensions of one forward pass.
 
     Attributes:
-        parameters: {name: dimensions}.
-        calls: {module: its calls}, by the end of their first call.
-        output: of the logits (or last hidden state).
-        unknown: operations without a rule on interchangeable coordinates.
+        output: of logits (or last hidden state).
+        unknown: operations without a rule.
     """
 
     parameters: dict[str, Dims]
@@ -51,13 +49,7 @@ class TracedDims:
 
 
 def trace_dims(model: nn.Module, inputs: Mapping[str, Tensor], *, head: bool) -> TracedDims:
-    """Run the model once and unify the dimensions that its operations bring together.
-
-    Args:
-        model: small and real (not on meta), with eager attention.
-        inputs: its inputs.
-        head: the output is logits, whose last dimension is pinned.
-    """
+    """Run a small eager model once, unifying dimensions; `head` pins the last one of logits."""
     tracer = _Tracer(model)
 
     def recorder(name: str) -> Any:
@@ -78,11 +70,11 @@ def trace_dims(model: nn.Module, inputs: Mapping[str, Tensor], *, head: bool) ->
 
 
 class _Tracer(TorchFunctionMode):
-    """Applies the rule of every operation to the dimensions of its tensors."""
+    """Applies each operation's rule to its dimensions."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        #: {id of a tensor: it and its dimensions}; tensors are kept alive, or their ids would be used again.
+        #: {id of a tensor: it and its dimensions}; kept alive, or ids would be reused.
         self._known: dict[int, tuple[Tensor, Dims]] = {}
         parameters = {}
         for name, parameter in model.named_parameters():
@@ -92,7 +84,7 @@ class _Tracer(TorchFunctionMode):
         self.traced = TracedDims(parameters)
 
     def dims(self, tensor: Tensor) -> Dims:
-        """The dimensions of a tensor; those of a constant are pinned where its values vary along them."""
+        """A tensor's dimensions; those along which a constant varies are pinned."""
         if id(tensor) not in self._known:
             self._known[id(tensor)] = (tensor, [self._constant(tensor, place) for place in range(tensor.dim())])
         return self._known[id(tensor)][1]
@@ -112,7 +104,7 @@ class _Tracer(TorchFunctionMode):
                 self.dims(tensor)  # before anything is added to it in place
             return result
         arguments = tensors_in([*args, *kwargs.values()])
-        if not results or not arguments:  # without arguments it is a constant, whose dimensions are read when used
+        if not results or not arguments:  # a constant, whose dimensions are read when used
             return result
         rule = RULES.get(name)
         if rule is None:
@@ -136,7 +128,7 @@ class _Tracer(TorchFunctionMode):
 
 
 def _name(func: Any) -> str:
-    """The name of an operation; of a property's getter, the property's."""
+    """The name of an operation or property."""
     name = getattr(func, "__name__", "")
     if name == "__get__":
         return str(getattr(getattr(func, "__self__", None), "__name__", name))

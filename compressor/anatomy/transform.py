@@ -1,4 +1,4 @@
-"""Apply maps to weights: permutations, transport, slicing and principal components."""
+"""Apply maps to weights."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from compressor.utils.sparse import Entries, Matrix, carry, dense, picks
 
 
 class Map:
-    """A map from n coordinates of a teacher's space to m of the student's; [experts, n, m] for units per expert.
+    """A map from n teacher to m student coordinates; experts: [experts, n, m].
 
     Args:
-        push: [n, m]; transports values, z = pushᵀ x, and applies to writers.
-        pull: [n, m]; reconstructs values, x ≈ pull z, and applies to readers.
+        push: [n, m] for values z = pushᵀ x, and writers.
+        pull: [n, m] for x ≈ pull z, and readers.
     """
 
     def __init__(self, push: Matrix, pull: Matrix) -> None:
@@ -25,36 +25,36 @@ class Map:
 
     @property
     def push(self) -> Tensor:
-        """The dense matrix, perhaps computed at each access."""
+        """The dense matrix."""
         return dense(self._push)
 
     @property
     def pull(self) -> Tensor:
-        """The dense matrix, perhaps computed at each access."""
+        """The dense matrix."""
         return dense(self._pull)
 
     @property
     def targets(self) -> int:
-        """m, the student's coordinates."""
+        """Student coordinates m."""
         return self._push.shape[-1]
 
     @property
     def experts(self) -> tuple[Map, ...]:
-        """The maps of the experts; () without experts."""
+        """The experts' maps, or ()."""
         if not isinstance(self._push, Tensor) or self._push.dim() < 3:
             return ()
         return tuple(Map(push, pull) for push, pull in zip(self._push, self.pull, strict=True))
 
     def written(self, values: Tensor) -> Tensor:
-        """pushᵀ w of a writer w [n, c] or [n], in its precision: [m, c] or [m]."""
+        """pushᵀ w for writers [n, c] or [n], same precision."""
         return _carried(self._push, self.selection, values)
 
     def read(self, values: Tensor) -> Tensor:
-        """pullᵀ w of a reader w [n, c] or [n], in its precision: [m, c] or [m]."""
+        """pullᵀ w for readers [n, c] or [n], same precision."""
         return _carried(self._pull, self.drawn, values)
 
     def transport(self, values: Tensor) -> Tensor:
-        """pushᵀ x for row vectors x [T, n], in their precision: [T, m]."""
+        """pushᵀ x for rows [T, n], same precision."""
         selection = self.selection
         if selection is None:
             return self._push.move(values) if isinstance(self._push, Entries) else values @ self.push.to(values)
@@ -63,17 +63,17 @@ class Map:
 
     @cached_property
     def selection(self) -> tuple[Tensor, Tensor] | None:
-        """(sources, targets) if push only selects coordinates, which is faster than multiplying; else None."""
+        """(sources, targets) if push only selects, else None."""
         return picks(self._push)
 
     @cached_property
     def drawn(self) -> tuple[Tensor, Tensor] | None:
-        """(sources, targets) if pull only selects coordinates; else None."""
+        """(sources, targets) if pull only selects, else None."""
         return picks(self._pull)
 
     @classmethod
     def permutation(cls, order: Tensor) -> Map:
-        """The map whose coordinate j is the teacher's coordinate order[..., j]."""
+        """Coordinate j is the teacher's order[..., j]."""
         matrix = torch.nn.functional.one_hot(order, order.shape[-1]).to(torch.float64).transpose(-1, -2)
         return cls(matrix, matrix)
 
@@ -86,7 +86,7 @@ def _carried(matrix: Matrix, selection: tuple[Tensor, Tensor] | None, values: Te
 
 
 def transport_together(maps: Sequence[Map], values: Sequence[Tensor]) -> Tensor:
-    """Σ_k push_kᵀ x_k for row vectors of several teachers [T, n_k], in their precision: [T, m]."""
+    """Σ_k push_kᵀ x_k for rows [T, n_k], same precision."""
     selections = [mapping.selection for mapping in maps]
     known = [selection for selection in selections if selection is not None]
     if len(known) == len(selections):
@@ -110,17 +110,15 @@ def apply(
     names: Iterable[str] | None = None,
     shapes: Mapping[str, Sequence[Axis]] | None = None,
 ) -> dict[str, Tensor]:
-    """Contract every axis of every parameter with its map: writers with push, readers with pull.
+    """Contract axes with their maps: writers with push, readers with pull.
 
     Args:
-        maps: {map key: map}; without a map coordinates stay.
-        state: {parameter name: tensor} of one teacher.
-        anatomy: of that teacher.
-        names: parameters to transport; all if omitted.
-        shapes: {parameter name: the student's axes}, for its number of heads in fused projections.
+        maps: {key: map}; others stay.
+        names: default all.
+        shapes: the student's axes, for heads of fused projections.
 
     Returns:
-        {parameter name: tensor} in float64, in the student's shapes.
+        {parameter: float64 tensor}.
     """
     moved = {}
     for name in anatomy.axes if names is None else names:
@@ -135,7 +133,7 @@ def apply(
 
 
 def _contract(value: Tensor, dim: int, axis: Axis, maps: Mapping[str, Map], heads: int | None) -> Tensor:
-    """Apply the maps of one axis to dimension `dim` of `value`, with `heads` heads if parts alternate."""
+    """Map one axis; `heads` if parts alternate."""
     if any(maps[part.key].experts for part in axis.parts if part.key is not None and part.key in maps):
         # Dimension 0 holds the experts, already in the student's order.
         by_expert = {key: mapping.experts for key, mapping in maps.items() if mapping.experts}
@@ -158,7 +156,7 @@ def _contract(value: Tensor, dim: int, axis: Axis, maps: Mapping[str, Map], head
 
 
 def _split(columns: Tensor, axis: Axis) -> list[Tensor]:
-    """The parts of an axis (the first dimension of `columns`), each contiguous and head-major."""
+    """An axis's parts, contiguous and head-major."""
     sizes = [part.size for part in axis.parts]
     if axis.interleave == 1:
         return list(columns.split(sizes))
@@ -168,7 +166,7 @@ def _split(columns: Tensor, axis: Axis) -> list[Tensor]:
 
 
 def _join(pieces: list[Tensor], axis: Axis, heads: int | None) -> Tensor:
-    """The inverse of `_split`, for pieces whose sizes may have changed."""
+    """The inverse of `_split`."""
     if axis.interleave == 1:
         return torch.cat(pieces)
     # Heads keep their size, so their number changes with the number of channels.

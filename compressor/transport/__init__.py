@@ -1,4 +1,4 @@
-"""Optimal transport between the coordinates of models: ground costs, marginals, solvers, couplings, barycentres."""
+"""Optimal transport: costs, marginals, solvers, couplings, barycentres."""
 
 from compressor.transport.barycentre import Barycentre, barycentre, farthest_first
 from compressor.transport.costs import (

@@ -1,12 +1,7 @@
-"""Free-support Wasserstein barycentres of several teachers' coordinates.
+"""Free-support Wasserstein barycentres.
 
-Find the m points z_j that minimise  Σ_k α_k <P_k, C_k>,  C_k[i, j] = ||x_i - z_j||²,  over couplings P_k and support z
-in turn.  Each z_j is a mean of the coordinates x_i coupled to it: z = Cᵀx with C [N, m].  So the joint Gram matrix
-G [N, N] of all N coordinates gives every distance:
-
-    ||x_i - z_j||² = G_ii - 2 (GC)_ij + (CᵀGC)_jj.
-
-With free target marginals this is (soft) weighted k-means.
+Minimise  Σ_k α_k <P_k, C_k>,  C_k[i, j] = ||x_i - z_j||²,  over couplings P_k and support z = Cᵀx in turn.
+The joint Gram matrix G [N, N] suffices: ||x_i - z_j||² = G_ii - 2 (GC)_ij + (CᵀGC)_jj.
 """
 
 from __future__ import annotations
@@ -29,18 +24,17 @@ from compressor.transport.solvers import LEAVING, SOLVERS, median_cost, solve
 #: {solver with fixed target marginals: the same with free ones}.
 FREE = {"emd": "semirelaxed", "sinkhorn": "semirelaxed-entropic"}
 ENTROPIC = ("sinkhorn", "semirelaxed-entropic")
-#: Coordinates closer than this are duplicates: squared distance as a share of the largest squared norm.
+#: Squared distance of duplicates, as a share of the largest squared norm.
 DUPLICATE = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
 class Barycentre:
-    """A common support, and the couplings of all teachers to it.
+    """A common support, and couplings to it.
 
     Attributes:
-        couplings: one per teacher.
-        weights: C [N, m]; columns are non-negative with sum one.
-        objective: before each move of the support, with -ε H(P) for entropic solvers.
+        weights: C [N, m]; non-negative, columns sum to one.
+        objective: before each move; entropic: with -ε H(P).
     """
 
     couplings: tuple[Coupling, ...]
@@ -66,22 +60,18 @@ def barycentre(
     """The barycentre of several teachers' coordinates.
 
     Args:
-        gram: inner products of all teachers' coordinates [N, N].
-        sizes: coordinates of each teacher; they sum to N.
+        gram: joint inner products [N, N].
+        sizes: coordinates per teacher.
         m: support points.
-        alphas: weight per teacher, normalised; equal if omitted.
-        marginals: source marginal of each teacher; uniform if omitted.
-        nu: target marginal [m]; uniform if omitted.
-        solver: emd, sinkhorn, or one of their semi-relaxed forms.
-        free_targets: use the semi-relaxed form.
-        epsilon: entropic regularisation relative to the median cost to the first support.
-        max_iterations: moves of the support.
-        tolerance: stop when a move lowers the objective by a smaller share.
-        space: name for errors and the report.
+        alphas: teacher weights.
+        marginals, nu: default uniform.
+        free_targets: use the solver's semi-relaxed form.
+        epsilon: in units of the first median cost.
+        tolerance: relative decrease that ends it.
 
     Raises:
         UserError: the solver is unknown or leaves mass behind.
-        CouplingError: sizes, weights or marginals do not fit, or a coupling failed.
+        CouplingError: arguments do not fit.
     """
     gram = gram.double()
     _check_problem(gram, sizes, m, solver, space)
@@ -112,7 +102,7 @@ def barycentre(
 def _check_problem(gram: Tensor, sizes: Sequence[int], m: int, solver: str, space: str) -> None:
     SOLVERS.get(solver)
     if solver in LEAVING:
-        # The mass left behind, and with it the objective, would change with every move of the support.
+        # Mass left behind would change the objective with every move.
         raise UserError(
             f"the barycentre takes emd or sinkhorn, not {solver}: {' and '.join(LEAVING)} transport need an anchor"
         )
@@ -126,7 +116,7 @@ def _check_problem(gram: Tensor, sizes: Sequence[int], m: int, solver: str, spac
 def _source_marginals(
     marginals: Sequence[Tensor] | None, sizes: Sequence[int], alpha: Sequence[float], space: str
 ) -> tuple[Sequence[Tensor], Tensor]:
-    """The source marginal of each teacher, and all of them weighted by teacher [N]."""
+    """Source marginals, and their stack weighted by teacher."""
     if marginals is None:
         marginals = [uniform(size) for size in sizes]
     elif len(marginals) != len(sizes):
@@ -141,7 +131,7 @@ def _source_marginals(
 def _objective(
     couplings: Sequence[Coupling], blocks: Sequence[Tensor], alpha: Sequence[float], entropic: float
 ) -> float:
-    """Σ_k α_k (<P_k, C_k> - ε H(P_k)), with `entropic` for ε."""
+    """Σ_k α_k (<P_k, C_k> - ε H(P_k))."""
     return sum(
         a * (float((coupling.plan * block).sum()) - entropic * coupling.entropy)
         for a, coupling, block in zip(alpha, couplings, blocks, strict=True)
@@ -154,9 +144,9 @@ def _has_converged(objective: Sequence[float], tolerance: float) -> bool:
 
 
 def farthest_first(gram: Tensor, mass: Tensor, m: int) -> Tensor:
-    """A first support of m coordinates, one-hot [N, m], by farthest-first traversal from the largest norm.
+    """One-hot first support [N, m], by farthest-first traversal.
 
-    Distances are weighted by mass [N].  Duplicates are taken once; when all coordinates are reached it starts again.
+    Mass [N] weighs distances; duplicates wait until all are reached.
     """
     norms = gram.diagonal()
     reached, live = DUPLICATE * float(norms.max()), mass > 0
@@ -177,31 +167,31 @@ def farthest_first(gram: Tensor, mass: Tensor, m: int) -> Tensor:
 
 
 def _badness(mass: Tensor, distance: Tensor) -> Tensor:
-    """Mass times distance to the support [N]; -1 without mass."""
+    """Mass times distance; -1 without mass."""
     return torch.where(mass > 0, mass * distance, -1.0)
 
 
 def _costs(gram: Tensor, weights: Tensor) -> Tensor:
-    """Squared distances [N, m] of all coordinates to the support with C = weights."""
+    """Squared distances [N, m] to the support."""
     inner = _inner_products(gram, weights)
     return squared(gram.diagonal(), (weights * inner).sum(0), inner)
 
 
 def _inner_products(gram: Tensor, weights: Tensor) -> Tensor:
-    """G C [N, m]; in O(N²) for hard couplings."""
+    """G C [N, m]; O(N²) for hard couplings."""
     shares, owners = weights.max(1)
     if int(weights.count_nonzero()) > int(shares.count_nonzero()):
         return gram @ weights
-    # The Gram matrix is symmetric: sum its rows, which are contiguous in memory.
+    # Sum rows of the symmetric matrix: they are contiguous.
     entries = (shares.numpy(), (owners.numpy(), np.arange(len(owners))))
     sums = csr_array(entries, shape=tuple(weights.T.shape)) @ gram.numpy()
     return torch.from_numpy(sums).T.contiguous()
 
 
 def _means(couplings: Sequence[Coupling], alpha: Sequence[float], mass: Tensor, cost: Tensor) -> Tensor:
-    """The best support for fixed couplings: C = stacked α_k P_k, columns normalised.
+    """The best support: stacked α_k P_k, normalised.
 
-    A point without mass (free ν) moves to the coordinate with the largest mass times distance.
+    Points without mass move to the worst coordinate.
     """
     plans = torch.cat([a * coupling.plan for a, coupling in zip(alpha, couplings, strict=True)])
     received = plans.sum(0)

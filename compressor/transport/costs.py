@@ -1,9 +1,6 @@
-"""Ground costs: distances between coordinates of two models.
+"""Ground costs between coordinates of two models, by activations or weights.
 
-Features are activations over tokens or, without data, weights.  Costs and preparations (centred, scaled) only need
-sums:
-
-    ||x_i - y_j||² = <x_i, x_i> + <y_j, y_j> - 2 <x_i, y_j>,   <x_i - x̄_i, y_j - ȳ_j> = <x_i, y_j> - Σx_i Σy_j / count.
+Sums suffice: <x_i - x̄_i, y_j - ȳ_j> = <x_i, y_j> - Σx_i Σy_j / count.
 """
 
 from __future__ import annotations
@@ -23,14 +20,12 @@ CONSTANT = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Float64 sums over tokens of features.
+    """Float64 sums over tokens.
 
     Attributes:
-        xx: <x_i, x_i> of source coordinates, [n].
-        yy: <y_j, y_j> of target coordinates, [m].
-        xy: <x_i, y_j>, [n, m].
-        x: Σ x_i, [n]; None if unknown.
-        y: Σ y_j, [m]; None if unknown.
+        xx, yy: squared norms [n], [m].
+        xy: <x_i, y_j> [n, m].
+        x, y: sums, or None.
         count: tokens; 1 for means.
     """
 
@@ -52,22 +47,18 @@ PREPARATIONS: Registry[Preparation] = Registry("preparation of features")
 
 
 def from_weights(x: Tensor, y: Tensor) -> Moments:
-    """The moments of feature matrices [n, k] and [m, k], a row per coordinate."""
+    """Moments of features [n, k], [m, k]."""
     x, y = x.double(), y.double()
     return Moments((x * x).sum(1), (y * y).sum(1), x @ y.T, x.sum(1), y.sum(1), float(x.shape[1]))
 
 
 def ground_cost(name: str, moments: Moments) -> Tensor:
-    """The ground cost of that name, [n, m]; UserError for an unknown name."""
+    """The named cost [n, m], or UserError."""
     return COSTS.get(name)(moments)
 
 
 def prepared(name: str, moments: Moments) -> Moments:
-    """The moments after a preparation.
-
-    Raises:
-        UserError: the name is unknown, or needed means are.
-    """
+    """Prepared moments; UserError without the name or means."""
     return PREPARATIONS.get(name)(moments)
 
 
@@ -84,15 +75,14 @@ def raw(moments: Moments) -> Moments:
 def centred(moments: Moments) -> Moments:
     """x_i - x̄_i; a constant coordinate becomes exactly zero.
 
-    Raises:
-        UserError: the means are unknown.
+    UserError without means.
     """
     xx, yy, xy, x, y, count = moments.xx, moments.yy, moments.xy, moments.x, moments.y, moments.count
     if x is None or y is None:
         raise UserError("features cannot be centred without their means: use another cost and preparation of features")
     variation_x, variation_y = _variation(xx, x, count), _variation(yy, y, count)
     vary = (variation_x > 0)[:, None] & (variation_y > 0)[None, :]
-    # In place: with thousands of coordinates a matrix takes hundreds of megabytes.
+    # In place: matrices take hundreds of megabytes.
     covariation = torch.outer(x, y).div_(count).neg_().add_(xy).masked_fill_(~vary, 0.0)
     return Moments(variation_x, variation_y, covariation, torch.zeros_like(x), torch.zeros_like(y), count)
 
@@ -101,8 +91,7 @@ def centred(moments: Moments) -> Moments:
 def standardised(moments: Moments) -> Moments:
     """(x_i - x̄_i) / σ_i; a constant coordinate stays zero.
 
-    Raises:
-        UserError: the means are unknown.
+    UserError without means.
     """
     variation = centred(moments)
     p, q = (_inverse_root(squares / variation.count) for squares in (variation.xx, variation.yy))
@@ -116,7 +105,7 @@ def normalised(moments: Moments) -> Moments:
 
 
 def _scaled(moments: Moments, p: Tensor, q: Tensor) -> Moments:
-    """The moments of p_i x_i and q_j y_j."""
+    """Moments of p_i x_i and q_j y_j."""
     x, y = None if moments.x is None else p * moments.x, None if moments.y is None else q * moments.y
     xy = p[:, None] * moments.xy * q[None, :]
     return Moments(p * moments.xx * p, q * moments.yy * q, xy, x, y, moments.count)
@@ -154,7 +143,7 @@ def cosine(xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
 
 
 def _of_products(cost: Callable[[Tensor, Tensor, Tensor], Tensor]) -> GroundCost:
-    """The ground cost of a function of inner products."""
+    """A ground cost from inner products."""
     return lambda moments: cost(moments.xx, moments.yy, moments.xy)
 
 
@@ -167,8 +156,7 @@ COSTS.register("cosine")(_of_products(cosine))
 def correlation(moments: Moments) -> Tensor:
     """1 - Pearson's corr(x_i, y_j) [n, m], in [0, 2]; 0 between two constant coordinates, 1 for one.
 
-    Raises:
-        UserError: the means are unknown.
+    UserError without means.
     """
     variation = centred(moments)
     return cosine(variation.xx, variation.yy, variation.xy)

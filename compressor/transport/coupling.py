@@ -1,12 +1,9 @@
-"""Couplings, and their matrices push and pull that transport weights.
+"""Couplings, and the matrices push and pull that transport weights.
 
-A coupling P [n, m] is the mass from a teacher's n coordinates to the student's m; its row sums are μ, its column sums
-ν.
+P [n, m] is mass from teacher to student, with row sums μ, column sums ν.
 
-    push = P diag(1/ν)   columns sum to 1   a student value is the *mean* of the values coupled to it   W' = pushᵀ W
-    pull = diag(1/μ) P   rows sum to 1      a student reader is the *sum* of the readers coupled to it   W' = W pull
-
-The paper's T diag(1/β) is push.  For uniform marginals pull = (n/m) push, so only for n = m one matrix serves both.
+    push = P diag(1/ν)   *mean* of coupled values     W' = pushᵀ W   (the paper's T diag(1/β))
+    pull = diag(1/μ) P   *sum* of coupled readers     W' = W pull
 """
 
 from __future__ import annotations
@@ -27,28 +24,25 @@ from compressor.transport.sketch import sketch
 #: Marginal errors above TIGHT cause a warning, those above LOOSE an error.
 TIGHT = 1e-6
 LOOSE = 1e-2
-#: Name of couplings mixed from others, whose marginals are no worse than theirs.
+#: Solver name of mixes, whose marginals are no worse than their parts'.
 MIXED = "mixed"
 
 
 @dataclass(frozen=True, eq=False)
 class Coupling:
-    """A transport plan and its marginals, checked when constructed.
+    """A transport plan and its marginals, checked.
 
     Attributes:
-        plan: mass [n, m], float64.
-        mu: source marginal [n]; zero for untransported sources.
-        nu: target marginal [m]; zero for empty targets.
-        cost_value: <P, C>; None without costs.
-        solver: name of the solver or function.
-        space: name for errors.
-        transported: total mass before normalisation to one.
+        plan: [n, m], float64.
+        mu, nu: marginals [n], [m]; zero if untransported or empty.
+        cost_value: <P, C>, or None.
+        transported: mass before normalisation.
 
     Raises:
-        CouplingError: mass is negative or not finite, or a marginal is missed by more than `LOOSE`.
+        CouplingError: invalid mass, or marginal error above `LOOSE`.
 
     Warns:
-        CouplingWarning: a marginal is missed by more than `TIGHT`, except in mixes.
+        CouplingWarning: above `TIGHT`, except in mixes.
     """
 
     plan: Tensor
@@ -82,24 +76,24 @@ class Coupling:
 
     @cached_property
     def entropy(self) -> float:
-        """-Σ P log P in nats; lower for harder couplings."""
+        """-Σ P log P in nats."""
         return float(torch.special.entr(self.plan).sum())
 
     @cached_property
     def marginal_error(self) -> float:
-        """The largest distance from one of row sums of pull and column sums of push."""
+        """Largest error of pull's rows or push's columns."""
         return max(_relative_error(self.plan.sum(1), self.mu), _relative_error(self.plan.sum(0), self.nu))
 
     def push(self) -> Tensor:
-        """P diag(1/ν) [n, m] for writers: W' = pushᵀ W; zero columns for empty targets."""
+        """P diag(1/ν) [n, m]; empty targets are zero."""
         return self.plan * inverse(self.nu)[None, :]
 
     def pull(self) -> Tensor:
-        """diag(1/μ) P [n, m] for readers: W' = W pull; zero rows for untransported sources."""
+        """diag(1/μ) P [n, m]; untransported sources are zero."""
         return self.plan * inverse(self.mu)[:, None]
 
     def summary(self) -> dict[str, Any]:
-        """Numbers and strings for the report, with a sketch of the plan."""
+        """JSON-ready numbers and sketch."""
         return {
             "space": self.space,
             "solver": self.solver,
@@ -116,7 +110,7 @@ class Coupling:
 
 
 def from_selection(indices: Tensor, n: int, *, space: str = "space") -> Coupling:
-    """Selection as partial transport: target j takes source indices[j] of n; other sources have μ = 0."""
+    """Target j takes source indices[j] of n."""
     m = indices.numel()
     nu = uniform(m)
     plan = _one_hot_plan(indices.long(), torch.arange(m), nu, (n, m), space)
@@ -124,21 +118,15 @@ def from_selection(indices: Tensor, n: int, *, space: str = "space") -> Coupling
 
 
 def identity_coupling(n: int, *, space: str = "space") -> Coupling:
-    """The coupling of n coordinates with themselves."""
+    """The identity coupling."""
     return Coupling(torch.diag(uniform(n)), uniform(n), uniform(n), None, "identity", space)
 
 
 def mixed(first: Coupling, second: Coupling, share: float | Tensor) -> Coupling:
-    """share · first + (1 - share) · second, for couplings between the same coordinates.
-
-    The paper joins the maps of a residual branch and its skip connection so (averaging, weighted scalar, weighted
-    matrix).
-
-    Args:
-        share: in [0, 1]; one number, or one per target [m].
+    """share · first + (1 - share) · second, as the paper joins branch and skip; share in [0, 1], one or [m].
 
     Raises:
-        CouplingError: the couplings do not fit, a share is not in [0, 1], or a source loses all its mass.
+        CouplingError: inputs do not fit, or a source loses all mass.
     """
     if first.plan.shape != second.plan.shape:
         shapes = f"{tuple(first.plan.shape)} and {tuple(second.plan.shape)}"
@@ -148,7 +136,7 @@ def mixed(first: Coupling, second: Coupling, share: float | Tensor) -> Coupling:
         raise CouplingError(
             f"{first.space}: shares of a mix must be in [0, 1], one or {second.nu.numel()} (one per target)"
         )
-    # If ν differs, a mix with shares per target may have a total other than one.
+    # With shares per target and different ν the total may not be one.
     total = torch.lerp(second.nu, first.nu, weight).sum()
     plan = torch.lerp(second.plan, first.plan, weight) / total
     nu = torch.lerp(second.nu, first.nu, weight) / total

@@ -1,4 +1,4 @@
-"""Marginals: the mass of each source (μ) or target (ν), positive float64 of sum one."""
+"""Marginals: positive float64 mass of sum one."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ SUM_TOLERANCE = 1e-9
 
 
 def uniform(n: int) -> Tensor:
-    """The same mass 1/n for each of n coordinates."""
+    """Mass 1/n for n coordinates."""
     return torch.ones(n, dtype=torch.float64) / n
 
 
 def from_importance(importance: Tensor, *, floor: float = 1e-3, space: str = "space") -> Tensor:
-    """Mass in proportion to importance [n], at least `floor` times the mean, since all must be transported.
+    """Mass proportional to importance [n], at least `floor` · mean.
 
     Raises:
-        CouplingError: importance is negative, not finite or all zero; or zero somewhere with `floor` 0.
+        CouplingError: importance is invalid.
     """
     importance = importance.double()
     if not bool(torch.isfinite(importance).all()) or bool((importance < 0).any()) or not bool(importance.sum() > 0):
@@ -30,11 +30,7 @@ def from_importance(importance: Tensor, *, floor: float = 1e-3, space: str = "sp
 
 
 def check_marginal(marginal: Tensor, size: int, *, name: str = "marginal", space: str = "space") -> Tensor:
-    """The marginal in float64 [size].
-
-    Raises:
-        CouplingError: wrong size, mass not finite and positive, or a sum other than one.
-    """
+    """The checked marginal, float64 [size], or CouplingError."""
     marginal = marginal.double()
     if marginal.shape != (size,):
         raise CouplingError(f"{space}: {name} has shape {tuple(marginal.shape)}, expected ({size},)")
@@ -46,6 +42,6 @@ def check_marginal(marginal: Tensor, size: int, *, name: str = "marginal", space
 
 
 def inverse(marginal: Tensor) -> Tensor:
-    """1 / marginal, and 0 where there is no mass."""
+    """1 / marginal, 0 without mass."""
     # The inverse of a subnormal number could be infinite.
     return torch.where(marginal >= torch.finfo(marginal.dtype).tiny, 1 / marginal, 0.0)

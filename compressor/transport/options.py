@@ -1,4 +1,4 @@
-"""Options of a coupling: preparation of features, ground cost and solver."""
+"""Options of a coupling."""
 
 from __future__ import annotations
 
@@ -16,13 +16,8 @@ class CouplingOptions:
     """Options of a coupling; only `check` checks them.
 
     Attributes:
-        cost: ground cost, of `COSTS`.
-        preparation: of features, of `PREPARATIONS`.
-        normalise: unit of epsilon and relaxation, of `COST_SCALES`.
-        solver: of `SOLVERS`.
-        epsilon: entropic regularisation; above 0.
-        mass: share of the mass that partial transports, in (0, 1].
-        relaxation: weight of unbalanced's divergences; above 0.
+        cost, preparation, solver, normalise: registered names.
+        epsilon, mass, relaxation: as in `solve`.
     """
 
     cost: str = "euclidean"
@@ -34,7 +29,7 @@ class CouplingOptions:
     relaxation: float = 1.0
 
     def check(self) -> None:
-        """UserError for an unknown name or a number out of its range."""
+        """UserError for an invalid option."""
         COSTS.get(self.cost)
         PREPARATIONS.get(self.preparation)
         COST_SCALES.get(self.normalise)
@@ -42,17 +37,11 @@ class CouplingOptions:
         check_options(self.epsilon, self.mass, self.relaxation)
 
     def couple(self, moments: Moments, mu: Tensor | None = None, nu: Tensor | None = None, *, space: str) -> Coupling:
-        """Couple n source to m target coordinates.
-
-        Args:
-            moments: of the features of both.
-            mu: source marginal [n]; uniform if omitted.
-            nu: target marginal [m]; uniform if omitted; ignored by semi-relaxed solvers.
-            space: name for errors and the report.
+        """Couple n source to m target coordinates; default marginals are uniform.
 
         Raises:
             UserError: a name or needed means are unknown.
-            CouplingError: an option, cost or marginal is invalid, or the solver failed.
+            CouplingError: invalid input or failed solver.
         """
         cost = ground_cost(self.cost, prepared(self.preparation, moments))
         return solve(

@@ -1,4 +1,4 @@
-"""A plan reduced to blocks of mass, for a report."""
+"""A plan reduced to blocks of mass."""
 
 from __future__ import annotations
 
@@ -18,18 +18,13 @@ FULL = 255
 
 
 def sketch(plan: Tensor, *, by_source: bool = False) -> dict[str, Any]:
-    """The mean mass of a plan in blocks of neighbouring coordinates.
+    """Mean mass of a plan [n, m] in blocks, JSON-ready.
 
-    Args:
-        plan: non-negative, [n, m].
-        by_source: order targets by the mean place of their sources: a hard plan is then a thin diagonal.
-
-    Returns:
-        JSON-ready: "rows", "columns" (at most `SIDE`), and "levels" for the function `levels`: a byte per block
-        relative to the fullest, row by row, deflated, in base64.
+    `by_source` sorts targets by source: hard plans become diagonal.
+    "levels" has a byte per block relative to the fullest, deflated, in base64.
     """
     rows, columns = min(plan.shape[0], SIDE), min(plan.shape[1], SIDE)
-    # Reduce rows first: reordering the full columns of a large plan takes long.
+    # Reduce rows first: reordering full columns takes long.
     blocks = adaptive_avg_pool2d(plan.double()[None], (rows, plan.shape[1]))[0]
     if by_source:
         blocks = blocks[:, _order(plan.double())]
@@ -43,12 +38,12 @@ def sketch(plan: Tensor, *, by_source: bool = False) -> dict[str, Any]:
 
 
 def levels(sketched: Mapping[str, Any]) -> bytes:
-    """The bytes of a `sketch`, row by row."""
+    """A sketch's bytes, row by row."""
     return zlib.decompress(base64.b64decode(sketched["levels"]))
 
 
 def _order(plan: Tensor) -> Tensor:
-    """Targets ordered by the mean place of their sources, empty ones last."""
+    """Targets by mean source, empty ones last."""
     mass, places = plan.sum(0), torch.arange(plan.shape[0], dtype=plan.dtype)
     centre = torch.where(mass > 0, places @ plan / mass, float(plan.shape[0]))
     return centre.argsort(stable=True)

@@ -1,15 +1,7 @@
-"""Solvers of the transport problem: minimise <P, C> over the plans P [n, m] with row sums μ and column sums ν.
+"""Solvers: minimise <P, C> over plans P [n, m] with row sums μ and column sums ν.
 
-    emd                    exact: between equal sizes and uniform marginals a permutation.
-    sinkhorn               soft: minimises <P, C> - ε H(P).
-    semirelaxed            ν is free: each source goes to its nearest target (clustering).
-    semirelaxed-entropic   ν is free, and soft: each source is a softmax over targets.
-    partial                exact, of a share of the mass: row sums are at most μ, column sums at most ν.
-    unbalanced             soft, with penalised marginals:
-                           minimises <P, C> + ε KL(P | μ ⊗ ν) + ρ KL(P1 | μ) + ρ KL(Pᵀ1 | ν).
-
-ε and ρ are relative to a scale, by default the median cost; the paper's code divides the costs by it, which gives the
-same plans.  Partial and unbalanced plans are normalised to a total of one; `Coupling.transported` keeps the total.
+ε and ρ are relative to a scale, by default the median cost (the paper's code divides costs by it).
+Plans have total one; semi-relaxed ones have free ν.
 """
 
 from __future__ import annotations
@@ -35,12 +27,8 @@ class Problem:
 
     Attributes:
         cost: [n, m].
-        mu, nu: marginals [n] and [m].
-        epsilon: entropic regularisation, in units of the cost.
-        max_iterations: None for the solver's default.
-        space: name for errors.
-        mass: share of the mass to transport (partial).
-        relaxation: weight of the marginals' divergences, in units of the cost (unbalanced).
+        mu, nu: marginals [n], [m].
+        epsilon, relaxation: in units of the cost.
     """
 
     cost: Tensor
@@ -70,7 +58,7 @@ MASS_ROUNDING = 1e-12
 
 EMD_ITERATIONS = 2_000_000
 SINKHORN_ITERATIONS = 2_000
-#: Sinkhorn divides ε by this factor from stage to stage, each stage starting from the potentials of the last.
+#: Sinkhorn divides ε by this factor from stage to stage, keeping potentials.
 ANNEALING = 4.0
 ANNEALING_ITERATIONS = 50
 #: Below this range of C/ε, exp(-C/ε) and its scalings stay within double precision.
@@ -94,21 +82,15 @@ def solve(
     """Solve a transport problem.
 
     Args:
-        name: of a solver.
-        cost: ground cost [n, m].
-        mu: source marginal [n]; uniform if omitted.
-        nu: target marginal [m]; uniform if omitted; ignored by semi-relaxed solvers.
-        epsilon: entropic regularisation in units of `scale`.
-        mass: share of the mass that partial transports, in (0, 1].
-        relaxation: weight of unbalanced's divergences in units of `scale`.
-        normalise: of `COST_SCALES`; gives `scale` if omitted.
-        scale: unit of epsilon and relaxation.
-        max_iterations: the solver's own limit if omitted.
-        space: name for errors and the report.
+        cost: [n, m].
+        mu, nu: marginals; default uniform; semi-relaxed solvers ignore nu.
+        epsilon, relaxation: ε and ρ in units of `scale`.
+        mass: share for partial, in (0, 1].
+        normalise: default for `scale`, of `COST_SCALES`.
 
     Raises:
-        UserError: the solver or cost scale is unknown.
-        CouplingError: costs, marginals or options are invalid, or the solver failed.
+        UserError: solver or scale is unknown.
+        CouplingError: invalid input or failed solver.
     """
     run = SOLVERS.get(name)
     cost = cost.double()
@@ -127,7 +109,7 @@ def solve(
 
 
 def _largest(cost: Tensor, space: str) -> float:
-    """The largest absolute cost; CouplingError unless costs are a finite matrix."""
+    """Largest absolute cost; CouplingError unless finite."""
     # NaN is both the minimum and the maximum.
     largest = max(map(abs, map(float, cost.aminmax()))) if cost.numel() else math.nan
     if cost.ndim != 2 or not math.isfinite(largest):
@@ -144,7 +126,7 @@ def _check_scaled(options: Mapping[str, float], scale: float, largest: float, sp
 
 
 def _transported(plan: Tensor, name: str, space: str) -> float:
-    """The total mass of a plan; CouplingError if that is almost nothing."""
+    """Total mass; CouplingError if almost zero."""
     transported = float(plan.sum())
     if not transported >= NOTHING:
         raise CouplingError(
@@ -154,7 +136,7 @@ def _transported(plan: Tensor, name: str, space: str) -> float:
 
 
 def check_options(epsilon: float, mass: float, relaxation: float) -> None:
-    """CouplingError for an option of `solve` out of its range."""
+    """CouplingError for an option out of range."""
     for option, value in (("epsilon", epsilon), ("relaxation", relaxation)):
         if not (math.isfinite(value) and value > 0):
             raise CouplingError(f"{option} must be finite and above 0, not {value}")
@@ -194,16 +176,16 @@ def no_scale(cost: Tensor) -> float:
 
 @SOLVERS.register("emd")
 def emd(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """The exact plan by network simplex, tried again with ten times the iterations."""
-    # The simplex of POT has an absolute tolerance: without a warning it treats all costs below 1e-13 as equal.
+    """The exact plan by network simplex, retried with ten times the iterations."""
+    # POT's simplex silently treats all costs below 1e-13 as equal.
     cost = problem.cost / (float(problem.cost.abs().max()) or 1.0)
     return _simplex(problem, "emd", problem.mu, problem.nu, cost), problem.mu, problem.nu
 
 
 @SOLVERS.register("sinkhorn")
 def sinkhorn(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """The entropic plan by scaling exp(-C/ε), or in logarithms where that would underflow."""
-    # Subtract row and column minima, which the potentials absorb: every row and column keeps a zero.
+    """The entropic plan by scaling exp(-C/ε), or in logarithms against underflow."""
+    # Potentials absorb row and column minima: every row and column keeps a zero.
     reduced = problem.cost - problem.cost.min(1, keepdim=True).values
     reduced = reduced - reduced.min(0, keepdim=True).values
     plan = _scaling(problem, reduced) if float(reduced.max()) < UNDERFLOW * problem.epsilon else None
@@ -213,8 +195,8 @@ def sinkhorn(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _scaling(problem: Problem, cost: Tensor) -> Tensor:
-    """Sinkhorn–Knopp: two matrix–vector products per iteration, many times cheaper than logarithms of sums."""
-    # POT imports scikit-learn and scipy.stats, a second that only the solvers need to pay.
+    """Sinkhorn–Knopp, much cheaper than in logarithms."""
+    # Importing POT takes a second, which only solvers need.
     import ot
 
     return ot.bregman.sinkhorn_knopp(
@@ -224,7 +206,7 @@ def _scaling(problem: Problem, cost: Tensor) -> Tensor:
 
 
 def _log_domain(problem: Problem) -> Tensor:
-    """Sinkhorn in logarithms, annealed from the largest cost down to ε."""
+    """Sinkhorn in logarithms, annealed down to ε."""
     import ot
 
     potentials: tuple[Tensor, Tensor] | None = None
@@ -247,7 +229,7 @@ def _log_domain(problem: Problem) -> Tensor:
 
 @SOLVERS.register("semirelaxed")
 def semirelaxed(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """The exact plan for free ν: each source goes to its nearest target, the first of equals."""
+    """The exact plan for free ν: each source goes to its (first) nearest target."""
     plan = torch.zeros_like(problem.cost)
     plan.scatter_(1, problem.cost.argmin(1, keepdim=True), problem.mu[:, None])
     return plan, problem.mu, plan.sum(0)
@@ -264,12 +246,11 @@ def semirelaxed_entropic(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 def partial(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """The exact cheapest plan of a share s of the mass.
 
-    A dummy target and a dummy source take the rest at no cost, but not from each other (Caffarelli and McCann 2010,
-    Chapel et al. 2020).  `ot.partial.partial_wasserstein` transports too much where costs are zero or negative.
+    A dummy target and source take the rest (Caffarelli and McCann 2010, Chapel et al. 2020); POT errs at costs ≤ 0.
     """
     if problem.mass == 1:
         return emd(problem)
-    # The total mass is fixed, so adding a constant to all costs changes nothing: bring them to [1, 2].
+    # With a fixed total a constant in all costs changes nothing: bring them to [1, 2].
     cost = problem.cost - problem.cost.min()
     cost = 1 + cost / (float(cost.max()) or 1.0)
     left = torch.tensor([1 - problem.mass], dtype=torch.float64)
@@ -277,7 +258,7 @@ def partial(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     extended = torch.nn.functional.pad(cost, (0, 1, 0, 1))
     extended[-1, -1] = 2 * cost.max()
     plan = _simplex(problem, "partial", mu, nu, extended)[:-1, :-1]
-    # Rounding such as 1e-17 is no mass: normalised, it would be a full column of push.
+    # Rounding (1e-17) is no mass: normalised, it would fill a column of push.
     plan = torch.where(plan > MASS_ROUNDING * torch.minimum(problem.mu[:, None], problem.nu[None, :]), plan, 0.0)
     return plan, plan.sum(1), plan.sum(0)
 
@@ -305,7 +286,7 @@ def _simplex(problem: Problem, name: str, mu: Tensor, nu: Tensor, cost: Tensor) 
 
 
 def _annealed(problem: Problem) -> Iterator[tuple[float, int]]:
-    """Regularisations from the largest cost down to ε, each with its number of iterations."""
+    """ε from the largest cost down, and iterations."""
     limit = problem.max_iterations or SINKHORN_ITERATIONS
     largest = float(problem.cost.max())
     stages = max(0, math.ceil(math.log(max(largest / problem.epsilon, 1.0), ANNEALING)))

@@ -1,4 +1,4 @@
-"""The effect of torch's operations on dimensions: a small function per operation, by kind of operation."""
+"""Effects of torch's operations on dimensions."""
 
 from compressor.anatomy.rules import elementwise, indexing, products, reshaping  # noqa: F401  (they register)
 from compressor.anatomy.rules.rule import RULES, Lookup, rule, tensors_in

@@ -1,4 +1,4 @@
-"""Rules of operations on single elements, of reductions and norms, and of operations along one dimension."""
+"""Rules of elementwise operations, norms, and operations along one dimension."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _norm(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result:
 
 @rule("gather", "take_along_dim", "index_select", "cumsum", "flip", "roll", "tril", "triu", "cumprod", "sort", "topk")
 def _ordered(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
-    """Operations along one dimension: its coordinates are pinned, the other dimensions keep theirs."""
+    """Operations along one dimension pin it."""
     dims = lookup(args[0])
     results = result if isinstance(result, tuple) else (result,)
     dims_of_results = [
@@ -73,7 +73,7 @@ def _ordered(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], resu
 
 @rule("interpolate", "adaptive_avg_pool2d", "avg_pool2d", "max_pool2d", "adaptive_avg_pool1d", "avg_pool1d", "pad")
 def _spatial(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Dims:
-    """Operations over positions: positions are pinned, samples and channels keep their dimensions."""
+    """Spatial operations pin positions."""
     dims = lookup(args[0])
     resized = [
         dim if dim.size == size else Dim(size, pinned=True) for dim, size in zip(dims, result.shape, strict=True)

@@ -1,4 +1,4 @@
-"""Rules of operations that take coordinates out of a tensor, by place or by value."""
+"""Rules of indexing operations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _narrow(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], resul
 
 
 def _stretch(dim: Dim, start: int, stop: int) -> Dim:
-    """Coordinates [start, stop) of a dimension."""
+    """Coordinates [start, stop)."""
     if stop - start == dim.size:
         return dim
     sizes = [start, stop - start, dim.size - stop]
@@ -46,7 +46,7 @@ def _getitem(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], resu
     tensor, index = args
     items = _spelled_out(tensor, index)
     dims = lookup(tensor)
-    # Single coordinates go first, the last one first: they may change the other dimensions.
+    # Single coordinates first, in reverse: they may change other dimensions.
     for spot in range(len(items) - 1, -1, -1):
         if not isinstance(items[spot], (slice, type(None))) and not (
             isinstance(items[spot], Tensor) and items[spot].dim()
@@ -76,7 +76,7 @@ def _getitem(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], resu
 
 
 def _spelled_out(tensor: Tensor, index: Any) -> list[Any]:
-    """The entries of an index, with whole slices in place of the (perhaps missing) ellipsis."""
+    """Index entries without ellipsis."""
     items = list(index) if isinstance(index, tuple) else [index]
     if not any(item is Ellipsis for item in items):
         items.append(Ellipsis)
@@ -87,7 +87,7 @@ def _spelled_out(tensor: Tensor, index: Any) -> list[Any]:
 
 
 def _dims_taken(item: Any) -> int:
-    """The dimensions that one entry of an index uses up."""
+    """Dimensions that an entry uses up."""
     return item.dim() if _is_mask(item) else 1
 
 
@@ -105,7 +105,7 @@ def _sliced(dim: Dim, item: slice) -> Dim:
 
 @rule("one_hot", "nonzero", "bincount", "histc", "unique")
 def _positions(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
-    """Operations that return positions along dimensions: these are pinned."""
+    """Operations that return positions pin dimensions."""
     pin(*lookup(args[0]))
     dims_of_results = [[Dim(size, pinned=True) for size in tensor.shape] for tensor in tensors_in(result)]
     return dims_of_results if isinstance(result, tuple) else dims_of_results[0]

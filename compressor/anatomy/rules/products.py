@@ -1,4 +1,4 @@
-"""Rules of operations that contract dimensions (linear maps, convolutions, attention) or look rows of a table up."""
+"""Rules of contractions and look-ups."""
 
 from __future__ import annotations
 

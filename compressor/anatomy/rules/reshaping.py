@@ -1,4 +1,4 @@
-"""Rules of operations that reshape, transpose, repeat, cut or join tensors without looking at their values."""
+"""Rules that reshape, repeat, cut or join."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _repeat(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], resul
 
 
 def _aligned(dims: Dims, result: Tensor) -> Dims:
-    """Dimensions with as many of size one in front as the result has more."""
+    """Dimensions padded in front to the result's."""
     return [Dim(1)] * (result.dim() - len(dims)) + list(dims)
 
 

@@ -1,7 +1,6 @@
-"""The table of rules, and helpers of several rules.
+"""The table of rules, and helpers.
 
-A rule maps the dimensions of an operation's tensors to those of its results.  Without a rule all are pinned, which is
-safe: fewer coordinates are then interchangeable.
+Rules map dimensions of arguments to results'.  Without one all are pinned, which is safe.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from compressor.anatomy.dims import Dim, Dims, unify
 
 
 class Lookup(Protocol):
-    """Returns the dimensions of a tensor; an unknown tensor counts as a constant."""
+    """A tensor's dimensions; unknown tensors are constants."""
 
     def __call__(self, tensor: Tensor) -> Dims: ...
 
@@ -28,7 +27,7 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule under the names of operations."""
+    """Register a rule for operations."""
 
     def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, function))
@@ -38,7 +37,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 def tensors_in(values: Any) -> list[Tensor]:
-    """All tensors among arguments, also inside lists, tuples and dicts."""
+    """All tensors among nested arguments."""
     if isinstance(values, Tensor):
         return [values]
     if isinstance(values, (list, tuple)):
@@ -49,12 +48,12 @@ def tensors_in(values: Any) -> list[Tensor]:
 
 
 def argument(args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str, default: Any = None) -> Any:
-    """An argument that may be given by place or by name."""
+    """An argument, by place or name."""
     return args[place] if len(args) > place else kwargs.get(name, default)
 
 
 def broadcast(lookup: Lookup, tensors: Sequence[Tensor], shape: Sequence[int]) -> Dims:
-    """Dimensions of an elementwise result of this shape: aligned dimensions are the same."""
+    """Dimensions of an elementwise result."""
     merged: Dims = [Dim(1) for _ in shape]
     for tensor in tensors:
         dims = lookup(tensor)
@@ -69,5 +68,5 @@ def broadcast(lookup: Lookup, tensors: Sequence[Tensor], shape: Sequence[int]) -
 
 
 def fresh_dims(dims: Dims) -> Dims:
-    """The same dimensions without the marks (contracted, looked up) of a weight's own."""
+    """The dimensions without marks."""
     return [dim.alias() for dim in dims]
