@@ -1,4 +1,4 @@
-"""Output of commands: progress and notes on stderr, results on stdout."""
+"""Output: progress and notes on stderr, results on stdout."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ PIPE_WIDTH = 120
 
 @contextmanager
 def working(debug: bool = False) -> Iterator[OnStage]:
-    """Show progress in the block if stderr is a terminal, warnings of libraries only with --debug.
+    """Show progress if stderr is a terminal; warnings of libraries only with --debug.
 
-    Ctrl-C and SIGTERM end the block with KeyboardInterrupt, at the next step if a library swallowed it.
+    Ctrl-C and SIGTERM raise KeyboardInterrupt, at the next step if a library swallowed it.
     """
     stopped = False
 
@@ -57,7 +57,7 @@ def working(debug: bool = False) -> Iterator[OnStage]:
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Pause garbage collection while a command imports: imported objects stay."""
+    """Import without garbage collection: imported objects stay."""
     gc.disable()
     try:
         yield
@@ -81,7 +81,7 @@ def _signals_handled(stop: Callable[[int, FrameType | None], None]) -> Iterator[
 
 
 def print_results(*results: RenderableType) -> None:
-    """Print results to stdout; plain, wide and unwrapped if it is a pipe."""
+    """Print results to stdout; plain and unwrapped to a pipe."""
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     for result in results:
         if isinstance(result, str):

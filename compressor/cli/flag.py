@@ -31,13 +31,12 @@ class Flag:
 
     Attributes:
         name: such as "--width".
-        path: dotted path of the field.
+        path: such as "finetune.steps".
         panel: heading in the help.
-        type: on the command line.
-        short: one-letter name, or "".
-        metavar: placeholder in the help; None for the type.
+        short: one letter, or "".
+        metavar: None for the type.
         help: "" for the field's own.
-        parse: converts the value; None keeps it.
+        parse: converts the value.
     """
 
     name: str
@@ -51,7 +50,7 @@ class Flag:
 
     @property
     def field(self) -> Any:
-        """The field's entry in the recipe's schema."""
+        """Entry in the recipe's schema."""
         model: Any = Recipe
         *sections, last = self.path.split(".")
         for section in sections:

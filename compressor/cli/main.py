@@ -1,4 +1,4 @@
-"""Start and end of the command: every outcome is one line and an exit code."""
+"""Start and end of the command."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def _set_environment() -> None:
-    """Configure libraries before their import; keep the user's variables."""
+    """Configure libraries before import; the user's variables stay."""
     for name, value in {
         # Threads of torch spin while they wait. Long spinning slows a busy machine down by an order of magnitude;
         # none costs an idle one a third. This is a few microseconds.
@@ -84,7 +84,7 @@ def _set_environment() -> None:
 
 
 def _print_error(line: str, code: int, debug: bool, *, once: bool = False) -> int:
-    """Print a line; `once` for all processes of a distributed run."""
+    """Print a line, `once` in a distributed run."""
     if debug:
         traceback.print_exc()
     if not once or distributed.is_main_process():
@@ -93,7 +93,7 @@ def _print_error(line: str, code: int, debug: bool, *, once: bool = False) -> in
 
 
 def _unexpected(error: Exception, debug: bool) -> tuple[str, int]:
-    """Line and exit code of an exception other than `UserError`."""
+    """Line and exit code of other exceptions than `UserError`."""
     # First: it imports no library, which needs memory.
     if is_out_of_memory(error):
         return f"error: {describe_out_of_memory(error)}", BAD_INPUT

@@ -111,7 +111,6 @@ def to_recipe(given: Mapping[str, Any], *, preset: str | None = None) -> Recipe:
 
     Args:
         given: {flag: value}; None leaves the default; False of an "off" switch turns it on.
-        preset: gives the values of other flags.
 
     Raises:
         UserError: a wrong value or preset, or a search value without --learning-rate search; names the flag.
@@ -141,11 +140,7 @@ Given = dict[str, Any]
 
 
 def takes_flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command flags of the recipe instead of its parameter `given`, which receives them all.
-
-    Args:
-        names: in the order of the help.
-    """
+    """Give a command flags of the recipe, in help order, received by its parameter `given`."""
     keys = {name.removeprefix("--").replace("-", "_"): name for name in names}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

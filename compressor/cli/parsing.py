@@ -1,4 +1,4 @@
-"""Parse flags that are lists, mappings, or one of two types."""
+"""Parsers of flags."""
 
 from __future__ import annotations
 
@@ -18,11 +18,7 @@ def split_names(text: str) -> tuple[str, ...]:
 
 
 def split_counts(name: str, text: str) -> tuple[int, ...]:
-    """Parts of a list of positive integers, each once.
-
-    Raises:
-        UserError: a part is anything else; names the flag.
-    """
+    """Positive integers of a list, each once; UserError names the flag."""
     parts = split_names(text)
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UserError(f"{name}: give whole numbers above 0, such as 1,32, not {text!r}")
@@ -51,11 +47,7 @@ def parse_depth(text: str) -> int | float | str:
 
 
 def parse_eval_samples(text: str) -> int | None:
-    """Number of samples; None for "all".
-
-    Raises:
-        UserError: it is neither.
-    """
+    """Number of samples, None for "all"; else UserError."""
     if text == "all":
         return None
     if not text.isdigit():

@@ -1,4 +1,4 @@
-"""Shared by fuse, finetune and run: run the recipe, show results, upload."""
+"""Shared by fuse, finetune and run."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _START = time.perf_counter()
 
 @dataclass(frozen=True)
 class JobSettings:
-    """Flags of fuse, finetune and run outside the recipe.
+    """Flags outside the recipe.
 
     Attributes:
-        push_to: repository of the Hub, or None.
+        push_to: repository of the Hub.
         paths: keep local paths in the upload.
         force: replace an output.
         resume: continue an interrupted run.
         json: print JSON.
-        debug: show warnings of libraries and tracebacks.
-        file: the recipe's file.
+        debug: show library warnings and tracebacks.
+        file: the recipe's.
     """
 
     push_to: str | None
@@ -88,7 +88,7 @@ def _show(report: dict[str, Any], json: bool) -> None:
 
 @contextmanager
 def _resume_hint(recipe: Recipe) -> Iterator[None]:
-    """After an interruption, say which files remain and how to continue."""
+    """After an interruption, say how to continue."""
     try:
         yield
     except KeyboardInterrupt:

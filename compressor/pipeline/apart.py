@@ -28,7 +28,7 @@ class Input:
     Attributes:
         meaning: for messages.
         path: may be missing.
-        written: the command writes into it too.
+        written: also written into.
     """
 
     meaning: str
@@ -37,12 +37,12 @@ class Input:
 
 
 def model_inputs(names: Iterable[str], role: str = "model") -> list[Input]:
-    """Places of models by name, without the Hub."""
+    """Places of models, without the Hub."""
     return [Input(f"the {role} {name}", place) for name in names for place in _places(name, "model")]
 
 
 def recipe_inputs(recipe: Recipe, file: str | Path | None = None, role: str = "teacher") -> list[Input]:
-    """All inputs of a run, and its logs; `role` of the models is for messages."""
+    """All inputs of a run, and its logs; `role` names the models in messages."""
     inputs = model_inputs(recipe.teachers, role)
     if recipe.student is not None:
         inputs += model_inputs([recipe.student], "student")
@@ -65,7 +65,7 @@ def check_apart(output: Path, inputs: Iterable[Input]) -> None:
     """Refuse an output that is, contains or lies inside an input, links followed.
 
     Raises:
-        UserError: they overlap; names the input.
+        UserError: names the input.
     """
     try:
         for entry in inputs:
@@ -126,7 +126,7 @@ def _same(first: Path, second: Path) -> bool:
 
 
 def _places(name: str, kind: str) -> list[Path]:
-    """A local path, a built-in teacher's cache, or a Hub name's cache."""
+    """A local path, or the cache of a built-in or Hub name."""
     path = _local(name)
     if os.path.lexists(path):
         return [path]
@@ -140,7 +140,7 @@ def _places(name: str, kind: str) -> list[Path]:
 
 
 def _data_places(source: str) -> list[Path]:
-    """Places of a source, as `compressor.data.source_splits.find_splits` reads it."""
+    """Places of a source, as `find_splits` reads it."""
     if os.path.lexists(_local(source)):
         return [_local(source)]
     if source in BUILTIN_DATA:

@@ -1,4 +1,4 @@
-"""Latency of models on random inputs, each in its own process; multiply–accumulates and size."""
+"""Latency, multiply–accumulates and size of models."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class BenchSettings:
 
     Attributes:
         batch_sizes: samples per call.
-        lengths: tokens of a text sample, at most the models' limit.
-        backends: names in `BACKENDS`.
-        seconds: least time per model, backend, batch size and length.
-        threads: of every process; all cores if omitted.
+        lengths: tokens, at most the models' limit.
+        backends: of `BACKENDS`.
+        seconds: least time per measurement.
+        threads: per process; None for all cores.
         device: of torch.
-        warmups: calls before measuring, after the first.
+        warmups: after the first call.
     """
 
     batch_sizes: tuple[int, ...] = (32,)
@@ -62,7 +62,7 @@ class BenchSettings:
 
 @dataclass(frozen=True)
 class _Contender:
-    """A model to time: a folder in torch, files in ONNX Runtime."""
+    """A model to time: folder in torch, files in ONNX Runtime."""
 
     label: str
     model: Teacher | None
@@ -70,7 +70,7 @@ class _Contender:
     config: Mapping[str, Any] | None
 
     def path(self, backend: str) -> str | None:
-        """Folder or file of a backend, or None."""
+        """A backend's folder or file, or None."""
         if BACKENDS.get(backend).format is not None:
             return str(self.files[backend]) if backend in self.files else None
         return None if self.model is None else self.model.source.location
@@ -81,14 +81,13 @@ def bench_models(names: Sequence[str], settings: BenchSettings, *, progress: OnS
 
     Args:
         names: folders, built-in names, Hub ids, or any ONNX files.
-        progress: called at every stage.
 
     Returns:
         JSON-ready: results per model, backend, batch size and length (`compressor.bench.subprocesses.Measurement`),
         table of the first batch size and length, settings, notes on models left out, environment, seconds.
 
     Raises:
-        UserError: an unusable model or backend, or models with different kinds of input.
+        UserError: an unusable model or backend, or different kinds of input.
     """
     stages = StageReporter(progress)
     check_device(settings.device)
@@ -119,7 +118,7 @@ def bench_models(names: Sequence[str], settings: BenchSettings, *, progress: OnS
 def _load(
     names: Sequence[str], settings: BenchSettings, scratch: Path, stages: StageReporter, notes: list[str]
 ) -> list[_Contender]:
-    """Load every model, and find or export the files to time."""
+    """Load every model, and find or export its files."""
     contenders = []
     labels = short_names(names)
     with stages("load", "loading") as progress:
@@ -215,7 +214,7 @@ def _time(
 
 
 def _input_sizes(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Config values that shape the inputs of an ONNX file."""
+    """Config values that shape an ONNX file's inputs."""
     names = ("vocab_size", "image_size", "num_channels")
     return None if config is None else {name: config[name] for name in names if config.get(name) is not None}
 
@@ -231,7 +230,7 @@ def _bytes(contender: _Contender, job: TimingJob) -> int:
 def _rows(
     contenders: Sequence[_Contender], results: Sequence[Mapping[str, Any]], shape: tuple[int, int | None]
 ) -> list[Row]:
-    """Sizes of every model, and latency at one batch size and length."""
+    """Sizes of every model, and one latency."""
     times = {(row["model"], row["backend"]): row for row in results if (row["batch_size"], row["length"]) == shape}
     rows = []
     for label, model in ((contender.label, contender.model) for contender in contenders):
@@ -247,7 +246,7 @@ def _rows(
 
 
 def _lengths(models: Sequence[Teacher], lengths: Sequence[int]) -> tuple[int | None, ...]:
-    """Distinct lengths to measure; (None,) without text models."""
+    """Distinct lengths; (None,) without text models."""
     cut: list[int | None] = []
     for length in lengths:
         longest = [sample_length(model.config, length) for model in models]

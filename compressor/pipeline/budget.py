@@ -1,7 +1,4 @@
-"""The width for a budget of parameters, multiply–accumulates or latency, from configs alone.
-
-It tries hardware-friendly shapes: whole heads, and multiples of eight where possible.
-"""
+"""The width for a budget of parameters, multiply–accumulates or latency, from configs alone."""
 
 from __future__ import annotations
 
@@ -43,7 +40,7 @@ class Budget:
 
     Attributes:
         width: as in a recipe.
-        report: JSON-ready: target, costs, every candidate.
+        report: JSON-ready: target, costs, candidates.
     """
 
     width: float
@@ -56,7 +53,7 @@ class WidthCandidates:
 
     Args:
         depth: as in a recipe.
-        length: tokens of a text sample, for MACs.
+        length: tokens, for MACs.
     """
 
     configs: Sequence[PretrainedConfig]
@@ -73,7 +70,7 @@ class WidthCandidates:
         return len(self.widths)
 
     def target(self, index: int) -> StudentSpec:
-        """The student's shape at a width."""
+        """The student's shape."""
         if index not in self._targets:
             width = self.widths[index]
             self._targets[index] = student_specs(
@@ -82,7 +79,7 @@ class WidthCandidates:
         return self._targets[index]
 
     def cost(self, index: int, what: str) -> float:
-        """Parameters ("params") or multiply–accumulates ("flops") at a width."""
+        """Parameters ("params") or multiply–accumulates ("flops")."""
         about = self.about(index)
         if what not in about:
             config = self.target(index).config
@@ -90,7 +87,7 @@ class WidthCandidates:
         return float(about[what])
 
     def about(self, index: int) -> dict[str, Any]:
-        """Report on a width, with all costs counted so far."""
+        """Report on a width, with costs counted so far."""
         if index not in self.looked_at:
             sizes = {name: new for name, (_, new) in self.target(index).fields.items()}
             self.looked_at[index] = {"width": self.widths[index], "fields": sizes}
@@ -144,7 +141,7 @@ def liked_widths(config: PretrainedConfig, anatomy: Anatomy) -> tuple[float, ...
 
 
 def _rounded(config: PretrainedConfig, anatomy: Anatomy, width: float) -> float:
-    """The nearest width with the FFN a multiple of eight and other sizes equal; else this width."""
+    """The nearest width with the FFN a multiple of eight and other sizes equal, if any."""
     ffn = next((name for name, meaning in anatomy.fields.items() if meaning == "ffn"), None)
     sizes = sizes_at(config, anatomy, width)
     if ffn is None or sizes[ffn] % WIDTH_MULTIPLE == 0:
@@ -171,8 +168,7 @@ def pick_width(
         target: the budget.
         depth: as in a recipe.
         length: tokens of a text sample.
-        thread_count: of ONNX Runtime; all cores if omitted.
-        on_progress: called before every measurement.
+        thread_count: of ONNX Runtime; None for all cores.
 
     Raises:
         UserError: no width comes near; names the nearest.
@@ -232,7 +228,7 @@ def _fast_enough(candidates: WidthCandidates, last: int, limit: float, time: Cal
 
 @dataclass
 class _Timer:
-    """Median latency of random candidates in ONNX Runtime, or in torch if export fails."""
+    """Median latency with random weights, in ONNX Runtime, or in torch if export fails."""
 
     candidates: WidthCandidates
     batch_size: int
@@ -283,7 +279,7 @@ class _Timer:
 
 
 def width_of_work(work: Path) -> float | None:
-    """The width of an interrupted run, which its resumption keeps; or None."""
+    """The width of an interrupted run, or None."""
     try:
         return float(json.loads((work / "state.json").read_text(encoding="utf-8"))["key"]["width"])
     except (OSError, ValueError, KeyError, TypeError):

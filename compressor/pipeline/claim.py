@@ -1,4 +1,4 @@
-"""An output claimed by one process: apart from inputs, locked, cleared of killed processes' remains."""
+"""An output claimed by one process: apart from inputs, locked, cleaned."""
 
 from __future__ import annotations
 
@@ -31,9 +31,8 @@ def claimed(
     """Hold an output inside the block; of processes launched together the first holds it.
 
     Args:
-        output: is locked.
-        more: other outputs.
-        remark: called with a line on everything that a killed process left.
+        more: other outputs, not locked.
+        remark: called with a line on a killed process's remains.
 
     Raises:
         UserError: an output overlaps with an input, or another process writes it.
@@ -55,7 +54,7 @@ def claimed(
 
 @contextmanager
 def _locked(output: Path) -> Iterator[None]:
-    """Raises: UserError: another process holds the lock; it is named."""
+    """Raises: UserError: another process holds the lock."""
     # In the cache: the output's folder may be read-only.
     name = hashlib.sha256(os.path.realpath(output).encode("utf-8", "surrogateescape")).hexdigest()[:32]
     folder = _lock_folder()
@@ -81,7 +80,7 @@ def _locked(output: Path) -> Iterator[None]:
 
 
 def _lock_folder() -> Path:
-    """Folder for locks: the cache, else the system's temporary folder."""
+    """Folder for locks: the cache, else a temporary one."""
     folder = cache_folder() / "locks"
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Samples of a run for calibration, training and evaluation."""
+"""Samples of a run."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ EVALUATION_SEED = 0
 
 @dataclass(frozen=True)
 class RunData:
-    """Samples of a run.
+    """Samples for calibration, training and evaluation.
 
     Attributes:
         calibration: unlabelled dicts of model inputs [B, ...], in memory.
-        train: preprocessed on access; None if the models cannot be trained.
-        evaluation: with labels if known; None if the models cannot be measured.
+        train: preprocessed on access; None if unusable.
+        evaluation: with labels if known; None if unusable.
     """
 
     calibration: tuple[dict[str, Tensor], ...]
@@ -35,10 +35,10 @@ class RunData:
 
 
 def open_data(recipe: Recipe, processor: Any, spec: ModelSpec) -> RunData:
-    """Open all samples; read those for calibration, so that faults appear before the fusion.
+    """Open all samples, and read those for calibration, so that faults appear early.
 
     Raises:
-        UserError: unreadable data, or data that does not fit the teachers.
+        UserError: unreadable or unfit data.
     """
     train = _open_train(recipe, processor, spec)
     calibration = open_calibration(recipe, train, processor, spec)
@@ -49,16 +49,12 @@ def open_data(recipe: Recipe, processor: Any, spec: ModelSpec) -> RunData:
 
 
 def open_training(recipe: Recipe, processor: Any, spec: ModelSpec) -> Samples:
-    """Open the training samples alone.
-
-    Raises:
-        UserError: see `open_data`.
-    """
+    """Open the training samples alone."""
     return _training(recipe, _open_train(recipe, processor, spec), processor, spec)
 
 
 def open_calibration(recipe: Recipe, train: Split, processor: Any, spec: ModelSpec) -> tuple[dict[str, Tensor], ...]:
-    """Unlabelled batches drawn from the training split with the run's seed."""
+    """Unlabelled batches, drawn with the run's seed."""
     # A given student is not fused, but int8 may need samples.
     if recipe.student is not None and not any(
         EXPORT_FORMATS.get(name).calibrated(spec.config) for name in recipe.export.wanted
@@ -79,11 +75,7 @@ def open_calibration(recipe: Recipe, train: Split, processor: Any, spec: ModelSp
 
 
 def open_evaluation(recipe: Recipe, processor: Any, spec: ModelSpec) -> Batches:
-    """Open the evaluation samples.
-
-    Raises:
-        UserError: see `open_data`.
-    """
+    """Open the evaluation samples."""
     limit = recipe.evaluation.samples
     split = packed(_open(recipe, "eval", spec), processor, spec, recipe.data.max_length, limit)
     if limit is not None:

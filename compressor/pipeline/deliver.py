@@ -36,9 +36,9 @@ class Delivery:
     """Files of a model in all formats.
 
     Attributes:
-        onnx: `export_report` of float32 ONNX files, or None.
+        onnx: `export_report` of float32 files, or None.
         formats: `format_report` by name.
-        skipped: a line on each unsupported format.
+        skipped: a line per unsupported format.
     """
 
     onnx: dict[str, Any] | None
@@ -60,8 +60,7 @@ def export_and_verify(
     """Write a model in every wanted format, compare each with torch, and evaluate the inexact ones.
 
     Args:
-        folder: the written student's.
-        processor: preprocessor or tokenizer, written next to the files.
+        processor: written next to the files.
         data: calibrates int8, and evaluates.
         seed: of the compared inputs.
         skip_unsupported: leave out unsupported formats.
@@ -89,7 +88,7 @@ def _write_files(
     seed: int,
     skip_unsupported: bool,
 ) -> tuple[dict[str, WrittenFormats], list[str]]:
-    """The written formats, and a line on each skipped one."""
+    """The written formats, and a line per skipped one."""
     skipped: list[str] = []
 
     def skip(name: str, error: UnsupportedError) -> None:
@@ -119,7 +118,7 @@ def _write_files(
 def _evaluate_inexact(
     model: PreTrainedModel, written: Mapping[str, WrittenFormats], data: RunData | None, stages: StageReporter
 ) -> tuple[Score | None, dict[str, DeployedScore]]:
-    """Scores of the model and its inexact formats; exact formats share the table's."""
+    """Scores of the model and its inexact formats."""
     inexact = {
         name: partial(logits_of_files, made.files)
         for name, made in written.items()
@@ -132,7 +131,7 @@ def _evaluate_inexact(
 
 
 def export_to_time(model: PreTrainedModel, folder: Path) -> Path:
-    """Write a temporary, unchecked ONNX file of the whole model below `folder`; its path.
+    """Write a temporary, unchecked ONNX file of the model; its path.
 
     Raises:
         UnsupportedError: torch cannot export the model, or it has no single file.
@@ -143,7 +142,7 @@ def export_to_time(model: PreTrainedModel, folder: Path) -> Path:
 
 
 def export_report(report: ExportReport) -> dict[str, Any]:
-    """An export as in report.json: all files together, then each by name."""
+    """An export as in report.json: all files, then each."""
     return {
         "file": f"onnx/{report.path.name}",
         "bytes": report.bytes,
@@ -159,12 +158,7 @@ def export_report(report: ExportReport) -> dict[str, Any]:
 def format_report(
     name: str, report: ExportReport, score: Score | None = None, deployed: DeployedScore | None = None
 ) -> dict[str, Any]:
-    """A format as in report.json: files, difference from torch, scores.
-
-    Args:
-        score: the model's.
-        deployed: the files', on the same samples.
-    """
+    """A format as in report.json: files, difference from torch, scores of model and files."""
     export_format = EXPORT_FORMATS.get(name)
     values: dict[str, Any] = {
         "meaning": export_format.meaning,
@@ -207,10 +201,10 @@ def time_models(
 
     Args:
         models: the last is the written student.
-        folder: of its ONNX files; None leaves ONNX Runtime out.
+        folder: of its ONNX files, or None.
 
     Returns:
-        {name: timing}, and a line on each model that ONNX Runtime cannot run.
+        {name: timing}, and a line if an export failed, which leaves ONNX Runtime out.
     """
     if not recipe.bench.latency:
         return {}, []

@@ -24,8 +24,7 @@ def evaluate_models(recipe: Recipe, *, ensemble: bool = False, progress: OnStage
     """Score the recipe's teachers: any models of one task with the same classes or vocabulary.
 
     Args:
-        ensemble: add a row for the mean of their predictions.
-        progress: called at every stage.
+        ensemble: add a row for their mean prediction.
 
     Returns:
         JSON-ready: rows {name, accuracy, accuracy_error, f1, perplexity, samples, labelled, parameters, fingerprint},
@@ -77,7 +76,7 @@ def evaluate_models(recipe: Recipe, *, ensemble: bool = False, progress: OnStage
 def open_evaluated_models(
     recipe: Recipe, doing: str, stages: StageReporter, *, device: str
 ) -> tuple[list[Teacher], Batches]:
-    """Load the recipe's teachers, any models of one task, and open its evaluation samples.
+    """Load the recipe's teachers, any models of one task, and open its samples.
 
     Args:
         doing: for messages, such as "evaluating".

@@ -27,12 +27,12 @@ REFERENCE_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A model of the table with its score.
+    """A model of the table.
 
     Attributes:
         models: one, or an ensemble's.
         bytes: of all weights on disk.
-        score: None without evaluation samples.
+        score: None without samples.
     """
 
     name: str
@@ -56,7 +56,7 @@ class EvaluatedModel:
 
 
 class Evaluator:
-    """Scores of teachers, ensemble and other models on the evaluation samples.
+    """Scores of teachers, ensemble and other models.
 
     It keeps the ensemble's predictions, so each teacher runs once; if they exceed `room`, as in language models, the
     teachers run again for every other model.
@@ -64,7 +64,7 @@ class Evaluator:
     Args:
         weights: of the teachers' mean prediction.
         batches: iterated once per score.
-        room: bytes for predictions.
+        room: bytes.
         progress: called with the fraction done.
     """
 
@@ -95,11 +95,11 @@ class Evaluator:
 
     @property
     def runs_teachers(self) -> bool:
-        """Whether `score` runs the teachers too."""
+        """Whether `score` runs them too."""
         return self._references is None
 
     def score(self, model: PreTrainedModel, progress: Callable[[float], None] | None = None) -> Score:
-        """Score of another model, and its KL to the ensemble."""
+        """Another model's score, and its KL to the ensemble."""
         references = self._references
         tally, models = new_tally(model), [model, *(self._models if references is None else [])]
         for index, batch in enumerate(predict(models, _with_progress(self._batches, progress))):
@@ -109,7 +109,7 @@ class Evaluator:
         return tally.score()
 
     def report(self) -> dict[str, Any]:
-        """Data, counts of samples and labels, standard error of the ensemble's accuracy."""
+        """Data, sample counts, standard error of the ensemble's accuracy."""
         return {
             "data": self._batches.split.name,
             "samples": self.ensemble.samples,
@@ -119,7 +119,7 @@ class Evaluator:
 
 
 def describe_score(score: Score | None) -> str:
-    """A short score, such as "59.6 %"."""
+    """Such as "59.6 %"."""
     if score is None:
         return MISSING
     if score.perplexity is not None:
@@ -130,7 +130,7 @@ def describe_score(score: Score | None) -> str:
 
 
 def _with_progress(batches: Batches, progress: Callable[[float], None] | None) -> Iterator[EvaluationBatch]:
-    """The batches; reports the fraction done before each next one."""
+    """The batches; reports the fraction done before each."""
     for index, batch in enumerate(batches):
         yield batch
         if progress is not None:
@@ -138,7 +138,7 @@ def _with_progress(batches: Batches, progress: Callable[[float], None] | None) -
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Last parts of paths, or whole names where those are not unique."""
+    """Last parts of paths, or whole names if not unique."""
     short = [Path(name).name or name for name in names]
     unique = [last if short.count(last) == 1 else name for last, name in zip(short, names, strict=True)]
     return [

@@ -1,4 +1,4 @@
-"""Export a model in all formats, compare it with torch, and write it into a folder."""
+"""Export of a model in all formats, compared with torch."""
 
 from __future__ import annotations
 
@@ -37,15 +37,13 @@ def export_model(
     """Write a model in the recipe's formats, and the measurements into the folder's report.json.
 
     Args:
-        recipe: the model as only teacher, formats, optionally data for calibration and evaluation.
+        recipe: the model as only teacher, formats, optional data.
         output: a local model's own folder if omitted.
         force: replace files.
-        progress: called at every stage.
-        remark: called with a line on remains of a killed export, and on unchanged files.
+        remark: called with a line on a killed export's remains, and on unchanged files.
 
     Returns:
-        JSON-ready: `export_report` of float32 ONNX files, "formats" with each `format_report`, the folder, and whether
-        a report was updated.
+        JSON-ready: `export_report`, "formats" with each `format_report`, the folder, and whether a report was updated.
 
     Raises:
         UserError: an unsupported model, existing files, or a folder that overlaps with an input.
@@ -63,7 +61,7 @@ def export_model(
 
 
 def _export(recipe: Recipe, folder: Path, force: bool, stages: StageReporter, remark: Remark | None) -> dict[str, Any]:
-    """Write a model in the recipe's formats, holding the folder."""
+    """Write the formats, holding the folder."""
     (name,) = recipe.teachers
     source = recipe.data.source or common_data(recipe.teachers)
     calibrated = [kind for kind in recipe.export.wanted if EXPORT_FORMATS.get(kind).calibrated(load_config(name))]
@@ -115,7 +113,7 @@ def _report_changes(folder: Path, delivery: Delivery) -> dict[str, Any]:
 
 
 def _refuse_to_replace(recipe: Recipe, folder: Path, force: bool) -> None:
-    """Refuse to replace files: all without `force`; with it, special files and files that would only be removed."""
+    """Refuse to replace files without `force`; always special files and files that would only be removed."""
     for name in recipe.export.wanted:
         for path in _files(folder, name):
             check_file(path, force, parents=True)
@@ -148,7 +146,7 @@ def _listed(folder: Path) -> set[str]:
 
 
 def _refuse_to_replace_companions(model: Teacher, folder: Path, force: bool) -> None:
-    """Refuse to replace another model's config, preprocessor or tokenizer in `onnx`."""
+    """Refuse to replace another model's config or preprocessor in `onnx`."""
     with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
         write_companions(Path(scratch), model.model, model.processor)
         for new in sorted(path for path in Path(scratch).rglob("*") if path.is_file()):

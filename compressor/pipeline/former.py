@@ -1,4 +1,4 @@
-"""Outputs of former runs, which may be replaced; folders of the user may not."""
+"""Outputs of former runs, which may be replaced."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _NAMES = {
 
 
 def check_former(folder: Path) -> None:
-    """Refuse to replace a folder unless it is empty or only the output of a run.
+    """Refuse to replace a folder unless it is empty or only a run's output.
 
     A recipe.yaml proves nothing: users copy it.
 
     Raises:
-        UserError: other files, or no report; names them.
+        UserError: other files, or no report.
     """
     if not any(folder.iterdir()):
         return
@@ -68,7 +68,7 @@ def _is_report(path: Path) -> bool:
 
 
 def _foreign_files(folder: Path) -> Iterator[str]:
-    """Paths in the folder that no run has written."""
+    """Paths that no run has written."""
     for place, folders, files in os.walk(folder):
         inside = Path(place).relative_to(folder)
         # Left by a killed export.

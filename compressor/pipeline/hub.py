@@ -1,4 +1,4 @@
-"""Upload a finished folder to the Hugging Face Hub, only on request."""
+"""Upload a finished folder to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ from compressor.utils.logging import one_line
 
 
 def check_push(name: str) -> None:
-    """Refuse an unusable name or account; send nothing.
-
-    Raises:
-        UserError: an invalid name, or nobody is logged in.
-    """
+    """Refuse an invalid name, or a missing login, by `UserError`; send nothing."""
     try:
         validate_repo_id(name)
     except HFValidationError as error:
@@ -33,10 +29,10 @@ def push(folder: str | Path, name: str, *, paths: bool = False) -> str:
 
     Args:
         name: such as user/student.
-        paths: keep local paths in card, recipe, report and page; else names replace them.
+        paths: keep local paths in its documents.
 
     Raises:
-        UserError: the upload failed; the folder is unchanged.
+        UserError: the upload failed.
     """
     api = HfApi()
     try:
