@@ -32,7 +32,6 @@ class Flag:
     Attributes:
         name: such as "--width".
         path: such as "finetune.steps".
-        panel: heading in the help.
         short: one letter, or "".
         metavar: None for the type.
         help: "" for the field's own.
@@ -69,7 +68,7 @@ class Flag:
         return words_of(self.field.annotation)
 
     def value(self, given: Any) -> Any:
-        """The field's value."""
+        """The field's value for one on the command line."""
         return given if self.parse is None else self.parse(given)
 
     def option(self) -> Any:

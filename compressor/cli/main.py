@@ -94,7 +94,7 @@ def _print_error(line: str, code: int, debug: bool, *, once: bool = False) -> in
 
 def _unexpected(error: Exception, debug: bool) -> tuple[str, int]:
     """Line and exit code of other exceptions than `UserError`."""
-    # First: it imports no library, which needs memory.
+    # First: it imports no library, as imports need memory.
     if is_out_of_memory(error):
         return f"error: {describe_out_of_memory(error)}", BAD_INPUT
     if _is_name_too_long(error):

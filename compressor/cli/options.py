@@ -1,4 +1,4 @@
-"""Flags that set recipe fields, and parameters that commands share."""
+"""Flags that set recipe fields, and shared parameters."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def to_recipe(given: Mapping[str, Any], *, preset: str | None = None) -> Recipe:
         given: {flag: value}; None leaves the default; False of an "off" switch turns it on.
 
     Raises:
-        UserError: a wrong value or preset, or a search value without --learning-rate search; names the flag.
+        UserError: a wrong value or preset, or a search value without search; names the flag.
     """
     for name in ("--learning-rates", "--search-steps"):
         if given.get(name) is not None and given.get("--learning-rate") != "search":

@@ -18,7 +18,11 @@ def split_names(text: str) -> tuple[str, ...]:
 
 
 def split_counts(name: str, text: str) -> tuple[int, ...]:
-    """Positive integers of a list, each once; UserError names the flag."""
+    """Positive integers of a list, each once.
+
+    Raises:
+        UserError: another part; names the flag.
+    """
     parts = split_names(text)
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UserError(f"{name}: give whole numbers above 0, such as 1,32, not {text!r}")
@@ -47,7 +51,11 @@ def parse_depth(text: str) -> int | float | str:
 
 
 def parse_eval_samples(text: str) -> int | None:
-    """Number of samples, None for "all"; else UserError."""
+    """Number of samples; None for "all".
+
+    Raises:
+        UserError: neither.
+    """
     if text == "all":
         return None
     if not text.isdigit():

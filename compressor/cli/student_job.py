@@ -25,8 +25,6 @@ class JobSettings:
         push_to: repository of the Hub.
         paths: keep local paths in the upload.
         force: replace an output.
-        resume: continue an interrupted run.
-        json: print JSON.
         debug: show library warnings and tracebacks.
         file: the recipe's.
     """
@@ -44,7 +42,7 @@ def run_job(recipe: Recipe, settings: JobSettings) -> None:
     """Run a recipe, print its results, and upload the folder on request.
 
     Raises:
-        UserError: --with-paths without --push-to-hub; see also `compressor.pipeline.run.run_recipe`.
+        UserError: --with-paths without --push-to-hub; or see `run_recipe`.
     """
     if settings.paths and settings.push_to is None:
         raise UserError("--with-paths is of --push-to-hub: without that nothing is uploaded")

@@ -47,7 +47,6 @@ class BenchSettings:
         backends: of `BACKENDS`.
         seconds: least time per measurement.
         threads: per process; None for all cores.
-        device: of torch.
         warmups: after the first call.
     """
 

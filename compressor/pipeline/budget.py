@@ -36,12 +36,7 @@ SLACK = 0.05
 
 @dataclass(frozen=True)
 class Budget:
-    """A picked width and its reasons.
-
-    Attributes:
-        width: as in a recipe.
-        report: JSON-ready: target, costs, candidates.
-    """
+    """A picked width, and a JSON-ready report of target, costs and candidates."""
 
     width: float
     report: dict[str, Any]
@@ -52,7 +47,6 @@ class WidthCandidates:
     """Possible widths, the narrowest first; built and counted on access.
 
     Args:
-        depth: as in a recipe.
         length: tokens, for MACs.
     """
 
@@ -165,7 +159,6 @@ def pick_width(
     """Pick the width for a budget.
 
     Args:
-        target: the budget.
         depth: as in a recipe.
         length: tokens of a text sample.
         thread_count: of ONNX Runtime; None for all cores.

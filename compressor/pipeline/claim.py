@@ -28,14 +28,14 @@ Remark = Callable[[str], None]
 def claimed(
     output: str | Path, inputs: Iterable[Input], *, more: Sequence[Path] = (), remark: Remark | None = None
 ) -> Iterator[None]:
-    """Hold an output inside the block; of processes launched together the first holds it.
+    """Hold an output in the block; of processes launched together the first holds it.
 
     Args:
         more: other outputs, not locked.
         remark: called with a line on a killed process's remains.
 
     Raises:
-        UserError: an output overlaps with an input, or another process writes it.
+        UserError: overlap with an input, or another process that writes.
     """
     places = [whole_path(path) for path in (output, *more)]
     inputs = list(inputs)

@@ -13,7 +13,7 @@ from compressor.export.formats import EXPORT_FORMATS
 from compressor.models.teacher import ModelSpec
 from compressor.recipe import Recipe
 
-#: Memory for preprocessed samples, each of training and evaluation.
+#: Memory for preprocessed samples of training, and as much for evaluation.
 CACHE_BYTES = 1 << 28
 #: Seed of tokens masked for evaluation: fixed, so that runs compare.
 EVALUATION_SEED = 0
@@ -49,7 +49,11 @@ def open_data(recipe: Recipe, processor: Any, spec: ModelSpec) -> RunData:
 
 
 def open_training(recipe: Recipe, processor: Any, spec: ModelSpec) -> Samples:
-    """Open the training samples alone."""
+    """Open the training samples alone.
+
+    Raises:
+        UserError: see `open_data`.
+    """
     return _training(recipe, _open_train(recipe, processor, spec), processor, spec)
 
 
@@ -75,7 +79,11 @@ def open_calibration(recipe: Recipe, train: Split, processor: Any, spec: ModelSp
 
 
 def open_evaluation(recipe: Recipe, processor: Any, spec: ModelSpec) -> Batches:
-    """Open the evaluation samples."""
+    """Open the evaluation samples.
+
+    Raises:
+        UserError: see `open_data`.
+    """
     limit = recipe.evaluation.samples
     split = packed(_open(recipe, "eval", spec), processor, spec, recipe.data.max_length, limit)
     if limit is not None:

@@ -131,7 +131,7 @@ def _evaluate_inexact(
 
 
 def export_to_time(model: PreTrainedModel, folder: Path) -> Path:
-    """Write a temporary, unchecked ONNX file of the model; its path.
+    """Write an ONNX file of the whole model that is only timed, without a check; its path.
 
     Raises:
         UnsupportedError: torch cannot export the model, or it has no single file.
@@ -204,7 +204,7 @@ def time_models(
         folder: of its ONNX files, or None.
 
     Returns:
-        {name: timing}, and a line if an export failed, which leaves ONNX Runtime out.
+        {name: timing}, and a line if an export failed: then torch only.
     """
     if not recipe.bench.latency:
         return {}, []

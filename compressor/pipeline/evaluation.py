@@ -41,7 +41,7 @@ class EvaluatedModel:
     score: Score | None
 
     def row(self, timing: Timing | None, length: int = 128) -> Row:
-        """Its table row; `length` in tokens."""
+        """The model's table row; `length` in tokens."""
         return Row(
             name=self.name,
             accuracy=self.score.accuracy if self.score else None,
@@ -58,8 +58,8 @@ class EvaluatedModel:
 class Evaluator:
     """Scores of teachers, ensemble and other models.
 
-    It keeps the ensemble's predictions, so each teacher runs once; if they exceed `room`, as in language models, the
-    teachers run again for every other model.
+    It keeps the ensemble's predictions, so each teacher runs once; if they exceed `room`, the teachers run again for
+    every other model.
 
     Args:
         weights: of the teachers' mean prediction.
@@ -95,7 +95,7 @@ class Evaluator:
 
     @property
     def runs_teachers(self) -> bool:
-        """Whether `score` runs them too."""
+        """Whether `score` runs the teachers too."""
         return self._references is None
 
     def score(self, model: PreTrainedModel, progress: Callable[[float], None] | None = None) -> Score:
@@ -119,7 +119,7 @@ class Evaluator:
 
 
 def describe_score(score: Score | None) -> str:
-    """Such as "59.6 %"."""
+    """A score in words, such as "59.6 %"."""
     if score is None:
         return MISSING
     if score.perplexity is not None:

@@ -39,14 +39,13 @@ def export_model(
     Args:
         recipe: the model as only teacher, formats, optional data.
         output: a local model's own folder if omitted.
-        force: replace files.
         remark: called with a line on a killed export's remains, and on unchanged files.
 
     Returns:
         JSON-ready: `export_report`, "formats" with each `format_report`, the folder, and whether a report was updated.
 
     Raises:
-        UserError: an unsupported model, existing files, or a folder that overlaps with an input.
+        UserError: an unsupported model, existing files without `force`, or a folder that overlaps with an input.
         ParityError: an exact format differs from torch; nothing is written.
     """
     (name,) = recipe.teachers

@@ -15,7 +15,11 @@ from compressor.utils.logging import one_line
 
 
 def check_push(name: str) -> None:
-    """Refuse an invalid name, or a missing login, by `UserError`; send nothing."""
+    """Refuse an unusable name or account; send nothing.
+
+    Raises:
+        UserError: an invalid name, or nobody is logged in.
+    """
     try:
         validate_repo_id(name)
     except HFValidationError as error:
@@ -25,7 +29,7 @@ def check_push(name: str) -> None:
 
 
 def push(folder: str | Path, name: str, *, paths: bool = False) -> str:
-    """Upload a finished folder to a model repository, created if missing; its address.
+    """Upload a folder to a model repository, created if missing; its address.
 
     Args:
         name: such as user/student.

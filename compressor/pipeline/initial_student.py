@@ -30,10 +30,10 @@ NO_DATA = (
     "than of one made with a few hundred unlabelled samples (--data)"
 )
 
-#: Calibration tokens per coordinate of the teachers' residual stream, below which a student is visibly
-#: worse.  The variance of a least-squares fit grows as coordinates over tokens.  Measured on the built-in teachers,
-#: which are 64 wide: with 4, 8, 17 and 136 tokens a coordinate a student of width 0.5 is right in 82, 94, 96 and 96 %
-#: of samples, one of width 0.25 in 38, 31, 88 and 94 %.
+#: Calibration tokens per coordinate of the teachers' residual stream, below which a student is visibly worse: the
+#: variance of a least-squares fit grows as coordinates over tokens.  Measured on the built-in teachers, 64 wide: with
+#: 4, 8, 17 and 136 tokens a coordinate a student of width 0.5 is right in 82, 94, 96 and 96 % of samples, one of
+#: width 0.25 in 38, 31, 88 and 94 %.
 ENOUGH_TOKENS = 16
 
 
@@ -55,7 +55,11 @@ class InitialStudent:
 def initial_student(
     recipe: Recipe, teachers: Sequence[Teacher], given: Teacher | None, data: RunData | None, stages: StageReporter
 ) -> InitialStudent:
-    """Fuse the teachers, unless a student is given."""
+    """Fuse the teachers, unless a student is given.
+
+    Raises:
+        UserError: see `compressor.fusion.fuse_models`.
+    """
     if given is not None:
         return InitialStudent(
             given.model, {"target": None, "fusion": None, "warnings": []}, layer_maps_between(given, teachers)
@@ -101,7 +105,7 @@ def layer_maps_between(student: Teacher, teachers: Sequence[Teacher]) -> tuple[L
     """Layer maps in a student's folder, if fused from these teachers.
 
     Raises:
-        UserError: they cannot be read.
+        UserError: they are unreadable.
     """
     folder = student.source.location
     return load_layer_maps(folder, [teacher.fingerprint for teacher in teachers]) if Path(folder).is_dir() else ()

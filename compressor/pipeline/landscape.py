@@ -50,7 +50,6 @@ def measure_landscape(
         picture: .svg or .png; numbers go into its .json.
         points: along each side.
         margin: see `compressor.bench.weight_space.grid_states`.
-        force: replace files.
         remark: called with a line on a killed run's remains.
 
     Returns:
@@ -100,10 +99,7 @@ def measure_interpolation(
 ) -> dict[str, Any]:
     """Measure the lines from the recipe's first model to the others; write curves and numbers.
 
-    Args:
-        points: along each line, ends included.
-
-    Other arguments as in `measure_landscape`.
+    Arguments as in `measure_landscape`; `points` lie along each line, ends included.
 
     Returns:
         As `measure_landscape`, but models without x and y; shares of the other model; curves {start, end, scores,
@@ -214,7 +210,7 @@ def _files(picture: Path) -> tuple[Path, Path]:
 
 
 def _check_kind(picture: str | Path) -> Path:
-    """The absolute path, of a supported kind."""
+    """The absolute path; refuse an unsupported kind of picture."""
     picture = whole_path(picture)
     if picture.suffix.lower() not in SUFFIXES:
         raise UserError(f"--output: a picture ends with {' or '.join(SUFFIXES)}, and {picture.name} does not")
@@ -224,7 +220,7 @@ def _check_kind(picture: str | Path) -> Path:
 
 @contextmanager
 def _claimed(recipe: Recipe, picture: Path, force: bool, remark: Remark | None) -> Iterator[None]:
-    """Hold both files, missing or replaceable."""
+    """Hold both files, which must be missing or replaceable."""
     numbers, _ = _files(picture)
     # Lock the numbers: pictures of both kinds share them.
     with claimed(numbers, recipe_inputs(recipe, role="model"), more=[picture], remark=remark):

@@ -57,7 +57,7 @@ def write_page(folder: str | Path) -> Path:
     """Write the page of a folder's report, whole or not at all; its path.
 
     Raises:
-        UserError: no readable report, or no right to write.
+        UserError: no readable report, or an unwritable folder.
     """
     # Imported here: its pictures of couplings bring torch.
     from compressor.report.page.page import render_page

@@ -35,9 +35,7 @@ def plan_student(
 
     Args:
         names: of teachers that fit together, of any task.
-        width: share of the widest teacher's residual width, in (0, 1].
-        depth: share of the deepest teacher's layers, or their number.
-        narrowing: see `FusionOptions`.
+        width, depth, narrowing: see `plan_target`.
         length: tokens, at most the teachers' limit.
         budget: picks the width if it has a target.
 

@@ -24,11 +24,13 @@ def resolve_width(
 ) -> tuple[Recipe, dict[str, Any] | None]:
     """Replace a recipe's target by its width, so that any machine makes the same student.
 
+    A resumed run keeps its width.
+
     Returns:
         The recipe, and the report of `pick_width` or None.
 
     Raises:
-        UserError: unusable names, configs or output, or no width near the target.
+        UserError: unusable input or output, or no width near the target.
     """
     if not recipe.target.asked:
         return recipe, None

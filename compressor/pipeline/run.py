@@ -68,7 +68,7 @@ def run_recipe(
         remark: called with a line on a killed run's remains.
 
     Returns:
-        The report, as in report.json; {} in a process that only shared the finetune.
+        The report; {} in a process that only shared the finetune.
 
     Raises:
         UserError: bad input, a full disk, or a busy output; nothing is written.
@@ -113,7 +113,7 @@ def _evaluate_teachers(run: RunContext, data: RunData | None) -> Evaluator | Non
 def _make_student(
     run: RunContext, data: RunData | None, evaluator: Evaluator | None
 ) -> tuple[InitialStudent, _Training]:
-    """Fuse or resume the student, finetune it in place if there is data, and evaluate both."""
+    """Fuse or resume the student, finetune it in place if there is data, evaluate both."""
     saved = run.work.load(run.fingerprints) if run.resume else None
     student = saved or initial_student(run.recipe, run.teachers, run.given, data, run.stages)
     before = _evaluate_student(run, "as given" if run.given else "one-shot", student, evaluator)
@@ -225,7 +225,7 @@ def _write_output(
 def _write_student(run: RunContext, student: InitialStudent, folder: Path) -> None:
     with run.stages("write", "writing the student"):
         save_student(folder, student.model, run.processor)
-        # For a later finetune with the loss `hidden`; models without a head have none.
+        # For a later finetune with the loss `hidden`; models without a head are never finetuned.
         if student.layer_maps and run.spec.task.metrics:
             save_layer_maps(folder, student.layer_maps, run.fingerprints)
 

@@ -28,7 +28,7 @@ class RunContext:
 
     Attributes:
         recipe: resolved.
-        budget: how the width was picked, or None.
+        budget: how the width was picked.
         teachers: on the CPU.
         given: student to finetune; None to fuse one.
         work: folder to resume from.
@@ -49,17 +49,17 @@ class RunContext:
 
     @property
     def processor(self) -> Any | None:
-        """The teachers'."""
+        """The teachers' preprocessor or tokenizer."""
         return self.teachers[0].processor
 
     @property
     def models(self) -> list[PreTrainedModel]:
-        """The teachers'."""
+        """The teachers' models."""
         return [teacher.model for teacher in self.teachers]
 
     @property
     def fingerprints(self) -> list[str]:
-        """The teachers'."""
+        """The teachers' fingerprints."""
         return [teacher.fingerprint for teacher in self.teachers]
 
     @property

@@ -13,26 +13,21 @@ class RunReport:
 
     Attributes:
         version: of this package.
-        task: its name.
         reads: "image" or "text".
-        recipe: resolved.
-        environment: versions, machine, threads.
         teachers: name, kind and fingerprint.
         student: fingerprint, and the given student or None.
         budget: how the width was picked.
         target: shape; None for a given student.
-        fusion: choices, couplings, errors; None for a given student.
+        fusion: None for a given student.
         warnings: lines on improvable results.
         finetune: `compressor.distillation.distill.FinetuneReport`.
         notes: lines on steps left out.
         length: tokens of a text sample.
-        evaluation: samples and error of scores.
+        evaluation: samples, error of scores.
         table: `compressor.bench.rows.Row` per model.
-        latency: how measured.
         onnx: float32 files.
         formats: {name: report}.
         seconds: by stage.
-        peak_memory_bytes: of this process.
     """
 
     version: str

@@ -30,7 +30,11 @@ _MARK = ".compressor-work"
 
 
 def check_work(folder: Path) -> None:
-    """Refuse a user's folder in its place by `UserError`."""
+    """Refuse a user's folder in place of the work folder.
+
+    Raises:
+        UserError: there is one.
+    """
     if os.path.lexists(folder) and not _is_work(folder):
         raise UserError(
             f"{folder} is not the work of an interrupted run, whose place it is in: move it away, or choose another "
@@ -56,7 +60,7 @@ class RunState:
         return self.folder / _CHECKPOINTS
 
     def check(self, *, resume: bool, force: bool) -> None:
-        """Refuse to overwrite other work.
+        """Refuse to overwrite another run's work, or this run's unless resumed.
 
         Raises:
             UserError: the folder is neither resumed nor replaced, or not this run's.
@@ -70,7 +74,7 @@ class RunState:
             raise UserError(f"{self.folder} holds an interrupted run: go on with --resume, or start anew with --force")
 
     def load(self, teachers: Sequence[str] = ()) -> InitialStudent | None:
-        """The saved student, for teachers' fingerprints, or None."""
+        """The saved student or None; `teachers` are fingerprints."""
         state = self._read()
         if state is None:
             return None
@@ -79,10 +83,10 @@ class RunState:
         )
 
     def save(self, student: InitialStudent, teachers: Sequence[str] = ()) -> None:
-        """Start the folder anew with the unfinetuned student and its teachers' fingerprints.
+        """Start the folder anew with the student before its finetune; `teachers` are fingerprints.
 
         Raises:
-            UserError: an unwritable or foreign folder.
+            UserError: the folder is unwritable or a user's.
         """
         check_work(self.folder)
         try:

@@ -17,7 +17,6 @@ class StageReporter:
     """Reports stages and adds up their seconds.
 
     Args:
-        progress: called at the start of a stage and inside.
         begun: start of the run, by `time.perf_counter`; until now is stage "start".
     """
 

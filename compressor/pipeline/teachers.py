@@ -23,7 +23,7 @@ def read_configs(names: Sequence[str]) -> list[PretrainedConfig]:
     """Configs of models that fit together.
 
     Raises:
-        UserError: an unusable name or config, or a misfit.
+        UserError: an unusable name or config, or two that do not fit.
     """
     named = [(name, load_config(name)) for name in names]
     check_compatible_configs(named)
@@ -31,7 +31,11 @@ def read_configs(names: Sequence[str]) -> list[PretrainedConfig]:
 
 
 def check_device(device: str) -> None:
-    """Refuse an unusable device by `UserError`."""
+    """Refuse a device that torch cannot use.
+
+    Raises:
+        UserError: it is unknown or missing.
+    """
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -46,7 +50,7 @@ def plan_target(
 
     Args:
         configs: the widest gives the student's.
-        width: share of the widest residual width.
+        width: share of the widest residual width, in (0, 1].
         depth: share of the deepest teacher's layers, or their number.
         narrowing: see `FusionOptions`.
 
@@ -75,7 +79,7 @@ def depth_option(depth: float | int | None) -> dict[str, Any]:
 
 
 def load_ensemble(names: Sequence[str], on_progress: OnStageProgress | None = None) -> list[Teacher]:
-    """Load models that fit together, on the CPU; train missing built-in ones.
+    """Load models that fit together on the CPU; train missing built-in ones.
 
     Raises:
         UserError: a model cannot be loaded or does not fit.

@@ -26,7 +26,6 @@ class TimedModel:
 
     Attributes:
         onnx: files; None leaves ONNX Runtime out.
-        models: in torch.
     """
 
     name: str
@@ -60,13 +59,11 @@ def time_contenders(
     length: int = LENGTH,
     warmups: int = 10,
 ) -> dict[str, Timing]:
-    """Time contenders in turns on the same random inputs, in torch, then in ONNX Runtime.
+    """Time contenders of one task in turns on the same random inputs, in torch, then in ONNX Runtime.
 
     Contenders of one shape are timed once: time does not depend on weights.
 
     Args:
-        contenders: of one task.
-        batch_size: samples per call.
         seconds: least time per contender and backend.
         thread_count: None for all cores.
         length: tokens, at most the models' limit.

@@ -11,7 +11,7 @@ from torch import nn
 
 @contextmanager
 def on_device(models: Sequence[nn.Module], device: str | torch.device) -> Iterator[None]:
-    """Move models to a device inside the block, then each back; each has parameters on one device."""
+    """Move models to a device inside the block, then each back to its own."""
     origins = [next(model.parameters()).device for model in models]
     try:
         for model in models:

@@ -52,7 +52,7 @@ def init(device: str) -> None:
     if is_sharded():
         if os.environ.get("FSDP_VERSION") != "2":
             raise UnsupportedError("of FSDP the second version is used: add --fsdp_version 2 to accelerate launch")
-        # Every process needs whole teachers; transformers would load them in one.
+        # Every process needs whole teachers; transformers would load them in one process only.
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     if world_size() == 1:
         return

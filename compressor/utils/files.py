@@ -47,7 +47,7 @@ def check_output(output: str | Path, replaceable: Check | None = None) -> None:
         replaceable: refuses some existing folders; None refuses all.
 
     Raises:
-        UserError: an existing folder, a file, a link, a folder around home or working folder, or an unwritable parent.
+        UserError: a refused folder, a file, a link, a folder around home or working folder, or an unwritable parent.
     """
     output = whole_path(output)
     if os.path.lexists(output):
@@ -114,7 +114,7 @@ def atomic_directory(output: str | Path, replaceable: Check | None = None) -> It
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
-    """Write a text file atomically."""
+    """Write a text file atomically: it is always the old or the new one."""
     path = Path(path)
     with scratch(path) as folder:
         (folder / path.name).write_text(text, encoding="utf-8")
@@ -136,7 +136,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 @contextmanager
 def disk_full_as_user_error(place: str | Path) -> Iterator[None]:
-    """Raise `UserError` for a full disk; `place` is such as "to the folder student"."""
+    """Turn a full disk into a `UserError` that names `place`, such as "to the folder student"."""
     try:
         yield
     except Exception as error:

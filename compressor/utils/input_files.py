@@ -38,11 +38,8 @@ def special_kind(path: str | Path) -> str | None:
 def check_regular(path: str | Path, limit: int | None = None) -> None:
     """Refuse a special or large file without opening it; a missing one passes.
 
-    Args:
-        limit: bytes.
-
     Raises:
-        UserError: it is special, a folder, or too large.
+        UserError: special, a folder, or more than `limit` bytes.
     """
     kind = special_kind(path)
     if kind is not None:
@@ -52,10 +49,10 @@ def check_regular(path: str | Path, limit: int | None = None) -> None:
 
 
 def read_text(path: str | Path, limit: int) -> str:
-    """The text of a UTF-8 file of at most `limit` bytes.
+    """The text of a UTF-8 file.
 
     Raises:
-        UserError: special or too large.
+        UserError: special, or more than `limit` bytes.
         OSError: missing or unreadable.
         UnicodeDecodeError: not UTF-8.
     """
@@ -69,7 +66,7 @@ def read_text(path: str | Path, limit: int) -> str:
 
 
 def read_json(path: str | Path, limit: int) -> Any:
-    """Values of a JSON file of at most `limit` bytes, None for NaN and infinity.
+    """Values of a JSON file, None for NaN and infinity.
 
     Raises:
         UserError, OSError: see `read_text`.
@@ -85,7 +82,7 @@ def read_json(path: str | Path, limit: int) -> Any:
 
 
 def _check_depth(values: Any) -> None:
-    """By level: recursion has its own limit."""
+    """Check level by level: recursion has its own limit."""
     level = [values] if _is_container(values) else []
     for _ in range(MAX_DEPTH):
         if not level:

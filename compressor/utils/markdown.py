@@ -38,7 +38,7 @@ def code_block(language: str, text: str) -> str:
 
 
 def visible_line(text: object) -> str:
-    """A text without line breaks and invisible characters."""
+    """A text with line breaks and invisible characters replaced."""
     return "".join(map(_visible, " ".join(str(text).split())))
 
 

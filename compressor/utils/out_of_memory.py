@@ -90,7 +90,7 @@ def available_memory(root: Path = Path("/")) -> Memory:
 
 
 def format_bytes(size: float) -> str:
-    """Such as "1.5 GiB"."""
+    """Bytes with a unit, such as "1.5 GiB"."""
     unit = 0
     while abs(size) >= 1024 and unit < len(_UNITS) - 1:
         size, unit = size / 1024, unit + 1

@@ -12,9 +12,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Literal
 
-#: Marks such a folder; its user holds a lock on it.
+#: The file that marks a scratch folder; its user holds a lock on it.
 MARK = ".compressor-scratch"
-#: Marks complete content, which is removed only on request.
+#: The file that marks complete content, which is removed only on request.
 _FINISHED = ".compressor-finished"
 
 
@@ -25,7 +25,6 @@ def scratch(target: Path, kind: Literal["partial", "old"] = "partial") -> Iterat
     It stays after `keep`, and after `finish` unless its content was moved away.
 
     Args:
-        target: the output; its parent exists.
         kind: partial while written, old while replaced.
 
     Raises:
@@ -50,7 +49,7 @@ def finish(folder: Path) -> None:
 
 
 def keep(folder: Path) -> None:
-    """Turn it into an ordinary folder."""
+    """Turn a scratch folder into an ordinary one."""
     (folder / _FINISHED).unlink(missing_ok=True)
     (folder / MARK).unlink(missing_ok=True)
 
@@ -63,7 +62,7 @@ def is_scratch(path: Path) -> bool:
 def tidy(target: Path) -> Iterator[str]:
     """Remove killed processes' scratch folders, and put back moved outputs; yields a line on each.
 
-    Unmarked folders, and those of living processes, stay.
+    Unmarked and busy folders stay.
     """
     from filelock import FileLock, Timeout
 

@@ -20,7 +20,6 @@ class Entries:
     Attributes:
         rows, columns: places, row by row, [e].
         values: float64 [e].
-        shape: (n, m).
     """
 
     rows: Tensor

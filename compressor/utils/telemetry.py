@@ -19,6 +19,6 @@ VARIABLES = {
 
 
 def disable_telemetry() -> None:
-    """Set `VARIABLES` before libraries are imported; the user's values stay."""
+    """Set `VARIABLES` for this process and its children, before imports; the user's values stay."""
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
