@@ -1,9 +1,9 @@
 """Fuse an ensemble of wide transformers into one narrow one by optimal transport.
 
-The functions below are the stable Python interface.  They import heavy libraries when they are called, and raise
+The functions below are the stable Python interface.  They import heavy libraries when called, and raise
 `compressor.errors.UserError` for bad input.
 
-Importing the package turns off the telemetry of libraries that are not imported yet (`compressor.utils.telemetry`).
+Importing the package turns off the telemetry of libraries imported later (`compressor.utils.telemetry`).
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ def fuse(
     Args:
         teachers: folders, built-in names, Hub ids or models, of one model type; not changed.
         width: share of the residual width, in (0, 1]; if omitted that of the preset, or 0.5.
-        calibration: unlabelled batches of model inputs; None aligns the weights alone, at a loss of accuracy.
+        calibration: unlabelled batches of model inputs; None aligns the weights alone, which costs accuracy.
         depth: share of the deepest teacher's layers, or a number of layers; None for all.
         seed: of every random choice.
         holdout: share of the batches held out to choose map and ridge.
-        anchor: a trained narrow model whose shape and coordinates the student takes.
-        preset: name of an entry of `compressor.presets`, whose values `options` replace.
+        anchor: a trained narrow model that gives the student its shape and coordinates.
+        preset: name in `compressor.presets`; `options` replace its values.
         progress: called with fraction and message.
         **options: fields of `compressor.recipe.FusionOptions`, such as `refit=False`.
 
@@ -92,7 +92,7 @@ def inspect(model: str | PreTrainedModel | PretrainedConfig) -> Anatomy:
     """The certified anatomy of an architecture: `.spaces`, `.axes` and `.errors`; no weights are read.
 
     Raises:
-        UserError: the name is unknown, or the architecture is not understood.
+        UserError: the name or the architecture is unknown.
     """
     from transformers import PretrainedConfig
 
@@ -132,12 +132,12 @@ def distill(
         seed: of the order of the samples.
         resume: continue from the newest checkpoint in `work_dir`.
         device: "cpu", or the first GPU as "cuda".
-        progress: called with the step, the total number of steps and the loss.
-        passages: of the fusion that made the student (`FusionResult.passages`), which the loss `hidden` needs.
+        progress: called with the step, the number of steps and the loss.
+        passages: `FusionResult.passages` of the student's fusion, for the loss `hidden`.
         **options: fields of `compressor.recipe.FinetuneOptions`, such as `steps=500`.
 
     Raises:
-        UserError: an option or the data cannot be used, or the loss is not finite.
+        UserError: an unusable option or data, or a loss that is not finite.
     """
     from pathlib import Path
 
@@ -207,7 +207,6 @@ def export_onnx(
 
     Args:
         model: a folder, a built-in name, a Hub id or a model.
-        folder: gets the folder `onnx`.
         cache: also write files with past keys and values for a model that generates.
         tolerance: largest difference, relative to the largest value of an output.
         seed: of the random inputs.

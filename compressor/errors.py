@@ -1,7 +1,6 @@
 """Errors and warnings for people.
 
-Every mistake that a user can make is raised as `UserError`.  The command line prints its line and exits with code 2.
-Any other exception is a bug and keeps its traceback.
+Mistakes of users are a `UserError`: one line and exit code 2.  Other exceptions are bugs and keep their traceback.
 """
 
 from __future__ import annotations
@@ -10,18 +9,18 @@ from compressor.wording import bound_line
 
 
 class UserError(Exception):
-    """Bad input, in one line: the fault, its place, and its remedy.  Overlong words are cut in the middle."""
+    """Bad input, in one line: fault, place and remedy.  Overlong words are cut in the middle."""
 
     def __init__(self, *parts: object) -> None:
         super().__init__(*(bound_line(part) if isinstance(part, str) else part for part in parts))
 
 
 class UnsupportedError(UserError):
-    """A request that this version does not support; the message names it and an alternative."""
+    """An unsupported request; names an alternative."""
 
 
 class CertificateError(UserError):
-    """The anatomy of a model could not be certified; the message names the space or parameter at fault."""
+    """A model's anatomy could not be certified; names the space or parameter."""
 
 
 class CouplingError(UserError):
@@ -29,8 +28,8 @@ class CouplingError(UserError):
 
 
 class ParityError(UserError):
-    """An exported file and its model give different outputs."""
+    """An exported file and its model differ."""
 
 
 class CouplingWarning(UserWarning):
-    """A coupling is usable but inexact; the message names the space and the marginal error."""
+    """A coupling is usable but inexact; names the space and the marginal error."""

@@ -7,7 +7,7 @@ import reprlib
 
 #: Most characters of a quoted value.
 _QUOTE_LENGTH = 80
-#: Most characters of a message, and of a word in it, which may be a long path.
+#: Most characters of a message, and of a word in it.
 _MESSAGE_LENGTH, _WORD_LENGTH = 2000, 256
 
 _REPR = reprlib.Repr()
@@ -16,7 +16,7 @@ _REPR.maxstring = _REPR.maxother = _REPR.maxlong = _QUOTE_LENGTH
 
 
 def shorten(text: str, limit: int = _QUOTE_LENGTH) -> str:
-    """The text, without its middle if it is longer than `limit` characters."""
+    """Cut the middle of a text longer than `limit` characters."""
     if len(text) <= limit:
         return text
     tail = limit // 3
@@ -24,15 +24,15 @@ def shorten(text: str, limit: int = _QUOTE_LENGTH) -> str:
 
 
 def quote(value: object, limit: int = _QUOTE_LENGTH) -> str:
-    """A value as Python writes it, in at most `limit` characters; no longer text is built on the way."""
+    """Python's spelling of a value in at most `limit` characters; builds no longer text."""
     try:
         return shorten(_REPR.repr(value), limit)
     except (ValueError, RecursionError):
-        # Python writes no whole number of more than 4300 digits.
+        # Python writes at most 4300 digits.
         return f"a {type(value).__name__} too large to be written"
 
 
 def bound_line(text: str) -> str:
-    """A message with its overlong words shortened, and cut to a length that can be read."""
+    """Shorten a message's overlong words, and the message."""
     words = re.sub(rf"\S{{{_WORD_LENGTH + 1},}}", lambda word: shorten(word[0], 2 * _QUOTE_LENGTH), text)
     return words if len(words) <= _MESSAGE_LENGTH else f"{words[: _MESSAGE_LENGTH - 1]}…"

@@ -1,4 +1,4 @@
-"""The typer app: all commands, in the order in which a newcomer needs them."""
+"""The typer app: all commands, in a newcomer's order."""
 
 from __future__ import annotations
 

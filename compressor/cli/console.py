@@ -1,4 +1,4 @@
-"""Output of commands: progress and notes on stderr, results on stdout."""
+"""Output: progress and notes on stderr, results on stdout."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from compressor.pipeline.stages import OnStage
 
 
-#: Columns of a table where there is no terminal that limits them.
+#: Columns of a table without a terminal.
 PIPE_WIDTH = 120
 
 
 @contextmanager
 def working(debug: bool = False) -> Iterator[OnStage]:
-    """Show progress on stderr inside the block, if that is a terminal; warnings of libraries only with --debug.
+    """Show progress if stderr is a terminal; warnings of libraries only with --debug.
 
-    Ctrl-C and a request to terminate end the block with KeyboardInterrupt, at the next step if a library swallowed it.
+    Ctrl-C and SIGTERM raise KeyboardInterrupt, at the next step if a library swallowed it.
     """
     stopped = False
 
@@ -57,7 +57,7 @@ def working(debug: bool = False) -> Iterator[OnStage]:
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """For the imports of a command: their objects stay, so the garbage collector need not go through them."""
+    """Import without garbage collection: imported objects stay."""
     gc.disable()
     try:
         yield
@@ -81,7 +81,7 @@ def _signals_handled(stop: Callable[[int, FrameType | None], None]) -> Iterator[
 
 
 def print_results(*results: RenderableType) -> None:
-    """Print results to stdout; to a pipe without colours, in wide tables and unwrapped lines."""
+    """Print results to stdout; plain and unwrapped to a pipe."""
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
     for result in results:
         if isinstance(result, str):
@@ -91,7 +91,7 @@ def print_results(*results: RenderableType) -> None:
 
 
 def print_json(values: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Print one JSON value to stdout."""
+    """Print JSON to stdout."""
     sys.stdout.write(json_text(values, indent=1) + "\n")
 
 

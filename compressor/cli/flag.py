@@ -1,4 +1,4 @@
-"""A flag that sets a field of the recipe, with its help from the recipe's schema."""
+"""Flags that set fields of the recipe."""
 
 from __future__ import annotations
 
@@ -27,17 +27,15 @@ JOB, DATA, FUSION, FINETUNE, LEAVE_OUT, GENERAL, PAPER = (
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag that sets a field of the recipe.  Every flag is optional: without it the recipe's default counts.
+    """An optional flag that sets a field of the recipe.
 
     Attributes:
         name: such as "--width".
-        path: dotted path of the field, such as "finetune.steps".
-        panel: heading in the help.
-        type: of the value on the command line.
-        short: a one-letter name; "" for none.
-        metavar: placeholder of the value in the help; None for the type.
-        help: description in the help; "" for the field's own.
-        parse: makes the field's value of the one on the command line; None leaves it as it is.
+        path: such as "finetune.steps".
+        short: one letter, or "".
+        metavar: None for the type.
+        help: "" for the field's own.
+        parse: converts the value.
     """
 
     name: str
@@ -51,7 +49,7 @@ class Flag:
 
     @property
     def field(self) -> Any:
-        """The field's entry in the recipe's schema."""
+        """Entry in the recipe's schema."""
         model: Any = Recipe
         *sections, last = self.path.split(".")
         for section in sections:
@@ -60,7 +58,7 @@ class Flag:
 
     @property
     def words(self) -> list[str]:
-        """Words that the field takes; none where any text goes."""
+        """Words that the field takes; none for free text."""
 
         def words_of(kind: Any) -> list[str]:
             if get_origin(kind) is Literal:
@@ -74,7 +72,7 @@ class Flag:
         return given if self.parse is None else self.parse(given)
 
     def option(self) -> Any:
-        """The option as typer takes it."""
+        """The option for typer."""
         names, words = [self.name, *([self.short] if self.short else [])], self.words
         if self.parse is switched_off:
             # The opposite is for what a preset turned off.

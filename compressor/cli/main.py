@@ -1,4 +1,4 @@
-"""Start and end of the command: every outcome is one line and an exit code."""
+"""Start and end of the command."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _exceptions = importlib.import_module(typer.BadParameter.__module__)
 
 
 def main() -> None:
-    """The entry point of the console script."""
+    """Entry point of the console script."""
     if COMPLETION in os.environ:
         app(prog_name="compress")
     sys.exit(run_command(sys.argv[1:]))
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """Run one command line; errors go to stderr, one line each.
+    """Run one command line; print each error as one line to stderr.
 
     Returns:
-        The exit code: 0, 2 for bad input, 130 when interrupted, 1 for anything else.
+        Exit code: 0, 2 for bad input, 130 if interrupted, else 1.
     """
     debug = "--debug" in arguments
     _set_environment()
@@ -58,7 +58,7 @@ def run_command(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt as error:
         return _print_error(f"interrupted: {error or 'nothing was written'}", INTERRUPTED, debug, once=True)
     except BrokenPipeError:
-        # The reader of the output has stopped: drop the rest of the buffer.
+        # The reader has stopped: drop the rest of the buffer.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BUG
     except Exception as error:
@@ -67,7 +67,7 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def _set_environment() -> None:
-    """Configure libraries before they are imported; the user's own variables stay."""
+    """Configure libraries before import; the user's variables stay."""
     for name, value in {
         # Threads of torch spin while they wait. Long spinning slows a busy machine down by an order of magnitude;
         # none costs an idle one a third. This is a few microseconds.
@@ -84,7 +84,7 @@ def _set_environment() -> None:
 
 
 def _print_error(line: str, code: int, debug: bool, *, once: bool = False) -> int:
-    """Print a line; `once` for all processes of a distributed run."""
+    """Print a line, `once` in a distributed run."""
     if debug:
         traceback.print_exc()
     if not once or distributed.is_main_process():
@@ -93,8 +93,8 @@ def _print_error(line: str, code: int, debug: bool, *, once: bool = False) -> in
 
 
 def _unexpected(error: Exception, debug: bool) -> tuple[str, int]:
-    """The line for an exception that is no `UserError`, and the exit code."""
-    # First: it imports no library, for which there might be no memory.
+    """Line and exit code of other exceptions than `UserError`."""
+    # First: it imports no library, as imports need memory.
     if is_out_of_memory(error):
         return f"error: {describe_out_of_memory(error)}", BAD_INPUT
     if _is_name_too_long(error):

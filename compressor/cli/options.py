@@ -1,4 +1,4 @@
-"""The flags of all commands: one table of those that set a field of the recipe, and parameters that commands share."""
+"""Flags that set recipe fields, and shared parameters."""
 
 from __future__ import annotations
 
@@ -107,16 +107,13 @@ PAPER_FLAGS = tuple(name for name, flag in FLAGS.items() if flag.panel == PAPER)
 
 
 def to_recipe(given: Mapping[str, Any], *, preset: str | None = None) -> Recipe:
-    """The recipe of flags.
+    """Make a recipe of flags.
 
     Args:
-        given: {flag: value}; None leaves the recipe's default, and of a switch that turns something off, False turns
-            it on.
-        preset: name of a preset that gives the values of other flags.
+        given: {flag: value}; None leaves the default; False of an "off" switch turns it on.
 
     Raises:
-        UserError: a value has the wrong type or range, or is of a search without --learning-rate search; the line
-            names the flag. Or there is no such preset.
+        UserError: a wrong value or preset, or a search value without search; names the flag.
     """
     for name in ("--learning-rates", "--search-steps"):
         if given.get(name) is not None and given.get("--learning-rate") != "search":
@@ -125,7 +122,7 @@ def to_recipe(given: Mapping[str, Any], *, preset: str | None = None) -> Recipe:
 
 
 def nested(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Flags as nested values, as in a recipe file, without flags that are None."""
+    """Nested recipe values of the flags that are not None."""
     values: dict[str, Any] = {}
     for name, value in given.items():
         if value is None:
@@ -138,16 +135,12 @@ def nested(given: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-#: {flag of the recipe: value} of one call; None where it was not given.
+#: {flag: value} of one call; None if not given.
 Given = dict[str, Any]
 
 
 def takes_flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let a command take flags of the recipe, in the place of its parameter `given`, which gets them all.
-
-    Args:
-        names: of the flags, in the order of the help.
-    """
+    """Give a command flags of the recipe, in help order, received by its parameter `given`."""
     keys = {name.removeprefix("--").replace("-", "_"): name for name in names}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -178,7 +171,7 @@ def _switch_option(name: str, help: str, panel: str = GENERAL) -> Any:
     return typer.Option(name, help=help, rich_help_panel=panel)
 
 
-#: Names that a model can have on the command line.
+#: Names of a model on the command line.
 MODEL_NAMES = "a local folder, a built-in name (vit-a, vit-b) or a Hub id"
 Teachers = Annotated[
     list[str],

@@ -1,4 +1,4 @@
-"""Values of flags that are lists, mappings, or one of two types."""
+"""Parsers of flags."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from compressor.errors import UserError
 
 
 def split_list(text: str) -> tuple[str, ...]:
-    """The parts of a list, as typed."""
+    """Parts of a list, as typed."""
     return tuple(part.strip() for part in text.split(","))
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """The parts of a list, each once."""
+    """Parts of a list, each once."""
     return tuple(dict.fromkeys(split_list(text)))
 
 
 def split_counts(name: str, text: str) -> tuple[int, ...]:
-    """The parts of a list of whole numbers above 0, each once.
+    """Positive integers of a list, each once.
 
     Raises:
-        UserError: a part is anything else; the line names the flag.
+        UserError: another part; names the flag.
     """
     parts = split_names(text)
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
@@ -30,7 +30,7 @@ def split_counts(name: str, text: str) -> tuple[int, ...]:
 
 
 def parse_weights(text: str) -> str | tuple[str, ...]:
-    """One weight per teacher; "auto" stays as it is."""
+    """One weight per teacher, or "auto"."""
     return text if text == "auto" else split_list(text)
 
 
@@ -41,7 +41,7 @@ def parse_losses(text: str) -> dict[str, str]:
 
 
 def parse_depth(text: str) -> int | float | str:
-    """A number of layers or a share of them; other text is left for the recipe to refuse."""
+    """Number or share of layers; the recipe refuses other text."""
     if text.isdigit():
         return int(text)
     try:
@@ -51,10 +51,10 @@ def parse_depth(text: str) -> int | float | str:
 
 
 def parse_eval_samples(text: str) -> int | None:
-    """A number of samples; None for "all".
+    """Number of samples; None for "all".
 
     Raises:
-        UserError: it is neither.
+        UserError: neither.
     """
     if text == "all":
         return None
@@ -64,5 +64,5 @@ def parse_eval_samples(text: str) -> int | None:
 
 
 def switched_off(value: Any) -> bool:
-    """The field's value where a switch --no-... is given, or its opposite."""
+    """The field's value for --no-..., or its opposite."""
     return not value

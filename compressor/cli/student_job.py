@@ -1,4 +1,4 @@
-"""The shared part of fuse, finetune and run: do the job of a recipe, show its results, upload its folder."""
+"""Shared by fuse, finetune and run."""
 
 from __future__ import annotations
 
@@ -19,16 +19,14 @@ _START = time.perf_counter()
 
 @dataclass(frozen=True)
 class JobSettings:
-    """Flags of fuse, finetune and run that are no fields of the recipe.
+    """Flags outside the recipe.
 
     Attributes:
-        push_to: repository of the Hub to upload to; None uploads nothing.
+        push_to: repository of the Hub.
         paths: keep local paths in the upload.
-        force: replace an output that exists.
-        resume: continue an interrupted run.
-        json: print JSON.
-        debug: show warnings of libraries and tracebacks.
-        file: recipe file that the recipe comes from.
+        force: replace an output.
+        debug: show library warnings and tracebacks.
+        file: the recipe's.
     """
 
     push_to: str | None
@@ -41,10 +39,10 @@ class JobSettings:
 
 
 def run_job(recipe: Recipe, settings: JobSettings) -> None:
-    """Run a recipe, print its results, and upload the finished folder if a repository is named.
+    """Run a recipe, print its results, and upload the folder on request.
 
     Raises:
-        UserError: --with-paths without --push-to-hub; or as of `compressor.pipeline.run.run_recipe`.
+        UserError: --with-paths without --push-to-hub; or see `run_recipe`.
     """
     if settings.paths and settings.push_to is None:
         raise UserError("--with-paths is of --push-to-hub: without that nothing is uploaded")
@@ -68,7 +66,7 @@ def run_job(recipe: Recipe, settings: JobSettings) -> None:
         return
     _show(report, settings.json)
     if settings.push_to is not None:
-        # The folder is finished and shown: a failure of the network can no longer harm it.
+        # After the results: a failed upload harms nothing.
         with working(settings.debug) as progress:
             progress("push", None, f"uploading to {settings.push_to}")
             address = hub.push(report["recipe"]["output"], settings.push_to, paths=settings.paths)
@@ -88,7 +86,7 @@ def _show(report: dict[str, Any], json: bool) -> None:
 
 @contextmanager
 def _resume_hint(recipe: Recipe) -> Iterator[None]:
-    """After an interruption, say which files remain and how to continue."""
+    """After an interruption, say how to continue."""
     try:
         yield
     except KeyboardInterrupt:

@@ -1,1 +1,1 @@
-"""The jobs of the commands: from a recipe to a finished folder, and others; nothing here prints."""
+"""The jobs of the commands; nothing here prints."""

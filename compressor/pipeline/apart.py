@@ -17,7 +17,7 @@ from compressor.errors import UserError
 from compressor.models.builtin import BUILTIN, builtin_data, builtin_folder
 from compressor.recipe import Recipe
 
-#: Links that are followed on the way to a path, as Linux does.
+#: Most links followed, as in Linux.
 _MOST_LINKS = 40
 
 
@@ -26,9 +26,9 @@ class Input:
     """A file or folder that a command reads.
 
     Attributes:
-        meaning: name for messages.
-        path: need not exist yet.
-        written: whether the command writes into it too.
+        meaning: for messages.
+        path: may be missing.
+        written: also written into.
     """
 
     meaning: str
@@ -37,18 +37,12 @@ class Input:
 
 
 def model_inputs(names: Iterable[str], role: str = "model") -> list[Input]:
-    """The places of models, by their names; nothing is looked up on the Hub."""
+    """Places of models, without the Hub."""
     return [Input(f"the {role} {name}", place) for name in names for place in _places(name, "model")]
 
 
 def recipe_inputs(recipe: Recipe, file: str | Path | None = None, role: str = "teacher") -> list[Input]:
-    """All inputs of a run, and its logs.
-
-    Args:
-        recipe: of the run.
-        file: of the recipe.
-        role: of the models, for messages.
-    """
+    """All inputs of a run, and its logs; `role` names the models in messages."""
     inputs = model_inputs(recipe.teachers, role)
     if recipe.student is not None:
         inputs += model_inputs([recipe.student], "student")
@@ -71,7 +65,7 @@ def check_apart(output: Path, inputs: Iterable[Input]) -> None:
     """Refuse an output that is, contains or lies inside an input, links followed.
 
     Raises:
-        UserError: they overlap; the line names the input.
+        UserError: names the input.
     """
     try:
         for entry in inputs:
@@ -98,7 +92,7 @@ def _check_apart(output: Path, entry: Input) -> None:
 
 
 def _resolve_links(path: Path) -> list[Path]:
-    """The links on the way to a path, by their real paths, and the real path itself."""
+    """Real paths of the links on the way, and of the path."""
     path = path.expanduser().absolute()
     links: list[Path] = []
     here, rest = Path(path.anchor), list(reversed(path.parts[1:]))
@@ -124,7 +118,7 @@ def _links_below(folder: Path) -> Iterator[Path]:
 
 
 def _same(first: Path, second: Path) -> bool:
-    """Whether two real paths are one file, by the file system: cases of letters and bind mounts count."""
+    """Whether the file system has both paths as one file (letter case, bind mounts)."""
     try:
         return first == second or os.path.samefile(first, second)
     except (OSError, ValueError):
@@ -132,7 +126,7 @@ def _same(first: Path, second: Path) -> bool:
 
 
 def _places(name: str, kind: str) -> list[Path]:
-    """A local path, a built-in teacher's cache, or the cache of a Hub name; none for other names."""
+    """A local path, or the cache of a built-in or Hub name."""
     path = _local(name)
     if os.path.lexists(path):
         return [path]
@@ -146,7 +140,7 @@ def _places(name: str, kind: str) -> list[Path]:
 
 
 def _data_places(source: str) -> list[Path]:
-    """The places of a source, as `compressor.data.source_splits.find_splits` reads it."""
+    """Places of a source, as `find_splits` reads it."""
     if os.path.lexists(_local(source)):
         return [_local(source)]
     if source in BUILTIN_DATA:

@@ -1,4 +1,4 @@
-"""Latency of models on random inputs, each in its own process; multiply–accumulates and size."""
+"""Latency, multiply–accumulates and size of models."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from compressor.utils.files import disk_full_as_user_error
 
 #: Backends that are timed by default.
 DEFAULT_BACKENDS = ("torch", "onnx")
-#: Calibration samples of an int8 file that is only timed, on which its ranges do not matter.
+#: Calibration samples of an int8 file that is only timed: its ranges do not matter.
 _CALIBRATION_SAMPLES = 8
 
 
@@ -42,13 +42,12 @@ class BenchSettings:
     """Settings of a measurement.
 
     Attributes:
-        batch_sizes: samples per call; all are measured.
-        lengths: tokens of a text sample, cut to the longest that all models can read; all are measured.
-        backends: names in `BACKENDS`.
-        seconds: least measuring time per model, backend, batch size and length.
-        threads: of every process; all cores available to this one if omitted.
-        device: of torch.
-        warmups: calls before measuring, after the first.
+        batch_sizes: samples per call.
+        lengths: tokens, at most the models' limit.
+        backends: of `BACKENDS`.
+        seconds: least time per measurement.
+        threads: per process; None for all cores.
+        warmups: after the first call.
     """
 
     batch_sizes: tuple[int, ...] = (32,)
@@ -62,7 +61,7 @@ class BenchSettings:
 
 @dataclass(frozen=True)
 class _Contender:
-    """A model to be timed: in torch its folder, in ONNX Runtime its files."""
+    """A model to time: folder in torch, files in ONNX Runtime."""
 
     label: str
     model: Teacher | None
@@ -70,7 +69,7 @@ class _Contender:
     config: Mapping[str, Any] | None
 
     def path(self, backend: str) -> str | None:
-        """The folder or file that a backend runs; None without one."""
+        """A backend's folder or file, or None."""
         if BACKENDS.get(backend).format is not None:
             return str(self.files[backend]) if backend in self.files else None
         return None if self.model is None else self.model.source.location
@@ -80,17 +79,14 @@ def bench_models(names: Sequence[str], settings: BenchSettings, *, progress: OnS
     """Latency of models on random inputs, each in its own process, in turns.
 
     Args:
-        names: folders, built-in names, Hub ids, or ONNX files from anywhere.
-        settings: of the measurement.
-        progress: called at every stage.
+        names: folders, built-in names, Hub ids, or any ONNX files.
 
     Returns:
-        JSON-ready: results, one for each model, backend, batch size and length (see
-        `compressor.bench.subprocesses.Measurement`), table as in a report with the first batch size and length,
-        settings, notes on models left out, environment, seconds.
+        JSON-ready: results per model, backend, batch size and length (`compressor.bench.subprocesses.Measurement`),
+        table of the first batch size and length, settings, notes on models left out, environment, seconds.
 
     Raises:
-        UserError: a model cannot be loaded, a backend is unknown, or models read different kinds of input.
+        UserError: an unusable model or backend, or different kinds of input.
     """
     stages = StageReporter(progress)
     check_device(settings.device)
@@ -121,7 +117,7 @@ def bench_models(names: Sequence[str], settings: BenchSettings, *, progress: OnS
 def _load(
     names: Sequence[str], settings: BenchSettings, scratch: Path, stages: StageReporter, notes: list[str]
 ) -> list[_Contender]:
-    """Load every model, and find or export the files to time."""
+    """Load every model, and find or export its files."""
     contenders = []
     labels = short_names(names)
     with stages("load", "loading") as progress:
@@ -147,7 +143,7 @@ def _load(
 
 
 def _file(model: Teacher, backend: str, scratch: Path, label: str, notes: list[str]) -> Path | None:
-    """The file for a backend: from the model's folder, else a temporary export that is only timed."""
+    """A backend's file: the folder's, else a temporary export."""
     engine = BACKENDS.get(backend)
     assert engine.format is not None
     export_format = EXPORT_FORMATS.get(engine.format)
@@ -217,7 +213,7 @@ def _time(
 
 
 def _input_sizes(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Values of a config that the inputs of an ONNX file depend on."""
+    """Config values that shape an ONNX file's inputs."""
     names = ("vocab_size", "image_size", "num_channels")
     return None if config is None else {name: config[name] for name in names if config.get(name) is not None}
 
@@ -233,7 +229,7 @@ def _bytes(contender: _Contender, job: TimingJob) -> int:
 def _rows(
     contenders: Sequence[_Contender], results: Sequence[Mapping[str, Any]], shape: tuple[int, int | None]
 ) -> list[Row]:
-    """The table: sizes of every model, and its latency at one batch size and length."""
+    """Sizes of every model, and one latency."""
     times = {(row["model"], row["backend"]): row for row in results if (row["batch_size"], row["length"]) == shape}
     rows = []
     for label, model in ((contender.label, contender.model) for contender in contenders):
@@ -249,7 +245,7 @@ def _rows(
 
 
 def _lengths(models: Sequence[Teacher], lengths: Sequence[int]) -> tuple[int | None, ...]:
-    """The lengths to measure, each once; (None,) if no model reads text."""
+    """Distinct lengths; (None,) without text models."""
     cut: list[int | None] = []
     for length in lengths:
         longest = [sample_length(model.config, length) for model in models]
@@ -260,7 +256,7 @@ def _lengths(models: Sequence[Teacher], lengths: Sequence[int]) -> tuple[int | N
 
 
 def _any_text(contenders: Sequence[_Contender]) -> bool:
-    """Whether any of the ONNX files reads tokens."""
+    """Whether any ONNX file reads tokens."""
     files = [path for contender in contenders for path in contender.files.values()]
     graphs = [onnx.load(path, load_external_data=False).graph for path in files]
     return any(entry.name.endswith("input_ids") for graph in graphs for entry in graph.input)
@@ -276,7 +272,7 @@ def _is_onnx(name: str) -> bool:
 
 
 def _config_near(path: Path) -> dict[str, Any] | None:
-    """The config.json in the folder of an ONNX file, or in the folder above."""
+    """The config.json next to an ONNX file, or one folder above."""
     for folder in (path.parent, path.parent.parent):
         try:
             return dict(read_config_values(folder / "config.json"))

@@ -1,7 +1,4 @@
-"""The width for a budget of parameters, multiply–accumulates or latency; no weights are read.
-
-Only hardware-friendly shapes are tried: whole heads, and sizes that are multiples of eight where possible.
-"""
+"""The width for a budget of parameters, multiply–accumulates or latency, from configs alone."""
 
 from __future__ import annotations
 
@@ -33,18 +30,13 @@ from compressor.utils.logging import quiet_transformers
 
 #: Least measuring time of a candidate, in seconds.
 SECONDS = 1.0
-#: Largest relative distance of a target from the possible sizes.
+#: Largest relative distance between target and sizes.
 SLACK = 0.05
 
 
 @dataclass(frozen=True)
 class Budget:
-    """A picked width and its reasons.
-
-    Attributes:
-        width: as in a recipe.
-        report: JSON-ready: the target, the student's costs, and every candidate.
-    """
+    """A picked width, and a JSON-ready report of target, costs and candidates."""
 
     width: float
     report: dict[str, Any]
@@ -52,12 +44,10 @@ class Budget:
 
 @dataclass
 class WidthCandidates:
-    """Widths that can be picked, the narrowest first; each is built and counted on access.
+    """Possible widths, the narrowest first; built and counted on access.
 
     Args:
-        configs: the teachers'.
-        depth: of the student, as in a recipe.
-        length: tokens of a text sample that MACs are of.
+        length: tokens, for MACs.
     """
 
     configs: Sequence[PretrainedConfig]
@@ -74,7 +64,7 @@ class WidthCandidates:
         return len(self.widths)
 
     def target(self, index: int) -> StudentSpec:
-        """The student's shape at a width."""
+        """The student's shape."""
         if index not in self._targets:
             width = self.widths[index]
             self._targets[index] = student_specs(
@@ -83,7 +73,7 @@ class WidthCandidates:
         return self._targets[index]
 
     def cost(self, index: int, what: str) -> float:
-        """Parameters ("params") or multiply–accumulates ("flops") at a width."""
+        """Parameters ("params") or multiply–accumulates ("flops")."""
         about = self.about(index)
         if what not in about:
             config = self.target(index).config
@@ -91,14 +81,14 @@ class WidthCandidates:
         return float(about[what])
 
     def about(self, index: int) -> dict[str, Any]:
-        """The report on a width, with all costs counted so far."""
+        """Report on a width, with costs counted so far."""
         if index not in self.looked_at:
             sizes = {name: new for name, (_, new) in self.target(index).fields.items()}
             self.looked_at[index] = {"width": self.widths[index], "fields": sizes}
         return self.looked_at[index]
 
     def nearest(self, target: float, what: str) -> int:
-        """The width with the cost closest to a target, by their ratio; costs grow with the width."""
+        """The width with the nearest cost, by ratio; costs grow with width."""
         low, high = 0, len(self) - 1
         while high - low > 1:
             middle = (low + high) // 2
@@ -112,8 +102,8 @@ class WidthCandidates:
 def liked_widths(config: PretrainedConfig, anatomy: Anatomy) -> tuple[float, ...]:
     """Hardware-friendly widths, the narrowest first, the full width last.
 
-    All have whole heads. Hidden and FFN sizes are multiples of eight; if that leaves fewer than two widths, only the
-    hidden size; if still fewer, neither.
+    All have whole heads. Hidden and FFN sizes are multiples of eight; with fewer than two such widths only the hidden
+    size is; else neither.
     """
     attentions = [space for space in anatomy.spaces.values() if space.kind is Kind.ATTENTION]
     residual = anatomy.residual.size
@@ -145,7 +135,7 @@ def liked_widths(config: PretrainedConfig, anatomy: Anatomy) -> tuple[float, ...
 
 
 def _rounded(config: PretrainedConfig, anatomy: Anatomy, width: float) -> float:
-    """The nearest width at which the FFN is a multiple of eight and other sizes are the same; else this width."""
+    """The nearest width with the FFN a multiple of eight and other sizes equal, if any."""
     ffn = next((name for name, meaning in anatomy.fields.items() if meaning == "ffn"), None)
     sizes = sizes_at(config, anatomy, width)
     if ffn is None or sizes[ffn] % WIDTH_MULTIPLE == 0:
@@ -169,15 +159,12 @@ def pick_width(
     """Pick the width for a budget.
 
     Args:
-        configs: the teachers'.
-        target: the budget.
-        depth: of the student, as in a recipe.
+        depth: as in a recipe.
         length: tokens of a text sample.
-        thread_count: of ONNX Runtime; all cores of this process if omitted.
-        on_progress: called before every measurement.
+        thread_count: of ONNX Runtime; None for all cores.
 
     Raises:
-        UserError: no width comes near enough; the line says which comes nearest.
+        UserError: no width comes near; names the nearest.
     """
     candidates = WidthCandidates(configs, depth, length)
     report: dict[str, Any] = {"asked": {k: v for k, v in target.model_dump().items() if v is not None}}
@@ -213,7 +200,7 @@ def _sized(candidates: WidthCandidates, what: str, wanted: float) -> int:
 
 
 def _fast_enough(candidates: WidthCandidates, last: int, limit: float, time: Callable[[int], float]) -> int:
-    """The widest of the first `last` + 1 widths that is fast enough; time grows with the width."""
+    """The widest of the first `last` + 1 widths within the limit; time grows with width."""
     if time(last) <= limit:
         return last
     if last == 0 or (fastest := time(0)) > limit:
@@ -234,7 +221,7 @@ def _fast_enough(candidates: WidthCandidates, last: int, limit: float, time: Cal
 
 @dataclass
 class _Timer:
-    """Median latency of candidates with random weights: in ONNX Runtime, or in torch without an ONNX file."""
+    """Median latency with random weights, in ONNX Runtime, or in torch if export fails."""
 
     candidates: WidthCandidates
     batch_size: int
@@ -252,7 +239,7 @@ class _Timer:
         return float(about["p50_ms"])
 
     def settings(self) -> dict[str, Any]:
-        """The settings of the measurement, JSON-ready."""
+        """Measurement settings, JSON-ready."""
         return {
             "backend": self.backend,
             "batch_size": self.batch_size,
@@ -285,7 +272,7 @@ class _Timer:
 
 
 def width_of_work(work: Path) -> float | None:
-    """The width of an interrupted run, so that a resumed one need not measure again; None without one."""
+    """The width of an interrupted run, or None."""
     try:
         return float(json.loads((work / "state.json").read_text(encoding="utf-8"))["key"]["width"])
     except (OSError, ValueError, KeyError, TypeError):

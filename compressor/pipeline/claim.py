@@ -1,4 +1,4 @@
-"""An output claimed by one process: apart from its inputs, locked, and without remains of killed processes."""
+"""An output claimed by one process: apart from inputs, locked, cleaned."""
 
 from __future__ import annotations
 
@@ -28,16 +28,14 @@ Remark = Callable[[str], None]
 def claimed(
     output: str | Path, inputs: Iterable[Input], *, more: Sequence[Path] = (), remark: Remark | None = None
 ) -> Iterator[None]:
-    """Hold an output inside the block; of processes that were launched together the first one holds it.
+    """Hold an output in the block; of processes launched together the first holds it.
 
     Args:
-        output: is locked.
-        inputs: of the command.
-        more: other outputs.
-        remark: called with a line about everything that a killed process left there.
+        more: other outputs, not locked.
+        remark: called with a line on a killed process's remains.
 
     Raises:
-        UserError: an output overlaps with an input, or another process is writing it.
+        UserError: overlap with an input, or another process that writes.
     """
     places = [whole_path(path) for path in (output, *more)]
     inputs = list(inputs)
@@ -56,8 +54,8 @@ def claimed(
 
 @contextmanager
 def _locked(output: Path) -> Iterator[None]:
-    """Raises: UserError: another process holds the lock; it is named."""
-    # In the cache: next to the output it would clutter, and there may be no right to write.
+    """Raises: UserError: another process holds the lock."""
+    # In the cache: the output's folder may be read-only.
     name = hashlib.sha256(os.path.realpath(output).encode("utf-8", "surrogateescape")).hexdigest()[:32]
     folder = _lock_folder()
     holder = folder / f"{name}.json"
@@ -68,7 +66,7 @@ def _locked(output: Path) -> Iterator[None]:
             f"{output} is being written by {_name(holder)}: wait for it, or choose another output"
         ) from None
     except OSError:
-        # A file system without locks; outputs are still whole or missing.
+        # No locks in this file system; outputs are still whole or missing.
         yield
         return
     with held:
@@ -82,7 +80,7 @@ def _locked(output: Path) -> Iterator[None]:
 
 
 def _lock_folder() -> Path:
-    """A folder for locks: in the cache, or in the system's temporary folder if the cache cannot be written."""
+    """Folder for locks: the cache, else a temporary one."""
     folder = cache_folder() / "locks"
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The samples of a run: for calibration, training and evaluation."""
+"""Samples of a run."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from compressor.export.formats import EXPORT_FORMATS
 from compressor.models.teacher import ModelSpec
 from compressor.recipe import Recipe
 
-#: Memory for preprocessed samples, once for training and once for evaluation.
+#: Memory for preprocessed samples of training, and as much for evaluation.
 CACHE_BYTES = 1 << 28
-#: Seed of the tokens that are masked for evaluation: the same in every run, so that figures compare.
+#: Seed of tokens masked for evaluation: fixed, so that runs compare.
 EVALUATION_SEED = 0
 
 
 @dataclass(frozen=True)
 class RunData:
-    """The samples of a run.
+    """Samples for calibration, training and evaluation.
 
     Attributes:
-        calibration: preprocessed, unlabelled, in memory; each a dict of model inputs [B, ...].
-        train: all training samples, preprocessed on access; None if the models cannot be trained.
-        evaluation: with labels if the data has them; None if the models cannot be measured.
+        calibration: unlabelled dicts of model inputs [B, ...], in memory.
+        train: preprocessed on access; None if unusable.
+        evaluation: with labels if known; None if unusable.
     """
 
     calibration: tuple[dict[str, Tensor], ...]
@@ -35,10 +35,10 @@ class RunData:
 
 
 def open_data(recipe: Recipe, processor: Any, spec: ModelSpec) -> RunData:
-    """Open all samples; those for calibration are read here, so that broken ones are found before the fusion.
+    """Open all samples, and read those for calibration, so that faults appear early.
 
     Raises:
-        UserError: the data cannot be read or does not fit the teachers.
+        UserError: unreadable or unfit data.
     """
     train = _open_train(recipe, processor, spec)
     calibration = open_calibration(recipe, train, processor, spec)
@@ -49,16 +49,16 @@ def open_data(recipe: Recipe, processor: Any, spec: ModelSpec) -> RunData:
 
 
 def open_training(recipe: Recipe, processor: Any, spec: ModelSpec) -> Samples:
-    """The training samples alone, as `open_data` opens them.
+    """Open the training samples alone.
 
     Raises:
-        UserError: the data cannot be read or does not fit the teachers.
+        UserError: see `open_data`.
     """
     return _training(recipe, _open_train(recipe, processor, spec), processor, spec)
 
 
 def open_calibration(recipe: Recipe, train: Split, processor: Any, spec: ModelSpec) -> tuple[dict[str, Tensor], ...]:
-    """Batches of samples drawn from the training split with the run's seed, without labels."""
+    """Unlabelled batches, drawn with the run's seed."""
     # A given student is not fused, but int8 may need samples.
     if recipe.student is not None and not any(
         EXPORT_FORMATS.get(name).calibrated(spec.config) for name in recipe.export.wanted
@@ -79,10 +79,10 @@ def open_calibration(recipe: Recipe, train: Split, processor: Any, spec: ModelSp
 
 
 def open_evaluation(recipe: Recipe, processor: Any, spec: ModelSpec) -> Batches:
-    """The evaluation samples, with labels if there are any.
+    """Open the evaluation samples.
 
     Raises:
-        UserError: the data cannot be read or does not fit the model.
+        UserError: see `open_data`.
     """
     limit = recipe.evaluation.samples
     split = packed(_open(recipe, "eval", spec), processor, spec, recipe.data.max_length, limit)

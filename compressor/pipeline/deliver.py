@@ -1,4 +1,4 @@
-"""The student in the formats it is delivered in, and the latency of all models in torch and ONNX Runtime."""
+"""The student in its formats, and the latency of all models."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ WARMUPS = 5
 
 @dataclass(frozen=True)
 class Delivery:
-    """The files of a model in all formats.
+    """Files of a model in all formats.
 
     Attributes:
-        onnx: `export_report` of the float32 ONNX files; None without them.
-        formats: `format_report` of every format, by name.
-        skipped: a line on each format that the model cannot be written in.
+        onnx: `export_report` of float32 files, or None.
+        formats: `format_report` by name.
+        skipped: a line per unsupported format.
     """
 
     onnx: dict[str, Any] | None
@@ -57,21 +57,17 @@ def export_and_verify(
     seed: int = 0,
     skip_unsupported: bool = False,
 ) -> Delivery:
-    """Write a model in every wanted format, compare each with torch, and evaluate those that are not exact.
+    """Write a model in every wanted format, compare each with torch, and evaluate the inexact ones.
 
     Args:
-        options: of the export.
-        model: the student.
-        folder: that it was written to.
-        stages: of the run.
-        processor: preprocessor or tokenizer, written next to the files.
-        data: samples to calibrate int8 and to evaluate on.
-        seed: of the inputs of the comparison.
-        skip_unsupported: leave out formats that the model cannot be written in.
+        processor: written next to the files.
+        data: calibrates int8, and evaluates.
+        seed: of the compared inputs.
+        skip_unsupported: leave out unsupported formats.
 
     Raises:
-        ParityError: an exact format differs by more than the tolerance.
-        UnsupportedError: a format cannot express the model, unless `skip_unsupported`.
+        ParityError: an exact format exceeds the tolerance.
+        UnsupportedError: a format cannot express the model.
     """
     if not options.wanted:
         return Delivery(None, {})
@@ -92,7 +88,7 @@ def _write_files(
     seed: int,
     skip_unsupported: bool,
 ) -> tuple[dict[str, WrittenFormats], list[str]]:
-    """The formats that were written, and a line on each that was skipped."""
+    """The written formats, and a line per skipped one."""
     skipped: list[str] = []
 
     def skip(name: str, error: UnsupportedError) -> None:
@@ -122,7 +118,7 @@ def _write_files(
 def _evaluate_inexact(
     model: PreTrainedModel, written: Mapping[str, WrittenFormats], data: RunData | None, stages: StageReporter
 ) -> tuple[Score | None, dict[str, DeployedScore]]:
-    """Scores of the model and of its formats that are not exact; the table's scores hold for exact ones."""
+    """Scores of the model and its inexact formats."""
     inexact = {
         name: partial(logits_of_files, made.files)
         for name, made in written.items()
@@ -135,10 +131,7 @@ def _evaluate_inexact(
 
 
 def export_to_time(model: PreTrainedModel, folder: Path) -> Path:
-    """Write an ONNX file of the whole model that is only timed, and not compared with torch.
-
-    Returns:
-        Its path below `folder`.
+    """Write an ONNX file of the whole model that is only timed, without a check; its path.
 
     Raises:
         UnsupportedError: torch cannot export the model, or it has no single file.
@@ -149,7 +142,7 @@ def export_to_time(model: PreTrainedModel, folder: Path) -> Path:
 
 
 def export_report(report: ExportReport) -> dict[str, Any]:
-    """An export as in report.json: of all files together, then of each by its name."""
+    """An export as in report.json: all files, then each."""
     return {
         "file": f"onnx/{report.path.name}",
         "bytes": report.bytes,
@@ -165,14 +158,7 @@ def export_report(report: ExportReport) -> dict[str, Any]:
 def format_report(
     name: str, report: ExportReport, score: Score | None = None, deployed: DeployedScore | None = None
 ) -> dict[str, Any]:
-    """A format as in report.json: its files, their difference from torch, and their scores on data.
-
-    Args:
-        name: of the format.
-        report: of its files.
-        score: the model's, on the evaluation samples.
-        deployed: the files', on the same samples.
-    """
+    """A format as in report.json: files, difference from torch, scores of model and files."""
     export_format = EXPORT_FORMATS.get(name)
     values: dict[str, Any] = {
         "meaning": export_format.meaning,
@@ -214,13 +200,11 @@ def time_models(
     """Latency of all models of the table, unless the recipe leaves it out.
 
     Args:
-        recipe: of the run.
-        models: the last one is the student that was written.
-        folder: of the student's ONNX files; None leaves ONNX Runtime out.
-        stages: the run's.
+        models: the last is the written student.
+        folder: of its ONNX files, or None.
 
     Returns:
-        {name: timing}, and a line if a model cannot run in ONNX Runtime, which leaves it out.
+        {name: timing}, and a line if an export failed: then torch only.
     """
     if not recipe.bench.latency:
         return {}, []
@@ -240,7 +224,7 @@ def _files_to_time(models: Sequence[EvaluatedModel], folder: Path, scratch: Path
     """{shape: ONNX file} of all models.
 
     Raises:
-        UnsupportedError: one of them cannot be exported.
+        UnsupportedError: an export fails.
     """
     student = folder / "onnx" / MODEL
     files = {shape_key(models[-1].models): student} if student.is_file() else {}

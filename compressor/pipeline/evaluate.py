@@ -21,19 +21,17 @@ from compressor.utils.files import disk_full_as_user_error
 
 
 def evaluate_models(recipe: Recipe, *, ensemble: bool = False, progress: OnStage | None = None) -> dict[str, Any]:
-    """Measure the recipe's teachers, any models of one task with the same classes or vocabulary.
+    """Score the recipe's teachers: any models of one task with the same classes or vocabulary.
 
     Args:
-        recipe: names models, data and device.
-        ensemble: also measure the mean of their predictions, as one more row.
-        progress: called at every stage.
+        ensemble: add a row for their mean prediction.
 
     Returns:
         JSON-ready: rows {name, accuracy, accuracy_error, f1, perplexity, samples, labelled, parameters, fingerprint},
-        task, data, notes, seconds.  An ensemble has no fingerprint, and all the parameters.
+        task, data, notes, seconds.  An ensemble has all parameters and no fingerprint.
 
     Raises:
-        UserError: unusable names, data or device, no labels, or an ensemble of one model.
+        UserError: unusable names, data or device, no labels, or an ensemble of one.
     """
     if ensemble and len(recipe.teachers) < 2:
         raise UserError("an ensemble is of two models or more: name another, or leave out --ensemble")
@@ -78,16 +76,13 @@ def evaluate_models(recipe: Recipe, *, ensemble: bool = False, progress: OnStage
 def open_evaluated_models(
     recipe: Recipe, doing: str, stages: StageReporter, *, device: str
 ) -> tuple[list[Teacher], Batches]:
-    """Load the recipe's teachers, which may be any models of one task, and open its evaluation samples.
+    """Load the recipe's teachers, any models of one task, and open its samples.
 
     Args:
-        recipe: names models, data and a device.
         doing: for messages, such as "evaluating".
-        stages: of the job.
-        device: of the models.
 
     Raises:
-        UserError: names, data or device cannot be used, or the data has no labels.
+        UserError: unusable names, data or device, or no labels.
     """
     check_device(recipe.device)
     with stages("load", "loading") as progress:

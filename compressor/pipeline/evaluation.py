@@ -1,4 +1,4 @@
-"""Scores on evaluation samples, and the rows of the one table."""
+"""Scores on evaluation samples, and rows of the table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from compressor.models.teacher import Teacher
 from compressor.pipeline.timing import Timing
 
 if TYPE_CHECKING:
-    # The library datasets, which a table that reads no data does without.
+    # Imports the library datasets, needed only to read data.
     from compressor.data.batches import Batches
 
 #: Memory for the ensemble's predictions on the evaluation samples.
@@ -27,13 +27,12 @@ REFERENCE_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A model of the table with its score.
+    """A model of the table.
 
     Attributes:
-        name: as in the table.
-        models: one, or several of an ensemble.
-        bytes: of all their weights on disk.
-        score: None without evaluation samples.
+        models: one, or an ensemble's.
+        bytes: of all weights on disk.
+        score: None without samples.
     """
 
     name: str
@@ -42,7 +41,7 @@ class EvaluatedModel:
     score: Score | None
 
     def row(self, timing: Timing | None, length: int = 128) -> Row:
-        """The row of the table; `length` is the tokens of a text sample."""
+        """The model's table row; `length` in tokens."""
         return Row(
             name=self.name,
             accuracy=self.score.accuracy if self.score else None,
@@ -57,17 +56,16 @@ class EvaluatedModel:
 
 
 class Evaluator:
-    """Scores of the teachers, their ensemble and other models on the evaluation samples.
+    """Scores of teachers, ensemble and other models.
 
-    The ensemble's predictions are kept, so that each teacher runs once; if they do not fit into `room`, as those of
-    language models, the teachers run again for every other model.
+    It keeps the ensemble's predictions, so each teacher runs once; if they exceed `room`, the teachers run again for
+    every other model.
 
     Args:
-        teachers: of the ensemble.
-        weights: one per teacher, for the mean of their predictions.
-        batches: the evaluation samples, iterated once per score.
-        room: bytes for the ensemble's predictions.
-        progress: called with the fraction of the samples done.
+        weights: of the teachers' mean prediction.
+        batches: iterated once per score.
+        room: bytes.
+        progress: called with the fraction done.
     """
 
     def __init__(
@@ -101,7 +99,7 @@ class Evaluator:
         return self._references is None
 
     def score(self, model: PreTrainedModel, progress: Callable[[float], None] | None = None) -> Score:
-        """The score of another model, and its KL to the ensemble."""
+        """Another model's score, and its KL to the ensemble."""
         references = self._references
         tally, models = new_tally(model), [model, *(self._models if references is None else [])]
         for index, batch in enumerate(predict(models, _with_progress(self._batches, progress))):
@@ -111,7 +109,7 @@ class Evaluator:
         return tally.score()
 
     def report(self) -> dict[str, Any]:
-        """Data, numbers of samples and labels, and the standard error of the ensemble's accuracy."""
+        """Data, sample counts, standard error of the ensemble's accuracy."""
         return {
             "data": self._batches.split.name,
             "samples": self.ensemble.samples,
@@ -121,7 +119,7 @@ class Evaluator:
 
 
 def describe_score(score: Score | None) -> str:
-    """A score in a few words, such as "59.6 %"."""
+    """A score in words, such as "59.6 %"."""
     if score is None:
         return MISSING
     if score.perplexity is not None:
@@ -132,7 +130,7 @@ def describe_score(score: Score | None) -> str:
 
 
 def _with_progress(batches: Batches, progress: Callable[[float], None] | None) -> Iterator[EvaluationBatch]:
-    """The batches; `progress` is called with the fraction done before the next one."""
+    """The batches; reports the fraction done before each."""
     for index, batch in enumerate(batches):
         yield batch
         if progress is not None:
@@ -140,7 +138,7 @@ def _with_progress(batches: Batches, progress: Callable[[float], None] | None) -
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Names for a table: the last part of each path, or the whole name if that is not unique."""
+    """Last parts of paths, or whole names if not unique."""
     short = [Path(name).name or name for name in names]
     unique = [last if short.count(last) == 1 else name for last, name in zip(short, names, strict=True)]
     return [
@@ -150,13 +148,13 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 def stored_bytes(teacher: Teacher) -> int:
-    """Bytes of a model's weight files; of its tensors if it comes from the Hub."""
+    """Bytes of weight files, or of tensors if from the Hub."""
     folder = Path(teacher.source.location)
     return weight_bytes(folder) if folder.is_dir() else weight_bytes(teacher.model)
 
 
 def evaluated_teachers(teachers: Sequence[Teacher], evaluator: Evaluator | None) -> list[EvaluatedModel]:
-    """Each teacher, then their ensemble if there are several."""
+    """The teachers, then their ensemble if several."""
     names = short_names([teacher.name for teacher in teachers])
     models = [
         EvaluatedModel(name, (teacher.model,), stored_bytes(teacher), evaluator.teachers[index] if evaluator else None)
@@ -170,5 +168,5 @@ def evaluated_teachers(teachers: Sequence[Teacher], evaluator: Evaluator | None)
 
 
 def make_rows(models: Sequence[EvaluatedModel], timings: Mapping[str, Timing], *, length: int = 128) -> list[Row]:
-    """The rows of the table; `length` is the tokens of a text sample."""
+    """Rows of the table; `length` in tokens."""
     return [model.row(timings.get(model.name), length) for model in models]

@@ -1,4 +1,4 @@
-"""Export of a model in all formats, compared with torch, into its own folder or another."""
+"""Export of a model in all formats, compared with torch."""
 
 from __future__ import annotations
 
@@ -34,28 +34,25 @@ def export_model(
     progress: OnStage | None = None,
     remark: Remark | None = None,
 ) -> dict[str, Any]:
-    """Write a model in the recipe's formats, and their measurements into the folder's report.json.
+    """Write a model in the recipe's formats, and the measurements into the folder's report.json.
 
     Args:
-        recipe: names the model as its only teacher, formats, and optionally data to calibrate and evaluate on.
-        output: folder to write into; a local model's own folder if omitted.
-        force: replace files that exist.
-        progress: called at every stage.
-        remark: called with a line on remains of a killed export, and on files left unchanged.
+        recipe: the model as only teacher, formats, optional data.
+        output: a local model's own folder if omitted.
+        remark: called with a line on a killed export's remains, and on unchanged files.
 
     Returns:
-        JSON-ready: `export_report` of float32 ONNX files, "formats" with `format_report` of each, the folder, and
-        whether a report was updated.
+        JSON-ready: `export_report`, "formats" with each `format_report`, the folder, and whether a report was updated.
 
     Raises:
-        UserError: the model cannot be exported, files exist, or the folder overlaps with an input.
+        UserError: an unsupported model, existing files without `force`, or a folder that overlaps with an input.
         ParityError: an exact format differs from torch; nothing is written.
     """
     (name,) = recipe.teachers
     folder = _folder(name, output)
     inputs = recipe_inputs(recipe, role="model")
     if _is_own(folder, name):
-        # By design the model's own folder may be written into, but no other input.
+        # The model's own folder may be written into, no other input.
         inputs = [entry for entry in inputs if entry not in model_inputs([name])]
     places = [folder / place for place in ("onnx", "torch", EXPORT, f"onnx/{EXPORT}")]
     with claimed(folder, inputs, more=places, remark=remark):
@@ -63,7 +60,7 @@ def export_model(
 
 
 def _export(recipe: Recipe, folder: Path, force: bool, stages: StageReporter, remark: Remark | None) -> dict[str, Any]:
-    """Write a model in the recipe's formats, alone with the folder."""
+    """Write the formats, holding the folder."""
     (name,) = recipe.teachers
     source = recipe.data.source or common_data(recipe.teachers)
     calibrated = [kind for kind in recipe.export.wanted if EXPORT_FORMATS.get(kind).calibrated(load_config(name))]
@@ -107,7 +104,7 @@ def _export(recipe: Recipe, folder: Path, force: bool, stages: StageReporter, re
 
 
 def _report_changes(folder: Path, delivery: Delivery) -> dict[str, Any]:
-    """Changed entries of a folder's report; new float32 files replace the files of all formats, others only add."""
+    """Changed entries of the report; float32 files replace all formats, others add theirs."""
     if delivery.onnx is not None:
         return {"onnx": delivery.onnx, "formats": delivery.formats}
     before = read_report(folder).get("formats", {}) if (folder / REPORT).exists() else {}
@@ -115,7 +112,7 @@ def _report_changes(folder: Path, delivery: Delivery) -> dict[str, Any]:
 
 
 def _refuse_to_replace(recipe: Recipe, folder: Path, force: bool) -> None:
-    """Refuse to replace files: all without `force`; with it, special files and files that would only be removed."""
+    """Refuse to replace files without `force`; always special files and files that would only be removed."""
     for name in recipe.export.wanted:
         for path in _files(folder, name):
             check_file(path, force, parents=True)
@@ -133,7 +130,7 @@ def _refuse_to_replace(recipe: Recipe, folder: Path, force: bool) -> None:
 
 
 def _files(folder: Path, name: str) -> list[Path]:
-    """Possible paths of a format's files and their weights."""
+    """Possible paths of a format's files and weights."""
     paths = [EXPORT_FORMATS.get(name).path(folder, kind) for kind in every_kind()]
     return [part for path in paths for part in (path, path.with_name(f"{path.name}.data"))]
 
@@ -148,7 +145,7 @@ def _listed(folder: Path) -> set[str]:
 
 
 def _refuse_to_replace_companions(model: Teacher, folder: Path, force: bool) -> None:
-    """Refuse to replace another model's config, preprocessor or tokenizer in the folder `onnx`."""
+    """Refuse to replace another model's config or preprocessor in `onnx`."""
     with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
         write_companions(Path(scratch), model.model, model.processor)
         for new in sorted(path for path in Path(scratch).rglob("*") if path.is_file()):
@@ -160,7 +157,7 @@ def _refuse_to_replace_companions(model: Teacher, folder: Path, force: bool) -> 
 
 
 def _is_own(folder: Path, name: str) -> bool:
-    """Whether a folder is that of a local model."""
+    """Whether it is a local model's folder."""
     model = Path(name).expanduser()
     return model.is_dir() and folder.exists() and folder.samefile(model)
 

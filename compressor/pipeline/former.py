@@ -1,4 +1,4 @@
-"""Outputs of former runs, which may be replaced, unlike folders of the user."""
+"""Outputs of former runs, which may be replaced."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _NAMES = {
 
 
 def check_former(folder: Path) -> None:
-    """Refuse to replace a folder that is neither empty nor only the output of a former run.
+    """Refuse to replace a folder unless it is empty or only a run's output.
 
-    A recipe.yaml proves nothing: people copy it into folders of their own.
+    A recipe.yaml proves nothing: users copy it.
 
     Raises:
-        UserError: the folder holds other files, or no report; the line names them.
+        UserError: other files, or no report.
     """
     if not any(folder.iterdir()):
         return
@@ -68,10 +68,10 @@ def _is_report(path: Path) -> bool:
 
 
 def _foreign_files(folder: Path) -> Iterator[str]:
-    """Paths inside the folder that no run has written."""
+    """Paths that no run has written."""
     for place, folders, files in os.walk(folder):
         inside = Path(place).relative_to(folder)
-        # Remains of a killed export are ours.
+        # Left by a killed export.
         folders[:] = sorted(name for name in folders if not is_scratch(Path(place, name)))
         for name in sorted((*folders, *files)):
             if Path(place, name).is_symlink() or not _is_ours(inside, name, name in folders):

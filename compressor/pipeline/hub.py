@@ -1,4 +1,4 @@
-"""Upload of a finished folder to the Hugging Face Hub, only on request."""
+"""Upload a finished folder to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from compressor.utils.logging import one_line
 
 
 def check_push(name: str) -> None:
-    """Refuse a name or an account that cannot be pushed to; nothing is sent.
+    """Refuse an unusable name or account; send nothing.
 
     Raises:
-        UserError: the name is no repository's, or nobody is logged in.
+        UserError: an invalid name, or nobody is logged in.
     """
     try:
         validate_repo_id(name)
@@ -29,18 +29,14 @@ def check_push(name: str) -> None:
 
 
 def push(folder: str | Path, name: str, *, paths: bool = False) -> str:
-    """Upload a finished folder with its card to a model repository, which is created if missing.
+    """Upload a folder to a model repository, created if missing; its address.
 
     Args:
-        folder: to upload.
-        name: of the repository, such as user/student.
-        paths: keep local paths in card, recipe, report and page; else names stand for them.
-
-    Returns:
-        The address of the repository.
+        name: such as user/student.
+        paths: keep local paths in its documents.
 
     Raises:
-        UserError: the upload failed; the folder is unchanged.
+        UserError: the upload failed.
     """
     api = HfApi()
     try:

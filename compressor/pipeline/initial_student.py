@@ -1,4 +1,4 @@
-"""The student before its finetune: fused from the teachers, or given."""
+"""The student before its finetune."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ NO_DATA = (
     "than of one made with a few hundred unlabelled samples (--data)"
 )
 
-#: Tokens of calibration data for each coordinate of the teachers' residual stream, below which a student is visibly
-#: worse.  The variance of a least-squares fit grows as coordinates over tokens.  Measured on the built-in teachers,
-#: which are 64 wide: with 4, 8, 17 and 136 tokens a coordinate a student of width 0.5 is right in 82, 94, 96 and 96 %
-#: of samples, one of width 0.25 in 38, 31, 88 and 94 %.
+#: Calibration tokens per coordinate of the teachers' residual stream, below which a student is visibly worse: the
+#: variance of a least-squares fit grows as coordinates over tokens.  Measured on the built-in teachers, 64 wide: with
+#: 4, 8, 17 and 136 tokens a coordinate a student of width 0.5 is right in 82, 94, 96 and 96 % of samples, one of
+#: width 0.25 in 38, 31, 88 and 94 %.
 ENOUGH_TOKENS = 16
 
 
@@ -42,9 +42,9 @@ class InitialStudent:
     """A student and its part of the report.
 
     Attributes:
-        model: on the CPU; a finetune changes it in place.
-        report: the keys target, fusion and warnings, JSON-ready.
-        layer_maps: from the teachers' residual streams to the student's; () if they are not known.
+        model: on the CPU; finetuned in place.
+        report: target, fusion, warnings, JSON-ready.
+        layer_maps: from the teachers' residual streams, if known.
     """
 
     model: PreTrainedModel
@@ -58,7 +58,7 @@ def initial_student(
     """Fuse the teachers, unless a student is given.
 
     Raises:
-        UserError: as of `compressor.fusion.fuse_models`.
+        UserError: see `compressor.fusion.fuse_models`.
     """
     if given is not None:
         return InitialStudent(
@@ -88,12 +88,7 @@ def initial_student(
 
 
 def scarcity(calibration: Sequence[Mapping[str, Tensor]], configs: Sequence[PretrainedConfig]) -> list[str]:
-    """A warning if there are too few calibration samples for the teachers' width.
-
-    Args:
-        calibration: batches of model inputs.
-        configs: the teachers'.
-    """
+    """A warning of too few calibration samples for the teachers' width."""
     samples = sum(len(next(iter(batch.values()))) for batch in calibration)
     tokens = sum(count_tokens(batch, configs[0]) for batch in calibration)
     width = max(inspect_config(config).residual.size for config in configs)
@@ -107,24 +102,24 @@ def scarcity(calibration: Sequence[Mapping[str, Tensor]], configs: Sequence[Pret
 
 
 def layer_maps_between(student: Teacher, teachers: Sequence[Teacher]) -> tuple[LayerMap, ...]:
-    """The layer maps in a given student's folder, if it was fused from these teachers; else ().
+    """Layer maps in a student's folder, if fused from these teachers.
 
     Raises:
-        UserError: they cannot be read.
+        UserError: they are unreadable.
     """
     folder = student.source.location
     return load_layer_maps(folder, [teacher.fingerprint for teacher in teachers]) if Path(folder).is_dir() else ()
 
 
 def _anchor(name: str, teachers: Sequence[Teacher]) -> PreTrainedModel:
-    """The anchor's model; that of the teacher if it is one of them, so that the fusion sees that it takes part."""
+    """The anchor's model; a teacher's own, so that the fusion sees that it takes part."""
     return next((teacher.model for teacher in teachers if teacher.name == name), None) or load_teacher(name).model
 
 
 def _fusion_report(report: Mapping[str, Any]) -> dict[str, Any]:
     """The fusion's report with choices and candidates apart."""
     choices = {key: value for key, value in report["choice"].items() if key != "candidates"}
-    # The score of a broken candidate may be no number.
+    # A broken candidate may score NaN.
     candidates = [
         {key: finite_or_none(value) for key, value in candidate.items()}
         for candidate in report["choice"].get("candidates", [])

@@ -1,4 +1,4 @@
-"""Scores in weight space: over the plane through three models, and along lines between models."""
+"""Scores in weight space: over a plane, and along lines."""
 
 from __future__ import annotations
 
@@ -43,16 +43,14 @@ def measure_landscape(
     progress: OnStage | None = None,
     remark: Remark | None = None,
 ) -> dict[str, Any]:
-    """Measure the plane through the recipe's three models, and write a contour map and its numbers.
+    """Measure the plane through the recipe's three models; write a contour map and its numbers.
 
     Args:
-        recipe: names the models (teachers: anchor, fused, vanilla), the data and the evaluation samples.
-        picture: .svg or .png file; the numbers go into a .json file of the same name.
-        points: along each side of the map.
+        recipe: models (teachers: anchor, fused, vanilla) and evaluation data.
+        picture: .svg or .png; numbers go into its .json.
+        points: along each side.
         margin: see `compressor.bench.weight_space.grid_states`.
-        force: replace files that exist.
-        progress: called at every stage.
-        remark: called with a line on everything that a killed run left.
+        remark: called with a line on a killed run's remains.
 
     Returns:
         JSON-ready, as in the file: metric; models {name, score, x, y, fingerprint}; xs; ys; scores, a row per y;
@@ -68,7 +66,7 @@ def measure_landscape(
 
 
 def _plane(recipe: Recipe, points: int, margin: float, stages: StageReporter) -> dict[str, Any]:
-    """The scores over the plane, without the entries of `_write`."""
+    """Scores over the plane."""
     survey = _open(recipe, stages)
     with stages("plane", "laying a plane through the models"):
         plane = space.plane_through(survey.models)
@@ -99,19 +97,16 @@ def measure_interpolation(
     progress: OnStage | None = None,
     remark: Remark | None = None,
 ) -> dict[str, Any]:
-    """Measure the lines from the recipe's first model to each other one, and write their curves and numbers.
+    """Measure the lines from the recipe's first model to the others; write curves and numbers.
 
-    Args:
-        recipe: names the models (teachers), the data and the evaluation samples.
-        picture, force, progress, remark: see `measure_landscape`.
-        points: along each line, its ends included.
+    Arguments as in `measure_landscape`; `points` lie along each line, ends included.
 
     Returns:
-        JSON-ready, as in the file: metric; models {name, score, fingerprint}; shares of the other model; curves
-        {start, end, scores, barrier}; samples, labelled, data, task, notes, environment, seconds; both files.
+        As `measure_landscape`, but models without x and y; shares of the other model; curves {start, end, scores,
+        barrier}.
 
     Raises:
-        UserError: unusable names, data, device or file, or models that differ in shape.
+        UserError: see `measure_landscape`.
     """
     picture = _check_kind(picture)
     with _claimed(recipe, picture, force, remark):
@@ -120,7 +115,7 @@ def measure_interpolation(
 
 
 def _lines(recipe: Recipe, points: int, stages: StageReporter) -> dict[str, Any]:
-    """The scores along the lines, without the entries of `_write`."""
+    """Scores along the lines."""
     survey = _open(recipe, stages)
     space.check_shapes(survey.models)
     shares = torch.linspace(0, 1, points, dtype=torch.float64).tolist()
@@ -147,7 +142,7 @@ def _lines(recipe: Recipe, points: int, stages: StageReporter) -> dict[str, Any]
 
 @dataclass(frozen=True)
 class _Survey:
-    """Models of one task on the CPU, a scratch copy of the first one, and the samples to score them on."""
+    """Models on the CPU, a scratch copy of the first, and samples."""
 
     loaded: list[Teacher]
     models: dict[str, PreTrainedModel]
@@ -161,7 +156,7 @@ class _Survey:
         return self.batches.task.metrics[0]
 
     def measure(self, states: Iterable[space.State], total: int, stages: StageReporter) -> list[Score]:
-        """The score of each state, of which the first is a model's."""
+        """Score of each state; the first is a model's."""
         space.check_shapes(self.models)
         space.check_function(self.models, self.scratch, self.seed)
         scores: list[Score] = []
@@ -175,7 +170,7 @@ class _Survey:
         return scores
 
     def rows(self, scores: list[Score]) -> list[dict[str, Any]]:
-        """One row per model, with the score at the same index."""
+        """One row per model, with its score."""
         return [
             {"name": name, "score": space.score_value(score, self.metric), "fingerprint": model.fingerprint}
             for name, model, score in zip(self.models, self.loaded, scores[: len(self.loaded)], strict=True)
@@ -194,7 +189,7 @@ class _Survey:
 
 
 def _open(recipe: Recipe, stages: StageReporter) -> _Survey:
-    """Load the models on the CPU and open their data."""
+    """Load models on the CPU and open their data."""
     loaded, batches = open_evaluated_models(recipe, "measuring", stages, device="cpu")
     models = {name: model.model for name, model in zip(short_names(recipe.teachers), loaded, strict=True)}
     scratch = copy.deepcopy(loaded[0].model)
@@ -202,7 +197,7 @@ def _open(recipe: Recipe, stages: StageReporter) -> _Survey:
 
 
 def _best(places: list[tuple[float, float]], values: list[float | None], metric: str) -> dict[str, float] | None:
-    """The best of all measured places: of the grid, or a model's."""
+    """The best measured place, of the grid or a model's."""
     known = [(value, *place) for value, place in zip(values, places, strict=True) if value is not None]
     if not known:
         return None
@@ -215,7 +210,7 @@ def _files(picture: Path) -> tuple[Path, Path]:
 
 
 def _check_kind(picture: str | Path) -> Path:
-    """Refuse a kind of picture that cannot be drawn; the absolute path."""
+    """The absolute path; refuse an unsupported kind of picture."""
     picture = whole_path(picture)
     if picture.suffix.lower() not in SUFFIXES:
         raise UserError(f"--output: a picture ends with {' or '.join(SUFFIXES)}, and {picture.name} does not")
@@ -227,7 +222,7 @@ def _check_kind(picture: str | Path) -> Path:
 def _claimed(recipe: Recipe, picture: Path, force: bool, remark: Remark | None) -> Iterator[None]:
     """Hold both files, which must be missing or replaceable."""
     numbers, _ = _files(picture)
-    # The lock is of the numbers: pictures of both kinds share them.
+    # Lock the numbers: pictures of both kinds share them.
     with claimed(numbers, recipe_inputs(recipe, role="model"), more=[picture], remark=remark):
         for path in (numbers, picture):
             check_file(path, force, parents=True)
@@ -241,7 +236,7 @@ def _write(
     force: bool,
     stages: StageReporter,
 ) -> dict[str, Any]:
-    """Write numbers and picture to a scratch folder, and move them in place when both are finished."""
+    """Write numbers and picture to a scratch folder, then move both."""
     parent = picture.parent
     files = _files(picture)
     with stages("draw", "drawing"), disk_full_as_user_error(f"to {parent}"), ExitStack() as stack:

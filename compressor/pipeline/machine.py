@@ -1,4 +1,4 @@
-"""This machine and installation: versions, devices, threads, memory, caches, and their problems."""
+"""This machine and installation, and their problems."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _LEAST_MEMORY = 1 << 30
 
 
 def examine_machine() -> dict[str, Any]:
-    """Examine this machine and this installation.
+    """Examine this machine and installation.
 
     Returns:
-        JSON-ready: version, environment (as in a report), requirements by name (their versions, None if missing),
-        devices, threads, memory (`compressor.utils.out_of_memory.Memory`), caches, offline, and problems, a line each.
+        JSON-ready: version, environment, requirements {name: version or None}, devices, threads, memory, caches,
+        offline, and problems, a line each.
     """
     requirements = list(_requirements())
     caches = [_cache(*entry) for entry in _caches()]
@@ -55,7 +55,7 @@ def examine_machine() -> dict[str, Any]:
 
 
 def _requirements() -> Iterator[Requirement]:
-    """The package's requirements, extras included; none if it is not installed."""
+    """The package's requirements with extras, if installed."""
     try:
         lines = requires("compressor") or []
     except PackageNotFoundError:
@@ -95,7 +95,7 @@ def _devices(memory: int | None) -> list[dict[str, Any]]:
 
 
 def _caches() -> list[tuple[str, str, Path]]:
-    """(content, environment variable, path) of every cache."""
+    """(content, environment variable, path) of caches."""
     from datasets import config
 
     return [
@@ -119,7 +119,7 @@ def _cache(what: str, variable: str, path: Path) -> dict[str, Any]:
 
 
 def _sizes(folder: Path) -> Iterator[int]:
-    """Bytes of the files in a folder; links, of which the Hub's cache has many, are not followed."""
+    """Bytes of each file in a folder, without links."""
     for place, _, names in os.walk(folder):
         for name in names:
             try:

@@ -1,4 +1,4 @@
-"""The output folder: model, preprocessor, card, recipe, report and its page."""
+"""The output folder and its documents."""
 
 from __future__ import annotations
 
@@ -22,14 +22,7 @@ CARD = "README.md"
 
 
 def write_documents(folder: Path, recipe: Recipe, report: Mapping[str, Any], *, paths: bool = True) -> None:
-    """Write the model card, the resolved recipe and the report into `folder`.
-
-    Args:
-        folder: of the output.
-        recipe: of the run.
-        report: of the run.
-        paths: whether the recipe has its local paths, or names that stand for them.
-    """
+    """Write card, recipe (without local paths unless `paths`) and report."""
     (folder / CARD).write_text(_card(folder, recipe, report), encoding="utf-8")
     header = "# The recipe of this folder; `compress run recipe.yaml --output NEW_FOLDER` makes it again.\n"
     note = "Paths in it are relative to where the command was run." if paths else "Names in it stand for local paths."
@@ -38,7 +31,7 @@ def write_documents(folder: Path, recipe: Recipe, report: Mapping[str, Any], *, 
 
 
 def _card(folder: Path, recipe: Recipe, report: Mapping[str, Any]) -> str:
-    # Imported here: models' tasks bring torch and transformers, which reading a report does without.
+    # Imported here: models' tasks bring torch, which reading a report does not need.
     from compressor.report.card import render_card
     from compressor.report.onnx_example import onnx_example
 
@@ -47,11 +40,7 @@ def _card(folder: Path, recipe: Recipe, report: Mapping[str, Any]) -> str:
 
 
 def read_report(folder: str | Path) -> dict[str, Any]:
-    """The report in a run's output.
-
-    Raises:
-        UserError: there is no such folder, or no readable report in it.
-    """
+    """The report in a run's output; UserError without a readable one."""
     path = Path(folder).expanduser() / REPORT
     try:
         report = read_json(path, REPORT_BYTES)
@@ -65,13 +54,10 @@ def read_report(folder: str | Path) -> dict[str, Any]:
 
 
 def write_page(folder: str | Path) -> Path:
-    """Write the page of a folder's report, whole or not at all.
-
-    Returns:
-        Its path.
+    """Write the page of a folder's report, whole or not at all; its path.
 
     Raises:
-        UserError: there is no readable report, or the folder cannot be written to.
+        UserError: no readable report, or an unwritable folder.
     """
     # Imported here: its pictures of couplings bring torch.
     from compressor.report.page.page import render_page
@@ -90,7 +76,7 @@ def write_page(folder: str | Path) -> Path:
 
 
 def edited_documents(folder: Path) -> list[Path]:
-    """A folder's card and page that exist and that the user has edited."""
+    """Card and page that the user has edited."""
 
     def card() -> str:
         return _card(folder, read_recipe(folder / RECIPE), read_report(folder))
@@ -112,19 +98,13 @@ def edited_documents(folder: Path) -> list[Path]:
 
 
 def update_report(folder: Path, values: Mapping[str, Any], edited: Collection[Path] = ()) -> bool:
-    """Replace entries of a folder's report, and write its card and page again; False if there is no report.
-
-    Args:
-        folder: a run's output.
-        values: the entries.
-        edited: documents that stay unchanged.
-    """
+    """Replace entries of a report, and rewrite card and page except `edited`; False without a report."""
     path = folder / REPORT
     if not path.exists():
         return False
     report = {**read_report(folder), **values}
     atomic_write_text(path, _json(report))
-    # The recipe may be of a former version: then the card stays unchanged.
+    # A former version's recipe leaves the card unchanged.
     with suppress(UserError):
         if (folder / CARD).exists() and folder / CARD not in edited:
             atomic_write_text(folder / CARD, _card(folder, read_recipe(folder / RECIPE), report))

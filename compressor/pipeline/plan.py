@@ -1,4 +1,4 @@
-"""Shapes and costs of a student, before any weights are read."""
+"""Shapes and costs of a student."""
 
 from __future__ import annotations
 
@@ -31,23 +31,20 @@ def plan_student(
     budget: TargetOptions | None = None,
     progress: OnStage | None = None,
 ) -> dict[str, Any]:
-    """Shapes, parameters and multiply–accumulates before and after.
+    """Shapes, parameters and multiply–accumulates before and after, from configs alone.
 
     Args:
         names: of teachers that fit together, of any task.
-        width: share of the widest teacher's residual width, in (0, 1].
-        depth: share of the deepest teacher's layers, or a number of layers; None for all.
-        narrowing: see `FusionOptions`.
-        length: tokens of a text sample, cut to the longest that the teachers can read.
-        budget: picks the width, if it has a target.
-        progress: called at every stage.
+        width, depth, narrowing: see `plan_target`.
+        length: tokens, at most the teachers' limit.
+        budget: picks the width if it has a target.
 
     Returns:
         JSON-ready: teachers, student, target as in a report, "others" (shapes that held-out samples may prefer),
-        "length" of text, "memory" (least bytes of a fusion, and memory of this process) and "budget" (see `Budget`).
+        "length", "memory" (of a fusion and this process), "budget" (see `Budget`).
 
     Raises:
-        UserError: a name or the width cannot be used, or an architecture is not understood.
+        UserError: an unusable name or width, or an unknown architecture.
     """
     flags = {"width": "--width", "depth": "--depth", "fusion.narrowing": "--narrowing"}
     values = {"teachers": list(names), "width": width, "depth": depth, "fusion": {"narrowing": narrowing}}
@@ -74,11 +71,7 @@ def plan_student(
 
 
 def _memory(configs: Sequence[PretrainedConfig], student: PretrainedConfig) -> dict[str, Any]:
-    """The least bytes of a fusion, and the memory of this process.
-
-    The least: the teachers' float32 weights, their canonical form, and the student's weights, without activations and
-    statistics.
-    """
+    """Least bytes of a fusion (float32 teachers, their canonical form, student), and this process's memory."""
     least = _FLOAT32 * (2 * sum(map(count_parameters, configs)) + count_parameters(student))
     memory = available_memory()
     return {"least": least, **asdict(memory)}

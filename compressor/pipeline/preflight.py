@@ -1,4 +1,4 @@
-"""Before a run: its width and data resolved, and impossible requests refused before anything large is read."""
+"""Before a run: resolve width and data, and refuse the impossible."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from compressor.utils.files import check_output, work_folder
 def resolve_width(
     recipe: Recipe, *, force: bool = False, resume: bool = False, stages: StageReporter | None = None
 ) -> tuple[Recipe, dict[str, Any] | None]:
-    """Replace a recipe's target by the width for it, so that the recipe makes the same student on any machine.
+    """Replace a recipe's target by its width, so that any machine makes the same student.
 
     A resumed run keeps its width.
 
     Returns:
-        The recipe, and the report of `pick_width`; None without a target.
+        The recipe, and the report of `pick_width` or None.
 
     Raises:
-        UserError: names, configs or output cannot be used, or no width comes near the target.
+        UserError: unusable input or output, or no width near the target.
     """
     if not recipe.target.asked:
         return recipe, None
@@ -54,10 +54,10 @@ def _at_width(recipe: Recipe, width: float) -> Recipe:
 
 
 def preflight(recipe: Recipe, *, force: bool = False) -> Recipe:
-    """Refuse an impossible recipe before anything large is read; the recipe with its data resolved.
+    """The recipe with its data resolved, checked before large reads.
 
     Raises:
-        UserError: names, configs, task, width, device or output cannot be used.
+        UserError: an impossible recipe.
     """
     check_output(recipe.output, check_former if force else None)
     check_device(recipe.device)

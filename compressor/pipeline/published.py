@@ -1,4 +1,4 @@
-"""A finished folder for others: the same files, with names instead of local paths in its documents."""
+"""A finished folder without local paths in its documents."""
 
 from __future__ import annotations
 
@@ -21,12 +21,10 @@ _PATH = re.compile(r"""(?<![\w:/.\\~-])~?(?:/[^\s/'"`,;:()<>|]+){2,}/?""")
 
 @contextmanager
 def published(folder: str | Path) -> Iterator[Path]:
-    """A temporary copy of a finished folder without local paths in card, recipe, report and page.
-
-    Other files are links.
+    """A temporary copy of a folder without local paths in its documents; other files are links.
 
     Raises:
-        UserError: the folder has no report of a run.
+        UserError: no report of a run.
     """
     folder = Path(folder).expanduser()
     report = without_paths(read_report(folder))
@@ -44,7 +42,7 @@ def published(folder: str | Path) -> Iterator[Path]:
 
 
 def without_paths(report: Mapping[str, Any]) -> dict[str, Any]:
-    """A report with the last parts of local paths instead of the paths, in keys and values; Hub names stay."""
+    """A report with local paths cut to their last parts."""
     labels = _labels(_names(report["recipe"]))
     spellings = {spelling: label for name, label in labels.items() for spelling in _spellings(name)}
     # The longest first: one may be the beginning of another.
@@ -68,7 +66,7 @@ def without_paths(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _names(recipe: Mapping[str, Any]) -> Iterator[str]:
-    """All local paths of a recipe, each part of a list of files by itself."""
+    """All local paths of a recipe."""
     sources = (recipe["data"].get("source") or "").split(",")
     more = (recipe.get("student"), recipe["fusion"].get("anchor"), recipe["finetune"].get("tensorboard"))
     yield recipe["output"]
@@ -78,16 +76,16 @@ def _names(recipe: Mapping[str, Any]) -> Iterator[str]:
 
 
 def is_local(name: str) -> bool:
-    """Whether a name of a model, of data or of a folder is a local path."""
+    """Whether a name is a local path."""
     if name in BUILTIN:
         return False
     return name.startswith((".", "~", os.sep)) or bool(re.search(r"[*?\[]", name)) or Path(name).exists()
 
 
 def _labels(names: Iterable[str]) -> dict[str, str]:
-    """{path: its last part, with a number if another path ends alike}."""
+    """{path: its last part, numbered if not unique}."""
     labels: dict[str, str] = {}
-    # Names without folders first: they stay, since in sentences they may be ordinary words.
+    # Names without folders first: they stay, as they may be ordinary words.
     for name in sorted(names, key=lambda name: os.sep in name):
         if name not in labels:
             last = Path(os.path.abspath(os.path.expanduser(name))).name or "folder"
@@ -97,7 +95,7 @@ def _labels(names: Iterable[str]) -> dict[str, str]:
 
 
 def _spellings(name: str) -> set[str]:
-    """All spellings of a path in messages that have folders."""
+    """All spellings of a path that contain folders."""
     path = os.path.expanduser(name)
     return {spelling for spelling in (name, path, os.path.abspath(path), os.path.realpath(path)) if os.sep in spelling}
 

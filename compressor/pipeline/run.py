@@ -40,7 +40,7 @@ HARM_FACTOR, HARM_NATS = 1.5, 0.01
 
 @dataclass(frozen=True)
 class _Training:
-    """The students of a run, before and after its finetune, and the report of the finetune; None without one."""
+    """Students before and after the finetune, and its report or None."""
 
     students: Sequence[EvaluatedModel]
     finetune: dict[str, Any] | None
@@ -58,23 +58,20 @@ def run_recipe(
 ) -> dict[str, Any]:
     """Do the job of a recipe and write its output folder, whole or not at all.
 
-    An interrupted finetune leaves a work folder next to the output to resume from. Of processes launched together the
-    first one does everything, and the others share the finetune.
+    An interrupted finetune leaves a work folder to resume from. Processes launched together share only the finetune.
 
     Args:
-        recipe: of the job.
-        force: replace an output folder that exists, and an interrupted run.
+        force: replace the output and an interrupted run.
         resume: continue an interrupted run of the same recipe, if any.
-        progress: called with stage, fraction and message.
-        begun: start of the command, by `time.perf_counter`, to be counted too.
-        file: of the recipe, which the output must not replace.
-        remark: called with a line on everything that a killed run left.
+        begun: start of the command, by `time.perf_counter`.
+        file: of the recipe, never replaced.
+        remark: called with a line on a killed run's remains.
 
     Returns:
-        The report, as in report.json; {} in a process that only shared the finetune.
+        The report; {} in a process that only shared the finetune.
 
     Raises:
-        UserError: bad input, a full disk, or an output that another process writes; nothing is written then.
+        UserError: bad input, a full disk, or a busy output; nothing is written.
     """
     stages = StageReporter(progress, begun)
     work = work_folder(recipe.output)
@@ -100,7 +97,7 @@ def _open_data(run: RunContext) -> RunData | None:
 
 
 def _evaluate_teachers(run: RunContext, data: RunData | None) -> Evaluator | None:
-    """Evaluate teachers and ensemble; None without evaluation samples."""
+    """Evaluate teachers and ensemble; None without samples."""
     if data is None or data.evaluation is None:
         return None
     message = "evaluating the teachers"
@@ -116,7 +113,7 @@ def _evaluate_teachers(run: RunContext, data: RunData | None) -> Evaluator | Non
 def _make_student(
     run: RunContext, data: RunData | None, evaluator: Evaluator | None
 ) -> tuple[InitialStudent, _Training]:
-    """Fuse the student, or resume with it, and finetune it in place if there is data; evaluated before and after."""
+    """Fuse or resume the student, finetune it in place if there is data, evaluate both."""
     saved = run.work.load(run.fingerprints) if run.resume else None
     student = saved or initial_student(run.recipe, run.teachers, run.given, data, run.stages)
     before = _evaluate_student(run, "as given" if run.given else "one-shot", student, evaluator)
@@ -151,7 +148,7 @@ def _with_message(progress: OnStageProgress, message: str) -> Callable[[float], 
 
 
 def _share_finetune(run: RunContext) -> None:
-    """Take part in the finetune of the first process, if there is one, once that has saved the student."""
+    """Take part in the first process's finetune."""
     if run.recipe.data.source is None or not run.recipe.finetune.enabled or not run.spec.task.metrics:
         return
     train = open_training(run.recipe, run.processor, run.spec)
@@ -164,7 +161,7 @@ def _share_finetune(run: RunContext) -> None:
 def _finetune(
     run: RunContext, student: InitialStudent, train: Samples, before: EvaluatedModel | None = None
 ) -> dict[str, Any]:
-    # Imported only now: the Trainer takes long, and not every run finetunes.
+    # Imported only now: the Trainer loads slowly.
     from compressor.distillation.distill import train_student
     from compressor.distillation.lr_search import describe_step
 
@@ -208,7 +205,7 @@ def _write_output(
     student: InitialStudent,
     training: _Training,
 ) -> dict[str, Any]:
-    """Write the output folder, whole or not at all, and remove the work folder; the report."""
+    """Write the output folder, remove the work folder, return the report."""
     replaceable = check_former if force else None
     output = run.recipe.output
     with disk_full_as_user_error(f"to {output}"), atomic_directory(output, replaceable) as folder:
@@ -220,7 +217,7 @@ def _write_output(
         report = _report(run, folder, evaluator, student, training, delivery).to_dict()
         write_documents(folder, run.recipe, report)
     run.work.remove()
-    # Last, from the written report: no picture is worth a finished student.
+    # Last: a failed picture must not cost the student.
     write_page(output)
     return report
 
@@ -228,7 +225,7 @@ def _write_output(
 def _write_student(run: RunContext, student: InitialStudent, folder: Path) -> None:
     with run.stages("write", "writing the student"):
         save_student(folder, student.model, run.processor)
-        # A later finetune with the loss `hidden` reads them; models without a head are never finetuned.
+        # For a later finetune with the loss `hidden`; models without a head are never finetuned.
         if student.layer_maps and run.spec.task.metrics:
             save_layer_maps(folder, student.layer_maps, run.fingerprints)
 
@@ -276,7 +273,7 @@ def _report(
 
 
 def _harm_warning(recipe: Recipe, students: Sequence[EvaluatedModel]) -> Iterator[str]:
-    """A warning if a distillation moved the student away from the ensemble."""
+    """A warning if distillation moved the student away from the ensemble."""
     before, after = (model.score.kl if model.score else None for model in (students[0], students[-1]))
     if before is None or after is None or recipe.finetune.label_weight:
         return

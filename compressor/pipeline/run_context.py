@@ -1,4 +1,4 @@
-"""A run before its first step: the resolved recipe, loaded models, and the folder to resume from."""
+"""A run before its first step."""
 
 from __future__ import annotations
 
@@ -24,16 +24,14 @@ from compressor.utils.files import disk_full_as_user_error, work_folder
 
 @dataclass(frozen=True)
 class RunContext:
-    """One run, alone with its output.
+    """One run that holds its output.
 
     Attributes:
         recipe: resolved.
-        budget: how the width was picked; None if the recipe names it.
+        budget: how the width was picked.
         teachers: on the CPU.
-        given: the student to finetune; None if the run fuses one.
+        given: student to finetune; None to fuse one.
         work: folder to resume from.
-        resume: whether to.
-        stages: for progress and seconds.
     """
 
     recipe: Recipe
@@ -61,18 +59,18 @@ class RunContext:
 
     @property
     def fingerprints(self) -> list[str]:
-        """The teachers'."""
+        """The teachers' fingerprints."""
         return [teacher.fingerprint for teacher in self.teachers]
 
     @property
     def weights(self) -> list[float]:
-        """One per teacher, of the ensemble that the student learns from and is compared with."""
+        """One per teacher, of the ensemble."""
         weights = self.recipe.fusion.weights
         return [1.0] * len(self.teachers) if weights == "auto" else list(weights)
 
     @property
     def notes(self) -> list[str]:
-        """Lines on the models that are no warnings."""
+        """Lines on the models."""
         models = [*self.teachers, *([self.given] if self.given else [])]
         lines = [note for model in models for note in model.notes]
         if not self.spec.task.metrics and self.recipe.data.source is not None and self.recipe.finetune.enabled:
@@ -84,7 +82,7 @@ def prepare_run(recipe: Recipe, force: bool, resume: bool, stages: StageReporter
     """Resolve and check a recipe, and load its models.
 
     Raises:
-        UserError: the recipe cannot work, or a model cannot be loaded or does not fit.
+        UserError: an impossible recipe, or an unusable model.
     """
     with stages("check", "checking names and options"):
         recipe, budget = resolve_width(recipe, force=force, resume=resume, stages=stages)
@@ -112,7 +110,7 @@ def _given_student(recipe: Recipe, teachers: Sequence[Teacher]) -> Teacher | Non
 
 
 def _run_key(recipe: Recipe, teachers: Sequence[Teacher], given: Teacher | None) -> dict[str, Any]:
-    """What a run and an interrupted one must have in common to resume."""
+    """What a resumed run must share with the interrupted one."""
     values = recipe.model_dump(mode="json")
     keys = ("teachers", "student", "width", "depth", "data", "calibration", "fusion", "finetune", "seed")
     fingerprints = [teacher.fingerprint for teacher in (*teachers, *([given] if given else []))]

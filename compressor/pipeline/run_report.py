@@ -9,30 +9,25 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RunReport:
-    """Everything that a run chose and measured, JSON-ready, with fields in the order of the file.
+    """Everything that a run chose and measured, JSON-ready, in the file's order.
 
     Attributes:
         version: of this package.
-        task: name of the task.
         reads: "image" or "text".
-        recipe: resolved.
-        environment: versions, machine and threads.
-        teachers: name, kind and fingerprint of each.
-        student: fingerprint of the written model, and the given student or None.
-        budget: how the width was picked for a target.
-        target: the student's shape; None for a given student.
-        fusion: choices, couplings and errors; None for a given student.
-        warnings: lines on results that could be better.
-        finetune: a `compressor.distillation.distill.FinetuneReport`.
+        teachers: name, kind and fingerprint.
+        student: fingerprint, and the given student or None.
+        budget: how the width was picked.
+        target: shape; None for a given student.
+        fusion: None for a given student.
+        warnings: lines on improvable results.
+        finetune: `compressor.distillation.distill.FinetuneReport`.
         notes: lines on steps left out.
         length: tokens of a text sample.
-        evaluation: samples and error of the scores.
+        evaluation: samples, error of scores.
         table: `compressor.bench.rows.Row` per model.
-        latency: how it was measured.
-        onnx: the float32 ONNX files.
-        formats: {name: report of the format}.
+        onnx: float32 files.
+        formats: {name: report}.
         seconds: by stage.
-        peak_memory_bytes: of this process.
     """
 
     version: str
@@ -58,5 +53,5 @@ class RunReport:
     peak_memory_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
-        """{field: value}, as in report.json."""
+        """{field: value}."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

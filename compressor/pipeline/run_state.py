@@ -1,4 +1,4 @@
-"""The work folder next to the output, from which an interrupted run resumes."""
+"""The work folder that an interrupted run resumes from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from compressor.utils.strict_json import json_text
 
 #: The fused student, before any finetuning.
 _STUDENT = "one-shot"
-#: The run's key and the report of its fusion; written last, so a folder without it is incomplete.
+#: The run's key and the report of its fusion; written last: without it the folder is incomplete.
 _STATE = "state.json"
 _CHECKPOINTS = "checkpoints"
 #: The file that marks a work folder; written first.
@@ -30,7 +30,7 @@ _MARK = ".compressor-work"
 
 
 def check_work(folder: Path) -> None:
-    """Refuse a folder of the user in the place of the work folder.
+    """Refuse a user's folder in place of the work folder.
 
     Raises:
         UserError: there is one.
@@ -47,8 +47,8 @@ class RunState:
     """The work folder of one run.
 
     Attributes:
-        folder: see `compressor.utils.files.work_folder`.
-        key: JSON-ready; only a run with the same key resumes from it.
+        folder: see `work_folder`.
+        key: JSON-ready; must match to resume.
     """
 
     folder: Path
@@ -56,14 +56,14 @@ class RunState:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the finetune's checkpoints."""
+        """The finetune's checkpoints."""
         return self.folder / _CHECKPOINTS
 
     def check(self, *, resume: bool, force: bool) -> None:
-        """Refuse to overwrite the work of another run, or of this one unless it is resumed.
+        """Refuse to overwrite another run's work, or this run's unless resumed.
 
         Raises:
-            UserError: the folder exists and is neither resumed nor replaced, or is of another run, or no work folder.
+            UserError: the folder is neither resumed nor replaced, or not this run's.
         """
         check_work(self.folder)
         if not self.folder.exists():
@@ -74,7 +74,7 @@ class RunState:
             raise UserError(f"{self.folder} holds an interrupted run: go on with --resume, or start anew with --force")
 
     def load(self, teachers: Sequence[str] = ()) -> InitialStudent | None:
-        """The saved student, or None; `teachers` are their fingerprints."""
+        """The saved student or None; `teachers` are fingerprints."""
         state = self._read()
         if state is None:
             return None
@@ -83,14 +83,10 @@ class RunState:
         )
 
     def save(self, student: InitialStudent, teachers: Sequence[str] = ()) -> None:
-        """Start the folder anew with the student before its finetune.
-
-        Args:
-            student: on the CPU.
-            teachers: their fingerprints.
+        """Start the folder anew with the student before its finetune; `teachers` are fingerprints.
 
         Raises:
-            UserError: it cannot be written, or is a folder of the user.
+            UserError: the folder is unwritable or a user's.
         """
         check_work(self.folder)
         try:
@@ -108,7 +104,7 @@ class RunState:
         atomic_write_text(self.folder / _STATE, json_text({"key": self.key, "report": student.report}))
 
     def remove(self) -> None:
-        """Remove the folder of a finished run; files of the user stay, and the folder with them."""
+        """Remove the files of a finished run, and the folder if empty."""
         if not _is_work(self.folder):
             return
         self._clear()
@@ -117,7 +113,7 @@ class RunState:
             self.folder.rmdir()
 
     def _clear(self) -> None:
-        """Remove the files of runs, except the mark."""
+        """Remove all files of runs but the mark."""
         # The state first: without it there is nothing to resume.
         for name in (_STATE, LAYER_MAPS_FILE, f".{LAYER_MAPS_FILE}.partial.npz"):
             (self.folder / name).unlink(missing_ok=True)
@@ -128,7 +124,7 @@ class RunState:
 
     @contextmanager
     def kept_if_interrupted(self) -> Iterator[None]:
-        """At any exception keep the folder if the run can be resumed from it, else remove it."""
+        """At an exception keep a resumable folder, else remove it."""
         try:
             yield
         except KeyboardInterrupt:
@@ -159,7 +155,7 @@ class RunState:
 
 
 def _make(folder: Path) -> None:
-    """Make a work folder that has its mark from the start, even if the process is killed."""
+    """Make a work folder, marked from the start."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with scratch(folder) as place:
         new = place / folder.name
@@ -169,7 +165,7 @@ def _make(folder: Path) -> None:
 
 
 def _is_work(folder: Path) -> bool:
-    """Whether a folder has the mark, or the state of a former version's run."""
+    """Whether a folder has the mark, or a former version's state."""
     if folder.is_symlink() or not folder.is_dir():
         return False
     if (folder / _MARK).is_file():

@@ -1,4 +1,4 @@
-"""The stages of a run: progress callbacks, and seconds by stage."""
+"""Stages of a run: progress and seconds."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ OnStageProgress = Callable[[float | None, str], None]
 
 
 class StageReporter:
-    """Reports stages and measures their seconds; a stage that is entered again adds up.
+    """Reports stages and adds up their seconds.
 
     Args:
-        progress: called at the start of every stage and inside it.
-        begun: start of the run, by `time.perf_counter`; the time until now is stage "start".
+        begun: start of the run, by `time.perf_counter`; until now is stage "start".
     """
 
     def __init__(self, progress: OnStage | None = None, begun: float | None = None) -> None:
@@ -30,7 +29,7 @@ class StageReporter:
 
     @contextmanager
     def __call__(self, stage: str, message: str) -> Iterator[OnStageProgress]:
-        """Time the block as `stage`; yields the callback for progress inside it."""
+        """Time the block as `stage`; yields its progress callback."""
 
         def on_progress(fraction: float | None, message: str) -> None:
             if self._progress:
@@ -44,5 +43,5 @@ class StageReporter:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begun
 
     def report(self) -> dict[str, float]:
-        """Seconds by stage, and "total" with the time between stages."""
+        """Seconds by stage; "total" includes time between stages."""
         return {**self.seconds, "total": time.perf_counter() - self._begun}

@@ -1,4 +1,4 @@
-"""Teachers by name: their configs, their device, the student's shape, and their models; misfits are refused early."""
+"""Teachers by name: configs, device, student's shape, models."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from compressor.pipeline.stages import OnStageProgress
 
 
 def read_configs(names: Sequence[str]) -> list[PretrainedConfig]:
-    """The configs of models that fit together; no weights are read.
+    """Configs of models that fit together.
 
     Raises:
-        UserError: a name is unknown, a config is unreadable, or two do not fit together; the line names them.
+        UserError: an unusable name or config, or two that do not fit.
     """
     named = [(name, load_config(name)) for name in names]
     check_compatible_configs(named)
@@ -34,7 +34,7 @@ def check_device(device: str) -> None:
     """Refuse a device that torch cannot use.
 
     Raises:
-        UserError: it is unknown or missing; the line says why.
+        UserError: it is unknown or missing.
     """
     try:
         torch.empty(1, device=device)
@@ -46,26 +46,26 @@ def check_device(device: str) -> None:
 def plan_target(
     configs: Sequence[PretrainedConfig], width: float, depth: float | int | None = None, narrowing: str = "auto"
 ) -> tuple[list[StudentSpec], Anatomy]:
-    """The student's possible shapes, the most promising first, and the anatomy they come from; no weights are read.
+    """The student's possible shapes, best first, and their anatomy, from configs alone.
 
     Args:
-        configs: the teachers'; the widest gives the student's config.
-        width: share of the widest teacher's residual width.
-        depth: share of the deepest teacher's layers, or their number; None for all.
+        configs: the widest gives the student's.
+        width: share of the widest residual width, in (0, 1].
+        depth: share of the deepest teacher's layers, or their number.
         narrowing: see `FusionOptions`.
 
     Raises:
-        UserError: an architecture is not understood, or width or depth leave nothing of it.
+        UserError: an unknown architecture, or too small a width or depth.
     """
     lead, anatomy, depths = shape_of(configs)
     return student_specs(lead, anatomy, width, depth, depths, narrowing, configs), anatomy
 
 
 def shape_of(configs: Sequence[PretrainedConfig]) -> tuple[PretrainedConfig, Anatomy, tuple[int, ...]]:
-    """The widest teacher's config and anatomy, and the number of layers of the deepest, by stack.
+    """The widest teacher's config and anatomy, and the deepest's layers per stack.
 
     Raises:
-        UserError: an architecture is not understood.
+        UserError: an unknown architecture.
     """
     anatomies = [inspect_config(config) for config in configs]
     widest = widest_teacher(configs, anatomies)
@@ -74,15 +74,15 @@ def shape_of(configs: Sequence[PretrainedConfig]) -> tuple[PretrainedConfig, Ana
 
 
 def depth_option(depth: float | int | None) -> dict[str, Any]:
-    """The argument `depth` of the fusion; empty for None."""
+    """The fusion's argument `depth`, if any."""
     return {} if depth is None else {"depth": depth}
 
 
 def load_ensemble(names: Sequence[str], on_progress: OnStageProgress | None = None) -> list[Teacher]:
-    """Load models that fit together, on the CPU; built-in teachers that are not cached are trained first.
+    """Load models that fit together on the CPU; train missing built-in ones.
 
     Raises:
-        UserError: one of them cannot be loaded, or they do not fit together.
+        UserError: a model cannot be loaded or does not fit.
     """
     teachers = []
     for name in names:
@@ -94,7 +94,7 @@ def load_ensemble(names: Sequence[str], on_progress: OnStageProgress | None = No
 
 
 def common_data(names: Sequence[str]) -> str | None:
-    """The data of built-in teachers; None if one of the models is not built in."""
+    """Data of built-in teachers, if all are."""
     if any(name not in BUILTIN or resolve(name).kind != "builtin" for name in names):
         return None
     return builtin_data(names[0])

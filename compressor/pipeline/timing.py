@@ -1,4 +1,4 @@
-"""Latency of models that are compared with each other."""
+"""Latency of models compared with each other."""
 
 from __future__ import annotations
 
@@ -22,12 +22,10 @@ _WITHOUT_COST = ("id2label", "label2id", "_name_or_path", "transformers_version"
 
 @dataclass(frozen=True)
 class TimedModel:
-    """A model to time, or several that run one after the other.
+    """A model to time, or several in sequence.
 
     Attributes:
-        name: as in the table.
-        models: in torch.
-        onnx: their ONNX files; None leaves ONNX Runtime out.
+        onnx: files; None leaves ONNX Runtime out.
     """
 
     name: str
@@ -37,13 +35,13 @@ class TimedModel:
 
 @dataclass(frozen=True)
 class Timing:
-    """Latency of one contender in each backend."""
+    """Latency per backend."""
 
     torch: Latency
     ort: Latency | None
 
     def columns(self) -> dict[str, float | None]:
-        """The latency columns of a `Row`."""
+        """Latency columns of a `Row`."""
         return {
             "torch_p50_ms": self.torch.p50_ms,
             "torch_p95_ms": self.torch.p95_ms,
@@ -61,17 +59,15 @@ def time_contenders(
     length: int = LENGTH,
     warmups: int = 10,
 ) -> dict[str, Timing]:
-    """Time contenders in turns on the same random inputs, first in torch and then in ONNX Runtime.
+    """Time contenders of one task in turns on the same random inputs, in torch, then in ONNX Runtime.
 
-    Contenders of one shape are timed once: weights do not change how long a model takes.
+    Contenders of one shape are timed once: time does not depend on weights.
 
     Args:
-        contenders: models of one task.
-        batch_size: samples per call.
-        seconds: least measuring time per distinct contender and backend.
-        thread_count: of both backends; all cores of this process if omitted.
-        length: tokens of text inputs, cut to the longest that the models can read.
-        warmups: calls before measuring, after the first.
+        seconds: least time per contender and backend.
+        thread_count: None for all cores.
+        length: tokens, at most the models' limit.
+        warmups: after the first call.
 
     Returns:
         {name: timing}
@@ -85,7 +81,7 @@ def time_contenders(
         key: _in_turn([torch_runner(model, inputs, thread_count) for model in contender.models])
         for key, contender in distinct.items()
     }
-    # One session per file: threads of a second one would spin while the first computes.
+    # One session per file: a second one's threads would spin.
     sessions: dict[Path, Runner] = {}
     in_ort: dict[str, Runner] = {}
     for key, contender in distinct.items():
@@ -101,7 +97,7 @@ def time_contenders(
 
 
 def sample_length(config: PretrainedConfig, length: int = LENGTH) -> int | None:
-    """Tokens of the text samples for latency and multiply–accumulates; None for models that read no text."""
+    """Tokens of a measured text sample; None without text."""
     if is_image_config(config):
         return None
     return min(length, most_positions(config) or length)
@@ -110,14 +106,7 @@ def sample_length(config: PretrainedConfig, length: int = LENGTH) -> int | None:
 def latency_report(
     timings: dict[str, Timing], batch_size: int, seconds: float, length: int | None = None
 ) -> dict[str, Any] | None:
-    """The entry `latency` of report.json; None if nothing was timed.
-
-    Args:
-        timings: of every contender.
-        batch_size: samples per call.
-        seconds: least measuring time.
-        length: tokens of a text sample; None for other samples.
-    """
+    """The entry `latency` of report.json, or None."""
     if not timings:
         return None
     return {
@@ -133,7 +122,7 @@ def latency_report(
 
 
 def shape_key(models: Sequence[PreTrainedModel]) -> str:
-    """One text for all models of the same class and shapes."""
+    """A text shared by models of one class and shape."""
     return json.dumps([_shape(model) for model in models], sort_keys=True, default=str)
 
 

@@ -1,1 +1,1 @@
-"""Helpers of all rooms: registries, matrices, files, processes, threads, logging."""
+"""Helpers: registries, matrices, files, processes, threads, logging."""

@@ -1,4 +1,4 @@
-"""Models on a device for the length of a block."""
+"""Models on a device for one block."""
 
 from __future__ import annotations
 
@@ -11,12 +11,7 @@ from torch import nn
 
 @contextmanager
 def on_device(models: Sequence[nn.Module], device: str | torch.device) -> Iterator[None]:
-    """Move models to a device inside the block, and each back to its own device at the end.
-
-    Args:
-        models: modules with at least one parameter, each on one device.
-        device: of torch, such as "cuda".
-    """
+    """Move models to a device inside the block, then each back to its own."""
     origins = [next(model.parameters()).device for model in models]
     try:
         for model in models:

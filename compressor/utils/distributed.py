@@ -1,4 +1,4 @@
-"""Processes of one job, as started by `torchrun` or `accelerate launch`; rank 0 is the main one."""
+"""Processes of `torchrun` or `accelerate launch`; rank 0 is the main one."""
 
 from __future__ import annotations
 
@@ -12,40 +12,37 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-#: Hours that processes wait for the main one, which fuses and measures alone.
+#: Hours to wait for the main process, which fuses and measures alone.
 TIMEOUT_HOURS = 24
 
 
 def rank() -> int:
-    """The index of this process, from 0."""
+    """Index of this process, from 0."""
     return int(os.environ.get("RANK") or 0)
 
 
 def world_size() -> int:
-    """The number of processes."""
+    """Number of processes."""
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that writes files, prints and measures."""
+    """Whether this process writes, prints and measures."""
     return rank() == 0
 
 
 def is_sharded() -> bool:
-    """Whether accelerate shards weights over processes (FSDP)."""
+    """Whether accelerate shards weights (FSDP)."""
     return _is_set("ACCELERATE_USE_FSDP")
 
 
 def device_of(name: str) -> str:
-    """The device of this process; with several processes, one GPU each."""
+    """This process's device: one GPU each."""
     return f"cuda:{os.environ.get('LOCAL_RANK') or 0}" if name == "cuda" and world_size() > 1 else name
 
 
 def init(device: str) -> None:
     """Connect to the other processes, if any.
-
-    Args:
-        device: "cpu", or "cuda" for one GPU each.
 
     Raises:
         UnsupportedError: DeepSpeed, FSDP 1, or FSDP on the CPU, which would not shard.
@@ -81,7 +78,7 @@ def barrier() -> None:
 
 
 def shutdown() -> None:
-    """Disconnect once all processes are here."""
+    """Disconnect once all are here."""
     if world_size() > 1:
         import torch
 
@@ -91,7 +88,7 @@ def shutdown() -> None:
 
 
 def all_sum(values: Sequence[float], device: torch.device) -> list[float]:
-    """Float64 sums over all connected processes, position by position."""
+    """Float64 sums over processes, per position."""
     if world_size() == 1:
         return list(values)
     import torch
@@ -104,19 +101,14 @@ def all_sum(values: Sequence[float], device: torch.device) -> list[float]:
 
 
 def gather_weights(model: nn.Module, whole: nn.Module) -> None:
-    """Copy a sharded model's weights (FSDP2) into a whole one, in all processes.
-
-    Args:
-        model: sharded by `fully_shard`.
-        whole: written to.
-    """
+    """Copy a sharded model's weights (FSDP2) into a whole one; all processes call it."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     whole.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)))
 
 
 def scatter_weights(whole: nn.Module, model: nn.Module) -> None:
-    """Copy a whole model's weights, equal in all processes, into a sharded one, in all processes."""
+    """Copy whole weights, equal in all processes, into a sharded model."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
     set_model_state_dict(model, dict(whole.state_dict()), options=StateDictOptions(full_state_dict=True))

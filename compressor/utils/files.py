@@ -1,4 +1,4 @@
-"""Output files and folders: checked before any work, whole or not at all, and a full disk as one line."""
+"""Output files and folders: checked early, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DISK_FULL_MESSAGES = (
 
 
 def whole_path(path: str | Path) -> Path:
-    """An absolute path that ends with a name and not with `..`, so that its neighbours are in its parent."""
+    """The absolute path, without a final `..`."""
     path = Path(path).expanduser().absolute()
     if path.name in ("", ".."):
         return path.resolve()
@@ -35,7 +35,7 @@ def whole_path(path: str | Path) -> Path:
 
 
 def work_folder(output: str | Path) -> Path:
-    """The folder next to an output that its run can be resumed from."""
+    """The folder next to an output to resume from."""
     output = whole_path(output)
     return output.with_name(output.name + ".work")
 
@@ -44,12 +44,10 @@ def check_output(output: str | Path, replaceable: Check | None = None) -> None:
     """Refuse an output folder that cannot or must not be written.
 
     Args:
-        output: the folder.
-        replaceable: refuses a folder that exists and must not be replaced; None refuses all that exist.
+        replaceable: refuses some existing folders; None refuses all.
 
     Raises:
-        UserError: it exists and is not replaceable; it is a file or a link; it holds the home or the working folder; or
-            its parent is not a folder that can be written.
+        UserError: a refused folder, a file, a link, a folder around home or working folder, or an unwritable parent.
     """
     output = whole_path(output)
     if os.path.lexists(output):
@@ -65,19 +63,13 @@ def check_output(output: str | Path, replaceable: Check | None = None) -> None:
 
 
 def check_file(path: Path, force: bool, *, parents: bool = False) -> Path:
-    """Refuse an output file that cannot or must not be written.
+    """Refuse an output file that cannot or must not be written; its path.
 
     Args:
-        path: the file.
-        force: replace a plain file of that name.
-        parents: its folder will be made if missing.
-
-    Returns:
-        The path.
+        parents: a missing folder is no error.
 
     Raises:
-        UserError: it exists and `force` is off; it is a folder, a link or a device; or its folder is missing or cannot
-            be written to.
+        UserError: a file without `force`, a special file, or a missing or unwritable folder.
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise UserError(f"{path} is not a plain file, so it is not replaced: choose another name")
@@ -97,13 +89,10 @@ def _check_parent(path: Path) -> None:
 
 @contextmanager
 def atomic_directory(output: str | Path, replaceable: Check | None = None) -> Iterator[Path]:
-    """A temporary folder next to `output` that becomes `output` when the block ends without an exception.
-
-    Any exception removes the temporary folder and leaves an older output untouched; otherwise that goes last.
+    """A temporary folder that becomes `output` at the end; an exception removes it and keeps an older output.
 
     Raises:
-        UserError: as of `check_output`; or the finished folder cannot be moved into place, and the line says where it
-            is kept.
+        UserError: see `check_output`; or the move failed, and the line names the kept folder.
     """
     output = whole_path(output)
     check_output(output, replaceable)
@@ -125,7 +114,7 @@ def atomic_directory(output: str | Path, replaceable: Check | None = None) -> It
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
-    """Write a text file atomically: after any end of the process it is the old one or the new one."""
+    """Write a text file atomically: it is always the old or the new one."""
     path = Path(path)
     with scratch(path) as folder:
         (folder / path.name).write_text(text, encoding="utf-8")
@@ -133,7 +122,7 @@ def atomic_write_text(path: str | Path, text: str) -> None:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an exception, or one of its causes, means that a file could not grow."""
+    """Whether an exception or a cause means a full disk."""
     visited: set[int] = set()
     while error is not None and id(error) not in visited:
         visited.add(id(error))
@@ -147,14 +136,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 @contextmanager
 def disk_full_as_user_error(place: str | Path) -> Iterator[None]:
-    """Turn any error of a full disk inside the block into one line.
-
-    Args:
-        place: for the line, such as "to the folder student".
-
-    Raises:
-        UserError: there is no space left.
-    """
+    """Turn a full disk into a `UserError` that names `place`, such as "to the folder student"."""
     try:
         yield
     except Exception as error:

@@ -1,6 +1,6 @@
-"""Bounded reading of files that users name: regular files only, of limited size, and JSON of limited depth.
+"""Bounded reading of users' files: regular, of limited size, JSON of limited depth.
 
-Pipes and devices are never opened: reading one may take for ever.
+Pipes and devices can block for ever: they are never opened.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from compressor.errors import UserError
 
-#: Levels of lists and objects in a JSON file; those of models and reports have fewer than ten.
+#: Levels of a JSON file; models and reports have fewer than ten.
 MAX_DEPTH = 64
 MIB = 1 << 20
 
@@ -27,10 +27,7 @@ _KINDS = {
 
 
 def special_kind(path: str | Path) -> str | None:
-    """The kind of a path that is no regular file, such as "a pipe (FIFO)"; None for a regular file or a missing one.
-
-    Links are followed; nothing is opened.
-    """
+    """Kind of a special file, such as "a pipe (FIFO)", links followed; None if regular or missing."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
@@ -39,14 +36,10 @@ def special_kind(path: str | Path) -> str | None:
 
 
 def check_regular(path: str | Path, limit: int | None = None) -> None:
-    """Refuse a path that is no regular file; nothing is opened, and a missing file is no error here.
-
-    Args:
-        path: to be read.
-        limit: most bytes.
+    """Refuse a special or large file without opening it; a missing one passes.
 
     Raises:
-        UserError: it is a pipe, a socket, a device or a folder, or exceeds the limit.
+        UserError: special, a folder, or more than `limit` bytes.
     """
     kind = special_kind(path)
     if kind is not None:
@@ -58,14 +51,10 @@ def check_regular(path: str | Path, limit: int | None = None) -> None:
 def read_text(path: str | Path, limit: int) -> str:
     """The text of a UTF-8 file.
 
-    Args:
-        path: a regular file.
-        limit: most bytes.
-
     Raises:
-        UserError: it is no regular file, or exceeds the limit.
-        OSError: it is missing or cannot be read.
-        UnicodeDecodeError: it is not UTF-8.
+        UserError: special, or more than `limit` bytes.
+        OSError: missing or unreadable.
+        UnicodeDecodeError: not UTF-8.
     """
     check_regular(path, limit)
     with open(path, "rb") as file:
@@ -77,16 +66,11 @@ def read_text(path: str | Path, limit: int) -> str:
 
 
 def read_json(path: str | Path, limit: int) -> Any:
-    """The values of a JSON file; None for NaN and infinity, which JSON does not have but Python writes.
-
-    Args:
-        path: a regular file.
-        limit: most bytes.
+    """Values of a JSON file, None for NaN and infinity.
 
     Raises:
-        UserError: as `read_text`.
-        OSError: as `read_text`.
-        ValueError: it is not JSON, not UTF-8, or nested deeper than `MAX_DEPTH` levels.
+        UserError, OSError: see `read_text`.
+        ValueError: not JSON, not UTF-8, or deeper than `MAX_DEPTH`.
     """
     text = read_text(path, limit)
     try:
@@ -98,7 +82,7 @@ def read_json(path: str | Path, limit: int) -> Any:
 
 
 def _check_depth(values: Any) -> None:
-    """Level by level, since recursion has a limit of its own."""
+    """Check level by level: recursion has its own limit."""
     level = [values] if _is_container(values) else []
     for _ in range(MAX_DEPTH):
         if not level:

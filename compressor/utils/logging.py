@@ -1,4 +1,4 @@
-"""Silence the libraries' own progress bars and logs, and shorten exceptions to one line."""
+"""Silent libraries, and exceptions in one line."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_transformers(*, errors: bool = True) -> Iterator[None]:
-    """No progress bars and warnings of transformers inside the block.
-
-    Args:
-        errors: False silences its errors too, for configs built only to be measured.
-    """
+    """Silence transformers' progress bars and warnings, and with `errors=False` its errors."""
     from transformers.utils import logging as transformers_logging
 
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
@@ -29,7 +25,7 @@ def quiet_transformers(*, errors: bool = True) -> Iterator[None]:
 
 @contextmanager
 def quiet_datasets() -> Iterator[None]:
-    """No progress bars and logs of datasets inside the block."""
+    """Silence progress bars and logs of datasets."""
     import datasets
     from datasets.utils import logging as datasets_logging
 
@@ -45,7 +41,7 @@ def quiet_datasets() -> Iterator[None]:
 
 
 def one_line(error: BaseException | str, limit: int = 240) -> str:
-    """A text, or the message of an exception (or its class name), on one line of at most `limit` characters."""
+    """A text, or an exception's message or class, on one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
 

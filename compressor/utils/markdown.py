@@ -1,4 +1,4 @@
-"""Text in Markdown, escaped: names of folders and classes may hold any characters."""
+"""Text, such as names of folders, escaped in Markdown."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _BEGINNING = re.compile(r"^\d{1,9}(?=[.)](?:\s|$))|^(?=#{1,6}(?:\s|$)|[+-](?:\s|
 _ENTITY = re.compile(r"&(?=#?\w+;)")
 # Controls, marks of direction, surrogates, line and paragraph separators.
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-# Joiners, which some scripts and emoji are written with.
+# Joiners, used in some scripts and emoji.
 _JOINERS = "\u200c\u200d"
 
 
 def escape_markdown(text: object) -> str:
-    """A text on one line without markup, for a heading, a list or a table."""
+    """One line without markup, for headings, lists and tables."""
     escaped = _ENTITY.sub("&amp;", visible_line(text)).replace("<", "&lt;").replace(">", "&gt;")
     return _BEGINNING.sub(r"\g<0>\\", _MARKS.sub(r"\\\g<0>", escaped))
 
 
 def code_span(text: object) -> str:
-    """A text on one line as code, for a heading or a list."""
+    """One line as code, for headings and lists."""
     shown = visible_line(text)
     ticks = "`" * (_longest_run(shown) + 1)
     # One space at each end is no part of the text.
@@ -38,7 +38,7 @@ def code_block(language: str, text: str) -> str:
 
 
 def visible_line(text: object) -> str:
-    """A text with spaces for line breaks, and replacement characters for invisible ones."""
+    """A text with line breaks and invisible characters replaced."""
     return "".join(map(_visible, " ".join(str(text).split())))
 
 

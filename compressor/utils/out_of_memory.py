@@ -1,4 +1,4 @@
-"""Memory of this process: its limits, and one line for a failed allocation of any library."""
+"""Memory of this process: limits and failed allocations."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of memory; None if the system does not tell.
+    """Bytes of memory; None if unknown.
 
     Attributes:
-        total: for this process: the least of the machine's memory and all limits.
-        free: the least that the machine and all limits leave.
-        limits: {name: bytes} of the limits below the machine's memory.
+        total: least of the machine's memory and all limits.
+        free: least left by them.
+        limits: {name: bytes}, if below the machine's.
     """
 
     total: int | None
@@ -49,7 +49,7 @@ class Memory:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an exception, or one of its causes, means that memory ran out."""
+    """Whether an exception or a cause means that memory ran out."""
     visited: set[int] = set()
     while error is not None and id(error) not in visited:
         visited.add(id(error))
@@ -65,7 +65,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def describe_out_of_memory(error: BaseException) -> str:
-    """Requested and free memory, and a remedy, in one line."""
+    """One line: requested and free memory, and a remedy."""
     size = _requested(error)
     wanted = f"{size} more were asked for" if size else "more was asked for than there is"
     memory = available_memory()
@@ -79,11 +79,7 @@ def describe_out_of_memory(error: BaseException) -> str:
 
 
 def available_memory(root: Path = Path("/")) -> Memory:
-    """Memory of this process within the machine, its cgroup and `ulimit`.
-
-    Args:
-        root: of the file system, for tests.
-    """
+    """Memory within machine, cgroup and `ulimit`; tests set `root`."""
     total, free = _machine(root)
     limits = [*_cgroup(root), *_ulimit(root)]
     return Memory(
@@ -94,7 +90,7 @@ def available_memory(root: Path = Path("/")) -> Memory:
 
 
 def format_bytes(size: float) -> str:
-    """Bytes in a fitting unit, such as "1.5 GiB"."""
+    """Bytes with a unit, such as "1.5 GiB"."""
     unit = 0
     while abs(size) >= 1024 and unit < len(_UNITS) - 1:
         size, unit = size / 1024, unit + 1
@@ -106,7 +102,7 @@ def _is_memory_message(text: str) -> bool:
 
 
 def _requested(error: BaseException | None) -> str | None:
-    """The requested size, if a message names it."""
+    """The size in a message, if any."""
     while error is not None:
         if match := _REQUESTED_SIZE.search(str(error)):
             written, *plain = match.groups()
@@ -116,7 +112,7 @@ def _requested(error: BaseException | None) -> str | None:
 
 
 def _machine(root: Path) -> tuple[int | None, int | None]:
-    """Bytes of the machine, and bytes available to processes: free, or cached files."""
+    """Bytes of the machine, and bytes free or cached."""
     try:
         lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
         sizes = {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith("kB")}
@@ -133,7 +129,7 @@ def _pages(name: str) -> int | None:
 
 
 def _cgroup(root: Path) -> Iterator[tuple[str, int, int]]:
-    """(name, limit, bytes left) of the narrowest limit of this process's cgroups, version 1 or 2."""
+    """(name, limit, bytes left) of the narrowest cgroup, version 1 or 2."""
     for folder, limit, used in _cgroup_files(root):
         allowed, held = _number(folder / limit), _number(folder / used)
         if allowed is not None and allowed < _UNLIMITED:
@@ -142,7 +138,7 @@ def _cgroup(root: Path) -> Iterator[tuple[str, int, int]]:
 
 
 def _cgroup_files(root: Path) -> Iterator[tuple[Path, str, str]]:
-    """(folder, file of the limit, file of the use) of this process's cgroups, the narrowest limit first."""
+    """(folder, limit file, use file) of the cgroups, narrowest first."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -160,13 +156,13 @@ def _cgroup_files(root: Path) -> Iterator[tuple[Path, str, str]]:
 
 
 def _upwards(base: Path, name: str, limit: str, used: str) -> list[tuple[Path, str, str]]:
-    """A cgroup's folder and those above it; `base` alone in a container, whose cgroup is mounted as the root."""
+    """A cgroup's folder and its parents; in a container only `base`, mounted as root."""
     folder = base / name.strip("/")
     return [(path, limit, used) for path in (folder, *folder.parents) if path == base or base in path.parents]
 
 
 def _number(path: Path) -> int | None:
-    """The number in a file; None without one, as for "max"."""
+    """The number in a file, if any."""
     try:
         return int(path.read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -174,7 +170,7 @@ def _number(path: Path) -> int | None:
 
 
 def _reclaimable(path: Path) -> int:
-    """Bytes of cached files that a cgroup can give back."""
+    """Bytes of a cgroup's cached files."""
     try:
         lines = path.read_text(encoding="ascii").splitlines()
         values = {key: int(value) for key, _, value in (line.partition(" ") for line in lines)}
@@ -184,7 +180,7 @@ def _reclaimable(path: Path) -> int:
 
 
 def _ulimit(root: Path) -> Iterator[tuple[str, int, int]]:
-    """(name, limit, bytes left) of every limit of this process that is set."""
+    """(name, limit, bytes left) of every limit set."""
     try:
         import resource
     except ImportError:
@@ -198,7 +194,7 @@ def _ulimit(root: Path) -> Iterator[tuple[str, int, int]]:
 
 
 def _held(root: Path) -> dict[str, int]:
-    """{the system's name: bytes} of this process's address space."""
+    """{system's name: bytes} of the address space."""
     try:
         lines = (root / "proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:

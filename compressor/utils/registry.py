@@ -1,4 +1,4 @@
-"""A table of named entries; the error for an unknown name lists the known ones."""
+"""Tables of named entries."""
 
 from __future__ import annotations
 
@@ -11,18 +11,14 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Entries of one kind by name.
-
-    Args:
-        kind: for messages, such as "ground cost".
-    """
+    """Entries of one kind, such as "ground cost", by name."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that adds an entry; ValueError if the name is taken."""
+        """Decorator that adds an entry; ValueError if taken."""
 
         def enter(entry: T) -> T:
             if name in self._entries:
@@ -33,11 +29,11 @@ class Registry(Generic[T]):
         return enter
 
     def get(self, name: str) -> T:
-        """The entry of that name; UserError with the known names if there is none."""
+        """An entry; UserError with the known names if unknown."""
         if name not in self._entries:
             raise UserError(f"unknown {self.kind} '{name}' (known: {', '.join(self.names())})")
         return self._entries[name]
 
     def names(self) -> tuple[str, ...]:
-        """The known names, in the order of registration."""
+        """Names in order of registration."""
         return tuple(self._entries)

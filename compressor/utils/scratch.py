@@ -1,4 +1,4 @@
-"""Temporary folders next to an output, marked and locked so that those of killed processes are recognised."""
+"""Temporary folders next to an output, marked and locked to recognise those of killed processes."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Literal
 
-#: The file that says that a folder is one of these; whoever uses the folder holds a lock on it.
+#: The file that marks a scratch folder; its user holds a lock on it.
 MARK = ".compressor-scratch"
-#: The file that says that what the folder holds is whole: it is never removed without being asked for.
+#: The file that marks complete content, which is removed only on request.
 _FINISHED = ".compressor-finished"
 
 
 @contextmanager
 def scratch(target: Path, kind: Literal["partial", "old"] = "partial") -> Iterator[Path]:
-    """A folder `.NAME.*.KIND` next to `target`, which is removed at the end of the block.
+    """A folder `.NAME.*.KIND` next to `target`, removed at the end.
 
     It stays after `keep`, and after `finish` unless its content was moved away.
 
     Args:
-        target: the output; its parent exists.
-        kind: partial for an output being written, old for one being replaced.
+        kind: partial while written, old while replaced.
 
     Raises:
         OSError: it cannot be made.
     """
-    # Imported only now: commands that write nothing need not wait for it.
+    # Imported only now: not every command writes.
     from filelock import FileLock
 
     folder = Path(mkdtemp(prefix=f".{target.name}.", suffix=f".{kind}", dir=target.parent))
@@ -45,7 +44,7 @@ def scratch(target: Path, kind: Literal["partial", "old"] = "partial") -> Iterat
 
 
 def finish(folder: Path) -> None:
-    """Mark the content of a scratch folder as complete, so that it survives if the process is killed."""
+    """Mark the content as complete, to survive a kill."""
     (folder / _FINISHED).touch()
 
 
@@ -61,12 +60,9 @@ def is_scratch(path: Path) -> bool:
 
 
 def tidy(target: Path) -> Iterator[str]:
-    """Remove scratch folders of killed processes next to `target`, and put back outputs that they moved away.
+    """Remove killed processes' scratch folders, and put back moved outputs; yields a line on each.
 
-    Folders without the mark, and those of living processes, stay.
-
-    Yields:
-        A line about each, for the user.
+    Unmarked and busy folders stay.
     """
     from filelock import FileLock, Timeout
 
@@ -75,7 +71,7 @@ def tidy(target: Path) -> Iterator[str]:
         if not named.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
             continue
         if not is_scratch(folder):
-            # A process that was killed before it could leave its mark has left nothing else either.
+            # A process killed before its mark left nothing else.
             with suppress(OSError):
                 folder.rmdir()
             continue
@@ -88,7 +84,7 @@ def tidy(target: Path) -> Iterator[str]:
 
 
 def _clean_up(folder: Path, target: Path) -> str:
-    """Put back, leave or remove the content of an abandoned scratch folder; a line about it."""
+    """Put back, leave or remove an abandoned folder's content; a line on it."""
     inside = folder / target.name
     if folder.suffix == ".old" and os.path.lexists(inside) and not os.path.lexists(target):
         inside.rename(target)

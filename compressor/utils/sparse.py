@@ -1,6 +1,6 @@
 """Matrices stored by entries, or computed at each access.
 
-A dense map between 4,096 hidden units takes 134 MB in double precision, and a model has two dozen; most only select.
+A dense map between 4,096 hidden units takes 134 MB in float64; a model has two dozen.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ class Entries:
     Attributes:
         rows, columns: places, row by row, [e].
         values: float64 [e].
-        shape: (n, m).
     """
 
     rows: Tensor
@@ -30,7 +29,7 @@ class Entries:
 
     @classmethod
     def of(cls, matrix: Tensor) -> Entries | None:
-        """The entries of a dense matrix [n, m]; None if more than n + m (a hard plan has fewer)."""
+        """Entries of a matrix [n, m]; None if more than n + m (a hard plan has fewer)."""
         if int(matrix.count_nonzero()) > sum(matrix.shape):
             return None
         rows, columns = matrix.nonzero(as_tuple=True)
@@ -50,7 +49,7 @@ class Entries:
         return matrix
 
     def sums(self, dim: int) -> Tensor:
-        """Sums over the rows (dim 0, [m]) or the columns (dim 1, [n])."""
+        """See `sums`."""
         unique, places = (self.one_a_column, self.columns) if dim == 0 else (self.one_a_row, self.rows)
         if not unique:
             return self.dense().sum(dim)
@@ -59,7 +58,7 @@ class Entries:
         return totals
 
     def carry(self, values: Tensor) -> Tensor:
-        """The transpose times values [n, c] or [n], in their precision: [m, c] or [m]."""
+        """See `carry`."""
         if not self.one_a_column:
             return self.dense().to(values).T @ values
         moved = torch.zeros(self.shape[1], *values.shape[1:], dtype=values.dtype, device=values.device)
@@ -76,12 +75,7 @@ class Entries:
 
 @dataclass(frozen=True, eq=False)
 class Deferred:
-    """A matrix that is computed at each access.
-
-    Attributes:
-        shape: (n, m).
-        make: computes it.
-    """
+    """A matrix [n, m] that `make` computes at each access."""
 
     shape: tuple[int, int]
     make: Callable[[], Tensor]
@@ -100,12 +94,12 @@ def dense(matrix: Matrix) -> Tensor:
 
 
 def carry(matrix: Matrix, values: Tensor) -> Tensor:
-    """The transpose of a matrix [n, m] times values [n, c] or [n], in their precision: [m, c] or [m]."""
+    """Transpose of a matrix [n, m] times values [n, c] or [n], in their precision: [m, c] or [m]."""
     return matrix.carry(values) if isinstance(matrix, Entries) else dense(matrix).to(values).T @ values
 
 
 def picks(matrix: Matrix) -> tuple[Tensor, Tensor] | None:
-    """(rows, columns) if all entries are ones, at most one per column; else None, as for `Deferred`."""
+    """(rows, columns) if all entries are ones, at most one per column; else, and for `Deferred`, None."""
     if isinstance(matrix, Deferred):
         return None
     if isinstance(matrix, Entries):
@@ -118,14 +112,14 @@ def picks(matrix: Matrix) -> tuple[Tensor, Tensor] | None:
 
 
 def sums(matrix: Tensor | Entries, dim: int) -> Tensor:
-    """Sums over the rows (dim 0, [m]) or the columns (dim 1, [n])."""
+    """Sums over rows (dim 0, [m]) or columns (dim 1, [n])."""
     return matrix.sum(dim) if isinstance(matrix, Tensor) else matrix.sums(dim)
 
 
 def scaled(
     matrix: Tensor | Entries, *, rows: Tensor | None = None, columns: Tensor | None = None, by: Sequence[float] = ()
 ) -> Entries | Deferred:
-    """A matrix [n, m] times `rows` [n], `columns` [m] and the numbers `by`; deferred if it is dense."""
+    """A matrix [n, m] times `rows` [n], `columns` [m] and the numbers `by`; deferred if dense."""
     if isinstance(matrix, Entries):
         values = matrix.values if rows is None else matrix.values * rows[matrix.rows]
         values = values if columns is None else values * columns[matrix.columns]

@@ -1,4 +1,4 @@
-"""JSON without NaN and infinity, which Python would write although JSON has no such numbers."""
+"""JSON without NaN and infinity, which Python would write."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def json_text(values: Any, *, indent: int | None = None) -> str:
     """One JSON value as text.
 
     Raises:
-        UserError: a number is NaN or infinite; the line says where.
+        UserError: NaN or infinity; says where.
     """
     try:
         return json.dumps(values, indent=indent, ensure_ascii=False, allow_nan=False)
@@ -28,12 +28,12 @@ def json_text(values: Any, *, indent: int | None = None) -> str:
 
 
 def finite_or_none(value: Any) -> Any:
-    """None for NaN and infinity, other values as they are."""
+    """None for NaN and infinity, else the value."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _first_not_finite(values: Any, place: str = "") -> tuple[str, float] | None:
-    """Path of the first NaN or infinity, such as "table.0.kl", and the number."""
+    """Path, such as "table.0.kl", and value of the first NaN or infinity."""
     if isinstance(values, float):
         return None if math.isfinite(values) else (place or "a figure", values)
     parts: Any = ()

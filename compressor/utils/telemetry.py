@@ -11,7 +11,7 @@ VARIABLES = {
     "ORT_DISABLE_TELEMETRY": "1",
     # huggingface_hub, and what transformers and datasets add to their requests.
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    # datasets counts, at a server of its own, how often a reader of local files such as "csv" was used.
+    # datasets reports uses of readers, such as "csv", to its own server.
     "HF_UPDATE_DOWNLOAD_COUNTS": "0",
     # transformers asks a service of the Hub to convert a repository that has no safetensors.
     "DISABLE_SAFETENSORS_CONVERSION": "1",
@@ -19,6 +19,6 @@ VARIABLES = {
 
 
 def disable_telemetry() -> None:
-    """Set `VARIABLES` in this process and its children, before the libraries are imported; the user's values stay."""
+    """Set `VARIABLES` for this process and its children, before imports; the user's values stay."""
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""The number of threads of torch."""
+"""The number of torch's threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let torch compute with `count` threads inside the block."""
+    """Use `count` threads of torch inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
