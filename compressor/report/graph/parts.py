@@ -1,4 +1,4 @@
-"""Data types of a flow graph, without positions and colours."""
+"""Data types of a flow graph."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class MapKind(StrEnum):
-    """Kind of a map, which decides its colour."""
+    """Kind of a map, and so its colour."""
 
     STREAM = "stream"
     BRANCH = "branch"
@@ -36,9 +36,9 @@ class EdgeMap:
     """The map on an edge.
 
     Attributes:
-        key: None where nothing is transported.
-        index: subscript of the T in its label.
-        size: number of coordinates, such as "192" or "6 × 32".
+        key: None without transport.
+        index: subscript of its T.
+        size: such as "192" or "6 × 32".
     """
 
     key: str | None
@@ -49,12 +49,7 @@ class EdgeMap:
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """An operation, compared by identity.
-
-    Attributes:
-        notes: smaller lines below the name.
-        tip: tooltip.
-    """
+    """An operation, compared by identity; `notes`: smaller lines; `tip`: tooltip."""
 
     shape: NodeShape
     text: str
@@ -64,11 +59,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Link:
-    """An edge; without a source from the stream below, without a target to the sum above.
-
-    Attributes:
-        memory: from the end of the previous stack (cross-attention).
-    """
+    """An edge; without source from the stream, without target to the sum; `memory`: from the encoder."""
 
     source: Node | None
     target: Node | None
@@ -86,7 +77,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Inline:
-    """An operation on the stream; `before` is the map below it."""
+    """An operation on the stream; `before`: the map below it."""
 
     node: Node
     before: EdgeMap | None
@@ -94,7 +85,7 @@ class Inline:
 
 @dataclass(frozen=True)
 class Sum:
-    """A sum of the stream and branches; the first branch is on the left."""
+    """A sum of stream and branches; the first is left."""
 
     blocks: tuple[Block, ...]
     before: EdgeMap
@@ -112,7 +103,7 @@ Item = Inline | Sum | HeadBlock
 
 @dataclass(frozen=True)
 class GraphStage:
-    """Items from bottom to top: a layer, if it has a title."""
+    """Items from bottom to top; a layer has a title."""
 
     items: tuple[Item, ...]
     title: str = ""
@@ -124,9 +115,8 @@ class Column:
     """One stack.
 
     Attributes:
-        stages: from bottom to top.
-        after: the map after its last layer, which cross-attention reads.
-        aside: operations on other inputs than tokens, such as embeddings of distances.
+        after: map after its last layer, for cross-attention.
+        aside: operations on other inputs than tokens.
     """
 
     title: str
@@ -137,13 +127,7 @@ class Column:
 
 @dataclass(frozen=True)
 class ModelGraph:
-    """The graph of a model.
-
-    Attributes:
-        title, subtitle: the lines above the picture.
-        columns: encoder and decoder, or the only stack.
-        cut: whether every sum has a new map.
-    """
+    """The graph of a model; `cut`: whether every sum has a new map."""
 
     title: str
     subtitle: str

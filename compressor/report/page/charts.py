@@ -1,4 +1,4 @@
-"""Charts as inline SVG, drawn at a phone's width and scaled with the page."""
+"""Charts as inline SVG, at a phone's width."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLOURS = ("--accent", "--warm", "--third", "--fourth", "--calm", "--ink")
 
 @dataclass(frozen=True)
 class AxisScale:
-    """An axis: title, range, and whether it is logarithmic."""
+    """An axis: title, range, scale."""
 
     title: str
     low: float
@@ -29,7 +29,7 @@ class AxisScale:
 
     @classmethod
     def over(cls, title: str, values: Sequence[float], *, log: bool | None = None, margin: float = 0.08) -> AxisScale:
-        """An axis of all values with a margin; by default logarithmic if they differ more than tenfold."""
+        """An axis of all values with a margin; `log`: see `line_chart`."""
         low, high = min(values), max(values)
         logarithmic = low > 0 and (high > 10 * low if log is None else log)
         if logarithmic:
@@ -39,13 +39,13 @@ class AxisScale:
         return cls(title, low - padding, high + padding, False)
 
     def share(self, value: float) -> float:
-        """Position of a value, from 0 to 1."""
+        """Position of a value, 0 to 1."""
         if self.log:
             return math.log(max(value, 1e-300) / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[float]:
-        """About five round values along the axis."""
+        """About five round values."""
         if self.log:
             lowest, highest = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
             for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
@@ -64,9 +64,9 @@ class ChartPoint:
     """A named point.
 
     Attributes:
-        error: of y, drawn as a bar; 0 for none.
-        colour: a variable of the style sheet.
-        hollow: whether it is a ring.
+        error: of y, drawn as a bar.
+        colour: a style variable.
+        hollow: a ring.
     """
 
     name: str
@@ -79,7 +79,7 @@ class ChartPoint:
 
 @dataclass(frozen=True)
 class Line:
-    """A line through points; `faint` for a thin one."""
+    """A line through points; `faint`: thin."""
 
     points: Sequence[tuple[float, float]]
     colour: str = "--accent"
@@ -88,10 +88,10 @@ class Line:
 
 
 def scatter_chart(points: Sequence[ChartPoint], x_title: str, y_title: str, *, percent: bool) -> Markup:
-    """Named points: scores over costs on a logarithmic axis.
+    """Scores over costs, on a logarithmic axis; infinite scores are skipped.
 
     Args:
-        points: at least one; infinite scores are skipped.
+        points: at least one.
         percent: whether scores are shares.
     """
     points = [point for point in points if math.isfinite(point.y)]
@@ -117,12 +117,11 @@ def scatter_chart(points: Sequence[ChartPoint], x_title: str, y_title: str, *, p
 def line_chart(
     lines: Sequence[Line], x_title: str, y_title: str, description: str, *, log: bool | None = None
 ) -> Markup:
-    """Lines over whole numbers, such as steps or layers.
+    """Lines over whole numbers, such as steps; infinite points are skipped.
 
     Args:
-        lines: infinite points are skipped.
         description: for screen readers.
-        log: whether the y axis is logarithmic; by default if values differ more than tenfold.
+        log: a logarithmic y axis; default: if values differ tenfold.
     """
     lines = [replace(line, points=[p for p in line.points if math.isfinite(p[1])]) for line in lines]
     xs = [point[0] for line in lines for point in line.points]
@@ -149,7 +148,7 @@ def line_chart(
 
 
 def chart_key(entries: Sequence[tuple[str, str]]) -> Markup:
-    """A legend of (name, style variable) pairs."""
+    """A legend of (name, style variable)."""
     return el("ul", *(el("li", el("i", style=f"background:var({colour})"), name) for name, colour in entries),
               class_="key")  # fmt: skip
 
@@ -183,7 +182,7 @@ def _chart(
 
 
 def _names(x: AxisScale, y: AxisScale, points: Sequence[ChartPoint]) -> Iterator[Markup]:
-    """The points' names, moved so that they do not overlap."""
+    """Names of the points, without overlap."""
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     for right in (False, True):
         side = [(point, *_position(x, y, point.x, point.y)) for point in points]
@@ -199,7 +198,7 @@ def _names(x: AxisScale, y: AxisScale, points: Sequence[ChartPoint]) -> Iterator
 
 
 def _spread(heights: Sequence[float]) -> list[float]:
-    """Rising heights moved apart by a line, inside the chart."""
+    """Rising heights, spread by a line's height."""
     blocks: list[list[float]] = []
     for height in heights:
         blocks.append([height])
@@ -211,7 +210,7 @@ def _spread(heights: Sequence[float]) -> list[float]:
 
 
 def _edges(block: Sequence[float]) -> tuple[float, float]:
-    """The first and the last height of a block."""
+    """A block's first and last height."""
     half = (len(block) - 1) * _LINE / 2
     middle = min(max(sum(block) / len(block), _TOP + half), _HEIGHT - _BOTTOM - 4 - half)
     return middle - half, middle + half

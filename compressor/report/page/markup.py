@@ -1,4 +1,4 @@
-"""HTML from nested calls; text is escaped."""
+"""HTML from nested calls."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Markup(str):
 
 
 def el(tag: str, *children: object, **attributes: object) -> Markup:
-    """An element.
+    """An element; None is skipped.
 
     Args:
-        *children: markup or text; None is skipped.
-        **attributes: `class_` for class, underscores for hyphens; None is skipped.
+        *children: markup or text.
+        **attributes: `class_` for class, underscores for hyphens.
     """
     rendered = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
@@ -39,11 +39,11 @@ def join_markup(children: Iterable[object]) -> Markup:
 def markup_table(
     titles: Sequence[str], rows: Iterable[Sequence[object]], *, marked: int | None = None, words: bool = False
 ) -> Markup:
-    """A table that scrolls sideways; the first column is text, the others numbers.
+    """A table that scrolls sideways, with text in the first column.
 
     Args:
         marked: index of the highlighted row.
-        words: whether cells wrap instead of scrolling.
+        words: wrap instead of scrolling.
     """
     head = el("tr", *(el("th", title, scope="col") for title in titles))
     body = [
