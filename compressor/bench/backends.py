@@ -12,9 +12,8 @@ class Backend:
     """One way to run a model.
 
     Attributes:
-        engine: one of `compressor.bench.worker.ENGINES`.
-        format: export format of the file it runs; None runs the model's folder.
-        files: names of such files by other exporters, in the folder `onnx`.
+        format: export format of its file; None: the model's folder.
+        files: other exporters' names, in the folder `onnx`.
     """
 
     meaning: str

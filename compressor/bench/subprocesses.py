@@ -1,4 +1,4 @@
-"""Timing of models in turns, each in its own process."""
+"""Timing of models in turns, a process each."""
 
 from __future__ import annotations
 
@@ -25,12 +25,9 @@ class TimingJob:
     """The job of one process.
 
     Attributes:
-        engine: one of `compressor.bench.worker.ENGINES`.
         path: folder or Hub id for torch, file for ONNX Runtime.
-        batch_size: samples per call.
         length: tokens of a text.
-        device: of torch.
-        config: of the model, for inputs of an ONNX file.
+        config: for ONNX inputs.
     """
 
     engine: str
@@ -44,13 +41,12 @@ class TimingJob:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Milliseconds per call, bytes of memory, and settings.
+    """Milliseconds per call, memory, and settings.
 
     Attributes:
-        import_ms: of the engine's libraries.
-        load_ms: from the file to a callable.
+        import_ms: of libraries.
         first_call_ms: with compilation.
-        base_memory_bytes: peak before the model is loaded.
+        base_memory_bytes: peak before loading.
         peak_memory_bytes: peak at the end.
     """
 
@@ -70,7 +66,7 @@ class Measurement:
 
 
 class WorkerError(Exception):
-    """A process failed; the message is the reason."""
+    """A process failed, for the given reason."""
 
 
 @dataclass
@@ -114,16 +110,10 @@ def measure_isolated(
     min_iterations: int = 10,
     on_progress: Callable[[float], None] | None = None,
 ) -> list[Measurement | WorkerError]:
-    """Time jobs in turns of about a tenth of `seconds` each, one at a time.
-
-    Args:
-        seconds: least time per job.
-        warmups: calls after the first that are not measured; fewer if they take 5 times `seconds`.
-        min_iterations: least measured calls per job.
-        on_progress: called with the share done.
+    """Time jobs one at a time, in turns; see `compressor.bench.latency.measure_latency`.
 
     Returns:
-        In the order of the jobs; errors of those that failed.
+        In order; errors of failed jobs.
     """
     failed: dict[int, WorkerError] = {}
     running: dict[int, _Process] = {}

@@ -23,13 +23,7 @@ from compressor.models.tasks import find_task
 
 @dataclass(frozen=True)
 class FileKind:
-    """One file of a task.
-
-    Attributes:
-        graph: from model and whether there is a cache to its computation.
-        cases: runs files and torch, by batch size and seed.
-        cache: whether it needs one.
-    """
+    """One file of a task; `graph` makes its computation; `cases` runs it, by batch size and seed."""
 
     name: str
     graph: Callable[[PreTrainedModel, bool], OnnxGraph]
@@ -68,7 +62,7 @@ INT8, INT8_DYNAMIC, FLOAT16 = "_int8", "_int8_dynamic", "_fp16"
 
 
 def every_kind() -> tuple[FileKind, ...]:
-    """Files of all tasks, each once."""
+    """Files of all tasks."""
     return tuple(dict.fromkeys(kind for files in (*STACKS.values(), *ENCODER_DECODERS.values()) for kind in files))
 
 
@@ -77,7 +71,7 @@ NAMES = tuple(kind.named(suffix) for kind in every_kind() for suffix in ("", INT
 
 
 def files_of(model: PreTrainedModel, cache: bool = True) -> tuple[FileKind, ...]:
-    """Files of a model, in the order of the parity check; with `cache`, also those with past.
+    """Files of a model, in the order of the parity check; those with past only with `cache`.
 
     Raises:
         UnsupportedError: the task has no files.

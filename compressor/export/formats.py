@@ -26,13 +26,7 @@ FLOAT = "onnx"
 
 @dataclass(frozen=True)
 class FormatSource:
-    """Inputs of an export.
-
-    Attributes:
-        model: float32, on the CPU, in eval mode.
-        floats: folder of its float32 ONNX files.
-        calibration: batches of model inputs.
-    """
+    """Inputs of an export; `model` is float32, on the CPU, in eval mode."""
 
     model: PreTrainedModel
     floats: Path
@@ -50,7 +44,7 @@ class ExportFormat:
         exact: refuses differences beyond the tolerance.
         from_float: made from the float32 ONNX files.
         whole: without a cache only: guards refuse an empty past.
-        calibrated: whether a config's model needs calibration samples.
+        calibrated: whether a config needs calibration samples.
     """
 
     meaning: str
@@ -116,7 +110,7 @@ EXPORT_FORMATS.register("torch-export")(
 
 
 def check_formats(names: Sequence[str], config: PretrainedConfig, *, data: bool) -> None:
-    """Check that formats exist and suit a model; `data`: whether there are calibration samples.
+    """Check formats for a model; `data`: whether there are calibration samples.
 
     Raises:
         UserError: names the format.

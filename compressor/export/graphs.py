@@ -1,4 +1,4 @@
-"""Parts of a model as functions of named tensors, for torch.onnx.export; names as in Hugging Face optimum."""
+"""Parts of a model for torch.onnx.export; tensor names as in Hugging Face optimum."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ _SOURCE: Axes = {0: "batch", 1: "encoder_sequence"}
 
 
 class OnnxGraph(nn.Module, ABC):
-    """The computation of one file: a module of positional tensors.
+    """The computation of one file, with positional tensors.
 
     Attributes:
         inputs: {name: example}, in the order of `forward`.
-        outputs: names, in order.
-        axes: {name: its dynamic axes}.
+        axes: {name: dynamic axes}.
     """
 
     inputs: dict[str, Tensor]
@@ -49,7 +48,7 @@ class OnnxGraph(nn.Module, ABC):
         return tuple(self.call(dict(zip(self.inputs, values, strict=True))).values())
 
     def _trace(self, inputs: dict[str, Tensor], axes: Mapping[str, Axes]) -> None:
-        """Store examples and names; `axes` is keyed by a name, its ends, or its first part."""
+        """Store examples and names; keys of `axes`: a name, its ends, or its first part."""
         self.inputs = inputs
         with torch.no_grad():
             self.outputs = tuple(self.call(inputs))
@@ -61,10 +60,7 @@ class OnnxGraph(nn.Module, ABC):
 
 
 class WholeGraph(OnnxGraph):
-    """A whole model: `logits`, or `last_hidden_state` and `pooler_output`.
-
-    Takes `token_type_ids` [B, T] if the model tells texts of a pair apart.
-    """
+    """A whole model, to `logits`, or `last_hidden_state` and `pooler_output`; may take `token_type_ids` [B, T]."""
 
     def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
         super().__init__(model)
@@ -78,10 +74,10 @@ class WholeGraph(OnnxGraph):
 
 
 class StepGraph(OnnxGraph):
-    """A causal language model with past keys and values.
+    """A causal language model with past.
 
-    Inputs: `input_ids` [B, N], `attention_mask` [B, P + N], `position_ids` [B, N] if any, and
-    `past_key_values.{layer}.key` / `.value` [B, heads, P, channels].  Outputs: `logits` [B, N, V] and
+    Inputs: `input_ids` [B, N], `attention_mask` [B, P + N], `position_ids` [B, N] if any,
+    `past_key_values.{layer}.key` / `.value` [B, heads, P, channels].  Outputs: `logits` [B, N, V],
     `present.{layer}.key` / `.value` [B, heads, P + N, channels], with sliding windows too: the mask restricts them.
     """
 
@@ -114,7 +110,7 @@ class StepGraph(OnnxGraph):
 
 
 class EncoderGraph(OnnxGraph):
-    """The encoder of an encoder–decoder, to `last_hidden_state` [B, S, width]."""
+    """An encoder, to `last_hidden_state` [B, S, width]."""
 
     def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
         super().__init__(model)
@@ -128,7 +124,7 @@ class EncoderGraph(OnnxGraph):
 
 
 class DecoderGraph(OnnxGraph):
-    """The decoder of an encoder–decoder, without past.
+    """A decoder without past.
 
     Inputs: `input_ids` [B, N], `encoder_attention_mask` [B, S] for text, `encoder_hidden_states` [B, S, width].
     Outputs: `logits` [B, N, V] or `last_hidden_state`; with `cache` also `present.{layer}.decoder.key` / `.value`
@@ -158,10 +154,10 @@ class DecoderGraph(OnnxGraph):
 
 
 class DecoderStepGraph(OnnxGraph):
-    """The decoder of an encoder–decoder with past keys and values.
+    """A decoder with past.
 
-    Inputs: `input_ids` [B, N], `encoder_attention_mask` [B, S] for text, and `past_key_values.{layer}`, as in
-    `DecoderGraph`.  Outputs: `logits` and the decoder's `present`.
+    Inputs: `input_ids` [B, N], `encoder_attention_mask` [B, S] for text, `past_key_values` as of `DecoderGraph`.
+    Outputs: `logits` and the decoder's `present`.
     """
 
     def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
@@ -193,7 +189,7 @@ class DecoderStepGraph(OnnxGraph):
 
 
 def forward_names(model: PreTrainedModel, argument: str) -> bool:
-    """Whether the model's forward has this argument."""
+    """Whether forward has this argument."""
     return argument in inspect.signature(model.forward).parameters
 
 
@@ -205,7 +201,7 @@ def no_cache(model: PreTrainedModel) -> dict[str, bool]:
 
 
 def outputs_of(model: PreTrainedModel, output: object) -> dict[str, Tensor]:
-    """The tensors of a model's output that a file returns.
+    """The output tensors that a file returns.
 
     Raises:
         UnsupportedError: none of them.
@@ -223,7 +219,7 @@ def source_inputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def flat_cache(prefix: str, cache: DynamicCache, part: str) -> dict[str, Tensor]:
-    """Keys and values of a cache by name, layer by layer.
+    """Keys and values by name, layer by layer.
 
     Raises:
         UnsupportedError: another kind of cache.

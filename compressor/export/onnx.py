@@ -41,14 +41,11 @@ def write_onnx(
 
     Classifiers, masked language models and headless models have `model.onnx`; causal language models also
     `model_with_past.onnx`; encoder–decoders have `encoder_model.onnx`, `decoder_model.onnx` and
-    `decoder_with_past_model.onnx`; for their inputs see `graphs`.  Older files are replaced only if all new ones pass.
-
-    Args:
-        cache: whether there are files with past.
-        tolerance, batch_sizes, seed: see `check_parity`.
+    `decoder_with_past_model.onnx`.  See `graphs` for inputs, `check_parity` for arguments.  Older files are replaced
+    only if all new ones pass.
 
     Raises:
-        UnsupportedError: torch cannot export the model or task.
+        UnsupportedError: torch cannot export the model.
         ParityError: a file disagrees with torch.
     """
     kinds = files_of(model, cache)
@@ -91,11 +88,7 @@ def largest_differences(
     batch_sizes: Sequence[int] = (1, 2, 5),
     seed: int = 0,
 ) -> dict[str, float]:
-    """{file: largest relative difference from torch} of a temporary export.
-
-    Raises:
-        UnsupportedError, ParityError: as `write_onnx`.
-    """
+    """{file: largest relative difference from torch} of a temporary export; raises as `write_onnx`."""
     with tempfile.TemporaryDirectory(prefix="compressor-") as folder:
         report = write_onnx(model, folder, cache=cache, tolerance=tolerance, batch_sizes=batch_sizes, seed=seed)
     return {file.path.name: file.parity.max_rel for file in report.files}
@@ -123,7 +116,7 @@ def _export(graph: OnnxGraph, path: Path) -> None:
 
 
 def _tidy(graph: OnnxGraph, path: Path) -> None:
-    """Name dynamic axes of outputs, and remove stack traces, which reveal local folders."""
+    """Name dynamic axes of outputs; remove stack traces, which reveal local folders."""
     file = onnx.load(path, load_external_data=False)
     for node in (*file.graph.node, *(node for function in file.functions for node in function.node)):
         entries = [entry for entry in node.metadata_props if entry.key != STACK_TRACE]

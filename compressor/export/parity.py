@@ -21,7 +21,6 @@ class ParityCase:
     """Largest differences on one input.
 
     Attributes:
-        length: tokens of a sample, if text.
         padding: of the first sample: "none", "right" or "left".
         steps: tokens of consecutive calls with a cache.
         inputs: names and shapes.
@@ -42,7 +41,7 @@ class ParityCase:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """Largest differences of a file, relative to the output's largest value; approximate formats tolerate any."""
+    """Largest differences of a file, relative to an output's maximum; tolerance ∞ for approximate formats."""
 
     max_abs: float
     max_rel: float
@@ -78,11 +77,7 @@ def check_parity(
 
     Args:
         model: float32, on the CPU, in eval mode.
-        cache: whether there are files with past.
         tolerance: of max|onnx − torch| / max|torch|, per output.
-
-    Returns:
-        {file: report}
 
     Raises:
         ParityError: a file is invalid, does not run, or differs by more than `tolerance`.
@@ -101,7 +96,7 @@ def compare_outputs(
     batch_sizes: Sequence[int] = (1, 2, 5),
     seed: int = 0,
 ) -> dict[str, ParityReport]:
-    """`check_parity` of open files of any format, {kind: file}."""
+    """`check_parity` of open files, {kind: file}."""
     reports = {}
     for kind in kinds:
         path = files[kind.name].path
@@ -146,7 +141,7 @@ def _case(path: Path, trial: ParityTrial) -> ParityCase:
 
 @dataclass(frozen=True)
 class _Difference:
-    """Differences of one output, squared norms, and (rows that agree, all rows)."""
+    """Differences of one output, squared norms, (rows that agree, all rows)."""
 
     max_abs: float
     max_rel: float

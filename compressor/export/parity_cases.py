@@ -1,4 +1,4 @@
-"""Inputs of the parity check, and outputs of files and torch."""
+"""Cases of the parity check."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Files = Mapping[str, Runnable]
 
 @dataclass(frozen=True)
 class OutputPair:
-    """One output of both, and the samples [B] or positions [B, T] that count."""
+    """One output of both; the samples [B] or positions [B, T] that count."""
 
     name: str
     expected: Tensor
@@ -41,12 +41,7 @@ class OutputPair:
 
 @dataclass(frozen=True)
 class ParityTrial:
-    """One input and its outputs.
-
-    Attributes:
-        steps: tokens of consecutive calls with a cache.
-        inputs: names and shapes.
-    """
+    """One input and its outputs; `steps`: tokens of consecutive calls."""
 
     batch: int
     length: int | None
@@ -77,7 +72,7 @@ def encoder_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -
 
 
 def step_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
-    """Causal models with past against torch, with a cache and without."""
+    """Causal models with past; torch with a cache and without."""
     session = files[MODEL_STEP]
     for steps in STEP_SIZES:
         for padding in PADDINGS if steps[0] > 1 else PADDINGS[:1]:
@@ -111,7 +106,7 @@ def decoder_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -
 
 
 def decoder_step_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
-    """Decoders with past, after encoder and first decoder call."""
+    """Decoders with past, after encoder and first call."""
     sources = list(_sources(model.config, batch, seed))
     for index in range(max(len(sources), len(STEP_SIZES))):
         _, padding, source = sources[index % len(sources)]

@@ -1,6 +1,6 @@
-"""Quantising float32 ONNX files to int8 or float16, with ONNX Runtime's tools.
+"""Quantising float32 ONNX files with ONNX Runtime's tools.
 
-Int8: matrix products, convolutions and text embeddings, with scales per output channel.  Norms, softmax and sums
+Int8: matrix products, convolutions and text embeddings, with scales per output channel; norms, softmax and sums
 stay in float32, for accuracy at almost no cost.
 """
 
@@ -28,7 +28,7 @@ CONVOLVE, LOOK_UP = "Conv", "Gather"
 
 
 def write_dynamic_int8(source: Path, path: Path, options: Int8Options) -> None:
-    """Quantise weights and embeddings to int8; activations are quantised at run time.
+    """Quantise weights to int8, activations at run time.
 
     Raises:
         UnsupportedError: the quantiser refuses the graph.
@@ -48,10 +48,7 @@ def write_dynamic_int8(source: Path, path: Path, options: Int8Options) -> None:
 
 
 def write_static_int8(source: Path, path: Path, batches: Sequence[Mapping[str, Tensor]], options: Int8Options) -> None:
-    """Quantise weights and activations to int8, with ranges from calibration samples.
-
-    Args:
-        batches: model inputs; names unknown to the file are ignored.
+    """Quantise weights and activations to int8, with ranges from calibration samples; ignores unknown inputs.
 
     Raises:
         UnsupportedError: the quantiser refuses the graph.
@@ -81,7 +78,7 @@ def write_static_int8(source: Path, path: Path, batches: Sequence[Mapping[str, T
 def write_float16(source: Path, path: Path) -> None:
     """Convert weights and computation to float16; inputs and outputs stay float32.
 
-    On a CPU this saves size, not time: it has few float16 kernels.
+    Saves size, not time, on a CPU: it has few float16 kernels.
 
     Raises:
         UnsupportedError: the converter refuses the graph.

@@ -13,12 +13,7 @@ from compressor.export.parity import ParityReport, combine_cases
 
 @dataclass(frozen=True)
 class FileReport:
-    """One written file.
-
-    Attributes:
-        bytes: with its weights.
-        seconds: of the export alone.
-    """
+    """One written file; `bytes` with its weights, `seconds` without the parity check."""
 
     path: Path
     bytes: int
@@ -31,7 +26,7 @@ class FileReport:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """All files of a format; single values are the first file's, or totals."""
+    """All files of a format; single values: the first file's, or totals."""
 
     files: tuple[FileReport, ...]
 

@@ -18,10 +18,7 @@ EXPORT = "export"
 
 @contextmanager
 def export_stage(model: PreTrainedModel, folder: Path) -> Iterator[Path]:
-    """A scratch folder inside `folder`, and the model in eval mode; afterwards its mode is restored.
-
-    `folder` is made if missing, removed if empty.
-    """
+    """A scratch folder inside `folder`, and the model in eval mode; restores the mode, removes an empty new folder."""
     existed = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     training = model.training
@@ -35,7 +32,7 @@ def export_stage(model: PreTrainedModel, folder: Path) -> Iterator[Path]:
 
 
 def publish(stage: Path, folder: Path, stale: Iterable[Path] = ()) -> None:
-    """Move all files below `stage` into `folder`, weights before graphs, and remove `stale` files not written now."""
+    """Move all files below `stage` into `folder`, weights first; remove `stale` files not written now."""
     paths = [path for path in stage.rglob("*") if path.is_file()] if stage.exists() else []
     written = {path.relative_to(stage) for path in paths}
     for path in sorted(paths, key=lambda path: path.suffix == ".onnx"):
@@ -47,7 +44,7 @@ def publish(stage: Path, folder: Path, stale: Iterable[Path] = ()) -> None:
 
 
 def onnx_files() -> Iterator[Path]:
-    """Every ONNX file of an export, and its weights, relative to `onnx`."""
+    """Every ONNX file and its weights, relative to `onnx`."""
     for name in NAMES:
         yield Path(name)
         yield Path(f"{name}.data")

@@ -15,7 +15,7 @@ from compressor.utils.logging import one_line
 
 
 class _ByName(nn.Module):
-    """A graph from a dict of inputs to a dict of outputs."""
+    """From a dict of inputs to a dict of outputs."""
 
     def __init__(self, graph: OnnxGraph) -> None:
         super().__init__()
@@ -27,9 +27,7 @@ class _ByName(nn.Module):
 
 
 def write_program(graph: OnnxGraph, path: Path) -> None:
-    """Write a .pt2 file for any batch size and length.
-
-    `torch.export.load(path).module()` takes a dict of inputs and returns a dict of outputs.
+    """Write a .pt2 file for any batch size and length, from a dict of inputs to a dict of outputs.
 
     Raises:
         UnsupportedError: torch cannot export the graph.

@@ -30,12 +30,7 @@ OnUnsupported = Callable[[str, UnsupportedError], None]
 
 @dataclass(frozen=True)
 class WrittenFormats:
-    """One written format.
-
-    Attributes:
-        report: files and differences from torch.
-        files: {kind: open file}.
-    """
+    """One written format; `files` are open, by kind."""
 
     report: ExportReport
     files: Files
@@ -113,11 +108,7 @@ def write_companions(folder: Path, model: PreTrainedModel, processor: Any | None
 def _write_floats(
     names: Sequence[str], source: FormatSource, comparison: _Comparison, *, raises: bool
 ) -> ExportReport | UnsupportedError | None:
-    """Write the float32 ONNX files that other formats need.
-
-    Returns:
-        Report; error, unless raised; None if not needed.
-    """
+    """Write the float32 ONNX files that others need: report, error unless raised, or None if not needed."""
     if not any(EXPORT_FORMATS.get(name).from_float for name in names):
         return None
     options = source.options
@@ -176,7 +167,7 @@ def _write_format(
 def _write_files(
     written_as: ExportFormat, kinds: Sequence[FileKind], source: FormatSource, paths: Mapping[str, Path]
 ) -> dict[str, float]:
-    """{kind: seconds}; removes all files if one fails."""
+    """{kind: seconds}; removes all files on failure."""
     seconds: dict[str, float] = {}
     try:
         for kind in kinds:
@@ -208,6 +199,6 @@ def _compare(
 
 
 def _all_files() -> Iterator[Path]:
-    """Every file of any format, relative to the model's folder."""
+    """Every file of any format."""
     yield from (Path("onnx") / file for file in onnx_files())
     yield from (Path("torch", name).with_suffix(".pt2") for name in NAMES)

@@ -55,12 +55,10 @@ def render_card(
     reads: str | None = None,
     example: str | None = None,
 ) -> str:
-    """The README.md of a student.
+    """The README.md of a student; leaves out sections that the report lacks.
 
     Args:
         recipe: resolved.
-        report: sections that it lacks are left out.
-        task: of `compressor.models.tasks.TASKS`.
         reads: "image" or "text"; default by task.
         example: a program that needs only onnxruntime.
     """
@@ -154,7 +152,7 @@ def _formats(formats: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _program(formats: Mapping[str, Mapping[str, Any]]) -> str:
-    """Code for torch.export programs, which take inputs by name."""
+    """Code for torch.export programs, if any."""
     files = (formats.get("torch-export") or {}).get("files") or {}
     parts = []
     for file, about in files.items():

@@ -45,7 +45,7 @@ def describe_head(head: Report) -> str:
 
 
 def describe_reconstruction(fusion: Report) -> str:
-    """Gains of layer-wise reconstruction, or why it was skipped."""
+    """Gains of layer-wise reconstruction, or its absence."""
     layers: Sequence[Report] = fusion["polished"]
     if not layers:
         return fusion.get("unpolished") or "no gain on held-out samples in any layer"
@@ -79,7 +79,7 @@ def describe_validation(finetune: Report) -> str:
 
 
 def describe_search(finetune: Report) -> str:
-    """Learning rates searched; others to try if the best is an extreme."""
+    """Learning rates searched; more to try if the best is an extreme."""
     trials = [
         f"{trial['learning_rate']:g} ("
         + ("diverged)" if trial["validation_loss"] is None else f"loss {trial['validation_loss']:.4g})")
@@ -102,7 +102,7 @@ def _further_rates(finetune: Report) -> str:
 
 
 def describe_outcome(report: Report) -> str:
-    """Size, score and speed against the teachers."""
+    """Size, score and speed."""
     rows = report["table"]
     teachers = rows[: len(report["recipe"]["teachers"])]
     student = rows[-1]
@@ -134,7 +134,7 @@ def describe_evaluation(report: Report) -> list[str]:
 
 
 def describe_macs(report: Report) -> list[str]:
-    """Text length of the multiply–accumulates."""
+    """Text length for multiply–accumulates."""
     return [f"GMACs are for {report['length']} tokens"] if report.get("length") else []
 
 
@@ -157,7 +157,7 @@ def describe_data(evaluated: Report) -> str:
 
 
 def describe_budget(budget: Report) -> list[str]:
-    """The requested cost and the chosen width's."""
+    """Requested cost and chosen width's."""
     lines = []
     requested, actual = budget["asked"], budget["given"]
     for key, name in (("params", "parameters"), ("flops", "MACs")):
@@ -191,7 +191,7 @@ def describe_export(export: Report) -> list[str]:
 
 
 def describe_parity(name: str, exported: Report) -> str:
-    """A format's difference from torch; scores of approximate formats."""
+    """A format's difference from torch, and its score if approximate."""
     if exported["exact"]:
         difference = exported["largest_relative_difference"]
         return f"{name}: largest difference from torch {difference:.1e} of the largest value"

@@ -44,7 +44,7 @@ def check_plots() -> None:
 
 
 def draw_plane(survey: Report, path: Path) -> None:
-    """Draw contours of a plane's scores to an .svg or .png file."""
+    """Draw contours of a plane's scores to .svg or .png."""
     from matplotlib.patheffects import withStroke
 
     xs, ys = survey["xs"], survey["ys"]
@@ -85,7 +85,7 @@ def draw_plane(survey: Report, path: Path) -> None:
 
 
 def draw_curves(survey: Report, path: Path) -> None:
-    """Draw the scores along lines from one model to an .svg or .png file."""
+    """Draw scores along lines from one model."""
     from matplotlib.ticker import LogFormatter
 
     figure = _figure(_WIDTH, 0.58 * _WIDTH)

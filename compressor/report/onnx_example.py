@@ -1,4 +1,4 @@
-"""A short program that runs the folder `onnx` with onnxruntime alone."""
+"""A short program that needs only onnxruntime."""
 
 from __future__ import annotations
 
@@ -48,15 +48,7 @@ _SUPPORTED = {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb"}
 
 
 def onnx_example(folder: str | Path, task: str, file: str = "model.onnx") -> str | None:
-    """A program that predicts for an image, a text or a pair of texts.
-
-    Args:
-        folder: of the model.
-        task: of `compressor.models.tasks.TASKS`.
-
-    Returns:
-        None without such a file, or if its inputs are too complex.
-    """
+    """A program that predicts for an image, a text or a pair of texts; None if impossible."""
     onnx = Path(folder) / "onnx"
     if not (onnx / file).is_file():
         return None

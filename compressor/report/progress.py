@@ -15,7 +15,7 @@ ShowProgress = Callable[[str, float | None, str], None]
 
 @contextmanager
 def progress_bars(console: Console, visible: bool) -> Iterator[ShowProgress | None]:
-    """A callback that draws on `console` (stderr); None unless `visible`."""
+    """A callback that draws on `console` (stderr), if `visible`."""
     if not visible:
         yield None
         return

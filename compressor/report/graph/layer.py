@@ -10,14 +10,7 @@ from compressor.report.graph.parts import Block, EdgeMap, Inline, Item, Link, No
 
 
 class LayerBuilder:
-    """Follows the flow of one layer.
-
-    Args:
-        anatomy: with sites if there is a cut.
-        names: labels.
-        stack, layer: index and path.
-        tip: the stream's current map.
-    """
+    """Follows the flow of one layer; `tip` is the stream's current map."""
 
     def __init__(self, anatomy: Anatomy, names: Names, stack: int, layer: str, tip: EdgeMap) -> None:
         self.anatomy, self.names, self.stack, self.layer, self.tip = anatomy, names, stack, layer, tip
@@ -41,7 +34,7 @@ class LayerBuilder:
         self.waiting: Node | None = None
 
     def items(self) -> list[Item]:
-        """Sums and operations on the stream, bottom to top."""
+        """Sums and operations on the stream."""
         post_norm = self._is_post_norm()
         for index, item in enumerate(self.flow):
             later = self.flow[index + 1 :]
@@ -132,7 +125,7 @@ class LayerBuilder:
             self._join(step, node, step.writes, later)
 
     def _join(self, item: LinearOp | Norm, node: Node, branch: str | None, later: Sequence[LinearOp | Norm]) -> None:
-        """Complete a branch; add the sum after the last."""
+        """Complete a branch; after the last, its sum."""
         self.waiting = None
         self.block.links.append(Link(node, None, self.names.edge_map(branch)))
         if self.block not in self.complete:

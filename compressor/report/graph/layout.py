@@ -39,7 +39,7 @@ class Panel:
 
 @dataclass
 class Caption:
-    """Text; `x` is its left end or middle, `y` its baseline."""
+    """Text; `x`: left end or middle, `y`: baseline."""
 
     text: str
     x: float
@@ -93,12 +93,7 @@ def lay_out(graph: ModelGraph) -> Picture:
 
 
 class _ColumnLayout:
-    """Places one stack.
-
-    Args:
-        left: its left side.
-        memory: end of the previous stack, and its map.
-    """
+    """Places one stack; `memory`: end of the previous one, and its map."""
 
     def __init__(
         self, picture: Picture, column: Column, left: float, memory: tuple[CanvasPoint, EdgeMap] | None

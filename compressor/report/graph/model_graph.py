@@ -32,10 +32,6 @@ MAX_UNFOLDED_LAYERS = 4
 def build_graph(name: str, anatomy: Anatomy) -> ModelGraph:
     """The graph of a model; each sum has a new map if the streams can be cut.
 
-    Args:
-        name: for the title.
-        anatomy: without sites.
-
     Raises:
         UnsupportedError: the flow inside a layer is unknown.
     """
@@ -187,7 +183,7 @@ class _ColumnBuilder:
 
 
 def _folded(signatures: Sequence[object]) -> list[range]:
-    """Groups of equal neighbours; the first and the last layer stay alone."""
+    """Groups of equal neighbours; the first and last layer stay alone."""
     last = len(signatures) - 1
     groups: list[range] = []
     folding = False

@@ -23,12 +23,7 @@ _KINDS = {
 
 
 class Names:
-    """Labels of maps and nodes.
-
-    Args:
-        anatomy: with sites if there is a cut.
-        cut: its flow graph; None for one map per stream.
-    """
+    """Labels of maps and nodes; `cut`: None for one map per stream."""
 
     def __init__(self, anatomy: Anatomy, cut: FlowGraph | None = None) -> None:
         self.anatomy, self.cut = anatomy, cut is not None
@@ -109,10 +104,7 @@ class Names:
         return ()
 
     def is_aside(self, path: str) -> bool:
-        """Whether a norm or embedding has other inputs than tokens.
-
-        Then no module between it and the layers' module ran on tokens.
-        """
+        """Whether a norm or embedding has other inputs than tokens: no module around it ran on tokens."""
         if len(self.anatomy.stacks) > 1 or path in {step.weight for step in self.anatomy.steps}:
             return False
         outside = [p for p in _upwards(path) if not any(layer.startswith(p + ".") for layer in self.anatomy.layers)]
@@ -136,7 +128,7 @@ class Names:
         return embeddings
 
     def unlisted_ops(self, stack: int, layer: str | None = None) -> list[LinearOp]:
-        """Weights between spaces outside linear modules: convolutions, experts; `layer` None: outside layers."""
+        """Weights outside linear modules, such as convolutions; `layer` None: outside layers."""
         listed = {step.weight for step in self.anatomy.steps} | {s.parameter for s in self.anatomy.scales}
         operations = []
         for name, axes in self.anatomy.axes.items():

@@ -33,13 +33,7 @@ class NodeShape(StrEnum):
 
 @dataclass(frozen=True)
 class EdgeMap:
-    """The map on an edge.
-
-    Attributes:
-        key: None without transport.
-        index: subscript of its T.
-        size: such as "192" or "6 × 32".
-    """
+    """The map on an edge; `key` None without transport, `size` such as "192" or "6 × 32"."""
 
     key: str | None
     kind: MapKind
@@ -49,7 +43,7 @@ class EdgeMap:
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """An operation, compared by identity; `notes`: smaller lines; `tip`: tooltip."""
+    """An operation, compared by identity."""
 
     shape: NodeShape
     text: str
@@ -115,7 +109,7 @@ class Column:
     """One stack.
 
     Attributes:
-        after: map after its last layer, for cross-attention.
+        after: map for cross-attention.
         aside: operations on other inputs than tokens.
     """
 
@@ -127,7 +121,7 @@ class Column:
 
 @dataclass(frozen=True)
 class ModelGraph:
-    """The graph of a model; `cut`: whether every sum has a new map."""
+    """The graph of a model; `cut`: a new map after every sum."""
 
     title: str
     subtitle: str

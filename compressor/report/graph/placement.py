@@ -54,7 +54,6 @@ class LinkRoute:
     Attributes:
         label: middle of its left side; None next to an equal one.
         arrow: whether it ends in a node.
-        word: after the label.
     """
 
     points: list[CanvasPoint]
@@ -65,7 +64,7 @@ class LinkRoute:
 
 
 def text_width(text: str, size: float) -> float:
-    """Upper bound of a line's width, in any sans-serif font."""
+    """Upper bound of a line's width in sans-serif."""
     return size * sum(0.38 if c in "iljtfr.,:;|'′ ·()" else 0.95 if c in "mwMW…→×" else 0.63 for c in text)
 
 
@@ -91,7 +90,7 @@ def node_size(node: Node) -> tuple[float, float]:
 
 
 class PlacedBlock:
-    """A block's nodes in rows, from (0, 0) to (width, height); links go from earlier to later nodes."""
+    """A block's nodes, from (0, 0) to (width, height); links go from earlier to later ones."""
 
     def __init__(self, block: Block) -> None:
         self.block = block
@@ -164,7 +163,7 @@ class PlacedBlock:
         return rows
 
     def _place_across(self, rows: list[list[Node]]) -> None:
-        """Centre nodes over their neighbours, the longest row first."""
+        """Centre nodes over neighbours, the longest row first."""
         if not rows:
             self.width = 0.0
             return

@@ -29,7 +29,7 @@ class AxisScale:
 
     @classmethod
     def over(cls, title: str, values: Sequence[float], *, log: bool | None = None, margin: float = 0.08) -> AxisScale:
-        """An axis of all values with a margin; `log`: see `line_chart`."""
+        """An axis with a margin; `log`: see `line_chart`."""
         low, high = min(values), max(values)
         logarithmic = low > 0 and (high > 10 * low if log is None else log)
         if logarithmic:
@@ -61,13 +61,7 @@ class AxisScale:
 
 @dataclass(frozen=True)
 class ChartPoint:
-    """A named point.
-
-    Attributes:
-        error: of y, drawn as a bar.
-        colour: a style variable.
-        hollow: a ring.
-    """
+    """A named point; `error`: of y; `hollow`: a ring."""
 
     name: str
     x: float
@@ -79,7 +73,7 @@ class ChartPoint:
 
 @dataclass(frozen=True)
 class Line:
-    """A line through points; `faint`: thin."""
+    """A line through points."""
 
     points: Sequence[tuple[float, float]]
     colour: str = "--accent"
@@ -121,7 +115,7 @@ def line_chart(
 
     Args:
         description: for screen readers.
-        log: a logarithmic y axis; default: if values differ tenfold.
+        log: y axis; default: if values differ tenfold.
     """
     lines = [replace(line, points=[p for p in line.points if math.isfinite(p[1])]) for line in lines]
     xs = [point[0] for line in lines for point in line.points]

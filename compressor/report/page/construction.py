@@ -31,7 +31,7 @@ _Choice = tuple[str, str, str]
 
 
 def choices_section(report: Report, names: Mapping[str, str]) -> list[Markup]:
-    """Choices and reasons; "asked for" if set by the recipe."""
+    """Choices and reasons; "asked for" if in the recipe."""
     fusion = report["fusion"]
     choices, parts = fusion["choices"], []
     if candidates := fusion.get("candidates"):
@@ -153,7 +153,7 @@ def _selected_counts(couplings: Sequence[Report], names: Mapping[str, str]) -> s
 
 
 def _error_series(fits: Sequence[Report]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """{stack: {module: [(layer, error)]}}; joint fits are one series."""
+    """{stack: {module: [(layer, error)]}}; joint fits once."""
     stacks: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for fit in fits:
         match = re.fullmatch(r"(.+?)\.(\d+)\.(.+)", fit["module"])

@@ -23,7 +23,7 @@ _SMOOTHED_POINTS = 20
 
 
 def headline_figures(report: Report) -> Markup | None:
-    """Size, score and speed against the teachers."""
+    """Size, score and speed."""
     rows, student = report["table"], report["table"][-1]
     teachers = rows[: len(report["recipe"]["teachers"])]
     largest = max(teachers, key=lambda row: row["parameters"])
