@@ -28,10 +28,9 @@ class Score:
     """Metrics of one model; None if unavailable.
 
     Attributes:
-        accuracy: in [0, 1], of samples, or of a tagger's tokens.
+        accuracy: in [0, 1], of samples or tokens.
         kl: KL(reference ‖ model) in nats, mean over positions that count.
-        labelled: number of known labels.
-        f1: of class 1 of two, else the mean over occurring classes; of taggers, over all classes but "O".
+        f1: of class 1 of two, else the mean over occurring classes; of taggers, over all but "O".
         perplexity: exp of the labels' mean −log p.
     """
 
@@ -51,7 +50,7 @@ class Score:
 
 
 class Tally:
-    """Sums over batches for a `Score`, in O(classes) memory; F1 leaves out the class `outside`."""
+    """Sums over batches for a `Score`; F1 leaves out the class `outside`."""
 
     def __init__(self, task: Task, outside: int | None = None) -> None:
         self.task, self.outside = task, outside
@@ -62,7 +61,7 @@ class Tally:
     def add(
         self, log_probs: Tensor, inputs: EvaluationBatch, labels: Tensor | None = None, reference: Tensor | None = None
     ) -> None:
-        """Add one batch: log-probabilities [B, C] or [B, T, C], labels [B] or [B, T], negative if unknown."""
+        """Add one batch: log-probabilities [B, C] or [B, T, C], labels [B] or [B, T]."""
         self.samples += len(log_probs)
         if labels is not None:
             self._add_labels(*self.task.answered(log_probs, labels.cpu()))
@@ -121,10 +120,10 @@ class Predictions:
 
 
 def predict(models: Sequence[PreTrainedModel], batches: Iterable[EvaluationBatch]) -> Iterator[Predictions]:
-    """One forward pass per model and batch, without labels; batches with many logits are split.
+    """One forward pass per model and batch; batches with many logits are split.
 
     Raises:
-        UserError: no samples, labels in only some batches, or NaN predictions.
+        UserError: no samples, labels in only some batches, or NaN.
         UnsupportedError: logits do not fit the task.
     """
     training = [model.training for model in models]
@@ -160,7 +159,7 @@ class DeployedScore:
     """Metrics of an exported file against its model.
 
     Attributes:
-        agreement: share of positions with the same argmax.
+        agreement: share of equal argmax.
         error: ‖file's logits − model's‖ / ‖model's‖, each row less its mean.
     """
 
@@ -172,7 +171,7 @@ class DeployedScore:
 def measure_deployed(
     model: PreTrainedModel, files: Mapping[str, Callable[[EvaluationBatch], Tensor]], batches: Iterable[EvaluationBatch]
 ) -> tuple[Score, dict[str, DeployedScore]]:
-    """Scores of a model and of its files, {name: from inputs to logits [B, C] or [B, T, C]}.
+    """Scores of a model and its `files`, functions from inputs to logits [B, C] or [B, T, C].
 
     Raises:
         UserError: no samples, or labels in only some batches.

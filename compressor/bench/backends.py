@@ -9,12 +9,7 @@ from compressor.utils.registry import Registry
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to run a model.
-
-    Attributes:
-        format: export format of its file; None: the model's folder.
-        files: other exporters' names, in the folder `onnx`.
-    """
+    """One way to run a model; `format` None runs its folder, `files` are other exporters' names."""
 
     meaning: str
     engine: str

@@ -63,8 +63,7 @@ def compare_results(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict
     """Match rows by model, backend, batch size and length; without model if each result has one.
 
     Returns:
-        rows, with pairs of p50_ms, p95_ms, peak_memory_bytes and speed_up (first p50 / second); only: unmatched rows;
-        notes: settings that differ.
+        rows with pairs of values and speed_up (first p50 / second); only: unmatched rows; notes: different settings.
 
     Raises:
         UserError: no row matches.

@@ -83,7 +83,6 @@ def measure_latency(
     Args:
         seconds: least time per contender.
         warmups: unmeasured calls after the first; fewer if they take 5 × `seconds`.
-        min_iterations: per contender.
     """
     running = {
         name: _Contender(call if isinstance(call, Runner) else Runner(call, "callable"))
@@ -107,7 +106,7 @@ def measure_latency(
 def torch_runner(
     model: PreTrainedModel | Callable[[], PreTrainedModel], inputs: Mapping[str, Tensor], threads: int | None = None
 ) -> Runner:
-    """A runner in torch, of inputs [B, ...]; a function as `model` is timed as loading."""
+    """A runner in torch of inputs [B, ...]; loads the model if it is a function."""
     from transformers import PreTrainedModel
 
     load_ms = None
@@ -129,7 +128,7 @@ def torch_runner(
 
 
 def onnx_runner(path: str | Path, inputs: Mapping[str, Tensor], threads: int | None = None) -> Runner:
-    """A runner in ONNX Runtime on the CPU, of inputs [B, ...], with torch's number of threads by default."""
+    """A runner in ONNX Runtime on the CPU; by default with torch's threads."""
     import onnxruntime
 
     threads = threads or torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Random inputs for any ONNX file.  Imports only numpy, for a small process."""
+"""Random inputs for any ONNX file; imports only numpy, for a small process."""
 
 from __future__ import annotations
 
@@ -33,10 +33,7 @@ class Entry(NamedTuple):
 def make_feed(
     entries: Sequence[Entry], batch: int, length: int, config: Mapping[str, Any] | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """Random inputs, {name: array}; with a past, one new token after `length`.
-
-    Args:
-        config: config.json, for image and vocabulary sizes.
+    """Random inputs by name; with a past, one new token after `length`.
 
     Raises:
         UnsupportedError: unknown type of an input.

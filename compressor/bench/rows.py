@@ -17,8 +17,6 @@ class Row:
     Attributes:
         kl: KL(ensemble ‖ model) in nats, mean over samples or tokens.
         macs: multiply–accumulates per sample.
-        bytes: of weights.
-        torch_p50_ms, ...: milliseconds per call.
     """
 
     name: str

@@ -50,9 +50,9 @@ def weight_bytes(model: nn.Module | str | Path) -> int:
 def count_macs(
     model: PreTrainedModel | PretrainedConfig, inputs: Mapping[str, Tensor] | None = None, *, length: int = 128
 ) -> int:
-    """Multiply–accumulates of a forward pass: linear layers, convolutions, and attention's two products.
+    """Multiply–accumulates of linear layers, convolutions, and attention's two products.
 
-    Traces a copy with eager attention and no memory for weights; random inputs of batch 1 by default.
+    Traces a copy with eager attention and no memory for weights; by default on batch 1.
 
     Raises:
         UnsupportedError: the model cannot be built or traced, or fvcore misses a product.

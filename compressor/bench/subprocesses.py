@@ -22,13 +22,7 @@ PERCENTILES = (50, 90, 95, 99)
 
 @dataclass(frozen=True)
 class TimingJob:
-    """The job of one process.
-
-    Attributes:
-        path: folder or Hub id for torch, file for ONNX Runtime.
-        length: tokens of a text.
-        config: for ONNX inputs.
-    """
+    """One process; `path`: folder or Hub id for torch, file for ONNX Runtime."""
 
     engine: str
     path: str
@@ -41,13 +35,12 @@ class TimingJob:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Milliseconds per call, memory, and settings.
+    """Milliseconds, peak memory, and settings.
 
     Attributes:
         import_ms: of libraries.
         first_call_ms: with compilation.
-        base_memory_bytes: peak before loading.
-        peak_memory_bytes: peak at the end.
+        base_memory_bytes: before loading.
     """
 
     p50_ms: float
@@ -110,11 +103,7 @@ def measure_isolated(
     min_iterations: int = 10,
     on_progress: Callable[[float], None] | None = None,
 ) -> list[Measurement | WorkerError]:
-    """Time jobs one at a time, in turns; see `compressor.bench.latency.measure_latency`.
-
-    Returns:
-        In order; errors of failed jobs.
-    """
+    """Time jobs one at a time, in turns (see `latency.measure_latency`); failed jobs give errors."""
     failed: dict[int, WorkerError] = {}
     running: dict[int, _Process] = {}
     measured: dict[int, Measurement] = {}

@@ -1,4 +1,4 @@
-"""Scores of weights between models, on a plane or a line.
+"""Scores of weights between models.
 
 Garipov et al., "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs", https://arxiv.org/abs/1802.10026,
 appendix A.
@@ -97,11 +97,7 @@ def plane_through(models: Mapping[str, PreTrainedModel]) -> Plane:
 
 
 def grid_states(over: Plane, points: int, margin: float) -> tuple[list[float], list[float]]:
-    """Evenly spaced coordinates (xs, ys), at least 2 each, around the three models.
-
-    Args:
-        margin: as a share of the longer side of their bounding box.
-    """
+    """`points` (≥ 2) coordinates per axis around the models; `margin`: share of their longer extent."""
     corners = list(zip(*over.coordinates, strict=True))
     padding = margin * max(max(axis) - min(axis) for axis in corners)
     xs, ys = (
@@ -146,10 +142,10 @@ def score_value(score: Score, metric: str) -> float | None:
 
 
 def loss_barrier(shares: Sequence[float], values: Sequence[float | None], metric: str) -> float | None:
-    """The largest loss above the line between the ends; ≥ 0, or None if a value is missing.
+    """The largest loss above the line between the ends; None if a value is missing.
 
     Entezari et al., "The Role of Permutation Invariance in Linear Mode Connectivity", https://arxiv.org/abs/2110.06296.
-    Accuracies give a barrier in [0, 1], perplexities in nats.
+    For accuracies in [0, 1], for perplexities in nats.
     """
     losses = [_loss(value, metric) for value in values if value is not None]
     if len(losses) < len(values):
@@ -177,7 +173,7 @@ def check_shapes(models: Mapping[str, PreTrainedModel]) -> None:
 def check_function(models: Mapping[str, PreTrainedModel], scratch: PreTrainedModel, seed: int = 0) -> None:
     """Check on random inputs that each model equals `scratch` with its weights; overwrites `scratch`.
 
-    Configs may differ in what shapes do not show, such as heads.
+    Shapes do not show all differences of configs, such as heads.
 
     Raises:
         UserError: one differs; names the config fields.

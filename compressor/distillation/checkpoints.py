@@ -32,7 +32,7 @@ SEARCH = "search"
 
 
 def prepare_checkpoints(work_dir: Path, run: dict[str, Any], resume: bool) -> None:
-    """Prepare a folder, in all processes, for the run identified by `run`; `resume` keeps checkpoints.
+    """Prepare a folder for a run, in all processes; `resume` keeps checkpoints.
 
     Raises:
         UserError: `resume`, but the folder holds another run.
@@ -62,7 +62,7 @@ def step_of(checkpoint: Path | None) -> int:
 
 @contextmanager
 def read_as_user_error(path: Path) -> Iterator[None]:
-    """One line for errors of reading, without torch's advice to run pickles.
+    """Turn errors of reading into one line, without torch's advice to run pickles.
 
     Raises:
         UserError: the file is unreadable or foreign.

@@ -14,9 +14,9 @@ from compressor.distillation.logit_cache import read_samples
 
 
 class TrainingStream(Dataset[dict[str, Tensor]]):
-    """Permutations of all samples, concatenated, for all steps; images are mixed within a batch.
+    """Concatenated permutations of all samples; images are mixed within a batch.
 
-    One epoch in fixed order to the Trainer: resumed and distributed runs read the same samples.
+    To the Trainer one epoch in fixed order, so that resumed and distributed runs read the same.
     """
 
     def __init__(

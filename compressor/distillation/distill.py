@@ -49,10 +49,9 @@ class FinetuneReport:
 
     Attributes:
         seconds: of this call, with search.
-        loss: (step, loss) of every step, also before an interruption.
+        loss: (step, loss) of every step.
         learning_rate: peak.
-        resumed_from: steps done before an interruption, with search.
-        search: trials, if any.
+        resumed_from: steps done before an interruption.
         judged: (step, validation loss).
         best_step: step of the student's weights; `None` for the last.
     """
@@ -86,18 +85,16 @@ def train_student(
 ) -> FinetuneReport:
     """Train `student` in place with AdamW, without dropout, weights in float32 meanwhile.
 
-    Losses are means over the positions that count (`compressor.models.tasks.Task`).  The same seed gives the same
-    weights, bit for bit on the CPU, interrupted or not.  Processes launched together share every batch.
+    Losses are means over the positions that count.  The same seed gives the same weights, bit for bit on the CPU,
+    interrupted or not.  Processes launched together share every batch.
 
     Args:
         student: left in eval mode on the device; to resume, with its first weights.
         teachers: () if no loss needs them.
         train: dicts of tensors without batch dimension; "labels", [] or [T], are optional.
         seed: of sample order and validation split.
-        work_dir: of checkpoints.
         device: "cpu" or "cuda" (first GPU).
         progress: called after every step.
-        cache_progress: called with the share of logits cached.
         targets: for `hidden` and `relations`.
 
     Raises:

@@ -50,7 +50,7 @@ class IndexedSamples(Dataset[dict[str, Tensor]]):
 
 
 class CachedLogits:
-    """One teacher's logits, memory-mapped from `folder`."""
+    """One teacher's logits, memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
         metadata = json.loads((folder / _METADATA).read_text(encoding="utf-8"))
@@ -76,9 +76,8 @@ def cache_logits(
 ) -> CachedLogits:
     """A teacher's logits of all samples; computed and written to `folder` if missing.
 
-    Weights and samples are identified by hashes, samples by their `key` if any.
-
     Args:
+        samples: identified by `key`, or else a hash.
         predict: from a batch to logits that count, [P, C].
         mask: input that is 1 where positions count; None: one prediction per sample.
 

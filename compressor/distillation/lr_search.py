@@ -36,12 +36,7 @@ class LearningRateTrial:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A training and the search before it.
-
-    Attributes:
-        trials: in grid order, if any.
-        resumed_from: steps done before an interruption, trials included.
-    """
+    """A training and the search before it; `resumed_from`: steps done before, trials included."""
 
     training: TrainingResult
     learning_rate: float
@@ -52,7 +47,7 @@ class SearchResult:
 def split_validation(
     samples: TrainingSamples, options: FinetuneOptions, seed: int
 ) -> tuple[TrainingSamples, TrainingSamples]:
-    """Split at random; validation has the options' share, at least 1 sample, at most `MAX_VALIDATION_SAMPLES`."""
+    """Split at random; at least 1 validation sample, at most `MAX_VALIDATION_SAMPLES`."""
     count = len(samples)
     held_out = min(max(round(options.validation * count), 1), MAX_VALIDATION_SAMPLES, count - 1)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
@@ -79,7 +74,7 @@ def search_steps(options: FinetuneOptions) -> int:
 
 
 def total_steps(options: FinetuneOptions) -> int:
-    """Steps of search and training; a best trial of full length is the training."""
+    """Steps of search and training; a full-length best trial is the training."""
     return search_steps(options) + (0 if _trial_is_training(options) else options.steps)
 
 
@@ -88,7 +83,7 @@ def search_learning_rate(
 ) -> SearchResult:
     """Train with every rate of the grid, then with the best one, from the student's weights.
 
-    An interrupted search resumes from its recorded trials, with the student's initial weights.
+    An interrupted search resumes from its recorded trials and the initial weights.
 
     Raises:
         UserError: every rate diverged, or the final training.
@@ -177,7 +172,7 @@ def _trial_folder(folder: Path, index: int) -> Path:
 
 
 def _remove_checkpoints(folder: Path, trials: Sequence[LearningRateTrial], options: FinetuneOptions) -> None:
-    """Remove finished trials' checkpoints, except a possible final training's."""
+    """Remove checkpoints of finished trials, except a possible final training."""
     best = _best(trials) if _trial_is_training(options) else None
     for index in range(len(trials)):
         if index != best:

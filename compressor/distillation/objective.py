@@ -62,8 +62,7 @@ class FeatureTargets:
 class Objective:
     """Σ weight · loss, in nats (hidden states: as a share of their energy).
 
-    The teachers of `ensemble` run only if a loss needs them: once per batch, without gradients, in bfloat16 on a GPU
-    that has it.
+    Teachers run only if a loss needs them: once per batch, without gradients, in bfloat16 on a GPU that has it.
 
     Raises:
         UserError: unknown loss, or missing targets.
@@ -112,7 +111,6 @@ class Objective:
         """The losses of a batch, and the model's outputs.
 
         Args:
-            model: the student, may be wrapped.
             batch: inputs [B, ...] and "labels".
             done: share of the training done; None for validation, which skips decaying losses unless all decay.
         """
@@ -143,7 +141,7 @@ class Objective:
         done: float = 0.0,
         totals: Sequence[float] | None = None,
     ) -> tuple[Tensor, Any]:
-        """The weighted sum for a batch, a scalar, and the model's outputs; see `terms`.
+        """The weighted sum for a batch, a scalar, and the model's outputs.
 
         Args:
             totals: `counts` of the whole batch if this is a part; the parts' losses then add up.
@@ -160,7 +158,7 @@ class Objective:
 
         Args:
             samples: shared by all processes.
-            device: default: that of the weights (sharded weights may lie elsewhere).
+            device: default: that of the weights, which may be sharded elsewhere.
 
         Raises:
             UserError: labels are the only loss, and none is known.

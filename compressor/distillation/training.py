@@ -45,13 +45,7 @@ class Diverged(UserError):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Losses of a training.
-
-    Attributes:
-        losses: (step, loss) of every step, also before an interruption.
-        validation_losses: (step, loss).
-        best_step: step of the student's weights; None for the last.
-    """
+    """Losses of a training, as (step, loss); `best_step`: of the student's weights, None for the last."""
 
     steps: int
     losses: tuple[tuple[int, float], ...]
@@ -61,12 +55,7 @@ class TrainingResult:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Settings that all runs of a finetune share, without learning rate and steps.
-
-    Attributes:
-        seed: of sample order.
-        device: "cpu" or "cuda" (first GPU).
-    """
+    """Settings that all runs of a finetune share, without learning rate and steps; device: "cpu" or "cuda"."""
 
     student: PreTrainedModel
     samples: TrainingSamples

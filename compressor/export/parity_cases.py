@@ -31,7 +31,7 @@ Files = Mapping[str, Runnable]
 
 @dataclass(frozen=True)
 class OutputPair:
-    """One output of both; the samples [B] or positions [B, T] that count."""
+    """One output of torch and of the file; the samples [B] or positions [B, T] that count."""
 
     name: str
     expected: Tensor

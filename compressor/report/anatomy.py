@@ -86,7 +86,7 @@ def _alternative(target: Report, alternative: Report) -> str:
 
 
 def _memory(memory: Report | None) -> list[str]:
-    """Memory that a fusion needs, and free memory."""
+    """Needed and free memory."""
     if memory is None:
         return []
     limits = "".join(f" ({name} allows {format_bytes(size)})" for name, size in memory["limits"].items())
@@ -97,7 +97,7 @@ def _memory(memory: Report | None) -> list[str]:
 
 
 def _collapser(layers: Sequence[str]) -> Callable[[str], str]:
-    """Replaces the index of a layer by a star."""
+    """Replaces a layer's index by a star."""
     prefixes = {layer.rpartition(".")[0] for layer in layers}
     pattern = re.compile(rf"({'|'.join(re.escape(prefix) for prefix in prefixes)})\.\d+") if prefixes else None
     return lambda name: pattern.sub(r"\1.*", name) if pattern else name

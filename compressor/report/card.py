@@ -58,7 +58,6 @@ def render_card(
     """The README.md of a student; leaves out sections that the report lacks.
 
     Args:
-        recipe: resolved.
         reads: "image" or "text"; default by task.
         example: a program that needs only onnxruntime.
     """

@@ -25,7 +25,7 @@ def measure_of(candidates: Sequence[Report]) -> str:
 
 
 def format_measure(value: float | None) -> str:
-    """A measure; None if not finite."""
+    """None if not finite."""
     return MISSING if value is None else f"{value:.4g}"
 
 
@@ -37,7 +37,7 @@ def describe_shapes(shapes: Sequence[Report]) -> str:
 
 
 def describe_head(head: Report) -> str:
-    """The head's fit and gain over least squares."""
+    """The head's fit, and gain over least squares."""
     return (
         f"{head['module']}, fitted to the ensemble's probabilities: held-out KL {head['kl']:.4g}, "
         f"{head['least_squares_kl']:.4g} by least squares"
@@ -45,7 +45,7 @@ def describe_head(head: Report) -> str:
 
 
 def describe_reconstruction(fusion: Report) -> str:
-    """Gains of layer-wise reconstruction, or its absence."""
+    """Gains of layer-wise reconstruction."""
     layers: Sequence[Report] = fusion["polished"]
     if not layers:
         return fusion.get("unpolished") or "no gain on held-out samples in any layer"
@@ -79,7 +79,7 @@ def describe_validation(finetune: Report) -> str:
 
 
 def describe_search(finetune: Report) -> str:
-    """Learning rates searched; more to try if the best is an extreme."""
+    """Learning rates searched, or to try next."""
     trials = [
         f"{trial['learning_rate']:g} ("
         + ("diverged)" if trial["validation_loss"] is None else f"loss {trial['validation_loss']:.4g})")

@@ -44,7 +44,7 @@ def check_plots() -> None:
 
 
 def draw_plane(survey: Report, path: Path) -> None:
-    """Draw contours of a plane's scores to .svg or .png."""
+    """Draw contours of a plane's scores."""
     from matplotlib.patheffects import withStroke
 
     xs, ys = survey["xs"], survey["ys"]
@@ -85,7 +85,7 @@ def draw_plane(survey: Report, path: Path) -> None:
 
 
 def draw_curves(survey: Report, path: Path) -> None:
-    """Draw scores along lines from one model."""
+    """Draw scores along lines."""
     from matplotlib.ticker import LogFormatter
 
     figure = _figure(_WIDTH, 0.58 * _WIDTH)
@@ -156,7 +156,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _contours(figure: Figure, axes: Axes, survey: Report) -> None:
-    """Contours with a colour bar; logarithmic for perplexities."""
+    """Contours with a colour bar."""
     import numpy as np
     from matplotlib.ticker import MaxNLocator
 

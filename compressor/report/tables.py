@@ -26,7 +26,7 @@ _METRICS: dict[str, tuple[str, Callable[[Report], str]]] = {
 
 
 def plain_table(*titles: str, numbers: int = 0) -> Table:
-    """A table without lines; the last `numbers` columns are right-aligned, not wrapped."""
+    """A table without lines; the last `numbers` columns are right-aligned."""
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for index, title in enumerate(titles):
         number = index >= len(titles) - numbers

@@ -18,12 +18,7 @@ _MIN_ENERGY = 1e-12
 
 
 def hidden_loss(student_hidden: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """Mean over layers and tokens of ‖error‖² / ‖target‖², so that large tokens do not dominate.
-
-    Args:
-        student_hidden: [..., width] per layer.
-        targets: mapped hidden states of the teachers.
-    """
+    """Mean over layers and tokens [..., width] of ‖error‖² / ‖target‖², so that large tokens do not dominate."""
     errors = [
         ((hidden - target).square().sum(-1) / target.square().sum(-1).clamp(min=_MIN_ENERGY)).mean()
         for hidden, target in zip(student_hidden, targets, strict=True)

@@ -33,7 +33,6 @@ class LossInputs:
     """One batch, and the models' outputs.
 
     Attributes:
-        inputs: [B, ...].
         labels: [B] or [B, T].
         teacher_logits: those that count, [P, C] each.
         student_outputs, teacher_outputs: of the losses' `modules`.
@@ -48,7 +47,7 @@ class LossInputs:
 
 
 class Loss(Protocol):
-    """One term of the objective; needs outputs of `modules` (student) and `teacher_modules`."""
+    """One term of the objective; needs outputs of `modules` and `teacher_modules`."""
 
     modules: Sequence[str]
     teacher_modules: Sequence[Sequence[str]]
@@ -72,7 +71,7 @@ def counted_positions(task: Task, inputs: Mapping[str, Tensor]) -> int:
 
 
 def token_mask(inputs: Mapping[str, Tensor], tokens: Tensor, *, decoder: bool) -> Tensor:
-    """Mask [B, T] of `tokens` [B, T, n] without padding; all count if the model's mask has another shape (images)."""
+    """Mask [B, T] of `tokens` [B, T, n] without padding; all count if the inputs' mask has another shape (images)."""
     mask = inputs.get("decoder_attention_mask" if decoder and "decoder_input_ids" in inputs else "attention_mask")
     if mask is None or mask.shape != tokens.shape[:2]:
         return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)

@@ -17,12 +17,7 @@ from compressor.layer_maps import AttentionEnd, AttentionPair
 
 
 def relation_log_probs(values: Tensor, heads: int, mask: Tensor) -> Tensor:
-    """Log-softmax of scaled products of all pairs of tokens, [B, heads, T, T].
-
-    Args:
-        values: queries, keys or values, [B, T, n].
-        mask: tokens that count, [B, T].
-    """
+    """Log-softmax of scaled products of all pairs of tokens, [B, T, n] to [B, heads, T, T]; mask [B, T]."""
     batch, tokens, width = values.shape
     parts = values.float().reshape(batch, tokens, heads, width // heads).transpose(1, 2)
     products = parts @ parts.transpose(-1, -2) / math.sqrt(width // heads)
@@ -36,9 +31,8 @@ def relation_loss(
 
     Args:
         student: [B, T, n].
-        teachers: [B, T, n_k] each.
-        weights: above zero.
-        mask: [B, T].
+        teachers: [B, T, n_k] each, with positive weights.
+        mask: tokens that count, [B, T].
     """
     total = sum(weights)
     target = torch.stack(

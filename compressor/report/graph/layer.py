@@ -10,7 +10,7 @@ from compressor.report.graph.parts import Block, EdgeMap, Inline, Item, Link, No
 
 
 class LayerBuilder:
-    """Follows the flow of one layer; `tip` is the stream's current map."""
+    """Follows the flow of one layer."""
 
     def __init__(self, anatomy: Anatomy, names: Names, stack: int, layer: str, tip: EdgeMap) -> None:
         self.anatomy, self.names, self.stack, self.layer, self.tip = anatomy, names, stack, layer, tip
@@ -111,7 +111,7 @@ class LayerBuilder:
             self._add(node, norm[0] if norm else None, self.names.edge_map(step.reads))
 
     def _norm_before(self, step: LinearOp) -> tuple[Node, Block] | None:
-        """The norm before a module or its experts."""
+        """The norm before a module."""
         return self.normed.get(step.module) or self.normed.get(step.module.rpartition(".")[0])
 
     def _write_stream(self, step: LinearOp, node: Node, later: Sequence[LinearOp | Norm]) -> None:

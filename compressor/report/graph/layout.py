@@ -93,7 +93,7 @@ def lay_out(graph: ModelGraph) -> Picture:
 
 
 class _ColumnLayout:
-    """Places one stack; `memory`: end of the previous one, and its map."""
+    """Places one stack."""
 
     def __init__(
         self, picture: Picture, column: Column, left: float, memory: tuple[CanvasPoint, EdgeMap] | None
@@ -128,7 +128,7 @@ class _ColumnLayout:
             self._route_memory(*memory)
 
     def _extents(self, item: Item) -> tuple[float, float]:
-        """Width left and right of the stream."""
+        """Width left and right."""
         if isinstance(item, Inline):
             half = node_size(item.node)[0] / 2
             return half, half

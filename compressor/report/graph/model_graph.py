@@ -30,7 +30,7 @@ MAX_UNFOLDED_LAYERS = 4
 
 
 def build_graph(name: str, anatomy: Anatomy) -> ModelGraph:
-    """The graph of a model; each sum has a new map if the streams can be cut.
+    """The graph of a model, with a map for every sum if possible.
 
     Raises:
         UnsupportedError: the flow inside a layer is unknown.
@@ -130,7 +130,7 @@ class _ColumnBuilder:
         return items
 
     def _put_aside(self, tables: list[str], norms: Sequence[Norm]) -> None:
-        """Add embeddings of other inputs than tokens."""
+        """Add embeddings of non-tokens."""
         nodes = [_embedding(tables), *(self.names.norm(norm) for norm in norms)]
         nodes.append(Node(NodeShape.END, "queries and keys of every layer"))
         self.aside.nodes.extend(nodes)

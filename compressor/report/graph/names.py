@@ -23,7 +23,7 @@ _KINDS = {
 
 
 class Names:
-    """Labels of maps and nodes; `cut`: None for one map per stream."""
+    """Labels of maps and nodes; `cut` None: one map per stream."""
 
     def __init__(self, anatomy: Anatomy, cut: FlowGraph | None = None) -> None:
         self.anatomy, self.cut = anatomy, cut is not None
@@ -43,7 +43,7 @@ class Names:
                 streams += 1
 
     def edge_map(self, space: str | None, role: Role | None = None) -> EdgeMap:
-        """The map of a space or an attention role."""
+        """The map of a space or role."""
         known = self.anatomy.spaces.get(space or "")
         if space is None or known is None:
             return EdgeMap(None, MapKind.FIXED)
@@ -72,7 +72,7 @@ class Names:
         return clear_name(module, [item.module for item in self.anatomy.flow])
 
     def weight(self, step: LinearOp, text: str = "") -> Node:
-        """A linear module's node; `text` replaces its name."""
+        """A linear module's node."""
         axes = self.anatomy.axes.get(step.weight, ())
         reads = next((axis for axis in axes if _holds(axis, step.reads) or (step.tied and not axis.fixed)), None)
         others = [axis for axis in self._per_expert(axes) if axis is not reads]
@@ -84,7 +84,7 @@ class Names:
         return Node(NodeShape.WEIGHT, text or self.clear(step.module), (note,) if note else (), step.module)
 
     def norm(self, norm: Norm, text: str = "") -> Node:
-        """A norm's node; see `weight`."""
+        """A norm's node."""
         return Node(NodeShape.NORM, text or self.clear(norm.module), (), norm.module)
 
     def stack_of(self, module: str) -> tuple[int, ...]:
@@ -104,7 +104,7 @@ class Names:
         return ()
 
     def is_aside(self, path: str) -> bool:
-        """Whether a norm or embedding has other inputs than tokens: no module around it ran on tokens."""
+        """Whether a norm or embedding works on other things than tokens: no module around it ran on them."""
         if len(self.anatomy.stacks) > 1 or path in {step.weight for step in self.anatomy.steps}:
             return False
         outside = [p for p in _upwards(path) if not any(layer.startswith(p + ".") for layer in self.anatomy.layers)]

@@ -33,7 +33,7 @@ class NodeShape(StrEnum):
 
 @dataclass(frozen=True)
 class EdgeMap:
-    """The map on an edge; `key` None without transport, `size` such as "192" or "6 × 32"."""
+    """The map on an edge; `key` None without transport."""
 
     key: str | None
     kind: MapKind
@@ -63,7 +63,7 @@ class Link:
 
 @dataclass(eq=False)
 class Block:
-    """Operations next to the stream, in order."""
+    """Operations next to the stream."""
 
     nodes: list[Node] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
@@ -106,12 +106,7 @@ class GraphStage:
 
 @dataclass(frozen=True)
 class Column:
-    """One stack.
-
-    Attributes:
-        after: map for cross-attention.
-        aside: operations on other inputs than tokens.
-    """
+    """One stack; `after`: map for cross-attention; `aside`: operations on non-tokens."""
 
     title: str
     stages: tuple[GraphStage, ...]

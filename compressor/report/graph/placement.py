@@ -49,12 +49,7 @@ class PlacedNode:
 
 @dataclass
 class LinkRoute:
-    """A placed edge.
-
-    Attributes:
-        label: middle of its left side; None next to an equal one.
-        arrow: whether it ends in a node.
-    """
+    """A placed edge; `label`: middle of its left side, None if repeated."""
 
     points: list[CanvasPoint]
     edge_map: EdgeMap
@@ -90,7 +85,7 @@ def node_size(node: Node) -> tuple[float, float]:
 
 
 class PlacedBlock:
-    """A block's nodes, from (0, 0) to (width, height); links go from earlier to later ones."""
+    """A block's nodes, from (0, 0) to (width, height)."""
 
     def __init__(self, block: Block) -> None:
         self.block = block
@@ -103,7 +98,7 @@ class PlacedBlock:
 
     @property
     def enters(self) -> list[Link]:
-        """Links from stream or memory."""
+        """Links from outside."""
         return [link for link in self.block.links if link.source is None]
 
     @property
@@ -148,7 +143,7 @@ class PlacedBlock:
         return [(lane - (count - 1) / 2) * LANE for lane in range(count)]
 
     def _rows(self) -> list[list[Node]]:
-        """Rows, sources below targets; memory readers as high as possible."""
+        """Rows, sources below targets; memory readers high."""
         level: dict[Node, int] = {}
         for node in self.block.nodes:
             level[node] = max((level[o.source] + 1 for o in self.inner if o.target is node and o.source), default=0)

@@ -82,12 +82,7 @@ class Line:
 
 
 def scatter_chart(points: Sequence[ChartPoint], x_title: str, y_title: str, *, percent: bool) -> Markup:
-    """Scores over costs, on a logarithmic axis; infinite scores are skipped.
-
-    Args:
-        points: at least one.
-        percent: whether scores are shares.
-    """
+    """Scores over logarithmic costs, at least one point; `percent`: scores are shares."""
     points = [point for point in points if math.isfinite(point.y)]
     if not points:
         return el("p", f"{y_title}: no model has a finite one")

@@ -31,7 +31,7 @@ _Choice = tuple[str, str, str]
 
 
 def choices_section(report: Report, names: Mapping[str, str]) -> list[Markup]:
-    """Choices and reasons; "asked for" if in the recipe."""
+    """Choices and reasons."""
     fusion = report["fusion"]
     choices, parts = fusion["choices"], []
     if candidates := fusion.get("candidates"):
@@ -234,7 +234,7 @@ def _shape_reason(report: Report, shapes: Sequence[Report]) -> str:
 
 
 def _reason(report: Report, option: str, automatic: str) -> str:
-    """Why a choice was automatic, or "asked for"."""
+    """The reason, or "asked for"."""
     return automatic if report["recipe"]["fusion"][option] == "auto" else "asked for"
 
 

@@ -22,7 +22,7 @@ _MAX_OPEN_SPACES = 24
 def spaces_in_order(
     couplings: Sequence[Report], projections: Sequence[Report], names: Mapping[str, str]
 ) -> list[Markup]:
-    """A card per space; `names`: {teacher: its name in the table}."""
+    """A card per space."""
     cards = [_card(entries, names) for entries in (*_by_space(projections), *_by_space(couplings))]
     shown, rest = cards[:_MAX_OPEN_SPACES], cards[_MAX_OPEN_SPACES:]
     parts = [el("div", *shown, class_="spaces")]
