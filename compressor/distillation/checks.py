@@ -33,7 +33,7 @@ def check_data(train: TrainingSamples, options: FinetuneOptions) -> None:
     """Check the training samples.
 
     Raises:
-        UserError: too few, unlabelled, or unfit for the augmentation.
+        UserError: too few samples, missing labels, or an augmentation that does not fit.
     """
     if len(train) == 0:
         raise UserError("nothing to finetune on: the training data has no samples")

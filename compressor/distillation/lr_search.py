@@ -47,7 +47,7 @@ class SearchResult:
 def split_validation(
     samples: TrainingSamples, options: FinetuneOptions, seed: int
 ) -> tuple[TrainingSamples, TrainingSamples]:
-    """Split at random; at least 1 validation sample, at most `MAX_VALIDATION_SAMPLES`."""
+    """Split at random into training and validation: at least 1 sample, at most `MAX_VALIDATION_SAMPLES`."""
     count = len(samples)
     held_out = min(max(round(options.validation * count), 1), MAX_VALIDATION_SAMPLES, count - 1)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()

@@ -14,7 +14,7 @@ from compressor.errors import UserError
 
 
 def tensorboard(folder: Path) -> TrainerCallback:
-    """Logs losses, learning rate and gradient norm.
+    """A callback that logs losses, learning rate and gradient norm.
 
     Raises:
         UserError: see `check_tensorboard`.

@@ -97,7 +97,7 @@ def _memory(memory: Report | None) -> list[str]:
 
 
 def _collapser(layers: Sequence[str]) -> Callable[[str], str]:
-    """Replaces a layer's index by a star."""
+    """A function that replaces a layer's index by a star."""
     prefixes = {layer.rpartition(".")[0] for layer in layers}
     pattern = re.compile(rf"({'|'.join(re.escape(prefix) for prefix in prefixes)})\.\d+") if prefixes else None
     return lambda name: pattern.sub(r"\1.*", name) if pattern else name

@@ -25,7 +25,7 @@ def measure_of(candidates: Sequence[Report]) -> str:
 
 
 def format_measure(value: float | None) -> str:
-    """None if not finite."""
+    """A candidate's measure; None means not finite."""
     return MISSING if value is None else f"{value:.4g}"
 
 
@@ -79,7 +79,7 @@ def describe_validation(finetune: Report) -> str:
 
 
 def describe_search(finetune: Report) -> str:
-    """Learning rates searched, or to try next."""
+    """Learning rates of a search; others to try if the best is an extreme."""
     trials = [
         f"{trial['learning_rate']:g} ("
         + ("diverged)" if trial["validation_loss"] is None else f"loss {trial['validation_loss']:.4g})")

@@ -85,7 +85,7 @@ def draw_plane(survey: Report, path: Path) -> None:
 
 
 def draw_curves(survey: Report, path: Path) -> None:
-    """Draw scores along lines."""
+    """Draw scores along lines from one model."""
     from matplotlib.ticker import LogFormatter
 
     figure = _figure(_WIDTH, 0.58 * _WIDTH)

@@ -48,7 +48,7 @@ _SUPPORTED = {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb"}
 
 
 def onnx_example(folder: str | Path, task: str, file: str = "model.onnx") -> str | None:
-    """A program that predicts for an image, a text or a pair of texts; None if impossible."""
+    """A program that predicts for an image, a text or a pair of texts; None for other files and tasks."""
     onnx = Path(folder) / "onnx"
     if not (onnx / file).is_file():
         return None

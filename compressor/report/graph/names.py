@@ -104,7 +104,7 @@ class Names:
         return ()
 
     def is_aside(self, path: str) -> bool:
-        """Whether a norm or embedding works on other things than tokens: no module around it ran on them."""
+        """Whether a norm or embedding works on other things than tokens: no module around it ran on tokens."""
         if len(self.anatomy.stacks) > 1 or path in {step.weight for step in self.anatomy.steps}:
             return False
         outside = [p for p in _upwards(path) if not any(layer.startswith(p + ".") for layer in self.anatomy.layers)]

@@ -143,7 +143,7 @@ class PlacedBlock:
         return [(lane - (count - 1) / 2) * LANE for lane in range(count)]
 
     def _rows(self) -> list[list[Node]]:
-        """Rows, sources below targets; memory readers high."""
+        """Rows with sources below targets, and memory readers as high as possible."""
         level: dict[Node, int] = {}
         for node in self.block.nodes:
             level[node] = max((level[o.source] + 1 for o in self.inner if o.target is node and o.source), default=0)

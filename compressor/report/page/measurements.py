@@ -153,7 +153,7 @@ def _cost_chart(
 
 
 def _standard_error(report: Report, accuracy: float) -> float:
-    """Standard error; 0 over dependent tokens."""
+    """Standard error over samples; 0 over dependent tokens."""
     if not _counts_samples(report):
         return 0.0
     return math.sqrt(accuracy * (1 - accuracy) / report["evaluation"]["labelled"])
