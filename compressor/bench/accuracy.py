@@ -1,4 +1,4 @@
-"""Accuracy, F1, perplexity and KL of models and exported files."""
+"""Metrics of models and exported files."""
 
 from __future__ import annotations
 
@@ -25,15 +25,13 @@ _MAX_EXPONENT = 700.0
 
 @dataclass(frozen=True)
 class Score:
-    """Metrics of one model; None if labels, reference or the task's metric are missing.
+    """Metrics of one model; None if unavailable.
 
     Attributes:
-        accuracy: in [0, 1], of samples, or of tokens for taggers.
-        kl: KL(reference ‖ model) in nats, mean over the positions that count (`Task.counted`).
-        labelled: number of known labels.
-        f1: of class 1 of two classes; else the mean over occurring classes; of taggers, over all tokens and all
-            classes but "O".
-        perplexity: exp of the mean −log p of the labels.
+        accuracy: in [0, 1], of samples or tokens.
+        kl: KL(reference ‖ model) in nats, mean over positions that count.
+        f1: of class 1 of two, else the mean over occurring classes; of taggers, over all but "O".
+        perplexity: exp of the labels' mean −log p.
     """
 
     accuracy: float | None
@@ -52,11 +50,7 @@ class Score:
 
 
 class Tally:
-    """Sums over batches that make a `Score`, in O(classes) memory.
-
-    Args:
-        outside: the class "O" of a tagger, which F1 leaves out.
-    """
+    """Sums over batches for a `Score`; F1 leaves out the class `outside`."""
 
     def __init__(self, task: Task, outside: int | None = None) -> None:
         self.task, self.outside = task, outside
@@ -67,14 +61,7 @@ class Tally:
     def add(
         self, log_probs: Tensor, inputs: EvaluationBatch, labels: Tensor | None = None, reference: Tensor | None = None
     ) -> None:
-        """Add the predictions for one batch.
-
-        Args:
-            log_probs: [B, C] or [B, T, C].
-            inputs: whose mask decides which positions count.
-            labels: [B] or [B, T]; negative ones are unknown.
-            reference: log-probabilities for the KL.
-        """
+        """Add one batch: log-probabilities [B, C] or [B, T, C], labels [B] or [B, T]."""
         self.samples += len(log_probs)
         if labels is not None:
             self._add_labels(*self.task.answered(log_probs, labels.cpu()))
@@ -97,7 +84,7 @@ class Tally:
         self._true = self._true + labels[labels < classes].bincount(minlength=classes)
 
     def score(self) -> Score:
-        """The metrics of all batches so far."""
+        """Metrics so far."""
         # Rounding may make the sum slightly negative.
         kl = max(self.kl_sum / self.positions, 0.0) if self.positions else None
         if not self.labelled:
@@ -125,12 +112,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions of several models for one batch.
-
-    Attributes:
-        inputs: without labels.
-        log_probs: per model, float32 on the CPU, [B, C] or [B, T, C].
-    """
+    """Predictions for one batch; `log_probs`: per model, float32 on the CPU, [B, C] or [B, T, C]."""
 
     inputs: EvaluationBatch
     labels: Tensor | None
@@ -138,15 +120,11 @@ class Predictions:
 
 
 def predict(models: Sequence[PreTrainedModel], batches: Iterable[EvaluationBatch]) -> Iterator[Predictions]:
-    """One forward pass per model and batch; batches with many logits are split, which changes no metric.
-
-    Args:
-        models: of one task; left in the mode they had.
-        batches: model inputs, with or without "labels", which no model receives.
+    """One forward pass per model and batch; batches with many logits are split.
 
     Raises:
-        UserError: no samples, only some batches have labels, or a model predicts NaN.
-        UnsupportedError: logits do not have the shape of the task.
+        UserError: no samples, labels in only some batches, or NaN.
+        UnsupportedError: logits do not fit the task.
     """
     training = [model.training for model in models]
     labelled: set[bool] = set()
@@ -168,7 +146,7 @@ def predict(models: Sequence[PreTrainedModel], batches: Iterable[EvaluationBatch
 
 
 def measure_accuracy(models: Sequence[PreTrainedModel], batches: Iterable[EvaluationBatch]) -> list[Score]:
-    """The score of each model on labelled batches; see `predict`."""
+    """Scores of models on labelled batches."""
     tallies = [new_tally(model) for model in models]
     for predictions in predict(models, batches):
         for tally, log_probs in zip(tallies, predictions.log_probs, strict=True):
@@ -178,11 +156,10 @@ def measure_accuracy(models: Sequence[PreTrainedModel], batches: Iterable[Evalua
 
 @dataclass(frozen=True)
 class DeployedScore:
-    """Metrics of an exported file.
+    """Metrics of an exported file against its model.
 
     Attributes:
-        score: its KL is from the model.
-        agreement: share of positions whose largest logit is the model's.
+        agreement: share of equal argmax.
         error: ‖file's logits − model's‖ / ‖model's‖, each row less its mean.
     """
 
@@ -194,13 +171,10 @@ class DeployedScore:
 def measure_deployed(
     model: PreTrainedModel, files: Mapping[str, Callable[[EvaluationBatch], Tensor]], batches: Iterable[EvaluationBatch]
 ) -> tuple[Score, dict[str, DeployedScore]]:
-    """Scores of a model and of its exported files, in one pass over the batches.
-
-    Args:
-        files: {name: function from a batch of inputs to logits [B, C] or [B, T, C]}.
+    """Scores of a model and its `files`, functions from inputs to logits [B, C] or [B, T, C].
 
     Raises:
-        UserError: no samples, or only some batches have labels.
+        UserError: no samples, or labels in only some batches.
     """
     model_tally, tallies = new_tally(model), {name: new_tally(model) for name in files}
     agreeing, squared_errors = dict.fromkeys(files, 0), dict.fromkeys(files, 0.0)
@@ -226,12 +200,12 @@ def measure_deployed(
 
 
 def new_tally(model: PreTrainedModel) -> Tally:
-    """An empty tally for a model's task."""
+    """An empty tally for a model."""
     return Tally(task_of_model(model), outside_class(model.config))
 
 
 def outside_class(config: PretrainedConfig) -> int | None:
-    """The class "O" of a tagger, if it has one."""
+    """A tagger's class "O", if any."""
     names = {str(name).upper(): int(index) for index, name in (config.id2label or {}).items()}
     return names.get("O")
 
@@ -242,7 +216,7 @@ def score_model(
     reference_log_probs: Tensor | None = None,
     task: Task = TASKS["text-classification"],
 ) -> Score:
-    """The score of log-probabilities [N, C] with labels [N] (negative: unknown) and a reference [N, C]."""
+    """The score of log-probabilities [N, C]; labels [N], negative if unknown; reference [N, C]."""
     tally = Tally(task)
     tally.add(log_probs, {}, labels, reference_log_probs)
     return tally.score()

@@ -9,13 +9,7 @@ from compressor.utils.registry import Registry
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to run a model.
-
-    Attributes:
-        engine: one of `compressor.bench.worker.ENGINES`.
-        format: export format of the file it runs; None runs the model's folder.
-        files: names of such files by other exporters, in the folder `onnx`.
-    """
+    """One way to run a model; `format` None runs its folder, `files` are other exporters' names."""
 
     meaning: str
     engine: str

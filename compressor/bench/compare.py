@@ -1,4 +1,4 @@
-"""Result files of `compress bench`, and their comparison."""
+"""Results of `compress bench`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _COMPARABLE = (
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
-    """Read a file of `compress bench --output`.
+    """Read a result file.
 
     Raises:
-        UserError: no such file, or another content.
+        UserError: missing or foreign file.
     """
     try:
         result = read_json(Path(path).expanduser(), _RESULT_BYTES)
@@ -60,11 +60,10 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def compare_results(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Match rows by model, backend, batch size and length; if each result has one model, by the last three.
+    """Match rows by model, backend, batch size and length; without model if each result has one.
 
     Returns:
-        rows {model, backend, batch_size, length; p50_ms, p95_ms, peak_memory_bytes: pairs; speed_up: first p50 /
-        second}; only: names of unmatched rows of each; notes: settings that differ.
+        rows with pairs of values and speed_up (first p50 / second); only: unmatched rows; notes: different settings.
 
     Raises:
         UserError: no row matches.

@@ -1,4 +1,4 @@
-"""Latency of calls in this process."""
+"""Latency in this process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WARMUP_SHARE = 5.0
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds per call of `batch_size` samples, and their settings."""
+    """Milliseconds per call, and settings."""
 
     p50_ms: float
     p90_ms: float
@@ -45,7 +45,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Runner:
-    """A call of `batch_size` samples, with its settings."""
+    """A call of `batch_size` samples."""
 
     call: Callable[[], Any]
     backend: str
@@ -81,10 +81,8 @@ def measure_latency(
     """Time contenders in turns of about a tenth of `seconds` each.
 
     Args:
-        contenders: {name: function or `Runner`}.
         seconds: least time per contender.
-        warmups: calls after the first that are not measured; fewer if they take 5 times `seconds`.
-        min_iterations: least measured calls per contender.
+        warmups: unmeasured calls after the first; fewer if they take 5 × `seconds`.
     """
     running = {
         name: _Contender(call if isinstance(call, Runner) else Runner(call, "callable"))
@@ -108,13 +106,7 @@ def measure_latency(
 def torch_runner(
     model: PreTrainedModel | Callable[[], PreTrainedModel], inputs: Mapping[str, Tensor], threads: int | None = None
 ) -> Runner:
-    """A runner in torch.
-
-    Args:
-        model: in eval mode, or a function that loads it, whose time is measured.
-        inputs: model inputs [B, ...], on any device.
-        threads: of torch; unchanged if omitted.
-    """
+    """A runner in torch of inputs [B, ...]; loads the model if it is a function."""
     from transformers import PreTrainedModel
 
     load_ms = None
@@ -136,13 +128,7 @@ def torch_runner(
 
 
 def onnx_runner(path: str | Path, inputs: Mapping[str, Tensor], threads: int | None = None) -> Runner:
-    """A runner in ONNX Runtime on the CPU; the load time is that of the session.
-
-    Args:
-        path: of the file.
-        inputs: {name: model input [B, ...]}; unknown names are ignored.
-        threads: of ONNX Runtime; torch's number if omitted.
-    """
+    """A runner in ONNX Runtime on the CPU; by default with torch's threads."""
     import onnxruntime
 
     threads = threads or torch.get_num_threads()

@@ -1,7 +1,4 @@
-"""Random inputs for any ONNX file, from its own names, shapes and types.
-
-Imports only numpy, which keeps a process of ONNX Runtime small.
-"""
+"""Random inputs for any ONNX file; imports only numpy, for a small process."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ _SMALLEST_VOCABULARY = 8
 
 
 class Entry(NamedTuple):
-    """An input: name, sizes (of a dynamic axis its name, or None), ONNX Runtime's type."""
+    """An input: name, sizes (dynamic: name or None), type."""
 
     name: str
     shape: Sequence[int | str | None]
@@ -36,13 +33,7 @@ class Entry(NamedTuple):
 def make_feed(
     entries: Sequence[Entry], batch: int, length: int, config: Mapping[str, Any] | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """Random inputs, {name: array}; after `length` past tokens one new token, if there are past keys and values.
-
-    Args:
-        entries: the file's inputs.
-        batch: samples.
-        length: tokens of a text.
-        config: the model's config.json, for image and vocabulary sizes.
+    """Random inputs by name; with a past, one new token after `length`.
 
     Raises:
         UnsupportedError: unknown type of an input.

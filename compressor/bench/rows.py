@@ -1,4 +1,4 @@
-"""Rows of the table of models as text, Markdown and JSON."""
+"""The table of models."""
 
 from __future__ import annotations
 
@@ -12,16 +12,11 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Row:
-    """One model of the table; `None` for missing values.
+    """One model; `None` for missing values.
 
     Attributes:
-        accuracy: in [0, 1], of samples or tokens.
         kl: KL(ensemble ‖ model) in nats, mean over samples or tokens.
-        macs: multiply–accumulates of one sample.
-        bytes: of the weights.
-        torch_p50_ms, ...: milliseconds per call.
-        f1: in [0, 1]; see `compressor.bench.accuracy.Score`.
-        perplexity: at least 1; lower is better.
+        macs: multiply–accumulates per sample.
     """
 
     name: str
@@ -54,7 +49,7 @@ class Row:
 
 
 def table_columns(rows: Iterable[Row]) -> dict[str, list[str]]:
-    """{title: cells}, without columns that have no value."""
+    """{title: cells}, without empty columns."""
     texts = [row.cells() for row in rows]
     titles = list(texts[0]) if texts else []
     table = {title: [cells[title] for cells in texts] for title in titles}
@@ -82,12 +77,12 @@ def from_json(values: Iterable[Mapping[str, Any]]) -> list[Row]:
 
 
 def format_perplexity(value: float) -> str:
-    """A perplexity with two decimals; from 1000 on with three digits."""
+    """Two decimals; from 1000 three digits."""
     return f"{value:.2f}" if value < 1000 else f"{value:.3g}"
 
 
 def format_count(value: float) -> str:
-    """A count with three digits, such as "52.2 k"."""
+    """Such as "52.2 k"."""
     value = float(f"{value:.3g}")
     for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= unit:
@@ -96,7 +91,7 @@ def format_count(value: float) -> str:
 
 
 def format_threads(count: int) -> str:
-    """A number of threads, such as "4 threads"."""
+    """Such as "4 threads"."""
     return "1 thread" if count == 1 else f"{count} threads"
 
 

@@ -1,4 +1,4 @@
-"""Parameters, bytes and multiply–accumulates of a model."""
+"""Parameters, bytes and multiply–accumulates."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def count_parameters(model: nn.Module | PretrainedConfig) -> int:
 
 
 def weight_bytes(model: nn.Module | str | Path) -> int:
-    """Bytes of a folder's safetensors files, or of a model's state dict, tied tensors once.
+    """Bytes of safetensors files or a state dict, tied tensors once.
 
     Raises:
-        UserError: the folder holds no safetensors file.
+        UserError: no safetensors file.
     """
     if isinstance(model, nn.Module):
         storages = {
@@ -50,16 +50,12 @@ def weight_bytes(model: nn.Module | str | Path) -> int:
 def count_macs(
     model: PreTrainedModel | PretrainedConfig, inputs: Mapping[str, Tensor] | None = None, *, length: int = 128
 ) -> int:
-    """Multiply–accumulates of one forward pass: linear layers, convolutions, and attention's two products.
+    """Multiply–accumulates of linear layers, convolutions, and attention's two products.
 
-    Traces a copy with eager attention and weights that take no memory.
-
-    Args:
-        inputs: random ones of batch 1 if omitted.
-        length: tokens of a text, at most the model's positions.
+    Traces a copy with eager attention and no memory for weights; by default on batch 1.
 
     Raises:
-        UnsupportedError: the model cannot be built or traced, or fvcore does not count one of its products.
+        UnsupportedError: the model cannot be built or traced, or fvcore misses a product.
     """
     copied = weightless_copy(model)
     if inputs is None:
@@ -91,7 +87,7 @@ def _sample_inputs(config: PretrainedConfig, length: int) -> Mapping[str, Tensor
 
 
 class _TensorOutputs(nn.Module):
-    """A model from positional inputs to a tuple of tensors, for tracing."""
+    """From positional inputs to a tuple of tensors."""
 
     def __init__(self, model: PreTrainedModel, names: tuple[str, ...]) -> None:
         super().__init__()

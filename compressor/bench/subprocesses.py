@@ -1,4 +1,4 @@
-"""Timing of models in turns, each in its own process."""
+"""Timing of models in turns, a process each."""
 
 from __future__ import annotations
 
@@ -22,16 +22,7 @@ PERCENTILES = (50, 90, 95, 99)
 
 @dataclass(frozen=True)
 class TimingJob:
-    """The job of one process.
-
-    Attributes:
-        engine: one of `compressor.bench.worker.ENGINES`.
-        path: folder or Hub id for torch, file for ONNX Runtime.
-        batch_size: samples per call.
-        length: tokens of a text.
-        device: of torch.
-        config: of the model, for inputs of an ONNX file.
-    """
+    """One process; `path`: folder or Hub id for torch, file for ONNX Runtime."""
 
     engine: str
     path: str
@@ -44,14 +35,12 @@ class TimingJob:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Milliseconds per call, bytes of memory, and settings.
+    """Milliseconds, peak memory, and settings.
 
     Attributes:
-        import_ms: of the engine's libraries.
-        load_ms: from the file to a callable.
+        import_ms: of libraries.
         first_call_ms: with compilation.
-        base_memory_bytes: peak before the model is loaded.
-        peak_memory_bytes: peak at the end.
+        base_memory_bytes: before loading.
     """
 
     p50_ms: float
@@ -70,7 +59,7 @@ class Measurement:
 
 
 class WorkerError(Exception):
-    """A process failed; the message is the reason."""
+    """A process failed, for the given reason."""
 
 
 @dataclass
@@ -114,17 +103,7 @@ def measure_isolated(
     min_iterations: int = 10,
     on_progress: Callable[[float], None] | None = None,
 ) -> list[Measurement | WorkerError]:
-    """Time jobs in turns of about a tenth of `seconds` each, one at a time.
-
-    Args:
-        seconds: least time per job.
-        warmups: calls after the first that are not measured; fewer if they take 5 times `seconds`.
-        min_iterations: least measured calls per job.
-        on_progress: called with the share done.
-
-    Returns:
-        In the order of the jobs; errors of those that failed.
-    """
+    """Time jobs one at a time, in turns (see `latency.measure_latency`); failed jobs give errors."""
     failed: dict[int, WorkerError] = {}
     running: dict[int, _Process] = {}
     measured: dict[int, Measurement] = {}

@@ -1,4 +1,4 @@
-"""Scores of weights between models: on the plane through three, on the line through two.
+"""Scores of weights between models.
 
 Garipov et al., "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs", https://arxiv.org/abs/1802.10026,
 appendix A.
@@ -29,12 +29,10 @@ SAME_FUNCTION = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """The plane through three models; its unit is the Euclidean distance between parameters.
+    """The plane through three models, in Euclidean distances of `parameters`.
 
     Attributes:
-        states: the first is the origin.
-        coordinates: (x, y) of each: (0, 0); (x > 0, 0); y > 0.
-        parameters: names that distances are measured over; other tensors (buffers, tied copies) are mixed too.
+        coordinates: (0, 0); (x, 0), x > 0; (x, y), y > 0.
     """
 
     states: tuple[State, State, State]
@@ -48,14 +46,14 @@ class Plane:
 
     @property
     def basis(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Orthonormal u, towards the second model, and v: {parameter: float64 tensor}."""
+        """Orthonormal u, towards the second model, and v, in float64."""
         first, second, third = ({name: state[name].double() for name in self.parameters} for state in self.states)
         length, (along, height) = self.coordinates[1][0], self.coordinates[2]
         u = {name: (second[name] - first[name]) / length for name in self.parameters}
         return u, {name: (third[name] - first[name] - along * u[name]) / height for name in self.parameters}
 
     def at(self, x: float, y: float) -> dict[str, Tensor]:
-        """The state at origin + x·u + y·v, as a mixture: exact at the models' coordinates."""
+        """origin + x·u + y·v, exact at the models' coordinates."""
         length, (along, height) = self.coordinates[1][0], self.coordinates[2]
         third = y / height
         second = (x - third * along) / length
@@ -63,7 +61,7 @@ class Plane:
 
 
 def plane_through(models: Mapping[str, PreTrainedModel]) -> Plane:
-    """Gram–Schmidt on the differences of three models' parameters, in float64.
+    """Gram–Schmidt on differences of parameters, in float64.
 
     Raises:
         UserError: shapes differ, two models are equal, or all are on one line.
@@ -99,13 +97,7 @@ def plane_through(models: Mapping[str, PreTrainedModel]) -> Plane:
 
 
 def grid_states(over: Plane, points: int, margin: float) -> tuple[list[float], list[float]]:
-    """Evenly spaced coordinates (xs, ys), ascending, around the three models.
-
-    Args:
-        over: the plane.
-        points: per axis, at least 2.
-        margin: on every side, as a share of the longer side of the models' bounding box.
-    """
+    """`points` (≥ 2) coordinates per axis around the models; `margin`: share of their longer extent."""
     corners = list(zip(*over.coordinates, strict=True))
     padding = margin * max(max(axis) - min(axis) for axis in corners)
     xs, ys = (
@@ -116,13 +108,13 @@ def grid_states(over: Plane, points: int, margin: float) -> tuple[list[float], l
 
 
 def interpolated_states(first: State, second: State, shares: Iterable[float]) -> Iterator[dict[str, Tensor]]:
-    """(1 − t)·first + t·second for each share t; exact at the ends."""
+    """(1 − t)·first + t·second, exact at the ends."""
     for share in shares:
         yield mix_states((first, second), (1.0 - share, share))
 
 
 def mix_states(states: Sequence[State], shares: Sequence[float]) -> dict[str, Tensor]:
-    """Σ share·state in float64, in the states' dtypes; integer tensors of the first state."""
+    """Σ share·state in float64, cast back; integers of the first."""
     mixed = {}
     for name, tensor in states[0].items():
         if tensor.is_floating_point():
@@ -137,33 +129,23 @@ def mix_states(states: Sequence[State], shares: Sequence[float]) -> dict[str, Te
 def score_states(
     scratch: PreTrainedModel, states: Iterable[State], batches: Iterable[EvaluationBatch]
 ) -> Iterator[Score]:
-    """The score of each state.
-
-    Args:
-        scratch: a model of the states' shapes; overwritten.
-        states: an iterator keeps only one in memory.
-        batches: iterated once per state.
-    """
+    """The score of each state; overwrites `scratch`, iterates over `batches` for every state."""
     for state in states:
         scratch.load_state_dict(state)
         yield measure_accuracy([scratch], batches)[0]
 
 
 def score_value(score: Score, metric: str) -> float | None:
-    """The score's accuracy or perplexity; None if it is not finite."""
+    """Accuracy or perplexity; None if not finite."""
     value: float | None = getattr(score, metric)
     return value if value is not None and math.isfinite(value) else None
 
 
 def loss_barrier(shares: Sequence[float], values: Sequence[float | None], metric: str) -> float | None:
-    """The largest loss above the straight line between the ends; ≥ 0, or None if a value is missing.
+    """The largest loss above the line between the ends; None if a value is missing.
 
     Entezari et al., "The Role of Permutation Invariance in Linear Mode Connectivity", https://arxiv.org/abs/2110.06296.
-
-    Args:
-        shares: t of every point, from 0 to 1.
-        values: their accuracies or perplexities.
-        metric: "accuracy" (barrier in [0, 1]) or "perplexity" (in nats).
+    For accuracies in [0, 1], for perplexities in nats.
     """
     losses = [_loss(value, metric) for value in values if value is not None]
     if len(losses) < len(values):
@@ -173,7 +155,7 @@ def loss_barrier(shares: Sequence[float], values: Sequence[float | None], metric
 
 
 def check_shapes(models: Mapping[str, PreTrainedModel]) -> None:
-    """Raise a `UserError` unless classes, tensor names and shapes of the models agree."""
+    """Raise a `UserError` unless classes, tensor names and shapes agree."""
     (first_name, first), *rest = models.items()
     first_shapes = _shapes(first)
     for name, model in rest:
@@ -189,16 +171,12 @@ def check_shapes(models: Mapping[str, PreTrainedModel]) -> None:
 
 
 def check_function(models: Mapping[str, PreTrainedModel], scratch: PreTrainedModel, seed: int = 0) -> None:
-    """Check on random inputs that each model equals the scratch model with its weights.
+    """Check on random inputs that each model equals `scratch` with its weights; overwrites `scratch`.
 
-    Configs may differ in what shapes do not show, such as the number of heads.
-
-    Args:
-        models: {name: model}; the scratch model has the config of the first.
-        scratch: overwritten.
+    Shapes do not show all differences of configs, such as heads.
 
     Raises:
-        UserError: one differs; names the fields in which the configs differ.
+        UserError: one differs; names the config fields.
     """
     reference = next(iter(models))
     inputs = dummy_inputs(scratch.config, 2, 8, seed=seed)

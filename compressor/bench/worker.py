@@ -1,7 +1,6 @@
-"""A process that times one model: `python -m compressor.bench.worker`, started by `compressor.bench.subprocesses`.
+"""A process that times one model, for `compressor.bench.subprocesses`; imports only its engine.
 
-Reads lines of JSON (the job, then {"seconds"} per turn, then {}) and replies with lines of JSON.  Imports only what its
-engine needs.
+Reads lines of JSON: the job, {"seconds"} per turn, then {}; replies likewise.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def worker_main() -> None:
 
 
 class _DeferredCall:
-    """A call that is set once the model is loaded."""
+    """A call that is set after loading."""
 
     call: EngineCall
 

@@ -1,4 +1,4 @@
-"""Finished checkpoints of a run, to resume from."""
+"""Checkpoints to resume from."""
 
 from __future__ import annotations
 
@@ -32,12 +32,7 @@ SEARCH = "search"
 
 
 def prepare_checkpoints(work_dir: Path, run: dict[str, Any], resume: bool) -> None:
-    """Prepare a folder for a run; all processes must call this.
-
-    Args:
-        work_dir: made if missing.
-        run: JSON-ready values that identify the run.
-        resume: whether to keep checkpoints and search.
+    """Prepare a folder for a run, in all processes; `resume` keeps checkpoints.
 
     Raises:
         UserError: `resume`, but the folder holds another run.
@@ -48,7 +43,7 @@ def prepare_checkpoints(work_dir: Path, run: dict[str, Any], resume: bool) -> No
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest finished checkpoint, or `None`; all others are removed."""
+    """The newest finished checkpoint; removes all others."""
     newest = max((path for path in _checkpoints(folder) if _is_finished(path)), key=step_of, default=None)
     # All processes have looked before the main one removes anything.
     distributed.barrier()
@@ -61,21 +56,16 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def step_of(checkpoint: Path | None) -> int:
-    """Steps done at a checkpoint; 0 for `None`."""
+    """Steps done; 0 for `None`."""
     return 0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 @contextmanager
 def read_as_user_error(path: Path) -> Iterator[None]:
-    """Turn any error of reading a broken or foreign file into one line.
-
-    The line leaves out torch's message, which advises to run pickles.
-
-    Args:
-        path: of the file or checkpoint.
+    """Turn errors of reading into one line, without torch's advice to run pickles.
 
     Raises:
-        UserError: it cannot be read, or belongs to something else.
+        UserError: the file is unreadable or foreign.
     """
     failure = None
     try:

@@ -16,7 +16,7 @@ from compressor.utils import distributed
 
 
 class TrainingSamples(Protocol):
-    """A torch `Dataset`, or a list."""
+    """A torch `Dataset` or a list."""
 
     def __len__(self) -> int: ...
 
@@ -24,7 +24,7 @@ class TrainingSamples(Protocol):
 
 
 def check_student(student: PreTrainedModel) -> None:
-    """Raise an `UnsupportedError` for a model without a head."""
+    """Raise an `UnsupportedError` for a headless model."""
     if not task_of_model(student).metrics:
         raise UnsupportedError(f"{type(student).__name__} has no head that could learn what the teachers answer")
 
@@ -64,7 +64,7 @@ def _check_labels(train: TrainingSamples, *, labels_only: bool) -> None:
 
 
 def check_parts(options: FinetuneOptions) -> None:
-    """Raise a `UserError` unless every process can split its batch evenly."""
+    """Raise a `UserError` for batches that cannot be split evenly."""
     parts = distributed.world_size() * options.parts
     if options.batch_size % parts:
         raise UserError(
@@ -77,7 +77,7 @@ def check_training_device(device: str) -> None:
     """Check the device.
 
     Raises:
-        UnsupportedError: the Trainer is not used on it.
+        UnsupportedError: the Trainer does not support it.
         UserError: torch does not see it.
     """
     if device not in ("cpu", "cuda", "cuda:0"):
@@ -89,6 +89,6 @@ def check_training_device(device: str) -> None:
 
 
 def check_precision(options: FinetuneOptions, device: str) -> None:
-    """Raise a `UserError` if the device does not train in this precision."""
+    """Raise a `UserError` if the device lacks this precision."""
     if options.precision == "float16" and device == "cpu":
         raise UserError("finetune.precision float16 is for GPUs: use bfloat16 or float32 on the cpu")

@@ -1,4 +1,4 @@
-"""Augmented training samples, in the order of training."""
+"""Augmented samples in training order."""
 
 from __future__ import annotations
 
@@ -14,15 +14,9 @@ from compressor.distillation.logit_cache import read_samples
 
 
 class TrainingStream(Dataset[dict[str, Tensor]]):
-    """Permutations of all samples, one after the other, for all steps of a run.
+    """Concatenated permutations of all samples; images are mixed within a batch.
 
-    To the Trainer it is one epoch in fixed order, so resumed and distributed runs read the same samples.
-
-    Args:
-        count: samples read in all.
-        batch_size: of one step; images are mixed within a batch.
-        seed: of order and augmentation.
-        augment: the augmentation's name.
+    To the Trainer one epoch in fixed order, so that resumed and distributed runs read the same.
     """
 
     def __init__(
@@ -46,7 +40,7 @@ class TrainingStream(Dataset[dict[str, Tensor]]):
         return self.__getitems__([position])[0]
 
     def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Tensor]]:
-        """Several samples; torch's DataLoader reads a batch so."""
+        """Several samples, for torch's DataLoader."""
         if self._augment is None:
             return self._read(positions)
         partners = [self._partner(position) for position in positions] if self._mixes else []

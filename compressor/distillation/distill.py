@@ -1,4 +1,4 @@
-"""The finetune of a student on its teachers' predictions, labels, or both."""
+"""The finetune of a student."""
 
 from __future__ import annotations
 
@@ -48,16 +48,12 @@ class FinetuneReport:
     """Measurements of a finetune.
 
     Attributes:
-        steps: of the training, without a search.
-        seconds: of this call, with a search.
-        loss: (step, loss) of every step, those before an interruption too.
-        learning_rate: at its peak.
-        temperature: of the distillation; `None` without one.
-        resumed_from: steps done before an interruption, with a search; `None` for 0.
-        search: trials of the learning-rate search; () without one.
-        validation_samples: number of held-out samples.
-        judged: (step, validation loss) of every evaluation.
-        best_step: step whose weights the student has; `None` for the last.
+        seconds: of this call, with search.
+        loss: (step, loss) of every step.
+        learning_rate: peak.
+        resumed_from: steps done before an interruption.
+        judged: (step, validation loss).
+        best_step: step of the student's weights; `None` for the last.
     """
 
     steps: int
@@ -89,25 +85,20 @@ def train_student(
 ) -> FinetuneReport:
     """Train `student` in place with AdamW, without dropout, weights in float32 meanwhile.
 
-    Losses are means over the positions that count (`compressor.models.tasks.Task`).  The same seed gives the same
-    weights, bit for bit on the CPU, interrupted or not.  Processes launched together share every batch.
+    Losses are means over the positions that count.  The same seed gives the same weights, bit for bit on the CPU,
+    interrupted or not.  Processes launched together share every batch.
 
     Args:
-        student: left in eval mode on the device.  To resume, with the weights of the first call.
-        teachers: run once per batch; () if no loss needs them.
-        weights: one per teacher, as in `compressor.ensemble.ensemble_kl`.
-        train: dicts of tensors without a batch dimension; "labels", [] or [T], are optional.
-        options: `enabled` is ignored.
-        seed: of the order of samples and of the validation split.
-        work_dir: of checkpoints, which are kept.
-        resume: continue from the newest checkpoint, if any.
-        device: "cpu", or the first GPU as "cuda".
-        progress: called after every step, those of a search included.
-        cache_progress: called with the share of teacher logits cached.
-        targets: of student and teachers, for the losses `hidden` and `relations`.
+        student: left in eval mode on the device; to resume, with its first weights.
+        teachers: () if no loss needs them.
+        train: dicts of tensors without batch dimension; "labels", [] or [T], are optional.
+        seed: of sample order and validation split.
+        device: "cpu" or "cuda" (first GPU).
+        progress: called after every step.
+        targets: for `hidden` and `relations`.
 
     Raises:
-        UserError: unusable samples, weights, options or device; a loss that is not finite; checkpoints of another run.
+        UserError: unusable arguments; a loss that is not finite; checkpoints of another run.
     """
     _check(student, teachers, weights, train, options, device)
     options = _resolve_options(student, train, options)
@@ -144,7 +135,7 @@ def _check(
 
 
 def _resolve_options(student: PreTrainedModel, train: TrainingSamples, options: FinetuneOptions) -> FinetuneOptions:
-    """The options with numbers in place of "auto"."""
+    """The options without "auto"."""
     resolved = options.model_copy(
         update={
             "accumulate": memory.batch_parts(student.config, train, options),
@@ -158,7 +149,7 @@ def _resolve_options(student: PreTrainedModel, train: TrainingSamples, options: 
 def _run_identity(
     student: PreTrainedModel, weights: Sequence[float], train: TrainingSamples, options: FinetuneOptions, seed: int
 ) -> dict[str, Any]:
-    """Values that an interrupted run and its resumption share."""
+    """Values that a resumed run shares."""
     return {
         **options.model_dump(exclude={"enabled", "checkpoint_every", "tensorboard"}),
         "seed": seed,
@@ -176,7 +167,7 @@ def _active_teachers(
     options: FinetuneOptions,
     targets: FeatureTargets | None,
 ) -> tuple[list[tuple[PreTrainedModel, float]], FeatureTargets]:
-    """Teachers of weight above 0 with their weights, and their targets."""
+    """Teachers with positive weights, and targets."""
     selected = [index for index, weight in enumerate(weights) if weight > 0] if options.asks_teachers else []
     ensemble = [(teachers[index].eval(), float(weights[index])) for index in selected]
     return ensemble, (targets or FeatureTargets()).of_teachers(selected)

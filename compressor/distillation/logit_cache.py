@@ -1,4 +1,4 @@
-"""Teacher logits of all training samples on disk, so that teachers run once per sample."""
+"""Teacher logits on disk, to run teachers once per sample."""
 
 from __future__ import annotations
 
@@ -44,17 +44,13 @@ class IndexedSamples(Dataset[dict[str, Tensor]]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
-        """Several samples; torch's DataLoader reads a batch so."""
+        """Several samples, for torch's DataLoader."""
         samples = read_samples(self._samples, indices)
         return [{**sample, INDEX: torch.tensor(index)} for sample, index in zip(samples, indices, strict=True)]
 
 
 class CachedLogits:
-    """One teacher's logits of all samples, memory-mapped.
-
-    Args:
-        folder: written by `cache_logits`.
-    """
+    """One teacher's logits, memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
         metadata = json.loads((folder / _METADATA).read_text(encoding="utf-8"))
@@ -62,7 +58,7 @@ class CachedLogits:
         self._starts = np.cumsum([0, *metadata["rows"]])
 
     def of(self, indices: Sequence[int]) -> Tensor:
-        """Logits that count of some samples, concatenated, [P, C] float32."""
+        """Logits that count, concatenated, [P, C] float32."""
         parts = [self._rows[self._starts[index] : self._starts[index + 1]] for index in indices]
         return torch.from_numpy(np.concatenate(parts))
 
@@ -78,19 +74,15 @@ def cache_logits(
     mask: str | None,
     progress: OnShare | None = None,
 ) -> CachedLogits:
-    """Read a teacher's logits of all samples from `folder`; compute and write them first if missing.
+    """A teacher's logits of all samples; computed and written to `folder` if missing.
 
     Args:
-        teacher: its weights' hash is part of the entry's name.
-        samples: in order; their `key`, or else a hash of their content, is part of the name.
-        predict: from a batch to the teacher's logits that count, [P, C].
-        folder: of the cache.
-        batch_size, collate: of the batches.
-        mask: the input whose ones are the positions that count; None for one prediction per sample.
-        progress: called with the share done.
+        samples: identified by `key`, or else a hash.
+        predict: from a batch to logits that count, [P, C].
+        mask: input that is 1 where positions count; None: one prediction per sample.
 
     Raises:
-        UserError: the disk is full, or the folder cannot be written.
+        UserError: disk full, or folder not writable.
     """
     entry = folder / _entry_name(teacher, samples)
     if entry.exists():
@@ -116,7 +108,7 @@ def cache_logits(
 
 
 def read_samples(samples: TrainingSamples, indices: Sequence[int]) -> list[dict[str, Tensor]]:
-    """Several samples, by `__getitems__` if there is one."""
+    """Several samples, by `__getitems__` if possible."""
     read = getattr(samples, "__getitems__", None)
     return read(indices) if read else [samples[index] for index in indices]
 

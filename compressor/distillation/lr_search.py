@@ -1,4 +1,4 @@
-"""Search of the learning rate on validation samples."""
+"""Learning-rate search."""
 
 from __future__ import annotations
 
@@ -28,11 +28,7 @@ _TRIALS = "trials.json"
 
 @dataclass(frozen=True)
 class LearningRateTrial:
-    """One learning rate of the grid.
-
-    Attributes:
-        validation_loss: in nats; None if the training diverged.
-    """
+    """One learning rate; `validation_loss` in nats, None if diverged."""
 
     learning_rate: float
     validation_loss: float | None
@@ -40,14 +36,7 @@ class LearningRateTrial:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A training and the search before it.
-
-    Attributes:
-        training: with `learning_rate`.
-        learning_rate: the best or the given one.
-        trials: in the order of the grid; () without a search.
-        resumed_from: steps done before an interruption, over trials and training.
-    """
+    """A training and the search before it; `resumed_from`: steps done before, trials included."""
 
     training: TrainingResult
     learning_rate: float
@@ -58,11 +47,7 @@ class SearchResult:
 def split_validation(
     samples: TrainingSamples, options: FinetuneOptions, seed: int
 ) -> tuple[TrainingSamples, TrainingSamples]:
-    """Split at least 2 samples at random into training and validation.
-
-    Args:
-        options: `validation` is the share of validation: at least 1 sample, at most `MAX_VALIDATION_SAMPLES`.
-    """
+    """Split at random into training and validation: at least 1 sample, at most `MAX_VALIDATION_SAMPLES`."""
     count = len(samples)
     held_out = min(max(round(options.validation * count), 1), MAX_VALIDATION_SAMPLES, count - 1)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
@@ -71,7 +56,7 @@ def split_validation(
 
 
 def describe_step(done: int, options: FinetuneOptions) -> str:
-    """Step `done`, counted over search and training, as text such as "step 3 of 200"."""
+    """Such as "step 3 of 200", over search and training."""
     trial, step = divmod(done - 1, trial_steps(options))
     if options.learning_rate == "search" and trial < (rates := len(options.learning_rates)):
         return f"searching the learning rate: {trial + 1} of {rates}, step {step + 1} of {trial_steps(options)}"
@@ -84,30 +69,24 @@ def trial_steps(options: FinetuneOptions) -> int:
 
 
 def search_steps(options: FinetuneOptions) -> int:
-    """Steps of all trials; 0 without a search."""
+    """Steps of all trials."""
     return trial_steps(options) * len(options.learning_rates) if options.learning_rate == "search" else 0
 
 
 def total_steps(options: FinetuneOptions) -> int:
-    """Steps of search and training; a best trial as long as the training is the training."""
+    """Steps of search and training; a full-length best trial is the training."""
     return search_steps(options) + (0 if _trial_is_training(options) else options.steps)
 
 
 def search_learning_rate(
     config: TrainingConfig, validation: TrainingSamples, folder: Path, progress: OnStep | None
 ) -> SearchResult:
-    """Train with every rate of the grid from the student's weights, then with the best one.
+    """Train with every rate of the grid, then with the best one, from the student's weights.
 
-    Trials are recorded, so an interrupted search can resume; the student then has its initial weights.
-
-    Args:
-        config: its objective has the options of the search.
-        validation: samples to compare rates on.
-        folder: of checkpoints and trials.
-        progress: called after every step, counted over trials and training.
+    An interrupted search resumes from its recorded trials and the initial weights.
 
     Raises:
-        UserError: every rate diverged, or the training with the best one did.
+        UserError: every rate diverged, or the final training.
     """
     options = config.objective.options
     search_folder = folder / SEARCH
@@ -143,7 +122,7 @@ def _run_trials(
     trials: list[LearningRateTrial],
     progress: OnStep | None,
 ) -> None:
-    """Append the missing trials; the student keeps its weights."""
+    """Append missing trials; the student's weights stay."""
     options = config.objective.options
     initial = {name: value.detach().clone() for name, value in config.student.state_dict().items()}
     try:
@@ -176,7 +155,7 @@ def _trial_is_training(options: FinetuneOptions) -> bool:
 
 
 def _with_offset(progress: OnStep | None, before: int, options: FinetuneOptions) -> OnStep | None:
-    """Progress of one training, counted over search and training."""
+    """Progress over search and training."""
     if progress is None:
         return None
     return lambda step, _, loss: progress(before + step, total_steps(options), loss)
@@ -193,7 +172,7 @@ def _trial_folder(folder: Path, index: int) -> Path:
 
 
 def _remove_checkpoints(folder: Path, trials: Sequence[LearningRateTrial], options: FinetuneOptions) -> None:
-    """Remove checkpoints of finished trials, except of one that may become the training."""
+    """Remove checkpoints of finished trials, except a possible final training."""
     best = _best(trials) if _trial_is_training(options) else None
     for index in range(len(trials)):
         if index != best:

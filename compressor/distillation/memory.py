@@ -1,4 +1,4 @@
-"""Batches in parts and recomputed activations, for less memory."""
+"""Split batches and recomputed activations, for less memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LENGTH_SAMPLES = 16
 
 
 def batch_parts(config: PretrainedConfig, samples: TrainingSamples, options: FinetuneOptions) -> int:
-    """Number of parts that each process splits its batch into."""
+    """Parts of each process's batch."""
     share, rest = divmod(options.batch_size, distributed.world_size())
     if options.accumulate != "auto":
         return options.accumulate
@@ -36,18 +36,16 @@ def batch_parts(config: PretrainedConfig, samples: TrainingSamples, options: Fin
 
 
 def layer_classes(model: PreTrainedModel) -> list[str] | None:
-    """Names of the classes of the layers; None if transformers does not mark them."""
+    """Class names of the layers, if transformers marks them."""
     return sorted({type(layer).__name__ for layer in _layers(model)}) or None
 
 
 @contextmanager
 def recompute_layers(model: PreTrainedModel, enabled: bool) -> Iterator[None]:
-    """Recompute the layers' activations in the backward pass.
-
-    Gradient checkpointing of transformers needs training mode; the student trains in eval mode, without dropout.
+    """Recompute layer activations in the backward pass, in eval mode too, unlike transformers.
 
     Raises:
-        UnsupportedError: transformers does not mark the model's layers.
+        UnsupportedError: transformers does not mark the layers.
     """
     layers = _layers(model) if enabled else []
     if enabled and not layers:

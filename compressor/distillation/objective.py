@@ -1,4 +1,4 @@
-"""The weighted sum of losses, for training and validation."""
+"""The weighted sum of losses."""
 
 from __future__ import annotations
 
@@ -30,13 +30,7 @@ from compressor.utils import distributed
 
 @dataclass(frozen=True)
 class LossTerm:
-    """One loss of a batch.
-
-    Attributes:
-        weight: its factor.
-        mean: over the positions that count, a scalar.
-        positions: their number.
-    """
+    """One loss of a batch: factor, mean (a scalar), positions that count."""
 
     weight: float
     mean: Tensor
@@ -45,18 +39,13 @@ class LossTerm:
 
 @dataclass(frozen=True)
 class FeatureTargets:
-    """Places that can be compared inside a student and its teachers; () if unknown.
-
-    Attributes:
-        layer_maps: of residual streams.
-        attention_pairs: of attentions.
-    """
+    """Places to compare in student and teachers, if known."""
 
     layer_maps: Sequence[LayerMap] = ()
     attention_pairs: Sequence[AttentionPair] = ()
 
     def of_teachers(self, indices: Sequence[int]) -> FeatureTargets:
-        """Targets of some teachers, by index."""
+        """Targets of some teachers."""
         return FeatureTargets(
             [
                 replace(
@@ -73,15 +62,10 @@ class FeatureTargets:
 class Objective:
     """Σ weight · loss, in nats (hidden states: as a share of their energy).
 
-    Args:
-        student: its task decides which positions count.
-        ensemble: teachers in eval mode, with weights.  They run once per batch, without gradients, in bfloat16 on a GPU
-            that has it; not at all if no loss needs them.
-        options: losses, weights and temperature.
-        targets: of student and ensemble.
+    Teachers run only if a loss needs them: once per batch, without gradients, in bfloat16 on a GPU that has it.
 
     Raises:
-        UserError: unknown loss, or a loss without its targets.
+        UserError: unknown loss, or missing targets.
     """
 
     def __init__(
@@ -117,7 +101,7 @@ class Objective:
         ]
 
     def counts(self, batch: Mapping[str, Tensor]) -> list[int]:
-        """Number of positions that each loss counts in a batch."""
+        """Positions that each loss counts."""
         inputs, labels, _ = _split_batch(batch)
         return [loss.count(inputs, labels) for _, loss in self._losses]
 
@@ -127,10 +111,8 @@ class Objective:
         """The losses of a batch, and the model's outputs.
 
         Args:
-            model: the student or a wrapper of it.
-            batch: model inputs [B, ...], and "labels" if a loss needs them.
-            done: share of the training done, for decaying weights; None for validation, which skips decaying losses
-                unless all decay.
+            batch: inputs [B, ...] and "labels".
+            done: share of the training done; None for validation, which skips decaying losses unless all decay.
         """
         inputs, labels, indices = _split_batch(batch)
         lasting = [term for term, _ in self._losses if term.decay is None]
@@ -162,8 +144,7 @@ class Objective:
         """The weighted sum for a batch, a scalar, and the model's outputs.
 
         Args:
-            model, batch, done: see `terms`.
-            totals: `counts` of a larger batch that this one is part of; the losses of its parts then add up.
+            totals: `counts` of the whole batch if this is a part; the parts' losses then add up.
         """
         terms, outputs = self.terms(model, batch, done)
         shares = [1.0] * len(terms)
@@ -176,9 +157,8 @@ class Objective:
         """The weighted sum over all samples, in eval mode; losses are means over all positions.
 
         Args:
-            model: left in eval mode.
             samples: shared by all processes.
-            device: to compute on; None for that of the weights (sharded weights may lie elsewhere).
+            device: default: that of the weights, which may be sharded elsewhere.
 
         Raises:
             UserError: labels are the only loss, and none is known.
@@ -209,11 +189,7 @@ class Objective:
         return sum(total / max(count, 1) for total, count in zip(sums, counts, strict=True))
 
     def cache_teacher_logits(self, samples: TrainingSamples, folder: Path, progress: OnShare | None = None) -> None:
-        """Run the teachers on all samples, and read their logits from disk from now on.
-
-        Args:
-            samples: with indices (`logit_cache.IndexedSamples`).
-            folder, progress: see `logit_cache.cache_logits`.
+        """Cache and use the teachers' logits of all `logit_cache.IndexedSamples`.
 
         Raises:
             UserError: the logits cannot be written.
@@ -240,7 +216,7 @@ class Objective:
     def _run_teachers(
         self, inputs: Mapping[str, Tensor], indices: Sequence[int]
     ) -> tuple[list[Tensor], list[CapturedOutputs]]:
-        """Each teacher's logits that count, and its captured outputs."""
+        """Teacher logits that count, and captured outputs."""
         if self._cached:
             device = next(iter(inputs.values())).device
             return [cached.of(indices).to(device) for cached in self._cached], [{} for _ in self._cached]
@@ -264,14 +240,14 @@ def distillation_temperature(options: FinetuneOptions, task: Task) -> float:
 
 
 def teacher_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 on a GPU that has it; teachers need no gradients."""
+    """bfloat16 on a GPU that has it."""
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.autocast("cuda", torch.bfloat16)
     return contextlib.nullcontext()
 
 
 def _split_batch(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None, list[int]]:
-    """Inputs, labels, and sample indices ([] if absent) of a batch."""
+    """Inputs, labels and sample indices, if any."""
     inputs = {name: value for name, value in batch.items() if name not in ("labels", INDEX)}
     return inputs, batch.get("labels"), batch[INDEX].tolist() if INDEX in batch else []
 

@@ -14,16 +14,16 @@ from compressor.errors import UserError
 
 
 def tensorboard(folder: Path) -> TrainerCallback:
-    """A callback that logs losses, learning rate and gradient norm to a folder.
+    """A callback that logs losses, learning rate and gradient norm.
 
     Raises:
-        UserError: neither tensorboard nor tensorboardX is installed.
+        UserError: see `check_tensorboard`.
     """
     return TensorBoardCallback(_writer_class()(str(folder)))
 
 
 def check_tensorboard() -> None:
-    """Raise a `UserError` if neither tensorboard nor tensorboardX is installed."""
+    """Raise a `UserError` if tensorboard and tensorboardX are missing."""
     _writer_class()
 
 

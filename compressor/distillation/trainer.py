@@ -1,4 +1,4 @@
-"""The `Trainer` of transformers with an `Objective` as loss and evaluation."""
+"""The `Trainer` of transformers with an `Objective`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,9 @@ WEIGHTS = "model.safetensors"
 
 
 class DistillationTrainer(Trainer):
-    """Trains on a stream of samples; checkpoints use the names of the modules.
+    """Trains on a stream of samples; checkpoints use the modules' names.
 
-    Args:
-        student: trained in place; with sharded weights a copy is trained, and `gather` copies it back.
-        stream: samples in the order of training.
-        validation: samples to evaluate on; None for none.
-        kwargs: of `Trainer`.
+    Sharded weights are trained in a copy; `gather` copies them back.
     """
 
     def __init__(
@@ -65,7 +61,7 @@ class DistillationTrainer(Trainer):
         self.compute_loss_func = _never_called
 
     def gather(self) -> None:
-        """Copy the trained weights to the student; all processes must call this."""
+        """Copy trained weights to the student, in all processes."""
         if distributed.is_sharded():
             distributed.gather_weights(self.trained, self.student)
 
@@ -97,7 +93,7 @@ class DistillationTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """The objective on the validation samples."""
+        """The objective on validation samples."""
         metrics = {"eval_loss": self.objective.evaluate(self.trained, self.validation, self.args.device)}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -150,7 +146,7 @@ class DistillationTrainer(Trainer):
                 super()._load_rng_state(checkpoint)
 
     def _check_moments(self, checkpoint: Path) -> None:
-        """Raise a `UserError` for an optimiser of other weights, on which torch would fail in the first step."""
+        """Raise a `UserError` for an optimiser of other weights."""
         optimizer = self.optimizer
         assert optimizer is not None
         state = optimizer.state

@@ -1,4 +1,4 @@
-"""One training run, with the `Trainer` of transformers."""
+"""One training run."""
 
 from __future__ import annotations
 
@@ -45,13 +45,7 @@ class Diverged(UserError):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Losses of a training.
-
-    Attributes:
-        losses: (step, loss) of every step, those before an interruption too.
-        validation_losses: (step, loss) of every evaluation.
-        best_step: step whose weights the student has; None for the last.
-    """
+    """Losses of a training, as (step, loss); `best_step`: of the student's weights, None for the last."""
 
     steps: int
     losses: tuple[tuple[int, float], ...]
@@ -61,15 +55,7 @@ class TrainingResult:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Settings that all runs of a finetune share.
-
-    Attributes:
-        student: trained in place.
-        objective: the loss; its `options` hold all settings but learning rate and steps.
-        seed: of the order of samples.
-        device: "cpu", or the first GPU as "cuda".
-        validation: samples to evaluate on every `options.validate_every` steps; None for none.
-    """
+    """Settings that all runs of a finetune share, without learning rate and steps; device: "cpu" or "cuda"."""
 
     student: PreTrainedModel
     samples: TrainingSamples
@@ -81,14 +67,7 @@ class TrainingConfig:
     def run(
         self, rate: float, steps: int, folder: Path, checkpoint: Path | None, progress: OnStep | None
     ) -> TrainingResult:
-        """Train from the student's weights, or resume from a checkpoint.
-
-        Args:
-            rate: peak learning rate.
-            steps: optimiser steps.
-            folder: of checkpoints.
-            checkpoint: to resume from, if any.
-            progress: called after every step.
+        """Train from the student's weights, or resume; `rate` is the peak learning rate.
 
         Raises:
             Diverged: a loss is not finite.
@@ -137,7 +116,7 @@ class TrainingConfig:
         return [] if patience is None else [EarlyStoppingCallback(patience)]
 
     def _stopped_early(self, checkpoint: Path) -> TrainerState | None:
-        """The state at a checkpoint where early stopping ended the training; else None."""
+        """The state where early stopping ended, if it did."""
         with read_as_user_error(checkpoint / TRAINER_STATE_NAME):
             state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
             if state.global_step != step_of(checkpoint):
@@ -201,7 +180,7 @@ class TrainingConfig:
 
 
 class _StepCallback(TrainerCallback):
-    """Reports steps, stops if a loss is not finite, evaluates after the last step, marks checkpoints."""
+    """Reports steps, stops if a loss is not finite, evaluates last, marks checkpoints."""
 
     def __init__(self, progress: OnStep | None) -> None:
         self.progress = progress

@@ -1,4 +1,4 @@
-"""The ONNX files of a model: a table by task."""
+"""ONNX files of each task."""
 
 from __future__ import annotations
 
@@ -23,14 +23,7 @@ from compressor.models.tasks import find_task
 
 @dataclass(frozen=True)
 class FileKind:
-    """One file of a task.
-
-    Attributes:
-        name: of the file in the folder `onnx`.
-        graph: makes its computation from the model and whether there are files with a cache.
-        cases: runs the file, after the files before it, and torch; called with files, model, batch size and seed.
-        cache: whether it exists only with a cache.
-    """
+    """One file of a task; `graph` makes its computation; `cases` runs it, by batch size and seed."""
 
     name: str
     graph: Callable[[PreTrainedModel, bool], OnnxGraph]
@@ -38,7 +31,7 @@ class FileKind:
     cache: bool = False
 
     def named(self, suffix: str, ending: str = ".onnx") -> str:
-        """The name of this file in another format."""
+        """Its name in another format."""
         return f"{self.name.removesuffix('.onnx')}{suffix}{ending}"
 
 
@@ -69,7 +62,7 @@ INT8, INT8_DYNAMIC, FLOAT16 = "_int8", "_int8_dynamic", "_fp16"
 
 
 def every_kind() -> tuple[FileKind, ...]:
-    """The files of all tasks, each once."""
+    """Files of all tasks."""
     return tuple(dict.fromkeys(kind for files in (*STACKS.values(), *ENCODER_DECODERS.values()) for kind in files))
 
 
@@ -78,14 +71,10 @@ NAMES = tuple(kind.named(suffix) for kind in every_kind() for suffix in ("", INT
 
 
 def files_of(model: PreTrainedModel, cache: bool = True) -> tuple[FileKind, ...]:
-    """The files of a model, each after the files that its parity check runs first.
-
-    Args:
-        model: of any task of the tables above.
-        cache: whether to include those that read past keys and values, if the model has such.
+    """Files of a model, in the order of the parity check; those with past only with `cache`.
 
     Raises:
-        UnsupportedError: a task that has no files.
+        UnsupportedError: the task has no files.
     """
     task = find_task(model.config).name
     nested = bool(model.config.is_encoder_decoder)
@@ -101,5 +90,5 @@ def files_of(model: PreTrainedModel, cache: bool = True) -> tuple[FileKind, ...]
 
 
 def has_cache(model: PreTrainedModel, wanted: bool = True) -> bool:
-    """Whether files with a cache are wanted and the model caches keys and values."""
+    """Whether a cache is wanted and the model has one."""
     return wanted and forward_names(model, "past_key_values")

@@ -1,7 +1,4 @@
-"""The formats that a model is delivered in, by name: how each is written, opened and compared.
-
-A new format is one entry of `EXPORT_FORMATS`.
-"""
+"""Export formats by name; a new one is an entry of `EXPORT_FORMATS`."""
 
 from __future__ import annotations
 
@@ -29,14 +26,7 @@ FLOAT = "onnx"
 
 @dataclass(frozen=True)
 class FormatSource:
-    """The inputs of an export.
-
-    Attributes:
-        model: float32, on the CPU, in eval mode.
-        floats: the folder of its float32 ONNX files, for formats that need them.
-        calibration: unlabelled batches of model inputs, for formats that need them.
-        options: of the export.
-    """
+    """Inputs of an export; `model` is float32, on the CPU, in eval mode."""
 
     model: PreTrainedModel
     floats: Path
@@ -49,16 +39,12 @@ class ExportFormat:
     """One format.
 
     Attributes:
-        meaning: in a few words.
-        folder: of its files, below the model's.
-        write: writes one file.
-        open: opens a file that was written.
-        suffix: of its files' names, before the ending.
-        ending: of its files.
-        exact: whether differences beyond the tolerance are refused, rather than only reported.
-        from_float: whether it is made from the float32 ONNX files.
-        whole: whether it is of the whole model only: its guards refuse a first call without a past.
-        calibrated: whether it needs calibration samples, by the config of a model.
+        folder: below the model's.
+        suffix: of file names, before the ending.
+        exact: refuses differences beyond the tolerance.
+        from_float: made from the float32 ONNX files.
+        whole: without a cache only: guards refuse an empty past.
+        calibrated: whether a config needs calibration samples.
     """
 
     meaning: str
@@ -73,7 +59,7 @@ class ExportFormat:
     calibrated: Callable[[PretrainedConfig], bool] = field(default=lambda config: False)
 
     def path(self, folder: Path, kind: FileKind) -> Path:
-        """The file of a kind below the model's folder."""
+        """The file of a kind below `folder`."""
         return folder / self.folder / kind.named(self.suffix, self.ending)
 
 
@@ -124,12 +110,7 @@ EXPORT_FORMATS.register("torch-export")(
 
 
 def check_formats(names: Sequence[str], config: PretrainedConfig, *, data: bool) -> None:
-    """Refuse formats that are unknown or cannot be made from a model, before anything large is read.
-
-    Args:
-        names: of formats.
-        config: the model's.
-        data: whether there will be calibration samples.
+    """Check formats for a model; `data`: whether there are calibration samples.
 
     Raises:
         UserError: names the format.

@@ -1,7 +1,4 @@
-"""Parts of a model as functions of named tensors, for torch.onnx.export.
-
-Inputs and outputs have the names of Hugging Face optimum, so that runtimes for its files can use these.
-"""
+"""Parts of a model for torch.onnx.export; tensor names as in Hugging Face optimum."""
 
 from __future__ import annotations
 
@@ -28,12 +25,11 @@ _SOURCE: Axes = {0: "batch", 1: "encoder_sequence"}
 
 
 class OnnxGraph(nn.Module, ABC):
-    """The computation of one file: a module of positional tensors, with their names and an example of each.
+    """The computation of one file, with positional tensors.
 
     Attributes:
-        inputs: name to example, in the order of `forward`'s arguments.
-        outputs: names, in the order of what `forward` returns.
-        axes: name to its dynamic axes; all others are fixed.
+        inputs: {name: example}, in the order of `forward`.
+        axes: {name: dynamic axes}.
     """
 
     inputs: dict[str, Tensor]
@@ -52,7 +48,7 @@ class OnnxGraph(nn.Module, ABC):
         return tuple(self.call(dict(zip(self.inputs, values, strict=True))).values())
 
     def _trace(self, inputs: dict[str, Tensor], axes: Mapping[str, Axes]) -> None:
-        """Keep the examples and name outputs and axes; `axes` is keyed by a name, its ends, or its first part."""
+        """Store examples and names; keys of `axes`: a name, its ends, or its first part."""
         self.inputs = inputs
         with torch.no_grad():
             self.outputs = tuple(self.call(inputs))
@@ -64,10 +60,7 @@ class OnnxGraph(nn.Module, ABC):
 
 
 class WholeGraph(OnnxGraph):
-    """A whole model without a cache: `logits`, or a headless model's `last_hidden_state` and `pooler_output`.
-
-    Models that tell the texts of a pair apart also take `token_type_ids` [B, T].
-    """
+    """A whole model, to `logits`, or `last_hidden_state` and `pooler_output`; may take `token_type_ids` [B, T]."""
 
     def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
         super().__init__(model)
@@ -81,12 +74,11 @@ class WholeGraph(OnnxGraph):
 
 
 class StepGraph(OnnxGraph):
-    """A causal language model that continues from the keys and values of earlier tokens, if any.
+    """A causal language model with past.
 
-    Inputs: `input_ids` [B, N], `attention_mask` [B, P + N], `position_ids` [B, N] if the model takes them, and
-    `past_key_values.{layer}.key` / `.value` [B, heads, P, channels].  Outputs: `logits` [B, N, V] and
-    `present.{layer}.key` / `.value` [B, heads, P + N, channels].  Layers with a sliding window also return all tokens:
-    the mask excludes those outside it.
+    Inputs: `input_ids` [B, N], `attention_mask` [B, P + N], `position_ids` [B, N] if any,
+    `past_key_values.{layer}.key` / `.value` [B, heads, P, channels].  Outputs: `logits` [B, N, V],
+    `present.{layer}.key` / `.value` [B, heads, P + N, channels], with sliding windows too: the mask restricts them.
     """
 
     def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
@@ -118,7 +110,7 @@ class StepGraph(OnnxGraph):
 
 
 class EncoderGraph(OnnxGraph):
-    """The encoder of an encoder–decoder: its inputs to `last_hidden_state` [B, S, width]."""
+    """An encoder, to `last_hidden_state` [B, S, width]."""
 
     def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
         super().__init__(model)
@@ -132,12 +124,11 @@ class EncoderGraph(OnnxGraph):
 
 
 class DecoderGraph(OnnxGraph):
-    """The decoder of an encoder–decoder, from the first token.
+    """A decoder without past.
 
-    Inputs: `input_ids` [B, N] of the decoder, `encoder_attention_mask` [B, S] for text, `encoder_hidden_states`
-    [B, S, width].  Outputs: `logits` [B, N, V] (or `last_hidden_state`), and with `cache` also
-    `present.{layer}.decoder.key` / `.value` [B, heads, N, channels] and `present.{layer}.encoder.key` / `.value`
-    [B, heads, S, channels], in the order of optimum.
+    Inputs: `input_ids` [B, N], `encoder_attention_mask` [B, S] for text, `encoder_hidden_states` [B, S, width].
+    Outputs: `logits` [B, N, V] or `last_hidden_state`; with `cache` also `present.{layer}.decoder.key` / `.value`
+    [B, heads, N, channels] and `present.{layer}.encoder.key` / `.value` [B, heads, S, channels].
     """
 
     def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
@@ -163,10 +154,10 @@ class DecoderGraph(OnnxGraph):
 
 
 class DecoderStepGraph(OnnxGraph):
-    """The decoder of an encoder–decoder that continues from its own keys and values and those of the encoder's output.
+    """A decoder with past.
 
-    Inputs: `input_ids` [B, N], `encoder_attention_mask` [B, S] for text, and `past_key_values.{layer}` with `.decoder`
-    and `.encoder`, `.key` and `.value`, as `DecoderGraph` returns them.  Outputs: `logits` and the decoder's `present`.
+    Inputs: `input_ids` [B, N], `encoder_attention_mask` [B, S] for text, `past_key_values` as of `DecoderGraph`.
+    Outputs: `logits` and the decoder's `present`.
     """
 
     def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
@@ -198,22 +189,22 @@ class DecoderStepGraph(OnnxGraph):
 
 
 def forward_names(model: PreTrainedModel, argument: str) -> bool:
-    """Whether the model's forward has an argument of that name."""
+    """Whether forward has this argument."""
     return argument in inspect.signature(model.forward).parameters
 
 
 def no_cache(model: PreTrainedModel) -> dict[str, bool]:
-    """The option that stops a model from returning a cache, if it has one."""
+    """The option that disables the cache, if any."""
     parameters = inspect.signature(model.forward).parameters.values()
     named = any(p.name == "use_cache" or p.kind is p.VAR_KEYWORD for p in parameters)
     return {"use_cache": False} if named and hasattr(model.config, "use_cache") else {}
 
 
 def outputs_of(model: PreTrainedModel, output: object) -> dict[str, Tensor]:
-    """The tensors of a model's output that a file returns.
+    """The output tensors that a file returns.
 
     Raises:
-        UnsupportedError: it has none of them.
+        UnsupportedError: none of them.
     """
     for names in (("logits",), ("last_hidden_state", "pooler_output")):
         named = {name: value for name in names if isinstance(value := getattr(output, name, None), Tensor)}
@@ -223,15 +214,15 @@ def outputs_of(model: PreTrainedModel, output: object) -> dict[str, Tensor]:
 
 
 def source_inputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inputs of the encoder of an encoder–decoder."""
+    """Inputs of an encoder."""
     return {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
 
 
 def flat_cache(prefix: str, cache: DynamicCache, part: str) -> dict[str, Tensor]:
-    """The keys and values of a cache by name, layer by layer.
+    """Keys and values by name, layer by layer.
 
     Raises:
-        UnsupportedError: a layer caches something else.
+        UnsupportedError: another kind of cache.
     """
     named = {}
     for index, layer in enumerate(cache.layers):
@@ -247,7 +238,7 @@ def flat_cache(prefix: str, cache: DynamicCache, part: str) -> dict[str, Tensor]
 
 
 def _by_layer(*parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Several flat caches merged layer by layer; each has a key and a value for each layer."""
+    """Flat caches, merged layer by layer."""
     pairs: Iterable[tuple] = zip(*(list(part.items()) for part in parts), strict=True)
     columns = [list(row) for row in pairs]
     named: dict[str, Tensor] = {}

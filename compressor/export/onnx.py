@@ -1,4 +1,4 @@
-"""Writing a model as ONNX files, which are published only after all of them passed the parity check."""
+"""Writing and checking the ONNX files of a model."""
 
 from __future__ import annotations
 
@@ -37,21 +37,15 @@ def write_onnx(
     batch_sizes: Sequence[int] = (1, 2, 5),
     seed: int = 0,
 ) -> ExportReport:
-    """Write the files of a model to `folder`/onnx in float32, for any batch size and length, and compare with torch.
+    """Write a model to `folder`/onnx in float32, for any batch size and length, and compare with torch.
 
     Classifiers, masked language models and headless models have `model.onnx`; causal language models also
     `model_with_past.onnx`; encoder–decoders have `encoder_model.onnx`, `decoder_model.onnx` and
-    `decoder_with_past_model.onnx`.  `graphs` documents inputs and outputs.
-    Older files stay as they were unless all new ones pass; then those that were not written again are removed.
-
-    Args:
-        model: of a task that `files_of` knows; it is left as it is.
-        folder: of the model's other files; made if it does not exist.
-        cache: whether generating models get a file with past, and decoders return keys and values.
-        tolerance: see `check_parity`, likewise `batch_sizes` and `seed`.
+    `decoder_with_past_model.onnx`.  See `graphs` for inputs, `check_parity` for arguments.  Older files are replaced
+    only if all new ones pass.
 
     Raises:
-        UnsupportedError: a task that has no files, or a model that torch cannot export.
+        UnsupportedError: torch cannot export the model.
         ParityError: a file disagrees with torch.
     """
     kinds = files_of(model, cache)
@@ -80,7 +74,7 @@ def write_onnx(
 
 
 def float32_on_cpu(model: PreTrainedModel) -> PreTrainedModel:
-    """The model in float32 on the CPU, as the parity check needs it; a copy only if it is not so already."""
+    """The model in float32 on the CPU; a copy only if necessary."""
     if model.device.type != "cpu" or model.dtype != torch.float32:
         return copy.deepcopy(model).cpu().float()
     return model
@@ -94,11 +88,7 @@ def largest_differences(
     batch_sizes: Sequence[int] = (1, 2, 5),
     seed: int = 0,
 ) -> dict[str, float]:
-    """{file: largest relative difference from torch}, by exporting a model into a temporary folder.
-
-    Raises:
-        UnsupportedError: as `write_onnx`, likewise `ParityError`.
-    """
+    """{file: largest relative difference from torch} of a temporary export; raises as `write_onnx`."""
     with tempfile.TemporaryDirectory(prefix="compressor-") as folder:
         report = write_onnx(model, folder, cache=cache, tolerance=tolerance, batch_sizes=batch_sizes, seed=seed)
     return {file.path.name: file.parity.max_rel for file in report.files}
@@ -126,10 +116,7 @@ def _export(graph: OnnxGraph, path: Path) -> None:
 
 
 def _tidy(graph: OnnxGraph, path: Path) -> None:
-    """Name dynamic axes of outputs as the graph does, rather than by torch's formulas, and remove stack traces.
-
-    Stack traces would reveal folders of this machine.
-    """
+    """Name dynamic axes of outputs; remove stack traces, which reveal local folders."""
     file = onnx.load(path, load_external_data=False)
     for node in (*file.graph.node, *(node for function in file.functions for node in function.node)):
         entries = [entry for entry in node.metadata_props if entry.key != STACK_TRACE]

@@ -1,4 +1,4 @@
-"""The parity check: exported files must compute what the model computes in torch."""
+"""Comparison of exported files with torch."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from compressor.export.runtime import Session
 
 @dataclass(frozen=True)
 class ParityCase:
-    """One input and the largest differences on it.
+    """Largest differences on one input.
 
     Attributes:
-        length: tokens of a sample; None for images and spectrograms.
         padding: of the first sample: "none", "right" or "left".
-        steps: tokens of consecutive calls with a cache; empty without one.
+        steps: tokens of consecutive calls with a cache.
         inputs: names and shapes.
-        error: ‖given − expected‖ / ‖expected‖ of all outputs together.
-        agreement: share of the rows of logits [..., C] with the same largest entry; None without logits.
+        error: ‖given − expected‖ / ‖expected‖ of all outputs.
+        agreement: share of logit rows with the same argmax.
     """
 
     batch: int
@@ -42,10 +41,7 @@ class ParityCase:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """The largest differences of a file over all cases, relative to the largest value of the same output.
-
-    `tolerance` is infinite for formats that are not exact.
-    """
+    """Largest differences of a file, relative to an output's maximum; tolerance ∞ for approximate formats."""
 
     max_abs: float
     max_rel: float
@@ -54,12 +50,12 @@ class ParityReport:
 
     @property
     def error(self) -> float:
-        """The largest error of a case."""
+        """Largest error of a case."""
         return max(case.error for case in self.cases)
 
     @property
     def agreement(self) -> float | None:
-        """The mean over the cases that have logits."""
+        """Mean over cases with logits."""
         shares = [case.agreement for case in self.cases if case.agreement is not None]
         return sum(shares) / len(shares) if shares else None
 
@@ -73,26 +69,18 @@ def check_parity(
     batch_sizes: Sequence[int] = (1, 2, 5),
     seed: int = 0,
 ) -> dict[str, ParityReport]:
-    """Check the ONNX files of a model and compare ONNX Runtime with torch on random inputs.
+    """Compare ONNX files with torch on random inputs.
 
-    Text is compared at two lengths, without padding and with padding on either side, at the positions of the mask; a
-    sample with padding on the left only if the output of the model does not depend on the tokens under the padding.
-    Files with past continue from the outputs of earlier files, by one token and by several, and are compared with torch
-    with and without a cache; decoders follow the file of their encoder.
+    Text of two lengths, with and without padding, is compared where the mask is 1; samples padded on the left only if
+    outputs do not depend on padded tokens.  Files with past continue from earlier outputs, by one token and by several;
+    torch runs with and without a cache.
 
     Args:
-        folder: of the files that `files_of` names.
-        model: the float32 model on the CPU that they were made from, in eval mode.
-        cache: whether there are files with past.
-        tolerance: largest allowed max|onnx − torch| / max|torch| of any output of any case.
-        batch_sizes: samples per case.
-        seed: of the random inputs.
-
-    Returns:
-        A report for each file, by its name.
+        model: float32, on the CPU, in eval mode.
+        tolerance: of max|onnx − torch| / max|torch|, per output.
 
     Raises:
-        ParityError: a file is not valid ONNX, does not run, gives other shapes, or differs by more than `tolerance`.
+        ParityError: a file is invalid, does not run, or differs by more than `tolerance`.
     """
     kinds = files_of(model, cache)
     files = {kind.name: Session(Path(folder) / kind.name) for kind in kinds}
@@ -108,7 +96,7 @@ def compare_outputs(
     batch_sizes: Sequence[int] = (1, 2, 5),
     seed: int = 0,
 ) -> dict[str, ParityReport]:
-    """`check_parity` for open files of any format, by the names of their kinds."""
+    """`check_parity` of open files, {kind: file}."""
     reports = {}
     for kind in kinds:
         path = files[kind.name].path
@@ -153,7 +141,7 @@ def _case(path: Path, trial: ParityTrial) -> ParityCase:
 
 @dataclass(frozen=True)
 class _Difference:
-    """One output: largest differences, squared norms of difference and output, and (rows that agree, all rows)."""
+    """Differences of one output, squared norms, (rows that agree, all rows)."""
 
     max_abs: float
     max_rel: float

@@ -1,4 +1,4 @@
-"""The cases of the parity check: each kind of file and torch on the same inputs."""
+"""Cases of the parity check."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Files = Mapping[str, Runnable]
 
 @dataclass(frozen=True)
 class OutputPair:
-    """One output: values of torch and of the file, and the samples [B] or positions [B, T] that count (None: all)."""
+    """One output of torch and of the file; the samples [B] or positions [B, T] that count."""
 
     name: str
     expected: Tensor
@@ -41,14 +41,7 @@ class OutputPair:
 
 @dataclass(frozen=True)
 class ParityTrial:
-    """One input and its outputs.
-
-    Attributes:
-        length: tokens of a sample; None for images and spectrograms.
-        padding: one of `PADDINGS`.
-        steps: tokens of consecutive calls with a cache; empty without one.
-        inputs: names and shapes, for messages.
-    """
+    """One input and its outputs; `steps`: tokens of consecutive calls."""
 
     batch: int
     length: int | None
@@ -59,7 +52,7 @@ class ParityTrial:
 
 
 def whole_model_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
-    """A file of the whole model, over lengths and paddings."""
+    """Whole models, over lengths and paddings."""
     for length, padding, inputs in _sources(model.config, batch, seed):
         with torch.inference_mode():
             output = model(**inputs, **no_cache(model), return_dict=True)
@@ -70,7 +63,7 @@ def whole_model_cases(files: Files, model: PreTrainedModel, batch: int, seed: in
 
 
 def encoder_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
-    """The file of an encoder, over lengths and paddings."""
+    """Encoders, over lengths and paddings."""
     for length, padding, inputs in _sources(model.config, batch, seed):
         with torch.inference_mode():
             output = model.get_encoder()(**inputs, return_dict=True).last_hidden_state
@@ -79,7 +72,7 @@ def encoder_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -
 
 
 def step_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
-    """A causal model with past, continuing from its own outputs, against torch with a cache and without."""
+    """Causal models with past; torch with a cache and without."""
     session = files[MODEL_STEP]
     for steps in STEP_SIZES:
         for padding in PADDINGS if steps[0] > 1 else PADDINGS[:1]:
@@ -107,13 +100,13 @@ def step_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> I
 
 
 def decoder_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
-    """A decoder after the file of its encoder, over lengths and paddings of the encoder's input."""
+    """Decoders after their encoder, over lengths and paddings."""
     for index, (_, padding, source) in enumerate(_sources(model.config, batch, seed)):
         yield _chain(files, model, source, padding, (LENGTHS[index % len(LENGTHS)] - 2,), seed)
 
 
 def decoder_step_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
-    """A decoder with past after the files of its encoder and of its decoder without past."""
+    """Decoders with past, after encoder and first call."""
     sources = list(_sources(model.config, batch, seed))
     for index in range(max(len(sources), len(STEP_SIZES))):
         _, padding, source = sources[index % len(sources)]
@@ -153,7 +146,7 @@ def _chain(
 
 
 def _sources(config: PretrainedConfig, batch: int, seed: int) -> Iterator[tuple[int | None, str, dict[str, Tensor]]]:
-    """(length, padding, inputs) of a whole model or an encoder: text at each length with each padding, others once."""
+    """(length, padding, inputs); only text has several."""
     for length in LENGTHS:
         inputs = as_pair(config, source_inputs(dummy_inputs(config, batch, length, seed=seed)))
         if "input_ids" not in inputs:
@@ -166,7 +159,7 @@ def _sources(config: PretrainedConfig, batch: int, seed: int) -> Iterator[tuple[
 
 
 def _pad(config: PretrainedConfig, inputs: dict[str, Tensor], padding: str, length: int) -> None:
-    """Pad the first sample within its first `length` tokens, in place."""
+    """Pad the first sample within `length` tokens, in place."""
     if padding == "none":
         return
     pad = getattr(config, "pad_token_id", None)
@@ -178,7 +171,7 @@ def _pad(config: PretrainedConfig, inputs: dict[str, Tensor], padding: str, leng
 def _counted(
     model: PreTrainedModel, inputs: Mapping[str, Tensor], padding: str, expected: Mapping[str, Tensor]
 ) -> dict[str, Tensor | None]:
-    """{output: the positions [B, T] or samples [B] that count}; None counts all."""
+    """{output: positions [B, T] or samples [B] that count; None: all}."""
     mask = inputs.get("attention_mask")
     if mask is None:
         return dict.fromkeys(expected)
@@ -227,7 +220,7 @@ def _shapes(inputs: Mapping[str, Tensor]) -> str:
 
 
 def logits_of_files(files: Files, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The logits of files on a batch of model inputs, without a past."""
+    """Logits for a batch, without past."""
     if MODEL in files:
         return files[MODEL].run(inputs)["logits"]
     given = {

@@ -1,7 +1,7 @@
-"""Quantising a float32 ONNX file to int8 or float16, with the tools of ONNX Runtime.
+"""Quantising float32 ONNX files with ONNX Runtime's tools.
 
-Int8 is for matrix products and convolutions, and for embeddings of text. Norms, softmax and sums stay in float32: this
-costs almost no time and keeps the accuracy. Weights have a scale for each output channel.
+Int8: matrix products, convolutions and text embeddings, with scales per output channel; norms, softmax and sums
+stay in float32, for accuracy at almost no cost.
 """
 
 from __future__ import annotations
@@ -28,15 +28,10 @@ CONVOLVE, LOOK_UP = "Conv", "Gather"
 
 
 def write_dynamic_int8(source: Path, path: Path, options: Int8Options) -> None:
-    """Quantise weights and embeddings to int8; activations are quantised at run time, without calibration data.
-
-    Args:
-        source: the float32 file.
-        path: of the int8 file.
-        options: of the quantisation.
+    """Quantise weights to int8, activations at run time.
 
     Raises:
-        UnsupportedError: ONNX Runtime's quantiser refuses the graph.
+        UnsupportedError: the quantiser refuses the graph.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -53,16 +48,10 @@ def write_dynamic_int8(source: Path, path: Path, options: Int8Options) -> None:
 
 
 def write_static_int8(source: Path, path: Path, batches: Sequence[Mapping[str, Tensor]], options: Int8Options) -> None:
-    """Quantise weights and activations to int8, with the ranges of activations on calibration samples.
-
-    Args:
-        source: the float32 file.
-        path: of the int8 file.
-        batches: model inputs by name; names that are no inputs of the file are ignored.
-        options: of the quantisation.
+    """Quantise weights and activations to int8, with ranges from calibration samples; ignores unknown inputs.
 
     Raises:
-        UnsupportedError: ONNX Runtime's quantiser refuses the graph.
+        UnsupportedError: the quantiser refuses the graph.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -89,7 +78,7 @@ def write_static_int8(source: Path, path: Path, batches: Sequence[Mapping[str, T
 def write_float16(source: Path, path: Path) -> None:
     """Convert weights and computation to float16; inputs and outputs stay float32.
 
-    A CPU has few float16 kernels, and ONNX Runtime casts around the others: there this saves size, not time.
+    Saves size, not time, on a CPU: it has few float16 kernels.
 
     Raises:
         UnsupportedError: the converter refuses the graph.
@@ -105,7 +94,7 @@ def write_float16(source: Path, path: Path) -> None:
 
 
 def without_inner_shapes(source: Path) -> ModelProto:
-    """The graph without shapes of inner values, which would contradict the weights that the tools transpose."""
+    """The graph without inner shapes, which contradict transposed weights."""
     model = onnx.load(source)
     del model.graph.value_info[:]
     return model
@@ -116,7 +105,7 @@ def _is_large(source: Path) -> bool:
 
 
 def calibration_reader(source: Path, batches: Sequence[Mapping[str, Tensor]]) -> Any:
-    """Calibration samples in the form that the quantiser reads: the file's inputs of every batch."""
+    """Calibration samples for the quantiser."""
     from onnxruntime.quantization import CalibrationDataReader
 
     names = [value.name for value in onnx.load(source, load_external_data=False).graph.input]
@@ -134,7 +123,7 @@ def calibration_reader(source: Path, batches: Sequence[Mapping[str, Tensor]]) ->
 
 @contextmanager
 def quantiser_errors_as_one_line(source: Path, doing: str) -> Iterator[None]:
-    """Suppress logs and output of the tools, and turn their errors into one line."""
+    """Suppress the tools' output; turn their errors into one line."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Reports of exported files: sizes, inputs and outputs, and parity with torch."""
+"""Reports of exported files."""
 
 from __future__ import annotations
 
@@ -13,17 +13,7 @@ from compressor.export.parity import ParityReport, combine_cases
 
 @dataclass(frozen=True)
 class FileReport:
-    """One file that was written.
-
-    Attributes:
-        path: the finished file.
-        bytes: of the file, and of its file of weights if there is one.
-        opset: None for formats without one.
-        inputs: names.
-        outputs: names.
-        seconds: of the export, without the parity check.
-        parity: differences from torch.
-    """
+    """One written file; `bytes` with its weights, `seconds` without the parity check."""
 
     path: Path
     bytes: int
@@ -36,7 +26,7 @@ class FileReport:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """All files of a format; single values are those of the first file, or of all together."""
+    """All files of a format; single values: the first file's, or totals."""
 
     files: tuple[FileReport, ...]
 
@@ -71,20 +61,20 @@ class ExportReport:
         )
 
     def moved(self, source: Path, target: Path) -> ExportReport:
-        """The report after its files were moved from one folder to another."""
+        """The report after its files moved."""
         return ExportReport(tuple(replace(file, path=target / file.path.relative_to(source)) for file in self.files))
 
 
 def report_file(
     path: Path, inputs: Iterable[str], outputs: Iterable[str], seconds: float, parity: ParityReport
 ) -> FileReport:
-    """The report of a file, measured on disk."""
+    """The report of a file on disk."""
     size = sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
     opset = _opset(path) if path.suffix == ".onnx" else None
     return FileReport(path, size, opset, tuple(inputs), tuple(outputs), seconds, parity)
 
 
 def _opset(path: Path) -> int:
-    """The version of ONNX's own operations in a file."""
+    """The version of ONNX's operations."""
     graph = onnx.load(path, load_external_data=False)
     return next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))

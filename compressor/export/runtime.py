@@ -1,4 +1,4 @@
-"""Running an exported file: an ONNX file in ONNX Runtime on the CPU, and the protocol of all formats."""
+"""Running exported files; ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compressor.utils.logging import one_line
 
 
 class Runnable(Protocol):
-    """An open exported file of any format."""
+    """An open exported file."""
 
     path: Path
     #: Name to shape; a dynamic axis is its name, or None.
@@ -24,14 +24,14 @@ class Runnable(Protocol):
     outputs: tuple[str, ...]
 
     def run(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every output by name; values that are no inputs are ignored."""
+        """Outputs by name; ignores unknown inputs."""
 
     def empty_past(self, batch: int) -> dict[str, Tensor]:
-        """Keys and values of no tokens, for every input of past ones."""
+        """Past keys and values of no tokens."""
 
 
 def with_one_text(values: Mapping[str, Tensor], inputs: Container[str]) -> dict[str, Tensor]:
-    """The values, with the `token_type_ids` of a single text if a file has this input; models in torch add them."""
+    """Values with the `token_type_ids` of a single text, if an input."""
     values = dict(values)
     if "token_type_ids" in inputs and "input_ids" in values:
         values.setdefault("token_type_ids", torch.zeros_like(values["input_ids"]))
@@ -42,7 +42,7 @@ class Session:
     """A checked ONNX file, open in ONNX Runtime.
 
     Raises:
-        ParityError: it is not a valid ONNX file, or ONNX Runtime refuses it.
+        ParityError: it is invalid, or ONNX Runtime refuses it.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -63,10 +63,10 @@ class Session:
         self.outputs = tuple(value.name for value in self._session.get_outputs())
 
     def run(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every output by name; values that are no inputs are ignored.
+        """Outputs by name; ignores unknown inputs.
 
         Raises:
-            ParityError: it does not run on these.
+            ParityError: the file does not run.
         """
         values = with_one_text(values, self.inputs)
         inputs = {name: value.detach().contiguous().numpy() for name, value in values.items() if name in self.inputs}
@@ -78,7 +78,7 @@ class Session:
         return {name: torch.from_numpy(value) for name, value in zip(self.outputs, outputs, strict=True)}
 
     def empty_past(self, batch: int) -> dict[str, Tensor]:
-        """Keys and values of no tokens, for every input of past ones."""
+        """Past keys and values of no tokens."""
         return {
             name: torch.zeros(batch, int(shape[1] or 0), 0, int(shape[3] or 0))
             for name, shape in self.inputs.items()

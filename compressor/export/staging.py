@@ -1,4 +1,4 @@
-"""Exported files are written to a stage, and moved into the model's folder only after all of them passed."""
+"""Exported files are staged, and moved once all passed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,7 @@ EXPORT = "export"
 
 @contextmanager
 def export_stage(model: PreTrainedModel, folder: Path) -> Iterator[Path]:
-    """A scratch folder inside `folder`, which is made if it does not exist, and a model in eval mode.
-
-    Afterwards the model is in its former mode, and a folder that was made for no file is removed.
-    """
+    """A scratch folder inside `folder`, and the model in eval mode; restores the mode, removes an empty new folder."""
     existed = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     training = model.training
@@ -35,15 +32,7 @@ def export_stage(model: PreTrainedModel, folder: Path) -> Iterator[Path]:
 
 
 def publish(stage: Path, folder: Path, stale: Iterable[Path] = ()) -> None:
-    """Move all files below `stage` into `folder`, and remove files of earlier exports.
-
-    Weights are moved before the graphs that name them.
-
-    Args:
-        stage: where the files were written.
-        folder: where they belong.
-        stale: files, relative to `folder`, to remove if they were not written now.
-    """
+    """Move all files below `stage` into `folder`, weights first; remove `stale` files not written now."""
     paths = [path for path in stage.rglob("*") if path.is_file()] if stage.exists() else []
     written = {path.relative_to(stage) for path in paths}
     for path in sorted(paths, key=lambda path: path.suffix == ".onnx"):
@@ -55,7 +44,7 @@ def publish(stage: Path, folder: Path, stale: Iterable[Path] = ()) -> None:
 
 
 def onnx_files() -> Iterator[Path]:
-    """Every ONNX file that an export may write, and its weights, relative to the folder `onnx`."""
+    """Every ONNX file and its weights, relative to `onnx`."""
     for name in NAMES:
         yield Path(name)
         yield Path(f"{name}.data")

@@ -1,4 +1,4 @@
-"""Graphs as torch.export programs: run by torch alone, without transformers and without this package."""
+"""Graphs as torch.export programs, which need only torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compressor.utils.logging import one_line
 
 
 class _ByName(nn.Module):
-    """A graph that takes its inputs as one dict and gives its outputs as another."""
+    """From a dict of inputs to a dict of outputs."""
 
     def __init__(self, graph: OnnxGraph) -> None:
         super().__init__()
@@ -27,12 +27,10 @@ class _ByName(nn.Module):
 
 
 def write_program(graph: OnnxGraph, path: Path) -> None:
-    """Write a graph as a .pt2 file for any batch size and length.
-
-    `torch.export.load(path).module()` takes a dict of the graph's inputs and gives a dict of its outputs.
+    """Write a .pt2 file for any batch size and length, from a dict of inputs to a dict of outputs.
 
     Raises:
-        UnsupportedError: torch cannot export it.
+        UnsupportedError: torch cannot export the graph.
     """
     axes = {name: dict.fromkeys(graph.axes[name], torch.export.Dim.DYNAMIC) for name in graph.inputs}
     try:
@@ -45,7 +43,7 @@ def write_program(graph: OnnxGraph, path: Path) -> None:
 
 
 def _remove_stack_traces(program: torch.export.ExportedProgram) -> None:
-    """Remove stack traces, which would reveal folders of this machine."""
+    """Remove stack traces, which reveal local folders."""
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
@@ -53,7 +51,7 @@ def _remove_stack_traces(program: torch.export.ExportedProgram) -> None:
 
 
 class Program:
-    """An open program, with the methods of `compressor.export.runtime.Session`.
+    """An open program, a `Runnable`.
 
     Raises:
         ParityError: torch cannot load it.
@@ -72,10 +70,10 @@ class Program:
         self.inputs: dict[str, list[int | str | None]] = {name: list(value.shape) for name, value in example.items()}
 
     def run(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every output by name; values that are no inputs are ignored.
+        """Outputs by name; ignores unknown inputs.
 
         Raises:
-            ParityError: it does not run on these.
+            ParityError: the program does not run.
         """
         values = with_one_text(values, self.inputs)
         inputs = {name: values[name].contiguous() for name in self.inputs if name in values}
@@ -87,5 +85,5 @@ class Program:
             raise ParityError(f"{self.path} does not run in torch on {sizes}: {one_line(error)}") from error
 
     def empty_past(self, batch: int) -> dict[str, Tensor]:
-        """Empty: a whole model takes no keys and values."""
+        """Empty: there is no past."""
         return {}

@@ -1,4 +1,4 @@
-"""Preparing a model for tracing: no gradients, no loops over experts, no messages."""
+"""Preparing a model for tracing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from compressor.utils.logging import one_line
 
 
 def make_graph(kind: FileKind, model: PreTrainedModel, cache: bool) -> OnnxGraph:
-    """The computation of a file, ready to be traced.
+    """The computation of a file.
 
     Raises:
         UnsupportedError: the model does not run that way.
@@ -38,7 +38,7 @@ def make_graph(kind: FileKind, model: PreTrainedModel, cache: bool) -> OnnxGraph
 
 @contextmanager
 def traceable(model: PreTrainedModel) -> Iterator[None]:
-    """Switch off gradients of parameters, and loops over experts, inside the block."""
+    """Disable gradients, and loops over experts."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # Not in all models and versions of transformers.
     can_set = getattr(model, "_can_set_experts_implementation", None)
@@ -58,7 +58,7 @@ def traceable(model: PreTrainedModel) -> Iterator[None]:
 
 
 class _Muted:
-    """A standard stream that drops the output of this thread; a progress bar draws from another."""
+    """A stream that drops this thread's output; a progress bar uses another thread."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -73,7 +73,7 @@ class _Muted:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Suppress logs, warnings, and the graphs that torch prints if it cannot export them."""
+    """Suppress logs, warnings, and torch's prints of graphs."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

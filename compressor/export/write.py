@@ -1,4 +1,4 @@
-"""Writing a model in several formats: all are compared with torch before any file takes its place."""
+"""Writing a model in several formats."""
 
 from __future__ import annotations
 
@@ -30,12 +30,7 @@ OnUnsupported = Callable[[str, UnsupportedError], None]
 
 @dataclass(frozen=True)
 class WrittenFormats:
-    """A format that was written.
-
-    Attributes:
-        report: of its files and their differences from torch.
-        files: the same, open, by the names of their kinds.
-    """
+    """One written format; `files` are open, by kind."""
 
     report: ExportReport
     files: Files
@@ -43,7 +38,7 @@ class WrittenFormats:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """The inputs on which files are compared with torch."""
+    """Inputs of the comparison with torch."""
 
     batch_sizes: Sequence[int]
     seed: int
@@ -63,25 +58,17 @@ def write_formats(
 ) -> dict[str, WrittenFormats]:
     """Write a model in several formats and compare each with torch; no file is written unless all pass.
 
-    The folder `onnx` also gets the model's config and its preprocessor or tokenizer, so that it is complete for a
-    deployment.
+    The folder `onnx` also gets config and preprocessor or tokenizer, for deployment.
 
     Args:
-        names: of formats.
-        model: of a task that has files; it is left as it is.
-        folder: of the model's other files; made if it does not exist.
-        options: whether there is a cache, the tolerance of exact formats, and how int8 is made.
-        calibration: unlabelled batches of model inputs, for formats that need them.
-        processor: the model's own.
-        batch_sizes: see `check_parity`, likewise `seed`.
-        on_unsupported: called with a format that the model cannot be written in, and the error; without it the error
-            is raised.
+        calibration: batches of model inputs, for formats that need them.
+        on_unsupported: called with a format that cannot express the model and the error; raised if omitted.
 
     Returns:
         {format: its files}
 
     Raises:
-        UserError: a format is unknown, or needs calibration samples and there are none.
+        UserError: unknown format, or missing calibration samples.
         UnsupportedError: the model has no files, or a format cannot express it.
         ParityError: an exact format disagrees with torch.
     """
@@ -109,7 +96,7 @@ def write_formats(
 
 
 def write_companions(folder: Path, model: PreTrainedModel, processor: Any | None) -> None:
-    """Write the other files that a deployment needs: config, and preprocessor or tokenizer."""
+    """Write config, and preprocessor or tokenizer."""
     with quiet_transformers():
         model.config.save_pretrained(folder)
         if model.can_generate() and model.generation_config is not None:
@@ -121,11 +108,7 @@ def write_companions(folder: Path, model: PreTrainedModel, processor: Any | None
 def _write_floats(
     names: Sequence[str], source: FormatSource, comparison: _Comparison, *, raises: bool
 ) -> ExportReport | UnsupportedError | None:
-    """Write the float32 ONNX files that other formats are made from.
-
-    Returns:
-        Their report; the error if they cannot be written, unless it is raised; or None if no format needs them.
-    """
+    """Write the float32 ONNX files that others need: report, error unless raised, or None if not needed."""
     if not any(EXPORT_FORMATS.get(name).from_float for name in names):
         return None
     options = source.options
@@ -156,7 +139,7 @@ def _write_format(
 
     Raises:
         UnsupportedError: it cannot express the model; its files are removed.
-        ParityError: it is an exact format and differs.
+        ParityError: an exact format differs.
     """
     written_as = EXPORT_FORMATS.get(name)
     if written_as.from_float and isinstance(floats, UnsupportedError):
@@ -184,7 +167,7 @@ def _write_format(
 def _write_files(
     written_as: ExportFormat, kinds: Sequence[FileKind], source: FormatSource, paths: Mapping[str, Path]
 ) -> dict[str, float]:
-    """Write the files of a format: {kind: seconds}; all are removed if one cannot be written."""
+    """{kind: seconds}; removes all files on failure."""
     seconds: dict[str, float] = {}
     try:
         for kind in kinds:
@@ -216,6 +199,6 @@ def _compare(
 
 
 def _all_files() -> Iterator[Path]:
-    """Every file that any format may write, relative to the model's folder."""
+    """Every file of any format."""
     yield from (Path("onnx") / file for file in onnx_files())
     yield from (Path("torch", name).with_suffix(".pt2") for name in NAMES)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def render_anatomy(name: str, anatomy: Anatomy) -> list[RenderableType]:
-    """Spaces, axes by parameter with the layers collapsed, and the certificate."""
+    """Spaces, axes by parameter, and the certificate."""
     # Imported here: this needs torch and transformers, plans do not.
     from compressor.anatomy import CERTIFICATE_TOLERANCE
 
@@ -48,7 +48,7 @@ def render_anatomy(name: str, anatomy: Anatomy) -> list[RenderableType]:
 
 
 def render_plan(plan: Report) -> list[RenderableType]:
-    """Costs of teachers and student, and the student's shape."""
+    """Costs, and the student's shape."""
     costs = plain_table("model", "params (M)", "GMACs", "MB", numbers=3)
     for row in (*plan["teachers"], plan["student"]):
         costs.add_row(
@@ -86,7 +86,7 @@ def _alternative(target: Report, alternative: Report) -> str:
 
 
 def _memory(memory: Report | None) -> list[str]:
-    """Least memory of a fusion and free memory; [] for plans of older versions."""
+    """Needed and free memory."""
     if memory is None:
         return []
     limits = "".join(f" ({name} allows {format_bytes(size)})" for name, size in memory["limits"].items())
@@ -97,14 +97,14 @@ def _memory(memory: Report | None) -> list[str]:
 
 
 def _collapser(layers: Sequence[str]) -> Callable[[str], str]:
-    """A function that writes a star for the index of a layer."""
+    """A function that replaces a layer's index by a star."""
     prefixes = {layer.rpartition(".")[0] for layer in layers}
     pattern = re.compile(rf"({'|'.join(re.escape(prefix) for prefix in prefixes)})\.\d+") if prefixes else None
     return lambda name: pattern.sub(r"\1.*", name) if pattern else name
 
 
 def _patterns(anatomy: Anatomy, collapse: Callable[[str], str]) -> list[tuple[str, int, str]]:
-    """(pattern, number of parameters, axes) of each row."""
+    """(pattern, number of parameters, axes)."""
     counts: dict[tuple[str, str], int] = {}
     for name, axes in anatomy.axes.items():
         key = (collapse(name), " · ".join(_axis(axis, collapse) for axis in axes))

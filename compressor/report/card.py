@@ -1,4 +1,4 @@
-"""The model card of a student."""
+"""Model cards."""
 
 from __future__ import annotations
 
@@ -55,14 +55,11 @@ def render_card(
     reads: str | None = None,
     example: str | None = None,
 ) -> str:
-    """The README.md of a student: front matter, use, measurements, and recipe.
+    """The README.md of a student; leaves out sections that the report lacks.
 
     Args:
-        recipe: the resolved recipe of the run.
-        report: of the run; the card leaves out sections that it lacks.
-        task: one of the values of `compressor.models.tasks.TASKS`.
-        reads: "image" or "text"; by the task if omitted.
-        example: a program that runs the ONNX file with onnxruntime alone.
+        reads: "image" or "text"; default by task.
+        example: a program that needs only onnxruntime.
     """
     image = (reads or ("image" if task == "image-classification" else "text")) == "image"
     sections = [
@@ -144,7 +141,7 @@ def _example(example: str | None, image: bool) -> str:
 
 
 def _formats(formats: Mapping[str, Mapping[str, Any]]) -> str:
-    """A Markdown table of the formats."""
+    """The formats in Markdown."""
     if not formats:
         return ""
     lines: list[Sequence[str]] = [FORMAT_TITLES, [":--", ":--", *["--:"] * 5]]
@@ -154,7 +151,7 @@ def _formats(formats: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _program(formats: Mapping[str, Mapping[str, Any]]) -> str:
-    """Code that runs the torch.export programs, if any; they take their inputs by name."""
+    """Code for torch.export programs, if any."""
     files = (formats.get("torch-export") or {}).get("files") or {}
     parts = []
     for file, about in files.items():
@@ -167,7 +164,7 @@ def _program(formats: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table of the rows, without columns that have no number."""
+    """Rows in Markdown, without empty columns."""
     keys = [key for key in _COLUMNS if any(row.get(key) is not None for row in rows)]
     if not keys:
         return ""
@@ -205,7 +202,7 @@ def _choices(fusion: Mapping[str, Any]) -> str:
 
 
 def _of_all_files(onnx: Mapping[str, Any]) -> dict[str, Any]:
-    """An export's values, with the names of all files in the place of the first."""
+    """An export's values with all file names."""
     if not onnx.get("files"):
         return dict(onnx)
     return {"files": list(onnx["files"]), **{key: value for key, value in onnx.items() if key not in ("file", "files")}}

@@ -1,4 +1,4 @@
-"""Parts of a report in words, a line each."""
+"""Parts of a report as text."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _METRIC_NOTES = {"accuracy": "± is one standard error", "perplexity": "a lower 
 
 
 def measure_of(candidates: Sequence[Report]) -> str:
-    """The key of the candidates' measure, such as held_out_kl."""
+    """The key of their measure, such as held_out_kl."""
     return next(key for key in candidates[0] if key != "candidate")
 
 
 def format_measure(value: float | None) -> str:
-    """A measure of a candidate; None if it is not finite."""
+    """A candidate's measure; None means not finite."""
     return MISSING if value is None else f"{value:.4g}"
 
 
 def describe_shapes(shapes: Sequence[Report]) -> str:
-    """Shapes of attention that were tried, with their errors."""
+    """Attention shapes tried, with errors."""
     measure = measure_of(shapes)
     errors = "; ".join(f"{shape['candidate']} {format_measure(shape[measure])}" for shape in shapes)
     return f"{errors} ({_MEASURES.get(measure, measure)})"
 
 
 def describe_head(head: Report) -> str:
-    """The fit of the head, and its gain over least squares."""
+    """The head's fit, and gain over least squares."""
     return (
         f"{head['module']}, fitted to the ensemble's probabilities: held-out KL {head['kl']:.4g}, "
         f"{head['least_squares_kl']:.4g} by least squares"
@@ -45,7 +45,7 @@ def describe_head(head: Report) -> str:
 
 
 def describe_reconstruction(fusion: Report) -> str:
-    """Gains of layer-wise reconstruction, or the reason why there was none."""
+    """Gains of layer-wise reconstruction."""
     layers: Sequence[Report] = fusion["polished"]
     if not layers:
         return fusion.get("unpolished") or "no gain on held-out samples in any layer"
@@ -56,7 +56,7 @@ def describe_reconstruction(fusion: Report) -> str:
 
 
 def describe_finetune(finetune: Report) -> list[str]:
-    """Validation and learning-rate search of a finetune, if any."""
+    """Validation and learning-rate search."""
     return [
         *([describe_validation(finetune)] if finetune.get("best_step") is not None else []),
         *([describe_search(finetune)] if finetune.get("search") else []),
@@ -64,13 +64,13 @@ def describe_finetune(finetune: Report) -> list[str]:
 
 
 def describe_temperature(finetune: Report) -> str:
-    """The temperature, after a learning rate; "" in older reports."""
+    """The temperature; "" in older reports."""
     temperature = finetune.get("temperature")
     return "" if temperature is None else f" and temperature {temperature:g}"
 
 
 def describe_validation(finetune: Report) -> str:
-    """The step whose weights the student has, if it was validated."""
+    """The validated step that was kept."""
     loss = dict(map(tuple, finetune["judged"]))[finetune["best_step"]]
     return (
         f"weights of step {finetune['best_step']}, the best of {len(finetune['judged'])} evaluations "
@@ -79,7 +79,7 @@ def describe_validation(finetune: Report) -> str:
 
 
 def describe_search(finetune: Report) -> str:
-    """Learning rates of a search, and others to try if the best one is an extreme."""
+    """Learning rates of a search; others to try if the best is an extreme."""
     trials = [
         f"{trial['learning_rate']:g} ("
         + ("diverged)" if trial["validation_loss"] is None else f"loss {trial['validation_loss']:.4g})")
@@ -102,7 +102,7 @@ def _further_rates(finetune: Report) -> str:
 
 
 def describe_outcome(report: Report) -> str:
-    """Size, score and speed of the student against its teachers."""
+    """Size, score and speed."""
     rows = report["table"]
     teachers = rows[: len(report["recipe"]["teachers"])]
     student = rows[-1]
@@ -125,7 +125,7 @@ def describe_outcome(report: Report) -> str:
 
 
 def describe_evaluation(report: Report) -> list[str]:
-    """Evaluation data and its size, if any."""
+    """Evaluation data and its size."""
     if (evaluation := report.get("evaluation")) is None:
         return []
     unit = "labels" if evaluation["labelled"] <= evaluation["samples"] else "tokens"
@@ -134,7 +134,7 @@ def describe_evaluation(report: Report) -> list[str]:
 
 
 def describe_macs(report: Report) -> list[str]:
-    """Length of text that multiply–accumulates are counted at, if any."""
+    """Text length for multiply–accumulates."""
     return [f"GMACs are for {report['length']} tokens"] if report.get("length") else []
 
 
@@ -150,14 +150,14 @@ def describe_timing(latency: Report) -> str:
 
 
 def describe_data(evaluated: Report) -> str:
-    """Data of `compress evaluate`, and notes on its metrics."""
+    """Evaluation data, and notes on metrics."""
     rows = evaluated["rows"]
     notes = [note for metric, note in _METRIC_NOTES.items() if any(row[metric] is not None for row in rows)]
     return "; ".join([f"measured on {evaluated['data']}", *notes])
 
 
 def describe_budget(budget: Report) -> list[str]:
-    """The requested cost, and that of the chosen width."""
+    """Requested cost and chosen width's."""
     lines = []
     requested, actual = budget["asked"], budget["given"]
     for key, name in (("params", "parameters"), ("flops", "MACs")):
@@ -179,7 +179,7 @@ def describe_budget(budget: Report) -> list[str]:
 
 
 def describe_export(export: Report) -> list[str]:
-    """The files that an export wrote, and their parity with torch."""
+    """Exported files, and parity with torch."""
     lines = []
     for name, exported in export["formats"].items():
         for file, written in exported["files"].items():
@@ -191,7 +191,7 @@ def describe_export(export: Report) -> list[str]:
 
 
 def describe_parity(name: str, exported: Report) -> str:
-    """Difference of a format from torch, and the score of an approximate one."""
+    """A format's difference from torch, and its score if approximate."""
     if exported["exact"]:
         difference = exported["largest_relative_difference"]
         return f"{name}: largest difference from torch {difference:.1e} of the largest value"
@@ -226,7 +226,7 @@ def describe_bench(bench: Report) -> list[str]:
 
 
 def describe_comparison(comparison: Report, paths: Sequence[str]) -> list[str]:
-    """Notes on the comparison of two bench results."""
+    """Notes on two bench results."""
     lines = ["A / B: how many times as fast B is, by p50"]
     lines += [
         f"only in {path}: {', '.join(rows)}" for path, rows in zip(paths, comparison["only"], strict=True) if rows

@@ -1,4 +1,4 @@
-"""The report of `compress doctor` for a terminal."""
+"""`compress doctor` for a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from compressor.report.tables import plain_table
 
 
 def render_doctor(machine: Report) -> list[RenderableType]:
-    """Versions, devices, threads, memory, caches, and problems."""
+    """Versions, devices, memory, caches, problems."""
     environment, threads, memory = machine["environment"], machine["threads"], machine["memory"]
     versions = plain_table("package", "version")
     versions.add_row("compressor", machine["version"])

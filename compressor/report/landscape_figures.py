@@ -1,7 +1,4 @@
-"""Figures of scores in weight space, drawn with matplotlib, and their summary for a terminal.
-
-Made without pyplot, which would change global state.
-"""
+"""Figures of scores in weight space; without pyplot, which changes global state."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ _MARKERS = ("s", "o", "^")
 
 
 def check_plots() -> None:
-    """Raise a `UserError` if matplotlib is not installed."""
+    """Raise a `UserError` if matplotlib is missing."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
@@ -47,12 +44,7 @@ def check_plots() -> None:
 
 
 def draw_plane(survey: Report, path: Path) -> None:
-    """Draw a contour map of the scores on a plane, with its three models.
-
-    Args:
-        survey: of `compressor.pipeline.landscape`.
-        path: an .svg or .png file.
-    """
+    """Draw contours of a plane's scores."""
     from matplotlib.patheffects import withStroke
 
     xs, ys = survey["xs"], survey["ys"]
@@ -93,11 +85,7 @@ def draw_plane(survey: Report, path: Path) -> None:
 
 
 def draw_curves(survey: Report, path: Path) -> None:
-    """Draw the scores along lines from one model.
-
-    Args:
-        survey, path: see `draw_plane`.
-    """
+    """Draw scores along lines from one model."""
     from matplotlib.ticker import LogFormatter
 
     figure = _figure(_WIDTH, 0.58 * _WIDTH)
@@ -124,7 +112,7 @@ def draw_curves(survey: Report, path: Path) -> None:
 
 
 def describe_landscape(survey: Report) -> list[RenderableType]:
-    """Scores of the models and between them, and files, for a terminal."""
+    """Scores and files, for a terminal."""
     metric = survey["metric"]
     plane = survey["kind"] == "landscape"
     titles = (metric, "x", "y") if plane else (metric,)
@@ -145,7 +133,7 @@ def describe_landscape(survey: Report) -> list[RenderableType]:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure; equal figures give equal bytes."""
+    """Write a figure, with reproducible bytes."""
     from matplotlib import rc_context
 
     suffix = path.suffix.lower()
@@ -155,7 +143,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def format_score(value: float | None, metric: str) -> str:
-    """An accuracy or a perplexity as text."""
+    """An accuracy or perplexity as text."""
     if value is None:
         return MISSING
     return format_perplexity(value) if metric == "perplexity" else f"{100 * value:.1f} %"
@@ -168,7 +156,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _contours(figure: Figure, axes: Axes, survey: Report) -> None:
-    """Contours with a colour bar; of perplexities on a logarithmic scale."""
+    """Contours with a colour bar."""
     import numpy as np
     from matplotlib.ticker import MaxNLocator
 

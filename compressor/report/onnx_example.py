@@ -1,4 +1,4 @@
-"""A ten-line program that runs the folder `onnx` with onnxruntime, without torch and transformers."""
+"""A short program that needs only onnxruntime."""
 
 from __future__ import annotations
 
@@ -48,16 +48,7 @@ _SUPPORTED = {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb"}
 
 
 def onnx_example(folder: str | Path, task: str, file: str = "model.onnx") -> str | None:
-    """A program that predicts for an image, a text or a pair of texts on the command line.
-
-    Args:
-        folder: of the model, with `onnx` in it.
-        task: one of the values of `compressor.models.tasks.TASKS`.
-        file: to run.
-
-    Returns:
-        None if there is no such file, or its inputs need a longer program.
-    """
+    """A program that predicts for an image, a text or a pair of texts; None for other files and tasks."""
     onnx = Path(folder) / "onnx"
     if not (onnx / file).is_file():
         return None

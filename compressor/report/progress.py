@@ -1,4 +1,4 @@
-"""Progress bars, one line per stage."""
+"""Progress bars, one per stage."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ ShowProgress = Callable[[str, float | None, str], None]
 
 @contextmanager
 def progress_bars(console: Console, visible: bool) -> Iterator[ShowProgress | None]:
-    """A callback that draws progress bars on `console`; None unless `visible`.
-
-    Args:
-        console: of stderr, since results go to stdout.
-        visible: whether to draw.
-    """
+    """A callback that draws on `console` (stderr), if `visible`."""
     if not visible:
         yield None
         return

@@ -1,4 +1,4 @@
-"""Summary of a report for a terminal."""
+"""Terminal summary of a report."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from compressor.report.tables import render_table
 
 
 def table_of(report: Report) -> Table:
-    """The report's table for a terminal."""
+    """The table for a terminal."""
     return render_table(from_json(report["table"]))
 
 
 def markdown_of(report: Report) -> str:
-    """The report's table in Markdown."""
+    """The table in Markdown."""
     return to_markdown(from_json(report["table"])).rstrip()
 
 
 def summary_lines(report: Report) -> list[str]:
-    """Outcome, measurements, files and next command, a line each."""
+    """Outcome, measurements, files, next command."""
     folder = report["recipe"]["output"]
     lines = [describe_outcome(report), *describe_evaluation(report)]
     if (budget := report.get("budget")) and budget["given"]:
@@ -60,7 +60,7 @@ def summary_lines(report: Report) -> list[str]:
 
 
 def describe_choices(report: Report) -> list[str]:
-    """Shape, choices, finetune and time of each stage, a line each."""
+    """Shape, choices, finetune, time per stage."""
     lines = [*_target(report), *_fusion_choices(report.get("fusion") or {})]
     if finetune := report.get("finetune"):
         lines.append(
@@ -128,7 +128,7 @@ def _next_command(report: Report) -> str:
 
 
 def _data_flags(data: Mapping[str, Any]) -> str:
-    """Flags that read the same data in the same way."""
+    """Flags that read the same data."""
     flags = {"data": data["source"]} | {key: value for key, value in data.items() if key != "source"}
     texts = {
         key.replace("_", "-"): ",".join(value) if isinstance(value, list | tuple) else str(value)

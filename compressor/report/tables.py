@@ -1,4 +1,4 @@
-"""Tables of results for a terminal, and rows for the page and the model card."""
+"""Tables of results."""
 
 from __future__ import annotations
 
@@ -26,11 +26,7 @@ _METRICS: dict[str, tuple[str, Callable[[Report], str]]] = {
 
 
 def plain_table(*titles: str, numbers: int = 0) -> Table:
-    """A table without lines.
-
-    Args:
-        numbers: how many of the last columns hold numbers: right-aligned, not wrapped.
-    """
+    """A table without lines; the last `numbers` columns are right-aligned."""
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for index, title in enumerate(titles):
         number = index >= len(titles) - numbers
@@ -39,7 +35,7 @@ def plain_table(*titles: str, numbers: int = 0) -> Table:
 
 
 def render_table(rows: Sequence[Row]) -> Table:
-    """The rows as a table that fits 80 columns."""
+    """The rows in 80 columns."""
     columns = table_columns(rows)
     table = plain_table(*columns, numbers=max(len(columns) - 1, 0))
     for cells in zip(*columns.values(), strict=True):
@@ -49,7 +45,7 @@ def render_table(rows: Sequence[Row]) -> Table:
 
 
 def score_table(rows: Sequence[Report]) -> Table:
-    """The scores of `compress evaluate`."""
+    """Scores of `compress evaluate`."""
     metrics = [metric for metric in _METRICS if any(row[metric] is not None for row in rows)]
     unit = "samples" if all(row["samples"] >= row["labelled"] for row in rows) else "tokens"
     titles = [*(_METRICS[metric][0] for metric in metrics), unit, "params (M)"]
@@ -61,7 +57,7 @@ def score_table(rows: Sequence[Report]) -> Table:
 
 
 def latency_table(rows: Sequence[Report]) -> Table:
-    """Milliseconds per call and peak memory by model, backend and shape."""
+    """Milliseconds per call and peak memory."""
     table = _shape_table(rows, "p50 ms", "p90", "p95", "p99", "first", "load", "peak MB")
     for row in rows:
         times = (row[key] for key in ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "first_call_ms", "load_ms"))
@@ -70,7 +66,7 @@ def latency_table(rows: Sequence[Report]) -> Table:
 
 
 def comparison_table(rows: Sequence[Report]) -> Table:
-    """Shapes in both bench results: values of A, then of B."""
+    """Shapes in both bench results: A, then B."""
     table = _shape_table(rows, "p50 ms", "p95 ms", "peak MB", "A / B")
     for row in rows:
         memory = " → ".join(f"{value / 1e6:.0f}" for value in row["peak_memory_bytes"])
@@ -80,7 +76,7 @@ def comparison_table(rows: Sequence[Report]) -> Table:
 
 
 def format_rows(formats: Mapping[str, Report]) -> list[tuple[str, list[str], str, str, str, str, str]]:
-    """Rows of `FORMAT_TITLES`, one per export format."""
+    """Rows of `FORMAT_TITLES`."""
     rows = []
     for name, exported in formats.items():
         data = exported.get("evaluation") or {}
@@ -100,7 +96,7 @@ def format_rows(formats: Mapping[str, Report]) -> list[tuple[str, list[str], str
 
 
 def milliseconds(value: float) -> str:
-    """A time with about three digits."""
+    """A time with three digits."""
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
 

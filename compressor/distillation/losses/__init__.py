@@ -1,4 +1,4 @@
-"""Losses by name, one file each; the recipe gives their weights."""
+"""Losses by name; weights are in the recipe."""
 
 from compressor.distillation.losses.hidden_loss import hidden_loss
 from compressor.distillation.losses.label_loss import label_loss

@@ -1,6 +1,6 @@
-"""The loss `hidden`: hidden states against the teachers'.
+"""The loss `hidden`.
 
-FitNets (Romero et al. 2015, https://arxiv.org/abs/1412.6550), with the maps of the fusion as fixed projectors.
+FitNets (Romero et al. 2015, https://arxiv.org/abs/1412.6550), with the fusion's maps as projectors.
 """
 
 from __future__ import annotations
@@ -18,15 +18,7 @@ _MIN_ENERGY = 1e-12
 
 
 def hidden_loss(student_hidden: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """Mean over layers and tokens of ‖error‖² / ‖target‖²; the division keeps tokens with large values from dominating.
-
-    Args:
-        student_hidden: [..., width] per compared layer.
-        targets: the teachers' hidden states through the maps, of the same shapes.
-
-    Returns:
-        0 if all agree, about 1 for a student of zeros; a scalar.
-    """
+    """Mean over layers and tokens [..., width] of ‖error‖² / ‖target‖², so that large tokens do not dominate."""
     errors = [
         ((hidden - target).square().sum(-1) / target.square().sum(-1).clamp(min=_MIN_ENERGY)).mean()
         for hidden, target in zip(student_hidden, targets, strict=True)

@@ -1,4 +1,4 @@
-"""The loss `labels`: cross-entropy with known labels."""
+"""The loss `labels`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from compressor.distillation.losses.loss import LOSSES, LossContext, LossInputs
 
 
 def label_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of logits [..., classes] with labels [...]; negative labels are unknown."""
+    """Mean cross-entropy of logits [..., classes] with labels [...]; negative: unknown."""
     known = (labels >= 0).flatten()
     losses = functional.cross_entropy(student_logits.flatten(0, -2), labels.flatten().clamp(min=0), reduction="none")
     return (losses * known).sum() / known.sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""The loss `logits`: KL to the ensemble's distribution, with temperature.
+"""The loss `logits`.
 
 Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network", https://arxiv.org/abs/1503.02531.
 """

@@ -1,4 +1,4 @@
-"""The interface of a loss, and the registry `LOSSES`."""
+"""The interface of losses, and `LOSSES`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,7 @@ CapturedOutputs = Mapping[str, Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class LossContext:
-    """Arguments of every loss.
-
-    Attributes:
-        task: decides which positions count.
-        weights: one per teacher.
-        layer_maps, attention_pairs: places that can be compared; () if unknown.
-    """
+    """Arguments of every loss; places to compare are () if unknown."""
 
     task: Task
     weights: Sequence[float]
@@ -39,11 +33,9 @@ class LossInputs:
     """One batch, and the models' outputs.
 
     Attributes:
-        inputs: [B, ...].
-        logits: the student's.
         labels: [B] or [B, T].
-        teacher_logits: those that count, [P, C] per teacher.
-        student_outputs, teacher_outputs: of the modules that the losses read.
+        teacher_logits: those that count, [P, C] each.
+        student_outputs, teacher_outputs: of the losses' `modules`.
     """
 
     inputs: Mapping[str, Tensor]
@@ -55,22 +47,17 @@ class LossInputs:
 
 
 class Loss(Protocol):
-    """One term of the objective.
-
-    Attributes:
-        modules: paths of the student's modules whose outputs the loss reads.
-        teacher_modules: the same per teacher.
-    """
+    """One term of the objective; needs outputs of `modules` and `teacher_modules`."""
 
     modules: Sequence[str]
     teacher_modules: Sequence[Sequence[str]]
 
     def count(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> int:
-        """Weight of a batch in the mean over batches."""
+        """Weight of a batch in the mean."""
         ...
 
     def mean(self, batch: LossInputs) -> Tensor:
-        """The loss of a batch, a scalar; 0 if nothing counts."""
+        """A scalar; 0 if nothing counts."""
         ...
 
 
@@ -78,19 +65,13 @@ LOSSES: Registry[Callable[[LossContext], Loss]] = Registry("loss")
 
 
 def counted_positions(task: Task, inputs: Mapping[str, Tensor]) -> int:
-    """Number of predictions of a batch that count."""
+    """Number of predictions that count."""
     mask = None if task.mask is None else inputs.get(task.mask)
     return int(mask.sum()) if mask is not None else len(next(iter(inputs.values())))
 
 
 def token_mask(inputs: Mapping[str, Tensor], tokens: Tensor, *, decoder: bool) -> Tensor:
-    """Mask of the tokens that are not padding, [B, T] bool.
-
-    Args:
-        inputs: of the model.
-        tokens: [B, T, n]; all count if the mask has another shape (image patches).
-        decoder: whether they are those of an encoder–decoder's decoder.
-    """
+    """Mask [B, T] of `tokens` [B, T, n] without padding; all count if the inputs' mask has another shape (images)."""
     mask = inputs.get("decoder_attention_mask" if decoder and "decoder_input_ids" in inputs else "attention_mask")
     if mask is None or mask.shape != tokens.shape[:2]:
         return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)

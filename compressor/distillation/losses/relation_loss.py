@@ -1,4 +1,4 @@
-"""The loss `relations`: products of queries, of keys and of values.
+"""The loss `relations`.
 
 Wang et al. 2021, "MiniLMv2: Multi-Head Self-Attention Relation Distillation", https://arxiv.org/abs/2012.15828.
 """
@@ -17,13 +17,7 @@ from compressor.layer_maps import AttentionEnd, AttentionPair
 
 
 def relation_log_probs(values: Tensor, heads: int, mask: Tensor) -> Tensor:
-    """Log-softmax over tokens of the scaled products of all pairs of tokens, [B, heads, T, T].
-
-    Args:
-        values: queries, keys or values of all heads, [B, T, n].
-        heads: number of parts to split n into.
-        mask: tokens that count, [B, T].
-    """
+    """Log-softmax of scaled products of all pairs of tokens, [B, T, n] to [B, heads, T, T]; mask [B, T]."""
     batch, tokens, width = values.shape
     parts = values.float().reshape(batch, tokens, heads, width // heads).transpose(1, 2)
     products = parts @ parts.transpose(-1, -2) / math.sqrt(width // heads)
@@ -33,14 +27,12 @@ def relation_log_probs(values: Tensor, heads: int, mask: Tensor) -> Tensor:
 def relation_loss(
     student: Tensor, teachers: Sequence[Tensor], weights: Sequence[float], mask: Tensor, heads: int
 ) -> Tensor:
-    """KL(weighted mean of the teachers' relations ‖ the student's) in nats, mean over samples, heads and tokens.
+    """KL(weighted mean of teachers' relations ‖ student's) in nats, mean over samples, heads and tokens.
 
     Args:
         student: [B, T, n].
-        teachers: [B, T, n_k] each.
-        weights: one per teacher, above zero.
+        teachers: [B, T, n_k] each, with positive weights.
         mask: tokens that count, [B, T].
-        heads: see `relation_log_probs`.
     """
     total = sum(weights)
     target = torch.stack(
@@ -58,7 +50,7 @@ def relation_loss(
 class RelationLoss:
     """`relation_loss` of the last layers, mean over queries, keys and values.
 
-    Numbers of heads may differ: channels are split into their greatest common divisor.
+    Channels are split into the greatest common divisor of the numbers of heads.
 
     Raises:
         UserError: no attention can be captured.
@@ -94,7 +86,7 @@ class RelationLoss:
 
 
 def _head_values(outputs: Mapping[str, Sequence[Tensor]], end: AttentionEnd, samples: int) -> Tensor:
-    """Queries, keys or values of all heads [B, T, n], of their module's first call."""
+    """Queries, keys or values [B, T, n], of the first call."""
     output = outputs[end.module][0]
     columns = torch.tensor(end.columns, device=output.device)
     return output.reshape(samples, -1, output.shape[-1]).index_select(-1, columns)

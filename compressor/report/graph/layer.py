@@ -1,4 +1,4 @@
-"""One layer of a flow graph: branches, and the sums where they join the stream."""
+"""One layer of a flow graph."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ from compressor.report.graph.parts import Block, EdgeMap, Inline, Item, Link, No
 
 
 class LayerBuilder:
-    """Follows the flow of one layer.
-
-    Args:
-        anatomy: with sites if there is a cut.
-        names: labels of maps and nodes.
-        stack, layer: index and path.
-        tip: the stream's map before the layer; after `items`, that after it.
-    """
+    """Follows the flow of one layer."""
 
     def __init__(self, anatomy: Anatomy, names: Names, stack: int, layer: str, tip: EdgeMap) -> None:
         self.anatomy, self.names, self.stack, self.layer, self.tip = anatomy, names, stack, layer, tip
@@ -41,7 +34,7 @@ class LayerBuilder:
         self.waiting: Node | None = None
 
     def items(self) -> list[Item]:
-        """Sums and operations on the stream, from bottom to top."""
+        """Sums and operations on the stream."""
         post_norm = self._is_post_norm()
         for index, item in enumerate(self.flow):
             later = self.flow[index + 1 :]
@@ -65,7 +58,7 @@ class LayerBuilder:
         return self.drawn
 
     def _branches(self) -> Iterator[list[LinearOp | Norm]]:
-        """The flow, cut after every writer of the stream."""
+        """The flow, split after every writer."""
         branch: list[LinearOp | Norm] = []
         for item in self.flow:
             branch.append(item)
@@ -75,7 +68,7 @@ class LayerBuilder:
         yield branch
 
     def _is_post_norm(self) -> bool:
-        """Whether norms follow the sums (BERT), and the last one outputs the layer."""
+        """Whether norms follow the sums (BERT)."""
         norms = [item for item in self.flow if isinstance(item, Norm) and self.names.is_stream(item.space)]
         # A norm over a branch alone is part of the branch.
         norm_in_branch = any(
@@ -86,7 +79,7 @@ class LayerBuilder:
         )
 
     def _release(self) -> None:
-        """End a branch without a norm; the next sum adds it too (a shared expert)."""
+        """End a branch without a norm (a shared expert)."""
         if self.waiting is not None:
             self.block.links.append(Link(self.waiting, None, self.tip))
             self.waiting = None
@@ -118,7 +111,7 @@ class LayerBuilder:
             self._add(node, norm[0] if norm else None, self.names.edge_map(step.reads))
 
     def _norm_before(self, step: LinearOp) -> tuple[Node, Block] | None:
-        """The norm before a module, or before the module of its experts."""
+        """The norm before a module."""
         return self.normed.get(step.module) or self.normed.get(step.module.rpartition(".")[0])
 
     def _write_stream(self, step: LinearOp, node: Node, later: Sequence[LinearOp | Norm]) -> None:
@@ -132,7 +125,7 @@ class LayerBuilder:
             self._join(step, node, step.writes, later)
 
     def _join(self, item: LinearOp | Norm, node: Node, branch: str | None, later: Sequence[LinearOp | Norm]) -> None:
-        """Complete a branch, and its sum after the last branch."""
+        """Complete a branch; after the last, its sum."""
         self.waiting = None
         self.block.links.append(Link(node, None, self.names.edge_map(branch)))
         if self.block not in self.complete:
@@ -144,7 +137,7 @@ class LayerBuilder:
             self.complete = []
 
     def _add_head_norm(self, norm: Norm) -> None:
-        """Add a norm over queries or keys: the first without one."""
+        """Add a norm over queries or keys."""
         ends = next(reversed(self.feeding.values()), [])
         index = next((i for i, (source, _) in enumerate(ends) if source.shape is not NodeShape.NORM), None)
         if index is not None:
@@ -153,7 +146,7 @@ class LayerBuilder:
             ends[index] = (self.block.nodes[-1], edge_map)
 
     def _operation(self, space: str) -> Node:
-        """The node of a space's operation (attention, activation)."""
+        """The node of a space's operation."""
         if space not in self.operations:
             known, inputs = self.anatomy.spaces[space], self.feeding.get(space, [])
             tip = [space]
@@ -176,7 +169,7 @@ class LayerBuilder:
         return self.operations[space]
 
     def _ends(self, step: LinearOp) -> list[EdgeMap]:
-        """Maps on a projection's outputs; several for a fused one."""
+        """Maps on a projection's outputs."""
         keys = [part.key for axis in self.anatomy.axes[step.weight] for part in axis.parts if part.key]
         roles = [role for role in Role if f"{step.writes}/{role.value}" in keys]
         if roles:

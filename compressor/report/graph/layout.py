@@ -1,4 +1,4 @@
-"""Positions of a flow graph: a column per stack, with the stream as its spine, from bottom to top."""
+"""Positions of a flow graph: a column per stack."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Panel:
 
 @dataclass
 class Caption:
-    """A line of text; `x` is its left end or, if centred, its middle, `y` its baseline."""
+    """Text; `x`: left end or middle, `y`: baseline."""
 
     text: str
     x: float
@@ -50,7 +50,7 @@ class Caption:
 
 @dataclass
 class Picture:
-    """A graph with positions; y grows downwards."""
+    """A placed graph; y grows downwards."""
 
     graph: ModelGraph
     width: float = 0.0
@@ -76,7 +76,7 @@ class Picture:
 
 
 def lay_out(graph: ModelGraph) -> Picture:
-    """Place every node and edge of a graph."""
+    """Place every node and edge."""
     picture = Picture(graph)
     left = _MARGIN
     memory: tuple[CanvasPoint, EdgeMap] | None = None
@@ -93,12 +93,7 @@ def lay_out(graph: ModelGraph) -> Picture:
 
 
 class _ColumnLayout:
-    """Places one stack.
-
-    Args:
-        left: its left side.
-        memory: end of the previous stack, and the map there.
-    """
+    """Places one stack."""
 
     def __init__(
         self, picture: Picture, column: Column, left: float, memory: tuple[CanvasPoint, EdgeMap] | None
@@ -133,7 +128,7 @@ class _ColumnLayout:
             self._route_memory(*memory)
 
     def _extents(self, item: Item) -> tuple[float, float]:
-        """Width of an item left and right of the stream."""
+        """Width left and right."""
         if isinstance(item, Inline):
             half = node_size(item.node)[0] / 2
             return half, half
@@ -220,7 +215,7 @@ class _ColumnLayout:
         return self.left - _GUTTER / 2
 
     def _route_memory(self, start: CanvasPoint, edge_map: EdgeMap) -> None:
-        """Add the edges from the end of the encoder."""
+        """Add the edges from the encoder."""
         x, y = start
         over = y + 22
         ends = [(self._memory_x, height) for height in (min(self.taps), max(self.taps))]

@@ -30,11 +30,7 @@ MAX_UNFOLDED_LAYERS = 4
 
 
 def build_graph(name: str, anatomy: Anatomy) -> ModelGraph:
-    """The graph of a model, with a map for every site of its streams, or one per stream if they cannot be cut.
-
-    Args:
-        name: for the title.
-        anatomy: without sites.
+    """The graph of a model, with a map for every sum if possible.
 
     Raises:
         UnsupportedError: the flow inside a layer is unknown.
@@ -92,7 +88,7 @@ class _ColumnBuilder:
         return GraphStage(tuple(items), title + runs, layer)
 
     def _outside(self) -> tuple[list[LinearOp | Norm], list[LinearOp | Norm]]:
-        """Operations of this stack before and after its layers."""
+        """Operations before and after the layers."""
         layers = tuple(layer + "." for layer in self.stack.layers)
         first = next(index for index, item in enumerate(self.anatomy.flow) if item.module.startswith(layers))
         outside = [(index, item) for index, item in enumerate(self.anatomy.flow) if self._belongs_here(item)]
@@ -106,7 +102,7 @@ class _ColumnBuilder:
         return self.index in (stacks or (len(self.anatomy.stacks) - 1,))
 
     def _entrance(self, before: Sequence[LinearOp | Norm]) -> list[Item]:
-        """Embeddings, their projections, and the norms right after them."""
+        """Embeddings, their projections and norms."""
         items: list[Item] = []
         written = self.names.embeddings(self.index)
         steps = [item for item in before if isinstance(item, LinearOp)] + self.names.unlisted_ops(self.index)
@@ -134,14 +130,14 @@ class _ColumnBuilder:
         return items
 
     def _put_aside(self, tables: list[str], norms: Sequence[Norm]) -> None:
-        """Add embeddings of other things than tokens, and their norms."""
+        """Add embeddings of non-tokens."""
         nodes = [_embedding(tables), *(self.names.norm(norm) for norm in norms)]
         nodes.append(Node(NodeShape.END, "queries and keys of every layer"))
         self.aside.nodes.extend(nodes)
         self.aside.links.extend(Link(source, target, self.tip) for source, target in pairwise(nodes))
 
     def _end(self, after_layers: Sequence[LinearOp | Norm]) -> list[Item]:
-        """The last norm, and the head."""
+        """The last norm and the head."""
         items: list[Item] = []
         block, writers = Block(), dict[str, Node]()
         end = Node(NodeShape.END, "logits" if self.anatomy.output is None else "output")
@@ -170,7 +166,7 @@ class _ColumnBuilder:
         return items
 
     def _signature(self, layer: str) -> tuple[object, ...]:
-        """Equal for layers that may be folded into one."""
+        """Equal for layers that may be folded."""
         items = [item for item in self.anatomy.flow if item.module.startswith(layer + ".")]
         shapes = [
             (name.removeprefix(layer), tuple((axis.size, len(axis.parts)) for axis in axes))
@@ -187,7 +183,7 @@ class _ColumnBuilder:
 
 
 def _folded(signatures: Sequence[object]) -> list[range]:
-    """Groups of layers: equal neighbours between the second and the last form one."""
+    """Groups of equal neighbours; the first and last layer stay alone."""
     last = len(signatures) - 1
     groups: list[range] = []
     folding = False

@@ -1,4 +1,4 @@
-"""Labels of maps and nodes, and the stack of a module."""
+"""Labels of maps and nodes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,7 @@ _KINDS = {
 
 
 class Names:
-    """Labels of maps and nodes.
-
-    Args:
-        anatomy: with sites if there is a cut.
-        cut: its flow graph; None if each stream has one map.
-    """
+    """Labels of maps and nodes; `cut` None: one map per stream."""
 
     def __init__(self, anatomy: Anatomy, cut: FlowGraph | None = None) -> None:
         self.anatomy, self.cut = anatomy, cut is not None
@@ -48,7 +43,7 @@ class Names:
                 streams += 1
 
     def edge_map(self, space: str | None, role: Role | None = None) -> EdgeMap:
-        """The map of a space, or of a role of an attention space."""
+        """The map of a space or role."""
         known = self.anatomy.spaces.get(space or "")
         if space is None or known is None:
             return EdgeMap(None, MapKind.FIXED)
@@ -65,7 +60,7 @@ class Names:
         return EdgeMap(map_key(space, role), kind, index, size)
 
     def is_stream(self, space: str | None) -> bool:
-        """Whether a space is a residual stream or a site of one."""
+        """Whether a space is a residual stream or its site."""
         return space is not None and space in self._streams
 
     @cached_property
@@ -73,11 +68,11 @@ class Names:
         return frozenset(space.name for space in self.anatomy.residuals)
 
     def clear(self, module: str) -> str:
-        """The shortest unique name of a module outside the layers."""
+        """The shortest unique name outside the layers."""
         return clear_name(module, [item.module for item in self.anatomy.flow])
 
     def weight(self, step: LinearOp, text: str = "") -> Node:
-        """The node of a linear module; `text` replaces its shortest unique name."""
+        """A linear module's node."""
         axes = self.anatomy.axes.get(step.weight, ())
         reads = next((axis for axis in axes if _holds(axis, step.reads) or (step.tied and not axis.fixed)), None)
         others = [axis for axis in self._per_expert(axes) if axis is not reads]
@@ -89,11 +84,11 @@ class Names:
         return Node(NodeShape.WEIGHT, text or self.clear(step.module), (note,) if note else (), step.module)
 
     def norm(self, norm: Norm, text: str = "") -> Node:
-        """The node of a norm; `text` as in `weight`."""
+        """A norm's node."""
         return Node(NodeShape.NORM, text or self.clear(norm.module), (), norm.module)
 
     def stack_of(self, module: str) -> tuple[int, ...]:
-        """The stack of a module outside the layers; () if unknown."""
+        """The stack of a module; () if unknown."""
         for path in _upwards(module):
             stacks = {
                 index
@@ -109,17 +104,14 @@ class Names:
         return ()
 
     def is_aside(self, path: str) -> bool:
-        """Whether a norm or an embedding outside the layers works on something other than tokens.
-
-        Then no module around it, below the one with the layers, ran on tokens.
-        """
+        """Whether a norm or embedding works on other things than tokens: no module around it ran on tokens."""
         if len(self.anatomy.stacks) > 1 or path in {step.weight for step in self.anatomy.steps}:
             return False
         outside = [p for p in _upwards(path) if not any(layer.startswith(p + ".") for layer in self.anatomy.layers)]
         return not any(p in self.anatomy.tokens for p in outside)
 
     def embeddings(self, stack: int) -> dict[str, list[str]]:
-        """{space: parameters that write it before the layers and read none}."""
+        """{space: parameters that write it before the layers}."""
         embeddings: dict[str, list[str]] = {}
         others = {n.module + ".weight" for n in self.anatomy.norms} | {
             s.weight for s in self.anatomy.steps if not s.tied
@@ -136,12 +128,7 @@ class Names:
         return embeddings
 
     def unlisted_ops(self, stack: int, layer: str | None = None) -> list[LinearOp]:
-        """Weights between two spaces that are not linear modules: convolutions, experts in one tensor.
-
-        Args:
-            stack: of the weights.
-            layer: of the weights; None for those outside layers.
-        """
+        """Weights outside linear modules, such as convolutions; `layer` None: outside layers."""
         listed = {step.weight for step in self.anatomy.steps} | {s.parameter for s in self.anatomy.scales}
         operations = []
         for name, axes in self.anatomy.axes.items():
@@ -157,13 +144,13 @@ class Names:
         return operations
 
     def _per_expert(self, axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
-        """The axes of one expert's matrix."""
+        """The axes of one expert."""
         experts = {space.name for space in self.anatomy.spaces.values() if space.kind is Kind.EXPERTS}
         return axes if len(axes) < 3 else tuple(a for a in axes if not any(part.key in experts for part in a.parts))
 
 
 def clear_name(module: str, among: Collection[str]) -> str:
-    """The shortest end of a path that ends no other path; else the whole path."""
+    """The shortest unique end of a path, if any."""
     parts = module.split(".")
     for count in range(1, len(parts) + 1):
         end = ".".join(parts[-count:])
@@ -187,7 +174,7 @@ def _read(axes: tuple[Axis, ...]) -> str | None:
 
 
 def _key(axes: tuple[Axis, ...], side: Side) -> str | None:
-    """The space of the first axis of a side, without roles of attention."""
+    """The space of a side's first axis."""
     keys = (part.key for axis in axes if axis.side is side for part in axis.parts)
     return next((key for key in keys if key is not None and "/" not in key), None)
 

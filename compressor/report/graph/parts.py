@@ -1,4 +1,4 @@
-"""Data types of a flow graph, without positions and colours."""
+"""Data types of a flow graph."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class MapKind(StrEnum):
-    """Kind of a map, which decides its colour."""
+    """Kind of a map, and so its colour."""
 
     STREAM = "stream"
     BRANCH = "branch"
@@ -33,13 +33,7 @@ class NodeShape(StrEnum):
 
 @dataclass(frozen=True)
 class EdgeMap:
-    """The map on an edge.
-
-    Attributes:
-        key: None where nothing is transported.
-        index: subscript of the T in its label.
-        size: number of coordinates, such as "192" or "6 × 32".
-    """
+    """The map on an edge; `key` None without transport."""
 
     key: str | None
     kind: MapKind
@@ -49,12 +43,7 @@ class EdgeMap:
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """An operation, compared by identity.
-
-    Attributes:
-        notes: smaller lines below the name.
-        tip: tooltip.
-    """
+    """An operation, compared by identity."""
 
     shape: NodeShape
     text: str
@@ -64,11 +53,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Link:
-    """An edge; without a source from the stream below, without a target to the sum above.
-
-    Attributes:
-        memory: from the end of the previous stack (cross-attention).
-    """
+    """An edge; without source from the stream, without target to the sum; `memory`: from the encoder."""
 
     source: Node | None
     target: Node | None
@@ -78,7 +63,7 @@ class Link:
 
 @dataclass(eq=False)
 class Block:
-    """Operations next to the stream, in order."""
+    """Operations next to the stream."""
 
     nodes: list[Node] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
@@ -86,7 +71,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Inline:
-    """An operation on the stream; `before` is the map below it."""
+    """An operation on the stream; `before`: the map below it."""
 
     node: Node
     before: EdgeMap | None
@@ -94,7 +79,7 @@ class Inline:
 
 @dataclass(frozen=True)
 class Sum:
-    """A sum of the stream and branches; the first branch is on the left."""
+    """A sum of stream and branches; the first is left."""
 
     blocks: tuple[Block, ...]
     before: EdgeMap
@@ -112,7 +97,7 @@ Item = Inline | Sum | HeadBlock
 
 @dataclass(frozen=True)
 class GraphStage:
-    """Items from bottom to top: a layer, if it has a title."""
+    """Items from bottom to top; a layer has a title."""
 
     items: tuple[Item, ...]
     title: str = ""
@@ -121,13 +106,7 @@ class GraphStage:
 
 @dataclass(frozen=True)
 class Column:
-    """One stack.
-
-    Attributes:
-        stages: from bottom to top.
-        after: the map after its last layer, which cross-attention reads.
-        aside: operations on other inputs than tokens, such as embeddings of distances.
-    """
+    """One stack; `after`: map for cross-attention; `aside`: operations on non-tokens."""
 
     title: str
     stages: tuple[GraphStage, ...]
@@ -137,13 +116,7 @@ class Column:
 
 @dataclass(frozen=True)
 class ModelGraph:
-    """The graph of a model.
-
-    Attributes:
-        title, subtitle: the lines above the picture.
-        columns: encoder and decoder, or the only stack.
-        cut: whether every sum has a new map.
-    """
+    """The graph of a model; `cut`: a new map after every sum."""
 
     title: str
     subtitle: str

@@ -1,4 +1,4 @@
-"""Positions of the nodes and edges of a block, in rows from bottom to top."""
+"""Positions of a block's nodes and edges."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CanvasPoint = tuple[float, float]
 
 @dataclass
 class PlacedNode:
-    """A node with centre and size; y grows upwards."""
+    """A placed node; y grows upwards."""
 
     node: Node
     x: float
@@ -49,14 +49,7 @@ class PlacedNode:
 
 @dataclass
 class LinkRoute:
-    """An edge with its position.
-
-    Attributes:
-        points: from source to target.
-        label: middle of the left side; None if a label nearby is the same.
-        arrow: whether it ends in a node.
-        word: text after the label.
-    """
+    """A placed edge; `label`: middle of its left side, None if repeated."""
 
     points: list[CanvasPoint]
     edge_map: EdgeMap
@@ -66,17 +59,17 @@ class LinkRoute:
 
 
 def text_width(text: str, size: float) -> float:
-    """Upper bound of a line's width in any sans-serif font."""
+    """Upper bound of a line's width in sans-serif."""
     return size * sum(0.38 if c in "iljtfr.,:;|'′ ·()" else 0.95 if c in "mwMW…→×" else 0.63 for c in text)
 
 
 def label_text(edge_map: EdgeMap) -> str:
-    """Text of a label before its index."""
+    """A label without its index."""
     return "fixed" if edge_map.kind is MapKind.FIXED else "T"
 
 
 def label_width(edge_map: EdgeMap, word: str = "") -> float:
-    """Width of the label of an edge."""
+    """Width of an edge's label."""
     plain = label_text(edge_map) + (f" {word}" if word else "")
     # Labels are bold.
     return 1.15 * (text_width(plain, LABEL_SIZE) + text_width(edge_map.index, INDEX_SIZE))
@@ -92,11 +85,7 @@ def node_size(node: Node) -> tuple[float, float]:
 
 
 class PlacedBlock:
-    """Positions of the nodes of a block, from (0, 0) to (width, height).
-
-    Args:
-        block: its links go from earlier to later nodes.
-    """
+    """A block's nodes, from (0, 0) to (width, height)."""
 
     def __init__(self, block: Block) -> None:
         self.block = block
@@ -109,7 +98,7 @@ class PlacedBlock:
 
     @property
     def enters(self) -> list[Link]:
-        """Links from the stream or from the memory."""
+        """Links from outside."""
         return [link for link in self.block.links if link.source is None]
 
     @property
@@ -141,7 +130,7 @@ class PlacedBlock:
         return routes
 
     def _widen_for_lanes(self) -> None:
-        """Widen nodes that parallel edges connect."""
+        """Widen nodes with parallel edges."""
         for link in self.inner:
             count = sum(_ends(other) == _ends(link) for other in self.inner)
             for node in (link.source, link.target):
@@ -149,12 +138,12 @@ class PlacedBlock:
                     self.placed[node].width = max(self.placed[node].width, LANE * count)
 
     def _shifts(self, one: Node, other: Node) -> list[float]:
-        """Offsets of the edges between two nodes from their middle."""
+        """Offsets of parallel edges from the middle."""
         count = sum(_ends(link) in ((one, other), (other, one)) for link in self.inner)
         return [(lane - (count - 1) / 2) * LANE for lane in range(count)]
 
     def _rows(self) -> list[list[Node]]:
-        """Rows with nodes above those they read; memory readers just below their own readers."""
+        """Rows with sources below targets, and memory readers as high as possible."""
         level: dict[Node, int] = {}
         for node in self.block.nodes:
             level[node] = max((level[o.source] + 1 for o in self.inner if o.target is node and o.source), default=0)
@@ -169,7 +158,7 @@ class PlacedBlock:
         return rows
 
     def _place_across(self, rows: list[list[Node]]) -> None:
-        """Place the longest row, and other nodes above or below their neighbours."""
+        """Centre nodes over neighbours, the longest row first."""
         if not rows:
             self.width = 0.0
             return
@@ -216,7 +205,7 @@ def _ends(link: Link) -> tuple[Node | None, Node | None]:
 
 
 def _ports(source: PlacedNode, target: PlacedNode) -> tuple[float, float]:
-    """Horizontal start and end of an edge; equal for a straight one."""
+    """Horizontal start and end of an edge."""
     if target.left + 8 <= source.x <= target.right - 8 and source.width <= target.width:
         return source.x, source.x
     if source.left + 8 <= target.x <= source.right - 8:

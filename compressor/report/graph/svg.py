@@ -1,4 +1,4 @@
-"""A flow graph as an SVG document, and its file."""
+"""A flow graph as SVG."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def check_drawing_file(path: Path, force: bool) -> None:
     """Check that an SVG file can be written.
 
     Raises:
-        UserError: another suffix; or see `compressor.utils.files.check_file`.
+        UserError: another suffix; or as `check_file`.
     """
     if path.suffix.lower() != ".svg":
         raise UserError(f"{path}: a graph is written as SVG, so give a file name that ends in .svg")
@@ -96,7 +96,7 @@ def write_drawing(path: Path, text: str, force: bool) -> None:
     """Write a file atomically.
 
     Raises:
-        UserError: as in `check_drawing_file`, or the system refuses.
+        UserError: as `check_drawing_file`, or the system refuses.
     """
     check_drawing_file(path, force)
     try:
@@ -106,7 +106,7 @@ def write_drawing(path: Path, text: str, force: bool) -> None:
 
 
 def _legend(graph: ModelGraph) -> list[tuple[EdgeMap, str]]:
-    """A map of every kind, and its description."""
+    """A map of every kind, with description."""
     descriptions = {
         MapKind.STREAM: f"residual stream: {'a new map after every sum' if graph.cut else 'one map'}",
         MapKind.BRANCH: "branch: added to the stream by a sum",
@@ -124,7 +124,7 @@ def _legend(graph: ModelGraph) -> list[tuple[EdgeMap, str]]:
 
 
 def _legend_rows(legend: list[tuple[EdgeMap, str]], width: float) -> list[list[tuple[tuple[EdgeMap, str], float]]]:
-    """Entries with their left ends, as many per row as fit."""
+    """Entries with left ends, in rows."""
     rows: list[list[tuple[tuple[EdgeMap, str], float]]] = []
     x = width
     for entry in legend:
@@ -181,7 +181,7 @@ def _label(route: LinkRoute) -> str:
 
 
 def _mark(edge_map: EdgeMap, x: float, y: float, word: str = "") -> str:
-    """The T of a map with index and word."""
+    """The T of a map."""
     subscript = edge_map.index.rstrip("′")
     rest = edge_map.index.removeprefix(subscript) + (f"\N{NO-BREAK SPACE}{word}" if word else "")
     index = f'<tspan font-size="{INDEX_SIZE:g}" dy="3">{escape(subscript)}</tspan>' if subscript else ""

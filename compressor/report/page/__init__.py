@@ -1,1 +1,1 @@
-"""report.html: one self-contained page of all measurements and choices."""
+"""report.html: one self-contained page."""

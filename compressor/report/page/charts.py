@@ -1,4 +1,4 @@
-"""Charts as inline SVG, drawn at a phone's width and scaled with the page."""
+"""Charts as inline SVG, at a phone's width."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLOURS = ("--accent", "--warm", "--third", "--fourth", "--calm", "--ink")
 
 @dataclass(frozen=True)
 class AxisScale:
-    """An axis: title, range, and whether it is logarithmic."""
+    """An axis: title, range, scale."""
 
     title: str
     low: float
@@ -29,7 +29,7 @@ class AxisScale:
 
     @classmethod
     def over(cls, title: str, values: Sequence[float], *, log: bool | None = None, margin: float = 0.08) -> AxisScale:
-        """An axis of all values with a margin; by default logarithmic if they differ more than tenfold."""
+        """An axis with a margin; `log`: see `line_chart`."""
         low, high = min(values), max(values)
         logarithmic = low > 0 and (high > 10 * low if log is None else log)
         if logarithmic:
@@ -39,13 +39,13 @@ class AxisScale:
         return cls(title, low - padding, high + padding, False)
 
     def share(self, value: float) -> float:
-        """Position of a value, from 0 to 1."""
+        """Position of a value, 0 to 1."""
         if self.log:
             return math.log(max(value, 1e-300) / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[float]:
-        """About five round values along the axis."""
+        """About five round values."""
         if self.log:
             lowest, highest = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
             for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
@@ -61,13 +61,7 @@ class AxisScale:
 
 @dataclass(frozen=True)
 class ChartPoint:
-    """A named point.
-
-    Attributes:
-        error: of y, drawn as a bar; 0 for none.
-        colour: a variable of the style sheet.
-        hollow: whether it is a ring.
-    """
+    """A named point; `error`: of y; `hollow`: a ring."""
 
     name: str
     x: float
@@ -79,7 +73,7 @@ class ChartPoint:
 
 @dataclass(frozen=True)
 class Line:
-    """A line through points; `faint` for a thin one."""
+    """A line through points."""
 
     points: Sequence[tuple[float, float]]
     colour: str = "--accent"
@@ -88,12 +82,7 @@ class Line:
 
 
 def scatter_chart(points: Sequence[ChartPoint], x_title: str, y_title: str, *, percent: bool) -> Markup:
-    """Named points: scores over costs on a logarithmic axis.
-
-    Args:
-        points: at least one; infinite scores are skipped.
-        percent: whether scores are shares.
-    """
+    """Scores over logarithmic costs, at least one point; `percent`: scores are shares."""
     points = [point for point in points if math.isfinite(point.y)]
     if not points:
         return el("p", f"{y_title}: no model has a finite one")
@@ -117,12 +106,11 @@ def scatter_chart(points: Sequence[ChartPoint], x_title: str, y_title: str, *, p
 def line_chart(
     lines: Sequence[Line], x_title: str, y_title: str, description: str, *, log: bool | None = None
 ) -> Markup:
-    """Lines over whole numbers, such as steps or layers.
+    """Lines over whole numbers, such as steps; infinite points are skipped.
 
     Args:
-        lines: infinite points are skipped.
         description: for screen readers.
-        log: whether the y axis is logarithmic; by default if values differ more than tenfold.
+        log: y axis; default: if values differ tenfold.
     """
     lines = [replace(line, points=[p for p in line.points if math.isfinite(p[1])]) for line in lines]
     xs = [point[0] for line in lines for point in line.points]
@@ -149,7 +137,7 @@ def line_chart(
 
 
 def chart_key(entries: Sequence[tuple[str, str]]) -> Markup:
-    """A legend of (name, style variable) pairs."""
+    """A legend of (name, style variable)."""
     return el("ul", *(el("li", el("i", style=f"background:var({colour})"), name) for name, colour in entries),
               class_="key")  # fmt: skip
 
@@ -183,7 +171,7 @@ def _chart(
 
 
 def _names(x: AxisScale, y: AxisScale, points: Sequence[ChartPoint]) -> Iterator[Markup]:
-    """The points' names, moved so that they do not overlap."""
+    """Names of the points, without overlap."""
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     for right in (False, True):
         side = [(point, *_position(x, y, point.x, point.y)) for point in points]
@@ -199,7 +187,7 @@ def _names(x: AxisScale, y: AxisScale, points: Sequence[ChartPoint]) -> Iterator
 
 
 def _spread(heights: Sequence[float]) -> list[float]:
-    """Rising heights moved apart by a line, inside the chart."""
+    """Rising heights, spread by a line's height."""
     blocks: list[list[float]] = []
     for height in heights:
         blocks.append([height])
@@ -211,7 +199,7 @@ def _spread(heights: Sequence[float]) -> list[float]:
 
 
 def _edges(block: Sequence[float]) -> tuple[float, float]:
-    """The first and the last height of a block."""
+    """A block's first and last height."""
     half = (len(block) - 1) * _LINE / 2
     middle = min(max(sum(block) / len(block), _TOP + half), _HEIGHT - _BOTTOM - 4 - half)
     return middle - half, middle + half

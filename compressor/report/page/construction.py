@@ -1,4 +1,4 @@
-"""Sections on the fusion: choices, couplings, refit."""
+"""Sections on choices, couplings, refit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _Choice = tuple[str, str, str]
 
 
 def choices_section(report: Report, names: Mapping[str, str]) -> list[Markup]:
-    """Choices of the run and their reasons; "asked for" if the recipe sets them."""
+    """Choices and reasons."""
     fusion = report["fusion"]
     choices, parts = fusion["choices"], []
     if candidates := fusion.get("candidates"):
@@ -100,7 +100,7 @@ def _shape_choices(report: Report, names: Mapping[str, str]) -> list[_Choice]:
 
 
 def couplings_section(report: Report, names: Mapping[str, str]) -> list[Markup]:
-    """A heat map of every space, and a table."""
+    """Heat maps of all spaces, and a table."""
     fusion = report["fusion"]
     couplings, projections = fusion.get("couplings") or [], fusion.get("projections") or []
     if not couplings and not projections:
@@ -114,7 +114,7 @@ def couplings_section(report: Report, names: Mapping[str, str]) -> list[Markup]:
 
 
 def refit_section(report: Report) -> list[Markup]:
-    """The error of every module's ridge regression, by layer."""
+    """Ridge-regression errors by module and layer."""
     fits = report["fusion"].get("fits") or []
     if not fits:
         return []
@@ -141,7 +141,7 @@ def refit_section(report: Report) -> list[Markup]:
 
 
 def _selected_counts(couplings: Sequence[Report], names: Mapping[str, str]) -> str:
-    """Number of selected heads and units of each teacher."""
+    """Heads and units selected per teacher."""
     selections = [coupling for coupling in couplings if coupling["solver"] == "selection"]
     filled: dict[str, int] = {}
     for selection in selections:
@@ -153,7 +153,7 @@ def _selected_counts(couplings: Sequence[Report], names: Mapping[str, str]) -> s
 
 
 def _error_series(fits: Sequence[Report]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """{stack: {module in a layer: [(layer, error)]}}; modules fitted together are one series."""
+    """{stack: {module: [(layer, error)]}}; joint fits once."""
     stacks: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for fit in fits:
         match = re.fullmatch(r"(.+?)\.(\d+)\.(.+)", fit["module"])
@@ -171,7 +171,7 @@ def _error_series(fits: Sequence[Report]) -> dict[str, dict[str, list[tuple[floa
 
 
 def _joint_name(names: Sequence[str]) -> str:
-    """One name for modules of one parent, such as "attention: query, key"."""
+    """A joint name, such as "attention: query, key"."""
     if len(names) == 1:
         return names[0]
     parent, _, _ = names[0].rpartition(".")
@@ -234,12 +234,12 @@ def _shape_reason(report: Report, shapes: Sequence[Report]) -> str:
 
 
 def _reason(report: Report, option: str, automatic: str) -> str:
-    """The reason of an automatic choice, or "asked for"."""
+    """The reason, or "asked for"."""
     return automatic if report["recipe"]["fusion"][option] == "auto" else "asked for"
 
 
 def _with_names(text: str, names: Mapping[str, str]) -> str:
-    """A label with the teachers' names of the table."""
+    """A label with the table's teacher names."""
     for name in sorted(names, key=len, reverse=True):
         text = text.replace(name, names[name])
     return text

@@ -1,4 +1,4 @@
-"""Heat maps and figures of all couplings."""
+"""Heat maps of couplings."""
 
 from __future__ import annotations
 
@@ -22,12 +22,7 @@ _MAX_OPEN_SPACES = 24
 def spaces_in_order(
     couplings: Sequence[Report], projections: Sequence[Report], names: Mapping[str, str]
 ) -> list[Markup]:
-    """A card for every space.
-
-    Args:
-        couplings, projections: of a report, one entry per space and teacher.
-        names: {teacher: its name in the table}.
-    """
+    """A card per space."""
     cards = [_card(entries, names) for entries in (*_by_space(projections), *_by_space(couplings))]
     shown, rest = cards[:_MAX_OPEN_SPACES], cards[_MAX_OPEN_SPACES:]
     parts = [el("div", *shown, class_="spaces")]
@@ -84,7 +79,7 @@ def _figures(entry: Report) -> list[tuple[str, str]]:
 
 
 def heat_map(sketched: Report) -> str:
-    """A plan of `compressor.transport.sketch` as a PNG in a data URL; opacity is the square root of the mass."""
+    """A `compressor.transport.sketch` as a PNG data URL; opacity: √mass."""
     opacity = [round(FULL * (level / FULL) ** 0.5) for level in range(FULL + 1)]
     size = (sketched["columns"], sketched["rows"])
     alpha = Image.frombytes("L", size, levels(sketched)).point(opacity)

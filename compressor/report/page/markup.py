@@ -1,4 +1,4 @@
-"""HTML from nested calls; text is escaped."""
+"""HTML from nested calls."""
 
 from __future__ import annotations
 
@@ -16,12 +16,7 @@ class Markup(str):
 
 
 def el(tag: str, *children: object, **attributes: object) -> Markup:
-    """An element.
-
-    Args:
-        *children: markup or text; None is skipped.
-        **attributes: `class_` for class, underscores for hyphens; None is skipped.
-    """
+    """An element; None is skipped, `class_` means class, underscores mean hyphens."""
     rendered = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
         for name, value in attributes.items()
@@ -31,7 +26,7 @@ def el(tag: str, *children: object, **attributes: object) -> Markup:
 
 
 def join_markup(children: Iterable[object]) -> Markup:
-    """Concatenated markup and escaped text; None is skipped."""
+    """Concatenated markup and escaped text, without None."""
     parts = (child if isinstance(child, Markup) else escape(str(child)) for child in children if child is not None)
     return Markup("".join(parts))
 
@@ -39,12 +34,7 @@ def join_markup(children: Iterable[object]) -> Markup:
 def markup_table(
     titles: Sequence[str], rows: Iterable[Sequence[object]], *, marked: int | None = None, words: bool = False
 ) -> Markup:
-    """A table that scrolls sideways; the first column is text, the others numbers.
-
-    Args:
-        marked: index of the highlighted row.
-        words: whether cells wrap instead of scrolling.
-    """
+    """A table that scrolls sideways, or wraps if `words`; row `marked` is highlighted."""
     head = el("tr", *(el("th", title, scope="col") for title in titles))
     body = [
         el("tr", el("th", first, scope="row"), *(el("td", cell) for cell in cells),

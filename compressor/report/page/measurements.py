@@ -1,4 +1,4 @@
-"""Sections on measurements: headline, table, charts, finetune, export formats."""
+"""Sections on measurements."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SMOOTHED_POINTS = 20
 
 
 def headline_figures(report: Report) -> Markup | None:
-    """Size, score and speed of the student against its teachers."""
+    """Size, score and speed."""
     rows, student = report["table"], report["table"][-1]
     teachers = rows[: len(report["recipe"]["teachers"])]
     largest = max(teachers, key=lambda row: row["parameters"])
@@ -51,7 +51,7 @@ def headline_figures(report: Report) -> Markup | None:
 
 
 def score_section(report: Report) -> list[Markup]:
-    """The table, and how it was measured."""
+    """The table, and its conditions."""
     rows = from_json(report["table"])
     cells = table_columns(rows)
     return [
@@ -61,7 +61,7 @@ def score_section(report: Report) -> list[Markup]:
 
 
 def cost_section(report: Report) -> list[Markup]:
-    """Scores over multiply–accumulates and over latency."""
+    """Scores over multiply–accumulates and latency."""
     metric = metric_of(report)
     if metric is None:
         return []
@@ -82,7 +82,7 @@ def cost_section(report: Report) -> list[Markup]:
 
 
 def finetune_section(report: Report) -> list[Markup]:
-    """Settings of the finetune, and its loss by step."""
+    """The finetune's settings and loss."""
     finetune = report.get("finetune")
     if not finetune or not finetune["loss"]:
         return []
@@ -106,7 +106,7 @@ def finetune_section(report: Report) -> list[Markup]:
 
 
 def formats_section(report: Report) -> list[Markup]:
-    """Export formats, unless ONNX in float32 is the only one."""
+    """Export formats, unless only float32 ONNX."""
     formats = report.get("formats") or {}
     if not set(formats) - {"onnx"}:
         return []
@@ -117,7 +117,7 @@ def formats_section(report: Report) -> list[Markup]:
 
 
 def metric_of(report: Report) -> str | None:
-    """The metric that all models have; None without one."""
+    """The metric of all models, if any."""
     for metric in ("perplexity", "accuracy"):
         if all(row.get(metric) is not None for row in report["table"]):
             return metric
@@ -125,7 +125,7 @@ def metric_of(report: Report) -> str | None:
 
 
 def sentence(text: str) -> str:
-    """A text with a capital letter and a full stop."""
+    """A text as a sentence."""
     return f"{text[:1].upper()}{text[1:]}."
 
 
@@ -153,7 +153,7 @@ def _cost_chart(
 
 
 def _standard_error(report: Report, accuracy: float) -> float:
-    """Standard error over samples; 0 over tokens, which depend on each other."""
+    """Standard error over samples; 0 over dependent tokens."""
     if not _counts_samples(report):
         return 0.0
     return math.sqrt(accuracy * (1 - accuracy) / report["evaluation"]["labelled"])
@@ -174,7 +174,7 @@ def _measurement_notes(report: Report) -> list[str]:
 
 
 def _loss_lines(finetune: Report, curve: Sequence[tuple[float, float]]) -> tuple[list[Line], list[tuple[str, str]]]:
-    """Lines of the loss, and entries of their legend."""
+    """Lines of the loss, and their legend."""
     lines, entries = [Line(curve, dots=True)], [("each step", "--accent")]
     if (window := math.ceil(len(curve) / _SMOOTHED_POINTS)) > 1:
         lines = [Line(curve, "--calm", faint=True), Line(_smoothed(curve, window))]
@@ -186,6 +186,6 @@ def _loss_lines(finetune: Report, curve: Sequence[tuple[float, float]]) -> tuple
 
 
 def _smoothed(curve: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
-    """Means of `window` steps each."""
+    """Means of `window` steps."""
     parts = [curve[start : start + window] for start in range(0, len(curve), window)]
     return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]

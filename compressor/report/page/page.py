@@ -1,4 +1,4 @@
-"""The page of a report: sections, title and layout."""
+"""The page of a report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def render_page(report: Report) -> str:
-    """A report as one HTML file without scripts; sections that older reports lack are left out."""
+    """A report as HTML without scripts, without sections that it lacks."""
     sections = _sections(report)
     title = _title(report)
     notices = [*(report.get("warnings") or []), *(report.get("notes") or [])]
@@ -37,7 +37,7 @@ def render_page(report: Report) -> str:
 
 
 def _sections(report: Report) -> list[tuple[str, str, list[Markup]]]:
-    """(anchor, heading, content) of each section that has content."""
+    """(anchor, heading, content)."""
     names = _teacher_names(report)
     fused = report.get("fusion") is not None
     sections: list[tuple[str, str, list[Markup]]] = [

@@ -1,4 +1,4 @@
-"""Sections on reproducing a run: recipe, environment, checks, time."""
+"""Sections on reproducing a run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def recipe_section(report: Report) -> list[Markup]:
 
 
 def environment_section(report: Report) -> list[Markup]:
-    """Hashes of the weights, versions, and the machine."""
+    """Weight hashes, versions, machine."""
     models = [*report["teachers"], *([given] if (given := report["student"].get("given")) else [])]
     hashes = [(model["name"], el("code", model["fingerprint"][:16] + "…")) for model in models]
     hashes.append(("the student", el("code", report["student"]["fingerprint"][:16] + "…")))
@@ -41,7 +41,7 @@ def environment_section(report: Report) -> list[Markup]:
 
 
 def checks_section(report: Report) -> list[Markup]:
-    """Errors and tolerances of certificates and of ONNX."""
+    """Errors and tolerances."""
     rows: list[tuple[object, ...]] = []
     for name, error in ((report.get("fusion") or {}).get("certificate") or {}).items():
         rows.append((f"anatomy of {name}: permuting every space changes its logits by", f"{error:.1e}", "1e-05"))
@@ -55,7 +55,7 @@ def checks_section(report: Report) -> list[Markup]:
 
 
 def seconds_section(report: Report) -> list[Markup]:
-    """Time of each stage, and peak memory."""
+    """Time per stage, peak memory."""
     stages = dict(report["seconds"])
     total = stages.pop("total")
     bars = [
@@ -71,7 +71,7 @@ def _defaults() -> dict[str, Any]:
 
 
 def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Values that differ from the defaults, nested in the same way."""
+    """Nested values that differ from the defaults."""
     changed: dict[str, Any] = {}
     for name, value in values.items():
         default = defaults.get(name)

@@ -1,4 +1,4 @@
-"""The style sheet of the page, light or dark as the reader's system."""
+"""The page's style sheet, light or dark."""
 
 from __future__ import annotations
 
