@@ -215,9 +215,9 @@ def test_room_for_few_logits_is_told_in_a_unit_that_fits(monkeypatch, tmp_path):
     import shutil
     from types import SimpleNamespace
 
-    from compressor.distillation.logit_cache import _check_room
+    from compressor.distillation.logit_cache import _check_disk
     from compressor.errors import UserError
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3 << 20))
     with pytest.raises(UserError, match=r"take 11\.7 KiB, with 256\.0 MiB to spare, and .* has 3\.0 MiB left"):
-        _check_room(tmp_path, 12_000)
+        _check_disk(tmp_path, 12_000)
