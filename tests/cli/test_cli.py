@@ -335,6 +335,7 @@ def test_bench(capsys, student):
     assert "first table: p50 / p95 of batches of 2\n" in out
 
 
+@pytest.mark.slow
 def test_bench_of_a_text_model(capsys, bert, forked_benchmark):
     code, out, _ = compress(
         capsys, "bench", bert, "--seconds", 0.02, "--batch-size", 1, "--length", 8, "--no-onnx", "--json"
@@ -343,6 +344,7 @@ def test_bench_of_a_text_model(capsys, bert, forked_benchmark):
     assert json.loads(out)["table"][0]["macs"] > 0
 
 
+@pytest.mark.slow
 def test_export_notes_the_difference_in_the_report(capsys, student, tmp_path, forked_benchmark):
     folder = Path(shutil.copytree(student, tmp_path / "s"))
     code, out, err = compress(capsys, "export", folder)

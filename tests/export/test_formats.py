@@ -244,6 +244,7 @@ def test_a_run_writes_and_measures_formats_and_its_card_has_a_program_that_runs(
     assert torch.allclose(told["logits"], model(**given).logits, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_text_example(bert, tmp_path, capsys):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

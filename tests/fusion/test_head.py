@@ -43,6 +43,7 @@ def test_new_samples_gain_too(decided):
     assert mean_kl(fitted.model, new, wanted) < mean_kl(plain.model, new, wanted)
 
 
+@pytest.mark.slow
 def test_few_tokens_do_not_fit_a_head(decided, monkeypatch):
     teachers, batches, _, _, fitted = decided
     assert fitted.report["head"] is not None
@@ -108,6 +109,7 @@ def test_heaps_of_tokens_say_what_all_together_say(bias, monkeypatch):
     assert torch.allclose(change, again, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_more_tokens_make_a_better_head(decided, monkeypatch):
     """Of many classes a few thousand tokens say too little: as many are taken as the work allows."""
     config = config_of("llama")

@@ -89,6 +89,7 @@ def test_what_no_held_out_sample_gains_by_is_not_kept(small_steps, monkeypatch):
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.slow
 def test_on_its_own_it_is_for_students_that_are_far_from_the_ensemble(small_steps, monkeypatch):
     config = config_of("llama")
     models, samples = [tiny_model(config, seed) for seed in (0, 1)], batches_of(config, count=8, batch=64)

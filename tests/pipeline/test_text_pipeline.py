@@ -159,6 +159,7 @@ def test_teachers_of_different_depths(capsys, root, tmp_path):
     assert "and depth 3" in (tmp_path / "s" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_encoder_decoders_are_timed_in_torch_only(capsys, root, forked_benchmark):
     code, out, err = compress(capsys, "bench", root / "t50", "--seconds", 0.01, "--batch-size", 1, "--length", 8)
     assert code == 0

@@ -148,6 +148,7 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path, request, way, shared
     assert bool(list(work.rglob("optimizer_0/__1_0.distcp"))) == (shared == "weights")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_weights")
 @pytest.mark.parametrize("kind", ["SHARDED_STATE_DICT", pytest.param("FULL_STATE_DICT", marks=pytest.mark.slow)])
 def test_shared_weights_are_resumed(tmp_path, monkeypatch, kind):
