@@ -344,7 +344,7 @@ def test_images_of_a_table_that_are_no_files(capsys, here, vit_a, kind):
 def test_images_at_an_address_are_not_fetched():
     from compressor.data.decode import decode
 
-    for path in ("https://example.org/0.png", "zip://0.png::/tmp/0.zip"):
+    for path in ("https://example.org/0.png", "zip://0.png::archive.zip"):
         with pytest.raises(ValueError, match="address"):
             decode({"path": path, "bytes": None}, "RGB")
 
