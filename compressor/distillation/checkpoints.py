@@ -12,6 +12,7 @@ from typing import Any
 from compressor.errors import UserError
 from compressor.utils import distributed
 from compressor.utils.files import atomic_write_text
+from compressor.utils.input_files import MIB, read_json
 from compressor.utils.out_of_memory import is_out_of_memory
 from compressor.utils.strict_json import json_text
 
@@ -88,16 +89,26 @@ def _prepare(work_dir: Path, run: dict[str, Any], resume: bool) -> None:
     if resume and ((work_dir / SEARCH).exists() or any(map(_is_finished, _checkpoints(work_dir)))):
         _check_same_run(work_dir, run)
     if not resume:
-        for name in (SEARCH, BEST):
-            shutil.rmtree(work_dir / name, ignore_errors=True)
-        for path in _checkpoints(work_dir):
-            shutil.rmtree(path)
+        _remove_former(work_dir)
     atomic_write_text(work_dir / RUN, json_text(run, indent=1))
+
+
+def _remove_former(work_dir: Path) -> None:
+    """Remove what a former finetune left; a folder without its record is somebody else's.
+
+    Raises:
+        UserError: such folders without a record.
+    """
+    former = [path for path in (work_dir / SEARCH, work_dir / BEST, *_checkpoints(work_dir)) if path.exists()]
+    if former and not (work_dir / RUN).is_file():
+        raise UserError(f"{former[0]} is of no finetune of this package, so it is not removed: choose another folder")
+    for path in former:
+        shutil.rmtree(path)
 
 
 def _check_same_run(work_dir: Path, run: dict[str, Any]) -> None:
     try:
-        previous = json.loads((work_dir / RUN).read_text(encoding="utf-8"))
+        previous = read_json(work_dir / RUN, MIB)
     except (OSError, ValueError):
         previous = None
     if not isinstance(previous, dict):

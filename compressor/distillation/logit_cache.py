@@ -19,11 +19,14 @@ from transformers import PreTrainedModel
 from compressor.distillation.checks import TrainingSamples
 from compressor.errors import UserError
 from compressor.models.save import fingerprint
+from compressor.utils.input_files import MIB, read_json
 from compressor.utils.out_of_memory import format_bytes
 
 #: Key of the sample indices in a batch.
 INDEX = "index"
 _ROWS, _METADATA = "logits.f32", "about.json"
+#: Most bytes of it that are read: a few a sample.
+_METADATA_BYTES = 256 * MIB
 #: Bytes left free on the disk.
 _DISK_RESERVE = 1 << 28
 
@@ -53,7 +56,7 @@ class CachedLogits:
     """One teacher's logits, memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
-        metadata = json.loads((folder / _METADATA).read_text(encoding="utf-8"))
+        metadata = read_json(folder / _METADATA, _METADATA_BYTES)
         self._rows = np.memmap(folder / _ROWS, np.float32, "r").reshape(-1, metadata["classes"])
         self._starts = np.cumsum([0, *metadata["rows"]])
 

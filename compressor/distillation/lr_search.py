@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from compressor.errors import UserError
 from compressor.recipe import FinetuneOptions
 from compressor.utils import distributed
 from compressor.utils.files import atomic_write_text
+from compressor.utils.input_files import MIB, read_json
 from compressor.utils.strict_json import json_text
 
 #: Most validation samples: enough to compare rates, and quick to evaluate for each of them.
@@ -184,4 +184,4 @@ def _read_trials(folder: Path) -> list[LearningRateTrial]:
     if not path.exists():
         return []
     with read_as_user_error(path):
-        return [LearningRateTrial(**trial) for trial in json.loads(path.read_text(encoding="utf-8"))]
+        return [LearningRateTrial(**trial) for trial in read_json(path, MIB)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,8 @@ import torch
 from torch import nn
 
 from compressor.errors import UserError
+from compressor.models.bounds import FILE_BYTES
+from compressor.utils.input_files import read_json
 from compressor.utils.logging import one_line
 
 _SINGLE_FILE = "model.safetensors"
@@ -72,8 +73,8 @@ def _check_index(path: Path) -> None:
 
 def _weight_map(path: Path) -> dict[str, Any]:
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        index = read_json(path, FILE_BYTES)
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {one_line(error)}") from None
     names = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(names, dict) or not names:

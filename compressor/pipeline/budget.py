@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -269,11 +268,3 @@ class _Timer:
         if isinstance(measurement, WorkerError):
             raise UserError(f"the latency of a candidate could not be measured: {measurement}")
         return measurement.p50_ms
-
-
-def width_of_work(work: Path) -> float | None:
-    """The width of an interrupted run, or None."""
-    try:
-        return float(json.loads((work / "state.json").read_text(encoding="utf-8"))["key"]["width"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -11,7 +10,8 @@ from pathlib import Path
 from compressor.errors import UserError
 from compressor.export.file_kinds import NAMES
 from compressor.layer_maps import LAYER_MAPS_FILE as TRANSPORT
-from compressor.pipeline.output import CARD, PAGE, RECIPE, REPORT
+from compressor.pipeline.output import CARD, PAGE, RECIPE, REPORT, REPORT_BYTES
+from compressor.utils.input_files import read_json
 from compressor.utils.scratch import is_scratch
 
 #: Files of a model in transformers, without numbered parts of its weights.
@@ -61,9 +61,9 @@ def _is_report(path: Path) -> bool:
     if path.is_symlink() or not path.is_file():
         return False
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = read_json(path, REPORT_BYTES)
         return isinstance(report["table"], list) and isinstance(report["recipe"], dict) and "version" in report
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

@@ -11,8 +11,9 @@ from compressor.export.formats import check_formats
 from compressor.fusion import check_residual_option
 from compressor.models.tasks import check_measurable
 from compressor.models.teacher import ModelSpec
-from compressor.pipeline.budget import pick_width, width_of_work
+from compressor.pipeline.budget import pick_width
 from compressor.pipeline.former import check_former
+from compressor.pipeline.run_state import width_of_work
 from compressor.pipeline.stages import StageReporter
 from compressor.pipeline.teachers import check_device, common_data, plan_target, read_configs
 from compressor.recipe import Recipe, TargetOptions

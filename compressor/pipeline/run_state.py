@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from compressor.models.save import save_student
 from compressor.models.weights import load_model
 from compressor.pipeline.initial_student import InitialStudent
 from compressor.utils.files import atomic_write_text
+from compressor.utils.input_files import MIB, read_json
 from compressor.utils.scratch import scratch, tidy
 from compressor.utils.strict_json import json_text
 
@@ -24,6 +24,8 @@ from compressor.utils.strict_json import json_text
 _STUDENT = "one-shot"
 #: The run's key and the report of its fusion; written last: without it the folder is incomplete.
 _STATE = "state.json"
+#: Most bytes of it that are read: a report has some 100 kB.
+STATE_BYTES = 64 * MIB
 _CHECKPOINTS = "checkpoints"
 #: The file that marks a work folder; written first.
 _MARK = ".compressor-work"
@@ -141,7 +143,7 @@ class RunState:
         if not path.exists():
             return None
         try:
-            state = json.loads(path.read_text(encoding="utf-8"))
+            state = read_json(path, STATE_BYTES)
             key = state["key"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"cannot read {path} ({error}): start anew with --force") from None
@@ -171,7 +173,15 @@ def _is_work(folder: Path) -> bool:
     if (folder / _MARK).is_file():
         return True
     try:
-        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        state = read_json(folder / _STATE, STATE_BYTES)
         return isinstance(state["key"]["teachers"], list) and "report" in state
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def width_of_work(folder: Path) -> float | None:
+    """The width of an interrupted run, or None."""
+    try:
+        return float(read_json(folder / _STATE, STATE_BYTES)["key"]["width"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

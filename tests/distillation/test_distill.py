@@ -585,6 +585,14 @@ class TestSearch:
 
 
 class TestCheckpoints:
+    @pytest.mark.parametrize("name", ["checkpoint-5", "best", "search"])
+    def test_those_of_somebody_else_stay(self, tmp_path, name):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.txt").write_text("x")
+        with pytest.raises(UserError, match=f"{name} is of no finetune of this package"):
+            train_student(vit(2), [vit(0)], [1], samples(), options(), seed=0, work_dir=tmp_path)
+        assert (tmp_path / name / "mine.txt").read_text() == "x"
+
     def test_the_newest_finished_one_is_found_and_the_others_removed(self, tmp_path):
         prepare_checkpoints(tmp_path / "new", {"seed": 0}, resume=True)
         assert newest_checkpoint(tmp_path / "new") is None

@@ -349,6 +349,17 @@ def test_images_at_an_address_are_not_fetched():
             decode({"path": path, "bytes": None}, "RGB")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_work_to_go_on_from_that_is_no_file(capsys, here, vit_a, kind):
+    from compressor.pipeline.run_state import _MARK
+
+    save_images(here / "i", per_class=2)
+    (here / "s.work").mkdir()
+    (here / "s.work" / _MARK).touch()
+    said = put(kind, here / "s.work" / "state.json")
+    refused(capsys, "fuse", vit_a, "--data", "i", "--no-onnx", "--no-latency", "-o", "s", "--resume", said=said)
+
+
 def png(size, mode="L", format="PNG", **options):
     from PIL import Image
 
