@@ -15,7 +15,8 @@ PIP := $(VENV)/bin/python $(INSTALL) --no-compile
 # compile the libraries' tests too. A package may ship files that are no Python of this version: no reason to fail here.
 COMPILE := $(VENV)/bin/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib compressor || true
 
-PYTEST := $(VENV)/bin/pytest -n 2 --dist worksteal
+# Bytecode of the tests is kept, so that the second call need not rewrite their assertions again.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(VENV)/bin/pytest -n 2 --dist worksteal
 
 # The guide is built without --quiet, which would hide the warnings that --strict counts.
 .PHONY: demo test test-all docs install dist dist-check clean

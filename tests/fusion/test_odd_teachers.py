@@ -111,14 +111,14 @@ class TestDepth:
             for key, p in model.named_parameters():
                 if "block.0.layer" in key and key.endswith(("o.weight", "wo.weight")):
                     p.mul_(1e-3)  # a layer that changes little is skipped
-        batches = batches_of(model.config, 3, 16) if with_data else None
+        batches = batches_of(model.config, 2, 8) if with_data else None
         result = fuse_models([(name, model)], 0.5, batches, depth=depth)
         assert finite(result.model) and result.model.config.num_layers == depth
 
     @pytest.mark.parametrize("with_data", [True, False])
     def test_a_first_layer_without_a_norm(self, with_data):
         teachers = [named("modernbert", 0, num_hidden_layers=4), named("modernbert", 1, num_hidden_layers=2)]
-        batches = batches_of(teachers[0][1].config, 3, 16) if with_data else None
+        batches = batches_of(teachers[0][1].config, 2, 8) if with_data else None
         assert finite(fuse_models(teachers, 0.5, batches).model)
         assert finite(fuse_models(teachers, 0.5, batches, depth=2).model)
 
