@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Image, LargeList, List, Value
+from datasets.table import InMemoryTable
 
-from compressor.data.source_splits import IMAGE_SUFFIXES
+from compressor.data.array_images import encode_array
+from compressor.data.folders import IMAGE_SUFFIXES
 from compressor.data.split import column
 from compressor.errors import UserError
 from compressor.utils.logging import quiet_datasets, root_cause
@@ -163,15 +166,33 @@ def as_images(dataset: Dataset, name: str, base: Path | None, where: str) -> Dat
         with quiet_datasets():
             if isinstance(feature, Value) and feature.dtype in ("string", "large_string"):
                 places = [None if path is None else str((base or Path()) / path) for path in column(dataset, name)]
-                if len(dataset.column_names) == 1:  # without columns a dataset has no rows either
-                    dataset = Dataset.from_dict({name: places})
-                else:
-                    dataset = dataset.remove_columns(name).add_column(name, pa.array(places, pa.string()))
+                dataset = _replaced(dataset, name, pa.array(places, pa.string()))
+            elif (kind := _array_type(dataset, name)) is not None:
+                arrays = [None if pixels is None else encode_array(pixels, kind) for pixels in column(dataset, name)]
+                dataset = _replaced(dataset, name, pa.array(arrays, pa.large_binary()))
             return dataset.cast_column(name, Image())
     except (datasets.exceptions.DatasetsError, pa.ArrowException, TypeError, ValueError) as error:
         raise UserError(
             f"column '{name}' of {where} holds no images ({root_cause(error)}): {_list(dataset)}"
         ) from error
+
+
+def _replaced(dataset: Dataset, name: str, values: pa.Array) -> Dataset:
+    if len(dataset.column_names) == 1:  # without columns a dataset has no rows either
+        return Dataset(InMemoryTable(pa.table({name: values})))
+    return dataset.remove_columns(name).add_column(name, values)
+
+
+def _array_type(dataset: Dataset, name: str) -> np.dtype | None:
+    """Type of the numbers in a column of nested lists; None for other columns."""
+    kind = dataset.features.arrow_schema.field(name).type
+    if isinstance(kind, pa.ExtensionType):
+        kind = kind.storage_type
+    depth = 0
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        kind, depth = kind.value_type, depth + 1
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return np.dtype(kind.to_pandas_dtype()) if depth in (2, 3) and is_number else None
 
 
 def _fits(dataset: Dataset, name: str) -> bool:

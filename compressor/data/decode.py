@@ -4,51 +4,116 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any
 
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
 
+from compressor.data.array_images import ARRAY_BOUNDS, decode_array
+from compressor.data.deep_pixels import Bounds, NumberFormat, finite_range, is_deep, to_bytes
 from compressor.utils.input_files import special_kind
 
 #: Most pixels of an image, Pillow's bound: 13,377 × 13,377.
 MAX_PIXELS = 178_956_970
 #: Larger images are reduced while read.
 LARGE_PIXELS = 1 << 26
+#: Pillow's formats that are not read, and why.
+_REFUSED = {
+    "EPS": "EPS is a program, which is not run",
+    "FITS": "FITS has scales of its own: save it as PNG or TIFF",
+}
 
 
-def decode(stored: Mapping[str, Any] | None, mode: str) -> Image.Image:
-    """The image of a row of `datasets.Image(decode=False)`, upright.
+def decode(stored: Mapping[str, Any] | None, mode: str, find_bounds: Callable[[], Bounds] | None = None) -> Image.Image:
+    """The image of a row of `datasets.Image(decode=False)`: upright, the first of several frames, without alpha.
 
     Args:
-        mode: Pillow's, such as "RGB".
+        mode: "RGB" or "L".
+        find_bounds: values of black and white for an image whose mode has none.
 
     Raises:
-        ValueError: none, no regular local file, or too large.
+        ValueError: none, no regular local file, too large, or values without bounds.
         Exception: any, by Pillow.
     """
     if stored is None:
         raise ValueError("there is none")
-    with warnings.catch_warnings():
-        # Pillow's lower bound only warns; larger images are refused below.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image: Image.Image = Image.open(_source(stored))
-    if image.format == "EPS":
-        raise ValueError("EPS is a program, which is not run")
-    pixels = image.width * image.height
-    if pixels > MAX_PIXELS:
-        raise ValueError(f"it has {image.width} × {image.height} pixels, and more than {MAX_PIXELS} are not decoded")
+    array = decode_array(stored)
+    if array is not None:
+        bounds = ARRAY_BOUNDS.get(array.dtype.name) or _bounds(find_bounds, f"{array.dtype} arrays")
+        pixels = to_bytes(array.astype(np.float64), bounds)
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    else:
+        image, numbers = _load(stored)
+        if is_deep(image.mode):
+            image = numbers.to_grey(image, numbers.bounds or _bounds(find_bounds, f"mode {image.mode}"))
+    if (factor := _factor(image)) > 1:
+        # The colours of a palette cannot be averaged.
+        image = (_convert(image, "RGB") if image.mode in ("P", "PA", "1", "LAB", "HSV") else image).reduce(factor)
+    return _convert(image, mode)
+
+
+def free_range(stored: Mapping[str, Any] | None) -> Bounds | None:
+    """Smallest and largest value of an image whose mode bounds neither; None for others and for unreadable ones."""
+    try:
+        array = None if stored is None else decode_array(stored)
+        if array is not None:
+            return None if array.dtype.name in ARRAY_BOUNDS else finite_range(array.astype(np.float64))
+        if stored is None or not is_deep(_open(stored).mode):
+            return None
+        image, numbers = _load(stored)
+        return None if numbers.bounds else numbers.range(image)
+    # Pillow's plugins raise almost anything; reading the image will name it.
+    except Exception:
+        return None
+
+
+def _bounds(find_bounds: Callable[[], Bounds] | None, values: str) -> Bounds:
+    if find_bounds is None:
+        raise ValueError(f"{values} have no black and white of their own")
+    return find_bounds()
+
+
+def _load(stored: Mapping[str, Any]) -> tuple[Image.Image, NumberFormat]:
+    """The decoded image, upright, and how it stores its values."""
+    image = _open(stored)
+    numbers = NumberFormat.of(image)
     if (factor := _factor(image)) > 1:
         # Decodes a JPEG at 1/2, 1/4 or 1/8 of its size; ignores other formats.
         image.draft(None, (max(1, image.width // factor), max(1, image.height // factor)))
     image.load()
     if image.getexif().get(Image.ExifTags.Base.Orientation) is not None:
         image = ImageOps.exif_transpose(image)
-    if (factor := _factor(image)) > 1:
-        # The colours of a palette cannot be averaged.
-        image = (image.convert("RGB") if image.mode in ("P", "1") else image).reduce(factor)
-    return image if image.mode == mode else image.convert(mode)
+    return image, numbers
+
+
+def _open(stored: Mapping[str, Any]) -> Image.Image:
+    with warnings.catch_warnings():
+        # Pillow's lower bound only warns; larger images are refused below.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image: Image.Image = Image.open(_source(stored))
+    if image.format in _REFUSED:
+        raise ValueError(_REFUSED[image.format])
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"it has {image.width} × {image.height} pixels, and more than {MAX_PIXELS} are not decoded")
+    return image
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    """An image in mode RGB or L; colours under transparency stay as they are stored."""
+    if image.mode == mode:
+        return image
+    if image.mode == "LAB":
+        profiles = (ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"))
+        # None only if changed in place.
+        image = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")  # type: ignore[assignment]
+    elif image.mode == "La":
+        image = image.convert("LA")
+    elif image.mode == "P" and "transparency" in image.info:
+        # Pillow warns of a direct conversion.
+        image = image.convert("RGBA")
+    return image.convert(mode)
 
 
 def _factor(image: Image.Image) -> int:

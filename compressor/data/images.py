@@ -76,7 +76,7 @@ class ImageReader:
 
     def _decode(self, stored: dict | None, row: int, mode: str) -> Pillow.Image:
         try:
-            return decode(stored, mode)
+            return decode(stored, mode, self.split.image_bounds)
         # Pillow's plugins raise almost anything on a broken file.
         except Exception as error:
             file = f" ({stored['path']})" if stored and stored.get("path") else ""

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from datasets import ClassLabel, Dataset
 
 from compressor.data.split import column
 from compressor.errors import UserError
+from compressor.models.tasks import IGNORED
+from compressor.wording import quote
+
+#: Class numbers as text, and truth as a number.
+_DIGITS = re.compile(r"[0-9]{1,18}")
+_BOOLEANS = {"false": 0, "true": 1}
 
 
 def map_labels(
@@ -33,20 +39,18 @@ def map_labels(
     """
     values = column(dataset, name)
     missing = [row for row, value in enumerate(values) if _is_missing(value)]
-    if len(missing) == len(values) or set(values) == {-1} or (missing and partial):
+    if len(missing) == len(values) or (missing and partial):
         return dataset, None
     if missing:
         raise UserError(f"{len(missing)} of {len(values)} labels of {where} are missing, the first in row {missing[0]}")
+    place = f"{where}, column '{name}'"
+    for row, value in enumerate(values):
+        _check_scalar(value, row, place)
+    if set(values) == {-1}:
+        return dataset, None
     feature = dataset.features[name]
     names = feature.names if isinstance(feature, ClassLabel) else None
-    translate = _translator(values, names, id2label)
-    table: dict[Any, int] = {}
-    for row, value in enumerate(values):
-        if value not in table:
-            try:
-                table[value] = translate(value)
-            except ValueError as error:
-                raise UserError(f"row {row} of {where}, column '{name}': {error}") from None
+    table = _table([[value] for value in values], _translator(values, names, id2label), place)
     numbers = [table[value] for value in values]
     if numbers == values and all(type(value) is int for value in table):
         return dataset, name
@@ -65,16 +69,32 @@ def map_tags(dataset: Dataset, name: str, id2label: Mapping[int, str] | None, wh
     names = inner.names if isinstance(inner, ClassLabel) else None
     if any(not isinstance(tags, list) for tags in rows):
         raise UserError(f"column '{name}' of {where} does not hold a list of labels in every row")
-    translate = _translator([tag for tags in rows for tag in tags], names, id2label)
-    table: dict[Any, int] = {-100: -100}
+    place = f"{where}, column '{name}'"
     for row, tags in enumerate(rows):
         for tag in tags:
-            if tag not in table:
-                try:
-                    table[tag] = translate(tag)
-                except ValueError as error:
-                    raise UserError(f"row {row} of {where}, column '{name}': {error}") from None
+            _check_scalar(tag, row, place)
+    table = _table(rows, _translator([tag for tags in rows for tag in tags], names, id2label), place, [IGNORED])
     return dataset.remove_columns(name).add_column(name, [[table[tag] for tag in tags] for tags in rows])
+
+
+def _table(
+    rows: list[list], translate: Callable[[Any], int], place: str, ignored: Iterable[int] = ()
+) -> dict[Any, int]:
+    """{label: class number} of all labels; those `ignored` stay."""
+    table: dict[Any, int] = {label: label for label in ignored}
+    for row, labels in enumerate(rows):
+        for label in labels:
+            if label not in table:
+                try:
+                    table[label] = translate(label)
+                except ValueError as error:
+                    raise UserError(f"row {row} of {place}: {error}") from None
+    return table
+
+
+def _check_scalar(value: Any, row: int, place: str) -> None:
+    if isinstance(value, list | dict):
+        raise UserError(f"row {row} of {place}: {quote(value)} is neither a class number nor a name")
 
 
 def _is_missing(value: Any) -> bool:
@@ -84,49 +104,88 @@ def _is_missing(value: Any) -> bool:
 def _translator(values: list, names: list[str] | None, id2label: Mapping[int, str] | None) -> Callable[[Any], int]:
     """A function from label to class number; its ValueError gives the reason."""
     if id2label is None:
-        if any(isinstance(value, str) for value in values):
-            id2label = dict(enumerate(sorted({str(value) for value in values})))
-        else:
+        if not any(isinstance(value, str) for value in values):
             return _whole
-    ids = {str(label): int(index) for index, label in id2label.items()}
-    folded = {label.casefold(): index for label, index in ids.items()}
-    nameless = all(label in (f"LABEL_{index}", str(index)) for label, index in ids.items())
-
-    def by_number(value: Any) -> int:
-        index = _whole(value)
-        if not 0 <= index < len(ids):
-            raise ValueError(f"label {index} is out of range: the model has classes 0 to {len(ids) - 1}")
-        return index
-
-    def by_name(label: str) -> int:
-        index = ids.get(label, folded.get(label.casefold()))
-        if index is not None:
-            return index
-        if nameless and re.fullmatch(r"\d+", label):
-            return by_number(int(label))
-        known = ", ".join(list(ids)[:8]) + (", …" if len(ids) > 8 else "")
-        raise ValueError(f"label '{label}' is not one of the model's labels ({known})")
-
-    # If only one side has names, classes can only be matched by number.
-    by_position = names is None or (len(names) == len(ids) and (nameless != _are_numbers(names)))
+        id2label = dict(enumerate(sorted({str(value) for value in values})))
+    classes = _Classes(id2label)
+    positions = None if names is None else classes.positions(names)
 
     def translate(value: Any) -> int:
-        if isinstance(value, str):
-            return by_name(value)
+        if isinstance(value, str | bool):
+            return classes.by_name(str(value))
         index = _whole(value)
-        if by_position or names is None or not 0 <= index < len(names):
-            return by_number(index)
-        return by_name(names[index])
+        if names is None or not 0 <= index < len(names):
+            return classes.by_number(index)
+        return positions[index] if positions else classes.by_name(names[index], index)
 
     return translate
 
 
+class _Classes:
+    """The model's classes by number and by name; several may have one name, as ImageNet has two cranes."""
+
+    def __init__(self, id2label: Mapping[int, str]) -> None:
+        self.count = len(id2label)
+        self.nameless = all(label in (f"LABEL_{index}", str(index)) for index, label in id2label.items())
+        self._names = [str(label) for label in id2label.values()]
+        self._exact: dict[str, list[int]] = {}
+        self._folded: dict[str, list[int]] = {}
+        for index, label in id2label.items():
+            self._exact.setdefault(str(label), []).append(int(index))
+            self._folded.setdefault(str(label).casefold(), []).append(int(index))
+
+    def positions(self, names: list[str]) -> list[int] | None:
+        """Class number of each of the data's names if only one side has names; None if names match names.
+
+        Digits go by their order as numbers, not by that of a list sorted as text.
+        """
+        if (
+            len(names) != self.count
+            or self.nameless == _are_numbers(names)
+            or any(name in self._exact for name in names)
+        ):
+            return None
+        if not _are_numbers(names):
+            return list(range(self.count))
+        order = sorted(map(int, names))
+        return [order.index(int(name)) for name in names]
+
+    def by_number(self, index: int) -> int:
+        """Check a class number.
+
+        Raises:
+            ValueError: no class has it.
+        """
+        if not 0 <= index < self.count:
+            raise ValueError(f"label {index} is out of range: the model has classes 0 to {self.count - 1}")
+        return index
+
+    def by_name(self, label: str, hint: int | None = None) -> int:
+        """Number of a name, of true or false, or of a number's digits; `hint` decides between equal names.
+
+        Raises:
+            ValueError: no class or several have the name.
+        """
+        numbers = self._exact.get(label) or self._folded.get(label.casefold())
+        if numbers is not None:
+            if len(numbers) > 1 and hint not in numbers:
+                listed = " and ".join(str(number) for number in numbers)
+                raise ValueError(f"label '{label}' is the name of several classes ({listed}): give their numbers")
+            return numbers[0] if hint not in numbers else hint
+        if _DIGITS.fullmatch(label):
+            return self.by_number(int(label))
+        if label.casefold() in _BOOLEANS:
+            return self.by_number(_BOOLEANS[label.casefold()])
+        known = ", ".join(self._names[:8]) + (", …" if self.count > 8 else "")
+        raise ValueError(f"label '{label}' is not one of the model's labels ({known})")
+
+
 def _are_numbers(names: list[str]) -> bool:
-    return all(re.fullmatch(r"\d+", name) for name in names)
+    return all(_DIGITS.fullmatch(name) for name in names)
 
 
 def _whole(value: Any) -> int:
     # Refuses NaN and infinity too.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
+    if not isinstance(value, int | float) or not float(value).is_integer():
         raise ValueError(f"label {value!r} is neither a class number nor a name")
     return int(value)

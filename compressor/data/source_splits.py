@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,24 +16,21 @@ from datasets import ClassLabel, Dataset, Features, Image
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
-from compressor.data.table_checks import check_table
+from compressor.data.folders import IMAGE_SUFFIXES, check_name, walk
+from compressor.data.packed_files import DATA_ENDINGS, DATA_FORMATS, PLAIN, data_suffix
+from compressor.data.saved_datasets import read_saved, saved_folders
+from compressor.data.tables import check_tables, read_tables
 from compressor.errors import UserError
 from compressor.models.builtin import CLASSES, digits
-from compressor.utils.input_files import check_regular
 from compressor.utils.logging import quiet_datasets, root_cause
 from compressor.wording import shorten
 
-#: Suffix of a file -> the builder of `datasets` for it.
-DATA_FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".txt": "text"}
-#: Plain text; next to tables or images it is a note.
-PLAIN = ".txt"
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 BUILTIN_DATA = ("digits",)
 #: The split of files whose names are of no split.
 UNNAMED = "all"
 
-#: Cells that make a first line a header.
-_TITLES = {"text", "sentence", "sentence1", "sentence2", "label", "labels", "image", "file_name", "path"}
+#: Metadata of data sets, no data.
+_METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 
 _SPLIT = re.compile(r"(?<![a-z])(train|test|val|dev|eval)(ing|id|idation|el|uation|set)?(?![a-z])", re.IGNORECASE)
 
@@ -60,17 +57,18 @@ def find_splits(source: str) -> dict[str, RawSplit]:
     Raises:
         UserError: missing, unreadable, or mixed formats.
     """
-    path = Path(source).expanduser()
+    check_name(source)
+    path = Path(os.path.expanduser(source))
     # Methods of Path raise on names that are too long.
     if os.path.isdir(path):
         return _folder(path)
-    if os.path.exists(path):
+    if os.path.lexists(path):
         return _tables([path])
     if source in BUILTIN_DATA:
         return {"train": RawSplit(partial(_digits, "train")), "test": RawSplit(partial(_digits, "test"))}
     if re.search(r"[,*?\[]", source):
         return _listed(source)
-    if path.suffix.lower() in DATA_FORMATS or source.startswith((".", "~", os.sep)) or source.count("/") > 1:
+    if data_suffix(path) or source.startswith((".", "~", os.sep)) or source.count("/") > 1:
         raise UserError(f"no data at {source}: there is no such file or folder")
     return _hub(source)
 
@@ -87,19 +85,14 @@ def _listed(source: str) -> dict[str, RawSplit]:
 
 
 def _folder(root: Path) -> dict[str, RawSplit]:
-    tables: list[Path] = []
-    images: list[Path] = []
-    notes: list[Path] = []
-    for file in _walk(root):
-        suffix = file.suffix.lower()
-        if suffix in DATA_FORMATS:
-            (notes if suffix == PLAIN else tables).append(file)
-        elif suffix in IMAGE_SUFFIXES:
-            images.append(file)
+    if saved := saved_folders(root):
+        names = {name: _split_of((name,)) or name for name in saved}
+        return {names[name]: RawSplit(partial(read_saved, folder), folder) for name, folder in saved.items()}
+    tables, images, notes = _sorted_files(root)
     if notes and not tables and not images:
         return _tables(notes, root)
     by_split = _image_splits(root, images)
-    classes = sorted({name for files in by_split.values() for name, _ in files if name is not None})
+    classes = sorted({name for files in by_split.values() for name, _ in files if name is not None}, key=_class_order)
     # A table next to images without class folders holds their labels.
     if tables and (not images or len(classes) < 2):
         return _tables(tables, root)
@@ -108,24 +101,22 @@ def _folder(root: Path) -> dict[str, RawSplit]:
     return {split: RawSplit(partial(_images, files, classes)) for split, files in by_split.items()}
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """Visible tables and images below a folder, files before subfolders.
-
-    Raises:
-        UserError: a pipe, socket or device.
-    """
-    entries = sorted(os.scandir(root), key=lambda entry: entry.name)
-    for entry in entries:
-        suffix = os.path.splitext(entry.name)[1].lower()
-        if entry.name.startswith(".") or entry.is_dir() or suffix not in DATA_FORMATS.keys() | IMAGE_SUFFIXES:
-            continue
-        # False for links to special files too.
-        if not entry.is_file():
-            check_regular(entry.path)
-        yield root / entry.name
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False) and not entry.name.startswith((".", "__")):
-            yield from _walk(root / entry.name)
+def _sorted_files(root: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Tables, images and notes of a folder."""
+    tables: list[Path] = []
+    images: list[Path] = []
+    values: list[Path] = []
+    texts: list[Path] = []
+    for file in walk(root, (*DATA_ENDINGS, *IMAGE_SUFFIXES)):
+        suffix = data_suffix(file)
+        if not suffix:
+            images.append(file)
+        elif suffix != ".json":
+            (texts if suffix == PLAIN else tables).append(file)
+        elif file.name not in _METADATA:
+            values.append(file)
+    # Next to other data, .json files are notes, as plain text is.
+    return (tables, images, texts) if tables or images or not values else (values, images, texts)
 
 
 def _split_of(parts: Iterable[str]) -> str | None:
@@ -150,55 +141,8 @@ def _tables(files: list[Path], root: Path | None = None) -> dict[str, RawSplit]:
 
 
 def _table(files: list[Path]) -> RawSplit:
-    suffixes = sorted({file.suffix.lower() for file in files})
-    unknown = [suffix for suffix in suffixes if suffix not in DATA_FORMATS]
-    if unknown:
-        raise UserError(f"cannot read {files[0]}: known formats are {', '.join(DATA_FORMATS)}, or a folder of images")
-    if len(suffixes) > 1:
-        raise UserError(
-            f"{files[0].parent} mixes {' and '.join(suffixes)} files: name those to read, as in 'folder/*.csv'"
-        )
-    for file in files:
-        check_table(file)
-    return RawSplit(partial(_read_table, files, suffixes[0]), files[0].parent, lines=suffixes[0] == PLAIN)
-
-
-def _read_table(files: list[Path], suffix: str) -> Dataset:
-    if all(file.stat().st_size == 0 for file in files):
-        raise UserError(f"{files[0]} is empty")
-    options: dict = {}
-    if DATA_FORMATS[suffix] == "csv":
-        # An empty cell is a missing value; the word "None" is text.
-        options = {"keep_default_na": False, "na_values": [""]}
-    if suffix == PLAIN:
-        options = {"keep_linebreaks": True}
-    try:
-        if suffix == ".tsv":
-            options |= {"sep": "\t", "quoting": 3} | _header(files[0])
-        with quiet_datasets():
-            names = [glob.escape(str(file.absolute())) for file in files]
-            return datasets.load_dataset(DATA_FORMATS[suffix], data_files={"train": names}, split="train", **options)
-    except Exception as error:
-        if "corresponds to no data" in str(error):
-            raise UserError(f"{files[0]} is empty: it has columns but no rows") from None
-        raise UserError(f"cannot read {', '.join(str(file) for file in files[:3])}: {root_cause(error)}") from error
-
-
-def _header(file: Path) -> dict:
-    """Options of a tab-separated file; a header has a known title, or neither numbers nor sentences."""
-    with file.open(encoding="utf-8") as lines:
-        cells = lines.readline().rstrip("\r\n").split("\t")
-    numbers = [index for index, cell in enumerate(cells) if re.fullmatch(r"-?\d+", cell)]
-    if any(cell.strip().lower() in _TITLES for cell in cells):
-        return {}
-    if not numbers and not any(len(cell.split()) > 3 for cell in cells):
-        return {}
-    names = [f"column{i}" for i in range(len(cells))]
-    if len(cells) in (2, 3) and len(numbers) < 2:
-        label = numbers[0] if numbers else len(cells) - 1
-        texts = iter(("text",) if len(cells) == 2 else ("sentence1", "sentence2"))
-        names = ["label" if index == label else next(texts) for index in range(len(cells))]
-    return {"header": None, "names": names}
+    suffix = check_tables(files)
+    return RawSplit(partial(read_tables, files, suffix), files[0].parent, lines=suffix == PLAIN)
 
 
 def _image_splits(root: Path, images: list[Path]) -> dict[str, list[tuple[str | None, Path]]]:
@@ -212,6 +156,11 @@ def _image_splits(root: Path, images: list[Path]) -> dict[str, list[tuple[str | 
             splits.setdefault(_split_of(parts) or UNNAMED, []).append((name, file))
         return splits
     return {UNNAMED: [(parts[0] if len(parts) > 1 else None, file) for parts, file in placed]} if placed else {}
+
+
+def _class_order(name: str) -> tuple[int, str]:
+    """Key that sorts names, numbers by value."""
+    return (len(name), name) if name.isdecimal() else (1 << 16, name)
 
 
 def _images(files: list[tuple[str | None, Path]], classes: list[str]) -> Dataset:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from datasets import Dataset
 
 from compressor.data.column_finders import ANY_TASK, FINDERS, ColumnRequest, find_samples
 from compressor.data.columns import as_images
+from compressor.data.image_bounds import ImageBounds
 from compressor.data.packing import head_or_tail
 from compressor.data.source_splits import UNNAMED, RawSplit, find_splits
 from compressor.data.split import Split, column
@@ -91,7 +93,8 @@ def _open(splits: dict[str, RawSplit], name: str, request: ColumnRequest, role: 
         raise UserError(f"{where} is empty")
     split = FINDERS.get(request.task.name, find_samples)(dataset, request, where, role)
     if split.image is not None:
-        return replace(split, dataset=as_images(split.dataset, split.image, raw.base, where))
+        images = as_images(split.dataset, split.image, raw.base, where)
+        return replace(split, dataset=images, image_bounds=_bounds(splits, split.image, request.options))
     if raw.lines and not request.task.packed:
         # Samples are lines that are not empty.
         (text,) = split.text
@@ -100,6 +103,19 @@ def _open(splits: dict[str, RawSplit], name: str, request: ColumnRequest, role: 
         if not len(split):
             raise UserError(f"{where} holds no text")
     return replace(split, lines=raw.lines)
+
+
+def _bounds(splits: dict[str, RawSplit], name: str, options: DataOptions) -> ImageBounds:
+    """Black and white by the images of both roles, so that they agree."""
+
+    def read() -> Iterator[Dataset]:
+        roles = (_candidates(splits, options, role) for role in _ROLES)
+        for split in dict.fromkeys(chain(*roles)):
+            dataset = splits[split].read()
+            if len(dataset) and name in dataset.column_names:
+                yield as_images(dataset, name, splits[split].base, split)
+
+    return ImageBounds(read, name, str(options.source))
 
 
 def _held_out(split: Split, role: str) -> Split:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from compressor.data.image_bounds import ImageBounds
+
 
 @dataclass(frozen=True)
 class Split:
@@ -21,6 +23,7 @@ class Split:
         target: column of encoder–decoder targets.
         lines: whether samples are lines of one text.
         blocks: whether samples are blocks of tokens.
+        image_bounds: black and white of images whose mode has none.
     """
 
     dataset: Dataset
@@ -31,6 +34,12 @@ class Split:
     target: str | None = None
     lines: bool = False
     blocks: bool = False
+    image_bounds: ImageBounds | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines on how samples were read, as far as they were."""
+        return self.image_bounds.notes if self.image_bounds else []
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -5,10 +5,19 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
+from compressor.data.packed_files import (
+    BINARY,
+    DATA_FORMATS,
+    PLAIN,
+    UNPACKING_ERRORS,
+    data_suffix,
+    is_packed,
+    open_unpacked,
+)
 from compressor.errors import UserError
 from compressor.utils.input_files import MIB, check_regular
 
@@ -20,7 +29,9 @@ TEXT_BYTES = 128 * MIB
 MAX_LINE_DEPTH = 256
 #: Columns of a table, by separators in its first line.
 MAX_COLUMNS = 10_000
-_SEPARATORS = {".csv": b",", ".tsv": b"\t", ".jsonl": b'":'}
+_SEPARATORS = {".csv": b",", ".tsv": b"\t", ".jsonl": b'":', ".ndjson": b'":'}
+#: Bytes of a compressed file once unpacked.
+UNPACKED_BYTES = 4096 * MIB
 #: Bytes read at once in search of a line end.
 _CHUNK = 1 << 16
 #: Bytes other than brackets; change of the level by each byte.
@@ -44,27 +55,48 @@ def check_table(file: Path) -> None:
     """Refuse a table that is too costly to read; reads little of it.
 
     Raises:
-        UserError: special or compressed file, long lines, deep nesting or many columns.
+        UserError: special or damaged file, compressed without a suffix that says so, long lines, deep nesting or many
+            columns.
     """
     check_regular(file)
-    suffix = file.suffix.lower()
     try:
-        with file.open("rb") as content:
+        with open_unpacked(file) as content:
             first = content.read(8)
             compression = next((name for magic, name in _COMPRESSED.items() if first.startswith(magic)), None)
             if compression is not None:
                 raise UserError(f"{file} is compressed ({compression}): unpack it first")
-            if suffix != ".parquet":
-                _check_lines(content, file, TEXT_BYTES if suffix == ".txt" else LINE_BYTES)
-            _check_columns(content, file)
-            # Brackets in strings need not match: if deep, count again without them.
-            if suffix == ".jsonl" and _is_deep(content, strings=True) and _is_deep(content, strings=False):
-                raise UserError(f"{file} has lists and objects that are nested deeper than {MAX_LINE_DEPTH} levels")
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from None
+            if is_packed(file):
+                _check_unpacked(content, file)
+            _check_content(content, file, data_suffix(file))
+    except UNPACKING_ERRORS as error:
+        raise UserError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _check_lines(content: BinaryIO, file: Path, window: int) -> None:
+def _check_unpacked(content: IO[bytes], file: Path) -> None:
+    """Refuse a small file that is very large once unpacked."""
+    size = 0
+    while chunk := content.read(MIB):
+        size += len(chunk)
+        if size > UNPACKED_BYTES:
+            raise UserError(f"{file} unpacks to more than {UNPACKED_BYTES // MIB} MiB: unpack it first")
+
+
+def _check_content(content: IO[bytes], file: Path, suffix: str) -> None:
+    if suffix in BINARY:
+        return
+    if suffix == ".json":
+        # Read whole.
+        if content.seek(0, os.SEEK_END) > TEXT_BYTES:
+            raise UserError(f"{file} has more than {TEXT_BYTES // MIB} MiB: write it as .jsonl, an object in each line")
+    else:
+        _check_lines(content, file, TEXT_BYTES if suffix == PLAIN else LINE_BYTES)
+    _check_columns(content, file, suffix)
+    # Brackets in strings need not match: if deep, count again without them.
+    if DATA_FORMATS[suffix] == "json" and _is_deep(content, strings=True) and _is_deep(content, strings=False):
+        raise UserError(f"{file} has lists and objects that are nested deeper than {MAX_LINE_DEPTH} levels")
+
+
+def _check_lines(content: IO[bytes], file: Path, window: int) -> None:
     """Refuse a `window` of bytes without line end."""
     size = content.seek(0, os.SEEK_END)
     for start in range(0, size - window + 1, window):
@@ -74,9 +106,9 @@ def _check_lines(content: BinaryIO, file: Path, window: int) -> None:
             raise UserError(f"{file} has a line of more than {window // MIB} MiB: a line is a sample, so break it")
 
 
-def _check_columns(content: BinaryIO, file: Path) -> None:
+def _check_columns(content: IO[bytes], file: Path, suffix: str) -> None:
     """Refuse very many columns: each costs a feature and a buffer."""
-    separator = _SEPARATORS.get(file.suffix.lower())
+    separator = _SEPARATORS.get(suffix)
     if separator is None:
         return
     content.seek(0)
@@ -86,7 +118,7 @@ def _check_columns(content: BinaryIO, file: Path) -> None:
         raise UserError(f"{file} has some {count} columns, more than {MAX_COLUMNS}")
 
 
-def _is_deep(content: BinaryIO, *, strings: bool) -> bool:
+def _is_deep(content: IO[bytes], *, strings: bool) -> bool:
     """Whether brackets nest deeper than `MAX_LINE_DEPTH`; `strings` counts those inside strings."""
     content.seek(0)
     level = 0

@@ -27,11 +27,18 @@ class RunData:
         calibration: unlabelled dicts of model inputs [B, ...], in memory.
         train: preprocessed on access; None if unusable.
         evaluation: with labels if known; None if unusable.
+        splits: those that they are read from.
     """
 
     calibration: tuple[dict[str, Tensor], ...]
     train: Samples | None
     evaluation: Batches | None
+    splits: tuple[Split, ...] = ()
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines on how the samples were read, as far as they were."""
+        return list(dict.fromkeys(note for split in self.splits for note in split.notes))
 
 
 def open_data(recipe: Recipe, processor: Any, spec: ModelSpec) -> RunData:
@@ -43,9 +50,9 @@ def open_data(recipe: Recipe, processor: Any, spec: ModelSpec) -> RunData:
     train = _open_train(recipe, processor, spec)
     calibration = open_calibration(recipe, train, processor, spec)
     if not spec.task.metrics:
-        return RunData(calibration, None, None)
+        return RunData(calibration, None, None, (train,))
     evaluation = open_evaluation(recipe, processor, spec)
-    return RunData(calibration, _training(recipe, train, processor, spec), evaluation)
+    return RunData(calibration, _training(recipe, train, processor, spec), evaluation, (train, evaluation.split))
 
 
 def open_training(recipe: Recipe, processor: Any, spec: ModelSpec) -> Samples:

@@ -64,6 +64,7 @@ def evaluate_models(recipe: Recipe, *, ensemble: bool = False, progress: OnStage
             }
         )
     notes = [note for teacher in teachers for note in teacher.notes]
+    notes += batches.split.notes
     return {
         "rows": rows,
         "task": batches.task.name,

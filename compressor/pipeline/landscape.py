@@ -183,7 +183,7 @@ class _Survey:
             "data": self.batches.split.name,
             "samples": score.samples,
             "labelled": score.labelled,
-            "notes": [note for model in self.loaded for note in model.notes],
+            "notes": [*(note for model in self.loaded for note in model.notes), *self.batches.split.notes],
             "environment": environment(),
         }
 

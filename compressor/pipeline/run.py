@@ -214,7 +214,8 @@ def _write_output(
             run.recipe.export, student.model, folder, run.stages,
             processor=run.processor, data=data, seed=run.recipe.seed, skip_unsupported=True,
         )  # fmt: skip
-        report = _report(run, folder, evaluator, student, training, delivery).to_dict()
+        notes = data.notes if data else []
+        report = _report(run, folder, evaluator, student, training, delivery, notes).to_dict()
         write_documents(folder, run.recipe, report)
     run.work.remove()
     # Last: a failed picture must not cost the student.
@@ -237,6 +238,7 @@ def _report(
     student: InitialStudent,
     training: _Training,
     delivery: Delivery,
+    data_notes: Sequence[str],
 ) -> RunReport:
     """Measure latency, and gather all results."""
     recipe, size = run.recipe, weight_bytes(folder)
@@ -260,7 +262,7 @@ def _report(
         fusion=student.report["fusion"],
         warnings=[*student.report["warnings"], *_harm_warning(recipe, training.students)],
         finetune=training.finetune,
-        notes=[*run.notes, *delivery.skipped, *timing_notes],
+        notes=[*run.notes, *data_notes, *delivery.skipped, *timing_notes],
         length=length,
         evaluation=evaluator.report() if evaluator else None,
         table=to_json(make_rows(models, timings)),
