@@ -116,7 +116,7 @@ def _translator(values: list, names: list[str] | None, id2label: Mapping[int, st
         index = _whole(value)
         if names is None or not 0 <= index < len(names):
             return classes.by_number(index)
-        return positions[index] if positions else classes.by_name(names[index], index)
+        return positions[index] if positions else classes.by_name(names[index])
 
     return translate
 
@@ -127,28 +127,34 @@ class _Classes:
     def __init__(self, id2label: Mapping[int, str]) -> None:
         self.count = len(id2label)
         self.nameless = all(label in (f"LABEL_{index}", str(index)) for index, label in id2label.items())
-        self._names = [str(label) for label in id2label.values()]
+        self._names = {int(index): str(label) for index, label in id2label.items()}
         self._exact: dict[str, list[int]] = {}
         self._folded: dict[str, list[int]] = {}
-        for index, label in id2label.items():
-            self._exact.setdefault(str(label), []).append(int(index))
-            self._folded.setdefault(str(label).casefold(), []).append(int(index))
+        for index, label in self._names.items():
+            self._exact.setdefault(label, []).append(index)
+            self._folded.setdefault(label.casefold(), []).append(index)
 
     def positions(self, names: list[str]) -> list[int] | None:
-        """Class number of each of the data's names if only one side has names; None if names match names.
+        """Class number of each of the data's names if numbers match numbers; None if names match names.
 
-        Digits go by their order as numbers, not by that of a list sorted as text.
+        Numbers do if only one side has names, or if the model's equal names are all that keeps names from matching.
         """
-        if (
-            len(names) != self.count
-            or self.nameless == _are_numbers(names)
-            or any(name in self._exact for name in names)
-        ):
+        if len(names) != self.count:
+            return None
+        if all(self._is_own(index, name) for index, name in enumerate(names)):
+            return list(range(self.count))
+        if self.nameless == _are_numbers(names) or any(name in self._exact for name in names):
             return None
         if not _are_numbers(names):
             return list(range(self.count))
+        # Not in the order of a list sorted as text.
         order = sorted(map(int, names))
         return [order.index(int(name)) for name in names]
+
+    def _is_own(self, index: int, name: str) -> bool:
+        """Whether a name is that of a class, or longer than one that several classes have."""
+        own = self._names.get(index, "").casefold()
+        return name.casefold() == own or (len(self._folded.get(own, ())) > 1 and own in name.casefold())
 
     def by_number(self, index: int) -> int:
         """Check a class number.
@@ -160,23 +166,23 @@ class _Classes:
             raise ValueError(f"label {index} is out of range: the model has classes 0 to {self.count - 1}")
         return index
 
-    def by_name(self, label: str, hint: int | None = None) -> int:
-        """Number of a name, of true or false, or of a number's digits; `hint` decides between equal names.
+    def by_name(self, label: str) -> int:
+        """Number of a name, of a number's digits, or of true or false.
 
         Raises:
             ValueError: no class or several have the name.
         """
         numbers = self._exact.get(label) or self._folded.get(label.casefold())
         if numbers is not None:
-            if len(numbers) > 1 and hint not in numbers:
+            if len(numbers) > 1:
                 listed = " and ".join(str(number) for number in numbers)
                 raise ValueError(f"label '{label}' is the name of several classes ({listed}): give their numbers")
-            return numbers[0] if hint not in numbers else hint
+            return numbers[0]
         if _DIGITS.fullmatch(label):
             return self.by_number(int(label))
         if label.casefold() in _BOOLEANS:
             return self.by_number(_BOOLEANS[label.casefold()])
-        known = ", ".join(self._names[:8]) + (", …" if self.count > 8 else "")
+        known = ", ".join(list(self._names.values())[:8]) + (", …" if self.count > 8 else "")
         raise ValueError(f"label '{label}' is not one of the model's labels ({known})")
 
 

@@ -20,6 +20,7 @@ from compressor.data.packed_files import (
 )
 from compressor.errors import UserError
 from compressor.utils.input_files import MIB, check_regular
+from compressor.utils.out_of_memory import format_bytes
 
 #: Lines of this length are read, of twice this length never: memory holds several copies.
 LINE_BYTES = 32 * MIB
@@ -75,10 +76,10 @@ def check_table(file: Path) -> None:
 def _check_unpacked(content: IO[bytes], file: Path) -> None:
     """Refuse a small file that is very large once unpacked."""
     size = 0
-    while chunk := content.read(MIB):
+    while chunk := content.read(_CHUNK):
         size += len(chunk)
         if size > UNPACKED_BYTES:
-            raise UserError(f"{file} unpacks to more than {UNPACKED_BYTES // MIB} MiB: unpack it first")
+            raise UserError(f"{file} unpacks to more than {format_bytes(UNPACKED_BYTES)}: unpack it first")
 
 
 def _check_content(content: IO[bytes], file: Path, suffix: str) -> None:
