@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
 
 from compressor.data.array_images import ARRAY_BOUNDS, decode_array
 from compressor.data.deep_pixels import Bounds, NumberFormat, finite_range, is_deep, to_bytes
@@ -104,16 +104,9 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     """An image in mode RGB or L; colours under transparency stay as they are stored."""
     if image.mode == mode:
         return image
-    if image.mode == "LAB":
-        profiles = (ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"))
-        # None only if changed in place.
-        image = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")  # type: ignore[assignment]
-    elif image.mode == "La":
-        image = image.convert("LA")
-    elif image.mode == "P" and "transparency" in image.info:
-        # Pillow warns of a direct conversion.
-        image = image.convert("RGBA")
-    return image.convert(mode)
+    # Steps that Pillow does not find, or warns of leaving out.
+    steps = {"LAB": "RGB", "La": "LA", "P": "RGBA" if "transparency" in image.info else "P"}
+    return image.convert(steps.get(image.mode, image.mode)).convert(mode)
 
 
 def _factor(image: Image.Image) -> int:

@@ -92,6 +92,8 @@ def _export(recipe: Recipe, folder: Path, force: bool, stages: StageReporter, re
             ) from None
         updated = update_report(folder, _report_changes(folder, delivery), edited)
     if remark:
+        for note in data.notes if data else ():
+            remark(f"note: {note}")
         for path in edited:
             remark(f"note: {path} is not as a run wrote it, so it stays as it is")
     return {

@@ -14,8 +14,8 @@ class DataOptions(Section):
 
     source: str | None = Field(
         None,
-        description="A built-in name, a folder of images by class, parquet/csv/tsv/jsonl/txt file(s) or a folder of "
-        "them, or a Hub dataset name. Built-in teachers bring their own data.",
+        description="A built-in name, a folder of images by class, parquet/csv/tsv/json/jsonl/txt file(s) or a folder "
+        "of them, a data set saved to disk, or a Hub dataset name. Built-in teachers bring their own data.",
     )
     train_split: str | None = Field(None, description="Split for calibration and finetuning; found by name if omitted.")
     eval_split: str | None = Field(None, description="Split for evaluation; found by name if omitted.")

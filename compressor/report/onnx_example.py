@@ -13,10 +13,10 @@ from compressor.utils.input_files import read_json
 _IMAGE = """\
 import json, sys
 import numpy as np, onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
-p = json.load(open("onnx/preprocessor_config.json"))
-image = Image.open(sys.argv[1]).convert("{mode}"){resize}
+p, image = json.load(open("onnx/preprocessor_config.json")), ImageOps.exif_transpose(Image.open(sys.argv[1]))
+assert image.mode[0] not in "IF", "convert() would cut values of more than 8 bits off: scale them to 0..255 first"
 x = {pixels}
 session = onnxruntime.InferenceSession("onnx/{file}")
 logits = session.run(["logits"], {{"pixel_values": x{channels}[None].astype(np.float32)}})[0]
@@ -71,14 +71,13 @@ def _image_example(preprocessor: Mapping[str, Any], channels: int, file: str) ->
     ):
         return None
     resize = f'.resize((p["size"]["width"], p["size"]["height"]), {int(preprocessor.get("resample", 2))})'
-    pixels = "np.asarray(image, np.float32)"
+    mode = "RGB" if channels == 3 else "L"
+    pixels = f'np.asarray(image.convert("{mode}"){resize if "do_resize" in steps else ""}, np.float32)'
     if "do_rescale" in steps:
         pixels += ' * p["rescale_factor"]'
     if "do_normalize" in steps:
         pixels = f'({pixels} - p["image_mean"]) / p["image_std"]'
     return _IMAGE.format(
-        mode="RGB" if channels == 3 else "L",
-        resize=resize if "do_resize" in steps else "",
         pixels=pixels,
         file=file,
         channels=".transpose(2, 0, 1)" if channels == 3 else "[None]",

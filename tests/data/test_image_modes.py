@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import sys
 import warnings
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -193,3 +195,39 @@ def test_astronomers_files_are_refused_by_name():
     ).ljust(2880)
     with pytest.raises(ValueError, match="FITS has scales of its own"):
         decode({"bytes": header + b"\0" * 2880}, "L")
+
+
+# The program on a card
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_the_example_program_reads_images_as_a_run_does_or_refuses_them(tmp_path, monkeypatch, name):
+    from compressor.report.onnx_example import onnx_example
+
+    mode, content, pixels = MODES[name]
+    fed = []
+
+    class Session:
+        def __init__(self, path):
+            self.path = path
+
+        def run(self, outputs, inputs):
+            fed.append(inputs["pixel_values"])
+            return [np.eye(1, 4)]
+
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").touch()
+    (tmp_path / "onnx" / "preprocessor_config.json").write_text('{"do_rescale": true, "rescale_factor": 1}')
+    (tmp_path / "onnx" / "config.json").write_text('{"id2label": {"0": "cat"}}')
+    (tmp_path / "picture").write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["example.py", "picture"])
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=Session))
+    program = onnx_example(tmp_path, "image-classification")
+    if mode[0] in "IF":
+        with pytest.raises(AssertionError, match="more than 8 bits"):
+            exec(program, {})
+    else:
+        exec(program, {})
+        (found,) = fed
+        assert np.abs(found[0].transpose(1, 2, 0) - expected(pixels)).max() <= ROUNDING.get(name, 0)
