@@ -95,13 +95,16 @@ def to_bytes(values: np.ndarray, bounds: Bounds) -> np.ndarray:
 
 
 def usual_bounds(low: float, high: float) -> Bounds:
-    """The usual range that holds values from `low` to `high`.
+    """The usual range of values from `low` to `high` if they fill a quarter of it, else their own.
 
-    0 to 1; 0 to the largest number of as many bits, at least 8; −1 to 1; else their own.
+    0 to 1; whole numbers from 0 to the largest of as many bits, at least 8; −1 to 1. Interpolated values may lie a bit
+    beyond a usual range: they have their own.
     """
-    if low >= 0:
-        return (0, 1) if high <= 1 else (0, 2.0 ** max(8, math.ceil(math.log2(high + 1))) - 1)
-    if low >= -1 and high <= 1:
+    top = 1.0 if high <= 1 else 2.0 ** max(8, math.ceil(math.log2(high + 1))) - 1
+    whole = high <= 1 or float(high).is_integer()
+    if low >= 0 and whole and (high == low or high - low >= top / 4):
+        return 0, top
+    if -1 <= low < -0.5 and 0.5 < high <= 1:
         return -1, 1
     return low, high if high > low else low + 1
 

@@ -111,11 +111,11 @@ def _sorted_files(root: Path) -> tuple[list[Path], list[Path], list[Path]]:
         suffix = data_suffix(file)
         if not suffix:
             images.append(file)
-        elif suffix != ".json":
+        elif suffix != ".json" or _SPLIT.fullmatch(file.name.split(".")[0]):
             (texts if suffix == PLAIN else tables).append(file)
         elif file.name not in _METADATA:
             values.append(file)
-    # Next to other data, .json files are notes, as plain text is.
+    # Next to other data, .json files that name no split are notes, as plain text is.
     return (tables, images, texts) if tables or images or not values else (values, images, texts)
 
 

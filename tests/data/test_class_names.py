@@ -5,7 +5,7 @@ from __future__ import annotations
 import datasets
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
-from tiny import save_images
+from tiny import save_images, save_vit
 
 from compressor.data.labels import map_labels, map_tags
 from compressor.data.sources import open_split
@@ -86,6 +86,19 @@ def test_tags_too():
     dataset = Dataset.from_dict({"tags": [["O"], ["B"]]})
     with pytest.raises(UserError, match=r"row 1 .*'B' is the name of several classes \(1 and 2\)"):
         map_tags(dataset, "tags", tags, "here")
+
+
+def test_a_model_with_equal_names_takes_all_its_numbers(tmp_path):
+    from compressor.models.compatibility import check_compatible
+    from compressor.models.load import load_teacher
+
+    classes = ("crane", "dog", "crane")
+    teachers = [load_teacher(str(save_vit(tmp_path / name, classes=classes))) for name in ("a", "b")]
+    check_compatible(teachers)
+    assert teachers[0].spec.labels == dict(enumerate(classes))
+    (tmp_path / "a.csv").write_text("image,label\n" + "".join(f"{index}.png,{index % 3}\n" for index in range(9)))
+    split = open_split(DataOptions(source=str(tmp_path / "a.csv")), "train", id2label=teachers[0].spec.labels)
+    assert set(split.labels.tolist()) == {0, 1, 2}
 
 
 # Folders

@@ -16,6 +16,7 @@ import torch
 from datasets import Dataset, Features
 from pictures import COLOUR, GREY, encoded, modes, tiff
 from PIL import Image
+from tiny import CLASSES
 
 from compressor.data.batches import Batches
 from compressor.data.decode import decode
@@ -103,6 +104,59 @@ def test_black_and_white_are_those_of_the_whole_data_set(tmp_path):
     assert sorted(set(found.ravel().tolist())) == [round(2000 * level / 2047 * 255) for level in (0.25, 0.5, 1)]
     (note,) = notes
     assert "3 images" in note and "0 was read as black and 2047 as white" in note
+
+
+@pytest.mark.parametrize(
+    ("values", "bounds"),
+    [
+        ((0, 1), (0, 1)),
+        ((0.1, 0.9), (0, 1)),
+        ((0, 255), (0, 255)),
+        ((3, 100), (0, 255)),
+        ((0, 256), (0, 511)),
+        ((0, 4095), (0, 4095)),
+        ((12, 65535), (0, 65535)),
+        ((0, 2**31 - 1), (0, 2**31 - 1)),
+        ((0, 2**32 - 1), (0, 2**32 - 1)),
+        ((-1, 1), (-1, 1)),
+        ((-0.98, 0.97), (-1, 1)),
+        ((-1024, 3071), (-1024, 3071)),
+        # Interpolated: a bit beyond the usual range must not make all images dark.
+        ((0, 1.0000001), (0, 1.0000001)),
+        ((-0.04, 1.06), (-0.04, 1.06)),
+        ((-0.5, 255.4), (-0.5, 255.4)),
+        # Little of a usual range.
+        ((0, 20), (0, 20)),
+        ((1000, 1200), (1000, 1200)),
+        ((0, 0), (0, 1)),
+        ((7, 7), (0, 255)),
+        ((-7, -7), (-7, -6)),
+    ],
+)
+def test_bounds_of_values_that_have_none(values, bounds):
+    from compressor.data.deep_pixels import usual_bounds
+
+    assert usual_bounds(*values) == bounds
+
+
+def test_a_note_says_how_values_were_read(tmp_path, vit_a, capsys):
+    from command import compress
+
+    from compressor.models.load import load_teacher
+    from compressor.pipeline.data_splits import open_data
+    from compressor.recipe import build_recipe
+
+    for name in CLASSES:
+        (tmp_path / name).mkdir()
+        for index in range(3):
+            (tmp_path / name / f"{index}.tif").write_bytes(MODES["F, 0 to 1"][1])
+    code, _, err = compress(capsys, "evaluate", vit_a, "--data", tmp_path)
+    said = "12 images of 32-bit or floating-point values, which name no black and white: 0 was read as black and 1 as"
+    assert code == 0 and err.startswith("note: ") and said in err and err.count("\n") == 1
+    teacher = load_teacher(str(vit_a))
+    recipe = build_recipe({"teachers": [str(vit_a)], "data": {"source": str(tmp_path)}, "output": str(tmp_path / "s")})
+    (note,) = open_data(recipe, teacher.processor, teacher.spec).notes
+    assert said in note
 
 
 def test_usual_images_are_not_looked_through(tmp_path, monkeypatch):

@@ -212,6 +212,16 @@ def test_json_next_to_other_data_is_a_note(tmp_path):
     assert opened(tmp_path / "pictures").image == "image"
 
 
+def test_json_of_a_split_is_no_note(tmp_path):
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(RECORDS[: 4 if name == "test" else 6]))
+    assert (len(opened(tmp_path)), len(opened(tmp_path, "eval"))) == (6, 4)
+    (tmp_path / "validation.csv").write_text(text_of("csv"))
+    assert len(opened(tmp_path, "eval", eval_split="validation")) == 6, "each split has a format"
+    (tmp_path / "test.json").rename(tmp_path / "train.csv")
+    assert "mixes .csv and .json files" in refusal(tmp_path)
+
+
 # Saved by datasets
 
 
