@@ -46,9 +46,15 @@ def encode_array(pixels: Any, dtype: np.dtype | None) -> bytes:
 
 
 def decode_array(stored: Mapping[str, Any]) -> np.ndarray | None:
-    """The array [H, W, C] of a row of `datasets.Image(decode=False)`; None for others."""
+    """The array [H, W, C] of a row of `datasets.Image(decode=False)`; None if it holds a file of another kind.
+
+    Raises:
+        ValueError: damaged, or no image.
+    """
     content = stored.get("bytes")
     if content is None or not content.startswith(_MAGIC):
         return None
     array = np.load(BytesIO(content), allow_pickle=False)
-    return array if array.ndim == 3 and array.dtype.kind in "buif" else None
+    if array.ndim != 3 or array.shape[-1] not in _LAST or array.dtype.kind not in "buif":
+        raise ValueError(f"an array of {array.dtype} of the shape {array.shape} is no image")
+    return array

@@ -49,6 +49,8 @@ def read_saved(folder: Path) -> Dataset:
     state = _json(folder / _STATE)
     _json(folder / _INFO)
     try:
+        if not state["_data_files"]:
+            raise UserError(f"{folder} is empty")
         for part in state["_data_files"]:
             check_link(folder / part["filename"])
             check_regular(folder / part["filename"])

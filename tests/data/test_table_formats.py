@@ -280,6 +280,11 @@ def test_damaged_saved_data_sets_are_named(tmp_path, damage):
     assert str(tmp_path / "d") in refusal(tmp_path / "d")
 
 
+def test_a_saved_data_set_without_rows(tmp_path):
+    saved().select([]).save_to_disk(tmp_path / "d")
+    assert refusal(tmp_path / "d") == f"{tmp_path / 'd'} is empty"
+
+
 def test_an_arrow_file(tmp_path):
     saved().save_to_disk(tmp_path / "d")
     (tmp_path / "d" / "data-00000-of-00001.arrow").rename(tmp_path / "a.arrow")
