@@ -84,6 +84,10 @@ def _check_apart(output: Path, entry: Input) -> None:
         raise UserError(f"{output} is {entry.meaning}: {remedy}")
     if not entry.written and any(_same(parent, place) for parent in written.parents):
         raise UserError(f"{output} lies inside {entry.meaning}: {remedy}")
+    if not entry.written and any(
+        _same(parent, folder) for folder in _linked_folders(place) for parent in (written, *written.parents)
+    ):
+        raise UserError(f"{output} lies inside {entry.meaning}, by a link in it: {remedy}")
     ways = [*links, place]
     if written.exists() and place.is_dir():
         ways += [step for link in _links_below(place) for step in _resolve_links(link)]
@@ -115,6 +119,19 @@ def _resolve_links(path: Path) -> list[Path]:
 def _links_below(folder: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(folder):
         yield from (path for name in (*folders, *files) if (path := Path(place, name)).is_symlink())
+
+
+def _linked_folders(folder: Path) -> Iterator[Path]:
+    """Real paths of the folders that links below a folder lead to, and links below those."""
+    seen: set[Path] = set()
+    waiting = [folder]
+    while waiting:
+        for place, folders, _ in os.walk(waiting.pop()):
+            paths = (Path(place, name) for name in folders)
+            targets = {Path(os.path.realpath(path)) for path in paths if path.is_symlink()} - seen
+            yield from targets
+            seen |= targets
+            waiting += targets
 
 
 def _same(first: Path, second: Path) -> bool:

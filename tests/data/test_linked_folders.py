@@ -204,3 +204,20 @@ def test_names_that_are_no_text_are_refused(store, root, name):
     os.symlink(os.fsencode(store / "cat" if b"." not in name else store / "cat" / "0.png"), path)
     for source in (str(root), os.fsdecode(path)):
         assert "caf\\xe9" in refusal(source) and "is not UTF-8: rename it" in refusal(source)
+
+
+@pytest.mark.parametrize("depth", ["link", "link below a link"])
+def test_an_output_in_a_linked_folder_lies_in_the_data(store, root, tmp_path, depth):
+    from compressor.pipeline.apart import Input, check_apart
+
+    if depth == "link":
+        (root / "cat").symlink_to(store / "cat")
+    else:
+        (tmp_path / "between").mkdir()
+        (tmp_path / "between" / "cat").symlink_to(store / "cat")
+        (tmp_path / "between" / "round").symlink_to(root)
+        (root / "more").symlink_to(tmp_path / "between")
+    for output in (store / "cat", store / "cat" / "student", root / "s"):
+        with pytest.raises(UserError, match="lies inside the data"):
+            check_apart(output, [Input("the data", root)])
+    check_apart(store / "dog" / "student", [Input("the data", root)])
