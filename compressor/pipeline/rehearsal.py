@@ -18,6 +18,7 @@ from compressor.models.load import load_processor
 from compressor.models.meta import meta_model
 from compressor.models.resolve import resolve
 from compressor.models.round_trip import check_round_trip
+from compressor.utils.input_files import MIB, read_json
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.utils.out_of_memory import is_out_of_memory
 
@@ -99,4 +100,4 @@ def _processor_of(name: str, config: PretrainedConfig) -> object | None:
 
 def _generation_settings(name: str) -> GenerationConfig | None:
     path = Path(resolve(name).location, GENERATION_CONFIG_NAME)
-    return GenerationConfig.from_pretrained(path.parent) if path.is_file() else None
+    return GenerationConfig.from_dict(read_json(path, MIB)) if path.is_file() else None
