@@ -31,7 +31,7 @@ def shape_of(value):
     return value
 
 
-@pytest.mark.parametrize("family", family_params(fast=("dinov2", "modernbert")))
+@pytest.mark.parametrize("family", family_params(fast=("dinov2",)))
 def test_fields_that_follow_the_depth_are_right_after_it_changed(family, tmp_path):
     fields = [field for stack in inspect_config(config_of(family)).stacks for field in stack.fields]
     deep, shallow = at_depth(family, 4, fields), at_depth(family, 2, fields)
@@ -107,7 +107,8 @@ def test_a_size_of_two_numbers_is_no_list_of_two_layers():
     assert (student.image_size, student.patch_size, student.stage_names) == ([16, 16], [4, 4], ["stem", "stage1"])
 
 
-@pytest.mark.parametrize("family", ["dinov2", pytest.param("beit", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["dinov2", "beit"])
 def test_a_student_of_fewer_layers_is_written(family, tmp_path, capsys):
     config = tiny_config(family, num_hidden_layers=3)
     teacher = tmp_path / "teacher"

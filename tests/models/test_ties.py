@@ -16,6 +16,7 @@ from compressor.errors import UserError
 from compressor.models.inputs import dummy_inputs
 from compressor.models.load import load_teacher
 from compressor.models.meta import meta_model
+from compressor.models.resolve import load_config
 from compressor.pipeline.plan import plan_student
 from compressor.testing.tiny_configs import tiny_config
 
@@ -91,7 +92,7 @@ def names(model):
     return {name for name, _ in model.named_parameters()}
 
 
-@pytest.mark.parametrize(("family", "architecture", "name"), [*HEADS[:2], *slow([*HEADS[2:], *OTHERS])])
+@pytest.mark.parametrize(("family", "architecture", "name"), [HEADS[0], *slow([*HEADS[1:], *OTHERS])])
 def test_a_weight_that_is_stored_apart_is_not_tied(family, architecture, name, tmp_path):
     save_lying(tmp_path / "lying", family, architecture, name)
     plain = getattr(transformers, architecture).from_pretrained(tmp_path / "lying")
@@ -119,8 +120,8 @@ def test_a_weight_that_is_the_same_is_tied(family, architecture, name, stored, t
     assert names(meta_model(teacher.config)) == names(teacher.model) == names(model)
     # The class of T5 says true whatever the file says.
     assert family == "t5" or "tie_word_embeddings is false" in " ".join(teacher.notes)
-    planned = plan_student([str(folder)], 1.0)
-    assert planned["student"]["parameters"] == count_parameters(model) and planned["notes"] == list(teacher.notes)
+    notes = []
+    assert names(meta_model(load_config(str(folder), notes))) == names(model) and notes == list(teacher.notes)
 
 
 def test_a_weight_without_any_partner_is_missing(tmp_path):
