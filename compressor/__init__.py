@@ -99,13 +99,14 @@ def inspect(model: str | PreTrainedModel | PretrainedConfig) -> Anatomy:
     from compressor.anatomy import inspect_config
     from compressor.models.inputs import name_architecture
     from compressor.models.resolve import load_config
+    from compressor.models.ties import settled
 
     if isinstance(model, str):
         return inspect_config(load_config(model))
     if isinstance(model, PretrainedConfig):
         return inspect_config(model)
     name_architecture(model)
-    return inspect_config(model.config)
+    return inspect_config(settled(model).config)
 
 
 def distill(

@@ -12,6 +12,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PretrainedConfig
 
+from compressor.anatomy.layer_fields import with_layers
 from compressor.models.meta import meta_model
 
 #: Errors of building a model from a resized config that its family does not support.
@@ -81,28 +82,6 @@ def with_fields(config: PretrainedConfig, values: Mapping[str, Any]) -> Pretrain
     changed = copy.deepcopy(config)
     for field, value in values.items():
         setattr(changed, field, value)
-    return changed
-
-
-def with_layers(config: PretrainedConfig, fields: Sequence[str], layers: Sequence[int]) -> PretrainedConfig:
-    """A copy with some layers, also in lists with an entry per layer.
-
-    Args:
-        fields: that count layers.
-        layers: original indices.
-    """
-    old = getattr(config, fields[0])
-    changed = with_fields(config, dict.fromkeys(fields, len(layers)))
-    for name, entry in config.to_dict().items():
-        if not isinstance(entry, list) or not entry:
-            continue
-        if len(entry) == old and not name.endswith("_ids"):
-            setattr(changed, name, [entry[index] for index in layers])
-        elif all(isinstance(item, (list, tuple)) and len(item) == 2 and isinstance(item[1], int) for item in entry):
-            # Of the form [[[types], times], ...] (GPT-Neo).
-            unrolled = [kind for kinds, times in entry for _ in range(times) for kind in kinds]
-            if len(unrolled) == old:
-                setattr(changed, name, [[[unrolled[index]], 1] for index in layers])
     return changed
 
 

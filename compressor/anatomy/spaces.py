@@ -123,7 +123,11 @@ class _Tabulation:
         for attention in self.attentions.all:
             for head in attention.heads:
                 hidden.pop(id(head), None)
-        return list(hidden.values())
+        return [(dim, names) for dim, names in hidden.values() if len(names) > 1 or self._is_used(names[0])]
+
+    def _is_used(self, name: str) -> bool:
+        """Whether a parameter is read; the size of one that is not (an untied BERT's other bias) is no space."""
+        return any(dim.contracted or dim.looked_up for dim in self.traced.parameters[name])
 
     def _axis(self, name: str, dim: Dim) -> Axis:
         side = Side.READ if dim.contracted and not dim.looked_up else Side.WRITE

@@ -22,6 +22,7 @@ from compressor.fusion.shape.spec import specs_for, student_depths
 from compressor.fusion.teacher import NamedModel, TeacherGroup, prepare_teachers
 from compressor.models.inputs import name_architecture, without_labels
 from compressor.models.precision import SINGLE, in_single, inputs_in_single, lower, precision_of
+from compressor.models.ties import settled, with_common_ties
 from compressor.recipe import AlignmentOptions, FusionOptions
 
 #: Options of an alignment that make sense only with an anchor.
@@ -79,7 +80,7 @@ def fuse_models(
     if towards_anchor and anchor is None:
         anchor = teachers[0]
     dtype = precision_of([model for _, model in teachers])
-    teachers, anchor = _models_in_single(teachers, anchor)
+    teachers, anchor = _models_alike(teachers, anchor)
     request = _Request(teachers, anchor, width, depth, options, holdout, seed, dtype, towards_anchor)
     return _fuse(request, batches, on_progress)
 
@@ -161,15 +162,21 @@ def _check_alignment(alignment: AlignmentOptions) -> None:
             )
 
 
-def _models_in_single(
+def _models_alike(
     teachers: Sequence[NamedModel], anchor: NamedModel | None
 ) -> tuple[list[NamedModel], NamedModel | None]:
-    """Half precision in float32; a shared anchor stays shared."""
+    """Models in float32 whose configs tell their ties, tied alike; a shared anchor stays shared.
+
+    Raises:
+        UnsupportedError: as `common_ties`.
+    """
     named = [*teachers, *([anchor] if anchor is not None else [])]
     for _, model in named:
         name_architecture(model)
-    single = {id(model): in_single(model) for _, model in named}
-    converted = [(name, single[id(model)]) for name, model in named]
+    unique = {id(model): model for _, model in named}
+    changed = with_common_ties([settled(in_single(model)) for model in unique.values()])
+    alike = dict(zip(unique, changed, strict=True))
+    converted = [(name, alike[id(model)]) for name, model in named]
     return converted[: len(teachers)], converted[-1] if anchor is not None else None
 
 

@@ -14,6 +14,8 @@ from transformers import PretrainedConfig
 from compressor.errors import UserError
 from compressor.models.builtin import BUILTIN, builtin_config, builtin_folder
 from compressor.models.configs import read_config
+from compressor.models.stored_ties import settle_stored_ties
+from compressor.models.ties import can_be_tied
 from compressor.utils.input_files import special_kind
 from compressor.utils.logging import one_line
 from compressor.wording import shorten
@@ -62,14 +64,22 @@ def resolve(name: str) -> ModelSource:
     return ModelSource("hub", name, name)
 
 
-def load_config(name: str) -> PretrainedConfig:
-    """A model's config by name, without training or reading weights.
+def load_config(name: str, notes: list[str] | None = None) -> PretrainedConfig:
+    """A model's config by name, without training; weights are read only where its ties are in doubt.
+
+    Args:
+        notes: gets a line if the weights are not tied as the config says.
 
     Raises:
         UserError: unknown name, or an unusable config.json.
     """
     source = resolve(name)
-    return builtin_config(name) if source.kind == "builtin" else read_config(source.location)
+    if source.kind == "builtin":
+        return builtin_config(name)
+    config, folder = read_config(source.location), Path(source.location)
+    if folder.is_dir() and can_be_tied(config) and (note := settle_stored_ties(folder, config)) and notes is not None:
+        notes.append(note)
+    return config
 
 
 def _not_found(name: str, hub: str) -> str:

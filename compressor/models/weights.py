@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
@@ -13,6 +13,7 @@ from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 from compressor.errors import UserError
 from compressor.models.configs import code_not_run, forget_code, model_class, read_config
 from compressor.models.finite import check_finite_weights
+from compressor.models.ties import settle_ties
 from compressor.models.weight_files import check_unchanged, check_weight_files, copy_out_of_files
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.utils.out_of_memory import is_out_of_memory
@@ -27,6 +28,7 @@ def load_model(
     *,
     notes: list[str] | None = None,
     mapped: bool = False,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
 ) -> PreTrainedModel:
     """Load a model in float32, in eval mode, on the CPU; later changes of its files do not affect it.
 
@@ -35,19 +37,22 @@ def load_model(
         attn_implementation: "eager" for classes without SDPA.
         notes: gets lines on ignored weights and code.
         mapped: keep weights mapped to their files, for measuring memory.
+        dtype: another than float32; "auto" for that of the files.
 
     Raises:
         UserError: missing, unreadable, mismatched or infinite weights or config, or changes while read.
     """
     with check_unchanged(Path(location)):
-        model = _load(location, attn_implementation, notes)
+        model = _load(location, attn_implementation, notes, dtype)
         if not mapped:
             copy_out_of_files(model)
     check_finite_weights(str(location), model)
     return model.eval()
 
 
-def _load(location: str | Path, attn_implementation: str, notes: list[str] | None) -> PreTrainedModel:
+def _load(
+    location: str | Path, attn_implementation: str, notes: list[str] | None, dtype: torch.dtype | Literal["auto"]
+) -> PreTrainedModel:
     folder = Path(location)
     config = read_config(location)
     cls = model_class(config)
@@ -59,7 +64,7 @@ def _load(location: str | Path, attn_implementation: str, notes: list[str] | Non
         with quiet_transformers():
             loaded: Any = cls.from_pretrained(
                 location,
-                dtype=torch.float32,
+                dtype=dtype,
                 attn_implementation=attn_implementation,
                 use_safetensors=True,
                 output_loading_info=True,
@@ -75,6 +80,9 @@ def _load(location: str | Path, attn_implementation: str, notes: list[str] | Non
         # Any other error of transformers has its cause in the files.
         raise UserError(f"cannot build {cls.__name__} from {location}: {one_line(error)}") from error
     model, info = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
+    note, info["missing_keys"] = settle_ties(model, info["missing_keys"])
+    if note and notes is not None:
+        notes.append(f"{location}: {note}")
     left_out = [name for name in sorted(info["unexpected_keys"]) if is_of_another_head(model, name)]
     _check_loaded(location, {**info, "unexpected_keys": set(info["unexpected_keys"]) - set(left_out)})
     if forget_code(model.config) and notes is not None:

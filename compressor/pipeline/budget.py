@@ -21,6 +21,7 @@ from compressor.fusion.shape.spec import StudentSpec, sizes_at, student_specs
 from compressor.fusion.shape.width import WIDTH_MULTIPLE
 from compressor.models.configs import model_class
 from compressor.models.inputs import dummy_inputs
+from compressor.models.ties import untie
 from compressor.pipeline.stages import OnStageProgress
 from compressor.pipeline.teachers import shape_of
 from compressor.pipeline.timing import LENGTH, sample_length
@@ -252,7 +253,7 @@ class _Timer:
         from compressor.pipeline.deliver import export_to_time
 
         with quiet_transformers():
-            model: Any = model_class(config)._from_config(config).eval()
+            model = untie(model_class(config)._from_config(config)).eval()
         length = sample_length(config, self.length) or 1
         with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
             try:

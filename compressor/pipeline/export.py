@@ -20,6 +20,7 @@ from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.data_splits import open_data
 from compressor.pipeline.deliver import Delivery, export_and_verify
 from compressor.pipeline.output import REPORT, edited_documents, read_report, update_report
+from compressor.pipeline.rehearsal import rehearse_export, rehearse_folder
 from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.pipeline.teachers import common_data
 from compressor.recipe import Recipe
@@ -63,10 +64,13 @@ def _export(recipe: Recipe, folder: Path, force: bool, stages: StageReporter, re
     """Write the formats, holding the folder."""
     (name,) = recipe.teachers
     source = recipe.data.source or common_data(recipe.teachers)
-    calibrated = [kind for kind in recipe.export.wanted if EXPORT_FORMATS.get(kind).calibrated(load_config(name))]
+    config = load_config(name)
+    calibrated = [kind for kind in recipe.export.wanted if EXPORT_FORMATS.get(kind).calibrated(config)]
     inexact = [kind for kind in recipe.export.wanted if not EXPORT_FORMATS.get(kind).exact]
-    check_formats(recipe.export.wanted, load_config(name), data=source is not None)
+    check_formats(recipe.export.wanted, config, data=source is not None)
     _refuse_to_replace(recipe, folder, force)
+    rehearse_export(config, recipe.export.cache)
+    rehearse_folder(config, companions_of=name, given=name)
     edited = []
     if (folder / REPORT).exists():
         read_report(folder)

@@ -24,6 +24,7 @@ from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.environment import environment
 from compressor.pipeline.evaluate import open_evaluated_models
 from compressor.pipeline.evaluation import short_names
+from compressor.pipeline.rehearsal import rehearse_picture
 from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.recipe import Recipe
 from compressor.report.landscape_figures import SUFFIXES, check_plots, draw_curves, draw_plane
@@ -61,6 +62,7 @@ def measure_landscape(
     """
     picture = _check_kind(picture)
     with _claimed(recipe, picture, force, remark):
+        rehearse_picture(draw_plane, picture.suffix, short_names(recipe.teachers))
         stages = StageReporter(progress)
         return _write(_plane(recipe, points, margin, stages), picture, draw_plane, force, stages)
 
@@ -110,6 +112,7 @@ def measure_interpolation(
     """
     picture = _check_kind(picture)
     with _claimed(recipe, picture, force, remark):
+        rehearse_picture(draw_curves, picture.suffix, short_names(recipe.teachers))
         stages = StageReporter(progress)
         return _write(_lines(recipe, points, stages), picture, draw_curves, force, stages)
 

@@ -41,7 +41,7 @@ def plan_student(
 
     Returns:
         JSON-ready: teachers, student, target as in a report, "others" (shapes that held-out samples may prefer),
-        "length", "memory" (of a fusion and this process), "budget" (see `Budget`).
+        "length", "memory" (of a fusion and this process), "budget" (see `Budget`), "notes" on the teachers.
 
     Raises:
         UserError: an unusable name or width, or an unknown architecture.
@@ -49,7 +49,8 @@ def plan_student(
     flags = {"width": "--width", "depth": "--depth", "fusion.narrowing": "--narrowing"}
     values = {"teachers": list(names), "width": width, "depth": depth, "fusion": {"narrowing": narrowing}}
     build_recipe(values, where="", names=flags)
-    configs = read_configs(names)
+    notes: list[str] = []
+    configs = read_configs(names, notes)
     picked = None
     if budget is not None and budget.asked:
         with StageReporter(progress)("budget", "picking the width") as progress_in_stage:
@@ -67,6 +68,7 @@ def plan_student(
         "certificate": anatomy.error,
         "length": sample_length(target.config, length),
         "memory": _memory(configs, target.config),
+        "notes": notes,
     }
 
 

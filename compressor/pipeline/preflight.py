@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from transformers import PretrainedConfig
 
 from compressor.data.augment import check_augmentation
 from compressor.distillation.losses import LOSSES
 from compressor.errors import UserError
 from compressor.export.formats import check_formats
 from compressor.fusion import check_residual_option
+from compressor.models.resolve import load_config
 from compressor.models.tasks import check_measurable
 from compressor.models.teacher import ModelSpec
 from compressor.pipeline.budget import pick_width
 from compressor.pipeline.former import check_former
+from compressor.pipeline.rehearsal import rehearse_folder
 from compressor.pipeline.run_state import width_of_work
 from compressor.pipeline.stages import StageReporter
 from compressor.pipeline.teachers import check_device, common_data, plan_target, read_configs
@@ -69,18 +74,30 @@ def preflight(recipe: Recipe, *, force: bool = False) -> Recipe:
         for name in recipe.finetune.losses:
             LOSSES.get(name)
         check_augmentation(recipe.finetune.augment, images=ModelSpec.of(configs[0]).reads == "image", labels=labels)
-    if recipe.student is not None:
-        check_measurable(configs[-1], "finetuning", recipe.student)
-    if recipe.student is None:
-        anchored = recipe.fusion.anchor is not None
-        check_residual_option(recipe.fusion, recipe.width, recipe.depth, anchored=anchored)
-    if recipe.student is None and recipe.fusion.anchor is None:
-        plan_target(configs, recipe.width, recipe.depth, recipe.fusion.narrowing)
+    student = _student_config(recipe, configs)
     if recipe.data.source is None:
         recipe = recipe.model_copy(
             update={"data": recipe.data.model_copy(update={"source": common_data(recipe.teachers)})}
         )
+    rehearse_folder(student, companions_of=recipe.teachers[0], given=recipe.student)
     check_formats(recipe.export.wanted, configs[0], data=recipe.data.source is not None)
     if recipe.student is not None and (recipe.data.source is None or not recipe.finetune.enabled):
         raise UserError("finetuning needs data: name some with --data (data.source in a recipe)")
     return recipe
+
+
+def _student_config(recipe: Recipe, configs: Sequence[PretrainedConfig]) -> PretrainedConfig:
+    """The config of the student, if the recipe can have one.
+
+    Args:
+        configs: the teachers', then that of a given student.
+    """
+    if recipe.student is not None:
+        check_measurable(configs[-1], "finetuning", recipe.student)
+        return configs[-1]
+    anchor = recipe.fusion.anchor
+    check_residual_option(recipe.fusion, recipe.width, recipe.depth, anchored=anchor is not None)
+    if anchor is not None:
+        return load_config(anchor)
+    targets, _ = plan_target(configs, recipe.width, recipe.depth, recipe.fusion.narrowing)
+    return targets[0].config

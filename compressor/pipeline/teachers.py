@@ -16,16 +16,20 @@ from compressor.models.compatibility import check_compatible, check_compatible_c
 from compressor.models.load import load_teacher
 from compressor.models.resolve import load_config, resolve
 from compressor.models.teacher import Teacher
+from compressor.models.ties import common_ties
 from compressor.pipeline.stages import OnStageProgress
 
 
-def read_configs(names: Sequence[str]) -> list[PretrainedConfig]:
+def read_configs(names: Sequence[str], notes: list[str] | None = None) -> list[PretrainedConfig]:
     """Configs of models that fit together.
+
+    Args:
+        notes: gets lines on weights that are not tied as a config says.
 
     Raises:
         UserError: an unusable name or config, or two that do not fit.
     """
-    named = [(name, load_config(name)) for name in names]
+    named = [(name, load_config(name, notes)) for name in names]
     check_compatible_configs(named)
     return [config for _, config in named]
 
@@ -67,6 +71,7 @@ def shape_of(configs: Sequence[PretrainedConfig]) -> tuple[PretrainedConfig, Ana
     Raises:
         UserError: an unknown architecture.
     """
+    configs = common_ties(configs)
     anatomies = [inspect_config(config) for config in configs]
     widest = widest_teacher(configs, anatomies)
     stacks = zip(*(anatomy.stacks for anatomy in anatomies), strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compressor.cli import options as o
-from compressor.cli.console import loading, print_json, print_results, working
+from compressor.cli.console import loading, print_json, print_notes, print_results, working
 
 
 @o.takes_flags(*o.SHAPE)
@@ -34,6 +34,7 @@ def plan_command(
             budget=recipe.target,
             progress=progress,
         )
+    print_notes(plan["notes"])
     if json:
         print_json(plan)
         return

@@ -10,7 +10,8 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from compressor.anatomy import Anatomy, Stack, inspect_config
-from compressor.anatomy.resize import BUILD_ERRORS, with_fields, with_layers
+from compressor.anatomy.layer_fields import with_layers
+from compressor.anatomy.resize import with_fields
 from compressor.errors import UserError
 from compressor.fusion.shape.depth import LayerAssignment, evenly_spaced_layer
 from compressor.fusion.shape.width import (
@@ -21,7 +22,7 @@ from compressor.fusion.shape.width import (
     round_half_up,
 )
 from compressor.fusion.teacher import NamedModel, TeacherGroup
-from compressor.models.meta import meta_model
+from compressor.models.round_trip import check_round_trip
 from compressor.models.save import config_json
 
 
@@ -178,10 +179,8 @@ def _spec(
         if count != listed:
             values |= dict.fromkeys(stack.fields[:1], count)
             sizes |= dict.fromkeys(stack.fields[:1], deepest)
-    try:
-        meta_model(student)
-    except BUILD_ERRORS as error:
-        raise UserError(f"{config.model_type} cannot be built at width {request.width:g} ({values}): {error}") from None
+    sizes_given = ", ".join(f"{field} {value}" for field, value in values.items())
+    check_round_trip(student, f"a {config.model_type} student of width {request.width:g} ({sizes_given})")
     fields: dict[str, tuple[float, float]] = {field: (sizes[field], new) for field, new in values.items()}
     if shape.rotary_base is not None:
         fields["rope_theta"] = (config.rope_parameters["rope_theta"], round(shape.rotary_base, 6))
