@@ -80,7 +80,7 @@ def preflight(recipe: Recipe, *, force: bool = False) -> Recipe:
         recipe = recipe.model_copy(
             update={"data": recipe.data.model_copy(update={"source": common_data(recipe.teachers)})}
         )
-    check_formats(recipe.export.wanted, configs[0], data=recipe.data.source is not None)
+    check_formats(recipe.export.wanted, configs[0], data=recipe.data.source is not None, opset=recipe.export.opset)
     if recipe.student is not None and (recipe.data.source is None or not recipe.finetune.enabled):
         raise UserError("finetuning needs data: name some with --data (data.source in a recipe)")
     return recipe
