@@ -124,7 +124,8 @@ class _Planner:
 
     def _too_large(self, name: str) -> bool:
         if name in self.weights:
-            return self.weights[name] > LARGEST
+            # A mask's number becomes float16's lowest, unless the mask itself was measured.
+            return LARGEST < self.weights[name] < _MASKED
         return self._largest(name) * ROOM > LARGEST
 
     def _too_small(self, name: str) -> bool:

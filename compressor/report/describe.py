@@ -216,8 +216,8 @@ def describe_half(half: Report) -> str:
     kept = ", ".join(f"{number} {name}" for name, number in half["operations_in_float32"].items())
     return (
         f"computed with every result rounded to float16; largest value {half['largest_value']:.3g}, of those in "
-        f"float16 {half['largest_value_in_float16']:.3g} (limit {half['limit']:.0f} over {half['room']:g} for room), on "
-        f"{samples}; {count} of {half['operations']} operations stay in float32{f' ({kept})' if kept else ''}"
+        f"float16 {half['largest_value_in_float16']:.3g} (limit {half['limit']:.0f} over {half['room']:g} for room), "
+        f"on {samples}; {count} of {half['operations']} operations stay in float32{f' ({kept})' if kept else ''}"
     )
 
 

@@ -28,17 +28,20 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from compressor.errors import ParityError, UnsupportedError
+from compressor.errors import ParityError, UnsupportedError, UserError
 from compressor.export import onnx as exporter
 from compressor.export.file_kinds import ENCODER_DECODERS, NAMES, STACKS, files_of
+from compressor.export.formats import check_formats
 from compressor.export.onnx import largest_differences, write_onnx
 from compressor.export.parity import check_parity
 from compressor.export.parity_cases import _counted
 from compressor.export.runtime import Session
+from compressor.export.write import write_formats
 from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import as_pair
 from compressor.models.tasks import TASKS
 from compressor.pipeline.deliver import export_report
+from compressor.recipe import ExportOptions
 
 TEXT = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50,
@@ -528,3 +531,32 @@ class TestParity:
         onnx.save(wrong, spoiled)
         with pytest.raises(ParityError):
             check_parity(spoiled.parent, exported[0])
+
+
+class TestOpset:
+    def test_the_file_is_of_the_opset_that_is_named(self, tmp_path):
+        report = write_onnx(vit(), tmp_path, opset=21, batch_sizes=(2,))
+        assert report.opset == 21 and report.parity.max_rel <= 1e-4
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("opset", [17, 23])
+    def test_older_and_newer_ones(self, opset, tmp_path):
+        for model in (vit(), mistral()):
+            options = ExportOptions.model_validate({"opset": opset})
+            made = write_formats(["onnx", "onnx-fp16"], model, tmp_path / model.config.model_type, options)
+            assert made["onnx"].report.opset == made["onnx-fp16"].report.opset == opset
+            assert made["onnx-fp16"].report.parity.error < 0.01
+
+    @pytest.mark.slow
+    def test_one_that_some_operation_does_not_have(self, tmp_path):
+        with pytest.raises(UnsupportedError, match=r"with opset 13: some of its operations need opset 18"):
+            write_onnx(vit(), tmp_path / "s", opset=13)
+        assert not (tmp_path / "s").exists()
+
+    @pytest.mark.parametrize("opset", [6, 99])
+    def test_one_that_nothing_here_knows_is_refused_at_the_start(self, opset, tmp_path):
+        line = rf"opset {opset} cannot be written and run here: .* know 7 to \d\d$"
+        with pytest.raises(UserError, match=line):
+            write_onnx(None, tmp_path, opset=opset)
+        with pytest.raises(UserError, match=line):
+            check_formats(["onnx"], vit().config, data=False, opset=opset)

@@ -5,7 +5,7 @@ import onnx
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
-from test_export import TEXT, built, mistral, vit
+from test_export import TEXT, built, mistral
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from compressor.export.half_plan import LARGEST, ROOM, SMALLEST, HalfPlan, plan_half
@@ -15,7 +15,7 @@ from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import as_pair
 from compressor.pipeline.deliver import format_report
 from compressor.recipe import ExportOptions
-from compressor.report.describe import describe_parity
+from compressor.report.describe import describe_half, describe_parity
 
 
 def scaled(factor):
@@ -41,7 +41,10 @@ def in_float16(path, inputs):
     return torch.from_numpy(outputs[0])
 
 
-@pytest.mark.parametrize("factor", [1.5e6, 1e-7], ids=["beyond the range", "below its digits"])
+@pytest.mark.parametrize(
+    "factor",
+    [pytest.param(1.5e6, id="beyond the range"), pytest.param(1e-7, id="below its digits", marks=pytest.mark.slow)],
+)
 def test_answers_hold_where_float16_is_real(factor, tmp_path):
     model = scaled(factor)
     samples = [texts(model, 4, seed) for seed in (0, 1)]
@@ -65,15 +68,16 @@ def test_answers_hold_where_float16_is_real(factor, tmp_path):
     assert "rounded to float16" in line and "on 8 samples and random inputs" in line and "2 MatMul" in line
 
 
-def test_without_samples_random_inputs_are_named(tmp_path):
-    made = write_formats(["onnx-fp16"], vit(), tmp_path, ExportOptions(), batch_sizes=(1,))
-    line = describe_parity("onnx-fp16", format_report("onnx-fp16", made["onnx-fp16"].report))
-    assert "random inputs, without samples; 0 of " in line
+def test_without_samples_random_inputs_are_named():
+    half = {"limit": LARGEST, "room": ROOM, "samples": 0, "largest_value": 9.0, "largest_value_in_float16": 9.0}
+    line = describe_half({**half, "operations": 45, "operations_in_float32": {}})
+    assert line.endswith("on random inputs, without samples; 0 of 45 operations stay in float32")
 
 
 def graph(path, nodes, weights):
     """A file from x [2, 4] to y."""
-    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, None]) for name in ("x", "y")]
+    shapes = {"x": [2, 4], "y": [None, None]}
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, size) for name, size in shapes.items()]
     tensors = [onnx.numpy_helper.from_array(np.array(value, np.float32), name) for name, value in weights.items()]
     whole = onnx.helper.make_graph(nodes, "g", values[:1], values[1:], tensors)
     onnx.save(onnx.helper.make_model(whole, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10), path)
@@ -102,7 +106,7 @@ def planned(path, nodes, weights, scale=1.0) -> HalfPlan:
         (
             [("Mul", ["x", "x"], "a", {}), ("ReduceMean", ["a"], "b", {}), ("Sqrt", ["b"], "c", {}),
              ("Div", ["x", "c"], "y", {})],
-            {}, 1e-3, {"Div": 1, "Mul": 1, "ReduceMean": 1, "Sqrt": 1},
+            {}, 1e-3, {"Mul": 1, "ReduceMean": 1, "Sqrt": 1},
         ),
         # Angles, however small their range.
         ([("Mul", ["x", "w"], "a", {}), ("Sin", ["a"], "y", {})], {"w": 100.0}, 1.0, {"Mul": 1, "Sin": 1}),
@@ -110,7 +114,7 @@ def planned(path, nodes, weights, scale=1.0) -> HalfPlan:
 )  # fmt: skip
 def test_operations_that_stay_in_float32(nodes, weights, scale, kept, tmp_path):
     assert planned(tmp_path / "g.onnx", nodes, weights, scale).kept == kept
-    assert SMALLEST == np.finfo(np.float16).smallest_normal and np.finfo(np.float16).max == LARGEST
+    assert np.finfo(np.float16).smallest_normal == SMALLEST and np.finfo(np.float16).max == LARGEST
 
 
 def test_infinite_masks_are_no_overflow(tmp_path):
