@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from compressor.export.half_ranges import Ranges, float_tensors
 
 #: Float16's largest number, and the smallest with all of its digits.
-LARGEST, SMALLEST = 65504.0, 2.0**-14
+LARGEST_HALF, SMALLEST_HALF = 65504.0, 2.0**-14
 #: How many times the measured extremes other inputs may reach.
 ROOM = 4.0
 #: Inputs of operations whose result depends on small values no less than on large ones: {operation: their places}.
@@ -125,12 +125,12 @@ class _Planner:
     def _too_large(self, name: str) -> bool:
         if name in self.weights:
             # A mask's number becomes float16's lowest, unless the mask itself was measured.
-            return LARGEST < self.weights[name] < _MASKED
-        return self._largest(name) * ROOM > LARGEST
+            return LARGEST_HALF < self.weights[name] < _MASKED
+        return self._largest(name) * ROOM > LARGEST_HALF
 
     def _too_small(self, name: str) -> bool:
         """Whether all values are so small that float16 cuts their digits, and something depends on them."""
-        if not 0 < self._largest(name) < ROOM * SMALLEST:
+        if not 0 < self._largest(name) < ROOM * SMALLEST_HALF:
             return False
         return name in self.results or any(
             place not in _ADDED.get(node.op_type, ()) for node, place in self.readers[name]
@@ -140,7 +140,7 @@ class _Planner:
         sums = self.ranges.sums.get(node.output[0], 0.0)
         if node.op_type == "ReduceL2":
             sums = self._largest(node.output[0]) ** 2
-        return sums * ROOM > LARGEST
+        return sums * ROOM > LARGEST_HALF
 
     def _divides_by_little(self, node: NodeProto) -> bool:
         places = _SCALE_FREE.get(node.op_type, ())
@@ -156,7 +156,7 @@ class _Planner:
     def _has_little(self, name: str) -> bool:
         if name in self.weights:
             return False
-        return self.ranges.smallest.get(name, 1.0) < SMALLEST
+        return self.ranges.smallest.get(name, 1.0) < SMALLEST_HALF
 
     def _block_around(self, name: str) -> None:
         """The operations that write or read a tensor."""

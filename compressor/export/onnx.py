@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from compressor.errors import UnsupportedError
 from compressor.export.file_kinds import files_of, has_cache
 from compressor.export.graphs import OnnxGraph
-from compressor.export.opset import check_opset, opset_of
+from compressor.export.opset import OpsetError, check_opset, opset_of
 from compressor.export.parity import check_parity
 from compressor.export.reports import ExportReport, report_file
 from compressor.export.staging import export_stage, onnx_files, publish
@@ -47,8 +47,9 @@ def write_onnx(
     only if all new ones pass.
 
     Raises:
-        UserError: an opset that torch or ONNX Runtime does not know.
-        UnsupportedError: torch cannot export the model, or not to that opset.
+        UserError: an opset that onnx or ONNX Runtime does not know.
+        OpsetError: the model has operations that the opset has not.
+        UnsupportedError: torch cannot export the model.
         ParityError: a file disagrees with torch.
     """
     check_opset(opset)
@@ -121,7 +122,7 @@ def _export(graph: OnnxGraph, path: Path) -> None:
     _tidy(graph, path)
     if graph.opset is not None and (written := opset_of(path)) != graph.opset:
         # Below its own version torch writes that one and converts it, or leaves it.
-        raise UnsupportedError(
+        raise OpsetError(
             f"torch cannot write {type(graph.model).__name__} with opset {graph.opset}: some of its operations "
             f"need opset {written}"
         )

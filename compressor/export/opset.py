@@ -8,7 +8,12 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from compressor.errors import UserError
+from compressor.errors import UnsupportedError, UserError
+
+
+class OpsetError(UnsupportedError):
+    """A model has operations that an opset has not."""
+
 
 #: The first opset whose files ONNX Runtime promises to run.
 FIRST = 7

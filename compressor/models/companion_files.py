@@ -25,7 +25,7 @@ PROCESSOR_NAMES = frozenset({
     "byte_maps.json", "vocab-src.json", "vocab-tgt.json", "target_vocab.json", "source.spm", "target.spm",
     "normalizer.json", "emoji.json", "dict.txt", "word_shape.json", "word_pronunciation.json",
 })  # fmt: skip
-MODULES = "modules.json"
+MODULES, GENERATION = "modules.json", "generation_config.json"
 #: Files of sentence-transformers, and licences.
 SENTENCE_NAMES = frozenset({
     MODULES, "config_sentence_transformers.json", "sentence_bert_config.json", "sentence_roberta_config.json",
@@ -85,6 +85,9 @@ def read_folder(folder: Path, width: int | None, processor: Any | None) -> Folde
     own = set() if processor is None else _OF_PROCESSOR[hasattr(processor, "image_mean")]
     for path in sorted(folder.iterdir()):
         name = path.name
+        if name == GENERATION and not _is_object(folder, name):
+            # transformers takes the settings of config.json instead, without a word.
+            found.left[name] = "no JSON of settings"
         if name in own or name == MODULES or _OWN.fullmatch(name) or MODULE_FOLDER.fullmatch(name):
             continue
         if path.is_dir() or name not in _CARRIED:
@@ -173,6 +176,13 @@ def _bytes(folder: Path, name: str) -> bytes:
         return path.read_bytes()
     except (OSError, UserError) as error:
         raise _LeftError(one_line(error)) from None
+
+
+def _is_object(folder: Path, name: str) -> bool:
+    try:
+        return isinstance(_values(_bytes(folder, name)), dict)
+    except _LeftError:
+        return False
 
 
 def _values(content: bytes) -> Any:

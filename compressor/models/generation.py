@@ -20,10 +20,8 @@ _NOT_SETTINGS = ("transformers_version", "_from_model_config", "_commit_hash", A
 #: Fields that name layers or heads, which a student of another shape does not have.
 _OF_LAYERS = ("alignment_heads", "assistant_early_exit", "dola_layers")
 
-NamedModel = tuple[str, PreTrainedModel]
 
-
-def carry_generation(student: PreTrainedModel, teachers: Sequence[NamedModel]) -> tuple[str, ...]:
+def carry_generation(student: PreTrainedModel, teachers: Sequence[tuple[str, PreTrainedModel]]) -> tuple[str, ...]:
     """Give a student the generation settings in which its teachers agree, in place; lines on the others."""
     settings, notes = agreed_generation(teachers)
     if settings and student.can_generate() and student.generation_config is not None:
@@ -31,7 +29,7 @@ def carry_generation(student: PreTrainedModel, teachers: Sequence[NamedModel]) -
     return notes
 
 
-def agreed_generation(teachers: Sequence[NamedModel]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def agreed_generation(teachers: Sequence[tuple[str, PreTrainedModel]]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The settings of generation_config.json in which all teachers agree that have some, and lines on the others.
 
     Teachers whose settings are only those of their config.json take no part.

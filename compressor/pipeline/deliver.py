@@ -16,7 +16,7 @@ from compressor.bench.accuracy import DeployedScore, Score, measure_deployed
 from compressor.errors import UnsupportedError
 from compressor.export.file_kinds import files_of
 from compressor.export.formats import EXPORT_FORMATS, FLOAT
-from compressor.export.half_plan import LARGEST, ROOM
+from compressor.export.half_plan import LARGEST_HALF, ROOM
 from compressor.export.onnx import float32_on_cpu, write_onnx
 from compressor.export.parity_cases import MODEL, logits_of_files
 from compressor.export.reports import ExportReport, FileReport
@@ -194,7 +194,7 @@ def _half_report(report: ExportReport) -> dict[str, Any] | None:
         return None
     kept = sum((Counter(plan.kept) for plan in plans), Counter())
     return {
-        "limit": LARGEST,
+        "limit": LARGEST_HALF,
         "room": ROOM,
         "samples": plans[0].samples,
         "largest_value": max(plan.largest for plan in plans),

@@ -41,6 +41,7 @@ from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import as_pair
 from compressor.models.tasks import TASKS
 from compressor.pipeline.deliver import export_report
+from compressor.pipeline.trial import try_opset
 from compressor.recipe import ExportOptions
 
 TEXT = {
@@ -541,17 +542,23 @@ class TestOpset:
     @pytest.mark.slow
     @pytest.mark.parametrize("opset", [17, 23])
     def test_older_and_newer_ones(self, opset, tmp_path):
-        for model in (vit(), mistral()):
+        for model in (vit(), bert()) if opset < 18 else (bert(), mistral()):
             options = ExportOptions.model_validate({"opset": opset})
             made = write_formats(["onnx", "onnx-fp16"], model, tmp_path / model.config.model_type, options)
             assert made["onnx"].report.opset == made["onnx-fp16"].report.opset == opset
             assert made["onnx-fp16"].report.parity.error < 0.01
 
     @pytest.mark.slow
-    def test_one_that_some_operation_does_not_have(self, tmp_path):
-        with pytest.raises(UnsupportedError, match=r"with opset 13: some of its operations need opset 18"):
+    def test_one_that_some_operation_does_not_have_is_refused_before_a_run(self, tmp_path):
+        line = r"with opset 13: some of its operations need opset 18"
+        with pytest.raises(UnsupportedError, match=line):
             write_onnx(vit(), tmp_path / "s", opset=13)
         assert not (tmp_path / "s").exists()
+        with pytest.raises(UnsupportedError, match=line):
+            try_opset(vit().config, ExportOptions(opset=13))
+        try_opset(vit().config, ExportOptions(opset=19))
+        # Without an export there is nothing to try.
+        try_opset(vit().config, ExportOptions(opset=13, onnx=False))
 
     @pytest.mark.parametrize("opset", [6, 99])
     def test_one_that_nothing_here_knows_is_refused_at_the_start(self, opset, tmp_path):

@@ -8,7 +8,7 @@ from onnx.reference import ReferenceEvaluator
 from test_export import TEXT, built, mistral
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
-from compressor.export.half_plan import LARGEST, ROOM, SMALLEST, HalfPlan, plan_half
+from compressor.export.half_plan import LARGEST_HALF, ROOM, SMALLEST_HALF, HalfPlan, plan_half
 from compressor.export.half_ranges import RangeSession
 from compressor.export.write import write_formats
 from compressor.models.inputs import dummy_inputs
@@ -58,7 +58,7 @@ def test_answers_hold_where_float16_is_real(factor, tmp_path):
     assert float((given - expected).norm() / expected.norm()) < 0.01
     assert report.parity.error < 0.01
     (file,) = report.files
-    assert file.half.samples == 8 and file.half.largest_in_half * ROOM <= LARGEST
+    assert file.half.samples == 8 and file.half.largest_in_half * ROOM <= LARGEST_HALF
     assert (file.half.largest > 1e6) == (factor > 1)
     # Both products around the hidden layer, and no others.
     assert file.half.kept["MatMul"] == 2 and file.half.kept["Relu"] == 1
@@ -69,7 +69,7 @@ def test_answers_hold_where_float16_is_real(factor, tmp_path):
 
 
 def test_without_samples_random_inputs_are_named():
-    half = {"limit": LARGEST, "room": ROOM, "samples": 0, "largest_value": 9.0, "largest_value_in_float16": 9.0}
+    half = {"limit": LARGEST_HALF, "room": ROOM, "samples": 0, "largest_value": 9.0, "largest_value_in_float16": 9.0}
     line = describe_half({**half, "operations": 45, "operations_in_float32": {}})
     assert line.endswith("on random inputs, without samples; 0 of 45 operations stay in float32")
 
@@ -114,7 +114,7 @@ def planned(path, nodes, weights, scale=1.0) -> HalfPlan:
 )  # fmt: skip
 def test_operations_that_stay_in_float32(nodes, weights, scale, kept, tmp_path):
     assert planned(tmp_path / "g.onnx", nodes, weights, scale).kept == kept
-    assert np.finfo(np.float16).smallest_normal == SMALLEST and np.finfo(np.float16).max == LARGEST
+    assert np.finfo(np.float16).smallest_normal == SMALLEST_HALF and np.finfo(np.float16).max == LARGEST_HALF
 
 
 def test_infinite_masks_are_no_overflow(tmp_path):

@@ -163,6 +163,10 @@ class TestFiles:
         assert set(found.files) == {"sentence_bert_config.json", "config_sentence_transformers.json"}
         assert "the teachers differ in 1_Pooling/config.json, modules.json: left out" in found.notes
 
+    def test_settings_that_transformers_passes_over_are_named(self, sentence_model):
+        put(sentence_model, "generation_config.json", '{"eos_token_id": ')
+        assert any("generation_config.json (no JSON" in note for note in taken(sentence_model).notes)
+
     def test_chat_templates(self, tmp_path):
         folders = [save_text_model(tmp_path / name, "llama") for name in "abc"]
         put(folders[0], "chat_template.jinja", TEMPLATE)

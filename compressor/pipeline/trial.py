@@ -1,0 +1,43 @@
+"""Exports that are tried before a run."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+
+import torch
+from transformers import PretrainedConfig
+
+from compressor.anatomy.resize import BUILD_ERRORS, check_small, measure_growth
+from compressor.errors import UnsupportedError
+from compressor.export.formats import EXPORT_FORMATS
+from compressor.export.onnx import write_onnx
+from compressor.export.opset import OpsetError
+from compressor.models.configs import model_class
+from compressor.recipe import ExportOptions
+from compressor.utils.logging import quiet_transformers
+
+
+def try_opset(config: PretrainedConfig, options: ExportOptions) -> None:
+    """Write a shallow model of random weights with the opset, if one is named, and forget it.
+
+    Other faults are left to the export itself, after which the student is still written.
+
+    Raises:
+        OpsetError: the model has operations that the opset has not.
+    """
+    if options.opset is None or not any(EXPORT_FORMATS.get(name).from_float for name in options.wanted):
+        return
+    try:
+        shallow = measure_growth(config, 1).config
+        check_small(shallow)
+        with quiet_transformers(), torch.random.fork_rng(devices=[]):
+            model = model_class(config)(copy.deepcopy(shallow)).eval()
+        with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
+            write_onnx(
+                model, scratch, cache=options.cache, tolerance=float("inf"), batch_sizes=(1,), opset=options.opset
+            )
+    except OpsetError:
+        raise
+    except (UnsupportedError, *BUILD_ERRORS):
+        return
