@@ -12,7 +12,7 @@ from compressor.errors import UnsupportedError, UserError
 
 
 class OpsetError(UnsupportedError):
-    """A model has operations that an opset has not."""
+    """An opset that does not do for a model."""
 
 
 #: The first opset whose files ONNX Runtime promises to run.
