@@ -18,12 +18,12 @@ from compressor.utils.scratch import is_scratch
 #: Files of a model in transformers, without numbered parts of its weights.
 _MODEL = {"config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"}
 _PART = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
-#: Files taken over from teachers.
-_COMPANIONS = PROCESSOR_NAMES | SENTENCE_NAMES | LICENCE_NAMES
+#: Files of preprocessors, and others taken over from teachers.
+_PROCESSOR = PROCESSOR_NAMES | SENTENCE_NAMES | LICENCE_NAMES
 #: {folder inside the output: files that a run or an export writes}.
 _NAMES = {
-    ".": {CARD, RECIPE, REPORT, PAGE, TRANSPORT} | _MODEL | _COMPANIONS,
-    "onnx": {f"{name}{end}" for name in NAMES for end in ("", ".data")} | _MODEL | _COMPANIONS,
+    ".": {CARD, RECIPE, REPORT, PAGE, TRANSPORT} | _MODEL | _PROCESSOR,
+    "onnx": {f"{name}{end}" for name in NAMES for end in ("", ".data")} | _MODEL | _PROCESSOR,
     "torch": {str(Path(name).with_suffix(".pt2")) for name in NAMES},
     "additional_chat_templates": set(),
 }
