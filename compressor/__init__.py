@@ -202,7 +202,13 @@ def benchmark(
 
 
 def export_onnx(
-    model: str | PreTrainedModel, folder: str | Path, *, cache: bool = True, tolerance: float = 1e-4, seed: int = 0
+    model: str | PreTrainedModel,
+    folder: str | Path,
+    *,
+    cache: bool = True,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+    opset: int | None = None,
 ) -> ExportReport:
     """Write a model's ONNX files to `folder`/onnx and compare them with torch over several batch sizes.
 
@@ -211,6 +217,7 @@ def export_onnx(
         cache: also write files with past keys and values for a model that generates.
         tolerance: largest difference, relative to the largest value of an output.
         seed: of the random inputs.
+        opset: version of ONNX's operations; torch's own if omitted.
 
     Raises:
         ParityError: a file differs from torch by more than `tolerance`; nothing is written.
@@ -218,7 +225,7 @@ def export_onnx(
     """
     from compressor.export.onnx import write_onnx as export
 
-    return export(_named([model])[0][1], folder, cache=cache, tolerance=tolerance, seed=seed)
+    return export(_named([model])[0][1], folder, cache=cache, tolerance=tolerance, seed=seed, opset=opset)
 
 
 def _named(models: Sequence[str | PreTrainedModel]) -> list[tuple[str, PreTrainedModel]]:

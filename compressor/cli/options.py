@@ -34,6 +34,7 @@ FLAGS: dict[str, Flag] = {
         Flag("--output", "output", JOB, short="-o"),
         Flag("--formats", "export.formats", JOB, metavar="NAME,NAME,...", parse=parsing.split_list),
         Flag("--tolerance", "export.tolerance", JOB, float),
+        Flag("--opset", "export.opset", JOB, int),
         Flag("--data", "data.source", DATA, short="-d"),
         Flag("--train-split", "data.train_split", DATA),
         Flag("--eval-split", "data.eval_split", DATA),
@@ -102,7 +103,7 @@ DATA_FLAGS = ("--data", "--train-split", "--eval-split", *_COLUMNS)
 EVALUATION = ("--data", "--eval-split", *_COLUMNS, "--eval-samples")
 FUSION_FLAGS = tuple(name for name, flag in FLAGS.items() if flag.panel == FUSION)
 TRAINING = tuple(name for name, flag in FLAGS.items() if flag.panel == FINETUNE)
-DELIVERY = ("--no-latency", "--no-onnx", "--no-cache", "--formats", "--seed", "--device")
+DELIVERY = ("--no-latency", "--no-onnx", "--no-cache", "--formats", "--opset", "--seed", "--device")
 PAPER_FLAGS = tuple(name for name, flag in FLAGS.items() if flag.panel == PAPER)
 
 

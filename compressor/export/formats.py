@@ -5,14 +5,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UserError
-from compressor.export.file_kinds import FLOAT16, INT8, INT8_DYNAMIC, FileKind, has_cache
-from compressor.export.quantise import write_dynamic_int8, write_float16, write_static_int8
+from compressor.export.file_kinds import FLOAT16, INT8, INT8_DYNAMIC, FileKind, files_of, has_cache
+from compressor.export.half import HalfSession, write_float16
+from compressor.export.half_plan import HalfPlan, plan_half
+from compressor.export.half_ranges import measure_ranges
+from compressor.export.opset import check_opset
+from compressor.export.quantise import write_dynamic_int8, write_static_int8
 from compressor.export.runtime import Runnable, Session
 from compressor.export.torch_export import Program, write_program
 from compressor.export.tracing import make_graph, silence, traceable
@@ -32,6 +37,15 @@ class FormatSource:
     floats: Path
     calibration: Sequence[Mapping[str, Tensor]]
     options: ExportOptions
+    seed: int = 0
+
+    @cached_property
+    def half_plans(self) -> dict[str, HalfPlan]:
+        """{kind: operations that stay in float32}, measured once for all kinds."""
+        kinds = files_of(self.model, self.options.cache)
+        ranges = measure_ranges(kinds, self.floats, self.model, self.calibration, self.seed)
+        samples = sum(len(next(iter(batch.values()))) for batch in self.calibration)
+        return {name: plan_half(self.floats / name, found, samples) for name, found in ranges.items()}
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,7 @@ class ExportFormat:
         from_float: made from the float32 ONNX files.
         whole: without a cache only: guards refuse an empty past.
         calibrated: whether a config needs calibration samples.
+        half: float16, with operations in float32 by their measured ranges.
     """
 
     meaning: str
@@ -57,6 +72,7 @@ class ExportFormat:
     from_float: bool = True
     whole: bool = False
     calibrated: Callable[[PretrainedConfig], bool] = field(default=lambda config: False)
+    half: bool = False
 
     def path(self, folder: Path, kind: FileKind) -> Path:
         """The file of a kind below `folder`."""
@@ -80,7 +96,7 @@ def _dynamic_int8(kind: FileKind, source: FormatSource, path: Path) -> None:
 
 
 def _float16(kind: FileKind, source: FormatSource, path: Path) -> None:
-    write_float16(source.floats / kind.name, path)
+    write_float16(source.floats / kind.name, path, source.half_plans[kind.name])
 
 
 def _program(kind: FileKind, source: FormatSource, path: Path) -> None:
@@ -100,7 +116,9 @@ EXPORT_FORMATS.register("onnx-int8-dynamic")(
     )
 )
 EXPORT_FORMATS.register("onnx-fp16")(
-    ExportFormat("ONNX in float16, inputs and outputs float32", "onnx", _float16, Session, suffix=FLOAT16)
+    ExportFormat(
+        "ONNX in float16, inputs and outputs float32", "onnx", _float16, HalfSession, suffix=FLOAT16, half=True
+    )
 )
 EXPORT_FORMATS.register("torch-export")(
     ExportFormat(
@@ -109,12 +127,13 @@ EXPORT_FORMATS.register("torch-export")(
 )
 
 
-def check_formats(names: Sequence[str], config: PretrainedConfig, *, data: bool) -> None:
+def check_formats(names: Sequence[str], config: PretrainedConfig, *, data: bool, opset: int | None = None) -> None:
     """Check formats for a model; `data`: whether there are calibration samples.
 
     Raises:
-        UserError: names the format.
+        UserError: names the format, or the opset.
     """
+    check_opset(opset)
     for name in names:
         if EXPORT_FORMATS.get(name).calibrated(config) and not data:
             raise UserError(

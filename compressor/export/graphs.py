@@ -30,11 +30,13 @@ class OnnxGraph(nn.Module, ABC):
     Attributes:
         inputs: {name: example}, in the order of `forward`.
         axes: {name: dynamic axes}.
+        opset: of the file; None for torch's own.
     """
 
     inputs: dict[str, Tensor]
     outputs: tuple[str, ...]
     axes: dict[str, Axes]
+    opset: int | None = None
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()

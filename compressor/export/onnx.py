@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from compressor.errors import UnsupportedError
 from compressor.export.file_kinds import files_of, has_cache
 from compressor.export.graphs import OnnxGraph
+from compressor.export.opset import OpsetError, check_opset, opset_of
 from compressor.export.parity import check_parity
 from compressor.export.reports import ExportReport, report_file
 from compressor.export.staging import export_stage, onnx_files, publish
@@ -36,6 +37,7 @@ def write_onnx(
     tolerance: float = 1e-4,
     batch_sizes: Sequence[int] = (1, 2, 5),
     seed: int = 0,
+    opset: int | None = None,
 ) -> ExportReport:
     """Write a model to `folder`/onnx in float32, for any batch size and length, and compare with torch.
 
@@ -45,9 +47,12 @@ def write_onnx(
     only if all new ones pass.
 
     Raises:
+        UserError: an opset that onnx or ONNX Runtime does not know.
+        OpsetError: the model has operations that the opset has not.
         UnsupportedError: torch cannot export the model.
         ParityError: a file disagrees with torch.
     """
+    check_opset(opset)
     kinds = files_of(model, cache)
     cache = has_cache(model, cache)
     target = Path(folder) / "onnx"
@@ -61,6 +66,7 @@ def write_onnx(
             start = time.perf_counter()
             with silence(), traceable(model):
                 graphs[kind.name] = make_graph(kind, model, cache)
+                graphs[kind.name].opset = opset
                 _export(graphs[kind.name], partial / kind.name)
             seconds[kind.name] = time.perf_counter() - start
         with silence():
@@ -107,12 +113,19 @@ def _export(graph: OnnxGraph, path: Path) -> None:
             output_names=graph.outputs,
             dynamic_shapes=(tuple(dict(graph.axes[name]) for name in graph.inputs),),
             external_data=weights > LARGEST_FILE,
+            opset_version=graph.opset,
         )
     except OnnxExporterError as error:
         reason = one_line(error.__cause__ or error)
         name = type(graph.model).__name__
         raise UnsupportedError(f"torch cannot export {name} to {path.name}: {reason}") from error
     _tidy(graph, path)
+    if graph.opset is not None and (written := opset_of(path)) != graph.opset:
+        # Below its own version torch writes that one and converts it, or leaves it.
+        raise OpsetError(
+            f"torch cannot write {type(graph.model).__name__} with opset {graph.opset}: some of its operations "
+            f"need opset {written}"
+        )
 
 
 def _tidy(graph: OnnxGraph, path: Path) -> None:

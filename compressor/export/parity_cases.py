@@ -93,7 +93,7 @@ def step_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> I
                 with torch.inference_mode():
                     output = model(**part, past_key_values=cache, use_cache=True, return_dict=True)
                 given = session.run({**part, **past})
-                cache, past = output.past_key_values, _past(given)
+                cache, past = output.past_key_values, past_of(given)
                 for expected in (full[:, begin:end], output.logits):
                     pairs.append(OutputPair("logits", expected, given["logits"], mask[:, begin:end]))
             yield ParityTrial(batch, sum(steps), padding, steps, _shapes(inputs), tuple(pairs))
@@ -138,7 +138,7 @@ def _chain(
         given = session.run({"input_ids": ids[:, begin:end], "encoder_hidden_states": hidden, **file_mask, **past})
         cache = output.past_key_values
         # Only the first call returns the encoder's keys and values.
-        past |= _past(given)
+        past |= past_of(given)
         for expected in (full[name][:, begin:end], outputs_of(model, output)[name]):
             pairs.append(OutputPair(name, expected, given[name], None))
     shapes = _shapes({**source, "decoder_input_ids": ids})
@@ -211,7 +211,7 @@ def _spans(steps: Sequence[int]) -> list[tuple[int, int]]:
     return [(sum(steps[:index]), sum(steps[: index + 1])) for index in range(len(steps))]
 
 
-def _past(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def past_of(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n.replace("present", "past_key_values"): v for n, v in given.items() if n.startswith("present.")}
 
 

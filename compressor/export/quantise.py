@@ -75,24 +75,6 @@ def write_static_int8(source: Path, path: Path, batches: Sequence[Mapping[str, T
         )
 
 
-def write_float16(source: Path, path: Path) -> None:
-    """Convert weights and computation to float16; inputs and outputs stay float32.
-
-    Saves size, not time, on a CPU: it has few float16 kernels.
-
-    Raises:
-        UnsupportedError: the converter refuses the graph.
-    """
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-    from onnxruntime.transformers.onnx_model import OnnxModel
-
-    with quantiser_errors_as_one_line(source, "convert"):
-        converted = OnnxModel(convert_float_to_float16(without_inner_shapes(source), keep_io_types=True))
-        # The converter appends its casts of the inputs after the nodes that read them.
-        converted.topological_sort()
-        onnx.save(converted.model, path, save_as_external_data=_is_large(source), location=f"{path.name}.data")
-
-
 def without_inner_shapes(source: Path) -> ModelProto:
     """The graph without inner shapes, which contradict transposed weights."""
     model = onnx.load(source)

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import onnx
-
+from compressor.export.half_plan import HalfPlan
+from compressor.export.opset import opset_of
 from compressor.export.parity import ParityReport, combine_cases
 
 
 @dataclass(frozen=True)
 class FileReport:
-    """One written file; `bytes` with its weights, `seconds` without the parity check."""
+    """One written file; `bytes` with its weights, `seconds` without the parity check, `half` of float16."""
 
     path: Path
     bytes: int
@@ -22,6 +22,7 @@ class FileReport:
     outputs: tuple[str, ...]
     seconds: float
     parity: ParityReport
+    half: HalfPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,14 @@ class ExportReport:
 
 
 def report_file(
-    path: Path, inputs: Iterable[str], outputs: Iterable[str], seconds: float, parity: ParityReport
+    path: Path,
+    inputs: Iterable[str],
+    outputs: Iterable[str],
+    seconds: float,
+    parity: ParityReport,
+    half: HalfPlan | None = None,
 ) -> FileReport:
     """The report of a file on disk."""
     size = sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
-    opset = _opset(path) if path.suffix == ".onnx" else None
-    return FileReport(path, size, opset, tuple(inputs), tuple(outputs), seconds, parity)
-
-
-def _opset(path: Path) -> int:
-    """The version of ONNX's operations."""
-    graph = onnx.load(path, load_external_data=False)
-    return next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
+    opset = opset_of(path) if path.suffix == ".onnx" else None
+    return FileReport(path, size, opset, tuple(inputs), tuple(outputs), seconds, parity, half)

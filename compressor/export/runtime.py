@@ -49,7 +49,8 @@ class Session:
         self.path = Path(path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
+        # Errors are raised, not logged too.
+        options.log_severity_level = 4
         try:
             onnx.checker.check_model(str(path), full_check=True)
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

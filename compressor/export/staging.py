@@ -37,7 +37,7 @@ def publish(stage: Path, folder: Path, stale: Iterable[Path] = ()) -> None:
     written = {path.relative_to(stage) for path in paths}
     for path in sorted(paths, key=lambda path: path.suffix == ".onnx"):
         target = folder / path.relative_to(stage)
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, target)
     for former in set(stale) - written:
         (folder / former).unlink(missing_ok=True)

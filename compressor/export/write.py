@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -21,6 +20,7 @@ from compressor.export.parity_cases import MODEL, Files
 from compressor.export.reports import ExportReport, report_file
 from compressor.export.staging import export_stage, onnx_files, publish
 from compressor.export.tracing import silence
+from compressor.models.companions import Companions
 from compressor.recipe import ExportOptions
 from compressor.utils.logging import quiet_transformers
 
@@ -51,7 +51,7 @@ def write_formats(
     options: ExportOptions,
     *,
     calibration: Sequence[Mapping[str, Tensor]] = (),
-    processor: Any | None = None,
+    companions: Companions | None = None,
     batch_sizes: Sequence[int] = (1, 2, 5),
     seed: int = 0,
     on_unsupported: OnUnsupported | None = None,
@@ -72,14 +72,14 @@ def write_formats(
         UnsupportedError: the model has no files, or a format cannot express it.
         ParityError: an exact format disagrees with torch.
     """
-    check_formats(names, model.config, data=bool(calibration))
+    check_formats(names, model.config, data=bool(calibration), opset=options.opset)
     folder, model = Path(folder), float32_on_cpu(model)
     comparison = _Comparison(batch_sizes, seed)
     written: dict[str, WrittenFormats] = {}
     with export_stage(model, folder) as stage:
         finished = stage / "done"
         kinds = files_of(model, options.cache)
-        source = FormatSource(model, stage / "floats" / "onnx", calibration, options)
+        source = FormatSource(model, stage / "floats" / "onnx", calibration, options, seed)
         floats = _write_floats(names, source, comparison, raises=on_unsupported is None)
         for name in names:
             try:
@@ -89,20 +89,20 @@ def write_formats(
                     raise
                 on_unsupported(name, error)
         if any(EXPORT_FORMATS.get(name).folder == "onnx" for name in written):
-            write_companions(finished / "onnx", model, processor)
+            write_companions(finished / "onnx", model, companions)
         # Files of other formats may be of another model.
         publish(finished, folder, stale=_all_files() if FLOAT in written else ())
     return {name: WrittenFormats(each.report.moved(finished, folder), each.files) for name, each in written.items()}
 
 
-def write_companions(folder: Path, model: PreTrainedModel, processor: Any | None) -> None:
-    """Write config, and preprocessor or tokenizer."""
+def write_companions(folder: Path, model: PreTrainedModel, companions: Companions | None) -> None:
+    """Write configs, preprocessor or tokenizer, and what else goes along."""
     with quiet_transformers():
         model.config.save_pretrained(folder)
         if model.can_generate() and model.generation_config is not None:
             model.generation_config.save_pretrained(folder)
-        if processor is not None:
-            processor.save_pretrained(folder)
+    if companions is not None:
+        companions.write(folder, model.config)
 
 
 def _write_floats(
@@ -120,6 +120,7 @@ def _write_floats(
             tolerance=options.tolerance,
             batch_sizes=comparison.batch_sizes,
             seed=comparison.seed,
+            opset=options.opset,
         )
     except UnsupportedError as error:
         if raises:
@@ -157,8 +158,9 @@ def _write_format(
         seconds = {file.path.name: file.seconds for file in floats.files}
     else:
         parity = _compare(written_as, kinds, files, source, comparison)
+    plans = source.half_plans if written_as.half else {}
     reports = tuple(
-        report_file(path, files[kind].inputs, files[kind].outputs, seconds[kind], parity[kind])
+        report_file(path, files[kind].inputs, files[kind].outputs, seconds[kind], parity[kind], plans.get(kind))
         for kind, path in paths.items()
     )
     return WrittenFormats(ExportReport(reports), files)

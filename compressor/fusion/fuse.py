@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from compressor.fusion.result import FusionResult, collect_result
 from compressor.fusion.shape.depth import assign_layers
 from compressor.fusion.shape.spec import specs_for, student_depths
 from compressor.fusion.teacher import NamedModel, TeacherGroup, prepare_teachers
+from compressor.models.generation import carry_generation
 from compressor.models.inputs import name_architecture, without_labels
 from compressor.models.precision import SINGLE, in_single, inputs_in_single, lower, precision_of
 from compressor.models.ties import settled, with_common_ties
@@ -82,7 +83,8 @@ def fuse_models(
     dtype = precision_of([model for _, model in teachers])
     teachers, anchor = _models_alike(teachers, anchor)
     request = _Request(teachers, anchor, width, depth, options, holdout, seed, dtype, towards_anchor)
-    return _fuse(request, batches, on_progress)
+    result = _fuse(request, batches, on_progress)
+    return replace(result, notes=carry_generation(result.model, teachers))
 
 
 @dataclass(frozen=True, eq=False)

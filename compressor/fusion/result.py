@@ -25,6 +25,7 @@ class FusionResult:
     Attributes:
         model: in evaluation mode and the teachers' precision.
         passages: maps between residual streams, for hidden-state losses.
+        notes: lines on generation settings in which the teachers differ.
     """
 
     model: PreTrainedModel
@@ -32,6 +33,7 @@ class FusionResult:
     anatomy: Anatomy
     report: dict[str, Any]
     passages: tuple[LayerMap, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def collect_result(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from transformers import PretrainedConfig
 
@@ -19,6 +19,9 @@ from compressor.models.ties import can_be_tied
 from compressor.utils.input_files import special_kind
 from compressor.utils.logging import one_line
 from compressor.wording import shorten
+
+#: Files besides weights that are worth a request; without code.
+_SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.model", "LICENSE*", "NOTICE*")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,20 @@ def resolve(name: str) -> ModelSource:
             raise UserError(_not_found(name, f"not reachable on the Hub: {one_line(error)}")) from error
         return ModelSource("hub", name, str(Path(cached).parent))
     return ModelSource("hub", name, name)
+
+
+def local_files(source: ModelSource) -> Path | None:
+    """The folder with a model's files; for the Hub that of its cache, with the small files that are there."""
+    if os.path.isdir(source.location):
+        return Path(source.location)
+    if source.kind != "hub":
+        return None
+    try:
+        return Path(snapshot_download(source.location, allow_patterns=list(_SMALL_FILES), etag_timeout=10))
+    # As many errors as there are layers below: then what is cached.
+    except Exception:
+        cached = try_to_load_from_cache(source.location, "config.json")
+        return Path(cached).parent if isinstance(cached, str) else None
 
 
 def load_config(name: str, notes: list[str] | None = None) -> PretrainedConfig:

@@ -66,10 +66,9 @@ def open_training(recipe: Recipe, processor: Any, spec: ModelSpec) -> Samples:
 
 def open_calibration(recipe: Recipe, train: Split, processor: Any, spec: ModelSpec) -> tuple[dict[str, Tensor], ...]:
     """Unlabelled batches, drawn with the run's seed."""
-    # A given student is not fused, but int8 may need samples.
-    if recipe.student is not None and not any(
-        EXPORT_FORMATS.get(name).calibrated(spec.config) for name in recipe.export.wanted
-    ):
+    # A given student is not fused, but int8 may need samples, and float16 measures them.
+    formats = [EXPORT_FORMATS.get(name) for name in recipe.export.wanted]
+    if recipe.student is not None and not any(each.half or each.calibrated(spec.config) for each in formats):
         return ()
     drawn = train.take(recipe.calibration.samples, seed=recipe.seed)
     batches = Batches(

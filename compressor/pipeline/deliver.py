@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,10 +16,12 @@ from compressor.bench.accuracy import DeployedScore, Score, measure_deployed
 from compressor.errors import UnsupportedError
 from compressor.export.file_kinds import files_of
 from compressor.export.formats import EXPORT_FORMATS, FLOAT
+from compressor.export.half_plan import LARGEST_HALF, ROOM
 from compressor.export.onnx import float32_on_cpu, write_onnx
 from compressor.export.parity_cases import MODEL, logits_of_files
 from compressor.export.reports import ExportReport, FileReport
 from compressor.export.write import WrittenFormats, write_formats
+from compressor.models.companions import Companions
 from compressor.pipeline.data_splits import RunData
 from compressor.pipeline.evaluation import EvaluatedModel
 from compressor.pipeline.stages import StageReporter
@@ -52,7 +55,7 @@ def export_and_verify(
     folder: Path,
     stages: StageReporter,
     *,
-    processor: Any | None = None,
+    companions: Companions | None = None,
     data: RunData | None = None,
     seed: int = 0,
     skip_unsupported: bool = False,
@@ -60,7 +63,7 @@ def export_and_verify(
     """Write a model in every wanted format, compare each with torch, and evaluate the inexact ones.
 
     Args:
-        processor: written next to the files.
+        companions: written next to the files.
         data: calibrates int8, and evaluates.
         seed: of the compared inputs.
         skip_unsupported: leave out unsupported formats.
@@ -71,7 +74,7 @@ def export_and_verify(
     """
     if not options.wanted:
         return Delivery(None, {})
-    written, skipped = _write_files(options, model, folder, stages, processor, data, seed, skip_unsupported)
+    written, skipped = _write_files(options, model, folder, stages, companions, data, seed, skip_unsupported)
     score, scores = _evaluate_inexact(model, written, data, stages)
     reports = {name: format_report(name, made.report, score, scores.get(name)) for name, made in written.items()}
     onnx = export_report(written[FLOAT].report) if FLOAT in written else None
@@ -83,7 +86,7 @@ def _write_files(
     model: PreTrainedModel,
     folder: Path,
     stages: StageReporter,
-    processor: Any | None,
+    companions: Companions | None,
     data: RunData | None,
     seed: int,
     skip_unsupported: bool,
@@ -102,7 +105,7 @@ def _write_files(
                 folder,
                 options,
                 calibration=data.calibration if data else (),
-                processor=processor,
+                companions=companions,
                 seed=seed,
                 on_unsupported=skip if skip_unsupported else None,
             )
@@ -130,7 +133,7 @@ def _evaluate_inexact(
         return measure_deployed(float32_on_cpu(model), inexact, data.evaluation)
 
 
-def export_to_time(model: PreTrainedModel, folder: Path) -> Path:
+def export_to_time(model: PreTrainedModel, folder: Path, opset: int | None = None) -> Path:
     """Write an ONNX file of the whole model that is only timed, without a check; its path.
 
     Raises:
@@ -138,7 +141,7 @@ def export_to_time(model: PreTrainedModel, folder: Path) -> Path:
     """
     if all(kind.name != MODEL for kind in files_of(model, cache=False)):
         raise UnsupportedError(f"{type(model).__name__} has no ONNX file of the whole model")
-    return write_onnx(model, folder, cache=False, tolerance=1.0, batch_sizes=(1,)).path
+    return write_onnx(model, folder, cache=False, tolerance=1.0, batch_sizes=(1,), opset=opset).path
 
 
 def export_report(report: ExportReport) -> dict[str, Any]:
@@ -170,6 +173,8 @@ def format_report(
         "files": {f"{export_format.folder}/{file.path.name}": _file_report(file) for file in report.files},
         "evaluation": None,
     }
+    if (half := _half_report(report)) is not None:
+        values["float16"] = half
     if score is not None and deployed is not None:
         values["evaluation"] = {
             "samples": score.samples,
@@ -180,6 +185,23 @@ def format_report(
             "relative_error": deployed.error,
         }
     return values
+
+
+def _half_report(report: ExportReport) -> dict[str, Any] | None:
+    """How float16 was proven: of all files, the largest values in it and the operations left in float32."""
+    plans = [file.half for file in report.files if file.half is not None]
+    if not plans:
+        return None
+    kept = sum((Counter(plan.kept) for plan in plans), Counter())
+    return {
+        "limit": LARGEST_HALF,
+        "room": ROOM,
+        "samples": plans[0].samples,
+        "largest_value": max(plan.largest for plan in plans),
+        "largest_value_in_float16": max(plan.largest_in_half for plan in plans),
+        "operations": sum(plan.operations for plan in plans),
+        "operations_in_float32": dict(sorted(kept.items())),
+    }
 
 
 def _file_report(file: FileReport) -> dict[str, Any]:
@@ -214,13 +236,13 @@ def time_models(
         if folder is not None:
             with stages("export", "exporting the teachers to time them"), disk_full_as_user_error(f"to {scratch}"):
                 try:
-                    files = _files_to_time(models, folder, Path(scratch))
+                    files = _files_to_time(models, folder, Path(scratch), recipe.export.opset)
                 except UnsupportedError as error:
                     notes = [f"latency was measured in torch only: {error}"]
         return _time(recipe, models, files, stages), notes
 
 
-def _files_to_time(models: Sequence[EvaluatedModel], folder: Path, scratch: Path) -> dict[str, Path]:
+def _files_to_time(models: Sequence[EvaluatedModel], folder: Path, scratch: Path, opset: int | None) -> dict[str, Path]:
     """{shape: ONNX file} of all models.
 
     Raises:
@@ -230,7 +252,7 @@ def _files_to_time(models: Sequence[EvaluatedModel], folder: Path, scratch: Path
     files = {shape_key(models[-1].models): student} if student.is_file() else {}
     for model in (model for row in models for model in row.models):
         if (key := shape_key([model])) not in files:
-            files[key] = export_to_time(model, scratch / str(len(files)))
+            files[key] = export_to_time(model, scratch / str(len(files)), opset)
     return files
 
 

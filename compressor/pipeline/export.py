@@ -12,6 +12,7 @@ from compressor.export.file_kinds import every_kind
 from compressor.export.formats import EXPORT_FORMATS, FLOAT, check_formats
 from compressor.export.staging import EXPORT
 from compressor.export.write import write_companions
+from compressor.models.companions import Companions, read_companions
 from compressor.models.load import load_teacher
 from compressor.models.resolve import load_config
 from compressor.models.teacher import Teacher
@@ -67,7 +68,7 @@ def _export(recipe: Recipe, folder: Path, force: bool, stages: StageReporter, re
     config = load_config(name)
     calibrated = [kind for kind in recipe.export.wanted if EXPORT_FORMATS.get(kind).calibrated(config)]
     inexact = [kind for kind in recipe.export.wanted if not EXPORT_FORMATS.get(kind).exact]
-    check_formats(recipe.export.wanted, config, data=source is not None)
+    check_formats(recipe.export.wanted, config, data=source is not None, opset=recipe.export.opset)
     _refuse_to_replace(recipe, folder, force)
     rehearse_export(config, recipe.export.cache)
     rehearse_folder(config, companions_of=name, given=name)
@@ -77,8 +78,9 @@ def _export(recipe: Recipe, folder: Path, force: bool, stages: StageReporter, re
         edited = edited_documents(folder)
     with stages("load", f"loading {name}") as progress:
         model = load_teacher(name, progress=progress)
+    companions = read_companions([model])
     if any(EXPORT_FORMATS.get(kind).folder == "onnx" for kind in recipe.export.wanted):
-        _refuse_to_replace_companions(model, folder / "onnx", force)
+        _refuse_to_replace_companions(model, companions, folder / "onnx", force)
     data = None
     # Built-in data is read only for what needs it.
     if recipe.data.source is not None or (source is not None and (calibrated or inexact)):
@@ -88,7 +90,7 @@ def _export(recipe: Recipe, folder: Path, force: bool, stages: StageReporter, re
     with disk_full_as_user_error(f"to {folder}"):
         try:
             delivery = export_and_verify(
-                recipe.export, model.model, folder, stages, processor=model.processor, data=data, seed=recipe.seed
+                recipe.export, model.model, folder, stages, companions=companions, data=data, seed=recipe.seed
             )
         except PermissionError as error:
             raise UserError(
@@ -96,7 +98,7 @@ def _export(recipe: Recipe, folder: Path, force: bool, stages: StageReporter, re
             ) from None
         updated = update_report(folder, _report_changes(folder, delivery), edited)
     if remark:
-        for note in data.notes if data else ():
+        for note in (*companions.notes, *(data.notes if data else ())):
             remark(f"note: {note}")
         for path in edited:
             remark(f"note: {path} is not as a run wrote it, so it stays as it is")
@@ -150,10 +152,10 @@ def _listed(folder: Path) -> set[str]:
     return {part for name in names for part in (name, f"{name}.data")}
 
 
-def _refuse_to_replace_companions(model: Teacher, folder: Path, force: bool) -> None:
+def _refuse_to_replace_companions(model: Teacher, companions: Companions, folder: Path, force: bool) -> None:
     """Refuse to replace another model's config or preprocessor in `onnx`."""
     with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
-        write_companions(Path(scratch), model.model, model.processor)
+        write_companions(Path(scratch), model.model, companions)
         for new in sorted(path for path in Path(scratch).rglob("*") if path.is_file()):
             path = folder / new.relative_to(scratch)
             if os.path.lexists(path) and (

@@ -10,6 +10,7 @@ from pathlib import Path
 from compressor.errors import UserError
 from compressor.export.file_kinds import NAMES
 from compressor.layer_maps import LAYER_MAPS_FILE as TRANSPORT
+from compressor.models.companion_files import LICENCE_NAMES, MODULE_FOLDER, PROCESSOR_NAMES, SENTENCE_NAMES
 from compressor.pipeline.output import CARD, PAGE, RECIPE, REPORT, REPORT_BYTES
 from compressor.utils.input_files import read_json
 from compressor.utils.scratch import is_scratch
@@ -17,15 +18,8 @@ from compressor.utils.scratch import is_scratch
 #: Files of a model in transformers, without numbered parts of its weights.
 _MODEL = {"config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"}
 _PART = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
-#: Files of preprocessors and tokenizers: `vocab_files_names` of all of them.
-_PROCESSOR = {
-    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "chat_template.json",
-    "chat_template.jinja", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
-    "sentencepiece.model", "spm.model", "spm_char.model", "bpe.codes", "entity_vocab.json", "prophetnet.tokenizer",
-    "byte_maps.json", "vocab-src.json", "vocab-tgt.json", "target_vocab.json", "source.spm", "target.spm",
-    "normalizer.json", "emoji.json", "dict.txt", "word_shape.json", "word_pronunciation.json",
-}  # fmt: skip
+#: Files of preprocessors, and others taken over from teachers.
+_PROCESSOR = PROCESSOR_NAMES | SENTENCE_NAMES | LICENCE_NAMES
 #: {folder inside the output: files that a run or an export writes}.
 _NAMES = {
     ".": {CARD, RECIPE, REPORT, PAGE, TRANSPORT} | _MODEL | _PROCESSOR,
@@ -33,6 +27,9 @@ _NAMES = {
     "torch": {str(Path(name).with_suffix(".pt2")) for name in NAMES},
     "additional_chat_templates": set(),
 }
+
+#: Folders with modules of sentence-transformers.
+_HOLD_MODULES = (Path(), Path("onnx"))
 
 
 def check_former(folder: Path) -> None:
@@ -80,7 +77,13 @@ def _foreign_files(folder: Path) -> Iterator[str]:
 
 def _is_ours(inside: Path, name: str, is_folder: bool) -> bool:
     if is_folder:
-        return inside == Path() and name in _NAMES
+        return (inside == Path() and name in _NAMES) or (inside in _HOLD_MODULES and _is_module(name))
+    if inside.parent in _HOLD_MODULES and _is_module(inside.name):
+        return name == "config.json"
     if inside == Path("additional_chat_templates"):
         return name.endswith(".jinja")
     return name in _NAMES.get(str(inside), ()) or (inside == Path() and _PART.fullmatch(name) is not None)
+
+
+def _is_module(name: str) -> bool:
+    return MODULE_FOLDER.fullmatch(name) is not None

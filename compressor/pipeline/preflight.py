@@ -21,6 +21,7 @@ from compressor.pipeline.rehearsal import rehearse_folder
 from compressor.pipeline.run_state import width_of_work
 from compressor.pipeline.stages import StageReporter
 from compressor.pipeline.teachers import check_device, common_data, plan_target, read_configs
+from compressor.pipeline.trial import try_opset
 from compressor.recipe import Recipe, TargetOptions
 from compressor.utils.files import check_output, work_folder
 
@@ -80,7 +81,8 @@ def preflight(recipe: Recipe, *, force: bool = False) -> Recipe:
             update={"data": recipe.data.model_copy(update={"source": common_data(recipe.teachers)})}
         )
     rehearse_folder(student, companions_of=recipe.teachers[0], given=recipe.student)
-    check_formats(recipe.export.wanted, configs[0], data=recipe.data.source is not None)
+    check_formats(recipe.export.wanted, configs[0], data=recipe.data.source is not None, opset=recipe.export.opset)
+    try_opset(configs[0], recipe.export)
     if recipe.student is not None and (recipe.data.source is None or not recipe.finetune.enabled):
         raise UserError("finetuning needs data: name some with --data (data.source in a recipe)")
     return recipe

@@ -212,7 +212,7 @@ def _write_output(
         _write_student(run, student, folder)
         delivery = export_and_verify(
             run.recipe.export, student.model, folder, run.stages,
-            processor=run.processor, data=data, seed=run.recipe.seed, skip_unsupported=True,
+            companions=run.companions, data=data, seed=run.recipe.seed, skip_unsupported=True,
         )  # fmt: skip
         notes = data.notes if data else []
         report = _report(run, folder, evaluator, student, training, delivery, notes).to_dict()
@@ -225,7 +225,8 @@ def _write_output(
 
 def _write_student(run: RunContext, student: InitialStudent, folder: Path) -> None:
     with run.stages("write", "writing the student"):
-        save_student(folder, student.model, run.processor)
+        save_student(folder, student.model)
+        run.companions.write(folder, student.model.config)
         # For a later finetune with the loss `hidden`; models without a head are never finetuned.
         if student.layer_maps and run.spec.task.metrics:
             save_layer_maps(folder, student.layer_maps, run.fingerprints)

@@ -9,7 +9,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from compressor.errors import UserError
+from compressor.models.companions import Companions, read_companions
 from compressor.models.compatibility import check_compatible
+from compressor.models.generation import agreed_generation
 from compressor.models.load import load_teacher
 from compressor.models.teacher import ModelSpec, Teacher
 from compressor.pipeline.initial_student import layer_maps_between
@@ -31,6 +33,7 @@ class RunContext:
         budget: how the width was picked.
         teachers: on the CPU.
         given: student to finetune; None to fuse one.
+        companions: what goes along with the student's weights.
         work: folder to resume from.
     """
 
@@ -38,6 +41,7 @@ class RunContext:
     budget: dict[str, Any] | None
     teachers: Sequence[Teacher]
     given: Teacher | None
+    companions: Companions
     work: RunState
     resume: bool
     stages: StageReporter
@@ -73,6 +77,9 @@ class RunContext:
         """Lines on the models."""
         models = [*self.teachers, *([self.given] if self.given else [])]
         lines = [note for model in models for note in model.notes]
+        if self.given is None:
+            lines += agreed_generation([(teacher.name, teacher.model) for teacher in self.teachers])[1]
+        lines += self.companions.notes
         if not self.spec.task.metrics and self.recipe.data.source is not None and self.recipe.finetune.enabled:
             lines.append("models without a head are fused only: there is no answer to finetune on or to measure")
         return lines
@@ -93,7 +100,8 @@ def prepare_run(recipe: Recipe, force: bool, resume: bool, stages: StageReporter
         teachers = load_ensemble(recipe.teachers, progress)
         given = _given_student(recipe, teachers)
     work = RunState(work_folder(recipe.output), _run_key(recipe, teachers, given))
-    return RunContext(recipe, budget, teachers, given, work, resume, stages)
+    companions = read_companions([given] if given else teachers, teachers[0].processor)
+    return RunContext(recipe, budget, teachers, given, companions, work, resume, stages)
 
 
 def _given_student(recipe: Recipe, teachers: Sequence[Teacher]) -> Teacher | None:

@@ -43,6 +43,9 @@ class ExportOptions(Section):
         description="Formats to write, each compared with torch: onnx, onnx-int8 (static for images, which needs data; "
         "else dynamic), onnx-int8-dynamic (for images too), onnx-fp16, torch-export.",
     )
+    opset: Count | None = Field(
+        None, description="Version of ONNX's operations (opset) of the ONNX files; torch's own if omitted."
+    )
     int8: Int8Options = Int8Options()
     cache: bool = Field(True, description="For models that generate, also write files with past keys and values.")
     tolerance: Positive = Field(1e-4, description="Largest relative difference allowed between ONNX Runtime and torch.")

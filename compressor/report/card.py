@@ -11,7 +11,13 @@ import yaml
 from compressor.bench.rows import format_threads
 from compressor.models.tasks import TASKS
 from compressor.recipe import Recipe
-from compressor.report.describe import describe_head, describe_reconstruction, describe_shapes, describe_validation
+from compressor.report.describe import (
+    describe_half,
+    describe_head,
+    describe_reconstruction,
+    describe_shapes,
+    describe_validation,
+)
 from compressor.report.tables import FORMAT_NOTES, FORMAT_TITLES, format_rows
 from compressor.utils.markdown import code_block, code_span, escape_markdown
 
@@ -147,7 +153,18 @@ def _formats(formats: Mapping[str, Mapping[str, Any]]) -> str:
     lines: list[Sequence[str]] = [FORMAT_TITLES, [":--", ":--", *["--:"] * 5]]
     for name, files, *cells in format_rows(formats):
         lines.append([escape_markdown(name), ", ".join(map(code_span, files)), *cells])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + f"\n\n{FORMAT_NOTES}" + _program(formats)
+    return (
+        "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        + f"\n\n{FORMAT_NOTES}"
+        + _half(formats)
+        + _program(formats)
+    )
+
+
+def _half(formats: Mapping[str, Mapping[str, Any]]) -> str:
+    """How float16 files were proven."""
+    lines = [f"{name}: {describe_half(about['float16'])}." for name, about in formats.items() if about.get("float16")]
+    return "".join(f"\n\n{escape_markdown(line)}" for line in lines)
 
 
 def _program(formats: Mapping[str, Mapping[str, Any]]) -> str:

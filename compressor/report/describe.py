@@ -205,7 +205,20 @@ def describe_parity(name: str, exported: Report) -> str:
     if data is not None and data["perplexity"] is not None:
         perplexity, in_float = (format_perplexity(score["perplexity"]) for score in (data, data["float"]))
         parts.append(f"perplexity {perplexity} (float: {in_float})")
-    return f"{name}: {', '.join(parts)}, on {where}"
+    proof = f"; {describe_half(half)}" if (half := exported.get("float16")) else ""
+    return f"{name}: {', '.join(parts)}, on {where}{proof}"
+
+
+def describe_half(half: Report) -> str:
+    """How a float16 file was proven."""
+    samples = f"{half['samples']} samples and random inputs" if half["samples"] else "random inputs, without samples"
+    count = sum(half["operations_in_float32"].values())
+    kept = ", ".join(f"{number} {name}" for name, number in half["operations_in_float32"].items())
+    return (
+        f"computed with every result rounded to float16; largest value {half['largest_value']:.3g}, of those in "
+        f"float16 {half['largest_value_in_float16']:.3g} (limit {half['limit']:.0f} over {half['room']:g} for room), "
+        f"on {samples}; {count} of {half['operations']} operations stay in float32{f' ({kept})' if kept else ''}"
+    )
 
 
 def describe_bench(bench: Report) -> list[str]:

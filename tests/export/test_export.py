@@ -28,17 +28,22 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from compressor.errors import ParityError, UnsupportedError
+from compressor.errors import ParityError, UnsupportedError, UserError
 from compressor.export import onnx as exporter
 from compressor.export.file_kinds import ENCODER_DECODERS, NAMES, STACKS, files_of
+from compressor.export.formats import check_formats
 from compressor.export.onnx import largest_differences, write_onnx
 from compressor.export.parity import check_parity
 from compressor.export.parity_cases import _counted
 from compressor.export.runtime import Session
+from compressor.export.write import write_formats
 from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import as_pair
 from compressor.models.tasks import TASKS
+from compressor.pipeline import trial
 from compressor.pipeline.deliver import export_report
+from compressor.pipeline.trial import try_opset
+from compressor.recipe import ExportOptions
 
 TEXT = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50,
@@ -528,3 +533,49 @@ class TestParity:
         onnx.save(wrong, spoiled)
         with pytest.raises(ParityError):
             check_parity(spoiled.parent, exported[0])
+
+
+class TestOpset:
+    def test_the_file_is_of_the_opset_that_is_named(self, tmp_path):
+        report = write_onnx(vit(), tmp_path, opset=21, batch_sizes=(2,))
+        assert report.opset == 21 and report.parity.max_rel <= 1e-4
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("opset", "make"), [(17, vit), (23, bert), (24, mistral)])
+    def test_older_and_newer_ones(self, opset, make, tmp_path):
+        made = write_formats(["onnx", "onnx-fp16"], make(), tmp_path, ExportOptions(opset=opset), batch_sizes=(2,))
+        assert made["onnx"].report.opset == made["onnx-fp16"].report.opset == opset
+        assert made["onnx-fp16"].report.parity.error < 0.01
+
+    def test_one_whose_files_do_not_run_is_refused_before_a_run(self, monkeypatch):
+        """So it is for rotary embeddings with opset 23, torch 2.13 and ONNX Runtime 1.31."""
+
+        def refuse(*arguments, **options):
+            assert options["batch_sizes"] == (2,) and options["opset"] == 23
+            raise ParityError("it does not run")
+
+        monkeypatch.setattr(trial, "write_onnx", refuse)
+        with pytest.raises(
+            UserError, match=r"MistralForCausalLM with opset 23 do not run here: name another.* not run"
+        ):
+            try_opset(mistral().config, ExportOptions(opset=23))
+
+    @pytest.mark.slow
+    def test_one_that_some_operation_does_not_have_is_refused_before_a_run(self, tmp_path):
+        line = r"with opset 13: some of its operations need opset 18"
+        with pytest.raises(UnsupportedError, match=line):
+            write_onnx(vit(), tmp_path / "s", opset=13)
+        assert not (tmp_path / "s").exists()
+        with pytest.raises(UnsupportedError, match=line):
+            try_opset(vit().config, ExportOptions(opset=13))
+        try_opset(vit().config, ExportOptions(opset=19))
+        # Without an export there is nothing to try.
+        try_opset(vit().config, ExportOptions(opset=13, onnx=False))
+
+    @pytest.mark.parametrize("opset", [6, 99])
+    def test_one_that_nothing_here_knows_is_refused_at_the_start(self, opset, tmp_path):
+        line = rf"opset {opset} cannot be written and run here: .* know 7 to \d\d$"
+        with pytest.raises(UserError, match=line):
+            write_onnx(None, tmp_path, opset=opset)
+        with pytest.raises(UserError, match=line):
+            check_formats(["onnx"], vit().config, data=False, opset=opset)

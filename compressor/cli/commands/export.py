@@ -10,7 +10,7 @@ from compressor.cli import options as o
 from compressor.cli.console import loading, print_json, print_note, print_results, working
 
 
-@o.takes_flags("--formats", "--tolerance", *o.DATA_FLAGS, "--samples", "--eval-samples", "--seed")
+@o.takes_flags("--formats", "--tolerance", "--opset", *o.DATA_FLAGS, "--samples", "--eval-samples", "--seed")
 def export_command(
     model: o.Model,
     *,
