@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -38,6 +40,24 @@ def quiet_datasets() -> Iterator[None]:
         datasets_logging.set_verbosity(verbosity)
         if bars:
             datasets.enable_progress_bars()
+
+
+@contextmanager
+def caught_warnings(category: type[Warning]) -> Iterator[list[str]]:
+    """Collect the texts of all warnings of a category; others are shown as before."""
+    lines: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", category)
+        show = warnings.showwarning
+
+        def collect(message: Warning | str, kind: type[Warning], *rest: Any, **more: Any) -> None:
+            if issubclass(kind, category):
+                lines.append(str(message))
+            else:
+                show(message, kind, *rest, **more)
+
+        warnings.showwarning = collect
+        yield lines
 
 
 def one_line(error: BaseException | str, limit: int = 240) -> str:

@@ -224,6 +224,39 @@ def test_a_broken_checkpoint(capsys, tmp_path, interrupted, name, spoil):
             Path(path).write_bytes(content)
 
 
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "said"),
+    [
+        ("state.json", lambda path: path.unlink(), "state.json is missing"),
+        ("state.json", flip, "state.json"),
+        ("state.json", cut, "state.json"),
+        ("state.json", lambda path: path.write_text("{}"), "state.json"),
+        ("one-shot/model.safetensors", flip, "one-shot/model.safetensors is damaged"),
+        ("one-shot/config.json", lambda path: path.unlink(), "one-shot/config.json is missing"),
+        ("transport.npz", flip, "transport.npz is damaged"),
+        ("transport.npz", lambda path: path.unlink(), "transport.npz is missing"),
+    ],
+)
+def test_damaged_work_is_refused_and_kept(capsys, tmp_path, interrupted, name, spoil, said):
+    shutil.copytree(interrupted / "student.work", tmp_path / "kept")
+    spoil(interrupted / "student.work" / name)
+    damaged = {path: path.read_bytes() for path in (interrupted / "student.work").rglob("*") if path.is_file()}
+    try:
+        line = refused(capsys, "run", interrupted / "recipe.yaml", "--resume")
+        assert said in line and "--force" in line
+        left = {path: path.read_bytes() for path in (interrupted / "student.work").rglob("*") if path.is_file()}
+        assert left == damaged
+    finally:
+        shutil.rmtree(interrupted / "student.work", ignore_errors=True)
+        shutil.copytree(tmp_path / "kept", interrupted / "student.work")
+
+
 @pytest.mark.parametrize("layers", [0, -1])
 def test_layers_that_there_are_not_are_named(capsys, vit_a, tmp_path, layers):
     shutil.copytree(vit_a, tmp_path / "t")
