@@ -16,6 +16,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import compressor
 from compressor.distillation.checkpoints import newest_checkpoint, prepare_checkpoints
+from compressor.distillation.damage import FINISHED
 from compressor.distillation.distill import train_student
 from compressor.distillation.losses import hidden_loss, label_loss
 from compressor.distillation.lr_search import describe_step, split_validation
