@@ -14,6 +14,7 @@ from transformers import PretrainedConfig
 from compressor.errors import UserError
 from compressor.models.builtin import BUILTIN, builtin_config, builtin_folder
 from compressor.models.configs import read_config
+from compressor.models.padding import settle_padding
 from compressor.utils.input_files import special_kind
 from compressor.utils.logging import one_line
 from compressor.wording import shorten
@@ -69,7 +70,11 @@ def load_config(name: str) -> PretrainedConfig:
         UserError: unknown name, or an unusable config.json.
     """
     source = resolve(name)
-    return builtin_config(name) if source.kind == "builtin" else read_config(source.location)
+    if source.kind == "builtin":
+        return builtin_config(name)
+    config = read_config(source.location)
+    settle_padding(config, source.location)
+    return config
 
 
 def _not_found(name: str, hub: str) -> str:

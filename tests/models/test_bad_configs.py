@@ -83,12 +83,6 @@ def test_a_field_that_only_shows_when_the_model_runs(capsys, tmp_path, decoder):
         assert str(broken) in refused(capsys, command[0], broken, *command[1:])
 
 
-def test_a_quantised_model_without_its_library(capsys, tmp_path, vit_a):
-    odd = {"quant_method": "bitsandbytes", "load_in_8bit": True}
-    broken = changed(vit_a, tmp_path / "broken", quantization_config=odd)
-    assert "cannot build" in refused(capsys, "fuse", broken, "-o", tmp_path / "student")
-
-
 # Indices
 
 
