@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TextIO
 
 
 @contextmanager
@@ -50,11 +50,14 @@ def caught_warnings(category: type[Warning]) -> Iterator[list[str]]:
         warnings.simplefilter("always", category)
         show = warnings.showwarning
 
-        def collect(message: Warning | str, kind: type[Warning], *rest: Any, **more: Any) -> None:
+        def collect(
+            message: Warning | str, kind: type[Warning], filename: str, lineno: int,
+            file: TextIO | None = None, line: str | None = None,
+        ) -> None:  # fmt: skip
             if issubclass(kind, category):
                 lines.append(str(message))
             else:
-                show(message, kind, *rest, **more)
+                show(message, kind, filename, lineno, file, line)
 
         warnings.showwarning = collect
         yield lines
