@@ -43,21 +43,21 @@ def quiet_datasets() -> Iterator[None]:
 
 
 @contextmanager
-def caught_warnings(category: type[Warning]) -> Iterator[list[str]]:
-    """Collect the texts of all warnings of a category; others are shown as before."""
+def caught_warnings(kind: type[Warning]) -> Iterator[list[str]]:
+    """Collect the texts of all warnings of a kind; others are shown as before."""
     lines: list[str] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("always", category)
+        warnings.simplefilter("always", kind)
         show = warnings.showwarning
 
         def collect(
-            message: Warning | str, kind: type[Warning], filename: str, lineno: int,
+            message: Warning | str, category: type[Warning], filename: str, lineno: int,
             file: TextIO | None = None, line: str | None = None,
         ) -> None:  # fmt: skip
-            if issubclass(kind, category):
+            if issubclass(category, kind):
                 lines.append(str(message))
             else:
-                show(message, kind, filename, lineno, file, line)
+                show(message, category, filename, lineno, file, line)
 
         warnings.showwarning = collect
         yield lines

@@ -185,7 +185,7 @@ CASES: dict[str, tuple[Callable[[Place], list], str]] = {
     ),
     "no architecture": (plan(lambda place: place.copy(architectures=...)), "names no architecture"),
     "an unknown architecture": (plan(lambda place: place.copy(architectures=["VatModel"])), "VatModel is not a model"),
-    "a size that is a word": (plan(lambda place: place.copy(hidden_size="big")), "hidden_size is 'big'"),
+    "a size that is a word": (plan(lambda place: place.copy(hidden_size="big")), "'hidden_size' expected int"),
     "a negative depth": (plan(lambda place: place.copy(num_hidden_layers=-1)), "num_hidden_layers is -1"),
     "a billion layers": (plan(lambda place: place.copy(num_hidden_layers=10**9)), "more than any model has"),
     # Weights
@@ -303,7 +303,7 @@ CASES: dict[str, tuple[Callable[[Place], list], str]] = {
     "an output that is there": (lambda place: ["fuse", occupied(place), "-o", "s"], "exists already"),
     "an output of no run": (lambda place: ["fuse", occupied(place), "-o", "s", "--force"], "is not the output"),
     "an output below a file": (lambda place: ["fuse", place.vit, "-o", place.file("f") / "s"], "cannot write"),
-    "an output around the teacher": (lambda place: ["fuse", place.copy(), "-o", ".", "--force"], "working folder"),
+    "an output around the teacher": (lambda place: ["fuse", place.copy(), "-o", ".", "--force"], "holds the teacher t"),
     "an output in the teacher": (lambda place: ["fuse", place.copy(), "-o", "t/s"], "t"),
     "an output where nothing can be made": (lambda place: ["fuse", place.vit, "-o", "/proc/none/s"], "cannot write"),
     "work that is nobody's": (lambda place: ["fuse", work(place), "-o", "s"], "is not the work of an interrupted run"),
