@@ -95,7 +95,7 @@ def wrapper_of(left_over: Iterable[str], missing: Iterable[str]) -> str | None:
         return None
     first = _WRAPPED.match(prefix)
     assert first is not None
-    return f"their names begin with {prefix!r}, which {_WRAPPERS[first[0]]} adds"
+    return f"their names begin with {prefix!r}, as of {_WRAPPERS[first[0]]}"
 
 
 def _prefix(name: str) -> str:

@@ -303,7 +303,7 @@ CASES: dict[str, tuple[Callable[[Place], list], str]] = {
     "an output that is there": (lambda place: ["fuse", occupied(place), "-o", "s"], "exists already"),
     "an output of no run": (lambda place: ["fuse", occupied(place), "-o", "s", "--force"], "is not the output"),
     "an output below a file": (lambda place: ["fuse", place.vit, "-o", place.file("f") / "s"], "cannot write"),
-    "an output around the teacher": (lambda place: ["fuse", place.copy(), "-o", ".", "--force"], "holds the teacher t"),
+    "an output around the teacher": (lambda place: ["fuse", place.copy(), "-o", ".", "--force"], "holds the teacher"),
     "an output in the teacher": (lambda place: ["fuse", place.copy(), "-o", "t/s"], "t"),
     "an output where nothing can be made": (lambda place: ["fuse", place.vit, "-o", "/proc/none/s"], "cannot write"),
     "work that is nobody's": (lambda place: ["fuse", work(place), "-o", "s"], "is not the work of an interrupted run"),

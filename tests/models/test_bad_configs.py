@@ -218,6 +218,33 @@ def test_a_broken_checkpoint(capsys, tmp_path, interrupted, name, spoil):
             Path(path).write_bytes(content)
 
 
+@pytest.mark.slow
+def test_a_damaged_newest_checkpoint_is_noted_and_the_result_is_the_same(
+    capsys, tmp_path, monkeypatch, vit_a, image_folder
+):
+    from compressor.distillation import training
+
+    steps = {"steps": 6, "batch_size": 4, "checkpoint_every": 2}
+    recipe = write_recipe(tmp_path / "r.yaml", tiny_recipe([vit_a], image_folder, tmp_path / "s", finetune=steps))
+    save = training._StepCallback.on_save
+
+    def stop(self, args, state, *rest, **options):
+        save(self, args, state, *rest, **options)
+        if state.global_step == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training._StepCallback, "on_save", stop)
+        assert compress(capsys, "run", recipe)[0] == 130
+    flip(tmp_path / "s.work" / "checkpoints" / "checkpoint-4" / "optimizer.pt")
+    code, _, err = compress(capsys, "run", recipe, "--resume")
+    assert code == 0, err
+    assert "note: " in err and "checkpoint-4 is not whole (optimizer.pt is damaged): went on from" in err
+    assert compress(capsys, "run", recipe, "--output", tmp_path / "straight")[0] == 0
+    resumed, straight = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("s", "straight"))
+    assert resumed["finetune"]["resumed_from"] == 2 and resumed["student"] == straight["student"]
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x40

@@ -184,7 +184,7 @@ def test_prefixes_of_wrappers_are_named(capsys, tmp_path, vit_a, prefix):
         {f"{prefix}{name}": value for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"}
     )
     line = refused(capsys, "fuse", folder, "-o", tmp_path / "s")
-    assert f"their names begin with '{prefix}', which {PREFIXES[prefix]}" in line
+    assert f"their names begin with '{prefix}', as of {PREFIXES[prefix]}" in line
 
 
 def test_names_of_the_model_itself_are_no_wrapper(capsys, tmp_path):

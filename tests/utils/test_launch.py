@@ -70,7 +70,17 @@ def test_processes_that_cannot_connect_are_refused_at_the_start(
     assert [path.name for path in tmp_path.iterdir()] == ["r.yaml"]
 
 
-def test_a_port_in_use_is_one_line(monkeypatch):
+@pytest.fixture
+def unconnected():
+    """accelerate's state of this process, new before and after."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_a_port_in_use_is_one_line(monkeypatch, unconnected):
     import socket
 
     with socket.socket() as busy:
