@@ -1,5 +1,7 @@
 """Variables of a launcher that are wrong: each process says so in one line, and none waits for others."""
 
+import os
+
 import pytest
 from command import compress, tiny_recipe, write_recipe
 
@@ -41,10 +43,14 @@ UNCONNECTED = [
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch):
-    """No variables of a launcher."""
+def alone():
+    """No variables of a launcher, and none left: accelerate sets some itself."""
+    before = dict(os.environ)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
+        os.environ.pop(name, None)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def set_all(monkeypatch, variables):
