@@ -23,6 +23,10 @@ class CertificateError(UserError):
     """A model's anatomy could not be certified; names the space or parameter."""
 
 
+class LaunchError(UserError):
+    """The launcher's variables are wrong; every process says so, since its rank is in doubt."""
+
+
 class CouplingError(UserError):
     """A transport solver did not converge, or its coupling misses its marginals."""
 
@@ -33,3 +37,7 @@ class ParityError(UserError):
 
 class CouplingWarning(UserWarning):
     """A coupling is usable but inexact; names the space and the marginal error."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint is not whole, so a training goes on from an older one."""

@@ -14,6 +14,7 @@ from compressor.anatomy.hooks import logits_of
 from compressor.anatomy.spec import Anatomy, Kind, Role, Space, map_key
 from compressor.anatomy.transform import Map, apply
 from compressor.models.configs import model_class
+from compressor.models.inputs import classifies_text, pad_id, text_config
 from compressor.models.ties import untie
 from compressor.utils.logging import quiet_transformers
 
@@ -29,6 +30,10 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> nn.Module:
         # Expert kernels do not take float64, and fused attention cannot be traced.
         config._attn_implementation = "eager"
         config._experts_implementation = "eager"
+        text = text_config(config)
+        if config.architectures and classifies_text(config) and getattr(text, "pad_token_id", None) is None:
+            # Decoders classify several texts by it; which token it is changes no axis.
+            text.pad_token_id = pad_id(text)
         model = untie(model_class(config)(config)).double().eval()
         for parameter in model.parameters():
             scale = 0.3 if parameter.dim() == 1 else 0.3 * parameter.std().nan_to_num(1.0).clamp(min=0.1)

@@ -13,8 +13,9 @@ import typer
 import typer.main
 
 from compressor.cli.app import app
-from compressor.errors import UserError
+from compressor.errors import LaunchError, UserError
 from compressor.utils import distributed
+from compressor.utils.launch import check_numbers
 from compressor.utils.out_of_memory import describe_out_of_memory, is_out_of_memory
 from compressor.wording import bound_line
 
@@ -43,6 +44,7 @@ def run_command(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     _set_environment()
     try:
+        check_numbers()
         command = typer.main.get_command(app)
         with command.make_context("compress", list(arguments) or ["--help"]) as context:
             command.invoke(context)
@@ -54,7 +56,9 @@ def run_command(arguments: Sequence[str]) -> int:
             f"error: {_one_line(error.format_message())} (compress --help lists what there is)", BAD_INPUT, debug
         )
     except UserError as error:
-        return _print_error(f"error: {_one_line(str(error))}", BAD_INPUT, debug, once=True)
+        # In doubt about its rank, every process speaks.
+        once = not isinstance(error, LaunchError)
+        return _print_error(f"error: {_one_line(str(error))}", BAD_INPUT, debug, once=once)
     except KeyboardInterrupt as error:
         return _print_error(f"interrupted: {error or 'nothing was written'}", INTERRUPTED, debug, once=True)
     except BrokenPipeError:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from compressor.errors import UserError
+from compressor.distillation.damage import FINISHED, WEIGHTS, damage_of
+from compressor.errors import CheckpointWarning, UserError
 from compressor.utils import distributed
 from compressor.utils.files import atomic_write_text
 from compressor.utils.input_files import MIB, read_json
 from compressor.utils.out_of_memory import is_out_of_memory
 from compressor.utils.strict_json import json_text
-
-#: Empty file written last into a checkpoint; without it the process died while writing.
-FINISHED = "finished"
 
 #: File that identifies the run of a folder.
 RUN = "run.json"
@@ -44,16 +43,38 @@ def prepare_checkpoints(work_dir: Path, run: dict[str, Any], resume: bool) -> No
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest finished checkpoint; removes all others."""
-    newest = max((path for path in _checkpoints(folder) if _is_finished(path)), key=step_of, default=None)
+    """The newest whole checkpoint, with a `CheckpointWarning` of newer ones; removes these and unfinished ones.
+
+    Older ones stay until the training has written another.
+
+    Raises:
+        UserError: there are finished checkpoints, and none is whole; nothing is removed.
+    """
+    finished = sorted(filter(_is_finished, _checkpoints(folder)), key=step_of, reverse=True)
+    damaged: dict[Path, str] = {}
+    for checkpoint in finished:
+        damage = damage_of(checkpoint, folder / BEST / WEIGHTS)
+        if damage is None:
+            break
+        damaged[checkpoint] = damage
+    if damaged and len(damaged) == len(finished):
+        path, damage = next(iter(damaged.items()))
+        raise UserError(f"cannot go on from {path}: {damage}{_and_others(len(damaged) - 1)}; {START_ANEW}")
+    newest = finished[len(damaged)] if finished else None
+    for path, damage in damaged.items():
+        warnings.warn(CheckpointWarning(f"{path} is not whole ({damage}): went on from {newest}"), stacklevel=2)
     # All processes have looked before the main one removes anything.
     distributed.barrier()
     if distributed.is_main_process():
         for path in _checkpoints(folder):
-            if path != newest:
+            if path in damaged or not _is_finished(path):
                 shutil.rmtree(path)
     distributed.barrier()
     return newest
+
+
+def _and_others(count: int) -> str:
+    return f", nor is any of {count} older" if count else ""
 
 
 def step_of(checkpoint: Path | None) -> int:
@@ -122,7 +143,9 @@ def _check_same_run(work_dir: Path, run: dict[str, Any]) -> None:
 
 
 def _checkpoints(work_dir: Path) -> list[Path]:
-    return [path for path in work_dir.glob("checkpoint-*") if path.is_dir() and path.name[11:].isdigit()]
+    # A link is not ours, and nothing behind it is removed.
+    folders = (path for path in work_dir.glob("checkpoint-*") if path.is_dir() and not path.is_symlink())
+    return [path for path in folders if path.name.removeprefix("checkpoint-").isdecimal()]
 
 
 def _is_finished(checkpoint: Path) -> bool:

@@ -17,6 +17,7 @@ from compressor.distillation.training import Diverged, OnStep, TrainingConfig, T
 from compressor.errors import UserError
 from compressor.recipe import FinetuneOptions
 from compressor.utils import distributed
+from compressor.utils.checksums import is_broken, sealed
 from compressor.utils.files import atomic_write_text
 from compressor.utils.input_files import MIB, read_json
 from compressor.utils.strict_json import json_text
@@ -130,7 +131,8 @@ def _run_trials(
             config.student.load_state_dict(initial)
             trials.append(_run_trial(config, validation, index, _trial_folder(folder, index), progress))
             if distributed.is_main_process():
-                atomic_write_text(folder / _TRIALS, json_text([asdict(trial) for trial in trials]))
+                values = {"trials": [asdict(trial) for trial in trials]}
+                atomic_write_text(folder / _TRIALS, json_text(sealed(values)))
                 _remove_checkpoints(folder, trials, options)
             distributed.barrier()
     finally:
@@ -184,4 +186,8 @@ def _read_trials(folder: Path) -> list[LearningRateTrial]:
     if not path.exists():
         return []
     with read_as_user_error(path):
-        return [LearningRateTrial(**trial) for trial in read_json(path, MIB)]
+        values = read_json(path, MIB)
+        # Former versions wrote the list alone.
+        if isinstance(values, dict) and is_broken(values):
+            raise ValueError("it is damaged")
+        return [LearningRateTrial(**trial) for trial in (values["trials"] if isinstance(values, dict) else values)]

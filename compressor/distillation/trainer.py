@@ -14,13 +14,12 @@ from transformers import PreTrainedModel, Trainer
 
 from compressor.distillation.checkpoints import BEST, START_ANEW, read_as_user_error
 from compressor.distillation.checks import TrainingSamples
+from compressor.distillation.damage import WEIGHTS, replace_best
 from compressor.distillation.dataset import TrainingStream
 from compressor.distillation.memory import layer_classes
 from compressor.distillation.objective import Objective
 from compressor.errors import UserError
 from compressor.utils import distributed
-
-WEIGHTS = "model.safetensors"
 
 
 class DistillationTrainer(Trainer):
@@ -111,7 +110,7 @@ class DistillationTrainer(Trainer):
             folder.mkdir(exist_ok=True)
             partial = folder / f".{WEIGHTS}.partial"
             safetensors.torch.save_model(self.student, str(partial))
-            partial.replace(folder / WEIGHTS)
+            replace_best(partial, folder / WEIGHTS)
         return better
 
     # transformers saves some parameters under older names, and its Trainer silently skips unknown names when it

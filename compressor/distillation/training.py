@@ -24,13 +24,14 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
-from compressor.distillation.checkpoints import BEST, FINISHED, read_as_user_error, step_of
+from compressor.distillation.checkpoints import BEST, read_as_user_error, step_of
 from compressor.distillation.checks import TrainingSamples
+from compressor.distillation.damage import WEIGHTS, mark_finished
 from compressor.distillation.dataset import TrainingStream
 from compressor.distillation.memory import recompute_layers
 from compressor.distillation.objective import Objective
 from compressor.distillation.tensorboard import tensorboard
-from compressor.distillation.trainer import WEIGHTS, DistillationTrainer
+from compressor.distillation.trainer import DistillationTrainer
 from compressor.errors import UserError
 from compressor.utils import distributed
 from compressor.utils.logging import quiet_transformers
@@ -209,7 +210,7 @@ class _StepCallback(TrainerCallback):
         # Until all processes have written their part.
         distributed.barrier()
         if distributed.is_main_process():
-            (Path(args.output_dir or ".") / f"checkpoint-{state.global_step}" / FINISHED).touch()
+            mark_finished(Path(args.output_dir or ".") / f"checkpoint-{state.global_step}")
 
 
 @contextlib.contextmanager

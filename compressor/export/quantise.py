@@ -19,6 +19,7 @@ from torch import Tensor
 
 from compressor.errors import UnsupportedError
 from compressor.export.onnx import LARGEST_FILE
+from compressor.export.runtime import with_one_text
 from compressor.recipe import Int8Options
 from compressor.utils.logging import one_line
 
@@ -98,7 +99,11 @@ def calibration_reader(source: Path, batches: Sequence[Mapping[str, Tensor]]) ->
 
         def get_next(self) -> dict[str, Any] | None:
             batch = next(self._batches, None)
-            return None if batch is None else {name: batch[name].numpy() for name in names}
+            if batch is None:
+                return None
+            # A tokenizer may leave out the types of a single text.
+            values = with_one_text(batch, names)
+            return {name: values[name].numpy() for name in names}
 
     return Reader()
 

@@ -21,7 +21,7 @@ from compressor.fusion.shape.depth import assign_layers
 from compressor.fusion.shape.spec import specs_for, student_depths
 from compressor.fusion.teacher import NamedModel, TeacherGroup, prepare_teachers
 from compressor.models.generation import carry_generation
-from compressor.models.inputs import name_architecture, without_labels
+from compressor.models.inputs import check_padding, name_architecture, without_labels
 from compressor.models.precision import SINGLE, in_single, inputs_in_single, lower, precision_of
 from compressor.models.ties import settled, with_common_ties
 from compressor.recipe import AlignmentOptions, FusionOptions
@@ -111,6 +111,8 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
     timer, options = StageTimer(), request.options
     on_progress(0.0, "certifying anatomies")
     samples = None if batches is None else _samples_in_single(batches)
+    for name, model in request.teachers if samples is not None else ():
+        check_padding(name, model.config)
 
     # 1. Certify the teachers and bring them into canonical form; the paper takes weights as they are.
     weights = options.weights if options.weights != "auto" else [1.0] * len(request.teachers)

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from compressor.errors import UserError
-from compressor.models.inputs import is_image_config, size_pair
+from compressor.models.inputs import is_image_config, pad_id, size_pair, text_config
 from compressor.models.tasks import check_answers, find_task, is_classifier
 from compressor.models.teacher import Teacher
 
@@ -145,6 +145,11 @@ def _patches(config: PretrainedConfig) -> int | None:
     return (height // patch_height) * (width // patch_width)
 
 
+def _padding(config: PretrainedConfig) -> int | None:
+    """Where the last token that is no padding gives the answer, all must pad alike."""
+    return pad_id(text_config(config)) if find_task(config).name == "text-classification" else None
+
+
 def _attribute(*names: str) -> Callable[[PretrainedConfig], Any]:
     return lambda config: next((value for name in names if (value := getattr(config, name, None)) is not None), None)
 
@@ -164,6 +169,7 @@ _PROPERTIES: dict[str, Callable[[PretrainedConfig], Any]] = {
     "number of channels": _attribute("num_channels"),
     "number of patches": _patches,
     "vocabulary size": _attribute("vocab_size"),
+    "token of padding (pad_token_id)": _padding,
     "number of positions": _attribute("max_position_embeddings", "n_positions"),
     "number of experts": _attribute("num_local_experts", "num_experts", "n_routed_experts"),
     "activation": _attribute("hidden_act", "activation_function", "hidden_activation"),

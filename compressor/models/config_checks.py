@@ -70,8 +70,17 @@ def check_buildable(location: str | Path, config: PretrainedConfig, cls: type[Pr
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise UserError(f"cannot build {cls.__name__} from the config of {location}: {_error_text(error)}") from error
+        problem = _beyond_vocabulary(config) or _error_text(error)
+        raise UserError(f"cannot build {cls.__name__} from the config of {location}: {problem}") from error
     _BUILT.add(key)
+
+
+def _beyond_vocabulary(config: PretrainedConfig) -> str | None:
+    """A line on a padding token without an embedding, which torch refuses in words of its own."""
+    pad, vocabulary = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
+    if not isinstance(pad, int) or not isinstance(vocabulary, int) or -vocabulary <= pad < vocabulary:
+        return None
+    return f"pad_token_id is {pad}, and the vocabulary has {vocabulary} tokens (ids 0 to {vocabulary - 1})"
 
 
 def _has_decoder(cls: type[PreTrainedModel]) -> bool:

@@ -12,8 +12,10 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTraine
 from transformers.utils import CONFIG_NAME, cached_file
 
 from compressor.errors import UnsupportedError, UserError
+from compressor.models.adapters import check_no_adapter
 from compressor.models.bounds import check_model_files, check_sizes, read_config_values
 from compressor.models.config_checks import check_buildable, check_fields
+from compressor.models.quantised import check_not_quantised, names_in
 from compressor.models.tasks import find_task
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.wording import shorten
@@ -36,7 +38,7 @@ def read_config(location: str | Path) -> PretrainedConfig:
         with quiet_transformers():
             if not os.path.isdir(location):
                 # Checked before use: a config makes lists of its sizes.
-                read_config_values(Path(str(cached_file(location, CONFIG_NAME))))
+                check_not_quantised(location, read_config_values(Path(str(cached_file(location, CONFIG_NAME)))))
             config = AutoConfig.from_pretrained(location, trust_remote_code=False)
     except UserError:
         raise
@@ -96,6 +98,7 @@ def code_needed(location: object, error: BaseException) -> UnsupportedError | No
 
 
 def _check_config_file(path: Path) -> None:
+    check_no_adapter(path.parent)
     try:
         values = read_config_values(path)
     except FileNotFoundError:
@@ -104,6 +107,7 @@ def _check_config_file(path: Path) -> None:
         raise UserError(f"cannot read {path}: {error}") from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {one_line(error)}") from None
+    check_not_quantised(path.parent, values, names_in(path.parent))
     model_type = values.get("model_type") if isinstance(values, dict) else None
     if not isinstance(model_type, str):
         raise UserError(f"{path} names no model_type: it is not the config of a transformers model")

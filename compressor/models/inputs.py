@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compressor.models.tasks import predicts_vocabulary
+from compressor.errors import UserError
+from compressor.models.tasks import find_task, predicts_vocabulary
 
 
 def name_architecture(model: PreTrainedModel) -> None:
@@ -38,6 +39,34 @@ def pad_id(config: PretrainedConfig) -> int:
         if isinstance(token, int) and 0 <= token < vocabulary:
             return token
     return 0
+
+
+def text_config(config: PretrainedConfig) -> PretrainedConfig:
+    """The config of a model's text part, which may be the whole."""
+    try:
+        return config.get_text_config()
+    # Several text models.
+    except ValueError:
+        return config
+
+
+def classifies_text(config: PretrainedConfig) -> bool:
+    """Whether a model has one answer for a text.
+
+    Raises:
+        UnsupportedError: as `find_task`.
+    """
+    return find_task(config).name == "text-classification"
+
+
+def check_padding(name: str, config: PretrainedConfig) -> None:
+    """Refuse a text classifier without padding: it cannot read several texts.
+
+    Raises:
+        UserError: says what to set.
+    """
+    if classifies_text(config) and getattr(text_config(config), "pad_token_id", None) is None:
+        raise UserError(f"{name} has no pad_token_id, so it cannot read batches: set model.config.pad_token_id")
 
 
 def without_labels(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

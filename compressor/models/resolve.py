@@ -14,6 +14,7 @@ from transformers import PretrainedConfig
 from compressor.errors import UserError
 from compressor.models.builtin import BUILTIN, builtin_config, builtin_folder
 from compressor.models.configs import read_config
+from compressor.models.padding import settle_padding
 from compressor.models.stored_ties import settle_stored_ties
 from compressor.models.ties import can_be_tied
 from compressor.utils.input_files import special_kind
@@ -94,6 +95,7 @@ def load_config(name: str, notes: list[str] | None = None) -> PretrainedConfig:
     if source.kind == "builtin":
         return builtin_config(name)
     config, folder = read_config(source.location), Path(source.location)
+    settle_padding(config, source.location)
     if folder.is_dir() and can_be_tied(config) and (note := settle_stored_ties(folder, config)) and notes is not None:
         notes.append(note)
     return config

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from compressor.errors import UserError
+from compressor.models.adapters import ADAPTER_WEIGHTS
 from compressor.models.bounds import FILE_BYTES
+from compressor.models.quantised import check_stored_types
 from compressor.utils.input_files import read_json
 from compressor.utils.logging import one_line
 
@@ -23,14 +25,17 @@ def check_weight_files(folder: Path) -> None:
     """Refuse a folder without all of its weights as safetensors.
 
     Raises:
-        UserError: weights missing or pickled, or an index unreadable or with wrong files.
+        UserError: weights missing, pickled or quantised, or an index unreadable or with wrong files.
     """
     if not (folder / _SINGLE_FILE).is_file() and (folder / _INDEX).is_file():
         _check_index(folder / _INDEX)
-    if any(folder.glob("*.safetensors")):
+    if files := list(folder.glob("*.safetensors")):
+        check_stored_types(folder, [path for path in files if not ADAPTER_WEIGHTS.fullmatch(path.name)])
         return
     if any(folder.glob("*.bin")):
         raise UserError(f"{folder} has pickled weights only: save them again as safetensors (save_pretrained does)")
+    if any(folder.glob("*.gguf")):
+        raise UserError(f"{folder} holds GGUF weights only: give the full-precision model, as safetensors")
     raise UserError(f"no weights in {folder}: expected {_SINGLE_FILE}")
 
 

@@ -11,8 +11,10 @@ from safetensors import SafetensorError
 from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UserError
+from compressor.models.adapters import adapter_note, without_adapter, wrapper_of
 from compressor.models.configs import code_not_run, forget_code, model_class, read_config
 from compressor.models.finite import check_finite_weights
+from compressor.models.padding import set_padding, settle_padding
 from compressor.models.ties import settle_ties
 from compressor.models.weight_files import check_unchanged, check_weight_files, copy_out_of_files
 from compressor.utils.logging import one_line, quiet_transformers
@@ -55,15 +57,16 @@ def _load(
 ) -> PreTrainedModel:
     folder = Path(location)
     config = read_config(location)
+    settled = settle_padding(config, location)
     cls = model_class(config)
     if folder.is_dir():
         check_weight_files(folder)
     if attn_implementation == "sdpa" and not cls._supports_sdpa:
         attn_implementation = "eager"
     try:
-        with quiet_transformers():
+        with quiet_transformers(), without_adapter(location) as place:
             loaded: Any = cls.from_pretrained(
-                location,
+                place,
                 dtype=dtype,
                 attn_implementation=attn_implementation,
                 use_safetensors=True,
@@ -80,13 +83,22 @@ def _load(
         # Any other error of transformers has its cause in the files.
         raise UserError(f"cannot build {cls.__name__} from {location}: {one_line(error)}") from error
     model, info = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
+    model.name_or_path = model.config._name_or_path = str(location)
+    if settled is not None:
+        set_padding(model.config, settled.token)
+        if notes is not None and settled.note:
+            notes.append(settled.note)
     note, info["missing_keys"] = settle_ties(model, info["missing_keys"])
     if note and notes is not None:
         notes.append(f"{location}: {note}")
     left_out = [name for name in sorted(info["unexpected_keys"]) if is_of_another_head(model, name)]
-    _check_loaded(location, {**info, "unexpected_keys": set(info["unexpected_keys"]) - set(left_out)})
+    missing = info["missing_keys"]
+    wrapper = wrapper_of(info["unexpected_keys"], missing) if missing else None
+    _check_loaded(location, {**info, "unexpected_keys": set(info["unexpected_keys"]) - set(left_out)}, wrapper)
     if forget_code(model.config) and notes is not None:
         notes.append(code_not_run(location))
+    if (note := adapter_note(location)) and notes is not None:
+        notes.append(note)
     if left_out and notes is not None:
         notes.append(f"{location} also holds weights that {cls.__name__} does not use: {_first(left_out)}")
     return model
@@ -127,8 +139,8 @@ def _body_may_have(config: PretrainedConfig, child: str) -> bool:
         return hasattr(base(copy.deepcopy(config)), child)
 
 
-def _check_loaded(location: str | Path, info: dict) -> None:
-    """Refuse weights that transformers would randomise, drop or resize."""
+def _check_loaded(location: str | Path, info: dict, wrapper: str | None) -> None:
+    """Refuse weights that transformers would randomise, drop or resize; `wrapper` may tell why."""
     problems = []
     if info["missing_keys"]:
         problems.append(f"missing {_first(info['missing_keys'])}")
@@ -138,6 +150,8 @@ def _check_loaded(location: str | Path, info: dict) -> None:
         shapes = [f"{name} (stored {_shape(a)}, config {_shape(b)})" for name, a, b in info["mismatched_keys"]]
         problems.append(f"other shapes {_first(shapes)}")
     problems += [one_line(RuntimeError(message)) for message in info.get("error_msgs") or ()]
+    if wrapper is not None:
+        problems.append(wrapper)
     if problems:
         raise UserError(f"the config of {location} does not match its weights: {'; '.join(problems)}")
 

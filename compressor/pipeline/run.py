@@ -11,6 +11,7 @@ from compressor.bench.rows import to_json
 from compressor.bench.size import weight_bytes
 from compressor.data.batches import Samples
 from compressor.distillation.objective import FeatureTargets
+from compressor.errors import CheckpointWarning
 from compressor.layer_maps import attention_pairs_of, save_layer_maps
 from compressor.models.save import fingerprint, save_student
 from compressor.models.teacher import Teacher
@@ -32,6 +33,7 @@ from compressor.recipe import Recipe
 from compressor.utils import distributed
 from compressor.utils.devices import on_device
 from compressor.utils.files import atomic_directory, disk_full_as_user_error, work_folder
+from compressor.utils.logging import caught_warnings
 from compressor.version import __version__
 
 #: A finetune without labels earns a warning beyond so many times the KL before it, and so many nats more.
@@ -40,10 +42,11 @@ HARM_FACTOR, HARM_NATS = 1.5, 0.01
 
 @dataclass(frozen=True)
 class _Training:
-    """Students before and after the finetune, and its report or None."""
+    """Students before and after the finetune, its report or None, and notes on it."""
 
     students: Sequence[EvaluatedModel]
     finetune: dict[str, Any] | None
+    notes: Sequence[str] = ()
 
 
 def run_recipe(
@@ -123,9 +126,10 @@ def _make_student(
         if not saved:
             run.work.save(student, run.fingerprints)
         distributed.barrier()
-        finetune = _finetune(run, student, data.train, before)
+        with caught_warnings(CheckpointWarning) as notes:
+            finetune = _finetune(run, student, data.train, before)
     after = _evaluate_student(run, "finetuned", student, evaluator)
-    return student, _Training([before, after], finetune)
+    return student, _Training([before, after], finetune, notes)
 
 
 def _evaluate_student(
@@ -263,7 +267,7 @@ def _report(
         fusion=student.report["fusion"],
         warnings=[*student.report["warnings"], *_harm_warning(recipe, training.students)],
         finetune=training.finetune,
-        notes=[*run.notes, *data_notes, *delivery.skipped, *timing_notes],
+        notes=[*run.notes, *data_notes, *training.notes, *delivery.skipped, *timing_notes],
         length=length,
         evaluation=evaluator.report() if evaluator else None,
         table=to_json(make_rows(models, timings)),

@@ -15,8 +15,10 @@ from compressor.layer_maps import LAYER_MAPS_FILE, load_layer_maps, save_layer_m
 from compressor.models.save import save_student
 from compressor.models.weights import load_model
 from compressor.pipeline.initial_student import InitialStudent
+from compressor.utils.checksums import first_damage, folder_checksums, is_broken, sealed
 from compressor.utils.files import atomic_write_text
 from compressor.utils.input_files import MIB, read_json
+from compressor.utils.logging import one_line
 from compressor.utils.scratch import scratch, tidy
 from compressor.utils.strict_json import json_text
 
@@ -76,10 +78,17 @@ class RunState:
             raise UserError(f"{self.folder} holds an interrupted run: go on with --resume, or start anew with --force")
 
     def load(self, teachers: Sequence[str] = ()) -> InitialStudent | None:
-        """The saved student or None; `teachers` are fingerprints."""
+        """The saved student or None; `teachers` are fingerprints.
+
+        Raises:
+            UserError: it is damaged, or of another run.
+        """
         state = self._read()
         if state is None:
             return None
+        damage = first_damage(self.folder, state.get("files", {}))
+        if damage is not None:
+            raise UserError(f"cannot go on from {self.folder}: {damage}; start anew with --force")
         return InitialStudent(
             load_model(self.folder / _STUDENT), state["report"], load_layer_maps(self.folder, teachers)
         )
@@ -103,7 +112,9 @@ class RunState:
         save_student(self.folder / _STUDENT, student.model)
         if student.layer_maps:
             save_layer_maps(self.folder, student.layer_maps, teachers)
-        atomic_write_text(self.folder / _STATE, json_text({"key": self.key, "report": student.report}))
+        files = folder_checksums(self.folder, _STUDENT, LAYER_MAPS_FILE)
+        values = {"key": self.key, "report": student.report, "files": files}
+        atomic_write_text(self.folder / _STATE, json_text(sealed(values)))
 
     def remove(self) -> None:
         """Remove the files of a finished run, and the folder if empty."""
@@ -134,19 +145,25 @@ class RunState:
                 self.remove()
             raise
         except BaseException:
-            if not any(self.checkpoints.glob("**/checkpoint-*/finished")):
+            if not self._has_checkpoints():
                 self.remove()
             raise
 
     def _read(self) -> dict[str, Any] | None:
         path = self.folder / _STATE
         if not path.exists():
+            if self._has_checkpoints():
+                raise UserError(
+                    f"{path} is missing, so {self.checkpoints} cannot be gone on from: start anew with --force"
+                )
             return None
         try:
             state = read_json(path, STATE_BYTES)
-            key = state["key"]
+            key = dict(state["key"])
+            if is_broken(state) or not isinstance(state["report"], dict):
+                raise ValueError("it is damaged")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"cannot read {path} ({error}): start anew with --force") from None
+            raise UserError(f"cannot read {path} ({one_line(error)}): start anew with --force") from None
         differing = sorted(name for name in {*key, *self.key} if key.get(name) != self.key.get(name))
         if differing:
             raise UserError(
@@ -154,6 +171,9 @@ class RunState:
                 "resume with the same options, or start anew with --force"
             )
         return state
+
+    def _has_checkpoints(self) -> bool:
+        return any(self.checkpoints.glob("**/checkpoint-*/finished"))
 
 
 def _make(folder: Path) -> None:

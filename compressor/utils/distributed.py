@@ -6,7 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from compressor.errors import UnsupportedError
+from compressor.errors import LaunchError, UnsupportedError
+from compressor.utils.launch import check_connection, is_launched, launched_number
+from compressor.utils.logging import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -18,12 +20,12 @@ TIMEOUT_HOURS = 24
 
 def rank() -> int:
     """Index of this process, from 0."""
-    return int(os.environ.get("RANK") or 0)
+    return launched_number("RANK", 0)
 
 
 def world_size() -> int:
     """Number of processes."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
+    return launched_number("WORLD_SIZE", 1)
 
 
 def is_main_process() -> bool:
@@ -38,7 +40,7 @@ def is_sharded() -> bool:
 
 def device_of(name: str) -> str:
     """This process's device: one GPU each."""
-    return f"cuda:{os.environ.get('LOCAL_RANK') or 0}" if name == "cuda" and world_size() > 1 else name
+    return f"cuda:{launched_number('LOCAL_RANK', 0)}" if name == "cuda" and world_size() > 1 else name
 
 
 def init(device: str) -> None:
@@ -46,7 +48,9 @@ def init(device: str) -> None:
 
     Raises:
         UnsupportedError: DeepSpeed, FSDP 1, or FSDP on the CPU, which would not shard.
+        LaunchError: the launcher's variables do not connect the processes.
     """
+    check_connection(device)
     if _is_set("ACCELERATE_USE_DEEPSPEED"):
         raise UnsupportedError("weights are shared by FSDP alone: launch the processes without DeepSpeed")
     if is_sharded():
@@ -54,13 +58,18 @@ def init(device: str) -> None:
             raise UnsupportedError("of FSDP the second version is used: add --fsdp_version 2 to accelerate launch")
         # Every process needs whole teachers; transformers would load them in one process only.
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
-    if world_size() == 1:
+    if not is_launched():
         return
     from datetime import timedelta
 
     from accelerate import DistributedType, PartialState
 
-    state = PartialState(cpu=device == "cpu", timeout=timedelta(hours=TIMEOUT_HOURS))
+    try:
+        state = PartialState(cpu=device == "cpu", timeout=timedelta(hours=TIMEOUT_HOURS))
+    # torch's errors of a connection are RuntimeErrors.
+    except (RuntimeError, ValueError, OSError) as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise LaunchError(f"cannot connect to the other processes at {place}: {one_line(error)}") from error
     if is_sharded() and state.distributed_type == DistributedType.MULTI_CPU:
         shutdown()  # together: a process that left alone would cut off those still connecting
         raise UnsupportedError(

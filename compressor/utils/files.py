@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 
 from compressor.errors import UserError
 from compressor.utils.scratch import finish, keep, scratch
@@ -83,8 +84,11 @@ def check_file(path: Path, force: bool, *, parents: bool = False) -> Path:
 
 def _check_parent(path: Path) -> None:
     parent = next(parent for parent in path.parents if os.path.lexists(parent))
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write {path}: {parent} is not a folder that can be written to")
+    try:
+        # Permissions do not tell all: some file systems (/proc) refuse even root.
+        os.rmdir(mkdtemp(prefix=".compressor-", dir=parent))
+    except OSError:
+        raise UserError(f"cannot write {path}: {parent} is not a folder that can be written to") from None
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 
 @contextmanager
@@ -38,6 +40,27 @@ def quiet_datasets() -> Iterator[None]:
         datasets_logging.set_verbosity(verbosity)
         if bars:
             datasets.enable_progress_bars()
+
+
+@contextmanager
+def caught_warnings(kind: type[Warning]) -> Iterator[list[str]]:
+    """Collect the texts of all warnings of a kind; others are shown as before."""
+    lines: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", kind)
+        show = warnings.showwarning
+
+        def collect(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int,
+            file: TextIO | None = None, line: str | None = None,
+        ) -> None:  # fmt: skip
+            if issubclass(category, kind):
+                lines.append(str(message))
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = collect
+        yield lines
 
 
 def one_line(error: BaseException | str, limit: int = 240) -> str:

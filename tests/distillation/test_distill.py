@@ -15,7 +15,8 @@ from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
 
 import compressor
-from compressor.distillation.checkpoints import FINISHED, newest_checkpoint, prepare_checkpoints
+from compressor.distillation.checkpoints import newest_checkpoint, prepare_checkpoints
+from compressor.distillation.damage import FINISHED
 from compressor.distillation.distill import train_student
 from compressor.distillation.losses import hidden_loss, label_loss
 from compressor.distillation.lr_search import describe_step, split_validation
@@ -593,15 +594,14 @@ class TestCheckpoints:
             train_student(vit(2), [vit(0)], [1], samples(), options(), seed=0, work_dir=tmp_path)
         assert (tmp_path / name / "mine.txt").read_text() == "x"
 
-    def test_the_newest_finished_one_is_found_and_the_others_removed(self, tmp_path):
+    def test_the_newest_finished_one_is_found_and_unfinished_ones_removed(self, tmp_path):
         prepare_checkpoints(tmp_path / "new", {"seed": 0}, resume=True)
         assert newest_checkpoint(tmp_path / "new") is None
-        for step in (9, 10, 100):
-            (tmp_path / f"checkpoint-{step}").mkdir()
-        for step in (9, 10):
-            (tmp_path / f"checkpoint-{step}" / FINISHED).touch()
-        (tmp_path / "checkpoint-notes").mkdir()
-        (tmp_path / "run.json").write_text('{"seed": 0, "weights": [1, 2]}')
-        prepare_checkpoints(tmp_path, {"seed": 0, "weights": (1, 2)}, resume=True)
-        assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
-        assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-10", "checkpoint-notes"}
+        train_student(vit(2), [vit(0)], [1], samples(), options(), seed=0, work_dir=tmp_path)
+        assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-6", "checkpoint-8"}
+        for name in ("checkpoint-9", "checkpoint-100", "checkpoint-notes"):
+            (tmp_path / name).mkdir()
+        assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-8"
+        # The older one is there until the training has written the next.
+        left = {"checkpoint-6", "checkpoint-8", "checkpoint-notes"}
+        assert {path.name for path in tmp_path.glob("checkpoint-*")} == left

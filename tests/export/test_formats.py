@@ -316,3 +316,16 @@ def test_a_family_without_files_is_refused():
     )  # fmt: skip
     with pytest.raises(UnsupportedError, match="not supported"):
         write_formats(["onnx-fp16"], built(BartForSequenceClassification, config), "nowhere", ExportOptions())
+
+
+def test_calibration_samples_may_lack_token_types(tmp_path):
+    """A tokenizer of single texts gives none, and the file of a BERT has an input for them."""
+    from tiny_text import model_of
+
+    from compressor import export_onnx
+    from compressor.export.quantise import calibration_reader
+
+    path = export_onnx(model_of("classifier"), tmp_path).path
+    batch = {"input_ids": torch.ones(2, 5, dtype=torch.int64), "attention_mask": torch.ones(2, 5, dtype=torch.int64)}
+    feed = calibration_reader(path, [batch]).get_next()
+    assert set(feed) == {"input_ids", "attention_mask", "token_type_ids"} and not feed["token_type_ids"].any()

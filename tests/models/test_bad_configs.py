@@ -83,12 +83,6 @@ def test_a_field_that_only_shows_when_the_model_runs(capsys, tmp_path, decoder):
         assert str(broken) in refused(capsys, command[0], broken, *command[1:])
 
 
-def test_a_quantised_model_without_its_library(capsys, tmp_path, vit_a):
-    odd = {"quant_method": "bitsandbytes", "load_in_8bit": True}
-    broken = changed(vit_a, tmp_path / "broken", quantization_config=odd)
-    assert "cannot build" in refused(capsys, "fuse", broken, "-o", tmp_path / "student")
-
-
 # Indices
 
 
@@ -222,6 +216,66 @@ def test_a_broken_checkpoint(capsys, tmp_path, interrupted, name, spoil):
         for path, content in before.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             Path(path).write_bytes(content)
+
+
+@pytest.mark.slow
+def test_a_damaged_newest_checkpoint_is_noted_and_the_result_is_the_same(
+    capsys, tmp_path, monkeypatch, vit_a, image_folder
+):
+    from compressor.distillation import training
+
+    steps = {"steps": 6, "batch_size": 4, "checkpoint_every": 2}
+    recipe = write_recipe(tmp_path / "r.yaml", tiny_recipe([vit_a], image_folder, tmp_path / "s", finetune=steps))
+    save = training._StepCallback.on_save
+
+    def stop(self, args, state, *rest, **options):
+        save(self, args, state, *rest, **options)
+        if state.global_step == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training._StepCallback, "on_save", stop)
+        assert compress(capsys, "run", recipe)[0] == 130
+    flip(tmp_path / "s.work" / "checkpoints" / "checkpoint-4" / "optimizer.pt")
+    code, _, err = compress(capsys, "run", recipe, "--resume")
+    assert code == 0, err
+    assert "note: " in err and "checkpoint-4 is not whole (optimizer.pt is damaged): went on from" in err
+    assert compress(capsys, "run", recipe, "--output", tmp_path / "straight")[0] == 0
+    resumed, straight = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("s", "straight"))
+    assert resumed["finetune"]["resumed_from"] == 2 and resumed["student"] == straight["student"]
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "said"),
+    [
+        ("state.json", lambda path: path.unlink(), "state.json is missing"),
+        ("state.json", flip, "state.json"),
+        ("state.json", cut, "state.json"),
+        ("state.json", lambda path: path.write_text("{}"), "state.json"),
+        ("one-shot/model.safetensors", flip, "one-shot/model.safetensors is damaged"),
+        ("one-shot/config.json", lambda path: path.unlink(), "one-shot/config.json is missing"),
+        ("transport.npz", flip, "transport.npz is damaged"),
+        ("transport.npz", lambda path: path.unlink(), "transport.npz is missing"),
+    ],
+)
+def test_damaged_work_is_refused_and_kept(capsys, tmp_path, interrupted, name, spoil, said):
+    shutil.copytree(interrupted / "student.work", tmp_path / "kept")
+    spoil(interrupted / "student.work" / name)
+    damaged = {path: path.read_bytes() for path in (interrupted / "student.work").rglob("*") if path.is_file()}
+    try:
+        line = refused(capsys, "run", interrupted / "recipe.yaml", "--resume")
+        assert said in line and "--force" in line
+        left = {path: path.read_bytes() for path in (interrupted / "student.work").rglob("*") if path.is_file()}
+        assert left == damaged
+    finally:
+        shutil.rmtree(interrupted / "student.work", ignore_errors=True)
+        shutil.copytree(tmp_path / "kept", interrupted / "student.work")
 
 
 @pytest.mark.parametrize("layers", [0, -1])

@@ -1,0 +1,68 @@
+"""Image processors and tokenizers of models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoImageProcessor, AutoTokenizer, PretrainedConfig, PreTrainedModel
+
+from compressor.errors import UserError
+from compressor.models.configs import code_needed
+from compressor.models.inputs import is_image_config
+from compressor.utils.logging import one_line, quiet_transformers
+from compressor.wording import quote
+
+# Without any of these, a folder has no preprocessor (images) or tokenizer (text).
+_IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
+_TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
+
+
+def load_processor(location: str | Path, config: PretrainedConfig) -> Any | None:
+    """A model's image processor or tokenizer, if any.
+
+    Raises:
+        UserError: unreadable.
+        UnsupportedError: needs its own code.
+    """
+    auto, files = (AutoImageProcessor, _IMAGE_FILES) if is_image_config(config) else (AutoTokenizer, _TEXT_FILES)
+    folder = Path(location)
+    if folder.is_dir() and not any((folder / name).exists() for name in files):
+        return None
+    try:
+        with quiet_transformers():
+            return auto.from_pretrained(location, trust_remote_code=False)
+    except Exception as error:
+        if refused := code_needed(location, error):
+            raise refused from error
+        if not folder.is_dir() and isinstance(error, OSError):
+            return None
+        raise UserError(f"cannot read the preprocessor of {location}: {one_line(error)}") from error
+
+
+def check_vocabulary(name: str, model: PreTrainedModel, processor: Any) -> list[str]:
+    """Refuse a tokenizer with tokens that the model has no embedding of.
+
+    Returns:
+        A note if only the padding token is beyond: samples are padded with another.
+
+    Raises:
+        UserError: names the first such token.
+    """
+    if not hasattr(processor, "get_vocab"):
+        return []
+    embedding = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    if not isinstance(embedding, int):
+        return []
+    beyond = {token: index for token, index in processor.get_vocab().items() if index >= embedding}
+    if not beyond:
+        return []
+    about = f"but the vocabulary of the model has {embedding} tokens (ids 0 to {embedding - 1})"
+    if set(beyond) == {processor.pad_token}:
+        token = processor.pad_token
+        return [f"the padding token {quote(token)} of {name} has the id {beyond[token]}, {about}: padded with another"]
+    token = min(beyond, key=beyond.__getitem__)
+    raise UserError(
+        f"the tokenizer of {name} does not fit it: token {quote(token)} has the id {beyond[token]}, {about}; give the "
+        "tokenizer that it was trained with, or resize its embedding (resize_token_embeddings)"
+    )
