@@ -35,10 +35,12 @@ def _one_thread():
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_samples_are_enough():
-    """Tests calibrate on a handful of samples; that so few are warned of is for `test_few_samples`."""
-    from compressor.pipeline import initial_student
+    """Tests use a handful of samples and teachers that know nothing; warnings of that are for `test_findings`."""
+    from compressor.report import findings
 
-    initial_student.ENOUGH_TOKENS = 0
+    findings.ENOUGH_TOKENS = findings.FEW_LABELS = findings.FEW_CLASSES = 0
+    findings.CHANCE_ERRORS = findings.NO_SHARE = float("-inf")
+    findings.HARM_FACTOR = 1.5
 
 
 @pytest.fixture(scope="session")

@@ -27,11 +27,13 @@ class RunData:
         calibration: unlabelled dicts of model inputs [B, ...], in memory.
         train: preprocessed on access; None if unusable.
         evaluation: with labels if known; None if unusable.
+        calibration_classes: labels of the calibration samples; None if not known, or more than one a sample.
     """
 
     calibration: tuple[dict[str, Tensor], ...]
     train: Samples | None
     evaluation: Batches | None
+    calibration_classes: frozenset[int] | None = None
 
 
 def open_data(recipe: Recipe, processor: Any, spec: ModelSpec) -> RunData:
@@ -45,7 +47,8 @@ def open_data(recipe: Recipe, processor: Any, spec: ModelSpec) -> RunData:
     if not spec.task.metrics:
         return RunData(calibration, None, None)
     evaluation = open_evaluation(recipe, processor, spec)
-    return RunData(calibration, _training(recipe, train, processor, spec), evaluation)
+    classes = _classes(_drawn(recipe, train), spec) if calibration else None
+    return RunData(calibration, _training(recipe, train, processor, spec), evaluation, classes)
 
 
 def open_training(recipe: Recipe, processor: Any, spec: ModelSpec) -> Samples:
@@ -64,9 +67,8 @@ def open_calibration(recipe: Recipe, train: Split, processor: Any, spec: ModelSp
         EXPORT_FORMATS.get(name).calibrated(spec.config) for name in recipe.export.wanted
     ):
         return ()
-    drawn = train.take(recipe.calibration.samples, seed=recipe.seed)
     batches = Batches(
-        drawn,
+        _drawn(recipe, train),
         processor,
         recipe.calibration.batch_size,
         labels=False,
@@ -76,6 +78,17 @@ def open_calibration(recipe: Recipe, train: Split, processor: Any, spec: ModelSp
         seed=recipe.seed,
     )
     return tuple(batches)
+
+
+def _drawn(recipe: Recipe, train: Split) -> Split:
+    """The calibration samples."""
+    return train.take(recipe.calibration.samples, seed=recipe.seed)
+
+
+def _classes(split: Split, spec: ModelSpec) -> frozenset[int] | None:
+    """Known labels of a split, one a sample."""
+    labels = split.labels if spec.task.columns and spec.task.mask is None else None
+    return None if labels is None else frozenset(int(label) for label in labels if label >= 0) or None
 
 
 def open_evaluation(recipe: Recipe, processor: Any, spec: ModelSpec) -> Batches:

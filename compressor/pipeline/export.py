@@ -24,6 +24,7 @@ from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.pipeline.teachers import common_data
 from compressor.recipe import Recipe
 from compressor.utils.files import check_file, disk_full_as_user_error
+from compressor.utils.threads import use_threads
 
 
 def export_model(
@@ -55,7 +56,7 @@ def export_model(
         # The model's own folder may be written into, no other input.
         inputs = [entry for entry in inputs if entry not in model_inputs([name])]
     places = [folder / place for place in ("onnx", "torch", EXPORT, f"onnx/{EXPORT}")]
-    with claimed(folder, inputs, more=places, remark=remark):
+    with claimed(folder, inputs, more=places, remark=remark), use_threads(recipe.threads):
         return _export(recipe, folder, force, StageReporter(progress), remark)
 
 

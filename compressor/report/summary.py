@@ -6,8 +6,6 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
-
 from compressor.bench.rows import from_json, to_markdown
 from compressor.report.describe import (
     Report,
@@ -15,6 +13,7 @@ from compressor.report.describe import (
     describe_evaluation,
     describe_finetune,
     describe_head,
+    describe_legend,
     describe_macs,
     describe_outcome,
     describe_parity,
@@ -23,17 +22,19 @@ from compressor.report.describe import (
     describe_temperature,
     describe_timing,
 )
-from compressor.report.tables import render_table
+from compressor.report.tables import ResultTable
 
 
-def table_of(report: Report) -> Table:
-    """The table for a terminal."""
-    return render_table(from_json(report["table"]))
+def table_of(report: Report) -> ResultTable:
+    """The table for a terminal; of a run, with its result marked."""
+    return ResultTable(from_json(report["table"]), result="recipe" in report)
 
 
 def markdown_of(report: Report) -> str:
     """The table in Markdown."""
-    return to_markdown(from_json(report["table"])).rstrip()
+    rows = from_json(report["table"])
+    legend = describe_legend(rows, "recipe" in report, tails=True)
+    return f"{to_markdown(rows, 'recipe' in report)}\n{legend}".rstrip()
 
 
 def summary_lines(report: Report) -> list[str]:

@@ -1,15 +1,18 @@
-"""Tables of results."""
+"""Tables of results, fitted to the width of a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
 from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from compressor.bench.rows import MISSING, Row, format_perplexity, table_columns
-from compressor.report.describe import Report
+from compressor.bench.rows import KL_TITLE, MISSING, Row, format_accuracy, format_perplexity, table_columns
+from compressor.report.describe import Report, describe_legend
+from compressor.wording import shorten
 
 #: Titles of `format_rows`.
 FORMAT_TITLES = ("format", "files", "size", "relative error", "same predictions", "on the evaluation data", "float")
@@ -19,10 +22,55 @@ FORMAT_NOTES = (
 )
 #: {metric: its title and its text} in `score_table`.
 _METRICS: dict[str, tuple[str, Callable[[Report], str]]] = {
-    "accuracy": ("accuracy", lambda row: f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_error']:.1f} %"),
+    "accuracy": ("accuracy", lambda row: format_accuracy(row["accuracy"], row["accuracy_error"])),
     "f1": ("F1", lambda row: f"{row['f1']:.3f}"),
-    "perplexity": ("perplexity", lambda row: format_perplexity(row["perplexity"])),
+    "perplexity": ("perplexity", lambda row: format_perplexity(row["perplexity"], row["perplexity_error"])),
 }
+#: Least columns of a shortened name.
+_LEAST_NAME = 8
+
+
+class Name:
+    """A name on one line, cut in the middle where it does not fit: both ends tell names apart."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        # As `Text`: names in brackets are not markup.
+        yield Text(shorten(self._name, options.max_width), no_wrap=True)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        width = len(self._name)
+        return Measurement(min(width, _LEAST_NAME), width).with_maximum(options.max_width)
+
+
+class ResultTable:
+    """Rows of results; in a narrow terminal the 95th percentiles are left out.
+
+    Args:
+        result: marks the last row, the student in the folder.
+    """
+
+    def __init__(self, rows: Sequence[Row], result: bool = False) -> None:
+        self._rows, self._result = rows, result
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        whole = self._table(tails=True)
+        fits = Measurement.get(console, options.update(max_width=1000), whole).minimum <= options.max_width
+        yield whole if fits else self._table(tails=False)
+        if legend := describe_legend(self._rows, self._result, tails=fits):
+            yield Text(legend, style="dim")
+
+    def _table(self, tails: bool) -> Table:
+        columns = table_columns(self._rows, self._result, tails=tails)
+        titles = ["KL ↓" if title == KL_TITLE else title.replace(" (", "\n(") for title in columns]
+        table = plain_table(*titles, numbers=max(len(columns) - 1, 0))
+        lines = list(zip(*columns.values(), strict=True))
+        for index, (name, *cells) in enumerate(lines):
+            marked = self._result and index == len(lines) - 1
+            table.add_row(Name(name), *cells, style="bold" if marked else None)
+        return table
 
 
 def plain_table(*titles: str, numbers: int = 0) -> Table:
@@ -34,16 +82,6 @@ def plain_table(*titles: str, numbers: int = 0) -> Table:
     return table
 
 
-def render_table(rows: Sequence[Row]) -> Table:
-    """The rows in 80 columns."""
-    columns = table_columns(rows)
-    table = plain_table(*columns, numbers=max(len(columns) - 1, 0))
-    for cells in zip(*columns.values(), strict=True):
-        # As `Text`: names in brackets are not markup.
-        table.add_row(*map(Text, cells))
-    return table
-
-
 def score_table(rows: Sequence[Report]) -> Table:
     """Scores of `compress evaluate`."""
     metrics = [metric for metric in _METRICS if any(row[metric] is not None for row in rows)]
@@ -52,7 +90,7 @@ def score_table(rows: Sequence[Report]) -> Table:
     table = plain_table("model", *titles, numbers=len(titles))
     for row in rows:
         cells = [MISSING if row[metric] is None else _METRICS[metric][1](row) for metric in metrics]
-        table.add_row(Text(row["name"]), *cells, str(row["labelled"]), f"{row['parameters'] / 1e6:.3f}")
+        table.add_row(Name(row["name"]), *cells, str(row["labelled"]), f"{row['parameters'] / 1e6:.3f}")
     return table
 
 
@@ -101,15 +139,13 @@ def milliseconds(value: float) -> str:
 
 
 def _shape_table(rows: Sequence[Report], *titles: str) -> Table:
-    table = plain_table("model", "backend")
-    for title in ("batch", *(["tokens"] if _has_tokens(rows) else []), *titles):
-        table.add_column(title, justify="right")
-    return table
+    shape = ("batch", *(["tokens"] if _has_tokens(rows) else []))
+    return plain_table("model", "backend", *shape, *titles, numbers=1 + len(shape) + len(titles))
 
 
-def _shape_cells(row: Report, rows: Sequence[Report]) -> list[Text | str]:
+def _shape_cells(row: Report, rows: Sequence[Report]) -> list[Name | str]:
     tokens = [str(row["length"] or "")] if _has_tokens(rows) else []
-    return [Text(row["model"]), row["backend"], str(row["batch_size"]), *tokens]
+    return [Name(row["model"]), row["backend"], str(row["batch_size"]), *tokens]
 
 
 def _has_tokens(rows: Sequence[Report]) -> bool:

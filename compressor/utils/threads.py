@@ -1,4 +1,4 @@
-"""The number of torch's threads."""
+"""The number of threads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from threadpoolctl import threadpool_limits
 
 
 @contextmanager
@@ -17,3 +18,16 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def use_threads(count: int | None) -> Iterator[None]:
+    """Use `count` threads of torch and of linear algebra inside the block; None leaves them.
+
+    ONNX Runtime follows: every session takes torch's number.
+    """
+    if count is None:
+        yield
+        return
+    with threadpool_limits(count), torch_threads(count):
+        yield

@@ -27,7 +27,7 @@ def report_command(
     """
     if markdown + html + json > 1:
         raise UserError("--markdown, --html and --json exclude each other: give one of them")
-    with working(debug):
+    with working(debug, quiet=True):
         from compressor.pipeline.output import read_report
 
         page = _write_page(folder) if html else None
