@@ -247,7 +247,8 @@ def describe_parity(name: str, exported: Report) -> str:
         return f"{name}: largest difference from torch {difference:.1e} of the largest value"
     data = exported["evaluation"]
     where, figures = ("random inputs", exported) if data is None else (f"{data['samples']} samples", data)
-    parts = [f"relative error of the logits {figures['relative_error']:.1e}"]
+    size = sum(file["bytes"] for file in exported["files"].values())
+    parts = [f"{size / 1e6:.2f} MB", f"relative error of the logits {figures['relative_error']:.1e}"]
     if figures["agreement"] is not None:
         parts.append(f"{100 * figures['agreement']:.2f} % of the predictions are torch's")
     if data is not None and data["accuracy"] is not None:
@@ -278,6 +279,10 @@ def describe_bench(bench: Report) -> list[str]:
 def describe_comparison(comparison: Report, paths: Sequence[str]) -> list[str]:
     """Notes on two bench results."""
     lines = ["A / B: how many times as fast B is, by p50"]
+    if any(row["within_spread"] for row in comparison["rows"]):
+        lines.append("≈: within the spread, as medians of turns of A and B overlap: no difference was measured")
+    if any(row["within_spread"] is None for row in comparison["rows"]):
+        lines.append("the spread of a former version's result is not known: measure it again to see what is noise")
     lines += [
         f"only in {path}: {', '.join(rows)}" for path, rows in zip(paths, comparison["only"], strict=True) if rows
     ]

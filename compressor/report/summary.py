@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from rich.console import RenderableType
+
 from compressor.bench.rows import from_json, to_markdown
 from compressor.report.describe import (
     Report,
@@ -22,12 +24,12 @@ from compressor.report.describe import (
     describe_temperature,
     describe_timing,
 )
-from compressor.report.tables import ResultTable
+from compressor.report.tables import render_table
 
 
-def table_of(report: Report) -> ResultTable:
+def table_of(report: Report) -> RenderableType:
     """The table for a terminal; of a run, with its result marked."""
-    return ResultTable(from_json(report["table"]), result="recipe" in report)
+    return render_table(from_json(report["table"]), result="recipe" in report)
 
 
 def markdown_of(report: Report) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -26,8 +26,8 @@ _METRICS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "f1": ("F1", lambda row: f"{row['f1']:.3f}"),
     "perplexity": ("perplexity", lambda row: format_perplexity(row["perplexity"], row["perplexity_error"])),
 }
-#: Least columns of a shortened name.
-_LEAST_NAME = 8
+#: Columns of a name, below which other columns give way.
+_LEAST_NAME = 16
 
 
 class Name:
@@ -45,37 +45,50 @@ class Name:
         return Measurement(min(width, _LEAST_NAME), width).with_maximum(options.max_width)
 
 
-class ResultTable:
-    """Rows of results; in a narrow terminal the 95th percentiles are left out.
-
-    Args:
-        result: marks the last row, the student in the folder.
-    """
+class _ResultTable:
+    """Rows of results; see `render_table`."""
 
     def __init__(self, rows: Sequence[Row], result: bool = False) -> None:
         self._rows, self._result = rows, result
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        whole = self._table(tails=True)
-        fits = Measurement.get(console, options.update(max_width=1000), whole).minimum <= options.max_width
-        yield whole if fits else self._table(tails=False)
-        if legend := describe_legend(self._rows, self._result, tails=fits):
-            yield Text(legend, style="dim")
-
-    def _table(self, tails: bool) -> Table:
-        columns = table_columns(self._rows, self._result, tails=tails)
-        titles = ["KL ↓" if title == KL_TITLE else title.replace(" (", "\n(") for title in columns]
-        table = plain_table(*titles, numbers=max(len(columns) - 1, 0))
+        columns, tails = self._columns(tails=True), True
+        if _least_width(columns) > options.max_width:
+            columns, tails = self._columns(tails=False), False
+        table = plain_table(*columns, numbers=max(len(columns) - 1, 0), dense=not tails)
         lines = list(zip(*columns.values(), strict=True))
         for index, (name, *cells) in enumerate(lines):
             marked = self._result and index == len(lines) - 1
             table.add_row(Name(name), *cells, style="bold" if marked else None)
-        return table
+        yield from ("", table) if table.show_edge is False else (table,)
+        if legend := describe_legend(self._rows, self._result, tails):
+            yield Text(legend, style="dim")
+
+    def _columns(self, tails: bool) -> dict[str, list[str]]:
+        columns = table_columns(self._rows, self._result, tails=tails)
+        return {"KL ↓" if title == KL_TITLE else title.replace(" (", "\n("): cells for title, cells in columns.items()}
 
 
-def plain_table(*titles: str, numbers: int = 0) -> Table:
-    """A table without lines; the last `numbers` columns are right-aligned."""
-    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+def _least_width(columns: Mapping[str, Sequence[str]]) -> int:
+    """Characters of a row in which only the name, in the first column, is shortened."""
+    widths = [max(map(len, [*title.split("\n"), *cells])) for title, cells in columns.items()]
+    # Two spaces between columns, and one at each side.
+    return sum(width + 2 for width in [*(min(width, _LEAST_NAME) for width in widths[:1]), *widths[1:]])
+
+
+def render_table(rows: Sequence[Row], result: bool = False) -> RenderableType:
+    """The rows, and one line that explains their signs; where it is narrow, the 95th percentiles are left out.
+
+    Args:
+        result: mark the last row, the student in the folder.
+    """
+    return _ResultTable(rows, result)
+
+
+def plain_table(*titles: str, numbers: int = 0, dense: bool = False) -> Table:
+    """A table without lines; the last `numbers` columns are right-aligned; `dense` for narrow terminals."""
+    padding = (0, 0, 0, 0) if dense else (0, 1, 0, 0)
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=padding, show_edge=not dense)
     for index, title in enumerate(titles):
         number = index >= len(titles) - numbers
         table.add_column(title, justify="right" if number else "left", no_wrap=number, overflow="fold")
@@ -109,8 +122,12 @@ def comparison_table(rows: Sequence[Report]) -> Table:
     for row in rows:
         memory = " → ".join(f"{value / 1e6:.0f}" for value in row["peak_memory_bytes"])
         times = [" → ".join(map(milliseconds, row[key])) for key in ("p50_ms", "p95_ms")]
-        table.add_row(*_shape_cells(row, rows), *times, memory, f"{row['speed_up']:.2f}")
+        table.add_row(*_shape_cells(row, rows), *times, memory, _speed_up(row))
     return table
+
+
+def _speed_up(row: Report) -> str:
+    return f"{'≈ ' if row['within_spread'] else ''}{row['speed_up']:.2f}"
 
 
 def format_rows(formats: Mapping[str, Report]) -> list[tuple[str, list[str], str, str, str, str, str]]:
