@@ -235,6 +235,13 @@ def describe_export(export: Report) -> list[str]:
         for file, written in exported["files"].items():
             lines.append(f"wrote {export['folder']}/{file} ({name}, {written['bytes'] / 1e6:.2f} MB)")
         lines.append(describe_parity(name, exported))
+    for name, left in (export.get("left") or {}).items():
+        files = " and ".join(f"{export['folder']}/{file}" for file in left["files"])
+        verb = "is" if len(left["files"]) == 1 else "are"
+        lines.append(
+            f"left {files} ({name}), which {verb} of this model: {left['difference']:.1e} from torch on random inputs; "
+            "--force writes it anew"
+        )
     if export["report_updated"]:
         lines.append(f"updated {export['folder']}/report.json")
     return lines

@@ -41,10 +41,10 @@ def inspect_command(
     picture = None if graph is None else Path(graph).expanduser()
     if picture is None and force:
         raise UserError("--force replaces the file of --graph: give --graph too")
+    if picture is not None:
+        check_drawing_file(picture, force)
     check_models_early([model])
     with working(debug):
-        if picture is not None:
-            check_drawing_file(picture, force)
         with loading():
             from compressor.anatomy import inspect_config
             from compressor.models.resolve import load_config
