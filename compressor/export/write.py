@@ -92,6 +92,8 @@ def write_formats(
                 on_unsupported(name, error)
         if any(EXPORT_FORMATS.get(name).folder == "onnx" for name in written):
             write_companions(finished / "onnx", model, processor)
+            if any(EXPORT_FORMATS.get(name).folder == "onnx" for name in left):
+                _leave_existing(finished / "onnx", folder / "onnx")
         # Files of other formats may be of another model.
         publish(finished, folder, stale=_files_but(left) if FLOAT in written else ())
     return {name: WrittenFormats(each.report.moved(finished, folder), each.files) for name, each in written.items()}
@@ -198,6 +200,13 @@ def _compare(
             batch_sizes=comparison.batch_sizes,
             seed=comparison.seed,
         )
+
+
+def _leave_existing(staged: Path, folder: Path) -> None:
+    """Drop staged files that the folder has."""
+    for path in [path for path in staged.rglob("*") if path.is_file()]:
+        if (folder / path.relative_to(staged)).exists():
+            path.unlink()
 
 
 def _files_but(left: Sequence[str]) -> Iterator[Path]:

@@ -83,7 +83,8 @@ def _export(recipe: Recipe, folder: Path, force: bool, stages: StageReporter, re
         model = load_teacher(name, progress=progress)
     with stages("compare", f"comparing {', '.join(there)} with torch") if there else nullcontext():
         existing = {kind: check_existing(kind, model.model, folder, options, recipe.seed) for kind in there}
-    if any(EXPORT_FORMATS.get(kind).folder == "onnx" for kind in recipe.export.wanted):
+    # Next to files of this model its config and preprocessor stay too.
+    if not _any_onnx(there) and _any_onnx(recipe.export.wanted):
         _refuse_to_replace_companions(model, folder / "onnx", force)
     data = None
     # Built-in data is read only for what needs it.
@@ -113,6 +114,10 @@ def _export(recipe: Recipe, folder: Path, force: bool, stages: StageReporter, re
         "report_updated": updated,
         "seconds": stages.report(),
     }
+
+
+def _any_onnx(names: Sequence[str]) -> bool:
+    return any(EXPORT_FORMATS.get(name).folder == "onnx" for name in names)
 
 
 def _with_formats(recipe: Recipe, names: Sequence[str]) -> Recipe:

@@ -254,8 +254,9 @@ def describe_parity(name: str, exported: Report) -> str:
         return f"{name}: largest difference from torch {difference:.1e} of the largest value"
     data = exported["evaluation"]
     where, figures = ("random inputs", exported) if data is None else (f"{data['samples']} samples", data)
-    size = sum(file["bytes"] for file in exported["files"].values())
-    parts = [f"{size / 1e6:.2f} MB", f"relative error of the logits {figures['relative_error']:.1e}"]
+    size = sum(file["bytes"] for file in (exported.get("files") or {}).values())
+    parts = [f"{size / 1e6:.2f} MB"] if size else []
+    parts.append(f"relative error of the logits {figures['relative_error']:.1e}")
     if figures["agreement"] is not None:
         parts.append(f"{100 * figures['agreement']:.2f} % of the predictions are torch's")
     if data is not None and data["accuracy"] is not None:

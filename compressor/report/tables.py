@@ -60,7 +60,7 @@ class _ResultTable:
         for index, (name, *cells) in enumerate(lines):
             marked = self._result and index == len(lines) - 1
             table.add_row(Name(name), *cells, style="bold" if marked else None)
-        yield from ("", table) if table.show_edge is False else (table,)
+        yield from (table,) if table.show_edge else ("", table, "")
         if legend := describe_legend(self._rows, self._result, tails):
             yield Text(legend, style="dim")
 
