@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from few_samples import few_samples_are_enough
 from tiny import save_bert, save_images, save_vit
 
 _scratch = tempfile.TemporaryDirectory(prefix="compressor-tests-")
@@ -35,12 +36,7 @@ def _one_thread():
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_samples_are_enough():
-    """Tests use a handful of samples and teachers that know nothing; warnings of that are for `test_findings`."""
-    from compressor.report import findings
-
-    findings.ENOUGH_TOKENS = findings.FEW_LABELS = findings.FEW_CLASSES = 0
-    findings.CHANCE_ERRORS = findings.NO_SHARE = float("-inf")
-    findings.HARM_FACTOR = 1.5
+    few_samples_are_enough()
 
 
 @pytest.fixture(scope="session")
