@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
@@ -14,7 +15,9 @@ _ERASE_LINE = "\r\x1b[2K"
 @contextmanager
 def first_line(arguments: Sequence[str], stream: TextIO) -> Iterator[None]:
     """Show on a terminal that the command has started, until the block ends."""
-    shown = stream.isatty() and bool(arguments) and not arguments[0].startswith("-") and _SILENT.isdisjoint(arguments)
+    asked = bool(arguments) and not arguments[0].startswith("-") and _SILENT.isdisjoint(arguments)
+    # Of processes launched together the first prints.
+    shown = asked and stream.isatty() and os.environ.get("RANK", "0") in ("", "0")
     if shown:
         stream.write(f"compress {arguments[0][:40]}: starting")
         stream.flush()

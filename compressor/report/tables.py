@@ -157,7 +157,9 @@ def milliseconds(value: float) -> str:
 
 def _shape_table(rows: Sequence[Report], *titles: str) -> Table:
     shape = ("batch", *(["tokens"] if _has_tokens(rows) else []))
-    return plain_table("model", "backend", *shape, *titles, numbers=1 + len(shape) + len(titles))
+    table = plain_table("model", "backend", *shape, *titles, numbers=len(shape) + len(titles), dense=True)
+    table.columns[1].no_wrap = True
+    return table
 
 
 def _shape_cells(row: Report, rows: Sequence[Report]) -> list[Name | str]:
