@@ -12,8 +12,11 @@ from compressor.utils.files import check_output, whole_path
 from compressor.wording import shorten
 
 
-def check_job_early(recipe: Recipe, force: bool) -> None:
+def check_job_early(recipe: Recipe, force: bool, file: str | None = None) -> None:
     """Refuse missing folders, and an output that exists.
+
+    Args:
+        file: of the recipe.
 
     Raises:
         UserError: as later checks would.
@@ -21,7 +24,7 @@ def check_job_early(recipe: Recipe, force: bool) -> None:
     check_inputs_early(recipe)
     models = (*recipe.teachers, recipe.student, recipe.fusion.anchor)
     # An output that is or overlaps with an input, or is to be replaced, gets a line of its own later.
-    if not force and not _overlaps(recipe.output, [*models, recipe.data.source]):
+    if not force and not _overlaps(recipe.output, [*models, recipe.data.source, file]):
         check_output(recipe.output)
 
 
@@ -64,10 +67,19 @@ def _is_path(name: str) -> bool:
 
 
 def _overlaps(output: str, inputs: Iterable[str | None]) -> bool:
-    place = Path(os.path.realpath(whole_path(output)))
-    for name in inputs:
-        if name is not None and os.path.lexists(path := os.path.expanduser(name)):
-            other = Path(os.path.realpath(path))
-            if place == other or place in other.parents or other in place.parents:
-                return True
-    return False
+    """Whether an output is, holds or lies in an input, by any spelling or link of either."""
+    written = _spellings(str(whole_path(output)))
+    read = [
+        path for name in inputs if name is not None for part in name.split(",") for path in _spellings(part.strip())
+    ]
+    return any(
+        first == second or first in second.parents or second in first.parents for first in written for second in read
+    )
+
+
+def _spellings(name: str) -> list[Path]:
+    """A path with and without its links; of a pattern, the folder in which it begins."""
+    path = os.path.expanduser(name)
+    while any(sign in path for sign in "*?["):
+        path = os.path.dirname(path)
+    return [Path(os.path.abspath(path)), Path(os.path.realpath(path))]

@@ -50,7 +50,7 @@ def run_job(recipe: Recipe, settings: JobSettings) -> None:
     if settings.paths and settings.push_to is None:
         raise UserError("--with-paths is of --push-to-hub: without that nothing is uploaded")
     if distributed.is_main_process():
-        check_job_early(recipe, settings.force)
+        check_job_early(recipe, settings.force, settings.file)
     with _resume_hint(recipe), working(settings.debug, settings.quiet) as progress:
         with loading():
             from compressor.pipeline import hub

@@ -77,6 +77,8 @@ def test_what_later_checks_say_better_is_left_to_them(tmp_path, monkeypatch):
         ({"teachers": ["a/b"], "output": "a"}, False),
         ({"teachers": ["a"], "output": "a/b"}, False),
         ({"teachers": ["vit-a"], "output": "a"}, True),
+        ({"teachers": ["vit-a"], "data": {"source": "a/*.csv"}, "output": "a"}, False),
+        ({"teachers": ["vit-a"], "data": {"source": "x.csv,a/b/y.csv"}, "output": "a"}, False),
         ({"teachers": ["someone/model"], "output": "new"}, False),
         ({"teachers": ["a"], "data": {"source": "./x/*.csv,./y.csv"}, "output": "new"}, False),
     ):
