@@ -94,9 +94,8 @@ def ensemble_kl(
     return temperature**2 * functional.kl_div(student, target, reduction="batchmean", log_target=True)
 
 
-def summed_kl(reference: Tensor, log_probs: Tensor) -> float:
-    """Σ over rows of KL(reference ‖ model) in nats, from log-probabilities [P, C]."""
+def kl_rows(reference: Tensor, log_probs: Tensor) -> Tensor:
+    """KL(reference ‖ model) in nats of each row, float64 [P], from log-probabilities [P, C]."""
     reference, log_probs = reference.double(), log_probs.double()
     # A class of probability 0 adds nothing, whatever the model predicts; 0 · (−∞) would be NaN.
-    terms = torch.where(reference.isneginf(), 0.0, reference.exp() * (reference - log_probs))
-    return terms.sum().item()
+    return torch.where(reference.isneginf(), 0.0, reference.exp() * (reference - log_probs)).sum(-1)

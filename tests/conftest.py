@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from few_samples import few_samples_are_enough
 from tiny import save_bert, save_images, save_vit
 
 _scratch = tempfile.TemporaryDirectory(prefix="compressor-tests-")
@@ -35,10 +36,7 @@ def _one_thread():
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_samples_are_enough():
-    """Tests calibrate on a handful of samples; that so few are warned of is for `test_few_samples`."""
-    from compressor.pipeline import initial_student
-
-    initial_student.ENOUGH_TOKENS = 0
+    few_samples_are_enough()
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from few_samples import few_samples_are_enough
 from tiny_text import VOCABULARY, config_of
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -166,6 +167,7 @@ def _write(name, values):
 
 
 def _write_all(root):
+    few_samples_are_enough()
     _write("flags", command_flags())
     _write("recipe", recipe_keys())
     tiny_run(root / "student", root)

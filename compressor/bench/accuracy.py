@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compressor.ensemble import summed_kl
+from compressor.bench.sample_mean import SampleMean, sample_owners
+from compressor.ensemble import kl_rows
 from compressor.errors import UnsupportedError, UserError
 from compressor.models.inputs import logits_of_sample, pass_options, without_labels
 from compressor.models.tasks import TASKS, Task, task_of_model
+from compressor.utils.strict_json import finite_or_none
 
 EvaluationBatch = Mapping[str, Tensor]
 
@@ -32,6 +34,8 @@ class Score:
         kl: KL(reference ‖ model) in nats, mean over positions that count.
         f1: of class 1 of two, else the mean over occurring classes; of taggers, over all but "O".
         perplexity: exp of the labels' mean −log p.
+        kl_error, perplexity_error: standard errors, over samples.
+        majority: share of the commonest class among the labels of a classifier.
     """
 
     accuracy: float | None
@@ -40,6 +44,9 @@ class Score:
     labelled: int
     f1: float | None = None
     perplexity: float | None = None
+    kl_error: float | None = None
+    perplexity_error: float | None = None
+    majority: float | None = None
 
     @property
     def accuracy_error(self) -> float | None:
@@ -54,8 +61,8 @@ class Tally:
 
     def __init__(self, task: Task, outside: int | None = None) -> None:
         self.task, self.outside = task, outside
-        self.samples = self.labelled = self.positions = 0
-        self.kl_sum = self.nll_sum = 0.0
+        self.samples = self.labelled = 0
+        self._kl, self._nll = SampleMean(), SampleMean()
         self._correct = self._predicted = self._true = torch.zeros(0, dtype=torch.int64)
 
     def add(
@@ -64,16 +71,18 @@ class Tally:
         """Add one batch: log-probabilities [B, C] or [B, T, C], labels [B] or [B, T]."""
         self.samples += len(log_probs)
         if labels is not None:
-            self._add_labels(*self.task.answered(log_probs, labels.cpu()))
+            self._add_labels(log_probs, labels.cpu())
         if reference is not None:
+            owners = self.task.counted(sample_owners(log_probs), inputs)[:, 0]
             counted = self.task.counted(log_probs, inputs)
-            self.kl_sum += summed_kl(self.task.counted(reference, inputs), counted)
-            self.positions += len(counted)
+            self._kl.add(kl_rows(self.task.counted(reference, inputs), counted), owners)
 
     def _add_labels(self, log_probs: Tensor, labels: Tensor) -> None:
+        owners, _ = self.task.answered(sample_owners(log_probs), labels)
+        log_probs, labels = self.task.answered(log_probs, labels)
         self.labelled += len(labels)
         if "perplexity" in self.task.metrics:
-            self.nll_sum -= log_probs.gather(-1, labels[:, None]).double().sum().item()
+            self._nll.add(-log_probs.gather(-1, labels[:, None])[:, 0], owners[:, 0])
             return
         classes, predicted = log_probs.shape[-1], log_probs.argmax(-1)
         if not len(self._correct):
@@ -85,16 +94,22 @@ class Tally:
 
     def score(self) -> Score:
         """Metrics so far."""
-        # Rounding may make the sum slightly negative.
-        kl = max(self.kl_sum / self.positions, 0.0) if self.positions else None
+        # Rounding may make the mean slightly negative.
+        kl = None if self._kl.mean is None else max(self._kl.mean, 0.0)
+        score = Score(None, kl, self.samples, self.labelled, kl_error=self._kl.error)
         if not self.labelled:
-            return Score(None, kl, self.samples, 0)
-        if "perplexity" in self.task.metrics:
-            perplexity = math.exp(min(self.nll_sum / self.labelled, _MAX_EXPONENT))
-            return Score(None, kl, self.samples, self.labelled, perplexity=perplexity)
-        accuracy = int(self._correct.sum()) / self.labelled
-        f1 = self._f1() if "f1" in self.task.metrics else None
-        return Score(accuracy, kl, self.samples, self.labelled, f1=f1)
+            return score
+        if self._nll.mean is not None:
+            perplexity = math.exp(min(self._nll.mean, _MAX_EXPONENT))
+            # To first order the error of exp(x) is exp(x) times that of x.
+            error = None if self._nll.error is None else finite_or_none(perplexity * self._nll.error)
+            return replace(score, perplexity=perplexity, perplexity_error=error)
+        return replace(
+            score,
+            accuracy=int(self._correct.sum()) / self.labelled,
+            f1=self._f1() if "f1" in self.task.metrics else None,
+            majority=int(self._true.max()) / self.labelled,
+        )
 
     def _f1(self) -> float:
         hits, total = 2 * self._correct.double(), (self._predicted + self._true).double()

@@ -63,7 +63,8 @@ def compare_results(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict
     """Match rows by model, backend, batch size and length; without model if each result has one.
 
     Returns:
-        rows with pairs of values and speed_up (first p50 / second); only: unmatched rows; notes: different settings.
+        rows with pairs of values, speed_up (first p50 / second) and within_spread (whether medians of turns of both
+        overlap; None for results of former versions); only: unmatched rows; notes: different settings.
 
     Raises:
         UserError: no row matches.
@@ -95,7 +96,14 @@ def _compared(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, 
         **{name: first[name] for name in ("backend", "batch_size", "length")},
         **{name: [first[name], second[name]] for name in ("p50_ms", "p95_ms", "peak_memory_bytes")},
         "speed_up": first["p50_ms"] / second["p50_ms"],
+        "within_spread": _within_spread(first, second),
     }
+
+
+def _within_spread(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool | None:
+    if not all({"p50_low_ms", "p50_high_ms"} <= row.keys() for row in (first, second)):
+        return None
+    return bool(first["p50_low_ms"] <= second["p50_high_ms"] and second["p50_low_ms"] <= first["p50_high_ms"])
 
 
 def _row_name(key: tuple[Any, ...]) -> str:

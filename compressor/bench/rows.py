@@ -8,6 +8,9 @@ from typing import Any
 
 #: Text of a missing value.
 MISSING = "–"
+KL_TITLE = "KL to the ensemble ↓ (nats)"
+#: Before the name of the row of the result.
+RESULT_MARK = "→ "
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,7 @@ class Row:
 
     Attributes:
         kl: KL(ensemble ‖ model) in nats, mean over samples or tokens.
+        accuracy_error, kl_error, perplexity_error: one standard error.
         macs: multiply–accumulates per sample.
     """
 
@@ -31,34 +35,44 @@ class Row:
     ort_p95_ms: float | None = None
     f1: float | None = None
     perplexity: float | None = None
+    accuracy_error: float | None = None
+    kl_error: float | None = None
+    perplexity_error: float | None = None
 
-    def cells(self) -> dict[str, str]:
-        """{column title: text}, in order."""
+    def cells(self, tails: bool = True) -> dict[str, str]:
+        """{column title: text}, in order; times with the 95th percentile if `tails`."""
         return {
             "model": self.name,
-            "accuracy": MISSING if self.accuracy is None else f"{100 * self.accuracy:.1f} %",
+            "accuracy": format_accuracy(self.accuracy, self.accuracy_error),
             "F1": MISSING if self.f1 is None else f"{self.f1:.3f}",
-            "perplexity": MISSING if self.perplexity is None else format_perplexity(self.perplexity),
-            "KL": MISSING if self.kl is None else f"{self.kl:.3f}",
+            "perplexity": format_perplexity(self.perplexity, self.perplexity_error),
+            KL_TITLE: format_kl(self.kl, self.kl_error),
             "params (M)": _scaled(self.parameters, 1e6),
             "GMACs": _scaled(self.macs, 1e9),
             "MB": _scaled(self.bytes, 1e6),
-            "torch ms": _milliseconds(self.torch_p50_ms, self.torch_p95_ms),
-            "ORT ms": _milliseconds(self.ort_p50_ms, self.ort_p95_ms),
+            "torch ms": _milliseconds(self.torch_p50_ms, self.torch_p95_ms, tails),
+            "ORT ms": _milliseconds(self.ort_p50_ms, self.ort_p95_ms, tails),
         }
 
 
-def table_columns(rows: Iterable[Row]) -> dict[str, list[str]]:
-    """{title: cells}, without empty columns."""
-    texts = [row.cells() for row in rows]
+def table_columns(rows: Iterable[Row], result: bool = False, *, tails: bool = True) -> dict[str, list[str]]:
+    """{title: cells}, without empty columns.
+
+    Args:
+        result: mark the last row.
+        tails: see `Row.cells`.
+    """
+    texts = [row.cells(tails) for row in rows]
+    if result and texts:
+        texts[-1]["model"] = RESULT_MARK + texts[-1]["model"]
     titles = list(texts[0]) if texts else []
     table = {title: [cells[title] for cells in texts] for title in titles}
     return {title: cells for title, cells in table.items() if any(cell != MISSING for cell in cells)}
 
 
-def to_markdown(rows: Sequence[Row]) -> str:
-    """A Markdown table; empty for no rows."""
-    table = table_columns(rows)
+def to_markdown(rows: Sequence[Row], result: bool = False) -> str:
+    """A Markdown table, the last row marked if it is the `result`; empty for no rows."""
+    table = table_columns(rows, result)
     if not table:
         return ""
     rule = [":--", *["--:"] * (len(table) - 1)]
@@ -76,9 +90,27 @@ def from_json(values: Iterable[Mapping[str, Any]]) -> list[Row]:
     return [Row(**value) for value in values]
 
 
-def format_perplexity(value: float) -> str:
+def format_accuracy(value: float | None, error: float | None = None) -> str:
+    """Such as "61.3 ± 0.5 %"."""
+    if value is None:
+        return MISSING
+    return f"{100 * value:.1f} %" if error is None else f"{100 * value:.1f} ± {100 * error:.1f} %"
+
+
+def format_kl(value: float | None, error: float | None = None) -> str:
+    """Three decimals, such as "0.083 ± 0.002"."""
+    if value is None:
+        return MISSING
+    return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
+
+
+def format_perplexity(value: float | None, error: float | None = None) -> str:
     """Two decimals; from 1000 three digits."""
-    return f"{value:.2f}" if value < 1000 else f"{value:.3g}"
+    if value is None:
+        return MISSING
+    if value >= 1000:
+        return f"{value:.3g}" if error is None else f"{value:.3g} ± {error:.1g}"
+    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
 
 
 def format_count(value: float) -> str:
@@ -104,8 +136,8 @@ def _scaled(value: float, unit: float) -> str:
     return f"{scaled:.3f}" if scaled >= 0.0005 or value == 0 else "<0.001"
 
 
-def _milliseconds(p50: float | None, p95: float | None) -> str:
+def _milliseconds(p50: float | None, p95: float | None, tails: bool) -> str:
     if p50 is None or p95 is None:
         return MISSING
     digits = 0 if p50 >= 100 else 1 if p50 >= 10 else 2
-    return f"{p50:.{digits}f} / {p95:.{digits}f}"
+    return f"{p50:.{digits}f}" + (f" / {p95:.{digits}f}" if tails else "")

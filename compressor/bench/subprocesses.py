@@ -40,6 +40,7 @@ class Measurement:
     Attributes:
         import_ms: of libraries.
         first_call_ms: with compilation.
+        p50_low_ms, p50_high_ms: least and largest median of a turn: how far the p50 moves by itself.
         base_memory_bytes: before loading.
     """
 
@@ -56,6 +57,8 @@ class Measurement:
     threads: int
     base_memory_bytes: int
     peak_memory_bytes: int
+    p50_low_ms: float
+    p50_high_ms: float
 
 
 class WorkerError(Exception):
@@ -68,6 +71,7 @@ class _Process:
     job: TimingJob
     startup: dict[str, Any] = field(default_factory=dict)
     times: list[float] = field(default_factory=list)
+    medians: list[float] = field(default_factory=list)
 
     def request(self, values: Mapping[str, Any]) -> dict[str, Any]:
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -120,7 +124,9 @@ def measure_isolated(
         while unfinished := {i: p for i, p in running.items() if not p.is_finished(seconds, min_iterations)}:
             for index, process in unfinished.items():
                 try:
-                    process.times += process.request({"seconds": seconds / TURNS})["times"]
+                    turn = process.request({"seconds": seconds / TURNS})["times"]
+                    process.times += turn
+                    process.medians.append(float(np.median(turn)) * 1e3)
                 except WorkerError as error:
                     failed[index] = error
                     del running[index]
@@ -170,4 +176,6 @@ def _summary(process: _Process, peak: int) -> Measurement:
         process.job.threads,
         process.startup["base_memory_bytes"],
         peak,
+        min(process.medians),
+        max(process.medians),
     )

@@ -8,13 +8,13 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 
-from compressor.report.progress import progress_bars
+from compressor.report.progress import IMPORTING, ShowProgress, progress_bars, progress_lines
 from compressor.utils import distributed
 from compressor.utils.strict_json import json_text
 
@@ -27,10 +27,11 @@ PIPE_WIDTH = 120
 
 
 @contextmanager
-def working(debug: bool = False) -> Iterator[OnStage]:
-    """Show progress if stderr is a terminal; warnings of libraries only with --debug.
+def working(debug: bool = False, quiet: bool = False) -> Iterator[OnStage]:
+    """Show progress, from now on, unless `quiet`; warnings of libraries only with --debug.
 
-    Ctrl-C and SIGTERM raise KeyboardInterrupt, at the next step if a library swallowed it.
+    A terminal gets bars, a pipe or file a line a stage.  Ctrl-C and SIGTERM raise KeyboardInterrupt, at the next step
+    if a library swallowed it.
     """
     stopped = False
 
@@ -48,11 +49,19 @@ def working(debug: bool = False) -> Iterator[OnStage]:
     with (
         warnings.catch_warnings(),
         _signals_handled(stop),
-        progress_bars(Console(stderr=True), sys.stderr.isatty() and distributed.is_main_process()) as draw,
+        _shown_progress(quiet or not distributed.is_main_process()) as draw,
     ):
         if not debug:
             warnings.simplefilter("ignore")
+        # Heavy imports follow, which take seconds.
+        on_stage(IMPORTING, None, "loading libraries")
         yield on_stage
+
+
+def _shown_progress(hidden: bool) -> AbstractContextManager[ShowProgress | None]:
+    if sys.stderr.isatty():
+        return progress_bars(Console(stderr=True), not hidden)
+    return progress_lines(print_note, not hidden)
 
 
 @contextmanager

@@ -81,6 +81,7 @@ FLAGS: dict[str, Flag] = {
         _switch("--no-cache", "export.cache", "Write no ONNX files with past keys and values."),
         Flag("--seed", "seed", GENERAL, int),
         Flag("--device", "device", GENERAL),
+        Flag("--threads", "threads", GENERAL, int),
         Flag("--anchor", "fusion.anchor", PAPER),
         Flag("--tokens", "fusion.alignment.tokens", PAPER, metavar="FILTER"),
         Flag("--preparation", "fusion.alignment.preparation", PAPER),
@@ -103,7 +104,9 @@ DATA_FLAGS = ("--data", "--train-split", "--eval-split", *_COLUMNS)
 EVALUATION = ("--data", "--eval-split", *_COLUMNS, "--eval-samples")
 FUSION_FLAGS = tuple(name for name, flag in FLAGS.items() if flag.panel == FUSION)
 TRAINING = tuple(name for name, flag in FLAGS.items() if flag.panel == FINETUNE)
-DELIVERY = ("--no-latency", "--no-onnx", "--no-cache", "--formats", "--opset", "--seed", "--device")
+#: What every command that computes takes.
+MACHINE = ("--device", "--threads")
+DELIVERY = ("--no-latency", "--no-onnx", "--no-cache", "--formats", "--opset", "--seed", *MACHINE)
 PAPER_FLAGS = tuple(name for name, flag in FLAGS.items() if flag.panel == PAPER)
 
 
@@ -223,5 +226,6 @@ Resume = Annotated[
     bool, _switch_option("--resume", "Continue the finetune of an interrupted run, given the same options again.")
 ]
 Json = Annotated[bool, _switch_option("--json", "Print JSON to stdout, and nothing else there.")]
+Quiet = Annotated[bool, _switch_option("--quiet", "Show no progress: neither bars, nor a line a stage in a log.")]
 Debug = Annotated[bool, _switch_option("--debug", "Show the traceback of an error.")]
 Length = Annotated[int, typer.Option("--length", min=1, help="Tokens of a text sample.")]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compressor.cli.console import loading, print_json, print_note, print_notes, print_results, working
+from compressor.cli.early_checks import check_job_early
 from compressor.errors import UserError
 from compressor.recipe import Recipe
 from compressor.utils import distributed
@@ -25,6 +26,7 @@ class JobSettings:
         push_to: repository of the Hub.
         paths: keep local paths in the upload.
         force: replace an output.
+        quiet: show no progress.
         debug: show library warnings and tracebacks.
         file: the recipe's.
     """
@@ -34,6 +36,7 @@ class JobSettings:
     force: bool
     resume: bool
     json: bool
+    quiet: bool
     debug: bool
     file: str | None = None
 
@@ -46,7 +49,9 @@ def run_job(recipe: Recipe, settings: JobSettings) -> None:
     """
     if settings.paths and settings.push_to is None:
         raise UserError("--with-paths is of --push-to-hub: without that nothing is uploaded")
-    with _resume_hint(recipe), working(settings.debug) as progress:
+    if distributed.is_main_process():
+        check_job_early(recipe, settings.force, settings.file)
+    with _resume_hint(recipe), working(settings.debug, settings.quiet) as progress:
         with loading():
             from compressor.pipeline import hub
             from compressor.pipeline import run as job
@@ -67,7 +72,7 @@ def run_job(recipe: Recipe, settings: JobSettings) -> None:
     _show(report, settings.json)
     if settings.push_to is not None:
         # After the results: a failed upload harms nothing.
-        with working(settings.debug) as progress:
+        with working(settings.debug, settings.quiet) as progress:
             progress("push", None, f"uploading to {settings.push_to}")
             address = hub.push(report["recipe"]["output"], settings.push_to, paths=settings.paths)
         print_note(f"pushed to {address}")

@@ -12,8 +12,10 @@ from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import onnx
+import torch
 from onnx import ModelProto
 from torch import Tensor
 
@@ -58,7 +60,7 @@ def write_static_int8(source: Path, path: Path, batches: Sequence[Mapping[str, T
 
     # Without the entropy method: it has as many bins as levels, and so always chooses the range of minmax.
     methods = {"minmax": CalibrationMethod.MinMax, "percentile": CalibrationMethod.Percentile}
-    with quantiser_errors_as_one_line(source, "quantise"):
+    with quantiser_errors_as_one_line(source, "quantise"), _threads_of_torch():
         quantize_static(
             without_inner_shapes(source),
             path,
@@ -74,6 +76,23 @@ def write_static_int8(source: Path, path: Path, batches: Sequence[Mapping[str, T
             extra_options={"MatMulConstBOnly": True},
             use_external_data_format=_is_large(source),
         )
+
+
+@contextmanager
+def _threads_of_torch() -> Iterator[None]:
+    """Sessions of ONNX Runtime's tools take torch's number of threads, not all of the machine."""
+    import onnxruntime
+
+    original = onnxruntime.SessionOptions
+
+    def session_options() -> Any:
+        options = original()
+        options.intra_op_num_threads = torch.get_num_threads()
+        return options
+
+    # The calibrator makes its options itself.
+    with patch.object(onnxruntime, "SessionOptions", session_options):
+        yield
 
 
 def without_inner_shapes(source: Path) -> ModelProto:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compressor.errors import UnsupportedError
-from compressor.export.file_kinds import NAMES, FileKind, files_of
+from compressor.export.file_kinds import NAMES, FileKind, every_kind, files_of
 from compressor.export.formats import EXPORT_FORMATS, FLOAT, ExportFormat, FormatSource, check_formats
 from compressor.export.onnx import float32_on_cpu, write_onnx
 from compressor.export.parity import ParityReport, compare_outputs
@@ -55,6 +55,7 @@ def write_formats(
     batch_sizes: Sequence[int] = (1, 2, 5),
     seed: int = 0,
     on_unsupported: OnUnsupported | None = None,
+    left: Sequence[str] = (),
 ) -> dict[str, WrittenFormats]:
     """Write a model in several formats and compare each with torch; no file is written unless all pass.
 
@@ -63,6 +64,7 @@ def write_formats(
     Args:
         calibration: batches of model inputs, for formats that need them.
         on_unsupported: called with a format that cannot express the model and the error; raised if omitted.
+        left: formats whose files are of this model and stay.
 
     Returns:
         {format: its files}
@@ -90,8 +92,10 @@ def write_formats(
                 on_unsupported(name, error)
         if any(EXPORT_FORMATS.get(name).folder == "onnx" for name in written):
             write_companions(finished / "onnx", model, companions)
+            if any(EXPORT_FORMATS.get(name).folder == "onnx" for name in left):
+                _leave_existing(finished / "onnx", folder / "onnx")
         # Files of other formats may be of another model.
-        publish(finished, folder, stale=_all_files() if FLOAT in written else ())
+        publish(finished, folder, stale=_files_but(left) if FLOAT in written else ())
     return {name: WrittenFormats(each.report.moved(finished, folder), each.files) for name, each in written.items()}
 
 
@@ -200,7 +204,16 @@ def _compare(
         )
 
 
-def _all_files() -> Iterator[Path]:
-    """Every file of any format."""
-    yield from (Path("onnx") / file for file in onnx_files())
-    yield from (Path("torch", name).with_suffix(".pt2") for name in NAMES)
+def _leave_existing(staged: Path, folder: Path) -> None:
+    """Drop staged files that the folder has."""
+    for path in [path for path in staged.rglob("*") if path.is_file()]:
+        if (folder / path.relative_to(staged)).exists():
+            path.unlink()
+
+
+def _files_but(left: Sequence[str]) -> Iterator[Path]:
+    """Every file of any format but those `left`."""
+    stay = {EXPORT_FORMATS.get(name).path(Path(), kind) for name in left for kind in every_kind()}
+    stay |= {path.with_name(f"{path.name}.data") for path in stay}
+    yield from (path for file in onnx_files() if (path := Path("onnx") / file) not in stay)
+    yield from (path for name in NAMES if (path := Path("torch", name).with_suffix(".pt2")) not in stay)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
 
 from compressor.bench.backends import BACKENDS
-from compressor.bench.latency import available_threads
 from compressor.bench.rows import Row, to_json
 from compressor.bench.subprocesses import TimingJob, WorkerError, measure_isolated
 from compressor.errors import UnsupportedError, UserError
@@ -46,7 +46,7 @@ class BenchSettings:
         lengths: tokens, at most the models' limit.
         backends: of `BACKENDS`.
         seconds: least time per measurement.
-        threads: per process; None for all cores.
+        threads: per process; None for torch's.
         warmups: after the first call.
     """
 
@@ -97,7 +97,7 @@ def bench_models(names: Sequence[str], settings: BenchSettings, *, progress: OnS
         contenders = _load(names, settings, Path(scratch), stages, notes)
         models = [contender.model for contender in contenders if contender.model is not None]
         lengths = _lengths(models, settings.lengths) if models or _any_text(contenders) else (None,)
-        threads = settings.threads or available_threads()
+        threads = settings.threads or torch.get_num_threads()
         results: list[dict[str, Any]] = []
         shapes = [(batch, length) for batch in settings.batch_sizes for length in lengths]
         for batch, length in shapes:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PretrainedConfig
 
 from compressor.anatomy import Anatomy, Kind
-from compressor.bench.latency import available_threads, measure_latency, torch_runner
+from compressor.bench.latency import measure_latency, torch_runner
 from compressor.bench.rows import format_count
 from compressor.bench.size import count_macs, count_parameters
 from compressor.bench.subprocesses import TimingJob, WorkerError, measure_isolated
@@ -161,7 +162,7 @@ def pick_width(
     Args:
         depth: as in a recipe.
         length: tokens of a text sample.
-        thread_count: of ONNX Runtime; None for all cores.
+        thread_count: None for torch's.
 
     Raises:
         UserError: no width comes near; names the nearest.
@@ -173,7 +174,7 @@ def pick_width(
         if wanted is not None:
             index = _sized(candidates, what, wanted)
     if target.latency is not None:
-        timer = _Timer(candidates, target.batch_size, length, thread_count or available_threads(), on_progress)
+        timer = _Timer(candidates, target.batch_size, length, thread_count or torch.get_num_threads(), on_progress)
         index = _fast_enough(candidates, index, target.latency, timer)
         report["latency"] = timer.settings()
     report["given"] = candidates.about(index)

@@ -28,12 +28,14 @@ class RunData:
         train: preprocessed on access; None if unusable.
         evaluation: with labels if known; None if unusable.
         splits: those that they are read from.
+        calibration_classes: labels of the calibration samples; None if not known, or more than one a sample.
     """
 
     calibration: tuple[dict[str, Tensor], ...]
     train: Samples | None
     evaluation: Batches | None
     splits: tuple[Split, ...] = ()
+    calibration_classes: frozenset[int] | None = None
 
     @property
     def notes(self) -> list[str]:
@@ -52,7 +54,9 @@ def open_data(recipe: Recipe, processor: Any, spec: ModelSpec) -> RunData:
     if not spec.task.metrics:
         return RunData(calibration, None, None, (train,))
     evaluation = open_evaluation(recipe, processor, spec)
-    return RunData(calibration, _training(recipe, train, processor, spec), evaluation, (train, evaluation.split))
+    training, splits = _training(recipe, train, processor, spec), (train, evaluation.split)
+    classes = _classes(_drawn(recipe, train), spec) if calibration else None
+    return RunData(calibration, training, evaluation, splits, classes)
 
 
 def open_training(recipe: Recipe, processor: Any, spec: ModelSpec) -> Samples:
@@ -70,9 +74,8 @@ def open_calibration(recipe: Recipe, train: Split, processor: Any, spec: ModelSp
     formats = [EXPORT_FORMATS.get(name) for name in recipe.export.wanted]
     if recipe.student is not None and not any(each.half or each.calibrated(spec.config) for each in formats):
         return ()
-    drawn = train.take(recipe.calibration.samples, seed=recipe.seed)
     batches = Batches(
-        drawn,
+        _drawn(recipe, train),
         processor,
         recipe.calibration.batch_size,
         labels=False,
@@ -82,6 +85,17 @@ def open_calibration(recipe: Recipe, train: Split, processor: Any, spec: ModelSp
         seed=recipe.seed,
     )
     return tuple(batches)
+
+
+def _drawn(recipe: Recipe, train: Split) -> Split:
+    """The calibration samples."""
+    return train.take(recipe.calibration.samples, seed=recipe.seed)
+
+
+def _classes(split: Split, spec: ModelSpec) -> frozenset[int] | None:
+    """Known labels of a split, one a sample."""
+    labels = split.labels if spec.task.columns and spec.task.mask is None else None
+    return None if labels is None else frozenset(int(label) for label in labels if label >= 0) or None
 
 
 def open_evaluation(recipe: Recipe, processor: Any, spec: ModelSpec) -> Batches:

@@ -59,6 +59,7 @@ def export_and_verify(
     data: RunData | None = None,
     seed: int = 0,
     skip_unsupported: bool = False,
+    left: Sequence[str] = (),
 ) -> Delivery:
     """Write a model in every wanted format, compare each with torch, and evaluate the inexact ones.
 
@@ -67,6 +68,7 @@ def export_and_verify(
         data: calibrates int8, and evaluates.
         seed: of the compared inputs.
         skip_unsupported: leave out unsupported formats.
+        left: formats whose files stay in the folder.
 
     Raises:
         ParityError: an exact format exceeds the tolerance.
@@ -74,7 +76,7 @@ def export_and_verify(
     """
     if not options.wanted:
         return Delivery(None, {})
-    written, skipped = _write_files(options, model, folder, stages, companions, data, seed, skip_unsupported)
+    written, skipped = _write_files(options, model, folder, stages, companions, data, seed, skip_unsupported, left)
     score, scores = _evaluate_inexact(model, written, data, stages)
     reports = {name: format_report(name, made.report, score, scores.get(name)) for name, made in written.items()}
     onnx = export_report(written[FLOAT].report) if FLOAT in written else None
@@ -90,6 +92,7 @@ def _write_files(
     data: RunData | None,
     seed: int,
     skip_unsupported: bool,
+    left: Sequence[str],
 ) -> tuple[dict[str, WrittenFormats], list[str]]:
     """The written formats, and a line per skipped one."""
     skipped: list[str] = []
@@ -108,6 +111,7 @@ def _write_files(
                 companions=companions,
                 seed=seed,
                 on_unsupported=skip if skip_unsupported else None,
+                left=left,
             )
         except UnsupportedError as error:
             # Of a kind that has no files at all.

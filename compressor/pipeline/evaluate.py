@@ -18,6 +18,7 @@ from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.pipeline.teachers import check_device, common_data, read_configs
 from compressor.recipe import Recipe
 from compressor.utils.files import disk_full_as_user_error
+from compressor.utils.threads import use_threads
 
 
 def evaluate_models(recipe: Recipe, *, ensemble: bool = False, progress: OnStage | None = None) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def evaluate_models(recipe: Recipe, *, ensemble: bool = False, progress: OnStage
         ensemble: add a row for their mean prediction.
 
     Returns:
-        JSON-ready: rows {name, accuracy, accuracy_error, f1, perplexity, samples, labelled, parameters, fingerprint},
+        JSON-ready: rows {name, accuracy, f1, perplexity, standard errors, samples, labelled, parameters, fingerprint},
         task, data, notes, seconds.  An ensemble has all parameters and no fingerprint.
 
     Raises:
@@ -35,7 +36,11 @@ def evaluate_models(recipe: Recipe, *, ensemble: bool = False, progress: OnStage
     """
     if ensemble and len(recipe.teachers) < 2:
         raise UserError("an ensemble is of two models or more: name another, or leave out --ensemble")
-    stages = StageReporter(progress)
+    with use_threads(recipe.threads):
+        return _evaluate(recipe, ensemble, StageReporter(progress))
+
+
+def _evaluate(recipe: Recipe, ensemble: bool, stages: StageReporter) -> dict[str, Any]:
     teachers, batches = open_evaluated_models(recipe, "evaluating", stages, device=recipe.device)
     models = [teacher.model for teacher in teachers]
     names = short_names(recipe.teachers)
@@ -45,7 +50,11 @@ def evaluate_models(recipe: Recipe, *, ensemble: bool = False, progress: OnStage
         if ensemble:
             evaluator = Evaluator(models, [1.0] * len(models), batches, room=0)
             scores = [*evaluator.teachers, evaluator.ensemble]
-            names, sizes, fingerprints = [*names, "ensemble"], [*sizes, sum(sizes)], [*fingerprints, None]
+            names, sizes, fingerprints = (
+                [*names, f"mean of the {len(names)} above"],
+                [*sizes, sum(sizes)],
+                [*fingerprints, None],
+            )
         else:
             scores = measure_accuracy(models, batches)
     rows = []
@@ -57,6 +66,7 @@ def evaluate_models(recipe: Recipe, *, ensemble: bool = False, progress: OnStage
                 "accuracy_error": score.accuracy_error,
                 "f1": score.f1,
                 "perplexity": score.perplexity,
+                "perplexity_error": score.perplexity_error,
                 "samples": score.samples,
                 "labelled": score.labelled,
                 "parameters": parameters,

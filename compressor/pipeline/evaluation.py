@@ -48,6 +48,9 @@ class EvaluatedModel:
             kl=self.score.kl if self.score else None,
             f1=self.score.f1 if self.score else None,
             perplexity=self.score.perplexity if self.score else None,
+            accuracy_error=self.score.accuracy_error if self.score else None,
+            kl_error=self.score.kl_error if self.score else None,
+            perplexity_error=self.score.perplexity_error if self.score else None,
             parameters=sum(count_parameters(model) for model in self.models),
             macs=sum(count_macs(model, length=length) for model in self.models),
             bytes=self.bytes,
@@ -109,12 +112,13 @@ class Evaluator:
         return tally.score()
 
     def report(self) -> dict[str, Any]:
-        """Data, sample counts, standard error of the ensemble's accuracy."""
+        """Data, sample counts, standard error of the ensemble's accuracy, share of the commonest class."""
         return {
             "data": self._batches.split.name,
             "samples": self.ensemble.samples,
             "labelled": self.ensemble.labelled,
             "accuracy_error": self.ensemble.accuracy_error,
+            "majority": self.ensemble.majority,
         }
 
 

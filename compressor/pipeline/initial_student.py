@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from compressor.anatomy import inspect_config
 from compressor.errors import CouplingWarning
 from compressor.fusion import fuse_models
 from compressor.layer_maps import LayerMap, load_layer_maps
-from compressor.models.inputs import count_tokens
 from compressor.models.load import load_teacher
 from compressor.models.teacher import Teacher
+from compressor.pipeline.calibration_checks import check_calibration
 from compressor.pipeline.data_splits import RunData
 from compressor.pipeline.stages import StageReporter
 from compressor.pipeline.teachers import depth_option
@@ -29,12 +27,6 @@ NO_DATA = (
     "no data: the weights alone were aligned, with no refit, finetune or accuracy; expect far less of this student "
     "than of one made with a few hundred unlabelled samples (--data)"
 )
-
-#: Calibration tokens per coordinate of the teachers' residual stream, below which a student is visibly worse: the
-#: variance of a least-squares fit grows as coordinates over tokens.  Measured on the built-in teachers, 64 wide: with
-#: 4, 8, 17 and 136 tokens a coordinate a student of width 0.5 is right in 82, 94, 96 and 96 % of samples, one of
-#: width 0.25 in 38, 31, 88 and 94 %.
-ENOUGH_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -82,23 +74,9 @@ def initial_student(
             **depth_option(recipe.depth),
         )
     lines = [str(warning.message) for warning in caught if issubclass(warning.category, CouplingWarning)]
-    lines += [NO_DATA] if data is None else scarcity(data.calibration, [teacher.config for teacher in teachers])
+    lines += [NO_DATA] if data is None else check_calibration(data, teachers)
     report = {"target": result.target.summary(), "fusion": _fusion_report(result.report), "warnings": lines}
     return InitialStudent(result.model, report, result.passages)
-
-
-def scarcity(calibration: Sequence[Mapping[str, Tensor]], configs: Sequence[PretrainedConfig]) -> list[str]:
-    """A warning of too few calibration samples for the teachers' width."""
-    samples = sum(len(next(iter(batch.values()))) for batch in calibration)
-    tokens = sum(count_tokens(batch, configs[0]) for batch in calibration)
-    width = max(inspect_config(config).residual.size for config in configs)
-    if tokens >= ENOUGH_TOKENS * width:
-        return []
-    return [
-        f"few calibration samples: {samples} of them have {tokens} tokens, and the fits of a residual stream {width} "
-        f"wide want {ENOUGH_TOKENS * width} or more; expect less of this student than of one with more samples "
-        "(--samples)"
-    ]
 
 
 def layer_maps_between(student: Teacher, teachers: Sequence[Teacher]) -> tuple[LayerMap, ...]:

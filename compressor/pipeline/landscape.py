@@ -32,6 +32,7 @@ from compressor.utils.devices import on_device
 from compressor.utils.files import check_file, disk_full_as_user_error, whole_path
 from compressor.utils.scratch import finish, keep, scratch
 from compressor.utils.strict_json import json_text
+from compressor.utils.threads import use_threads
 
 
 def measure_landscape(
@@ -226,7 +227,10 @@ def _claimed(recipe: Recipe, picture: Path, force: bool, remark: Remark | None) 
     """Hold both files, which must be missing or replaceable."""
     numbers, _ = _files(picture)
     # Lock the numbers: pictures of both kinds share them.
-    with claimed(numbers, recipe_inputs(recipe, role="model"), more=[picture], remark=remark):
+    with (
+        claimed(numbers, recipe_inputs(recipe, role="model"), more=[picture], remark=remark),
+        use_threads(recipe.threads),
+    ):
         for path in (numbers, picture):
             check_file(path, force, parents=True)
         yield

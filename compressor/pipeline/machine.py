@@ -20,6 +20,7 @@ from compressor.models.builtin import cache_folder
 from compressor.pipeline.environment import environment
 from compressor.utils.out_of_memory import Memory, available_memory, format_bytes
 from compressor.version import __version__
+from compressor.wording import quote
 
 #: Disk space for a run with a small model and its data.
 _LEAST_FREE = 2 << 30
@@ -50,7 +51,12 @@ def examine_machine() -> dict[str, Any]:
         "memory": asdict(memory),
         "caches": caches,
         "offline": constants.HF_HUB_OFFLINE,
-        "problems": [*_unmet(requirements), *_memory_problems(memory), *_cache_problems(caches)],
+        "problems": [
+            *_unmet(requirements),
+            *_thread_problems(available_threads()),
+            *_memory_problems(memory),
+            *_cache_problems(caches),
+        ],
     }
 
 
@@ -126,6 +132,17 @@ def _sizes(folder: Path) -> Iterator[int]:
                 yield os.lstat(os.path.join(place, name)).st_size
             except OSError:
                 continue
+
+
+def _thread_problems(cores: int) -> Iterator[str]:
+    """What is wrong with the number of threads that the environment gives."""
+    given = os.environ.get("OMP_NUM_THREADS", "").strip()
+    # OpenMP takes a list too, one number a level of nested loops.
+    first = given.partition(",")[0]
+    if given and not (first.isdecimal() and int(first) > 0):
+        yield f"OMP_NUM_THREADS is {quote(given)}, which is no number of threads: set it to 1 or more, or unset it"
+    elif given and int(first) > cores:
+        yield f"OMP_NUM_THREADS is {first} and this process has {cores} cores: more threads than cores slow it down"
 
 
 def _memory_problems(memory: Memory) -> Iterator[str]:

@@ -29,6 +29,7 @@ def plan_student(
     narrowing: str = "auto",
     length: int = 128,
     budget: TargetOptions | None = None,
+    threads: int | None = None,
     progress: OnStage | None = None,
 ) -> dict[str, Any]:
     """Shapes, parameters and multiply–accumulates before and after, from configs alone.
@@ -38,6 +39,7 @@ def plan_student(
         width, depth, narrowing: see `plan_target`.
         length: tokens, at most the teachers' limit.
         budget: picks the width if it has a target.
+        threads: of a measured latency; None for torch's.
 
     Returns:
         JSON-ready: teachers, student, target as in a report, "others" (shapes that held-out samples may prefer),
@@ -54,7 +56,9 @@ def plan_student(
     picked = None
     if budget is not None and budget.asked:
         with StageReporter(progress)("budget", "picking the width") as progress_in_stage:
-            picked = pick_width(configs, budget, depth=depth, length=length, on_progress=progress_in_stage)
+            picked = pick_width(
+                configs, budget, depth=depth, length=length, thread_count=threads, on_progress=progress_in_stage
+            )
         width = picked.width
     (target, *others), anatomy = plan_target(configs, width, depth, narrowing)
     return {

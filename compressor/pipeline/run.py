@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,13 @@ from compressor.pipeline.run_state import check_work
 from compressor.pipeline.stages import OnStage, OnStageProgress, StageReporter
 from compressor.pipeline.timing import latency_report, sample_length
 from compressor.recipe import Recipe
+from compressor.report.findings import findings, remarks
 from compressor.utils import distributed
 from compressor.utils.devices import on_device
 from compressor.utils.files import atomic_directory, disk_full_as_user_error, work_folder
 from compressor.utils.logging import caught_warnings
+from compressor.utils.threads import use_threads
 from compressor.version import __version__
-
-#: A finetune without labels earns a warning beyond so many times the KL before it, and so many nats more.
-HARM_FACTOR, HARM_NATS = 1.5, 0.01
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def run_recipe(
     """
     stages = StageReporter(progress, begun)
     work = work_folder(recipe.output)
-    with claimed(recipe.output, recipe_inputs(recipe, file), more=[work], remark=remark):
+    with claimed(recipe.output, recipe_inputs(recipe, file), more=[work], remark=remark), use_threads(recipe.threads):
         check_work(work)
         run = prepare_run(recipe, force, resume, stages)
         if not distributed.is_main_process():
@@ -253,7 +252,7 @@ def _report(
     ]
     timings, timing_notes = time_models(recipe, models, folder if delivery.onnx else None, run.stages)
     length = sample_length(run.spec.config)
-    return RunReport(
+    report = RunReport(
         version=__version__,
         task=run.spec.task.name,
         reads=run.spec.reads,
@@ -265,7 +264,7 @@ def _report(
         budget=run.budget,
         target=student.report["target"],
         fusion=student.report["fusion"],
-        warnings=[*student.report["warnings"], *_harm_warning(recipe, training.students)],
+        warnings=student.report["warnings"],
         finetune=training.finetune,
         notes=[*run.notes, *data_notes, *training.notes, *delivery.skipped, *timing_notes],
         length=length,
@@ -277,19 +276,8 @@ def _report(
         seconds=run.stages.report(),
         peak_memory_bytes=peak_memory_bytes(),
     )
-
-
-def _harm_warning(recipe: Recipe, students: Sequence[EvaluatedModel]) -> Iterator[str]:
-    """A warning if distillation moved the student away from the ensemble."""
-    before, after = (model.score.kl if model.score else None for model in (students[0], students[-1]))
-    if before is None or after is None or recipe.finetune.label_weight:
-        return
-    if after <= max(HARM_FACTOR * before, before + HARM_NATS):
-        return
-    yield (
-        f"the finetune took the student further from the ensemble (KL {before:.3g} before, {after:.3g} now): try more "
-        f"--steps or --learning-rate search; --no-finetune leaves the student as it was"
-    )
+    values = report.to_dict()
+    return replace(report, warnings=[*report.warnings, *findings(values)], notes=[*report.notes, *remarks(values)])
 
 
 def _identity(teacher: Teacher) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compressor.bench.latency import Latency, Runner, available_threads, measure_latency, onnx_runner, torch_runner
+from compressor.bench.latency import Latency, Runner, measure_latency, onnx_runner, torch_runner
 from compressor.models.inputs import dummy_inputs, is_image_config
 from compressor.models.meta import most_positions
 
@@ -65,14 +66,14 @@ def time_contenders(
 
     Args:
         seconds: least time per contender and backend.
-        thread_count: None for all cores.
+        thread_count: None for torch's.
         length: tokens, at most the models' limit.
         warmups: after the first call.
 
     Returns:
         {name: timing}
     """
-    thread_count = thread_count or available_threads()
+    thread_count = thread_count or torch.get_num_threads()
     configs = [model.config for contender in contenders for model in contender.models]
     inputs = dummy_inputs(configs[0], batch_size, min(sample_length(config, length) or 1 for config in configs))
     keys = {contender.name: shape_key(contender.models) for contender in contenders}

@@ -16,7 +16,7 @@ class BenchOptions(Section):
     batch_size: Count = Field(32, description="Samples per call.")
     seconds: Positive = Field(0.5, description="Minimum measuring time per model and backend.")
     threads: Count | None = Field(
-        None, description="Threads of torch and ONNX Runtime; all cores of this process if omitted."
+        None, description="Threads of torch and ONNX Runtime while timing; those of the run if omitted."
     )
 
 

@@ -12,7 +12,7 @@ from compressor.recipe.data import CalibrationOptions, DataOptions, EvaluationOp
 from compressor.recipe.delivery import BenchOptions, ExportOptions
 from compressor.recipe.finetune import FinetuneOptions
 from compressor.recipe.fusion import FusionOptions
-from compressor.recipe.section import Section
+from compressor.recipe.section import Count, Section
 from compressor.recipe.target import TargetOptions
 
 
@@ -42,6 +42,11 @@ class Recipe(Section):
     export: ExportOptions = ExportOptions()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="Seed of every random choice.")
     device: str = Field("cpu", description="Torch device, e.g. cpu, cuda, cuda:1.")
+    threads: Count | None = Field(
+        None,
+        description="Threads of torch and ONNX Runtime in every stage; those of OMP_NUM_THREADS, or else one a core, "
+        "if omitted.",
+    )
 
     @field_validator("width")
     @classmethod

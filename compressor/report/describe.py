@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compressor.bench.rows import MISSING, format_count, format_perplexity, format_threads
+from compressor.bench.rows import (
+    KL_TITLE,
+    MISSING,
+    RESULT_MARK,
+    Row,
+    format_accuracy,
+    format_count,
+    format_perplexity,
+    format_threads,
+)
+from compressor.report.findings import is_within_noise
 
 #: The content of a report.json, or a section of it.
 Report = Mapping[str, Any]
@@ -108,20 +118,60 @@ def describe_outcome(report: Report) -> str:
     student = rows[-1]
     largest = max(teachers, key=lambda row: row["parameters"])
     share = student["parameters"] / largest["parameters"]
-    parts = [f"{student['parameters'] / 1e6:.3g} M parameters ({share:.0%} of a teacher's)"]
-    best = "the teacher's" if len(teachers) == 1 else "the better teacher's"
-    if student["accuracy"] is not None and (accuracies := [row["accuracy"] for row in teachers if row["accuracy"]]):
-        ratio = student["accuracy"] / max(accuracies)
-        parts.append(f"{100 * student['accuracy']:.1f} % accuracy ({ratio:.1%} of {best})")
-    if (perplexity := student.get("perplexity")) is not None:
-        ratio = perplexity / min(row["perplexity"] for row in teachers)
-        parts.append(f"perplexity {format_perplexity(perplexity)} ({ratio:.3g} times {best}; lower is better)")
-    for backend, name in (("ort", "ONNX Runtime"), ("torch", "torch")):
-        student_ms, teacher_ms = student[f"{backend}_p50_ms"], largest[f"{backend}_p50_ms"]
-        if student_ms and teacher_ms:
-            parts.append(f"{teacher_ms / student_ms:.1f} times as fast as a teacher in {name}")
-            break
+    parts = [
+        f"{student['parameters'] / 1e6:.3g} M parameters ({share:.0%} of a teacher's)",
+        *_score_against(student, teachers),
+    ]
+    parts += [ratios] if (ratios := _speed_ups(student, largest)) else []
     return f"student ({student['name']}): {', '.join(parts)}"
+
+
+def _score_against(student: Report, teachers: Sequence[Report]) -> list[str]:
+    """The student's score, compared with its best teacher's."""
+    name = {1: "the teacher", 2: "the better teacher"}.get(len(teachers), "the best teacher")
+    if student["accuracy"] is not None and (scored := [row for row in teachers if row["accuracy"]]):
+        best = max(scored, key=lambda row: row["accuracy"])
+        score = f"{format_accuracy(student['accuracy'], student.get('accuracy_error'))} accuracy"
+        ratio = f"{student['accuracy'] / best['accuracy']:.1%} of {name}'s"
+    elif student.get("perplexity") is not None:
+        best = min(teachers, key=lambda row: row["perplexity"])
+        figure = format_perplexity(student["perplexity"], student.get("perplexity_error"))
+        score, ratio = f"perplexity {figure}", f"{student['perplexity'] / best['perplexity']:.3g} times {name}'s"
+        ratio += "; lower is better"
+    else:
+        return []
+    metric = "perplexity" if student["accuracy"] is None else "accuracy"
+    return [
+        f"{score} (level with {name}, within noise: {ratio})"
+        if is_within_noise(student, best, metric)
+        else f"{score} ({ratio})"
+    ]
+
+
+def _speed_ups(student: Report, teacher: Report) -> str:
+    """How many times as fast the student is in each backend; "" if not measured."""
+    ratios = [
+        (teacher[f"{backend}_p50_ms"] / student[f"{backend}_p50_ms"], name)
+        for backend, name in (("torch", "torch"), ("ort", "ONNX Runtime"))
+        if student[f"{backend}_p50_ms"] and teacher[f"{backend}_p50_ms"]
+    ]
+    parts = [
+        f"{ratio:.1f} times {'' if index else 'as fast as a teacher '}in {name}"
+        for index, (ratio, name) in enumerate(ratios)
+    ]
+    return " and ".join(parts)
+
+
+def describe_legend(rows: Sequence[Row], result: bool, tails: bool) -> str:
+    """The signs of a table of results, in one line; "" without any."""
+    errors = ("accuracy_error", "kl_error", "perplexity_error")
+    parts = [
+        *([f"{RESULT_MARK}the result"] if result else []),
+        *(["± a standard error"] if any(getattr(row, name) is not None for row in rows for name in errors) else []),
+        *([KL_TITLE] if any(row.kl is not None for row in rows) else []),
+        *([f"ms: p50{' / p95' if tails else ''}"] if any(row.torch_p50_ms or row.ort_p50_ms for row in rows) else []),
+    ]
+    return "; ".join(parts)
 
 
 def describe_evaluation(report: Report) -> list[str]:
@@ -185,6 +235,13 @@ def describe_export(export: Report) -> list[str]:
         for file, written in exported["files"].items():
             lines.append(f"wrote {export['folder']}/{file} ({name}, {written['bytes'] / 1e6:.2f} MB)")
         lines.append(describe_parity(name, exported))
+    for name, left in (export.get("left") or {}).items():
+        files = " and ".join(f"{export['folder']}/{file}" for file in left["files"])
+        verb = "is" if len(left["files"]) == 1 else "are"
+        lines.append(
+            f"left {files} ({name}), which {verb} of this model: {left['difference']:.1e} from torch on random inputs; "
+            "--force writes it anew"
+        )
     if export["report_updated"]:
         lines.append(f"updated {export['folder']}/report.json")
     return lines
@@ -197,7 +254,9 @@ def describe_parity(name: str, exported: Report) -> str:
         return f"{name}: largest difference from torch {difference:.1e} of the largest value"
     data = exported["evaluation"]
     where, figures = ("random inputs", exported) if data is None else (f"{data['samples']} samples", data)
-    parts = [f"relative error of the logits {figures['relative_error']:.1e}"]
+    size = sum(file["bytes"] for file in (exported.get("files") or {}).values())
+    parts = [f"{size / 1e6:.2f} MB"] if size else []
+    parts.append(f"relative error of the logits {figures['relative_error']:.1e}")
     if figures["agreement"] is not None:
         parts.append(f"{100 * figures['agreement']:.2f} % of the predictions are torch's")
     if data is not None and data["accuracy"] is not None:
@@ -241,6 +300,10 @@ def describe_bench(bench: Report) -> list[str]:
 def describe_comparison(comparison: Report, paths: Sequence[str]) -> list[str]:
     """Notes on two bench results."""
     lines = ["A / B: how many times as fast B is, by p50"]
+    if any(row["within_spread"] for row in comparison["rows"]):
+        lines.append("≈: within the spread, as medians of turns of A and B overlap: no difference was measured")
+    if any(row["within_spread"] is None for row in comparison["rows"]):
+        lines.append("the spread of a former version's result is not known: measure it again to see what is noise")
     lines += [
         f"only in {path}: {', '.join(rows)}" for path, rows in zip(paths, comparison["only"], strict=True) if rows
     ]

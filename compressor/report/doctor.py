@@ -31,7 +31,8 @@ def render_doctor(machine: Report) -> list[RenderableType]:
     return [
         versions,
         devices,
-        f"threads: {threads['torch']} of torch on {threads['cores']} cores (OMP_NUM_THREADS: {omp or 'not set'})",
+        f"threads: {threads['torch']} of torch and of ONNX Runtime on {threads['cores']} cores "
+        f"(OMP_NUM_THREADS: {omp or 'not set'}; --threads of a command goes first)",
         f"memory: {_gigabytes(memory['total'])} GB, {_gigabytes(memory['free'])} GB free{limits}",
         caches,
         "offline: " + ("yes (HF_HUB_OFFLINE): the Hub is not used" if machine["offline"] else "no"),

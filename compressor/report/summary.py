@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
+from rich.console import RenderableType
 
 from compressor.bench.rows import from_json, to_markdown
 from compressor.report.describe import (
@@ -15,6 +15,7 @@ from compressor.report.describe import (
     describe_evaluation,
     describe_finetune,
     describe_head,
+    describe_legend,
     describe_macs,
     describe_outcome,
     describe_parity,
@@ -26,14 +27,16 @@ from compressor.report.describe import (
 from compressor.report.tables import render_table
 
 
-def table_of(report: Report) -> Table:
-    """The table for a terminal."""
-    return render_table(from_json(report["table"]))
+def table_of(report: Report) -> RenderableType:
+    """The table for a terminal; of a run, with its result marked."""
+    return render_table(from_json(report["table"]), result="recipe" in report)
 
 
 def markdown_of(report: Report) -> str:
     """The table in Markdown."""
-    return to_markdown(from_json(report["table"])).rstrip()
+    rows = from_json(report["table"])
+    legend = describe_legend(rows, "recipe" in report, tails=True)
+    return f"{to_markdown(rows, 'recipe' in report)}\n{legend}".rstrip()
 
 
 def summary_lines(report: Report) -> list[str]:

@@ -1,15 +1,18 @@
-"""Tables of results."""
+"""Tables of results, fitted to the width of a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
 from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from compressor.bench.rows import MISSING, Row, format_perplexity, table_columns
-from compressor.report.describe import Report
+from compressor.bench.rows import KL_TITLE, MISSING, Row, format_accuracy, format_perplexity, table_columns
+from compressor.report.describe import Report, describe_legend
+from compressor.wording import shorten
 
 #: Titles of `format_rows`.
 FORMAT_TITLES = ("format", "files", "size", "relative error", "same predictions", "on the evaluation data", "float")
@@ -19,28 +22,76 @@ FORMAT_NOTES = (
 )
 #: {metric: its title and its text} in `score_table`.
 _METRICS: dict[str, tuple[str, Callable[[Report], str]]] = {
-    "accuracy": ("accuracy", lambda row: f"{100 * row['accuracy']:.1f} ± {100 * row['accuracy_error']:.1f} %"),
+    "accuracy": ("accuracy", lambda row: format_accuracy(row["accuracy"], row["accuracy_error"])),
     "f1": ("F1", lambda row: f"{row['f1']:.3f}"),
-    "perplexity": ("perplexity", lambda row: format_perplexity(row["perplexity"])),
+    "perplexity": ("perplexity", lambda row: format_perplexity(row["perplexity"], row["perplexity_error"])),
 }
+#: Columns of a name, below which other columns give way.
+_LEAST_NAME = 16
 
 
-def plain_table(*titles: str, numbers: int = 0) -> Table:
-    """A table without lines; the last `numbers` columns are right-aligned."""
-    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+class Name:
+    """A name on one line, cut in the middle where it does not fit: both ends tell names apart."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        # As `Text`: names in brackets are not markup.
+        yield Text(shorten(self._name, options.max_width), no_wrap=True)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        width = len(self._name)
+        return Measurement(min(width, _LEAST_NAME), width).with_maximum(options.max_width)
+
+
+class _ResultTable:
+    """Rows of results; see `render_table`."""
+
+    def __init__(self, rows: Sequence[Row], result: bool = False) -> None:
+        self._rows, self._result = rows, result
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        columns, tails = self._columns(tails=True), True
+        if _least_width(columns) > options.max_width:
+            columns, tails = self._columns(tails=False), False
+        table = plain_table(*columns, numbers=max(len(columns) - 1, 0), dense=not tails)
+        lines = list(zip(*columns.values(), strict=True))
+        for index, (name, *cells) in enumerate(lines):
+            marked = self._result and index == len(lines) - 1
+            table.add_row(Name(name), *cells, style="bold" if marked else None)
+        yield from (table,) if table.show_edge else ("", table, "")
+        if legend := describe_legend(self._rows, self._result, tails):
+            yield Text(legend, style="dim")
+
+    def _columns(self, tails: bool) -> dict[str, list[str]]:
+        columns = table_columns(self._rows, self._result, tails=tails)
+        return {"KL ↓" if title == KL_TITLE else title.replace(" (", "\n("): cells for title, cells in columns.items()}
+
+
+def _least_width(columns: Mapping[str, Sequence[str]]) -> int:
+    """Characters of a row in which only the name, in the first column, is shortened."""
+    widths = [max(map(len, [*title.split("\n"), *cells])) for title, cells in columns.items()]
+    # Two spaces between columns, and one at each side.
+    return sum(width + 2 for width in [*(min(width, _LEAST_NAME) for width in widths[:1]), *widths[1:]])
+
+
+def render_table(rows: Sequence[Row], result: bool = False) -> RenderableType:
+    """The rows, and one line that explains their signs; where it is narrow, the 95th percentiles are left out.
+
+    Args:
+        result: mark the last row, the student in the folder.
+    """
+    return _ResultTable(rows, result)
+
+
+def plain_table(*titles: str, numbers: int = 0, dense: bool = False) -> Table:
+    """A table without lines; the last `numbers` columns are right-aligned; `dense` for narrow terminals."""
+    padding = (0, 0, 0, 0) if dense else (0, 1, 0, 0)
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=padding, show_edge=not dense)
     for index, title in enumerate(titles):
         number = index >= len(titles) - numbers
         table.add_column(title, justify="right" if number else "left", no_wrap=number, overflow="fold")
-    return table
-
-
-def render_table(rows: Sequence[Row]) -> Table:
-    """The rows in 80 columns."""
-    columns = table_columns(rows)
-    table = plain_table(*columns, numbers=max(len(columns) - 1, 0))
-    for cells in zip(*columns.values(), strict=True):
-        # As `Text`: names in brackets are not markup.
-        table.add_row(*map(Text, cells))
     return table
 
 
@@ -52,7 +103,7 @@ def score_table(rows: Sequence[Report]) -> Table:
     table = plain_table("model", *titles, numbers=len(titles))
     for row in rows:
         cells = [MISSING if row[metric] is None else _METRICS[metric][1](row) for metric in metrics]
-        table.add_row(Text(row["name"]), *cells, str(row["labelled"]), f"{row['parameters'] / 1e6:.3f}")
+        table.add_row(Name(row["name"]), *cells, str(row["labelled"]), f"{row['parameters'] / 1e6:.3f}")
     return table
 
 
@@ -71,8 +122,12 @@ def comparison_table(rows: Sequence[Report]) -> Table:
     for row in rows:
         memory = " → ".join(f"{value / 1e6:.0f}" for value in row["peak_memory_bytes"])
         times = [" → ".join(map(milliseconds, row[key])) for key in ("p50_ms", "p95_ms")]
-        table.add_row(*_shape_cells(row, rows), *times, memory, f"{row['speed_up']:.2f}")
+        table.add_row(*_shape_cells(row, rows), *times, memory, _speed_up(row))
     return table
+
+
+def _speed_up(row: Report) -> str:
+    return f"{'≈ ' if row['within_spread'] else ''}{row['speed_up']:.2f}"
 
 
 def format_rows(formats: Mapping[str, Report]) -> list[tuple[str, list[str], str, str, str, str, str]]:
@@ -101,15 +156,15 @@ def milliseconds(value: float) -> str:
 
 
 def _shape_table(rows: Sequence[Report], *titles: str) -> Table:
-    table = plain_table("model", "backend")
-    for title in ("batch", *(["tokens"] if _has_tokens(rows) else []), *titles):
-        table.add_column(title, justify="right")
+    shape = ("batch", *(["tokens"] if _has_tokens(rows) else []))
+    table = plain_table("model", "backend", *shape, *titles, numbers=len(shape) + len(titles), dense=True)
+    table.columns[1].no_wrap = True
     return table
 
 
-def _shape_cells(row: Report, rows: Sequence[Report]) -> list[Text | str]:
+def _shape_cells(row: Report, rows: Sequence[Report]) -> list[Name | str]:
     tokens = [str(row["length"] or "")] if _has_tokens(rows) else []
-    return [Text(row["model"]), row["backend"], str(row["batch_size"]), *tokens]
+    return [Name(row["model"]), row["backend"], str(row["batch_size"]), *tokens]
 
 
 def _has_tokens(rows: Sequence[Report]) -> bool:

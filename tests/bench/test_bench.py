@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import time
+from dataclasses import replace
 
 import onnx
 import pytest
@@ -29,7 +30,7 @@ from compressor.bench import latency
 from compressor.bench.accuracy import measure_accuracy as measure_models
 from compressor.bench.accuracy import predict, score_model
 from compressor.bench.latency import Runner, available_threads, measure_latency, onnx_runner, torch_runner
-from compressor.bench.rows import Row, from_json, table_columns, to_json, to_markdown
+from compressor.bench.rows import KL_TITLE, Row, from_json, table_columns, to_json, to_markdown
 from compressor.bench.size import count_macs, count_parameters, weight_bytes
 from compressor.ensemble import mix_predictions
 from compressor.errors import UnsupportedError, UserError
@@ -405,7 +406,8 @@ ROWS = [
 class TestTable:
     def test_cells(self):
         assert ROWS[0].cells() == {
-            "model": "vit-a", "accuracy": "61.6 %", "F1": "–", "perplexity": "–", "KL": "0.012", "params (M)": "2.69",
+            "model": "vit-a", "accuracy": "61.6 %", "F1": "–", "perplexity": "–", KL_TITLE: "0.012",
+            "params (M)": "2.69",
             "GMACs": "0.046", "MB": "10.86", "torch ms": "36.2 / 38.8", "ORT ms": "32.9 / 33.9",
         }  # fmt: skip
         assert ROWS[1].cells()["ORT ms"] == "–"
@@ -418,7 +420,7 @@ class TestTable:
         assert Row("gpt", None, 0.1, 1, 1, 1, perplexity=123456.0).cells()["perplexity"] == "1.23e+05"
         assert "perplexity" in table_columns([decoder]) and "F1" not in table_columns([decoder])
         tagger = Row("bert", 0.9, 0.1, 10**6, 10**9, 10**6, f1=0.8123)
-        assert list(table_columns([tagger]))[:4] == ["model", "accuracy", "F1", "KL"]
+        assert list(table_columns([tagger]))[:4] == ["model", "accuracy", "F1", KL_TITLE]
         assert from_json(to_json([decoder, tagger])) == [decoder, tagger]
 
     def test_markdown(self):
@@ -438,24 +440,31 @@ class TestTable:
     def test_json_round_trip(self):
         assert from_json(json.loads(json.dumps(to_json(ROWS)))) == ROWS
 
-    @pytest.mark.parametrize("width", [80, 100])
-    def test_the_terminal_shows_every_figure(self, width):
-        console = Console(file=io.StringIO(), width=width)
-        console.print(render_table(ROWS))
-        text = console.file.getvalue()
+    @pytest.mark.parametrize(("width", "tails", "name"), [(80, False, "google/vit-…16-224"), (120, True, ROWS[2].name)])
+    def test_the_terminal_shows_every_figure(self, width, tails, name):
+        """Where it is narrow the middle of a name and the 95th percentiles are left out, and nothing is wrapped."""
+        errors = [replace(row, accuracy_error=0.0049, kl_error=0.0021) for row in ROWS]
+        text = _shown(errors, width, result=True)
         assert max(map(len, text.splitlines())) <= width
-        for row in ROWS:
-            for title, cell in row.cells().items():
-                if title != "model":
-                    assert cell in text
-        assert "…" not in text and "[0.5]" in text
+        lines = [line for line in text.splitlines() if "%" in line or "17.56" in line]
+        assert len(lines) == len(ROWS)
+        for line, row in zip(lines, errors, strict=True):
+            for title, cell in row.cells(tails).items():
+                assert title in ("model", "F1", "perplexity") or cell in line
+        assert "→ student [0.5]" in lines[-1] and text.count("→ student") == 1
+        assert name in text and ("1300" in text) is tails
+        legend = text.splitlines()[-1]
+        times = "p50 / p95" if tails else "p50"
+        assert legend.strip() == f"→ the result; ± a standard error; KL to the ensemble ↓ (nats); ms: {times}"
+
+    def test_what_is_not_measured_is_not_shown(self):
         assert "torch ms" not in _shown([Row("a", 0.5, None, 1, 1, 1)])
         assert _shown([]).strip() == ""
 
 
-def _shown(rows):
-    console = Console(file=io.StringIO(), width=80)
-    console.print(render_table(rows))
+def _shown(rows, width=80, result=False):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(render_table(rows, result))
     return console.file.getvalue()
 
 

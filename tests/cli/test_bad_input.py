@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command import compress, tiny_recipe, write_recipe
+from command import STAGE, compress, tiny_recipe, write_recipe
 from forked import compress_forked, fork_command
 from tiny import CLASSES, save_images, save_vit
 from tiny_text import save_plain, save_sentences, save_text_model
@@ -397,6 +397,7 @@ def test_ctrl_c_leaves_nothing_half_written_and_the_finetune_resumes(capfd, here
     os.kill(running.pid, signal.SIGINT)
     running.join(60)
     out, err = capfd.readouterr()
+    err = STAGE.sub("", err)
     assert running.exitcode == 130, err
     assert out == ""
     assert err.count("\n") == 1

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import yaml
 
+#: A line of progress in a log: what it looks like is for `test_progress`.
+STAGE = re.compile(r"^\d\d:\d\d:\d\d .*\n", re.MULTILINE)
+
 
 def compress(capsys, *arguments):
-    """Run `compress` with arguments; the exit code, stdout and stderr."""
+    """Run `compress` with arguments; the exit code, stdout and stderr without the lines of progress."""
     from compressor.cli import run_command
 
     capsys.readouterr()
     code = run_command([str(argument) for argument in arguments])
     captured = capsys.readouterr()
-    return code, captured.out, captured.err
+    return code, captured.out, STAGE.sub("", captured.err)
 
 
 def tiny_recipe(teachers, data, output, **sections):

@@ -9,6 +9,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
+from command import STAGE
 
 
 def keep_one_thread():
@@ -44,7 +45,7 @@ def compress_forked(capfd, *arguments, prepare):
     child = fork_command(*arguments, prepare=prepare)
     child.join(240)
     captured = capfd.readouterr()
-    return child.exitcode, captured.out, captured.err
+    return child.exitcode, captured.out, STAGE.sub("", captured.err)
 
 
 class Forked:

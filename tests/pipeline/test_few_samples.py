@@ -10,9 +10,9 @@ from command import compress
 
 @pytest.fixture(autouse=True)
 def _as_shipped(monkeypatch):
-    from compressor.pipeline import initial_student
+    from compressor.report import findings
 
-    monkeypatch.setattr(initial_student, "ENOUGH_TOKENS", 16)
+    monkeypatch.setattr(findings, "ENOUGH_TOKENS", 16)
 
 
 def warnings_of(capsys, tmp_path, *arguments):
@@ -36,7 +36,7 @@ def test_the_line_is_sixteen_tokens_a_coordinate(vit_a, batches, warned):
     import torch
 
     from compressor.models.resolve import load_config
-    from compressor.pipeline.initial_student import scarcity
+    from compressor.pipeline.calibration_checks import scarcity
 
     images = [{"pixel_values": torch.zeros(4, 3, 16, 16)}] * batches
     assert bool(scarcity(images, [load_config(str(vit_a))])) is warned

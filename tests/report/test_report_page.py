@@ -126,6 +126,15 @@ def test_it_can_be_written_anew_and_follows_the_report(fused, capsys):
     assert (code, err) == (0, "")
     assert out.strip() == f"wrote {output / 'report.html'}"
     assert (output / "report.html").read_text() == first
+    # What is there stays, unless it is to be replaced.
+    (output / "report.html").write_text("mine")
+    code, out, err = compress(capsys, "report", output, "--html")
+    assert (code, err) == (0, "") and out.startswith(f"left {output / 'report.html'}, which is there already")
+    assert (output / "report.html").read_text() == "mine"
+    assert compress(capsys, "report", output, "--force")[0] == 2
+    code, out, err = compress(capsys, "report", output, "--html", "--force")
+    assert (code, out.strip(), err) == (0, f"wrote {output / 'report.html'}", "")
+    assert (output / "report.html").read_text() == first
     update_report(output, {"notes": ["a new note"]})
     assert "a new note" in (output / "report.html").read_text()
     update_report(output, {"notes": []})

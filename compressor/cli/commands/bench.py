@@ -12,6 +12,7 @@ from compressor.bench.backends import BACKENDS
 from compressor.bench.compare import check_result_file, compare_results, read_result, write_result
 from compressor.cli import options as o
 from compressor.cli.console import loading, print_json, print_note, print_notes, print_results, working
+from compressor.cli.early_checks import check_inputs_early
 from compressor.cli.parsing import split_counts, split_names
 from compressor.errors import UserError
 from compressor.recipe import Recipe
@@ -31,9 +32,6 @@ _Backends = Annotated[
 _Seconds = Annotated[
     float, typer.Option("--seconds", min=0.01, help="Least measuring time per model, backend and shape.")
 ]
-_Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Threads of torch and ONNX Runtime.", show_default="all cores")
-]
 _Output = Annotated[
     str | None, typer.Option("--output", "-o", metavar="FILE.json", help="Also write the result to a file.")
 ]
@@ -43,7 +41,7 @@ _Compare = Annotated[
 ]
 
 
-@o.takes_flags("--device")
+@o.takes_flags(*o.MACHINE)
 def bench_command(
     *,
     models: _Models = None,
@@ -51,13 +49,13 @@ def bench_command(
     length: _Lengths = "128",
     backends: _Backends = "torch,onnx",
     seconds: _Seconds = 10.0,
-    threads: _Threads = None,
     no_onnx: Annotated[bool, typer.Option("--no-onnx", help="Time torch only.")] = False,
     given: o.Given,
     output: _Output = None,
     compare: _Compare = None,
     force: o.Force = False,
     json: o.Json = False,
+    quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
     """Measure latency, memory, MACs and size of models on random inputs; no data is needed.
@@ -75,9 +73,10 @@ def bench_command(
     if not models:
         raise UserError("name a model to measure, or two results with --compare")
     recipe = o.to_recipe({"--teachers": tuple(models), **given})
+    check_inputs_early(recipe)
     target = None if output is None else check_result_file(output, force)
     names = split_names(backends)
-    with working(debug) as progress:
+    with working(debug, quiet) as progress:
         with loading():
             from compressor.pipeline.bench import BenchSettings
 
@@ -86,7 +85,7 @@ def bench_command(
             lengths=split_counts("--length", length),
             backends=tuple(name for name in names if not (no_onnx and name.startswith("onnx"))),
             seconds=seconds,
-            threads=threads,
+            threads=recipe.threads,
             device=recipe.device,
         )
         result = _measure(recipe, settings, target, force, progress)
@@ -125,7 +124,7 @@ def _show(result: dict[str, Any], target: Path | None, json: bool) -> None:
 
 
 def _compare(files: tuple[str, str], json: bool, debug: bool) -> None:
-    with working(debug):
+    with working(debug, quiet=True):
         comparison = compare_results(*(read_result(path) for path in files))
     if json:
         print_json(comparison)

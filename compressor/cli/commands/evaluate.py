@@ -8,9 +8,10 @@ import typer
 
 from compressor.cli import options as o
 from compressor.cli.console import loading, print_json, print_notes, print_results, working
+from compressor.cli.early_checks import check_inputs_early
 
 
-@o.takes_flags(*o.EVALUATION, "--device")
+@o.takes_flags(*o.EVALUATION, *o.MACHINE)
 def evaluate_command(
     models: o.Models,
     *,
@@ -19,6 +20,7 @@ def evaluate_command(
     ] = False,
     given: o.Given,
     json: o.Json = False,
+    quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
     """Measure models on data: accuracy and F1 of classifiers and taggers, perplexity of language models.
@@ -29,7 +31,8 @@ def evaluate_command(
     Example: compress evaluate student ./teacher-a --data ./images --eval-samples all
     """
     recipe = o.to_recipe({"--teachers": tuple(models), **given})
-    with working(debug) as progress:
+    check_inputs_early(recipe)
+    with working(debug, quiet) as progress:
         with loading():
             from compressor.pipeline.evaluate import evaluate_models
 

@@ -8,9 +8,12 @@ import typer
 
 from compressor.cli import options as o
 from compressor.cli.console import loading, print_json, print_note, print_results, working
+from compressor.cli.early_checks import check_inputs_early
 
 
-@o.takes_flags("--formats", "--tolerance", "--opset", *o.DATA_FLAGS, "--samples", "--eval-samples", "--seed")
+@o.takes_flags(
+    "--formats", "--tolerance", "--opset", *o.DATA_FLAGS, "--samples", "--eval-samples", "--seed", "--threads"
+)
 def export_command(
     model: o.Model,
     *,
@@ -23,6 +26,7 @@ def export_command(
     given: o.Given,
     force: o.Force = False,
     json: o.Json = False,
+    quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
     """Write a model in other formats and verify them against torch, over several batch sizes and lengths.
@@ -35,7 +39,8 @@ def export_command(
     Example: compress export student --formats onnx,onnx-int8 --data ./images
     """
     recipe = o.to_recipe({"--teachers": (model,), "--no-cache": not cache, **given})
-    with working(debug) as progress:
+    check_inputs_early(recipe)
+    with working(debug, quiet) as progress:
         with loading():
             from compressor.pipeline.export import export_model
 

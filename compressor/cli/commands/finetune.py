@@ -22,6 +22,7 @@ def finetune_command(
     force: o.Force = False,
     resume: o.Resume = False,
     json: o.Json = False,
+    quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
     """Distil teachers into a student that exists already, and write it to a new folder.
@@ -33,4 +34,4 @@ def finetune_command(
     """
     recipe = o.to_recipe({"--teachers": tuple(teachers), **given})
     recipe = recipe.model_copy(update={"student": student})
-    run_job(recipe, JobSettings(push_to_hub, with_paths, force, resume, json, debug))
+    run_job(recipe, JobSettings(push_to_hub, with_paths, force, resume, json, quiet, debug))

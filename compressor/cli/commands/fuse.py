@@ -20,6 +20,7 @@ def fuse_command(
     force: o.Force = False,
     resume: o.Resume = False,
     json: o.Json = False,
+    quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
     """Fuse teachers into one narrow student, finetune it shortly, measure it and write a folder.
@@ -34,4 +35,4 @@ def fuse_command(
     if given["--no-finetune"] and unused:
         print_note(f"note: with --no-finetune nothing comes of {', '.join(unused)}")
     recipe = o.to_recipe({"--teachers": tuple(teachers), **given}, preset=preset)
-    run_job(recipe, JobSettings(push_to_hub, with_paths, force, resume, json, debug))
+    run_job(recipe, JobSettings(push_to_hub, with_paths, force, resume, json, quiet, debug))

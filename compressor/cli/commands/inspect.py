@@ -11,6 +11,7 @@ import typer
 
 from compressor.cli import options as o
 from compressor.cli.console import loading, print_json, print_note, print_results, working
+from compressor.cli.early_checks import check_models_early
 from compressor.errors import UserError
 from compressor.report.graph.svg import check_drawing_file, draw_svg, write_drawing
 
@@ -40,9 +41,10 @@ def inspect_command(
     picture = None if graph is None else Path(graph).expanduser()
     if picture is None and force:
         raise UserError("--force replaces the file of --graph: give --graph too")
+    if picture is not None:
+        check_drawing_file(picture, force)
+    check_models_early([model])
     with working(debug):
-        if picture is not None:
-            check_drawing_file(picture, force)
         with loading():
             from compressor.anatomy import inspect_config
             from compressor.models.resolve import load_config

@@ -9,9 +9,10 @@ import typer
 from compressor.cli import options as o
 from compressor.cli.commands.landscape import model_argument, picture_option, show_scores
 from compressor.cli.console import loading, print_note, working
+from compressor.cli.early_checks import check_inputs_early
 
 
-@o.takes_flags(*o.EVALUATION, "--seed", "--device")
+@o.takes_flags(*o.EVALUATION, "--seed", *o.MACHINE)
 def interpolate_command(
     a: Annotated[str, model_argument("A", f"The model at the start of the lines: {o.MODEL_NAMES}.")],
     b: Annotated[str, model_argument("B", "The model at the end, of the same shape: likewise.")],
@@ -22,6 +23,7 @@ def interpolate_command(
     given: o.Given,
     force: o.Force = False,
     json: o.Json = False,
+    quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
     """Draw accuracy or perplexity along the straight line between two models of one shape in weight space.
@@ -33,7 +35,8 @@ def interpolate_command(
     Example: compress interpolate ./teacher-a ./teacher-b ./aligned --data ./images -o curve.svg
     """
     recipe = o.to_recipe({"--teachers": (a, b) if c is None else (a, b, c), **given})
-    with working(debug) as progress:
+    check_inputs_early(recipe)
+    with working(debug, quiet) as progress:
         with loading():
             from compressor.pipeline.landscape import measure_interpolation
 

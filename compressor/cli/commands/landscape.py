@@ -8,6 +8,7 @@ import typer
 
 from compressor.cli import options as o
 from compressor.cli.console import loading, print_json, print_note, print_notes, print_results, working
+from compressor.cli.early_checks import check_inputs_early
 
 
 def model_argument(metavar: str, help: str) -> Any:
@@ -38,7 +39,7 @@ def show_scores(scores: dict[str, Any], json: bool) -> None:
     print_results(*describe_landscape(scores))
 
 
-@o.takes_flags(*o.EVALUATION, "--seed", "--device")
+@o.takes_flags(*o.EVALUATION, "--seed", *o.MACHINE)
 def landscape_command(
     anchor: Annotated[str, model_argument("ANCHOR", f"The model at the origin: {o.MODEL_NAMES}.")],
     fused: Annotated[str, model_argument("FUSED", "A model of the same shape, such as the one-shot fusion: likewise.")],
@@ -53,6 +54,7 @@ def landscape_command(
     given: o.Given,
     force: o.Force = False,
     json: o.Json = False,
+    quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
     """Draw accuracy or perplexity over the plane through three models of one shape in weight space.
@@ -64,7 +66,8 @@ def landscape_command(
     Example: compress landscape ./anchor ./fused ./vanilla --data ./images --eval-samples 500 -o landscape.svg
     """
     recipe = o.to_recipe({"--teachers": (anchor, fused, vanilla), **given})
-    with working(debug) as progress:
+    check_inputs_early(recipe)
+    with working(debug, quiet) as progress:
         with loading():
             from compressor.pipeline.landscape import measure_landscape
 

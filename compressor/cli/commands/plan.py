@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from compressor.cli import options as o
 from compressor.cli.console import loading, print_json, print_notes, print_results, working
+from compressor.cli.early_checks import check_inputs_early
 
 
-@o.takes_flags(*o.SHAPE)
+@o.takes_flags(*o.SHAPE, "--threads")
 def plan_command(
     teachers: o.Teachers,
     given: o.Given,
     length: o.Length = 128,
     json: o.Json = False,
+    quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
     """Show what a width and a depth give: shapes, parameters and MACs, before and after. No weights are read.
@@ -21,7 +23,8 @@ def plan_command(
     Example: compress plan --width 0.5 ./teacher-a ./teacher-b
     """
     recipe = o.to_recipe({"--teachers": tuple(teachers), **given})
-    with working(debug) as progress:
+    check_inputs_early(recipe)
+    with working(debug, quiet) as progress:
         with loading():
             from compressor.pipeline.plan import plan_student
 
@@ -32,6 +35,7 @@ def plan_command(
             narrowing=recipe.fusion.narrowing,
             length=length,
             budget=recipe.target,
+            threads=recipe.threads,
             progress=progress,
         )
     print_notes(plan["notes"])

@@ -17,7 +17,8 @@ def report_command(
         str, typer.Argument(metavar="FOLDER", help="A folder that compress fuse, finetune or run has written.")
     ],
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
-    html: Annotated[bool, typer.Option("--html", help="Write its page, FOLDER/report.html, anew.")] = False,
+    html: Annotated[bool, typer.Option("--html", help="Write its page, FOLDER/report.html, if it is missing.")] = False,
+    force: o.Force = False,
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
@@ -27,13 +28,15 @@ def report_command(
     """
     if markdown + html + json > 1:
         raise UserError("--markdown, --html and --json exclude each other: give one of them")
-    with working(debug):
+    if force and not html:
+        raise UserError("--force replaces the page of --html: give --html too")
+    with working(debug, quiet=True):
         from compressor.pipeline.output import read_report
 
-        page = _write_page(folder) if html else None
+        line = _write_page(folder, force) if html else None
         report = read_report(folder)
-    if page is not None:
-        print_results(f"wrote {page}")
+    if line is not None:
+        print_results(line)
         return
     if json:
         print_json(report)
@@ -46,10 +49,14 @@ def report_command(
         print_results(table_of(report), *describe_choices(report))
 
 
-def _write_page(folder: str) -> Path:
-    """Write the folder's page anew, unless another process is writing there."""
+def _write_page(folder: str, force: bool) -> str:
+    """Write the folder's page, unless it is there or another process is writing; what was done."""
     from compressor.pipeline.claim import claimed
-    from compressor.pipeline.output import write_page
+    from compressor.pipeline.output import PAGE, read_report, write_page
 
+    page = Path(folder).expanduser() / PAGE
     with claimed(folder, (), remark=print_note):
-        return write_page(folder)
+        if page.is_file() and not page.is_symlink() and not force:
+            read_report(folder)
+            return f"left {page}, which is there already; --force writes it anew"
+        return f"wrote {write_page(folder)}"

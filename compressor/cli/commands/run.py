@@ -11,7 +11,7 @@ from compressor.cli.student_job import JobSettings, run_job
 from compressor.recipe import build_recipe, read_recipe
 
 
-@o.takes_flags("--output", "--seed", "--device")
+@o.takes_flags("--output", "--seed", *o.MACHINE)
 def recipe_command(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A recipe: a YAML file, such as recipe.yaml of an output folder.")
@@ -22,6 +22,7 @@ def recipe_command(
     force: o.Force = False,
     resume: o.Resume = False,
     json: o.Json = False,
+    quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
     """Run a recipe file; the same recipe gives the same weights.
@@ -34,4 +35,4 @@ def recipe_command(
     if changes := o.nested(given):
         values = resolved.model_dump(mode="json", exclude_unset=True)
         resolved = build_recipe({**values, **changes}, where="", names=o.FLAG_OF_FIELD)
-    run_job(resolved, JobSettings(push_to_hub, with_paths, force, resume, json, debug, file=recipe))
+    run_job(resolved, JobSettings(push_to_hub, with_paths, force, resume, json, quiet, debug, file=recipe))

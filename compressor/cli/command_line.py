@@ -28,8 +28,8 @@ COMPLETION = "_COMPRESS_COMPLETE"
 _exceptions = importlib.import_module(typer.BadParameter.__module__)
 
 
-def main() -> None:
-    """Entry point of the console script."""
+def run_and_exit() -> None:
+    """Run the command line of this process, or complete it for a shell."""
     if COMPLETION in os.environ:
         app(prog_name="compress")
     sys.exit(run_command(sys.argv[1:]))
