@@ -263,6 +263,7 @@ def _report(
         notes=[*run.notes, *delivery.skipped, *timing_notes],
         length=length,
         evaluation=evaluator.report() if evaluator else None,
+        differences=evaluator.differences([model.name for model in models], run.processor) if evaluator else None,
         table=to_json(make_rows(models, timings)),
         latency=latency_report(timings, recipe.bench.batch_size, recipe.bench.seconds, length),
         onnx=delivery.onnx,

@@ -13,7 +13,7 @@ import pytest
 from command import compress, tiny_recipe
 
 #: Elements that HTML does not close.
-VOID = {"img", "meta", "line", "circle", "polyline"}
+VOID = {"img", "meta"}
 
 
 class Reader(HTMLParser):
@@ -97,7 +97,7 @@ def test_it_shows_what_was_measured_and_chosen(fused):
 def test_every_plan_is_a_picture(fused):
     from PIL import Image
 
-    from compressor.report.page.heat_maps import heat_map
+    from compressor.report.page.couplings import heat_map
 
     _, report = fused
     fusion = report["fusion"]
