@@ -93,6 +93,16 @@ def is_local(name: str) -> bool:
     return name.startswith((".", "~", os.sep)) or bool(re.search(r"[*?\[]", name)) or Path(name).exists()
 
 
+def hub_dataset(source: str | None) -> str | None:
+    """The Hub's name of data that was read, None if the data is local or built in."""
+    # Imported here: the library datasets loads slowly.
+    from compressor.data.source_splits import BUILTIN_DATA
+
+    if source is None or source in BUILTIN_DATA or is_local(source) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
+        return None
+    return source
+
+
 def _labels(names: Iterable[str]) -> dict[str, str]:
     """{path: its last part, numbered if not unique}."""
     labels: dict[str, str] = {}

@@ -23,6 +23,7 @@ from compressor.pipeline.evaluation import EvaluatedModel, Evaluator, describe_s
 from compressor.pipeline.former import check_former
 from compressor.pipeline.initial_student import InitialStudent, initial_student
 from compressor.pipeline.output import write_documents, write_page
+from compressor.pipeline.published import hub_dataset
 from compressor.pipeline.run_context import RunContext, prepare_run
 from compressor.pipeline.run_report import RunReport
 from compressor.pipeline.run_state import check_work
@@ -262,7 +263,7 @@ def _report(
         finetune=training.finetune,
         notes=[*run.notes, *delivery.skipped, *timing_notes],
         length=length,
-        evaluation=evaluator.report() if evaluator else None,
+        evaluation={**evaluator.report(), "dataset": hub_dataset(recipe.data.source)} if evaluator else None,
         differences=evaluator.differences([model.name for model in models], run.processor) if evaluator else None,
         table=to_json(make_rows(models, timings)),
         latency=latency_report(timings, recipe.bench.batch_size, recipe.bench.seconds, length),
