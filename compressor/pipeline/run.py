@@ -245,7 +245,7 @@ def _report(
         *evaluated_teachers(run.teachers, evaluator),
         *(replace(model, bytes=size) for model in training.students),
     ]
-    timings, timing_notes = time_models(recipe, models, folder if delivery.onnx else None, run.stages)
+    timings, timing_notes = time_models(recipe, models, folder if delivery.onnx else None, run.stages, delivery.formats)
     length = sample_length(run.spec.config)
     return RunReport(
         version=__version__,

@@ -32,13 +32,18 @@ def sample_report(sample: Disagreement, task: Task, processor: Any, class_names:
         "sample": sample.index,
         "picture": _picture(sample.inputs["pixel_values"], processor) if "pixel_values" in sample.inputs else None,
         "text": None if tokens is None or "pixel_values" in sample.inputs else _text(sample, tokens, task, processor),
-        "token": None if sample.position is None or tokens is None or task.shift else
+        "token": None if sample.position is None or tokens is None or _predicts_next(task) else
         processor.decode([int(tokens[sample.position])]),
         "label": None if sample.label is None else answer(sample.label),
         "ensemble": {"answer": answer(sample.ensemble[0]), "probability": sample.ensemble[1]},
         "student": {"answer": answer(sample.student[0]), "probability": sample.student[1]},
         "kl": finite_or_none(sample.kl),
     }  # fmt: skip
+
+
+def _predicts_next(task: Task) -> bool:
+    """Whether an answer is the next token, which the model does not read."""
+    return task.shift or task.mask == "decoder_attention_mask"
 
 
 def _text(sample: Disagreement, tokens: Tensor, task: Task, processor: Any) -> str:
@@ -49,9 +54,9 @@ def _text(sample: Disagreement, tokens: Tensor, task: Task, processor: Any) -> s
         shown = tokens if mask is None else tokens[mask.bool()]
         text = " ".join(processor.decode(shown, skip_special_tokens=True).split())
         return text if len(text) <= TEXT_CHARACTERS else text[: TEXT_CHARACTERS - 1] + "…"
-    ends = position + 1 if task.mask == "decoder_attention_mask" or task.shift else position + _CONTEXT
-    start = max(0, position - _CONTEXT)
-    text = " ".join(processor.decode(tokens[start:ends]).split())
+    following = _predicts_next(task)
+    start, end = max(0, position - _CONTEXT), position + (1 if following else _CONTEXT)
+    text = " ".join(processor.decode(tokens[start:end], skip_special_tokens=following).split())
     if len(text) <= TEXT_CHARACTERS:
         return ("…" if start else "") + text[: TEXT_CHARACTERS - 1]
     return "…" + text[1 - TEXT_CHARACTERS :]

@@ -58,7 +58,8 @@ def fused(tmp_path_factory, vit_a, vit_b, image_folder):
     from compressor.recipe import build_recipe
 
     output = tmp_path_factory.mktemp("page") / "student <b>&"
-    values = tiny_recipe([vit_a, vit_b], image_folder, output, fusion={"residual": "principal", "inner": "transport"})
+    values = tiny_recipe([vit_a, vit_b], image_folder, output, fusion={"residual": "principal", "inner": "transport"},
+                         bench={"latency": True}, export={"onnx": True, "formats": ["onnx", "onnx-int8"]})  # fmt: skip
     return output, run_recipe(build_recipe(values))
 
 
@@ -260,6 +261,18 @@ def boxes(drawing, tags):
 
 def apart(one, other):
     return one[3] <= other[1] or other[3] <= one[1] or one[4] <= other[2] or other[4] <= one[2]
+
+
+def test_every_format_is_in_the_charts_of_latency_and_size(fused):
+    from compressor.report.page.measurements import results_view
+
+    _, report = fused
+    rows = {row["name"] for row in report["table"]}
+    assert set(report["latency"]["models"]) == {*rows, "finetuned (onnx-int8)"}
+    charts = results_view(report)["charts"]
+    assert ["ms per batch" in charts[0].x.title, "MB" in charts[1].x.title] == [True, True]
+    for chart in charts:
+        assert {mark.text for mark in chart.marks if mark.attributes.get("class") == "name"} >= {*rows, "onnx-int8"}
 
 
 @pytest.mark.parametrize("count", [1, 2, 6, 12])

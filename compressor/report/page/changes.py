@@ -14,6 +14,8 @@ from compressor.report.page.table import PageTable
 #: Most rows of a chart, as many worst as best; tables have all groups.
 _SHOWN_GROUPS = 16
 _METRICS = {"accuracy": "accuracy", "perplexity": "perplexity (lower is better)", "agreement": "agreement"}
+#: {kind of group: what its rows are}.
+_KINDS = {"class": "class", "position": "position in the text, in tokens", "length": "length of the text, in tokens"}
 _SAMPLES_NOTE = (
     "Those with the largest KL from the ensemble. They are copies of the evaluation data, in this page and in "
     "report.json alone; --push-to-hub leaves them out."
@@ -52,7 +54,7 @@ def _chart(report: Report, group: Report) -> Drawing | None:
     differences = report["differences"]
     percent = differences["metric"] != "perplexity"
     rows = [row for row in group["rows"] if None not in row["scores"]]
-    caption = f"By {group['by']}: {_METRICS[differences['metric']]}"
+    caption = f"By {_KINDS[group['by']]}: {_METRICS[differences['metric']]}"
     reference = _reference(report)
     if len(rows) > _SHOWN_GROUPS:
         rows = sorted(rows, key=lambda row: row["scores"][-1] - row["scores"][reference])

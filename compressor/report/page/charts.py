@@ -169,7 +169,9 @@ def scatter_chart(points: Sequence[ChartPoint], x_title: str, y_title: str, *, p
         plot.add("polyline", points=f"{across:.1f},{up:.1f} {start - 10:.1f},{height:.1f} {start - 3:.1f},{height:.1f}",
                  class_="lead")  # fmt: skip
         plot.text(_cut(point.name, int(_NAMES / _LETTER)), start, height + 4, class_="name")
-    for across, up, point in placed:
+    # Full points last, over rings, and the last one, the result, over all.
+    for point in sorted(points, key=lambda point: not point.hollow):
+        across, up = plot.at(point.x, point.y)
         if point.error:
             ends = [plot.at(point.x, point.y + side * point.error)[1] for side in (-1, 1)]
             plot.add("line", x1=across, x2=across, y1=ends[0], y2=ends[1], style=f"stroke:var({point.colour})")

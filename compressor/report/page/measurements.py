@@ -181,20 +181,28 @@ def _cost_charts(report: Report, metric: str) -> Iterator[Plot]:
             colour, hollow = row_colour(report, index)
             error = standard_error(report, row[metric]) if metric == "accuracy" else 0.0
             points.append(ChartPoint(row["name"], unit * row[cost], row[metric], error, colour, hollow))
-        if cost == "bytes":
-            points += _format_points(report, metric)
+        points += _format_points(report, metric, cost)
         if chart := scatter_chart(points, x_title, title, percent=metric == "accuracy"):
             yield chart
 
 
-def _format_points(report: Report, metric: str) -> Iterator[ChartPoint]:
+def _format_points(report: Report, metric: str, cost: str) -> Iterator[ChartPoint]:
     """The student's files: inexact ones with scores of their own, exact ones with the student's."""
+    student = report["table"][-1]
+    timed = (report.get("latency") or {}).get("models", {})
     for name, exported in (report.get("formats") or {}).items():
         score = (exported.get("evaluation") or {}).get(metric)
         if score is None and exported.get("exact"):
-            score = report["table"][-1][metric]
+            score = student[metric]
+        in_ort = timed.get(f"{student['name']} ({name})", {}).get("onnxruntime")
+        if cost == "bytes":
+            value = exported["bytes"] / 1e6
+        elif cost == "ort_p50_ms" and in_ort:
+            value = in_ort["p50_ms"]
+        else:
+            continue
         if score is not None:
-            yield ChartPoint(name, exported["bytes"] / 1e6, score, 0.0, "--accent", True)
+            yield ChartPoint(name, value, score, 0.0, "--accent", True)
 
 
 def _counts_samples(report: Report) -> bool:
