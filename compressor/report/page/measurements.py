@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from compressor.bench.rows import format_perplexity, from_json, table_columns
+from compressor.report.curve import curve_metric, describe_curve
 from compressor.report.describe import (
     Report,
     describe_evaluation,
@@ -99,6 +100,20 @@ def results_view(report: Report) -> dict[str, Any]:
         note += " Bars are one standard error to both sides."
     charts = [] if metric is None else list(_cost_charts(report, metric))
     return {"table": table, "notes": list(map(sentence, notes)), "charts": charts, "chart_note": note}
+
+
+def curve_view(report: Report) -> dict[str, Any] | None:
+    """Scores of pilots of several widths, if they were asked for."""
+    if not (curve := report.get("curve")):
+        return None
+    metric, points = curve_metric(curve), []
+    for row in curve["rows"]:
+        colour = "--calm" if row["width"] is None else "--accent"
+        if row["name"] != "ensemble" and row[metric] is not None:
+            points.append(ChartPoint(row["name"], row["parameters"] / 1e6, row[metric], 0.0, colour))
+    title = {"kl": "KL to the ensemble, in nats"}.get(metric, metric)
+    chart = scatter_chart(points, "M parameters", title, percent=metric == "accuracy")
+    return {"charts": [chart] if chart else [], "text": sentence(describe_curve(curve))}
 
 
 def finetune_view(report: Report) -> dict[str, Any] | None:

@@ -37,6 +37,7 @@ def _sections(report: Report) -> list[dict[str, Any]]:
     fused = report.get("fusion") is not None
     sections: list[tuple[str, str, Any]] = [
         ("results", "Results", measurements.results_view(report)),
+        ("curve", "Other widths", measurements.curve_view(report)),
         ("differences", "What changed", changes.differences_view(report)),
         ("finetune", "Finetune", measurements.finetune_view(report)),
         ("formats", "Export formats", measurements.formats_view(report)),
