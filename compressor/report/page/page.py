@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from compressor.report.describe import Report
 from compressor.report.page import changes, choices, couplings, measurements, reproduction, sources
+from compressor.report.templates import render_template
 
 
 def render_page(report: Report) -> str:
@@ -17,18 +16,14 @@ def render_page(report: Report) -> str:
     Raises:
         KeyError: it is not the report of a whole run.
     """
-    environment = Environment(
-        loader=PackageLoader("compressor.report.page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    page = environment.get_template("page.html.j2").render(
+    return render_template(
+        "compressor.report.page", "page.html.j2",
         title=_title(report),
         verdict=measurements.verdict(report),
         figures=measurements.headline_figures(report),
         notices=[*(report.get("warnings") or []), *(report.get("notes") or [])],
         sections=_sections(report),
-    )
-    return page.lstrip() + "\n"
+    )  # fmt: skip
 
 
 def _sections(report: Report) -> list[dict[str, Any]]:
