@@ -36,8 +36,16 @@ def differences_view(report: Report) -> dict[str, Any] | None:
             {**sample, "answers": _answers(sample, names[-1])} for sample in differences["samples"]
         ],
         "texts": any(sample["text"] for sample in differences["samples"]),
-        "samples_note": _SAMPLES_NOTE,
+        "samples_note": _samples_note(differences),
     }  # fmt: skip
+
+
+def _samples_note(differences: Report) -> str:
+    if differences["samples"]:
+        return _SAMPLES_NOTE
+    if differences["agreement"][-1] == 1:
+        return "The student answers no sample otherwise."
+    return "The samples that the student answers otherwise are not part of an upload."
 
 
 def _agreement(report: Report) -> str:

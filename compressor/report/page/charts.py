@@ -13,7 +13,7 @@ _NAMES, _LINE, _LETTER = 104.0, 13.0, 5.9
 #: Colours of lines, as variables of the style sheet.
 COLOURS = ("--accent", "--warm", "--third", "--fourth", "--calm", "--ink")
 #: Of teachers; the result is drawn in --accent, other students in --warm.
-TEACHER_COLOURS = ("--third", "--fourth", "--calm")
+TEACHER_COLOURS = ("--third", "--fourth", "--fifth", "--sixth", "--calm")
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def scatter_chart(points: Sequence[ChartPoint], x_title: str, y_title: str, *, p
     for (across, up, point), height in zip(placed, _spread([up for _, up, _ in placed]), strict=True):
         plot.add("polyline", points=f"{across:.1f},{up:.1f} {start - 10:.1f},{height:.1f} {start - 3:.1f},{height:.1f}",
                  class_="lead")  # fmt: skip
-        plot.text(_cut(point.name, int(_NAMES / _LETTER)), start, height + 4, class_="name")
+        plot.text(cut_name(point.name, int(_NAMES / _LETTER)), start, height + 4, class_="name")
     # Full points last, over rings, and the last one, the result, over all.
     for point in sorted(points, key=lambda point: not point.hollow):
         across, up = plot.at(point.x, point.y)
@@ -226,7 +226,7 @@ def row_chart(rows: Sequence[tuple[str, Sequence[ChartPoint]]], x_title: str, *,
     for index, (name, points) in enumerate(rows):
         height = 8 + pitch * (index + 0.5)
         shown = [point for point in points if math.isfinite(point.x)]
-        drawing.text(_cut(name, int(_NAMES / _LETTER)), _NAMES, height + 4, "end", "name")
+        drawing.text(cut_name(name, int(_NAMES / _LETTER)), _NAMES, height + 4, "end", "name")
         if len(shown) > 1:
             drawing.line(place(shown[-2].x), height, place(shown[-1].x), height)
         for point in shown:
@@ -258,8 +258,12 @@ def _spread(heights: Sequence[float]) -> list[float]:
     return placed
 
 
-def _cut(text: str, letters: int) -> str:
-    return text if len(text) <= letters else text[: max(letters - 1, 1)] + "…"
+def cut_name(name: str, letters: int) -> str:
+    """A name shortened in the middle, since many differ at their ends."""
+    if len(name) <= letters:
+        return name
+    end = max(letters - 1, 2) // 2
+    return f"{name[: max(letters - 1 - end, 1)]}…{name[-end:]}"
 
 
 def _rounded(value: object) -> object:

@@ -45,7 +45,7 @@ def verdict(report: Report) -> str:
     largest = max(teachers, key=lambda row: row["parameters"])
     size = f"with {_percent(student['parameters'] / largest['parameters'])} of a teacher’s parameters"
     speed = "".join(f" and {ratio:.1f} times its speed in {name}" for ratio, name in _speeds(report))
-    best = "the better teacher" if len(teachers) > 1 else "the teacher"
+    best = _best_teacher(report)
     metric = metric_of(report)
     if metric is None:
         return f"The student does the teachers’ job {size}{speed}; how well was not measured."
@@ -74,7 +74,7 @@ def headline_figures(report: Report) -> list[tuple[str, str]]:
         (_percent(student["macs"] / largest["macs"]), "of its multiply–accumulates"),
     ]  # fmt: skip
     metric = metric_of(report)
-    teacher = "the better teacher" if len(teachers) > 1 else "the teacher"
+    teacher = _best_teacher(report)
     if metric == "accuracy":
         best = max(row["accuracy"] for row in teachers)
         figures.append((f"{100 * student['accuracy']:.1f} %", f"accuracy; {teacher} has {100 * best:.1f} %"))
@@ -164,6 +164,11 @@ def row_colour(report: Report, index: int) -> tuple[str, bool]:
     if index < teachers:
         return TEACHER_COLOURS[index % len(TEACHER_COLOURS)], False
     return ("--ink", True) if rows[index]["name"] == "ensemble" else ("--warm", False)
+
+
+def _best_teacher(report: Report) -> str:
+    count = len(report["recipe"]["teachers"])
+    return {1: "the teacher", 2: "the better teacher"}.get(count, "the best teacher")
 
 
 def _percent(share: float) -> str:

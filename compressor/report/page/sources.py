@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compressor.report.describe import Report
-from compressor.report.page.charts import TEACHER_COLOURS, Drawing
+from compressor.report.page.charts import TEACHER_COLOURS, Drawing, cut_name
 
 _TEXT = (
     "Each bar is one space of the student, layers from bottom to top. A figure is the number of heads or hidden units "
@@ -47,20 +47,21 @@ def sources_view(report: Report, names: Mapping[str, str]) -> dict[str, Any] | N
 
 
 def space_shares(report: Report) -> list[SpaceShares]:
-    """Shares of all spaces with a map."""
+    """Shares of all spaces with a map; the roles of a space, such as queries and values, are one."""
     fusion = report["fusion"]
+    known = fusion["choices"].get("shares") or fusion["choices"].get("weights") or {}
     by_space: dict[str, list[Report]] = {}
     for entry in (*(fusion.get("projections") or []), *(fusion.get("couplings") or [])):
-        by_space.setdefault(entry["space"], []).append(entry)
-    known = fusion["choices"].get("shares") or fusion["choices"].get("weights") or {}
+        by_space.setdefault(entry["space"].partition("/")[0], []).append(entry)
     spaces = []
     for name, entries in by_space.items():
         counts: dict[str, int] = {}
         if all(entry.get("solver") == "selection" for entry in entries):
-            counts = {entry["teacher"]: entry["target"] - entry["empty_targets"] for entry in entries}
-        weights: Mapping[str, float] = counts or {
-            entry["teacher"]: known.get(entry["teacher"], 1.0) for entry in entries
-        }
+            for entry in entries:
+                taken = entry["target"] - entry["empty_targets"]
+                counts[entry["teacher"]] = counts.get(entry["teacher"], 0) + taken
+        # A mean has a share of every teacher, although an anchor has no coupling to itself.
+        weights: Mapping[str, float] = counts or known or {entry["teacher"]: 1.0 for entry in entries}
         total = sum(weights.values()) or 1.0
         match = re.fullmatch(r"(.+?)\.(\d+)\.(.+)", name)
         stack, layer, part = (match[1], int(match[2]), match[3]) if match else (None, None, name)
@@ -83,8 +84,7 @@ def _draw(spaces: Sequence[SpaceShares], names: Mapping[str, str]) -> Drawing:
         drawing.text(f"layer of {stack}", 0, top + 12)
         top += _TOP
         for column, part in enumerate(parts):
-            drawing.text(part if len(part) * 6 < width else f"{part[: int(width / 6) - 1]}…",
-                         _LABELS + column * width, top + 12)  # fmt: skip
+            drawing.text(cut_name(part, int((width - 8) / 6)), _LABELS + column * width, top + 12)
         top += _TOP
         for layer, row in rows.items():
             drawing.text(str(layer), _LABELS - 10, top + row * (_ROW + _GAP) + 13, "end")
