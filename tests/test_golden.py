@@ -71,6 +71,8 @@ NAMED = {"certificate", "layers", "shares", "weights", "seconds", "packages", "r
 def report_keys(folder):
     """Every path of a report's keys, without what is named after teachers, stages and the like."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    # Whether any sample of so few is answered otherwise depends on rounding.
+    report["differences"]["samples"] = []
     return sorted(path for path in paths_of(report) if NAMED.isdisjoint(path.split(".")[:-1]))
 
 

@@ -221,16 +221,21 @@ def _file_report(file: FileReport) -> dict[str, Any]:
 
 
 def time_models(
-    recipe: Recipe, models: Sequence[EvaluatedModel], folder: Path | None, stages: StageReporter
+    recipe: Recipe,
+    models: Sequence[EvaluatedModel],
+    folder: Path | None,
+    stages: StageReporter,
+    formats: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Timing], list[str]]:
     """Latency of all models of the table, unless the recipe leaves it out.
 
     Args:
         models: the last is the written student.
         folder: of its ONNX files, or None.
+        formats: its other formats as in report.json; those with one ONNX file are timed too.
 
     Returns:
-        {name: timing}, and a line if an export failed: then torch only.
+        {name, or "student (format)": timing}, and a line if an export failed: then torch only.
     """
     if not recipe.bench.latency:
         return {}, []
@@ -243,7 +248,8 @@ def time_models(
                     files = _files_to_time(models, folder, Path(scratch), recipe.export.opset)
                 except UnsupportedError as error:
                     notes = [f"latency was measured in torch only: {error}"]
-        return _time(recipe, models, files, stages), notes
+        variants = _single_files(folder, formats or {}) if folder is not None and files else {}
+        return _time(recipe, models, files, variants, stages), notes
 
 
 def _files_to_time(models: Sequence[EvaluatedModel], folder: Path, scratch: Path, opset: int | None) -> dict[str, Path]:
@@ -260,13 +266,28 @@ def _files_to_time(models: Sequence[EvaluatedModel], folder: Path, scratch: Path
     return files
 
 
+def _single_files(folder: Path, formats: Mapping[str, Any]) -> dict[str, Path]:
+    """{format: its file} of formats, other than float32, with one ONNX file of the whole model."""
+    return {
+        name: folder / next(iter(exported["files"]))
+        for name, exported in formats.items()
+        if name != FLOAT and len(exported["files"]) == 1 and next(iter(exported["files"])).endswith(".onnx")
+    }
+
+
 def _time(
-    recipe: Recipe, models: Sequence[EvaluatedModel], files: Mapping[str, Path], stages: StageReporter
+    recipe: Recipe,
+    models: Sequence[EvaluatedModel],
+    files: Mapping[str, Path],
+    variants: Mapping[str, Path],
+    stages: StageReporter,
 ) -> dict[str, Timing]:
     contenders = [
         TimedModel(row.name, row.models, tuple(files[shape_key([model])] for model in row.models) if files else None)
         for row in models
     ]
+    student = models[-1]
+    contenders += [TimedModel(f"{student.name} ({name})", student.models, (path,)) for name, path in variants.items()]
     with stages("latency", "timing") as progress:
         progress(None, f"timing batches of {recipe.bench.batch_size} in turns")
         with on_device([model for row in models for model in row.models], recipe.device):

@@ -15,7 +15,10 @@ from compressor.bench.rows import MISSING, Row, format_perplexity
 from compressor.bench.size import count_macs, count_parameters, weight_bytes
 from compressor.ensemble import mix_predictions
 from compressor.models.teacher import Teacher
+from compressor.pipeline.differences import SHOWN_SAMPLES, Breakdown, differences_report
+from compressor.pipeline.shown_samples import sample_report
 from compressor.pipeline.timing import Timing
+from compressor.utils.markdown import visible_line
 
 if TYPE_CHECKING:
     # Imports the library datasets, needed only to read data.
@@ -81,11 +84,14 @@ class Evaluator:
     ) -> None:
         self._batches, self._models, self._weights = batches, list(teachers), list(weights)
         tallies, ensemble = [new_tally(model) for model in teachers], new_tally(teachers[0])
+        breakdowns = [Breakdown(ensemble.task) for _ in (*teachers, ensemble)]
         references: list[Tensor] | None = []
         for batch in predict(teachers, _with_progress(batches, progress)):
             reference = mix_predictions(batch.log_probs, weights)
-            for tally, log_probs in zip([*tallies, ensemble], [*batch.log_probs, reference], strict=True):
+            rows = [*batch.log_probs, reference]
+            for tally, breakdown, log_probs in zip([*tallies, ensemble], breakdowns, rows, strict=True):
                 tally.add(log_probs, batch.inputs, batch.labels, reference)
+                breakdown.add(log_probs, batch.inputs, batch.labels, reference)
             room -= reference.nbytes
             if references is not None and room >= 0:
                 references.append(reference)
@@ -95,6 +101,8 @@ class Evaluator:
         #: In the order of the teachers; KL is to the ensemble.
         self.teachers = [tally.score() for tally in tallies]
         self.ensemble = ensemble.score()
+        #: Of the teachers, of their ensemble if there are several, and of every model that was scored.
+        self.breakdowns = breakdowns if len(tallies) > 1 else breakdowns[:1]
 
     @property
     def runs_teachers(self) -> bool:
@@ -105,11 +113,26 @@ class Evaluator:
         """Another model's score, and its KL to the ensemble."""
         references = self._references
         tally, models = new_tally(model), [model, *(self._models if references is None else [])]
+        breakdown = Breakdown(tally.task, keep=SHOWN_SAMPLES)
         for index, batch in enumerate(predict(models, _with_progress(self._batches, progress))):
             log_probs, *teachers = batch.log_probs
             reference = mix_predictions(teachers, self._weights) if references is None else references[index]
             tally.add(log_probs, batch.inputs, batch.labels, reference)
+            breakdown.add(log_probs, batch.inputs, batch.labels, reference)
+        self.breakdowns.append(breakdown)
         return tally.score()
+
+    def differences(self, names: Sequence[str], processor: Any) -> dict[str, Any]:
+        """The entry `differences` of report.json.
+
+        Args:
+            names: of the teachers, of their ensemble if there are several, and of the models that were scored.
+            processor: image processor or tokenizer.
+        """
+        last, config = self.breakdowns[-1], self._models[0].config
+        classes = {int(index): visible_line(name) for index, name in (config.id2label or {}).items()}
+        samples = [sample_report(sample, last.task, processor, classes) for sample in last.furthest]
+        return differences_report(dict(zip(names, self.breakdowns, strict=True)), classes, samples)
 
     def report(self) -> dict[str, Any]:
         """Data, sample counts, standard error of the ensemble's accuracy, share of the commonest class."""

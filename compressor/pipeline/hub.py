@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
@@ -29,7 +28,7 @@ def check_push(name: str) -> None:
 
 
 def push(folder: str | Path, name: str, *, paths: bool = False) -> str:
-    """Upload a folder to a model repository, created if missing; its address.
+    """Upload a folder, without samples of the data, to a model repository, created if missing; its address.
 
     Args:
         name: such as user/student.
@@ -40,7 +39,7 @@ def push(folder: str | Path, name: str, *, paths: bool = False) -> str:
     """
     api = HfApi()
     try:
-        with nullcontext(folder) if paths else published(folder) as source:
+        with published(folder, paths=paths) as source:
             address = api.create_repo(name, repo_type="model", exist_ok=True)
             api.upload_folder(
                 repo_id=str(getattr(address, "repo_id", name)),

@@ -1,4 +1,4 @@
-"""A finished folder without local paths in its documents."""
+"""A finished folder without samples of the user's data, and without local paths, in its documents."""
 
 from __future__ import annotations
 
@@ -20,14 +20,19 @@ _PATH = re.compile(r"""(?<![\w:/.\\~-])~?(?:/[^\s/'"`,;:()<>|]+){2,}/?""")
 
 
 @contextmanager
-def published(folder: str | Path) -> Iterator[Path]:
-    """A temporary copy of a folder without local paths in its documents; other files are links.
+def published(folder: str | Path, *, paths: bool = False) -> Iterator[Path]:
+    """A temporary copy of a folder whose documents show no samples of the data; other files are links.
+
+    Args:
+        paths: keep local paths in the documents.
 
     Raises:
         UserError: no report of a run.
     """
     folder = Path(folder).expanduser()
-    report = without_paths(read_report(folder))
+    report = without_samples(read_report(folder))
+    if not paths:
+        report = without_paths(report)
     with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
         copy = Path(scratch, folder.name)
         for path in sorted(folder.rglob("*")):
@@ -36,9 +41,15 @@ def published(folder: str | Path) -> Iterator[Path]:
                 place.mkdir(parents=True, exist_ok=True)
             elif path.name not in (CARD, PAGE, RECIPE, REPORT) or path.parent != folder:
                 _link(path, place)
-        write_documents(copy, Recipe.model_validate(report["recipe"]), report, paths=False)
+        write_documents(copy, Recipe.model_validate(report["recipe"]), report, paths=paths)
         write_page(copy)
         yield copy
+
+
+def without_samples(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A report without samples of the evaluation data."""
+    differences = report.get("differences")
+    return {**report, "differences": differences and {**differences, "samples": []}}
 
 
 def without_paths(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,6 +91,16 @@ def is_local(name: str) -> bool:
     if name in BUILTIN:
         return False
     return name.startswith((".", "~", os.sep)) or bool(re.search(r"[*?\[]", name)) or Path(name).exists()
+
+
+def hub_dataset(source: str | None) -> str | None:
+    """The Hub's name of data that was read, None if the data is local or built in."""
+    # Imported here: the library datasets loads slowly.
+    from compressor.data.source_splits import BUILTIN_DATA
+
+    if source is None or source in BUILTIN_DATA or is_local(source) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
+        return None
+    return source
 
 
 def _labels(names: Iterable[str]) -> dict[str, str]:

@@ -24,6 +24,7 @@ from compressor.pipeline.evaluation import EvaluatedModel, Evaluator, describe_s
 from compressor.pipeline.former import check_former
 from compressor.pipeline.initial_student import InitialStudent, initial_student
 from compressor.pipeline.output import write_documents, write_page
+from compressor.pipeline.published import hub_dataset
 from compressor.pipeline.run_context import RunContext, prepare_run
 from compressor.pipeline.run_report import RunReport
 from compressor.pipeline.run_state import check_work
@@ -250,7 +251,7 @@ def _report(
         *evaluated_teachers(run.teachers, evaluator),
         *(replace(model, bytes=size) for model in training.students),
     ]
-    timings, timing_notes = time_models(recipe, models, folder if delivery.onnx else None, run.stages)
+    timings, timing_notes = time_models(recipe, models, folder if delivery.onnx else None, run.stages, delivery.formats)
     length = sample_length(run.spec.config)
     report = RunReport(
         version=__version__,
@@ -268,7 +269,8 @@ def _report(
         finetune=training.finetune,
         notes=[*run.notes, *data_notes, *training.notes, *delivery.skipped, *timing_notes],
         length=length,
-        evaluation=evaluator.report() if evaluator else None,
+        evaluation={**evaluator.report(), "dataset": hub_dataset(recipe.data.source)} if evaluator else None,
+        differences=evaluator.differences([model.name for model in models], run.processor) if evaluator else None,
         table=to_json(make_rows(models, timings)),
         latency=latency_report(timings, recipe.bench.batch_size, recipe.bench.seconds, length),
         onnx=delivery.onnx,

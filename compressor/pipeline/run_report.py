@@ -24,6 +24,7 @@ class RunReport:
         notes: lines on steps left out.
         length: tokens of a text sample.
         evaluation: samples, error of scores.
+        differences: scores by group, agreement with the ensemble, samples that differ.
         table: `compressor.bench.rows.Row` per model.
         onnx: float32 files.
         formats: {name: report}.
@@ -45,6 +46,7 @@ class RunReport:
     notes: Sequence[str]
     length: int | None
     evaluation: Mapping[str, Any] | None
+    differences: Mapping[str, Any] | None
     table: Sequence[Mapping[str, Any]]
     latency: Mapping[str, Any] | None
     onnx: Mapping[str, Any] | None

@@ -62,7 +62,7 @@ def time_contenders(
 ) -> dict[str, Timing]:
     """Time contenders of one task in turns on the same random inputs, in torch, then in ONNX Runtime.
 
-    Contenders of one shape are timed once: time does not depend on weights.
+    Contenders of one shape, and of the same files, are timed once: time does not depend on weights.
 
     Args:
         seconds: least time per contender and backend.
@@ -83,18 +83,18 @@ def time_contenders(
         for key, contender in distinct.items()
     }
     # One session per file: a second one's threads would spin.
-    sessions: dict[Path, Runner] = {}
-    in_ort: dict[str, Runner] = {}
-    for key, contender in distinct.items():
-        for path in contender.onnx or ():
-            if path not in sessions:
-                sessions[path] = onnx_runner(path, inputs, thread_count)
-        if contender.onnx is not None:
-            in_ort[key] = _in_turn([sessions[path] for path in contender.onnx])
+    paths = {path for contender in contenders for path in contender.onnx or ()}
+    sessions = {path: onnx_runner(path, inputs, thread_count) for path in sorted(paths)}
+    files = {contender.name: " ".join(map(str, contender.onnx or ())) for contender in contenders}
+    in_ort = {
+        files[contender.name]: _in_turn([sessions[path] for path in contender.onnx])
+        for contender in contenders
+        if contender.onnx
+    }
     # One backend after the other: in turns, each is twice as slow.
     torch_latency = measure_latency(in_torch, seconds=seconds, warmups=warmups)
     ort_latency = measure_latency(in_ort, seconds=seconds, warmups=warmups)
-    return {name: Timing(torch_latency[key], ort_latency.get(key)) for name, key in keys.items()}
+    return {name: Timing(torch_latency[key], ort_latency.get(files[name])) for name, key in keys.items()}
 
 
 def sample_length(config: PretrainedConfig, length: int = LENGTH) -> int | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 from rich.text import Text
 
+from compressor.report.curve import render_curve
 from compressor.report.describe import Report, describe_budget
 from compressor.report.tables import plain_table
 from compressor.utils.out_of_memory import format_bytes
@@ -65,12 +66,13 @@ def render_plan(plan: Report) -> list[RenderableType]:
         shapes,
         *(_alternative(target, other) for other in plan["others"]),
         *(describe_budget(plan["budget"]) if plan.get("budget") else []),
+        *(render_curve(plan["curve"]) if plan.get("curve") else []),
         f"width: {target['asked_width']:.4g} {'picked' if plan.get('budget') else 'asked'}, "
         f"{target['given_width']:.4g} given; the student has "
         f"{student['parameters'] / largest['parameters']:.1%} of the largest teacher's parameters and "
         f"{student['macs'] / largest['macs']:.1%} of its MACs{tokens}",
         *_memory(plan.get("memory")),
-        f"certificate: {plan['certificate']:.1e} (no weights were read)",
+        f"certificate: {plan['certificate']:.1e}" + ("" if plan.get("curve") else " (no weights were read)"),
     ]
 
 

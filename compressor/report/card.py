@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from huggingface_hub import EvalResult, ModelCardData
 
 from compressor.bench.rows import format_threads
 from compressor.models.tasks import TASKS
@@ -19,7 +20,7 @@ from compressor.report.describe import (
     describe_validation,
 )
 from compressor.report.tables import FORMAT_NOTES, FORMAT_TITLES, format_rows
-from compressor.utils.markdown import code_block, code_span, escape_markdown
+from compressor.utils.markdown import code_block, code_span, escape_markdown, visible_line
 
 _AUTO_CLASSES = {
     "image-classification": "AutoModelForImageClassification",
@@ -69,7 +70,7 @@ def render_card(
     """
     image = (reads or ("image" if task == "image-classification" else "text")) == "image"
     sections = [
-        _front_matter(task, bool(report.get("onnx"))),
+        _front_matter(recipe, report, task),
         f"# {_title(recipe)}\n\n{_made_of(recipe, report)}",
         f"## Use\n\n{code_block('python', _snippet(task, image))}",
         _section("Run it with onnxruntime alone", _example(example, image)),
@@ -88,13 +89,57 @@ def render_card(
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _front_matter(task: str, onnx: bool) -> str:
-    values = {
-        "library_name": "transformers",
-        "pipeline_tag": _PIPELINE_TAGS.get(task, task),
-        "tags": ["model-fusion", "optimal-transport", "compression", *(["onnx"] if onnx else [])],
-    }
-    return f"---\n{yaml.safe_dump(values, sort_keys=False)}---"
+def _front_matter(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
+    """Metadata as the Hub reads it: names there must be of the Hub, so local teachers and data are left out."""
+    tag = _PIPELINE_TAGS.get(task, task)
+    bases = [teacher["name"] for teacher in report.get("teachers") or [] if teacher.get("kind") == "hub"]
+    dataset = (report.get("evaluation") or {}).get("dataset")
+    results = _results(report, task, tag)
+    data = ModelCardData(
+        base_model=bases or None,
+        datasets=[dataset] if dataset else None,
+        eval_results=results or None,
+        library_name="transformers",
+        metrics=[result.metric_type for result in results] or None,
+        model_name=visible_line(Path(recipe.output).name or "student") if results else None,
+        pipeline_tag=tag,
+        tags=["model-fusion", "optimal-transport", "compression", *(["onnx"] if report.get("onnx") else [])],
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _results(report: Mapping[str, Any], task: str, tag: str) -> list[EvalResult]:
+    """The student's scores, for the Hub's `model-index`."""
+    evaluation, rows = report.get("evaluation") or {}, report.get("table") or []
+    if not rows or not evaluation.get("data"):
+        return []
+    name = visible_line(_data_name(report))
+    source, split = _parted(name)
+    student = rows[-1]
+    return [
+        EvalResult(
+            task_type=tag, dataset_type=evaluation.get("dataset") or source, dataset_name=name, dataset_split=split,
+            metric_type=metric, metric_value=round(student[metric], 4),
+        )
+        for metric in TASKS[task].metrics
+        if student.get(metric) is not None
+    ]  # fmt: skip
+
+
+def _data_name(report: Mapping[str, Any]) -> str:
+    """The evaluation data; of local files and folders the last part of the path."""
+    evaluation = report["evaluation"]
+    if "dataset" not in evaluation or evaluation["dataset"]:
+        return str(evaluation["data"])
+    source, split = _parted(evaluation["data"])
+    name = ", ".join(Path(part.strip()).name or part for part in source.split(","))
+    return name if split is None else f"{name} ({split})"
+
+
+def _parted(data: str) -> tuple[str, str | None]:
+    """Source and split of a name such as "digits (test)"."""
+    match = re.fullmatch(r"(.*) \((\w+)\)", data, re.DOTALL)
+    return (match[1], match[2]) if match else (data, None)
 
 
 def _title(recipe: Recipe) -> str:
@@ -118,10 +163,12 @@ def _made_of(recipe: Recipe, report: Mapping[str, Any]) -> str:
         f"{origin} by `compressor` {escape_markdown(report.get('version', ''))}".rstrip() + f", {after}.{validation}",
         "",
     ]
-    hashes = {teacher["name"]: teacher.get("fingerprint", "") for teacher in report.get("teachers") or []}
+    teachers = {teacher["name"]: teacher for teacher in report.get("teachers") or []}
     for name in recipe.teachers:
-        digest = f" (sha256 {code_span(hashes[name][:16] + '…')})" if hashes.get(name) else ""
-        lines.append(f"- teacher {code_span(name)}{digest}")
+        teacher = teachers.get(name, {})
+        digest = f" (sha256 {code_span(teacher['fingerprint'][:16] + '…')})" if teacher.get("fingerprint") else ""
+        local = teacher.get("kind") == "folder"
+        lines.append(f"- teacher {code_span(Path(name).name or name if local else name)}{digest}")
     return "\n".join(lines)
 
 
@@ -235,8 +282,8 @@ def _limits(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
     rows = report.get("table") or []
     count = recipe.evaluation.samples
     samples = "all samples" if count is None else f"at most {count} samples"
-    evaluation = report.get("evaluation") or {}
-    source = evaluation.get("data") or recipe.data.source or "the teachers’ own data"
+    data = _data_name(report) if (report.get("evaluation") or {}).get("data") else recipe.data.source
+    source = data or "the teachers’ own data"
     names = {"accuracy": "Accuracy", "f1": "F1", "perplexity": "Perplexity"}
     measured = [names[metric] for metric in TASKS[task].metrics if any(row.get(metric) is not None for row in rows)]
     if measured:

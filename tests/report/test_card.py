@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,97 @@ def test_local_paths_are_uploaded_when_asked_for(capsys, site, recipe, vit_a):
 def test_paths_without_an_upload_are_refused(capsys, recipe, tmp_path):
     code, _, err = compress(capsys, "run", recipe, "--with-paths")
     assert code == 2 and "--push-to-hub" in err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("paths", [False, True])
+def test_no_sample_of_the_data_is_uploaded(finished_run, tmp_path, paths):
+    from compressor.pipeline.output import update_report
+    from compressor.pipeline.published import published
+
+    folder = tmp_path / "student"
+    shutil.copytree(finished_run[0], folder)
+    report = json.loads((folder / "report.json").read_text())
+    answer = {"answer": "cat", "probability": 0.5}
+    secret = {"sample": 1, "label": None, "ensemble": answer, "student": answer, "kl": 1.0, "token": None}
+    report["differences"]["samples"] = [
+        {**secret, "picture": "data:image/png;base64,SECRET", "text": None},
+        {**secret, "picture": None, "text": "a SECRET sentence"},
+    ]
+    (folder / "report.json").write_text(json.dumps(report))
+    update_report(folder, {})
+    assert "SECRET" in (folder / "report.html").read_text()
+    with published(folder, paths=paths) as copy:
+        sent = {path.name: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    assert not [name for name, content in sent.items() if b"SECRET" in content]
+    # The measured groups stay.
+    assert json.loads(sent["report.json"])["differences"]["groups"] == report["differences"]["groups"]
+    assert "SECRET" in (folder / "report.json").read_text()
+
+
+def front_of(task="text-classification", **changes):
+    """The card's metadata as the Hub's library reads it."""
+    from huggingface_hub import ModelCard
+
+    from compressor.report.card import render_card
+
+    teachers = [("hub", "org/wide"), ("folder", "/home/me/wide"), ("builtin", "vit-a")]
+    row = {"name": "org/wide", "accuracy": 0.5, "f1": 0.25, "perplexity": None, "parameters": 10}
+    report = {
+        "teachers": [{"name": name, "kind": kind, "fingerprint": "ab" * 32} for kind, name in teachers],
+        "table": [row, {**row, "name": "finetuned", "accuracy": 0.123456, **changes}],
+        "evaluation": {"data": "/data/of me/reviews (test)", "dataset": None},
+    }
+    report["evaluation"] |= changes.get("evaluation", {})
+    values = {
+        "teachers": [name for _, name in teachers],
+        "output": "/home/me/out/small",
+        "data": {"source": "/data/of me/reviews"},
+    }
+    return ModelCard(render_card(recipes.build_recipe(values), report, task=task))
+
+
+def test_the_front_matter_is_what_the_hub_reads():
+    card = front_of()
+    data = card.data
+    assert (data.base_model, data.datasets, data.metrics) == (["org/wide"], None, ["accuracy", "f1"])
+    assert (data.library_name, data.pipeline_tag, data.model_name) == ("transformers", "text-classification", "small")
+    first, second = data.eval_results
+    assert (first.metric_type, first.metric_value, second.metric_type, second.metric_value) == (
+        "accuracy",
+        0.1235,
+        "f1",
+        0.25,
+    )
+    assert (first.dataset_name, first.dataset_type, first.dataset_split) == ("reviews (test)", "reviews", "test")
+    assert first.task_type == "text-classification"
+    # Names, not paths, in the metadata and in the text up to the recipe.
+    shown = str(card).partition("## Make it again")[0]
+    assert "/home" not in shown and "/data" not in shown
+    assert "- teacher `wide` (sha256" in shown and "of `reviews (test)`" in shown
+
+
+def test_data_of_the_hub_are_named_as_there():
+    data = front_of(evaluation={"data": "org/reviews (validation)", "dataset": "org/reviews"}).data
+    assert data.datasets == ["org/reviews"]
+    assert {(one.dataset_type, one.dataset_split) for one in data.eval_results} == {("org/reviews", "validation")}
+
+
+def test_without_scores_there_is_no_model_index():
+    data = front_of(accuracy=None, f1=None).data
+    assert data.eval_results is None and data.metrics is None
+    data = front_of("causal-lm", perplexity=12.34567).data
+    assert [(one.metric_type, one.metric_value) for one in data.eval_results] == [("perplexity", 12.3457)]
+    assert data.pipeline_tag == "text-generation"
+
+
+def test_only_data_that_are_nowhere_here_are_of_the_hub(tmp_path, monkeypatch):
+    from compressor.pipeline.published import hub_dataset
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for source in (None, "digits", "mine", "./org/name", "/a/b", "a.csv,b.csv", "a*.csv", "~/a"):
+        assert hub_dataset(source) is None
+    assert hub_dataset("org/name") == "org/name" and hub_dataset("imdb") == "imdb"
 
 
 def test_names_stand_for_paths_alone(tmp_path, monkeypatch):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 import io
 import json
+import random
 import re
 from html.parser import HTMLParser
-from itertools import pairwise
+from itertools import combinations
 
 import pytest
 from command import compress, tiny_recipe
 
 #: Elements that HTML does not close.
-VOID = {"img", "meta", "line", "circle", "polyline"}
+VOID = {"img", "meta"}
 
 
 class Reader(HTMLParser):
@@ -57,7 +58,8 @@ def fused(tmp_path_factory, vit_a, vit_b, image_folder):
     from compressor.recipe import build_recipe
 
     output = tmp_path_factory.mktemp("page") / "student <b>&"
-    values = tiny_recipe([vit_a, vit_b], image_folder, output, fusion={"residual": "principal", "inner": "transport"})
+    values = tiny_recipe([vit_a, vit_b], image_folder, output, fusion={"residual": "principal", "inner": "transport"},
+                         bench={"latency": True}, export={"onnx": True, "formats": ["onnx", "onnx-int8"]})  # fmt: skip
     return output, run_recipe(build_recipe(values))
 
 
@@ -90,14 +92,16 @@ def test_it_shows_what_was_measured_and_chosen(fused):
         assert fit["module"] in page.text
     assert "compress run recipe.yaml --output again" in page.text
     assert report["teachers"][0]["fingerprint"][:16] in text
-    # Score against cost, the finetune, and the refit.
-    assert len(page.all("svg")) == 3
+    # Score against latency or cost, and against size, classes, the finetune, who gave what, and the refit.
+    assert len(page.all("svg")) == 6
+    for row in report["differences"]["groups"][0]["rows"]:
+        assert row["name"] in page.text
 
 
 def test_every_plan_is_a_picture(fused):
     from PIL import Image
 
-    from compressor.report.page.heat_maps import heat_map
+    from compressor.report.page.couplings import heat_map
 
     _, report = fused
     fusion = report["fusion"]
@@ -249,15 +253,164 @@ def test_bad_folders_get_one_line(tmp_path, capsys):
     assert compress(capsys, "report", tmp_path, "--html", "--json")[0] == 2
 
 
-def test_names_in_a_chart_do_not_lie_on_each_other():
+def boxes(drawing, tags):
+    """{(tag, text): its box}; widths of texts as the charts reckon them."""
+    found = []
+    for mark in drawing.marks:
+        values = mark.attributes
+        if mark.tag == "text" and "text" in tags:
+            width = 5.9 * len(mark.text)
+            left = float(values["x"]) - {"start": 0, "middle": width / 2, "end": width}[values["text-anchor"]]
+            found.append((mark.text, left, float(values["y"]) - 9, left + width, float(values["y"]) + 2))
+        if mark.tag == "circle" and "circle" in tags:
+            x, y, r = (float(values[name]) for name in ("cx", "cy", "r"))
+            found.append(("dot", x - r, y - r, x + r, y + r))
+    return found
+
+
+def apart(one, other):
+    return one[3] <= other[1] or other[3] <= one[1] or one[4] <= other[2] or other[4] <= one[2]
+
+
+def test_every_format_is_in_the_charts_of_latency_and_size(fused):
+    from compressor.report.page.measurements import results_view
+
+    _, report = fused
+    rows = {row["name"] for row in report["table"]}
+    assert set(report["latency"]["models"]) == {*rows, "finetuned (onnx-int8)"}
+    charts = results_view(report)["charts"]
+    assert ["ms per batch" in charts[0].x.title, "MB" in charts[1].x.title] == [True, True]
+    for chart in charts:
+        assert {mark.text for mark in chart.marks if mark.attributes.get("class") == "name"} >= {*rows, "onnx-int8"}
+
+
+@pytest.mark.parametrize("count", [1, 2, 6, 12])
+@pytest.mark.parametrize("spread", [0.0, 1e-3, 1.0])
+def test_names_in_a_chart_lie_on_nothing(count, spread):
     from compressor.report.page.charts import ChartPoint, scatter_chart
 
-    points = [ChartPoint(f"model {index}", 1.0 + index / 1000, 0.5 + index / 1e4) for index in range(6)]
-    drawn = str(scatter_chart([*points, ChartPoint("far", 9.0, 0.9)], "cost", "accuracy", percent=True))
-    heights = sorted(float(re.search(r' y="([\d.]+)"', text)[1]) for text in re.findall(r"<text[^>]*>model \d", drawn))
-    assert len(heights) == 6
-    assert all(after - before >= 12.9 for before, after in pairwise(heights))
-    assert heights[-1] <= 250 and heights[0] >= 10
+    chance = random.Random(count)
+    points = [
+        ChartPoint(
+            f"a rather long name {index}", 3 + 90 * spread * chance.random(), 0.5 + 0.4 * spread * chance.random(), 0.02
+        )
+        for index in range(count)
+    ]
+    drawing = scatter_chart(points, "milliseconds", "accuracy", percent=True)
+    texts, dots = boxes(drawing, {"text"}), boxes(drawing, {"circle"})
+    assert len(dots) == count and sum("name" in text[0] for text in texts) == count
+    # Shortened names are still different ones.
+    assert len({text[0] for text in texts if "name" in text[0]}) == count
+    for one, other in combinations(texts, 2):
+        assert apart(one, other), (one, other)
+    for text in texts:
+        assert all(apart(text, dot) for dot in dots)
+        assert text[1] >= 0 and text[3] <= drawing.width and text[2] >= 0 and text[4] <= drawing.height
+
+
+@pytest.mark.parametrize("count", [1, 10, 1000])
+def test_groups_have_rows_of_their_own_and_of_many_the_extremes_are_drawn(fused, count):
+    from compressor.report.page.changes import differences_view
+
+    report = json.loads((fused[0] / "report.json").read_text())
+    models = report["differences"]["models"]
+    rows = [
+        {"name": f"class {index}", "count": 3, "scores": [0.5] * (len(models) - 1) + [index / count]}
+        for index in range(count)
+    ]
+    report["differences"]["groups"] = [{"by": "class", "rows": rows}]
+    view = differences_view(report)
+    texts = boxes(view["charts"][0], {"text"})
+    names = [text[0] for text in texts if text[0].startswith("class")]
+    assert len(names) == min(count, 16)
+    assert {"class 0", f"class {count - 1}"} <= set(names)
+    assert all(apart(one, other) for one, other in combinations(texts, 2))
+    assert len(view["tables"][0].rows) == count
+
+
+@pytest.mark.parametrize("student, level", [(0.62, "is level with"), (0.9, "is ahead of"), (0.3, "falls behind")])
+def test_the_verdict_is_one_sentence_and_knows_noise(fused, student, level):
+    from compressor.report.page.measurements import verdict
+
+    report = json.loads((fused[0] / "report.json").read_text())
+    report["evaluation"] = {"samples": 500, "labelled": 500}
+    for row, accuracy in zip(report["table"], (0.6, 0.61, 0.63, 0.5, student), strict=True):
+        row["accuracy"] = accuracy
+    told = verdict(report)
+    assert level in told and "the better teacher" in told and f"{100 * student:.1f} % against 61.0 %" in told
+    assert told.count(". ") == 0 and told.endswith(".") and ("noise" in told) == (student == 0.62)
+    for row in report["table"]:
+        row["accuracy"] = None
+    assert "not measured" in verdict(report)
+
+
+def test_alike_couplings_are_shown_once_and_closed(fused):
+    from compressor.report.page.couplings import couplings_view
+    from compressor.report.page.page import render_page
+
+    report = json.loads((fused[0] / "report.json").read_text())
+    fusion = report["fusion"]
+    fusion["projections"] = []
+    spaces = list(dict.fromkeys(one["space"] for one in fusion["couplings"]))
+    first = [one for one in fusion["couplings"] if one["space"] == spaces[0]]
+    fusion["couplings"] = [{**one, "space": space} for space in spaces for one in first]
+    (space,) = couplings_view(report, {})["spaces"]
+    assert space["names"] == spaces
+    page = read(text := render_page(report))
+    assert len(page.all("img")) == len(first)
+    section = text[text.index('id="couplings"') : text.index('id="refit"')]
+    assert section.index("<details>") < section.index("<img") < section.index("</details>")
+
+
+def test_shares_of_teachers_are_those_of_the_couplings(fused):
+    from compressor.report.page.sources import sources_view, space_shares
+
+    report = json.loads((fused[0] / "report.json").read_text())
+    a, b = (teacher["name"] for teacher in report["teachers"])
+    fusion = report["fusion"]
+    fusion["choices"]["shares"] = {a: 0.25, b: 0.75}
+    for one in fusion["couplings"]:
+        if one["space"].endswith("ffn"):
+            one.update(solver="selection", target=8, empty_targets=2 if one["teacher"] == a else 6)
+    spaces = space_shares(report)
+    assert {(space.stack, space.layer) for space in spaces} == {("vit.layers", 0), ("vit.layers", 1), (None, None)}
+    for space in spaces:
+        assert sum(space.shares.values()) == pytest.approx(1)
+        assert space.shares[a] == (0.75 if space.part == "ffn" else 0.25)
+        assert space.counts == ({a: 6, b: 2} if space.part == "ffn" else {})
+    drawing = sources_view(report, {a: "a", b: "b"})["picture"]
+    bars = [mark.attributes for mark in drawing.marks if mark.tag == "rect"]
+    assert len(bars) == 2 * len(spaces)
+    assert all(float(bar["x"]) + float(bar["width"]) <= drawing.width for bar in bars)
+    assert all(apart(one, other) for one, other in combinations(boxes(drawing, {"text"}), 2))
+
+
+def test_samples_and_names_of_classes_are_no_markup(fused):
+    from compressor.report.page.page import render_page
+
+    report = json.loads((fused[0] / "report.json").read_text())
+    hostile = "<script>alert(1)</script>{{ 7 * 7 }}{% raw %}"
+    report["differences"]["groups"][0]["rows"][0]["name"] = hostile
+    answer = {"answer": hostile, "probability": 0.5}
+    picture = "data:image/png;base64,AAAA"
+    texts = {"text": hostile, "token": "\n", "picture": None}
+    report["differences"]["samples"] = [
+        {"sample": 1, "label": hostile, "ensemble": answer, "student": answer, "kl": 1.0, **shown}
+        for shown in ({"text": None, "token": None, "picture": picture}, texts)
+    ]
+    page = read(text := render_page(report))
+    assert not page.all("script") and "{{ 7 * 7 }}" in " ".join(page.text) and "<script>" not in text
+    assert {"src": picture, "alt": "sample 1"} in page.all("img")
+    assert "--push-to-hub leaves them out" in " ".join(page.text)
+
+
+def test_rows_are_cards_on_a_phone(fused):
+    text = fused[0].joinpath("report.html").read_text()
+    page = read(text)
+    # Where the titles are hidden, every cell says its own.
+    assert "content: attr(data-title)" in text
+    titles = [attributes.get("data-title") for attributes in page.all("td")]
+    assert titles and all(titles)
 
 
 @pytest.mark.parametrize("low, high", [(0.0, 1.0), (0.331, 0.334), (3e-7, 5e2), (1200.0, 9000.0), (-2.0, 3.0)])

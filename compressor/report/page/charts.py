@@ -1,21 +1,19 @@
-"""Charts as inline SVG, at a phone's width."""
+"""Charts: positions of all marks; `templates/macros.html.j2` draws them as SVG, at a phone's width."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-
-from compressor.report.page.markup import Markup, el
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 _WIDTH, _HEIGHT = 360.0, 250.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 12.0, 26.0, 40.0
-#: Distance between the baselines of two names.
-_LINE = 13.0
-#: Approximate width of a letter.
-_LETTER = 5.9
+#: Width of the column of names, distance between their baselines, approximate width of a letter.
+_NAMES, _LINE, _LETTER = 104.0, 13.0, 5.9
 #: Colours of lines, as variables of the style sheet.
 COLOURS = ("--accent", "--warm", "--third", "--fourth", "--calm", "--ink")
+#: Of teachers; the result is drawn in --accent, other students in --warm.
+TEACHER_COLOURS = ("--third", "--fourth", "--fifth", "--sixth", "--calm")
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class AxisScale:
 
     @classmethod
     def over(cls, title: str, values: Sequence[float], *, log: bool | None = None, margin: float = 0.08) -> AxisScale:
-        """An axis with a margin; `log`: see `line_chart`."""
+        """An axis with a margin, logarithmic if values differ tenfold, unless `log` says."""
         low, high = min(values), max(values)
         logarithmic = low > 0 and (high > 10 * low if log is None else log)
         if logarithmic:
@@ -60,6 +58,75 @@ class AxisScale:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """An SVG element."""
+
+    tag: str
+    attributes: Mapping[str, object]
+    text: str = ""
+
+
+@dataclass
+class Drawing:
+    """An SVG picture; `description`: for screen readers; `key`: (name, colour) of a legend."""
+
+    width: float
+    height: float
+    description: str
+    marks: list[Mark] = field(default_factory=list)
+    key: Sequence[tuple[str, str]] = ()
+    caption: str = ""
+
+    def add(self, tag: str, text: str = "", **attributes: object) -> None:
+        """Add an element; underscores in names mean hyphens, `class_` class."""
+        values = {name.rstrip("_").replace("_", "-"): _rounded(value) for name, value in attributes.items()}
+        self.marks.append(Mark(tag, values, text))
+
+    def line(self, x1: float, y1: float, x2: float, y2: float, class_: str = "axis") -> None:
+        """Add a straight line."""
+        self.add("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
+
+    def text(self, text: str, x: float, y: float, anchor: str = "start", class_: str | None = None) -> None:
+        """Add a text."""
+        self.add("text", text, x=x, y=y, text_anchor=anchor, class_=class_)
+
+    def dot(self, x: float, y: float, colour: str, radius: float = 4.5, *, hollow: bool = False) -> None:
+        """Add a point, or a ring."""
+        fill = "var(--paper)" if hollow else f"var({colour})"
+        self.add("circle", cx=x, cy=y, r=radius, style=f"fill:{fill};stroke:var({colour});stroke-width:2")
+
+
+@dataclass
+class Plot(Drawing):
+    """A drawing with axes, whose frame ends `right` before the edge."""
+
+    right: float = _RIGHT
+    x: AxisScale = AxisScale("", 0, 1, False)
+    y: AxisScale = AxisScale("", 0, 1, False)
+
+    def at(self, across: float, up: float) -> tuple[float, float]:
+        """The position of a point."""
+        width, height = self.width - _LEFT - self.right, self.height - _TOP - _BOTTOM
+        return _LEFT + self.x.share(across) * width, _TOP + (1 - self.y.share(up)) * height
+
+    def draw_axes(self, *, percent: bool = False, whole: bool = False) -> None:
+        """Add axes; `percent`: y is a share; `whole`: x has whole numbers only."""
+        bottom, end = self.height - _BOTTOM, self.width - self.right
+        for value in self.y.ticks():
+            up = self.at(self.x.low, value)[1]
+            self.line(_LEFT, up, end, up, "grid")
+            self.text(format_value(value, percent), _LEFT - 6, up + 4, "end")
+        for value in self.x.ticks():
+            if not whole or value == int(value):
+                across = self.at(value, self.y.low)[0]
+                self.line(across, bottom, across, bottom + 4)
+                self.text(format_value(value), across, bottom + 16, "middle")
+        self.line(_LEFT, bottom, end, bottom)
+        self.text(self.x.title, (_LEFT + end) / 2, self.height - 6, "middle")
+        self.text(self.y.title, 2, 12)
+
+
+@dataclass(frozen=True)
 class ChartPoint:
     """A named point; `error`: of y; `hollow`: a ring."""
 
@@ -81,153 +148,123 @@ class Line:
     dots: bool = False
 
 
-def scatter_chart(points: Sequence[ChartPoint], x_title: str, y_title: str, *, percent: bool) -> Markup:
-    """Scores over logarithmic costs, at least one point; `percent`: scores are shares."""
+def scatter_chart(points: Sequence[ChartPoint], x_title: str, y_title: str, *, percent: bool) -> Plot | None:
+    """Scores over logarithmic costs, with names in a column of their own; `percent`: scores are shares."""
     points = [point for point in points if math.isfinite(point.y)]
     if not points:
-        return el("p", f"{y_title}: no model has a finite one")
-    x = AxisScale.over(x_title, [point.x for point in points], log=True, margin=0.12)
+        return None
     heights = [point.y + side * point.error for point in points for side in (-1, 1)]
-    y = AxisScale.over(y_title, heights, log=False if percent else None, margin=0.1)
-    marks: list[Markup] = []
-    for point in points:
-        across, up = _position(x, y, point.x, point.y)
+    description = "; ".join(
+        f"{point.name}: {format_value(point.x)}, {format_value(point.y, percent)}" for point in points
+    )
+    plot = Plot(
+        _WIDTH, _HEIGHT, f"{y_title} against {x_title}. {description}", right=_NAMES + _RIGHT,
+        x=AxisScale.over(x_title, [point.x for point in points], log=True, margin=0.12),
+        y=AxisScale.over(y_title, heights, log=False if percent else None, margin=0.1),
+    )  # fmt: skip
+    plot.draw_axes(percent=percent)
+    placed = sorted(((*plot.at(point.x, point.y), point) for point in points), key=lambda entry: entry[1])
+    start = _WIDTH - _NAMES
+    for (across, up, point), height in zip(placed, _spread([up for _, up, _ in placed]), strict=True):
+        plot.add("polyline", points=f"{across:.1f},{up:.1f} {start - 10:.1f},{height:.1f} {start - 3:.1f},{height:.1f}",
+                 class_="lead")  # fmt: skip
+        plot.text(cut_name(point.name, int(_NAMES / _LETTER)), start, height + 4, class_="name")
+    # Full points last, over rings, and the last one, the result, over all.
+    for point in sorted(points, key=lambda point: not point.hollow):
+        across, up = plot.at(point.x, point.y)
         if point.error:
-            ends = [_position(x, y, point.x, point.y + side * point.error)[1] for side in (-1, 1)]
-            marks.append(el("line", x1=_n(across), x2=_n(across), y1=_n(ends[0]), y2=_n(ends[1]),
-                            style=f"stroke:var({point.colour});opacity:.6"))  # fmt: skip
-        fill = "var(--paper)" if point.hollow else f"var({point.colour})"
-        marks.append(el("circle", cx=_n(across), cy=_n(up), r=4.5,
-                        style=f"fill:{fill};stroke:var({point.colour});stroke-width:2"))  # fmt: skip
-    description = "; ".join(f"{point.name}: {_tick(point.x)}, {_value(point.y, percent)}" for point in points)
-    return _chart(x, y, [*marks, *_names(x, y, points)], f"{y_title} against {x_title}. {description}", percent=percent)
+            ends = [plot.at(point.x, point.y + side * point.error)[1] for side in (-1, 1)]
+            plot.add("line", x1=across, x2=across, y1=ends[0], y2=ends[1], style=f"stroke:var({point.colour})")
+        plot.dot(across, up, point.colour, hollow=point.hollow)
+    return plot
 
 
 def line_chart(
     lines: Sequence[Line], x_title: str, y_title: str, description: str, *, log: bool | None = None
-) -> Markup:
-    """Lines over whole numbers, such as steps; infinite points are skipped.
-
-    Args:
-        description: for screen readers.
-        log: y axis; default: if values differ tenfold.
-    """
-    lines = [replace(line, points=[p for p in line.points if math.isfinite(p[1])]) for line in lines]
-    xs = [point[0] for line in lines for point in line.points]
-    ys = [point[1] for line in lines for point in line.points]
-    if not xs:
-        return el("p", f"{y_title}: none is finite")
-    x = AxisScale.over(x_title, xs, log=False, margin=0.03)
-    y = AxisScale.over(y_title, ys, log=log)
-    marks: list[Markup] = []
-    for line in lines:
-        positions = [_position(x, y, *point) for point in line.points]
-        width = 1 if line.faint else 2
-        marks.append(
-            el("polyline", points=" ".join(f"{_n(across)},{_n(up)}" for across, up in positions),
-               style=f"fill:none;stroke:var({line.colour});stroke-width:{width};stroke-linejoin:round"
-                     + (";opacity:.35" if line.faint else ""))
-        )  # fmt: skip
+) -> Plot | None:
+    """Lines over whole numbers, such as steps; infinite points are skipped; `log`: see `AxisScale.over`."""
+    finite = [[point for point in line.points if math.isfinite(point[1])] for line in lines]
+    if not any(finite):
+        return None
+    x, y = ([point[axis] for points in finite for point in points] for axis in (0, 1))
+    plot = Plot(
+        _WIDTH, _HEIGHT, description, x=AxisScale.over(x_title, x, log=False, margin=0.03),
+        y=AxisScale.over(y_title, y, log=log),
+    )  # fmt: skip
+    plot.draw_axes(whole=True)
+    for line, points in zip(lines, finite, strict=True):
+        positions = [plot.at(*point) for point in points]
+        style = f"fill:none;stroke:var({line.colour});stroke-width:{1 if line.faint else 2};stroke-linejoin:round"
+        plot.add(
+            "polyline",
+            points=" ".join(f"{across:.1f},{up:.1f}" for across, up in positions),
+            style=style + (";opacity:.35" if line.faint else ""),
+        )
         if line.dots:
-            marks += [
-                el("circle", cx=_n(across), cy=_n(up), r=2.5, style=f"fill:var({line.colour})")
-                for across, up in positions
-            ]
-    return _chart(x, y, marks, description, whole=True)
+            for across, up in positions:
+                plot.add("circle", cx=across, cy=up, r=2.5, style=f"fill:var({line.colour})")
+    return plot
 
 
-def chart_key(entries: Sequence[tuple[str, str]]) -> Markup:
-    """A legend of (name, style variable)."""
-    return el("ul", *(el("li", el("i", style=f"background:var({colour})"), name) for name, colour in entries),
-              class_="key")  # fmt: skip
+def row_chart(rows: Sequence[tuple[str, Sequence[ChartPoint]]], x_title: str, *, percent: bool) -> Drawing | None:
+    """Points of several models in one row per group, on one scale; the last two points are joined."""
+    values = [point.x for _, points in rows for point in points if math.isfinite(point.x)]
+    if not values:
+        return None
+    scale = AxisScale.over(x_title, values, log=False if percent else None, margin=0.06)
+    pitch, left = 20.0, _NAMES + 6
+    end, bottom = _WIDTH - _RIGHT, 8 + pitch * len(rows)
+    drawing = Drawing(_WIDTH, bottom + _BOTTOM, f"{x_title} of each group")
+
+    def place(value: float) -> float:
+        return left + scale.share(value) * (end - left)
+
+    for value in scale.ticks():
+        drawing.line(place(value), 4, place(value), bottom, "grid")
+        drawing.text(format_value(value, percent), place(value), bottom + 16, "middle")
+    drawing.text(x_title, (left + end) / 2, bottom + 34, "middle")
+    for index, (name, points) in enumerate(rows):
+        height = 8 + pitch * (index + 0.5)
+        shown = [point for point in points if math.isfinite(point.x)]
+        drawing.text(cut_name(name, int(_NAMES / _LETTER)), _NAMES, height + 4, "end", "name")
+        if len(shown) > 1:
+            drawing.line(place(shown[-2].x), height, place(shown[-1].x), height)
+        for point in shown:
+            drawing.dot(place(point.x), height, point.colour, 4.0, hollow=point.hollow)
+    return drawing
 
 
-def _chart(
-    x: AxisScale,
-    y: AxisScale,
-    marks: Sequence[Markup],
-    description: str,
-    *,
-    percent: bool = False,
-    whole: bool = False,
-) -> Markup:
-    parts: list[Markup] = []
-    bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
-    for value in y.ticks():
-        up = _n(_position(x, y, x.low, value)[1])
-        parts.append(el("line", x1=_n(_LEFT), x2=_n(right), y1=up, y2=up, class_="grid"))
-        parts.append(_text(_value(value, percent), _LEFT - 6, float(up) + 4, "end"))
-    for value in x.ticks():
-        if whole and value != int(value):
-            continue
-        across = _position(x, y, value, y.low)[0]
-        parts.append(el("line", x1=_n(across), x2=_n(across), y1=_n(bottom), y2=_n(bottom + 4), class_="axis"))
-        parts.append(_text(_tick(value), across, bottom + 16, "middle"))
-    parts.append(el("line", x1=_n(_LEFT), x2=_n(right), y1=_n(bottom), y2=_n(bottom), class_="axis"))
-    parts.append(_text(x.title, (_LEFT + right) / 2, _HEIGHT - 6, "middle"))
-    parts.append(_text(y.title, 2, 12, "start"))
-    box = f"0 0 {_n(_WIDTH)} {_n(_HEIGHT)}"
-    return el("svg", el("title", description), *parts, *marks, viewBox=box, role="img")
-
-
-def _names(x: AxisScale, y: AxisScale, points: Sequence[ChartPoint]) -> Iterator[Markup]:
-    """Names of the points, without overlap."""
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    for right in (False, True):
-        side = [(point, *_position(x, y, point.x, point.y)) for point in points]
-        side = sorted((entry for entry in side if (entry[1] <= middle) == right), key=lambda entry: entry[2])
-        heights = _spread([up for _, _, up in side])
-        for (point, across, up), height in zip(side, heights, strict=True):
-            start = across + (9 if right else -9)
-            if abs(height - up) > 2:
-                yield el("line", x1=_n(across), y1=_n(up), x2=_n(start), y2=_n(height), class_="lead")
-            letters = int(((_WIDTH - start) if right else (start - _LEFT)) / _LETTER)
-            shift, anchor = (2, "start") if right else (-2, "end")
-            yield _text(_cut(point.name, letters), start + shift, height + 4, anchor, class_="name")
-
-
-def _spread(heights: Sequence[float]) -> list[float]:
-    """Rising heights, spread by a line's height."""
-    blocks: list[list[float]] = []
-    for height in heights:
-        blocks.append([height])
-        # A block is centred at the mean of its members; overlapping blocks merge.
-        while len(blocks) > 1 and _edges(blocks[-2])[1] + _LINE > _edges(blocks[-1])[0]:
-            last = blocks.pop()
-            blocks[-1] += last
-    return [start + index * _LINE for block in blocks for start in [_edges(block)[0]] for index in range(len(block))]
-
-
-def _edges(block: Sequence[float]) -> tuple[float, float]:
-    """A block's first and last height."""
-    half = (len(block) - 1) * _LINE / 2
-    middle = min(max(sum(block) / len(block), _TOP + half), _HEIGHT - _BOTTOM - 4 - half)
-    return middle - half, middle + half
-
-
-def _position(x: AxisScale, y: AxisScale, across: float, up: float) -> tuple[float, float]:
-    width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
-    return _LEFT + x.share(across) * width, _TOP + (1 - y.share(up)) * height
-
-
-def _text(text: str, x: float, y: float, anchor: str, **attributes: object) -> Markup:
-    return el("text", text, x=_n(x), y=_n(y), text_anchor=anchor, **attributes)
-
-
-def _cut(text: str, letters: int) -> str:
-    return text if len(text) <= letters else text[: max(letters - 1, 1)] + "…"
-
-
-def _value(value: float, percent: bool) -> str:
-    return f"{100 * value:.3g} %" if percent else _tick(value)
-
-
-def _tick(value: float) -> str:
+def format_value(value: float, percent: bool = False) -> str:
+    """A value with few digits, as a percentage if asked."""
+    if percent:
+        return f"{100 * value:.3g} %"
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{value:.4g}"
     digits, _, power = f"{value:.2g}".partition("e")
     return f"{digits}e{int(power)}" if power else digits
 
 
-def _n(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")
+def _spread(heights: Sequence[float]) -> list[float]:
+    """Rising heights, spread by a line's height inside the frame."""
+    low, high = _TOP, _HEIGHT - _BOTTOM - 4
+    line = min(_LINE, (high - low) / max(len(heights) - 1, 1))
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + line if placed else low))
+    limit = high
+    for index in reversed(range(len(placed))):
+        placed[index] = min(placed[index], limit)
+        limit = placed[index] - line
+    return placed
+
+
+def cut_name(name: str, letters: int) -> str:
+    """A name shortened in the middle, since many differ at their ends."""
+    if len(name) <= letters:
+        return name
+    end = max(letters - 1, 2) // 2
+    return f"{name[: max(letters - 1 - end, 1)]}…{name[-end:]}"
+
+
+def _rounded(value: object) -> object:
+    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else value

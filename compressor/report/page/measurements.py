@@ -1,11 +1,13 @@
-"""Sections on measurements."""
+"""What was measured: verdict, results, finetune, formats."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from compressor.bench.rows import format_perplexity, from_json, table_columns
+from compressor.report.curve import curve_metric, describe_curve
 from compressor.report.describe import (
     Report,
     describe_evaluation,
@@ -14,106 +16,13 @@ from compressor.report.describe import (
     describe_temperature,
     describe_timing,
 )
-from compressor.report.page.charts import ChartPoint, Line, chart_key, line_chart, scatter_chart
-from compressor.report.page.markup import Markup, el, markup_table
+from compressor.report.page.charts import TEACHER_COLOURS, ChartPoint, Line, Plot, line_chart, scatter_chart
+from compressor.report.page.table import PageTable
 from compressor.report.tables import FORMAT_NOTES, FORMAT_TITLES, format_rows
 
 #: Points of the finetune's smoothed line; with fewer steps every step is shown.
 _SMOOTHED_POINTS = 20
-
-
-def headline_figures(report: Report) -> Markup | None:
-    """Size, score and speed."""
-    rows, student = report["table"], report["table"][-1]
-    teachers = rows[: len(report["recipe"]["teachers"])]
-    largest = max(teachers, key=lambda row: row["parameters"])
-    figures = [
-        (
-            f"{student['parameters'] / largest['parameters']:.0%}",
-            f"of a teacher’s {largest['parameters'] / 1e6:.3g} M parameters",
-        ),
-        (f"{student['macs'] / largest['macs']:.0%}", "of its multiply–accumulates"),
-    ]
-    metric = metric_of(report)
-    teacher = "the better teacher" if len(teachers) > 1 else "the teacher"
-    if metric == "accuracy":
-        best = max(row["accuracy"] for row in teachers)
-        figures.append((f"{100 * student['accuracy']:.1f} %", f"accuracy; {teacher} has {100 * best:.1f} %"))
-    elif metric == "perplexity":
-        best = format_perplexity(min(row["perplexity"] for row in teachers))
-        figures.append((format_perplexity(student["perplexity"]), f"perplexity; {teacher} has {best}"))
-    for backend, name in (("ort", "ONNX Runtime"), ("torch", "torch")):
-        if student[f"{backend}_p50_ms"] and largest[f"{backend}_p50_ms"]:
-            ratio = largest[f"{backend}_p50_ms"] / student[f"{backend}_p50_ms"]
-            figures.append((f"{ratio:.1f}×", f"as fast as a teacher in {name}"))
-            break
-    return el("div", *(el("div", el("b", value), el("span", label)) for value, label in figures), class_="figures")
-
-
-def score_section(report: Report) -> list[Markup]:
-    """The table, and its conditions."""
-    rows = from_json(report["table"])
-    cells = table_columns(rows)
-    return [
-        markup_table(list(cells), zip(*cells.values(), strict=True), marked=len(rows) - 1),
-        el("p", " ".join(_measurement_notes(report)), class_="note"),
-    ]
-
-
-def cost_section(report: Report) -> list[Markup]:
-    """Scores over multiply–accumulates and latency."""
-    metric = metric_of(report)
-    if metric is None:
-        return []
-    rows = [row for row in report["table"] if row[metric] is not None]
-    title = "perplexity (lower is better)" if metric == "perplexity" else "accuracy"
-    charts = [_cost_chart(report, rows, metric, "macs", 1e-9, "GMACs per sample (one is two GFLOPs)", title)]
-    for backend, name in (("ort", "ONNX Runtime"), ("torch", "torch")):
-        timed = [row for row in rows if row[f"{backend}_p50_ms"]]
-        if len(timed) == len(rows):
-            batch = report["latency"]["batch_size"]
-            x_title = f"milliseconds per batch of {batch}, {name}, median"
-            charts.append(_cost_chart(report, timed, metric, f"{backend}_p50_ms", 1.0, x_title, title))
-            break
-    note = "Left and up is better." if metric == "accuracy" else "Left and down is better."
-    if metric == "accuracy" and _counts_samples(report):
-        note += " Bars are one standard error to both sides."
-    return [el("div", *(el("figure", chart) for chart in charts), class_="charts"), el("p", note, class_="note")]
-
-
-def finetune_section(report: Report) -> list[Markup]:
-    """The finetune's settings and loss."""
-    finetune = report.get("finetune")
-    if not finetune or not finetune["loss"]:
-        return []
-    curve = [(float(step), float(loss)) for step, loss in finetune["loss"]]
-    options = report["recipe"]["finetune"]
-    losses = [
-        *(["the distillation from the ensemble"] if options["distil_weight"] else []),
-        *(["the cross-entropy with labels"] if options["label_weight"] else []),
-    ]
-    text = (
-        f"{finetune['steps']} steps of {options['batch_size']} samples in {finetune['seconds']:.0f} s, peak learning "
-        f"rate {finetune['learning_rate']:g}{describe_temperature(finetune)}; the loss is {' and '.join(losses)}, "
-        f"{curve[0][1]:.4g} at the first step and {curve[-1][1]:.4g} at the last."
-    )
-    lines, entries = _loss_lines(finetune, curve)
-    return [
-        el("p", text),
-        el("div", el("figure", line_chart(lines, "step", "loss", text), chart_key(entries)), class_="charts"),
-        *(el("p", sentence(line), class_="note") for line in describe_finetune(finetune)),
-    ]
-
-
-def formats_section(report: Report) -> list[Markup]:
-    """Export formats, unless only float32 ONNX."""
-    formats = report.get("formats") or {}
-    if not set(formats) - {"onnx"}:
-        return []
-    # File names would push the numbers off a phone's screen.
-    rows = [(name, *cells) for name, _, *cells in format_rows(formats)]
-    titles = [title for title in FORMAT_TITLES if title != "files"]
-    return [markup_table(titles, rows), el("p", FORMAT_NOTES, class_="note")]
+_BACKENDS = {"ort": "ONNX Runtime", "torch": "torch"}
 
 
 def metric_of(report: Report) -> str | None:
@@ -129,34 +38,191 @@ def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _cost_chart(
-    report: Report, rows: Sequence[Report], metric: str, cost: str, unit: float, x_title: str, y_title: str
-) -> Markup:
-    teachers = len(report["recipe"]["teachers"])
-    names = [row["name"] for row in report["table"]]
-    points = []
-    for row in rows:
-        index = names.index(row["name"])
-        is_student = index >= teachers and row["name"] != "ensemble"
-        is_last = index == len(names) - 1
-        points.append(
-            ChartPoint(
-                row["name"],
-                unit * row[cost],
-                row[metric],
-                _standard_error(report, row[metric]) if metric == "accuracy" else 0.0,
-                "--accent" if is_last else "--warm" if is_student else "--calm",
-                hollow=row["name"] == "ensemble",
-            )
-        )
-    return scatter_chart(points, x_title, y_title, percent=metric == "accuracy")
+def verdict(report: Report) -> str:
+    """The outcome in one sentence: score, size and speed against the best teacher."""
+    rows, student = report["table"], report["table"][-1]
+    teachers = rows[: len(report["recipe"]["teachers"])]
+    largest = max(teachers, key=lambda row: row["parameters"])
+    size = f"with {_percent(student['parameters'] / largest['parameters'])} of a teacher’s parameters"
+    speed = "".join(f" and {ratio:.1f} times its speed in {name}" for ratio, name in _speeds(report))
+    best = _best_teacher(report)
+    metric = metric_of(report)
+    if metric is None:
+        return f"The student does the teachers’ job {size}{speed}; how well was not measured."
+    if metric == "perplexity":
+        mine, theirs = student["perplexity"], min(row["perplexity"] for row in teachers)
+        figures = f"perplexity {format_perplexity(mine)} against {format_perplexity(theirs)}, lower is better"
+        level = "is level with" if mine == theirs else "is ahead of" if mine < theirs else "falls behind"
+    else:
+        mine, theirs = student["accuracy"], max(row["accuracy"] for row in teachers)
+        noise = math.hypot(standard_error(report, mine), standard_error(report, theirs))
+        figures = f"accuracy {100 * mine:.1f} % against {100 * theirs:.1f} %"
+        level = "is ahead of" if mine > theirs else "falls behind"
+        if abs(mine - theirs) <= noise or mine == theirs:
+            level, figures = "is level with", f"{figures}, within noise" if mine != theirs else figures
+    return f"The student {level} {best} ({figures}), {size}{speed}."
 
 
-def _standard_error(report: Report, accuracy: float) -> float:
+def headline_figures(report: Report) -> list[tuple[str, str]]:
+    """(value, label): size, score, speed."""
+    rows, student = report["table"], report["table"][-1]
+    teachers = rows[: len(report["recipe"]["teachers"])]
+    largest = max(teachers, key=lambda row: row["parameters"])
+    figures = [
+        (_percent(student["parameters"] / largest["parameters"]),
+         f"of a teacher’s {largest['parameters'] / 1e6:.3g} M parameters"),
+        (_percent(student["macs"] / largest["macs"]), "of its multiply–accumulates"),
+    ]  # fmt: skip
+    metric = metric_of(report)
+    teacher = _best_teacher(report)
+    if metric == "accuracy":
+        best = max(row["accuracy"] for row in teachers)
+        figures.append((f"{100 * student['accuracy']:.1f} %", f"accuracy; {teacher} has {100 * best:.1f} %"))
+    elif metric == "perplexity":
+        best = format_perplexity(min(row["perplexity"] for row in teachers))
+        figures.append((format_perplexity(student["perplexity"]), f"perplexity; {teacher} has {best}"))
+    figures += [(f"{ratio:.1f}×", f"as fast as a teacher in {name}") for ratio, name in _speeds(report)]
+    return figures
+
+
+def results_view(report: Report) -> dict[str, Any]:
+    """The table, and scores over latency and size."""
+    cells = table_columns(from_json(report["table"]))
+    table = PageTable(list(cells), list(zip(*cells.values(), strict=True)), mark_last=True)
+    notes = [*describe_evaluation(report), *describe_macs(report)]
+    if report.get("evaluation"):
+        notes.insert(1, "KL is to the ensemble’s predictions, in nats")
+    if report.get("latency"):
+        notes.append(describe_timing(report["latency"]))
+    metric = metric_of(report)
+    note = "Left and up is better." if metric == "accuracy" else "Left and down is better."
+    if metric == "accuracy" and _counts_samples(report):
+        note += " Bars are one standard error to both sides."
+    charts = [] if metric is None else list(_cost_charts(report, metric))
+    return {"table": table, "notes": list(map(sentence, notes)), "charts": charts, "chart_note": note}
+
+
+def curve_view(report: Report) -> dict[str, Any] | None:
+    """Scores of pilots of several widths, if they were asked for."""
+    if not (curve := report.get("curve")):
+        return None
+    metric, points = curve_metric(curve), []
+    for row in curve["rows"]:
+        colour = "--calm" if row["width"] is None else "--accent"
+        if row["name"] != "ensemble" and row[metric] is not None:
+            points.append(ChartPoint(row["name"], row["parameters"] / 1e6, row[metric], 0.0, colour))
+    title = {"kl": "KL to the ensemble, in nats"}.get(metric, metric)
+    chart = scatter_chart(points, "M parameters", title, percent=metric == "accuracy")
+    return {"charts": [chart] if chart else [], "text": sentence(describe_curve(curve))}
+
+
+def finetune_view(report: Report) -> dict[str, Any] | None:
+    """The finetune's settings and loss."""
+    finetune = report.get("finetune")
+    if not finetune or not finetune["loss"]:
+        return None
+    curve = [(float(step), float(loss)) for step, loss in finetune["loss"]]
+    options = report["recipe"]["finetune"]
+    losses = [
+        *(["the distillation from the ensemble"] if options["distil_weight"] else []),
+        *(["the cross-entropy with labels"] if options["label_weight"] else []),
+    ]
+    text = (
+        f"{finetune['steps']} steps of {options['batch_size']} samples in {finetune['seconds']:.0f} s, peak learning "
+        f"rate {finetune['learning_rate']:g}{describe_temperature(finetune)}; the loss is {' and '.join(losses)}, "
+        f"{curve[0][1]:.4g} at the first step and {curve[-1][1]:.4g} at the last."
+    )
+    lines, key = _loss_lines(finetune, curve)
+    chart = line_chart(lines, "step", "loss", text)
+    if chart is not None:
+        chart.key = key
+    return {"chart": chart, "notes": [text, *map(sentence, describe_finetune(finetune))]}
+
+
+def formats_view(report: Report) -> dict[str, Any] | None:
+    """Export formats, unless only float32 ONNX."""
+    formats = report.get("formats") or {}
+    if not set(formats) - {"onnx"}:
+        return None
+    # File names would push the numbers off a phone's screen.
+    rows = [(name, *cells) for name, _, *cells in format_rows(formats)]
+    return {"table": PageTable([title for title in FORMAT_TITLES if title != "files"], rows), "note": FORMAT_NOTES}
+
+
+def standard_error(report: Report, accuracy: float) -> float:
     """Standard error over samples; 0 over dependent tokens."""
     if not _counts_samples(report):
         return 0.0
     return math.sqrt(accuracy * (1 - accuracy) / report["evaluation"]["labelled"])
+
+
+def row_colour(report: Report, index: int) -> tuple[str, bool]:
+    """Colour of a row of the table, and whether it is drawn as a ring: teachers, ensemble, students, result."""
+    rows, teachers = report["table"], len(report["recipe"]["teachers"])
+    if index == len(rows) - 1:
+        return "--accent", False
+    if index < teachers:
+        return TEACHER_COLOURS[index % len(TEACHER_COLOURS)], False
+    return ("--ink", True) if rows[index]["name"] == "ensemble" else ("--warm", False)
+
+
+def _best_teacher(report: Report) -> str:
+    count = len(report["recipe"]["teachers"])
+    return {1: "the teacher", 2: "the better teacher"}.get(count, "the best teacher")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _speeds(report: Report) -> Iterator[tuple[float, str]]:
+    """(times as fast as the largest teacher, backend), ONNX Runtime first."""
+    student = report["table"][-1]
+    teachers = report["table"][: len(report["recipe"]["teachers"])]
+    largest = max(teachers, key=lambda row: row["parameters"])
+    for backend, name in _BACKENDS.items():
+        if student[f"{backend}_p50_ms"] and largest[f"{backend}_p50_ms"]:
+            yield largest[f"{backend}_p50_ms"] / student[f"{backend}_p50_ms"], name
+
+
+def _cost_charts(report: Report, metric: str) -> Iterator[Plot]:
+    """Scores over latency (without it, over multiply–accumulates) and over the size of the files."""
+    rows = report["table"]
+    title = "perplexity (lower is better)" if metric == "perplexity" else "accuracy"
+    timed = [backend for backend in _BACKENDS if all(row[f"{backend}_p50_ms"] for row in rows)]
+    if timed:
+        batch = report["latency"]["batch_size"]
+        first = (f"{timed[0]}_p50_ms", 1.0, f"ms per batch of {batch}, {_BACKENDS[timed[0]]}")
+    else:
+        first = ("macs", 1e-9, "GMACs per sample (one is two GFLOPs)")
+    for cost, unit, x_title in (first, ("bytes", 1e-6, "MB of weights")):
+        points = []
+        for index, row in enumerate(rows):
+            colour, hollow = row_colour(report, index)
+            error = standard_error(report, row[metric]) if metric == "accuracy" else 0.0
+            points.append(ChartPoint(row["name"], unit * row[cost], row[metric], error, colour, hollow))
+        points += _format_points(report, metric, cost)
+        if chart := scatter_chart(points, x_title, title, percent=metric == "accuracy"):
+            yield chart
+
+
+def _format_points(report: Report, metric: str, cost: str) -> Iterator[ChartPoint]:
+    """The student's files: inexact ones with scores of their own, exact ones with the student's."""
+    student = report["table"][-1]
+    timed = (report.get("latency") or {}).get("models", {})
+    for name, exported in (report.get("formats") or {}).items():
+        score = (exported.get("evaluation") or {}).get(metric)
+        if score is None and exported.get("exact"):
+            score = student[metric]
+        in_ort = timed.get(f"{student['name']} ({name})", {}).get("onnxruntime")
+        if cost == "bytes":
+            value = exported["bytes"] / 1e6
+        elif cost == "ort_p50_ms" and in_ort:
+            value = in_ort["p50_ms"]
+        else:
+            continue
+        if score is not None:
+            yield ChartPoint(name, value, score, 0.0, "--accent", True)
 
 
 def _counts_samples(report: Report) -> bool:
@@ -164,28 +230,15 @@ def _counts_samples(report: Report) -> bool:
     return 0 < evaluation["labelled"] <= evaluation["samples"]
 
 
-def _measurement_notes(report: Report) -> list[str]:
-    notes = [*describe_evaluation(report), *describe_macs(report)]
-    if report.get("evaluation"):
-        notes.insert(1, "KL is to the ensemble’s predictions, in nats")
-    if report.get("latency"):
-        notes.append(describe_timing(report["latency"]))
-    return [sentence(note) for note in notes]
-
-
 def _loss_lines(finetune: Report, curve: Sequence[tuple[float, float]]) -> tuple[list[Line], list[tuple[str, str]]]:
     """Lines of the loss, and their legend."""
-    lines, entries = [Line(curve, dots=True)], [("each step", "--accent")]
+    lines, key = [Line(curve, dots=True)], [("each step", "--accent")]
     if (window := math.ceil(len(curve) / _SMOOTHED_POINTS)) > 1:
-        lines = [Line(curve, "--calm", faint=True), Line(_smoothed(curve, window))]
-        entries = [("each step", "--calm"), (f"mean of {window} steps", "--accent")]
+        parts = [curve[start : start + window] for start in range(0, len(curve), window)]
+        means = [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]
+        lines = [Line(curve, "--calm", faint=True), Line(means)]
+        key = [("each step", "--calm"), (f"mean of {window} steps", "--accent")]
     if validation := [(float(step), float(loss)) for step, loss in finetune.get("judged") or []]:
         lines.append(Line(validation, "--warm", dots=True))
-        entries.append((f"{finetune['validation_samples']} held-out samples", "--warm"))
-    return lines, entries
-
-
-def _smoothed(curve: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
-    """Means of `window` steps."""
-    parts = [curve[start : start + window] for start in range(0, len(curve), window)]
-    return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]
+        key.append((f"{finetune['validation_samples']} held-out samples", "--warm"))
+    return lines, key

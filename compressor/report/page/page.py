@@ -1,58 +1,51 @@
-"""The page of a report."""
+"""The page of a report: views of its sections, for `templates/page.html.j2`."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from compressor.report.describe import Report, describe_outcome
-from compressor.report.page import construction, measurements, reproduction
-from compressor.report.page.markup import Markup, el, join_markup
-from compressor.report.page.style import STYLE
-
-#: The browser loads nothing from elsewhere.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+from compressor.report.describe import Report
+from compressor.report.page import changes, choices, couplings, measurements, reproduction, sources
+from compressor.report.templates import render_template
 
 
 def render_page(report: Report) -> str:
-    """A report as HTML without scripts, without sections that it lacks."""
-    sections = _sections(report)
-    title = _title(report)
-    notices = [*(report.get("warnings") or []), *(report.get("notes") or [])]
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("title", title),
-        el("style", Markup(STYLE)),
-    )
-    body = el(
-        "body",
-        el("header", el("h1", title), el("p", measurements.sentence(describe_outcome(report)))),
-        el("main", measurements.headline_figures(report), *(el("p", line, class_="notice") for line in notices),
-           el("nav", *(el("a", heading, href=f"#{anchor}") for anchor, heading, _ in sections)),
-           *(el("section", el("h2", heading), *parts, id=anchor) for anchor, heading, parts in sections)),
+    """A report as HTML without scripts, without sections that it lacks.
+
+    Raises:
+        KeyError: it is not the report of a whole run.
+    """
+    return render_template(
+        "compressor.report.page", "page.html.j2",
+        title=_title(report),
+        verdict=measurements.verdict(report),
+        figures=measurements.headline_figures(report),
+        notices=[*(report.get("warnings") or []), *(report.get("notes") or [])],
+        sections=_sections(report),
     )  # fmt: skip
-    return join_markup((Markup("<!doctype html>\n"), el("html", head, body, lang="en"), "\n"))
 
 
-def _sections(report: Report) -> list[tuple[str, str, list[Markup]]]:
-    """(anchor, heading, content)."""
+def _sections(report: Report) -> list[dict[str, Any]]:
+    """Anchor, heading and view of each section; the anchor names its macro in `sections.html.j2`."""
     names = _teacher_names(report)
     fused = report.get("fusion") is not None
-    sections: list[tuple[str, str, list[Markup]]] = [
-        ("table", "Results", [*measurements.score_section(report), *measurements.cost_section(report)]),
-        ("finetune", "Finetune", measurements.finetune_section(report)),
-        ("formats", "Export formats", measurements.formats_section(report)),
-        ("choices", "Choices and their reasons", construction.choices_section(report, names) if fused else []),
-        ("couplings", "Couplings", construction.couplings_section(report, names) if fused else []),
-        ("refit", "Layer-wise refit", construction.refit_section(report) if fused else []),
-        ("recipe", "Reproduce", reproduction.recipe_section(report)),
-        ("made-with", "Weights and environment", reproduction.environment_section(report)),
-        ("proofs", "Checks", reproduction.checks_section(report)),
-        ("seconds", "Time and memory", reproduction.seconds_section(report)),
+    sections: list[tuple[str, str, Any]] = [
+        ("results", "Results", measurements.results_view(report)),
+        ("curve", "Other widths", measurements.curve_view(report)),
+        ("differences", "What changed", changes.differences_view(report)),
+        ("finetune", "Finetune", measurements.finetune_view(report)),
+        ("formats", "Export formats", measurements.formats_view(report)),
+        ("sources", "Which teacher gave what", sources.sources_view(report, names) if fused else None),
+        ("choices", "Choices and their reasons", choices.choices_view(report, names) if fused else None),
+        ("couplings", "Couplings", couplings.couplings_view(report, names) if fused else None),
+        ("refit", "Layer-wise refit", choices.refit_view(report) if fused else None),
+        ("recipe", "Reproduce", reproduction.recipe_view(report)),
+        ("environment", "Weights and environment", reproduction.environment_view(report)),
+        ("checks", "Checks", reproduction.checks_view(report)),
+        ("seconds", "Time and memory", reproduction.seconds_view(report)),
     ]
-    return [section for section in sections if section[2]]
+    return [{"anchor": anchor, "heading": heading, "view": view} for anchor, heading, view in sections if view]
 
 
 def _teacher_names(report: Report) -> dict[str, str]:

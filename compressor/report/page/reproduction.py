@@ -1,4 +1,4 @@
-"""Sections on reproducing a run."""
+"""How to reproduce a run: recipe, weights, versions, checks, time."""
 
 from __future__ import annotations
 
@@ -9,38 +9,32 @@ import yaml
 
 from compressor.recipe import Recipe
 from compressor.report.describe import Report
-from compressor.report.page.markup import Markup, el, markup_table
+from compressor.report.page.table import PageTable
 
 
-def recipe_section(report: Report) -> list[Markup]:
-    """The command and the recipe."""
-    return [
-        el(
-            "p", "The folder holds this recipe as ", el("code", "recipe.yaml"),
-            "; on the same machine and versions it gives the same weights, bit for bit.",
-        ),
-        el("pre", "compress run recipe.yaml --output again"),
-        el("p", "Options that differ from the defaults:"),
-        el("pre", _yaml(_changed(report["recipe"], _defaults()))),
-        el("details", el("summary", "all options"), el("pre", _yaml(report["recipe"]))),
-    ]  # fmt: skip
+def recipe_view(report: Report) -> dict[str, str]:
+    """The recipe, whole and without defaults."""
+    defaults = Recipe(teachers=("any",)).model_dump(mode="json")
+    return {"changed": _yaml(_changed(report["recipe"], defaults)), "whole": _yaml(report["recipe"])}
 
 
-def environment_section(report: Report) -> list[Markup]:
+def environment_view(report: Report) -> dict[str, list[PageTable]]:
     """Weight hashes, versions, machine."""
     models = [*report["teachers"], *([given] if (given := report["student"].get("given")) else [])]
-    hashes = [(model["name"], el("code", model["fingerprint"][:16] + "…")) for model in models]
-    hashes.append(("the student", el("code", report["student"]["fingerprint"][:16] + "…")))
+    hashes = [(model["name"], model["fingerprint"][:16] + "…") for model in models]
+    hashes.append(("the student", report["student"]["fingerprint"][:16] + "…"))
     versions = [("compressor", report["version"])]
     versions += [(name.replace("_", " "), str(value)) for name, value in report["environment"].items() if value]
     versions += [("seed", str(report["recipe"]["seed"])), ("device", report["recipe"]["device"])]
-    return [
-        el("h3", "Weights"), markup_table(("model", "sha256"), hashes, words=True), el("h3", "Machine and versions"),
-        markup_table(("name", "value"), versions, words=True),
-    ]  # fmt: skip
+    return {
+        "tables": [
+            PageTable(("model", "sha256"), hashes, "Weights", words=True),
+            PageTable(("name", "value"), versions, "Machine and versions", words=True),
+        ]
+    }
 
 
-def checks_section(report: Report) -> list[Markup]:
+def checks_view(report: Report) -> dict[str, PageTable] | None:
     """Errors and tolerances."""
     rows: list[tuple[object, ...]] = []
     for name, error in ((report.get("fusion") or {}).get("certificate") or {}).items():
@@ -51,23 +45,18 @@ def checks_section(report: Report) -> list[Markup]:
              f"{onnx['tolerance']:.0e}")
             for name, file in onnx["files"].items()
         ]  # fmt: skip
-    return [markup_table(("check", "measured", "allowed"), rows, words=True)] if rows else []
+    return {"table": PageTable(("check", "measured", "allowed"), rows, words=True)} if rows else None
 
 
-def seconds_section(report: Report) -> list[Markup]:
+def seconds_view(report: Report) -> dict[str, Any]:
     """Time per stage, peak memory."""
     stages = dict(report["seconds"])
     total = stages.pop("total")
     bars = [
-        el("div", el("span", stage), el("em", f"{value:.1f} s"), el("i", style=f"width:{100 * value / total:.1f}%"))
+        {"name": stage, "text": f"{value:.1f} s", "share": value / total, "marked": False}
         for stage, value in stages.items()
     ]
-    text = f"{total:.0f} s in all; peak memory {report['peak_memory_bytes'] / 1e9:.2f} GB."
-    return [el("p", text), el("div", *bars, class_="bars")]
-
-
-def _defaults() -> dict[str, Any]:
-    return Recipe(teachers=("any",)).model_dump(mode="json")
+    return {"text": f"{total:.0f} s in all; peak memory {report['peak_memory_bytes'] / 1e9:.2f} GB.", "bars": bars}
 
 
 def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,115 @@
+"""What changed between ensemble and student: groups, agreement, samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from compressor.bench.rows import MISSING, format_perplexity
+from compressor.report.describe import Report
+from compressor.report.page.charts import ChartPoint, Drawing, row_chart
+from compressor.report.page.measurements import row_colour
+from compressor.report.page.table import PageTable
+
+#: Most rows of a chart, as many worst as best; tables have all groups.
+_SHOWN_GROUPS = 16
+_METRICS = {"accuracy": "accuracy", "perplexity": "perplexity (lower is better)", "agreement": "agreement"}
+#: {kind of group: what its rows are}.
+_KINDS = {"class": "class", "position": "position in the text, in tokens", "length": "length of the text, in tokens"}
+_SAMPLES_NOTE = (
+    "Those with the largest KL from the ensemble. They are copies of the evaluation data, in this page and in "
+    "report.json alone; --push-to-hub leaves them out."
+)
+
+
+def differences_view(report: Report) -> dict[str, Any] | None:
+    """Charts and tables by group, and samples; None if they were not measured."""
+    if not (differences := report.get("differences")):
+        return None
+    names = differences["models"]
+    charts = [chart for group in differences["groups"] if (chart := _chart(report, group))]
+    return {
+        "agreement": _agreement(report),
+        "charts": charts,
+        "tables": [_table(differences, group) for group in differences["groups"]],
+        "samples": [
+            {**sample, "answers": _answers(sample, names[-1])} for sample in differences["samples"]
+        ],
+        "texts": any(sample["text"] for sample in differences["samples"]),
+        "samples_note": _samples_note(differences),
+    }  # fmt: skip
+
+
+def _samples_note(differences: Report) -> str:
+    if differences["samples"]:
+        return _SAMPLES_NOTE
+    if differences["agreement"][-1] == 1:
+        return "The student answers no sample otherwise."
+    return "The samples that the student answers otherwise are not part of an upload."
+
+
+def _agreement(report: Report) -> str:
+    differences = report["differences"]
+    pairs = list(zip(differences["models"], differences["agreement"], strict=True))
+    if len(report["recipe"]["teachers"]) == 1:
+        return f"Answers that are also the teacher’s: {100 * pairs[-1][1]:.1f} %."
+    shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in pairs if name != "ensemble")
+    return f"Answers that are also the ensemble’s: {shares}."
+
+
+def _chart(report: Report, group: Report) -> Drawing | None:
+    """A row per group; of many, the worst and the best."""
+    differences = report["differences"]
+    percent = differences["metric"] != "perplexity"
+    rows = [row for row in group["rows"] if None not in row["scores"]]
+    caption = f"By {_KINDS[group['by']]}: {_METRICS[differences['metric']]}"
+    reference = _reference(report)
+    if len(rows) > _SHOWN_GROUPS:
+        rows = sorted(rows, key=lambda row: row["scores"][-1] - row["scores"][reference])
+        rows = rows[: _SHOWN_GROUPS // 2] + rows[-_SHOWN_GROUPS // 2 :]
+        caption += f"; {_SHOWN_GROUPS // 2} groups with the largest loss, {_SHOWN_GROUPS // 2} with the largest gain"
+    # The reference and the student come last, and are joined.
+    order = [i for i in range(len(differences["models"]) - 1) if i != reference] + [reference, -1]
+    lines = [(row["name"], [_point(report, index, row["scores"][index]) for index in order]) for row in rows]
+    chart = row_chart(lines, _METRICS[differences["metric"]], percent=percent)
+    if chart is not None:
+        chart.caption = caption
+        chart.key = [(differences["models"][i], row_colour(report, i % len(differences["models"]))[0]) for i in order]
+    return chart
+
+
+def _point(report: Report, index: int, score: float) -> ChartPoint:
+    colour, hollow = row_colour(report, index % len(report["differences"]["models"]))
+    return ChartPoint("", score, 0.0, 0.0, colour, hollow)
+
+
+def _reference(report: Report) -> int:
+    """The index of the ensemble, or of the only teacher."""
+    names: Sequence[str] = report["differences"]["models"]
+    teachers = len(report["recipe"]["teachers"])
+    return teachers if teachers > 1 and names[teachers] == "ensemble" else 0
+
+
+def _table(differences: Report, group: Report) -> PageTable:
+    def cell(score: float | None) -> str:
+        if score is None:
+            return MISSING
+        return format_perplexity(score) if differences["metric"] == "perplexity" else f"{100 * score:.1f} %"
+
+    rows = [(row["name"], row["count"], *map(cell, row["scores"])) for row in group["rows"]]
+    caption = f"all {len(rows)} groups by {group['by']} in figures"
+    return PageTable((group["by"], "answers", *differences["models"]), rows, caption)
+
+
+def _answers(sample: Report, student: str) -> list[tuple[str, str]]:
+    """(name, answer): of the label if known, the ensemble, the student."""
+    answers = [] if sample["label"] is None else [("label", _visible_answer(sample["label"]))]
+    for key, name in (("ensemble", "ensemble"), ("student", student)):
+        answer, probability = _visible_answer(sample[key]["answer"]), 100 * sample[key]["probability"]
+        answers.append((name, f"{answer} {probability:.0f}\N{NO-BREAK SPACE}%"))
+    return answers
+
+
+def _visible_answer(answer: str) -> str:
+    """A class, or a token, which may be white space."""
+    return answer.replace("\n", "⏎").strip() or "␣"
