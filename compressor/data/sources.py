@@ -33,6 +33,7 @@ def open_split(
     id2label: Mapping[int, str] | None = None,
     task: Task | None = None,
     reads: str | None = None,
+    splits: Mapping[str, RawSplit] | None = None,
 ) -> Split:
     """Open samples for training (and calibration) or evaluation.
 
@@ -44,13 +45,14 @@ def open_split(
         id2label: the model's labels; None keeps the data's.
         task: decides the columns; None: any images or texts.
         reads: "image" or "text"; None for either.
+        splits: of data in memory, whose source only names it; None: found by the source.
 
     Raises:
         UserError: missing, unreadable or empty; unknown labels.
     """
     if options.source is None:
         raise UserError("no data: set data.source to images, text, table files, a built-in name or a Hub dataset")
-    splits = find_splits(options.source)
+    splits = find_splits(options.source) if splits is None else splits
     names = _candidates(splits, options, role)
     if not names:
         key = "train_split" if role == "train" else "eval_split"
@@ -70,7 +72,7 @@ def open_split(
     return head_or_tail(opened, role) if request.task.packed else _held_out(opened, role)
 
 
-def _candidates(splits: dict[str, RawSplit], options: DataOptions, role: str) -> list[str]:
+def _candidates(splits: Mapping[str, RawSplit], options: DataOptions, role: str) -> list[str]:
     """Splits for a role, best first."""
     option = options.train_split if role == "train" else options.eval_split
     if option is not None:
@@ -83,7 +85,7 @@ def _candidates(splits: dict[str, RawSplit], options: DataOptions, role: str) ->
     return usual if usual or role == "train" else [name for name in _ROLES["train"] if name in splits]
 
 
-def _open(splits: dict[str, RawSplit], name: str, request: ColumnRequest, role: str) -> Split:
+def _open(splits: Mapping[str, RawSplit], name: str, request: ColumnRequest, role: str) -> Split:
     where = f"{request.options.source} ({name})" if name != UNNAMED else str(request.options.source)
     raw = splits[name]
     dataset = raw.read()

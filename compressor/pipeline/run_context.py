@@ -32,6 +32,7 @@ class RunContext:
         teachers: on the CPU.
         given: student to finetune; None to fuse one.
         work: folder to resume from.
+        remarks: more lines for the report.
     """
 
     recipe: Recipe
@@ -41,6 +42,7 @@ class RunContext:
     work: RunState
     resume: bool
     stages: StageReporter
+    remarks: Sequence[str] = ()
 
     @property
     def spec(self) -> ModelSpec:
@@ -72,7 +74,7 @@ class RunContext:
     def notes(self) -> list[str]:
         """Lines on the models."""
         models = [*self.teachers, *([self.given] if self.given else [])]
-        lines = [note for model in models for note in model.notes]
+        lines = [*self.remarks, *(note for model in models for note in model.notes)]
         if not self.spec.task.metrics and self.recipe.data.source is not None and self.recipe.finetune.enabled:
             lines.append("models without a head are fused only: there is no answer to finetune on or to measure")
         return lines
