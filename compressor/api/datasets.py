@@ -28,11 +28,9 @@ def splits_of(given: GivenData, is_image: bool, most: int | None = None) -> dict
     value = given.value
     if isinstance(value, DatasetDict | IterableDatasetDict):
         return {str(name): RawSplit(partial(_rows_of, part, most)) for name, part in value.items()}
-    raw = RawSplit(
-        partial(_rows_of, value, most) if given.kind == "dataset" else partial(_from_entries, given, is_image)
-    )
+    read = partial(_rows_of, value, most) if given.kind == "dataset" else partial(_from_entries, given, is_image)
     # Two names, so that nothing is held out for the other role.
-    return {"train": raw, "test": raw}
+    return {"train": RawSplit(read), "test": RawSplit(read)}
 
 
 def _rows_of(dataset: Dataset | IterableDataset, most: int | None) -> Dataset:

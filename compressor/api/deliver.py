@@ -76,32 +76,27 @@ def export(
 
 
 def _export(arguments: Mapping[str, Any]) -> Export:
+    from compressor.api.keywords import keyword_names, recipe_sections
     from compressor.api.kinds import kind_of_data
-    from compressor.api.models import check_names, on_disk, one_model, recipe_values
+    from compressor.api.models import check_names, on_disk, one_model
     from compressor.api.samples import check_source
     from compressor.pipeline.export import export_model
-    from compressor.recipe import CalibrationOptions, DataOptions, ExportOptions, Section, build_recipe
+    from compressor.recipe import build_recipe
 
     model = one_model(arguments["model"], "export: model")
     if arguments["folder"] is None and not isinstance(model, str):
         raise UserError("export: folder is missing: say where the files of this model go, export(model, folder)")
     given = None if arguments["data"] is None else kind_of_data(arguments["data"], "export: data", arguments["samples"])
-    schemas: dict[str, type[Section]] = {
-        "export": ExportOptions,
-        "calibration": CalibrationOptions,
-        "data": DataOptions,
-    }
-    sections: dict[str, Any] = {name: recipe_values(arguments, schema) for name, schema in schemas.items()}
-    keywords = {f"{section}.{name}": name for section, keys in sections.items() for name in keys}
+    sections = recipe_sections(arguments, "export", "calibration", "data")
     output = None if arguments["folder"] is None else str(arguments["folder"])
     sections["export"]["onnx"] = any(name.startswith("onnx") for name in _names(arguments["formats"]))
-    check = {"teachers": ["model"], "seed": arguments["seed"], **sections}
-    build_recipe(check, where="export", names=keywords)
+    values = {"teachers": ["model"], "seed": arguments["seed"], **sections}
+    build_recipe(values, where="export", names=keyword_names(sections))
     check_names([model])
     check_source(given)
     with on_disk([model], processor=arguments["processor"]) as (name,), _as_source(given) as source:
         sections["data"]["source"] = source
-        recipe = build_recipe({**check, "teachers": [name]}, where="export", names=keywords)
+        recipe = build_recipe({**values, "teachers": [name]}, where="export", names=keyword_names(sections))
         return Export(export_model(recipe, output, force=arguments["force"]))
 
 

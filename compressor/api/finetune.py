@@ -155,13 +155,13 @@ def _recipe(
     arguments: Mapping[str, Any], student: str, teachers: Sequence[str], fused: FusedStudent | None, given: GivenData
 ) -> Recipe:
     """The recipe of the finetune, or of the fusion with it."""
-    from compressor.api.models import recipe_values
-    from compressor.recipe import DataOptions, FinetuneOptions, build_recipe
+    from compressor.api.keywords import keyword_names, recipe_sections
+    from compressor.recipe import build_recipe
 
-    finetune = recipe_values(arguments, FinetuneOptions)
-    data = recipe_values(arguments, DataOptions) | {"source": given.value if given.kind == "source" else None}
-    keywords = {f"finetune.{name}": name for name in finetune} | {f"data.{name}": name for name in data}
-    common = {"finetune": finetune, "device": arguments["device"]}
+    sections = recipe_sections(arguments, "finetune", "data")
+    keywords = keyword_names(sections)
+    data = sections["data"] | {"source": given.value if given.kind == "source" else None}
+    common = {"finetune": sections["finetune"], "device": arguments["device"]}
     if fused is not None:
         values = fused.origin.recipe.model_dump() | common
         values["data"] = data if given.kind == "source" else values["data"]

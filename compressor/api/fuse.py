@@ -27,9 +27,9 @@ def fuse(
     teachers: ModelsLike, width: float | None = 0.5, calibration: Data = None, *, data: Data = None,
     depth: float | int | None = None, anchor: ModelLike | None = None, preset: str | None = None, seed: int = 0,
     processor: Any = None, progress: OnFusionProgress | None = None,
-    residual: str = "auto", narrowing: NarrowingName = "auto", inner: str = "auto", alignment: AlignmentKeys | None = None,
-    weights: Literal["auto"] | Sequence[float] = "auto", ridge: Literal["auto"] | float = "auto",
-    polish: Literal["auto"] | int = "auto", refit: bool = True,
+    residual: str = "auto", narrowing: NarrowingName = "auto", inner: str = "auto",
+    alignment: AlignmentKeys | None = None, weights: Literal["auto"] | Sequence[float] = "auto",
+    ridge: Literal["auto"] | float = "auto", polish: Literal["auto"] | int = "auto", refit: bool = True,
     samples: int = 1024, batch_size: int = 128, holdout: float = 0.125,
     train_split: str | None = None, image_column: str | None = None, label_column: str | None = None,
     text_column: Columns = None, target_column: str | None = None, max_length: int | None = None,
@@ -49,9 +49,8 @@ def fuse(
         processor: tokenizer or image processor for texts or images; the teachers' own if omitted.
         progress: called with fraction and message.
         residual, narrowing, inner, alignment, weights, ridge, polish, refit: the recipe's section `fusion`.
-        samples, batch_size, holdout: `calibration`: samples that are drawn (all of a list of batches), the size of their
-            batches, the share that chooses maps and ridge.
-        train_split, image_column, label_column, text_column, target_column, max_length: `data`.
+        samples, batch_size, holdout: the section `calibration`; of a list of batches all are used.
+        train_split, image_column, label_column, text_column, target_column, max_length: the section `data`.
 
     Returns:
         The student as `.model`, its shape as `.target`, choices and couplings as `.report`; `.save(folder)` writes it.
@@ -97,16 +96,12 @@ def _calibration(arguments: Mapping[str, Any]) -> GivenData | None:
 
 def _recipe(arguments: Mapping[str, Any], names: Sequence[str], anchor: str | None, given: GivenData | None) -> Recipe:
     """The fusion's recipe, as far as it can name what is given."""
-    from compressor.api.models import recipe_values
-    from compressor.recipe import CalibrationOptions, DataOptions, FusionOptions, Section, build_recipe
+    from compressor.api.keywords import keyword_names, recipe_sections
+    from compressor.recipe import build_recipe
 
-    sections: dict[str, type[Section]] = {
-        "fusion": FusionOptions,
-        "calibration": CalibrationOptions,
-        "data": DataOptions,
-    }
-    values: dict[str, Any] = {name: recipe_values(arguments, schema) for name, schema in sections.items()}
-    keywords = {f"{section}.{name}": name for section, keys in values.items() for name in keys}
+    sections = recipe_sections(arguments, "fusion", "calibration", "data")
+    keywords = keyword_names(sections)
+    values: dict[str, Any] = {**sections}
     values["fusion"]["anchor"] = anchor
     values["data"]["source"] = given.value if given is not None and given.kind == "source" else None
     values |= {"teachers": list(names), "finetune": {"enabled": False}}
@@ -124,9 +119,7 @@ def unnamed(teachers: Sequence[Teacher], given: GivenData | None) -> list[str]:
         inputs.append(f"{given.name} (data in memory)")
     if not inputs:
         return []
-    return [
-        f"made in Python from {' and '.join(inputs)}: the recipe cannot name that, so it alone makes no such student"
-    ]
+    return [f"made in Python from {' and '.join(inputs)}: a recipe cannot name that, so this one makes another student"]
 
 
 def _run(

@@ -58,9 +58,9 @@ def inspect(model: ModelLike | PretrainedConfig) -> Anatomy:
     from compressor.anatomy import inspect_config
     from compressor.api.models import config_of, one_model
 
-    return inspect_config(
-        model if isinstance(model, PretrainedConfig) else config_of(one_model(model, "inspect: model"))
-    )
+    if isinstance(model, PretrainedConfig):
+        return inspect_config(model)
+    return inspect_config(config_of(one_model(model, "inspect: model")))
 
 
 @answered

@@ -130,15 +130,16 @@ def evaluate(
 def _evaluate(arguments: Mapping[str, Any]) -> Evaluation:
     """Check everything that needs no network, then load, read and measure."""
     from compressor.api.finetune import default_data
+    from compressor.api.keywords import keyword_names, recipe_sections
     from compressor.api.kinds import kind_of_data
-    from compressor.api.models import check_fit, check_names, list_models, load_models, names_of, recipe_values
+    from compressor.api.models import check_fit, check_names, list_models, load_models, names_of
     from compressor.api.samples import DataReader, check_source
     from compressor.models.tasks import check_measurable
     from compressor.pipeline.evaluate import score_models
     from compressor.pipeline.evaluation import short_names
     from compressor.pipeline.stages import StageReporter
     from compressor.pipeline.teachers import check_device
-    from compressor.recipe import DataOptions, EvaluationOptions, build_recipe
+    from compressor.recipe import build_recipe
     from compressor.utils.devices import on_device
 
     models = list_models(arguments["models"], "evaluate: models")
@@ -146,13 +147,9 @@ def _evaluate(arguments: Mapping[str, Any]) -> Evaluation:
         raise UserError("evaluate: an ensemble is of two models or more: name another, or leave ensemble out")
     data = default_data(models) if arguments["data"] is None else arguments["data"]
     given = kind_of_data(data, "evaluate: data", arguments["samples"])
-    sections = {
-        "data": recipe_values(arguments, DataOptions),
-        "evaluation": recipe_values(arguments, EvaluationOptions),
-    }
-    keywords = {f"{section}.{name}": name for section, keys in sections.items() for name in keys}
+    sections = recipe_sections(arguments, "data", "evaluation")
     values = {"teachers": names_of(models), "device": arguments["device"], **sections}
-    recipe = build_recipe(values, where="evaluate", names=keywords)
+    recipe = build_recipe(values, where="evaluate", names=keyword_names(sections))
     check_device(recipe.device)
     check_names(models)
     check_source(given)

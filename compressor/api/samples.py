@@ -177,23 +177,27 @@ def _check_inputs(entry: Mapping[str, Tensor], model: Any, where: str) -> None:
         raise UserError(f"{where} has '{unknown}', which {type(model).__name__} does not read: its input is '{main}'")
     if main not in entry and "inputs_embeds" not in entry:
         raise UserError(f"{where} has {', '.join(entry)} and no '{main}', which {type(model).__name__} reads")
-    value = entry.get(main)
-    if value is None:
-        return
-    size = getattr(model.config, "image_size", None)
-    if main == "pixel_values" and size is not None:
+    if main in entry:
+        _check_values(entry[main], main, model, where)
+
+
+def _check_values(value: Tensor, name: str, model: Any, where: str) -> None:
+    """Refuse pixels of another size, and tokens of another vocabulary."""
+    reader, size = type(model).__name__, getattr(model.config, "image_size", None)
+    if name == "pixel_values" and size is not None:
         expected = (getattr(model.config, "num_channels", 3), *size_pair(size))
         if value.dim() not in (3, 4) or tuple(value.shape[-3:]) != expected:
+            sizes = ", ".join(map(str, expected))
             raise UserError(
-                f"{where}: '{main}' has the shape {tuple(value.shape)}, and {type(model).__name__} reads "
-                f"[batch, {', '.join(map(str, expected))}]"
+                f"{where}: '{name}' has the shape {tuple(value.shape)}, and {reader} reads [batch, {sizes}]"
             )
     vocabulary = getattr(model.config, "vocab_size", None)
-    if main == "input_ids":
-        if value.is_floating_point() or value.dtype == torch.bool:
-            raise UserError(f"{where}: '{main}' holds {value.dtype}, and tokens are whole numbers: give a tokenizer's")
-        if isinstance(vocabulary, int) and value.numel() and not 0 <= int(value.min()) <= int(value.max()) < vocabulary:
-            raise UserError(
-                f"{where}: '{main}' has token {int(value.max())}, and the vocabulary ends at {vocabulary - 1}: give this model's "
-                "own tokenizer's"
-            )
+    if name != "input_ids" or not isinstance(vocabulary, int) or not value.numel():
+        return
+    if value.is_floating_point() or value.dtype == torch.bool:
+        raise UserError(f"{where}: '{name}' holds {value.dtype}, and tokens are whole numbers: give a tokenizer's")
+    if not 0 <= int(value.min()) <= int(value.max()) < vocabulary:
+        raise UserError(
+            f"{where}: '{name}' has tokens from {int(value.min())} to {int(value.max())}, and the vocabulary ends at "
+            f"{vocabulary - 1}: give those of this model's own tokenizer"
+        )
