@@ -69,10 +69,10 @@ def kind_of_data(data: Data, call: str, most: int | None = None) -> GivenData:
             odd = next((index for index, entry in enumerate(entries) if not fits(entry)), None)
             if odd is not None:
                 raise UserError(
-                    f"{call}: entry {odd} is {_named(entries[odd])}, and those before it are {_PLURALS[kind]}: give "
+                    f"{call}: entry {odd} is {_named(entries[odd])}, and those before it are {_NOUNS[kind][1]}: give "
                     "entries of one kind"
                 )
-            return GivenData(kind, entries, f"{len(entries)} {_PLURALS[kind]}")
+            return GivenData(kind, entries, f"{len(entries)} {_NOUNS[kind][len(entries) != 1]}")
     raise UserError(f"{call}: {_fault_of_entry(first)}")
 
 
@@ -158,12 +158,13 @@ _ENTRIES: dict[DataKind, Callable[[Any], bool]] = {
     "tensors": is_tensor_dict,
     "rows": lambda entry: _is_row(entry) and bool(entry),
 }
-_PLURALS = {
-    "texts": "texts",
-    "words": "lists of words",
-    "images": "images",
-    "tensors": "dicts of tensors",
-    "rows": "rows",
+#: {kind: one entry, several}.
+_NOUNS = {
+    "texts": ("text", "texts"),
+    "words": ("list of words", "lists of words"),
+    "images": ("image", "images"),
+    "tensors": ("dict of tensors", "dicts of tensors"),
+    "rows": ("row", "rows"),
 }
 
 

@@ -187,10 +187,8 @@ def _check_values(value: Tensor, name: str, model: Any, where: str) -> None:
     if name == "pixel_values" and size is not None:
         expected = (getattr(model.config, "num_channels", 3), *size_pair(size))
         if value.dim() not in (3, 4) or tuple(value.shape[-3:]) != expected:
-            sizes = ", ".join(map(str, expected))
-            raise UserError(
-                f"{where}: '{name}' has the shape {tuple(value.shape)}, and {reader} reads [batch, {sizes}]"
-            )
+            given, sizes = tuple(value.shape), ", ".join(map(str, expected))
+            raise UserError(f"{where}: '{name}' has the shape {given}, and {reader} reads [batch, {sizes}]")
     vocabulary = getattr(model.config, "vocab_size", None)
     if name != "input_ids" or not isinstance(vocabulary, int) or not value.numel():
         return
