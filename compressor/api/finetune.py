@@ -116,7 +116,7 @@ class _Job:
         """Check the arguments by their types alone."""
         from compressor.api.kinds import kind_of_data
         from compressor.api.models import list_models, names_of, one_model
-        from compressor.api.student import FusedStudent
+        from compressor.api.student import FusedStudent, default_data
 
         given_student = arguments["student"]
         fused = given_student if isinstance(given_student, FusedStudent) else getattr(given_student, "fused", None)
@@ -128,7 +128,9 @@ class _Job:
         else:
             fused = None
             teachers = list_models(arguments["teachers"], "finetune: teachers", empty=True)
-        data = arguments["data"] if arguments["data"] is not None else default_data([student, *teachers], fused)
+        data = arguments["data"]
+        if data is None:
+            data = default_data([given_student] if fused else arguments["teachers"])
         given = kind_of_data(data, "finetune: data")
         recipe = _recipe(arguments, names_of([student])[0], names_of(teachers), fused, given)
         if not teachers and recipe.finetune.asks_teachers:
@@ -170,16 +172,6 @@ def _recipe(
         values = {"teachers": list(teachers) or [student], "student": student, "data": data, "seed": arguments["seed"]}
         values |= common
     return build_recipe(values, where="finetune", names=keywords)
-
-
-def default_data(models: Sequence[str | PreTrainedModel], fused: FusedStudent | None = None) -> Any:
-    """The data of a fusion by name, or that of built-in teachers; None if there is neither."""
-    from compressor.pipeline.teachers import common_data
-
-    if fused is not None:
-        return fused.origin.recipe.data.source or common_data(list(fused.origin.recipe.teachers))
-    names = [model for model in models if isinstance(model, str)]
-    return common_data(names) if names and len(names) == len(models) else None
 
 
 def _train(

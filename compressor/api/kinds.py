@@ -54,6 +54,8 @@ def kind_of_data(data: Data, call: str, most: int | None = None) -> GivenData:
     Raises:
         UserError: nothing that can be read; says what to give instead.
     """
+    if data is None:
+        raise UserError(f"{call} is missing: give {DATA_KINDS}")
     if isinstance(data, str | os.PathLike):
         return _source(data, call)
     if _is(data, "datasets", "Dataset", "DatasetDict", "IterableDataset", "IterableDatasetDict"):
@@ -172,8 +174,6 @@ def _fault_of_whole(data: Any) -> str | None:
     """Why data cannot be read as a whole, with what to do; None if it may be."""
     import torch
 
-    if data is None:
-        return f"None is no data: give {DATA_KINDS}"
     if isinstance(data, bool | int | float | complex | bytes | bytearray):
         return f"{_named(data)} is no data: give {DATA_KINDS}"
     if isinstance(data, torch.Tensor):

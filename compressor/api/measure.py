@@ -129,11 +129,11 @@ def evaluate(
 
 def _evaluate(arguments: Mapping[str, Any]) -> Evaluation:
     """Check everything that needs no network, then load, read and measure."""
-    from compressor.api.finetune import default_data
     from compressor.api.keywords import keyword_names, recipe_sections
     from compressor.api.kinds import kind_of_data
     from compressor.api.models import check_fit, check_names, list_models, load_models, names_of
     from compressor.api.samples import DataReader, check_source
+    from compressor.api.student import default_data
     from compressor.models.tasks import check_measurable
     from compressor.pipeline.evaluate import score_models
     from compressor.pipeline.evaluation import short_names
@@ -145,7 +145,7 @@ def _evaluate(arguments: Mapping[str, Any]) -> Evaluation:
     models = list_models(arguments["models"], "evaluate: models")
     if arguments["ensemble"] and len(models) < 2:
         raise UserError("evaluate: an ensemble is of two models or more: name another, or leave ensemble out")
-    data = default_data(models) if arguments["data"] is None else arguments["data"]
+    data = default_data(arguments["models"]) if arguments["data"] is None else arguments["data"]
     given = kind_of_data(data, "evaluate: data", arguments["samples"])
     sections = recipe_sections(arguments, "data", "evaluation")
     values = {"teachers": names_of(models), "device": arguments["device"], **sections}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -16,6 +16,7 @@ from compressor.bench.size import count_parameters
 from compressor.fusion import FusionResult
 from compressor.models.teacher import Teacher
 from compressor.pipeline.evaluation import short_names
+from compressor.pipeline.teachers import common_data
 from compressor.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -156,3 +157,17 @@ class FinetunedStudent(StudentResult):
             ("weights", f"of {best}"),
             ("next", f'.save("student"), .model, .report ({report.seconds:.1f} s)'),
         ]
+
+
+def default_data(models: Any) -> str | None:
+    """The data by name of built-in teachers and of results, where these agree; None without any."""
+    entries = models if isinstance(models, Sequence) and not isinstance(models, str) else [models]
+    sources = {source for entry in entries if (source := _data_of(entry)) is not None}
+    return sources.pop() if len(sources) == 1 else None
+
+
+def _data_of(entry: Any) -> str | None:
+    if isinstance(entry, StudentResult):
+        recipe = entry.origin.recipe
+        return recipe.data.source or common_data(list(recipe.teachers))
+    return common_data([entry]) if isinstance(entry, str) else None

@@ -108,7 +108,7 @@ def reader(samples, models, **options):
 
 @pytest.mark.parametrize("way", ["images", "paths", *sorted(GIVEN.keys() - {"path", "Path", "splits"})])
 def test_calibration_takes_all_of_it_without_labels(way, given, vit_a, image_folder):
-    images, labels = images_of(image_folder / "test")
+    images, _ = images_of(image_folder / "test")
     paths = [str(path) for path in sorted((image_folder / "test").rglob("*.png"))]
     data = {"images": images, "paths": paths}.get(way) or given(way)
     batches = reader(data, [str(vit_a)]).calibration()

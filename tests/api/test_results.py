@@ -130,7 +130,7 @@ def test_a_report_has_attributes_and_is_the_dict_that_it_was(named):
     values["choice"].clear()
     assert report.choice["residual"]
     with pytest.raises(AttributeError, match="choice"):
-        report.chioce
+        _ = report.chioce
 
 
 def test_results_are_taken_where_models_are(named, vit_a, image_folder, forked_benchmark, tmp_path):

@@ -73,7 +73,7 @@ def model_class():
 #: {call as it is typed: what the answer says}; `c` is the package, `m` a model in memory, the others are above.
 CALLS = {
     "c.fuse(R, 0.5, batch())": "calibration: this is a single batch: put it into a list, [batch]",
-    "c.fuse(R, 0.5, batch()['pixel_values'])": "give a list of batches, [{'pixel_values': x} for x in tensor.split(128)]",
+    "c.fuse(R, 0.5, batch()['pixel_values'])": "a list of batches, [{'pixel_values': x} for x in tensor.split(128)]",
     "c.fuse(R, 0.5, loader_of_tuples())": "its batches are tuples, whose parts have no name: give dicts, "
     "[{'pixel_values': x, 'labels': y} for x, y in data]",
     "c.fuse(R, 0.5, [('a film', 1), ('a plot', 0)])": "give datasets.Dataset.from_dict({'text': […], 'label': […]})",
@@ -115,17 +115,17 @@ CALLS = {
     "c.fuse([R, R], weights=[1])": "one non-negative weight per teacher",
     "c.fuse(R, alignment={'kost': 1})": "unknown key 'fusion.alignment.kost'",
     "c.fuse(R, preset='magic')": "unknown preset 'magic'",
-    "c.evaluate(R)": "evaluate: data: None is no data",
+    "c.evaluate(R)": "evaluate: data is missing: give a name or path",
     "c.evaluate(m, batch())": "this is a single batch",
     "c.evaluate(m, [batch()])": "has no labels: name their column with label_column, or add 'labels' to every batch",
     "c.evaluate(R, 'digits', ensemble=True)": "an ensemble is of two models or more",
-    "c.evaluate(m, [{'image': batch()['pixel_values']}])": "entry 0 has 'image', which ViTForImageClassification does not "
-    "read: its input is 'pixel_values'",
+    "c.evaluate(m, [{'image': batch()['pixel_values']}])": "'image', which ViTForImageClassification does not read: its "
+    "input is 'pixel_values'",
     "c.evaluate(m, [{'pixel_values': batch()['pixel_values'][:, :, :8]}])": "reads [batch, 3, 16, 16]",
     "c.evaluate(m, [picture()])": "has no image processor to turn images into its inputs: give processor=",
     "c.evaluate(m, ['a film'], processor=object())": "the teacher reads images",
     "c.finetune(m, data=[batch()])": "teachers is missing: name them",
-    "c.finetune(m, R)": "finetune: data: None is no data",
+    "c.finetune(m, R)": "finetune: data is missing: give a name or path",
     "c.finetune([m, m], R, [batch()])": "student: one model is wanted, and there are 2",
     "c.finetune(m, R, [batch()], steps=0)": "steps: input should be greater than or equal to 1, not 0",
     "c.finetune(m, R, [batch()], resume=True)": "resume needs work_dir",
