@@ -119,8 +119,8 @@ CALLS = {
     "c.evaluate(m, batch())": "this is a single batch",
     "c.evaluate(m, [batch()])": "has no labels: name their column with label_column, or add 'labels' to every batch",
     "c.evaluate(R, 'digits', ensemble=True)": "an ensemble is of two models or more",
-    "c.evaluate(m, [{'image': batch()['pixel_values']}])": "'image', which ViTForImageClassification does not read: its "
-    "input is 'pixel_values'",
+    "c.evaluate(m, [{'image': batch()['pixel_values']}])": "which ViTForImageClassification does not read: its input "
+    "is 'pixel_values'",
     "c.evaluate(m, [{'pixel_values': batch()['pixel_values'][:, :, :8]}])": "reads [batch, 3, 16, 16]",
     "c.evaluate(m, [picture()])": "has no image processor to turn images into its inputs: give processor=",
     "c.evaluate(m, ['a film'], processor=object())": "the teacher reads images",

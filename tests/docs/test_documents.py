@@ -178,10 +178,11 @@ def test_every_flag_that_is_named_exists():
 #: Values in Python blocks that make them quick.
 QUICK_VALUES = {
     "steps=200": "steps=2, batch_size=4",
-    "seconds=10": "seconds=0.01, batch_size=2, onnx=False",
+    "onnx=False, seconds=10": "onnx=False, seconds=0.01, batch_size=2",
+    "seconds=10)": 'seconds=0.01, batch_size=2, backends="torch")',
     ":1024,": ":32,",
     "split(128)": "split(8)",
-    'width=0.5, data="digits")': 'width=0.5, data="digits", samples=16, batch_size=8, polish=0)',
+    'width=0.5, data="digits")': 'width=0.5, data="digits", samples=16, batch_size=8, inner="slice", polish=0)',
 }
 
 
