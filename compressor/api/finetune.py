@@ -132,7 +132,7 @@ class _Job:
         if data is None:
             data = default_data([given_student] if fused else arguments["teachers"])
         given = kind_of_data(data, "finetune: data")
-        recipe = _recipe(arguments, names_of([student])[0], names_of(teachers), fused, given)
+        recipe = _recipe(arguments, _student_name(student), names_of(teachers), fused, given)
         if not teachers and recipe.finetune.asks_teachers:
             raise UserError("finetune: there are no teachers: name one, or give distil_weight=0 to learn labels alone")
         return cls(student, teachers, fused, given, recipe, arguments["processor"])
@@ -144,13 +144,16 @@ class _Job:
 
     def load(self) -> tuple[Teacher, list[Teacher]]:
         """The student and the teachers; those of a fusion are there already."""
-        from compressor.api.models import load_models, names_of
+        from compressor.api.models import load_models
 
-        names = ["student" if name == "model 0" else name for name in names_of([self.student])]
-        (student,) = load_models([self.student], names=names, processor=self.processor)
+        (student,) = load_models([self.student], names=[_student_name(self.student)], processor=self.processor)
         if self.fused is not None:
             return student, list(self.fused.origin.teachers)
         return student, load_models(self.teachers, processor=self.processor)
+
+
+def _student_name(student: str | PreTrainedModel) -> str:
+    return student if isinstance(student, str) else "the student"
 
 
 def _recipe(

@@ -86,8 +86,12 @@ def _fuse(arguments: Mapping[str, Any]) -> FusedStudent:
 def _calibration(arguments: Mapping[str, Any]) -> GivenData | None:
     from compressor.api.kinds import kind_of_data
 
-    if isinstance(arguments["width"], str) or hasattr(arguments["width"], "state_dict"):
-        raise UserError("fuse: width: this is a model's place in the list of teachers: fuse([a, b], width=0.5)")
+    width = arguments["width"]
+    if (isinstance(width, str) and not _is_number(width)) or hasattr(width, "state_dict"):
+        given = f"'{width}'" if isinstance(width, str) else f"a {type(width).__name__}"
+        raise UserError(
+            f"fuse: width is {given} and no number: several teachers go into one list, fuse([a, b], width=0.5)"
+        )
     both = [name for name in ("calibration", "data") if arguments[name] is not None]
     if len(both) > 1:
         raise UserError("fuse: calibration and data are two names of the same: leave one out")

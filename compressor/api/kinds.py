@@ -149,7 +149,10 @@ def _is_image(entry: Any) -> bool:
 def _is_row(entry: Any) -> bool:
     import torch
 
-    return isinstance(entry, Mapping) and not any(isinstance(value, torch.Tensor) for value in entry.values())
+    if not isinstance(entry, Mapping) or not entry:
+        return False
+    arrays = any(_is(entry[name], "numpy", "ndarray") for name in _SAMPLE_DIMENSIONS if name in entry)
+    return not arrays and not any(isinstance(value, torch.Tensor) for value in entry.values())
 
 
 #: {kind: what each of its entries is}.
@@ -158,7 +161,7 @@ _ENTRIES: dict[DataKind, Callable[[Any], bool]] = {
     "words": _is_words,
     "images": _is_image,
     "tensors": is_tensor_dict,
-    "rows": lambda entry: _is_row(entry) and bool(entry),
+    "rows": _is_row,
 }
 #: {kind: one entry, several}.
 _NOUNS = {
@@ -187,6 +190,10 @@ def _fault_of_whole(data: Any) -> str | None:
         return "a DataFrame is read as a dataset: give datasets.Dataset.from_pandas(frame)"
     if is_tensor_dict(data):
         return "this is a single batch: put it into a list, [batch]"
+    if isinstance(data, Mapping) and _SAMPLE_DIMENSIONS.keys() & data.keys():
+        return (
+            "this is a single batch, not of tensors: make it with return_tensors='pt' and put it into a list, [batch]"
+        )
     if isinstance(data, Mapping):
         return f"a dict is no list of samples: give {_ROWS}(…) for columns, or a list of dicts for rows"
     if _is_image(data):
@@ -212,7 +219,7 @@ def _fault_of_entry(entry: Any) -> str:
         odd = next((key for key, value in entry.items() if not isinstance(value, torch.Tensor)), None)
         if odd is None:
             return "its dicts are empty: give dicts of model inputs"
-        return f"its dicts hold tensors, and '{odd}' is {_named(entry[odd])}: give dicts of tensors alone"
+        return f"its dicts are model inputs, and '{odd}' is {_named(entry[odd])}: give tensors (torch.as_tensor)"
     return f"its entries are {type(entry).__name__}: give {DATA_KINDS}"
 
 

@@ -58,7 +58,9 @@ class Evaluation(TableView):
     def __getitem__(self, key: int | str) -> ModelScore:
         if isinstance(key, int):
             return self.rows[key]
-        return next(row for row in self.rows if row.name == key)
+        if key not in (names := [row.name for row in self.rows]):
+            raise KeyError(f"no model '{key}' was measured: {', '.join(names)}")
+        return self.rows[names.index(key)]
 
     def to_dict(self) -> dict[str, Any]:
         """The same as `compress evaluate --json`."""

@@ -49,15 +49,16 @@ class DataReader:
     def calibration(self) -> tuple[Sample, ...]:
         """Batches without labels; of raw samples as many as the recipe says, drawn with its seed."""
         options = self.recipe.calibration
-        if self.given.kind in ("tensors", "samples"):
-            batches = self._tensors(options.batch_size, options.samples)
+        given = self._inputs("train", options.samples)
+        if given.kind in ("tensors", "samples"):
+            batches = self._tensors(given, options.batch_size, options.samples)
             return tuple({name: value for name, value in batch.items() if name != "labels"} for batch in batches)
         from compressor.data.batches import packed
 
         data = self.recipe.data
         split = packed(self._open("train", options.samples), self.processor, self.teachers[0].spec, data.max_length)
         drawn = split.take(options.samples, seed=self.recipe.seed)
-        return tuple(self._batches(drawn, options.batch_size, labels=False))
+        return tuple(self._batches(drawn, options.batch_size, labels=False, seed=self.recipe.seed))
 
     def evaluation(self) -> Batches | TensorBatches:
         """Batches with labels, if there are any.
@@ -66,22 +67,26 @@ class DataReader:
             UserError: unreadable or unfit data.
         """
         options, spec = self.recipe.evaluation, self.teachers[0].spec
-        if self.given.kind in ("tensors", "samples"):
-            return TensorBatches(self._tensors(options.batch_size, options.samples), self.given.name, spec.task)
+        given = self._inputs("eval", options.samples)
+        if given.kind in ("tensors", "samples"):
+            return TensorBatches(self._tensors(given, options.batch_size, options.samples), given.name, spec.task)
         from compressor.data.batches import packed
+        from compressor.pipeline.data_splits import EVALUATION_SEED
 
         opened = self._open("eval", options.samples)
         split = packed(opened, self.processor, spec, self.recipe.data.max_length, options.samples)
         split = split if options.samples is None else split.take(options.samples)
-        return self._batches(split, options.batch_size, labels=split.label is not None or not spec.task.columns)
+        labels = split.label is not None or not spec.task.columns
+        return self._batches(split, options.batch_size, labels=labels, seed=EVALUATION_SEED)
 
     def training(self) -> Any:
         """Samples, with labels if the recipe learns them; see `TrainingSamples`."""
-        if self.given.kind == "samples":
-            self._check(self.given.value[0], 0)
-            return self.given.value
-        if self.given.kind == "tensors":
-            return [row for entry in self._entries() for row in _rows(entry)]
+        given = self._inputs("train")
+        if given.kind == "samples":
+            self._check(given.value[0], 0)
+            return given.value
+        if given.kind == "tensors":
+            return [row for entry in self._entries(given) for row in _rows(entry)]
         from compressor.data.batches import Samples
         from compressor.pipeline.data_splits import CACHE_BYTES
 
@@ -95,14 +100,22 @@ class DataReader:
             seed=self.recipe.seed,
         )
 
-    def _batches(self, split: Split, batch_size: int, *, labels: bool) -> Batches:
+    def _batches(self, split: Split, batch_size: int, *, labels: bool, seed: int) -> Batches:
         from compressor.data.batches import Batches
 
-        data, seed = self.recipe.data, self.recipe.seed
         return Batches(
             split, self.processor, batch_size, labels=labels, spec=self.teachers[0].spec, cache_bytes=0,
-            max_length=data.max_length, seed=seed,
+            max_length=self.recipe.data.max_length, seed=seed,
         )  # fmt: skip
+
+    def _inputs(self, role: Literal["train", "eval"], most: int | None = None) -> GivenData:
+        """The data; a dataset of model inputs, such as one that was tokenised, as samples of tensors."""
+        if self.given.kind not in ("dataset", "rows"):
+            return self.given
+        from compressor.api.datasets import tensor_rows
+
+        rows = tensor_rows(self.given, self.teachers[0].model, role, self.recipe.data, most)
+        return self.given if rows is None else GivenData("samples", rows, self.given.name)
 
     def _open(self, role: Literal["train", "eval"], most: int | None = None) -> Split:
         """The samples for a role; the first `most` of a stream."""
@@ -114,21 +127,21 @@ class DataReader:
         splits = None if self.given.kind == "source" else splits_of(self.given, spec.is_image, most)
         return open_split(options, role, id2label=spec.labels, task=spec.task, reads=spec.reads, splits=splits)
 
-    def _tensors(self, batch_size: int, most: int | None) -> list[Sample]:
+    def _tensors(self, given: GivenData, batch_size: int, most: int | None) -> list[Sample]:
         """Batches of given tensors; single samples are joined.
 
         Raises:
             UserError: names an input that the model does not read.
         """
-        entries = self._entries(most)
+        entries = self._entries(given, most)
         if batch_size_of(entries[0]) is not None:
             return entries
         pad = self.teachers[0].spec.pad_id
         return [collate(entries[start : start + batch_size], pad) for start in range(0, len(entries), batch_size)]
 
-    def _entries(self, most: int | None = None) -> list[Sample]:
-        """The given dicts of tensors, all batches or all samples; at most `most` of a torch Dataset's."""
-        value, lazy = self.given.value, self.given.kind == "samples"
+    def _entries(self, given: GivenData, most: int | None = None) -> list[Sample]:
+        """The given dicts of tensors, all batches or all samples; at most `most` of those read when needed."""
+        value, lazy = given.value, given.kind == "samples"
         count = len(value) if most is None or not lazy else min(most, len(value))
         entries = [dict(value[index]) for index in range(count)]
         for index, entry in enumerate(entries):
@@ -147,10 +160,14 @@ def check_source(given: GivenData | None) -> None:
     Raises:
         UserError: see `compressor.data.source_splits.find_splits`.
     """
-    if given is None or given.kind != "source":
-        return
     from compressor.data.source_splits import DATA_FORMATS, find_splits
 
+    if given is not None and given.kind == "texts":
+        paths = [os.fspath(text) for text in given.value]
+        if all(os.path.splitext(path)[1].lower() in DATA_FORMATS and os.path.exists(path) for path in paths):
+            raise UserError(f"these texts are paths of files, which are given as one text: '{','.join(paths)}'")
+    if given is None or given.kind != "source":
+        return
     name = given.value
     # Otherwise it may be a dataset of the Hub, which needs a network.
     local = os.path.lexists(os.path.expanduser(name)) or name.startswith((".", "~", os.sep)) or name.count("/") > 1
@@ -172,6 +189,8 @@ def _check_inputs(entry: Mapping[str, Tensor], model: Any, where: str) -> None:
 
     known = set(inspect.signature(model.forward).parameters)
     main = main_input(model)
+    if "label" in entry and "label" not in known:
+        raise UserError(f"{where} has 'label', and {type(model).__name__} calls it 'labels': name it so")
     unknown = next((name for name in entry if name not in known and name != "labels"), None)
     if unknown is not None:
         raise UserError(f"{where} has '{unknown}', which {type(model).__name__} does not read: its input is '{main}'")

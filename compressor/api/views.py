@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,16 +15,16 @@ if TYPE_CHECKING:
 WIDTH = 100
 
 
-class FactView:
+class FactView(ABC):
     """Shows a title and facts, a line each."""
 
+    @abstractmethod
     def title(self) -> str:
         """The first line."""
-        raise NotImplementedError
 
+    @abstractmethod
     def facts(self) -> Sequence[tuple[str, str]]:
         """(name, text) of the other lines."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return "\n".join([self.title(), *(f"  {name}: {text}" for name, text in self.facts())])
@@ -37,12 +38,12 @@ class FactView:
         return f"<table><caption>{html.escape(self.title())}</caption>{rows}</table>"
 
 
-class TableView:
+class TableView(ABC):
     """Shows what the command prints."""
 
+    @abstractmethod
     def parts(self) -> Sequence[RenderableType]:
         """Tables and lines."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         from rich.console import Console

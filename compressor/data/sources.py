@@ -53,7 +53,7 @@ def open_split(
     if options.source is None:
         raise UserError("no data: set data.source to images, text, table files, a built-in name or a Hub dataset")
     splits = find_splits(options.source) if splits is None else splits
-    names = _candidates(splits, options, role)
+    names = split_candidates(splits, options, role)
     if not names:
         key = "train_split" if role == "train" else "eval_split"
         raise UserError(
@@ -66,14 +66,18 @@ def open_split(
             break
         labelled = _open(splits, name, request, role)
         opened = opened if labelled.label is None else labelled
-    shared = names == _candidates(splits, options, "train") == _candidates(splits, options, "eval")
+    shared = names == split_candidates(splits, options, "train") == split_candidates(splits, options, "eval")
     if not shared:
         return opened
     return head_or_tail(opened, role) if request.task.packed else _held_out(opened, role)
 
 
-def _candidates(splits: Mapping[str, RawSplit], options: DataOptions, role: str) -> list[str]:
-    """Splits for a role, best first."""
+def split_candidates(splits: Mapping[str, RawSplit], options: DataOptions, role: str) -> list[str]:
+    """Names of splits for a role, best first.
+
+    Raises:
+        UserError: a split is named that is not there.
+    """
     option = options.train_split if role == "train" else options.eval_split
     if option is not None:
         if option not in splits:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import CLASSES
 from tiny_text import save_text_model
+from transformers import AutoModelForSequenceClassification
 
 import compressor
 from compressor.api.kinds import kind_of_data
@@ -136,6 +137,33 @@ def test_texts_go_through_the_tokenizer(tmp_path):
     assert blocks[0]["input_ids"].shape[1] == 8
     scores = compressor.evaluate(tmp_path / "decoder", texts * 8, max_length=8)
     assert scores[0].perplexity > 1
+
+
+def test_a_tokenised_dataset_is_read_as_model_inputs(tmp_path):
+    from datasets import Dataset, DatasetDict
+    from tiny_text import tokenizer
+
+    save_text_model(tmp_path / "classifier", "classifier")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "classifier")
+    texts, labels = ["the film is good", "bad plot", "a very dull scene .", "fine"] * 4, [1, 0, 0, 1] * 4
+    raw = Dataset.from_dict({"text": texts, "label": labels})
+    ready = raw.map(lambda row: tokenizer()(row["text"]))
+    parts = DatasetDict({"train": ready.select([0]), "validation": ready})
+    expected = compressor.evaluate(tmp_path / "classifier", raw)[0]
+    rows, stream = ready.remove_columns("text").to_list(), ready.to_iterable_dataset()
+    for data in (ready, ready.with_format("torch"), rows, parts, stream):
+        found = compressor.evaluate(model, data)[0]
+        assert (found.accuracy, found.f1, found.samples) == (expected.accuracy, expected.f1, 16)
+    assert len(reader(parts, [model]).training()) == 1
+    assert reader(ready, [model]).calibration()[0]["input_ids"].shape == (16, 7)
+
+
+def test_paths_of_tables_are_no_texts(bert, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.csv", "b.csv"):
+        Path(name).write_text("text\na film\n")
+    with pytest.raises(compressor.UserError, match=r"given as one text: 'a\.csv,b\.csv'"):
+        compressor.fuse(str(bert), 0.5, ["a.csv", "b.csv"])
 
 
 def test_training_reads_samples_one_by_one(given, vit_a):
