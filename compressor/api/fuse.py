@@ -90,12 +90,20 @@ def _calibration(arguments: Mapping[str, Any]) -> GivenData | None:
     if (isinstance(width, str) and not _is_number(width)) or hasattr(width, "state_dict"):
         given = f"'{width}'" if isinstance(width, str) else f"a {type(width).__name__}"
         raise UserError(
-            f"fuse: width is {given} and no number: several teachers go into one list, fuse([a, b], width=0.5)"
+            f"fuse: width is {given} and no number: several teachers go into a list, fuse([a, b], width=0.5)"
         )
     both = [name for name in ("calibration", "data") if arguments[name] is not None]
     if len(both) > 1:
         raise UserError("fuse: calibration and data are two names of the same: leave one out")
     return kind_of_data(arguments[both[0]], f"fuse: {both[0]}", arguments["samples"]) if both else None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _recipe(arguments: Mapping[str, Any], names: Sequence[str], anchor: str | None, given: GivenData | None) -> Recipe:

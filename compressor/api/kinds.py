@@ -191,9 +191,7 @@ def _fault_of_whole(data: Any) -> str | None:
     if is_tensor_dict(data):
         return "this is a single batch: put it into a list, [batch]"
     if isinstance(data, Mapping) and _SAMPLE_DIMENSIONS.keys() & data.keys():
-        return (
-            "this is a single batch, not of tensors: make it with return_tensors='pt' and put it into a list, [batch]"
-        )
+        return "this is a batch, not of tensors: make it with return_tensors='pt' and put it into a list, [batch]"
     if isinstance(data, Mapping):
         return f"a dict is no list of samples: give {_ROWS}(…) for columns, or a list of dicts for rows"
     if _is_image(data):
