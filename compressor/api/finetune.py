@@ -68,7 +68,7 @@ def finetune(
     Raises:
         UserError: unusable models, data or options, or a loss that is not finite.
     """
-    return _finetune(locals())
+    return _finetune({**locals(), "call": "finetune"})
 
 
 @answered
@@ -97,7 +97,8 @@ def distill(
     """
     arguments = dict(locals())
     data, weights = arguments.pop("train"), arguments.pop("weights")
-    return _finetune({**arguments, "data": data, "teacher_weights": weights, "processor": None}).report
+    renamed = {"data": data, "teacher_weights": weights, "processor": None, "call": "distill"}
+    return _finetune({**arguments, **renamed}).report
 
 
 @dataclass(frozen=True)
@@ -118,23 +119,23 @@ class _Job:
         from compressor.api.models import list_models, names_of, one_model
         from compressor.api.student import FusedStudent, default_data
 
-        given_student = arguments["student"]
+        given_student, call = arguments["student"], arguments["call"]
         fused = given_student if isinstance(given_student, FusedStudent) else getattr(given_student, "fused", None)
-        student = one_model(given_student, "finetune: student")
+        student = one_model(given_student, f"{call}: student")
         if arguments["teachers"] is None and fused is not None:
             teachers: list[str | PreTrainedModel] = [teacher.model for teacher in fused.origin.teachers]
         elif arguments["teachers"] is None:
-            raise UserError("finetune: teachers is missing: name them, or give [] with distil_weight=0 and labels")
+            raise UserError(f"{call}: teachers is missing: name them, or give [] with distil_weight=0 and labels")
         else:
             fused = None
-            teachers = list_models(arguments["teachers"], "finetune: teachers", empty=True)
+            teachers = list_models(arguments["teachers"], f"{call}: teachers", empty=True)
         data = arguments["data"]
         if data is None:
             data = default_data([given_student] if fused else arguments["teachers"])
-        given = kind_of_data(data, "finetune: data")
+        given = kind_of_data(data, f"{call}: data")
         recipe = _recipe(arguments, _student_name(student), names_of(teachers), fused, given)
         if not teachers and recipe.finetune.asks_teachers:
-            raise UserError("finetune: there are no teachers: name one, or give distil_weight=0 to learn labels alone")
+            raise UserError(f"{call}: there are no teachers: name one, or give distil_weight=0 to learn labels alone")
         return cls(student, teachers, fused, given, recipe, arguments["processor"])
 
     @property
@@ -174,7 +175,7 @@ def _recipe(
         # A recipe needs a teacher, labels alone need none.
         values = {"teachers": list(teachers) or [student], "student": student, "data": data, "seed": arguments["seed"]}
         values |= common
-    return build_recipe(values, where="finetune", names=keywords)
+    return build_recipe(values, where=arguments["call"], names=keywords)
 
 
 def _train(
@@ -220,13 +221,13 @@ def _finetune(arguments: Mapping[str, Any]) -> FinetunedStudent:
     from compressor.api.student import FinetunedStudent, Origin
 
     if arguments["resume"] and arguments["work_dir"] is None:
-        raise UserError("finetune: resume needs work_dir, the folder of the interrupted run")
+        raise UserError(f"{arguments['call']}: resume needs work_dir, the folder of the interrupted run")
     job = _Job.of(arguments)
     check_names(job.models)
     check_source(job.given)
     student, teachers = job.load()
     fused, recipe = job.fused, job.recipe
-    train = DataReader(job.given, teachers or [student], recipe, "finetune: data").training()
+    train = DataReader(job.given, teachers or [student], recipe, f"{arguments['call']}: data").training()
     report = _train(arguments, recipe, student, teachers, train, fused)
     seconds = {**(fused.origin.seconds if fused else {}), "finetune": report.seconds}
     remarks = unnamed([*teachers, *([] if fused else [student])], job.given)

@@ -133,18 +133,27 @@ def test_a_report_has_attributes_and_is_the_dict_that_it_was(named):
         _ = report.chioce
 
 
-def test_results_are_taken_where_models_are(named, vit_a, image_folder, forked_benchmark, tmp_path):
+def test_results_are_taken_where_models_are(named, vit_a, image_folder):
     scores = compressor.evaluate([vit_a, named, named.model], image_folder, ensemble=True)
     assert scores[1].accuracy == scores["model 2"].accuracy and len(scores) == 4
     assert "ensemble" in repr(scores) and "<pre>" in scores._repr_html_()
-    timed = compressor.bench([named, vit_a], batch_size=1, seconds=0.01, backends="torch", threads=1)
-    assert [row.name for row in timed] == ["model 0", "a"] and all(row.torch_p50_ms > 0 for row in timed)
-    assert timed.to_dict()["settings"]["batch_sizes"] == (1,) and "p50 ms" in repr(timed)
-    exported = compressor.export(named, tmp_path / "files")
-    assert [path.name for path in exported.files] == ["model.onnx"] and exported.files[0].is_file()
-    assert (tmp_path / "files" / "onnx" / "preprocessor_config.json").exists()
-    with pytest.raises(compressor.UserError, match="exists already"):
-        compressor.export(named, tmp_path / "files")
+    assert scores.to_dict()["rows"][0]["name"] == scores[0].name
+    with pytest.raises(KeyError, match="model 1"):
+        scores["modell 1"]
     plan = compressor.plan([named, vit_a], 0.5)
     assert plan.teachers[1]["parameters"] > plan.student["parameters"] and "certificate" in repr(plan)
     assert compressor.inspect(named).residual.size == 16
+
+
+@pytest.mark.slow
+def test_results_are_timed_and_exported_as_models_are(named, vit_a, image_folder, forked_benchmark, tmp_path):
+    timed = compressor.bench([named, vit_a], batch_size=1, seconds=0.01, backends="torch", threads=1)
+    assert [row.name for row in timed] == ["model 0", "a"] and all(row.torch_p50_ms > 0 for row in timed)
+    assert timed.to_dict()["settings"]["batch_sizes"] == (1,) and "p50 ms" in repr(timed)
+    pictures = [{"image": str(path)} for path in sorted((image_folder / "train").rglob("*.png"))]
+    exported = compressor.export(named, tmp_path / "files", formats=["onnx", "onnx-int8"], data=pictures)
+    assert [path.name for path in exported.files] == ["model.onnx", "model_int8.onnx"]
+    assert all(path.is_file() for path in exported.files)
+    assert (tmp_path / "files" / "onnx" / "preprocessor_config.json").exists()
+    with pytest.raises(compressor.UserError, match="exists already"):
+        compressor.export(named, tmp_path / "files")
