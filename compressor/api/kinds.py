@@ -198,9 +198,22 @@ def _fault_of_whole(data: Any) -> str | None:
         return "this is a single image: put it into a list, [image]"
     if hasattr(data, "from_pretrained") or hasattr(data, "state_dict"):
         return f"a {type(data).__name__} is no data (several models go into one list): give {DATA_KINDS}"
+    if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str | Mapping) and not _is_image(data[0]):
+        return _fault_of_pair(*data)
     if callable(data) and not hasattr(data, "__len__"):
         return f"the function {getattr(data, '__name__', '')} is not called: give what it returns, such as data()"
     return None
+
+
+def _fault_of_pair(inputs: Any, labels: Any) -> str:
+    """What to do with a tuple of all inputs and all labels."""
+    import torch
+
+    if isinstance(inputs, torch.Tensor):
+        name = _input_name(inputs)
+        return f"a tuple of tensors has no names: give batches, [{{'{name}': data[0], 'labels': data[1]}}]"
+    column = "image" if isinstance(inputs, Sequence) and inputs and _is_image(inputs[0]) else "text"
+    return f"a tuple of inputs and labels has no names: give {_ROWS}({{'{column}': data[0], 'label': data[1]}})"
 
 
 def _fault_of_entry(entry: Any) -> str:
