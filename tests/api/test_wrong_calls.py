@@ -78,7 +78,7 @@ CALLS = {
     "[{'pixel_values': x, 'labels': y} for x, y in data]",
     "c.fuse(R, 0.5, [('a film', 1), ('a plot', 0)])": "give datasets.Dataset.from_dict({'text': […], 'label': […]})",
     "c.fuse(R, 0.5, [(picture(), 1)])": "give datasets.Dataset.from_dict({'image': […], 'label': […]})",
-    "c.evaluate(R, (batch()['pixel_values'], batch()['pixel_values']))": "[{'pixel_values': data[0], 'labels': data[1]}]",
+    "c.evaluate(R, (batch()['pixel_values'], None))": "[{'pixel_values': data[0], 'labels': data[1]}]",
     "c.evaluate(R, (['a film', 'a plot'], [1, 0]))": "Dataset.from_dict({'text': data[0], 'label': data[1]})",
     "c.fuse(R, narrowing=m)": "narrowing: input should be 'auto'",
     "c.fuse(R, 0.5, used_up())": "calibration: the generator is used up or empty: make it anew, or give a list",
