@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,6 +115,8 @@ def _as_source(given: GivenData | None) -> Iterator[str | None]:
         return
     if given.kind in ("tensors", "samples"):
         raise UserError(f"export: data: {given.name} are no samples to calibrate with: give texts, images or a Dataset")
+    import tempfile
+
     from compressor.api.datasets import splits_of
 
     with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:

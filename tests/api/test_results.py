@@ -95,6 +95,8 @@ def test_a_finetune_goes_on_from_a_fusion(vit_a, vit_b, image_folder, batches, t
     assert report["finetune"]["steps"] == 2 and report["fusion"]["choices"]["residual"]
     assert [row["name"] for row in report["table"]] == ["a", "b", "ensemble", "finetuned"]
     assert report["recipe"]["finetune"]["losses"]["hidden"]["weight"] == 0.5
+    twice = compressor.finetune(tuned, data=image_folder, steps=1, batch_size=4)
+    assert twice.fused is result and any("more than once" in line for line in twice.origin.remarks)
     again = compressor.finetune(str(folder), [vit_a, vit_b], image_folder, steps=1, batch_size=4, seed=3)
     assert json.loads((again.save(tmp_path / "again") / "report.json").read_text())["student"]["given"]["name"]
     labels = compressor.finetune(folder, [], image_folder, steps=1, batch_size=4, distil_weight=0, label_weight=1)
