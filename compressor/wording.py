@@ -26,7 +26,8 @@ def shorten(text: str, limit: int = _QUOTE_LENGTH) -> str:
 def quote(value: object, limit: int = _QUOTE_LENGTH) -> str:
     """Python's spelling of a value in at most `limit` characters; builds no longer text."""
     try:
-        return shorten(_REPR.repr(value), limit)
+        # A message has one line, whatever the value.
+        return shorten(" ".join(_REPR.repr(value).splitlines()), limit)
     except (ValueError, RecursionError):
         # Python writes at most 4300 digits.
         return f"a {type(value).__name__} too large to be written"

@@ -15,7 +15,7 @@ FACE = "compressor"
 #: Rooms of the package from the top floor to the ground; a room may import from its own floor and those below.
 FLOORS: tuple[tuple[str, ...], ...] = (
     (FACE,),
-    ("cli",),
+    ("cli", "api"),
     ("pipeline",),
     ("testing",),
     ("fusion", "distillation", "bench", "export", "report"),

@@ -35,6 +35,7 @@ def open_split(
     id2label: Mapping[int, str] | None = None,
     task: Task | None = None,
     reads: str | None = None,
+    splits: Mapping[str, RawSplit] | None = None,
 ) -> Split:
     """Open samples for training (and calibration) or evaluation.
 
@@ -46,14 +47,15 @@ def open_split(
         id2label: the model's labels; None keeps the data's.
         task: decides the columns; None: any images or texts.
         reads: "image" or "text"; None for either.
+        splits: of data in memory, whose source only names it; None: found by the source.
 
     Raises:
         UserError: missing, unreadable or empty; unknown labels.
     """
     if options.source is None:
         raise UserError("no data: set data.source to images, text, table files, a built-in name or a Hub dataset")
-    splits = find_splits(options.source)
-    names = _candidates(splits, options, role)
+    splits = find_splits(options.source) if splits is None else splits
+    names = split_candidates(splits, options, role)
     if not names:
         key = "train_split" if role == "train" else "eval_split"
         raise UserError(
@@ -66,14 +68,18 @@ def open_split(
             break
         labelled = _open(splits, name, request, role)
         opened = opened if labelled.label is None else labelled
-    shared = names == _candidates(splits, options, "train") == _candidates(splits, options, "eval")
+    shared = names == split_candidates(splits, options, "train") == split_candidates(splits, options, "eval")
     if not shared:
         return opened
     return head_or_tail(opened, role) if request.task.packed else _held_out(opened, role)
 
 
-def _candidates(splits: dict[str, RawSplit], options: DataOptions, role: str) -> list[str]:
-    """Splits for a role, best first."""
+def split_candidates(splits: Mapping[str, RawSplit], options: DataOptions, role: str) -> list[str]:
+    """Names of splits for a role, best first.
+
+    Raises:
+        UserError: a split is named that is not there.
+    """
     option = options.train_split if role == "train" else options.eval_split
     if option is not None:
         if option not in splits:
@@ -85,7 +91,7 @@ def _candidates(splits: dict[str, RawSplit], options: DataOptions, role: str) ->
     return usual if usual or role == "train" else [name for name in _ROLES["train"] if name in splits]
 
 
-def _open(splits: dict[str, RawSplit], name: str, request: ColumnRequest, role: str) -> Split:
+def _open(splits: Mapping[str, RawSplit], name: str, request: ColumnRequest, role: str) -> Split:
     where = f"{request.options.source} ({name})" if name != UNNAMED else str(request.options.source)
     raw = splits[name]
     dataset = raw.read()
@@ -109,7 +115,7 @@ def _bounds(splits: dict[str, RawSplit], name: str, options: DataOptions) -> Ima
     """Black and white by the images of both roles, so that they agree."""
 
     def read() -> Iterator[Dataset]:
-        roles = (_candidates(splits, options, role) for role in _ROLES)
+        roles = (split_candidates(splits, options, role) for role in _ROLES)
         for split in dict.fromkeys(chain(*roles)):
             dataset = splits[split].read()
             if len(dataset) and name in dataset.column_names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,46 @@ from compressor.fusion.teacher import TeacherGroup
 from compressor.layer_maps import LayerMap
 
 
+class FusionReport(dict[str, Any]):
+    """The report of a fusion, teachers by name: every entry is an attribute too.
+
+    Attributes:
+        choice: map, attention, shares and weights, with the candidates and their measures.
+        certificate: per teacher, the largest relative change of the logits by permuted spaces.
+        canonical: whether norms were folded into their readers.
+        layers: per teacher, its layers for each of the student's, where these are chosen.
+        couplings: per space and teacher: solver, sizes, cost, entropy, error of the marginals.
+        projections: per stream and teacher: maps that are no couplings.
+        fits: per refitted module: relative error and ridge.
+        polished: per reconstructed layer: error before and after; None if that is off.
+        unpolished: why no layer was reconstructed.
+        head: the head's fit: held-out KL before and after.
+        seconds: by stage.
+    """
+
+    choice: dict[str, Any]
+    certificate: dict[str, float]
+    canonical: bool
+    layers: dict[str, dict[str, list[str]]]
+    couplings: list[dict[str, Any]]
+    projections: list[dict[str, Any]]
+    fits: list[dict[str, Any]]
+    polished: list[dict[str, Any]] | None
+    unpolished: str | None
+    head: dict[str, Any] | None
+    seconds: dict[str, float]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"a fusion's report has no '{name}': it has {', '.join(self)}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A copy in plain values."""
+        return copy.deepcopy(dict(self))
+
+
 @dataclass(frozen=True, eq=False)
 class FusionResult:
     """A student and how it was made.
@@ -31,7 +72,7 @@ class FusionResult:
     model: PreTrainedModel
     target: StudentSpec
     anatomy: Anatomy
-    report: dict[str, Any]
+    report: FusionReport
     passages: tuple[LayerMap, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -78,7 +119,7 @@ def _push(student: StudentBuilder, place: int, key: str, residual: str) -> Tenso
     return push.to(torch.float32).contiguous()
 
 
-def _report(built: BuiltStudent, group: TeacherGroup, seconds: dict[str, float]) -> dict[str, Any]:
+def _report(built: BuiltStudent, group: TeacherGroup, seconds: dict[str, float]) -> FusionReport:
     """The report, in the user's order."""
     places, builder, report = _user_order(group.order), built.builder, built.builder.report
     teachers = [group.teachers[place] for place in places]
@@ -93,23 +134,23 @@ def _report(built: BuiltStudent, group: TeacherGroup, seconds: dict[str, float])
             for place, teacher in zip(places, teachers, strict=True)
         ]
 
-    return {
-        "choice": built.choice | named,
-        "certificate": {teacher.name: teacher.anatomy.error for teacher in teachers},
-        "canonical": builder.anatomy.canonical,
-        "layers": {
+    return FusionReport(
+        choice=built.choice | named,
+        certificate={teacher.name: teacher.anatomy.error for teacher in teachers},
+        canonical=builder.anatomy.canonical,
+        layers={
             teacher.name: {layer: list(span.layers) for layer, span in teacher.spans.items()}
             for teacher in teachers
             if teacher.spans
         },
-        "couplings": by_teacher(report.couplings),
-        "projections": by_teacher(report.projections),
-        "fits": report.fits,
-        "polished": report.reconstructed if builder.options.reconstruction_steps else None,
-        "unpolished": report.not_reconstructed or None,
-        "head": report.head,
-        "seconds": {**seconds, "total": sum(seconds.values())},
-    }
+        couplings=by_teacher(report.couplings),
+        projections=by_teacher(report.projections),
+        fits=report.fits,
+        polished=report.reconstructed if builder.options.reconstruction_steps else None,
+        unpolished=report.not_reconstructed or None,
+        head=report.head,
+        seconds={**seconds, "total": sum(seconds.values())},
+    )
 
 
 def _user_order(order: Sequence[int]) -> list[int]:

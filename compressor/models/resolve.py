@@ -34,7 +34,7 @@ class ModelSource:
         location: for `from_pretrained`; may not exist yet if built-in.
     """
 
-    kind: Literal["folder", "builtin", "hub"]
+    kind: Literal["folder", "builtin", "hub", "object"]
     name: str
     location: str
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from compressor.bench.accuracy import measure_accuracy
 from compressor.bench.size import count_parameters
 from compressor.data.batches import Batches
+from compressor.data.tensor_batches import TensorBatches
 from compressor.errors import UserError
 from compressor.models.compatibility import check_compatible
 from compressor.models.load import load_teacher
@@ -42,8 +44,20 @@ def evaluate_models(recipe: Recipe, *, ensemble: bool = False, progress: OnStage
 
 def _evaluate(recipe: Recipe, ensemble: bool, stages: StageReporter) -> dict[str, Any]:
     teachers, batches = open_evaluated_models(recipe, "evaluating", stages, device=recipe.device)
+    return score_models(teachers, short_names(recipe.teachers), batches, stages, ensemble=ensemble)
+
+
+def score_models(
+    teachers: Sequence[Teacher],
+    names: Sequence[str],
+    batches: Batches | TensorBatches,
+    stages: StageReporter,
+    *,
+    ensemble: bool = False,
+) -> dict[str, Any]:
+    """Score loaded models on labelled batches; see `evaluate_models`."""
     models = [teacher.model for teacher in teachers]
-    names = short_names(recipe.teachers)
+    names = list(names)
     sizes = [count_parameters(model) for model in models]
     fingerprints: list[str | None] = [teacher.fingerprint for teacher in teachers]
     with stages("evaluate", "evaluating"):

@@ -23,6 +23,7 @@ from compressor.utils.markdown import visible_line
 if TYPE_CHECKING:
     # Imports the library datasets, needed only to read data.
     from compressor.data.batches import Batches
+    from compressor.data.tensor_batches import TensorBatches
 
 #: Memory for the ensemble's predictions on the evaluation samples.
 REFERENCE_BYTES = 1 << 28
@@ -78,7 +79,7 @@ class Evaluator:
         self,
         teachers: Sequence[PreTrainedModel],
         weights: Sequence[float],
-        batches: Batches,
+        batches: Batches | TensorBatches,
         room: int = REFERENCE_BYTES,
         progress: Callable[[float], None] | None = None,
     ) -> None:
@@ -156,7 +157,9 @@ def describe_score(score: Score | None) -> str:
     return MISSING if score.kl is None else f"KL {score.kl:.3f}"
 
 
-def _with_progress(batches: Batches, progress: Callable[[float], None] | None) -> Iterator[EvaluationBatch]:
+def _with_progress(
+    batches: Batches | TensorBatches, progress: Callable[[float], None] | None
+) -> Iterator[EvaluationBatch]:
     """The batches; reports the fraction done before each."""
     for index, batch in enumerate(batches):
         yield batch

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from compressor.errors import CouplingWarning
-from compressor.fusion import fuse_models
+from compressor.fusion import FusionResult, fuse_models
 from compressor.layer_maps import LayerMap, load_layer_maps
 from compressor.models.load import load_teacher
 from compressor.models.teacher import Teacher
@@ -75,7 +75,12 @@ def initial_student(
         )
     lines = [str(warning.message) for warning in caught if issubclass(warning.category, CouplingWarning)]
     lines += [NO_DATA] if data is None else check_calibration(data, teachers)
-    report = {"target": result.target.summary(), "fusion": _fusion_report(result.report), "warnings": lines}
+    return student_of_fusion(result, lines)
+
+
+def student_of_fusion(result: FusionResult, warnings: Sequence[str]) -> InitialStudent:
+    """The student of a fusion, with lines on it."""
+    report = {"target": result.target.summary(), "fusion": _fusion_report(result.report), "warnings": list(warnings)}
     return InitialStudent(result.model, report, result.passages)
 
 

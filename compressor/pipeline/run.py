@@ -41,7 +41,7 @@ from compressor.version import __version__
 
 
 @dataclass(frozen=True)
-class _Training:
+class TrainedStudents:
     """Students before and after the finetune, its report or None, and notes on it."""
 
     students: Sequence[EvaluatedModel]
@@ -88,7 +88,7 @@ def run_recipe(
         data = _open_data(run)
         evaluator = _evaluate_teachers(run, data)
         student, training = _make_student(run, data, evaluator)
-        return _write_output(run, force, data, evaluator, student, training)
+        return write_output(run, force, data, evaluator, student, training)
 
 
 def _open_data(run: RunContext) -> RunData | None:
@@ -115,13 +115,13 @@ def _evaluate_teachers(run: RunContext, data: RunData | None) -> Evaluator | Non
 
 def _make_student(
     run: RunContext, data: RunData | None, evaluator: Evaluator | None
-) -> tuple[InitialStudent, _Training]:
+) -> tuple[InitialStudent, TrainedStudents]:
     """Fuse or resume the student, finetune it in place if there is data, evaluate both."""
     saved = run.work.load(run.fingerprints) if run.resume else None
     student = saved or initial_student(run.recipe, run.teachers, run.given, data, run.stages)
     before = _evaluate_student(run, "as given" if run.given else "one-shot", student, evaluator)
     if data is None or data.train is None or not run.recipe.finetune.enabled:
-        return student, _Training([before], None)
+        return student, TrainedStudents([before], None)
     with disk_full_as_user_error(f"to {run.work.folder}"), run.work.kept_if_interrupted():
         if not saved:
             run.work.save(student, run.fingerprints)
@@ -129,7 +129,7 @@ def _make_student(
         with caught_warnings(CheckpointWarning) as notes:
             finetune = _finetune(run, student, data.train, before)
     after = _evaluate_student(run, "finetuned", student, evaluator)
-    return student, _Training([before, after], finetune, notes)
+    return student, TrainedStudents([before, after], finetune, notes)
 
 
 def _evaluate_student(
@@ -201,13 +201,13 @@ def _feature_targets(run: RunContext, student: InitialStudent) -> FeatureTargets
     return FeatureTargets(student.layer_maps, pairs)
 
 
-def _write_output(
+def write_output(
     run: RunContext,
     force: bool,
     data: RunData | None,
     evaluator: Evaluator | None,
     student: InitialStudent,
-    training: _Training,
+    training: TrainedStudents,
 ) -> dict[str, Any]:
     """Write the output folder, remove the work folder, return the report."""
     replaceable = check_former if force else None
@@ -241,7 +241,7 @@ def _report(
     folder: Path,
     evaluator: Evaluator | None,
     student: InitialStudent,
-    training: _Training,
+    training: TrainedStudents,
     delivery: Delivery,
     data_notes: Sequence[str],
 ) -> RunReport:

@@ -35,6 +35,7 @@ class RunContext:
         given: student to finetune; None to fuse one.
         companions: what goes along with the student's weights.
         work: folder to resume from.
+        remarks: more lines for the report.
     """
 
     recipe: Recipe
@@ -45,6 +46,7 @@ class RunContext:
     work: RunState
     resume: bool
     stages: StageReporter
+    remarks: Sequence[str] = ()
 
     @property
     def spec(self) -> ModelSpec:
@@ -76,7 +78,7 @@ class RunContext:
     def notes(self) -> list[str]:
         """Lines on the models."""
         models = [*self.teachers, *([self.given] if self.given else [])]
-        lines = [note for model in models for note in model.notes]
+        lines = [*self.remarks, *(note for model in models for note in model.notes)]
         if self.given is None:
             lines += agreed_generation([(teacher.name, teacher.model) for teacher in self.teachers])[1]
         lines += self.companions.notes

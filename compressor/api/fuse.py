@@ -1,0 +1,180 @@
+"""`compressor.fuse`: teachers to a student."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from compressor.api.call import answered
+from compressor.errors import CouplingWarning, UserError
+
+if TYPE_CHECKING:
+    from compressor.api.kinds import Data, GivenData
+    from compressor.api.models import ModelLike, ModelsLike
+    from compressor.api.sections import AlignmentKeys, Columns, NarrowingName
+    from compressor.api.student import FusedStudent, Origin
+    from compressor.fusion import FusionResult
+    from compressor.models.teacher import Teacher
+    from compressor.recipe import Recipe
+
+#: Called with the share done and a line.
+OnFusionProgress = Callable[[float, str], None]
+
+
+@answered
+def fuse(
+    teachers: ModelsLike, width: float | None = 0.5, calibration: Data = None, *, data: Data = None,
+    depth: float | int | None = None, anchor: ModelLike | None = None, preset: str | None = None, seed: int = 0,
+    processor: Any = None, progress: OnFusionProgress | None = None,
+    residual: str = "auto", narrowing: NarrowingName = "auto", inner: str = "auto",
+    alignment: AlignmentKeys | None = None, weights: Literal["auto"] | Sequence[float] = "auto",
+    ridge: Literal["auto"] | float = "auto", polish: Literal["auto"] | int = "auto", refit: bool = True,
+    samples: int = 1024, batch_size: int = 128, holdout: float = 0.125,
+    train_split: str | None = None, image_column: str | None = None, label_column: str | None = None,
+    text_column: Columns = None, target_column: str | None = None, max_length: int | None = None,
+) -> FusedStudent:  # fmt: skip
+    """Fuse teachers into one student of `width` times the residual width of the widest.
+
+    Args:
+        teachers: one or several of one model type: folders, built-in names, Hub ids or models; not changed.
+        width: share of the residual width, in (0, 1].
+        calibration: unlabelled samples: a name or path as in `--data`, a list of texts or PIL images, a
+            `datasets.Dataset`, or a DataLoader or list of batches; None aligns the weights alone, which costs accuracy.
+        data: the same by the command's name.
+        depth: share of the deepest teacher's layers, or a number of layers; None for all.
+        anchor: a trained narrow model that gives the student its shape and coordinates.
+        preset: a name in `compressor.presets`, whose values the other keywords replace.
+        seed: of every random choice.
+        processor: tokenizer or image processor for texts or images; the teachers' own if omitted.
+        progress: called with fraction and message.
+        residual, narrowing, inner, alignment, weights, ridge, polish, refit: the recipe's section `fusion`.
+        samples, batch_size, holdout: the section `calibration`; of a list of batches all are used.
+        train_split, image_column, label_column, text_column, target_column, max_length: the section `data`.
+
+    Returns:
+        The student as `.model`, its shape as `.target`, choices and couplings as `.report`; `.save(folder)` writes it.
+
+    Raises:
+        UserError: unusable names, samples or options, or teachers that do not fit together.
+    """
+    return _fuse(locals())
+
+
+def _fuse(arguments: Mapping[str, Any]) -> FusedStudent:
+    """Check everything that needs no network, then load, read and fuse."""
+    from compressor.api.models import check_fit, check_names, list_models, load_models, names_of, one_model
+    from compressor.api.samples import DataReader, check_source
+    from compressor.api.student import FusedStudent
+
+    models = list_models(arguments["teachers"], "fuse: teachers")
+    anchor = None if arguments["anchor"] is None else one_model(arguments["anchor"], "fuse: anchor")
+    given = _calibration(arguments)
+    recipe = _recipe(arguments, names_of(models), None if anchor is None else names_of([anchor])[0], given)
+    check_names([*models, *([] if anchor is None else [anchor])])
+    check_source(given)
+    teachers = load_models(models, processor=arguments["processor"])
+    check_fit(teachers)
+    batches = None if given is None else DataReader(given, teachers, recipe, "fuse: calibration").calibration()
+    own = next((teacher for teacher in teachers if teacher.name == anchor), None)
+    narrow = own if own is not None or anchor is None else load_models([anchor])[0]
+    result, lines = _run(recipe, teachers, narrow, batches, arguments["progress"])
+    origin = _origin(recipe, teachers, given, batches, result, lines)
+    return FusedStudent(result.model, result.target, result.anatomy, result.report, result.passages, origin=origin)
+
+
+def _calibration(arguments: Mapping[str, Any]) -> GivenData | None:
+    from compressor.api.kinds import kind_of_data
+
+    width = arguments["width"]
+    if (isinstance(width, str) and not _is_number(width)) or hasattr(width, "state_dict"):
+        given = f"'{width}'" if isinstance(width, str) else f"a {type(width).__name__}"
+        raise UserError(
+            f"fuse: width is {given} and no number: several teachers go into a list, fuse([a, b], width=0.5)"
+        )
+    both = [name for name in ("calibration", "data") if arguments[name] is not None]
+    if len(both) > 1:
+        raise UserError("fuse: calibration and data are two names of the same: leave one out")
+    return kind_of_data(arguments[both[0]], f"fuse: {both[0]}", arguments["samples"]) if both else None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _recipe(arguments: Mapping[str, Any], names: Sequence[str], anchor: str | None, given: GivenData | None) -> Recipe:
+    """The fusion's recipe, as far as it can name what is given."""
+    from compressor.api.keywords import keyword_names, recipe_sections
+    from compressor.recipe import build_recipe
+
+    sections = recipe_sections(arguments, "fusion", "calibration", "data")
+    keywords = keyword_names(sections)
+    values: dict[str, Any] = {**sections}
+    values["fusion"]["anchor"] = anchor
+    values["data"]["source"] = given.value if given is not None and given.kind == "source" else None
+    values |= {"teachers": list(names), "finetune": {"enabled": False}}
+    values |= {name: arguments[name] for name in ("depth", "seed")}
+    if arguments["width"] is not None:
+        values["width"] = arguments["width"]
+    return build_recipe(values, where="fuse", names=keywords)
+
+
+def unnamed(teachers: Sequence[Teacher], given: GivenData | None) -> list[str]:
+    """Lines on inputs that a recipe cannot name."""
+    objects = [teacher.name for teacher in teachers if teacher.source.kind == "object"]
+    inputs = [f"{' and '.join(objects)} (models in memory)"] if objects else []
+    if given is not None and given.kind != "source":
+        inputs.append(f"{given.name} (data in memory)")
+    if not inputs:
+        return []
+    return [f"made in Python from {' and '.join(inputs)}: a recipe cannot name that, so this one makes another student"]
+
+
+def _run(
+    recipe: Recipe,
+    teachers: Sequence[Teacher],
+    anchor: Teacher | None,
+    batches: Sequence[Mapping[str, Any]] | None,
+    progress: OnFusionProgress | None,
+) -> tuple[FusionResult, list[str]]:
+    """The fusion, and lines on inexact couplings, which are warned of too."""
+    from compressor.fusion import fuse_models
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = fuse_models(
+            [(teacher.name, teacher.model) for teacher in teachers],
+            recipe.width,
+            batches,
+            recipe.fusion,
+            holdout=recipe.calibration.holdout,
+            seed=recipe.seed,
+            anchor=None if anchor is None else (anchor.name, anchor.model),
+            progress=progress,
+            **({} if recipe.depth is None else {"depth": recipe.depth}),
+        )
+    for warning in caught:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return result, [str(warning.message) for warning in caught if issubclass(warning.category, CouplingWarning)]
+
+
+def _origin(
+    recipe: Recipe,
+    teachers: Sequence[Teacher],
+    given: GivenData | None,
+    batches: tuple[dict[str, Any], ...] | None,
+    result: FusionResult,
+    lines: Sequence[str],
+) -> Origin:
+    """What the report of the student will say of its making."""
+    from compressor.api.student import Origin
+    from compressor.pipeline.calibration_checks import scarcity
+    from compressor.pipeline.initial_student import NO_DATA
+
+    more = [NO_DATA] if batches is None else scarcity(batches, [teacher.config for teacher in teachers])
+    seconds = {"fuse": result.report.seconds["total"]}
+    return Origin(recipe, teachers, [*lines, *more], unnamed(teachers, given), seconds, batches or ())

@@ -1,0 +1,96 @@
+"""`compressor.inspect` and `plan`: what is known before any weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from compressor.api.call import answered
+from compressor.api.views import TableView
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from transformers import PretrainedConfig
+
+    from compressor.anatomy import Anatomy
+    from compressor.api.models import ModelLike, ModelsLike
+    from compressor.api.sections import NarrowingName
+
+
+class Plan(TableView):
+    """The result of `plan`.
+
+    Attributes:
+        teachers, student: name, parameters, macs and bytes.
+        target: the student's shape: width asked and given, config fields.
+        others: shapes that held-out samples may prefer.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(values)
+        self.teachers: list[dict[str, Any]] = values["teachers"]
+        self.student: dict[str, Any] = values["student"]
+        self.target: dict[str, Any] = values["target"]
+        self.others: list[dict[str, Any]] = values["others"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as `compress plan --json`."""
+        return dict(self._values)
+
+    def parts(self) -> Sequence[RenderableType]:
+        from compressor.report.anatomy import render_plan
+
+        return render_plan(self._values)
+
+
+@answered
+def inspect(model: ModelLike | PretrainedConfig) -> Anatomy:
+    """The certified anatomy of an architecture: `.spaces`, `.axes` and `.errors`; no weights are read.
+
+    Args:
+        model: a folder, a built-in name, a Hub id, a model, a result or a config.
+
+    Raises:
+        UserError: the name or the architecture is unknown.
+    """
+    from transformers import PretrainedConfig
+
+    from compressor.anatomy import inspect_config
+    from compressor.api.models import config_of, one_model
+
+    if isinstance(model, PretrainedConfig):
+        return inspect_config(model)
+    return inspect_config(config_of(one_model(model, "inspect: model")))
+
+
+@answered
+def plan(
+    teachers: ModelsLike, width: float | None = 0.5, *, depth: float | int | None = None,
+    narrowing: NarrowingName = "auto", length: int = 128, params: float | str | None = None,
+    flops: float | str | None = None, latency: float | str | None = None, batch_size: int = 1,
+) -> Plan:  # fmt: skip
+    """Shapes, parameters and multiply–accumulates that a width and a depth give; no weights are read.
+
+    Args:
+        teachers: one or several of one model type, as in `fuse`.
+        width, depth, narrowing: as in `fuse`; a target picks the width.
+        length: tokens of a text sample.
+        params, flops, latency, batch_size: the recipe's section `target`.
+
+    Raises:
+        UserError: an unusable name, width or target, or an unknown architecture.
+    """
+    from compressor.api.models import check_names, list_models, on_disk
+    from compressor.pipeline.plan import plan_student
+    from compressor.recipe import Recipe, TargetOptions, build_recipe
+
+    listed = list_models(teachers, "plan: teachers")
+    target = {"params": params, "flops": flops, "latency": latency, "batch_size": batch_size}
+    keywords = {f"target.{name}": name for name in target}
+    values: dict[str, Any] = {"teachers": ["teacher"], "target": target, "depth": depth}
+    recipe: Recipe = build_recipe(values, where="plan", names=keywords)
+    budget: TargetOptions = recipe.target
+    check_names(listed)
+    with on_disk(listed, weights=False) as names:
+        share = recipe.width if width is None else width
+        return Plan(plan_student(names, share, depth=depth, narrowing=narrowing, length=length, budget=budget))
