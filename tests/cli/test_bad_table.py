@@ -329,6 +329,9 @@ CASES: dict[str, tuple[Callable[[Place], list], str]] = {
 }  # fmt: skip
 #: Of them, in `make test`: a case of each kind that costs little; `make test-all` tries all.
 SLOW = {
+    "a width too small for a head", "a target of parameters that none has", "a broken preprocessor",
+    "a table without texts", "a label out of range", "texts for an image model", "a table of no bytes",
+    "an unknown loss", "weights in eight bits", "an output in the teacher",
     "weights of another width", "weights of fewer layers", "weights with NaN", "weights of DataParallel",
     "no preprocessor", "a broken tokenizer", "another vocabulary", "an image cut short", "a broken parquet file",
     "weights for three of two", "a broken line of JSON", "a table without rows", "a column that is not there",

@@ -88,7 +88,12 @@ SPOILT = [
 ]
 IDS = [f"{name} {spoil.__name__.strip('<>')}" for name, spoil in SPOILT]
 #: Of them, in `make test`.
-FAST = {0, 3, 7, 10, 17, 25, 28}
+FAST = {0, 8, 28}
+
+
+def few(first, *more):
+    """The first way of damage in `make test`, all in `make test-all`."""
+    return [first, *(pytest.param(spoil, marks=pytest.mark.slow) for spoil in more)]
 
 
 def spoil_params():
@@ -108,7 +113,7 @@ def test_an_older_checkpoint_takes_the_place_of_a_damaged_one(interrupted, whole
     assert same(weights, whole)
 
 
-@pytest.mark.parametrize("spoil", [cut, removed, flipped])
+@pytest.mark.parametrize("spoil", few(flipped, cut, removed))
 def test_none_whole_is_one_line_and_nothing_is_removed(interrupted, tmp_path, spoil):
     folder = shutil.copytree(interrupted, tmp_path / "work")
     for step in (3, 6):
@@ -122,7 +127,7 @@ def test_none_whole_is_one_line_and_nothing_is_removed(interrupted, tmp_path, sp
     assert sorted(folder.rglob("*")) == before
 
 
-@pytest.mark.parametrize("spoil", [cut, removed, spoil_weights])
+@pytest.mark.parametrize("spoil", few(spoil_weights, cut, removed))
 def test_checkpoints_of_former_versions_are_opened(interrupted, whole, tmp_path, spoil):
     """They have no checksums: what can be read is whole."""
     folder = shutil.copytree(interrupted, tmp_path / "work")
@@ -134,6 +139,7 @@ def test_checkpoints_of_former_versions_are_opened(interrupted, whole, tmp_path,
     assert report.resumed_from == 3 and same(weights, whole)
 
 
+@pytest.mark.slow
 def test_whole_checkpoints_earn_no_warning(interrupted, whole, tmp_path):
     folder = shutil.copytree(interrupted, tmp_path / "work")
     with warnings.catch_warnings():
@@ -142,7 +148,7 @@ def test_whole_checkpoints_earn_no_warning(interrupted, whole, tmp_path):
     assert report.resumed_from == 6 and same(weights, whole)
 
 
-@pytest.mark.parametrize("spoil", [cut, removed, flipped, spoil_weights])
+@pytest.mark.parametrize("spoil", few(flipped, cut, removed, spoil_weights))
 def test_damaged_best_weights_are_found_before_the_training_goes_on(tmp_path, spoil):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, progress=Interrupt(7), validate_every=2, validation=0.25)
@@ -153,6 +159,7 @@ def test_damaged_best_weights_are_found_before_the_training_goes_on(tmp_path, sp
     assert steps == []
 
 
+@pytest.mark.slow
 def test_a_kill_between_best_weights_and_their_checksum_is_no_damage(tmp_path):
     from compressor.distillation.damage import replace_best
 
@@ -167,6 +174,7 @@ def test_a_kill_between_best_weights_and_their_checksum_is_no_damage(tmp_path):
     assert train(tmp_path, resume=True, validate_every=2, validation=0.25)[1].resumed_from == 6
 
 
+@pytest.mark.slow
 def test_trials_of_a_search_that_changed_are_refused(tmp_path):
     search = {"learning_rate": "search", "learning_rates": (1e-3, 1e-2), "validation": 0.25, "search_steps": 2}
     train(tmp_path, **search)

@@ -41,7 +41,12 @@ def refused(capsys, *arguments):
     return err
 
 
-@pytest.mark.parametrize("kind", QUANTISED)
+def case_params(cases, fast):
+    """Parameters of a test; `make test` tries a few."""
+    return [pytest.param(case, marks=() if case in fast else pytest.mark.slow) for case in cases]
+
+
+@pytest.mark.parametrize("kind", case_params(QUANTISED, ("bitsandbytes 8", "gptq", "fp8")))
 def test_quantised_models_are_named(capsys, tmp_path, vit_a, kind):
     values, said = QUANTISED[kind]
     broken = changed(vit_a, tmp_path / "t", quantization_config=values)
@@ -83,7 +88,9 @@ def test_files_of_a_quantisation(capsys, tmp_path, vit_a, name):
     assert f"is quantised ({name})" in refused(capsys, "plan", tmp_path / "t")
 
 
-@pytest.mark.parametrize("kind", ["float8_e4m3fn", "float8_e5m2", "int8", "uint8"])
+@pytest.mark.parametrize(
+    "kind", case_params(("float8_e4m3fn", "float8_e5m2", "int8", "uint8"), ("float8_e4m3fn", "int8"))
+)
 def test_rounded_weights_are_named_whatever_the_config_says(capsys, tmp_path, vit_a, kind):
     import torch
     from safetensors.torch import load_file, save_file
@@ -129,7 +136,7 @@ def with_adapter(folder, *, config=True, weights="adapter_model.safetensors"):
 
 
 @pytest.mark.parametrize("beside", [(), ("config.json",), ("config.json", "preprocessor_config.json")], ids=str)
-@pytest.mark.parametrize("command", ["plan", "fuse", "evaluate", "export"])
+@pytest.mark.parametrize("command", case_params(("plan", "fuse", "evaluate", "export"), ("plan",)))
 def test_an_adapter_alone_is_named(capsys, tmp_path, vit_a, image_folder, beside, command):
     folder = with_adapter(tmp_path / "lora")
     (folder / "training_args.bin").touch()
@@ -140,7 +147,7 @@ def test_an_adapter_alone_is_named(capsys, tmp_path, vit_a, image_folder, beside
     assert "holds only a LORA adapter of some/base, not a whole model" in line and "merge_and_unload" in line
 
 
-@pytest.mark.parametrize("peft", [False, True])
+@pytest.mark.parametrize("peft", case_params((False, True), (True,)))
 def test_an_adapter_beside_whole_weights_is_noted_and_not_applied(
     capsys, tmp_path, monkeypatch, vit_a, image_folder, peft
 ):
@@ -174,7 +181,7 @@ PREFIXES = {
 }
 
 
-@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("prefix", case_params(PREFIXES, ("module.", "model.")))
 def test_prefixes_of_wrappers_are_named(capsys, tmp_path, vit_a, prefix):
     from safetensors.torch import load_file, save_file
 

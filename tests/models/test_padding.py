@@ -66,7 +66,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+def case_params(cases, fast):
+    """Parameters of a test; `make test` tries a few."""
+    return [pytest.param(case, marks=() if case in fast else pytest.mark.slow) for case in cases]
+
+
+@pytest.mark.parametrize("case", case_params(CASES, ("no padding", "texts end with it", "beyond the vocabulary")))
 def test_padding_changes_no_answer(capsys, tmp_path, case):
     """Accuracy by what each text alone is answered is 100 %."""
     kind, options = CASES[case]
@@ -123,7 +128,10 @@ def test_teachers_that_pad_unlike_are_refused(capsys, tmp_path):
     assert code == 2 and "token of padding (pad_token_id)" in err
 
 
-@pytest.mark.parametrize(("token", "special", "code"), [("zebra", False, 2), ("<extra>", True, 2), ("<pad>", "pad", 0)])
+@pytest.mark.parametrize(
+    ("token", "special", "code"),
+    [("zebra", False, 2), pytest.param("<extra>", True, 2, marks=pytest.mark.slow), ("<pad>", "pad", 0)],
+)
 def test_tokens_beyond_the_embedding_are_named(capsys, tmp_path, bert, token, special, code):
     import shutil
 
