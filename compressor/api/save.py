@@ -73,6 +73,7 @@ def _recipe_of(result: StudentResult, folder: Path, options: SaveOptions) -> Rec
 
 
 def _context(result: StudentResult, recipe: Recipe) -> RunContext:
+    from compressor.models.companions import read_companions
     from compressor.pipeline.run_context import RunContext
     from compressor.pipeline.run_state import RunState
     from compressor.pipeline.stages import StageReporter
@@ -86,7 +87,8 @@ def _context(result: StudentResult, recipe: Recipe) -> RunContext:
     stages.seconds.update(origin.seconds)
     given = result.given if isinstance(result, FinetunedStudent) else None
     work = RunState(work_folder(recipe.output), {})
-    return RunContext(recipe, None, teachers, given, work, False, stages, origin.remarks)
+    companions = read_companions([given] if given else teachers, teachers[0].processor)
+    return RunContext(recipe, None, teachers, given, companions, work, False, stages, origin.remarks)
 
 
 def _student_as_teacher(result: StudentResult) -> Teacher:

@@ -111,7 +111,7 @@ def _open(splits: Mapping[str, RawSplit], name: str, request: ColumnRequest, rol
     return replace(split, lines=raw.lines)
 
 
-def _bounds(splits: dict[str, RawSplit], name: str, options: DataOptions) -> ImageBounds:
+def _bounds(splits: Mapping[str, RawSplit], name: str, options: DataOptions) -> ImageBounds:
     """Black and white by the images of both roles, so that they agree."""
 
     def read() -> Iterator[Dataset]:

@@ -15,6 +15,7 @@ class TensorName:
     """The name of given batches, where a split has one."""
 
     name: str
+    notes: tuple[str, ...] = ()
 
 
 class TensorBatches:

@@ -88,9 +88,9 @@ def _load(
         set_padding(model.config, settled.token)
         if notes is not None and settled.note:
             notes.append(settled.note)
-    note, info["missing_keys"] = settle_ties(model, info["missing_keys"])
-    if note and notes is not None:
-        notes.append(f"{location}: {note}")
+    ties, info["missing_keys"] = settle_ties(model, info["missing_keys"])
+    if ties and notes is not None:
+        notes.append(f"{location}: {ties}")
     left_out = [name for name in sorted(info["unexpected_keys"]) if is_of_another_head(model, name)]
     missing = info["missing_keys"]
     wrapper = wrapper_of(info["unexpected_keys"], missing) if missing else None

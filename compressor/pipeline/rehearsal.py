@@ -13,6 +13,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from compressor.errors import UserError
 from compressor.export.file_kinds import files_of
 from compressor.export.write import write_companions
+from compressor.models.companions import Companions
 from compressor.models.configs import read_config
 from compressor.models.load import load_processor
 from compressor.models.meta import meta_model
@@ -42,7 +43,7 @@ def rehearse_folder(config: PretrainedConfig, *, companions_of: str, given: str 
             with quiet_transformers():
                 if given is not None and (settings := _generation_settings(given)) is not None:
                     model.generation_config = settings
-            write_companions(folder, model, _processor_of(companions_of, config))
+            write_companions(folder, model, Companions(_processor_of(companions_of, config)))
             load_processor(folder, read_config(folder))
         except Exception as error:
             if is_out_of_memory(error):
