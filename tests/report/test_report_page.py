@@ -340,7 +340,11 @@ def test_the_verdict_is_one_sentence_and_knows_noise(fused, student, level):
     assert level in told and "the better teacher" in told and f"{100 * student:.1f} % against 61.0 %" in told
     assert told.count(". ") == 0 and told.endswith(".") and ("noise" in told) == (student == 0.62)
     for row in report["table"]:
-        row["accuracy"] = None
+        row.update(accuracy=None, perplexity=20.0, perplexity_error=1.0)
+    report["table"][-1]["perplexity"] = 40 - 32 * student
+    assert (level in verdict(report)) and ("noise" in verdict(report)) == (student == 0.62)
+    for row in report["table"]:
+        row["perplexity"] = None
     assert "not measured" in verdict(report)
 
 

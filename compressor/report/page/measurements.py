@@ -49,17 +49,19 @@ def verdict(report: Report) -> str:
     metric = metric_of(report)
     if metric is None:
         return f"The student does the teachers’ job {size}{speed}; how well was not measured."
+    better = min if metric == "perplexity" else max
+    teacher = better(teachers, key=lambda row: row[metric])
+    mine, theirs = student[metric], teacher[metric]
     if metric == "perplexity":
-        mine, theirs = student["perplexity"], min(row["perplexity"] for row in teachers)
         figures = f"perplexity {format_perplexity(mine)} against {format_perplexity(theirs)}, lower is better"
-        level = "is level with" if mine == theirs else "is ahead of" if mine < theirs else "falls behind"
     else:
-        mine, theirs = student["accuracy"], max(row["accuracy"] for row in teachers)
-        noise = math.hypot(standard_error(report, mine), standard_error(report, theirs))
         figures = f"accuracy {100 * mine:.1f} % against {100 * theirs:.1f} %"
-        level = "is ahead of" if mine > theirs else "falls behind"
-        if abs(mine - theirs) <= noise or mine == theirs:
-            level, figures = "is level with", f"{figures}, within noise" if mine != theirs else figures
+    noise = math.hypot(*(standard_error(report, row, metric) for row in (student, teacher)))
+    level = "is ahead of" if better(mine, theirs) == mine else "falls behind"
+    if mine == theirs:
+        level = "is level with"
+    elif abs(mine - theirs) <= noise:
+        level, figures = "is level with", f"{figures}, within noise"
     return f"The student {level} {best} ({figures}), {size}{speed}."
 
 
@@ -96,7 +98,7 @@ def results_view(report: Report) -> dict[str, Any]:
         notes.append(describe_timing(report["latency"]))
     metric = metric_of(report)
     note = "Left and up is better." if metric == "accuracy" else "Left and down is better."
-    if metric == "accuracy" and _counts_samples(report):
+    if metric and any(standard_error(report, row, metric) for row in report["table"]):
         note += " Bars are one standard error to both sides."
     charts = [] if metric is None else list(_cost_charts(report, metric))
     return {"table": table, "notes": list(map(sentence, notes)), "charts": charts, "chart_note": note}
@@ -149,11 +151,13 @@ def formats_view(report: Report) -> dict[str, Any] | None:
     return {"table": PageTable([title for title in FORMAT_TITLES if title != "files"], rows), "note": FORMAT_NOTES}
 
 
-def standard_error(report: Report, accuracy: float) -> float:
-    """Standard error over samples; 0 over dependent tokens."""
-    if not _counts_samples(report):
+def standard_error(report: Report, row: Report, metric: str) -> float:
+    """The row's standard error; of former reports an accuracy's over samples, and 0 over dependent tokens."""
+    if (error := row.get(f"{metric}_error")) is not None:
+        return error
+    if metric != "accuracy" or not _counts_samples(report):
         return 0.0
-    return math.sqrt(accuracy * (1 - accuracy) / report["evaluation"]["labelled"])
+    return math.sqrt(row[metric] * (1 - row[metric]) / report["evaluation"]["labelled"])
 
 
 def row_colour(report: Report, index: int) -> tuple[str, bool]:
@@ -199,7 +203,7 @@ def _cost_charts(report: Report, metric: str) -> Iterator[Plot]:
         points = []
         for index, row in enumerate(rows):
             colour, hollow = row_colour(report, index)
-            error = standard_error(report, row[metric]) if metric == "accuracy" else 0.0
+            error = standard_error(report, row, metric)
             points.append(ChartPoint(row["name"], unit * row[cost], row[metric], error, colour, hollow))
         points += _format_points(report, metric, cost)
         if chart := scatter_chart(points, x_title, title, percent=metric == "accuracy"):
