@@ -10,6 +10,8 @@ from torch import Tensor
 from compressor.data.batches import Batches, Samples, packed
 from compressor.data.sources import Split, open_split
 from compressor.export.formats import EXPORT_FORMATS
+from compressor.fusion.mixture import chooses_mixture
+from compressor.models.inputs import without_labels
 from compressor.models.teacher import ModelSpec
 from compressor.recipe import Recipe
 
@@ -27,11 +29,13 @@ class RunData:
         calibration: unlabelled dicts of model inputs [B, ...], in memory.
         train: preprocessed on access; None if unusable.
         evaluation: with labels if known; None if unusable.
+        labelled: `calibration` with labels if known, to choose the ensemble's mixture by.
     """
 
     calibration: tuple[dict[str, Tensor], ...]
     train: Samples | None
     evaluation: Batches | None
+    labelled: tuple[dict[str, Tensor], ...] = ()
 
 
 def open_data(recipe: Recipe, processor: Any, spec: ModelSpec) -> RunData:
@@ -41,11 +45,12 @@ def open_data(recipe: Recipe, processor: Any, spec: ModelSpec) -> RunData:
         UserError: unreadable or unfit data.
     """
     train = _open_train(recipe, processor, spec)
-    calibration = open_calibration(recipe, train, processor, spec)
+    labelled = open_calibration(recipe, train, processor, spec)
+    calibration = tuple(without_labels(batch) for batch in labelled)
     if not spec.task.metrics:
         return RunData(calibration, None, None)
     evaluation = open_evaluation(recipe, processor, spec)
-    return RunData(calibration, _training(recipe, train, processor, spec), evaluation)
+    return RunData(calibration, _training(recipe, train, processor, spec), evaluation, labelled)
 
 
 def open_training(recipe: Recipe, processor: Any, spec: ModelSpec) -> Samples:
@@ -58,10 +63,13 @@ def open_training(recipe: Recipe, processor: Any, spec: ModelSpec) -> Samples:
 
 
 def open_calibration(recipe: Recipe, train: Split, processor: Any, spec: ModelSpec) -> tuple[dict[str, Tensor], ...]:
-    """Unlabelled batches, drawn with the run's seed."""
+    """Batches drawn with the run's seed; labelled where labels choose the ensemble's mixture."""
+    chooses = chooses_mixture(len(recipe.teachers), recipe.fusion)
     # A given student is not fused, but int8 may need samples.
-    if recipe.student is not None and not any(
-        EXPORT_FORMATS.get(name).calibrated(spec.config) for name in recipe.export.wanted
+    if (
+        recipe.student is not None
+        and not chooses
+        and not any(EXPORT_FORMATS.get(name).calibrated(spec.config) for name in recipe.export.wanted)
     ):
         return ()
     drawn = train.take(recipe.calibration.samples, seed=recipe.seed)
@@ -69,7 +77,7 @@ def open_calibration(recipe: Recipe, train: Split, processor: Any, spec: ModelSp
         drawn,
         processor,
         recipe.calibration.batch_size,
-        labels=False,
+        labels=chooses and spec.task.columns and drawn.label is not None,
         spec=spec,
         cache_bytes=0,
         max_length=recipe.data.max_length,

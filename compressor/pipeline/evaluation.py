@@ -62,7 +62,7 @@ class Evaluator:
     every other model.
 
     Args:
-        weights: of the teachers' mean prediction.
+        weights, mixing: of the ensemble's prediction (`ensemble.mix_predictions`).
         batches: iterated once per score.
         room: bytes.
         progress: called with the fraction done.
@@ -75,12 +75,13 @@ class Evaluator:
         batches: Batches,
         room: int = REFERENCE_BYTES,
         progress: Callable[[float], None] | None = None,
+        mixing: float = 1.0,
     ) -> None:
-        self._batches, self._models, self._weights = batches, list(teachers), list(weights)
+        self._batches, self._models, self._weights, self._mixing = batches, list(teachers), list(weights), mixing
         tallies, ensemble = [new_tally(model) for model in teachers], new_tally(teachers[0])
         references: list[Tensor] | None = []
         for batch in predict(teachers, _with_progress(batches, progress)):
-            reference = mix_predictions(batch.log_probs, weights)
+            reference = mix_predictions(batch.log_probs, weights, mixing)
             for tally, log_probs in zip([*tallies, ensemble], [*batch.log_probs, reference], strict=True):
                 tally.add(log_probs, batch.inputs, batch.labels, reference)
             room -= reference.nbytes
@@ -104,7 +105,10 @@ class Evaluator:
         tally, models = new_tally(model), [model, *(self._models if references is None else [])]
         for index, batch in enumerate(predict(models, _with_progress(self._batches, progress))):
             log_probs, *teachers = batch.log_probs
-            reference = mix_predictions(teachers, self._weights) if references is None else references[index]
+            if references is not None:
+                reference = references[index]
+            else:
+                reference = mix_predictions(teachers, self._weights, self._mixing)
             tally.add(log_probs, batch.inputs, batch.labels, reference)
         return tally.score()
 

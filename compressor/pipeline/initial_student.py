@@ -22,6 +22,7 @@ from compressor.pipeline.data_splits import RunData
 from compressor.pipeline.stages import StageReporter
 from compressor.pipeline.teachers import depth_option
 from compressor.recipe import Recipe
+from compressor.stacking import Mixture
 from compressor.utils.strict_json import finite_or_none
 
 #: The warning of a fusion without data.
@@ -53,17 +54,22 @@ class InitialStudent:
 
 
 def initial_student(
-    recipe: Recipe, teachers: Sequence[Teacher], given: Teacher | None, data: RunData | None, stages: StageReporter
+    recipe: Recipe,
+    teachers: Sequence[Teacher],
+    given: Teacher | None,
+    data: RunData | None,
+    mixture: Mixture,
+    stages: StageReporter,
 ) -> InitialStudent:
     """Fuse the teachers, unless a student is given.
 
     Raises:
         UserError: see `compressor.fusion.fuse_models`.
     """
+    mixed = mixture.report()
     if given is not None:
-        return InitialStudent(
-            given.model, {"target": None, "fusion": None, "warnings": []}, layer_maps_between(given, teachers)
-        )
+        report: dict[str, Any] = {"target": None, "fusion": None, "warnings": [], "mixture": mixed}
+        return InitialStudent(given.model, report, layer_maps_between(given, teachers))
     anchor = None
     if recipe.fusion.anchor is not None:
         with stages("load", "loading the anchor"):
@@ -78,13 +84,21 @@ def initial_student(
             holdout=recipe.calibration.holdout,
             seed=recipe.seed,
             anchor=anchor,
+            mixture=mixture,
             progress=progress,
             **depth_option(recipe.depth),
         )
     lines = [str(warning.message) for warning in caught if issubclass(warning.category, CouplingWarning)]
     lines += [NO_DATA] if data is None else scarcity(data.calibration, [teacher.config for teacher in teachers])
-    report = {"target": result.target.summary(), "fusion": _fusion_report(result.report), "warnings": lines}
+    lines += _left_out([t.name for t, weight in zip(teachers, mixture.weights, strict=True) if not weight])
+    fusion = _fusion_report(result.report)
+    report = {"target": result.target.summary(), "fusion": fusion, "warnings": lines, "mixture": mixed}
     return InitialStudent(result.model, report, result.passages)
+
+
+def _left_out(names: Sequence[str]) -> list[str]:
+    """A line on teachers without weight."""
+    return [f"{', '.join(names)}: no weight in the ensemble (--weights equal asks all alike)"] if names else []
 
 
 def scarcity(calibration: Sequence[Mapping[str, Tensor]], configs: Sequence[PretrainedConfig]) -> list[str]:
