@@ -46,7 +46,8 @@ class TestMix:
         torch.testing.assert_close(product, (0.25 * rows[0] + 0.75 * rows[1]).log_softmax(-1))
         # The tempered one tends to either end.
         torch.testing.assert_close(mix_predictions(rows, [1, 3], 1 + 1e-6), mean, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(mix_predictions([r.double() for r in rows], [1, 3], 1e5), product.double(), atol=1e-3, rtol=1e-3)  # fmt: skip
+        nearly = mix_predictions([row.double() for row in rows], [1, 3], 1e5)
+        torch.testing.assert_close(nearly, product.double(), atol=1e-3, rtol=1e-3)
 
     @pytest.mark.parametrize("mixing", [1.0, 4.0, math.inf])
     def test_is_a_distribution_and_leaves_out_weight_nought(self, mixing: float) -> None:
@@ -115,6 +116,7 @@ class TestByLabels:
         """Ten copies of a sample are no ten samples: what was noise stays noise."""
         rows = [random_rows(24, 3.0, seed) for seed in (1, 2)]
         labels = drawn_labels(mix_predictions(rows, [0.62, 0.38]))
-        copies = Predictions(tuple(r.repeat_interleave(50, 0) for r in rows), torch.arange(24).repeat_interleave(50), labels.repeat_interleave(50))  # fmt: skip
-        assert choose_mixture(copies).mixing == choose_mixture(predictions(rows, labels)).mixing
-        assert (choose_mixture(copies).weights == (0.5, 0.5)) == (choose_mixture(predictions(rows, labels)).weights == (0.5, 0.5))  # fmt: skip
+        copied = [row.repeat_interleave(50, 0) for row in (*rows, labels)]
+        copies = Predictions(tuple(copied[:2]), torch.arange(24).repeat_interleave(50), copied[2])
+        many, once = choose_mixture(copies), choose_mixture(predictions(rows, labels))
+        assert many.mixing == once.mixing and (many.weights == (0.5, 0.5)) == (once.weights == (0.5, 0.5))

@@ -73,7 +73,7 @@ def _problems_and_candidates(context: FusionContext) -> tuple[dict[str, Residual
         context.teachers,
         rotatable=rotatable,
         evidence=evidence,
-        alone=options.weights == "auto" and lacking,
+        alone=isinstance(options.weights, str) and lacking,
         refit=context.refit,
         reads=any(problem.reads for problem in problems.values()),
     )
