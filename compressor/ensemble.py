@@ -1,4 +1,12 @@
-"""Ensemble predictions, weighted means of probabilities, and KL divergences."""
+"""Ensemble predictions, weighted power means of probabilities, and KL divergences.
+
+`mixing` is the exponent's inverse: with M teachers of weights α,
+
+    log p = T · log Σ_k α_k exp(log p_k / T) − log Z,
+
+so T = 1 is the mean of probabilities, T = ∞ the mean of log-probabilities (a product of experts, Hinton 2002,
+https://www.cs.toronto.edu/~hinton/absps/tr00-004.pdf), and others lie between.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +23,28 @@ from compressor.errors import UserError
 from compressor.models.inputs import without_labels
 
 
-def mix_predictions(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Log of the weighted mean of probabilities.
+def mix_predictions(rows: Sequence[Tensor], weights: Sequence[float], mixing: float = 1.0) -> Tensor:
+    """Log of the weighted power mean of probabilities [..., C].
 
     Args:
         rows: log-probabilities [..., C].
         weights: unnormalised; 0 leaves a model out.
+        mixing: T in [1, ∞].
 
     Raises:
         UserError: as `check_ensemble_weights`.
     """
     check_ensemble_weights(len(rows), weights)
     total = sum(weights)
-    weighted = [row + math.log(weight / total) for row, weight in zip(rows, weights, strict=True) if weight > 0]
+    pairs = [(row, weight / total) for row, weight in zip(rows, weights, strict=True) if weight > 0]
+    if len(pairs) == 1:
+        return pairs[0][0]
+    if math.isinf(mixing):
+        return sum((share * row for row, share in pairs[1:]), start=pairs[0][1] * pairs[0][0]).log_softmax(-1)
+    weighted = [(row if mixing == 1 else row / mixing) + math.log(share) for row, share in pairs]
     # Pair by pair: logsumexp over a stack copies all rows, and takes four times as long.
-    return reduce(torch.logaddexp, weighted)
+    mixed = reduce(torch.logaddexp, weighted)
+    return mixed if mixing == 1 else (mixing * mixed).log_softmax(-1)
 
 
 def check_ensemble_weights(models: int, weights: Sequence[float]) -> None:
@@ -41,10 +56,12 @@ def check_ensemble_weights(models: int, weights: Sequence[float]) -> None:
 
 
 @torch.no_grad()
-def ensemble_predictions(models: Sequence[nn.Module], weights: Sequence[float], batch: Mapping[str, Tensor]) -> Tensor:
-    """Log of the models' mean probabilities, [B, ..., classes] float64."""
+def ensemble_predictions(
+    models: Sequence[nn.Module], weights: Sequence[float], batch: Mapping[str, Tensor], mixing: float = 1.0
+) -> Tensor:
+    """Log of the models' mixed probabilities, [B, ..., classes] float64."""
     inputs = without_labels(batch)
-    return mix_predictions([logits_of(model, inputs).double().log_softmax(-1) for model in models], weights)
+    return mix_predictions([logits_of(model, inputs).double().log_softmax(-1) for model in models], weights, mixing)
 
 
 @torch.no_grad()
@@ -77,19 +94,25 @@ def kl_terms(targets: Tensor, log_probs: Tensor) -> Tensor:
     return targets * (targets.clamp(min=1e-30).log() - log_probs)
 
 
-def ensemble_log_probs(logits: Sequence[Tensor], weights: Sequence[float], temperature: float = 1.0) -> Tensor:
-    """Log of the weighted mean of softmax(logits / temperature) [..., classes]."""
-    return mix_predictions([(rows / temperature).log_softmax(-1) for rows in logits], weights)
+def ensemble_log_probs(
+    logits: Sequence[Tensor], weights: Sequence[float], temperature: float = 1.0, mixing: float = 1.0
+) -> Tensor:
+    """Log of the weighted power mean of softmax(logits / temperature) [..., classes]."""
+    return mix_predictions([(rows / temperature).log_softmax(-1) for rows in logits], weights, mixing)
 
 
 def ensemble_kl(
-    student_logits: Tensor, teacher_logits: Sequence[Tensor], weights: Sequence[float], temperature: float = 1.0
+    student_logits: Tensor,
+    teacher_logits: Sequence[Tensor],
+    weights: Sequence[float],
+    temperature: float = 1.0,
+    mixing: float = 1.0,
 ) -> Tensor:
-    """temperature² · KL(teachers' mean softmax ‖ student's softmax), in nats, averaged over samples [..., classes].
+    """temperature² · KL(teachers' mixed softmax ‖ student's softmax), in nats, averaged over samples [..., classes].
 
     The square keeps gradients independent of the temperature (Hinton et al. 2015).
     """
-    target = ensemble_log_probs(teacher_logits, weights, temperature).flatten(0, -2)
+    target = ensemble_log_probs(teacher_logits, weights, temperature, mixing).flatten(0, -2)
     student = (student_logits / temperature).log_softmax(-1).flatten(0, -2)
     return temperature**2 * functional.kl_div(student, target, reduction="batchmean", log_target=True)
 

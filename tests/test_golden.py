@@ -95,7 +95,9 @@ def text_student(kind):
     tokens = torch.randint(6, len(VOCABULARY), (80, 12), generator=generator)
     masks = torch.ones(16, 12, dtype=torch.long)
     batches = [{"input_ids": part, "attention_mask": masks} for part in tokens.split(16)]
-    student = compressor.fuse(teachers, width=0.5, calibration=batches, polish=20).model
+    student = compressor.fuse(
+        teachers, width=0.5, calibration=batches, polish=20, weights="equal", mixture="probabilities"
+    ).model
     with torch.no_grad():
         answers = student(**batches[0]).logits
     return {"fingerprint": fingerprint(student), "answers": [round(x, 4) for x in answers.flatten()[:24].tolist()]}

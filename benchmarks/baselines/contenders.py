@@ -52,7 +52,8 @@ class Fused:
 
     def make(self, arena: Arena, width: float, seed: int) -> PreTrainedModel:
         anchor = arena.anchor(seed) if self.anchored else None
-        options = FusionOptions(**self.options)
+        # All contenders are measured against the mean of probabilities.
+        options = FusionOptions(**{"weights": "equal", "mixture": "probabilities", **self.options})
         if anchor and getattr(anchor[1].config, "rope_parameters", None):
             # Channels have a place in rotary positions, so they are not coupled across heads.
             options = options.model_copy(update={"alignment": options.alignment.model_copy(update={"heads": "within"})})

@@ -129,7 +129,8 @@ def contest(family: str, steps: int) -> dict[str, Any]:
     task = task_for(config)
     calibration, unseen = ([without_labels(task.batch(first + i)) for i in range(8)] for first in (1, 101))
     start = time.perf_counter()
-    fused = fuse_models(teachers, 0.5, calibration)
+    mean = FusionOptions(weights="equal", mixture="probabilities")
+    fused = fuse_models(teachers, 0.5, calibration, mean)
     seconds = time.perf_counter() - start
     slices = FusionOptions(residual="slice", inner="slice", refit=False)
     sliced = fuse_models(teachers, 0.5, calibration, slices)

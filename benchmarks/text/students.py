@@ -68,7 +68,9 @@ def named(teachers: Sequence[Teacher]) -> list[tuple[str, Any]]:
 
 
 def ours(teachers: Sequence[Teacher], calibration: Sequence[dict], seed: int) -> FusionResult:
-    return fuse_models(named(teachers), WIDTH, calibration, seed=seed)
+    # All contenders are measured against the mean of probabilities.
+    options = FusionOptions(weights="equal", mixture="probabilities")
+    return fuse_models(named(teachers), WIDTH, calibration, options, seed=seed)
 
 
 def sliced(teachers: Sequence[Teacher], calibration: Sequence[dict], seed: int) -> FusionResult:

@@ -24,6 +24,7 @@ from compressor.layer_maps import attention_pairs_of
 from compressor.models.teacher import Teacher
 from compressor.pipeline.initial_student import layer_maps_between
 from compressor.recipe import Recipe, build_recipe
+from compressor.stacking import Mixture
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,17 @@ def _train(
     relations = "relations" in recipe.finetune.losses
     configs = [teacher.config for teacher in teachers]
     pairs = attention_pairs_of(student.config, configs) if relations else ()
-    weights = arguments["teacher_weights"] or (recipe.fusion.weights if recipe.fusion.weights != "auto" else None)
+    mixture = Mixture(tuple([1.0] * len(teachers)))
+    if arguments["teacher_weights"]:
+        mixture = Mixture(tuple(arguments["teacher_weights"]))
+    elif fused is not None:
+        mixture = Mixture.from_report(fused.report.mixture)
     with ExitStack() as stack:
         folder = arguments["work_dir"] or stack.enter_context(tempfile.TemporaryDirectory(prefix="compressor-"))
         return train_student(
             student.model,
             [teacher.model for teacher in teachers],
-            [1.0] * len(teachers) if weights is None else list(weights),
+            mixture.weights,
             train,
             recipe.finetune,
             seed=arguments["seed"],
@@ -122,6 +127,7 @@ def _train(
             device=arguments["device"],
             progress=arguments["progress"],
             targets=FeatureTargets(passages, pairs),
+            mixing=mixture.mixing,
         )
 
 

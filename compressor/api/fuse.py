@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from compressor.fusion import FusionResult
     from compressor.models.teacher import Teacher
     from compressor.recipe import Recipe
+    from compressor.stacking import MixtureName
 
 #: Called with the share done and a line.
 OnFusionProgress = Callable[[float, str], None]
@@ -28,7 +29,8 @@ def fuse(
     depth: float | int | None = None, anchor: ModelLike | None = None, preset: str | None = None, seed: int = 0,
     processor: Any = None, progress: OnFusionProgress | None = None,
     residual: str = "auto", narrowing: NarrowingName = "auto", inner: str = "auto",
-    alignment: AlignmentKeys | None = None, weights: Literal["auto"] | Sequence[float] = "auto",
+    alignment: AlignmentKeys | None = None, weights: Literal["auto", "equal"] | Sequence[float] = "auto",
+    mixture: MixtureName = "auto",
     ridge: Literal["auto"] | float = "auto", polish: Literal["auto"] | int = "auto", refit: bool = True,
     samples: int = 1024, batch_size: int = 128, holdout: float = 0.125,
     train_split: str | None = None, image_column: str | None = None, label_column: str | None = None,
@@ -48,7 +50,7 @@ def fuse(
         seed: of every random choice.
         processor: tokenizer or image processor for texts or images; the teachers' own if omitted.
         progress: called with fraction and message.
-        residual, narrowing, inner, alignment, weights, ridge, polish, refit: the recipe's section `fusion`.
+        residual, narrowing, inner, alignment, weights, mixture, ridge, polish, refit: the recipe's section `fusion`.
         samples, batch_size, holdout: the section `calibration`; of a list of batches all are used.
         train_split, image_column, label_column, text_column, target_column, max_length: the section `data`.
 
@@ -155,7 +157,7 @@ def _run(
             seed=recipe.seed,
             anchor=None if anchor is None else (anchor.name, anchor.model),
             progress=progress,
-            **({} if recipe.depth is None else {"depth": recipe.depth}),
+            depth=recipe.depth,
         )
     for warning in caught:
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
@@ -172,9 +174,11 @@ def _origin(
 ) -> Origin:
     """What the report of the student will say of its making."""
     from compressor.api.student import Origin
+    from compressor.models.inputs import without_labels
     from compressor.pipeline.calibration_checks import scarcity
     from compressor.pipeline.initial_student import NO_DATA
 
     more = [NO_DATA] if batches is None else scarcity(batches, [teacher.config for teacher in teachers])
     seconds = {"fuse": result.report.seconds["total"]}
-    return Origin(recipe, teachers, [*lines, *more], unnamed(teachers, given), seconds, batches or ())
+    unlabelled = tuple(without_labels(batch) for batch in batches or ())
+    return Origin(recipe, teachers, [*lines, *more], unnamed(teachers, given), seconds, unlabelled)

@@ -16,7 +16,8 @@ from compressor.api.models import main_input, processor_of
 from compressor.data.samples import Sample, collate
 from compressor.data.tensor_batches import TensorBatches
 from compressor.errors import UserError
-from compressor.models.inputs import size_pair
+from compressor.fusion.mixture import chooses_mixture
+from compressor.models.inputs import size_pair, without_labels
 from compressor.models.teacher import Teacher
 from compressor.recipe import Recipe
 
@@ -47,18 +48,23 @@ class DataReader:
         return processor_of(self.teachers, self.call)
 
     def calibration(self) -> tuple[Sample, ...]:
-        """Batches without labels; of raw samples as many as the recipe says, drawn with its seed."""
+        """Batches; of raw samples as many as the recipe says, drawn with its seed.
+
+        Labels come along where they choose the ensemble's mixture.
+        """
+        chooses = chooses_mixture(len(self.teachers), self.recipe.fusion)
         options = self.recipe.calibration
         given = self._inputs("train", options.samples)
         if given.kind in ("tensors", "samples"):
             batches = self._tensors(given, options.batch_size, options.samples)
-            return tuple({name: value for name, value in batch.items() if name != "labels"} for batch in batches)
+            return tuple(batches) if chooses else tuple(without_labels(batch) for batch in batches)
         from compressor.data.batches import packed
 
         data = self.recipe.data
         split = packed(self._open("train", options.samples), self.processor, self.teachers[0].spec, data.max_length)
         drawn = split.take(options.samples, seed=self.recipe.seed)
-        return tuple(self._batches(drawn, options.batch_size, labels=False, seed=self.recipe.seed))
+        labels = chooses and self.teachers[0].spec.task.columns and split.label is not None
+        return tuple(self._batches(drawn, options.batch_size, labels=labels, seed=self.recipe.seed))
 
     def evaluation(self) -> Batches | TensorBatches:
         """Batches with labels, if there are any.

@@ -13,6 +13,7 @@ from compressor.api.samples import DataReader, check_source
 from compressor.api.student import FinetunedStudent, FusedStudent, StudentResult
 from compressor.models.teacher import Teacher
 from compressor.recipe import EvaluationOptions, Recipe, build_recipe
+from compressor.stacking import Mixture
 
 if TYPE_CHECKING:
     from compressor.pipeline.data_splits import RunData
@@ -112,7 +113,9 @@ def _initial(result: StudentResult) -> InitialStudent:
 
     fused = result if isinstance(result, FusedStudent) else getattr(result, "fused", None)
     if fused is None:
-        return InitialStudent(result.model, {"target": None, "fusion": None, "warnings": []})
+        equal = Mixture(tuple([1.0] * len(result.origin.teachers)) or (1.0,))
+        report: dict[str, Any] = {"target": None, "fusion": None, "warnings": [], "mixture": equal.report()}
+        return InitialStudent(result.model, report)
     return student_of_fusion(fused, result.origin.warnings)
 
 
@@ -124,7 +127,8 @@ def _evaluate(run: RunContext, data: RunData | None, student: InitialStudent) ->
     if data is None or data.evaluation is None:
         return None, None
     with run.stages("evaluate", "evaluating"), on_device([*run.models, student.model], run.recipe.device):
-        evaluator = Evaluator(run.models, run.weights, data.evaluation)
+        mixture = Mixture.from_report(student.report["mixture"])
+        evaluator = Evaluator(run.models, mixture.weights, data.evaluation, mixing=mixture.mixing)
         return evaluator, evaluator.score(student.model)
 
 

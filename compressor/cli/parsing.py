@@ -30,8 +30,8 @@ def split_counts(name: str, text: str) -> tuple[int, ...]:
 
 
 def parse_weights(text: str) -> str | tuple[str, ...]:
-    """One weight per teacher, or "auto"."""
-    return text if text == "auto" else split_list(text)
+    """One weight per teacher, or "auto" or "equal"."""
+    return text if text in ("auto", "equal") else split_list(text)
 
 
 def parse_losses(text: str) -> dict[str, str]:

@@ -82,6 +82,7 @@ def train_student(
     progress: OnStep | None = None,
     cache_progress: OnShare | None = None,
     targets: FeatureTargets | None = None,
+    mixing: float = 1.0,
 ) -> FinetuneReport:
     """Train `student` in place with AdamW, without dropout, weights in float32 meanwhile.
 
@@ -96,6 +97,7 @@ def train_student(
         device: "cpu" or "cuda" (first GPU).
         progress: called after every step.
         targets: for `hidden` and `relations`.
+        mixing: of the teachers' predictions (`ensemble.mix_predictions`).
 
     Raises:
         UserError: unusable arguments; a loss that is not finite; checkpoints of another run.
@@ -103,11 +105,11 @@ def train_student(
     _check(student, teachers, weights, train, options, device)
     options = _resolve_options(student, train, options)
     distributed.init(device)
-    prepare_checkpoints(work_dir, _run_identity(student, weights, train, options, seed), resume)
+    prepare_checkpoints(work_dir, _run_identity(student, weights, mixing, train, options, seed), resume)
     ensemble, targets = _active_teachers(teachers, weights, options, targets)
     with on_device([teacher for teacher, _ in ensemble], distributed.device_of(device)), raised(student):
         start = time.perf_counter()
-        objective = Objective(student, ensemble, options, targets)
+        objective = Objective(student, ensemble, options, targets, mixing)
         train = _with_cached_logits(objective, train, cache_progress)
         train, validation = _hold_out(train, options, seed)
         config = TrainingConfig(student, train, objective, seed, device, validation if options.validate_every else None)
@@ -147,13 +149,20 @@ def _resolve_options(student: PreTrainedModel, train: TrainingSamples, options: 
 
 
 def _run_identity(
-    student: PreTrainedModel, weights: Sequence[float], train: TrainingSamples, options: FinetuneOptions, seed: int
+    student: PreTrainedModel,
+    weights: Sequence[float],
+    mixing: float,
+    train: TrainingSamples,
+    options: FinetuneOptions,
+    seed: int,
 ) -> dict[str, Any]:
     """Values that a resumed run shares."""
     return {
         **options.model_dump(exclude={"enabled", "checkpoint_every", "tensorboard"}),
         "seed": seed,
         "weights": list(weights) if options.asks_teachers else [],
+        # Absent from older checkpoints, which mixed probabilities; JSON has no infinity.
+        "mixing": None if mixing == 1 else str(mixing),
         "samples": len(train),
         "parameters": student.num_parameters(),
         # None equals an absent key: older checkpoints of unsharded runs have none.

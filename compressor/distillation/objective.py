@@ -74,6 +74,7 @@ class Objective:
         ensemble: Sequence[tuple[PreTrainedModel, float]],
         options: FinetuneOptions,
         targets: FeatureTargets | None = None,
+        mixing: float = 1.0,
     ) -> None:
         ensemble = ensemble if options.asks_teachers else []
         self.teachers = [teacher for teacher, _ in ensemble]
@@ -88,6 +89,7 @@ class Objective:
             distillation_temperature(options, self._task),
             targets.layer_maps,
             targets.attention_pairs,
+            mixing,
         )
         self._losses: list[tuple[LossOptions, Loss]] = [
             (term, LOSSES.get(name)(context)) for name, term in options.all_losses().items() if term.weight > 0

@@ -66,6 +66,7 @@ class FusionContext:
         anchor: may be a teacher.
         alternatives: other shapes of this width.
         anatomy: the student's; towards an anchor with stream sites.
+        mixing: of the ensemble's prediction (`ensemble.mix_predictions`).
     """
 
     teachers: Sequence[FusionTeacher]
@@ -78,6 +79,7 @@ class FusionContext:
     coupling: CouplingOptions
     on_progress: OnProgress
     timer: StageTimer = field(default_factory=StageTimer)
+    mixing: float = 1.0
 
     @property
     def model(self) -> PreTrainedModel:

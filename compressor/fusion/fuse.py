@@ -16,6 +16,7 @@ from compressor.fusion.calibration.batches import Batch, CalibrationSet, split_l
 from compressor.fusion.context import FusionContext, OnProgress, StageTimer, coupling_options, student_candidates
 from compressor.fusion.joint.search import fuse_jointly
 from compressor.fusion.maps.residual import RESIDUAL_MAPS
+from compressor.fusion.mixture import mixture_of
 from compressor.fusion.result import FusionResult, collect_result
 from compressor.fusion.shape.depth import assign_layers
 from compressor.fusion.shape.spec import specs_for, student_depths
@@ -25,6 +26,7 @@ from compressor.models.inputs import check_padding, name_architecture, without_l
 from compressor.models.precision import SINGLE, in_single, inputs_in_single, lower, precision_of
 from compressor.models.ties import settled, with_common_ties
 from compressor.recipe import AlignmentOptions, FusionOptions
+from compressor.stacking import Mixture
 
 #: Options of an alignment that make sense only with an anchor.
 ANCHORED_ONLY = (
@@ -51,6 +53,7 @@ def fuse_models(
     seed: int = 0,
     depth: float | int | None = None,
     anchor: NamedModel | None = None,
+    mixture: Mixture | None = None,
     progress: OnProgress | None = None,
 ) -> FusionResult:
     """Fuse teachers into one student of `width` times the residual width of the widest.
@@ -60,10 +63,11 @@ def fuse_models(
     Args:
         teachers: (name, model) pairs of one model type and task, left unchanged.
         width: in (0, 1]; unused with an anchor.
-        batches: unlabelled calibration inputs; None uses weights alone.
+        batches: calibration inputs; None uses weights alone.  "labels", if any, serve the choice of the mixture alone.
         holdout: share of samples that choose maps and λ.
         depth: layers, or a share of the deepest teacher's; None keeps all.
         anchor: a narrow model that gives shape and residual coordinates.
+        mixture: chosen before; None chooses it here, as the options say.
         progress: callback (fraction, message).
 
     Raises:
@@ -82,7 +86,7 @@ def fuse_models(
         anchor = teachers[0]
     dtype = precision_of([model for _, model in teachers])
     teachers, anchor = _models_alike(teachers, anchor)
-    request = _Request(teachers, anchor, width, depth, options, holdout, seed, dtype, towards_anchor)
+    request = _Request(teachers, anchor, width, depth, options, holdout, seed, dtype, towards_anchor, mixture)
     result = _fuse(request, batches, on_progress)
     return replace(result, notes=carry_generation(result.model, teachers))
 
@@ -104,6 +108,7 @@ class _Request:
     seed: int
     dtype: torch.dtype
     towards_anchor: bool
+    mixture: Mixture | None
 
 
 def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnProgress) -> FusionResult:
@@ -113,11 +118,12 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
     samples = None if batches is None else _samples_in_single(batches)
     for name, model in request.teachers if samples is not None else ():
         check_padding(name, model.config)
+    mixture = request.mixture or mixture_of([model for _, model in request.teachers], samples, options)
+    samples = None if samples is None else [without_labels(batch) for batch in samples]
 
     # 1. Certify the teachers and bring them into canonical form; the paper takes weights as they are.
-    weights = options.weights if options.weights != "auto" else [1.0] * len(request.teachers)
     canonical = not request.towards_anchor or (options.refit and samples is not None)
-    group = prepare_teachers(request.teachers, weights, request.anchor, canonical=canonical)
+    group = prepare_teachers(request.teachers, mixture.weights, request.anchor, canonical=canonical)
     calibration = _calibration_set(samples, group, request.holdout)
 
     # 2. Choose possible shapes, and the teachers' layers for each layer.
@@ -130,13 +136,13 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
     # 3. Make maps, transport the weights, and refit the student layer by layer.
     context = FusionContext(
         group.teachers, group.anchor, candidates[0], candidates[1:], candidates[0].anatomy, calibration, options,
-        coupling_options(options.alignment), on_progress, timer,
+        coupling_options(options.alignment), on_progress, timer, mixture.mixing,
     )  # fmt: skip
     built = fuse_towards_anchor(context) if request.towards_anchor else fuse_jointly(context)
 
     # 4. Return the student in the teachers' precision, with a report and the maps between hidden states.
     on_progress(1.0, "building the student")
-    return collect_result(built, lower(built.candidate.model, request.dtype), group, timer.laps)
+    return collect_result(built, lower(built.candidate.model, request.dtype), group, mixture, timer.laps)
 
 
 def check_residual_option(options: FusionOptions, width: float, depth: float | int | None, *, anchored: bool) -> None:

@@ -17,12 +17,14 @@ from compressor.fusion.build.student import BuiltStudent, StudentBuilder
 from compressor.fusion.shape.spec import StudentSpec
 from compressor.fusion.teacher import TeacherGroup
 from compressor.layer_maps import LayerMap
+from compressor.stacking import Mixture
 
 
 class FusionReport(dict[str, Any]):
     """The report of a fusion, teachers by name: every entry is an attribute too.
 
     Attributes:
+        mixture: of the teachers' predictions (`compressor.stacking.Mixture.report`).
         choice: map, attention, shares and weights, with the candidates and their measures.
         certificate: per teacher, the largest relative change of the logits by permuted spaces.
         canonical: whether norms were folded into their readers.
@@ -36,6 +38,7 @@ class FusionReport(dict[str, Any]):
         seconds: by stage.
     """
 
+    mixture: dict[str, Any]
     choice: dict[str, Any]
     certificate: dict[str, float]
     canonical: bool
@@ -78,10 +81,10 @@ class FusionResult:
 
 
 def collect_result(
-    built: BuiltStudent, model: PreTrainedModel, group: TeacherGroup, seconds: dict[str, float]
+    built: BuiltStudent, model: PreTrainedModel, group: TeacherGroup, mixture: Mixture, seconds: dict[str, float]
 ) -> FusionResult:
     """The result of a fusion; model: in the teachers' precision."""
-    candidate, report = built.candidate, _report(built, group, seconds)
+    candidate, report = built.candidate, _report(built, group, mixture, seconds)
     return FusionResult(model, candidate.spec, candidate.anatomy, report, layer_maps_of(built.builder, group.order))
 
 
@@ -119,7 +122,7 @@ def _push(student: StudentBuilder, place: int, key: str, residual: str) -> Tenso
     return push.to(torch.float32).contiguous()
 
 
-def _report(built: BuiltStudent, group: TeacherGroup, seconds: dict[str, float]) -> FusionReport:
+def _report(built: BuiltStudent, group: TeacherGroup, mixture: Mixture, seconds: dict[str, float]) -> FusionReport:
     """The report, in the user's order."""
     places, builder, report = _user_order(group.order), built.builder, built.builder.report
     teachers = [group.teachers[place] for place in places]
@@ -135,6 +138,7 @@ def _report(built: BuiltStudent, group: TeacherGroup, seconds: dict[str, float])
         ]
 
     return FusionReport(
+        mixture=mixture.report(),
         choice=built.choice | named,
         certificate={teacher.name: teacher.anatomy.error for teacher in teachers},
         canonical=builder.anatomy.canonical,

@@ -9,6 +9,7 @@ from typing import Any
 
 from compressor.errors import UserError
 from compressor.fusion import fuse_models
+from compressor.fusion.mixture import mixture_of
 from compressor.models.tasks import check_measurable
 from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.data_splits import open_data
@@ -90,16 +91,16 @@ def _measure(recipe: Recipe, widths: Sequence[float], stages: StageReporter) -> 
         data = open_data(recipe, teachers[0].processor, teachers[0].spec)
     assert data.evaluation is not None
     models = [teacher.model for teacher in teachers]
-    weights = [1.0] * len(models) if recipe.fusion.weights == "auto" else list(recipe.fusion.weights)
+    mixture = mixture_of(models, data.labelled or None, recipe.fusion)
     with stages("evaluate", "evaluating the teachers"), on_device(models, recipe.device):
-        evaluator = Evaluator(models, weights, data.evaluation)
+        evaluator = Evaluator(models, mixture.weights, data.evaluation, mixing=mixture.mixing)
     rows = [_row(model, None) for model in evaluated_teachers(teachers, evaluator)]
     for index, width in enumerate(widths):
         with stages("fuse", "fusing pilots") as on_progress:
             on_progress(index / len(widths), f"fusing a pilot of width {width:g}")
             result = fuse_models(
                 [(teacher.name, teacher.model) for teacher in teachers], width, data.calibration, recipe.fusion,
-                holdout=recipe.calibration.holdout, seed=recipe.seed, **depth_option(recipe.depth),
+                holdout=recipe.calibration.holdout, seed=recipe.seed, mixture=mixture, **depth_option(recipe.depth),
             )  # fmt: skip
             with on_device([*models, result.model], recipe.device):
                 score = evaluator.score(result.model)

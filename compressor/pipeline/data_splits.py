@@ -10,6 +10,8 @@ from torch import Tensor
 from compressor.data.batches import Batches, Samples, packed
 from compressor.data.sources import Split, open_split
 from compressor.export.formats import EXPORT_FORMATS
+from compressor.fusion.mixture import chooses_mixture
+from compressor.models.inputs import without_labels
 from compressor.models.teacher import ModelSpec
 from compressor.recipe import Recipe
 
@@ -29,6 +31,7 @@ class RunData:
         evaluation: with labels if known; None if unusable.
         splits: those that they are read from.
         calibration_classes: labels of the calibration samples; None if not known, or more than one a sample.
+        labelled: `calibration` with labels if known, to choose the ensemble's mixture by.
     """
 
     calibration: tuple[dict[str, Tensor], ...]
@@ -36,6 +39,7 @@ class RunData:
     evaluation: Batches | None
     splits: tuple[Split, ...] = ()
     calibration_classes: frozenset[int] | None = None
+    labelled: tuple[dict[str, Tensor], ...] = ()
 
     @property
     def notes(self) -> list[str]:
@@ -50,13 +54,14 @@ def open_data(recipe: Recipe, processor: Any, spec: ModelSpec) -> RunData:
         UserError: unreadable or unfit data.
     """
     train = _open_train(recipe, processor, spec)
-    calibration = open_calibration(recipe, train, processor, spec)
+    labelled = open_calibration(recipe, train, processor, spec)
+    calibration = tuple(without_labels(batch) for batch in labelled)
     if not spec.task.metrics:
         return RunData(calibration, None, None, (train,))
     evaluation = open_evaluation(recipe, processor, spec)
     training, splits = _training(recipe, train, processor, spec), (train, evaluation.split)
     classes = _classes(_drawn(recipe, train), spec) if calibration else None
-    return RunData(calibration, training, evaluation, splits, classes)
+    return RunData(calibration, training, evaluation, splits, classes, labelled)
 
 
 def open_training(recipe: Recipe, processor: Any, spec: ModelSpec) -> Samples:
@@ -69,16 +74,18 @@ def open_training(recipe: Recipe, processor: Any, spec: ModelSpec) -> Samples:
 
 
 def open_calibration(recipe: Recipe, train: Split, processor: Any, spec: ModelSpec) -> tuple[dict[str, Tensor], ...]:
-    """Unlabelled batches, drawn with the run's seed."""
+    """Batches drawn with the run's seed; labelled where labels choose the ensemble's mixture."""
+    chooses = chooses_mixture(len(recipe.teachers), recipe.fusion)
     # A given student is not fused, but int8 may need samples, and float16 measures them.
     formats = [EXPORT_FORMATS.get(name) for name in recipe.export.wanted]
-    if recipe.student is not None and not any(each.half or each.calibrated(spec.config) for each in formats):
+    measured = any(each.half or each.calibrated(spec.config) for each in formats)
+    if recipe.student is not None and not chooses and not measured:
         return ()
     batches = Batches(
         _drawn(recipe, train),
         processor,
         recipe.calibration.batch_size,
-        labels=False,
+        labels=chooses and spec.task.columns and train.label is not None,
         spec=spec,
         cache_bytes=0,
         max_length=recipe.data.max_length,

@@ -69,7 +69,7 @@ class Evaluator:
     every other model.
 
     Args:
-        weights: of the teachers' mean prediction.
+        weights, mixing: of the ensemble's prediction (`ensemble.mix_predictions`).
         batches: iterated once per score.
         room: bytes.
         progress: called with the fraction done.
@@ -82,13 +82,14 @@ class Evaluator:
         batches: Batches | TensorBatches,
         room: int = REFERENCE_BYTES,
         progress: Callable[[float], None] | None = None,
+        mixing: float = 1.0,
     ) -> None:
-        self._batches, self._models, self._weights = batches, list(teachers), list(weights)
+        self._batches, self._models, self._weights, self._mixing = batches, list(teachers), list(weights), mixing
         tallies, ensemble = [new_tally(model) for model in teachers], new_tally(teachers[0])
         breakdowns = [Breakdown(ensemble.task) for _ in (*teachers, ensemble)]
         references: list[Tensor] | None = []
         for batch in predict(teachers, _with_progress(batches, progress)):
-            reference = mix_predictions(batch.log_probs, weights)
+            reference = mix_predictions(batch.log_probs, weights, mixing)
             rows = [*batch.log_probs, reference]
             for tally, breakdown, log_probs in zip([*tallies, ensemble], breakdowns, rows, strict=True):
                 tally.add(log_probs, batch.inputs, batch.labels, reference)
@@ -117,7 +118,10 @@ class Evaluator:
         breakdown = Breakdown(tally.task, keep=SHOWN_SAMPLES)
         for index, batch in enumerate(predict(models, _with_progress(self._batches, progress))):
             log_probs, *teachers = batch.log_probs
-            reference = mix_predictions(teachers, self._weights) if references is None else references[index]
+            if references is not None:
+                reference = references[index]
+            else:
+                reference = mix_predictions(teachers, self._weights, self._mixing)
             tally.add(log_probs, batch.inputs, batch.labels, reference)
             breakdown.add(log_probs, batch.inputs, batch.labels, reference)
         self.breakdowns.append(breakdown)

@@ -20,6 +20,7 @@ from compressor.pipeline.data_splits import RunData
 from compressor.pipeline.stages import StageReporter
 from compressor.pipeline.teachers import depth_option
 from compressor.recipe import Recipe
+from compressor.stacking import Mixture
 from compressor.utils.strict_json import finite_or_none
 
 #: The warning of a fusion without data.
@@ -45,7 +46,12 @@ class InitialStudent:
 
 
 def initial_student(
-    recipe: Recipe, teachers: Sequence[Teacher], given: Teacher | None, data: RunData | None, stages: StageReporter
+    recipe: Recipe,
+    teachers: Sequence[Teacher],
+    given: Teacher | None,
+    data: RunData | None,
+    mixture: Mixture,
+    stages: StageReporter,
 ) -> InitialStudent:
     """Fuse the teachers, unless a student is given.
 
@@ -53,9 +59,8 @@ def initial_student(
         UserError: see `compressor.fusion.fuse_models`.
     """
     if given is not None:
-        return InitialStudent(
-            given.model, {"target": None, "fusion": None, "warnings": []}, layer_maps_between(given, teachers)
-        )
+        report: dict[str, Any] = {"target": None, "fusion": None, "warnings": [], "mixture": mixture.report()}
+        return InitialStudent(given.model, report, layer_maps_between(given, teachers))
     anchor = None
     if recipe.fusion.anchor is not None:
         with stages("load", "loading the anchor"):
@@ -70,18 +75,30 @@ def initial_student(
             holdout=recipe.calibration.holdout,
             seed=recipe.seed,
             anchor=anchor,
+            mixture=mixture,
             progress=progress,
             **depth_option(recipe.depth),
         )
     lines = [str(warning.message) for warning in caught if issubclass(warning.category, CouplingWarning)]
     lines += [NO_DATA] if data is None else check_calibration(data, teachers)
+    lines += _left_out([t.name for t, weight in zip(teachers, mixture.weights, strict=True) if not weight])
     return student_of_fusion(result, lines)
 
 
 def student_of_fusion(result: FusionResult, warnings: Sequence[str]) -> InitialStudent:
     """The student of a fusion, with lines on it."""
-    report = {"target": result.target.summary(), "fusion": _fusion_report(result.report), "warnings": list(warnings)}
+    report = {
+        "target": result.target.summary(),
+        "fusion": _fusion_report(result.report),
+        "warnings": list(warnings),
+        "mixture": result.report.mixture,
+    }
     return InitialStudent(result.model, report, result.passages)
+
+
+def _left_out(names: Sequence[str]) -> list[str]:
+    """A line on teachers without weight."""
+    return [f"{', '.join(names)}: no weight in the ensemble (--weights equal asks all alike)"] if names else []
 
 
 def layer_maps_between(student: Teacher, teachers: Sequence[Teacher]) -> tuple[LayerMap, ...]:
@@ -107,5 +124,5 @@ def _fusion_report(report: Mapping[str, Any]) -> dict[str, Any]:
         {key: finite_or_none(value) for key, value in candidate.items()}
         for candidate in report["choice"].get("candidates", [])
     ]
-    rest = {key: value for key, value in report.items() if key != "choice"}
+    rest = {key: value for key, value in report.items() if key not in ("choice", "mixture")}
     return {"choices": choices, "candidates": candidates, **rest}

@@ -12,6 +12,7 @@ from compressor.bench.size import weight_bytes
 from compressor.data.batches import Samples
 from compressor.distillation.objective import FeatureTargets
 from compressor.errors import CheckpointWarning
+from compressor.fusion.mixture import chooses_mixture, mixture_of
 from compressor.layer_maps import attention_pairs_of, save_layer_maps
 from compressor.models.save import fingerprint, save_student
 from compressor.models.teacher import Teacher
@@ -32,6 +33,7 @@ from compressor.pipeline.stages import OnStage, OnStageProgress, StageReporter
 from compressor.pipeline.timing import latency_report, sample_length
 from compressor.recipe import Recipe
 from compressor.report.findings import findings, remarks
+from compressor.stacking import Mixture
 from compressor.utils import distributed
 from compressor.utils.devices import on_device
 from compressor.utils.files import atomic_directory, disk_full_as_user_error, work_folder
@@ -86,8 +88,9 @@ def run_recipe(
             return {}
         run.work.check(resume=resume, force=force)
         data = _open_data(run)
-        evaluator = _evaluate_teachers(run, data)
-        student, training = _make_student(run, data, evaluator)
+        mixture = _choose_mixture(run, data)
+        evaluator = _evaluate_teachers(run, data, mixture)
+        student, training = _make_student(run, data, evaluator, mixture)
         return write_output(run, force, data, evaluator, student, training)
 
 
@@ -99,7 +102,18 @@ def _open_data(run: RunContext) -> RunData | None:
         return open_data(run.recipe, run.processor, run.spec)
 
 
-def _evaluate_teachers(run: RunContext, data: RunData | None) -> Evaluator | None:
+def _choose_mixture(run: RunContext, data: RunData | None) -> Mixture:
+    """How the teachers' predictions are mixed."""
+    options, samples = run.recipe.fusion, None if data is None else data.labelled
+    if not samples or not chooses_mixture(len(run.models), options):
+        return mixture_of(run.models, None, options)
+    message = "choosing how predictions are mixed"
+    with run.stages("mixture", message) as progress, on_device(run.models, run.recipe.device):
+        moved = [{name: value.to(run.models[0].device) for name, value in batch.items()} for batch in samples]
+        return mixture_of(run.models, moved, options, _with_message(progress, message))
+
+
+def _evaluate_teachers(run: RunContext, data: RunData | None, mixture: Mixture) -> Evaluator | None:
     """Evaluate teachers and ensemble; None without samples."""
     if data is None or data.evaluation is None:
         return None
@@ -107,18 +121,20 @@ def _evaluate_teachers(run: RunContext, data: RunData | None) -> Evaluator | Non
     with run.stages("evaluate", message) as progress:
         with on_device(run.models, run.recipe.device):
             on_share = _with_message(progress, message)
-            evaluator = Evaluator(run.models, run.weights, data.evaluation, progress=on_share)
+            evaluator = Evaluator(
+                run.models, mixture.weights, data.evaluation, progress=on_share, mixing=mixture.mixing
+            )
         models = evaluated_teachers(run.teachers, evaluator)
         progress(1.0, ", ".join(f"{model.name} {describe_score(model.score)}" for model in models))
     return evaluator
 
 
 def _make_student(
-    run: RunContext, data: RunData | None, evaluator: Evaluator | None
+    run: RunContext, data: RunData | None, evaluator: Evaluator | None, mixture: Mixture
 ) -> tuple[InitialStudent, TrainedStudents]:
     """Fuse or resume the student, finetune it in place if there is data, evaluate both."""
     saved = run.work.load(run.fingerprints) if run.resume else None
-    student = saved or initial_student(run.recipe, run.teachers, run.given, data, run.stages)
+    student = saved or initial_student(run.recipe, run.teachers, run.given, data, mixture, run.stages)
     before = _evaluate_student(run, "as given" if run.given else "one-shot", student, evaluator)
     if data is None or data.train is None or not run.recipe.finetune.enabled:
         return student, TrainedStudents([before], None)
@@ -169,18 +185,19 @@ def _finetune(
     from compressor.distillation.distill import train_student
     from compressor.distillation.lr_search import describe_step
 
-    recipe = run.recipe
+    recipe, mixture = run.recipe, Mixture.from_report(student.report["mixture"])
     score = "" if before is None or before.score is None else f"; {before.name} {describe_score(before.score)}"
     with run.stages("finetune", "finetuning") as progress:
         report = train_student(
             student.model,
             run.models,
-            run.weights,
+            mixture.weights,
             train,
             recipe.finetune,
             seed=recipe.seed,
             cache_progress=_with_message(progress, "caching the teachers' logits"),
             targets=_feature_targets(run, student),
+            mixing=mixture.mixing,
             work_dir=run.work.checkpoints,
             resume=run.resume,
             device=recipe.device,
@@ -263,6 +280,7 @@ def _report(
         # Of the files: they are read back once, and so known to load.
         student={"fingerprint": fingerprint(folder), "given": _identity(run.given) if run.given else None},
         budget=run.budget,
+        mixture=student.report["mixture"],
         target=student.report["target"],
         fusion=student.report["fusion"],
         warnings=student.report["warnings"],

@@ -69,12 +69,6 @@ class RunContext:
         return [teacher.fingerprint for teacher in self.teachers]
 
     @property
-    def weights(self) -> list[float]:
-        """One per teacher, of the ensemble."""
-        weights = self.recipe.fusion.weights
-        return [1.0] * len(self.teachers) if weights == "auto" else list(weights)
-
-    @property
     def notes(self) -> list[str]:
         """Lines on the models."""
         models = [*self.teachers, *([self.given] if self.given else [])]

@@ -17,6 +17,7 @@ class RunReport:
         teachers: name, kind and fingerprint.
         student: fingerprint, and the given student or None.
         budget: how the width was picked.
+        mixture: of the ensemble (`compressor.stacking.Mixture.report`).
         target: shape; None for a given student.
         fusion: None for a given student.
         warnings: lines on improvable results.
@@ -39,6 +40,7 @@ class RunReport:
     teachers: Sequence[Mapping[str, Any]]
     student: Mapping[str, Any]
     budget: Mapping[str, Any] | None
+    mixture: Mapping[str, Any]
     target: Mapping[str, Any] | None
     fusion: Mapping[str, Any] | None
     warnings: Sequence[str]

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt
 
 from compressor.recipe.section import NonNegative, Positive, Section
+from compressor.stacking import MixtureName
 
 
 class AlignmentOptions(Section):
@@ -77,10 +78,17 @@ class FusionOptions(Section):
     )
     inner: str = Field("auto", description="Map of heads and hidden units: auto, or the name of a registered map.")
     alignment: AlignmentOptions = AlignmentOptions()
-    weights: Literal["auto"] | tuple[NonNegative, ...] = Field(
+    weights: Literal["auto", "equal"] | tuple[NonNegative, ...] = Field(
         "auto",
-        description="One weight per teacher (normalised), or auto: chosen on held-out calibration data (by a "
-        "residual policy only with a refit; all alike otherwise).",
+        description="The teachers' weights: equal, or one per teacher (normalised), or auto: by the likelihood of "
+        "calibration labels (of next tokens) where there are any, else equal; shares in the student's coordinates are "
+        "chosen on held-out calibration data (by a residual policy only with a refit).",
+    )
+    mixture: MixtureName = Field(
+        "auto",
+        description="How the teachers' predictions are mixed: the mean of their probabilities, of their logits, or of "
+        "tempered probabilities, in between; auto: by the likelihood of calibration labels where there are any, else "
+        "logits where the teachers disagree widely.",
     )
     ridge: Literal["auto"] | NonNegative = Field(
         "auto",
@@ -98,3 +106,9 @@ class FusionOptions(Section):
         description="A trained model whose shape the student takes and whose coordinates the teachers are aligned to; "
         "it takes part in the fusion if it is one of the teachers. Residual policies then take the first teacher.",
     )
+
+    def given_weights(self, teachers: int) -> list[float] | None:
+        """The weights of so many teachers; None for auto."""
+        if self.weights == "auto":
+            return None
+        return [1.0] * teachers if self.weights == "equal" else [float(weight) for weight in self.weights]

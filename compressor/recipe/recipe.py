@@ -82,7 +82,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _one_weight_per_teacher(self) -> Recipe:
         weights = self.fusion.weights
-        if weights != "auto" and (len(weights) != len(self.teachers) or sum(weights) <= 0):
+        if not isinstance(weights, str) and (len(weights) != len(self.teachers) or sum(weights) <= 0):
             raise ValueError(
                 f"fusion.weights needs one non-negative weight per teacher, not all zero: "
                 f"{len(weights)} weights for {len(self.teachers)} teachers"

@@ -28,4 +28,5 @@ class LogitsLoss:
 
     def mean(self, batch: LossInputs) -> Tensor:
         counted = self._context.task.counted(batch.logits, batch.inputs)
-        return ensemble_kl(counted, batch.teacher_logits, self._context.weights, self._context.temperature)
+        context = self._context
+        return ensemble_kl(counted, batch.teacher_logits, context.weights, context.temperature, context.mixing)

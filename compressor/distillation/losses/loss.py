@@ -19,13 +19,14 @@ CapturedOutputs = Mapping[str, Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class LossContext:
-    """Arguments of every loss; places to compare are () if unknown."""
+    """Arguments of every loss; places to compare are () if unknown; `mixing`: of `ensemble.mix_predictions`."""
 
     task: Task
     weights: Sequence[float]
     temperature: float
     layer_maps: Sequence[LayerMap] = ()
     attention_pairs: Sequence[AttentionPair] = ()
+    mixing: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -57,10 +57,10 @@ def _choose_shares(context: FusionContext, options: BuildOptions) -> tuple[Seque
     """The teachers' shares, and pilots' scores."""
     equal = tuple(teacher.weight for teacher in context.teachers)
     place = next((k for k, teacher in enumerate(context.teachers) if teacher is context.anchor), None)
-    given = context.options.weights != "auto" or not context.refit or not context.has_held_out
+    given = not isinstance(context.options.weights, str) or not context.refit or not context.has_held_out
     if given or place is None or len(equal) == 1:
         return equal, []
-    scorer = PilotScorer(context.teachers, scoring_batches(context), context.anatomy)
+    scorer = PilotScorer(context.teachers, scoring_batches(context), context.anatomy, context.mixing)
     pilot_context = replace(
         context, calibration=pilot_set(context, ANCHOR_SAMPLES), on_progress=lambda fraction, message: None
     )

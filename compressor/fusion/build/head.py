@@ -14,6 +14,7 @@ from torch import Tensor
 from compressor.anatomy import LinearOp, Norm
 from compressor.anatomy.hooks import Tap
 from compressor.anatomy.queries import write_axis
+from compressor.ensemble import mix_predictions
 from compressor.fusion.build.logistic import FittedHead, FreeHead, HeadData, TiedHead, fit_logistic
 from compressor.fusion.build.student import StudentBuilder
 from compressor.fusion.calibration.batches import CalibrationSet, thinned_tokens
@@ -66,6 +67,9 @@ def refit_head(
 
     def ensemble(index: int, select: Callable[[Tensor], Tensor]) -> Tensor:
         """Ensemble probabilities for selected tokens."""
+        if student.options.mixing != 1:
+            rows = [select(t.logits(index)).log_softmax(-1) for t in teachers]
+            return mix_predictions(rows, shares, student.options.mixing).exp()
         parts = [share * select(t.logits(index)).softmax(-1) for share, t in zip(shares, teachers, strict=True)]
         return sum(parts[1:], start=parts[0])
 

@@ -31,8 +31,10 @@ MARGIN = 0.01
 class PilotScorer:
     """KL(ensemble || student) on held-out samples; without a head, relative squared error of features."""
 
-    def __init__(self, teachers: Sequence[FusionTeacher], held_out: Sequence[Batch], anatomy: Anatomy) -> None:
-        self.teachers, self.held_out, self.output = teachers, held_out, anatomy.output
+    def __init__(
+        self, teachers: Sequence[FusionTeacher], held_out: Sequence[Batch], anatomy: Anatomy, mixing: float = 1.0
+    ) -> None:
+        self.teachers, self.held_out, self.output, self.mixing = teachers, held_out, anatomy.output, mixing
         self.measure = "held_out_kl" if self.output is None else "held_out_error"
 
     @cached_property
@@ -42,7 +44,7 @@ class PilotScorer:
         targets: list[Tensor] = []
         for batch in self.held_out:
             if sum(target.numel() for target in targets) < MOST_SCORED_LOGITS:
-                targets.append(ensemble_predictions(models, shares, batch))
+                targets.append(ensemble_predictions(models, shares, batch, self.mixing))
         return targets
 
     @torch.no_grad()

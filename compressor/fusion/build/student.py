@@ -38,6 +38,7 @@ class BuildOptions:
         owners: teachers that give heads and units; empty for all.
         from_weights: ground costs ignore data.
         reconstruction_steps: per layer, after its refit.
+        mixing: of the predictions that the head is fitted to (`ensemble.mix_predictions`).
     """
 
     inner: str
@@ -47,6 +48,7 @@ class BuildOptions:
     owners: tuple[bool, ...] = ()
     from_weights: bool = False
     reconstruction_steps: int = 0
+    mixing: float = 1.0
 
     @classmethod
     def from_context(cls, context: FusionContext, inner: str) -> BuildOptions:
@@ -59,6 +61,7 @@ class BuildOptions:
             ridges=ridges if options.ridge == "auto" else (float(options.ridge),),
             from_weights=not context.from_activations,
             reconstruction_steps=options.polish if context.refit and options.polish != "auto" else 0,
+            mixing=context.mixing,
         )
 
     def of_pilot(self) -> BuildOptions:

@@ -41,7 +41,7 @@ def fuse_jointly(context: FusionContext) -> BuiltStudent:
     problems, candidates = _problems_and_candidates(context)
     context.timer.lap("statistics")
     options = BuildOptions.from_context(context, candidates[0].inner)
-    scorer = PilotScorer(context.teachers, scoring_batches(context), context.anatomy)
+    scorer = PilotScorer(context.teachers, scoring_batches(context), context.anatomy, context.mixing)
     search = _Search(context, candidates, problems, options, scorer)
     chosen, map_scores = search.choose_maps()
     context, chosen, shape_scores = search.choose_shape(chosen, map_scores)
@@ -73,7 +73,7 @@ def _problems_and_candidates(context: FusionContext) -> tuple[dict[str, Residual
         context.teachers,
         rotatable=rotatable,
         evidence=evidence,
-        alone=options.weights == "auto" and lacking,
+        alone=isinstance(options.weights, str) and lacking,
         refit=context.refit,
         reads=any(problem.reads for problem in problems.values()),
     )
