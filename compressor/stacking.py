@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from compressor.ensemble import mix_predictions
-
-MixtureName = Literal["auto", "probabilities", "logits", "tempered"]
+from compressor.recipe.fusion import MixtureName
 
 #: T of `ensemble.mix_predictions` by name; a tempered mixture is the best of several, or the middle one without labels.
 TEMPERATURES: dict[str, tuple[float, ...]] = {
@@ -33,11 +32,11 @@ LEAST_SHARE = 0.02
 #: unlabelled teachers know different things: then each is confident where it knows, and logits keep that.
 DISAGREEMENT = 0.2
 #: Steps of L-BFGS for weights.
-LBFGS_STEPS = 60
+STACKING_STEPS = 60
 
 
 @dataclass(frozen=True)
-class Predictions:
+class TeacherPredictions:
     """What teachers predict.
 
     Attributes:
@@ -95,7 +94,7 @@ class Mixture:
 
 
 def choose_mixture(
-    predictions: Predictions, name: MixtureName = "auto", weights: Sequence[float] | None = None
+    predictions: TeacherPredictions, name: MixtureName = "auto", weights: Sequence[float] | None = None
 ) -> Mixture:
     """Choose T and weights.
 
@@ -124,7 +123,7 @@ def disagreement(log_probs: Sequence[Tensor], weights: Sequence[float]) -> float
     return divergence / bound
 
 
-def _without_labels(predictions: Predictions, name: MixtureName, weights: tuple[float, ...]) -> Mixture:
+def _without_labels(predictions: TeacherPredictions, name: MixtureName, weights: tuple[float, ...]) -> Mixture:
     if name != "auto":
         return Mixture(weights, TEMPERATURES[name][0])
     share = disagreement(predictions.log_probs, weights)
@@ -135,7 +134,7 @@ def _without_labels(predictions: Predictions, name: MixtureName, weights: tuple[
     )
 
 
-def _by_labels(predictions: Predictions, name: MixtureName, weights: tuple[float, ...], *, fit: bool) -> Mixture:
+def _by_labels(predictions: TeacherPredictions, name: MixtureName, weights: tuple[float, ...], *, fit: bool) -> Mixture:
     """Take the simplest mixture that no other beats by two standard errors; each half is judged by the other's fit."""
     halves = predictions.samples % 2
     losses: dict[str, Tensor] = {}
@@ -160,10 +159,10 @@ def _by_labels(predictions: Predictions, name: MixtureName, weights: tuple[float
     return Mixture(best.weights, best.mixing, "held-out likelihood of the labels", tuple(nll.items()))
 
 
-def fit_weights(predictions: Predictions, mixing: float) -> tuple[float, ...]:
+def fit_weights(predictions: TeacherPredictions, mixing: float) -> tuple[float, ...]:
     """Weights on the simplex of the least negative log likelihood; convex for T = 1 and T = ∞."""
     scores = torch.zeros(len(predictions.log_probs), dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([scores], max_iter=LBFGS_STEPS, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS([scores], max_iter=STACKING_STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimiser.zero_grad()
@@ -176,7 +175,7 @@ def fit_weights(predictions: Predictions, mixing: float) -> tuple[float, ...]:
     return tuple(float(share) for share in scores.detach().softmax(0))
 
 
-def _mixed_nll(predictions: Predictions, log_shares: Tensor, mixing: float) -> Tensor:
+def _mixed_nll(predictions: TeacherPredictions, log_shares: Tensor, mixing: float) -> Tensor:
     """Negative log likelihood [P] of a mixture, differentiable in the log of its weights [K]."""
     assert predictions.labels is not None
     labels = predictions.labels[:, None]
@@ -193,7 +192,7 @@ def _mixed_nll(predictions: Predictions, log_shares: Tensor, mixing: float) -> T
 
 
 @torch.no_grad()
-def _nll(predictions: Predictions, weights: Sequence[float], mixing: float) -> Tensor:
+def _nll(predictions: TeacherPredictions, weights: Sequence[float], mixing: float) -> Tensor:
     return _mixed_nll(predictions, torch.tensor(weights, dtype=torch.float64).log(), mixing)
 
 
@@ -205,10 +204,10 @@ def _better(losses: Tensor, best: Tensor, samples: Tensor) -> bool:
     return float(gains.mean()) > STANDARD_ERRORS * error
 
 
-def _selected(predictions: Predictions, rows: Tensor) -> Predictions:
+def _selected(predictions: TeacherPredictions, rows: Tensor) -> TeacherPredictions:
     assert predictions.labels is not None
     log_probs = tuple(row[rows] for row in predictions.log_probs)
-    return Predictions(log_probs, predictions.samples[rows], predictions.labels[rows])
+    return TeacherPredictions(log_probs, predictions.samples[rows], predictions.labels[rows])
 
 
 def _pruned(weights: Sequence[float]) -> tuple[float, ...]:

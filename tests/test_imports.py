@@ -19,6 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline",),
     ("testing",),
     ("fusion", "distillation", "bench", "export", "report"),
+    ("stacking",),
     ("layer_maps", "ensemble"),
     ("anatomy", "transport", "data"),
     ("models", "recipe"),
@@ -32,6 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 FUSION_FLOORS: tuple[tuple[str, ...], ...] = (
     ("fusion",),
     ("fuse",),
+    ("mixture",),
     ("joint", "anchored", "result"),
     ("build",),
     ("maps",),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from compressor.ensemble import ensemble_kl, mix_predictions
-from compressor.stacking import Mixture, Predictions, choose_mixture, disagreement, fit_weights
+from compressor.stacking import Mixture, TeacherPredictions, choose_mixture, disagreement, fit_weights
 
 CLASSES = 6
 
@@ -33,8 +33,8 @@ def experts(rows: int = 2000) -> tuple[list[torch.Tensor], torch.Tensor]:
     ], labels
 
 
-def predictions(rows: list[torch.Tensor], labels: torch.Tensor | None = None) -> Predictions:
-    return Predictions(tuple(rows), torch.arange(len(rows[0])), labels)
+def predictions(rows: list[torch.Tensor], labels: torch.Tensor | None = None) -> TeacherPredictions:
+    return TeacherPredictions(tuple(rows), torch.arange(len(rows[0])), labels)
 
 
 class TestMix:
@@ -117,6 +117,6 @@ class TestByLabels:
         rows = [random_rows(24, 3.0, seed) for seed in (1, 2)]
         labels = drawn_labels(mix_predictions(rows, [0.62, 0.38]))
         copied = [row.repeat_interleave(50, 0) for row in (*rows, labels)]
-        copies = Predictions(tuple(copied[:2]), torch.arange(24).repeat_interleave(50), copied[2])
+        copies = TeacherPredictions(tuple(copied[:2]), torch.arange(24).repeat_interleave(50), copied[2])
         many, once = choose_mixture(copies), choose_mixture(predictions(rows, labels))
         assert many.mixing == once.mixing and (many.weights == (0.5, 0.5)) == (once.weights == (0.5, 0.5))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from compressor.fusion import FusionResult
     from compressor.models.teacher import Teacher
     from compressor.recipe import Recipe
-    from compressor.stacking import MixtureName
+    from compressor.recipe.fusion import MixtureName
 
 #: Called with the share done and a line.
 OnFusionProgress = Callable[[float, str], None]

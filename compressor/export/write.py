@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,10 @@ from compressor.utils.logging import quiet_transformers
 
 #: Called with the name of a format and the reason why the model cannot be written in it.
 OnUnsupported = Callable[[str, UnsupportedError], None]
+
+
+#: Keys of a config that training or saving changes, and that no exported file depends on.
+_INCIDENTAL = {"use_cache", "transformers_version", "_name_or_path"}
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,9 @@ def write_formats(
                 on_unsupported(name, error)
         if any(EXPORT_FORMATS.get(name).folder == "onnx" for name in written):
             write_companions(finished / "onnx", model, companions)
-            if any(EXPORT_FORMATS.get(name).folder == "onnx" for name in left):
-                _leave_existing(finished / "onnx", folder / "onnx")
+            _leave_existing(
+                finished / "onnx", folder / "onnx", any(EXPORT_FORMATS.get(n).folder == "onnx" for n in left)
+            )
         # Files of other formats may be of another model.
         publish(finished, folder, stale=_files_but(left) if FLOAT in written else ())
     return {name: WrittenFormats(each.report.moved(finished, folder), each.files) for name, each in written.items()}
@@ -204,10 +210,26 @@ def _compare(
         )
 
 
-def _leave_existing(staged: Path, folder: Path) -> None:
-    """Drop staged files that the folder has."""
+def is_same_companion(first: Path, second: Path) -> bool:
+    """Whether two configs or files of a preprocessor say the same of a model."""
+    if first.read_bytes() == second.read_bytes():
+        return True
+    try:
+        values = [json.loads(path.read_text(encoding="utf-8")) for path in (first, second)]
+    except ValueError:
+        return False
+    return all(isinstance(value, dict) for value in values) and _described(values[0]) == _described(values[1])
+
+
+def _described(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in _INCIDENTAL}
+
+
+def _leave_existing(staged: Path, folder: Path, all_files: bool) -> None:
+    """Drop staged files that the folder has: all of them, or those that say the same."""
     for path in [path for path in staged.rglob("*") if path.is_file()]:
-        if (folder / path.relative_to(staged)).exists():
+        there = folder / path.relative_to(staged)
+        if there.is_file() and (all_files or is_same_companion(path, there)):
             path.unlink()
 
 

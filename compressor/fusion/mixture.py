@@ -14,7 +14,7 @@ from compressor.fusion.calibration.batches import split_large_batches
 from compressor.models.inputs import without_labels
 from compressor.models.tasks import IGNORED, Task, task_of_model
 from compressor.recipe import FusionOptions
-from compressor.stacking import TEMPERATURES, Mixture, Predictions, choose_mixture
+from compressor.stacking import TEMPERATURES, Mixture, TeacherPredictions, choose_mixture
 
 #: Memory for predictions of all teachers; later samples are left out.
 PREDICTION_BYTES = 1 << 28
@@ -51,7 +51,7 @@ def collect_predictions(
     models: Sequence[PreTrainedModel],
     batches: Sequence[Mapping[str, Tensor]],
     on_fraction: Callable[[float], None] | None = None,
-) -> Predictions:
+) -> TeacherPredictions:
     """What models predict, on as many samples as fit the memory.
 
     Labels are left out where fewer than `FEWEST_LABELLED` samples have one.
@@ -82,7 +82,7 @@ def collect_predictions(
             break
     columns = [torch.cat(parts) for parts in zip(*rows, strict=True)]
     count = len(models)
-    return Predictions(tuple(columns[:count]), columns[count][:, 0], columns[count + 1] if with_labels else None)
+    return TeacherPredictions(tuple(columns[:count]), columns[count][:, 0], columns[count + 1] if with_labels else None)
 
 
 def _count_labelled(labels: Tensor | None) -> int:

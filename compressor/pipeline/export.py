@@ -14,7 +14,7 @@ from compressor.errors import UserError
 from compressor.export.file_kinds import every_kind
 from compressor.export.formats import EXPORT_FORMATS, FLOAT, check_formats
 from compressor.export.staging import EXPORT
-from compressor.export.write import write_companions
+from compressor.export.write import is_same_companion, write_companions
 from compressor.models.companions import Companions, read_companions
 from compressor.models.load import load_teacher
 from compressor.models.resolve import load_config
@@ -88,7 +88,7 @@ def _export(recipe: Recipe, folder: Path, force: bool, stages: StageReporter, re
         model = load_teacher(name, progress=progress)
     companions = read_companions([model])
     with stages("compare", f"comparing {', '.join(there)} with torch") if there else nullcontext():
-        existing = {kind: check_existing(kind, model.model, folder, options, recipe.seed) for kind in there}
+        existing = {kind: check_existing(kind, model, folder, options, recipe.seed) for kind in there}
     # Next to files of this model its config and preprocessor stay too.
     if not _any_onnx(there) and _any_onnx(recipe.export.wanted):
         _refuse_to_replace_companions(model, companions, folder / "onnx", force)
@@ -180,9 +180,7 @@ def _refuse_to_replace_companions(model: Teacher, companions: Companions, folder
         write_companions(Path(scratch), model.model, companions)
         for new in sorted(path for path in Path(scratch).rglob("*") if path.is_file()):
             path = folder / new.relative_to(scratch)
-            if os.path.lexists(path) and (
-                path.is_symlink() or not path.is_file() or new.read_bytes() != path.read_bytes()
-            ):
+            if os.path.lexists(path) and (path.is_symlink() or not path.is_file() or not is_same_companion(new, path)):
                 check_file(path, force)
 
 

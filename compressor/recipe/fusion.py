@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt
 
 from compressor.recipe.section import NonNegative, Positive, Section
-from compressor.stacking import MixtureName
+
+MixtureName = Literal["auto", "probabilities", "logits", "tempered"]
 
 
 class AlignmentOptions(Section):
