@@ -285,14 +285,17 @@ def test_every_format_is_in_the_charts_of_latency_and_size(fused):
 
 
 @pytest.mark.parametrize("count", [1, 2, 6, 12])
-@pytest.mark.parametrize("spread", [0.0, 1e-3, 1.0])
+@pytest.mark.parametrize("spread", [0.0, 1e-3, 1.0, 13.0])
 def test_names_in_a_chart_lie_on_nothing(count, spread):
     from compressor.report.page.charts import ChartPoint, scatter_chart
 
     chance = random.Random(count)
     points = [
         ChartPoint(
-            f"a rather long name {index}", 3 + 90 * spread * chance.random(), 0.5 + 0.4 * spread * chance.random(), 0.02
+            f"a rather long name {index}",
+            3 + 90 * spread * chance.random(),
+            0.5 + 0.4 * min(spread, 1) * chance.random(),
+            0.02,
         )
         for index in range(count)
     ]

@@ -116,11 +116,15 @@ class Plot(Drawing):
             up = self.at(self.x.low, value)[1]
             self.line(_LEFT, up, end, up, "grid")
             self.text(format_value(value, percent), _LEFT - 6, up + 4, "end")
+        last = -math.inf
         for value in self.x.ticks():
             if not whole or value == int(value):
-                across = self.at(value, self.y.low)[0]
+                across, label = self.at(value, self.y.low)[0], format_value(value)
                 self.line(across, bottom, across, bottom + 4)
-                self.text(format_value(value), across, bottom + 16, "middle")
+                half = _LETTER * len(label) / 2
+                if across - half >= last + _LETTER:
+                    self.text(label, across, bottom + 16, "middle")
+                    last = across + half
         self.line(_LEFT, bottom, end, bottom)
         self.text(self.x.title, (_LEFT + end) / 2, self.height - 6, "middle")
         self.text(self.y.title, 2, 12)
