@@ -69,7 +69,9 @@ def _preset_keywords(signature: Signature, given: Mapping[str, Any]) -> dict[str
     from compressor.presets import preset
 
     values = preset(str(given["preset"]))
-    flat = {**values, **values.get("calibration", {}), **values.get("fusion", {})}
+    # `calibration` is a section of a preset, and a keyword for data.
+    sections = [values.pop(name, {}) for name in ("calibration", "fusion")]
+    flat = {**values, **sections[0], **sections[1]}
     if given.get("anchor") is not None:
         # The anchor gives the student its shape.
         flat.pop("width", None)

@@ -181,6 +181,8 @@ def _fault_of_whole(data: Any) -> str | None:
         return f"{_named(data)} is no data: give {DATA_KINDS}"
     if isinstance(data, torch.Tensor):
         return f"a tensor of shape {tuple(data.shape)} has no name: give a list of batches, {_batches_of(data)}"
+    if _is(data, "numpy", "ndarray") and data.dtype.kind in "UO":
+        return "an array of texts or objects: give a list, array.tolist()"
     if _is(data, "numpy", "ndarray"):
         return (
             f"an array of shape {data.shape} is neither images nor model inputs: give PIL images, "
@@ -192,6 +194,8 @@ def _fault_of_whole(data: Any) -> str | None:
         return "this is a single batch: put it into a list, [batch]"
     if isinstance(data, Mapping) and _SAMPLE_DIMENSIONS.keys() & data.keys():
         return "this is a batch, not of tensors: make it with return_tensors='pt' and put it into a list, [batch]"
+    if isinstance(data, Mapping) and any(_is(value, "datasets", "Dataset") for value in data.values()):
+        return "a dict of datasets has its own class: give datasets.DatasetDict(data)"
     if isinstance(data, Mapping):
         return f"a dict is no list of samples: give {_ROWS}(…) for columns, or a list of dicts for rows"
     if _is_image(data):

@@ -82,15 +82,20 @@ def plan(
     """
     from compressor.api.models import check_names, list_models, on_disk
     from compressor.pipeline.plan import plan_student
-    from compressor.recipe import Recipe, TargetOptions, build_recipe
+    from compressor.recipe import build_recipe
 
     listed = list_models(teachers, "plan: teachers")
     target = {"params": params, "flops": flops, "latency": latency, "batch_size": batch_size}
-    keywords = {f"target.{name}": name for name in target}
     values: dict[str, Any] = {"teachers": ["teacher"], "target": target, "depth": depth}
-    recipe: Recipe = build_recipe(values, where="plan", names=keywords)
-    budget: TargetOptions = recipe.target
+    values["fusion"] = {"narrowing": narrowing}
+    if width is not None and not any((params, flops, latency)):
+        values["width"] = width
+    keywords = {f"target.{name}": name for name in target} | {"fusion.narrowing": "narrowing"}
+    recipe = build_recipe(values, where="plan", names=keywords)
     check_names(listed)
     with on_disk(listed, weights=False) as names:
-        share = recipe.width if width is None else width
-        return Plan(plan_student(names, share, depth=depth, narrowing=narrowing, length=length, budget=budget))
+        return Plan(
+            plan_student(
+                names, recipe.width, depth=recipe.depth, narrowing=narrowing, length=length, budget=recipe.target
+            )
+        )

@@ -152,6 +152,11 @@ def load_models(
 
     from compressor.models.load import load_teacher
 
+    if processor is not None and not callable(processor):
+        raise UserError(
+            f"processor: {quote(processor)} is no tokenizer or image processor: give one, such as "
+            "AutoTokenizer.from_pretrained(…)"
+        )
     teachers = []
     for name, model in zip(names or names_of(models), models, strict=True):
         teacher = load_teacher(model) if isinstance(model, str) else _as_teacher(name, model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,13 @@ from transformers import PreTrainedModel
 from compressor.api.views import FactView
 from compressor.bench.rows import format_count
 from compressor.bench.size import count_parameters
+from compressor.errors import UserError
 from compressor.fusion import FusionResult
 from compressor.models.teacher import Teacher
 from compressor.pipeline.evaluation import short_names
 from compressor.pipeline.teachers import common_data
 from compressor.recipe import Recipe
+from compressor.wording import quote
 
 if TYPE_CHECKING:
     from compressor.api.kinds import Data
@@ -81,6 +84,8 @@ class StudentResult(FactView):
         """
         from compressor.api.save import SaveOptions, save_result
 
+        if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
+            raise UserError(f"save: {quote(folder)} names no folder: say where the student goes, save('student')")
         names = ([formats] if isinstance(formats, str) else list(formats)) or (["onnx"] if onnx else [])
         if onnx and "onnx" not in names:
             names.insert(0, "onnx")

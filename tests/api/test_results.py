@@ -61,6 +61,9 @@ def test_a_folder_is_replaced_only_by_force(named, tmp_path):
     with pytest.raises(compressor.UserError, match=r"unknown export format 'onix'"):
         named.save(tmp_path / "other", formats="onix")
     assert not (tmp_path / "other").exists()
+    for nothing in (None, "", 3):
+        with pytest.raises(compressor.UserError, match="names no folder"):
+            named.save(nothing)
 
 
 @pytest.mark.slow
@@ -101,6 +104,23 @@ def test_a_finetune_goes_on_from_a_fusion(vit_a, vit_b, image_folder, batches, t
     assert json.loads((again.save(tmp_path / "again") / "report.json").read_text())["student"]["given"]["name"]
     labels = compressor.finetune(folder, [], image_folder, steps=1, batch_size=4, distil_weight=0, label_weight=1)
     assert labels.report.steps == 1
+
+
+def test_presets_give_way_to_keywords(vit_a, batches, monkeypatch):
+    recipes = []
+
+    def stop(recipe, *rest):
+        recipes.append(recipe)
+        raise compressor.UserError("enough")
+
+    monkeypatch.setattr("compressor.api.fuse._run", stop)
+    for keywords in ({}, {"width": 0.5, "refit": True, "alignment": {"cost": "cosine"}}):
+        with pytest.raises(compressor.UserError, match="enough"):
+            compressor.fuse(str(vit_a), calibration=batches, preset="paper", **keywords)
+    first, second = recipes
+    assert (first.width, first.fusion.refit, first.calibration.samples) == (1.0, False, 256)
+    assert (second.width, second.fusion.refit, second.fusion.residual) == (0.5, True, "averaging")
+    assert (second.fusion.alignment.cost, second.fusion.alignment.solver) == ("cosine", "sinkhorn")
 
 
 def test_an_interrupted_run_of_the_command_is_not_lost(named, tmp_path):

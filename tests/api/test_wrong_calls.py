@@ -58,6 +58,12 @@ def frame():
     return pd.DataFrame({"text": ["a film"], "label": [0]})
 
 
+def dataset():
+    from datasets import Dataset
+
+    return Dataset.from_dict({"text": ["a film"]})
+
+
 def config():
     from transformers import ViTConfig
 
@@ -129,7 +135,7 @@ CALLS = {
     "is 'pixel_values'",
     "c.evaluate(m, [{'pixel_values': batch()['pixel_values'][:, :, :8]}])": "reads [batch, 3, 16, 16]",
     "c.evaluate(m, [picture()])": "has no image processor to turn images into its inputs: give processor=",
-    "c.evaluate(m, ['a film'], processor=object())": "the teacher reads images",
+    "c.evaluate(m, ['a film'], processor=print)": "the teacher reads images",
     "c.finetune(m, data=[batch()])": "teachers is missing: name them",
     "c.finetune(m, R)": "finetune: data is missing: give a name or path",
     "c.finetune([m, m], R, [batch()])": "student: one model is wanted, and there are 2",
@@ -141,6 +147,10 @@ CALLS = {
     "c.export(m)": "folder is missing: say where the files of this model go",
     "c.export(R, 'x', formats='onix')": "unknown export format 'onix'",
     "c.export(m, 'x', data=[batch()])": "are no samples to calibrate with",
+    "c.plan(R, [0.5])": "plan: width: input should be a valid number, not [0.5]",
+    "c.evaluate(m, [batch()], processor='tok')": "processor: 'tok' is no tokenizer or image processor",
+    "c.fuse(R, 0.5, __import__('numpy').array(['a film']))": "give a list, array.tolist()",
+    "c.fuse(R, 0.5, {'train': dataset()})": "give datasets.DatasetDict(data)",
     "c.plan(R, params='many')": "params: this should be a number such as 6M",
     "c.plan(R, params=1e6, flops=1e6)": "exclude each other",
     "c.inspect(linear())": "a Linear is no PreTrainedModel of transformers",
