@@ -18,6 +18,7 @@ from compressor.cli.commands.landscape import landscape_command
 from compressor.cli.commands.plan import plan_command
 from compressor.cli.commands.report import report_command
 from compressor.cli.commands.run import recipe_command
+from compressor.cli.help import JobCommand
 from compressor.version import __version__
 
 _MAKE, _LOOK, _MEASURE = "Make a student", "Look before and after", "Measure and deliver"
@@ -49,15 +50,15 @@ def _without_command(
     pass
 
 
-app.command("fuse", rich_help_panel=_MAKE)(fuse_command)
-app.command("finetune", rich_help_panel=_MAKE)(finetune_command)
-app.command("run", rich_help_panel=_MAKE)(recipe_command)
-app.command("plan", rich_help_panel=_LOOK)(plan_command)
-app.command("inspect", rich_help_panel=_LOOK)(inspect_command)
-app.command("report", rich_help_panel=_LOOK)(report_command)
-app.command("doctor", rich_help_panel=_LOOK)(doctor_command)
-app.command("evaluate", rich_help_panel=_MEASURE)(evaluate_command)
-app.command("bench", rich_help_panel=_MEASURE)(bench_command)
-app.command("landscape", rich_help_panel=_MEASURE)(landscape_command)
-app.command("interpolate", rich_help_panel=_MEASURE)(interpolate_command)
-app.command("export", rich_help_panel=_MEASURE)(export_command)
+app.command("fuse", cls=JobCommand, rich_help_panel=_MAKE)(fuse_command)
+app.command("finetune", cls=JobCommand, rich_help_panel=_MAKE)(finetune_command)
+app.command("run", cls=JobCommand, rich_help_panel=_MAKE)(recipe_command)
+app.command("plan", cls=JobCommand, rich_help_panel=_LOOK)(plan_command)
+app.command("inspect", cls=JobCommand, rich_help_panel=_LOOK)(inspect_command)
+app.command("report", cls=JobCommand, rich_help_panel=_LOOK)(report_command)
+app.command("doctor", cls=JobCommand, rich_help_panel=_LOOK)(doctor_command)
+app.command("evaluate", cls=JobCommand, rich_help_panel=_MEASURE)(evaluate_command)
+app.command("bench", cls=JobCommand, rich_help_panel=_MEASURE)(bench_command)
+app.command("landscape", cls=JobCommand, rich_help_panel=_MEASURE)(landscape_command)
+app.command("interpolate", cls=JobCommand, rich_help_panel=_MEASURE)(interpolate_command)
+app.command("export", cls=JobCommand, rich_help_panel=_MEASURE)(export_command)

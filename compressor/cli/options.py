@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from compressor.cli import parsing
+from compressor.cli.completion import complete_models, complete_names
 from compressor.cli.flag import DATA, FINETUNE, FUSION, GENERAL, JOB, LEAVE_OUT, PAPER, Flag
 from compressor.errors import UserError
 from compressor.presets import PRESETS
@@ -107,6 +108,11 @@ TRAINING = tuple(name for name, flag in FLAGS.items() if flag.panel == FINETUNE)
 #: What every command that computes takes.
 MACHINE = ("--device", "--threads")
 DELIVERY = ("--no-latency", "--no-onnx", "--no-cache", "--formats", "--opset", "--seed", *MACHINE)
+#: What `--help` of a long command shows; `--help-all` shows the rest too.
+FIRST_FLAGS = (
+    "--teachers", "--width", "--target-params", "--max-latency", "--depth", "--output", "--formats", "--data",
+    "--samples", "--eval-samples", "--steps", "--learning-rate", "--no-finetune", "--device", "--seed", "--curve",
+)  # fmt: skip
 PAPER_FLAGS = tuple(name for name, flag in FLAGS.items() if flag.panel == PAPER)
 
 
@@ -180,15 +186,27 @@ MODEL_NAMES = "a local folder, a built-in name (vit-a, vit-b) or a Hub id"
 Teachers = Annotated[
     list[str],
     typer.Argument(
-        metavar="TEACHERS", help="Local folders, built-in names (vit-a, vit-b) or Hub ids of one model type."
+        metavar="TEACHERS",
+        help="Local folders, built-in names (vit-a, vit-b) or Hub ids of one model type.",
+        autocompletion=complete_models,
     ),
 ]
 TeacherFlags = Annotated[list[str], FLAGS["--teachers"].option()]
 Models = Annotated[
-    list[str], typer.Argument(metavar="MODELS", help="Local folders, built-in names (vit-a, vit-b) or Hub ids.")
+    list[str],
+    typer.Argument(
+        metavar="MODELS",
+        help="Local folders, built-in names (vit-a, vit-b) or Hub ids.",
+        autocompletion=complete_models,
+    ),
 ]
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A local folder, a built-in name (vit-a, vit-b) or a Hub id.")
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A local folder, a built-in name (vit-a, vit-b) or a Hub id.",
+        autocompletion=complete_models,
+    ),
 ]
 PresetName = Annotated[
     str | None,
@@ -200,7 +218,7 @@ PresetName = Annotated[
         metavar="NAME",
         show_default=False,
         rich_help_panel=FUSION,
-        autocompletion=lambda: list(PRESETS.names()),
+        autocompletion=complete_names("compressor.presets:PRESETS"),
     ),
 ]
 PushToHub = Annotated[

@@ -11,6 +11,7 @@ import typer
 from compressor.bench.backends import BACKENDS
 from compressor.bench.compare import check_result_file, compare_results, read_result, write_result
 from compressor.cli import options as o
+from compressor.cli.completion import complete_models
 from compressor.cli.console import loading, print_json, print_note, print_notes, print_results, working
 from compressor.cli.early_checks import check_inputs_early
 from compressor.cli.parsing import split_counts, split_names
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 
 _Models = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[MODELS]", help="Folders, built-in names (vit-a, vit-b), Hub ids or ONNX files."),
+    typer.Argument(
+        metavar="[MODELS]",
+        help="Folders, built-in names (vit-a, vit-b), Hub ids or ONNX files.",
+        autocompletion=complete_models,
+    ),
 ]
 _BatchSizes = Annotated[str, typer.Option("--batch-size", metavar="N,N,...", help="Samples per call.")]
 _Lengths = Annotated[str, typer.Option("--length", metavar="N,N,...", help="Tokens of a text sample.")]

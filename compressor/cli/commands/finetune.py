@@ -7,13 +7,19 @@ from typing import Annotated
 import typer
 
 from compressor.cli import options as o
+from compressor.cli.completion import complete_models
 from compressor.cli.student_job import JobSettings, run_job
 
 
 @o.takes_flags("--output", *o.DATA_FLAGS, "--eval-samples", *o.TRAINING, "--weights", "--mixture", *o.DELIVERY)
 def finetune_command(
     student: Annotated[
-        str, typer.Argument(metavar="STUDENT", help="The model to finetune: a folder, a built-in name or a Hub id.")
+        str,
+        typer.Argument(
+            metavar="STUDENT",
+            help="The model to finetune: a folder, a built-in name or a Hub id.",
+            autocompletion=complete_models,
+        ),
     ],
     teachers: o.TeacherFlags,
     given: o.Given,

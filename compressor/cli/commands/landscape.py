@@ -7,13 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from compressor.cli import options as o
+from compressor.cli.completion import complete_models
 from compressor.cli.console import loading, print_json, print_note, print_notes, print_results, working
 from compressor.cli.early_checks import check_inputs_early
 
 
 def model_argument(metavar: str, help: str) -> Any:
     """A model in the place that `metavar` names."""
-    return typer.Argument(metavar=metavar, help=help)
+    return typer.Argument(metavar=metavar, help=help, autocompletion=complete_models)
 
 
 def picture_option(default: str) -> Any:

@@ -8,13 +8,19 @@ from typing import Annotated
 import typer
 
 from compressor.cli import options as o
+from compressor.cli.completion import complete_folders
 from compressor.cli.console import print_json, print_note, print_results, working
 from compressor.errors import UserError
 
 
 def report_command(
     folder: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="A folder that compress fuse, finetune or run has written.")
+        str,
+        typer.Argument(
+            metavar="FOLDER",
+            help="A folder that compress fuse, finetune or run has written.",
+            autocompletion=complete_folders,
+        ),
     ],
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     html: Annotated[bool, typer.Option("--html", help="Write its page, FOLDER/report.html, if it is missing.")] = False,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from compressor.cli import options as o
+from compressor.cli.completion import complete_paths
 from compressor.cli.student_job import JobSettings, run_job
 from compressor.recipe import build_recipe, read_recipe
 
@@ -14,7 +15,12 @@ from compressor.recipe import build_recipe, read_recipe
 @o.takes_flags("--output", "--seed", *o.MACHINE)
 def recipe_command(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe: a YAML file, such as recipe.yaml of an output folder.")
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A recipe: a YAML file, such as recipe.yaml of an output folder.",
+            autocompletion=complete_paths,
+        ),
     ],
     given: o.Given,
     push_to_hub: o.PushToHub = None,

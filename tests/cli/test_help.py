@@ -1,0 +1,72 @@
+"""Help in two lengths, and what a shell completes."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+import typer.main
+
+from compressor.cli.app import app
+from compressor.cli.completion import COMPLETIONS, complete_data, complete_models
+from compressor.cli.options import FIRST_FLAGS, FLAGS
+
+COMMANDS = typer.main.get_command(app).commands
+
+
+def help_of(command, flag, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(typer.Exit), COMMANDS[command].make_context(command, [flag]):
+        pass
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_help_is_short_and_help_all_has_every_flag(command, monkeypatch, capsys):
+    short = help_of(command, "--help", monkeypatch, capsys)
+    assert len(short.splitlines()) <= 90 and "--json" in short
+    flags = {name for parameter in COMMANDS[command].params for name in parameter.opts if name.startswith("--")}
+    shown = short if len(COMMANDS[command].params) <= 20 else help_of(command, "--help-all", monkeypatch, capsys)
+    assert not {flag for flag in flags if flag not in shown}
+    # The first job's flags are never hidden.
+    assert not {flag for flag in flags & set(FIRST_FLAGS) if flag not in short}
+
+
+def test_the_job_and_the_data_come_first(monkeypatch, capsys):
+    text = help_of("fuse", "--help", monkeypatch, capsys)
+    places = [text.index(words) for words in ("Example:", "The job", "Data", "Finetune", "General")]
+    assert places == sorted(places) and "--help-all" in text and "--epsilon" not in text
+
+
+def test_every_closed_list_completes():
+    for flag in FLAGS.values():
+        if flag.words:
+            found = [str(word) for word in (COMPLETIONS.get(flag.name) or (lambda _: flag.words))("")]
+            assert set(flag.words) <= set(found), flag.name
+
+
+def test_names_and_paths_complete(tmp_path, monkeypatch):
+    from compressor.data.source_splits import BUILTIN_DATA
+    from compressor.export.formats import EXPORT_FORMATS
+    from compressor.models.builtin import BUILTIN
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vit-mine").mkdir()
+    (tmp_path / "video.csv").touch()
+    (tmp_path / ".hidden").mkdir()
+    assert complete_models("vi") == [*BUILTIN, f"vit-mine{os.sep}"]
+    assert complete_data("") == [*BUILTIN_DATA, "video.csv", f"vit-mine{os.sep}"]
+    assert COMPLETIONS["--formats"]("onnx,") == [f"onnx,{name}" for name in EXPORT_FORMATS.names()]
+    assert COMPLETIONS["--residual"]("aver") == ["averaging"]
+
+
+def test_what_a_shell_asks_first_imports_nothing_heavy():
+    """Models and paths complete while the user types."""
+    import subprocess
+
+    code = (
+        "import sys; from compressor.cli.completion import complete_models; complete_models('v'); "
+        "import compressor.cli.app; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
