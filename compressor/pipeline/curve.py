@@ -14,7 +14,7 @@ from compressor.models.tasks import check_measurable
 from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.data_splits import open_data
 from compressor.pipeline.evaluation import EvaluatedModel, Evaluator, describe_score, evaluated_teachers
-from compressor.pipeline.output import edited_documents, read_report, update_report
+from compressor.pipeline.output import PAGE, REPORT, edited_documents, read_report, update_report
 from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.pipeline.teachers import (
     check_device,
@@ -62,7 +62,13 @@ def width_curve(
     with claimed(folder, (), remark=remark):
         curve = _measure(recipe, widths, StageReporter(progress))
         place = Path(folder).expanduser()
-        update_report(place, {"curve": curve}, edited_documents(place))
+        edited = edited_documents(place)
+        update_report(place, {"curve": curve}, edited)
+        if remark and place / PAGE in edited:
+            remark(
+                f"note: {folder}/{PAGE} was edited, or is of another version, and stays; the curve is in {REPORT}; "
+                f"`compress report {folder} --html` writes the page anew"
+            )
     return curve
 
 

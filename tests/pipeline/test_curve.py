@@ -37,8 +37,14 @@ def test_every_width_is_scored_and_the_page_of_a_folder_shows_it(capsys, vit_a, 
     assert 'id="curve"' in page and "width 0.75" in page and "12 samples without a finetune" in page
 
 
-def test_the_terminal_shows_the_curve(capsys, vit_a, image_folder):
-    code, out, err = compress(capsys, "plan", vit_a, "--data", image_folder, "--samples", 12, "--curve", "0.5")
+def test_the_terminal_shows_the_curve_and_an_edited_page_stays(capsys, vit_a, image_folder, output):
+    (output / "report.html").write_text("mine")
+    flags = ("--data", image_folder, "--samples", 12, "--curve", "0.5", "--curve-into", output)
+    code, out, err = compress(capsys, "plan", vit_a, *flags)
+    assert (output / "report.html").read_text() == "mine" and "curve" in json.loads(
+        (output / "report.json").read_text()
+    )
+    assert "report.html was edited" in err and "--html" in err
     assert code == 0, err
     assert "width 0.5" in out and "12 samples without a finetune" in " ".join(out.split())
     assert "no weights were read" not in out
