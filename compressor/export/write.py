@@ -227,8 +227,8 @@ def _described(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _leave_existing(staged: Path, folder: Path, all_files: bool) -> None:
-    """Drop staged files that the folder has: all of them, or those that say the same."""
-    for path in [path for path in staged.rglob("*") if path.is_file()]:
+    """Drop staged companions that the folder has: all of them, or those that say the same."""
+    for path in [path for path in staged.rglob("*") if path.is_file() and ".onnx" not in path.suffixes]:
         there = folder / path.relative_to(staged)
         if there.is_file() and (all_files or is_same_companion(path, there)):
             path.unlink()

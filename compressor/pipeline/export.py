@@ -132,7 +132,7 @@ def _with_formats(recipe: Recipe, names: Sequence[str]) -> Recipe:
     return recipe.model_copy(update={"export": recipe.export.model_copy(update={"formats": tuple(names)})})
 
 
-def _report_changes(folder: Path, delivery: Delivery, left: Sequence[str]) -> dict[str, Any]:
+def _report_changes(folder: Path, delivery: Delivery, left: Sequence[str] = ()) -> dict[str, Any]:
     """Changed entries of the report; float32 files replace all formats but those `left`, others add theirs."""
     before = read_report(folder).get("formats", {}) if (folder / REPORT).exists() else {}
     if delivery.onnx is not None:

@@ -45,6 +45,7 @@ def test_the_example_of_the_help_works(capsys, folder, image_folder):
     assert set(json.loads((folder / "report.json").read_text())["formats"]) == {"onnx", "onnx-int8"}
 
 
+@pytest.mark.slow
 def test_files_of_another_model_are_not_left_in_silence(capsys, folder, vit_a, tmp_path):
     assert compress(capsys, "export", vit_a, "-o", tmp_path / "other")[0] == 0
     for change in (lambda path: shutil.copy(tmp_path / "other" / "onnx" / "model.onnx", path),
@@ -59,6 +60,7 @@ def test_files_of_another_model_are_not_left_in_silence(capsys, folder, vit_a, t
     assert contents(folder) != before
 
 
+@pytest.mark.slow
 def test_an_int8_file_is_left_only_if_a_report_says_whose_it_is(capsys, folder, image_folder):
     """How far it is from the model does not tell: that of a teacher is as near as the student's own."""
     int8 = ("export", folder, "--formats", "onnx-int8", "--data", image_folder)

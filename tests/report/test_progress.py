@@ -102,11 +102,12 @@ def test_a_fusion_in_a_pipe_says_what_it_does(capsys, recipe):
     assert any(f"a {shown['a']}, b {shown['b']}, ensemble {shown['ensemble']}" in line for line in lines)
 
 
-def test_quiet_is_quiet(capsys, recipe):
+def test_quiet_is_quiet(capsys, vit_a, image_folder):
     from compressor.cli import run_command
 
-    assert run_command(["run", str(recipe), "--quiet"]) == 0
-    assert capsys.readouterr().err == ""
+    for quiet, lines in (((), 3), (("--quiet",), 0)):
+        assert run_command(["evaluate", str(vit_a), "--data", str(image_folder), *quiet]) == 0
+        assert len(capsys.readouterr().err.splitlines()) == lines
 
 
 def test_the_first_line_needs_no_parser(capsys, monkeypatch):
