@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 from compressor.anatomy.resize import BUILD_ERRORS, Growth, Skeleton, with_fields
 from compressor.anatomy.spaces import Table
-from compressor.anatomy.spec import Kind
+from compressor.anatomy.spec import Axis, Kind
 
 #: Limits of fields that only cost time in a small config.
 _SHORT = {"vocab_size": 160, "max_source_positions": 16}
@@ -55,7 +55,9 @@ def interpret(
         elif Kind.ATTENTION in kinds:
             unsure += growth.fields
             continue
-        elif Kind.HIDDEN in kinds and all(_is_size(growth, small, name, table) for name in _hidden(growth, table)):
+        elif Kind.HIDDEN in kinds and not _sizes_fixed(growth, table) and all(
+            _is_size(growth, small, name, table) for name in _hidden(growth, table)
+        ):
             meaning = Meaning.FFN
         elif Kind.EMBEDDING in kinds:
             meaning = Meaning.EMBEDDING
@@ -78,6 +80,32 @@ def interpret(
     return Sizes(meanings, heads, groups)
 
 
+def sized_parameters(skeleton: Skeleton, sizes: Sizes) -> set[str]:
+    """Parameters that a narrower student has smaller."""
+    return {name for growth in _narrowed(skeleton, sizes) for name, _ in growth.rates}
+
+
+def rigid_fields(
+    skeleton: Skeleton, small: PretrainedConfig, sizes: Sizes, axes: Mapping[str, tuple[Axis, ...]]
+) -> dict[str, str]:
+    """{field that cannot become smaller: parameter and axis that it sizes wholly, although coordinates there are fixed}."""
+    rigid: dict[str, str] = {}
+    for growth in _narrowed(skeleton, sizes):
+        for (name, dim), rate in growth.rates.items():
+            axis = axes[name][dim] if name in axes and dim < len(axes[name]) else None
+            whole = axis is not None and round(rate * (getattr(small, growth.fields[0]) or 0)) == axis.size
+            if axis is not None and (axis.fixed or (whole and any(part.key is None for part in axis.parts))):
+                rigid |= dict.fromkeys(growth.fields, f"{name}, axis {dim}")
+                break
+    return rigid
+
+
+def _narrowed(skeleton: Skeleton, sizes: Sizes) -> list[Growth]:
+    """What fields of width size."""
+    kept = (Meaning.FIXED, Meaning.DEPTH, Meaning.EMBEDDING)
+    return [g for g in skeleton.growths if sizes.meanings.get(g.fields[0], Meaning.FIXED) not in kept]
+
+
 def _kinds(growth: Growth, table: Table) -> set[Kind]:
     return {table.spaces[name].kind for name in _grown_spaces(growth, table)}
 
@@ -91,6 +119,11 @@ def _grown_spaces(growth: Growth, table: Table) -> set[str]:
         if part.key
     }
     return keys & table.spaces.keys()
+
+
+def _sizes_fixed(growth: Growth, table: Table) -> bool:
+    """Whether some axis that the field sizes is pinned, so it keeps its size."""
+    return any(name in table.axes and table.axes[name][dim].fixed for name, dim in growth.rates)
 
 
 def _hidden(growth: Growth, table: Table) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from compressor.models.signature import readable_inputs
 from compressor.models.tasks import predicts_vocabulary
 
 
@@ -115,3 +116,33 @@ def _random_ids(config: PretrainedConfig, batch: int, length: int, generator: to
     low_ones = [i for i in special if isinstance(i, int) and i < config.vocab_size // 2]
     low = min(max([*low_ones, 0]) + 1, config.vocab_size - 1)
     return torch.randint(low, config.vocab_size, (batch, length), generator=generator)
+
+
+def optional_inputs(model: Any, config: PretrainedConfig, inputs: Mapping[str, Tensor], seed: int = 2) -> dict[str, Tensor]:
+    """Random values of what forward reads beyond `inputs`, where known how to make them."""
+    generator = torch.Generator().manual_seed(seed)
+    made = {}
+    for name in readable_inputs(model):
+        if name not in inputs and name in _OPTIONAL:
+            value = _OPTIONAL[name](config, inputs, generator)
+            if value is not None:
+                made[name] = value
+    return made
+
+
+def _token_types(config: PretrainedConfig, inputs: Mapping[str, Tensor], generator: torch.Generator) -> Tensor | None:
+    ids, types = inputs.get("input_ids"), getattr(config, "type_vocab_size", 0) or 0
+    return None if ids is None or types < 2 else torch.randint(types, ids.shape, generator=generator)
+
+
+def _global_attention(config: PretrainedConfig, inputs: Mapping[str, Tensor], generator: torch.Generator) -> Tensor | None:
+    """The first token sees all."""
+    ids = inputs.get("input_ids")
+    return None if ids is None else (torch.arange(ids.shape[-1]) < 2).to(ids).expand_as(ids).contiguous()
+
+
+#: {input: (config, other inputs, generator) -> value, or None where a config does not read it}.
+_OPTIONAL = {
+    "token_type_ids": _token_types,
+    "global_attention_mask": _global_attention,
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 from compressor.anatomy import Anatomy, Stack, inspect_config
 from compressor.anatomy.resize import BUILD_ERRORS, with_fields, with_layers
-from compressor.errors import UserError
+from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.shape.depth import LayerAssignment, evenly_spaced_layer
 from compressor.fusion.shape.width import (
     AttentionShape,
@@ -133,7 +133,23 @@ def sizes_at(config: PretrainedConfig, anatomy: Anatomy, width: float) -> dict[s
     Raises:
         UserError: no head or channel is left.
     """
-    return _ffn_sizes(config, anatomy, width) | attention_shapes(config, anatomy, width, "auto")[0].fields
+    sizes = _ffn_sizes(config, anatomy, width) | attention_shapes(config, anatomy, width, "auto")[0].fields
+    _check_rigid(config, anatomy, sizes)
+    return sizes
+
+
+def _check_rigid(config: PretrainedConfig, anatomy: Anatomy, sizes: Mapping[str, int]) -> None:
+    """Refuse to resize what is pinned.
+
+    Raises:
+        UnsupportedError: names the field and an axis that would not be mapped.
+    """
+    for field, size in sizes.items():
+        if field in anatomy.rigid and size != configured_size(config, anatomy, field):
+            raise UnsupportedError(
+                f"this {config.model_type} cannot become narrower: {field} also sizes {anatomy.rigid[field]}, whose "
+                f"coordinates have fixed places; width 1 keeps them (compress inspect shows all axes)"
+            )
 
 
 def depth_of(stack: Stack) -> int:
@@ -162,6 +178,7 @@ def _layers_at(stacks: Sequence[Stack], depth: float | int | None) -> int:
 def _spec(
     config: PretrainedConfig, anatomy: Anatomy, request: SizeRequest, values: dict[str, int], shape: AttentionShape
 ) -> StudentSpec:
+    _check_rigid(config, anatomy, values)
     student = with_fields(config, values)
     if shape.rotary_base is not None:
         student.rope_parameters = {**student.rope_parameters, "rope_theta": shape.rotary_base}
