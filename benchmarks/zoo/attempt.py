@@ -54,7 +54,7 @@ def _certify(config: PretrainedConfig) -> Row:
     return {
         "certified": True, "error": anatomy.error, "proven": anatomy.proven, "attentions": len(attentions),
         "sensitivity": min(anatomy.sensitivity.values(), default=None), "pinned": dict(anatomy.pinned),
-        "idle": list(anatomy.idle), "rigid": dict(anatomy.rigid),
+        "idle": list(anatomy.idle),
     }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from compressor.models.meta import meta_model
 
 #: Auto mappings, heads first; a type is tried with the first class that it has.
 _MAPPINGS = (
-    "IMAGE_CLASSIFICATION", "MASKED_LM", "CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "IMAGE_TEXT_TO_TEXT",
+    "IMAGE_CLASSIFICATION", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "CAUSAL_LM", "IMAGE_TEXT_TO_TEXT",
     "AUDIO_CLASSIFICATION", "SEQUENCE_CLASSIFICATION", "ZERO_SHOT_IMAGE_CLASSIFICATION", "OBJECT_DETECTION",
     "SEMANTIC_SEGMENTATION", "MULTIMODAL_LM", "TIME_SERIES_PREDICTION", "PRETRAINING", "",
 )  # fmt: skip
@@ -102,6 +102,8 @@ def _small_values(values: Mapping[str, Any], sizes: tuple[tuple[str, int], ...])
     for name, value in values.items():
         if isinstance(value, (list, tuple)) and len(value) in layers and len(value) > 2 and isinstance(value[0], str):
             changed[name] = [*value[:1], value[-1]]
+    if "qk_rope_head_dim" in changed and "head_dim" in values:
+        changed["head_dim"] = changed["qk_rope_head_dim"]
     ids = {n: i % 4 for i, n in enumerate(values) if n.endswith("_token_id") and isinstance(values[n], int)}
     return changed | {name: token for name, token in ids.items() if values[name] >= 100}
 

@@ -41,6 +41,11 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> nn.Module:
         for parameter in model.parameters():
             scale = 0.3 if parameter.dim() == 1 else 0.3 * parameter.std().nan_to_num(1.0).clamp(min=0.1)
             parameter.data += scale * torch.randn_like(parameter)
+        stored = model.state_dict().keys()
+        for name, buffer in model.named_buffers():
+            # Trained values that are no parameters (running statistics, biases of routers) must not hide permutations.
+            if name in stored and buffer.is_floating_point():
+                buffer += 0.3 * torch.rand_like(buffer)
     return model.requires_grad_(False)
 
 

@@ -14,7 +14,10 @@ from compressor.anatomy.study import Study
 def with_experts(study: Study, anatomy: Anatomy, skeleton: Skeleton) -> Anatomy:
     """Add spaces of interchangeable experts."""
     for unit in [space for space in anatomy.spaces.values() if space.copies > 1]:
+        alone = unit.name.endswith(".ffn")
         owner = unit.name.removesuffix(".ffn")
+        # A layer with other hidden units too (shared experts): the router is in the layer, not below the units' name.
+        layer = next((path for stack in anatomy.stacks for path in stack.layers if owner.startswith(path + ".")), owner)
         matrices = [
             name for name, axes in anatomy.axes.items() if any(p.key == unit.name for axis in axes for p in axis.parts)
         ]
@@ -24,7 +27,7 @@ def with_experts(study: Study, anatomy: Anatomy, skeleton: Skeleton) -> Anatomy:
         space = Space(f"{owner}.experts", Kind.EXPERTS, unit.copies)
         axes = dict(anatomy.axes)
         for name, dim in growth.rates:
-            if name.startswith(owner + "."):
+            if name.startswith((owner if alone else layer) + "."):
                 labelled = list(axes[name])
                 labelled[dim] = Axis((Part(space.name, labelled[dim].size),), Side.WRITE)
                 axes[name] = tuple(labelled)

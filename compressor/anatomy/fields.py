@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from transformers import PretrainedConfig
 
-from compressor.anatomy.resize import BUILD_ERRORS, Growth, Skeleton, with_fields
+from compressor.anatomy.resize import BUILD_ERRORS, Growth, Skeleton, read_field, with_fields
 from compressor.anatomy.spaces import Table
 from compressor.anatomy.spec import Axis, Kind
 
@@ -85,21 +85,6 @@ def sized_parameters(skeleton: Skeleton, sizes: Sizes) -> set[str]:
     return {name for growth in _narrowed(skeleton, sizes) for name, _ in growth.rates}
 
 
-def rigid_fields(
-    skeleton: Skeleton, small: PretrainedConfig, sizes: Sizes, axes: Mapping[str, tuple[Axis, ...]]
-) -> dict[str, str]:
-    """{field that cannot become smaller: parameter and axis that it sizes wholly, although coordinates there are fixed}."""
-    rigid: dict[str, str] = {}
-    for growth in _narrowed(skeleton, sizes):
-        for (name, dim), rate in growth.rates.items():
-            axis = axes[name][dim] if name in axes and dim < len(axes[name]) else None
-            whole = axis is not None and round(rate * (getattr(small, growth.fields[0]) or 0)) == axis.size
-            if axis is not None and (axis.fixed or (whole and any(part.key is None for part in axis.parts))):
-                rigid |= dict.fromkeys(growth.fields, f"{name}, axis {dim}")
-                break
-    return rigid
-
-
 def _narrowed(skeleton: Skeleton, sizes: Sizes) -> list[Growth]:
     """What fields of width size."""
     kept = (Meaning.FIXED, Meaning.DEPTH, Meaning.EMBEDDING)
@@ -143,7 +128,7 @@ def _is_size(growth: Growth, small: PretrainedConfig, space: str, table: Table) 
 def _head_counts(config: PretrainedConfig) -> Iterator[tuple[str, int]]:
     """Fields that may count heads."""
     for name in sorted({config.attribute_map.get(name, name) for name in config.to_dict()}):
-        value = getattr(config, name, None)
+        value = read_field(config, name)
         if "head" in name and isinstance(value, int) and not isinstance(value, bool) and value > 0:
             yield name, value
 
@@ -185,6 +170,8 @@ def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
     heads = {name: v for name, v in counts.items() if name not in groups and not re.search(r"dim|size", name)}
     grown = [growth for growth in skeleton.growths if growth.value > 1]
     widest = max(grown, key=lambda growth: len(growth.rates), default=None)
+    # Heads with rotary and other channels (DeepSeek) keep their parts.
+    parted = any("rope_head_dim" in field for growth in grown for field in growth.fields)
     for head_dim in (8, 16, 32, 64):
         sizes: dict[int, int] = {}
         values: dict[str, int] = {}
@@ -203,7 +190,7 @@ def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
                 if field in _SHORT:
                     values[field] = min(growth.value, _SHORT[field])
                 elif re.search(r"head_dim|d_kv|kv_channels", field):
-                    values[field] = head_dim
+                    values |= {} if parted else {field: head_dim}
                 elif growth.value in sizes:
                     values[field] = sizes[growth.value]
                 elif growth.value > 40 and not re.search(r"position|image|vocab|expert|bucket|num_", field):

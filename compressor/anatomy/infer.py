@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, certify
 from compressor.anatomy.expand import expand
 from compressor.anatomy.experts import with_experts
-from compressor.anatomy.fields import Meaning, interpret, rigid_fields, sized_parameters
+from compressor.anatomy.fields import Meaning, interpret, sized_parameters
 from compressor.anatomy.flow import Flow
 from compressor.anatomy.proof import pin_insensitive, settle_unreached
 from compressor.anatomy.resize import BUILD_ERRORS, measure_growth
@@ -39,7 +39,13 @@ def inspect_config(config: PretrainedConfig) -> Anatomy:
     if key not in _KNOWN:
         # In small models threads wait for each other: two to six times slower.
         with torch_threads(1):
-            _KNOWN[key] = _inspect(config)
+            try:
+                _KNOWN[key] = _inspect(config)
+            except BUILD_ERRORS as error:
+                raise CertificateError(
+                    f"{config.model_type}: no consistent anatomy was found ({type(error).__name__}: "
+                    f"{one_line(error, 160)}); this architecture is not understood, so nothing was touched"
+                ) from error
     return _KNOWN[key]
 
 
@@ -56,20 +62,13 @@ _KNOWN: dict[str, Anatomy] = {}
 def _inspect(config: PretrainedConfig) -> Anatomy:
     skeleton = measure_growth(config, DEPTH)
     study = study_smallest(skeleton)
-    try:
-        small = _certified(config, study, with_experts(study, study.anatomy(), skeleton))
-        table = replace(study.table, spaces=small.spaces, axes=small.axes)
-        sizes = interpret(skeleton, study.config, table, lambda changed: study.like(changed, skeleton).table)
-        if Meaning.HIDDEN not in sizes.meanings.values():
-            raise UnsupportedError(f"no field of the {config.model_type} config sizes a residual stream")
-        small = settle_unreached(study, small, sized_parameters(skeleton, sizes))
-        full = expand(small, config, skeleton, sizes)
-        return replace(full, rigid=rigid_fields(skeleton, study.config, sizes, small.axes))
-    except BUILD_ERRORS as error:
-        raise CertificateError(
-            f"{config.model_type}: no consistent anatomy was found ({type(error).__name__}: {one_line(error, 120)})"
-            f"{study.unknown_operations()}; this architecture is not understood, so nothing was touched"
-        ) from error
+    small = _certified(config, study, with_experts(study, study.anatomy(), skeleton))
+    table = replace(study.table, spaces=small.spaces, axes=small.axes)
+    sizes = interpret(skeleton, study.config, table, lambda changed: study.like(changed, skeleton).table)
+    if Meaning.HIDDEN not in sizes.meanings.values():
+        raise UnsupportedError(f"no field of the {config.model_type} config sizes a residual stream")
+    small = settle_unreached(study, small, sized_parameters(skeleton, sizes))
+    return expand(small, config, skeleton, sizes)
 
 
 def _certified(config: PretrainedConfig, study: Study, anatomy: Anatomy) -> Anatomy:

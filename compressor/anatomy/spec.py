@@ -191,7 +191,6 @@ class Anatomy:
         sensitivity: {space: least change by a wrong map}.
         pinned: {space or parameter that stays as it is: why}.
         idle: parameters that no input of this class reaches.
-        rigid: {config field that cannot become smaller: a fixed axis that it sizes}.
     """
 
     model_class: str
@@ -209,7 +208,6 @@ class Anatomy:
     sensitivity: Mapping[str, float] = field(default_factory=dict)
     pinned: Mapping[str, str] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
-    rigid: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def layers(self) -> tuple[str, ...]:

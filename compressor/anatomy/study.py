@@ -119,7 +119,7 @@ def _stacks(config: PretrainedConfig, traced: TracedDims, skeleton: Skeleton) ->
     lists: list[tuple[tuple[str, ...], tuple[str, ...], int]] = []
     for layers in skeleton.lists:
         paths = tuple(f"{layers.prefix}{index}" for index in range(getattr(config, layers.fields[0])))
-        if all(path in traced.calls for path in paths):
+        if all(path in traced.calls for path in paths) and _passes_stream(traced, paths):
             lists.append((paths, layers.fields, 1))
     lists.sort(key=lambda entry: list(traced.calls).index(entry[0][0]))
     if not lists:
@@ -132,6 +132,12 @@ def _stacks(config: PretrainedConfig, traced: TracedDims, skeleton: Skeleton) ->
     return tuple(
         Stack(paths, fields, names[root], runs) for root, (paths, fields, runs) in zip(roots, lists, strict=True)
     )
+
+
+def _passes_stream(traced: TracedDims, paths: tuple[str, ...]) -> bool:
+    """Whether layers read and write one last dimension; convolutions of sound do not."""
+    ends = [(calls[0].reads[-1].root, calls[0].writes[-1].root) for calls in (traced.calls[path] for path in paths)]
+    return all(read is written for read, written in ends if read.size > 1)
 
 
 def _repeated(config: PretrainedConfig, traced: TracedDims) -> tuple[tuple[str, ...], tuple[str, ...], int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from compressor.anatomy.dims import Dim, DimForm, Dims, pin
 from compressor.anatomy.hooks import first_tensor, hooks, outputs_of
-from compressor.anatomy.rules import RULES, Rule, tensors_in
+from compressor.anatomy.rules import COMPOSITES, RULES, Rule, tensors_in
 
 #: Operations whose results do not depend on the coordinates of their arguments.
 _SHAPE_ONLY = {
@@ -107,6 +107,8 @@ class _Tracer(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         name, results = _name(func), tensors_in(result)
+        if name in COMPOSITES:
+            return self._watch_parts(COMPOSITES[name], args, kwargs, result)
         if name in _SHAPE_ONLY:
             for tensor in results:
                 self.dims(tensor)  # before anything is added to it in place
@@ -138,6 +140,13 @@ class _Tracer(TorchFunctionMode):
         except _RULE_ERRORS:
             return None
         return pairs if all([dim.size for dim in ds] == [*tensor.shape] for tensor, ds in pairs) else None
+
+    def _watch_parts(self, composite: Callable[..., Any], args: Any, kwargs: dict[str, Any], result: Any) -> Any:
+        """The result of an operation, with the dimensions that its parts give."""
+        with self:
+            parts = composite(*args, **kwargs)
+        self._known[id(result[0])] = (result[0], self.dims(parts[0]))
+        return result
 
     def _write_into(self, target: Tensor, index: Any, value: Any) -> None:
         """Values written into a part of a tensor have its dimensions."""

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from torch import Tensor
 from transformers import PretrainedConfig
+from transformers.models.auto import modeling_auto
 
 from compressor.errors import UnsupportedError
 
@@ -90,6 +92,8 @@ TASKS: dict[str, Task] = {
         ),
         Task("seq2seq-lm", ("ForConditionalGeneration",), ("perplexity",), mask="decoder_attention_mask"),
         Task("features", ("Model",), ()),
+        # Heads that answer something which is not scored here.
+        Task("other", (), ()),
     )
 }
 
@@ -119,10 +123,38 @@ def task_of_model(model: Any) -> Task:
 
 def _task_of_class(name: str) -> Task:
     heads = {head: task for task in TASKS.values() for head in task.heads}
-    for head, task in heads.items():
-        if name.endswith(head):
-            return task
+    task = next((task for head, task in heads.items() if name.endswith(head)), None)
+    if task is None or not task.metrics:
+        # A name may end like a base class and be none (GPT2DoubleHeadsModel, XLMWithLMHeadModel).
+        listed = _listed_task(name)
+        task = listed or task
+    if task is not None:
+        return task
     raise UnsupportedError(f"{name} has a task that is not known here (known endings: {', '.join(heads)})")
+
+
+def _listed_task(name: str) -> Task | None:
+    """The task of a class by the Auto mappings of transformers; "other" for heads without an entry here."""
+    for mapping, task in _MAPPINGS.items():
+        if name in _listed_classes(mapping):
+            return TASKS[task]
+    known = [mapping for mapping in vars(modeling_auto) if mapping.startswith("MODEL_FOR_") and mapping.endswith("_NAMES")]
+    return TASKS["other"] if any(name in _listed_classes(mapping) for mapping in known) else None
+
+
+#: {Auto mapping: task}; base classes come first, since some are listed with heads too.
+_MAPPINGS = {
+    "MODEL_MAPPING_NAMES": "features",
+    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": "causal-lm",
+    "MODEL_FOR_MASKED_LM_MAPPING_NAMES": "masked-lm",
+}
+
+
+@cache
+def _listed_classes(mapping: str) -> frozenset[str]:
+    """Names of the classes in an Auto mapping."""
+    entries = getattr(modeling_auto, mapping, {}).values()
+    return frozenset(name for entry in entries for name in ([entry] if isinstance(entry, str) else entry))
 
 
 def predicts_vocabulary(config: PretrainedConfig) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.anatomy import Anatomy, Stack, inspect_config
 from compressor.anatomy.resize import BUILD_ERRORS, with_fields, with_layers
@@ -82,12 +82,17 @@ def student_specs(
 
     Raises:
         UserError: no head, channel or layer is left, or the family forbids that size.
+        UnsupportedError: fixed coordinates would have to shrink.
     """
     ffn = _ffn_sizes(config, anatomy, width)
-    specs = [
-        _spec(config, anatomy, SizeRequest(width, depth, depths, layers), ffn | shape.fields, shape)
-        for shape in attention_shapes(config, anatomy, width, narrowing, teachers)
-    ]
+    specs, refused = [], []
+    for shape in attention_shapes(config, anatomy, width, narrowing, teachers):
+        try:
+            specs.append(_spec(config, anatomy, SizeRequest(width, depth, depths, layers), ffn | shape.fields, shape))
+        except UnsupportedError as error:
+            refused.append(error)
+    if not specs:
+        raise refused[0]
     # Two specs of one config leave nothing to choose.
     configs = [spec.config.to_dict() for spec in specs]
     return [spec for k, spec in enumerate(specs) if configs[k] not in configs[:k]]
@@ -133,23 +138,22 @@ def sizes_at(config: PretrainedConfig, anatomy: Anatomy, width: float) -> dict[s
     Raises:
         UserError: no head or channel is left.
     """
-    sizes = _ffn_sizes(config, anatomy, width) | attention_shapes(config, anatomy, width, "auto")[0].fields
-    _check_rigid(config, anatomy, sizes)
-    return sizes
+    return _ffn_sizes(config, anatomy, width) | attention_shapes(config, anatomy, width, "auto")[0].fields
 
 
-def _check_rigid(config: PretrainedConfig, anatomy: Anatomy, sizes: Mapping[str, int]) -> None:
-    """Refuse to resize what is pinned.
+def _check_fixed(model: PreTrainedModel, anatomy: Anatomy, kind: str) -> None:
+    """Refuse a student that resizes fixed coordinates, for which there are no maps.
 
     Raises:
-        UnsupportedError: names the field and an axis that would not be mapped.
+        UnsupportedError: names the parameter and axis.
     """
-    for field, size in sizes.items():
-        if field in anatomy.rigid and size != configured_size(config, anatomy, field):
-            raise UnsupportedError(
-                f"this {config.model_type} cannot become narrower: {field} also sizes {anatomy.rigid[field]}, whose "
-                f"coordinates have fixed places; width 1 keeps them (compress inspect shows all axes)"
-            )
+    for name, parameter in model.named_parameters():
+        for dim, (axis, size) in enumerate(zip(anatomy.axes.get(name, ()), parameter.shape, strict=False)):
+            if axis.fixed and axis.size != size:
+                raise UnsupportedError(
+                    f"this {kind} cannot become narrower: {name}, axis {dim}, would shrink from {axis.size} to {size}, "
+                    f"and its coordinates have fixed places; width 1 keeps them (compress inspect shows all axes)"
+                )
 
 
 def depth_of(stack: Stack) -> int:
@@ -178,7 +182,6 @@ def _layers_at(stacks: Sequence[Stack], depth: float | int | None) -> int:
 def _spec(
     config: PretrainedConfig, anatomy: Anatomy, request: SizeRequest, values: dict[str, int], shape: AttentionShape
 ) -> StudentSpec:
-    _check_rigid(config, anatomy, values)
     student = with_fields(config, values)
     if shape.rotary_base is not None:
         student.rope_parameters = {**student.rope_parameters, "rope_theta": shape.rotary_base}
@@ -196,9 +199,10 @@ def _spec(
             values |= dict.fromkeys(stack.fields[:1], count)
             sizes |= dict.fromkeys(stack.fields[:1], deepest)
     try:
-        meta_model(student)
+        built = meta_model(student)
     except BUILD_ERRORS as error:
         raise UserError(f"{config.model_type} cannot be built at width {request.width:g} ({values}): {error}") from None
+    _check_fixed(built, anatomy, config.model_type)
     fields: dict[str, tuple[float, float]] = {field: (sizes[field], new) for field, new in values.items()}
     if shape.rotary_base is not None:
         fields["rope_theta"] = (config.rope_parameters["rope_theta"], round(shape.rotary_base, 6))
