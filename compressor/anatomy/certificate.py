@@ -121,7 +121,10 @@ def permutation_error(
     """Relative change of answers under a permutation."""
     generator = torch.Generator().manual_seed(seed)
     maps = random_permutations(spaces, generator)
-    state = apply(maps, dict(model.named_parameters()), anatomy)
+    names = [
+        name for name, axes in anatomy.axes.items() if any(part.key in maps for axis in axes for part in axis.parts)
+    ]
+    state = apply(maps, dict(model.named_parameters()), anatomy, names)
     outputs = {name: maps[space] for name, space in anatomy.outputs.items() if space in maps}
     return logits_change(model, trials, state, outputs, before)
 

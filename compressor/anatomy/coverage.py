@@ -80,7 +80,7 @@ def sensitivity(model: nn.Module, trials: Sequence[Inputs], anatomy: Anatomy, se
     for space in anatomy.spaces.values():
         names = _movable(space, anatomy)
         found = [
-            _largest_change(model, trials, apply(maps, state, written, names), before)
+            _largest_change(model, trials, {**state, **apply(maps, state, written, names)}, before)
             for maps in _wrong_maps(space, seed)
         ]
         if found:
@@ -142,7 +142,9 @@ def without_space(anatomy: Anatomy, name: str) -> Anatomy:
 
 
 def _fixed(axis: Axis, space: str) -> Axis:
-    parts = tuple(
-        Part(None, part.size) if (part.key or "").partition("/")[0] == space else part for part in axis.parts
+    parts = tuple(Part(None, part.size) if (part.key or "").partition("/")[0] == space else part for part in axis.parts)
+    return (
+        Axis((Part(None, axis.size),), axis.side)
+        if all(part.key is None for part in parts)
+        else replace(axis, parts=parts)
     )
-    return Axis((Part(None, axis.size),), axis.side) if all(part.key is None for part in parts) else replace(axis, parts=parts)

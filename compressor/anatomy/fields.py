@@ -55,8 +55,10 @@ def interpret(
         elif Kind.ATTENTION in kinds:
             unsure += growth.fields
             continue
-        elif Kind.HIDDEN in kinds and not _sizes_fixed(growth, table) and all(
-            _is_size(growth, small, name, table) for name in _hidden(growth, table)
+        elif (
+            Kind.HIDDEN in kinds
+            and not _sizes_fixed(growth, table)
+            and all(_is_size(growth, small, name, table) for name in _hidden(growth, table))
         ):
             meaning = Meaning.FFN
         elif Kind.EMBEDDING in kinds:

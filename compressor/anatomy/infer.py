@@ -49,6 +49,12 @@ def inspect_config(config: PretrainedConfig) -> Anatomy:
     return _KNOWN[key]
 
 
+def small_config(config: PretrainedConfig) -> PretrainedConfig:
+    """The small config on which a config's anatomy was proven."""
+    inspect_config(config)
+    return _SMALL[_cache_key(config)]
+
+
 def _cache_key(config: PretrainedConfig) -> str:
     """Class and values of a config."""
     values = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
@@ -57,11 +63,14 @@ def _cache_key(config: PretrainedConfig) -> str:
 
 #: {cache key of a config: anatomy}; an inspection takes most of a second.
 _KNOWN: dict[str, Anatomy] = {}
+#: {cache key of a config: the small config of its proof}.
+_SMALL: dict[str, PretrainedConfig] = {}
 
 
 def _inspect(config: PretrainedConfig) -> Anatomy:
     skeleton = measure_growth(config, DEPTH)
     study = study_smallest(skeleton)
+    _SMALL[_cache_key(config)] = study.config
     small = _certified(config, study, with_experts(study, study.anatomy(), skeleton))
     table = replace(study.table, spaces=small.spaces, axes=small.axes)
     sizes = interpret(skeleton, study.config, table, lambda changed: study.like(changed, skeleton).table)

@@ -53,7 +53,9 @@ class Study:
         order = sorted(range(len(trials)), key=lambda index: -len(reached[index]))
         trials = [trials[index] for index in order]
         unreached = tuple(name for name, _ in model.named_parameters() if not any(name in names for names in reached))
-        return cls._traced(config, model, trials, unreached, skeleton, order[0] == 0 and reached[0] >= set().union(*reached))
+        return cls._traced(
+            config, model, trials, unreached, skeleton, order[0] == 0 and reached[0] >= set().union(*reached)
+        )
 
     @classmethod
     def _traced(

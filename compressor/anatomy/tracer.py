@@ -25,7 +25,16 @@ _SHAPE_ONLY = {
 }  # fmt: skip
 
 #: Errors of a rule that meets arguments which it was not made for.
-_RULE_ERRORS = (ValueError, TypeError, IndexError, KeyError, AttributeError, StopIteration, RuntimeError, ArithmeticError)
+_RULE_ERRORS = (
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    StopIteration,
+    RuntimeError,
+    ArithmeticError,
+)
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,9 @@ class _Tracer(TorchFunctionMode):
             self._known[id(tensor)] = (tensor, dims)
         return result
 
-    def _dims_by_rule(self, rule: Rule, args: Any, kwargs: dict[str, Any], result: Any) -> list[tuple[Tensor, Dims]] | None:
+    def _dims_by_rule(
+        self, rule: Rule, args: Any, kwargs: dict[str, Any], result: Any
+    ) -> list[tuple[Tensor, Dims]] | None:
         """Results with their dimensions; None if the rule failed or gave other sizes."""
         try:
             with torch._C.DisableTorchFunction():

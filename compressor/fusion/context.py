@@ -123,7 +123,9 @@ def set_buffers(model: nn.Module, teachers: Sequence[FusionTeacher]) -> None:
             continue
         values = [(teacher.weight, teacher.model.get_buffer(teacher.local_name(name))) for teacher in teachers]
         if any(value.shape != buffer.shape for _, value in values):
-            raise UnsupportedError(f"{name} is no parameter and changes its size with the width, so it cannot be mapped")
+            raise UnsupportedError(
+                f"{name} is no parameter and changes its size with the width, so it cannot be mapped"
+            )
         buffer.copy_(sum(weight * value.to(torch.float64) for weight, value in values))  # type: ignore[arg-type]
 
 

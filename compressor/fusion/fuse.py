@@ -13,7 +13,14 @@ from compressor.errors import UserError
 from compressor.fusion.anchored.align_to_anchor import fuse_towards_anchor
 from compressor.fusion.anchored.policies import POLICIES
 from compressor.fusion.calibration.batches import Batch, CalibrationSet, split_large_batches
-from compressor.fusion.context import FusionContext, OnProgress, StageTimer, coupling_options, set_buffers, student_candidates
+from compressor.fusion.context import (
+    FusionContext,
+    OnProgress,
+    StageTimer,
+    coupling_options,
+    set_buffers,
+    student_candidates,
+)
 from compressor.fusion.joint.search import fuse_jointly
 from compressor.fusion.maps.residual import RESIDUAL_MAPS
 from compressor.fusion.result import FusionResult, collect_result

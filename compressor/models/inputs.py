@@ -148,7 +148,9 @@ def _random_ids(config: PretrainedConfig, batch: int, length: int, generator: to
     names = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
     vocabulary = int(first_field(config, "vocab_size", default=0))
     if vocabulary < 2:
-        raise UnsupportedError(f"no random tokens can be made for this {config.model_type}: its config has no vocab_size")
+        raise UnsupportedError(
+            f"no random tokens can be made for this {config.model_type}: its config has no vocab_size"
+        )
     special = [getattr(config, name, None) for name in names]
     low_ones = [i for i in special if isinstance(i, int) and i < vocabulary // 2]
     low = min(max([*low_ones, 0]) + 1, vocabulary - 1)
@@ -159,7 +161,9 @@ def _random_ids(config: PretrainedConfig, batch: int, length: int, generator: to
     return ids
 
 
-def optional_inputs(model: Any, config: PretrainedConfig, inputs: Mapping[str, Tensor], seed: int = 2) -> dict[str, Tensor]:
+def optional_inputs(
+    model: Any, config: PretrainedConfig, inputs: Mapping[str, Tensor], seed: int = 2
+) -> dict[str, Tensor]:
     """Random values of what forward reads beyond `inputs`, where known how to make them."""
     generator = torch.Generator().manual_seed(seed)
     first = next(iter(inputs.values()))

@@ -96,7 +96,9 @@ def _spectrum(config: PretrainedConfig, batch: int, length: int, generator: torc
         return _normal(generator, batch, 8 * length, int(features))
     if bins is None:
         return None
-    return _normal(generator, batch, 8 * length, bins) if frames is None else _normal(generator, batch, bins, 2 * frames)
+    return (
+        _normal(generator, batch, 8 * length, bins) if frames is None else _normal(generator, batch, bins, 2 * frames)
+    )
 
 
 def _boxes(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
@@ -142,7 +144,9 @@ def _entity_places(config: PretrainedConfig, batch: int, length: int, generator:
 def _entity_types(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
     if first_field(config, "entity_vocab_size") is None:
         return None
-    return torch.randint(max(int(first_field(config, "type_vocab_size", default=1)), 1), (batch, _REGIONS), generator=generator)
+    return torch.randint(
+        max(int(first_field(config, "type_vocab_size", default=1)), 1), (batch, _REGIONS), generator=generator
+    )
 
 
 def _indices(*fields: str) -> Maker:
@@ -160,7 +164,11 @@ def _xpaths(field: str) -> Maker:
 
     def maker(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
         limit, depth = getattr(config, field, None), getattr(config, "max_depth", None)
-        return None if limit is None or depth is None else torch.randint(limit, (batch, length, depth), generator=generator)
+        return (
+            None
+            if limit is None or depth is None
+            else torch.randint(limit, (batch, length, depth), generator=generator)
+        )
 
     return maker
 

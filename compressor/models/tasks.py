@@ -138,7 +138,9 @@ def _listed_task(name: str) -> Task | None:
     for mapping, task in _MAPPINGS.items():
         if name in _listed_classes(mapping):
             return TASKS[task]
-    known = [mapping for mapping in vars(modeling_auto) if mapping.startswith("MODEL_FOR_") and mapping.endswith("_NAMES")]
+    known = [
+        mapping for mapping in vars(modeling_auto) if mapping.startswith("MODEL_FOR_") and mapping.endswith("_NAMES")
+    ]
     return TASKS["other"] if any(name in _listed_classes(mapping) for mapping in known) else None
 
 

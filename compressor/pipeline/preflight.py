@@ -9,6 +9,7 @@ from compressor.distillation.losses import LOSSES
 from compressor.errors import UserError
 from compressor.export.formats import check_formats
 from compressor.fusion import check_residual_option
+from compressor.fusion.self_test import check_recovery
 from compressor.models.tasks import check_measurable
 from compressor.models.teacher import ModelSpec
 from compressor.pipeline.budget import pick_width
@@ -76,6 +77,7 @@ def preflight(recipe: Recipe, *, force: bool = False) -> Recipe:
         check_residual_option(recipe.fusion, recipe.width, recipe.depth, anchored=anchored)
     if recipe.student is None and recipe.fusion.anchor is None:
         plan_target(configs, recipe.width, recipe.depth, recipe.fusion.narrowing)
+        check_recovery(configs[0])
     if recipe.data.source is None:
         recipe = recipe.model_copy(
             update={"data": recipe.data.model_copy(update={"source": common_data(recipe.teachers)})}
