@@ -41,7 +41,7 @@ def attempt(model_type: str, report: Callable[[Row], None]) -> None:
         except UserError as error:
             row |= {"message": str(error), "failed": step.__name__.strip("_")}
             break
-        except Exception as error:  # noqa: BLE001 - the table counts tracebacks
+        except Exception as error:
             row |= {"message": _place(error), "failed": step.__name__.strip("_"), "traceback": True}
             break
         finally:
@@ -71,7 +71,7 @@ def _fuse(config: PretrainedConfig) -> Row:
         return {"fused": True, "onnx": max(largest_differences(student).values())}
     except UserError as error:
         return {"fused": True, "message": str(error), "failed": "onnx"}
-    except Exception as error:  # noqa: BLE001 - the table counts tracebacks
+    except Exception as error:
         return {"fused": True, "message": _place(error), "failed": "onnx", "traceback": True}
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 _HEAD = """# The zoo
 
-Every model type of transformers {transformers} that has an Auto class, at tiny size with random weights (torch {torch}), made by
-`python -m benchmarks.zoo -o docs/zoo.md`.
+Every model type of transformers {transformers} that has an Auto class, at tiny size with random weights
+(torch {torch}), made by `python -m benchmarks.zoo -o docs/zoo.md`.
 
-- **certified**: largest relative change of any answer when all spaces are permuted; in brackets the least change by a *wrong*
-  map of a space.
+- **certified**: largest relative change of any answer when all spaces are permuted; in brackets the least change by a
+  *wrong* map of a space.
 - **proven**: share of the parameters that some trial input reaches; what none reaches is named by `compress inspect`.
 - **fused**: two teachers at half the width; **ONNX**: the largest relative difference of the student's files.
 

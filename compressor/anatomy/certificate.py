@@ -151,8 +151,8 @@ def certify(model: nn.Module, inputs: Trials, anatomy: Anatomy, seed: int = 1) -
         except BUILD_ERRORS as error:
             place = "all spaces together" if name == "all" else f"{name} ({_parameters_of(anatomy, name)})"
             raise CertificateError(
-                f"{anatomy.model_class}: permuting {place} fails ({type(error).__name__}: {one_line(error, 120)}); this "
-                f"architecture is not understood, so nothing was touched"
+                f"{anatomy.model_class}: permuting {place} fails ({type(error).__name__}: {one_line(error, 120)}); "
+                f"this architecture is not understood, so nothing was touched"
             ) from error
     return errors
 

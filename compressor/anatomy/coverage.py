@@ -18,7 +18,6 @@ from compressor.anatomy.resize import BUILD_ERRORS
 from compressor.anatomy.spec import Anatomy, Axis, Kind, Part, Role, Side, Space, map_key
 from compressor.anatomy.transform import Map, apply
 
-
 #: Factor of matrices under which wrong maps are tried.
 _SHARPER = 3.0
 

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 from compressor.anatomy.resize import BUILD_ERRORS, Growth, Skeleton, read_field, with_fields
 from compressor.anatomy.spaces import Table
-from compressor.anatomy.spec import Axis, Kind
+from compressor.anatomy.spec import Kind
 
 #: Limits of fields that only cost time in a small config.
 _SHORT = {"vocab_size": 160, "max_source_positions": 16}

@@ -72,7 +72,7 @@ def _inspect(config: PretrainedConfig) -> Anatomy:
     study = study_smallest(skeleton)
     _SMALL[_cache_key(config)] = study.config
     small = _certified(config, study, with_experts(study, study.anatomy(), skeleton))
-    table = replace(study.table, spaces=small.spaces, axes=small.axes)
+    table = replace(study.table, spaces=dict(small.spaces), axes=dict(small.axes))
     sizes = interpret(skeleton, study.config, table, lambda changed: study.like(changed, skeleton).table)
     if Meaning.HIDDEN not in sizes.meanings.values():
         raise UnsupportedError(f"no field of the {config.model_type} config sizes a residual stream")

@@ -13,7 +13,6 @@ from compressor.anatomy.study import Study
 from compressor.errors import CertificateError
 from compressor.models.signature import readable_inputs
 
-
 #: Inputs that hide coordinates and reach no parameter.
 _MASK = re.compile(r"(.*_)?(attention|pixel|padding|observed)_mask")
 
@@ -62,7 +61,7 @@ def settle_unreached(study: Study, anatomy: Anatomy, sized: Iterable[str]) -> An
         name: tuple(Axis((Part(None, axis.size),), axis.side) for axis in labelled) if name in kept else labelled
         for name, labelled in anatomy.axes.items()
     }
-    pinned = anatomy.pinned | dict.fromkeys(kept, "no trial input reaches it")
+    pinned = {**anatomy.pinned, **dict.fromkeys(kept, "no trial input reaches it")}
     return replace(anatomy, axes=axes, pinned=pinned, idle=tuple(resized))
 
 

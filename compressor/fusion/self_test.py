@@ -27,7 +27,7 @@ _OPTIONS = FusionOptions(residual="barycentre", inner="transport")
 
 @torch.no_grad()
 def check_recovery(config: PretrainedConfig) -> float:
-    """Fuse one random teacher of the config's small model at width 1, and compare on inputs that calibration did not see.
+    """Fuse a random teacher of the config's small model at width 1, and compare on inputs that calibration did not see.
 
     Returns:
         The largest relative error of any answer.
@@ -46,9 +46,9 @@ def check_recovery(config: PretrainedConfig) -> float:
         _RECOVERED[key] = _error(outputs_of(teacher, unseen), outputs_of(student, unseen))
     if not _RECOVERED[key] <= RECOVERY_TOLERANCE:
         raise CertificateError(
-            f"{config.model_type}: a small random model of this config, fused by itself at width 1, answers otherwise than "
-            f"before by {_RECOVERED[key]:.1e}; what goes wrong there would go wrong with these teachers too, so nothing "
-            f"was touched"
+            f"{config.model_type}: a small random model of this config, fused by itself at width 1, answers otherwise "
+            f"than before by {_RECOVERED[key]:.1e}; what goes wrong there would go wrong with these teachers too, so "
+            f"nothing was touched"
         )
     return _RECOVERED[key]
 

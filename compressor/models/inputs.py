@@ -118,7 +118,8 @@ def _needed_inputs(config: PretrainedConfig) -> list[str]:
     model = getattr(transformers, (config.architectures or [""])[0], None)
     known = readable_inputs(model) if model is not None else []
     if is_image_config(config) and "input_ids" not in known:
-        return [name for name in ("pixel_values", "pixel_values_videos") if name in known][:1] or ["pixel_values"]
+        clips = "pixel_values_videos" in known and "pixel_values" not in known
+        return ["pixel_values_videos" if clips else "pixel_values"]
     needed = required_inputs(model) if model is not None else []
     main = getattr(model, "main_input_name", "input_ids")
     needed += [main] if main in known or not known else []

@@ -30,8 +30,7 @@ from compressor.anatomy.resize import measure_growth
 from compressor.anatomy.rules import RULES
 from compressor.anatomy.study import study_smallest
 from compressor.errors import CertificateError, UnsupportedError, UserError
-from compressor.fusion import fuse_models
-from compressor.fusion import self_test
+from compressor.fusion import fuse_models, self_test
 from compressor.fusion.self_test import check_recovery
 from compressor.models import inputs as model_inputs
 from compressor.models.inputs import dummy_inputs, optional_inputs

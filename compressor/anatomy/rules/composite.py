@@ -19,14 +19,15 @@ def _multi_head_attention(
 ) -> tuple[Tensor, None]:  # fmt: skip
     """`nn.MultiheadAttention` on [T, B, C], without dropout and masks, which move no coordinates."""
     width = query.shape[-1]
-    weights = (q_proj_weight, k_proj_weight, v_proj_weight)
+    weights: tuple[Tensor | None, ...] = (q_proj_weight, k_proj_weight, v_proj_weight)
     if in_proj_weight is not None and not use_separate_proj_weight:
         weights = (in_proj_weight[:width], in_proj_weight[width : 2 * width], in_proj_weight[2 * width :])
-    biases = (None,) * 3
+    biases: tuple[Tensor | None, ...] = (None, None, None)
     if in_proj_bias is not None:
         biases = (in_proj_bias[:width], in_proj_bias[width : 2 * width], in_proj_bias[2 * width :])
 
     def heads(states: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        assert weight is not None
         projected = functional.linear(states, weight, bias)
         split = projected.reshape(states.shape[0], states.shape[1], num_heads, projected.shape[-1] // num_heads)
         return split.permute(1, 2, 0, 3)

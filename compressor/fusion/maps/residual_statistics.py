@@ -153,8 +153,8 @@ def _capture(teacher: FusionTeacher, taps: Sequence[Tap], batch: Batch) -> dict[
     missed = next((module for module, _ in dict.fromkeys(local) if all(module != seen for seen, _ in captured)), None)
     if missed is not None:
         raise UserError(
-            f"{teacher.name}: the calibration samples do not run {missed}, so nothing is known about it: give samples with "
-            f"every input that this {teacher.model.config.model_type} reads, or none to align the weights alone"
+            f"{teacher.name}: the calibration samples do not run {missed}, so nothing is known about it: give samples "
+            f"with every input that this {teacher.model.config.model_type} reads, or none to align the weights alone"
         )
     return {tap: captured[local_tap] for tap, local_tap in zip(taps, local, strict=True)}
 
