@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 from benchmarks.zoo.tiny import class_of, tiny_configs
 from compressor.anatomy import Kind, inspect_config
 from compressor.anatomy.certificate import random_model
-from compressor.anatomy.hooks import outputs_of
+from compressor.anatomy.hooks import all_outputs
 from compressor.errors import UserError
 from compressor.export.onnx import largest_differences
 from compressor.fusion import fuse_models
@@ -64,7 +64,7 @@ def _fuse(config: PretrainedConfig) -> Row:
     teachers: list[Any] = [(f"seed {seed}", random_model(config, seed).float()) for seed in (1, 2)]
     batches = [dummy_inputs(teachers[0][1].config, 8, 12, seed=seed) for seed in range(3)]
     student = fuse_models(teachers, 0.5, batches).model
-    answers = outputs_of(student, dummy_inputs(student.config, 2, 12, seed=9))
+    answers = all_outputs(student, dummy_inputs(student.config, 2, 12, seed=9))
     if not all(answer.isfinite().all() for answer in answers.values()):
         return {"message": "the student's answers are not finite", "failed": "fuse"}
     try:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PretrainedConfig
 
-from compressor.anatomy.hooks import outputs_of
+from compressor.anatomy.hooks import all_outputs
 from compressor.anatomy.permutations import random_permutations
 from compressor.anatomy.resize import BUILD_ERRORS
 from compressor.anatomy.spec import Anatomy, Space
@@ -57,7 +57,7 @@ def as_trials(trials: Trials) -> Sequence[Inputs]:
 def answers_of(model: nn.Module, trials: Trials) -> list[dict[str, Tensor]]:
     """Each trial's outputs."""
     with torch.no_grad():
-        return [outputs_of(model, inputs) for inputs in as_trials(trials)]
+        return [all_outputs(model, inputs) for inputs in as_trials(trials)]
 
 
 def functional_answers(model: nn.Module, state: Mapping[str, Tensor], inputs: Inputs) -> dict[str, Tensor]:
@@ -107,7 +107,7 @@ class _Answers(nn.Module):
         self.model = model
 
     def forward(self, inputs: Inputs) -> dict[str, Tensor]:
-        return outputs_of(self.model, inputs)
+        return all_outputs(self.model, inputs)
 
 
 def permutation_error(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, Inputs, functional_answers, logits_change
-from compressor.anatomy.hooks import outputs_of
+from compressor.anatomy.hooks import all_outputs
 from compressor.anatomy.permutations import random_permutations
 from compressor.anatomy.resize import BUILD_ERRORS
 from compressor.anatomy.spec import Anatomy, Axis, Kind, Part, Role, Side, Space, map_key
@@ -31,7 +31,7 @@ def reached_parameters(model: nn.Module, inputs: Inputs) -> set[str]:
             parameter.requires_grad_(True)
         generator = torch.Generator().manual_seed(3)
         with torch.enable_grad():
-            answers = [a for a in outputs_of(model, inputs).values() if a.requires_grad]
+            answers = [a for a in all_outputs(model, inputs).values() if a.requires_grad]
             total = sum((a.nan_to_num(0, 0, 0) * _noise(a, generator)).sum() for a in answers)
         if isinstance(total, Tensor):
             gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)

@@ -71,7 +71,7 @@ def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     return output["logits"] if "logits" in output else output[0]
 
 
-def outputs_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def all_outputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All answers: every kind of logits, or without a head every floating tensor (features, poolings)."""
     extra = {"use_cache": False} if getattr(model.config, "use_cache", None) is not None else {}
     output = model(**inputs, **extra)

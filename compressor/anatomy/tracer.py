@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from compressor.anatomy.dims import Dim, DimForm, Dims, pin
-from compressor.anatomy.hooks import first_tensor, hooks, outputs_of
+from compressor.anatomy.hooks import all_outputs, first_tensor, hooks
 from compressor.anatomy.rules import COMPOSITES, RULES, Rule, tensors_in
 
 #: Operations whose results do not depend on the coordinates of their arguments.
@@ -78,7 +78,7 @@ def trace_dims(model: nn.Module, trials: Sequence[Mapping[str, Tensor]], *, head
         modules = model.named_modules() if index == 0 else ()
         handles = [m.register_forward_hook(recorder(name), with_kwargs=True) for name, m in modules if name]
         with hooks(handles), torch.no_grad(), tracer:
-            outputs = outputs_of(model, inputs)
+            outputs = all_outputs(model, inputs)
         for name, output in outputs.items():
             dims = tracer.dims(output)
             pin(*dims[: None if head or dims[-1].root.form is not DimForm.ATOM else -1])

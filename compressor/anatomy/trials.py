@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from compressor.anatomy.hooks import outputs_of
+from compressor.anatomy.hooks import all_outputs
 from compressor.anatomy.resize import BUILD_ERRORS
 from compressor.models.inputs import dummy_inputs, optional_inputs
 from compressor.models.meta import most_positions
@@ -30,7 +30,7 @@ def make_trials(model: nn.Module, config: PretrainedConfig) -> list[dict[str, Te
         Exception: those of the model, if the plain inputs do not run.
     """
     plain = dummy_inputs(config, batch=3, length=SHORT, dtype=torch.float64)
-    outputs_of(model, plain)
+    all_outputs(model, plain)
     rich = dummy_inputs(config, batch=2, length=_long(config), dtype=torch.float64, seed=1)
     options = {"padding": _padded(rich, config)} | {
         name: {name: value} for name, value in optional_inputs(model, config, rich).items()
@@ -45,7 +45,7 @@ def make_trials(model: nn.Module, config: PretrainedConfig) -> list[dict[str, Te
 
 def _runs(model: Any, inputs: Mapping[str, Tensor]) -> bool:
     try:
-        outputs_of(model, inputs)
+        all_outputs(model, inputs)
     except BUILD_ERRORS:
         return False
     return True

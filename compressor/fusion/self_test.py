@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from compressor.anatomy.certificate import random_model
-from compressor.anatomy.hooks import outputs_of
+from compressor.anatomy.hooks import all_outputs
 from compressor.anatomy.infer import small_config
 from compressor.errors import CertificateError
 from compressor.fusion.fuse import fuse_models
@@ -43,7 +43,7 @@ def check_recovery(config: PretrainedConfig) -> float:
         with torch.random.fork_rng(devices=[]):
             student = fuse_models([("teacher", teacher)], 1.0, seen, _OPTIONS).model
         unseen = dummy_inputs(teacher.config, 4, _TOKENS, seed=5, dtype=torch.float64)
-        _RECOVERED[key] = _error(outputs_of(teacher, unseen), outputs_of(student, unseen))
+        _RECOVERED[key] = _error(all_outputs(teacher, unseen), all_outputs(student, unseen))
     if not _RECOVERED[key] <= RECOVERY_TOLERANCE:
         raise CertificateError(
             f"{config.model_type}: a small random model of this config, fused by itself at width 1, answers otherwise "

@@ -24,7 +24,7 @@ from compressor.anatomy import (
     proof,
 )
 from compressor.anatomy.certificate import random_model
-from compressor.anatomy.hooks import outputs_of
+from compressor.anatomy.hooks import all_outputs
 from compressor.anatomy.permutations import random_permutations
 from compressor.anatomy.resize import measure_growth
 from compressor.anatomy.rules import RULES
@@ -85,8 +85,8 @@ def test_a_model_that_also_reads_images_is_fused_with_what_reads_them():
     text = dummy_inputs(teacher.config, 2, 7, seed=9, dtype=torch.float64)
     both = text | {"pixel_values": torch.randn(2, 3, 16, 16, dtype=torch.float64)}
     with torch.no_grad():
-        assert error_of(outputs_of(teacher, text), outputs_of(student, text)) < 1e-6
-        assert error_of(outputs_of(teacher, both), outputs_of(student, both)) < 1e-6
+        assert error_of(all_outputs(teacher, text), all_outputs(student, text)) < 1e-6
+        assert error_of(all_outputs(teacher, both), all_outputs(student, both)) < 1e-6
 
 
 def test_calibration_samples_that_leave_modules_out_are_refused_by_name():
@@ -249,7 +249,7 @@ def test_a_permuted_copy_fused_with_its_model_gives_it_back(family):
     ).model
     unseen = dummy_inputs(model.config, 4, 10, seed=77, dtype=torch.float64)
     with torch.no_grad():
-        wanted, found = outputs_of(model, unseen), outputs_of(student, unseen)
+        wanted, found = all_outputs(model, unseen), all_outputs(student, unseen)
     if anatomy.outputs:  # features come in another order
         wanted, found = (
             {n: x.flatten(0, -2) @ x.flatten(0, -2).T for n, x in each.items()} for each in (wanted, found)
