@@ -17,8 +17,7 @@ from compressor.models.meta import meta_model
 #: Auto mappings, heads first; a type is tried with the first class that it has.
 _MAPPINGS = (
     "IMAGE_CLASSIFICATION", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "CAUSAL_LM", "IMAGE_TEXT_TO_TEXT",
-    "AUDIO_CLASSIFICATION", "SEQUENCE_CLASSIFICATION", "ZERO_SHOT_IMAGE_CLASSIFICATION", "OBJECT_DETECTION",
-    "SEMANTIC_SEGMENTATION", "MULTIMODAL_LM", "TIME_SERIES_PREDICTION", "PRETRAINING", "",
+    "SEQUENCE_CLASSIFICATION", "",
 )  # fmt: skip
 #: (pattern of field names, tiny value); the first that matches counts.
 _SIZES: tuple[tuple[str, int], ...] = (
@@ -92,10 +91,12 @@ def _small_values(values: Mapping[str, Any], sizes: tuple[tuple[str, int], ...])
     for name, value in values.items():
         if isinstance(value, bool) or name.endswith("_id") or value is None or name in ("model_type", "_name_or_path"):
             continue
-        if isinstance(value, int):
+        if isinstance(value, int) and name != "attention_window":
             small = next((size for pattern, size in sizes if re.fullmatch(pattern, name)), None)
             if small is not None and value > small:
                 changed[name] = small
+        elif name == "attention_window":
+            changed[name] = [4, 4]
         elif isinstance(value, (list, tuple)) and value and not isinstance(value[0], (str, list, tuple)):
             changed |= _small_list(name, value, values)
     layers = {value for name, value in values.items() if re.search(r"layers|depth", name) and isinstance(value, int)}

@@ -77,20 +77,13 @@ def sensitivity(model: nn.Module, trials: Sequence[Inputs], anatomy: Anatomy, se
     changes: dict[str, float] = {}
     written = replace(anatomy, axes={name: tuple(map(_writes_only, axes)) for name, axes in anatomy.axes.items()})
     for space in anatomy.spaces.values():
-        names = _movable(space, anatomy)
         found = [
             _largest_change(model, trials, {**state, **apply(maps, state, written, names)}, before)
-            for maps in _wrong_maps(space, seed)
+            for maps, names in _wrong_maps(space, anatomy, seed)
         ]
         if found:
             changes[space.name] = min(found)
     return changes
-
-
-def _movable(space: Space, anatomy: Anatomy) -> list[str]:
-    """Parameters that a wrong map moves; of experts only what chooses them, since a mixture is their sum."""
-    names = anatomy.parameters_of(space.name)
-    return [name for name in names if len(anatomy.axes[name]) < 3] if space.kind is Kind.EXPERTS else names
 
 
 def _largest_change(
@@ -109,14 +102,30 @@ def _writes_only(axis: Axis) -> Axis:
     return axis if axis.side is Side.WRITE else replace(axis, parts=tuple(Part(None, p.size) for p in axis.parts))
 
 
-def _wrong_maps(space: Space, seed: int) -> list[dict[str, Map]]:
-    """Maps of one end each: of keys and not queries, of values and not outputs."""
-    maps = random_permutations([space], torch.Generator().manual_seed(seed))
-    ends = [maps]
-    if space.kind is Kind.ATTENTION:
-        keys = [map_key(space.name, role) for role in (Role.KEY, Role.VALUE)]
-        ends = [{key: maps[key]} for key in keys]
-    return [end for end in ends if any(_moves(mapping) for mapping in end.values())]
+def _wrong_maps(space: Space, anatomy: Anatomy, seed: int) -> Iterator[tuple[dict[str, Map], list[str]]]:
+    """(maps of one end, parameters): of keys and not queries, of values and not outputs; those that move something."""
+    maps, names = random_permutations([space], torch.Generator().manual_seed(seed)), anatomy.parameters_of(space.name)
+    ends = [(maps, names)]
+    if space.kind is Kind.EXPERTS:
+        # A mixture is a sum: only what chooses experts tells one from another.
+        ends = [(maps, [name for name in names if len(anatomy.axes[name]) < 3])]
+    elif space.kind is Kind.ATTENTION:
+        roles = {role: [n for n in names if _has_part(anatomy, n, map_key(space.name, role))] for role in Role}
+        # Where queries and keys have one role, one of the two modules is an end.
+        role = Role.KEY if roles[Role.KEY] else Role.QUERY
+        modules = [name.rpartition(".")[0] for name in roles[role]]
+        keys = roles[role] if role is Role.KEY else [n for n in roles[role] if n.startswith(modules[0] + ".")]
+        ends = [
+            ({map_key(space.name, role): maps[map_key(space.name, role)]}, keys),
+            ({map_key(space.name, Role.VALUE): maps[map_key(space.name, Role.VALUE)]}, roles[Role.VALUE]),
+        ]
+    for moved, movable in ends:
+        if movable and any(_moves(mapping) for mapping in moved.values()):
+            yield moved, movable
+
+
+def _has_part(anatomy: Anatomy, name: str, key: str) -> bool:
+    return any(part.key == key for axis in anatomy.axes[name] for part in axis.parts)
 
 
 def _moves(mapping: Map) -> bool:

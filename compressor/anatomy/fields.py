@@ -203,8 +203,11 @@ def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
         patch, image = getattr(config, "patch_size", None), getattr(config, "image_size", None)
         if isinstance(patch, int) and isinstance(image, int):
             values["image_size"] = min(image, 4 * patch)
+        # Texts are padded to whole windows (Longformer), which would cost more than all else.
+        windows = getattr(config, "attention_window", None)
+        short = {} if not windows else {"attention_window": 4 if isinstance(windows, int) else [4] * len(windows)}
         limit = values.get("vocab_size", 1 << 62)
         ids = {n: v for n, v in config.to_dict().items() if n.endswith("_token_id") and isinstance(v, int)}
         tokens = {name: index % 4 for index, (name, token) in enumerate(sorted(ids.items())) if token >= limit}
-        yield with_fields(config, values | tokens)
+        yield with_fields(config, {**values, **tokens, **short})
     yield config

@@ -143,11 +143,15 @@ def _passes_stream(traced: TracedDims, paths: tuple[str, ...]) -> bool:
 
 
 def _repeated(config: PretrainedConfig, traced: TracedDims) -> tuple[tuple[str, ...], tuple[str, ...], int]:
-    """(path, config field, runs) of a shared layer, or UnsupportedError."""
+    """(path, config field, runs) of a shared layer, or UnsupportedError.
+
+    It passes on the dimension that most parameters have, or the hidden units of an FFN could look like the stream.
+    """
+    stream = _most_used(traced)
     counts = {
         name: len(calls)
         for name, calls in traced.calls.items()
-        if len(calls) > 1 and calls[0].reads[-1].root is calls[0].writes[-1].root
+        if len(calls) > 1 and calls[0].reads[-1].root is calls[0].writes[-1].root is stream
     }
     owned = {name: sum(parameter.startswith(name + ".") for parameter in traced.parameters) for name in counts}
     for name in sorted(counts, key=lambda name: (-owned[name], -len(name))):
@@ -160,6 +164,15 @@ def _repeated(config: PretrainedConfig, traced: TracedDims) -> tuple[tuple[str, 
         if fields:
             return (name,), tuple(fields[:1]), count
     raise UnsupportedError(f"no field of the {config.model_type} config changes the number of layers")
+
+
+def _most_used(traced: TracedDims) -> Dim | None:
+    """The dimension of most parameters."""
+    uses: dict[int, tuple[int, Dim]] = {}
+    for dims in traced.parameters.values():
+        for root in {id(dim.root): dim.root for dim in dims if dim.size > 1}.values():
+            uses[id(root)] = (uses.get(id(root), (0, root))[0] + 1, root)
+    return max(uses.values(), key=lambda use: use[0], default=(0, None))[1]
 
 
 def _loose(traced: TracedDims, skeleton: Skeleton) -> Iterator[str]:

@@ -92,8 +92,6 @@ TASKS: dict[str, Task] = {
         ),
         Task("seq2seq-lm", ("ForConditionalGeneration",), ("perplexity",), mask="decoder_attention_mask"),
         Task("features", ("Model",), ()),
-        # Heads that answer something which is not scored here.
-        Task("other", (), ()),
     )
 }
 
@@ -134,14 +132,8 @@ def _task_of_class(name: str) -> Task:
 
 
 def _listed_task(name: str) -> Task | None:
-    """The task of a class by the Auto mappings of transformers; "other" for heads without an entry here."""
-    for mapping, task in _MAPPINGS.items():
-        if name in _listed_classes(mapping):
-            return TASKS[task]
-    known = [
-        mapping for mapping in vars(modeling_auto) if mapping.startswith("MODEL_FOR_") and mapping.endswith("_NAMES")
-    ]
-    return TASKS["other"] if any(name in _listed_classes(mapping) for mapping in known) else None
+    """The task of a class by the Auto mappings of transformers."""
+    return next((TASKS[task] for mapping, task in _MAPPINGS.items() if name in _listed_classes(mapping)), None)
 
 
 #: {Auto mapping: task}; base classes come first, since some are listed with heads too.

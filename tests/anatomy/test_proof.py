@@ -267,3 +267,11 @@ def test_a_failed_self_test_is_one_line(monkeypatch):
     monkeypatch.setattr(self_test, "fuse_models", spoiled)
     with pytest.raises(CertificateError, match=r"vit: a small random model of this config, fused by itself at width 1"):
         check_recovery(config_of("vit"))
+
+
+def test_hidden_units_are_not_taken_for_the_residual_stream():
+    sizes = {"emb_dim": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 60, "max_position_embeddings": 40}
+    config = AutoConfig.for_model("xlm", **sizes)
+    config.architectures = ["XLMWithLMHeadModel"]
+    with pytest.raises(UnsupportedError, match="no field of the xlm config changes the number of layers"):
+        inspect_config(config)
