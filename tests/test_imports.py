@@ -32,6 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 #: The same inside `fusion`; its face may import anything.
 FUSION_FLOORS: tuple[tuple[str, ...], ...] = (
     ("fusion",),
+    ("self_test",),
     ("fuse",),
     ("mixture",),
     ("joint", "anchored", "result"),

@@ -63,6 +63,7 @@ Made by `{command}` with torch {torch}, transformers {transformers}, ONNX Runtim
 
 - **certificate**: largest relative change of the logits when spaces are permuted at random (float64; families that
   compute norms, rotary angles or softmax in float32 stop at 1e-7).
+- **wrong map**: least relative change of the logits by a map that permutes what writes a space and not what reads it.
 - **recovery**: relative error of the logits after fusing one, or two, function-preserving widenings back to half their
   width (float64, inputs that no calibration saw).
 - **slicing, refit**: KL to the ensemble of two tiny teachers that were trained from different seeds on one synthetic
@@ -71,8 +72,8 @@ Made by `{command}` with torch {torch}, transformers {transformers}, ONNX Runtim
 - **ONNX**: largest relative difference of any of the student's files (with and without past, encoder, decoder).
 - **inspect**: seconds of inference and certificate at the published base size; nothing large is allocated.
 
-| family | class | certificate | recovery (1, 2) | slicing | refit | times better | ONNX | inspect |
-| :-- | :-- | --: | --: | --: | --: | --: | --: | --: |"""
+| family | class | certificate | wrong map | recovery (1, 2) | slicing | refit | times better | ONNX | inspect |
+| :-- | :-- | --: | --: | --: | --: | --: | --: | --: | --: |"""
 
 
 def base_config(family: str) -> PretrainedConfig:
@@ -91,6 +92,7 @@ def prove(family: str, steps: int) -> dict[str, Any]:
     anatomy = inspect_config(tiny_config(family))
     row: dict[str, Any] = {
         "class": anatomy.model_class, "base_seconds": seconds, "base_error": base.error, "certificate": anatomy.error,
+        "sensitivity": min(anatomy.sensitivity.values()),
         "rotatable": anatomy.canonical,
     }  # fmt: skip
     row |= {"recovery": recovery(family, 1), "recovery_two": recovery(family, 2)}
@@ -187,11 +189,11 @@ def markdown(rows: dict[str, dict[str, Any]], command: str, machine: dict[str, A
     lines = [_HEAD.format(command=command, **machine)]
     for family, row in rows.items():
         if "error" in row:
-            lines.append(f"| {family} | {row['error']} | | | | | | | |")
+            lines.append(f"| {family} | {row['error']} | | | | | | | | |")
             continue
         worst = max(row["onnx"].values()) if isinstance(row["onnx"], dict) else None
         lines.append(
-            f"| {family} | `{row['class']}` | {row['certificate']:.0e} "
+            f"| {family} | `{row['class']}` | {row['certificate']:.0e} | {row['sensitivity']:.0e} "
             f"| {row['recovery']:.0e}, {row['recovery_two']:.0e} "
             f"| {row['slicing']:.3g} | {row['refit']:.3g} | {row['slicing'] / row['refit']:.1f} "
             f"| {'none' if worst is None else format(worst, '.0e')} | {row['base_seconds']:.1f} s |"

@@ -1,25 +1,34 @@
-"""The certificate: permuted spaces leave the logits unchanged."""
+"""The certificate: permuted spaces leave every answer unchanged."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PretrainedConfig
 
-from compressor.anatomy.hooks import logits_of
-from compressor.anatomy.spec import Anatomy, Kind, Role, Space, map_key
+from compressor.anatomy.hooks import all_outputs
+from compressor.anatomy.permutations import random_permutations
+from compressor.anatomy.resize import BUILD_ERRORS
+from compressor.anatomy.spec import Anatomy, Space
 from compressor.anatomy.transform import Map, apply
+from compressor.errors import CertificateError
 from compressor.models.configs import model_class
 from compressor.models.inputs import classifies_text, pad_id, text_config
 from compressor.models.ties import untie
-from compressor.utils.logging import quiet_transformers
+from compressor.utils.logging import one_line, quiet_transformers
 
 #: Largest relative change of the logits that still counts as unchanged.
 CERTIFICATE_TOLERANCE = 1e-5
+#: Larger answers are masks, not answers.
+_MASKED = 1e5
+
+#: Inputs of one forward pass, or of several.
+Inputs = Mapping[str, Tensor]
+Trials = Inputs | Sequence[Inputs]
 
 
 def random_model(config: PretrainedConfig, seed: int = 0) -> nn.Module:
@@ -38,105 +47,121 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> nn.Module:
         for parameter in model.parameters():
             scale = 0.3 if parameter.dim() == 1 else 0.3 * parameter.std().nan_to_num(1.0).clamp(min=0.1)
             parameter.data += scale * torch.randn_like(parameter)
+        stored = model.state_dict().keys()
+        for name, buffer in model.named_buffers():
+            # Trained values that are no parameters (running statistics, biases of routers) must not hide permutations.
+            if name in stored and buffer.is_floating_point():
+                buffer += 0.3 * torch.rand_like(buffer)
     return model.requires_grad_(False)
 
 
-def random_permutations(spaces: Iterable[Space], generator: torch.Generator) -> dict[str, Map]:
-    """Random permutations of spaces.
-
-    Rotary channels and fixed heads stay; spaces of one order share it.
-    """
-    maps: dict[str, Map] = {}
-    orders: dict[str, tuple[list[int], list[list[int]]]] = {}
-    for space in spaces:
-        if space.kind is not Kind.ATTENTION:
-            shape = (space.copies, space.size) if space.copies > 1 else (space.size,)
-            maps[space.name] = Map.permutation(torch.rand(shape, generator=generator).argsort(dim=-1))
-            continue
-        order = orders.setdefault(space.order or space.name, _random_heads(space, generator))
-        maps |= _permuted_attention(space, order, generator)
-    return maps
+def as_trials(trials: Trials) -> Sequence[Inputs]:
+    """The inputs of several passes."""
+    return [trials] if isinstance(trials, Mapping) else trials
 
 
-def _random_heads(space: Space, generator: torch.Generator) -> tuple[list[int], list[list[int]]]:
-    """Groups and their heads, shuffled."""
-    per_group = space.heads // space.groups
-
-    def shuffled(count: int) -> list[int]:
-        return list(range(count)) if space.head_position_fixed else torch.randperm(count, generator=generator).tolist()
-
-    groups = shuffled(space.groups)
-    return groups, [[group * per_group + head for head in shuffled(per_group)] for group in groups]
+def answers_of(model: nn.Module, trials: Trials) -> list[dict[str, Tensor]]:
+    """Each trial's outputs."""
+    with torch.no_grad():
+        return [all_outputs(model, inputs) for inputs in as_trials(trials)]
 
 
-def _permuted_attention(
-    space: Space, order: tuple[list[int], list[list[int]]], generator: torch.Generator
-) -> dict[str, Map]:
-    channels = space.head_dim
-    unchanged = torch.arange(channels)
-    orders: dict[Role, list[Tensor]] = {role: [] for role in Role}
-    for group, heads in zip(*order, strict=True):
-        match = unchanged if space.rotary else torch.randperm(channels, generator=generator)
-        carry = torch.randperm(channels, generator=generator)
-        orders[Role.QUERY] += [head * channels + match for head in heads]
-        orders[Role.OUTPUT] += [head * channels + carry for head in heads]
-        orders[Role.HEADS] += [torch.tensor([head]) for head in heads]
-        orders[Role.KEY].append(group * channels + match)
-        orders[Role.VALUE].append(group * channels + carry)
-    return {map_key(space.name, role): Map.permutation(torch.cat(order)) for role, order in orders.items()}
+def functional_answers(model: nn.Module, state: Mapping[str, Tensor], inputs: Inputs) -> dict[str, Tensor]:
+    """Outputs under other weights."""
+    weights = {f"model.{name}": value for name, value in state.items()}
+    with torch.no_grad():
+        return functional_call(_Answers(model), weights, (inputs,))
 
 
 def logits_change(
     model: nn.Module,
-    inputs: Mapping[str, Tensor],
+    trials: Trials,
     state: Mapping[str, Tensor],
-    output: Map | None = None,
-    before: Tensor | None = None,
+    outputs: Mapping[str, Map] | None = None,
+    before: Sequence[Mapping[str, Tensor]] | None = None,
 ) -> float:
-    """Relative change of logits under other weights.
+    """Largest relative change of any answer under other weights.
 
-    `output` maps the output of a headless float64 model; `before`: its own logits.
+    `outputs` maps outputs that are spaces, of headless models; `before`: the model's own answers.
     """
-    before = logits_of(model, inputs) if before is None else before
-    if output is not None:
-        before = before @ output.push.to(before)
-    with torch.no_grad():
-        after = functional_call(_Logits(model), {f"model.{name}": value for name, value in state.items()}, (inputs,))
+    before = answers_of(model, trials) if before is None else before
+    changes = [0.0]
+    for inputs, answers in zip(as_trials(trials), before, strict=True):
+        after = functional_answers(model, state, inputs)
+        for name, answer in answers.items():
+            moved = answer @ outputs[name].push.to(answer) if outputs and name in outputs else answer
+            changes.append(_relative_change(moved, after[name]))
+    return max(changes, key=lambda change: change if change == change else float("inf"))
+
+
+def _relative_change(before: Tensor, after: Tensor) -> float:
+    """Relative to the largest answer; answers that are masked stay so."""
+    if before.shape != after.shape:
+        return float("inf")
+    counted = before.isfinite() & (before.abs() < _MASKED)
+    if not counted.any():
+        return 0.0
+    before, after = before[counted], after[counted]
     return float((after - before).abs().max() / before.abs().max().clamp(min=1e-30))
 
 
-class _Logits(nn.Module):
-    """Logits as a function of inputs."""
+class _Answers(nn.Module):
+    """Outputs as a function of inputs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        return logits_of(self.model, inputs)
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
+        return all_outputs(self.model, inputs)
 
 
 def permutation_error(
     model: nn.Module,
-    inputs: Mapping[str, Tensor],
+    trials: Trials,
     anatomy: Anatomy,
     spaces: Iterable[Space],
     seed: int = 1,
-    before: Tensor | None = None,
+    before: Sequence[Mapping[str, Tensor]] | None = None,
 ) -> float:
-    """Relative change of logits under a permutation."""
+    """Relative change of answers under a permutation."""
     generator = torch.Generator().manual_seed(seed)
     maps = random_permutations(spaces, generator)
-    state = apply(maps, dict(model.named_parameters()), anatomy)
-    return logits_change(model, inputs, state, maps.get(anatomy.output or ""), before)
+    names = [
+        name for name, axes in anatomy.axes.items() if any(part.key in maps for axis in axes for part in axis.parts)
+    ]
+    state = apply(maps, dict(model.named_parameters()), anatomy, names)
+    outputs = {name: maps[space] for name, space in anatomy.outputs.items() if space in maps}
+    return logits_change(model, trials, state, outputs, before)
 
 
-def certify(model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy, seed: int = 1) -> dict[str, float]:
-    """{space or "all": relative change of logits}; spaces of one order move together."""
+def certify(model: nn.Module, inputs: Trials, anatomy: Anatomy, seed: int = 1) -> dict[str, float]:
+    """{space or "all": relative change of answers}; spaces of one order move together.
+
+    Args:
+        inputs: of one forward pass, or of several; the largest change counts.
+
+    Raises:
+        CertificateError: a permutation cannot be applied or run; names the space.
+    """
     spaces = list(anatomy.spaces.values())
-    before = logits_of(model, inputs)
+    before = answers_of(model, inputs)
+    groups = {
+        space.name: [alike for alike in spaces if alike is space or (space.order and alike.order == space.order)]
+        for space in spaces
+    }
     errors = {}
-    for space in spaces:
-        together = [alike for alike in spaces if alike is space or (space.order and alike.order == space.order)]
-        errors[space.name] = permutation_error(model, inputs, anatomy, together, seed, before)
-    return errors | {"all": permutation_error(model, inputs, anatomy, spaces, seed, before)}
+    for name, together in (groups | {"all": spaces}).items():
+        try:
+            errors[name] = permutation_error(model, inputs, anatomy, together, seed, before)
+        except BUILD_ERRORS as error:
+            place = "all spaces together" if name == "all" else f"{name} ({_parameters_of(anatomy, name)})"
+            raise CertificateError(
+                f"{anatomy.model_class}: permuting {place} fails ({type(error).__name__}: {one_line(error, 120)}); "
+                f"this architecture is not understood, so nothing was touched"
+            ) from error
+    return errors
+
+
+def _parameters_of(anatomy: Anatomy, space: str) -> str:
+    return ", ".join(anatomy.parameters_of(space)[:4]) or "no parameters"

@@ -29,7 +29,7 @@ class Dim:
         looked_up: from a table (an embedding writes).
     """
 
-    __slots__ = ("_same", "contracted", "form", "looked_up", "owner", "parts", "pinned", "size", "slots")
+    __slots__ = ("_same", "contracted", "form", "looked_up", "owner", "parts", "pinned", "size", "slots", "splits")
 
     def __init__(
         self, size: int, form: DimForm = DimForm.ATOM, parts: Sequence[Dim] = (), *, pinned: bool = False
@@ -41,6 +41,8 @@ class Dim:
         self.owner: Dim | None = None
         #: After a selection, per coordinate: {id of a later part of the product: its replacement}.
         self.slots: list[dict[int, Dim]] | None = None
+        #: Parts of earlier splits of this product.
+        self.splits: list[list[Dim]] = []
 
     @property
     def root(self) -> Dim:
@@ -87,6 +89,7 @@ class Dim:
     def bind(self, root: Dim) -> None:
         """Make `root` the root."""
         self._same = root
+        root.splits += self.splits
 
 
 #: The dimensions of one tensor.
@@ -141,9 +144,13 @@ def unify(left: Dim, right: Dim) -> None:
 
 
 def split_product(dim: Dim, sizes: Sequence[int]) -> list[Dim]:
-    """Factors with the given sizes."""
+    """Factors with the given sizes; those of an equal earlier split whose coordinates were told apart."""
+    for earlier in dim.root.splits:
+        if [part.size for part in earlier] == list(sizes) and any(part.slots is not None for part in earlier):
+            return earlier
     parts = [Dim(size) for size in sizes]
     whole = product(parts)
+    whole.splits.append(parts)
     for part in parts:
         part.owner = whole
     unify(dim, whole)

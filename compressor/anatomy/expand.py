@@ -51,6 +51,11 @@ def expand(small: Anatomy, config: PretrainedConfig, skeleton: Skeleton, sizes: 
         ),
         centred=small.centred,
         output=small.output,
+        outputs=small.outputs,
+        errors=small.errors,
+        sensitivity=small.sensitivity,
+        pinned={new: why for old, why in small.pinned.items() for new in rename.forward(old)},
+        idle=tuple(new for old in small.idle for new in rename.forward(old)),
         tokens={new: stack for old, stack in small.tokens.items() for new in rename.forward(old)},
     )
 

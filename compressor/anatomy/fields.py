@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from transformers import PretrainedConfig
 
-from compressor.anatomy.resize import BUILD_ERRORS, Growth, Skeleton, with_fields
+from compressor.anatomy.resize import BUILD_ERRORS, Growth, Skeleton, read_field, with_fields
 from compressor.anatomy.spaces import Table
 from compressor.anatomy.spec import Kind
 
@@ -55,7 +55,11 @@ def interpret(
         elif Kind.ATTENTION in kinds:
             unsure += growth.fields
             continue
-        elif Kind.HIDDEN in kinds and all(_is_size(growth, small, name, table) for name in _hidden(growth, table)):
+        elif (
+            Kind.HIDDEN in kinds
+            and not _sizes_fixed(growth, table)
+            and all(_is_size(growth, small, name, table) for name in _hidden(growth, table))
+        ):
             meaning = Meaning.FFN
         elif Kind.EMBEDDING in kinds:
             meaning = Meaning.EMBEDDING
@@ -78,6 +82,17 @@ def interpret(
     return Sizes(meanings, heads, groups)
 
 
+def sized_parameters(skeleton: Skeleton, sizes: Sizes) -> set[str]:
+    """Parameters that a narrower student has smaller."""
+    return {name for growth in _narrowed(skeleton, sizes) for name, _ in growth.rates}
+
+
+def _narrowed(skeleton: Skeleton, sizes: Sizes) -> list[Growth]:
+    """What fields of width size."""
+    kept = (Meaning.FIXED, Meaning.DEPTH, Meaning.EMBEDDING)
+    return [g for g in skeleton.growths if sizes.meanings.get(g.fields[0], Meaning.FIXED) not in kept]
+
+
 def _kinds(growth: Growth, table: Table) -> set[Kind]:
     return {table.spaces[name].kind for name in _grown_spaces(growth, table)}
 
@@ -91,6 +106,11 @@ def _grown_spaces(growth: Growth, table: Table) -> set[str]:
         if part.key
     }
     return keys & table.spaces.keys()
+
+
+def _sizes_fixed(growth: Growth, table: Table) -> bool:
+    """Whether some axis that the field sizes is pinned, so it keeps its size."""
+    return any(name in table.axes and table.axes[name][dim].fixed for name, dim in growth.rates)
 
 
 def _hidden(growth: Growth, table: Table) -> list[str]:
@@ -110,7 +130,7 @@ def _is_size(growth: Growth, small: PretrainedConfig, space: str, table: Table) 
 def _head_counts(config: PretrainedConfig) -> Iterator[tuple[str, int]]:
     """Fields that may count heads."""
     for name in sorted({config.attribute_map.get(name, name) for name in config.to_dict()}):
-        value = getattr(config, name, None)
+        value = read_field(config, name)
         if "head" in name and isinstance(value, int) and not isinstance(value, bool) and value > 0:
             yield name, value
 
@@ -152,6 +172,8 @@ def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
     heads = {name: v for name, v in counts.items() if name not in groups and not re.search(r"dim|size", name)}
     grown = [growth for growth in skeleton.growths if growth.value > 1]
     widest = max(grown, key=lambda growth: len(growth.rates), default=None)
+    # Heads with rotary and other channels (DeepSeek) keep their parts.
+    parted = any("rope_head_dim" in field for growth in grown for field in growth.fields)
     for head_dim in (8, 16, 32, 64):
         sizes: dict[int, int] = {}
         values: dict[str, int] = {}
@@ -170,7 +192,7 @@ def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
                 if field in _SHORT:
                     values[field] = min(growth.value, _SHORT[field])
                 elif re.search(r"head_dim|d_kv|kv_channels", field):
-                    values[field] = head_dim
+                    values |= {} if parted else {field: head_dim}
                 elif growth.value in sizes:
                     values[field] = sizes[growth.value]
                 elif growth.value > 40 and not re.search(r"position|image|vocab|expert|bucket|num_", field):
@@ -181,8 +203,11 @@ def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
         patch, image = getattr(config, "patch_size", None), getattr(config, "image_size", None)
         if isinstance(patch, int) and isinstance(image, int):
             values["image_size"] = min(image, 4 * patch)
+        # Texts are padded to whole windows (Longformer), which would cost more than all else.
+        windows = getattr(config, "attention_window", None)
+        short = {} if not windows else {"attention_window": 4 if isinstance(windows, int) else [4] * len(windows)}
         limit = values.get("vocab_size", 1 << 62)
         ids = {n: v for n, v in config.to_dict().items() if n.endswith("_token_id") and isinstance(v, int)}
         tokens = {name: index % 4 for index, (name, token) in enumerate(sorted(ids.items())) if token >= limit}
-        yield with_fields(config, values | tokens)
+        yield with_fields(config, {**values, **tokens, **short})
     yield config

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from compressor.anatomy.canonical import centre_writers, fold_norms, fold_scales
-from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, logits_change
-from compressor.anatomy.hooks import Trace, checkpoint_of, is_linear, logits_of, product_scale, trace, write_dim
+from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, Inputs, answers_of, logits_change
+from compressor.anatomy.hooks import Trace, checkpoint_of, is_linear, product_scale, trace, write_dim
 from compressor.anatomy.spec import Anatomy, Kind, LayerScale, LinearOp, Norm, Side, Space
 
 
 class Flow:
     """Adds the flow to a certified anatomy; `tied` weights also embed."""
 
-    def __init__(self, model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy, tied: frozenset[str]) -> None:
-        self.model, self.inputs, self.anatomy, self.tied = model, inputs, anatomy, tied
+    def __init__(self, model: nn.Module, trials: Sequence[Inputs], anatomy: Anatomy, tied: frozenset[str]) -> None:
+        self.model, self.trials, self.anatomy, self.tied = model, trials, anatomy, tied
+        # The trial that reaches most shows the order of modules; all of them prove.
+        inputs = self.inputs = trials[0]
         self.modules = dict(model.named_modules())
         self.trace: Trace = trace(model, inputs, anatomy.layers)
         self.order = list(dict.fromkeys(self.trace.order()))
@@ -153,7 +155,7 @@ class Flow:
                 if inside and step.writes == anatomy.axes[name][0].parts[0].key:
                     scale = LayerScale(name, step.module)
                     folded = fold_scales(state, (scale,), anatomy)
-                    if logits_change(self.model, self.inputs, folded) <= CERTIFICATE_TOLERANCE:
+                    if logits_change(self.model, self.trials, folded) <= CERTIFICATE_TOLERANCE:
                         scales.append(scale)
                         break
         return tuple(scales)
@@ -162,14 +164,14 @@ class Flow:
         """Find by trial which norms fold, and which writers may be centred."""
         state = {name: parameter.data for name, parameter in self.model.named_parameters()}
         residuals = [space.name for space in anatomy.spaces.values() if space.kind is Kind.RESIDUAL]
-        before = logits_of(self.model, self.inputs)
+        before = answers_of(self.model, self.trials)
         flow = []
         for item in anatomy.flow:
             if isinstance(item, Norm) and item.space in residuals and item.readers:
                 folded = fold_norms(state, [item], anatomy)
                 unchanged = (
                     folded is not None
-                    and logits_change(self.model, self.inputs, folded, before=before) <= CERTIFICATE_TOLERANCE
+                    and logits_change(self.model, self.trials, folded, before=before) <= CERTIFICATE_TOLERANCE
                 )
                 item = replace(item, folded=unchanged)
             flow.append(item)
@@ -177,7 +179,7 @@ class Flow:
         centred = {
             name
             for name in residuals
-            if logits_change(self.model, self.inputs, centre_writers(state, anatomy, name), before=before)
+            if logits_change(self.model, self.trials, centre_writers(state, anatomy, name), before=before)
             <= CERTIFICATE_TOLERANCE
         }
         return replace(anatomy, centred=frozenset(centred))

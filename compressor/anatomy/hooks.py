@@ -71,6 +71,20 @@ def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     return output["logits"] if "logits" in output else output[0]
 
 
+def all_outputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All answers: every kind of logits, or without a head every floating tensor (features, poolings)."""
+    extra = {"use_cache": False} if getattr(model.config, "use_cache", None) is not None else {}
+    output = model(**inputs, **extra)
+    # Tuples hold states of layers; only a tuple without names is an output by itself.
+    named = dict(output) if isinstance(output, Mapping) else {str(i): value for i, value in enumerate(output)}
+    answers = {
+        name: value
+        for name, value in named.items()
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() and name != "loss"
+    }
+    return {name: value for name, value in answers.items() if "logits" in name} or answers
+
+
 @contextmanager
 def hooks(handles: list[Any]) -> Iterator[None]:
     """Remove all hooks at the end."""

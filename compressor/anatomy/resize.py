@@ -97,12 +97,20 @@ def measure_growth(config: PretrainedConfig, depth: int) -> Skeleton:
     return Skeleton(shallow, lists, tuple(_growths(shallow, base, candidates)))
 
 
+def read_field(config: PretrainedConfig, name: str, varying: Any = None) -> Any:
+    """A field's value, or None; `varying` where it differs from layer to layer (Gemma 4)."""
+    try:
+        return getattr(config, name, None)
+    except RuntimeError:
+        return varying
+
+
 def _integer_fields(config: PretrainedConfig) -> list[tuple[str, int | None]]:
     """Integers, and None where a default is derived."""
     names = {config.attribute_map.get(name, name) for name in config.to_dict()}
     fields: list[tuple[str, int | None]] = []
     for name in sorted(names):
-        value = getattr(config, name, None)
+        value = read_field(config, name, varying=False)
         if name.endswith(("token_id", "_ids", "_version", "_dtype")) or name in {"chunk_size_feed_forward"}:
             continue
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:

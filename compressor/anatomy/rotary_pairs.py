@@ -5,14 +5,12 @@ Pairs are complex numbers: factors that cancel in q*·k commute with rotation by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, logits_change
-from compressor.anatomy.hooks import logits_of
+from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, Trials, answers_of, logits_change
 from compressor.anatomy.spec import Anatomy, Kind, Role, Space, map_key
 from compressor.anatomy.transform import Map, apply
 
@@ -35,21 +33,21 @@ def pairs(layout: str, count: int) -> tuple[Tensor, Tensor]:
     return (first, first + count) if layout == HALVES else (2 * first, 2 * first + 1)
 
 
-def with_pairs(model: nn.Module, inputs: Mapping[str, Tensor], anatomy: Anatomy) -> Anatomy:
+def with_pairs(model: nn.Module, trials: Trials, anatomy: Anatomy) -> Anatomy:
     """The anatomy with the pair layout whose rotations keep the logits (float64)."""
     rates = frequencies(model)
     spaces = [space for space in anatomy.spaces.values() if space.kind is Kind.ATTENTION and space.rotary]
     # For a single pair both layouts are the same.
     if rates is None or len(rates) < 2 or not spaces:
         return anatomy
-    before = logits_of(model, inputs)
+    before = answers_of(model, trials)
     for layout in LAYOUTS:
         generator = torch.Generator().manual_seed(1)
         maps: dict[str, Map] = {}
         for space in spaces:
             maps |= _rotated(space, layout, len(rates), generator)
         state = apply(maps, dict(model.named_parameters()), anatomy)
-        if logits_change(model, inputs, state, before=before) <= CERTIFICATE_TOLERANCE:
+        if logits_change(model, trials, state, before=before) <= CERTIFICATE_TOLERANCE:
             paired = {space.name: replace(space, pairs=layout) for space in spaces}
             return replace(anatomy, spaces={**anatomy.spaces, **paired})
     return anatomy

@@ -131,6 +131,9 @@ class _Tabulation:
 
     def _axis(self, name: str, dim: Dim) -> Axis:
         side = Side.READ if dim.contracted and not dim.looked_up else Side.WRITE
+        counted = self.attentions.counted_by(dim, self.attentions.layer_of(name))
+        if counted is not None:  # one value a head, also where heads are groups × heads of a group (sinks)
+            return Axis((Part(map_key(counted.space, Role.HEADS), dim.size),), side)
         leaves, interleave = self.attentions.leaves(dim)
         parts = [self._part(name, dim, leaves, index) for index in range(len(leaves))]
         if all(part.key is None for part in parts):

@@ -5,6 +5,7 @@ Parts of axes name the *key* of their map: a space, a role of attention, or None
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -185,7 +186,11 @@ class Anatomy:
         fields: {config field: meaning}.
         tokens: {module: index of its tokens' stack}.
         output: space, without a head.
-        errors: {space or "all": relative change of logits}.
+        outputs: {output: its space}, without a head.
+        errors: {space or "all": relative change of answers}.
+        sensitivity: {space: least change by a wrong map}.
+        pinned: {space or parameter that stays as it is: why}.
+        idle: parameters that no input of this class reaches.
     """
 
     model_class: str
@@ -198,7 +203,11 @@ class Anatomy:
     centred: frozenset[str] = frozenset()
     output: str | None = None
     tokens: Mapping[str, int] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
     errors: Mapping[str, float] = field(default_factory=dict)
+    sensitivity: Mapping[str, float] = field(default_factory=dict)
+    pinned: Mapping[str, str] = field(default_factory=dict)
+    idle: tuple[str, ...] = ()
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -241,6 +250,16 @@ class Anatomy:
     def error(self) -> float:
         """The certificate's largest error."""
         return max(self.errors.values(), default=float("nan"))
+
+    @property
+    def proven(self) -> float:
+        """The share of weights that took part in the proof."""
+        sizes = {name: math.prod(axis.size for axis in axes) for name, axes in self.axes.items()}
+        return 1 - sum(sizes[name] for name in self.idle) / max(sum(sizes.values()), 1)
+
+    def parameters_of(self, space: str) -> list[str]:
+        """Parameters with an axis in a space."""
+        return [name for name, axes in self.axes.items() if any(axis.roles_in(space) is not None for axis in axes)]
 
     def describe(self, space: str) -> str:
         """A space's uses as text, similar layers on one line; KeyError if unknown."""

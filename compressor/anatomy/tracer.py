@@ -1,8 +1,8 @@
-"""Trace dimensions in one forward pass."""
+"""Trace dimensions in forward passes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from compressor.anatomy.dims import Dim, Dims, pin
-from compressor.anatomy.hooks import first_tensor, hooks, logits_of
-from compressor.anatomy.rules import RULES, tensors_in
+from compressor.anatomy.dims import Dim, DimForm, Dims, pin
+from compressor.anatomy.hooks import all_outputs, first_tensor, hooks
+from compressor.anatomy.rules import COMPOSITES, RULES, Rule, tensors_in
 
 #: Operations whose results do not depend on the coordinates of their arguments.
 _SHAPE_ONLY = {
@@ -23,6 +23,18 @@ _SHAPE_ONLY = {
     "new_empty", "rand_like", "randn_like", "empty_like", "equal", "requires_grad_", "allclose", "is_nonzero",
     "manual_seed", "is_inference", "register_hook", "retain_grad", "__deepcopy__", "backward", "is_tensor",
 }  # fmt: skip
+
+#: Errors of a rule that meets arguments which it was not made for.
+_RULE_ERRORS = (
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    StopIteration,
+    RuntimeError,
+    ArithmeticError,
+)
 
 
 @dataclass(frozen=True)
@@ -35,21 +47,22 @@ class ModuleDims:
 
 @dataclass
 class TracedDims:
-    """The dimensions of one forward pass.
+    """The dimensions of forward passes.
 
     Attributes:
-        output: of logits (or last hidden state).
-        unknown: operations without a rule.
+        calls: of the first pass.
+        outputs: {name: dimensions}, of all passes.
+        unknown: operations without a rule, or whose rule failed.
     """
 
     parameters: dict[str, Dims]
     calls: dict[str, list[ModuleDims]] = field(default_factory=dict)
-    output: Dims = field(default_factory=list)
+    outputs: dict[str, Dims] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)
 
 
-def trace_dims(model: nn.Module, inputs: Mapping[str, Tensor], *, head: bool) -> TracedDims:
-    """Run a small eager model once, unifying dimensions; `head` pins the last one of logits."""
+def trace_dims(model: nn.Module, trials: Sequence[Mapping[str, Tensor]], *, head: bool) -> TracedDims:
+    """Run a small eager model on every trial, unifying dimensions; `head` pins the last one of outputs."""
     tracer = _Tracer(model)
 
     def recorder(name: str) -> Any:
@@ -61,11 +74,15 @@ def trace_dims(model: nn.Module, inputs: Mapping[str, Tensor], *, head: bool) ->
 
         return hook
 
-    handles = [m.register_forward_hook(recorder(name), with_kwargs=True) for name, m in model.named_modules() if name]
-    with hooks(handles), torch.no_grad(), tracer:
-        output = logits_of(model, inputs)
-    tracer.traced.output = tracer.dims(output)
-    pin(*tracer.traced.output[: None if head else -1])
+    for index, inputs in enumerate(trials):
+        modules = model.named_modules() if index == 0 else ()
+        handles = [m.register_forward_hook(recorder(name), with_kwargs=True) for name, m in modules if name]
+        with hooks(handles), torch.no_grad(), tracer:
+            outputs = all_outputs(model, inputs)
+        for name, output in outputs.items():
+            dims = tracer.dims(output)
+            pin(*dims[: None if head or dims[-1].root.form is not DimForm.ATOM else -1])
+            tracer.traced.outputs.setdefault(name, dims)
     return tracer.traced
 
 
@@ -99,23 +116,60 @@ class _Tracer(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         name, results = _name(func), tensors_in(result)
+        if name in COMPOSITES:
+            return self._watch_parts(COMPOSITES[name], args, kwargs, result)
         if name in _SHAPE_ONLY:
             for tensor in results:
                 self.dims(tensor)  # before anything is added to it in place
             return result
         arguments = tensors_in([*args, *kwargs.values()])
+        if name == "__setitem__":
+            self._write_into(*args)
+            return result
         if not results or not arguments:  # a constant, whose dimensions are read when used
             return result
         rule = RULES.get(name)
         if rule is None:
             self._pin_all(name, arguments, results)
             return result
-        with torch._C.DisableTorchFunction():
-            dims = rule(self.dims, args, kwargs, result)
-        pairs = zip(result, dims, strict=True) if isinstance(result, (tuple, list)) else [(result, dims)]
-        for tensor, dims_of_tensor in pairs:
-            self._known[id(tensor)] = (tensor, dims_of_tensor)
+        dims_of_results = self._dims_by_rule(rule, args, kwargs, result)
+        if dims_of_results is None:
+            self._pin_all(f"{name} (its rule failed)", arguments, results)
+            return result
+        for tensor, dims in dims_of_results:
+            self._known[id(tensor)] = (tensor, dims)
         return result
+
+    def _dims_by_rule(
+        self, rule: Rule, args: Any, kwargs: dict[str, Any], result: Any
+    ) -> list[tuple[Tensor, Dims]] | None:
+        """Results with their dimensions; None if the rule failed or gave other sizes."""
+        try:
+            with torch._C.DisableTorchFunction():
+                dims = rule(self.dims, args, kwargs, result)
+            pairs = list(zip(result, dims, strict=True)) if isinstance(result, (tuple, list)) else [(result, dims)]
+        except _RULE_ERRORS:
+            return None
+        return pairs if all([dim.size for dim in ds] == [*tensor.shape] for tensor, ds in pairs) else None
+
+    def _watch_parts(self, composite: Callable[..., Any], args: Any, kwargs: dict[str, Any], result: Any) -> Any:
+        """The result of an operation, with the dimensions that its parts give."""
+        with self:
+            parts = composite(*args, **kwargs)
+        self._known[id(result[0])] = (result[0], self.dims(parts[0]))
+        return result
+
+    def _write_into(self, target: Tensor, index: Any, value: Any) -> None:
+        """Values written into a part of a tensor have its dimensions."""
+        if not isinstance(value, Tensor):
+            return
+        with torch._C.DisableTorchFunction():
+            part = target[index]
+        dims = self._dims_by_rule(RULES["__getitem__"], (target, index), {}, part)
+        if dims is not None:
+            self._known[id(part)] = dims[0]
+        if dims is None or self._dims_by_rule(RULES["add"], (part, value), {}, part) is None:
+            self._pin_all("__setitem__ (its rule failed)", [target, value], [])
 
     def _pin_all(self, name: str, arguments: list[Tensor], results: list[Tensor]) -> None:
         with torch._C.DisableTorchFunction():

@@ -79,6 +79,8 @@ class Map:
 
 
 def _carried(matrix: Matrix, selection: tuple[Tensor, Tensor] | None, values: Tensor) -> Tensor:
+    if matrix.shape[-2] != values.shape[0]:
+        raise ValueError(f"a map of {matrix.shape[-2]} coordinates does not fit an axis of {values.shape[0]}")
     if selection is None:
         return carry(matrix, values)
     moved = torch.zeros(matrix.shape[-1], *values.shape[1:], dtype=values.dtype, device=values.device)

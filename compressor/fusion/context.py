@@ -9,9 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from compressor.anatomy import Anatomy, Kind, inspect_config
+from compressor.errors import UnsupportedError
 from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.shape.spec import StudentSpec
 from compressor.fusion.teacher import FusionTeacher
@@ -109,6 +111,25 @@ class FusionContext:
 def student_candidates(specs: Sequence[StudentSpec], dtype: torch.dtype, seed: int) -> list[StudentCandidate]:
     """A random model per spec."""
     return [StudentCandidate(spec, _random_model(spec, dtype, seed), inspect_config(spec.config)) for spec in specs]
+
+
+@torch.no_grad()
+def set_buffers(model: nn.Module, teachers: Sequence[FusionTeacher]) -> None:
+    """Set what a model stores besides parameters (biases of routers) to the teachers' mean.
+
+    Raises:
+        UnsupportedError: it has another size in the student, and no map.
+    """
+    stored = model.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        if name not in stored or not buffer.is_floating_point():
+            continue
+        values = [(teacher.weight, teacher.model.get_buffer(teacher.local_name(name))) for teacher in teachers]
+        if any(value.shape != buffer.shape for _, value in values):
+            raise UnsupportedError(
+                f"{name} is no parameter and changes its size with the width, so it cannot be mapped"
+            )
+        buffer.copy_(sum(weight * value.to(torch.float64) for weight, value in values))  # type: ignore[arg-type]
 
 
 def coupling_options(options: AlignmentOptions) -> CouplingOptions:

@@ -13,7 +13,14 @@ from compressor.errors import UserError
 from compressor.fusion.anchored.align_to_anchor import fuse_towards_anchor
 from compressor.fusion.anchored.policies import POLICIES
 from compressor.fusion.calibration.batches import Batch, CalibrationSet, split_large_batches
-from compressor.fusion.context import FusionContext, OnProgress, StageTimer, coupling_options, student_candidates
+from compressor.fusion.context import (
+    FusionContext,
+    OnProgress,
+    StageTimer,
+    coupling_options,
+    set_buffers,
+    student_candidates,
+)
 from compressor.fusion.joint.search import fuse_jointly
 from compressor.fusion.maps.residual import RESIDUAL_MAPS
 from compressor.fusion.mixture import mixture_of
@@ -131,6 +138,8 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
     specs = specs_for(group, request.width, request.depth, options.narrowing, assignment, request.anchor)
     candidates = student_candidates(specs, torch.promote_types(request.dtype, SINGLE), request.seed)
     group = group.with_spans(assignment.spans(group.everyone, candidates[0].anatomy))
+    for candidate in candidates:
+        set_buffers(candidate.model, group.teachers)
     timer.lap("prepare")
 
     # 3. Make maps, transport the weights, and refit the student layer by layer.

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compressor.errors import UserError
+from compressor.errors import UnsupportedError, UserError
+from compressor.models.modalities import MAKERS, first_field, size_pair
+from compressor.models.signature import readable_inputs, required_inputs
 from compressor.models.tasks import find_task, predicts_vocabulary
 
 
@@ -99,12 +102,6 @@ def logits_of_sample(config: PretrainedConfig, inputs: Mapping[str, Any]) -> int
     return int(tokens.shape[-1]) * config.vocab_size if tokens is not None and predicts_vocabulary(config) else 1
 
 
-def size_pair(size: Any) -> tuple[int, int]:
-    """Height and width of a size, which may be one number."""
-    height, width = (size, size) if isinstance(size, int) else tuple(size)
-    return height, width
-
-
 def dummy_inputs(
     config: PretrainedConfig,
     batch: int = 2,
@@ -114,33 +111,100 @@ def dummy_inputs(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> dict[str, Tensor]:
-    """Random inputs for a config.
+    """Random inputs for a config: those that its class cannot do without.
 
     Images: `pixel_values` [B, C, H, W]. Text: `input_ids`, `attention_mask` [B, T], for encoder–decoders
-    `decoder_input_ids`, a little shorter. Audio: `input_features` [B, mel bins, frames].
+    `decoder_input_ids`, a little shorter. Audio: `input_features` [B, mel bins, frames]. Others: `modalities.MAKERS`.
+
+    Raises:
+        UnsupportedError: none can be made; names the input.
     """
     generator = torch.Generator().manual_seed(seed)
-    if is_image_config(config):
-        height, width = size_pair(config.image_size)
-        channels = getattr(config, "num_channels", 3)
-        pixels = torch.randn(batch, channels, height, width, generator=generator)
-        return {"pixel_values": pixels.to(device, dtype)}
+    needed = _needed_inputs(config)
     inputs: dict[str, Tensor] = {}
-    if is_audio_config(config):
-        frames = 2 * config.max_source_positions
-        inputs["input_features"] = torch.randn(batch, config.num_mel_bins, frames, generator=generator, dtype=dtype)
-    else:
+    if "input_ids" in needed:
         ids = _random_ids(config, batch, length, generator)
         inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if config.is_encoder_decoder:
+    for name in needed:
+        if name in ("input_ids", "decoder_input_ids"):
+            continue
+        value = MAKERS[name](config, batch, length, generator) if name in MAKERS else None
+        if value is None:
+            raise UnsupportedError(f"no random {name} can be made for this {config.model_type}, so it cannot be tried")
+        inputs[name] = value
+    if "decoder_input_ids" in needed:
         inputs["decoder_input_ids"] = _random_ids(config, batch, max(1, length - 2), generator)
-    return {name: value.to(device) for name, value in inputs.items()}
+    return {name: _placed(value, dtype, device) for name, value in inputs.items()}
+
+
+def _placed(value: Tensor, dtype: torch.dtype, device: str | torch.device) -> Tensor:
+    return value.to(device, dtype) if value.is_floating_point() else value.to(device)
+
+
+def _needed_inputs(config: PretrainedConfig) -> list[str]:
+    """Inputs without which the config's class does not run, as far as its signature and config say."""
+    model = getattr(transformers, (config.architectures or [""])[0], None)
+    known = readable_inputs(model) if model is not None else []
+    if is_image_config(config) and "input_ids" not in known:
+        clips = "pixel_values_videos" in known and "pixel_values" not in known
+        return ["pixel_values_videos" if clips else "pixel_values"]
+    needed = required_inputs(model) if model is not None else []
+    main = getattr(model, "main_input_name", "input_ids")
+    needed += [main] if main in known or not known else []
+    if is_audio_config(config) and not known:
+        needed = ["input_features"]
+    if is_dual_config(config):
+        needed += ["input_ids", "pixel_values"]
+    needed += ["decoder_input_ids"] if config.is_encoder_decoder else []
+    wanted = {*needed, *_ALWAYS}
+    return [name for name in known if name in wanted and not name.endswith("mask")] or list(dict.fromkeys(needed))
+
+
+#: Inputs that have a default in the signature and are needed nevertheless.
+_ALWAYS = ("bbox", "visual_feats", "visual_pos")
+
+
+def is_dual_config(config: PretrainedConfig) -> bool:
+    """Whether images and texts are read side by side, without places for images among the tokens."""
+    if any(hasattr(config, name) for name in ("image_token_id", "image_token_index")):
+        return False
+    parts = hasattr(config, "text_config") and (hasattr(config, "vision_config") or hasattr(config, "image_config"))
+    return parts or (is_image_config(config) and hasattr(config, "vocab_size"))
 
 
 def _random_ids(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor:
     # Special tokens mean more in some families (RoBERTa counts positions by padding): leave them out.
     names = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+    vocabulary = int(first_field(config, "vocab_size", default=0))
+    if vocabulary < 2:
+        raise UnsupportedError(
+            f"no random tokens can be made for this {config.model_type}: its config has no vocab_size"
+        )
     special = [getattr(config, name, None) for name in names]
-    low_ones = [i for i in special if isinstance(i, int) and i < config.vocab_size // 2]
-    low = min(max([*low_ones, 0]) + 1, config.vocab_size - 1)
-    return torch.randint(low, config.vocab_size, (batch, length), generator=generator)
+    low_ones = [i for i in special if isinstance(i, int) and i < vocabulary // 2]
+    low = min(max([*low_ones, 0]) + 1, vocabulary - 1)
+    ids = torch.randint(low, vocabulary, (batch, length), generator=generator)
+    places = [v for n, v in config.to_dict().items() if n.endswith(("_token_id", "_token_index")) and v not in special]
+    for place in places:
+        ids[ids == place] = low if low != place else low - 1
+    return ids
+
+
+def optional_inputs(
+    model: Any, config: PretrainedConfig, inputs: Mapping[str, Tensor], seed: int = 2
+) -> dict[str, Tensor]:
+    """Random values of what forward reads beyond `inputs`, where known how to make them."""
+    generator = torch.Generator().manual_seed(seed)
+    first = next(iter(inputs.values()))
+    batch, length = first.shape[0], inputs["input_ids"].shape[1] if "input_ids" in inputs else 8
+    made: dict[str, Tensor] = {}
+    for name in readable_inputs(model):
+        value = None
+        if name not in inputs and name in MAKERS:
+            value = MAKERS[name](config, batch, length, generator)
+        elif name == "global_attention_mask" and "input_ids" in inputs:
+            # The first tokens see all.
+            value = (torch.arange(length) < 2).long().expand(batch, length).contiguous()
+        if value is not None:
+            made[name] = value.double() if value.is_floating_point() else value
+    return made

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from torch import Tensor
 from transformers import PretrainedConfig
+from transformers.models.auto import modeling_auto
 
 from compressor.errors import UnsupportedError
 
@@ -119,10 +121,34 @@ def task_of_model(model: Any) -> Task:
 
 def _task_of_class(name: str) -> Task:
     heads = {head: task for task in TASKS.values() for head in task.heads}
-    for head, task in heads.items():
-        if name.endswith(head):
-            return task
+    task = next((task for head, task in heads.items() if name.endswith(head)), None)
+    if task is None or not task.metrics:
+        # A name may end like a base class and be none (GPT2DoubleHeadsModel, XLMWithLMHeadModel).
+        listed = _listed_task(name)
+        task = listed or task
+    if task is not None:
+        return task
     raise UnsupportedError(f"{name} has a task that is not known here (known endings: {', '.join(heads)})")
+
+
+def _listed_task(name: str) -> Task | None:
+    """The task of a class by the Auto mappings of transformers."""
+    return next((TASKS[task] for mapping, task in _MAPPINGS.items() if name in _listed_classes(mapping)), None)
+
+
+#: {Auto mapping: task}; base classes come first, since some are listed with heads too.
+_MAPPINGS = {
+    "MODEL_MAPPING_NAMES": "features",
+    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": "causal-lm",
+    "MODEL_FOR_MASKED_LM_MAPPING_NAMES": "masked-lm",
+}
+
+
+@cache
+def _listed_classes(mapping: str) -> frozenset[str]:
+    """Names of the classes in an Auto mapping."""
+    entries = getattr(modeling_auto, mapping, {}).values()
+    return frozenset(name for entry in entries for name in ([entry] if isinstance(entry, str) else entry))
 
 
 def predicts_vocabulary(config: PretrainedConfig) -> bool:

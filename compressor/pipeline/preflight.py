@@ -12,6 +12,7 @@ from compressor.distillation.losses import LOSSES
 from compressor.errors import UserError
 from compressor.export.formats import check_formats
 from compressor.fusion import check_residual_option
+from compressor.fusion.self_test import check_recovery
 from compressor.models.resolve import load_config
 from compressor.models.tasks import check_measurable
 from compressor.models.teacher import ModelSpec
@@ -76,6 +77,8 @@ def preflight(recipe: Recipe, *, force: bool = False) -> Recipe:
             LOSSES.get(name)
         check_augmentation(recipe.finetune.augment, images=ModelSpec.of(configs[0]).reads == "image", labels=labels)
     student = _student_config(recipe, configs)
+    if recipe.student is None and recipe.fusion.anchor is None:
+        check_recovery(configs[0])
     if recipe.data.source is None:
         recipe = recipe.model_copy(
             update={"data": recipe.data.model_copy(update={"source": common_data(recipe.teachers)})}

@@ -45,7 +45,19 @@ def render_anatomy(name: str, anatomy: Anatomy) -> list[RenderableType]:
         *_residuals(anatomy),
         f"certificate {verdict}: permuting every space changes {output} "
         f"by at most {anatomy.error:.1e} relative (at most {CERTIFICATE_TOLERANCE:.0e} is allowed)",
+        *_coverage(anatomy),
     ]
+
+
+def _coverage(anatomy: Anatomy) -> list[str]:
+    """What the certificate exercises, and what it leaves as it is."""
+    weakest = min(anatomy.sensitivity.values(), default=None)
+    wrong = "" if weakest is None else f"; a wrong map of any space changes them by at least {weakest:.1e}"
+    lines = [f"proven: {anatomy.proven:.1%} of the parameters take part{wrong}"]
+    if anatomy.idle:
+        lines.append(f"idle, because no input of this class reaches them: {', '.join(anatomy.idle)}")
+    lines += [f"pinned: {name} ({why})" for name, why in anatomy.pinned.items()]
+    return lines
 
 
 def render_plan(plan: Report) -> list[RenderableType]:

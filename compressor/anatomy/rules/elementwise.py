@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from compressor.anatomy.dims import Dim, Dims, pin, unify
-from compressor.anatomy.rules.rule import Lookup, broadcast, rule, tensors_in
+from compressor.anatomy.rules.rule import Lookup, argument, broadcast, rule, tensors_in
 
 
 @rule(
@@ -53,6 +53,23 @@ def _norm(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result:
     for tensor in tensors_in([*args[1:], *kwargs.values()]):
         for dim, scaled in zip(dims[::-1], lookup(tensor)[::-1], strict=False):
             unify(dim, scaled)
+    return dims
+
+
+@rule("_weight_norm")
+def _weight_norm(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Dims:
+    """Directions, scaled along the dimension that the norm keeps."""
+    return broadcast(lookup, args[:2], result.shape)
+
+
+@rule("group_norm")
+def _group_norm(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Dims:
+    dims = lookup(args[0])
+    for tensor in tensors_in([*args[2:], *kwargs.values()]):
+        unify(dims[1], lookup(tensor)[0])
+    # Channels of one group are alike; several groups of several channels are not.
+    if argument(args, kwargs, 1, "num_groups") not in (1, dims[1].size):
+        pin(dims[1])
     return dims
 
 

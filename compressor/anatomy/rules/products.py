@@ -72,7 +72,7 @@ def _convolution(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], 
     if x[1].size == weight[1].size:
         unify(x[1], weight[1])
         weight[1].contracted = True
-    elif x[1].size == weight[0].size:
+    elif x[1].size == weight[0].size and weight[1].size == 1:  # one filter per channel
         unify(x[1], weight[0])
     else:
         pin(x[1], weight[0], weight[1])

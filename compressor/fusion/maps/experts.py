@@ -35,7 +35,11 @@ def expert_maps(
     space: Space, problem: UnitProblem, method: str, features: WeightFeatures, maps: Maps
 ) -> tuple[dict[str, Map], ...]:
     """Maps of every expert's units [E, n, m] per teacher."""
-    places = [teacher_maps[space.experts or ""].push.argmax(dim=0) for teacher_maps in maps]
+    # Experts that cannot be interchanged keep their places.
+    places = [
+        torch.arange(space.copies) if space.experts is None else teacher_maps[space.experts].push.argmax(dim=0)
+        for teacher_maps in maps
+    ]
     units = [
         UNIT_MAPS.get(method)(replace(problem, statistics=features.expert(space.name, places, expert)))
         for expert in range(space.copies)

@@ -11,6 +11,7 @@ from torch import Tensor
 from compressor.anatomy import Anatomy, LinearOp, Norm
 from compressor.anatomy.hooks import Tap, logits_of
 from compressor.anatomy.queries import space_taps
+from compressor.errors import UserError
 from compressor.fusion.calibration.batches import Batch
 from compressor.fusion.calibration.capture import capture_taps, check_captured
 from compressor.fusion.calibration.masks import Masks
@@ -149,6 +150,12 @@ def _capture(teacher: FusionTeacher, taps: Sequence[Tap], batch: Batch) -> dict[
     with capture_taps(teacher.model, list(dict.fromkeys(local))) as captured:
         logits_of(teacher.model, without_labels(batch))
     check_captured(teacher.name, captured)
+    missed = next((module for module, _ in dict.fromkeys(local) if all(module != seen for seen, _ in captured)), None)
+    if missed is not None:
+        raise UserError(
+            f"{teacher.name}: the calibration samples do not run {missed}, so nothing is known about it: give samples "
+            f"with every input that this {teacher.model.config.model_type} reads, or none to align the weights alone"
+        )
     return {tap: captured[local_tap] for tap, local_tap in zip(taps, local, strict=True)}
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.anatomy import Anatomy, Stack, inspect_config
 from compressor.anatomy.layer_fields import with_layers
 from compressor.anatomy.resize import with_fields
-from compressor.errors import UserError
+from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.shape.depth import LayerAssignment, evenly_spaced_layer
 from compressor.fusion.shape.width import (
     AttentionShape,
@@ -22,6 +22,7 @@ from compressor.fusion.shape.width import (
     round_half_up,
 )
 from compressor.fusion.teacher import NamedModel, TeacherGroup
+from compressor.models.meta import meta_model
 from compressor.models.round_trip import check_round_trip
 from compressor.models.save import config_json
 
@@ -83,12 +84,17 @@ def student_specs(
 
     Raises:
         UserError: no head, channel or layer is left, or the family forbids that size.
+        UnsupportedError: fixed coordinates would have to shrink.
     """
     ffn = _ffn_sizes(config, anatomy, width)
-    specs = [
-        _spec(config, anatomy, SizeRequest(width, depth, depths, layers), ffn | shape.fields, shape)
-        for shape in attention_shapes(config, anatomy, width, narrowing, teachers)
-    ]
+    specs, refused = [], []
+    for shape in attention_shapes(config, anatomy, width, narrowing, teachers):
+        try:
+            specs.append(_spec(config, anatomy, SizeRequest(width, depth, depths, layers), ffn | shape.fields, shape))
+        except UnsupportedError as error:
+            refused.append(error)
+    if not specs:
+        raise refused[0]
     # Two specs of one config leave nothing to choose.
     configs = [spec.config.to_dict() for spec in specs]
     return [spec for k, spec in enumerate(specs) if configs[k] not in configs[:k]]
@@ -137,6 +143,21 @@ def sizes_at(config: PretrainedConfig, anatomy: Anatomy, width: float) -> dict[s
     return _ffn_sizes(config, anatomy, width) | attention_shapes(config, anatomy, width, "auto")[0].fields
 
 
+def _check_fixed(model: PreTrainedModel, anatomy: Anatomy, kind: str) -> None:
+    """Refuse a student that resizes fixed coordinates, for which there are no maps.
+
+    Raises:
+        UnsupportedError: names the parameter and axis.
+    """
+    for name, parameter in model.named_parameters():
+        for dim, (axis, size) in enumerate(zip(anatomy.axes.get(name, ()), parameter.shape, strict=False)):
+            if axis.fixed and axis.size != size:
+                raise UnsupportedError(
+                    f"this {kind} cannot become narrower: {name}, axis {dim}, would shrink from {axis.size} to {size}, "
+                    f"and its coordinates have fixed places; width 1 keeps them (compress inspect shows all axes)"
+                )
+
+
 def depth_of(stack: Stack) -> int:
     """Layers that run one after another."""
     return stack.runs if stack.runs > 1 else len(stack.layers)
@@ -181,6 +202,7 @@ def _spec(
             sizes |= dict.fromkeys(stack.fields[:1], deepest)
     sizes_given = ", ".join(f"{field} {value}" for field, value in values.items())
     check_round_trip(student, f"a {config.model_type} student of width {request.width:g} ({sizes_given})")
+    _check_fixed(meta_model(student), anatomy, config.model_type)
     fields: dict[str, tuple[float, float]] = {field: (sizes[field], new) for field, new in values.items()}
     if shape.rotary_base is not None:
         fields["rope_theta"] = (config.rope_parameters["rope_theta"], round(shape.rotary_base, 6))

@@ -1,0 +1,84 @@
+"""One model type: is it certified, fused at half width, and exported?"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+
+from benchmarks.zoo.tiny import class_of, tiny_configs
+from compressor.anatomy import Kind, inspect_config
+from compressor.anatomy.certificate import random_model
+from compressor.anatomy.hooks import all_outputs
+from compressor.errors import UserError
+from compressor.export.onnx import largest_differences
+from compressor.fusion import fuse_models
+from compressor.models.inputs import dummy_inputs
+
+Row = dict[str, Any]
+
+
+def attempt(model_type: str, report: Callable[[Row], None]) -> None:
+    """Report the row after every step, so that a time limit leaves what was found."""
+    row: Row = {"class": class_of(model_type), "certified": False, "fused": False, "onnx": None, "message": ""}
+    report(row)
+    if row["class"] is None:
+        row["message"] = "no Auto class"
+        report(row)
+        return
+    config = next(tiny_configs(model_type, row["class"]), None)
+    if config is None:
+        row["message"] = "no tiny config could be built from the defaults"
+        report(row)
+        return
+    for step in (_certify, _fuse):
+        try:
+            row |= step(config)
+        except UserError as error:
+            row |= {"message": str(error), "failed": step.__name__.strip("_")}
+            break
+        except Exception as error:
+            row |= {"message": _place(error), "failed": step.__name__.strip("_"), "traceback": True}
+            break
+        finally:
+            report(row)
+
+
+def _certify(config: PretrainedConfig) -> Row:
+    anatomy = inspect_config(config)
+    attentions = [space for space in anatomy.spaces.values() if space.kind is Kind.ATTENTION]
+    return {
+        "certified": True, "error": anatomy.error, "proven": anatomy.proven, "attentions": len(attentions),
+        "sensitivity": min(anatomy.sensitivity.values(), default=None), "pinned": dict(anatomy.pinned),
+        "idle": list(anatomy.idle),
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def _fuse(config: PretrainedConfig) -> Row:
+    """Two random teachers at half width, and the student's files."""
+    teachers: list[Any] = [(f"seed {seed}", random_model(config, seed).float()) for seed in (1, 2)]
+    batches = [dummy_inputs(teachers[0][1].config, 8, 12, seed=seed) for seed in range(3)]
+    student = fuse_models(teachers, 0.5, batches).model
+    answers = all_outputs(student, dummy_inputs(student.config, 2, 12, seed=9))
+    if not all(answer.isfinite().all() for answer in answers.values()):
+        return {"message": "the student's answers are not finite", "failed": "fuse"}
+    try:
+        return {"fused": True, "onnx": max(largest_differences(student).values())}
+    except UserError as error:
+        return {"fused": True, "message": str(error), "failed": "onnx"}
+    except Exception as error:
+        return {"fused": True, "message": _place(error), "failed": "onnx", "traceback": True}
+
+
+def _place(error: Exception) -> str:
+    """An exception and where in the package it arose."""
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = [frame for frame in frames if "compressor" in Path(frame.filename).parts]
+    frame = (inside or frames)[-1]
+    text = " ".join(str(error).split())[:160]
+    return f"{type(error).__name__}: {text} ({Path(frame.filename).stem}.{frame.name}, line {frame.lineno})"

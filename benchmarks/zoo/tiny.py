@@ -1,0 +1,120 @@
+"""A tiny config of any model type, made from its defaults."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import transformers
+from transformers import CONFIG_MAPPING, PretrainedConfig
+from transformers.models.auto import modeling_auto
+
+from compressor.anatomy.resize import BUILD_ERRORS
+from compressor.models.meta import meta_model
+
+#: Auto mappings, heads first; a type is tried with the first class that it has.
+_MAPPINGS = (
+    "IMAGE_CLASSIFICATION", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "CAUSAL_LM", "IMAGE_TEXT_TO_TEXT",
+    "SEQUENCE_CLASSIFICATION", "",
+)  # fmt: skip
+#: (pattern of field names, tiny value); the first that matches counts.
+_SIZES: tuple[tuple[str, int], ...] = (
+    (r".*(num_key_value_heads|num_kv_heads|n_kv_heads|multi_query_group_num)", 2),
+    (r".*(attention_heads|num_heads|n_heads?|num_attention_heads|nhead|decoder_heads)", 4),
+    (r".*(num_.*layers|n_layers?|layers|.*num_blocks|depth|decoder_layers|encoder_layers|num_hidden_layers)", 2),
+    (r"(head_dim|attention_head_size|d_kv|kv_channels|v_head_dim|qk_head_dim)", 8),
+    (r"(qk_nope_head_dim)", 8),
+    (r"(qk_rope_head_dim)", 4),
+    (r"(kv_lora_rank|q_lora_rank)", 16),
+    (r".*(vocab_size)", 128),
+    (r".*(intermediate|ffn|d_ff|n_inner|dim_feedforward|mlp_dim|hidden_dim).*", 48),
+    (r".*(hidden_size|d_model|n_embd|embed_dim|dim|hidden|width|channels|projection_dim|embedding_size)", 32),
+    (r".*(position|n_ctx|n_positions|max_seq_len|source_positions|max_length).*", 64),
+    (r".*(num_experts|n_routed_experts|num_local_experts|moe_num_experts|n_experts)", 4),
+    (r".*(top_k|experts_per_tok|experts_per_token)", 2),
+    (r"(image_size|img_size|input_size)", 32),
+    (r"(patch_size)", 8),
+)  # fmt: skip
+#: Numbers above which a size is reduced.
+_LIMITS = {4: 4, 2: 2, 8: 8}
+
+
+def model_types() -> list[str]:
+    """All model types."""
+    return sorted(CONFIG_MAPPING)
+
+
+def class_of(model_type: str) -> str | None:
+    """The class that Auto mappings name for a type, with a head if there is one."""
+    for mapping in _MAPPINGS:
+        names = getattr(modeling_auto, f"MODEL_FOR_{mapping}_MAPPING_NAMES" if mapping else "MODEL_MAPPING_NAMES", {})
+        name = names.get(model_type)
+        name = name[0] if isinstance(name, (list, tuple)) else name
+        if name and hasattr(transformers, name):
+            return str(name)
+    return None
+
+
+def tiny_configs(model_type: str, architecture: str) -> Iterator[PretrainedConfig]:
+    """Tiny configs that can be built, smallest first; the defaults with few layers last."""
+    config_class = CONFIG_MAPPING[model_type]
+    for sizes in (_SIZES, tuple(pair for pair in _SIZES if pair[1] in (2, 128, 48)), ()):
+        try:
+            config = _shrunk(config_class(), sizes)
+            config.architectures = [architecture]
+            meta_model(config)
+        except (*BUILD_ERRORS, ImportError, NotImplementedError):
+            continue
+        yield config
+
+
+def _shrunk(config: PretrainedConfig, sizes: tuple[tuple[str, int], ...]) -> PretrainedConfig:
+    """The config with small values in the constructor, so that what it derives fits."""
+    parts = {name: value for name, value in vars(config).items() if isinstance(value, PretrainedConfig)}
+    values = {name: value for name, value in config.to_dict().items() if name not in parts}
+    changed = _small_values(values, sizes)
+    try:
+        small = type(config)(**changed)
+    except BUILD_ERRORS:
+        small = copy.deepcopy(config)
+        for name, value in changed.items():
+            setattr(small, name, value)
+    for name, part in parts.items():
+        setattr(small, name, _shrunk(part, sizes))
+    return small
+
+
+def _small_values(values: Mapping[str, Any], sizes: tuple[tuple[str, int], ...]) -> dict[str, Any]:
+    changed: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, bool) or name.endswith("_id") or value is None or name in ("model_type", "_name_or_path"):
+            continue
+        if isinstance(value, int) and name != "attention_window":
+            small = next((size for pattern, size in sizes if re.fullmatch(pattern, name)), None)
+            if small is not None and value > small:
+                changed[name] = small
+        elif name == "attention_window":
+            changed[name] = [4, 4]
+        elif isinstance(value, (list, tuple)) and value and not isinstance(value[0], (str, list, tuple)):
+            changed |= _small_list(name, value, values)
+    layers = {value for name, value in values.items() if re.search(r"layers|depth", name) and isinstance(value, int)}
+    for name, value in values.items():
+        if isinstance(value, (list, tuple)) and len(value) in layers and len(value) > 2 and isinstance(value[0], str):
+            changed[name] = [*value[:1], value[-1]]
+    if "qk_rope_head_dim" in changed and "head_dim" in values:
+        changed["head_dim"] = changed["qk_rope_head_dim"]
+    ids = {n: i % 4 for i, n in enumerate(values) if n.endswith("_token_id") and isinstance(values[n], int)}
+    return changed | {name: token for name, token in ids.items() if values[name] >= 100}
+
+
+def _small_list(name: str, value: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes of stages: doubled from stage to stage, with one layer each."""
+    if re.fullmatch(r"(depths|num_layers|layers|num_encoder_blocks)", name):
+        return {name: [1] * len(value)}
+    if re.fullmatch(r"(hidden_sizes|embed_dims?|encoder_hidden_sizes|embed_dim)", name):
+        return {name: [16 * 2**index for index in range(len(value))]}
+    if re.fullmatch(r"(num_heads|num_attention_heads)", name):
+        return {name: [2] * len(value)}
+    return {}

@@ -1,0 +1,192 @@
+"""A small random model of a config, watched on its trials."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from compressor.anatomy.certificate import Inputs, random_model
+from compressor.anatomy.coverage import reached_parameters
+from compressor.anatomy.dims import Dim
+from compressor.anatomy.fields import reduced
+from compressor.anatomy.resize import BUILD_ERRORS, Skeleton, check_small
+from compressor.anatomy.spaces import Table, tabulate
+from compressor.anatomy.spec import Anatomy, Stack
+from compressor.anatomy.tracer import TracedDims, trace_dims
+from compressor.anatomy.trials import make_trials
+from compressor.errors import UnsupportedError
+from compressor.models.tasks import find_task
+
+
+@dataclass(frozen=True)
+class Study:
+    """A small random model, watched on its trials.
+
+    Attributes:
+        trials: the first reaches most parameters.
+        unreached: parameters that no trial reaches.
+        plain_reaches_all: whether the plain inputs reach what any trial does.
+    """
+
+    config: PretrainedConfig
+    model: nn.Module
+    trials: tuple[Inputs, ...]
+    unreached: tuple[str, ...]
+    plain_reaches_all: bool
+    traced: TracedDims
+    stacks: tuple[Stack, ...]
+    table: Table
+
+    @classmethod
+    def of(cls, config: PretrainedConfig, skeleton: Skeleton) -> Study:
+        """Build and trace a small model."""
+        check_small(config)
+        model = random_model(config)
+        config = cast(PretrainedConfig, model.config)
+        trials = make_trials(model, config)
+        reached = [reached_parameters(model, inputs) for inputs in trials]
+        order = sorted(range(len(trials)), key=lambda index: -len(reached[index]))
+        trials = [trials[index] for index in order]
+        unreached = tuple(name for name, _ in model.named_parameters() if not any(name in names for names in reached))
+        return cls._traced(
+            config, model, trials, unreached, skeleton, order[0] == 0 and reached[0] >= set().union(*reached)
+        )
+
+    @classmethod
+    def _traced(
+        cls, config: PretrainedConfig, model: nn.Module, trials: list[dict[str, Tensor]], unreached: tuple[str, ...],
+        skeleton: Skeleton, plain_reaches_all: bool,
+    ) -> Study:  # fmt: skip
+        traced = trace_dims(model, trials, head=find_task(config).name != "features")
+        stacks = _stacks(config, traced, skeleton)
+        table = tabulate(model, traced, stacks, _loose(traced, skeleton))
+        return cls(config, model, tuple(trials), unreached, plain_reaches_all, traced, stacks, table)
+
+    def like(self, config: PretrainedConfig, skeleton: Skeleton) -> Study:
+        """The study of a config with other sizes, on as many trials as this one needs to reach all."""
+        check_small(config)
+        model = random_model(config)
+        config = cast(PretrainedConfig, model.config)
+        trials = make_trials(model, config)[: 1 if self.plain_reaches_all else None]
+        return Study._traced(config, model, trials, self.unreached, skeleton, self.plain_reaches_all)
+
+    def unknown_operations(self) -> str:
+        """The end of a message that names operations without a rule, or ""."""
+        unknown = sorted(self.traced.unknown)
+        return f"; operations without a rule: {', '.join(unknown)}" if unknown else ""
+
+    def anatomy(self) -> Anatomy:
+        """The anatomy before flow and certificate."""
+        spaces = {name: self.table.name_of(dims[-1]) for name, dims in self.traced.outputs.items()}
+        outputs = {name: space for name, space in spaces.items() if space is not None}
+        main = "logits" if "logits" in spaces else next(iter(spaces))
+        return Anatomy(
+            type(self.model).__name__, self.table.spaces, self.table.axes, self.stacks, (), {},
+            output=outputs.get(main), outputs=outputs, tokens=dict(self._tokens()),
+        )  # fmt: skip
+
+    def _tokens(self) -> Iterator[tuple[str, int]]:
+        """(module, index of its tokens' stack), where known."""
+
+        def token(dims: list[Dim]) -> int | None:
+            factors = dims[-2].factors() if len(dims) > 1 else []
+            return id(factors[-1].root) if factors else None
+
+        stacks = {token(self.traced.calls[s.layers[0]][0].reads): i for i, s in enumerate(self.stacks)}
+        for module, calls in self.traced.calls.items():
+            stack = stacks.get(token(calls[0].writes))
+            if stack is not None:
+                yield module, stack
+
+
+def study_smallest(skeleton: Skeleton) -> Study:
+    """Study the smallest config that runs, or UnsupportedError."""
+    reason = ""
+    for config in reduced(skeleton):
+        try:
+            return Study.of(config, skeleton)
+        except BUILD_ERRORS as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    kind = skeleton.config.model_type
+    raise UnsupportedError(f"the {kind} config cannot be built and run at a small size to be certified ({reason})")
+
+
+def _stacks(config: PretrainedConfig, traced: TracedDims, skeleton: Skeleton) -> tuple[Stack, ...]:
+    """Lists of layers in call order."""
+    lists: list[tuple[tuple[str, ...], tuple[str, ...], int]] = []
+    for layers in skeleton.lists:
+        paths = tuple(f"{layers.prefix}{index}" for index in range(getattr(config, layers.fields[0])))
+        if all(path in traced.calls for path in paths) and _passes_stream(traced, paths):
+            lists.append((paths, layers.fields, 1))
+    lists.sort(key=lambda entry: list(traced.calls).index(entry[0][0]))
+    if not lists:
+        lists = [_repeated(config, traced)]
+    roots = [id(traced.calls[paths[0]][0].reads[-1].root) for paths, _, _ in lists]
+    names: dict[int, str] = {}
+    for root, (paths, _, _) in zip(roots, lists, strict=True):
+        name = "residual" if len(set(roots)) == 1 else paths[0].rpartition(".")[0].rpartition(".")[0] + ".residual"
+        names.setdefault(root, name)
+    return tuple(
+        Stack(paths, fields, names[root], runs) for root, (paths, fields, runs) in zip(roots, lists, strict=True)
+    )
+
+
+def _passes_stream(traced: TracedDims, paths: tuple[str, ...]) -> bool:
+    """Whether layers read and write one last dimension; convolutions of sound do not."""
+    ends = [(calls[0].reads[-1].root, calls[0].writes[-1].root) for calls in (traced.calls[path] for path in paths)]
+    return all(read is written for read, written in ends if read.size > 1)
+
+
+def _repeated(config: PretrainedConfig, traced: TracedDims) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+    """(path, config field, runs) of a shared layer, or UnsupportedError.
+
+    It passes on the dimension that most parameters have, or the hidden units of an FFN could look like the stream.
+    """
+    stream = _most_used(traced)
+    counts = {
+        name: len(calls)
+        for name, calls in traced.calls.items()
+        if len(calls) > 1 and calls[0].reads[-1].root is calls[0].writes[-1].root is stream
+    }
+    owned = {name: sum(parameter.startswith(name + ".") for parameter in traced.parameters) for name in counts}
+    for name in sorted(counts, key=lambda name: (-owned[name], -len(name))):
+        count = counts[name]
+        fields = [
+            field
+            for field in sorted(set(config.to_dict()) - set(config.attribute_map))
+            if re.search(r"layer|depth", field) and getattr(config, field) == count
+        ]
+        if fields:
+            return (name,), tuple(fields[:1]), count
+    raise UnsupportedError(f"no field of the {config.model_type} config changes the number of layers")
+
+
+def _most_used(traced: TracedDims) -> Dim | None:
+    """The dimension of most parameters."""
+    uses: dict[int, tuple[int, Dim]] = {}
+    for dims in traced.parameters.values():
+        for root in {id(dim.root): dim.root for dim in dims if dim.size > 1}.values():
+            uses[id(root)] = (uses.get(id(root), (0, root))[0] + 1, root)
+    return max(uses.values(), key=lambda use: use[0], default=(0, None))[1]
+
+
+def _loose(traced: TracedDims, skeleton: Skeleton) -> Iterator[str]:
+    """Unused parameters of residual width."""
+    widest = max(skeleton.growths, key=lambda growth: len(growth.rates), default=None)
+    for name, dims in traced.parameters.items():
+        alone = all(dim.root is dim and dim.owner is None and not dim.pinned for dim in dims if dim.size > 1)
+        used = any(dim.contracted or dim.looked_up for dim in dims)
+        roots = {id(dim.root) for dim in dims}
+        shared = any(
+            id(dim.root) in roots
+            for parameter, parameter_dims in traced.parameters.items()
+            if parameter != name
+            for dim in parameter_dims
+        )
+        if alone and not used and not shared and widest and (name, len(dims) - 1) in widest.rates:
+            yield name
