@@ -37,8 +37,6 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(image_size|img_size|input_size)", 32),
     (r"(patch_size)", 8),
 )  # fmt: skip
-#: Numbers above which a size is reduced.
-_LIMITS = {4: 4, 2: 2, 8: 8}
 
 
 def model_types() -> list[str]:

@@ -1,0 +1,32 @@
+"""The zoo tries every model type, and its page counts what it shows."""
+
+from __future__ import annotations
+
+from benchmarks.zoo.page import markdown
+from benchmarks.zoo.tiny import class_of, model_types, tiny_configs
+
+
+def test_types_have_the_class_that_auto_mappings_name():
+    assert len(model_types()) > 500
+    assert class_of("bert") == "BertForMaskedLM"
+    assert class_of("t5") == "T5ForConditionalGeneration"
+    assert class_of("siglip_vision_model") == "SiglipVisionModel"
+    assert class_of("clip_vision_model") is not None
+
+
+def test_tiny_configs_are_tiny_and_can_be_built():
+    config = next(tiny_configs("llama", "LlamaForCausalLM"))
+    assert (config.hidden_size, config.num_hidden_layers, config.vocab_size) == (32, 2, 128)
+    assert config.architectures == ["LlamaForCausalLM"]
+
+
+def test_the_page_counts_certified_fused_and_exported_types_and_tracebacks():
+    good = {"class": "A", "certified": True, "error": 1e-16, "sensitivity": 0.5, "proven": 1.0, "fused": True}
+    bad = {"class": "B", "certified": False, "fused": False, "onnx": None, "message": "a | b", "traceback": True}
+    page = markdown(
+        {"a": {**good, "onnx": 1e-7, "message": ""}, "b": bad, "c": {"class": None}},
+        {"torch": "2", "transformers": "5"},
+    )
+    assert "Of 2 types 1 certify, 1 fuse, 1 export, 1 end in a traceback." in page
+    assert "| a | `A` | 1e-16 (5e-01) | 100% | yes | 1e-07 |  |" in page
+    assert "| b | `B` | no |  | no | no | a / b |" in page
