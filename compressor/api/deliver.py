@@ -80,6 +80,7 @@ def _export(arguments: Mapping[str, Any]) -> Export:
     from compressor.api.kinds import kind_of_data
     from compressor.api.models import check_names, on_disk, one_model
     from compressor.api.samples import check_source
+    from compressor.export.formats import EXPORT_FORMATS
     from compressor.pipeline.export import export_model
     from compressor.recipe import build_recipe
 
@@ -91,7 +92,8 @@ def _export(arguments: Mapping[str, Any]) -> Export:
     output = None if arguments["folder"] is None else str(arguments["folder"])
     sections["export"]["onnx"] = any(name.startswith("onnx") for name in _names(arguments["formats"]))
     values = {"teachers": ["model"], "seed": arguments["seed"], **sections}
-    build_recipe(values, where="export", names=keyword_names(sections))
+    for name in build_recipe(values, where="export", names=keyword_names(sections)).export.wanted:
+        EXPORT_FORMATS.get(name)
     check_names([model])
     check_source(given)
     with on_disk([model], processor=arguments["processor"]) as (name,), _as_source(given) as source:

@@ -45,7 +45,11 @@ def test_what_is_saved_is_what_the_command_writes(named, fused_run, image_folder
     for recipe in recipes:
         del recipe["output"], recipe["finetune"], recipe["bench"]
     assert recipes[0] == recipes[1]
-    cards = [(path / "README.md").read_text().split("## Choices")[0] for path in (folder, fused_run)]
+    # The card bears the folder's name.
+    cards = [
+        (path / "README.md").read_text().split("## Choices")[0].replace(f"name: {path.name}\n", "")
+        for path in (folder, fused_run)
+    ]
     assert cards[0] == cards[1]
 
 
@@ -158,7 +162,7 @@ def test_a_report_has_attributes_and_is_the_dict_that_it_was(named):
 def test_results_are_taken_where_models_are(named, vit_a, image_folder):
     scores = compressor.evaluate([vit_a, named, named.model], image_folder, ensemble=True)
     assert scores[1].accuracy == scores["model 2"].accuracy and len(scores) == 4
-    assert "ensemble" in repr(scores) and "<pre>" in scores._repr_html_()
+    assert "mean of the 3 above" in repr(scores) and "<pre>" in scores._repr_html_()
     assert scores.to_dict()["rows"][0]["name"] == scores[0].name
     with pytest.raises(KeyError, match="model 1"):
         scores["modell 1"]

@@ -58,6 +58,26 @@ def test_an_exact_student_is_left_alone():
     assert fuse_models([("wide", widen(narrow, 1))], 0.5, batches_of(narrow.config), options).report["head"] is None
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_bias_of_the_head_is_not_taken_for_the_norm_before_it(tied):
+    """BERT's decoder has a bias under another name: of one teacher at width 1 the student is the teacher."""
+    from transformers import BertConfig
+
+    config = BertConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48, vocab_size=60,
+        max_position_embeddings=32, architectures=["BertForMaskedLM"], tie_word_embeddings=tied,
+    )  # fmt: skip
+    teacher = tiny_model(config, 1)
+    with torch.no_grad():
+        teacher.cls.predictions.bias.copy_(torch.randn(60, generator=torch.Generator().manual_seed(0)))
+    tokens = torch.randint(60, (12, 16, 8), generator=torch.Generator().manual_seed(1))
+    batches = [{"input_ids": part, "attention_mask": torch.ones_like(part)} for part in tokens]
+    student = fuse_models([("one", teacher)], 1.0, batches[:10], FusionOptions(inner="transport")).model
+    with torch.no_grad():
+        wanted, found = teacher(**batches[11]).logits, student(**batches[11]).logits
+    assert float((wanted - found).abs().max() / wanted.abs().max()) < 1e-4
+
+
 def test_logits_that_are_no_multiple_of_the_heads_outputs_are_left_alone():
     config = config_of("gemma2")
     config.final_logit_softcapping = 0.5

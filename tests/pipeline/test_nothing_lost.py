@@ -60,8 +60,9 @@ def quick(vit_a, tmp_path_factory):
     from compressor.pipeline import bench, landscape, run
     from compressor.pipeline.initial_student import InitialStudent
 
-    def begin(recipe, teachers, given, data, stages):
-        return InitialStudent(copy.deepcopy(teachers[0].model), {"target": None, "fusion": None, "warnings": []})
+    def begin(recipe, teachers, given, data, mixture, stages):
+        report = {"target": None, "fusion": None, "warnings": [], "mixture": mixture.report()}
+        return InitialStudent(copy.deepcopy(teachers[0].model), report)
 
     def finetune(run, *rest):
         checkpoint = run.work.checkpoints / "checkpoint-2"

@@ -101,7 +101,8 @@ def _locate_head(student: StudentBuilder) -> tuple[str, Norm | None, LinearOp] |
 
 def _fitted_head(student: StudentBuilder, norm: Norm | None, op: LinearOp, data: HeadData) -> FittedHead:
     parameters = student.parameters
-    weight, offset = parameters[op.weight].detach(), parameters.get(f"{op.module}.bias")
+    # Of the module: a bias that is tied too (BERT's) has the name of its source.
+    weight, offset = parameters[op.weight].detach(), getattr(student.model.get_submodule(op.module), "bias", None)
     bias = None if offset is None else offset.detach()
     if norm is None:
         return FreeHead.of(weight, bias, data.inputs, data.targets, transposed=reads_first(student.anatomy, op))

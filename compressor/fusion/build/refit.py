@@ -86,7 +86,7 @@ class StudentRefit:
 
         fit = self._regress(taps, pairs, ops, features, run, together=True)
         sizes = [self._input_output(op).shape[0] for op in ops]
-        biased = [op for op in ops if f"{op.module}.bias" in self.parameters]
+        biased = [op for op in ops if self._bias(op) is not None]
         for op, weight in zip(ops, fit.weight.split(sizes), strict=True):
             bias = fit.bias if biased[:1] == [op] else None
             self._set(op, weight, torch.zeros_like(fit.bias) if bias is None and fit.bias is not None else bias)
@@ -114,7 +114,7 @@ class StudentRefit:
         Args:
             together: inputs are side by side, not outputs.
         """
-        intercept = any(f"{op.module}.bias" in self.parameters for op in ops)
+        intercept = any(self._bias(op) is not None for op in ops)
         sums: dict[bool, Regression] = {}
 
         def on_batch(index: int, captured: dict[Tap, Tensor]) -> None:
@@ -163,12 +163,15 @@ class StudentRefit:
         """Fit the norm to mean logits."""
         norm, head = stage.norm, stage.head
         table = self.parameters[head.weight].detach().double()
+        head_bias = self._bias(head)
         sums: list[Tensor] = []
 
         def on_batch(index: int, captured: dict[Tap, Tensor]) -> None:
             mask = features.masks.of(index, head.module)
             u = token_rows(captured[head.module, "in"], mask).double()
             y = features.transported(index, (head.module, "out"), None).double()
+            if head_bias is not None:
+                y = y - head_bias.double()
             y = y - y.mean(dim=1, keepdim=True)
             parts = [u.T @ u, u.sum(0), (u * (y @ table)).sum(0), (y @ table).sum(0), torch.tensor(float(len(u)))]
             sums[:] = [a + b for a, b in zip(sums, parts, strict=True)] if sums else parts
@@ -215,8 +218,14 @@ class StudentRefit:
     def _set(self, op: LinearOp, weight: Tensor, bias: Tensor | None) -> None:
         first = reads_first(self.anatomy, op)
         self.parameters[op.weight].copy_(weight if first else weight.T)
-        if bias is not None and f"{op.module}.bias" in self.parameters:
-            self.parameters[f"{op.module}.bias"].copy_(bias)
+        parameter = self._bias(op)
+        if bias is not None and parameter is not None:
+            parameter.copy_(bias)
+
+    def _bias(self, op: LinearOp) -> Tensor | None:
+        """The module's bias; one that is tied (that of BERT's decoder) has the name of its source in `parameters`."""
+        bias: Tensor | None = getattr(self.model.get_submodule(op.module), "bias", None)
+        return bias
 
     def _record(self, op: LinearOp, fit: RidgeFit) -> None:
         # A module that is fitted again after a reconstruction has one entry.

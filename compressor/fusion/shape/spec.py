@@ -87,11 +87,13 @@ def student_specs(
         UnsupportedError: fixed coordinates would have to shrink.
     """
     ffn = _ffn_sizes(config, anatomy, width)
-    specs, refused = [], []
+    specs: list[StudentSpec] = []
+    refused: list[UnsupportedError | UserError] = []
     for shape in attention_shapes(config, anatomy, width, narrowing, teachers):
         try:
             specs.append(_spec(config, anatomy, SizeRequest(width, depth, depths, layers), ffn | shape.fields, shape))
-        except UnsupportedError as error:
+        # What this family forbids for one shape it may allow for another.
+        except (UnsupportedError, UserError) as error:
             refused.append(error)
     if not specs:
         raise refused[0]
