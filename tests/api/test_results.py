@@ -91,6 +91,7 @@ def test_models_in_memory_are_saved_with_their_preprocessor_and_a_note(vit_a, vi
     assert before == [fingerprint(teacher) for teacher in teachers]
 
 
+@pytest.mark.slow
 def test_a_finetune_goes_on_from_a_fusion(vit_a, vit_b, image_folder, batches, tmp_path):
     result = compressor.fuse([vit_a, vit_b], 0.5, batches, **QUICK)
     before = fingerprint(result.model)

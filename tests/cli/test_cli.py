@@ -120,6 +120,7 @@ def test_an_output_that_cannot_be_is_refused(capsys, vit_a, image_folder, tmp_pa
     assert "cannot write" in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_onnx_files_are_timed_as_what_they_read(capsys, vit_a, tmp_path):
     code, _, err = compress(capsys, "export", vit_a, "-o", tmp_path)
     assert (code, err) == (0, "")

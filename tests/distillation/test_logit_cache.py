@@ -73,6 +73,7 @@ def test_answers_for_every_token_of_texts_of_any_length(tmp_path, cache):
     np.testing.assert_allclose(found[True], found[False], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_search_judges_by_kept_logits_and_a_run_resumes_with_them(tmp_path, cache):
     fields = {"cache_logits": True, "learning_rate": "search", "learning_rates": (1e-3, 1e-2), "validation": 0.25}
     teacher, seen = counted(vit(0))

@@ -130,10 +130,13 @@ def run_line(line, done, capsys):
     assert "error" not in said.err
 
 
+#: Pages of many commands.
+LONG = ("docs/recipes.md", "docs/deploy.md", "docs/finetune.md", "docs/commands.md", "docs/paper.md")
+
+
 @pytest.mark.parametrize(
     "document",
-    # The page of recipes has twenty commands.
-    [pytest.param(page, marks=pytest.mark.slow if page == "docs/recipes.md" else ()) for page in DOCUMENTS],
+    [pytest.param(page, marks=pytest.mark.slow if page in LONG else ()) for page in DOCUMENTS],
 )
 def test_every_command_runs(place, done, capsys, document):
     for line in lines_of(document):
@@ -202,6 +205,7 @@ def test_the_python_of_the_readme_runs(place, monkeypatch, tmp_path):
     assert AutoModelForImageClassification.from_pretrained("student").config.hidden_size == 16
 
 
+@pytest.mark.slow
 def test_the_python_page_runs_from_top_to_bottom(place, monkeypatch, tmp_path, capsys):
     import compressor
 

@@ -336,6 +336,7 @@ class TestCausal:
         assert model.get_experts_implementation() == before
 
 
+@pytest.mark.slow
 class TestEncoderDecoder:
     """An encoder and its decoder in files of their own."""
 

@@ -88,7 +88,7 @@ def test_padding_changes_no_answer(capsys, tmp_path, case):
     assert ("pads instead" in err) == (case in ("beyond the vocabulary", "negative"))
 
 
-@pytest.mark.parametrize("kind", ["gpt2", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("llama", "qwen2"))])
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow) for kind in ("gpt2", "llama", "qwen2")])
 def test_classifiers_without_padding_are_planned_and_fused(capsys, tmp_path, kind):
     folders = [save_classifier(tmp_path / name, kind, seed=seed) for seed, name in enumerate("ab")]
     for command in (("plan", *folders), ("inspect", folders[0])):

@@ -177,6 +177,7 @@ def test_a_candidate_is_measured(configs, backend, tmp_path, monkeypatch):
     assert found.report["latency"]["backend"] == backend and found.report["latency"]["batch_size"] == 2
 
 
+@pytest.mark.slow
 def test_the_written_recipe_has_the_width(capsys, vit_a, vit_b, image_folder, tmp_path):
     from compressor.pipeline.run import run_recipe as job
 

@@ -22,6 +22,7 @@ def plan(capsys, *arguments):
     return json.loads(out)
 
 
+@pytest.mark.slow
 def test_every_width_is_scored_and_the_page_of_a_folder_shows_it(capsys, vit_a, vit_b, image_folder, output):
     widths = "0.75,0.5,0.49"
     flags = ("--data", image_folder, "--samples", 12, "--curve", widths, "--curve-into", output)
@@ -37,6 +38,7 @@ def test_every_width_is_scored_and_the_page_of_a_folder_shows_it(capsys, vit_a, 
     assert 'id="curve"' in page and "width 0.75" in page and "12 samples without a finetune" in page
 
 
+@pytest.mark.slow
 def test_the_terminal_shows_the_curve_and_an_edited_page_stays(capsys, vit_a, image_folder, output):
     (output / "report.html").write_text("mine")
     flags = ("--data", image_folder, "--samples", 12, "--curve", "0.5", "--curve-into", output)

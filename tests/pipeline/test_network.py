@@ -126,6 +126,7 @@ def save_reviews(path):
     return path
 
 
+@pytest.mark.slow
 def test_commands_look_up_no_host(watched, home, vit_a, vit_b, bert, image_folder, tmp_path):
     data, student = ["--data", image_folder], tmp_path / "student"
     quick = ["--samples", 8, "--steps", 2, "--batch-size", 4, "--no-latency", "--no-onnx"]

@@ -123,6 +123,7 @@ def recipe(vit_a, vit_b, image_folder, tmp_path, monkeypatch):
     return write_recipe(tmp_path / "r.yaml", values)
 
 
+@pytest.mark.slow
 def test_no_local_path_is_uploaded(capsys, site, recipe, vit_a, tmp_path):
     import torch
 

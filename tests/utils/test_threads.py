@@ -25,6 +25,7 @@ def sessions(monkeypatch):
     return made
 
 
+@pytest.mark.slow
 def test_every_stage_has_the_threads_that_were_asked_for(capsys, monkeypatch, sessions, vit_a, image_folder, tmp_path):
     """Fusing, finetuning, quantising, checking and timing, with three threads, and what report and card say of it."""
     from threadpoolctl import threadpool_info
