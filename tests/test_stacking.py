@@ -120,3 +120,12 @@ class TestByLabels:
         copies = TeacherPredictions(tuple(copied[:2]), torch.arange(24).repeat_interleave(50), copied[2])
         many, once = choose_mixture(copies), choose_mixture(predictions(rows, labels))
         assert many.mixing == once.mixing and (many.weights == (0.5, 0.5)) == (once.weights == (0.5, 0.5))
+
+
+def test_the_report_says_what_each_teacher_alone_would_give() -> None:
+    from compressor.report.mixture import describe_mixture
+
+    rows, labels = experts()
+    line = describe_mixture({"mixture": choose_mixture(predictions(rows, labels)).report()})
+    assert line.startswith("mean of ") and "weights 0.5, 0.5" in line and "each teacher alone" in line
+    assert describe_mixture({"mixture": Mixture((1.0,)).report()}) == describe_mixture({}) == ""

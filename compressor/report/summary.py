@@ -24,6 +24,7 @@ from compressor.report.describe import (
     describe_temperature,
     describe_timing,
 )
+from compressor.report.mixture import describe_mixture
 from compressor.report.tables import render_table
 
 
@@ -65,6 +66,8 @@ def summary_lines(report: Report) -> list[str]:
 def describe_choices(report: Report) -> list[str]:
     """Shape, choices, finetune, time per stage."""
     lines = [*_target(report), *_fusion_choices(report.get("fusion") or {})]
+    if mixture := describe_mixture(report):
+        lines.append(f"ensemble: {mixture}")
     if finetune := report.get("finetune"):
         lines.append(
             f"finetune: {finetune['steps']} steps at learning rate {finetune['learning_rate']:g}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from compressor.report.describe import Report, describe_reconstruction, format_measure, measure_of
+from compressor.report.mixture import describe_mixture
 from compressor.report.page.charts import COLOURS, Line, Plot, line_chart
 from compressor.report.page.table import PageTable
 
@@ -55,13 +56,16 @@ def _map_choices(report: Report, names: Mapping[str, str]) -> Iterator[_Choice]:
         tried = f"nearest to the ensemble of the {len(shapes)} above"
         reason = tried if shapes else _reason(report, "narrowing", "the only shape that was tried")
         yield "attention", str(choices["attention"]), reason
+    mixture = report.get("mixture") or {}
     for key, name, reason in (
         ("shares", "shares in the stream", "of each teacher in the student’s residual coordinates"),
-        ("weights", "weights in the ensemble", _reason(report, "weights", "all alike")),
+        ("weights", "weights in the ensemble", mixture.get("why") or _reason(report, "weights", "all alike")),
     ):
         if choices.get(key):
             values = ", ".join(f"{names.get(teacher, teacher)} {value:.3g}" for teacher, value in choices[key].items())
             yield name, values, reason
+    if mixed := describe_mixture(report):
+        yield "mixture of predictions", f"mean of {mixture['name']}", mixed
 
 
 def _fit_choices(report: Report) -> Iterator[_Choice]:
