@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -33,8 +32,8 @@ def complete_data(incomplete: str) -> list[str]:
     return [*(name for name in _BUILTIN_DATA if name.startswith(incomplete)), *complete_paths(incomplete)]
 
 
-def complete_names(*registries: str, words: Sequence[str] = (), separator: str = "") -> Complete:
-    """Words, and names of registries, "module:NAME" each, imported only when a shell asks.
+def complete_words(words: Sequence[str], separator: str = "") -> Complete:
+    """These words.
 
     Args:
         separator: of a list; what comes before the last one stays.
@@ -43,14 +42,97 @@ def complete_names(*registries: str, words: Sequence[str] = (), separator: str =
     def complete(incomplete: str) -> list[str]:
         before, _, last = incomplete.rpartition(separator) if separator else ("", "", incomplete)
         start = f"{before}{separator}" if before else ""
-        names = list(words)
-        for registry in registries:
-            module, _, name = registry.partition(":")
-            names += getattr(importlib.import_module(module), name).names()
-        return [f"{start}{name}" for name in dict.fromkeys(names) if name.startswith(last)]
+        return [f"{start}{word}" for word in words if word.startswith(last)]
 
     return complete
 
+
+#: {flag: words}; written out, as a shell does not wait for imports; a test holds them to the registries.
+WORDS: dict[str, tuple[str, ...]] = {
+    "--formats": (
+        "onnx",
+        "onnx-int8",
+        "onnx-int8-dynamic",
+        "onnx-fp16",
+        "torch-export",
+    ),
+    "--residual": (
+        "auto",
+        "barycentre",
+        "slice",
+        "importance",
+        "principal",
+        "readers",
+        "anchor",
+        "averaging",
+        "weighted-scalar",
+        "weighted-matrix",
+        "residual-only",
+        "branch-only",
+        "identity",
+        "global",
+    ),
+    "--inner": (
+        "auto",
+        "select",
+        "transport",
+        "importance",
+        "slice",
+    ),
+    "--solver": (
+        "emd",
+        "sinkhorn",
+        "semirelaxed",
+        "semirelaxed-entropic",
+        "partial",
+        "unbalanced",
+    ),
+    "--cost": (
+        "squared",
+        "euclidean",
+        "cosine",
+        "correlation",
+    ),
+    "--preparation": (
+        "raw",
+        "centred",
+        "standardised",
+        "normalised",
+    ),
+    "--normalise": (
+        "none",
+        "median",
+        "mean",
+        "max",
+    ),
+    "--tokens": (
+        "all",
+        "class",
+        "window",
+        "random",
+        "loss",
+    ),
+    "--augment": (
+        "none",
+        "flip",
+        "crop-flip",
+        "zoom-flip",
+        "mixup",
+    ),
+    "--losses": (
+        "hidden",
+        "labels",
+        "logits",
+        "relations",
+    ),
+    "--weights": (
+        "auto",
+        "equal",
+    ),
+}
+
+#: Flags that take a list.
+_LISTS = ("--formats", "--losses")
 
 #: {flag: what it completes besides the words of its field}.
 COMPLETIONS: dict[str, Complete] = {
@@ -59,19 +141,7 @@ COMPLETIONS: dict[str, Complete] = {
     "--output": complete_folders,
     "--data": complete_data,
     "--tensorboard": complete_folders,
-    "--formats": complete_names("compressor.export.formats:EXPORT_FORMATS", separator=","),
-    "--residual": complete_names(
-        "compressor.fusion.maps.residual:RESIDUAL_MAPS", "compressor.fusion.anchored.policies:POLICIES", words=("auto",)
-    ),
-    "--inner": complete_names("compressor.fusion.maps.units:UNIT_MAPS", words=("auto",)),
-    "--solver": complete_names("compressor.transport.solvers:SOLVERS"),
-    "--cost": complete_names("compressor.transport.costs:COSTS"),
-    "--preparation": complete_names("compressor.transport.costs:PREPARATIONS"),
-    "--normalise": complete_names("compressor.transport.solvers:COST_SCALES", words=("none",)),
-    "--tokens": complete_names("compressor.fusion.calibration.token_filters:TOKEN_FILTERS"),
-    "--augment": complete_names("compressor.data.augment:AUGMENTATIONS"),
-    "--losses": complete_names("compressor.distillation.losses:LOSSES", separator=","),
-    "--weights": complete_names(words=("auto", "equal")),
+    **{name: complete_words(words, separator="," if name in _LISTS else "") for name, words in WORDS.items()},
 }
 
 

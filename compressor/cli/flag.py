@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 import typer
 from rich.markup import escape
 
-from compressor.cli.completion import COMPLETIONS, complete_names
+from compressor.cli.completion import COMPLETIONS, complete_words
 from compressor.cli.parsing import switched_off
 from compressor.recipe import Recipe
 
@@ -80,7 +80,7 @@ class Flag:
             names = [f"{self.name}/--{self.name.removeprefix('--no-')}"]
         return typer.Option(
             *names, help=self._help_text(), show_default=False, rich_help_panel=self.panel, metavar=self.metavar,
-            autocompletion=COMPLETIONS.get(self.name) or (complete_names(words=words) if words else None),
+            autocompletion=COMPLETIONS.get(self.name) or (complete_words(words) if words else None),
         )  # fmt: skip
 
     def _help_text(self) -> str:

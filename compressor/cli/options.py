@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from compressor.cli import parsing
-from compressor.cli.completion import complete_models, complete_names
+from compressor.cli.completion import complete_models, complete_words
 from compressor.cli.flag import DATA, FINETUNE, FUSION, GENERAL, JOB, LEAVE_OUT, PAPER, Flag
 from compressor.errors import UserError
 from compressor.presets import PRESETS
@@ -218,7 +218,7 @@ PresetName = Annotated[
         metavar="NAME",
         show_default=False,
         rich_help_panel=FUSION,
-        autocompletion=complete_names("compressor.presets:PRESETS"),
+        autocompletion=complete_words(PRESETS.names()),
     ),
 ]
 PushToHub = Annotated[

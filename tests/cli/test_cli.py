@@ -46,7 +46,7 @@ def test_every_command_explains_itself(capsys, name):
 
 
 def test_brackets_in_the_help_are_no_markup(capsys):
-    out = compress(capsys, "fuse", "--help")[1]
+    out = compress(capsys, "fuse", "--help-all")[1]
     assert "'compressor[tensorboard]'" in out.replace("│", "")
     assert "[default: 0.5]" in out and "[dim]" not in out
 
@@ -54,7 +54,7 @@ def test_brackets_in_the_help_are_no_markup(capsys):
 def test_the_help_names_every_word_that_a_flag_takes(capsys):
     from compressor.cli.options import FLAGS
 
-    shown = " ".join(compress(capsys, "fuse", "--help")[1].replace("│", " ").split())
+    shown = " ".join(compress(capsys, "fuse", "--help-all")[1].replace("│", " ").split())
     rows = shown.split(" --")
     for name, flag in FLAGS.items():
         row = next((row for row in rows if row.startswith(name.removeprefix("--") + " ")), None)
@@ -329,6 +329,7 @@ def test_evaluate_an_ensemble(capsys, vit_a, vit_b, vit_wide, image_folder):
     assert (found[-1]["accuracy"], found[-1]["labelled"]) == (hits / total, total)
 
 
+@pytest.mark.slow
 def test_bench(capsys, student):
     code, out, err = compress(capsys, "bench", student, "--seconds", 0.02, "--batch-size", 2, "--no-onnx")
     assert (code, err) == (0, "")

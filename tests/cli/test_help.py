@@ -9,7 +9,7 @@ import pytest
 import typer.main
 
 from compressor.cli.app import app
-from compressor.cli.completion import COMPLETIONS, complete_data, complete_models
+from compressor.cli.completion import COMPLETIONS, WORDS, complete_data, complete_models
 from compressor.cli.options import FIRST_FLAGS, FLAGS
 
 COMMANDS = typer.main.get_command(app).commands
@@ -47,6 +47,24 @@ def test_every_closed_list_completes():
         if flag.words and flag.name in parameters:
             found = {item.value for item in parameters[flag.name].shell_complete(click.Context(click.Command("x")), "")}
             assert set(flag.words) <= found, flag.name
+
+
+def test_words_that_complete_are_those_that_are_known():
+    from compressor.data.augment import AUGMENTATIONS
+    from compressor.distillation.losses import LOSSES
+    from compressor.export.formats import EXPORT_FORMATS
+    from compressor.fusion import POLICIES, RESIDUAL_MAPS, UNIT_MAPS
+    from compressor.fusion.calibration.token_filters import TOKEN_FILTERS
+    from compressor.transport import COST_SCALES, COSTS, PREPARATIONS, SOLVERS
+
+    known = {
+        "--formats": EXPORT_FORMATS.names(), "--residual": ("auto", *RESIDUAL_MAPS.names(), *POLICIES.names()),
+        "--inner": ("auto", *UNIT_MAPS.names()), "--solver": SOLVERS.names(), "--cost": COSTS.names(),
+        "--preparation": PREPARATIONS.names(), "--normalise": ("none", *COST_SCALES.names()),
+        "--tokens": TOKEN_FILTERS.names(), "--augment": AUGMENTATIONS.names(), "--losses": LOSSES.names(),
+        "--weights": ("auto", "equal"),
+    }  # fmt: skip
+    assert {flag: sorted(words) for flag, words in WORDS.items()} == {f: sorted(set(w)) for f, w in known.items()}
 
 
 def test_names_and_paths_complete(tmp_path, monkeypatch):

@@ -131,7 +131,7 @@ def run_line(line, done, capsys):
 
 
 #: Pages of many commands.
-LONG = ("docs/recipes.md", "docs/deploy.md", "docs/finetune.md", "docs/commands.md", "docs/paper.md")
+LONG = ("docs/recipes.md", "docs/deploy.md", "docs/finetune.md", "docs/commands.md", "docs/paper.md", "docs/data.md")
 
 
 @pytest.mark.parametrize(
@@ -171,8 +171,8 @@ def test_every_flag_that_is_named_exists():
     commands = [group, *group.commands.values()]
     options = [parameter for command in commands for parameter in command.params]
     known = {"--help", *(flag for option in options for flag in (*option.opts, *option.secondary_opts))}
-    # Of typer, which adds them when the command runs.
-    known |= {"--install-completion"}
+    # Added when the command runs.
+    known |= {"--install-completion", "--help-all"}
     for document in DOCUMENTS:
         named = set(re.findall(r"`(--[a-z-]+)", (ROOT / document).read_text(encoding="utf-8")))
         assert named <= known, document

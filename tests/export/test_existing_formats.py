@@ -20,6 +20,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in (folder / "onnx").iterdir()}
 
 
+@pytest.mark.slow
 def test_the_example_of_the_help_works(capsys, folder, image_folder):
     """A run has written onnx; int8 is added beside it, then the float file that somebody removed."""
     before = contents(folder)

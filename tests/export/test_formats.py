@@ -316,6 +316,7 @@ def test_a_family_without_files_is_refused():
         write_formats(["onnx-fp16"], built(BartForSequenceClassification, config), "nowhere", ExportOptions())
 
 
+@pytest.mark.slow
 def test_calibration_samples_may_lack_token_types(tmp_path):
     """A tokenizer of single texts gives none, and the file of a BERT has an input for them."""
     from tiny_text import model_of

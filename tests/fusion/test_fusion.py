@@ -323,6 +323,7 @@ class TestDepth:
         assert relative_error(result.model, short, short.config) < 1e-4
         assert result.report["layers"]["long"]["vit.layers.0"] == ["vit.layers.0", "vit.layers.1"]
 
+    @pytest.mark.slow
     def test_teachers_of_different_depth_make_one_student_of_either(self):
         config, deeper = config_of("bert"), config_of("bert")
         deeper.num_hidden_layers = 3

@@ -78,6 +78,7 @@ def test_a_bias_of_the_head_is_not_taken_for_the_norm_before_it(tied):
     assert float((wanted - found).abs().max() / wanted.abs().max()) < 1e-4
 
 
+@pytest.mark.slow
 def test_logits_that_are_no_multiple_of_the_heads_outputs_are_left_alone():
     config = config_of("gemma2")
     config.final_logit_softcapping = 0.5
@@ -166,6 +167,7 @@ def test_logits_of_large_vocabularies_are_never_held_together(family, monkeypatc
         assert torch.allclose(value, parts.model.state_dict()[name], rtol=1e-4, atol=1e-6), name
 
 
+@pytest.mark.slow
 def test_candidates_of_large_vocabularies_are_judged_by_some_of_the_tokens(monkeypatch):
     config = config_of("llama")
     teachers = [(str(seed), tiny_model(config, seed)) for seed in (0, 1)]

@@ -176,6 +176,7 @@ def test_a_widening_is_undone(family):
     assert float((logits_of(result.model, inputs) - wanted).abs().max() / wanted.abs().max()) < 2e-4
 
 
+@pytest.mark.slow
 def test_the_automatic_choice_takes_them_where_the_width_leaves_out_some_of_the_stream():
     config = config_of("llama")
     teachers = [(f"teacher {seed}", tiny_model(config, seed)) for seed in (0, 1)]

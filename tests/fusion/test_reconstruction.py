@@ -25,6 +25,7 @@ def small_steps(monkeypatch):
     monkeypatch.setattr(reconstruction, "EVALUATION_STEPS", 20)
 
 
+@pytest.mark.slow
 def test_new_samples_gain(small_steps):
     config = config_of("llama")
     models = [tiny_model(config, seed) for seed in (0, 1)]

@@ -183,6 +183,7 @@ class TestFiles:
         assert any("differ in chat_template" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_a_run_and_an_export_take_all_along(tmp_path, capsys):
     folders = [save_text_model(tmp_path / name, "llama", seed=seed) for seed, name in enumerate("ab")]
     for folder, top_k in zip(folders, (7, 9), strict=True):

@@ -35,7 +35,7 @@ def root(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in ("tagger", "masked") else ()) for kind in CASES]
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in ("tagger", "masked", "t5") else ()) for kind in CASES]
 )
 def test_every_task_from_two_models_and_a_file_to_a_folder(capsys, root, tmp_path, kind):
     import torch
@@ -97,6 +97,7 @@ def test_finetuning_a_student_that_is_there(capsys, root, tmp_path):
     assert report["evaluation"]["data"].endswith("plain.txt, last 10 %")
 
 
+@pytest.mark.slow
 def test_the_recipe_of_a_text_model_makes_the_same_weights(capsys, root, tmp_path):
     from safetensors.torch import load_file
 

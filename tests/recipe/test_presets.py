@@ -112,7 +112,7 @@ def test_the_command_refuses_in_one_line(capsys, tmp_path, vit_a, vit_b, options
 
 def test_the_help_lists_them(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    out = compress(capsys, "fuse", "--help")[1]
+    out = compress(capsys, "fuse", "--help-all")[1]
     assert all(f"{name} (" in out for name in PRESETS.names())
 
 
