@@ -8,9 +8,19 @@ from pathlib import Path
 
 import pytest
 from few_samples import few_samples_are_enough
+from slow_cases import case_of, read_slow
 from tiny import save_bert, save_images, save_vit
 
 _scratch = tempfile.TemporaryDirectory(prefix="compressor-tests-")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark the costly cases of tests/slow.txt, before cases are selected by marks."""
+    slow = read_slow()
+    for item in items:
+        if case_of(item.nodeid) in slow:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_configure(config):

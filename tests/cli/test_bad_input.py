@@ -384,6 +384,7 @@ def test_a_bug_is_called_a_bug(capsys, here, vit_a, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_half_written_and_the_finetune_resumes(capfd, here, vit_a, vit_b, image_folder):
     steps = {"steps": 80, "batch_size": 4, "checkpoint_every": 10}
     values = tiny_recipe([vit_a, vit_b], image_folder, "student", finetune=steps)
@@ -434,6 +435,7 @@ def test_resuming_with_other_options_is_refused(capsys, here, vit_a, image_folde
     refused(capsys, here, "run", recipe, "--resume", "--seed", "5", said="another seed")
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_resumes(capsys, here, vit_a, image_folder, monkeypatch):
     from compressor.distillation.training import TrainingConfig
 

@@ -91,6 +91,7 @@ def test_fuse_prints_the_table_and_what_to_do_next(capsys, vit_a, vit_b, image_f
     assert (output / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_what_to_do_next_reads_the_data_in_the_same_way(capsys, bert, tmp_path):
     rows = "".join(f"good film {k},bad plot {k},{k % 2}\n" for k in range(24))
     (tmp_path / "rows.csv").write_text(f"zeta,kappa,label\n{rows}")
@@ -383,6 +384,7 @@ def test_an_export_names_every_file():
     assert "99.00 % of the predictions" in lines[-1] and "accuracy 50.00 % (float: 75.00 %), on 9 samples" in lines[-1]
 
 
+@pytest.mark.slow
 def test_export_fails_beyond_the_tolerance(capsys, student, tmp_path):
     folder = Path(shutil.copytree(student, tmp_path / "s"))
     code, out, err = compress(capsys, "export", folder, "--tolerance", 1e-12)
@@ -431,6 +433,7 @@ def test_scores_stay_on_the_lines_of_progress(vit_a, vit_b, image_folder, tmp_pa
     assert [share for stage, share, line in told if line == "evaluating the teachers"] == [None, 1.0]
 
 
+@pytest.mark.slow
 def test_python_face(vit_a, vit_b, tmp_path, forked_benchmark):
     import torch
 

@@ -124,6 +124,7 @@ class TestHidden:
             next(parameter for parameter in student.parameters() if parameter.dim() > 1).mul_(1.5)
         assert objective.loss(student, batch)[0] > 1e-3
 
+    @pytest.mark.slow
     def test_it_brings_the_student_to_the_transported_stream(self, tmp_path, fusion):
         found, teachers, train = fusion
         student, targets = copy.deepcopy(found.model), FeatureTargets(found.passages)

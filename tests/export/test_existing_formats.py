@@ -75,6 +75,7 @@ def test_an_int8_file_is_left_only_if_a_report_says_whose_it_is(capsys, folder, 
         assert code == 2 and "no report.json says that it is of this model: replace it with --force" in err
 
 
+@pytest.mark.slow
 def test_a_format_that_is_there_in_part_is_named(capsys, folder):
     model = folder / "onnx" / "model.onnx"
     model.rename(folder / "onnx" / "encoder_model.onnx")

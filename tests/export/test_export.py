@@ -193,6 +193,7 @@ class TestExport:
         assert model.config.use_cache is True
         assert capfd.readouterr() == ("", "")
 
+    @pytest.mark.slow
     def test_a_model_without_a_head_gives_hidden_states(self, tmp_path):
         model = bert(BertModel)
         report = write_onnx(model, tmp_path, batch_sizes=(2,))
@@ -204,6 +205,7 @@ class TestExport:
         for name in report.outputs:
             torch.testing.assert_close(given[name], expected[name], rtol=1e-3, atol=1e-4)
 
+    @pytest.mark.slow
     def test_pairs_of_texts_are_told_apart(self, tmp_path):
         model = bert()
         report = write_onnx(model, tmp_path, batch_sizes=(2,))

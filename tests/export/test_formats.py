@@ -267,6 +267,7 @@ def test_the_text_example(bert, tmp_path, capsys):
     assert (tmp_path / "onnx" / "model_int8.onnx").exists()
 
 
+@pytest.mark.slow
 def test_an_export_into_a_students_folder_is_on_its_card(vit_a, image_folder, tmp_path, capsys):
     from compressor.pipeline.run import run_recipe as job
 

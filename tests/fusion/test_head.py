@@ -86,6 +86,7 @@ def test_logits_that_are_no_multiple_of_the_heads_outputs_are_left_alone():
     assert fuse_models(teachers, 0.5, batches_of(config), PLAIN).report["head"] is None
 
 
+@pytest.mark.slow
 def test_students_without_a_head_have_none_to_fit():
     config = config_of("llama")
     config.architectures = ["LlamaModel"]

@@ -180,6 +180,7 @@ def test_an_anchor_gives_the_shape(finished, vit_a, vit_b, image_folder, tmp_pat
     assert report["target"]["fields"]["hidden_size"]["student"] == 16
 
 
+@pytest.mark.slow
 def test_built_in_teachers_bring_their_data(quick_builtin, tmp_path):
     report = fused(
         ["vit-a", "vit-b"],

@@ -109,6 +109,7 @@ def test_the_recipe_of_a_text_model_makes_the_same_weights(capsys, root, tmp_pat
     assert all((one[name] == other[name]).all() for name in one)
 
 
+@pytest.mark.slow
 def test_labels_may_be_learnt_from(capsys, root, tmp_path):
     for kind, source in (("classifier", "sst"), ("decoder", "plain.txt")):
         data = ("--data", root / source, "--label-weight", 0.5, "-o", tmp_path / kind)
