@@ -1,8 +1,8 @@
 """Which cases `make test` leaves to `make test-all` by their cost.
 
-`python tests/helpers/slow_cases.py JUNIT.xml` writes tests/slow.txt.  Of a test with several cases the cheapest stays, and
-all below `CASE_SECONDS`; the others show the same property of another family, file or setting.  JUNIT.xml is of
-`pytest --junitxml` on a quiet machine; cases that are listed already stay so.
+`python tests/helpers/slow_cases.py JUNIT.xml` writes tests/slow.txt.  Of a test with several cases the cheapest
+stays, and all below `CASE_SECONDS`; the others show the same property of another family, file or setting.
+JUNIT.xml is of `pytest --junitxml` on a quiet machine; cases that are listed already stay so.
 """
 
 from __future__ import annotations
