@@ -17,8 +17,8 @@ COMMANDS = typer.main.get_command(app).commands
 
 def help_of(command, flag, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(typer.Exit), COMMANDS[command].make_context(command, [flag]):
-        pass
+    with pytest.raises(typer.Exit):
+        COMMANDS[command].make_context(command, [flag])
     return capsys.readouterr().out
 
 
