@@ -85,7 +85,9 @@ def _first_unreadable(checkpoint: Path) -> str | None:
     ]
     # A sharded optimiser is a folder of files in a format of torch.distributed: its checksums must do.
     if not any(path.is_dir() and path.name.startswith("optimizer") for path in checkpoint.iterdir()):
-        parts.append((checkpoint / OPTIMIZER_NAME, _check_optimizer))
+        # One gathered from shards has another ending.
+        gathered = checkpoint / "optimizer.bin"
+        parts.append((gathered if gathered.exists() else checkpoint / OPTIMIZER_NAME, _check_optimizer))
     # One of each process.
     random_states = sorted(checkpoint.glob("rng_state*.pth"))
     parts += [(path, _check_random_state) for path in random_states or [checkpoint / "rng_state.pth"]]

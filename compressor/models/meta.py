@@ -20,7 +20,7 @@ from compressor.utils.logging import quiet_transformers
 
 #: Most modules of a model; 94 layers with 512 experts of five modules each have 240,000.
 MAX_MODULES = 1_000_000
-_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
 
 
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:

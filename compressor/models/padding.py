@@ -54,8 +54,11 @@ def set_padding(config: PretrainedConfig, token: int) -> None:
 
 
 def give_padding_token(config: PretrainedConfig, tokenizer: Any) -> None:
-    """Name a text classifier's padding token in a tokenizer without one, so that both are saved alike."""
-    if not hasattr(tokenizer, "get_vocab") or not _classifies(config) or tokenizer.pad_token is not None:
+    """Name a text classifier's padding token in a tokenizer without a usable one, so that both are saved alike."""
+    if not hasattr(tokenizer, "get_vocab") or not _classifies(config):
+        return
+    # One beyond the embedding, such as a class's default that was added, pads nothing.
+    if tokenizer.pad_token is not None and tokenizer.pad_token_id < text_config(config).vocab_size:
         return
     token = tokenizer.convert_ids_to_tokens(pad_id(text_config(config)))
     if token is not None:

@@ -48,6 +48,11 @@ def widen(model: nn.Module, seed: int = 0) -> nn.Module:
     parameters = dict(wide.named_parameters())
     for name, value in apply(maps, dict(model.named_parameters()), anatomy).items():
         parameters[name].copy_(value)
+    # Trained values that are no parameters (BART's bias of logits) have no copies.
+    stored, narrow = wide.state_dict().keys(), dict(model.named_buffers())
+    for name, buffer in wide.named_buffers():
+        if name in stored and name in narrow and buffer.shape == narrow[name].shape:
+            buffer.copy_(narrow[name])
     _undo_gain(model, wide, anatomy)
     _weaken_before_tied_heads(model, wide, anatomy)
     return wide

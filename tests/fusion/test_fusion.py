@@ -398,8 +398,9 @@ class TestUnlikeHeads:
         task = task_for(other)
         batches, unseen = ([without_labels(task.batch(first + i)) for i in range(6)] for first in (1, 101))
         target = [ensemble_predictions([model for _, model in teachers], [0.5, 0.5], batch) for batch in unseen]
+        mean = FusionOptions(weights="equal", mixture="probabilities")
         for pair in (teachers, teachers[::-1]):
-            result = fuse_models(pair, 0.5, batches)
+            result = fuse_models(pair, 0.5, batches, mean)
             far = fuse_models(pair, 0.5, batches, FusionOptions(residual="slice", inner="slice", refit=False))
             assert mean_kl(result.model, unseen, target) < mean_kl(far.model, unseen, target) / 3
 

@@ -67,7 +67,9 @@ def list_candidates(
         reads: the stream's reads are known.
     """
     every = tuple(teacher.weight for teacher in teachers)
-    single = [tuple(float(other == k) for other in range(len(teachers))) for k in range(len(teachers))]
+    # A teacher without weight is left out, so its coordinates are no candidates.
+    weighty = [k for k, teacher in enumerate(teachers) if teacher.weight > 0]
+    single = [tuple(float(other == k) for other in range(len(teachers))) for k in weighty]
     # Norms in rotated coordinates are fitted anew, so a refit allows rotation even where norms scale each coordinate.
     strongest = "readers" if reads else "principal" if rotatable or refit else "barycentre"
     chosen = "select" if refit else "transport"
