@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from compressor.data.array_images import ARRAY_BOUNDS, decode_array
 from compressor.data.deep_pixels import Bounds, NumberFormat, finite_range, is_deep, to_bytes
 from compressor.utils.input_files import special_kind
+from compressor.utils.out_of_memory import is_out_of_memory
 
 #: Most pixels of an image, Pillow's bound: 13,377 × 13,377.
 MAX_PIXELS = 178_956_970
@@ -64,8 +65,10 @@ def free_range(stored: Mapping[str, Any] | None) -> Bounds | None:
             return None
         image, numbers = _load(stored)
         return None if numbers.bounds else numbers.range(image)
-    # Pillow's plugins raise almost anything; reading the image will name it.
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        # Pillow's plugins raise almost anything; reading the image will name it.
         return None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper
+from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
 from compressor.errors import UnsupportedError, UserError
 
@@ -54,7 +55,6 @@ def _runs(opset: int) -> bool:
     probe = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
     try:
         onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
-    # ONNX Runtime's own classes of errors are not public.
-    except Exception:
+    except (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.NotImplemented):
         return False
     return True

@@ -76,8 +76,8 @@ def local_files(source: ModelSource) -> Path | None:
         return None
     try:
         return Path(snapshot_download(source.location, allow_patterns=list(_SMALL_FILES), etag_timeout=10))
-    # As many errors as there are layers below: then what is cached.
-    except Exception:
+    # Errors of the Hub and the network are of the first kind, impossible names of the second: then what is cached.
+    except (OSError, ValueError):
         cached = try_to_load_from_cache(source.location, "config.json")
         return Path(cached).parent if isinstance(cached, str) else None
 

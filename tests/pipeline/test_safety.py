@@ -350,8 +350,7 @@ class TestLeftByKilledProcesses:
 
         lines = []
         with claimed(output, (), remark=lines.append):
-            pass
-        return lines
+            return lines
 
     def test_half_written(self, output, tmp_path):
         before = snapshot(tmp_path)
