@@ -1,4 +1,4 @@
-"""Ensemble predictions, weighted power means of probabilities, and KL divergences.
+"""Mixtures of classes' probabilities, weighted power means, and KL divergences; `compressor.answers` has other outputs.
 
 `mixing` is the exponent's inverse: with M teachers of weights α,
 
@@ -11,16 +11,14 @@ https://www.cs.toronto.edu/~hinton/absps/tr00-004.pdf), and others lie between.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import reduce
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from compressor.anatomy.hooks import logits_of
 from compressor.errors import UserError
-from compressor.models.inputs import without_labels
 
 
 def mix_predictions(rows: Sequence[Tensor], weights: Sequence[float], mixing: float = 1.0) -> Tensor:
@@ -53,35 +51,6 @@ def check_ensemble_weights(models: int, weights: Sequence[float]) -> None:
         raise UserError(
             f"an ensemble of {models} models needs {models} weights, none negative, not all zero: {list(weights)}"
         )
-
-
-@torch.no_grad()
-def ensemble_predictions(
-    models: Sequence[nn.Module], weights: Sequence[float], batch: Mapping[str, Tensor], mixing: float = 1.0
-) -> Tensor:
-    """Log of the models' mixed probabilities, [B, ..., classes] float64."""
-    inputs = without_labels(batch)
-    return mix_predictions([logits_of(model, inputs).double().log_softmax(-1) for model in models], weights, mixing)
-
-
-@torch.no_grad()
-def mean_kl(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], targets: Sequence[Tensor]) -> float:
-    """Mean KL(target || model) over unmasked tokens or samples, in nats; infinite for NaN.
-
-    Args:
-        targets: log-probabilities [B, ..., classes].
-    """
-    total, count = 0.0, 0
-    for batch, target in zip(batches, targets, strict=True):
-        inputs = without_labels(batch)
-        predicted = logits_of(model, inputs).double().log_softmax(-1)
-        kl = (target.exp() * (target - predicted)).sum(-1)
-        mask = inputs.get("decoder_attention_mask" if "decoder_input_ids" in inputs else "attention_mask")
-        if mask is not None and kl.dim() > 1:
-            kl = kl[mask.bool()]
-        total, count = total + float(kl.sum()), count + kl.numel()
-    mean = total / max(count, 1)
-    return mean if mean == mean else float("inf")
 
 
 def kl_terms(targets: Tensor, log_probs: Tensor) -> Tensor:

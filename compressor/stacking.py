@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,12 +42,14 @@ class TeacherPredictions:
     Attributes:
         log_probs: per teacher [P, C].
         samples: the sample that each row is of [P]; rows of one sample are not independent.
-        labels: [P], or None.
+        labels: [P], of values [P, C]; or None.
+        values: whether `log_probs` are values, which only a mean mixes.
     """
 
     log_probs: tuple[Tensor, ...]
     samples: Tensor
     labels: Tensor | None = None
+    values: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,20 @@ class Mixture:
         mixing: T of `ensemble.mix_predictions`.
         why: in words.
         nll: (mixture or "teacher k" alone, held-out nats); () without labels.
+        values: whether values are averaged, whatever `mixing` is.
     """
 
     weights: tuple[float, ...]
     mixing: float = 1.0
     why: str = "as asked for, or nothing to choose by"
     nll: tuple[tuple[str, float], ...] = ()
+    values: bool = False
 
     @property
     def name(self) -> str:
         """What is averaged."""
+        if self.values:
+            return "values"
         if self.mixing == 1:
             return "probabilities"
         return "logits" if math.isinf(self.mixing) else f"probabilities tempered by {self.mixing:g}"
@@ -89,7 +95,7 @@ class Mixture:
         temperature = report["temperature"]
         return cls(
             tuple(report["weights"]), math.inf if temperature is None else float(temperature),
-            report["why"], tuple(report["nll"].items()),
+            report["why"], tuple(report["nll"].items()), report["name"] == "values",
         )  # fmt: skip
 
 
@@ -103,9 +109,11 @@ def choose_mixture(
     """
     count = len(predictions.log_probs)
     equal = tuple([1 / count] * count) if weights is None else tuple(w / sum(weights) for w in weights)
-    if predictions.labels is None:
-        return _without_labels(predictions, name, equal)
-    return _by_labels(predictions, name, equal, fit=weights is None)
+    if predictions.values:
+        name = "probabilities"
+    if predictions.labels is not None:
+        return _by_labels(predictions, name, equal, fit=weights is None)
+    return Mixture(equal, values=True) if predictions.values else _without_labels(predictions, name, equal)
 
 
 def disagreement(log_probs: Sequence[Tensor], weights: Sequence[float]) -> float:
@@ -141,7 +149,7 @@ def _by_labels(predictions: TeacherPredictions, name: MixtureName, weights: tupl
     best, best_losses = Mixture(weights, TEMPERATURES[name][0]), None
     for fitted in (False, True) if fit and len(weights) > 1 else (False,):
         for mixing in TEMPERATURES[name]:
-            label = _label(mixing, fitted)
+            label = _label(Mixture((1.0,), mixing, values=predictions.values), fitted)
             losses[label] = torch.empty(len(halves), dtype=torch.float64)
             for half in (0, 1):
                 rows = halves == half
@@ -156,7 +164,8 @@ def _by_labels(predictions: TeacherPredictions, name: MixtureName, weights: tupl
         for k in range(len(weights))
     }
     nll = {label: float(loss.mean()) for label, loss in losses.items()} | alone
-    return Mixture(best.weights, best.mixing, "held-out likelihood of the labels", tuple(nll.items()))
+    why = "held-out likelihood of the labels"
+    return Mixture(best.weights, best.mixing, why, tuple(nll.items()), predictions.values)
 
 
 def fit_weights(predictions: TeacherPredictions, mixing: float) -> tuple[float, ...]:
@@ -178,6 +187,11 @@ def fit_weights(predictions: TeacherPredictions, mixing: float) -> tuple[float, 
 def _mixed_nll(predictions: TeacherPredictions, log_shares: Tensor, mixing: float) -> Tensor:
     """Negative log likelihood [P] of a mixture, differentiable in the log of its weights [K]."""
     assert predictions.labels is not None
+    if predictions.values:
+        mixed = torch.tensordot(log_shares.exp(), torch.stack(predictions.log_probs).double(), dims=1)
+        # In standard deviations of the labels: steps then have one scale.
+        errors = (mixed - predictions.labels) / predictions.labels.std(0, unbiased=False).clamp(min=1e-12)
+        return errors.square().sum(-1) / 2
     labels = predictions.labels[:, None]
     # A class that a teacher excludes would take its gradient to infinity.
     rows = [row.double().clamp(min=-50.0) for row in predictions.log_probs]
@@ -207,7 +221,7 @@ def _better(losses: Tensor, best: Tensor, samples: Tensor) -> bool:
 def _selected(predictions: TeacherPredictions, rows: Tensor) -> TeacherPredictions:
     assert predictions.labels is not None
     log_probs = tuple(row[rows] for row in predictions.log_probs)
-    return TeacherPredictions(log_probs, predictions.samples[rows], predictions.labels[rows])
+    return replace(predictions, log_probs=log_probs, samples=predictions.samples[rows], labels=predictions.labels[rows])
 
 
 def _pruned(weights: Sequence[float]) -> tuple[float, ...]:
@@ -215,5 +229,5 @@ def _pruned(weights: Sequence[float]) -> tuple[float, ...]:
     return tuple(weight / sum(kept) for weight in kept)
 
 
-def _label(mixing: float, fitted: bool) -> str:
-    return f"{Mixture((1.0,), mixing).name}, {'fitted' if fitted else 'given or equal'} weights"
+def _label(mixture: Mixture, fitted: bool) -> str:
+    return f"{mixture.name}, {'fitted' if fitted else 'given or equal'} weights"

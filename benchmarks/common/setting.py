@@ -15,12 +15,13 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from compressor.answers import ensemble_predictions, mean_kl
 from compressor.bench.accuracy import Tally, new_tally, predict
 from compressor.data.batches import Batches, Samples
 from compressor.data.sources import open_split
 from compressor.data.split import Split
 from compressor.distillation.distill import FinetuneReport, train_student
-from compressor.ensemble import ensemble_predictions, mean_kl, mix_predictions
+from compressor.ensemble import mix_predictions
 from compressor.models.load import load_teacher
 from compressor.models.tasks import TASKS, Task, task_of_model
 from compressor.models.teacher import Teacher

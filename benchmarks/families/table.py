@@ -27,7 +27,7 @@ from compressor.anatomy import inspect_config
 from compressor.anatomy.certificate import random_model
 from compressor.anatomy.hooks import logits_of
 from compressor.anatomy.resize import with_fields
-from compressor.ensemble import ensemble_predictions, mean_kl
+from compressor.answers import ensemble_predictions, mean_kl
 from compressor.errors import UserError
 from compressor.export.onnx import largest_differences
 from compressor.fusion import fuse_models

@@ -19,7 +19,7 @@ class ModelScore:
 
     Attributes:
         accuracy: in [0, 1], of samples or tokens.
-        accuracy_error: its standard error.
+        accuracy_error and others: standard errors.
         parameters: of all models of an ensemble.
         fingerprint: sha256 of the weights.
     """
@@ -28,7 +28,13 @@ class ModelScore:
     accuracy: float | None
     accuracy_error: float | None
     f1: float | None
+    f1_error: float | None
     perplexity: float | None
+    perplexity_error: float | None
+    spearman: float | None
+    spearman_error: float | None
+    rmse: float | None
+    rmse_error: float | None
     samples: int
     labelled: int
     parameters: int

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from compressor.answers import ANSWERS, Answers
 from compressor.bench.sample_mean import SampleMean, sample_owners
-from compressor.ensemble import kl_rows
+from compressor.bench.value_scores import LabelTally, ValueTally
 from compressor.errors import UnsupportedError, UserError
 from compressor.models.inputs import logits_of_sample, pass_options, without_labels
 from compressor.models.tasks import TASKS, Task, task_of_model
@@ -32,9 +33,10 @@ class Score:
     Attributes:
         accuracy: in [0, 1], of samples or tokens.
         kl: KL(reference ‖ model) in nats, mean over positions that count.
-        f1: of class 1 of two, else the mean over occurring classes; of taggers, over all but "O".
+        f1: of class 1 of two, else the mean over occurring classes; of taggers, over all but "O"; of labels, over all.
         perplexity: exp of the labels' mean −log p.
-        kl_error, perplexity_error: standard errors, over samples.
+        spearman, rmse: rank correlation and root mean square error of values.
+        kl_error and others: standard errors, over samples.
         majority: share of the commonest class among the labels of a classifier.
     """
 
@@ -46,6 +48,11 @@ class Score:
     perplexity: float | None = None
     kl_error: float | None = None
     perplexity_error: float | None = None
+    f1_error: float | None = None
+    spearman: float | None = None
+    spearman_error: float | None = None
+    rmse: float | None = None
+    rmse_error: float | None = None
     majority: float | None = None
 
     @property
@@ -63,24 +70,29 @@ class Tally:
         self.task, self.outside = task, outside
         self.samples = self.labelled = 0
         self._kl, self._nll = SampleMean(), SampleMean()
+        self._labels, self._values = LabelTally(), ValueTally()
         self._correct = self._predicted = self._true = torch.zeros(0, dtype=torch.int64)
 
     def add(
         self, log_probs: Tensor, inputs: EvaluationBatch, labels: Tensor | None = None, reference: Tensor | None = None
     ) -> None:
-        """Add one batch: log-probabilities [B, C] or [B, T, C], labels [B] or [B, T]."""
+        """Add one batch: rows of `compressor.answers` [B, C] or [B, T, C], and labels as of `Task.answered`."""
         self.samples += len(log_probs)
         if labels is not None:
             self._add_labels(log_probs, labels.cpu())
         if reference is not None:
             owners = self.task.counted(sample_owners(log_probs), inputs)[:, 0]
             counted = self.task.counted(log_probs, inputs)
-            self._kl.add(kl_rows(self.task.counted(reference, inputs), counted), owners)
+            divergence = ANSWERS[self.task.answers].divergence(self.task.counted(reference, inputs), counted)
+            self._kl.add(divergence, owners)
 
     def _add_labels(self, log_probs: Tensor, labels: Tensor) -> None:
         owners, _ = self.task.answered(sample_owners(log_probs), labels)
         log_probs, labels = self.task.answered(log_probs, labels)
         self.labelled += len(labels)
+        if self.task.answers != "classes":
+            (self._labels if self.task.answers == "labels" else self._values).add(log_probs, labels)
+            return
         if "perplexity" in self.task.metrics:
             self._nll.add(-log_probs.gather(-1, labels[:, None])[:, 0], owners[:, 0])
             return
@@ -104,6 +116,13 @@ class Tally:
             # To first order the error of exp(x) is exp(x) times that of x.
             error = None if self._nll.error is None else finite_or_none(perplexity * self._nll.error)
             return replace(score, perplexity=perplexity, perplexity_error=error)
+        if self.task.answers == "labels":
+            return replace(score, f1=self._labels.f1, f1_error=self._labels.error)
+        if self.task.answers == "values":
+            (spearman, spearman_error), (rmse, rmse_error) = self._values.spearman(), self._values.rmse()
+            return replace(
+                score, spearman=spearman, spearman_error=spearman_error, rmse=rmse, rmse_error=rmse_error
+            )  # fmt: skip
         return replace(
             score,
             accuracy=int(self._correct.sum()) / self.labelled,
@@ -127,7 +146,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions for one batch; `log_probs`: per model, float32 on the CPU, [B, C] or [B, T, C]."""
+    """Predictions for one batch; `log_probs`: per model, rows of `compressor.answers`, float32 on the CPU."""
 
     inputs: EvaluationBatch
     labels: Tensor | None
@@ -174,12 +193,12 @@ class DeployedScore:
     """Metrics of an exported file against its model.
 
     Attributes:
-        agreement: share of equal argmax.
-        error: ‖file's logits − model's‖ / ‖model's‖, each row less its mean.
+        agreement: share of equal answers; None for values.
+        error: ‖file's logits − model's‖ / ‖model's‖, of classes each row less its mean.
     """
 
     score: Score
-    agreement: float
+    agreement: float | None
     error: float
 
 
@@ -192,26 +211,36 @@ def measure_deployed(
         UserError: no samples, or labels in only some batches.
     """
     model_tally, tallies = new_tally(model), {name: new_tally(model) for name in files}
-    agreeing, squared_errors = dict.fromkeys(files, 0), dict.fromkeys(files, 0.0)
+    answers = ANSWERS[model_tally.task.answers]
+    agreeing: dict[str, int | None] = dict.fromkeys(files)
+    squared_errors = dict.fromkeys(files, 0.0)
     rows, squared_norm = 0, 0.0
     for predictions in predict([model], batches):
         (reference,) = predictions.log_probs
         model_tally.add(reference, predictions.inputs, predictions.labels)
         expected = model_tally.task.counted(reference, predictions.inputs).double()
-        centred = expected - expected.mean(-1, keepdim=True)
+        centred = _free(answers, expected)
         rows, squared_norm = rows + len(expected), squared_norm + float(centred.square().sum())
         for name, run in files.items():
-            log_probs = run(predictions.inputs).float().log_softmax(-1)
+            log_probs = answers.rows(run(predictions.inputs).float())
             tallies[name].add(log_probs, predictions.inputs, predictions.labels, reference)
             counted = model_tally.task.counted(log_probs, predictions.inputs).double()
-            agreeing[name] += int((counted.argmax(-1) == expected.argmax(-1)).sum())
-            squared_errors[name] += float((counted - counted.mean(-1, keepdim=True) - centred).square().sum())
+            same = answers.agree(expected, counted)
+            agreeing[name] = None if same is None else (agreeing[name] or 0) + int(same.sum())
+            squared_errors[name] += float((_free(answers, counted) - centred).square().sum())
     return model_tally.score(), {
         name: DeployedScore(
-            tally.score(), agreeing[name] / rows, math.sqrt(squared_errors[name] / max(squared_norm, 1e-24))
+            tally.score(),
+            None if (same := agreeing[name]) is None else same / rows,
+            math.sqrt(squared_errors[name] / max(squared_norm, 1e-24)),
         )
         for name, tally in tallies.items()
     }
+
+
+def _free(answers: Answers, rows: Tensor) -> Tensor:
+    """Rows without the constant that classes' log-probabilities leave open."""
+    return rows - rows.mean(-1, keepdim=True) if answers is ANSWERS["classes"] else rows
 
 
 def new_tally(model: PreTrainedModel) -> Tally:
@@ -252,7 +281,7 @@ def _forward(model: PreTrainedModel, inputs: EvaluationBatch) -> Tensor:
     if logits is None or logits.dim() != (2 if task.mask is None else 3):
         actual = "no logits" if logits is None else f"logits {tuple(logits.shape)}"
         raise UnsupportedError(f"{type(model).__name__} cannot be measured as {task.name}: it gives {actual}")
-    log_probs = logits.float().log_softmax(-1).cpu()
+    log_probs = ANSWERS[task.answers].rows(logits.float()).cpu()
     if log_probs.isnan().any():
         name = model.name_or_path or f"a {type(model).__name__} that was just made"
         raise UserError(f"{name} answers NaN: its weights are broken or far too large")

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-#: Text of a missing value.
-MISSING = "–"
+from compressor.bench.metrics import METRICS, MISSING
+
 KL_TITLE = "KL to the ensemble ↓ (nats)"
 #: Before the name of the row of the result.
 RESULT_MARK = "→ "
@@ -19,7 +19,7 @@ class Row:
 
     Attributes:
         kl: KL(ensemble ‖ model) in nats, mean over samples or tokens.
-        accuracy_error, kl_error, perplexity_error: one standard error.
+        accuracy_error and others: one standard error.
         macs: multiply–accumulates per sample.
     """
 
@@ -38,14 +38,20 @@ class Row:
     accuracy_error: float | None = None
     kl_error: float | None = None
     perplexity_error: float | None = None
+    f1_error: float | None = None
+    spearman: float | None = None
+    spearman_error: float | None = None
+    rmse: float | None = None
+    rmse_error: float | None = None
 
     def cells(self, tails: bool = True) -> dict[str, str]:
         """{column title: text}, in order; times with the 95th percentile if `tails`."""
         return {
             "model": self.name,
-            "accuracy": format_accuracy(self.accuracy, self.accuracy_error),
-            "F1": MISSING if self.f1 is None else f"{self.f1:.3f}",
-            "perplexity": format_perplexity(self.perplexity, self.perplexity_error),
+            **{
+                metric.title: metric.format(getattr(self, name), getattr(self, f"{name}_error"))
+                for name, metric in METRICS.items()
+            },
             KL_TITLE: format_kl(self.kl, self.kl_error),
             "params (M)": _scaled(self.parameters, 1e6),
             "GMACs": _scaled(self.macs, 1e9),
@@ -90,27 +96,11 @@ def from_json(values: Iterable[Mapping[str, Any]]) -> list[Row]:
     return [Row(**value) for value in values]
 
 
-def format_accuracy(value: float | None, error: float | None = None) -> str:
-    """Such as "61.3 ± 0.5 %"."""
-    if value is None:
-        return MISSING
-    return f"{100 * value:.1f} %" if error is None else f"{100 * value:.1f} ± {100 * error:.1f} %"
-
-
 def format_kl(value: float | None, error: float | None = None) -> str:
     """Three decimals, such as "0.083 ± 0.002"."""
     if value is None:
         return MISSING
     return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
-
-
-def format_perplexity(value: float | None, error: float | None = None) -> str:
-    """Two decimals; from 1000 three digits."""
-    if value is None:
-        return MISSING
-    if value >= 1000:
-        return f"{value:.3g}" if error is None else f"{value:.3g} ± {error:.1g}"
-    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
 
 
 def format_count(value: float) -> str:

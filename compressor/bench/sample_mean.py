@@ -26,7 +26,11 @@ class SampleMean:
             return
         counts = owners.bincount()
         sums = torch.zeros(len(counts), dtype=torch.float64).index_add(0, owners, values.double())
-        sums, counts = sums[counts > 0], counts[counts > 0].double()
+        self.add_sums(sums[counts > 0], counts[counts > 0])
+
+    def add_sums(self, sums: Tensor, counts: Tensor) -> None:
+        """Add samples by their sums [S] and counts [S]: the mean is Σ sums / Σ counts."""
+        sums, counts = sums.double(), counts.double()
         self._samples += len(counts)
         self._sum += float(sums.sum())
         self._positions += float(counts.sum())

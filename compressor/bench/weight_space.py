@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compressor.bench.accuracy import EvaluationBatch, Score, measure_accuracy, predict
+from compressor.bench.metrics import METRICS
 from compressor.errors import UserError
 from compressor.models.inputs import dummy_inputs
 
@@ -136,7 +137,7 @@ def score_states(
 
 
 def score_value(score: Score, metric: str) -> float | None:
-    """Accuracy or perplexity; None if not finite."""
+    """A metric of a score; None if not finite."""
     value: float | None = getattr(score, metric)
     return value if value is not None and math.isfinite(value) else None
 
@@ -202,7 +203,10 @@ def _check_apart(
 
 
 def _loss(value: float, metric: str) -> float:
-    return math.log(value) if metric == "perplexity" else -value
+    kind = METRICS[metric]
+    if kind.log:
+        return math.log(value)
+    return value if kind.lower else -value
 
 
 def _shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:

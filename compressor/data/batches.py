@@ -30,8 +30,8 @@ def _feature_reader(split: Split, options: ReadingOptions) -> Reader:
 
 #: Task -> the reader of its samples.
 READERS: dict[str, Callable[[Split, ReadingOptions], Reader]] = {
-    "image-classification": ImageReader,
-    "text-classification": TextReader,
+    **dict.fromkeys(("image-classification", "image-multi-label", "image-regression"), ImageReader),
+    **dict.fromkeys(("text-classification", "text-multi-label", "text-regression"), TextReader),
     "token-classification": WordsReader,
     "masked-lm": MaskedReader,
     "causal-lm": BlockReader,
@@ -44,7 +44,7 @@ class Batches:
     """A split as batches of model inputs, in its own order; can be iterated repeatedly.
 
     A batch has `pixel_values` [B, C, H, W] float32, or `input_ids`, `attention_mask` [B, T] and others of the task;
-    with `labels` also `labels`, [B] or [B, T] int64.
+    with `labels` also `labels`, [B] or [B, T] int64, or [B, C] float32 of labels that hold and of values.
 
     Args:
         processor: image processor or tokenizer.
@@ -89,8 +89,8 @@ class Batches:
 
     @property
     def labels(self) -> Tensor | None:
-        """All labels, int64 [N]; None unless each sample has one."""
-        if self.split.label is None or self.task.mask is not None:
+        """All labels, int64 [N]; None unless each sample has one class."""
+        if self.split.label is None or self.task.mask is not None or self.task.answers != "classes":
             return None
         labels = self.split.labels
         return None if labels is None else torch.from_numpy(labels)

@@ -9,6 +9,7 @@ from datasets import Dataset, Translation
 
 from compressor.data.columns import find_image, find_label, find_target, find_text, find_words
 from compressor.data.labels import map_labels, map_tags
+from compressor.data.multi_labels import find_label_columns, find_value_columns, map_label_sets, map_values
 from compressor.data.split import Split
 from compressor.errors import UserError
 from compressor.models.tasks import Task
@@ -39,12 +40,31 @@ def find_samples(dataset: Dataset, request: ColumnRequest, where: str, role: str
     Raises:
         UserError: nothing that the model reads, or ambiguous.
     """
+    if request.task.answers != "classes":
+        return _find_float_labels(dataset, request, where)
     options = request.options
     classes = None if request.id2label is None else len(request.id2label)
     label = find_label(dataset, options.label_column, classes, where) if request.task.columns else None
     image, text = _inputs(dataset, request, label, where)
     if label is not None:
         dataset, label = map_labels(dataset, label, request.id2label, where, partial=role == "train")
+    return Split(dataset, image, label, text, where)
+
+
+def _find_float_labels(dataset: Dataset, request: ColumnRequest, where: str) -> Split:
+    """The same with labels that hold, or values."""
+    option, names = request.options.label_column, request.id2label
+    outputs = len(names) if names is not None else 1
+    if request.task.answers == "labels":
+        columns = find_label_columns(dataset, option, names, where)
+    else:
+        columns = find_value_columns(dataset, option, outputs, where)
+    image, text = _inputs(dataset, request, columns[0] if columns else None, where)
+    label: str | None = None
+    if columns and request.task.answers == "labels":
+        dataset, label = map_label_sets(dataset, columns, names, where)
+    elif columns:
+        dataset, label = map_values(dataset, columns[0], outputs, where)
     return Split(dataset, image, label, text, where)
 
 

@@ -38,7 +38,7 @@ def map_labels(
         UserError: labels missing, out of range, ill-typed or unknown.
     """
     values = column(dataset, name)
-    missing = [row for row, value in enumerate(values) if _is_missing(value)]
+    missing = [row for row, value in enumerate(values) if is_missing(value)]
     if len(missing) == len(values) or (missing and partial):
         return dataset, None
     if missing:
@@ -50,7 +50,7 @@ def map_labels(
         return dataset, None
     feature = dataset.features[name]
     names = feature.names if isinstance(feature, ClassLabel) else None
-    table = _table([[value] for value in values], _translator(values, names, id2label), place)
+    table = _table([[value] for value in values], label_translator(values, names, id2label), place)
     numbers = [table[value] for value in values]
     if numbers == values and all(type(value) is int for value in table):
         return dataset, name
@@ -73,7 +73,7 @@ def map_tags(dataset: Dataset, name: str, id2label: Mapping[int, str] | None, wh
     for row, tags in enumerate(rows):
         for tag in tags:
             _check_scalar(tag, row, place)
-    table = _table(rows, _translator([tag for tags in rows for tag in tags], names, id2label), place, [IGNORED])
+    table = _table(rows, label_translator([tag for tags in rows for tag in tags], names, id2label), place, [IGNORED])
     return dataset.remove_columns(name).add_column(name, [[table[tag] for tag in tags] for tags in rows])
 
 
@@ -97,11 +97,12 @@ def _check_scalar(value: Any, row: int, place: str) -> None:
         raise UserError(f"row {row} of {place}: {quote(value)} is neither a class number nor a name")
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Whether a label is null or NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _translator(values: list, names: list[str] | None, id2label: Mapping[int, str] | None) -> Callable[[Any], int]:
+def label_translator(values: list, names: list[str] | None, id2label: Mapping[int, str] | None) -> Callable[[Any], int]:
     """A function from label to class number; its ValueError gives the reason."""
     if id2label is None:
         if not any(isinstance(value, str) for value in values):

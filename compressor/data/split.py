@@ -17,7 +17,7 @@ class Split:
 
     Attributes:
         image: column of `datasets.Image`.
-        label: column of class numbers or lists of them.
+        label: column of class numbers or lists of them, or of lists of floats.
         text: one or two columns of text, or one of word lists.
         name: source and split, for messages.
         target: column of encoder–decoder targets.
@@ -46,8 +46,12 @@ class Split:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """All labels, int64 [N]."""
-        return None if self.label is None else np.asarray(column(self.dataset, self.label), dtype=np.int64)
+        """All labels: classes int64 [N], labels that hold and values float32 [N, C]."""
+        if self.label is None:
+            return None
+        values = column(self.dataset, self.label)
+        floats = bool(values) and isinstance(values[0], list) and not any(isinstance(v, int) for v in values[0])
+        return np.asarray(values, dtype=np.float32 if floats else np.int64)
 
     def take(self, n: int, seed: int | None = None) -> Split:
         """At most `n` samples: the first, or drawn without replacement by `seed`."""

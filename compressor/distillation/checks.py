@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from compressor.data.augment import PIXELS, check_augmentation
 from compressor.errors import UnsupportedError, UserError
-from compressor.models.tasks import task_of_model
+from compressor.models.tasks import Task, task_of_model
 from compressor.recipe import FinetuneOptions
 from compressor.utils import distributed
 
@@ -29,7 +29,7 @@ def check_student(student: PreTrainedModel) -> None:
         raise UnsupportedError(f"{type(student).__name__} has no head that could learn what the teachers answer")
 
 
-def check_data(train: TrainingSamples, options: FinetuneOptions) -> None:
+def check_data(train: TrainingSamples, options: FinetuneOptions, task: Task) -> None:
     """Check the training samples.
 
     Raises:
@@ -51,15 +51,15 @@ def check_data(train: TrainingSamples, options: FinetuneOptions) -> None:
     if options.augment != "none":
         check_augmentation(options.augment, images=PIXELS in train[0], labels=uses_labels)
     if uses_labels:
-        _check_labels(train, labels_only=not options.asks_teachers)
+        _check_labels(train, task, labels_only=not options.asks_teachers)
 
 
-def _check_labels(train: TrainingSamples, *, labels_only: bool) -> None:
+def _check_labels(train: TrainingSamples, task: Task, *, labels_only: bool) -> None:
     remedy = "name data with labels, or set finetune.distil_weight above 0" if labels_only else "set it to 0"
     if "labels" not in train[0]:
         raise UserError(f"finetune.label_weight is above 0 but the training data has no labels: {remedy}")
     # Without teachers and known labels nothing would be learnt, and no loss would show it.
-    if labels_only and not any(bool((train[index]["labels"] >= 0).any()) for index in range(len(train))):
+    if labels_only and not any(bool(task.known(train[index]["labels"][None]).any()) for index in range(len(train))):
         raise UserError(f"no label of the training data is known: {remedy}")
 
 

@@ -129,7 +129,7 @@ def _check(
     if options.asks_teachers:
         check_ensemble_weights(len(teachers), weights)
     check_student(student)
-    check_data(train, options)
+    check_data(train, options, task_of_model(student))
     check_training_device(device)
     check_precision(options, device)
     if options.tensorboard:

@@ -43,8 +43,8 @@ _DECODER_STEP = FileKind(parity_cases.DECODER_STEP, DecoderStepGraph, parity_cas
 
 #: The files of a model with one stack of layers, by its task.
 STACKS: dict[str, tuple[FileKind, ...]] = {
-    "image-classification": (_WHOLE,),
-    "text-classification": (_WHOLE,),
+    **dict.fromkeys(("image-classification", "image-multi-label", "image-regression"), (_WHOLE,)),
+    **dict.fromkeys(("text-classification", "text-multi-label", "text-regression"), (_WHOLE,)),
     "token-classification": (_WHOLE,),
     "masked-lm": (_WHOLE,),
     "features": (_WHOLE,),

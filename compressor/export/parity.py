@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from compressor.answers import Answers, answers_of
 from compressor.errors import ParityError
 from compressor.export.file_kinds import FileKind, files_of
 from compressor.export.parity_cases import Files, OutputPair, ParityTrial
@@ -25,7 +26,7 @@ class ParityCase:
         steps: tokens of consecutive calls with a cache.
         inputs: names and shapes.
         error: ‖given − expected‖ / ‖expected‖ of all outputs.
-        agreement: share of logit rows with the same argmax.
+        agreement: share of logit rows with the same answer; None for values.
     """
 
     batch: int
@@ -97,11 +98,11 @@ def compare_outputs(
     seed: int = 0,
 ) -> dict[str, ParityReport]:
     """`check_parity` of open files, {kind: file}."""
-    reports = {}
+    reports, answers = {}, answers_of(model)
     for kind in kinds:
         path = files[kind.name].path
         trials = (trial for batch in batch_sizes for trial in kind.cases(files, model, batch, seed))
-        reports[kind.name] = combine_cases([_case(path, trial) for trial in trials], tolerance)
+        reports[kind.name] = combine_cases([_case(path, trial, answers) for trial in trials], tolerance)
         _refuse(path, reports[kind.name])
     return reports
 
@@ -123,8 +124,8 @@ def _refuse(path: Path, report: ParityReport) -> None:
     )
 
 
-def _case(path: Path, trial: ParityTrial) -> ParityCase:
-    differences = [_difference(path, pair, trial.inputs) for pair in trial.pairs]
+def _case(path: Path, trial: ParityTrial, answers: Answers) -> ParityCase:
+    differences = [_difference(path, pair, trial.inputs, answers) for pair in trial.pairs]
     rows = [each.rows for each in differences if each.rows is not None]
     return ParityCase(
         trial.batch,
@@ -150,7 +151,7 @@ class _Difference:
     rows: tuple[int, int] | None
 
 
-def _difference(path: Path, pair: OutputPair, inputs: str) -> _Difference:
+def _difference(path: Path, pair: OutputPair, inputs: str, answers: Answers) -> _Difference:
     if pair.given.shape != pair.expected.shape:
         raise ParityError(
             f"{path} gives {pair.name} of shape {tuple(pair.given.shape)} where torch gives "
@@ -162,14 +163,11 @@ def _difference(path: Path, pair: OutputPair, inputs: str) -> _Difference:
     if not torch.isfinite(given).all():
         raise ParityError(f"{path} gives {pair.name} that are not finite, at {inputs}")
     absolute = float((given - expected).abs().max())
-    rows = None
-    if pair.name == "logits":
-        same = given.argmax(-1) == expected.argmax(-1)
-        rows = (int(same.sum()), same.numel())
+    same = answers.agree(expected, given) if pair.name == "logits" else None
     return _Difference(
         absolute,
         absolute / max(1e-12, float(expected.abs().max())),
         float((given - expected).square().sum()),
         float(expected.square().sum()),
-        rows,
+        None if same is None else (int(same.sum()), same.numel()),
     )

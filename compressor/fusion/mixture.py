@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compressor.anatomy.hooks import logits_of
+from compressor.answers import ANSWERS, two_classes
 from compressor.fusion.anchored.policies import POLICIES
 from compressor.fusion.calibration.batches import split_large_batches
 from compressor.models.inputs import without_labels
@@ -35,7 +36,8 @@ def mixture_of(
     """
     weights, task = options.given_weights(len(models)), task_of_model(models[0])
     if not chooses_mixture(len(models), options) or not batches or not task.metrics:
-        return Mixture(tuple(weights or [1.0] * len(models)), TEMPERATURES[options.mixture][0])
+        shares, values = tuple(weights or [1.0] * len(models)), task.answers == "values"
+        return Mixture(shares, TEMPERATURES[options.mixture][0], values=values)
     small = split_large_batches(batches, lambda batch: logits_of(models[0], without_labels(batch)).numel())
     return choose_mixture(collect_predictions(models, small, on_fraction), options.mixture, weights)
 
@@ -57,15 +59,16 @@ def collect_predictions(
     Labels are left out where fewer than `FEWEST_LABELLED` samples have one.
     """
     task, room, start = task_of_model(models[0]), PREDICTION_BYTES, 0
+    answers = ANSWERS[task.answers]
     labelled = [_labels(task, batch) for batch in batches]
-    known = sum(_count_labelled(labels) for labels in labelled)
+    known = sum(_count_labelled(task, labels) for labels in labelled)
     with_labels = all(labels is not None for labels in labelled) and known >= FEWEST_LABELLED
-    rows: list[list[Tensor]] = []
+    parts: list[list[Tensor]] = []
     for index, batch in enumerate(batches):
         inputs = without_labels(batch)
         samples = torch.arange(start, start + len(next(iter(inputs.values()))))
         start += len(samples)
-        log_probs = [logits_of(model, inputs).float().log_softmax(-1) for model in models]
+        log_probs = [answers.rows(logits_of(model, inputs).float()) for model in models]
         if log_probs[0].dim() > 2:
             samples = samples[:, None].expand(log_probs[0].shape[:2])
         columns = [*log_probs, samples[..., None]]
@@ -74,20 +77,31 @@ def collect_predictions(
             found = [task.answered(column, labels)[0] for column in columns] + [task.answered(columns[-1], labels)[1]]
         else:
             found = [task.counted(column, inputs) for column in columns]
-        rows.append(found)
+        parts.append(found)
         room -= sum(column.nbytes for column in found)
         if on_fraction is not None:
             on_fraction((index + 1) / len(batches))
         if room < 0:
             break
-    columns = [torch.cat(parts) for parts in zip(*rows, strict=True)]
+    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
     count = len(models)
-    return TeacherPredictions(tuple(columns[:count]), columns[count][:, 0], columns[count + 1] if with_labels else None)
+    rows, samples = tuple(columns[:count]), columns[count][:, 0]
+    labels = columns[count + 1] if with_labels else None
+    if task.answers == "labels":
+        return _per_label(rows, samples, labels)
+    return TeacherPredictions(rows, samples, labels, values=task.answers == "values")
 
 
-def _count_labelled(labels: Tensor | None) -> int:
+def _per_label(rows: Sequence[Tensor], samples: Tensor, labels: Tensor | None) -> TeacherPredictions:
+    """Log-odds [P, C] as choices of two classes by each label, [P · C, 2]."""
+    log_probs = tuple(two_classes(row).flatten(0, 1) for row in rows)
+    chosen = None if labels is None else (labels.flatten() > 0.5).long()
+    return TeacherPredictions(log_probs, samples.repeat_interleave(rows[0].shape[1]), chosen)
+
+
+def _count_labelled(task: Task, labels: Tensor | None) -> int:
     """Samples with a label."""
-    return 0 if labels is None else int((labels >= 0).reshape(len(labels), -1).any(-1).sum())
+    return 0 if labels is None else int(task.known(labels).reshape(len(labels), -1).any(-1).sum())
 
 
 def _labels(task: Task, batch: Mapping[str, Tensor]) -> Tensor | None:

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 from compressor.errors import UserError
 from compressor.models.inputs import is_image_config, pad_id, size_pair, text_config
-from compressor.models.tasks import check_answers, find_task, is_classifier
+from compressor.models.tasks import check_outputs, find_task, is_classifier
 from compressor.models.teacher import Teacher
 
 # Settings of a preprocessor, by the switch that turns them on.
@@ -30,7 +30,7 @@ def check_compatible_configs(named: Sequence[tuple[str, PretrainedConfig]]) -> N
         named: (user's name, config).
 
     Raises:
-        UnsupportedError: regression or multi-label.
+        UnsupportedError: a classifier without labels.
         UserError: model type, task, classes, labels, image geometry, vocabulary or activation differ.
     """
     (first, reference), *others = named
@@ -39,7 +39,7 @@ def check_compatible_configs(named: Sequence[tuple[str, PretrainedConfig]]) -> N
             _check_same(title, (first, read(reference)), (name, read(config)))
         _check_labels((first, reference), (name, config))
     for name, config in named:
-        check_answers(config, name)
+        check_outputs(config, name)
 
 
 def check_compatible(teachers: Sequence[Teacher]) -> None:
@@ -147,7 +147,7 @@ def _patches(config: PretrainedConfig) -> int | None:
 
 def _padding(config: PretrainedConfig) -> int | None:
     """Where the last token that is no padding gives the answer, all must pad alike."""
-    return pad_id(text_config(config)) if find_task(config).name == "text-classification" else None
+    return pad_id(text_config(config)) if find_task(config).per_text else None
 
 
 def _attribute(*names: str) -> Callable[[PretrainedConfig], Any]:

@@ -59,7 +59,7 @@ def classifies_text(config: PretrainedConfig) -> bool:
     Raises:
         UnsupportedError: as `find_task`.
     """
-    return find_task(config).name == "text-classification"
+    return find_task(config).per_text
 
 
 def check_padding(name: str, config: PretrainedConfig) -> None:

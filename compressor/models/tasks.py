@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.models.auto import modeling_auto
@@ -18,8 +19,8 @@ from compressor.errors import UnsupportedError
 
 #: Label of positions without prediction, as in transformers.
 IGNORED = -100
-#: `problem_type` of classifiers that do not choose one class of several.
-UNANSWERED = ("regression", "multi_label_classification")
+#: What logits mean: one class of several, labels that hold or do not, or values.
+AnswerKind = Literal["classes", "labels", "values"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Task:
 
     Attributes:
         heads: endings of class names in transformers.
-        metrics: "accuracy", "f1" or "perplexity", the main one first.
+        metrics: of `compressor.bench.metrics`, the main one first.
+        answers: "classes" are chosen by a softmax, "labels" each by a sigmoid, "values" are as they are.
         mask: input [B, T], 1 at counted positions; None for one answer [C] a sample.
         shift: whether logits at t predict the label at t + 1.
         packed: whether texts are joined and cut into blocks.
@@ -39,6 +41,7 @@ class Task:
     name: str
     heads: tuple[str, ...]
     metrics: tuple[str, ...]
+    answers: AnswerKind = "classes"
     mask: str | None = None
     shift: bool = False
     packed: bool = False
@@ -46,12 +49,17 @@ class Task:
     columns: bool = False
 
     @property
+    def per_text(self) -> bool:
+        """Whether there is one answer a text."""
+        return self.name.startswith("text-")
+
+    @property
     def temperature(self) -> float:
         """Default temperature of distillation.
 
         Softening mostly raises unlikely words, which harms perplexity; for accuracy it shows close classes.
         """
-        return 1.0 if "perplexity" in self.metrics else 2.0
+        return 1.0 if "perplexity" in self.metrics or self.answers == "values" else 2.0
 
     def counted(self, logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits without padding, [P, C]; masked language models count unmasked tokens too.
@@ -65,16 +73,27 @@ class Task:
         return logits.flatten(0, -2) if mask is None else logits[mask.bool().to(logits.device)]
 
     def answered(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and labels, [P, C] and [P], without labels below 0.
+        """Logits and labels, [P, C] and [P], without labels below 0; of values [P, C] both, without NaN.
 
         Args:
             logits: as in `counted`.
-            labels: [B] or [B, T].
+            labels: [B] or [B, T]; float [B, C] of labels and values.
         """
+        if self.answers != "classes":
+            labels = labels.reshape(len(labels), -1)
+            known = self.known(labels)
+            return logits[known.to(logits.device)], labels[known]
         if self.shift and logits.dim() > 2:
             logits, labels = logits[:, :-1], labels[:, 1:]
         known = labels >= 0
         return logits[known.to(logits.device)], labels[known]
+
+    def known(self, labels: Tensor) -> Tensor:
+        """Which labels are known: [B] or [B, T] for classes; which rows of [B, C] for labels and values."""
+        if self.answers == "classes":
+            return labels >= 0
+        rows = labels.reshape(len(labels), -1)
+        return (torch.isfinite(rows) if self.answers == "values" else rows >= 0).all(-1)
 
 
 #: The first task with a matching head counts, so the headless "Model" comes last.
@@ -92,12 +111,20 @@ TASKS: dict[str, Task] = {
         ),
         Task("seq2seq-lm", ("ForConditionalGeneration",), ("perplexity",), mask="decoder_attention_mask"),
         Task("features", ("Model",), ()),
+        *(
+            Task(f"{kind}-{name}", (), metrics, answers=answers, columns=True)
+            for kind in ("image", "text")
+            for name, metrics, answers in (
+                ("multi-label", ("f1",), "labels"),
+                ("regression", ("spearman", "rmse"), "values"),
+            )
+        ),
     )
 }
 
 
 def find_task(config: PretrainedConfig) -> Task:
-    """The task of the class that `config.architectures` names first.
+    """The task of the class that `config.architectures` names first; `problem_type` and `num_labels` tell classifiers.
 
     Raises:
         UnsupportedError: no class, or unknown task.
@@ -107,7 +134,7 @@ def find_task(config: PretrainedConfig) -> Task:
         raise UnsupportedError(
             f"the {config.model_type} config names no architecture: add `architectures` to config.json"
         )
-    return _task_of_class(names[0])
+    return _answered_task(_task_of_class(names[0]), config)
 
 
 def task_of_model(model: Any) -> Task:
@@ -116,7 +143,18 @@ def task_of_model(model: Any) -> Task:
     Raises:
         UnsupportedError: no such head.
     """
-    return _task_of_class(type(model).__name__)
+    return _answered_task(_task_of_class(type(model).__name__), model.config)
+
+
+def _answered_task(task: Task, config: PretrainedConfig) -> Task:
+    """A classifier's task by what its outputs mean; transformers takes a single output for a value too."""
+    if task.name not in ("image-classification", "text-classification"):
+        return task
+    kind = task.name.removesuffix("classification")
+    problem = getattr(config, "problem_type", None)
+    if problem == "multi_label_classification":
+        return TASKS[f"{kind}multi-label"]
+    return TASKS[f"{kind}regression"] if problem == "regression" or config.num_labels == 1 else task
 
 
 def _task_of_class(name: str) -> Task:
@@ -158,7 +196,7 @@ def predicts_vocabulary(config: PretrainedConfig) -> bool:
 
 
 def is_classifier(config: PretrainedConfig) -> bool:
-    """Whether a model has labelled classes.
+    """Whether a model has labelled outputs: classes, labels or values.
 
     Raises:
         UnsupportedError: as `find_task`.
@@ -166,20 +204,15 @@ def is_classifier(config: PretrainedConfig) -> bool:
     return find_task(config).columns
 
 
-def check_answers(config: PretrainedConfig, name: str) -> None:
-    """Refuse classifiers whose logits are no softmax.
+def check_outputs(config: PretrainedConfig, name: str) -> None:
+    """Refuse classifiers without a head.
 
     Raises:
-        UnsupportedError: regression or multi-label.
+        UnsupportedError: no labels.
     """
-    if not config.architectures or not is_classifier(config):
-        return
-    kind = getattr(config, "problem_type", None)
-    if (config.num_labels or 0) < 2 or kind in UNANSWERED:
-        reason = f"problem_type {kind!r}" if kind in UNANSWERED else f"num_labels {config.num_labels}"
+    if config.architectures and is_classifier(config) and not config.num_labels:
         raise UnsupportedError(
-            f"{name} does not choose one of several classes ({reason}): regression and multi-label models cannot be "
-            f"fused or measured yet"
+            f"{name} has a class for labels and none (num_labels 0): set architectures to the class of its base model"
         )
 
 
@@ -187,9 +220,9 @@ def check_measurable(config: PretrainedConfig, doing: str, name: str) -> Task:
     """The task of a model with a head; messages name `doing` ("evaluating").
 
     Raises:
-        UnsupportedError: no head, or as `check_answers`.
+        UnsupportedError: no head, or as `check_outputs`.
     """
-    check_answers(config, name)
+    check_outputs(config, name)
     task = find_task(config)
     if not task.metrics:
         raise UnsupportedError(

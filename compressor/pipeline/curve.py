@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from compressor.bench.metrics import METRICS
 from compressor.errors import UserError
 from compressor.fusion import fuse_models
 from compressor.fusion.mixture import mixture_of
@@ -50,7 +51,7 @@ def width_curve(
 
     Returns:
         JSON-ready: "data", "samples", "labelled", "calibration", and "rows" of teachers, ensemble and widths, each with
-        name, width (None for teachers), accuracy, perplexity, kl, parameters, macs.
+        name, width (None for teachers), metrics of `compressor.bench.metrics`, kl, parameters, macs.
 
     Raises:
         UserError: no data, too many widths, one that cannot be, or a folder that is no output.
@@ -121,5 +122,5 @@ def _measure(recipe: Recipe, widths: Sequence[float], stages: StageReporter) -> 
 
 def _row(model: EvaluatedModel, width: float | None) -> dict[str, Any]:
     row = asdict(model.row(None))
-    keys = ("name", "accuracy", "perplexity", "kl", "parameters", "macs")
+    keys = ("name", *METRICS, "kl", "parameters", "macs")
     return {"width": width, **{key: row[key] for key in keys}}

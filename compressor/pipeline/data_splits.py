@@ -101,7 +101,8 @@ def _drawn(recipe: Recipe, train: Split) -> Split:
 
 def _classes(split: Split, spec: ModelSpec) -> frozenset[int] | None:
     """Known labels of a split, one a sample."""
-    labels = split.labels if spec.task.columns and spec.task.mask is None else None
+    single = spec.task.columns and spec.task.answers == "classes" and spec.task.mask is None
+    labels = split.labels if single else None
     return None if labels is None else frozenset(int(label) for label in labels if label >= 0) or None
 
 

@@ -58,6 +58,11 @@ class Breakdown:
         #: {kind of group: [groups, 2]: answers, and sum of their scores}.
         self._sums: dict[str, Tensor] = {}
 
+    @property
+    def possible(self) -> bool:
+        """Whether an answer is one class of several, which `add` needs."""
+        return self.task.answers == "classes"
+
     def add(self, log_probs: Tensor, inputs: Mapping[str, Tensor], labels: Tensor | None, reference: Tensor) -> None:
         """Add a batch: log-probabilities of model and ensemble [B, C] or [B, T, C], labels [B] or [B, T]."""
         agrees = log_probs.argmax(-1) == reference.argmax(-1)

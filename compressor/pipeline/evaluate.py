@@ -15,7 +15,7 @@ from compressor.models.load import load_teacher
 from compressor.models.tasks import check_measurable
 from compressor.models.teacher import Teacher
 from compressor.pipeline.data_splits import open_evaluation
-from compressor.pipeline.evaluation import Evaluator, short_names
+from compressor.pipeline.evaluation import Evaluator, score_columns, short_names
 from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.pipeline.teachers import check_device, common_data, read_configs
 from compressor.recipe import Recipe
@@ -30,7 +30,7 @@ def evaluate_models(recipe: Recipe, *, ensemble: bool = False, progress: OnStage
         ensemble: add a row for their mean prediction.
 
     Returns:
-        JSON-ready: rows {name, accuracy, f1, perplexity, standard errors, samples, labelled, parameters, fingerprint},
+        JSON-ready: rows {name, scores by metric, standard errors, samples, labelled, parameters, fingerprint},
         task, data, notes, seconds.  An ensemble has all parameters and no fingerprint.
 
     Raises:
@@ -76,11 +76,7 @@ def score_models(
         rows.append(
             {
                 "name": name,
-                "accuracy": score.accuracy,
-                "accuracy_error": score.accuracy_error,
-                "f1": score.f1,
-                "perplexity": score.perplexity,
-                "perplexity_error": score.perplexity_error,
+                **score_columns(score),
                 "samples": score.samples,
                 "labelled": score.labelled,
                 "parameters": parameters,

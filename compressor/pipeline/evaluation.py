@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from compressor.answers import answers_of
 from compressor.bench.accuracy import EvaluationBatch, Score, new_tally, predict
-from compressor.bench.rows import MISSING, Row, format_perplexity
+from compressor.bench.metrics import METRICS, MISSING, main_metric
+from compressor.bench.rows import Row
 from compressor.bench.size import count_macs, count_parameters, weight_bytes
-from compressor.ensemble import mix_predictions
 from compressor.models.teacher import Teacher
 from compressor.pipeline.differences import SHOWN_SAMPLES, Breakdown, differences_report
 from compressor.pipeline.shown_samples import sample_report
@@ -48,13 +49,9 @@ class EvaluatedModel:
         """The model's table row; `length` in tokens."""
         return Row(
             name=self.name,
-            accuracy=self.score.accuracy if self.score else None,
             kl=self.score.kl if self.score else None,
-            f1=self.score.f1 if self.score else None,
-            perplexity=self.score.perplexity if self.score else None,
-            accuracy_error=self.score.accuracy_error if self.score else None,
             kl_error=self.score.kl_error if self.score else None,
-            perplexity_error=self.score.perplexity_error if self.score else None,
+            **score_columns(self.score),
             parameters=sum(count_parameters(model) for model in self.models),
             macs=sum(count_macs(model, length=length) for model in self.models),
             bytes=self.bytes,
@@ -85,15 +82,17 @@ class Evaluator:
         mixing: float = 1.0,
     ) -> None:
         self._batches, self._models, self._weights, self._mixing = batches, list(teachers), list(weights), mixing
+        self._answers = answers_of(teachers[0])
         tallies, ensemble = [new_tally(model) for model in teachers], new_tally(teachers[0])
         breakdowns = [Breakdown(ensemble.task) for _ in (*teachers, ensemble)]
         references: list[Tensor] | None = []
         for batch in predict(teachers, _with_progress(batches, progress)):
-            reference = mix_predictions(batch.log_probs, weights, mixing)
+            reference = self._answers.mix(batch.log_probs, weights, mixing)
             rows = [*batch.log_probs, reference]
             for tally, breakdown, log_probs in zip([*tallies, ensemble], breakdowns, rows, strict=True):
                 tally.add(log_probs, batch.inputs, batch.labels, reference)
-                breakdown.add(log_probs, batch.inputs, batch.labels, reference)
+                if breakdown.possible:
+                    breakdown.add(log_probs, batch.inputs, batch.labels, reference)
             room -= reference.nbytes
             if references is not None and room >= 0:
                 references.append(reference)
@@ -121,20 +120,23 @@ class Evaluator:
             if references is not None:
                 reference = references[index]
             else:
-                reference = mix_predictions(teachers, self._weights, self._mixing)
+                reference = self._answers.mix(teachers, self._weights, self._mixing)
             tally.add(log_probs, batch.inputs, batch.labels, reference)
-            breakdown.add(log_probs, batch.inputs, batch.labels, reference)
+            if breakdown.possible:
+                breakdown.add(log_probs, batch.inputs, batch.labels, reference)
         self.breakdowns.append(breakdown)
         return tally.score()
 
-    def differences(self, names: Sequence[str], processor: Any) -> dict[str, Any]:
-        """The entry `differences` of report.json.
+    def differences(self, names: Sequence[str], processor: Any) -> dict[str, Any] | None:
+        """The entry `differences` of report.json; None for answers that are no single class.
 
         Args:
             names: of the teachers, of their ensemble if there are several, and of the models that were scored.
             processor: image processor or tokenizer.
         """
         last, config = self.breakdowns[-1], self._models[0].config
+        if not last.possible:
+            return None
         classes = {int(index): visible_line(name) for index, name in (config.id2label or {}).items()}
         samples = [sample_report(sample, last.task, processor, classes) for sample in last.furthest]
         return differences_report(dict(zip(names, self.breakdowns, strict=True)), classes, samples)
@@ -150,14 +152,20 @@ class Evaluator:
         }
 
 
+def score_columns(score: Score | None) -> dict[str, float | None]:
+    """A score's metrics and their standard errors, by name."""
+    names = [field for name in METRICS for field in (name, f"{name}_error")]
+    return {name: getattr(score, name) if score else None for name in names}
+
+
 def describe_score(score: Score | None) -> str:
     """A score in words, such as "59.6 %"."""
     if score is None:
         return MISSING
-    if score.perplexity is not None:
-        return f"perplexity {format_perplexity(score.perplexity)}"
-    if score.accuracy is not None:
-        return f"{100 * score.accuracy:.1f} %"
+    scores = score_columns(score)
+    if (metric := main_metric(scores)) is not None:
+        text = metric.format(scores[metric.name])
+        return text if metric.percent else f"{metric.title} {text}"
     return MISSING if score.kl is None else f"KL {score.kl:.3f}"
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from compressor.bench import weight_space as space
 from compressor.bench.accuracy import Score
+from compressor.bench.metrics import METRICS
 from compressor.data.batches import Batches
 from compressor.errors import UserError
 from compressor.models.teacher import Teacher
@@ -205,7 +206,7 @@ def _best(places: list[tuple[float, float]], values: list[float | None], metric:
     known = [(value, *place) for value, place in zip(values, places, strict=True) if value is not None]
     if not known:
         return None
-    score, x, y = (min if metric == "perplexity" else max)(known, key=lambda item: item[0])
+    score, x, y = METRICS[metric].best(known, key=lambda item: item[0])
     return {"score": score, "x": x, "y": y}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from compressor.bench.metrics import METRICS
 from compressor.bench.rows import format_threads
 from compressor.models.tasks import TASKS
 from compressor.recipe import Recipe
@@ -23,8 +24,12 @@ from compressor.report.tables import FORMAT_NOTES, FORMAT_TITLES, format_rows
 from compressor.utils.markdown import code_block, code_span, escape_markdown, visible_line
 
 _AUTO_CLASSES = {
-    "image-classification": "AutoModelForImageClassification",
-    "text-classification": "AutoModelForSequenceClassification",
+    **dict.fromkeys(
+        ("image-classification", "image-multi-label", "image-regression"), "AutoModelForImageClassification"
+    ),
+    **dict.fromkeys(
+        ("text-classification", "text-multi-label", "text-regression"), "AutoModelForSequenceClassification"
+    ),
     "token-classification": "AutoModelForTokenClassification",
     "masked-lm": "AutoModelForMaskedLM",
     "causal-lm": "AutoModelForCausalLM",
@@ -37,12 +42,15 @@ _PIPELINE_TAGS = {
     "causal-lm": "text-generation",
     "seq2seq-lm": "text2text-generation",
     "features": "feature-extraction",
+    **dict.fromkeys(("image-multi-label", "image-regression"), "image-classification"),
+    **dict.fromkeys(("text-multi-label", "text-regression"), "text-classification"),
 }
 # {key of a table row: heading, factor, decimals, unit}.
 _COLUMNS: dict[str, tuple[str, float, int, str]] = {
-    "accuracy": ("accuracy", 100, 2, " %"),
-    "f1": ("F1", 1, 3, ""),
-    "perplexity": ("perplexity (lower is better)", 1, 2, ""),
+    **{
+        name: (metric.label, 100 if metric.percent else 1, 2 if metric.percent or metric.log else 3, metric.unit)
+        for name, metric in METRICS.items()
+    },
     "kl": ("KL to ensemble (nats)", 1, 4, ""),
     "parameters": ("parameters", 1e-6, 2, " M"),
     "macs": ("MACs", 1e-6, 2, " M"),
@@ -68,7 +76,7 @@ def render_card(
         reads: "image" or "text"; default by task.
         example: a program that needs only onnxruntime.
     """
-    image = (reads or ("image" if task == "image-classification" else "text")) == "image"
+    image = (reads or ("image" if task.startswith("image-") else "text")) == "image"
     sections = [
         _front_matter(recipe, report, task),
         f"# {_title(recipe)}\n\n{_made_of(recipe, report)}",
@@ -284,7 +292,7 @@ def _limits(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
     samples = "all samples" if count is None else f"at most {count} samples"
     data = _data_name(report) if (report.get("evaluation") or {}).get("data") else recipe.data.source
     source = data or "the teachers’ own data"
-    names = {"accuracy": "Accuracy", "f1": "F1", "perplexity": "Perplexity"}
+    names = {name: metric.title[:1].upper() + metric.title[1:] for name, metric in METRICS.items()}
     measured = [names[metric] for metric in TASKS[task].metrics if any(row.get(metric) is not None for row in rows)]
     if measured:
         lines = [f"- {' and '.join([*measured, 'KL'])} were measured on {samples} of {code_span(source)}."]

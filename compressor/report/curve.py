@@ -5,14 +5,15 @@ from __future__ import annotations
 from rich.console import RenderableType
 from rich.text import Text
 
-from compressor.bench.rows import MISSING, format_perplexity
+from compressor.bench.metrics import METRICS, MISSING, main_metric
 from compressor.report.describe import Report
 from compressor.report.tables import plain_table
 
 
 def curve_metric(curve: Report) -> str:
     """The main measured one of accuracy, perplexity, KL."""
-    return next(metric for metric in ("accuracy", "perplexity", "kl") if curve["rows"][-1][metric] is not None)
+    metric = main_metric(curve["rows"][-1])
+    return "kl" if metric is None else metric.name
 
 
 def describe_curve(curve: Report) -> str:
@@ -41,4 +42,4 @@ def format_curve_score(value: float | None, metric: str) -> str:
     """A score with its unit."""
     if value is None:
         return MISSING
-    return format_perplexity(value) if metric == "perplexity" else f"{100 * value:.1f} %"
+    return METRICS[metric].format(value)

@@ -5,16 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compressor.bench.rows import (
-    KL_TITLE,
-    MISSING,
-    RESULT_MARK,
-    Row,
-    format_accuracy,
-    format_count,
-    format_perplexity,
-    format_threads,
-)
+from compressor.bench.metrics import METRICS, MISSING, format_precise, main_metric
+from compressor.bench.rows import KL_TITLE, RESULT_MARK, Row, format_count, format_threads
 from compressor.report.findings import is_within_noise
 
 #: The content of a report.json, or a section of it.
@@ -26,7 +18,11 @@ _MEASURES = {
     "random_inputs_kl": "KL on random inputs",
     "random_inputs_error": "error on random inputs",
 }
-_METRIC_NOTES = {"accuracy": "± is one standard error", "perplexity": "a lower perplexity is better"}
+_METRIC_NOTES = {
+    name: f"a lower {metric.title} is better" if metric.lower else "± is one standard error"
+    for name, metric in METRICS.items()
+    if name != "f1"
+}
 
 
 def measure_of(candidates: Sequence[Report]) -> str:
@@ -129,21 +125,21 @@ def describe_outcome(report: Report) -> str:
 def _score_against(student: Report, teachers: Sequence[Report]) -> list[str]:
     """The student's score, compared with its best teacher's."""
     name = {1: "the teacher", 2: "the better teacher"}.get(len(teachers), "the best teacher")
-    if student["accuracy"] is not None and (scored := [row for row in teachers if row["accuracy"]]):
-        best = max(scored, key=lambda row: row["accuracy"])
-        score = f"{format_accuracy(student['accuracy'], student.get('accuracy_error'))} accuracy"
-        ratio = f"{student['accuracy'] / best['accuracy']:.1%} of {name}'s"
-    elif student.get("perplexity") is not None:
-        best = min(teachers, key=lambda row: row["perplexity"])
-        figure = format_perplexity(student["perplexity"], student.get("perplexity_error"))
-        score, ratio = f"perplexity {figure}", f"{student['perplexity'] / best['perplexity']:.3g} times {name}'s"
-        ratio += "; lower is better"
-    else:
+    metric = main_metric(student, *teachers)
+    if metric is None:
         return []
-    metric = "perplexity" if student["accuracy"] is None else "accuracy"
+    best = metric.best(teachers, key=lambda row: row[metric.name])
+    figure = metric.format(student[metric.name], student.get(f"{metric.name}_error"))
+    score = f"{figure} {metric.title}" if metric.percent else f"{metric.title} {figure}"
+    if best[metric.name] <= 0:
+        ratio = f"{name} has {metric.format(best[metric.name])}"
+    elif metric.lower:
+        ratio = f"{student[metric.name] / best[metric.name]:.3g} times {name}'s; lower is better"
+    else:
+        ratio = f"{student[metric.name] / best[metric.name]:.1%} of {name}'s"
     return [
         f"{score} (level with {name}, within noise: {ratio})"
-        if is_within_noise(student, best, metric)
+        if is_within_noise(student, best, metric.name)
         else f"{score} ({ratio})"
     ]
 
@@ -164,7 +160,7 @@ def _speed_ups(student: Report, teacher: Report) -> str:
 
 def describe_legend(rows: Sequence[Row], result: bool, tails: bool) -> str:
     """The signs of a table of results, in one line; "" without any."""
-    errors = ("accuracy_error", "kl_error", "perplexity_error")
+    errors = ("kl_error", *(f"{name}_error" for name in METRICS))
     parts = [
         *([f"{RESULT_MARK}the result"] if result else []),
         *(["± a standard error"] if any(getattr(row, name) is not None for row in rows for name in errors) else []),
@@ -202,7 +198,8 @@ def describe_timing(latency: Report) -> str:
 def describe_data(evaluated: Report) -> str:
     """Evaluation data, and notes on metrics."""
     rows = evaluated["rows"]
-    notes = [note for metric, note in _METRIC_NOTES.items() if any(row[metric] is not None for row in rows)]
+    notes = [note for metric, note in _METRIC_NOTES.items() if any(row.get(metric) is not None for row in rows)]
+    notes = list(dict.fromkeys(notes))
     return "; ".join([f"measured on {evaluated['data']}", *notes])
 
 
@@ -259,11 +256,9 @@ def describe_parity(name: str, exported: Report) -> str:
     parts.append(f"relative error of the logits {figures['relative_error']:.1e}")
     if figures["agreement"] is not None:
         parts.append(f"{100 * figures['agreement']:.2f} % of the predictions are torch's")
-    if data is not None and data["accuracy"] is not None:
-        parts.append(f"accuracy {100 * data['accuracy']:.2f} % (float: {100 * data['float']['accuracy']:.2f} %)")
-    if data is not None and data["perplexity"] is not None:
-        perplexity, in_float = (format_perplexity(score["perplexity"]) for score in (data, data["float"]))
-        parts.append(f"perplexity {perplexity} (float: {in_float})")
+    if data is not None and (metric := main_metric(data)) is not None:
+        deployed, in_float = (format_precise(metric, score[metric.name]) for score in (data, data["float"]))
+        parts.append(f"{metric.title} {deployed} (float: {in_float})")
     proof = f"; {describe_half(half)}" if (half := exported.get("float16")) else ""
     return f"{name}: {', '.join(parts)}, on {where}{proof}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import RenderableType
 from rich.text import Text
 
-from compressor.bench.rows import MISSING
+from compressor.bench.metrics import MISSING
 from compressor.report.describe import Report
 from compressor.report.tables import plain_table
 

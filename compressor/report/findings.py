@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from compressor.bench.rows import format_accuracy, format_kl, format_perplexity
+from compressor.bench.metrics import format_accuracy, main_metric
+from compressor.bench.rows import format_kl
 
 #: Standard errors of a difference, within which two scores are level.
 NOISE_ERRORS = 2.0
@@ -72,15 +73,18 @@ def _worsening(before: Mapping[str, Any], after: Mapping[str, Any], labels: bool
             f"{format_kl(after['kl'])} now, worse by {after['kl'] - before['kl']:.3f} nats"
             f"{_noise(before, after, 'kl')})"
         )
-    if after.get("perplexity") is not None and after["perplexity"] > HARM_FACTOR * before["perplexity"]:
-        figures = [format_perplexity(row["perplexity"]) for row in (before, after)]
-        worse = f"{after['perplexity'] - before['perplexity']:.2f}{_noise(before, after, 'perplexity')}"
-        return f"the finetune made the student worse (perplexity {figures[0]} before, {figures[1]} now, by {worse})"
-    if after["accuracy"] is not None and after["accuracy"] * HARM_FACTOR < before["accuracy"]:
-        figures = [format_accuracy(row["accuracy"]) for row in (before, after)]
-        worse = f"{100 * (before['accuracy'] - after['accuracy']):.1f} points{_noise(before, after, 'accuracy')}"
-        return f"the finetune made the student worse (accuracy {figures[0]} before, {figures[1]} now, by {worse})"
-    return None
+    metric = main_metric(before, after)
+    if metric is None:
+        return None
+    values = [row[metric.name] for row in (before, after)]
+    # A rank correlation may be negative.
+    if metric.best(values) == values[1] or max(map(abs, values)) <= HARM_FACTOR * min(map(abs, values)):
+        return None
+    figures = [metric.format(value) for value in values]
+    change = abs(values[1] - values[0])
+    worse = f"{100 * change:.1f} points" if metric.percent else f"{change:.{3 if not metric.lower else 2}f}"
+    worse += _noise(before, after, metric.name)
+    return f"the finetune made the student worse ({metric.title} {figures[0]} before, {figures[1]} now, by {worse})"
 
 
 def _noise(first: Mapping[str, Any], second: Mapping[str, Any], metric: str) -> str:

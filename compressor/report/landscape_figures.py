@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from compressor.bench.rows import MISSING, format_perplexity
+from compressor.bench.metrics import METRICS
 from compressor.errors import UserError
 from compressor.report.describe import Report
 from compressor.report.tables import plain_table
@@ -100,7 +100,7 @@ def draw_curves(survey: Report, path: Path) -> None:
         axes.plot(
             survey["shares"], values, dashes, marker=marker, color=colour, linewidth=2.5, markersize=8, label=label
         )
-    if metric == "perplexity":
+    if METRICS[metric].log:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(LogFormatter())
         axes.yaxis.set_minor_formatter(LogFormatter())
@@ -127,7 +127,7 @@ def describe_landscape(survey: Report) -> list[RenderableType]:
         lines.append(f"best of {points} points and the models: {format_score(best['score'], metric)} at {position}")
     for curve in () if plane else survey["curves"]:
         known = [value for value in curve["scores"] if value is not None]
-        worst = format_score((max if metric == "perplexity" else min)(known, default=None), metric)
+        worst = format_score(METRICS[metric].worst(known, default=None), metric)
         lines.append(f"{curve['start']} to {curve['end']}: at worst {worst}, barrier {_barrier(curve, metric)}")
     return [*lines, _measured(survey), f"wrote {survey['picture']} and {survey['numbers']}"]
 
@@ -143,10 +143,8 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def format_score(value: float | None, metric: str) -> str:
-    """An accuracy or perplexity as text."""
-    if value is None:
-        return MISSING
-    return format_perplexity(value) if metric == "perplexity" else f"{100 * value:.1f} %"
+    """A score as text."""
+    return METRICS[metric].format(value)
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -165,18 +163,20 @@ def _contours(figure: Figure, axes: Axes, survey: Report) -> None:
     values = np.ma.masked_invalid(rows)
     lowest, highest = (float(values.min()), float(values.max())) if values.count() else (0.0, 0.0)
     options: dict[str, Any] = {}
-    if metric == "perplexity":
+    if METRICS[metric].log:
         known = [_height(model["score"], metric) for model in survey["models"] if model["score"] is not None]
         top = max(min(highest, max(known, default=highest) + math.log(_CLIP)), lowest + 1e-3)
         levels: Any = np.linspace(lowest, top, _LEVELS + 1)
-        # Reversed, so that bright is good for perplexities too.
-        options = {"cmap": "viridis_r", "extend": "max" if top < highest else "neither"}
+        options = {"extend": "max" if top < highest else "neither"}
     else:
         levels = MaxNLocator(_LEVELS).tick_values(lowest, highest)
+    if METRICS[metric].lower:
+        # So that bright is good here too.
+        options["cmap"] = "viridis_r"
     filled = axes.contourf(survey["xs"], survey["ys"], values, levels, **options)
     axes.contour(survey["xs"], survey["ys"], values, levels, colors="white", linewidths=0.6, alpha=0.6)
     bar = figure.colorbar(filled, ax=axes, pad=0.02)
-    if metric == "perplexity":
+    if METRICS[metric].log:
         bar.set_ticks(levels[::2], labels=[f"{math.exp(level):.3g}" for level in levels[::2]])
     bar.set_label(_unit(metric), fontsize=_SMALL)
     bar.ax.tick_params(labelsize=_SMALL)
@@ -201,19 +201,27 @@ def _measured(survey: Report) -> str:
 def _barrier(curve: Report, metric: str) -> str:
     if curve["barrier"] is None:
         return "unknown"
-    return f"{curve['barrier']:.2f} nats" if metric == "perplexity" else f"{100 * curve['barrier']:.1f} points"
+    kind = METRICS[metric]
+    if kind.percent:
+        return f"{100 * curve['barrier']:.1f} points"
+    return f"{curve['barrier']:.2f} nats" if kind.log else f"{curve['barrier']:.3f}"
 
 
 def _scaled(value: float, metric: str) -> float:
-    return value if metric == "perplexity" else 100 * value
+    return 100 * value if METRICS[metric].percent else value
 
 
 def _height(value: float, metric: str) -> float:
-    return math.log(value) if metric == "perplexity" else 100 * value
+    if METRICS[metric].log:
+        return math.log(value)
+    return 100 * value if METRICS[metric].percent else value
 
 
 def _unit(metric: str) -> str:
-    return "perplexity (log scale, lower is better)" if metric == "perplexity" else "accuracy in %"
+    kind = METRICS[metric]
+    if kind.log:
+        return f"{kind.title} (log scale, lower is better)"
+    return f"{kind.title} in %" if kind.percent else kind.label
 
 
 def _escaped(name: str) -> str:

@@ -20,7 +20,7 @@ assert image.mode[0] not in "IF", "convert() would cut values of more than 8 bit
 x = {pixels}
 session = onnxruntime.InferenceSession("onnx/{file}")
 logits = session.run(["logits"], {{"pixel_values": x{channels}[None].astype(np.float32)}})[0]
-print(json.load(open("onnx/config.json"))["id2label"][str(logits[0].argmax())])
+{last}
 """
 _TEXT = """\
 import json, sys
@@ -35,9 +35,19 @@ logits = session.run(["logits"], feed)[0]
 {last}
 """
 _CLASS = 'print(json.load(open("onnx/config.json"))["id2label"][str(logits[0].argmax())])'
+_LABELS = (
+    'names = json.load(open("onnx/config.json"))["id2label"]\n'
+    "print([names[str(i)] for i, logit in enumerate(logits[0]) if logit > 0])"
+)
+_VALUES = (
+    'names = json.load(open("onnx/config.json"))["id2label"]\n'
+    "print({names[str(i)]: float(value) for i, value in enumerate(logits[0])})"
+)
 #: {task: code that prints the prediction}.
 _LAST = {
-    "text-classification": _CLASS,
+    **dict.fromkeys(("image-classification", "text-classification"), _CLASS),
+    **dict.fromkeys(("image-multi-label", "text-multi-label"), _LABELS),
+    **dict.fromkeys(("image-regression", "text-regression"), _VALUES),
     "token-classification": 'names = json.load(open("onnx/config.json"))["id2label"]\n'
     "print([(word, names[str(i)]) for word, i in zip(code.tokens, logits[0].argmax(-1))])",
     "masked-lm": 'print(Tokenizer.from_file("onnx/tokenizer.json").decode(logits[0].argmax(-1).tolist()))',
@@ -52,16 +62,16 @@ def onnx_example(folder: str | Path, task: str, file: str = "model.onnx") -> str
     onnx = Path(folder) / "onnx"
     if not (onnx / file).is_file():
         return None
-    if task == "image-classification":
+    if task.startswith("image-"):
         preprocessor = _read(onnx / "preprocessor_config.json")
         channels = _read(onnx / "config.json").get("num_channels", 3)
-        return _image_example(preprocessor, channels, file) if preprocessor else None
+        return _image_example(preprocessor, channels, file, _LAST[task]) if preprocessor else None
     if task in _LAST and (onnx / "tokenizer.json").is_file():
         return _TEXT.format(file=file, last=_LAST[task])
     return None
 
 
-def _image_example(preprocessor: Mapping[str, Any], channels: int, file: str) -> str | None:
+def _image_example(preprocessor: Mapping[str, Any], channels: int, file: str, last: str) -> str | None:
     size = preprocessor.get("size") or {}
     steps = {key for key, value in preprocessor.items() if key.startswith("do_") and value}
     if (
@@ -80,6 +90,7 @@ def _image_example(preprocessor: Mapping[str, Any], channels: int, file: str) ->
     return _IMAGE.format(
         pixels=pixels,
         file=file,
+        last=last,
         channels=".transpose(2, 0, 1)" if channels == 3 else "[None]",
     )
 

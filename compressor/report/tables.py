@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -10,7 +10,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from compressor.bench.rows import KL_TITLE, MISSING, Row, format_accuracy, format_perplexity, table_columns
+from compressor.bench.metrics import METRICS, MISSING, format_precise, main_metric
+from compressor.bench.rows import KL_TITLE, Row, table_columns
 from compressor.report.describe import Report, describe_legend
 from compressor.wording import shorten
 
@@ -20,12 +21,6 @@ FORMAT_NOTES = (
     "Relative error: the norm of the logits' difference from torch over their norm; same predictions: how often the "
     "largest logit is the same. Both are of the evaluation samples where these are given, else of random inputs."
 )
-#: {metric: its title and its text} in `score_table`.
-_METRICS: dict[str, tuple[str, Callable[[Report], str]]] = {
-    "accuracy": ("accuracy", lambda row: format_accuracy(row["accuracy"], row["accuracy_error"])),
-    "f1": ("F1", lambda row: f"{row['f1']:.3f}"),
-    "perplexity": ("perplexity", lambda row: format_perplexity(row["perplexity"], row["perplexity_error"])),
-}
 #: Columns of a name, below which other columns give way.
 _LEAST_NAME = 16
 
@@ -97,12 +92,12 @@ def plain_table(*titles: str, numbers: int = 0, dense: bool = False) -> Table:
 
 def score_table(rows: Sequence[Report]) -> Table:
     """Scores of `compress evaluate`."""
-    metrics = [metric for metric in _METRICS if any(row[metric] is not None for row in rows)]
+    metrics = [metric for name, metric in METRICS.items() if any(row.get(name) is not None for row in rows)]
     unit = "samples" if all(row["samples"] >= row["labelled"] for row in rows) else "tokens"
-    titles = [*(_METRICS[metric][0] for metric in metrics), unit, "params (M)"]
+    titles = [*(metric.title for metric in metrics), unit, "params (M)"]
     table = plain_table("model", *titles, numbers=len(titles))
     for row in rows:
-        cells = [MISSING if row[metric] is None else _METRICS[metric][1](row) for metric in metrics]
+        cells = [metric.format(row.get(metric.name), row.get(f"{metric.name}_error")) for metric in metrics]
         table.add_row(Name(row["name"]), *cells, str(row["labelled"]), f"{row['parameters'] / 1e6:.3f}")
     return table
 
@@ -172,6 +167,5 @@ def _has_tokens(rows: Sequence[Report]) -> bool:
 
 
 def _format_score(score: Report) -> str:
-    if (accuracy := score.get("accuracy")) is not None:
-        return f"{100 * accuracy:.2f} %"
-    return MISSING if score.get("perplexity") is None else format_perplexity(score["perplexity"])
+    metric = main_metric(score)
+    return MISSING if metric is None else format_precise(metric, score[metric.name])

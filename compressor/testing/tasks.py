@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.anatomy.hooks import logits_of
+from compressor.answers import answers_of
 from compressor.models.configs import model_class
 from compressor.models.inputs import dummy_inputs, without_labels
 from compressor.models.tasks import find_task
@@ -92,6 +93,42 @@ def _texts(config: Any) -> SyntheticTask:
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
     return SyntheticTask(batch, _cross_entropy)
+
+
+def _label_sets(config: Any) -> SyntheticTask:
+    """Each of three times as many classes has a set of labels of its own."""
+    base, classes = _classified(config, 3 * config.num_labels)
+    generator = torch.Generator().manual_seed(7)
+    sets = (torch.rand(classes, config.num_labels, generator=generator) < 0.4).float()
+
+    def batch(index: int) -> LabelledBatch:
+        samples = base.batch(index)
+        return {**samples, "labels": sets[samples["labels"]]}
+
+    return SyntheticTask(batch, _label_loss)
+
+
+def _values(config: Any) -> SyntheticTask:
+    """Each of six classes has values of its own."""
+    base, classes = _classified(config, 6)
+    values = torch.randn(classes, config.num_labels, generator=torch.Generator().manual_seed(8))
+
+    def batch(index: int) -> LabelledBatch:
+        samples = base.batch(index)
+        return {**samples, "labels": values[samples["labels"]]}
+
+    return SyntheticTask(batch, _label_loss)
+
+
+def _classified(config: Any, classes: int) -> tuple[SyntheticTask, int]:
+    """Images or texts of more classes than the config has outputs."""
+    labelled = copy.deepcopy(config)
+    labelled.num_labels = classes
+    return (_images if hasattr(config, "image_size") else _texts)(labelled), classes
+
+
+def _label_loss(model: nn.Module, batch: LabelledBatch) -> Tensor:
+    return answers_of(model).label_loss(logits_of(model, without_labels(batch)), batch["labels"])
 
 
 def _tags(config: Any) -> SyntheticTask:
@@ -189,7 +226,11 @@ def _chains(vocabulary: int) -> Tensor:
 
 _TASKS: dict[str, Callable[[PretrainedConfig], SyntheticTask]] = {
     "image-classification": _images,
+    "image-multi-label": _label_sets,
+    "image-regression": _values,
     "text-classification": _texts,
+    "text-multi-label": _label_sets,
+    "text-regression": _values,
     "token-classification": _tags,
     "causal-lm": _language,
     "seq2seq-lm": _translation,

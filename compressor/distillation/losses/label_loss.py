@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 from torch.nn import functional
 
+from compressor.answers import ANSWERS
 from compressor.distillation.losses.loss import LOSSES, LossContext, LossInputs
 
 
@@ -19,7 +20,7 @@ def label_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
 
 @LOSSES.register("labels")
 class LabelLoss:
-    """Cross-entropy with known labels, in nats."""
+    """Cross-entropy with known labels, in nats; of values half the squared error."""
 
     modules: Sequence[str] = ()
     teacher_modules: Sequence[Sequence[str]] = ()
@@ -30,8 +31,11 @@ class LabelLoss:
     def count(self, inputs: Mapping[str, Tensor], labels: Tensor | None) -> int:
         if labels is None:
             return 0
-        return int(((labels[:, 1:] if self._task.shift and labels.dim() > 1 else labels) >= 0).sum())
+        return int(self._task.known(labels[:, 1:] if self._task.shift and labels.dim() > 1 else labels).sum())
 
     def mean(self, batch: LossInputs) -> Tensor:
         assert batch.labels is not None
-        return label_loss(*self._task.answered(batch.logits, batch.labels))
+        logits, labels = self._task.answered(batch.logits, batch.labels)
+        if self._task.answers == "classes":
+            return label_loss(logits, labels)
+        return ANSWERS[self._task.answers].label_loss(logits, labels) if len(labels) else logits.sum()

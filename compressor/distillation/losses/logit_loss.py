@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from compressor.answers import ANSWERS
 from compressor.distillation.losses.loss import LOSSES, LossContext, LossInputs, counted_positions
-from compressor.ensemble import ensemble_kl
 
 
 @LOSSES.register("logits")
 class LogitsLoss:
-    """`ensemble_kl` over all predictions that count, in nats."""
+    """`Answers.distillation_loss` over all predictions that count, in nats."""
 
     modules: Sequence[str] = ()
     teacher_modules: Sequence[Sequence[str]] = ()
@@ -29,4 +29,5 @@ class LogitsLoss:
     def mean(self, batch: LossInputs) -> Tensor:
         counted = self._context.task.counted(batch.logits, batch.inputs)
         context = self._context
-        return ensemble_kl(counted, batch.teacher_logits, context.weights, context.temperature, context.mixing)
+        loss = ANSWERS[context.task.answers].distillation_loss
+        return loss(counted, batch.teacher_logits, context.weights, context.temperature, context.mixing)

@@ -1,11 +1,12 @@
 """Fit the head last, to the ensemble's probabilities.
 
-Logistic regression is convex; least squares counts unlikely classes too much.
+Logistic regression is convex; least squares counts unlikely classes too much.  Values keep their least squares.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from compressor.anatomy import LinearOp, Norm
 from compressor.anatomy.hooks import Tap
 from compressor.anatomy.queries import write_axis
+from compressor.answers import ANSWERS
 from compressor.ensemble import mix_predictions
 from compressor.fusion.build.logistic import FittedHead, FreeHead, HeadData, TiedHead, fit_logistic
 from compressor.fusion.build.student import StudentBuilder
@@ -22,6 +24,7 @@ from compressor.fusion.calibration.layerwise import LayerwiseRunner
 from compressor.fusion.calibration.masks import Masks
 from compressor.fusion.calibration.statistics import token_rows
 from compressor.fusion.teacher import reads_first
+from compressor.models.tasks import task_of_model
 
 #: Most tokens times classes of a fit, and those times inputs: half a minute of one core.
 HEAD_ENTRIES, HEAD_WORK = 1 << 27, 1 << 34
@@ -44,8 +47,8 @@ def refit_head(
         student: unchanged unless its logits are its head's outputs, up to a factor.
         runner, teachers: after their last layers.
     """
-    located = _locate_head(student)
-    if located is None or not calibration.held_out:
+    located, kind = _locate_head(student), task_of_model(student.model).answers
+    if located is None or not calibration.held_out or kind == "values":
         return
     module, norm, op = located
     inputs: list[Tensor] = []
@@ -61,19 +64,25 @@ def refit_head(
     width, classes = inputs[0].shape[-1], outputs[0].shape[-1]
     tokens = masks.count(module, inputs)
     stride = max(1, round(tokens * classes / min(HEAD_ENTRIES, HEAD_WORK // width)))
-    if scale is None or classes < 2 or tokens / stride < TOKENS_PER_INPUT * width:
+    if scale is None or (classes < 2 and kind == "classes") or tokens / stride < TOKENS_PER_INPUT * width:
         return
     shares = [teacher.weight for teacher in student.teachers]
 
     def ensemble(index: int, select: Callable[[Tensor], Tensor]) -> Tensor:
         """Ensemble probabilities for selected tokens."""
+        if kind == "labels":
+            log_odds = [select(t.logits(index)) for t in teachers]
+            return ANSWERS[kind].mix(log_odds, shares, student.options.mixing).sigmoid()
         if student.options.mixing != 1:
             rows = [select(t.logits(index)).log_softmax(-1) for t in teachers]
             return mix_predictions(rows, shares, student.options.mixing).exp()
         parts = [share * select(t.logits(index)).softmax(-1) for share, t in zip(shares, teachers, strict=True)]
         return sum(parts[1:], start=parts[0])
 
-    train, held_out = _head_data(inputs, ensemble, masks, module, stride, calibration)
+    train, held_out = (
+        replace(part, labels=kind == "labels")
+        for part in _head_data(inputs, ensemble, masks, module, stride, calibration)
+    )
     head = _fitted_head(student, norm, op, train)
     before, after, change = fit_logistic(head, train, held_out, scale)
     if after < before:

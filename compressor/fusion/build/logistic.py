@@ -1,4 +1,4 @@
-"""Multinomial logistic regression of a head on ensemble probabilities."""
+"""Logistic regression of a head on ensemble probabilities: of classes (multinomial), or of each label."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
 
 from compressor.ensemble import kl_terms
 from compressor.fusion.maps.attention.low_rank import roots
@@ -28,15 +28,28 @@ CLASS_VARIANCE_FLOOR = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class HeadData:
-    """Head inputs [T, n] and ensemble probabilities [T, classes]."""
+    """Head inputs [T, n] and ensemble probabilities [T, classes], which sum to 1 unless they are `labels`'."""
 
     inputs: Tensor
     targets: Tensor
+    labels: bool = False
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Both, in chunks that save memory."""
         size = max(1, CHUNK_ENTRIES // self.targets.shape[1])
         yield from zip(self.inputs.split(size), self.targets.split(size), strict=True)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy in nats, a sum over tokens."""
+        if self.labels:
+            return binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+        return cross_entropy(logits, targets, reduction="sum")
+
+    def kl(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """KL(ensemble ‖ student) in nats, a sum over tokens."""
+        if self.labels:
+            return (kl_terms(targets, logsigmoid(logits)) + kl_terms(1 - targets, logsigmoid(-logits))).sum()
+        return kl_terms(targets, logits.log_softmax(-1)).sum()
 
 
 class FittedHead(Protocol):
@@ -177,8 +190,7 @@ def fit_logistic(head: FittedHead, train: HeadData, held_out: HeadData, scale: f
                 value.backward()
             total = value.detach()
             for inputs, targets in train.chunks():
-                value = cross_entropy(scale * head.logits(change, inputs), targets, reduction="sum")
-                value = value / len(train.inputs)
+                value = train.loss(scale * head.logits(change, inputs), targets) / len(train.inputs)
                 value.backward()
                 total = total + value.detach()
             return total
@@ -198,5 +210,5 @@ def fit_logistic(head: FittedHead, train: HeadData, held_out: HeadData, scale: f
 def _held_out_kl(head: FittedHead, change: Tensor, held_out: HeadData, scale: float) -> float:
     total = 0.0
     for inputs, targets in held_out.chunks():
-        total += float(kl_terms(targets, (scale * head.logits(change, inputs)).log_softmax(-1)).sum())
+        total += float(held_out.kl(scale * head.logits(change, inputs), targets))
     return total / len(held_out.inputs)

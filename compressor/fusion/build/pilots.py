@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compressor.anatomy import Anatomy
 from compressor.anatomy.hooks import logits_of
-from compressor.ensemble import ensemble_predictions, mean_kl
+from compressor.answers import ensemble_predictions, mean_kl
 from compressor.fusion.build.student import StudentBuilder
 from compressor.fusion.calibration.batches import Batch, CalibrationSet, take_samples
 from compressor.fusion.calibration.statistics import token_rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from compressor.bench.rows import MISSING, format_perplexity
+from compressor.bench.metrics import METRICS, MISSING, format_perplexity
 from compressor.report.describe import Report
 from compressor.report.page.charts import ChartPoint, Drawing, row_chart
 from compressor.report.page.measurements import row_colour
@@ -13,7 +13,7 @@ from compressor.report.page.table import PageTable
 
 #: Most rows of a chart, as many worst as best; tables have all groups.
 _SHOWN_GROUPS = 16
-_METRICS = {"accuracy": "accuracy", "perplexity": "perplexity (lower is better)", "agreement": "agreement"}
+_METRICS = {**{name: metric.label for name, metric in METRICS.items()}, "agreement": "agreement"}
 #: {kind of group: what its rows are}.
 _KINDS = {"class": "class", "position": "position in the text, in tokens", "length": "length of the text, in tokens"}
 _SAMPLES_NOTE = (

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from compressor.bench.rows import format_perplexity, from_json, table_columns
+from compressor.bench.metrics import METRICS, main_metric
+from compressor.bench.rows import from_json, table_columns
 from compressor.report.curve import curve_metric, describe_curve
 from compressor.report.describe import (
     Report,
@@ -27,10 +28,8 @@ _BACKENDS = {"ort": "ONNX Runtime", "torch": "torch"}
 
 def metric_of(report: Report) -> str | None:
     """The metric of all models, if any."""
-    for metric in ("perplexity", "accuracy"):
-        if all(row.get(metric) is not None for row in report["table"]):
-            return metric
-    return None
+    metric = main_metric(*report["table"])
+    return None if metric is None else metric.name
 
 
 def sentence(text: str) -> str:
@@ -49,13 +48,12 @@ def verdict(report: Report) -> str:
     metric = metric_of(report)
     if metric is None:
         return f"The student does the teachers’ job {size}{speed}; how well was not measured."
-    better = min if metric == "perplexity" else max
+    score = METRICS[metric]
+    better = score.best
     teacher = better(teachers, key=lambda row: row[metric])
     mine, theirs = student[metric], teacher[metric]
-    if metric == "perplexity":
-        figures = f"perplexity {format_perplexity(mine)} against {format_perplexity(theirs)}, lower is better"
-    else:
-        figures = f"accuracy {100 * mine:.1f} % against {100 * theirs:.1f} %"
+    figures = f"{score.title} {score.format(mine)} against {score.format(theirs)}"
+    figures += ", lower is better" if score.lower else ""
     noise = math.hypot(*(standard_error(report, row, metric) for row in (student, teacher)))
     level = "is ahead of" if better(mine, theirs) == mine else "falls behind"
     if mine == theirs:
@@ -77,12 +75,10 @@ def headline_figures(report: Report) -> list[tuple[str, str]]:
     ]  # fmt: skip
     metric = metric_of(report)
     teacher = _best_teacher(report)
-    if metric == "accuracy":
-        best = max(row["accuracy"] for row in teachers)
-        figures.append((f"{100 * student['accuracy']:.1f} %", f"accuracy; {teacher} has {100 * best:.1f} %"))
-    elif metric == "perplexity":
-        best = format_perplexity(min(row["perplexity"] for row in teachers))
-        figures.append((format_perplexity(student["perplexity"]), f"perplexity; {teacher} has {best}"))
+    if metric is not None:
+        score = METRICS[metric]
+        best = score.format(score.best(row[metric] for row in teachers))
+        figures.append((score.format(student[metric]), f"{score.title}; {teacher} has {best}"))
     figures += [(f"{ratio:.1f}×", f"as fast as a teacher in {name}") for ratio, name in _speeds(report)]
     return figures
 
@@ -97,7 +93,7 @@ def results_view(report: Report) -> dict[str, Any]:
     if report.get("latency"):
         notes.append(describe_timing(report["latency"]))
     metric = metric_of(report)
-    note = "Left and up is better." if metric == "accuracy" else "Left and down is better."
+    note = f"Left and {'down' if metric and METRICS[metric].lower else 'up'} is better."
     if metric and any(standard_error(report, row, metric) for row in report["table"]):
         note += " Bars are one standard error to both sides."
     charts = [] if metric is None else list(_cost_charts(report, metric))
@@ -114,7 +110,7 @@ def curve_view(report: Report) -> dict[str, Any] | None:
         if row["name"] != "ensemble" and row[metric] is not None:
             points.append(ChartPoint(row["name"], row["parameters"] / 1e6, row[metric], 0.0, colour))
     title = {"kl": "KL to the ensemble, in nats"}.get(metric, metric)
-    chart = scatter_chart(points, "M parameters", title, percent=metric == "accuracy")
+    chart = scatter_chart(points, "M parameters", title, percent=metric in METRICS and METRICS[metric].percent)
     return {"charts": [chart] if chart else [], "text": sentence(describe_curve(curve))}
 
 
@@ -192,7 +188,7 @@ def _speeds(report: Report) -> Iterator[tuple[float, str]]:
 def _cost_charts(report: Report, metric: str) -> Iterator[Plot]:
     """Scores over latency (without it, over multiply–accumulates) and over the size of the files."""
     rows = report["table"]
-    title = "perplexity (lower is better)" if metric == "perplexity" else "accuracy"
+    title = METRICS[metric].label
     timed = [backend for backend in _BACKENDS if all(row[f"{backend}_p50_ms"] for row in rows)]
     if timed:
         batch = report["latency"]["batch_size"]
@@ -206,7 +202,7 @@ def _cost_charts(report: Report, metric: str) -> Iterator[Plot]:
             error = standard_error(report, row, metric)
             points.append(ChartPoint(row["name"], unit * row[cost], row[metric], error, colour, hollow))
         points += _format_points(report, metric, cost)
-        if chart := scatter_chart(points, x_title, title, percent=metric == "accuracy"):
+        if chart := scatter_chart(points, x_title, title, percent=METRICS[metric].percent):
             yield chart
 
 

@@ -1,0 +1,192 @@
+"""What a model's outputs mean, by `Task.answers`: how they are mixed, compared and judged.
+
+Rows are outputs in one form each, [..., C]: log-probabilities of classes, log-odds of labels, or values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compressor.anatomy.hooks import logits_of
+from compressor.ensemble import check_ensemble_weights, ensemble_kl, kl_rows, mix_predictions
+from compressor.models.inputs import without_labels
+from compressor.models.tasks import AnswerKind, task_of_model
+
+
+class Answers(Protocol):
+    """Outputs of one kind."""
+
+    def rows(self, logits: Tensor) -> Tensor:
+        """A model's logits as rows [..., C]."""
+        ...
+
+    def mix(self, rows: Sequence[Tensor], weights: Sequence[float], mixing: float = 1.0) -> Tensor:
+        """Rows of a weighted ensemble; `mixing` as in `ensemble.mix_predictions`.
+
+        Raises:
+            UserError: as `check_ensemble_weights`.
+        """
+        ...
+
+    def divergence(self, reference: Tensor, rows: Tensor) -> Tensor:
+        """KL(reference ‖ model) in nats, float64 [...]."""
+        ...
+
+    def agree(self, reference: Tensor, rows: Tensor) -> Tensor | None:
+        """Whether both give the same answer, bool [...]; None where answers are no choices."""
+        ...
+
+    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean negative log likelihood of known labels, in nats: logits [P, C], labels [P], or [P, C] if no classes."""
+        ...
+
+    def distillation_loss(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Sequence[Tensor],
+        weights: Sequence[float],
+        temperature: float = 1.0,
+        mixing: float = 1.0,
+    ) -> Tensor:
+        """temperature² · KL(teachers' mixed answers ‖ student's) in nats, mean over samples [..., C]."""
+        ...
+
+
+class ClassAnswers:
+    """One class of several: a softmax."""
+
+    def rows(self, logits: Tensor) -> Tensor:
+        return logits.log_softmax(-1)
+
+    def mix(self, rows: Sequence[Tensor], weights: Sequence[float], mixing: float = 1.0) -> Tensor:
+        return mix_predictions(rows, weights, mixing)
+
+    def divergence(self, reference: Tensor, rows: Tensor) -> Tensor:
+        return kl_rows(reference, rows)
+
+    def agree(self, reference: Tensor, rows: Tensor) -> Tensor | None:
+        return reference.argmax(-1) == rows.argmax(-1)
+
+    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(logits, labels)
+
+    def distillation_loss(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Sequence[Tensor],
+        weights: Sequence[float],
+        temperature: float = 1.0,
+        mixing: float = 1.0,
+    ) -> Tensor:
+        return ensemble_kl(student_logits, teacher_logits, weights, temperature, mixing)
+
+
+class LabelAnswers:
+    """Labels that hold or do not, independently: a sigmoid each.  An answer is right if all its labels are."""
+
+    def rows(self, logits: Tensor) -> Tensor:
+        return logits
+
+    def mix(self, rows: Sequence[Tensor], weights: Sequence[float], mixing: float = 1.0) -> Tensor:
+        mixed = mix_predictions([two_classes(row) for row in rows], weights, mixing)
+        return mixed[..., 1] - mixed[..., 0]
+
+    def divergence(self, reference: Tensor, rows: Tensor) -> Tensor:
+        return kl_rows(two_classes(reference.double()), two_classes(rows.double())).sum(-1)
+
+    def agree(self, reference: Tensor, rows: Tensor) -> Tensor | None:
+        return ((reference > 0) == (rows > 0)).all(-1)
+
+    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return functional.binary_cross_entropy_with_logits(logits, labels.to(logits))
+
+    def distillation_loss(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Sequence[Tensor],
+        weights: Sequence[float],
+        temperature: float = 1.0,
+        mixing: float = 1.0,
+    ) -> Tensor:
+        target = self.mix([logits / temperature for logits in teacher_logits], weights, mixing)
+        return temperature**2 * self.divergence(target, student_logits / temperature).mean().to(student_logits)
+
+
+class ValueAnswers:
+    """Values with a normal error of variance one, whose KL is half the squared distance."""
+
+    def rows(self, logits: Tensor) -> Tensor:
+        return logits
+
+    def mix(self, rows: Sequence[Tensor], weights: Sequence[float], mixing: float = 1.0) -> Tensor:
+        check_ensemble_weights(len(rows), weights)
+        total = math.fsum(weights)
+        return torch.stack([row * (weight / total) for row, weight in zip(rows, weights, strict=True) if weight]).sum(0)
+
+    def divergence(self, reference: Tensor, rows: Tensor) -> Tensor:
+        return (reference.double() - rows.double()).square().sum(-1) / 2
+
+    def agree(self, reference: Tensor, rows: Tensor) -> Tensor | None:
+        return None
+
+    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return functional.mse_loss(logits, labels.to(logits)) / 2
+
+    def distillation_loss(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Sequence[Tensor],
+        weights: Sequence[float],
+        temperature: float = 1.0,
+        mixing: float = 1.0,
+    ) -> Tensor:
+        # A temperature would divide and multiply by its square.
+        return self.divergence(self.mix(teacher_logits, weights), student_logits).mean().to(student_logits)
+
+
+#: By `Task.answers`.
+ANSWERS: dict[AnswerKind, Answers] = {"classes": ClassAnswers(), "labels": LabelAnswers(), "values": ValueAnswers()}
+
+
+def answers_of(model: nn.Module) -> Answers:
+    """What a model's outputs mean."""
+    return ANSWERS[task_of_model(model).answers]
+
+
+@torch.no_grad()
+def ensemble_predictions(
+    models: Sequence[nn.Module], weights: Sequence[float], batch: Mapping[str, Tensor], mixing: float = 1.0
+) -> Tensor:
+    """The models' mixed answers as rows, [B, ..., C] float64."""
+    answers, inputs = answers_of(models[0]), without_labels(batch)
+    return answers.mix([answers.rows(logits_of(model, inputs).double()) for model in models], weights, mixing)
+
+
+@torch.no_grad()
+def mean_kl(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], targets: Sequence[Tensor]) -> float:
+    """Mean KL(target || model) over unmasked tokens or samples, in nats; infinite for NaN.
+
+    Args:
+        targets: rows [B, ..., C].
+    """
+    answers, total, count = answers_of(model), 0.0, 0
+    for batch, target in zip(batches, targets, strict=True):
+        inputs = without_labels(batch)
+        kl = answers.divergence(target, answers.rows(logits_of(model, inputs).double()))
+        mask = inputs.get("decoder_attention_mask" if "decoder_input_ids" in inputs else "attention_mask")
+        if mask is not None and kl.dim() > 1:
+            kl = kl[mask.bool()]
+        total, count = total + float(kl.sum()), count + kl.numel()
+    mean = total / max(count, 1)
+    return mean if mean == mean else float("inf")
+
+
+def two_classes(log_odds: Tensor) -> Tensor:
+    """Log-probabilities that labels do not hold, and that they hold, [..., C, 2]."""
+    return torch.stack([functional.logsigmoid(-log_odds), functional.logsigmoid(log_odds)], -1)
