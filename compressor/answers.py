@@ -154,7 +154,7 @@ class ValueAnswers:
 ANSWERS: dict[AnswerKind, Answers] = {"classes": ClassAnswers(), "labels": LabelAnswers(), "values": ValueAnswers()}
 
 
-def answers_of(model: nn.Module) -> Answers:
+def model_answers(model: nn.Module) -> Answers:
     """What a model's outputs mean."""
     return ANSWERS[task_of_model(model).answers]
 
@@ -164,7 +164,7 @@ def ensemble_predictions(
     models: Sequence[nn.Module], weights: Sequence[float], batch: Mapping[str, Tensor], mixing: float = 1.0
 ) -> Tensor:
     """The models' mixed answers as rows, [B, ..., C] float64."""
-    answers, inputs = answers_of(models[0]), without_labels(batch)
+    answers, inputs = model_answers(models[0]), without_labels(batch)
     return answers.mix([answers.rows(logits_of(model, inputs).double()) for model in models], weights, mixing)
 
 
@@ -175,7 +175,7 @@ def mean_kl(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], targets: 
     Args:
         targets: rows [B, ..., C].
     """
-    answers, total, count = answers_of(model), 0.0, 0
+    answers, total, count = model_answers(model), 0.0, 0
     for batch, target in zip(batches, targets, strict=True):
         inputs = without_labels(batch)
         kl = answers.divergence(target, answers.rows(logits_of(model, inputs).double()))

@@ -20,6 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("testing",),
     ("fusion", "distillation", "bench", "export", "report"),
     ("stacking",),
+    ("answers",),
     ("layer_maps", "ensemble"),
     ("anatomy", "transport", "data"),
     ("models", "recipe"),

@@ -14,8 +14,6 @@ from compressor.data.split import column
 from compressor.errors import UserError
 from compressor.wording import quote
 
-#: Column made of several.
-JOINED = "labels"
 #: Names of columns of values, best first.
 _VALUES = ("label", "labels", "score", "scores", "value", "target", "rating", "y", "similarity", "similarity_score")
 
@@ -118,12 +116,11 @@ def map_values(dataset: Dataset, name: str, outputs: int, where: str) -> tuple[D
 
 
 def _replaced(dataset: Dataset, names: tuple[str, ...], rows: list[list[float]]) -> tuple[Dataset, str]:
-    name = names[0] if len(names) == 1 else JOINED
-    dataset = dataset.remove_columns([each for each in (*names, name) if each in dataset.column_names])
-    feature = List(Value("float32"))
+    """The dataset with a column of rows, under the first name, in place of the columns."""
+    dataset, feature = dataset.remove_columns(list(names)), List(Value("float32"))
     if not dataset.column_names:
-        return Dataset.from_dict({name: rows}, features=Features({name: feature})), name
-    return dataset.add_column(name, rows, feature=feature), name
+        return Dataset.from_dict({names[0]: rows}, features=Features({names[0]: feature})), names[0]
+    return dataset.add_column(names[0], rows, feature=feature), names[0]
 
 
 def _as_list(row: Any, index: int, place: str) -> list[Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from compressor.answers import Answers, answers_of
+from compressor.answers import Answers, model_answers
 from compressor.errors import ParityError
 from compressor.export.file_kinds import FileKind, files_of
 from compressor.export.parity_cases import Files, OutputPair, ParityTrial
@@ -98,7 +98,7 @@ def compare_outputs(
     seed: int = 0,
 ) -> dict[str, ParityReport]:
     """`check_parity` of open files, {kind: file}."""
-    reports, answers = {}, answers_of(model)
+    reports, answers = {}, model_answers(model)
     for kind in kinds:
         path = files[kind.name].path
         trials = (trial for batch in batch_sizes for trial in kind.cases(files, model, batch, seed))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compressor.answers import answers_of
+from compressor.answers import model_answers
 from compressor.bench.accuracy import EvaluationBatch, Score, new_tally, predict
 from compressor.bench.metrics import METRICS, MISSING, main_metric
 from compressor.bench.rows import Row
@@ -82,7 +82,7 @@ class Evaluator:
         mixing: float = 1.0,
     ) -> None:
         self._batches, self._models, self._weights, self._mixing = batches, list(teachers), list(weights), mixing
-        self._answers = answers_of(teachers[0])
+        self._answers = model_answers(teachers[0])
         tallies, ensemble = [new_tally(model) for model in teachers], new_tally(teachers[0])
         breakdowns = [Breakdown(ensemble.task) for _ in (*teachers, ensemble)]
         references: list[Tensor] | None = []

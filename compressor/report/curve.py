@@ -27,7 +27,7 @@ def describe_curve(curve: Report) -> str:
 def render_curve(curve: Report) -> list[RenderableType]:
     """A row per teacher and width, and what they are of."""
     metric = curve_metric(curve)
-    titles = [*([] if metric == "kl" else [metric]), "KL", "params (M)", "GMACs"]
+    titles = [*([] if metric == "kl" else [METRICS[metric].title]), "KL", "params (M)", "GMACs"]
     table = plain_table("pilot", *titles, numbers=len(titles))
     for row in curve["rows"]:
         scores = [] if metric == "kl" else [format_curve_score(row[metric], metric)]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.anatomy.hooks import logits_of
-from compressor.answers import answers_of
+from compressor.answers import model_answers
 from compressor.models.configs import model_class
 from compressor.models.inputs import dummy_inputs, without_labels
 from compressor.models.tasks import find_task
@@ -128,7 +128,7 @@ def _classified(config: Any, classes: int) -> tuple[SyntheticTask, int]:
 
 
 def _label_loss(model: nn.Module, batch: LabelledBatch) -> Tensor:
-    return answers_of(model).label_loss(logits_of(model, without_labels(batch)), batch["labels"])
+    return model_answers(model).label_loss(logits_of(model, without_labels(batch)), batch["labels"])
 
 
 def _tags(config: Any) -> SyntheticTask:

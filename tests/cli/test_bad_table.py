@@ -244,7 +244,10 @@ CASES: dict[str, tuple[Callable[[Place], list], str]] = {
         lambda place: ["evaluate", place.root / "bert", place.root / "words", "--data", place.file("a.tsv", "a\t1\n")],
         "tokenizers differ",
     ),
-    "a regression": (plan(lambda place: place.copy("bert", problem_type="regression")), "does not choose one"),
+    "a regression and a classifier": (
+        lambda place: ["plan", place.root / "bert", place.copy("bert", problem_type="regression")], "differ in task",
+    ),
+    "a classifier without labels": (plan(lambda place: place.copy("bert", id2label={})), "num_labels 0"),
     "weights for three of two": (
         lambda place: ["fuse", place.vit, place.root / "narrow", "--weights", "1,1,1"], "weights",
     ),

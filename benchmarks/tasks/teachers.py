@@ -1,0 +1,44 @@
+"""Teachers of a task, trained from scratch on the folder that `compress fuse --data` reads too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from benchmarks.tasks.settings import TaskSetting
+from compressor.answers import model_answers
+from compressor.data.batches import Samples
+from compressor.data.samples import collate
+from compressor.data.sources import open_split
+from compressor.models.configs import model_class
+from compressor.models.inputs import without_labels
+from compressor.models.save import save_student
+from compressor.models.teacher import ModelSpec
+from compressor.recipe import DataOptions
+
+BATCH = 64
+
+
+def train_teacher(setting: TaskSetting, data: Path, folder: Path, seed: int) -> None:
+    """Train by AdamW with one cycle of the learning rate, and write the teacher into an existing folder."""
+    torch.manual_seed(seed)
+    config = setting.config()
+    model = model_class(config)(config).train()
+    spec, processor = ModelSpec.of(config), setting.processor()
+    options = DataOptions(source=str(data))
+    split = open_split(options, "train", id2label=spec.labels, task=spec.task, reads=spec.reads)
+    samples = Samples(split, processor, spec, labels=True, cache_bytes=1 << 28)
+    answers, order = model_answers(model), torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=setting.learning_rate, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, setting.learning_rate, setting.steps, pct_start=0.1)
+    for _ in range(setting.steps):
+        rows = torch.randint(len(samples), (BATCH,), generator=order).tolist()
+        batch = collate(samples.__getitems__(rows), 0)
+        loss = answers.label_loss(model(**without_labels(batch)).logits, batch["labels"])
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+    save_student(folder, model.eval(), processor)

@@ -1,0 +1,91 @@
+"""Answers that are no single class: how they are mixed and compared."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from compressor.answers import ANSWERS, ensemble_predictions, mean_kl
+from compressor.errors import UserError
+
+
+def test_labels_are_mixed_one_by_one():
+    odds = [torch.tensor([[2.0, -1.0, 0.0]]), torch.tensor([[0.0, 3.0, 1.0]])]
+    answers = ANSWERS["labels"]
+    mean = (odds[0].sigmoid() + 3 * odds[1].sigmoid()) / 4
+    assert torch.allclose(answers.mix(odds, [1, 3]).sigmoid(), mean, atol=1e-6)
+    assert torch.allclose(answers.mix(odds, [1, 3], math.inf), (odds[0] + 3 * odds[1]) / 4, atol=1e-6)
+
+
+def test_the_divergence_of_labels_is_a_sum_of_coins():
+    reference, rows = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
+    p, q = reference.sigmoid(), rows.sigmoid()
+    coins = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    assert torch.allclose(ANSWERS["labels"].divergence(reference, rows), coins.sum(-1), atol=1e-9)
+
+
+def test_certain_labels_have_a_finite_loss_and_gradient():
+    student = torch.tensor([[900.0, -900.0]], requires_grad=True)
+    loss = ANSWERS["labels"].distillation_loss(student, [torch.tensor([[-900.0, -900.0]])], [1.0], 2.0)
+    loss.backward()
+    assert loss.isfinite() and student.grad.isfinite().all()
+
+
+def test_values_are_averaged_and_compared_by_their_squared_distance():
+    answers = ANSWERS["values"]
+    rows = [torch.tensor([[1.0, 4.0]]), torch.tensor([[3.0, 0.0]])]
+    mixed = answers.mix(rows, [3, 1], math.inf)
+    assert torch.equal(mixed, torch.tensor([[1.5, 3.0]]))
+    assert float(answers.divergence(mixed, rows[0])) == pytest.approx((0.25 + 1.0) / 2)
+    assert answers.agree(mixed, rows[0]) is None
+    with pytest.raises(UserError, match="needs 2 weights"):
+        answers.mix(rows, [1])
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_a_model_is_at_no_distance_from_itself_and_one_teacher_is_its_own_mixture(kind):
+    rows = ANSWERS[kind].rows(torch.randn(6, 3))
+    assert ANSWERS[kind].divergence(rows, rows).abs().max() < 1e-9
+    assert torch.allclose(ANSWERS[kind].mix([rows, rows], [1, 2]), rows, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_the_loss_of_distillation_falls_to_nought_at_the_mixture(kind):
+    teachers = [torch.randn(8, 3), torch.randn(8, 3)]
+    student = torch.zeros(8, 3, requires_grad=True)
+    optimiser = torch.optim.LBFGS([student], max_iter=200, line_search_fn="strong_wolfe")
+
+    def step():
+        optimiser.zero_grad()
+        loss = ANSWERS[kind].distillation_loss(student, teachers, [1, 1])
+        loss.backward()
+        return loss
+
+    optimiser.step(step)
+    mixed = ANSWERS[kind].mix([ANSWERS[kind].rows(rows) for rows in teachers], [1, 1])
+    assert torch.allclose(ANSWERS[kind].rows(student.detach()), mixed, atol=2e-2)
+
+
+def test_models_of_values_are_compared_as_values():
+    models = _value_models()
+    batch = {"input_ids": torch.tensor([[7, 8, 9], [10, 11, 12]])}
+    target = ensemble_predictions(models, [1.0, 1.0], batch)
+    outputs = [model(**batch).logits.double() for model in models]
+    assert torch.allclose(target, (outputs[0] + outputs[1]) / 2)
+    expected = float((target - outputs[0]).square().sum(-1).mean() / 2)
+    assert mean_kl(models[0], [batch], [target]) == pytest.approx(expected, rel=1e-5)
+
+
+def _value_models():
+    from tiny_text import config_of
+    from transformers import BertForSequenceClassification
+
+    config = config_of("classifier")
+    config.id2label, config.label2id = {0: "score"}, {"score": 0}
+    models = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        models.append(BertForSequenceClassification(config).eval().requires_grad_(False))
+    return models
