@@ -28,7 +28,8 @@ def fuse(
     teachers: ModelsLike, width: float | None = 0.5, calibration: Data = None, *, data: Data = None,
     depth: float | int | None = None, anchor: ModelLike | None = None, preset: str | None = None, seed: int = 0,
     processor: Any = None, progress: OnFusionProgress | None = None,
-    residual: str = "auto", narrowing: NarrowingName = "auto", inner: str = "auto",
+    residual: str = "auto", narrowing: NarrowingName = "auto", hidden: float | None = None, ffn: float | None = None,
+    heads: float | None = None, inner: str = "auto",
     alignment: AlignmentKeys | None = None, weights: Literal["auto", "equal"] | Sequence[float] = "auto",
     mixture: MixtureName = "auto",
     ridge: Literal["auto"] | float = "auto", polish: Literal["auto"] | int = "auto", refit: bool = True,
@@ -50,7 +51,8 @@ def fuse(
         seed: of every random choice.
         processor: tokenizer or image processor for texts or images; the teachers' own if omitted.
         progress: called with fraction and message.
-        residual, narrowing, inner, alignment, weights, mixture, ridge, polish, refit: the recipe's section `fusion`.
+        residual, narrowing, hidden, ffn, heads, inner, alignment, weights, mixture, ridge, polish, refit: the recipe's
+            section `fusion`.
         samples, batch_size, holdout: the section `calibration`; of a list of batches all are used.
         train_split, image_column, label_column, text_column, target_column, max_length: the section `data`.
 

@@ -32,6 +32,9 @@ FLAGS: dict[str, Flag] = {
         Flag("--max-latency", "target.latency", JOB, metavar="TIME"),
         Flag("--depth", "depth", JOB, metavar="SHARE|LAYERS", parse=parsing.parse_depth),
         Flag("--narrowing", "fusion.narrowing", JOB),
+        Flag("--hidden", "fusion.hidden", JOB, float),
+        Flag("--ffn", "fusion.ffn", JOB, float),
+        Flag("--heads", "fusion.heads", JOB, float),
         Flag("--output", "output", JOB, short="-o"),
         Flag("--formats", "export.formats", JOB, metavar="NAME,NAME,...", parse=parsing.split_list),
         Flag("--tolerance", "export.tolerance", JOB, float),
@@ -100,7 +103,10 @@ FLAG_OF_FIELD: dict[str, str] = {flag.path: flag.name for flag in FLAGS.values()
 
 _COLUMNS = ("--image-column", "--label-column", "--text-column", "--target-column", "--max-length")
 #: Groups of flags that several commands take, in the order of the help.
-SHAPE = ("--width", "--target-params", "--target-flops", "--max-latency", "--depth", "--narrowing")
+SHAPE = (
+    "--width", "--target-params", "--target-flops", "--max-latency", "--depth", "--narrowing", "--hidden", "--ffn",
+    "--heads",
+)  # fmt: skip
 DATA_FLAGS = ("--data", "--train-split", "--eval-split", *_COLUMNS)
 EVALUATION = ("--data", "--eval-split", *_COLUMNS, "--eval-samples")
 FUSION_FLAGS = tuple(name for name, flag in FLAGS.items() if flag.panel == FUSION)

@@ -135,7 +135,7 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
 
     # 2. Choose possible shapes, and the teachers' layers for each layer.
     assignment = assign_layers(group.everyone, student_depths(group, request.depth), calibration)
-    specs = specs_for(group, request.width, request.depth, options.narrowing, assignment, request.anchor)
+    specs = specs_for(group, request.width, request.depth, options, assignment, request.anchor)
     candidates = student_candidates(specs, torch.promote_types(request.dtype, SINGLE), request.seed)
     group = group.with_spans(assignment.spans(group.everyone, candidates[0].anatomy))
     for candidate in candidates:

@@ -85,7 +85,8 @@ def _checked(recipe: Recipe, widths: Sequence[float]) -> tuple[Recipe, list[floa
     source = recipe.data.source or common_data(recipe.teachers)
     if source is None:
         raise UserError("--curve fuses pilots and scores them, which needs samples: add --data")
-    students = {plan_target(configs, width, recipe.depth, recipe.fusion.narrowing)[0][0].given_width: width
+    fusion = recipe.fusion
+    students = {plan_target(configs, width, recipe.depth, fusion.narrowing, fusion.ratios)[0][0].given_width: width
                 for width in sorted(widths, reverse=True)}  # fmt: skip
     data = recipe.data.model_copy(update={"source": source})
     return recipe.model_copy(update={"data": data}), sorted(students.values())

@@ -15,6 +15,7 @@ from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.pipeline.teachers import plan_target, read_configs
 from compressor.pipeline.timing import sample_length
 from compressor.recipe import TargetOptions, build_recipe
+from compressor.recipe.fusion import BY_WIDTH, Ratios
 from compressor.utils.out_of_memory import available_memory
 
 #: Bytes of a stored weight.
@@ -27,6 +28,7 @@ def plan_student(
     *,
     depth: float | int | None = None,
     narrowing: str = "auto",
+    ratios: Ratios = BY_WIDTH,
     length: int = 128,
     budget: TargetOptions | None = None,
     threads: int | None = None,
@@ -36,7 +38,7 @@ def plan_student(
 
     Args:
         names: of teachers that fit together, of any task.
-        width, depth, narrowing: see `plan_target`.
+        width, depth, narrowing, ratios: see `plan_target`.
         length: tokens, at most the teachers' limit.
         budget: picks the width if it has a target.
         threads: of a measured latency; None for torch's.
@@ -49,7 +51,9 @@ def plan_student(
         UserError: an unusable name or width, or an unknown architecture.
     """
     flags = {"width": "--width", "depth": "--depth", "fusion.narrowing": "--narrowing"}
-    values = {"teachers": list(names), "width": width, "depth": depth, "fusion": {"narrowing": narrowing}}
+    flags |= {f"fusion.{name}": f"--{name}" for name in ratios._fields}
+    fusion = {"narrowing": narrowing, **ratios._asdict()}
+    values = {"teachers": list(names), "width": width, "depth": depth, "fusion": fusion}
     build_recipe(values, where="", names=flags)
     notes: list[str] = []
     configs = read_configs(names, notes)
@@ -60,7 +64,7 @@ def plan_student(
                 configs, budget, depth=depth, length=length, thread_count=threads, on_progress=progress_in_stage
             )
         width = picked.width
-    (target, *others), anatomy = plan_target(configs, width, depth, narrowing)
+    (target, *others), anatomy = plan_target(configs, width, depth, narrowing, ratios)
     return {
         "teachers": [
             {"name": name, **_cost(config, length)} for name, config in zip(short_names(names), configs, strict=True)

@@ -104,5 +104,5 @@ def _student_config(recipe: Recipe, configs: Sequence[PretrainedConfig]) -> Pret
     check_residual_option(recipe.fusion, recipe.width, recipe.depth, anchored=anchor is not None)
     if anchor is not None:
         return load_config(anchor)
-    targets, _ = plan_target(configs, recipe.width, recipe.depth, recipe.fusion.narrowing)
+    targets, _ = plan_target(configs, recipe.width, recipe.depth, recipe.fusion.narrowing, recipe.fusion.ratios)
     return targets[0].config

@@ -18,6 +18,7 @@ from compressor.models.resolve import load_config, resolve
 from compressor.models.teacher import Teacher
 from compressor.models.ties import common_ties
 from compressor.pipeline.stages import OnStageProgress
+from compressor.recipe.fusion import BY_WIDTH, Ratios
 
 
 def read_configs(names: Sequence[str], notes: list[str] | None = None) -> list[PretrainedConfig]:
@@ -48,7 +49,11 @@ def check_device(device: str) -> None:
 
 
 def plan_target(
-    configs: Sequence[PretrainedConfig], width: float, depth: float | int | None = None, narrowing: str = "auto"
+    configs: Sequence[PretrainedConfig],
+    width: float,
+    depth: float | int | None = None,
+    narrowing: str = "auto",
+    ratios: Ratios = BY_WIDTH,
 ) -> tuple[list[StudentSpec], Anatomy]:
     """The student's possible shapes, best first, and their anatomy, from configs alone.
 
@@ -56,13 +61,13 @@ def plan_target(
         configs: the widest gives the student's.
         width: share of the widest residual width, in (0, 1].
         depth: share of the deepest teacher's layers, or their number.
-        narrowing: see `FusionOptions`.
+        narrowing, ratios: see `FusionOptions`.
 
     Raises:
         UserError: an unknown architecture, or too small a width or depth.
     """
     lead, anatomy, depths = shape_of(configs)
-    return student_specs(lead, anatomy, width, depth, depths, narrowing, configs), anatomy
+    return student_specs(lead, anatomy, width, depth, depths, narrowing, configs, ratios=ratios), anatomy
 
 
 def shape_of(configs: Sequence[PretrainedConfig]) -> tuple[PretrainedConfig, Anatomy, tuple[int, ...]]:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, model_validator
 
 from compressor.recipe.section import NonNegative, Positive, Section
 
 MixtureName = Literal["auto", "probabilities", "logits", "tempered"]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
+
+class Ratios(NamedTuple):
+    """Shares of single sizes; None: the width's."""
+
+    hidden: float | None = None
+    ffn: float | None = None
+    heads: float | None = None
+
+
+#: All sizes follow the width.
+BY_WIDTH = Ratios()
 
 
 class AlignmentOptions(Section):
@@ -77,6 +90,15 @@ class FusionOptions(Section):
         description="How attention becomes narrower: fewer heads of the teachers' size, as many of a smaller size, or, "
         "smaller still, as many as all teachers have together; auto: chosen on held-out calibration data.",
     )
+    hidden: Share | None = Field(
+        None, description="Share of the residual stream alone (hidden size), in place of the width."
+    )
+    ffn: Share | None = Field(None, description="Share of the hidden units of FFNs alone, in place of the width.")
+    heads: Share | None = Field(
+        None,
+        description="Share of the attention heads alone; they keep their size where the config has one, else it is the "
+        "hidden size over their number.",
+    )
     inner: str = Field("auto", description="Map of heads and hidden units: auto, or the name of a registered map.")
     alignment: AlignmentOptions = AlignmentOptions()
     weights: Literal["auto", "equal"] | tuple[NonNegative, ...] = Field(
@@ -107,6 +129,19 @@ class FusionOptions(Section):
         description="A trained model whose shape the student takes and whose coordinates the teachers are aligned to; "
         "it takes part in the fusion if it is one of the teachers. Residual policies then take the first teacher.",
     )
+
+    @property
+    def ratios(self) -> Ratios:
+        """The shares of single sizes."""
+        return Ratios(self.hidden, self.ffn, self.heads)
+
+    @model_validator(mode="after")
+    def _heads_are_given_once(self) -> FusionOptions:
+        if self.heads is not None and self.narrowing != "auto":
+            raise ValueError("heads (--heads) says how attention becomes narrower: leave narrowing (--narrowing) out")
+        if self.anchor is not None and any(self.ratios):
+            raise ValueError("an anchor (--anchor) has the student's shape: leave --hidden, --ffn and --heads out")
+        return self
 
     def given_weights(self, teachers: int) -> list[float] | None:
         """The weights of so many teachers; None for auto."""

@@ -77,6 +77,11 @@ class Recipe(Section):
                 f"a target (--target-params, --target-flops, --max-latency) picks the width, which {both[0]} gives: "
                 "leave one of them out"
             )
+        if self.target.asked and any(self.fusion.ratios):
+            raise ValueError(
+                "a target (--target-params, --target-flops, --max-latency) narrows all sizes alike: leave --hidden, "
+                "--ffn and --heads out"
+            )
         return self
 
     @model_validator(mode="after")

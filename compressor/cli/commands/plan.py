@@ -52,6 +52,7 @@ def plan_command(
             recipe.width,
             depth=recipe.depth,
             narrowing=recipe.fusion.narrowing,
+            ratios=recipe.fusion.ratios,
             length=length,
             budget=recipe.target,
             threads=recipe.threads,

@@ -25,6 +25,8 @@ from compressor.fusion.teacher import NamedModel, TeacherGroup
 from compressor.models.meta import meta_model
 from compressor.models.round_trip import check_round_trip
 from compressor.models.save import config_json
+from compressor.recipe import FusionOptions
+from compressor.recipe.fusion import BY_WIDTH, Ratios
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class SizeRequest:
 def student_specs(
     config: PretrainedConfig, anatomy: Anatomy, width: float, depth: float | int | None = None,
     depths: tuple[int, ...] | None = None, narrowing: str = "auto", teachers: Sequence[PretrainedConfig] = (),
-    layers: Sequence[Sequence[int] | None] = (),
+    layers: Sequence[Sequence[int] | None] = (), ratios: Ratios = BY_WIDTH,
 ) -> list[StudentSpec]:  # fmt: skip
     """The specs of a student `width` times as wide, by ways to narrow attention.
 
@@ -81,15 +83,16 @@ def student_specs(
         narrowing: a `Narrowing`, or auto for all.
         teachers: whose heads one student may hold.
         layers: per stack, layers that give their kinds (windowed or not).
+        ratios: shares of single sizes.
 
     Raises:
         UserError: no head, channel or layer is left, or the family forbids that size.
         UnsupportedError: fixed coordinates would have to shrink.
     """
-    ffn = _ffn_sizes(config, anatomy, width)
+    ffn = _ffn_sizes(config, anatomy, width if ratios.ffn is None else ratios.ffn)
     specs: list[StudentSpec] = []
     refused: list[UnsupportedError | UserError] = []
-    for shape in attention_shapes(config, anatomy, width, narrowing, teachers):
+    for shape in attention_shapes(config, anatomy, width, narrowing, teachers, ratios):
         try:
             specs.append(_spec(config, anatomy, SizeRequest(width, depth, depths, layers), ffn | shape.fields, shape))
         # What this family forbids for one shape it may allow for another.
@@ -106,7 +109,7 @@ def specs_for(
     group: TeacherGroup,
     width: float,
     depth: float | int | None,
-    narrowing: str,
+    options: FusionOptions,
     assignment: LayerAssignment,
     anchor: NamedModel | None,
 ) -> list[StudentSpec]:
@@ -123,7 +126,9 @@ def specs_for(
     stacks = zip(*(anatomy.stacks for anatomy in anatomies), strict=True)
     depths = tuple(max(map(depth_of, stack)) for stack in stacks)
     layers = assignment.of_teacher(widest)
-    return student_specs(configs[widest], anatomies[widest], width, depth, depths, narrowing, configs, layers)
+    return student_specs(
+        configs[widest], anatomies[widest], width, depth, depths, options.narrowing, configs, layers, options.ratios
+    )
 
 
 def widest_teacher(configs: Sequence[PretrainedConfig], anatomies: Sequence[Anatomy]) -> int:

@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 
 from compressor.anatomy import Anatomy, Kind, Space
 from compressor.errors import UserError
+from compressor.recipe.fusion import BY_WIDTH, Ratios
 
 #: Free residual widths are rounded to this multiple, for the hardware.
 WIDTH_MULTIPLE = 8
@@ -50,6 +51,7 @@ def attention_shapes(
     width: float,
     narrowing: str,
     teachers: Sequence[PretrainedConfig] = (),
+    ratios: Ratios = BY_WIDTH,
 ) -> list[AttentionShape]:
     """The shapes of a student `width` times as wide, most promising first.
 
@@ -58,13 +60,16 @@ def attention_shapes(
     Args:
         config, anatomy: the widest teacher's.
         narrowing: a `Narrowing`, or auto for all of one width.
+        ratios: shares of the hidden size and of heads, if these differ from the width.
 
     Raises:
         UserError: no channel or head is left, or heads cannot become smaller.
     """
     attentions = [space for space in anatomy.spaces.values() if space.kind is Kind.ATTENTION]
+    if attentions and (ratios.heads is not None or ratios.hidden is not None):
+        return [_apart(config, anatomy, attentions, width, narrowing, ratios)]
     if not attentions:
-        hidden = _free_width(width, anatomy)
+        hidden = _free_width(width if ratios.hidden is None else ratios.hidden, anatomy)
         return [AttentionShape("", hidden, dict.fromkeys(fields_of(anatomy, "hidden"), hidden))]
     pinned = _pinned(config, attentions, teachers)
     if narrowing in (Narrowing.SMALLER, Narrowing.ALL) and pinned:
@@ -141,6 +146,52 @@ def _smaller(
         hidden = min(_rounded(width * anatomy.residual.size, _width_step(anatomy, sizes)), anatomy.residual.size)
     sizes |= dict.fromkeys(fields_of(anatomy, "hidden"), hidden)
     return [AttentionShape(Narrowing.SMALLER, hidden, sizes)] if hidden else []
+
+
+def _apart(
+    config: PretrainedConfig,
+    anatomy: Anatomy,
+    attentions: Sequence[Space],
+    width: float,
+    narrowing: str,
+    ratios: Ratios,
+) -> AttentionShape:
+    """A hidden size and a number of heads that do not follow from each other.
+
+    Where the config has the heads' size it stays, unless narrowing says smaller heads; else it is the quotient.
+    """
+    hidden_share, heads_share = (width if share is None else share for share in (ratios.hidden, ratios.heads))
+    head_dims = fields_of(anatomy, "head_dim")
+    smaller = ratios.heads is None and (narrowing == Narrowing.SMALLER or (narrowing == "auto" and not head_dims))
+    sizes: dict[str, int] = {}
+    for field, space in _head_fields(config, anatomy, attentions).items():
+        groups = space.groups if smaller else max(1, round_half_up(heads_share * space.groups))
+        sizes[field] = groups * (space.heads // space.groups if field in fields_of(anatomy, "heads") else 1)
+    if head_dims:
+        hidden = _free_width(hidden_share, anatomy)
+        if smaller:
+            sizes |= {field: _rounded(width * configured_size(config, anatomy, field), 2) for field in head_dims}
+        shape = Narrowing.SMALLER if smaller else Narrowing.FEWER
+    else:
+        step = _width_step(
+            anatomy, {name: count for name, count in sizes.items() if name in fields_of(anatomy, "heads")}
+        )
+        hidden = min(
+            max(_rounded(hidden_share * anatomy.residual.size, step), step), anatomy.residual.size // step * step
+        )
+        counts = [sizes[field] for field in fields_of(anatomy, "heads")]
+        largest = max(hidden // count for count in counts)
+        if largest > min(space.head_dim for space in attentions):
+            least = hidden / attentions[0].head_dim / attentions[0].heads
+            raise UserError(
+                f"{counts[0]} heads of a hidden size of {hidden} would be {largest} wide, and the teachers' are "
+                f"{attentions[0].head_dim}: ask for more --heads ({least:.3g} or more), or less --hidden"
+            )
+        shape = Narrowing.FEWER if largest == attentions[0].head_dim else Narrowing.SMALLER
+        pinned = _pinned(config, attentions)
+        if shape == Narrowing.SMALLER and pinned:
+            raise UserError(f"heads of this {config.model_type} cannot become smaller: {pinned}; give --width alone")
+    return AttentionShape(shape, hidden, sizes | dict.fromkeys(fields_of(anatomy, "hidden"), hidden))
 
 
 def _all(
