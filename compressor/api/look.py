@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from compressor.anatomy import Anatomy
     from compressor.api.models import ModelLike, ModelsLike
     from compressor.api.sections import NarrowingName
+    from compressor.recipe.fusion import ClassesName
 
 
 class Plan(TableView):
@@ -66,14 +67,15 @@ def inspect(model: ModelLike | PretrainedConfig) -> Anatomy:
 @answered
 def plan(
     teachers: ModelsLike, width: float | None = 0.5, *, depth: float | int | None = None,
-    narrowing: NarrowingName = "auto", length: int = 128, params: float | str | None = None,
-    flops: float | str | None = None, latency: float | str | None = None, batch_size: int = 1,
+    narrowing: NarrowingName = "auto", classes: ClassesName = "same", length: int = 128,
+    params: float | str | None = None, flops: float | str | None = None, latency: float | str | None = None,
+    batch_size: int = 1,
 ) -> Plan:  # fmt: skip
     """Shapes, parameters and multiply–accumulates that a width and a depth give; no weights are read.
 
     Args:
         teachers: one or several of one model type, as in `fuse`.
-        width, depth, narrowing: as in `fuse`; a target picks the width.
+        width, depth, narrowing, classes: as in `fuse`; a target picks the width.
         length: tokens of a text sample.
         params, flops, latency, batch_size: the recipe's section `target`.
 
@@ -87,15 +89,21 @@ def plan(
     listed = list_models(teachers, "plan: teachers")
     target = {"params": params, "flops": flops, "latency": latency, "batch_size": batch_size}
     values: dict[str, Any] = {"teachers": ["teacher"], "target": target, "depth": depth}
-    values["fusion"] = {"narrowing": narrowing}
+    values["fusion"] = {"narrowing": narrowing, "classes": classes}
     if width is not None and not any((params, flops, latency)):
         values["width"] = width
-    keywords = {f"target.{name}": name for name in target} | {"fusion.narrowing": "narrowing"}
+    keywords = {f"target.{name}": name for name in target} | {f"fusion.{name}": name for name in values["fusion"]}
     recipe = build_recipe(values, where="plan", names=keywords)
     check_names(listed)
     with on_disk(listed, weights=False) as names:
         return Plan(
             plan_student(
-                names, recipe.width, depth=recipe.depth, narrowing=narrowing, length=length, budget=recipe.target
+                names,
+                recipe.width,
+                depth=recipe.depth,
+                narrowing=narrowing,
+                classes=recipe.fusion.classes,
+                length=length,
+                budget=recipe.target,
             )
         )

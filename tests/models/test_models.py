@@ -272,8 +272,8 @@ def test_seeds_and_widths_may_differ(vit_a, vit_b, vit_wide):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"classes": ("cat", "dog")}, ["number of classes", "4", "2"]),
-        ({"classes": ("dog", "cat", "ant", "bee")}, ["order of labels", "class 0", "'cat'", "'dog'"]),
+        ({"classes": ("cat", "dog")}, ["differ in classes", "alone has ant, bee", "--classes union"]),
+        ({"classes": ("dog", "cat", "ant", "owl")}, ["differ in classes", "bee", "owl", "--classes union"]),
         ({"image_size": 32}, ["image size", "16×16", "32×32"]),
         ({"num_channels": 1, "mean": (0.5,)}, ["channels", "3", "1"]),
         ({"patch_size": 4}, ["number of patches", "4", "16"]),
