@@ -121,9 +121,9 @@ def _check_allowed(
     for mine, theirs in ((0, other), (other, 0)):
         alone = [name for name, key in zip(names[mine], keys[mine], strict=True) if key not in keys[theirs]]
         if alone:
-            parts.append(f"{models[mine][0]} alone has {_listed(alone)}")
+            parts.append(f"{models[mine][0]} has {_listed(alone)}, which {models[theirs][0]} lacks")
     raise UserError(
-        f"the teachers differ in classes: {' and '.join(parts)}: name the classes to be answered with --classes union, "
+        f"the teachers differ in classes: {'; '.join(parts)}: name the classes to be answered with --classes union, "
         "first or intersection (fusion.classes in a recipe)"
     )
 

@@ -236,7 +236,7 @@ CASES: dict[str, tuple[Callable[[Place], list], str]] = {
     ),
     # Teachers that do not fit
     "another model type": (pair("bert"), "model type"),
-    "other classes": (pair("owl"), "alone has owl"),
+    "other classes": (pair("owl"), "has owl, which"),
     "classes without names": (pair("nameless"), "have no names to match"),
     "another image size": (pair("large"), "image size"),
     "another task": (pair("llama", first="bert"), "model type"),

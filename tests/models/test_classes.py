@@ -62,7 +62,11 @@ def test_numbers_are_names_where_they_are_not_those_of_their_places():
 @pytest.mark.parametrize(
     ("models", "choice", "said"),
     [
-        (("abc", "cdae"), "same", r"m0 alone has b and m1 alone has d, e: .*--classes union, first or intersection"),
+        (
+            ("abc", "cdae"),
+            "same",
+            r"m0 has b, which m1 lacks; m1 has d, e, which m0 lacks: .*--classes union, first or intersection",
+        ),
         ((("LABEL_0", "LABEL_1"), ("x", "y")), "union", "m0 have no names .*m1 by .*id2label"),
         ((("x", "y"), ("LABEL_0", "LABEL_1", "LABEL_2")), "union", "m1 have no names .*m0"),
         (("aab", "abc"), "union", "m0 has several of the name 'a'"),
