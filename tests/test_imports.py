@@ -35,7 +35,7 @@ FUSION_FLOORS: tuple[tuple[str, ...], ...] = (
     ("fusion",),
     ("self_test",),
     ("fuse",),
-    ("mixture",),
+    ("mixture", "classes"),
     ("joint", "anchored", "result"),
     ("build",),
     ("maps",),

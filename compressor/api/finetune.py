@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from compressor.api.student import FinetunedStudent
     from compressor.distillation.distill import FinetuneReport
     from compressor.layer_maps import LayerMap
+    from compressor.recipe.fusion import ClassesName
 
 #: Called with the step, the number of steps and the loss.
 OnTrainingStep = Callable[[int, int, float], None]
@@ -25,8 +26,8 @@ OnTrainingStep = Callable[[int, int, float], None]
 def finetune(
     student: ModelLike, teachers: ModelsLike | None = None, data: Data = None, *,
     work_dir: str | Path | None = None, resume: bool = False, device: str = "cpu", seed: int = 0,
-    teacher_weights: Sequence[float] | None = None, processor: Any = None, progress: OnTrainingStep | None = None,
-    passages: Sequence[LayerMap] = (),
+    teacher_weights: Sequence[float] | None = None, classes: ClassesName = "same", processor: Any = None,
+    progress: OnTrainingStep | None = None, passages: Sequence[LayerMap] = (),
     steps: int = 200, batch_size: int = 128, accumulate: Literal["auto"] | int = "auto",
     precision: Literal["float32", "bfloat16", "float16"] = "float32", recompute: bool = False,
     tensorboard: str | None = None, augment: str = "none", learning_rate: Literal["search"] | float = 3e-4,
@@ -49,6 +50,7 @@ def finetune(
         device: "cpu", or the first GPU as "cuda".
         seed: of the order of the samples.
         teacher_weights: one per teacher; equal if omitted.
+        classes: anything but "same" allows teachers of other classes, matched by name with those of the student.
         processor: tokenizer or image processor for texts or images; the models' own if omitted.
         progress: called with the step, the number of steps and the loss.
         passages: `.passages` of the student's fusion, for the loss `hidden`; known for a result of `fuse`.
@@ -93,7 +95,7 @@ def distill(
     """
     arguments = dict(locals())
     data, weights = arguments.pop("train"), arguments.pop("weights")
-    renamed = {"data": data, "teacher_weights": weights, "processor": None, "call": "distill"}
+    renamed = {"data": data, "teacher_weights": weights, "processor": None, "classes": "same", "call": "distill"}
     from compressor.api.finetune_job import run_finetune
 
     return run_finetune({**arguments, **renamed}).report

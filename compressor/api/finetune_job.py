@@ -14,12 +14,15 @@ from transformers import PreTrainedModel
 from compressor.api.fuse import unnamed
 from compressor.api.keywords import keyword_names, recipe_sections
 from compressor.api.kinds import GivenData, kind_of_data
-from compressor.api.models import check_names, list_models, load_models, names_of, one_model
+from compressor.api.models import check_names, fitted_together, list_models, load_models, names_of, one_model
 from compressor.api.samples import DataReader, check_source
 from compressor.api.student import FinetunedStudent, FusedStudent, Origin, default_data
+from compressor.data.samples import collate
 from compressor.distillation.distill import FinetuneReport, train_student
+from compressor.distillation.logit_cache import read_samples
 from compressor.distillation.objective import FeatureTargets
 from compressor.errors import UserError
+from compressor.fusion.classes import fit_lacking_classes
 from compressor.layer_maps import attention_pairs_of
 from compressor.models.teacher import Teacher
 from compressor.pipeline.initial_student import layer_maps_between
@@ -85,15 +88,15 @@ def _recipe(
     sections = recipe_sections(arguments, "finetune", "data")
     keywords = keyword_names(sections)
     data = sections["data"] | {"source": given.value if given.kind == "source" else None}
-    common = {"finetune": sections["finetune"], "device": arguments["device"]}
+    common: dict[str, Any] = {"finetune": sections["finetune"], "device": arguments["device"]}
     if fused is not None:
         values = fused.origin.recipe.model_dump() | common
         values["data"] = data if given.kind == "source" else values["data"]
     else:
         # A recipe needs a teacher, labels alone need none.
         values = {"teachers": list(teachers) or [student], "student": student, "data": data, "seed": arguments["seed"]}
-        values |= common
-    return build_recipe(values, where=arguments["call"], names=keywords)
+        values |= common | {"fusion": {"classes": arguments["classes"]}}
+    return build_recipe(values, where=arguments["call"], names=keywords | {"fusion.classes": "classes"})
 
 
 def _train(
@@ -131,6 +134,16 @@ def _train(
         )
 
 
+def _fit_classes(teachers: Sequence[Teacher], train: Any, recipe: Recipe) -> list[str]:
+    """Fit classes that teachers lack to as many training samples as a calibration has; lines on it."""
+    if not any(teacher.lacking for teacher in teachers):
+        return []
+    size, count = recipe.calibration.batch_size, min(recipe.calibration.samples, len(train))
+    starts, pad = range(0, count, size), teachers[0].spec.pad_id
+    rows = (read_samples(train, range(start, min(start + size, count))) for start in starts)
+    return fit_lacking_classes(teachers, [collate(samples, pad) for samples in rows])
+
+
 def run_finetune(arguments: Mapping[str, Any]) -> FinetunedStudent:
     """Check everything that needs no network, then load, read and train."""
     if arguments["resume"] and arguments["work_dir"] is None:
@@ -140,10 +153,13 @@ def run_finetune(arguments: Mapping[str, Any]) -> FinetunedStudent:
     check_source(job.given)
     student, teachers = job.load()
     fused, recipe = job.fused, job.recipe
+    if recipe.fusion.classes != "same" and fused is None:
+        teachers = fitted_together(teachers, recipe.fusion.classes, student)
     train = DataReader(job.given, teachers or [student], recipe, f"{arguments['call']}: data").training()
+    fitted = [] if fused is not None else _fit_classes(teachers, train, recipe)
     report = _train(arguments, recipe, student, teachers, train, fused)
     seconds = {**(fused.origin.seconds if fused else {}), "finetune": report.seconds}
-    remarks = unnamed([*teachers, *([] if fused else [student])], job.given)
+    remarks = fitted + unnamed([*teachers, *([] if fused else [student])], job.given)
     if isinstance(arguments["student"], FinetunedStudent):
         remarks += [
             *arguments["student"].origin.remarks,

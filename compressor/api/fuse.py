@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from compressor.fusion import FusionResult
     from compressor.models.teacher import Teacher
     from compressor.recipe import Recipe
-    from compressor.recipe.fusion import MixtureName
+    from compressor.recipe.fusion import ClassesName, MixtureName
 
 #: Called with the share done and a line.
 OnFusionProgress = Callable[[float, str], None]
@@ -31,7 +31,7 @@ def fuse(
     residual: str = "auto", narrowing: NarrowingName = "auto", hidden: float | None = None, ffn: float | None = None,
     heads: float | None = None, inner: str = "auto",
     alignment: AlignmentKeys | None = None, weights: Literal["auto", "equal"] | Sequence[float] = "auto",
-    mixture: MixtureName = "auto",
+    mixture: MixtureName = "auto", classes: ClassesName = "same",
     ridge: Literal["auto"] | float = "auto", polish: Literal["auto"] | int = "auto", refit: bool = True,
     samples: int = 1024, batch_size: int = 128, holdout: float = 0.125,
     train_split: str | None = None, image_column: str | None = None, label_column: str | None = None,
@@ -51,8 +51,8 @@ def fuse(
         seed: of every random choice.
         processor: tokenizer or image processor for texts or images; the teachers' own if omitted.
         progress: called with fraction and message.
-        residual, narrowing, hidden, ffn, heads, inner, alignment, weights, mixture, ridge, polish, refit: the recipe's
-            section `fusion`.
+        residual, narrowing, hidden, ffn, heads, inner, alignment, weights, mixture, classes, ridge, polish, refit: the
+            recipe's section `fusion`.
         samples, batch_size, holdout: the section `calibration`; of a list of batches all are used.
         train_split, image_column, label_column, text_column, target_column, max_length: the section `data`.
 
@@ -67,9 +67,10 @@ def fuse(
 
 def _fuse(arguments: Mapping[str, Any]) -> FusedStudent:
     """Check everything that needs no network, then load, read and fuse."""
-    from compressor.api.models import check_fit, check_names, list_models, load_models, names_of, one_model
+    from compressor.api.models import check_names, fitted_together, list_models, load_models, names_of, one_model
     from compressor.api.samples import DataReader, check_source
     from compressor.api.student import FusedStudent
+    from compressor.fusion.classes import fit_lacking_classes
 
     models = list_models(arguments["teachers"], "fuse: teachers")
     anchor = None if arguments["anchor"] is None else one_model(arguments["anchor"], "fuse: anchor")
@@ -78,12 +79,14 @@ def _fuse(arguments: Mapping[str, Any]) -> FusedStudent:
     check_names([*models, *([] if anchor is None else [anchor])])
     check_source(given)
     teachers = load_models(models, processor=arguments["processor"])
-    check_fit(teachers)
+    teachers = fitted_together(teachers, recipe.fusion.classes)
     batches = None if given is None else DataReader(given, teachers, recipe, "fuse: calibration").calibration()
+    remarks = fit_lacking_classes(teachers, batches)
     own = next((teacher for teacher in teachers if teacher.name == anchor), None)
     narrow = own if own is not None or anchor is None else load_models([anchor])[0]
     result, lines = _run(recipe, teachers, narrow, batches, arguments["progress"])
-    origin = _origin(recipe, teachers, given, batches, result, lines)
+    remarks += unnamed(teachers, given)
+    origin = _origin(recipe, teachers, remarks, batches, result, lines)
     return FusedStudent(result.model, result.target, result.anatomy, result.report, result.passages, origin=origin)
 
 
@@ -169,7 +172,7 @@ def _run(
 def _origin(
     recipe: Recipe,
     teachers: Sequence[Teacher],
-    given: GivenData | None,
+    remarks: Sequence[str],
     batches: tuple[dict[str, Any], ...] | None,
     result: FusionResult,
     lines: Sequence[str],
@@ -183,4 +186,4 @@ def _origin(
     more = [NO_DATA] if batches is None else scarcity(batches, [teacher.config for teacher in teachers])
     seconds = {"fuse": result.report.seconds["total"]}
     unlabelled = tuple(without_labels(batch) for batch in batches or ())
-    return Origin(recipe, teachers, [*lines, *more], unnamed(teachers, given), seconds, unlabelled)
+    return Origin(recipe, teachers, [*lines, *more], remarks, seconds, unlabelled)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from compressor.anatomy import Anatomy
     from compressor.api.models import ModelLike, ModelsLike
     from compressor.api.sections import NarrowingName
+    from compressor.recipe.fusion import ClassesName
 
 
 class Plan(TableView):
@@ -67,14 +68,15 @@ def inspect(model: ModelLike | PretrainedConfig) -> Anatomy:
 def plan(
     teachers: ModelsLike, width: float | None = 0.5, *, depth: float | int | None = None,
     narrowing: NarrowingName = "auto", hidden: float | None = None, ffn: float | None = None,
-    heads: float | None = None, length: int = 128, params: float | str | None = None,
-    flops: float | str | None = None, latency: float | str | None = None, batch_size: int = 1,
+    heads: float | None = None, classes: ClassesName = "same", length: int = 128,
+    params: float | str | None = None, flops: float | str | None = None, latency: float | str | None = None,
+    batch_size: int = 1,
 ) -> Plan:  # fmt: skip
     """Shapes, parameters and multiply–accumulates that a width and a depth give; no weights are read.
 
     Args:
         teachers: one or several of one model type, as in `fuse`.
-        width, depth, narrowing, hidden, ffn, heads: as in `fuse`; a target picks the width.
+        width, depth, narrowing, hidden, ffn, heads, classes: as in `fuse`; a target picks the width.
         length: tokens of a text sample.
         params, flops, latency, batch_size: the recipe's section `target`.
 
@@ -88,7 +90,7 @@ def plan(
     listed = list_models(teachers, "plan: teachers")
     target = {"params": params, "flops": flops, "latency": latency, "batch_size": batch_size}
     values: dict[str, Any] = {"teachers": ["teacher"], "target": target, "depth": depth}
-    values["fusion"] = {"narrowing": narrowing, "hidden": hidden, "ffn": ffn, "heads": heads}
+    values["fusion"] = {"narrowing": narrowing, "hidden": hidden, "ffn": ffn, "heads": heads, "classes": classes}
     if width is not None and not any((params, flops, latency)):
         values["width"] = width
     keywords = {f"target.{name}": name for name in target} | {f"fusion.{name}": name for name in values["fusion"]}
@@ -102,6 +104,7 @@ def plan(
                 depth=recipe.depth,
                 narrowing=narrowing,
                 ratios=recipe.fusion.ratios,
+                classes=recipe.fusion.classes,
                 length=length,
                 budget=recipe.target,
             )

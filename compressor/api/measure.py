@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from compressor.api.scores import Benchmark, Evaluation
     from compressor.api.sections import Columns
     from compressor.bench.rows import Row
+    from compressor.recipe.fusion import ClassesName
 
 
 @answered
 def evaluate(
-    models: ModelsLike, data: Data = None, *, ensemble: bool = False, device: str = "cpu", processor: Any = None,
-    samples: int | None = 2000, batch_size: int = 128,
+    models: ModelsLike, data: Data = None, *, ensemble: bool = False, classes: ClassesName = "same",
+    device: str = "cpu", processor: Any = None, samples: int | None = 2000, batch_size: int = 128,
     eval_split: str | None = None, image_column: str | None = None, label_column: str | None = None,
     text_column: Columns = None, target_column: str | None = None, max_length: int | None = None,
 ) -> Evaluation:  # fmt: skip
@@ -29,6 +30,8 @@ def evaluate(
         models: folders, built-in names, Hub ids, models or results; objects stay as they are.
         data: labelled samples as in `fuse`; built-in teachers bring their own.
         ensemble: add a row for the mean of the models' probabilities.
+        classes: those that all answer where theirs are not the same by name, as in `fuse`; a model never answers a
+            class that it lacks.
         device: any of torch.
         processor: tokenizer or image processor for texts or images; the models' own if omitted.
         samples: the first that are measured; None for all.
@@ -45,7 +48,7 @@ def _evaluate(arguments: Mapping[str, Any]) -> Evaluation:
     """Check everything that needs no network, then load, read and measure."""
     from compressor.api.keywords import keyword_names, recipe_sections
     from compressor.api.kinds import kind_of_data
-    from compressor.api.models import check_fit, check_names, list_models, load_models, names_of
+    from compressor.api.models import check_names, fitted_together, list_models, load_models, names_of
     from compressor.api.samples import DataReader, check_source
     from compressor.api.scores import Evaluation
     from compressor.api.student import default_data
@@ -63,15 +66,16 @@ def _evaluate(arguments: Mapping[str, Any]) -> Evaluation:
     data = default_data(arguments["models"]) if arguments["data"] is None else arguments["data"]
     given = kind_of_data(data, "evaluate: data", arguments["samples"])
     sections = recipe_sections(arguments, "data", "evaluation")
-    values = {"teachers": names_of(models), "device": arguments["device"], **sections}
-    recipe = build_recipe(values, where="evaluate", names=keyword_names(sections))
+    values: dict[str, Any] = {"teachers": names_of(models), "device": arguments["device"], **sections}
+    values["fusion"] = {"classes": arguments["classes"]}
+    recipe = build_recipe(values, where="evaluate", names=keyword_names(sections) | {"fusion.classes": "classes"})
     check_device(recipe.device)
     check_names(models)
     check_source(given)
     teachers = load_models(models, processor=arguments["processor"])
     for teacher in teachers:
         check_measurable(teacher.config, "evaluating", teacher.name)
-    check_fit(teachers)
+    teachers = fitted_together(teachers, recipe.fusion.classes)
     stages = StageReporter()
     with stages("data", f"reading {given.name}"):
         batches = DataReader(given, teachers, recipe, "evaluate: data").evaluation()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from compressor.fusion import FusionResult
     from compressor.models.teacher import Teacher
+    from compressor.recipe.fusion import ClassesName
 
 #: A folder, a built-in name, a Hub id, a model, or a result of `fuse` or `finetune`.
 ModelLike: TypeAlias = "str | Path | PreTrainedModel | FusionResult"
@@ -176,14 +177,28 @@ def _as_teacher(name: str, model: PreTrainedModel) -> Teacher:
     return Teacher(name, source, model, ModelSpec.of(model.config), None, fingerprint(model))
 
 
-def check_fit(teachers: Sequence[Teacher]) -> None:
-    """Refuse teachers that are no ensemble; preprocessors are compared where all are known."""
+def fitted_together(
+    teachers: Sequence[Teacher], classes: ClassesName = "same", student: Teacher | None = None
+) -> list[Teacher]:
+    """Teachers with common classes, which share the weights of those given.
+
+    Args:
+        classes: see `compressor.models.classes.match_classes`.
+        student: a model that keeps its classes.
+
+    Raises:
+        UserError: they are no ensemble; preprocessors are compared where all are known.
+    """
+    from compressor.models.class_heads import with_common_classes
     from compressor.models.compatibility import check_compatible, check_compatible_configs
 
     if all(teacher.source.kind != "object" for teacher in teachers):
-        check_compatible(teachers)
+        check_compatible(teachers, "union" if student is not None else classes)
     else:
-        check_compatible_configs([(teacher.name, teacher.config) for teacher in teachers])
+        check_compatible_configs(
+            [(teacher.name, teacher.config) for teacher in teachers], "union" if student is not None else classes
+        )
+    return with_common_classes(teachers, classes, student)
 
 
 def processor_of(teachers: Sequence[Teacher], call: str) -> Any:

@@ -54,6 +54,7 @@ FLAGS: dict[str, Flag] = {
         Flag("--inner", "fusion.inner", FUSION),
         Flag("--weights", "fusion.weights", FUSION, metavar="auto|equal|W,W,...", parse=parsing.parse_weights),
         Flag("--mixture", "fusion.mixture", FUSION),
+        Flag("--classes", "fusion.classes", FUSION),
         Flag("--ridge", "fusion.ridge", FUSION, metavar="FLOAT|auto"),
         Flag("--polish", "fusion.polish", FUSION, metavar="STEPS|auto"),
         Flag("--features", "fusion.alignment.features", FUSION),

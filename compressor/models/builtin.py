@@ -1,4 +1,7 @@
-"""Built-in teachers, small ViTs trained on first use, and scikit-learn's digits."""
+"""Built-in teachers, small ViTs trained on first use, and scikit-learn's digits.
+
+Each teacher is an expert: of half of the classes it sees all images, of the others only a few.
+"""
 
 from __future__ import annotations
 
@@ -52,9 +55,18 @@ def digits(role: Literal["train", "test"]) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Training:
-    """Training of a built-in teacher; changes make a new cache folder."""
+    """Training of a built-in teacher; changes make a new cache folder.
+
+    Attributes:
+        classes: those that it is an expert of.
+        others: images of every other class that it sees.
+        others_share: share of these in its batches.
+    """
 
     seed: int
+    classes: tuple[int, ...]
+    others: int = 2
+    others_share: float = 0.05
     steps: int = 400
     batch_size: int = 64
     learning_rate: float = 2e-3
@@ -67,10 +79,13 @@ class Training:
     patch_size: int = 2
     # With the usual 0.02, half of the training passes before the loss falls.
     initializer_range: float = 0.1
-    version: int = 1
+    version: int = 2
 
 
-BUILTIN: dict[str, Training] = {"vit-a": Training(seed=0), "vit-b": Training(seed=1)}
+BUILTIN: dict[str, Training] = {
+    "vit-a": Training(seed=0, classes=(0, 1, 2, 3, 4)),
+    "vit-b": Training(seed=1, classes=(5, 6, 7, 8, 9)),
+}
 
 
 def builtin_data(name: str) -> str:
@@ -174,7 +189,7 @@ def _train(name: str, folder: Path, progress: OnTrainingProgress | None) -> None
             optimizer, training.learning_rate, total_steps=training.steps, pct_start=0.1
         )
         criterion = torch.nn.CrossEntropyLoss(label_smoothing=training.label_smoothing)
-        for step, rows in enumerate(_batches(len(targets), training)):
+        for step, rows in enumerate(_batches(targets, training)):
             if progress and step % max(training.steps // 100, 1) == 0:
                 progress(step / training.steps, f"training the built-in teacher {name} on digits (first use)")
             loss = criterion(model(pixel_values=pixels[rows]).logits, targets[rows])
@@ -188,10 +203,16 @@ def _train(name: str, folder: Path, progress: OnTrainingProgress | None) -> None
         progress(1.0, f"trained the built-in teacher {name}")
 
 
-def _batches(samples: int, training: Training) -> Iterator[Tensor]:
-    order = torch.Generator().manual_seed(training.seed)
+def _batches(targets: Tensor, training: Training) -> Iterator[Tensor]:
+    """Rows of samples with these classes, mostly of the teacher's own."""
+    own = torch.isin(targets, torch.tensor(training.classes)).nonzero()[:, 0]
+    rest = [number for number in range(len(CLASSES)) if number not in training.classes]
+    few = torch.cat([(targets == number).nonzero()[: training.others, 0] for number in rest])
+    order, size = torch.Generator().manual_seed(training.seed), (training.batch_size,)
     for _ in range(training.steps):
-        yield torch.randint(samples, (training.batch_size,), generator=order)
+        other = torch.rand(size, generator=order) < training.others_share
+        drawn = (rows[torch.randint(len(rows), size, generator=order)] for rows in (few, own))
+        yield torch.where(other, *drawn)
 
 
 @contextmanager

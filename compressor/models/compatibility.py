@@ -10,9 +10,11 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from compressor.errors import UserError
+from compressor.models.classes import match_classes
 from compressor.models.inputs import is_image_config, pad_id, size_pair, text_config
-from compressor.models.tasks import check_outputs, find_task, is_classifier
+from compressor.models.tasks import check_outputs, find_task
 from compressor.models.teacher import Teacher
+from compressor.recipe.fusion import ClassesName
 
 # Settings of a preprocessor, by the switch that turns them on.
 _PREPROCESSING = {
@@ -23,32 +25,46 @@ _PREPROCESSING = {
 }
 
 
-def check_compatible_configs(named: Sequence[tuple[str, PretrainedConfig]]) -> None:
+def check_compatible_configs(
+    named: Sequence[tuple[str, PretrainedConfig]],
+    classes: ClassesName = "same",
+    *,
+    student: tuple[str, PretrainedConfig] | None = None,
+) -> list[PretrainedConfig]:
     """Refuse configs that cannot be one ensemble; widths and depths may differ.
 
     Args:
         named: (user's name, config).
+        classes, student: see `match_classes`.
+
+    Returns:
+        The configs, with their common classes; then the student's.
 
     Raises:
         UnsupportedError: a classifier without labels.
-        UserError: model type, task, classes, labels, image geometry, vocabulary or activation differ.
+        UserError: model type, task, classes, image geometry, vocabulary or activation differ.
     """
-    (first, reference), *others = named
+    everyone = [*named, *([student] if student is not None else [])]
+    (first, reference), *others = everyone
     for name, config in others:
         for title, read in _PROPERTIES.items():
             _check_same(title, (first, read(reference)), (name, read(config)))
-        _check_labels((first, reference), (name, config))
-    for name, config in named:
+    for name, config in everyone:
         check_outputs(config, name)
+    common = match_classes(named, classes, student=student)
+    return [config if common is None else common.of(config) for _, config in everyone]
 
 
-def check_compatible(teachers: Sequence[Teacher]) -> None:
+def check_compatible(teachers: Sequence[Teacher], classes: ClassesName = "same") -> None:
     """Refuse teachers that cannot be one ensemble.
+
+    Args:
+        classes: see `match_classes`.
 
     Raises:
         UserError: configs, preprocessors or a layer's parameters differ.
     """
-    check_compatible_configs([(teacher.name, teacher.config) for teacher in teachers])
+    check_compatible_configs([(teacher.name, teacher.config) for teacher in teachers], classes)
     first, *others = teachers
     for teacher in others:
         for owner, partner in ((first, teacher), (teacher, first)):
@@ -113,25 +129,8 @@ def _check_same(title: str, first: tuple[str, Any], second: tuple[str, Any]) -> 
         )
 
 
-def _check_labels(first: tuple[str, PretrainedConfig], second: tuple[str, PretrainedConfig]) -> None:
-    if not is_classifier(first[1]):
-        return
-    labels: list[dict[Any, str]] = [dict(config.id2label or {}) for _, config in (first, second)]
-    for index in sorted(labels[0].keys() | labels[1].keys()):
-        names = [of_model.get(index) for of_model in labels]
-        if names[0] != names[1]:
-            raise UserError(
-                f"the teachers differ in the order of labels (id2label): class {index} is {names[0]!r} in {first[0]} "
-                f"and {names[1]!r} in {second[0]}"
-            )
-
-
 def _task_name(config: PretrainedConfig) -> str:
     return find_task(config).name
-
-
-def _classes(config: PretrainedConfig) -> int | None:
-    return config.num_labels if is_classifier(config) else None
 
 
 def _image_size(config: PretrainedConfig) -> tuple[int, int] | None:
@@ -164,7 +163,6 @@ def _format(value: Any) -> str:
 _PROPERTIES: dict[str, Callable[[PretrainedConfig], Any]] = {
     "model type": _attribute("model_type"),
     "task": _task_name,
-    "number of classes": _classes,
     "image size": _image_size,
     "number of channels": _attribute("num_channels"),
     "number of patches": _patches,

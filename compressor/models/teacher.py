@@ -78,7 +78,8 @@ class Teacher:
         name: as the user wrote it.
         processor: image processor or tokenizer, if any.
         fingerprint: sha256 of class, config and weights.
-        notes: on weights left out and code not run.
+        notes: on weights left out, code not run and classes matched.
+        lacking: numbers of classes that the model's head lacked, and that have rows now.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Teacher:
     processor: Any | None
     fingerprint: str
     notes: tuple[str, ...] = ()
+    lacking: tuple[int, ...] = ()
 
     @property
     def config(self) -> PretrainedConfig:

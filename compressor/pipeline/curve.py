@@ -10,6 +10,7 @@ from typing import Any
 from compressor.bench.metrics import METRICS
 from compressor.errors import UserError
 from compressor.fusion import fuse_models
+from compressor.fusion.classes import fit_lacking_classes
 from compressor.fusion.mixture import mixture_of
 from compressor.models.tasks import check_measurable
 from compressor.pipeline.claim import Remark, claimed
@@ -79,7 +80,7 @@ def _checked(recipe: Recipe, widths: Sequence[float]) -> tuple[Recipe, list[floa
         raise UserError(f"--curve takes 1 to {MOST_WIDTHS} widths, not {len(widths)}")
     if bad := [width for width in widths if not 0 < width <= 1]:
         raise UserError(f"--curve: a width is a share above 0 and at most 1, not {bad[0]:g}")
-    configs = read_configs(recipe.teachers)
+    configs = read_configs(recipe.teachers, classes=recipe.fusion.classes)
     check_measurable(configs[0], "a curve", recipe.teachers[0])
     check_device(recipe.device)
     source = recipe.data.source or common_data(recipe.teachers)
@@ -94,11 +95,12 @@ def _checked(recipe: Recipe, widths: Sequence[float]) -> tuple[Recipe, list[floa
 
 def _measure(recipe: Recipe, widths: Sequence[float], stages: StageReporter) -> dict[str, Any]:
     with stages("load", "loading the teachers") as on_progress:
-        teachers = load_ensemble(recipe.teachers, on_progress)
+        teachers = load_ensemble(recipe.teachers, on_progress, recipe.fusion.classes)
     with stages("data", f"reading {recipe.data.source}"), disk_full_as_user_error("to the cache of datasets"):
         data = open_data(recipe, teachers[0].processor, teachers[0].spec)
     assert data.evaluation is not None
     models = [teacher.model for teacher in teachers]
+    fit_lacking_classes(teachers, data.labelled)
     mixture = mixture_of(models, data.labelled or None, recipe.fusion)
     with stages("evaluate", "evaluating the teachers"), on_device(models, recipe.device):
         evaluator = Evaluator(models, mixture.weights, data.evaluation, mixing=mixture.mixing)

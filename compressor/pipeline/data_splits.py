@@ -32,6 +32,7 @@ class RunData:
         splits: those that they are read from.
         calibration_classes: labels of the calibration samples; None if not known, or more than one a sample.
         labelled: `calibration` with labels if known, to choose the ensemble's mixture by.
+        remarks: lines on what was fitted to them.
     """
 
     calibration: tuple[dict[str, Tensor], ...]
@@ -40,11 +41,12 @@ class RunData:
     splits: tuple[Split, ...] = ()
     calibration_classes: frozenset[int] | None = None
     labelled: tuple[dict[str, Tensor], ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def notes(self) -> list[str]:
-        """Lines on how the samples were read, as far as they were."""
-        return list(dict.fromkeys(note for split in self.splits for note in split.notes))
+        """Lines on how the samples were read, as far as they were, and used."""
+        return list(dict.fromkeys((*(note for split in self.splits for note in split.notes), *self.remarks)))
 
 
 def open_data(recipe: Recipe, processor: Any, spec: ModelSpec) -> RunData:
@@ -79,7 +81,8 @@ def open_calibration(recipe: Recipe, train: Split, processor: Any, spec: ModelSp
     # A given student is not fused, but int8 may need samples, and float16 measures them.
     formats = [EXPORT_FORMATS.get(name) for name in recipe.export.wanted]
     measured = any(each.half or each.calibrated(spec.config) for each in formats)
-    if recipe.student is not None and not chooses and not measured:
+    unlike = recipe.fusion.classes != "same"
+    if recipe.student is not None and not chooses and not measured and not unlike:
         return ()
     batches = Batches(
         _drawn(recipe, train),

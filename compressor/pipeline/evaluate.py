@@ -10,14 +10,12 @@ from compressor.bench.size import count_parameters
 from compressor.data.batches import Batches
 from compressor.data.tensor_batches import TensorBatches
 from compressor.errors import UserError
-from compressor.models.compatibility import check_compatible
-from compressor.models.load import load_teacher
 from compressor.models.tasks import check_measurable
 from compressor.models.teacher import Teacher
 from compressor.pipeline.data_splits import open_evaluation
 from compressor.pipeline.evaluation import Evaluator, score_columns, short_names
 from compressor.pipeline.stages import OnStage, StageReporter
-from compressor.pipeline.teachers import check_device, common_data, read_configs
+from compressor.pipeline.teachers import check_device, common_data, load_ensemble, read_configs
 from compressor.recipe import Recipe
 from compressor.utils.files import disk_full_as_user_error
 from compressor.utils.threads import use_threads
@@ -107,14 +105,14 @@ def open_evaluated_models(
     """
     check_device(recipe.device)
     with stages("load", "loading") as progress:
-        for name, config in zip(recipe.teachers, read_configs(recipe.teachers), strict=True):
+        configs = read_configs(recipe.teachers, classes=recipe.fusion.classes)
+        for name, config in zip(recipe.teachers, configs, strict=True):
             task = check_measurable(config, doing, name)
         source = recipe.data.source or common_data(recipe.teachers)
         if source is None:
             raise UserError(f"{doing} needs {'labelled data' if task.columns else 'data'}: name some with --data")
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source})})
-        models = [load_teacher(name, device=device, progress=progress) for name in recipe.teachers]
-        check_compatible(models)
+        models = load_ensemble(recipe.teachers, progress, recipe.fusion.classes, device=device)
     with stages("data", f"reading {source}"), disk_full_as_user_error("to the cache of datasets"):
         batches = open_evaluation(recipe, models[0].processor, models[0].spec)
     if not batches.labelled:

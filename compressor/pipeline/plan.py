@@ -15,7 +15,7 @@ from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.pipeline.teachers import plan_target, read_configs
 from compressor.pipeline.timing import sample_length
 from compressor.recipe import TargetOptions, build_recipe
-from compressor.recipe.fusion import BY_WIDTH, Ratios
+from compressor.recipe.fusion import BY_WIDTH, ClassesName, Ratios
 from compressor.utils.out_of_memory import available_memory
 
 #: Bytes of a stored weight.
@@ -29,6 +29,7 @@ def plan_student(
     depth: float | int | None = None,
     narrowing: str = "auto",
     ratios: Ratios = BY_WIDTH,
+    classes: ClassesName = "same",
     length: int = 128,
     budget: TargetOptions | None = None,
     threads: int | None = None,
@@ -39,6 +40,7 @@ def plan_student(
     Args:
         names: of teachers that fit together, of any task.
         width, depth, narrowing, ratios: see `plan_target`.
+        classes: see `compressor.models.classes.match_classes`.
         length: tokens, at most the teachers' limit.
         budget: picks the width if it has a target.
         threads: of a measured latency; None for torch's.
@@ -50,13 +52,13 @@ def plan_student(
     Raises:
         UserError: an unusable name or width, or an unknown architecture.
     """
-    flags = {"width": "--width", "depth": "--depth", "fusion.narrowing": "--narrowing"}
-    flags |= {f"fusion.{name}": f"--{name}" for name in ratios._fields}
-    fusion = {"narrowing": narrowing, **ratios._asdict()}
+    flags = {"width": "--width", "depth": "--depth"}
+    fusion = {"narrowing": narrowing, "classes": classes, **ratios._asdict()}
+    flags |= {f"fusion.{name}": f"--{name}" for name in fusion}
     values = {"teachers": list(names), "width": width, "depth": depth, "fusion": fusion}
     build_recipe(values, where="", names=flags)
     notes: list[str] = []
-    configs = read_configs(names, notes)
+    configs = read_configs(names, notes, classes)
     picked = None
     if budget is not None and budget.asked:
         with StageReporter(progress)("budget", "picking the width") as progress_in_stage:

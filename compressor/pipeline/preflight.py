@@ -48,7 +48,7 @@ def resolve_width(
         return _at_width(recipe, before), {"asked": recipe.target.model_dump(exclude_none=True), "given": None}
     with (stages or StageReporter())("budget", "picking the width") as progress:
         picked = pick_width(
-            read_configs(recipe.teachers),
+            read_configs(recipe.teachers, classes=recipe.fusion.classes),
             recipe.target,
             depth=recipe.depth,
             thread_count=recipe.bench.threads,
@@ -69,8 +69,9 @@ def preflight(recipe: Recipe, *, force: bool = False) -> Recipe:
     """
     check_output(recipe.output, check_former if force else None)
     check_device(recipe.device)
-    names = [*recipe.teachers, *([recipe.student] if recipe.student is not None else [])]
-    configs = read_configs(names)
+    if recipe.fusion.anchor is not None and recipe.fusion.classes != "same":
+        raise UserError("teachers of unlike classes cannot be aligned to an anchor: leave out --anchor or --classes")
+    configs = read_configs(recipe.teachers, classes=recipe.fusion.classes, student=recipe.student)
     if recipe.finetune.enabled:
         labels = recipe.finetune.label_weight > 0
         for name in recipe.finetune.losses:

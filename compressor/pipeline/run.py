@@ -12,6 +12,7 @@ from compressor.bench.size import weight_bytes
 from compressor.data.batches import Samples
 from compressor.distillation.objective import FeatureTargets
 from compressor.errors import CheckpointWarning
+from compressor.fusion.classes import fit_lacking_classes
 from compressor.fusion.mixture import chooses_mixture, mixture_of
 from compressor.layer_maps import attention_pairs_of, save_layer_maps
 from compressor.models.save import fingerprint, save_student
@@ -35,7 +36,7 @@ from compressor.recipe import Recipe
 from compressor.report.findings import findings, remarks
 from compressor.stacking import Mixture
 from compressor.utils import distributed
-from compressor.utils.devices import on_device
+from compressor.utils.devices import moved_batches, on_device
 from compressor.utils.files import atomic_directory, disk_full_as_user_error, work_folder
 from compressor.utils.logging import caught_warnings
 from compressor.utils.threads import use_threads
@@ -87,7 +88,7 @@ def run_recipe(
             _share_finetune(run)
             return {}
         run.work.check(resume=resume, force=force)
-        data = _open_data(run)
+        data = _fit_classes(run, _open_data(run))
         mixture = _choose_mixture(run, data)
         evaluator = _evaluate_teachers(run, data, mixture)
         student, training = _make_student(run, data, evaluator, mixture)
@@ -102,6 +103,15 @@ def _open_data(run: RunContext) -> RunData | None:
         return open_data(run.recipe, run.processor, run.spec)
 
 
+def _fit_classes(run: RunContext, data: RunData | None) -> RunData | None:
+    """Give teachers rows for classes that they lack, as far as samples allow, with a line in the data's remarks."""
+    if data is None or not any(teacher.lacking for teacher in run.teachers):
+        return data
+    with run.stages("classes", "fitting classes that teachers lack"), on_device(run.models, run.recipe.device):
+        lines = fit_lacking_classes(run.teachers, moved_batches(data.labelled, run.models[0].device))
+    return replace(data, remarks=tuple(lines))
+
+
 def _choose_mixture(run: RunContext, data: RunData | None) -> Mixture:
     """How the teachers' predictions are mixed."""
     options, samples = run.recipe.fusion, None if data is None else data.labelled
@@ -109,7 +119,7 @@ def _choose_mixture(run: RunContext, data: RunData | None) -> Mixture:
         return mixture_of(run.models, None, options)
     message = "choosing how predictions are mixed"
     with run.stages("mixture", message) as progress, on_device(run.models, run.recipe.device):
-        moved = [{name: value.to(run.models[0].device) for name, value in batch.items()} for batch in samples]
+        moved = moved_batches(samples, run.models[0].device)
         return mixture_of(run.models, moved, options, _with_message(progress, message))
 
 
@@ -171,6 +181,9 @@ def _share_finetune(run: RunContext) -> None:
     """Take part in the first process's finetune."""
     if run.recipe.data.source is None or not run.recipe.finetune.enabled or not run.spec.task.metrics:
         return
+    if any(teacher.lacking for teacher in run.teachers):
+        # The same rows as in the first process.
+        _fit_classes(run, _open_data(run))
     train = open_training(run.recipe, run.processor, run.spec)
     distributed.barrier()
     student = run.work.load(run.fingerprints)

@@ -93,24 +93,22 @@ def prepare_run(recipe: Recipe, force: bool, resume: bool, stages: StageReporter
         distributed.init(recipe.device)
     cache = "to the cache of built-in teachers"
     with stages("load", "loading the teachers") as progress, disk_full_as_user_error(cache):
-        teachers = load_ensemble(recipe.teachers, progress)
-        given = _given_student(recipe, teachers)
+        given = None if recipe.student is None else load_teacher(recipe.student)
+        teachers = load_ensemble(recipe.teachers, progress, recipe.fusion.classes, student=given)
+        if given is not None:
+            _check_student(recipe, given, teachers)
     work = RunState(work_folder(recipe.output), _run_key(recipe, teachers, given))
     companions = read_companions([given] if given else teachers, teachers[0].processor)
     return RunContext(recipe, budget, teachers, given, companions, work, resume, stages)
 
 
-def _given_student(recipe: Recipe, teachers: Sequence[Teacher]) -> Teacher | None:
-    if recipe.student is None:
-        return None
-    student = load_teacher(recipe.student)
+def _check_student(recipe: Recipe, student: Teacher, teachers: Sequence[Teacher]) -> None:
     check_compatible([teachers[0], student])
     if "hidden" in recipe.finetune.losses and not layer_maps_between(student, teachers):
         raise UserError(
-            f"{recipe.student} keeps no transport from these teachers, which finetune.losses: hidden needs: name those "
+            f"{student.name} keeps no transport from these teachers, which finetune.losses: hidden needs: name those "
             "that it was fused from, or leave hidden out"
         )
-    return student
 
 
 def _run_key(recipe: Recipe, teachers: Sequence[Teacher], given: Teacher | None) -> dict[str, Any]:

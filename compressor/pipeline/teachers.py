@@ -12,27 +12,36 @@ from compressor.anatomy import Anatomy, inspect_config
 from compressor.errors import UserError
 from compressor.fusion.shape.spec import StudentSpec, depth_of, student_specs, widest_teacher
 from compressor.models.builtin import BUILTIN, builtin_data
+from compressor.models.class_heads import with_common_classes
 from compressor.models.compatibility import check_compatible, check_compatible_configs
 from compressor.models.load import load_teacher
 from compressor.models.resolve import load_config, resolve
 from compressor.models.teacher import Teacher
 from compressor.models.ties import common_ties
 from compressor.pipeline.stages import OnStageProgress
-from compressor.recipe.fusion import BY_WIDTH, Ratios
+from compressor.recipe.fusion import BY_WIDTH, ClassesName, Ratios
 
 
-def read_configs(names: Sequence[str], notes: list[str] | None = None) -> list[PretrainedConfig]:
-    """Configs of models that fit together.
+def read_configs(
+    names: Sequence[str],
+    notes: list[str] | None = None,
+    classes: ClassesName = "same",
+    *,
+    student: str | None = None,
+) -> list[PretrainedConfig]:
+    """Configs of models that fit together, with their common classes; the student's comes last.
 
     Args:
         notes: gets lines on weights that are not tied as a config says.
+        classes: see `compressor.models.classes.match_classes`.
+        student: a model that keeps its classes.
 
     Raises:
         UserError: an unusable name or config, or two that do not fit.
     """
     named = [(name, load_config(name, notes)) for name in names]
-    check_compatible_configs(named)
-    return [config for _, config in named]
+    given = None if student is None else (student, load_config(student, notes))
+    return check_compatible_configs(named, classes, student=given)
 
 
 def check_device(device: str) -> None:
@@ -88,8 +97,19 @@ def depth_option(depth: float | int | None) -> dict[str, Any]:
     return {} if depth is None else {"depth": depth}
 
 
-def load_ensemble(names: Sequence[str], on_progress: OnStageProgress | None = None) -> list[Teacher]:
-    """Load models that fit together on the CPU; train missing built-in ones.
+def load_ensemble(
+    names: Sequence[str],
+    on_progress: OnStageProgress | None = None,
+    classes: ClassesName = "same",
+    *,
+    student: Teacher | None = None,
+    device: str = "cpu",
+) -> list[Teacher]:
+    """Load models that fit together, with their common classes; train missing built-in ones.
+
+    Args:
+        classes: see `compressor.models.classes.match_classes`.
+        student: a model that keeps its classes.
 
     Raises:
         UserError: a model cannot be loaded or does not fit.
@@ -98,9 +118,9 @@ def load_ensemble(names: Sequence[str], on_progress: OnStageProgress | None = No
     for name in names:
         if on_progress:
             on_progress(None, f"loading {name}")
-        teachers.append(load_teacher(name, progress=on_progress))
-    check_compatible(teachers)
-    return teachers
+        teachers.append(load_teacher(name, device=device, progress=on_progress))
+    check_compatible(teachers, "union" if student is not None else classes)
+    return with_common_classes(teachers, classes, student)
 
 
 def common_data(names: Sequence[str]) -> str | None:

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from compressor.recipe.section import NonNegative, Positive, Section
 
 MixtureName = Literal["auto", "probabilities", "logits", "tempered"]
+ClassesName = Literal["same", "union", "first", "intersection"]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
@@ -112,6 +113,12 @@ class FusionOptions(Section):
         description="How the teachers' predictions are mixed: the mean of their probabilities, of their logits, or of "
         "tempered probabilities, in between; auto: by the likelihood of calibration labels where there are any, else "
         "logits where the teachers disagree widely.",
+    )
+    classes: ClassesName = Field(
+        "same",
+        description="Classes of the student, where the teachers' classes are not the same by name: all of them "
+        "(union), the first teacher's, or those that all have (intersection); same: unlike classes are refused. A "
+        "given student keeps its own.",
     )
     ridge: Literal["auto"] | NonNegative = Field(
         "auto",

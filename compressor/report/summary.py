@@ -129,7 +129,9 @@ def _next_command(report: Report) -> str:
         return f"compress inspect {folder}"
     if report["finetune"] is None:
         teachers = " ".join(f"-t {shlex.quote(name)}" for name in recipe["teachers"])
-        return f"compress finetune {folder} {teachers} {_data_flags(data)} -o {folder}-tuned"
+        classes = recipe["fusion"]["classes"]
+        unlike = "" if classes == "same" else f" --classes {classes}"
+        return f"compress finetune {folder} {teachers} {_data_flags(data)}{unlike} -o {folder}-tuned"
     return f"compress evaluate {folder} {_data_flags({**data, 'train_split': None})} --eval-samples all"
 
 

@@ -1,12 +1,12 @@
-"""Models on a device for one block."""
+"""Models on a device for one block, and batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -20,3 +20,8 @@ def on_device(models: Sequence[nn.Module], device: str | torch.device) -> Iterat
     finally:
         for model, origin in zip(models, origins, strict=True):
             model.to(origin)
+
+
+def moved_batches(batches: Sequence[Mapping[str, Tensor]], device: str | torch.device) -> list[dict[str, Tensor]]:
+    """Batches on a device."""
+    return [{name: value.to(device) for name, value in batch.items()} for batch in batches]

@@ -89,8 +89,8 @@ def test_other_type(capsys, here, vit_a, bert):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"classes": (*CLASSES, "owl")}, "number of classes"),
-        ({"classes": tuple(reversed(CLASSES))}, "order of labels"),
+        ({"classes": (*CLASSES, "owl")}, "has owl, which"),
+        ({"classes": tuple(f"LABEL_{index}" for index in range(5))}, "have no names to match"),
         ({"image_size": 24}, "image size"),
         ({"mean": (0.1, 0.1, 0.1)}, "preprocessor"),
     ],

@@ -40,7 +40,7 @@ def test_it_runs_from_top_to_bottom(notebook, quick_builtin, monkeypatch, tmp_pa
     assert names["model"].config.hidden_size == shown[-1] == 16
     assert (tmp_path / "student" / "report.html").exists()
     pages = [value._repr_html_() for value in shown if hasattr(value, "_repr_html_")]
-    assert len(pages) == 5 and all(page.startswith(("<table>", "<pre>")) for page in pages)
+    assert len(pages) == 6 and all(page.startswith(("<table>", "<pre>")) for page in pages)
 
 
 def test_it_has_the_format_of_notebooks(notebook):

@@ -321,7 +321,7 @@ class TestRefusals:
             ({"hidden": 48, "heads": 6}, "1×1×32 in anchor and 1×1×48 in other"),
             ({"layers": 1}, "missing in other"),
             ({"heads": 2}, "num_attention_heads"),
-            ({"classes": (*CLASSES, "owl")}, "number of classes"),
+            ({"classes": (*CLASSES, "owl")}, "differ in classes"),
         ],
         ids=["width", "depth", "heads", "classes"],
     )
