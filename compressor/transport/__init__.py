@@ -15,6 +15,7 @@ from compressor.transport.costs import (
 from compressor.transport.coupling import Coupling, from_selection, identity_coupling, mixed
 from compressor.transport.marginals import check_marginal, from_importance, inverse, uniform
 from compressor.transport.options import CouplingOptions
+from compressor.transport.pairing import paired
 from compressor.transport.sketch import sketch
 from compressor.transport.solvers import COST_SCALES, SOLVERS, solve
 from compressor.utils.registry import Registry
@@ -41,6 +42,7 @@ __all__ = [
     "identity_coupling",
     "inverse",
     "mixed",
+    "paired",
     "prepared",
     "sketch",
     "solve",

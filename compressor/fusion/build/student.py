@@ -86,9 +86,15 @@ class BuildReport:
     head: dict[str, Any] | None = None
 
     def add_maps(self, space: str, maps: Sequence[Mapping[str, Map]], couplings: Sequence[Coupling]) -> None:
-        """Add a space's couplings, or else its maps."""
+        """Add a space's couplings, or else its maps.
+
+        Of a coupling, `paired` are the student's coordinates that also have mass of other teachers.
+        """
         # Couplings shared with a space of the same order of heads are reported here too.
-        self.couplings += [{**coupling.summary(), "space": space} for coupling in couplings]
+        owners = sum(((coupling.nu > 0).long() for coupling in couplings), start=torch.zeros(1, dtype=torch.int64))
+        for coupling in couplings:
+            paired = int(((coupling.nu > 0) & (owners > 1)).sum())
+            self.couplings.append({**coupling.summary(), "paired": paired, "space": space})
         for key in () if couplings else maps[0]:
             pulls = [teacher_maps[key].pull for teacher_maps in maps]
             self.projections += [

@@ -1,1 +1,4 @@
 """Maps of residual, hidden, head and expert coordinates."""
+
+# Registered by being imported, together with any other of these.
+from compressor.fusion.maps import pairs as pairs

@@ -70,7 +70,7 @@ def transport_barycentre(problem: ResidualProblem) -> ResidualMap:
         gram, problem.sizes, problem.m, alphas=problem.weights, solver=options.solver, epsilon=options.epsilon,
         free_targets=True, space="residual",
     )  # fmt: skip
-    return _with_norm_scale(problem, pooled_maps(centre.couplings, problem.weights), centre.couplings)
+    return with_norm_scale(problem, pooled_maps(centre.couplings, problem.weights), centre.couplings)
 
 
 @RESIDUAL_MAPS.register("slice")
@@ -79,7 +79,7 @@ def evenly_spaced_coordinates(problem: ResidualProblem) -> ResidualMap:
     couplings = tuple(
         from_selection(torch.linspace(0, n - 1, problem.m).round().long(), n, space="residual") for n in problem.sizes
     )
-    return _with_norm_scale(problem, pooled_maps(couplings, problem.weights, scatter=True), couplings)
+    return with_norm_scale(problem, pooled_maps(couplings, problem.weights, scatter=True), couplings)
 
 
 @RESIDUAL_MAPS.register("importance")
@@ -90,7 +90,7 @@ def most_important_coordinates(problem: ResidualProblem) -> ResidualMap:
     selected = (shares * problem.gram.diagonal()[:n]).argsort(descending=True)[: problem.m].sort().values
     plans = from_selection(selected, n, space="residual").plan.split(list(problem.sizes))
     couplings = tuple(Coupling(plan, plan.sum(1), plan.sum(0), None, "selection", "residual") for plan in plans)
-    return _with_norm_scale(problem, tuple(Map(each.push(), each.pull()) for each in couplings), couplings)
+    return with_norm_scale(problem, tuple(Map(each.push(), each.pull()) for each in couplings), couplings)
 
 
 @RESIDUAL_MAPS.register("principal")
@@ -125,7 +125,7 @@ def given_anchor(problem: ResidualProblem) -> ResidualMap:
         rows = slice(start, start + size)
         moments = Moments(diagonal[rows], diagonal[n:], problem.gram[rows, n:])
         couplings.append(problem.coupling.couple(moments, space="residual"))
-    return _with_norm_scale(problem, pooled_maps(couplings, problem.weights), tuple(couplings))
+    return with_norm_scale(problem, pooled_maps(couplings, problem.weights), tuple(couplings))
 
 
 def energy_left_out(problem: ResidualProblem) -> float:
@@ -192,7 +192,7 @@ def _projected(problem: ResidualProblem, basis: Tensor) -> ResidualMap:
     pull = gram @ push @ torch.linalg.pinv(joint, rtol=1e-9, hermitian=True)
     pairs = zip(push.split(list(problem.sizes)), pull.split(list(problem.sizes)), strict=True)
     maps = tuple(Map(teacher_push.contiguous(), teacher_pull.contiguous()) for teacher_push, teacher_pull in pairs)
-    return _with_norm_scale(problem, maps, ())
+    return with_norm_scale(problem, maps, ())
 
 
 def _weighted_gram(problem: ResidualProblem) -> Tensor:
@@ -210,7 +210,7 @@ def _starts(sizes: Sequence[int]) -> list[int]:
     return [sum(sizes[:k]) for k in range(len(sizes))]
 
 
-def _with_norm_scale(problem: ResidualProblem, maps: tuple[Map, ...], couplings: tuple[Coupling, ...]) -> ResidualMap:
+def with_norm_scale(problem: ResidualProblem, maps: tuple[Map, ...], couplings: tuple[Coupling, ...]) -> ResidualMap:
     """Add the norm scale: the student's rms over the teachers'."""
     push = torch.cat([mapping.push for mapping in maps])
     gram = problem.gram[: len(push), : len(push)]

@@ -64,8 +64,7 @@ UNIT_MAPS: Registry[Callable[[UnitProblem], UnitMap]] = Registry("inner map")
 @UNIT_MAPS.register("select")
 def select_units(problem: UnitProblem) -> UnitMap:
     """Choose the units that reduce the refit error most: partial transport, by greedy pursuit."""
-    chosen = _pursue(problem) if problem.block == 1 else _choose_forward(problem)
-    return chosen_units(problem, chosen)
+    return chosen_units(problem, pursue(problem))
 
 
 @UNIT_MAPS.register("transport")
@@ -136,7 +135,12 @@ def _empty(problem: UnitProblem, units: int) -> tuple[Map, Coupling]:
     return Map(zeros, zeros), Coupling(zeros, zeros.sum(1), zeros.sum(0), None, "selection", problem.name)
 
 
-def _pursue(problem: UnitProblem) -> Tensor:
+def pursue(problem: UnitProblem) -> Tensor:
+    """The units that reduce the refit error most, by greedy pursuit."""
+    return _pursue_single(problem) if problem.block == 1 else _choose_forward(problem)
+
+
+def _pursue_single(problem: UnitProblem) -> Tensor:
     """Orthogonal matching pursuit.
 
     Pivoted Cholesky G ≈ LLᵀ gives the residuals, a column per choice; `SELECTED_TOGETHER` choices are subtracted at

@@ -92,6 +92,9 @@ def _figures(entry: Report) -> list[tuple[str, str]]:
     ]
     if entry["transported"] < 1:
         figures.append(("transported", f"{entry['transported']:.0%}"))
+    # Reports of before have no such figure.
+    if entry.get("paired"):
+        figures.append(("shared", f"{entry['paired']}/{entry['target']}"))
     if entry["untransported"]:
         figures.append(("dropped", f"{entry['untransported']}/{entry['source']}"))
     if entry["empty_targets"]:
