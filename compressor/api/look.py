@@ -68,6 +68,7 @@ def plan(
     teachers: ModelsLike, width: float | None = 0.5, *, depth: float | int | None = None,
     narrowing: NarrowingName = "auto", length: int = 128, params: float | str | None = None,
     flops: float | str | None = None, latency: float | str | None = None, batch_size: int = 1,
+    revision: str | None = None,
 ) -> Plan:  # fmt: skip
     """Shapes, parameters and multiply–accumulates that a width and a depth give; no weights are read.
 
@@ -76,6 +77,7 @@ def plan(
         width, depth, narrowing: as in `fuse`; a target picks the width.
         length: tokens of a text sample.
         params, flops, latency, batch_size: the recipe's section `target`.
+        revision: branch, tag or commit of the Hub for teachers that have none in their names, `user/model@revision`.
 
     Raises:
         UserError: an unusable name, width or target, or an unknown architecture.
@@ -84,7 +86,7 @@ def plan(
     from compressor.pipeline.plan import plan_student
     from compressor.recipe import build_recipe
 
-    listed = list_models(teachers, "plan: teachers")
+    listed = list_models(teachers, "plan: teachers", revision=revision)
     target = {"params": params, "flops": flops, "latency": latency, "batch_size": batch_size}
     values: dict[str, Any] = {"teachers": ["teacher"], "target": target, "depth": depth}
     values["fusion"] = {"narrowing": narrowing}

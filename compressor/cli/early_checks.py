@@ -9,6 +9,7 @@ from pathlib import Path
 from compressor.errors import UserError
 from compressor.recipe import Recipe
 from compressor.utils.files import check_output, whole_path
+from compressor.utils.revisions import split_revision
 from compressor.wording import shorten
 
 
@@ -46,8 +47,9 @@ def check_models_early(names: Iterable[str]) -> None:
         UserError: names the folder.
     """
     for name in names:
+        place, _ = split_revision(name)
         # ONNX files have a line of their own.
-        if _is_path(name) and not name.endswith(".onnx") and not os.path.lexists(os.path.expanduser(name)):
+        if _is_path(place) and not place.endswith(".onnx") and not os.path.lexists(os.path.expanduser(place)):
             raise UserError(
                 f"no model '{shorten(name)}': no such folder, not a built-in teacher (vit-a, vit-b), and it is no "
                 "valid Hub id"

@@ -11,7 +11,9 @@ from compressor.cli.completion import complete_models
 from compressor.cli.student_job import JobSettings, run_job
 
 
-@o.takes_flags("--output", *o.DATA_FLAGS, "--eval-samples", *o.TRAINING, "--weights", "--mixture", *o.DELIVERY)
+@o.takes_flags(
+    "--revision", "--output", *o.DATA_FLAGS, "--eval-samples", *o.TRAINING, "--weights", "--mixture", *o.DELIVERY
+)
 def finetune_command(
     student: Annotated[
         str,
