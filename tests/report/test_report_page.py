@@ -311,8 +311,9 @@ def test_names_in_a_chart_lie_on_nothing(count, spread):
         assert text[1] >= 0 and text[3] <= drawing.width and text[2] >= 0 and text[4] <= drawing.height
 
 
+@pytest.mark.parametrize("by", ["class", "domain", "position", "length"])
 @pytest.mark.parametrize("count", [1, 10, 1000])
-def test_groups_have_rows_of_their_own_and_of_many_the_extremes_are_drawn(fused, count):
+def test_groups_have_rows_of_their_own_and_of_many_the_extremes_are_drawn(fused, count, by):
     from compressor.report.page.changes import differences_view
 
     report = json.loads((fused[0] / "report.json").read_text())
@@ -321,7 +322,7 @@ def test_groups_have_rows_of_their_own_and_of_many_the_extremes_are_drawn(fused,
         {"name": f"class {index}", "count": 3, "scores": [0.5] * (len(models) - 1) + [index / count]}
         for index in range(count)
     ]
-    report["differences"]["groups"] = [{"by": "class", "rows": rows}]
+    report["differences"]["groups"] = [{"by": by, "rows": rows}]
     view = differences_view(report)
     texts = boxes(view["charts"][0], {"text"})
     names = [text[0] for text in texts if text[0].startswith("class")]
