@@ -156,3 +156,11 @@ def test_texts_are_cut(task):
     labels = tokens if task.endswith("lm") else None
     (sample,) = shown(task, inputs, *answers, Words(), labels if labels is None else labels % 2)
     assert 0 < len(sample["text"]) <= TEXT_CHARACTERS and sample["picture"] is None
+
+
+@pytest.mark.parametrize("task", ["masked-lm", "token-classification"])
+def test_a_text_is_shown_without_its_padding(task):
+    tokens = torch.tensor([[6, 7, 8, 9, 0, 0, 0, 0]])
+    inputs = {"input_ids": tokens, "attention_mask": (tokens != 0).long()}
+    (sample,) = shown(task, inputs, *far_apart(1, 8), Words())
+    assert VOCABULARY[0] == "[PAD]" and "[PAD]" not in sample["text"] and sample["text"]
