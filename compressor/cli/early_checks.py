@@ -12,6 +12,9 @@ from compressor.utils.files import check_output, whole_path
 from compressor.utils.revisions import split_revision
 from compressor.wording import shorten
 
+#: One of them is in every folder of a model, or of an adapter, which has a line of its own.
+_MODEL_FILES = {"config.json", "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"}
+
 
 def check_job_early(recipe: Recipe, force: bool, file: str | None = None) -> None:
     """Refuse missing folders, and an output that exists.
@@ -41,7 +44,7 @@ def check_inputs_early(recipe: Recipe) -> None:
 
 
 def check_models_early(names: Iterable[str]) -> None:
-    """Refuse names that can only be paths, where there is nothing.
+    """Refuse names that can only be paths, where there is nothing, and folders that hold no model.
 
     Raises:
         UserError: names the folder.
@@ -54,6 +57,8 @@ def check_models_early(names: Iterable[str]) -> None:
                 f"no model '{shorten(name)}': no such folder, not a built-in teacher (vit-a, vit-b), and it is no "
                 "valid Hub id"
             )
+        if os.path.isdir(folder := os.path.expanduser(name)) and not _MODEL_FILES & set(os.listdir(folder)):
+            raise UserError(f"no config.json in {name}: a model is a folder with config.json and weights")
 
 
 def _check_data(source: str | None) -> None:
