@@ -16,6 +16,7 @@ from compressor.report.describe import (
     describe_temperature,
     describe_timing,
 )
+from compressor.report.findings import NOISE_ERRORS
 from compressor.report.page.charts import TEACHER_COLOURS, ChartPoint, Line, Plot, line_chart, scatter_chart
 from compressor.report.page.table import PageTable
 from compressor.report.tables import FORMAT_NOTES, FORMAT_TITLES, format_rows
@@ -56,7 +57,7 @@ def verdict(report: Report) -> str:
         figures = f"perplexity {format_perplexity(mine)} against {format_perplexity(theirs)}, lower is better"
     else:
         figures = f"accuracy {100 * mine:.1f} % against {100 * theirs:.1f} %"
-    noise = math.hypot(*(standard_error(report, row, metric) for row in (student, teacher)))
+    noise = NOISE_ERRORS * math.hypot(*(standard_error(report, row, metric) for row in (student, teacher)))
     level = "is ahead of" if better(mine, theirs) == mine else "falls behind"
     if mine == theirs:
         level = "is level with"
