@@ -53,7 +53,8 @@ class Breakdown:
 
     def __init__(self, task: Task, keep: int = 0, domains: tuple[Sequence[str], Tensor] | None = None) -> None:
         self.task, self.keep = task, keep
-        self.domain_names, self._domains = domains or ((), None)
+        self.domain_names: Sequence[str] = domains[0] if domains else ()
+        self._domains = domains[1] if domains else None
         self.labelled = True
         self.samples = self.agreeing = self.positions = 0
         self.furthest: list[Disagreement] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 #: What the Hub gives if no revision is named.
 _MAIN = "main"
@@ -22,7 +23,7 @@ def split_revision(name: str) -> tuple[str, str | None]:
     return repository, revision if sign else None
 
 
-def hub_keywords(location: object) -> dict[str, str]:
+def hub_keywords(location: object) -> dict[str, Any]:
     """Keywords of transformers that say where a model is, and which revision of it."""
     name, revision = split_revision(str(location))
     return {"pretrained_model_name_or_path": name, "revision": revision or _MAIN}

@@ -13,6 +13,7 @@ import json
 import random
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ PAD, START, END, MASK = (VOCABULARY[word] for word in ("<pad>", "<s>", "</s>", "
 #: Tokens of a training sample of the language models.
 LENGTH = 32
 STEPS, BATCH = 400, 64
+#: Reviews that each classifier has read.
+REVIEWS = 1000
 
 
 def review(draw: random.Random) -> tuple[str, int]:
@@ -133,9 +136,9 @@ def ids(text: str) -> list[int]:
     return [VOCABULARY[word] for word in text.split()]
 
 
-def of_reviews(draw: random.Random) -> dict[str, Tensor]:
-    """A batch of a classifier."""
-    texts, labels = zip(*(review(draw) for _ in range(BATCH)), strict=True)
+def of_reviews(draw: random.Random, known: list[tuple[str, int]]) -> dict[str, Tensor]:
+    """A batch of a classifier, of reviews and labels that it has."""
+    texts, labels = zip(*draw.choices(known, k=BATCH), strict=True)
     inputs = padded([[START, *ids(text), END] for text in texts])
     return {"input_ids": inputs, "attention_mask": (inputs != PAD).long(), "labels": torch.tensor(labels)}
 
@@ -178,15 +181,22 @@ def bert(**more: Any) -> BertConfig:
     )  # fmt: skip
 
 
+def classifier(masked: BertForMaskedLM, seed: int) -> BertForSequenceClassification:
+    """A masked model's body with a new head."""
+    torch.manual_seed(seed)
+    model = BertForSequenceClassification(bert(id2label={0: "bad", 1: "good"}, label2id={"bad": 0, "good": 1}))
+    model.bert.load_state_dict(masked.bert.state_dict(), strict=False)
+    return model
+
+
 def make_teachers(folder: Path) -> None:
     """Train and save all teachers, with their tokenizers."""
     size = {"vocab_size": len(VOCABULARY), "bos_token_id": START, "eos_token_id": END, "pad_token_id": PAD}
     for seed, end in enumerate("ab"):
         torch.manual_seed(seed)
-        labels = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
         masked = train(BertForMaskedLM(bert()), of_masks, seed)
-        body = BertModel(masked.config, add_pooling_layer=False)
-        body.load_state_dict(masked.bert.state_dict())
+        body = BertModel(masked.config)
+        body.load_state_dict(masked.bert.state_dict(), strict=False)
         config = GPT2Config(
             n_embd=64, n_layer=2, n_head=4, n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **size
         )
@@ -200,8 +210,11 @@ def make_teachers(folder: Path) -> None:
             tokens = of_text(draw, 12 / 13 if sums else 1 / 13)
             return {"input_ids": tokens, "labels": tokens}
 
+        # Others than those of the test, and of the other teacher.
+        drawn = random.Random(10 + seed)
+        known = [review(drawn) for _ in range(REVIEWS)]
         teachers = {
-            "bert": train(BertForSequenceClassification(bert(**labels)), of_reviews, seed),
+            "bert": train(classifier(masked, seed), partial(of_reviews, known=known), seed),
             "mlm": masked,
             "encoder": body,
             "gpt": train(GPT2LMHeadModel(config), of_one_text, seed),
