@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 import tomllib
 from fnmatch import fnmatch
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -52,6 +56,35 @@ def test_files_that_are_no_modules_are_packaged():
     names = [path.relative_to(ROOT / "compressor").as_posix() for path in files]
     assert "py.typed" in names
     assert [name for name in names if not any(fnmatch(name, pattern) for pattern in patterns)] == []
+
+
+def test_no_module_needs_linux_to_be_imported():
+    """Modules that only some systems have are imported where they are used, or another way is found."""
+    only_some = {"resource", "fcntl", "pwd", "grp", "termios", "tty", "pty", "msvcrt", "winreg"}
+    for path in (ROOT / "compressor").rglob("*.py"):
+        for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(statement, ast.Import | ast.ImportFrom):
+                named = {alias.name for alias in statement.names} | {getattr(statement, "module", None)}
+                assert not named & only_some, path
+
+
+@pytest.mark.parametrize("system", ["linux", "darwin", "win32"])
+def test_peak_memory_is_known_on_every_system(monkeypatch, system):
+    from compressor.utils import process_memory
+
+    monkeypatch.setattr(process_memory.sys, "platform", system)
+    if system != "linux":
+        monkeypatch.setattr(process_memory, "Path", lambda name: ROOT / "no" / "proc")
+    if system == "darwin":
+        usage = SimpleNamespace(ru_maxrss=3 << 20)
+        fake = SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda who: usage)
+        monkeypatch.setitem(sys.modules, "resource", fake)
+    if system == "win32":
+        monkeypatch.setitem(sys.modules, "resource", None)
+        process = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=3 << 20))
+        monkeypatch.setitem(sys.modules, "psutil", SimpleNamespace(Process=lambda: process))
+    peak = process_memory.peak_memory()
+    assert peak == 3 << 20 if system != "linux" else 1e6 < peak < 1e12
 
 
 def test_every_requirement_is_pinned():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from compressor.errors import UserError
+from compressor.wording import REFUSED
 
 if TYPE_CHECKING:
     from inspect import Signature
@@ -60,6 +61,8 @@ def _known(key: str, signature: Signature) -> str:
     """The keyword that a wrong one may have meant, or all."""
     import difflib
 
+    if key in REFUSED:
+        return REFUSED[key]
     close = difflib.get_close_matches(key, signature.parameters, n=1)
     return f"did you mean {close[0]}?" if close else f"it takes {', '.join(signature.parameters)}"
 

@@ -26,7 +26,8 @@ OnTrainingStep = Callable[[int, int, float], None]
 def finetune(
     student: ModelLike, teachers: ModelsLike | None = None, data: Data = None, *,
     work_dir: str | Path | None = None, resume: bool = False, device: str = "cpu", seed: int = 0,
-    teacher_weights: Sequence[float] | None = None, classes: ClassesName = "same", processor: Any = None,
+    teacher_weights: Sequence[float] | None = None, classes: ClassesName = "same", revision: str | None = None,
+    processor: Any = None,
     progress: OnTrainingStep | None = None, passages: Sequence[LayerMap] = (),
     steps: int = 200, batch_size: int = 128, accumulate: Literal["auto"] | int = "auto",
     precision: Literal["float32", "bfloat16", "float16"] = "float32", recompute: bool = False,
@@ -51,6 +52,7 @@ def finetune(
         seed: of the order of the samples.
         teacher_weights: one per teacher; equal if omitted.
         classes: anything but "same" allows teachers of other classes, matched by name with those of the student.
+        revision: branch, tag or commit of the Hub for teachers that have none in their names, `user/model@revision`.
         processor: tokenizer or image processor for texts or images; the models' own if omitted.
         progress: called with the step, the number of steps and the loss.
         passages: `.passages` of the student's fusion, for the loss `hidden`; known for a result of `fuse`.
@@ -95,7 +97,8 @@ def distill(
     """
     arguments = dict(locals())
     data, weights = arguments.pop("train"), arguments.pop("weights")
-    renamed = {"data": data, "teacher_weights": weights, "processor": None, "classes": "same", "call": "distill"}
+    renamed = {"data": data, "teacher_weights": weights, "processor": None, "classes": "same", "revision": None}
+    renamed["call"] = "distill"
     from compressor.api.finetune_job import run_finetune
 
     return run_finetune({**arguments, **renamed}).report

@@ -54,7 +54,9 @@ class _Job:
             raise UserError(f"{call}: teachers is missing: name them, or give [] with distil_weight=0 and labels")
         else:
             fused = None
-            teachers = list_models(arguments["teachers"], f"{call}: teachers", empty=True)
+            teachers = list_models(
+                arguments["teachers"], f"{call}: teachers", empty=True, revision=arguments["revision"]
+            )
         data = arguments["data"]
         if data is None:
             data = default_data([given_student] if fused else arguments["teachers"])

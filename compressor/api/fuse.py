@@ -27,7 +27,7 @@ OnFusionProgress = Callable[[float, str], None]
 def fuse(
     teachers: ModelsLike, width: float | None = 0.5, calibration: Data = None, *, data: Data = None,
     depth: float | int | None = None, anchor: ModelLike | None = None, preset: str | None = None, seed: int = 0,
-    processor: Any = None, progress: OnFusionProgress | None = None,
+    revision: str | None = None, processor: Any = None, progress: OnFusionProgress | None = None,
     residual: str = "auto", narrowing: NarrowingName = "auto", hidden: float | None = None, ffn: float | None = None,
     heads: float | None = None, inner: str = "auto",
     alignment: AlignmentKeys | None = None, weights: Literal["auto", "equal"] | Sequence[float] = "auto",
@@ -49,6 +49,7 @@ def fuse(
         anchor: a trained narrow model that gives the student its shape and coordinates.
         preset: a name in `compressor.presets`, whose values the other keywords replace.
         seed: of every random choice.
+        revision: branch, tag or commit of the Hub for teachers that have none in their names, `user/model@revision`.
         processor: tokenizer or image processor for texts or images; the teachers' own if omitted.
         progress: called with fraction and message.
         residual, narrowing, hidden, ffn, heads, inner, alignment, weights, mixture, classes, ridge, polish, refit: the
@@ -72,7 +73,7 @@ def _fuse(arguments: Mapping[str, Any]) -> FusedStudent:
     from compressor.api.student import FusedStudent
     from compressor.fusion.classes import fit_lacking_classes
 
-    models = list_models(arguments["teachers"], "fuse: teachers")
+    models = list_models(arguments["teachers"], "fuse: teachers", revision=arguments["revision"])
     anchor = None if arguments["anchor"] is None else one_model(arguments["anchor"], "fuse: anchor")
     given = _calibration(arguments)
     recipe = _recipe(arguments, names_of(models), None if anchor is None else names_of([anchor])[0], given)

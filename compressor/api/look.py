@@ -70,7 +70,7 @@ def plan(
     narrowing: NarrowingName = "auto", hidden: float | None = None, ffn: float | None = None,
     heads: float | None = None, classes: ClassesName = "same", length: int = 128,
     params: float | str | None = None, flops: float | str | None = None, latency: float | str | None = None,
-    batch_size: int = 1,
+    batch_size: int = 1, revision: str | None = None,
 ) -> Plan:  # fmt: skip
     """Shapes, parameters and multiply–accumulates that a width and a depth give; no weights are read.
 
@@ -79,6 +79,7 @@ def plan(
         width, depth, narrowing, hidden, ffn, heads, classes: as in `fuse`; a target picks the width.
         length: tokens of a text sample.
         params, flops, latency, batch_size: the recipe's section `target`.
+        revision: branch, tag or commit of the Hub for teachers that have none in their names, `user/model@revision`.
 
     Raises:
         UserError: an unusable name, width or target, or an unknown architecture.
@@ -87,7 +88,7 @@ def plan(
     from compressor.pipeline.plan import plan_student
     from compressor.recipe import build_recipe
 
-    listed = list_models(teachers, "plan: teachers")
+    listed = list_models(teachers, "plan: teachers", revision=revision)
     target = {"params": params, "flops": flops, "latency": latency, "batch_size": batch_size}
     values: dict[str, Any] = {"teachers": ["teacher"], "target": target, "depth": depth}
     values["fusion"] = {"narrowing": narrowing, "hidden": hidden, "ffn": ffn, "heads": heads, "classes": classes}

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 @answered
 def evaluate(
     models: ModelsLike, data: Data = None, *, ensemble: bool = False, classes: ClassesName = "same",
-    device: str = "cpu", processor: Any = None, samples: int | None = 2000, batch_size: int = 128,
+    device: str = "cpu", revision: str | None = None, processor: Any = None, samples: int | None = 2000,
+    batch_size: int = 128,
     eval_split: str | None = None, image_column: str | None = None, label_column: str | None = None,
     text_column: Columns = None, target_column: str | None = None, max_length: int | None = None,
 ) -> Evaluation:  # fmt: skip
@@ -33,6 +34,7 @@ def evaluate(
         classes: those that all answer where theirs are not the same by name, as in `fuse`; a model never answers a
             class that it lacks.
         device: any of torch.
+        revision: branch, tag or commit of the Hub for models that have none in their names, `user/model@revision`.
         processor: tokenizer or image processor for texts or images; the models' own if omitted.
         samples: the first that are measured; None for all.
         batch_size: samples per forward pass.
@@ -60,7 +62,7 @@ def _evaluate(arguments: Mapping[str, Any]) -> Evaluation:
     from compressor.recipe import build_recipe
     from compressor.utils.devices import on_device
 
-    models = list_models(arguments["models"], "evaluate: models")
+    models = list_models(arguments["models"], "evaluate: models", revision=arguments["revision"])
     if arguments["ensemble"] and len(models) < 2:
         raise UserError("evaluate: an ensemble is of two models or more: name another, or leave ensemble out")
     data = default_data(arguments["models"]) if arguments["data"] is None else arguments["data"]

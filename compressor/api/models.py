@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from compressor.errors import UserError
+from compressor.utils.revisions import at_revision
 from compressor.wording import quote
 
 if TYPE_CHECKING:
@@ -34,12 +35,15 @@ _WRAPPERS = {
 }
 
 
-def list_models(given: Any, call: str, *, empty: bool = False) -> list[str | PreTrainedModel]:
+def list_models(
+    given: Any, call: str, *, empty: bool = False, revision: str | None = None
+) -> list[str | PreTrainedModel]:
     """The models of an argument, checked for their types alone; one model stands for a list of it.
 
     Args:
         call: for messages, such as "fuse: teachers".
         empty: whether none is allowed.
+        revision: of the Hub, for names that have none.
 
     Raises:
         UserError: something else.
@@ -50,7 +54,7 @@ def list_models(given: Any, call: str, *, empty: bool = False) -> list[str | Pre
     if not models and not empty:
         reason = "the iterator is used up" if isinstance(given, Iterator) else "the list is empty"
         raise UserError(f"{call}: {reason}: give a list of at least one model, each {MODEL_KINDS}")
-    return models
+    return [at_revision(model, revision) if isinstance(model, str) else model for model in models]
 
 
 def one_model(given: Any, call: str) -> str | PreTrainedModel:
@@ -124,15 +128,16 @@ def check_names(models: Sequence[str | PreTrainedModel]) -> None:
 
     from compressor.models.builtin import BUILTIN
     from compressor.models.resolve import resolve
+    from compressor.utils.revisions import split_revision
 
     for name in models:
         if not isinstance(name, str):
             continue
-        if name in BUILTIN or os.path.lexists(os.path.expanduser(name)):
+        if split_revision(name)[0] in BUILTIN or os.path.lexists(os.path.expanduser(name)):
             resolve(name)
             continue
         try:
-            validate_repo_id(name)
+            validate_repo_id(split_revision(name)[0])
         except HFValidationError:
             resolve(name)
 

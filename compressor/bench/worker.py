@@ -10,8 +10,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+from compressor.utils.process_memory import peak_memory
 
 EngineCall = Callable[[], Any]
 
@@ -80,19 +81,6 @@ def _turn(call: EngineCall, seconds: float) -> list[float]:
         times.append(time.perf_counter() - begin)
         spent += times[-1]
     return times
-
-
-def peak_memory() -> int:
-    """Peak memory of this process, in bytes."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        # On Linux getrusage includes the process before exec.
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _torch(job: dict[str, Any]) -> Callable[[], EngineCall]:

@@ -90,11 +90,12 @@ def _signals_handled(stop: Callable[[int, FrameType | None], None]) -> Iterator[
 
 
 def print_results(*results: RenderableType) -> None:
-    """Print results to stdout; plain and unwrapped to a pipe."""
-    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    """Print results to stdout: lines broken between words, but commands whole, to be copied; to a pipe all whole."""
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else PIPE_WIDTH)
     for result in results:
         if isinstance(result, str):
-            console.print(result, highlight=False, markup=False, soft_wrap=True)
+            console.print(result, highlight=False, markup=False, soft_wrap=not terminal or "compress " in result)
         else:
             console.print(result)
 

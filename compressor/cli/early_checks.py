@@ -9,7 +9,11 @@ from pathlib import Path
 from compressor.errors import UserError
 from compressor.recipe import Recipe
 from compressor.utils.files import check_output, whole_path
+from compressor.utils.revisions import split_revision
 from compressor.wording import shorten
+
+#: One of them is in every folder of a model, or of an adapter, which has a line of its own.
+_MODEL_FILES = {"config.json", "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"}
 
 
 def check_job_early(recipe: Recipe, force: bool, file: str | None = None) -> None:
@@ -40,18 +44,21 @@ def check_inputs_early(recipe: Recipe) -> None:
 
 
 def check_models_early(names: Iterable[str]) -> None:
-    """Refuse names that can only be paths, where there is nothing.
+    """Refuse names that can only be paths, where there is nothing, and folders that hold no model.
 
     Raises:
         UserError: names the folder.
     """
     for name in names:
+        place, _ = split_revision(name)
         # ONNX files have a line of their own.
-        if _is_path(name) and not name.endswith(".onnx") and not os.path.lexists(os.path.expanduser(name)):
+        if _is_path(place) and not place.endswith(".onnx") and not os.path.lexists(os.path.expanduser(place)):
             raise UserError(
                 f"no model '{shorten(name)}': no such folder, not a built-in teacher (vit-a, vit-b), and it is no "
                 "valid Hub id"
             )
+        if os.path.isdir(folder := os.path.expanduser(name)) and not _MODEL_FILES & set(os.listdir(folder)):
+            raise UserError(f"no config.json in {name}: a model is a folder with config.json and weights")
 
 
 def _check_data(source: str | None) -> None:

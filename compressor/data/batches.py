@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from compressor.data.block_readers import BlockReader, MaskedReader
+from compressor.data.domains import domain_numbers
 from compressor.data.images import ImageReader
 from compressor.data.packing import pack
 from compressor.data.samples import Reader, ReadingOptions, Sample, collate
@@ -94,6 +95,12 @@ class Batches:
             return None
         labels = self.split.labels
         return None if labels is None else torch.from_numpy(labels)
+
+    @property
+    def domains(self) -> tuple[list[str], Tensor] | None:
+        """Names of the domains, and the number of each sample's, int64 [N]; None without domains."""
+        found = domain_numbers(self.split)
+        return None if found is None else (found[0], torch.from_numpy(found[1]))
 
     def __len__(self) -> int:
         return -(-self.num_samples // self.batch_size)

@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, Image, LargeList, List, Value
 from datasets.table import InMemoryTable
 
 from compressor.data.array_images import encode_array
+from compressor.data.domains import DOMAIN
 from compressor.data.folders import IMAGE_SUFFIXES
 from compressor.data.split import column
 from compressor.errors import UserError
@@ -81,6 +82,8 @@ def find_text(dataset: Dataset, option: tuple[str, ...] | None, label: str | Non
     if option is not None:
         return tuple(_named(dataset, name, "text", where) for name in option)
     strings = [name for name in _strings(dataset) if name != label]
+    # A column of that name tells what the text is about, unless it is the only text.
+    strings = [name for name in strings if name != DOMAIN] or strings
     for pair in _PAIRS:
         if set(pair) <= set(strings):
             return pair

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, concatenate_datasets
 from datasets.table import InMemoryTable
 
+from compressor.data.domains import by_domain, join_domains
 from compressor.data.split import Split
 from compressor.errors import UserError
 from compressor.utils.logging import quiet_transformers
@@ -27,14 +28,14 @@ IDS, BLOCK = "input_ids", "block"
 
 
 def pack(split: Split, tokenizer: Any, length: int, *, ends: bool, limit: int | None = None) -> Split:
-    """Convert texts to blocks of tokens, in order, without loss.
+    """Convert texts to blocks of tokens, in order, without loss; each block is of one domain.
 
     The end token separates documents, but not lines of one text. Blocks begin with the opening tokens.
 
     Args:
-        length: tokens of a block; the last may be shorter.
+        length: tokens of a block; a domain's last may be shorter.
         ends: whether blocks also have closing tokens (masked models).
-        limit: most blocks.
+        limit: most blocks, of all domains alike.
 
     Raises:
         UserError: no text, too little, or too short blocks.
@@ -46,41 +47,64 @@ def pack(split: Split, tokenizer: Any, length: int, *, ends: bool, limit: int | 
         raise UserError(
             f"a block of {length} tokens leaves no room for text: set data.max_length (--max-length) higher"
         )
+    parts = by_domain(split)
     most = MOST_TOKENS if limit is None else min(MOST_TOKENS, limit * room)
-    tokens = _tokens(split, tokenizer, most)
-    if not len(tokens):
+    tokens = {name: _tokens(part, tokenizer, -(-most // len(parts))) for name, part in parts.items()}
+    count = sum(map(len, tokens.values()))
+    if not count:
         raise UserError(f"{split.name} holds no text")
-    if len(tokens) < room:
+    if count < room:
         raise UserError(
-            f"{split.name} has {len(tokens)} tokens, too few for one block of {length}: give more text, or set "
+            f"{split.name} has {count} tokens, too few for one block of {length}: give more text, or set "
             "data.max_length (--max-length) lower"
         )
-    starts = np.arange(0, len(tokens), room)
-    blocks = [np.concatenate([prefix, tokens[start : start + room], suffix]).astype(np.int32) for start in starts]
+    packed: dict[str, Dataset] = {}
+    for name, ids in tokens.items():
+        first = sum(map(len, packed.values()))
+        blocks = [np.concatenate([prefix, ids[start : start + room], suffix]) for start in range(0, len(ids), room)]
+        if blocks:
+            packed[name] = _blocks([block.astype(np.int32) for block in blocks], first)
+    return replace(join_domains(split, packed), text=(), label=None, blocks=True, lines=False)
+
+
+def _blocks(blocks: list[np.ndarray], first: int) -> Dataset:
+    """Blocks as rows, numbered from `first`."""
     ends_at = np.cumsum([0, *map(len, blocks)], dtype=np.int32)
     column = pa.ListArray.from_arrays(pa.array(ends_at), pa.array(np.concatenate(blocks)))
-    table = pa.table({IDS: column, BLOCK: pa.array(np.arange(len(blocks)))})
-    return replace(split, dataset=Dataset(InMemoryTable(table)), text=(), label=None, blocks=True, lines=False)
+    table = pa.table({IDS: column, BLOCK: pa.array(np.arange(first, first + len(blocks)))})
+    return Dataset(InMemoryTable(table))
 
 
 def head_or_tail(split: Split, role: str) -> Split:
-    """The start of a text for training, or its last tenth for evaluation.
+    """The start of a text for training, or its last tenth for evaluation; of every domain, if it is long enough.
 
     Raises:
         UserError: too short a text.
     """
     (column,) = split.text
-    dataset = split.dataset.select_columns([column])
+    whole = {name: part.dataset.select_columns([column]) for name, part in by_domain(split).items()}
+    parts = {name: _head_or_tail(text, column, role) for name, text in whole.items()}
+    if all(part is None for part in parts.values()):
+        raise UserError(f"{split.name} is too short to keep some of it for evaluation")
+    if role == "train":
+        # What is too short to be cut is learnt from.
+        parts = {name: whole[name] if part is None else part for name, part in parts.items()}
+    title = f"first {100 * (1 - TAIL):.0f} %" if role == "train" else f"last {100 * TAIL:.0f} %"
+    kept = {name: part for name, part in parts.items() if part is not None}
+    return replace(join_domains(split, kept), label=None, name=f"{split.name}, {title}")
+
+
+def _head_or_tail(dataset: Dataset, column: str, role: str) -> Dataset | None:
+    """The start or the end of one text; None if it is too short."""
     lengths = pc.utf8_length(dataset.with_format("arrow")[:][column].cast(pa.large_string()))
     ends = np.cumsum(np.nan_to_num(np.asarray(lengths.to_numpy(), dtype=np.float64))).astype(np.int64)
     total = int(ends[-1]) if len(ends) else 0
     goal = round((1 - TAIL) * total)
     row = int(np.searchsorted(ends, goal))
     if total < 2 or row >= len(ends):
-        raise UserError(f"{split.name} is too short to keep some of it for evaluation")
+        return None
     text = dataset[row][column] or ""
     cut = _cut(text, goal - int(ends[row] - len(text)), last=row == len(dataset) - 1)
-    title = f"first {100 * (1 - TAIL):.0f} %" if role == "train" else f"last {100 * TAIL:.0f} %"
     first, last = text[:cut], text[cut:]
     if role == "train":
         parts = [dataset.select(range(row)), *_rows(dataset, column, first)]
@@ -88,9 +112,7 @@ def head_or_tail(split: Split, role: str) -> Split:
         rest = dataset.select(range(row + 1, len(dataset))) if row + 1 < len(dataset) else dataset.select([])
         parts = [*_rows(dataset, column, last), rest]
     parts = [part for part in parts if len(part)]
-    if not parts:
-        raise UserError(f"{split.name} is too short to keep some of it for evaluation")
-    return replace(split, dataset=concatenate_datasets(parts), label=None, name=f"{split.name}, {title}")
+    return concatenate_datasets(parts) if parts else None
 
 
 def _rows(dataset: Dataset, column: str, text: str) -> list[Dataset]:

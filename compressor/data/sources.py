@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from compressor.data.column_finders import ANY_TASK, FINDERS, ColumnRequest, find_samples
 from compressor.data.columns import as_images
+from compressor.data.domains import find_domain
 from compressor.data.image_bounds import ImageBounds
 from compressor.data.packing import head_or_tail
 from compressor.data.source_splits import UNNAMED, RawSplit, find_splits
@@ -98,6 +99,7 @@ def _open(splits: Mapping[str, RawSplit], name: str, request: ColumnRequest, rol
     if not len(dataset):
         raise UserError(f"{where} is empty")
     split = FINDERS.get(request.task.name, find_samples)(dataset, request, where, role)
+    split = replace(split, domain=find_domain(dataset, (split.label, split.target, *split.text)))
     if split.image is not None:
         images = as_images(split.dataset, split.image, raw.base, where)
         return replace(split, dataset=images, image_bounds=_bounds(splits, split.image, request.options))
@@ -105,7 +107,9 @@ def _open(splits: Mapping[str, RawSplit], name: str, request: ColumnRequest, rol
         # Samples are lines that are not empty.
         (text,) = split.text
         lines = [line.strip() for line in column(split.dataset, text)]
-        split = replace(split, dataset=Dataset.from_dict({text: [line for line in lines if line]}))
+        domains = {} if split.domain is None else {split.domain: column(split.dataset, split.domain)}
+        split = replace(split, dataset=Dataset.from_dict({text: lines, **domains}))
+        split = split.select(np.flatnonzero([bool(line) for line in lines]))
         if not len(split):
             raise UserError(f"{where} holds no text")
     return replace(split, lines=raw.lines)

@@ -24,6 +24,7 @@ class Split:
         lines: whether samples are lines of one text.
         blocks: whether samples are blocks of tokens.
         image_bounds: black and white of images whose mode has none.
+        domain: column of names of domains.
     """
 
     dataset: Dataset
@@ -35,6 +36,7 @@ class Split:
     lines: bool = False
     blocks: bool = False
     image_bounds: ImageBounds | None = None
+    domain: str | None = None
 
     @property
     def notes(self) -> list[str]:

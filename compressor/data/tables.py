@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 from datasets import Dataset
 
+from compressor.data.domains import join_files
 from compressor.data.folders import check_link, check_name
 from compressor.data.json_tables import read_json_tables
 from compressor.data.packed_files import BINARY, DATA_FORMATS, PACKED, PLAIN, data_suffix, open_unpacked
@@ -59,9 +60,10 @@ def read_tables(files: Sequence[Path], suffix: str) -> Dataset:
         if suffix == ".json":
             return read_json_tables(files)
         options = _options(files[0], suffix)
-        with quiet_datasets():
-            names = [glob.escape(str(file.absolute())) for file in files]
-            return datasets.load_dataset(DATA_FORMATS[suffix], data_files={"train": names}, split="train", **options)
+        if suffix != PLAIN or len(files) == 1:
+            return _load(files, suffix, options)
+        filled = [file for file in files if not _is_empty(file)]
+        return join_files(filled, [_load([file], suffix, options) for file in filled])
     except UserError:
         raise
     # The builders raise almost anything.
@@ -69,6 +71,12 @@ def read_tables(files: Sequence[Path], suffix: str) -> Dataset:
         if "corresponds to no data" in str(error):
             raise UserError(f"{files[0]} is empty: it has columns but no rows") from None
         raise UserError(f"cannot read {', '.join(str(file) for file in files[:3])}: {root_cause(error)}") from error
+
+
+def _load(files: Sequence[Path], suffix: str, options: dict[str, Any]) -> Dataset:
+    names = [glob.escape(str(file.absolute())) for file in files]
+    with quiet_datasets():
+        return datasets.load_dataset(DATA_FORMATS[suffix], data_files={"train": names}, split="train", **options)
 
 
 def _is_empty(file: Path) -> bool:

@@ -25,6 +25,7 @@ class TensorBatches:
         self._batches = batches
         self.split = TensorName(name)
         self.task = task
+        self.domains = None
         self.labelled = all("labels" in batch for batch in batches)
 
     def __len__(self) -> int:

@@ -18,6 +18,7 @@ from compressor.models.config_checks import check_buildable, check_fields
 from compressor.models.quantised import check_not_quantised, names_in
 from compressor.models.tasks import find_task
 from compressor.utils.logging import one_line, quiet_transformers
+from compressor.utils.revisions import hub_keywords, split_revision
 from compressor.wording import shorten
 
 #: The field that names code of their own, which is never run.
@@ -38,8 +39,10 @@ def read_config(location: str | Path) -> PretrainedConfig:
         with quiet_transformers():
             if not os.path.isdir(location):
                 # Checked before use: a config makes lists of its sizes.
-                check_not_quantised(location, read_config_values(Path(str(cached_file(location, CONFIG_NAME)))))
-            config = AutoConfig.from_pretrained(location, trust_remote_code=False)
+                name, revision = split_revision(str(location))
+                stored = cached_file(name, CONFIG_NAME, revision=revision)
+                check_not_quantised(location, read_config_values(Path(str(stored))))
+            config = AutoConfig.from_pretrained(**hub_keywords(location), trust_remote_code=False)
     except UserError:
         raise
     except Exception as error:

@@ -11,6 +11,7 @@ from compressor.errors import UserError
 from compressor.models.configs import code_needed
 from compressor.models.inputs import is_image_config
 from compressor.utils.logging import one_line, quiet_transformers
+from compressor.utils.revisions import hub_keywords
 from compressor.wording import quote
 
 # Without any of these, a folder has no preprocessor (images) or tokenizer (text).
@@ -31,7 +32,7 @@ def load_processor(location: str | Path, config: PretrainedConfig) -> Any | None
         return None
     try:
         with quiet_transformers():
-            return auto.from_pretrained(location, trust_remote_code=False)
+            return auto.from_pretrained(**hub_keywords(location), trust_remote_code=False)
     except Exception as error:
         if refused := code_needed(location, error):
             raise refused from error

@@ -19,6 +19,7 @@ from compressor.models.ties import settle_ties
 from compressor.models.weight_files import check_unchanged, check_weight_files, copy_out_of_files
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.utils.out_of_memory import is_out_of_memory
+from compressor.utils.revisions import hub_keywords
 
 #: Buffers that older transformers stored and newer ones compute.
 _BUFFERS = ("position_ids", "token_type_ids", "masked_bias", "inv_freq")
@@ -66,7 +67,7 @@ def _load(
     try:
         with quiet_transformers(), without_adapter(location) as place:
             loaded: Any = cls.from_pretrained(
-                place,
+                **hub_keywords(place),
                 dtype=dtype,
                 attn_implementation=attn_implementation,
                 use_safetensors=True,

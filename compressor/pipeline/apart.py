@@ -16,6 +16,7 @@ from compressor.data.source_splits import BUILTIN_DATA
 from compressor.errors import UserError
 from compressor.models.builtin import BUILTIN, builtin_data, builtin_folder
 from compressor.recipe import Recipe
+from compressor.utils.revisions import split_revision
 
 #: Most links followed, as in Linux.
 _MOST_LINKS = 40
@@ -150,7 +151,7 @@ def _places(name: str, kind: str) -> list[Path]:
     if kind == "model" and name in BUILTIN:
         return [builtin_folder(name)]
     try:
-        return [Path(HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type=kind))]
+        return [Path(HF_HUB_CACHE, repo_folder_name(repo_id=split_revision(name)[0], repo_type=kind))]
     except HFValidationError:
         # Reading it will fail with a message.
         return []

@@ -48,10 +48,13 @@ class Breakdown:
 
     Args:
         keep: number of samples to keep that are furthest from the ensemble.
+        domains: names of domains, and the number of each sample's, int64 [N].
     """
 
-    def __init__(self, task: Task, keep: int = 0) -> None:
+    def __init__(self, task: Task, keep: int = 0, domains: tuple[Sequence[str], Tensor] | None = None) -> None:
         self.task, self.keep = task, keep
+        self.domain_names: Sequence[str] = domains[0] if domains else ()
+        self._domains = domains[1] if domains else None
         self.labelled = True
         self.samples = self.agreeing = self.positions = 0
         self.furthest: list[Disagreement] = []
@@ -79,7 +82,10 @@ class Breakdown:
             scores = -rows.gather(-1, expected[:, None])[:, 0].double()
         else:
             scores = (rows.argmax(-1) == expected).double()
-        for kind, ids in _groups(self.task, inputs, labels.cpu()).items():
+        groups = _groups(self.task, inputs, labels.cpu())
+        if self._domains is not None:
+            groups["domain"] = _spread(self._domains[self.samples - len(log_probs) : self.samples], labels)
+        for kind, ids in groups.items():
             self._add_scores(kind, self.task.answered(ids[..., None], labels.cpu())[0][:, 0], scores)
 
     def _add_scores(self, kind: str, ids: Tensor, scores: Tensor) -> None:
@@ -121,7 +127,11 @@ def differences_report(
     for kind, counts in first.counts().items():
         scores = [model.scores(kind) for model in models.values()]
         rows = [
-            {"name": _group_name(kind, index, class_names), "count": count, "scores": [row[index] for row in scores]}
+            {
+                "name": _group_name(kind, index, class_names, first.domain_names),
+                "count": count,
+                "scores": [row[index] for row in scores],
+            }
             for index, count in enumerate(counts)
             if count
         ]
@@ -149,13 +159,20 @@ def _groups(task: Task, inputs: Mapping[str, Tensor], labels: Tensor) -> dict[st
         groups["position"] = torch.bucketize(torch.arange(1, labels.shape[1] + 1), _EDGES).expand_as(labels)
     elif "input_ids" in inputs and "attention_mask" in inputs:
         lengths = torch.bucketize(inputs["attention_mask"].sum(1).cpu(), _EDGES)
-        groups["length"] = lengths.view(-1, *[1] * (labels.dim() - 1)).expand_as(labels)
+        groups["length"] = _spread(lengths, labels)
     return groups
 
 
-def _group_name(kind: str, index: int, class_names: Mapping[int, str]) -> str:
+def _spread(groups: Tensor, labels: Tensor) -> Tensor:
+    """Groups of samples [B] as those of their labels, [B] or [B, T]."""
+    return groups.view(-1, *[1] * (labels.dim() - 1)).expand_as(labels)
+
+
+def _group_name(kind: str, index: int, class_names: Mapping[int, str], domains: Sequence[str]) -> str:
     if kind == "class":
         return class_names.get(index, str(index))
+    if kind == "domain":
+        return domains[index]
     last = _FIRST_EDGE << index
     return f"{last // 2 + 1 if index else 1} to {last}"
 

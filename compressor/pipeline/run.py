@@ -21,7 +21,7 @@ from compressor.pipeline.apart import recipe_inputs
 from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.data_splits import RunData, open_data, open_training
 from compressor.pipeline.deliver import Delivery, export_and_verify, time_models
-from compressor.pipeline.environment import environment, peak_memory_bytes
+from compressor.pipeline.environment import environment
 from compressor.pipeline.evaluation import EvaluatedModel, Evaluator, describe_score, evaluated_teachers, make_rows
 from compressor.pipeline.former import check_former
 from compressor.pipeline.initial_student import InitialStudent, initial_student
@@ -39,6 +39,7 @@ from compressor.utils import distributed
 from compressor.utils.devices import moved_batches, on_device
 from compressor.utils.files import atomic_directory, disk_full_as_user_error, work_folder
 from compressor.utils.logging import caught_warnings
+from compressor.utils.process_memory import peak_memory
 from compressor.utils.threads import use_threads
 from compressor.version import __version__
 
@@ -307,7 +308,7 @@ def _report(
         onnx=delivery.onnx,
         formats=delivery.formats,
         seconds=run.stages.report(),
-        peak_memory_bytes=peak_memory_bytes(),
+        peak_memory_bytes=peak_memory(),
     )
     values = report.to_dict()
     return replace(report, warnings=[*report.warnings, *findings(values)], notes=[*report.notes, *remarks(values)])

@@ -55,6 +55,8 @@ def _text(sample: Disagreement, tokens: Tensor, task: Task, processor: Any) -> s
         text = " ".join(processor.decode(shown, skip_special_tokens=True).split())
         return text if len(text) <= TEXT_CHARACTERS else text[: TEXT_CHARACTERS - 1] + "…"
     following = _predicts_next(task)
+    if (mask := sample.inputs.get(task.mask or "")) is not None:
+        tokens = tokens[: int(mask.nonzero().max()) + 1]
     start, end = max(0, position - _CONTEXT), position + (1 if following else _CONTEXT)
     text = " ".join(processor.decode(tokens[start:end], skip_special_tokens=following).split())
     if len(text) <= TEXT_CHARACTERS:

@@ -14,12 +14,18 @@ from compressor.recipe.finetune import FinetuneOptions
 from compressor.recipe.fusion import FusionOptions
 from compressor.recipe.section import Count, Section
 from compressor.recipe.target import TargetOptions
+from compressor.utils.revisions import at_revision
 
 
 class Recipe(Section):
     """All options of a run; a recipe reproduces it."""
 
     teachers: tuple[str, ...] = Field(min_length=1, description="Local folders, built-in names or Hub ids.")
+    revision: str | None = Field(
+        None,
+        min_length=1,
+        description="Branch, tag or commit of the Hub for all teachers; for one of them write NAME@REVISION instead.",
+    )
     student: str | None = Field(
         None, description="A narrow model to finetune instead of a fusion; width is ignored then."
     )
@@ -47,6 +53,18 @@ class Recipe(Section):
         description="Threads of torch and ONNX Runtime in every stage; those of OMP_NUM_THREADS, or else one a core, "
         "if omitted.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _teachers_of_the_revision(cls, values: Any) -> Any:
+        """Write the revision into the teachers' names, by which they are found."""
+        if not isinstance(values, dict):
+            return values
+        revision, teachers = values.get("revision"), values.get("teachers")
+        if not isinstance(revision, str) or not isinstance(teachers, list | tuple):
+            return values
+        named = [at_revision(name, revision) if isinstance(name, str) else name for name in teachers]
+        return {**values, "teachers": named}
 
     @field_validator("width")
     @classmethod

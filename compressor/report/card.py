@@ -22,6 +22,7 @@ from compressor.report.describe import (
 )
 from compressor.report.tables import FORMAT_NOTES, FORMAT_TITLES, format_rows
 from compressor.utils.markdown import code_block, code_span, escape_markdown, visible_line
+from compressor.utils.revisions import split_revision
 
 _AUTO_CLASSES = {
     **dict.fromkeys(
@@ -100,7 +101,9 @@ def render_card(
 def _front_matter(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
     """Metadata as the Hub reads it: names there must be of the Hub, so local teachers and data are left out."""
     tag = _PIPELINE_TAGS.get(task, task)
-    bases = [teacher["name"] for teacher in report.get("teachers") or [] if teacher.get("kind") == "hub"]
+    bases = [
+        split_revision(teacher["name"])[0] for teacher in report.get("teachers") or [] if teacher.get("kind") == "hub"
+    ]
     dataset = (report.get("evaluation") or {}).get("dataset")
     results = _results(report, task, tag)
     data = ModelCardData(

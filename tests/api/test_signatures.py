@@ -22,7 +22,7 @@ SECTIONS = {
     "plan": {"target": set()},
 }
 #: Fields at the top of a recipe, where a function has them.
-TOP = {"width", "depth", "seed", "device"}
+TOP = {"width", "depth", "seed", "device", "revision"}
 FUNCTIONS = [name for name in compressor.__all__ if callable(getattr(compressor, name)) and name != "UserError"]
 
 

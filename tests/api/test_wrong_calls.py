@@ -1,12 +1,13 @@
 """Wrong calls are answered with the fix, in one line and before any network access.
 
-`python tests/api/test_wrong_calls.py` prints the table.
+`python tests/api/test_wrong_calls.py` prints the table of all, `… guide` that of the guide.
 """
 
 from __future__ import annotations
 
 import socket
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -157,6 +158,47 @@ CALLS = {
 }  # fmt: skip
 
 
+#: Calls of the guide (docs/python.md); `a` is a teacher, and the other names are what they say.
+GUIDE = (
+    'fuse("vit-a", "vit-b")',
+    "fuse(a, wdth=0.5)",
+    "fuse(a, 0.5, batch)",
+    "fuse(a, 0.5, loader)",
+    "fuse(a, 0.5, array)",
+    "fuse(a, 0.5, image)",
+    "fuse(a, 0.5, frame)",
+    'fuse(a, 0.5, {"text": ["a film"]})',
+    'fuse(a, 0.5, "./no/such/folder")',
+    "fuse(a, 2.0)",
+    "fuse(a, trust_remote_code=True)",
+    'fuse(a, narrowing="fewest")',
+    'evaluate(model, [{"image": pixels}])',
+    "evaluate(model, [image])",
+    "finetune(model, data=[batch])",
+    "export(model)",
+    "inspect(layer)",
+)
+
+
+def guide_answer(call):
+    """The answer to a call of the guide."""
+    import compressor
+
+    things = {"array": array(), "image": picture(), "frame": frame(), "layer": linear(), "loader": loader_of_tuples()}
+    things |= {"a": REMOTE, "model": model(), "batch": batch(), "pixels": batch()["pixel_values"]}
+    try:
+        eval(call, {**vars(compressor), **{name: getattr(compressor, name) for name in compressor.__all__}, **things})
+    except compressor.UserError as error:
+        return str(error)
+    return "no answer"
+
+
+def guide_table():
+    """The table of the guide."""
+    rows = [f"| `{call}` | `{guide_answer(call).replace('|', '/')}` |" for call in GUIDE]
+    return "\n".join(["| call | answer |", "| :-- | :-- |", *rows])
+
+
 def model():
     import torch
     from transformers import ViTConfig, ViTForImageClassification
@@ -204,6 +246,11 @@ def test_a_wrong_call_is_answered_with_the_fix(cut_off, call):
     assert list(cut_off.iterdir()) == []
 
 
+def test_the_table_of_the_guide_is_what_is_answered(cut_off):
+    assert len(GUIDE) >= 15
+    assert guide_table() in (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
+
+
 def test_wrappers_of_a_model_say_how_to_get_at_it():
     import torch
 
@@ -218,6 +265,9 @@ def test_wrappers_of_a_model_say_how_to_get_at_it():
 
 def main():
     """Print the calls and their answers as a table."""
+    if sys.argv[1:] == ["guide"]:
+        print(guide_table())
+        return
     print("| call | answer |\n| :-- | :-- |")
     for call in CALLS:
         print(f"| `{call}` | {answer(call).replace('|', '/')} |")

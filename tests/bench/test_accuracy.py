@@ -76,6 +76,7 @@ class Listed(list):
     """Batches that say what they are of."""
 
     split = None
+    domains = None
 
 
 @pytest.mark.parametrize("kind", KINDS)

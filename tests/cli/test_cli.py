@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
@@ -484,3 +485,22 @@ def test_losses_by_name_on_the_command_line(capsys, student, vit_a, vit_b, image
         assert (code, out) == (2, "") and err.startswith(f"error: {said}") and err.count("\n") == 1
     code, _, err = compress(capsys, "finetune", vit_a, "-t", vit_b, *options, "--losses", "hidden=1", "-o", "x")
     assert code == 2 and "keeps no transport from these teachers" in err
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_lines_are_broken_between_words_on_a_terminal_alone(monkeypatch, terminal):
+    from compressor.cli.console import print_results
+
+    class Stream(io.StringIO):
+        def isatty(self):
+            return terminal
+
+    monkeypatch.setattr("sys.stdout", stream := Stream())
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    prose, command = "shapes: " + "eight heads of four, " * 12, "next: compress evaluate " + "student/of/teachers " * 12
+    print_results(prose, command)
+    lines = stream.getvalue().splitlines()
+    assert lines[-1] == command
+    assert " ".join(line.strip() for line in lines[:-1]) == prose.strip()
+    assert (len(lines) > 2) == terminal and (max(map(len, lines[:-1])) <= 80) == terminal

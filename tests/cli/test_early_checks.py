@@ -24,6 +24,7 @@ HEAVY = ("torch", "transformers", "datasets", "numpy", "onnxruntime")
     [
         (("fuse", "vit-a", "vit-b", "-o", "there"), "there exists already: choose another output"),
         (("fuse", "./none", "vit-b"), "no model './none': no such folder"),
+        (("fuse", "vit-a", "there"), "no config.json in there: a model is a folder with config.json and weights"),
         (("finetune", "vit-a", "-t", "a/b/c"), "no model 'a/b/c': no such folder"),
         (("evaluate", "~/no-such-model"), "no such folder"),
         (("fuse", "vit-a", "--data", "./none"), "no data at ./none: there is no such file or folder"),
@@ -72,6 +73,8 @@ def test_what_later_checks_say_better_is_left_to_them(tmp_path, monkeypatch):
     """An output that is an input, or is to be replaced, a name that may be of the Hub, a list of files."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a" / "b").mkdir(parents=True)
+    for folder in ("a", "a/b"):
+        (tmp_path / folder / "config.json").touch()
     for values, force in (
         ({"teachers": ["a"], "output": "a"}, False),
         ({"teachers": ["a/b"], "output": "a"}, False),

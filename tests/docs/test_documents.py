@@ -17,13 +17,15 @@ from pathlib import Path
 import pytest
 from forked import forked_workers
 from tiny import quick_builtins, save_images, save_vit
-from tiny_text import save_plain, save_sentences, save_text_model
+from tiny_text import save_plain, save_sentences, save_text_model, save_translations
 
 ROOT = Path(__file__).parents[2]
 #: In the order in which their commands are run: some use what an earlier page has made.
 PAGES = (
     "index", "install", "quickstart", "recipes", "teachers", "data", "size", "finetune", "output", "deploy", "python",
     "paper", "limits", "commands", "how", "results", "extend",
+    "tasks/image-classification", "tasks/text-classification", "tasks/masked-lm", "tasks/causal-lm",
+    "tasks/encoder-decoder", "tasks/features",
 )  # fmt: skip
 DOCUMENTS = ("README.md", *(f"docs/{page}.md" for page in PAGES))
 #: Pages of docs/ that a script writes.
@@ -47,6 +49,7 @@ NOT_RUN = {
     "pip install .": "needs a network",
     "python3 -m venv .venv": "makes an environment",
     "source .venv/bin/activate": "is of a shell",
+    "uvx --from . compress fuse --width 0.5 vit-a vit-b": "installs into a new environment",
 }
 
 
@@ -82,10 +85,17 @@ def place(tmp_path_factory):
     for seed, end in enumerate("ab"):
         save_text_model(root / f"bert-{end}", "classifier", seed=seed)
         save_text_model(root / f"gpt-{end}", "decoder", seed=seed)
+        for name, kind in (("mlm", "masked"), ("encoder", "features"), ("bart", "bart")):
+            save_text_model(root / f"{name}-{end}", kind, seed=seed)
     for part, count in (("train", 6), ("test", 3)):
         save_images(root / "cifar10" / part, per_class=count, seed=count)
     save_sentences(root / "sst2")
-    save_plain(root / "shakespeare.txt")
+    save_sentences(root / "reviews")
+    for name in ("shakespeare", "films", "sums"):
+        save_plain(root / f"{name}.txt")
+    (root / "numbers").mkdir()
+    for part in ("train", "test"):
+        save_translations(root / "numbers" / f"{part}.jsonl")
     with forked_workers(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setenv("COMPRESSOR_CACHE", str(root / "cache"))
@@ -131,7 +141,17 @@ def run_line(line, done, capsys):
 
 
 #: Pages of many commands.
-LONG = ("docs/recipes.md", "docs/deploy.md", "docs/finetune.md", "docs/commands.md", "docs/paper.md", "docs/data.md")
+LONG = (
+    "docs/recipes.md",
+    "docs/deploy.md",
+    "docs/finetune.md",
+    "docs/commands.md",
+    "docs/paper.md",
+    "docs/data.md",
+    "docs/tasks/causal-lm.md",
+    "docs/tasks/encoder-decoder.md",
+    "docs/tasks/masked-lm.md",
+)
 
 
 @pytest.mark.parametrize(
@@ -249,12 +269,12 @@ def test_the_readme_is_short():
 
 
 def test_every_page_of_the_guide_is_read_here():
-    found = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    found = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
     assert found == {document for document in DOCUMENTS if document.startswith("docs/")} | GENERATED
 
 
 def test_every_link_leads_somewhere():
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").rglob("*.md")]
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")]
     for page in pages:
         if page.parent.name == "said" or page.name == "said.md":  # parts of pages that lie elsewhere
             continue

@@ -73,14 +73,15 @@ def test_an_unknown_name_lists_what_was_tried():
 
 def test_a_hub_id_is_looked_up_once_and_a_cached_copy_serves_offline(vit_a, monkeypatch):
     class Hub:
-        def model_info(self, name, timeout):
+        def model_info(self, name, revision, timeout):
+            assert revision is None
             assert timeout <= 30
 
     monkeypatch.setattr(resolve, "HfApi", Hub)
     found = resolve.resolve("someone/model")
     assert (found.kind, found.location) == ("hub", "someone/model")
     monkeypatch.undo()
-    monkeypatch.setattr(resolve, "try_to_load_from_cache", lambda name, file: str(vit_a / file))
+    monkeypatch.setattr(resolve, "try_to_load_from_cache", lambda name, file, revision: str(vit_a / file))
     found = resolve.resolve("someone/model")
     assert (found.kind, found.location) == ("hub", str(vit_a))
     assert load_teacher("someone/model").fingerprint == fingerprint(vit_a)

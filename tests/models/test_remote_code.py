@@ -95,6 +95,20 @@ def test_what_needs_it_is_refused_in_one_line(capsys, with_code, sentinel, kind,
     assert err.count("\n") == 1 and str(folder) in err and "code" in err and "(auto_map)" in err and "never run" in err
 
 
+def test_the_consent_that_others_ask_for_is_answered_with_the_reason(capsys):
+    import compressor
+
+    for command in ("fuse", "plan", "inspect", "bench"):
+        code, out, err = compress(capsys, command, "vit-a", "--trust-remote-code")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "--trust-remote-code" in err and "never run" in err and "a class of transformers" in err
+    with pytest.raises(compressor.UserError, match="'trust_remote_code': the code of a model's folder is never run"):
+        compressor.fuse("vit-a", trust_remote_code=True)
+    # Other unknown options are answered as before.
+    _, _, err = compress(capsys, "fuse", "vit-a", "--wdth", "1")
+    assert "never run" not in err and "compress --help" in err
+
+
 def test_json_is_json_alone_and_says_what_was_not_run(capsys, with_code, sentinel, image_folder):
     folder = with_code("vit", IMAGES, {"auto_map": PROCESSOR})
     code, out, err = compress(capsys, "evaluate", folder, "--data", image_folder, "--json")

@@ -60,6 +60,24 @@ def test_without_labels_the_ensemble_answers_stand_for_them():
     assert {row["name"] for row in rows} <= {"cat", "dog", "bird"}
 
 
+@pytest.mark.parametrize("sizes", [(6,), (1, 2, 3)])
+def test_scores_of_domains_are_of_their_own_samples_whatever_the_batches(sizes):
+    domains = torch.tensor([0, 1, 1, 0, 1, 1])
+    tokens = torch.randint(6, 12, (6, 10), generator=torch.Generator().manual_seed(0))
+    model, ensemble = (random_log_probs(6, 10, 12, seed=seed) for seed in (0, 1))
+    breakdown = Breakdown(TASKS["causal-lm"], domains=(("films", "plots"), domains))
+    for part in torch.arange(6).split(sizes):
+        inputs = {"input_ids": tokens[part], "attention_mask": torch.ones_like(tokens[part])}
+        breakdown.add(model[part], inputs, tokens[part], ensemble[part])
+    nll = -model[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]
+    expected = [math.exp(float(nll[domains == index].mean())) for index in (0, 1)]
+    report = differences_report({"student": breakdown}, {}, [])
+    [group] = [group for group in report["groups"] if group["by"] == "domain"]
+    assert [row["name"] for row in group["rows"]] == ["films", "plots"]
+    assert [row["count"] for row in group["rows"]] == [18, 36]
+    assert [row["scores"][0] for row in group["rows"]] == pytest.approx(expected)
+
+
 def test_perplexity_by_position_counts_each_prediction_once():
     tokens = torch.randint(6, 12, (3, 20), generator=torch.Generator().manual_seed(0))
     mask = torch.ones(3, 20, dtype=torch.long)
@@ -138,3 +156,11 @@ def test_texts_are_cut(task):
     labels = tokens if task.endswith("lm") else None
     (sample,) = shown(task, inputs, *answers, Words(), labels if labels is None else labels % 2)
     assert 0 < len(sample["text"]) <= TEXT_CHARACTERS and sample["picture"] is None
+
+
+@pytest.mark.parametrize("task", ["masked-lm", "token-classification"])
+def test_a_text_is_shown_without_its_padding(task):
+    tokens = torch.tensor([[6, 7, 8, 9, 0, 0, 0, 0]])
+    inputs = {"input_ids": tokens, "attention_mask": (tokens != 0).long()}
+    (sample,) = shown(task, inputs, *far_apart(1, 8), Words())
+    assert VOCABULARY[0] == "[PAD]" and "[PAD]" not in sample["text"] and sample["text"]

@@ -189,7 +189,7 @@ def front_of(task="text-classification", **changes):
 
     from compressor.report.card import render_card
 
-    teachers = [("hub", "org/wide"), ("folder", "/home/me/wide"), ("builtin", "vit-a")]
+    teachers = [("hub", "org/wide@v1"), ("folder", "/home/me/wide"), ("builtin", "vit-a")]
     row = {"name": "org/wide", "accuracy": 0.5, "f1": 0.25, "perplexity": None, "parameters": 10}
     report = {
         "teachers": [{"name": name, "kind": kind, "fingerprint": "ab" * 32} for kind, name in teachers],

@@ -311,8 +311,9 @@ def test_names_in_a_chart_lie_on_nothing(count, spread):
         assert text[1] >= 0 and text[3] <= drawing.width and text[2] >= 0 and text[4] <= drawing.height
 
 
+@pytest.mark.parametrize("by", ["class", "domain", "position", "length"])
 @pytest.mark.parametrize("count", [1, 10, 1000])
-def test_groups_have_rows_of_their_own_and_of_many_the_extremes_are_drawn(fused, count):
+def test_groups_have_rows_of_their_own_and_of_many_the_extremes_are_drawn(fused, count, by):
     from compressor.report.page.changes import differences_view
 
     report = json.loads((fused[0] / "report.json").read_text())
@@ -321,7 +322,7 @@ def test_groups_have_rows_of_their_own_and_of_many_the_extremes_are_drawn(fused,
         {"name": f"class {index}", "count": 3, "scores": [0.5] * (len(models) - 1) + [index / count]}
         for index in range(count)
     ]
-    report["differences"]["groups"] = [{"by": "class", "rows": rows}]
+    report["differences"]["groups"] = [{"by": by, "rows": rows}]
     view = differences_view(report)
     texts = boxes(view["charts"][0], {"text"})
     names = [text[0] for text in texts if text[0].startswith("class")]
@@ -338,7 +339,7 @@ def test_the_verdict_is_one_sentence_and_knows_noise(fused, student, level):
     report = json.loads((fused[0] / "report.json").read_text())
     report["evaluation"] = {"samples": 500, "labelled": 500}
     for row, accuracy in zip(report["table"], (0.6, 0.61, 0.63, 0.5, student), strict=True):
-        row["accuracy"] = accuracy
+        row.update(accuracy=accuracy, accuracy_error=None)
     told = verdict(report)
     assert level in told and "the better teacher" in told and f"{100 * student:.1f} % against 61.0 %" in told
     assert told.count(". ") == 0 and told.endswith(".") and ("noise" in told) == (student == 0.62)
@@ -349,6 +350,21 @@ def test_the_verdict_is_one_sentence_and_knows_noise(fused, student, level):
     for row in report["table"]:
         row["perplexity"] = None
     assert "not measured" in verdict(report)
+
+
+@pytest.mark.parametrize("errors", [0.5, 1.5, 2.5])
+@pytest.mark.parametrize("metric", ["accuracy", "perplexity"])
+def test_page_and_terminal_agree_on_what_is_noise(fused, metric, errors):
+    from compressor.report.describe import describe_outcome
+    from compressor.report.page.measurements import verdict
+
+    report = json.loads((fused[0] / "report.json").read_text())
+    for row in report["table"]:
+        row.update({"accuracy": None, "perplexity": None, metric: 0.5, f"{metric}_error": 0.01})
+    # The error of a difference is larger by the square root of two.
+    report["table"][-1][metric] += errors * 0.01 * 2**0.5
+    for told in (verdict(report), describe_outcome(report)):
+        assert ("within noise" in told) == ("level with" in told) == (errors < 2), told
 
 
 def test_alike_couplings_are_shown_once_and_closed(fused):

@@ -46,7 +46,7 @@ _Compare = Annotated[
 ]
 
 
-@o.takes_flags(*o.MACHINE)
+@o.takes_flags("--revision", *o.MACHINE)
 def bench_command(
     *,
     models: _Models = None,

@@ -11,7 +11,7 @@ from compressor.cli.console import loading, print_json, print_notes, print_resul
 from compressor.cli.early_checks import check_inputs_early
 
 
-@o.takes_flags(*o.EVALUATION, "--classes", *o.MACHINE)
+@o.takes_flags("--revision", *o.EVALUATION, "--classes", *o.MACHINE)
 def evaluate_command(
     models: o.Models,
     *,

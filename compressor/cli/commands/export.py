@@ -12,8 +12,9 @@ from compressor.cli.early_checks import check_inputs_early
 
 
 @o.takes_flags(
-    "--formats", "--tolerance", "--opset", *o.DATA_FLAGS, "--samples", "--eval-samples", "--seed", "--threads"
-)
+    "--revision", "--formats", "--tolerance", "--opset", *o.DATA_FLAGS, "--samples", "--eval-samples",
+    "--seed", "--threads",
+)  # fmt: skip
 def export_command(
     model: o.Model,
     *,

@@ -12,7 +12,15 @@ from compressor.cli.student_job import JobSettings, run_job
 
 
 @o.takes_flags(
-    "--output", *o.DATA_FLAGS, "--eval-samples", *o.TRAINING, "--weights", "--mixture", "--classes", *o.DELIVERY
+    "--revision",
+    "--output",
+    *o.DATA_FLAGS,
+    "--eval-samples",
+    *o.TRAINING,
+    "--weights",
+    "--mixture",
+    "--classes",
+    *o.DELIVERY,
 )
 def finetune_command(
     student: Annotated[

@@ -17,7 +17,7 @@ _CURVE_FLAGS = (*o.DATA_FLAGS, "--samples", "--eval-samples", "--device")
 _PILOT_SAMPLES = {"--samples": 256, "--eval-samples": "500"}
 
 
-@o.takes_flags(*o.SHAPE, "--classes", *_CURVE_FLAGS, "--threads")
+@o.takes_flags("--revision", *o.SHAPE, "--classes", *_CURVE_FLAGS, "--threads")
 def plan_command(
     teachers: o.Teachers,
     given: o.Given,

@@ -15,7 +15,12 @@ from compressor.report.page.table import PageTable
 _SHOWN_GROUPS = 16
 _METRICS = {**{name: metric.label for name, metric in METRICS.items()}, "agreement": "agreement"}
 #: {kind of group: what its rows are}.
-_KINDS = {"class": "class", "position": "position in the text, in tokens", "length": "length of the text, in tokens"}
+_KINDS = {
+    "class": "class",
+    "domain": "domain",
+    "position": "position in the text, in tokens",
+    "length": "length of the text, in tokens",
+}
 _SAMPLES_NOTE = (
     "Those with the largest KL from the ensemble. They are copies of the evaluation data, in this page and in "
     "report.json alone; --push-to-hub leaves them out."

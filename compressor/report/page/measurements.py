@@ -17,6 +17,7 @@ from compressor.report.describe import (
     describe_temperature,
     describe_timing,
 )
+from compressor.report.findings import NOISE_ERRORS
 from compressor.report.page.charts import TEACHER_COLOURS, ChartPoint, Line, Plot, line_chart, scatter_chart
 from compressor.report.page.table import PageTable
 from compressor.report.tables import FORMAT_NOTES, FORMAT_TITLES, format_rows
@@ -54,7 +55,7 @@ def verdict(report: Report) -> str:
     mine, theirs = student[metric], teacher[metric]
     figures = f"{score.title} {score.format(mine)} against {score.format(theirs)}"
     figures += ", lower is better" if score.lower else ""
-    noise = math.hypot(*(standard_error(report, row, metric) for row in (student, teacher)))
+    noise = NOISE_ERRORS * math.hypot(*(standard_error(report, row, metric) for row in (student, teacher)))
     level = "is ahead of" if better(mine, theirs) == mine else "falls behind"
     if mine == theirs:
         level = "is level with"
