@@ -66,12 +66,16 @@ def interpret(
         else:
             meaning = Meaning.FIXED
         meanings |= dict.fromkeys(growth.fields, meaning)
+    # Attention that keeps its places somewhere keeps its heads everywhere.
+    stuck = {field for growth in skeleton.growths if _sizes_fixed(growth, table) for field in growth.fields}
     counted = [name for name, _ in _head_counts(small) if name not in meanings and name not in unsure]
     heads: dict[str, str] = {}
     groups: dict[str, str] = {}
     for field in [*unsure, *counted]:
         changed_meaning, changed = _attention_meaning(field, small, table, tabulate_config)
-        if changed_meaning is not None:
+        if changed_meaning in (Meaning.HEADS, Meaning.GROUPS) and field in stuck:
+            meanings[field] = Meaning.FIXED
+        elif changed_meaning is not None:
             meanings[field] = changed_meaning
             if changed_meaning is Meaning.HEADS:
                 heads |= dict.fromkeys(changed, field)

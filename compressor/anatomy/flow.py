@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from inspect import Parameter, signature
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,9 @@ class Flow:
         module, weight = self.modules[name], self.weights.get(name)
         if weight is None or is_linear(module) or isinstance(module, nn.Embedding):
             return False
+        needed = [p for p in signature(module.forward).parameters.values() if p.default is p.empty]
+        if len(needed) > 1 and needed[1].kind is Parameter.POSITIONAL_OR_KEYWORD:
+            return False  # reads a gate too
         return module.weight.dim() == 1 and weight in self.anatomy.axes
 
     def _norm(self, name: str) -> Norm:

@@ -15,11 +15,13 @@ from compressor.anatomy.expand import expand
 from compressor.anatomy.experts import with_experts
 from compressor.anatomy.fields import Meaning, interpret, sized_parameters
 from compressor.anatomy.flow import Flow
+from compressor.anatomy.mixing import with_mixing
 from compressor.anatomy.proof import pin_insensitive, settle_unreached
 from compressor.anatomy.resize import BUILD_ERRORS, measure_growth
 from compressor.anatomy.rotary_pairs import with_pairs
 from compressor.anatomy.spec import Anatomy
 from compressor.anatomy.study import Study, study_smallest
+from compressor.anatomy.weakening import weaken_failing
 from compressor.errors import CertificateError, UnsupportedError
 from compressor.utils.logging import one_line
 from compressor.utils.threads import torch_threads
@@ -85,15 +87,27 @@ def _certified(config: PretrainedConfig, study: Study, anatomy: Anatomy) -> Anat
     key = _cache_key(study.config)
     if key in _PROVEN and _PROVEN[key][0] == anatomy:
         return _PROVEN[key][1]
-    errors = certify(study.model, study.trials, anatomy)
-    worst = max(errors, key=lambda name: errors[name] if errors[name] == errors[name] else float("inf"))
+    standing = anatomy
+    try:
+        errors = certify(study.model, study.trials, standing)
+    except CertificateError:
+        errors = {"all": float("inf")}
+    if not max(errors.values(), key=_badness) <= CERTIFICATE_TOLERANCE:
+        standing = weaken_failing(study, anatomy)
+        errors = certify(study.model, study.trials, standing)
+    worst = max(errors, key=lambda name: _badness(errors[name]))
     if not errors[worst] <= CERTIFICATE_TOLERANCE:
-        raise CertificateError(_refusal(config, anatomy, study, worst, errors[worst]))
-    proven = pin_insensitive(study, replace(anatomy, errors=errors))
-    paired = with_pairs(study.model, study.trials, proven)
+        raise CertificateError(_refusal(config, standing, study, worst, errors[worst]))
+    proven = pin_insensitive(study, replace(standing, errors=errors))
+    paired = with_mixing(study.model, study.trials, with_pairs(study.model, study.trials, proven))
     complete = Flow(study.model, study.trials, paired, study.table.tied).complete()
     _PROVEN[key] = anatomy, complete
     return complete
+
+
+def _badness(error: float) -> float:
+    """The error, or infinity if not a number."""
+    return error if error == error else float("inf")
 
 
 #: {cache key of a small config: its anatomy before and after the certificate}.

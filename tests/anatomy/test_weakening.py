@@ -1,0 +1,74 @@
+"""Gates, scales and operations that treat coordinates unlike each other: what stands of a space is still proven."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from compressor.anatomy import CERTIFICATE_TOLERANCE, Kind, inspect_config
+from compressor.anatomy.certificate import random_model
+from compressor.anatomy.hooks import all_outputs
+from compressor.errors import UserError
+from compressor.fusion import fuse_models
+from compressor.models.inputs import dummy_inputs
+from compressor.recipe import FusionOptions
+
+_TEXT = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "pad_token_id": 0}
+_GROUPED = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 40}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+#: {model type: (class, fields)}.
+ODD = {
+    # Heads' outputs are scaled by a norm over all of them, or by a gate beside the queries.
+    "bitnet": ("BitNetForCausalLM", _TEXT | _GROUPED),
+    "qwen3_next": (
+        "Qwen3NextForCausalLM",
+        _TEXT | _GROUPED | _EXPERTS | {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
+         "linear_value_head_dim": 8, "shared_expert_intermediate_size": 24,
+         "layer_types": ["linear_attention", "full_attention"]},
+    ),
+    # Queries and keys have scales, and only some layers rotate them.
+    "exaone4": ("Exaone4ForCausalLM", _TEXT | _GROUPED | {"sliding_window": 4, "sliding_window_pattern": 2}),
+    # Two halves of the heads are subtracted from each other.
+    "diffllama": ("DiffLlamaForCausalLM", _TEXT | _GROUPED),
+}  # fmt: skip
+
+
+def odd(model_type: str):
+    architecture, fields = ODD[model_type]
+    config = AutoConfig.for_model(model_type, **fields)
+    config.architectures = [architecture]
+    return config
+
+
+def attentions(anatomy):
+    return [space for space in anatomy.spaces.values() if space.kind is Kind.ATTENTION]
+
+
+@pytest.mark.parametrize("kind", ["bitnet", pytest.param("qwen3_next", marks=pytest.mark.slow), "exaone4"])
+def test_scales_and_gates_of_heads_move_with_them(kind):
+    anatomy = inspect_config(odd(kind))
+    assert anatomy.error <= CERTIFICATE_TOLERANCE
+    assert attentions(anatomy) and not [name for name in anatomy.pinned if "self_attn" in name]
+    assert all((space.heads, space.groups, space.head_dim) == (4, 2, 8) for space in attentions(anatomy))
+
+
+def test_channels_with_a_scale_of_their_own_are_not_mixed():
+    config = odd("bitnet")
+    assert not any(space.mixable for space in attentions(inspect_config(config)))
+    teachers = [("teacher", random_model(config).float())]
+    with pytest.raises(UserError, match="heads of this bitnet cannot become smaller: .*gates or scales"):
+        fuse_models(teachers, 0.5, None, FusionOptions(narrowing="smaller-heads"))
+
+
+def test_spaces_that_do_not_stand_keep_their_places_and_the_rest_becomes_narrower():
+    config = odd("diffllama")
+    anatomy = inspect_config(config)
+    assert not attentions(anatomy)
+    assert any("changes the answers" in reason for reason in anatomy.pinned.values())
+    batches = [dummy_inputs(config, 8, 12, seed=seed) for seed in range(3)]
+    student = fuse_models([("teacher", random_model(config).float())], 0.5, batches).model
+    assert (student.config.hidden_size, student.config.intermediate_size) == (16, 24)
+    assert (student.config.num_attention_heads, student.config.head_dim) == (4, 8)
+    with torch.no_grad():
+        assert all(answer.isfinite().all() for answer in all_outputs(student, batches[0]).values())
