@@ -121,6 +121,14 @@ class Attentions:
         count, sizes = root.size // last.size, self._head_sizes
         if not sizes or last.size in sizes or last.form is not DimForm.CONCAT:
             return [Leaf(heads, last, root.size)], 1
+        nested = [part.root for part in last.parts]
+        if all(part.form is DimForm.PRODUCT and part.parts[-1].size in sizes for part in nested):
+            # Blocks of several heads each (CodeGen).
+            inner = [tuple(f.root for dim in part.parts[:-1] for f in dim.factors()) for part in nested]
+            return [
+                Leaf((*heads, *more), part.parts[-1].root, count * part.size)
+                for more, part in zip(inner, nested, strict=True)
+            ], count
         leaves, stretch = [], 0
         for piece in last.parts if all(part.size in sizes for part in last.parts) else last.pieces():
             stretch += piece.size

@@ -35,7 +35,8 @@ def expand(small: Anatomy, config: PretrainedConfig, skeleton: Skeleton, sizes: 
     axes = {}
     for name, shape in shapes.items():
         labelled = zip(small.axes[sources[name]], shape, strict=True)
-        axes[name] = tuple(_sized_axis(axis, size, spaces, rename, name) for axis, size in labelled)
+        blocks = sources[name] in sizes.blocks
+        axes[name] = tuple(_sized_axis(axis, size, spaces, rename, name, blocks=blocks) for axis, size in labelled)
     fields = {field: meaning.value for field, meaning in sizes.meanings.items()}
     return Anatomy(
         model_class=small.model_class,
@@ -149,7 +150,10 @@ def _roles(axis: Axis, space: str) -> list[str]:
     return [role for name, _, role in keys if name == space]
 
 
-def _sized_axis(axis: Axis, size: int, spaces: Mapping[str, Space], rename: _Renaming, name: str) -> Axis:
+def _sized_axis(
+    axis: Axis, size: int, spaces: Mapping[str, Space], rename: _Renaming, name: str, *, blocks: bool
+) -> Axis:
+    """An axis at full size; `blocks`: its parts alternate as often as in the small one."""
     if axis.fixed:
         return Axis((Part(None, size),), axis.side)
     parts = []
@@ -166,7 +170,7 @@ def _sized_axis(axis: Axis, size: int, spaces: Mapping[str, Space], rename: _Ren
     fixed = [i for i, part in enumerate(parts) if part.key is None]
     parts = [Part(None, remaining // len(fixed)) if i in fixed else part for i, part in enumerate(parts)]
     heads = next((spaces[(p.key or "").partition("/")[0]].heads for p in parts if p.key), 1)
-    return Axis(tuple(parts), axis.side, heads if axis.interleave > 1 else 1)
+    return Axis(tuple(parts), axis.side, heads if axis.interleave > 1 and not blocks else axis.interleave)
 
 
 def _repeated(

@@ -32,11 +32,18 @@ class Meaning(StrEnum):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Meanings of fields, and {attention space: field counting heads}."""
+    """Meanings of fields, and {attention space: field counting heads}.
+
+    Attributes:
+        blocks: parameters whose parts alternate in a fixed number of blocks, however many heads there are (CodeGen).
+        many_heads: a small config with more heads than that, if there are any.
+    """
 
     meanings: Mapping[str, Meaning]
     heads: Mapping[str, str]
     groups: Mapping[str, str]
+    blocks: frozenset[str] = frozenset()
+    many_heads: PretrainedConfig | None = None
 
 
 def interpret(
@@ -71,19 +78,23 @@ def interpret(
     counted = [name for name, _ in _head_counts(small) if name not in meanings and name not in unsure]
     heads: dict[str, str] = {}
     groups: dict[str, str] = {}
+    blocks: frozenset[str] = frozenset()
+    many_heads: PretrainedConfig | None = None
     for field in [*unsure, *counted]:
-        changed_meaning, changed = _attention_meaning(field, small, table, tabulate_config)
+        changed_meaning, changed, resized = _attention_meaning(field, small, table, tabulate_config)
         if changed_meaning in (Meaning.HEADS, Meaning.GROUPS) and field in stuck:
             meanings[field] = Meaning.FIXED
         elif changed_meaning is not None:
             meanings[field] = changed_meaning
             if changed_meaning is Meaning.HEADS:
                 heads |= dict.fromkeys(changed, field)
+                if resized is not None and (unchanged := _blocks(table, resized[1])):
+                    blocks, many_heads = blocks | unchanged, resized[0]
             elif changed_meaning is Meaning.GROUPS:
                 groups |= dict.fromkeys(changed, field)
         elif field in unsure:
             meanings[field] = Meaning.FIXED
-    return Sizes(meanings, heads, groups)
+    return Sizes(meanings, heads, groups, blocks, many_heads)
 
 
 def sized_parameters(skeleton: Skeleton, sizes: Sizes) -> set[str]:
@@ -141,14 +152,15 @@ def _head_counts(config: PretrainedConfig) -> Iterator[tuple[str, int]]:
 
 def _attention_meaning(
     field: str, small: PretrainedConfig, table: Table, tabulate_config: Callable[[PretrainedConfig], Table]
-) -> tuple[Meaning | None, list[str]]:
-    """A field's attention meaning, and its spaces."""
+) -> tuple[Meaning | None, list[str], tuple[PretrainedConfig, Table] | None]:
+    """A field's attention meaning, its spaces, and the config and table that showed it."""
     value = getattr(small, field)
     for resized in (2 * value, value // 2):
         if resized < 1:
             continue
+        config = with_fields(small, {field: resized})
         try:
-            changed = tabulate_config(with_fields(small, {field: resized}))
+            changed = tabulate_config(config)
         except BUILD_ERRORS:
             continue
         differing: dict[Meaning, list[str]] = {Meaning.HEADS: [], Meaning.GROUPS: [], Meaning.HEAD_DIM: []}
@@ -164,8 +176,18 @@ def _attention_meaning(
                 differing[Meaning.HEAD_DIM].append(name)
         for meaning, names in differing.items():
             if names:
-                return meaning, names
-    return None, []
+                return meaning, names, (config, changed)
+    return None, [], None
+
+
+def _blocks(table: Table, changed: Table) -> frozenset[str]:
+    """Parameters whose parts alternate as often as before, though the heads are others."""
+    return frozenset(
+        name
+        for name, axes in table.axes.items()
+        for axis, other in zip(axes, changed.axes.get(name, ()), strict=False)
+        if axis.interleave > 1 and axis.interleave == other.interleave
+    )
 
 
 def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:

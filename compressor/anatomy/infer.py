@@ -6,6 +6,7 @@ Traces show structure, enlarged fields their meaning; permutations prove it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 
 from transformers import PretrainedConfig
@@ -78,6 +79,10 @@ def _inspect(config: PretrainedConfig) -> Anatomy:
     sizes = interpret(skeleton, study.config, table, lambda changed: study.like(changed, skeleton).table)
     if Meaning.HIDDEN not in sizes.meanings.values():
         raise UnsupportedError(f"no field of the {config.model_type} config sizes a residual stream")
+    if sizes.many_heads is not None:
+        # With few heads, blocks of several look like heads.
+        larger = study.like(sizes.many_heads, skeleton)
+        _check(config, larger.anatomy(), larger, certify(larger.model, larger.trials, larger.anatomy()))
     small = settle_unreached(study, small, sized_parameters(skeleton, sizes))
     return expand(small, config, skeleton, sizes)
 
@@ -95,14 +100,19 @@ def _certified(config: PretrainedConfig, study: Study, anatomy: Anatomy) -> Anat
     if not max(errors.values(), key=_badness) <= CERTIFICATE_TOLERANCE:
         standing = weaken_failing(study, anatomy)
         errors = certify(study.model, study.trials, standing)
-    worst = max(errors, key=lambda name: _badness(errors[name]))
-    if not errors[worst] <= CERTIFICATE_TOLERANCE:
-        raise CertificateError(_refusal(config, standing, study, worst, errors[worst]))
+    _check(config, standing, study, errors)
     proven = pin_insensitive(study, replace(standing, errors=errors))
     paired = with_mixing(study.model, study.trials, with_pairs(study.model, study.trials, proven))
     complete = Flow(study.model, study.trials, paired, study.table.tied).complete()
     _PROVEN[key] = anatomy, complete
     return complete
+
+
+def _check(config: PretrainedConfig, anatomy: Anatomy, study: Study, errors: Mapping[str, float]) -> None:
+    """Refuse an anatomy whose permutations change the answers."""
+    worst = max(errors, key=lambda name: _badness(errors[name]))
+    if not errors[worst] <= CERTIFICATE_TOLERANCE:
+        raise CertificateError(_refusal(config, anatomy, study, worst, errors[worst]))
 
 
 def _badness(error: float) -> float:

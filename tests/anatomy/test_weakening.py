@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig
 
 from compressor.anatomy import CERTIFICATE_TOLERANCE, Kind, inspect_config
-from compressor.anatomy.certificate import random_model
+from compressor.anatomy.certificate import permutation_error, random_model
 from compressor.anatomy.hooks import all_outputs
 from compressor.errors import UserError
 from compressor.fusion import fuse_models
@@ -29,6 +29,9 @@ ODD = {
     ),
     # Queries and keys have scales, and only some layers rotate them.
     "exaone4": ("Exaone4ForCausalLM", _TEXT | _GROUPED | {"sliding_window": 4, "sliding_window_pattern": 2}),
+    # Queries, values and keys of two heads each, in four blocks.
+    "codegen": ("CodeGenForCausalLM", {"vocab_size": 60, "n_embd": 64, "n_head": 8, "n_layer": 2, "n_positions": 40,
+     "rotary_dim": 4, "bos_token_id": 1, "eos_token_id": 2}),
     # Two halves of the heads are subtracted from each other.
     "diffllama": ("DiffLlamaForCausalLM", _TEXT | _GROUPED),
 }  # fmt: skip
@@ -72,3 +75,13 @@ def test_spaces_that_do_not_stand_keep_their_places_and_the_rest_becomes_narrowe
     assert (student.config.num_attention_heads, student.config.head_dim) == (4, 8)
     with torch.no_grad():
         assert all(answer.isfinite().all() for answer in all_outputs(student, batches[0]).values())
+
+
+def test_blocks_of_several_heads_are_not_taken_for_heads():
+    config = odd("codegen")
+    anatomy = inspect_config(config)
+    model = random_model(config)
+    inputs = dummy_inputs(config, 2, 9, dtype=torch.float64)
+    assert all(space.heads == 8 for space in attentions(anatomy)) and attentions(anatomy)
+    # The proof was at four heads, which are one a block.
+    assert permutation_error(model, inputs, anatomy, anatomy.spaces.values()) <= CERTIFICATE_TOLERANCE
