@@ -182,14 +182,14 @@ class Attentions:
             # Gates and scales of the heads' outputs have all heads, values one for each group.
             return Role.OUTPUT if 1 < count == len(owner.heads) else Role.VALUE
         counts = [sum(id(head.root) in roots for head in written) for _, written, _ in owner.writers]
-        if count > min(counts):
+        if count > min(counts, default=count):
             return Role.QUERY
-        if count < max(counts):
+        if count < max(counts, default=count):
             return Role.KEY
         # Queries and keys are alike to the maps, so module names decide.
         alike = [n.rpartition(".")[0] for n, _, c in owner.writers if c.root is channel.root]
         ordered = sorted(dict.fromkeys(alike), key=lambda path: ("q" not in path.rpartition(".")[2], path))
-        return Role.QUERY if name.rpartition(".")[0] == ordered[0] else Role.KEY
+        return Role.QUERY if name.rpartition(".")[0] in ordered[:1] else Role.KEY
 
 
 def _is_product(dim: Dim, heads: Sequence[Dim]) -> bool:

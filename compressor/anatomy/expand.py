@@ -126,7 +126,8 @@ def _sized(
         if axis.roles_in(space.name) is not None
     ]
     if space.kind is not Kind.ATTENTION:
-        axis, size = ends[0]
+        # A latent beside fixed coordinates (DeepSeek's keys) is measured where it is alone.
+        axis, size = next((end for end in ends if all(part.key == space.name for part in end[0].parts)), ends[0])
         copies = next((shape[0] for shape in used.values()), 1) if space.copies > 1 else 1
         experts = rename.moved(space.experts, space.name, name) if space.experts else None
         return replace(space, name=name, size=size // len(axis.parts), copies=copies, experts=experts)

@@ -24,6 +24,7 @@ from compressor.anatomy.spec import Anatomy
 from compressor.anatomy.study import Study, study_smallest
 from compressor.anatomy.weakening import weaken_failing
 from compressor.errors import CertificateError, UnsupportedError
+from compressor.models.configs import named
 from compressor.utils.logging import one_line
 from compressor.utils.threads import torch_threads
 
@@ -38,6 +39,7 @@ def inspect_config(config: PretrainedConfig) -> Anatomy:
         CertificateError: a permutation changes logits.
         UnsupportedError: sizes are indistinguishable.
     """
+    config = named(config)
     key = _cache_key(config)
     if key not in _KNOWN:
         # In small models threads wait for each other: two to six times slower.
@@ -55,6 +57,7 @@ def inspect_config(config: PretrainedConfig) -> Anatomy:
 def small_config(config: PretrainedConfig) -> PretrainedConfig:
     """The small config on which a config's anatomy was proven."""
     inspect_config(config)
+    config = named(config)
     return _SMALL[_cache_key(config)]
 
 

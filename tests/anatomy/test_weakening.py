@@ -32,6 +32,13 @@ ODD = {
     # Queries, values and keys of two heads each, in four blocks.
     "codegen": ("CodeGenForCausalLM", {"vocab_size": 60, "n_embd": 64, "n_head": 8, "n_layer": 2, "n_positions": 40,
      "rotary_dim": 4, "bos_token_id": 1, "eos_token_id": 2}),
+    # Keys and values from a latent that is read beside rotary channels.
+    "deepseek_v2": ("DeepseekV2ForCausalLM", _TEXT | {"num_attention_heads": 4, "num_key_value_heads": 4,
+     "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8, "head_dim": 4,
+     "n_routed_experts": 4, "first_k_dense_replace": 2, "max_position_embeddings": 40}),
+    # The last layer has a bias that others have not.
+    "gpt_neox_japanese": ("GPTNeoXJapaneseForCausalLM", {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2,
+     "num_attention_heads": 4, "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 40}),
     # Two halves of the heads are subtracted from each other.
     "diffllama": ("DiffLlamaForCausalLM", _TEXT | _GROUPED),
 }  # fmt: skip
@@ -85,3 +92,23 @@ def test_blocks_of_several_heads_are_not_taken_for_heads():
     assert all(space.heads == 8 for space in attentions(anatomy)) and attentions(anatomy)
     # The proof was at four heads, which are one a block.
     assert permutation_error(model, inputs, anatomy, anatomy.spaces.values()) <= CERTIFICATE_TOLERANCE
+
+
+def test_a_latent_beside_fixed_channels_becomes_narrower():
+    config = odd("deepseek_v2")
+    anatomy = inspect_config(config)
+    latents = [space for space in anatomy.spaces.values() if "kv_a_proj" in space.name]
+    assert [space.size for space in latents] == [16, 16]
+    student = fuse_models([("teacher", random_model(config).float())], 0.5, None).model
+    assert (student.config.kv_lora_rank, student.config.qk_rope_head_dim) == (8, 4)
+
+
+def test_a_last_layer_with_parameters_of_its_own_is_a_layer():
+    assert len(inspect_config(odd("gpt_neox_japanese")).layers) == 2
+
+
+def test_a_config_that_names_no_class_is_inspected_as_its_base_model():
+    config = odd("exaone4")
+    config.architectures = None
+    assert inspect_config(config).model_class == "Exaone4Model"
+    assert config.architectures is None
