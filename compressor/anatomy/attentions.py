@@ -121,13 +121,12 @@ class Attentions:
         count, sizes = root.size // last.size, self._head_sizes
         if not sizes or last.size in sizes or last.form is not DimForm.CONCAT:
             return [Leaf(heads, last, root.size)], 1
-        nested = [part.root for part in last.parts]
-        if all(part.form is DimForm.PRODUCT and part.parts[-1].size in sizes for part in nested):
-            # Blocks of several heads each (CodeGen).
-            inner = [tuple(f.root for dim in part.parts[:-1] for f in dim.factors()) for part in nested]
+        nested = [self._heads_in(part.root) for part in last.parts]
+        if all(channel.size in sizes for _, channel in nested):
+            # Blocks of several heads each (CodeGen), or groups of query heads, key and value (Falcon).
             return [
-                Leaf((*heads, *more), part.parts[-1].root, count * part.size)
-                for more, part in zip(inner, nested, strict=True)
+                Leaf((*heads, *more), channel, count * part.size)
+                for (more, channel), part in zip(nested, last.parts, strict=True)
             ], count
         leaves, stretch = [], 0
         for piece in last.parts if all(part.size in sizes for part in last.parts) else last.pieces():
@@ -136,6 +135,12 @@ class Attentions:
                 leaves.append(Leaf(heads, piece.root, count * stretch))
                 stretch = 0
         return leaves, count
+
+    def _heads_in(self, part: Dim) -> tuple[tuple[Dim, ...], Dim]:
+        """Heads and channel of a piece, which may be a channel alone."""
+        if part.form is not DimForm.PRODUCT or part.size in self._head_sizes:
+            return (), part
+        return tuple(factor.root for dim in part.parts[:-1] for factor in dim.factors()), part.parts[-1].root
 
     def collect_writers(self) -> None:
         """Assign axes; a single group has only channels."""

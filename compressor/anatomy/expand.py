@@ -36,7 +36,9 @@ def expand(small: Anatomy, config: PretrainedConfig, skeleton: Skeleton, sizes: 
     for name, shape in shapes.items():
         labelled = zip(small.axes[sources[name]], shape, strict=True)
         blocks = sources[name] in sizes.blocks
-        axes[name] = tuple(_sized_axis(axis, size, spaces, rename, name, blocks=blocks) for axis, size in labelled)
+        axes[name] = tuple(
+            _sized_axis(axis, size, small.spaces, spaces, rename, name, blocks=blocks) for axis, size in labelled
+        )
     fields = {field: meaning.value for field, meaning in sizes.meanings.items()}
     return Anatomy(
         model_class=small.model_class,
@@ -152,8 +154,9 @@ def _roles(axis: Axis, space: str) -> list[str]:
 
 
 def _sized_axis(
-    axis: Axis, size: int, spaces: Mapping[str, Space], rename: _Renaming, name: str, *, blocks: bool
-) -> Axis:
+    axis: Axis, size: int, small: Mapping[str, Space], spaces: Mapping[str, Space], rename: _Renaming, name: str, *,
+    blocks: bool,
+) -> Axis:  # fmt: skip
     """An axis at full size; `blocks`: its parts alternate as often as in the small one."""
     if axis.fixed:
         return Axis((Part(None, size),), axis.side)
@@ -170,8 +173,14 @@ def _sized_axis(
     remaining = size - sum(part.size for part in parts)
     fixed = [i for i, part in enumerate(parts) if part.key is None]
     parts = [Part(None, remaining // len(fixed)) if i in fixed else part for i, part in enumerate(parts)]
-    heads = next((spaces[(p.key or "").partition("/")[0]].heads for p in parts if p.key), 1)
-    return Axis(tuple(parts), axis.side, heads if axis.interleave > 1 and not blocks else axis.interleave)
+    if axis.interleave == 1 or blocks:
+        return Axis(tuple(parts), axis.side, axis.interleave)
+    space, full = next(
+        (small[(old.key or "").partition("/")[0]], spaces[(new.key or "").partition("/")[0]])
+        for old, new in zip(axis.parts, parts, strict=True)
+        if new.key
+    )
+    return Axis(tuple(parts), axis.side, full.heads if axis.interleave == space.heads else full.groups)
 
 
 def _repeated(

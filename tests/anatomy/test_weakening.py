@@ -9,6 +9,7 @@ from transformers import AutoConfig
 from compressor.anatomy import CERTIFICATE_TOLERANCE, Kind, inspect_config
 from compressor.anatomy.certificate import permutation_error, random_model
 from compressor.anatomy.hooks import all_outputs
+from compressor.anatomy.resize import with_fields
 from compressor.errors import UserError
 from compressor.fusion import fuse_models
 from compressor.models.inputs import dummy_inputs
@@ -39,6 +40,9 @@ ODD = {
     # The last layer has a bias that others have not.
     "gpt_neox_japanese": ("GPTNeoXJapaneseForCausalLM", {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2,
      "num_attention_heads": 4, "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 40}),
+    # Query heads, key and value of a group side by side; or all heads, which two fields count.
+    "falcon": ("FalconForCausalLM", {"vocab_size": 60, "hidden_size": 64, "num_attention_heads": 8,
+     "num_hidden_layers": 2, "bos_token_id": 1, "eos_token_id": 2}),
     # Two halves of the heads are subtracted from each other.
     "diffllama": ("DiffLlamaForCausalLM", _TEXT | _GROUPED),
 }  # fmt: skip
@@ -84,13 +88,22 @@ def test_spaces_that_do_not_stand_keep_their_places_and_the_rest_becomes_narrowe
         assert all(answer.isfinite().all() for answer in all_outputs(student, batches[0]).values())
 
 
-def test_blocks_of_several_heads_are_not_taken_for_heads():
-    config = odd("codegen")
+@pytest.mark.parametrize(
+    ("kind", "fields", "groups"),
+    [
+        ("codegen", {}, 8),
+        ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}, 2),
+        ("falcon", {"multi_query": True}, 1),
+        ("falcon", {"multi_query": False, "alibi": True}, 8),
+    ],
+)
+def test_heads_of_fused_projections_are_those_of_the_full_model(kind, fields, groups):
+    config = with_fields(odd(kind), fields)
     anatomy = inspect_config(config)
     model = random_model(config)
     inputs = dummy_inputs(config, 2, 9, dtype=torch.float64)
-    assert all(space.heads == 8 for space in attentions(anatomy)) and attentions(anatomy)
-    # The proof was at four heads, which are one a block.
+    assert [(space.heads, space.groups) for space in attentions(anatomy)] == 2 * [(8, groups)]
+    # The proof was at four heads.
     assert permutation_error(model, inputs, anatomy, anatomy.spaces.values()) <= CERTIFICATE_TOLERANCE
 
 
