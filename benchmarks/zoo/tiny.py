@@ -92,7 +92,7 @@ def _as_shrunk(config: PretrainedConfig) -> PretrainedConfig:
 
 
 def _with_rotary_sizes(config: PretrainedConfig) -> PretrainedConfig:
-    """Latent attention: queries have both kinds of channels, and as many keys as heads; sections of rotation fit heads."""
+    """Latent attention: queries have both kinds of channels, keys as many heads; sections of rotation fit heads."""
     values = config.to_dict()
     if "qk_rope_head_dim" in values and "qk_nope_head_dim" in values:
         config.num_key_value_heads = config.num_attention_heads

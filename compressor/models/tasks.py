@@ -123,7 +123,7 @@ def _task_of_class(name: str) -> Task:
     heads = {head: task for task in TASKS.values() for head in task.heads}
     task = next((task for head, task in heads.items() if name.endswith(head)), None)
     if task is None or not task.metrics or name.endswith("WithLMHeadModel"):
-        # A name may end like a base class and be none (MarianMTModel), or be listed for another head (XLMWithLMHeadModel).
+        # A name may end like a base class and be none (MarianMTModel), or be listed for another head (XLM).
         listed = _listed_task(name)
         task = listed or task
     if task is not None:

@@ -35,8 +35,8 @@ ODD = {
      "rotary_dim": 4, "bos_token_id": 1, "eos_token_id": 2}),
     # Keys and values from a latent that is read beside rotary channels.
     "deepseek_v2": ("DeepseekV2ForCausalLM", _TEXT | {"num_attention_heads": 4, "num_key_value_heads": 4,
-     "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8, "head_dim": 4,
-     "n_routed_experts": 4, "first_k_dense_replace": 2, "max_position_embeddings": 40}),
+     "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8,
+     "head_dim": 4, "n_routed_experts": 4, "first_k_dense_replace": 2, "max_position_embeddings": 40}),
     # The last layer has a bias that others have not.
     "gpt_neox_japanese": ("GPTNeoXJapaneseForCausalLM", {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2,
      "num_attention_heads": 4, "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 40}),
@@ -71,7 +71,7 @@ def test_channels_with_a_scale_of_their_own_are_not_mixed():
     config = odd("bitnet")
     assert not any(space.mixable for space in attentions(inspect_config(config)))
     teachers = [("teacher", random_model(config).float())]
-    with pytest.raises(UserError, match="heads of this bitnet cannot become smaller: .*gates or scales"):
+    with pytest.raises(UserError, match=r"heads of this bitnet cannot become smaller: .*gates or scales"):
         fuse_models(teachers, 0.5, None, FusionOptions(narrowing="smaller-heads"))
 
 

@@ -86,7 +86,9 @@ def _spelled_out(tensor: Tensor, index: Any) -> list[Any]:
     items = list(index) if isinstance(index, tuple) else [index]
     # A list of one place is a slice of length one (Falcon).
     items = [
-        slice(item[0], item[0] + 1 or None) if isinstance(item, list) and len(item) == 1 and type(item[0]) is int else item
+        slice(item[0], item[0] + 1 or None)
+        if isinstance(item, list) and len(item) == 1 and type(item[0]) is int
+        else item
         for item in items
     ]
     if not any(item is Ellipsis for item in items):
