@@ -180,7 +180,8 @@ def select_dim(dims: Sequence[Dim], position: int, index: int) -> list[Dim]:
 def slice_dim(dims: Sequence[Dim], position: int, start: int, stop: int) -> list[Dim] | None:
     """The dimensions after selecting several coordinates of the last but one; None if it is no part of a product.
 
-    Query heads, key and value of a group side by side: from product(a, 6, b) to product(a, concat(product(4, b₀), b₁, b₂)).
+    Query heads, key and value of a group side by side: product(a, 6, b) is then
+    product(a, concat(product(4, b₀), b₁, b₂)).
     """
     selected = dims[position]
     if position != len(dims) - 2 or stop <= start or (selected.slots is None and not _open_slots(selected)):
