@@ -7,12 +7,20 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 import transformers
 from transformers import CONFIG_MAPPING, PretrainedConfig
 from transformers.models.auto import modeling_auto
 
+from compressor.anatomy.certificate import random_model
+from compressor.anatomy.hooks import all_outputs
 from compressor.anatomy.resize import BUILD_ERRORS
+from compressor.errors import UserError
+from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import meta_model
+
+#: Parameters of a model that is run to see whether its config is sound.
+LARGEST = 1 << 24
 
 #: Auto mappings, heads first; a type is tried with the first class that it has.
 _MAPPINGS = (
@@ -32,8 +40,9 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r".*(intermediate|ffn|d_ff|n_inner|dim_feedforward|mlp_dim|hidden_dim).*", 48),
     (r".*(hidden_size|d_model|n_embd|embed_dim|dim|hidden|width|channels|projection_dim|embedding_size)", 32),
     (r".*(position|n_ctx|n_positions|max_seq_len|source_positions|max_length).*", 64),
-    (r".*(num_experts|n_routed_experts|num_local_experts|moe_num_experts|n_experts)", 4),
-    (r".*(top_k|experts_per_tok|experts_per_token)", 2),
+    (r".*(num_experts|n_routed_experts|num_local_experts|moe_num_experts|n_experts|zero_expert_num)", 4),
+    (r".*(top_k|topk|moe_k|experts_per_tok|experts_per_token)", 2),
+    (r"(n_groups?|num_group|num_expert_group|topk_group|n_shared_experts|moe_num_shared_experts)", 1),
     (r"(image_size|img_size|input_size)", 32),
     (r"(patch_size)", 8),
 )  # fmt: skip
@@ -56,16 +65,73 @@ def class_of(model_type: str) -> str | None:
 
 
 def tiny_configs(model_type: str, architecture: str) -> Iterator[PretrainedConfig]:
-    """Tiny configs that can be built, smallest first; the defaults with few layers last."""
+    """The smallest tiny config that runs, if any; the defaults with few layers come last."""
     config_class = CONFIG_MAPPING[model_type]
     for sizes in (_SIZES, tuple(pair for pair in _SIZES if pair[1] in (2, 128, 48)), ()):
-        try:
-            config = _shrunk(config_class(), sizes)
-            config.architectures = [architecture]
-            meta_model(config)
-        except (*BUILD_ERRORS, ImportError, NotImplementedError):
-            continue
-        yield config
+        for settled in (_as_shrunk, _with_rotary_sizes, _with_sizes_named, _with_whole_heads):
+            try:
+                config = settled(_shrunk(config_class(), sizes))
+                config.architectures = [architecture]
+                if _runs(config):
+                    yield config
+                    return
+            except (*BUILD_ERRORS, ImportError, NotImplementedError, UserError):
+                continue
+
+
+def _runs(config: PretrainedConfig) -> bool:
+    """Whether a random model of the config answers; of a large one, whether it can be built."""
+    if sum(parameter.numel() for parameter in meta_model(config).parameters()) > LARGEST:
+        return True
+    model = random_model(config)
+    return bool(all_outputs(model, dummy_inputs(model.config, 2, 8, dtype=torch.float64)))
+
+
+def _as_shrunk(config: PretrainedConfig) -> PretrainedConfig:
+    return config
+
+
+def _with_rotary_sizes(config: PretrainedConfig) -> PretrainedConfig:
+    """Latent attention: queries have both kinds of channels, keys as many heads; sections of rotation fit heads."""
+    values = config.to_dict()
+    if "qk_rope_head_dim" in values and "qk_nope_head_dim" in values:
+        config.num_key_value_heads = config.num_attention_heads
+        config.qk_head_dim = values["qk_nope_head_dim"] + values["qk_rope_head_dim"]
+    rope = getattr(config, "rope_parameters", None) or {}
+    if "qk_head_dim" in values and rope.get("partial_rotary_factor", 1) < 1:
+        config.head_dim = config.qk_head_dim
+    if "mrope_section" in rope:
+        half = (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads) // 2
+        config.rope_parameters = {**rope, "mrope_section": [half - 2, 1, 1]}
+    return config
+
+
+def _with_sizes_named(config: PretrainedConfig) -> PretrainedConfig:
+    """Fields without a default get a value that fits the others."""
+    heads = getattr(config, "num_attention_heads", None) or 4
+    fitting = {"vocab_size": 128, "num_key_value_heads": heads, "n_routed_experts": 4, "num_experts": 4,
+               "num_experts_per_tok": 2,
+               "head_dim": (getattr(config, "hidden_size", None) or 32) // heads, "pad_token_id": 0}  # fmt: skip
+    for name, value in fitting.items():
+        if name in config.to_dict() and getattr(config, name) is None:
+            setattr(config, name, value)
+    return _with_rotary_sizes(config)
+
+
+def _with_whole_heads(config: PretrainedConfig) -> PretrainedConfig:
+    """Heads of a recurrence, or of a bottleneck, fill its width; no size of heads is given twice."""
+    values = config.to_dict()
+    hidden = values.get("hidden_size")
+    if "expand" in values and hidden:
+        for heads, channels in (("num_heads", "head_dim"), ("mamba_num_heads", "mamba_head_dim")):
+            if heads in values and channels in values:
+                setattr(config, channels, values["expand"] * hidden // values[heads])
+    for name in ("true_hidden_size", "intra_bottleneck_size"):
+        if name in values:
+            setattr(config, name, hidden)
+    if "num_key_value_heads" in values:
+        config.num_key_value_heads = config.num_attention_heads
+    return _with_sizes_named(config)
 
 
 def _shrunk(config: PretrainedConfig, sizes: tuple[tuple[str, int], ...]) -> PretrainedConfig:

@@ -94,7 +94,11 @@ class Attentions:
                 if not dim.contracted or len(factors) < 2 or dim.all_pinned:
                     continue
                 attention = TracedAttention(self.layer_of(name), tuple(factors[:-1]), factors[-1])
-                attentions.setdefault(attention.key, attention).modules.append(name.rpartition(".")[0])
+                known = attentions.setdefault(attention.key, attention)
+                if len(known.heads) < len(attention.heads):
+                    # What reads values before they are repeated for the heads of a group sees fewer heads.
+                    known.heads = attention.heads
+                known.modules.append(name.rpartition(".")[0])
         return attentions
 
     def owner(self, heads: Sequence[Dim], channel: Dim, layer: str) -> TracedAttention | None:
@@ -117,6 +121,13 @@ class Attentions:
         count, sizes = root.size // last.size, self._head_sizes
         if not sizes or last.size in sizes or last.form is not DimForm.CONCAT:
             return [Leaf(heads, last, root.size)], 1
+        nested = [self._heads_in(part.root) for part in last.parts]
+        if all(channel.size in sizes for _, channel in nested):
+            # Blocks of several heads each (CodeGen), or groups of query heads, key and value (Falcon).
+            return [
+                Leaf((*heads, *more), channel, count * part.size)
+                for (more, channel), part in zip(nested, last.parts, strict=True)
+            ], count
         leaves, stretch = [], 0
         for piece in last.parts if all(part.size in sizes for part in last.parts) else last.pieces():
             stretch += piece.size
@@ -124,6 +135,12 @@ class Attentions:
                 leaves.append(Leaf(heads, piece.root, count * stretch))
                 stretch = 0
         return leaves, count
+
+    def _heads_in(self, part: Dim) -> tuple[tuple[Dim, ...], Dim]:
+        """Heads and channel of a piece, which may be a channel alone."""
+        if part.form is not DimForm.PRODUCT or part.size in self._head_sizes:
+            return (), part
+        return tuple(factor.root for dim in part.parts[:-1] for factor in dim.factors()), part.parts[-1].root
 
     def collect_writers(self) -> None:
         """Assign axes; a single group has only channels."""
@@ -139,13 +156,13 @@ class Attentions:
     def _assign(self, name: str, dim: Dim, *, grouped: bool) -> None:
         for heads, channel, _ in self.leaves(dim)[0]:
             owner = self.owner(heads, channel, self.layer_of(name))
-            if owner is None or dim.contracted or bool(heads) is not grouped:
+            if owner is None or bool(heads) is not grouped:
                 continue
-            if self.multiplies(name):
-                if name.endswith("weight"):
-                    owner.writers.append((name, heads, channel))
-            elif not heads:
-                owner.fixed_channels = True
+            if not self.multiplies(name):
+                # Scales of queries and keys are summed over with them.
+                owner.fixed_channels |= not heads
+            elif not dim.contracted and name.endswith("weight"):
+                owner.writers.append((name, heads, channel))
 
     def counted_by(self, dim: Dim, layer: str) -> TracedAttention | None:
         """The attention whose heads a dimension counts."""
@@ -155,25 +172,29 @@ class Attentions:
     def role(self, owner: TracedAttention, name: str, dim: Dim, leaves: Sequence[Leaf], index: int) -> Role:
         """The role of one part."""
         heads, channel, _ = leaves[index]
-        if dim.contracted:
-            return Role.OUTPUT
-        fused = [i for i, (h, c, _) in enumerate(leaves) if self.owner(h, c, owner.layer) is owner]
-        if len(fused) == 3:
-            return (Role.QUERY, Role.KEY, Role.VALUE)[fused.index(index)]
-        if channel.root is owner.channel and any(c.root is not owner.channel for _, _, c in owner.writers):
-            return Role.VALUE
         # Neighbouring rotary pairs look like heads: count only the attention's.
         roots = {id(head) for head in owner.heads}
-        counts = [sum(id(head.root) in roots for head in written) for _, written, _ in owner.writers]
         count = sum(id(head.root) in roots for head in heads)
-        if count > min(counts):
+        if dim.contracted:
+            return Role.OUTPUT if count == len(owner.heads) else Role.VALUE
+        fused = [i for i, (h, c, _) in enumerate(leaves) if self.owner(h, c, owner.layer) is owner]
+        valued = [i for i in fused if leaves[i].channel.root is owner.channel]
+        if len(fused) == 3:
+            # Some families have the values in the middle (CodeGen).
+            last = valued[0] if len(valued) == 1 else fused[-1]
+            return Role.VALUE if index == last else (Role.QUERY, Role.KEY)[[i for i in fused if i != last].index(index)]
+        if channel.root is owner.channel and any(c.root is not owner.channel for _, _, c in owner.writers):
+            # Gates and scales of the heads' outputs have all heads, values one for each group.
+            return Role.OUTPUT if 1 < count == len(owner.heads) else Role.VALUE
+        counts = [sum(id(head.root) in roots for head in written) for _, written, _ in owner.writers]
+        if count > min(counts, default=count):
             return Role.QUERY
-        if count < max(counts):
+        if count < max(counts, default=count):
             return Role.KEY
         # Queries and keys are alike to the maps, so module names decide.
         alike = [n.rpartition(".")[0] for n, _, c in owner.writers if c.root is channel.root]
         ordered = sorted(dict.fromkeys(alike), key=lambda path: ("q" not in path.rpartition(".")[2], path))
-        return Role.QUERY if name.rpartition(".")[0] == ordered[0] else Role.KEY
+        return Role.QUERY if name.rpartition(".")[0] in ordered[:1] else Role.KEY
 
 
 def _is_product(dim: Dim, heads: Sequence[Dim]) -> bool:

@@ -177,6 +177,37 @@ def select_dim(dims: Sequence[Dim], position: int, index: int) -> list[Dim]:
     return [slots[index % len(slots)].get(id(dim), dim) for dim in remaining]
 
 
+def slice_dim(dims: Sequence[Dim], position: int, start: int, stop: int) -> list[Dim] | None:
+    """The dimensions after selecting several coordinates of the last but one; None if it is no part of a product.
+
+    Query heads, key and value of a group side by side: product(a, 6, b) is then
+    product(a, concat(product(4, b₀), b₁, b₂)).
+    """
+    selected = dims[position]
+    if position != len(dims) - 2 or stop <= start or (selected.slots is None and not _open_slots(selected)):
+        return None
+    slots, last = selected.slots or [], dims[-1]
+    run = slots[start:stop]
+    if any(id(last) not in slot for slot in run):
+        return None
+    if len(run) == 1:
+        return [*dims[:position], Dim(1), run[0][id(last)]]
+    if any(slot is not run[0] for slot in run):
+        if any(slots.count(slot) > 1 for slot in run):
+            return None
+        whole = selected.owner.root if selected.owner else selected
+        joined = whole.parts[-1]
+        first, heads = run[0][id(last)], Dim(len(run))
+        for slot in run[1:]:
+            unify(slot[id(last)], first)
+        place = next(i for i, part in enumerate(joined.parts) if part is first)
+        joined.parts[place : place + len(run)] = [product([heads, first])]
+        for index in range(start, stop):
+            slots[index] = run[0]
+        run[0][id(selected)] = heads
+    return [*dims[:position], run[0][id(selected)], run[0][id(last)]]
+
+
 def _open_slots(selected: Dim) -> bool:
     """Split later factors by coordinate, if possible."""
     owner = selected.owner

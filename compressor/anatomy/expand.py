@@ -35,7 +35,10 @@ def expand(small: Anatomy, config: PretrainedConfig, skeleton: Skeleton, sizes: 
     axes = {}
     for name, shape in shapes.items():
         labelled = zip(small.axes[sources[name]], shape, strict=True)
-        axes[name] = tuple(_sized_axis(axis, size, spaces, rename, name) for axis, size in labelled)
+        blocks = sources[name] in sizes.blocks
+        axes[name] = tuple(
+            _sized_axis(axis, size, small.spaces, spaces, rename, name, blocks=blocks) for axis, size in labelled
+        )
     fields = {field: meaning.value for field, meaning in sizes.meanings.items()}
     return Anatomy(
         model_class=small.model_class,
@@ -125,7 +128,8 @@ def _sized(
         if axis.roles_in(space.name) is not None
     ]
     if space.kind is not Kind.ATTENTION:
-        axis, size = ends[0]
+        # A latent beside fixed coordinates (DeepSeek's keys) is measured where it is alone.
+        axis, size = next((end for end in ends if all(part.key == space.name for part in end[0].parts)), ends[0])
         copies = next((shape[0] for shape in used.values()), 1) if space.copies > 1 else 1
         experts = rename.moved(space.experts, space.name, name) if space.experts else None
         return replace(space, name=name, size=size // len(axis.parts), copies=copies, experts=experts)
@@ -149,7 +153,11 @@ def _roles(axis: Axis, space: str) -> list[str]:
     return [role for name, _, role in keys if name == space]
 
 
-def _sized_axis(axis: Axis, size: int, spaces: Mapping[str, Space], rename: _Renaming, name: str) -> Axis:
+def _sized_axis(
+    axis: Axis, size: int, small: Mapping[str, Space], spaces: Mapping[str, Space], rename: _Renaming, name: str, *,
+    blocks: bool,
+) -> Axis:  # fmt: skip
+    """An axis at full size; `blocks`: its parts alternate as often as in the small one."""
     if axis.fixed:
         return Axis((Part(None, size),), axis.side)
     parts = []
@@ -165,8 +173,14 @@ def _sized_axis(axis: Axis, size: int, spaces: Mapping[str, Space], rename: _Ren
     remaining = size - sum(part.size for part in parts)
     fixed = [i for i, part in enumerate(parts) if part.key is None]
     parts = [Part(None, remaining // len(fixed)) if i in fixed else part for i, part in enumerate(parts)]
-    heads = next((spaces[(p.key or "").partition("/")[0]].heads for p in parts if p.key), 1)
-    return Axis(tuple(parts), axis.side, heads if axis.interleave > 1 else 1)
+    if axis.interleave == 1 or blocks:
+        return Axis(tuple(parts), axis.side, axis.interleave)
+    space, full = next(
+        (small[(old.key or "").partition("/")[0]], spaces[(new.key or "").partition("/")[0]])
+        for old, new in zip(axis.parts, parts, strict=True)
+        if new.key
+    )
+    return Axis(tuple(parts), axis.side, full.heads if axis.interleave == space.heads else full.groups)
 
 
 def _repeated(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -12,6 +12,7 @@ from transformers import PretrainedConfig
 from compressor.anatomy.resize import BUILD_ERRORS, Growth, Skeleton, read_field, with_fields
 from compressor.anatomy.spaces import Table
 from compressor.anatomy.spec import Kind
+from compressor.errors import CertificateError
 
 #: Limits of fields that only cost time in a small config.
 _SHORT = {"vocab_size": 160, "max_source_positions": 16}
@@ -32,11 +33,18 @@ class Meaning(StrEnum):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Meanings of fields, and {attention space: field counting heads}."""
+    """Meanings of fields, and {attention space: field counting heads}.
+
+    Attributes:
+        blocks: parameters whose parts alternate in a fixed number of blocks, however many heads there are (CodeGen).
+        many_heads: a small config with more heads than that, if there are any.
+    """
 
     meanings: Mapping[str, Meaning]
     heads: Mapping[str, str]
     groups: Mapping[str, str]
+    blocks: frozenset[str] = frozenset()
+    many_heads: PretrainedConfig | None = None
 
 
 def interpret(
@@ -66,20 +74,46 @@ def interpret(
         else:
             meaning = Meaning.FIXED
         meanings |= dict.fromkeys(growth.fields, meaning)
+    # Attention that keeps its places somewhere keeps its heads everywhere.
+    stuck = {field for growth in skeleton.growths if _sizes_fixed(growth, table) for field in growth.fields}
     counted = [name for name, _ in _head_counts(small) if name not in meanings and name not in unsure]
     heads: dict[str, str] = {}
     groups: dict[str, str] = {}
+    blocks: frozenset[str] = frozenset()
+    many_heads: PretrainedConfig | None = None
     for field in [*unsure, *counted]:
-        changed_meaning, changed = _attention_meaning(field, small, table, tabulate_config)
+        changed_meaning, changed, resized = _attention_meaning([field], small, table, tabulate_config)
         if changed_meaning is not None:
-            meanings[field] = changed_meaning
+            counts = changed_meaning in (Meaning.HEADS, Meaning.GROUPS)
+            meanings[field] = Meaning.FIXED if counts and field in stuck else changed_meaning
             if changed_meaning is Meaning.HEADS:
                 heads |= dict.fromkeys(changed, field)
+                if resized is not None and (unchanged := _blocks(table, resized[1])):
+                    blocks, many_heads = blocks | unchanged, resized[0]
             elif changed_meaning is Meaning.GROUPS:
                 groups |= dict.fromkeys(changed, field)
         elif field in unsure:
             meanings[field] = Meaning.FIXED
-    return Sizes(meanings, heads, groups)
+    alike = [name for name in counted if name not in meanings and getattr(small, name) == getattr(small, counted[0])]
+    if len(alike) > 1:
+        # Families without groups may still have to count them as often as heads (Falcon).
+        changed_meaning, changed, _ = _attention_meaning(alike, small, table, tabulate_config)
+        if changed_meaning is Meaning.HEADS:
+            meanings |= dict.fromkeys(alike, Meaning.FIXED if stuck.intersection(alike) else Meaning.HEADS)
+            heads |= dict.fromkeys(changed, alike[0])
+    _check_counted(skeleton.config, small, table, heads)
+    return Sizes(meanings, heads, groups, blocks, many_heads)
+
+
+def _check_counted(full: PretrainedConfig, small: PretrainedConfig, table: Table, heads: Mapping[str, str]) -> None:
+    """Refuse attention that has other heads in the small config and no field that is known to count them."""
+    changed = {value for name, value in _head_counts(small) if read_field(full, name) != value}
+    for name, space in table.spaces.items():
+        if space.kind is Kind.ATTENTION and name not in heads and space.heads in changed:
+            raise CertificateError(
+                f"{full.model_type}: no field of the config could be shown to count the heads of {name}, so it is not "
+                f"known how many there are; nothing was touched"
+            )
 
 
 def sized_parameters(skeleton: Skeleton, sizes: Sizes) -> set[str]:
@@ -136,15 +170,16 @@ def _head_counts(config: PretrainedConfig) -> Iterator[tuple[str, int]]:
 
 
 def _attention_meaning(
-    field: str, small: PretrainedConfig, table: Table, tabulate_config: Callable[[PretrainedConfig], Table]
-) -> tuple[Meaning | None, list[str]]:
-    """A field's attention meaning, and its spaces."""
-    value = getattr(small, field)
+    fields: Sequence[str], small: PretrainedConfig, table: Table, tabulate_config: Callable[[PretrainedConfig], Table]
+) -> tuple[Meaning | None, list[str], tuple[PretrainedConfig, Table] | None]:
+    """Attention meaning of a field (or of equal ones), its spaces, and the config and table that showed it."""
+    value = getattr(small, fields[0])
     for resized in (2 * value, value // 2):
         if resized < 1:
             continue
+        config = with_fields(small, dict.fromkeys(fields, resized))
         try:
-            changed = tabulate_config(with_fields(small, {field: resized}))
+            changed = tabulate_config(config)
         except BUILD_ERRORS:
             continue
         differing: dict[Meaning, list[str]] = {Meaning.HEADS: [], Meaning.GROUPS: [], Meaning.HEAD_DIM: []}
@@ -160,8 +195,18 @@ def _attention_meaning(
                 differing[Meaning.HEAD_DIM].append(name)
         for meaning, names in differing.items():
             if names:
-                return meaning, names
-    return None, []
+                return meaning, names, (config, changed)
+    return None, [], None
+
+
+def _blocks(table: Table, changed: Table) -> frozenset[str]:
+    """Parameters whose parts alternate as often as before, though the heads are others."""
+    return frozenset(
+        name
+        for name, axes in table.axes.items()
+        for axis, other in zip(axes, changed.axes.get(name, ()), strict=False)
+        if axis.interleave > 1 and axis.interleave == other.interleave
+    )
 
 
 def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from compressor.anatomy.canonical import centre_writers, fold_norms, fold_scales
 from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, Inputs, answers_of, logits_change
 from compressor.anatomy.hooks import Trace, checkpoint_of, is_linear, product_scale, trace, write_dim
+from compressor.anatomy.resize import BUILD_ERRORS
 from compressor.anatomy.spec import Anatomy, Kind, LayerScale, LinearOp, Norm, Side, Space
 
 
@@ -78,7 +79,13 @@ class Flow:
         module, weight = self.modules[name], self.weights.get(name)
         if weight is None or is_linear(module) or isinstance(module, nn.Embedding):
             return False
-        return module.weight.dim() == 1 and weight in self.anatomy.axes
+        if module.weight.dim() != 1 or weight not in self.anatomy.axes:
+            return False
+        try:
+            self._unit_scale(name)
+        except BUILD_ERRORS:
+            return False  # reads a gate too
+        return True
 
     def _norm(self, name: str) -> Norm:
         axis = self.anatomy.axes[self.weights[name]][0]

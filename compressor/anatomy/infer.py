@@ -6,6 +6,7 @@ Traces show structure, enlarged fields their meaning; permutations prove it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 
 from transformers import PretrainedConfig
@@ -15,12 +16,15 @@ from compressor.anatomy.expand import expand
 from compressor.anatomy.experts import with_experts
 from compressor.anatomy.fields import Meaning, interpret, sized_parameters
 from compressor.anatomy.flow import Flow
+from compressor.anatomy.mixing import with_mixing
 from compressor.anatomy.proof import pin_insensitive, settle_unreached
 from compressor.anatomy.resize import BUILD_ERRORS, measure_growth
 from compressor.anatomy.rotary_pairs import with_pairs
 from compressor.anatomy.spec import Anatomy
 from compressor.anatomy.study import Study, study_smallest
+from compressor.anatomy.weakening import weaken_failing
 from compressor.errors import CertificateError, UnsupportedError
+from compressor.models.configs import named
 from compressor.utils.logging import one_line
 from compressor.utils.threads import torch_threads
 
@@ -35,6 +39,7 @@ def inspect_config(config: PretrainedConfig) -> Anatomy:
         CertificateError: a permutation changes logits.
         UnsupportedError: sizes are indistinguishable.
     """
+    config = named(config)
     key = _cache_key(config)
     if key not in _KNOWN:
         # In small models threads wait for each other: two to six times slower.
@@ -52,6 +57,7 @@ def inspect_config(config: PretrainedConfig) -> Anatomy:
 def small_config(config: PretrainedConfig) -> PretrainedConfig:
     """The small config on which a config's anatomy was proven."""
     inspect_config(config)
+    config = named(config)
     return _SMALL[_cache_key(config)]
 
 
@@ -76,6 +82,10 @@ def _inspect(config: PretrainedConfig) -> Anatomy:
     sizes = interpret(skeleton, study.config, table, lambda changed: study.like(changed, skeleton).table)
     if Meaning.HIDDEN not in sizes.meanings.values():
         raise UnsupportedError(f"no field of the {config.model_type} config sizes a residual stream")
+    if sizes.many_heads is not None:
+        # With few heads, blocks of several look like heads.
+        larger = study.like(sizes.many_heads, skeleton)
+        _check(config, larger.anatomy(), larger, certify(larger.model, larger.trials, larger.anatomy()))
     small = settle_unreached(study, small, sized_parameters(skeleton, sizes))
     return expand(small, config, skeleton, sizes)
 
@@ -85,15 +95,32 @@ def _certified(config: PretrainedConfig, study: Study, anatomy: Anatomy) -> Anat
     key = _cache_key(study.config)
     if key in _PROVEN and _PROVEN[key][0] == anatomy:
         return _PROVEN[key][1]
-    errors = certify(study.model, study.trials, anatomy)
-    worst = max(errors, key=lambda name: errors[name] if errors[name] == errors[name] else float("inf"))
-    if not errors[worst] <= CERTIFICATE_TOLERANCE:
-        raise CertificateError(_refusal(config, anatomy, study, worst, errors[worst]))
-    proven = pin_insensitive(study, replace(anatomy, errors=errors))
-    paired = with_pairs(study.model, study.trials, proven)
+    standing = anatomy
+    try:
+        errors = certify(study.model, study.trials, standing)
+    except CertificateError:
+        errors = {"all": float("inf")}
+    if not max(errors.values(), key=_badness) <= CERTIFICATE_TOLERANCE:
+        standing = weaken_failing(study, anatomy)
+        errors = certify(study.model, study.trials, standing)
+    _check(config, standing, study, errors)
+    proven = pin_insensitive(study, replace(standing, errors=errors))
+    paired = with_mixing(study.model, study.trials, with_pairs(study.model, study.trials, proven))
     complete = Flow(study.model, study.trials, paired, study.table.tied).complete()
     _PROVEN[key] = anatomy, complete
     return complete
+
+
+def _check(config: PretrainedConfig, anatomy: Anatomy, study: Study, errors: Mapping[str, float]) -> None:
+    """Refuse an anatomy whose permutations change the answers."""
+    worst = max(errors, key=lambda name: _badness(errors[name]))
+    if not errors[worst] <= CERTIFICATE_TOLERANCE:
+        raise CertificateError(_refusal(config, anatomy, study, worst, errors[worst]))
+
+
+def _badness(error: float) -> float:
+    """The error, or infinity if not a number."""
+    return error if error == error else float("inf")
 
 
 #: {cache key of a small config: its anatomy before and after the certificate}.

@@ -137,8 +137,11 @@ def _find_lists(config: PretrainedConfig) -> tuple[Layers, ...]:
         extra = [name for name in more if name not in less]
         last = len(layers) if value > 1 else 1
         prefixes = {match[1] for name in extra if (match := re.match(rf"(.*?\.){last}\.", name))}
-        if extra and len(prefixes) == 1 and not set(less) - set(more):
-            fields.setdefault(prefixes.pop(), []).append(field)
+        if extra and len(prefixes) == 1:
+            prefix = prefixes.pop()
+            # The last layer may have parameters of its own, which the one before it gets.
+            if all(name.startswith(prefix) for name in set(less) - set(more)):
+                fields.setdefault(prefix, []).append(field)
     ordered = sorted(fields, key=lambda prefix: next(i for i, name in enumerate(base) if name.startswith(prefix)))
     return tuple(Layers(prefix, tuple(fields[prefix]), getattr(config, fields[prefix][0])) for prefix in ordered)
 

@@ -53,6 +53,7 @@ class Space:
         pairs: "halves", "neighbours", or "" if unknown.
         head_position_fixed: heads are not interchangeable (ALiBi).
         scaled: query–key products are divided by √channels.
+        mixable: channels may be mixed; gates and scales of single ones forbid it.
         order: spaces of equal order share it (T5).
         experts, copies: experts' space and number.
     """
@@ -67,6 +68,7 @@ class Space:
     pairs: str = ""
     head_position_fixed: bool = False
     scaled: bool = True
+    mixable: bool = True
     order: str | None = None
     experts: str | None = None
     copies: int = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import transformers
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from transformers.utils import CONFIG_NAME, cached_file
 
 from compressor.errors import UnsupportedError, UserError
@@ -73,6 +75,16 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
         version = transformers.__version__
         raise UnsupportedError(f"{shorten(name)} is not a model of transformers {version}: custom code is not run")
     return cls
+
+
+def named(config: PretrainedConfig) -> PretrainedConfig:
+    """The config, or a copy that names its type's base class where it names none."""
+    if config.architectures:
+        return config
+    names = MODEL_MAPPING_NAMES.get(config.model_type)
+    named_config = copy.deepcopy(config)
+    named_config.architectures = [names if isinstance(names, str) else names[0]] if names else None
+    return named_config
 
 
 def forget_code(owner: Any) -> bool:

@@ -160,8 +160,8 @@ def _answered_task(task: Task, config: PretrainedConfig) -> Task:
 def _task_of_class(name: str) -> Task:
     heads = {head: task for task in TASKS.values() for head in task.heads}
     task = next((task for head, task in heads.items() if name.endswith(head)), None)
-    if task is None or not task.metrics:
-        # A name may end like a base class and be none (GPT2DoubleHeadsModel, XLMWithLMHeadModel).
+    if task is None or not task.metrics or name.endswith("WithLMHeadModel"):
+        # A name may end like a base class and be none (MarianMTModel), or be listed for another head (XLM).
         listed = _listed_task(name)
         task = listed or task
     if task is not None:
@@ -177,8 +177,9 @@ def _listed_task(name: str) -> Task | None:
 #: {Auto mapping: task}; base classes come first, since some are listed with heads too.
 _MAPPINGS = {
     "MODEL_MAPPING_NAMES": "features",
-    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": "causal-lm",
+    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES": "seq2seq-lm",
     "MODEL_FOR_MASKED_LM_MAPPING_NAMES": "masked-lm",
+    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": "causal-lm",
 }
 
 

@@ -161,7 +161,9 @@ def _coordinates(space: Space) -> str:
     match space.kind:
         case Kind.ATTENTION:
             groups = f" in {space.groups} key–value groups" if space.groups != space.heads else ""
-            rotary = ", rotary" if space.rotary else ""
+            rotary = (", rotary" if space.rotary else "") + (
+                "" if space.mixable else ", each with its own gate or scale"
+            )
             order = ", one order of heads in all layers" if space.order else ""
             order = ", heads have fixed positions" if space.head_position_fixed else order
             return f"{space.size} = {space.heads} heads{groups} × {space.head_dim} channels{rotary}{order}"

@@ -45,3 +45,18 @@ def test_data_of_other_models_cannot_be_read():
     spec = ModelSpec.of(WhisperConfig(architectures=["WhisperForConditionalGeneration"]))
     with pytest.raises(UnsupportedError, match="whisper models cannot be read yet"):
         _ = spec.reads
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("MarianMTModel", "seq2seq-lm"),
+        ("MarianModel", "features"),
+        ("XLMWithLMHeadModel", "masked-lm"),
+        ("GPT2LMHeadModel", "causal-lm"),
+        ("BartForConditionalGeneration", "seq2seq-lm"),
+    ],
+)
+def test_a_class_is_known_by_the_auto_mappings_not_by_the_end_of_its_name(name, task):
+    config = ViTConfig(architectures=[name])
+    assert find_task(config).name == task

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compressor.anatomy.dims import Dim, Dims, pin, select_dim, split_concat
+from compressor.anatomy.dims import Dim, Dims, pin, select_dim, slice_dim, split_concat
 from compressor.anatomy.rules.rule import Lookup, argument, broadcast, rule, tensors_in
 
 
@@ -54,6 +54,12 @@ def _getitem(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], resu
             place = sum(_dims_taken(item) for item in items[:spot] if item is not None)
             dims = select_dim(dims, place, int(items[spot]))
             del items[spot]
+    for spot, item in enumerate(items):
+        if isinstance(item, slice):
+            place = sum(_dims_taken(before) for before in items[:spot] if before is not None)
+            start, stop, step = item.indices(dims[place].size)
+            if step == 1 and stop - start < dims[place].size and (parts := slice_dim(dims, place, start, stop)):
+                dims, items[spot] = parts, slice(None)
     remaining, selected, advanced, where = list(dims), [], [], None
     for item in items:
         if item is None:
@@ -78,6 +84,13 @@ def _getitem(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], resu
 def _spelled_out(tensor: Tensor, index: Any) -> list[Any]:
     """Index entries without ellipsis."""
     items = list(index) if isinstance(index, tuple) else [index]
+    # A list of one place is a slice of length one (Falcon).
+    items = [
+        slice(item[0], item[0] + 1 or None)
+        if isinstance(item, list) and len(item) == 1 and type(item[0]) is int
+        else item
+        for item in items
+    ]
     if not any(item is Ellipsis for item in items):
         items.append(Ellipsis)
     spot = next(place for place, item in enumerate(items) if item is Ellipsis)

@@ -227,6 +227,8 @@ def _head_fields(config: PretrainedConfig, anatomy: Anatomy, attentions: Sequenc
 
 def _pinned(config: PretrainedConfig, attentions: Sequence[Space], teachers: Sequence[PretrainedConfig] = ()) -> str:
     """Why heads keep their size, or ""."""
+    if not all(space.mixable for space in attentions):
+        return "their channels have gates or scales of their own"
     if not any(space.rotary for space in attentions):
         return ""
     if not all(space.pairs for space in attentions):

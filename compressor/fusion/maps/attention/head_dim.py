@@ -23,7 +23,7 @@ _Pair = tuple[Tensor, Tensor]
 def narrowable(spaces: Sequence[Space], student: Space) -> bool:
     """Whether the student's heads are the teachers' with fewer, mixable channels."""
     shapes = {(space.head_dim, space.heads // space.groups) for space in spaces}
-    if len(shapes) != 1 or (student.rotary and not all(space.pairs for space in spaces)):
+    if len(shapes) != 1 or not student.mixable or (student.rotary and not all(space.pairs for space in spaces)):
         return False
     ((channels, per_group),) = shapes
     return student.head_dim < channels and student.heads // student.groups == per_group

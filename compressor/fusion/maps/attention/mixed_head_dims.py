@@ -49,11 +49,11 @@ def unlike_maps(
     Raises:
         UnsupportedError: channels or heads have fixed positions.
     """
-    if student.rotary or student.head_position_fixed or student.order:
+    if student.rotary or student.head_position_fixed or student.order or not student.mixable:
         sizes = sorted({f"{s.head_dim} channels in groups of {s.heads // s.groups}" for s in (*spaces, student)})
         raise UnsupportedError(
             f"{student.name}: heads of {' and of '.join(sizes)} cannot be fused: their channels or heads have a place "
-            f"(rotary or relative positions), so use teachers whose heads are alike"
+            f"(rotary or relative positions, gates), so use teachers whose heads are alike"
         )
     weights = {group: float(_importance_of(group, importance, spaces).sum()) for group in _groups(spaces)}
     chosen = sorted(weights, key=lambda group: weights[group], reverse=True)[: student.groups]
