@@ -22,7 +22,7 @@ import torch
 import transformers
 from transformers.utils import logging
 
-from benchmarks.zoo.attempt import Row, attempt
+from benchmarks.zoo.attempt import STEPS, Row, attempt
 from benchmarks.zoo.page import markdown
 from benchmarks.zoo.tiny import model_types
 
@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("types", nargs="*", help="model types to try anew; all that have no row if omitted")
     parser.add_argument("-o", "--output", type=Path, required=True, help="Markdown file; figures go beside it as .json")
     parser.add_argument("--seconds", type=int, default=SECONDS, help="limit of one type")
+    parser.add_argument("--until", choices=STEPS, default=STEPS[-1], help="last step of every type")
     parser.add_argument("--every", type=int, default=1, help="try each n-th type only")
     arguments = parser.parse_args()
     logging.set_verbosity_error()
@@ -45,7 +46,7 @@ def main() -> None:
     wanted = arguments.types or [name for name in model_types()[:: arguments.every] if name not in rows]
     for name in wanted:
         start = time.perf_counter()
-        rows[name] = _in_process(name, arguments.seconds)
+        rows[name] = _in_process(name, arguments.seconds, arguments.until)
         rows[name]["seconds"] = round(time.perf_counter() - start, 1)
         print(name, json.dumps(rows[name]), file=sys.stderr, flush=True)
         ordered = dict(sorted(rows.items()))
@@ -53,11 +54,11 @@ def main() -> None:
         arguments.output.write_text(markdown(ordered, versions), encoding="utf-8")
 
 
-def _in_process(name: str, seconds: int) -> Row:
+def _in_process(name: str, seconds: int, until: str) -> Row:
     """The last row that a process for one type reports within its limits."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_work, args=(name, theirs))
+    child = context.Process(target=_work, args=(name, until, theirs))
     child.start()
     theirs.close()
     row: Row = {}
@@ -75,11 +76,11 @@ def _in_process(name: str, seconds: int) -> Row:
     return row
 
 
-def _work(name: str, pipe: Connection) -> None:
+def _work(name: str, until: str, pipe: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     # Threads do not survive a fork.
     torch.set_num_threads(1)
-    attempt(name, pipe.send)
+    attempt(name, until, pipe.send)
 
 
 def _kept(figures: Path, versions: dict[str, Any]) -> dict[str, Row]:

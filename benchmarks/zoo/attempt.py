@@ -20,10 +20,12 @@ from compressor.fusion import fuse_models
 from compressor.models.inputs import dummy_inputs
 
 Row = dict[str, Any]
+#: Names of what is done with a type, in order.
+STEPS = ("certify", "fuse")
 
 
-def attempt(model_type: str, report: Callable[[Row], None]) -> None:
-    """Report the row after every step, so that a time limit leaves what was found."""
+def attempt(model_type: str, until: str, report: Callable[[Row], None]) -> None:
+    """Take the steps up to one; report the row after every step, so that a time limit leaves what was found."""
     row: Row = {"class": class_of(model_type), "certified": False, "fused": False, "onnx": None, "message": ""}
     report(row)
     if row["class"] is None:
@@ -35,7 +37,7 @@ def attempt(model_type: str, report: Callable[[Row], None]) -> None:
         row["message"] = "no tiny config could be built from the defaults"
         report(row)
         return
-    for step in (_certify, _fuse):
+    for step in (_certify, _fuse)[: STEPS.index(until) + 1]:
         try:
             row |= step(config)
         except UserError as error:

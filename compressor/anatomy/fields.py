@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from transformers import PretrainedConfig
 
-from compressor.anatomy.resize import BUILD_ERRORS, Growth, Skeleton, read_field, with_fields
+from compressor.anatomy.resize import BUILD_ERRORS, Growth, Skeleton
 from compressor.anatomy.spaces import Table
 from compressor.anatomy.spec import Kind
+from compressor.models.config_fields import field_paths, part_of, parts_of, read_field, with_fields
 
 #: Limits of fields that only cost time in a small config.
 _SHORT = {"vocab_size": 160, "max_source_positions": 16}
@@ -129,7 +131,7 @@ def _is_size(growth: Growth, small: PretrainedConfig, space: str, table: Table) 
 
 def _head_counts(config: PretrainedConfig) -> Iterator[tuple[str, int]]:
     """Fields that may count heads."""
-    for name in sorted({config.attribute_map.get(name, name) for name in config.to_dict()}):
+    for name in field_paths(config):
         value = read_field(config, name)
         if "head" in name and isinstance(value, int) and not isinstance(value, bool) and value > 0:
             yield name, value
@@ -139,7 +141,7 @@ def _attention_meaning(
     field: str, small: PretrainedConfig, table: Table, tabulate_config: Callable[[PretrainedConfig], Table]
 ) -> tuple[Meaning | None, list[str]]:
     """A field's attention meaning, and its spaces."""
-    value = getattr(small, field)
+    value = read_field(small, field)
     for resized in (2 * value, value // 2):
         if resized < 1:
             continue
@@ -167,47 +169,88 @@ def _attention_meaning(
 def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
     """Small configs, smallest first; equal fields stay equal."""
     config = skeleton.config
-    counts = dict(_head_counts(config))
+    for head_dim in (8, 16, 32, 64):
+        values: dict[str, Any] = {}
+        # Equal sizes of several parts may have to be equal, as those of an encoder and what reads it.
+        sizes: dict[int, int] = {}
+        for prefix, part in parts_of(config):
+            _reduce_part(prefix, skeleton, head_dim, values, sizes)
+            values |= {prefix + name: value for name, value in _short_fields(part, prefix, values).items()}
+        yield with_fields(config, values)
+    yield config
+
+
+def _reduce_part(prefix: str, skeleton: Skeleton, head_dim: int, values: dict[str, Any], sizes: dict[int, int]) -> None:
+    """Add small values of the fields of one part."""
+    counts = {name: value for name, value in _head_counts(skeleton.config) if _in_part(name, prefix)}
     groups = {name: value for name, value in counts.items() if re.search(r"key_value|kv", name) and "dim" not in name}
     heads = {name: v for name, v in counts.items() if name not in groups and not re.search(r"dim|size", name)}
-    grown = [growth for growth in skeleton.growths if growth.value > 1]
-    widest = max(grown, key=lambda growth: len(growth.rates), default=None)
+    grown = [growth for growth in skeleton.growths if growth.value > 1 and _in_part(growth.fields[0], prefix)]
     # Heads with rotary and other channels (DeepSeek) keep their parts.
     parted = any("rope_head_dim" in field for growth in grown for field in growth.fields)
-    for head_dim in (8, 16, 32, 64):
-        sizes: dict[int, int] = {}
-        values: dict[str, int] = {}
-        # Two groups of two: tracing could not see a single group.
-        grouped = bool(groups) and min(groups.values()) < max(heads.values(), default=0)
-        for name, value in heads.items():
-            values[name] = 4 if grouped or value % 2 == 0 else 3
-        for name in groups:
-            values[name] = 2 if grouped else next(iter(values.values()), 4)
-        if widest is not None:
-            sizes[widest.value] = max(values.values(), default=4) * head_dim
-        for growth in grown:
-            for field in growth.fields:
-                if field in values:
-                    continue
-                if field in _SHORT:
-                    values[field] = min(growth.value, _SHORT[field])
-                elif re.search(r"head_dim|d_kv|kv_channels", field):
-                    values |= {} if parted else {field: head_dim}
-                elif growth.value in sizes:
-                    values[field] = sizes[growth.value]
-                elif growth.value > 40 and not re.search(r"position|image|vocab|expert|bucket|num_", field):
-                    values[field] = sizes.setdefault(growth.value, 40)
-        for field, limit in _SHORT.items():
-            if field in values or isinstance(getattr(config, field, None), int):
-                values[field] = min(getattr(config, field), limit)
-        patch, image = getattr(config, "patch_size", None), getattr(config, "image_size", None)
-        if isinstance(patch, int) and isinstance(image, int):
-            values["image_size"] = min(image, 4 * patch)
-        # Texts are padded to whole windows (Longformer), which would cost more than all else.
-        windows = getattr(config, "attention_window", None)
-        short = {} if not windows else {"attention_window": 4 if isinstance(windows, int) else [4] * len(windows)}
-        limit = values.get("vocab_size", 1 << 62)
-        ids = {n: v for n, v in config.to_dict().items() if n.endswith("_token_id") and isinstance(v, int)}
-        tokens = {name: index % 4 for index, (name, token) in enumerate(sorted(ids.items())) if token >= limit}
-        yield with_fields(config, {**values, **tokens, **short})
-    yield config
+    # Two groups of two: tracing could not see a single group.
+    grouped = bool(groups) and min(groups.values()) < max(heads.values(), default=0)
+    for name, value in heads.items():
+        values[name] = 4 if grouped or value % 2 == 0 or _stage(name) else 3
+    for name in groups:
+        values[name] = 2 if grouped else next((values[head] for head in heads), 4)
+    for stage in dict.fromkeys(_stage(growth.fields[0]) for growth in grown):
+        # The field that sizes most parameters is the width.
+        staged = [growth for growth in grown if _stage(growth.fields[0]) == stage]
+        widest = max(staged, key=lambda growth: len(growth.rates))
+        most = max((values[name] for name in [*heads, *groups] if _stage(name) in ("", stage)), default=4)
+        sizes.setdefault(widest.value, most * head_dim)
+        for name in heads:
+            if _stage(name) in ("", stage) and sizes[widest.value] % values[name]:
+                values[name] = 4
+    for growth in grown:
+        for field in growth.fields:
+            if field in values:
+                continue
+            if field.rpartition(".")[2] in _SHORT:
+                values[field] = min(growth.value, _SHORT[field.rpartition(".")[2]])
+            elif re.search(r"head_dim|d_kv|kv_channels", field):
+                values |= {} if parted else {field: head_dim}
+            elif growth.value in sizes:
+                values[field] = sizes[growth.value]
+            elif growth.value > 40 and not re.search(r"position|image|vocab|expert|bucket|num_", field):
+                values[field] = sizes.setdefault(growth.value, 40)
+
+
+def _in_part(path: str, prefix: str) -> bool:
+    """Whether a field, or the list that it is an entry of, is in the part itself."""
+    return (part_of(part_of(path)) if _stage(path) else part_of(path)) == prefix.rstrip(".")
+
+
+def _stage(path: str) -> str:
+    """The place in a list of stages; "" for other fields."""
+    name = path.rpartition(".")[2]
+    return name if name.isdigit() else ""
+
+
+def _stage_count(part: PretrainedConfig) -> int:
+    """Stages of a hierarchical model; 0 for others."""
+    return max((int(stage) + 1 for path in field_paths(part) if "." not in part_of(path) and (stage := _stage(path))), default=0)
+
+
+def _short_fields(part: PretrainedConfig, prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Small values of what only costs time in a small config."""
+    short: dict[str, Any] = {}
+    for field, limit in _SHORT.items():
+        value = read_field(part, field)
+        if isinstance(value, int):
+            short[field] = min(value, limit)
+    patch, image = getattr(part, "patch_size", None), getattr(part, "image_size", None)
+    stages = _stage_count(part)
+    if isinstance(patch, int) and isinstance(image, int):
+        # Every stage halves the patches; the last one must hold a window.
+        short["image_size"] = min(image, 2 ** max(2, stages) * patch)
+        if stages and isinstance(getattr(part, "window_size", None), int):
+            short["window_size"] = min(part.window_size, 2)
+    # Texts are padded to whole windows (Longformer), which would cost more than all else.
+    windows = getattr(part, "attention_window", None)
+    if windows:
+        short["attention_window"] = 4 if isinstance(windows, int) else [4] * len(windows)
+    limit = short.get("vocab_size", values.get(f"{prefix}vocab_size", 1 << 62))
+    ids = {n: v for n, v in part.to_dict().items() if n.endswith("_token_id") and isinstance(v, int)}
+    return short | {name: index % 4 for index, (name, token) in enumerate(sorted(ids.items())) if token >= limit}

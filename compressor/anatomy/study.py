@@ -20,6 +20,7 @@ from compressor.anatomy.spec import Anatomy, Stack
 from compressor.anatomy.tracer import TracedDims, trace_dims
 from compressor.anatomy.trials import make_trials
 from compressor.errors import UnsupportedError
+from compressor.models.config_fields import read_field
 from compressor.models.tasks import find_task
 
 
@@ -120,7 +121,7 @@ def _stacks(config: PretrainedConfig, traced: TracedDims, skeleton: Skeleton) ->
     """Lists of layers in call order."""
     lists: list[tuple[tuple[str, ...], tuple[str, ...], int]] = []
     for layers in skeleton.lists:
-        paths = tuple(f"{layers.prefix}{index}" for index in range(getattr(config, layers.fields[0])))
+        paths = tuple(f"{layers.prefix}{index}" for index in range(read_field(config, layers.fields[0])))
         if all(path in traced.calls for path in paths) and _passes_stream(traced, paths):
             lists.append((paths, layers.fields, 1))
     lists.sort(key=lambda entry: list(traced.calls).index(entry[0][0]))
@@ -159,7 +160,7 @@ def _repeated(config: PretrainedConfig, traced: TracedDims) -> tuple[tuple[str, 
         fields = [
             field
             for field in sorted(set(config.to_dict()) - set(config.attribute_map))
-            if re.search(r"layer|depth", field) and getattr(config, field) == count
+            if re.search(r"layer|depth", field) and read_field(config, field) == count
         ]
         if fields:
             return (name,), tuple(fields[:1]), count

@@ -11,7 +11,6 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.anatomy import Anatomy, Stack, inspect_config
 from compressor.anatomy.layer_fields import with_layers
-from compressor.anatomy.resize import with_fields
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.shape.depth import LayerAssignment, evenly_spaced_layer
 from compressor.fusion.shape.width import (
@@ -22,6 +21,7 @@ from compressor.fusion.shape.width import (
     round_half_up,
 )
 from compressor.fusion.teacher import NamedModel, TeacherGroup
+from compressor.models.config_fields import read_field, with_fields
 from compressor.models.meta import meta_model
 from compressor.models.round_trip import check_round_trip
 from compressor.models.save import config_json
@@ -189,7 +189,7 @@ def _spec(
     student = with_fields(config, values)
     if shape.rotary_base is not None:
         student.rope_parameters = {**student.rope_parameters, "rope_theta": shape.rotary_base}
-    sizes = {field: getattr(config, field) or configured_size(config, anatomy, field) for field in values}
+    sizes = {field: read_field(config, field) or configured_size(config, anatomy, field) for field in values}
     for index, stack in enumerate(anatomy.stacks):
         listed = depth_of(stack)
         deepest = request.depths[index] if request.depths else listed
@@ -216,7 +216,7 @@ def _spec_of_anchor(
     anchor: PretrainedConfig, teacher: PretrainedConfig, anatomy: Anatomy, asked_width: float
 ) -> StudentSpec:
     fields = {
-        field: (getattr(teacher, field), getattr(anchor, field))
+        field: (read_field(teacher, field), read_field(anchor, field))
         for field, meaning in anatomy.fields.items()
         if meaning != "fixed"
     }

@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 
 from compressor.anatomy import Anatomy, Kind, Space
 from compressor.errors import UserError
+from compressor.models.config_fields import read_field
 
 #: Free residual widths are rounded to this multiple, for the hardware.
 WIDTH_MULTIPLE = 8
@@ -95,7 +96,7 @@ def fields_of(anatomy: Anatomy, meaning: str) -> list[str]:
 
 def configured_size(config: PretrainedConfig, anatomy: Anatomy, field: str) -> int:
     """The size in a config field, or the family's own."""
-    value = getattr(config, field)
+    value = read_field(config, field)
     if value is not None:
         return int(value)
     return next(space.size for space in anatomy.spaces.values() if space.name.endswith(".ffn"))
@@ -129,7 +130,7 @@ def _smaller(
     config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space], width: float
 ) -> list[AttentionShape]:
     """As many heads of fewer channels, if possible."""
-    sizes = {field: int(getattr(config, field)) for field in _head_fields(config, anatomy, attentions)}
+    sizes = {field: int(read_field(config, field)) for field in _head_fields(config, anatomy, attentions)}
     head_dims = fields_of(anatomy, "head_dim")
     if head_dims:
         hidden = _free_width(width, anatomy)
@@ -154,7 +155,7 @@ def _all(
     for field in head_fields:
         heads = smaller.fields[field]
         channels = heads * smaller.fields[head_dims[0]] if head_dims else smaller.hidden
-        together = sum(int(getattr(teacher, field)) for teacher in teachers)
+        together = sum(int(read_field(teacher, field)) for teacher in teachers)
         # Heads of a group stay together, so groups grow by the same factor.
         step = math.lcm(*(heads // math.gcd(heads, smaller.fields[group]) for group in group_fields))
         sizes[field] = max((n for n in range(step, together + 1, step) if channels % (2 * n) == 0), default=0)
@@ -169,7 +170,7 @@ def _all(
 def _head_fields(config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space]) -> dict[str, Space]:
     """{field that counts heads or groups: a space of that size}."""
     return {
-        field: next((s for s in attentions if getattr(config, field) in (s.heads, s.groups)), attentions[0])
+        field: next((s for s in attentions if read_field(config, field) in (s.heads, s.groups)), attentions[0])
         for field in [*fields_of(anatomy, "heads"), *fields_of(anatomy, "groups")]
     }
 
@@ -231,7 +232,7 @@ def _no_head(
     """The message if no head is left."""
     space = min(attentions, key=lambda space: space.groups)
     units = "key–value groups" if space.groups < space.heads else "attention heads"
-    heads = {field: int(getattr(config, field)) for field in _head_fields(config, anatomy, attentions)}
+    heads = {field: int(read_field(config, field)) for field in _head_fields(config, anatomy, attentions)}
     by_size = 0.5 * _width_step(anatomy, heads) / anatomy.residual.size
     least = {Narrowing.FEWER: 0.5 / space.groups, Narrowing.SMALLER: by_size, Narrowing.ALL: by_size}
     allowed = [share for name, share in least.items() if narrowing in (name, "auto")]
