@@ -57,6 +57,10 @@ def expand(small: Anatomy, config: PretrainedConfig, skeleton: Skeleton, sizes: 
         sensitivity=small.sensitivity,
         pinned={new: why for old, why in small.pinned.items() for new in rename.forward(old)},
         idle=tuple(new for old in small.idle for new in rename.forward(old)),
+        sized={
+            field: tuple(dict.fromkeys(new for old in names for new in rename.forward(old)))
+            for field, names in sizes.spaces.items()
+        },
         tokens={new: stack for old, stack in small.tokens.items() for new in rename.forward(old)},
     )
 

@@ -34,11 +34,12 @@ class Meaning(StrEnum):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Meanings of fields, and {attention space: field counting heads}."""
+    """Meanings of fields, {attention space: field counting heads}, and {field: spaces that it sizes}."""
 
     meanings: Mapping[str, Meaning]
     heads: Mapping[str, str]
     groups: Mapping[str, str]
+    spaces: Mapping[str, tuple[str, ...]]
 
 
 def interpret(
@@ -50,8 +51,10 @@ def interpret(
     """
     meanings = dict.fromkeys((field for layers in skeleton.lists for field in layers.fields), Meaning.DEPTH)
     unsure: list[str] = []
+    sized: dict[str, tuple[str, ...]] = {}
     for growth in skeleton.growths:
         kinds = _kinds(growth, table)
+        sized |= dict.fromkeys(growth.fields, tuple(sorted(_grown_spaces(growth, table))))
         if Kind.RESIDUAL in kinds:
             meaning = Meaning.HIDDEN
         elif Kind.ATTENTION in kinds:
@@ -75,13 +78,14 @@ def interpret(
         changed_meaning, changed = _attention_meaning(field, small, table, tabulate_config)
         if changed_meaning is not None:
             meanings[field] = changed_meaning
+            sized[field] = tuple(changed)
             if changed_meaning is Meaning.HEADS:
                 heads |= dict.fromkeys(changed, field)
             elif changed_meaning is Meaning.GROUPS:
                 groups |= dict.fromkeys(changed, field)
         elif field in unsure:
             meanings[field] = Meaning.FIXED
-    return Sizes(meanings, heads, groups)
+    return Sizes(meanings, heads, groups, sized)
 
 
 def sized_parameters(skeleton: Skeleton, sizes: Sizes) -> set[str]:
@@ -230,7 +234,10 @@ def _stage(path: str) -> str:
 
 def _stage_count(part: PretrainedConfig) -> int:
     """Stages of a hierarchical model; 0 for others."""
-    return max((int(stage) + 1 for path in field_paths(part) if "." not in part_of(path) and (stage := _stage(path))), default=0)
+    return max(
+        (int(stage) + 1 for path in field_paths(part) if "." not in part_of(path) and (stage := _stage(path))),
+        default=0,
+    )
 
 
 def _short_fields(part: PretrainedConfig, prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -119,6 +119,9 @@ def _find_lists(config: PretrainedConfig) -> tuple[Layers, ...]:
         prefix = _removed_layer(more, less, len(layers) if value > 1 else 1)
         if prefix is not None:
             fields.setdefault(prefix, []).append(field)
+    # Of stages that hold layers, the layers count: streams differ from stage to stage.
+    outer = {prefix for prefix in fields for other in fields if other != prefix and other.startswith(prefix)}
+    fields = {prefix: names for prefix, names in fields.items() if prefix not in outer}
     ordered = sorted(fields, key=lambda prefix: next(i for i, name in enumerate(base) if name.startswith(prefix)))
     return tuple(Layers(prefix, tuple(fields[prefix]), read_field(config, fields[prefix][0])) for prefix in ordered)
 

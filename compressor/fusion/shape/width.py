@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from fractions import Fraction
 
 from transformers import PretrainedConfig
 
 from compressor.anatomy import Anatomy, Kind, Space
 from compressor.errors import UserError
-from compressor.models.config_fields import read_field
+from compressor.fusion.shape.streams import split_streams, stream_of
+from compressor.models.config_fields import part_of, read_field
 
 #: Free residual widths are rounded to this multiple, for the hardware.
 WIDTH_MULTIPLE = 8
@@ -36,13 +39,13 @@ class AttentionShape:
     Attributes:
         narrowing: a `Narrowing`, if any.
         hidden: the residual width.
-        rotary_base: if heads become smaller.
+        rotary_bases: {part of the config: base}, where heads become smaller.
     """
 
     narrowing: str
     hidden: int
     fields: dict[str, int]
-    rotary_base: float | None = None
+    rotary_bases: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def attention_shapes(
@@ -63,11 +66,29 @@ def attention_shapes(
     Raises:
         UserError: no channel or head is left, or heads cannot become smaller.
     """
+    streams = [_shapes(config, stream, width, narrowing, teachers) for stream in split_streams(anatomy)]
+    count = max(map(len, streams))
+    return [_together([shapes[min(place, len(shapes) - 1)] for shapes in streams]) for place in range(count)]
+
+
+def _together(shapes: Sequence[AttentionShape]) -> AttentionShape:
+    """The shape of several streams; the first one's width counts as the model's."""
+    fields = {field: size for shape in shapes for field, size in shape.fields.items()}
+    bases = {part: base for shape in shapes for part, base in shape.rotary_bases.items()}
+    narrowing = next((shape.narrowing for shape in shapes if shape.narrowing), "")
+    return AttentionShape(narrowing, shapes[0].hidden, fields, bases)
+
+
+def _shapes(
+    config: PretrainedConfig, anatomy: Anatomy, width: float, narrowing: str, teachers: Sequence[PretrainedConfig]
+) -> list[AttentionShape]:
+    """The shapes of streams that one field sizes."""
     attentions = [space for space in anatomy.spaces.values() if space.kind is Kind.ATTENTION]
     if not attentions:
         hidden = _free_width(width, anatomy)
-        return [AttentionShape("", hidden, dict.fromkeys(fields_of(anatomy, "hidden"), hidden))]
-    pinned = _pinned(config, attentions, teachers)
+        return [AttentionShape("", hidden, _hidden_fields(config, anatomy, hidden))]
+    part = _part(config, anatomy)
+    pinned = _pinned(_config_of(config, part), attentions, [_config_of(each, part) for each in teachers])
     if narrowing in (Narrowing.SMALLER, Narrowing.ALL) and pinned:
         raise UserError(f"heads of this {config.model_type} cannot become smaller: {pinned}; leave narrowing out")
     shapes: list[AttentionShape] = []
@@ -117,12 +138,17 @@ def _fewer(
             return []
         per_group = space.heads // space.groups if field in fields_of(anatomy, "heads") else 1
         sizes[field] = groups * per_group
+    if len({space.size for space in anatomy.residuals}) > 1:
+        # Sizes of stages are multiples of the first one's.
+        sizes = _scaled(config, sizes, Fraction(sizes[next(iter(sizes))], read_field(config, next(iter(sizes)))))
+        if not sizes:
+            return []
     first = attentions[0]
     if fields_of(anatomy, "head_dim"):
         hidden = _free_width(width, anatomy)
     else:
         hidden = round_half_up(width * first.groups) * (first.heads // first.groups) * first.head_dim
-    sizes |= dict.fromkeys(fields_of(anatomy, "hidden"), hidden)
+    sizes |= _hidden_fields(config, anatomy, hidden)
     return [AttentionShape(Narrowing.FEWER, hidden, sizes)] if hidden else []
 
 
@@ -139,8 +165,9 @@ def _smaller(
             return []
         sizes |= channels
     else:
-        hidden = min(_rounded(width * anatomy.residual.size, _width_step(anatomy, sizes)), anatomy.residual.size)
-    sizes |= dict.fromkeys(fields_of(anatomy, "hidden"), hidden)
+        step = _width_step(config, anatomy, attentions)
+        hidden = min(_rounded(width * anatomy.residual.size, step), anatomy.residual.size)
+    sizes |= _hidden_fields(config, anatomy, hidden)
     return [AttentionShape(Narrowing.SMALLER, hidden, sizes)] if hidden else []
 
 
@@ -149,7 +176,7 @@ def _all(
 ) -> list[AttentionShape]:
     """As many heads as all teachers have or divide the width."""
     head_fields, group_fields, head_dims = (fields_of(anatomy, meaning) for meaning in ("heads", "groups", "head_dim"))
-    if len(head_dims) > 1:
+    if len(head_dims) > 1 or len({space.size for space in anatomy.residuals}) > 1:
         return []
     sizes: dict[str, int] = {}
     for field in head_fields:
@@ -169,10 +196,37 @@ def _all(
 
 def _head_fields(config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space]) -> dict[str, Space]:
     """{field that counts heads or groups: a space of that size}."""
+    sized = {field: [s for s in attentions if s.name in anatomy.sized.get(field, ())] for field in anatomy.fields}
     return {
-        field: next((s for s in attentions if read_field(config, field) in (s.heads, s.groups)), attentions[0])
+        field: next(
+            (s for s in sized[field] or attentions if read_field(config, field) in (s.heads, s.groups)), attentions[0]
+        )
         for field in [*fields_of(anatomy, "heads"), *fields_of(anatomy, "groups")]
     }
+
+
+def _hidden_fields(config: PretrainedConfig, anatomy: Anatomy, hidden: int) -> dict[str, int]:
+    """Sizes of fields that size residual streams, where the first one has `hidden` channels."""
+    share = Fraction(hidden, anatomy.residual.size)
+    return {field: round(configured_size(config, anatomy, field) * share) for field in fields_of(anatomy, "hidden")}
+
+
+def _scaled(config: PretrainedConfig, sizes: Iterable[str], share: Fraction) -> dict[str, int]:
+    """Fields scaled by one share; none if that leaves fractions."""
+    scaled = {field: int(read_field(config, field)) * share for field in sizes}
+    return (
+        {field: int(size) for field, size in scaled.items()} if all(s.denominator == 1 for s in scaled.values()) else {}
+    )
+
+
+def _part(config: PretrainedConfig, anatomy: Anatomy) -> str:
+    """The part of the config that sizes these streams."""
+    path = part_of(next(iter([*fields_of(anatomy, "heads"), *fields_of(anatomy, "hidden")]), ""))
+    return path if isinstance(_config_of(config, path), PretrainedConfig) else part_of(path)
+
+
+def _config_of(config: PretrainedConfig, part: str) -> PretrainedConfig:
+    return read_field(config, part) if part else config
 
 
 def _pinned(config: PretrainedConfig, attentions: Sequence[Space], teachers: Sequence[PretrainedConfig] = ()) -> str:
@@ -202,15 +256,21 @@ def _with_rotary_bases(
     channels = shape.fields[head_dims[0]] if head_dims else shape.hidden // shape.fields[heads]
     if channels == attentions[0].head_dim:
         return [shape]
-    base = float(config.rope_parameters["rope_theta"])
+    part = _part(config, anatomy)
+    base = float(_config_of(config, part).rope_parameters["rope_theta"])
     bases = (base ** (channels / attentions[0].head_dim), base)
-    return [replace(shape, rotary_base=rotary_base) for rotary_base in bases]
+    return [replace(shape, rotary_bases={part: rotary_base}) for rotary_base in bases]
 
 
-def _width_step(anatomy: Anatomy, heads: dict[str, int]) -> int:
-    """A divisor of widths, for even head channels."""
+def _width_step(config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space]) -> int:
+    """A divisor of widths, for even head channels; a stage may be several times as wide as the first."""
     multiple = 1 if anatomy.residual.size < TOY_WIDTH else WIDTH_MULTIPLE
-    return math.lcm(multiple, *(2 * count for count in heads.values()))
+    steps = []
+    for field, space in _head_fields(config, anatomy, attentions).items():
+        even = 2 * int(read_field(config, field))
+        stage = anatomy.spaces[stream_of(space, anatomy)].size
+        steps.append(even // math.gcd(even, max(1, stage // anatomy.residual.size)))
+    return math.lcm(multiple, *steps)
 
 
 def _free_width(width: float, anatomy: Anatomy) -> int:
@@ -232,11 +292,10 @@ def _no_head(
     """The message if no head is left."""
     space = min(attentions, key=lambda space: space.groups)
     units = "key–value groups" if space.groups < space.heads else "attention heads"
-    heads = {field: int(read_field(config, field)) for field in _head_fields(config, anatomy, attentions)}
-    by_size = 0.5 * _width_step(anatomy, heads) / anatomy.residual.size
+    by_size = 0.5 * _width_step(config, anatomy, attentions) / anatomy.residual.size
     least = {Narrowing.FEWER: 0.5 / space.groups, Narrowing.SMALLER: by_size, Narrowing.ALL: by_size}
     allowed = [share for name, share in least.items() if narrowing in (name, "auto")]
-    pinned = _pinned(config, attentions)
+    pinned = _pinned(_config_of(config, _part(config, anatomy)), attentions)
     return (
         f"width {width:g} leaves none of the {space.groups} {units} of this {config.model_type}: "
         f"ask for at least {min(allowed[:1] if pinned else allowed):.3g}"
