@@ -101,9 +101,10 @@ def _small_values(values: Mapping[str, Any], sizes: tuple[tuple[str, int], ...])
     for name, value in values.items():
         if isinstance(value, (list, tuple)) and len(value) in layers and len(value) > 2 and isinstance(value[0], str):
             changed[name] = [*value[:1], value[-1]]
-    if "depths" in changed and "window_size" in values:
-        # Windows of every stage must fit: patches halve from stage to stage.
-        changed |= {"image_size": 64, "patch_size": values.get("patch_size", 4), "window_size": 2}
+    if "depths" in changed and "image_size" in values:
+        # Patches halve from stage to stage, and windows must fit the last one.
+        small = {"image_size": 64, "patch_size": 4, "window_size": 2}
+        changed |= {name: size for name, size in small.items() if isinstance(values.get(name), int)}
     if "qk_rope_head_dim" in changed and "head_dim" in values:
         changed["head_dim"] = changed["qk_rope_head_dim"]
     ids = {n: i % 4 for i, n in enumerate(values) if n.endswith("_token_id") and isinstance(values[n], int)}

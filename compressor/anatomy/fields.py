@@ -198,10 +198,12 @@ def _reduce_part(prefix: str, skeleton: Skeleton, head_dim: int, values: dict[st
         values[name] = 4 if grouped or value % 2 == 0 or _stage(name) else 3
     for name in groups:
         values[name] = 2 if grouped else next((values[head] for head in heads), 4)
+    most_rates = max((len(growth.rates) for growth in grown), default=0)
     for stage in dict.fromkeys(_stage(growth.fields[0]) for growth in grown):
         # The field that sizes most parameters is the width.
-        staged = [growth for growth in grown if _stage(growth.fields[0]) == stage]
-        widest = max(staged, key=lambda growth: len(growth.rates))
+        widest = max((g for g in grown if _stage(g.fields[0]) == stage), key=lambda growth: len(growth.rates))
+        if len(widest.rates) < most_rates / 4:
+            continue
         most = max((values[name] for name in [*heads, *groups] if _stage(name) in ("", stage)), default=4)
         sizes.setdefault(widest.value, most * head_dim)
         for name in heads:
@@ -215,7 +217,7 @@ def _reduce_part(prefix: str, skeleton: Skeleton, head_dim: int, values: dict[st
                 values[field] = min(growth.value, _SHORT[field.rpartition(".")[2]])
             elif re.search(r"head_dim|d_kv|kv_channels", field):
                 values |= {} if parted else {field: head_dim}
-            elif growth.value in sizes:
+            elif growth.value in sizes and not re.search(r"patch|num_channels", field):
                 values[field] = sizes[growth.value]
             elif growth.value > 40 and not re.search(r"position|image|vocab|expert|bucket|num_", field):
                 values[field] = sizes.setdefault(growth.value, 40)

@@ -130,8 +130,11 @@ def _stacks(config: PretrainedConfig, traced: TracedDims, skeleton: Skeleton) ->
     roots = [id(traced.calls[paths[0]][0].reads[-1].root) for paths, _, _ in lists]
     names: dict[int, str] = {}
     for root, (paths, _, _) in zip(roots, lists, strict=True):
-        name = "residual" if len(set(roots)) == 1 else paths[0].rpartition(".")[0].rpartition(".")[0] + ".residual"
-        names.setdefault(root, name)
+        if root not in names:
+            owner = paths[0].rpartition(".")[0]
+            # Stages that are lists in a list are told apart by their index.
+            named = [f"{path}.residual" for path in (owner.rpartition(".")[0], owner)]
+            names[root] = "residual" if len(set(roots)) == 1 else next(n for n in named if n not in names.values())
     return tuple(
         Stack(paths, fields, names[root], runs) for root, (paths, fields, runs) in zip(roots, lists, strict=True)
     )
