@@ -32,7 +32,11 @@ def attempt(model_type: str, until: str, report: Callable[[Row], None]) -> None:
         row["message"] = "no Auto class"
         report(row)
         return
-    config = next(tiny_configs(model_type, row["class"]), None)
+    try:
+        config = next(tiny_configs(model_type, row["class"]), None)
+    except UserError as error:
+        report(row | {"message": str(error)})
+        return
     if config is None:
         row["message"] = "no tiny config could be built from the defaults"
         report(row)

@@ -16,7 +16,7 @@ from compressor.models.meta import meta_model
 
 #: Auto mappings, heads first; a type is tried with the first class that it has.
 _MAPPINGS = (
-    "IMAGE_CLASSIFICATION", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "CAUSAL_LM", "IMAGE_TEXT_TO_TEXT",
+    "IMAGE_CLASSIFICATION", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "IMAGE_TEXT_TO_TEXT", "CAUSAL_LM",
     "SEQUENCE_CLASSIFICATION", "",
 )  # fmt: skip
 #: (pattern of field names, tiny value); the first that matches counts.
@@ -36,6 +36,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r".*(top_k|experts_per_tok|experts_per_token)", 2),
     (r"(image_size|img_size|input_size)", 32),
     (r"(patch_size)", 8),
+    (r"(mm_tokens_per_image|image_seq_length|image_seq_len)", 4),
 )  # fmt: skip
 
 
@@ -87,6 +88,8 @@ def _shrunk(config: PretrainedConfig, sizes: tuple[tuple[str, int], ...]) -> Pre
 def _small_values(values: Mapping[str, Any], sizes: tuple[tuple[str, int], ...]) -> dict[str, Any]:
     changed: dict[str, Any] = {}
     for name, value in values.items():
+        if value is None and re.fullmatch(r"(image|audio)_token_(id|index)", name):
+            changed[name] = 99
         if isinstance(value, bool) or name.endswith("_id") or value is None or name in ("model_type", "_name_or_path"):
             continue
         if isinstance(value, int) and name != "attention_window":
@@ -105,14 +108,23 @@ def _small_values(values: Mapping[str, Any], sizes: tuple[tuple[str, int], ...])
         # Patches halve from stage to stage, and windows must fit the last one.
         small = {"image_size": 64, "patch_size": 4, "window_size": 2}
         changed |= {name: size for name, size in small.items() if isinstance(values.get(name), int)}
+    rotary = values.get("rope_parameters")
+    if isinstance(rotary, dict) and rotary.get("mrope_section"):
+        # Heads of eight channels: time, rows, columns.
+        changed["rope_parameters"] = {**rotary, "mrope_section": [2, 1, 1]}
+    if "image_grid_pinpoints" in values:
+        changed["image_grid_pinpoints"] = [[32, 64], [64, 32]]
     if "qk_rope_head_dim" in changed and "head_dim" in values:
         changed["head_dim"] = changed["qk_rope_head_dim"]
-    ids = {n: i % 4 for i, n in enumerate(values) if n.endswith("_token_id") and isinstance(values[n], int)}
-    return changed | {name: token for name, token in ids.items() if values[name] >= 100}
+    ids = [n for n in values if n.endswith(("_token_id", "_token_index")) and isinstance(values[n], int)]
+    placed = {n: i % 4 if re.match(r"(pad|bos|eos|sep|cls|decoder_start)_", n) else 100 + i for i, n in enumerate(ids)}
+    return changed | {name: token for name, token in placed.items() if values[name] >= 100}
 
 
 def _small_list(name: str, value: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Sizes of stages: doubled from stage to stage, with one layer each."""
+    if re.fullmatch(r"(image_size|img_size|patch_size)", name):
+        return {name: [next(size for pattern, size in _SIZES if re.fullmatch(pattern, name))] * len(value)}
     if re.fullmatch(r"(depths|num_layers|layers|num_encoder_blocks)", name):
         return {name: [1] * len(value)}
     if re.fullmatch(r"(hidden_sizes|embed_dims?|encoder_hidden_sizes|embed_dim)", name):

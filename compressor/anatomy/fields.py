@@ -177,9 +177,10 @@ def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
         values: dict[str, Any] = {}
         # Equal sizes of several parts may have to be equal, as those of an encoder and what reads it.
         sizes: dict[int, int] = {}
-        for prefix, part in parts_of(config):
+        # Parts first: the whole refers to them.
+        for prefix, part in reversed(list(parts_of(config))):
             _reduce_part(prefix, skeleton, head_dim, values, sizes)
-            values |= {prefix + name: value for name, value in _short_fields(part, prefix, values).items()}
+            values |= {prefix + name: value for name, value in _short_fields(part, prefix, values, head_dim).items()}
         yield with_fields(config, values)
     yield config
 
@@ -234,6 +235,30 @@ def _stage(path: str) -> str:
     return name if name.isdigit() else ""
 
 
+def _short_images(part: PretrainedConfig) -> dict[str, Any]:
+    """Small images, of one size or of a size each way."""
+    patch, image = getattr(part, "patch_size", None), getattr(part, "image_size", None)
+    stages = _stage_count(part)
+    times = 2 ** max(2, stages)
+    if isinstance(patch, int) and isinstance(image, int):
+        # Every stage halves the patches; the last one must hold a window.
+        size = getattr(part, "window_size", None)
+        window = {"window_size": min(size, 2)} if stages and isinstance(size, int) else {}
+        return {"image_size": min(image, times * patch), **window}
+    if isinstance(image, (list, tuple)) and all(isinstance(side, int) for side in image):
+        patches = [patch] * len(image) if isinstance(patch, int) else patch
+        if isinstance(patches, (list, tuple)) and len(patches) == len(image):
+            small = [min(side, times * one) for side, one in zip(image, patches, strict=True)]
+            return {"image_size": type(image)(small)}
+    return {}
+
+
+def _sections(sections: list[int], total: int) -> list[int]:
+    """Sections of rotary channels (time, rows, columns) that add up to another total."""
+    ends = [round(sum(sections[: place + 1]) * total / sum(sections)) for place in range(len(sections))]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+
 def _stage_count(part: PretrainedConfig) -> int:
     """Stages of a hierarchical model; 0 for others."""
     return max(
@@ -242,24 +267,44 @@ def _stage_count(part: PretrainedConfig) -> int:
     )
 
 
-def _short_fields(part: PretrainedConfig, prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _short_fields(part: PretrainedConfig, prefix: str, values: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
     """Small values of what only costs time in a small config."""
     short: dict[str, Any] = {}
     for field, limit in _SHORT.items():
         value = read_field(part, field)
         if isinstance(value, int):
             short[field] = min(value, limit)
-    patch, image = getattr(part, "patch_size", None), getattr(part, "image_size", None)
-    stages = _stage_count(part)
-    if isinstance(patch, int) and isinstance(image, int):
-        # Every stage halves the patches; the last one must hold a window.
-        short["image_size"] = min(image, 2 ** max(2, stages) * patch)
-        if stages and isinstance(getattr(part, "window_size", None), int):
-            short["window_size"] = min(part.window_size, 2)
+    short |= _short_images(part)
+    seen = values.get("vision_config.image_size"), read_field(part, "vision_config.image_size")
+    tokens = getattr(part, "mm_tokens_per_image", None)
+    if tokens and all(isinstance(side, int) for side in seen):
+        short["mm_tokens_per_image"] = max(1, tokens * seen[0] ** 2 // seen[1] ** 2)
+    pinpoints, vision = getattr(part, "image_grid_pinpoints", None), values.get("vision_config.image_size")
+    if pinpoints and vision:
+        short["image_grid_pinpoints"] = [[vision, 2 * vision], [2 * vision, vision]]
+    rotary = getattr(part, "rope_parameters", None)
+    if isinstance(rotary, dict) and rotary.get("mrope_section"):
+        short["rope_parameters"] = {**rotary, "mrope_section": _sections(rotary["mrope_section"], head_dim // 2)}
     # Texts are padded to whole windows (Longformer), which would cost more than all else.
     windows = getattr(part, "attention_window", None)
     if windows:
         short["attention_window"] = 4 if isinstance(windows, int) else [4] * len(windows)
-    limit = short.get("vocab_size", values.get(f"{prefix}vocab_size", 1 << 62))
-    ids = {n: v for n, v in part.to_dict().items() if n.endswith("_token_id") and isinstance(v, int)}
-    return short | {name: index % 4 for index, (name, token) in enumerate(sorted(ids.items())) if token >= limit}
+    return short | _short_tokens(part, [short.get("vocab_size"), *(values.get(name) for name in _VOCABULARIES)])
+
+
+#: Where a composite's vocabulary may be.
+_VOCABULARIES = ("vocab_size", "text_config.vocab_size", "thinker_config.text_config.vocab_size")
+
+
+def _short_tokens(part: PretrainedConfig, vocabularies: list[Any]) -> dict[str, Any]:
+    """Special tokens within a small vocabulary; placeholders of images and sounds differ from all others."""
+    limit = next((size for size in vocabularies if isinstance(size, int)), 1 << 62)
+    ids = {
+        name: token
+        for name, token in sorted(part.to_dict().items())
+        if name.endswith(("_token_id", "_token_index")) and isinstance(token, int) and token >= limit
+    }
+    return {
+        name: place % 4 if re.match(r"(pad|bos|eos|sep|cls|decoder_start)_", name) else limit - 1 - place
+        for place, name in enumerate(ids)
+    }

@@ -83,8 +83,10 @@ class Study:
 
     def anatomy(self) -> Anatomy:
         """The anatomy before flow and certificate."""
-        spaces = {name: self.table.name_of(dims[-1]) for name, dims in self.traced.outputs.items()}
+        spaces = {name: self.table.name_of(features) for name, features in self.traced.outputs.items()}
         outputs = {name: space for name, space in spaces.items() if space is not None}
+        if not spaces:
+            raise UnsupportedError(f"the {self.config.model_type} model answers nothing that could be compared")
         main = "logits" if "logits" in spaces else next(iter(spaces))
         return Anatomy(
             type(self.model).__name__, self.table.spaces, self.table.axes, self.stacks, (), {},

@@ -10,7 +10,8 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from compressor.errors import UserError
-from compressor.models.inputs import is_image_config, pad_id, size_pair, text_config
+from compressor.models.inputs import pad_id, size_pair, text_config
+from compressor.models.modalities import is_image_config
 from compressor.models.tasks import check_answers, find_task, is_classifier
 from compressor.models.teacher import Teacher
 

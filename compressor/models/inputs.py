@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError, UserError
-from compressor.models.modalities import MAKERS, first_field, size_pair
+from compressor.models.media import media_inputs, placeholder
+from compressor.models.modalities import MAKERS, first_field, is_audio_config, is_image_config, size_pair
 from compressor.models.signature import readable_inputs, required_inputs
 from compressor.models.tasks import find_task, predicts_vocabulary
 
@@ -21,16 +22,6 @@ def name_architecture(model: PreTrainedModel) -> None:
     """Name a model's class in its config, as transformers does on saving."""
     if not model.config.architectures:
         model.config.architectures = [type(model).__name__]
-
-
-def is_image_config(config: PretrainedConfig) -> bool:
-    """Whether the model reads images."""
-    return hasattr(config, "image_size") and hasattr(config, "patch_size")
-
-
-def is_audio_config(config: PretrainedConfig) -> bool:
-    """Whether the model reads spectrograms."""
-    return hasattr(config, "num_mel_bins")
 
 
 def pad_id(config: PretrainedConfig) -> int:
@@ -123,10 +114,9 @@ def dummy_inputs(
     needed = _needed_inputs(config)
     inputs: dict[str, Tensor] = {}
     if "input_ids" in needed:
-        ids = _random_ids(config, batch, length, generator)
-        inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        inputs |= _tokens_and_media(config, batch, length, generator)
     for name in needed:
-        if name in ("input_ids", "decoder_input_ids"):
+        if name in ("input_ids", "decoder_input_ids") or name in inputs:
             continue
         value = MAKERS[name](config, batch, length, generator) if name in MAKERS else None
         if value is None:
@@ -135,6 +125,20 @@ def dummy_inputs(
     if "decoder_input_ids" in needed:
         inputs["decoder_input_ids"] = _random_ids(config, batch, max(1, length - 2), generator)
     return {name: _placed(value, dtype, device) for name, value in inputs.items()}
+
+
+def _tokens_and_media(
+    config: PretrainedConfig, batch: int, length: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Tokens, and what is read at the places of some of them."""
+    ids = _random_ids(config, batch, length, generator)
+    model = getattr(transformers, (config.architectures or [""])[0], None)
+    names = readable_inputs(model) if model is not None else []
+    media = media_inputs(config, model, names, batch, generator)
+    if media.places:
+        ids = media.placed(ids)
+    types = {"mm_token_type_ids": media.token_types(ids)} if "mm_token_type_ids" in names else {}
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **media.inputs, **types}
 
 
 def _placed(value: Tensor, dtype: torch.dtype, device: str | torch.device) -> Tensor:
@@ -166,7 +170,7 @@ _ALWAYS = ("bbox", "visual_feats", "visual_pos")
 
 def is_dual_config(config: PretrainedConfig) -> bool:
     """Whether images and texts are read side by side, without places for images among the tokens."""
-    if any(hasattr(config, name) for name in ("image_token_id", "image_token_index")):
+    if placeholder(config) is not None:
         return False
     parts = hasattr(config, "text_config") and (hasattr(config, "vision_config") or hasattr(config, "image_config"))
     return parts or (is_image_config(config) and hasattr(config, "vocab_size"))

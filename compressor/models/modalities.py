@@ -21,6 +21,16 @@ _SIDE = 64
 _REGIONS = 5
 
 
+def is_image_config(config: PretrainedConfig) -> bool:
+    """Whether the model reads images."""
+    return hasattr(config, "image_size") and hasattr(config, "patch_size")
+
+
+def is_audio_config(config: PretrainedConfig) -> bool:
+    """Whether the model reads spectrograms."""
+    return hasattr(config, "num_mel_bins")
+
+
 def first_field(config: PretrainedConfig, *names: str, default: Any = None) -> Any:
     """The first of some fields that the config or one of its parts has."""
     for part in (config, *_parts(config)):
@@ -36,6 +46,13 @@ def _parts(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
         if isinstance(value, PretrainedConfig):
             yield value
             yield from _parts(value)
+
+
+def parts_with(config: PretrainedConfig, *names: str) -> Iterator[PretrainedConfig]:
+    """The parts of a config that have all of some fields."""
+    for part in (config, *_parts(config)):
+        if all(getattr(part, name, None) is not None for name in names):
+            yield part
 
 
 def vision_part(config: PretrainedConfig) -> PretrainedConfig:
