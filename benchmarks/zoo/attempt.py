@@ -22,6 +22,8 @@ from compressor.models.inputs import dummy_inputs
 Row = dict[str, Any]
 #: Names of what is done with a type, in order.
 STEPS = ("certify", "fuse")
+#: What a refusal says of a config that does not run.
+NOT_BUILT = "cannot be built and run"
 
 
 def attempt(model_type: str, until: str, report: Callable[[Row], None]) -> None:
@@ -32,26 +34,33 @@ def attempt(model_type: str, until: str, report: Callable[[Row], None]) -> None:
         row["message"] = "no Auto class"
         report(row)
         return
+    row["message"] = "no tiny config could be built from the defaults"
     try:
-        config = next(tiny_configs(model_type, row["class"]), None)
+        for config in tiny_configs(model_type, row["class"]):
+            row |= {"message": "", "failed": None}
+            if not _take(row, config, until, report):
+                # A tiny config that does not run says nothing of the model: the next one has other sizes.
+                continue
+            break
     except UserError as error:
-        report(row | {"message": str(error)})
-        return
-    if config is None:
-        row["message"] = "no tiny config could be built from the defaults"
-        report(row)
-        return
+        row["message"] = str(error)
+    report(row)
+
+
+def _take(row: Row, config: PretrainedConfig, until: str, report: Callable[[Row], None]) -> bool:
+    """Take the steps; whether the config runs."""
     for step in (_certify, _fuse)[: STEPS.index(until) + 1]:
         try:
             row |= step(config)
         except UserError as error:
             row |= {"message": str(error), "failed": step.__name__.strip("_")}
-            break
+            return NOT_BUILT not in str(error)
         except Exception as error:
             row |= {"message": _place(error), "failed": step.__name__.strip("_"), "traceback": True}
-            break
+            return True
         finally:
             report(row)
+    return True
 
 
 def _certify(config: PretrainedConfig) -> Row:

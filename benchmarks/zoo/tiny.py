@@ -59,7 +59,8 @@ def class_of(model_type: str) -> str | None:
 def tiny_configs(model_type: str, architecture: str) -> Iterator[PretrainedConfig]:
     """Tiny configs that can be built, smallest first; the defaults with few layers last."""
     config_class = CONFIG_MAPPING[model_type]
-    for sizes in (_SIZES, tuple(pair for pair in _SIZES if pair[1] in (2, 128, 48)), ()):
+    wider = tuple((pattern, 128 if size == 48 else size) for pattern, size in _SIZES)
+    for sizes in (_SIZES, wider, tuple(pair for pair in _SIZES if pair[1] in (2, 128, 48)), ()):
         try:
             config = _shrunk(config_class(), sizes)
             config.architectures = [architecture]
@@ -109,7 +110,9 @@ def _small_values(values: Mapping[str, Any], sizes: tuple[tuple[str, int], ...])
         small = {"image_size": 64, "patch_size": 4, "window_size": 2}
         changed |= {name: size for name, size in small.items() if isinstance(values.get(name), int)}
     rotary = values.get("rope_parameters")
-    if isinstance(rotary, dict) and rotary.get("mrope_section"):
+    if isinstance(rotary, dict) and (
+        rotary.get("mrope_section") or re.search(r"vl|omni|glm", values.get("model_type", ""))
+    ):
         # Heads of eight channels: time, rows, columns.
         changed["rope_parameters"] = {**rotary, "mrope_section": [2, 1, 1]}
     if "image_grid_pinpoints" in values:
@@ -123,6 +126,8 @@ def _small_values(values: Mapping[str, Any], sizes: tuple[tuple[str, int], ...])
 
 def _small_list(name: str, value: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Sizes of stages: doubled from stage to stage, with one layer each."""
+    if re.fullmatch(r"deepstack_\w*indexes", name):
+        return {name: [0]}
     if re.fullmatch(r"(image_size|img_size|patch_size)", name):
         return {name: [next(size for pattern, size in _SIZES if re.fullmatch(pattern, name))] * len(value)}
     if re.fullmatch(r"(depths|num_layers|layers|num_encoder_blocks)", name):

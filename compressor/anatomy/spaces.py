@@ -43,7 +43,9 @@ def tabulate(model: nn.Module, traced: TracedDims, stacks: Sequence[Stack], loos
 class _Tabulation:
     def __init__(self, model: nn.Module, traced: TracedDims, stacks: Sequence[Stack]) -> None:
         self.traced, self.stacks = traced, stacks
-        self.attentions = Attentions(model, traced, [layer for stack in stacks for layer in stack.layers])
+        layers = [layer for stack in stacks for layer in stack.layers]
+        streams = {id(traced.calls[stack.layers[0]][0].reads[-1].root) for stack in stacks}
+        self.attentions = Attentions(model, traced, layers, streams)
         self.names: dict[int, str] = {}
         self.spaces: dict[str, Space] = {}
 

@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 from compressor.anatomy.certificate import Inputs, random_model
 from compressor.anatomy.coverage import reached_parameters
 from compressor.anatomy.dims import Dim
-from compressor.anatomy.fields import reduced
+from compressor.anatomy.reduction import reduced
 from compressor.anatomy.resize import BUILD_ERRORS, Skeleton, check_small
 from compressor.anatomy.spaces import Table, tabulate
 from compressor.anatomy.spec import Anatomy, Stack

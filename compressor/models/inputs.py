@@ -206,6 +206,10 @@ def optional_inputs(
         value = None
         if name not in inputs and name in MAKERS:
             value = MAKERS[name](config, batch, length, generator)
+            place = placeholder(config)
+            if value is None and name == "token_type_ids" and place is not None and "input_ids" in inputs:
+                # No table of types: they tell images from text in the mask.
+                value = (inputs["input_ids"] == place).long()
         elif name == "global_attention_mask" and "input_ids" in inputs:
             # The first tokens see all.
             value = (torch.arange(length) < 2).long().expand(batch, length).contiguous()

@@ -30,6 +30,7 @@ class _Medium:
 
 _MEDIA = {
     "image": _Medium("get_image_features", ("image_token_id", "image_token_index"), 1),
+    "video": _Medium("get_video_features", ("video_token_id", "video_token_index"), 2),
     "audio": _Medium("get_audio_features", ("audio_token_id", "audio_token_index"), 3),
 }
 
@@ -127,6 +128,9 @@ def _candidates(
     if medium is _MEDIA["audio"]:
         yield from _sounds(config, names, batch, generator)
         return
+    if medium is _MEDIA["video"]:
+        yield from _videos(config, names, batch, generator)
+        return
     vision = vision_part(config)
     if "image_grid_thw" in names:
         yield from _grids(vision, batch, generator)
@@ -159,6 +163,20 @@ def _grids(vision: PretrainedConfig, batch: int, generator: torch.Generator) -> 
     shapes: list[tuple[int, ...]] = [(channels * frames * patch * patch,), (channels, patch, patch)]
     for shape in shapes:
         yield {"pixel_values": torch.randn(batch * side * side, *shape, generator=generator), "image_grid_thw": grid}
+
+
+def _videos(
+    config: PretrainedConfig, names: Sequence[str], batch: int, generator: torch.Generator
+) -> Iterator[_Inputs]:
+    """Videos of two frames."""
+    vision = vision_part(config)
+    if "video_grid_thw" in names:
+        for grid in _grids(vision, batch, generator):
+            yield {"pixel_values_videos": grid["pixel_values"], "video_grid_thw": grid["image_grid_thw"]}
+    if "pixel_values_videos" in names:
+        height, width = size_pair(first_field(vision, "image_size", default=64))
+        channels = int(first_field(vision, "num_channels", "in_channels", default=3))
+        yield {"pixel_values_videos": torch.randn(batch, 2, channels, height, width, generator=generator)}
 
 
 def _sounds(
