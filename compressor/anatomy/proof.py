@@ -30,6 +30,7 @@ def pin_insensitive(study: Study, anatomy: Anatomy) -> Anatomy:
     pinned = dict(anatomy.pinned)
     for name in weak:
         if set(anatomy.parameters_of(name)) <= set(study.unreached):
+            del changes[name]
             continue
         anatomy = without_space(anatomy, name)
         pinned[name] = f"a wrong map changes the answers by {changes.pop(name):.0e} only"
