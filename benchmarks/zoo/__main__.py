@@ -12,6 +12,7 @@ import argparse
 import json
 import multiprocessing
 import resource
+import subprocess
 import sys
 import time
 from multiprocessing.connection import Connection
@@ -22,6 +23,7 @@ import torch
 import transformers
 from transformers.utils import logging
 
+import compressor
 from benchmarks.zoo.attempt import STEPS, Row, attempt
 from benchmarks.zoo.page import markdown
 from benchmarks.zoo.tiny import model_types
@@ -43,11 +45,12 @@ def main() -> None:
     figures = arguments.output.with_suffix(".json")
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     rows = _kept(figures, versions)
+    code = _code()
     wanted = arguments.types or [name for name in model_types()[:: arguments.every] if name not in rows]
     for name in wanted:
         start = time.perf_counter()
         rows[name] = _in_process(name, arguments.seconds, arguments.until)
-        rows[name]["seconds"] = round(time.perf_counter() - start, 1)
+        rows[name] |= {"seconds": round(time.perf_counter() - start, 1), "code": code}
         print(name, json.dumps(rows[name]), file=sys.stderr, flush=True)
         ordered = dict(sorted(rows.items()))
         figures.write_text(json.dumps({"versions": versions, "types": ordered}, indent=1) + "\n", encoding="utf-8")
@@ -81,6 +84,13 @@ def _work(name: str, until: str, pipe: Connection) -> None:
     # Threads do not survive a fork.
     torch.set_num_threads(1)
     attempt(name, until, pipe.send)
+
+
+def _code() -> str:
+    """The commit of the code that is tried, or its version."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or compressor.__version__
 
 
 def _kept(figures: Path, versions: dict[str, Any]) -> dict[str, Row]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from compressor.anatomy.certificate import random_model
-from compressor.anatomy.hooks import all_outputs
+from compressor.anatomy.hooks import all_outputs, feature_place
 from compressor.anatomy.infer import small_config
 from compressor.anatomy.trials import complete_inputs
 from compressor.errors import CertificateError
@@ -63,6 +63,12 @@ def _error(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> float:
     for name, want in wanted.items():
         got = found[name]
         if not any("logits" in key for key in wanted):
-            want, got = (x.reshape(-1, x.shape[-1]) @ x.reshape(-1, x.shape[-1]).T for x in (want, got))
+            want, got = (vectors @ vectors.T for vectors in map(_vectors, (want, got)))
         errors.append(float((got - want).abs().max() / want.abs().max().clamp(min=1e-30)))
     return max(errors, key=lambda error: error if error == error else float("inf"))
+
+
+def _vectors(output: Tensor) -> Tensor:
+    """Feature vectors [N, C]."""
+    place = feature_place(output)
+    return output.movedim(place, -1).reshape(-1, output.shape[place])
