@@ -212,6 +212,12 @@ def _encoder_states(config: PretrainedConfig, batch: int, length: int, generator
     return _normal(generator, batch, _REGIONS, int(size))
 
 
+def _encoder_outputs(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
+    """As `_encoder_states`, for a decoder whose every layer reads them (Whisper)."""
+    size = first_field(config, "hidden_size", "d_model")
+    return None if size is None else _normal(generator, batch, _REGIONS, int(size))
+
+
 #: {input of a forward pass: its maker}.
 MAKERS: dict[str, Maker] = {
     "pixel_values": _pixels,
@@ -235,4 +241,5 @@ MAKERS: dict[str, Maker] = {
     "xpath_subs_seq": _xpaths("max_xpath_subs_unit_embeddings"),
     "bool_masked_pos": _patch_mask,
     "encoder_hidden_states": _encoder_states,
+    "encoder_outputs": _encoder_outputs,
 }

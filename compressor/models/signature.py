@@ -17,8 +17,11 @@ _NO_INPUT = re.compile(
 
 def readable_inputs(model: Any) -> list[str]:
     """Names of the tensors that a model's forward pass reads, in order."""
-    parameters = inspect.signature(model.forward).parameters.values()
-    return [p.name for p in parameters if not _NO_INPUT.fullmatch(p.name) and not _is_switch(p)]
+    parameters = inspect.signature(model.forward).parameters
+    names = [p.name for p in parameters.values() if not _NO_INPUT.fullmatch(p.name) and not _is_switch(p)]
+    # A decoder alone reads what an encoder would have made; in other models it repeats the encoder's input.
+    alone = "input_ids" in names and not {"decoder_input_ids", "encoder_hidden_states"} & parameters.keys()
+    return [*names, "encoder_outputs"] if alone and "encoder_outputs" in parameters else names
 
 
 def required_inputs(model: Any) -> list[str]:

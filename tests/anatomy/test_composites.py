@@ -12,7 +12,7 @@ from compressor.anatomy.hooks import all_outputs
 from compressor.anatomy.layer_fields import with_layers
 from compressor.anatomy.resize import measure_growth
 from compressor.anatomy.trials import complete_inputs
-from compressor.errors import UnsupportedError
+from compressor.errors import CertificateError, UnsupportedError
 from compressor.fusion import fuse_models
 from compressor.fusion.self_test import RECOVERY_TOLERANCE, check_recovery
 from compressor.fusion.shape.spec import student_specs
@@ -165,6 +165,31 @@ def test_what_no_input_of_the_class_reaches_is_named_as_idle():
     assert anatomy.idle and all("vision_tower" in name for name in anatomy.idle)
     assert not any(".layers.0." in name for name in anatomy.idle)
     assert 0.5 < anatomy.proven < 1
+
+
+def test_a_decoder_alone_is_tried_with_what_an_encoder_would_have_made():
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "decoder_attention_heads": 4}
+    more = {"decoder_ffn_dim": 48, "vocab_size": 120, "max_target_positions": 40, "max_source_positions": 20}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 3}
+    config = AutoConfig.for_model("whisper", **sizes, **more, **tokens)
+    config.architectures = ["WhisperForCausalLM"]
+    anatomy = inspect_config(config)
+    assert anatomy.proven == 1 and not anatomy.idle
+    assert any("encoder_attn" in name for name in anatomy.spaces)
+
+
+def test_a_table_without_rows_is_transported():
+    config = AutoConfig.for_model("dinov3_vit", **_IMAGE, num_register_tokens=0)
+    config.architectures = ["DINOv3ViTModel"]
+    assert inspect_config(config).error <= CERTIFICATE_TOLERANCE
+
+
+def test_coordinates_with_fixed_places_are_named():
+    """Sinusoidal positions that are no parameters."""
+    config = AutoConfig.for_model("videomae", **_IMAGE, num_frames=2, tubelet_size=1)
+    config.architectures = ["VideoMAEModel"]
+    with pytest.raises(CertificateError, match="coordinates of residual have fixed places"):
+        inspect_config(config)
 
 
 def test_media_that_cannot_be_made_are_named():
