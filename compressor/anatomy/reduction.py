@@ -113,6 +113,19 @@ def _short_images(part: PretrainedConfig) -> dict[str, Any]:
     return {}
 
 
+def _short_tiles(part: PretrainedConfig, side: Any) -> dict[str, Any]:
+    """Tokens and tiles of images whose side has become small."""
+    short: dict[str, Any] = {}
+    whole, tokens = read_field(part, "vision_config.image_size"), getattr(part, "mm_tokens_per_image", None)
+    if not isinstance(side, int):
+        return short
+    if tokens and isinstance(whole, int):
+        short["mm_tokens_per_image"] = max(1, tokens * side**2 // whole**2)
+    if getattr(part, "image_grid_pinpoints", None):
+        short["image_grid_pinpoints"] = [[side, 2 * side], [2 * side, side]]
+    return short
+
+
 def _sections(sections: list[int], total: int) -> list[int]:
     """Sections of rotary channels (time, rows, columns) that add up to another total."""
     ends = [round(sum(sections[: place + 1]) * total / sum(sections)) for place in range(len(sections))]
@@ -135,13 +148,7 @@ def _short_fields(part: PretrainedConfig, prefix: str, values: Mapping[str, Any]
         if isinstance(value, int):
             short[field] = min(value, limit)
     short |= _short_images(part)
-    seen = values.get("vision_config.image_size"), read_field(part, "vision_config.image_size")
-    tokens = getattr(part, "mm_tokens_per_image", None)
-    if tokens and all(isinstance(side, int) for side in seen):
-        short["mm_tokens_per_image"] = max(1, tokens * seen[0] ** 2 // seen[1] ** 2)
-    pinpoints, vision = getattr(part, "image_grid_pinpoints", None), values.get("vision_config.image_size")
-    if pinpoints and vision:
-        short["image_grid_pinpoints"] = [[vision, 2 * vision], [2 * vision, vision]]
+    short |= _short_tiles(part, values.get("vision_config.image_size"))
     rotary = getattr(part, "rope_parameters", None)
     if isinstance(rotary, dict) and rotary.get("mrope_section"):
         short["rope_parameters"] = {**rotary, "mrope_section": _sections(rotary["mrope_section"], head_dim // 2)}

@@ -13,7 +13,14 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError, UserError
 from compressor.models.media import media_inputs, placeholder
-from compressor.models.modalities import MAKERS, first_field, is_audio_config, is_image_config, size_pair
+from compressor.models.modalities import (
+    MAKERS,
+    first_field,
+    is_audio_config,
+    is_image_config,
+    patched_images,
+    size_pair,
+)
 from compressor.models.signature import readable_inputs, required_inputs
 from compressor.models.tasks import find_task, predicts_vocabulary
 
@@ -115,6 +122,8 @@ def dummy_inputs(
     inputs: dict[str, Tensor] = {}
     if "input_ids" in needed:
         inputs |= _tokens_and_media(config, batch, length, generator)
+    if "pixel_values" in needed and "spatial_shapes" in _read_by(config):
+        inputs |= patched_images(config, batch, generator)
     for name in needed:
         if name in ("input_ids", "decoder_input_ids") or name in inputs:
             continue
@@ -132,13 +141,23 @@ def _tokens_and_media(
 ) -> dict[str, Tensor]:
     """Tokens, and what is read at the places of some of them."""
     ids = _random_ids(config, batch, length, generator)
-    model = getattr(transformers, (config.architectures or [""])[0], None)
-    names = readable_inputs(model) if model is not None else []
-    media = media_inputs(config, model, names, batch, generator)
+    names = _read_by(config)
+    media = media_inputs(config, _class_of(config), names, batch, generator)
     if media.places:
         ids = media.placed(ids)
     types = {"mm_token_type_ids": media.token_types(ids)} if "mm_token_type_ids" in names else {}
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **media.inputs, **types}
+
+
+def _class_of(config: PretrainedConfig) -> Any:
+    """The class that a config names, or None."""
+    return getattr(transformers, (config.architectures or [""])[0], None)
+
+
+def _read_by(config: PretrainedConfig) -> list[str]:
+    """What the class of a config reads, as far as known."""
+    model = _class_of(config)
+    return readable_inputs(model) if model is not None else []
 
 
 def _placed(value: Tensor, dtype: torch.dtype, device: str | torch.device) -> Tensor:
@@ -147,8 +166,8 @@ def _placed(value: Tensor, dtype: torch.dtype, device: str | torch.device) -> Te
 
 def _needed_inputs(config: PretrainedConfig) -> list[str]:
     """Inputs without which the config's class does not run, as far as its signature and config say."""
-    model = getattr(transformers, (config.architectures or [""])[0], None)
-    known = readable_inputs(model) if model is not None else []
+    model = _class_of(config)
+    known = _read_by(config)
     if is_image_config(config) and "input_ids" not in known:
         clips = "pixel_values_videos" in known and "pixel_values" not in known
         return ["pixel_values_videos" if clips else "pixel_values"]

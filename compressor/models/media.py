@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from compressor.models.meta import meta_model, weightless_copy
-from compressor.models.modalities import MAKERS, first_field, parts_with, size_pair, vision_part
+from compressor.models.modalities import MAKERS, first_field, parts_with, patched_images, size_pair, vision_part
 
 #: Errors of a model that reads its media in another shape.
 _SHAPE_ERRORS = (ValueError, TypeError, RuntimeError, AssertionError, KeyError, IndexError, AttributeError)
@@ -146,6 +146,8 @@ def _candidates(
             rows, columns = (max(1, int(side) // height) for side in pinpoints[0])
             yield {"pixel_values": pixels(rows * columns + 1), "image_sizes": torch.tensor([pinpoints[0]] * batch)}
         yield {"pixel_values": pixels(), "image_sizes": torch.tensor([[height, width]] * batch)}
+    if "spatial_shapes" in names:
+        yield patched_images(config, batch, generator)
     if "pixel_attention_mask" in names:
         mask = torch.ones(batch, 1, height, width, dtype=torch.bool)
         yield {"pixel_values": pixels(1), "pixel_attention_mask": mask}

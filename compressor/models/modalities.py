@@ -85,6 +85,19 @@ def _pixels(config: PretrainedConfig, batch: int, length: int, generator: torch.
     return _normal(generator, batch, *frames, channels, height, width)
 
 
+def patched_images(config: PretrainedConfig, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Images of any shape as lists of patches [B, N, values], with their rows and columns [B, 2]."""
+    part = vision_part(config)
+    patch, _ = size_pair(first_field(part, "patch_size", default=16))
+    side = max(1, int(first_field(part, "num_patches", default=16) ** 0.5))
+    values = int(first_field(part, "num_channels", default=3)) * patch * patch
+    return {
+        "pixel_values": _normal(generator, batch, side * side, values),
+        "pixel_attention_mask": torch.ones(batch, side * side, dtype=torch.long),
+        "spatial_shapes": torch.tensor([[side, side]] * batch),
+    }
+
+
 def reads_video(config: PretrainedConfig) -> bool:
     """Whether pixels have frames."""
     return isinstance(getattr(config, "num_frames", None), int) and not hasattr(config, "vision_config")
@@ -102,7 +115,10 @@ def _sound(config: PretrainedConfig, batch: int, length: int, generator: torch.G
     if isinstance(strides, (list, tuple)) and isinstance(kernels, (list, tuple)):
         return _normal(generator, batch, math.prod(strides) * (length + 4) + sum(kernels))
     bins, frames = getattr(config, "num_mel_bins", None), getattr(config, "max_length", None)
-    return None if bins is None or frames is None else _normal(generator, batch, frames, bins)
+    if bins is None:
+        # Convolutions that the config does not describe (Moonshine): some 20 ms of 16 kHz a frame.
+        return _normal(generator, batch, 400 * (length + 4))
+    return None if frames is None else _normal(generator, batch, frames, bins)
 
 
 def _spectrum(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
