@@ -181,7 +181,8 @@ def mean_kl(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], targets: 
         kl = answers.divergence(target, answers.rows(logits_of(model, inputs).double()))
         mask = inputs.get("decoder_attention_mask" if "decoder_input_ids" in inputs else "attention_mask")
         if mask is not None and kl.dim() > 1:
-            kl = kl[mask.bool()]
+            # Places of images come before the text's.
+            kl = kl[:, -mask.shape[1] :][mask.bool()]
         total, count = total + float(kl.sum()), count + kl.numel()
     mean = total / max(count, 1)
     return mean if mean == mean else float("inf")

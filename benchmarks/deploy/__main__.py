@@ -27,8 +27,8 @@ from compressor.export.formats import EXPORT_FORMATS
 from compressor.export.parity_cases import MODEL, logits_of_files
 from compressor.export.runtime import Session
 from compressor.export.write import write_formats
-from compressor.models.inputs import is_image_config
 from compressor.models.load import load_teacher
+from compressor.models.modalities import is_image_config
 from compressor.pipeline.data_splits import open_data
 from compressor.pipeline.environment import environment
 from compressor.recipe import ExportOptions, Int8Options, build_recipe

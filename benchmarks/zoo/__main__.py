@@ -12,6 +12,7 @@ import argparse
 import json
 import multiprocessing
 import resource
+import subprocess
 import sys
 import time
 from multiprocessing.connection import Connection
@@ -22,7 +23,8 @@ import torch
 import transformers
 from transformers.utils import logging
 
-from benchmarks.zoo.attempt import Row, attempt
+import compressor
+from benchmarks.zoo.attempt import STEPS, Row, attempt
 from benchmarks.zoo.page import markdown
 from benchmarks.zoo.tiny import model_types
 
@@ -35,6 +37,7 @@ def main() -> None:
     parser.add_argument("types", nargs="*", help="model types to try anew; all that have no row if omitted")
     parser.add_argument("-o", "--output", type=Path, required=True, help="Markdown file; figures go beside it as .json")
     parser.add_argument("--seconds", type=int, default=SECONDS, help="limit of one type")
+    parser.add_argument("--until", choices=STEPS, default=STEPS[-1], help="last step of every type")
     parser.add_argument("--every", type=int, default=1, help="try each n-th type only")
     arguments = parser.parse_args()
     logging.set_verbosity_error()
@@ -42,22 +45,23 @@ def main() -> None:
     figures = arguments.output.with_suffix(".json")
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     rows = _kept(figures, versions)
+    code = _code()
     wanted = arguments.types or [name for name in model_types()[:: arguments.every] if name not in rows]
     for name in wanted:
         start = time.perf_counter()
-        rows[name] = _in_process(name, arguments.seconds)
-        rows[name]["seconds"] = round(time.perf_counter() - start, 1)
+        rows[name] = _in_process(name, arguments.seconds, arguments.until)
+        rows[name] |= {"seconds": round(time.perf_counter() - start, 1), "code": code}
         print(name, json.dumps(rows[name]), file=sys.stderr, flush=True)
         ordered = dict(sorted(rows.items()))
         figures.write_text(json.dumps({"versions": versions, "types": ordered}, indent=1) + "\n", encoding="utf-8")
         arguments.output.write_text(markdown(ordered, versions), encoding="utf-8")
 
 
-def _in_process(name: str, seconds: int) -> Row:
+def _in_process(name: str, seconds: int, until: str) -> Row:
     """The last row that a process for one type reports within its limits."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_work, args=(name, theirs))
+    child = context.Process(target=_work, args=(name, until, theirs))
     child.start()
     theirs.close()
     row: Row = {}
@@ -75,11 +79,18 @@ def _in_process(name: str, seconds: int) -> Row:
     return row
 
 
-def _work(name: str, pipe: Connection) -> None:
+def _work(name: str, until: str, pipe: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     # Threads do not survive a fork.
     torch.set_num_threads(1)
-    attempt(name, pipe.send)
+    attempt(name, until, pipe.send)
+
+
+def _code() -> str:
+    """The commit of the code that is tried, or its version."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or compressor.__version__
 
 
 def _kept(figures: Path, versions: dict[str, Any]) -> dict[str, Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ Every model type of transformers {transformers} that has an Auto class, at tiny 
 - **proven**: share of the parameters that some trial input reaches; what none reaches is named by `compress inspect`.
 - **fused**: two teachers at half the width; **ONNX**: the largest relative difference of the student's files.
 
-{summary}
+{summary} Rows are of the code {codes}.
 
 | type | class | certified | proven | fused | ONNX | message |
 | :-- | :-- | --: | --: | :-- | --: | :-- |"""
@@ -31,7 +32,9 @@ def markdown(rows: Mapping[str, Mapping[str, Any]], versions: Mapping[str, str])
         "end in a traceback": sum(bool(row.get("traceback")) for row in known.values()),
     }
     summary = f"Of {len(known)} types {', '.join(f'{count} {what}' for what, count in counts.items())}."
-    lines = [_HEAD.format(summary=summary, **versions)]
+    counted = Counter(str(row["code"]) for row in rows.values() if row.get("code"))
+    codes = ", ".join(f"`{code}` ({count})" for code, count in counted.most_common())
+    lines = [_HEAD.format(summary=summary, codes=codes, **versions)]
     lines += [f"| {name} | `{row['class']}` | {' | '.join(_cells(row))} |" for name, row in known.items()]
     return "\n".join(lines) + "\n"
 

@@ -15,7 +15,6 @@ from transformers.models.auto import modeling_auto
 from compressor.anatomy.certificate import random_model
 from compressor.anatomy.hooks import all_outputs
 from compressor.anatomy.resize import BUILD_ERRORS
-from compressor.errors import UserError
 from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import meta_model
 
@@ -24,7 +23,7 @@ LARGEST = 1 << 24
 
 #: Auto mappings, heads first; a type is tried with the first class that it has.
 _MAPPINGS = (
-    "IMAGE_CLASSIFICATION", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "CAUSAL_LM", "IMAGE_TEXT_TO_TEXT",
+    "IMAGE_CLASSIFICATION", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "IMAGE_TEXT_TO_TEXT", "CAUSAL_LM",
     "SEQUENCE_CLASSIFICATION", "",
 )  # fmt: skip
 #: (pattern of field names, tiny value); the first that matches counts.
@@ -45,6 +44,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(n_groups?|num_group|num_expert_group|topk_group|n_shared_experts|moe_num_shared_experts)", 1),
     (r"(image_size|img_size|input_size)", 32),
     (r"(patch_size)", 8),
+    (r"(mm_tokens_per_image|image_seq_length|image_seq_len)", 4),
 )  # fmt: skip
 
 
@@ -67,16 +67,24 @@ def class_of(model_type: str) -> str | None:
 def tiny_configs(model_type: str, architecture: str) -> Iterator[PretrainedConfig]:
     """The smallest tiny config that runs, if any; the defaults with few layers come last."""
     config_class = CONFIG_MAPPING[model_type]
-    for sizes in (_SIZES, tuple(pair for pair in _SIZES if pair[1] in (2, 128, 48)), ()):
+    wider = tuple((pattern, 128 if size == 48 else size) for pattern, size in _SIZES)
+    built: PretrainedConfig | None = None
+    for sizes in (_SIZES, wider, tuple(pair for pair in _SIZES if pair[1] in (2, 128, 48)), ()):
         for settled in (_as_shrunk, _with_rotary_sizes, _with_sizes_named, _with_whole_heads):
             try:
                 config = settled(_shrunk(config_class(), sizes))
                 config.architectures = [architecture]
+                meta_model(config)
+                built = built or config
                 if _runs(config):
                     yield config
                     return
-            except (*BUILD_ERRORS, ImportError, NotImplementedError, UserError):
+            # A config that no random input suits may fail in any way.
+            except Exception:
                 continue
+    # What does not run tells why.
+    if built is not None:
+        yield built
 
 
 def _runs(config: PretrainedConfig) -> bool:
@@ -146,13 +154,24 @@ def _shrunk(config: PretrainedConfig, sizes: tuple[tuple[str, int], ...]) -> Pre
         for name, value in changed.items():
             setattr(small, name, value)
     for name, part in parts.items():
-        setattr(small, name, _shrunk(part, sizes))
+        setattr(small, name, _backbone(part) if part.model_type == "timm_backbone" else _shrunk(part, sizes))
     return small
+
+
+def _backbone(config: PretrainedConfig) -> PretrainedConfig:
+    """A tiny ResNet with as many outputs, where the default needs another library."""
+    stages = [f"stage{index}" for index in range(1, 5)]
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4, "layer_type": "basic"}
+    return CONFIG_MAPPING["resnet"](**sizes, out_features=stages[-len(config.out_indices or [0]) :])
 
 
 def _small_values(values: Mapping[str, Any], sizes: tuple[tuple[str, int], ...]) -> dict[str, Any]:
     changed: dict[str, Any] = {}
     for name, value in values.items():
+        if value is None and re.fullmatch(r"(image|audio)_token_(id|index)", name):
+            changed[name] = 99
+        if value is None and name == "prediction_length":
+            changed[name] = 4
         if isinstance(value, bool) or name.endswith("_id") or value is None or name in ("model_type", "_name_or_path"):
             continue
         if isinstance(value, int) and name != "attention_window":
@@ -167,14 +186,31 @@ def _small_values(values: Mapping[str, Any], sizes: tuple[tuple[str, int], ...])
     for name, value in values.items():
         if isinstance(value, (list, tuple)) and len(value) in layers and len(value) > 2 and isinstance(value[0], str):
             changed[name] = [*value[:1], value[-1]]
+    if "depths" in changed and "image_size" in values:
+        # Patches halve from stage to stage, and windows must fit the last one.
+        small = {"image_size": 64, "patch_size": 4, "window_size": 2}
+        changed |= {name: size for name, size in small.items() if isinstance(values.get(name), int)}
+    rotary = values.get("rope_parameters")
+    if isinstance(rotary, dict) and (
+        rotary.get("mrope_section") or re.search(r"vl|omni|glm", values.get("model_type", ""))
+    ):
+        # Heads of eight channels: time, rows, columns.
+        changed["rope_parameters"] = {**rotary, "mrope_section": [2, 1, 1]}
+    if "image_grid_pinpoints" in values:
+        changed["image_grid_pinpoints"] = [[32, 64], [64, 32]]
     if "qk_rope_head_dim" in changed and "head_dim" in values:
         changed["head_dim"] = changed["qk_rope_head_dim"]
-    ids = {n: i % 4 for i, n in enumerate(values) if n.endswith("_token_id") and isinstance(values[n], int)}
-    return changed | {name: token for name, token in ids.items() if values[name] >= 100}
+    ids = [n for n in values if n.endswith(("_token_id", "_token_index")) and isinstance(values[n], int)]
+    placed = {n: i % 4 if re.match(r"(pad|bos|eos|sep|cls|decoder_start)_", n) else 100 + i for i, n in enumerate(ids)}
+    return changed | {name: token for name, token in placed.items() if values[name] >= 100}
 
 
 def _small_list(name: str, value: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Sizes of stages: doubled from stage to stage, with one layer each."""
+    if re.fullmatch(r"deepstack_\w*indexes", name):
+        return {name: [0]}
+    if re.fullmatch(r"(image_size|img_size|patch_size)", name):
+        return {name: [next(size for pattern, size in _SIZES if re.fullmatch(pattern, name))] * len(value)}
     if re.fullmatch(r"(depths|num_layers|layers|num_encoder_blocks)", name):
         return {name: [1] * len(value)}
     if re.fullmatch(r"(hidden_sizes|embed_dims?|encoder_hidden_sizes|embed_dim)", name):

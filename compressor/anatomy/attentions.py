@@ -66,8 +66,10 @@ class TracedAttention:
 class Attentions:
     """All attentions of a traced model."""
 
-    def __init__(self, model: nn.Module, traced: TracedDims, layers: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, traced: TracedDims, layers: Sequence[str], streams: set[int]) -> None:
         self._modules, self._traced, self._layers = dict(model.named_modules()), traced, layers
+        #: Ids of residual streams: several neighbours' side by side (merged patches) are no heads.
+        self._streams = streams
         self._by_heads = self._read_by_output_projections()
         self._by_channel = {(id(a.channel), a.layer): a for a in self.all}
         #: Ids of dimensions that are the channels of some attention.
@@ -91,7 +93,7 @@ class Attentions:
         for name, dims in self._traced.parameters.items():
             for dim in dims:
                 factors = [factor.root for factor in dim.factors()]
-                if not dim.contracted or len(factors) < 2 or dim.all_pinned:
+                if not dim.contracted or len(factors) < 2 or dim.all_pinned or id(factors[-1]) in self._streams:
                     continue
                 attention = TracedAttention(self.layer_of(name), tuple(factors[:-1]), factors[-1])
                 known = attentions.setdefault(attention.key, attention)
@@ -119,6 +121,8 @@ class Attentions:
             return self.leaves(factors[0])
         heads, last = tuple(factors[:-1]), factors[-1]
         count, sizes = root.size // last.size, self._head_sizes
+        if id(last) in self._streams:
+            return [Leaf((), last, last.size)] * count, 1
         if not sizes or last.size in sizes or last.form is not DimForm.CONCAT:
             return [Leaf(heads, last, root.size)], 1
         nested = [self._heads_in(part.root) for part in last.parts]

@@ -43,7 +43,9 @@ def fold_norms(state: Mapping[str, Tensor], norms: Sequence[Norm], anatomy: Anat
 
 
 def _shifted(weight: Callable[[], Tensor], shift: Tensor, dim: int, bias: Tensor) -> Tensor:
-    return bias + torch.tensordot(weight(), shift, dims=([dim], [0]))
+    shifted = torch.tensordot(weight(), shift, dims=([dim], [0]))
+    # A convolution sums over its kernel.
+    return bias + (shifted.flatten(bias.dim()).sum(-1) if shifted.dim() > bias.dim() else shifted)
 
 
 def _times(scale: Tensor, dim: int, weight: Tensor) -> Tensor:

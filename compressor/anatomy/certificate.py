@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PretrainedConfig
 
-from compressor.anatomy.hooks import all_outputs
+from compressor.anatomy.hooks import all_outputs, feature_place
 from compressor.anatomy.permutations import random_permutations
 from compressor.anatomy.resize import BUILD_ERRORS
 from compressor.anatomy.spec import Anatomy, Space
@@ -89,9 +89,15 @@ def logits_change(
     for inputs, answers in zip(as_trials(trials), before, strict=True):
         after = functional_answers(model, state, inputs)
         for name, answer in answers.items():
-            moved = answer @ outputs[name].push.to(answer) if outputs and name in outputs else answer
+            moved = _moved(answer, outputs[name]) if outputs and name in outputs else answer
             changes.append(_relative_change(moved, after[name]))
     return max(changes, key=lambda change: change if change == change else float("inf"))
+
+
+def _moved(answer: Tensor, mapping: Map) -> Tensor:
+    """Features in the order of a map."""
+    place = feature_place(answer)
+    return (answer.movedim(place, -1) @ mapping.push.to(answer)).movedim(-1, place)
 
 
 def _relative_change(before: Tensor, after: Tensor) -> float:

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 from compressor.anatomy.fields import Sizes
 from compressor.anatomy.resize import Skeleton, shapes_of
 from compressor.anatomy.spec import Anatomy, Axis, Kind, LayerScale, LinearOp, Norm, Part, Role, Space, Stack
+from compressor.models.config_fields import read_field
 
 
 def expand(small: Anatomy, config: PretrainedConfig, skeleton: Skeleton, sizes: Sizes) -> Anatomy:
@@ -59,13 +60,17 @@ def expand(small: Anatomy, config: PretrainedConfig, skeleton: Skeleton, sizes: 
         sensitivity=small.sensitivity,
         pinned={new: why for old, why in small.pinned.items() for new in rename.forward(old)},
         idle=tuple(new for old in small.idle for new in rename.forward(old)),
+        sized={
+            field: tuple(dict.fromkeys(new for old in names for new in rename.forward(old)))
+            for field, names in sizes.spaces.items()
+        },
         tokens={new: stack for old, stack in small.tokens.items() for new in rename.forward(old)},
     )
 
 
 def _full_stack(stack: Stack, config: PretrainedConfig, skeleton: Skeleton) -> Stack:
     if stack.runs > 1:
-        return replace(stack, runs=getattr(config, stack.fields[0]))
+        return replace(stack, runs=read_field(config, stack.fields[0]))
     layers = next(layers for layers in skeleton.lists if stack.layers[0].startswith(layers.prefix))
     return replace(stack, layers=tuple(f"{layers.prefix}{index}" for index in range(layers.count)))
 
@@ -134,7 +139,7 @@ def _sized(
         experts = rename.moved(space.experts, space.name, name) if space.experts else None
         return replace(space, name=name, size=size // len(axis.parts), copies=copies, experts=experts)
     total = next(size for axis, size in ends if _roles(axis, space.name)[0] == Role.OUTPUT)
-    heads = getattr(config, sizes.heads[space.name]) if space.name in sizes.heads else space.heads
+    heads = read_field(config, sizes.heads[space.name]) if space.name in sizes.heads else space.heads
     channels = total // heads
     groups = heads if space.heads == space.groups else space.groups
     for axis, size in ends:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from transformers import PretrainedConfig
 
-from compressor.anatomy.resize import BUILD_ERRORS, Growth, Skeleton, read_field, with_fields
+from compressor.anatomy.resize import BUILD_ERRORS, Growth, Skeleton
 from compressor.anatomy.spaces import Table
 from compressor.anatomy.spec import Kind
 from compressor.errors import CertificateError
-
-#: Limits of fields that only cost time in a small config.
-_SHORT = {"vocab_size": 160, "max_source_positions": 16}
+from compressor.models.config_fields import field_paths, read_field, with_fields
 
 
 class Meaning(StrEnum):
@@ -36,6 +33,7 @@ class Sizes:
     """Meanings of fields, and {attention space: field counting heads}.
 
     Attributes:
+        spaces: {field: spaces that it sizes}.
         blocks: parameters whose parts alternate in a fixed number of blocks, however many heads there are (CodeGen).
         many_heads: a small config with more heads than that, if there are any.
     """
@@ -43,6 +41,7 @@ class Sizes:
     meanings: Mapping[str, Meaning]
     heads: Mapping[str, str]
     groups: Mapping[str, str]
+    spaces: Mapping[str, tuple[str, ...]]
     blocks: frozenset[str] = frozenset()
     many_heads: PretrainedConfig | None = None
 
@@ -56,8 +55,10 @@ def interpret(
     """
     meanings = dict.fromkeys((field for layers in skeleton.lists for field in layers.fields), Meaning.DEPTH)
     unsure: list[str] = []
+    sized: dict[str, tuple[str, ...]] = {}
     for growth in skeleton.growths:
         kinds = _kinds(growth, table)
+        sized |= dict.fromkeys(growth.fields, tuple(sorted(_grown_spaces(growth, table))))
         if Kind.RESIDUAL in kinds:
             meaning = Meaning.HIDDEN
         elif Kind.ATTENTION in kinds:
@@ -76,7 +77,7 @@ def interpret(
         meanings |= dict.fromkeys(growth.fields, meaning)
     # Attention that keeps its places somewhere keeps its heads everywhere.
     stuck = {field for growth in skeleton.growths if _sizes_fixed(growth, table) for field in growth.fields}
-    counted = [name for name, _ in _head_counts(small) if name not in meanings and name not in unsure]
+    counted = [name for name, _ in head_counts(small) if name not in meanings and name not in unsure]
     heads: dict[str, str] = {}
     groups: dict[str, str] = {}
     blocks: frozenset[str] = frozenset()
@@ -86,6 +87,7 @@ def interpret(
         if changed_meaning is not None:
             counts = changed_meaning in (Meaning.HEADS, Meaning.GROUPS)
             meanings[field] = Meaning.FIXED if counts and field in stuck else changed_meaning
+            sized[field] = tuple(changed)
             if changed_meaning is Meaning.HEADS:
                 heads |= dict.fromkeys(changed, field)
                 if resized is not None and (unchanged := _blocks(table, resized[1])):
@@ -94,20 +96,23 @@ def interpret(
                 groups |= dict.fromkeys(changed, field)
         elif field in unsure:
             meanings[field] = Meaning.FIXED
-    alike = [name for name in counted if name not in meanings and getattr(small, name) == getattr(small, counted[0])]
+    alike = [
+        name for name in counted if name not in meanings and read_field(small, name) == read_field(small, counted[0])
+    ]
     if len(alike) > 1:
         # Families without groups may still have to count them as often as heads (Falcon).
         changed_meaning, changed, _ = _attention_meaning(alike, small, table, tabulate_config)
         if changed_meaning is Meaning.HEADS:
             meanings |= dict.fromkeys(alike, Meaning.FIXED if stuck.intersection(alike) else Meaning.HEADS)
             heads |= dict.fromkeys(changed, alike[0])
+            sized |= dict.fromkeys(alike, tuple(changed))
     _check_counted(skeleton.config, small, table, heads)
-    return Sizes(meanings, heads, groups, blocks, many_heads)
+    return Sizes(meanings, heads, groups, sized, blocks, many_heads)
 
 
 def _check_counted(full: PretrainedConfig, small: PretrainedConfig, table: Table, heads: Mapping[str, str]) -> None:
     """Refuse attention that has other heads in the small config and no field that is known to count them."""
-    changed = {value for name, value in _head_counts(small) if read_field(full, name) != value}
+    changed = {value for name, value in head_counts(small) if read_field(full, name) != value}
     for name, space in table.spaces.items():
         if space.kind is Kind.ATTENTION and name not in heads and space.heads in changed:
             raise CertificateError(
@@ -161,9 +166,9 @@ def _is_size(growth: Growth, small: PretrainedConfig, space: str, table: Table) 
     return all(abs(rate - 1) < 1e-9 for rate in rates)
 
 
-def _head_counts(config: PretrainedConfig) -> Iterator[tuple[str, int]]:
+def head_counts(config: PretrainedConfig) -> Iterator[tuple[str, int]]:
     """Fields that may count heads."""
-    for name in sorted({config.attribute_map.get(name, name) for name in config.to_dict()}):
+    for name in field_paths(config):
         value = read_field(config, name)
         if "head" in name and isinstance(value, int) and not isinstance(value, bool) and value > 0:
             yield name, value
@@ -173,7 +178,7 @@ def _attention_meaning(
     fields: Sequence[str], small: PretrainedConfig, table: Table, tabulate_config: Callable[[PretrainedConfig], Table]
 ) -> tuple[Meaning | None, list[str], tuple[PretrainedConfig, Table] | None]:
     """Attention meaning of a field (or of equal ones), its spaces, and the config and table that showed it."""
-    value = getattr(small, fields[0])
+    value = read_field(small, fields[0])
     for resized in (2 * value, value // 2):
         if resized < 1:
             continue
@@ -207,52 +212,3 @@ def _blocks(table: Table, changed: Table) -> frozenset[str]:
         for axis, other in zip(axes, changed.axes.get(name, ()), strict=False)
         if axis.interleave > 1 and axis.interleave == other.interleave
     )
-
-
-def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
-    """Small configs, smallest first; equal fields stay equal."""
-    config = skeleton.config
-    counts = dict(_head_counts(config))
-    groups = {name: value for name, value in counts.items() if re.search(r"key_value|kv", name) and "dim" not in name}
-    heads = {name: v for name, v in counts.items() if name not in groups and not re.search(r"dim|size", name)}
-    grown = [growth for growth in skeleton.growths if growth.value > 1]
-    widest = max(grown, key=lambda growth: len(growth.rates), default=None)
-    # Heads with rotary and other channels (DeepSeek) keep their parts.
-    parted = any("rope_head_dim" in field for growth in grown for field in growth.fields)
-    for head_dim in (8, 16, 32, 64):
-        sizes: dict[int, int] = {}
-        values: dict[str, int] = {}
-        # Two groups of two: tracing could not see a single group.
-        grouped = bool(groups) and min(groups.values()) < max(heads.values(), default=0)
-        for name, value in heads.items():
-            values[name] = 4 if grouped or value % 2 == 0 else 3
-        for name in groups:
-            values[name] = 2 if grouped else next(iter(values.values()), 4)
-        if widest is not None:
-            sizes[widest.value] = max(values.values(), default=4) * head_dim
-        for growth in grown:
-            for field in growth.fields:
-                if field in values:
-                    continue
-                if field in _SHORT:
-                    values[field] = min(growth.value, _SHORT[field])
-                elif re.search(r"head_dim|d_kv|kv_channels", field):
-                    values |= {} if parted else {field: head_dim}
-                elif growth.value in sizes:
-                    values[field] = sizes[growth.value]
-                elif growth.value > 40 and not re.search(r"position|image|vocab|expert|bucket|num_", field):
-                    values[field] = sizes.setdefault(growth.value, 40)
-        for field, limit in _SHORT.items():
-            if field in values or isinstance(getattr(config, field, None), int):
-                values[field] = min(getattr(config, field), limit)
-        patch, image = getattr(config, "patch_size", None), getattr(config, "image_size", None)
-        if isinstance(patch, int) and isinstance(image, int):
-            values["image_size"] = min(image, 4 * patch)
-        # Texts are padded to whole windows (Longformer), which would cost more than all else.
-        windows = getattr(config, "attention_window", None)
-        short = {} if not windows else {"attention_window": 4 if isinstance(windows, int) else [4] * len(windows)}
-        limit = values.get("vocab_size", 1 << 62)
-        ids = {n: v for n, v in config.to_dict().items() if n.endswith("_token_id") and isinstance(v, int)}
-        tokens = {name: index % 4 for index, (name, token) in enumerate(sorted(ids.items())) if token >= limit}
-        yield with_fields(config, {**values, **tokens, **short})
-    yield config

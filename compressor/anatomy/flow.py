@@ -89,7 +89,8 @@ class Flow:
 
     def _norm(self, name: str) -> Norm:
         axis = self.anatomy.axes[self.weights[name]][0]
-        key = axis.parts[0].key
+        # A norm of several tokens side by side has no map of its own.
+        key = axis.parts[0].key if len(axis.parts) == 1 else None
         space = key.partition("/")[0] if key else None
         readers = tuple(r for r in dict.fromkeys(self.trace.readers_of(name)) if self._reads(r, space))
         return Norm(name, readers, space, self._unit_scale(name))

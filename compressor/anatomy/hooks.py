@@ -64,17 +64,28 @@ def first_tensor(values: Any) -> Tensor | None:
     return None
 
 
+def _run(model: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
+    """A pass without cache; models that draw masks (masked autoencoders) draw the same in every pass."""
+    extra = {"use_cache": False} if getattr(model.config, "use_cache", None) is not None else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(0)
+        return model(**inputs, **extra)
+
+
+def feature_place(output: Tensor) -> int:
+    """The dimension of an output's features: [..., C], or [B, C, H, W] of maps of images."""
+    return 1 if output.dim() == 4 else output.dim() - 1
+
+
 def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     """Logits, or the last hidden state."""
-    extra = {"use_cache": False} if getattr(model.config, "use_cache", None) is not None else {}
-    output = model(**inputs, **extra)
+    output = _run(model, inputs)
     return output["logits"] if "logits" in output else output[0]
 
 
 def all_outputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All answers: every kind of logits, or without a head every floating tensor (features, poolings)."""
-    extra = {"use_cache": False} if getattr(model.config, "use_cache", None) is not None else {}
-    output = model(**inputs, **extra)
+    output = _run(model, inputs)
     # Tuples hold states of layers; only a tuple without names is an output by itself.
     named = dict(output) if isinstance(output, Mapping) else {str(i): value for i, value in enumerate(output)}
     answers = {

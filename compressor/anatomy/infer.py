@@ -128,6 +128,13 @@ _PROVEN: dict[str, tuple[Anatomy, Anatomy]] = {}
 
 
 def _refusal(config: PretrainedConfig, anatomy: Anatomy, study: Study, space: str, error: float) -> str:
+    placed = sorted(study.table.placed)
+    if space in placed or (space == "all" and placed):
+        return (
+            f"{config.model_type}: coordinates of {', '.join(placed)} have fixed places: a constant that differs along "
+            f"them is added (sinusoidal positions), or an operation treats them unlike each other (a grouped "
+            f"convolution){study.unknown_operations()}; so it cannot be made narrower, and nothing was touched"
+        )
     return (
         f"{config.model_type}: permuting {space} changes the logits by {error:.1e} "
         f"(parameters: {', '.join(anatomy.parameters_of(space)[:4]) or 'all'}){study.unknown_operations()}; this "

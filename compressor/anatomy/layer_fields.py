@@ -9,6 +9,8 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from compressor.models.config_fields import part_of, read_field, set_field
+
 #: Lists with an entry per layer: its kind, window, base of rotation, or size.
 _PER_LAYER = re.compile(
     r"(?!pos_att_type).*(_types|_type|_per_layer|_windows?|_pattern|_rates|_limits\w*|_theta)"
@@ -37,9 +39,24 @@ def with_layers(config: PretrainedConfig, fields: Sequence[str], layers: Sequenc
         fields: that count them.
         layers: their original indices, in order.
     """
-    old = getattr(config, fields[0])
-    values = config.to_dict()
     changed = copy.deepcopy(config)
+    owner = part_of(fields[0])
+    part = read_field(changed, owner) if owner else changed
+    if not isinstance(part, PretrainedConfig):
+        # A stage: other lists have an entry a stage, not a layer.
+        for field in fields:
+            set_field(changed, field, len(layers))
+    elif owner:
+        inner = [field.removeprefix(f"{owner}.") for field in fields if part_of(field) == owner]
+        set_field(changed, owner, with_layers(part, inner, layers))
+    else:
+        _keep_layers(changed, fields, layers)
+    return changed
+
+
+def _keep_layers(changed: PretrainedConfig, fields: Sequence[str], layers: Sequence[int]) -> None:
+    old = getattr(changed, fields[0])
+    values = changed.to_dict()
     for field in fields:
         setattr(changed, field, len(layers))
     for name, value in values.items():
@@ -48,7 +65,6 @@ def with_layers(config: PretrainedConfig, fields: Sequence[str], layers: Sequenc
             if new != value:
                 setattr(changed, name, new)
     _set_stages(changed, values, old, layers)
-    return changed
 
 
 _STAGES = ("stage_names", "out_features", "out_indices")

@@ -13,8 +13,11 @@ from compressor.anatomy.study import Study
 from compressor.errors import CertificateError
 from compressor.models.signature import readable_inputs
 
-#: Inputs that hide coordinates and reach no parameter.
-_MASK = re.compile(r"(.*_)?(attention|pixel|padding|observed)_mask")
+#: Inputs that hide coordinates, or give the sizes of other inputs, and reach no parameter.
+_MASK = re.compile(
+    r"(.*_)?(attention|pixel|padding|observed|features)_mask|(image|video|audio|spatial)_(sizes|shapes|grid_thw|lengths?)"
+    r"|mm_token_type_ids|second_per_grid_ts|.*_grid_thw"
+)
 
 
 def pin_insensitive(study: Study, anatomy: Anatomy) -> Anatomy:
@@ -27,6 +30,7 @@ def pin_insensitive(study: Study, anatomy: Anatomy) -> Anatomy:
     pinned = dict(anatomy.pinned)
     for name in weak:
         if set(anatomy.parameters_of(name)) <= set(study.unreached):
+            del changes[name]
             continue
         anatomy = without_space(anatomy, name)
         pinned[name] = f"a wrong map changes the answers by {changes.pop(name):.0e} only"

@@ -36,6 +36,19 @@ def reader(anatomy: Anatomy, space: str) -> LinearOp | None:
     return next((step for step in anatomy.steps if step.reads == space), None)
 
 
+def weight_reader(anatomy: Anatomy, space: str) -> LinearOp | None:
+    """A space's first linear reader, also one whose module is never called (the output of `nn.MultiheadAttention`)."""
+    called = reader(anatomy, space)
+    if called is not None:
+        return called
+    for name, axes in anatomy.axes.items():
+        reads = any(axis.side is Side.READ and axis.roles_in(space) is not None for axis in axes)
+        written = [axis.parts[0].key for axis in axes if axis.side is Side.WRITE]
+        if reads and len(axes) == 2 and len(written) == 1:
+            return LinearOp(name.rpartition(".")[0], written[0], space, name)
+    return None
+
+
 def outgoing(teachers: Sequence[WeightedTeacher], maps: Maps, step: LinearOp) -> Tensor:
     """A reader's weights of all teachers [Σ n_k, m], outputs transported unless fixed."""
     parts = []

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PretrainedConfig
 
 from compressor.anatomy.layer_fields import with_layers
+from compressor.models.config_fields import field_paths, read_field, with_fields
 from compressor.models.meta import meta_model
 
 #: Errors of building a model from a resized config that its family does not support.
@@ -77,14 +76,6 @@ def shapes_of(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in meta_model(config).named_parameters()}
 
 
-def with_fields(config: PretrainedConfig, values: Mapping[str, Any]) -> PretrainedConfig:
-    """A copy with replaced fields."""
-    changed = copy.deepcopy(config)
-    for field, value in values.items():
-        setattr(changed, field, value)
-    return changed
-
-
 def measure_growth(config: PretrainedConfig, depth: int) -> Skeleton:
     """Find size fields, with `depth` layers."""
     lists = _find_lists(config)
@@ -97,26 +88,17 @@ def measure_growth(config: PretrainedConfig, depth: int) -> Skeleton:
     return Skeleton(shallow, lists, tuple(_growths(shallow, base, candidates)))
 
 
-def read_field(config: PretrainedConfig, name: str, varying: Any = None) -> Any:
-    """A field's value, or None; `varying` where it differs from layer to layer (Gemma 4)."""
-    try:
-        return getattr(config, name, None)
-    except RuntimeError:
-        return varying
-
-
 def _integer_fields(config: PretrainedConfig) -> list[tuple[str, int | None]]:
     """Integers, and None where a default is derived."""
-    names = {config.attribute_map.get(name, name) for name in config.to_dict()}
     fields: list[tuple[str, int | None]] = []
-    for name in sorted(names):
-        value = read_field(config, name, varying=False)
-        if name.endswith(("token_id", "_ids", "_version", "_dtype")) or name in {"chunk_size_feed_forward"}:
+    for path in field_paths(config):
+        value = read_field(config, path, varying=False)
+        if path.endswith(("token_id", "_ids", "_version", "_dtype")) or path.endswith("chunk_size_feed_forward"):
             continue
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            fields.append((name, value))
+            fields.append((path, value))
         elif value is None:
-            fields.append((name, None))
+            fields.append((path, None))
     return fields
 
 
@@ -134,16 +116,33 @@ def _find_lists(config: PretrainedConfig) -> tuple[Layers, ...]:
         except BUILD_ERRORS:
             continue
         more, less = (resized, base) if value == 1 else (base, resized)
-        extra = [name for name in more if name not in less]
-        last = len(layers) if value > 1 else 1
-        prefixes = {match[1] for name in extra if (match := re.match(rf"(.*?\.){last}\.", name))}
-        if extra and len(prefixes) == 1:
-            prefix = prefixes.pop()
-            # The last layer may have parameters of its own, which the one before it gets.
-            if all(name.startswith(prefix) for name in set(less) - set(more)):
-                fields.setdefault(prefix, []).append(field)
+        prefix = _removed_layer(more, less, len(layers) if value > 1 else 1)
+        if prefix is not None:
+            fields.setdefault(prefix, []).append(field)
+    # Of stages that hold layers, the layers count: streams differ from stage to stage.
+    outer = {prefix for prefix in fields for other in fields if other != prefix and other.startswith(prefix)}
+    fields = {prefix: names for prefix, names in fields.items() if prefix not in outer}
     ordered = sorted(fields, key=lambda prefix: next(i for i, name in enumerate(base) if name.startswith(prefix)))
-    return tuple(Layers(prefix, tuple(fields[prefix]), getattr(config, fields[prefix][0])) for prefix in ordered)
+    return tuple(Layers(prefix, tuple(fields[prefix]), read_field(config, fields[prefix][0])) for prefix in ordered)
+
+
+def _removed_layer(more: Iterable[str], less: Iterable[str], index: int) -> str | None:
+    """The prefix of the list whose layer of that index is all that `more` has beyond `less`; None if there is none."""
+    left = set(less)
+    extra = [name for name in more if name not in left]
+    lost = left - set(more)
+    if not extra:
+        return None
+    # In nested lists (stages of layers) the index may stand at several places.
+    places = [match.end() for match in re.finditer(rf"\.(?={index}\.)", extra[0])]
+    for place in places:
+        prefix = extra[0][:place]
+        layer = f"{prefix}{index}."
+        # The last layer may have parameters of its own, which the one before it gets.
+        inside = all(name.startswith(layer) for name in extra) and all(name.startswith(prefix) for name in lost)
+        if inside and not any(name.startswith(layer) for name in left):
+            return prefix
+    return None
 
 
 def _growths(

@@ -186,6 +186,7 @@ class Anatomy:
         stacks, flow: in call order.
         centred: residual spaces whose writers may be centred.
         fields: {config field: meaning}.
+        sized: {config field: spaces that it sizes}.
         tokens: {module: index of its tokens' stack}.
         output: space, without a head.
         outputs: {output: its space}, without a head.
@@ -210,6 +211,7 @@ class Anatomy:
     sensitivity: Mapping[str, float] = field(default_factory=dict)
     pinned: Mapping[str, str] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
+    sized: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def layers(self) -> tuple[str, ...]:

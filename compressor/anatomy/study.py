@@ -13,13 +13,14 @@ from transformers import PretrainedConfig
 from compressor.anatomy.certificate import Inputs, random_model
 from compressor.anatomy.coverage import reached_parameters
 from compressor.anatomy.dims import Dim
-from compressor.anatomy.fields import reduced
+from compressor.anatomy.reduction import reduced
 from compressor.anatomy.resize import BUILD_ERRORS, Skeleton, check_small
 from compressor.anatomy.spaces import Table, tabulate
 from compressor.anatomy.spec import Anatomy, Stack
 from compressor.anatomy.tracer import TracedDims, trace_dims
 from compressor.anatomy.trials import make_trials
 from compressor.errors import UnsupportedError
+from compressor.models.config_fields import read_field
 from compressor.models.tasks import find_task
 
 
@@ -82,8 +83,10 @@ class Study:
 
     def anatomy(self) -> Anatomy:
         """The anatomy before flow and certificate."""
-        spaces = {name: self.table.name_of(dims[-1]) for name, dims in self.traced.outputs.items()}
+        spaces = {name: self.table.name_of(features) for name, features in self.traced.outputs.items()}
         outputs = {name: space for name, space in spaces.items() if space is not None}
+        if not spaces:
+            raise UnsupportedError(f"the {self.config.model_type} model answers nothing that could be compared")
         main = "logits" if "logits" in spaces else next(iter(spaces))
         return Anatomy(
             type(self.model).__name__, self.table.spaces, self.table.axes, self.stacks, (), {},
@@ -120,7 +123,7 @@ def _stacks(config: PretrainedConfig, traced: TracedDims, skeleton: Skeleton) ->
     """Lists of layers in call order."""
     lists: list[tuple[tuple[str, ...], tuple[str, ...], int]] = []
     for layers in skeleton.lists:
-        paths = tuple(f"{layers.prefix}{index}" for index in range(getattr(config, layers.fields[0])))
+        paths = tuple(f"{layers.prefix}{index}" for index in range(read_field(config, layers.fields[0])))
         if all(path in traced.calls for path in paths) and _passes_stream(traced, paths):
             lists.append((paths, layers.fields, 1))
     lists.sort(key=lambda entry: list(traced.calls).index(entry[0][0]))
@@ -129,8 +132,11 @@ def _stacks(config: PretrainedConfig, traced: TracedDims, skeleton: Skeleton) ->
     roots = [id(traced.calls[paths[0]][0].reads[-1].root) for paths, _, _ in lists]
     names: dict[int, str] = {}
     for root, (paths, _, _) in zip(roots, lists, strict=True):
-        name = "residual" if len(set(roots)) == 1 else paths[0].rpartition(".")[0].rpartition(".")[0] + ".residual"
-        names.setdefault(root, name)
+        if root not in names:
+            owner = paths[0].rpartition(".")[0]
+            # Stages that are lists in a list are told apart by their index.
+            named = [f"{path}.residual" for path in (owner.rpartition(".")[0], owner)]
+            names[root] = "residual" if len(set(roots)) == 1 else next(n for n in named if n not in names.values())
     return tuple(
         Stack(paths, fields, names[root], runs) for root, (paths, fields, runs) in zip(roots, lists, strict=True)
     )
@@ -159,7 +165,7 @@ def _repeated(config: PretrainedConfig, traced: TracedDims) -> tuple[tuple[str, 
         fields = [
             field
             for field in sorted(set(config.to_dict()) - set(config.attribute_map))
-            if re.search(r"layer|depth", field) and getattr(config, field) == count
+            if re.search(r"layer|depth", field) and read_field(config, field) == count
         ]
         if fields:
             return (name,), tuple(fields[:1]), count

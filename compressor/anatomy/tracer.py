@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from compressor.anatomy.dims import Dim, DimForm, Dims, pin
-from compressor.anatomy.hooks import all_outputs, first_tensor, hooks
+from compressor.anatomy.hooks import all_outputs, feature_place, first_tensor, hooks
 from compressor.anatomy.rules import COMPOSITES, RULES, Rule, tensors_in
 
 #: Operations whose results do not depend on the coordinates of their arguments.
@@ -51,13 +51,13 @@ class TracedDims:
 
     Attributes:
         calls: of the first pass.
-        outputs: {name: dimensions}, of all passes.
+        outputs: {name: dimension of its features}, of all passes.
         unknown: operations without a rule, or whose rule failed.
     """
 
     parameters: dict[str, Dims]
     calls: dict[str, list[ModuleDims]] = field(default_factory=dict)
-    outputs: dict[str, Dims] = field(default_factory=dict)
+    outputs: dict[str, Dim] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)
 
 
@@ -81,8 +81,10 @@ def trace_dims(model: nn.Module, trials: Sequence[Mapping[str, Tensor]], *, head
             outputs = all_outputs(model, inputs)
         for name, output in outputs.items():
             dims = tracer.dims(output)
-            pin(*dims[: None if head or dims[-1].root.form is not DimForm.ATOM else -1])
-            tracer.traced.outputs.setdefault(name, dims)
+            place = feature_place(output)
+            features = dims[place]
+            pin(*(dim for dim in dims if head or dim is not features or features.root.form is not DimForm.ATOM))
+            tracer.traced.outputs.setdefault(name, features)
     return tracer.traced
 
 

@@ -146,7 +146,7 @@ def _contract(value: Tensor, dim: int, axis: Axis, maps: Mapping[str, Map], head
             ]
         )
     front = value.movedim(dim, 0)
-    columns = front.reshape(front.shape[0], -1)
+    columns = front.flatten(1) if front.dim() > 1 else front[:, None]
     pieces = []
     for piece, part in zip(_split(columns, axis), axis.parts, strict=True):
         mapping = maps.get(part.key) if part.key is not None else None
@@ -154,7 +154,9 @@ def _contract(value: Tensor, dim: int, axis: Axis, maps: Mapping[str, Map], head
             pieces.append(piece)
             continue
         pieces.append(mapping.written(piece) if axis.side is Side.WRITE else mapping.read(piece))
-    return _join(pieces, axis, heads).reshape(-1, *front.shape[1:]).movedim(0, dim)
+    joined = _join(pieces, axis, heads)
+    # Not -1: a table may have no rows (no register tokens).
+    return joined.reshape(len(joined), *front.shape[1:]).movedim(0, dim)
 
 
 def _split(columns: Tensor, axis: Axis) -> list[Tensor]:

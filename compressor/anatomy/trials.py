@@ -43,6 +43,18 @@ def make_trials(model: nn.Module, config: PretrainedConfig) -> list[dict[str, Te
     return [plain, *({**rich, **option} for option in alone)]
 
 
+def complete_inputs(
+    model: nn.Module, config: PretrainedConfig, batch: int, length: int, seed: int, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """Random inputs of all that the forward pass reads, as far as known; the needed ones if others do not fit."""
+    plain = dummy_inputs(config, batch, length, seed=seed, dtype=dtype)
+    options = {
+        name: value.to(dtype) if value.is_floating_point() else value
+        for name, value in optional_inputs(model, config, plain, seed + 1).items()
+    }
+    return {**plain, **options} if _runs(model, {**plain, **options}) else plain
+
+
 def _runs(model: Any, inputs: Mapping[str, Tensor]) -> bool:
     try:
         all_outputs(model, inputs)

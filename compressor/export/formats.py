@@ -21,7 +21,7 @@ from compressor.export.quantise import write_dynamic_int8, write_static_int8
 from compressor.export.runtime import Runnable, Session
 from compressor.export.torch_export import Program, write_program
 from compressor.export.tracing import make_graph, silence, traceable
-from compressor.models.inputs import is_image_config
+from compressor.models.modalities import is_image_config
 from compressor.recipe import ExportOptions
 from compressor.utils.registry import Registry
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compressor.anatomy.hooks import logits_of
-from compressor.errors import UserError
+from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.anchored.align_to_anchor import fuse_towards_anchor
 from compressor.fusion.anchored.policies import POLICIES
 from compressor.fusion.calibration.batches import Batch, CalibrationSet, split_large_batches
@@ -123,6 +123,7 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
     timer, options = StageTimer(), request.options
     on_progress(0.0, "certifying anatomies")
     samples = None if batches is None else _samples_in_single(batches)
+    _check_samples(samples or (), request.teachers[0][1].config.model_type)
     for name, model in request.teachers if samples is not None else ():
         check_padding(name, model.config)
     mixture = request.mixture or mixture_of([model for _, model in request.teachers], samples, options)
@@ -197,6 +198,22 @@ def _models_alike(
     alike = dict(zip(unique, changed, strict=True))
     converted = [(name, alike[id(model)]) for name, model in named]
     return converted[: len(teachers)], converted[-1] if anchor is not None else None
+
+
+def _check_samples(batches: Iterable[Batch], model_type: str) -> None:
+    """Refuse inputs without a row for every sample.
+
+    Raises:
+        UnsupportedError: patches of all images are in one list.
+    """
+    for batch in batches:
+        sizes = {name: len(value) for name, value in batch.items() if value.dim()}
+        if len(set(sizes.values())) > 1:
+            counts = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            raise UnsupportedError(
+                f"calibration inputs of this {model_type} have no row for every sample ({counts}): such models "
+                f"can be fused by weights alone, without calibration samples"
+            )
 
 
 def _samples_in_single(batches: Iterable[Batch]) -> list[Batch]:

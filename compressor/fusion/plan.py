@@ -239,7 +239,9 @@ class BuildPlan:
         return any(part.key in spaces for axis in self.anatomy.axes[parameter] for part in axis.parts)
 
     def _fitted(self, item: LinearOp | Norm) -> bool:
-        return not is_folded(self.anatomy, item) if isinstance(item, Norm) else item.weight in self.anatomy.axes
+        if isinstance(item, Norm):
+            return item.space is not None and not is_folded(self.anatomy, item)
+        return item.weight in self.anatomy.axes
 
     def _inside(self, name: str) -> bool:
         return name.startswith(tuple(layer + "." for layer in self.layers))

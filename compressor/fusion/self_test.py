@@ -9,18 +9,18 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from compressor.anatomy.certificate import random_model
-from compressor.anatomy.hooks import all_outputs
+from compressor.anatomy.hooks import all_outputs, feature_place
 from compressor.anatomy.infer import small_config
+from compressor.anatomy.trials import complete_inputs
 from compressor.errors import CertificateError
 from compressor.fusion.fuse import fuse_models
-from compressor.models.inputs import dummy_inputs
 from compressor.recipe import FusionOptions
 
 #: Largest relative error of a student that should equal its teacher; families that compute norms in float32 reach 1e-6.
 RECOVERY_TOLERANCE = 1e-4
 _TOKENS = 9
 #: Seeds of calibration batches: units that are off on all of them are not refitted.
-_SEEN = range(1, 6)
+_SEEN, _UNSEEN = range(1, 6), 6
 #: No pilots: at width 1 transport alone is exact.
 _OPTIONS = FusionOptions(residual="barycentre", inner="transport")
 
@@ -39,10 +39,10 @@ def check_recovery(config: PretrainedConfig) -> float:
     key = small.to_json_string()
     if key not in _RECOVERED:
         teacher: Any = random_model(small)
-        seen = [dummy_inputs(teacher.config, 8, _TOKENS, seed=seed, dtype=torch.float64) for seed in _SEEN]
+        seen = [complete_inputs(teacher, teacher.config, 8, _TOKENS, seed, torch.float64) for seed in _SEEN]
         with torch.random.fork_rng(devices=[]):
             student = fuse_models([("teacher", teacher)], 1.0, seen, _OPTIONS).model
-        unseen = dummy_inputs(teacher.config, 4, _TOKENS, seed=5, dtype=torch.float64)
+        unseen = complete_inputs(teacher, teacher.config, 4, _TOKENS, _UNSEEN, torch.float64)
         _RECOVERED[key] = _error(all_outputs(teacher, unseen), all_outputs(student, unseen))
     if not _RECOVERED[key] <= RECOVERY_TOLERANCE:
         raise CertificateError(
@@ -63,6 +63,12 @@ def _error(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> float:
     for name, want in wanted.items():
         got = found[name]
         if not any("logits" in key for key in wanted):
-            want, got = (x.reshape(-1, x.shape[-1]) @ x.reshape(-1, x.shape[-1]).T for x in (want, got))
+            want, got = (vectors @ vectors.T for vectors in map(_vectors, (want, got)))
         errors.append(float((got - want).abs().max() / want.abs().max().clamp(min=1e-30)))
     return max(errors, key=lambda error: error if error == error else float("inf"))
+
+
+def _vectors(output: Tensor) -> Tensor:
+    """Feature vectors [N, C]."""
+    place = feature_place(output)
+    return output.movedim(place, -1).reshape(-1, output.shape[place])

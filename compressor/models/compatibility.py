@@ -11,7 +11,8 @@ from transformers import PretrainedConfig
 
 from compressor.errors import UserError
 from compressor.models.classes import match_classes
-from compressor.models.inputs import is_image_config, pad_id, size_pair, text_config
+from compressor.models.inputs import pad_id, size_pair, text_config
+from compressor.models.modalities import is_image_config
 from compressor.models.tasks import check_outputs, find_task
 from compressor.models.teacher import Teacher
 from compressor.recipe.fusion import ClassesName

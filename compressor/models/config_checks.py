@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from compressor.errors import UserError
-from compressor.models.inputs import is_image_config
+from compressor.models.modalities import is_image_config
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.utils.out_of_memory import is_out_of_memory
 

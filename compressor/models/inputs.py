@@ -12,7 +12,15 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError, UserError
-from compressor.models.modalities import MAKERS, first_field, size_pair
+from compressor.models.media import media_inputs, placeholder
+from compressor.models.modalities import (
+    MAKERS,
+    first_field,
+    is_audio_config,
+    is_image_config,
+    patched_images,
+    size_pair,
+)
 from compressor.models.signature import readable_inputs, required_inputs
 from compressor.models.tasks import find_task, predicts_vocabulary
 
@@ -21,16 +29,6 @@ def name_architecture(model: PreTrainedModel) -> None:
     """Name a model's class in its config, as transformers does on saving."""
     if not model.config.architectures:
         model.config.architectures = [type(model).__name__]
-
-
-def is_image_config(config: PretrainedConfig) -> bool:
-    """Whether the model reads images."""
-    return hasattr(config, "image_size") and hasattr(config, "patch_size")
-
-
-def is_audio_config(config: PretrainedConfig) -> bool:
-    """Whether the model reads spectrograms."""
-    return hasattr(config, "num_mel_bins")
 
 
 def pad_id(config: PretrainedConfig) -> int:
@@ -123,10 +121,11 @@ def dummy_inputs(
     needed = _needed_inputs(config)
     inputs: dict[str, Tensor] = {}
     if "input_ids" in needed:
-        ids = _random_ids(config, batch, length, generator)
-        inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        inputs |= _tokens_and_media(config, batch, length, generator)
+    if "pixel_values" in needed and "spatial_shapes" in _read_by(config):
+        inputs |= patched_images(config, batch, generator)
     for name in needed:
-        if name in ("input_ids", "decoder_input_ids"):
+        if name in ("input_ids", "decoder_input_ids") or name in inputs:
             continue
         value = MAKERS[name](config, batch, length, generator) if name in MAKERS else None
         if value is None:
@@ -137,14 +136,38 @@ def dummy_inputs(
     return {name: _placed(value, dtype, device) for name, value in inputs.items()}
 
 
+def _tokens_and_media(
+    config: PretrainedConfig, batch: int, length: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Tokens, and what is read at the places of some of them."""
+    ids = _random_ids(config, batch, length, generator)
+    names = _read_by(config)
+    media = media_inputs(config, _class_of(config), names, batch, generator)
+    if media.places:
+        ids = media.placed(ids)
+    types = {"mm_token_type_ids": media.token_types(ids)} if "mm_token_type_ids" in names else {}
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **media.inputs, **types}
+
+
+def _class_of(config: PretrainedConfig) -> Any:
+    """The class that a config names, or None."""
+    return getattr(transformers, (config.architectures or [""])[0], None)
+
+
+def _read_by(config: PretrainedConfig) -> list[str]:
+    """What the class of a config reads, as far as known."""
+    model = _class_of(config)
+    return readable_inputs(model) if model is not None else []
+
+
 def _placed(value: Tensor, dtype: torch.dtype, device: str | torch.device) -> Tensor:
     return value.to(device, dtype) if value.is_floating_point() else value.to(device)
 
 
 def _needed_inputs(config: PretrainedConfig) -> list[str]:
     """Inputs without which the config's class does not run, as far as its signature and config say."""
-    model = getattr(transformers, (config.architectures or [""])[0], None)
-    known = readable_inputs(model) if model is not None else []
+    model = _class_of(config)
+    known = _read_by(config)
     if is_image_config(config) and "input_ids" not in known:
         clips = "pixel_values_videos" in known and "pixel_values" not in known
         return ["pixel_values_videos" if clips else "pixel_values"]
@@ -166,7 +189,7 @@ _ALWAYS = ("bbox", "visual_feats", "visual_pos")
 
 def is_dual_config(config: PretrainedConfig) -> bool:
     """Whether images and texts are read side by side, without places for images among the tokens."""
-    if any(hasattr(config, name) for name in ("image_token_id", "image_token_index")):
+    if placeholder(config) is not None:
         return False
     parts = hasattr(config, "text_config") and (hasattr(config, "vision_config") or hasattr(config, "image_config"))
     return parts or (is_image_config(config) and hasattr(config, "vocab_size"))
@@ -202,6 +225,10 @@ def optional_inputs(
         value = None
         if name not in inputs and name in MAKERS:
             value = MAKERS[name](config, batch, length, generator)
+            place = placeholder(config)
+            if value is None and name == "token_type_ids" and place is not None and "input_ids" in inputs:
+                # No table of types: they tell images from text in the mask.
+                value = (inputs["input_ids"] == place).long()
         elif name == "global_attention_mask" and "input_ids" in inputs:
             # The first tokens see all.
             value = (torch.arange(length) < 2).long().expand(batch, length).contiguous()

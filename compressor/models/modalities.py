@@ -21,6 +21,16 @@ _SIDE = 64
 _REGIONS = 5
 
 
+def is_image_config(config: PretrainedConfig) -> bool:
+    """Whether the model reads images."""
+    return hasattr(config, "image_size") and hasattr(config, "patch_size")
+
+
+def is_audio_config(config: PretrainedConfig) -> bool:
+    """Whether the model reads spectrograms."""
+    return hasattr(config, "num_mel_bins")
+
+
 def first_field(config: PretrainedConfig, *names: str, default: Any = None) -> Any:
     """The first of some fields that the config or one of its parts has."""
     for part in (config, *_parts(config)):
@@ -36,6 +46,13 @@ def _parts(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
         if isinstance(value, PretrainedConfig):
             yield value
             yield from _parts(value)
+
+
+def parts_with(config: PretrainedConfig, *names: str) -> Iterator[PretrainedConfig]:
+    """The parts of a config that have all of some fields."""
+    for part in (config, *_parts(config)):
+        if all(getattr(part, name, None) is not None for name in names):
+            yield part
 
 
 def vision_part(config: PretrainedConfig) -> PretrainedConfig:
@@ -68,6 +85,19 @@ def _pixels(config: PretrainedConfig, batch: int, length: int, generator: torch.
     return _normal(generator, batch, *frames, channels, height, width)
 
 
+def patched_images(config: PretrainedConfig, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Images of any shape as lists of patches [B, N, values], with their rows and columns [B, 2]."""
+    part = vision_part(config)
+    patch, _ = size_pair(first_field(part, "patch_size", default=16))
+    side = max(1, int(first_field(part, "num_patches", default=16) ** 0.5))
+    values = int(first_field(part, "num_channels", default=3)) * patch * patch
+    return {
+        "pixel_values": _normal(generator, batch, side * side, values),
+        "pixel_attention_mask": torch.ones(batch, side * side, dtype=torch.long),
+        "spatial_shapes": torch.tensor([[side, side]] * batch),
+    }
+
+
 def reads_video(config: PretrainedConfig) -> bool:
     """Whether pixels have frames."""
     return isinstance(getattr(config, "num_frames", None), int) and not hasattr(config, "vision_config")
@@ -85,7 +115,10 @@ def _sound(config: PretrainedConfig, batch: int, length: int, generator: torch.G
     if isinstance(strides, (list, tuple)) and isinstance(kernels, (list, tuple)):
         return _normal(generator, batch, math.prod(strides) * (length + 4) + sum(kernels))
     bins, frames = getattr(config, "num_mel_bins", None), getattr(config, "max_length", None)
-    return None if bins is None or frames is None else _normal(generator, batch, frames, bins)
+    if bins is None:
+        # Convolutions that the config does not describe (Moonshine): some 20 ms of 16 kHz a frame.
+        return _normal(generator, batch, 400 * (length + 4))
+    return None if frames is None else _normal(generator, batch, frames, bins)
 
 
 def _spectrum(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
@@ -195,6 +228,12 @@ def _encoder_states(config: PretrainedConfig, batch: int, length: int, generator
     return _normal(generator, batch, _REGIONS, int(size))
 
 
+def _encoder_outputs(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
+    """As `_encoder_states`, for a decoder whose every layer reads them (Whisper)."""
+    size = first_field(config, "hidden_size", "d_model")
+    return None if size is None else _normal(generator, batch, _REGIONS, int(size))
+
+
 #: {input of a forward pass: its maker}.
 MAKERS: dict[str, Maker] = {
     "pixel_values": _pixels,
@@ -218,4 +257,5 @@ MAKERS: dict[str, Maker] = {
     "xpath_subs_seq": _xpaths("max_xpath_subs_unit_embeddings"),
     "bool_masked_pos": _patch_mask,
     "encoder_hidden_states": _encoder_states,
+    "encoder_outputs": _encoder_outputs,
 }

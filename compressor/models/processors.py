@@ -9,7 +9,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, PretrainedConfig, Pr
 
 from compressor.errors import UserError
 from compressor.models.configs import code_needed
-from compressor.models.inputs import is_image_config
+from compressor.models.modalities import is_image_config
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.utils.revisions import hub_keywords
 from compressor.wording import quote

@@ -11,14 +11,17 @@ _NO_INPUT = re.compile(
     r"labels?|.*_labels?|(decoder_)?inputs_embeds|past_.*|.*cache.*|mems|(decoder_)?position_ids|output_.*|return_.*"
     r"|encoder_outputs|mm_encoder_outputs|.*head_mask|logits_to_keep|.*_positions|interpolate_pos_encoding|kwargs|args"
     r"|self|use_.*|num_.*|head_mask|cls_index|is_impossible|p_mask|lengths|class_labels|mask_labels|vision_feature_.*"
-    r"|patch_offsets|future_values"
+    r"|patch_offsets|future_values|image_embeds|mask_time_indices"
 )
 
 
 def readable_inputs(model: Any) -> list[str]:
     """Names of the tensors that a model's forward pass reads, in order."""
-    parameters = inspect.signature(model.forward).parameters.values()
-    return [p.name for p in parameters if not _NO_INPUT.fullmatch(p.name) and not _is_switch(p)]
+    parameters = inspect.signature(model.forward).parameters
+    names = [p.name for p in parameters.values() if not _NO_INPUT.fullmatch(p.name) and not _is_switch(p)]
+    # A decoder alone reads what an encoder would have made; in other models it repeats the encoder's input.
+    alone = "input_ids" in names and not {"decoder_input_ids", "encoder_hidden_states"} & parameters.keys()
+    return [*names, "encoder_outputs"] if alone and "encoder_outputs" in parameters else names
 
 
 def required_inputs(model: Any) -> list[str]:

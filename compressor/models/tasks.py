@@ -70,7 +70,10 @@ class Task:
         if self.mask is None or logits.dim() < 3:
             return logits
         mask = inputs.get(self.mask)
-        return logits.flatten(0, -2) if mask is None else logits[mask.bool().to(logits.device)]
+        if mask is None:
+            return logits.flatten(0, -2)
+        # Some models answer for the places of images too, which come before the text.
+        return logits[:, -mask.shape[1] :][mask.bool().to(logits.device)]
 
     def answered(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and labels, [P, C] and [P], without labels below 0; of values [P, C] both, without NaN.
@@ -134,7 +137,7 @@ def find_task(config: PretrainedConfig) -> Task:
         raise UnsupportedError(
             f"the {config.model_type} config names no architecture: add `architectures` to config.json"
         )
-    return _answered_task(_task_of_class(names[0]), config)
+    return _answered_task(_without_encoder(_task_of_class(names[0]), config), config)
 
 
 def task_of_model(model: Any) -> Task:
@@ -143,7 +146,7 @@ def task_of_model(model: Any) -> Task:
     Raises:
         UnsupportedError: no such head.
     """
-    return _answered_task(_task_of_class(type(model).__name__), model.config)
+    return _answered_task(_without_encoder(_task_of_class(type(model).__name__), model.config), model.config)
 
 
 def _answered_task(task: Task, config: PretrainedConfig) -> Task:
@@ -155,6 +158,11 @@ def _answered_task(task: Task, config: PretrainedConfig) -> Task:
     if problem == "multi_label_classification":
         return TASKS[f"{kind}multi-label"]
     return TASKS[f"{kind}regression"] if problem == "regression" or config.num_labels == 1 else task
+
+
+def _without_encoder(task: Task, config: PretrainedConfig) -> Task:
+    """The task of a generator: without an encoder (images or sounds among tokens) it continues its text."""
+    return TASKS["causal-lm"] if task.name == "seq2seq-lm" and not config.is_encoder_decoder else task
 
 
 def _task_of_class(name: str) -> Task:

@@ -9,8 +9,9 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError
-from compressor.models.inputs import is_audio_config, is_image_config, pad_id
+from compressor.models.inputs import pad_id
 from compressor.models.meta import most_positions, reads_pairs
+from compressor.models.modalities import is_audio_config, is_image_config
 from compressor.models.resolve import ModelSource
 from compressor.models.tasks import Task, find_task
 

@@ -20,8 +20,9 @@ from compressor.export.formats import EXPORT_FORMATS
 from compressor.export.parity_cases import MODEL
 from compressor.export.write import write_formats
 from compressor.models.bounds import read_config_values
-from compressor.models.inputs import dummy_inputs, is_image_config
+from compressor.models.inputs import dummy_inputs
 from compressor.models.load import load_teacher
+from compressor.models.modalities import is_image_config
 from compressor.models.teacher import Teacher
 from compressor.pipeline.environment import environment
 from compressor.pipeline.evaluation import EvaluatedModel, short_names, stored_bytes

@@ -12,8 +12,9 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.bench.latency import Latency, Runner, measure_latency, onnx_runner, torch_runner
-from compressor.models.inputs import dummy_inputs, is_image_config
+from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import most_positions
+from compressor.models.modalities import is_image_config
 
 #: Tokens of the text samples of a run's table.
 LENGTH = 128

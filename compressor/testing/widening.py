@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from compressor.anatomy.certificate import random_model
 from compressor.anatomy.hooks import Tap, first_tensor, hooks, logits_of
 from compressor.anatomy.infer import inspect_config
-from compressor.anatomy.resize import with_fields
 from compressor.anatomy.spec import Anatomy, Kind, Role, Space, map_key
 from compressor.anatomy.transform import Map, apply
+from compressor.models.config_fields import read_field, with_fields
 from compressor.models.inputs import dummy_inputs
 
 
@@ -39,12 +42,13 @@ def widen(model: nn.Module, seed: int = 0) -> nn.Module:
         elif space.kind in (Kind.RESIDUAL, Kind.HIDDEN):
             copies = [torch.randperm(2 * space.size, generator=generator) % space.size for _ in range(space.copies)]
             maps[space.name] = _duplicates(torch.stack(copies) if space.copies > 1 else copies[0], space.size)
+    config = cast(PretrainedConfig, model.config)
     values = {
-        field: 2 * getattr(model.config, field)
+        field: 2 * read_field(config, field)
         for field, meaning in anatomy.fields.items()
-        if meaning in ("hidden", "heads", "groups") or (meaning == "ffn" and getattr(model.config, field))
+        if meaning in ("hidden", "heads", "groups") or (meaning == "ffn" and read_field(config, field))
     }
-    wide = random_model(with_fields(model.config, values))  # type: ignore[arg-type]
+    wide = random_model(with_fields(config, values))
     parameters = dict(wide.named_parameters())
     for name, value in apply(maps, dict(model.named_parameters()), anatomy).items():
         parameters[name].copy_(value)

@@ -19,7 +19,8 @@ def test_every_task_has_heads_of_its_own_and_a_reader():
 @pytest.mark.parametrize("name", TASKS)
 def test_a_class_name_finds_its_task(name):
     for head in TASKS[name].heads:
-        assert find_task(ViTConfig(architectures=[f"Some{head}"])) is TASKS[name]
+        config = ViTConfig(architectures=[f"Some{head}"], is_encoder_decoder=name == "seq2seq-lm")
+        assert find_task(config) is TASKS[name]
 
 
 @pytest.mark.parametrize("names", [None, [], ["ViTForMagic"]])

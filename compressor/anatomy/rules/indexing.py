@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compressor.anatomy.dims import Dim, Dims, pin, select_dim, slice_dim, split_concat
+from compressor.anatomy.dims import Dim, Dims, pin, select_dim, slice_dim, split_concat, unify
 from compressor.anatomy.rules.rule import Lookup, argument, broadcast, rule, tensors_in
 
 
@@ -114,6 +114,17 @@ def _sliced(dim: Dim, item: slice) -> Dim:
         pin(dim)
         return Dim(len(range(start, stop, step)), pinned=True)
     return _stretch(dim, start, max(start, stop))
+
+
+@rule("masked_scatter", "masked_scatter_")
+def _masked_scatter(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Dims:
+    """Vectors of a list written to the places that a mask names: features of images among those of tokens."""
+    dims, mask = lookup(args[0]), lookup(argument(args, kwargs, 1, "mask"))
+    source = lookup(argument(args, kwargs, 2, "source"))
+    unify(dims[-1], source[-1])
+    # The mask and the source's order tell other coordinates apart.
+    pin(*dims[:-1], *mask[:-1], *source[:-1])
+    return dims
 
 
 @rule("one_hot", "nonzero", "bincount", "histc", "unique")

@@ -89,6 +89,16 @@ def _split(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result
     return [[*dims[:place], part, *dims[place + 1 :]] for part in parts]
 
 
+@rule("glu")
+def _glu(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Dims:
+    """Values times gates, which stand side by side."""
+    dims = lookup(args[0])
+    place = argument(args, kwargs, 1, "dim", -1) % len(dims)
+    values, gates = split_concat(dims[place], [result.shape[place]] * 2)
+    unify(values, gates)
+    return [*dims[:place], values, *dims[place + 1 :]]
+
+
 @rule("cat", "concat", "concatenate")
 def _cat(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Dims:
     parts = [lookup(tensor) for tensor in args[0] if tensor.dim() == result.dim()]

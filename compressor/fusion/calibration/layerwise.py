@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache
 
 from compressor.anatomy.hooks import Tap, first_tensor, hooks, logits_of
 from compressor.fusion.calibration.capture import (
@@ -216,7 +217,9 @@ class LayerwiseRunner:
         self, layer: str, calls: dict[str, LayerCall], returned: dict[str, Any], *, first: bool, last: bool
     ) -> Any:
         def handed(value: Any) -> Any:
-            """An argument, or its place in an earlier layer's output."""
+            """An argument, or its place in an earlier layer's output; no cache, which would grow with every run."""
+            if isinstance(value, Cache):
+                return None
             if isinstance(value, Tensor):
                 for source, output in returned.items():
                     places = enumerate(output) if isinstance(output, tuple) else ()

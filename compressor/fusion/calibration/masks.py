@@ -10,8 +10,8 @@ from compressor.anatomy import Anatomy
 from compressor.fusion.calibration.batches import sample_keys
 from compressor.fusion.calibration.statistics import token_rows
 
-#: By stack, the input that marks real tokens.
-_NAMES = ("attention_mask", "decoder_attention_mask")
+#: What marks real tokens, of an encoder (or the only stack) and of a decoder.
+_MASK, _DECODER_MASK = "attention_mask", "decoder_attention_mask"
 
 
 class Masks:
@@ -31,9 +31,8 @@ class Masks:
     ) -> None:
         self._tokens, self.runs = anatomy.tokens, runs
         self._keys = [sample_keys(batch) for batch in batches]
-        decoder_only = len(anatomy.stacks) == 1
         self._masks = [
-            tuple(_padding_mask(batch.get(name)) for name in (_NAMES[:1] if decoder_only else _NAMES))
+            tuple(_padding_mask(batch.get(name)) for name in _mask_names(len(anatomy.stacks), batch))
             for batch in batches
         ]
         if chosen is not None:
@@ -64,6 +63,12 @@ class Masks:
         twin = object.__new__(Masks)
         twin._tokens, twin.runs, twin._masks, twin._keys = self._tokens, runs, self._masks, self._keys
         return twin
+
+
+def _mask_names(stacks: int, batch: Mapping[str, Tensor]) -> list[str]:
+    """By stack, the mask of its tokens; towers of images have other numbers of tokens, which no mask fits."""
+    decoder = [_DECODER_MASK] if stacks > 1 and "decoder_input_ids" in batch else []
+    return [_MASK] * (stacks - len(decoder)) + decoder
 
 
 def _padding_mask(mask: Tensor | None) -> Tensor | None:

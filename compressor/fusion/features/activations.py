@@ -17,6 +17,7 @@ from compressor.fusion.calibration.batches import thinned_tokens
 from compressor.fusion.calibration.masks import Masks
 from compressor.fusion.calibration.statistics import join_coordinates, self_product, token_rows
 from compressor.fusion.features.base import HeadStatistics, SpaceStatistics
+from compressor.fusion.features.weight_features import WeightFeatures
 from compressor.fusion.teacher import FusionTeacher
 
 #: Tokens for maps of hidden units; more change little and cost N² each.
@@ -115,11 +116,14 @@ class ActivationFeatures:
     def __init__(self, activations: TeacherActivations, maps: Maps) -> None:
         self.activations, self.maps = activations, maps
         self.teachers, self.masks = activations.teachers, activations.masks
+        #: For what no module that is called reads.
+        self._by_weights = WeightFeatures(activations.teachers, maps, activations.anatomy)
         self._composed: dict[tuple[int, Tap], tuple[Tensor, Tensor | None]] = {}
 
     def space(self, name: str) -> SpaceStatistics:
         op = reader(self.activations.anatomy, name)
-        assert op is not None
+        if op is None:
+            return self._by_weights.space(name)
         read, written, key = (op.module, "in"), (op.module, "out"), op.writes
         return SpaceStatistics(
             outgoing(self.teachers, self.maps, op),
@@ -131,7 +135,8 @@ class ActivationFeatures:
     def heads(self, name: str) -> HeadStatistics:
         anatomy = self.activations.anatomy
         op = reader(anatomy, name)
-        assert op is not None
+        if op is None:
+            return self._by_weights.heads(name)
         read: Tap = (op.module, "in")
 
         def moments(role: Role) -> Tensor:

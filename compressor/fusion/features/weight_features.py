@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compressor.anatomy import Anatomy, Kind, LinearOp, Map, Role, Side, Space, map_key
-from compressor.anatomy.queries import Maps, columns_of, outgoing, reader, writers
+from compressor.anatomy.queries import Maps, columns_of, outgoing, reader, weight_reader, writers
 from compressor.fusion.features.base import HeadStatistics, SpaceStatistics
 from compressor.fusion.teacher import FusionTeacher
 
@@ -27,7 +27,7 @@ class WeightFeatures:
         return _statistics(incoming, incoming if op is None else outgoing(self.teachers, self.maps, op))
 
     def heads(self, name: str) -> HeadStatistics:
-        op = reader(self.anatomy, name)
+        op = weight_reader(self.anatomy, name)
         assert op is not None
 
         def moments(role: Role) -> Tensor:
@@ -68,7 +68,7 @@ class WeightFeatures:
                     bias = teacher.tensor(f"{op.module}.bias")
                     blocks += [weight.T] if bias is None else [weight.T, bias[columns, None]]
             if not blocks:
-                blocks = self._unmapped_writers(teacher, name)
+                blocks = self._unmapped_writers(teacher, name, role)
             parts.append(_per_query_head(torch.cat(blocks, dim=1), teacher.space(name), role))
         return parts
 
@@ -96,13 +96,17 @@ class WeightFeatures:
         space = self.anatomy.spaces.get(op.reads or "")
         return map_key(op.reads or "", Role.OUTPUT if space is not None and space.kind is Kind.ATTENTION else None)
 
-    def _unmapped_writers(self, teacher: FusionTeacher, name: str) -> list[Tensor]:
-        """Convolutions and tables that write a space, by coordinate."""
+    def _unmapped_writers(self, teacher: FusionTeacher, name: str, role: Role | None) -> list[Tensor]:
+        """Convolutions, tables and fused projections that write a space, by coordinate."""
         blocks = []
-        for parameter, dim, side in _axes_of(self.anatomy, name):
+        for parameter, dim, side in _axes_of(self.anatomy, map_key(name, role)):
             tensor = teacher.tensor(parameter)
             if side is Side.WRITE and tensor is not None:
-                blocks.append(tensor.movedim(dim, 0).reshape(tensor.shape[dim], -1))
+                axis = teacher.anatomy.axes[teacher.local_name(parameter)][dim]
+                rows = tensor.movedim(dim, 0)
+                for place in range(sum(part.key == map_key(teacher.local_name(name), role) for part in axis.parts)):
+                    columns = columns_of(axis, map_key(teacher.local_name(name), role), occurrence=place)
+                    blocks.append(rows[columns].flatten(1) if rows.dim() > 1 else rows[columns, None])
         return blocks
 
 

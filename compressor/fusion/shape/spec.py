@@ -11,7 +11,6 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.anatomy import Anatomy, Stack, inspect_config
 from compressor.anatomy.layer_fields import with_layers
-from compressor.anatomy.resize import with_fields
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.shape.depth import LayerAssignment, evenly_spaced_layer
 from compressor.fusion.shape.width import (
@@ -22,6 +21,7 @@ from compressor.fusion.shape.width import (
     round_half_up,
 )
 from compressor.fusion.teacher import NamedModel, TeacherGroup
+from compressor.models.config_fields import read_field, set_field, with_fields
 from compressor.models.meta import meta_model
 from compressor.models.round_trip import check_round_trip
 from compressor.models.save import config_json
@@ -192,9 +192,10 @@ def _spec(
     config: PretrainedConfig, anatomy: Anatomy, request: SizeRequest, values: dict[str, int], shape: AttentionShape
 ) -> StudentSpec:
     student = with_fields(config, values)
-    if shape.rotary_base is not None:
-        student.rope_parameters = {**student.rope_parameters, "rope_theta": shape.rotary_base}
-    sizes = {field: getattr(config, field) or configured_size(config, anatomy, field) for field in values}
+    for part, base in shape.rotary_bases.items():
+        path = f"{part}.rope_parameters" if part else "rope_parameters"
+        set_field(student, path, {**read_field(student, path), "rope_theta": base})
+    sizes = {field: read_field(config, field) or configured_size(config, anatomy, field) for field in values}
     for index, stack in enumerate(anatomy.stacks):
         listed = depth_of(stack)
         deepest = request.depths[index] if request.depths else listed
@@ -211,17 +212,27 @@ def _spec(
     check_round_trip(student, f"a {config.model_type} student of width {request.width:g} ({sizes_given})")
     _check_fixed(meta_model(student), anatomy, config.model_type)
     fields: dict[str, tuple[float, float]] = {field: (sizes[field], new) for field, new in values.items()}
-    if shape.rotary_base is not None:
-        fields["rope_theta"] = (config.rope_parameters["rope_theta"], round(shape.rotary_base, 6))
+    for part, base in shape.rotary_bases.items():
+        path = f"{part}.rope_parameters" if part else "rope_parameters"
+        name = path.removesuffix("rope_parameters") + "rope_theta"
+        fields[name] = (read_field(config, path)["rope_theta"], round(base, 6))
     width = shape.hidden / anatomy.residual.size
-    return StudentSpec(student, request.width, width, fields, request.depth, shape.narrowing, shape.rotary_base)
+    return StudentSpec(
+        student,
+        request.width,
+        width,
+        fields,
+        request.depth,
+        shape.narrowing,
+        next(iter(shape.rotary_bases.values()), None),
+    )
 
 
 def _spec_of_anchor(
     anchor: PretrainedConfig, teacher: PretrainedConfig, anatomy: Anatomy, asked_width: float
 ) -> StudentSpec:
     fields = {
-        field: (getattr(teacher, field), getattr(anchor, field))
+        field: (read_field(teacher, field), read_field(anchor, field))
         for field, meaning in anatomy.fields.items()
         if meaning != "fixed"
     }
