@@ -34,12 +34,22 @@ def _imports_are_no_garbage():
 
 
 class TestLosses:
-    def test_kl_is_that_of_the_mean_of_the_softmaxes(self):
+    def test_kl_is_that_of_the_softened_mean_of_the_softmaxes(self):
         torch.manual_seed(0)
         student, *teachers = (torch.randn(5, 4, dtype=torch.float64) for _ in range(3))
-        target = 0.25 * (teachers[0] / 3).softmax(-1) + 0.75 * (teachers[1] / 3).softmax(-1)
+        mean = 0.25 * teachers[0].softmax(-1) + 0.75 * teachers[1].softmax(-1)
+        target = mean ** (1 / 3) / (mean ** (1 / 3)).sum(-1, keepdim=True)
         expected = 9 * functional.kl_div((student / 3).log_softmax(-1), target, reduction="batchmean")
         torch.testing.assert_close(ensemble_kl(student, teachers, [1, 3], 3.0), expected)
+
+    @pytest.mark.parametrize("mixing", [1.0, 4.0, math.inf])
+    def test_the_best_student_is_the_mixture_at_every_temperature(self, mixing):
+        torch.manual_seed(0)
+        teachers = [5 * torch.randn(5, 4, dtype=torch.float64) for _ in range(2)]
+        mixture = ensemble_log_probs(teachers, [1, 2], mixing=mixing)
+        for temperature in (1.0, 2.0, 8.0):
+            at_mixture = ensemble_kl(mixture, teachers, [1, 2], temperature, mixing)
+            assert at_mixture.item() == pytest.approx(0, abs=1e-12)
 
     def test_kl_is_zero_only_at_the_ensemble(self):
         torch.manual_seed(0)
