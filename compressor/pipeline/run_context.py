@@ -105,7 +105,7 @@ def _given_student(recipe: Recipe, teachers: Sequence[Teacher]) -> Teacher | Non
         return None
     student = load_teacher(recipe.student)
     check_compatible([teachers[0], student])
-    if "hidden" in recipe.finetune.losses and not layer_maps_between(student, teachers):
+    if "hidden" in recipe.finetune.named_losses and not layer_maps_between(student, teachers):
         raise UserError(
             f"{recipe.student} keeps no transport from these teachers, which finetune.losses: hidden needs: name those "
             "that it was fused from, or leave hidden out"
