@@ -32,7 +32,7 @@ def searched_rate(
                 if trial.learning_rate in losses:
                     loss = math.inf if trial.validation_loss is None else trial.validation_loss
                     losses[trial.learning_rate].append(loss)
-        means = {str(rate): round(statistics.mean(found), 5) for rate, found in losses.items()}
+        means = {str(rate): round(statistics.mean(found), 5) for rate, found in losses.items() if found}
         # A loss that is not finite is no JSON.
         known[key] = {rate: loss for rate, loss in means.items() if math.isfinite(loss)}
     found = known[key]

@@ -21,6 +21,7 @@ from compressor.data.batches import Batches, Samples
 from compressor.data.sources import open_split
 from compressor.data.split import Split
 from compressor.distillation.distill import FinetuneReport, train_student
+from compressor.distillation.objective import FeatureTargets
 from compressor.ensemble import ensemble_predictions, mean_kl, mix_predictions
 from compressor.models.builtin import BUILTIN
 from compressor.models.load import load_teacher
@@ -209,12 +210,14 @@ class Arena:
         seed: int,
         mixture: Mixture | None = None,
         *,
+        targets: FeatureTargets | None = None,
         only_calibration: bool = False,
     ) -> FinetuneReport:
         """Train a model in place; teachers are not run where the options want labels alone.
 
         Args:
             mixture: of the teachers' predictions; None for the mean of their probabilities.
+            targets: of losses on streams.
             only_calibration: learn from the samples of `calibration` instead of all.
         """
         models = [teacher for _, teacher in teachers]
@@ -226,7 +229,9 @@ class Arena:
             samples = Samples(drawn, self._first.processor, self._first.spec, labels=labels, cache_bytes=CACHE)
         with tempfile.TemporaryDirectory(dir=self.places.scratch) as folder:
             work = Path(folder) / "run"
-            return train_student(model, models, weights, samples, options, seed=seed, work_dir=work, mixing=mixing)
+            return train_student(
+                model, models, weights, samples, options, seed=seed, work_dir=work, targets=targets, mixing=mixing
+            )
 
     def test_batches(self) -> dict[str, Batches]:
         """The test part by domain, or whole under the empty name."""

@@ -26,7 +26,9 @@ def page(store: Store) -> str:
         "",
         f"torch {machine['torch']}, transformers {machine['transformers']}; {machine['cpu']}, 1 thread. Half width. "
         "All contenders get the same unlabelled samples, for calibration and distillation alike, the same batches and "
-        "steps, and learn from the same mixture, which is chosen without labels. Each chooses its learning rate from "
+        "steps, and learn from the same mixture, which is chosen without labels. Ours also learns from the streams it "
+        "was fused from where samples come more than four times, as `--losses auto` does; others have no map to "
+        "the streams of all teachers. Each chooses its learning rate, or to stay as it was, from "
         f"{', '.join(f'{rate:g}' for rate in RATES)} by trials of {' or '.join(map(str, TRIALS))} steps on "
         f"{KEPT_OUT:.1%} of the first draw's samples, kept out. Cells: score, and in brackets the KL to the mixture in "
         "nats; mean ± standard error over draws of the samples, without ± one draw.",

@@ -24,7 +24,7 @@ def _event(name: str, teachers: tuple[str, ...], setting: Setting = _CIFAR, **fi
 EVENTS = {
     event.setting.name: event
     for event in (
-        _event("built-in experts", ("vit-a", "vit-b"), Setting("", (), "digits", batch=64), classes=HALVES),
+        _event("built-in experts", ("vit-a", "vit-b"), Setting("", (), "digits", batch=32), classes=HALVES),
         _event("class experts", ("class-0", "class-1"), classes=HALVES, anchors=("vit-0", "vit-1", "vit-2")),
         _event("class experts of one ancestor", ("class-0", "class-2"), classes=HALVES, ancestor="cifar10-vit-a"),
         _event("class experts from scratch", ("scratch-0", "scratch-1"), classes=HALVES),
