@@ -114,7 +114,7 @@ class LabelAnswers:
         temperature: float = 1.0,
         mixing: float = 1.0,
     ) -> Tensor:
-        target = self.mix([logits / temperature for logits in teacher_logits], weights, mixing)
+        target = self.mix(teacher_logits, weights, mixing) / temperature
         return temperature**2 * self.divergence(target, student_logits / temperature).mean().to(student_logits)
 
 

@@ -66,8 +66,12 @@ def kl_terms(targets: Tensor, log_probs: Tensor) -> Tensor:
 def ensemble_log_probs(
     logits: Sequence[Tensor], weights: Sequence[float], temperature: float = 1.0, mixing: float = 1.0
 ) -> Tensor:
-    """Log of the weighted power mean of softmax(logits / temperature) [..., classes]."""
-    return mix_predictions([(rows / temperature).log_softmax(-1) for rows in logits], weights, mixing)
+    """Log-probabilities [..., classes] of the mixture, softened by the temperature.
+
+    The mixture is softened, not what is mixed: whatever the temperature, the student that fits best is the mixture.
+    """
+    mixed = mix_predictions([rows.log_softmax(-1) for rows in logits], weights, mixing)
+    return mixed if temperature == 1 else (mixed / temperature).log_softmax(-1)
 
 
 def ensemble_kl(
@@ -77,7 +81,7 @@ def ensemble_kl(
     temperature: float = 1.0,
     mixing: float = 1.0,
 ) -> Tensor:
-    """temperature² · KL(teachers' mixed softmax ‖ student's softmax), in nats, averaged over samples [..., classes].
+    """temperature² · KL(softened mixture ‖ student's softmax), in nats, averaged over samples [..., classes].
 
     The square keeps gradients independent of the temperature (Hinton et al. 2015).
     """

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from benchmarks.baselines.pruning import PRUNABLE, prune
 from benchmarks.common.setting import Arena, Named
-from compressor.fusion import fuse_models
+from compressor.fusion import FusionResult, fuse_models
 from compressor.models.configs import model_class
 from compressor.pipeline.teachers import plan_target
 from compressor.recipe import AlignmentOptions, FusionOptions
@@ -51,6 +51,10 @@ class Fused:
     anchored: bool = False
 
     def make(self, arena: Arena, width: float, seed: int) -> PreTrainedModel:
+        return self.fuse(arena, width, seed).model
+
+    def fuse(self, arena: Arena, width: float, seed: int) -> FusionResult:
+        """The student with the maps between its streams and the teachers'."""
         anchor = arena.anchor(seed) if self.anchored else None
         # All contenders are measured against the mean of probabilities.
         options = FusionOptions(**{"weights": "equal", "mixture": "probabilities", **self.options})
@@ -58,7 +62,7 @@ class Fused:
             # Channels have a place in rotary positions, so they are not coupled across heads.
             options = options.model_copy(update={"alignment": options.alignment.model_copy(update={"heads": "within"})})
         taking = [*self._teachers(arena, seed), *([anchor] if anchor else [])]
-        return fuse_models(taking, width, arena.calibration(seed), options, seed=seed, anchor=anchor).model
+        return fuse_models(taking, width, arena.calibration(seed), options, seed=seed, anchor=anchor)
 
     def _teachers(self, arena: Arena, seed: int) -> Sequence[Named]:
         found = arena.teachers(seed)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
-import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,6 +11,7 @@ from transformers import PreTrainedModel
 
 from benchmarks.baselines.contenders import CHANNELS, OURS, PRUNED, RANDOM, SINGLE, taking_part
 from benchmarks.baselines.settings import Event
+from benchmarks.common.rates import searched_rate
 from benchmarks.common.results import Store
 from benchmarks.common.setting import Arena
 from benchmarks.cost.memory import peak_above
@@ -125,23 +124,17 @@ def _after(
 
 def _rate(arena: Arena, store: Store, event: Event, name: str, start: PreTrainedModel, steps: int, seed: int) -> float:
     """The learning rate for so many steps: that with the least loss on samples kept out, in the first seed's trials."""
-    tried = store.setting(event.name).setdefault("trials", {}).setdefault(name, {})
-    key = f"{trial(steps)} steps, temperature {event.setting.task.temperature:g}"
-    if key not in tried:
-        options = FinetuneOptions(
-            steps=trial(steps),
-            batch_size=arena.setting.batch,
-            learning_rate="search",
-            learning_rates=RATES,
-            cache_logits=True,
-        )
-        losses: dict[float, list[float]] = {rate: [] for rate in RATES}
-        for draw in range(event.draws if name == RANDOM else 1):
-            found = arena.finetune(copy.deepcopy(start), arena.teachers(seed), options, seed + draw)
-            for one in found.search:
-                losses[one.learning_rate].append(math.inf if one.validation_loss is None else one.validation_loss)
-        means = {str(rate): round(statistics.mean(own), 5) for rate, own in losses.items()}
-        # A loss that is not finite is no JSON.
-        tried[key] = {rate: loss for rate, loss in means.items() if math.isfinite(loss)}
-    own = tried[key]
-    return float(min(own, key=lambda rate: own[rate]))
+    options = FinetuneOptions(
+        steps=trial(steps),
+        batch_size=arena.setting.batch,
+        learning_rate="search",
+        learning_rates=RATES,
+        cache_logits=True,
+    )
+    return searched_rate(
+        store.setting(event.name).setdefault("trials", {}).setdefault(name, {}),
+        f"{trial(steps)} steps, temperature {event.setting.task.temperature:g}",
+        RATES,
+        lambda draw: arena.finetune(copy.deepcopy(start), arena.teachers(seed), options, seed + draw).search,
+        event.draws if name == RANDOM else 1,
+    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,14 @@ from compressor.data.batches import Batches, Samples
 from compressor.data.sources import open_split
 from compressor.data.split import Split
 from compressor.distillation.distill import FinetuneReport, train_student
+from compressor.distillation.objective import FeatureTargets
 from compressor.ensemble import mix_predictions
+from compressor.models.builtin import BUILTIN
 from compressor.models.load import load_teacher
 from compressor.models.tasks import TASKS, Task, task_of_model
 from compressor.models.teacher import Teacher
 from compressor.recipe import DataOptions, FinetuneOptions
+from compressor.stacking import Mixture
 
 EVALUATION_BATCH = 250
 #: Training images that settings are chosen by; texts have a validation part of their own.
@@ -37,6 +41,8 @@ TASK_OF = {
     "sst2": "text-classification",
     "shakespeare": "causal-lm",
     "seq2seq": "seq2seq-lm",
+    "domains": "causal-lm",
+    "digits": "image-classification",
 }
 #: Memory that preprocessed training samples may take.
 CACHE = 1 << 30
@@ -56,6 +62,9 @@ class Setting:
         samples: for calibration.
         batch: samples per step of a finetune.
         test: first so many test samples; None for all.
+        classes: those that each teacher knows, where teachers know some.
+        domains: names of the texts of "domains", one a teacher.
+        ancestor: folder name of the model that all teachers are fine-tuned from, if they are.
     """
 
     name: str
@@ -65,6 +74,9 @@ class Setting:
     samples: int = 1024
     batch: int = 128
     test: int | None = None
+    classes: tuple[tuple[int, ...], ...] = ()
+    domains: tuple[str, ...] = ()
+    ancestor: str | None = None
 
     @property
     def task(self) -> Task:
@@ -88,13 +100,18 @@ class Places:
     Attributes:
         teachers: folders that hold teachers' folders, by whose names they are found.
         data: folder with what the settings need: cifar10/{train,test}.parquet, sst2/{train,dev,test}.tsv,
-            tinyshakespeare.txt and, from benchmarks/text/pairs.py, seq2seq/{train,validation,test}.jsonl.
+            tinyshakespeare.txt and, from benchmarks/text/pairs.py, seq2seq/{train,validation,test}.jsonl; texts of
+            domains as domains/<name>-{train,validation,test}.txt.
         scratch: for files that are made on the way.
     """
 
     teachers: tuple[Path, ...]
     data: Path
     scratch: Path
+
+    def has_teacher(self, name: str) -> bool:
+        """Whether a teacher is built in or its folder is there."""
+        return name in BUILTIN or any((folder / name / "config.json").exists() for folder in self.teachers)
 
     def teacher(self, name: str) -> Path:
         """The folder of a teacher; FileNotFoundError names where it was looked for."""
@@ -118,6 +135,12 @@ class Arena:
         self._parts: dict[str, Batches] = {}
         self._ensemble: dict[int, list[Tensor]] = {}
 
+    def of_samples(self, samples: int) -> Arena:
+        """The same, what was read included, with another number of calibration samples."""
+        other = copy.copy(self)
+        other.setting = replace(self.setting, samples=samples)
+        return other
+
     def model(self, name: str) -> Named:
         """A teacher by the name of its folder."""
         return name, self._load(name).model
@@ -139,14 +162,12 @@ class Arena:
 
     def calibration(self, seed: int, samples: int | None = None) -> list[dict[str, Any]]:
         """Unlabelled samples of the training part, drawn with the seed."""
-        whole = Batches(self._train, self._first.processor, 1, labels=False, spec=self._first.spec)
-        drawn = whole.split.take(samples or self.setting.samples, seed=seed)
+        drawn = self._drawn(seed, samples or self.setting.samples, labels=False)
         return list(Batches(drawn, self._first.processor, 128, labels=False, spec=self._first.spec))
 
     def labelled(self, seed: int, samples: int | None = None) -> list[dict[str, Any]]:
         """The samples of `calibration` with their labels, for contenders that need them."""
-        whole = Batches(self._train, self._first.processor, 1, labels=True, spec=self._first.spec)
-        drawn = whole.split.take(samples or self.setting.samples, seed=seed)
+        drawn = self._drawn(seed, samples or self.setting.samples, labels=True)
         return list(Batches(drawn, self._first.processor, 128, labels=True, spec=self._first.spec))
 
     def divergence(self, model: PreTrainedModel, seed: int, batches: int = 8) -> float:
@@ -167,7 +188,7 @@ class Arena:
             tally.add(found.log_probs[0], found.inputs, found.labels)
             answers, labels = task.answered(found.log_probs[0], found.labels.cpu())
             surprise -= answers.gather(-1, labels[:, None]).double().sum().item()
-        return {"score": self._figure(tally), "loss": round(surprise / tally.labelled, 6)}
+        return {"score": self.figure(tally), "loss": round(surprise / tally.labelled, 6)}
 
     def score(self, model: PreTrainedModel, part: str = "test") -> float:
         """Accuracy in percent or perplexity on the part "test" or "validation"."""
@@ -180,31 +201,56 @@ class Arena:
             rows = [*found.log_probs, mix_predictions(found.log_probs, [1.0] * len(models))]
             for tally, row in zip(tallies, rows, strict=True):
                 tally.add(row, found.inputs, found.labels)
-        return [self._figure(tally) for tally in tallies]
+        return [self.figure(tally) for tally in tallies]
 
     def finetune(
-        self, model: PreTrainedModel, teachers: Sequence[Named], options: FinetuneOptions, seed: int
+        self,
+        model: PreTrainedModel,
+        teachers: Sequence[Named],
+        options: FinetuneOptions,
+        seed: int,
+        mixture: Mixture | None = None,
+        *,
+        targets: FeatureTargets | None = None,
+        only_calibration: bool = False,
     ) -> FinetuneReport:
-        """Train a model in place; teachers are not run where the options want labels alone."""
+        """Train a model in place; teachers are not run where the options want labels alone.
+
+        Args:
+            mixture: of the teachers' predictions; None for the mean of their probabilities.
+            targets: of losses on streams.
+            only_calibration: learn from the samples of `calibration` instead of all.
+        """
         models = [teacher for _, teacher in teachers]
+        weights, mixing = (mixture.weights, mixture.mixing) if mixture else ([1.0] * len(models), 1.0)
         samples = self._labelled if options.label_weight else self._unlabelled
+        if only_calibration:
+            labels = options.label_weight > 0
+            drawn = self._drawn(seed, self.setting.samples, labels=labels)
+            samples = Samples(drawn, self._first.processor, self._first.spec, labels=labels, cache_bytes=CACHE)
         with tempfile.TemporaryDirectory(dir=self.places.scratch) as folder:
+            work = Path(folder) / "run"
             return train_student(
-                model, models, [1.0] * len(models), samples, options, seed=seed, work_dir=Path(folder) / "run"
+                model, models, weights, samples, options, seed=seed, work_dir=work, targets=targets, mixing=mixing
             )
+
+    def test_batches(self) -> dict[str, Batches]:
+        """The test part by domain, or whole under the empty name."""
+        return {name: self._part(f"test-{name}" if name else "test") for name in self.setting.domains or ("",)}
 
     def anchor_steps(self, seed: int) -> int | None:
         """The steps on labels that the given anchor of a seed was trained for, where its folder says so."""
         record = self.places.teacher(self.setting.anchors[seed % len(self.setting.anchors)]) / "training.json"
         return json.loads(record.read_text("utf-8"))["steps"] if record.exists() else None
 
-    def _figure(self, tally: Tally) -> float:
+    def figure(self, tally: Tally) -> float:
+        """The setting's metric of what was tallied."""
         score = tally.score()
         return float(score.perplexity or 0) if self.setting.metric == "perplexity" else 100 * float(score.accuracy or 0)
 
     def _load(self, name: str) -> Teacher:
         if name not in self._models:
-            self._models[name] = load_teacher(str(self.places.teacher(name)))
+            self._models[name] = load_teacher(name if name in BUILTIN else str(self.places.teacher(name)))
         return self._models[name]
 
     @property
@@ -217,6 +263,8 @@ class Arena:
         kind, data = self.setting.data, self.places.data
         if kind == "cifar10":
             return {"test": data / "cifar10"}
+        if kind == "digits":
+            return {"test": Path(kind)}
         if kind == "sst2":
             names = dict(zip(PARTS, ("train", "dev", "test"), strict=True))
             contents = {part: (data / "sst2" / f"{name}.tsv").read_text("utf-8") for part, name in names.items()}
@@ -224,13 +272,27 @@ class Arena:
         if kind == "seq2seq":
             parts = {part: (data / "seq2seq" / f"{part}.jsonl").read_text("utf-8") for part in PARTS}
             return self._written(parts, "jsonl")
+        if kind == "domains":
+            return self._written(self._domain_texts(), "txt")
         text = (data / "tinyshakespeare.txt").read_text("utf-8")
         first, second = round(len(text) * 0.9), round(len(text) * 0.95)
         return self._written({"train": text[:first], "validation": text[first:second], "test": text[second:]}, "txt")
 
+    def _domain_texts(self) -> dict[str, str]:
+        """Parts of all domains, as much of each, and the test part of each."""
+        texts: dict[str, str] = {}
+        for part in PARTS:
+            files = [self.places.data / "domains" / f"{name}-{part}.txt" for name in self.setting.domains]
+            found = [file.read_text("utf-8") for file in files]
+            least = min(map(len, found))
+            texts[part] = "".join(text[:least] for text in found)
+            if part == "test":
+                texts |= {f"test-{name}": text[:least] for name, text in zip(self.setting.domains, found, strict=True)}
+        return texts
+
     def _written(self, contents: dict[str, str], ending: str) -> dict[str, Path]:
         found = {}
-        for part in ("validation", "test"):
+        for part in contents.keys() - {"train"}:
             found[part] = self.places.scratch / self.setting.data / part
             found[part].mkdir(parents=True, exist_ok=True)
             (found[part] / f"train.{ending}").write_text(contents["train"], encoding="utf-8")
@@ -244,6 +306,10 @@ class Arena:
     @cached_property
     def _train(self) -> Split:
         return self._open("test", "train")
+
+    def _drawn(self, seed: int, samples: int, *, labels: bool) -> Split:
+        whole = Batches(self._train, self._first.processor, 1, labels=labels, spec=self._first.spec)
+        return whole.split.take(samples, seed=seed)
 
     @cached_property
     def _labelled(self) -> Samples:

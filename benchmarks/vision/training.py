@@ -29,10 +29,21 @@ from compressor.utils.logging import quiet_transformers
 EVALUATION_BATCH = 250
 
 
-def train_teacher(recipe: TeacherRecipe, data: Cifar, folder: Path, progress: Progress, device: str = "cpu") -> Trained:
-    """Train by `recipe` and write the teacher, a plain Hugging Face folder, into the existing `folder`."""
+def train_teacher(
+    recipe: TeacherRecipe,
+    data: Cifar,
+    folder: Path,
+    progress: Progress,
+    device: str = "cpu",
+    start: Path | None = None,
+) -> Trained:
+    """Train by `recipe` and write the teacher, a plain Hugging Face folder, into the existing `folder`.
+
+    Args:
+        start: folder of a model that is trained further, instead of one by the recipe's config.
+    """
     set_seed(recipe.seed)
-    model = _model(recipe, data.classes).to(device)
+    model = (_model(recipe, data.classes) if start is None else _load(start)).to(device)
     processor = preprocessor()
     begun = time.perf_counter()
     best_step = _fit(model, recipe, data, processor, progress)
@@ -51,9 +62,13 @@ def train_teacher(recipe: TeacherRecipe, data: Cifar, folder: Path, progress: Pr
 def score(folder: Path, images: Images, device: str = "cpu") -> Scores:
     """Load a teacher's folder and measure it on `images`."""
     with quiet_transformers():
-        model = AutoModelForImageClassification.from_pretrained(folder).to(device)
         processor = AutoImageProcessor.from_pretrained(folder)
-    return _scores(model, images, processor)
+    return _scores(_load(folder).to(device), images, processor)
+
+
+def _load(folder: Path) -> PreTrainedModel:
+    with quiet_transformers():
+        return AutoModelForImageClassification.from_pretrained(folder)
 
 
 def _model(recipe: TeacherRecipe, classes: tuple[str, ...]) -> PreTrainedModel:

@@ -35,8 +35,8 @@ def finetune(
     learning_rates: Sequence[float] = (1e-4, 3e-4, 1e-3, 3e-3), search_steps: int | None = None,
     validation: float = 0.05, validate_every: int | None = None, patience: int | None = None, warmup: float = 0.1,
     weight_decay: float = 0.01, temperature: Literal["auto"] | float = "auto", distil_weight: float = 1.0,
-    label_weight: float = 0.0, losses: Mapping[str, float | LossKeys] | None = None, cache_logits: bool = False,
-    checkpoint_every: int = 50,
+    label_weight: float = 0.0, losses: Literal["auto"] | Mapping[str, float | LossKeys] = "auto",
+    cache_logits: bool = False, checkpoint_every: int = 50,
     train_split: str | None = None, image_column: str | None = None, label_column: str | None = None,
     text_column: Columns = None, target_column: str | None = None, max_length: int | None = None,
 ) -> FinetunedStudent:  # fmt: skip
@@ -82,8 +82,8 @@ def distill(
     learning_rates: Sequence[float] = (1e-4, 3e-4, 1e-3, 3e-3), search_steps: int | None = None,
     validation: float = 0.05, validate_every: int | None = None, patience: int | None = None, warmup: float = 0.1,
     weight_decay: float = 0.01, temperature: Literal["auto"] | float = "auto", distil_weight: float = 1.0,
-    label_weight: float = 0.0, losses: Mapping[str, float | LossKeys] | None = None, cache_logits: bool = False,
-    checkpoint_every: int = 50,
+    label_weight: float = 0.0, losses: Literal["auto"] | Mapping[str, float | LossKeys] = "auto",
+    cache_logits: bool = False, checkpoint_every: int = 50,
 ) -> FinetuneReport:  # fmt: skip
     """The same as `finetune`, which has more; returns its report alone.
 

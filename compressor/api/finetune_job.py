@@ -110,7 +110,7 @@ def _train(
     fused: FusedStudent | None,
 ) -> FinetuneReport:
     passages = arguments["passages"] or (fused.passages if fused else layer_maps_between(student, teachers))
-    relations = "relations" in recipe.finetune.losses
+    relations = "relations" in recipe.finetune.named_losses
     configs = [teacher.config for teacher in teachers]
     pairs = attention_pairs_of(student.config, configs) if relations else ()
     mixture = Mixture(tuple([1.0] * len(teachers)))

@@ -120,6 +120,7 @@ WORDS: dict[str, tuple[str, ...]] = {
         "mixup",
     ),
     "--losses": (
+        "auto",
         "hidden",
         "labels",
         "logits",

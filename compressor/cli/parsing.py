@@ -34,8 +34,12 @@ def parse_weights(text: str) -> str | tuple[str, ...]:
     return text if text in ("auto", "equal") else split_list(text)
 
 
-def parse_losses(text: str) -> dict[str, str]:
-    """NAME=WEIGHT,... as a mapping."""
+def parse_losses(text: str) -> str | dict[str, str]:
+    """NAME=WEIGHT,... as a mapping, empty for "none"; or "auto"."""
+    if text == "auto":
+        return text
+    if text == "none":
+        return {}
     parts = (part.partition("=") for part in text.split(","))
     return {name.strip(): weight.strip() for name, _, weight in parts}
 

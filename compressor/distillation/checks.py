@@ -43,10 +43,10 @@ def check_data(train: TrainingSamples, options: FinetuneOptions, task: Task) -> 
     uses_labels = options.label_weight > 0
     if options.cache_logits and options.augment != "none":
         raise UserError("finetune.cache_logits is for samples that stay as they are: leave it or finetune.augment out")
-    if options.cache_logits and any(loss.weight > 0 for loss in options.losses.values()):
+    if options.cache_logits and any(loss.weight > 0 for loss in options.named_losses.values()):
         raise UserError(
-            f"finetune.cache_logits keeps logits alone, and {', '.join(options.losses)} must see the teachers: leave "
-            "it or finetune.losses out"
+            f"finetune.cache_logits keeps logits alone, and {', '.join(options.named_losses)} must see the teachers: "
+            "leave it or finetune.losses out"
         )
     if options.augment != "none":
         check_augmentation(options.augment, images=PIXELS in train[0], labels=uses_labels)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from compressor.distillation import memory
+from compressor.distillation.automatic import automatic_losses
 from compressor.distillation.checkpoints import newest_checkpoint, prepare_checkpoints, step_of
 from compressor.distillation.checks import (
     TrainingSamples,
@@ -54,6 +55,7 @@ class FinetuneReport:
         resumed_from: steps done before an interruption.
         judged: (step, validation loss).
         best_step: step of the student's weights; `None` for the last.
+        losses: weights of losses in addition, by name.
     """
 
     steps: int
@@ -66,6 +68,7 @@ class FinetuneReport:
     validation_samples: int = 0
     judged: tuple[tuple[int, float], ...] = ()
     best_step: int | None = None
+    losses: dict[str, float] = field(default_factory=dict)
 
 
 def train_student(
@@ -103,7 +106,7 @@ def train_student(
         UserError: unusable arguments; a loss that is not finite; checkpoints of another run.
     """
     _check(student, teachers, weights, train, options, device)
-    options = _resolve_options(student, train, options)
+    options = _resolve_options(student, train, options, targets)
     distributed.init(device)
     prepare_checkpoints(work_dir, _run_identity(student, weights, mixing, train, options, seed), resume)
     ensemble, targets = _active_teachers(teachers, weights, options, targets)
@@ -136,12 +139,15 @@ def _check(
         check_tensorboard()
 
 
-def _resolve_options(student: PreTrainedModel, train: TrainingSamples, options: FinetuneOptions) -> FinetuneOptions:
+def _resolve_options(
+    student: PreTrainedModel, train: TrainingSamples, options: FinetuneOptions, targets: FeatureTargets | None
+) -> FinetuneOptions:
     """The options without "auto"."""
     resolved = options.model_copy(
         update={
             "accumulate": memory.batch_parts(student.config, train, options),
             "temperature": distillation_temperature(options, task_of_model(student)),
+            "losses": automatic_losses(options, len(train), targets or FeatureTargets()),
         }
     )
     check_parts(resolved)
@@ -228,4 +234,5 @@ def _report(
         validation_samples=validation_samples,
         judged=training.validation_losses,
         best_step=training.best_step,
+        losses={name: loss.weight for name, loss in options.named_losses.items()},
     )

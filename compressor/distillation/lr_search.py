@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.utils.data import Subset
+from transformers import PreTrainedModel
 
 from compressor.distillation.checkpoints import SEARCH, newest_checkpoint, read_as_user_error, step_of
 from compressor.distillation.checks import TrainingSamples
@@ -84,7 +86,8 @@ def search_learning_rate(
 ) -> SearchResult:
     """Train with every rate of the grid, then with the best one, from the student's weights.
 
-    An interrupted search resumes from its recorded trials and the initial weights.
+    The student stays as it was if no training helps on the validation samples.  An interrupted search resumes from its
+    recorded trials and the initial weights.
 
     Raises:
         UserError: every rate diverged, or the final training.
@@ -94,10 +97,12 @@ def search_learning_rate(
     search_folder.mkdir(parents=True, exist_ok=True)
     trials = _read_trials(search_folder)
     distributed.barrier()
+    config.student.to(distributed.device_of(config.device))  # type: ignore[arg-type]
+    initial, initial_loss = _weights_of(config.student), config.objective.evaluate(config.student, validation)
     trials_done = len(trials) == len(options.learning_rates)
     checkpoint = newest_checkpoint(folder if trials_done else _trial_folder(search_folder, len(trials)))
     resumed_from = trial_steps(options) * len(trials) + step_of(checkpoint)
-    _run_trials(config, validation, search_folder, trials, progress)
+    _run_trials(config, validation, search_folder, trials, initial, progress)
     best = _best(trials)
     if best is None:
         rates = ", ".join(f"{trial.learning_rate:g}" for trial in trials)
@@ -113,6 +118,12 @@ def search_learning_rate(
             f"{error}, with the learning rate {rate:g} that the search found best: "
             "lower finetune.learning_rates or raise finetune.search_steps"
         ) from None
+    if training.best_step is None:
+        loss = config.objective.evaluate(config.student, validation)
+        if initial_loss <= loss:
+            config.student.load_state_dict(initial)
+            judged = ((0, initial_loss), (training.steps, loss))
+            training = replace(training, validation_losses=judged, best_step=0)
     return SearchResult(training, rate, tuple(trials), resumed_from)
 
 
@@ -121,11 +132,11 @@ def _run_trials(
     validation: TrainingSamples,
     folder: Path,
     trials: list[LearningRateTrial],
+    initial: Mapping[str, Tensor],
     progress: OnStep | None,
 ) -> None:
-    """Append missing trials; the student's weights stay."""
+    """Append missing trials; the student has its `initial` weights again after them."""
     options = config.objective.options
-    initial = {name: value.detach().clone() for name, value in config.student.state_dict().items()}
     try:
         for index in range(len(trials), len(options.learning_rates)):
             config.student.load_state_dict(initial)
@@ -150,6 +161,10 @@ def _run_trial(
         return LearningRateTrial(rate, None)
     loss = config.objective.evaluate(config.student, validation)
     return LearningRateTrial(rate, loss if math.isfinite(loss) else None)
+
+
+def _weights_of(model: PreTrainedModel) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def _trial_is_training(options: FinetuneOptions) -> bool:

@@ -27,6 +27,9 @@ from compressor.models.tasks import Task, task_of_model
 from compressor.recipe import FinetuneOptions, LossOptions
 from compressor.utils import distributed
 
+#: Losses on what a model answers.
+_ANSWERS = ("logits", "labels")
+
 
 @dataclass(frozen=True)
 class LossTerm:
@@ -91,9 +94,12 @@ class Objective:
             targets.attention_pairs,
             mixing,
         )
-        self._losses: list[tuple[LossOptions, Loss]] = [
-            (term, LOSSES.get(name)(context)) for name, term in options.all_losses().items() if term.weight > 0
-        ]
+        losses: dict[str, tuple[LossOptions, Loss]] = {
+            name: (term, LOSSES.get(name)(context)) for name, term in options.all_losses().items() if term.weight > 0
+        }
+        self._losses = list(losses.values())
+        #: What validates: the answers, to which streams and attention are means.
+        self._judging = [losses[name] for name in _ANSWERS if name in losses] or self._losses
         #: One per teacher, once `cache_teacher_logits` has been called.
         self._cached: list[CachedLogits] = []
         self._modules = _union([loss.modules for _, loss in self._losses])
@@ -114,14 +120,12 @@ class Objective:
 
         Args:
             batch: inputs [B, ...] and "labels".
-            done: share of the training done; None for validation, which skips decaying losses unless all decay.
+            done: share of the training done; None for validation, which is by the answers where the training is.
         """
         inputs, labels, indices = _split_batch(batch)
-        lasting = [term for term, _ in self._losses if term.decay is None]
         active = [
             (term.weight if done is None else term.at(done), loss)
-            for term, loss in self._losses
-            if done is not None or term.decay is None or not lasting
+            for term, loss in (self._losses if done is not None else self._judging)
         ]
         teacher_logits, teacher_outputs = self._run_teachers(inputs, indices)
         # DistributedDataParallel holds the model as `module`.

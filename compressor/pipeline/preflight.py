@@ -74,7 +74,7 @@ def preflight(recipe: Recipe, *, force: bool = False) -> Recipe:
     configs = read_configs(recipe.teachers, classes=recipe.fusion.classes, student=recipe.student)
     if recipe.finetune.enabled:
         labels = recipe.finetune.label_weight > 0
-        for name in recipe.finetune.losses:
+        for name in recipe.finetune.named_losses:
             LOSSES.get(name)
         check_augmentation(recipe.finetune.augment, images=ModelSpec.of(configs[0]).reads == "image", labels=labels)
     student = _student_config(recipe, configs)

@@ -226,7 +226,7 @@ def _finetune(
 
 
 def _feature_targets(run: RunContext, student: InitialStudent) -> FeatureTargets:
-    if "relations" not in run.recipe.finetune.losses:
+    if "relations" not in run.recipe.finetune.named_losses:
         return FeatureTargets(student.layer_maps, ())
     pairs = attention_pairs_of(student.model.config, [teacher.config for teacher in run.teachers])
     return FeatureTargets(student.layer_maps, pairs)

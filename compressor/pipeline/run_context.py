@@ -104,7 +104,7 @@ def prepare_run(recipe: Recipe, force: bool, resume: bool, stages: StageReporter
 
 def _check_student(recipe: Recipe, student: Teacher, teachers: Sequence[Teacher]) -> None:
     check_compatible([teachers[0], student])
-    if "hidden" in recipe.finetune.losses and not layer_maps_between(student, teachers):
+    if "hidden" in recipe.finetune.named_losses and not layer_maps_between(student, teachers):
         raise UserError(
             f"{student.name} keeps no transport from these teachers, which finetune.losses: hidden needs: name those "
             "that it was fused from, or leave hidden out"

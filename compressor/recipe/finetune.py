@@ -87,10 +87,11 @@ class FinetuneOptions(Section):
     )
     distil_weight: NonNegative = Field(1.0, description="Weight of the distillation loss; 0 trains on labels alone.")
     label_weight: NonNegative = Field(0.0, description="Weight of the cross-entropy with labels; 0 needs no labels.")
-    losses: dict[str, Annotated[LossOptions, BeforeValidator(_with_decay)]] = Field(
-        {},
+    losses: Literal["auto"] | dict[str, Annotated[LossOptions, BeforeValidator(_with_decay)]] = Field(
+        "auto",
         description="More losses by name, each a weight or {weight, decay}: hidden (residual streams against "
-        "transported ones), relations (attention). Without decay the weight falls to 0 over the whole training.",
+        "transported ones), relations (attention). Without decay the weight falls to 0 over the whole training. "
+        "auto: hidden with weight 10 where samples come more than 4 times and a fusion's maps are known, else none.",
     )
     cache_logits: bool = Field(
         False,
@@ -107,17 +108,22 @@ class FinetuneOptions(Section):
     @property
     def asks_teachers(self) -> bool:
         """Whether a loss needs the teachers."""
-        return self.distil_weight > 0 or any(loss.weight > 0 for loss in self.losses.values())
+        return self.distil_weight > 0 or any(loss.weight > 0 for loss in self.named_losses.values())
+
+    @property
+    def named_losses(self) -> dict[str, LossOptions]:
+        """The losses that were asked for by name."""
+        return {} if self.losses == "auto" else self.losses
 
     def all_losses(self) -> dict[str, LossOptions]:
         """Every loss by name, also of weight 0."""
         named = {"logits": self.distil_weight, "labels": self.label_weight}
-        return {**{name: LossOptions(weight=weight, decay=None) for name, weight in named.items()}, **self.losses}
+        return {**{name: LossOptions(weight=weight, decay=None) for name, weight in named.items()}, **self.named_losses}
 
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> FinetuneOptions:
         for name, field in (("logits", "distil_weight"), ("labels", "label_weight")):
-            if name in self.losses:
+            if name in self.named_losses:
                 raise ValueError(f"losses: the weight of {name} is {field}")
         if self.patience is not None and self.validate_every is None:
             raise ValueError("patience counts judgements: set validate_every")

@@ -62,8 +62,10 @@ def describe_reconstruction(fusion: Report) -> str:
 
 
 def describe_finetune(finetune: Report) -> list[str]:
-    """Validation and learning-rate search."""
+    """Losses in addition, validation and learning-rate search."""
+    losses = finetune.get("losses") or {}
     return [
+        *([f"losses in addition: {', '.join(f'{name} {weight:g}' for name, weight in losses.items())}"] * bool(losses)),
         *([describe_validation(finetune)] if finetune.get("best_step") is not None else []),
         *([describe_search(finetune)] if finetune.get("search") else []),
     ]

@@ -466,6 +466,8 @@ def test_models_that_were_just_built_are_taken_as_well_as_saved_ones():
 
 
 def test_losses_by_name_on_the_command_line(capsys, student, vit_a, vit_b, image_folder, tmp_path):
+    from compressor.cli.parsing import parse_losses
+
     options = ["--steps", 2, "--batch-size", 4, "--no-latency", "--no-onnx", "--data", image_folder]
     teachers = ["-t", vit_a, "-t", vit_b]
     output = tmp_path / "s"
@@ -476,6 +478,7 @@ def test_losses_by_name_on_the_command_line(capsys, student, vit_a, vit_b, image
     found = json.loads((output / "report.json").read_text())["recipe"]["finetune"]["losses"]
     assert found == {"hidden": {"weight": 0.5, "decay": 1.0}, "relations": {"weight": 1.0, "decay": 1.0}}
     assert (output / "transport.npz").exists()
+    assert (parse_losses("auto"), parse_losses("none")) == ("auto", {})
     for losses, said in (
         ("magic=1", "unknown loss 'magic' (known: hidden, labels, logits, relations)"),
         ("hidden=-1", "--losses: input should be greater than or equal to 0, not '-1'"),

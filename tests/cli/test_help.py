@@ -61,7 +61,7 @@ def test_words_that_complete_are_those_that_are_known():
         "--formats": EXPORT_FORMATS.names(), "--residual": ("auto", *RESIDUAL_MAPS.names(), *POLICIES.names()),
         "--inner": ("auto", *UNIT_MAPS.names()), "--solver": SOLVERS.names(), "--cost": COSTS.names(),
         "--preparation": PREPARATIONS.names(), "--normalise": ("none", *COST_SCALES.names()),
-        "--tokens": TOKEN_FILTERS.names(), "--augment": AUGMENTATIONS.names(), "--losses": LOSSES.names(),
+        "--tokens": TOKEN_FILTERS.names(), "--augment": AUGMENTATIONS.names(), "--losses": ("auto", *LOSSES.names()),
         "--weights": ("auto", "equal"),
     }  # fmt: skip
     assert {flag: sorted(words) for flag, words in WORDS.items()} == {f: sorted(set(w)) for f, w in known.items()}

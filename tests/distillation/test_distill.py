@@ -34,12 +34,22 @@ def _imports_are_no_garbage():
 
 
 class TestLosses:
-    def test_kl_is_that_of_the_mean_of_the_softmaxes(self):
+    def test_kl_is_that_of_the_softened_mean_of_the_softmaxes(self):
         torch.manual_seed(0)
         student, *teachers = (torch.randn(5, 4, dtype=torch.float64) for _ in range(3))
-        target = 0.25 * (teachers[0] / 3).softmax(-1) + 0.75 * (teachers[1] / 3).softmax(-1)
+        mean = 0.25 * teachers[0].softmax(-1) + 0.75 * teachers[1].softmax(-1)
+        target = mean ** (1 / 3) / (mean ** (1 / 3)).sum(-1, keepdim=True)
         expected = 9 * functional.kl_div((student / 3).log_softmax(-1), target, reduction="batchmean")
         torch.testing.assert_close(ensemble_kl(student, teachers, [1, 3], 3.0), expected)
+
+    @pytest.mark.parametrize("mixing", [1.0, 4.0, math.inf])
+    def test_the_best_student_is_the_mixture_at_every_temperature(self, mixing):
+        torch.manual_seed(0)
+        teachers = [5 * torch.randn(5, 4, dtype=torch.float64) for _ in range(2)]
+        mixture = ensemble_log_probs(teachers, [1, 2], mixing=mixing)
+        for temperature in (1.0, 2.0, 8.0):
+            at_mixture = ensemble_kl(mixture, teachers, [1, 2], temperature, mixing)
+            assert at_mixture.item() == pytest.approx(0, abs=1e-12)
 
     def test_kl_is_zero_only_at_the_ensemble(self):
         torch.manual_seed(0)
@@ -495,7 +505,8 @@ class TestSearch:
 
         monkeypatch.setattr(Objective, "evaluate", judging)
         train_student(vit(2), [vit(0)], [1], train, searching(search_steps=2), seed=5, work_dir=tmp_path)
-        assert len(judged[0]) == 6 and judged == judged[:1] * 3
+        # The start, three trials and the result.
+        assert len(judged[0]) == 6 and judged == judged[:1] * 5
         assert set(train.seen) == set(range(24)) - set(judged[0])
 
     @pytest.mark.parametrize(("steps", "at"), [(None, 1), (None, 7), (None, 12), (2, 3), (2, 9)])
@@ -525,7 +536,7 @@ class TestSearch:
 
     def test_a_rate_that_diverges_loses(self, tmp_path, monkeypatch):
         judge = Objective.evaluate
-        judged = iter([math.nan, None, None])
+        judged = iter([None, math.nan, None, None])
         monkeypatch.setattr(Objective, "evaluate", lambda *given: next(judged) or judge(*given))
         # In float32 a rate of 1e30 makes the second loss infinite.
         run = searching(learning_rates=(1e-2, 1e30, 1e-3), warmup=0)
@@ -540,10 +551,24 @@ class TestSearch:
 
     def test_a_training_that_diverges_after_its_search_says_so(self, tmp_path, monkeypatch):
         run = searching(learning_rates=(1e-2,), search_steps=1)
-        broken = vit(0)
-        monkeypatch.setattr(Objective, "evaluate", lambda *_: broken.classifier.bias.data.fill_(math.nan).numel() * 1.0)
+        broken, values = vit(0), iter([0.0, math.nan])
+
+        def judging(*_):
+            # The start, and then the trial.
+            broken.classifier.bias.data.add_(next(values))
+            return 1.0
+
+        monkeypatch.setattr(Objective, "evaluate", judging)
         with pytest.raises(UserError, match=r"diverged.* 0\.01 that the search found best"):
             train_student(vit(2), [broken], [1], samples(), run, seed=5, work_dir=tmp_path)
+
+    @pytest.mark.parametrize("steps", [None, 2])
+    def test_a_student_that_no_rate_helps_stays_as_it_was(self, tmp_path, monkeypatch, steps):
+        losses = iter([1.0, 3.0, 2.0, 4.0, 1.5])
+        monkeypatch.setattr(Objective, "evaluate", lambda *_: next(losses))
+        weights, report = searched(tmp_path, searching(learning_rates=(1e-4, 1e-3, 1e-2), search_steps=steps))
+        assert same(weights, state(vit(2, width=8)))
+        assert (report.best_step, report.judged, report.learning_rate) == (0, ((0, 1.0), (4, 1.5)), 1e-3)
 
     def test_little_is_left_behind(self, tmp_path):
         searched(tmp_path, searching())

@@ -182,6 +182,31 @@ class TestWeights:
         assert begin - end == pytest.approx(2 * (middle - end), rel=1e-4) and begin > end
         assert objective.evaluate(student, samples(8)) == pytest.approx(plain.evaluate(student, samples(8)))
 
+    def test_answers_judge_where_they_are_trained_for(self):
+        student, teacher = vit(2, width=8), vit(0)
+        lasting = {"losses": {"relations": {"weight": 1.0, "decay": None}}}
+        both, plain, alone = (
+            Objective(student, [(teacher, 1.0)], options(**fields), relating(student, teacher))
+            for fields in (lasting, {"losses": {}}, {**lasting, "distil_weight": 0})
+        )
+        judged = [objective.evaluate(student, samples(8)) for objective in (both, plain, alone)]
+        assert judged[0] == pytest.approx(judged[1]) and judged[2] != pytest.approx(judged[1], rel=1e-3)
+
+    def test_few_samples_are_learned_from_by_streams_too(self, tmp_path, fusion):
+        found, teachers, train = fusion
+        targets = FeatureTargets(found.passages)
+
+        def losses(targets=targets, **fields):
+            run = options(batch_size=len(train), checkpoint_every=100, **fields)
+            student = copy.deepcopy(found.model)
+            return train_student(
+                student, teachers, [1, 1], train, run, seed=0, work_dir=tmp_path, targets=targets
+            ).losses
+
+        assert losses(steps=5) == {"hidden": 10.0}
+        assert losses(steps=4) == losses(steps=5, losses={}) == losses(steps=5, targets=None) == {}
+        assert losses(steps=5, losses={"hidden": 0.5}) == {"hidden": 0.5}
+
     def test_parts_of_a_batch_add_up_to_it(self):
         student, teacher = model_of("tagger"), model_of("tagger", 1)
         run = options(label_weight=0.5, losses={"relations": 1.0})

@@ -1,0 +1,1 @@
+"""Unlike teachers: experts on classes, shards and domains, against the strongest opponents."""
