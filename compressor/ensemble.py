@@ -75,13 +75,24 @@ def mean_kl(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], targets: 
     for batch, target in zip(batches, targets, strict=True):
         inputs = without_labels(batch)
         predicted = logits_of(model, inputs).double().log_softmax(-1)
-        kl = (target.exp() * (target - predicted)).sum(-1)
-        mask = inputs.get("decoder_attention_mask" if "decoder_input_ids" in inputs else "attention_mask")
-        if mask is not None and kl.dim() > 1:
-            kl = kl[mask.bool()]
-        total, count = total + float(kl.sum()), count + kl.numel()
+        sums, counts = sums_per_sample((target.exp() * (target - predicted)).sum(-1), inputs)
+        total, count = total + float(sums.sum()), count + int(counts.sum())
     mean = total / max(count, 1)
     return mean if mean == mean else float("inf")
+
+
+def sums_per_sample(values: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Sums of values [B, ...] over a sample's unmasked tokens, and their numbers, both [B].
+
+    Args:
+        inputs: the model's, with its masks.
+    """
+    counted = torch.ones_like(values, dtype=torch.bool)
+    mask = inputs.get("decoder_attention_mask" if "decoder_input_ids" in inputs else "attention_mask")
+    if mask is not None and values.dim() > 1:
+        counted = mask.bool()
+    rows = values.where(counted, 0.0).reshape(len(values), -1)
+    return rows.sum(1), counted.reshape(len(values), -1).sum(1)
 
 
 def kl_terms(targets: Tensor, log_probs: Tensor) -> Tensor:

@@ -22,8 +22,10 @@ Report = Mapping[str, Any]
 
 _MEASURES = {
     "held_out_kl": "held-out KL",
+    "held_out_kl_and_worst": "held-out KL, mean of all samples' and the worst-served part's",
     "held_out_error": "held-out error",
     "random_inputs_kl": "KL on random inputs",
+    "random_inputs_kl_and_worst": "KL on random inputs, mean of all inputs' and the worst-served part's",
     "random_inputs_error": "error on random inputs",
 }
 _METRIC_NOTES = {"accuracy": "± is one standard error", "perplexity": "a lower perplexity is better"}

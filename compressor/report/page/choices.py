@@ -96,7 +96,9 @@ def _shape_choices(report: Report, names: Mapping[str, str]) -> Iterator[_Choice
 def _bars(candidates: Sequence[Report], chosen: str, names: Mapping[str, str]) -> dict[str, Any]:
     measure = measure_of(candidates)
     largest = max((entry[measure] for entry in candidates if entry[measure] is not None), default=1.0) or 1.0
-    unit = "KL to the ensemble, in nats" if measure.endswith("_kl") else "error, as a share of the energy"
+    unit = "KL to the ensemble, in nats" if "_kl" in measure else "error, as a share of the energy"
+    if measure.endswith("_and_worst"):
+        unit += " (mean of all samples’ and the worst-served part’s)"
     where = "On random inputs" if measure.startswith("random_inputs") else "Held-out"
     bars = []
     for entry in candidates:
