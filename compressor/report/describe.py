@@ -56,6 +56,14 @@ def describe_head(head: Report) -> str:
     )
 
 
+def describe_last_layer(last_layer: Report) -> str:
+    """The last layer's fit, and gain over its reconstruction."""
+    return (
+        f"{last_layer['module']} and the head, fitted to the ensemble's predictions: held-out KL "
+        f"{last_layer['after']:.4g}, {last_layer['before']:.4g} before"
+    )
+
+
 def describe_reconstruction(fusion: Report) -> str:
     """Gains of layer-wise reconstruction."""
     layers: Sequence[Report] = fusion["polished"]

@@ -79,6 +79,7 @@ class BuildReport:
     Attributes:
         projections: other maps.
         not_reconstructed: why none was.
+        last_layer: its fit to the ensemble's predictions.
     """
 
     couplings: list[dict[str, Any]] = field(default_factory=list)
@@ -87,6 +88,7 @@ class BuildReport:
     reconstructed: list[dict[str, Any]] = field(default_factory=list)
     not_reconstructed: str = ""
     head: dict[str, Any] | None = None
+    last_layer: dict[str, Any] | None = None
 
     def add_maps(self, space: str, maps: Sequence[Mapping[str, Map]], couplings: Sequence[Coupling]) -> None:
         """Add a space's couplings, or else its maps."""
