@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.anatomy.hooks import logits_of
-from compressor.ensemble import check_ensemble_weights, ensemble_kl, kl_rows, mix_predictions
+from compressor.ensemble import check_ensemble_weights, ensemble_kl, kl_rows, mix_predictions, sums_per_sample
 from compressor.models.inputs import without_labels
 from compressor.models.tasks import AnswerKind, task_of_model
 
@@ -179,11 +179,8 @@ def mean_kl(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], targets: 
     for batch, target in zip(batches, targets, strict=True):
         inputs = without_labels(batch)
         kl = answers.divergence(target, answers.rows(logits_of(model, inputs).double()))
-        mask = inputs.get("decoder_attention_mask" if "decoder_input_ids" in inputs else "attention_mask")
-        if mask is not None and kl.dim() > 1:
-            # Places of images come before the text's.
-            kl = kl[:, -mask.shape[1] :][mask.bool()]
-        total, count = total + float(kl.sum()), count + kl.numel()
+        sums, counts = sums_per_sample(kl, inputs)
+        total, count = total + float(sums.sum()), count + int(counts.sum())
     mean = total / max(count, 1)
     return mean if mean == mean else float("inf")
 

@@ -11,7 +11,7 @@ https://www.cs.toronto.edu/~hinton/absps/tr00-004.pdf), and others lie between.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 
 import torch
@@ -51,6 +51,21 @@ def check_ensemble_weights(models: int, weights: Sequence[float]) -> None:
         raise UserError(
             f"an ensemble of {models} models needs {models} weights, none negative, not all zero: {list(weights)}"
         )
+
+
+def sums_per_sample(values: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Sums of values [B, ...] over a sample's unmasked tokens, and their numbers, both [B].
+
+    Args:
+        inputs: the model's, with its masks.
+    """
+    counted = torch.ones_like(values, dtype=torch.bool)
+    mask = inputs.get("decoder_attention_mask" if "decoder_input_ids" in inputs else "attention_mask")
+    if mask is not None and values.dim() > 1:
+        # Places of images come before the text's.
+        values, counted = values[:, -mask.shape[1] :], mask.bool()
+    rows = values.where(counted, 0.0).reshape(len(values), -1)
+    return rows.sum(1), counted.reshape(len(values), -1).sum(1)
 
 
 def kl_terms(targets: Tensor, log_probs: Tensor) -> Tensor:

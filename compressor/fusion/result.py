@@ -35,6 +35,7 @@ class FusionReport(dict[str, Any]):
         polished: per reconstructed layer: error before and after; None if that is off.
         unpolished: why no layer was reconstructed.
         head: the head's fit: held-out KL before and after.
+        last_layer: the last layer's and the head's fit to the ensemble's predictions: held-out KL before and after.
         seconds: by stage.
     """
 
@@ -49,6 +50,7 @@ class FusionReport(dict[str, Any]):
     polished: list[dict[str, Any]] | None
     unpolished: str | None
     head: dict[str, Any] | None
+    last_layer: dict[str, Any] | None
     seconds: dict[str, float]
 
     def __getattr__(self, name: str) -> Any:
@@ -153,6 +155,7 @@ def _report(built: BuiltStudent, group: TeacherGroup, mixture: Mixture, seconds:
         polished=report.reconstructed if builder.options.reconstruction_steps else None,
         unpolished=report.not_reconstructed or None,
         head=report.head,
+        last_layer=report.last_layer,
         seconds={**seconds, "total": sum(seconds.values())},
     )
 

@@ -127,7 +127,8 @@ class FusionOptions(Section):
     polish: Literal["auto"] | NonNegativeInt = Field(
         "auto",
         description="Steps of layer-wise reconstruction: after the refit, each layer in turn is trained to reproduce "
-        "the transported outputs of the teachers (no labels, no gradients between layers); 0: none; auto: 600 if the "
+        "the transported outputs of the teachers, and last the last layer and the head to reproduce the ensemble's "
+        "predictions (no labels, no gradients between layers); 0: none; auto: 600 if the "
         "width drops more than 2 % of the residual stream and pilots are more than 0.05 nats from the ensemble.",
     )
     refit: bool = Field(True, description="Refit the transported weights in closed form; off: pure transport.")

@@ -16,6 +16,7 @@ from compressor.recipe import Recipe
 from compressor.report.describe import (
     describe_half,
     describe_head,
+    describe_last_layer,
     describe_reconstruction,
     describe_shapes,
     describe_validation,
@@ -273,6 +274,8 @@ def _choices(fusion: Mapping[str, Any]) -> str:
         choices["layer-wise reconstruction"] = describe_reconstruction(fusion)
     if head := fusion.get("head"):
         choices["head"] = describe_head(head)
+    if last_layer := fusion.get("last_layer"):
+        choices["last layer"] = describe_last_layer(last_layer)
     return _scalars(choices)
 
 

@@ -14,8 +14,10 @@ Report = Mapping[str, Any]
 
 _MEASURES = {
     "held_out_kl": "held-out KL",
+    "held_out_kl_and_worst": "held-out KL, mean of all samples' and the worst-served part's",
     "held_out_error": "held-out error",
     "random_inputs_kl": "KL on random inputs",
+    "random_inputs_kl_and_worst": "KL on random inputs, mean of all inputs' and the worst-served part's",
     "random_inputs_error": "error on random inputs",
 }
 _METRIC_NOTES = {
@@ -47,6 +49,14 @@ def describe_head(head: Report) -> str:
     return (
         f"{head['module']}, fitted to the ensemble's probabilities: held-out KL {head['kl']:.4g}, "
         f"{head['least_squares_kl']:.4g} by least squares"
+    )
+
+
+def describe_last_layer(last_layer: Report) -> str:
+    """The last layer's fit, and gain over its reconstruction."""
+    return (
+        f"{last_layer['module']} and the head, fitted to the ensemble's predictions: held-out KL "
+        f"{last_layer['after']:.4g}, {last_layer['before']:.4g} before"
     )
 
 

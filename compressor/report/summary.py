@@ -15,6 +15,7 @@ from compressor.report.describe import (
     describe_evaluation,
     describe_finetune,
     describe_head,
+    describe_last_layer,
     describe_legend,
     describe_macs,
     describe_outcome,
@@ -105,6 +106,8 @@ def _fusion_choices(fusion: Report) -> list[str]:
         lines.append(f"layer-wise reconstruction: {describe_reconstruction(fusion)}")
     if head := fusion.get("head"):
         lines.append(f"head: {describe_head(head)}")
+    if last_layer := fusion.get("last_layer"):
+        lines.append(f"last layer: {describe_last_layer(last_layer)}")
     return lines
 
 

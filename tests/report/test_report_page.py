@@ -13,6 +13,8 @@ from itertools import combinations
 import pytest
 from command import compress, tiny_recipe
 
+from compressor.report.describe import measure_of
+
 #: Elements that HTML does not close.
 VOID = {"img", "meta"}
 
@@ -84,8 +86,9 @@ def test_it_shows_what_was_measured_and_chosen(fused):
     for row in report["table"]:
         assert row["name"] in page.text
         assert f"{100 * row['accuracy']:.1f} %" in text
-    for one in report["fusion"]["candidates"]:
-        assert f"{one['held_out_kl']:.4g}" in page.text
+    candidates = report["fusion"]["candidates"]
+    for one in candidates:
+        assert f"{one[measure_of(candidates)]:.4g}" in page.text
     for coupling in report["fusion"]["couplings"]:
         assert f"{coupling['entropy']:.3f}" in page.text
     for fit in report["fusion"]["fits"]:

@@ -72,7 +72,9 @@ def _choose_shares(context: FusionContext, options: BuildOptions) -> tuple[Seque
         context.on_progress(0.02 + 0.015 * len(scores), "choosing the share of the anchor")
         candidate = replace(context.candidate, model=copy.deepcopy(context.model))
         shares = _divided(share, place, len(equal))
-        aligned, student = _aligned_student(replace(pilot_context, candidate=candidate), shares, options.of_pilot())
+        aligned, student = _aligned_student(
+            replace(pilot_context, candidate=candidate), shares, options.of_pilot(head=False)
+        )
         build_student(aligned, student, aligned=True)
         scores[share] = scorer(student)
 

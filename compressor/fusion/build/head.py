@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from compressor.anatomy import LinearOp, Norm
@@ -47,8 +46,8 @@ def refit_head(
         student: unchanged unless its logits are its head's outputs, up to a factor.
         runner, teachers: after their last layers.
     """
-    located, kind = _locate_head(student), task_of_model(student.model).answers
-    if located is None or not calibration.held_out or kind == "values":
+    located, kind = locate_head(student), task_of_model(student.model).answers
+    if located is None or kind == "values" or not (calibration.held_out or student.options.pilot_head):
         return
     module, norm, op = located
     inputs: list[Tensor] = []
@@ -79,10 +78,10 @@ def refit_head(
         parts = [share * select(t.logits(index)).softmax(-1) for share, t in zip(shares, teachers, strict=True)]
         return sum(parts[1:], start=parts[0])
 
-    train, held_out = (
-        replace(part, labels=kind == "labels")
-        for part in _head_data(inputs, ensemble, masks, module, stride, calibration)
-    )
+    train, held_out = _head_data(inputs, ensemble, masks, module, stride, calibration)
+    train = replace(train, labels=kind == "labels")
+    # Pilots hold nothing out; by the tokens that there are for each input they overfit little.
+    held_out = train if held_out is None else replace(held_out, labels=kind == "labels")
     head = _fitted_head(student, norm, op, train)
     before, after, change = fit_logistic(head, train, held_out, scale)
     if after < before:
@@ -90,7 +89,7 @@ def refit_head(
         student.report.head = {"module": module, "least_squares_kl": before, "kl": after}
 
 
-def _locate_head(student: StudentBuilder) -> tuple[str, Norm | None, LinearOp] | None:
+def locate_head(student: StudentBuilder) -> tuple[str, Norm | None, LinearOp] | None:
     """The only head: module, norm if tied, op."""
     free = [
         item
@@ -136,14 +135,15 @@ def _head_data(
     module: str,
     stride: int,
     calibration: CalibrationSet,
-) -> tuple[HeadData, HeadData]:
-    """Thinned train and held-out tokens."""
+) -> tuple[HeadData, HeadData | None]:
+    """Thinned train and held-out tokens, if any."""
     parts: dict[bool, list[tuple[Tensor, Tensor]]] = {False: [], True: []}
     for index, batch_inputs in enumerate(inputs):
         select = partial(_select, masks, index, module, stride)
         parts[calibration.is_held_out(index)].append((select(batch_inputs), ensemble(index, select)))
-    joined = [HeadData(*(torch.cat(side) for side in zip(*parts[held], strict=True))) for held in (False, True)]
-    return joined[0], joined[1]
+    train, held_out = (HeadData.joined(parts[held]) if parts[held] else None for held in (False, True))
+    assert train is not None
+    return train, held_out
 
 
 def _select(masks: Masks, index: int, module: str, stride: int, values: Tensor) -> Tensor:

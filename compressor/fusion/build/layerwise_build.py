@@ -11,6 +11,7 @@ from compressor.anatomy import Stack
 from compressor.anatomy.hooks import Tap
 from compressor.fusion.build.embedding_gain import set_embedding_gain
 from compressor.fusion.build.head import refit_head
+from compressor.fusion.build.last_layer import reconstruct_predictions
 from compressor.fusion.build.reconstruction import reconstruct_layer, samples_per_step
 from compressor.fusion.build.refit import StudentRefit
 from compressor.fusion.build.student import StudentBuilder
@@ -101,6 +102,8 @@ class _LayerwiseBuild:
         ]
         self.student_runners = [LayerwiseRunner(student.model, stacks, batches) for student in students]
         self.refits = [StudentRefit(student, calibration) for student in students]
+        #: Inputs of the last layer, per student that is reconstructed.
+        self.entering: dict[int, list[Tensor]] = {}
 
     def build(self) -> None:
         self._embed()
@@ -193,6 +196,8 @@ class _LayerwiseBuild:
     def _refit_layer(self, index: int, layer: str, stack: Stack, features: ActivationFeatures) -> None:
         student, runner, refit = self.students[index], self.student_runners[index], self.refits[index]
         plan, start = self.plan.layer_plans[layer], list(runner.hidden)
+        if student.options.reconstruction_steps and layer == self.anatomy.stacks[-1].layers[-1]:
+            self.entering[index] = start
         if stack.runs > 1:
             # A layer that runs several times is fitted to all runs, each from its transported input.
             runner.advance_to(
@@ -228,7 +233,9 @@ class _LayerwiseBuild:
         activations = TeacherActivations(self.teachers, self.anatomy, self.masks, 0, linear=linear)
         for k, runner in enumerate(self.teacher_runners):
             runner.capture_tail(taps, partial(activations.record, k))
-        for student, runner, refit in zip(self.students, self.student_runners, self.refits, strict=True):
+        for index, (student, runner, refit) in enumerate(
+            zip(self.students, self.student_runners, self.refits, strict=True)
+        ):
             features = ActivationFeatures(activations, student.maps)
             student.map_spaces(self.plan.late_spaces, self._features_of(student, features))
             student.transport(self.plan.late_parameters)
@@ -236,6 +243,16 @@ class _LayerwiseBuild:
                 for stage in self.plan.tail_stages:
                     refit.refit(stage, features, runner.capture_tail)
                 refit_head(student, runner, self.teacher_runners, self.masks, self.calibration)
+                self._refit_last_layer(index, runner)
+
+    def _refit_last_layer(self, index: int, runner: LayerwiseRunner) -> None:
+        """Fit the last layer to predictions, if layers are reconstructed."""
+        student, stack = self.students[index], self.anatomy.stacks[-1]
+        if student.options.reconstruction_steps and stack.runs == 1:
+            reconstruct_predictions(
+                student, stack.layers[-1], self.entering[index], runner, self.teacher_runners, self.masks,
+                self.calibration,
+            )  # fmt: skip
 
     def _features_of(self, student: StudentBuilder, features: ActivationFeatures) -> Features:
         """Features to compare spaces by."""

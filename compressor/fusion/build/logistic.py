@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,6 +33,12 @@ class HeadData:
     inputs: Tensor
     targets: Tensor
     labels: bool = False
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[Tensor, Tensor]]) -> HeadData:
+        """Of inputs and probabilities in parts."""
+        inputs, targets = zip(*parts, strict=True)
+        return cls(torch.cat(inputs), torch.cat(targets))
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Both, in chunks that save memory."""

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import torch
-from torch import Tensor
 
 from compressor.anatomy import Anatomy
 from compressor.anatomy.hooks import logits_of
-from compressor.answers import ensemble_predictions, mean_kl
+from compressor.fusion.build.served_parts import ServedParts
 from compressor.fusion.build.student import StudentBuilder
 from compressor.fusion.calibration.batches import Batch, CalibrationSet, take_samples
 from compressor.fusion.calibration.statistics import token_rows
 from compressor.fusion.context import FusionContext
 from compressor.fusion.teacher import FusionTeacher
 from compressor.models.inputs import dummy_inputs, without_labels
+from compressor.models.tasks import task_of_model
 
 #: Calibration samples of a pilot.
 PILOT_SAMPLES = 64
@@ -29,28 +29,41 @@ MARGIN = 0.01
 
 
 class PilotScorer:
-    """KL(ensemble || student) on held-out samples; without a head, relative squared error of features."""
+    """KL(ensemble || student) on held-out samples, of the mean and the worst part (`ServedParts`).
+
+    Without a head, relative squared error of features.
+    """
 
     def __init__(
         self, teachers: Sequence[FusionTeacher], held_out: Sequence[Batch], anatomy: Anatomy, mixing: float = 1.0
     ) -> None:
         self.teachers, self.held_out, self.output, self.mixing = teachers, held_out, anatomy.output, mixing
-        self.measure = "held_out_kl" if self.output is None else "held_out_error"
+
+    @property
+    def measure(self) -> str:
+        """The score's key in the report."""
+        if self.output is not None:
+            return "held_out_error"
+        return "held_out_kl_and_worst" if self.teachers_disagree else "held_out_kl"
+
+    @property
+    def teachers_disagree(self) -> bool:
+        """Whether parts of the samples are judged on their own."""
+        return self.output is None and bool(self.parts.judged)
 
     @cached_property
-    def targets(self) -> list[Tensor]:
-        """The ensemble's log-probabilities, limited in number."""
+    def parts(self) -> ServedParts:
+        """What is judged, limited in number."""
         models, shares = [t.model for t in self.teachers], [t.weight for t in self.teachers]
-        targets: list[Tensor] = []
-        for batch in self.held_out:
-            if sum(target.numel() for target in targets) < MOST_SCORED_LOGITS:
-                targets.append(ensemble_predictions(models, shares, batch, self.mixing))
-        return targets
+        return ServedParts.of(
+            models, shares, self.held_out, self.mixing,
+            next_tokens=task_of_model(models[0]).shift, most_logits=MOST_SCORED_LOGITS,
+        )  # fmt: skip
 
     @torch.no_grad()
     def __call__(self, student: StudentBuilder) -> float:
         if self.output is None:
-            return mean_kl(student.model, self.held_out[: len(self.targets)], self.targets)
+            return self.parts.score(student.model)
         squares, energy = 0.0, 0.0
         for batch in self.held_out:
             inputs = without_labels(batch)

@@ -5,9 +5,10 @@ Descent finds better units and heads than a linear refit (as BRECQ: Li et al., I
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,19 @@ def samples_per_step(batch: Batch) -> int:
     """Samples of one step."""
     tokens = max((x.shape[1] for x in batch.values() if x.dim() == 2 and not x.is_floating_point()), default=0)
     return max(1, STEP_TOKENS // tokens) if tokens else SAMPLES_PER_STEP
+
+
+class DescentTarget(Protocol):
+    """What a descent makes smaller."""
+
+    def error(self, batches: Sequence[int]) -> Tensor:
+        """The mean error over some batches, with gradients."""
+        ...
+
+
+def least_tokens() -> int:
+    """The fewest tokens to learn from."""
+    return LEAST_STEPS * STEP_TOKENS
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,13 +96,14 @@ def reconstruct_layer(
     train, held_out = indices[False], indices[True]
     target = _target_of(layer, stage, features, runner, train)
     tokens = sum(len(target.targets[index]) for index in train)
-    if tokens < LEAST_STEPS * STEP_TOKENS or not held_out:
-        student.report.not_reconstructed = (
-            f"{tokens:,} tokens are too few to learn from: it takes {LEAST_STEPS * STEP_TOKENS:,}"
-        )
+    if tokens < least_tokens() or not held_out:
+        student.report.not_reconstructed = f"{tokens:,} tokens are too few to learn from: it takes {least_tokens():,}"
         return False
     module = student.model.get_submodule(layer)
-    before, after = _descend(module, target, train, held_out, student.options.reconstruction_steps)
+    steps = [[index] for index in train]
+    before, after = descend(
+        parameter_scales(module.modules()), target, steps, held_out, student.options.reconstruction_steps
+    )
     if after < before:
         student.report.reconstructed.append({"module": layer, "before": before, "after": after})
     return after < before
@@ -111,17 +126,26 @@ def _target_of(
     return ReconstructionTarget(output, targets, energy)
 
 
-def _descend(
-    module: nn.Module, target: ReconstructionTarget, train: Sequence[int], held_out: Sequence[int], steps: int
+def descend(
+    scales: Mapping[nn.Parameter, float],
+    target: DescentTarget,
+    train: Sequence[Sequence[int]],
+    held_out: Sequence[int],
+    steps: int,
 ) -> tuple[float, float]:
-    """Set the best parameters; held-out errors before and after."""
+    """Set parameters to those of the least held-out error; held-out errors before and after.
+
+    Args:
+        scales: the parameters (`parameter_scales`).
+        train: the batches of each step; steps begin anew after the last.
+    """
     with torch.no_grad():
         before = float(target.error(held_out))
     if not before > EXACT_RECONSTRUCTION:
         return before, before
     after = before
     for rate in LEARNING_RATES:
-        after, failed = _descend_at(rate, module, target, train, held_out, steps, before)
+        after, failed = _descend_at(rate, scales, target, train, held_out, steps, before)
         if not failed:
             break
     return before, after
@@ -129,25 +153,24 @@ def _descend(
 
 def _descend_at(
     rate: float,
-    module: nn.Module,
-    target: ReconstructionTarget,
-    train: Sequence[int],
+    scales: Mapping[nn.Parameter, float],
+    target: DescentTarget,
+    train: Sequence[Sequence[int]],
     held_out: Sequence[int],
     steps: int,
     before: float,
 ) -> tuple[float, bool]:
     """The least held-out error, and whether it stalled at once."""
     best, failed = before, False
-    with _trainable(module) as (parameters, masters):
+    with _trainable(list(scales)) as (parameters, masters):
         best_values = [master.clone() for master in masters]
-        scales = _scales(module)
         optimiser = torch.optim.Adam(
             [{"params": [m], "lr": rate * scales[p]} for p, m in zip(parameters, masters, strict=True)]
         )
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         for number in range(steps):
             with torch.enable_grad():
-                loss = target.error([train[number % len(train)]])
+                loss = target.error(train[number % len(train)])
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             for master, gradient in zip(masters, gradients, strict=True):
                 master.grad = None if gradient is None else gradient.to(master.dtype)
@@ -167,9 +190,8 @@ def _descend_at(
 
 
 @contextmanager
-def _trainable(module: nn.Module) -> Iterator[tuple[list[nn.Parameter], list[Tensor]]]:
-    """Parameters precise enough for small steps."""
-    parameters = list(module.parameters())
+def _trainable(parameters: Sequence[nn.Parameter]) -> Iterator[tuple[Sequence[nn.Parameter], list[Tensor]]]:
+    """Parameters, and copies precise enough for small steps."""
     required = [p.requires_grad for p in parameters]
     try:
         for p in parameters:
@@ -180,10 +202,10 @@ def _trainable(module: nn.Module) -> Iterator[tuple[list[nn.Parameter], list[Ten
             p.requires_grad_(before)
 
 
-def _scales(module: nn.Module) -> Mapping[nn.Parameter, float]:
-    """Root mean squares; vectors take their module's largest."""
+def parameter_scales(modules: Iterable[nn.Module]) -> dict[nn.Parameter, float]:
+    """Root mean squares of the modules' own parameters; vectors take their module's largest."""
     scales: dict[nn.Parameter, float] = {}
-    for part in module.modules():
+    for part in modules:
         sizes = {p: float(p.detach().float().square().mean().sqrt()) for p in part.parameters(recurse=False)}
         largest = max(sizes.values(), default=0.0)
         scales |= {p: size if p.dim() > 1 else largest for p, size in sizes.items()}

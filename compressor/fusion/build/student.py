@@ -39,6 +39,7 @@ class BuildOptions:
         from_weights: ground costs ignore data.
         reconstruction_steps: per layer, after its refit.
         mixing: of the predictions that the head is fitted to (`ensemble.mix_predictions`).
+        pilot_head: fit the head to them without held-out samples too.
     """
 
     inner: str
@@ -49,6 +50,7 @@ class BuildOptions:
     from_weights: bool = False
     reconstruction_steps: int = 0
     mixing: float = 1.0
+    pilot_head: bool = False
 
     @classmethod
     def from_context(cls, context: FusionContext, inner: str) -> BuildOptions:
@@ -64,9 +66,10 @@ class BuildOptions:
             mixing=context.mixing,
         )
 
-    def of_pilot(self) -> BuildOptions:
+    def of_pilot(self, *, head: bool) -> BuildOptions:
         """The same with one λ; pilots hold nothing out."""
-        return self if len(self.ridges) == 1 else replace(self, ridges=(PILOT_RIDGE,))
+        ridges = self.ridges if len(self.ridges) == 1 else (PILOT_RIDGE,)
+        return replace(self, ridges=ridges, pilot_head=head)
 
 
 @dataclass(eq=False)
@@ -76,6 +79,7 @@ class BuildReport:
     Attributes:
         projections: other maps.
         not_reconstructed: why none was.
+        last_layer: its fit to the ensemble's predictions.
     """
 
     couplings: list[dict[str, Any]] = field(default_factory=list)
@@ -84,6 +88,7 @@ class BuildReport:
     reconstructed: list[dict[str, Any]] = field(default_factory=list)
     not_reconstructed: str = ""
     head: dict[str, Any] | None = None
+    last_layer: dict[str, Any] | None = None
 
     def add_maps(self, space: str, maps: Sequence[Mapping[str, Map]], couplings: Sequence[Coupling]) -> None:
         """Add a space's couplings, or else its maps.

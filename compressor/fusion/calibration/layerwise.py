@@ -145,6 +145,12 @@ class LayerwiseRunner:
             call_layer(self.model.get_submodule(layer), call, self._hidden[index])
         return captured[tap]
 
+    def predict(self, layer: str, index: int, hidden: Tensor) -> Tensor:
+        """The logits of one batch if the last layer ran on `hidden`; gradients pass if enabled."""
+        call = self._calls[index][layer].filled(self._returned[index])
+        output = first_tensor(call_layer(self.model.get_submodule(layer), call, hidden))
+        return self._run_tail(index, last=hidden if output is None else output)[1]
+
     def unroll(self, layer: str, runs: int) -> None:
         """Keep a repeated layer's inputs, one virtual batch per run."""
         entering: list[Tensor] = []
@@ -195,9 +201,12 @@ class LayerwiseRunner:
             return None
         return returned if HandedArgument(layer, 0) in self._handed else (None, *returned[1:])
 
-    def _run_tail(self, index: int, taps: Sequence[Tap] = ()) -> tuple[dict[Tap, Tensor], Tensor]:
+    def _run_tail(
+        self, index: int, taps: Sequence[Tap] = (), last: Tensor | None = None
+    ) -> tuple[dict[Tap, Tensor], Tensor]:
+        """Tensors and logits, with another output of the last layer if given."""
         self._finished[self._stack] = self._hidden
-        with self._skipping(index), capture_taps(self.model, taps, stop=False) as captured:
+        with self._skipping(index, last), capture_taps(self.model, taps, stop=False) as captured:
             logits = logits_of(self.model, self.batches[index])
         return captured, logits
 
@@ -244,8 +253,8 @@ class LayerwiseRunner:
         return hook
 
     @contextmanager
-    def _skipping(self, index: int) -> Iterator[None]:
-        """Let finished stacks return their kept output."""
+    def _skipping(self, index: int, last: Tensor | None = None) -> Iterator[None]:
+        """Let finished stacks return their kept output; the present one `last`, if given."""
         modules: list[nn.Module] = []
 
         def passing(layer: str, hidden: Tensor) -> Callable[..., Any]:
@@ -254,9 +263,10 @@ class LayerwiseRunner:
 
         try:
             for stack, outputs in self._finished.items():
+                hidden = last if last is not None and stack == self._stack else outputs[index]
                 for layer in self.stacks[stack]:
                     module = self.model.get_submodule(layer)
-                    module.forward = passing(layer, outputs[index])
+                    module.forward = passing(layer, hidden)
                     modules.append(module)
             yield
         finally:

@@ -17,6 +17,9 @@ from compressor.fusion.teacher import FusionTeacher
 
 #: Residual maps that rotate coordinates.
 ROTATING = ("principal", "readers")
+#: Where teachers disagree, the coordinates of one must be so many times better than common ones: these gain more by the
+#: reconstruction of layers, which pilots lack.
+SINGLE_TEACHER_HANDICAP = 1.1
 
 
 @dataclass(frozen=True)
@@ -116,11 +119,21 @@ def choose_candidate(
     students = [make(candidate, candidate.make(problems)) for candidate in candidates]
     build_layerwise(students, teachers, calibration, on_progress)
     scores = [scorer(student) for student in students]
-    best = min(range(len(scores)), key=lambda i: scores[i])
+    best = min(range(len(scores)), key=lambda i: handicapped(scores[i], candidates[i], candidates[0], scorer))
     if within_margin(scores[0], scores[best]):
         best = 0
     measured = [{"candidate": c.label, scorer.measure: score} for c, score in zip(candidates, scores, strict=True)]
     return candidates[best], measured
+
+
+def handicapped(score: float, candidate: MapCandidate, default: MapCandidate, scorer: PilotScorer) -> float:
+    """A pilot's score to compare by.
+
+    Args:
+        default: a candidate of all teachers.
+    """
+    single = candidate.owners != default.owners
+    return score * SINGLE_TEACHER_HANDICAP if single and scorer.teachers_disagree else score
 
 
 def _label(residual: str, shares: tuple[float, ...], inner: str, teachers: Sequence[FusionTeacher]) -> str:

@@ -18,7 +18,7 @@ from compressor.fusion.build.layerwise_build import (
 from compressor.fusion.build.pilots import PilotScorer, pilot_set, scoring_batches, within_margin
 from compressor.fusion.build.student import BuildOptions, BuiltStudent, StudentBuilder
 from compressor.fusion.context import FusionContext, StudentCandidate
-from compressor.fusion.joint.candidates import MapCandidate, choose_candidate, list_candidates
+from compressor.fusion.joint.candidates import MapCandidate, choose_candidate, handicapped, list_candidates
 from compressor.fusion.maps.residual import ResidualMap, ResidualProblem, energy_left_out
 from compressor.fusion.maps.residual_statistics import residual_problems, with_reads
 from compressor.fusion.shape.width import Narrowing
@@ -136,7 +136,7 @@ class _Search:
         scores = {(context.candidate, c): known[c.label] for c in tried if c.label in known}
         for shape in (context.candidate, *context.alternatives):
             self._score_shape(shape, tried, scores)
-        shape, best = min(scores, key=lambda pair: scores[pair])
+        shape, best = min(scores, key=lambda pair: handicapped(scores[pair], pair[1], default, self.scorer))
         if within_margin(scores.get((shape, default), math.inf), scores[shape, best]):
             best = default
         measure = (
@@ -191,7 +191,11 @@ class _Search:
         # Pursuit changes the ranking little and costs most of a pilot's time.
         shortened = quick and candidate.inner == "select" and context.options.inner == "auto"
         inner = "importance" if shortened else candidate.inner
-        options = replace(self.options.of_pilot(), inner=inner, owners=candidate.owners, reconstruction_steps=0)
+        # Where teachers disagree, the mean of their logits is not what the ensemble predicts.
+        apart = self.scorer.teachers_disagree
+        options = replace(
+            self.options.of_pilot(head=apart), inner=inner, owners=candidate.owners, reconstruction_steps=0
+        )
         model = copy.deepcopy(context.model)
         return StudentBuilder(model, context.anatomy, context.teachers, residual, options, reported=False)
 

@@ -6,7 +6,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from compressor.report.describe import Report, describe_reconstruction, format_measure, measure_of
+from compressor.report.describe import (
+    Report,
+    describe_last_layer,
+    describe_reconstruction,
+    format_measure,
+    measure_of,
+)
 from compressor.report.mixture import describe_mixture
 from compressor.report.page.charts import COLOURS, Line, Plot, line_chart
 from compressor.report.page.table import PageTable
@@ -80,6 +86,8 @@ def _fit_choices(report: Report) -> Iterator[_Choice]:
     if head := fusion.get("head"):
         divergence = f"held-out KL {head['kl']:.4g} nats, {head['least_squares_kl']:.4g} by least squares"
         yield "head", head["module"], f"fitted last, to the ensemble’s probabilities: {divergence}"
+    if last_layer := fusion.get("last_layer"):
+        yield "last layer", last_layer["module"], describe_last_layer(last_layer)
 
 
 def _shape_choices(report: Report, names: Mapping[str, str]) -> Iterator[_Choice]:
@@ -96,7 +104,9 @@ def _shape_choices(report: Report, names: Mapping[str, str]) -> Iterator[_Choice
 def _bars(candidates: Sequence[Report], chosen: str, names: Mapping[str, str]) -> dict[str, Any]:
     measure = measure_of(candidates)
     largest = max((entry[measure] for entry in candidates if entry[measure] is not None), default=1.0) or 1.0
-    unit = "KL to the ensemble, in nats" if measure.endswith("_kl") else "error, as a share of the energy"
+    unit = "KL to the ensemble, in nats" if "_kl" in measure else "error, as a share of the energy"
+    if measure.endswith("_and_worst"):
+        unit += " (mean of all samples’ and the worst-served part’s)"
     where = "On random inputs" if measure.startswith("random_inputs") else "Held-out"
     bars = []
     for entry in candidates:
