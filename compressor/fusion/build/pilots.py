@@ -9,6 +9,7 @@ import torch
 
 from compressor.anatomy import Anatomy
 from compressor.anatomy.hooks import logits_of
+from compressor.answers import model_answers
 from compressor.fusion.build.served_parts import ServedParts
 from compressor.fusion.build.student import StudentBuilder
 from compressor.fusion.calibration.batches import Batch, CalibrationSet, take_samples
@@ -56,7 +57,7 @@ class PilotScorer:
         """What is judged, limited in number."""
         models, shares = [t.model for t in self.teachers], [t.weight for t in self.teachers]
         return ServedParts.of(
-            models, shares, self.held_out, self.mixing,
+            models, shares, self.held_out, self.mixing, answers=model_answers(models[0]),
             next_tokens=task_of_model(models[0]).shift, most_logits=MOST_SCORED_LOGITS,
         )  # fmt: skip
 

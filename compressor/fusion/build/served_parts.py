@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.anatomy.hooks import logits_of
-from compressor.answers import ANSWERS, model_answers
+from compressor.answers import ANSWERS, Answers
 from compressor.ensemble import sums_per_sample
 from compressor.fusion.calibration.batches import Batch
 from compressor.models.inputs import without_labels
@@ -38,6 +38,7 @@ class ServedParts:
     targets: Sequence[Tensor]
     parts: Tensor
     judged: tuple[int, ...]
+    answers: Answers = ANSWERS["classes"]
 
     @classmethod
     @torch.no_grad()
@@ -48,12 +49,14 @@ class ServedParts:
         batches: Sequence[Batch],
         mixing: float,
         *,
+        answers: Answers = ANSWERS["classes"],
         next_tokens: bool = False,
         most_logits: float = math.inf,
     ) -> ServedParts:
         """The first batches, of about `most_logits` logits.
 
         Args:
+            answers: what the models' outputs mean.
             next_tokens: models predict the next of `input_ids`, so samples belong to whom they are likeliest; else to
                 the surest.
         """
@@ -61,7 +64,6 @@ class ServedParts:
         targets: list[Tensor] = []
         owners: list[Tensor] = []
         distances: list[float] = []
-        answers = model_answers(models[0])
         for batch in batches:
             if sum(target.numel() for target in targets) >= most_logits:
                 break
@@ -80,15 +82,16 @@ class ServedParts:
         counts = {k: int((parts == k).sum()) for k in weighty}
         apart = sum(distances) >= DISAGREEMENT * len(parts)
         large = tuple(k for k, count in counts.items() if count >= LEAST_PART)
-        return cls(batches[: len(targets)], targets, parts, large if apart and len(large) > 1 else ())
+        judged = large if apart and len(large) > 1 else ()
+        return cls(batches[: len(targets)], targets, parts, judged, answers)
 
     @torch.no_grad()
     def score(self, model: nn.Module) -> float:
         """KL(ensemble || model) in nats: the mean, averaged with that of the worst part; infinite for NaN."""
-        answers, sums, counts = model_answers(model), [], []
+        sums, counts = [], []
         for batch, target in zip(self.batches, self.targets, strict=True):
             inputs = without_labels(batch)
-            divergence = answers.divergence(target, answers.rows(logits_of(model, inputs).double()))
+            divergence = self.answers.divergence(target, self.answers.rows(logits_of(model, inputs).double()))
             kl, tokens = sums_per_sample(divergence, inputs)
             sums.append(kl.cpu())
             counts.append(tokens.cpu())
