@@ -96,7 +96,7 @@ def fit_lacking_classes(teachers: Sequence[Teacher], batches: Sequence[Mapping[s
     if not any(teacher.lacking for teacher in teachers):
         return []
     names = ", ".join(teacher.name for teacher in teachers if teacher.lacking)
-    classes = teachers[0].config.num_labels
+    classes = len(teachers[0].spec.labels)
     labels = _labels(batches or ())
     samples = sum(len(next(iter(batch.values()))) for batch in batches or ())
     known = samples if labels is None else int((labels >= 0).sum())

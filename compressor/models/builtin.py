@@ -211,8 +211,8 @@ def _batches(targets: Tensor, training: Training) -> Iterator[Tensor]:
     order, size = torch.Generator().manual_seed(training.seed), (training.batch_size,)
     for _ in range(training.steps):
         other = torch.rand(size, generator=order) < training.others_share
-        drawn = (rows[torch.randint(len(rows), size, generator=order)] for rows in (few, own))
-        yield torch.where(other, *drawn)
+        rare, usual = (rows[torch.randint(len(rows), size, generator=order)] for rows in (few, own))
+        yield torch.where(other, rare, usual)
 
 
 @contextmanager

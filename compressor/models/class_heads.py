@@ -37,7 +37,7 @@ def with_common_classes(
 
 
 def _with_classes(teacher: Teacher, common: CommonClasses, numbers: Sequence[int | None]) -> Teacher:
-    own = teacher.config.num_labels
+    own = len(teacher.spec.labels)
     if list(numbers) == list(range(own)):
         return teacher
     missing = tuple(index for index, number in enumerate(numbers) if number is None)
@@ -66,7 +66,7 @@ def take_classes(model: PreTrainedModel, common: CommonClasses, numbers: Sequenc
     """
     axes = class_axes(model.config)
     shared: dict[int, Tensor] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    copied = copy.deepcopy(model, shared)  # type: ignore[arg-type]
+    copied = copy.deepcopy(model, shared)
     for name, axis in axes.items():
         path, _, attribute = name.rpartition(".")
         module = copied.get_submodule(path)
@@ -79,7 +79,8 @@ def take_classes(model: PreTrainedModel, common: CommonClasses, numbers: Sequenc
     copied.config.id2label = dict(enumerate(common.names))
     copied.config.label2id = {name: number for number, name in enumerate(common.names)}
     if hasattr(copied, "num_labels"):
-        copied.num_labels = len(numbers)
+        # Not a tensor or a module, as the type of a module's attributes has it.
+        vars(copied)["num_labels"] = len(numbers)
     return copied
 
 
@@ -89,8 +90,8 @@ def class_axes(config: PretrainedConfig) -> dict[str, int]:
     Raises:
         UnsupportedError: an axis does not grow by one.
     """
-    more = copy.deepcopy(config)
-    more.num_labels = config.num_labels + 1
+    more, classes = copy.deepcopy(config), len(config.id2label or {})
+    more.num_labels = classes + 1
     sizes, larger = (
         {name: value.shape for name, value in meta_model(each).named_parameters()} for each in (config, more)
     )
@@ -99,7 +100,7 @@ def class_axes(config: PretrainedConfig) -> dict[str, int]:
         grown = [axis for axis, pair in enumerate(zip(size, larger[name], strict=True)) if pair[0] != pair[1]]
         if not grown:
             continue
-        if len(grown) > 1 or (size[grown[0]], larger[name][grown[0]]) != (config.num_labels, more.num_labels):
+        if len(grown) > 1 or (size[grown[0]], larger[name][grown[0]]) != (classes, classes + 1):
             raise UnsupportedError(f"the head of {config.model_type} models is not one row a class: {name}")
         axes[name] = grown[0]
     return axes

@@ -60,6 +60,10 @@ def match_classes(
     """
     models = [*named, *([student] if student is not None else [])]
     if not is_classifier(models[0][1]):
+        if choice != "same":
+            raise UserError(
+                f"{models[0][0]} has no classes, and --classes ({choice}) is about classifiers: leave it out"
+            )
         return None
     names = [_names(config) for _, config in models]
     task = find_task(models[0][1])

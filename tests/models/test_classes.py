@@ -87,6 +87,13 @@ def test_taggers_are_refused_but_for_their_order():
         match_classes([named[0], named[2]], "union")
 
 
+def test_models_without_classes_have_nothing_to_choose():
+    named = [("m", ViTConfig(architectures=["ViTModel"]))]
+    assert match_classes(named) is None
+    with pytest.raises(UserError, match="m has no classes"):
+        match_classes(named, "union")
+
+
 def small(kind):
     torch.manual_seed(0)
     names = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
