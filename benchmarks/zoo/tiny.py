@@ -147,8 +147,11 @@ def _shrunk(config: PretrainedConfig, sizes: tuple[tuple[str, int], ...]) -> Pre
     parts = {name: value for name, value in vars(config).items() if isinstance(value, PretrainedConfig)}
     values = {name: value for name, value in config.to_dict().items() if name not in parts}
     changed = _small_values(values, sizes)
+    # Parts may differ from their class's defaults.
+    own = {name: value for name, value in config.to_diff_dict().items() if isinstance(value, (int, float, str))}
+    own = {name: value for name, value in own.items() if name in values and name not in ("model_type", "_name_or_path")}
     try:
-        small = type(config)(**changed)
+        small = type(config)(**{**own, **changed})
     except BUILD_ERRORS:
         small = copy.deepcopy(config)
         for name, value in changed.items():

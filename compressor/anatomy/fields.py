@@ -8,9 +8,9 @@ from enum import StrEnum
 
 from transformers import PretrainedConfig
 
-from compressor.anatomy.resize import BUILD_ERRORS, Growth, Skeleton
+from compressor.anatomy.resize import BUILD_ERRORS, Growth, Skeleton, shapes_of
 from compressor.anatomy.spaces import Table
-from compressor.anatomy.spec import Kind
+from compressor.anatomy.spec import Axis, Kind
 from compressor.errors import CertificateError
 from compressor.models.config_fields import field_paths, read_field, with_fields
 
@@ -56,11 +56,12 @@ def interpret(
     meanings = dict.fromkeys((field for layers in skeleton.lists for field in layers.fields), Meaning.DEPTH)
     unsure: list[str] = []
     sized: dict[str, tuple[str, ...]] = {}
+    shapes = shapes_of(skeleton.config)
     for growth in skeleton.growths:
         kinds = _kinds(growth, table)
         sized |= dict.fromkeys(growth.fields, tuple(sorted(_grown_spaces(growth, table))))
         if Kind.RESIDUAL in kinds:
-            meaning = Meaning.HIDDEN
+            meaning = Meaning.HIDDEN if _is_linear(growth, shapes, table) else Meaning.FIXED
         elif Kind.ATTENTION in kinds:
             unsure += growth.fields
             continue
@@ -150,6 +151,22 @@ def _grown_spaces(growth: Growth, table: Table) -> set[str]:
 def _sizes_fixed(growth: Growth, table: Table) -> bool:
     """Whether some axis that the field sizes is pinned, so it keeps its size."""
     return any(name in table.axes and table.axes[name][dim].fixed for name, dim in growth.rates)
+
+
+def _is_linear(growth: Growth, shapes: Mapping[str, tuple[int, ...]], table: Table) -> bool:
+    """Whether a stream grows with the field, and not the square of a number of patches that stand side by side."""
+    return all(
+        abs(rate * growth.value - shapes[name][dim]) < 1e-6 * shapes[name][dim]
+        for (name, dim), rate in growth.rates.items()
+        if name in table.axes and _is_stream(table.axes[name][dim], table)
+    )
+
+
+def _is_stream(axis: Axis, table: Table) -> bool:
+    """Whether an axis is several neighbours of one residual stream side by side."""
+    keys = {part.key or "" for part in axis.parts}
+    spaces = [table.spaces[key] for key in keys if key in table.spaces]
+    return len(axis.parts) > 1 and len(keys) == len(spaces) == 1 and spaces[0].kind is Kind.RESIDUAL
 
 
 def _hidden(growth: Growth, table: Table) -> list[str]:

@@ -63,6 +63,17 @@ def with_fields(config: PretrainedConfig, values: Mapping[str, Any]) -> Pretrain
     return changed
 
 
+def repeated_fields(config: PretrainedConfig, values: Mapping[str, Any]) -> dict[str, Any]:
+    """New values of fields that repeat those of a part: on loading they would undo its change."""
+    repeats = {}
+    for path, value in values.items():
+        part, _, name = path.rpartition(".")
+        same = part and name not in values and vars(config).get(name) == read_field(config, path)
+        if same and not name.isdigit():
+            repeats[name] = value
+    return repeats
+
+
 def set_field(config: PretrainedConfig, path: str, value: Any) -> None:
     """Replace one field in place."""
     outer, _, name = path.rpartition(".")

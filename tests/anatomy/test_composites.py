@@ -17,7 +17,7 @@ from compressor.fusion import fuse_models
 from compressor.fusion.self_test import RECOVERY_TOLERANCE, check_recovery
 from compressor.fusion.shape.spec import student_specs
 from compressor.fusion.shape.streams import split_streams
-from compressor.models.config_fields import field_paths, read_field, with_fields
+from compressor.models.config_fields import field_paths, read_field, repeated_fields, with_fields
 from compressor.models.inputs import dummy_inputs
 from compressor.models.tasks import find_task
 from compressor.recipe import FusionOptions
@@ -214,6 +214,14 @@ def test_fields_are_read_and_replaced_by_path():
     assert list(changed.num_heads) == [2, 2] and list(stages.num_heads) == [2, 4]
     # Lists of images' sides or of layers count no stages.
     assert not any(path.startswith("out_indices.") for path in field_paths(stages))
+
+
+def test_a_field_that_the_whole_config_repeats_follows_its_part():
+    config = tiny("clip")
+    config.vision_config.projection_dim = 24
+    assert repeated_fields(config, {"vision_config.projection_dim": 12}) == {"projection_dim": 12}
+    assert repeated_fields(config, {"vision_config.projection_dim": 12, "projection_dim": 6}) == {}
+    assert repeated_fields(config, {"vision_config.hidden_size": 8}) == {}
 
 
 def test_layers_of_a_part_and_of_a_stage_are_left_out():

@@ -21,7 +21,7 @@ from compressor.fusion.shape.width import (
     round_half_up,
 )
 from compressor.fusion.teacher import NamedModel, TeacherGroup
-from compressor.models.config_fields import read_field, set_field, with_fields
+from compressor.models.config_fields import read_field, repeated_fields, set_field, with_fields
 from compressor.models.meta import meta_model
 from compressor.models.round_trip import check_round_trip
 from compressor.models.save import config_json
@@ -191,7 +191,7 @@ def _layers_at(stacks: Sequence[Stack], depth: float | int | None) -> int:
 def _spec(
     config: PretrainedConfig, anatomy: Anatomy, request: SizeRequest, values: dict[str, int], shape: AttentionShape
 ) -> StudentSpec:
-    student = with_fields(config, values)
+    student = with_fields(config, {**values, **repeated_fields(config, values)})
     for part, base in shape.rotary_bases.items():
         path = f"{part}.rope_parameters" if part else "rope_parameters"
         set_field(student, path, {**read_field(student, path), "rope_theta": base})
