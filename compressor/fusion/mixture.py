@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from compressor.anatomy.hooks import logits_of
 from compressor.fusion.anchored.policies import POLICIES
-from compressor.fusion.calibration.batches import split_large_batches
+from compressor.fusion.calibration.batches import split_large_batches, take_samples
 from compressor.models.inputs import without_labels
 from compressor.models.tasks import IGNORED, Task, task_of_model
 from compressor.recipe import FusionOptions
@@ -18,6 +18,8 @@ from compressor.stacking import TEMPERATURES, Mixture, TeacherPredictions, choos
 
 #: Memory for predictions of all teachers; later samples are left out.
 PREDICTION_BYTES = 1 << 28
+#: Samples that tell whether teachers without labels agree.
+UNLABELLED_SAMPLES = 32
 #: Fewest labelled samples to choose by.
 FEWEST_LABELLED = 32
 
@@ -36,6 +38,8 @@ def mixture_of(
     weights, task = options.given_weights(len(models)), task_of_model(models[0])
     if not chooses_mixture(len(models), options) or not batches or not task.metrics:
         return Mixture(tuple(weights or [1.0] * len(models)), TEMPERATURES[options.mixture][0])
+    if not any(_count_labelled(_labels(task, batch)) for batch in batches):
+        batches = take_samples(batches, UNLABELLED_SAMPLES)
     small = split_large_batches(batches, lambda batch: logits_of(models[0], without_labels(batch)).numel())
     return choose_mixture(collect_predictions(models, small, on_fraction), options.mixture, weights)
 
