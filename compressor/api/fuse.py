@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from compressor.fusion import FusionResult
     from compressor.models.teacher import Teacher
     from compressor.recipe import Recipe
-    from compressor.recipe.fusion import MixtureName
+    from compressor.recipe.fusion import EffortName, MixtureName
 
 #: Called with the share done and a line.
 OnFusionProgress = Callable[[float, str], None]
@@ -31,7 +31,8 @@ def fuse(
     residual: str = "auto", narrowing: NarrowingName = "auto", inner: str = "auto",
     alignment: AlignmentKeys | None = None, weights: Literal["auto", "equal"] | Sequence[float] = "auto",
     mixture: MixtureName = "auto",
-    ridge: Literal["auto"] | float = "auto", polish: Literal["auto"] | int = "auto", refit: bool = True,
+    ridge: Literal["auto"] | float = "auto", polish: Literal["auto"] | int = "auto", effort: EffortName = "normal",
+    refit: bool = True,
     samples: int = 1024, batch_size: int = 128, holdout: float = 0.125,
     train_split: str | None = None, image_column: str | None = None, label_column: str | None = None,
     text_column: Columns = None, target_column: str | None = None, max_length: int | None = None,
@@ -50,7 +51,8 @@ def fuse(
         seed: of every random choice.
         processor: tokenizer or image processor for texts or images; the teachers' own if omitted.
         progress: called with fraction and message.
-        residual, narrowing, inner, alignment, weights, mixture, ridge, polish, refit: the recipe's section `fusion`.
+        residual, narrowing, inner, alignment, weights, mixture, ridge, polish, effort, refit: the recipe's section
+            `fusion`.
         samples, batch_size, holdout: the section `calibration`; of a list of batches all are used.
         train_split, image_column, label_column, text_column, target_column, max_length: the section `data`.
 

@@ -92,3 +92,15 @@ def test_a_refit_takes_no_more_samples_than_it_needs(monkeypatch):
     assert all_train + all_held == sum(map(count, batches))
     assert 0 < train < all_train and 0 < held < all_held
     assert train / held == pytest.approx(all_train / all_held, rel=0.5)
+
+
+def test_effort_decides_what_is_built(walks):
+    teachers, batches = independent("vit"), batches_of(config_of("vit"), 4, 24)
+    first = {}
+    for effort in ("fast", "normal", "thorough"):
+        walks.clear()
+        options = FusionOptions(effort=effort)
+        report = fuse_models(teachers, 0.5, batches, options).report
+        first[effort] = walks[0][1]
+        assert effort != "fast" or (report["polished"] is None and len({samples for _, samples in walks}) == 1)
+    assert first["fast"] == first["normal"] < first["thorough"]

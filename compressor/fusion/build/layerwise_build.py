@@ -24,6 +24,8 @@ from compressor.fusion.features.base import Features
 from compressor.fusion.features.weight_features import WeightFeatures
 from compressor.fusion.teacher import FusionTeacher
 
+#: By effort, the share of the tokens that a refit needs; None takes all there are.
+REFIT_SHARES: dict[str, float | None] = {"fast": 0.25, "normal": 1.0, "thorough": None}
 #: Callback (fraction).
 OnFraction = Callable[[float], None]
 
@@ -46,8 +48,8 @@ def build_student(
         calibration = context.calibration or CalibrationSet(())
         if student.options.reconstruction_steps:
             calibration = calibration.rebatched(samples_per_step)
-        else:
-            calibration = enough_samples(context.teachers[0], context.anatomy, calibration)
+        elif (share := REFIT_SHARES[context.options.effort]) is not None:
+            calibration = enough_samples(context.teachers[0], context.anatomy, calibration, share)
         build_layerwise([student], context.teachers, calibration, on_progress)
     context.timer.lap("build")
 

@@ -43,21 +43,23 @@ def samples_of_tokens(tokens: int, per_sample: float, least: int, most: int) -> 
 
 
 @torch.no_grad()
-def enough_samples(teacher: FusionTeacher, student: Anatomy, calibration: CalibrationSet) -> CalibrationSet:
-    """As many of the samples as a refit needs, with the same share held out."""
+def enough_samples(
+    teacher: FusionTeacher, student: Anatomy, calibration: CalibrationSet, share: float = 1.0
+) -> CalibrationSet:
+    """As many of the samples as a refit needs, or a share of these; as large a part is held out."""
     samples = calibration.all
     count = sum(len(next(iter(batch.values()))) for batch in samples)
     widest = max(space.size for space in student.spaces.values() if space.kind is not Kind.EMBEDDING)
-    tokens = max(REFIT_TOKENS, TOKENS_PER_FITTED_INPUT * widest)
+    tokens = round(share * max(REFIT_TOKENS, TOKENS_PER_FITTED_INPUT * widest))
     wanted = samples_of_tokens(tokens, stream_tokens(teacher, samples), 1, count)
     first = {name: value[:1] for name, value in without_labels(samples[0]).items()}
     if logits_of(teacher.model, first).dim() == 2:
-        wanted = max(wanted, SAMPLES_PER_POOLED_INPUT * student.residual.size)
+        wanted = max(wanted, round(share * SAMPLES_PER_POOLED_INPUT * student.residual.size))
     if wanted >= count:
         return calibration
-    share = wanted / count
+    kept = wanted / count
     parts = (calibration.train, calibration.held_out)
     sizes = [sum(len(next(iter(batch.values()))) for batch in part) for part in parts]
     return CalibrationSet(
-        *(take_samples(part, math.ceil(share * size)) if size else () for part, size in zip(parts, sizes, strict=True))
+        *(take_samples(part, math.ceil(kept * size)) if size else () for part, size in zip(parts, sizes, strict=True))
     )

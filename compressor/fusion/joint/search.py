@@ -85,7 +85,8 @@ def _worth_reconstruction(
     context: FusionContext, problems: Mapping[str, ResidualProblem], maps: MapCandidate, score: float
 ) -> bool:
     """Whether the width lacks energy and the pilot is far from the ensemble."""
-    if not (context.refit and context.has_held_out and score > SKIP_RECONSTRUCTION_KL):
+    possible = context.refit and context.has_held_out and context.options.effort != "fast"
+    if not (possible and score > SKIP_RECONSTRUCTION_KL):
         return False
     left_out = [energy_left_out(replace(problem, weights=maps.shares)) for problem in problems.values()]
     return max(left_out, default=0.0) > RESIDUAL_ENERGY_SLACK

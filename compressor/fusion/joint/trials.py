@@ -25,7 +25,7 @@ PILOT_TOKENS, FEWEST_PILOT_SAMPLES, MOST_PILOT_SAMPLES = 4096, 16, 64
 #: Share of these samples in the first round.
 FIRST_SHARE = 0.5
 #: Trials of the second round: those at most so many times as far from the ensemble as the best, and so many.
-SURVIVING_FACTOR, MOST_SURVIVORS = 1.3, 2
+SURVIVING_FACTOR, MOST_SURVIVORS = 1.15, 2
 #: A shape that is at most so many times as far with the default maps as the best gets the best maps too.
 SHAPE_FACTOR = 4.0
 
@@ -157,7 +157,8 @@ class TrialSearch:
             return 0, 0
         per_sample = stream_tokens(context.teachers[0], context.calibration.train)
         samples = samples_of_tokens(PILOT_TOKENS, per_sample, FEWEST_PILOT_SAMPLES, MOST_PILOT_SAMPLES)
-        return max(1, round(FIRST_SHARE * samples)), samples
+        few = max(1, round(FIRST_SHARE * samples))
+        return {"fast": (few, few), "normal": (few, samples), "thorough": (samples, samples)}[context.options.effort]
 
     def _measure(self, trials: Sequence[Trial], samples: int, fraction: float) -> None:
         """Build and score pilots."""
