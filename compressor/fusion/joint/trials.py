@@ -21,11 +21,14 @@ from compressor.fusion.maps.residual import ResidualMap, ResidualProblem
 from compressor.fusion.shape.width import Narrowing
 
 #: Tokens of a pilot, and bounds of its samples.
-PILOT_TOKENS, FEWEST_PILOT_SAMPLES, MOST_PILOT_SAMPLES = 4096, 16, 64
+PILOT_TOKENS, FEWEST_PILOT_SAMPLES, MOST_PILOT_SAMPLES = 8192, 16, 64
 #: Share of these samples in the first round.
-FIRST_SHARE = 0.5
+FIRST_SHARE = 0.25
 #: Trials of the second round: those at most so many times as far from the ensemble as the best, and so many.
 SURVIVING_FACTOR, MOST_SURVIVORS = 1.15, 2
+#: The best trial of the default maps and that of others meet in the second round if one is at most so many times as far
+#: as the other: few samples favour what needs little refit.
+RIVAL_FACTOR = 3.0
 #: A shape that is at most so many times as far with the default maps as the best gets the best maps too.
 SHAPE_FACTOR = 4.0
 
@@ -145,10 +148,15 @@ class TrialSearch:
         return shape.spec.narrowing != Narrowing.ALL or maps.owners == self.candidates[0].owners
 
     def _near(self, best: Trial) -> list[Trial]:
-        """The best trials."""
+        """The best trials, and the best of the default and of other maps."""
         limit = SURVIVING_FACTOR * self._score(best)
         near = [trial for trial, m in self.measured.items() if trial == best or m.score <= limit]
-        return sorted(near, key=self._score)[:MOST_SURVIVORS]
+        rivals = []
+        for of_default in (True, False):
+            group = [trial for trial in self.measured if (trial.maps == self.candidates[0]) == of_default]
+            leader = min(group, key=self._score, default=best)
+            rivals += [leader] if self._score(leader) <= RIVAL_FACTOR * self._score(best) else []
+        return list(dict.fromkeys([*sorted(near, key=self._score)[:MOST_SURVIVORS], *rivals]))
 
     def _samples(self) -> tuple[int, int]:
         """Samples of the first and second round; 0 where no data is read."""
