@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from compressor.fusion import FusionResult
     from compressor.models.teacher import Teacher
     from compressor.recipe import Recipe
-    from compressor.recipe.fusion import ClassesName, MixtureName
+    from compressor.recipe.fusion import ClassesName, EffortName, MixtureName
 
 #: Called with the share done and a line.
 OnFusionProgress = Callable[[float, str], None]
@@ -32,7 +32,8 @@ def fuse(
     heads: float | None = None, inner: str = "auto",
     alignment: AlignmentKeys | None = None, weights: Literal["auto", "equal"] | Sequence[float] = "auto",
     mixture: MixtureName = "auto", classes: ClassesName = "same",
-    ridge: Literal["auto"] | float = "auto", polish: Literal["auto"] | int = "auto", refit: bool = True,
+    ridge: Literal["auto"] | float = "auto", polish: Literal["auto"] | int = "auto", effort: EffortName = "normal",
+    refit: bool = True,
     samples: int = 1024, batch_size: int = 128, holdout: float = 0.125,
     train_split: str | None = None, image_column: str | None = None, label_column: str | None = None,
     text_column: Columns = None, target_column: str | None = None, max_length: int | None = None,
@@ -52,8 +53,8 @@ def fuse(
         revision: branch, tag or commit of the Hub for teachers that have none in their names, `user/model@revision`.
         processor: tokenizer or image processor for texts or images; the teachers' own if omitted.
         progress: called with fraction and message.
-        residual, narrowing, hidden, ffn, heads, inner, alignment, weights, mixture, classes, ridge, polish, refit: the
-            recipe's section `fusion`.
+        residual, narrowing, hidden, ffn, heads, inner, alignment, weights, mixture, classes, ridge, polish, effort,
+            refit: the recipe's section `fusion`.
         samples, batch_size, holdout: the section `calibration`; of a list of batches all are used.
         train_split, image_column, label_column, text_column, target_column, max_length: the section `data`.
 

@@ -58,6 +58,7 @@ FLAGS: dict[str, Flag] = {
         Flag("--classes", "fusion.classes", FUSION),
         Flag("--ridge", "fusion.ridge", FUSION, metavar="FLOAT|auto"),
         Flag("--polish", "fusion.polish", FUSION, metavar="STEPS|auto"),
+        Flag("--effort", "fusion.effort", FUSION),
         Flag("--features", "fusion.alignment.features", FUSION),
         Flag("--cost", "fusion.alignment.cost", FUSION),
         Flag("--solver", "fusion.alignment.solver", FUSION),

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from compressor.anatomy.hooks import logits_of
 from compressor.answers import ANSWERS, two_classes
 from compressor.fusion.anchored.policies import POLICIES
-from compressor.fusion.calibration.batches import split_large_batches
+from compressor.fusion.calibration.batches import split_large_batches, take_samples
 from compressor.models.inputs import without_labels
 from compressor.models.tasks import IGNORED, Task, task_of_model
 from compressor.recipe import FusionOptions
@@ -19,6 +19,8 @@ from compressor.stacking import TEMPERATURES, Mixture, TeacherPredictions, choos
 
 #: Memory for predictions of all teachers; later samples are left out.
 PREDICTION_BYTES = 1 << 28
+#: Samples that tell whether teachers without labels agree.
+UNLABELLED_SAMPLES = 32
 #: Fewest labelled samples to choose by.
 FEWEST_LABELLED = 32
 
@@ -38,6 +40,8 @@ def mixture_of(
     if not chooses_mixture(len(models), options) or not batches or not task.metrics:
         shares, values = tuple(weights or [1.0] * len(models)), task.answers == "values"
         return Mixture(shares, TEMPERATURES[options.mixture][0], values=values)
+    if not any(_count_labelled(task, _labels(task, batch)) for batch in batches):
+        batches = take_samples(batches, UNLABELLED_SAMPLES)
     small = split_large_batches(batches, lambda batch: logits_of(models[0], without_labels(batch)).numel())
     return choose_mixture(collect_predictions(models, small, on_fraction), options.mixture, weights)
 

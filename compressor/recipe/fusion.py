@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 
 from compressor.recipe.section import NonNegative, Positive, Section
 
+EffortName = Literal["fast", "normal", "thorough"]
 MixtureName = Literal["auto", "probabilities", "logits", "tempered"]
 ClassesName = Literal["same", "union", "first", "intersection"]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -130,6 +131,12 @@ class FusionOptions(Section):
         "the transported outputs of the teachers, and last the last layer and the head to reproduce the ensemble's "
         "predictions (no labels, no gradients between layers); 0: none; auto: 600 if the "
         "width drops more than 2 % of the residual stream and pilots are more than 0.05 nats from the ensemble.",
+    )
+    effort: EffortName = Field(
+        "normal",
+        description="What choosing and refitting may cost: fast (few samples for candidates, a refit on a quarter of "
+        "the tokens, no automatic reconstruction), normal (near ties on more samples, a refit on as many tokens as "
+        "change it), or thorough (all candidates on more samples, a refit on all tokens).",
     )
     refit: bool = Field(True, description="Refit the transported weights in closed form; off: pure transport.")
     anchor: str | None = Field(

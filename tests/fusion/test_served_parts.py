@@ -22,20 +22,20 @@ from compressor.report.describe import describe_shapes
 CLASSES = 4
 
 
-class Table(nn.Module):
+class TableForCausalLM(nn.Module):
     """Predicts what a table says of each token."""
 
     def __init__(self, logits: torch.Tensor) -> None:
         super().__init__()
-        self.table, self.config = logits, SimpleNamespace()
+        self.table, self.config = logits, SimpleNamespace(is_encoder_decoder=False)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         return {"logits": self.table[input_ids]}
 
 
-def expert(*known: int) -> Table:
+def expert(*known: int) -> TableForCausalLM:
     """Sure of the class of the tokens that it knows, vague elsewhere."""
-    return Table(torch.stack([6.0 * torch.eye(CLASSES)[t] * (t in known) for t in range(CLASSES)]))
+    return TableForCausalLM(torch.stack([6.0 * torch.eye(CLASSES)[t] * (t in known) for t in range(CLASSES)]))
 
 
 def batches(first: int, second: int, length: int = 5) -> list[dict[str, torch.Tensor]]:
@@ -47,7 +47,7 @@ def batches(first: int, second: int, length: int = 5) -> list[dict[str, torch.Te
 EXPERTS = [expert(0, 1), expert(2, 3)]
 
 
-def judged(samples: list[dict[str, torch.Tensor]], models: list[Table] = EXPERTS) -> ServedParts:
+def judged(samples: list[dict[str, torch.Tensor]], models: list[TableForCausalLM] = EXPERTS) -> ServedParts:
     return ServedParts.of(models, [0.5, 0.5], samples, 1.0)
 
 
@@ -60,7 +60,7 @@ def test_parts_are_whose_samples_they_are() -> None:
 def test_of_language_models_next_tokens_say_whose_samples_they_are() -> None:
     samples = batches(20, 12)
     # One repeats its own tokens and knows it; the other is as sure of everything, and wrong elsewhere.
-    boastful = Table(8.0 * torch.eye(CLASSES)[[2, 3, 2, 3]])
+    boastful = TableForCausalLM(8.0 * torch.eye(CLASSES)[[2, 3, 2, 3]])
     repeated = [{**batch, "input_ids": batch["input_ids"][:, :1].expand(-1, 5)} for batch in samples]
     parts = ServedParts.of([EXPERTS[0], boastful], [0.5, 0.5], repeated, 1.0, next_tokens=True)
     assert parts.parts[:20].tolist() == [0] * 20
@@ -71,8 +71,8 @@ def test_a_student_that_forgot_the_smaller_part_ranks_behind_one_that_serves_bot
     samples = batches(60, 10)
     parts = judged(samples)
     ensemble = ensemble_predictions(EXPERTS, [0.5, 0.5], {"input_ids": torch.arange(CLASSES)[None]})[0]
-    forgetful = Table(ensemble * torch.tensor([[1.0], [1.0], [0.0], [0.0]]))
-    fair = Table(0.5 * ensemble)
+    forgetful = TableForCausalLM(ensemble * torch.tensor([[1.0], [1.0], [0.0], [0.0]]))
+    fair = TableForCausalLM(0.5 * ensemble)
     # The mean alone prefers the one that forgot.
     assert mean_kl(forgetful, samples, parts.targets) < mean_kl(fair, samples, parts.targets)
     assert parts.score(fair) < parts.score(forgetful)
@@ -87,7 +87,7 @@ def test_a_part_of_few_samples_is_not_judged_on_its_own(second: int) -> None:
 
 
 def test_teachers_that_agree_have_no_parts() -> None:
-    samples, twin = batches(20, 20), Table(EXPERTS[0].table + 0.1)
+    samples, twin = batches(20, 20), TableForCausalLM(EXPERTS[0].table + 0.1)
     parts = judged(samples, [EXPERTS[0], twin])
     assert parts.judged == ()
     assert parts.score(EXPERTS[1]) == pytest.approx(mean_kl(EXPERTS[1], samples, parts.targets))
@@ -114,7 +114,7 @@ def test_padding_does_not_count() -> None:
 
 
 def test_a_student_of_nan_is_the_worst() -> None:
-    assert judged(batches(9, 9)).score(Table(torch.full((4, 4), float("nan")))) == float("inf")
+    assert judged(batches(9, 9)).score(TableForCausalLM(torch.full((4, 4), float("nan")))) == float("inf")
 
 
 def test_the_report_names_the_measure() -> None:
@@ -143,7 +143,9 @@ def test_heads_of_pilots_are_fitted_where_teachers_disagree(monkeypatch) -> None
         model.lm_head.weight.data *= 8
     samples = batches_of(config, count=8, batch=64)
     named = [(f"teacher {k}", model) for k, model in enumerate(models)]
-    options = FusionOptions(residual="principal", inner="importance", weights=(1.0, 1.0), mixture="probabilities")
+    options = FusionOptions(
+        residual="principal", inner="importance", weights=(1.0, 1.0), mixture="probabilities", effort="thorough"
+    )
     fitted = shapes_of(fuse_models(named, 0.5, samples, options).report)
     monkeypatch.setattr(BuildOptions, "of_pilot", lambda self, *, head: replace(self, ridges=(PILOT_RIDGE,)))
     unfitted = shapes_of(fuse_models(named, 0.5, samples, options).report)

@@ -8,7 +8,7 @@ from torch import Tensor
 from compressor.anatomy import Side, Stack
 from compressor.anatomy.hooks import Tap, logits_of
 from compressor.fusion.build.student import StudentBuilder
-from compressor.fusion.calibration.capture import capture_taps
+from compressor.fusion.calibration.capture import capture_taps, ending_early
 from compressor.models.inputs import dummy_inputs
 
 #: Relative differences below this are rounding.
@@ -27,7 +27,7 @@ def set_embedding_gain(student: StudentBuilder) -> None:
         if student.plan.stages_before(index):
             continue
         tap: Tap = (stack.layers[0], "in")
-        with capture_taps(student.model, [tap]) as captured:
+        with capture_taps(student.model, [tap], stop=True) as captured, ending_early():
             logits_of(student.model, inputs)
         hidden = captured[tap]
         target = _transported_input(student, stack, inputs, torch.zeros_like(hidden))
@@ -40,7 +40,7 @@ def _transported_input(student: StudentBuilder, stack: Stack, inputs: dict[str, 
     """Add transported inputs to `target`."""
     for teacher, maps in zip(student.teachers, student.maps, strict=True):
         tap: Tap = (teacher.span(stack.layers[0]).layers[0], "in")
-        with capture_taps(teacher.model, [tap]) as captured:
+        with capture_taps(teacher.model, [tap], stop=True) as captured, ending_early():
             logits_of(teacher.model, inputs)
         value = captured[tap]
         pushed = maps[stack.residual].transport(value.reshape(-1, value.shape[-1]))

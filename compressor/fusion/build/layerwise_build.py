@@ -18,12 +18,15 @@ from compressor.fusion.build.student import StudentBuilder
 from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.calibration.layerwise import LayerwiseRunner
 from compressor.fusion.calibration.masks import Masks
+from compressor.fusion.calibration.sizes import enough_samples
 from compressor.fusion.context import FusionContext
 from compressor.fusion.features.activations import ActivationFeatures, TeacherActivations, input_tap
 from compressor.fusion.features.base import Features
 from compressor.fusion.features.weight_features import WeightFeatures
 from compressor.fusion.teacher import FusionTeacher
 
+#: By effort, the share of the tokens that a refit needs; None takes all there are.
+REFIT_SHARES: dict[str, float | None] = {"fast": 0.25, "normal": 1.0, "thorough": None}
 #: Callback (fraction).
 OnFraction = Callable[[float], None]
 
@@ -46,6 +49,8 @@ def build_student(
         calibration = context.calibration or CalibrationSet(())
         if student.options.reconstruction_steps:
             calibration = calibration.rebatched(samples_per_step)
+        elif (share := REFIT_SHARES[context.options.effort]) is not None:
+            calibration = enough_samples(context.teachers[0], context.anatomy, calibration, share)
         build_layerwise([student], context.teachers, calibration, on_progress)
     context.timer.lap("build")
 
@@ -80,7 +85,7 @@ def build_layerwise(
     calibration: CalibrationSet,
     on_progress: OnFraction | None = None,
 ) -> None:
-    """Build students of one shape; held-out samples choose λ."""
+    """Build students of one plan, perhaps of several sizes; held-out samples choose λ."""
     _LayerwiseBuild(students, teachers, calibration, on_progress or (lambda fraction: None)).build()
 
 
@@ -94,6 +99,7 @@ class _LayerwiseBuild:
     ) -> None:
         self.students, self.teachers, self.on_progress = students, teachers, on_progress
         self.calibration, batches = calibration, calibration.all
+        # Students differ in sizes alone: names, stages and taps are the first one's.
         self.anatomy, self.plan = students[0].anatomy, students[0].plan
         self.masks = Masks(batches, self.anatomy)
         stacks = [stack.layers for stack in self.anatomy.stacks]
@@ -119,7 +125,7 @@ class _LayerwiseBuild:
     def _embed(self) -> None:
         """Set everything needed before the layers."""
         for student in self.students:
-            features = WeightFeatures(self.teachers, student.maps, self.anatomy)
+            features = WeightFeatures(self.teachers, student.maps, student.anatomy)
             student.map_spaces(self.plan.early_spaces, features)
             student.transport(self.plan.early_parameters)
             set_embedding_gain(student)
@@ -144,12 +150,16 @@ class _LayerwiseBuild:
         """Build one layer of all students."""
         plan = self.plan.layer_plans[layer]
         activations = self._record_layer(layer, stack)
+        features = [ActivationFeatures(activations, student.maps) for student in self.students]
+        for student, student_features in zip(self.students, features, strict=True):
+            with student.timed():
+                student.map_spaces(plan.spaces, self._features_of(student, student_features))
+                student.transport(plan.parameters)
+        activations.release()
         for index, student in enumerate(self.students):
-            features = ActivationFeatures(activations, student.maps)
-            student.map_spaces(plan.spaces, self._features_of(student, features))
-            student.transport(plan.parameters)
             if student.options.refit:
-                self._refit_layer(index, layer, stack, features)
+                with student.timed():
+                    self._refit_layer(index, layer, stack, features[index])
             student.forget(plan.spaces)
         if stack.runs > 1:
             for runner in self.teacher_runners:
@@ -257,5 +267,5 @@ class _LayerwiseBuild:
     def _features_of(self, student: StudentBuilder, features: ActivationFeatures) -> Features:
         """Features to compare spaces by."""
         if student.options.from_weights:
-            return WeightFeatures(student.teachers, student.maps, self.anatomy)
+            return WeightFeatures(student.teachers, student.maps, student.anatomy)
         return features

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -37,12 +39,14 @@ class BuildOptions:
     Attributes:
         owners: teachers that give heads and units; empty for all.
         from_weights: ground costs ignore data.
+        heads: how heads are chosen; "" as `inner` does.
         reconstruction_steps: per layer, after its refit.
         mixing: of the predictions that the head is fitted to (`ensemble.mix_predictions`).
         pilot_head: fit the head to them without held-out samples too.
     """
 
     inner: str
+    heads: str = ""
     coupling: CouplingOptions = field(default_factory=CouplingOptions)
     refit: bool = True
     ridges: tuple[float, ...] = RIDGES
@@ -120,6 +124,8 @@ class StudentBuilder:
 
     Attributes:
         residual: maps of residual and embedding spaces; towards an anchor, of all.
+        solved: maps of hidden units that students with the same residual maps share.
+        seconds: spent on this student alone.
     """
 
     model: nn.Module
@@ -129,6 +135,8 @@ class StudentBuilder:
     options: BuildOptions
     reported: bool = True
     report: BuildReport = field(default_factory=BuildReport)
+    solved: dict[tuple[Any, ...], UnitMap] = field(default_factory=dict)
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self.plan = BuildPlan(self.anatomy)
@@ -155,7 +163,7 @@ class StudentBuilder:
             elif space.kind is Kind.ATTENTION:
                 maps, couplings = self._attention(space, features)
             else:
-                units = self._units(self._problem(name, features))
+                units = self._hidden_units(name, features)
                 maps, couplings = tuple({name: mapping} for mapping in units.maps), units.couplings
             for teacher_maps, new_maps in zip(self.maps, maps, strict=True):
                 teacher_maps |= new_maps
@@ -211,9 +219,23 @@ class StudentBuilder:
             coupling=self.options.coupling,
         )
 
-    def _units(self, problem: UnitProblem) -> UnitMap:
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the seconds of a block."""
+        start = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - start
+
+    def _hidden_units(self, name: str, features: Features) -> UnitMap:
+        options = self.options
+        key = (name, id(self.residual), options.inner, options.owners, self.anatomy.spaces[name].size)
+        if key not in self.solved:
+            self.solved[key] = self._units(self._problem(name, features), options.inner)
+        return self.solved[key]
+
+    def _units(self, problem: UnitProblem, method: str) -> UnitMap:
         owners = self.options.owners or [True] * len(self.teachers)
-        return restricted_to(UNIT_MAPS.get(self.options.inner), problem, owners)
+        return restricted_to(UNIT_MAPS.get(method), problem, owners)
 
     def _attention(self, space: Space, features: Features) -> tuple[Sequence[dict[str, Map]], Sequence[Coupling]]:
         """Match heads, once per order, then channels."""
@@ -233,7 +255,11 @@ class StudentBuilder:
                 units=space.groups,
                 likeness=partial(group_contributions, heads, teacher_spaces),
             )
-            units = placed_groups(problem) if space.head_position_fixed else self._units(problem)
+            units = (
+                placed_groups(problem)
+                if space.head_position_fixed
+                else self._units(problem, self.options.heads or self.options.inner)
+            )
             if space.order:
                 self._orders[space.order] = units
         maps = attention_maps(units, teacher_spaces, whole, heads)

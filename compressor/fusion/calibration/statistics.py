@@ -17,15 +17,18 @@ class Gram:
     Attributes:
         gram: Σ xᵀx [n, n], float64.
         total: Σ x [n].
+        dtype: the rows'.
     """
 
     def __init__(self, size: int) -> None:
         self.gram = torch.zeros(size, size, dtype=torch.float64)
         self.total = torch.zeros(size, dtype=torch.float64)
         self.count = 0
+        self.dtype = torch.float32
 
     def add(self, rows: Tensor) -> None:
         """Add rows [T, n]."""
+        self.dtype = rows.dtype
         self.gram += self_product(rows)
         self.total += rows.sum(0)
         self.count += rows.shape[0]

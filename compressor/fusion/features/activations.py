@@ -48,6 +48,7 @@ class TeacherActivations:
         self._values: dict[tuple[int, int, Tap], Tensor] = {}
         self._variance: dict[Tap, Tensor] = {}
         self._pooled: dict[tuple[Tap, Role | None], Tensor] = {}
+        self._moments: dict[tuple[Tap, Role | None, bool], Tensor] = {}
 
     def record(self, teacher: int, batch: int, values: Mapping[Tap, Tensor]) -> None:
         """Keep one teacher's values of one batch."""
@@ -101,6 +102,23 @@ class TeacherActivations:
             self._variance[tap] = (values - values.mean(dim=0)).square_().mean(dim=0).double()
         return self._variance[tap]
 
+    def second_moment(self, tap: Tap, columns: Sequence[Tensor] | None = None, role: Role | None = None) -> Tensor:
+        """E[xᵀx] of pooled coordinates [Σ n_k, Σ n_k], float64; students share it."""
+        if (tap, role, False) not in self._moments:
+            self._moments[tap, role, False] = _second_moment(self.pooled(tap, columns, role))
+        return self._moments[tap, role, False]
+
+    def covariance(self, tap: Tap) -> Tensor:
+        """Covariance of pooled coordinates [Σ n_k, Σ n_k], float64; students share it."""
+        if (tap, None, True) not in self._moments:
+            self._moments[tap, None, True] = _covariance(self.pooled(tap))
+        return self._moments[tap, None, True]
+
+    def release(self) -> None:
+        """Drop what only maps need, once all students have theirs."""
+        self._moments.clear()
+        self._pooled.clear()
+
     def _thinned(self, batch: int, tap: Tap, vectors: Tensor) -> Tensor:
         if self.stride == 1:
             return vectors
@@ -128,7 +146,7 @@ class ActivationFeatures:
         return SpaceStatistics(
             outgoing(self.teachers, self.maps, op),
             variance=lambda: self.activations.variance(read),
-            gram=lambda: _covariance(self.activations.pooled(read)),
+            gram=lambda: self.activations.covariance(read),
             cross=lambda: _covariance(self.activations.pooled(read), self._thin_targets(written, key)),
         )
 
@@ -142,12 +160,12 @@ class ActivationFeatures:
         def moments(role: Role) -> Tensor:
             tap, _ = attention_columns(anatomy, name, role)
             columns = [attention_columns(t.anatomy, t.local_name(name), role)[1] for t in self.teachers]
-            return _second_moment(self.activations.pooled(tap, columns, role))
+            return self.activations.second_moment(tap, columns, role)
 
         return HeadStatistics(
             outgoing(self.teachers, self.maps, op),
             self.teachers[0].space(name).head_dim,
-            outputs=lambda: _second_moment(self.activations.pooled(read)),
+            outputs=lambda: self.activations.second_moment(read),
             queries=lambda: moments(Role.QUERY),
             keys=lambda: moments(Role.KEY),
         )

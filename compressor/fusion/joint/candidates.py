@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from compressor.errors import UserError
-from compressor.fusion.build.layerwise_build import OnFraction, build_layerwise
-from compressor.fusion.build.pilots import PilotScorer, within_margin
-from compressor.fusion.build.student import StudentBuilder
-from compressor.fusion.calibration.batches import CalibrationSet
+from compressor.fusion.build.pilots import PilotScorer
 from compressor.fusion.maps.residual import RESIDUAL_MAPS, ResidualMap, ResidualProblem
 from compressor.fusion.maps.units import UNIT_MAPS
 from compressor.fusion.teacher import FusionTeacher
@@ -94,36 +90,6 @@ def list_candidates(
     if not alone:
         plans = [plan for plan in plans if plan[1] == every]
     return [MapCandidate(*plan, _label(*plan, teachers)) for plan in dict.fromkeys(plans)]
-
-
-def choose_candidate(
-    candidates: Sequence[MapCandidate],
-    problems: Mapping[str, ResidualProblem],
-    make: Callable[[MapCandidate, Mapping[str, ResidualMap]], StudentBuilder],
-    teachers: Sequence[FusionTeacher],
-    calibration: CalibrationSet,
-    scorer: PilotScorer,
-    on_progress: OnFraction | None = None,
-) -> tuple[MapCandidate, list[dict[str, Any]]]:
-    """Choose the candidate whose pilot is closest to the ensemble.
-
-    Args:
-        make: an unbuilt student with these maps.
-        scorer: has other samples.
-
-    Returns:
-        The best, or the first if about as good; and all scores.
-    """
-    if len(candidates) == 1:
-        return candidates[0], []
-    students = [make(candidate, candidate.make(problems)) for candidate in candidates]
-    build_layerwise(students, teachers, calibration, on_progress)
-    scores = [scorer(student) for student in students]
-    best = min(range(len(scores)), key=lambda i: handicapped(scores[i], candidates[i], candidates[0], scorer))
-    if within_margin(scores[0], scores[best]):
-        best = 0
-    measured = [{"candidate": c.label, scorer.measure: score} for c, score in zip(candidates, scores, strict=True)]
-    return candidates[best], measured
 
 
 def handicapped(score: float, candidate: MapCandidate, default: MapCandidate, scorer: PilotScorer) -> float:

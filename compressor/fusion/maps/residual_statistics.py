@@ -1,9 +1,10 @@
-"""Statistics of the teachers' residual streams and their readers."""
+"""Statistics of the teachers' residual streams and their readers, all from one pass of each teacher."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from compressor.errors import UserError
 from compressor.fusion.calibration.batches import Batch
 from compressor.fusion.calibration.capture import capture_taps, check_captured
 from compressor.fusion.calibration.masks import Masks
+from compressor.fusion.calibration.sizes import samples_of_tokens, stream_tokens
 from compressor.fusion.calibration.statistics import Gram, join_coordinates, token_rows
 from compressor.fusion.context import FusionContext
 from compressor.fusion.features.weight_features import space_weight_gram
@@ -24,20 +26,30 @@ from compressor.fusion.plan import is_folded, wide_spaces
 from compressor.fusion.teacher import FusionTeacher
 from compressor.models.inputs import without_labels
 
-#: Samples for residual maps: few are enough, since every layer's tokens count.
-RESIDUAL_SAMPLES = 128
+#: Samples for residual maps, at most, and tokens: few are enough, since every layer's count.
+RESIDUAL_SAMPLES, RESIDUAL_TOKENS, TOKENS_PER_COORDINATE = 128, 8192, 8
 #: Weight of the stream itself, in modules: norms divide by its size, writers are fitted to it.
 STREAM_WEIGHT = 3
 
 
-def residual_problems(context: FusionContext) -> dict[str, ResidualProblem]:
-    """Problems of residual and embedding spaces."""
+def residual_problems(context: FusionContext, *, reads: bool = False) -> dict[str, ResidualProblem]:
+    """Problems of residual and embedding spaces.
+
+    Args:
+        reads: with the streams' reads, which the same pass measures.
+    """
     models = [*context.teachers, *([context.anchor] if context.anchor is not None else [])]
     spaces = wide_spaces(context.anatomy)
+    measured: dict[str, list[StreamRead]] = {}
     if context.calibration is None or not context.from_activations:
         grams = {space: space_weight_gram(models, space) for space in spaces}
     else:
-        grams = space_grams(models, context.anatomy, spaces, context.calibration.subset(RESIDUAL_SAMPLES))
+        readings = {space: _readings(context.anatomy, space, models[0]) if reads else [] for space in spaces}
+        samples = context.calibration.subset(_sample_count(context, models))
+        moments = _stream_moments(models, context.anatomy, spaces, readings, samples)
+        grams = {space: _mean_moment(models, context.anatomy, space, moments) for space in spaces}
+        if reads:
+            measured = {space: _stream_reads(context.teachers, space, readings[space], moments) for space in spaces}
     return {
         space: ResidualProblem(
             gram=grams[space],
@@ -47,20 +59,12 @@ def residual_problems(context: FusionContext) -> dict[str, ResidualProblem]:
             centred=space in context.anatomy.centred and context.anatomy.rotatable(space),
             rotatable=context.anatomy.rotatable(space),
             coupling=context.coupling,
+            reads=measured.get(space, ()),
         )
         for space in spaces
     }
 
 
-def with_reads(context: FusionContext, problems: Mapping[str, ResidualProblem]) -> dict[str, ResidualProblem]:
-    """Add reads to the problems, by a second pass."""
-    assert context.calibration is not None
-    samples = context.calibration.subset(RESIDUAL_SAMPLES)
-    reads = space_reads(context.teachers, context.anatomy, list(problems), samples)
-    return {space: replace(problem, reads=reads[space]) for space, problem in problems.items()}
-
-
-@torch.no_grad()
 def space_grams(
     teachers: Sequence[FusionTeacher], anatomy: Anatomy, spaces: Sequence[str], batches: Sequence[Batch]
 ) -> dict[str, Tensor]:
@@ -68,22 +72,8 @@ def space_grams(
 
     Each depth's are divided by its mean square, whose growth norms cancel.
     """
-    taps = {space: space_taps(anatomy, space) for space in spaces}
-    masks = Masks(batches, anatomy)
-    grams: dict[tuple[str, Tap], Gram] = {}
-    for index, batch in enumerate(batches):
-        for place, values in _joint_values(teachers, taps, masks, index, batch):
-            grams.setdefault(place, Gram(values.shape[1])).add(values)
-    moments = {}
-    for space in spaces:
-        sizes = [teacher.space(space).size for teacher in teachers]
-        share = torch.cat([torch.full((n,), t.weight / n) for n, t in zip(sizes, teachers, strict=True)])
-        total = torch.zeros(sum(sizes), sum(sizes), dtype=torch.float64)
-        for tap in taps[space]:
-            moment = grams[space, tap].second_moment()
-            total += moment / (moment.diagonal() @ share.double()).clamp(min=1e-30)
-        moments[space] = total / len(taps[space])
-    return moments
+    moments = _stream_moments(teachers, anatomy, spaces, {}, batches)
+    return {space: _mean_moment(teachers, anatomy, space, moments) for space in spaces}
 
 
 @dataclass(frozen=True)
@@ -100,7 +90,6 @@ class _Reading:
     norm: Norm | None
 
 
-@torch.no_grad()
 def space_reads(
     teachers: Sequence[FusionTeacher], anatomy: Anatomy, spaces: Sequence[str], batches: Sequence[Batch]
 ) -> dict[str, list[StreamRead]]:
@@ -111,13 +100,48 @@ def space_reads(
     softmax cancels their mean.
     """
     readings = {space: _readings(anatomy, space, teachers[0]) for space in spaces}
+    moments = _stream_moments(teachers, anatomy, spaces, readings, batches)
+    return {space: _stream_reads(teachers, space, readings[space], moments) for space in spaces}
+
+
+def _sample_count(context: FusionContext, models: Sequence[FusionTeacher]) -> int:
+    """Samples whose tokens suffice."""
+    assert context.calibration is not None
+    size = max(sum(teacher.space(space.name).size for teacher in models) for space in context.anatomy.residuals)
+    wanted = max(RESIDUAL_TOKENS, TOKENS_PER_COORDINATE * size)
+    return samples_of_tokens(wanted, stream_tokens(models[0], context.calibration.all), 1, RESIDUAL_SAMPLES)
+
+
+@torch.no_grad()
+def _stream_moments(
+    teachers: Sequence[FusionTeacher],
+    anatomy: Anatomy,
+    spaces: Sequence[str],
+    readings: Mapping[str, Sequence[_Reading]],
+    batches: Sequence[Batch],
+) -> dict[tuple[str, Tap], Gram]:
+    """Joint moments of all teachers' coordinates, by space and tap; taps of one tensor share them."""
+    taps = {
+        space: dict.fromkeys([*space_taps(anatomy, space), *(reading.tap for reading in readings.get(space, ()))])
+        for space in spaces
+    }
     masks = Masks(batches, anatomy)
+    #: {tap: the tap whose sums serve it}.
+    first: dict[tuple[str, Tap], tuple[str, Tap]] = {}
+    known: dict[tuple[Any, ...], tuple[str, Tap]] = {}
     grams: dict[tuple[str, Tap], Gram] = {}
     for index, batch in enumerate(batches):
-        taps = [reading.tap for space_readings in readings.values() for reading in space_readings]
-        captured = [_capture(teacher, taps, batch) for teacher in teachers]
-        for space, space_readings in readings.items():
-            for tap in (reading.tap for reading in space_readings):
+        captured = [
+            _capture(t, list(dict.fromkeys(tap for group in taps.values() for tap in group)), batch) for t in teachers
+        ]
+        for space, group in taps.items():
+            for tap in group:
+                if index == 0:
+                    stack = anatomy.tokens.get(tap[0])
+                    same = (space, stack, *((v[tap].data_ptr(), v[tap].shape, v[tap].stride()) for v in captured))
+                    first[space, tap] = known.setdefault(same, (space, tap))
+                if first[space, tap] != (space, tap):
+                    continue
                 # A head may read several tokens side by side.
                 parts = [
                     token_rows(values[tap], masks.of(index, tap[0])).reshape(-1, teacher.space(space).size)
@@ -125,23 +149,38 @@ def space_reads(
                 ]
                 joint = join_coordinates(parts)
                 grams.setdefault((space, tap), Gram(joint.shape[1])).add(joint)
-    return {
-        space: [
-            _stream_read(teachers, space, reading, grams.pop((space, reading.tap)).second_moment())
-            for reading in space_readings
-        ]
-        for space, space_readings in readings.items()
-    }
+    return {place: grams[representative] for place, representative in first.items()}
 
 
-def _joint_values(
-    teachers: Sequence[FusionTeacher], taps: Mapping[str, Sequence[Tap]], masks: Masks, index: int, batch: Batch
-) -> Iterator[tuple[tuple[str, Tap], Tensor]]:
-    """One batch's pooled coordinates [T, Σ n_k], by space and tap."""
-    captured = [_capture(teacher, [tap for group in taps.values() for tap in group], batch) for teacher in teachers]
-    for space, group in taps.items():
-        for tap in group:
-            yield (space, tap), join_coordinates([token_rows(v[tap], masks.of(index, tap[0])) for v in captured])
+def _mean_moment(
+    teachers: Sequence[FusionTeacher], anatomy: Anatomy, space: str, moments: Mapping[tuple[str, Tap], Gram]
+) -> Tensor:
+    """The mean of all depths' moments, each divided by its mean square."""
+    sizes = [teacher.space(space).size for teacher in teachers]
+    share = torch.cat([torch.full((n,), t.weight / n) for n, t in zip(sizes, teachers, strict=True)])
+    total = torch.zeros(sum(sizes), sum(sizes), dtype=torch.float64)
+    taps = space_taps(anatomy, space)
+    for tap in taps:
+        moment = moments[space, tap].second_moment()
+        total += moment / (moment.diagonal() @ share.double()).clamp(min=1e-30)
+    return total / len(taps)
+
+
+def _stream_reads(
+    teachers: Sequence[FusionTeacher],
+    space: str,
+    readings: Sequence[_Reading],
+    moments: Mapping[tuple[str, Tap], Gram],
+) -> list[StreamRead]:
+    """The reads of one space; moments in the activations' precision."""
+    n = sum(teacher.space(space).size for teacher in teachers)
+    reads = []
+    for reading in readings:
+        gram = moments[space, reading.tap]
+        # An anchor comes last, and reads nothing.
+        read = _stream_read(teachers, space, reading, gram.second_moment()[:n, :n])
+        reads.append(StreamRead(read.moments.to(gram.dtype), tuple(each.to(gram.dtype) for each in read.readers)))
+    return reads
 
 
 def _capture(teacher: FusionTeacher, taps: Sequence[Tap], batch: Batch) -> dict[Tap, Tensor]:

@@ -113,7 +113,10 @@ def _bars(candidates: Sequence[Report], chosen: str, names: Mapping[str, str]) -
         marked = entry["candidate"] == chosen
         share = 1.0 if entry[measure] is None else min(entry[measure] / largest, 1)
         name = _with_names(entry["candidate"], names) + (" (chosen)" if marked else "")
-        bars.append({"name": name, "text": format_measure(entry[measure]), "share": share, "marked": marked})
+        text = format_measure(entry[measure])
+        if entry.get("samples"):
+            text += f" ({entry['samples']} samples, {entry['seconds']:.1f} s)"
+        bars.append({"name": name, "text": text, "share": share, "marked": marked})
     return {"bars": bars, "caption": f"{where} {unit}; less is better."}
 
 

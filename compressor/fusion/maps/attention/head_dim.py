@@ -72,9 +72,9 @@ def _low_rank_blocks(
     """Push and pull that preserve QKᵀ and VO, per role and head."""
     name, m, per_group = student.name, student.head_dim, student.heads // student.groups
     pooled = {role: torch.cat([teacher_maps[map_key(name, role)].push for teacher_maps in maps]) for role in Role}
-    queries = _diagonal(pooled[Role.QUERY].T @ statistics.queries @ pooled[Role.QUERY], d)
-    keys = _diagonal(pooled[Role.KEY].T @ statistics.keys @ pooled[Role.KEY], d)
-    outputs = _diagonal(pooled[Role.OUTPUT].T @ statistics.outputs @ pooled[Role.OUTPUT], d)
+    queries = _moments_of_heads(pooled[Role.QUERY], statistics.queries, d)
+    keys = _moments_of_heads(pooled[Role.KEY], statistics.keys, d)
+    outputs = _moments_of_heads(pooled[Role.OUTPUT], statistics.outputs, d)
     pulls = torch.cat([teacher_maps[map_key(name, Role.OUTPUT)].pull for teacher_maps in maps])
     readers = pulls.T @ statistics.outgoing
     blocks: dict[Role, list[_Pair]] = {role: [] for role in Role if role is not Role.HEADS}
@@ -105,9 +105,14 @@ def _group_blocks(query: Tensor, key: Tensor, values: _Pair, d: int, student: Sp
     }
 
 
-def _diagonal(moments: Tensor, size: int) -> list[Tensor]:
-    """The diagonal blocks [size, size]."""
-    return [moments[k : k + size, k : k + size] for k in range(0, len(moments), size)]
+def _moments_of_heads(push: Tensor, moments: Tensor, size: int) -> list[Tensor]:
+    """Moments [size, size] within each of the student's heads; few of the teachers' channels go into one."""
+    heads = []
+    for columns in push.split(size, dim=1):
+        rows = columns.any(dim=1).nonzero().flatten()
+        part = columns[rows]
+        heads.append(part.T @ moments[rows[:, None], rows] @ part)
+    return heads
 
 
 def _pull_of(push: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Seconds and memory of fusions against the teachers' forward passes."""
