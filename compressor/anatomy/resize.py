@@ -139,8 +139,10 @@ def _find_lists(config: PretrainedConfig) -> tuple[Layers, ...]:
         prefixes = {match[1] for name in extra if (match := re.match(rf"(.*?\.){last}\.", name))}
         if extra and len(prefixes) == 1:
             prefix = prefixes.pop()
-            # The last layer may have parameters of its own, which the one before it gets.
-            if all(name.startswith(prefix) for name in set(less) - set(more)):
+            # The last layer may have parameters of its own, which the one before it gets; it is gone as a whole.
+            if all(
+                name.startswith(prefix) and not name.startswith(f"{prefix}{last}.") for name in set(less) - set(more)
+            ):
                 fields.setdefault(prefix, []).append(field)
     ordered = sorted(fields, key=lambda prefix: next(i for i, name in enumerate(base) if name.startswith(prefix)))
     return tuple(Layers(prefix, tuple(fields[prefix]), getattr(config, fields[prefix][0])) for prefix in ordered)

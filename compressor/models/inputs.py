@@ -124,6 +124,9 @@ def dummy_inputs(
     inputs: dict[str, Tensor] = {}
     if "input_ids" in needed:
         ids = _random_ids(config, batch, length, generator)
+        if config.is_encoder_decoder and config.architectures and classifies_text(config):
+            # The answer is read at the last end token (BART, T5).
+            ids[:, -1] = int(config.eos_token_id)
         inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     for name in needed:
         if name in ("input_ids", "decoder_input_ids"):
@@ -155,7 +158,9 @@ def _needed_inputs(config: PretrainedConfig) -> list[str]:
         needed = ["input_features"]
     if is_dual_config(config):
         needed += ["input_ids", "pixel_values"]
-    needed += ["decoder_input_ids"] if config.is_encoder_decoder else []
+    # Classifiers shift the text themselves.
+    shifted = bool(config.architectures) and classifies_text(config)
+    needed += ["decoder_input_ids"] if config.is_encoder_decoder and not shifted else []
     wanted = {*needed, *_ALWAYS}
     return [name for name in known if name in wanted and not name.endswith("mask")] or list(dict.fromkeys(needed))
 
