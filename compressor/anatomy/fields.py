@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -113,7 +114,8 @@ def interpret(
 
 def _check_counted(full: PretrainedConfig, small: PretrainedConfig, table: Table, heads: Mapping[str, str]) -> None:
     """Refuse attention that has other heads in the small config and no field that is known to count them."""
-    changed = {value for name, value in head_counts(small) if read_field(full, name) != value}
+    counts = [(name, value) for name, value in head_counts(small) if not re.search(r"dim|size", name)]
+    changed = {value for name, value in counts if read_field(full, name) != value}
     for name, space in table.spaces.items():
         if space.kind is Kind.ATTENTION and name not in heads and space.heads in changed:
             raise CertificateError(

@@ -50,7 +50,9 @@ def settle_unreached(study: Study, anatomy: Anatomy, sized: Iterable[str]) -> An
     untried = [
         name
         for name in readable_inputs(study.model)
-        if not _MASK.fullmatch(name) and not any(name in inputs for inputs in study.trials)
+        if not _MASK.fullmatch(name)
+        and not (name == "encoder_hidden_states" and not getattr(study.config, "add_cross_attention", False))
+        and not any(name in inputs for inputs in study.trials)
     ]
     if resized and untried:
         total = sum(parameter.numel() for parameter in study.model.parameters())

@@ -102,13 +102,14 @@ class _Tabulation:
 
     def _name_hidden(self, loose: set[str]) -> None:
         hidden = self._hidden_dims(loose)
-        layers = [self.attentions.layer_of(parameters[0]) for _, parameters in hidden]
+        layers = [self._layer_of_all(parameters) for _, parameters in hidden]
         for (dim, parameters), layer in zip(hidden, layers, strict=True):
             dims_of = [self.traced.parameters[name] for name in parameters]
             looked_up = any(d.looked_up and d.root is dim for dims in dims_of for d in dims)
             # Parameters of three dimensions hold a matrix per expert.
             copies = dims_of[0][0].size if all(len(dims) == 3 for dims in dims_of) else 1
-            if looked_up and not layer:
+            shared = not layer and bool(self.attentions.layer_of(parameters[0]))
+            if (looked_up and not layer) or shared:
                 name, kind = _unused("embedding", self.spaces), Kind.EMBEDDING
             elif layer and layers.count(layer) == 1:
                 name, kind = f"{layer}.ffn", Kind.HIDDEN
@@ -116,6 +117,11 @@ class _Tabulation:
                 name, kind = _unused(parameters[0].rpartition(".")[0], self.spaces), Kind.HIDDEN
             self.names[id(dim)] = name
             self.spaces[name] = Space(name, kind, dim.size, copies=copies)
+
+    def _layer_of_all(self, parameters: Sequence[str]) -> str:
+        """The layer of all parameters; "" where several read one vector (DeBERTa's relative positions)."""
+        layers = {self.attentions.layer_of(name) for name in parameters}
+        return layers.pop() if len(layers) == 1 else ""
 
     def _hidden_dims(self, loose: set[str]) -> list[tuple[Dim, list[str]]]:
         """Interchangeable unnamed dimensions with their parameters."""

@@ -122,6 +122,9 @@ def dummy_inputs(
     inputs: dict[str, Tensor] = {}
     if "input_ids" in needed:
         inputs |= _tokens_and_media(config, batch, length, generator)
+        if config.is_encoder_decoder and config.architectures and classifies_text(config):
+            # The answer is read at the last end token (BART, T5).
+            inputs["input_ids"][:, -1] = int(config.eos_token_id)
     if "pixel_values" in needed and "spatial_shapes" in _read_by(config):
         inputs |= patched_images(config, batch, generator)
     for name in needed:
@@ -178,7 +181,9 @@ def _needed_inputs(config: PretrainedConfig) -> list[str]:
         needed = ["input_features"]
     if is_dual_config(config):
         needed += ["input_ids", "pixel_values"]
-    needed += ["decoder_input_ids"] if config.is_encoder_decoder else []
+    # Classifiers shift the text themselves.
+    shifted = bool(config.architectures) and classifies_text(config)
+    needed += ["decoder_input_ids"] if config.is_encoder_decoder and not shifted else []
     wanted = {*needed, *_ALWAYS}
     return [name for name in known if name in wanted and not name.endswith("mask")] or list(dict.fromkeys(needed))
 

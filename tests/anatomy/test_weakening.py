@@ -12,6 +12,7 @@ from compressor.anatomy.hooks import all_outputs
 from compressor.anatomy.resize import with_fields
 from compressor.errors import UserError
 from compressor.fusion import fuse_models
+from compressor.fusion.self_test import check_recovery
 from compressor.models.inputs import dummy_inputs
 from compressor.recipe import FusionOptions
 
@@ -125,3 +126,24 @@ def test_a_config_that_names_no_class_is_inspected_as_its_base_model():
     config.architectures = None
     assert inspect_config(config).model_class == "Exaone4Model"
     assert config.architectures is None
+
+
+def test_outputs_that_a_model_adds_to_in_place_are_captured_before():
+    # Falcon adds attention to the output of its FFN in place, so a refit would have aimed at both.
+    assert check_recovery(with_fields(odd("falcon"), {"multi_query": False, "alibi": True})) < 1e-10
+
+
+def test_a_vector_that_all_layers_read_is_no_layers_own():
+    relative = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 20}
+    config = AutoConfig.for_model("deberta", **_TEXT, **relative, num_attention_heads=4, max_position_embeddings=40)
+    config.architectures = ["DebertaForMaskedLM"]
+    anatomy = inspect_config(config)
+    assert [space.kind for space in anatomy.spaces.values() if space.kind is Kind.EMBEDDING] == [Kind.EMBEDDING]
+    assert {axis.parts[0].key for axis in anatomy.axes["deberta.encoder.rel_embeddings.weight"]} == {None, "embedding"}
+
+
+def test_a_sequence_classifier_with_a_decoder_answers_at_its_end_token():
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 60}
+    config = AutoConfig.for_model("t5", **sizes, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)
+    config.architectures = ["T5ForSequenceClassification"]
+    assert inspect_config(config).error <= CERTIFICATE_TOLERANCE

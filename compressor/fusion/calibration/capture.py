@@ -44,7 +44,12 @@ def capture_taps(model: nn.Module, taps: Sequence[Tap], *, stop: bool = False) -
         return lambda _, args, kwargs: keep(tap, first_tensor(args) if args else first_tensor(kwargs))
 
     def after(tap: Tap) -> Any:
-        return lambda _, __, output: keep(tap, first_tensor(output))
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            value = first_tensor(output)
+            # Some models add to it in place (Falcon).
+            keep(tap, None if value is None else value.clone())
+
+        return hook
 
     handles = []
     for tap in taps:
