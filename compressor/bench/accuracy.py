@@ -231,7 +231,7 @@ def measure_deployed(
     return model_tally.score(), {
         name: DeployedScore(
             tally.score(),
-            None if (same := agreeing[name]) is None else same / rows,
+            None if (count := agreeing[name]) is None else count / rows,
             math.sqrt(squared_errors[name] / max(squared_norm, 1e-24)),
         )
         for name, tally in tallies.items()

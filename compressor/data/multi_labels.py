@@ -49,7 +49,7 @@ def find_value_columns(dataset: Dataset, option: str | None, outputs: int, where
     numbers = [name for name, feature in dataset.features.items() if _holds_numbers(feature, outputs)]
     usual = [name for known in _VALUES for name in numbers if name.casefold() == known]
     if usual or len(numbers) == 1:
-        return (usual or numbers)[:1]
+        return ((usual or numbers)[0],)
     if numbers:
         listed = " and ".join(f"'{name}'" for name in numbers)
         raise UserError(f"{where} has several columns of numbers, {listed}: name one with --label-column")

@@ -99,6 +99,11 @@ class Task:
         return (torch.isfinite(rows) if self.answers == "values" else rows >= 0).all(-1)
 
 
+#: (ending of a name, metrics, answers) of tasks of images and of texts alike.
+_OTHER_ANSWERS: tuple[tuple[str, tuple[str, ...], AnswerKind], ...] = (
+    ("multi-label", ("f1",), "labels"),
+    ("regression", ("spearman", "rmse"), "values"),
+)
 #: The first task with a matching head counts, so the headless "Model" comes last.
 TASKS: dict[str, Task] = {
     task.name: task
@@ -117,10 +122,7 @@ TASKS: dict[str, Task] = {
         *(
             Task(f"{kind}-{name}", (), metrics, answers=answers, columns=True)
             for kind in ("image", "text")
-            for name, metrics, answers in (
-                ("multi-label", ("f1",), "labels"),
-                ("regression", ("spearman", "rmse"), "values"),
-            )
+            for name, metrics, answers in _OTHER_ANSWERS
         ),
     )
 }
