@@ -46,11 +46,13 @@ def main() -> None:
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     rows = _kept(figures, versions)
     code = _code()
-    wanted = arguments.types or [name for name in model_types()[:: arguments.every] if name not in rows]
+    wanted = arguments.types or [
+        n for n in model_types()[:: arguments.every] if not _done(rows.get(n), arguments.until)
+    ]
     for name in wanted:
         start = time.perf_counter()
         rows[name] = _in_process(name, arguments.seconds, arguments.until)
-        rows[name] |= {"seconds": round(time.perf_counter() - start, 1), "code": code}
+        rows[name] |= {"seconds": round(time.perf_counter() - start, 1), "code": code, "until": arguments.until}
         print(name, json.dumps(rows[name]), file=sys.stderr, flush=True)
         ordered = dict(sorted(rows.items()))
         figures.write_text(json.dumps({"versions": versions, "types": ordered}, indent=1) + "\n", encoding="utf-8")
@@ -84,6 +86,13 @@ def _work(name: str, until: str, pipe: Connection) -> None:
     # Threads do not survive a fork.
     torch.set_num_threads(1)
     attempt(name, until, pipe.send)
+
+
+def _done(row: Row | None, until: str) -> bool:
+    """Whether a type was tried up to a step, or failed before it."""
+    if row is None:
+        return False
+    return bool(row.get("failed")) or STEPS.index(row.get("until", STEPS[-1])) >= STEPS.index(until)
 
 
 def _code() -> str:

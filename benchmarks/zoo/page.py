@@ -45,7 +45,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return [
         f"{row['error']:.0e}{wrong}" if row["certified"] else "no",
         f"{row['proven']:.0%}" if row["certified"] else "",
-        "yes" if row["fused"] else "no",
-        "no" if row["onnx"] is None else f"{row['onnx']:.0e}",
+        "" if row.get("until") == "certify" else "yes" if row["fused"] else "no",
+        "" if row.get("until") == "certify" else "no" if row["onnx"] is None else f"{row['onnx']:.0e}",
         str(row["message"]).replace("|", "/").replace("\n", " ")[:240],
     ]

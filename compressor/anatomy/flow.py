@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -109,11 +111,10 @@ class Flow:
     def _unit_scale(self, name: str) -> float:
         """1, or 0 for scales of 1 + weight."""
         module = self.modules[name]
-        values = torch.randn(2, 3, module.weight.numel(), dtype=module.weight.dtype)
         with torch.no_grad():
             before = module.weight.clone()
             module.weight.zero_()
-            scaled = module(values)
+            scaled = _normed(module)
             module.weight.copy_(before)
         shift = getattr(module, "bias", None)
         scaled = scaled - shift if isinstance(shift, Tensor) else scaled
@@ -191,3 +192,13 @@ class Flow:
             <= CERTIFICATE_TOLERANCE
         }
         return replace(anatomy, centred=frozenset(centred))
+
+
+def _normed(module: Any) -> Tensor:
+    """Random vectors through a norm, [..., C]; norms of maps take channels second."""
+    channels, dtype = module.weight.numel(), module.weight.dtype
+    for shape in ((2, 3, channels), (2, channels, 3), (2, channels, 3, 3)):
+        with suppress(RuntimeError, ValueError):
+            place = 2 if shape[-1] == channels and len(shape) == 3 else 1
+            return module(torch.randn(shape, dtype=dtype)).movedim(place, -1)
+    raise ValueError(f"{type(module).__name__} takes vectors of no known shape")

@@ -149,6 +149,15 @@ def test_a_model_of_images_among_tokens_becomes_narrower_in_all_its_parts():
     assert not torch.allclose(all_outputs(student, other)["logits"], logits)
 
 
+@pytest.mark.slow
+@torch.no_grad()
+def test_patches_of_all_images_in_one_list_are_fused_by_weights_alone():
+    teachers = [(str(seed), random_model(tiny("qwen3_vl"), seed).float()) for seed in (1, 2)]
+    student = fuse_models(teachers, 0.5, None, FusionOptions(residual="barycentre", inner="transport")).model
+    assert student.config.text_config.hidden_size == 16 and student.config.vision_config.hidden_size == 8
+    assert all_outputs(student, dummy_inputs(student.config))["logits"].isfinite().all()
+
+
 def test_as_many_placeholders_as_features_of_an_image():
     config = tiny("llava")
     inputs = dummy_inputs(config, batch=3, length=6)

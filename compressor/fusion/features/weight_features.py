@@ -64,7 +64,9 @@ class WeightFeatures:
                     columns = columns_of(written, key, occurrence=occurrence)
                     weight = teacher.read_weight(op)[:, columns]
                     if (mapping := maps.get(self._read_key(op))) is not None:
-                        weight = mapping.read(weight)
+                        # Neighbours side by side (merged patches) are read one by one.
+                        size = teacher.anatomy.spaces[teacher.local_name(op.reads or "")].size
+                        weight = torch.cat([mapping.read(part) for part in weight.split(size)])
                     bias = teacher.tensor(f"{op.module}.bias")
                     blocks += [weight.T] if bias is None else [weight.T, bias[columns, None]]
             if not blocks:
