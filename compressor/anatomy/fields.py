@@ -101,8 +101,21 @@ def interpret(
         if changed_meaning is Meaning.HEADS:
             meanings |= dict.fromkeys(alike, Meaning.FIXED if stuck.intersection(alike) else Meaning.HEADS)
             heads |= dict.fromkeys(changed, alike[0])
+    hidden = [name for name, meaning in meanings.items() if meaning is Meaning.HIDDEN]
+    for field in [name for name in counted if name not in meanings and heads.keys() < _attentions(table)]:
+        # Where channels have to keep their number (sections of rotation), the stream grows with the heads.
+        changed_meaning, changed, resized = _attention_meaning([field, *hidden], small, table, tabulate_config)
+        if changed_meaning is Meaning.HEADS and resized is not None:
+            meanings[field] = Meaning.FIXED if field in stuck else Meaning.HEADS
+            heads |= dict.fromkeys(changed, field)
+            if unchanged := _blocks(table, resized[1]):
+                blocks, many_heads = blocks | unchanged, resized[0]
     _check_counted(skeleton.config, small, table, heads)
     return Sizes(meanings, heads, groups, blocks, many_heads)
+
+
+def _attentions(table: Table) -> set[str]:
+    return {name for name, space in table.spaces.items() if space.kind is Kind.ATTENTION}
 
 
 def _check_counted(full: PretrainedConfig, small: PretrainedConfig, table: Table, heads: Mapping[str, str]) -> None:
@@ -174,11 +187,11 @@ def _attention_meaning(
     fields: Sequence[str], small: PretrainedConfig, table: Table, tabulate_config: Callable[[PretrainedConfig], Table]
 ) -> tuple[Meaning | None, list[str], tuple[PretrainedConfig, Table] | None]:
     """Attention meaning of a field (or of equal ones), its spaces, and the config and table that showed it."""
-    value = getattr(small, fields[0])
-    for resized in (2 * value, value // 2):
-        if resized < 1:
+    values = {field: int(getattr(small, field)) for field in fields}
+    for resized in ({f: 2 * v for f, v in values.items()}, {f: v // 2 for f, v in values.items()}):
+        if min(resized.values()) < 1:
             continue
-        config = with_fields(small, dict.fromkeys(fields, resized))
+        config = with_fields(small, resized)
         try:
             changed = tabulate_config(config)
         except BUILD_ERRORS:
