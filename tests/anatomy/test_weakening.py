@@ -121,6 +121,15 @@ def test_a_last_layer_with_parameters_of_its_own_is_a_layer():
     assert len(inspect_config(odd("gpt_neox_japanese")).layers) == 2
 
 
+def test_heads_that_no_field_counts_are_refused_in_one_line():
+    fields = _TEXT | _GROUPED | {"num_key_value_heads": 4}
+    config = AutoConfig.for_model("helium", **fields)
+    config.architectures = ["HeliumForCausalLM"]
+    with pytest.raises(UserError, match="this helium cannot become narrower: no field of its config is known to count"):
+        fuse_models([("teacher", random_model(config).float())], 0.5, None)
+    assert check_recovery(config) < 1e-4
+
+
 def test_a_config_that_names_no_class_is_inspected_as_its_base_model():
     config = odd("exaone4")
     config.architectures = None

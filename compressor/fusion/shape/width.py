@@ -10,7 +10,7 @@ from enum import StrEnum
 from transformers import PretrainedConfig
 
 from compressor.anatomy import Anatomy, Kind, Space
-from compressor.errors import UserError
+from compressor.errors import UnsupportedError, UserError
 
 #: Free residual widths are rounded to this multiple, for the hardware.
 WIDTH_MULTIPLE = 8
@@ -61,11 +61,20 @@ def attention_shapes(
 
     Raises:
         UserError: no channel or head is left, or heads cannot become smaller.
+        UnsupportedError: nothing is known to count the heads.
     """
     attentions = [space for space in anatomy.spaces.values() if space.kind is Kind.ATTENTION]
     if not attentions:
         hidden = _free_width(width, anatomy)
         return [AttentionShape("", hidden, dict.fromkeys(fields_of(anatomy, "hidden"), hidden))]
+    if not fields_of(anatomy, "heads"):
+        if width == 1:
+            hidden = anatomy.residual.size
+            return [AttentionShape("", hidden, dict.fromkeys(fields_of(anatomy, "hidden"), hidden))]
+        raise UnsupportedError(
+            f"this {config.model_type} cannot become narrower: no field of its config is known to count the heads of "
+            f"{attentions[0].name}, or they keep their places in some layer; width 1 keeps them"
+        )
     pinned = _pinned(config, attentions, teachers)
     if narrowing in (Narrowing.SMALLER, Narrowing.ALL) and pinned:
         raise UserError(f"heads of this {config.model_type} cannot become smaller: {pinned}; leave narrowing out")
