@@ -57,22 +57,10 @@ def interpret(
     meanings = dict.fromkeys((field for layers in skeleton.lists for field in layers.fields), Meaning.DEPTH)
     unsure: list[str] = []
     for growth in skeleton.growths:
-        kinds = _kinds(growth, table)
-        if Kind.RESIDUAL in kinds:
-            meaning = Meaning.HIDDEN
-        elif Kind.ATTENTION in kinds:
+        meaning = _size_meaning(growth, small, table)
+        if meaning is None:
             unsure += growth.fields
             continue
-        elif (
-            Kind.HIDDEN in kinds
-            and not _sizes_fixed(growth, table)
-            and all(_is_size(growth, small, name, table) for name in _hidden(growth, table))
-        ):
-            meaning = Meaning.FFN
-        elif Kind.EMBEDDING in kinds:
-            meaning = Meaning.EMBEDDING
-        else:
-            meaning = Meaning.FIXED
         meanings |= dict.fromkeys(growth.fields, meaning)
     # Attention that keeps its places somewhere keeps its heads everywhere.
     stuck = {field for growth in skeleton.growths if _sizes_fixed(growth, table) for field in growth.fields}
@@ -112,6 +100,19 @@ def interpret(
                 blocks, many_heads = blocks | unchanged, resized[0]
     _check_counted(skeleton.config, small, table, heads)
     return Sizes(meanings, heads, groups, blocks, many_heads)
+
+
+def _size_meaning(growth: Growth, small: PretrainedConfig, table: Table) -> Meaning | None:
+    """What fields that size parameters mean; None if heads or channels."""
+    kinds = _kinds(growth, table)
+    if Kind.RESIDUAL in kinds:
+        return Meaning.HIDDEN
+    if Kind.ATTENTION in kinds:
+        return None
+    sizes_units = Kind.HIDDEN in kinds and not _sizes_fixed(growth, table)
+    if sizes_units and all(_is_size(growth, small, name, table) for name in _hidden(growth, table)):
+        return Meaning.FFN
+    return Meaning.EMBEDDING if Kind.EMBEDDING in kinds else Meaning.FIXED
 
 
 def _attentions(table: Table) -> set[str]:

@@ -72,7 +72,7 @@ def test_channels_with_a_scale_of_their_own_are_not_mixed():
     config = odd("bitnet")
     assert not any(space.mixable for space in attentions(inspect_config(config)))
     teachers = [("teacher", random_model(config).float())]
-    with pytest.raises(UserError, match=r"heads of this bitnet cannot become smaller: .*gates or scales"):
+    with pytest.raises(UserError, match=r"this bitnet cannot become"):
         fuse_models(teachers, 0.5, None, FusionOptions(narrowing="smaller-heads"))
 
 
