@@ -59,23 +59,11 @@ def interpret(
     sized: dict[str, tuple[str, ...]] = {}
     shapes = shapes_of(skeleton.config)
     for growth in skeleton.growths:
-        kinds = _kinds(growth, table)
         sized |= dict.fromkeys(growth.fields, tuple(sorted(_grown_spaces(growth, table))))
-        if Kind.RESIDUAL in kinds:
-            meaning = Meaning.HIDDEN if _is_linear(growth, shapes, table) else Meaning.FIXED
-        elif Kind.ATTENTION in kinds:
+        meaning = _size_meaning(growth, small, table, shapes)
+        if meaning is None:
             unsure += growth.fields
             continue
-        elif (
-            Kind.HIDDEN in kinds
-            and not _sizes_fixed(growth, table)
-            and all(_is_size(growth, small, name, table) for name in _hidden(growth, table))
-        ):
-            meaning = Meaning.FFN
-        elif Kind.EMBEDDING in kinds:
-            meaning = Meaning.EMBEDDING
-        else:
-            meaning = Meaning.FIXED
         meanings |= dict.fromkeys(growth.fields, meaning)
     # Attention that keeps its places somewhere keeps its heads everywhere.
     stuck = {field for growth in skeleton.growths if _sizes_fixed(growth, table) for field in growth.fields}
@@ -108,8 +96,37 @@ def interpret(
             meanings |= dict.fromkeys(alike, Meaning.FIXED if stuck.intersection(alike) else Meaning.HEADS)
             heads |= dict.fromkeys(changed, alike[0])
             sized |= dict.fromkeys(alike, tuple(changed))
+    hidden = [name for name, meaning in meanings.items() if meaning is Meaning.HIDDEN]
+    for field in [name for name in counted if name not in meanings and heads.keys() < _attentions(table)]:
+        # Where channels have to keep their number (sections of rotation), the stream grows with the heads.
+        changed_meaning, changed, resized = _attention_meaning([field, *hidden], small, table, tabulate_config)
+        if changed_meaning is Meaning.HEADS and resized is not None:
+            meanings[field] = Meaning.FIXED if field in stuck else Meaning.HEADS
+            heads |= dict.fromkeys(changed, field)
+            sized[field] = tuple(changed)
+            if unchanged := _blocks(table, resized[1]):
+                blocks, many_heads = blocks | unchanged, resized[0]
     _check_counted(skeleton.config, small, table, heads)
     return Sizes(meanings, heads, groups, sized, blocks, many_heads)
+
+
+def _size_meaning(
+    growth: Growth, small: PretrainedConfig, table: Table, shapes: Mapping[str, tuple[int, ...]]
+) -> Meaning | None:
+    """What fields that size parameters mean; None if heads or channels."""
+    kinds = _kinds(growth, table)
+    if Kind.RESIDUAL in kinds:
+        return Meaning.HIDDEN if _is_linear(growth, shapes, table) else Meaning.FIXED
+    if Kind.ATTENTION in kinds:
+        return None
+    sizes_units = Kind.HIDDEN in kinds and not _sizes_fixed(growth, table)
+    if sizes_units and all(_is_size(growth, small, name, table) for name in _hidden(growth, table)):
+        return Meaning.FFN
+    return Meaning.EMBEDDING if Kind.EMBEDDING in kinds else Meaning.FIXED
+
+
+def _attentions(table: Table) -> set[str]:
+    return {name for name, space in table.spaces.items() if space.kind is Kind.ATTENTION}
 
 
 def _check_counted(full: PretrainedConfig, small: PretrainedConfig, table: Table, heads: Mapping[str, str]) -> None:
@@ -197,11 +214,11 @@ def _attention_meaning(
     fields: Sequence[str], small: PretrainedConfig, table: Table, tabulate_config: Callable[[PretrainedConfig], Table]
 ) -> tuple[Meaning | None, list[str], tuple[PretrainedConfig, Table] | None]:
     """Attention meaning of a field (or of equal ones), its spaces, and the config and table that showed it."""
-    value = read_field(small, fields[0])
-    for resized in (2 * value, value // 2):
-        if resized < 1:
+    values = {field: int(read_field(small, field)) for field in fields}
+    for resized in ({f: 2 * v for f, v in values.items()}, {f: v // 2 for f, v in values.items()}):
+        if min(resized.values()) < 1:
             continue
-        config = with_fields(small, dict.fromkeys(fields, resized))
+        config = with_fields(small, resized)
         try:
             changed = tabulate_config(config)
         except BUILD_ERRORS:

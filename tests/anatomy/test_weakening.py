@@ -72,7 +72,7 @@ def test_channels_with_a_scale_of_their_own_are_not_mixed():
     config = odd("bitnet")
     assert not any(space.mixable for space in attentions(inspect_config(config)))
     teachers = [("teacher", random_model(config).float())]
-    with pytest.raises(UserError, match=r"heads of this bitnet cannot become smaller: .*gates or scales"):
+    with pytest.raises(UserError, match=r"this bitnet cannot become"):
         fuse_models(teachers, 0.5, None, FusionOptions(narrowing="smaller-heads"))
 
 
@@ -119,6 +119,15 @@ def test_a_latent_beside_fixed_channels_becomes_narrower():
 
 def test_a_last_layer_with_parameters_of_its_own_is_a_layer():
     assert len(inspect_config(odd("gpt_neox_japanese")).layers) == 2
+
+
+def test_heads_that_no_field_counts_are_refused_in_one_line():
+    fields = _TEXT | _GROUPED | {"num_key_value_heads": 4}
+    config = AutoConfig.for_model("helium", **fields)
+    config.architectures = ["HeliumForCausalLM"]
+    with pytest.raises(UserError, match="this helium cannot become narrower: no field of its config is known to count"):
+        fuse_models([("teacher", random_model(config).float())], 0.5, None)
+    assert check_recovery(config) < 1e-4
 
 
 def test_a_config_that_names_no_class_is_inspected_as_its_base_model():

@@ -12,7 +12,7 @@ from fractions import Fraction
 from transformers import PretrainedConfig
 
 from compressor.anatomy import Anatomy, Kind, Space
-from compressor.errors import UserError
+from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.shape.streams import split_streams, stream_of
 from compressor.models.config_fields import part_of, read_field
 from compressor.recipe.fusion import BY_WIDTH, Ratios
@@ -68,6 +68,7 @@ def attention_shapes(
 
     Raises:
         UserError: no channel or head is left, or heads cannot become smaller.
+        UnsupportedError: nothing is known to count the heads.
     """
     streams = [_shapes(config, stream, width, narrowing, teachers, ratios) for stream in split_streams(anatomy)]
     count = max(map(len, streams))
@@ -92,11 +93,19 @@ def _shapes(
 ) -> list[AttentionShape]:
     """The shapes of streams that one field sizes."""
     attentions = [space for space in anatomy.spaces.values() if space.kind is Kind.ATTENTION]
-    if attentions and (ratios.heads is not None or ratios.hidden is not None):
-        return [_apart(config, anatomy, attentions, width, narrowing, ratios)]
     if not attentions:
         hidden = _free_width(width if ratios.hidden is None else ratios.hidden, anatomy)
         return [AttentionShape("", hidden, _hidden_fields(config, anatomy, hidden))]
+    if not fields_of(anatomy, "heads"):
+        if width == 1:
+            hidden = anatomy.residual.size
+            return [AttentionShape("", hidden, _hidden_fields(config, anatomy, hidden))]
+        raise UnsupportedError(
+            f"this {config.model_type} cannot become narrower: no field of its config is known to count the heads of "
+            f"{attentions[0].name}, or they keep their places in some layer; width 1 keeps them"
+        )
+    if ratios.heads is not None or ratios.hidden is not None:
+        return [_apart(config, anatomy, attentions, width, narrowing, ratios)]
     part = _part(config, anatomy)
     pinned = _pinned(_config_of(config, part), attentions, [_config_of(each, part) for each in teachers])
     if narrowing in (Narrowing.SMALLER, Narrowing.ALL) and pinned:
