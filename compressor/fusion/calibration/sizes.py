@@ -15,7 +15,7 @@ from compressor.fusion.teacher import FusionTeacher
 from compressor.models.inputs import without_labels
 
 #: Tokens of a refit, at least, and per input of the widest module: more change its held-out errors little.
-REFIT_TOKENS, TOKENS_PER_FITTED_INPUT = 32768, 32
+REFIT_TOKENS, TOKENS_PER_FITTED_INPUT = 32768, 48
 #: Samples per input of a head that reads one token of each.
 SAMPLES_PER_POOLED_INPUT = 4
 
