@@ -195,14 +195,14 @@ def fitted_together(
         UserError: they are no ensemble; preprocessors are compared where all are known.
     """
     from compressor.models.class_heads import with_common_classes
+    from compressor.models.classes import teachers_choice
     from compressor.models.compatibility import check_compatible, check_compatible_configs
 
+    choice = teachers_choice(classes, None if student is None else student.config)
     if all(teacher.source.kind != "object" for teacher in teachers):
-        check_compatible(teachers, "union" if student is not None else classes)
+        check_compatible(teachers, choice)
     else:
-        check_compatible_configs(
-            [(teacher.name, teacher.config) for teacher in teachers], "union" if student is not None else classes
-        )
+        check_compatible_configs([(teacher.name, teacher.config) for teacher in teachers], choice)
     return with_common_classes(teachers, classes, student)
 
 

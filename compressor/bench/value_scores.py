@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from compressor.bench.sample_mean import SampleMean
@@ -50,6 +49,9 @@ class ValueTally:
 
         The error is Bonett's and Wright's (2000, https://doi.org/10.1007/BF02294183), as if outputs were one.
         """
+        # Takes a second to import, and most models have classes.
+        from scipy import stats
+
         predicted, expected = torch.cat(self._predicted), torch.cat(self._expected)
         count = len(predicted)
         if count < 2 or bool((predicted == predicted[0]).all(0).any()) or bool((expected == expected[0]).all(0).any()):

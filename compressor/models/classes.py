@@ -86,6 +86,11 @@ def match_classes(
     return CommonClasses(tuple(titles[key] for key in common), numbers)
 
 
+def teachers_choice(choice: ClassesName, student: PretrainedConfig | None) -> ClassesName:
+    """How teachers' classes may differ from each other: with a given student, whose classes count, in any way."""
+    return choice if student is None or not is_classifier(student) else "union"
+
+
 def _names(config: PretrainedConfig) -> list[str]:
     return [str(name) for _, name in sorted((config.id2label or {}).items(), key=lambda item: int(item[0]))]
 

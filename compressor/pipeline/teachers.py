@@ -13,6 +13,7 @@ from compressor.errors import UserError
 from compressor.fusion.shape.spec import StudentSpec, depth_of, student_specs, widest_teacher
 from compressor.models.builtin import BUILTIN, builtin_data
 from compressor.models.class_heads import with_common_classes
+from compressor.models.classes import teachers_choice
 from compressor.models.compatibility import check_compatible, check_compatible_configs
 from compressor.models.load import load_teacher
 from compressor.models.resolve import load_config, resolve
@@ -119,7 +120,7 @@ def load_ensemble(
         if on_progress:
             on_progress(None, f"loading {name}")
         teachers.append(load_teacher(name, device=device, progress=on_progress))
-    check_compatible(teachers, "union" if student is not None else classes)
+    check_compatible(teachers, teachers_choice(classes, None if student is None else student.config))
     return with_common_classes(teachers, classes, student)
 
 

@@ -48,7 +48,7 @@ def test_every_command_explains_itself(capsys, name):
 
 def test_brackets_in_the_help_are_no_markup(capsys):
     out = compress(capsys, "fuse", "--help-all")[1]
-    assert "'compressor[tensorboard]'" in out.replace("│", "")
+    assert "'compressor[tensorboard]'" in "".join(out.replace("│", "").split())
     assert "[default: 0.5]" in out and "[dim]" not in out
 
 
@@ -174,7 +174,8 @@ def test_a_search_says_what_it_chose(capsys, student, vit_a, image_folder, tmp_p
         "--label-weight", 1, "--steps", 2, "--batch-size", 4, "--no-latency", "--no-onnx", "-o", tmp_path / "s",
     ]  # fmt: skip
     code, out, err = compress(capsys, "finetune", student, "-t", vit_a, "--data", image_folder, *options)
-    assert (code, err) == (0, "")
+    # Whether two steps help on a single sample is luck.
+    assert code == 0 and (not err or err.startswith("warning: the finetune did not help: kept the as given weights"))
     assert " on 1 held-out training sample" in out
     found = json.loads((tmp_path / "s" / "report.json").read_text())
     # Which one wins on a single sample is luck; it has to be the one with the least loss.

@@ -47,7 +47,7 @@ IMAGES = [
     ("patch_size", 0), ("patch_size", -1), ("patch_size", 32), ("patch_size", [8]), ("image_size", 0),
     ("image_size", 4), ("image_size", [16, 16, 16]), ("num_channels", -1), ("num_channels", 0), ("hidden_act", "nope"),
     ("hidden_dropout_prob", 2.0), ("hidden_dropout_prob", -1.0), ("layer_norm_eps", "x"), ("architectures", [3]),
-    ("architectures", [None]), ("architectures", "ViTForImageClassification"), ("architectures", ...),
+    ("architectures", [None]), ("architectures", "ViTForImageClassification"),
     ("is_encoder_decoder", True),
 ]  # fmt: skip
 TEXTS = [
@@ -285,3 +285,11 @@ def test_layers_that_there_are_not_are_named(capsys, vit_a, tmp_path, layers):
     (tmp_path / "t" / "config.json").write_text(json.dumps(config))
     code, _, told = compress(capsys, "plan", tmp_path / "t")
     assert code == 2 and f"num_hidden_layers is {layers} and should be a positive whole number" in told
+
+
+def test_a_config_that_names_no_class_is_inspected_as_its_base_model_and_not_fused(capsys, tmp_path, vit_a):
+    nameless = changed(vit_a, tmp_path / "nameless", architectures=...)
+    code, out, err = compress(capsys, "inspect", nameless)
+    assert (code, err) == (0, "") and "ViTModel" in out
+    for command in (("plan",), ("fuse", "-o", tmp_path / "student"), ("export", "-o", tmp_path / "files")):
+        assert "add `architectures` to config.json" in refused(capsys, command[0], nameless, *command[1:])

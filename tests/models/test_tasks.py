@@ -59,5 +59,5 @@ def test_data_of_other_models_cannot_be_read():
     ],
 )
 def test_a_class_is_known_by_the_auto_mappings_not_by_the_end_of_its_name(name, task):
-    config = ViTConfig(architectures=[name])
+    config = ViTConfig(architectures=[name], is_encoder_decoder=task == "seq2seq-lm")
     assert find_task(config).name == task
