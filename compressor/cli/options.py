@@ -73,7 +73,7 @@ FLAGS: dict[str, Flag] = {
         Flag("--distil-weight", "finetune.distil_weight", FINETUNE, float),
         Flag("--temperature", "finetune.temperature", FINETUNE, metavar="FLOAT|auto"),
         Flag("--label-weight", "finetune.label_weight", FINETUNE, float),
-        Flag("--losses", "finetune.losses", FINETUNE, metavar="NAME=WEIGHT,...|auto|none", parse=parsing.parse_losses),
+        Flag("--losses", "finetune.losses", FINETUNE, metavar="NAME=WEIGHT,...|auto", parse=parsing.parse_losses),
         Flag("--accumulate", "finetune.accumulate", FINETUNE, metavar="N|auto"),
         Flag("--precision", "finetune.precision", FINETUNE, metavar="NAME"),
         Flag("--recompute", "finetune.recompute", FINETUNE, bool),
