@@ -46,15 +46,8 @@ class Answers(Protocol):
         """Mean negative log likelihood of known labels, in nats: logits [P, C], labels [P], or [P, C] if no classes."""
         ...
 
-    def distillation_loss(
-        self,
-        student_logits: Tensor,
-        teacher_logits: Sequence[Tensor],
-        weights: Sequence[float],
-        temperature: float = 1.0,
-        mixing: float = 1.0,
-    ) -> Tensor:
-        """temperature² · KL(teachers' mixed answers ‖ student's) in nats, mean over samples [..., C]."""
+    def softened(self, rows: Tensor, temperature: float) -> Tensor:
+        """Rows at a temperature, which values do not have."""
         ...
 
 
@@ -76,15 +69,8 @@ class ClassAnswers:
     def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return functional.cross_entropy(logits, labels)
 
-    def distillation_loss(
-        self,
-        student_logits: Tensor,
-        teacher_logits: Sequence[Tensor],
-        weights: Sequence[float],
-        temperature: float = 1.0,
-        mixing: float = 1.0,
-    ) -> Tensor:
-        return ensemble_kl(student_logits, teacher_logits, weights, temperature, mixing)
+    def softened(self, rows: Tensor, temperature: float) -> Tensor:
+        return (rows / temperature).log_softmax(-1)
 
 
 class LabelAnswers:
@@ -106,16 +92,8 @@ class LabelAnswers:
     def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return functional.binary_cross_entropy_with_logits(logits, labels.to(logits))
 
-    def distillation_loss(
-        self,
-        student_logits: Tensor,
-        teacher_logits: Sequence[Tensor],
-        weights: Sequence[float],
-        temperature: float = 1.0,
-        mixing: float = 1.0,
-    ) -> Tensor:
-        target = self.mix(teacher_logits, weights, mixing) / temperature
-        return temperature**2 * self.divergence(target, student_logits / temperature).mean().to(student_logits)
+    def softened(self, rows: Tensor, temperature: float) -> Tensor:
+        return rows / temperature
 
 
 class ValueAnswers:
@@ -138,20 +116,33 @@ class ValueAnswers:
     def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return functional.mse_loss(logits, labels.to(logits)) / 2
 
-    def distillation_loss(
-        self,
-        student_logits: Tensor,
-        teacher_logits: Sequence[Tensor],
-        weights: Sequence[float],
-        temperature: float = 1.0,
-        mixing: float = 1.0,
-    ) -> Tensor:
-        # A temperature would divide and multiply by its square.
-        return self.divergence(self.mix(teacher_logits, weights), student_logits).mean().to(student_logits)
+    def softened(self, rows: Tensor, temperature: float) -> Tensor:
+        return rows
 
 
 #: By `Task.answers`.
 ANSWERS: dict[AnswerKind, Answers] = {"classes": ClassAnswers(), "labels": LabelAnswers(), "values": ValueAnswers()}
+
+
+def distillation_loss(
+    answers: Answers,
+    student_logits: Tensor,
+    teacher_logits: Sequence[Tensor],
+    weights: Sequence[float],
+    temperature: float = 1.0,
+    mixing: float = 1.0,
+) -> Tensor:
+    """temperature² · KL(softened mixture of the teachers ‖ student) in nats, mean over samples [..., C].
+
+    The square keeps gradients independent of the temperature (Hinton et al. 2015, https://arxiv.org/abs/1503.02531).
+    """
+    if answers is ANSWERS["classes"]:
+        # Vocabularies are large: no copies in float64.
+        return ensemble_kl(student_logits, teacher_logits, weights, temperature, mixing)
+    mixed = answers.mix([answers.rows(logits) for logits in teacher_logits], weights, mixing)
+    student = answers.softened(answers.rows(student_logits), temperature)
+    loss = answers.divergence(answers.softened(mixed, temperature), student).mean().to(student_logits)
+    return loss if answers is ANSWERS["values"] else temperature**2 * loss
 
 
 def model_answers(model: nn.Module) -> Answers:

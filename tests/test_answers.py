@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from compressor.answers import ANSWERS, ensemble_predictions, mean_kl
+from compressor.answers import ANSWERS, distillation_loss, ensemble_predictions, mean_kl
 from compressor.errors import UserError
 
 
@@ -28,7 +28,7 @@ def test_the_divergence_of_labels_is_a_sum_of_coins():
 
 def test_certain_labels_have_a_finite_loss_and_gradient():
     student = torch.tensor([[900.0, -900.0]], requires_grad=True)
-    loss = ANSWERS["labels"].distillation_loss(student, [torch.tensor([[-900.0, -900.0]])], [1.0], 2.0)
+    loss = distillation_loss(ANSWERS["labels"], student, [torch.tensor([[-900.0, -900.0]])], [1.0], 2.0)
     loss.backward()
     assert loss.isfinite() and student.grad.isfinite().all()
 
@@ -59,7 +59,7 @@ def test_the_loss_of_distillation_falls_to_nought_at_the_mixture(kind):
 
     def step():
         optimiser.zero_grad()
-        loss = ANSWERS[kind].distillation_loss(student, teachers, [1, 1])
+        loss = distillation_loss(ANSWERS[kind], student, teachers, [1, 1])
         loss.backward()
         return loss
 

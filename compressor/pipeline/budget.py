@@ -18,8 +18,8 @@ from compressor.bench.rows import format_count
 from compressor.bench.size import count_macs, count_parameters
 from compressor.bench.subprocesses import TimingJob, WorkerError, measure_isolated
 from compressor.errors import UnsupportedError, UserError
+from compressor.fusion.shape.sizes import WIDTH_MULTIPLE
 from compressor.fusion.shape.spec import StudentSpec, sizes_at, student_specs
-from compressor.fusion.shape.width import WIDTH_MULTIPLE
 from compressor.models.configs import model_class
 from compressor.models.inputs import dummy_inputs
 from compressor.models.ties import untie

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from compressor.answers import ANSWERS
+from compressor.answers import ANSWERS, distillation_loss
 from compressor.distillation.losses.loss import LOSSES, LossContext, LossInputs, counted_positions
 
 
 @LOSSES.register("logits")
 class LogitsLoss:
-    """`Answers.distillation_loss` over all predictions that count, in nats."""
+    """`answers.distillation_loss` over all predictions that count, in nats."""
 
     modules: Sequence[str] = ()
     teacher_modules: Sequence[Sequence[str]] = ()
@@ -29,5 +29,7 @@ class LogitsLoss:
     def mean(self, batch: LossInputs) -> Tensor:
         counted = self._context.task.counted(batch.logits, batch.inputs)
         context = self._context
-        loss = ANSWERS[context.task.answers].distillation_loss
-        return loss(counted, batch.teacher_logits, context.weights, context.temperature, context.mixing)
+        answers = ANSWERS[context.task.answers]
+        return distillation_loss(
+            answers, counted, batch.teacher_logits, context.weights, context.temperature, context.mixing
+        )

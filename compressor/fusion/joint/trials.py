@@ -18,7 +18,7 @@ from compressor.fusion.calibration.sizes import samples_of_tokens, stream_tokens
 from compressor.fusion.context import FusionContext, StudentCandidate
 from compressor.fusion.joint.candidates import MapCandidate, handicapped
 from compressor.fusion.maps.residual import ResidualMap, ResidualProblem
-from compressor.fusion.shape.width import Narrowing
+from compressor.fusion.shape.sizes import Narrowing
 
 #: Tokens of a pilot, and bounds of its samples.
 PILOT_TOKENS, FEWEST_PILOT_SAMPLES, MOST_PILOT_SAMPLES = 8192, 16, 64

@@ -13,13 +13,8 @@ from compressor.anatomy import Anatomy, Stack, inspect_config
 from compressor.anatomy.layer_fields import with_layers
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.shape.depth import LayerAssignment, evenly_spaced_layer
-from compressor.fusion.shape.width import (
-    AttentionShape,
-    attention_shapes,
-    configured_size,
-    fields_of,
-    round_half_up,
-)
+from compressor.fusion.shape.sizes import AttentionShape, configured_size, fields_of, round_half_up
+from compressor.fusion.shape.width import attention_shapes
 from compressor.fusion.teacher import NamedModel, TeacherGroup
 from compressor.models.config_fields import read_field, repeated_fields, set_field, with_fields
 from compressor.models.meta import meta_model
