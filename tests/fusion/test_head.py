@@ -175,8 +175,14 @@ def test_candidates_of_large_vocabularies_are_judged_by_some_of_the_tokens(monke
     batches = batches_of(config, 8, 16)
     monkeypatch.setattr(samples, "MOST_CALL_LOGITS", 40 * config.vocab_size)
     monkeypatch.setattr(pilots, "MOST_SCORED_LOGITS", 60 * config.vocab_size)
-    asked: list[int] = []
-    ensemble = pilots.ensemble_predictions
-    monkeypatch.setattr(pilots, "ensemble_predictions", lambda *a: asked.append(1) or ensemble(*a))
+    judged: list[int] = []
+    of = pilots.ServedParts.of
+
+    def counted(*arguments, **options):
+        parts = of(*arguments, **options)
+        judged.append(len(parts.targets))
+        return parts
+
+    monkeypatch.setattr(pilots.ServedParts, "of", counted)
     fuse_models(teachers, 0.5, batches)
-    assert len(asked) == 2
+    assert judged == [2]

@@ -39,14 +39,12 @@ class BuildOptions:
     Attributes:
         owners: teachers that give heads and units; empty for all.
         from_weights: ground costs ignore data.
-        heads: how heads are chosen; "" as `inner` does.
         reconstruction_steps: per layer, after its refit.
         mixing: of the predictions that the head is fitted to (`ensemble.mix_predictions`).
         pilot_head: fit the head to them without held-out samples too.
     """
 
     inner: str
-    heads: str = ""
     coupling: CouplingOptions = field(default_factory=CouplingOptions)
     refit: bool = True
     ridges: tuple[float, ...] = RIDGES
@@ -255,11 +253,7 @@ class StudentBuilder:
                 units=space.groups,
                 likeness=partial(group_contributions, heads, teacher_spaces),
             )
-            units = (
-                placed_groups(problem)
-                if space.head_position_fixed
-                else self._units(problem, self.options.heads or self.options.inner)
-            )
+            units = placed_groups(problem) if space.head_position_fixed else self._units(problem, self.options.inner)
             if space.order:
                 self._orders[space.order] = units
         maps = attention_maps(units, teacher_spaces, whole, heads)

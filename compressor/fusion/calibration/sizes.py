@@ -42,6 +42,11 @@ def samples_of_tokens(tokens: int, per_sample: float, least: int, most: int) -> 
     return max(least, min(most, math.ceil(tokens / per_sample)))
 
 
+def widest_input(student: Anatomy) -> int:
+    """Inputs of the widest module that a refit fits."""
+    return max(space.size for space in student.spaces.values() if space.kind is not Kind.EMBEDDING)
+
+
 @torch.no_grad()
 def enough_samples(
     teacher: FusionTeacher, student: Anatomy, calibration: CalibrationSet, share: float = 1.0
@@ -49,8 +54,7 @@ def enough_samples(
     """As many of the samples as a refit needs, or a share of these; as large a part is held out."""
     samples = calibration.all
     count = sum(len(next(iter(batch.values()))) for batch in samples)
-    widest = max(space.size for space in student.spaces.values() if space.kind is not Kind.EMBEDDING)
-    tokens = round(share * max(REFIT_TOKENS, TOKENS_PER_FITTED_INPUT * widest))
+    tokens = round(share * max(REFIT_TOKENS, TOKENS_PER_FITTED_INPUT * widest_input(student)))
     wanted = samples_of_tokens(tokens, stream_tokens(teacher, samples), 1, count)
     first = {name: value[:1] for name, value in without_labels(samples[0]).items()}
     if logits_of(teacher.model, first).dim() == 2:

@@ -7,6 +7,7 @@ https://arxiv.org/abs/1502.07943).  All trials of a round share one walk of the 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from compressor.fusion.build.layerwise_build import build_from_weights, build_layerwise, needs_activations
 from compressor.fusion.build.pilots import PilotScorer, pilot_set, within_margin
 from compressor.fusion.build.student import BuildOptions, StudentBuilder
-from compressor.fusion.calibration.sizes import samples_of_tokens, stream_tokens
+from compressor.fusion.calibration.sizes import samples_of_tokens, stream_tokens, widest_input
 from compressor.fusion.context import FusionContext, StudentCandidate
 from compressor.fusion.joint.candidates import MapCandidate, handicapped
 from compressor.fusion.maps.residual import ResidualMap, ResidualProblem
@@ -22,12 +23,13 @@ from compressor.fusion.shape.sizes import Narrowing
 
 #: Tokens of a pilot, and bounds of its samples.
 PILOT_TOKENS, FEWEST_PILOT_SAMPLES, MOST_PILOT_SAMPLES = 8192, 16, 64
-#: Share of these samples in the first round.
-FIRST_SHARE = 0.25
+#: Share of these samples in the first round, and the tokens per input of the widest module that it has at least: fits
+#: with fewer say little about what more would give.
+FIRST_SHARE, FIRST_TOKENS_PER_INPUT = 0.25, 4
 #: Trials of the second round: those at most so many times as far from the ensemble as the best, and so many.
 SURVIVING_FACTOR, MOST_SURVIVORS = 1.15, 2
-#: The best trial of the default maps and that of others meet in the second round if one is at most so many times as far
-#: as the other: few samples favour what needs little refit.
+#: The best trials of the default maps, of others, and of each shape meet in the second round if they are at most so
+#: many times as far as the best: few samples favour what needs little refit, and hide what is exact.
 RIVAL_FACTOR = 3.0
 #: A shape that is at most so many times as far with the default maps as the best gets the best maps too.
 SHAPE_FACTOR = 4.0
@@ -148,14 +150,15 @@ class TrialSearch:
         return shape.spec.narrowing != Narrowing.ALL or maps.owners == self.candidates[0].owners
 
     def _near(self, best: Trial) -> list[Trial]:
-        """The best trials, and the best of the default and of other maps."""
+        """The best trials, and the best of the default maps, of other maps, and of each shape."""
         limit = SURVIVING_FACTOR * self._score(best)
         near = [trial for trial in self.measured if trial == best or self._score(trial) <= limit]
-        rivals = []
-        for of_default in (True, False):
-            group = [trial for trial in self.measured if (trial.maps == self.candidates[0]) == of_default]
-            leader = min(group, key=self._score, default=best)
-            rivals += [leader] if self._score(leader) <= RIVAL_FACTOR * self._score(best) else []
+        groups: dict[Any, list[Trial]] = {}
+        for trial in self.measured:
+            for key in (trial.maps == self.candidates[0], trial.shape):
+                groups.setdefault(key, []).append(trial)
+        leaders = [min(group, key=self._score) for group in groups.values()]
+        rivals = [leader for leader in leaders if self._score(leader) <= RIVAL_FACTOR * self._score(best)]
         return list(dict.fromkeys([*sorted(near, key=self._score)[:MOST_SURVIVORS], *rivals]))
 
     def _samples(self) -> tuple[int, int]:
@@ -165,7 +168,8 @@ class TrialSearch:
             return 0, 0
         per_sample = stream_tokens(context.teachers[0], context.calibration.train)
         samples = samples_of_tokens(PILOT_TOKENS, per_sample, FEWEST_PILOT_SAMPLES, MOST_PILOT_SAMPLES)
-        few = max(1, round(FIRST_SHARE * samples))
+        fitted = math.ceil(FIRST_TOKENS_PER_INPUT * widest_input(context.anatomy) / per_sample)
+        few = min(samples, max(1, round(FIRST_SHARE * samples), fitted))
         return {"fast": (few, few), "normal": (few, samples), "thorough": (samples, samples)}[context.options.effort]
 
     def _measure(self, trials: Sequence[Trial], samples: int, fraction: float) -> None:
@@ -187,15 +191,14 @@ class TrialSearch:
 
     def _pilot(self, trial: Trial, solved: dict[tuple[Any, ...], Any]) -> StudentBuilder:
         """An unbuilt pilot."""
-        # Pursuit of units changes the ranking little and costs most of a pilot's time. Of heads, some may be copies,
-        # of which importance would keep both where heads are left out.
-        shortened = trial.maps.inner == "select" and self.context.options.inner == "auto"
-        heads = trial.maps.inner if trial.shape.spec.narrowing == Narrowing.FEWER else ""
+        # Pursuit changes the ranking little and costs most of a pilot's time. Where heads are left out, heads and units
+        # may be copies, of which importance would keep both.
+        quick = trial.shape.spec.narrowing != Narrowing.FEWER
+        shortened = quick and trial.maps.inner == "select" and self.context.options.inner == "auto"
         # Where teachers disagree, the mean of their logits is not what the ensemble predicts.
         options = replace(
             self.options.of_pilot(head=self.scorer.teachers_disagree),
-            inner="importance" if shortened else trial.maps.inner, heads=heads, owners=trial.maps.owners,
-            reconstruction_steps=0,
+            inner="importance" if shortened else trial.maps.inner, owners=trial.maps.owners, reconstruction_steps=0,
         )  # fmt: skip
         residual = self.residual_maps(trial.maps)
         return StudentBuilder(

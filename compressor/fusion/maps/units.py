@@ -146,14 +146,13 @@ def _pursue_single(problem: UnitProblem) -> Tensor:
     Pivoted Cholesky G ≈ LLᵀ gives the residuals, a column per choice; `SELECTED_TOGETHER` choices are subtracted at
     once.
     """
-    # Ties apart, single precision chooses alike: the ridge is far above its rounding.
-    gram, cross = (part.to(torch.float32, copy=True) for part in (problem.statistics.gram, problem.statistics.cross))
+    gram, cross = problem.statistics.gram.clone(), problem.statistics.cross.clone()
     count = len(gram)
     floor = SELECTION_RIDGE * gram.diagonal().mean().clamp(min=1e-30)
     variance = gram.diagonal() + floor
     power = cross.square().sum(1)
-    factor = torch.zeros(SELECTED_TOGETHER, count)  # Lᵀ: each step reads and writes whole rows
-    explains = torch.zeros(SELECTED_TOGETHER, cross.shape[1])
+    factor = torch.zeros(SELECTED_TOGETHER, count, dtype=torch.float64)  # Lᵀ: each step reads and writes whole rows
+    explains = torch.zeros(SELECTED_TOGETHER, cross.shape[1], dtype=torch.float64)
     free = torch.ones(count, dtype=torch.bool)
     for number in range(problem.units):
         step = number % SELECTED_TOGETHER
