@@ -20,6 +20,7 @@ from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.calibration.layerwise import LayerwiseRunner
 from compressor.fusion.calibration.masks import Masks
 from compressor.fusion.calibration.statistics import token_rows
+from compressor.models.tasks import task_of_model
 
 #: Multiplications of the head in all steps: large vocabularies get fewer steps.
 PREDICTION_WORK = 1 << 38
@@ -81,6 +82,9 @@ def reconstruct_predictions(
 ) -> None:
     """Fit the last layer and what comes after it to the ensemble's predictions, if held-out samples gain.
 
+    Only of language models, whose score is a likelihood: classifiers of unlike teachers came nearer to the mixture so
+    and were right less often (benchmarks/NOTES.md).
+
     Args:
         layer: the last one; it and the head are fitted already.
         entering: its inputs, per batch.
@@ -88,7 +92,8 @@ def reconstruct_predictions(
         calibration: a batch per step (`reconstruction.samples_per_step`).
     """
     located = locate_head(student)
-    if located is None or not calibration.held_out:
+    scored = "perplexity" in task_of_model(student.model).metrics
+    if located is None or not (calibration.held_out and scored):
         return
     answers = model_answers(student.model)
     head, shares, mixing = located[0], [teacher.weight for teacher in student.teachers], student.options.mixing
