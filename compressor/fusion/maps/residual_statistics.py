@@ -60,6 +60,7 @@ def residual_problems(context: FusionContext, *, reads: bool = False) -> dict[st
             rotatable=context.anatomy.rotatable(space),
             coupling=context.coupling,
             reads=measured.get(space, ()),
+            placed=context.anatomy.spaces[space].placed,
         )
         for space in spaces
     }
