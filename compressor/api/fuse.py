@@ -29,7 +29,7 @@ def fuse(
     depth: float | int | None = None, anchor: ModelLike | None = None, preset: str | None = None, seed: int = 0,
     revision: str | None = None, processor: Any = None, progress: OnFusionProgress | None = None,
     residual: str = "auto", narrowing: NarrowingName = "auto", hidden: float | None = None, ffn: float | None = None,
-    heads: float | None = None, inner: str = "auto",
+    heads: float | None = None, part: Mapping[str, float] | None = None, inner: str = "auto",
     alignment: AlignmentKeys | None = None, weights: Literal["auto", "equal"] | Sequence[float] = "auto",
     mixture: MixtureName = "auto", classes: ClassesName = "same",
     ridge: Literal["auto"] | float = "auto", polish: Literal["auto"] | int = "auto", effort: EffortName = "normal",
@@ -53,8 +53,8 @@ def fuse(
         revision: branch, tag or commit of the Hub for teachers that have none in their names, `user/model@revision`.
         processor: tokenizer or image processor for texts or images; the teachers' own if omitted.
         progress: called with fraction and message.
-        residual, narrowing, hidden, ffn, heads, inner, alignment, weights, mixture, classes, ridge, polish, effort,
-            refit: the recipe's section `fusion`.
+        residual, narrowing, hidden, ffn, heads, part, inner, alignment, weights, mixture, classes, ridge, polish,
+            effort, refit: the recipe's section `fusion`.
         samples, batch_size, holdout: the section `calibration`; of a list of batches all are used.
         train_split, image_column, label_column, text_column, target_column, max_length: the section `data`.
 
