@@ -49,6 +49,6 @@ def export_command(
     if json:
         print_json(export)
         return
-    from compressor.report.describe import describe_export
+    from compressor.report.describe_formats import describe_export
 
     print_results(*describe_export(export))
