@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compressor.bench.metrics import METRICS, MISSING, main_metric
+from compressor.bench.metrics import METRICS, MISSING
 from compressor.bench.rows import KL_TITLE, RESULT_MARK, Row, format_count, format_threads
-from compressor.report.findings import is_within_noise
 
 #: The content of a report.json, or a section of it.
 Report = Mapping[str, Any]
@@ -117,57 +116,6 @@ def _further_rates(finetune: Report) -> str:
         return ""
     extreme, further = ("highest", 3 * best) if best == max(rates) else ("lowest", best / 3)
     return f"; it is the {extreme} one: --learning-rates {best:g},{further:.1g} shows whether to go further"
-
-
-def describe_outcome(report: Report) -> str:
-    """Size, score and speed."""
-    rows = report["table"]
-    teachers = rows[: len(report["recipe"]["teachers"])]
-    student = rows[-1]
-    largest = max(teachers, key=lambda row: row["parameters"])
-    share = student["parameters"] / largest["parameters"]
-    parts = [
-        f"{student['parameters'] / 1e6:.3g} M parameters ({share:.0%} of a teacher's)",
-        *_score_against(student, teachers),
-    ]
-    parts += [ratios] if (ratios := _speed_ups(student, largest)) else []
-    return f"student ({student['name']}): {', '.join(parts)}"
-
-
-def _score_against(student: Report, teachers: Sequence[Report]) -> list[str]:
-    """The student's score, compared with its best teacher's."""
-    name = {1: "the teacher", 2: "the better teacher"}.get(len(teachers), "the best teacher")
-    metric = main_metric(student, *teachers)
-    if metric is None:
-        return []
-    best = metric.best(teachers, key=lambda row: row[metric.name])
-    figure = metric.format(student[metric.name], student.get(f"{metric.name}_error"))
-    score = f"{figure} {metric.title}" if metric.percent else f"{metric.title} {figure}"
-    if best[metric.name] <= 0:
-        ratio = f"{name} has {metric.format(best[metric.name])}"
-    elif metric.lower:
-        ratio = f"{student[metric.name] / best[metric.name]:.3g} times {name}'s; lower is better"
-    else:
-        ratio = f"{student[metric.name] / best[metric.name]:.1%} of {name}'s"
-    return [
-        f"{score} (level with {name}, within noise: {ratio})"
-        if is_within_noise(student, best, metric.name)
-        else f"{score} ({ratio})"
-    ]
-
-
-def _speed_ups(student: Report, teacher: Report) -> str:
-    """How many times as fast the student is in each backend; "" if not measured."""
-    ratios = [
-        (teacher[f"{backend}_p50_ms"] / student[f"{backend}_p50_ms"], name)
-        for backend, name in (("torch", "torch"), ("ort", "ONNX Runtime"))
-        if student[f"{backend}_p50_ms"] and teacher[f"{backend}_p50_ms"]
-    ]
-    parts = [
-        f"{ratio:.1f} times {'' if index else 'as fast as a teacher '}in {name}"
-        for index, (ratio, name) in enumerate(ratios)
-    ]
-    return " and ".join(parts)
 
 
 def describe_legend(rows: Sequence[Row], result: bool, tails: bool) -> str:
