@@ -10,7 +10,7 @@ from compressor.report.describe import Report
 from compressor.report.findings import is_within_noise
 
 #: {key of a row's latency: name of the backend}.
-BACKENDS = {"torch": "torch", "ort": "ONNX Runtime"}
+BACKEND_NAMES = {"torch": "torch", "ort": "ONNX Runtime"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Outcome:
             metric=metric,
             speeds={
                 backend: largest[f"{backend}_p50_ms"] / student[f"{backend}_p50_ms"]
-                for backend in BACKENDS
+                for backend in BACKEND_NAMES
                 if student[f"{backend}_p50_ms"] and largest[f"{backend}_p50_ms"]
             },
         )
@@ -66,7 +66,7 @@ def describe_outcome(report: Report) -> str:
     outcome = Outcome.from_report(report)
     parameters = f"{outcome.student['parameters'] / 1e6:.3g} M parameters"
     speeds = [
-        f"{ratio:.1f} times {'' if index else 'as fast as a teacher '}in {BACKENDS[backend]}"
+        f"{ratio:.1f} times {'' if index else 'as fast as a teacher '}in {BACKEND_NAMES[backend]}"
         for index, (backend, ratio) in enumerate(outcome.speeds.items())
     ]
     parts = [

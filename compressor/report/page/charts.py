@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 #: Of a chart's frame in SVG units; right of it may be a column of names.
-WIDTH, TOP, BOTTOM, LEFT = 360.0, 26.0, 210.0, 44.0
+_WIDTH, _TOP, _BOTTOM, _LEFT = 360.0, 26.0, 210.0, 44.0
 _RIGHT, _NAMES = 12.0, 104.0
 #: Distance between baselines of names, approximate width of a letter.
 _LINE, _LETTER = 13.0, 5.9
@@ -109,7 +109,7 @@ class Chart:
     @property
     def right(self) -> float:
         """Where the frame ends."""
-        return WIDTH - _RIGHT - (_NAMES if self.points else 0)
+        return _WIDTH - _RIGHT - (_NAMES if self.points else 0)
 
     @property
     def key(self) -> list[tuple[str, str]]:
@@ -118,7 +118,7 @@ class Chart:
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """The position of a point."""
-        return LEFT + self.x.share(x) * (self.right - LEFT), BOTTOM - self.y.share(y) * (BOTTOM - TOP)
+        return _LEFT + self.x.share(x) * (self.right - _LEFT), _BOTTOM - self.y.share(y) * (_BOTTOM - _TOP)
 
     def x_ticks(self) -> list[tuple[float, str]]:
         """Positions and labels, "" where one would lie on the one before."""
@@ -213,7 +213,7 @@ def dot_rows(
 
 def _spread(heights: Sequence[float]) -> list[float]:
     """Rising heights, spread by a line's height inside the frame."""
-    low, high = TOP, BOTTOM - 4
+    low, high = _TOP, _BOTTOM - 4
     line = min(_LINE, (high - low) / max(len(heights) - 1, 1))
     placed: list[float] = []
     for height in heights:

@@ -17,7 +17,7 @@ from compressor.report.describe import (
     describe_temperature,
     describe_timing,
 )
-from compressor.report.outcome import BACKENDS, Outcome
+from compressor.report.outcome import BACKEND_NAMES, Outcome
 from compressor.report.page.charts import TEACHER_COLOURS, Chart, ChartPoint, Line, line_chart, scatter_chart
 from compressor.report.page.table import PageTable
 from compressor.report.tables import FORMAT_NOTES, FORMAT_TITLES, format_rows
@@ -35,7 +35,9 @@ def verdict(report: Report) -> str:
     """The outcome in one sentence: score, size and speed against the best teacher."""
     outcome = Outcome.from_report(report)
     size = f"with {100 * outcome.share('parameters'):.0f} % of a teacher’s parameters"
-    speed = "".join(f" and {ratio:.1f} times its speed in {BACKENDS[name]}" for name, ratio in outcome.speeds.items())
+    speed = "".join(
+        f" and {ratio:.1f} times its speed in {BACKEND_NAMES[name]}" for name, ratio in outcome.speeds.items()
+    )
     metric = outcome.metric
     if metric is None:
         return f"The student does the teachers’ job {size}{speed}; how well was not measured."
@@ -62,7 +64,7 @@ def headline_figures(report: Report) -> list[tuple[str, str]]:
         label = f"{metric.title}; {outcome.best_name} has {metric.format(outcome.best[metric.name])}"
         figures.append((metric.format(outcome.student[metric.name]), label))
     speeds = outcome.speeds.items()
-    return figures + [(f"{ratio:.1f}×", f"as fast as a teacher in {BACKENDS[name]}") for name, ratio in speeds]
+    return figures + [(f"{ratio:.1f}×", f"as fast as a teacher in {BACKEND_NAMES[name]}") for name, ratio in speeds]
 
 
 def results_view(report: Report) -> dict[str, Any]:
@@ -143,7 +145,7 @@ def _cost_charts(report: Report, metric: Metric) -> Iterator[Chart]:
     costs = [("macs", 1e-9, "GMACs per sample (one is two GFLOPs)"), ("bytes", 1e-6, "MB of weights")]
     if timed:
         batch = report["latency"]["batch_size"]
-        costs[0] = (f"{timed[0]}_p50_ms", 1.0, f"ms per batch of {batch}, {BACKENDS[timed[0]]}")
+        costs[0] = (f"{timed[0]}_p50_ms", 1.0, f"ms per batch of {batch}, {BACKEND_NAMES[timed[0]]}")
     for cost, unit, title in costs:
         points = [
             ChartPoint(
