@@ -70,7 +70,7 @@ def render_card(
     sections = [
         front_matter(recipe, report, task),
         f"# {_title(recipe)}\n\n{_made_of(recipe, report)}",
-        f"## Use\n\n{code_block('python', _snippet(task, image))}",
+        f"## Use\n\n{code_block('python', _snippet(task, image, recipe.trust_remote_code))}",
         _section("Run it with onnxruntime alone", _example(example, image)),
         _section("What was measured", _table(report.get("table") or [])),
         _section("Choices of the run", _choices(report.get("fusion") or {})),
@@ -80,7 +80,7 @@ def render_card(
         _section("Made with", _scalars(report.get("environment") or {})),
         _section("Limits", _limits(recipe, report, task)),
         "## Make it again\n\n"
-        + code_block("bash", "compress run recipe.yaml --output again")
+        + code_block("bash", f"compress run recipe.yaml --output again{_consent(recipe)}")
         + "\n\nwith this `recipe.yaml`:\n\n"
         + code_block("yaml", recipe.to_yaml().rstrip()),
     ]
@@ -117,13 +117,17 @@ def _made_of(recipe: Recipe, report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _snippet(task: str, image: bool) -> str:
-    cls = _AUTO_CLASSES[task]
+def _consent(recipe: Recipe) -> str:
+    return " --trust-remote-code" if recipe.trust_remote_code else ""
+
+
+def _snippet(task: str, image: bool, own_code: bool) -> str:
+    cls, trust = _AUTO_CLASSES[task], ", trust_remote_code=True" if own_code else ""
     processor = "AutoImageProcessor" if image else "AutoTokenizer"
     return (
         f"from transformers import {', '.join(sorted((cls, processor)))}\n\n"
-        f'model = {cls}.from_pretrained("path/to/this/folder")\n'
-        f'processor = {processor}.from_pretrained("path/to/this/folder")'
+        f'model = {cls}.from_pretrained("path/to/this/folder"{trust})\n'
+        f'processor = {processor}.from_pretrained("path/to/this/folder"{trust})'
     )
 
 
