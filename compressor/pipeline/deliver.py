@@ -23,6 +23,7 @@ from compressor.export.parity_cases import MODEL, logits_of_files
 from compressor.export.reports import ExportReport, FileReport
 from compressor.export.write import WrittenFormats, write_formats
 from compressor.models.companions import Companions
+from compressor.models.tasks import task_of_model
 from compressor.pipeline.data_splits import RunData
 from compressor.pipeline.evaluation import EvaluatedModel
 from compressor.pipeline.stages import StageReporter
@@ -128,7 +129,7 @@ def _evaluate_inexact(
 ) -> tuple[Score | None, dict[str, DeployedScore]]:
     """Scores of the model and its inexact formats."""
     inexact = {
-        name: partial(logits_of_files, made.files)
+        name: partial(logits_of_files, made.files, task_of_model(model))
         for name, made in written.items()
         if not EXPORT_FORMATS.get(name).exact
     }
