@@ -13,7 +13,6 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from compressor.bench.accuracy import DeployedScore, Score, measure_deployed
-from compressor.bench.metrics import METRICS
 from compressor.errors import UnsupportedError
 from compressor.export.file_kinds import files_of
 from compressor.export.formats import EXPORT_FORMATS, FLOAT
@@ -184,8 +183,8 @@ def format_report(
     if score is not None and deployed is not None:
         values["evaluation"] = {
             "samples": score.samples,
-            **{key: getattr(deployed.score, key) for key in METRICS},
-            "float": {key: getattr(score, key) for key in METRICS},
+            **deployed.score.metrics(),
+            "float": score.metrics(),
             "kl": deployed.score.kl,
             "agreement": deployed.agreement,
             "relative_error": deployed.error,

@@ -25,28 +25,6 @@ from compressor.report.tables import FORMAT_NOTES, FORMAT_TITLES, format_rows
 from compressor.utils.markdown import code_block, code_span, escape_markdown, visible_line
 from compressor.utils.revisions import split_revision
 
-_AUTO_CLASSES = {
-    **dict.fromkeys(
-        ("image-classification", "image-multi-label", "image-regression"), "AutoModelForImageClassification"
-    ),
-    **dict.fromkeys(
-        ("text-classification", "text-multi-label", "text-regression"), "AutoModelForSequenceClassification"
-    ),
-    "token-classification": "AutoModelForTokenClassification",
-    "masked-lm": "AutoModelForMaskedLM",
-    "causal-lm": "AutoModelForCausalLM",
-    "seq2seq-lm": "AutoModelForSeq2SeqLM",
-    "features": "AutoModel",
-}
-# Other names of tasks on the Hub.
-_PIPELINE_TAGS = {
-    "masked-lm": "fill-mask",
-    "causal-lm": "text-generation",
-    "seq2seq-lm": "text2text-generation",
-    "features": "feature-extraction",
-    **dict.fromkeys(("image-multi-label", "image-regression"), "image-classification"),
-    **dict.fromkeys(("text-multi-label", "text-regression"), "text-classification"),
-}
 # {key of a table row: heading, factor, decimals, unit}.
 _COLUMNS: dict[str, tuple[str, float, int, str]] = {
     **{
@@ -101,7 +79,7 @@ def render_card(
 
 def _front_matter(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
     """Metadata as the Hub reads it: names there must be of the Hub, so local teachers and data are left out."""
-    tag = _PIPELINE_TAGS.get(task, task)
+    tag = TASKS[task].tag or task
     bases = [
         split_revision(teacher["name"])[0] for teacher in report.get("teachers") or [] if teacher.get("kind") == "hub"
     ]
@@ -185,7 +163,7 @@ def _made_of(recipe: Recipe, report: Mapping[str, Any]) -> str:
 
 
 def _snippet(task: str, image: bool) -> str:
-    cls = _AUTO_CLASSES[task]
+    cls = TASKS[task].auto
     processor = "AutoImageProcessor" if image else "AutoTokenizer"
     return (
         f"from transformers import {', '.join(sorted((cls, processor)))}\n\n"
