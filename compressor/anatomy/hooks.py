@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
+from compressor.errors import UnsupportedError
+from compressor.models.tasks import task_of_model
+
 #: (module path, "in" or "out"): a tensor of a forward pass, the module's first input or output.
 Tap = tuple[str, str]
 #: {class of a linear map: the dimension of `weight` that it writes}.
@@ -78,9 +81,15 @@ def feature_place(output: Tensor) -> int:
 
 
 def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Logits, or the last hidden state."""
+    """Logits [B, ..., C] as of `Task.read`, or the last hidden state."""
     output = _run(model, inputs)
-    return output["logits"] if "logits" in output else output[0]
+    if not isinstance(output, Mapping):
+        return output[0]
+    try:
+        logits = task_of_model(model).logits(output, inputs)
+    except UnsupportedError:
+        logits = output.get("logits")
+    return next(iter(output.values())) if logits is None else logits
 
 
 def all_outputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from compressor.errors import UnsupportedError
 from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import as_pair
+from compressor.models.tasks import task_of_model
 
 #: Sizes of the traced examples; the files take any others.
 BATCH, TOKENS, PAST, NEW = 2, 16, 5, 3
@@ -62,13 +63,16 @@ class OnnxGraph(nn.Module, ABC):
 
 
 class WholeGraph(OnnxGraph):
-    """A whole model, to `logits`, or `last_hidden_state` and `pooler_output`; may take `token_type_ids` [B, T]."""
+    """A whole model, to the outputs of its task, or `last_hidden_state` and `pooler_output`.
+
+    It may take `token_type_ids` [B, T].
+    """
 
     def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
         super().__init__(model)
         inputs = as_pair(model.config, dummy_inputs(model.config, BATCH, TOKENS))
         text = "input_ids" in inputs
-        names = (*inputs, "logits", "last_hidden_state") if text else ()
+        names = (*inputs, *task_of_model(model).outputs, "last_hidden_state") if text else ()
         self._trace(inputs, dict.fromkeys(names, _TOKENS))
 
     def call(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -208,7 +212,7 @@ def outputs_of(model: PreTrainedModel, output: object) -> dict[str, Tensor]:
     Raises:
         UnsupportedError: none of them.
     """
-    for names in (("logits",), ("last_hidden_state", "pooler_output")):
+    for names in (task_of_model(model).outputs, ("logits",), ("last_hidden_state", "pooler_output")):
         named = {name: value for name in names if isinstance(value := getattr(output, name, None), Tensor)}
         if named:
             return named

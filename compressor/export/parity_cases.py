@@ -15,6 +15,8 @@ from compressor.export.graphs import forward_names, no_cache, outputs_of, source
 from compressor.export.runtime import Runnable
 from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import as_pair
+from compressor.models.task import Task
+from compressor.models.tasks import task_of_model
 
 #: Tokens of the text inputs that are compared.
 LENGTHS = (16, 7)
@@ -23,7 +25,7 @@ STEP_SIZES = ((1, 1, 1), (5, 1, 1), (9, 3, 1))
 #: Padding of the first sample, up to half of its tokens; other samples have none.
 PADDINGS = ("none", "right", "left")
 
-MODEL, MODEL_STEP = "model.onnx", "model_with_past.onnx"
+MODEL = "model.onnx"
 ENCODER, DECODER, DECODER_STEP = "encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"
 
 Files = Mapping[str, Runnable]
@@ -73,7 +75,7 @@ def encoder_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -
 
 def step_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
     """Causal models with past; torch with a cache and without."""
-    session = files[MODEL_STEP]
+    session = files[MODEL]
     for steps in STEP_SIZES:
         for padding in PADDINGS if steps[0] > 1 else PADDINGS[:1]:
             inputs = dummy_inputs(model.config, batch, sum(steps), seed=seed)
@@ -175,7 +177,8 @@ def _counted(
     mask = inputs.get("attention_mask")
     if mask is None:
         return dict.fromkeys(expected)
-    by_token = {name: value.ndim == 3 and value.shape[:2] == mask.shape for name, value in expected.items()}
+    least = 2 if task_of_model(model).by_token else 3
+    by_token = {name: value.ndim >= least and value.shape[:2] == mask.shape for name, value in expected.items()}
     counted: dict[str, Tensor | None] = {name: mask if by_token[name] else None for name in expected}
     if padding == "left" and not all(by_token.values()):
         # Models that pool the first token expect no padding there; on it, torch and ONNX Runtime may differ.  The
@@ -219,10 +222,17 @@ def _shapes(inputs: Mapping[str, Tensor]) -> str:
     return ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items() if "mask" not in name)
 
 
-def logits_of_files(files: Files, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Logits for a batch, without past."""
-    if MODEL in files:
-        return files[MODEL].run(inputs)["logits"]
+def logits_of_files(files: Files, task: Task, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Logits of the files of a task's model for a batch, without past."""
+    if MODEL not in files:
+        return decoder_logits(files, inputs)
+    logits = task.logits(files[MODEL].run(inputs), inputs)
+    assert logits is not None
+    return logits
+
+
+def decoder_logits(files: Files, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Logits of an encoder's and a decoder's file for a batch, without past."""
     given = {
         "input_ids": inputs["decoder_input_ids"],
         "encoder_hidden_states": files[ENCODER].run(source_inputs(inputs))["last_hidden_state"],

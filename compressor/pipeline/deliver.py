@@ -12,7 +12,6 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from compressor.bench.accuracy import DeployedScore, Score, measure_deployed
-from compressor.bench.metrics import METRICS
 from compressor.errors import UnsupportedError
 from compressor.export.formats import EXPORT_FORMATS, FLOAT
 from compressor.export.half_plan import LARGEST_HALF, ROOM
@@ -21,6 +20,7 @@ from compressor.export.parity_cases import logits_of_files
 from compressor.export.reports import ExportReport, FileReport
 from compressor.export.write import WrittenFormats, write_formats
 from compressor.models.companions import Companions
+from compressor.models.tasks import task_of_model
 from compressor.pipeline.data_splits import RunData
 from compressor.pipeline.stages import StageReporter
 from compressor.recipe import ExportOptions
@@ -119,7 +119,7 @@ def _evaluate_inexact(
 ) -> tuple[Score | None, dict[str, DeployedScore]]:
     """Scores of the model and its inexact formats."""
     inexact = {
-        name: partial(logits_of_files, made.files)
+        name: partial(logits_of_files, made.files, task_of_model(model))
         for name, made in written.items()
         if not EXPORT_FORMATS.get(name).exact
     }
@@ -163,8 +163,8 @@ def format_report(
     if score is not None and deployed is not None:
         values["evaluation"] = {
             "samples": score.samples,
-            **{key: getattr(deployed.score, key) for key in METRICS},
-            "float": {key: getattr(score, key) for key in METRICS},
+            **deployed.score.metrics(),
+            "float": score.metrics(),
             "kl": deployed.score.kl,
             "agreement": deployed.agreement,
             "relative_error": deployed.error,

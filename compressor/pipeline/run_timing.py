@@ -17,23 +17,25 @@ from compressor.export.parity_cases import MODEL
 from compressor.pipeline.evaluation import EvaluatedModel
 from compressor.pipeline.stages import StageReporter
 from compressor.pipeline.timing import TimedModel, Timing, shape_key, time_contenders
-from compressor.recipe import Recipe
+from compressor.recipe import ExportOptions, Recipe
 from compressor.utils.devices import on_device
 from compressor.utils.files import disk_full_as_user_error
 
 #: Calls before measuring: fewer than in `compress bench`.
 WARMUPS = 5
+_PLAIN = ExportOptions()
 
 
-def export_to_time(model: PreTrainedModel, folder: Path, opset: int | None = None) -> Path:
+def export_to_time(model: PreTrainedModel, folder: Path, options: ExportOptions = _PLAIN) -> Path:
     """Write an ONNX file of the whole model that is only timed, without a check; its path.
 
     Raises:
         UnsupportedError: torch cannot export the model, or it has no single file.
     """
-    if all(kind.name != MODEL for kind in files_of(model, cache=False)):
+    if all(kind.name != MODEL for kind in files_of(model, options.cache)):
         raise UnsupportedError(f"{type(model).__name__} has no ONNX file of the whole model")
-    return write_onnx(model, folder, cache=False, tolerance=1.0, batch_sizes=(1,), opset=opset).path
+    report = write_onnx(model, folder, cache=options.cache, tolerance=1.0, batch_sizes=(1,), opset=options.opset)
+    return report.path
 
 
 def time_models(
@@ -61,14 +63,16 @@ def time_models(
         if folder is not None:
             with stages("export", "exporting the teachers to time them"), disk_full_as_user_error(f"to {scratch}"):
                 try:
-                    files = _files_to_time(models, folder, Path(scratch), recipe.export.opset)
+                    files = _files_to_time(models, folder, Path(scratch), recipe.export)
                 except UnsupportedError as error:
                     notes = [f"latency was measured in torch only: {error}"]
         variants = _single_files(folder, formats or {}) if folder is not None and files else {}
         return _time(recipe, models, files, variants, stages), notes
 
 
-def _files_to_time(models: Sequence[EvaluatedModel], folder: Path, scratch: Path, opset: int | None) -> dict[str, Path]:
+def _files_to_time(
+    models: Sequence[EvaluatedModel], folder: Path, scratch: Path, options: ExportOptions
+) -> dict[str, Path]:
     """{shape: ONNX file} of all models.
 
     Raises:
@@ -78,7 +82,7 @@ def _files_to_time(models: Sequence[EvaluatedModel], folder: Path, scratch: Path
     files = {shape_key(models[-1].models): student} if student.is_file() else {}
     for model in (model for row in models for model in row.models):
         if (key := shape_key([model])) not in files:
-            files[key] = export_to_time(model, scratch / str(len(files)), opset)
+            files[key] = export_to_time(model, scratch / str(len(files)), options)
     return files
 
 

@@ -22,19 +22,6 @@ from compressor.report.describe_formats import describe_half
 from compressor.report.tables import FORMAT_NOTES, FORMAT_TITLES, format_rows
 from compressor.utils.markdown import code_block, code_span, escape_markdown
 
-_AUTO_CLASSES = {
-    **dict.fromkeys(
-        ("image-classification", "image-multi-label", "image-regression"), "AutoModelForImageClassification"
-    ),
-    **dict.fromkeys(
-        ("text-classification", "text-multi-label", "text-regression"), "AutoModelForSequenceClassification"
-    ),
-    "token-classification": "AutoModelForTokenClassification",
-    "masked-lm": "AutoModelForMaskedLM",
-    "causal-lm": "AutoModelForCausalLM",
-    "seq2seq-lm": "AutoModelForSeq2SeqLM",
-    "features": "AutoModel",
-}
 # {key of a table row: heading, factor, decimals, unit}.
 _COLUMNS: dict[str, tuple[str, float, int, str]] = {
     **{
@@ -122,7 +109,7 @@ def _consent(recipe: Recipe) -> str:
 
 
 def _snippet(task: str, image: bool, own_code: bool) -> str:
-    cls, trust = _AUTO_CLASSES[task], ", trust_remote_code=True" if own_code else ""
+    cls, trust = TASKS[task].auto, ", trust_remote_code=True" if own_code else ""
     processor = "AutoImageProcessor" if image else "AutoTokenizer"
     return (
         f"from transformers import {', '.join(sorted((cls, processor)))}\n\n"

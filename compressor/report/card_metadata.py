@@ -14,20 +14,10 @@ from compressor.recipe import Recipe
 from compressor.utils.markdown import visible_line
 from compressor.utils.revisions import split_revision
 
-# Other names of tasks on the Hub.
-_PIPELINE_TAGS = {
-    "masked-lm": "fill-mask",
-    "causal-lm": "text-generation",
-    "seq2seq-lm": "text2text-generation",
-    "features": "feature-extraction",
-    **dict.fromkeys(("image-multi-label", "image-regression"), "image-classification"),
-    **dict.fromkeys(("text-multi-label", "text-regression"), "text-classification"),
-}
-
 
 def front_matter(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
     """Metadata as the Hub reads it: names there must be of the Hub, so local teachers and data are left out."""
-    tag = _PIPELINE_TAGS.get(task, task)
+    tag = TASKS[task].tag or task
     bases = [
         split_revision(teacher["name"])[0] for teacher in report.get("teachers") or [] if teacher.get("kind") == "hub"
     ]

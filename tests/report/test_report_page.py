@@ -215,7 +215,7 @@ def test_formats_are_on_the_page(fused):
     small = whole | {"bytes": 1_350_000, "evaluation": data | {"float": {"accuracy": 0.6158, "perplexity": None}}}
     report["formats"] = {"onnx": whole | {"files": {"onnx/model.onnx": {}}}}
     assert "same predictions" not in read(render_page(report)).text
-    report["formats"]["onnx-int8"] = small | {"files": {"onnx/model_int8.onnx": {}}}
+    report["formats"]["onnx-int8"] = small | {"files": {"onnx/model_quantized.onnx": {}}}
     page = read(render_page(report))
     for said in ("same predictions", "3.34 MB", "1.35 MB", "4.0e-07", "4.0e-02", "97.18 %", "61.66 %", "61.58 %"):
         assert said in page.text
