@@ -15,7 +15,6 @@ from compressor.anatomy.spec import Axis, Kind
 from compressor.errors import CertificateError
 from compressor.models.config_fields import field_paths, read_field, with_fields
 
-
 #: Names of fields that give the size of a head, not the number of heads.
 HEAD_SIZE = re.compile(r"dim|size|d_head")
 
@@ -120,6 +119,8 @@ def _size_meaning(
     """What fields that size parameters mean; None if heads or channels."""
     kinds = _kinds(growth, table)
     if Kind.RESIDUAL in kinds:
+        if any(table.spaces[name].placed for name in _grown_spaces(growth, table)):
+            return Meaning.FIXED
         return Meaning.HIDDEN if _is_linear(growth, shapes, table) else Meaning.FIXED
     if Kind.ATTENTION in kinds:
         return None
