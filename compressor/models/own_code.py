@@ -46,6 +46,7 @@ def import_own_model(location: str | Path, config: PretrainedConfig) -> Pretrain
     cls = _BY_CODE.setdefault((name, _digest(cls)), cls)
     # Then saving copies the code.
     cls.register_for_auto_class(auto)
+    assert cls.config_class is not None
     if is_own(cls.config_class):
         cls.config_class.register_for_auto_class()
     if _MODELS.setdefault((cls.config_class, name), cls) is not cls:
