@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset
 
 from compressor.data.block_readers import BlockReader, MaskedReader
+from compressor.data.choices import ChoicesReader, find_choices
 from compressor.data.column_finders import (
     ColumnRequest,
     find_plain,
@@ -82,6 +83,7 @@ TASK_DATA: dict[str, TaskData] = {
     **dict.fromkeys(("text-classification", "text-multi-label", "text-regression"), TaskData(TextReader)),
     "token-classification": TaskData(WordsReader, find_tagged),
     "question-answering": TaskData(WindowReader, find_questions, _windows, lambda split, _: SpanReferences(split)),
+    "multiple-choice": TaskData(ChoicesReader, find_choices),
     "masked-lm": TaskData(MaskedReader, find_plain, _blocks),
     "causal-lm": TaskData(BlockReader, find_plain, _blocks),
     "seq2seq-lm": TaskData(TargetReader, find_source_and_target),

@@ -35,6 +35,7 @@ class Task:
         dims: dimensions of the logits; 0: two, or three with a mask.
         mask: input [B, T], 1 at counted positions; None: all are counted.
         strides: kernel and stride of the convolutions from places of the mask to positions of the logits.
+        choices: whether a sample is several texts, [B, C, T], and its answer one of them.
         by_token: whether outputs are [B, T, ...] by token.
         shift: whether logits at t predict the label at t + 1.
         packed: whether texts are joined and cut into blocks.
@@ -54,6 +55,7 @@ class Task:
     dims: int = 0
     mask: str | None = None
     strides: tuple[tuple[int, int], ...] = ()
+    choices: bool = False
     by_token: bool = False
     shift: bool = False
     packed: bool = False

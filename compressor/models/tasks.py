@@ -41,6 +41,10 @@ TASKS: dict[str, Task] = {
             auto="AutoModelForQuestionAnswering",
         ),
         Task(
+            "multiple-choice", ("ForMultipleChoice",), ("accuracy",), choices=True, columns=True, named=False,
+            auto="AutoModelForMultipleChoice",
+        ),
+        Task(
             "masked-lm", ("ForMaskedLM",), ("perplexity",), mask="attention_mask", packed=True, ends=True,
             auto="AutoModelForMaskedLM", tag="fill-mask",
         ),
