@@ -45,6 +45,14 @@ TASKS: dict[str, Task] = {
             auto="AutoModelForMultipleChoice",
         ),
         Task(
+            "audio-classification", ("ForAudioClassification",), ("accuracy",), columns=True,
+            auto="AutoModelForAudioClassification",
+        ),
+        Task(
+            "ctc", ("ForCTC",), ("wer", "cer"), mask="attention_mask", columns=True, named=False, auto="AutoModelForCTC",
+            tag="automatic-speech-recognition",
+        ),
+        Task(
             "masked-lm", ("ForMaskedLM",), ("perplexity",), mask="attention_mask", packed=True, ends=True,
             auto="AutoModelForMaskedLM", tag="fill-mask",
         ),
