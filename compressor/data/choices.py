@@ -72,7 +72,8 @@ def find_choices(dataset: Dataset, request: ColumnRequest, where: str, role: str
 
 def _listed(values: Sequence[Any], where: str, name: str) -> tuple[list[list[str]], list[list[str]] | None]:
     """Lists of choices, and their keys if they are {"text": [...], "label": [...]}."""
-    rows, keys = [], []
+    rows: list[list[str]] = []
+    keys: list[list[str]] = []
     for index, value in enumerate(values):
         texts = value.get("text") if isinstance(value, dict) else value
         if not isinstance(texts, list) or len(texts) < 2 or not all(isinstance(text, str) for text in texts):

@@ -42,7 +42,7 @@ class ReadingOptions:
 
 
 def collate(samples: Sequence[Sample], pad: int = 0) -> Sample:
-    """Stack samples, padding the last dimension on the right to the longest.
+    """Stack samples, padding every dimension at its end to the largest.
 
     Args:
         samples: equal keys, no batch dimension.
@@ -62,5 +62,10 @@ def _stack(name: str, values: list[Tensor], pad: int) -> Tensor:
     if not values[0].dim() or len({value.shape for value in values}) == 1:
         return torch.stack(values)
     fill = IGNORED if name == "labels" else pad if name.endswith("input_ids") else 0
-    longest = max(value.shape[-1] for value in values)
-    return torch.stack([functional.pad(value, (0, longest - value.shape[-1]), value=fill) for value in values])
+    largest = [max(sizes) for sizes in zip(*(value.shape for value in values), strict=True)]
+    padded = []
+    for value in values:
+        # The last dimension comes first, each with what goes before and after it.
+        pads = [pad for most, size in zip(largest, value.shape, strict=True) for pad in (most - size, 0)][::-1]
+        padded.append(functional.pad(value, pads, value=fill))
+    return torch.stack(padded)
