@@ -89,6 +89,8 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("accuracy", "accuracy", format_accuracy, percent=True),
         Metric("exact_match", "exact match", format_accuracy, percent=True),
+        Metric("wer", "word errors", format_accuracy, lower=True, percent=True),
+        Metric("cer", "character errors", format_accuracy, lower=True, percent=True),
         Metric("perplexity", "perplexity", format_perplexity, lower=True, log=True),
         Metric("spearman", "Spearman", _decimals),
         Metric("f1", "F1", _decimals),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from compressor.bench.answer_tallies import AnswerTally, ClassTally, LabelTally, TallySetting, TokenTally, ValueTally
 from compressor.bench.span_scores import SpanTally
+from compressor.bench.transcript_scores import TranscriptTally
 
 #: Main metric of a task -> its tally.
 TALLIES: dict[str, Callable[[TallySetting], AnswerTally]] = {
@@ -14,4 +15,5 @@ TALLIES: dict[str, Callable[[TallySetting], AnswerTally]] = {
     "f1": LabelTally,
     "spearman": ValueTally,
     "exact_match": SpanTally,
+    "wer": TranscriptTally,
 }

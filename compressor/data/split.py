@@ -28,6 +28,7 @@ class Split:
         blocks: whether samples are blocks of tokens.
         image_bounds: black and white of images whose mode has none.
         domain: column of names of domains.
+        audio: column of sounds.
         whole: the samples that its own were cut from, by `CUT_FROM`.
     """
 
@@ -41,7 +42,13 @@ class Split:
     blocks: bool = False
     image_bounds: ImageBounds | None = None
     domain: str | None = None
+    audio: str | None = None
     whole: Split | None = None
+
+    @property
+    def holds(self) -> str:
+        """Kind of its samples: "image", "audio" or "text"."""
+        return "image" if self.image else "audio" if self.audio else "text"
 
     @property
     def notes(self) -> list[str]:

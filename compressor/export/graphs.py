@@ -22,6 +22,7 @@ BATCH, TOKENS, PAST, NEW = 2, 16, 5, 3
 
 Axes = Mapping[int, str]
 _TOKENS: Axes = {0: "batch", 1: "sequence"}
+_CHOICES: Axes = {0: "batch", 1: "choices", 2: "sequence"}
 _SOURCE: Axes = {0: "batch", 1: "encoder_sequence"}
 
 
@@ -72,8 +73,9 @@ class WholeGraph(OnnxGraph):
         super().__init__(model)
         inputs = as_pair(model.config, dummy_inputs(model.config, BATCH, TOKENS))
         text = "input_ids" in inputs
-        names = (*inputs, *task_of_model(model).outputs, "last_hidden_state") if text else ()
-        self._trace(inputs, dict.fromkeys(names, _TOKENS))
+        task = task_of_model(model)
+        names = (*inputs, *task.outputs, "last_hidden_state") if text else ()
+        self._trace(inputs, dict.fromkeys(names, _CHOICES if task.choices else _TOKENS))
 
     def call(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         return outputs_of(self.model, self.model(**values, **no_cache(self.model), return_dict=True))

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from compressor.errors import UserError
 from compressor.models.classes import match_classes
 from compressor.models.inputs import pad_id, size_pair, text_config
-from compressor.models.modalities import is_image_config
+from compressor.models.modalities import is_image_config, reads_sound
 from compressor.models.tasks import check_outputs, find_task
 from compressor.models.teacher import Teacher
 from compressor.recipe.fusion import ClassesName
@@ -94,6 +94,16 @@ def _check_processors(first: Teacher, second: Teacher) -> None:
                 f"preprocessor's {key}", (first.name, settings[0].get(key)), (second.name, settings[1].get(key))
             )
         return
+    if reads_sound(first.config):
+        extractors = [json.loads(json.dumps(_extractor(each).to_dict(), default=str)) for each in processors]
+        for key in sorted(extractors[0].keys() & extractors[1].keys()):
+            _check_same(
+                f"feature extractor's {key}",
+                *((t.name, e[key]) for t, e in zip((first, second), extractors, strict=True)),
+            )
+        processors = tuple(getattr(processor, "tokenizer", None) for processor in processors)
+        if None in processors:
+            return
     vocabularies = [processor.get_vocab() for processor in processors]
     if vocabularies[0] != vocabularies[1]:
         token = min(vocabularies[0].items() ^ vocabularies[1].items())[0]
@@ -103,6 +113,11 @@ def _check_processors(first: Teacher, second: Teacher) -> None:
         )
     if _tokenizer_rules(processors[0]) != _tokenizer_rules(processors[1]):
         raise UserError(f"the teachers' tokenizers differ: {first.name} and {second.name} split text differently")
+
+
+def _extractor(processor: Any) -> Any:
+    """What makes features of sounds."""
+    return getattr(processor, "feature_extractor", processor)
 
 
 def _image_settings(processor: Any) -> dict[str, Any]:

@@ -110,11 +110,11 @@ def reads_pairs(config: PretrainedConfig) -> bool:
 
 
 def as_pair(config: PretrainedConfig, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Inputs [B, T], their second half marked as another text, if distinguished."""
+    """Inputs [B, ..., T], their second half marked as another text, if distinguished."""
     pair = dict(inputs)
     if "input_ids" in pair and reads_pairs(config):
         ids = pair["input_ids"]
-        pair["token_type_ids"] = (torch.arange(ids.shape[1]) >= ids.shape[1] // 2).to(ids).expand_as(ids).contiguous()
+        pair["token_type_ids"] = (torch.arange(ids.shape[-1]) >= ids.shape[-1] // 2).to(ids).expand_as(ids).contiguous()
     return pair
 
 
