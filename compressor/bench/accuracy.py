@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+import compressor.bench.mask_tally  # noqa: F401  (it registers)
 from compressor.answers import ANSWERS, Answers
 from compressor.bench.sample_mean import SampleMean, sample_owners
 from compressor.bench.tallies import TALLIES, TallySetting
@@ -34,6 +35,7 @@ class Score:
         kl: KL(reference ‖ model) in nats, mean over positions that count.
         f1: of class 1 of two, else the mean over occurring classes; of taggers, over all but "O"; of labels, over all.
         perplexity: exp of the labels' mean −log p.
+        miou: mean intersection over union of the classes of pixels.
         spearman, rmse: rank correlation and root mean square error of values.
         kl_error and others: standard errors, over samples.
         majority: share of the commonest class among the labels of a classifier.
@@ -53,11 +55,13 @@ class Score:
     rmse: float | None = None
     rmse_error: float | None = None
     majority: float | None = None
+    miou: float | None = None
+    miou_error: float | None = None
 
     @property
     def accuracy_error(self) -> float | None:
-        """Standard error of the accuracy."""
-        if self.accuracy is None:
+        """Standard error of the accuracy; None of pixels, which depend on each other."""
+        if self.accuracy is None or self.miou is not None:
             return None
         return math.sqrt(self.accuracy * (1 - self.accuracy) / self.labelled)
 

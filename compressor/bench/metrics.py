@@ -87,6 +87,7 @@ def _digits(value: float, error: float | None) -> str:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
+        Metric("miou", "mean IoU", format_accuracy, percent=True),
         Metric("accuracy", "accuracy", format_accuracy, percent=True),
         Metric("perplexity", "perplexity", format_perplexity, lower=True, log=True),
         Metric("spearman", "Spearman", _decimals),

@@ -73,7 +73,7 @@ class Batches:
     @property
     def labels(self) -> Tensor | None:
         """All labels, int64 [N]; None unless each sample has one class."""
-        if self.split.label is None or self.task.mask is not None or self.task.answers != "classes":
+        if self.split.label is None or not self.task.one_class:
             return None
         labels = self.split.labels
         return None if labels is None else torch.from_numpy(labels)

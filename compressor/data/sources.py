@@ -104,6 +104,8 @@ def _open(splits: Mapping[str, RawSplit], name: str, request: ColumnRequest, rol
     split = replace(split, domain=find_domain(dataset, (split.label, split.target, *split.text)))
     if split.image is not None:
         images = as_images(split.dataset, split.image, raw.base, where)
+        if split.masks and split.label is not None:
+            images = as_images(images, split.label, raw.base, where)
         return replace(split, dataset=images, image_bounds=_bounds(splits, split.image, request.options))
     if raw.lines and not request.task.packed:
         # Samples are lines that are not empty.

@@ -25,6 +25,7 @@ class Split:
         blocks: whether samples are blocks of tokens.
         image_bounds: black and white of images whose mode has none.
         domain: column of names of domains.
+        masks: whether labels are images of class numbers.
     """
 
     dataset: Dataset
@@ -37,6 +38,7 @@ class Split:
     blocks: bool = False
     image_bounds: ImageBounds | None = None
     domain: str | None = None
+    masks: bool = False
 
     @property
     def notes(self) -> list[str]:
@@ -48,8 +50,8 @@ class Split:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """All labels: classes int64 [N], labels that hold and values float32 [N, C]."""
-        if self.label is None:
+        """All labels: classes int64 [N], labels that hold and values float32 [N, C]; None of masks."""
+        if self.label is None or self.masks:
             return None
         values = column(self.dataset, self.label)
         floats = bool(values) and isinstance(values[0], list) and not any(isinstance(v, int) for v in values[0])

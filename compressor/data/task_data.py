@@ -17,6 +17,8 @@ from compressor.data.column_finders import (
     find_tagged,
 )
 from compressor.data.images import ImageReader
+from compressor.data.mask_columns import find_masked
+from compressor.data.masks import MaskReader
 from compressor.data.packing import pack
 from compressor.data.samples import Reader, ReadingOptions
 from compressor.data.split import Split
@@ -74,6 +76,7 @@ def _feature_reader(split: Split, options: ReadingOptions) -> Reader:
 TASK_DATA: dict[str, TaskData] = {
     **dict.fromkeys(("image-classification", "image-multi-label", "image-regression"), TaskData(ImageReader)),
     **dict.fromkeys(("text-classification", "text-multi-label", "text-regression"), TaskData(TextReader)),
+    "semantic-segmentation": TaskData(MaskReader, find_masked),
     "token-classification": TaskData(WordsReader, find_tagged),
     "masked-lm": TaskData(MaskedReader, find_plain, _blocks),
     "causal-lm": TaskData(BlockReader, find_plain, _blocks),

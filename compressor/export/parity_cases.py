@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from compressor.export.graphs import forward_names, no_cache, outputs_of, source_inputs
+from compressor.export.graphs import forward_names, no_cache, outputs_of, source_inputs, takes_any_size
 from compressor.export.runtime import Runnable
 from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import as_pair
@@ -55,7 +55,10 @@ class ParityTrial:
 
 def whole_model_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
     """Whole models, over lengths and paddings."""
-    for length, padding, inputs in _sources(model.config, batch, seed):
+    sources = list(_sources(model.config, batch, seed))
+    if takes_any_size(model):
+        sources += [(length, padding, _taller(inputs)) for length, padding, inputs in sources]
+    for length, padding, inputs in sources:
         with torch.inference_mode():
             output = model(**inputs, **no_cache(model), return_dict=True)
         expected = outputs_of(model, output)
@@ -158,6 +161,12 @@ def _sources(config: PretrainedConfig, batch: int, seed: int) -> Iterator[tuple[
             padded = {name: value.clone() for name, value in inputs.items()}
             _pad(config, padded, padding, length)
             yield length, padding, padded
+
+
+def _taller(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Images of twice the height."""
+    pixels = inputs["pixel_values"]
+    return {**inputs, "pixel_values": torch.cat([pixels, pixels.flip(-2)], dim=-2)}
 
 
 def _pad(config: PretrainedConfig, inputs: dict[str, Tensor], padding: str, length: int) -> None:

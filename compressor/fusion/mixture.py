@@ -75,7 +75,8 @@ def collect_predictions(
         start += len(samples)
         log_probs = [answers.rows(logits_of(model, inputs).float()) for model in models]
         if log_probs[0].dim() > 2:
-            samples = samples[:, None].expand(log_probs[0].shape[:2])
+            positions = log_probs[0].shape[:-1]
+            samples = samples.view(-1, *[1] * (len(positions) - 1)).expand(positions)
         columns = [*log_probs, samples[..., None]]
         labels = labelled[index]
         if with_labels and labels is not None:

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from compressor.errors import UserError
 from compressor.models.classes import match_classes
 from compressor.models.inputs import pad_id, size_pair, text_config
-from compressor.models.modalities import is_image_config
+from compressor.models.modalities import has_patches
 from compressor.models.tasks import check_outputs, find_task
 from compressor.models.teacher import Teacher
 from compressor.recipe.fusion import ClassesName
@@ -135,11 +135,11 @@ def _task_name(config: PretrainedConfig) -> str:
 
 
 def _image_size(config: PretrainedConfig) -> tuple[int, int] | None:
-    return size_pair(config.image_size) if is_image_config(config) else None
+    return size_pair(config.image_size) if has_patches(config) else None
 
 
 def _patches(config: PretrainedConfig) -> int | None:
-    if not is_image_config(config):
+    if not has_patches(config):
         return None
     (height, width), (patch_height, patch_width) = size_pair(config.image_size), size_pair(config.patch_size)
     return (height // patch_height) * (width // patch_width)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from compressor.models.masks import resized_labels
+
 #: Label of positions without prediction, as in transformers.
 IGNORED = -100
 #: Logit of an answer that is none, such as padding; finite, so that products with its probability 0 are 0.
@@ -63,6 +65,11 @@ class Task:
     def plain(self) -> bool:
         """Whether the logits are the output `logits` as it is."""
         return self.outputs == ("logits",) and self.read is first_output
+
+    @property
+    def one_class(self) -> bool:
+        """Whether there is one class a sample, in a column."""
+        return self.columns and self.named and self.answers == "classes" and self.logit_dims == 2
 
     @property
     def per_text(self) -> bool:
@@ -125,6 +132,8 @@ class Task:
             return logits[known.to(logits.device)], labels[known]
         if self.shift and logits.dim() > 2:
             logits, labels = logits[:, :-1], labels[:, 1:]
+        if labels.dim() == 3:
+            labels = resized_labels(labels, logits)
         known = labels >= 0
         return logits[known.to(logits.device)], labels[known]
 

@@ -16,6 +16,7 @@ from transformers import PretrainedConfig
 from transformers.models.auto import modeling_auto
 
 from compressor.errors import UnsupportedError
+from compressor.models.masks import pixel_logits
 from compressor.models.task import Task
 
 #: (ending of a name, metrics, answers) of tasks of images and of texts alike.
@@ -28,6 +29,14 @@ TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         Task("image-classification", ("ForImageClassification",), ("accuracy",), columns=True),
+        Task(
+            "semantic-segmentation",
+            ("ForSemanticSegmentation",),
+            ("miou", "accuracy"),
+            read=pixel_logits,
+            dims=4,
+            columns=True,
+        ),
         Task("text-classification", ("ForSequenceClassification",), ("accuracy", "f1"), columns=True),
         Task(
             "token-classification", ("ForTokenClassification",), ("accuracy", "f1"), mask="attention_mask", columns=True

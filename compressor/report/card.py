@@ -29,6 +29,7 @@ _AUTO_CLASSES = {
     **dict.fromkeys(
         ("image-classification", "image-multi-label", "image-regression"), "AutoModelForImageClassification"
     ),
+    "semantic-segmentation": "AutoModelForSemanticSegmentation",
     **dict.fromkeys(
         ("text-classification", "text-multi-label", "text-regression"), "AutoModelForSequenceClassification"
     ),
@@ -41,6 +42,7 @@ _AUTO_CLASSES = {
 # Other names of tasks on the Hub.
 _PIPELINE_TAGS = {
     "masked-lm": "fill-mask",
+    "semantic-segmentation": "image-segmentation",
     "causal-lm": "text-generation",
     "seq2seq-lm": "text2text-generation",
     "features": "feature-extraction",
