@@ -40,7 +40,7 @@ class Export(TableView):
         return dict(self._values)
 
     def parts(self) -> Sequence[RenderableType]:
-        from compressor.report.describe import describe_export
+        from compressor.report.describe_formats import describe_export
 
         return describe_export(self._values)
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-import compressor.bench.mask_tally  # noqa: F401  (it registers)
 from compressor.answers import ANSWERS, Answers
+from compressor.bench.answer_tallies import TallySetting
+from compressor.bench.metrics import METRICS
 from compressor.bench.sample_mean import SampleMean, sample_owners
-from compressor.bench.tallies import TALLIES, TallySetting
+from compressor.bench.tallies import TALLIES
 from compressor.errors import UserError
 from compressor.models.inputs import logits_of_sample, pass_options, without_labels
 from compressor.models.task import IMPOSSIBLE, Task
@@ -33,12 +34,13 @@ class Score:
     Attributes:
         accuracy: in [0, 1], of samples or tokens.
         kl: KL(reference ‖ model) in nats, mean over positions that count.
-        f1: of class 1 of two, else the mean over occurring classes; of taggers, over all but "O"; of labels, over all.
+        f1: of class 1 of two, else the mean over occurring classes; of taggers, over all but "O"; of labels, over all;
+            of answers to questions, of their words.
         perplexity: exp of the labels' mean −log p.
-        miou: mean intersection over union of the classes of pixels.
         spearman, rmse: rank correlation and root mean square error of values.
         kl_error and others: standard errors, over samples.
         majority: share of the commonest class among the labels of a classifier.
+        others: metrics of `compressor.bench.metrics` without a field here, and their standard errors.
     """
 
     accuracy: float | None
@@ -55,15 +57,25 @@ class Score:
     rmse: float | None = None
     rmse_error: float | None = None
     majority: float | None = None
-    miou: float | None = None
-    miou_error: float | None = None
+    others: Mapping[str, float | None] = field(default_factory=dict)
+
+    def metrics(self) -> dict[str, float | None]:
+        """All metrics by name; those without a field only where known."""
+        return {name: self.value(name) for name in METRICS if name in _FIELDS or name in self.others}
+
+    def value(self, name: str) -> float | None:
+        """A metric or its standard error by name; None if unavailable."""
+        return self.others.get(name, getattr(self, name, None))
 
     @property
     def accuracy_error(self) -> float | None:
         """Standard error of the accuracy; None of pixels, which depend on each other."""
-        if self.accuracy is None or self.miou is not None:
+        if self.accuracy is None or "miou" in self.others:
             return None
         return math.sqrt(self.accuracy * (1 - self.accuracy) / self.labelled)
+
+
+_FIELDS = frozenset(each.name for each in fields(Score))
 
 
 class Tally:
@@ -94,7 +106,11 @@ class Tally:
         kl = None if self._kl.mean is None else max(self._kl.mean, 0.0)
         labelled = 0 if self._answers is None else self._answers.labelled
         score = Score(None, kl, self.samples, labelled, kl_error=self._kl.error)
-        return replace(score, **self._answers.metrics()) if self._answers is not None and labelled else score
+        if self._answers is None or not labelled:
+            return score
+        found = self._answers.metrics()
+        own = {name: value for name, value in found.items() if name in _FIELDS}
+        return replace(score, **own, others={name: value for name, value in found.items() if name not in _FIELDS})
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from compressor.bench.tallies import TallySetting, tally_for
+from compressor.bench.answer_tallies import TallySetting
 from compressor.models.masks import resized_rows
 
 
-@tally_for("miou")
 class MaskTally:
     """Mean over occurring classes of intersection over union, of all pixels, and the share of right pixels."""
 

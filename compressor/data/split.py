@@ -10,6 +10,9 @@ from datasets import Dataset
 
 from compressor.data.image_bounds import ImageBounds
 
+#: Column of the row of `Split.whole` that a sample was cut from.
+CUT_FROM = "sample"
+
 
 @dataclass(frozen=True)
 class Split:
@@ -26,6 +29,7 @@ class Split:
         image_bounds: black and white of images whose mode has none.
         domain: column of names of domains.
         masks: whether labels are images of class numbers.
+        whole: the samples that its own were cut from, by `CUT_FROM`.
     """
 
     dataset: Dataset
@@ -39,6 +43,7 @@ class Split:
     image_bounds: ImageBounds | None = None
     domain: str | None = None
     masks: bool = False
+    whole: Split | None = None
 
     @property
     def notes(self) -> list[str]:

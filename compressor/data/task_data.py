@@ -20,6 +20,8 @@ from compressor.data.images import ImageReader
 from compressor.data.mask_columns import find_masked
 from compressor.data.masks import MaskReader
 from compressor.data.packing import pack
+from compressor.data.question_columns import find_questions
+from compressor.data.question_windows import SpanReferences, WindowReader, cut_questions
 from compressor.data.samples import Reader, ReadingOptions
 from compressor.data.split import Split
 from compressor.data.text_readers import BLOCK_TOKENS, TargetReader, TextReader, WordsReader, reader_length
@@ -68,6 +70,10 @@ def _blocks(split: Split, preparation: SplitPreparation) -> Split:
     return pack(split, processor, length, ends=spec.task.ends, limit=preparation.limit)
 
 
+def _windows(split: Split, preparation: SplitPreparation) -> Split:
+    return cut_questions(split, preparation.processor, preparation.spec, preparation.max_length, preparation.limit)
+
+
 def _feature_reader(split: Split, options: ReadingOptions) -> Reader:
     return ImageReader(split, options) if split.image else TextReader(split, options)
 
@@ -78,6 +84,7 @@ TASK_DATA: dict[str, TaskData] = {
     **dict.fromkeys(("text-classification", "text-multi-label", "text-regression"), TaskData(TextReader)),
     "semantic-segmentation": TaskData(MaskReader, find_masked),
     "token-classification": TaskData(WordsReader, find_tagged),
+    "question-answering": TaskData(WindowReader, find_questions, _windows, lambda split, _: SpanReferences(split)),
     "masked-lm": TaskData(MaskedReader, find_plain, _blocks),
     "causal-lm": TaskData(BlockReader, find_plain, _blocks),
     "seq2seq-lm": TaskData(TargetReader, find_source_and_target),

@@ -25,7 +25,7 @@ STEP_SIZES = ((1, 1, 1), (5, 1, 1), (9, 3, 1))
 #: Padding of the first sample, up to half of its tokens; other samples have none.
 PADDINGS = ("none", "right", "left")
 
-MODEL, MODEL_STEP = "model.onnx", "model_with_past.onnx"
+MODEL = "model.onnx"
 ENCODER, DECODER, DECODER_STEP = "encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"
 
 Files = Mapping[str, Runnable]
@@ -78,7 +78,7 @@ def encoder_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -
 
 def step_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
     """Causal models with past; torch with a cache and without."""
-    session = files[MODEL_STEP]
+    session = files[MODEL]
     for steps in STEP_SIZES:
         for padding in PADDINGS if steps[0] > 1 else PADDINGS[:1]:
             inputs = dummy_inputs(model.config, batch, sum(steps), seed=seed)

@@ -18,7 +18,7 @@ from compressor.export.file_kinds import NAMES, FileKind, every_kind, files_of
 from compressor.export.formats import EXPORT_FORMATS, FLOAT, ExportFormat, FormatSource, check_formats
 from compressor.export.onnx import float32_on_cpu, write_onnx
 from compressor.export.parity import ParityReport, compare_outputs
-from compressor.export.parity_cases import MODEL, Files
+from compressor.export.parity_cases import Files
 from compressor.export.reports import ExportReport, report_file
 from compressor.export.staging import export_stage, onnx_files, publish
 from compressor.export.tracing import silence
@@ -86,12 +86,12 @@ def write_formats(
     written: dict[str, WrittenFormats] = {}
     with export_stage(model, folder) as stage:
         finished = stage / "done"
-        kinds = files_of(model, options.cache)
+        files_of(model, options.cache)
         source = FormatSource(model, stage / "floats" / "onnx", calibration, options, seed)
         floats = _write_floats(names, source, comparison, raises=on_unsupported is None)
         for name in names:
             try:
-                written[name] = _write_format(name, kinds, source, finished, floats, comparison)
+                written[name] = _write_format(name, source, finished, floats, comparison)
             except UnsupportedError as error:
                 if on_unsupported is None:
                     raise
@@ -141,7 +141,6 @@ def _write_floats(
 
 def _write_format(
     name: str,
-    kinds: Sequence[FileKind],
     source: FormatSource,
     folder: Path,
     floats: ExportReport | UnsupportedError | None,
@@ -156,8 +155,7 @@ def _write_format(
     written_as = EXPORT_FORMATS.get(name)
     if written_as.from_float and isinstance(floats, UnsupportedError):
         raise floats
-    if written_as.whole:
-        kinds = [kind for kind in kinds if kind.name == MODEL]
+    kinds = written_as.kinds(source.model, source.options.cache)
     if not kinds:
         raise UnsupportedError(f"{name} of {type(source.model).__name__} is not supported: it has no whole model")
     paths = {kind.name: written_as.path(folder, kind) for kind in kinds}

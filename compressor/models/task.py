@@ -43,6 +43,8 @@ class Task:
         ends: whether blocks have closing tokens.
         columns: whether labels are a column.
         named: whether `id2label` names the outputs.
+        auto: class of transformers that loads it.
+        tag: name of the task on the Hub; "": its own.
     """
 
     name: str
@@ -60,16 +62,13 @@ class Task:
     ends: bool = False
     columns: bool = False
     named: bool = True
+    auto: str = "AutoModel"
+    tag: str = ""
 
     @property
     def plain(self) -> bool:
         """Whether the logits are the output `logits` as it is."""
         return self.outputs == ("logits",) and self.read is first_output
-
-    @property
-    def one_class(self) -> bool:
-        """Whether there is one class a sample, in a column."""
-        return self.columns and self.named and self.answers == "classes" and self.logit_dims == 2
 
     @property
     def per_text(self) -> bool:
@@ -83,6 +82,11 @@ class Task:
         Softening mostly raises unlikely words, which harms perplexity; for accuracy it shows close classes.
         """
         return 1.0 if "perplexity" in self.metrics or self.answers == "values" else 2.0
+
+    @property
+    def one_class(self) -> bool:
+        """Whether each sample has one of several classes as its label."""
+        return self.columns and self.answers == "classes" and self.logit_dims == 2
 
     @property
     def logit_dims(self) -> int:

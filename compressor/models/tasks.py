@@ -18,42 +18,55 @@ from transformers.models.auto import modeling_auto
 from compressor.errors import UnsupportedError
 from compressor.models.masks import pixel_logits
 from compressor.models.task import Task
+from compressor.models.task_outputs import span_ends
 
 #: (ending of a name, metrics, answers) of tasks of images and of texts alike.
 _OTHER_ANSWERS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("multi-label", ("f1",), "labels"),
     ("regression", ("spearman", "rmse"), "values"),
 )
+_OF_IMAGES, _OF_TEXTS = "AutoModelForImageClassification", "AutoModelForSequenceClassification"
 #: The first task with a matching head counts, so the headless "Model" comes last.
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("image-classification", ("ForImageClassification",), ("accuracy",), columns=True),
+        Task("image-classification", ("ForImageClassification",), ("accuracy",), columns=True, auto=_OF_IMAGES),
+        Task("text-classification", ("ForSequenceClassification",), ("accuracy", "f1"), columns=True, auto=_OF_TEXTS),
         Task(
-            "semantic-segmentation",
-            ("ForSemanticSegmentation",),
-            ("miou", "accuracy"),
-            read=pixel_logits,
-            dims=4,
-            columns=True,
+            "semantic-segmentation", ("ForSemanticSegmentation",), ("miou", "accuracy"), read=pixel_logits, dims=4,
+            columns=True, auto="AutoModelForSemanticSegmentation", tag="image-segmentation",
         ),
-        Task("text-classification", ("ForSequenceClassification",), ("accuracy", "f1"), columns=True),
         Task(
-            "token-classification", ("ForTokenClassification",), ("accuracy", "f1"), mask="attention_mask", columns=True
+            "token-classification", ("ForTokenClassification",), ("accuracy", "f1"), mask="attention_mask",
+            columns=True, auto="AutoModelForTokenClassification",
         ),
-        Task("masked-lm", ("ForMaskedLM",), ("perplexity",), mask="attention_mask", packed=True, ends=True),
         Task(
-            "causal-lm", ("ForCausalLM", "LMHeadModel"), ("perplexity",), mask="attention_mask", shift=True, packed=True
+            "question-answering", ("ForQuestionAnswering", "ForQuestionAnsweringSimple"), ("exact_match", "f1"),
+            outputs=("start_logits", "end_logits"), read=span_ends, dims=3, by_token=True, columns=True, named=False,
+            auto="AutoModelForQuestionAnswering",
         ),
-        Task("seq2seq-lm", ("ForConditionalGeneration",), ("perplexity",), mask="decoder_attention_mask"),
-        Task("features", ("Model",), ()),
+        Task(
+            "masked-lm", ("ForMaskedLM",), ("perplexity",), mask="attention_mask", packed=True, ends=True,
+            auto="AutoModelForMaskedLM", tag="fill-mask",
+        ),
+        Task(
+            "causal-lm", ("ForCausalLM", "LMHeadModel"), ("perplexity",), mask="attention_mask", shift=True,
+            packed=True, auto="AutoModelForCausalLM", tag="text-generation",
+        ),
+        Task(
+            "seq2seq-lm", ("ForConditionalGeneration",), ("perplexity",), mask="decoder_attention_mask",
+            auto="AutoModelForSeq2SeqLM", tag="text2text-generation",
+        ),
+        Task("features", ("Model",), (), tag="feature-extraction"),
         *(
-            Task(f"{kind}-{name}", (), metrics, answers=answers, columns=True)
-            for kind in ("image", "text")
+            Task(
+                f"{kind}-{name}", (), metrics, answers=answers, columns=True, auto=auto, tag=f"{kind}-classification"
+            )
+            for kind, auto in (("image", _OF_IMAGES), ("text", _OF_TEXTS))
             for name, metrics, answers in _OTHER_ANSWERS
         ),
     )
-}
+}  # fmt: skip
 
 
 def find_task(config: PretrainedConfig) -> Task:

@@ -95,7 +95,7 @@ def _load(
     left_out = [name for name in sorted(info["unexpected_keys"]) if is_of_another_head(model, name)]
     missing = info["missing_keys"]
     wrapper = wrapper_of(info["unexpected_keys"], missing) if missing else None
-    _check_loaded(location, {**info, "unexpected_keys": set(info["unexpected_keys"]) - set(left_out)}, wrapper)
+    check_loaded(location, {**info, "unexpected_keys": set(info["unexpected_keys"]) - set(left_out)}, wrapper)
     if forget_code(model.config) and notes is not None:
         notes.append(code_not_run(location))
     if (note := adapter_note(location)) and notes is not None:
@@ -140,7 +140,7 @@ def _body_may_have(config: PretrainedConfig, child: str) -> bool:
         return hasattr(base(copy.deepcopy(config)), child)
 
 
-def _check_loaded(location: str | Path, info: dict, wrapper: str | None) -> None:
+def check_loaded(location: str | Path, info: dict, wrapper: str | None) -> None:
     """Refuse weights that transformers would randomise, drop or resize; `wrapper` may tell why."""
     problems = []
     if info["missing_keys"]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compressor.bench.tallies import MAX_EXPONENT
+from compressor.bench.answer_tallies import MAX_EXPONENT
 from compressor.models.task import IGNORED, Task
 
 #: Number of samples that are shown.
@@ -62,8 +62,8 @@ class Breakdown:
 
     @property
     def possible(self) -> bool:
-        """Whether an answer is one class of several, which `add` needs, and not of pixels, which say little alone."""
-        return self.task.answers == "classes" and self.task.logit_dims < 4
+        """Whether an answer is one class of several that have names, which `add` needs."""
+        return self.task.answers == "classes" and self.task.named and self.task.logit_dims < 4
 
     def add(self, log_probs: Tensor, inputs: Mapping[str, Tensor], labels: Tensor | None, reference: Tensor) -> None:
         """Add a batch: log-probabilities of model and ensemble [B, C] or [B, T, C], labels [B] or [B, T]."""

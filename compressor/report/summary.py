@@ -18,14 +18,14 @@ from compressor.report.describe import (
     describe_last_layer,
     describe_legend,
     describe_macs,
-    describe_outcome,
-    describe_parity,
     describe_reconstruction,
     describe_shapes,
     describe_temperature,
     describe_timing,
 )
+from compressor.report.describe_formats import describe_parity
 from compressor.report.mixture import describe_mixture
+from compressor.report.outcome import describe_outcome
 from compressor.report.tables import render_table
 
 

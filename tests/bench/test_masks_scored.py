@@ -19,8 +19,8 @@ def test_mean_iou_is_the_mean_over_occurring_classes_of_all_pixels():
     tally.add(rows_of(predicted), {}, labels)
     score = tally.score()
     # Class 0: 2 of 4 pixels that are it or are taken for it, class 1: 3 of 5; class 2 only where nothing is known.
-    assert score.miou == pytest.approx((2 / 4 + 3 / 5) / 2) and score.accuracy == pytest.approx(5 / 7)
-    assert score.labelled == 7 and score.miou_error > 0 and score.accuracy_error is None
+    assert score.value("miou") == pytest.approx((2 / 4 + 3 / 5) / 2) and score.accuracy == pytest.approx(5 / 7)
+    assert score.labelled == 7 and score.value("miou_error") > 0 and score.accuracy_error is None
 
 
 def test_the_error_is_that_of_repeated_draws():
@@ -36,8 +36,10 @@ def test_the_error_is_that_of_repeated_draws():
         return tally.score()
 
     scores = [score(60) for _ in range(200)]
-    spread = torch.tensor([each.miou for each in scores]).std()
-    assert float(torch.tensor([each.miou_error for each in scores]).mean()) == pytest.approx(float(spread), rel=0.15)
+    spread = torch.tensor([each.value("miou") for each in scores]).std()
+    assert float(torch.tensor([each.value("miou_error") for each in scores]).mean()) == pytest.approx(
+        float(spread), rel=0.15
+    )
 
 
 def test_classes_beyond_the_model_are_wrong():

@@ -18,7 +18,8 @@ def teachers():
     """Models of other seeds that are sure of classes."""
     config = SegformerConfig(
         num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1], hidden_sizes=[16, 32], patch_sizes=[3, 3],
-        strides=[2, 2], num_attention_heads=[2, 4], mlp_ratios=[2, 2], decoder_hidden_size=24, num_labels=4, initializer_range=0.3,
+        strides=[2, 2], num_attention_heads=[2, 4], mlp_ratios=[2, 2], decoder_hidden_size=24, num_labels=4,
+        initializer_range=0.3,
         architectures=["SegformerForSemanticSegmentation"],
     )  # fmt: skip
     models = []

@@ -32,8 +32,8 @@ def export_command(
 ) -> None:
     """Write a model in other formats and verify them against torch, over several batch sizes and lengths.
 
-    ONNX files are onnx/model.onnx; for a language model also onnx/model_with_past.onnx; for an encoder–decoder an
-    encoder and two decoders. int8 and float16 files end with _int8, _int8_dynamic and _fp16; with --data their
+    ONNX files are onnx/model.onnx, of a language model with past keys and values; for an encoder–decoder an
+    encoder and two decoders. int8 and float16 files end with _quantized, _int8_dynamic and _fp16; with --data their
     accuracy is compared with the model's own. The results go into the folder's report.json, if it has one. Beyond the
     tolerance nothing is written.
 
@@ -49,6 +49,6 @@ def export_command(
     if json:
         print_json(export)
         return
-    from compressor.report.describe import describe_export
+    from compressor.report.describe_formats import describe_export
 
     print_results(*describe_export(export))
