@@ -38,7 +38,8 @@ class TaskSetting:
     learning_rate: float = 1e-3
 
 
-def _names(names: tuple[str, ...]) -> dict[str, Any]:
+def class_names(names: tuple[str, ...]) -> dict[str, Any]:
+    """Fields of a config."""
     return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
 
 
@@ -77,22 +78,22 @@ def _image_config(**fields: Any) -> ViTConfig:
 SETTINGS: dict[str, TaskSetting] = {
     "text-regression": TaskSetting(
         lambda folder, samples: save_reviews(folder, "rating", samples),
-        lambda: _text_config(problem_type="regression", **_names(("rating",))),
+        lambda: _text_config(problem_type="regression", **class_names(("rating",))),
         _tokenizer,
     ),
     "text-multi-label": TaskSetting(
         lambda folder, samples: save_reviews(folder, "labels", samples),
-        lambda: _text_config(problem_type="multi_label_classification", **_names(LABELS)),
+        lambda: _text_config(problem_type="multi_label_classification", **class_names(LABELS)),
         _tokenizer,
     ),
     "image-regression": TaskSetting(
         lambda folder, samples: save_boards(folder, "values", samples),
-        lambda: _image_config(problem_type="regression", **_names(("sum", "number"))),
+        lambda: _image_config(problem_type="regression", **class_names(("sum", "number"))),
         _image_processor,
     ),
     "image-multi-label": TaskSetting(
         lambda folder, samples: save_boards(folder, "labels", samples),
-        lambda: _image_config(problem_type="multi_label_classification", **_names(tuple("0123456789"))),
+        lambda: _image_config(problem_type="multi_label_classification", **class_names(tuple("0123456789"))),
         _image_processor,
     ),
 }

@@ -14,6 +14,7 @@ from compressor.data.sources import open_split
 from compressor.models.configs import model_class
 from compressor.models.inputs import without_labels
 from compressor.models.save import save_student
+from compressor.models.tasks import task_logits
 from compressor.models.teacher import ModelSpec
 from compressor.recipe import DataOptions
 
@@ -35,7 +36,9 @@ def train_teacher(setting: TaskSetting, data: Path, folder: Path, seed: int) -> 
     for _ in range(setting.steps):
         rows = torch.randint(len(samples), (BATCH,), generator=order).tolist()
         batch = collate(samples.__getitems__(rows), 0)
-        loss = answers.label_loss(model(**without_labels(batch)).logits, batch["labels"])
+        inputs = without_labels(batch)
+        logits = task_logits(spec.task, model(**inputs), inputs)
+        loss = answers.label_loss(*spec.task.answered(logits, batch["labels"]))
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
