@@ -17,6 +17,7 @@ from compressor.anatomy.hooks import logits_of
 from compressor.ensemble import check_ensemble_weights, ensemble_kl, kl_rows, mix_predictions, sums_per_sample
 from compressor.models.inputs import without_labels
 from compressor.models.tasks import task_of_model
+from compressor.paired import PairAnswers
 
 
 class Answers(Protocol):
@@ -121,7 +122,9 @@ class ValueAnswers:
 
 
 #: By `Task.answers`.
-ANSWERS: dict[str, Answers] = {"classes": ClassAnswers(), "labels": LabelAnswers(), "values": ValueAnswers()}
+ANSWERS: dict[str, Answers] = {
+    "classes": ClassAnswers(), "labels": LabelAnswers(), "values": ValueAnswers(), "pairs": PairAnswers()
+}  # fmt: skip
 
 
 def distillation_loss(

@@ -89,6 +89,8 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric("miou", "mean IoU", format_accuracy, percent=True),
         Metric("accuracy", "accuracy", format_accuracy, percent=True),
+        Metric("recall5", "recall@5", format_accuracy, percent=True),
+        Metric("recall1_images", "recall@1 of images", format_accuracy, percent=True),
         Metric("exact_match", "exact match", format_accuracy, percent=True),
         Metric("perplexity", "perplexity", format_perplexity, lower=True, log=True),
         Metric("spearman", "Spearman", _decimals),

@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset
 
 from compressor.data.block_readers import BlockReader, MaskedReader
+from compressor.data.captions import CaptionReader, find_captioned
 from compressor.data.column_finders import (
     ColumnRequest,
     find_plain,
@@ -82,6 +83,7 @@ def _feature_reader(split: Split, options: ReadingOptions) -> Reader:
 TASK_DATA: dict[str, TaskData] = {
     **dict.fromkeys(("image-classification", "image-multi-label", "image-regression"), TaskData(ImageReader)),
     **dict.fromkeys(("text-classification", "text-multi-label", "text-regression"), TaskData(TextReader)),
+    "image-text": TaskData(CaptionReader, find_captioned),
     "semantic-segmentation": TaskData(MaskReader, find_masked),
     "token-classification": TaskData(WordsReader, find_tagged),
     "question-answering": TaskData(WindowReader, find_questions, _windows, lambda split, _: SpanReferences(split)),

@@ -74,10 +74,7 @@ class WholeGraph(OnnxGraph):
     def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
         super().__init__(model)
         inputs = as_pair(model.config, dummy_inputs(model.config, BATCH, TOKENS))
-        text = "input_ids" in inputs
-        names = (*inputs, *task_of_model(model).outputs, "last_hidden_state") if text else ()
-        maps = dict.fromkeys(("pixel_values", *task_of_model(model).outputs), _SIDES) if takes_any_size(model) else {}
-        self._trace(inputs, maps or dict.fromkeys(names, _TOKENS))
+        self._trace(inputs, _whole_axes(model, inputs))
 
     def call(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         return outputs_of(self.model, self.model(**values, **no_cache(self.model), return_dict=True))
@@ -201,6 +198,18 @@ class DecoderStepGraph(OnnxGraph):
 def forward_names(model: PreTrainedModel, argument: str) -> bool:
     """Whether forward has this argument."""
     return argument in inspect.signature(model.forward).parameters
+
+
+def _whole_axes(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, Axes]:
+    """Dynamic axes of a whole model's file, besides those of the batch."""
+    task = task_of_model(model)
+    if task.answers == "pairs":
+        # Images beside texts, each with one embedding.
+        by_token = tuple(name for name, value in inputs.items() if value.dim() == 2)
+        return {**dict.fromkeys(by_token, _TOKENS), "logits_per_image": {0: "batch", 1: "batch"}}
+    if takes_any_size(model):
+        return dict.fromkeys(("pixel_values", *task.outputs), _SIDES)
+    return dict.fromkeys((*inputs, *task.outputs, "last_hidden_state"), _TOKENS) if "input_ids" in inputs else {}
 
 
 def takes_any_size(model: PreTrainedModel) -> bool:

@@ -87,13 +87,22 @@ def _parameters(teacher: Teacher) -> set[str]:
 
 def _check_processors(first: Teacher, second: Teacher) -> None:
     processors: tuple[Any, Any] = (first.processor, second.processor)
-    if first.spec.is_image:
-        settings = [_image_settings(processor) for processor in processors]
-        for key in sorted(settings[0].keys() | settings[1].keys()):
-            _check_same(
-                f"preprocessor's {key}", (first.name, settings[0].get(key)), (second.name, settings[1].get(key))
-            )
-        return
+    if all(hasattr(processor, "tokenizer") and hasattr(processor, "image_processor") for processor in processors):
+        _check_images(first, second, [processor.image_processor for processor in processors])
+        _check_tokenizers(first, second, [processor.tokenizer for processor in processors])
+    elif first.spec.is_image:
+        _check_images(first, second, processors)
+    else:
+        _check_tokenizers(first, second, processors)
+
+
+def _check_images(first: Teacher, second: Teacher, processors: Sequence[Any]) -> None:
+    settings = [_image_settings(processor) for processor in processors]
+    for key in sorted(settings[0].keys() | settings[1].keys()):
+        _check_same(f"preprocessor's {key}", (first.name, settings[0].get(key)), (second.name, settings[1].get(key)))
+
+
+def _check_tokenizers(first: Teacher, second: Teacher, processors: Sequence[Any]) -> None:
     vocabularies = [processor.get_vocab() for processor in processors]
     if vocabularies[0] != vocabularies[1]:
         token = min(vocabularies[0].items() ^ vocabularies[1].items())[0]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoImageProcessor, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UserError
 from compressor.models.configs import code_needed
+from compressor.models.inputs import is_dual_config
 from compressor.models.modalities import is_image_config
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.utils.revisions import hub_keywords
@@ -27,6 +28,8 @@ def load_processor(location: str | Path, config: PretrainedConfig) -> Any | None
         UnsupportedError: needs its own code.
     """
     auto, files = (AutoImageProcessor, _IMAGE_FILES) if is_image_config(config) else (AutoTokenizer, _TEXT_FILES)
+    if is_dual_config(config):
+        auto, files = AutoProcessor, _IMAGE_FILES
     folder = Path(location)
     if folder.is_dir() and not any((folder / name).exists() for name in files):
         return None

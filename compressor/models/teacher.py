@@ -40,12 +40,12 @@ class ModelSpec:
 
     @property
     def reads(self) -> str:
-        """Kind of input: "image" or "text".
+        """Kind of input: "image" (perhaps with texts) or "text".
 
         Raises:
             UnsupportedError: another kind.
         """
-        if self.is_image:
+        if self.is_image or self.task.answers == "pairs":
             return "image"
         if getattr(self.config, "vocab_size", None) is None or is_audio_config(self.config):
             raise UnsupportedError(f"data of {self.config.model_type} models cannot be read yet: images and text can")

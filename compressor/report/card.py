@@ -107,6 +107,8 @@ def _made_of(recipe: Recipe, report: Mapping[str, Any]) -> str:
 def _snippet(task: str, image: bool) -> str:
     cls = TASKS[task].auto
     processor = "AutoImageProcessor" if image else "AutoTokenizer"
+    if TASKS[task].answers == "pairs":
+        processor = "AutoProcessor"
     return (
         f"from transformers import {', '.join(sorted((cls, processor)))}\n\n"
         f'model = {cls}.from_pretrained("path/to/this/folder")\n'
