@@ -18,6 +18,7 @@ from compressor.ensemble import check_ensemble_weights, ensemble_kl, kl_rows, mi
 from compressor.models.inputs import without_labels
 from compressor.models.task import Task
 from compressor.models.tasks import task_of_model
+from compressor.paired import PairAnswers
 
 
 class Answers(Protocol):
@@ -153,6 +154,7 @@ ANSWERS: dict[str, Answers] = {
     "classes": ClassAnswers(),
     "frames": FrameAnswers(),
     "labels": LabelAnswers(),
+    "pairs": PairAnswers(),
     "values": ValueAnswers(),
 }
 

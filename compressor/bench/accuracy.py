@@ -69,8 +69,8 @@ class Score:
 
     @property
     def accuracy_error(self) -> float | None:
-        """Standard error of the accuracy."""
-        if self.accuracy is None:
+        """Standard error of the accuracy; None of pixels, which depend on each other."""
+        if self.accuracy is None or "miou" in self.others:
             return None
         return math.sqrt(self.accuracy * (1 - self.accuracy) / self.labelled)
 

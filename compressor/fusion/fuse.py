@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compressor.anatomy.batch_norms import measure_statistics, without_statistics
 from compressor.anatomy.hooks import logits_of
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.anchored.align_to_anchor import fuse_towards_anchor
@@ -174,6 +175,8 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
     )  # fmt: skip
     built = fuse_towards_anchor(context) if request.towards_anchor else fuse_jointly(context)
 
+    measure_statistics(built.candidate.model, samples or ())
+
     # 4. Return the student in the teachers' precision, with a report and the maps between hidden states.
     on_progress(1.0, "building the student")
     return collect_result(built, lower(built.candidate.model, request.dtype), group, mixture, timer.laps)
@@ -218,7 +221,7 @@ def _models_alike(
     for _, model in named:
         name_architecture(model)
     unique = {id(model): model for _, model in named}
-    changed = with_common_ties([settled(in_single(model)) for model in unique.values()])
+    changed = with_common_ties([settled(without_statistics(in_single(model))) for model in unique.values()])
     alike = dict(zip(unique, changed, strict=True))
     converted = [(name, alike[id(model)]) for name, model in named]
     return converted[: len(teachers)], converted[-1] if anchor is not None else None

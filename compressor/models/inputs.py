@@ -16,6 +16,7 @@ from compressor.models.media import media_inputs, placeholder
 from compressor.models.modalities import (
     MAKERS,
     first_field,
+    has_patches,
     is_audio_config,
     is_image_config,
     patched_images,
@@ -87,7 +88,7 @@ def count_tokens(inputs: Mapping[str, Tensor], config: PretrainedConfig) -> int:
     """Unpadded tokens, or patches; encoder–decoders: the lower count."""
     pixels = inputs.get("pixel_values")
     if pixels is not None:
-        height, width = size_pair(config.patch_size)
+        height, width = size_pair(_first_patch(config))
         return int(pixels.shape[0] * (pixels.shape[-2] // height) * (pixels.shape[-1] // width))
     counts = []
     for prefix in ("", "decoder_"):
@@ -95,6 +96,12 @@ def count_tokens(inputs: Mapping[str, Tensor], config: PretrainedConfig) -> int:
         if ids is not None:
             counts.append(ids.numel() if mask is None else int(mask.sum()))
     return min(counts, default=0)
+
+
+def _first_patch(config: PretrainedConfig) -> Any:
+    """The size of a patch; of models of stages the step from one to the next."""
+    strides = getattr(config, "strides", None)
+    return strides[0] if strides else first_field(config, "patch_size", default=16)
 
 
 def logits_of_sample(config: PretrainedConfig, inputs: Mapping[str, Any]) -> int:
@@ -211,7 +218,7 @@ def is_dual_config(config: PretrainedConfig) -> bool:
         return False
     others = ("vision_config", "image_config", "audio_config")
     parts = hasattr(config, "text_config") and any(hasattr(config, other) for other in others)
-    return parts or (is_image_config(config) and hasattr(config, "vocab_size"))
+    return parts or (has_patches(config) and hasattr(config, "vocab_size"))
 
 
 def _random_ids(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor:

@@ -90,7 +90,9 @@ def _zero(parameter: nn.Parameter) -> nn.Parameter:
 
 def most_positions(config: PretrainedConfig) -> int | None:
     """The longest text in tokens, if limited; position tables of RoBERTa reserve the first."""
-    limit = next((value for name in _POSITIONS if isinstance(value := getattr(config, name, None), int)), None)
+    # Of towers that of texts.
+    part = config if any(hasattr(config, name) for name in _POSITIONS) else getattr(config, "text_config", config)
+    limit = next((value for name in _POSITIONS if isinstance(value := getattr(part, name, None), int)), None)
     if limit is None or limit <= 0:
         return None
     for name, module in meta_model(config).named_modules():

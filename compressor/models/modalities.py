@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import PretrainedConfig
 
 from compressor.models import series
+from compressor.models.signature import readable_inputs
 
 Maker = Callable[[PretrainedConfig, int, int, torch.Generator], Tensor | None]
 #: Side of an image for models that take any.
@@ -25,9 +28,22 @@ _REGIONS = 5
 _ROWS = 4
 
 
-def is_image_config(config: PretrainedConfig) -> bool:
-    """Whether the model reads images."""
+def has_patches(config: PretrainedConfig) -> bool:
+    """Whether the model cuts images of one size into patches of one size."""
     return hasattr(config, "image_size") and hasattr(config, "patch_size")
+
+
+def is_image_config(config: PretrainedConfig) -> bool:
+    """Whether the model reads images: by its patches, or because its class reads pixels and no text."""
+    return has_patches(config) or _class_reads_images((config.architectures or [""])[0])
+
+
+@cache
+def _class_reads_images(name: str) -> bool:
+    model = getattr(transformers, name, None)
+    if getattr(model, "main_input_name", None) != "pixel_values":
+        return False
+    return not any(each.endswith("input_ids") for each in readable_inputs(model))
 
 
 def is_audio_config(config: PretrainedConfig) -> bool:

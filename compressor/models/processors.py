@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from compressor.errors import UserError
+from compressor.models.inputs import is_dual_config
 from compressor.models.modalities import is_image_config, reads_sound
 from compressor.models.own_code import code_needed
 from compressor.models.tasks import find_task
@@ -52,6 +53,8 @@ def load_processor(location: str | Path, config: PretrainedConfig) -> Any | None
 
 def _loader(config: PretrainedConfig) -> tuple[Any, tuple[str, ...]]:
     """The class that loads a model's preprocessor, and the files of which it needs one."""
+    if is_dual_config(config):
+        return AutoProcessor, _IMAGE_FILES
     if is_image_config(config):
         return AutoImageProcessor, _IMAGE_FILES
     if not reads_sound(config):

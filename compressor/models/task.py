@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from compressor.models.masks import resized_labels
+
 #: Label of positions without prediction, as in transformers.
 IGNORED = -100
 #: Logit of an answer that is none, such as padding; finite, so that products with its probability 0 are 0.
@@ -138,6 +140,8 @@ class Task:
             return logits[known.to(logits.device)], labels[known]
         if self.shift and logits.dim() > 2:
             logits, labels = logits[:, :-1], labels[:, 1:]
+        if labels.dim() == 3:
+            labels = resized_labels(labels, logits)
         known = labels >= 0
         return logits[known.to(logits.device)], labels[known]
 

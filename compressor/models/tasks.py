@@ -17,9 +17,10 @@ from transformers import PretrainedConfig
 from transformers.models.auto import modeling_auto
 
 from compressor.errors import UnsupportedError
+from compressor.models.masks import pixel_logits
 from compressor.models.modalities import reads_sound, reads_waves
 from compressor.models.task import Task
-from compressor.models.task_outputs import span_ends
+from compressor.models.task_outputs import pair_embeddings, span_ends
 
 #: (ending of a name, metrics, answers) of tasks of images and of texts alike.
 _OTHER_ANSWERS: tuple[tuple[str, tuple[str, ...], str], ...] = (
@@ -33,6 +34,10 @@ TASKS: dict[str, Task] = {
     for task in (
         Task("image-classification", ("ForImageClassification",), ("accuracy",), columns=True, auto=_OF_IMAGES),
         Task("text-classification", ("ForSequenceClassification",), ("accuracy", "f1"), columns=True, auto=_OF_TEXTS),
+        Task(
+            "semantic-segmentation", ("ForSemanticSegmentation",), ("miou", "accuracy"), read=pixel_logits, dims=4,
+            columns=True, auto="AutoModelForSemanticSegmentation", tag="image-segmentation",
+        ),
         Task(
             "token-classification", ("ForTokenClassification",), ("accuracy", "f1"), mask="attention_mask",
             columns=True, auto="AutoModelForTokenClassification",
@@ -65,6 +70,11 @@ TASKS: dict[str, Task] = {
         Task(
             "seq2seq-lm", ("ForConditionalGeneration",), ("perplexity",), mask="decoder_attention_mask",
             auto="AutoModelForSeq2SeqLM", tag="text2text-generation",
+        ),
+        Task(
+            "image-text", (), ("recall5", "recall1_images", "accuracy"), answers="pairs",
+            outputs=("image_embeds", "text_embeds", "logits_per_image"), read=pair_embeddings, dims=3, named=False,
+            tag="zero-shot-image-classification",
         ),
         Task("features", ("Model",), (), tag="feature-extraction"),
         *(
@@ -156,6 +166,7 @@ def _listed_task(name: str) -> Task | None:
 
 #: {Auto mapping: task}; base classes come first, since some are listed with heads too.
 _MAPPINGS = {
+    "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES": "image-text",
     "MODEL_MAPPING_NAMES": "features",
     "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES": "seq2seq-lm",
     "MODEL_FOR_MASKED_LM_MAPPING_NAMES": "masked-lm",

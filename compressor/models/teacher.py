@@ -40,12 +40,12 @@ class ModelSpec:
 
     @property
     def reads(self) -> str:
-        """Kind of input: "image", "audio" or "text".
+        """Kind of input: "image" (perhaps with texts), "audio" or "text".
 
         Raises:
             UnsupportedError: another kind.
         """
-        if self.is_image:
+        if self.is_image or self.task.answers == "pairs":
             return "image"
         if reads_sound(self.config):
             return "audio"

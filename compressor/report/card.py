@@ -116,6 +116,8 @@ def _consent(recipe: Recipe) -> str:
 def _snippet(task: str, image: bool, own_code: bool) -> str:
     cls, trust = TASKS[task].auto, ", trust_remote_code=True" if own_code else ""
     processor = "AutoImageProcessor" if image else "AutoTokenizer"
+    if TASKS[task].answers == "pairs":
+        processor = "AutoProcessor"
     return (
         f"from transformers import {', '.join(sorted((cls, processor)))}\n\n"
         f'model = {cls}.from_pretrained("path/to/this/folder"{trust})\n'

@@ -52,9 +52,10 @@ def describe_head(head: Report) -> str:
 
 
 def describe_last_layer(last_layer: Report) -> str:
-    """The last layer's fit, and gain over its reconstruction."""
+    """The fit of the last layer, or of all after the layers, and its gain."""
+    head = " and the head" if last_layer.get("layer", True) else ""
     return (
-        f"{last_layer['module']} and the head, fitted to the ensemble's predictions: held-out KL "
+        f"{last_layer['module']}{head}, fitted to the ensemble's predictions: held-out KL "
         f"{last_layer['after']:.4g}, {last_layer['before']:.4g} before"
     )
 
