@@ -15,7 +15,6 @@ from compressor.anatomy.spec import Axis, Kind
 from compressor.errors import CertificateError
 from compressor.models.config_fields import field_paths, read_field, with_fields
 
-
 #: Names of fields that give the size of a head, not the number of heads.
 HEAD_SIZE = re.compile(r"dim|size|d_head")
 

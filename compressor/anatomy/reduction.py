@@ -43,7 +43,9 @@ def _all_short(config: PretrainedConfig, values: Mapping[str, int]) -> dict[str,
         head_dim = values.get(f"{prefix}head_dim") or getattr(part, "head_dim", None)
         if not head_dim and getattr(part, "num_attention_heads", None) and getattr(part, "hidden_size", None):
             head_dim = values.get(f"{prefix}hidden_size", part.hidden_size) // part.num_attention_heads
-        short |= {prefix + name: v for name, v in _short_fields(part, prefix, {**values, **short}, head_dim or 8).items()}
+        short |= {
+            prefix + name: v for name, v in _short_fields(part, prefix, {**values, **short}, head_dim or 8).items()
+        }
     return short
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from compressor.errors import UnsupportedError, UserError
 from compressor.models.configs import code_not_run, forget_code, model_class, read_config
@@ -61,6 +62,8 @@ def open_model(location: str | Path, *, notes: list[str] | None = None) -> PreTr
                     buffer.copy_(StoredWeights(places)[name])
     except (SafetensorError, OSError) as error:
         raise UserError(f"cannot read the weights of {location}: {one_line(error)}") from error
+    if model.can_generate() and (folder / GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
     WeightBlocks(model, weights, precision)
     check_finite_weights(str(location), model)
     return model

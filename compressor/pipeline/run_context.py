@@ -94,7 +94,13 @@ def prepare_run(recipe: Recipe, force: bool, resume: bool, stages: StageReporter
     cache = "to the cache of built-in teachers"
     with stages("load", "loading the teachers") as progress, disk_full_as_user_error(cache):
         given = None if recipe.student is None else load_teacher(recipe.student)
-        teachers = load_ensemble(recipe.teachers, progress, recipe.fusion.classes, student=given)
+        teachers = load_ensemble(
+            recipe.teachers,
+            progress,
+            recipe.fusion.classes,
+            student=given,
+            streamed=recipe.fusion.max_memory is not None and given is None,
+        )
         if given is not None:
             _check_student(recipe, given, teachers)
     work = RunState(work_folder(recipe.output), _run_key(recipe, teachers, given))
@@ -114,6 +120,8 @@ def _check_student(recipe: Recipe, student: Teacher, teachers: Sequence[Teacher]
 def _run_key(recipe: Recipe, teachers: Sequence[Teacher], given: Teacher | None) -> dict[str, Any]:
     """What a resumed run must share with the interrupted one."""
     values = recipe.model_dump(mode="json")
+    # The same student comes of any memory, as long as it is limited.
+    values["fusion"]["max_memory"] = recipe.fusion.max_memory is not None
     keys = ("teachers", "student", "width", "depth", "data", "calibration", "fusion", "finetune", "seed")
     fingerprints = [teacher.fingerprint for teacher in (*teachers, *([given] if given else []))]
     return {**{key: values[key] for key in keys}, "weights of a model": fingerprints}
