@@ -177,6 +177,7 @@ def load_models(
 
 def _as_teacher(name: str, model: PreTrainedModel) -> Teacher:
     from compressor.models.inputs import name_architecture
+    from compressor.models.precision import precision_of
     from compressor.models.resolve import ModelSource
     from compressor.models.save import fingerprint
     from compressor.models.teacher import ModelSpec, Teacher
@@ -184,7 +185,8 @@ def _as_teacher(name: str, model: PreTrainedModel) -> Teacher:
     name_architecture(model)
     # No path: nothing may take it for a folder.
     source = ModelSource("object", name, f"<{name}>")
-    return Teacher(name, source, model, ModelSpec.of(model.config), None, fingerprint(model))
+    precision = precision_of([model])
+    return Teacher(name, source, model, ModelSpec.of(model.config), None, fingerprint(model), precision=precision)
 
 
 def fitted_together(

@@ -34,16 +34,22 @@ class MemoryPrediction:
 
     Attributes:
         residual, layer, tail: of its stages, without kept hidden states.
+        per_token: of hidden states and activations of one layer.
     """
 
     residual: int
     layer: int
     tail: int
+    per_token: int
 
     @property
     def fixed(self) -> int:
         """The most of any stage."""
         return max(self.residual, self.layer, self.tail)
+
+    def peak(self, tokens: int, limit: int) -> int:
+        """The most bytes, with a limit."""
+        return max(self.fixed, min(limit, self.layer + tokens * self.per_token))
 
     def budget(self, limit: int) -> int:
         """Bytes for hidden states within a limit.
@@ -109,6 +115,9 @@ def predict_memory(teachers: Sequence[PretrainedConfig], student: PretrainedConf
         residual=round(base + max(first, DOUBLE_BYTES * RESIDUAL_MATRICES * joint**2)),
         layer=round(base + layers + max(call, moments, transport, ridge)),
         tail=round(base + outside + max(head, call)),
+        # Of each teacher the stream before and after the layer, and four of its inputs and sums; of the student three
+        # streams and the widest input.
+        per_token=SINGLE_BYTES * (6 * joint + 3 * width + units),
     )
 
 

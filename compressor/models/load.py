@@ -12,6 +12,7 @@ from compressor.models.resolve import resolve
 from compressor.models.save import fingerprint
 from compressor.models.streamed_load import open_model
 from compressor.models.teacher import ModelSpec, Teacher
+from compressor.models.weight_files import stored_precision
 from compressor.models.weights import load_model
 from compressor.utils.logging import one_line
 
@@ -49,11 +50,13 @@ def load_teacher(
     digest = fingerprint(model)
     notes += check_vocabulary(name, model, processor)
     give_padding_token(model.config, processor)
-    if streamed:
-        return Teacher(name, source, model, ModelSpec.of(model.config), processor, digest, tuple(notes))
-    try:
-        # Not annotated by transformers for strings.
-        model.to(device)  # type: ignore[arg-type]
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"cannot put {name} on device '{device}': {one_line(error)}") from error
-    return Teacher(name, source, model, ModelSpec.of(model.config), processor, digest, tuple(notes))
+    if not streamed:
+        try:
+            # Not annotated by transformers for strings.
+            model.to(device)  # type: ignore[arg-type]
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"cannot put {name} on device '{device}': {one_line(error)}") from error
+    precision = stored_precision(source.location)
+    return Teacher(
+        name, source, model, ModelSpec.of(model.config), processor, digest, tuple(notes), precision=precision
+    )

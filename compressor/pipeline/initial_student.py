@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from compressor.errors import CouplingWarning
@@ -54,11 +55,13 @@ def initial_student(
     mixture: Mixture,
     stages: StageReporter,
     streaming: Streaming | None = None,
+    precision: torch.dtype | None = None,
 ) -> InitialStudent:
     """Fuse the teachers, unless a student is given.
 
     Args:
         streaming: how models are read layer by layer.
+        precision: of the student; the loaded teachers' if omitted.
 
     Raises:
         UserError: see `compressor.fusion.fuse_models`.
@@ -83,6 +86,7 @@ def initial_student(
             mixture=mixture,
             progress=progress,
             streaming=streaming,
+            precision=precision,
             **depth_option(recipe.depth),
         )
     lines = [str(warning.message) for warning in caught if issubclass(warning.category, CouplingWarning)]

@@ -15,6 +15,7 @@ from compressor.fusion.classes import fit_lacking_classes
 from compressor.fusion.mixture import chooses_mixture, mixture_of
 from compressor.fusion.streaming import fixed_options
 from compressor.layer_maps import attention_pairs_of
+from compressor.models.precision import round_weights
 from compressor.pipeline.apart import recipe_inputs
 from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.data_splits import RunData, open_data, open_training
@@ -130,12 +131,17 @@ def _make_student(
     """Fuse or resume the student, finetune it in place if there is data, evaluate both."""
     saved = run.work.load(run.fingerprints) if run.resume else None
     configs = [teacher.config for teacher in run.teachers]
+    streaming = streaming_of(run.recipe, configs, partial(run.work.layers, resume=run.resume))
     student = saved or initial_student(
-        run.recipe, run.teachers, run.given, data, mixture, run.stages,
-        streaming_of(run.recipe, configs, partial(run.work.layers, resume=run.resume)),
+        run.recipe, run.teachers, run.given, data, mixture, run.stages, streaming,
+        None if streaming is None else run.precision,
     )  # fmt: skip
+    trained = data is not None and data.train is not None and run.recipe.finetune.enabled
+    if not trained:
+        # What is evaluated is what will be stored.
+        round_weights(student.model, run.precision)
     before = _evaluate_student(run, "as given" if run.given else "one-shot", student, evaluator)
-    if data is None or data.train is None or not run.recipe.finetune.enabled:
+    if data is None or data.train is None or not trained:
         return student, TrainedStudents([before], None)
     with disk_full_as_user_error(f"to {run.work.folder}"), run.work.kept_if_interrupted():
         if not saved:
@@ -143,6 +149,7 @@ def _make_student(
         distributed.barrier()
         with caught_warnings(CheckpointWarning) as notes:
             finetune = _finetune(run, student, data.train, before)
+    round_weights(student.model, run.precision)
     after = _evaluate_student(run, "finetuned", student, evaluator)
     return student, TrainedStudents([before, after], finetune, notes)
 

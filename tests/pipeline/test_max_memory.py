@@ -32,7 +32,7 @@ def folders(tmp_path):
 def test_the_command_fuses_within_a_memory(tmp_path, capsys, folders):
     teachers, data = folders
     output = tmp_path / "student"
-    code, printed, errors = compress(
+    code, _, errors = compress(
         capsys, "fuse", *teachers, "-d", data, "-o", output, "--max-memory", MEMORY, *BARE, "--samples", 32
     )
     assert code == 0, errors
@@ -95,3 +95,15 @@ def test_python_takes_a_memory_too(folders):
     models = [AutoModelForCausalLM.from_pretrained(teacher) for teacher in teachers]
     with pytest.raises(UserError, match="max_memory reads teachers from folders"):
         compressor.fuse(models, 0.5, data, max_memory=MEMORY)
+
+
+def test_the_command_keeps_the_precision_of_the_teachers_files(tmp_path, capsys, folders):
+    teachers, data = folders
+    # Float32 holds each bfloat16 number, so it says nothing new of these teachers.
+    for flags, dtype in (((), torch.bfloat16), (("--dtype", "float32"), torch.float32)):
+        output = tmp_path / str(dtype)
+        job = ("fuse", *teachers, "-d", data, "-o", output, "--samples", 32, "--no-onnx", "--no-latency")
+        code, _, errors = compress(capsys, *job, "--steps", 2, "--batch-size", 4, *flags)
+        assert code == 0, errors
+        assert {value.dtype for value in load_file(output / "model.safetensors").values()} == {dtype}
+        assert json.loads((output / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
