@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError
 from compressor.models.configs import model_class
+from compressor.models.streamed import copy_with_parameters
 from compressor.models.ties import untie
 from compressor.utils.logging import quiet_transformers
 
@@ -63,7 +64,7 @@ def weightless_copy(model: PreTrainedModel | PretrainedConfig) -> PreTrainedMode
             _materialise(copied)
         else:
             # Copied from the modules: the config no longer describes a model pruned by hand.
-            copied = copy.deepcopy(model, {id(parameter): _zero(parameter) for parameter in model.parameters()})
+            copied = copy_with_parameters(model, {id(parameter): _zero(parameter) for parameter in model.parameters()})
             for module in copied.modules():
                 for name, buffer in module._buffers.items():
                     module._buffers[name] = None if buffer is None else buffer.cpu()
