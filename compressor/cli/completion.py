@@ -53,6 +53,8 @@ WORDS: dict[str, tuple[str, ...]] = {
         "onnx",
         "onnx-int8",
         "onnx-int8-dynamic",
+        "onnx-uint8",
+        "onnx-int4",
         "onnx-fp16",
         "torch-export",
     ),

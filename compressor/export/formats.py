@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UserError
-from compressor.export.file_kinds import FLOAT16, INT8, INT8_DYNAMIC, FileKind, files_of, has_cache
+from compressor.export.file_kinds import FLOAT16, INT4, INT8, INT8_DYNAMIC, UINT8, FileKind, files_of, has_cache
 from compressor.export.half import HalfSession, write_float16
 from compressor.export.half_plan import HalfPlan, plan_half
 from compressor.export.half_ranges import measure_ranges
 from compressor.export.opset import check_opset
 from compressor.export.parity_cases import MODEL
-from compressor.export.quantise import write_dynamic_int8, write_static_int8
+from compressor.export.quantise import write_dynamic_int8, write_dynamic_uint8, write_int4, write_static_int8
 from compressor.export.runtime import Runnable, Session
 from compressor.export.torch_export import Program, write_program
 from compressor.export.tracing import make_graph, silence, traceable
@@ -106,6 +106,14 @@ def _dynamic_int8(kind: FileKind, source: FormatSource, path: Path) -> None:
     write_dynamic_int8(source.floats / kind.name, path, source.options.int8)
 
 
+def _uint8(kind: FileKind, source: FormatSource, path: Path) -> None:
+    write_dynamic_uint8(source.floats / kind.name, path, source.options.int8)
+
+
+def _int4(kind: FileKind, source: FormatSource, path: Path) -> None:
+    write_int4(source.floats / kind.name, path)
+
+
 def _float16(kind: FileKind, source: FormatSource, path: Path) -> None:
     write_float16(source.floats / kind.name, path, source.half_plans[kind.name])
 
@@ -125,6 +133,14 @@ EXPORT_FORMATS.register("onnx-int8-dynamic")(
     ExportFormat(
         "ONNX with int8 weights, activations quantised as it runs", "onnx", _dynamic_int8, Session, INT8_DYNAMIC
     )
+)
+EXPORT_FORMATS.register("onnx-uint8")(
+    ExportFormat(
+        "ONNX with uint8 weights, of convolutions too, activations quantised as it runs", "onnx", _uint8, Session, UINT8
+    )
+)
+EXPORT_FORMATS.register("onnx-int4")(
+    ExportFormat("ONNX with int4 weights in blocks of 32, all else float32", "onnx", _int4, Session, INT4)
 )
 EXPORT_FORMATS.register("onnx-fp16")(
     ExportFormat(

@@ -49,9 +49,12 @@ class TestFormats:
     def test_names_and_places(self, images):
         _, found, folder = images
         assert tuple(found) == EXPORT_FORMATS.names()
-        assert EXPORT_FORMATS.names() == ("onnx", "onnx-int8", "onnx-int8-dynamic", "onnx-fp16", "torch-export")
+        assert EXPORT_FORMATS.names() == (
+            "onnx", "onnx-int8", "onnx-int8-dynamic", "onnx-uint8", "onnx-int4", "onnx-fp16", "torch-export"
+        )  # fmt: skip
         assert written(folder) == [
-            "config.json", "model.onnx", "model_fp16.onnx", "model_quantized.onnx", "model_int8_dynamic.onnx"
+            "config.json", "model.onnx", "model_fp16.onnx", "model_int8_dynamic.onnx", "model_q4.onnx",
+            "model_quantized.onnx", "model_uint8.onnx",
         ]  # fmt: skip
         assert sorted(path.name for path in folder.iterdir()) == ["onnx", "torch"]
         for one in found.values():
@@ -74,6 +77,8 @@ class TestFormats:
         assert 0 < half.error < 5e-3 < int8.error < 0.3
         assert {case.batch for case in int8.cases} == {1, 2, 5}
         assert half.error < found["onnx-int8-dynamic"].report.parity.error < 0.3
+        assert half.error < found["onnx-uint8"].report.parity.error < 0.3
+        assert half.error < found["onnx-int4"].report.parity.error < 0.5
 
     def test_weights_are_what_they_are_called(self, images):
         import onnx
@@ -89,6 +94,11 @@ class TestFormats:
         # One has ranges in it, the other takes them of what it is given, and leaves the convolution as it is.
         assert "QuantizeLinear" in kinds["onnx-int8"] and "DynamicQuantizeLinear" not in kinds["onnx-int8"]
         assert {"DynamicQuantizeLinear", "MatMulInteger", "Conv"} <= kinds["onnx-int8-dynamic"]
+        assert {"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"} <= kinds["onnx-uint8"]
+        # Six products with weights of one layer; those of attention have none.
+        nodes = onnx.load(found["onnx-int4"].report.path).graph.node
+        blocks = [onnx.helper.get_node_attr_value(n, "block_size") for n in nodes if n.op_type == "MatMulNBits"]
+        assert blocks == [32] * 6 and "MatMul" in kinds["onnx-int4"]
         assert onnx.TensorProto.FLOAT16 in types["onnx-fp16"] and onnx.TensorProto.FLOAT not in types["onnx-fp16"]
         graph = onnx.load(found["onnx-fp16"].report.path).graph
         assert {v.type.tensor_type.elem_type for v in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT}
