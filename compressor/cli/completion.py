@@ -57,6 +57,8 @@ WORDS: dict[str, tuple[str, ...]] = {
         "onnx-int4",
         "onnx-fp16",
         "torch-export",
+        "safetensors-bf16",
+        "safetensors-fp16",
     ),
     "--residual": (
         "auto",

@@ -16,7 +16,9 @@ MARGINS: dict[PreferName, float] = {"accuracy": 1.0, "balanced": 1.25, "speed": 
 FASTER = 0.97
 
 
-def preferred(trials: Sequence[_T], score: Callable[[_T], float], cost: Callable[[_T], float], prefer: PreferName) -> _T:
+def preferred(
+    trials: Sequence[_T], score: Callable[[_T], float], cost: Callable[[_T], float], prefer: PreferName
+) -> _T:
     """The fastest trial whose score is within the margin of the best; the best of those about as fast.
 
     Args:
