@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from compressor.fusion import FusionResult
     from compressor.models.teacher import Teacher
     from compressor.recipe import Recipe
-    from compressor.recipe.fusion import ClassesName, EffortName, MixtureName
+    from compressor.recipe.fusion import ClassesName, EffortName, MixtureName, PreferName
 
 #: Called with the share done and a line.
 OnFusionProgress = Callable[[float, str], None]
@@ -31,8 +31,8 @@ def fuse(
     depth: float | int | None = None, anchor: ModelLike | None = None, preset: str | None = None, seed: int = 0,
     revision: str | None = None, trust_remote_code: bool = False, processor: Any = None,
     progress: OnFusionProgress | None = None,
-    residual: str = "auto", narrowing: NarrowingName = "auto", hidden: float | None = None, ffn: float | None = None,
-    heads: float | None = None, inner: str = "auto",
+    residual: str = "auto", narrowing: NarrowingName = "auto", prefer: PreferName = "balanced",
+    hidden: float | None = None, ffn: float | None = None, heads: float | None = None, inner: str = "auto",
     alignment: AlignmentKeys | None = None, weights: Literal["auto", "equal"] | Sequence[float] = "auto",
     mixture: MixtureName = "auto", classes: ClassesName = "same",
     ridge: Literal["auto"] | float = "auto", polish: Literal["auto"] | int = "auto", effort: EffortName = "normal",
@@ -57,8 +57,8 @@ def fuse(
         trust_remote_code: run code that lies in the models' folders (`auto_map`); read it first.
         processor: tokenizer or image processor for texts or images; the teachers' own if omitted.
         progress: called with fraction and message.
-        residual, narrowing, hidden, ffn, heads, inner, alignment, weights, mixture, classes, ridge, polish, effort,
-            refit: the recipe's section `fusion`.
+        residual, narrowing, prefer, hidden, ffn, heads, inner, alignment, weights, mixture, classes, ridge, polish,
+            effort, refit: the recipe's section `fusion`.
         max_memory: such as "8GB": teachers, then local folders, are read layer by layer, and nothing is chosen by
             pilots.
         samples, batch_size, holdout: the section `calibration`; of a list of batches all are used.

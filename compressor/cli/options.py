@@ -34,6 +34,7 @@ FLAGS: dict[str, Flag] = {
         Flag("--max-latency", "target.latency", JOB, metavar="TIME"),
         Flag("--depth", "depth", JOB, metavar="SHARE|LAYERS", parse=parsing.parse_depth),
         Flag("--narrowing", "fusion.narrowing", JOB),
+        Flag("--prefer", "fusion.prefer", FUSION),
         Flag("--hidden", "fusion.hidden", JOB, float),
         Flag("--ffn", "fusion.ffn", JOB, float),
         Flag("--heads", "fusion.heads", JOB, float),

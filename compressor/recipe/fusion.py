@@ -10,6 +10,7 @@ from compressor.recipe.section import Count, NonNegative, Positive, Section, num
 
 EffortName = Literal["fast", "normal", "thorough"]
 MixtureName = Literal["auto", "probabilities", "logits", "tempered"]
+PreferName = Literal["accuracy", "balanced", "speed"]
 ClassesName = Literal["same", "union", "first", "intersection"]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 #: {unit of memory: bytes}.
@@ -93,6 +94,12 @@ class FusionOptions(Section):
         "auto",
         description="How attention becomes narrower: fewer heads of the teachers' size, as many of a smaller size, or, "
         "smaller still, as many as all teachers have together; auto: chosen on held-out calibration data.",
+    )
+    prefer: PreferName = Field(
+        "balanced",
+        description="What decides between ways to narrow attention, where narrowing is auto: accuracy (the pilot "
+        "nearest to the ensemble), balanced (the fastest of those about as near), or speed (the fastest); how fast a "
+        "shape is follows from its sizes, the same on every machine.",
     )
     hidden: Share | None = Field(
         None, description="Share of the residual stream alone (hidden size), in place of the width."
