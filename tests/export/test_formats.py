@@ -49,11 +49,16 @@ class TestFormats:
     def test_names_and_places(self, images):
         _, found, folder = images
         assert tuple(found) == EXPORT_FORMATS.names()
-        assert EXPORT_FORMATS.names() == ("onnx", "onnx-int8", "onnx-int8-dynamic", "onnx-fp16", "torch-export")
+        assert EXPORT_FORMATS.names() == (
+            "onnx", "onnx-int8", "onnx-int8-dynamic", "onnx-uint8", "onnx-int4", "onnx-fp16", "torch-export",
+            "safetensors-bf16", "safetensors-fp16",
+        )  # fmt: skip
         assert written(folder) == [
-            "config.json", "model.onnx", "model_fp16.onnx", "model_int8.onnx", "model_int8_dynamic.onnx"
+            "config.json", "model.onnx", "model_fp16.onnx", "model_int8_dynamic.onnx", "model_q4.onnx",
+            "model_quantized.onnx", "model_uint8.onnx",
         ]  # fmt: skip
-        assert sorted(path.name for path in folder.iterdir()) == ["onnx", "torch"]
+        assert sorted(path.name for path in folder.iterdir()) == ["bfloat16", "float16", "onnx", "torch"]
+        assert sorted(path.name for path in (folder / "float16").iterdir()) == ["config.json", "model.safetensors"]
         for one in found.values():
             (file,) = one.report.files
             assert file.path.is_file() and file.bytes == file.path.stat().st_size
@@ -74,6 +79,8 @@ class TestFormats:
         assert 0 < half.error < 5e-3 < int8.error < 0.3
         assert {case.batch for case in int8.cases} == {1, 2, 5}
         assert half.error < found["onnx-int8-dynamic"].report.parity.error < 0.3
+        assert half.error < found["onnx-uint8"].report.parity.error < 0.3
+        assert half.error < found["onnx-int4"].report.parity.error < 0.5
 
     def test_weights_are_what_they_are_called(self, images):
         import onnx
@@ -82,16 +89,45 @@ class TestFormats:
         types = {
             name: {t.data_type for t in onnx.load(one.report.path).graph.initializer}
             for name, one in found.items()
-            if name != "torch-export"
+            if name.startswith("onnx")
         }
         assert onnx.TensorProto.INT8 in types["onnx-int8"] and onnx.TensorProto.INT8 in types["onnx-int8-dynamic"]
         kinds = {name: {n.op_type for n in onnx.load(found[name].report.path).graph.node} for name in types}
         # One has ranges in it, the other takes them of what it is given, and leaves the convolution as it is.
         assert "QuantizeLinear" in kinds["onnx-int8"] and "DynamicQuantizeLinear" not in kinds["onnx-int8"]
         assert {"DynamicQuantizeLinear", "MatMulInteger", "Conv"} <= kinds["onnx-int8-dynamic"]
+        assert {"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"} <= kinds["onnx-uint8"]
+        # Six products with weights of one layer; those of attention have none.
+        nodes = onnx.load(found["onnx-int4"].report.path).graph.node
+        blocks = [onnx.helper.get_node_attr_value(n, "block_size") for n in nodes if n.op_type == "MatMulNBits"]
+        assert blocks == [32] * 6 and "MatMul" in kinds["onnx-int4"]
         assert onnx.TensorProto.FLOAT16 in types["onnx-fp16"] and onnx.TensorProto.FLOAT not in types["onnx-fp16"]
         graph = onnx.load(found["onnx-fp16"].report.path).graph
         assert {v.type.tensor_type.elem_type for v in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT}
+
+    @pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+    def test_transformers_loads_folders_of_half_weights(self, images, name, dtype):
+        from transformers import AutoModelForImageClassification
+
+        model, found, _ = images
+        report = found[f"safetensors-{name}"].report
+        loaded = AutoModelForImageClassification.from_pretrained(report.path.parent, dtype="auto")
+        assert loaded.dtype == dtype and 0 < report.parity.error < (0.05 if name == "bf16" else 0.01)
+        weights = sum(value.numel() for value in model.state_dict().values())
+        assert 2 * weights < report.bytes < 2 * weights + 20_000
+        assert model.dtype == torch.float32
+
+    def test_an_overflow_of_float16_is_refused(self, tmp_path):
+        model = vit()
+        with torch.no_grad():
+            model.vit.layernorm.weight.fill_(60_000.0)
+        told = []
+        found = write_formats(
+            ["safetensors-fp16", "safetensors-bf16"], model, tmp_path, ExportOptions(), batch_sizes=(1,),
+            on_unsupported=lambda name, error: told.append(str(error)),
+        )  # fmt: skip
+        assert list(found) == ["safetensors-bf16"] and [path.name for path in tmp_path.iterdir()] == ["bfloat16"]
+        assert "gives logits that are not finite" in told[0] and "safetensors-bf16 has the range" in told[0]
 
     def test_a_program_is_run_by_torch_alone(self, images):
         model, found, _ = images
@@ -103,7 +139,7 @@ class TestFormats:
     def test_a_new_float_file_ends_what_was_made_of_another(self, images, traced, tmp_path):
         shutil.copytree(images[2], tmp_path / "s")
         write_formats(["onnx-fp16"], vit(), tmp_path / "s", ExportOptions(), batch_sizes=(1,))
-        assert "model_int8.onnx" in written(tmp_path / "s")
+        assert "model_quantized.onnx" in written(tmp_path / "s")
         write_formats(["onnx"], vit(), tmp_path / "s", ExportOptions(), batch_sizes=(1,))
         assert written(tmp_path / "s") == ["config.json", "model.onnx"]
         assert not list((tmp_path / "s" / "torch").iterdir())
@@ -125,7 +161,7 @@ class TestFormats:
     def test_a_program_is_of_the_whole_model(self, tmp_path):
         found = write_formats(["torch-export"], mistral(), tmp_path, ExportOptions(), batch_sizes=(2,))
         assert [file.path.name for file in found["torch-export"].report.files] == ["model.pt2"]
-        assert [kind.named(INT8) for kind in files_of(mistral())] == ["model_int8.onnx", "model_with_past_int8.onnx"]
+        assert [kind.named(INT8) for kind in files_of(mistral())] == ["model_quantized.onnx"]
 
     def test_what_a_format_cannot_express_is_told_or_raised(self, tmp_path):
         told = []
@@ -227,8 +263,8 @@ def test_a_run_writes_and_measures_formats_and_its_card_has_a_program_that_runs(
     assert math.isfinite(found["evaluation"]["relative_error"])
     assert json.loads((tmp_path / "s" / "report.json").read_text())["formats"].keys() == set(export["formats"])
     card = (tmp_path / "s" / "README.md").read_text()
-    assert "| onnx-int8 | `onnx/model_int8.onnx` |" in card
-    assert any("onnx/model.onnx, onnx/model_int8.onnx" in line for line in summary_lines(report))
+    assert "| onnx-int8 | `onnx/model_quantized.onnx` |" in card
+    assert any("onnx/model.onnx, onnx/model_quantized.onnx" in line for line in summary_lines(report))
     assert sum(line.startswith("torch-export: largest difference from torch ") for line in summary_lines(report)) == 1
     assert "Save it as `example.py` in this folder; it also needs numpy and pillow: `python example.py " in card
     example = card.split("onnxruntime alone")[1].split("```python\n")[1].split("```")[0]
@@ -252,7 +288,7 @@ def test_the_text_example(bert, tmp_path, capsys):
     code, out, err = compress(capsys, "export", bert, "-o", tmp_path, "--formats", "onnx,onnx-int8")
     assert (code, err) == (0, "") and re.search(r"onnx-int8: [\d.]+ MB, relative error", out)
     code, _, err = compress(capsys, "export", bert, "-o", tmp_path, "--formats", "onnx-int8")
-    assert code == 2 and "model_int8.onnx exists already, and no report.json says that it is of this model" in err
+    assert code == 2 and "model_quantized.onnx exists already, and no report.json says that it is of this model" in err
     example = onnx_example(tmp_path, "text-classification")
     assert len(example.splitlines()) <= 10
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(bert), AutoTokenizer.from_pretrained(bert)
@@ -264,8 +300,8 @@ def test_the_text_example(bert, tmp_path, capsys):
     # A new float file ends the others: nothing goes that was not named.
     (tmp_path / "onnx" / "model.onnx").unlink()
     code, _, err = compress(capsys, "export", bert, "-o", tmp_path, "--formats", "onnx")
-    assert code == 2 and "model_int8.onnx goes when onnx is written" in err
-    assert (tmp_path / "onnx" / "model_int8.onnx").exists()
+    assert code == 2 and "model_quantized.onnx goes when onnx is written" in err
+    assert (tmp_path / "onnx" / "model_quantized.onnx").exists()
 
 
 @pytest.mark.slow
