@@ -14,11 +14,12 @@ from compressor.anatomy.fields import head_counts
 #: Types that most published models are of, by hand.
 WIDELY_USED = frozenset(
     """
-    albert audio-spectrogram-transformer bart beit bert blip blip-2 bloom camembert clip cohere convnext deberta deberta-v2
-    deepseek_v3 deit detr dinov2 distilbert electra falcon gemma gemma2 gemma3 gemma3_text gpt2 gpt_neo gpt_neox gptj granite
-    hubert layoutlm layoutlmv3 llama llava longformer m2m_100 marian mbart mistral mixtral modernbert mpnet mt5 olmo2 opt
-    paligemma pegasus phi phi3 qwen2 qwen2_5_vl qwen2_vl qwen3 qwen3_moe roberta segformer siglip smollm3 stablelm starcoder2
-    swin swinv2 t5 videomae vilt vit vit_mae wav2vec2 wavlm whisper xlm-roberta xlnet yolos
+    albert audio-spectrogram-transformer bart beit bert blip blip-2 bloom camembert clip cohere convnext deberta
+    deberta-v2 deepseek_v3 deit detr dinov2 distilbert electra falcon gemma gemma2 gemma3 gemma3_text gpt2
+    gpt_neo gpt_neox gptj granite hubert layoutlm layoutlmv3 llama llava longformer m2m_100 marian mbart mistral
+    mixtral modernbert mpnet mt5 olmo2 opt paligemma pegasus phi phi3 qwen2 qwen2_5_vl qwen2_vl qwen3 qwen3_moe
+    roberta segformer siglip smollm3 stablelm starcoder2 swin swinv2 t5 videomae vilt vit vit_mae wav2vec2 wavlm
+    whisper xlm-roberta xlnet yolos
     """.split()  # noqa: SIM905
 )
 
@@ -30,8 +31,8 @@ Every model type of transformers {transformers} that has an Auto class, at tiny 
 - **certified**: largest relative change of any answer when all spaces are permuted; in brackets the least change by a
   *wrong* map of a space.
 - **proven**: share of the parameters that some trial input reaches; what none reaches is named by `compress inspect`.
-- **fused**: two teachers at half the width (FFN: with half of the hidden units alone, since coordinates of the stream have fixed
-  places); **ONNX**: the largest relative difference of the student's files, the cache left out. Empty where it was not tried.
+- **fused**: two teachers at half the width (FFN: with half of the hidden units alone, since coordinates of the stream have
+  fixed places); **ONNX**: the largest relative difference of the student's files, without caches. Empty: not tried.
 
 {summary}
 
