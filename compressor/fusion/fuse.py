@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compressor.anatomy.batch_norms import measure_statistics, without_statistics
 from compressor.anatomy.hooks import logits_of
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.anchored.align_to_anchor import fuse_towards_anchor
@@ -68,6 +69,7 @@ def fuse_models(
     mixture: Mixture | None = None,
     progress: OnProgress | None = None,
     streaming: Streaming | None = None,
+    precision: torch.dtype | None = None,
 ) -> FusionResult:
     """Fuse teachers into one student of `width` times the residual width of the widest.
 
@@ -84,6 +86,7 @@ def fuse_models(
         progress: callback (fraction, message).
         streaming: how models that are read layer by layer (`compressor.models.streamed_load`) are; its folder is the
             caller's to remove.
+        precision: of the student; the teachers' if omitted.
 
     Raises:
         UserError: no teacher, an unknown option, or too small a width.
@@ -99,7 +102,7 @@ def fuse_models(
         _check_alignment(options.alignment)
     if towards_anchor and anchor is None:
         anchor = teachers[0]
-    dtype, lines = precision_of([model for _, model in teachers]), ()
+    dtype, lines = precision or precision_of([model for _, model in teachers]), ()
     if are_streamed(teachers):
         options, lines = fixed_options(options)
         check_streamable(teachers)
@@ -174,6 +177,8 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
     )  # fmt: skip
     built = fuse_towards_anchor(context) if request.towards_anchor else fuse_jointly(context)
 
+    measure_statistics(built.candidate.model, samples or ())
+
     # 4. Return the student in the teachers' precision, with a report and the maps between hidden states.
     on_progress(1.0, "building the student")
     return collect_result(built, lower(built.candidate.model, request.dtype), group, mixture, timer.laps)
@@ -218,7 +223,7 @@ def _models_alike(
     for _, model in named:
         name_architecture(model)
     unique = {id(model): model for _, model in named}
-    changed = with_common_ties([settled(in_single(model)) for model in unique.values()])
+    changed = with_common_ties([settled(without_statistics(in_single(model))) for model in unique.values()])
     alike = dict(zip(unique, changed, strict=True))
     converted = [(name, alike[id(model)]) for name, model in named]
     return converted[: len(teachers)], converted[-1] if anchor is not None else None

@@ -95,7 +95,7 @@ def _deliver(
 
 def _write_student(run: RunContext, student: InitialStudent, folder: Path) -> None:
     with run.stages("write", "writing the student"):
-        save_student(folder, student.model)
+        save_student(folder, student.model, dtype=run.precision)
         run.companions.write(folder, student.model.config)
         # For a later finetune with the loss `hidden`; models without a head are never finetuned.
         if student.layer_maps and run.spec.task.metrics:
