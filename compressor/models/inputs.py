@@ -188,8 +188,8 @@ def _needed_inputs(config: PretrainedConfig) -> list[str]:
         needed = ["input_features"]
     if is_dual_config(config):
         needed += ["input_ids", "pixel_values"]
-    # Classifiers shift the text themselves.
-    shifted = bool(config.architectures) and classifies_text(config)
+    # What answers about a text shifts it itself.
+    shifted = bool(config.architectures) and find_task(config).columns
     needed += ["decoder_input_ids"] if config.is_encoder_decoder and not shifted else []
     wanted = {*needed, *_ALWAYS}
     return [name for name in known if name in wanted and not name.endswith("mask")] or list(dict.fromkeys(needed))
