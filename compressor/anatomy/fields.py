@@ -117,6 +117,8 @@ def _size_meaning(growth: Growth, table: Table, shapes: Mapping[str, tuple[int, 
     """What fields that size parameters mean; None if heads or channels."""
     kinds = _kinds(growth, table)
     if Kind.RESIDUAL in kinds:
+        if any(table.spaces[name].placed for name in _grown_spaces(growth, table)):
+            return Meaning.FIXED
         return Meaning.HIDDEN if _is_linear(growth, shapes, table) else Meaning.FIXED
     if Kind.ATTENTION in kinds:
         return None

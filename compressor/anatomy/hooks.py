@@ -87,7 +87,33 @@ def _run(model: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
     extra = {"use_cache": False} if getattr(model.config, "use_cache", None) is not None else {}
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(0)
-        return model(**inputs, **extra)
+        if not hasattr(model, _DOUBLE):
+            try:
+                return model(**inputs, **extra)
+            except RuntimeError as error:
+                if not ("Float" in str(error) or "float" in str(error)) or "ouble" not in str(error):
+                    raise
+                setattr(model, _DOUBLE, True)
+        torch.random.default_generator.manual_seed(0)
+        with _AllDouble():
+            return model(**inputs, **extra)
+
+
+#: Attribute of double precision models that ask for single precision somewhere, and do not run as they are.
+_DOUBLE = "_asks_for_single_precision"
+
+
+class _AllDouble(TorchFunctionMode):
+    """Gives double precision where single is asked for."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") == "float" and args:
+            return args[0].double()
+        args = tuple(torch.float64 if arg is torch.float32 else arg for arg in args)
+        kwargs = {name: torch.float64 if arg is torch.float32 else arg for name, arg in (kwargs or {}).items()}
+        result = func(*args, **kwargs)
+        made = isinstance(result, Tensor) and result.dtype is torch.float32
+        return result.double() if made and not any(isinstance(arg, Tensor) for arg in args) else result
 
 
 def feature_place(output: Tensor) -> int:
@@ -109,7 +135,11 @@ def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 
 def all_outputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All answers: every kind of logits, or without a head every floating tensor (features, poolings)."""
-    output = _run(model, inputs)
+    return named_answers(_run(model, inputs))
+
+
+def named_answers(output: Any) -> dict[str, Tensor]:
+    """The answers among the outputs of a pass, as of `all_outputs`."""
     # Tuples hold states of layers; only a tuple without names is an output by itself.
     named = dict(output) if isinstance(output, Mapping) else {str(i): value for i, value in enumerate(output)}
     answers = {

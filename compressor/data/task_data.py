@@ -90,5 +90,5 @@ TASK_DATA: dict[str, TaskData] = {
     "masked-lm": TaskData(MaskedReader, find_plain, _blocks),
     "causal-lm": TaskData(BlockReader, find_plain, _blocks),
     "seq2seq-lm": TaskData(TargetReader, find_source_and_target),
-    "features": TaskData(_feature_reader),
+    **dict.fromkeys(("features", "unscored"), TaskData(_feature_reader)),
 }

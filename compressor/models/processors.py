@@ -8,9 +8,10 @@ from typing import Any
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UserError
-from compressor.models.configs import code_needed
-from compressor.models.inputs import is_dual_config
 from compressor.models.modalities import is_image_config
+from compressor.models.own_code import code_needed
+from compressor.models.tasks import find_task
+from compressor.utils.consent import is_code_trusted
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.utils.revisions import hub_keywords
 from compressor.wording import quote
@@ -28,14 +29,14 @@ def load_processor(location: str | Path, config: PretrainedConfig) -> Any | None
         UnsupportedError: needs its own code.
     """
     auto, files = (AutoImageProcessor, _IMAGE_FILES) if is_image_config(config) else (AutoTokenizer, _TEXT_FILES)
-    if is_dual_config(config):
+    if config.architectures and find_task(config).answers == "pairs":
         auto, files = AutoProcessor, _IMAGE_FILES
     folder = Path(location)
     if folder.is_dir() and not any((folder / name).exists() for name in files):
         return None
     try:
         with quiet_transformers():
-            return auto.from_pretrained(**hub_keywords(location), trust_remote_code=False)
+            return auto.from_pretrained(**hub_keywords(location), trust_remote_code=is_code_trusted())
     except Exception as error:
         if refused := code_needed(location, error):
             raise refused from error

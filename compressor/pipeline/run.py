@@ -25,6 +25,7 @@ from compressor.pipeline.stages import OnStage, OnStageProgress, StageReporter
 from compressor.recipe import Recipe
 from compressor.stacking import Mixture
 from compressor.utils import distributed
+from compressor.utils.consent import code_trusted
 from compressor.utils.devices import moved_batches, on_device
 from compressor.utils.files import disk_full_as_user_error, work_folder
 from compressor.utils.logging import caught_warnings
@@ -60,7 +61,11 @@ def run_recipe(
     """
     stages = StageReporter(progress, begun)
     work = work_folder(recipe.output)
-    with claimed(recipe.output, recipe_inputs(recipe, file), more=[work], remark=remark), use_threads(recipe.threads):
+    with (
+        code_trusted(recipe.trust_remote_code),
+        claimed(recipe.output, recipe_inputs(recipe, file), more=[work], remark=remark),
+        use_threads(recipe.threads),
+    ):
         check_work(work)
         run = prepare_run(recipe, force, resume, stages)
         if not distributed.is_main_process():

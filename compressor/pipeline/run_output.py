@@ -25,6 +25,7 @@ from compressor.pipeline.run_report import RunReport
 from compressor.pipeline.run_timing import time_models
 from compressor.pipeline.timing import latency_report, sample_length
 from compressor.report.findings import findings, remarks
+from compressor.utils.consent import code_trusted
 from compressor.utils.files import atomic_directory, disk_full_as_user_error
 from compressor.utils.process_memory import peak_memory
 from compressor.version import __version__
@@ -50,7 +51,11 @@ def write_output(
     """Write the output folder, remove the work folder, return the report."""
     replaceable = check_former if force else None
     output = run.recipe.output
-    with disk_full_as_user_error(f"to {output}"), atomic_directory(output, replaceable) as folder:
+    with (
+        code_trusted(run.recipe.trust_remote_code),
+        disk_full_as_user_error(f"to {output}"),
+        atomic_directory(output, replaceable) as folder,
+    ):
         _write_student(run, student, folder)
         delivery = export_and_verify(
             run.recipe.export, student.model, folder, run.stages,
@@ -99,7 +104,12 @@ def _report(
         environment=environment(),
         teachers=[_identity(teacher) for teacher in run.teachers],
         # Of the files: they are read back once, and so known to load.
-        student={"fingerprint": fingerprint(folder), "given": _identity(run.given) if run.given else None},
+        student={
+            "fingerprint": fingerprint(folder),
+            "given": _identity(run.given) if run.given else None,
+            # Of teachers that brought some.
+            **({"code": code} if (code := sorted(path.name for path in folder.glob("*.py"))) else {}),
+        },
         budget=run.budget,
         mixture=student.report["mixture"],
         target=student.report["target"],

@@ -57,7 +57,7 @@ def render_card(
     sections = [
         front_matter(recipe, report, task),
         f"# {_title(recipe)}\n\n{_made_of(recipe, report)}",
-        f"## Use\n\n{code_block('python', _snippet(task, image))}",
+        f"## Use\n\n{code_block('python', _snippet(task, image, recipe.trust_remote_code))}",
         _section("Run it with onnxruntime alone", _example(example, image)),
         _section("What was measured", _table(report.get("table") or [])),
         _section("Choices of the run", _choices(report.get("fusion") or {})),
@@ -67,7 +67,7 @@ def render_card(
         _section("Made with", _scalars(report.get("environment") or {})),
         _section("Limits", _limits(recipe, report, task)),
         "## Make it again\n\n"
-        + code_block("bash", "compress run recipe.yaml --output again")
+        + code_block("bash", f"compress run recipe.yaml --output again{_consent(recipe)}")
         + "\n\nwith this `recipe.yaml`:\n\n"
         + code_block("yaml", recipe.to_yaml().rstrip()),
     ]
@@ -104,15 +104,19 @@ def _made_of(recipe: Recipe, report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _snippet(task: str, image: bool) -> str:
-    cls = TASKS[task].auto
+def _consent(recipe: Recipe) -> str:
+    return " --trust-remote-code" if recipe.trust_remote_code else ""
+
+
+def _snippet(task: str, image: bool, own_code: bool) -> str:
+    cls, trust = TASKS[task].auto, ", trust_remote_code=True" if own_code else ""
     processor = "AutoImageProcessor" if image else "AutoTokenizer"
     if TASKS[task].answers == "pairs":
         processor = "AutoProcessor"
     return (
         f"from transformers import {', '.join(sorted((cls, processor)))}\n\n"
-        f'model = {cls}.from_pretrained("path/to/this/folder")\n'
-        f'processor = {processor}.from_pretrained("path/to/this/folder")'
+        f'model = {cls}.from_pretrained("path/to/this/folder"{trust})\n'
+        f'processor = {processor}.from_pretrained("path/to/this/folder"{trust})'
     )
 
 
@@ -227,7 +231,10 @@ def _limits(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
     elif TASKS[task].metrics:
         lines = [f"- {names[TASKS[task].metrics[0]]} was not measured: there were no labelled samples."]
     else:
-        lines = ["- Nothing was measured: a model without a head makes no predictions."]
+        without = (
+            "a model without a head makes no predictions" if task == "features" else "its answers have no score here"
+        )
+        lines = [f"- Nothing was measured: {without}."]
     if recipe.bench.latency:
         latency = report.get("latency") or {}
         each = f" texts of {latency['length']} tokens" if latency.get("length") else ""

@@ -70,6 +70,7 @@ def _problems(
             rotatable=context.anatomy.rotatable(space),
             coupling=context.coupling,
             reads=measured.get(space, ()),
+            placed=context.anatomy.spaces[space].placed,
         )
         for space in grams
     }
