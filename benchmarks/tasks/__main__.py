@@ -85,7 +85,9 @@ def _cells(found: dict[str, Any]) -> list[str]:
     metric = main_metric(*found["table"])
     assert metric is not None
     best = metric.best(row[metric.name] for row in teachers)
-    shares = [f"{row[metric.name] / best:.1%}" for row in (one_shot, finetuned)]
+    # Of rates of errors, what is right.
+    right = (lambda value: 1 - value) if metric.percent and metric.lower else (lambda value: value)
+    shares = [f"{right(row[metric.name]) / right(best):.1%}" for row in (one_shot, finetuned)]
     return [
         metric.title, ", ".join(_score(metric, row) for row in teachers), _score(metric, ensemble),
         _score(metric, one_shot), _score(metric, finetuned), " → ".join(shares), f"{found['parity']:.0e}",

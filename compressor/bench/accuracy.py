@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compressor.answers import ANSWERS, Answers
+from compressor.answers import ANSWERS, Answers, ClassAnswers
 from compressor.bench.answer_tallies import TallySetting
 from compressor.bench.metrics import METRICS
 from compressor.bench.sample_mean import SampleMean, sample_owners
@@ -209,7 +209,7 @@ def measure_deployed(
 
 def _free(answers: Answers, rows: Tensor) -> Tensor:
     """Rows without the constant that classes' log-probabilities leave open."""
-    if answers is not ANSWERS["classes"]:
+    if not isinstance(answers, ClassAnswers):
         return rows
     # Positions that cannot be answered are far below all others.
     possible = rows > IMPOSSIBLE / 2

@@ -8,6 +8,7 @@ from compressor.bench.answer_tallies import AnswerTally, ClassTally, LabelTally,
 from compressor.bench.mask_tally import MaskTally
 from compressor.bench.pair_tally import PairTally
 from compressor.bench.span_scores import SpanTally
+from compressor.bench.transcript_scores import TranscriptTally
 
 #: Main metric of a task -> its tally.
 TALLIES: dict[str, Callable[[TallySetting], AnswerTally]] = {
@@ -18,4 +19,5 @@ TALLIES: dict[str, Callable[[TallySetting], AnswerTally]] = {
     "f1": LabelTally,
     "spearman": ValueTally,
     "exact_match": SpanTally,
+    "wer": TranscriptTally,
 }

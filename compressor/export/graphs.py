@@ -24,6 +24,7 @@ BATCH, TOKENS, PAST, NEW = 2, 16, 5, 3
 
 Axes = Mapping[int, str]
 _TOKENS: Axes = {0: "batch", 1: "sequence"}
+_CHOICES: Axes = {0: "batch", 1: "choices", 2: "sequence"}
 _SIDES: Axes = {0: "batch", 2: "height", 3: "width"}
 _SOURCE: Axes = {0: "batch", 1: "encoder_sequence"}
 
@@ -210,7 +211,9 @@ def _whole_axes(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[st
         return {**dict.fromkeys(by_token, _TOKENS), "logits_per_image": {0: "batch", 1: "batch"}}
     if takes_any_size(model):
         return dict.fromkeys(("pixel_values", *task.outputs), _SIDES)
-    return dict.fromkeys((*inputs, *task.outputs, "last_hidden_state"), _TOKENS) if "input_ids" in inputs else {}
+    if "input_ids" not in inputs:
+        return {}
+    return dict.fromkeys((*inputs, *task.outputs, "last_hidden_state"), _CHOICES if task.choices else _TOKENS)
 
 
 def takes_any_size(model: PreTrainedModel) -> bool:

@@ -176,8 +176,8 @@ def _pad(config: PretrainedConfig, inputs: dict[str, Tensor], padding: str, leng
     config = text_config(config)
     pad = getattr(config, "pad_token_id", None)
     where = slice(length - length // 2, length) if padding == "right" else slice(0, length // 2)
-    inputs["input_ids"][0, where] = pad if isinstance(pad, int) and 0 <= pad < config.vocab_size else 0
-    inputs["attention_mask"][0, where] = 0
+    inputs["input_ids"][0, ..., where] = pad if isinstance(pad, int) and 0 <= pad < config.vocab_size else 0
+    inputs["attention_mask"][0, ..., where] = 0
 
 
 def _counted(

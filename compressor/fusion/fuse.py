@@ -69,6 +69,7 @@ def fuse_models(
     mixture: Mixture | None = None,
     progress: OnProgress | None = None,
     streaming: Streaming | None = None,
+    precision: torch.dtype | None = None,
 ) -> FusionResult:
     """Fuse teachers into one student of `width` times the residual width of the widest.
 
@@ -85,6 +86,7 @@ def fuse_models(
         progress: callback (fraction, message).
         streaming: how models that are read layer by layer (`compressor.models.streamed_load`) are; its folder is the
             caller's to remove.
+        precision: of the student; the teachers' if omitted.
 
     Raises:
         UserError: no teacher, an unknown option, or too small a width.
@@ -100,7 +102,7 @@ def fuse_models(
         _check_alignment(options.alignment)
     if towards_anchor and anchor is None:
         anchor = teachers[0]
-    dtype, lines = precision_of([model for _, model in teachers]), ()
+    dtype, lines = precision or precision_of([model for _, model in teachers]), ()
     if are_streamed(teachers):
         options, lines = fixed_options(options)
         check_streamable(teachers)

@@ -25,6 +25,9 @@ from compressor.models.modalities import (
 from compressor.models.signature import readable_inputs, required_inputs
 from compressor.models.tasks import find_task, predicts_vocabulary
 
+#: Texts of a sample of which one is chosen.
+CHOICES = 3
+
 
 def name_architecture(model: PreTrainedModel) -> None:
     """Name a model's class in its config, as transformers does on saving."""
@@ -119,7 +122,8 @@ def dummy_inputs(
     """Random inputs for a config: those that its class cannot do without.
 
     Images: `pixel_values` [B, C, H, W]. Text: `input_ids`, `attention_mask` [B, T], for encoder–decoders
-    `decoder_input_ids`, a little shorter. Audio: `input_features` [B, mel bins, frames]. Others: `modalities.MAKERS`.
+    `decoder_input_ids`, a little shorter; several texts a sample: [B, C, T]. Audio: `input_features`
+    [B, mel bins, frames]. Others: `modalities.MAKERS`.
 
     Raises:
         UnsupportedError: none can be made; names the input.
@@ -127,8 +131,9 @@ def dummy_inputs(
     generator = torch.Generator().manual_seed(seed)
     needed = _needed_inputs(config)
     inputs: dict[str, Tensor] = {}
+    choices = CHOICES if bool(config.architectures) and find_task(config).choices else 1
     if "input_ids" in needed:
-        inputs |= _tokens_and_media(config, batch, length, generator)
+        inputs |= _tokens_and_media(config, batch * choices, length, generator)
         if config.is_encoder_decoder and config.architectures and classifies_text(config):
             # The answer is read at the last end token (BART, T5).
             inputs["input_ids"][:, -1] = int(config.eos_token_id)
@@ -143,6 +148,8 @@ def dummy_inputs(
         inputs[name] = value
     if "decoder_input_ids" in needed:
         inputs["decoder_input_ids"] = _random_ids(config, batch, max(1, length - 2), generator)
+    if choices > 1:
+        inputs = {name: value.unflatten(0, (batch, choices)) for name, value in inputs.items()}
     return {name: _placed(value, dtype, device) for name, value in inputs.items()}
 
 
@@ -238,6 +245,11 @@ def optional_inputs(
     """Random values of what forward reads beyond `inputs`, where known how to make them."""
     generator = torch.Generator().manual_seed(seed)
     first = next(iter(inputs.values()))
+    if "input_ids" in inputs and inputs["input_ids"].dim() > 2:
+        # Several texts a sample: as many samples, joined again.
+        shape = inputs["input_ids"].shape[:2]
+        flat = {name: value.flatten(0, 1) for name, value in inputs.items()}
+        return {name: value.unflatten(0, shape) for name, value in optional_inputs(model, config, flat, seed).items()}
     batch, length = first.shape[0], inputs["input_ids"].shape[1] if "input_ids" in inputs else 8
     made: dict[str, Tensor] = {}
     for name in readable_inputs(model):

@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError
 from compressor.models.configs import model_class
+from compressor.models.streamed import copy_with_parameters
 from compressor.models.ties import untie
 from compressor.utils.logging import quiet_transformers
 
@@ -63,7 +64,7 @@ def weightless_copy(model: PreTrainedModel | PretrainedConfig) -> PreTrainedMode
             _materialise(copied)
         else:
             # Copied from the modules: the config no longer describes a model pruned by hand.
-            copied = copy.deepcopy(model, {id(parameter): _zero(parameter) for parameter in model.parameters()})
+            copied = copy_with_parameters(model, {id(parameter): _zero(parameter) for parameter in model.parameters()})
             for module in copied.modules():
                 for name, buffer in module._buffers.items():
                     module._buffers[name] = None if buffer is None else buffer.cpu()
@@ -112,11 +113,11 @@ def reads_pairs(config: PretrainedConfig) -> bool:
 
 
 def as_pair(config: PretrainedConfig, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Inputs [B, T], their second half marked as another text, if distinguished."""
+    """Inputs [B, ..., T], their second half marked as another text, if distinguished."""
     pair = dict(inputs)
     if "input_ids" in pair and reads_pairs(config):
         ids = pair["input_ids"]
-        pair["token_type_ids"] = (torch.arange(ids.shape[1]) >= ids.shape[1] // 2).to(ids).expand_as(ids).contiguous()
+        pair["token_type_ids"] = (torch.arange(ids.shape[-1]) >= ids.shape[-1] // 2).to(ids).expand_as(ids).contiguous()
     return pair
 
 

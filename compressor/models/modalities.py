@@ -51,6 +51,17 @@ def is_audio_config(config: PretrainedConfig) -> bool:
     return hasattr(config, "num_mel_bins")
 
 
+def reads_sound(config: PretrainedConfig) -> bool:
+    """Whether the model reads waveforms or features of sounds."""
+    features = is_audio_config(config) or hasattr(config, "feature_projection_input_dim")
+    return not is_image_config(config) and (features or reads_waves(config))
+
+
+def reads_waves(config: PretrainedConfig) -> bool:
+    """Whether convolutions that the config describes turn waveforms into frames."""
+    return all(isinstance(getattr(config, name, None), (list, tuple)) for name in ("conv_stride", "conv_kernel"))
+
+
 def first_field(config: PretrainedConfig, *names: str, default: Any = None) -> Any:
     """The first of some fields that the config or one of its parts has."""
     for part in (config, *_parts(config)):

@@ -8,6 +8,7 @@ answer of another form needs `Task.read`, or an entry of `compressor.answers.ANS
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers.models.auto import modeling_auto
 
 from compressor.errors import UnsupportedError
 from compressor.models.masks import pixel_logits
+from compressor.models.modalities import reads_sound, reads_waves
 from compressor.models.task import Task
 from compressor.models.task_outputs import pair_embeddings, span_ends
 
@@ -45,6 +47,18 @@ TASKS: dict[str, Task] = {
             "question-answering", ("ForQuestionAnswering", "ForQuestionAnsweringSimple"), ("exact_match", "f1"),
             outputs=("start_logits", "end_logits"), read=span_ends, dims=3, by_token=True, columns=True, named=False,
             auto="AutoModelForQuestionAnswering",
+        ),
+        Task(
+            "multiple-choice", ("ForMultipleChoice",), ("accuracy",), choices=True, columns=True, named=False,
+            auto="AutoModelForMultipleChoice",
+        ),
+        Task(
+            "audio-classification", ("ForAudioClassification",), ("accuracy",), columns=True,
+            auto="AutoModelForAudioClassification",
+        ),
+        Task(
+            "ctc", ("ForCTC",), ("wer", "cer"), answers="frames", mask="attention_mask", columns=True, named=False,
+            auto="AutoModelForCTC", tag="automatic-speech-recognition",
         ),
         Task(
             "masked-lm", ("ForMaskedLM",), ("perplexity",), mask="attention_mask", packed=True, ends=True,
@@ -115,7 +129,13 @@ def task_logits(task: Task, output: Any, inputs: Mapping[str, Tensor], name: str
 
 
 def _answered_task(task: Task, config: PretrainedConfig) -> Task:
-    """A classifier's task by what its outputs mean; transformers takes a single output for a value too."""
+    """A task by what the outputs of a config's model mean; transformers takes a single output for a value too."""
+    if task.name == "ctc":
+        # Feature extractors without convolutions give masks of frames.
+        steps = zip(config.conv_kernel, config.conv_stride, strict=True) if reads_waves(config) else ()
+        return replace(task, strides=tuple(steps), blank=getattr(config, "pad_token_id", None) or 0)
+    if task.name == "text-classification" and reads_sound(config):
+        return TASKS["audio-classification"]
     if task.name not in ("image-classification", "text-classification"):
         return task
     kind = task.name.removesuffix("classification")

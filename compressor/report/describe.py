@@ -124,7 +124,7 @@ def describe_legend(rows: Sequence[Row], result: bool, tails: bool) -> str:
     errors = ("kl_error", *(f"{name}_error" for name in METRICS))
     parts = [
         *([f"{RESULT_MARK}the result"] if result else []),
-        *(["± a standard error"] if any(getattr(row, name) is not None for row in rows for name in errors) else []),
+        *(["± a standard error"] if any(row.score(name) is not None for row in rows for name in errors) else []),
         *([KL_TITLE] if any(row.kl is not None for row in rows) else []),
         *([f"ms: p50{' / p95' if tails else ''}"] if any(row.torch_p50_ms or row.ort_p50_ms for row in rows) else []),
     ]

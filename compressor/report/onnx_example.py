@@ -34,6 +34,20 @@ feed = {{i.name: np.array([x[i.name]], np.int64) for i in session.get_inputs()}}
 {run}
 {last}
 """
+_CHOICES = """\
+import sys
+import numpy as np, onnxruntime
+from tokenizers import Tokenizer
+
+tokenizer, choices = Tokenizer.from_file("onnx/tokenizer.json"), sys.argv[2:]
+tokenizer.enable_padding()
+codes = tokenizer.encode_batch([(sys.argv[1], choice) for choice in choices])
+x = {{"input_ids": [c.ids for c in codes], "attention_mask": [c.attention_mask for c in codes],
+     "token_type_ids": [c.type_ids for c in codes]}}
+session = onnxruntime.InferenceSession("onnx/{file}")
+feed = {{i.name: np.array([x[i.name]], np.int64) for i in session.get_inputs()}}
+print(choices[session.run(["logits"], feed)[0][0].argmax()])
+"""
 _LOGITS = 'logits = session.run(["logits"], feed)[0]'
 _SPAN = 'start, end = session.run(["start_logits", "end_logits"], feed)'
 _ANSWER = """\
@@ -83,6 +97,8 @@ _LAST = {
     "print([(word, names[str(i)]) for word, i in zip(code.tokens, logits[0].argmax(-1))])",
     "masked-lm": 'print(Tokenizer.from_file("onnx/tokenizer.json").decode(logits[0].argmax(-1).tolist()))',
 }
+#: {task: its program, where the others' has no place for it}.
+_PROGRAMS = {"causal-lm": _CAUSAL, "multiple-choice": _CHOICES}
 #: Other tasks of images.
 _OF_IMAGES = ("semantic-segmentation",)
 #: Steps of an image processor that the example covers, or that are about labels alone.
@@ -98,8 +114,8 @@ def onnx_example(folder: str | Path, task: str, file: str = "model.onnx") -> str
         preprocessor = _read(onnx / "preprocessor_config.json")
         channels = _read(onnx / "config.json").get("num_channels", 3)
         return _image_example(preprocessor, channels, file, _LAST[task]) if preprocessor else None
-    if task == "causal-lm" and (onnx / "tokenizer.json").is_file():
-        return _CAUSAL.format(file=file)
+    if task in _PROGRAMS and (onnx / "tokenizer.json").is_file():
+        return _PROGRAMS[task].format(file=file)
     if task in _LAST and (onnx / "tokenizer.json").is_file():
         return _TEXT.format(file=file, run=_SPAN if task == "question-answering" else _LOGITS, last=_LAST[task])
     return None

@@ -63,7 +63,7 @@ def refit_head(
     width, classes = inputs[0].shape[-1], outputs[0].shape[-1]
     tokens = masks.count(module, inputs)
     stride = max(1, round(tokens * classes / min(HEAD_ENTRIES, HEAD_WORK // width)))
-    if scale is None or (classes < 2 and kind == "classes") or tokens / stride < TOKENS_PER_INPUT * width:
+    if scale is None or (classes < 2 and kind != "labels") or tokens / stride < TOKENS_PER_INPUT * width:
         return
     shares = [teacher.weight for teacher in student.teachers]
 
