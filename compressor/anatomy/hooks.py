@@ -135,7 +135,11 @@ def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 
 def all_outputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All answers: every kind of logits, or without a head every floating tensor (features, poolings)."""
-    output = _run(model, inputs)
+    return named_answers(_run(model, inputs))
+
+
+def named_answers(output: Any) -> dict[str, Tensor]:
+    """The answers among the outputs of a pass, as of `all_outputs`."""
     # Tuples hold states of layers; only a tuple without names is an output by itself.
     named = dict(output) if isinstance(output, Mapping) else {str(i): value for i, value in enumerate(output)}
     answers = {

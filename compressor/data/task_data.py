@@ -111,5 +111,5 @@ TASK_DATA: dict[str, TaskData] = {
     "seq2seq-lm": TaskData(_target_reader, _find_targets),
     "audio-classification": TaskData(SoundReader, find_sounds),
     "ctc": TaskData(SymbolsReader, find_transcribed, references=transcripts),
-    "features": TaskData(_feature_reader),
+    **dict.fromkeys(("features", "unscored"), TaskData(_feature_reader)),
 }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from compressor.anatomy.hooks import named_answers
 from compressor.errors import UnsupportedError
 from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import as_pair
@@ -233,7 +234,10 @@ def outputs_of(model: PreTrainedModel, output: object) -> dict[str, Tensor]:
     Raises:
         UnsupportedError: none of them.
     """
-    for names in (task_of_model(model).outputs, ("logits",), ("last_hidden_state", "pooler_output")):
+    task = task_of_model(model)
+    if task.name == "unscored" and (answers := named_answers(output)):
+        return answers
+    for names in (task.outputs, ("logits",), ("last_hidden_state", "pooler_output")):
         named = {name: value for name in names if isinstance(value := getattr(output, name, None), Tensor)}
         if named:
             return named

@@ -237,7 +237,10 @@ def _limits(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
     elif TASKS[task].metrics:
         lines = [f"- {names[TASKS[task].metrics[0]]} was not measured: there were no labelled samples."]
     else:
-        lines = ["- Nothing was measured: a model without a head makes no predictions."]
+        without = (
+            "a model without a head makes no predictions" if task == "features" else "its answers have no score here"
+        )
+        lines = [f"- Nothing was measured: {without}."]
     if recipe.bench.latency:
         latency = report.get("latency") or {}
         each = f" texts of {latency['length']} tokens" if latency.get("length") else ""
