@@ -32,7 +32,8 @@ def fuse(
     revision: str | None = None, trust_remote_code: bool = False, processor: Any = None,
     progress: OnFusionProgress | None = None,
     residual: str = "auto", narrowing: NarrowingName = "auto", prefer: PreferName = "balanced",
-    hidden: float | None = None, ffn: float | None = None, heads: float | None = None, inner: str = "auto",
+    hidden: float | None = None, ffn: float | None = None, heads: float | None = None,
+    part: Mapping[str, float] | None = None, inner: str = "auto",
     alignment: AlignmentKeys | None = None, weights: Literal["auto", "equal"] | Sequence[float] = "auto",
     mixture: MixtureName = "auto", classes: ClassesName = "same",
     ridge: Literal["auto"] | float = "auto", polish: Literal["auto"] | int = "auto", effort: EffortName = "normal",
@@ -57,8 +58,8 @@ def fuse(
         trust_remote_code: run code that lies in the models' folders (`auto_map`); read it first.
         processor: tokenizer or image processor for texts or images; the teachers' own if omitted.
         progress: called with fraction and message.
-        residual, narrowing, prefer, hidden, ffn, heads, inner, alignment, weights, mixture, classes, ridge, polish,
-            effort, refit: the recipe's section `fusion`.
+        residual, narrowing, prefer, hidden, ffn, heads, part, inner, alignment, weights, mixture, classes, ridge,
+            polish, effort, refit: the recipe's section `fusion`.
         max_memory: such as "8GB": teachers, then local folders, are read layer by layer, and nothing is chosen by
             pilots.
         samples, batch_size, holdout: the section `calibration`; of a list of batches all are used.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
@@ -18,11 +20,12 @@ _BYTES = {"": 1.0, "mb": 1e6, "gb": 1e9, "m": 1e6, "g": 1e9, "mib": 2.0**20, "gi
 
 
 class Ratios(NamedTuple):
-    """Shares of single sizes; None: the width's."""
+    """Shares of single sizes, None for the width's; `part`: {part of a composite config: its width}."""
 
     hidden: float | None = None
     ffn: float | None = None
     heads: float | None = None
+    part: Mapping[str, float] = MappingProxyType({})
 
 
 #: All sizes follow the width.
@@ -110,6 +113,11 @@ class FusionOptions(Section):
         description="Share of the attention heads alone; they keep their size where the config has one, else it is the "
         "hidden size over their number.",
     )
+    part: dict[str, Share] = Field(
+        {},
+        description="Widths of single parts of a composite model, such as vision=0.5 or text=0.75, in place of the "
+        "width.",
+    )
     inner: str = Field("auto", description="Map of heads and hidden units: auto, or the name of a registered map.")
     alignment: AlignmentOptions = AlignmentOptions()
     weights: Literal["auto", "equal"] | tuple[NonNegative, ...] = Field(
@@ -168,14 +176,16 @@ class FusionOptions(Section):
     @property
     def ratios(self) -> Ratios:
         """The shares of single sizes."""
-        return Ratios(self.hidden, self.ffn, self.heads)
+        return Ratios(self.hidden, self.ffn, self.heads, self.part)
 
     @model_validator(mode="after")
     def _heads_are_given_once(self) -> FusionOptions:
         if self.heads is not None and self.narrowing != "auto":
             raise ValueError("heads (--heads) says how attention becomes narrower: leave narrowing (--narrowing) out")
         if self.anchor is not None and any(self.ratios):
-            raise ValueError("an anchor (--anchor) has the student's shape: leave --hidden, --ffn and --heads out")
+            raise ValueError(
+                "an anchor (--anchor) has the student's shape: leave --hidden, --ffn, --heads and --part out"
+            )
         return self
 
     def given_weights(self, teachers: int) -> list[float] | None:

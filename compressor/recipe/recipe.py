@@ -106,7 +106,7 @@ class Recipe(Section):
         if self.target.asked and any(self.fusion.ratios):
             raise ValueError(
                 "a target (--target-params, --target-flops, --max-latency) narrows all sizes alike: leave --hidden, "
-                "--ffn and --heads out"
+                "--ffn, --heads and --part out"
             )
         return self
 

@@ -93,9 +93,14 @@ def hidden_fields(config: PretrainedConfig, anatomy: Anatomy, hidden: int) -> di
     return {field: round(configured_size(config, anatomy, field) * share) for field in fields_of(anatomy, "hidden")}
 
 
+def sizing_field(anatomy: Anatomy) -> str:
+    """The first field that sizes these streams, or ""."""
+    return next(iter([*fields_of(anatomy, "heads"), *fields_of(anatomy, "hidden")]), "")
+
+
 def part_sizing(config: PretrainedConfig, anatomy: Anatomy) -> str:
     """The part of the config that sizes these streams."""
-    path = part_of(next(iter([*fields_of(anatomy, "heads"), *fields_of(anatomy, "hidden")]), ""))
+    path = part_of(sizing_field(anatomy))
     return path if isinstance(config_of_part(config, path), PretrainedConfig) else part_of(path)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
@@ -13,6 +14,7 @@ from compressor.anatomy import Anatomy, Stack, inspect_config
 from compressor.anatomy.layer_fields import with_layers
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.shape.depth import LayerAssignment, evenly_spaced_layer
+from compressor.fusion.shape.parts import part_widths, width_of
 from compressor.fusion.shape.sizes import AttentionShape, configured_size, fields_of, round_half_up
 from compressor.fusion.shape.width import attention_shapes
 from compressor.fusion.teacher import NamedModel, TeacherGroup
@@ -84,7 +86,7 @@ def student_specs(
         UserError: no head, channel or layer is left, or the family forbids that size.
         UnsupportedError: fixed coordinates would have to shrink.
     """
-    ffn = _ffn_sizes(config, anatomy, width if ratios.ffn is None else ratios.ffn)
+    ffn = _ffn_sizes(config, anatomy, width if ratios.ffn is None else ratios.ffn, part_widths(config, ratios))
     specs: list[StudentSpec] = []
     refused: list[UnsupportedError | UserError] = []
     for shape in attention_shapes(config, anatomy, width, narrowing, teachers, ratios):
@@ -237,9 +239,13 @@ def _spec_of_anchor(
     return StudentSpec(copy.deepcopy(anchor), asked_width, width, fields)
 
 
-def _ffn_sizes(config: PretrainedConfig, anatomy: Anatomy, width: float) -> dict[str, int]:
+def _ffn_sizes(
+    config: PretrainedConfig, anatomy: Anatomy, width: float, parts: Mapping[str, float] = MappingProxyType({})
+) -> dict[str, int]:
+    """Hidden units of FFNs; `parts`: {part of the config: its width}."""
     return {
-        field: max(1, round(width * configured_size(config, anatomy, field))) for field in fields_of(anatomy, "ffn")
+        field: max(1, round(width_of(field, width, parts) * configured_size(config, anatomy, field)))
+        for field in fields_of(anatomy, "ffn")
     }
 
 

@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 
 from compressor.anatomy import Anatomy, Kind, Space
 from compressor.errors import UnsupportedError, UserError
+from compressor.fusion.shape.parts import part_widths, width_of
 from compressor.fusion.shape.ratios import shape_by_ratios
 from compressor.fusion.shape.sizes import (
     TOY_WIDTH,
@@ -27,6 +28,7 @@ from compressor.fusion.shape.sizes import (
     pinned_heads,
     round_half_up,
     rounded,
+    sizing_field,
 )
 from compressor.fusion.shape.streams import keeps_width, split_streams, stream_of
 from compressor.models.config_fields import read_field
@@ -62,7 +64,11 @@ def attention_shapes(
             f"the stream of this {config.model_type} cannot become narrower: the coordinates of {name} have fixed "
             f"places ({why}); ask for width 1 and fewer hidden units (--width 1 --ffn 0.5)"
         )
-    streams = [_shapes(config, stream, width, narrowing, teachers, ratios) for stream in parts]
+    widths = part_widths(config, ratios)
+    streams = [
+        _shapes(config, stream, width_of(sizing_field(stream), width, widths), narrowing, teachers, ratios)
+        for stream in parts
+    ]
     count = max(map(len, streams))
     return [_together([shapes[min(place, len(shapes) - 1)] for shapes in streams]) for place in range(count)]
 
