@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from compressor.fusion import FusionResult
     from compressor.models.teacher import Teacher
     from compressor.recipe import Recipe
-    from compressor.recipe.fusion import ClassesName, EffortName, MixtureName, PreferName
+    from compressor.recipe.fusion import ClassesName, EffortName, GridName, MixtureName, PreferName
 
 #: Called with the share done and a line.
 OnFusionProgress = Callable[[float, str], None]
@@ -29,7 +29,8 @@ def fuse(
     depth: float | int | None = None, anchor: ModelLike | None = None, preset: str | None = None, seed: int = 0,
     revision: str | None = None, processor: Any = None, progress: OnFusionProgress | None = None,
     residual: str = "auto", narrowing: NarrowingName = "auto", prefer: PreferName = "balanced",
-    hidden: float | None = None, ffn: float | None = None, heads: float | None = None, inner: str = "auto",
+    hidden: float | None = None, ffn: float | None = None, heads: float | None = None,
+    grid: GridName = "auto", inner: str = "auto",
     alignment: AlignmentKeys | None = None, weights: Literal["auto", "equal"] | Sequence[float] = "auto",
     mixture: MixtureName = "auto", classes: ClassesName = "same",
     ridge: Literal["auto"] | float = "auto", polish: Literal["auto"] | int = "auto", effort: EffortName = "normal",
@@ -53,8 +54,8 @@ def fuse(
         revision: branch, tag or commit of the Hub for teachers that have none in their names, `user/model@revision`.
         processor: tokenizer or image processor for texts or images; the teachers' own if omitted.
         progress: called with fraction and message.
-        residual, narrowing, prefer, hidden, ffn, heads, inner, alignment, weights, mixture, classes, ridge, polish,
-            effort, refit: the recipe's section `fusion`.
+        residual, narrowing, prefer, hidden, ffn, heads, grid, inner, alignment, weights, mixture, classes, ridge,
+            polish, effort, refit: the recipe's section `fusion`.
         samples, batch_size, holdout: the section `calibration`; of a list of batches all are used.
         train_split, image_column, label_column, text_column, target_column, max_length: the section `data`.
 

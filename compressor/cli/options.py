@@ -37,6 +37,7 @@ FLAGS: dict[str, Flag] = {
         Flag("--hidden", "fusion.hidden", JOB, float),
         Flag("--ffn", "fusion.ffn", JOB, float),
         Flag("--heads", "fusion.heads", JOB, float),
+        Flag("--grid", "fusion.grid", JOB),
         Flag("--output", "output", JOB, short="-o"),
         Flag("--formats", "export.formats", JOB, metavar="NAME,NAME,...", parse=parsing.split_list),
         Flag("--tolerance", "export.tolerance", JOB, float),
@@ -109,7 +110,7 @@ _COLUMNS = ("--image-column", "--label-column", "--text-column", "--target-colum
 #: Groups of flags that several commands take, in the order of the help.
 SHAPE = (
     "--width", "--target-params", "--target-flops", "--max-latency", "--depth", "--narrowing", "--hidden", "--ffn",
-    "--heads",
+    "--heads", "--grid",
 )  # fmt: skip
 DATA_FLAGS = ("--data", "--train-split", "--eval-split", *_COLUMNS)
 EVALUATION = ("--data", "--eval-split", *_COLUMNS, "--eval-samples")

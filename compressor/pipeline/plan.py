@@ -53,7 +53,8 @@ def plan_student(
         UserError: an unusable name or width, or an unknown architecture.
     """
     flags = {"width": "--width", "depth": "--depth"}
-    fusion = {"narrowing": narrowing, "classes": classes, **ratios._asdict()}
+    grid = "auto" if ratios.grid else "none"
+    fusion = {"narrowing": narrowing, "classes": classes, **ratios._asdict(), "grid": grid}
     flags |= {f"fusion.{name}": f"--{name}" for name in fusion}
     values = {"teachers": list(names), "width": width, "depth": depth, "fusion": fusion}
     build_recipe(values, where="", names=flags)

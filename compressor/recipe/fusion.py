@@ -10,17 +10,24 @@ from compressor.recipe.section import NonNegative, Positive, Section
 
 EffortName = Literal["fast", "normal", "thorough"]
 MixtureName = Literal["auto", "probabilities", "logits", "tempered"]
+GridName = Literal["auto", "none"]
 PreferName = Literal["accuracy", "balanced", "speed"]
 ClassesName = Literal["same", "union", "first", "intersection"]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
 class Ratios(NamedTuple):
-    """Shares of single sizes; None: the width's."""
+    """Shares of single sizes; None: the width's.  `grid`: large sizes are multiples that kernels like."""
 
     hidden: float | None = None
     ffn: float | None = None
     heads: float | None = None
+    grid: bool = True
+
+    @property
+    def given(self) -> bool:
+        """Whether any size has a share of its own."""
+        return any(share is not None for share in self[:3])
 
 
 #: All sizes follow the width.
@@ -108,6 +115,12 @@ class FusionOptions(Section):
         description="Share of the attention heads alone; they keep their size where the config has one, else it is the "
         "hidden size over their number.",
     )
+    grid: GridName = Field(
+        "auto",
+        description="What sizes are rounded to: auto (hidden sizes and FFNs to multiples of 64 from 512 up; heads of "
+        "64 and more to 32, 64, 96 or 128 where a config field sizes them, else to multiples of 8 in models from 512 "
+        "up), or none.",
+    )
     inner: str = Field("auto", description="Map of heads and hidden units: auto, or the name of a registered map.")
     alignment: AlignmentOptions = AlignmentOptions()
     weights: Literal["auto", "equal"] | tuple[NonNegative, ...] = Field(
@@ -155,13 +168,13 @@ class FusionOptions(Section):
     @property
     def ratios(self) -> Ratios:
         """The shares of single sizes."""
-        return Ratios(self.hidden, self.ffn, self.heads)
+        return Ratios(self.hidden, self.ffn, self.heads, self.grid == "auto")
 
     @model_validator(mode="after")
     def _heads_are_given_once(self) -> FusionOptions:
         if self.heads is not None and self.narrowing != "auto":
             raise ValueError("heads (--heads) says how attention becomes narrower: leave narrowing (--narrowing) out")
-        if self.anchor is not None and any(self.ratios):
+        if self.anchor is not None and self.ratios.given:
             raise ValueError("an anchor (--anchor) has the student's shape: leave --hidden, --ffn and --heads out")
         return self
 
