@@ -55,13 +55,13 @@ def test_the_whole_width_stays():
 
 
 def test_what_runs_fast_where():
-    anatomy = inspect_config(tiny_config("llama", hidden_size=64, intermediate_size=96, head_dim=16))
-    found = runs_fast_in(anatomy, generates=True)
+    config = tiny_config("llama", hidden_size=64, intermediate_size=96, head_dim=16)
+    found = runs_fast_in(inspect_config(config), config)
     assert found["FlashAttention"] == "heads of 16: computed as heads of 32"
     assert found["ONNX Runtime GenAI"] == found["llama.cpp q8_0 and q4_0"] == found["ONNX Runtime int4"] == ""
     assert found["vLLM on CPUs"].startswith("heads of 16: takes 32")
     assert found["llama.cpp K-quants"] == "rows of 64, 96: no multiple of 256"
-    anatomy = inspect_config(tiny_config("vit", hidden_size=48, num_attention_heads=4))
-    assert runs_fast_in(anatomy, generates=False) == {
+    config = tiny_config("vit", hidden_size=48, num_attention_heads=4)
+    assert runs_fast_in(inspect_config(config), config) == {
         "FlashAttention": "heads of 12: no multiple of 8", "ONNX Runtime int4": "rows of 48: no multiple of 32"
     }  # fmt: skip

@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from transformers import PretrainedConfig
+
 from compressor.anatomy import Anatomy, Kind
+from compressor.models.tasks import find_task
 
 #: Heads of vLLM's FlashAttention on GPUs, and of its kernels on CPUs.
 _VLLM_GPU = (32, 64, 96, 128, 160, 192, 224, 256)
@@ -41,12 +44,8 @@ def kernel_sizes(anatomy: Anatomy) -> KernelSizes:
     return KernelSizes(frozenset(space.head_dim for space in attentions), frozenset(rows | inner))
 
 
-def runs_fast_in(anatomy: Anatomy, generates: bool) -> dict[str, str]:
-    """{kernel: why it does not take the sizes, or ""}.
-
-    Args:
-        generates: a causal language model, which vLLM and llama.cpp serve.
-    """
+def runs_fast_in(anatomy: Anatomy, config: PretrainedConfig) -> dict[str, str]:
+    """{kernel: why it does not take the sizes, or ""}; vLLM and llama.cpp for what generates texts."""
     sizes = kernel_sizes(anatomy)
     if not sizes.heads:
         return {}
@@ -54,7 +53,7 @@ def runs_fast_in(anatomy: Anatomy, generates: bool) -> dict[str, str]:
         "FlashAttention": _flash(sizes.heads),
         "ONNX Runtime int4": _each(sizes.rows, "rows", lambda size: size % 32 == 0, "no multiple of 32"),
     }
-    if generates:
+    if find_task(config).name == "causal-lm":
         found |= {
             "ONNX Runtime GenAI": _each(sizes.heads, "heads", lambda size: size % 16 == 0, "no multiple of 16"),
             "vLLM on GPUs": _each(sizes.heads, "heads", _VLLM_GPU.__contains__, "takes 32, 64, 96, 128, ..."),
