@@ -39,6 +39,7 @@ FLAGS: dict[str, Flag] = {
         Flag("--ffn", "fusion.ffn", JOB, float),
         Flag("--heads", "fusion.heads", JOB, float),
         Flag("--part", "fusion.part", JOB, metavar="NAME=SHARE,...", parse=parsing.parse_shares),
+        Flag("--grid", "fusion.grid", JOB),
         Flag("--output", "output", JOB, short="-o"),
         Flag("--formats", "export.formats", JOB, metavar="NAME,NAME,...", parse=parsing.split_list),
         Flag("--tolerance", "export.tolerance", JOB, float),
@@ -113,7 +114,7 @@ _COLUMNS = ("--image-column", "--label-column", "--text-column", "--target-colum
 #: Groups of flags that several commands take, in the order of the help.
 SHAPE = (
     "--width", "--target-params", "--target-flops", "--max-latency", "--depth", "--narrowing", "--hidden", "--ffn",
-    "--heads", "--part",
+    "--heads", "--part", "--grid",
 )  # fmt: skip
 DATA_FLAGS = ("--data", "--train-split", "--eval-split", *_COLUMNS)
 EVALUATION = ("--data", "--eval-split", *_COLUMNS, "--eval-samples")

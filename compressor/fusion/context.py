@@ -124,7 +124,9 @@ def student_candidates(
 ) -> list[StudentCandidate]:
     """A random model per spec."""
     models = [_random_model(spec, dtype, seed).to(device) for spec in specs]  # type: ignore[arg-type]
-    return [StudentCandidate(spec, model, inspect_config(spec.config)) for spec, model in zip(specs, models, strict=True)]
+    return [
+        StudentCandidate(spec, model, inspect_config(spec.config)) for spec, model in zip(specs, models, strict=True)
+    ]
 
 
 def streamed_candidate(spec: StudentSpec, dtype: torch.dtype, precision: torch.dtype) -> StudentCandidate:

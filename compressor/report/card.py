@@ -66,6 +66,7 @@ def render_card(
         _section("Run it with onnxruntime alone", _example(example, image, task)),
         _section("What was measured", _table(report.get("table") or [])),
         _section("Choices of the run", _choices(report.get("fusion") or {})),
+        _section("Runs fast in", _kernels(report.get("target") or {})),
         _section("ONNX against torch", _scalars(_of_all_files(report.get("onnx") or {}))),
         _section("Formats", _formats(report.get("formats") or {})),
         _section("Seconds", _scalars(report.get("seconds") or {})),
@@ -209,6 +210,15 @@ def _choices(fusion: Mapping[str, Any]) -> str:
     if last_layer := fusion.get("last_layer"):
         choices["last layer"] = describe_last_layer(last_layer)
     return _scalars(choices)
+
+
+def _kernels(target: Mapping[str, Any]) -> str:
+    """Fast kernels that take the student's sizes."""
+    found = target.get("runs_fast_in") or {}
+    return "\n".join(
+        f"- {escape_markdown(name)}: {escape_markdown(f'no, {reason}' if reason else 'yes')}"
+        for name, reason in found.items()
+    )
 
 
 def _of_all_files(onnx: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,9 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     goes = torch.device(wanted) == DEVICE if wanted is not None else bool(there)
 
     def wrapped(value: Any) -> Any:
-        return OnDevice(value) if goes and isinstance(value, torch.Tensor) and not isinstance(value, OnDevice) else value
+        return (
+            OnDevice(value) if goes and isinstance(value, torch.Tensor) and not isinstance(value, OnDevice) else value
+        )
 
     return tree_map(wrapped, result)
 
