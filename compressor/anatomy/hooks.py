@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
+from compressor.models.sentence_pooling import model_answers_of
+
 #: (module path, "in" or "out"): a tensor of a forward pass, the module's first input or output.
 Tap = tuple[str, str]
 #: {class of a linear map: the dimension of `weight` that it writes}.
@@ -78,9 +80,10 @@ def feature_place(output: Tensor) -> int:
 
 
 def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Logits, or the last hidden state."""
+    """Logits or embeddings, or the last hidden state."""
     output = _run(model, inputs)
-    return output["logits"] if "logits" in output else output[0]
+    answers = model_answers_of(model, output, inputs)
+    return output[0] if answers is None else answers
 
 
 def all_outputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

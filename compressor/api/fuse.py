@@ -33,7 +33,7 @@ def fuse(
     alignment: AlignmentKeys | None = None, weights: Literal["auto", "equal"] | Sequence[float] = "auto",
     mixture: MixtureName = "auto", classes: ClassesName = "same",
     ridge: Literal["auto"] | float = "auto", polish: Literal["auto"] | int = "auto", effort: EffortName = "normal",
-    refit: bool = True,
+    keep_dim: bool = False, refit: bool = True,
     samples: int = 1024, batch_size: int = 128, holdout: float = 0.125,
     train_split: str | None = None, image_column: str | None = None, label_column: str | None = None,
     text_column: Columns = None, target_column: str | None = None, max_length: int | None = None,
@@ -54,7 +54,7 @@ def fuse(
         processor: tokenizer or image processor for texts or images; the teachers' own if omitted.
         progress: called with fraction and message.
         residual, narrowing, hidden, ffn, heads, inner, alignment, weights, mixture, classes, ridge, polish, effort,
-            refit: the recipe's section `fusion`.
+            keep_dim, refit: the recipe's section `fusion`.
         samples, batch_size, holdout: the section `calibration`; of a list of batches all are used.
         train_split, image_column, label_column, text_column, target_column, max_length: the section `data`.
 

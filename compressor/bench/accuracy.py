@@ -11,10 +11,12 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.answers import ANSWERS, Answers
+from compressor.bench.embedding_scores import EmbeddingTally
 from compressor.bench.sample_mean import SampleMean, sample_owners
 from compressor.bench.value_scores import LabelTally, ValueTally
 from compressor.errors import UnsupportedError, UserError
 from compressor.models.inputs import logits_of_sample, pass_options, without_labels
+from compressor.models.sentence_pooling import model_answers_of
 from compressor.models.tasks import TASKS, Task, task_of_model
 from compressor.utils.strict_json import finite_or_none
 
@@ -35,7 +37,9 @@ class Score:
         kl: KL(reference ‖ model) in nats, mean over positions that count.
         f1: of class 1 of two, else the mean over occurring classes; of taggers, over all but "O"; of labels, over all.
         perplexity: exp of the labels' mean −log p.
-        spearman, rmse: rank correlation and root mean square error of values.
+        spearman, rmse: rank correlation and root mean square error of values, or of labelled pairs' similarities.
+        similarity, neighbours: rank correlation of all pairs' similarities with the reference's, and the share of
+            nearest neighbours in common.
         kl_error and others: standard errors, over samples.
         majority: share of the commonest class among the labels of a classifier.
     """
@@ -54,6 +58,10 @@ class Score:
     rmse: float | None = None
     rmse_error: float | None = None
     majority: float | None = None
+    similarity: float | None = None
+    similarity_error: float | None = None
+    neighbours: float | None = None
+    neighbours_error: float | None = None
 
     @property
     def accuracy_error(self) -> float | None:
@@ -70,7 +78,7 @@ class Tally:
         self.task, self.outside = task, outside
         self.samples = self.labelled = 0
         self._kl, self._nll = SampleMean(), SampleMean()
-        self._labels, self._values = LabelTally(), ValueTally()
+        self._labels, self._values, self._embeddings = LabelTally(), ValueTally(), EmbeddingTally()
         self._correct = self._predicted = self._true = torch.zeros(0, dtype=torch.int64)
 
     def add(
@@ -78,6 +86,9 @@ class Tally:
     ) -> None:
         """Add one batch: rows of `compressor.answers` [B, C] or [B, T, C], and labels as of `Task.answered`."""
         self.samples += len(log_probs)
+        if self.task.answers == "embeddings":
+            self.labelled += self._embeddings.add(log_probs, reference, labels)
+            labels = None
         if labels is not None:
             self._add_labels(log_probs, labels.cpu())
         if reference is not None:
@@ -109,6 +120,8 @@ class Tally:
         # Rounding may make the mean slightly negative.
         kl = None if self._kl.mean is None else max(self._kl.mean, 0.0)
         score = Score(None, kl, self.samples, self.labelled, kl_error=self._kl.error)
+        if self.task.answers == "embeddings":
+            return replace(score, **self._embeddings.scores())
         if not self.labelled:
             return score
         if self._nll.mean is not None:
@@ -276,8 +289,7 @@ def _split(batch: EvaluationBatch, config: PretrainedConfig) -> Iterator[Evaluat
 def _forward(model: PreTrainedModel, inputs: EvaluationBatch) -> Tensor:
     moved = {name: value.to(model.device) for name, value in inputs.items()}
     task = task_of_model(model)
-    output = model(**moved, **pass_options(model))
-    logits = getattr(output, "logits", None)
+    logits = model_answers_of(model, model(**moved, **pass_options(model)), moved)
     if logits is None or logits.dim() != (2 if task.mask is None else 3):
         actual = "no logits" if logits is None else f"logits {tuple(logits.shape)}"
         raise UnsupportedError(f"{type(model).__name__} cannot be measured as {task.name}: it gives {actual}")

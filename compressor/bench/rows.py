@@ -43,6 +43,10 @@ class Row:
     spearman_error: float | None = None
     rmse: float | None = None
     rmse_error: float | None = None
+    similarity: float | None = None
+    similarity_error: float | None = None
+    neighbours: float | None = None
+    neighbours_error: float | None = None
 
     def cells(self, tails: bool = True) -> dict[str, str]:
         """{column title: text}, in order; times with the 95th percentile if `tails`."""

@@ -15,6 +15,7 @@ from compressor.data.domains import domain_numbers
 from compressor.data.images import ImageReader
 from compressor.data.packing import pack
 from compressor.data.samples import Reader, ReadingOptions, Sample, collate
+from compressor.data.sentence_pairs import flatten_pairs
 from compressor.data.split import Split
 from compressor.data.text_readers import BLOCK_TOKENS, TargetReader, TextReader, WordsReader, reader_length
 from compressor.errors import UserError
@@ -38,6 +39,7 @@ READERS: dict[str, Callable[[Split, ReadingOptions], Reader]] = {
     "causal-lm": BlockReader,
     "seq2seq-lm": TargetReader,
     "features": _feature_reader,
+    "sentence-embedding": TextReader,
 }
 
 
@@ -182,7 +184,7 @@ class Samples:
 def packed(
     split: Split, processor: Any, spec: ModelSpec | None, max_length: int | None, limit: int | None = None
 ) -> Split:
-    """The split as blocks of tokens, if for a language model.
+    """The split as blocks of tokens, if for a language model; pairs as texts in a row, if for embeddings.
 
     Args:
         max_length: tokens of a block; default 128 or the model's longest text.
@@ -191,6 +193,8 @@ def packed(
     Raises:
         UserError: too little text.
     """
+    if spec is not None and spec.task.answers == "embeddings":
+        return flatten_pairs(split)
     if spec is None or split.blocks or not spec.task.packed:
         return split
     check_processor(split, processor)

@@ -108,12 +108,28 @@ def find_source_and_target(dataset: Dataset, request: ColumnRequest, where: str,
     return Split(dataset, None, None, text, where, target=target)
 
 
+def find_sentences(dataset: Dataset, request: ColumnRequest, where: str, role: str) -> Split:
+    """A text, or a pair with a value (how alike they are), if any.
+
+    Raises:
+        UserError: no text, or ambiguous.
+    """
+    option = request.options.label_column
+    _, text = _inputs(dataset, request, option, where)
+    values = find_value_columns(dataset, option, 1, where) if len(text) > 1 else ()
+    label: str | None = None
+    if values:
+        dataset, label = map_values(dataset, values[0], 1, where)
+    return Split(dataset, None, label, text, where)
+
+
 #: Task -> the function that finds its columns; `find_samples` for all others.
 FINDERS: dict[str, Callable[[Dataset, ColumnRequest, str, str], Split]] = {
     "token-classification": find_tagged,
     "masked-lm": find_plain,
     "causal-lm": find_plain,
     "seq2seq-lm": find_source_and_target,
+    "sentence-embedding": find_sentences,
 }
 
 

@@ -23,6 +23,7 @@ from compressor.distillation.losses import LOSSES, CapturedOutputs, Loss, LossCo
 from compressor.errors import UserError
 from compressor.layer_maps import AttentionPair, LayerMap
 from compressor.models.inputs import pad_id, pass_options
+from compressor.models.sentence_pooling import model_answers_of
 from compressor.models.tasks import Task, task_of_model
 from compressor.recipe import FinetuneOptions, LossOptions
 from compressor.utils import distributed
@@ -132,7 +133,7 @@ class Objective:
         with capture_outputs(getattr(model, "module", model), self._modules) as student_outputs:
             outputs = model(**inputs, **self._pass_options)
         # Sharded weights in half precision give logits in half precision.
-        logits = outputs.logits.float()
+        logits = _answers_of(getattr(model, "module", model), outputs, inputs).float()
         loss_inputs = LossInputs(inputs, logits, labels, teacher_logits, student_outputs, teacher_outputs)
         terms = [
             LossTerm(weight, loss.mean(loss_inputs) if weight else logits.new_zeros(()), loss.count(inputs, labels))
@@ -217,7 +218,8 @@ class Objective:
     def _teacher_logits(self, teacher: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
         inputs, _, _ = _split_batch({name: value.to(teacher.device) for name, value in batch.items()})
         with torch.inference_mode(), teacher_autocast(teacher.device):
-            return self._task.counted(teacher(**inputs, **self._pass_options).logits, inputs)
+            outputs = teacher(**inputs, **self._pass_options)
+            return self._task.counted(_answers_of(teacher, outputs, inputs), inputs)
 
     def _run_teachers(
         self, inputs: Mapping[str, Tensor], indices: Sequence[int]
@@ -234,8 +236,8 @@ class Objective:
                 teacher_autocast(teacher.device),
                 capture_outputs(teacher, modules) as outputs,
             ):
-                logits = teacher(**inputs, **self._pass_options).logits
-                all_logits.append(self._task.counted(logits, inputs).float())
+                answered = _answers_of(teacher, teacher(**inputs, **self._pass_options), inputs)
+                all_logits.append(self._task.counted(answered, inputs).float())
             all_outputs.append(outputs)
         return all_logits, all_outputs
 
@@ -250,6 +252,13 @@ def teacher_autocast(device: torch.device) -> contextlib.AbstractContextManager[
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.autocast("cuda", torch.bfloat16)
     return contextlib.nullcontext()
+
+
+def _answers_of(model: torch.nn.Module, outputs: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Logits or embeddings; `check_student` has refused models without."""
+    answers = model_answers_of(model, outputs, inputs)
+    assert answers is not None
+    return answers
 
 
 def _split_batch(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None, list[int]]:

@@ -47,7 +47,7 @@ STACKS: dict[str, tuple[FileKind, ...]] = {
     **dict.fromkeys(("text-classification", "text-multi-label", "text-regression"), (_WHOLE,)),
     "token-classification": (_WHOLE,),
     "masked-lm": (_WHOLE,),
-    "features": (_WHOLE,),
+    **dict.fromkeys(("features", "sentence-embedding"), (_WHOLE,)),
     "causal-lm": (_WHOLE, _STEP),
 }
 

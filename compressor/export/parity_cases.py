@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from compressor.export.graphs import forward_names, no_cache, outputs_of, source_inputs
+from compressor.export.graphs import EMBEDDING, forward_names, no_cache, outputs_of, source_inputs
 from compressor.export.runtime import Runnable
 from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import as_pair
@@ -56,7 +56,7 @@ def whole_model_cases(files: Files, model: PreTrainedModel, batch: int, seed: in
     for length, padding, inputs in _sources(model.config, batch, seed):
         with torch.inference_mode():
             output = model(**inputs, **no_cache(model), return_dict=True)
-        expected = outputs_of(model, output)
+        expected = outputs_of(model, output, inputs)
         counted = _counted(model, inputs, padding, expected)
         if any(counts is None or counts.any() for counts in counted.values()):
             yield _trial(files[MODEL], inputs, length, padding, expected, counted)
@@ -181,9 +181,10 @@ def _counted(
         # Models that pool the first token expect no padding there; on it, torch and ONNX Runtime may differ.  The
         # outputs of such samples change with the tokens under the padding.
         ids = torch.where(mask.bool(), inputs["input_ids"], (inputs["input_ids"] + 1) % model.config.vocab_size)
+        others = {**inputs, "input_ids": ids}
         with torch.inference_mode():
-            output = model(**{**inputs, "input_ids": ids}, **no_cache(model), return_dict=True)
-        for name, value in outputs_of(model, output).items():
+            output = model(**others, **no_cache(model), return_dict=True)
+        for name, value in outputs_of(model, output, others).items():
             if not by_token[name]:
                 counted[name] = (value == expected[name]).flatten(1).all(1)
     return counted
@@ -220,13 +221,14 @@ def _shapes(inputs: Mapping[str, Tensor]) -> str:
 
 
 def logits_of_files(files: Files, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Logits for a batch, without past."""
+    """Logits or embeddings for a batch, without past."""
     if MODEL in files:
-        return files[MODEL].run(inputs)["logits"]
-    given = {
+        given = files[MODEL].run(inputs)
+        return given["logits"] if "logits" in given else given[EMBEDDING]
+    source = {
         "input_ids": inputs["decoder_input_ids"],
         "encoder_hidden_states": files[ENCODER].run(source_inputs(inputs))["last_hidden_state"],
     }
     if "attention_mask" in inputs:
-        given["encoder_attention_mask"] = inputs["attention_mask"]
-    return files[DECODER].run(given)["logits"]
+        source["encoder_attention_mask"] = inputs["attention_mask"]
+    return files[DECODER].run(source)["logits"]

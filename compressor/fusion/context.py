@@ -18,6 +18,7 @@ from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.shape.spec import StudentSpec
 from compressor.fusion.teacher import FusionTeacher
 from compressor.models.configs import model_class
+from compressor.models.pooler import without_pooler
 from compressor.models.ties import untie
 from compressor.recipe import AlignmentOptions, FusionOptions
 from compressor.transport import CouplingOptions
@@ -143,5 +144,5 @@ def coupling_options(options: AlignmentOptions) -> CouplingOptions:
 def _random_model(spec: StudentSpec, dtype: torch.dtype, seed: int) -> PreTrainedModel:
     with quiet_transformers(errors=False), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: Any = untie(model_class(spec.config)(copy.deepcopy(spec.config)))
+        model: Any = untie(without_pooler(model_class(spec.config)(copy.deepcopy(spec.config))))
     return cast(PreTrainedModel, model.to(dtype).eval().requires_grad_(False))

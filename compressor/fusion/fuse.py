@@ -12,6 +12,7 @@ from compressor.anatomy.hooks import logits_of
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.anchored.align_to_anchor import fuse_towards_anchor
 from compressor.fusion.anchored.policies import POLICIES
+from compressor.fusion.build.sentence_projection import fit_projection
 from compressor.fusion.calibration.batches import Batch, CalibrationSet, split_large_batches
 from compressor.fusion.context import (
     FusionContext,
@@ -152,7 +153,9 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
 
     # 4. Return the student in the teachers' precision, with a report and the maps between hidden states.
     on_progress(1.0, "building the student")
-    return collect_result(built, lower(built.candidate.model, request.dtype), group, mixture, timer.laps)
+    student = lower(built.candidate.model, request.dtype)
+    projection = fit_projection(student, request.teachers[0][1], calibration, keep_dim=options.keep_dim)
+    return collect_result(built, student, group, mixture, timer.laps, projection)
 
 
 def check_residual_option(options: FusionOptions, width: float, depth: float | int | None, *, anchored: bool) -> None:

@@ -18,6 +18,7 @@ from compressor.models.adapters import check_no_adapter
 from compressor.models.bounds import check_model_files, check_sizes, read_config_values
 from compressor.models.config_checks import check_buildable, check_fields
 from compressor.models.quantised import check_not_quantised, names_in
+from compressor.models.sentence_pooling import read_pooling
 from compressor.models.tasks import find_task
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.utils.revisions import hub_keywords, split_revision
@@ -56,6 +57,7 @@ def read_config(location: str | Path) -> PretrainedConfig:
     # The file must not choose the attention: it could name a kernel, a program of the Hub.
     config._attn_implementation = None
     check_fields(location, config)
+    read_pooling(location, config)
     # Unknown classes are refused later, with a better message.
     with suppress(UnsupportedError):
         check_buildable(location, config, model_class(config))

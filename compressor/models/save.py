@@ -11,6 +11,8 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.models.finite import check_finite_weights
+from compressor.models.sentence_modules import write_modules
+from compressor.models.sentence_pooling import projection_of
 from compressor.models.weights import load_model
 from compressor.utils.logging import quiet_transformers
 
@@ -19,7 +21,7 @@ _NOT_THE_MODEL = {"transformers_version", "_name_or_path", "architectures", "dty
 
 
 def save_student(folder: str | Path, model: PreTrainedModel, processor: Any | None = None) -> None:
-    """Write safetensors, config and preprocessor, for plain `from_pretrained`.
+    """Write safetensors, config, modules of sentence-transformers and preprocessor, for plain `from_pretrained`.
 
     Raises:
         UserError: a weight is not finite; nothing is written.
@@ -29,8 +31,9 @@ def save_student(folder: str | Path, model: PreTrainedModel, processor: Any | No
         model.save_pretrained(folder)
         if processor is not None:
             processor.save_pretrained(folder)
+    write_modules(folder, model)
     # safetensors makes files readable for the owner alone: use the mode of the others.
-    for file in Path(folder).glob("*.safetensors"):
+    for file in Path(folder).rglob("*.safetensors"):
         file.chmod(Path(folder, "config.json").stat().st_mode & 0o777)
 
 
@@ -41,12 +44,20 @@ def fingerprint(model: PreTrainedModel | str | Path) -> str:
         model = load_model(model, mapped=True)
     digest = hashlib.sha256(type(model).__name__.encode())
     digest.update(config_json(model.config).encode())
-    state = model.state_dict()
+    state = {**model.state_dict(), **_projection_tensors(model)}
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _projection_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    projection = projection_of(model)
+    if projection is None:
+        return {}
+    bias = {} if projection.bias is None else {"sentence_projection.bias": projection.bias}
+    return {"sentence_projection.weight": projection.weight, **bias}
 
 
 def config_json(config: PretrainedConfig) -> str:

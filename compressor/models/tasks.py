@@ -16,11 +16,12 @@ from transformers import PretrainedConfig
 from transformers.models.auto import modeling_auto
 
 from compressor.errors import UnsupportedError
+from compressor.models.sentence_pooling import pooling_of
 
 #: Label of positions without prediction, as in transformers.
 IGNORED = -100
-#: What logits mean: one class of several, labels that hold or do not, or values.
-AnswerKind = Literal["classes", "labels", "values"]
+#: What outputs mean: one class of several, labels that hold or do not, values, or embeddings that are compared.
+AnswerKind = Literal["classes", "labels", "values", "embeddings"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Task:
     Attributes:
         heads: endings of class names in transformers.
         metrics: of `compressor.bench.metrics`, the main one first.
-        answers: "classes" are chosen by a softmax, "labels" each by a sigmoid, "values" are as they are.
+        answers: "classes" are chosen by a softmax, "labels" each by a sigmoid, "values" are as they are, "embeddings"
+            count by their similarities.
         mask: input [B, T], 1 at counted positions; None for one answer [C] a sample.
         shift: whether logits at t predict the label at t + 1.
         packed: whether texts are joined and cut into blocks.
@@ -59,7 +61,12 @@ class Task:
 
         Softening mostly raises unlikely words, which harms perplexity; for accuracy it shows close classes.
         """
-        return 1.0 if "perplexity" in self.metrics or self.answers == "values" else 2.0
+        return 1.0 if "perplexity" in self.metrics or self.answers in ("values", "embeddings") else 2.0
+
+    @property
+    def headless(self) -> bool:
+        """Whether the model's outputs are hidden states."""
+        return self.name in ("features", "sentence-embedding")
 
     def counted(self, logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits without padding, [P, C]; masked language models count unmasked tokens too.
@@ -80,7 +87,8 @@ class Task:
 
         Args:
             logits: as in `counted`.
-            labels: [B] or [B, T]; float [B, C] of labels and values.
+            labels: [B] or [B, T]; float [B, C] of labels and values, [B, 1] of embeddings: the similarity of a text to
+                the one before it.
         """
         if self.answers != "classes":
             labels = labels.reshape(len(labels), -1)
@@ -96,7 +104,7 @@ class Task:
         if self.answers == "classes":
             return labels >= 0
         rows = labels.reshape(len(labels), -1)
-        return (torch.isfinite(rows) if self.answers == "values" else rows >= 0).all(-1)
+        return (rows >= 0 if self.answers == "labels" else torch.isfinite(rows)).all(-1)
 
 
 #: (ending of a name, metrics, answers) of tasks of images and of texts alike.
@@ -119,6 +127,8 @@ TASKS: dict[str, Task] = {
         ),
         Task("seq2seq-lm", ("ForConditionalGeneration",), ("perplexity",), mask="decoder_attention_mask"),
         Task("features", ("Model",), ()),
+        # A headless model whose folder says how its tokens are pooled.
+        Task("sentence-embedding", (), ("similarity", "neighbours", "spearman"), answers="embeddings"),
         *(
             Task(f"{kind}-{name}", (), metrics, answers=answers, columns=True)
             for kind in ("image", "text")
@@ -152,7 +162,9 @@ def task_of_model(model: Any) -> Task:
 
 
 def _answered_task(task: Task, config: PretrainedConfig) -> Task:
-    """A classifier's task by what its outputs mean; transformers takes a single output for a value too."""
+    """A task by what the outputs mean; transformers takes a single output of a classifier for a value too."""
+    if task.name == "features" and pooling_of(config) is not None:
+        return TASKS["sentence-embedding"]
     if task.name not in ("image-classification", "text-classification"):
         return task
     kind = task.name.removesuffix("classification")

@@ -22,6 +22,7 @@ from compressor.fusion.shape.sizes import WIDTH_MULTIPLE
 from compressor.fusion.shape.spec import StudentSpec, sizes_at, student_specs
 from compressor.models.configs import model_class
 from compressor.models.inputs import dummy_inputs
+from compressor.models.pooler import without_pooler
 from compressor.models.ties import untie
 from compressor.pipeline.stages import OnStageProgress
 from compressor.pipeline.teachers import shape_of
@@ -254,7 +255,7 @@ class _Timer:
         from compressor.pipeline.deliver import export_to_time
 
         with quiet_transformers():
-            model = untie(model_class(config)._from_config(config)).eval()
+            model = untie(without_pooler(model_class(config)._from_config(config))).eval()
         length = sample_length(config, self.length) or 1
         with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
             try:

@@ -36,7 +36,7 @@ _AUTO_CLASSES = {
     "masked-lm": "AutoModelForMaskedLM",
     "causal-lm": "AutoModelForCausalLM",
     "seq2seq-lm": "AutoModelForSeq2SeqLM",
-    "features": "AutoModel",
+    **dict.fromkeys(("features", "sentence-embedding"), "AutoModel"),
 }
 # Other names of tasks on the Hub.
 _PIPELINE_TAGS = {
@@ -44,6 +44,7 @@ _PIPELINE_TAGS = {
     "causal-lm": "text-generation",
     "seq2seq-lm": "text2text-generation",
     "features": "feature-extraction",
+    "sentence-embedding": "sentence-similarity",
     **dict.fromkeys(("image-multi-label", "image-regression"), "image-classification"),
     **dict.fromkeys(("text-multi-label", "text-regression"), "text-classification"),
 }
