@@ -10,7 +10,7 @@ from torch import Tensor
 from compressor.bench.value_scores import rank_correlation
 
 #: Nearest neighbours of a text that are compared.
-NEIGHBOURS = 10
+NEAREST = 10
 #: Most texts whose pairs are compared: similarities grow with their square.
 MOST_COMPARED = 2048
 
@@ -66,7 +66,7 @@ def _similarity(first: Tensor, second: Tensor) -> tuple[float | None, float | No
 
 def _neighbours(first: Tensor, second: Tensor) -> tuple[float, float | None]:
     """Share of the nearest neighbours of two similarity matrices in common, and its standard error over texts."""
-    count = min(NEIGHBOURS, len(first) - 1)
+    count = min(NEAREST, len(first) - 1)
     nearest = [torch.zeros_like(each).scatter(1, _nearest(each, count), 1.0) for each in (first, second)]
     shares = (nearest[0] * nearest[1]).sum(1) / count
     error = float(shares.std()) / math.sqrt(len(shares))

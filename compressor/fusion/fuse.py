@@ -12,7 +12,7 @@ from compressor.anatomy.hooks import logits_of
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.anchored.align_to_anchor import fuse_towards_anchor
 from compressor.fusion.anchored.policies import POLICIES
-from compressor.fusion.build.sentence_projection import fit_projection
+from compressor.fusion.build.sentence_projection import check_projection, fit_projection
 from compressor.fusion.calibration.batches import Batch, CalibrationSet, split_large_batches
 from compressor.fusion.context import (
     FusionContext,
@@ -127,6 +127,7 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
     _check_samples(samples or (), request.teachers[0][1].config.model_type)
     for name, model in request.teachers if samples is not None else ():
         check_padding(name, model.config)
+    check_projection(request.teachers[0][1], keep_dim=options.keep_dim, texts=samples is not None)
     mixture = request.mixture or mixture_of([model for _, model in request.teachers], samples, options)
     samples = None if samples is None else [without_labels(batch) for batch in samples]
 

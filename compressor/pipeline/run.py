@@ -12,6 +12,7 @@ from compressor.bench.size import weight_bytes
 from compressor.data.batches import Samples
 from compressor.distillation.objective import FeatureTargets
 from compressor.errors import CheckpointWarning
+from compressor.fusion.build.sentence_projection import refit_projection
 from compressor.fusion.classes import fit_lacking_classes
 from compressor.fusion.mixture import chooses_mixture, mixture_of
 from compressor.layer_maps import attention_pairs_of, save_layer_maps
@@ -155,6 +156,7 @@ def _make_student(
         distributed.barrier()
         with caught_warnings(CheckpointWarning) as notes:
             finetune = _finetune(run, student, data.train, before)
+        refit_projection(student.model, run.models[0], data.calibration, run.recipe.calibration.holdout)
     after = _evaluate_student(run, "finetuned", student, evaluator)
     return student, TrainedStudents([before, after], finetune, notes)
 

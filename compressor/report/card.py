@@ -112,7 +112,7 @@ def _front_matter(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
         base_model=bases or None,
         datasets=[dataset] if dataset else None,
         eval_results=results or None,
-        library_name="transformers",
+        library_name="sentence-transformers" if task == "sentence-embedding" else "transformers",
         metrics=[result.metric_type for result in results] or None,
         model_name=visible_line(Path(recipe.output).name or "student") if results else None,
         pipeline_tag=tag,
@@ -185,7 +185,22 @@ def _made_of(recipe: Recipe, report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+#: What a user of sentence-transformers does: load, encode, search.
+_SEARCH = """\
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/folder")  # backend="onnx" runs onnx/model.onnx
+texts = ["The cat sleeps on the sofa.", "Prices fell on Monday.", "A kitten is dozing."]
+embeddings = model.encode(texts)
+query = model.encode(["Which animal is asleep?"])
+scores = model.similarity(query, embeddings)[0].tolist()
+for score, text in sorted(zip(scores, texts), reverse=True):
+    print(f"{score:.3f}  {text}")"""
+
+
 def _snippet(task: str, image: bool) -> str:
+    if task == "sentence-embedding":
+        return _SEARCH
     cls = _AUTO_CLASSES[task]
     processor = "AutoImageProcessor" if image else "AutoTokenizer"
     return (

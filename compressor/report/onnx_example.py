@@ -34,6 +34,23 @@ feed = {{i.name: np.array([x[i.name]], np.int64) for i in session.get_inputs()}}
 logits = session.run(["logits"], feed)[0]
 {last}
 """
+_SENTENCES = """\
+import sys
+import numpy as np, onnxruntime
+from tokenizers import Tokenizer
+
+session, tokenizer = onnxruntime.InferenceSession("onnx/{file}"), Tokenizer.from_file("onnx/tokenizer.json")
+tokenizer.no_padding()
+
+def embed(text):
+    code = tokenizer.encode(text)
+    x = {{"input_ids": code.ids, "attention_mask": code.attention_mask, "token_type_ids": code.type_ids}}
+    feed = {{i.name: np.array([x[i.name]], np.int64) for i in session.get_inputs()}}
+    vector = session.run(["sentence_embedding"], feed)[0][0]
+    return vector / np.linalg.norm(vector)
+
+{last}
+"""
 _CLASS = 'print(json.load(open("onnx/config.json"))["id2label"][str(logits[0].argmax())])'
 _LABELS = (
     'names = json.load(open("onnx/config.json"))["id2label"]\n'
@@ -48,6 +65,8 @@ _LAST = {
     **dict.fromkeys(("image-classification", "text-classification"), _CLASS),
     **dict.fromkeys(("image-multi-label", "text-multi-label"), _LABELS),
     **dict.fromkeys(("image-regression", "text-regression"), _VALUES),
+    "sentence-embedding": "texts = sys.argv[1:]\n"
+    "print([(text, round(float(embed(texts[0]) @ embed(text)), 3)) for text in texts])",
     "token-classification": 'names = json.load(open("onnx/config.json"))["id2label"]\n'
     "print([(word, names[str(i)]) for word, i in zip(code.tokens, logits[0].argmax(-1))])",
     "masked-lm": 'print(Tokenizer.from_file("onnx/tokenizer.json").decode(logits[0].argmax(-1).tolist()))',
@@ -67,7 +86,8 @@ def onnx_example(folder: str | Path, task: str, file: str = "model.onnx") -> str
         channels = _read(onnx / "config.json").get("num_channels", 3)
         return _image_example(preprocessor, channels, file, _LAST[task]) if preprocessor else None
     if task in _LAST and (onnx / "tokenizer.json").is_file():
-        return _TEXT.format(file=file, last=_LAST[task])
+        template = _SENTENCES if task == "sentence-embedding" else _TEXT
+        return template.format(file=file, last=_LAST[task])
     return None
 
 
