@@ -17,7 +17,7 @@ from compressor.anatomy.hooks import logits_of
 from compressor.ensemble import check_ensemble_weights, ensemble_kl, kl_rows, mix_predictions, sums_per_sample
 from compressor.errors import UnsupportedError
 from compressor.models.inputs import without_labels
-from compressor.models.tasks import AnswerKind, task_of_model
+from compressor.models.tasks import task_of_model
 
 
 class Answers(Protocol):
@@ -153,7 +153,7 @@ class EmbeddingAnswers:
 #: Error of a cosine that counts as one nat's half: squared, so that 0.1 is a standard deviation.
 SIMILARITY_VARIANCE = 0.01
 #: By `Task.answers`.
-ANSWERS: dict[AnswerKind, Answers] = {
+ANSWERS: dict[str, Answers] = {
     "classes": ClassAnswers(), "labels": LabelAnswers(), "values": ValueAnswers(), "embeddings": EmbeddingAnswers(),
 }  # fmt: skip
 
@@ -201,11 +201,11 @@ def mean_kl(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], targets: 
     Args:
         targets: rows [B, ..., C].
     """
-    answers, total, count = model_answers(model), 0.0, 0
+    answers, task, total, count = model_answers(model), task_of_model(model), 0.0, 0
     for batch, target in zip(batches, targets, strict=True):
         inputs = without_labels(batch)
         kl = answers.divergence(target, answers.rows(logits_of(model, inputs).double()))
-        sums, counts = sums_per_sample(kl, inputs)
+        sums, counts = sums_per_sample(kl, task.positions(inputs, kl.shape[-1]))
         total, count = total + float(sums.sum()), count + int(counts.sum())
     mean = total / max(count, 1)
     return mean if mean == mean else float("inf")

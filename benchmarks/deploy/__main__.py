@@ -69,7 +69,9 @@ def main(
         for way, write in ways(is_image_config(loaded.config), found.calibration).items():
             files[way] = Path(scratch, f"{way}.onnx")
             write(files["onnx"], files[way])
-        answers = {one: partial(logits_of_files, {MODEL: Session(path)}) for one, path in files.items()}
+        answers = {
+            one: partial(logits_of_files, {MODEL: Session(path)}, loaded.spec.task) for one, path in files.items()
+        }
         own, scores = measure_deployed(loaded.model, answers, found.evaluation)
         times = latencies({one: files[one] for one in names}, loaded.config.to_dict(), seconds, threads)
         rows = [

@@ -15,6 +15,9 @@ from compressor.anatomy.spec import Axis, Kind
 from compressor.errors import CertificateError
 from compressor.models.config_fields import field_paths, read_field, with_fields
 
+#: Names of fields that give the size of a head, not the number of heads.
+HEAD_SIZE = re.compile(r"dim|size|d_head")
+
 
 class Meaning(StrEnum):
     """What a config field sizes."""
@@ -116,6 +119,8 @@ def _size_meaning(
     """What fields that size parameters mean; None if heads or channels."""
     kinds = _kinds(growth, table)
     if Kind.RESIDUAL in kinds:
+        if any(table.spaces[name].placed for name in _grown_spaces(growth, table)):
+            return Meaning.FIXED
         return Meaning.HIDDEN if _is_linear(growth, shapes, table) else Meaning.FIXED
     if Kind.ATTENTION in kinds:
         return None
@@ -131,7 +136,7 @@ def _attentions(table: Table) -> set[str]:
 
 def _check_counted(full: PretrainedConfig, small: PretrainedConfig, table: Table, heads: Mapping[str, str]) -> None:
     """Refuse attention that has other heads in the small config and no field that is known to count them."""
-    counts = [(name, value) for name, value in head_counts(small) if not re.search(r"dim|size", name)]
+    counts = [(name, value) for name, value in head_counts(small) if not HEAD_SIZE.search(name)]
     changed = {value for name, value in counts if read_field(full, name) != value}
     for name, space in table.spaces.items():
         if space.kind is Kind.ATTENTION and name not in heads and space.heads in changed:

@@ -12,8 +12,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
-from compressor.models.sentence_pooling import model_answers_of
+from compressor.errors import UnsupportedError
+from compressor.models.sentence_pooling import EMBEDDING
+from compressor.models.tasks import task_of_model
 
+#: Outputs made of others.
+_OF_OTHERS = ("loss", EMBEDDING)
 #: (module path, "in" or "out"): a tensor of a forward pass, the module's first input or output.
 Tap = tuple[str, str]
 #: {class of a linear map: the dimension of `weight` that it writes}.
@@ -71,7 +75,33 @@ def _run(model: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
     extra = {"use_cache": False} if getattr(model.config, "use_cache", None) is not None else {}
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(0)
-        return model(**inputs, **extra)
+        if not hasattr(model, _DOUBLE):
+            try:
+                return model(**inputs, **extra)
+            except RuntimeError as error:
+                if not ("Float" in str(error) or "float" in str(error)) or "ouble" not in str(error):
+                    raise
+                setattr(model, _DOUBLE, True)
+        torch.random.default_generator.manual_seed(0)
+        with _AllDouble():
+            return model(**inputs, **extra)
+
+
+#: Attribute of double precision models that ask for single precision somewhere, and do not run as they are.
+_DOUBLE = "_asks_for_single_precision"
+
+
+class _AllDouble(TorchFunctionMode):
+    """Gives double precision where single is asked for."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") == "float" and args:
+            return args[0].double()
+        args = tuple(torch.float64 if arg is torch.float32 else arg for arg in args)
+        kwargs = {name: torch.float64 if arg is torch.float32 else arg for name, arg in (kwargs or {}).items()}
+        result = func(*args, **kwargs)
+        made = isinstance(result, Tensor) and result.dtype is torch.float32
+        return result.double() if made and not any(isinstance(arg, Tensor) for arg in args) else result
 
 
 def feature_place(output: Tensor) -> int:
@@ -80,10 +110,15 @@ def feature_place(output: Tensor) -> int:
 
 
 def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Logits or embeddings, or the last hidden state."""
+    """Logits [B, ..., C] as of `Task.read`, or the last hidden state."""
     output = _run(model, inputs)
-    answers = model_answers_of(model, output, inputs)
-    return output[0] if answers is None else answers
+    if not isinstance(output, Mapping):
+        return output[0]
+    try:
+        logits = task_of_model(model).logits(output, inputs)
+    except UnsupportedError:
+        logits = output.get("logits")
+    return next(iter(output.values())) if logits is None else logits
 
 
 def all_outputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -94,7 +129,7 @@ def all_outputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Ten
     answers = {
         name: value
         for name, value in named.items()
-        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() and name != "loss"
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() and name not in _OF_OTHERS
     }
     return {name: value for name, value in answers.items() if "logits" in name} or answers
 

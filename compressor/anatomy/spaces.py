@@ -20,14 +20,12 @@ class Table:
     Attributes:
         tied: also embeddings.
         names: {dimension id: space}.
-        placed: residual spaces some of whose coordinates have fixed places.
     """
 
     spaces: dict[str, Space]
     axes: dict[str, tuple[Axis, ...]]
     tied: frozenset[str]
     names: Mapping[int, str]
-    placed: frozenset[str] = frozenset()
 
     def name_of(self, dim: Dim) -> str | None:
         """An activation dimension's space; None if fixed."""
@@ -50,7 +48,6 @@ class _Tabulation:
         self.attentions = Attentions(model, traced, layers, streams)
         self.names: dict[int, str] = {}
         self.spaces: dict[str, Space] = {}
-        self.placed: set[str] = set()
 
     def table(self, loose: set[str]) -> Table:
         self._name_residuals()
@@ -64,7 +61,7 @@ class _Tabulation:
         tied = frozenset(
             name for name, dims in self.traced.parameters.items() if any(d.contracted and d.looked_up for d in dims)
         )
-        return Table(self.spaces, axes, tied, self.names, frozenset(self.placed))
+        return Table(self.spaces, axes, tied, self.names)
 
     def _name_residuals(self) -> None:
         roots: dict[int, tuple[Dim, str]] = {}
@@ -74,8 +71,6 @@ class _Tabulation:
         for key, (root, name) in roots.items():
             self.names[key] = name
             self.spaces[name] = Space(name, Kind.RESIDUAL, root.size)
-            if any(atom.pinned for atom in root.atoms()):
-                self.placed.add(name)
 
     def _name_attentions(self) -> None:
         sharing: dict[int, list[TracedAttention]] = {}

@@ -27,7 +27,8 @@ OnFusionProgress = Callable[[float, str], None]
 def fuse(
     teachers: ModelsLike, width: float | None = 0.5, calibration: Data = None, *, data: Data = None,
     depth: float | int | None = None, anchor: ModelLike | None = None, preset: str | None = None, seed: int = 0,
-    revision: str | None = None, processor: Any = None, progress: OnFusionProgress | None = None,
+    revision: str | None = None, trust_remote_code: bool = False, processor: Any = None,
+    progress: OnFusionProgress | None = None,
     residual: str = "auto", narrowing: NarrowingName = "auto", hidden: float | None = None, ffn: float | None = None,
     heads: float | None = None, inner: str = "auto",
     alignment: AlignmentKeys | None = None, weights: Literal["auto", "equal"] | Sequence[float] = "auto",
@@ -51,6 +52,7 @@ def fuse(
         preset: a name in `compressor.presets`, whose values the other keywords replace.
         seed: of every random choice.
         revision: branch, tag or commit of the Hub for teachers that have none in their names, `user/model@revision`.
+        trust_remote_code: run code that lies in the models' folders (`auto_map`); read it first.
         processor: tokenizer or image processor for texts or images; the teachers' own if omitted.
         progress: called with fraction and message.
         residual, narrowing, hidden, ffn, heads, inner, alignment, weights, mixture, classes, ridge, polish, effort,
@@ -126,7 +128,7 @@ def _recipe(arguments: Mapping[str, Any], names: Sequence[str], anchor: str | No
     values["fusion"]["anchor"] = anchor
     values["data"]["source"] = given.value if given is not None and given.kind == "source" else None
     values |= {"teachers": list(names), "finetune": {"enabled": False}}
-    values |= {name: arguments[name] for name in ("depth", "seed")}
+    values |= {name: arguments[name] for name in ("depth", "seed", "trust_remote_code")}
     if arguments["width"] is not None:
         values["width"] = arguments["width"]
     return build_recipe(values, where="fuse", names=keywords)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from compressor.bench.answer_tallies import TallySetting
 from compressor.bench.value_scores import rank_correlation
 
 #: Nearest neighbours of a text that are compared.
@@ -21,31 +24,31 @@ class EmbeddingTally:
     A labelled pair is two texts in a row; the second has the label [1], the first NaN.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, setting: TallySetting) -> None:
+        self.labelled = 0
         self._rows: list[Tensor] = []
         self._references: list[Tensor] = []
         self._similarities: list[float] = []
         self._labels: list[float] = []
         self._last: Tensor | None = None
 
-    def add(self, rows: Tensor, reference: Tensor | None, labels: Tensor | None) -> int:
-        """Add unit vectors [B, d], the reference's [B, D], and labels [B, 1]; the number of labelled pairs."""
+    def compare(self, rows: Tensor, reference: Tensor | None) -> None:
+        """Add unit vectors [B, d], and the reference's [B, D]."""
         if reference is not None and sum(map(len, self._rows)) < MOST_COMPARED:
             self._rows.append(rows.double())
             self._references.append(reference.double())
-        pairs = 0
-        for index, label in enumerate([] if labels is None else labels.flatten().tolist()):
+
+    def add(self, rows: Tensor, labels: Tensor, inputs: Mapping[str, Tensor], first: int) -> None:
+        for index, label in enumerate(labels.flatten().tolist()):
             before = rows[index - 1] if index else self._last
             if math.isfinite(label) and before is not None:
                 self._similarities.append(float(rows[index].double() @ before.double()))
                 self._labels.append(label)
-                pairs += 1
-        self._last = rows[-1]
-        return pairs
+        self.labelled, self._last = len(self._labels), rows[-1]
 
-    def scores(self) -> dict[str, float | None]:
+    def metrics(self) -> dict[str, Any]:
         """`similarity`, `neighbours` and `spearman` with their standard errors, as far as they are known."""
-        scores: dict[str, float | None] = {}
+        scores: dict[str, Any] = {}
         if sum(map(len, self._rows)) > 2:
             rows, reference = torch.cat(self._rows)[:MOST_COMPARED], torch.cat(self._references)[:MOST_COMPARED]
             first, second = (each @ each.T for each in (rows, reference))

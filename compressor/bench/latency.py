@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compressor.bench.onnx_inputs import Entry, make_feed
 from compressor.utils.threads import torch_threads
 
 if TYPE_CHECKING:
@@ -141,8 +142,10 @@ def onnx_runner(path: str | Path, inputs: Mapping[str, Tensor], threads: int | N
     begin = time.perf_counter()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     load_ms = (time.perf_counter() - begin) * 1e3
-    names = {entry.name for entry in session.get_inputs()}
-    feed = {name: value.cpu().numpy() for name, value in inputs.items() if name in names}
+    entries = [Entry(entry.name, entry.shape, entry.type) for entry in session.get_inputs()]
+    length = inputs["input_ids"].shape[1] if "input_ids" in inputs else 1
+    given = {name: value.cpu().numpy() for name, value in inputs.items()}
+    feed = {name: given.get(name, value) for name, value in make_feed(entries, _batch_size(inputs), length).items()}
     return Runner(lambda: session.run(None, feed), "onnxruntime", _batch_size(inputs), threads, load_ms)
 
 

@@ -88,6 +88,7 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("accuracy", "accuracy", format_accuracy, percent=True),
+        Metric("exact_match", "exact match", format_accuracy, percent=True),
         Metric("perplexity", "perplexity", format_perplexity, lower=True, log=True),
         Metric("spearman", "Spearman", _decimals),
         Metric("similarity", "similarity", _decimals),

@@ -18,6 +18,8 @@ _TYPES = {
     "tensor(int32)": np.int32,
     "tensor(bool)": np.bool_,
 }
+#: The axis of keys and values [B, heads, P, channels] that counts tokens of the past.
+PAST_AXIS = 2
 #: Upper bound of token ids if no config gives a vocabulary size; every vocabulary is larger.
 _SMALLEST_VOCABULARY = 8
 
@@ -33,14 +35,15 @@ class Entry(NamedTuple):
 def make_feed(
     entries: Sequence[Entry], batch: int, length: int, config: Mapping[str, Any] | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """Random inputs by name; with a past, one new token after `length`.
+    """Random inputs by name: `length` tokens without a past; of a decoder of an encoder, one token after `length`.
 
     Raises:
         UnsupportedError: unknown type of an input.
     """
     config = config or {}
     random = np.random.default_rng(seed)
-    past = any(entry.name.startswith("past_key_values") for entry in entries)
+    # The past of the file of a causal model is empty in its first call, which reads the whole text.
+    past = any(entry.name.startswith("past_key_values") and ".encoder." in entry.name for entry in entries)
     feed: dict[str, Any] = {}
     for entry in entries:
         if entry.type not in _TYPES:
@@ -74,7 +77,7 @@ def _size(
     if name == "pixel_values":
         return _image_size(index, config)
     if not past:
-        return length
+        return 0 if name.startswith("past_key_values") and index == PAST_AXIS else length
     if "total" in axis or "+" in axis or "mask" in name:
         return length if "encoder" in name else length + 1
     return length if name.startswith("past_key_values") or "encoder" in axis else 1

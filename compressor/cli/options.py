@@ -27,6 +27,7 @@ FLAGS: dict[str, Flag] = {
     for flag in (
         Flag("--teachers", "teachers", JOB, list[str], "-t", help="A teacher; give the flag once for each."),
         Flag("--revision", "revision", JOB),
+        Flag("--trust-remote-code", "trust_remote_code", JOB, bool),
         Flag("--width", "width", JOB, float, "-w"),
         Flag("--target-params", "target.params", JOB, metavar="N|SHARE"),
         Flag("--target-flops", "target.flops", JOB, metavar="N|SHARE"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from datasets import Dataset, Translation
@@ -12,7 +12,7 @@ from compressor.data.labels import map_labels, map_tags
 from compressor.data.multi_labels import find_label_columns, find_value_columns, map_label_sets, map_values
 from compressor.data.split import Split
 from compressor.errors import UserError
-from compressor.models.tasks import Task
+from compressor.models.task import Task
 from compressor.recipe import DataOptions
 
 #: Images or texts, with a label each if there are any.
@@ -45,7 +45,7 @@ def find_samples(dataset: Dataset, request: ColumnRequest, where: str, role: str
     options = request.options
     classes = None if request.id2label is None else len(request.id2label)
     label = find_label(dataset, options.label_column, classes, where) if request.task.columns else None
-    image, text = _inputs(dataset, request, label, where)
+    image, text = find_inputs(dataset, request, label, where)
     if label is not None:
         dataset, label = map_labels(dataset, label, request.id2label, where, partial=role == "train")
     return Split(dataset, image, label, text, where)
@@ -59,7 +59,7 @@ def _find_float_labels(dataset: Dataset, request: ColumnRequest, where: str) -> 
         columns = find_label_columns(dataset, option, names, where)
     else:
         columns = find_value_columns(dataset, option, outputs, where)
-    image, text = _inputs(dataset, request, columns[0] if columns else None, where)
+    image, text = find_inputs(dataset, request, columns[0] if columns else None, where)
     label: str | None = None
     if columns and request.task.answers == "labels":
         dataset, label = map_label_sets(dataset, columns, names, where)
@@ -88,7 +88,7 @@ def find_plain(dataset: Dataset, request: ColumnRequest, where: str, role: str) 
     Raises:
         UserError: none, or several.
     """
-    _, text = _inputs(dataset, request, request.options.label_column, where)
+    _, text = find_inputs(dataset, request, request.options.label_column, where)
     if len(text) > 1:
         raise UserError(
             f"{where} has several text columns, {' and '.join(text)}: name one with data.text_column (--text-column)"
@@ -108,32 +108,7 @@ def find_source_and_target(dataset: Dataset, request: ColumnRequest, where: str,
     return Split(dataset, None, None, text, where, target=target)
 
 
-def find_sentences(dataset: Dataset, request: ColumnRequest, where: str, role: str) -> Split:
-    """A text, or a pair with a value (how alike they are), if any.
-
-    Raises:
-        UserError: no text, or ambiguous.
-    """
-    option = request.options.label_column
-    _, text = _inputs(dataset, request, option, where)
-    values = find_value_columns(dataset, option, 1, where) if len(text) > 1 else ()
-    label: str | None = None
-    if values:
-        dataset, label = map_values(dataset, values[0], 1, where)
-    return Split(dataset, None, label, text, where)
-
-
-#: Task -> the function that finds its columns; `find_samples` for all others.
-FINDERS: dict[str, Callable[[Dataset, ColumnRequest, str, str], Split]] = {
-    "token-classification": find_tagged,
-    "masked-lm": find_plain,
-    "causal-lm": find_plain,
-    "seq2seq-lm": find_source_and_target,
-    "sentence-embedding": find_sentences,
-}
-
-
-def _inputs(
+def find_inputs(
     dataset: Dataset, request: ColumnRequest, label: str | None, where: str
 ) -> tuple[str | None, tuple[str, ...]]:
     options, reads = request.options, request.reads

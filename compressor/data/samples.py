@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from compressor.models.tasks import IGNORED
+from compressor.models.task import IGNORED
 from compressor.models.teacher import ModelSpec
 
 #: Model inputs by name, of a sample or a batch.

@@ -5,13 +5,31 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 from datasets import Dataset, Features, List, Value
 
+from compressor.data.column_finders import ColumnRequest, find_inputs
+from compressor.data.multi_labels import find_value_columns, map_values
 from compressor.data.split import Split, column
 
 
-def flatten_pairs(split: Split) -> Split:
+def find_sentences(dataset: Dataset, request: ColumnRequest, where: str, role: str) -> Split:
+    """A text, or a pair with a value (how alike they are), if any.
+
+    Raises:
+        UserError: no text, or ambiguous.
+    """
+    option = request.options.label_column
+    _, text = find_inputs(dataset, request, option, where)
+    values = find_value_columns(dataset, option, 1, where) if len(text) > 1 else ()
+    label: str | None = None
+    if values:
+        dataset, label = map_values(dataset, values[0], 1, where)
+    return Split(dataset, None, label, text, where)
+
+
+def flatten_pairs(split: Split, preparation: Any = None) -> Split:
     """Both texts of every pair, the second after the first, with the pair's value; the first has NaN.
 
     A split of single texts stays as it is.

@@ -10,6 +10,9 @@ from datasets import Dataset
 
 from compressor.data.image_bounds import ImageBounds
 
+#: Column of the row of `Split.whole` that a sample was cut from.
+CUT_FROM = "sample"
+
 
 @dataclass(frozen=True)
 class Split:
@@ -25,6 +28,7 @@ class Split:
         blocks: whether samples are blocks of tokens.
         image_bounds: black and white of images whose mode has none.
         domain: column of names of domains.
+        whole: the samples that its own were cut from, by `CUT_FROM`.
     """
 
     dataset: Dataset
@@ -37,6 +41,7 @@ class Split:
     blocks: bool = False
     image_bounds: ImageBounds | None = None
     domain: str | None = None
+    whole: Split | None = None
 
     @property
     def notes(self) -> list[str]:

@@ -12,7 +12,7 @@ from compressor.data.samples import ReadingOptions, Sample
 from compressor.data.split import Split
 from compressor.errors import UserError
 from compressor.models.meta import DecoderInputs
-from compressor.models.tasks import IGNORED
+from compressor.models.task import IGNORED
 from compressor.models.teacher import ModelSpec
 from compressor.utils.logging import root_cause
 

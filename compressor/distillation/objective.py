@@ -23,8 +23,8 @@ from compressor.distillation.losses import LOSSES, CapturedOutputs, Loss, LossCo
 from compressor.errors import UserError
 from compressor.layer_maps import AttentionPair, LayerMap
 from compressor.models.inputs import pad_id, pass_options
-from compressor.models.sentence_pooling import model_answers_of
-from compressor.models.tasks import Task, task_of_model
+from compressor.models.task import Task
+from compressor.models.tasks import task_logits, task_of_model
 from compressor.recipe import FinetuneOptions, LossOptions
 from compressor.utils import distributed
 
@@ -133,7 +133,7 @@ class Objective:
         with capture_outputs(getattr(model, "module", model), self._modules) as student_outputs:
             outputs = model(**inputs, **self._pass_options)
         # Sharded weights in half precision give logits in half precision.
-        logits = _answers_of(getattr(model, "module", model), outputs, inputs).float()
+        logits = task_logits(self._task, outputs, inputs, "the student").float()
         loss_inputs = LossInputs(inputs, logits, labels, teacher_logits, student_outputs, teacher_outputs)
         terms = [
             LossTerm(weight, loss.mean(loss_inputs) if weight else logits.new_zeros(()), loss.count(inputs, labels))
@@ -209,17 +209,20 @@ class Objective:
                 folder,
                 batch_size=self.options.batch_size // self.options.parts,
                 collate=self.collate,
-                mask=self._task.mask,
+                positions=self._task.positions,
                 progress=None if progress is None else partial(_report_share, progress, index, len(self.teachers)),
             )
             for index, teacher in enumerate(self.teachers)
         ]
 
+    def _logits(self, teacher: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
+        return task_logits(self._task, teacher(**inputs, **self._pass_options), inputs, type(teacher).__name__)
+
     def _teacher_logits(self, teacher: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
         inputs, _, _ = _split_batch({name: value.to(teacher.device) for name, value in batch.items()})
         with torch.inference_mode(), teacher_autocast(teacher.device):
-            outputs = teacher(**inputs, **self._pass_options)
-            return self._task.counted(_answers_of(teacher, outputs, inputs), inputs)
+            logits = self._logits(teacher, inputs)
+            return self._task.counted(logits, inputs)
 
     def _run_teachers(
         self, inputs: Mapping[str, Tensor], indices: Sequence[int]
@@ -236,8 +239,8 @@ class Objective:
                 teacher_autocast(teacher.device),
                 capture_outputs(teacher, modules) as outputs,
             ):
-                answered = _answers_of(teacher, teacher(**inputs, **self._pass_options), inputs)
-                all_logits.append(self._task.counted(answered, inputs).float())
+                logits = self._logits(teacher, inputs)
+                all_logits.append(self._task.counted(logits, inputs).float())
             all_outputs.append(outputs)
         return all_logits, all_outputs
 
@@ -252,13 +255,6 @@ def teacher_autocast(device: torch.device) -> contextlib.AbstractContextManager[
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.autocast("cuda", torch.bfloat16)
     return contextlib.nullcontext()
-
-
-def _answers_of(model: torch.nn.Module, outputs: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Logits or embeddings; `check_student` has refused models without."""
-    answers = model_answers_of(model, outputs, inputs)
-    assert answers is not None
-    return answers
 
 
 def _split_batch(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None, list[int]]:

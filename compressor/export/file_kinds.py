@@ -18,7 +18,7 @@ from compressor.export.graphs import (
     WholeGraph,
     forward_names,
 )
-from compressor.models.tasks import find_task
+from compressor.models.tasks import TASKS, find_task
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,14 @@ class FileKind:
 
 
 _WHOLE = FileKind(parity_cases.MODEL, WholeGraph, parity_cases.whole_model_cases)
-_STEP = FileKind(parity_cases.MODEL_STEP, StepGraph, parity_cases.step_cases, cache=True)
+_STEP = FileKind(parity_cases.MODEL, StepGraph, parity_cases.step_cases, cache=True)
 _ENCODER = FileKind(parity_cases.ENCODER, EncoderGraph, parity_cases.encoder_cases)
 _DECODER = FileKind(parity_cases.DECODER, DecoderGraph, parity_cases.decoder_cases)
 _DECODER_STEP = FileKind(parity_cases.DECODER_STEP, DecoderStepGraph, parity_cases.decoder_step_cases, cache=True)
 
-#: The files of a model with one stack of layers, by its task.
+#: The files of a model with one stack of layers, by its task; one with past takes the place of one without.
 STACKS: dict[str, tuple[FileKind, ...]] = {
-    **dict.fromkeys(("image-classification", "image-multi-label", "image-regression"), (_WHOLE,)),
-    **dict.fromkeys(("text-classification", "text-multi-label", "text-regression"), (_WHOLE,)),
-    "token-classification": (_WHOLE,),
-    "masked-lm": (_WHOLE,),
-    **dict.fromkeys(("features", "sentence-embedding"), (_WHOLE,)),
+    **{name: (_WHOLE,) for name in TASKS if name != "seq2seq-lm"},
     "causal-lm": (_WHOLE, _STEP),
 }
 
@@ -57,8 +53,10 @@ ENCODER_DECODERS: dict[str, tuple[FileKind, ...]] = {
     "seq2seq-lm": (_ENCODER, _DECODER, _DECODER_STEP),
 }
 
-#: Suffixes of files made from the float32 one.
-INT8, INT8_DYNAMIC, FLOAT16 = "_int8", "_int8_dynamic", "_fp16"
+#: Suffixes of files made from the float32 one; Hugging Face optimum and transformers.js look for most of them.
+INT8, INT8_DYNAMIC, FLOAT16 = "_quantized", "_int8_dynamic", "_fp16"
+#: Files that earlier versions wrote for a causal model, and the end of their int8 files.
+_FORMER_STEP, _FORMER_INT8 = "model_with_past.onnx", "_int8"
 
 
 def every_kind() -> tuple[FileKind, ...]:
@@ -66,8 +64,18 @@ def every_kind() -> tuple[FileKind, ...]:
     return tuple(dict.fromkeys(kind for files in (*STACKS.values(), *ENCODER_DECODERS.values()) for kind in files))
 
 
-#: Every name that an export to ONNX may write.
-NAMES = tuple(kind.named(suffix) for kind in every_kind() for suffix in ("", INT8, INT8_DYNAMIC, FLOAT16))
+def _with_suffix(name: str, suffix: str) -> str:
+    return f"{name.removesuffix('.onnx')}{suffix}.onnx"
+
+
+#: Every name that an export to ONNX may write, or did in earlier versions.
+NAMES = tuple(
+    dict.fromkeys(
+        _with_suffix(name, suffix)
+        for name in (*(kind.name for kind in every_kind()), _FORMER_STEP)
+        for suffix in ("", INT8, INT8_DYNAMIC, FLOAT16, _FORMER_INT8)
+    )
+)
 
 
 def files_of(model: PreTrainedModel, cache: bool = True) -> tuple[FileKind, ...]:
@@ -86,7 +94,7 @@ def files_of(model: PreTrainedModel, cache: bool = True) -> tuple[FileKind, ...]
             f"{', '.join(table)}"
         )
     cache = has_cache(model, cache)
-    return tuple(kind for kind in table[task] if cache or not kind.cache)
+    return tuple({kind.name: kind for kind in table[task] if cache or not kind.cache}.values())
 
 
 def has_cache(model: PreTrainedModel, wanted: bool = True) -> bool:

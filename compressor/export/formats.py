@@ -17,6 +17,7 @@ from compressor.export.half import HalfSession, write_float16
 from compressor.export.half_plan import HalfPlan, plan_half
 from compressor.export.half_ranges import measure_ranges
 from compressor.export.opset import check_opset
+from compressor.export.parity_cases import MODEL
 from compressor.export.quantise import write_dynamic_int8, write_static_int8
 from compressor.export.runtime import Runnable, Session
 from compressor.export.torch_export import Program, write_program
@@ -73,6 +74,16 @@ class ExportFormat:
     whole: bool = False
     calibrated: Callable[[PretrainedConfig], bool] = field(default=lambda config: False)
     half: bool = False
+
+    def kinds(self, model: PreTrainedModel, cache: bool) -> tuple[FileKind, ...]:
+        """The files of a model; none if it has no single one and the format needs that.
+
+        Raises:
+            UnsupportedError: the task has no files.
+        """
+        if not self.whole:
+            return files_of(model, cache)
+        return tuple(kind for kind in files_of(model, cache=False) if kind.name == MODEL)
 
     def path(self, folder: Path, kind: FileKind) -> Path:
         """The file of a kind below `folder`."""

@@ -15,12 +15,10 @@ from transformers.modeling_outputs import BaseModelOutput
 from compressor.errors import UnsupportedError
 from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import as_pair
-from compressor.models.sentence_pooling import pooling_of, sentence_embeddings
+from compressor.models.tasks import task_of_model
 
 #: Sizes of the traced examples; the files take any others.
 BATCH, TOKENS, PAST, NEW = 2, 16, 5, 3
-#: The output of sentence-embedding models.
-EMBEDDING = "sentence_embedding"
 
 Axes = Mapping[int, str]
 _TOKENS: Axes = {0: "batch", 1: "sequence"}
@@ -65,17 +63,20 @@ class OnnxGraph(nn.Module, ABC):
 
 
 class WholeGraph(OnnxGraph):
-    """A whole model, to the outputs of `outputs_of`; may take `token_type_ids` [B, T]."""
+    """A whole model, to the outputs of its task, or `last_hidden_state` and `pooler_output`.
+
+    It may take `token_type_ids` [B, T].
+    """
 
     def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
         super().__init__(model)
         inputs = as_pair(model.config, dummy_inputs(model.config, BATCH, TOKENS))
         text = "input_ids" in inputs
-        names = (*inputs, "logits", "last_hidden_state") if text else ()
+        names = (*inputs, *task_of_model(model).outputs, "last_hidden_state") if text else ()
         self._trace(inputs, dict.fromkeys(names, _TOKENS))
 
     def call(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        return outputs_of(self.model, self.model(**values, **no_cache(self.model), return_dict=True), values)
+        return outputs_of(self.model, self.model(**values, **no_cache(self.model), return_dict=True))
 
 
 class StepGraph(OnnxGraph):
@@ -205,21 +206,15 @@ def no_cache(model: PreTrainedModel) -> dict[str, bool]:
     return {"use_cache": False} if named and hasattr(model.config, "use_cache") else {}
 
 
-def outputs_of(model: PreTrainedModel, output: object, inputs: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The output tensors that a file returns: `logits`, or `last_hidden_state` and `pooler_output`.
-
-    Sentence-embedding models have `last_hidden_state` and `sentence_embedding` [B, d], pooled as their folder says.
-
-    Args:
-        inputs: of the pass, whose mask the pooling needs.
+def outputs_of(model: PreTrainedModel, output: object) -> dict[str, Tensor]:
+    """The output tensors that a file returns.
 
     Raises:
         UnsupportedError: none of them.
     """
-    hidden = getattr(output, "last_hidden_state", None)
-    if inputs is not None and pooling_of(model.config) is not None and isinstance(hidden, Tensor):
-        return {"last_hidden_state": hidden, EMBEDDING: sentence_embeddings(model, hidden, inputs)}
-    for names in (("logits",), ("last_hidden_state", "pooler_output")):
+    task = task_of_model(model)
+    answers = ("last_hidden_state", *task.outputs) if task.headless and task.metrics else task.outputs
+    for names in (answers, ("logits",), ("last_hidden_state", "pooler_output")):
         named = {name: value for name in names if isinstance(value := getattr(output, name, None), Tensor)}
         if named:
             return named

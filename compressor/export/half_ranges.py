@@ -20,9 +20,8 @@ from compressor.export.parity_cases import (
     DECODER_STEP,
     ENCODER,
     MODEL,
-    MODEL_STEP,
     Files,
-    logits_of_files,
+    decoder_logits,
     past_of,
 )
 from compressor.export.runtime import Session
@@ -119,10 +118,9 @@ def _run_all(files: Files, batch: Mapping[str, Tensor]) -> None:
     """Run every file on a batch; those with past on its halves, one after the other."""
     if MODEL in files or "decoder_input_ids" in batch:
         logits_or_hidden(files, batch)
-    if MODEL_STEP in files:
-        past, tokens = files[MODEL_STEP].empty_past(len(batch["input_ids"])), batch["input_ids"].shape[1]
-        for part in _halves(batch, tokens):
-            past = past_of(files[MODEL_STEP].run({**part, **past}))
+    if MODEL in files and "input_ids" in batch and (past := files[MODEL].empty_past(len(batch["input_ids"]))):
+        for part in _halves(batch, batch["input_ids"].shape[1]):
+            past = past_of(files[MODEL].run({**part, **past}))
     if DECODER_STEP in files and "decoder_input_ids" in batch:
         _run_decoder(files, batch)
 
@@ -132,7 +130,7 @@ def logits_or_hidden(files: Files, batch: Mapping[str, Tensor]) -> None:
     if MODEL in files:
         files[MODEL].run(batch)
     else:
-        logits_of_files(files, batch)
+        decoder_logits(files, batch)
 
 
 def _halves(batch: Mapping[str, Tensor], tokens: int) -> Iterator[dict[str, Tensor]]:

@@ -41,10 +41,9 @@ def write_onnx(
 ) -> ExportReport:
     """Write a model to `folder`/onnx in float32, for any batch size and length, and compare with torch.
 
-    Classifiers, masked language models and headless models have `model.onnx`; causal language models also
-    `model_with_past.onnx`; encoder–decoders have `encoder_model.onnx`, `decoder_model.onnx` and
-    `decoder_with_past_model.onnx`.  See `graphs` for inputs, `check_parity` for arguments.  Older files are replaced
-    only if all new ones pass.
+    Encoder–decoders have `encoder_model.onnx`, `decoder_model.onnx` and `decoder_with_past_model.onnx`, all others
+    `model.onnx`: of causal language models it takes and gives keys and values, if `cache`.  See `graphs` for inputs,
+    `check_parity` for arguments.  Older files are replaced only if all new ones pass.
 
     Raises:
         UserError: an opset that onnx or ONNX Runtime does not know.

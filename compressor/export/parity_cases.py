@@ -11,10 +11,12 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from compressor.export.graphs import EMBEDDING, forward_names, no_cache, outputs_of, source_inputs
+from compressor.export.graphs import forward_names, no_cache, outputs_of, source_inputs
 from compressor.export.runtime import Runnable
 from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import as_pair
+from compressor.models.task import Task
+from compressor.models.tasks import task_of_model
 
 #: Tokens of the text inputs that are compared.
 LENGTHS = (16, 7)
@@ -23,7 +25,7 @@ STEP_SIZES = ((1, 1, 1), (5, 1, 1), (9, 3, 1))
 #: Padding of the first sample, up to half of its tokens; other samples have none.
 PADDINGS = ("none", "right", "left")
 
-MODEL, MODEL_STEP = "model.onnx", "model_with_past.onnx"
+MODEL = "model.onnx"
 ENCODER, DECODER, DECODER_STEP = "encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"
 
 Files = Mapping[str, Runnable]
@@ -56,7 +58,7 @@ def whole_model_cases(files: Files, model: PreTrainedModel, batch: int, seed: in
     for length, padding, inputs in _sources(model.config, batch, seed):
         with torch.inference_mode():
             output = model(**inputs, **no_cache(model), return_dict=True)
-        expected = outputs_of(model, output, inputs)
+        expected = outputs_of(model, output)
         counted = _counted(model, inputs, padding, expected)
         if any(counts is None or counts.any() for counts in counted.values()):
             yield _trial(files[MODEL], inputs, length, padding, expected, counted)
@@ -73,7 +75,7 @@ def encoder_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -
 
 def step_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
     """Causal models with past; torch with a cache and without."""
-    session = files[MODEL_STEP]
+    session = files[MODEL]
     for steps in STEP_SIZES:
         for padding in PADDINGS if steps[0] > 1 else PADDINGS[:1]:
             inputs = dummy_inputs(model.config, batch, sum(steps), seed=seed)
@@ -175,16 +177,16 @@ def _counted(
     mask = inputs.get("attention_mask")
     if mask is None:
         return dict.fromkeys(expected)
-    by_token = {name: value.ndim == 3 and value.shape[:2] == mask.shape for name, value in expected.items()}
+    least = 2 if task_of_model(model).by_token else 3
+    by_token = {name: value.ndim >= least and value.shape[:2] == mask.shape for name, value in expected.items()}
     counted: dict[str, Tensor | None] = {name: mask if by_token[name] else None for name in expected}
     if padding == "left" and not all(by_token.values()):
         # Models that pool the first token expect no padding there; on it, torch and ONNX Runtime may differ.  The
         # outputs of such samples change with the tokens under the padding.
         ids = torch.where(mask.bool(), inputs["input_ids"], (inputs["input_ids"] + 1) % model.config.vocab_size)
-        others = {**inputs, "input_ids": ids}
         with torch.inference_mode():
-            output = model(**others, **no_cache(model), return_dict=True)
-        for name, value in outputs_of(model, output, others).items():
+            output = model(**{**inputs, "input_ids": ids}, **no_cache(model), return_dict=True)
+        for name, value in outputs_of(model, output).items():
             if not by_token[name]:
                 counted[name] = (value == expected[name]).flatten(1).all(1)
     return counted
@@ -220,15 +222,21 @@ def _shapes(inputs: Mapping[str, Tensor]) -> str:
     return ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items() if "mask" not in name)
 
 
-def logits_of_files(files: Files, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Logits or embeddings for a batch, without past."""
-    if MODEL in files:
-        given = files[MODEL].run(inputs)
-        return given["logits"] if "logits" in given else given[EMBEDDING]
-    source = {
+def logits_of_files(files: Files, task: Task, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Logits of the files of a task's model for a batch, without past."""
+    if MODEL not in files:
+        return decoder_logits(files, inputs)
+    logits = task.logits(files[MODEL].run(inputs), inputs)
+    assert logits is not None
+    return logits
+
+
+def decoder_logits(files: Files, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Logits of an encoder's and a decoder's file for a batch, without past."""
+    given = {
         "input_ids": inputs["decoder_input_ids"],
         "encoder_hidden_states": files[ENCODER].run(source_inputs(inputs))["last_hidden_state"],
     }
     if "attention_mask" in inputs:
-        source["encoder_attention_mask"] = inputs["attention_mask"]
-    return files[DECODER].run(source)["logits"]
+        given["encoder_attention_mask"] = inputs["attention_mask"]
+    return files[DECODER].run(given)["logits"]

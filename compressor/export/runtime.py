@@ -30,6 +30,9 @@ class Runnable(Protocol):
         """Past keys and values of no tokens."""
 
 
+PAST = "past_key_values."
+
+
 def with_one_text(values: Mapping[str, Tensor], inputs: Container[str]) -> dict[str, Tensor]:
     """Values with the `token_type_ids` of a single text, if an input."""
     values = dict(values)
@@ -64,12 +67,12 @@ class Session:
         self.outputs = tuple(value.name for value in self._session.get_outputs())
 
     def run(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs by name; ignores unknown inputs.
+        """Outputs by name; ignores unknown inputs, and begins a text where there is no past.
 
         Raises:
             ParityError: the file does not run.
         """
-        values = with_one_text(values, self.inputs)
+        values = self._completed(values)
         inputs = {name: value.detach().contiguous().numpy() for name, value in values.items() if name in self.inputs}
         try:
             outputs = self._session.run(None, inputs)
@@ -83,5 +86,15 @@ class Session:
         return {
             name: torch.zeros(batch, int(shape[1] or 0), 0, int(shape[3] or 0))
             for name, shape in self.inputs.items()
-            if name.startswith("past_key_values.")
+            if name.startswith(PAST)
         }
+
+    def _completed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Values with what the beginning of a single text leaves out."""
+        values = with_one_text(values, self.inputs)
+        if "input_ids" not in values or any(name.startswith(PAST) for name in values):
+            return values
+        ids = values["input_ids"]
+        mask = values.get("attention_mask", torch.ones_like(ids))
+        beginning = {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+        return {**beginning, **self.empty_past(len(ids)), **values}

@@ -18,11 +18,12 @@ from compressor.export.file_kinds import NAMES, FileKind, every_kind, files_of
 from compressor.export.formats import EXPORT_FORMATS, FLOAT, ExportFormat, FormatSource, check_formats
 from compressor.export.onnx import float32_on_cpu, write_onnx
 from compressor.export.parity import ParityReport, compare_outputs
-from compressor.export.parity_cases import MODEL, Files
+from compressor.export.parity_cases import Files
 from compressor.export.reports import ExportReport, report_file
 from compressor.export.staging import export_stage, onnx_files, publish
 from compressor.export.tracing import silence
 from compressor.models.companions import Companions
+from compressor.models.own_code import copy_code
 from compressor.recipe import ExportOptions
 from compressor.utils.logging import quiet_transformers
 
@@ -86,12 +87,12 @@ def write_formats(
     written: dict[str, WrittenFormats] = {}
     with export_stage(model, folder) as stage:
         finished = stage / "done"
-        kinds = files_of(model, options.cache)
+        files_of(model, options.cache)
         source = FormatSource(model, stage / "floats" / "onnx", calibration, options, seed)
         floats = _write_floats(names, source, comparison, raises=on_unsupported is None)
         for name in names:
             try:
-                written[name] = _write_format(name, kinds, source, finished, floats, comparison)
+                written[name] = _write_format(name, source, finished, floats, comparison)
             except UnsupportedError as error:
                 if on_unsupported is None:
                     raise
@@ -110,6 +111,7 @@ def write_companions(folder: Path, model: PreTrainedModel, companions: Companion
     """Write configs, preprocessor or tokenizer, and what else goes along."""
     with quiet_transformers():
         model.config.save_pretrained(folder)
+        copy_code(model.config, folder)
         if model.can_generate() and model.generation_config is not None:
             model.generation_config.save_pretrained(folder)
     if companions is not None:
@@ -141,7 +143,6 @@ def _write_floats(
 
 def _write_format(
     name: str,
-    kinds: Sequence[FileKind],
     source: FormatSource,
     folder: Path,
     floats: ExportReport | UnsupportedError | None,
@@ -156,8 +157,7 @@ def _write_format(
     written_as = EXPORT_FORMATS.get(name)
     if written_as.from_float and isinstance(floats, UnsupportedError):
         raise floats
-    if written_as.whole:
-        kinds = [kind for kind in kinds if kind.name == MODEL]
+    kinds = written_as.kinds(source.model, source.options.cache)
     if not kinds:
         raise UnsupportedError(f"{name} of {type(source.model).__name__} is not supported: it has no whole model")
     paths = {kind.name: written_as.path(folder, kind) for kind in kinds}

@@ -16,13 +16,16 @@ from compressor.anatomy import Anatomy, Kind, inspect_config
 from compressor.errors import UnsupportedError
 from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.shape.spec import StudentSpec
+from compressor.fusion.streaming import Streaming
 from compressor.fusion.teacher import FusionTeacher
 from compressor.models.configs import model_class
-from compressor.models.pooler import without_pooler
+from compressor.models.configured import as_configured
+from compressor.models.streamed import OUTSIDE, StoredWeights, WeightBlocks, weightless_model
 from compressor.models.ties import untie
 from compressor.recipe import AlignmentOptions, FusionOptions
 from compressor.transport import CouplingOptions
 from compressor.utils.logging import quiet_transformers
+from compressor.utils.tensor_store import TensorStore
 
 #: Callback (fraction, message).
 OnProgress = Callable[[float, str], None]
@@ -70,6 +73,7 @@ class FusionContext:
         alternatives: other shapes of this width.
         anatomy: the student's; towards an anchor with stream sites.
         mixing: of the ensemble's prediction (`ensemble.mix_predictions`).
+        streaming: how models are read layer by layer from disk; None for models in memory.
     """
 
     teachers: Sequence[FusionTeacher]
@@ -83,6 +87,12 @@ class FusionContext:
     on_progress: OnProgress
     timer: StageTimer = field(default_factory=StageTimer)
     mixing: float = 1.0
+    streaming: Streaming | None = None
+
+    @property
+    def store(self) -> TensorStore | None:
+        """What keeps hidden states."""
+        return None if self.streaming is None else self.streaming.store
 
     @property
     def model(self) -> PreTrainedModel:
@@ -112,6 +122,13 @@ class FusionContext:
 def student_candidates(specs: Sequence[StudentSpec], dtype: torch.dtype, seed: int) -> list[StudentCandidate]:
     """A random model per spec."""
     return [StudentCandidate(spec, _random_model(spec, dtype, seed), inspect_config(spec.config)) for spec in specs]
+
+
+def streamed_candidate(spec: StudentSpec, dtype: torch.dtype, precision: torch.dtype) -> StudentCandidate:
+    """A model whose layers are made one by one, in `dtype`, and end in `precision`; all else of it is in memory."""
+    model = weightless_model(copy.deepcopy(spec.config), dtype)
+    WeightBlocks(model, StoredWeights({}, dtype), precision).take(OUTSIDE)
+    return StudentCandidate(spec, model, inspect_config(spec.config))
 
 
 @torch.no_grad()
@@ -144,5 +161,5 @@ def coupling_options(options: AlignmentOptions) -> CouplingOptions:
 def _random_model(spec: StudentSpec, dtype: torch.dtype, seed: int) -> PreTrainedModel:
     with quiet_transformers(errors=False), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: Any = untie(without_pooler(model_class(spec.config)(copy.deepcopy(spec.config))))
+        model: Any = untie(as_configured(model_class(spec.config)(copy.deepcopy(spec.config))))
     return cast(PreTrainedModel, model.to(dtype).eval().requires_grad_(False))

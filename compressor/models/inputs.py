@@ -180,30 +180,37 @@ def _needed_inputs(config: PretrainedConfig) -> list[str]:
     if is_audio_config(config) and not known:
         needed = ["input_features"]
     if is_dual_config(config):
-        needed += ["input_ids", "pixel_values"]
+        needed += ["input_ids", "input_features" if "input_features" in known else "pixel_values"]
     # Classifiers shift the text themselves.
     shifted = bool(config.architectures) and classifies_text(config)
     needed += ["decoder_input_ids"] if config.is_encoder_decoder and not shifted else []
     wanted = {*needed, *_ALWAYS}
-    return [name for name in known if name in wanted and not name.endswith("mask")] or list(dict.fromkeys(needed))
+    # A decoder of a series reads the values to predict, as training does.
+    future = ["future_values"] if "future_time_features" in known else []
+    masks = [name for name in known if name.endswith("mask") and name not in MAKERS]
+    return [n for n in known if n in wanted and n not in masks] + future or list(dict.fromkeys(needed))
 
 
 #: Inputs that have a default in the signature and are needed nevertheless.
-_ALWAYS = ("bbox", "visual_feats", "visual_pos")
+_ALWAYS = (
+    "bbox", "visual_feats", "visual_pos", "input_features_mask", "future_time_features", "actions", "rewards",
+    "returns_to_go", "timesteps",
+)  # fmt: skip
 
 
 def is_dual_config(config: PretrainedConfig) -> bool:
     """Whether images and texts are read side by side, without places for images among the tokens."""
     if placeholder(config) is not None:
         return False
-    parts = hasattr(config, "text_config") and (hasattr(config, "vision_config") or hasattr(config, "image_config"))
+    others = ("vision_config", "image_config", "audio_config")
+    parts = hasattr(config, "text_config") and any(hasattr(config, other) for other in others)
     return parts or (is_image_config(config) and hasattr(config, "vocab_size"))
 
 
 def _random_ids(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor:
     # Special tokens mean more in some families (RoBERTa counts positions by padding): leave them out.
     names = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
-    vocabulary = int(first_field(config, "vocab_size", default=0))
+    vocabulary = int(first_field(config, "vocab_size", default=first_field(config, "num_hash_buckets", default=0)))
     if vocabulary < 2:
         raise UnsupportedError(
             f"no random tokens can be made for this {config.model_type}: its config has no vocab_size"

@@ -8,8 +8,9 @@ from typing import Any
 from transformers import AutoImageProcessor, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UserError
-from compressor.models.configs import code_needed
 from compressor.models.modalities import is_image_config
+from compressor.models.own_code import code_needed
+from compressor.utils.consent import is_code_trusted
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.utils.revisions import hub_keywords
 from compressor.wording import quote
@@ -32,7 +33,7 @@ def load_processor(location: str | Path, config: PretrainedConfig) -> Any | None
         return None
     try:
         with quiet_transformers():
-            return auto.from_pretrained(**hub_keywords(location), trust_remote_code=False)
+            return auto.from_pretrained(**hub_keywords(location), trust_remote_code=is_code_trusted())
     except Exception as error:
         if refused := code_needed(location, error):
             raise refused from error

@@ -13,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from compressor.models.finite import check_finite_weights
 from compressor.models.sentence_modules import write_modules
 from compressor.models.sentence_pooling import projection_of
+from compressor.models.streamed import weights_of
 from compressor.models.weights import load_model
 from compressor.utils.logging import quiet_transformers
 
@@ -44,7 +45,7 @@ def fingerprint(model: PreTrainedModel | str | Path) -> str:
         model = load_model(model, mapped=True)
     digest = hashlib.sha256(type(model).__name__.encode())
     digest.update(config_json(model.config).encode())
-    state = {**model.state_dict(), **_projection_tensors(model)}
+    state = {**weights_of(model), **_projection_tensors(model)}
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -1,12 +1,12 @@
 """Sentence-embedding models: a model without a head, a pooling over its tokens, perhaps a linear map and a norm.
 
-sentence-transformers keeps these as modules of a folder; here they are a field of the config, so that every copy of
-the model knows them, and answers are embeddings [B, d].
+sentence-transformers keeps these as modules of a folder.  Here they are a field of the config, and a hook adds the
+embeddings [B, d] to the outputs of every model that is built from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from compressor.utils.revisions import split_revision
 
 #: The config's field, and the attribute of a model with its linear map.
 POOLING_FIELD, PROJECTION = "sentence_pooling", "sentence_projection"
+#: The output of a sentence-embedding model, besides those of its class.
+EMBEDDING = "sentence_embedding"
 MODULES_FILE = "modules.json"
 #: Poolings by the names of sentence-transformers.
 _MODES = ("mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
@@ -121,12 +123,16 @@ def sentence_embeddings(model: nn.Module, hidden: Tensor, inputs: Mapping[str, T
     return functional.normalize(pooled, dim=-1, eps=_LEAST_NORM) if pooling.normalise else pooled
 
 
-def model_answers_of(model: nn.Module, output: Any, inputs: Mapping[str, Tensor]) -> Tensor | None:
-    """What a model's output answers: logits, or embeddings [B, d]; None without a head."""
-    logits = getattr(output, "logits", None)
-    if logits is None and pooling_of(model.config) is not None:  # type: ignore[arg-type]
-        return sentence_embeddings(model, output[0], inputs)
-    return logits
+def with_embedding(model: Any) -> Any:
+    """The model, whose outputs have `EMBEDDING` from now on if its config names a pooling."""
+    if pooling_of(model.config) is not None and _add_embedding not in model._forward_hooks.values():
+        model.register_forward_hook(_add_embedding, with_kwargs=True)
+    return model
+
+
+def _add_embedding(model: nn.Module, _: Any, inputs: Mapping[str, Any], output: Any) -> None:
+    if isinstance(output, MutableMapping):
+        output[EMBEDDING] = sentence_embeddings(model, output["last_hidden_state"], inputs)
 
 
 def read_pooling(location: str | Path, config: PretrainedConfig) -> None:

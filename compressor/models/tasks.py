@@ -1,141 +1,73 @@
 """The table of tasks.
 
-A new task needs an entry of `TASKS` and a reader in `compressor.data.batches.READERS`.
+A new task needs an entry of `TASKS`, and its data's columns and reader in `compressor.data.task_data.TASK_DATA`.  An
+answer of another form needs `Task.read`, or an entry of `compressor.answers.ANSWERS`; another score one of
+`compressor.bench.tallies.TALLIES`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.models.auto import modeling_auto
 
 from compressor.errors import UnsupportedError
-from compressor.models.sentence_pooling import pooling_of
-
-#: Label of positions without prediction, as in transformers.
-IGNORED = -100
-#: What outputs mean: one class of several, labels that hold or do not, values, or embeddings that are compared.
-AnswerKind = Literal["classes", "labels", "values", "embeddings"]
-
-
-@dataclass(frozen=True)
-class Task:
-    """One task.
-
-    Attributes:
-        heads: endings of class names in transformers.
-        metrics: of `compressor.bench.metrics`, the main one first.
-        answers: "classes" are chosen by a softmax, "labels" each by a sigmoid, "values" are as they are, "embeddings"
-            count by their similarities.
-        mask: input [B, T], 1 at counted positions; None for one answer [C] a sample.
-        shift: whether logits at t predict the label at t + 1.
-        packed: whether texts are joined and cut into blocks.
-        ends: whether blocks have closing tokens.
-        columns: whether labels are a column.
-    """
-
-    name: str
-    heads: tuple[str, ...]
-    metrics: tuple[str, ...]
-    answers: AnswerKind = "classes"
-    mask: str | None = None
-    shift: bool = False
-    packed: bool = False
-    ends: bool = False
-    columns: bool = False
-
-    @property
-    def per_text(self) -> bool:
-        """Whether there is one answer a text."""
-        return self.name.startswith("text-")
-
-    @property
-    def temperature(self) -> float:
-        """Default temperature of distillation.
-
-        Softening mostly raises unlikely words, which harms perplexity; for accuracy it shows close classes.
-        """
-        return 1.0 if "perplexity" in self.metrics or self.answers in ("values", "embeddings") else 2.0
-
-    @property
-    def headless(self) -> bool:
-        """Whether the model's outputs are hidden states."""
-        return self.name in ("features", "sentence-embedding")
-
-    def counted(self, logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Logits without padding, [P, C]; masked language models count unmasked tokens too.
-
-        Args:
-            logits: [B, T, C], or [B, C] with one answer a sample.
-        """
-        if self.mask is None or logits.dim() < 3:
-            return logits
-        mask = inputs.get(self.mask)
-        if mask is None:
-            return logits.flatten(0, -2)
-        # Some models answer for the places of images too, which come before the text.
-        return logits[:, -mask.shape[1] :][mask.bool().to(logits.device)]
-
-    def answered(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and labels, [P, C] and [P], without labels below 0; of values [P, C] both, without NaN.
-
-        Args:
-            logits: as in `counted`.
-            labels: [B] or [B, T]; float [B, C] of labels and values, [B, 1] of embeddings: the similarity of a text to
-                the one before it.
-        """
-        if self.answers != "classes":
-            labels = labels.reshape(len(labels), -1)
-            known = self.known(labels)
-            return logits[known.to(logits.device)], labels[known]
-        if self.shift and logits.dim() > 2:
-            logits, labels = logits[:, :-1], labels[:, 1:]
-        known = labels >= 0
-        return logits[known.to(logits.device)], labels[known]
-
-    def known(self, labels: Tensor) -> Tensor:
-        """Which labels are known: [B] or [B, T] for classes; which rows of [B, C] for labels and values."""
-        if self.answers == "classes":
-            return labels >= 0
-        rows = labels.reshape(len(labels), -1)
-        return (rows >= 0 if self.answers == "labels" else torch.isfinite(rows)).all(-1)
-
+from compressor.models.sentence_pooling import EMBEDDING, pooling_of
+from compressor.models.task import Task
+from compressor.models.task_outputs import span_ends
 
 #: (ending of a name, metrics, answers) of tasks of images and of texts alike.
-_OTHER_ANSWERS: tuple[tuple[str, tuple[str, ...], AnswerKind], ...] = (
+_OTHER_ANSWERS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("multi-label", ("f1",), "labels"),
     ("regression", ("spearman", "rmse"), "values"),
 )
+_OF_IMAGES, _OF_TEXTS = "AutoModelForImageClassification", "AutoModelForSequenceClassification"
 #: The first task with a matching head counts, so the headless "Model" comes last.
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("image-classification", ("ForImageClassification",), ("accuracy",), columns=True),
-        Task("text-classification", ("ForSequenceClassification",), ("accuracy", "f1"), columns=True),
+        Task("image-classification", ("ForImageClassification",), ("accuracy",), columns=True, auto=_OF_IMAGES),
+        Task("text-classification", ("ForSequenceClassification",), ("accuracy", "f1"), columns=True, auto=_OF_TEXTS),
         Task(
-            "token-classification", ("ForTokenClassification",), ("accuracy", "f1"), mask="attention_mask", columns=True
+            "token-classification", ("ForTokenClassification",), ("accuracy", "f1"), mask="attention_mask",
+            columns=True, auto="AutoModelForTokenClassification",
         ),
-        Task("masked-lm", ("ForMaskedLM",), ("perplexity",), mask="attention_mask", packed=True, ends=True),
         Task(
-            "causal-lm", ("ForCausalLM", "LMHeadModel"), ("perplexity",), mask="attention_mask", shift=True, packed=True
+            "question-answering", ("ForQuestionAnswering", "ForQuestionAnsweringSimple"), ("exact_match", "f1"),
+            outputs=("start_logits", "end_logits"), read=span_ends, dims=3, by_token=True, columns=True, named=False,
+            auto="AutoModelForQuestionAnswering",
         ),
-        Task("seq2seq-lm", ("ForConditionalGeneration",), ("perplexity",), mask="decoder_attention_mask"),
-        Task("features", ("Model",), ()),
+        Task(
+            "masked-lm", ("ForMaskedLM",), ("perplexity",), mask="attention_mask", packed=True, ends=True,
+            auto="AutoModelForMaskedLM", tag="fill-mask",
+        ),
+        Task(
+            "causal-lm", ("ForCausalLM", "LMHeadModel"), ("perplexity",), mask="attention_mask", shift=True,
+            packed=True, auto="AutoModelForCausalLM", tag="text-generation",
+        ),
+        Task(
+            "seq2seq-lm", ("ForConditionalGeneration",), ("perplexity",), mask="decoder_attention_mask",
+            auto="AutoModelForSeq2SeqLM", tag="text2text-generation",
+        ),
+        Task("features", ("Model",), (), tag="feature-extraction"),
         # A headless model whose folder says how its tokens are pooled.
-        Task("sentence-embedding", (), ("similarity", "neighbours", "spearman"), answers="embeddings"),
+        Task(
+            "sentence-embedding", (), ("similarity", "neighbours", "spearman"), answers="embeddings",
+            outputs=(EMBEDDING,), named=False, tag="sentence-similarity",
+        ),
         *(
-            Task(f"{kind}-{name}", (), metrics, answers=answers, columns=True)
-            for kind in ("image", "text")
+            Task(
+                f"{kind}-{name}", (), metrics, answers=answers, columns=True, auto=auto, tag=f"{kind}-classification"
+            )
+            for kind, auto in (("image", _OF_IMAGES), ("text", _OF_TEXTS))
             for name, metrics, answers in _OTHER_ANSWERS
         ),
     )
-}
+}  # fmt: skip
 
 
 def find_task(config: PretrainedConfig) -> Task:
@@ -159,6 +91,20 @@ def task_of_model(model: Any) -> Task:
         UnsupportedError: no such head.
     """
     return _answered_task(_without_encoder(_task_of_class(type(model).__name__), model.config), model.config)
+
+
+def task_logits(task: Task, output: Any, inputs: Mapping[str, Tensor], name: str = "a model") -> Tensor:
+    """The logits [B, ..., C] of a forward pass of the model `name`.
+
+    Raises:
+        UnsupportedError: it lacks some of the task's outputs, or they have other dimensions.
+    """
+    logits = task.logits(output, inputs)
+    if logits is not None and logits.dim() == task.logit_dims:
+        return logits
+    wanted = " and ".join(task.outputs)
+    actual = f"no {wanted}" if logits is None else f"{wanted} {tuple(logits.shape)}"
+    raise UnsupportedError(f"{name} cannot be measured as {task.name}: it gives {actual}")
 
 
 def _answered_task(task: Task, config: PretrainedConfig) -> Task:
@@ -224,7 +170,8 @@ def is_classifier(config: PretrainedConfig) -> bool:
     Raises:
         UnsupportedError: as `find_task`.
     """
-    return find_task(config).columns
+    task = find_task(config)
+    return task.columns and task.named
 
 
 def check_outputs(config: PretrainedConfig, name: str) -> None:

@@ -13,7 +13,8 @@ from compressor.models.inputs import pad_id
 from compressor.models.meta import most_positions, reads_pairs
 from compressor.models.modalities import is_audio_config, is_image_config
 from compressor.models.resolve import ModelSource
-from compressor.models.tasks import Task, find_task
+from compressor.models.task import Task
+from compressor.models.tasks import find_task
 
 
 @dataclass(frozen=True)

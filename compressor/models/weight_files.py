@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from compressor.errors import UserError
@@ -37,6 +38,14 @@ def check_weight_files(folder: Path) -> None:
     if any(folder.glob("*.gguf")):
         raise UserError(f"{folder} holds GGUF weights only: give the full-precision model, as safetensors")
     raise UserError(f"no weights in {folder}: expected {_SINGLE_FILE}")
+
+
+def stored_files(folder: Path) -> dict[str, Path]:
+    """{stored weight: its file}, of a folder that `check_weight_files` accepts."""
+    if not (folder / _SINGLE_FILE).is_file():
+        return {name: folder / str(file) for name, file in _weight_map(folder / _INDEX).items()}
+    with safe_open(folder / _SINGLE_FILE, framework="pt") as file:
+        return dict.fromkeys(file.keys(), folder / _SINGLE_FILE)
 
 
 @contextmanager

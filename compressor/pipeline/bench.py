@@ -149,7 +149,7 @@ def _file(model: Teacher, backend: str, scratch: Path, label: str, notes: list[s
     assert engine.format is not None
     export_format = EXPORT_FORMATS.get(engine.format)
     try:
-        kind = next((kind for kind in files_of(model.model, cache=False) if kind.name == MODEL), None)
+        kind = next((kind for kind in files_of(model.model) if kind.name == MODEL), None)
         if kind is None:
             raise UnsupportedError(f"{type(model.model).__name__} has no ONNX file of the whole model")
         folder = Path(model.source.location)
@@ -157,7 +157,7 @@ def _file(model: Teacher, backend: str, scratch: Path, label: str, notes: list[s
             if file.is_file():
                 return file
         # A file that is only timed need not agree with torch.
-        options = ExportOptions(cache=False, tolerance=1.0, formats=(engine.format,))
+        options = ExportOptions(tolerance=1.0, formats=(engine.format,))
         calibration = [dummy_inputs(model.config, _CALIBRATION_SAMPLES)]
         written = write_formats(
             [engine.format], model.model, scratch, options, calibration=calibration, batch_sizes=(1,)

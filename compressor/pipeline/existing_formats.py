@@ -11,11 +11,10 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from compressor.errors import ParityError, UserError
-from compressor.export.file_kinds import FileKind, every_kind, files_of
+from compressor.export.file_kinds import FileKind, every_kind
 from compressor.export.formats import EXPORT_FORMATS
 from compressor.export.onnx import float32_on_cpu
 from compressor.export.parity import compare_outputs
-from compressor.export.parity_cases import MODEL
 from compressor.models.teacher import Teacher
 from compressor.pipeline.output import REPORT, read_report
 from compressor.recipe import ExportOptions
@@ -44,7 +43,7 @@ def check_existing(name: str, teacher: Teacher, folder: Path, options: ExportOpt
         UserError: a file is missing, is no plain file, does not run, or is of another model.
     """
     model, written_as = teacher.model, EXPORT_FORMATS.get(name)
-    kinds = [kind for kind in files_of(model, options.cache) if not written_as.whole or kind.name == MODEL]
+    kinds = written_as.kinds(model, options.cache)
     paths = {kind.name: written_as.path(folder, kind) for kind in kinds}
     there = next((path for kind in every_kind() if os.path.lexists(path := written_as.path(folder, kind))), folder)
     if missing := [path.name for path in paths.values() if not path.is_file() or path.is_symlink()]:

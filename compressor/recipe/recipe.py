@@ -26,6 +26,10 @@ class Recipe(Section):
         min_length=1,
         description="Branch, tag or commit of the Hub for all teachers; for one of them write NAME@REVISION instead.",
     )
+    trust_remote_code: bool = Field(
+        False,
+        description="Run code that lies in the models' folders (auto_map): read it first, it can do anything here.",
+    )
     student: str | None = Field(
         None, description="A narrow model to finetune instead of a fusion; width is ignored then."
     )

@@ -31,7 +31,7 @@ code = Tokenizer.from_file("onnx/tokenizer.json").encode(*sys.argv[1:])
 x = {{"input_ids": code.ids, "attention_mask": code.attention_mask, "token_type_ids": code.type_ids}}
 session = onnxruntime.InferenceSession("onnx/{file}")
 feed = {{i.name: np.array([x[i.name]], np.int64) for i in session.get_inputs()}}
-logits = session.run(["logits"], feed)[0]
+{run}
 {last}
 """
 _SENTENCES = """\
@@ -42,6 +42,7 @@ from tokenizers import Tokenizer
 session, tokenizer = onnxruntime.InferenceSession("onnx/{file}"), Tokenizer.from_file("onnx/tokenizer.json")
 tokenizer.no_padding()
 
+
 def embed(text):
     code = tokenizer.encode(text)
     x = {{"input_ids": code.ids, "attention_mask": code.attention_mask, "token_type_ids": code.type_ids}}
@@ -49,7 +50,33 @@ def embed(text):
     vector = session.run(["sentence_embedding"], feed)[0][0]
     return vector / np.linalg.norm(vector)
 
-{last}
+
+print([(text, round(float(embed(sys.argv[1]) @ embed(text)), 3)) for text in sys.argv[1:]])
+"""
+_LOGITS = 'logits = session.run(["logits"], feed)[0]'
+_SPAN = 'start, end = session.run(["start_logits", "end_logits"], feed)'
+_ANSWER = """\
+text = [i for i, part in enumerate(code.sequence_ids) if part == 1]
+first, last = max(((i, j) for i in text for j in text if i <= j < i + 30), key=lambda p: start[0, p[0]] + end[0, p[1]])
+print(sys.argv[2][code.offsets[first][0] : code.offsets[last][1]])"""
+_CAUSAL = """\
+import sys
+import numpy as np, onnxruntime
+from tokenizers import Tokenizer
+
+tokenizer = Tokenizer.from_file("onnx/tokenizer.json")
+session, ids, new, past = onnxruntime.InferenceSession("onnx/{file}"), [], tokenizer.encode(sys.argv[1]).ids, {{}}
+for i in session.get_inputs():
+    if i.name.startswith("past"):
+        past[i.name] = np.zeros((1, i.shape[1], 0, i.shape[3]), np.float32)
+for _ in range(20):
+    ids += new
+    now = new if past else ids
+    x = {{"input_ids": now, "attention_mask": [1] * len(ids), "position_ids": range(len(ids) - len(now), len(ids))}}
+    feed = {{i.name: np.array([x[i.name]], np.int64) for i in session.get_inputs() if i.name in x}}
+    logits, *present = session.run(None, {{**feed, **past}})
+    past, new = dict(zip(past, present)), [int(logits[0, -1].argmax())]
+print(tokenizer.decode(ids + new))
 """
 _CLASS = 'print(json.load(open("onnx/config.json"))["id2label"][str(logits[0].argmax())])'
 _LABELS = (
@@ -65,12 +92,10 @@ _LAST = {
     **dict.fromkeys(("image-classification", "text-classification"), _CLASS),
     **dict.fromkeys(("image-multi-label", "text-multi-label"), _LABELS),
     **dict.fromkeys(("image-regression", "text-regression"), _VALUES),
-    "sentence-embedding": "texts = sys.argv[1:]\n"
-    "print([(text, round(float(embed(texts[0]) @ embed(text)), 3)) for text in texts])",
+    "question-answering": _ANSWER,
     "token-classification": 'names = json.load(open("onnx/config.json"))["id2label"]\n'
     "print([(word, names[str(i)]) for word, i in zip(code.tokens, logits[0].argmax(-1))])",
     "masked-lm": 'print(Tokenizer.from_file("onnx/tokenizer.json").decode(logits[0].argmax(-1).tolist()))',
-    "causal-lm": 'print(Tokenizer.from_file("onnx/tokenizer.json").decode([int(logits[0, -1].argmax())]))',
 }
 #: Steps of an image processor that the example covers.
 _SUPPORTED = {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb"}
@@ -85,9 +110,12 @@ def onnx_example(folder: str | Path, task: str, file: str = "model.onnx") -> str
         preprocessor = _read(onnx / "preprocessor_config.json")
         channels = _read(onnx / "config.json").get("num_channels", 3)
         return _image_example(preprocessor, channels, file, _LAST[task]) if preprocessor else None
+    if task == "sentence-embedding" and (onnx / "tokenizer.json").is_file():
+        return _SENTENCES.format(file=file)
+    if task == "causal-lm" and (onnx / "tokenizer.json").is_file():
+        return _CAUSAL.format(file=file)
     if task in _LAST and (onnx / "tokenizer.json").is_file():
-        template = _SENTENCES if task == "sentence-embedding" else _TEXT
-        return template.format(file=file, last=_LAST[task])
+        return _TEXT.format(file=file, run=_SPAN if task == "question-answering" else _LOGITS, last=_LAST[task])
     return None
 
 

@@ -179,7 +179,7 @@ def test_results_are_timed_and_exported_as_models_are(named, vit_a, image_folder
     assert timed.to_dict()["settings"]["batch_sizes"] == (1,) and "p50 ms" in repr(timed)
     pictures = [{"image": str(path)} for path in sorted((image_folder / "train").rglob("*.png"))]
     exported = compressor.export(named, tmp_path / "files", formats=["onnx", "onnx-int8"], data=pictures)
-    assert [path.name for path in exported.files] == ["model.onnx", "model_int8.onnx"]
+    assert [path.name for path in exported.files] == ["model.onnx", "model_quantized.onnx"]
     assert all(path.is_file() for path in exported.files)
     assert (tmp_path / "files" / "onnx" / "preprocessor_config.json").exists()
     # What is there of this model stays.

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from compressor.bench.answer_tallies import TallySetting
 from compressor.bench.embedding_scores import EmbeddingTally
+from compressor.models.tasks import TASKS
 
 
 def unit(*shape, seed=0):
@@ -14,10 +16,10 @@ def unit(*shape, seed=0):
 
 
 def scored(rows, reference, size):
-    tally = EmbeddingTally()
+    tally = EmbeddingTally(TallySetting(TASKS["sentence-embedding"]))
     for start in range(0, len(rows), size):
-        tally.add(rows[start : start + size], reference[start : start + size], None)
-    return tally.scores()
+        tally.compare(rows[start : start + size], reference[start : start + size])
+    return tally.metrics()
 
 
 def test_rotated_embeddings_of_another_width_are_as_good():
@@ -38,8 +40,10 @@ def test_batches_do_not_matter_and_chance_is_near_zero():
 def test_labels_are_of_a_text_and_the_one_before_it():
     rows, labels = unit(12, 4), torch.full((12, 1), math.nan)
     labels[1::2, 0] = (rows[::2] * rows[1::2]).sum(-1).exp()
-    tally = EmbeddingTally()
+    tally = EmbeddingTally(TallySetting(TASKS["sentence-embedding"]))
     # An odd batch parts a pair.
-    assert [tally.add(rows[:5], None, labels[:5]), tally.add(rows[5:], None, labels[5:])] == [2, 4]
-    scores = tally.scores()
+    tally.add(rows[:5], labels[:5], {}, 0)
+    tally.add(rows[5:], labels[5:], {}, 5)
+    scores = tally.metrics()
+    assert tally.labelled == 6
     assert scores["spearman"] == pytest.approx(1) and "similarity" not in scores

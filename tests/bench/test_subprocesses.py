@@ -114,14 +114,26 @@ class TestFeeds:
             Entry("input_ids", ["batch", "sequence"], "tensor(int64)"),
             Entry("attention_mask", ["batch", "total_sequence"], "tensor(int64)"),
             Entry("position_ids", ["batch", "sequence"], "tensor(int64)"),
-            Entry("past_key_values.0.key", ["batch", 4, "past_sequence", 8], "tensor(float)"),
+            Entry("past_key_values.0.decoder.key", ["batch", 4, "past_sequence", 8], "tensor(float)"),
+            Entry("past_key_values.0.encoder.key", ["batch", 4, "encoder_sequence", 8], "tensor(float)"),
             Entry("encoder_attention_mask", ["batch", "encoder_sequence"], "tensor(int64)"),
         ]
         feed = make_feed(entries, 2, 6)
         sizes = {name: value.shape for name, value in feed.items()}
         assert sizes["input_ids"] == (2, 1) and sizes["attention_mask"] == (2, 7)
-        assert sizes["past_key_values.0.key"] == (2, 4, 6, 8) and sizes["encoder_attention_mask"] == (2, 6)
+        assert sizes["past_key_values.0.decoder.key"] == (2, 4, 6, 8) and sizes["encoder_attention_mask"] == (2, 6)
         assert feed["position_ids"].tolist() == [[6], [6]]
+
+    def test_a_causal_model_reads_the_whole_text_at_once(self):
+        entries = [
+            Entry("input_ids", ["batch", "sequence"], "tensor(int64)"),
+            Entry("attention_mask", ["batch", "total_sequence"], "tensor(int64)"),
+            Entry("position_ids", ["batch", "sequence"], "tensor(int64)"),
+            Entry("past_key_values.0.key", ["batch", 4, "past_sequence", 8], "tensor(float)"),
+        ]
+        feed = make_feed(entries, 2, 6)
+        assert [value.shape for value in feed.values()] == [(2, 6), (2, 6), (2, 6), (2, 4, 0, 8)]
+        assert feed["position_ids"][1].tolist() == [0, 1, 2, 3, 4, 5]
 
     def test_other_types_are_refused(self):
         with pytest.raises(UnsupportedError, match=r"tensor\(string\)"):

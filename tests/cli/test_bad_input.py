@@ -328,13 +328,13 @@ def test_unknown_choice(capsys, here, vit_a, vit_b, image_folder, options):
 
 
 def test_no_space_left_for_the_student(capsys, here, vit_a, image_folder, monkeypatch):
-    from compressor.pipeline import run as job
+    from compressor.pipeline import run_output
 
     def save(folder, *rest):
         Path(folder, "model.safetensors").write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(job, "save_student", save)
+    monkeypatch.setattr(run_output, "save_student", save)
     recipe = write_recipe(here / "r.yaml", tiny_recipe([vit_a], image_folder, "student", finetune={"enabled": False}))
     refused(capsys, here, "run", recipe, said="no space left on the device to write to student")
 

@@ -369,7 +369,7 @@ def test_export_notes_the_difference_in_the_report(capsys, student, tmp_path, fo
 
 
 def test_an_export_names_every_file():
-    from compressor.report.describe import describe_export
+    from compressor.report.describe_formats import describe_export
 
     file = {"bytes": 2e6}
     exact = {
@@ -379,7 +379,7 @@ def test_an_export_names_every_file():
     }
     scores = {"accuracy": 0.5, "perplexity": None}
     data = {"samples": 9, "relative_error": 0.0123, "agreement": 0.99, **scores, "float": {**scores, "accuracy": 0.75}}
-    int8 = {"exact": False, "files": {"onnx/model_int8.onnx": file}, "evaluation": data}
+    int8 = {"exact": False, "files": {"onnx/model_quantized.onnx": file}, "evaluation": data}
     lines = describe_export({"folder": "s", "formats": {"onnx": exact, "onnx-int8": int8}, "report_updated": False})
     assert lines[:2] == [f"wrote s/onnx/{one}_model.onnx (onnx, 2.00 MB)" for one in ("encoder", "decoder")]
     assert "2.0e-06 of the largest value" in lines[2]

@@ -28,9 +28,9 @@ def test_the_example_of_the_help_works(capsys, folder, image_folder):
     code, out, err = compress(capsys, *asked)
     assert code == 0, err
     assert f"left {folder}/onnx/model.onnx (onnx), which is of this model" in out
-    assert f"wrote {folder}/onnx/model_int8.onnx" in out and f"wrote {folder}/onnx/model.onnx" not in out
+    assert f"wrote {folder}/onnx/model_quantized.onnx" in out and f"wrote {folder}/onnx/model.onnx" not in out
     both = contents(folder)
-    assert before.items() <= both.items() and both.keys() - before.keys() == {"model_int8.onnx"}
+    assert before.items() <= both.items() and both.keys() - before.keys() == {"model_quantized.onnx"}
     formats = json.loads((folder / "report.json").read_text())["formats"]
     assert set(formats) == {"onnx", "onnx-int8"}
 
@@ -39,10 +39,10 @@ def test_the_example_of_the_help_works(capsys, folder, image_folder):
     assert code == 0, err
     found = json.loads(out)
     assert list(found["formats"]) == ["onnx"]
-    assert found["left"]["onnx-int8"]["files"] == ["onnx/model_int8.onnx"]
+    assert found["left"]["onnx-int8"]["files"] == ["onnx/model_quantized.onnx"]
     assert 0 < found["left"]["onnx-int8"]["difference"] < 1
     after = contents(folder)
-    assert after["model_int8.onnx"] == both["model_int8.onnx"] and after.keys() == both.keys()
+    assert after["model_quantized.onnx"] == both["model_quantized.onnx"] and after.keys() == both.keys()
     assert set(json.loads((folder / "report.json").read_text())["formats"]) == {"onnx", "onnx-int8"}
 
 

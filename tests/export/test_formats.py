@@ -51,7 +51,7 @@ class TestFormats:
         assert tuple(found) == EXPORT_FORMATS.names()
         assert EXPORT_FORMATS.names() == ("onnx", "onnx-int8", "onnx-int8-dynamic", "onnx-fp16", "torch-export")
         assert written(folder) == [
-            "config.json", "model.onnx", "model_fp16.onnx", "model_int8.onnx", "model_int8_dynamic.onnx"
+            "config.json", "model.onnx", "model_fp16.onnx", "model_quantized.onnx", "model_int8_dynamic.onnx"
         ]  # fmt: skip
         assert sorted(path.name for path in folder.iterdir()) == ["onnx", "torch"]
         for one in found.values():
@@ -103,7 +103,7 @@ class TestFormats:
     def test_a_new_float_file_ends_what_was_made_of_another(self, images, traced, tmp_path):
         shutil.copytree(images[2], tmp_path / "s")
         write_formats(["onnx-fp16"], vit(), tmp_path / "s", ExportOptions(), batch_sizes=(1,))
-        assert "model_int8.onnx" in written(tmp_path / "s")
+        assert "model_quantized.onnx" in written(tmp_path / "s")
         write_formats(["onnx"], vit(), tmp_path / "s", ExportOptions(), batch_sizes=(1,))
         assert written(tmp_path / "s") == ["config.json", "model.onnx"]
         assert not list((tmp_path / "s" / "torch").iterdir())
@@ -125,7 +125,7 @@ class TestFormats:
     def test_a_program_is_of_the_whole_model(self, tmp_path):
         found = write_formats(["torch-export"], mistral(), tmp_path, ExportOptions(), batch_sizes=(2,))
         assert [file.path.name for file in found["torch-export"].report.files] == ["model.pt2"]
-        assert [kind.named(INT8) for kind in files_of(mistral())] == ["model_int8.onnx", "model_with_past_int8.onnx"]
+        assert [kind.named(INT8) for kind in files_of(mistral())] == ["model_quantized.onnx"]
 
     def test_what_a_format_cannot_express_is_told_or_raised(self, tmp_path):
         told = []
@@ -227,8 +227,8 @@ def test_a_run_writes_and_measures_formats_and_its_card_has_a_program_that_runs(
     assert math.isfinite(found["evaluation"]["relative_error"])
     assert json.loads((tmp_path / "s" / "report.json").read_text())["formats"].keys() == set(export["formats"])
     card = (tmp_path / "s" / "README.md").read_text()
-    assert "| onnx-int8 | `onnx/model_int8.onnx` |" in card
-    assert any("onnx/model.onnx, onnx/model_int8.onnx" in line for line in summary_lines(report))
+    assert "| onnx-int8 | `onnx/model_quantized.onnx` |" in card
+    assert any("onnx/model.onnx, onnx/model_quantized.onnx" in line for line in summary_lines(report))
     assert sum(line.startswith("torch-export: largest difference from torch ") for line in summary_lines(report)) == 1
     assert "Save it as `example.py` in this folder; it also needs numpy and pillow: `python example.py " in card
     example = card.split("onnxruntime alone")[1].split("```python\n")[1].split("```")[0]
@@ -252,7 +252,7 @@ def test_the_text_example(bert, tmp_path, capsys):
     code, out, err = compress(capsys, "export", bert, "-o", tmp_path, "--formats", "onnx,onnx-int8")
     assert (code, err) == (0, "") and re.search(r"onnx-int8: [\d.]+ MB, relative error", out)
     code, _, err = compress(capsys, "export", bert, "-o", tmp_path, "--formats", "onnx-int8")
-    assert code == 2 and "model_int8.onnx exists already, and no report.json says that it is of this model" in err
+    assert code == 2 and "model_quantized.onnx exists already, and no report.json says that it is of this model" in err
     example = onnx_example(tmp_path, "text-classification")
     assert len(example.splitlines()) <= 10
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(bert), AutoTokenizer.from_pretrained(bert)
@@ -264,8 +264,8 @@ def test_the_text_example(bert, tmp_path, capsys):
     # A new float file ends the others: nothing goes that was not named.
     (tmp_path / "onnx" / "model.onnx").unlink()
     code, _, err = compress(capsys, "export", bert, "-o", tmp_path, "--formats", "onnx")
-    assert code == 2 and "model_int8.onnx goes when onnx is written" in err
-    assert (tmp_path / "onnx" / "model_int8.onnx").exists()
+    assert code == 2 and "model_quantized.onnx goes when onnx is written" in err
+    assert (tmp_path / "onnx" / "model_quantized.onnx").exists()
 
 
 @pytest.mark.slow

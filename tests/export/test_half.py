@@ -15,7 +15,7 @@ from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import as_pair
 from compressor.pipeline.deliver import format_report
 from compressor.recipe import ExportOptions
-from compressor.report.describe import describe_half, describe_parity
+from compressor.report.describe_formats import describe_half, describe_parity
 
 
 def scaled(factor):
@@ -129,7 +129,7 @@ def test_language_models_in_float16(kind, tmp_path):
     config = LlamaConfig(num_key_value_heads=1, initializer_range=0.3, max_position_embeddings=600, **TEXT)
     model = mistral() if kind == "windows" else built(LlamaForCausalLM, config)
     made = write_formats(["onnx-fp16"], model, tmp_path, ExportOptions(), batch_sizes=(2,))["onnx-fp16"]
-    assert [file.path.name for file in made.report.files] == ["model_fp16.onnx", "model_with_past_fp16.onnx"]
+    assert [file.path.name for file in made.report.files] == ["model_fp16.onnx"]
     assert made.report.parity.error < 0.01
     inputs = dummy_inputs(model.config, 1, 500 if kind == "rotary" else 12, seed=3)
     inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}

@@ -4,7 +4,7 @@ import pytest
 from tiny_text import config_of
 from transformers import ViTConfig, WhisperConfig
 
-from compressor.data.batches import READERS
+from compressor.data.task_data import TASK_DATA
 from compressor.errors import UnsupportedError
 from compressor.models.tasks import TASKS, find_task
 from compressor.models.teacher import ModelSpec
@@ -13,7 +13,7 @@ from compressor.models.teacher import ModelSpec
 def test_every_task_has_heads_of_its_own_and_a_reader():
     heads = [head for task in TASKS.values() for head in task.heads]
     assert len(heads) == len(set(heads))
-    assert READERS.keys() == TASKS.keys() == {task.name for task in TASKS.values()}
+    assert TASK_DATA.keys() == TASKS.keys() == {task.name for task in TASKS.values()}
 
 
 @pytest.mark.parametrize("name", TASKS)

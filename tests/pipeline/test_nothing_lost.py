@@ -28,8 +28,8 @@ OWN = ("onnx", "torch", "report.json", "report.html", "README.md")
 #: Files that a user may have, under names that we write too.
 MINE = (
     "notes.txt", "config.json", "README.md", "recipe.yaml", "report.html", "model.safetensors", "onnx/model.onnx",
-    "onnx/model.onnx.data", "onnx/config.json", "onnx/model_int8.onnx", "torch/model.pt2", "state.json", "graph.svg",
-    "graph.json", "one-shot/config.json", "checkpoints/checkpoint-2/finished", ".compressor-mine",
+    "onnx/model.onnx.data", "onnx/config.json", "onnx/model_quantized.onnx", "torch/model.pt2", "state.json",
+    "graph.svg", "graph.json", "one-shot/config.json", "checkpoints/checkpoint-2/finished", ".compressor-mine",
 )  # fmt: skip
 
 

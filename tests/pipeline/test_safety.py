@@ -235,14 +235,14 @@ class TestExport:
     def test_files_of_others_in_the_folder(self, capsys, here):
         """Whatever an export replaces or removes is asked for, and what it did not write it does not remove."""
         Path("out/onnx").mkdir(parents=True)
-        for name in ("config.json", "model.onnx.data", "model_int8.onnx"):
+        for name in ("config.json", "model.onnx.data", "model_quantized.onnx"):
             path = Path("out/onnx", name)
             path.write_text("mine")
             refused(capsys, here, "export", "x/a", "-o", "out", said=str(path))
             path.unlink()
-        Path("out/onnx/model_int8.onnx").write_text("mine")
+        Path("out/onnx/model_quantized.onnx").write_text("mine")
         refused(capsys, here, "export", "x/a", "-o", "out", "--force", said="remove it by hand")
-        Path("out/onnx/model_int8.onnx").unlink()
+        Path("out/onnx/model_quantized.onnx").unlink()
         Path("out/onnx/config.json").symlink_to("../../x/a/config.json")
         refused(capsys, here, "export", "x/a", "-o", "out", "--force", said="is not a plain file")
 

@@ -9,11 +9,12 @@ import typer
 from compressor.cli import options as o
 from compressor.cli.console import loading, print_json, print_note, print_results, working
 from compressor.cli.early_checks import check_inputs_early
+from compressor.utils.consent import code_trusted
 
 
 @o.takes_flags(
-    "--revision", "--formats", "--tolerance", "--opset", *o.DATA_FLAGS, "--samples", "--eval-samples",
-    "--seed", "--threads",
+    "--revision", "--trust-remote-code", "--formats", "--tolerance", "--opset", *o.DATA_FLAGS, "--samples",
+    "--eval-samples", "--seed", "--threads",
 )  # fmt: skip
 def export_command(
     model: o.Model,
@@ -32,8 +33,8 @@ def export_command(
 ) -> None:
     """Write a model in other formats and verify them against torch, over several batch sizes and lengths.
 
-    ONNX files are onnx/model.onnx; for a language model also onnx/model_with_past.onnx; for an encoder–decoder an
-    encoder and two decoders. int8 and float16 files end with _int8, _int8_dynamic and _fp16; with --data their
+    ONNX files are onnx/model.onnx, of a language model with past keys and values; for an encoder–decoder an
+    encoder and two decoders. int8 and float16 files end with _quantized, _int8_dynamic and _fp16; with --data their
     accuracy is compared with the model's own. The results go into the folder's report.json, if it has one. Beyond the
     tolerance nothing is written.
 
@@ -41,7 +42,7 @@ def export_command(
     """
     recipe = o.to_recipe({"--teachers": (model,), "--no-cache": not cache, **given})
     check_inputs_early(recipe)
-    with working(debug, quiet) as progress:
+    with working(debug, quiet) as progress, code_trusted(recipe.trust_remote_code):
         with loading():
             from compressor.pipeline.export import export_model
 
@@ -49,6 +50,6 @@ def export_command(
     if json:
         print_json(export)
         return
-    from compressor.report.describe import describe_export
+    from compressor.report.describe_formats import describe_export
 
     print_results(*describe_export(export))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compressor.layer_maps import AttentionPair, LayerMap
-from compressor.models.tasks import Task
+from compressor.models.task import Task
 from compressor.utils.registry import Registry
 
 #: {module path: its outputs, one per call}.
@@ -67,8 +67,8 @@ LOSSES: Registry[Callable[[LossContext], Loss]] = Registry("loss")
 
 def counted_positions(task: Task, inputs: Mapping[str, Tensor]) -> int:
     """Number of predictions that count."""
-    mask = None if task.mask is None else inputs.get(task.mask)
-    return int(mask.sum()) if mask is not None else len(next(iter(inputs.values())))
+    positions = task.positions(inputs)
+    return int(positions.sum()) if positions is not None else len(next(iter(inputs.values())))
 
 
 def token_mask(inputs: Mapping[str, Tensor], tokens: Tensor, *, decoder: bool) -> Tensor:

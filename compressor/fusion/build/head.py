@@ -50,7 +50,7 @@ def refit_head(
     if located is None or kind == "values" or not (calibration.held_out or student.options.pilot_head):
         return
     module, norm, op = located
-    inputs: list[Tensor] = []
+    inputs = runner.new_list()
     outputs: list[Tensor] = []
 
     def on_batch(index: int, captured: dict[Tap, Tensor]) -> None:

@@ -22,6 +22,7 @@ from compressor.fusion.context import FusionContext
 from compressor.fusion.features.weight_features import space_weight_gram
 from compressor.fusion.maps.reader_pca import StreamRead
 from compressor.fusion.maps.residual import ResidualProblem
+from compressor.fusion.maps.streamed_statistics import MeanMoment, streamed_moments
 from compressor.fusion.plan import is_folded, wide_spaces
 from compressor.fusion.teacher import FusionTeacher
 from compressor.models.inputs import without_labels
@@ -46,10 +47,19 @@ def residual_problems(context: FusionContext, *, reads: bool = False) -> dict[st
     else:
         readings = {space: _readings(context.anatomy, space, models[0]) if reads else [] for space in spaces}
         samples = context.calibration.subset(_sample_count(context, models))
+        if context.streaming is not None:
+            grams = streamed_moments(models, context.anatomy, spaces, samples, context.streaming.store)
+            return _problems(context, grams, {})
         moments = _stream_moments(models, context.anatomy, spaces, readings, samples)
         grams = {space: _mean_moment(models, context.anatomy, space, moments) for space in spaces}
         if reads:
             measured = {space: _stream_reads(context.teachers, space, readings[space], moments) for space in spaces}
+    return _problems(context, grams, measured)
+
+
+def _problems(
+    context: FusionContext, grams: Mapping[str, Tensor], measured: Mapping[str, Sequence[StreamRead]]
+) -> dict[str, ResidualProblem]:
     return {
         space: ResidualProblem(
             gram=grams[space],
@@ -60,8 +70,10 @@ def residual_problems(context: FusionContext, *, reads: bool = False) -> dict[st
             rotatable=context.anatomy.rotatable(space),
             coupling=context.coupling,
             reads=measured.get(space, ()),
+            placed=context.anatomy.spaces[space].placed,
+            scales=[_norm_scales(context.anatomy, space, teacher) for teacher in context.teachers],
         )
-        for space in spaces
+        for space in grams
     }
 
 
@@ -102,6 +114,18 @@ def space_reads(
     readings = {space: _readings(anatomy, space, teachers[0]) for space in spaces}
     moments = _stream_moments(teachers, anatomy, spaces, readings, batches)
     return {space: _stream_reads(teachers, space, readings[space], moments) for space in spaces}
+
+
+def _norm_scales(anatomy: Anatomy, space: str, teacher: FusionTeacher) -> Tensor:
+    """What a space's norms that keep their scale multiply a teacher's coordinates by, float64 [norms, n]."""
+    scales = []
+    for norm in anatomy.norms:
+        weight = (
+            teacher.tensor(f"{norm.module}.weight") if norm.space == space and not is_folded(anatomy, norm) else None
+        )
+        if weight is not None:
+            scales.append(weight.double() + 1 - norm.unit_scale)
+    return torch.stack(scales) if scales else torch.zeros(0, teacher.space(space).size, dtype=torch.float64)
 
 
 def _sample_count(context: FusionContext, models: Sequence[FusionTeacher]) -> int:
@@ -156,14 +180,10 @@ def _mean_moment(
     teachers: Sequence[FusionTeacher], anatomy: Anatomy, space: str, moments: Mapping[tuple[str, Tap], Gram]
 ) -> Tensor:
     """The mean of all depths' moments, each divided by its mean square."""
-    sizes = [teacher.space(space).size for teacher in teachers]
-    share = torch.cat([torch.full((n,), t.weight / n) for n, t in zip(sizes, teachers, strict=True)])
-    total = torch.zeros(sum(sizes), sum(sizes), dtype=torch.float64)
-    taps = space_taps(anatomy, space)
+    mean, taps = MeanMoment(teachers, space), space_taps(anatomy, space)
     for tap in taps:
-        moment = moments[space, tap].second_moment()
-        total += moment / (moment.diagonal() @ share.double()).clamp(min=1e-30)
-    return total / len(taps)
+        mean.add(moments[space, tap])
+    return mean.total / len(taps)
 
 
 def _stream_reads(
