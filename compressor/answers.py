@@ -17,7 +17,9 @@ from compressor.anatomy.hooks import logits_of
 from compressor.ensemble import check_ensemble_weights, ensemble_kl, kl_rows, mix_predictions, sums_per_sample
 from compressor.errors import UnsupportedError
 from compressor.models.inputs import without_labels
+from compressor.models.task import Task
 from compressor.models.tasks import task_of_model
+from compressor.paired import PairAnswers
 
 
 class Answers(Protocol):
@@ -43,8 +45,12 @@ class Answers(Protocol):
         """Whether both give the same answer, bool [...]; None where answers are no choices."""
         ...
 
-    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean negative log likelihood of known labels, in nats: logits [P, C], labels [P], or [P, C] if no classes."""
+    def label_loss(self, task: Task, logits: Tensor, labels: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Mean negative log likelihood of a batch's known labels, in nats; 0 if none is known.
+
+        Args:
+            logits, labels: as in `Task.answered`.
+        """
         ...
 
     def softened(self, rows: Tensor, temperature: float) -> Tensor:
@@ -67,11 +73,32 @@ class ClassAnswers:
     def agree(self, reference: Tensor, rows: Tensor) -> Tensor | None:
         return reference.argmax(-1) == rows.argmax(-1)
 
-    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(logits, labels)
+    def label_loss(self, task: Task, logits: Tensor, labels: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        logits, labels = task.answered(logits, labels)
+        return functional.cross_entropy(logits, labels) if len(labels) else logits.sum()
 
     def softened(self, rows: Tensor, temperature: float) -> Tensor:
         return (rows / temperature).log_softmax(-1)
+
+
+class FrameAnswers(ClassAnswers):
+    """A class or a blank in every frame, of which labels say the order alone (CTC).
+
+    Graves et al. 2006, https://doi.org/10.1145/1143844.1143891.
+    """
+
+    def label_loss(self, task: Task, logits: Tensor, labels: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """By symbol: logits [B, F, C], labels [B, S], padded below 0."""
+        known, positions = task.known(labels), task.positions(inputs, logits.shape[1])
+        if not known.any():
+            return logits.sum() * 0
+        logits, labels = logits[known], labels[known]
+        frames = torch.full((len(labels),), logits.shape[1]) if positions is None else positions[known].sum(-1)
+        rows = logits.float().log_softmax(-1).transpose(0, 1)
+        # Samples with more symbols than frames have no likelihood.
+        return functional.ctc_loss(
+            rows, labels.clamp(min=0), frames, (labels >= 0).sum(-1), task.blank, zero_infinity=True
+        )
 
 
 class LabelAnswers:
@@ -90,8 +117,9 @@ class LabelAnswers:
     def agree(self, reference: Tensor, rows: Tensor) -> Tensor | None:
         return ((reference > 0) == (rows > 0)).all(-1)
 
-    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return functional.binary_cross_entropy_with_logits(logits, labels.to(logits))
+    def label_loss(self, task: Task, logits: Tensor, labels: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        logits, labels = task.answered(logits, labels)
+        return functional.binary_cross_entropy_with_logits(logits, labels.to(logits)) if len(labels) else logits.sum()
 
     def softened(self, rows: Tensor, temperature: float) -> Tensor:
         return rows / temperature
@@ -114,8 +142,9 @@ class ValueAnswers:
     def agree(self, reference: Tensor, rows: Tensor) -> Tensor | None:
         return None
 
-    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return functional.mse_loss(logits, labels.to(logits)) / 2
+    def label_loss(self, task: Task, logits: Tensor, labels: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        logits, labels = task.answered(logits, labels)
+        return functional.mse_loss(logits, labels.to(logits)) / 2 if len(labels) else logits.sum()
 
     def softened(self, rows: Tensor, temperature: float) -> Tensor:
         return rows
@@ -154,8 +183,13 @@ class EmbeddingAnswers:
 SIMILARITY_VARIANCE = 0.01
 #: By `Task.answers`.
 ANSWERS: dict[str, Answers] = {
-    "classes": ClassAnswers(), "labels": LabelAnswers(), "values": ValueAnswers(), "embeddings": EmbeddingAnswers(),
-}  # fmt: skip
+    "classes": ClassAnswers(),
+    "embeddings": EmbeddingAnswers(),
+    "frames": FrameAnswers(),
+    "labels": LabelAnswers(),
+    "pairs": PairAnswers(),
+    "values": ValueAnswers(),
+}
 
 
 def distillation_loss(
@@ -170,7 +204,7 @@ def distillation_loss(
 
     The square keeps gradients independent of the temperature (Hinton et al. 2015, https://arxiv.org/abs/1503.02531).
     """
-    if answers is ANSWERS["classes"]:
+    if isinstance(answers, ClassAnswers):
         # Vocabularies are large: no copies in float64.
         return ensemble_kl(student_logits, teacher_logits, weights, temperature, mixing)
     mixed = answers.mix([answers.rows(logits) for logits in teacher_logits], weights, mixing)

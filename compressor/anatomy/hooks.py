@@ -29,8 +29,23 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, (nn.Linear, Conv1D, nn.Conv1d, nn.Conv2d, nn.Conv3d))
 
 
+def is_pointwise(module: nn.Module) -> bool:
+    """Whether a module is a convolution that maps the channels of every pixel alike."""
+    if not isinstance(module, nn.Conv2d) or module.groups > 1:
+        return False
+    return set(module.kernel_size) == {1} and set(module.stride) == {1} and module.padding in ((0, 0), "valid", "same")
+
+
+def channels_last(module: nn.Module, value: Tensor) -> Tensor:
+    """What a module reads or writes as [B, ..., C]; maps of convolutions and norms are [B, C, H, W]."""
+    maps = isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm)) and value.dim() == 4
+    return value.movedim(1, -1) if maps else value
+
+
 def write_dim(module: nn.Module) -> int | None:
-    """The written dimension of `module.weight`, if linear."""
+    """The written dimension of `module.weight`, if linear; also of a convolution of single pixels."""
+    if is_pointwise(module):
+        return 0
     return next((dim for kind, dim in LINEAR_WRITE_DIM.items() if isinstance(module, kind)), None)
 
 
@@ -131,7 +146,8 @@ def all_outputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Ten
         for name, value in named.items()
         if isinstance(value, Tensor) and value.is_floating_point() and value.dim() and name not in _OF_OTHERS
     }
-    return {name: value for name, value in answers.items() if "logits" in name} or answers
+    # Heads of detectors answer with boxes beside the logits of classes.
+    return {name: value for name, value in answers.items() if "logits" in name or name.startswith("pred_")} or answers
 
 
 @contextmanager

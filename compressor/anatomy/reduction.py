@@ -169,6 +169,9 @@ def _short_tiles(part: PretrainedConfig, side: Any) -> dict[str, Any]:
         return short
     if tokens and isinstance(whole, int):
         short["mm_tokens_per_image"] = max(1, tokens * side**2 // whole**2)
+    queries, patch = getattr(part, "projector_patch_to_query_dict", None), read_field(part, "vision_config.patch_size")
+    if isinstance(queries, dict) and isinstance(patch, int):
+        short["projector_patch_to_query_dict"] = {(side // patch) ** 2: min(4, *queries.values())}
     if getattr(part, "image_grid_pinpoints", None):
         short["image_grid_pinpoints"] = [[side, 2 * side], [2 * side, side]]
     return short

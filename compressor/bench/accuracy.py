@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compressor.answers import ANSWERS, Answers
+from compressor.answers import ANSWERS, Answers, ClassAnswers
 from compressor.bench.answer_tallies import TallySetting
 from compressor.bench.embedding_scores import EmbeddingTally
 from compressor.bench.metrics import METRICS
@@ -70,8 +70,8 @@ class Score:
 
     @property
     def accuracy_error(self) -> float | None:
-        """Standard error of the accuracy."""
-        if self.accuracy is None:
+        """Standard error of the accuracy; None of pixels, which depend on each other."""
+        if self.accuracy is None or "miou" in self.others:
             return None
         return math.sqrt(self.accuracy * (1 - self.accuracy) / self.labelled)
 
@@ -212,7 +212,7 @@ def measure_deployed(
 
 def _free(answers: Answers, rows: Tensor) -> Tensor:
     """Rows without the constant that classes' log-probabilities leave open."""
-    if answers is not ANSWERS["classes"]:
+    if not isinstance(answers, ClassAnswers):
         return rows
     # Positions that cannot be answered are far below all others.
     possible = rows > IMPOSSIBLE / 2

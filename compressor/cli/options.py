@@ -34,6 +34,7 @@ FLAGS: dict[str, Flag] = {
         Flag("--max-latency", "target.latency", JOB, metavar="TIME"),
         Flag("--depth", "depth", JOB, metavar="SHARE|LAYERS", parse=parsing.parse_depth),
         Flag("--narrowing", "fusion.narrowing", JOB),
+        Flag("--prefer", "fusion.prefer", FUSION),
         Flag("--hidden", "fusion.hidden", JOB, float),
         Flag("--ffn", "fusion.ffn", JOB, float),
         Flag("--heads", "fusion.heads", JOB, float),
@@ -61,6 +62,7 @@ FLAGS: dict[str, Flag] = {
         Flag("--polish", "fusion.polish", FUSION, metavar="STEPS|auto"),
         Flag("--effort", "fusion.effort", FUSION),
         Flag("--keep-dim", "fusion.keep_dim", FUSION, bool),
+        Flag("--max-memory", "fusion.max_memory", FUSION, metavar="SIZE"),
         Flag("--features", "fusion.alignment.features", FUSION),
         Flag("--cost", "fusion.alignment.cost", FUSION),
         Flag("--solver", "fusion.alignment.solver", FUSION),
@@ -89,6 +91,7 @@ FLAGS: dict[str, Flag] = {
         _switch("--no-onnx", "export.onnx", "Do not write and check ONNX files."),
         _switch("--no-cache", "export.cache", "Write no ONNX files with past keys and values."),
         Flag("--seed", "seed", GENERAL, int),
+        Flag("--dtype", "dtype", GENERAL),
         Flag("--device", "device", GENERAL),
         Flag("--threads", "threads", GENERAL, int),
         Flag("--anchor", "fusion.anchor", PAPER),
@@ -118,7 +121,7 @@ FUSION_FLAGS = tuple(name for name, flag in FLAGS.items() if flag.panel == FUSIO
 TRAINING = tuple(name for name, flag in FLAGS.items() if flag.panel == FINETUNE)
 #: What every command that computes takes.
 MACHINE = ("--device", "--threads")
-DELIVERY = ("--no-latency", "--no-onnx", "--no-cache", "--formats", "--opset", "--seed", *MACHINE)
+DELIVERY = ("--no-latency", "--no-onnx", "--no-cache", "--formats", "--opset", "--seed", "--dtype", *MACHINE)
 #: What `--help` of a long command shows; `--help-all` shows the rest too.
 FIRST_FLAGS = (
     "--teachers", "--width", "--target-params", "--max-latency", "--depth", "--output", "--formats", "--data",

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from compressor.anatomy import Anatomy, Kind, inspect_config
+from compressor.anatomy.batch_norms import statistics_of
 from compressor.errors import UnsupportedError
 from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.shape.spec import StudentSpec
@@ -138,7 +139,8 @@ def set_buffers(model: nn.Module, teachers: Sequence[FusionTeacher]) -> None:
     Raises:
         UnsupportedError: it has another size in the student, and no map.
     """
-    stored = model.state_dict().keys()
+    # Statistics of batch norms are folded into parameters.
+    stored = model.state_dict().keys() - statistics_of(model)
     for name, buffer in model.named_buffers():
         if name not in stored or not buffer.is_floating_point():
             continue

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compressor.anatomy.batch_norms import measure_statistics, without_statistics
 from compressor.anatomy.hooks import logits_of
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.anchored.align_to_anchor import fuse_towards_anchor
@@ -70,6 +71,7 @@ def fuse_models(
     mixture: Mixture | None = None,
     progress: OnProgress | None = None,
     streaming: Streaming | None = None,
+    precision: torch.dtype | None = None,
 ) -> FusionResult:
     """Fuse teachers into one student of `width` times the residual width of the widest.
 
@@ -86,6 +88,7 @@ def fuse_models(
         progress: callback (fraction, message).
         streaming: how models that are read layer by layer (`compressor.models.streamed_load`) are; its folder is the
             caller's to remove.
+        precision: of the student; the teachers' if omitted.
 
     Raises:
         UserError: no teacher, an unknown option, or too small a width.
@@ -101,7 +104,7 @@ def fuse_models(
         _check_alignment(options.alignment)
     if towards_anchor and anchor is None:
         anchor = teachers[0]
-    dtype, lines = precision_of([model for _, model in teachers]), ()
+    dtype, lines = precision or precision_of([model for _, model in teachers]), ()
     if are_streamed(teachers):
         options, lines = fixed_options(options)
         check_streamable(teachers)
@@ -177,6 +180,8 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
     )  # fmt: skip
     built = fuse_towards_anchor(context) if request.towards_anchor else fuse_jointly(context)
 
+    measure_statistics(built.candidate.model, samples or ())
+
     # 4. Return the student in the teachers' precision, with a report and the maps between hidden states.
     on_progress(1.0, "building the student")
     student = lower(built.candidate.model, request.dtype)
@@ -223,7 +228,7 @@ def _models_alike(
     for _, model in named:
         name_architecture(with_embedding(model))
     unique = {id(model): model for _, model in named}
-    changed = with_common_ties([settled(in_single(model)) for model in unique.values()])
+    changed = with_common_ties([settled(without_statistics(in_single(model))) for model in unique.values()])
     alike = dict(zip(unique, changed, strict=True))
     converted = [(name, alike[id(model)]) for name, model in named]
     return converted[: len(teachers)], converted[-1] if anchor is not None else None

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import PretrainedConfig
 
 from compressor.models import series
+from compressor.models.signature import readable_inputs
 
 Maker = Callable[[PretrainedConfig, int, int, torch.Generator], Tensor | None]
 #: Side of an image for models that take any.
@@ -25,14 +28,38 @@ _REGIONS = 5
 _ROWS = 4
 
 
-def is_image_config(config: PretrainedConfig) -> bool:
-    """Whether the model reads images."""
+def has_patches(config: PretrainedConfig) -> bool:
+    """Whether the model cuts images of one size into patches of one size."""
     return hasattr(config, "image_size") and hasattr(config, "patch_size")
+
+
+def is_image_config(config: PretrainedConfig) -> bool:
+    """Whether the model reads images: by its patches, or because its class reads pixels and no text."""
+    return has_patches(config) or _class_reads_images((config.architectures or [""])[0])
+
+
+@cache
+def _class_reads_images(name: str) -> bool:
+    model = getattr(transformers, name, None)
+    if getattr(model, "main_input_name", None) != "pixel_values":
+        return False
+    return not any(each.endswith("input_ids") for each in readable_inputs(model))
 
 
 def is_audio_config(config: PretrainedConfig) -> bool:
     """Whether the model reads spectrograms."""
     return hasattr(config, "num_mel_bins")
+
+
+def reads_sound(config: PretrainedConfig) -> bool:
+    """Whether the model reads waveforms or features of sounds."""
+    features = is_audio_config(config) or hasattr(config, "feature_projection_input_dim")
+    return not is_image_config(config) and (features or reads_waves(config))
+
+
+def reads_waves(config: PretrainedConfig) -> bool:
+    """Whether convolutions that the config describes turn waveforms into frames."""
+    return all(isinstance(getattr(config, name, None), (list, tuple)) for name in ("conv_stride", "conv_kernel"))
 
 
 def first_field(config: PretrainedConfig, *names: str, default: Any = None) -> Any:

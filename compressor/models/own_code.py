@@ -44,13 +44,15 @@ def import_own_model(location: str | Path, config: PretrainedConfig) -> Pretrain
     except Exception as error:
         raise UserError(f"the code of {location} cannot be imported: {one_line(error)}") from error
     cls = _BY_CODE.setdefault((name, _digest(cls)), cls)
+    if (config_class := cls.config_class) is None:
+        raise UserError(f"the code of {location} gives {name} no config_class")
     # Then saving copies the code.
     cls.register_for_auto_class(auto)
-    if is_own(cls.config_class):
-        cls.config_class.register_for_auto_class()
-    if _MODELS.setdefault((cls.config_class, name), cls) is not cls:
+    if is_own(config_class):
+        config_class.register_for_auto_class()
+    if _MODELS.setdefault((config_class, name), cls) is not cls:
         raise UserError(f"the code of {location} and that of another folder both define {name}, and they differ")
-    return cls.config_class.from_pretrained(**hub_keywords(location), trust_remote_code=is_code_trusted())
+    return config_class.from_pretrained(**hub_keywords(location), trust_remote_code=is_code_trusted())
 
 
 def own_model(config: PretrainedConfig) -> type[PreTrainedModel] | None:

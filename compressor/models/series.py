@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 
 def past_values(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
-    """[B, context, channels]; of models that read lagged values [B, context + lags] or [B, context + lags, channels]."""
+    """[B, context, channels]; of models that read lagged values [B, context + lags], or with channels."""
     context, channels = getattr(config, "context_length", None), getattr(config, "num_input_channels", None)
     if context is not None and channels is not None:
         return torch.randn(batch, context, channels, generator=generator)

@@ -24,6 +24,8 @@ _PROCESSOR = PROCESSOR_NAMES | SENTENCE_NAMES | LICENCE_NAMES
 _NAMES = {
     ".": {CARD, RECIPE, REPORT, PAGE, TRANSPORT} | _MODEL | _PROCESSOR,
     "onnx": {f"{name}{end}" for name in NAMES for end in ("", ".data")} | _MODEL | _PROCESSOR,
+    "bfloat16": _MODEL | _PROCESSOR,
+    "float16": _MODEL | _PROCESSOR,
     "torch": {str(Path(name).with_suffix(".pt2")) for name in NAMES},
     "additional_chat_templates": set(),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 from compressor.bench.rows import to_json
 from compressor.bench.size import weight_bytes
+from compressor.errors import ParityError
 from compressor.layer_maps import save_layer_maps
 from compressor.models.save import fingerprint, save_student
 from compressor.models.teacher import Teacher
@@ -48,7 +51,11 @@ def write_output(
     student: InitialStudent,
     training: TrainedStudents,
 ) -> dict[str, Any]:
-    """Write the output folder, remove the work folder, return the report."""
+    """Write the output folder, remove the work folder, return the report.
+
+    Raises:
+        ParityError: an exported file disagrees with torch; all else is written.
+    """
     replaceable = check_former if force else None
     output = run.recipe.output
     with (
@@ -57,22 +64,38 @@ def write_output(
         atomic_directory(output, replaceable) as folder,
     ):
         _write_student(run, student, folder)
-        delivery = export_and_verify(
-            run.recipe.export, student.model, folder, run.stages,
-            companions=run.companions, data=data, seed=run.recipe.seed, skip_unsupported=True,
-        )  # fmt: skip
+        delivery, failure = _deliver(run, student, folder, data)
         notes = data.notes if data else []
         report = _report(run, folder, evaluator, student, training, delivery, notes).to_dict()
         write_documents(folder, run.recipe, report)
     run.work.remove()
     # Last: a failed picture must not cost the student.
     write_page(output)
+    if failure is not None:
+        raise ParityError(f"{output} was written, but {failure}; compress report {shlex.quote(output)} shows the rest")
     return report
+
+
+def _deliver(
+    run: RunContext, student: InitialStudent, folder: Path, data: RunData | None
+) -> tuple[Delivery, str | None]:
+    """The exported files; none if one disagrees with torch, which must not cost the student, and a line on that."""
+    try:
+        delivery = export_and_verify(
+            run.recipe.export, student.model, folder, run.stages,
+            companions=run.companions, data=data, seed=run.recipe.seed, skip_unsupported=True,
+        )  # fmt: skip
+    except ParityError as error:
+        # Without the scratch folder of a file that is gone.
+        reason = re.sub(r"\S*/(?=(onnx|torch)/)", "", str(error))
+        line = f"no exported file, since {reason}"
+        return Delivery(None, {}, (line,)), line
+    return delivery, None
 
 
 def _write_student(run: RunContext, student: InitialStudent, folder: Path) -> None:
     with run.stages("write", "writing the student"):
-        save_student(folder, student.model)
+        save_student(folder, student.model, dtype=run.precision)
         run.companions.write(folder, student.model.config)
         # For a later finetune with the loss `hidden`; models without a head are never finetuned.
         if student.layer_maps and run.spec.task.metrics:

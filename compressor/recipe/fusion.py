@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
-from compressor.recipe.section import NonNegative, Positive, Section
+from compressor.recipe.section import Count, NonNegative, Positive, Section, number_with_unit
 
 EffortName = Literal["fast", "normal", "thorough"]
 MixtureName = Literal["auto", "probabilities", "logits", "tempered"]
+PreferName = Literal["accuracy", "balanced", "speed"]
 ClassesName = Literal["same", "union", "first", "intersection"]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+#: {unit of memory: bytes}.
+_BYTES = {"": 1.0, "mb": 1e6, "gb": 1e9, "m": 1e6, "g": 1e9, "mib": 2.0**20, "gib": 2.0**30}
 
 
 class Ratios(NamedTuple):
@@ -92,6 +95,12 @@ class FusionOptions(Section):
         description="How attention becomes narrower: fewer heads of the teachers' size, as many of a smaller size, or, "
         "smaller still, as many as all teachers have together; auto: chosen on held-out calibration data.",
     )
+    prefer: PreferName = Field(
+        "balanced",
+        description="What decides between ways to narrow attention, where narrowing is auto: accuracy (the pilot "
+        "nearest to the ensemble), balanced (the fastest of those about as near), or speed (the fastest); how fast a "
+        "shape is follows from its sizes, the same on every machine.",
+    )
     hidden: Share | None = Field(
         None, description="Share of the residual stream alone (hidden size), in place of the width."
     )
@@ -144,12 +153,23 @@ class FusionOptions(Section):
         "embeddings, so that an index stays valid: a linear map (a Dense module) after its pooling, fitted to "
         "calibration texts.",
     )
+    max_memory: Count | None = Field(
+        None,
+        description="Most memory of a fusion, such as 8GB: teachers, which must be local folders, are then read layer "
+        "by layer, and hidden states beyond it lie on disk; without pilots, evaluation aside nothing else is done.",
+    )
     refit: bool = Field(True, description="Refit the transported weights in closed form; off: pure transport.")
     anchor: str | None = Field(
         None,
         description="A trained model whose shape the student takes and whose coordinates the teachers are aligned to; "
         "it takes part in the fusion if it is one of the teachers. Residual policies then take the first teacher.",
     )
+
+    @field_validator("max_memory", mode="before")
+    @classmethod
+    def _bytes(cls, value: Any) -> Any:
+        size = number_with_unit(value, _BYTES, "a size such as 8GB")
+        return int(size) if isinstance(size, float) and size >= 1 else size
 
     @property
     def ratios(self) -> Ratios:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -51,6 +51,10 @@ class Recipe(Section):
     bench: BenchOptions = BenchOptions()
     export: ExportOptions = ExportOptions()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="Seed of every random choice.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Precision of the written student; auto: that of the teachers' files (of the given student's).",
+    )
     device: str = Field("cpu", description="Torch device, e.g. cpu, cuda, cuda:1.")
     threads: Count | None = Field(
         None,

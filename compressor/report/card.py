@@ -22,6 +22,11 @@ from compressor.report.describe_formats import describe_half
 from compressor.report.tables import FORMAT_NOTES, FORMAT_TITLES, format_rows
 from compressor.utils.markdown import code_block, code_span, escape_markdown
 
+# Arguments of the example, where they are no picture or text.
+_ARGUMENTS = {
+    "question-answering": '"a question" "the text that answers it"',
+    "multiple-choice": '"a text" "how it may go on" "another way"',
+}
 # {key of a table row: heading, factor, decimals, unit}.
 _COLUMNS: dict[str, tuple[str, float, int, str]] = {
     **{
@@ -58,7 +63,7 @@ def render_card(
         front_matter(recipe, report, task),
         f"# {_title(recipe)}\n\n{_made_of(recipe, report)}",
         f"## Use\n\n{code_block('python', _snippet(task, image, recipe.trust_remote_code))}",
-        _section("Run it with onnxruntime alone", _example(example, image)),
+        _section("Run it with onnxruntime alone", _example(example, image, task)),
         _section("What was measured", _table(report.get("table") or [])),
         _section("Choices of the run", _choices(report.get("fusion") or {})),
         _section("ONNX against torch", _scalars(_of_all_files(report.get("onnx") or {}))),
@@ -126,6 +131,8 @@ def _snippet(task: str, image: bool, own_code: bool) -> str:
         return _SEARCH
     cls, trust = TASKS[task].auto, ", trust_remote_code=True" if own_code else ""
     processor = "AutoImageProcessor" if image else "AutoTokenizer"
+    if TASKS[task].answers == "pairs":
+        processor = "AutoProcessor"
     return (
         f"from transformers import {', '.join(sorted((cls, processor)))}\n\n"
         f'model = {cls}.from_pretrained("path/to/this/folder"{trust})\n'
@@ -133,10 +140,11 @@ def _snippet(task: str, image: bool, own_code: bool) -> str:
     )
 
 
-def _example(example: str | None, image: bool) -> str:
+def _example(example: str | None, image: bool, task: str) -> str:
     if example is None:
         return ""
-    packages, argument = ("numpy and pillow", "picture.png") if image else ("numpy and tokenizers", '"a text"')
+    packages = "numpy and pillow" if image else "numpy and tokenizers"
+    argument = _ARGUMENTS.get(task, "picture.png" if image else '"a text"')
     return (
         f"Save it as `example.py` in this folder; it also needs {packages}: `python example.py {argument}`. ONNX "
         "Runtime sends telemetry unless the environment variable `ORT_DISABLE_TELEMETRY` is 1.\n\n"

@@ -52,9 +52,10 @@ def describe_head(head: Report) -> str:
 
 
 def describe_last_layer(last_layer: Report) -> str:
-    """The last layer's fit, and gain over its reconstruction."""
+    """The fit of the last layer, or of all after the layers, and its gain."""
+    head = " and the head" if last_layer.get("layer", True) else ""
     return (
-        f"{last_layer['module']} and the head, fitted to the ensemble's predictions: held-out KL "
+        f"{last_layer['module']}{head}, fitted to the ensemble's predictions: held-out KL "
         f"{last_layer['after']:.4g}, {last_layer['before']:.4g} before"
     )
 
@@ -123,7 +124,7 @@ def describe_legend(rows: Sequence[Row], result: bool, tails: bool) -> str:
     errors = ("kl_error", *(f"{name}_error" for name in METRICS))
     parts = [
         *([f"{RESULT_MARK}the result"] if result else []),
-        *(["± a standard error"] if any(getattr(row, name) is not None for row in rows for name in errors) else []),
+        *(["± a standard error"] if any(row.score(name) is not None for row in rows for name in errors) else []),
         *([KL_TITLE] if any(row.kl is not None for row in rows) else []),
         *([f"ms: p50{' / p95' if tails else ''}"] if any(row.torch_p50_ms or row.ort_p50_ms for row in rows) else []),
     ]
