@@ -37,7 +37,7 @@ def fuse(
     alignment: AlignmentKeys | None = None, weights: Literal["auto", "equal"] | Sequence[float] = "auto",
     mixture: MixtureName = "auto", classes: ClassesName = "same",
     ridge: Literal["auto"] | float = "auto", polish: Literal["auto"] | int = "auto", effort: EffortName = "normal",
-    refit: bool = True, max_memory: int | str | None = None,
+    keep_dim: bool = False, refit: bool = True, max_memory: int | str | None = None,
     samples: int = 1024, batch_size: int = 128, holdout: float = 0.125,
     train_split: str | None = None, image_column: str | None = None, label_column: str | None = None,
     text_column: Columns = None, target_column: str | None = None, max_length: int | None = None,
@@ -59,7 +59,7 @@ def fuse(
         processor: tokenizer or image processor for texts or images; the teachers' own if omitted.
         progress: called with fraction and message.
         residual, narrowing, prefer, hidden, ffn, heads, part, grid, inner, alignment, weights, mixture, classes,
-            ridge, polish, effort, refit: the recipe's section `fusion`.
+            ridge, polish, effort, keep_dim, refit: the recipe's section `fusion`.
         max_memory: such as "8GB": teachers, then local folders, are read layer by layer, and nothing is chosen by
             pilots.
         samples, batch_size, holdout: the section `calibration`; of a list of batches all are used.

@@ -63,6 +63,7 @@ FLAGS: dict[str, Flag] = {
         Flag("--ridge", "fusion.ridge", FUSION, metavar="FLOAT|auto"),
         Flag("--polish", "fusion.polish", FUSION, metavar="STEPS|auto"),
         Flag("--effort", "fusion.effort", FUSION),
+        Flag("--keep-dim", "fusion.keep_dim", FUSION, bool),
         Flag("--max-memory", "fusion.max_memory", FUSION, metavar="SIZE"),
         Flag("--features", "fusion.alignment.features", FUSION),
         Flag("--cost", "fusion.alignment.cost", FUSION),

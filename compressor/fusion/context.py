@@ -20,6 +20,7 @@ from compressor.fusion.shape.spec import StudentSpec
 from compressor.fusion.streaming import Streaming
 from compressor.fusion.teacher import FusionTeacher
 from compressor.models.configs import model_class
+from compressor.models.configured import as_configured
 from compressor.models.streamed import OUTSIDE, StoredWeights, WeightBlocks, weightless_model
 from compressor.models.ties import untie
 from compressor.recipe import AlignmentOptions, FusionOptions
@@ -167,5 +168,5 @@ def coupling_options(options: AlignmentOptions) -> CouplingOptions:
 def _random_model(spec: StudentSpec, dtype: torch.dtype, seed: int) -> PreTrainedModel:
     with quiet_transformers(errors=False), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: Any = untie(model_class(spec.config)(copy.deepcopy(spec.config)))
+        model: Any = untie(as_configured(model_class(spec.config)(copy.deepcopy(spec.config))))
     return cast(PreTrainedModel, model.to(dtype).eval().requires_grad_(False))

@@ -173,6 +173,12 @@ class FusionOptions(Section):
         "the tokens, no automatic reconstruction), normal (near ties on more samples, a refit on as many tokens as "
         "change it), or thorough (all candidates on more samples, a refit on all tokens).",
     )
+    keep_dim: bool = Field(
+        False,
+        description="A sentence-embedding student keeps the dimension and the coordinates of the first teacher's "
+        "embeddings, so that an index stays valid: a linear map (a Dense module) after its pooling, fitted to "
+        "calibration texts.",
+    )
     max_memory: Count | None = Field(
         None,
         description="Most memory of a fusion, such as 8GB: teachers, which must be local folders, are then read layer "

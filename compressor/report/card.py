@@ -114,7 +114,22 @@ def _consent(recipe: Recipe) -> str:
     return " --trust-remote-code" if recipe.trust_remote_code else ""
 
 
+#: What a user of sentence-transformers does: load, encode, search.
+_SEARCH = """\
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/folder")  # backend="onnx" runs onnx/model.onnx
+texts = ["The cat sleeps on the sofa.", "Prices fell on Monday.", "A kitten is dozing."]
+embeddings = model.encode(texts)
+query = model.encode(["Which animal is asleep?"])
+scores = model.similarity(query, embeddings)[0].tolist()
+for score, text in sorted(zip(scores, texts), reverse=True):
+    print(f"{score:.3f}  {text}")"""
+
+
 def _snippet(task: str, image: bool, own_code: bool) -> str:
+    if TASKS[task].answers == "embeddings":
+        return _SEARCH
     cls, trust = TASKS[task].auto, ", trust_remote_code=True" if own_code else ""
     processor = "AutoImageProcessor" if image else "AutoTokenizer"
     if TASKS[task].answers == "pairs":
