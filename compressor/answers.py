@@ -16,7 +16,9 @@ from torch.nn import functional
 from compressor.anatomy.hooks import logits_of
 from compressor.ensemble import check_ensemble_weights, ensemble_kl, kl_rows, mix_predictions, sums_per_sample
 from compressor.models.inputs import without_labels
-from compressor.models.tasks import AnswerKind, task_of_model
+from compressor.models.task import Task
+from compressor.models.tasks import task_of_model
+from compressor.paired import PairAnswers
 
 
 class Answers(Protocol):
@@ -42,8 +44,12 @@ class Answers(Protocol):
         """Whether both give the same answer, bool [...]; None where answers are no choices."""
         ...
 
-    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean negative log likelihood of known labels, in nats: logits [P, C], labels [P], or [P, C] if no classes."""
+    def label_loss(self, task: Task, logits: Tensor, labels: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Mean negative log likelihood of a batch's known labels, in nats; 0 if none is known.
+
+        Args:
+            logits, labels: as in `Task.answered`.
+        """
         ...
 
     def softened(self, rows: Tensor, temperature: float) -> Tensor:
@@ -66,11 +72,32 @@ class ClassAnswers:
     def agree(self, reference: Tensor, rows: Tensor) -> Tensor | None:
         return reference.argmax(-1) == rows.argmax(-1)
 
-    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(logits, labels)
+    def label_loss(self, task: Task, logits: Tensor, labels: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        logits, labels = task.answered(logits, labels)
+        return functional.cross_entropy(logits, labels) if len(labels) else logits.sum()
 
     def softened(self, rows: Tensor, temperature: float) -> Tensor:
         return (rows / temperature).log_softmax(-1)
+
+
+class FrameAnswers(ClassAnswers):
+    """A class or a blank in every frame, of which labels say the order alone (CTC).
+
+    Graves et al. 2006, https://doi.org/10.1145/1143844.1143891.
+    """
+
+    def label_loss(self, task: Task, logits: Tensor, labels: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """By symbol: logits [B, F, C], labels [B, S], padded below 0."""
+        known, positions = task.known(labels), task.positions(inputs, logits.shape[1])
+        if not known.any():
+            return logits.sum() * 0
+        logits, labels = logits[known], labels[known]
+        frames = torch.full((len(labels),), logits.shape[1]) if positions is None else positions[known].sum(-1)
+        rows = logits.float().log_softmax(-1).transpose(0, 1)
+        # Samples with more symbols than frames have no likelihood.
+        return functional.ctc_loss(
+            rows, labels.clamp(min=0), frames, (labels >= 0).sum(-1), task.blank, zero_infinity=True
+        )
 
 
 class LabelAnswers:
@@ -89,8 +116,9 @@ class LabelAnswers:
     def agree(self, reference: Tensor, rows: Tensor) -> Tensor | None:
         return ((reference > 0) == (rows > 0)).all(-1)
 
-    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return functional.binary_cross_entropy_with_logits(logits, labels.to(logits))
+    def label_loss(self, task: Task, logits: Tensor, labels: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        logits, labels = task.answered(logits, labels)
+        return functional.binary_cross_entropy_with_logits(logits, labels.to(logits)) if len(labels) else logits.sum()
 
     def softened(self, rows: Tensor, temperature: float) -> Tensor:
         return rows / temperature
@@ -113,15 +141,22 @@ class ValueAnswers:
     def agree(self, reference: Tensor, rows: Tensor) -> Tensor | None:
         return None
 
-    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return functional.mse_loss(logits, labels.to(logits)) / 2
+    def label_loss(self, task: Task, logits: Tensor, labels: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        logits, labels = task.answered(logits, labels)
+        return functional.mse_loss(logits, labels.to(logits)) / 2 if len(labels) else logits.sum()
 
     def softened(self, rows: Tensor, temperature: float) -> Tensor:
         return rows
 
 
 #: By `Task.answers`.
-ANSWERS: dict[AnswerKind, Answers] = {"classes": ClassAnswers(), "labels": LabelAnswers(), "values": ValueAnswers()}
+ANSWERS: dict[str, Answers] = {
+    "classes": ClassAnswers(),
+    "frames": FrameAnswers(),
+    "labels": LabelAnswers(),
+    "pairs": PairAnswers(),
+    "values": ValueAnswers(),
+}
 
 
 def distillation_loss(
@@ -136,7 +171,7 @@ def distillation_loss(
 
     The square keeps gradients independent of the temperature (Hinton et al. 2015, https://arxiv.org/abs/1503.02531).
     """
-    if answers is ANSWERS["classes"]:
+    if isinstance(answers, ClassAnswers):
         # Vocabularies are large: no copies in float64.
         return ensemble_kl(student_logits, teacher_logits, weights, temperature, mixing)
     mixed = answers.mix([answers.rows(logits) for logits in teacher_logits], weights, mixing)
@@ -166,11 +201,11 @@ def mean_kl(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], targets: 
     Args:
         targets: rows [B, ..., C].
     """
-    answers, total, count = model_answers(model), 0.0, 0
+    answers, task, total, count = model_answers(model), task_of_model(model), 0.0, 0
     for batch, target in zip(batches, targets, strict=True):
         inputs = without_labels(batch)
         kl = answers.divergence(target, answers.rows(logits_of(model, inputs).double()))
-        sums, counts = sums_per_sample(kl, inputs)
+        sums, counts = sums_per_sample(kl, task.positions(inputs, kl.shape[-1]))
         total, count = total + float(sums.sum()), count + int(counts.sum())
     mean = total / max(count, 1)
     return mean if mean == mean else float("inf")

@@ -11,7 +11,7 @@ https://www.cs.toronto.edu/~hinton/absps/tr00-004.pdf), and others lie between.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import reduce
 
 import torch
@@ -53,17 +53,16 @@ def check_ensemble_weights(models: int, weights: Sequence[float]) -> None:
         )
 
 
-def sums_per_sample(values: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Sums of values [B, ...] over a sample's unmasked tokens, and their numbers, both [B].
+def sums_per_sample(values: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Sums of values [B, ...] over a sample's positions that count, and their numbers, both [B].
 
     Args:
-        inputs: the model's, with its masks.
+        positions: which count [B, T], as of `Task.positions`; None: all.
     """
     counted = torch.ones_like(values, dtype=torch.bool)
-    mask = inputs.get("decoder_attention_mask" if "decoder_input_ids" in inputs else "attention_mask")
-    if mask is not None and values.dim() > 1:
+    if positions is not None and values.dim() > 1:
         # Places of images come before the text's.
-        values, counted = values[:, -mask.shape[1] :], mask.bool()
+        values, counted = values[:, -positions.shape[1] :], positions
     rows = values.where(counted, 0.0).reshape(len(values), -1)
     return rows.sum(1), counted.reshape(len(values), -1).sum(1)
 

@@ -40,7 +40,7 @@ FUSION_FLOORS: tuple[tuple[str, ...], ...] = (
     ("build",),
     ("maps",),
     ("features", "context"),
-    ("shape",),
+    ("shape", "streaming", "streamed_memory"),
     ("calibration",),
     ("plan", "teacher"),
 )

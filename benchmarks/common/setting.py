@@ -26,7 +26,8 @@ from compressor.distillation.objective import FeatureTargets
 from compressor.ensemble import mix_predictions
 from compressor.models.builtin import BUILTIN
 from compressor.models.load import load_teacher
-from compressor.models.tasks import TASKS, Task, task_of_model
+from compressor.models.task import Task
+from compressor.models.tasks import TASKS, task_of_model
 from compressor.models.teacher import Teacher
 from compressor.recipe import DataOptions, FinetuneOptions
 from compressor.stacking import Mixture

@@ -72,7 +72,7 @@ def main(
             write(files["onnx"], files[way])
         opened = {one: made.files for one, made in written.items()}
         opened |= {one: {MODEL: Session(path)} for one, path in files.items() if one not in opened}
-        answers = {one: partial(logits_of_files, each) for one, each in opened.items()}
+        answers = {one: partial(logits_of_files, each, loaded.spec.task) for one, each in opened.items()}
         own, scores = measure_deployed(loaded.model, answers, found.evaluation)
         timed = {one: files[one] for one in names if files[one].suffix == ".onnx"}
         times = latencies(timed, loaded.config.to_dict(), seconds, threads)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PretrainedConfig
 
+from compressor.anatomy.batch_norms import fold_statistics
 from compressor.anatomy.hooks import all_outputs, feature_place
 from compressor.anatomy.permutations import random_permutations
 from compressor.anatomy.resize import BUILD_ERRORS
@@ -52,6 +53,7 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> nn.Module:
             # Trained values that are no parameters (running statistics, biases of routers) must not hide permutations.
             if name in stored and buffer.is_floating_point():
                 buffer += 0.3 * torch.rand_like(buffer)
+        fold_statistics(model)
     return model.requires_grad_(False)
 
 

@@ -9,10 +9,11 @@ from torch import Tensor
 
 
 class Derived(Mapping[str, Tensor]):
-    """{parameter: float64 tensor} after changes to an unchanged `state`."""
+    """{parameter: float64 tensor} after changes to an unchanged `state`, which may read its tensors at each access."""
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
-        self._shapes = state.shapes if isinstance(state, Derived) else {name: v.shape for name, v in state.items()}
+        shapes: Mapping[str, torch.Size] | None = getattr(state, "shapes", None)
+        self._shapes = {name: value.shape for name, value in state.items()} if shapes is None else shapes
         self._makers: dict[str, Callable[[], Tensor]] = {name: _maker(state, name) for name in self._shapes}
 
     @property
@@ -45,5 +46,4 @@ class Derived(Mapping[str, Tensor]):
 def _maker(state: Mapping[str, Tensor], name: str) -> Callable[[], Tensor]:
     if isinstance(state, Derived):
         return state.maker(name)
-    value = state[name]
-    return lambda: value.to(torch.float64)
+    return lambda: state[name].to(torch.float64)

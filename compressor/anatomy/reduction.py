@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from compressor.anatomy.fields import head_counts
+from compressor.anatomy.fields import HEAD_SIZE, head_counts
 from compressor.anatomy.resize import Skeleton
 from compressor.models.config_fields import field_paths, part_of, parts_of, read_field, with_fields
 
@@ -29,7 +29,40 @@ def reduced(skeleton: Skeleton) -> Iterator[PretrainedConfig]:
             _reduce_part(prefix, skeleton, head_dim, values, sizes, proportional=proportional)
             values |= {prefix + name: value for name, value in _short_fields(part, prefix, values, head_dim).items()}
         yield with_fields(config, values)
+    # Where sizes add up to others, or a recurrence's heads fill its width, all of them shrink by one factor.
+    for factor in (64, 32, 16, 8, 4):
+        if scaled := _divided(skeleton, factor):
+            yield with_fields(config, {**scaled, **_all_short(config, scaled)})
     yield config
+
+
+def _all_short(config: PretrainedConfig, values: Mapping[str, int]) -> dict[str, Any]:
+    """Small values of what only costs time, in every part."""
+    short: dict[str, Any] = {}
+    for prefix, part in reversed(list(parts_of(config))):
+        head_dim = values.get(f"{prefix}head_dim") or getattr(part, "head_dim", None)
+        heads, hidden = getattr(part, "num_attention_heads", None), getattr(part, "hidden_size", None)
+        if not head_dim and isinstance(heads, int) and isinstance(hidden, int):
+            head_dim = values.get(f"{prefix}hidden_size", hidden) // heads
+        short |= {
+            prefix + name: v for name, v in _short_fields(part, prefix, {**values, **short}, head_dim or 8).items()
+        }
+    return short
+
+
+def _divided(skeleton: Skeleton, factor: int) -> dict[str, int]:
+    """All sizes divided by a factor, and numbers of heads as they are; none if a width would not be whole."""
+    counts = {name for name, _ in head_counts(skeleton.config) if not HEAD_SIZE.search(name)}
+    sizes = {
+        field: growth.value
+        for growth in skeleton.growths
+        for field in growth.fields
+        if field not in counts and growth.value > 1 and not _NO_SIZE.search(field.rpartition(".")[2])
+    }
+    widths = [value for value in sizes.values() if value > 40]
+    if not widths or any(value % factor for value in widths) or min(widths) < 4 * factor:
+        return {}
+    return {field: max(1, value // factor) for field, value in sizes.items() if value % factor == 0}
 
 
 def _reduce_part(
@@ -38,7 +71,7 @@ def _reduce_part(
     """Add small values of the fields of one part."""
     counts = {name: value for name, value in head_counts(skeleton.config) if _in_part(name, prefix)}
     groups = {name: value for name, value in counts.items() if re.search(r"key_value|kv", name) and "dim" not in name}
-    heads = {name: v for name, v in counts.items() if name not in groups and not re.search(r"dim|size", name)}
+    heads = {name: v for name, v in counts.items() if name not in groups and not HEAD_SIZE.search(name)}
     grown = [growth for growth in skeleton.growths if growth.value > 1 and _in_part(growth.fields[0], prefix)]
     # Heads with rotary and other channels (DeepSeek) keep their parts.
     parted = any("rope_head_dim" in field for growth in grown for field in growth.fields)
@@ -79,6 +112,10 @@ def _reduce_part(
 _NO_WIDTH = re.compile(r"patch|num_channels|factor|merge|ratio|image|stride")
 
 
+#: Sizes of what is no width, and counts.
+_NO_SIZE = re.compile(_NO_WIDTH.pattern + r"|position|vocab|expert|bucket|num_|kernel|expand|labels|(?<!d)_groups|bins")
+
+
 def _factor(value: int, sizes: Mapping[int, int]) -> int:
     """The small size of a multiple of a width."""
     return next((value // width * small for width, small in sizes.items() if value > width and value % width == 0), 0)
@@ -113,6 +150,17 @@ def _short_images(part: PretrainedConfig) -> dict[str, Any]:
     return {}
 
 
+def _short_sounds(part: PretrainedConfig) -> dict[str, Any]:
+    """Convolutions of a waveform that skip little of it, so that short ones do."""
+    short: dict[str, Any] = {}
+    strides, kernels = getattr(part, "conv_stride", None), getattr(part, "conv_kernel", None)
+    if isinstance(strides, (list, tuple)) and isinstance(kernels, (list, tuple)):
+        short["conv_stride"] = [min(stride, 2 if place == 0 else 1) for place, stride in enumerate(strides)]
+        short["conv_kernel"] = [min(kernel, 3) for kernel in kernels]
+    filters = getattr(part, "num_conv_pos_embeddings", None)
+    return short | ({"num_conv_pos_embeddings": min(filters, 8)} if isinstance(filters, int) else {})
+
+
 def _short_tiles(part: PretrainedConfig, side: Any) -> dict[str, Any]:
     """Tokens and tiles of images whose side has become small."""
     short: dict[str, Any] = {}
@@ -121,6 +169,9 @@ def _short_tiles(part: PretrainedConfig, side: Any) -> dict[str, Any]:
         return short
     if tokens and isinstance(whole, int):
         short["mm_tokens_per_image"] = max(1, tokens * side**2 // whole**2)
+    queries, patch = getattr(part, "projector_patch_to_query_dict", None), read_field(part, "vision_config.patch_size")
+    if isinstance(queries, dict) and isinstance(patch, int):
+        short["projector_patch_to_query_dict"] = {(side // patch) ** 2: min(4, *queries.values())}
     if getattr(part, "image_grid_pinpoints", None):
         short["image_grid_pinpoints"] = [[side, 2 * side], [2 * side, side]]
     return short
@@ -148,6 +199,7 @@ def _short_fields(part: PretrainedConfig, prefix: str, values: Mapping[str, Any]
         if isinstance(value, int):
             short[field] = min(value, limit)
     short |= _short_images(part)
+    short |= _short_sounds(part)
     short |= _short_tiles(part, values.get("vision_config.image_size"))
     rotary = getattr(part, "rope_parameters", None)
     if isinstance(rotary, dict) and rotary.get("mrope_section"):

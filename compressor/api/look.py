@@ -45,11 +45,12 @@ class Plan(TableView):
 
 
 @answered
-def inspect(model: ModelLike | PretrainedConfig) -> Anatomy:
+def inspect(model: ModelLike | PretrainedConfig, *, trust_remote_code: bool = False) -> Anatomy:
     """The certified anatomy of an architecture: `.spaces`, `.axes` and `.errors`; no weights are read.
 
     Args:
         model: a folder, a built-in name, a Hub id, a model, a result or a config.
+        trust_remote_code: run code that lies in the model's folder (`auto_map`); read it first.
 
     Raises:
         UserError: the name or the architecture is unknown.
@@ -70,7 +71,7 @@ def plan(
     narrowing: NarrowingName = "auto", hidden: float | None = None, ffn: float | None = None,
     heads: float | None = None, grid: GridName = "auto", classes: ClassesName = "same", length: int = 128,
     params: float | str | None = None, flops: float | str | None = None, latency: float | str | None = None,
-    batch_size: int = 1, revision: str | None = None,
+    batch_size: int = 1, revision: str | None = None, trust_remote_code: bool = False,
 ) -> Plan:  # fmt: skip
     """Shapes, parameters and multiply–accumulates that a width and a depth give; no weights are read.
 
@@ -80,6 +81,7 @@ def plan(
         length: tokens of a text sample.
         params, flops, latency, batch_size: the recipe's section `target`.
         revision: branch, tag or commit of the Hub for teachers that have none in their names, `user/model@revision`.
+        trust_remote_code: run code that lies in the models' folders (`auto_map`); read it first.
 
     Raises:
         UserError: an unusable name, width or target, or an unknown architecture.

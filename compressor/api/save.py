@@ -37,7 +37,7 @@ def save_result(result: StudentResult, folder: Path, options: SaveOptions) -> Pa
     from compressor.pipeline.apart import recipe_inputs
     from compressor.pipeline.claim import claimed
     from compressor.pipeline.former import check_former
-    from compressor.pipeline.run import write_output
+    from compressor.pipeline.run_output import write_output
     from compressor.utils.files import check_output, work_folder
 
     given = None if options.data is None else kind_of_data(options.data, "save: data", _most_evaluated())
@@ -89,7 +89,9 @@ def _context(result: StudentResult, recipe: Recipe) -> RunContext:
     given = result.given if isinstance(result, FinetunedStudent) else None
     work = RunState(work_folder(recipe.output), {})
     companions = read_companions([given] if given else teachers, teachers[0].processor)
-    return RunContext(recipe, None, teachers, given, companions, work, False, stages, origin.remarks)
+    return RunContext(
+        recipe, None, teachers, given, companions, work, False, stages, origin.remarks, result.model.dtype
+    )
 
 
 def _student_as_teacher(result: StudentResult) -> Teacher:
@@ -134,7 +136,7 @@ def _evaluate(run: RunContext, data: RunData | None, student: InitialStudent) ->
 
 def _trained(result: StudentResult, score: Any) -> Any:
     from compressor.pipeline.evaluation import EvaluatedModel
-    from compressor.pipeline.run import TrainedStudents
+    from compressor.pipeline.run_output import TrainedStudents
 
     name = "finetuned" if isinstance(result, FinetunedStudent) else "one-shot"
     report = asdict(result.report) if isinstance(result, FinetunedStudent) else None

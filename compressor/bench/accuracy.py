@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compressor.answers import ANSWERS, Answers
+from compressor.answers import ANSWERS, Answers, ClassAnswers
+from compressor.bench.answer_tallies import TallySetting
+from compressor.bench.metrics import METRICS
 from compressor.bench.sample_mean import SampleMean, sample_owners
-from compressor.bench.value_scores import LabelTally, ValueTally
-from compressor.errors import UnsupportedError, UserError
+from compressor.bench.tallies import TALLIES
+from compressor.errors import UserError
 from compressor.models.inputs import logits_of_sample, pass_options, without_labels
-from compressor.models.tasks import TASKS, Task, task_of_model
-from compressor.utils.strict_json import finite_or_none
+from compressor.models.task import IMPOSSIBLE, Task
+from compressor.models.tasks import TASKS, task_logits, task_of_model
 
 EvaluationBatch = Mapping[str, Tensor]
 
 #: Most logits of one forward pass; larger batches of language models are split.
 MOST_EVALUATED_LOGITS = 1 << 24
-#: Largest exponent whose exp is a float64.
-_MAX_EXPONENT = 700.0
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,13 @@ class Score:
     Attributes:
         accuracy: in [0, 1], of samples or tokens.
         kl: KL(reference ‖ model) in nats, mean over positions that count.
-        f1: of class 1 of two, else the mean over occurring classes; of taggers, over all but "O"; of labels, over all.
+        f1: of class 1 of two, else the mean over occurring classes; of taggers, over all but "O"; of labels, over all;
+            of answers to questions, of their words.
         perplexity: exp of the labels' mean −log p.
         spearman, rmse: rank correlation and root mean square error of values.
         kl_error and others: standard errors, over samples.
         majority: share of the commonest class among the labels of a classifier.
+        others: metrics of `compressor.bench.metrics` without a field here, and their standard errors.
     """
 
     accuracy: float | None
@@ -54,94 +57,60 @@ class Score:
     rmse: float | None = None
     rmse_error: float | None = None
     majority: float | None = None
+    others: Mapping[str, float | None] = field(default_factory=dict)
+
+    def metrics(self) -> dict[str, float | None]:
+        """All metrics by name; those without a field only where known."""
+        return {name: self.value(name) for name in METRICS if name in _FIELDS or name in self.others}
+
+    def value(self, name: str) -> float | None:
+        """A metric or its standard error by name; None if unavailable."""
+        return self.others.get(name, getattr(self, name, None))
 
     @property
     def accuracy_error(self) -> float | None:
-        """Standard error of the accuracy."""
-        if self.accuracy is None:
+        """Standard error of the accuracy; None of pixels, which depend on each other."""
+        if self.accuracy is None or "miou" in self.others:
             return None
         return math.sqrt(self.accuracy * (1 - self.accuracy) / self.labelled)
 
 
-class Tally:
-    """Sums over batches for a `Score`; F1 leaves out the class `outside`."""
+_FIELDS = frozenset(each.name for each in fields(Score))
 
-    def __init__(self, task: Task, outside: int | None = None) -> None:
-        self.task, self.outside = task, outside
-        self.samples = self.labelled = 0
-        self._kl, self._nll = SampleMean(), SampleMean()
-        self._labels, self._values = LabelTally(), ValueTally()
-        self._correct = self._predicted = self._true = torch.zeros(0, dtype=torch.int64)
+
+class Tally:
+    """Sums over batches for a `Score`, by the tally of the task's main metric."""
+
+    def __init__(self, task: Task, outside: int | None = None, references: Any = None) -> None:
+        self.task = task
+        self.samples = 0
+        self._kl = SampleMean()
+        self._answers = TALLIES[task.metrics[0]](TallySetting(task, outside, references)) if task.metrics else None
 
     def add(
         self, log_probs: Tensor, inputs: EvaluationBatch, labels: Tensor | None = None, reference: Tensor | None = None
     ) -> None:
-        """Add one batch: rows of `compressor.answers` [B, C] or [B, T, C], and labels as of `Task.answered`."""
+        """Add one batch: rows of `compressor.answers` [B, ..., C], and labels as of `Task.answered`."""
+        if labels is not None and self._answers is not None:
+            self._answers.add(log_probs, labels.cpu(), inputs, self.samples)
         self.samples += len(log_probs)
-        if labels is not None:
-            self._add_labels(log_probs, labels.cpu())
         if reference is not None:
             owners = self.task.counted(sample_owners(log_probs), inputs)[:, 0]
             counted = self.task.counted(log_probs, inputs)
             divergence = ANSWERS[self.task.answers].divergence(self.task.counted(reference, inputs), counted)
             self._kl.add(divergence, owners)
 
-    def _add_labels(self, log_probs: Tensor, labels: Tensor) -> None:
-        owners, _ = self.task.answered(sample_owners(log_probs), labels)
-        log_probs, labels = self.task.answered(log_probs, labels)
-        self.labelled += len(labels)
-        if self.task.answers != "classes":
-            (self._labels if self.task.answers == "labels" else self._values).add(log_probs, labels)
-            return
-        if "perplexity" in self.task.metrics:
-            self._nll.add(-log_probs.gather(-1, labels[:, None])[:, 0], owners[:, 0])
-            return
-        classes, predicted = log_probs.shape[-1], log_probs.argmax(-1)
-        if not len(self._correct):
-            self._correct = self._predicted = self._true = torch.zeros(classes, dtype=torch.int64)
-        # Labels of classes that the model lacks count as wrong.
-        self._correct = self._correct + labels[predicted == labels].bincount(minlength=classes)
-        self._predicted = self._predicted + predicted.bincount(minlength=classes)
-        self._true = self._true + labels[labels < classes].bincount(minlength=classes)
-
     def score(self) -> Score:
         """Metrics so far."""
         # Rounding may make the mean slightly negative.
         kl = None if self._kl.mean is None else max(self._kl.mean, 0.0)
-        score = Score(None, kl, self.samples, self.labelled, kl_error=self._kl.error)
-        if not self.labelled:
+        labelled = 0 if self._answers is None else self._answers.labelled
+        score = Score(None, kl, self.samples, labelled, kl_error=self._kl.error)
+        if self._answers is None or not labelled:
             return score
-        if self._nll.mean is not None:
-            perplexity = math.exp(min(self._nll.mean, _MAX_EXPONENT))
-            # To first order the error of exp(x) is exp(x) times that of x.
-            error = None if self._nll.error is None else finite_or_none(perplexity * self._nll.error)
-            return replace(score, perplexity=perplexity, perplexity_error=error)
-        if self.task.answers == "labels":
-            return replace(score, f1=self._labels.f1, f1_error=self._labels.error)
-        if self.task.answers == "values":
-            (spearman, spearman_error), (rmse, rmse_error) = self._values.spearman(), self._values.rmse()
-            return replace(
-                score, spearman=spearman, spearman_error=spearman_error, rmse=rmse, rmse_error=rmse_error
-            )  # fmt: skip
-        return replace(
-            score,
-            accuracy=int(self._correct.sum()) / self.labelled,
-            f1=self._f1() if "f1" in self.task.metrics else None,
-            majority=int(self._true.max()) / self.labelled,
-        )
-
-    def _f1(self) -> float:
-        hits, total = 2 * self._correct.double(), (self._predicted + self._true).double()
-        if self.task.mask is not None:
-            entities = torch.ones(len(hits), dtype=torch.bool)
-            if self.outside is not None:
-                entities[self.outside] = False
-            hits, total = hits[entities].sum()[None], total[entities].sum()[None]
-        elif len(hits) == 2:
-            hits, total = hits[1:], total[1:]
-        else:
-            hits, total = hits[total > 0], total[total > 0]
-        return (hits / total.clamp(min=1)).mean().item() if len(hits) else 0.0
+        found = self._answers.metrics()
+        own = {name: value for name, value in found.items() if name in _FIELDS}
+        return replace(score, **own, others={name: value for name, value in found.items() if name not in _FIELDS})
 
 
 @dataclass(frozen=True)
@@ -181,7 +150,7 @@ def predict(models: Sequence[PreTrainedModel], batches: Iterable[EvaluationBatch
 
 def measure_accuracy(models: Sequence[PreTrainedModel], batches: Iterable[EvaluationBatch]) -> list[Score]:
     """Scores of models on labelled batches."""
-    tallies = [new_tally(model) for model in models]
+    tallies = [new_tally(model, batches) for model in models]
     for predictions in predict(models, batches):
         for tally, log_probs in zip(tallies, predictions.log_probs, strict=True):
             tally.add(log_probs, predictions.inputs, predictions.labels)
@@ -205,12 +174,12 @@ class DeployedScore:
 def measure_deployed(
     model: PreTrainedModel, files: Mapping[str, Callable[[EvaluationBatch], Tensor]], batches: Iterable[EvaluationBatch]
 ) -> tuple[Score, dict[str, DeployedScore]]:
-    """Scores of a model and its `files`, functions from inputs to logits [B, C] or [B, T, C].
+    """Scores of a model and its `files`, functions from inputs to logits [B, ..., C].
 
     Raises:
         UserError: no samples, or labels in only some batches.
     """
-    model_tally, tallies = new_tally(model), {name: new_tally(model) for name in files}
+    model_tally, tallies = new_tally(model, batches), {name: new_tally(model, batches) for name in files}
     answers = ANSWERS[model_tally.task.answers]
     agreeing: dict[str, int | None] = dict.fromkeys(files)
     squared_errors = dict.fromkeys(files, 0.0)
@@ -240,12 +209,17 @@ def measure_deployed(
 
 def _free(answers: Answers, rows: Tensor) -> Tensor:
     """Rows without the constant that classes' log-probabilities leave open."""
-    return rows - rows.mean(-1, keepdim=True) if answers is ANSWERS["classes"] else rows
+    if not isinstance(answers, ClassAnswers):
+        return rows
+    # Positions that cannot be answered are far below all others.
+    possible = rows > IMPOSSIBLE / 2
+    means = rows.where(possible, 0.0).sum(-1, keepdim=True) / possible.sum(-1, keepdim=True).clamp(min=1)
+    return (rows - means).where(possible, 0.0)
 
 
-def new_tally(model: PreTrainedModel) -> Tally:
-    """An empty tally for a model."""
-    return Tally(task_of_model(model), outside_class(model.config))
+def new_tally(model: PreTrainedModel, batches: Any = None) -> Tally:
+    """An empty tally for a model's answers to all `batches`, in their order."""
+    return Tally(task_of_model(model), outside_class(model.config), getattr(batches, "references", None))
 
 
 def outside_class(config: PretrainedConfig) -> int | None:
@@ -276,11 +250,7 @@ def _split(batch: EvaluationBatch, config: PretrainedConfig) -> Iterator[Evaluat
 def _forward(model: PreTrainedModel, inputs: EvaluationBatch) -> Tensor:
     moved = {name: value.to(model.device) for name, value in inputs.items()}
     task = task_of_model(model)
-    output = model(**moved, **pass_options(model))
-    logits = getattr(output, "logits", None)
-    if logits is None or logits.dim() != (2 if task.mask is None else 3):
-        actual = "no logits" if logits is None else f"logits {tuple(logits.shape)}"
-        raise UnsupportedError(f"{type(model).__name__} cannot be measured as {task.name}: it gives {actual}")
+    logits = task_logits(task, model(**moved, **pass_options(model)), moved, type(model).__name__)
     log_probs = ANSWERS[task.answers].rows(logits.float()).cpu()
     if log_probs.isnan().any():
         name = model.name_or_path or f"a {type(model).__name__} that was just made"

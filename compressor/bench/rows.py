@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from compressor.bench.metrics import METRICS, MISSING
@@ -21,6 +21,7 @@ class Row:
         kl: KL(ensemble ‖ model) in nats, mean over samples or tokens.
         accuracy_error and others: one standard error.
         macs: multiply–accumulates per sample.
+        scores: metrics without a field here, and their standard errors, by name.
     """
 
     name: str
@@ -43,14 +44,20 @@ class Row:
     spearman_error: float | None = None
     rmse: float | None = None
     rmse_error: float | None = None
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+
+    def score(self, name: str) -> float | None:
+        """A metric or a standard error; None if missing."""
+        return getattr(self, name) if name in ROW_FIELDS else self.scores.get(name)
 
     def cells(self, tails: bool = True) -> dict[str, str]:
         """{column title: text}, in order; times with the 95th percentile if `tails`."""
         return {
             "model": self.name,
             **{
-                metric.title: metric.format(getattr(self, name), getattr(self, f"{name}_error"))
+                metric.title: metric.format(self.score(name), self.score(f"{name}_error"))
                 for name, metric in METRICS.items()
+                if name in ROW_FIELDS or name in self.scores
             },
             KL_TITLE: format_kl(self.kl, self.kl_error),
             "params (M)": _scaled(self.parameters, 1e6),
@@ -59,6 +66,17 @@ class Row:
             "torch ms": _milliseconds(self.torch_p50_ms, self.torch_p95_ms, tails),
             "ORT ms": _milliseconds(self.ort_p50_ms, self.ort_p95_ms, tails),
         }
+
+
+#: Names that every row has.
+ROW_FIELDS = frozenset(each.name for each in fields(Row))
+
+
+def make_row(**values: Any) -> Row:
+    """A row of values by name; metrics without a field become `scores`."""
+    own = {name: value for name, value in values.items() if name in ROW_FIELDS}
+    others = {name: value for name, value in values.items() if name not in ROW_FIELDS and value is not None}
+    return Row(**own, scores=others)
 
 
 def table_columns(rows: Iterable[Row], result: bool = False, *, tails: bool = True) -> dict[str, list[str]]:
@@ -71,8 +89,8 @@ def table_columns(rows: Iterable[Row], result: bool = False, *, tails: bool = Tr
     texts = [row.cells(tails) for row in rows]
     if result and texts:
         texts[-1]["model"] = RESULT_MARK + texts[-1]["model"]
-    titles = list(texts[0]) if texts else []
-    table = {title: [cells[title] for cells in texts] for title in titles}
+    longest = max(texts, key=len, default={})
+    table = {title: [cells.get(title, MISSING) for cells in texts] for title in longest}
     return {title: cells for title, cells in table.items() if any(cell != MISSING for cell in cells)}
 
 
@@ -88,12 +106,12 @@ def to_markdown(rows: Sequence[Row], result: bool = False) -> str:
 
 def to_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """The rows as in report.json."""
-    return [asdict(row) for row in rows]
+    return [{**{k: v for k, v in asdict(row).items() if k != "scores"}, **row.scores} for row in rows]
 
 
 def from_json(values: Iterable[Mapping[str, Any]]) -> list[Row]:
     """The rows of a report.json."""
-    return [Row(**value) for value in values]
+    return [make_row(**value) for value in values]
 
 
 def format_kl(value: float | None, error: float | None = None) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from compressor.bench.sample_mean import SampleMean
 
 
-class LabelTally:
+class LabelSums:
     """Micro-averaged F1 of labels, with the standard error of a ratio over samples."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class LabelTally:
         return self._ratio.error
 
 
-class ValueTally:
+class ValueRows:
     """Spearman's rank correlation and the root of the mean squared error of values."""
 
     def __init__(self) -> None:

@@ -138,7 +138,7 @@ def score_states(
 
 def score_value(score: Score, metric: str) -> float | None:
     """A metric of a score; None if not finite."""
-    value: float | None = getattr(score, metric)
+    value = score.value(metric)
     return value if value is not None and math.isfinite(value) else None
 
 

@@ -27,6 +27,7 @@ FLAGS: dict[str, Flag] = {
     for flag in (
         Flag("--teachers", "teachers", JOB, list[str], "-t", help="A teacher; give the flag once for each."),
         Flag("--revision", "revision", JOB),
+        Flag("--trust-remote-code", "trust_remote_code", JOB, bool),
         Flag("--width", "width", JOB, float, "-w"),
         Flag("--target-params", "target.params", JOB, metavar="N|SHARE"),
         Flag("--target-flops", "target.flops", JOB, metavar="N|SHARE"),
@@ -61,6 +62,7 @@ FLAGS: dict[str, Flag] = {
         Flag("--ridge", "fusion.ridge", FUSION, metavar="FLOAT|auto"),
         Flag("--polish", "fusion.polish", FUSION, metavar="STEPS|auto"),
         Flag("--effort", "fusion.effort", FUSION),
+        Flag("--max-memory", "fusion.max_memory", FUSION, metavar="SIZE"),
         Flag("--features", "fusion.alignment.features", FUSION),
         Flag("--cost", "fusion.alignment.cost", FUSION),
         Flag("--solver", "fusion.alignment.solver", FUSION),
@@ -89,6 +91,7 @@ FLAGS: dict[str, Flag] = {
         _switch("--no-onnx", "export.onnx", "Do not write and check ONNX files."),
         _switch("--no-cache", "export.cache", "Write no ONNX files with past keys and values."),
         Flag("--seed", "seed", GENERAL, int),
+        Flag("--dtype", "dtype", GENERAL),
         Flag("--device", "device", GENERAL),
         Flag("--threads", "threads", GENERAL, int),
         Flag("--anchor", "fusion.anchor", PAPER),
@@ -118,7 +121,7 @@ FUSION_FLAGS = tuple(name for name, flag in FLAGS.items() if flag.panel == FUSIO
 TRAINING = tuple(name for name, flag in FLAGS.items() if flag.panel == FINETUNE)
 #: What every command that computes takes.
 MACHINE = ("--device", "--threads")
-DELIVERY = ("--no-latency", "--no-onnx", "--no-cache", "--formats", "--opset", "--seed", *MACHINE)
+DELIVERY = ("--no-latency", "--no-onnx", "--no-cache", "--formats", "--opset", "--seed", "--dtype", *MACHINE)
 #: What `--help` of a long command shows; `--help-all` shows the rest too.
 FIRST_FLAGS = (
     "--teachers", "--width", "--target-params", "--max-latency", "--depth", "--output", "--formats", "--data",

@@ -4,48 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from compressor.data.block_readers import BlockReader, MaskedReader
 from compressor.data.domains import domain_numbers
-from compressor.data.images import ImageReader
-from compressor.data.packing import pack
 from compressor.data.samples import Reader, ReadingOptions, Sample, collate
 from compressor.data.split import Split
-from compressor.data.text_readers import BLOCK_TOKENS, TargetReader, TextReader, WordsReader, reader_length
+from compressor.data.task_data import TASK_DATA, SplitPreparation
 from compressor.errors import UserError
-from compressor.models.tasks import TASKS, Task
+from compressor.models.task import Task
+from compressor.models.tasks import TASKS
 from compressor.models.teacher import ModelSpec
 
+_NOUNS = {"text": "text", "image": "images", "audio": "sounds"}
 #: Overhead of a small tensor, in bytes.
 _OVERHEAD = 256
-
-
-def _feature_reader(split: Split, options: ReadingOptions) -> Reader:
-    return ImageReader(split, options) if split.image else TextReader(split, options)
-
-
-#: Task -> the reader of its samples.
-READERS: dict[str, Callable[[Split, ReadingOptions], Reader]] = {
-    **dict.fromkeys(("image-classification", "image-multi-label", "image-regression"), ImageReader),
-    **dict.fromkeys(("text-classification", "text-multi-label", "text-regression"), TextReader),
-    "token-classification": WordsReader,
-    "masked-lm": MaskedReader,
-    "causal-lm": BlockReader,
-    "seq2seq-lm": TargetReader,
-    "features": _feature_reader,
-}
 
 
 class Batches:
     """A split as batches of model inputs, in its own order; can be iterated repeatedly.
 
-    A batch has `pixel_values` [B, C, H, W] float32, or `input_ids`, `attention_mask` [B, T] and others of the task;
-    with `labels` also `labels`, [B] or [B, T] int64, or [B, C] float32 of labels that hold and of values.
+    A batch has `pixel_values` [B, C, H, W] float32, `input_values` or `input_features` of sounds, or `input_ids`,
+    `attention_mask` [B, T] and others of the task; with `labels` also `labels`, [B] or [B, T] int64, or [B, C] float32
+    of labels that hold and of values.
 
     Args:
         processor: image processor or tokenizer.
@@ -76,10 +60,10 @@ class Batches:
         _check_labels(split, task, labels)
         self.split = split = packed(split, processor, spec, max_length)
         self.batch_size = batch_size
-        self.task = task
+        self.task, self._processor = task, processor
         self.labelled = labels
-        self._read: Reader = READERS[task.name](split, ReadingOptions(processor, spec, labels, max_length, seed))
-        self._pad = 0 if spec is None or split.image else spec.pad_id
+        self._read: Reader = TASK_DATA[task.name].read(split, ReadingOptions(processor, spec, labels, max_length, seed))
+        self._pad = 0 if spec is None or split.holds != "text" else spec.pad_id
         self._cache_bytes = cache_bytes
         self._cache: list[dict[str, Tensor]] = []
 
@@ -91,10 +75,16 @@ class Batches:
     @property
     def labels(self) -> Tensor | None:
         """All labels, int64 [N]; None unless each sample has one class."""
-        if self.split.label is None or self.task.mask is not None or self.task.answers != "classes":
+        if self.split.label is None or not self.task.one_class:
             return None
         labels = self.split.labels
         return None if labels is None else torch.from_numpy(labels)
+
+    @property
+    def references(self) -> Any:
+        """By which answers are scored, where labels do not say all; else None."""
+        make = TASK_DATA[self.task.name].references
+        return None if make is None or not self.labelled else make(self.split, self._processor)
 
     @property
     def domains(self) -> tuple[list[str], Tensor] | None:
@@ -146,7 +136,7 @@ class Samples:
         task = spec.task
         _check_labels(split, task, labels)
         self._split = split = packed(split, processor, spec, max_length)
-        self._read: Reader = READERS[task.name](split, ReadingOptions(processor, spec, labels, max_length, seed))
+        self._read: Reader = TASK_DATA[task.name].read(split, ReadingOptions(processor, spec, labels, max_length, seed))
         self._processor, self._settings = processor, (task.name, max_length, seed)
         self._cache: dict[int, Sample] = {}
         self._free_bytes = cache_bytes
@@ -155,7 +145,7 @@ class Samples:
     def key(self) -> str:
         """Hash of data and preprocessor, without labels; equal in every process."""
         split = self._split
-        columns = (split.image, split.text, split.target, split.blocks)
+        columns = (split.image or split.audio, split.text, split.target, split.blocks)
         identity = (split.dataset._fingerprint, columns, data_identity(self._processor), *self._settings)
         return hashlib.sha256(repr(identity).encode()).hexdigest()
 
@@ -182,20 +172,20 @@ class Samples:
 def packed(
     split: Split, processor: Any, spec: ModelSpec | None, max_length: int | None, limit: int | None = None
 ) -> Split:
-    """The split as blocks of tokens, if for a language model.
+    """The split as its task prepares it (`TaskData.prepare`): for a language model blocks of tokens.
 
     Args:
-        max_length: tokens of a block; default 128 or the model's longest text.
-        limit: most blocks.
+        max_length: tokens of the longest text or block.
+        limit: most samples.
 
     Raises:
         UserError: too little text.
     """
-    if spec is None or split.blocks or not spec.task.packed:
+    prepare = None if spec is None else TASK_DATA[spec.task.name].prepare
+    if spec is None or prepare is None:
         return split
     check_processor(split, processor)
-    length = reader_length(processor, spec, max_length, BLOCK_TOKENS)
-    return pack(split, processor, length, ends=spec.task.ends, limit=limit)
+    return prepare(split, SplitPreparation(processor, spec, max_length, limit))
 
 
 def check_processor(split: Split, processor: Any) -> None:
@@ -205,11 +195,16 @@ def check_processor(split: Split, processor: Any) -> None:
         UserError: missing, or of the wrong kind.
     """
     if processor is None:
-        kind = "preprocessor_config.json" if split.image else "tokenizer"
+        kind = "tokenizer" if split.holds == "text" else "preprocessor_config.json"
         raise UserError(f"the teacher has no {kind}, so {split.name} cannot be turned into its inputs: add one")
-    if hasattr(processor, "get_vocab") != (split.image is None):
-        have, need = ("images", "text") if split.image else ("text", "images")
-        raise UserError(f"{split.name} holds {have}, but the teacher reads {need}")
+    reads = "text" if hasattr(processor, "get_vocab") else "audio" if _extracts(processor) else "image"
+    if reads != split.holds:
+        raise UserError(f"{split.name} holds {_NOUNS[split.holds]}, but the teacher reads {_NOUNS[reads]}")
+
+
+def _extracts(processor: Any) -> bool:
+    """Whether it makes features of sounds."""
+    return hasattr(getattr(processor, "feature_extractor", processor), "sampling_rate")
 
 
 def _check_labels(split: Split, task: Task, labels: bool) -> None:

@@ -12,7 +12,7 @@ from compressor.data.packing import BLOCK, IDS
 from compressor.data.samples import ReadingOptions, Sample
 from compressor.data.split import Split
 from compressor.errors import UserError
-from compressor.models.tasks import IGNORED
+from compressor.models.task import IGNORED
 
 #: Share of predicted tokens; of these, shares replaced by the mask token and by random tokens.
 MASKED, REPLACED, RANDOM = 0.15, 0.8, 0.1

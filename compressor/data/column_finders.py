@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from datasets import Dataset, Translation
@@ -12,7 +12,7 @@ from compressor.data.labels import map_labels, map_tags
 from compressor.data.multi_labels import find_label_columns, find_value_columns, map_label_sets, map_values
 from compressor.data.split import Split
 from compressor.errors import UserError
-from compressor.models.tasks import Task
+from compressor.models.task import Task
 from compressor.recipe import DataOptions
 
 #: Images or texts, with a label each if there are any.
@@ -106,15 +106,6 @@ def find_source_and_target(dataset: Dataset, request: ColumnRequest, where: str,
         dataset = dataset.flatten()
     text, target = find_target(dataset, request.options.text_column, request.options.target_column, where)
     return Split(dataset, None, None, text, where, target=target)
-
-
-#: Task -> the function that finds its columns; `find_samples` for all others.
-FINDERS: dict[str, Callable[[Dataset, ColumnRequest, str, str], Split]] = {
-    "token-classification": find_tagged,
-    "masked-lm": find_plain,
-    "causal-lm": find_plain,
-    "seq2seq-lm": find_source_and_target,
-}
 
 
 def _inputs(

@@ -52,7 +52,7 @@ def find_image(dataset: Dataset, option: str | None, where: str) -> str | None:
         UserError: missing or ambiguous.
     """
     if option is not None:
-        return _named(dataset, option, "image", where)
+        return named_column(dataset, option, "image", where)
     images = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
     if not images:
         images = [name for name in dataset.column_names if name.lower() in (*_IMAGES, *_PATHS) and _fits(dataset, name)]
@@ -66,7 +66,7 @@ def find_label(dataset: Dataset, option: str | None, classes: int | None, where:
         UserError: missing or ambiguous.
     """
     if option is not None:
-        return _named(dataset, option, "label", where)
+        return named_column(dataset, option, "label", where)
     labels = [name for name, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
     fitting = [name for name in labels if dataset.features[name].num_classes == classes]
     candidates = fitting or labels or [name for name in dataset.column_names if name.lower() in _LABELS]
@@ -80,7 +80,7 @@ def find_text(dataset: Dataset, option: tuple[str, ...] | None, label: str | Non
         UserError: missing or ambiguous.
     """
     if option is not None:
-        return tuple(_named(dataset, name, "text", where) for name in option)
+        return tuple(named_column(dataset, name, "text", where) for name in option)
     strings = [name for name in _strings(dataset) if name != label]
     # A column of that name tells what the text is about, unless it is the only text.
     strings = [name for name in strings if name != DOMAIN] or strings
@@ -100,8 +100,8 @@ def find_target(
         UserError: missing or ambiguous.
     """
     strings = _strings(dataset)
-    source = None if text is None else _named(dataset, text[0], "text", where)
-    target_column = None if target is None else _named(dataset, target, "target", where)
+    source = None if text is None else named_column(dataset, text[0], "text", where)
+    target_column = None if target is None else named_column(dataset, target, "target", where)
     if source is None and target_column is None:
         source, target_column = next((pair for pair in _TARGETS if set(pair) <= set(strings)), (None, None))
     rest = [name for name in strings if name not in (source, target_column)]
@@ -110,7 +110,7 @@ def find_target(
     if source is None or target_column is None:
         raise UserError(
             f"cannot tell source and target of {where}: name them with data.text_column and data.target_column "
-            f"(--text-column, --target-column); {_list(dataset)}"
+            f"(--text-column, --target-column); {list_columns(dataset)}"
         )
     return (source,), target_column
 
@@ -126,14 +126,16 @@ def find_words(
     lists = {name: inner for name, kind in dataset.features.items() if (inner := _list_item(kind)) is not None}
     words = [name for name, inner in lists.items() if _is_string(inner)]
     if text is not None:
-        column_of_words: str | None = _named(dataset, text[0], "text", where)
+        column_of_words: str | None = named_column(dataset, text[0], "text", where)
     else:
         likely = [name for name in words if name.lower() in _WORDS]
         column_of_words = _only(dataset, likely or [name for name in words if name != tags], _WORDS, "word", where)
     if column_of_words is None or column_of_words not in lists:
-        raise UserError(f"{where} has no column of lists of words (data.text_column, --text-column): {_list(dataset)}")
+        raise UserError(
+            f"{where} has no column of lists of words (data.text_column, --text-column): {list_columns(dataset)}"
+        )
     if tags is not None:
-        return column_of_words, _named(dataset, tags, "label", where)
+        return column_of_words, named_column(dataset, tags, "label", where)
     others = {name: inner for name, inner in lists.items() if name != column_of_words}
     labels = [name for name, inner in others.items() if isinstance(inner, ClassLabel)]
     fitting = [name for name in labels if getattr(others[name], "num_classes", None) == classes]
@@ -176,7 +178,7 @@ def as_images(dataset: Dataset, name: str, base: Path | None, where: str) -> Dat
             return dataset.cast_column(name, Image())
     except (datasets.exceptions.DatasetsError, pa.ArrowException, TypeError, ValueError) as error:
         raise UserError(
-            f"column '{name}' of {where} holds no images ({root_cause(error)}): {_list(dataset)}"
+            f"column '{name}' of {where} holds no images ({root_cause(error)}): {list_columns(dataset)}"
         ) from error
 
 
@@ -209,9 +211,14 @@ def _fits(dataset: Dataset, name: str) -> bool:
     return name.lower() in _IMAGES and not is_number
 
 
-def _named(dataset: Dataset, option: str, kind: str, where: str) -> str:
+def named_column(dataset: Dataset, option: str, kind: str, where: str) -> str:
+    """A column that the user names.
+
+    Raises:
+        UserError: it is missing.
+    """
     if option not in dataset.column_names:
-        raise UserError(f"{where} has no {kind} column '{option}': {_list(dataset)}")
+        raise UserError(f"{where} has no {kind} column '{option}': {list_columns(dataset)}")
     return option
 
 
@@ -220,10 +227,10 @@ def _only(dataset: Dataset, candidates: list[str], preferred: tuple[str, ...], k
         best = [name for name in candidates if name.lower() in preferred]
         if len(best) != 1:
             several = " and ".join(f"'{name}'" for name in best or candidates)
-            raise UserError(f"{where} has several {kind} columns, {several}: say which ({_list(dataset)})")
+            raise UserError(f"{where} has several {kind} columns, {several}: say which ({list_columns(dataset)})")
         candidates = best
     return candidates[0] if candidates else None
 
 
-def _list(dataset: Dataset) -> str:
+def list_columns(dataset: Dataset) -> str:
     return f"its columns are {', '.join(dataset.column_names)}"

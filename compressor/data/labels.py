@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset
 
 from compressor.data.split import column
 from compressor.errors import UserError
-from compressor.models.tasks import IGNORED
+from compressor.models.task import IGNORED
 from compressor.wording import quote
 
 #: Class numbers as text, and truth as a number.

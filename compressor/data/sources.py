@@ -10,15 +10,17 @@ from typing import Literal
 import numpy as np
 from datasets import Dataset
 
-from compressor.data.column_finders import ANY_TASK, FINDERS, ColumnRequest, find_samples
+from compressor.data.column_finders import ANY_TASK, ColumnRequest, find_samples
 from compressor.data.columns import as_images
 from compressor.data.domains import find_domain
 from compressor.data.image_bounds import ImageBounds
 from compressor.data.packing import head_or_tail
+from compressor.data.sound_files import as_sounds
 from compressor.data.source_splits import UNNAMED, RawSplit, find_splits
 from compressor.data.split import Split, column
+from compressor.data.task_data import TASK_DATA
 from compressor.errors import UserError
-from compressor.models.tasks import Task
+from compressor.models.task import Task
 from compressor.recipe import DataOptions
 
 __all__ = ["Split", "open_split"]
@@ -98,11 +100,16 @@ def _open(splits: Mapping[str, RawSplit], name: str, request: ColumnRequest, rol
     dataset = raw.read()
     if not len(dataset):
         raise UserError(f"{where} is empty")
-    split = FINDERS.get(request.task.name, find_samples)(dataset, request, where, role)
+    find = TASK_DATA[request.task.name].find if request.task.name in TASK_DATA else find_samples
+    split = find(dataset, request, where, role)
     split = replace(split, domain=find_domain(dataset, (split.label, split.target, *split.text)))
     if split.image is not None:
         images = as_images(split.dataset, split.image, raw.base, where)
+        if split.masks and split.label is not None:
+            images = as_images(images, split.label, raw.base, where)
         return replace(split, dataset=images, image_bounds=_bounds(splits, split.image, request.options))
+    if split.audio is not None:
+        return replace(split, dataset=as_sounds(split.dataset, split.audio, raw.base, where))
     if raw.lines and not request.task.packed:
         # Samples are lines that are not empty.
         (text,) = split.text

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from compressor.models.tasks import Task
+from compressor.models.task import Task
 
 
 @dataclass(frozen=True)

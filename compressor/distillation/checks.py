@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from compressor.data.augment import PIXELS, check_augmentation
 from compressor.errors import UnsupportedError, UserError
-from compressor.models.tasks import Task, task_of_model
+from compressor.models.task import Task
+from compressor.models.tasks import task_of_model
 from compressor.recipe import FinetuneOptions
 from compressor.utils import distributed
 

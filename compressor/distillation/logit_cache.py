@@ -74,7 +74,7 @@ def cache_logits(
     *,
     batch_size: int,
     collate: Callable[..., Any],
-    mask: str | None,
+    positions: Callable[[Mapping[str, Tensor]], Tensor | None],
     progress: OnShare | None = None,
 ) -> CachedLogits:
     """A teacher's logits of all samples; computed and written to `folder` if missing.
@@ -82,7 +82,7 @@ def cache_logits(
     Args:
         samples: identified by `key`, or else a hash.
         predict: from a batch to logits that count, [P, C].
-        mask: input that is 1 where positions count; None: one prediction per sample.
+        positions: from a batch to which positions count [B, T]; None where every sample has as many.
 
     Raises:
         UserError: disk full, or folder not writable.
@@ -103,7 +103,7 @@ def cache_logits(
             partial.mkdir()
             try:
                 batches: DataLoader[Any] = DataLoader(samples, batch_size, collate_fn=collate)  # type: ignore[arg-type]
-                _write(partial, samples, predict, batches, mask, progress)
+                _write(partial, samples, predict, batches, positions, progress)
                 partial.rename(entry)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -121,7 +121,7 @@ def _write(
     samples: TrainingSamples,
     predict: Callable[[Mapping[str, Tensor]], Tensor],
     batches: DataLoader[Any],
-    mask: str | None,
+    positions: Callable[[Mapping[str, Tensor]], Tensor | None],
     progress: OnShare | None,
 ) -> None:
     row_counts: list[int] = []
@@ -130,7 +130,8 @@ def _write(
         for batch in batches:
             logits = predict(batch).float().cpu().contiguous().numpy()
             size = len(next(iter(batch.values())))
-            counts = batch[mask].sum(-1).tolist() if mask in batch else [len(logits) // size] * size
+            counting = positions(batch)
+            counts = [len(logits) // size] * size if counting is None else counting.sum(-1).tolist()
             if not row_counts:
                 classes = logits.shape[1]
                 _check_disk(folder, logits.nbytes // len(counts) * len(samples))

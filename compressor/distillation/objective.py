@@ -23,7 +23,8 @@ from compressor.distillation.losses import LOSSES, CapturedOutputs, Loss, LossCo
 from compressor.errors import UserError
 from compressor.layer_maps import AttentionPair, LayerMap
 from compressor.models.inputs import pad_id, pass_options
-from compressor.models.tasks import Task, task_of_model
+from compressor.models.task import Task
+from compressor.models.tasks import task_logits, task_of_model
 from compressor.recipe import FinetuneOptions, LossOptions
 from compressor.utils import distributed
 
@@ -132,7 +133,7 @@ class Objective:
         with capture_outputs(getattr(model, "module", model), self._modules) as student_outputs:
             outputs = model(**inputs, **self._pass_options)
         # Sharded weights in half precision give logits in half precision.
-        logits = outputs.logits.float()
+        logits = task_logits(self._task, outputs, inputs, "the student").float()
         loss_inputs = LossInputs(inputs, logits, labels, teacher_logits, student_outputs, teacher_outputs)
         terms = [
             LossTerm(weight, loss.mean(loss_inputs) if weight else logits.new_zeros(()), loss.count(inputs, labels))
@@ -208,16 +209,20 @@ class Objective:
                 folder,
                 batch_size=self.options.batch_size // self.options.parts,
                 collate=self.collate,
-                mask=self._task.mask,
+                positions=self._task.positions,
                 progress=None if progress is None else partial(_report_share, progress, index, len(self.teachers)),
             )
             for index, teacher in enumerate(self.teachers)
         ]
 
+    def _logits(self, teacher: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
+        return task_logits(self._task, teacher(**inputs, **self._pass_options), inputs, type(teacher).__name__)
+
     def _teacher_logits(self, teacher: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
         inputs, _, _ = _split_batch({name: value.to(teacher.device) for name, value in batch.items()})
         with torch.inference_mode(), teacher_autocast(teacher.device):
-            return self._task.counted(teacher(**inputs, **self._pass_options).logits, inputs)
+            logits = self._logits(teacher, inputs)
+            return self._task.counted(logits, inputs)
 
     def _run_teachers(
         self, inputs: Mapping[str, Tensor], indices: Sequence[int]
@@ -234,7 +239,7 @@ class Objective:
                 teacher_autocast(teacher.device),
                 capture_outputs(teacher, modules) as outputs,
             ):
-                logits = teacher(**inputs, **self._pass_options).logits
+                logits = self._logits(teacher, inputs)
                 all_logits.append(self._task.counted(logits, inputs).float())
             all_outputs.append(outputs)
         return all_logits, all_outputs

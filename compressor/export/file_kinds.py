@@ -18,7 +18,7 @@ from compressor.export.graphs import (
     WholeGraph,
     forward_names,
 )
-from compressor.models.tasks import find_task
+from compressor.models.tasks import TASKS, find_task
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,7 @@ _DECODER_STEP = FileKind(parity_cases.DECODER_STEP, DecoderStepGraph, parity_cas
 
 #: The files of a model with one stack of layers, by its task; one with past takes the place of one without.
 STACKS: dict[str, tuple[FileKind, ...]] = {
-    **dict.fromkeys(("image-classification", "image-multi-label", "image-regression"), (_WHOLE,)),
-    **dict.fromkeys(("text-classification", "text-multi-label", "text-regression"), (_WHOLE,)),
-    "token-classification": (_WHOLE,),
-    "masked-lm": (_WHOLE,),
-    "features": (_WHOLE,),
+    **{name: (_WHOLE,) for name in TASKS if name != "seq2seq-lm"},
     "causal-lm": (_WHOLE, _STEP),
 }
 

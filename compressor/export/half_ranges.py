@@ -21,7 +21,7 @@ from compressor.export.parity_cases import (
     ENCODER,
     MODEL,
     Files,
-    logits_of_files,
+    decoder_logits,
     past_of,
 )
 from compressor.export.runtime import Session
@@ -130,7 +130,7 @@ def logits_or_hidden(files: Files, batch: Mapping[str, Tensor]) -> None:
     if MODEL in files:
         files[MODEL].run(batch)
     else:
-        logits_of_files(files, batch)
+        decoder_logits(files, batch)
 
 
 def _halves(batch: Mapping[str, Tensor], tokens: int) -> Iterator[dict[str, Tensor]]:

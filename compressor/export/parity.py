@@ -15,6 +15,7 @@ from compressor.errors import ParityError
 from compressor.export.file_kinds import FileKind, files_of
 from compressor.export.parity_cases import Files, OutputPair, ParityTrial
 from compressor.export.runtime import Session
+from compressor.models.tasks import task_of_model
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def compare_outputs(
     seed: int = 0,
 ) -> dict[str, ParityReport]:
     """`check_parity` of open files, {kind: file}."""
-    reports, answers = {}, model_answers(model)
+    reports, answers = {}, model_answers(model) if task_of_model(model).plain else None
     for kind in kinds:
         path = files[kind.name].path
         trials = (trial for batch in batch_sizes for trial in kind.cases(files, model, batch, seed))
@@ -124,7 +125,7 @@ def _refuse(path: Path, report: ParityReport) -> None:
     )
 
 
-def _case(path: Path, trial: ParityTrial, answers: Answers) -> ParityCase:
+def _case(path: Path, trial: ParityTrial, answers: Answers | None) -> ParityCase:
     differences = [_difference(path, pair, trial.inputs, answers) for pair in trial.pairs]
     rows = [each.rows for each in differences if each.rows is not None]
     return ParityCase(
@@ -151,7 +152,7 @@ class _Difference:
     rows: tuple[int, int] | None
 
 
-def _difference(path: Path, pair: OutputPair, inputs: str, answers: Answers) -> _Difference:
+def _difference(path: Path, pair: OutputPair, inputs: str, answers: Answers | None) -> _Difference:
     if pair.given.shape != pair.expected.shape:
         raise ParityError(
             f"{path} gives {pair.name} of shape {tuple(pair.given.shape)} where torch gives "
@@ -163,7 +164,7 @@ def _difference(path: Path, pair: OutputPair, inputs: str, answers: Answers) -> 
     if not torch.isfinite(given).all():
         raise ParityError(f"{path} gives {pair.name} that are not finite, at {inputs}")
     absolute = float((given - expected).abs().max())
-    same = answers.agree(expected, given) if pair.name == "logits" else None
+    same = answers.agree(expected, given) if pair.name == "logits" and answers is not None else None
     return _Difference(
         absolute,
         absolute / max(1e-12, float(expected.abs().max())),

@@ -11,10 +11,12 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from compressor.export.graphs import forward_names, no_cache, outputs_of, source_inputs
+from compressor.export.graphs import forward_names, no_cache, outputs_of, source_inputs, takes_any_size
 from compressor.export.runtime import Runnable
-from compressor.models.inputs import dummy_inputs
+from compressor.models.inputs import dummy_inputs, text_config
 from compressor.models.meta import as_pair
+from compressor.models.task import Task
+from compressor.models.tasks import task_of_model
 
 #: Tokens of the text inputs that are compared.
 LENGTHS = (16, 7)
@@ -53,7 +55,10 @@ class ParityTrial:
 
 def whole_model_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
     """Whole models, over lengths and paddings."""
-    for length, padding, inputs in _sources(model.config, batch, seed):
+    sources = list(_sources(model.config, batch, seed))
+    if takes_any_size(model):
+        sources += [(length, padding, _taller(inputs)) for length, padding, inputs in sources]
+    for length, padding, inputs in sources:
         with torch.inference_mode():
             output = model(**inputs, **no_cache(model), return_dict=True)
         expected = outputs_of(model, output)
@@ -158,14 +163,21 @@ def _sources(config: PretrainedConfig, batch: int, seed: int) -> Iterator[tuple[
             yield length, padding, padded
 
 
+def _taller(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Images of twice the height."""
+    pixels = inputs["pixel_values"]
+    return {**inputs, "pixel_values": torch.cat([pixels, pixels.flip(-2)], dim=-2)}
+
+
 def _pad(config: PretrainedConfig, inputs: dict[str, Tensor], padding: str, length: int) -> None:
     """Pad the first sample within `length` tokens, in place."""
     if padding == "none":
         return
+    config = text_config(config)
     pad = getattr(config, "pad_token_id", None)
     where = slice(length - length // 2, length) if padding == "right" else slice(0, length // 2)
-    inputs["input_ids"][0, where] = pad if isinstance(pad, int) and 0 <= pad < config.vocab_size else 0
-    inputs["attention_mask"][0, where] = 0
+    inputs["input_ids"][0, ..., where] = pad if isinstance(pad, int) and 0 <= pad < config.vocab_size else 0
+    inputs["attention_mask"][0, ..., where] = 0
 
 
 def _counted(
@@ -175,12 +187,15 @@ def _counted(
     mask = inputs.get("attention_mask")
     if mask is None:
         return dict.fromkeys(expected)
-    by_token = {name: value.ndim == 3 and value.shape[:2] == mask.shape for name, value in expected.items()}
+    least = 2 if task_of_model(model).by_token else 3
+    by_token = {name: value.ndim >= least and value.shape[:2] == mask.shape for name, value in expected.items()}
     counted: dict[str, Tensor | None] = {name: mask if by_token[name] else None for name in expected}
     if padding == "left" and not all(by_token.values()):
         # Models that pool the first token expect no padding there; on it, torch and ONNX Runtime may differ.  The
         # outputs of such samples change with the tokens under the padding.
-        ids = torch.where(mask.bool(), inputs["input_ids"], (inputs["input_ids"] + 1) % model.config.vocab_size)
+        ids = torch.where(
+            mask.bool(), inputs["input_ids"], (inputs["input_ids"] + 1) % text_config(model.config).vocab_size
+        )
         with torch.inference_mode():
             output = model(**{**inputs, "input_ids": ids}, **no_cache(model), return_dict=True)
         for name, value in outputs_of(model, output).items():
@@ -219,10 +234,17 @@ def _shapes(inputs: Mapping[str, Tensor]) -> str:
     return ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items() if "mask" not in name)
 
 
-def logits_of_files(files: Files, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Logits for a batch, without past."""
-    if MODEL in files:
-        return files[MODEL].run(inputs)["logits"]
+def logits_of_files(files: Files, task: Task, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Logits of the files of a task's model for a batch, without past."""
+    if MODEL not in files:
+        return decoder_logits(files, inputs)
+    logits = task.logits(files[MODEL].run(inputs), inputs)
+    assert logits is not None
+    return logits
+
+
+def decoder_logits(files: Files, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Logits of an encoder's and a decoder's file for a batch, without past."""
     given = {
         "input_ids": inputs["decoder_input_ids"],
         "encoder_hidden_states": files[ENCODER].run(source_inputs(inputs))["last_hidden_state"],

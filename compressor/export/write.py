@@ -24,6 +24,7 @@ from compressor.export.reports import ExportReport, report_file
 from compressor.export.staging import export_stage, onnx_files, publish
 from compressor.export.tracing import silence
 from compressor.models.companions import Companions
+from compressor.models.own_code import copy_code
 from compressor.recipe import ExportOptions
 from compressor.utils.logging import quiet_transformers
 
@@ -114,6 +115,7 @@ def write_companions(folder: Path, model: PreTrainedModel, companions: Companion
     """Write configs, preprocessor or tokenizer, and what else goes along."""
     with quiet_transformers():
         model.config.save_pretrained(folder)
+        copy_code(model.config, folder)
         if model.can_generate() and model.generation_config is not None:
             model.generation_config.save_pretrained(folder)
     if companions is not None:

@@ -13,15 +13,19 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from compressor.anatomy import Anatomy, Kind, inspect_config
+from compressor.anatomy.batch_norms import statistics_of
 from compressor.errors import UnsupportedError
 from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.shape.spec import StudentSpec
+from compressor.fusion.streaming import Streaming
 from compressor.fusion.teacher import FusionTeacher
 from compressor.models.configs import model_class
+from compressor.models.streamed import OUTSIDE, StoredWeights, WeightBlocks, weightless_model
 from compressor.models.ties import untie
 from compressor.recipe import AlignmentOptions, FusionOptions
 from compressor.transport import CouplingOptions
 from compressor.utils.logging import quiet_transformers
+from compressor.utils.tensor_store import TensorStore
 
 #: Callback (fraction, message).
 OnProgress = Callable[[float, str], None]
@@ -69,6 +73,7 @@ class FusionContext:
         alternatives: other shapes of this width.
         anatomy: the student's; towards an anchor with stream sites.
         mixing: of the ensemble's prediction (`ensemble.mix_predictions`).
+        streaming: how models are read layer by layer from disk; None for models in memory.
     """
 
     teachers: Sequence[FusionTeacher]
@@ -82,6 +87,12 @@ class FusionContext:
     on_progress: OnProgress
     timer: StageTimer = field(default_factory=StageTimer)
     mixing: float = 1.0
+    streaming: Streaming | None = None
+
+    @property
+    def store(self) -> TensorStore | None:
+        """What keeps hidden states."""
+        return None if self.streaming is None else self.streaming.store
 
     @property
     def model(self) -> PreTrainedModel:
@@ -113,6 +124,13 @@ def student_candidates(specs: Sequence[StudentSpec], dtype: torch.dtype, seed: i
     return [StudentCandidate(spec, _random_model(spec, dtype, seed), inspect_config(spec.config)) for spec in specs]
 
 
+def streamed_candidate(spec: StudentSpec, dtype: torch.dtype, precision: torch.dtype) -> StudentCandidate:
+    """A model whose layers are made one by one, in `dtype`, and end in `precision`; all else of it is in memory."""
+    model = weightless_model(copy.deepcopy(spec.config), dtype)
+    WeightBlocks(model, StoredWeights({}, dtype), precision).take(OUTSIDE)
+    return StudentCandidate(spec, model, inspect_config(spec.config))
+
+
 @torch.no_grad()
 def set_buffers(model: nn.Module, teachers: Sequence[FusionTeacher]) -> None:
     """Set what a model stores besides parameters (biases of routers) to the teachers' mean.
@@ -120,7 +138,8 @@ def set_buffers(model: nn.Module, teachers: Sequence[FusionTeacher]) -> None:
     Raises:
         UnsupportedError: it has another size in the student, and no map.
     """
-    stored = model.state_dict().keys()
+    # Statistics of batch norms are folded into parameters.
+    stored = model.state_dict().keys() - statistics_of(model)
     for name, buffer in model.named_buffers():
         if name not in stored or not buffer.is_floating_point():
             continue

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from compressor.anatomy.batch_norms import measure_statistics, without_statistics
 from compressor.anatomy.hooks import logits_of
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.anchored.align_to_anchor import fuse_towards_anchor
 from compressor.fusion.anchored.policies import POLICIES
-from compressor.fusion.calibration.batches import Batch, CalibrationSet, split_large_batches
+from compressor.fusion.calibration.batches import MOST_CALL_LOGITS, Batch, CalibrationSet, split_large_batches
+from compressor.fusion.calibration.sizes import stream_tokens
 from compressor.fusion.context import (
     FusionContext,
     OnProgress,
     StageTimer,
     coupling_options,
     set_buffers,
+    streamed_candidate,
     student_candidates,
 )
 from compressor.fusion.joint.search import fuse_jointly
@@ -27,6 +32,7 @@ from compressor.fusion.mixture import mixture_of
 from compressor.fusion.result import FusionResult, collect_result
 from compressor.fusion.shape.depth import assign_layers
 from compressor.fusion.shape.spec import specs_for, student_depths
+from compressor.fusion.streaming import CALL_TOKENS, Streaming, are_streamed, check_streamable, fixed_options
 from compressor.fusion.teacher import NamedModel, TeacherGroup, prepare_teachers
 from compressor.models.generation import carry_generation
 from compressor.models.inputs import check_padding, name_architecture, without_labels
@@ -62,6 +68,8 @@ def fuse_models(
     anchor: NamedModel | None = None,
     mixture: Mixture | None = None,
     progress: OnProgress | None = None,
+    streaming: Streaming | None = None,
+    precision: torch.dtype | None = None,
 ) -> FusionResult:
     """Fuse teachers into one student of `width` times the residual width of the widest.
 
@@ -76,6 +84,9 @@ def fuse_models(
         anchor: a narrow model that gives shape and residual coordinates.
         mixture: chosen before; None chooses it here, as the options say.
         progress: callback (fraction, message).
+        streaming: how models that are read layer by layer (`compressor.models.streamed_load`) are; its folder is the
+            caller's to remove.
+        precision: of the student; the teachers' if omitted.
 
     Raises:
         UserError: no teacher, an unknown option, or too small a width.
@@ -91,11 +102,19 @@ def fuse_models(
         _check_alignment(options.alignment)
     if towards_anchor and anchor is None:
         anchor = teachers[0]
-    dtype = precision_of([model for _, model in teachers])
+    dtype, lines = precision or precision_of([model for _, model in teachers]), ()
+    if are_streamed(teachers):
+        options, lines = fixed_options(options)
+        check_streamable(teachers)
+        streaming = streaming or Streaming()
+    elif streaming is not None:
+        raise UserError("models in memory cannot be read layer by layer: name folders")
     teachers, anchor = _models_alike(teachers, anchor)
-    request = _Request(teachers, anchor, width, depth, options, holdout, seed, dtype, towards_anchor, mixture)
+    request = _Request(
+        teachers, anchor, width, depth, options, holdout, seed, dtype, towards_anchor, mixture, streaming
+    )
     result = _fuse(request, batches, on_progress)
-    return replace(result, notes=carry_generation(result.model, teachers))
+    return replace(result, notes=(*lines, *carry_generation(result.model, teachers)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +135,7 @@ class _Request:
     dtype: torch.dtype
     towards_anchor: bool
     mixture: Mixture | None
+    streaming: Streaming | None
 
 
 def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnProgress) -> FusionResult:
@@ -126,18 +146,25 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
     _check_samples(samples or (), request.teachers[0][1].config.model_type)
     for name, model in request.teachers if samples is not None else ():
         check_padding(name, model.config)
-    mixture = request.mixture or mixture_of([model for _, model in request.teachers], samples, options)
+    # Predictions of all samples would cost a pass over the disk.
+    judged = None if request.streaming is not None else samples
+    mixture = request.mixture or mixture_of([model for _, model in request.teachers], judged, options)
     samples = None if samples is None else [without_labels(batch) for batch in samples]
 
     # 1. Certify the teachers and bring them into canonical form; the paper takes weights as they are.
     canonical = not request.towards_anchor or (options.refit and samples is not None)
     group = prepare_teachers(request.teachers, mixture.weights, request.anchor, canonical=canonical)
-    calibration = _calibration_set(samples, group, request.holdout)
+    calibration = _calibration_set(samples, group, request.holdout, streamed=request.streaming is not None)
 
     # 2. Choose possible shapes, and the teachers' layers for each layer.
-    assignment = assign_layers(group.everyone, student_depths(group, request.depth), calibration)
+    compared = None if request.streaming is not None else calibration
+    assignment = assign_layers(group.everyone, student_depths(group, request.depth), compared)
     specs = specs_for(group, request.width, request.depth, options, assignment, request.anchor)
-    candidates = student_candidates(specs, torch.promote_types(request.dtype, SINGLE), request.seed)
+    precision = torch.promote_types(request.dtype, SINGLE)
+    if request.streaming is None:
+        candidates = student_candidates(specs, precision, request.seed)
+    else:
+        candidates = [streamed_candidate(specs[0], precision, request.dtype)]
     group = group.with_spans(assignment.spans(group.everyone, candidates[0].anatomy))
     for candidate in candidates:
         set_buffers(candidate.model, group.teachers)
@@ -146,9 +173,11 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
     # 3. Make maps, transport the weights, and refit the student layer by layer.
     context = FusionContext(
         group.teachers, group.anchor, candidates[0], candidates[1:], candidates[0].anatomy, calibration, options,
-        coupling_options(options.alignment), on_progress, timer, mixture.mixing,
+        coupling_options(options.alignment), on_progress, timer, mixture.mixing, request.streaming,
     )  # fmt: skip
     built = fuse_towards_anchor(context) if request.towards_anchor else fuse_jointly(context)
+
+    measure_statistics(built.candidate.model, samples or ())
 
     # 4. Return the student in the teachers' precision, with a report and the maps between hidden states.
     on_progress(1.0, "building the student")
@@ -194,7 +223,7 @@ def _models_alike(
     for _, model in named:
         name_architecture(model)
     unique = {id(model): model for _, model in named}
-    changed = with_common_ties([settled(in_single(model)) for model in unique.values()])
+    changed = with_common_ties([settled(without_statistics(in_single(model))) for model in unique.values()])
     alike = dict(zip(unique, changed, strict=True))
     converted = [(name, alike[id(model)]) for name, model in named]
     return converted[: len(teachers)], converted[-1] if anchor is not None else None
@@ -223,10 +252,22 @@ def _samples_in_single(batches: Iterable[Batch]) -> list[Batch]:
     return samples
 
 
-def _calibration_set(samples: Sequence[Batch] | None, group: TeacherGroup, holdout: float) -> CalibrationSet | None:
-    """Samples in small batches."""
+def _calibration_set(
+    samples: Sequence[Batch] | None, group: TeacherGroup, holdout: float, *, streamed: bool
+) -> CalibrationSet | None:
+    """Samples in small batches; smaller ones of models that are read layer by layer."""
     if samples is None:
         return None
-    model = group.teachers[0].model
-    samples = split_large_batches(samples, lambda batch: logits_of(model, without_labels(batch)).numel())
+    teacher, known = group.teachers[0], dict[tuple[Any, ...], int]()
+
+    def count_logits(batch: Batch) -> int:
+        shape = tuple((name, value.shape, value.dtype) for name, value in sorted(batch.items()))
+        if shape not in known:
+            known[shape] = logits_of(teacher.model, without_labels(batch)).numel()
+        return known[shape]
+
+    samples = split_large_batches(samples, count_logits)
+    if streamed:
+        share = MOST_CALL_LOGITS / CALL_TOKENS
+        samples = split_large_batches(samples, lambda batch: math.ceil(share * stream_tokens(teacher, [batch])))
     return CalibrationSet.split(samples, holdout)

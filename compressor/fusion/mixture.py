@@ -13,7 +13,8 @@ from compressor.answers import ANSWERS, two_classes
 from compressor.fusion.anchored.policies import POLICIES
 from compressor.fusion.calibration.batches import split_large_batches, take_samples
 from compressor.models.inputs import without_labels
-from compressor.models.tasks import IGNORED, Task, task_of_model
+from compressor.models.task import IGNORED, Task
+from compressor.models.tasks import task_of_model
 from compressor.recipe import FusionOptions
 from compressor.stacking import TEMPERATURES, Mixture, TeacherPredictions, choose_mixture
 
@@ -37,7 +38,7 @@ def mixture_of(
         batches: model inputs, perhaps with "labels"; language models take the next tokens.  None: nothing to choose by.
     """
     weights, task = options.given_weights(len(models)), task_of_model(models[0])
-    if not chooses_mixture(len(models), options) or not batches or not task.metrics:
+    if not chooses_mixture(len(models), options) or not batches or not task.metrics or task.answers == "pairs":
         shares, values = tuple(weights or [1.0] * len(models)), task.answers == "values"
         return Mixture(shares, TEMPERATURES[options.mixture][0], values=values)
     if not any(_count_labelled(task, _labels(task, batch)) for batch in batches):
@@ -74,7 +75,8 @@ def collect_predictions(
         start += len(samples)
         log_probs = [answers.rows(logits_of(model, inputs).float()) for model in models]
         if log_probs[0].dim() > 2:
-            samples = samples[:, None].expand(log_probs[0].shape[:2])
+            positions = log_probs[0].shape[:-1]
+            samples = samples.view(-1, *[1] * (len(positions) - 1)).expand(positions)
         columns = [*log_probs, samples[..., None]]
         labels = labelled[index]
         if with_labels and labels is not None:
@@ -115,4 +117,5 @@ def _labels(task: Task, batch: Mapping[str, Tensor]) -> Tensor | None:
         if tokens is None:
             return None
         return tokens if mask is None else torch.where(mask.bool(), tokens, IGNORED)
-    return batch.get("labels")
+    # Labels of frames do not say which frame has which.
+    return None if task.answers == "frames" else batch.get("labels")

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from compressor.anatomy import Anatomy, LinearOp, Map, Side, Space, apply, canonicalise, inspect_config
 from compressor.anatomy.lazy_state import Derived
 from compressor.errors import UnsupportedError, UserError
+from compressor.models.streamed import blocks_of, streamed_copy, weights_of
 
 #: Name, shape and checksum of every parameter of a model.
 WeightChecksum = tuple[tuple[str, tuple[int, ...], int], ...]
@@ -121,8 +122,13 @@ class TeacherGroup:
 
 
 def as_input_output(weight: Tensor, anatomy: Anatomy, op: LinearOp, name: str | None = None) -> Tensor:
-    """A weight, input axis first."""
-    return weight if reads_first(anatomy, op, name) else weight.T
+    """A weight, input axis first, [inputs, outputs]."""
+    return weight if reads_first(anatomy, op, name) else as_matrix(weight).T
+
+
+def as_matrix(weight: Tensor) -> Tensor:
+    """A weight of two dimensions; those of a convolution of single pixels have two more, of size 1."""
+    return weight.flatten(1) if weight.dim() > 2 else weight
 
 
 def reads_first(anatomy: Anatomy, op: LinearOp, name: str | None = None) -> bool:
@@ -171,12 +177,16 @@ def prepare_teacher(name: str, model: PreTrainedModel, weight: float, *, canonic
         CertificateError, UnsupportedError: the architecture is not understood.
     """
     anatomy = inspect_config(model.config)
-    state: Mapping[str, Tensor] = Derived({key: value.detach() for key, value in model.named_parameters()})
+    blocks = blocks_of(model)
+    weights = {key: value.detach() for key, value in model.named_parameters()} if blocks is None else blocks.source
+    state: Mapping[str, Tensor] = Derived(weights)
     if not canonical:
         return FusionTeacher(name, model, anatomy, state, weight)
     if not anatomy.scales and not any(anatomy.rotatable(space.name) for space in anatomy.residuals):
         return FusionTeacher(name, model, anatomy, state, weight)
     state = canonicalise(state, anatomy)
+    if blocks is not None:
+        return FusionTeacher(name, streamed_copy(model, state), anatomy, state, weight)
     twin = copy.deepcopy(model)
     with torch.no_grad():
         for key, parameter in twin.named_parameters():
@@ -186,8 +196,9 @@ def prepare_teacher(name: str, model: PreTrainedModel, weight: float, *, canonic
 
 def weights_checksum(model: PreTrainedModel) -> WeightChecksum:
     """Sorted names, shapes and checksums of parameters."""
-    checksums = []
-    for name, value in sorted(model.named_parameters()):
+    weights, checksums = weights_of(model), []
+    for name in sorted(name for name, _ in model.named_parameters()):
+        value = weights[name]
         data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         checksums.append((name, tuple(value.shape), zlib.crc32(data.data)))
     return tuple(checksums)

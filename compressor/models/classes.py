@@ -123,7 +123,7 @@ def _check_allowed(
     models: Sequence[NamedConfig], names: Sequence[Sequence[str]], keys: Sequence[Sequence[str]], choice: ClassesName
 ) -> None:
     task = find_task(models[0][1])
-    if choice != "same" and (task.mask is not None or task.answers != "classes"):
+    if choice != "same" and not task.one_class:
         raise UnsupportedError(f"teachers of unlike classes are not supported for {task.name} yet")
     if choice != "same":
         return

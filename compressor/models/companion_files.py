@@ -11,7 +11,8 @@ from typing import Any
 
 from compressor.errors import UserError
 from compressor.models.bounds import FILE_BYTES
-from compressor.models.configs import AUTO_MAP
+from compressor.models.own_code import AUTO_MAP
+from compressor.utils.consent import is_code_trusted
 from compressor.utils.input_files import check_regular
 from compressor.utils.logging import one_line
 from compressor.wording import shorten
@@ -90,8 +91,11 @@ def read_folder(folder: Path, width: int | None, processor: Any | None) -> Folde
             found.left[name] = "no JSON of settings"
         if name in own or name == MODULES or _OWN.fullmatch(name) or MODULE_FOLDER.fullmatch(name):
             continue
+        if path.suffix == ".py" and is_code_trusted():
+            # Saving a model or processor copies the code that it needs.
+            continue
         if path.is_dir() or name not in _CARRIED:
-            found.left[name] = "code, which is never copied" if path.suffix == ".py" else ""
+            found.left[name] = "code, which is not copied" if path.suffix == ".py" else ""
             continue
         try:
             found.files[name] = _read(folder, name, width)

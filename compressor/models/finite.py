@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from compressor.errors import UserError
 from compressor.models.inputs import dummy_inputs
+from compressor.models.streamed import weights_of
 from compressor.utils.logging import one_line
 from compressor.utils.out_of_memory import is_out_of_memory
 
@@ -32,7 +33,7 @@ def check_finite_weights(name: str, model: PreTrainedModel) -> None:
         UserError: names the first.
     """
     trained = {key for key, _ in model.named_parameters(remove_duplicate=False)}
-    for key, tensor in model.state_dict().items():
+    for key, tensor in weights_of(model).items():
         if not tensor.is_floating_point() or not tensor.numel():
             continue
         largest = magnitude(tensor)

@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError
 from compressor.models.configs import model_class
+from compressor.models.streamed import copy_with_parameters
 from compressor.models.ties import untie
 from compressor.utils.logging import quiet_transformers
 
@@ -63,7 +64,7 @@ def weightless_copy(model: PreTrainedModel | PretrainedConfig) -> PreTrainedMode
             _materialise(copied)
         else:
             # Copied from the modules: the config no longer describes a model pruned by hand.
-            copied = copy.deepcopy(model, {id(parameter): _zero(parameter) for parameter in model.parameters()})
+            copied = copy_with_parameters(model, {id(parameter): _zero(parameter) for parameter in model.parameters()})
             for module in copied.modules():
                 for name, buffer in module._buffers.items():
                     module._buffers[name] = None if buffer is None else buffer.cpu()
@@ -90,7 +91,9 @@ def _zero(parameter: nn.Parameter) -> nn.Parameter:
 
 def most_positions(config: PretrainedConfig) -> int | None:
     """The longest text in tokens, if limited; position tables of RoBERTa reserve the first."""
-    limit = next((value for name in _POSITIONS if isinstance(value := getattr(config, name, None), int)), None)
+    # Of towers that of texts.
+    part = config if any(hasattr(config, name) for name in _POSITIONS) else getattr(config, "text_config", config)
+    limit = next((value for name in _POSITIONS if isinstance(value := getattr(part, name, None), int)), None)
     if limit is None or limit <= 0:
         return None
     for name, module in meta_model(config).named_modules():
@@ -110,11 +113,11 @@ def reads_pairs(config: PretrainedConfig) -> bool:
 
 
 def as_pair(config: PretrainedConfig, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Inputs [B, T], their second half marked as another text, if distinguished."""
+    """Inputs [B, ..., T], their second half marked as another text, if distinguished."""
     pair = dict(inputs)
     if "input_ids" in pair and reads_pairs(config):
         ids = pair["input_ids"]
-        pair["token_type_ids"] = (torch.arange(ids.shape[1]) >= ids.shape[1] // 2).to(ids).expand_as(ids).contiguous()
+        pair["token_type_ids"] = (torch.arange(ids.shape[-1]) >= ids.shape[-1] // 2).to(ids).expand_as(ids).contiguous()
     return pair
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from compressor.models.streamed import blocks_of
 from compressor.utils.logging import quiet_transformers
 
 SINGLE = torch.float32
@@ -26,7 +27,8 @@ def in_single(model: PreTrainedModel) -> PreTrainedModel:
 
     Sums over tokens overflow float16; bfloat16's two digits are too few for least squares.
     """
-    if torch.finfo(_precision(model)).bits >= 32:
+    # Weights that are read when needed are raised then.
+    if blocks_of(model) is not None or torch.finfo(_precision(model)).bits >= 32:
         return model
     raised_copy = copy.deepcopy(model).float()
     saved = raised_copy.state_dict().keys()
@@ -52,6 +54,28 @@ def lower(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
+def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Round weights to what a lower precision represents, in place; they stay in their own."""
+    before = _precision(model)
+    if torch.promote_types(before, dtype) != dtype:
+        lower(lower(model, dtype), before)
+
+
+@contextmanager
+def lowered(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[None]:
+    """Keep weights in another precision inside the block; they come back rounded."""
+    before = _precision(model)
+    if before == dtype:
+        yield
+        return
+    lower(model, dtype)
+    try:
+        yield
+    finally:
+        lower(model, before)
+        model.config.dtype = before
+
+
 @contextmanager
 def raised(model: PreTrainedModel) -> Iterator[None]:
     """Keep float32 weights inside the block: small steps are not rounded away."""
@@ -67,6 +91,9 @@ def raised(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _precision(model: PreTrainedModel) -> torch.dtype:
+    blocks = blocks_of(model)
+    if blocks is not None:
+        return blocks.precision
     return reduce(torch.promote_types, {p.dtype for p in model.parameters() if p.is_floating_point()})
 
 

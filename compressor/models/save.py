@@ -11,6 +11,8 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.models.finite import check_finite_weights
+from compressor.models.precision import lowered
+from compressor.models.streamed import weights_of
 from compressor.models.weights import load_model
 from compressor.utils.logging import quiet_transformers
 
@@ -18,14 +20,19 @@ from compressor.utils.logging import quiet_transformers
 _NOT_THE_MODEL = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype"}
 
 
-def save_student(folder: str | Path, model: PreTrainedModel, processor: Any | None = None) -> None:
+def save_student(
+    folder: str | Path, model: PreTrainedModel, processor: Any | None = None, dtype: torch.dtype | None = None
+) -> None:
     """Write safetensors, config and preprocessor, for plain `from_pretrained`.
+
+    Args:
+        dtype: of the files; the model's if omitted.
 
     Raises:
         UserError: a weight is not finite; nothing is written.
     """
-    check_finite_weights("the student", model)
-    with quiet_transformers():
+    with quiet_transformers(), lowered(model, dtype or model.dtype):
+        check_finite_weights("the student", model)
         model.save_pretrained(folder)
         if processor is not None:
             processor.save_pretrained(folder)
@@ -41,7 +48,7 @@ def fingerprint(model: PreTrainedModel | str | Path) -> str:
         model = load_model(model, mapped=True)
     digest = hashlib.sha256(type(model).__name__.encode())
     digest.update(config_json(model.config).encode())
-    state = model.state_dict()
+    state = weights_of(model)
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -1,131 +1,91 @@
 """The table of tasks.
 
-A new task needs an entry of `TASKS` and a reader in `compressor.data.batches.READERS`.
+A new task needs an entry of `TASKS`, and its data's columns and reader in `compressor.data.task_data.TASK_DATA`.  An
+answer of another form needs `Task.read`, or an entry of `compressor.answers.ANSWERS`; another score one of
+`compressor.bench.tallies.TALLIES`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.models.auto import modeling_auto
 
 from compressor.errors import UnsupportedError
-
-#: Label of positions without prediction, as in transformers.
-IGNORED = -100
-#: What logits mean: one class of several, labels that hold or do not, or values.
-AnswerKind = Literal["classes", "labels", "values"]
-
-
-@dataclass(frozen=True)
-class Task:
-    """One task.
-
-    Attributes:
-        heads: endings of class names in transformers.
-        metrics: of `compressor.bench.metrics`, the main one first.
-        answers: "classes" are chosen by a softmax, "labels" each by a sigmoid, "values" are as they are.
-        mask: input [B, T], 1 at counted positions; None for one answer [C] a sample.
-        shift: whether logits at t predict the label at t + 1.
-        packed: whether texts are joined and cut into blocks.
-        ends: whether blocks have closing tokens.
-        columns: whether labels are a column.
-    """
-
-    name: str
-    heads: tuple[str, ...]
-    metrics: tuple[str, ...]
-    answers: AnswerKind = "classes"
-    mask: str | None = None
-    shift: bool = False
-    packed: bool = False
-    ends: bool = False
-    columns: bool = False
-
-    @property
-    def per_text(self) -> bool:
-        """Whether there is one answer a text."""
-        return self.name.startswith("text-")
-
-    @property
-    def temperature(self) -> float:
-        """Default temperature of distillation.
-
-        Softening mostly raises unlikely words, which harms perplexity; for accuracy it shows close classes.
-        """
-        return 1.0 if "perplexity" in self.metrics or self.answers == "values" else 2.0
-
-    def counted(self, logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Logits without padding, [P, C]; masked language models count unmasked tokens too.
-
-        Args:
-            logits: [B, T, C], or [B, C] with one answer a sample.
-        """
-        if self.mask is None or logits.dim() < 3:
-            return logits
-        mask = inputs.get(self.mask)
-        if mask is None:
-            return logits.flatten(0, -2)
-        # Some models answer for the places of images too, which come before the text.
-        return logits[:, -mask.shape[1] :][mask.bool().to(logits.device)]
-
-    def answered(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and labels, [P, C] and [P], without labels below 0; of values [P, C] both, without NaN.
-
-        Args:
-            logits: as in `counted`.
-            labels: [B] or [B, T]; float [B, C] of labels and values.
-        """
-        if self.answers != "classes":
-            labels = labels.reshape(len(labels), -1)
-            known = self.known(labels)
-            return logits[known.to(logits.device)], labels[known]
-        if self.shift and logits.dim() > 2:
-            logits, labels = logits[:, :-1], labels[:, 1:]
-        known = labels >= 0
-        return logits[known.to(logits.device)], labels[known]
-
-    def known(self, labels: Tensor) -> Tensor:
-        """Which labels are known: [B] or [B, T] for classes; which rows of [B, C] for labels and values."""
-        if self.answers == "classes":
-            return labels >= 0
-        rows = labels.reshape(len(labels), -1)
-        return (torch.isfinite(rows) if self.answers == "values" else rows >= 0).all(-1)
-
+from compressor.models.masks import pixel_logits
+from compressor.models.modalities import reads_sound, reads_waves
+from compressor.models.task import Task
+from compressor.models.task_outputs import pair_embeddings, span_ends
 
 #: (ending of a name, metrics, answers) of tasks of images and of texts alike.
-_OTHER_ANSWERS: tuple[tuple[str, tuple[str, ...], AnswerKind], ...] = (
+_OTHER_ANSWERS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("multi-label", ("f1",), "labels"),
     ("regression", ("spearman", "rmse"), "values"),
 )
+_OF_IMAGES, _OF_TEXTS = "AutoModelForImageClassification", "AutoModelForSequenceClassification"
 #: The first task with a matching head counts, so the headless "Model" comes last.
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("image-classification", ("ForImageClassification",), ("accuracy",), columns=True),
-        Task("text-classification", ("ForSequenceClassification",), ("accuracy", "f1"), columns=True),
+        Task("image-classification", ("ForImageClassification",), ("accuracy",), columns=True, auto=_OF_IMAGES),
+        Task("text-classification", ("ForSequenceClassification",), ("accuracy", "f1"), columns=True, auto=_OF_TEXTS),
         Task(
-            "token-classification", ("ForTokenClassification",), ("accuracy", "f1"), mask="attention_mask", columns=True
+            "semantic-segmentation", ("ForSemanticSegmentation",), ("miou", "accuracy"), read=pixel_logits, dims=4,
+            columns=True, auto="AutoModelForSemanticSegmentation", tag="image-segmentation",
         ),
-        Task("masked-lm", ("ForMaskedLM",), ("perplexity",), mask="attention_mask", packed=True, ends=True),
         Task(
-            "causal-lm", ("ForCausalLM", "LMHeadModel"), ("perplexity",), mask="attention_mask", shift=True, packed=True
+            "token-classification", ("ForTokenClassification",), ("accuracy", "f1"), mask="attention_mask",
+            columns=True, auto="AutoModelForTokenClassification",
         ),
-        Task("seq2seq-lm", ("ForConditionalGeneration",), ("perplexity",), mask="decoder_attention_mask"),
-        Task("features", ("Model",), ()),
+        Task(
+            "question-answering", ("ForQuestionAnswering", "ForQuestionAnsweringSimple"), ("exact_match", "f1"),
+            outputs=("start_logits", "end_logits"), read=span_ends, dims=3, by_token=True, columns=True, named=False,
+            auto="AutoModelForQuestionAnswering",
+        ),
+        Task(
+            "multiple-choice", ("ForMultipleChoice",), ("accuracy",), choices=True, columns=True, named=False,
+            auto="AutoModelForMultipleChoice",
+        ),
+        Task(
+            "audio-classification", ("ForAudioClassification",), ("accuracy",), columns=True,
+            auto="AutoModelForAudioClassification",
+        ),
+        Task(
+            "ctc", ("ForCTC",), ("wer", "cer"), answers="frames", mask="attention_mask", columns=True, named=False,
+            auto="AutoModelForCTC", tag="automatic-speech-recognition",
+        ),
+        Task(
+            "masked-lm", ("ForMaskedLM",), ("perplexity",), mask="attention_mask", packed=True, ends=True,
+            auto="AutoModelForMaskedLM", tag="fill-mask",
+        ),
+        Task(
+            "causal-lm", ("ForCausalLM", "LMHeadModel"), ("perplexity",), mask="attention_mask", shift=True,
+            packed=True, auto="AutoModelForCausalLM", tag="text-generation",
+        ),
+        Task(
+            "seq2seq-lm", ("ForConditionalGeneration",), ("perplexity",), mask="decoder_attention_mask",
+            auto="AutoModelForSeq2SeqLM", tag="text2text-generation",
+        ),
+        Task(
+            "image-text", (), ("recall5", "recall1_images", "accuracy"), answers="pairs",
+            outputs=("image_embeds", "text_embeds", "logits_per_image"), read=pair_embeddings, dims=3, named=False,
+            tag="zero-shot-image-classification",
+        ),
+        Task("features", ("Model",), (), tag="feature-extraction"),
         *(
-            Task(f"{kind}-{name}", (), metrics, answers=answers, columns=True)
-            for kind in ("image", "text")
+            Task(
+                f"{kind}-{name}", (), metrics, answers=answers, columns=True, auto=auto, tag=f"{kind}-classification"
+            )
+            for kind, auto in (("image", _OF_IMAGES), ("text", _OF_TEXTS))
             for name, metrics, answers in _OTHER_ANSWERS
         ),
     )
-}
+}  # fmt: skip
 
 
 def find_task(config: PretrainedConfig) -> Task:
@@ -151,8 +111,28 @@ def task_of_model(model: Any) -> Task:
     return _answered_task(_without_encoder(_task_of_class(type(model).__name__), model.config), model.config)
 
 
+def task_logits(task: Task, output: Any, inputs: Mapping[str, Tensor], name: str = "a model") -> Tensor:
+    """The logits [B, ..., C] of a forward pass of the model `name`.
+
+    Raises:
+        UnsupportedError: it lacks some of the task's outputs, or they have other dimensions.
+    """
+    logits = task.logits(output, inputs)
+    if logits is not None and logits.dim() == task.logit_dims:
+        return logits
+    wanted = " and ".join(task.outputs)
+    actual = f"no {wanted}" if logits is None else f"{wanted} {tuple(logits.shape)}"
+    raise UnsupportedError(f"{name} cannot be measured as {task.name}: it gives {actual}")
+
+
 def _answered_task(task: Task, config: PretrainedConfig) -> Task:
-    """A classifier's task by what its outputs mean; transformers takes a single output for a value too."""
+    """A task by what the outputs of a config's model mean; transformers takes a single output for a value too."""
+    if task.name == "ctc":
+        # Feature extractors without convolutions give masks of frames.
+        steps = zip(config.conv_kernel, config.conv_stride, strict=True) if reads_waves(config) else ()
+        return replace(task, strides=tuple(steps), blank=getattr(config, "pad_token_id", None) or 0)
+    if task.name == "text-classification" and reads_sound(config):
+        return TASKS["audio-classification"]
     if task.name not in ("image-classification", "text-classification"):
         return task
     kind = task.name.removesuffix("classification")
@@ -186,6 +166,7 @@ def _listed_task(name: str) -> Task | None:
 
 #: {Auto mapping: task}; base classes come first, since some are listed with heads too.
 _MAPPINGS = {
+    "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES": "image-text",
     "MODEL_MAPPING_NAMES": "features",
     "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES": "seq2seq-lm",
     "MODEL_FOR_MASKED_LM_MAPPING_NAMES": "masked-lm",
@@ -212,7 +193,8 @@ def is_classifier(config: PretrainedConfig) -> bool:
     Raises:
         UnsupportedError: as `find_task`.
     """
-    return find_task(config).columns
+    task = find_task(config)
+    return task.columns and task.named
 
 
 def check_outputs(config: PretrainedConfig, name: str) -> None:

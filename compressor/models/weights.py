@@ -12,11 +12,13 @@ from transformers import MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UserError
 from compressor.models.adapters import adapter_note, without_adapter, wrapper_of
-from compressor.models.configs import code_not_run, forget_code, model_class, read_config
+from compressor.models.configs import model_class, read_config
 from compressor.models.finite import check_finite_weights
+from compressor.models.own_code import code_not_run, code_run, forget_code, is_own
 from compressor.models.padding import set_padding, settle_padding
 from compressor.models.ties import settle_ties
 from compressor.models.weight_files import check_unchanged, check_weight_files, copy_out_of_files
+from compressor.utils.consent import is_code_trusted
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.utils.out_of_memory import is_out_of_memory
 from compressor.utils.revisions import hub_keywords
@@ -74,7 +76,7 @@ def _load(
                 output_loading_info=True,
                 # So that they are listed, and refused below in one line.
                 ignore_mismatched_sizes=True,
-                trust_remote_code=False,
+                trust_remote_code=is_code_trusted(),
             )
     except Exception as error:
         if is_out_of_memory(error):
@@ -95,9 +97,11 @@ def _load(
     left_out = [name for name in sorted(info["unexpected_keys"]) if is_of_another_head(model, name)]
     missing = info["missing_keys"]
     wrapper = wrapper_of(info["unexpected_keys"], missing) if missing else None
-    _check_loaded(location, {**info, "unexpected_keys": set(info["unexpected_keys"]) - set(left_out)}, wrapper)
+    check_loaded(location, {**info, "unexpected_keys": set(info["unexpected_keys"]) - set(left_out)}, wrapper)
     if forget_code(model.config) and notes is not None:
         notes.append(code_not_run(location))
+    if is_own(type(model)) and notes is not None:
+        notes.append(code_run(location))
     if (note := adapter_note(location)) and notes is not None:
         notes.append(note)
     if left_out and notes is not None:
@@ -140,7 +144,7 @@ def _body_may_have(config: PretrainedConfig, child: str) -> bool:
         return hasattr(base(copy.deepcopy(config)), child)
 
 
-def _check_loaded(location: str | Path, info: dict, wrapper: str | None) -> None:
+def check_loaded(location: str | Path, info: dict, wrapper: str | None) -> None:
     """Refuse weights that transformers would randomise, drop or resize; `wrapper` may tell why."""
     problems = []
     if info["missing_keys"]:

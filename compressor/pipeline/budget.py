@@ -251,7 +251,7 @@ class _Timer:
 
     def _measured(self, config: PretrainedConfig) -> float:
         # Only a limit on latency needs the exporters.
-        from compressor.pipeline.deliver import export_to_time
+        from compressor.pipeline.run_timing import export_to_time
 
         with quiet_transformers():
             model = untie(model_class(config)._from_config(config)).eval()

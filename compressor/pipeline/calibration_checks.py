@@ -42,7 +42,7 @@ def scarcity(calibration: Sequence[Mapping[str, Tensor]], configs: Sequence[Pret
 def _few_classes(data: RunData, teacher: Teacher) -> list[str]:
     """A warning of classifiers' samples that are all of one class, by their labels or else by a teacher."""
     task = teacher.spec.task
-    if not task.columns or task.answers != "classes" or task.mask is not None or not data.calibration:
+    if not (task.one_class and task.named and data.calibration):
         return []
     classes, by = data.calibration_classes, "are"
     if classes is None:

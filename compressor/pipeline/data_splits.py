@@ -104,8 +104,7 @@ def _drawn(recipe: Recipe, train: Split) -> Split:
 
 def _classes(split: Split, spec: ModelSpec) -> frozenset[int] | None:
     """Known labels of a split, one a sample."""
-    single = spec.task.columns and spec.task.answers == "classes" and spec.task.mask is None
-    labels = split.labels if single else None
+    labels = split.labels if spec.task.one_class else None
     return None if labels is None else frozenset(int(label) for label in labels if label >= 0) or None
 
 

@@ -1,8 +1,7 @@
-"""The student in its formats, and the latency of all models."""
+"""A model in its formats, each compared with torch."""
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,29 +12,18 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from compressor.bench.accuracy import DeployedScore, Score, measure_deployed
-from compressor.bench.metrics import METRICS
 from compressor.errors import UnsupportedError
-from compressor.export.file_kinds import files_of
 from compressor.export.formats import EXPORT_FORMATS, FLOAT
 from compressor.export.half_plan import LARGEST_HALF, ROOM
-from compressor.export.onnx import float32_on_cpu, write_onnx
-from compressor.export.parity_cases import MODEL, logits_of_files
+from compressor.export.onnx import float32_on_cpu
+from compressor.export.parity_cases import logits_of_files
 from compressor.export.reports import ExportReport, FileReport
 from compressor.export.write import WrittenFormats, write_formats
 from compressor.models.companions import Companions
+from compressor.models.tasks import task_of_model
 from compressor.pipeline.data_splits import RunData
-from compressor.pipeline.evaluation import EvaluatedModel
 from compressor.pipeline.stages import StageReporter
-from compressor.pipeline.timing import TimedModel, Timing, shape_key, time_contenders
-from compressor.recipe import ExportOptions, Recipe
-from compressor.utils.devices import on_device
-from compressor.utils.files import disk_full_as_user_error
-
-#: Calls before measuring: fewer than in `compress bench`.
-WARMUPS = 5
-
-
-_PLAIN = ExportOptions()
+from compressor.recipe import ExportOptions
 
 
 @dataclass(frozen=True)
@@ -131,7 +119,7 @@ def _evaluate_inexact(
 ) -> tuple[Score | None, dict[str, DeployedScore]]:
     """Scores of the model and its inexact formats."""
     inexact = {
-        name: partial(logits_of_files, made.files)
+        name: partial(logits_of_files, made.files, task_of_model(model))
         for name, made in written.items()
         if not EXPORT_FORMATS.get(name).exact
     }
@@ -139,18 +127,6 @@ def _evaluate_inexact(
         return None, {}
     with stages("evaluate", f"evaluating {', '.join(inexact)}"):
         return measure_deployed(float32_on_cpu(model), inexact, data.evaluation)
-
-
-def export_to_time(model: PreTrainedModel, folder: Path, options: ExportOptions = _PLAIN) -> Path:
-    """Write an ONNX file of the whole model that is only timed, without a check; its path.
-
-    Raises:
-        UnsupportedError: torch cannot export the model, or it has no single file.
-    """
-    if all(kind.name != MODEL for kind in files_of(model, options.cache)):
-        raise UnsupportedError(f"{type(model).__name__} has no ONNX file of the whole model")
-    report = write_onnx(model, folder, cache=options.cache, tolerance=1.0, batch_sizes=(1,), opset=options.opset)
-    return report.path
 
 
 def export_report(report: ExportReport) -> dict[str, Any]:
@@ -187,8 +163,8 @@ def format_report(
     if score is not None and deployed is not None:
         values["evaluation"] = {
             "samples": score.samples,
-            **{key: getattr(deployed.score, key) for key in METRICS},
-            "float": {key: getattr(score, key) for key in METRICS},
+            **deployed.score.metrics(),
+            "float": score.metrics(),
             "kl": deployed.score.kl,
             "agreement": deployed.agreement,
             "relative_error": deployed.error,
@@ -223,85 +199,3 @@ def _file_report(file: FileReport) -> dict[str, Any]:
         "largest_relative_difference": file.parity.max_rel,
         "cases": {str(index): asdict(case) for index, case in enumerate(file.parity.cases)},
     }
-
-
-def time_models(
-    recipe: Recipe,
-    models: Sequence[EvaluatedModel],
-    folder: Path | None,
-    stages: StageReporter,
-    formats: Mapping[str, Any] | None = None,
-) -> tuple[dict[str, Timing], list[str]]:
-    """Latency of all models of the table, unless the recipe leaves it out.
-
-    Args:
-        models: the last is the written student.
-        folder: of its ONNX files, or None.
-        formats: its other formats as in report.json; those with one ONNX file are timed too.
-
-    Returns:
-        {name, or "student (format)": timing}, and a line if an export failed: then torch only.
-    """
-    if not recipe.bench.latency:
-        return {}, []
-    with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
-        files: dict[str, Path] = {}
-        notes: list[str] = []
-        if folder is not None:
-            with stages("export", "exporting the teachers to time them"), disk_full_as_user_error(f"to {scratch}"):
-                try:
-                    files = _files_to_time(models, folder, Path(scratch), recipe.export)
-                except UnsupportedError as error:
-                    notes = [f"latency was measured in torch only: {error}"]
-        variants = _single_files(folder, formats or {}) if folder is not None and files else {}
-        return _time(recipe, models, files, variants, stages), notes
-
-
-def _files_to_time(
-    models: Sequence[EvaluatedModel], folder: Path, scratch: Path, options: ExportOptions
-) -> dict[str, Path]:
-    """{shape: ONNX file} of all models.
-
-    Raises:
-        UnsupportedError: an export fails.
-    """
-    student = folder / "onnx" / MODEL
-    files = {shape_key(models[-1].models): student} if student.is_file() else {}
-    for model in (model for row in models for model in row.models):
-        if (key := shape_key([model])) not in files:
-            files[key] = export_to_time(model, scratch / str(len(files)), options)
-    return files
-
-
-def _single_files(folder: Path, formats: Mapping[str, Any]) -> dict[str, Path]:
-    """{format: its file} of formats, other than float32, with one ONNX file of the whole model."""
-    return {
-        name: folder / next(iter(exported["files"]))
-        for name, exported in formats.items()
-        if name != FLOAT and len(exported["files"]) == 1 and next(iter(exported["files"])).endswith(".onnx")
-    }
-
-
-def _time(
-    recipe: Recipe,
-    models: Sequence[EvaluatedModel],
-    files: Mapping[str, Path],
-    variants: Mapping[str, Path],
-    stages: StageReporter,
-) -> dict[str, Timing]:
-    contenders = [
-        TimedModel(row.name, row.models, tuple(files[shape_key([model])] for model in row.models) if files else None)
-        for row in models
-    ]
-    student = models[-1]
-    contenders += [TimedModel(f"{student.name} ({name})", student.models, (path,)) for name, path in variants.items()]
-    with stages("latency", "timing") as progress:
-        progress(None, f"timing batches of {recipe.bench.batch_size} in turns")
-        with on_device([model for row in models for model in row.models], recipe.device):
-            return time_contenders(
-                contenders,
-                batch_size=recipe.bench.batch_size,
-                seconds=recipe.bench.seconds,
-                thread_count=recipe.bench.threads,
-                warmups=WARMUPS,
-            )

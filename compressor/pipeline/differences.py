@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compressor.models.tasks import IGNORED, Task
+from compressor.bench.answer_tallies import MAX_EXPONENT
+from compressor.models.task import IGNORED, Task
 
 #: Number of samples that are shown.
 SHOWN_SAMPLES = 6
 #: Groups of lengths and positions end at powers of two, the first at this one.
 _FIRST_EDGE = 8
 _EDGES = torch.tensor([_FIRST_EDGE << power for power in range(20)])
-#: Largest exponent whose exp is a float64.
-_MAX_EXPONENT = 700.0
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,8 @@ class Breakdown:
 
     @property
     def possible(self) -> bool:
-        """Whether an answer is one class of several, which `add` needs."""
-        return self.task.answers == "classes"
+        """Whether an answer is one class of several that have names, which `add` needs."""
+        return self.task.answers == "classes" and self.task.named and self.task.logit_dims < 4
 
     def add(self, log_probs: Tensor, inputs: Mapping[str, Tensor], labels: Tensor | None, reference: Tensor) -> None:
         """Add a batch: log-probabilities of model and ensemble [B, C] or [B, T, C], labels [B] or [B, T]."""
@@ -104,7 +103,7 @@ class Breakdown:
         return {kind: [int(count) for count in sums[:, 0].tolist()] for kind, sums in self._sums.items()}
 
     def _score(self, mean: float) -> float:
-        return math.exp(min(mean, _MAX_EXPONENT)) if self.task.metrics[0] == "perplexity" else mean
+        return math.exp(min(mean, MAX_EXPONENT)) if self.task.metrics[0] == "perplexity" else mean
 
     @property
     def agreement(self) -> float:

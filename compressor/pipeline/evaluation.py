@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from compressor.answers import model_answers
 from compressor.bench.accuracy import EvaluationBatch, Score, new_tally, predict
 from compressor.bench.metrics import METRICS, MISSING, main_metric
-from compressor.bench.rows import Row
+from compressor.bench.rows import ROW_FIELDS, Row, make_row
 from compressor.bench.size import count_macs, count_parameters, weight_bytes
 from compressor.models.teacher import Teacher
 from compressor.pipeline.differences import SHOWN_SAMPLES, Breakdown, differences_report
@@ -47,7 +47,7 @@ class EvaluatedModel:
 
     def row(self, timing: Timing | None, length: int = 128) -> Row:
         """The model's table row; `length` in tokens."""
-        return Row(
+        return make_row(
             name=self.name,
             kl=self.score.kl if self.score else None,
             kl_error=self.score.kl_error if self.score else None,
@@ -83,7 +83,7 @@ class Evaluator:
     ) -> None:
         self._batches, self._models, self._weights, self._mixing = batches, list(teachers), list(weights), mixing
         self._answers = model_answers(teachers[0])
-        tallies, ensemble = [new_tally(model) for model in teachers], new_tally(teachers[0])
+        tallies, ensemble = [new_tally(model, batches) for model in teachers], new_tally(teachers[0], batches)
         breakdowns = [Breakdown(ensemble.task, domains=batches.domains) for _ in (*teachers, ensemble)]
         references: list[Tensor] | None = []
         for batch in predict(teachers, _with_progress(batches, progress)):
@@ -113,7 +113,7 @@ class Evaluator:
     def score(self, model: PreTrainedModel, progress: Callable[[float], None] | None = None) -> Score:
         """Another model's score, and its KL to the ensemble."""
         references = self._references
-        tally, models = new_tally(model), [model, *(self._models if references is None else [])]
+        tally, models = new_tally(model, self._batches), [model, *(self._models if references is None else [])]
         breakdown = Breakdown(tally.task, SHOWN_SAMPLES, self._batches.domains)
         for index, batch in enumerate(predict(models, _with_progress(self._batches, progress))):
             log_probs, *teachers = batch.log_probs
@@ -155,7 +155,9 @@ class Evaluator:
 def score_columns(score: Score | None) -> dict[str, float | None]:
     """A score's metrics and their standard errors, by name."""
     names = [field for name in METRICS for field in (name, f"{name}_error")]
-    return {name: getattr(score, name) if score else None for name in names}
+    columns = {name: score.value(name) if score else None for name in names}
+    # A metric of few tasks is named where it is known.
+    return {name: value for name, value in columns.items() if name in ROW_FIELDS or value is not None}
 
 
 def describe_score(score: Score | None) -> str:

@@ -12,6 +12,8 @@ from compressor.anatomy import inspect_config
 from compressor.bench.size import count_macs, count_parameters
 from compressor.fusion.shape.cost import relative_cost
 from compressor.fusion.shape.servers import runs_fast_in
+from compressor.fusion.streamed_memory import predict_memory
+from compressor.fusion.streaming import FIXED
 from compressor.models.meta import meta_model
 from compressor.pipeline.budget import pick_width
 from compressor.pipeline.evaluation import short_names
@@ -110,10 +112,15 @@ def _patches(config: PretrainedConfig) -> int | None:
 
 
 def _memory(configs: Sequence[PretrainedConfig], student: PretrainedConfig) -> dict[str, Any]:
-    """Least bytes of a fusion (float32 teachers, their canonical form, student), and this process's memory."""
+    """Least bytes of a fusion (float32 teachers, their canonical form, student), and this process's memory.
+
+    Of a fusion layer by layer ("streamed"): bytes of its stages without hidden states, the most of these, and bytes of
+    hidden states per token, of which those beyond a limit lie on disk.
+    """
     least = _FLOAT32 * (2 * sum(map(count_parameters, configs)) + count_parameters(student))
-    memory = available_memory()
-    return {"least": least, **asdict(memory)}
+    predicted = predict_memory(configs, student, FIXED["inner"])
+    streamed = {**asdict(predicted), "fixed": predicted.fixed}
+    return {"least": least, "streamed": streamed, **asdict(available_memory())}
 
 
 def _cost(config: PretrainedConfig, length: int) -> dict[str, int]:

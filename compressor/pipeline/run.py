@@ -2,55 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from compressor.bench.rows import to_json
-from compressor.bench.size import weight_bytes
 from compressor.data.batches import Samples
 from compressor.distillation.objective import FeatureTargets
 from compressor.errors import CheckpointWarning
 from compressor.fusion.classes import fit_lacking_classes
 from compressor.fusion.mixture import chooses_mixture, mixture_of
-from compressor.layer_maps import attention_pairs_of, save_layer_maps
-from compressor.models.save import fingerprint, save_student
-from compressor.models.teacher import Teacher
+from compressor.fusion.streaming import fixed_options
+from compressor.layer_maps import attention_pairs_of
+from compressor.models.precision import round_weights
 from compressor.pipeline.apart import recipe_inputs
 from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.data_splits import RunData, open_data, open_training
-from compressor.pipeline.deliver import Delivery, export_and_verify, time_models
-from compressor.pipeline.environment import environment
-from compressor.pipeline.evaluation import EvaluatedModel, Evaluator, describe_score, evaluated_teachers, make_rows
-from compressor.pipeline.former import check_former
+from compressor.pipeline.evaluation import EvaluatedModel, Evaluator, describe_score, evaluated_teachers
 from compressor.pipeline.initial_student import InitialStudent, initial_student
-from compressor.pipeline.output import write_documents, write_page
-from compressor.pipeline.published import hub_dataset
 from compressor.pipeline.run_context import RunContext, prepare_run
-from compressor.pipeline.run_report import RunReport
+from compressor.pipeline.run_output import TrainedStudents, write_output
 from compressor.pipeline.run_state import check_work
 from compressor.pipeline.stages import OnStage, OnStageProgress, StageReporter
-from compressor.pipeline.timing import latency_report, sample_length
+from compressor.pipeline.streaming import streaming_of
 from compressor.recipe import Recipe
-from compressor.report.findings import findings, remarks
 from compressor.stacking import Mixture
 from compressor.utils import distributed
+from compressor.utils.consent import code_trusted
 from compressor.utils.devices import moved_batches, on_device
-from compressor.utils.files import atomic_directory, disk_full_as_user_error, work_folder
+from compressor.utils.files import disk_full_as_user_error, work_folder
 from compressor.utils.logging import caught_warnings
-from compressor.utils.process_memory import peak_memory
 from compressor.utils.threads import use_threads
-from compressor.version import __version__
-
-
-@dataclass(frozen=True)
-class TrainedStudents:
-    """Students before and after the finetune, its report or None, and notes on it."""
-
-    students: Sequence[EvaluatedModel]
-    finetune: dict[str, Any] | None
-    notes: Sequence[str] = ()
 
 
 def run_recipe(
@@ -82,7 +65,11 @@ def run_recipe(
     """
     stages = StageReporter(progress, begun)
     work = work_folder(recipe.output)
-    with claimed(recipe.output, recipe_inputs(recipe, file), more=[work], remark=remark), use_threads(recipe.threads):
+    with (
+        code_trusted(recipe.trust_remote_code),
+        claimed(recipe.output, recipe_inputs(recipe, file), more=[work], remark=remark),
+        use_threads(recipe.threads),
+    ):
         check_work(work)
         run = prepare_run(recipe, force, resume, stages)
         if not distributed.is_main_process():
@@ -116,6 +103,9 @@ def _fit_classes(run: RunContext, data: RunData | None) -> RunData | None:
 def _choose_mixture(run: RunContext, data: RunData | None) -> Mixture:
     """How the teachers' predictions are mixed."""
     options, samples = run.recipe.fusion, None if data is None else data.labelled
+    if options.max_memory is not None and run.given is None:
+        # Predictions of all samples would cost passes over the disk.
+        return mixture_of(run.models, None, fixed_options(options)[0])
     if not samples or not chooses_mixture(len(run.models), options):
         return mixture_of(run.models, None, options)
     message = "choosing how predictions are mixed"
@@ -145,9 +135,18 @@ def _make_student(
 ) -> tuple[InitialStudent, TrainedStudents]:
     """Fuse or resume the student, finetune it in place if there is data, evaluate both."""
     saved = run.work.load(run.fingerprints) if run.resume else None
-    student = saved or initial_student(run.recipe, run.teachers, run.given, data, mixture, run.stages)
+    configs = [teacher.config for teacher in run.teachers]
+    streaming = streaming_of(run.recipe, configs, partial(run.work.layers, resume=run.resume))
+    student = saved or initial_student(
+        run.recipe, run.teachers, run.given, data, mixture, run.stages, streaming,
+        None if streaming is None else run.precision,
+    )  # fmt: skip
+    trained = data is not None and data.train is not None and run.recipe.finetune.enabled
+    if not trained:
+        # What is evaluated is what will be stored.
+        round_weights(student.model, run.precision)
     before = _evaluate_student(run, "as given" if run.given else "one-shot", student, evaluator)
-    if data is None or data.train is None or not run.recipe.finetune.enabled:
+    if data is None or data.train is None or not trained:
         return student, TrainedStudents([before], None)
     with disk_full_as_user_error(f"to {run.work.folder}"), run.work.kept_if_interrupted():
         if not saved:
@@ -155,6 +154,7 @@ def _make_student(
         distributed.barrier()
         with caught_warnings(CheckpointWarning) as notes:
             finetune = _finetune(run, student, data.train, before)
+    round_weights(student.model, run.precision)
     after = _evaluate_student(run, "finetuned", student, evaluator)
     return student, TrainedStudents([before, after], finetune, notes)
 
@@ -230,89 +230,3 @@ def _feature_targets(run: RunContext, student: InitialStudent) -> FeatureTargets
         return FeatureTargets(student.layer_maps, ())
     pairs = attention_pairs_of(student.model.config, [teacher.config for teacher in run.teachers])
     return FeatureTargets(student.layer_maps, pairs)
-
-
-def write_output(
-    run: RunContext,
-    force: bool,
-    data: RunData | None,
-    evaluator: Evaluator | None,
-    student: InitialStudent,
-    training: TrainedStudents,
-) -> dict[str, Any]:
-    """Write the output folder, remove the work folder, return the report."""
-    replaceable = check_former if force else None
-    output = run.recipe.output
-    with disk_full_as_user_error(f"to {output}"), atomic_directory(output, replaceable) as folder:
-        _write_student(run, student, folder)
-        delivery = export_and_verify(
-            run.recipe.export, student.model, folder, run.stages,
-            companions=run.companions, data=data, seed=run.recipe.seed, skip_unsupported=True,
-        )  # fmt: skip
-        notes = data.notes if data else []
-        report = _report(run, folder, evaluator, student, training, delivery, notes).to_dict()
-        write_documents(folder, run.recipe, report)
-    run.work.remove()
-    # Last: a failed picture must not cost the student.
-    write_page(output)
-    return report
-
-
-def _write_student(run: RunContext, student: InitialStudent, folder: Path) -> None:
-    with run.stages("write", "writing the student"):
-        save_student(folder, student.model)
-        run.companions.write(folder, student.model.config)
-        # For a later finetune with the loss `hidden`; models without a head are never finetuned.
-        if student.layer_maps and run.spec.task.metrics:
-            save_layer_maps(folder, student.layer_maps, run.fingerprints)
-
-
-def _report(
-    run: RunContext,
-    folder: Path,
-    evaluator: Evaluator | None,
-    student: InitialStudent,
-    training: TrainedStudents,
-    delivery: Delivery,
-    data_notes: Sequence[str],
-) -> RunReport:
-    """Measure latency, and gather all results."""
-    recipe, size = run.recipe, weight_bytes(folder)
-    models = [
-        *evaluated_teachers(run.teachers, evaluator),
-        *(replace(model, bytes=size) for model in training.students),
-    ]
-    timings, timing_notes = time_models(recipe, models, folder if delivery.onnx else None, run.stages, delivery.formats)
-    length = sample_length(run.spec.config)
-    report = RunReport(
-        version=__version__,
-        task=run.spec.task.name,
-        reads=run.spec.reads,
-        recipe=recipe.model_dump(mode="json"),
-        environment=environment(),
-        teachers=[_identity(teacher) for teacher in run.teachers],
-        # Of the files: they are read back once, and so known to load.
-        student={"fingerprint": fingerprint(folder), "given": _identity(run.given) if run.given else None},
-        budget=run.budget,
-        mixture=student.report["mixture"],
-        target=student.report["target"],
-        fusion=student.report["fusion"],
-        warnings=student.report["warnings"],
-        finetune=training.finetune,
-        notes=[*run.notes, *data_notes, *training.notes, *delivery.skipped, *timing_notes],
-        length=length,
-        evaluation={**evaluator.report(), "dataset": hub_dataset(recipe.data.source)} if evaluator else None,
-        differences=evaluator.differences([model.name for model in models], run.processor) if evaluator else None,
-        table=to_json(make_rows(models, timings)),
-        latency=latency_report(timings, recipe.bench.batch_size, recipe.bench.seconds, length),
-        onnx=delivery.onnx,
-        formats=delivery.formats,
-        seconds=run.stages.report(),
-        peak_memory_bytes=peak_memory(),
-    )
-    values = report.to_dict()
-    return replace(report, warnings=[*report.warnings, *findings(values)], notes=[*report.notes, *remarks(values)])
-
-
-def _identity(teacher: Teacher) -> dict[str, Any]:
-    return {"name": teacher.name, "kind": teacher.source.kind, "fingerprint": teacher.fingerprint}

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from compressor.models.tasks import Task
+from compressor.models.task import Task
 from compressor.pipeline.differences import Disagreement
 from compressor.utils.strict_json import finite_or_none
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
-from compressor.recipe.section import NonNegative, Positive, Section
+from compressor.recipe.section import Count, NonNegative, Positive, Section, number_with_unit
 
 EffortName = Literal["fast", "normal", "thorough"]
 MixtureName = Literal["auto", "probabilities", "logits", "tempered"]
@@ -14,6 +14,8 @@ GridName = Literal["auto", "none"]
 PreferName = Literal["accuracy", "balanced", "speed"]
 ClassesName = Literal["same", "union", "first", "intersection"]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+#: {unit of memory: bytes}.
+_BYTES = {"": 1.0, "mb": 1e6, "gb": 1e9, "m": 1e6, "g": 1e9, "mib": 2.0**20, "gib": 2.0**30}
 
 
 class Ratios(NamedTuple):
@@ -158,12 +160,23 @@ class FusionOptions(Section):
         "the tokens, no automatic reconstruction), normal (near ties on more samples, a refit on as many tokens as "
         "change it), or thorough (all candidates on more samples, a refit on all tokens).",
     )
+    max_memory: Count | None = Field(
+        None,
+        description="Most memory of a fusion, such as 8GB: teachers, which must be local folders, are then read layer "
+        "by layer, and hidden states beyond it lie on disk; without pilots, evaluation aside nothing else is done.",
+    )
     refit: bool = Field(True, description="Refit the transported weights in closed form; off: pure transport.")
     anchor: str | None = Field(
         None,
         description="A trained model whose shape the student takes and whose coordinates the teachers are aligned to; "
         "it takes part in the fusion if it is one of the teachers. Residual policies then take the first teacher.",
     )
+
+    @field_validator("max_memory", mode="before")
+    @classmethod
+    def _bytes(cls, value: Any) -> Any:
+        size = number_with_unit(value, _BYTES, "a size such as 8GB")
+        return int(size) if isinstance(size, float) and size >= 1 else size
 
     @property
     def ratios(self) -> Ratios:

@@ -116,7 +116,12 @@ def _memory(memory: Report | None) -> list[str]:
     free = "" if memory["free"] is None else f", and {format_bytes(memory['free'])} are free{limits}"
     too_little = memory["free"] is not None and memory["free"] < memory["least"]
     ending = ": too little" if too_little else ""
-    return [f"memory: a fusion holds {format_bytes(memory['least'])} at least{free}{ending}"]
+    streamed = memory["streamed"]
+    return [
+        f"memory: a fusion holds {format_bytes(memory['least'])} at least{free}{ending}",
+        f"layer by layer (--max-memory) it holds {format_bytes(streamed['fixed'])}, and "
+        f"{format_bytes(streamed['per_token'])} a token of calibration as the limit allows: the rest lies on disk",
+    ]
 
 
 def _collapser(layers: Sequence[str]) -> Callable[[str], str]:

@@ -2,50 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from huggingface_hub import EvalResult, ModelCardData
 
 from compressor.bench.metrics import METRICS
 from compressor.bench.rows import format_threads
 from compressor.models.tasks import TASKS
 from compressor.recipe import Recipe
+from compressor.report.card_metadata import data_name, front_matter
 from compressor.report.describe import (
-    describe_half,
     describe_head,
     describe_last_layer,
     describe_reconstruction,
     describe_shapes,
     describe_validation,
 )
+from compressor.report.describe_formats import describe_half
 from compressor.report.tables import FORMAT_NOTES, FORMAT_TITLES, format_rows
-from compressor.utils.markdown import code_block, code_span, escape_markdown, visible_line
-from compressor.utils.revisions import split_revision
+from compressor.utils.markdown import code_block, code_span, escape_markdown
 
-_AUTO_CLASSES = {
-    **dict.fromkeys(
-        ("image-classification", "image-multi-label", "image-regression"), "AutoModelForImageClassification"
-    ),
-    **dict.fromkeys(
-        ("text-classification", "text-multi-label", "text-regression"), "AutoModelForSequenceClassification"
-    ),
-    "token-classification": "AutoModelForTokenClassification",
-    "masked-lm": "AutoModelForMaskedLM",
-    "causal-lm": "AutoModelForCausalLM",
-    "seq2seq-lm": "AutoModelForSeq2SeqLM",
-    "features": "AutoModel",
-}
-# Other names of tasks on the Hub.
-_PIPELINE_TAGS = {
-    "masked-lm": "fill-mask",
-    "causal-lm": "text-generation",
-    "seq2seq-lm": "text2text-generation",
-    "features": "feature-extraction",
-    **dict.fromkeys(("image-multi-label", "image-regression"), "image-classification"),
-    **dict.fromkeys(("text-multi-label", "text-regression"), "text-classification"),
+# Arguments of the example, where they are no picture or text.
+_ARGUMENTS = {
+    "question-answering": '"a question" "the text that answers it"',
+    "multiple-choice": '"a text" "how it may go on" "another way"',
 }
 # {key of a table row: heading, factor, decimals, unit}.
 _COLUMNS: dict[str, tuple[str, float, int, str]] = {
@@ -80,10 +60,10 @@ def render_card(
     """
     image = (reads or ("image" if task.startswith("image-") else "text")) == "image"
     sections = [
-        _front_matter(recipe, report, task),
+        front_matter(recipe, report, task),
         f"# {_title(recipe)}\n\n{_made_of(recipe, report)}",
-        f"## Use\n\n{code_block('python', _snippet(task, image))}",
-        _section("Run it with onnxruntime alone", _example(example, image)),
+        f"## Use\n\n{code_block('python', _snippet(task, image, recipe.trust_remote_code))}",
+        _section("Run it with onnxruntime alone", _example(example, image, task)),
         _section("What was measured", _table(report.get("table") or [])),
         _section("Choices of the run", _choices(report.get("fusion") or {})),
         _section("Runs fast in", _kernels(report.get("target") or {})),
@@ -93,66 +73,11 @@ def render_card(
         _section("Made with", _scalars(report.get("environment") or {})),
         _section("Limits", _limits(recipe, report, task)),
         "## Make it again\n\n"
-        + code_block("bash", "compress run recipe.yaml --output again")
+        + code_block("bash", f"compress run recipe.yaml --output again{_consent(recipe)}")
         + "\n\nwith this `recipe.yaml`:\n\n"
         + code_block("yaml", recipe.to_yaml().rstrip()),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def _front_matter(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
-    """Metadata as the Hub reads it: names there must be of the Hub, so local teachers and data are left out."""
-    tag = _PIPELINE_TAGS.get(task, task)
-    bases = [
-        split_revision(teacher["name"])[0] for teacher in report.get("teachers") or [] if teacher.get("kind") == "hub"
-    ]
-    dataset = (report.get("evaluation") or {}).get("dataset")
-    results = _results(report, task, tag)
-    data = ModelCardData(
-        base_model=bases or None,
-        datasets=[dataset] if dataset else None,
-        eval_results=results or None,
-        library_name="transformers",
-        metrics=[result.metric_type for result in results] or None,
-        model_name=visible_line(Path(recipe.output).name or "student") if results else None,
-        pipeline_tag=tag,
-        tags=["model-fusion", "optimal-transport", "compression", *(["onnx"] if report.get("onnx") else [])],
-    )
-    return f"---\n{data.to_yaml()}\n---"
-
-
-def _results(report: Mapping[str, Any], task: str, tag: str) -> list[EvalResult]:
-    """The student's scores, for the Hub's `model-index`."""
-    evaluation, rows = report.get("evaluation") or {}, report.get("table") or []
-    if not rows or not evaluation.get("data"):
-        return []
-    name = visible_line(_data_name(report))
-    source, split = _parted(name)
-    student = rows[-1]
-    return [
-        EvalResult(
-            task_type=tag, dataset_type=evaluation.get("dataset") or source, dataset_name=name, dataset_split=split,
-            metric_type=metric, metric_value=round(student[metric], 4),
-        )
-        for metric in TASKS[task].metrics
-        if student.get(metric) is not None
-    ]  # fmt: skip
-
-
-def _data_name(report: Mapping[str, Any]) -> str:
-    """The evaluation data; of local files and folders the last part of the path."""
-    evaluation = report["evaluation"]
-    if "dataset" not in evaluation or evaluation["dataset"]:
-        return str(evaluation["data"])
-    source, split = _parted(evaluation["data"])
-    name = ", ".join(Path(part.strip()).name or part for part in source.split(","))
-    return name if split is None else f"{name} ({split})"
-
-
-def _parted(data: str) -> tuple[str, str | None]:
-    """Source and split of a name such as "digits (test)"."""
-    match = re.fullmatch(r"(.*) \((\w+)\)", data, re.DOTALL)
-    return (match[1], match[2]) if match else (data, None)
 
 
 def _title(recipe: Recipe) -> str:
@@ -185,20 +110,27 @@ def _made_of(recipe: Recipe, report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _snippet(task: str, image: bool) -> str:
-    cls = _AUTO_CLASSES[task]
+def _consent(recipe: Recipe) -> str:
+    return " --trust-remote-code" if recipe.trust_remote_code else ""
+
+
+def _snippet(task: str, image: bool, own_code: bool) -> str:
+    cls, trust = TASKS[task].auto, ", trust_remote_code=True" if own_code else ""
     processor = "AutoImageProcessor" if image else "AutoTokenizer"
+    if TASKS[task].answers == "pairs":
+        processor = "AutoProcessor"
     return (
         f"from transformers import {', '.join(sorted((cls, processor)))}\n\n"
-        f'model = {cls}.from_pretrained("path/to/this/folder")\n'
-        f'processor = {processor}.from_pretrained("path/to/this/folder")'
+        f'model = {cls}.from_pretrained("path/to/this/folder"{trust})\n'
+        f'processor = {processor}.from_pretrained("path/to/this/folder"{trust})'
     )
 
 
-def _example(example: str | None, image: bool) -> str:
+def _example(example: str | None, image: bool, task: str) -> str:
     if example is None:
         return ""
-    packages, argument = ("numpy and pillow", "picture.png") if image else ("numpy and tokenizers", '"a text"')
+    packages = "numpy and pillow" if image else "numpy and tokenizers"
+    argument = _ARGUMENTS.get(task, "picture.png" if image else '"a text"')
     return (
         f"Save it as `example.py` in this folder; it also needs {packages}: `python example.py {argument}`. ONNX "
         "Runtime sends telemetry unless the environment variable `ORT_DISABLE_TELEMETRY` is 1.\n\n"
@@ -306,7 +238,7 @@ def _limits(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
     rows = report.get("table") or []
     count = recipe.evaluation.samples
     samples = "all samples" if count is None else f"at most {count} samples"
-    data = _data_name(report) if (report.get("evaluation") or {}).get("data") else recipe.data.source
+    data = data_name(report) if (report.get("evaluation") or {}).get("data") else recipe.data.source
     source = data or "the teachers’ own data"
     names = {name: metric.title[:1].upper() + metric.title[1:] for name, metric in METRICS.items()}
     measured = [names[metric] for metric in TASKS[task].metrics if any(row.get(metric) is not None for row in rows)]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compressor.bench.metrics import METRICS, MISSING, format_precise, main_metric
+from compressor.bench.metrics import METRICS, MISSING
 from compressor.bench.rows import KL_TITLE, RESULT_MARK, Row, format_count, format_threads
-from compressor.report.findings import is_within_noise
 
 #: The content of a report.json, or a section of it.
 Report = Mapping[str, Any]
@@ -65,9 +64,10 @@ def describe_head(head: Report) -> str:
 
 
 def describe_last_layer(last_layer: Report) -> str:
-    """The last layer's fit, and gain over its reconstruction."""
+    """The fit of the last layer, or of all after the layers, and its gain."""
+    head = " and the head" if last_layer.get("layer", True) else ""
     return (
-        f"{last_layer['module']} and the head, fitted to the ensemble's predictions: held-out KL "
+        f"{last_layer['module']}{head}, fitted to the ensemble's predictions: held-out KL "
         f"{last_layer['after']:.4g}, {last_layer['before']:.4g} before"
     )
 
@@ -131,63 +131,12 @@ def _further_rates(finetune: Report) -> str:
     return f"; it is the {extreme} one: --learning-rates {best:g},{further:.1g} shows whether to go further"
 
 
-def describe_outcome(report: Report) -> str:
-    """Size, score and speed."""
-    rows = report["table"]
-    teachers = rows[: len(report["recipe"]["teachers"])]
-    student = rows[-1]
-    largest = max(teachers, key=lambda row: row["parameters"])
-    share = student["parameters"] / largest["parameters"]
-    parts = [
-        f"{student['parameters'] / 1e6:.3g} M parameters ({share:.0%} of a teacher's)",
-        *_score_against(student, teachers),
-    ]
-    parts += [ratios] if (ratios := _speed_ups(student, largest)) else []
-    return f"student ({student['name']}): {', '.join(parts)}"
-
-
-def _score_against(student: Report, teachers: Sequence[Report]) -> list[str]:
-    """The student's score, compared with its best teacher's."""
-    name = {1: "the teacher", 2: "the better teacher"}.get(len(teachers), "the best teacher")
-    metric = main_metric(student, *teachers)
-    if metric is None:
-        return []
-    best = metric.best(teachers, key=lambda row: row[metric.name])
-    figure = metric.format(student[metric.name], student.get(f"{metric.name}_error"))
-    score = f"{figure} {metric.title}" if metric.percent else f"{metric.title} {figure}"
-    if best[metric.name] <= 0:
-        ratio = f"{name} has {metric.format(best[metric.name])}"
-    elif metric.lower:
-        ratio = f"{student[metric.name] / best[metric.name]:.3g} times {name}'s; lower is better"
-    else:
-        ratio = f"{student[metric.name] / best[metric.name]:.1%} of {name}'s"
-    return [
-        f"{score} (level with {name}, within noise: {ratio})"
-        if is_within_noise(student, best, metric.name)
-        else f"{score} ({ratio})"
-    ]
-
-
-def _speed_ups(student: Report, teacher: Report) -> str:
-    """How many times as fast the student is in each backend; "" if not measured."""
-    ratios = [
-        (teacher[f"{backend}_p50_ms"] / student[f"{backend}_p50_ms"], name)
-        for backend, name in (("torch", "torch"), ("ort", "ONNX Runtime"))
-        if student[f"{backend}_p50_ms"] and teacher[f"{backend}_p50_ms"]
-    ]
-    parts = [
-        f"{ratio:.1f} times {'' if index else 'as fast as a teacher '}in {name}"
-        for index, (ratio, name) in enumerate(ratios)
-    ]
-    return " and ".join(parts)
-
-
 def describe_legend(rows: Sequence[Row], result: bool, tails: bool) -> str:
     """The signs of a table of results, in one line; "" without any."""
     errors = ("kl_error", *(f"{name}_error" for name in METRICS))
     parts = [
         *([f"{RESULT_MARK}the result"] if result else []),
-        *(["± a standard error"] if any(getattr(row, name) is not None for row in rows for name in errors) else []),
+        *(["± a standard error"] if any(row.score(name) is not None for row in rows for name in errors) else []),
         *([KL_TITLE] if any(row.kl is not None for row in rows) else []),
         *([f"ms: p50{' / p95' if tails else ''}"] if any(row.torch_p50_ms or row.ort_p50_ms for row in rows) else []),
     ]
@@ -247,56 +196,6 @@ def describe_budget(budget: Report) -> list[str]:
         widths = [f"{size['width']:.4g} ({size['p50_ms']:.3g} ms)" for size in budget["looked_at"] if "p50_ms" in size]
         lines.append(f"widths tried: {', '.join(widths)}")
     return lines
-
-
-def describe_export(export: Report) -> list[str]:
-    """Exported files, and parity with torch."""
-    lines = []
-    for name, exported in export["formats"].items():
-        for file, written in exported["files"].items():
-            lines.append(f"wrote {export['folder']}/{file} ({name}, {written['bytes'] / 1e6:.2f} MB)")
-        lines.append(describe_parity(name, exported))
-    for name, left in (export.get("left") or {}).items():
-        files = " and ".join(f"{export['folder']}/{file}" for file in left["files"])
-        verb = "is" if len(left["files"]) == 1 else "are"
-        lines.append(
-            f"left {files} ({name}), which {verb} of this model: {left['difference']:.1e} from torch on random inputs; "
-            "--force writes it anew"
-        )
-    if export["report_updated"]:
-        lines.append(f"updated {export['folder']}/report.json")
-    return lines
-
-
-def describe_parity(name: str, exported: Report) -> str:
-    """A format's difference from torch, and its score if approximate."""
-    if exported["exact"]:
-        difference = exported["largest_relative_difference"]
-        return f"{name}: largest difference from torch {difference:.1e} of the largest value"
-    data = exported["evaluation"]
-    where, figures = ("random inputs", exported) if data is None else (f"{data['samples']} samples", data)
-    size = sum(file["bytes"] for file in (exported.get("files") or {}).values())
-    parts = [f"{size / 1e6:.2f} MB"] if size else []
-    parts.append(f"relative error of the logits {figures['relative_error']:.1e}")
-    if figures["agreement"] is not None:
-        parts.append(f"{100 * figures['agreement']:.2f} % of the predictions are torch's")
-    if data is not None and (metric := main_metric(data)) is not None:
-        deployed, in_float = (format_precise(metric, score[metric.name]) for score in (data, data["float"]))
-        parts.append(f"{metric.title} {deployed} (float: {in_float})")
-    proof = f"; {describe_half(half)}" if (half := exported.get("float16")) else ""
-    return f"{name}: {', '.join(parts)}, on {where}{proof}"
-
-
-def describe_half(half: Report) -> str:
-    """How a float16 file was proven."""
-    samples = f"{half['samples']} samples and random inputs" if half["samples"] else "random inputs, without samples"
-    count = sum(half["operations_in_float32"].values())
-    kept = ", ".join(f"{number} {name}" for name, number in half["operations_in_float32"].items())
-    return (
-        f"computed with every result rounded to float16; largest value {half['largest_value']:.3g}, of those in "
-        f"float16 {half['largest_value_in_float16']:.3g} (limit {half['limit']:.0f} over {half['room']:g} for room), "
-        f"on {samples}; {count} of {half['operations']} operations stay in float32{f' ({kept})' if kept else ''}"
-    )
 
 
 def describe_bench(bench: Report) -> list[str]:

@@ -369,7 +369,7 @@ def test_export_notes_the_difference_in_the_report(capsys, student, tmp_path, fo
 
 
 def test_an_export_names_every_file():
-    from compressor.report.describe import describe_export
+    from compressor.report.describe_formats import describe_export
 
     file = {"bytes": 2e6}
     exact = {

@@ -28,7 +28,8 @@ from compressor.data.sources import open_split
 from compressor.errors import UserError
 from compressor.models.inputs import pad_id
 from compressor.models.meta import most_positions
-from compressor.models.tasks import IGNORED, TASKS, find_task
+from compressor.models.task import IGNORED
+from compressor.models.tasks import TASKS, find_task
 from compressor.models.teacher import ModelSpec
 from compressor.recipe import DataOptions
 

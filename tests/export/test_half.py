@@ -15,7 +15,7 @@ from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import as_pair
 from compressor.pipeline.deliver import format_report
 from compressor.recipe import ExportOptions
-from compressor.report.describe import describe_half, describe_parity
+from compressor.report.describe_formats import describe_half, describe_parity
 
 
 def scaled(factor):

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from families import batches_of, config_of, family_params, tiny_model
+from permuted import permuted
 
 from compressor.anatomy import Role, inspect_config, map_key
 from compressor.anatomy.certificate import random_permutations
@@ -22,19 +23,6 @@ from compressor.transport import identity_coupling, solve
 
 #: Policies that give every place the same kind of map for a model of its own coordinates.
 PERMUTABLE = [name for name in POLICIES.names() if name != "identity"]
-
-
-def permuted(model, seed: int = 7):
-    """The same function with every space permuted."""
-    anatomy = inspect_config(model.config)
-    generator = torch.Generator().manual_seed(seed)
-    maps = random_permutations(anatomy.spaces.values(), generator)
-    state = apply(maps, {name: p.detach() for name, p in model.named_parameters()}, anatomy)
-    twin = copy.deepcopy(model)
-    with torch.no_grad():
-        for name, parameter in twin.named_parameters():
-            parameter.copy_(state[name])
-    return twin
 
 
 def relative_error(model, reference, batch) -> float:

@@ -11,7 +11,7 @@ from compressor.anatomy import inspect_config
 from compressor.bench.size import count_macs, count_parameters
 from compressor.cli.options import to_recipe
 from compressor.errors import UnsupportedError, UserError
-from compressor.pipeline import budget, deliver
+from compressor.pipeline import budget, run_timing
 from compressor.pipeline.budget import WidthCandidates, liked_widths, pick_width
 from compressor.pipeline.teachers import plan_target
 from compressor.recipe import TargetOptions, build_recipe, read_recipe
@@ -170,7 +170,7 @@ def test_a_candidate_is_measured(configs, backend, tmp_path, monkeypatch):
         onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "m.onnx")
         return tmp_path / "m.onnx"
 
-    monkeypatch.setattr(deliver, "export_to_time", exported)
+    monkeypatch.setattr(run_timing, "export_to_time", exported)
     monkeypatch.setattr(budget, "SECONDS", 0.01)
     found = pick_width(configs, asked(latency="10s", batch_size=2), thread_count=1)
     assert found.width == 1.0 and 0 < found.report["given"]["p50_ms"] < 1e4

@@ -11,7 +11,8 @@ import pytest
 import torch
 from tiny_text import VOCABULARY
 
-from compressor.models.tasks import IGNORED, TASKS
+from compressor.models.task import IGNORED
+from compressor.models.tasks import TASKS
 from compressor.pipeline.differences import Breakdown, differences_report
 from compressor.pipeline.shown_samples import PICTURE_PIXELS, TEXT_CHARACTERS, sample_report
 

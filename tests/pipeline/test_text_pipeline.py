@@ -190,7 +190,7 @@ def test_the_files_with_past_can_be_left_out(root, tmp_path, monkeypatch):
 def test_a_teacher_that_cannot_be_exported_costs_a_column_not_the_run(root, tmp_path, monkeypatch):
     from compressor.errors import UnsupportedError
     from compressor.models.load import load_teacher
-    from compressor.pipeline import deliver
+    from compressor.pipeline import run_timing
     from compressor.pipeline.evaluation import EvaluatedModel
     from compressor.pipeline.stages import StageReporter
     from compressor.recipe import build_recipe
@@ -198,10 +198,10 @@ def test_a_teacher_that_cannot_be_exported_costs_a_column_not_the_run(root, tmp_
     def refuse(*arguments):
         raise UnsupportedError("torch cannot export it")
 
-    monkeypatch.setattr(deliver, "export_to_time", refuse)
+    monkeypatch.setattr(run_timing, "export_to_time", refuse)
     recipe = build_recipe(tiny_recipe([root / "decoder0"], None, tmp_path / "s", bench={"latency": True}))
     subject = EvaluatedModel("decoder0", (load_teacher(str(root / "decoder0")).model,), 0, None)
-    timings, notes = deliver.time_models(recipe, [subject], tmp_path, StageReporter())
+    timings, notes = run_timing.time_models(recipe, [subject], tmp_path, StageReporter())
     assert notes == ["latency was measured in torch only: torch cannot export it"]
     assert timings["decoder0"].torch.p50_ms > 0 and timings["decoder0"].ort is None
 

@@ -10,7 +10,7 @@ import pytest
 from command import compress, tiny_recipe, write_recipe
 
 from compressor.report import findings
-from compressor.report.describe import describe_outcome
+from compressor.report.outcome import describe_outcome
 
 SHIPPED = Path(findings.__file__).read_text(encoding="utf-8")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compressor.layer_maps import AttentionPair, LayerMap
-from compressor.models.tasks import Task
+from compressor.models.task import Task
 from compressor.utils.registry import Registry
 
 #: {module path: its outputs, one per call}.
@@ -67,13 +67,15 @@ LOSSES: Registry[Callable[[LossContext], Loss]] = Registry("loss")
 
 def counted_positions(task: Task, inputs: Mapping[str, Tensor]) -> int:
     """Number of predictions that count."""
-    mask = None if task.mask is None else inputs.get(task.mask)
-    return int(mask.sum()) if mask is not None else len(next(iter(inputs.values())))
+    positions = task.positions(inputs)
+    return int(positions.sum()) if positions is not None else len(next(iter(inputs.values())))
 
 
 def token_mask(inputs: Mapping[str, Tensor], tokens: Tensor, *, decoder: bool) -> Tensor:
     """Mask [B, T] of `tokens` [B, T, n] without padding; all count if the inputs' mask has another shape (images)."""
     mask = inputs.get("decoder_attention_mask" if decoder and "decoder_input_ids" in inputs else "attention_mask")
+    if mask is not None and mask.dim() > 2:
+        mask = mask.flatten(0, 1)
     if mask is None or mask.shape != tokens.shape[:2]:
         return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
     return mask.to(tokens.device).bool()

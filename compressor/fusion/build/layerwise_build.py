@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from torch import Tensor, nn
+from torch import nn
 
 from compressor.anatomy import Stack
 from compressor.anatomy.hooks import Tap
 from compressor.fusion.build.embedding_gain import set_embedding_gain
+from compressor.fusion.build.finished_layers import FinishedLayers
 from compressor.fusion.build.head import refit_head
 from compressor.fusion.build.last_layer import reconstruct_predictions
 from compressor.fusion.build.reconstruction import reconstruct_layer, samples_per_step
 from compressor.fusion.build.refit import StudentRefit
 from compressor.fusion.build.student import StudentBuilder
+from compressor.fusion.build.tail import fit_tail
 from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.calibration.layerwise import LayerwiseRunner
 from compressor.fusion.calibration.masks import Masks
 from compressor.fusion.calibration.sizes import enough_samples
+from compressor.fusion.calibration.span import capture_span
 from compressor.fusion.context import FusionContext
 from compressor.fusion.features.activations import ActivationFeatures, TeacherActivations, input_tap
 from compressor.fusion.features.base import Features
 from compressor.fusion.features.weight_features import WeightFeatures
 from compressor.fusion.teacher import FusionTeacher
+from compressor.models.streamed import OUTSIDE, holding
+from compressor.utils.tensor_store import StoredTensors, TensorStore
 
 #: By effort, the share of the tokens that a refit needs; None takes all there are.
 REFIT_SHARES: dict[str, float | None] = {"fast": 0.25, "normal": 1.0, "thorough": None}
@@ -32,26 +38,32 @@ OnFraction = Callable[[float], None]
 
 
 def build_student(
-    context: FusionContext, student: StudentBuilder, *, start: float = 0.4, aligned: bool = False
+    context: FusionContext,
+    student: StudentBuilder,
+    *,
+    start: float = 0.4,
+    aligned: bool = False,
+    finished: FinishedLayers | None = None,
 ) -> None:
     """Build the student of a fusion.
 
     Args:
         aligned: maps need no activations.
+        finished: gets the layers of a model whose weights are read from disk.
     """
 
     def on_progress(fraction: float) -> None:
         context.on_progress(start + (1 - start) * fraction, "building the student")
 
     if not needs_activations(context, aligned=aligned):
-        build_from_weights([student], context.teachers, on_progress)
+        build_from_weights([student], context.teachers, on_progress, finished)
     else:
         calibration = context.calibration or CalibrationSet(())
         if student.options.reconstruction_steps:
             calibration = calibration.rebatched(samples_per_step)
         elif (share := REFIT_SHARES[context.options.effort]) is not None:
             calibration = enough_samples(context.teachers[0], context.anatomy, calibration, share)
-        build_layerwise([student], context.teachers, calibration, on_progress)
+        build_layerwise([student], context.teachers, calibration, on_progress, store=context.store, finished=finished)
     context.timer.lap("build")
 
 
@@ -64,15 +76,26 @@ def build_from_weights(
     students: Sequence[StudentBuilder],
     teachers: Sequence[FusionTeacher],
     on_progress: OnFraction = lambda fraction: None,
+    finished: FinishedLayers | None = None,
 ) -> None:
-    """Map and transport by weights alone."""
+    """Map and transport by weights alone.
+
+    Args:
+        finished: layers of the only student, to go on from.
+    """
     for student in students:
         plan = student.plan
         features = WeightFeatures(teachers, student.maps, student.anatomy)
-        for done, layer in enumerate(plan.layer_plans.values()):
+        for done, (name, layer) in enumerate(plan.layer_plans.items()):
             on_progress(done / len(plan.layers))
-            student.map_spaces(layer.spaces, features)
-            student.transport(layer.parameters)
+            if finished is not None and name in finished:
+                finished.restore(name)
+                continue
+            with holding(student.model, name):
+                student.map_spaces(layer.spaces, features)
+                student.transport(layer.parameters)
+                if finished is not None:
+                    finished.add(name)
             student.forget(layer.spaces)
         student.map_spaces(plan.outside_spaces, features)
         student.transport(plan.outside_parameters)
@@ -84,9 +107,18 @@ def build_layerwise(
     teachers: Sequence[FusionTeacher],
     calibration: CalibrationSet,
     on_progress: OnFraction | None = None,
+    *,
+    store: TensorStore | None = None,
+    finished: FinishedLayers | None = None,
 ) -> None:
-    """Build students of one plan, perhaps of several sizes; held-out samples choose λ."""
-    _LayerwiseBuild(students, teachers, calibration, on_progress or (lambda fraction: None)).build()
+    """Build students of one plan, perhaps of several sizes; held-out samples choose λ.
+
+    Args:
+        store: keeps hidden states and activations; in memory if omitted.
+        finished: layers of the only student, to go on from.
+    """
+    on_fraction = on_progress or (lambda fraction: None)
+    _LayerwiseBuild(students, teachers, calibration, on_fraction, store or TensorStore(), finished).build()
 
 
 class _LayerwiseBuild:
@@ -96,20 +128,24 @@ class _LayerwiseBuild:
         teachers: Sequence[FusionTeacher],
         calibration: CalibrationSet,
         on_progress: OnFraction,
+        store: TensorStore,
+        finished: FinishedLayers | None,
     ) -> None:
         self.students, self.teachers, self.on_progress = students, teachers, on_progress
+        self.store, self.finished = store, finished
         self.calibration, batches = calibration, calibration.all
         # Students differ in sizes alone: names, stages and taps are the first one's.
         self.anatomy, self.plan = students[0].anatomy, students[0].plan
         self.masks = Masks(batches, self.anatomy)
         stacks = [stack.layers for stack in self.anatomy.stacks]
         self.teacher_runners = [
-            LayerwiseRunner(t.model, [stack.layers for stack in t.anatomy.stacks], batches, t.name) for t in teachers
+            LayerwiseRunner(t.model, [stack.layers for stack in t.anatomy.stacks], batches, t.name, store)
+            for t in teachers
         ]
-        self.student_runners = [LayerwiseRunner(student.model, stacks, batches) for student in students]
-        self.refits = [StudentRefit(student, calibration) for student in students]
+        self.student_runners = [LayerwiseRunner(student.model, stacks, batches, store=store) for student in students]
+        self.refits = [StudentRefit(student, calibration, store) for student in students]
         #: Inputs of the last layer, per student that is reconstructed.
-        self.entering: dict[int, list[Tensor]] = {}
+        self.entering: dict[int, StoredTensors] = {}
 
     def build(self) -> None:
         self._embed()
@@ -117,10 +153,39 @@ class _LayerwiseBuild:
         for index, stack in enumerate(self.anatomy.stacks):
             self._start_stack(index)
             for layer in stack.layers:
-                self._build_layer(layer, stack)
+                if self.finished is not None and layer in self.finished:
+                    self._go_on_from(layer)
+                else:
+                    self._build_layer(layer, stack)
                 done += 1
                 self.on_progress(done / total)
-        self._finish()
+        with self._holding(OUTSIDE):
+            self._finish()
+
+    @contextmanager
+    def _holding(self, module: str) -> Iterator[None]:
+        """Keep a module's block of all models in memory."""
+        with ExitStack() as held:
+            for teacher in self.teachers:
+                held.enter_context(holding(teacher.model, teacher.local_name(module)))
+            for student in self.students:
+                held.enter_context(holding(student.model, module))
+            yield
+
+    def _go_on_from(self, layer: str) -> None:
+        """Bring all models behind a finished layer."""
+        assert self.finished is not None
+        self.finished.restore(layer)
+        for teacher, runner in zip(self.teachers, self.teacher_runners, strict=True):
+            for passed in teacher.span(layer).layers:
+                runner.advance(passed)
+        runner = self.student_runners[0]
+        if not self.students[0].options.refit:
+            return
+        if not runner.plain:
+            runner.advance(layer)
+        elif hidden := self.finished.hidden(layer):
+            runner.advance_to(hidden)
 
     def _embed(self) -> None:
         """Set everything needed before the layers."""
@@ -133,7 +198,7 @@ class _LayerwiseBuild:
     def _start_stack(self, stack: int) -> None:
         """Bring all models to a stack."""
         stages, taps = self.plan.stages_before(stack), self.plan.taps_before(stack)
-        activations = TeacherActivations(self.teachers, self.anatomy, self.masks, 0)
+        activations = TeacherActivations(self.teachers, self.anatomy, self.masks, 0, store=self.store)
         for k, runner in enumerate(self.teacher_runners):
             runner.start_stack(stack, taps, partial(activations.record, k))
         for student, runner, refit in zip(self.students, self.student_runners, self.refits, strict=True):
@@ -148,6 +213,13 @@ class _LayerwiseBuild:
 
     def _build_layer(self, layer: str, stack: Stack) -> None:
         """Build one layer of all students."""
+        with self._holding(layer):
+            self._build_held_layer(layer, stack)
+            if self.finished is not None:
+                runner = self.student_runners[0]
+                self.finished.add(layer, runner.hidden if runner.plain else ())
+
+    def _build_held_layer(self, layer: str, stack: Stack) -> None:
         plan = self.plan.layer_plans[layer]
         activations = self._record_layer(layer, stack)
         features = [ActivationFeatures(activations, student.maps) for student in self.students]
@@ -176,28 +248,12 @@ class _LayerwiseBuild:
                 runner.unroll(teacher.local_name(layer), stack.runs)
         count = masks.count(layer, self.teacher_runners[0].hidden)
         thin = [tap for tap in plan.thin_taps if tap not in whole]
-        activations = TeacherActivations(self.teachers, self.anatomy, masks, count, thin, linear)
+        activations = TeacherActivations(self.teachers, self.anatomy, masks, count, thin, linear, self.store)
         entering: list[Tap] = [(layer, "in")] if stack.runs > 1 else []
-        for k in range(len(self.teachers)):
-            self._record_teacher(k, layer, list(dict.fromkeys([*whole, *plan.thin_taps, *entering])), activations)
+        taps = list(dict.fromkeys([*whole, *plan.thin_taps, *entering]))
+        for k, (teacher, runner) in enumerate(zip(self.teachers, self.teacher_runners, strict=True)):
+            capture_span(runner, teacher, layer, taps, set(plan.stream_taps), partial(activations.record, k))
         return activations
-
-    def _record_teacher(self, index: int, layer: str, taps: Sequence[Tap], activations: TeacherActivations) -> None:
-        """Run one teacher's corresponding layers."""
-        teacher, runner = self.teachers[index], self.teacher_runners[index]
-        span = teacher.span(layer)
-        local = {(teacher.local_name(module), end): (module, end) for module, end in taps}
-        waiting = set() if span.layers else set(self.plan.layer_plans[layer].stream_taps)
-
-        def record(batch: int, captured: dict[Tap, Tensor]) -> None:
-            values = {local[tap]: value for tap, value in captured.items()}
-            # A teacher that waits for the others leaves its residual stream unchanged.
-            values |= {tap: runner.hidden[batch].reshape(values[tap].shape) for tap in waiting if tap in values}
-            activations.record(index, batch, values)
-
-        for passed in span.layers[:-1]:
-            runner.advance(passed)
-        runner.capture(span.counterpart, list(local), record, advance=bool(span.layers), again=not span.layers)
 
     def _is_linear(self, tap: Tap) -> bool:
         """Whether a tap is linear in every teacher."""
@@ -205,18 +261,16 @@ class _LayerwiseBuild:
 
     def _refit_layer(self, index: int, layer: str, stack: Stack, features: ActivationFeatures) -> None:
         student, runner, refit = self.students[index], self.student_runners[index], self.refits[index]
-        plan, start = self.plan.layer_plans[layer], list(runner.hidden)
+        plan, start = self.plan.layer_plans[layer], runner.kept_hidden()
         if student.options.reconstruction_steps and layer == self.anatomy.stacks[-1].layers[-1]:
             self.entering[index] = start
         if stack.runs > 1:
             # A layer that runs several times is fitted to all runs, each from its transported input.
             runner.advance_to(
-                [
-                    features.transported(virtual, (layer, "in"), stack.residual).to(hidden).reshape(hidden.shape)
-                    if virtual % stack.runs
-                    else hidden
-                    for virtual, hidden in ((i, start[i // stack.runs]) for i in range(len(start) * stack.runs))
-                ]
+                features.transported(virtual, (layer, "in"), stack.residual).to(hidden).reshape(hidden.shape)
+                if virtual % stack.runs
+                else hidden
+                for virtual, hidden in ((i, start[i // stack.runs]) for i in range(len(start) * stack.runs))
             )
         outputs = None
         run = partial(runner.capture, layer)
@@ -240,7 +294,7 @@ class _LayerwiseBuild:
         # The output of a head of many classes is much larger than its input.
         linear = [tap for tap in taps if tap[1] == "out" and self._is_linear(tap)]
         taps = list(dict.fromkeys(input_tap(tap) if tap in linear else tap for tap in taps))
-        activations = TeacherActivations(self.teachers, self.anatomy, self.masks, 0, linear=linear)
+        activations = TeacherActivations(self.teachers, self.anatomy, self.masks, 0, linear=linear, store=self.store)
         for k, runner in enumerate(self.teacher_runners):
             runner.capture_tail(taps, partial(activations.record, k))
         for index, (student, runner, refit) in enumerate(
@@ -253,6 +307,7 @@ class _LayerwiseBuild:
                 for stage in self.plan.tail_stages:
                     refit.refit(stage, features, runner.capture_tail)
                 refit_head(student, runner, self.teacher_runners, self.masks, self.calibration)
+                fit_tail(student, runner, self.teacher_runners, self.calibration)
                 self._refit_last_layer(index, runner)
 
     def _refit_last_layer(self, index: int, runner: LayerwiseRunner) -> None:

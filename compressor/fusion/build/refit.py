@@ -19,7 +19,8 @@ from compressor.fusion.calibration.layerwise import OnBatch
 from compressor.fusion.calibration.statistics import Regression, token_rows
 from compressor.fusion.features.activations import ActivationFeatures
 from compressor.fusion.plan import FitStage, LinearStage, NormStage, ResidualWriteStage, TiedHeadStage
-from compressor.fusion.teacher import FusionTeacher, reads_first
+from compressor.fusion.teacher import FusionTeacher, as_input_output, as_matrix, reads_first
+from compressor.utils.tensor_store import StoredTensor, StoredTensors, TensorStore
 
 #: Runs the student up to some taps and passes the tensors on, batch by batch.
 RunLayer = Callable[[Sequence[Tap], OnBatch], Any]
@@ -28,12 +29,13 @@ RunLayer = Callable[[Sequence[Tap], OnBatch], Any]
 class StudentRefit:
     """Fits modules on the student's own inputs; held-out samples choose λ."""
 
-    def __init__(self, student: StudentBuilder, calibration: CalibrationSet) -> None:
+    def __init__(self, student: StudentBuilder, calibration: CalibrationSet, store: TensorStore | None = None) -> None:
+        self.store = store or TensorStore()
         self.model, self.anatomy, self.teachers = student.model, student.anatomy, student.teachers
         self.parameters, self.options, self.fits = student.parameters, student.options, student.report.fits
         self.calibration = calibration
 
-    def refit(self, stage: FitStage, features: ActivationFeatures, run: RunLayer) -> list[Tensor] | None:
+    def refit(self, stage: FitStage, features: ActivationFeatures, run: RunLayer) -> StoredTensors | None:
         """Fit the modules of a stage.
 
         Returns:
@@ -66,12 +68,12 @@ class StudentRefit:
 
     def _refit_writers(
         self, stage: ResidualWriteStage, features: ActivationFeatures, run: RunLayer
-    ) -> list[Tensor] | None:
+    ) -> StoredTensors | None:
         """Fit writers to what the stream lacks."""
         ops, tap = stage.ops, stage.tap
         taps = [*((op.module, end) for op in ops for end in ("in", "out")), tap]
         gain, key = ops[0].gain, stage.stream_key
-        layer_inputs: list[tuple[list[Tensor], Tensor]] = []
+        layer_inputs: list[tuple[list[StoredTensor], StoredTensor]] = []
 
         def pairs(index: int, captured: dict[Tap, Tensor]) -> tuple[Tensor, Tensor]:
             mask = features.masks.of(index, tap[0])
@@ -81,7 +83,8 @@ class StudentRefit:
             rest = stream - gain * written
             target = (features.transported(index, tap, key) - token_rows(rest, mask)) / gain
             if ops[0].checkpoint_is_output:
-                layer_inputs.append(([captured[op.module, "in"] for op in ops], rest))
+                keep = self.store.put
+                layer_inputs.append(([keep(captured[op.module, "in"]) for op in ops], keep(rest)))
             return torch.cat([token_rows(captured[op.module, "in"], mask) for op in ops], dim=1), target
 
         fit = self._regress(taps, pairs, ops, features, run, together=True)
@@ -91,13 +94,15 @@ class StudentRefit:
             bias = fit.bias if biased[:1] == [op] else None
             self._set(op, weight, torch.zeros_like(fit.bias) if bias is None and fit.bias is not None else bias)
             self._record(op, fit)
+        if not layer_inputs:
+            return None
         with torch.no_grad():
-            return [rest + gain * self._written(ops, inputs, rest) for inputs, rest in layer_inputs] or None
+            return self.store.many(self._output(ops, gain, inputs, rest.get()) for inputs, rest in layer_inputs)
 
-    def _written(self, ops: Sequence[LinearOp], inputs: Sequence[Tensor], stream: Tensor) -> Tensor:
-        """The writers' summed outputs."""
-        parts = [self.model.get_submodule(op.module)(x) for op, x in zip(ops, inputs, strict=True)]
-        return torch.stack([part.reshape(stream.shape) for part in parts]).sum(0)
+    def _output(self, ops: Sequence[LinearOp], gain: float, inputs: Sequence[StoredTensor], rest: Tensor) -> Tensor:
+        """The stream with the writers' summed outputs."""
+        parts = [self.model.get_submodule(op.module)(x.get()) for op, x in zip(ops, inputs, strict=True)]
+        return rest + gain * torch.stack([part.reshape(rest.shape) for part in parts]).sum(0)
 
     def _regress(
         self,
@@ -217,7 +222,7 @@ class StudentRefit:
     @torch.no_grad()
     def _set(self, op: LinearOp, weight: Tensor, bias: Tensor | None) -> None:
         first = reads_first(self.anatomy, op)
-        self.parameters[op.weight].copy_(weight if first else weight.T)
+        as_matrix(self.parameters[op.weight]).copy_(weight if first else weight.T)
         parameter = self._bias(op)
         if bias is not None and parameter is not None:
             parameter.copy_(bias)
@@ -233,5 +238,4 @@ class StudentRefit:
         self.fits.append({"module": op.module, "error": fit.error, "ridge": fit.ridge, "prior": fit.prior})
 
     def _input_output(self, op: LinearOp) -> Tensor:
-        weight = self.parameters[op.weight].detach().double()
-        return weight if reads_first(self.anatomy, op) else weight.T
+        return as_input_output(self.parameters[op.weight].detach().double(), self.anatomy, op)

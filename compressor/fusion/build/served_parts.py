@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.anatomy.hooks import logits_of
-from compressor.answers import ANSWERS, Answers
+from compressor.answers import ANSWERS, Answers, ClassAnswers
 from compressor.ensemble import sums_per_sample
 from compressor.fusion.calibration.batches import Batch
 from compressor.models.inputs import without_labels
+from compressor.models.tasks import task_of_model
 from compressor.stacking import DISAGREEMENT, disagreement
 
 #: A part of fewer samples says little.
@@ -71,11 +72,12 @@ class ServedParts:
             rows = [answers.rows(logits_of(models[k], inputs).double()) for k in weighty]
             shares = [weights[k] for k in weighty]
             targets.append(answers.mix(rows, shares, mixing))
-            if answers is not ANSWERS["classes"]:
+            if not isinstance(answers, ClassAnswers):
                 continue
             # The divergence from a mean of probabilities is no measure: a vague teacher is the nearest to it.
             doubts = [_nll(row, inputs) if next_tokens else _entropy(row) for row in rows]
-            unsure = torch.stack([sums_per_sample(doubt, inputs)[0] for doubt in doubts])
+            counted = task_of_model(models[0]).positions(inputs, doubts[0].shape[-1])
+            unsure = torch.stack([sums_per_sample(doubt, counted)[0] for doubt in doubts])
             owners.append(torch.tensor(weighty)[unsure.argmin(0).cpu()])
             distances.append(disagreement([row.flatten(0, -2) for row in rows], shares) * len(owners[-1]))
         parts = torch.cat(owners) if owners else torch.zeros(0, dtype=torch.long)
@@ -92,7 +94,7 @@ class ServedParts:
         for batch, target in zip(self.batches, self.targets, strict=True):
             inputs = without_labels(batch)
             divergence = self.answers.divergence(target, self.answers.rows(logits_of(model, inputs).double()))
-            kl, tokens = sums_per_sample(divergence, inputs)
+            kl, tokens = sums_per_sample(divergence, task_of_model(model).positions(inputs, divergence.shape[-1]))
             sums.append(kl.cpu())
             counts.append(tokens.cpu())
         kl, tokens = torch.cat(sums), torch.cat(counts)

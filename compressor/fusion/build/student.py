@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.anatomy import Anatomy, Kind, Map, Role, Side, Space, map_key
+from compressor.fusion.build.build_report import BuildReport
 from compressor.fusion.build.ridge import RIDGES
 from compressor.fusion.context import FusionContext, StudentCandidate
 from compressor.fusion.features.base import Features
@@ -26,7 +27,7 @@ from compressor.fusion.maps.residual import ResidualMap
 from compressor.fusion.maps.units import UNIT_MAPS, UnitMap, UnitProblem, restricted_to
 from compressor.fusion.plan import BuildPlan
 from compressor.fusion.teacher import FusionTeacher
-from compressor.transport import Coupling, CouplingOptions, sketch
+from compressor.transport import Coupling, CouplingOptions
 
 #: λ of a pilot's refit, and of any refit without held-out samples to choose by.
 PILOT_RIDGE = 1e-3
@@ -72,48 +73,6 @@ class BuildOptions:
         """The same with one λ; pilots hold nothing out."""
         ridges = self.ridges if len(self.ridges) == 1 else (PILOT_RIDGE,)
         return replace(self, ridges=ridges, pilot_head=head)
-
-
-@dataclass(eq=False)
-class BuildReport:
-    """What was done to a student, JSON-ready.
-
-    Attributes:
-        projections: other maps.
-        not_reconstructed: why none was.
-        last_layer: its fit to the ensemble's predictions.
-    """
-
-    couplings: list[dict[str, Any]] = field(default_factory=list)
-    projections: list[dict[str, Any]] = field(default_factory=list)
-    fits: list[dict[str, Any]] = field(default_factory=list)
-    reconstructed: list[dict[str, Any]] = field(default_factory=list)
-    not_reconstructed: str = ""
-    head: dict[str, Any] | None = None
-    last_layer: dict[str, Any] | None = None
-
-    def add_maps(self, space: str, maps: Sequence[Mapping[str, Map]], couplings: Sequence[Coupling]) -> None:
-        """Add a space's couplings, or else its maps.
-
-        Of a coupling, `paired` are the student's coordinates that also have mass of other teachers.
-        """
-        # Couplings shared with a space of the same order of heads are reported here too.
-        owners = sum(((coupling.nu > 0).long() for coupling in couplings), start=torch.zeros(1, dtype=torch.int64))
-        for coupling in couplings:
-            paired = int(((coupling.nu > 0) & (owners > 1)).sum())
-            self.couplings.append({**coupling.summary(), "paired": paired, "space": space})
-        for key in () if couplings else maps[0]:
-            pulls = [teacher_maps[key].pull for teacher_maps in maps]
-            self.projections += [
-                # Experts have one map each: take the mean.
-                {
-                    "space": key,
-                    "source": pull.shape[-2],
-                    "target": pull.shape[-1],
-                    "plan": sketch(pull.square().reshape(-1, *pull.shape[-2:]).mean(0)),
-                }
-                for pull in pulls
-            ]
 
 
 @dataclass(eq=False)

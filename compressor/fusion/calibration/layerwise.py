@@ -24,6 +24,8 @@ from compressor.fusion.calibration.capture import (
     ending_early,
 )
 from compressor.models.inputs import without_labels
+from compressor.models.streamed import holding
+from compressor.utils.tensor_store import StoredTensors, TensorStore
 
 #: Callback (batch index, captured tensors).
 OnBatch = Callable[[int, dict[Tap, Tensor]], None]
@@ -35,6 +37,7 @@ class LayerwiseRunner:
     Args:
         stacks: layer paths.
         name: of a teacher whose activations are checked.
+        store: keeps hidden states; in memory if omitted.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class LayerwiseRunner:
         stacks: Sequence[Sequence[str]],
         batches: Iterable[Mapping[str, Tensor]],
         name: str | None = None,
+        store: TensorStore | None = None,
     ) -> None:
         self.model = model
         self.name = name
@@ -51,13 +55,14 @@ class LayerwiseRunner:
         #: Whether the layers return their hidden states and nothing else.
         self.plain = True
         #: Inputs of the next layer, per batch.
-        self._hidden: list[Tensor] = []
+        self._store = store or TensorStore()
+        self._hidden = self._store.many()
         #: Inputs of the last layer advanced over.
-        self._before: list[Tensor] = []
+        self._before = self._store.many()
         self._calls: list[dict[str, LayerCall]] = []
         self._returned: list[dict[str, Any]] = [{} for _ in self.batches]
         #: Outputs of the finished stacks.
-        self._finished: dict[int, list[Tensor]] = {}
+        self._finished: dict[int, StoredTensors] = {}
         #: Outputs of earlier layers that later layers take as arguments.
         self._handed: set[HandedArgument] = set()
         self._stack = -1
@@ -67,14 +72,26 @@ class LayerwiseRunner:
         """Inputs of the next layer, per (virtual) batch."""
         return self._hidden
 
+    def new_list(self) -> StoredTensors:
+        """An empty list that is kept where the hidden states are."""
+        return self._store.many()
+
+    def kept_hidden(self) -> StoredTensors:
+        """A list of the same that later layers do not change."""
+        return self._hidden.copy()
+
     @torch.no_grad()
     def start_stack(self, stack: int, taps: Sequence[Tap] = (), on_batch: OnBatch | None = None) -> None:
         """Run everything before a stack; keep its inputs and all arguments."""
         if stack != self._stack and self._stack >= 0:
             self._finished[self._stack] = self._hidden
         self._stack, layers = stack, self.stacks[stack]
-        self._hidden, self._calls = [], []
+        self._hidden, self._calls = self._store.many(), []
         self._returned = [{k: v for k, v in outputs.items() if k not in layers} for outputs in self._returned]
+        with holding(self.model):
+            self._start_batches(layers, taps, on_batch)
+
+    def _start_batches(self, layers: Sequence[str], taps: Sequence[Tap], on_batch: OnBatch | None) -> None:
         # Longest batch with layers called alike; whether any were not.
         longest, unlike = -1, False
         for index, batch in enumerate(self.batches):
@@ -112,30 +129,35 @@ class LayerwiseRunner:
             advance: keep the output.
             again: run on the last layer's inputs.
         """
-        module = self.model.get_submodule(layer)
-        entering = self._before if again else list(self._hidden)
-        for index in range(len(self._hidden)):
-            batch = self._batch(index)
-            with torch.no_grad(), capture_taps(self.model, taps, stop=not advance) as captured, ending_early():
-                call = self._calls[batch][layer].filled(self._returned[batch])
-                returned = call_layer(module, call, entering[index])
-                output = first_tensor(returned)
-                if advance and output is not None:
-                    self._hidden[index] = output
-                    self._returned[batch][layer] = self._without_hidden(layer, returned)
-            if self.name is not None:
-                check_captured(self.name, {**captured, (layer, "out"): self._hidden[index]})
-            on_batch(index, captured)
+        entering = self._before if again else self._hidden.copy()
+        with holding(self.model, layer):
+            for index in range(len(self._hidden)):
+                self._capture_batch(layer, index, taps, on_batch, entering[index], advance=advance)
         if advance:
             self._before = entering
+
+    def _capture_batch(
+        self, layer: str, index: int, taps: Sequence[Tap], on_batch: OnBatch, entering: Tensor, *, advance: bool
+    ) -> None:
+        module, batch = self.model.get_submodule(layer), self._batch(index)
+        with torch.no_grad(), capture_taps(self.model, taps, stop=not advance) as captured, ending_early():
+            call = self._calls[batch][layer].filled(self._returned[batch])
+            returned = call_layer(module, call, entering)
+            output = first_tensor(returned)
+            if advance and output is not None:
+                self._hidden[index] = output
+                self._returned[batch][layer] = self._without_hidden(layer, returned)
+        if self.name is not None:
+            check_captured(self.name, {**captured, (layer, "out"): self._hidden[index]})
+        on_batch(index, captured)
 
     def advance(self, layer: str) -> None:
         """Run one layer and keep its output."""
         self.capture(layer, (), lambda *_: None, advance=True)
 
-    def advance_to(self, hidden: Sequence[Tensor]) -> None:
+    def advance_to(self, hidden: Iterable[Tensor]) -> None:
         """Replace the hidden states."""
-        self._hidden = list(hidden)
+        self._hidden = self._store.many(hidden)
 
     def tap_value(self, layer: str, index: int, tap: Tap) -> Tensor:
         """One tensor inside a layer; gradients pass if enabled."""
@@ -153,34 +175,41 @@ class LayerwiseRunner:
 
     def unroll(self, layer: str, runs: int) -> None:
         """Keep a repeated layer's inputs, one virtual batch per run."""
-        entering: list[Tensor] = []
-        for index, start in enumerate(list(self._hidden)):
-            hidden = start
-            for _ in range(runs):
-                entering.append(hidden)
-                hidden = self._run_once(layer, index, hidden)
+        entering = self._store.many()
+        with holding(self.model, layer):
+            for index, start in enumerate(self._hidden):
+                hidden = start
+                for _ in range(runs):
+                    entering.append(hidden)
+                    hidden = self._run_once(layer, index, hidden)
         self._hidden = entering
 
     def keep_last_run(self, runs: int) -> None:
         """Undo `unroll`: keep the last run."""
-        self._hidden = self._hidden[runs - 1 :: runs]
+        self._hidden = self._hidden.every(runs, runs - 1)
 
     def run_repeatedly(self, layer: str, runs: int, start: Sequence[Tensor]) -> None:
         """Run a layer several times from `start`."""
-        self._hidden = list(start)
-        for index in range(len(self.batches)):
-            for _ in range(runs):
-                self._hidden[index] = self._run_once(layer, index, self._hidden[index])
+        self._hidden = self._store.many(start)
+        with holding(self.model, layer):
+            for index in range(len(self.batches)):
+                for _ in range(runs):
+                    self._hidden[index] = self._run_once(layer, index, self._hidden[index])
 
     @torch.no_grad()
     def capture_tail(self, taps: Sequence[Tap], on_batch: OnBatch) -> None:
         """Run everything after the layers and capture tensors."""
-        for index in range(len(self.batches)):
-            on_batch(index, self._run_tail(index, taps)[0])
+        with holding(self.model):
+            for index in range(len(self.batches)):
+                on_batch(index, self._run_tail(index, taps)[0])
 
     @torch.no_grad()
     def logits(self, index: int) -> Tensor:
         """The logits of one batch."""
+        return self._run_tail(index)[1]
+
+    def logits_with_gradients(self, index: int) -> Tensor:
+        """The same; gradients pass if enabled."""
         return self._run_tail(index)[1]
 
     def _batch(self, index: int) -> int:
@@ -277,6 +306,7 @@ class LayerwiseRunner:
 
 def _output_recorder(layer: str, returned: dict[str, Any]) -> Any:
     def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        returned[layer] = output
+        # A layer's only tensor is its hidden state, which the next layer gets.
+        returned[layer] = output.new_empty(0) if isinstance(output, Tensor) else output
 
     return hook

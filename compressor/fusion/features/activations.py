@@ -19,6 +19,7 @@ from compressor.fusion.calibration.statistics import join_coordinates, self_prod
 from compressor.fusion.features.base import HeadStatistics, SpaceStatistics
 from compressor.fusion.features.weight_features import WeightFeatures
 from compressor.fusion.teacher import FusionTeacher
+from compressor.utils.tensor_store import StoredTensor, TensorStore
 
 #: Tokens for maps of hidden units; more change little and cost N² each.
 UNIT_TOKENS = 2304
@@ -30,6 +31,7 @@ class TeacherActivations:
     Args:
         thin: taps that need fewer tokens.
         linear: outputs recomputed from recorded inputs, which are narrower.
+        store: keeps the values; in memory if omitted.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class TeacherActivations:
         tokens: int,
         thin: Sequence[Tap] = (),
         linear: Sequence[Tap] = (),
+        store: TensorStore | None = None,
     ) -> None:
         self.teachers, self.anatomy, self.masks = teachers, anatomy, masks
         self.thin, self.linear = frozenset(thin), frozenset(linear)
         #: One token in so many is taken for thin rows.
         self.stride = max(1, round(tokens / UNIT_TOKENS))
-        self._values: dict[tuple[int, int, Tap], Tensor] = {}
+        self._store = store or TensorStore()
+        self._values: dict[tuple[int, int, Tap], StoredTensor] = {}
         self._variance: dict[Tap, Tensor] = {}
         self._pooled: dict[tuple[Tap, Role | None], Tensor] = {}
         self._moments: dict[tuple[Tap, Role | None, bool], Tensor] = {}
@@ -54,26 +58,27 @@ class TeacherActivations:
         """Keep one teacher's values of one batch."""
         for tap, value in values.items():
             vectors = token_rows(value, self.masks.of(batch, tap[0]))
-            self._values[teacher, batch, tap] = self._thinned(batch, tap, vectors) if tap in self.thin else vectors
+            kept = self._thinned(batch, tap, vectors) if tap in self.thin else vectors
+            self._values[teacher, batch, tap] = self._store.put(kept)
 
     def rows(self, teacher: int, batch: int, tap: Tap, columns: Tensor | None = None) -> Tensor:
         """Token vectors [T, n_k]; fewer if thin."""
         if tap in self.linear:
-            return linear(self._values[teacher, batch, input_tap(tap)], *self.weights(teacher, tap, columns))
-        values = self._values[teacher, batch, tap]
+            return linear(self._values[teacher, batch, input_tap(tap)].get(), *self.weights(teacher, tap, columns))
+        values = self._values[teacher, batch, tap].get()
         return values if columns is None else values.index_select(1, columns)
 
     def thin_rows(self, teacher: int, batch: int, tap: Tap, columns: Tensor | None = None) -> Tensor:
         """A batch's part of about `UNIT_TOKENS` tokens."""
         if tap in self.linear:
-            inputs = self._thinned(batch, tap, self._values[teacher, batch, input_tap(tap)])
+            inputs = self._thinned(batch, tap, self._values[teacher, batch, input_tap(tap)].get())
             return linear(inputs, *self.weights(teacher, tap, columns))
         values = self.rows(teacher, batch, tap, columns)
         return values if tap in self.thin else self._thinned(batch, tap, values)
 
     def mapped(self, teacher: int, batch: int, tap: Tap, weight: Tensor, bias: Tensor | None) -> Tensor:
         """A linear tap's output with another weight and bias."""
-        return linear(self._values[teacher, batch, input_tap(tap)], weight, bias)
+        return linear(self._values[teacher, batch, input_tap(tap)].get(), weight, bias)
 
     def weights(self, teacher: int, tap: Tap, columns: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Weight [n_k, inputs] and bias of a linear tap."""

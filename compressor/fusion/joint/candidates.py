@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from compressor.errors import UserError
 from compressor.fusion.build.pilots import PilotScorer
-from compressor.fusion.maps.residual import RESIDUAL_MAPS, ResidualMap, ResidualProblem
+from compressor.fusion.maps.residual import RESIDUAL_MAPS, ResidualMap, ResidualProblem, placed_coordinates
 from compressor.fusion.maps.units import UNIT_MAPS
 from compressor.fusion.teacher import FusionTeacher
 
@@ -40,6 +40,9 @@ class MapCandidate:
         """Residual and embedding maps; barycentres where nothing rotates."""
         maps = {}
         for space, problem in problems.items():
+            if problem.placed:
+                maps[space] = placed_coordinates(replace(problem, weights=self.shares))
+                continue
             possible = problem.rotatable or self.residual not in ROTATING or len(problems) == 1
             method = RESIDUAL_MAPS.get(self.residual if possible else "barycentre")
             maps[space] = method(replace(problem, weights=self.shares))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from compressor.fusion.build.finished_layers import FinishedLayers
 from compressor.fusion.build.layerwise_build import build_student
 from compressor.fusion.build.pilots import PilotScorer, scoring_batches
 from compressor.fusion.build.student import BuildOptions, BuiltStudent, StudentBuilder
@@ -16,6 +20,8 @@ from compressor.fusion.joint.candidates import MapCandidate, list_candidates
 from compressor.fusion.joint.trials import TrialSearch
 from compressor.fusion.maps.residual import ResidualProblem, energy_left_out
 from compressor.fusion.maps.residual_statistics import residual_problems
+from compressor.fusion.streaming import fusion_key
+from compressor.models.streamed import blocks_of
 
 #: Share of residual energy that common components may leave out before other coordinates and reconstruction are tried.
 RESIDUAL_ENERGY_SLACK = 0.02
@@ -33,6 +39,8 @@ def fuse_jointly(context: FusionContext) -> BuiltStudent:
     problems, candidates = _problems_and_candidates(context)
     context.timer.lap("statistics")
     options = BuildOptions.from_context(context, candidates[0].inner)
+    if context.streaming is not None:
+        return _fuse_streamed(context, problems, candidates[0], options)
     scorer = PilotScorer(context.teachers, scoring_batches(context), context.anatomy, context.mixing)
     search = TrialSearch(context, candidates, problems, options, scorer)
     chosen = search.choose(partial(_needs_full_pilot, context, problems))
@@ -50,15 +58,48 @@ def fuse_jointly(context: FusionContext) -> BuiltStudent:
     return BuiltStudent(context.candidate, student, _choice(context, search, maps, options))
 
 
+def _fuse_streamed(
+    context: FusionContext, problems: dict[str, ResidualProblem], maps: MapCandidate, options: BuildOptions
+) -> BuiltStudent:
+    """Build the only candidate layer by layer; an interrupted build goes on from its last finished layer."""
+    streaming = context.streaming
+    assert streaming is not None
+    residual = maps.make(problems)
+    # Large, and not needed any more.
+    problems.clear()
+    student = StudentBuilder(context.model, context.anatomy, context.teachers, residual, options)
+    with ExitStack() as stack:
+        folder = streaming.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compressor-")))
+        batches = [] if context.calibration is None else context.calibration.all
+        key = fusion_key(context.teachers, context.model, context.options, batches, residual)
+        context.on_progress(0.4, "building the student")
+        build_student(context, student, finished=FinishedLayers(student, folder, key))
+        blocks = blocks_of(context.model)
+        assert blocks is not None
+        blocks.settle(context.model, blocks.precision)
+    choice = {
+        "residual": maps.label,
+        "inner": options.inner,
+        "attention": context.candidate.heads,
+        "refit": options.refit,
+        "shares": dict(zip([teacher.name for teacher in context.teachers], maps.shares, strict=True)),
+        "weights": {teacher.name: teacher.weight for teacher in context.teachers},
+        "candidates": [],
+        "shapes": [],
+        "why": "the only candidate: models that are read layer by layer are not built twice",
+    }
+    return BuiltStudent(context.candidate, student, choice)
+
+
 def _problems_and_candidates(context: FusionContext) -> tuple[dict[str, ResidualProblem], list[MapCandidate]]:
     """Residual problems, and candidates."""
     options, anchored = context.options, context.anchor is not None
     # Reads are measured where coordinates rotate; where norms scale each coordinate, principal components stay.
     rotatable = any(context.anatomy.rotatable(space.name) for space in context.anatomy.residuals)
-    evidence = context.has_held_out and context.from_activations
+    evidence = context.has_held_out and context.from_activations and context.streaming is None
     automatic = options.residual == "auto" and not anchored and rotatable and evidence and context.refit
     problems = residual_problems(context, reads=automatic or options.residual == "readers")
-    lacking = any(energy_left_out(problem) > RESIDUAL_ENERGY_SLACK for problem in problems.values())
+    lacking = evidence and any(energy_left_out(problem) > RESIDUAL_ENERGY_SLACK for problem in problems.values())
     if automatic and not lacking:
         problems = {space: replace(problem, reads=()) for space, problem in problems.items()}
     candidates = list_candidates(

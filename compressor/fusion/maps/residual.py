@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compressor.anatomy import Map
-from compressor.errors import UserError
+from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.maps.reader_pca import StreamRead, read_components
 from compressor.transport import (  # fmt: skip
     COSTS,
@@ -33,6 +33,7 @@ class ResidualProblem:
         m: the student's coordinates.
         centred: whether residuals have zero mean.
         rotatable: whether coordinates may rotate.
+        placed: whether coordinates keep their places, so that only teachers' shares are open.
     """
 
     gram: Tensor
@@ -43,6 +44,7 @@ class ResidualProblem:
     rotatable: bool
     coupling: CouplingOptions = field(default_factory=CouplingOptions)
     reads: Sequence[StreamRead] = ()
+    placed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +128,21 @@ def given_anchor(problem: ResidualProblem) -> ResidualMap:
         moments = Moments(diagonal[rows], diagonal[n:], problem.gram[rows, n:])
         couplings.append(problem.coupling.couple(moments, space="residual"))
     return with_norm_scale(problem, pooled_maps(couplings, problem.weights), tuple(couplings))
+
+
+def placed_coordinates(problem: ResidualProblem) -> ResidualMap:
+    """Every coordinate in its place: the only map of a stream whose coordinates have fixed places.
+
+    Raises:
+        UnsupportedError: a teacher has another width than the student.
+    """
+    if set(problem.sizes) != {problem.m}:
+        raise UnsupportedError(
+            f"coordinates of this stream have fixed places, so all models must be {problem.m} wide, and the teachers "
+            f"are {', '.join(map(str, problem.sizes))}"
+        )
+    couplings = tuple(from_selection(torch.arange(problem.m), problem.m, space="residual") for _ in problem.sizes)
+    return with_norm_scale(problem, pooled_maps(couplings, problem.weights), couplings)
 
 
 def energy_left_out(problem: ResidualProblem) -> float:

@@ -22,6 +22,7 @@ from compressor.fusion.context import FusionContext
 from compressor.fusion.features.weight_features import space_weight_gram
 from compressor.fusion.maps.reader_pca import StreamRead
 from compressor.fusion.maps.residual import ResidualProblem
+from compressor.fusion.maps.streamed_statistics import MeanMoment, streamed_moments
 from compressor.fusion.plan import is_folded, wide_spaces
 from compressor.fusion.teacher import FusionTeacher
 from compressor.models.inputs import without_labels
@@ -46,10 +47,19 @@ def residual_problems(context: FusionContext, *, reads: bool = False) -> dict[st
     else:
         readings = {space: _readings(context.anatomy, space, models[0]) if reads else [] for space in spaces}
         samples = context.calibration.subset(_sample_count(context, models))
+        if context.streaming is not None:
+            grams = streamed_moments(models, context.anatomy, spaces, samples, context.streaming.store)
+            return _problems(context, grams, {})
         moments = _stream_moments(models, context.anatomy, spaces, readings, samples)
         grams = {space: _mean_moment(models, context.anatomy, space, moments) for space in spaces}
         if reads:
             measured = {space: _stream_reads(context.teachers, space, readings[space], moments) for space in spaces}
+    return _problems(context, grams, measured)
+
+
+def _problems(
+    context: FusionContext, grams: Mapping[str, Tensor], measured: Mapping[str, Sequence[StreamRead]]
+) -> dict[str, ResidualProblem]:
     return {
         space: ResidualProblem(
             gram=grams[space],
@@ -60,8 +70,9 @@ def residual_problems(context: FusionContext, *, reads: bool = False) -> dict[st
             rotatable=context.anatomy.rotatable(space),
             coupling=context.coupling,
             reads=measured.get(space, ()),
+            placed=context.anatomy.spaces[space].placed,
         )
-        for space in spaces
+        for space in grams
     }
 
 
@@ -156,14 +167,10 @@ def _mean_moment(
     teachers: Sequence[FusionTeacher], anatomy: Anatomy, space: str, moments: Mapping[tuple[str, Tap], Gram]
 ) -> Tensor:
     """The mean of all depths' moments, each divided by its mean square."""
-    sizes = [teacher.space(space).size for teacher in teachers]
-    share = torch.cat([torch.full((n,), t.weight / n) for n, t in zip(sizes, teachers, strict=True)])
-    total = torch.zeros(sum(sizes), sum(sizes), dtype=torch.float64)
-    taps = space_taps(anatomy, space)
+    mean, taps = MeanMoment(teachers, space), space_taps(anatomy, space)
     for tap in taps:
-        moment = moments[space, tap].second_moment()
-        total += moment / (moment.diagonal() @ share.double()).clamp(min=1e-30)
-    return total / len(taps)
+        mean.add(moments[space, tap])
+    return mean.total / len(taps)
 
 
 def _stream_reads(

@@ -31,7 +31,7 @@ from compressor.fusion.shape.sizes import (
     round_half_up,
     rounded,
 )
-from compressor.fusion.shape.streams import split_streams, stream_of
+from compressor.fusion.shape.streams import keeps_width, split_streams, stream_of
 from compressor.models.config_fields import read_field
 from compressor.recipe.fusion import BY_WIDTH, Ratios
 
@@ -55,9 +55,17 @@ def attention_shapes(
 
     Raises:
         UserError: no channel or head is left, or heads cannot become smaller.
-        UnsupportedError: nothing is known to count the heads.
+        UnsupportedError: nothing is known to count the heads, or all streams keep their width.
     """
-    streams = [_shapes(config, stream, width, narrowing, teachers, ratios) for stream in split_streams(anatomy)]
+    parts = split_streams(anatomy)
+    if (width != 1 or any(ratios[::2])) and all(map(keeps_width, parts)):
+        name = anatomy.residual.name
+        why = anatomy.pinned.get(name, "no field of the config sizes it alone")
+        raise UnsupportedError(
+            f"the stream of this {config.model_type} cannot become narrower: the coordinates of {name} have fixed "
+            f"places ({why}); ask for width 1 and fewer hidden units (--width 1 --ffn 0.5)"
+        )
+    streams = [_shapes(config, stream, width, narrowing, teachers, ratios) for stream in parts]
     count = max(map(len, streams))
     return [_together([shapes[min(place, len(shapes) - 1)] for shapes in streams]) for place in range(count)]
 
@@ -79,6 +87,8 @@ def _shapes(
     ratios: Ratios,
 ) -> list[AttentionShape]:
     """The shapes of streams that one field sizes."""
+    if keeps_width(anatomy):
+        return [AttentionShape("", anatomy.residual.size, {})]
     attentions = [space for space in anatomy.spaces.values() if space.kind is Kind.ATTENTION]
     if not attentions:
         hidden = free_width(width if ratios.hidden is None else ratios.hidden, anatomy, ratios.grid)

@@ -7,7 +7,7 @@ from typing import Any
 
 from compressor.bench.metrics import METRICS, MISSING, format_perplexity
 from compressor.report.describe import Report
-from compressor.report.page.charts import ChartPoint, Drawing, row_chart
+from compressor.report.page.charts import DotRows, dot_rows
 from compressor.report.page.measurements import row_colour
 from compressor.report.page.table import PageTable
 
@@ -62,30 +62,22 @@ def _agreement(report: Report) -> str:
     return f"Answers that are also the ensemble’s: {shares}."
 
 
-def _chart(report: Report, group: Report) -> Drawing | None:
+def _chart(report: Report, group: Report) -> DotRows | None:
     """A row per group; of many, the worst and the best."""
-    differences = report["differences"]
-    percent = differences["metric"] != "perplexity"
+    differences, reference = report["differences"], _reference(report)
     rows = [row for row in group["rows"] if None not in row["scores"]]
-    caption = f"By {_KINDS[group['by']]}: {_METRICS[differences['metric']]}"
-    reference = _reference(report)
+    title = _METRICS[differences["metric"]]
+    caption = f"By {_KINDS[group['by']]}: {title}"
     if len(rows) > _SHOWN_GROUPS:
         rows = sorted(rows, key=lambda row: row["scores"][-1] - row["scores"][reference])
         rows = rows[: _SHOWN_GROUPS // 2] + rows[-_SHOWN_GROUPS // 2 :]
         caption += f"; {_SHOWN_GROUPS // 2} groups with the largest loss, {_SHOWN_GROUPS // 2} with the largest gain"
     # The reference and the student come last, and are joined.
-    order = [i for i in range(len(differences["models"]) - 1) if i != reference] + [reference, -1]
-    lines = [(row["name"], [_point(report, index, row["scores"][index]) for index in order]) for row in rows]
-    chart = row_chart(lines, _METRICS[differences["metric"]], percent=percent)
-    if chart is not None:
-        chart.caption = caption
-        chart.key = [(differences["models"][i], row_colour(report, i % len(differences["models"]))[0]) for i in order]
-    return chart
-
-
-def _point(report: Report, index: int, score: float) -> ChartPoint:
-    colour, hollow = row_colour(report, index % len(report["differences"]["models"]))
-    return ChartPoint("", score, 0.0, 0.0, colour, hollow)
+    last = len(differences["models"]) - 1
+    order = [i for i in range(last) if i != reference] + [reference, last]
+    scores = [(row["name"], [row["scores"][index] for index in order]) for row in rows]
+    key = [(differences["models"][index], *row_colour(report, index)) for index in order]
+    return dot_rows(scores, key, title, caption, percent=differences["metric"] != "perplexity")
 
 
 def _reference(report: Report) -> int:

@@ -1,46 +1,61 @@
-"""Charts: positions of all marks; `templates/macros.html.j2` draws them as SVG, at a phone's width."""
+"""Charts: scales and positions; `templates/chart.svg.j2` and the macro `dots` draw them, at a phone's width."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-_WIDTH, _HEIGHT = 360.0, 250.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 12.0, 26.0, 40.0
-#: Width of the column of names, distance between their baselines, approximate width of a letter.
-_NAMES, _LINE, _LETTER = 104.0, 13.0, 5.9
+#: Of a chart's frame in SVG units; right of it may be a column of names.
+_WIDTH, _TOP, _BOTTOM, _LEFT = 360.0, 26.0, 210.0, 44.0
+_RIGHT, _NAMES = 12.0, 104.0
+#: Distance between baselines of names, approximate and largest mean width of a letter.
+_LINE, _LETTER, _WIDE_LETTER = 13.0, 5.9, 6.8
 #: Colours of lines, as variables of the style sheet.
-COLOURS = ("--accent", "--warm", "--third", "--fourth", "--calm", "--ink")
+COLOURS = ("--accent", "--warm", "--third", "--fourth", "--calm", "--ink", "--fifth", "--sixth")
 #: Of teachers; the result is drawn in --accent, other students in --warm.
 TEACHER_COLOURS = ("--third", "--fourth", "--fifth", "--sixth", "--calm")
 
 
 @dataclass(frozen=True)
 class AxisScale:
-    """An axis: title, range, scale."""
+    """An axis: title, range, scale; `percent`: values are shares."""
 
     title: str
     low: float
     high: float
     log: bool
+    percent: bool = False
 
     @classmethod
-    def over(cls, title: str, values: Sequence[float], *, log: bool | None = None, margin: float = 0.08) -> AxisScale:
-        """An axis with a margin, logarithmic if values differ tenfold, unless `log` says."""
+    def over(
+        cls, title: str, values: Sequence[float], *, log: bool | None = None, margin: float = 0.08,
+        percent: bool = False,
+    ) -> AxisScale:  # fmt: skip
+        """An axis with a margin, logarithmic if values differ tenfold and are no shares, unless `log` says."""
         low, high = min(values), max(values)
-        logarithmic = low > 0 and (high > 10 * low if log is None else log)
-        if logarithmic:
+        if low > 0 and (high > 10 * low and not percent if log is None else log):
             factor = max((high / low) ** margin, 1.05)
-            return cls(title, low / factor, high * factor, True)
+            return cls(title, low / factor, high * factor, True, percent)
         padding = (high - low) * margin or abs(high) * margin or 1.0
-        return cls(title, low - padding, high + padding, False)
+        return cls(title, low - padding, high + padding, False, percent)
 
     def share(self, value: float) -> float:
         """Position of a value, 0 to 1."""
         if self.log:
             return math.log(max(value, 1e-300) / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
+
+    def format(self, value: float) -> str:
+        """A value with few digits, but enough to tell ticks apart."""
+        span = (self.high - self.low) / max(abs(self.low), abs(self.high))
+        digits = max(3 if self.percent else 4, 2 - math.floor(math.log10(span)))
+        if self.percent:
+            return f"{100 * value:.{digits}g} %"
+        if value == 0 or 1e-3 <= abs(value) < 1e5:
+            return f"{value:.{digits}g}"
+        figures, _, power = f"{value:.2g}".partition("e")
+        return f"{figures}e{int(power)}" if power else figures
 
     def ticks(self) -> list[float]:
         """About five round values."""
@@ -58,79 +73,6 @@ class AxisScale:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """An SVG element."""
-
-    tag: str
-    attributes: Mapping[str, object]
-    text: str = ""
-
-
-@dataclass
-class Drawing:
-    """An SVG picture; `description`: for screen readers; `key`: (name, colour) of a legend."""
-
-    width: float
-    height: float
-    description: str
-    marks: list[Mark] = field(default_factory=list)
-    key: Sequence[tuple[str, str]] = ()
-    caption: str = ""
-
-    def add(self, tag: str, text: str = "", **attributes: object) -> None:
-        """Add an element; underscores in names mean hyphens, `class_` class."""
-        values = {name.rstrip("_").replace("_", "-"): _rounded(value) for name, value in attributes.items()}
-        self.marks.append(Mark(tag, values, text))
-
-    def line(self, x1: float, y1: float, x2: float, y2: float, class_: str = "axis") -> None:
-        """Add a straight line."""
-        self.add("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
-
-    def text(self, text: str, x: float, y: float, anchor: str = "start", class_: str | None = None) -> None:
-        """Add a text."""
-        self.add("text", text, x=x, y=y, text_anchor=anchor, class_=class_)
-
-    def dot(self, x: float, y: float, colour: str, radius: float = 4.5, *, hollow: bool = False) -> None:
-        """Add a point, or a ring."""
-        fill = "var(--paper)" if hollow else f"var({colour})"
-        self.add("circle", cx=x, cy=y, r=radius, style=f"fill:{fill};stroke:var({colour});stroke-width:2")
-
-
-@dataclass
-class Plot(Drawing):
-    """A drawing with axes, whose frame ends `right` before the edge."""
-
-    right: float = _RIGHT
-    x: AxisScale = AxisScale("", 0, 1, False)
-    y: AxisScale = AxisScale("", 0, 1, False)
-
-    def at(self, across: float, up: float) -> tuple[float, float]:
-        """The position of a point."""
-        width, height = self.width - _LEFT - self.right, self.height - _TOP - _BOTTOM
-        return _LEFT + self.x.share(across) * width, _TOP + (1 - self.y.share(up)) * height
-
-    def draw_axes(self, *, percent: bool = False, whole: bool = False) -> None:
-        """Add axes; `percent`: y is a share; `whole`: x has whole numbers only."""
-        bottom, end = self.height - _BOTTOM, self.width - self.right
-        for value in self.y.ticks():
-            up = self.at(self.x.low, value)[1]
-            self.line(_LEFT, up, end, up, "grid")
-            self.text(format_value(value, percent), _LEFT - 6, up + 4, "end")
-        last = -math.inf
-        for value in self.x.ticks():
-            if not whole or value == int(value):
-                across, label = self.at(value, self.y.low)[0], format_value(value)
-                self.line(across, bottom, across, bottom + 4)
-                half = _LETTER * len(label) / 2
-                if across - half >= last + _LETTER:
-                    self.text(label, across, bottom + 16, "middle")
-                    last = across + half
-        self.line(_LEFT, bottom, end, bottom)
-        self.text(self.x.title, (_LEFT + end) / 2, self.height - 6, "middle")
-        self.text(self.y.title, 2, 12)
-
-
-@dataclass(frozen=True)
 class ChartPoint:
     """A named point; `error`: of y; `hollow`: a ring."""
 
@@ -144,113 +86,134 @@ class ChartPoint:
 
 @dataclass(frozen=True)
 class Line:
-    """A line through points."""
+    """A named line through points over whole numbers."""
 
+    name: str
     points: Sequence[tuple[float, float]]
     colour: str = "--accent"
     faint: bool = False
     dots: bool = False
 
 
-def scatter_chart(points: Sequence[ChartPoint], x_title: str, y_title: str, *, percent: bool) -> Plot | None:
-    """Scores over logarithmic costs, with names in a column of their own; `percent`: scores are shares."""
+@dataclass(frozen=True)
+class Chart:
+    """Points with names in a column of their own, or lines with a legend; `description`: for screen readers."""
+
+    x: AxisScale
+    y: AxisScale
+    description: str
+    points: Sequence[ChartPoint] = ()
+    lines: Sequence[Line] = ()
+    caption: str = ""
+
+    @property
+    def right(self) -> float:
+        """Where the frame ends."""
+        return _WIDTH - _RIGHT - (_NAMES if self.points else 0)
+
+    @property
+    def key(self) -> list[tuple[str, str]]:
+        """(name, colour) of a legend."""
+        return [(line.name, line.colour) for line in self.lines]
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """The position of a point."""
+        return _LEFT + self.x.share(x) * (self.right - _LEFT), _BOTTOM - self.y.share(y) * (_BOTTOM - _TOP)
+
+    def x_ticks(self) -> list[tuple[float, str]]:
+        """Positions and labels, "" where one would lie on the one before."""
+        ticks, last = [], -math.inf
+        for value in self.x.ticks():
+            if self.points or value == int(value):
+                across, label = self.at(value, self.y.low)[0], self.x.format(value)
+                half = _LETTER * len(label) / 2
+                fits = across - half >= last + _LETTER
+                ticks.append((across, label if fits else ""))
+                last = across + half if fits else last
+        return ticks
+
+    def y_ticks(self) -> list[tuple[float, str]]:
+        """Positions and labels."""
+        return [(self.at(self.x.low, value)[1], self.y.format(value)) for value in self.y.ticks()]
+
+    def names(self) -> list[tuple[str, float, float, float]]:
+        """Shortened names, positions of their points, and their own heights, spread inside the frame."""
+        placed = sorted((self.at(point.x, point.y)[::-1], point.name) for point in self.points)
+        heights = _spread([up for (up, _), _ in placed])
+        letters = int(_NAMES / _WIDE_LETTER)
+        return [
+            (cut_name(name, letters), across, up, height)
+            for ((up, across), name), height in zip(placed, heights, strict=True)
+        ]
+
+    def drawn_points(self) -> list[tuple[ChartPoint, float, float, float, float]]:
+        """Points with positions and ends of their errors; rings first, and the last point, the result, over all."""
+        ordered = sorted(self.points, key=lambda point: not point.hollow)
+        return [
+            (
+                point,
+                *self.at(point.x, point.y),
+                self.at(point.x, point.y - point.error)[1],
+                self.at(point.x, point.y + point.error)[1],
+            )
+            for point in ordered
+        ]
+
+
+@dataclass(frozen=True)
+class DotRows:
+    """Dots of several models in a row per group, as (position in percent, colour, ring); the last two are joined."""
+
+    title: str
+    rows: Sequence[tuple[str, Sequence[tuple[float, str, bool]]]]
+    ticks: Sequence[tuple[float, str]]
+    key: Sequence[tuple[str, str]]
+    caption: str
+
+
+def scatter_chart(points: Sequence[ChartPoint], x_title: str, y_title: str, *, percent: bool) -> Chart | None:
+    """Scores over logarithmic costs; `percent`: scores are shares."""
     points = [point for point in points if math.isfinite(point.y)]
     if not points:
         return None
     heights = [point.y + side * point.error for point in points for side in (-1, 1)]
-    description = "; ".join(
-        f"{point.name}: {format_value(point.x)}, {format_value(point.y, percent)}" for point in points
-    )
-    plot = Plot(
-        _WIDTH, _HEIGHT, f"{y_title} against {x_title}. {description}", right=_NAMES + _RIGHT,
-        x=AxisScale.over(x_title, [point.x for point in points], log=True, margin=0.12),
-        y=AxisScale.over(y_title, heights, log=False if percent else None, margin=0.1),
-    )  # fmt: skip
-    plot.draw_axes(percent=percent)
-    placed = sorted(((*plot.at(point.x, point.y), point) for point in points), key=lambda entry: entry[1])
-    start = _WIDTH - _NAMES
-    for (across, up, point), height in zip(placed, _spread([up for _, up, _ in placed]), strict=True):
-        plot.add("polyline", points=f"{across:.1f},{up:.1f} {start - 10:.1f},{height:.1f} {start - 3:.1f},{height:.1f}",
-                 class_="lead")  # fmt: skip
-        plot.text(cut_name(point.name, int(_NAMES / _LETTER)), start, height + 4, class_="name")
-    # Full points last, over rings, and the last one, the result, over all.
-    for point in sorted(points, key=lambda point: not point.hollow):
-        across, up = plot.at(point.x, point.y)
-        if point.error:
-            ends = [plot.at(point.x, point.y + side * point.error)[1] for side in (-1, 1)]
-            plot.add("line", x1=across, x2=across, y1=ends[0], y2=ends[1], style=f"stroke:var({point.colour})")
-        plot.dot(across, up, point.colour, hollow=point.hollow)
-    return plot
+    x = AxisScale.over(x_title, [point.x for point in points], log=True, margin=0.12)
+    y = AxisScale.over(y_title, heights, margin=0.1, percent=percent)
+    described = "; ".join(f"{point.name}: {x.format(point.x)}, {y.format(point.y)}" for point in points)
+    return Chart(x, y, f"{y_title} against {x_title}. {described}", points=points)
 
 
-def line_chart(
-    lines: Sequence[Line], x_title: str, y_title: str, description: str, *, log: bool | None = None
-) -> Plot | None:
-    """Lines over whole numbers, such as steps; infinite points are skipped; `log`: see `AxisScale.over`."""
-    finite = [[point for point in line.points if math.isfinite(point[1])] for line in lines]
-    if not any(finite):
+def line_chart(lines: Sequence[Line], x_title: str, y_title: str, description: str, caption: str = "") -> Chart | None:
+    """Lines over whole numbers, such as steps; infinite values are left out."""
+    lines = [replace(line, points=[point for point in line.points if math.isfinite(point[1])]) for line in lines]
+    points = [point for line in lines for point in line.points]
+    if not points:
         return None
-    x, y = ([point[axis] for points in finite for point in points] for axis in (0, 1))
-    plot = Plot(
-        _WIDTH, _HEIGHT, description, x=AxisScale.over(x_title, x, log=False, margin=0.03),
-        y=AxisScale.over(y_title, y, log=log),
-    )  # fmt: skip
-    plot.draw_axes(whole=True)
-    for line, points in zip(lines, finite, strict=True):
-        positions = [plot.at(*point) for point in points]
-        style = f"fill:none;stroke:var({line.colour});stroke-width:{1 if line.faint else 2};stroke-linejoin:round"
-        plot.add(
-            "polyline",
-            points=" ".join(f"{across:.1f},{up:.1f}" for across, up in positions),
-            style=style + (";opacity:.35" if line.faint else ""),
-        )
-        if line.dots:
-            for across, up in positions:
-                plot.add("circle", cx=across, cy=up, r=2.5, style=f"fill:var({line.colour})")
-    return plot
+    x, y = zip(*points, strict=True)
+    scales = AxisScale.over(x_title, x, log=False, margin=0.03), AxisScale.over(y_title, y)
+    return Chart(*scales, description, lines=lines, caption=caption)
 
 
-def row_chart(rows: Sequence[tuple[str, Sequence[ChartPoint]]], x_title: str, *, percent: bool) -> Drawing | None:
-    """Points of several models in one row per group, on one scale; the last two points are joined."""
-    values = [point.x for _, points in rows for point in points if math.isfinite(point.x)]
-    if not values:
+def dot_rows(
+    rows: Sequence[tuple[str, Sequence[float]]], key: Sequence[tuple[str, str, bool]], title: str, caption: str,
+    *, percent: bool,
+) -> DotRows | None:  # fmt: skip
+    """Scores by group: names of groups and a score per model; `key`: name, colour and ring of each model."""
+    rows = [(name, scores) for name, scores in rows if all(map(math.isfinite, scores))]
+    if not rows:
         return None
-    scale = AxisScale.over(x_title, values, log=False if percent else None, margin=0.06)
-    pitch, left = 20.0, _NAMES + 6
-    end, bottom = _WIDTH - _RIGHT, 8 + pitch * len(rows)
-    drawing = Drawing(_WIDTH, bottom + _BOTTOM, f"{x_title} of each group")
-
-    def place(value: float) -> float:
-        return left + scale.share(value) * (end - left)
-
-    for value in scale.ticks():
-        drawing.line(place(value), 4, place(value), bottom, "grid")
-        drawing.text(format_value(value, percent), place(value), bottom + 16, "middle")
-    drawing.text(x_title, (left + end) / 2, bottom + 34, "middle")
-    for index, (name, points) in enumerate(rows):
-        height = 8 + pitch * (index + 0.5)
-        shown = [point for point in points if math.isfinite(point.x)]
-        drawing.text(cut_name(name, int(_NAMES / _LETTER)), _NAMES, height + 4, "end", "name")
-        if len(shown) > 1:
-            drawing.line(place(shown[-2].x), height, place(shown[-1].x), height)
-        for point in shown:
-            drawing.dot(place(point.x), height, point.colour, 4.0, hollow=point.hollow)
-    return drawing
-
-
-def format_value(value: float, percent: bool = False) -> str:
-    """A value with few digits, as a percentage if asked."""
-    if percent:
-        return f"{100 * value:.3g} %"
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:.4g}"
-    digits, _, power = f"{value:.2g}".partition("e")
-    return f"{digits}e{int(power)}" if power else digits
+    scale = AxisScale.over(title, [score for _, scores in rows for score in scores], margin=0.06, percent=percent)
+    placed = [
+        (name, [(100 * scale.share(score), *model[1:]) for score, model in zip(scores, key, strict=True)])
+        for name, scores in rows
+    ]
+    ticks = [(100 * scale.share(value), scale.format(value)) for value in scale.ticks()]
+    return DotRows(title, placed, ticks, [model[:2] for model in key], caption)
 
 
 def _spread(heights: Sequence[float]) -> list[float]:
     """Rising heights, spread by a line's height inside the frame."""
-    low, high = _TOP, _HEIGHT - _BOTTOM - 4
+    low, high = _TOP, _BOTTOM - 4
     line = min(_LINE, (high - low) / max(len(heights) - 1, 1))
     placed: list[float] = []
     for height in heights:
@@ -268,7 +231,3 @@ def cut_name(name: str, letters: int) -> str:
         return name
     end = max(letters - 1, 2) // 2
     return f"{name[: max(letters - 1 - end, 1)]}…{name[-end:]}"
-
-
-def _rounded(value: object) -> object:
-    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else value

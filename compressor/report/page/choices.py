@@ -15,7 +15,7 @@ from compressor.report.describe import (
     measure_of,
 )
 from compressor.report.mixture import describe_mixture
-from compressor.report.page.charts import COLOURS, Line, Plot, line_chart
+from compressor.report.page.charts import COLOURS, Chart, Line, line_chart
 from compressor.report.page.table import PageTable
 
 #: Name, value and reason of a choice.
@@ -143,14 +143,13 @@ def _with_names(text: str, names: Mapping[str, str]) -> str:
     return text
 
 
-def _error_chart(stack: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Plot | None:
-    colours = [COLOURS[index % len(COLOURS)] for index in range(len(series))]
-    lines = [Line(points, colour, dots=True) for points, colour in zip(series.values(), colours, strict=True)]
+def _error_chart(stack: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Chart | None:
+    lines = [
+        Line(name, points, COLOURS[index % len(COLOURS)], dots=True)
+        for index, (name, points) in enumerate(series.items())
+    ]
     caption = f"Refit error by layer of {stack}"
-    chart = line_chart(lines, f"layer of {stack}", "error", caption)
-    if chart is not None:
-        chart.key, chart.caption = list(zip(series, colours, strict=True)), caption
-    return chart
+    return line_chart(lines, f"layer of {stack}", "error", caption, caption)
 
 
 def _error_series(fits: Sequence[Report]) -> dict[str, dict[str, list[tuple[float, float]]]]:

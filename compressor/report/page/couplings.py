@@ -11,7 +11,6 @@ from typing import Any
 from PIL import Image
 
 from compressor.report.describe import Report
-from compressor.report.page.table import PageTable
 from compressor.transport.sketch import FULL, levels
 
 #: Colour of mass, visible on light and dark pages; cells without mass are transparent.
@@ -32,12 +31,10 @@ _PROJECTIONS = (
     "A space marked “no transport” has a map that is not a coupling (principal components, matched experts, heads of "
     "another size): its picture is the square of the matrix from the student’s coordinates to the teacher’s."
 )
-_TITLES = ("space", "teacher", "solver", "size", "entropy", "marginal error", "cost", "transported", "dropped",
-           "unfilled")  # fmt: skip
 
 
 def couplings_view(report: Report, names: Mapping[str, str]) -> dict[str, Any] | None:
-    """Heat maps of all spaces, and a table."""
+    """Heat maps and figures of all spaces."""
     fusion = report["fusion"]
     couplings, projections = fusion.get("couplings") or [], fusion.get("projections") or []
     if not couplings and not projections:
@@ -51,10 +48,9 @@ def couplings_view(report: Report, names: Mapping[str, str]) -> dict[str, Any] |
     different = sum(len(group[0]) for group in alike.values())
     return {
         "text": _TEXT.format(count=len(couplings) + len(projections), different=different),
-        "summary": f"all {different} pictures, and all couplings in figures",
+        "summary": f"all {different} pictures, with their figures",
         "notes": [*_NOTES, *([_PROJECTIONS] if projections else [])],
         "spaces": spaces,
-        "table": PageTable(_TITLES, [_row(coupling, names) for coupling in couplings]),
     }
 
 
@@ -86,9 +82,9 @@ def _plan(entry: Report, teacher: str) -> dict[str, Any]:
 
 def _figures(entry: Report) -> list[tuple[str, str]]:
     figures = [
-        ("entropy", f"{entry['entropy']:.2f}"),
-        ("marginal error", "0" if entry["marginal_error"] == 0 else f"{entry['marginal_error']:.0e}"),
-        ("cost", "–" if entry["cost"] is None else f"{entry['cost']:.3g}"),
+        ("entropy", f"{entry['entropy']:.3f}"),
+        ("marginal error", "0" if entry["marginal_error"] == 0 else f"{entry['marginal_error']:.1e}"),
+        ("cost", "–" if entry["cost"] is None else f"{entry['cost']:.4g}"),
     ]
     if entry["transported"] < 1:
         figures.append(("transported", f"{entry['transported']:.0%}"))
@@ -100,21 +96,6 @@ def _figures(entry: Report) -> list[tuple[str, str]]:
     if entry["empty_targets"]:
         figures.append(("filled", f"{entry['target'] - entry['empty_targets']}/{entry['target']}"))
     return figures
-
-
-def _row(coupling: Report, names: Mapping[str, str]) -> tuple[object, ...]:
-    return (
-        coupling["space"],
-        names.get(coupling["teacher"], coupling["teacher"]),
-        coupling["solver"],
-        f"{coupling['source']} → {coupling['target']}",
-        f"{coupling['entropy']:.3f}",
-        f"{coupling['marginal_error']:.1e}",
-        "–" if coupling["cost"] is None else f"{coupling['cost']:.4g}",
-        f"{coupling['transported']:.0%}",
-        coupling["untransported"],
-        coupling["empty_targets"],
-    )
 
 
 def heat_map(sketched: Report) -> str:

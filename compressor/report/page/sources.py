@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from compressor.report.describe import Report
-from compressor.report.page.charts import TEACHER_COLOURS, Drawing, cut_name
+from compressor.report.page.charts import TEACHER_COLOURS
 
 _TEXT = (
     "Each bar is one space of the student, layers from bottom to top. A figure is the number of heads or hidden units "
     "that were taken from a teacher; bars without figures are means of the teachers’ coordinates, by their shares."
 )
-_ROW, _GAP, _LABELS, _TOP, _WIDTH = 18.0, 4.0, 24.0, 18.0, 400.0
 
 
 @dataclass(frozen=True)
@@ -35,15 +34,41 @@ class SpaceShares:
 
 
 def sources_view(report: Report, names: Mapping[str, str]) -> dict[str, Any] | None:
-    """The picture, and totals; None without couplings."""
+    """Bars of all spaces, by stack, and totals; None without couplings."""
     spaces = space_shares(report)
     if not spaces:
         return None
     totals = {name: sum(space.counts.get(name, 0) for space in spaces) for name in names}
     taken = sum(totals.values())
     counted = ", ".join(f"{names[name]} {count} of {taken}" for name, count in totals.items())
-    texts = [*([f"Heads and hidden units taken: {counted}."] if taken else []), _TEXT]
-    return {"texts": texts, "picture": _draw(spaces, names)}
+    colours = {name: TEACHER_COLOURS[index % len(TEACHER_COLOURS)] for index, name in enumerate(names)}
+    return {
+        "texts": [*([f"Heads and hidden units taken: {counted}."] if taken else []), _TEXT],
+        "key": [(names[name], colour) for name, colour in colours.items()],
+        "stacks": [_stack(spaces, name, colours) for name in dict.fromkeys(space.stack for space in spaces)],
+    }
+
+
+def _stack(spaces: Sequence[SpaceShares], name: str | None, colours: Mapping[str, str]) -> dict[str, Any]:
+    """Layers from top to bottom, parts as columns; of spaces outside layers each is a row."""
+    rows: dict[str, dict[str, list[tuple[float, str, int]]]] = {}
+    for space in sorted(spaces, key=lambda space: -(space.layer or 0)):
+        if space.stack == name:
+            whole = f"{space.part}: the whole stream" if space.part == "residual" else space.part
+            title, part = (str(space.layer), space.part) if name else (whole, "")
+            rows.setdefault(title, {})[part] = _bars(space, colours)
+    parts = list(dict.fromkeys(part for row in rows.values() for part in row))
+    bars = [(title, [row.get(part, []) for part in parts]) for title, row in rows.items()]
+    return {"name": f"layer of {name}" if name else "", "parts": parts, "rows": bars}
+
+
+def _bars(space: SpaceShares, colours: Mapping[str, str]) -> list[tuple[float, str, int]]:
+    """(percent, colour, coordinates taken) of each teacher."""
+    return [
+        (100 * share, colours.get(teacher, "--calm"), space.counts.get(teacher, 0))
+        for teacher, share in space.shares.items()
+        if share > 0
+    ]
 
 
 def space_shares(report: Report) -> list[SpaceShares]:
@@ -68,47 +93,3 @@ def space_shares(report: Report) -> list[SpaceShares]:
         shares = {teacher: weight / total for teacher, weight in weights.items()}
         spaces.append(SpaceShares(stack, layer, part, shares, counts))
     return spaces
-
-
-def _draw(spaces: Sequence[SpaceShares], names: Mapping[str, str]) -> Drawing:
-    """Stacks below each other, layers as rows, parts as columns; spaces outside layers across the whole width."""
-    colours = {name: TEACHER_COLOURS[index % len(TEACHER_COLOURS)] for index, name in enumerate(names)}
-    drawing = Drawing(_WIDTH, 0.0, "Share of each teacher in every space of the student")
-    drawing.key = [(names[name], colour) for name, colour in colours.items()]
-    top = 4.0
-    for stack in dict.fromkeys(space.stack for space in spaces if space.stack):
-        inside = [space for space in spaces if space.stack == stack]
-        parts = list(dict.fromkeys(space.part for space in inside))
-        rows = {layer: row for row, layer in enumerate(sorted({space.layer or 0 for space in inside}, reverse=True))}
-        width = (_WIDTH - _LABELS) / len(parts)
-        drawing.text(f"layer of {stack}", 0, top + 12)
-        top += _TOP
-        for column, part in enumerate(parts):
-            drawing.text(cut_name(part, int((width - 8) / 6)), _LABELS + column * width, top + 12)
-        top += _TOP
-        for layer, row in rows.items():
-            drawing.text(str(layer), _LABELS - 10, top + row * (_ROW + _GAP) + 13, "end")
-        for space in inside:
-            left = _LABELS + parts.index(space.part) * width
-            _draw_bar(drawing, space, left, top + rows[space.layer or 0] * (_ROW + _GAP), width - 8, colours)
-        top += len(rows) * (_ROW + _GAP) + 10
-    for space in (space for space in spaces if space.stack is None):
-        drawing.text(f"{space.part}: the whole stream" if space.part == "residual" else space.part, 0, top + 12)
-        _draw_bar(drawing, space, _LABELS, top + _TOP, _WIDTH - _LABELS - 8, colours)
-        top += _TOP + _ROW + 10
-    drawing.height = top
-    return drawing
-
-
-def _draw_bar(
-    drawing: Drawing, space: SpaceShares, left: float, top: float, width: float, colours: Mapping[str, str]
-) -> None:
-    for teacher, share in space.shares.items():
-        if share <= 0:
-            continue
-        colour = colours.get(teacher, "--calm")
-        drawing.add("rect", x=left, y=top, width=share * width, height=_ROW, style=f"fill:var({colour});opacity:.8")
-        count = space.counts.get(teacher)
-        if count and share * width > 8 * len(str(count)):
-            drawing.text(str(count), left + share * width / 2, top + 13, "middle", "count")
-        left += share * width

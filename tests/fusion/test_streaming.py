@@ -1,0 +1,199 @@
+"""Models that are read layer by layer give the student that models in memory give."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+import torch
+from permuted import permuted
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from compressor.errors import UserError
+from compressor.fusion import fuse_models
+from compressor.fusion.streaming import Streaming
+from compressor.models.streamed import blocks_of
+from compressor.models.streamed_load import open_model
+from compressor.models.weights import load_model
+from compressor.recipe import FusionOptions
+from compressor.utils.tensor_store import TensorStore
+
+#: Nothing is left to choose by pilots, which a streamed fusion does not build.
+OPTIONS = FusionOptions(
+    residual="principal", inner="select", narrowing="fewer-heads", polish=0, weights=(1, 1), mixture="logits"
+)
+
+
+def vit(seed):
+    config = ViTConfig(
+        image_size=16, patch_size=4, hidden_size=32, num_attention_heads=4, num_hidden_layers=3, intermediate_size=48,
+        num_labels=3,
+    )  # fmt: skip
+    return of(ViTForImageClassification, config, seed)
+
+
+def bert(seed):
+    config = BertConfig(
+        vocab_size=60, hidden_size=32, num_attention_heads=4, num_hidden_layers=3, intermediate_size=48,
+        max_position_embeddings=24, num_labels=3,
+    )  # fmt: skip
+    return of(BertForSequenceClassification, config, seed)
+
+
+def llama(seed, layers=3):
+    config = LlamaConfig(
+        vocab_size=60, hidden_size=32, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=layers,
+        intermediate_size=48, max_position_embeddings=64,
+    )  # fmt: skip
+    return of(LlamaForCausalLM, config, seed)
+
+
+def of(kind, config, seed):
+    torch.manual_seed(seed)
+    config.architectures = [kind.__name__]
+    model = kind(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # So large that activations differ from sample to sample.
+            parameter.add_(torch.randn(parameter.shape) * 0.2)
+    return model
+
+
+def inputs(kind, samples=48, batch=16):
+    torch.manual_seed(9)
+    if kind is vit:
+        whole = {"pixel_values": torch.randn(samples, 3, 16, 16)}
+    else:
+        lengths = torch.randint(6, 20, (samples, 1))
+        ids = torch.randint(3, 60, (samples, 20))
+        mask = (torch.arange(20) < lengths).long()
+        whole = {"input_ids": ids * mask, "attention_mask": mask}
+    starts = range(0, samples, batch)
+    return [{name: value[start : start + batch] for name, value in whole.items()} for start in starts]
+
+
+def saved(tmp_path, make, dtype=torch.float32, **options):
+    for seed in (1, 2):
+        make(seed, **options).to(dtype).save_pretrained(tmp_path / f"{make.__name__}-{seed}", max_shard_size="10KB")
+    return [str(tmp_path / f"{make.__name__}-{seed}") for seed in (1, 2)]
+
+
+def fused(folders, read, batches, options=OPTIONS, **more):
+    return fuse_models([(folder, read(folder)) for folder in folders], 0.5, batches, options, **more)
+
+
+def largest_difference(model, other):
+    """Relative to each parameter's norm."""
+    pairs = zip(model.named_parameters(), other.named_parameters(), strict=True)
+    return max(float((a - b).norm() / b.norm().clamp(min=1e-6)) for (_, a), (_, b) in pairs)
+
+
+@pytest.mark.parametrize("make", [vit, bert, llama])
+def test_the_student_of_models_on_disk_is_that_of_models_in_memory(tmp_path, make):
+    folders, batches = saved(tmp_path, make), inputs(make)
+    whole = fused(folders, load_model, batches)
+    store = TensorStore(budget=20_000)
+    streamed = fused(folders, open_model, batches, streaming=Streaming(store))
+    assert store.most_spilled > 20_000 >= store.most_used
+    assert largest_difference(streamed.model, whole.model) < 1e-6
+    assert streamed.report.fits == whole.report.fits
+    assert blocks_of(streamed.model) is None
+
+
+def fuse_and_die(folders, batches, work, layer, out):
+    """Fuse; end the process by SIGKILL once a layer is finished."""
+    from compressor.fusion.build.finished_layers import FinishedLayers
+
+    add, count = FinishedLayers.add, []
+
+    def add_and_die(self, *args):
+        add(self, *args)
+        count.append(1)
+        if len(count) == layer:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    FinishedLayers.add = add_and_die
+    result = fused(folders, open_model, batches, streaming=Streaming(work=work))
+    torch.save((result.model.state_dict(), dict(result.report)), out)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="sends a POSIX signal")
+@pytest.mark.parametrize("make", [vit, llama])
+def test_a_killed_fusion_goes_on_from_its_last_finished_layer(tmp_path, make):
+    folders, batches, work = saved(tmp_path, make), inputs(make), tmp_path / "work"
+    whole = fused(folders, open_model, batches)
+    for layer in (1, 1):
+        # Forked, so that nothing is imported anew.
+        child = multiprocessing.get_context("fork").Process(
+            target=fuse_and_die, args=(folders, batches, work, layer, tmp_path / "out")
+        )
+        child.start()
+        child.join(120)
+        assert child.exitcode == -signal.SIGKILL
+    assert len(list(work.glob("layer-*.safetensors"))) == 2
+    before = (work / "layer-00000.safetensors").stat().st_mtime_ns
+    resumed = fused(folders, open_model, batches, streaming=Streaming(work=work))
+    assert (work / "layer-00000.safetensors").stat().st_mtime_ns == before
+    assert all(torch.equal(a, b) for a, b in zip(resumed.model.parameters(), whole.model.parameters(), strict=True))
+    assert resumed.report.fits == whole.report.fits
+    assert resumed.report.couplings == whole.report.couplings
+
+
+def test_layers_of_another_fusion_are_not_gone_on_from(tmp_path):
+    folders, batches, work = saved(tmp_path, llama), inputs(llama), tmp_path / "work"
+    fused(folders, open_model, batches, streaming=Streaming(work=work))
+    other = OPTIONS.model_copy(update={"ridge": 0.1})
+    again = fused(folders, open_model, batches, other, streaming=Streaming(work=work))
+    anew = fused(folders, open_model, batches, other)
+    assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), anew.model.parameters(), strict=True))
+
+
+def test_half_precision_goes_in_and_comes_out(tmp_path):
+    folders, batches = saved(tmp_path, llama, torch.bfloat16), inputs(llama)
+    models = [open_model(folder) for folder in folders]
+    result = fuse_models(list(zip(folders, models, strict=True)), 0.5, batches, OPTIONS)
+    assert {parameter.dtype for parameter in result.model.parameters()} == {torch.bfloat16}
+    whole = fused(folders, load_model, batches)
+    assert largest_difference(result.model.float(), whole.model) < 0.01
+
+
+def test_a_permuted_copy_gives_the_teacher_back(tmp_path):
+    teacher = llama(1)
+    for name, model in (("a", teacher), ("b", permuted(teacher))):
+        model.save_pretrained(tmp_path / name)
+    named = [(name, open_model(tmp_path / name)) for name in ("a", "b")]
+    batches = inputs(llama)
+    options = OPTIONS.model_copy(update={"residual": "barycentre", "inner": "transport", "refit": False})
+    student = fuse_models(named, 1.0, batches, options).model
+    with torch.no_grad():
+        ours, its = (model(**batches[0]).logits for model in (student, teacher))
+    assert float((ours - its).norm() / its.norm()) < 1e-6
+
+
+def test_teachers_without_samples_are_aligned_by_their_weights(tmp_path):
+    folders = saved(tmp_path, llama)
+    options = OPTIONS.model_copy(update={"residual": "barycentre", "inner": "transport"})
+    whole = fused(folders, load_model, None, options)
+    streamed = fused(folders, open_model, None, options)
+    assert largest_difference(streamed.model, whole.model) < 1e-6
+
+
+def test_models_in_memory_and_on_disk_are_not_mixed(tmp_path):
+    folders = saved(tmp_path, llama)
+    models = [(folders[0], open_model(folders[0])), (folders[1], load_model(folders[1]))]
+    with pytest.raises(UserError, match="llama-2 is in memory"):
+        fuse_models(models, 0.5, inputs(llama), OPTIONS)
+
+
+@pytest.mark.parametrize("options", [{"polish": 10}, {"residual": "readers"}, {"anchor": "x"}])
+def test_what_needs_whole_models_is_refused(tmp_path, options):
+    folders = saved(tmp_path, llama)
+    with pytest.raises(UserError, match="--max-memory"):
+        fused(folders, open_model, inputs(llama), OPTIONS.model_copy(update=options))
