@@ -122,8 +122,11 @@ def student_candidates(
     specs: Sequence[StudentSpec], dtype: torch.dtype, seed: int, device: torch.device
 ) -> list[StudentCandidate]:
     """A random model per spec."""
-    models = [_random_model(spec, dtype, seed).to(device) for spec in specs]  # type: ignore[arg-type]
-    return [StudentCandidate(spec, model, inspect_config(spec.config)) for spec, model in zip(specs, models, strict=True)]
+    candidates = []
+    for spec in specs:
+        model = _random_model(spec, dtype, seed).to(device)  # type: ignore[arg-type]
+        candidates.append(StudentCandidate(spec, model, inspect_config(spec.config)))
+    return candidates
 
 
 def streamed_candidate(spec: StudentSpec, dtype: torch.dtype, precision: torch.dtype) -> StudentCandidate:
