@@ -1,6 +1,6 @@
 """What a model's outputs mean, by `Task.answers`: how they are mixed, compared and judged.
 
-Rows are outputs in one form each, [..., C]: log-probabilities of classes, log-odds of labels, or values.
+Rows are outputs in one form each, [..., C]: log-probabilities of classes, log-odds of labels, values, or unit vectors.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from torch.nn import functional
 
 from compressor.anatomy.hooks import logits_of
 from compressor.ensemble import check_ensemble_weights, ensemble_kl, kl_rows, mix_predictions, sums_per_sample
+from compressor.errors import UnsupportedError
 from compressor.models.inputs import without_labels
+from compressor.models.task import Task
 from compressor.models.tasks import task_of_model
+from compressor.paired import PairAnswers
 
 
 class Answers(Protocol):
@@ -42,8 +45,12 @@ class Answers(Protocol):
         """Whether both give the same answer, bool [...]; None where answers are no choices."""
         ...
 
-    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean negative log likelihood of known labels, in nats: logits [P, C], labels [P], or [P, C] if no classes."""
+    def label_loss(self, task: Task, logits: Tensor, labels: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Mean negative log likelihood of a batch's known labels, in nats; 0 if none is known.
+
+        Args:
+            logits, labels: as in `Task.answered`.
+        """
         ...
 
     def softened(self, rows: Tensor, temperature: float) -> Tensor:
@@ -66,11 +73,32 @@ class ClassAnswers:
     def agree(self, reference: Tensor, rows: Tensor) -> Tensor | None:
         return reference.argmax(-1) == rows.argmax(-1)
 
-    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(logits, labels)
+    def label_loss(self, task: Task, logits: Tensor, labels: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        logits, labels = task.answered(logits, labels)
+        return functional.cross_entropy(logits, labels) if len(labels) else logits.sum()
 
     def softened(self, rows: Tensor, temperature: float) -> Tensor:
         return (rows / temperature).log_softmax(-1)
+
+
+class FrameAnswers(ClassAnswers):
+    """A class or a blank in every frame, of which labels say the order alone (CTC).
+
+    Graves et al. 2006, https://doi.org/10.1145/1143844.1143891.
+    """
+
+    def label_loss(self, task: Task, logits: Tensor, labels: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """By symbol: logits [B, F, C], labels [B, S], padded below 0."""
+        known, positions = task.known(labels), task.positions(inputs, logits.shape[1])
+        if not known.any():
+            return logits.sum() * 0
+        logits, labels = logits[known], labels[known]
+        frames = torch.full((len(labels),), logits.shape[1]) if positions is None else positions[known].sum(-1)
+        rows = logits.float().log_softmax(-1).transpose(0, 1)
+        # Samples with more symbols than frames have no likelihood.
+        return functional.ctc_loss(
+            rows, labels.clamp(min=0), frames, (labels >= 0).sum(-1), task.blank, zero_infinity=True
+        )
 
 
 class LabelAnswers:
@@ -89,8 +117,9 @@ class LabelAnswers:
     def agree(self, reference: Tensor, rows: Tensor) -> Tensor | None:
         return ((reference > 0) == (rows > 0)).all(-1)
 
-    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return functional.binary_cross_entropy_with_logits(logits, labels.to(logits))
+    def label_loss(self, task: Task, logits: Tensor, labels: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        logits, labels = task.answered(logits, labels)
+        return functional.binary_cross_entropy_with_logits(logits, labels.to(logits)) if len(labels) else logits.sum()
 
     def softened(self, rows: Tensor, temperature: float) -> Tensor:
         return rows / temperature
@@ -113,15 +142,54 @@ class ValueAnswers:
     def agree(self, reference: Tensor, rows: Tensor) -> Tensor | None:
         return None
 
-    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return functional.mse_loss(logits, labels.to(logits)) / 2
+    def label_loss(self, task: Task, logits: Tensor, labels: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        logits, labels = task.answered(logits, labels)
+        return functional.mse_loss(logits, labels.to(logits)) / 2 if len(labels) else logits.sum()
 
     def softened(self, rows: Tensor, temperature: float) -> Tensor:
         return rows
 
 
+class EmbeddingAnswers:
+    """Embeddings of texts, of which only the cosines within a batch count: widths and coordinates may differ."""
+
+    def rows(self, logits: Tensor) -> Tensor:
+        return functional.normalize(logits, dim=-1)
+
+    def mix(self, rows: Sequence[Tensor], weights: Sequence[float], mixing: float = 1.0) -> Tensor:
+        """Side by side, each by the root of its share: the cosines are the weighted mean of the models' cosines."""
+        check_ensemble_weights(len(rows), weights)
+        total = math.fsum(weights)
+        pairs = zip(rows, weights, strict=True)
+        return torch.cat([row * math.sqrt(weight / total) for row, weight in pairs if weight], dim=-1)
+
+    def divergence(self, reference: Tensor, rows: Tensor) -> Tensor:
+        """Half the squared error of a text's cosines with the others of the batch, over `SIMILARITY_VARIANCE`."""
+        error = (reference.double() @ reference.double().T - rows.double() @ rows.double().T).square()
+        others = max(len(rows) - 1, 1)
+        return (error.sum(-1) - error.diagonal()) / others / (2 * SIMILARITY_VARIANCE)
+
+    def agree(self, reference: Tensor, rows: Tensor) -> Tensor | None:
+        return None
+
+    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        raise UnsupportedError("sentence embeddings are learned from the teachers' similarities: leave labels out")
+
+    def softened(self, rows: Tensor, temperature: float) -> Tensor:
+        return rows
+
+
+#: Error of a cosine that counts as one nat's half: squared, so that 0.1 is a standard deviation.
+SIMILARITY_VARIANCE = 0.01
 #: By `Task.answers`.
-ANSWERS: dict[str, Answers] = {"classes": ClassAnswers(), "labels": LabelAnswers(), "values": ValueAnswers()}
+ANSWERS: dict[str, Answers] = {
+    "classes": ClassAnswers(),
+    "embeddings": EmbeddingAnswers(),
+    "frames": FrameAnswers(),
+    "labels": LabelAnswers(),
+    "pairs": PairAnswers(),
+    "values": ValueAnswers(),
+}
 
 
 def distillation_loss(
@@ -136,13 +204,14 @@ def distillation_loss(
 
     The square keeps gradients independent of the temperature (Hinton et al. 2015, https://arxiv.org/abs/1503.02531).
     """
-    if answers is ANSWERS["classes"]:
+    if isinstance(answers, ClassAnswers):
         # Vocabularies are large: no copies in float64.
         return ensemble_kl(student_logits, teacher_logits, weights, temperature, mixing)
     mixed = answers.mix([answers.rows(logits) for logits in teacher_logits], weights, mixing)
     student = answers.softened(answers.rows(student_logits), temperature)
     loss = answers.divergence(answers.softened(mixed, temperature), student).mean().to(student_logits)
-    return loss if answers is ANSWERS["values"] else temperature**2 * loss
+    unsoftened = answers in (ANSWERS["values"], ANSWERS["embeddings"])
+    return loss if unsoftened else temperature**2 * loss
 
 
 def model_answers(model: nn.Module) -> Answers:

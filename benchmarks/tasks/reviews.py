@@ -18,8 +18,8 @@ TOPICS = {
 OPINIONS = {
     "great": 2.0, "lovely": 1.5, "good": 1.0, "decent": 0.5, "dull": -0.5, "poor": -1.0, "bad": -1.5, "awful": -2.0
 }  # fmt: skip
-_DEGREES = {"": 1.0, "very ": 1.5, "rather ": 0.7, "not ": -0.8}
-_FILLERS = ("we came on a monday", "my friend said so", "it rained", "the train was late", "we sat by the door")
+DEGREES = {"": 1.0, "very ": 1.5, "rather ": 0.7, "not ": -0.8}
+FILLERS = ("we came on a monday", "my friend said so", "it rained", "the train was late", "we sat by the door")
 #: Labels that hold or do not: a good or a bad word on a topic.
 LABELS = tuple(f"{topic} {side}" for topic in TOPICS for side in ("praised", "criticised"))
 
@@ -28,20 +28,20 @@ def review(draw: random.Random) -> dict[str, Any]:
     """One review: `text`, `labels` that hold, and `rating`."""
     parts, held, rating = [], set(), 0.0
     for topic in draw.sample(list(TOPICS), draw.randint(1, 3)):
-        degree, (opinion, worth) = draw.choice(list(_DEGREES)), draw.choice(list(OPINIONS.items()))
-        points = _DEGREES[degree] * worth
+        degree, (opinion, worth) = draw.choice(list(DEGREES)), draw.choice(list(OPINIONS.items()))
+        points = DEGREES[degree] * worth
         parts.append(f"the {draw.choice(TOPICS[topic])} was {degree}{opinion}")
         held.add(f"{topic} {'praised' if points > 0 else 'criticised'}")
         rating += points
-    parts += draw.sample(_FILLERS, draw.randint(0, 2))
+    parts += draw.sample(FILLERS, draw.randint(0, 2))
     draw.shuffle(parts)
     return {"text": " and ".join(parts), "labels": [label for label in LABELS if label in held], "rating": rating}
 
 
 def words() -> list[str]:
     """All words of reviews."""
-    text = " ".join(("the was and", *(noun for nouns in TOPICS.values() for noun in nouns), *OPINIONS, *_DEGREES,
-                     *_FILLERS))  # fmt: skip
+    text = " ".join(("the was and", *(noun for nouns in TOPICS.values() for noun in nouns), *OPINIONS, *DEGREES,
+                     *FILLERS))  # fmt: skip
     return sorted(set(text.split()))
 
 

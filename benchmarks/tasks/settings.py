@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, PreTrainedConfig, PreTrainedTokenizerFast, ViTConfig, ViTImageProcessorPil
+from transformers import (
+    ASTConfig,
+    ASTFeatureExtractor,
+    BertConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    SeamlessM4TFeatureExtractor,
+    ViTConfig,
+    ViTImageProcessorPil,
+    Wav2Vec2BertConfig,
+    Wav2Vec2BertProcessor,
+    Wav2Vec2CTCTokenizer,
+)
 
 from benchmarks.tasks.boards import SIDE, save_boards
+from benchmarks.tasks.questions import ASKING, save_questions
 from benchmarks.tasks.reviews import LABELS, save_reviews, words
+from benchmarks.tasks.tones import LETTERS, MELODIES, save_letters, save_melodies
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -38,25 +54,33 @@ class TaskSetting:
     learning_rate: float = 1e-3
 
 
-def _names(names: tuple[str, ...]) -> dict[str, Any]:
+def class_names(names: tuple[str, ...]) -> dict[str, Any]:
+    """Fields of a config."""
     return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {word: index for index, word in enumerate((*_SPECIAL, *words()))}
+    vocabulary = {word: index for index, word in enumerate((*_SPECIAL, *words(), *ASKING))}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     frame = [(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
-    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=frame)
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=frame
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+        tokenizer_object=backend,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
 
 
-def _text_config(**fields: Any) -> BertConfig:
+def _text_config(head: str = "SequenceClassification", **fields: Any) -> BertConfig:
     return BertConfig(
-        architectures=["BertForSequenceClassification"], vocab_size=len(_SPECIAL) + len(words()), pad_token_id=0,
-        max_position_embeddings=48, **_SIZES, **_DROPOUT, **fields,
+        architectures=[f"BertFor{head}"], vocab_size=len(_SPECIAL) + len(words()) + len(ASKING), pad_token_id=0,
+        max_position_embeddings=64, **_SIZES, **_DROPOUT, **fields,
     )  # fmt: skip
 
 
@@ -74,25 +98,83 @@ def _image_config(**fields: Any) -> ViTConfig:
     )  # fmt: skip
 
 
+#: Bins of a spectrogram, and frames of a melody.
+_BINS, _FRAMES = 32, 48
+_SYMBOLS = ("<pad>", "<unk>", "|", *LETTERS)
+
+
+def _melody_config() -> ASTConfig:
+    return ASTConfig(
+        architectures=["ASTForAudioClassification"], num_mel_bins=_BINS, max_length=_FRAMES, patch_size=8,
+        frequency_stride=8, time_stride=8, initializer_range=0.1, **_SIZES, **_DROPOUT, **class_names(tuple(MELODIES)),
+    )  # fmt: skip
+
+
+def _letter_config() -> Wav2Vec2BertConfig:
+    none = dict.fromkeys(
+        ("hidden_dropout", "attention_dropout", "feat_proj_dropout", "activation_dropout", "layerdrop",
+         "final_dropout", "conformer_conv_dropout"), 0.0
+    )  # fmt: skip
+    return Wav2Vec2BertConfig(
+        architectures=["Wav2Vec2BertForCTC"], vocab_size=len(_SYMBOLS), pad_token_id=0, bos_token_id=None,
+        eos_token_id=None, feature_projection_input_dim=2 * _BINS, output_hidden_size=_SIZES["hidden_size"],
+        conv_depthwise_kernel_size=7, apply_spec_augment=False, **_SIZES, **none,
+    )  # fmt: skip
+
+
+def _letter_processor() -> Wav2Vec2BertProcessor:
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary = Path(folder, "vocab.json")
+        vocabulary.write_text(json.dumps({symbol: index for index, symbol in enumerate(_SYMBOLS)}), encoding="utf-8")
+        tokenizer = Wav2Vec2CTCTokenizer(
+            str(vocabulary), pad_token="<pad>", unk_token="<unk>", bos_token=None, eos_token=None
+        )
+    return Wav2Vec2BertProcessor(SeamlessM4TFeatureExtractor(feature_size=_BINS, num_mel_bins=_BINS), tokenizer)
+
+
+#: Features of sounds take long to make.
+_OF_SOUNDS: dict[str, Any] = {"samples": {"train": 1500, "test": 500}, "steps": 600}
+
 SETTINGS: dict[str, TaskSetting] = {
     "text-regression": TaskSetting(
         lambda folder, samples: save_reviews(folder, "rating", samples),
-        lambda: _text_config(problem_type="regression", **_names(("rating",))),
+        lambda: _text_config(problem_type="regression", **class_names(("rating",))),
         _tokenizer,
     ),
     "text-multi-label": TaskSetting(
         lambda folder, samples: save_reviews(folder, "labels", samples),
-        lambda: _text_config(problem_type="multi_label_classification", **_names(LABELS)),
+        lambda: _text_config(problem_type="multi_label_classification", **class_names(LABELS)),
+        _tokenizer,
+    ),
+    "question-answering": TaskSetting(
+        lambda folder, samples: save_questions(folder, ("question", "context", "answers"), samples),
+        lambda: _text_config("QuestionAnswering"),
+        _tokenizer,
+    ),
+    "multiple-choice": TaskSetting(
+        lambda folder, samples: save_questions(
+            folder, ("context", "sent2", *(f"ending{index}" for index in range(4)), "label"), samples
+        ),
+        lambda: _text_config("MultipleChoice"),
         _tokenizer,
     ),
     "image-regression": TaskSetting(
         lambda folder, samples: save_boards(folder, "values", samples),
-        lambda: _image_config(problem_type="regression", **_names(("sum", "number"))),
+        lambda: _image_config(problem_type="regression", **class_names(("sum", "number"))),
         _image_processor,
     ),
     "image-multi-label": TaskSetting(
         lambda folder, samples: save_boards(folder, "labels", samples),
-        lambda: _image_config(problem_type="multi_label_classification", **_names(tuple("0123456789"))),
+        lambda: _image_config(problem_type="multi_label_classification", **class_names(tuple("0123456789"))),
         _image_processor,
+    ),
+    "audio-classification": TaskSetting(
+        save_melodies,
+        _melody_config,
+        lambda: ASTFeatureExtractor(num_mel_bins=_BINS, max_length=_FRAMES),
+        **_OF_SOUNDS,
+    ),
+    "ctc": TaskSetting(
+        save_letters, _letter_config, _letter_processor, **{**_OF_SOUNDS, "steps": 400, "learning_rate": 2e-3}
     ),
 }

@@ -14,6 +14,7 @@ from compressor.data.sources import open_split
 from compressor.models.configs import model_class
 from compressor.models.inputs import without_labels
 from compressor.models.save import save_student
+from compressor.models.tasks import task_logits, task_of_model
 from compressor.models.teacher import ModelSpec
 from compressor.recipe import DataOptions
 
@@ -28,14 +29,16 @@ def train_teacher(setting: TaskSetting, data: Path, folder: Path, seed: int) -> 
     spec, processor = ModelSpec.of(config), setting.processor()
     options = DataOptions(source=str(data))
     split = open_split(options, "train", id2label=spec.labels, task=spec.task, reads=spec.reads)
-    samples = Samples(split, processor, spec, labels=True, cache_bytes=1 << 28)
+    samples, task = Samples(split, processor, spec, labels=True, cache_bytes=1 << 28), task_of_model(model)
     answers, order = model_answers(model), torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=setting.learning_rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, setting.learning_rate, setting.steps, pct_start=0.1)
     for _ in range(setting.steps):
         rows = torch.randint(len(samples), (BATCH,), generator=order).tolist()
         batch = collate(samples.__getitems__(rows), 0)
-        loss = answers.label_loss(model(**without_labels(batch)).logits, batch["labels"])
+        inputs = without_labels(batch)
+        logits = task_logits(task, model(**inputs), inputs)
+        loss = answers.label_loss(task, logits, batch["labels"], inputs)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from compressor.fusion import FusionResult
     from compressor.models.teacher import Teacher
     from compressor.recipe import Recipe
-    from compressor.recipe.fusion import ClassesName, EffortName, MixtureName
+    from compressor.recipe.fusion import ClassesName, EffortName, GridName, MixtureName, PreferName
 
 #: Called with the share done and a line.
 OnFusionProgress = Callable[[float, str], None]
@@ -29,13 +29,15 @@ OnFusionProgress = Callable[[float, str], None]
 def fuse(
     teachers: ModelsLike, width: float | None = 0.5, calibration: Data = None, *, data: Data = None,
     depth: float | int | None = None, anchor: ModelLike | None = None, preset: str | None = None, seed: int = 0,
-    revision: str | None = None, processor: Any = None, progress: OnFusionProgress | None = None,
-    residual: str = "auto", narrowing: NarrowingName = "auto", hidden: float | None = None, ffn: float | None = None,
-    heads: float | None = None, inner: str = "auto",
+    revision: str | None = None, trust_remote_code: bool = False, processor: Any = None,
+    progress: OnFusionProgress | None = None,
+    residual: str = "auto", narrowing: NarrowingName = "auto", prefer: PreferName = "balanced",
+    hidden: float | None = None, ffn: float | None = None, heads: float | None = None,
+    part: Mapping[str, float] | None = None, grid: GridName = "auto", inner: str = "auto",
     alignment: AlignmentKeys | None = None, weights: Literal["auto", "equal"] | Sequence[float] = "auto",
     mixture: MixtureName = "auto", classes: ClassesName = "same",
     ridge: Literal["auto"] | float = "auto", polish: Literal["auto"] | int = "auto", effort: EffortName = "normal",
-    refit: bool = True, max_memory: int | str | None = None,
+    keep_dim: bool = False, refit: bool = True, max_memory: int | str | None = None,
     samples: int = 1024, batch_size: int = 128, holdout: float = 0.125,
     train_split: str | None = None, image_column: str | None = None, label_column: str | None = None,
     text_column: Columns = None, target_column: str | None = None, max_length: int | None = None,
@@ -53,10 +55,11 @@ def fuse(
         preset: a name in `compressor.presets`, whose values the other keywords replace.
         seed: of every random choice.
         revision: branch, tag or commit of the Hub for teachers that have none in their names, `user/model@revision`.
+        trust_remote_code: run code that lies in the models' folders (`auto_map`); read it first.
         processor: tokenizer or image processor for texts or images; the teachers' own if omitted.
         progress: called with fraction and message.
-        residual, narrowing, hidden, ffn, heads, inner, alignment, weights, mixture, classes, ridge, polish, effort,
-            refit: the recipe's section `fusion`.
+        residual, narrowing, prefer, hidden, ffn, heads, part, grid, inner, alignment, weights, mixture, classes,
+            ridge, polish, effort, keep_dim, refit: the recipe's section `fusion`.
         max_memory: such as "8GB": teachers, then local folders, are read layer by layer, and nothing is chosen by
             pilots.
         samples, batch_size, holdout: the section `calibration`; of a list of batches all are used.
@@ -149,7 +152,7 @@ def _recipe(arguments: Mapping[str, Any], names: Sequence[str], anchor: str | No
     values["fusion"]["anchor"] = anchor
     values["data"]["source"] = given.value if given is not None and given.kind == "source" else None
     values |= {"teachers": list(names), "finetune": {"enabled": False}}
-    values |= {name: arguments[name] for name in ("depth", "seed")}
+    values |= {name: arguments[name] for name in ("depth", "seed", "trust_remote_code")}
     if arguments["width"] is not None:
         values["width"] = arguments["width"]
     return build_recipe(values, where="fuse", names=keywords)

@@ -260,6 +260,7 @@ def on_disk(
 ) -> Iterator[list[str]]:
     """Names of models for one block; objects are saved to a temporary folder meanwhile, as `model 0`."""
     from compressor.models.inputs import name_architecture
+    from compressor.models.own_code import copy_code
     from compressor.models.save import save_student
     from compressor.utils.files import disk_full_as_user_error
 
@@ -278,6 +279,7 @@ def on_disk(
                 save_student(folder, model, stored)
             else:
                 model.config.save_pretrained(folder)
+                copy_code(model.config, folder)
             names.append(str(folder))
         yield names
 

@@ -34,13 +34,12 @@ class TallySetting:
 
 
 class AnswerTally(Protocol):
-    """Sums over labelled answers of one model.
+    """Sums over labelled answers of one model."""
 
-    Attributes:
-        labelled: answers with a known label.
-    """
-
-    labelled: int
+    @property
+    def labelled(self) -> int:
+        """Answers with a known label."""
+        ...
 
     def add(self, rows: Tensor, labels: Tensor, inputs: Mapping[str, Tensor], first: int) -> None:
         """Add a batch: rows of `compressor.answers` [B, ..., C], labels as of `Task.answered`, number of its first."""

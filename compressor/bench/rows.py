@@ -57,6 +57,7 @@ class Row:
             **{
                 metric.title: metric.format(self.score(name), self.score(f"{name}_error"))
                 for name, metric in METRICS.items()
+                if name in ROW_FIELDS or name in self.scores
             },
             KL_TITLE: format_kl(self.kl, self.kl_error),
             "params (M)": _scaled(self.parameters, 1e6),
@@ -88,8 +89,8 @@ def table_columns(rows: Iterable[Row], result: bool = False, *, tails: bool = Tr
     texts = [row.cells(tails) for row in rows]
     if result and texts:
         texts[-1]["model"] = RESULT_MARK + texts[-1]["model"]
-    titles = list(texts[0]) if texts else []
-    table = {title: [cells[title] for cells in texts] for title in titles}
+    longest = max(texts, key=len, default={})
+    table = {title: [cells.get(title, MISSING) for cells in texts] for title in longest}
     return {title: cells for title, cells in table.items() if any(cell != MISSING for cell in cells)}
 
 

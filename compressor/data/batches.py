@@ -19,6 +19,7 @@ from compressor.models.task import Task
 from compressor.models.tasks import TASKS
 from compressor.models.teacher import ModelSpec
 
+_NOUNS = {"text": "text", "image": "images", "audio": "sounds"}
 #: Overhead of a small tensor, in bytes.
 _OVERHEAD = 256
 
@@ -26,8 +27,9 @@ _OVERHEAD = 256
 class Batches:
     """A split as batches of model inputs, in its own order; can be iterated repeatedly.
 
-    A batch has `pixel_values` [B, C, H, W] float32, or `input_ids`, `attention_mask` [B, T] and others of the task;
-    with `labels` also `labels`, [B] or [B, T] int64, or [B, C] float32 of labels that hold and of values.
+    A batch has `pixel_values` [B, C, H, W] float32, `input_values` or `input_features` of sounds, or `input_ids`,
+    `attention_mask` [B, T] and others of the task; with `labels` also `labels`, [B] or [B, T] int64, or [B, C] float32
+    of labels that hold and of values.
 
     Args:
         processor: image processor or tokenizer.
@@ -61,7 +63,7 @@ class Batches:
         self.task, self._processor = task, processor
         self.labelled = labels
         self._read: Reader = TASK_DATA[task.name].read(split, ReadingOptions(processor, spec, labels, max_length, seed))
-        self._pad = 0 if spec is None or split.image else spec.pad_id
+        self._pad = 0 if spec is None or split.holds != "text" else spec.pad_id
         self._cache_bytes = cache_bytes
         self._cache: list[dict[str, Tensor]] = []
 
@@ -143,7 +145,7 @@ class Samples:
     def key(self) -> str:
         """Hash of data and preprocessor, without labels; equal in every process."""
         split = self._split
-        columns = (split.image, split.text, split.target, split.blocks)
+        columns = (split.image or split.audio, split.text, split.target, split.blocks)
         identity = (split.dataset._fingerprint, columns, data_identity(self._processor), *self._settings)
         return hashlib.sha256(repr(identity).encode()).hexdigest()
 
@@ -193,11 +195,16 @@ def check_processor(split: Split, processor: Any) -> None:
         UserError: missing, or of the wrong kind.
     """
     if processor is None:
-        kind = "preprocessor_config.json" if split.image else "tokenizer"
+        kind = "tokenizer" if split.holds == "text" else "preprocessor_config.json"
         raise UserError(f"the teacher has no {kind}, so {split.name} cannot be turned into its inputs: add one")
-    if hasattr(processor, "get_vocab") != (split.image is None):
-        have, need = ("images", "text") if split.image else ("text", "images")
-        raise UserError(f"{split.name} holds {have}, but the teacher reads {need}")
+    reads = "text" if hasattr(processor, "get_vocab") else "audio" if _extracts(processor) else "image"
+    if reads != split.holds:
+        raise UserError(f"{split.name} holds {_NOUNS[split.holds]}, but the teacher reads {_NOUNS[reads]}")
+
+
+def _extracts(processor: Any) -> bool:
+    """Whether it makes features of sounds."""
+    return hasattr(getattr(processor, "feature_extractor", processor), "sampling_rate")
 
 
 def _check_labels(split: Split, task: Task, labels: bool) -> None:

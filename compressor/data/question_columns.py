@@ -49,9 +49,7 @@ def find_questions(dataset: Dataset, request: ColumnRequest, where: str, role: s
     return Split(Dataset(InMemoryTable(table)), None, None if answers is None else _COLUMN, text, where)
 
 
-def _answers(
-    dataset: Dataset, option: str | None, text: tuple[str, ...], where: str
-) -> list[dict[str, list] | None] | None:
+def _answers(dataset: Dataset, option: str | None, text: tuple[str, ...], where: str) -> list[dict[str, list]] | None:
     """Answers as dicts of texts and starts."""
     names = {name.lower(): name for name in dataset.column_names if name not in text}
     if option is not None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from torch.nn import functional
 
 from compressor.models.task import IGNORED
 from compressor.models.teacher import ModelSpec
@@ -42,7 +42,7 @@ class ReadingOptions:
 
 
 def collate(samples: Sequence[Sample], pad: int = 0) -> Sample:
-    """Stack samples, padding sequences on the right to the longest.
+    """Stack samples, padding every dimension at its end to the largest.
 
     Args:
         samples: equal keys, no batch dimension.
@@ -51,7 +51,7 @@ def collate(samples: Sequence[Sample], pad: int = 0) -> Sample:
     Returns:
         Tensors [B, ...]; padded token ids have an `attention_mask`.
     """
-    ragged = len({len(sample["input_ids"]) for sample in samples}) > 1 if "input_ids" in samples[0] else False
+    ragged = "input_ids" in samples[0] and len({sample["input_ids"].shape[-1] for sample in samples}) > 1
     if ragged and "attention_mask" not in samples[0]:
         samples = [{**sample, "attention_mask": torch.ones_like(sample["input_ids"])} for sample in samples]
     return {name: _stack(name, [sample[name] for sample in samples], pad) for name in samples[0]}
@@ -59,7 +59,13 @@ def collate(samples: Sequence[Sample], pad: int = 0) -> Sample:
 
 def _stack(name: str, values: list[Tensor], pad: int) -> Tensor:
     values = [torch.as_tensor(value) for value in values]
-    if values[0].dim() != 1 or len({len(value) for value in values}) == 1:
+    if not values[0].dim() or len({value.shape for value in values}) == 1:
         return torch.stack(values)
     fill = IGNORED if name == "labels" else pad if name.endswith("input_ids") else 0
-    return pad_sequence(values, batch_first=True, padding_value=fill)
+    largest = [max(sizes) for sizes in zip(*(value.shape for value in values), strict=True)]
+    padded = []
+    for value in values:
+        # The last dimension comes first, each with what goes before and after it.
+        pads = [pad for most, size in zip(largest, value.shape, strict=True) for pad in (most - size, 0)][::-1]
+        padded.append(functional.pad(value, pads, value=fill))
+    return torch.stack(padded)

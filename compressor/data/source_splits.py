@@ -12,11 +12,12 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Image
+from datasets import ClassLabel, Dataset, Features, Image, Value
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
-from compressor.data.folders import IMAGE_SUFFIXES, check_name, walk
+from compressor.data.folders import IMAGE_SUFFIXES, SOUND_SUFFIXES, check_name, walk
+from compressor.data.mask_folders import are_pairs, find_pairs, read_pairs
 from compressor.data.packed_files import DATA_ENDINGS, DATA_FORMATS, PLAIN, data_suffix
 from compressor.data.saved_datasets import read_saved, saved_folders
 from compressor.data.tables import check_tables, read_tables
@@ -91,30 +92,34 @@ def _folder(root: Path) -> dict[str, RawSplit]:
     tables, images, notes = _sorted_files(root)
     if notes and not tables and not images:
         return _tables(notes, root)
+    if are_pairs(root, images):
+        return _tables(tables, root) if tables else _pair_splits(root, images)
     by_split = _image_splits(root, images)
     classes = sorted({name for files in by_split.values() for name, _ in files if name is not None}, key=_class_order)
     # A table next to images without class folders holds their labels.
     if tables and (not images or len(classes) < 2):
         return _tables(tables, root)
     if not images:
-        raise UserError(f"no data in {root}: neither images nor {', '.join(DATA_FORMATS)} files")
+        raise UserError(f"no data in {root}: neither images, sounds nor {', '.join(DATA_FORMATS)} files")
     return {split: RawSplit(partial(_images, files, classes)) for split, files in by_split.items()}
 
 
 def _sorted_files(root: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """Tables, images and notes of a folder."""
+    """Tables, images (or sounds) and notes of a folder."""
     tables: list[Path] = []
     images: list[Path] = []
+    sounds: list[Path] = []
     values: list[Path] = []
     texts: list[Path] = []
-    for file in walk(root, (*DATA_ENDINGS, *IMAGE_SUFFIXES)):
+    for file in walk(root, (*DATA_ENDINGS, *IMAGE_SUFFIXES, *SOUND_SUFFIXES)):
         suffix = data_suffix(file)
         if not suffix:
-            images.append(file)
+            (sounds if file.name.lower().endswith(SOUND_SUFFIXES) else images).append(file)
         elif suffix != ".json" or _SPLIT.fullmatch(file.name.split(".")[0]):
             (texts if suffix == PLAIN else tables).append(file)
         elif file.name not in _METADATA:
             values.append(file)
+    images = images or sounds
     # Next to other data, .json files that name no split are notes, as plain text is.
     return (tables, images, texts) if tables or images or not values else (values, images, texts)
 
@@ -146,7 +151,7 @@ def _table(files: list[Path]) -> RawSplit:
 
 
 def _image_splits(root: Path, images: list[Path]) -> dict[str, list[tuple[str | None, Path]]]:
-    """(class or None, image) by split."""
+    """(class or None, image or sound) by split."""
     placed = [(file.relative_to(root).parts, file) for file in images]
     tops = {parts[0] for parts, _ in placed if len(parts) > 1}
     if tops and all(_SPLIT.fullmatch(top) for top in tops) and all(len(parts) > 1 for parts, _ in placed):
@@ -158,6 +163,14 @@ def _image_splits(root: Path, images: list[Path]) -> dict[str, list[tuple[str | 
     return {UNNAMED: [(parts[0] if len(parts) > 1 else None, file) for parts, file in placed]} if placed else {}
 
 
+def _pair_splits(root: Path, images: list[Path]) -> dict[str, RawSplit]:
+    """Images and their masks by split."""
+    splits: dict[str, list[tuple[Path, Path]]] = {}
+    for folder, files in find_pairs(root, images).items():
+        splits.setdefault(_split_of(folder.parts) or UNNAMED, []).extend(files)
+    return {split: RawSplit(partial(read_pairs, files)) for split, files in splits.items()}
+
+
 def _class_order(name: str) -> tuple[int, str]:
     """Key that sorts names, numbers by value."""
     return (len(name), name) if name.isdecimal() else (1 << 16, name)
@@ -166,8 +179,10 @@ def _class_order(name: str) -> tuple[int, str]:
 def _images(files: list[tuple[str | None, Path]], classes: list[str]) -> Dataset:
     # Files are sorted by class: shuffle, so that first samples are of all classes.
     files = [files[i] for i in np.random.default_rng(0).permutation(len(files))]
-    columns: dict[str, list] = {"image": [str(file) for _, file in files]}
-    features = {"image": Image()}
+    sounds = files[0][1].name.lower().endswith(SOUND_SUFFIXES)
+    name = "audio" if sounds else "image"
+    columns: dict[str, list] = {name: [str(file) for _, file in files]}
+    features = {name: Value("string") if sounds else Image()}
     named = [name for name, _ in files if name is not None]
     if named and len(named) < len(files):
         loose = next(file for name, file in files if name is None)

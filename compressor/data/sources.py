@@ -15,6 +15,7 @@ from compressor.data.columns import as_images
 from compressor.data.domains import find_domain
 from compressor.data.image_bounds import ImageBounds
 from compressor.data.packing import head_or_tail
+from compressor.data.sound_files import as_sounds
 from compressor.data.source_splits import UNNAMED, RawSplit, find_splits
 from compressor.data.split import Split, column
 from compressor.data.task_data import TASK_DATA
@@ -104,7 +105,11 @@ def _open(splits: Mapping[str, RawSplit], name: str, request: ColumnRequest, rol
     split = replace(split, domain=find_domain(dataset, (split.label, split.target, *split.text)))
     if split.image is not None:
         images = as_images(split.dataset, split.image, raw.base, where)
+        if split.masks and split.label is not None:
+            images = as_images(images, split.label, raw.base, where)
         return replace(split, dataset=images, image_bounds=_bounds(splits, split.image, request.options))
+    if split.audio is not None:
+        return replace(split, dataset=as_sounds(split.dataset, split.audio, raw.base, where))
     if raw.lines and not request.task.packed:
         # Samples are lines that are not empty.
         (text,) = split.text

@@ -9,6 +9,8 @@ from typing import Any
 from datasets import Dataset
 
 from compressor.data.block_readers import BlockReader, MaskedReader
+from compressor.data.captions import CaptionReader, find_captioned
+from compressor.data.choices import ChoicesReader, find_choices
 from compressor.data.column_finders import (
     ColumnRequest,
     find_plain,
@@ -17,10 +19,21 @@ from compressor.data.column_finders import (
     find_tagged,
 )
 from compressor.data.images import ImageReader
+from compressor.data.mask_columns import find_masked
+from compressor.data.masks import MaskReader
 from compressor.data.packing import pack
 from compressor.data.question_columns import find_questions
 from compressor.data.question_windows import SpanReferences, WindowReader, cut_questions
 from compressor.data.samples import Reader, ReadingOptions
+from compressor.data.sentence_pairs import find_sentences, flatten_pairs
+from compressor.data.sounds import (
+    SoundReader,
+    SpokenTargetReader,
+    SymbolsReader,
+    find_sounds,
+    find_transcribed,
+    transcripts,
+)
 from compressor.data.split import Split
 from compressor.data.text_readers import BLOCK_TOKENS, TargetReader, TextReader, WordsReader, reader_length
 from compressor.models.teacher import ModelSpec
@@ -76,14 +89,29 @@ def _feature_reader(split: Split, options: ReadingOptions) -> Reader:
     return ImageReader(split, options) if split.image else TextReader(split, options)
 
 
+def _target_reader(split: Split, options: ReadingOptions) -> Reader:
+    return SpokenTargetReader(split, options) if split.audio else TargetReader(split, options)
+
+
+def _find_targets(dataset: Dataset, request: ColumnRequest, where: str, role: str) -> Split:
+    find = find_transcribed if request.reads == "audio" else find_source_and_target
+    return find(dataset, request, where, role)
+
+
 #: Task -> its data.
 TASK_DATA: dict[str, TaskData] = {
     **dict.fromkeys(("image-classification", "image-multi-label", "image-regression"), TaskData(ImageReader)),
     **dict.fromkeys(("text-classification", "text-multi-label", "text-regression"), TaskData(TextReader)),
+    "image-text": TaskData(CaptionReader, find_captioned),
+    "semantic-segmentation": TaskData(MaskReader, find_masked),
     "token-classification": TaskData(WordsReader, find_tagged),
     "question-answering": TaskData(WindowReader, find_questions, _windows, lambda split, _: SpanReferences(split)),
+    "multiple-choice": TaskData(ChoicesReader, find_choices),
     "masked-lm": TaskData(MaskedReader, find_plain, _blocks),
     "causal-lm": TaskData(BlockReader, find_plain, _blocks),
-    "seq2seq-lm": TaskData(TargetReader, find_source_and_target),
-    "features": TaskData(_feature_reader),
+    "seq2seq-lm": TaskData(_target_reader, _find_targets),
+    "audio-classification": TaskData(SoundReader, find_sounds),
+    "ctc": TaskData(SymbolsReader, find_transcribed, references=transcripts),
+    "sentence-embedding": TaskData(TextReader, find_sentences, flatten_pairs),
+    **dict.fromkeys(("features", "unscored"), TaskData(_feature_reader)),
 }

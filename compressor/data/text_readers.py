@@ -27,6 +27,20 @@ def reader_length(tokenizer: Any, spec: ModelSpec | None, max_length: int | None
     return min([*limits, model_limit] if model_limit else limits)
 
 
+def encode_texts(tokenizer: Any, length: int, where: str, *texts: list, **options: Any) -> Any:
+    """A tokenizer's encoding of texts, of at most `length` tokens each.
+
+    Raises:
+        UserError: it is missing, or refuses.
+    """
+    if tokenizer is None:
+        raise UserError(f"the teacher has no tokenizer, so the texts of {where} cannot be read: add one")
+    try:
+        return tokenizer(*texts, truncation=True, max_length=length, **options)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"the teacher's tokenizer refuses {where}: {root_cause(error)}") from error
+
+
 class TextReader:
     """Reads texts or pairs: `input_ids`, `attention_mask` [T], for pairs `token_type_ids`, with labels `labels` []."""
 
@@ -55,10 +69,7 @@ class TextReader:
         Raises:
             UserError: the tokenizer refuses.
         """
-        try:
-            return self.options.processor(*texts, truncation=True, max_length=self.length, **options)
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"the teacher's tokenizer refuses {self.split.name}: {root_cause(error)}") from error
+        return encode_texts(self.options.processor, self.length, self.split.name, *texts, **options)
 
     def sample(self, encoded: Any, row: int) -> Sample:
         """One text; an empty one becomes a padding token."""
@@ -103,30 +114,48 @@ class WordsReader(TextReader):
         return torch.tensor(labels or [IGNORED] * length)
 
 
-class TargetReader(TextReader):
-    """Reads sources and targets: also `decoder_input_ids`, `decoder_attention_mask`, `labels`, all [S].
+class TargetTokens:
+    """Adds targets to samples: `decoder_input_ids`, `decoder_attention_mask`, with labels `labels`, all [S].
 
     The model's own rule shifts the target right.
     """
 
-    def __init__(self, split: Split, options: ReadingOptions) -> None:
-        super().__init__(split, ReadingOptions(options.processor, options.spec, False, options.max_length))
+    def __init__(self, split: Split, options: ReadingOptions, tokenizer: Any) -> None:
         if options.spec is None:
             raise ValueError("an encoder–decoder's data needs its spec")
-        self._shift = DecoderInputs(options.spec.config)
-        self._with_labels = options.labels
+        self._split, self._with_labels, self._tokenizer = split, options.labels, tokenizer
+        self._length = reader_length(tokenizer, options.spec, options.max_length, MAX_TOKENS) if tokenizer else 0
+        self._shift, self._pad = DecoderInputs(options.spec.config), options.spec.pad_id
+        self._start = getattr(options.spec.config, "decoder_start_token_id", None)
         self._targets = split.dataset.select_columns([split.target]) if split.target else None
 
-    def __call__(self, indices: Sequence[int]) -> list[Sample]:
-        samples = super().__call__(indices)
+    def added(self, samples: list[Sample], indices: Sequence[int]) -> list[Sample]:
+        """The samples with their targets.
+
+        Raises:
+            UserError: the tokenizer refuses them, or is missing.
+        """
         if self._targets is None:
             return samples
-        texts = [str(text or "") for text in self._targets[list(indices)][self.split.target]]
-        encoded = self.encode(text_target=texts)
+        texts = [str(text or "") for text in self._targets[list(indices)][self._split.target]]
+        encoded = encode_texts(self._tokenizer, self._length, self._split.name, text_target=texts)
         for row, sample in enumerate(samples):
-            labels = torch.tensor(encoded["input_ids"][row] or [self.pad])
+            ids = encoded["input_ids"][row] or [self._pad]
+            # Whisper's tokenizer writes the token that the shift adds.
+            labels = torch.tensor(ids[1:] if len(ids) > 1 and ids[0] == self._start else ids)
             sample["decoder_input_ids"] = self._shift(labels[None])[0]
             sample["decoder_attention_mask"] = torch.ones_like(labels)
             if self._with_labels:
                 sample["labels"] = labels
         return samples
+
+
+class TargetReader(TextReader):
+    """Reads sources and targets, as `TargetTokens` adds them."""
+
+    def __init__(self, split: Split, options: ReadingOptions) -> None:
+        super().__init__(split, ReadingOptions(options.processor, options.spec, False, options.max_length))
+        self._targets = TargetTokens(split, options, options.processor)
+
+    def __call__(self, indices: Sequence[int]) -> list[Sample]:
+        return self._targets.added(super().__call__(indices), indices)

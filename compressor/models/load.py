@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from compressor.errors import UserError
 from compressor.models.builtin import OnTrainingProgress, ensure_builtin
-from compressor.models.configs import code_not_run, forget_code
 from compressor.models.finite import check_activations
+from compressor.models.own_code import code_not_run, code_run, forget_code, is_own
 from compressor.models.padding import give_padding_token
 from compressor.models.processors import check_vocabulary, load_processor
 from compressor.models.resolve import resolve
@@ -45,6 +45,8 @@ def load_teacher(
         model = load_model(source.location, attn_implementation, notes=notes).requires_grad_(False)
     processor = load_processor(source.location, model.config)
     if forget_code(processor) and (note := code_not_run(source.location)) not in notes:
+        notes.append(note)
+    if is_own(type(processor)) and (note := code_run(source.location)) not in notes:
         notes.append(note)
     check_activations(name, model)
     digest = fingerprint(model)

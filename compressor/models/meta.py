@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError
 from compressor.models.configs import model_class
+from compressor.models.configured import as_configured
 from compressor.models.streamed import copy_with_parameters
 from compressor.models.ties import untie
 from compressor.utils.logging import quiet_transformers
@@ -31,7 +32,7 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
         UnsupportedError: unknown class, or more than `MAX_MODULES` modules.
     """
     with torch.device("meta"), quiet_transformers(errors=False), _bounded_modules(config.model_type):
-        return untie(model_class(config)._from_config(copy.deepcopy(config), dtype=torch.float32))
+        return untie(as_configured(model_class(config)._from_config(copy.deepcopy(config), dtype=torch.float32)))
 
 
 @contextmanager
@@ -91,7 +92,9 @@ def _zero(parameter: nn.Parameter) -> nn.Parameter:
 
 def most_positions(config: PretrainedConfig) -> int | None:
     """The longest text in tokens, if limited; position tables of RoBERTa reserve the first."""
-    limit = next((value for name in _POSITIONS if isinstance(value := getattr(config, name, None), int)), None)
+    # Of towers that of texts.
+    part = config if any(hasattr(config, name) for name in _POSITIONS) else getattr(config, "text_config", config)
+    limit = next((value for name in _POSITIONS if isinstance(value := getattr(part, name, None), int)), None)
     if limit is None or limit <= 0:
         return None
     for name, module in meta_model(config).named_modules():
@@ -111,11 +114,11 @@ def reads_pairs(config: PretrainedConfig) -> bool:
 
 
 def as_pair(config: PretrainedConfig, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Inputs [B, T], their second half marked as another text, if distinguished."""
+    """Inputs [B, ..., T], their second half marked as another text, if distinguished."""
     pair = dict(inputs)
     if "input_ids" in pair and reads_pairs(config):
         ids = pair["input_ids"]
-        pair["token_type_ids"] = (torch.arange(ids.shape[1]) >= ids.shape[1] // 2).to(ids).expand_as(ids).contiguous()
+        pair["token_type_ids"] = (torch.arange(ids.shape[-1]) >= ids.shape[-1] // 2).to(ids).expand_as(ids).contiguous()
     return pair
 
 

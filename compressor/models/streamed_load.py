@@ -12,8 +12,9 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from compressor.errors import UnsupportedError, UserError
-from compressor.models.configs import code_not_run, forget_code, model_class, read_config
+from compressor.models.configs import model_class, read_config
 from compressor.models.finite import check_finite_weights
+from compressor.models.own_code import code_not_run, code_run, forget_code, is_own
 from compressor.models.padding import set_padding, settle_padding
 from compressor.models.streamed import StoredWeights, WeightBlocks, weightless_model
 from compressor.models.weight_files import check_weight_files, stored_files, stored_precision
@@ -49,6 +50,8 @@ def open_model(location: str | Path, *, notes: list[str] | None = None) -> PreTr
             notes.append(padding.note)
     if forget_code(model.config) and notes is not None:
         notes.append(code_not_run(location))
+    if is_own(type(model)) and notes is not None:
+        notes.append(code_run(location))
     try:
         places = _places(model, stored_files(folder))
         weights = StoredWeights(_checked(model, places, location))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from compressor.models.masks import resized_labels
+
 #: Label of positions without prediction, as in transformers.
 IGNORED = -100
 #: Logit of an answer that is none, such as padding; finite, so that products with its probability 0 are 0.
@@ -28,13 +30,16 @@ class Task:
     Attributes:
         heads: endings of class names in transformers.
         metrics: of `compressor.bench.metrics`, the main one first, which names the tally of `compressor.bench.tallies`.
-        answers: of `compressor.answers.ANSWERS`: "classes" are chosen by a softmax, "labels" each by a sigmoid,
-            "values" are as they are.
+        answers: of `compressor.answers.ANSWERS`: "classes" are chosen by a softmax, "frames" too, but labels do not say
+            which frame has which, "labels" each by a sigmoid, "values" are as they are, "embeddings" count by their
+            similarities.
         outputs: names of the model's outputs that make an answer, also those of an exported file.
         read: makes one tensor of them [B, ..., C], the logits.
         dims: dimensions of the logits; 0: two, or three with a mask.
         mask: input [B, T], 1 at counted positions; None: all are counted.
         strides: kernel and stride of the convolutions from places of the mask to positions of the logits.
+        choices: whether a sample is several texts, [B, C, T], and its answer one of them.
+        blank: class of frames between symbols, of "frames".
         by_token: whether outputs are [B, T, ...] by token.
         shift: whether logits at t predict the label at t + 1.
         packed: whether texts are joined and cut into blocks.
@@ -54,6 +59,8 @@ class Task:
     dims: int = 0
     mask: str | None = None
     strides: tuple[tuple[int, int], ...] = ()
+    blank: int = 0
+    choices: bool = False
     by_token: bool = False
     shift: bool = False
     packed: bool = False
@@ -79,7 +86,12 @@ class Task:
 
         Softening mostly raises unlikely words, which harms perplexity; for accuracy it shows close classes.
         """
-        return 1.0 if "perplexity" in self.metrics or self.answers == "values" else 2.0
+        return 1.0 if "perplexity" in self.metrics or self.answers in ("values", "embeddings") else 2.0
+
+    @property
+    def headless(self) -> bool:
+        """Whether a model's own outputs are hidden states."""
+        return self.name == "features" or self.answers == "embeddings"
 
     @property
     def one_class(self) -> bool:
@@ -126,7 +138,8 @@ class Task:
 
         Args:
             logits: as in `counted`.
-            labels: [B] or [B, ...]; float [B, C] of labels and values.
+            labels: [B] or [B, ...]; float [B, C] of labels and values, [B, 1] of embeddings: how alike a text is to the
+                one before it.
         """
         if self.answers != "classes":
             labels = labels.reshape(len(labels), -1)
@@ -134,12 +147,16 @@ class Task:
             return logits[known.to(logits.device)], labels[known]
         if self.shift and logits.dim() > 2:
             logits, labels = logits[:, :-1], labels[:, 1:]
+        if labels.dim() == 3:
+            labels = resized_labels(labels, logits)
         known = labels >= 0
         return logits[known.to(logits.device)], labels[known]
 
     def known(self, labels: Tensor) -> Tensor:
-        """Which labels are known: [B] or [B, T] for classes; which rows of [B, C] for labels and values."""
+        """Which labels are known: [B] or [B, T] for classes; which rows of [B, C] for others."""
         if self.answers == "classes":
             return labels >= 0
         rows = labels.reshape(len(labels), -1)
-        return (torch.isfinite(rows) if self.answers == "values" else rows >= 0).all(-1)
+        if self.answers == "frames":
+            return (rows >= 0).any(-1)
+        return (torch.isfinite(rows) if self.answers in ("values", "embeddings") else rows >= 0).all(-1)

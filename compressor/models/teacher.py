@@ -12,7 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from compressor.errors import UnsupportedError
 from compressor.models.inputs import pad_id
 from compressor.models.meta import most_positions, reads_pairs
-from compressor.models.modalities import is_audio_config, is_image_config
+from compressor.models.modalities import is_image_config, reads_sound
 from compressor.models.resolve import ModelSource
 from compressor.models.task import Task
 from compressor.models.tasks import find_task
@@ -41,15 +41,19 @@ class ModelSpec:
 
     @property
     def reads(self) -> str:
-        """Kind of input: "image" or "text".
+        """Kind of input: "image" (perhaps with texts), "audio" or "text".
 
         Raises:
             UnsupportedError: another kind.
         """
-        if self.is_image:
+        if self.is_image or self.task.answers == "pairs":
             return "image"
-        if getattr(self.config, "vocab_size", None) is None or is_audio_config(self.config):
-            raise UnsupportedError(f"data of {self.config.model_type} models cannot be read yet: images and text can")
+        if reads_sound(self.config):
+            return "audio"
+        if getattr(self.config, "vocab_size", None) is None:
+            raise UnsupportedError(
+                f"data of {self.config.model_type} models cannot be read yet: images, sounds and text can"
+            )
         return "text"
 
     @cached_property
@@ -79,7 +83,7 @@ class Teacher:
 
     Attributes:
         name: as the user wrote it.
-        processor: image processor or tokenizer, if any.
+        processor: image processor, feature extractor of sounds (with a tokenizer) or tokenizer, if any.
         fingerprint: sha256 of class, config and weights.
         notes: on weights left out, code not run and classes matched.
         lacking: numbers of classes that the model's head lacked, and that have rows now.

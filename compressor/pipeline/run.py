@@ -11,6 +11,7 @@ from typing import Any
 from compressor.data.batches import Samples
 from compressor.distillation.objective import FeatureTargets
 from compressor.errors import CheckpointWarning
+from compressor.fusion.build.sentence_projection import refit_projection
 from compressor.fusion.classes import fit_lacking_classes
 from compressor.fusion.mixture import chooses_mixture, mixture_of
 from compressor.fusion.streaming import fixed_options
@@ -29,6 +30,7 @@ from compressor.pipeline.streaming import streaming_of
 from compressor.recipe import Recipe
 from compressor.stacking import Mixture
 from compressor.utils import distributed
+from compressor.utils.consent import code_trusted
 from compressor.utils.devices import moved_batches, on_device
 from compressor.utils.files import disk_full_as_user_error, work_folder
 from compressor.utils.logging import caught_warnings
@@ -64,7 +66,11 @@ def run_recipe(
     """
     stages = StageReporter(progress, begun)
     work = work_folder(recipe.output)
-    with claimed(recipe.output, recipe_inputs(recipe, file), more=[work], remark=remark), use_threads(recipe.threads):
+    with (
+        code_trusted(recipe.trust_remote_code),
+        claimed(recipe.output, recipe_inputs(recipe, file), more=[work], remark=remark),
+        use_threads(recipe.threads),
+    ):
         check_work(work)
         run = prepare_run(recipe, force, resume, stages)
         if not distributed.is_main_process():
@@ -149,6 +155,7 @@ def _make_student(
         distributed.barrier()
         with caught_warnings(CheckpointWarning) as notes:
             finetune = _finetune(run, student, data.train, before)
+        refit_projection(student.model, run.models[0], data.calibration, run.recipe.calibration.holdout)
     round_weights(student.model, run.precision)
     after = _evaluate_student(run, "finetuned", student, evaluator)
     return student, TrainedStudents([before, after], finetune, notes)

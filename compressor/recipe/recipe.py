@@ -26,6 +26,10 @@ class Recipe(Section):
         min_length=1,
         description="Branch, tag or commit of the Hub for all teachers; for one of them write NAME@REVISION instead.",
     )
+    trust_remote_code: bool = Field(
+        False,
+        description="Run code that lies in the models' folders (auto_map): read it first, it can do anything here.",
+    )
     student: str | None = Field(
         None, description="A narrow model to finetune instead of a fusion; width is ignored then."
     )
@@ -99,10 +103,10 @@ class Recipe(Section):
                 f"a target (--target-params, --target-flops, --max-latency) picks the width, which {both[0]} gives: "
                 "leave one of them out"
             )
-        if self.target.asked and any(self.fusion.ratios):
+        if self.target.asked and self.fusion.ratios.given:
             raise ValueError(
                 "a target (--target-params, --target-flops, --max-latency) narrows all sizes alike: leave --hidden, "
-                "--ffn and --heads out"
+                "--ffn, --heads and --part out"
             )
         return self
 

@@ -18,7 +18,7 @@ from compressor.anatomy.hooks import logits_of
 from compressor.answers import model_answers
 from compressor.models.configs import model_class
 from compressor.models.inputs import dummy_inputs, without_labels
-from compressor.models.tasks import find_task
+from compressor.models.tasks import find_task, task_of_model
 
 LabelledBatch = dict[str, Tensor]
 #: Positions of a text; samples of a batch.
@@ -128,7 +128,8 @@ def _classified(config: Any, classes: int) -> tuple[SyntheticTask, int]:
 
 
 def _label_loss(model: nn.Module, batch: LabelledBatch) -> Tensor:
-    return model_answers(model).label_loss(logits_of(model, without_labels(batch)), batch["labels"])
+    inputs, task = without_labels(batch), task_of_model(model)
+    return model_answers(model).label_loss(task, logits_of(model, inputs), batch["labels"], inputs)
 
 
 def _tags(config: Any) -> SyntheticTask:

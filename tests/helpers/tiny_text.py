@@ -56,7 +56,7 @@ def _names(labels):
 
 
 def config_of(kind, **more):
-    """A tiny config: classifier, tagger, questions, masked, features, decoder, llama, bart or t5."""
+    """A tiny config: classifier, tagger, questions, choices, masked, features, decoder, llama, bart or t5."""
     from transformers import BartConfig, GPT2Config, LlamaConfig, T5Config
 
     decoder = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
@@ -66,6 +66,7 @@ def config_of(kind, **more):
         "classifier": lambda: _bert("BertForSequenceClassification", **_names(("negative", "positive")), **more),
         "tagger": lambda: _bert("BertForTokenClassification", **_names(TAGS), **more),
         "questions": lambda: _bert("BertForQuestionAnswering", **more),
+        "choices": lambda: _bert("BertForMultipleChoice", **more),
         "masked": lambda: _bert("BertForMaskedLM", **more),
         "features": lambda: _bert("BertModel", **more),
         "decoder": lambda: GPT2Config(
@@ -105,7 +106,7 @@ def save_text_model(folder, kind, *, seed=0, with_tokenizer=True, **more):
     logging.disable_progress_bar()
     model_of(kind, seed, **more).save_pretrained(folder)
     if with_tokenizer:
-        encoder = kind in ("classifier", "tagger", "questions", "masked", "features")
+        encoder = kind in ("classifier", "tagger", "questions", "choices", "masked", "features")
         tokenizer(framed=encoder, pad=kind not in ("decoder", "llama")).save_pretrained(folder)
     return Path(folder)
 

@@ -35,7 +35,6 @@ class LabelLoss:
 
     def mean(self, batch: LossInputs) -> Tensor:
         assert batch.labels is not None
-        logits, labels = self._task.answered(batch.logits, batch.labels)
         if self._task.answers == "classes":
-            return label_loss(logits, labels)
-        return ANSWERS[self._task.answers].label_loss(logits, labels) if len(labels) else logits.sum()
+            return label_loss(*self._task.answered(batch.logits, batch.labels))
+        return ANSWERS[self._task.answers].label_loss(self._task, batch.logits, batch.labels, batch.inputs)

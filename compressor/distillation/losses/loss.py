@@ -74,6 +74,8 @@ def counted_positions(task: Task, inputs: Mapping[str, Tensor]) -> int:
 def token_mask(inputs: Mapping[str, Tensor], tokens: Tensor, *, decoder: bool) -> Tensor:
     """Mask [B, T] of `tokens` [B, T, n] without padding; all count if the inputs' mask has another shape (images)."""
     mask = inputs.get("decoder_attention_mask" if decoder and "decoder_input_ids" in inputs else "attention_mask")
+    if mask is not None and mask.dim() > 2:
+        mask = mask.flatten(0, 1)
     if mask is None or mask.shape != tokens.shape[:2]:
         return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
     return mask.to(tokens.device).bool()

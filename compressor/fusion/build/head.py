@@ -22,7 +22,7 @@ from compressor.fusion.calibration.batches import CalibrationSet, thinned_tokens
 from compressor.fusion.calibration.layerwise import LayerwiseRunner
 from compressor.fusion.calibration.masks import Masks
 from compressor.fusion.calibration.statistics import token_rows
-from compressor.fusion.teacher import reads_first
+from compressor.fusion.teacher import as_matrix, reads_first
 from compressor.models.tasks import task_of_model
 
 #: Most tokens times classes of a fit, and those times inputs: half a minute of one core.
@@ -63,7 +63,7 @@ def refit_head(
     width, classes = inputs[0].shape[-1], outputs[0].shape[-1]
     tokens = masks.count(module, inputs)
     stride = max(1, round(tokens * classes / min(HEAD_ENTRIES, HEAD_WORK // width)))
-    if scale is None or (classes < 2 and kind == "classes") or tokens / stride < TOKENS_PER_INPUT * width:
+    if scale is None or (classes < 2 and kind != "labels") or tokens / stride < TOKENS_PER_INPUT * width:
         return
     shares = [teacher.weight for teacher in student.teachers]
 
@@ -110,7 +110,10 @@ def locate_head(student: StudentBuilder) -> tuple[str, Norm | None, LinearOp] | 
 def _fitted_head(student: StudentBuilder, norm: Norm | None, op: LinearOp, data: HeadData) -> FittedHead:
     parameters = student.parameters
     # Of the module: a bias that is tied too (BERT's) has the name of its source.
-    weight, offset = parameters[op.weight].detach(), getattr(student.model.get_submodule(op.module), "bias", None)
+    weight, offset = (
+        as_matrix(parameters[op.weight].detach()),
+        getattr(student.model.get_submodule(op.module), "bias", None),
+    )
     bias = None if offset is None else offset.detach()
     if norm is None:
         return FreeHead.of(weight, bias, data.inputs, data.targets, transposed=reads_first(student.anatomy, op))

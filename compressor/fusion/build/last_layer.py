@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from compressor.answers import ANSWERS, Answers, model_answers
+from compressor.answers import ANSWERS, Answers, ClassAnswers, model_answers
 from compressor.fusion.build.head import locate_head
 from compressor.fusion.build.reconstruction import descend, least_tokens, parameter_scales
 from compressor.fusion.build.student import StudentBuilder
@@ -53,7 +53,7 @@ class PredictionTarget:
         terms = []
         for index in batches:
             target = self.of(index)
-            if self.answers is ANSWERS["classes"]:
+            if isinstance(self.answers, ClassAnswers):
                 terms.append((target.exp() * (target.clamp(min=-1e4) - self.student(index))).sum(-1))
             else:
                 terms.append(self.answers.divergence(target, self.student(index)))

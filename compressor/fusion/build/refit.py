@@ -19,7 +19,7 @@ from compressor.fusion.calibration.layerwise import OnBatch
 from compressor.fusion.calibration.statistics import Regression, token_rows
 from compressor.fusion.features.activations import ActivationFeatures
 from compressor.fusion.plan import FitStage, LinearStage, NormStage, ResidualWriteStage, TiedHeadStage
-from compressor.fusion.teacher import FusionTeacher, reads_first
+from compressor.fusion.teacher import FusionTeacher, as_input_output, as_matrix, reads_first
 from compressor.utils.tensor_store import StoredTensor, StoredTensors, TensorStore
 
 #: Runs the student up to some taps and passes the tensors on, batch by batch.
@@ -222,7 +222,7 @@ class StudentRefit:
     @torch.no_grad()
     def _set(self, op: LinearOp, weight: Tensor, bias: Tensor | None) -> None:
         first = reads_first(self.anatomy, op)
-        self.parameters[op.weight].copy_(weight if first else weight.T)
+        as_matrix(self.parameters[op.weight]).copy_(weight if first else weight.T)
         parameter = self._bias(op)
         if bias is not None and parameter is not None:
             parameter.copy_(bias)
@@ -238,5 +238,4 @@ class StudentRefit:
         self.fits.append({"module": op.module, "error": fit.error, "ridge": fit.ridge, "prior": fit.prior})
 
     def _input_output(self, op: LinearOp) -> Tensor:
-        weight = self.parameters[op.weight].detach().cpu().double()
-        return weight if reads_first(self.anatomy, op) else weight.T
+        return as_input_output(self.parameters[op.weight].detach().cpu().double(), self.anatomy, op)

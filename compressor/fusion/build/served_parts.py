@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.anatomy.hooks import logits_of
-from compressor.answers import ANSWERS, Answers
+from compressor.answers import ANSWERS, Answers, ClassAnswers
 from compressor.ensemble import sums_per_sample
 from compressor.fusion.calibration.batches import Batch
 from compressor.models.inputs import without_labels
@@ -72,7 +72,7 @@ class ServedParts:
             rows = [answers.rows(logits_of(models[k], inputs).double()) for k in weighty]
             shares = [weights[k] for k in weighty]
             targets.append(answers.mix(rows, shares, mixing))
-            if answers is not ANSWERS["classes"]:
+            if not isinstance(answers, ClassAnswers):
                 continue
             # The divergence from a mean of probabilities is no measure: a vague teacher is the nearest to it.
             doubts = [_nll(row, inputs) if next_tokens else _entropy(row) for row in rows]

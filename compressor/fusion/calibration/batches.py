@@ -23,6 +23,8 @@ _PADDED = {
     "token_type_ids": "attention_mask",
     "position_ids": "attention_mask",
     "decoder_input_ids": "decoder_attention_mask",
+    "input_values": "attention_mask",
+    "input_features": "attention_mask",
 }
 _MASKS = frozenset(_PADDED.values())
 
@@ -93,7 +95,7 @@ def sample_keys(batch: Batch) -> list[int]:
         for name in sorted(inputs.keys() - _MASKS):
             value = inputs[name][index]
             mask = inputs.get(_PADDED.get(name, ""))
-            if mask is not None:
+            if mask is not None and mask.shape[1:] == value.shape[: mask.dim() - 1]:
                 value = value[mask[index].bool()]
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

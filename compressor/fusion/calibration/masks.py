@@ -72,4 +72,5 @@ def _mask_names(stacks: int, batch: Mapping[str, Tensor]) -> list[str]:
 
 
 def _padding_mask(mask: Tensor | None) -> Tensor | None:
-    return None if mask is None or bool(mask.all()) else mask.bool()
+    # Several texts a sample are as one long one: of the same tokens in the same order.
+    return None if mask is None or bool(mask.all()) else mask.bool().flatten(1)
