@@ -174,5 +174,7 @@ SETTINGS: dict[str, TaskSetting] = {
         lambda: ASTFeatureExtractor(num_mel_bins=_BINS, max_length=_FRAMES),
         **_OF_SOUNDS,
     ),
-    "ctc": TaskSetting(save_letters, _letter_config, _letter_processor, **_OF_SOUNDS),
+    "ctc": TaskSetting(
+        save_letters, _letter_config, _letter_processor, **{**_OF_SOUNDS, "steps": 400, "learning_rate": 2e-3}
+    ),
 }

@@ -235,9 +235,10 @@ def outputs_of(model: PreTrainedModel, output: object) -> dict[str, Tensor]:
         UnsupportedError: none of them.
     """
     task = task_of_model(model)
-    if task.name == "unscored" and (answers := named_answers(output)):
-        return answers
-    for names in (task.outputs, ("logits",), ("last_hidden_state", "pooler_output")):
+    if task.name == "unscored" and (every := named_answers(output)):
+        return every
+    answers = ("last_hidden_state", *task.outputs) if task.headless and task.metrics else task.outputs
+    for names in (answers, ("logits",), ("last_hidden_state", "pooler_output")):
         named = {name: value for name in names if isinstance(value := getattr(output, name, None), Tensor)}
         if named:
             return named

@@ -20,6 +20,7 @@ from transformers.models.auto import modeling_auto
 from compressor.errors import UnsupportedError
 from compressor.models.masks import pixel_logits
 from compressor.models.modalities import reads_sound, reads_waves
+from compressor.models.sentence_pooling import EMBEDDING, pooling_of
 from compressor.models.task import Task
 from compressor.models.task_outputs import pair_embeddings, span_ends
 
@@ -80,6 +81,11 @@ TASKS: dict[str, Task] = {
         Task("features", ("Model",), (), tag="feature-extraction"),
         # Heads of other tasks (depth, masked images): fused and exported by what they answer, and not scored.
         Task("unscored", (), (), answers="values", named=False, tag="other"),
+        # A headless model whose folder says how its tokens are pooled.
+        Task(
+            "sentence-embedding", (), ("similarity", "neighbours", "spearman"), answers="embeddings",
+            outputs=(EMBEDDING,), named=False, tag="sentence-similarity",
+        ),
         *(
             Task(
                 f"{kind}-{name}", (), metrics, answers=answers, columns=True, auto=auto, tag=f"{kind}-classification"
@@ -130,6 +136,8 @@ def task_logits(task: Task, output: Any, inputs: Mapping[str, Tensor], name: str
 
 def _answered_task(task: Task, config: PretrainedConfig) -> Task:
     """A task by what the outputs of a config's model mean; transformers takes a single output for a value too."""
+    if task.name == "features" and pooling_of(config) is not None:
+        return TASKS["sentence-embedding"]
     if task.name == "ctc":
         # Feature extractors without convolutions give masks of frames.
         steps = zip(config.conv_kernel, config.conv_stride, strict=True) if reads_waves(config) else ()

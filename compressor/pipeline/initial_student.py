@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from compressor.errors import CouplingWarning
 from compressor.fusion import FusionResult, fuse_models
+from compressor.fusion.shape.servers import runs_fast_in
 from compressor.fusion.streaming import Streaming, fixed_options
 from compressor.layer_maps import LayerMap, load_layer_maps
 from compressor.models.load import load_teacher
@@ -99,7 +100,7 @@ def initial_student(
 def student_of_fusion(result: FusionResult, warnings: Sequence[str]) -> InitialStudent:
     """The student of a fusion, with lines on it."""
     report = {
-        "target": result.target.summary(),
+        "target": {**result.target.summary(), "runs_fast_in": runs_fast_in(result.anatomy, result.model.config)},
         "fusion": _fusion_report(result.report),
         "warnings": list(warnings),
         "mixture": result.report.mixture,

@@ -39,8 +39,20 @@ def format_measure(value: float | None) -> str:
 def describe_shapes(shapes: Sequence[Report]) -> str:
     """Attention shapes tried, with errors."""
     measure = measure_of(shapes)
-    errors = "; ".join(f"{shape['candidate']} {format_measure(shape[measure])}" for shape in shapes)
+    timed = all("relative_time" in shape for shape in shapes)
+    errors = "; ".join(
+        f"{shape['candidate']} {format_measure(shape[measure])}"
+        + (f" at {shape['relative_time']:.2f} of the fastest shape's time" if timed else "")
+        for shape in shapes
+    )
     return f"{errors} ({_MEASURES.get(measure, measure)})"
+
+
+def describe_kernels(runs_fast_in: Report) -> str:
+    """Kernels that take a student's sizes, and why others do not."""
+    fast = [name for name, reason in runs_fast_in.items() if not reason]
+    slow = [f"{name} ({reason})" for name, reason in runs_fast_in.items() if reason]
+    return ", ".join(fast or ["none of those known"]) + (f"; not in {', '.join(slow)}" if slow else "")
 
 
 def describe_head(head: Report) -> str:
