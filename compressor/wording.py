@@ -10,12 +10,6 @@ _QUOTE_LENGTH = 80
 #: Most characters of a message, and of a word in it.
 _MESSAGE_LENGTH, _WORD_LENGTH = 2000, 256
 
-#: {option that other programs have: why there is none here}.
-REFUSED = {
-    "trust_remote_code": "the code of a model's folder is never run, so that no file can do anything here and every "
-    "student loads without code of its own: save the model with a class of transformers"
-}
-
 _REPR = reprlib.Repr()
 _REPR.maxlevel = 3
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = _QUOTE_LENGTH

@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fusion", "distillation", "bench", "export", "report"),
     ("stacking",),
     ("answers",),
-    ("layer_maps", "ensemble"),
+    ("layer_maps", "ensemble", "paired"),
     ("anatomy", "transport", "data"),
     ("models", "recipe"),
     # The recipe is read with its presets, which are plain values.
@@ -40,7 +40,7 @@ FUSION_FLOORS: tuple[tuple[str, ...], ...] = (
     ("build",),
     ("maps",),
     ("features", "context"),
-    ("shape", "streaming"),
+    ("shape", "streaming", "streamed_memory"),
     ("calibration",),
     ("plan", "teacher"),
 )

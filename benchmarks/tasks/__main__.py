@@ -14,11 +14,13 @@ import typer
 
 from benchmarks.tasks.settings import SETTINGS, TaskSetting
 from benchmarks.tasks.teachers import train_teacher
+from benchmarks.tasks.vision import VISION_SETTINGS
 from compressor.bench.metrics import METRICS, Metric, main_metric
 from compressor.cli import run_command
 from compressor.pipeline.environment import environment
 from compressor.utils.files import atomic_directory, atomic_write_text
 
+ALL_SETTINGS: dict[str, TaskSetting] = {**SETTINGS, **VISION_SETTINGS}
 STEPS, SEEDS = 100, (0, 1)
 _TITLES = ("task", "metric", "teachers", "ensemble", "one-shot", f"after {STEPS} steps", "of the better teacher",
            "ONNX against torch", "seconds")  # fmt: skip
@@ -27,14 +29,14 @@ _TITLES = ("task", "metric", "teachers", "ensemble", "one-shot", f"after {STEPS}
 def main(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the figures and the page.")],
     work: Annotated[Path, typer.Option(help="Folder of data, teachers and students; what is there is kept.")],
-    only: Annotated[list[str] | None, typer.Option(help=f"Tasks, of {', '.join(SETTINGS)}.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help=f"Tasks, of {', '.join(ALL_SETTINGS)}.")] = None,
 ) -> None:
     """Measure every task, and write `tasks.json` and `tasks.md`."""
     file = output / "tasks.json"
     output.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    for name in only or SETTINGS:
-        figures[name] = measure(name, SETTINGS[name], work)
+    for name in only or ALL_SETTINGS:
+        figures[name] = measure(name, ALL_SETTINGS[name], work)
         atomic_write_text(file, json.dumps(figures, indent=1) + "\n")
         atomic_write_text(output / "tasks.md", page(figures))
 

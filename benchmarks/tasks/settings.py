@@ -56,7 +56,8 @@ class TaskSetting:
     learning_rate: float = 1e-3
 
 
-def _names(names: tuple[str, ...]) -> dict[str, Any]:
+def class_names(names: tuple[str, ...]) -> dict[str, Any]:
+    """Fields of a config."""
     return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
 
 
@@ -112,7 +113,7 @@ def _melody_config() -> ASTConfig:
     return ASTConfig(
         architectures=["ASTForAudioClassification"], num_mel_bins=_BINS, max_length=_FRAMES, patch_size=8,
         frequency_stride=8, time_stride=8, initializer_range=0.1, **{**_SIZES, **_SHALLOW}, **_DROPOUT,
-        **_names(tuple(MELODIES)),
+        **class_names(tuple(MELODIES)),
     )  # fmt: skip
 
 
@@ -144,12 +145,12 @@ _OF_SOUNDS: dict[str, Any] = {"samples": {"train": 1200, "test": 400}, "steps": 
 SETTINGS: dict[str, TaskSetting] = {
     "text-regression": TaskSetting(
         lambda folder, samples: save_reviews(folder, "rating", samples),
-        lambda: _text_config(problem_type="regression", **_names(("rating",))),
+        lambda: _text_config(problem_type="regression", **class_names(("rating",))),
         _tokenizer,
     ),
     "text-multi-label": TaskSetting(
         lambda folder, samples: save_reviews(folder, "labels", samples),
-        lambda: _text_config(problem_type="multi_label_classification", **_names(LABELS)),
+        lambda: _text_config(problem_type="multi_label_classification", **class_names(LABELS)),
         _tokenizer,
     ),
     "question-answering": TaskSetting(
@@ -168,12 +169,12 @@ SETTINGS: dict[str, TaskSetting] = {
     ),
     "image-regression": TaskSetting(
         lambda folder, samples: save_boards(folder, "values", samples),
-        lambda: _image_config(problem_type="regression", **_names(("sum", "number"))),
+        lambda: _image_config(problem_type="regression", **class_names(("sum", "number"))),
         _image_processor,
     ),
     "image-multi-label": TaskSetting(
         lambda folder, samples: save_boards(folder, "labels", samples),
-        lambda: _image_config(problem_type="multi_label_classification", **_names(tuple("0123456789"))),
+        lambda: _image_config(problem_type="multi_label_classification", **class_names(tuple("0123456789"))),
         _image_processor,
     ),
     "audio-classification": TaskSetting(

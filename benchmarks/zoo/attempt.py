@@ -71,7 +71,7 @@ def _certify(config: PretrainedConfig) -> Row:
     return {
         "certified": True, "error": anatomy.error, "proven": anatomy.proven, "attentions": len(attentions),
         "sensitivity": min(anatomy.sensitivity.values(), default=None), "pinned": dict(anatomy.pinned),
-        "idle": list(anatomy.idle),
+        "idle": list(anatomy.idle), "placed": [space.name for space in anatomy.residuals if space.placed],
     }  # fmt: skip
 
 
@@ -81,7 +81,9 @@ def _fuse(config: PretrainedConfig) -> Row:
     teachers: list[Any] = [(f"seed {seed}", random_model(config, seed).float()) for seed in (1, 2)]
     batches = [complete_inputs(teachers[0][1], teachers[0][1].config, 8, 12, seed) for seed in range(3)]
     # No pilots, which take most of a fusion's time and choose only between ways that all end in a student.
-    student = fuse_models(teachers, 0.5, batches, _OPTIONS).model
+    placed = all(space.placed for space in inspect_config(config).residuals)
+    width, options = (1.0, _OPTIONS.model_copy(update={"ffn": 0.5})) if placed else (0.5, _OPTIONS)
+    student = fuse_models(teachers, width, batches, options).model
     answers = all_outputs(student, complete_inputs(student, student.config, 2, 12, 9))
     if not all(answer.isfinite().all() for answer in answers.values()):
         return {"message": "the student's answers are not finite", "failed": "fuse"}

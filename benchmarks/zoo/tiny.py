@@ -120,8 +120,16 @@ def _with_sizes_named(config: PretrainedConfig) -> PretrainedConfig:
     fitting = {"vocab_size": 128, "num_key_value_heads": heads, "n_routed_experts": 4, "num_experts": 4,
                "num_experts_per_tok": 2,
                "head_dim": (getattr(config, "hidden_size", None) or 32) // heads, "pad_token_id": 0}  # fmt: skip
+    values = config.to_dict()
+    for name in values:
+        if re.fullmatch(r".*(expert|topk|top_k|moe|group|rank|linear_|indexer_|index_).*", name):
+            small = next((size for pattern, size in _SIZES if re.fullmatch(pattern, name)), None)
+            fitting |= {} if small is None or name in fitting else {name: small}
+    if isinstance(values.get("num_hidden_layers"), int):
+        fitting["layer_types"] = ["full_attention"] * values["num_hidden_layers"]
+    fitting["vocabulary_map"] = {"<image>": 99, **{f"IMGIMG{letter}": 100 + i for i, letter in enumerate("ABCDEFGH")}}
     for name, value in fitting.items():
-        if name in config.to_dict() and getattr(config, name) is None:
+        if name in values and values[name] is None:
             setattr(config, name, value)
     return _with_rotary_sizes(config)
 
@@ -177,6 +185,8 @@ def _small_values(values: Mapping[str, Any], sizes: tuple[tuple[str, int], ...])
             changed[name] = 4
         if isinstance(value, bool) or name.endswith("_id") or value is None or name in ("model_type", "_name_or_path"):
             continue
+        if name == "num_feat_extract_layers":
+            continue  # as many as there are sizes of convolutions
         if isinstance(value, int) and name != "attention_window":
             small = next((size for pattern, size in sizes if re.fullmatch(pattern, name)), None)
             if small is not None and value > small:
@@ -218,6 +228,8 @@ def _small_list(name: str, value: Any, values: Mapping[str, Any]) -> dict[str, A
         return {name: [1] * len(value)}
     if re.fullmatch(r"(hidden_sizes|embed_dims?|encoder_hidden_sizes|embed_dim)", name):
         return {name: [16 * 2**index for index in range(len(value))]}
+    if name == "conv_dim":
+        return {name: [32] * len(value)}
     if re.fullmatch(r"(num_heads|num_attention_heads)", name):
         return {name: [2] * len(value)}
     return {}

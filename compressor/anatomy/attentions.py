@@ -93,7 +93,8 @@ class Attentions:
         for name, dims in self._traced.parameters.items():
             for dim in dims:
                 factors = [factor.root for factor in dim.factors()]
-                if not dim.contracted or len(factors) < 2 or dim.all_pinned or id(factors[-1]) in self._streams:
+                stream = id(dim.root) in self._streams or (factors and id(factors[-1]) in self._streams)
+                if not dim.contracted or len(factors) < 2 or dim.all_pinned or stream:
                     continue
                 attention = TracedAttention(self.layer_of(name), tuple(factors[:-1]), factors[-1])
                 known = attentions.setdefault(attention.key, attention)
@@ -112,7 +113,7 @@ class Attentions:
     def leaves(self, dim: Dim) -> tuple[list[Leaf], int]:
         """An axis's parts, and the number of interleaved heads."""
         root = dim.root
-        if id(root) in self.channel_roots or root.form is DimForm.ATOM:
+        if id(root) in self.channel_roots or id(root) in self._streams or root.form is DimForm.ATOM:
             return [Leaf((), root, root.size)], 1
         if root.form is DimForm.CONCAT:
             return [leaf for part in root.parts for leaf in self.leaves(part)[0]], 1

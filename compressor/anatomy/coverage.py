@@ -106,6 +106,10 @@ def _wrong_maps(space: Space, anatomy: Anatomy, seed: int) -> Iterator[tuple[dic
     """(maps of one end, parameters): of keys and not queries, of values and not outputs; those that move something."""
     maps, names = random_permutations([space], torch.Generator().manual_seed(seed)), anatomy.parameters_of(space.name)
     ends = [(maps, names)]
+    owners = [name.rpartition(".")[0] for name in names]
+    if len(set(owners)) > 1 and not any(_reads(anatomy.axes[name], space.name) for name in names):
+        # Nothing but a product of what two modules write reads it (CLIP's projections): one of them is an end.
+        ends = [(maps, [name for name, owner in zip(names, owners, strict=True) if owner == owners[0]])]
     if space.kind is Kind.EXPERTS:
         # A mixture is a sum: only what chooses experts tells one from another.
         ends = [(maps, [name for name in names if len(anatomy.axes[name]) < 3])]
@@ -122,6 +126,10 @@ def _wrong_maps(space: Space, anatomy: Anatomy, seed: int) -> Iterator[tuple[dic
     for moved, movable in ends:
         if movable and any(_moves(mapping) for mapping in moved.values()):
             yield moved, movable
+
+
+def _reads(axes: Sequence[Axis], space: str) -> bool:
+    return any(axis.side is Side.READ and axis.roles_in(space) is not None for axis in axes)
 
 
 def _has_part(anatomy: Anatomy, name: str, key: str) -> bool:

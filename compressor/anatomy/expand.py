@@ -132,6 +132,8 @@ def _sized(
         for axis, size in zip(small.axes[sources[parameter]], shape, strict=True)
         if axis.roles_in(space.name) is not None
     ]
+    if not ends:
+        return replace(space, name=name)
     if space.kind is not Kind.ATTENTION:
         # A latent beside fixed coordinates (DeepSeek's keys) is measured where it is alone.
         axis, size = next((end for end in ends if all(part.key == space.name for part in end[0].parts)), ends[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -63,7 +63,7 @@ def interpret(
     shapes = shapes_of(skeleton.config)
     for growth in skeleton.growths:
         sized |= dict.fromkeys(growth.fields, tuple(sorted(_grown_spaces(growth, table))))
-        meaning = _size_meaning(growth, small, table, shapes)
+        meaning = _size_meaning(growth, table, shapes)
         if meaning is None:
             unsure += growth.fields
             continue
@@ -113,17 +113,17 @@ def interpret(
     return Sizes(meanings, heads, groups, sized, blocks, many_heads)
 
 
-def _size_meaning(
-    growth: Growth, small: PretrainedConfig, table: Table, shapes: Mapping[str, tuple[int, ...]]
-) -> Meaning | None:
+def _size_meaning(growth: Growth, table: Table, shapes: Mapping[str, tuple[int, ...]]) -> Meaning | None:
     """What fields that size parameters mean; None if heads or channels."""
     kinds = _kinds(growth, table)
     if Kind.RESIDUAL in kinds:
+        if any(table.spaces[name].placed for name in _grown_spaces(growth, table)):
+            return Meaning.FIXED
         return Meaning.HIDDEN if _is_linear(growth, shapes, table) else Meaning.FIXED
     if Kind.ATTENTION in kinds:
         return None
     sizes_units = Kind.HIDDEN in kinds and not _sizes_fixed(growth, table)
-    if sizes_units and all(_is_size(growth, small, name, table) for name in _hidden(growth, table)):
+    if sizes_units and _is_size(growth, _hidden(growth, table), table):
         return Meaning.FFN
     return Meaning.EMBEDDING if Kind.EMBEDDING in kinds else Meaning.FIXED
 
@@ -195,14 +195,15 @@ def _hidden(growth: Growth, table: Table) -> list[str]:
     return [name for name in _grown_spaces(growth, table) if table.spaces[name].kind is Kind.HIDDEN]
 
 
-def _is_size(growth: Growth, small: PretrainedConfig, space: str, table: Table) -> bool:
-    """Whether the field is a size, not a ratio (DINOv2)."""
-    rates = [
-        rate / len([part for part in table.axes[name][dim].parts if part.key == space])
-        for (name, dim), rate in growth.rates.items()
-        if name in table.axes and any(part.key == space for part in table.axes[name][dim].parts)
-    ]
-    return all(abs(rate - 1) < 1e-9 for rate in rates)
+def _is_size(growth: Growth, spaces: Collection[str], table: Table) -> bool:
+    """Whether the field is the size of all these spaces, not a ratio (DINOv2)."""
+    parts = {
+        place: sum(part.key in spaces for part in table.axes[place[0]][place[1]].parts)
+        for place in growth.rates
+        if place[0] in table.axes
+    }
+    # A reader of several such spaces side by side grows by as many (SegFormer's decoder).
+    return all(abs(growth.rates[place] / count - 1) < 1e-9 for place, count in parts.items() if count)
 
 
 def head_counts(config: PretrainedConfig) -> Iterator[tuple[str, int]]:

@@ -12,7 +12,17 @@ from torch import Tensor, nn
 
 from compressor.anatomy.canonical import centre_writers, fold_norms, fold_scales
 from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, Inputs, answers_of, logits_change
-from compressor.anatomy.hooks import Trace, checkpoint_of, is_linear, product_scale, trace, write_dim
+from compressor.anatomy.hooks import (
+    Trace,
+    all_outputs,
+    capture_outputs,
+    checkpoint_of,
+    is_linear,
+    is_pointwise,
+    product_scale,
+    trace,
+    write_dim,
+)
 from compressor.anatomy.resize import BUILD_ERRORS
 from compressor.anatomy.spec import Anatomy, Kind, LayerScale, LinearOp, Norm, Side, Space
 
@@ -27,6 +37,12 @@ class Flow:
         self.modules = dict(model.named_modules())
         self.trace: Trace = trace(model, inputs, anatomy.layers)
         self.order = list(dict.fromkeys(self.trace.order()))
+        # Norms of signals [B, C, T] have no rows of features to be fitted to: their scales are carried over.
+        groups = [name for name, module in self.modules.items() if isinstance(module, nn.GroupNorm)]
+        with torch.no_grad(), capture_outputs(model, groups) as outputs:
+            if groups:
+                all_outputs(model, inputs)
+        self.signals = {name for name, found in outputs.items() if found and found[0].dim() == 3}
         by_id = {id(parameter): name for name, parameter in model.named_parameters()}
         self.weights = {
             name: by_id[id(module.weight)]
@@ -37,7 +53,7 @@ class Flow:
     def complete(self) -> Anatomy:
         """The complete anatomy."""
         norms = {name: self._norm(name) for name in self.order if self._is_norm(name)}
-        linears = [name for name in self.order if write_dim(self.modules[name]) is not None and name in self.weights]
+        linears = [name for name in self.order if self._is_step(name)]
         items: dict[str, LinearOp | Norm] = {**{name: self._step(name) for name in linears}, **norms}
         streams = {space.name for space in self.anatomy.residuals}
         readers = [name for name, item in items.items() if isinstance(item, LinearOp) and item.reads in streams]
@@ -50,6 +66,18 @@ class Flow:
         anatomy = replace(anatomy, flow=flow)
         spaces = {name: self._with_scale(space, anatomy) for name, space in anatomy.spaces.items()}
         return self._with_canonical_form(replace(anatomy, spaces=spaces))
+
+    def _is_step(self, name: str) -> bool:
+        """Whether a module is a linear map; of convolutions those of single pixels after the layers, of one input."""
+        module = self.modules[name]
+        if write_dim(module) is None or name not in self.weights:
+            return False
+        if not is_pointwise(module):
+            return True
+        axes = self.anatomy.axes.get(self.weights[name], ())
+        return not name.startswith(tuple(f"{layer}." for layer in self.anatomy.layers)) and all(
+            len(axis.parts) == 1 for axis in axes
+        )
 
     def _with_scale(self, space: Space, anatomy: Anatomy) -> Space:
         """A space with its measured `scaled`."""
@@ -79,7 +107,7 @@ class Flow:
     def _is_norm(self, name: str) -> bool:
         """Whether a module has scales and is not linear."""
         module, weight = self.modules[name], self.weights.get(name)
-        if weight is None or is_linear(module) or isinstance(module, nn.Embedding):
+        if weight is None or is_linear(module) or isinstance(module, nn.Embedding) or name in self.signals:
             return False
         if module.weight.dim() != 1 or weight not in self.anatomy.axes:
             return False

@@ -13,8 +13,11 @@ from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 from compressor.errors import UnsupportedError
+from compressor.models.sentence_pooling import EMBEDDING
 from compressor.models.tasks import task_of_model
 
+#: Outputs made of others.
+_OF_OTHERS = ("loss", EMBEDDING)
 #: (module path, "in" or "out"): a tensor of a forward pass, the module's first input or output.
 Tap = tuple[str, str]
 #: {class of a linear map: the dimension of `weight` that it writes}.
@@ -26,8 +29,23 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, (nn.Linear, Conv1D, nn.Conv1d, nn.Conv2d, nn.Conv3d))
 
 
+def is_pointwise(module: nn.Module) -> bool:
+    """Whether a module is a convolution that maps the channels of every pixel alike."""
+    if not isinstance(module, nn.Conv2d) or module.groups > 1:
+        return False
+    return set(module.kernel_size) == {1} and set(module.stride) == {1} and module.padding in ((0, 0), "valid", "same")
+
+
+def channels_last(module: nn.Module, value: Tensor) -> Tensor:
+    """What a module reads or writes as [B, ..., C]; maps of convolutions and norms are [B, C, H, W]."""
+    maps = isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm)) and value.dim() == 4
+    return value.movedim(1, -1) if maps else value
+
+
 def write_dim(module: nn.Module) -> int | None:
-    """The written dimension of `module.weight`, if linear."""
+    """The written dimension of `module.weight`, if linear; also of a convolution of single pixels."""
+    if is_pointwise(module):
+        return 0
     return next((dim for kind, dim in LINEAR_WRITE_DIM.items() if isinstance(module, kind)), None)
 
 
@@ -72,7 +90,33 @@ def _run(model: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
     extra = {"use_cache": False} if getattr(model.config, "use_cache", None) is not None else {}
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(0)
-        return model(**inputs, **extra)
+        if not hasattr(model, _DOUBLE):
+            try:
+                return model(**inputs, **extra)
+            except RuntimeError as error:
+                if not ("Float" in str(error) or "float" in str(error)) or "ouble" not in str(error):
+                    raise
+                setattr(model, _DOUBLE, True)
+        torch.random.default_generator.manual_seed(0)
+        with _AllDouble():
+            return model(**inputs, **extra)
+
+
+#: Attribute of double precision models that ask for single precision somewhere, and do not run as they are.
+_DOUBLE = "_asks_for_single_precision"
+
+
+class _AllDouble(TorchFunctionMode):
+    """Gives double precision where single is asked for."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") == "float" and args:
+            return args[0].double()
+        args = tuple(torch.float64 if arg is torch.float32 else arg for arg in args)
+        kwargs = {name: torch.float64 if arg is torch.float32 else arg for name, arg in (kwargs or {}).items()}
+        result = func(*args, **kwargs)
+        made = isinstance(result, Tensor) and result.dtype is torch.float32
+        return result.double() if made and not any(isinstance(arg, Tensor) for arg in args) else result
 
 
 def feature_place(output: Tensor) -> int:
@@ -94,15 +138,20 @@ def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 
 def all_outputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All answers: every kind of logits, or without a head every floating tensor (features, poolings)."""
-    output = _run(model, inputs)
+    return named_answers(_run(model, inputs))
+
+
+def named_answers(output: Any) -> dict[str, Tensor]:
+    """The answers among the outputs of a pass, as of `all_outputs`."""
     # Tuples hold states of layers; only a tuple without names is an output by itself.
     named = dict(output) if isinstance(output, Mapping) else {str(i): value for i, value in enumerate(output)}
     answers = {
         name: value
         for name, value in named.items()
-        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() and name != "loss"
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() and name not in _OF_OTHERS
     }
-    return {name: value for name, value in answers.items() if "logits" in name} or answers
+    # Heads of detectors answer with boxes beside the logits of classes.
+    return {name: value for name, value in answers.items() if "logits" in name or name.startswith("pred_")} or answers
 
 
 @contextmanager

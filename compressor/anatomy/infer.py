@@ -76,12 +76,17 @@ _SMALL: dict[str, PretrainedConfig] = {}
 def _inspect(config: PretrainedConfig) -> Anatomy:
     skeleton = measure_growth(config, DEPTH)
     study = study_smallest(skeleton)
+    layers = [layer for stack in study.stacks for layer in stack.layers]
+    # Convolutions before a stream are not alike, so none stands for another.
+    unlike = [each.prefix for each in skeleton.lists if not any(layer.startswith(each.prefix) for layer in layers)]
+    if unlike:
+        skeleton = measure_growth(config, DEPTH, unlike)
+        study = study_smallest(skeleton)
     _SMALL[_cache_key(config)] = study.config
     small = _certified(config, study, with_experts(study, study.anatomy(), skeleton))
     table = replace(study.table, spaces=dict(small.spaces), axes=dict(small.axes))
     sizes = interpret(skeleton, study.config, table, lambda changed: study.like(changed, skeleton).table)
-    if Meaning.HIDDEN not in sizes.meanings.values():
-        raise UnsupportedError(f"no field of the {config.model_type} config sizes a residual stream")
+    _check_narrowable(config, study, small, sizes.meanings)
     if sizes.many_heads is not None:
         # With few heads, blocks of several look like heads.
         larger = study.like(sizes.many_heads, skeleton)
@@ -101,7 +106,7 @@ def _certified(config: PretrainedConfig, study: Study, anatomy: Anatomy) -> Anat
     except CertificateError:
         errors = {"all": float("inf")}
     if not max(errors.values(), key=_badness) <= CERTIFICATE_TOLERANCE:
-        standing = weaken_failing(study, anatomy)
+        standing = weaken_failing(study, anatomy, [name for name in anatomy.spaces if _stands(errors, name)])
         errors = certify(study.model, study.trials, standing)
     _check(config, standing, study, errors)
     proven = pin_insensitive(study, replace(standing, errors=errors))
@@ -111,11 +116,34 @@ def _certified(config: PretrainedConfig, study: Study, anatomy: Anatomy) -> Anat
     return complete
 
 
+def _stands(errors: Mapping[str, float], space: str) -> bool:
+    return errors.get(space, float("inf")) <= CERTIFICATE_TOLERANCE
+
+
 def _check(config: PretrainedConfig, anatomy: Anatomy, study: Study, errors: Mapping[str, float]) -> None:
     """Refuse an anatomy whose permutations change the answers."""
     worst = max(errors, key=lambda name: _badness(errors[name]))
     if not errors[worst] <= CERTIFICATE_TOLERANCE:
         raise CertificateError(_refusal(config, anatomy, study, worst, errors[worst]))
+
+
+def _check_narrowable(
+    config: PretrainedConfig, study: Study, anatomy: Anatomy, meanings: Mapping[str, Meaning]
+) -> None:
+    """Refuse an anatomy of which nothing could become narrower."""
+    if Meaning.HIDDEN in meanings.values():
+        return
+    placed = [space.name for space in anatomy.residuals if space.placed]
+    if not placed:
+        raise UnsupportedError(f"no field of the {config.model_type} config sizes a residual stream")
+    if Meaning.FFN not in meanings.values():
+        worst = placed[0]
+        raise CertificateError(
+            f"{config.model_type}: coordinates of {', '.join(placed)} have fixed places ({anatomy.pinned[worst]}: a "
+            f"constant that differs along them is added, such as sinusoidal positions, or an operation treats them "
+            f"unlike each other){study.unknown_operations()}, and no field sizes hidden units; so nothing could become "
+            f"narrower, and nothing was touched"
+        )
 
 
 def _badness(error: float) -> float:
@@ -128,13 +156,6 @@ _PROVEN: dict[str, tuple[Anatomy, Anatomy]] = {}
 
 
 def _refusal(config: PretrainedConfig, anatomy: Anatomy, study: Study, space: str, error: float) -> str:
-    placed = sorted(study.table.placed)
-    if space in placed or (space == "all" and placed):
-        return (
-            f"{config.model_type}: coordinates of {', '.join(placed)} have fixed places: a constant that differs along "
-            f"them is added (sinusoidal positions), or an operation treats them unlike each other (a grouped "
-            f"convolution){study.unknown_operations()}; so it cannot be made narrower, and nothing was touched"
-        )
     return (
         f"{config.model_type}: permuting {space} changes the logits by {error:.1e} "
         f"(parameters: {', '.join(anatomy.parameters_of(space)[:4]) or 'all'}){study.unknown_operations()}; this "

@@ -14,17 +14,18 @@ from compressor.anatomy.transform import Map
 def random_permutations(spaces: Iterable[Space], generator: torch.Generator) -> dict[str, Map]:
     """Random permutations of spaces.
 
-    Rotary channels and fixed heads stay; spaces of one order share it.
+    Rotary channels, fixed heads and streams with fixed places stay; spaces of one order share it.
     """
     maps: dict[str, Map] = {}
     orders: dict[str, tuple[list[int], list[list[int]]]] = {}
     for space in spaces:
         if space.kind is not Kind.ATTENTION:
             shape = (space.copies, space.size) if space.copies > 1 else (space.size,)
-            maps[space.name] = Map.permutation(torch.rand(shape, generator=generator).argsort(dim=-1))
+            order = torch.rand(shape, generator=generator).argsort(dim=-1)
+            maps[space.name] = Map.permutation(order.sort().values if space.placed else order)
             continue
-        order = orders.setdefault(space.order or space.name, _random_heads(space, generator))
-        maps |= _permuted_attention(space, order, generator)
+        heads = orders.setdefault(space.order or space.name, _random_heads(space, generator))
+        maps |= _permuted_attention(space, heads, generator)
     return maps
 
 

@@ -41,8 +41,9 @@ def _all_short(config: PretrainedConfig, values: Mapping[str, int]) -> dict[str,
     short: dict[str, Any] = {}
     for prefix, part in reversed(list(parts_of(config))):
         head_dim = values.get(f"{prefix}head_dim") or getattr(part, "head_dim", None)
-        if not head_dim and getattr(part, "num_attention_heads", None) and getattr(part, "hidden_size", None):
-            head_dim = values.get(f"{prefix}hidden_size", part.hidden_size) // part.num_attention_heads
+        heads, hidden = getattr(part, "num_attention_heads", None), getattr(part, "hidden_size", None)
+        if not head_dim and isinstance(heads, int) and isinstance(hidden, int):
+            head_dim = values.get(f"{prefix}hidden_size", hidden) // heads
         short |= {
             prefix + name: v for name, v in _short_fields(part, prefix, {**values, **short}, head_dim or 8).items()
         }
@@ -149,6 +150,17 @@ def _short_images(part: PretrainedConfig) -> dict[str, Any]:
     return {}
 
 
+def _short_sounds(part: PretrainedConfig) -> dict[str, Any]:
+    """Convolutions of a waveform that skip little of it, so that short ones do."""
+    short: dict[str, Any] = {}
+    strides, kernels = getattr(part, "conv_stride", None), getattr(part, "conv_kernel", None)
+    if isinstance(strides, (list, tuple)) and isinstance(kernels, (list, tuple)):
+        short["conv_stride"] = [min(stride, 2 if place == 0 else 1) for place, stride in enumerate(strides)]
+        short["conv_kernel"] = [min(kernel, 3) for kernel in kernels]
+    filters = getattr(part, "num_conv_pos_embeddings", None)
+    return short | ({"num_conv_pos_embeddings": min(filters, 8)} if isinstance(filters, int) else {})
+
+
 def _short_tiles(part: PretrainedConfig, side: Any) -> dict[str, Any]:
     """Tokens and tiles of images whose side has become small."""
     short: dict[str, Any] = {}
@@ -157,6 +169,9 @@ def _short_tiles(part: PretrainedConfig, side: Any) -> dict[str, Any]:
         return short
     if tokens and isinstance(whole, int):
         short["mm_tokens_per_image"] = max(1, tokens * side**2 // whole**2)
+    queries, patch = getattr(part, "projector_patch_to_query_dict", None), read_field(part, "vision_config.patch_size")
+    if isinstance(queries, dict) and isinstance(patch, int):
+        short["projector_patch_to_query_dict"] = {(side // patch) ** 2: min(4, *queries.values())}
     if getattr(part, "image_grid_pinpoints", None):
         short["image_grid_pinpoints"] = [[side, 2 * side], [2 * side, side]]
     return short
@@ -184,6 +199,7 @@ def _short_fields(part: PretrainedConfig, prefix: str, values: Mapping[str, Any]
         if isinstance(value, int):
             short[field] = min(value, limit)
     short |= _short_images(part)
+    short |= _short_sounds(part)
     short |= _short_tiles(part, values.get("vision_config.image_size"))
     rotary = getattr(part, "rope_parameters", None)
     if isinstance(rotary, dict) and rotary.get("mrope_section"):

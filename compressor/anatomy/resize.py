@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -76,9 +76,9 @@ def shapes_of(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in meta_model(config).named_parameters()}
 
 
-def measure_growth(config: PretrainedConfig, depth: int) -> Skeleton:
-    """Find size fields, with `depth` layers."""
-    lists = _find_lists(config)
+def measure_growth(config: PretrainedConfig, depth: int, whole: Collection[str] = ()) -> Skeleton:
+    """Find size fields, with `depth` layers; lists of the prefixes in `whole` keep all of theirs."""
+    lists = tuple(layers for layers in _find_lists(config) if layers.prefix not in whole)
     shallow = config
     for layers in lists:
         shallow = with_layers(shallow, layers.fields, [*range(min(depth, layers.count) - 1), layers.count - 1])

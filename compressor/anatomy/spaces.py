@@ -10,7 +10,7 @@ from torch import nn
 from compressor.anatomy.attentions import Attentions, Leaf, TracedAttention
 from compressor.anatomy.dims import Dim, DimForm
 from compressor.anatomy.spec import Axis, Kind, Part, Role, Side, Space, Stack, map_key
-from compressor.anatomy.tracer import TracedDims
+from compressor.anatomy.tracer import TracedDims, stream_of_call
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,12 @@ class Table:
     Attributes:
         tied: also embeddings.
         names: {dimension id: space}.
-        placed: residual spaces some of whose coordinates have fixed places.
     """
 
     spaces: dict[str, Space]
     axes: dict[str, tuple[Axis, ...]]
     tied: frozenset[str]
     names: Mapping[int, str]
-    placed: frozenset[str] = frozenset()
 
     def name_of(self, dim: Dim) -> str | None:
         """An activation dimension's space; None if fixed."""
@@ -46,11 +44,10 @@ class _Tabulation:
     def __init__(self, model: nn.Module, traced: TracedDims, stacks: Sequence[Stack]) -> None:
         self.traced, self.stacks = traced, stacks
         layers = [layer for stack in stacks for layer in stack.layers]
-        streams = {id(traced.calls[stack.layers[0]][0].reads[-1].root) for stack in stacks}
+        streams = {id(stream_of_call(traced.calls[stack.layers[0]][0].reads)) for stack in stacks}
         self.attentions = Attentions(model, traced, layers, streams)
         self.names: dict[int, str] = {}
         self.spaces: dict[str, Space] = {}
-        self.placed: set[str] = set()
 
     def table(self, loose: set[str]) -> Table:
         self._name_residuals()
@@ -58,24 +55,24 @@ class _Tabulation:
         self._name_attentions()
         self._name_hidden(loose)
         axes = {name: tuple(self._axis(name, dim) for dim in dims) for name, dims in self.traced.parameters.items()}
+        residual = self.stacks[0].residual
         for name in loose:
-            residual = self.stacks[0].residual
+            if self.traced.parameters[name][-1].size != self.spaces[residual].size:
+                continue
             axes[name] = (*axes[name][:-1], Axis((Part(residual, self.spaces[residual].size),), Side.WRITE))
         tied = frozenset(
             name for name, dims in self.traced.parameters.items() if any(d.contracted and d.looked_up for d in dims)
         )
-        return Table(self.spaces, axes, tied, self.names, frozenset(self.placed))
+        return Table(self.spaces, axes, tied, self.names)
 
     def _name_residuals(self) -> None:
         roots: dict[int, tuple[Dim, str]] = {}
         for stack in self.stacks:
-            root = self.traced.calls[stack.layers[0]][0].reads[-1].root
+            root = stream_of_call(self.traced.calls[stack.layers[0]][0].reads)
             roots.setdefault(id(root), (root, stack.residual))
         for key, (root, name) in roots.items():
             self.names[key] = name
             self.spaces[name] = Space(name, Kind.RESIDUAL, root.size)
-            if any(atom.pinned for atom in root.atoms()):
-                self.placed.add(name)
 
     def _name_attentions(self) -> None:
         sharing: dict[int, list[TracedAttention]] = {}
@@ -106,8 +103,9 @@ class _Tabulation:
         for (dim, parameters), layer in zip(hidden, layers, strict=True):
             dims_of = [self.traced.parameters[name] for name in parameters]
             looked_up = any(d.looked_up and d.root is dim for dims in dims_of for d in dims)
-            # Parameters of three dimensions hold a matrix per expert.
-            copies = dims_of[0][0].size if all(len(dims) == 3 for dims in dims_of) else 1
+            # Parameters of three dimensions hold a matrix per expert, unless they are those of a convolution.
+            stacked = all(len(dims) == 3 for dims in dims_of) and not any(map(self.attentions.multiplies, parameters))
+            copies = dims_of[0][0].size if stacked else 1
             shared = not layer and bool(self.attentions.layer_of(parameters[0]))
             if (looked_up and not layer) or shared:
                 name, kind = _unused("embedding", self.spaces), Kind.EMBEDDING

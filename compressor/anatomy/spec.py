@@ -52,6 +52,7 @@ class Space:
         rotary: query–key channels are fixed.
         pairs: "halves", "neighbours", or "" if unknown.
         head_position_fixed: heads are not interchangeable (ALiBi).
+        placed: coordinates of a stream have fixed places (sinusoidal positions), so it keeps its width.
         scaled: query–key products are divided by √channels.
         mixable: channels may be mixed; gates and scales of single ones forbid it.
         order: spaces of equal order share it (T5).
@@ -67,6 +68,7 @@ class Space:
     rotary: bool = False
     pairs: str = ""
     head_position_fixed: bool = False
+    placed: bool = False
     scaled: bool = True
     mixable: bool = True
     order: str | None = None
@@ -240,6 +242,8 @@ class Anatomy:
 
     def rotatable(self, space: str) -> bool:
         """Whether a residual space may be rotated: norms fold, or only a tied head reads them."""
+        if space in self.spaces and self.spaces[space].placed:
+            return False
         tied = {step.module for step in self.steps if step.tied}
         norms = [norm for norm in self.norms if norm.space == space]
         free = [norm for norm in norms if norm.folded or (norm.readers and tied.issuperset(norm.readers))]

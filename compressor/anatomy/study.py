@@ -17,7 +17,7 @@ from compressor.anatomy.reduction import reduced
 from compressor.anatomy.resize import BUILD_ERRORS, Skeleton, check_small
 from compressor.anatomy.spaces import Table, tabulate
 from compressor.anatomy.spec import Anatomy, Stack
-from compressor.anatomy.tracer import TracedDims, trace_dims
+from compressor.anatomy.tracer import TracedDims, stream_of_call, trace_dims
 from compressor.anatomy.trials import make_trials
 from compressor.errors import UnsupportedError
 from compressor.models.config_fields import read_field
@@ -63,7 +63,7 @@ class Study:
         cls, config: PretrainedConfig, model: nn.Module, trials: list[dict[str, Tensor]], unreached: tuple[str, ...],
         skeleton: Skeleton, plain_reaches_all: bool,
     ) -> Study:  # fmt: skip
-        traced = trace_dims(model, trials, head=find_task(config).name != "features")
+        traced = trace_dims(model, trials, head=not find_task(config).headless)
         stacks = _stacks(config, traced, skeleton)
         table = tabulate(model, traced, stacks, _loose(traced, skeleton))
         return cls(config, model, tuple(trials), unreached, plain_reaches_all, traced, stacks, table)
@@ -129,7 +129,7 @@ def _stacks(config: PretrainedConfig, traced: TracedDims, skeleton: Skeleton) ->
     lists.sort(key=lambda entry: list(traced.calls).index(entry[0][0]))
     if not lists:
         lists = [_repeated(config, traced)]
-    roots = [id(traced.calls[paths[0]][0].reads[-1].root) for paths, _, _ in lists]
+    roots = [id(stream_of_call(traced.calls[paths[0]][0].reads)) for paths, _, _ in lists]
     names: dict[int, str] = {}
     for root, (paths, _, _) in zip(roots, lists, strict=True):
         if root not in names:
@@ -144,7 +144,10 @@ def _stacks(config: PretrainedConfig, traced: TracedDims, skeleton: Skeleton) ->
 
 def _passes_stream(traced: TracedDims, paths: tuple[str, ...]) -> bool:
     """Whether layers read and write one last dimension; convolutions of sound do not."""
-    ends = [(calls[0].reads[-1].root, calls[0].writes[-1].root) for calls in (traced.calls[path] for path in paths)]
+    ends = [
+        (stream_of_call(calls[0].reads), stream_of_call(calls[0].writes))
+        for calls in (traced.calls[path] for path in paths)
+    ]
     return all(read is written for read, written in ends if read.size > 1)
 
 

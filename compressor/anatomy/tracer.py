@@ -45,6 +45,12 @@ class ModuleDims:
     writes: Dims
 
 
+def stream_of_call(dims: Dims) -> Dim:
+    """The dimension of features: the last one, or the second one of maps whose rows and columns have places."""
+    channels_second = len(dims) == 4 and dims[-1].all_pinned and not dims[1].all_pinned
+    return dims[1 if channels_second else -1].root
+
+
 @dataclass
 class TracedDims:
     """The dimensions of forward passes.

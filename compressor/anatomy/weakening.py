@@ -1,12 +1,12 @@
 """Claims of a space are weakened until permutations keep the answers.
 
 An attention's query–key channels keep their places first, then its heads too, then the whole space does; other spaces
-keep theirs at once.  A residual stream cannot.
+keep theirs at once.  A residual stream whose coordinates keep their places keeps its width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, permutation_error
@@ -20,11 +20,15 @@ from compressor.utils.logging import one_line
 _SEEDS = (1, 2)
 
 
-def weaken_failing(study: Study, anatomy: Anatomy) -> Anatomy:
-    """The anatomy with the strongest claims that stand; `pinned` says why others do not."""
-    settled: set[str] = set()
+def weaken_failing(study: Study, anatomy: Anatomy, standing: Iterable[str] = ()) -> Anatomy:
+    """The anatomy with the strongest claims that stand; `pinned` says why others do not.
+
+    Args:
+        standing: spaces whose claims are known to stand.
+    """
+    settled = set(standing)
     for space in list(anatomy.spaces.values()):
-        if space.kind is Kind.RESIDUAL or space.name in settled:
+        if space.name in settled:
             continue
         names = [s.name for s in anatomy.spaces.values() if s is space or (space.order and s.order == space.order)]
         settled |= set(names)
@@ -33,7 +37,7 @@ def weaken_failing(study: Study, anatomy: Anatomy) -> Anatomy:
             anatomy, failure = weaker, _failure(study, weaker, [name for name in names if name in weaker.spaces])
             if not failure:
                 break
-        lost = {name: reason for name in names if name not in anatomy.spaces}
+        lost = {name: reason for name in names if name not in anatomy.spaces or anatomy.spaces[name].placed}
         anatomy = replace(anatomy, pinned={**anatomy.pinned, **lost})
     return anatomy
 
@@ -41,6 +45,9 @@ def weaken_failing(study: Study, anatomy: Anatomy) -> Anatomy:
 def _weaker(anatomy: Anatomy, names: list[str]) -> Iterator[Anatomy]:
     """Anatomies with ever weaker claims about some spaces."""
     spaces = [anatomy.spaces[name] for name in names]
+    if spaces[0].kind is Kind.RESIDUAL:
+        yield _with(anatomy, [replace(space, placed=True) for space in spaces])
+        return
     if spaces[0].kind is Kind.ATTENTION:
         if not all(space.rotary for space in spaces):
             yield _with(anatomy, [replace(space, rotary=True) for space in spaces])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from compressor.errors import UserError
-from compressor.wording import REFUSED
+from compressor.utils.consent import code_trusted
 
 if TYPE_CHECKING:
     from inspect import Signature
@@ -29,7 +29,8 @@ def answered(function: Callable[P, R]) -> Callable[P, R]:
         bound = signature.bind(*args, **kwargs)
         if bound.arguments.get("preset") is not None:
             bound.arguments.update(_preset_keywords(signature, bound.arguments))
-        return function(*bound.args, **bound.kwargs)
+        with code_trusted(bool(bound.arguments.get("trust_remote_code"))):
+            return function(*bound.args, **bound.kwargs)
 
     return call
 
@@ -61,8 +62,6 @@ def _known(key: str, signature: Signature) -> str:
     """The keyword that a wrong one may have meant, or all."""
     import difflib
 
-    if key in REFUSED:
-        return REFUSED[key]
     close = difflib.get_close_matches(key, signature.parameters, n=1)
     return f"did you mean {close[0]}?" if close else f"it takes {', '.join(signature.parameters)}"
 

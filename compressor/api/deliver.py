@@ -48,7 +48,7 @@ class Export(TableView):
 @answered
 def export(
     model: ModelLike, folder: str | Path | None = None, *, data: Data = None, force: bool = False, seed: int = 0,
-    processor: Any = None,
+    trust_remote_code: bool = False, processor: Any = None,
     formats: str | Sequence[str] = ("onnx",), int8: Int8Keys | None = None, cache: bool = True, tolerance: float = 1e-4,
     opset: int | None = None,
     samples: int = 1024, train_split: str | None = None, eval_split: str | None = None,
@@ -63,6 +63,7 @@ def export(
         data: samples as in `fuse`, but no batches: calibrates int8, and measures what is not exact.
         force: replace files that exist.
         seed: of the compared inputs.
+        trust_remote_code: run code that lies in the model's folder (`auto_map`); read it first.
         processor: written next to the files; the model's own if omitted.
         formats, int8, cache, tolerance, opset: the recipe's section `export`.
         samples: for calibration.

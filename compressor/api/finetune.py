@@ -27,7 +27,7 @@ def finetune(
     student: ModelLike, teachers: ModelsLike | None = None, data: Data = None, *,
     work_dir: str | Path | None = None, resume: bool = False, device: str = "cpu", seed: int = 0,
     teacher_weights: Sequence[float] | None = None, classes: ClassesName = "same", revision: str | None = None,
-    processor: Any = None,
+    trust_remote_code: bool = False, processor: Any = None,
     progress: OnTrainingStep | None = None, passages: Sequence[LayerMap] = (),
     steps: int = 200, batch_size: int = 128, accumulate: Literal["auto"] | int = "auto",
     precision: Literal["float32", "bfloat16", "float16"] = "float32", recompute: bool = False,
@@ -53,6 +53,7 @@ def finetune(
         teacher_weights: one per teacher; equal if omitted.
         classes: anything but "same" allows teachers of other classes, matched by name with those of the student.
         revision: branch, tag or commit of the Hub for teachers that have none in their names, `user/model@revision`.
+        trust_remote_code: run code that lies in the models' folders (`auto_map`); read it first.
         processor: tokenizer or image processor for texts or images; the models' own if omitted.
         progress: called with the step, the number of steps and the loss.
         passages: `.passages` of the student's fusion, for the loss `hidden`; known for a result of `fuse`.
@@ -98,6 +99,7 @@ def distill(
     arguments = dict(locals())
     data, weights = arguments.pop("train"), arguments.pop("weights")
     renamed = {"data": data, "teacher_weights": weights, "processor": None, "classes": "same", "revision": None}
+    renamed["trust_remote_code"] = False
     renamed["call"] = "distill"
     from compressor.api.finetune_job import run_finetune
 

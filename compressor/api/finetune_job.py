@@ -97,6 +97,7 @@ def _recipe(
     else:
         # A recipe needs a teacher, labels alone need none.
         values = {"teachers": list(teachers) or [student], "student": student, "data": data, "seed": arguments["seed"]}
+        values["trust_remote_code"] = arguments["trust_remote_code"]
         values |= common | {"fusion": {"classes": arguments["classes"]}}
     return build_recipe(values, where=arguments["call"], names=keywords | {"fusion.classes": "classes"})
 

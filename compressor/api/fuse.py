@@ -10,6 +10,8 @@ from compressor.api.call import answered
 from compressor.errors import CouplingWarning, UserError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from compressor.api.kinds import Data, GivenData
     from compressor.api.models import ModelLike, ModelsLike
     from compressor.api.sections import AlignmentKeys, Columns, NarrowingName
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from compressor.fusion import FusionResult
     from compressor.models.teacher import Teacher
     from compressor.recipe import Recipe
-    from compressor.recipe.fusion import ClassesName, EffortName, MixtureName
+    from compressor.recipe.fusion import ClassesName, EffortName, GridName, MixtureName, PreferName
 
 #: Called with the share done and a line.
 OnFusionProgress = Callable[[float, str], None]
@@ -27,13 +29,15 @@ OnFusionProgress = Callable[[float, str], None]
 def fuse(
     teachers: ModelsLike, width: float | None = 0.5, calibration: Data = None, *, data: Data = None,
     depth: float | int | None = None, anchor: ModelLike | None = None, preset: str | None = None, seed: int = 0,
-    revision: str | None = None, processor: Any = None, progress: OnFusionProgress | None = None,
-    residual: str = "auto", narrowing: NarrowingName = "auto", hidden: float | None = None, ffn: float | None = None,
-    heads: float | None = None, inner: str = "auto",
+    revision: str | None = None, trust_remote_code: bool = False, processor: Any = None,
+    progress: OnFusionProgress | None = None,
+    residual: str = "auto", narrowing: NarrowingName = "auto", prefer: PreferName = "balanced",
+    hidden: float | None = None, ffn: float | None = None, heads: float | None = None,
+    part: Mapping[str, float] | None = None, grid: GridName = "auto", inner: str = "auto",
     alignment: AlignmentKeys | None = None, weights: Literal["auto", "equal"] | Sequence[float] = "auto",
     mixture: MixtureName = "auto", classes: ClassesName = "same",
     ridge: Literal["auto"] | float = "auto", polish: Literal["auto"] | int = "auto", effort: EffortName = "normal",
-    refit: bool = True,
+    keep_dim: bool = False, refit: bool = True, max_memory: int | str | None = None,
     samples: int = 1024, batch_size: int = 128, holdout: float = 0.125,
     train_split: str | None = None, image_column: str | None = None, label_column: str | None = None,
     text_column: Columns = None, target_column: str | None = None, max_length: int | None = None,
@@ -51,10 +55,13 @@ def fuse(
         preset: a name in `compressor.presets`, whose values the other keywords replace.
         seed: of every random choice.
         revision: branch, tag or commit of the Hub for teachers that have none in their names, `user/model@revision`.
+        trust_remote_code: run code that lies in the models' folders (`auto_map`); read it first.
         processor: tokenizer or image processor for texts or images; the teachers' own if omitted.
         progress: called with fraction and message.
-        residual, narrowing, hidden, ffn, heads, inner, alignment, weights, mixture, classes, ridge, polish, effort,
-            refit: the recipe's section `fusion`.
+        residual, narrowing, prefer, hidden, ffn, heads, part, grid, inner, alignment, weights, mixture, classes,
+            ridge, polish, effort, keep_dim, refit: the recipe's section `fusion`.
+        max_memory: such as "8GB": teachers, then local folders, are read layer by layer, and nothing is chosen by
+            pilots.
         samples, batch_size, holdout: the section `calibration`; of a list of batches all are used.
         train_split, image_column, label_column, text_column, target_column, max_length: the section `data`.
 
@@ -80,7 +87,10 @@ def _fuse(arguments: Mapping[str, Any]) -> FusedStudent:
     recipe = _recipe(arguments, names_of(models), None if anchor is None else names_of([anchor])[0], given)
     check_names([*models, *([] if anchor is None else [anchor])])
     check_source(given)
-    teachers = load_models(models, processor=arguments["processor"])
+    streamed = recipe.fusion.max_memory is not None
+    if streamed:
+        _check_streamed(models, anchor, recipe)
+    teachers = load_models(models, processor=arguments["processor"], streamed=streamed)
     teachers = fitted_together(teachers, recipe.fusion.classes)
     batches = None if given is None else DataReader(given, teachers, recipe, "fuse: calibration").calibration()
     remarks = fit_lacking_classes(teachers, batches)
@@ -90,6 +100,22 @@ def _fuse(arguments: Mapping[str, Any]) -> FusedStudent:
     remarks += unnamed(teachers, given)
     origin = _origin(recipe, teachers, remarks, batches, result, lines)
     return FusedStudent(result.model, result.target, result.anatomy, result.report, result.passages, origin=origin)
+
+
+def _check_streamed(models: Sequence[str | PreTrainedModel], anchor: Any, recipe: Recipe) -> None:
+    """Refuse what cannot be read layer by layer.
+
+    Raises:
+        UserError: models in memory or on the Hub, or options that need whole models.
+    """
+    from compressor.fusion.streaming import fixed_options
+    from compressor.pipeline.streaming import check_folders
+
+    names = [model for model in models if isinstance(model, str)]
+    if len(names) < len(models) or anchor is not None:
+        raise UserError("fuse: max_memory reads teachers from folders: give their names, and no model nor anchor")
+    fixed_options(recipe.fusion)
+    check_folders(names)
 
 
 def _calibration(arguments: Mapping[str, Any]) -> GivenData | None:
@@ -126,7 +152,7 @@ def _recipe(arguments: Mapping[str, Any], names: Sequence[str], anchor: str | No
     values["fusion"]["anchor"] = anchor
     values["data"]["source"] = given.value if given is not None and given.kind == "source" else None
     values |= {"teachers": list(names), "finetune": {"enabled": False}}
-    values |= {name: arguments[name] for name in ("depth", "seed")}
+    values |= {name: arguments[name] for name in ("depth", "seed", "trust_remote_code")}
     if arguments["width"] is not None:
         values["width"] = arguments["width"]
     return build_recipe(values, where="fuse", names=keywords)
@@ -152,6 +178,7 @@ def _run(
 ) -> tuple[FusionResult, list[str]]:
     """The fusion, and lines on inexact couplings, which are warned of too."""
     from compressor.fusion import fuse_models
+    from compressor.pipeline.streaming import streaming_of
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -165,6 +192,7 @@ def _run(
             anchor=None if anchor is None else (anchor.name, anchor.model),
             progress=progress,
             depth=recipe.depth,
+            streaming=streaming_of(recipe, [teacher.config for teacher in teachers]),
         )
     for warning in caught:
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

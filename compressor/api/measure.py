@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 @answered
 def evaluate(
     models: ModelsLike, data: Data = None, *, ensemble: bool = False, classes: ClassesName = "same",
-    device: str = "cpu", revision: str | None = None, processor: Any = None, samples: int | None = 2000,
+    device: str = "cpu", revision: str | None = None, trust_remote_code: bool = False,
+    processor: Any = None, samples: int | None = 2000,
     batch_size: int = 128,
     eval_split: str | None = None, image_column: str | None = None, label_column: str | None = None,
     text_column: Columns = None, target_column: str | None = None, max_length: int | None = None,
@@ -35,6 +36,7 @@ def evaluate(
             class that it lacks.
         device: any of torch.
         revision: branch, tag or commit of the Hub for models that have none in their names, `user/model@revision`.
+        trust_remote_code: run code that lies in the models' folders (`auto_map`); read it first.
         processor: tokenizer or image processor for texts or images; the models' own if omitted.
         samples: the first that are measured; None for all.
         batch_size: samples per forward pass.
@@ -96,7 +98,7 @@ def _evaluate(arguments: Mapping[str, Any]) -> Evaluation:
 def bench(
     models: ModelsLike, *, batch_size: int | Sequence[int] = 32, length: int | Sequence[int] = 128,
     backends: str | Sequence[str] = ("torch", "onnx"), seconds: float = 10.0, threads: int | None = None,
-    device: str = "cpu", warmups: int = 10,
+    device: str = "cpu", warmups: int = 10, trust_remote_code: bool = False,
 ) -> Benchmark:  # fmt: skip
     """Latency, peak memory, multiply–accumulates and size of models on random inputs, timed in turns.
 
@@ -109,6 +111,7 @@ def bench(
         threads: of every backend; all cores of this process if omitted.
         device: of torch.
         warmups: calls before measuring.
+        trust_remote_code: run code that lies in the models' folders (`auto_map`); read it first.
 
     Raises:
         UserError: an unusable model or setting, or models that read different inputs.

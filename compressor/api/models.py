@@ -143,13 +143,18 @@ def check_names(models: Sequence[str | PreTrainedModel]) -> None:
 
 
 def load_models(
-    models: Sequence[str | PreTrainedModel], *, names: Sequence[str] | None = None, processor: Any | None = None
+    models: Sequence[str | PreTrainedModel],
+    *,
+    names: Sequence[str] | None = None,
+    processor: Any | None = None,
+    streamed: bool = False,
 ) -> list[Teacher]:
     """Load names, and describe objects, which stay as they are.
 
     Args:
         names: of all, for messages and reports; see `names_of`.
         processor: of all, instead of their own.
+        streamed: weights are read layer by layer when they are needed.
 
     Raises:
         UserError: see `compressor.models.load.load_teacher`.
@@ -165,13 +170,14 @@ def load_models(
         )
     teachers = []
     for name, model in zip(names or names_of(models), models, strict=True):
-        teacher = load_teacher(model) if isinstance(model, str) else _as_teacher(name, model)
+        teacher = load_teacher(model, streamed=streamed) if isinstance(model, str) else _as_teacher(name, model)
         teachers.append(teacher if processor is None else replace(teacher, processor=processor))
     return teachers
 
 
 def _as_teacher(name: str, model: PreTrainedModel) -> Teacher:
     from compressor.models.inputs import name_architecture
+    from compressor.models.precision import precision_of
     from compressor.models.resolve import ModelSource
     from compressor.models.save import fingerprint
     from compressor.models.teacher import ModelSpec, Teacher
@@ -179,7 +185,8 @@ def _as_teacher(name: str, model: PreTrainedModel) -> Teacher:
     name_architecture(model)
     # No path: nothing may take it for a folder.
     source = ModelSource("object", name, f"<{name}>")
-    return Teacher(name, source, model, ModelSpec.of(model.config), None, fingerprint(model))
+    precision = precision_of([model])
+    return Teacher(name, source, model, ModelSpec.of(model.config), None, fingerprint(model), precision=precision)
 
 
 def fitted_together(
@@ -253,6 +260,7 @@ def on_disk(
 ) -> Iterator[list[str]]:
     """Names of models for one block; objects are saved to a temporary folder meanwhile, as `model 0`."""
     from compressor.models.inputs import name_architecture
+    from compressor.models.own_code import copy_code
     from compressor.models.save import save_student
     from compressor.utils.files import disk_full_as_user_error
 
@@ -271,6 +279,7 @@ def on_disk(
                 save_student(folder, model, stored)
             else:
                 model.config.save_pretrained(folder)
+                copy_code(model.config, folder)
             names.append(str(folder))
         yield names
 

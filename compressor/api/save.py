@@ -89,7 +89,9 @@ def _context(result: StudentResult, recipe: Recipe) -> RunContext:
     given = result.given if isinstance(result, FinetunedStudent) else None
     work = RunState(work_folder(recipe.output), {})
     companions = read_companions([given] if given else teachers, teachers[0].processor)
-    return RunContext(recipe, None, teachers, given, companions, work, False, stages, origin.remarks)
+    return RunContext(
+        recipe, None, teachers, given, companions, work, False, stages, origin.remarks, result.model.dtype
+    )
 
 
 def _student_as_teacher(result: StudentResult) -> Teacher:

@@ -87,12 +87,17 @@ def _digits(value: float, error: float | None) -> str:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
+        Metric("miou", "mean IoU", format_accuracy, percent=True),
         Metric("accuracy", "accuracy", format_accuracy, percent=True),
+        Metric("recall5", "recall@5", format_accuracy, percent=True),
+        Metric("recall1_images", "recall@1 of images", format_accuracy, percent=True),
         Metric("exact_match", "exact match", format_accuracy, percent=True),
         Metric("wer", "word errors", format_accuracy, lower=True, percent=True),
         Metric("cer", "character errors", format_accuracy, lower=True, percent=True),
         Metric("perplexity", "perplexity", format_perplexity, lower=True, log=True),
         Metric("spearman", "Spearman", _decimals),
+        Metric("similarity", "similarity", _decimals),
+        Metric("neighbours", "neighbours", format_accuracy, percent=True),
         Metric("f1", "F1", _decimals),
         Metric("rmse", "RMSE", _digits, lower=True),
     )

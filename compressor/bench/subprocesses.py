@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from compressor.bench.latency import TURNS, WARMUP_SHARE
+from compressor.utils.consent import is_code_trusted
 from compressor.utils.strict_json import json_text
 
 PERCENTILES = (50, 90, 95, 99)
@@ -31,6 +32,7 @@ class TimingJob:
     threads: int
     device: str = "cpu"
     config: Mapping[str, Any] | None = None
+    code_trusted: bool = field(default_factory=is_code_trusted)
 
 
 @dataclass(frozen=True)

@@ -88,13 +88,14 @@ def _torch(job: dict[str, Any]) -> Callable[[], EngineCall]:
 
     from compressor.models.inputs import dummy_inputs
     from compressor.models.weights import load_model
+    from compressor.utils.consent import code_trusted
     from compressor.utils.logging import quiet_transformers
 
     torch.set_num_threads(job["threads"])
 
     def load() -> EngineCall:
         device = torch.device(job["device"])
-        with quiet_transformers():
+        with quiet_transformers(), code_trusted(job["code_trusted"]):
             model: Any = load_model(job["path"], mapped=True).requires_grad_(False)
             model.to(device)
         inputs = dummy_inputs(model.config, job["batch_size"], job["length"])

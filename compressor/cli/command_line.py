@@ -17,7 +17,7 @@ from compressor.errors import LaunchError, UserError
 from compressor.utils import distributed
 from compressor.utils.launch import check_numbers
 from compressor.utils.out_of_memory import describe_out_of_memory, is_out_of_memory
-from compressor.wording import REFUSED, bound_line
+from compressor.wording import bound_line
 
 #: Exit codes: bad input, a bug, and an interruption.
 BAD_INPUT, BUG, INTERRUPTED = 2, 1, 130
@@ -51,10 +51,6 @@ def run_command(arguments: Sequence[str]) -> int:
             sys.stdout.flush()
     except (typer.Exit, typer.Abort) as end:
         return getattr(end, "exit_code", BUG)
-    except _exceptions.NoSuchOption as error:
-        reason = REFUSED.get(error.option_name.strip("-").replace("-", "_"))
-        more = "(compress --help lists what there is)" if reason is None else f"({reason})"
-        return _print_error(f"error: {_one_line(error.format_message())} {more}", BAD_INPUT, debug)
     except _exceptions.ClickException as error:
         return _print_error(
             f"error: {_one_line(error.format_message())} (compress --help lists what there is)", BAD_INPUT, debug

@@ -53,8 +53,12 @@ WORDS: dict[str, tuple[str, ...]] = {
         "onnx",
         "onnx-int8",
         "onnx-int8-dynamic",
+        "onnx-uint8",
+        "onnx-int4",
         "onnx-fp16",
         "torch-export",
+        "safetensors-bf16",
+        "safetensors-fp16",
     ),
     "--residual": (
         "auto",

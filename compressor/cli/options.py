@@ -27,15 +27,19 @@ FLAGS: dict[str, Flag] = {
     for flag in (
         Flag("--teachers", "teachers", JOB, list[str], "-t", help="A teacher; give the flag once for each."),
         Flag("--revision", "revision", JOB),
+        Flag("--trust-remote-code", "trust_remote_code", JOB, bool),
         Flag("--width", "width", JOB, float, "-w"),
         Flag("--target-params", "target.params", JOB, metavar="N|SHARE"),
         Flag("--target-flops", "target.flops", JOB, metavar="N|SHARE"),
         Flag("--max-latency", "target.latency", JOB, metavar="TIME"),
         Flag("--depth", "depth", JOB, metavar="SHARE|LAYERS", parse=parsing.parse_depth),
         Flag("--narrowing", "fusion.narrowing", JOB),
+        Flag("--prefer", "fusion.prefer", FUSION),
         Flag("--hidden", "fusion.hidden", JOB, float),
         Flag("--ffn", "fusion.ffn", JOB, float),
         Flag("--heads", "fusion.heads", JOB, float),
+        Flag("--part", "fusion.part", JOB, metavar="NAME=SHARE,...", parse=parsing.parse_shares),
+        Flag("--grid", "fusion.grid", JOB),
         Flag("--output", "output", JOB, short="-o"),
         Flag("--formats", "export.formats", JOB, metavar="NAME,NAME,...", parse=parsing.split_list),
         Flag("--tolerance", "export.tolerance", JOB, float),
@@ -59,6 +63,8 @@ FLAGS: dict[str, Flag] = {
         Flag("--ridge", "fusion.ridge", FUSION, metavar="FLOAT|auto"),
         Flag("--polish", "fusion.polish", FUSION, metavar="STEPS|auto"),
         Flag("--effort", "fusion.effort", FUSION),
+        Flag("--keep-dim", "fusion.keep_dim", FUSION, bool),
+        Flag("--max-memory", "fusion.max_memory", FUSION, metavar="SIZE"),
         Flag("--features", "fusion.alignment.features", FUSION),
         Flag("--cost", "fusion.alignment.cost", FUSION),
         Flag("--solver", "fusion.alignment.solver", FUSION),
@@ -87,6 +93,7 @@ FLAGS: dict[str, Flag] = {
         _switch("--no-onnx", "export.onnx", "Do not write and check ONNX files."),
         _switch("--no-cache", "export.cache", "Write no ONNX files with past keys and values."),
         Flag("--seed", "seed", GENERAL, int),
+        Flag("--dtype", "dtype", GENERAL),
         Flag("--device", "device", GENERAL),
         Flag("--threads", "threads", GENERAL, int),
         Flag("--anchor", "fusion.anchor", PAPER),
@@ -108,7 +115,7 @@ _COLUMNS = ("--image-column", "--label-column", "--text-column", "--target-colum
 #: Groups of flags that several commands take, in the order of the help.
 SHAPE = (
     "--width", "--target-params", "--target-flops", "--max-latency", "--depth", "--narrowing", "--hidden", "--ffn",
-    "--heads",
+    "--heads", "--part", "--grid",
 )  # fmt: skip
 DATA_FLAGS = ("--data", "--train-split", "--eval-split", *_COLUMNS)
 EVALUATION = ("--data", "--eval-split", *_COLUMNS, "--eval-samples")
@@ -116,7 +123,7 @@ FUSION_FLAGS = tuple(name for name, flag in FLAGS.items() if flag.panel == FUSIO
 TRAINING = tuple(name for name, flag in FLAGS.items() if flag.panel == FINETUNE)
 #: What every command that computes takes.
 MACHINE = ("--device", "--threads")
-DELIVERY = ("--no-latency", "--no-onnx", "--no-cache", "--formats", "--opset", "--seed", *MACHINE)
+DELIVERY = ("--no-latency", "--no-onnx", "--no-cache", "--formats", "--opset", "--seed", "--dtype", *MACHINE)
 #: What `--help` of a long command shows; `--help-all` shows the rest too.
 FIRST_FLAGS = (
     "--teachers", "--width", "--target-params", "--max-latency", "--depth", "--output", "--formats", "--data",

@@ -110,7 +110,7 @@ def find_target(
     if source is None or target_column is None:
         raise UserError(
             f"cannot tell source and target of {where}: name them with data.text_column and data.target_column "
-            f"(--text-column, --target-column); {_list(dataset)}"
+            f"(--text-column, --target-column); {list_columns(dataset)}"
         )
     return (source,), target_column
 
@@ -131,7 +131,9 @@ def find_words(
         likely = [name for name in words if name.lower() in _WORDS]
         column_of_words = _only(dataset, likely or [name for name in words if name != tags], _WORDS, "word", where)
     if column_of_words is None or column_of_words not in lists:
-        raise UserError(f"{where} has no column of lists of words (data.text_column, --text-column): {_list(dataset)}")
+        raise UserError(
+            f"{where} has no column of lists of words (data.text_column, --text-column): {list_columns(dataset)}"
+        )
     if tags is not None:
         return column_of_words, named_column(dataset, tags, "label", where)
     others = {name: inner for name, inner in lists.items() if name != column_of_words}
@@ -176,7 +178,7 @@ def as_images(dataset: Dataset, name: str, base: Path | None, where: str) -> Dat
             return dataset.cast_column(name, Image())
     except (datasets.exceptions.DatasetsError, pa.ArrowException, TypeError, ValueError) as error:
         raise UserError(
-            f"column '{name}' of {where} holds no images ({root_cause(error)}): {_list(dataset)}"
+            f"column '{name}' of {where} holds no images ({root_cause(error)}): {list_columns(dataset)}"
         ) from error
 
 
@@ -216,7 +218,7 @@ def named_column(dataset: Dataset, option: str, kind: str, where: str) -> str:
         UserError: it is missing.
     """
     if option not in dataset.column_names:
-        raise UserError(f"{where} has no {kind} column '{option}': {_list(dataset)}")
+        raise UserError(f"{where} has no {kind} column '{option}': {list_columns(dataset)}")
     return option
 
 
@@ -225,10 +227,10 @@ def _only(dataset: Dataset, candidates: list[str], preferred: tuple[str, ...], k
         best = [name for name in candidates if name.lower() in preferred]
         if len(best) != 1:
             several = " and ".join(f"'{name}'" for name in best or candidates)
-            raise UserError(f"{where} has several {kind} columns, {several}: say which ({_list(dataset)})")
+            raise UserError(f"{where} has several {kind} columns, {several}: say which ({list_columns(dataset)})")
         candidates = best
     return candidates[0] if candidates else None
 
 
-def _list(dataset: Dataset) -> str:
+def list_columns(dataset: Dataset) -> str:
     return f"its columns are {', '.join(dataset.column_names)}"

@@ -55,6 +55,29 @@ def decode(stored: Mapping[str, Any] | None, mode: str, find_bounds: Callable[[]
     return _convert(image, mode)
 
 
+def decode_numbers(stored: Mapping[str, Any] | None) -> np.ndarray:
+    """The whole numbers of an image of one channel as they are stored, int64 [H, W], upright; indices of a palette.
+
+    Raises:
+        ValueError: none, no regular local file, too large, colours, or fractions.
+        Exception: any, by Pillow.
+    """
+    if stored is None:
+        raise ValueError("there is none")
+    array = decode_array(stored)
+    if array is None:
+        array = np.asarray(_load(stored, whole=True)[0])
+    if array.ndim == 3 and (array.shape[-1] == 1 or (array[..., :1] == array[..., :3]).all()):
+        # Greys, saved as colours.
+        array = array[..., 0]
+    if array.ndim != 2:
+        raise ValueError("it is a picture in colours: class numbers are read from one channel (a PNG of mode L or P)")
+    numbers = array.astype(np.int64)
+    if not (numbers == array).all():
+        raise ValueError("it holds fractions, and classes are whole numbers")
+    return numbers
+
+
 def free_range(stored: Mapping[str, Any] | None) -> Bounds | None:
     """Smallest and largest value of an image whose mode bounds neither; None for others and for unreadable ones."""
     try:
@@ -78,11 +101,11 @@ def _bounds(find_bounds: Callable[[], Bounds] | None, values: str) -> Bounds:
     return find_bounds()
 
 
-def _load(stored: Mapping[str, Any]) -> tuple[Image.Image, NumberFormat]:
-    """The decoded image, upright, and how it stores its values."""
+def _load(stored: Mapping[str, Any], *, whole: bool = False) -> tuple[Image.Image, NumberFormat]:
+    """The decoded image, upright, and how it stores its values; a large one smaller unless `whole`."""
     image = _open(stored)
     numbers = NumberFormat.of(image)
-    if (factor := _factor(image)) > 1:
+    if (factor := 1 if whole else _factor(image)) > 1:
         # Decodes a JPEG at 1/2, 1/4 or 1/8 of its size; ignores other formats.
         image.draft(None, (max(1, image.width // factor), max(1, image.height // factor)))
     image.load()

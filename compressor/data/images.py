@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from datasets import Image
@@ -37,42 +38,54 @@ class ImageReader:
         Raises:
             UserError: names a broken or unfit image.
         """
-        pixels = self._pixels(self._samples[list(indices)][self.split.image], indices)
-        samples = [{"pixel_values": image} for image in pixels]
+        samples = self._processed(self._samples[list(indices)][self.split.image], indices)
         if self._labels is not None:
             for sample, index in zip(samples, indices, strict=True):
                 sample["labels"] = self._labels[index]
         return samples
 
-    def _pixels(self, stored: list[dict | None], rows: Sequence[int]) -> Tensor:
+    def _arguments(self, images: list[Pillow.Image], rows: Sequence[int]) -> dict[str, Any]:
+        """What the preprocessor reads beside images, a list for each argument."""
+        return {}
+
+    def _processed(self, stored: list[dict | None], rows: Sequence[int]) -> list[Sample]:
         mode = "L" if self._channels() == 1 else "RGB"
-        parts: list[Tensor] = []
+        samples: list[Sample] = []
         waiting: list[Pillow.Image] = []
         for value, row in zip(stored, rows, strict=True):
             image = self._decode(value, row, mode)
             # Photographs are large: memory holds only a few.
             if waiting and sum(item.width * item.height for item in [*waiting, image]) > LARGE_PIXELS:
-                parts.append(self._preprocess(waiting))
+                samples += self._preprocess(waiting, rows[len(samples) : len(samples) + len(waiting)])
                 waiting = []
             waiting.append(image)
-        parts.append(self._preprocess(waiting))
-        shapes = {tuple(part.shape[1:]) for part in parts}
+        samples += self._preprocess(waiting, rows[len(samples) :])
+        self._check_shapes([sample["pixel_values"] for sample in samples])
+        return samples
+
+    def _check_shapes(self, pixels: list[Tensor]) -> None:
+        shapes = {tuple(image.shape) for image in pixels}
         if len(shapes) > 1:
             raise UserError(f"the preprocessor makes images of {self.split.name} of several sizes: {sorted(shapes)}")
-        pixels = torch.cat(parts) if len(parts) > 1 else parts[0]
+        (shape,) = shapes
         expected = self._expected_shape()
-        if expected is not None and tuple(pixels.shape[1:]) != expected:
-            given, wanted = ("×".join(str(n) for n in shape) for shape in (pixels.shape[1:], expected))
+        if expected is not None and shape != expected:
+            given, wanted = ("×".join(str(n) for n in size) for size in (shape, expected))
             raise UserError(
                 f"images of {self.split.name} are {given} after the preprocessor, but the model reads {wanted}"
             )
-        return pixels
 
-    def _preprocess(self, images: list[Pillow.Image]) -> Tensor:
+    def _preprocess(self, images: list[Pillow.Image], rows: Sequence[int]) -> list[Sample]:
+        arguments = self._arguments(images, rows)
         try:
-            return self._processor(images=images, return_tensors="pt")["pixel_values"].float()
+            batch = self._processor(images=images, **arguments, return_tensors="pt")
         except (ValueError, RuntimeError, TypeError) as error:
             raise UserError(f"the preprocessor refuses images of {self.split.name}: {root_cause(error)}") from error
+        return self._samples_of(batch, rows)
+
+    def _samples_of(self, batch: Mapping[str, Any], rows: Sequence[int]) -> list[Sample]:
+        """The preprocessor's answer, sample by sample."""
+        return [{"pixel_values": image} for image in batch["pixel_values"].float()]
 
     def _decode(self, stored: dict | None, row: int, mode: str) -> Pillow.Image:
         try:

@@ -17,6 +17,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
 from compressor.data.folders import IMAGE_SUFFIXES, SOUND_SUFFIXES, check_name, walk
+from compressor.data.mask_folders import are_pairs, find_pairs, read_pairs
 from compressor.data.packed_files import DATA_ENDINGS, DATA_FORMATS, PLAIN, data_suffix
 from compressor.data.saved_datasets import read_saved, saved_folders
 from compressor.data.tables import check_tables, read_tables
@@ -91,6 +92,8 @@ def _folder(root: Path) -> dict[str, RawSplit]:
     tables, images, notes = _sorted_files(root)
     if notes and not tables and not images:
         return _tables(notes, root)
+    if are_pairs(root, images):
+        return _tables(tables, root) if tables else _pair_splits(root, images)
     by_split = _image_splits(root, images)
     classes = sorted({name for files in by_split.values() for name, _ in files if name is not None}, key=_class_order)
     # A table next to images without class folders holds their labels.
@@ -158,6 +161,14 @@ def _image_splits(root: Path, images: list[Path]) -> dict[str, list[tuple[str | 
             splits.setdefault(_split_of(parts) or UNNAMED, []).append((name, file))
         return splits
     return {UNNAMED: [(parts[0] if len(parts) > 1 else None, file) for parts, file in placed]} if placed else {}
+
+
+def _pair_splits(root: Path, images: list[Path]) -> dict[str, RawSplit]:
+    """Images and their masks by split."""
+    splits: dict[str, list[tuple[Path, Path]]] = {}
+    for folder, files in find_pairs(root, images).items():
+        splits.setdefault(_split_of(folder.parts) or UNNAMED, []).extend(files)
+    return {split: RawSplit(partial(read_pairs, files)) for split, files in splits.items()}
 
 
 def _class_order(name: str) -> tuple[int, str]:

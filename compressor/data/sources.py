@@ -105,6 +105,8 @@ def _open(splits: Mapping[str, RawSplit], name: str, request: ColumnRequest, rol
     split = replace(split, domain=find_domain(dataset, (split.label, split.target, *split.text)))
     if split.image is not None:
         images = as_images(split.dataset, split.image, raw.base, where)
+        if split.masks and split.label is not None:
+            images = as_images(images, split.label, raw.base, where)
         return replace(split, dataset=images, image_bounds=_bounds(splits, split.image, request.options))
     if split.audio is not None:
         return replace(split, dataset=as_sounds(split.dataset, split.audio, raw.base, where))

@@ -29,6 +29,7 @@ class Split:
         image_bounds: black and white of images whose mode has none.
         domain: column of names of domains.
         audio: column of sounds.
+        masks: whether labels are images of class numbers.
         whole: the samples that its own were cut from, by `CUT_FROM`.
     """
 
@@ -43,6 +44,7 @@ class Split:
     image_bounds: ImageBounds | None = None
     domain: str | None = None
     audio: str | None = None
+    masks: bool = False
     whole: Split | None = None
 
     @property
@@ -60,8 +62,8 @@ class Split:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """All labels: classes int64 [N], labels that hold and values float32 [N, C]."""
-        if self.label is None:
+        """All labels: classes int64 [N], labels that hold and values float32 [N, C]; None of masks."""
+        if self.label is None or self.masks:
             return None
         values = column(self.dataset, self.label)
         floats = bool(values) and isinstance(values[0], list) and not any(isinstance(v, int) for v in values[0])

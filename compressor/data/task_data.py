@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset
 
 from compressor.data.block_readers import BlockReader, MaskedReader
+from compressor.data.captions import CaptionReader, find_captioned
 from compressor.data.choices import ChoicesReader, find_choices
 from compressor.data.column_finders import (
     ColumnRequest,
@@ -18,10 +19,13 @@ from compressor.data.column_finders import (
     find_tagged,
 )
 from compressor.data.images import ImageReader
+from compressor.data.mask_columns import find_masked
+from compressor.data.masks import MaskReader
 from compressor.data.packing import pack
 from compressor.data.question_columns import find_questions
 from compressor.data.question_windows import SpanReferences, WindowReader, cut_questions
 from compressor.data.samples import Reader, ReadingOptions
+from compressor.data.sentence_pairs import find_sentences, flatten_pairs
 from compressor.data.sounds import (
     SoundReader,
     SpokenTargetReader,
@@ -98,6 +102,8 @@ def _find_targets(dataset: Dataset, request: ColumnRequest, where: str, role: st
 TASK_DATA: dict[str, TaskData] = {
     **dict.fromkeys(("image-classification", "image-multi-label", "image-regression"), TaskData(ImageReader)),
     **dict.fromkeys(("text-classification", "text-multi-label", "text-regression"), TaskData(TextReader)),
+    "image-text": TaskData(CaptionReader, find_captioned),
+    "semantic-segmentation": TaskData(MaskReader, find_masked),
     "token-classification": TaskData(WordsReader, find_tagged),
     "question-answering": TaskData(WindowReader, find_questions, _windows, lambda split, _: SpanReferences(split)),
     "multiple-choice": TaskData(ChoicesReader, find_choices),
@@ -106,5 +112,6 @@ TASK_DATA: dict[str, TaskData] = {
     "seq2seq-lm": TaskData(_target_reader, _find_targets),
     "audio-classification": TaskData(SoundReader, find_sounds),
     "ctc": TaskData(SymbolsReader, find_transcribed, references=transcripts),
-    "features": TaskData(_feature_reader),
+    "sentence-embedding": TaskData(TextReader, find_sentences, flatten_pairs),
+    **dict.fromkeys(("features", "unscored"), TaskData(_feature_reader)),
 }

@@ -55,7 +55,7 @@ ENCODER_DECODERS: dict[str, tuple[FileKind, ...]] = {
 }
 
 #: Suffixes of files made from the float32 one; Hugging Face optimum and transformers.js look for most of them.
-INT8, INT8_DYNAMIC, FLOAT16 = "_quantized", "_int8_dynamic", "_fp16"
+INT8, INT8_DYNAMIC, UINT8, INT4, FLOAT16 = "_quantized", "_int8_dynamic", "_uint8", "_q4", "_fp16"
 #: Files that earlier versions wrote for a causal model, and the end of their int8 files.
 _FORMER_STEP, _FORMER_INT8 = "model_with_past.onnx", "_int8"
 
@@ -74,7 +74,7 @@ NAMES = tuple(
     dict.fromkeys(
         _with_suffix(name, suffix)
         for name in (*(kind.name for kind in every_kind()), _FORMER_STEP)
-        for suffix in ("", INT8, INT8_DYNAMIC, FLOAT16, _FORMER_INT8)
+        for suffix in ("", INT8, INT8_DYNAMIC, UINT8, INT4, FLOAT16, _FORMER_INT8)
     )
 )
 

@@ -8,17 +8,19 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UserError
-from compressor.export.file_kinds import FLOAT16, INT8, INT8_DYNAMIC, FileKind, files_of, has_cache
+from compressor.export.file_kinds import FLOAT16, INT4, INT8, INT8_DYNAMIC, UINT8, FileKind, files_of, has_cache
 from compressor.export.half import HalfSession, write_float16
 from compressor.export.half_plan import HalfPlan, plan_half
 from compressor.export.half_ranges import measure_ranges
+from compressor.export.half_weights import HalfModel, write_half_weights
 from compressor.export.opset import check_opset
 from compressor.export.parity_cases import MODEL
-from compressor.export.quantise import write_dynamic_int8, write_static_int8
+from compressor.export.quantise import write_dynamic_int8, write_dynamic_uint8, write_int4, write_static_int8
 from compressor.export.runtime import Runnable, Session
 from compressor.export.torch_export import Program, write_program
 from compressor.export.tracing import make_graph, silence, traceable
@@ -61,6 +63,7 @@ class ExportFormat:
         whole: without a cache only: guards refuse an empty past.
         calibrated: whether a config needs calibration samples.
         half: float16, with operations in float32 by their measured ranges.
+        is_model: the folder is one that transformers loads.
     """
 
     meaning: str
@@ -74,6 +77,7 @@ class ExportFormat:
     whole: bool = False
     calibrated: Callable[[PretrainedConfig], bool] = field(default=lambda config: False)
     half: bool = False
+    is_model: bool = False
 
     def kinds(self, model: PreTrainedModel, cache: bool) -> tuple[FileKind, ...]:
         """The files of a model; none if it has no single one and the format needs that.
@@ -106,8 +110,24 @@ def _dynamic_int8(kind: FileKind, source: FormatSource, path: Path) -> None:
     write_dynamic_int8(source.floats / kind.name, path, source.options.int8)
 
 
+def _uint8(kind: FileKind, source: FormatSource, path: Path) -> None:
+    write_dynamic_uint8(source.floats / kind.name, path, source.options.int8)
+
+
+def _int4(kind: FileKind, source: FormatSource, path: Path) -> None:
+    write_int4(source.floats / kind.name, path)
+
+
 def _float16(kind: FileKind, source: FormatSource, path: Path) -> None:
     write_float16(source.floats / kind.name, path, source.half_plans[kind.name])
+
+
+def _bfloat16(kind: FileKind, source: FormatSource, path: Path) -> None:
+    write_half_weights(source.model, path, torch.bfloat16)
+
+
+def _half_weights(kind: FileKind, source: FormatSource, path: Path) -> None:
+    write_half_weights(source.model, path, torch.float16)
 
 
 def _program(kind: FileKind, source: FormatSource, path: Path) -> None:
@@ -126,6 +146,14 @@ EXPORT_FORMATS.register("onnx-int8-dynamic")(
         "ONNX with int8 weights, activations quantised as it runs", "onnx", _dynamic_int8, Session, INT8_DYNAMIC
     )
 )
+EXPORT_FORMATS.register("onnx-uint8")(
+    ExportFormat(
+        "ONNX with uint8 weights, of convolutions too, activations quantised as it runs", "onnx", _uint8, Session, UINT8
+    )
+)
+EXPORT_FORMATS.register("onnx-int4")(
+    ExportFormat("ONNX with int4 weights in blocks of 32, all else float32", "onnx", _int4, Session, INT4)
+)
 EXPORT_FORMATS.register("onnx-fp16")(
     ExportFormat(
         "ONNX in float16, inputs and outputs float32", "onnx", _float16, HalfSession, suffix=FLOAT16, half=True
@@ -136,6 +164,20 @@ EXPORT_FORMATS.register("torch-export")(
         "torch.export program", "torch", _program, Program, ending=".pt2", exact=True, from_float=False, whole=True
     )
 )
+
+
+EXPORT_FORMATS.register("safetensors-bf16")(
+    ExportFormat(
+        "a folder for transformers in bfloat16", "bfloat16", _bfloat16, HalfModel, ending=".safetensors",
+        from_float=False, whole=True, is_model=True,
+    )
+)  # fmt: skip
+EXPORT_FORMATS.register("safetensors-fp16")(
+    ExportFormat(
+        "a folder for transformers in float16", "float16", _half_weights, HalfModel, ending=".safetensors",
+        from_float=False, whole=True, is_model=True,
+    )
+)  # fmt: skip
 
 
 def check_formats(names: Sequence[str], config: PretrainedConfig, *, data: bool, opset: int | None = None) -> None:

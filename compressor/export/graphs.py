@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from compressor.anatomy.hooks import named_answers
 from compressor.errors import UnsupportedError
 from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import as_pair
+from compressor.models.modalities import has_patches
 from compressor.models.tasks import task_of_model
 
 #: Sizes of the traced examples; the files take any others.
@@ -23,6 +25,7 @@ BATCH, TOKENS, PAST, NEW = 2, 16, 5, 3
 Axes = Mapping[int, str]
 _TOKENS: Axes = {0: "batch", 1: "sequence"}
 _CHOICES: Axes = {0: "batch", 1: "choices", 2: "sequence"}
+_SIDES: Axes = {0: "batch", 2: "height", 3: "width"}
 _SOURCE: Axes = {0: "batch", 1: "encoder_sequence"}
 
 
@@ -66,16 +69,14 @@ class OnnxGraph(nn.Module, ABC):
 class WholeGraph(OnnxGraph):
     """A whole model, to the outputs of its task, or `last_hidden_state` and `pooler_output`.
 
-    It may take `token_type_ids` [B, T].
+    Models of maps of images take images of any size, unless their config names one.  Others may take `token_type_ids`
+    [B, T].
     """
 
     def __init__(self, model: PreTrainedModel, cache: bool = True) -> None:
         super().__init__(model)
         inputs = as_pair(model.config, dummy_inputs(model.config, BATCH, TOKENS))
-        text = "input_ids" in inputs
-        task = task_of_model(model)
-        names = (*inputs, *task.outputs, "last_hidden_state") if text else ()
-        self._trace(inputs, dict.fromkeys(names, _CHOICES if task.choices else _TOKENS))
+        self._trace(inputs, _whole_axes(model, inputs))
 
     def call(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         return outputs_of(self.model, self.model(**values, **no_cache(self.model), return_dict=True))
@@ -201,6 +202,25 @@ def forward_names(model: PreTrainedModel, argument: str) -> bool:
     return argument in inspect.signature(model.forward).parameters
 
 
+def _whole_axes(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, Axes]:
+    """Dynamic axes of a whole model's file, besides those of the batch."""
+    task = task_of_model(model)
+    if task.answers == "pairs":
+        # Images beside texts, each with one embedding.
+        by_token = tuple(name for name, value in inputs.items() if value.dim() == 2)
+        return {**dict.fromkeys(by_token, _TOKENS), "logits_per_image": {0: "batch", 1: "batch"}}
+    if takes_any_size(model):
+        return dict.fromkeys(("pixel_values", *task.outputs), _SIDES)
+    if "input_ids" not in inputs:
+        return {}
+    return dict.fromkeys((*inputs, *task.outputs, "last_hidden_state"), _CHOICES if task.choices else _TOKENS)
+
+
+def takes_any_size(model: PreTrainedModel) -> bool:
+    """Whether a model answers with maps for images of any size."""
+    return task_of_model(model).logit_dims == 4 and not has_patches(model.config)
+
+
 def no_cache(model: PreTrainedModel) -> dict[str, bool]:
     """The option that disables the cache, if any."""
     parameters = inspect.signature(model.forward).parameters.values()
@@ -214,7 +234,11 @@ def outputs_of(model: PreTrainedModel, output: object) -> dict[str, Tensor]:
     Raises:
         UnsupportedError: none of them.
     """
-    for names in (task_of_model(model).outputs, ("logits",), ("last_hidden_state", "pooler_output")):
+    task = task_of_model(model)
+    if task.name == "unscored" and (every := named_answers(output)):
+        return every
+    answers = ("last_hidden_state", *task.outputs) if task.headless and task.metrics else task.outputs
+    for names in (answers, ("logits",), ("last_hidden_state", "pooler_output")):
         named = {name: value for name in names if isinstance(value := getattr(output, name, None), Tensor)}
         if named:
             return named

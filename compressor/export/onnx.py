@@ -19,6 +19,7 @@ from compressor.export.graphs import OnnxGraph
 from compressor.export.opset import OpsetError, check_opset, opset_of
 from compressor.export.parity import check_parity
 from compressor.export.reports import ExportReport, report_file
+from compressor.export.simplify import simplify
 from compressor.export.staging import export_stage, onnx_files, publish
 from compressor.export.tracing import make_graph, silence, traceable
 from compressor.utils.logging import one_line
@@ -102,22 +103,23 @@ def largest_differences(
 def _export(graph: OnnxGraph, path: Path) -> None:
     weights = sum(parameter.numel() * parameter.element_size() for parameter in graph.parameters())
     try:
-        torch.onnx.export(
+        program = torch.onnx.export(
             graph,
             tuple(graph.inputs.values()),
-            path,
             dynamo=True,
             verbose=False,
             input_names=tuple(graph.inputs),
             output_names=graph.outputs,
             dynamic_shapes=(tuple(dict(graph.axes[name]) for name in graph.inputs),),
-            external_data=weights > LARGEST_FILE,
             opset_version=graph.opset,
         )
     except OnnxExporterError as error:
         reason = one_line(error.__cause__ or error)
         name = type(graph.model).__name__
         raise UnsupportedError(f"torch cannot export {name} to {path.name}: {reason}") from error
+    assert program is not None
+    simplify(program.model)
+    program.save(path, external_data=weights > LARGEST_FILE)
     _tidy(graph, path)
     if graph.opset is not None and (written := opset_of(path)) != graph.opset:
         # Below its own version torch writes that one and converts it, or leaves it.

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from compressor.export.graphs import forward_names, no_cache, outputs_of, source_inputs
+from compressor.export.graphs import forward_names, no_cache, outputs_of, source_inputs, takes_any_size
 from compressor.export.runtime import Runnable
-from compressor.models.inputs import dummy_inputs
+from compressor.models.inputs import dummy_inputs, text_config
 from compressor.models.meta import as_pair
 from compressor.models.task import Task
 from compressor.models.tasks import task_of_model
@@ -55,7 +55,10 @@ class ParityTrial:
 
 def whole_model_cases(files: Files, model: PreTrainedModel, batch: int, seed: int) -> Iterator[ParityTrial]:
     """Whole models, over lengths and paddings."""
-    for length, padding, inputs in _sources(model.config, batch, seed):
+    sources = list(_sources(model.config, batch, seed))
+    if takes_any_size(model):
+        sources += [(length, padding, _taller(inputs)) for length, padding, inputs in sources]
+    for length, padding, inputs in sources:
         with torch.inference_mode():
             output = model(**inputs, **no_cache(model), return_dict=True)
         expected = outputs_of(model, output)
@@ -160,10 +163,17 @@ def _sources(config: PretrainedConfig, batch: int, seed: int) -> Iterator[tuple[
             yield length, padding, padded
 
 
+def _taller(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Images of twice the height."""
+    pixels = inputs["pixel_values"]
+    return {**inputs, "pixel_values": torch.cat([pixels, pixels.flip(-2)], dim=-2)}
+
+
 def _pad(config: PretrainedConfig, inputs: dict[str, Tensor], padding: str, length: int) -> None:
     """Pad the first sample within `length` tokens, in place."""
     if padding == "none":
         return
+    config = text_config(config)
     pad = getattr(config, "pad_token_id", None)
     where = slice(length - length // 2, length) if padding == "right" else slice(0, length // 2)
     last = inputs["input_ids"][0, ..., length - 1].clone()

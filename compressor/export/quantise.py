@@ -1,7 +1,7 @@
 """Quantising float32 ONNX files with ONNX Runtime's tools.
 
-Int8: matrix products, convolutions and text embeddings, with scales per output channel; norms, softmax and sums
-stay in float32, for accuracy at almost no cost.
+Int8: matrix products, convolutions and text embeddings, with scales per output channel.  Int4: matrix products, with
+scales per block.  Norms, softmax and sums stay in float32, for accuracy at almost no cost.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from compressor.utils.logging import one_line
 #: Operations that are quantised.
 MULTIPLY = ("MatMul", "Gemm")
 CONVOLVE, LOOK_UP = "Conv", "Gather"
+#: Weights of one input block of an output channel share an int4 scale and zero point.
+INT4_BLOCK = 32
 
 
 def write_dynamic_int8(source: Path, path: Path, options: Int8Options) -> None:
@@ -48,6 +50,44 @@ def write_dynamic_int8(source: Path, path: Path, options: Int8Options) -> None:
             weight_type=QuantType.QInt8,
             use_external_data_format=_is_large(source),
         )
+
+
+def write_dynamic_uint8(source: Path, path: Path, options: Int8Options) -> None:
+    """Quantise weights to uint8, activations at run time, of convolutions too: these run with uint8 weights alone.
+
+    Raises:
+        UnsupportedError: the quantiser refuses the graph.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with quantiser_errors_as_one_line(source, "quantise"):
+        quantize_dynamic(
+            without_inner_shapes(source),
+            path,
+            op_types_to_quantize=[*MULTIPLY, CONVOLVE, LOOK_UP],
+            per_channel=options.per_channel,
+            reduce_range=options.reduce_range,
+            weight_type=QuantType.QUInt8,
+            use_external_data_format=_is_large(source),
+        )
+
+
+def write_int4(source: Path, path: Path) -> None:
+    """Quantise the weights of matrix products to int4, in blocks of `INT4_BLOCK` inputs; all else stays float32.
+
+    Raises:
+        UnsupportedError: the quantiser refuses the graph, or it has no product with a weight.
+    """
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    with quantiser_errors_as_one_line(source, "quantise"):
+        quantiser = MatMulNBitsQuantizer(
+            without_inner_shapes(source), block_size=INT4_BLOCK, is_symmetric=False, op_types_to_quantize=("MatMul",)
+        )
+        quantiser.process()
+        quantiser.model.save_model_to_file(str(path), use_external_data_format=_is_large(source))
+    if not any(node.op_type == "MatMulNBits" for node in quantiser.model.model.graph.node):
+        raise UnsupportedError(f"{source.name} has no matrix product with a weight that int4 could take")
 
 
 def write_static_int8(source: Path, path: Path, batches: Sequence[Mapping[str, Tensor]], options: Int8Options) -> None:

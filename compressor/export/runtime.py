@@ -30,7 +30,7 @@ class Runnable(Protocol):
         """Past keys and values of no tokens."""
 
 
-PAST = "past_key_values."
+PAST_PREFIX = "past_key_values."
 
 
 def with_one_text(values: Mapping[str, Tensor], inputs: Container[str]) -> dict[str, Tensor]:
@@ -86,13 +86,13 @@ class Session:
         return {
             name: torch.zeros(batch, int(shape[1] or 0), 0, int(shape[3] or 0))
             for name, shape in self.inputs.items()
-            if name.startswith(PAST)
+            if name.startswith(PAST_PREFIX)
         }
 
     def _completed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Values with what the beginning of a single text leaves out."""
         values = with_one_text(values, self.inputs)
-        if "input_ids" not in values or any(name.startswith(PAST) for name in values):
+        if "input_ids" not in values or any(name.startswith(PAST_PREFIX) for name in values):
             return values
         ids = values["input_ids"]
         mask = values.get("attention_mask", torch.ones_like(ids))

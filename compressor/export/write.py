@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compressor.errors import UnsupportedError
+from compressor.errors import ParityError, UnsupportedError
 from compressor.export.file_kinds import NAMES, FileKind, every_kind, files_of
 from compressor.export.formats import EXPORT_FORMATS, FLOAT, ExportFormat, FormatSource, check_formats
 from compressor.export.onnx import float32_on_cpu, write_onnx
@@ -23,6 +24,7 @@ from compressor.export.reports import ExportReport, report_file
 from compressor.export.staging import export_stage, onnx_files, publish
 from compressor.export.tracing import silence
 from compressor.models.companions import Companions
+from compressor.models.own_code import copy_code
 from compressor.recipe import ExportOptions
 from compressor.utils.logging import quiet_transformers
 
@@ -101,6 +103,9 @@ def write_formats(
             _leave_existing(
                 finished / "onnx", folder / "onnx", any(EXPORT_FORMATS.get(n).folder == "onnx" for n in left)
             )
+        for place in {EXPORT_FORMATS.get(name).folder for name in written if EXPORT_FORMATS.get(name).is_model}:
+            if companions is not None:
+                companions.write(finished / place, model.config)
         # Files of other formats may be of another model.
         publish(finished, folder, stale=_files_but(left) if FLOAT in written else ())
     return {name: WrittenFormats(each.report.moved(finished, folder), each.files) for name, each in written.items()}
@@ -110,6 +115,7 @@ def write_companions(folder: Path, model: PreTrainedModel, companions: Companion
     """Write configs, preprocessor or tokenizer, and what else goes along."""
     with quiet_transformers():
         model.config.save_pretrained(folder)
+        copy_code(model.config, folder)
         if model.can_generate() and model.generation_config is not None:
             model.generation_config.save_pretrained(folder)
     if companions is not None:
@@ -166,7 +172,13 @@ def _write_format(
         parity = {file.path.name: file.parity for file in floats.files}
         seconds = {file.path.name: file.seconds for file in floats.files}
     else:
-        parity = _compare(written_as, kinds, files, source, comparison)
+        try:
+            parity = _compare(written_as, kinds, files, source, comparison)
+        except ParityError as error:
+            if not written_as.is_model:
+                raise
+            shutil.rmtree(folder / written_as.folder)
+            raise UnsupportedError(f"{name}: {error}; safetensors-bf16 has the range of float32") from error
     plans = source.half_plans if written_as.half else {}
     reports = tuple(
         report_file(path, files[kind].inputs, files[kind].outputs, seconds[kind], parity[kind], plans.get(kind))
@@ -238,3 +250,7 @@ def _files_but(left: Sequence[str]) -> Iterator[Path]:
     stay |= {path.with_name(f"{path.name}.data") for path in stay}
     yield from (path for file in onnx_files() if (path := Path("onnx") / file) not in stay)
     yield from (path for name in NAMES if (path := Path("torch", name).with_suffix(".pt2")) not in stay)
+    models = [EXPORT_FORMATS.get(name) for name in EXPORT_FORMATS.names()]
+    yield from (
+        path for one in models if one.is_model for kind in every_kind() if (path := one.path(Path(), kind)) not in stay
+    )

@@ -101,7 +101,7 @@ def fusion_key(
     digest = hashlib.sha256(f"{__version__} {torch.__version__}".encode())
     for teacher in teachers:
         digest.update(repr((weights_checksum(teacher.model), teacher.weight, sorted(teacher.spans))).encode())
-    digest.update(options.model_dump_json().encode())
+    digest.update(options.model_dump_json(exclude={"max_memory"}).encode())
     digest.update(json.dumps(getattr(student, "config").to_dict(), sort_keys=True, default=str).encode())  # noqa: B009
     digest.update(repr([sample_keys(batch) for batch in batches]).encode())
     for space in sorted(maps):

@@ -122,8 +122,13 @@ class TeacherGroup:
 
 
 def as_input_output(weight: Tensor, anatomy: Anatomy, op: LinearOp, name: str | None = None) -> Tensor:
-    """A weight, input axis first."""
-    return weight if reads_first(anatomy, op, name) else weight.T
+    """A weight, input axis first, [inputs, outputs]."""
+    return weight if reads_first(anatomy, op, name) else as_matrix(weight).T
+
+
+def as_matrix(weight: Tensor) -> Tensor:
+    """A weight of two dimensions; those of a convolution of single pixels have two more, of size 1."""
+    return weight.flatten(1) if weight.dim() > 2 else weight
 
 
 def reads_first(anatomy: Anatomy, op: LinearOp, name: str | None = None) -> bool:

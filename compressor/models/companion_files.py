@@ -11,7 +11,8 @@ from typing import Any
 
 from compressor.errors import UserError
 from compressor.models.bounds import FILE_BYTES
-from compressor.models.configs import AUTO_MAP
+from compressor.models.own_code import AUTO_MAP
+from compressor.utils.consent import is_code_trusted
 from compressor.utils.input_files import check_regular
 from compressor.utils.logging import one_line
 from compressor.wording import shorten
@@ -74,12 +75,13 @@ class _LeftError(Exception):
     """A file that does not go along; the reason."""
 
 
-def read_folder(folder: Path, width: int | None, processor: Any | None) -> FolderFiles:
+def read_folder(folder: Path, width: int | None, processor: Any | None, *, modules: bool = True) -> FolderFiles:
     """Read what goes along, and name the rest; weights, configs and documents of runs are not mentioned.
 
     Args:
         width: of the model.
         processor: loaded from the folder; its own files are left to it.
+        modules: whether modules of sentence-transformers go along as they are; else the model knows them.
     """
     found = FolderFiles()
     own = set() if processor is None else _OF_PROCESSOR[hasattr(processor, "image_mean")]
@@ -90,14 +92,18 @@ def read_folder(folder: Path, width: int | None, processor: Any | None) -> Folde
             found.left[name] = "no JSON of settings"
         if name in own or name == MODULES or _OWN.fullmatch(name) or MODULE_FOLDER.fullmatch(name):
             continue
+        if path.suffix == ".py" and is_code_trusted():
+            # Saving a model or processor copies the code that it needs.
+            continue
         if path.is_dir() or name not in _CARRIED:
-            found.left[name] = "code, which is never copied" if path.suffix == ".py" else ""
+            found.left[name] = "code, which is not copied" if path.suffix == ".py" else ""
             continue
         try:
             found.files[name] = _read(folder, name, width)
         except _LeftError as reason:
             found.left[name] = str(reason)
-    _add_modules(folder, width, found)
+    if modules:
+        _add_modules(folder, width, found)
     return found
 
 

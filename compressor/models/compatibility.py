@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from compressor.errors import UserError
 from compressor.models.classes import match_classes
 from compressor.models.inputs import pad_id, size_pair, text_config
-from compressor.models.modalities import is_image_config, reads_sound
+from compressor.models.modalities import has_patches, reads_sound
 from compressor.models.tasks import check_outputs, find_task
 from compressor.models.teacher import Teacher
 from compressor.recipe.fusion import ClassesName
@@ -87,23 +87,32 @@ def _parameters(teacher: Teacher) -> set[str]:
 
 def _check_processors(first: Teacher, second: Teacher) -> None:
     processors: tuple[Any, Any] = (first.processor, second.processor)
-    if first.spec.is_image:
-        settings = [_image_settings(processor) for processor in processors]
-        for key in sorted(settings[0].keys() | settings[1].keys()):
-            _check_same(
-                f"preprocessor's {key}", (first.name, settings[0].get(key)), (second.name, settings[1].get(key))
-            )
-        return
-    if reads_sound(first.config):
-        extractors = [json.loads(json.dumps(_extractor(each).to_dict(), default=str)) for each in processors]
-        for key in sorted(extractors[0].keys() & extractors[1].keys()):
-            _check_same(
-                f"feature extractor's {key}",
-                *((t.name, e[key]) for t, e in zip((first, second), extractors, strict=True)),
-            )
-        processors = tuple(getattr(processor, "tokenizer", None) for processor in processors)
-        if None in processors:
-            return
+    if all(hasattr(processor, "tokenizer") and hasattr(processor, "image_processor") for processor in processors):
+        _check_images(first, second, [processor.image_processor for processor in processors])
+        _check_tokenizers(first, second, [processor.tokenizer for processor in processors])
+    elif first.spec.is_image:
+        _check_images(first, second, processors)
+    elif reads_sound(first.config):
+        _check_extractors(first, second, processors)
+    else:
+        _check_tokenizers(first, second, processors)
+
+
+def _check_images(first: Teacher, second: Teacher, processors: Sequence[Any]) -> None:
+    settings = [_image_settings(processor) for processor in processors]
+    for key in sorted(settings[0].keys() | settings[1].keys()):
+        _check_same(f"preprocessor's {key}", (first.name, settings[0].get(key)), (second.name, settings[1].get(key)))
+
+
+def _check_extractors(first: Teacher, second: Teacher, processors: Sequence[Any]) -> None:
+    settings = [json.loads(json.dumps(_extractor(each).to_dict(), default=str)) for each in processors]
+    for key in sorted(settings[0].keys() & settings[1].keys()):
+        _check_same(f"feature extractor's {key}", (first.name, settings[0][key]), (second.name, settings[1][key]))
+    if all(hasattr(processor, "tokenizer") for processor in processors):
+        _check_tokenizers(first, second, [processor.tokenizer for processor in processors])
+
+
+def _check_tokenizers(first: Teacher, second: Teacher, processors: Sequence[Any]) -> None:
     vocabularies = [processor.get_vocab() for processor in processors]
     if vocabularies[0] != vocabularies[1]:
         token = min(vocabularies[0].items() ^ vocabularies[1].items())[0]
@@ -150,11 +159,11 @@ def _task_name(config: PretrainedConfig) -> str:
 
 
 def _image_size(config: PretrainedConfig) -> tuple[int, int] | None:
-    return size_pair(config.image_size) if is_image_config(config) else None
+    return size_pair(config.image_size) if has_patches(config) else None
 
 
 def _patches(config: PretrainedConfig) -> int | None:
-    if not is_image_config(config):
+    if not has_patches(config):
         return None
     (height, width), (patch_height, patch_width) = size_pair(config.image_size), size_pair(config.patch_size)
     return (height // patch_height) * (width // patch_width)

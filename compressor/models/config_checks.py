@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from compressor.errors import UserError
-from compressor.models.modalities import is_image_config
+from compressor.models.modalities import has_patches
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.utils.out_of_memory import is_out_of_memory
 
@@ -49,7 +49,7 @@ def check_fields(location: str | Path, config: PretrainedConfig) -> None:
             _check_field_size(location, field, value)
         elif field in _ACTIVATIONS and isinstance(value, str) and value not in ACT2FN:
             raise UserError(f"the config of {location} is broken: {field} is {value!r}, which is no activation")
-    if is_image_config(config):
+    if has_patches(config):
         _check_patches(location, config)
 
 
@@ -62,7 +62,7 @@ def check_buildable(location: str | Path, config: PretrainedConfig, cls: type[Pr
     key = f"{cls.__name__} {json.dumps(config.to_dict(), sort_keys=True, default=str)}"
     if key in _BUILT:
         return
-    if config.is_encoder_decoder and is_image_config(config) and not _has_decoder(cls):
+    if config.is_encoder_decoder and has_patches(config) and not _has_decoder(cls):
         raise UserError(f"the config of {location} is broken: is_encoder_decoder is true and {cls.__name__} is none")
     try:
         with quiet_transformers(), torch.device("meta"):

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel
 
-from compressor.models.configs import AUTO_MAP
+from compressor.models.own_code import AUTO_MAP
 from compressor.utils.logging import quiet_transformers
 from compressor.wording import shorten
 

@@ -16,6 +16,7 @@ from compressor.models.media import media_inputs, placeholder
 from compressor.models.modalities import (
     MAKERS,
     first_field,
+    has_patches,
     is_audio_config,
     is_image_config,
     patched_images,
@@ -87,7 +88,7 @@ def count_tokens(inputs: Mapping[str, Tensor], config: PretrainedConfig) -> int:
     """Unpadded tokens, or patches; encoder–decoders: the lower count."""
     pixels = inputs.get("pixel_values")
     if pixels is not None:
-        height, width = size_pair(config.patch_size)
+        height, width = size_pair(_first_patch(config))
         return int(pixels.shape[0] * (pixels.shape[-2] // height) * (pixels.shape[-1] // width))
     counts = []
     for prefix in ("", "decoder_"):
@@ -95,6 +96,12 @@ def count_tokens(inputs: Mapping[str, Tensor], config: PretrainedConfig) -> int:
         if ids is not None:
             counts.append(ids.numel() if mask is None else int(mask.sum()))
     return min(counts, default=0)
+
+
+def _first_patch(config: PretrainedConfig) -> Any:
+    """The size of a patch; of models of stages the step from one to the next."""
+    strides = getattr(config, "strides", None)
+    return strides[0] if strides else first_field(config, "patch_size", default=16)
 
 
 def logits_of_sample(config: PretrainedConfig, inputs: Mapping[str, Any]) -> int:
@@ -187,30 +194,37 @@ def _needed_inputs(config: PretrainedConfig) -> list[str]:
     if is_audio_config(config) and not known:
         needed = ["input_features"]
     if is_dual_config(config):
-        needed += ["input_ids", "pixel_values"]
+        needed += ["input_ids", "input_features" if "input_features" in known else "pixel_values"]
     # What answers about a text shifts it itself.
     shifted = bool(config.architectures) and find_task(config).columns
     needed += ["decoder_input_ids"] if config.is_encoder_decoder and not shifted else []
     wanted = {*needed, *_ALWAYS}
-    return [name for name in known if name in wanted and not name.endswith("mask")] or list(dict.fromkeys(needed))
+    # A decoder of a series reads the values to predict, as training does.
+    future = ["future_values"] if "future_time_features" in known else []
+    masks = [name for name in known if name.endswith("mask") and name not in MAKERS]
+    return [n for n in known if n in wanted and n not in masks] + future or list(dict.fromkeys(needed))
 
 
 #: Inputs that have a default in the signature and are needed nevertheless.
-_ALWAYS = ("bbox", "visual_feats", "visual_pos")
+_ALWAYS = (
+    "bbox", "visual_feats", "visual_pos", "input_features_mask", "future_time_features", "actions", "rewards",
+    "returns_to_go", "timesteps",
+)  # fmt: skip
 
 
 def is_dual_config(config: PretrainedConfig) -> bool:
     """Whether images and texts are read side by side, without places for images among the tokens."""
     if placeholder(config) is not None:
         return False
-    parts = hasattr(config, "text_config") and (hasattr(config, "vision_config") or hasattr(config, "image_config"))
-    return parts or (is_image_config(config) and hasattr(config, "vocab_size"))
+    others = ("vision_config", "image_config", "audio_config")
+    parts = hasattr(config, "text_config") and any(hasattr(config, other) for other in others)
+    return parts or (has_patches(config) and hasattr(config, "vocab_size"))
 
 
 def _random_ids(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor:
     # Special tokens mean more in some families (RoBERTa counts positions by padding): leave them out.
     names = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
-    vocabulary = int(first_field(config, "vocab_size", default=0))
+    vocabulary = int(first_field(config, "vocab_size", default=first_field(config, "num_hash_buckets", default=0)))
     if vocabulary < 2:
         raise UnsupportedError(
             f"no random tokens can be made for this {config.model_type}: its config has no vocab_size"

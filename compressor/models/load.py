@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from compressor.errors import UserError
 from compressor.models.builtin import OnTrainingProgress, ensure_builtin
-from compressor.models.configs import code_not_run, forget_code
 from compressor.models.finite import check_activations
+from compressor.models.own_code import code_not_run, code_run, forget_code, is_own
 from compressor.models.padding import give_padding_token
 from compressor.models.processors import check_vocabulary, load_processor
 from compressor.models.resolve import resolve
 from compressor.models.save import fingerprint
+from compressor.models.streamed_load import open_model
 from compressor.models.teacher import ModelSpec, Teacher
+from compressor.models.weight_files import stored_precision
 from compressor.models.weights import load_model
 from compressor.utils.logging import one_line
 
@@ -21,12 +23,14 @@ def load_teacher(
     device: str = "cpu",
     attn_implementation: str = "sdpa",
     progress: OnTrainingProgress | None = None,
+    streamed: bool = False,
 ) -> Teacher:
     """Load a teacher by name.
 
     Args:
         name: a local folder, a built-in teacher (trained on first use) or a Hub id.
         progress: gets (share done, line) of this training.
+        streamed: its weights are read layer by layer when they are needed.
 
     Raises:
         UserError: unknown name, broken or mismatched files, unusable weights, or no such device.
@@ -35,17 +39,26 @@ def load_teacher(
     if source.kind == "builtin":
         ensure_builtin(name, progress)
     notes: list[str] = []
-    model = load_model(source.location, attn_implementation, notes=notes).requires_grad_(False)
+    if streamed:
+        model = open_model(source.location, notes=notes)
+    else:
+        model = load_model(source.location, attn_implementation, notes=notes).requires_grad_(False)
     processor = load_processor(source.location, model.config)
     if forget_code(processor) and (note := code_not_run(source.location)) not in notes:
+        notes.append(note)
+    if is_own(type(processor)) and (note := code_run(source.location)) not in notes:
         notes.append(note)
     check_activations(name, model)
     digest = fingerprint(model)
     notes += check_vocabulary(name, model, processor)
     give_padding_token(model.config, processor)
-    try:
-        # Not annotated by transformers for strings.
-        model.to(device)  # type: ignore[arg-type]
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"cannot put {name} on device '{device}': {one_line(error)}") from error
-    return Teacher(name, source, model, ModelSpec.of(model.config), processor, digest, tuple(notes))
+    if not streamed:
+        try:
+            # Not annotated by transformers for strings.
+            model.to(device)  # type: ignore[arg-type]
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"cannot put {name} on device '{device}': {one_line(error)}") from error
+    precision = stored_precision(source.location)
+    return Teacher(
+        name, source, model, ModelSpec.of(model.config), processor, digest, tuple(notes), precision=precision
+    )

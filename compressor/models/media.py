@@ -68,8 +68,7 @@ def media_inputs(
     places = []
     for medium in _MEDIA.values():
         token = placeholder(config, medium.tokens)
-        method = getattr(model_class, medium.method, None)
-        if token is None or method is None:
+        if token is None or not isinstance(model_class, type) or not names:
             continue
         found = _first_that_runs(config, medium, names, batch, generator)
         if found is not None:
@@ -110,7 +109,10 @@ def _first_that_runs(
 @torch.no_grad()
 def _count(model: Any, medium: _Medium, inputs: _Inputs, device: torch.device) -> int:
     """Features that a model makes of media; 0 if it cannot read them."""
-    method = getattr(model, medium.method)
+    owners = (model, model.base_model)
+    method = next((getattr(owner, medium.method) for owner in owners if hasattr(owner, medium.method)), None)
+    if method is None:
+        return 0
     taken = inspect.signature(getattr(model, "model", model).__class__.__dict__.get(medium.method, method)).parameters
     given = {name: value.to(device) for name, value in inputs.items() if name in taken or "kwargs" in taken}
     try:

@@ -15,6 +15,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError
 from compressor.models.configs import model_class
+from compressor.models.configured import as_configured
+from compressor.models.streamed import copy_with_parameters
 from compressor.models.ties import untie
 from compressor.utils.logging import quiet_transformers
 
@@ -30,7 +32,7 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
         UnsupportedError: unknown class, or more than `MAX_MODULES` modules.
     """
     with torch.device("meta"), quiet_transformers(errors=False), _bounded_modules(config.model_type):
-        return untie(model_class(config)._from_config(copy.deepcopy(config), dtype=torch.float32))
+        return untie(as_configured(model_class(config)._from_config(copy.deepcopy(config), dtype=torch.float32)))
 
 
 @contextmanager
@@ -63,7 +65,7 @@ def weightless_copy(model: PreTrainedModel | PretrainedConfig) -> PreTrainedMode
             _materialise(copied)
         else:
             # Copied from the modules: the config no longer describes a model pruned by hand.
-            copied = copy.deepcopy(model, {id(parameter): _zero(parameter) for parameter in model.parameters()})
+            copied = copy_with_parameters(model, {id(parameter): _zero(parameter) for parameter in model.parameters()})
             for module in copied.modules():
                 for name, buffer in module._buffers.items():
                     module._buffers[name] = None if buffer is None else buffer.cpu()
@@ -90,7 +92,9 @@ def _zero(parameter: nn.Parameter) -> nn.Parameter:
 
 def most_positions(config: PretrainedConfig) -> int | None:
     """The longest text in tokens, if limited; position tables of RoBERTa reserve the first."""
-    limit = next((value for name in _POSITIONS if isinstance(value := getattr(config, name, None), int)), None)
+    # Of towers that of texts.
+    part = config if any(hasattr(config, name) for name in _POSITIONS) else getattr(config, "text_config", config)
+    limit = next((value for name in _POSITIONS if isinstance(value := getattr(part, name, None), int)), None)
     if limit is None or limit <= 0:
         return None
     for name, module in meta_model(config).named_modules():

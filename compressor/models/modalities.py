@@ -8,22 +8,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import PretrainedConfig
+
+from compressor.models import series
+from compressor.models.signature import readable_inputs
 
 Maker = Callable[[PretrainedConfig, int, int, torch.Generator], Tensor | None]
 #: Side of an image for models that take any.
 _SIDE = 64
 #: Image regions, entities and encoder states of a trial.
 _REGIONS = 5
+#: Rows and columns of patches of an image in a list of all images' patches.
+_ROWS = 4
+
+
+def has_patches(config: PretrainedConfig) -> bool:
+    """Whether the model cuts images of one size into patches of one size."""
+    return hasattr(config, "image_size") and hasattr(config, "patch_size")
 
 
 def is_image_config(config: PretrainedConfig) -> bool:
-    """Whether the model reads images."""
-    return hasattr(config, "image_size") and hasattr(config, "patch_size")
+    """Whether the model reads images: by its patches, or because its class reads pixels and no text."""
+    return has_patches(config) or _class_reads_images((config.architectures or [""])[0])
+
+
+@cache
+def _class_reads_images(name: str) -> bool:
+    model = getattr(transformers, name, None)
+    if getattr(model, "main_input_name", None) != "pixel_values":
+        return False
+    return not any(each.endswith("input_ids") for each in readable_inputs(model))
 
 
 def is_audio_config(config: PretrainedConfig) -> bool:
@@ -136,6 +156,9 @@ def _spectrum(config: PretrainedConfig, batch: int, length: int, generator: torc
     """[B, mel bins, frames] of a fixed length, or [B, frames, features]."""
     bins, frames = first_field(config, "num_mel_bins"), first_field(config, "max_source_positions")
     features = first_field(config, "feature_projection_input_dim", "input_feat_per_channel", "input_dim")
+    spectrogram = next(parts_with(config, "spec_size", "num_mel_bins"), None)
+    if spectrogram is not None:
+        return _normal(generator, batch, 1, int(spectrogram.spec_size), int(spectrogram.num_mel_bins))
     if features is not None:
         return _normal(generator, batch, 8 * length, int(features))
     if bins is None:
@@ -154,10 +177,39 @@ def _boxes(config: PretrainedConfig, batch: int, length: int, generator: torch.G
     return torch.cat([corners, corners + int(limit) // 4], dim=-1)
 
 
-def _series(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
-    """Past values [B, context, channels]."""
-    context, channels = getattr(config, "context_length", None), getattr(config, "num_input_channels", None)
-    return None if context is None or channels is None else _normal(generator, batch, context, channels)
+def _patches(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
+    """Patches of all images in one list [N, values], of towers that read them with `_grids`."""
+    patch, frames = getattr(config, "patch_size", None), getattr(config, "temporal_patch_size", None)
+    channels = first_field(config, "in_channels", "in_chans", "num_channels")
+    if not isinstance(patch, int) or not isinstance(frames, int) or channels is None:
+        return None
+    return _normal(generator, batch * _ROWS * _ROWS, int(channels) * frames * patch * patch)
+
+
+def _grids(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
+    """Frames, rows and columns of the patches of each image [B, 3]."""
+    return torch.tensor([[1, _ROWS, _ROWS]] * batch)
+
+
+def _queries(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
+    """Learned queries [B, N, features] that another model holds."""
+    size = first_field(config, "hidden_size")
+    return None if size is None else _normal(generator, batch, _REGIONS, int(size))
+
+
+def _query_tokens(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
+    """Tokens [B, T] that learned queries read beside images."""
+    size = first_field(getattr(config, "qformer_config", None) or config, "vocab_size")
+    return None if size is None else torch.randint(1, int(size), (batch, length), generator=generator)
+
+
+def _sound_mask(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
+    """All frames of a spectrogram [B, frames]."""
+    spectrum = _spectrum(config, batch, length, generator)
+    if spectrum is None:
+        return None
+    bins = first_field(config, "num_mel_bins")
+    return torch.ones(batch, spectrum.shape[2 if spectrum.shape[1] == bins else 1], dtype=torch.long)
 
 
 def _regions(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
@@ -198,7 +250,7 @@ def _indices(*fields: str) -> Maker:
 
     def maker(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
         limit = first_field(config, *fields)
-        return None if not limit or int(limit) < 2 else torch.randint(int(limit), (batch, length), generator=generator)
+        return None if not limit else torch.randint(int(limit), (batch, length), generator=generator)
 
     return maker
 
@@ -232,10 +284,10 @@ def _patch_mask(config: PretrainedConfig, batch: int, length: int, generator: to
 
 def _encoder_states(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
     """Outputs of an encoder [B, N, features] for a decoder with cross-attention."""
-    crossing = getattr(config, "add_cross_attention", False) or hasattr(config, "cross_attention_hidden_size")
-    if not crossing:
+    sizes = ("cross_attention_hidden_size", "encoder_hidden_size")
+    if not getattr(config, "add_cross_attention", False) and not any(hasattr(config, name) for name in sizes):
         return None
-    size = getattr(config, "cross_attention_hidden_size", None) or first_field(config, "hidden_size", "d_model")
+    size = first_field(config, *sizes, "hidden_size", "d_model")
     return _normal(generator, batch, _REGIONS, int(size))
 
 
@@ -252,7 +304,21 @@ MAKERS: dict[str, Maker] = {
     "input_values": _sound,
     "input_features": _spectrum,
     "bbox": _boxes,
-    "past_values": _series,
+    "hidden_states": _patches,
+    "grid_thw": _grids,
+    "query_embeds": _queries,
+    "qformer_input_ids": _query_tokens,
+    "input_features_mask": _sound_mask,
+    "past_values": series.past_values,
+    "past_time_features": series.past_times,
+    "past_observed_mask": series.past_observed,
+    "future_values": series.future_values,
+    "future_time_features": series.future_times,
+    "states": series.states,
+    "actions": series.actions,
+    "rewards": series.returns,
+    "returns_to_go": series.returns,
+    "timesteps": series.steps,
     "visual_embeds": _regions,
     "visual_feats": _regions,
     "visual_pos": _region_boxes,

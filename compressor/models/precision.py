@@ -54,6 +54,28 @@ def lower(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
+def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Round weights to what a lower precision represents, in place; they stay in their own."""
+    before = _precision(model)
+    if torch.promote_types(before, dtype) != dtype:
+        lower(lower(model, dtype), before)
+
+
+@contextmanager
+def lowered(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[None]:
+    """Keep weights in another precision inside the block; they come back rounded."""
+    before = _precision(model)
+    if before == dtype:
+        yield
+        return
+    lower(model, dtype)
+    try:
+        yield
+    finally:
+        lower(model, before)
+        model.config.dtype = before
+
+
 @contextmanager
 def raised(model: PreTrainedModel) -> Iterator[None]:
     """Keep float32 weights inside the block: small steps are not rounded away."""

@@ -15,9 +15,11 @@ from transformers import (
 )
 
 from compressor.errors import UserError
-from compressor.models.configs import code_needed
+from compressor.models.inputs import is_dual_config
 from compressor.models.modalities import is_image_config, reads_sound
+from compressor.models.own_code import code_needed
 from compressor.models.tasks import find_task
+from compressor.utils.consent import is_code_trusted
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.utils.revisions import hub_keywords
 from compressor.wording import quote
@@ -40,7 +42,7 @@ def load_processor(location: str | Path, config: PretrainedConfig) -> Any | None
         return None
     try:
         with quiet_transformers():
-            return auto.from_pretrained(**hub_keywords(location), trust_remote_code=False)
+            return auto.from_pretrained(**hub_keywords(location), trust_remote_code=is_code_trusted())
     except Exception as error:
         if refused := code_needed(location, error):
             raise refused from error
@@ -51,6 +53,8 @@ def load_processor(location: str | Path, config: PretrainedConfig) -> Any | None
 
 def _loader(config: PretrainedConfig) -> tuple[Any, tuple[str, ...]]:
     """The class that loads a model's preprocessor, and the files of which it needs one."""
+    if is_dual_config(config):
+        return AutoProcessor, _IMAGE_FILES
     if is_image_config(config):
         return AutoImageProcessor, _IMAGE_FILES
     if not reads_sound(config):

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 from compressor.errors import UserError
 from compressor.models.configs import read_config
 from compressor.models.meta import meta_model
+from compressor.models.own_code import copy_code
 from compressor.models.save import config_json
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.utils.out_of_memory import is_out_of_memory
@@ -26,6 +27,7 @@ def check_round_trip(config: PretrainedConfig, name: str = "the student") -> Non
             with quiet_transformers():
                 # Saving may change it.
                 copy.deepcopy(config).save_pretrained(folder)
+            copy_code(config, folder)
             again = read_config(folder)
         except Exception as error:
             if is_out_of_memory(error):

@@ -79,9 +79,7 @@ class WeightBlocks:
         self.source, self.precision = source, precision
         self._blocks = _parameters_by_block(model)
         self._held: dict[str, int] = dict.fromkeys(self._blocks, 0)
-        self._hooks: list[Any] = []
-        for block in self._blocks:
-            self._hooks += _load_in_passes(self, model.get_submodule(block), block)
+        self._hooks = {block: _load_in_passes(self, model.get_submodule(block), block) for block in self._blocks}
         vars(model)[_ATTRIBUTE] = self
 
     def __deepcopy__(self, memo: Any) -> Any:
@@ -90,6 +88,15 @@ class WeightBlocks:
     def block_of(self, name: str) -> str:
         """The block of a module or parameter."""
         return next((block for block in self._blocks if block and f"{name}.".startswith(f"{block}.")), OUTSIDE)
+
+    @property
+    def paths(self) -> list[str]:
+        """All blocks."""
+        return list(self._blocks)
+
+    def hook_ids(self, block: str) -> list[int]:
+        """Of the hooks that load a block."""
+        return [handle.id for handle in self._hooks[block]]
 
     def names(self, block: str) -> list[str]:
         """The parameters of a block."""
@@ -130,8 +137,9 @@ class WeightBlocks:
             for name, parameter in parameters.items():
                 values = parameter.data if self._held[block] else self.source[name]
                 parameter.data = values.to(dtype)
-        for handle in self._hooks:
-            handle.remove()
+        for handles in self._hooks.values():
+            for handle in handles:
+                handle.remove()
         del vars(model)[_ATTRIBUTE]
         return model
 
@@ -252,15 +260,23 @@ def streamed_copy(model: PreTrainedModel, source: Mapping[str, Tensor]) -> PreTr
     """A model of the same class whose weights are read from another source; buffers are copied."""
     blocks = blocks_of(model)
     assert blocks is not None
-    memo: dict[int, Any] = {id(blocks): None}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(_nothing(parameter), requires_grad=False)
-    copied = copy.deepcopy(model, memo)
-    for module in copied.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
-        module._forward_hooks_with_kwargs.clear()
-        module._forward_pre_hooks_with_kwargs.clear()
-        module._forward_hooks_always_called.clear()
+    empty = {id(p): nn.Parameter(_nothing(p), requires_grad=False) for p in model.parameters()}
+    copied = copy_with_parameters(model, empty)
     WeightBlocks(copied, source, blocks.precision)
+    return copied
+
+
+def copy_with_parameters(model: PreTrainedModel, parameters: Mapping[int, nn.Parameter]) -> PreTrainedModel:
+    """A copy with other parameters, by the ids of its own, which reads no weights."""
+    blocks, memo = blocks_of(model), dict[int, Any](parameters)
+    if blocks is None:
+        return copy.deepcopy(model, memo)
+    copied = copy.deepcopy(model, {**memo, id(blocks): None})
+    del vars(copied)[_ATTRIBUTE]
+    for block in blocks.paths:
+        module = copied.get_submodule(block)
+        for hook in blocks.hook_ids(block):
+            module._forward_hooks.pop(hook, None)
+            module._forward_pre_hooks.pop(hook, None)
+            module._forward_hooks_always_called.pop(hook, None)
     return copied

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedModel
+from safetensors import SafetensorError
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from compressor.errors import UnsupportedError, UserError
-from compressor.models.configs import code_not_run, forget_code, model_class, read_config
+from compressor.models.configs import model_class, read_config
 from compressor.models.finite import check_finite_weights
+from compressor.models.own_code import code_not_run, code_run, forget_code, is_own
 from compressor.models.padding import set_padding, settle_padding
 from compressor.models.streamed import StoredWeights, WeightBlocks, weightless_model
-from compressor.models.weight_files import check_weight_files, stored_files
+from compressor.models.weight_files import check_weight_files, stored_files, stored_precision
 from compressor.models.weights import check_loaded, is_of_another_head
 from compressor.utils.logging import one_line
-
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def open_model(location: str | Path, *, notes: list[str] | None = None) -> PreTrainedModel:
@@ -51,16 +50,20 @@ def open_model(location: str | Path, *, notes: list[str] | None = None) -> PreTr
             notes.append(padding.note)
     if forget_code(model.config) and notes is not None:
         notes.append(code_not_run(location))
+    if is_own(type(model)) and notes is not None:
+        notes.append(code_run(location))
     try:
         places = _places(model, stored_files(folder))
         weights = StoredWeights(_checked(model, places, location))
-        precision = _precision(weights, places)
+        precision = stored_precision(folder)
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 if name in places:
                     buffer.copy_(StoredWeights(places)[name])
     except (SafetensorError, OSError) as error:
         raise UserError(f"cannot read the weights of {location}: {one_line(error)}") from error
+    if model.can_generate() and (folder / GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
     WeightBlocks(model, weights, precision)
     check_finite_weights(str(location), model)
     return model
@@ -123,13 +126,3 @@ def _check_tied(places: Mapping[str, tuple[Path, str]], names: list[str], locati
                 f"{location} ties {name} to {names[0]} by its config, but stores two: save it with "
                 "tie_word_embeddings false to read it layer by layer"
             )
-
-
-def _precision(weights: StoredWeights, places: Mapping[str, tuple[Path, str]]) -> torch.dtype:
-    """The lowest precision that represents all weights."""
-    kinds = set()
-    for name in weights:
-        path, stored = places.get(name) or next(iter(places.values()))
-        with safe_open(path, framework="pt") as file:
-            kinds.add(file.get_slice(stored).get_dtype())
-    return reduce(torch.promote_types, [_DTYPES.get(kind, torch.float32) for kind in kinds])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError
@@ -40,12 +41,12 @@ class ModelSpec:
 
     @property
     def reads(self) -> str:
-        """Kind of input: "image", "audio" or "text".
+        """Kind of input: "image" (perhaps with texts), "audio" or "text".
 
         Raises:
             UnsupportedError: another kind.
         """
-        if self.is_image:
+        if self.is_image or self.task.answers == "pairs":
             return "image"
         if reads_sound(self.config):
             return "audio"
@@ -86,6 +87,7 @@ class Teacher:
         fingerprint: sha256 of class, config and weights.
         notes: on weights left out, code not run and classes matched.
         lacking: numbers of classes that the model's head lacked, and that have rows now.
+        precision: of the stored weights.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Teacher:
     fingerprint: str
     notes: tuple[str, ...] = ()
     lacking: tuple[int, ...] = ()
+    precision: torch.dtype = torch.float32
 
     @property
     def config(self) -> PretrainedConfig:

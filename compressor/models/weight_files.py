@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 from torch import nn
 
@@ -17,9 +19,12 @@ from compressor.models.bounds import FILE_BYTES
 from compressor.models.quantised import check_stored_types
 from compressor.utils.input_files import read_json
 from compressor.utils.logging import one_line
+from compressor.utils.revisions import split_revision
 
 _SINGLE_FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+#: {name in safetensors: precision}.
+_PRECISIONS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def check_weight_files(folder: Path) -> None:
@@ -46,6 +51,25 @@ def stored_files(folder: Path) -> dict[str, Path]:
         return {name: folder / str(file) for name, file in _weight_map(folder / _INDEX).items()}
     with safe_open(folder / _SINGLE_FILE, framework="pt") as file:
         return dict.fromkeys(file.keys(), folder / _SINGLE_FILE)
+
+
+def stored_precision(location: str | Path) -> torch.dtype:
+    """The lowest precision that represents all weights of a folder, or of files of the Hub that are here."""
+    folder = Path(location)
+    if not folder.is_dir():
+        name, revision = split_revision(str(location))
+        held = (try_to_load_from_cache(name, file, revision=revision) for file in (_SINGLE_FILE, _INDEX))
+        known = next((path for path in held if isinstance(path, str)), None)
+        if known is None:
+            return torch.float32
+        folder = Path(known).parent
+    files = stored_files(folder)
+    kinds = set()
+    for path in set(files.values()):
+        with safe_open(path, framework="pt") as file:
+            kinds |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    precisions = [_PRECISIONS[kind] for kind in kinds if kind in _PRECISIONS]
+    return reduce(torch.promote_types, precisions) if precisions else torch.float32
 
 
 @contextmanager

@@ -24,6 +24,8 @@ _PROCESSOR = PROCESSOR_NAMES | SENTENCE_NAMES | LICENCE_NAMES
 _NAMES = {
     ".": {CARD, RECIPE, REPORT, PAGE, TRANSPORT} | _MODEL | _PROCESSOR,
     "onnx": {f"{name}{end}" for name in NAMES for end in ("", ".data")} | _MODEL | _PROCESSOR,
+    "bfloat16": _MODEL | _PROCESSOR,
+    "float16": _MODEL | _PROCESSOR,
     "torch": {str(Path(name).with_suffix(".pt2")) for name in NAMES},
     "additional_chat_templates": set(),
 }
@@ -47,7 +49,7 @@ def check_former(folder: Path) -> None:
             f"{folder} is not the output of a former run (it has no {REPORT} of one), so it is not replaced: "
             "choose another output, or remove it by hand"
         )
-    if (foreign := next(_foreign_files(folder), None)) is not None:
+    if (foreign := next(_foreign_files(folder, _code(folder / REPORT)), None)) is not None:
         raise UserError(
             f"{folder} holds {foreign}, which no run has written, so it is not replaced: move that away, or choose "
             "another output"
@@ -64,13 +66,19 @@ def _is_report(path: Path) -> bool:
         return False
 
 
-def _foreign_files(folder: Path) -> Iterator[str]:
-    """Paths that no run has written."""
+def _code(report: Path) -> frozenset[str]:
+    """Names of files with code that teachers brought, as the report of a run has them."""
+    names = (read_json(report, REPORT_BYTES).get("student") or {}).get("code") or ()
+    return frozenset(str(name) for name in names)
+
+
+def _foreign_files(folder: Path, code: frozenset[str]) -> Iterator[str]:
+    """Paths that no run has written; `code`: names of files with a student's code."""
     for place, folders, files in os.walk(folder):
         inside = Path(place).relative_to(folder)
         # Left by a killed export.
         folders[:] = sorted(name for name in folders if not is_scratch(Path(place, name)))
-        for name in sorted((*folders, *files)):
+        for name in sorted((*folders, *(name for name in files if name not in code))):
             if Path(place, name).is_symlink() or not _is_ours(inside, name, name in folders):
                 yield str(inside / name)
 

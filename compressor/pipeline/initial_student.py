@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from compressor.errors import CouplingWarning
 from compressor.fusion import FusionResult, fuse_models
+from compressor.fusion.shape.servers import runs_fast_in
+from compressor.fusion.streaming import Streaming, fixed_options
 from compressor.layer_maps import LayerMap, load_layer_maps
 from compressor.models.load import load_teacher
 from compressor.models.teacher import Teacher
@@ -52,8 +55,14 @@ def initial_student(
     data: RunData | None,
     mixture: Mixture,
     stages: StageReporter,
+    streaming: Streaming | None = None,
+    precision: torch.dtype | None = None,
 ) -> InitialStudent:
     """Fuse the teachers, unless a student is given.
+
+    Args:
+        streaming: how models are read layer by layer.
+        precision: of the student; the loaded teachers' if omitted.
 
     Raises:
         UserError: see `compressor.fusion.fuse_models`.
@@ -77,10 +86,13 @@ def initial_student(
             anchor=anchor,
             mixture=mixture,
             progress=progress,
+            streaming=streaming,
+            precision=precision,
             **depth_option(recipe.depth),
         )
     lines = [str(warning.message) for warning in caught if issubclass(warning.category, CouplingWarning)]
     lines += [NO_DATA] if data is None else check_calibration(data, teachers)
+    lines += [] if streaming is None else list(fixed_options(recipe.fusion)[1])
     lines += _left_out([t.name for t, weight in zip(teachers, mixture.weights, strict=True) if not weight])
     return student_of_fusion(result, lines)
 
@@ -88,7 +100,7 @@ def initial_student(
 def student_of_fusion(result: FusionResult, warnings: Sequence[str]) -> InitialStudent:
     """The student of a fusion, with lines on it."""
     report = {
-        "target": result.target.summary(),
+        "target": {**result.target.summary(), "runs_fast_in": runs_fast_in(result.anatomy, result.model.config)},
         "fusion": _fusion_report(result.report),
         "warnings": list(warnings),
         "mixture": result.report.mixture,

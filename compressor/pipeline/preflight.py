@@ -21,6 +21,7 @@ from compressor.pipeline.former import check_former
 from compressor.pipeline.rehearsal import rehearse_folder
 from compressor.pipeline.run_state import width_of_work
 from compressor.pipeline.stages import StageReporter
+from compressor.pipeline.streaming import check_streamed
 from compressor.pipeline.teachers import check_device, common_data, plan_target, read_configs
 from compressor.pipeline.trial import try_opset
 from compressor.recipe import Recipe, TargetOptions
@@ -102,6 +103,7 @@ def _student_config(recipe: Recipe, configs: Sequence[PretrainedConfig]) -> Pret
         check_measurable(configs[-1], "finetuning", recipe.student)
         return configs[-1]
     anchor = recipe.fusion.anchor
+    check_streamed(recipe, configs)
     check_residual_option(recipe.fusion, recipe.width, recipe.depth, anchored=anchor is not None)
     if anchor is not None:
         return load_config(anchor)

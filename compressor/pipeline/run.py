@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from compressor.data.batches import Samples
 from compressor.distillation.objective import FeatureTargets
 from compressor.errors import CheckpointWarning
+from compressor.fusion.build.sentence_projection import refit_projection
 from compressor.fusion.classes import fit_lacking_classes
 from compressor.fusion.mixture import chooses_mixture, mixture_of
+from compressor.fusion.streaming import fixed_options
 from compressor.layer_maps import attention_pairs_of
+from compressor.models.precision import round_weights
 from compressor.pipeline.apart import recipe_inputs
 from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.data_splits import RunData, open_data, open_training
@@ -22,9 +26,11 @@ from compressor.pipeline.run_context import RunContext, prepare_run
 from compressor.pipeline.run_output import TrainedStudents, write_output
 from compressor.pipeline.run_state import check_work
 from compressor.pipeline.stages import OnStage, OnStageProgress, StageReporter
+from compressor.pipeline.streaming import streaming_of
 from compressor.recipe import Recipe
 from compressor.stacking import Mixture
 from compressor.utils import distributed
+from compressor.utils.consent import code_trusted
 from compressor.utils.devices import moved_batches, on_device
 from compressor.utils.files import disk_full_as_user_error, work_folder
 from compressor.utils.logging import caught_warnings
@@ -60,7 +66,11 @@ def run_recipe(
     """
     stages = StageReporter(progress, begun)
     work = work_folder(recipe.output)
-    with claimed(recipe.output, recipe_inputs(recipe, file), more=[work], remark=remark), use_threads(recipe.threads):
+    with (
+        code_trusted(recipe.trust_remote_code),
+        claimed(recipe.output, recipe_inputs(recipe, file), more=[work], remark=remark),
+        use_threads(recipe.threads),
+    ):
         check_work(work)
         run = prepare_run(recipe, force, resume, stages)
         if not distributed.is_main_process():
@@ -94,6 +104,9 @@ def _fit_classes(run: RunContext, data: RunData | None) -> RunData | None:
 def _choose_mixture(run: RunContext, data: RunData | None) -> Mixture:
     """How the teachers' predictions are mixed."""
     options, samples = run.recipe.fusion, None if data is None else data.labelled
+    if options.max_memory is not None and run.given is None:
+        # Predictions of all samples would cost passes over the disk.
+        return mixture_of(run.models, None, fixed_options(options)[0])
     if not samples or not chooses_mixture(len(run.models), options):
         return mixture_of(run.models, None, options)
     message = "choosing how predictions are mixed"
@@ -123,9 +136,18 @@ def _make_student(
 ) -> tuple[InitialStudent, TrainedStudents]:
     """Fuse or resume the student, finetune it in place if there is data, evaluate both."""
     saved = run.work.load(run.fingerprints) if run.resume else None
-    student = saved or initial_student(run.recipe, run.teachers, run.given, data, mixture, run.stages)
+    configs = [teacher.config for teacher in run.teachers]
+    streaming = streaming_of(run.recipe, configs, partial(run.work.layers, resume=run.resume))
+    student = saved or initial_student(
+        run.recipe, run.teachers, run.given, data, mixture, run.stages, streaming,
+        None if streaming is None else run.precision,
+    )  # fmt: skip
+    trained = data is not None and data.train is not None and run.recipe.finetune.enabled
+    if not trained:
+        # What is evaluated is what will be stored.
+        round_weights(student.model, run.precision)
     before = _evaluate_student(run, "as given" if run.given else "one-shot", student, evaluator)
-    if data is None or data.train is None or not run.recipe.finetune.enabled:
+    if data is None or data.train is None or not trained:
         return student, TrainedStudents([before], None)
     with disk_full_as_user_error(f"to {run.work.folder}"), run.work.kept_if_interrupted():
         if not saved:
@@ -133,6 +155,8 @@ def _make_student(
         distributed.barrier()
         with caught_warnings(CheckpointWarning) as notes:
             finetune = _finetune(run, student, data.train, before)
+        refit_projection(student.model, run.models[0], data.calibration, run.recipe.calibration.holdout)
+    round_weights(student.model, run.precision)
     after = _evaluate_student(run, "finetuned", student, evaluator)
     return student, TrainedStudents([before, after], finetune, notes)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from compressor.errors import UserError
@@ -36,6 +38,7 @@ class RunContext:
         companions: what goes along with the student's weights.
         work: folder to resume from.
         remarks: more lines for the report.
+        precision: of the written student.
     """
 
     recipe: Recipe
@@ -47,6 +50,7 @@ class RunContext:
     resume: bool
     stages: StageReporter
     remarks: Sequence[str] = ()
+    precision: torch.dtype = torch.float32
 
     @property
     def spec(self) -> ModelSpec:
@@ -77,8 +81,17 @@ class RunContext:
             lines += agreed_generation([(teacher.name, teacher.model) for teacher in self.teachers])[1]
         lines += self.companions.notes
         if not self.spec.task.metrics and self.recipe.data.source is not None and self.recipe.finetune.enabled:
-            lines.append("models without a head are fused only: there is no answer to finetune on or to measure")
+            lines.append(f"{_without_score(self.spec)}: there is no answer to finetune on or to measure")
         return lines
+
+
+def _without_score(spec: ModelSpec) -> str:
+    """Why models are fused and exported only."""
+    if spec.task.name == "features":
+        return "models without a head are fused only"
+    return (
+        f"no score is known for what {(spec.config.architectures or [''])[0]} answers, so it is fused and exported only"
+    )
 
 
 def prepare_run(recipe: Recipe, force: bool, resume: bool, stages: StageReporter) -> RunContext:
@@ -94,12 +107,27 @@ def prepare_run(recipe: Recipe, force: bool, resume: bool, stages: StageReporter
     cache = "to the cache of built-in teachers"
     with stages("load", "loading the teachers") as progress, disk_full_as_user_error(cache):
         given = None if recipe.student is None else load_teacher(recipe.student)
-        teachers = load_ensemble(recipe.teachers, progress, recipe.fusion.classes, student=given)
+        teachers = load_ensemble(
+            recipe.teachers,
+            progress,
+            recipe.fusion.classes,
+            student=given,
+            streamed=recipe.fusion.max_memory is not None and given is None,
+        )
         if given is not None:
             _check_student(recipe, given, teachers)
     work = RunState(work_folder(recipe.output), _run_key(recipe, teachers, given))
     companions = read_companions([given] if given else teachers, teachers[0].processor)
-    return RunContext(recipe, budget, teachers, given, companions, work, resume, stages)
+    precision = _precision(recipe, teachers if given is None else [given])
+    return RunContext(recipe, budget, teachers, given, companions, work, resume, stages, precision=precision)
+
+
+def _precision(recipe: Recipe, models: Sequence[Teacher]) -> torch.dtype:
+    """The precision of the written student."""
+    if recipe.dtype != "auto":
+        asked: torch.dtype = getattr(torch, recipe.dtype)
+        return asked
+    return reduce(torch.promote_types, [model.precision for model in models])
 
 
 def _check_student(recipe: Recipe, student: Teacher, teachers: Sequence[Teacher]) -> None:
@@ -114,6 +142,8 @@ def _check_student(recipe: Recipe, student: Teacher, teachers: Sequence[Teacher]
 def _run_key(recipe: Recipe, teachers: Sequence[Teacher], given: Teacher | None) -> dict[str, Any]:
     """What a resumed run must share with the interrupted one."""
     values = recipe.model_dump(mode="json")
-    keys = ("teachers", "student", "width", "depth", "data", "calibration", "fusion", "finetune", "seed")
+    # The same student comes of any memory, as long as it is limited.
+    values["fusion"]["max_memory"] = recipe.fusion.max_memory is not None
+    keys = ("teachers", "student", "width", "depth", "data", "calibration", "fusion", "finetune", "seed", "dtype")
     fingerprints = [teacher.fingerprint for teacher in (*teachers, *([given] if given else []))]
     return {**{key: values[key] for key in keys}, "weights of a model": fingerprints}

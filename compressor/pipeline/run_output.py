@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 from compressor.bench.rows import to_json
 from compressor.bench.size import weight_bytes
+from compressor.errors import ParityError
 from compressor.layer_maps import save_layer_maps
 from compressor.models.save import fingerprint, save_student
 from compressor.models.teacher import Teacher
@@ -25,6 +28,7 @@ from compressor.pipeline.run_report import RunReport
 from compressor.pipeline.run_timing import time_models
 from compressor.pipeline.timing import latency_report, sample_length
 from compressor.report.findings import findings, remarks
+from compressor.utils.consent import code_trusted
 from compressor.utils.files import atomic_directory, disk_full_as_user_error
 from compressor.utils.process_memory import peak_memory
 from compressor.version import __version__
@@ -47,27 +51,51 @@ def write_output(
     student: InitialStudent,
     training: TrainedStudents,
 ) -> dict[str, Any]:
-    """Write the output folder, remove the work folder, return the report."""
+    """Write the output folder, remove the work folder, return the report.
+
+    Raises:
+        ParityError: an exported file disagrees with torch; all else is written.
+    """
     replaceable = check_former if force else None
     output = run.recipe.output
-    with disk_full_as_user_error(f"to {output}"), atomic_directory(output, replaceable) as folder:
+    with (
+        code_trusted(run.recipe.trust_remote_code),
+        disk_full_as_user_error(f"to {output}"),
+        atomic_directory(output, replaceable) as folder,
+    ):
         _write_student(run, student, folder)
-        delivery = export_and_verify(
-            run.recipe.export, student.model, folder, run.stages,
-            companions=run.companions, data=data, seed=run.recipe.seed, skip_unsupported=True,
-        )  # fmt: skip
+        delivery, failure = _deliver(run, student, folder, data)
         notes = data.notes if data else []
         report = _report(run, folder, evaluator, student, training, delivery, notes).to_dict()
         write_documents(folder, run.recipe, report)
     run.work.remove()
     # Last: a failed picture must not cost the student.
     write_page(output)
+    if failure is not None:
+        raise ParityError(f"{output} was written, but {failure}; compress report {shlex.quote(output)} shows the rest")
     return report
+
+
+def _deliver(
+    run: RunContext, student: InitialStudent, folder: Path, data: RunData | None
+) -> tuple[Delivery, str | None]:
+    """The exported files; none if one disagrees with torch, which must not cost the student, and a line on that."""
+    try:
+        delivery = export_and_verify(
+            run.recipe.export, student.model, folder, run.stages,
+            companions=run.companions, data=data, seed=run.recipe.seed, skip_unsupported=True,
+        )  # fmt: skip
+    except ParityError as error:
+        # Without the scratch folder of a file that is gone.
+        reason = re.sub(r"\S*/(?=(onnx|torch)/)", "", str(error))
+        line = f"no exported file, since {reason}"
+        return Delivery(None, {}, (line,)), line
+    return delivery, None
 
 
 def _write_student(run: RunContext, student: InitialStudent, folder: Path) -> None:
     with run.stages("write", "writing the student"):
-        save_student(folder, student.model)
+        save_student(folder, student.model, dtype=run.precision)
         run.companions.write(folder, student.model.config)
         # For a later finetune with the loss `hidden`; models without a head are never finetuned.
         if student.layer_maps and run.spec.task.metrics:
@@ -99,7 +127,12 @@ def _report(
         environment=environment(),
         teachers=[_identity(teacher) for teacher in run.teachers],
         # Of the files: they are read back once, and so known to load.
-        student={"fingerprint": fingerprint(folder), "given": _identity(run.given) if run.given else None},
+        student={
+            "fingerprint": fingerprint(folder),
+            "given": _identity(run.given) if run.given else None,
+            # Of teachers that brought some.
+            **({"code": code} if (code := sorted(path.name for path in folder.glob("*.py"))) else {}),
+        },
         budget=run.budget,
         mixture=student.report["mixture"],
         target=student.report["target"],

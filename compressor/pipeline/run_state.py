@@ -29,6 +29,8 @@ _STATE = "state.json"
 #: Most bytes of it that are read: a report has some 100 kB.
 STATE_BYTES = 64 * MIB
 _CHECKPOINTS = "checkpoints"
+#: Finished layers of a fusion that reads its models from disk.
+_LAYERS = "layers"
 #: The file that marks a work folder; written first.
 _MARK = ".compressor-work"
 
@@ -99,22 +101,38 @@ class RunState:
         Raises:
             UserError: the folder is unwritable or a user's.
         """
-        check_work(self.folder)
-        try:
-            if self.folder.exists():
-                self._clear()
-            else:
-                _make(self.folder)
-        except OSError as error:
-            raise UserError(
-                f"cannot write to {self.folder.parent}: {error.strerror}; choose another folder with --output"
-            ) from None
+        self._start(clear=True)
         save_student(self.folder / _STUDENT, student.model)
         if student.layer_maps:
             save_layer_maps(self.folder, student.layer_maps, teachers)
         files = folder_checksums(self.folder, _STUDENT, LAYER_MAPS_FILE)
         values = {"key": self.key, "report": student.report, "files": files}
         atomic_write_text(self.folder / _STATE, json_text(sealed(values)))
+
+    def layers(self, *, resume: bool) -> Path:
+        """The folder for finished layers of a fusion that reads its models from disk.
+
+        Args:
+            resume: keep those of an interrupted run.
+
+        Raises:
+            UserError: it is unwritable or a user's.
+        """
+        self._start(clear=not resume)
+        return self.folder / _LAYERS
+
+    def _start(self, *, clear: bool) -> None:
+        """Make the folder, or clear it."""
+        check_work(self.folder)
+        try:
+            if not self.folder.exists():
+                _make(self.folder)
+            elif clear:
+                self._clear()
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.folder.parent}: {error.strerror}; choose another folder with --output"
+            ) from None
 
     def remove(self) -> None:
         """Remove the files of a finished run, and the folder if empty."""
@@ -130,7 +148,7 @@ class RunState:
         # The state first: without it there is nothing to resume.
         for name in (_STATE, LAYER_MAPS_FILE, f".{LAYER_MAPS_FILE}.partial.npz"):
             (self.folder / name).unlink(missing_ok=True)
-        for name in (_STUDENT, _CHECKPOINTS):
+        for name in (_STUDENT, _CHECKPOINTS, _LAYERS):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for _ in tidy(self.folder / _STATE):
             pass

@@ -105,12 +105,14 @@ def load_ensemble(
     *,
     student: Teacher | None = None,
     device: str = "cpu",
+    streamed: bool = False,
 ) -> list[Teacher]:
     """Load models that fit together, with their common classes; train missing built-in ones.
 
     Args:
         classes: see `compressor.models.classes.match_classes`.
         student: a model that keeps its classes.
+        streamed: weights are read layer by layer when they are needed.
 
     Raises:
         UserError: a model cannot be loaded or does not fit.
@@ -119,7 +121,7 @@ def load_ensemble(
     for name in names:
         if on_progress:
             on_progress(None, f"loading {name}")
-        teachers.append(load_teacher(name, device=device, progress=on_progress))
+        teachers.append(load_teacher(name, device=device, progress=on_progress, streamed=streamed))
     check_compatible(teachers, teachers_choice(classes, None if student is None else student.config))
     return with_common_classes(teachers, classes, student)
 

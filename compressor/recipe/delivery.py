@@ -41,7 +41,8 @@ class ExportOptions(Section):
         ("onnx",),
         min_length=1,
         description="Formats to write, each compared with torch: onnx, onnx-int8 (static for images, which needs data; "
-        "else dynamic), onnx-int8-dynamic (for images too), onnx-fp16, torch-export.",
+        "else dynamic), onnx-int8-dynamic (for images too), onnx-uint8, onnx-int4, onnx-fp16, torch-export, "
+        "safetensors-bf16, safetensors-fp16.",
     )
     opset: Count | None = Field(
         None, description="Version of ONNX's operations (opset) of the ONNX files; torch's own if omitted."

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
-from compressor.recipe.section import NonNegative, Positive, Section
+from compressor.recipe.section import Count, NonNegative, Positive, Section, number_with_unit
 
 EffortName = Literal["fast", "normal", "thorough"]
 MixtureName = Literal["auto", "probabilities", "logits", "tempered"]
+GridName = Literal["auto", "none"]
+PreferName = Literal["accuracy", "balanced", "speed"]
 ClassesName = Literal["same", "union", "first", "intersection"]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+#: {unit of memory: bytes}.
+_BYTES = {"": 1.0, "mb": 1e6, "gb": 1e9, "m": 1e6, "g": 1e9, "mib": 2.0**20, "gib": 2.0**30}
 
 
 class Ratios(NamedTuple):
-    """Shares of single sizes; None: the width's."""
+    """Shares of single sizes, None for the width's.
+
+    Attributes:
+        part: {part of a composite config: its width}.
+        grid: whether large sizes are multiples that kernels like.
+    """
 
     hidden: float | None = None
     ffn: float | None = None
     heads: float | None = None
+    part: Mapping[str, float] = MappingProxyType({})
+    grid: bool = True
+
+    @property
+    def given(self) -> bool:
+        """Whether any size has a share of its own."""
+        return bool(self.part) or any(share is not None for share in self[:3])
 
 
 #: All sizes follow the width.
@@ -92,6 +110,12 @@ class FusionOptions(Section):
         description="How attention becomes narrower: fewer heads of the teachers' size, as many of a smaller size, or, "
         "smaller still, as many as all teachers have together; auto: chosen on held-out calibration data.",
     )
+    prefer: PreferName = Field(
+        "balanced",
+        description="What decides between ways to narrow attention, where narrowing is auto: accuracy (the pilot "
+        "nearest to the ensemble), balanced (the fastest of those about as near), or speed (the fastest); how fast a "
+        "shape is follows from its sizes, the same on every machine.",
+    )
     hidden: Share | None = Field(
         None, description="Share of the residual stream alone (hidden size), in place of the width."
     )
@@ -100,6 +124,17 @@ class FusionOptions(Section):
         None,
         description="Share of the attention heads alone; they keep their size where the config has one, else it is the "
         "hidden size over their number.",
+    )
+    part: dict[str, Share] = Field(
+        {},
+        description="Widths of single parts of a composite model, such as vision=0.5 or text=0.75, in place of the "
+        "width.",
+    )
+    grid: GridName = Field(
+        "auto",
+        description="What sizes are rounded to: auto (hidden sizes and FFNs to multiples of 64 from 512 up; heads of "
+        "64 and more to 32, 64, 96 or 128 where a config field sizes them, else to multiples of 8 in models from 512 "
+        "up), or none.",
     )
     inner: str = Field("auto", description="Map of heads and hidden units: auto, or the name of a registered map.")
     alignment: AlignmentOptions = AlignmentOptions()
@@ -112,8 +147,8 @@ class FusionOptions(Section):
     mixture: MixtureName = Field(
         "auto",
         description="How the teachers' predictions are mixed: the mean of their probabilities, of their logits, or of "
-        "tempered probabilities, in between; auto: by the likelihood of calibration labels where there are any, else "
-        "logits where the teachers disagree widely.",
+        "tempered probabilities, in between; auto: logits where the teachers disagree widely about classes, else by "
+        "the likelihood of calibration labels where there are any.",
     )
     classes: ClassesName = Field(
         "same",
@@ -138,6 +173,17 @@ class FusionOptions(Section):
         "the tokens, no automatic reconstruction), normal (near ties on more samples, a refit on as many tokens as "
         "change it), or thorough (all candidates on more samples, a refit on all tokens).",
     )
+    keep_dim: bool = Field(
+        False,
+        description="A sentence-embedding student keeps the dimension and the coordinates of the first teacher's "
+        "embeddings, so that an index stays valid: a linear map (a Dense module) after its pooling, fitted to "
+        "calibration texts.",
+    )
+    max_memory: Count | None = Field(
+        None,
+        description="Most memory of a fusion, such as 8GB: teachers, which must be local folders, are then read layer "
+        "by layer, and hidden states beyond it lie on disk; without pilots, evaluation aside nothing else is done.",
+    )
     refit: bool = Field(True, description="Refit the transported weights in closed form; off: pure transport.")
     anchor: str | None = Field(
         None,
@@ -145,17 +191,25 @@ class FusionOptions(Section):
         "it takes part in the fusion if it is one of the teachers. Residual policies then take the first teacher.",
     )
 
+    @field_validator("max_memory", mode="before")
+    @classmethod
+    def _bytes(cls, value: Any) -> Any:
+        size = number_with_unit(value, _BYTES, "a size such as 8GB")
+        return int(size) if isinstance(size, float) and size >= 1 else size
+
     @property
     def ratios(self) -> Ratios:
         """The shares of single sizes."""
-        return Ratios(self.hidden, self.ffn, self.heads)
+        return Ratios(self.hidden, self.ffn, self.heads, self.part, self.grid == "auto")
 
     @model_validator(mode="after")
     def _heads_are_given_once(self) -> FusionOptions:
         if self.heads is not None and self.narrowing != "auto":
             raise ValueError("heads (--heads) says how attention becomes narrower: leave narrowing (--narrowing) out")
-        if self.anchor is not None and any(self.ratios):
-            raise ValueError("an anchor (--anchor) has the student's shape: leave --hidden, --ffn and --heads out")
+        if self.anchor is not None and self.ratios.given:
+            raise ValueError(
+                "an anchor (--anchor) has the student's shape: leave --hidden, --ffn, --heads and --part out"
+            )
         return self
 
     def given_weights(self, teachers: int) -> list[float] | None:

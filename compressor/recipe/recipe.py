@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -26,6 +26,10 @@ class Recipe(Section):
         min_length=1,
         description="Branch, tag or commit of the Hub for all teachers; for one of them write NAME@REVISION instead.",
     )
+    trust_remote_code: bool = Field(
+        False,
+        description="Run code that lies in the models' folders (auto_map): read it first, it can do anything here.",
+    )
     student: str | None = Field(
         None, description="A narrow model to finetune instead of a fusion; width is ignored then."
     )
@@ -47,6 +51,10 @@ class Recipe(Section):
     bench: BenchOptions = BenchOptions()
     export: ExportOptions = ExportOptions()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="Seed of every random choice.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Precision of the written student; auto: that of the teachers' files (of the given student's).",
+    )
     device: str = Field("cpu", description="Torch device, e.g. cpu, cuda, cuda:1.")
     threads: Count | None = Field(
         None,
@@ -95,10 +103,10 @@ class Recipe(Section):
                 f"a target (--target-params, --target-flops, --max-latency) picks the width, which {both[0]} gives: "
                 "leave one of them out"
             )
-        if self.target.asked and any(self.fusion.ratios):
+        if self.target.asked and self.fusion.ratios.given:
             raise ValueError(
                 "a target (--target-params, --target-flops, --max-latency) narrows all sizes alike: leave --hidden, "
-                "--ffn and --heads out"
+                "--ffn, --heads and --part out"
             )
         return self
 

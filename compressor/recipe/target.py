@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from compressor.recipe.section import Count, Positive, Section
+from compressor.recipe.section import Count, Positive, Section, number_with_unit
 
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
 _MILLISECONDS = {"": 1.0, "ms": 1.0, "s": 1e3}
@@ -36,12 +35,12 @@ class TargetOptions(Section):
     @field_validator("params", "flops", mode="before")
     @classmethod
     def _count(cls, value: Any) -> Any:
-        return _number(value, _UNITS, "a number such as 6M, or a share such as 0.25")
+        return number_with_unit(value, _UNITS, "a number such as 6M, or a share such as 0.25")
 
     @field_validator("latency", mode="before")
     @classmethod
     def _time(cls, value: Any) -> Any:
-        return _number(value, _MILLISECONDS, "a time such as 5ms")
+        return number_with_unit(value, _MILLISECONDS, "a time such as 5ms")
 
     @model_validator(mode="after")
     def _one_size(self) -> TargetOptions:
@@ -53,12 +52,3 @@ class TargetOptions(Section):
     def asked(self) -> bool:
         """Whether there is any budget."""
         return any(value is not None for value in (self.params, self.flops, self.latency))
-
-
-def _number(value: Any, units: dict[str, float], expected: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)\s*", value)
-    if match is None or match[2].lower() not in units or match[1].count(".") > 1:
-        raise ValueError(f"this should be {expected}")
-    return float(match[1]) * units[match[2].lower()]

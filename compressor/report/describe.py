@@ -39,8 +39,20 @@ def format_measure(value: float | None) -> str:
 def describe_shapes(shapes: Sequence[Report]) -> str:
     """Attention shapes tried, with errors."""
     measure = measure_of(shapes)
-    errors = "; ".join(f"{shape['candidate']} {format_measure(shape[measure])}" for shape in shapes)
+    timed = all("relative_time" in shape for shape in shapes)
+    errors = "; ".join(
+        f"{shape['candidate']} {format_measure(shape[measure])}"
+        + (f" at {shape['relative_time']:.2f} of the fastest shape's time" if timed else "")
+        for shape in shapes
+    )
     return f"{errors} ({_MEASURES.get(measure, measure)})"
+
+
+def describe_kernels(runs_fast_in: Report) -> str:
+    """Kernels that take a student's sizes, and why others do not."""
+    fast = [name for name, reason in runs_fast_in.items() if not reason]
+    slow = [f"{name} ({reason})" for name, reason in runs_fast_in.items() if reason]
+    return ", ".join(fast or ["none of those known"]) + (f"; not in {', '.join(slow)}" if slow else "")
 
 
 def describe_head(head: Report) -> str:
@@ -52,9 +64,10 @@ def describe_head(head: Report) -> str:
 
 
 def describe_last_layer(last_layer: Report) -> str:
-    """The last layer's fit, and gain over its reconstruction."""
+    """The fit of the last layer, or of all after the layers, and its gain."""
+    head = " and the head" if last_layer.get("layer", True) else ""
     return (
-        f"{last_layer['module']} and the head, fitted to the ensemble's predictions: held-out KL "
+        f"{last_layer['module']}{head}, fitted to the ensemble's predictions: held-out KL "
         f"{last_layer['after']:.4g}, {last_layer['before']:.4g} before"
     )
 

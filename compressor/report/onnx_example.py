@@ -34,6 +34,25 @@ feed = {{i.name: np.array([x[i.name]], np.int64) for i in session.get_inputs()}}
 {run}
 {last}
 """
+_SENTENCES = """\
+import sys
+import numpy as np, onnxruntime
+from tokenizers import Tokenizer
+
+session, tokenizer = onnxruntime.InferenceSession("onnx/{file}"), Tokenizer.from_file("onnx/tokenizer.json")
+tokenizer.no_padding()
+
+
+def embed(text):
+    code = tokenizer.encode(text)
+    x = {{"input_ids": code.ids, "attention_mask": code.attention_mask, "token_type_ids": code.type_ids}}
+    feed = {{i.name: np.array([x[i.name]], np.int64) for i in session.get_inputs()}}
+    vector = session.run(["sentence_embedding"], feed)[0][0]
+    return vector / np.linalg.norm(vector)
+
+
+print([(text, round(float(embed(sys.argv[1]) @ embed(text)), 3)) for text in sys.argv[1:]])
+"""
 _CHOICES = """\
 import sys
 import numpy as np, onnxruntime
@@ -82,20 +101,27 @@ _VALUES = (
     'names = json.load(open("onnx/config.json"))["id2label"]\n'
     "print({names[str(i)]: float(value) for i, value in enumerate(logits[0])})"
 )
+_PIXELS = (
+    'names, found = json.load(open("onnx/config.json"))["id2label"], logits[0].argmax(0)\n'
+    'print({names[str(i)]: f"{(found == i).mean():.1%}" for i in np.unique(found)})'
+)
 #: {task: code that prints the prediction}.
 _LAST = {
     **dict.fromkeys(("image-classification", "text-classification"), _CLASS),
     **dict.fromkeys(("image-multi-label", "text-multi-label"), _LABELS),
     **dict.fromkeys(("image-regression", "text-regression"), _VALUES),
+    "semantic-segmentation": _PIXELS,
     "question-answering": _ANSWER,
     "token-classification": 'names = json.load(open("onnx/config.json"))["id2label"]\n'
     "print([(word, names[str(i)]) for word, i in zip(code.tokens, logits[0].argmax(-1))])",
     "masked-lm": 'print(Tokenizer.from_file("onnx/tokenizer.json").decode(logits[0].argmax(-1).tolist()))',
 }
 #: {task: its program, where the others' has no place for it}.
-_PROGRAMS = {"causal-lm": _CAUSAL, "multiple-choice": _CHOICES}
-#: Steps of an image processor that the example covers.
-_SUPPORTED = {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb"}
+_PROGRAMS = {"causal-lm": _CAUSAL, "multiple-choice": _CHOICES, "sentence-embedding": _SENTENCES}
+#: Other tasks of images.
+_OF_IMAGES = ("semantic-segmentation",)
+#: Steps of an image processor that the example covers, or that are about labels alone.
+_SUPPORTED = {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb", "do_reduce_labels"}
 
 
 def onnx_example(folder: str | Path, task: str, file: str = "model.onnx") -> str | None:
@@ -103,7 +129,7 @@ def onnx_example(folder: str | Path, task: str, file: str = "model.onnx") -> str
     onnx = Path(folder) / "onnx"
     if not (onnx / file).is_file():
         return None
-    if task.startswith("image-"):
+    if task.startswith("image-") or task in _OF_IMAGES:
         preprocessor = _read(onnx / "preprocessor_config.json")
         channels = _read(onnx / "config.json").get("num_channels", 3)
         return _image_example(preprocessor, channels, file, _LAST[task]) if preprocessor else None

@@ -8,7 +8,16 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -23,6 +32,16 @@ HELD_SECONDS = 2.0
 SILENT_SECONDS = 60.0
 #: Columns of a time, such as "0:01:30".
 _TIME_WIDTH = 7
+#: Before the time that a stage still takes.
+_LEFT = "left "
+
+
+class _Remaining(TimeRemainingColumn):
+    """The time that a stage still takes, or nothing: an elapsed time must not seem to be one that is left."""
+
+    def render(self, task: Task) -> Text:
+        known = task.total is not None and task.time_remaining is not None
+        return Text.assemble((_LEFT, "dim"), super().render(task)) if known else Text()
 
 
 @contextmanager
@@ -36,8 +55,7 @@ def progress_bars(console: Console, visible: bool) -> Iterator[ShowProgress | No
         TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
         BarColumn(bar_width=16),
         TimeElapsedColumn(table_column=Column(width=_TIME_WIDTH, no_wrap=True)),
-        TextColumn("left", style="dim", table_column=Column(no_wrap=True)),
-        TimeRemainingColumn(table_column=Column(width=_TIME_WIDTH, no_wrap=True)),
+        _Remaining(table_column=Column(width=len(_LEFT) + _TIME_WIDTH, no_wrap=True)),
     )
     with Progress(*columns, console=console, refresh_per_second=8, expand=True) as progress:
         bars = _Bars(progress)

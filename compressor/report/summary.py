@@ -127,6 +127,8 @@ def _contents(report: Report) -> str:
 def _next_command(report: Report) -> str:
     recipe = report["recipe"]
     folder = shlex.quote(recipe["output"])
+    if recipe.get("trust_remote_code"):
+        folder += " --trust-remote-code"
     data = recipe["data"]
     if data["source"] is None or report["evaluation"] is None:
         return f"compress inspect {folder}"
@@ -134,7 +136,8 @@ def _next_command(report: Report) -> str:
         teachers = " ".join(f"-t {shlex.quote(name)}" for name in recipe["teachers"])
         classes = recipe["fusion"]["classes"]
         unlike = "" if classes == "same" else f" --classes {classes}"
-        return f"compress finetune {folder} {teachers} {_data_flags(data)}{unlike} -o {folder}-tuned"
+        tuned = shlex.quote(f"{recipe['output']}-tuned")
+        return f"compress finetune {folder} {teachers} {_data_flags(data)}{unlike} -o {tuned}"
     return f"compress evaluate {folder} {_data_flags({**data, 'train_split': None})} --eval-samples all"
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from pathlib import Path
+
+#: mallopt's parameter for the size from which allocations are mapped one by one, and that size.
+_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 1 << 20
 
 
 def peak_memory() -> int:
@@ -26,3 +30,13 @@ def _peak_elsewhere() -> int:
         return int(psutil.Process().memory_info().peak_wset)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def return_freed_memory() -> None:
+    """Have glibc give freed tensors back to the system at once, from now on; it keeps many of them otherwise."""
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        # Another C library.
+        return
+    mallopt(_MMAP_THRESHOLD, _MAPPED_BYTES)

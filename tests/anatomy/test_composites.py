@@ -12,7 +12,7 @@ from compressor.anatomy.hooks import all_outputs
 from compressor.anatomy.layer_fields import with_layers
 from compressor.anatomy.resize import measure_growth
 from compressor.anatomy.trials import complete_inputs
-from compressor.errors import CertificateError, UnsupportedError
+from compressor.errors import UnsupportedError
 from compressor.fusion import fuse_models
 from compressor.fusion.self_test import RECOVERY_TOLERANCE, check_recovery
 from compressor.fusion.shape.spec import student_specs
@@ -191,14 +191,6 @@ def test_a_table_without_rows_is_transported():
     config = AutoConfig.for_model("dinov3_vit", **_IMAGE, num_register_tokens=0)
     config.architectures = ["DINOv3ViTModel"]
     assert inspect_config(config).error <= CERTIFICATE_TOLERANCE
-
-
-def test_coordinates_with_fixed_places_are_named():
-    """Sinusoidal positions that are no parameters."""
-    config = AutoConfig.for_model("videomae", **_IMAGE, num_frames=2, tubelet_size=1)
-    config.architectures = ["VideoMAEModel"]
-    with pytest.raises(CertificateError, match="coordinates of residual have fixed places"):
-        inspect_config(config)
 
 
 def test_media_that_cannot_be_made_are_named():

@@ -22,7 +22,7 @@ SECTIONS = {
     "plan": {"target": set()},
 }
 #: Fields at the top of a recipe, where a function has them.
-TOP = {"width", "depth", "seed", "device", "revision"}
+TOP = {"width", "depth", "seed", "device", "revision", "trust_remote_code"}
 FUNCTIONS = [name for name in compressor.__all__ if callable(getattr(compressor, name)) and name != "UserError"]
 
 

@@ -170,7 +170,7 @@ GUIDE = (
     'fuse(a, 0.5, {"text": ["a film"]})',
     'fuse(a, 0.5, "./no/such/folder")',
     "fuse(a, 2.0)",
-    "fuse(a, trust_remote_code=True)",
+    "fuse(a, trust_code=True)",
     'fuse(a, narrowing="fewest")',
     'evaluate(model, [{"image": pixels}])',
     "evaluate(model, [image])",

@@ -461,3 +461,17 @@ def test_an_interrupted_search_resumes(capsys, here, vit_a, image_folder, monkey
     assert resumed["student"] == straight["student"]
     assert resumed["finetune"]["search"] == straight["finetune"]["search"]
     assert len(straight["finetune"]["search"]) == 2
+
+
+def test_a_file_beyond_the_tolerance_does_not_cost_the_student(capsys, here, vit_a, image_folder):
+    export = {"onnx": True, "tolerance": 1e-12}
+    recipe = tiny_recipe([vit_a], image_folder, "s", finetune={"enabled": False}, export=export)
+    code, out, err = compress(capsys, "run", write_recipe(here / "r.yaml", recipe), "--quiet")
+    assert (code, out) == (2, "")
+    assert "s was written, but no exported file, since onnx/model.onnx differs from torch by" in err
+    assert "compress report s" in err and str(here) not in err
+    assert Path("s/model.safetensors").is_file() and Path("s/report.html").is_file() and not Path("s/onnx").exists()
+    assert not list(here.glob("*.work"))
+    report = json.loads(Path("s/report.json").read_text())
+    assert report["onnx"] is None and any("more than the tolerance" in note for note in report["notes"])
+    assert compress(capsys, "report", "s")[0] == 0

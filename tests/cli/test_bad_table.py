@@ -181,7 +181,8 @@ CASES: dict[str, tuple[Callable[[Place], list], str]] = {
     "no model_type": (plan(lambda place: place.copy(model_type=...)), "names no model_type"),
     "an unknown model_type": (plan(lambda place: place.copy(model_type="vat")), "model_type 'vat' is not known"),
     "code of its own": (
-        plan(lambda place: place.copy(model_type="own", auto_map={"AutoConfig": "x.Y"})), "is never run",
+        plan(lambda place: place.copy(model_type="own", auto_map={"AutoConfig": "x.Y"})),
+        "is not run without --trust-remote-code",
     ),
     "no architecture": (plan(lambda place: place.copy(architectures=...)), "names no architecture"),
     "an unknown architecture": (plan(lambda place: place.copy(architectures=["VatModel"])), "VatModel is not a model"),

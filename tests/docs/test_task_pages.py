@@ -56,6 +56,17 @@ def test_only_output_is_replaced(script):
     assert pasted == page.replace("old", "bash: a b")
 
 
+def test_the_quickstart_shows_the_table_of_images(script):
+    page = (ROOT / "docs" / "tasks" / "image-classification.md").read_text(encoding="utf-8")
+    quickstart = script.QUICKSTART.read_text(encoding="utf-8")
+    pasted = script.paste_table(quickstart, page)
+    assert pasted.partition("```text")[0] == quickstart.partition("```text")[0]
+    table = pasted.partition("```text\n")[2].partition("```")[0].splitlines()
+    assert table[0].split() == ["model", "accuracy", "KL", "↓"] and table[-1].split()[:2] == ["→", "finetuned"]
+    assert all(line.replace("─", "").strip() == "" or line.strip() in page for line in table)
+    assert script.paste_table(pasted, page) == pasted
+
+
 def test_commands_run_in_order_and_a_fault_ends_everything(script, tmp_path):
     run = script.run_in(tmp_path)
     assert run("python", "open('a', 'w').write('1'); print('one  ')") == "one\n"

@@ -403,8 +403,8 @@ class TestEncoderDecoder:
 class TestLayout:
     def test_tasks_are_known(self):
         assert set(STACKS) | set(ENCODER_DECODERS) <= set(TASKS)
-        # Four files and an earlier version's in four formats, one of them under an earlier name too.
-        assert len(set(NAMES)) == len(NAMES) == 25
+        # Four files and an earlier version's in six formats, one of them under an earlier name too.
+        assert len(set(NAMES)) == len(NAMES) == 35
 
     def test_a_file_with_past_is_only_there_with_a_cache(self):
         assert [kind.name for kind in files_of(mistral(), cache=False)] == ["model.onnx"]

@@ -49,11 +49,16 @@ class TestFormats:
     def test_names_and_places(self, images):
         _, found, folder = images
         assert tuple(found) == EXPORT_FORMATS.names()
-        assert EXPORT_FORMATS.names() == ("onnx", "onnx-int8", "onnx-int8-dynamic", "onnx-fp16", "torch-export")
+        assert EXPORT_FORMATS.names() == (
+            "onnx", "onnx-int8", "onnx-int8-dynamic", "onnx-uint8", "onnx-int4", "onnx-fp16", "torch-export",
+            "safetensors-bf16", "safetensors-fp16",
+        )  # fmt: skip
         assert written(folder) == [
-            "config.json", "model.onnx", "model_fp16.onnx", "model_quantized.onnx", "model_int8_dynamic.onnx"
+            "config.json", "model.onnx", "model_fp16.onnx", "model_int8_dynamic.onnx", "model_q4.onnx",
+            "model_quantized.onnx", "model_uint8.onnx",
         ]  # fmt: skip
-        assert sorted(path.name for path in folder.iterdir()) == ["onnx", "torch"]
+        assert sorted(path.name for path in folder.iterdir()) == ["bfloat16", "float16", "onnx", "torch"]
+        assert sorted(path.name for path in (folder / "float16").iterdir()) == ["config.json", "model.safetensors"]
         for one in found.values():
             (file,) = one.report.files
             assert file.path.is_file() and file.bytes == file.path.stat().st_size
@@ -74,6 +79,8 @@ class TestFormats:
         assert 0 < half.error < 5e-3 < int8.error < 0.3
         assert {case.batch for case in int8.cases} == {1, 2, 5}
         assert half.error < found["onnx-int8-dynamic"].report.parity.error < 0.3
+        assert half.error < found["onnx-uint8"].report.parity.error < 0.3
+        assert half.error < found["onnx-int4"].report.parity.error < 0.5
 
     def test_weights_are_what_they_are_called(self, images):
         import onnx
@@ -82,16 +89,45 @@ class TestFormats:
         types = {
             name: {t.data_type for t in onnx.load(one.report.path).graph.initializer}
             for name, one in found.items()
-            if name != "torch-export"
+            if name.startswith("onnx")
         }
         assert onnx.TensorProto.INT8 in types["onnx-int8"] and onnx.TensorProto.INT8 in types["onnx-int8-dynamic"]
         kinds = {name: {n.op_type for n in onnx.load(found[name].report.path).graph.node} for name in types}
         # One has ranges in it, the other takes them of what it is given, and leaves the convolution as it is.
         assert "QuantizeLinear" in kinds["onnx-int8"] and "DynamicQuantizeLinear" not in kinds["onnx-int8"]
         assert {"DynamicQuantizeLinear", "MatMulInteger", "Conv"} <= kinds["onnx-int8-dynamic"]
+        assert {"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"} <= kinds["onnx-uint8"]
+        # Six products with weights of one layer; those of attention have none.
+        nodes = onnx.load(found["onnx-int4"].report.path).graph.node
+        blocks = [onnx.helper.get_node_attr_value(n, "block_size") for n in nodes if n.op_type == "MatMulNBits"]
+        assert blocks == [32] * 6 and "MatMul" in kinds["onnx-int4"]
         assert onnx.TensorProto.FLOAT16 in types["onnx-fp16"] and onnx.TensorProto.FLOAT not in types["onnx-fp16"]
         graph = onnx.load(found["onnx-fp16"].report.path).graph
         assert {v.type.tensor_type.elem_type for v in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT}
+
+    @pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+    def test_transformers_loads_folders_of_half_weights(self, images, name, dtype):
+        from transformers import AutoModelForImageClassification
+
+        model, found, _ = images
+        report = found[f"safetensors-{name}"].report
+        loaded = AutoModelForImageClassification.from_pretrained(report.path.parent, dtype="auto")
+        assert loaded.dtype == dtype and 0 < report.parity.error < (0.05 if name == "bf16" else 0.01)
+        weights = sum(value.numel() for value in model.state_dict().values())
+        assert 2 * weights < report.bytes < 2 * weights + 20_000
+        assert model.dtype == torch.float32
+
+    def test_an_overflow_of_float16_is_refused(self, tmp_path):
+        model = vit()
+        with torch.no_grad():
+            model.vit.layernorm.weight.fill_(60_000.0)
+        told = []
+        found = write_formats(
+            ["safetensors-fp16", "safetensors-bf16"], model, tmp_path, ExportOptions(), batch_sizes=(1,),
+            on_unsupported=lambda name, error: told.append(str(error)),
+        )  # fmt: skip
+        assert list(found) == ["safetensors-bf16"] and [path.name for path in tmp_path.iterdir()] == ["bfloat16"]
+        assert "gives logits that are not finite" in told[0] and "safetensors-bf16 has the range" in told[0]
 
     def test_a_program_is_run_by_torch_alone(self, images):
         model, found, _ = images

@@ -10,6 +10,7 @@ import sys
 import pytest
 from command import STAGE, tiny_recipe, write_recipe
 from rich.console import Console
+from rich.progress import Progress
 
 from compressor.report import progress
 
@@ -28,10 +29,21 @@ def test_a_long_label_is_cut_and_the_times_are_whole():
     label = "evaluating the teachers: a-teacher-with-a-long-name 61.3 %, another-with-a-long-name 60.9 %"
     lines = drawn(("evaluate", 0.5, label), ("fuse", None, "fusing"))
     assert max(map(len, lines)) <= 80
-    bars = [line for line in lines if " left " in line and label[:20] in line]
-    assert bars and all(re.search(r"… \S+ \d:\d\d:\d\d left (\d:\d\d:\d\d|-:--:--|) *$", line) for line in bars)
+    bars = [line for line in lines if label[:20] in line and not line.startswith("✓")]
+    assert bars and all(re.search(r"… \S+ \d:\d\d:\d\d( left \d:\d\d:\d\d)? *$", line) for line in bars)
     (finished,) = [line for line in lines if line.startswith("✓ evaluating")]
     assert re.search(r"…\s+0:00:00\s*$", finished) and len(finished) <= 80
+
+
+def test_a_time_is_left_only_where_it_is_known():
+    assert not [line for line in drawn(("fuse", None, "fusing"), ("fuse", None, "fusing")) if "left" in line]
+    # A second a look.
+    bars, column = Progress(get_time=iter(range(10**6)).__next__), progress._Remaining()
+    task = bars.add_task("fusing", total=None)
+    assert column.render(bars.tasks[0]).plain == ""
+    for share in range(1, 5):
+        bars.update(task, total=1.0, completed=share / 10)
+    assert re.fullmatch(r"left \d:\d\d:\d\d", column.render(bars.tasks[0]).plain)
 
 
 def test_the_import_of_libraries_leaves_no_line():

@@ -56,6 +56,15 @@ def _norm(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result:
     return dims
 
 
+@rule("batch_norm")
+def _batch_norm(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Dims:
+    """Channels come second; statistics that differ from channel to channel pin them."""
+    dims = lookup(args[0])
+    for tensor in tensors_in([*args[1:], *kwargs.values()]):
+        unify(dims[1], lookup(tensor)[0])
+    return dims
+
+
 @rule("_weight_norm")
 def _weight_norm(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Dims:
     """Directions, scaled along the dimension that the norm keeps."""

@@ -17,6 +17,7 @@ from compressor.cli.early_checks import check_inputs_early
 from compressor.cli.parsing import split_counts, split_names
 from compressor.errors import UserError
 from compressor.recipe import Recipe
+from compressor.utils.consent import code_trusted
 
 if TYPE_CHECKING:
     from compressor.pipeline.bench import BenchSettings
@@ -46,7 +47,7 @@ _Compare = Annotated[
 ]
 
 
-@o.takes_flags("--revision", *o.MACHINE)
+@o.takes_flags("--revision", "--trust-remote-code", *o.MACHINE)
 def bench_command(
     *,
     models: _Models = None,
@@ -81,7 +82,7 @@ def bench_command(
     check_inputs_early(recipe)
     target = None if output is None else check_result_file(output, force)
     names = split_names(backends)
-    with working(debug, quiet) as progress:
+    with working(debug, quiet) as progress, code_trusted(recipe.trust_remote_code):
         with loading():
             from compressor.pipeline.bench import BenchSettings
 

@@ -9,9 +9,10 @@ import typer
 from compressor.cli import options as o
 from compressor.cli.console import loading, print_json, print_notes, print_results, working
 from compressor.cli.early_checks import check_inputs_early
+from compressor.utils.consent import code_trusted
 
 
-@o.takes_flags("--revision", *o.EVALUATION, "--classes", *o.MACHINE)
+@o.takes_flags("--revision", "--trust-remote-code", *o.EVALUATION, "--classes", *o.MACHINE)
 def evaluate_command(
     models: o.Models,
     *,
@@ -32,7 +33,7 @@ def evaluate_command(
     """
     recipe = o.to_recipe({"--teachers": tuple(models), **given})
     check_inputs_early(recipe)
-    with working(debug, quiet) as progress:
+    with working(debug, quiet) as progress, code_trusted(recipe.trust_remote_code):
         with loading():
             from compressor.pipeline.evaluate import evaluate_models
 

@@ -9,11 +9,12 @@ import typer
 from compressor.cli import options as o
 from compressor.cli.console import loading, print_json, print_note, print_results, working
 from compressor.cli.early_checks import check_inputs_early
+from compressor.utils.consent import code_trusted
 
 
 @o.takes_flags(
-    "--revision", "--formats", "--tolerance", "--opset", *o.DATA_FLAGS, "--samples", "--eval-samples",
-    "--seed", "--threads",
+    "--revision", "--trust-remote-code", "--formats", "--tolerance", "--opset", *o.DATA_FLAGS, "--samples",
+    "--eval-samples", "--seed", "--threads",
 )  # fmt: skip
 def export_command(
     model: o.Model,
@@ -41,7 +42,7 @@ def export_command(
     """
     recipe = o.to_recipe({"--teachers": (model,), "--no-cache": not cache, **given})
     check_inputs_early(recipe)
-    with working(debug, quiet) as progress:
+    with working(debug, quiet) as progress, code_trusted(recipe.trust_remote_code):
         with loading():
             from compressor.pipeline.export import export_model
 

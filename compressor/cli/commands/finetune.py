@@ -13,6 +13,7 @@ from compressor.cli.student_job import JobSettings, run_job
 
 @o.takes_flags(
     "--revision",
+    "--trust-remote-code",
     "--output",
     *o.DATA_FLAGS,
     "--eval-samples",

@@ -8,7 +8,8 @@ from compressor.cli.student_job import JobSettings, run_job
 
 
 @o.takes_flags(
-    "--revision", *o.SHAPE, "--output", *o.DATA_FLAGS, "--samples", "--eval-samples", *o.FUSION_FLAGS, *o.TRAINING,
+    "--revision", "--trust-remote-code", *o.SHAPE, "--output", *o.DATA_FLAGS, "--samples", "--eval-samples",
+    *o.FUSION_FLAGS, *o.TRAINING,
     "--no-refit", "--no-finetune", *o.DELIVERY, *o.PAPER_FLAGS,
 )  # fmt: skip
 def fuse_command(

@@ -14,6 +14,7 @@ from compressor.cli.console import loading, print_json, print_note, print_result
 from compressor.cli.early_checks import check_models_early
 from compressor.errors import UserError
 from compressor.report.graph.svg import check_drawing_file, draw_svg, write_drawing
+from compressor.utils.consent import code_trusted
 
 if TYPE_CHECKING:
     from compressor.anatomy import Anatomy
@@ -27,6 +28,9 @@ _Graph = Annotated[
 def inspect_command(
     model: o.Model,
     graph: _Graph = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that lies in the model's folder (auto_map).")
+    ] = False,
     force: o.Force = False,
     json: o.Json = False,
     debug: o.Debug = False,
@@ -44,7 +48,7 @@ def inspect_command(
     if picture is not None:
         check_drawing_file(picture, force)
     check_models_early([model])
-    with working(debug):
+    with working(debug), code_trusted(trust_remote_code):
         with loading():
             from compressor.anatomy import inspect_config
             from compressor.models.resolve import load_config

@@ -11,13 +11,14 @@ from compressor.cli.console import loading, print_json, print_note, print_notes,
 from compressor.cli.early_checks import check_inputs_early
 from compressor.cli.parsing import split_list
 from compressor.errors import UserError
+from compressor.utils.consent import code_trusted
 
 #: Flags that only `--curve` needs, and its samples unless given: pilots are small.
 _CURVE_FLAGS = (*o.DATA_FLAGS, "--samples", "--eval-samples", "--device")
 _PILOT_SAMPLES = {"--samples": 256, "--eval-samples": "500"}
 
 
-@o.takes_flags("--revision", *o.SHAPE, "--classes", *_CURVE_FLAGS, "--threads")
+@o.takes_flags("--revision", "--trust-remote-code", *o.SHAPE, "--classes", *_CURVE_FLAGS, "--threads")
 def plan_command(
     teachers: o.Teachers,
     given: o.Given,
@@ -43,7 +44,7 @@ def plan_command(
     widths = _widths(curve, curve_into, given)
     recipe = o.to_recipe({"--teachers": tuple(teachers), **given})
     check_inputs_early(recipe)
-    with working(debug, quiet) as progress:
+    with working(debug, quiet) as progress, code_trusted(recipe.trust_remote_code):
         with loading():
             from compressor.pipeline.plan import plan_student
 

@@ -9,10 +9,11 @@ import typer
 from compressor.cli import options as o
 from compressor.cli.completion import complete_paths
 from compressor.cli.student_job import JobSettings, run_job
+from compressor.errors import UserError
 from compressor.recipe import build_recipe, read_recipe
 
 
-@o.takes_flags("--output", "--seed", *o.MACHINE)
+@o.takes_flags("--output", "--seed", "--trust-remote-code", *o.MACHINE)
 def recipe_command(
     recipe: Annotated[
         str,
@@ -38,6 +39,11 @@ def recipe_command(
     Example: compress run student/recipe.yaml --output student-again
     """
     resolved = read_recipe(recipe)
+    if resolved.trust_remote_code and not given.get("--trust-remote-code"):
+        raise UserError(
+            f"{recipe} runs code that lies in the folders of its models (trust_remote_code): read that code, and add "
+            "--trust-remote-code here too"
+        )
     if changes := o.nested(given):
         values = resolved.model_dump(mode="json", exclude_unset=True)
         resolved = build_recipe({**values, **changes}, where="", names=o.FLAG_OF_FIELD)

@@ -19,7 +19,7 @@ class BuildReport:
     Attributes:
         projections: other maps.
         not_reconstructed: why none was.
-        last_layer: its fit to the ensemble's predictions.
+        last_layer: its fit to the ensemble's predictions, or that of all that comes after the layers.
     """
 
     couplings: list[dict[str, Any]] = field(default_factory=list)

@@ -22,7 +22,7 @@ from compressor.fusion.calibration.batches import CalibrationSet, thinned_tokens
 from compressor.fusion.calibration.layerwise import LayerwiseRunner
 from compressor.fusion.calibration.masks import Masks
 from compressor.fusion.calibration.statistics import token_rows
-from compressor.fusion.teacher import reads_first
+from compressor.fusion.teacher import as_matrix, reads_first
 from compressor.models.tasks import task_of_model
 
 #: Most tokens times classes of a fit, and those times inputs: half a minute of one core.
@@ -110,7 +110,10 @@ def locate_head(student: StudentBuilder) -> tuple[str, Norm | None, LinearOp] | 
 def _fitted_head(student: StudentBuilder, norm: Norm | None, op: LinearOp, data: HeadData) -> FittedHead:
     parameters = student.parameters
     # Of the module: a bias that is tied too (BERT's) has the name of its source.
-    weight, offset = parameters[op.weight].detach(), getattr(student.model.get_submodule(op.module), "bias", None)
+    weight, offset = (
+        as_matrix(parameters[op.weight].detach()),
+        getattr(student.model.get_submodule(op.module), "bias", None),
+    )
     bias = None if offset is None else offset.detach()
     if norm is None:
         return FreeHead.of(weight, bias, data.inputs, data.targets, transposed=reads_first(student.anatomy, op))
@@ -153,4 +156,4 @@ def _select(masks: Masks, index: int, module: str, stride: int, values: Tensor) 
     if stride == 1:
         return vectors
     shape = tuple(mask.shape) if mask is not None else (len(keys), len(vectors) // len(keys))
-    return vectors[thinned_tokens(keys, (shape[0], shape[1]), mask, stride)]
+    return vectors[thinned_tokens(keys, (shape[0], shape[1]), mask, stride).to(vectors.device)]

@@ -17,6 +17,7 @@ from compressor.fusion.build.last_layer import reconstruct_predictions
 from compressor.fusion.build.reconstruction import reconstruct_layer, samples_per_step
 from compressor.fusion.build.refit import StudentRefit
 from compressor.fusion.build.student import StudentBuilder
+from compressor.fusion.build.tail import fit_tail
 from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.calibration.layerwise import LayerwiseRunner
 from compressor.fusion.calibration.masks import Masks
@@ -306,6 +307,7 @@ class _LayerwiseBuild:
                 for stage in self.plan.tail_stages:
                     refit.refit(stage, features, runner.capture_tail)
                 refit_head(student, runner, self.teacher_runners, self.masks, self.calibration)
+                fit_tail(student, runner, self.teacher_runners, self.calibration)
                 self._refit_last_layer(index, runner)
 
     def _refit_last_layer(self, index: int, runner: LayerwiseRunner) -> None:

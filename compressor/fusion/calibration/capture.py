@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from compressor.anatomy.hooks import Tap, first_tensor, hooks
+from compressor.anatomy.hooks import Tap, channels_last, first_tensor, hooks
 from compressor.models.finite import check_hidden
 
 
@@ -28,7 +28,7 @@ def ending_early() -> Iterator[None]:
 
 @contextmanager
 def capture_taps(model: nn.Module, taps: Sequence[Tap], *, stop: bool = False) -> Iterator[dict[Tap, Tensor]]:
-    """Fill a dict with tensors at some taps while the model runs; a module's first call counts.
+    """Fill a dict with tensors [B, ..., C] at some taps while the model runs; a module's first call counts.
 
     `stop` ends the pass after the last (`ending_early`).
     """
@@ -36,7 +36,7 @@ def capture_taps(model: nn.Module, taps: Sequence[Tap], *, stop: bool = False) -
 
     def keep(tap: Tap, value: Tensor | None) -> None:
         if value is not None:
-            captured.setdefault(tap, value)
+            captured.setdefault(tap, channels_last(model.get_submodule(tap[0]), value))
         if stop and len(captured) == len(taps):
             raise StopForward
 

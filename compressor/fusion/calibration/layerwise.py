@@ -208,6 +208,10 @@ class LayerwiseRunner:
         """The logits of one batch."""
         return self._run_tail(index)[1]
 
+    def logits_with_gradients(self, index: int) -> Tensor:
+        """The same; gradients pass if enabled."""
+        return self._run_tail(index)[1]
+
     def _batch(self, index: int) -> int:
         """The batch of a virtual batch."""
         return index // (len(self._hidden) // len(self.batches))

@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from compressor.fusion.build.layerwise_build import build_from_weights, build_layerwise, needs_activations
@@ -18,7 +19,9 @@ from compressor.fusion.build.student import BuildOptions, StudentBuilder
 from compressor.fusion.calibration.sizes import samples_of_tokens, stream_tokens, widest_input
 from compressor.fusion.context import FusionContext, StudentCandidate
 from compressor.fusion.joint.candidates import MapCandidate, handicapped
+from compressor.fusion.joint.preference import preferred
 from compressor.fusion.maps.residual import ResidualMap, ResidualProblem
+from compressor.fusion.shape.cost import relative_cost
 from compressor.fusion.shape.sizes import Narrowing
 
 #: Tokens of a pilot, and bounds of its samples.
@@ -96,6 +99,7 @@ class TrialSearch:
         if many > few and (len(near) > 1 or undecided(best.maps, self.measured[best].score)):
             self._measure(near, many, 0.3)
             best = min(near, key=self._score)
+        best = self._preferred(best)
         default = Trial(best.shape, self.candidates[0])
         alike = default in self.measured and within_margin(self._score(default), self._score(best))
         return default if alike and self.measured[default].samples == self.measured[best].samples else best
@@ -111,10 +115,34 @@ class TrialSearch:
                 measure: scored.score,
                 "samples": scored.samples,
                 "seconds": round(scored.seconds, 3),
+                **self._speed(trial.shape),
             }
             for trial, scored in self.measured.items()
             if shape in (None, trial.shape)
         ]
+
+    def _speed(self, shape: StudentCandidate) -> dict[str, float]:
+        """The time of a shape, of the fastest one's; only where there are several."""
+        if not self.context.alternatives or not self.costs:
+            return {}
+        return {"relative_time": round(self.costs[shape] / min(self.costs.values()), 4)}
+
+    def _preferred(self, best: Trial) -> Trial:
+        """The trial that accuracy and speed together prefer, of those measured on as many samples as the best."""
+        if not self.context.has_held_out:
+            return best
+        alike = [trial for trial, scored in self.measured.items() if scored.samples == self.measured[best].samples]
+        return preferred(alike, self._score, lambda trial: self.costs[trial.shape], self.context.options.prefer)
+
+    @cached_property
+    def costs(self) -> dict[StudentCandidate, float]:
+        """{shape: relative time of a sample}; empty without data."""
+        context = self.context
+        if context.calibration is None:
+            return {}
+        tokens = stream_tokens(context.teachers[0], context.calibration.train)
+        shapes = (context.candidate, *context.alternatives)
+        return {shape: relative_cost(shape.model, shape.anatomy, tokens) for shape in shapes}
 
     def _score(self, trial: Trial) -> float:
         return handicapped(self.measured[trial].score, trial.maps, self.candidates[0], self.scorer)

@@ -40,6 +40,11 @@ def split_streams(anatomy: Anatomy) -> list[Anatomy]:
     return found
 
 
+def keeps_width(anatomy: Anatomy) -> bool:
+    """Whether one group's streams have fixed places, or no field that sizes them."""
+    return any(space.placed for space in anatomy.residuals) or Meaning.HIDDEN not in anatomy.fields.values()
+
+
 def stream_of(space: Space, anatomy: Anatomy) -> str:
     """The residual space that a space is, or that what reads it writes; else the first."""
     if space.kind is Kind.RESIDUAL:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 #: Of a chart's frame in SVG units; right of it may be a column of names.
 _WIDTH, _TOP, _BOTTOM, _LEFT = 360.0, 26.0, 210.0, 44.0
 _RIGHT, _NAMES = 12.0, 104.0
-#: Distance between baselines of names, approximate width of a letter.
-_LINE, _LETTER = 13.0, 5.9
+#: Distance between baselines of names, approximate and largest mean width of a letter.
+_LINE, _LETTER, _WIDE_LETTER = 13.0, 5.9, 6.8
 #: Colours of lines, as variables of the style sheet.
 COLOURS = ("--accent", "--warm", "--third", "--fourth", "--calm", "--ink", "--fifth", "--sixth")
 #: Of teachers; the result is drawn in --accent, other students in --warm.
@@ -140,7 +140,7 @@ class Chart:
         """Shortened names, positions of their points, and their own heights, spread inside the frame."""
         placed = sorted((self.at(point.x, point.y)[::-1], point.name) for point in self.points)
         heights = _spread([up for (up, _), _ in placed])
-        letters = int(_NAMES / _LETTER)
+        letters = int(_NAMES / _WIDE_LETTER)
         return [
             (cut_name(name, letters), across, up, height)
             for ((up, across), name), height in zip(placed, heights, strict=True)

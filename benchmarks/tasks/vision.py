@@ -1,0 +1,77 @@
+"""The tasks of images whose answers are no single class: data, teachers' configs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPProcessor,
+    PreTrainedTokenizerFast,
+    SegformerConfig,
+    SegformerImageProcessorPil,
+)
+
+from benchmarks.tasks import captions
+from benchmarks.tasks.captions import save_captions
+from benchmarks.tasks.scenes import PIXEL_CLASSES, SIDE, save_masks
+from benchmarks.tasks.settings import TaskSetting, class_names
+
+
+def _segformer() -> SegformerConfig:
+    return SegformerConfig(
+        architectures=["SegformerForSemanticSegmentation"], num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1],
+        hidden_sizes=[24, 48], patch_sizes=[3, 3], strides=[2, 2], num_attention_heads=[2, 4], mlp_ratios=[4, 4],
+        decoder_hidden_size=48, drop_path_rate=0.0, classifier_dropout_prob=0.0, **class_names(PIXEL_CLASSES),
+    )  # fmt: skip
+
+
+#: Tokens of captions.
+_CAPTION_TOKENS = ("<pad>", "<start>", *captions.WORDS, "<end>")
+
+
+def _clip() -> CLIPConfig:
+    sizes: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 4}
+    return CLIPConfig(
+        architectures=["CLIPModel"], projection_dim=32,
+        text_config={"vocab_size": len(_CAPTION_TOKENS), "max_position_embeddings": 16, "hidden_size": 32,
+                     "intermediate_size": 128, "pad_token_id": 0, "bos_token_id": 1,
+                     "eos_token_id": len(_CAPTION_TOKENS) - 1, **sizes},
+        vision_config={"image_size": captions.SIDE, "patch_size": 4, "hidden_size": 48, "intermediate_size": 192,
+                       **sizes},
+    )  # fmt: skip
+
+
+def _clip_processor() -> CLIPProcessor:
+    vocabulary = {token: index for index, token in enumerate(_CAPTION_TOKENS)}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="<start> $A <end>", special_tokens=[(token, vocabulary[token]) for token in ("<start>", "<end>")]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<start>", eos_token="<end>"
+    )
+    images = CLIPImageProcessorPil(
+        size={"height": captions.SIDE, "width": captions.SIDE}, do_center_crop=False, do_convert_rgb=True
+    )
+    return CLIPProcessor(images, tokenizer)
+
+
+VISION_SETTINGS: dict[str, TaskSetting] = {
+    "semantic-segmentation": TaskSetting(
+        save_masks,
+        _segformer,
+        lambda: SegformerImageProcessorPil(
+            size={"height": SIDE, "width": SIDE}, do_convert_rgb=True, image_mean=[0.5] * 3, image_std=[0.5] * 3
+        ),
+        samples={"train": 2500, "test": 500},
+        steps=450,
+        learning_rate=3e-3,
+    ),
+    "image-text": TaskSetting(
+        save_captions, _clip, _clip_processor, samples={"train": 3000, "test": 600}, steps=600, learning_rate=1.5e-3
+    ),
+}
