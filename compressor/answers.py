@@ -1,6 +1,6 @@
 """What a model's outputs mean, by `Task.answers`: how they are mixed, compared and judged.
 
-Rows are outputs in one form each, [..., C]: log-probabilities of classes, log-odds of labels, or values.
+Rows are outputs in one form each, [..., C]: log-probabilities of classes, log-odds of labels, values, or unit vectors.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from compressor.anatomy.hooks import logits_of
 from compressor.ensemble import check_ensemble_weights, ensemble_kl, kl_rows, mix_predictions, sums_per_sample
+from compressor.errors import UnsupportedError
 from compressor.models.inputs import without_labels
 from compressor.models.task import Task
 from compressor.models.tasks import task_of_model
@@ -149,9 +150,41 @@ class ValueAnswers:
         return rows
 
 
+class EmbeddingAnswers:
+    """Embeddings of texts, of which only the cosines within a batch count: widths and coordinates may differ."""
+
+    def rows(self, logits: Tensor) -> Tensor:
+        return functional.normalize(logits, dim=-1)
+
+    def mix(self, rows: Sequence[Tensor], weights: Sequence[float], mixing: float = 1.0) -> Tensor:
+        """Side by side, each by the root of its share: the cosines are the weighted mean of the models' cosines."""
+        check_ensemble_weights(len(rows), weights)
+        total = math.fsum(weights)
+        pairs = zip(rows, weights, strict=True)
+        return torch.cat([row * math.sqrt(weight / total) for row, weight in pairs if weight], dim=-1)
+
+    def divergence(self, reference: Tensor, rows: Tensor) -> Tensor:
+        """Half the squared error of a text's cosines with the others of the batch, over `SIMILARITY_VARIANCE`."""
+        error = (reference.double() @ reference.double().T - rows.double() @ rows.double().T).square()
+        others = max(len(rows) - 1, 1)
+        return (error.sum(-1) - error.diagonal()) / others / (2 * SIMILARITY_VARIANCE)
+
+    def agree(self, reference: Tensor, rows: Tensor) -> Tensor | None:
+        return None
+
+    def label_loss(self, task: Task, logits: Tensor, labels: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        raise UnsupportedError("sentence embeddings are learned from the teachers' similarities: leave labels out")
+
+    def softened(self, rows: Tensor, temperature: float) -> Tensor:
+        return rows
+
+
+#: Error of a cosine that counts as one nat's half: squared, so that 0.1 is a standard deviation.
+SIMILARITY_VARIANCE = 0.01
 #: By `Task.answers`.
 ANSWERS: dict[str, Answers] = {
     "classes": ClassAnswers(),
+    "embeddings": EmbeddingAnswers(),
     "frames": FrameAnswers(),
     "labels": LabelAnswers(),
     "pairs": PairAnswers(),
@@ -177,7 +210,8 @@ def distillation_loss(
     mixed = answers.mix([answers.rows(logits) for logits in teacher_logits], weights, mixing)
     student = answers.softened(answers.rows(student_logits), temperature)
     loss = answers.divergence(answers.softened(mixed, temperature), student).mean().to(student_logits)
-    return loss if answers is ANSWERS["values"] else temperature**2 * loss
+    unsoftened = answers in (ANSWERS["values"], ANSWERS["embeddings"])
+    return loss if unsoftened else temperature**2 * loss
 
 
 def model_answers(model: nn.Module) -> Answers:

@@ -21,6 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fusion", "distillation", "bench", "export", "report"),
     ("stacking",),
     ("answers",),
+    ("paired",),
     ("layer_maps", "ensemble"),
     ("anatomy", "transport", "data"),
     ("models", "recipe"),

@@ -19,6 +19,7 @@ from compressor.anatomy.transform import Map, apply
 from compressor.errors import CertificateError
 from compressor.models.configs import model_class
 from compressor.models.inputs import classifies_text, pad_id, text_config
+from compressor.models.pooler import without_pooler
 from compressor.models.ties import untie
 from compressor.utils.logging import one_line, quiet_transformers
 
@@ -44,7 +45,7 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> nn.Module:
         if config.architectures and classifies_text(config) and getattr(text, "pad_token_id", None) is None:
             # Decoders classify several texts by it; which token it is changes no axis.
             text.pad_token_id = pad_id(text)
-        model = untie(model_class(config)(config)).double().eval()
+        model = untie(without_pooler(model_class(config)(config))).double().eval()
         for parameter in model.parameters():
             scale = 0.3 if parameter.dim() == 1 else 0.3 * parameter.std().nan_to_num(1.0).clamp(min=0.1)
             parameter.data += scale * torch.randn_like(parameter)

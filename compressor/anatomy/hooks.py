@@ -13,8 +13,11 @@ from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 from compressor.errors import UnsupportedError
+from compressor.models.sentence_pooling import EMBEDDING
 from compressor.models.tasks import task_of_model
 
+#: Outputs made of others.
+_OF_OTHERS = ("loss", EMBEDDING)
 #: (module path, "in" or "out"): a tensor of a forward pass, the module's first input or output.
 Tap = tuple[str, str]
 #: {class of a linear map: the dimension of `weight` that it writes}.
@@ -135,13 +138,17 @@ def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 
 def all_outputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All answers: every kind of logits, or without a head every floating tensor (features, poolings)."""
-    output = _run(model, inputs)
+    return named_answers(_run(model, inputs))
+
+
+def named_answers(output: Any) -> dict[str, Tensor]:
+    """The answers among the outputs of a pass, as of `all_outputs`."""
     # Tuples hold states of layers; only a tuple without names is an output by itself.
     named = dict(output) if isinstance(output, Mapping) else {str(i): value for i, value in enumerate(output)}
     answers = {
         name: value
         for name, value in named.items()
-        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() and name != "loss"
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() and name not in _OF_OTHERS
     }
     # Heads of detectors answer with boxes beside the logits of classes.
     return {name: value for name, value in answers.items() if "logits" in name or name.startswith("pred_")} or answers

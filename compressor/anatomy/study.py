@@ -63,7 +63,7 @@ class Study:
         cls, config: PretrainedConfig, model: nn.Module, trials: list[dict[str, Tensor]], unreached: tuple[str, ...],
         skeleton: Skeleton, plain_reaches_all: bool,
     ) -> Study:  # fmt: skip
-        traced = trace_dims(model, trials, head=find_task(config).name != "features")
+        traced = trace_dims(model, trials, head=not find_task(config).headless)
         stacks = _stacks(config, traced, skeleton)
         table = tabulate(model, traced, stacks, _loose(traced, skeleton))
         return cls(config, model, tuple(trials), unreached, plain_reaches_all, traced, stacks, table)

@@ -13,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.answers import ANSWERS, Answers, ClassAnswers
 from compressor.bench.answer_tallies import TallySetting
+from compressor.bench.embedding_scores import EmbeddingTally
 from compressor.bench.metrics import METRICS
 from compressor.bench.sample_mean import SampleMean, sample_owners
 from compressor.bench.tallies import TALLIES
@@ -91,6 +92,8 @@ class Tally:
         self, log_probs: Tensor, inputs: EvaluationBatch, labels: Tensor | None = None, reference: Tensor | None = None
     ) -> None:
         """Add one batch: rows of `compressor.answers` [B, ..., C], and labels as of `Task.answered`."""
+        if isinstance(self._answers, EmbeddingTally):
+            self._answers.compare(log_probs, reference)
         if labels is not None and self._answers is not None:
             self._answers.add(log_probs, labels.cpu(), inputs, self.samples)
         self.samples += len(log_probs)
@@ -106,7 +109,7 @@ class Tally:
         kl = None if self._kl.mean is None else max(self._kl.mean, 0.0)
         labelled = 0 if self._answers is None else self._answers.labelled
         score = Score(None, kl, self.samples, labelled, kl_error=self._kl.error)
-        if self._answers is None or not labelled:
+        if self._answers is None or not (labelled or isinstance(self._answers, EmbeddingTally)):
             return score
         found = self._answers.metrics()
         own = {name: value for name, value in found.items() if name in _FIELDS}

@@ -96,6 +96,8 @@ METRICS: dict[str, Metric] = {
         Metric("cer", "character errors", format_accuracy, lower=True, percent=True),
         Metric("perplexity", "perplexity", format_perplexity, lower=True, log=True),
         Metric("spearman", "Spearman", _decimals),
+        Metric("similarity", "similarity", _decimals),
+        Metric("neighbours", "neighbours", format_accuracy, percent=True),
         Metric("f1", "F1", _decimals),
         Metric("rmse", "RMSE", _digits, lower=True),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from compressor.bench.answer_tallies import AnswerTally, ClassTally, LabelTally, TallySetting, TokenTally, ValueTally
+from compressor.bench.embedding_scores import EmbeddingTally
 from compressor.bench.mask_tally import MaskTally
 from compressor.bench.pair_tally import PairTally
 from compressor.bench.span_scores import SpanTally
@@ -19,5 +20,6 @@ TALLIES: dict[str, Callable[[TallySetting], AnswerTally]] = {
     "f1": LabelTally,
     "spearman": ValueTally,
     "exact_match": SpanTally,
+    "similarity": EmbeddingTally,
     "wer": TranscriptTally,
 }

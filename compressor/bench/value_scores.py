@@ -45,23 +45,8 @@ class ValueRows:
         self._expected.append(labels.double())
 
     def spearman(self) -> tuple[float | None, float | None]:
-        """Mean over outputs of the rank correlation, and its standard error; None where it is not defined.
-
-        The error is Bonett's and Wright's (2000, https://doi.org/10.1007/BF02294183), as if outputs were one.
-        """
-        # Takes a second to import, and most models have classes.
-        from scipy import stats
-
-        predicted, expected = torch.cat(self._predicted), torch.cat(self._expected)
-        count = len(predicted)
-        if count < 2 or bool((predicted == predicted[0]).all(0).any()) or bool((expected == expected[0]).all(0).any()):
-            return None, None
-        pairs = zip(predicted.T.numpy(), expected.T.numpy(), strict=True)
-        correlations = [float(stats.spearmanr(first, second).statistic) for first, second in pairs]
-        mean = sum(correlations) / len(correlations)
-        if count < 4:
-            return mean, None
-        return mean, (1 - mean**2) * math.sqrt((1 + mean**2 / 2) / (count - 3))
+        """`rank_correlation` of all values."""
+        return rank_correlation(torch.cat(self._predicted), torch.cat(self._expected))
 
     def rmse(self) -> tuple[float, float | None]:
         """The root mean square error over outputs, and its standard error, to first order."""
@@ -70,3 +55,27 @@ class ValueRows:
         if len(squares) < 2 or root == 0:
             return root, None
         return root, float(squares.std()) / math.sqrt(len(squares)) / (2 * root)
+
+
+def rank_correlation(
+    predicted: Tensor, expected: Tensor, samples: int | None = None
+) -> tuple[float | None, float | None]:
+    """Mean over outputs of Spearman's rank correlation of [P, C], and its standard error; None where not defined.
+
+    The error is Bonett's and Wright's (2000, https://doi.org/10.1007/BF02294183), as if outputs were one.
+
+    Args:
+        samples: independent ones among the rows, if fewer.
+    """
+    # Takes a second to import, and most models have classes.
+    from scipy import stats
+
+    count = samples or len(predicted)
+    if count < 2 or bool((predicted == predicted[0]).all(0).any()) or bool((expected == expected[0]).all(0).any()):
+        return None, None
+    pairs = zip(predicted.T.numpy(), expected.T.numpy(), strict=True)
+    correlations = [float(stats.spearmanr(first, second).statistic) for first, second in pairs]
+    mean = sum(correlations) / len(correlations)
+    if count < 4:
+        return mean, None
+    return mean, (1 - mean**2) * math.sqrt((1 + mean**2 / 2) / (count - 3))

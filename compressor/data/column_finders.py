@@ -45,7 +45,7 @@ def find_samples(dataset: Dataset, request: ColumnRequest, where: str, role: str
     options = request.options
     classes = None if request.id2label is None else len(request.id2label)
     label = find_label(dataset, options.label_column, classes, where) if request.task.columns else None
-    image, text = _inputs(dataset, request, label, where)
+    image, text = find_inputs(dataset, request, label, where)
     if label is not None:
         dataset, label = map_labels(dataset, label, request.id2label, where, partial=role == "train")
     return Split(dataset, image, label, text, where)
@@ -59,7 +59,7 @@ def _find_float_labels(dataset: Dataset, request: ColumnRequest, where: str) -> 
         columns = find_label_columns(dataset, option, names, where)
     else:
         columns = find_value_columns(dataset, option, outputs, where)
-    image, text = _inputs(dataset, request, columns[0] if columns else None, where)
+    image, text = find_inputs(dataset, request, columns[0] if columns else None, where)
     label: str | None = None
     if columns and request.task.answers == "labels":
         dataset, label = map_label_sets(dataset, columns, names, where)
@@ -88,7 +88,7 @@ def find_plain(dataset: Dataset, request: ColumnRequest, where: str, role: str) 
     Raises:
         UserError: none, or several.
     """
-    _, text = _inputs(dataset, request, request.options.label_column, where)
+    _, text = find_inputs(dataset, request, request.options.label_column, where)
     if len(text) > 1:
         raise UserError(
             f"{where} has several text columns, {' and '.join(text)}: name one with data.text_column (--text-column)"
@@ -108,7 +108,7 @@ def find_source_and_target(dataset: Dataset, request: ColumnRequest, where: str,
     return Split(dataset, None, None, text, where, target=target)
 
 
-def _inputs(
+def find_inputs(
     dataset: Dataset, request: ColumnRequest, label: str | None, where: str
 ) -> tuple[str | None, tuple[str, ...]]:
     options, reads = request.options, request.reads

@@ -25,6 +25,7 @@ from compressor.data.packing import pack
 from compressor.data.question_columns import find_questions
 from compressor.data.question_windows import SpanReferences, WindowReader, cut_questions
 from compressor.data.samples import Reader, ReadingOptions
+from compressor.data.sentence_pairs import find_sentences, flatten_pairs
 from compressor.data.sounds import (
     SoundReader,
     SpokenTargetReader,
@@ -111,5 +112,6 @@ TASK_DATA: dict[str, TaskData] = {
     "seq2seq-lm": TaskData(_target_reader, _find_targets),
     "audio-classification": TaskData(SoundReader, find_sounds),
     "ctc": TaskData(SymbolsReader, find_transcribed, references=transcripts),
-    "features": TaskData(_feature_reader),
+    "sentence-embedding": TaskData(TextReader, find_sentences, flatten_pairs),
+    **dict.fromkeys(("features", "unscored"), TaskData(_feature_reader)),
 }

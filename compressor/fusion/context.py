@@ -20,6 +20,7 @@ from compressor.fusion.shape.spec import StudentSpec
 from compressor.fusion.streaming import Streaming
 from compressor.fusion.teacher import FusionTeacher
 from compressor.models.configs import model_class
+from compressor.models.configured import as_configured
 from compressor.models.streamed import OUTSIDE, StoredWeights, WeightBlocks, weightless_model
 from compressor.models.ties import untie
 from compressor.recipe import AlignmentOptions, FusionOptions
@@ -119,9 +120,14 @@ class FusionContext:
         return self.options.refit and self.calibration is not None
 
 
-def student_candidates(specs: Sequence[StudentSpec], dtype: torch.dtype, seed: int) -> list[StudentCandidate]:
+def student_candidates(
+    specs: Sequence[StudentSpec], dtype: torch.dtype, seed: int, device: torch.device
+) -> list[StudentCandidate]:
     """A random model per spec."""
-    return [StudentCandidate(spec, _random_model(spec, dtype, seed), inspect_config(spec.config)) for spec in specs]
+    models = [_random_model(spec, dtype, seed).to(device) for spec in specs]  # type: ignore[arg-type]
+    return [
+        StudentCandidate(spec, model, inspect_config(spec.config)) for spec, model in zip(specs, models, strict=True)
+    ]
 
 
 def streamed_candidate(spec: StudentSpec, dtype: torch.dtype, precision: torch.dtype) -> StudentCandidate:
@@ -162,5 +168,5 @@ def coupling_options(options: AlignmentOptions) -> CouplingOptions:
 def _random_model(spec: StudentSpec, dtype: torch.dtype, seed: int) -> PreTrainedModel:
     with quiet_transformers(errors=False), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: Any = untie(model_class(spec.config)(copy.deepcopy(spec.config)))
+        model: Any = untie(as_configured(model_class(spec.config)(copy.deepcopy(spec.config))))
     return cast(PreTrainedModel, model.to(dtype).eval().requires_grad_(False))

@@ -15,6 +15,7 @@ from compressor.anatomy.hooks import logits_of
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.anchored.align_to_anchor import fuse_towards_anchor
 from compressor.fusion.anchored.policies import POLICIES
+from compressor.fusion.build.sentence_projection import check_projection, fit_projection
 from compressor.fusion.calibration.batches import MOST_CALL_LOGITS, Batch, CalibrationSet, split_large_batches
 from compressor.fusion.calibration.sizes import stream_tokens
 from compressor.fusion.context import (
@@ -37,6 +38,7 @@ from compressor.fusion.teacher import NamedModel, TeacherGroup, prepare_teachers
 from compressor.models.generation import carry_generation
 from compressor.models.inputs import check_padding, name_architecture, without_labels
 from compressor.models.precision import SINGLE, in_single, inputs_in_single, lower, precision_of
+from compressor.models.sentence_pooling import with_embedding
 from compressor.models.ties import settled, with_common_ties
 from compressor.recipe import AlignmentOptions, FusionOptions
 from compressor.stacking import Mixture
@@ -146,6 +148,7 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
     _check_samples(samples or (), request.teachers[0][1].config.model_type)
     for name, model in request.teachers if samples is not None else ():
         check_padding(name, model.config)
+    check_projection(request.teachers[0][1], keep_dim=options.keep_dim, texts=samples is not None)
     # Predictions of all samples would cost a pass over the disk.
     judged = None if request.streaming is not None else samples
     mixture = request.mixture or mixture_of([model for _, model in request.teachers], judged, options)
@@ -162,7 +165,8 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
     specs = specs_for(group, request.width, request.depth, options, assignment, request.anchor)
     precision = torch.promote_types(request.dtype, SINGLE)
     if request.streaming is None:
-        candidates = student_candidates(specs, precision, request.seed)
+        device = request.teachers[0][1].device
+        candidates = student_candidates(specs, precision, request.seed, device)
     else:
         candidates = [streamed_candidate(specs[0], precision, request.dtype)]
     group = group.with_spans(assignment.spans(group.everyone, candidates[0].anatomy))
@@ -181,7 +185,9 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
 
     # 4. Return the student in the teachers' precision, with a report and the maps between hidden states.
     on_progress(1.0, "building the student")
-    return collect_result(built, lower(built.candidate.model, request.dtype), group, mixture, timer.laps)
+    student = lower(built.candidate.model, request.dtype)
+    projection = fit_projection(student, request.teachers[0][1], calibration, keep_dim=options.keep_dim)
+    return collect_result(built, student, group, mixture, timer.laps, projection)
 
 
 def check_residual_option(options: FusionOptions, width: float, depth: float | int | None, *, anchored: bool) -> None:
@@ -221,7 +227,7 @@ def _models_alike(
     """
     named = [*teachers, *([anchor] if anchor is not None else [])]
     for _, model in named:
-        name_architecture(model)
+        name_architecture(with_embedding(model))
     unique = {id(model): model for _, model in named}
     changed = with_common_ties([settled(without_statistics(in_single(model))) for model in unique.values()])
     alike = dict(zip(unique, changed, strict=True))

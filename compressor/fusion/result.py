@@ -36,6 +36,7 @@ class FusionReport(dict[str, Any]):
         unpolished: why no layer was reconstructed.
         head: the head's fit: held-out KL before and after.
         last_layer: the last layer's and the head's fit to the ensemble's predictions: held-out KL before and after.
+        projection: the linear map after a sentence model's pooling: dimension, held-out error, ridge; or None.
         seconds: by stage.
     """
 
@@ -51,6 +52,7 @@ class FusionReport(dict[str, Any]):
     unpolished: str | None
     head: dict[str, Any] | None
     last_layer: dict[str, Any] | None
+    projection: dict[str, Any] | None
     seconds: dict[str, float]
 
     def __getattr__(self, name: str) -> Any:
@@ -83,10 +85,16 @@ class FusionResult:
 
 
 def collect_result(
-    built: BuiltStudent, model: PreTrainedModel, group: TeacherGroup, mixture: Mixture, seconds: dict[str, float]
+    built: BuiltStudent,
+    model: PreTrainedModel,
+    group: TeacherGroup,
+    mixture: Mixture,
+    seconds: dict[str, float],
+    projection: dict[str, Any] | None = None,
 ) -> FusionResult:
-    """The result of a fusion; model: in the teachers' precision."""
+    """The result of a fusion; model: in the teachers' precision; projection: see `FusionReport`."""
     candidate, report = built.candidate, _report(built, group, mixture, seconds)
+    report["projection"] = projection
     return FusionResult(model, candidate.spec, candidate.anatomy, report, layer_maps_of(built.builder, group.order))
 
 

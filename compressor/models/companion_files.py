@@ -75,12 +75,13 @@ class _LeftError(Exception):
     """A file that does not go along; the reason."""
 
 
-def read_folder(folder: Path, width: int | None, processor: Any | None) -> FolderFiles:
+def read_folder(folder: Path, width: int | None, processor: Any | None, *, modules: bool = True) -> FolderFiles:
     """Read what goes along, and name the rest; weights, configs and documents of runs are not mentioned.
 
     Args:
         width: of the model.
         processor: loaded from the folder; its own files are left to it.
+        modules: whether modules of sentence-transformers go along as they are; else the model knows them.
     """
     found = FolderFiles()
     own = set() if processor is None else _OF_PROCESSOR[hasattr(processor, "image_mean")]
@@ -101,7 +102,8 @@ def read_folder(folder: Path, width: int | None, processor: Any | None) -> Folde
             found.files[name] = _read(folder, name, width)
         except _LeftError as reason:
             found.left[name] = str(reason)
-    _add_modules(folder, width, found)
+    if modules:
+        _add_modules(folder, width, found)
     return found
 
 

@@ -13,6 +13,7 @@ from transformers import PretrainedConfig
 
 from compressor.models.companion_files import FolderFiles, read_folder, with_width
 from compressor.models.resolve import local_files
+from compressor.models.sentence_pooling import pooling_of
 from compressor.models.teacher import Teacher
 from compressor.utils.logging import quiet_transformers
 
@@ -56,11 +57,11 @@ def read_companions(owners: Sequence[Teacher], processor: Any | None = None) -> 
     Args:
         processor: taken if none of them has one.
     """
-    folders = {
-        owner.name: read_folder(place, getattr(owner.config, "hidden_size", None), owner.processor)
-        for owner in owners
-        if (place := local_files(owner.source)) is not None
-    }
+    folders = {}
+    for owner in owners:
+        if (place := local_files(owner.source)) is not None:
+            width, plain = getattr(owner.config, "hidden_size", None), pooling_of(owner.config) is None
+            folders[owner.name] = read_folder(place, width, owner.processor, modules=plain)
     agreed, notes = _agreed_processor(owners)
     files, differing = _agreed_files(folders)
     if differing:

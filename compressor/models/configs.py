@@ -18,6 +18,7 @@ from compressor.models.bounds import check_model_files, check_sizes, read_config
 from compressor.models.config_checks import check_buildable, check_fields
 from compressor.models.own_code import AUTO_MAP, CONSENT, code_needed, forget_code, import_own_model, own_model
 from compressor.models.quantised import check_not_quantised, names_in
+from compressor.models.sentence_pooling import read_pooling
 from compressor.models.tasks import find_task
 from compressor.utils.consent import is_code_trusted
 from compressor.utils.logging import one_line, quiet_transformers
@@ -55,6 +56,7 @@ def read_config(location: str | Path) -> PretrainedConfig:
     # The file must not choose the attention: it could name a kernel, a program of the Hub.
     config._attn_implementation = None
     check_fields(location, config)
+    read_pooling(location, config)
     # Unknown classes are refused later, with a better message.
     with suppress(UnsupportedError):
         check_buildable(location, config, model_class(config))

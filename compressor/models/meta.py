@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError
 from compressor.models.configs import model_class
+from compressor.models.configured import as_configured
 from compressor.models.streamed import copy_with_parameters
 from compressor.models.ties import untie
 from compressor.utils.logging import quiet_transformers
@@ -31,7 +32,7 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
         UnsupportedError: unknown class, or more than `MAX_MODULES` modules.
     """
     with torch.device("meta"), quiet_transformers(errors=False), _bounded_modules(config.model_type):
-        return untie(model_class(config)._from_config(copy.deepcopy(config), dtype=torch.float32))
+        return untie(as_configured(model_class(config)._from_config(copy.deepcopy(config), dtype=torch.float32)))
 
 
 @contextmanager

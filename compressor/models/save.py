@@ -12,6 +12,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.models.finite import check_finite_weights
 from compressor.models.precision import lowered
+from compressor.models.sentence_modules import write_modules
+from compressor.models.sentence_pooling import projection_of
 from compressor.models.streamed import weights_of
 from compressor.models.weights import load_model
 from compressor.utils.logging import quiet_transformers
@@ -23,7 +25,7 @@ _NOT_THE_MODEL = {"transformers_version", "_name_or_path", "architectures", "dty
 def save_student(
     folder: str | Path, model: PreTrainedModel, processor: Any | None = None, dtype: torch.dtype | None = None
 ) -> None:
-    """Write safetensors, config and preprocessor, for plain `from_pretrained`.
+    """Write safetensors, config, modules of sentence-transformers and preprocessor, for plain `from_pretrained`.
 
     Args:
         dtype: of the files; the model's if omitted.
@@ -36,8 +38,9 @@ def save_student(
         model.save_pretrained(folder)
         if processor is not None:
             processor.save_pretrained(folder)
+    write_modules(folder, model)
     # safetensors makes files readable for the owner alone: use the mode of the others.
-    for file in Path(folder).glob("*.safetensors"):
+    for file in Path(folder).rglob("*.safetensors"):
         file.chmod(Path(folder, "config.json").stat().st_mode & 0o777)
 
 
@@ -48,12 +51,20 @@ def fingerprint(model: PreTrainedModel | str | Path) -> str:
         model = load_model(model, mapped=True)
     digest = hashlib.sha256(type(model).__name__.encode())
     digest.update(config_json(model.config).encode())
-    state = weights_of(model)
+    state = {**weights_of(model), **_projection_tensors(model)}
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _projection_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    projection = projection_of(model)
+    if projection is None:
+        return {}
+    bias = {} if projection.bias is None else {"sentence_projection.bias": projection.bias}
+    return {"sentence_projection.weight": projection.weight, **bias}
 
 
 def config_json(config: PretrainedConfig) -> str:

@@ -31,7 +31,8 @@ class Task:
         heads: endings of class names in transformers.
         metrics: of `compressor.bench.metrics`, the main one first, which names the tally of `compressor.bench.tallies`.
         answers: of `compressor.answers.ANSWERS`: "classes" are chosen by a softmax, "frames" too, but labels do not say
-            which frame has which, "labels" each by a sigmoid, "values" are as they are.
+            which frame has which, "labels" each by a sigmoid, "values" are as they are, "embeddings" count by their
+            similarities.
         outputs: names of the model's outputs that make an answer, also those of an exported file.
         read: makes one tensor of them [B, ..., C], the logits.
         dims: dimensions of the logits; 0: two, or three with a mask.
@@ -85,7 +86,12 @@ class Task:
 
         Softening mostly raises unlikely words, which harms perplexity; for accuracy it shows close classes.
         """
-        return 1.0 if "perplexity" in self.metrics or self.answers == "values" else 2.0
+        return 1.0 if "perplexity" in self.metrics or self.answers in ("values", "embeddings") else 2.0
+
+    @property
+    def headless(self) -> bool:
+        """Whether a model's own outputs are hidden states."""
+        return self.name == "features" or self.answers == "embeddings"
 
     @property
     def one_class(self) -> bool:
@@ -132,7 +138,8 @@ class Task:
 
         Args:
             logits: as in `counted`.
-            labels: [B] or [B, ...]; float [B, C] of labels and values.
+            labels: [B] or [B, ...]; float [B, C] of labels and values, [B, 1] of embeddings: how alike a text is to the
+                one before it.
         """
         if self.answers != "classes":
             labels = labels.reshape(len(labels), -1)
@@ -152,4 +159,4 @@ class Task:
         rows = labels.reshape(len(labels), -1)
         if self.answers == "frames":
             return (rows >= 0).any(-1)
-        return (torch.isfinite(rows) if self.answers == "values" else rows >= 0).all(-1)
+        return (torch.isfinite(rows) if self.answers in ("values", "embeddings") else rows >= 0).all(-1)

@@ -16,6 +16,9 @@ from compressor.models.configs import model_class, read_config
 from compressor.models.finite import check_finite_weights
 from compressor.models.own_code import code_not_run, code_run, forget_code, is_own
 from compressor.models.padding import set_padding, settle_padding
+from compressor.models.pooler import is_pooler_missing, leave_out_pooler
+from compressor.models.sentence_modules import read_projection
+from compressor.models.sentence_pooling import pooling_of, set_pooling, with_embedding
 from compressor.models.ties import settle_ties
 from compressor.models.weight_files import check_unchanged, check_weight_files, copy_out_of_files
 from compressor.utils.consent import is_code_trusted
@@ -86,12 +89,17 @@ def _load(
         # Any other error of transformers has its cause in the files.
         raise UserError(f"cannot build {cls.__name__} from {location}: {one_line(error)}") from error
     model, info = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
+    set_pooling(model.config, pooling_of(config))
+    read_projection(location, with_embedding(model))
     model.name_or_path = model.config._name_or_path = str(location)
     if settled is not None:
         set_padding(model.config, settled.token)
         if notes is not None and settled.note:
             notes.append(settled.note)
     ties, info["missing_keys"] = settle_ties(model, info["missing_keys"])
+    if is_pooler_missing(model, info["missing_keys"]):
+        leave_out_pooler(model)
+        info["missing_keys"] = []
     if ties and notes is not None:
         notes.append(f"{location}: {ties}")
     left_out = [name for name in sorted(info["unexpected_keys"]) if is_of_another_head(model, name)]

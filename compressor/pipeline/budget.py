@@ -21,6 +21,7 @@ from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.shape.sizes import WIDTH_MULTIPLE
 from compressor.fusion.shape.spec import StudentSpec, sizes_at, student_specs
 from compressor.models.configs import model_class
+from compressor.models.configured import as_configured
 from compressor.models.inputs import dummy_inputs
 from compressor.models.ties import untie
 from compressor.pipeline.stages import OnStageProgress
@@ -254,7 +255,7 @@ class _Timer:
         from compressor.pipeline.run_timing import export_to_time
 
         with quiet_transformers():
-            model = untie(model_class(config)._from_config(config)).eval()
+            model = untie(as_configured(model_class(config)._from_config(config))).eval()
         length = sample_length(config, self.length) or 1
         with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
             try:

@@ -11,6 +11,7 @@ from typing import Any
 from compressor.data.batches import Samples
 from compressor.distillation.objective import FeatureTargets
 from compressor.errors import CheckpointWarning
+from compressor.fusion.build.sentence_projection import refit_projection
 from compressor.fusion.classes import fit_lacking_classes
 from compressor.fusion.mixture import chooses_mixture, mixture_of
 from compressor.fusion.streaming import fixed_options
@@ -154,6 +155,7 @@ def _make_student(
         distributed.barrier()
         with caught_warnings(CheckpointWarning) as notes:
             finetune = _finetune(run, student, data.train, before)
+        refit_projection(student.model, run.models[0], data.calibration, run.recipe.calibration.holdout)
     round_weights(student.model, run.precision)
     after = _evaluate_student(run, "finetuned", student, evaluator)
     return student, TrainedStudents([before, after], finetune, notes)

@@ -14,6 +14,7 @@ from compressor.export.formats import EXPORT_FORMATS
 from compressor.export.onnx import write_onnx
 from compressor.export.opset import OpsetError
 from compressor.models.configs import model_class
+from compressor.models.configured import as_configured
 from compressor.recipe import ExportOptions
 from compressor.utils.logging import quiet_transformers, root_cause
 
@@ -32,7 +33,7 @@ def try_opset(config: PretrainedConfig, options: ExportOptions) -> None:
         shallow = measure_growth(config, 1).config
         check_small(shallow)
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
-            model = model_class(config)(copy.deepcopy(shallow)).eval()
+            model = as_configured(model_class(config)(copy.deepcopy(shallow))).eval()
         with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
             # Two samples: some files run with one alone.
             write_onnx(

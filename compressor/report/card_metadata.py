@@ -27,7 +27,7 @@ def front_matter(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
         base_model=bases or None,
         datasets=[dataset] if dataset else None,
         eval_results=results or None,
-        library_name="transformers",
+        library_name="sentence-transformers" if TASKS[task].answers == "embeddings" else "transformers",
         metrics=[result.metric_type for result in results] or None,
         model_name=visible_line(Path(recipe.output).name or "student") if results else None,
         pipeline_tag=tag,

@@ -34,6 +34,25 @@ feed = {{i.name: np.array([x[i.name]], np.int64) for i in session.get_inputs()}}
 {run}
 {last}
 """
+_SENTENCES = """\
+import sys
+import numpy as np, onnxruntime
+from tokenizers import Tokenizer
+
+session, tokenizer = onnxruntime.InferenceSession("onnx/{file}"), Tokenizer.from_file("onnx/tokenizer.json")
+tokenizer.no_padding()
+
+
+def embed(text):
+    code = tokenizer.encode(text)
+    x = {{"input_ids": code.ids, "attention_mask": code.attention_mask, "token_type_ids": code.type_ids}}
+    feed = {{i.name: np.array([x[i.name]], np.int64) for i in session.get_inputs()}}
+    vector = session.run(["sentence_embedding"], feed)[0][0]
+    return vector / np.linalg.norm(vector)
+
+
+print([(text, round(float(embed(sys.argv[1]) @ embed(text)), 3)) for text in sys.argv[1:]])
+"""
 _CHOICES = """\
 import sys
 import numpy as np, onnxruntime
@@ -98,7 +117,7 @@ _LAST = {
     "masked-lm": 'print(Tokenizer.from_file("onnx/tokenizer.json").decode(logits[0].argmax(-1).tolist()))',
 }
 #: {task: its program, where the others' has no place for it}.
-_PROGRAMS = {"causal-lm": _CAUSAL, "multiple-choice": _CHOICES}
+_PROGRAMS = {"causal-lm": _CAUSAL, "multiple-choice": _CHOICES, "sentence-embedding": _SENTENCES}
 #: Other tasks of images.
 _OF_IMAGES = ("semantic-segmentation",)
 #: Steps of an image processor that the example covers, or that are about labels alone.

@@ -15,7 +15,8 @@ from compressor.models.load import load_teacher
 from compressor.pipeline.former import check_former
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-POOLING = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
+#: Not known to `compressor.models.sentence_pooling`, so that its files go along as they are.
+POOLING = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True, "include_prompt": False}
 LIBRARY = "sentence_transformers.models"
 
 

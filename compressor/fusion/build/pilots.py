@@ -32,13 +32,16 @@ MARGIN = 0.01
 class PilotScorer:
     """KL(ensemble || student) on held-out samples, of the mean and the worst part (`ServedParts`).
 
-    Without a head, relative squared error of features.
+    Without answers, relative squared error of features.
     """
 
     def __init__(
         self, teachers: Sequence[FusionTeacher], held_out: Sequence[Batch], anatomy: Anatomy, mixing: float = 1.0
     ) -> None:
-        self.teachers, self.held_out, self.output, self.mixing = teachers, held_out, anatomy.output, mixing
+        self.teachers, self.held_out, self.mixing = teachers, held_out, mixing
+        answers = bool(task_of_model(teachers[0].model).metrics)
+        #: Space of the features that are compared where nothing is answered.
+        self.output = None if answers else anatomy.output
 
     @property
     def measure(self) -> str:
@@ -94,5 +97,5 @@ def scoring_batches(context: FusionContext) -> Sequence[Batch]:
     """Held-out samples, or random inputs."""
     if context.calibration is not None and context.calibration.held_out:
         return context.calibration.held_out
-    dtype = next(context.model.parameters()).dtype
-    return [dummy_inputs(context.model.config, RANDOM_SAMPLES, dtype=dtype)]
+    first = next(context.model.parameters())
+    return [dummy_inputs(context.model.config, RANDOM_SAMPLES, dtype=first.dtype, device=first.device)]

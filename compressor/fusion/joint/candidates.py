@@ -12,7 +12,7 @@ from compressor.fusion.maps.units import UNIT_MAPS
 from compressor.fusion.teacher import FusionTeacher
 
 #: Residual maps that rotate coordinates.
-ROTATING = ("principal", "readers")
+ROTATING = ("principal", "outliers", "readers")
 #: Where teachers disagree, the coordinates of one must be so many times better than common ones: these gain more by the
 #: reconstruction of layers, which pilots lack.
 SINGLE_TEACHER_HANDICAP = 1.1
@@ -73,7 +73,8 @@ def list_candidates(
     weighty = [k for k, teacher in enumerate(teachers) if teacher.weight > 0]
     single = [tuple(float(other == k) for other in range(len(teachers))) for k in weighty]
     # Norms in rotated coordinates are fitted anew, so a refit allows rotation even where norms scale each coordinate.
-    strongest = "readers" if reads else "principal" if rotatable or refit else "barycentre"
+    rotated = "principal" if rotatable else "outliers"
+    strongest = "readers" if reads else rotated if rotatable or refit else "barycentre"
     chosen = "select" if refit else "transport"
     plans: list[tuple[str, tuple[float, ...], str]]
     if residual == "auto":

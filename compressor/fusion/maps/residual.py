@@ -33,6 +33,7 @@ class ResidualProblem:
         m: the student's coordinates.
         centred: whether residuals have zero mean.
         rotatable: whether coordinates may rotate.
+        scales: per teacher, what norms that keep their scale multiply its coordinates by [norms, n_k]; () if unknown.
         placed: whether coordinates keep their places, so that only teachers' shares are open.
     """
 
@@ -45,6 +46,7 @@ class ResidualProblem:
     coupling: CouplingOptions = field(default_factory=CouplingOptions)
     reads: Sequence[StreamRead] = ()
     placed: bool = False
+    scales: Sequence[Tensor] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +100,7 @@ def most_important_coordinates(problem: ResidualProblem) -> ResidualMap:
 @RESIDUAL_MAPS.register("principal")
 def principal_components(problem: ResidualProblem) -> ResidualMap:
     """Take the principal components of all teachers' residual activations."""
-    return _projected(problem, _principal_basis(problem))
+    return projected(problem, _principal_basis(problem))
 
 
 @RESIDUAL_MAPS.register("readers")
@@ -108,7 +110,7 @@ def read_components_map(problem: ResidualProblem) -> ResidualMap:
     Principal components if no reads are known.
     """
     basis = _principal_basis(problem)
-    return _projected(problem, read_components(problem.reads, _roots_of_weights(problem), basis))
+    return projected(problem, read_components(problem.reads, _roots_of_weights(problem), basis))
 
 
 @RESIDUAL_MAPS.register("anchor")
@@ -147,7 +149,7 @@ def placed_coordinates(problem: ResidualProblem) -> ResidualMap:
 
 def energy_left_out(problem: ResidualProblem) -> float:
     """Share of residual energy outside m common principal components, in [0, 1]."""
-    values = torch.linalg.eigvalsh(_weighted_gram(problem)).clamp(min=0).flip(0)
+    values = torch.linalg.eigvalsh(weighted_gram(problem)).clamp(min=0).flip(0)
     return 1 - float(values[: problem.m].sum() / values.sum().clamp(min=1e-30))
 
 
@@ -191,11 +193,11 @@ def gram_for(cost: str, gram: Tensor) -> Tensor:
 
 def _principal_basis(problem: ResidualProblem) -> Tensor:
     """Orthonormal, [N, m] or fewer columns."""
-    _, vectors = torch.linalg.eigh(_weighted_gram(problem))
+    _, vectors = torch.linalg.eigh(weighted_gram(problem))
     return vectors.flip(1)[:, : problem.m - 1 if problem.centred else problem.m]
 
 
-def _projected(problem: ResidualProblem, basis: Tensor) -> ResidualMap:
+def projected(problem: ResidualProblem, basis: Tensor) -> ResidualMap:
     """The orthogonal map to a basis."""
     root = _roots_of_weights(problem)
     gram = problem.gram[: len(root), : len(root)]
@@ -212,7 +214,7 @@ def _projected(problem: ResidualProblem, basis: Tensor) -> ResidualMap:
     return with_norm_scale(problem, maps, ())
 
 
-def _weighted_gram(problem: ResidualProblem) -> Tensor:
+def weighted_gram(problem: ResidualProblem) -> Tensor:
     """Joint second moments weighted by α."""
     root = _roots_of_weights(problem)
     return root[:, None] * problem.gram[: len(root), : len(root)] * root[None, :]

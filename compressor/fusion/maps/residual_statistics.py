@@ -71,6 +71,7 @@ def _problems(
             coupling=context.coupling,
             reads=measured.get(space, ()),
             placed=context.anatomy.spaces[space].placed,
+            scales=[_norm_scales(context.anatomy, space, teacher) for teacher in context.teachers],
         )
         for space in grams
     }
@@ -113,6 +114,18 @@ def space_reads(
     readings = {space: _readings(anatomy, space, teachers[0]) for space in spaces}
     moments = _stream_moments(teachers, anatomy, spaces, readings, batches)
     return {space: _stream_reads(teachers, space, readings[space], moments) for space in spaces}
+
+
+def _norm_scales(anatomy: Anatomy, space: str, teacher: FusionTeacher) -> Tensor:
+    """What a space's norms that keep their scale multiply a teacher's coordinates by, float64 [norms, n]."""
+    scales = []
+    for norm in anatomy.norms:
+        weight = (
+            teacher.tensor(f"{norm.module}.weight") if norm.space == space and not is_folded(anatomy, norm) else None
+        )
+        if weight is not None:
+            scales.append(weight.double() + 1 - norm.unit_scale)
+    return torch.stack(scales) if scales else torch.zeros(0, teacher.space(space).size, dtype=torch.float64)
 
 
 def _sample_count(context: FusionContext, models: Sequence[FusionTeacher]) -> int:
