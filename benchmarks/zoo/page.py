@@ -31,8 +31,8 @@ Every model type of transformers {transformers} that has an Auto class, at tiny 
 - **certified**: largest relative change of any answer when all spaces are permuted; in brackets the least change by a
   *wrong* map of a space.
 - **proven**: share of the parameters that some trial input reaches; what none reaches is named by `compress inspect`.
-- **fused**: two teachers at half the width (FFN: with half of the hidden units alone, since coordinates of the stream have
-  fixed places); **ONNX**: the largest relative difference of the student's files, without caches. Empty: not tried.
+- **fused**: two teachers at half the width (FFN: half of the hidden units alone, as the stream keeps its width).
+- **ONNX**: the largest relative difference of the student's files, without caches. Empty where it was not tried.
 
 {summary}
 
