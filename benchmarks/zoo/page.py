@@ -69,7 +69,8 @@ def _shares(what: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     }
     share = f" ({len(certified) / len(rows):.0%})" if rows else ""
     return (
-        f"Of {what}, {len(certified)} certify{share}; of these {', '.join(f'{n} {name}' for name, n in counts.items())}. "
+        f"Of {what}, {len(certified)} certify{share}; of these "
+        f"{', '.join(f'{number} {name}' for name, number in counts.items())}. "
         f"A fusion was tried on {len(tried)}: {sum(bool(row['fused']) for row in tried)} are fused, "
         f"{sum(row['onnx'] is not None for row in tried)} exported. "
         f"{sum(bool(row.get('traceback')) for row in rows.values())} end in a traceback, "
