@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING
 
+from benchmarks.zoo.tiny import class_of
 from compressor.anatomy.fields import head_counts
 
 #: Types that most published models are of, by hand.
@@ -49,6 +50,8 @@ def markdown(rows: Mapping[str, Mapping[str, Any]], versions: Mapping[str, str])
     common = {name: row for name, row in known.items() if name in WIDELY_USED}
     groups = {"types": known, "types whose config counts heads": with_heads, "widely used ones": common}
     summary = "\n".join(f"- {_shares(f'{len(group)} {what}', group)}" for what, group in groups.items())
+    left = sum(class_of(name) is not None for name in CONFIG_MAPPING if name not in rows)
+    summary += f"\n- {left} types have not been tried yet." if left else ""
     counted = Counter(str(row["code"]) for row in rows.values() if row.get("code"))
     codes = ", ".join(f"`{code}` ({count})" for code, count in counted.most_common())
     lines = [_HEAD.format(summary=summary, codes=codes, **versions)]
