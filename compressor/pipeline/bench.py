@@ -131,7 +131,7 @@ def _load(
             file = Path(name).expanduser()
             contenders.append(_Contender(label, None, {"onnx": file}, _config_near(file)))
             continue
-        files = {}
+        files: dict[str, Path] = {}
         for backend in settings.backends:
             if BACKENDS.get(backend).format is None:
                 continue
