@@ -98,7 +98,9 @@ def collect_predictions(
     labels = columns[count + 1] if with_labels else None
     if task.answers == "labels":
         return _per_label(rows, samples, labels)
-    return TeacherPredictions(rows, samples, labels, values=task.answers == "values")
+    return TeacherPredictions(
+        rows, samples, labels, values=task.answers == "values", choice=task.metrics[0] == "accuracy"
+    )
 
 
 def _per_label(rows: Sequence[Tensor], samples: Tensor, labels: Tensor | None) -> TeacherPredictions:

@@ -147,8 +147,8 @@ class FusionOptions(Section):
     mixture: MixtureName = Field(
         "auto",
         description="How the teachers' predictions are mixed: the mean of their probabilities, of their logits, or of "
-        "tempered probabilities, in between; auto: by the likelihood of calibration labels where there are any, else "
-        "logits where the teachers disagree widely.",
+        "tempered probabilities, in between; auto: logits where the teachers disagree widely about classes, else by "
+        "the likelihood of calibration labels where there are any.",
     )
     classes: ClassesName = Field(
         "same",
