@@ -8,13 +8,14 @@ ensemble is one more model.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from compressor.ensemble import check_ensemble_weights, kl_rows
+from compressor.models.task import Task
 
 
 def batch_logits(rows: Tensor) -> Tensor:
@@ -45,8 +46,9 @@ class PairAnswers:
     def agree(self, reference: Tensor, rows: Tensor) -> Tensor | None:
         return (batch_logits(reference).argmax(-1) == batch_logits(rows).argmax(-1)).reshape(rows.shape[:-1])
 
-    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def label_loss(self, task: Task, logits: Tensor, labels: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         """Contrastive: samples of one label (the same text) are as good as each other."""
+        logits, labels = task.answered(logits, labels)
         same = (labels.reshape(-1, 1) == labels.reshape(1, -1)).to(logits)
         target = (same / same.sum(-1, keepdim=True))[:, None].expand(-1, 2, -1)
         return functional.cross_entropy(batch_logits(logits).flatten(0, 1), target.flatten(0, 1))

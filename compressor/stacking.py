@@ -1,7 +1,9 @@
 """Choose how an ensemble's predictions are mixed, and with which weights.
 
 With labels, by held-out negative log likelihood: stacking (Wolpert 1992, https://doi.org/10.1016/S0893-6080(05)80023-1)
-of probabilities (Breiman 1996) or of log-probabilities (Hinton 2002).  Without, by how far the teachers disagree.
+of probabilities (Breiman 1996) or of log-probabilities (Hinton 2002).  Without, by how far the teachers disagree; and so
+too where classes are chosen, since what counts is the student's choice: mean logits are linear in the teachers' last
+streams, so a narrow student learns them better than a mean of probabilities that may be likelier itself.
 """
 
 from __future__ import annotations
@@ -44,12 +46,14 @@ class TeacherPredictions:
         samples: the sample that each row is of [P]; rows of one sample are not independent.
         labels: [P], of values [P, C]; or None.
         values: whether `log_probs` are values, which only a mean mixes.
+        choice: whether the likeliest class is what counts, not how likely it is.
     """
 
     log_probs: tuple[Tensor, ...]
     samples: Tensor
     labels: Tensor | None = None
     values: bool = False
+    choice: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,9 +115,18 @@ def choose_mixture(
     equal = tuple([1 / count] * count) if weights is None else tuple(w / sum(weights) for w in weights)
     if predictions.values:
         name = "probabilities"
-    if predictions.labels is not None:
-        return _by_labels(predictions, name, equal, fit=weights is None)
-    return Mixture(equal, values=True) if predictions.values else _without_labels(predictions, name, equal)
+    if predictions.labels is None:
+        return Mixture(equal, values=True) if predictions.values else _without_labels(predictions, name, equal)
+    chosen = _by_labels(predictions, name, equal, fit=weights is None)
+    if name != "auto" or not predictions.choice or math.isinf(chosen.mixing):
+        return chosen
+    agreed = _without_labels(predictions, name, chosen.weights)
+    if not math.isinf(agreed.mixing):
+        return chosen
+    logits = _by_labels(predictions, "logits", equal, fit=weights is None)
+    return replace(
+        logits, why=f"{agreed.why}; weights by {logits.why}", nll=tuple(dict(chosen.nll + logits.nll).items())
+    )
 
 
 def disagreement(log_probs: Sequence[Tensor], weights: Sequence[float]) -> float:

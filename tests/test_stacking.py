@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -95,6 +96,23 @@ class TestByLabels:
         rows = [random_rows(8000, 2.0, seed) for seed in (1, 2)]
         chosen = choose_mixture(predictions(rows, drawn_labels(mix_predictions(rows, [1, 1], math.inf))))
         assert chosen.name == "logits" and chosen.weights == (0.5, 0.5)
+
+    def test_takes_logits_of_unlike_teachers_where_the_choice_counts(self) -> None:
+        rows, labels = experts()
+        rows = [row + 3 * random_rows(len(row), 1.0, seed) for row, seed in zip(rows, (6, 7), strict=True)]
+        rows = [row.log_softmax(-1) for row in rows]
+        judged = predictions(rows, labels)
+        likelier = choose_mixture(judged)
+        chosen = choose_mixture(replace(judged, choice=True))
+        assert likelier.mixing < math.inf
+        assert chosen.mixing == math.inf
+        assert likelier.nll[0] in chosen.nll
+        assert "disagree" in chosen.why
+        # By name it is what was asked for, and twins are judged by their likelihood.
+        assert choose_mixture(replace(judged, choice=True), "probabilities").mixing == 1
+        twins = [random_rows(seed=1), random_rows(seed=1)]
+        alike = predictions(twins, drawn_labels(twins[0]))
+        assert choose_mixture(replace(alike, choice=True)) == choose_mixture(alike)
 
     def test_twins_keep_equal_weights_and_noise_is_left_out(self) -> None:
         truth = random_rows(4000, 3.0)

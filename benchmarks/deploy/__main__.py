@@ -21,6 +21,7 @@ from onnxruntime.quantization import QuantType, quantize_static
 from torch import Tensor
 
 from compressor.bench.accuracy import measure_deployed
+from compressor.bench.metrics import METRICS, Metric, format_precise, main_metric
 from compressor.bench.subprocesses import TimingJob, WorkerError, measure_isolated
 from compressor.export import quantise
 from compressor.export.formats import EXPORT_FORMATS
@@ -60,25 +61,26 @@ def main(
     found = open_data(recipe, loaded.processor, loaded.spec)
     assert found.evaluation is not None
     with tempfile.TemporaryDirectory() as scratch:
-        # For texts they are the same.
-        dynamic = ("onnx-int8-dynamic",) if is_image_config(loaded.config) else ()
-        names = ("onnx", "onnx-int8", *dynamic, "onnx-fp16")
+        # For texts int8 is dynamic, and there are no convolutions for uint8.
+        images = ("onnx-int8-dynamic", "onnx-uint8") if is_image_config(loaded.config) else ()
+        names = ("onnx", "onnx-int8", *images, "onnx-int4", "onnx-fp16", "safetensors-bf16", "safetensors-fp16")
         options = ExportOptions(formats=names)
         written = write_formats(names, loaded.model, scratch, options, calibration=found.calibration)
         files = {one: made.report.path for one, made in written.items()}
         for way, write in ways(is_image_config(loaded.config), found.calibration).items():
             files[way] = Path(scratch, f"{way}.onnx")
             write(files["onnx"], files[way])
-        answers = {
-            one: partial(logits_of_files, {MODEL: Session(path)}, loaded.spec.task) for one, path in files.items()
-        }
+        opened = {one: made.files for one, made in written.items()}
+        opened |= {one: {MODEL: Session(path)} for one, path in files.items() if one not in opened}
+        answers = {one: partial(logits_of_files, each, loaded.spec.task) for one, each in opened.items()}
         own, scores = measure_deployed(loaded.model, answers, found.evaluation)
-        times = latencies({one: files[one] for one in names}, loaded.config.to_dict(), seconds, threads)
+        timed = {one: files[one] for one in names if files[one].suffix == ".onnx"}
+        times = latencies(timed, loaded.config.to_dict(), seconds, threads)
         rows = [
             {
                 "name": one,
                 "bytes": path.stat().st_size,
-                "accuracy": scores[one].score.accuracy,
+                **{metric: getattr(scores[one].score, metric) for metric in METRICS},
                 "kl": scores[one].score.kl,
                 "agreement": scores[one].agreement,
                 "relative_error": scores[one].error,
@@ -90,8 +92,8 @@ def main(
         "student": name,
         "command": f"python -m benchmarks.deploy STUDENT --data DATA --name {name} --samples {samples} "
         f"--seconds {seconds:g} --threads {threads}",
-        "torch_accuracy": own.accuracy,
-        "accuracy_error": own.accuracy_error,
+        "torch": {metric: getattr(own, metric) for metric in METRICS},
+        "error": next(error for metric in METRICS if (error := getattr(own, f"{metric}_error")) is not None),
         "samples": own.samples,
         "rows": rows,
         "formats": {one: EXPORT_FORMATS.get(one).meaning for one in names},
@@ -153,32 +155,35 @@ def latencies(
 def page(result: Mapping[str, Any], threads: int) -> str:
     """The result as Markdown."""
     machine = result["environment"]
+    metric = main_metric(result["torch"])
+    assert metric is not None
     lines = [
         f"# {result['student']}: formats",
         "",
-        f"Accuracy in torch {100 * result['torch_accuracy']:.2f} ± {100 * result['accuracy_error']:.2f} % on "
+        f"{metric.label.capitalize()} in torch {metric.format(result['torch'][metric.name], result['error'])} on "
         f"{result['samples']} samples. Same answers and relative error of the logits are of the same samples, beside "
         "torch in float32.",
         "",
-        "| file | size | accuracy | same answers | relative error | p50, batch 1 | p50, batch 32 | peak memory |",
+        f"| file | size | {metric.title} | same answers | relative error | p50, batch 1 | p50, batch 32 | memory |",
         "| :-- | --: | --: | --: | --: | --: | --: | --: |",
     ]
-    timed = [row for row in result["rows"] if row["latency"]]
-    for row in timed:
-        one, many = (row["latency"][batch] for batch in ("1", "32"))
-        lines.append(
-            f"| {row['name']} {_cells(row)} | {one['p50_ms']:.2f} ms | {many['p50_ms']:.2f} ms | "
-            f"{many['peak_memory_bytes'] / 1e6:.0f} MB |"
-        )
+    shown = [row for row in result["rows"] if row["name"] in result["formats"]]
+    for row in shown:
+        cells = ["–", "–", "–"]
+        if row["latency"]:
+            one, many = (row["latency"][batch] for batch in ("1", "32"))
+            cells = [f"{each['p50_ms']:.2f} ms" for each in (one, many)] + [f"{many['peak_memory_bytes'] / 1e6:.0f} MB"]
+        lines.append(f"| {row['name']} {_cells(row, metric)} | {' | '.join(cells)} |")
     lines += [
         "",
         "Other ways to quantise to int8, each changing one thing:",
         "",
-        "| way | size | accuracy | same answers | relative error |",
+        f"| way | size | {metric.title} | same answers | relative error |",
         "| :-- | --: | --: | --: | --: |",
     ]
-    lines += [f"| {row['name']} {_cells(row)} |" for row in result["rows"] if not row["latency"]]
+    lines += [f"| {row['name']} {_cells(row, metric)} |" for row in result["rows"] if row not in shown]
     versions = ", ".join(f"{key} {machine[key]}" for key in ("python", "torch", "transformers", "onnx", "onnxruntime"))
+    timed = [row for row in shown if row["latency"]]
     least = min(row["latency"][batch]["iterations"] for row in timed for batch in ("1", "32"))
     lines += [
         "",
@@ -189,9 +194,10 @@ def page(result: Mapping[str, Any], threads: int) -> str:
     return "\n".join(lines)
 
 
-def _cells(row: Mapping[str, Any]) -> str:
+def _cells(row: Mapping[str, Any], metric: Metric) -> str:
+    agreement = "–" if row["agreement"] is None else f"{100 * row['agreement']:.2f} %"
     return (
-        f"| {row['bytes'] / 1e6:.2f} MB | {100 * row['accuracy']:.2f} % | {100 * row['agreement']:.2f} % "
+        f"| {row['bytes'] / 1e6:.2f} MB | {format_precise(metric, row[metric.name])} | {agreement} "
         f"| {row['relative_error']:.1e}"
     )
 

@@ -22,9 +22,9 @@ from benchmarks.tasks.settings import TaskSetting, class_names
 
 def _segformer() -> SegformerConfig:
     return SegformerConfig(
-        architectures=["SegformerForSemanticSegmentation"], num_encoder_blocks=2, depths=[2, 2], sr_ratios=[2, 1],
-        hidden_sizes=[32, 64], patch_sizes=[3, 3], strides=[2, 2], num_attention_heads=[2, 4], mlp_ratios=[4, 4],
-        decoder_hidden_size=64, drop_path_rate=0.0, classifier_dropout_prob=0.0, **class_names(PIXEL_CLASSES),
+        architectures=["SegformerForSemanticSegmentation"], num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1],
+        hidden_sizes=[24, 48], patch_sizes=[3, 3], strides=[2, 2], num_attention_heads=[2, 4], mlp_ratios=[4, 4],
+        decoder_hidden_size=48, drop_path_rate=0.0, classifier_dropout_prob=0.0, **class_names(PIXEL_CLASSES),
     )  # fmt: skip
 
 
@@ -33,13 +33,13 @@ _CAPTION_TOKENS = ("<pad>", "<start>", *captions.WORDS, "<end>")
 
 
 def _clip() -> CLIPConfig:
-    sizes: dict[str, Any] = {"num_hidden_layers": 3, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 4}
     return CLIPConfig(
         architectures=["CLIPModel"], projection_dim=32,
-        text_config={"vocab_size": len(_CAPTION_TOKENS), "max_position_embeddings": 16, "hidden_size": 48,
-                     "intermediate_size": 192, "pad_token_id": 0, "bos_token_id": 1,
+        text_config={"vocab_size": len(_CAPTION_TOKENS), "max_position_embeddings": 16, "hidden_size": 32,
+                     "intermediate_size": 128, "pad_token_id": 0, "bos_token_id": 1,
                      "eos_token_id": len(_CAPTION_TOKENS) - 1, **sizes},
-        vision_config={"image_size": captions.SIDE, "patch_size": 4, "hidden_size": 64, "intermediate_size": 256,
+        vision_config={"image_size": captions.SIDE, "patch_size": 4, "hidden_size": 48, "intermediate_size": 192,
                        **sizes},
     )  # fmt: skip
 
@@ -67,11 +67,11 @@ VISION_SETTINGS: dict[str, TaskSetting] = {
         lambda: SegformerImageProcessorPil(
             size={"height": SIDE, "width": SIDE}, do_convert_rgb=True, image_mean=[0.5] * 3, image_std=[0.5] * 3
         ),
-        samples={"train": 3000, "test": 500},
-        steps=1000,
-        learning_rate=2e-3,
+        samples={"train": 2500, "test": 500},
+        steps=450,
+        learning_rate=3e-3,
     ),
     "image-text": TaskSetting(
-        save_captions, _clip, _clip_processor, samples={"train": 4000, "test": 1000}, steps=1500, learning_rate=1e-3
+        save_captions, _clip, _clip_processor, samples={"train": 3000, "test": 600}, steps=600, learning_rate=1.5e-3
     ),
 }

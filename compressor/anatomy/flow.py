@@ -12,7 +12,17 @@ from torch import Tensor, nn
 
 from compressor.anatomy.canonical import centre_writers, fold_norms, fold_scales
 from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, Inputs, answers_of, logits_change
-from compressor.anatomy.hooks import Trace, checkpoint_of, is_linear, is_pointwise, product_scale, trace, write_dim
+from compressor.anatomy.hooks import (
+    Trace,
+    all_outputs,
+    capture_outputs,
+    checkpoint_of,
+    is_linear,
+    is_pointwise,
+    product_scale,
+    trace,
+    write_dim,
+)
 from compressor.anatomy.resize import BUILD_ERRORS
 from compressor.anatomy.spec import Anatomy, Kind, LayerScale, LinearOp, Norm, Side, Space
 
@@ -27,6 +37,12 @@ class Flow:
         self.modules = dict(model.named_modules())
         self.trace: Trace = trace(model, inputs, anatomy.layers)
         self.order = list(dict.fromkeys(self.trace.order()))
+        # Norms of signals [B, C, T] have no rows of features to be fitted to: their scales are carried over.
+        groups = [name for name, module in self.modules.items() if isinstance(module, nn.GroupNorm)]
+        with torch.no_grad(), capture_outputs(model, groups) as outputs:
+            if groups:
+                all_outputs(model, inputs)
+        self.signals = {name for name, found in outputs.items() if found and found[0].dim() == 3}
         by_id = {id(parameter): name for name, parameter in model.named_parameters()}
         self.weights = {
             name: by_id[id(module.weight)]
@@ -91,7 +107,7 @@ class Flow:
     def _is_norm(self, name: str) -> bool:
         """Whether a module has scales and is not linear."""
         module, weight = self.modules[name], self.weights.get(name)
-        if weight is None or is_linear(module) or isinstance(module, nn.Embedding):
+        if weight is None or is_linear(module) or isinstance(module, nn.Embedding) or name in self.signals:
             return False
         if module.weight.dim() != 1 or weight not in self.anatomy.axes:
             return False

@@ -138,7 +138,11 @@ def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 
 def all_outputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All answers: every kind of logits, or without a head every floating tensor (features, poolings)."""
-    output = _run(model, inputs)
+    return named_answers(_run(model, inputs))
+
+
+def named_answers(output: Any) -> dict[str, Tensor]:
+    """The answers among the outputs of a pass, as of `all_outputs`."""
     # Tuples hold states of layers; only a tuple without names is an output by itself.
     named = dict(output) if isinstance(output, Mapping) else {str(i): value for i, value in enumerate(output)}
     answers = {
@@ -241,7 +245,7 @@ def checkpoint_of(
         if key in values and values[key].numel() == noise.numel() and values[key].shape[-1] == noise.shape[-1]:
             change = (values[key] - before[key]).reshape(noise.shape)
             gain = float((change * noise).sum() / noise.square().sum())
-            if abs(gain) > 1e-3 and torch.allclose(change, gain * noise, atol=1e-4 * abs(gain)):
+            if abs(gain) > 1e-3 and torch.allclose(change.to(noise), gain * noise, atol=1e-4 * abs(gain)):
                 if is_linear(model.get_submodule(writer)) and torch.equal(before[key].flatten(), outputs[0].flatten()):
                     return None
                 return *key, 1.0 if abs(gain - 1) < 1e-4 else gain

@@ -76,6 +76,12 @@ _SMALL: dict[str, PretrainedConfig] = {}
 def _inspect(config: PretrainedConfig) -> Anatomy:
     skeleton = measure_growth(config, DEPTH)
     study = study_smallest(skeleton)
+    layers = [layer for stack in study.stacks for layer in stack.layers]
+    # Convolutions before a stream are not alike, so none stands for another.
+    unlike = [each.prefix for each in skeleton.lists if not any(layer.startswith(each.prefix) for layer in layers)]
+    if unlike:
+        skeleton = measure_growth(config, DEPTH, unlike)
+        study = study_smallest(skeleton)
     _SMALL[_cache_key(config)] = study.config
     small = _certified(config, study, with_experts(study, study.anatomy(), skeleton))
     table = replace(study.table, spaces=dict(small.spaces), axes=dict(small.axes))

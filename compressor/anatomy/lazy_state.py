@@ -46,4 +46,4 @@ class Derived(Mapping[str, Tensor]):
 def _maker(state: Mapping[str, Tensor], name: str) -> Callable[[], Tensor]:
     if isinstance(state, Derived):
         return state.maker(name)
-    return lambda: state[name].to(torch.float64)
+    return lambda: state[name].to("cpu", torch.float64)

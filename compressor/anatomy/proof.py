@@ -15,7 +15,8 @@ from compressor.models.signature import readable_inputs
 
 #: Inputs that hide coordinates, or give the sizes of other inputs, and reach no parameter.
 _MASK = re.compile(
-    r"(.*_)?(attention|pixel|padding|observed|features)_mask|(image|video|audio|spatial)_(sizes|shapes|grid_thw|lengths?)"
+    r"(.*_)?(attention|pixel|padding|observed|features)_mask|batch_num_images"
+    r"|(image|video|audio|spatial)_(sizes|shapes|grid_thw|lengths?)(_videos)?"
     r"|mm_token_type_ids|second_per_grid_ts|.*_grid_thw"
 )
 

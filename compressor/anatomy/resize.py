@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -76,9 +76,9 @@ def shapes_of(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in meta_model(config).named_parameters()}
 
 
-def measure_growth(config: PretrainedConfig, depth: int) -> Skeleton:
-    """Find size fields, with `depth` layers."""
-    lists = _find_lists(config)
+def measure_growth(config: PretrainedConfig, depth: int, whole: Collection[str] = ()) -> Skeleton:
+    """Find size fields, with `depth` layers; lists of the prefixes in `whole` keep all of theirs."""
+    lists = tuple(layers for layers in _find_lists(config) if layers.prefix not in whole)
     shallow = config
     for layers in lists:
         shallow = with_layers(shallow, layers.fields, [*range(min(depth, layers.count) - 1), layers.count - 1])
@@ -158,6 +158,9 @@ def _growths(
         except BUILD_ERRORS:
             continue
         rates = _rates(before, after, second - first)
+        if value is None and rates and not {name for name, _ in rates} <= base.keys():
+            # It sizes a part that the model has not without it.
+            continue
         if rates is None and value is not None:
             broken.append((field, value))
         elif rates and all(rate > 0 for rate in rates.values()):

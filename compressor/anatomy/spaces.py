@@ -103,8 +103,9 @@ class _Tabulation:
         for (dim, parameters), layer in zip(hidden, layers, strict=True):
             dims_of = [self.traced.parameters[name] for name in parameters]
             looked_up = any(d.looked_up and d.root is dim for dims in dims_of for d in dims)
-            # Parameters of three dimensions hold a matrix per expert.
-            copies = dims_of[0][0].size if all(len(dims) == 3 for dims in dims_of) else 1
+            # Parameters of three dimensions hold a matrix per expert, unless they are those of a convolution.
+            stacked = all(len(dims) == 3 for dims in dims_of) and not any(map(self.attentions.multiplies, parameters))
+            copies = dims_of[0][0].size if stacked else 1
             shared = not layer and bool(self.attentions.layer_of(parameters[0]))
             if (looked_up and not layer) or shared:
                 name, kind = _unused("embedding", self.spaces), Kind.EMBEDDING

@@ -58,8 +58,9 @@ class Map:
         selection = self.selection
         if selection is None:
             return self._push.move(values) if isinstance(self._push, Entries) else values @ self.push.to(values)
+        sources, targets = (index.to(values.device) for index in selection)
         moved = torch.zeros(len(values), self.targets, dtype=values.dtype, device=values.device)
-        return moved.index_copy_(1, selection[1], values.index_select(1, selection[0]))
+        return moved.index_copy_(1, targets, values.index_select(1, sources))
 
     @cached_property
     def selection(self) -> tuple[Tensor, Tensor] | None:
@@ -94,8 +95,9 @@ def transport_together(maps: Sequence[Map], values: Sequence[Tensor]) -> Tensor:
     if len(known) == len(selections):
         targets, order = torch.cat([target for _, target in known]).sort()
         if targets.equal(torch.arange(maps[0].targets)):
-            selected = [value.index_select(1, source) for value, (source, _) in zip(values, known, strict=True)]
-            return torch.cat(selected, dim=1).index_select(1, order)
+            pairs = zip(values, known, strict=True)
+            selected = [value.index_select(1, source.to(value.device)) for value, (source, _) in pairs]
+            return torch.cat(selected, dim=1).index_select(1, order.to(values[0].device))
     # A teacher with an empty selection adds nothing.
     parts = [
         mapping.transport(value)

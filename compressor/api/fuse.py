@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from compressor.fusion import FusionResult
     from compressor.models.teacher import Teacher
     from compressor.recipe import Recipe
-    from compressor.recipe.fusion import ClassesName, EffortName, MixtureName, PreferName
+    from compressor.recipe.fusion import ClassesName, EffortName, GridName, MixtureName, PreferName
 
 #: Called with the share done and a line.
 OnFusionProgress = Callable[[float, str], None]
@@ -32,7 +32,8 @@ def fuse(
     revision: str | None = None, trust_remote_code: bool = False, processor: Any = None,
     progress: OnFusionProgress | None = None,
     residual: str = "auto", narrowing: NarrowingName = "auto", prefer: PreferName = "balanced",
-    hidden: float | None = None, ffn: float | None = None, heads: float | None = None, inner: str = "auto",
+    hidden: float | None = None, ffn: float | None = None, heads: float | None = None,
+    part: Mapping[str, float] | None = None, grid: GridName = "auto", inner: str = "auto",
     alignment: AlignmentKeys | None = None, weights: Literal["auto", "equal"] | Sequence[float] = "auto",
     mixture: MixtureName = "auto", classes: ClassesName = "same",
     ridge: Literal["auto"] | float = "auto", polish: Literal["auto"] | int = "auto", effort: EffortName = "normal",
@@ -40,6 +41,7 @@ def fuse(
     samples: int = 1024, batch_size: int = 128, holdout: float = 0.125,
     train_split: str | None = None, image_column: str | None = None, label_column: str | None = None,
     text_column: Columns = None, target_column: str | None = None, max_length: int | None = None,
+    prompt: str = "a photo of a {}.",
 ) -> FusedStudent:  # fmt: skip
     """Fuse teachers into one student of `width` times the residual width of the widest.
 
@@ -57,12 +59,12 @@ def fuse(
         trust_remote_code: run code that lies in the models' folders (`auto_map`); read it first.
         processor: tokenizer or image processor for texts or images; the teachers' own if omitted.
         progress: called with fraction and message.
-        residual, narrowing, prefer, hidden, ffn, heads, inner, alignment, weights, mixture, classes, ridge, polish,
-            effort, keep_dim, refit: the recipe's section `fusion`.
+        residual, narrowing, prefer, hidden, ffn, heads, part, grid, inner, alignment, weights, mixture, classes,
+            ridge, polish, effort, keep_dim, refit: the recipe's section `fusion`.
         max_memory: such as "8GB": teachers, then local folders, are read layer by layer, and nothing is chosen by
             pilots.
         samples, batch_size, holdout: the section `calibration`; of a list of batches all are used.
-        train_split, image_column, label_column, text_column, target_column, max_length: the section `data`.
+        train_split, image_column, label_column, text_column, target_column, max_length, prompt: the section `data`.
 
     Returns:
         The student as `.model`, its shape as `.target`, choices and couplings as `.report`; `.save(folder)` writes it.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from compressor.anatomy import Anatomy
     from compressor.api.models import ModelLike, ModelsLike
     from compressor.api.sections import NarrowingName
-    from compressor.recipe.fusion import ClassesName
+    from compressor.recipe.fusion import ClassesName, GridName
 
 
 class Plan(TableView):
@@ -69,7 +69,8 @@ def inspect(model: ModelLike | PretrainedConfig, *, trust_remote_code: bool = Fa
 def plan(
     teachers: ModelsLike, width: float | None = 0.5, *, depth: float | int | None = None,
     narrowing: NarrowingName = "auto", hidden: float | None = None, ffn: float | None = None,
-    heads: float | None = None, classes: ClassesName = "same", length: int = 128,
+    heads: float | None = None, part: Mapping[str, float] | None = None, grid: GridName = "auto",
+    classes: ClassesName = "same", length: int = 128,
     params: float | str | None = None, flops: float | str | None = None, latency: float | str | None = None,
     batch_size: int = 1, revision: str | None = None, trust_remote_code: bool = False,
 ) -> Plan:  # fmt: skip
@@ -77,7 +78,7 @@ def plan(
 
     Args:
         teachers: one or several of one model type, as in `fuse`.
-        width, depth, narrowing, hidden, ffn, heads, classes: as in `fuse`; a target picks the width.
+        width, depth, narrowing, hidden, ffn, heads, part, grid, classes: as in `fuse`; a target picks the width.
         length: tokens of a text sample.
         params, flops, latency, batch_size: the recipe's section `target`.
         revision: branch, tag or commit of the Hub for teachers that have none in their names, `user/model@revision`.
@@ -93,7 +94,9 @@ def plan(
     listed = list_models(teachers, "plan: teachers", revision=revision)
     target = {"params": params, "flops": flops, "latency": latency, "batch_size": batch_size}
     values: dict[str, Any] = {"teachers": ["teacher"], "target": target, "depth": depth}
-    values["fusion"] = {"narrowing": narrowing, "hidden": hidden, "ffn": ffn, "heads": heads, "classes": classes}
+    values["fusion"] = {"narrowing": narrowing, "hidden": hidden, "ffn": ffn, "heads": heads, "part": dict(part or {})}
+    values["fusion"]["grid"] = grid
+    values["fusion"]["classes"] = classes
     if width is not None and not any((params, flops, latency)):
         values["width"] = width
     keywords = {f"target.{name}": name for name in target} | {f"fusion.{name}": name for name in values["fusion"]}

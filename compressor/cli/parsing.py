@@ -40,8 +40,13 @@ def parse_losses(text: str) -> str | dict[str, str]:
         return text
     if text == "none":
         return {}
+    return parse_shares(text)
+
+
+def parse_shares(text: str) -> dict[str, str]:
+    """NAME=NUMBER,... as a mapping."""
     parts = (part.partition("=") for part in text.split(","))
-    return {name.strip(): weight.strip() for name, _, weight in parts}
+    return {name.strip(): share.strip() for name, _, share in parts}
 
 
 def parse_depth(text: str) -> int | float | str:

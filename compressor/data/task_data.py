@@ -112,6 +112,6 @@ TASK_DATA: dict[str, TaskData] = {
     "seq2seq-lm": TaskData(_target_reader, _find_targets),
     "audio-classification": TaskData(SoundReader, find_sounds),
     "ctc": TaskData(SymbolsReader, find_transcribed, references=transcripts),
-    "features": TaskData(_feature_reader),
     "sentence-embedding": TaskData(TextReader, find_sentences, flatten_pairs),
+    **dict.fromkeys(("features", "unscored"), TaskData(_feature_reader)),
 }

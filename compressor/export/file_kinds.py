@@ -49,6 +49,7 @@ STACKS: dict[str, tuple[FileKind, ...]] = {
 
 #: The files of an encoder–decoder, by its task.
 ENCODER_DECODERS: dict[str, tuple[FileKind, ...]] = {
+    **{name: (_WHOLE,) for name, task in TASKS.items() if task.columns},
     "features": (_ENCODER, _DECODER, _DECODER_STEP),
     "seq2seq-lm": (_ENCODER, _DECODER, _DECODER_STEP),
 }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from compressor.anatomy.hooks import named_answers
 from compressor.errors import UnsupportedError
 from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import as_pair
@@ -234,6 +235,8 @@ def outputs_of(model: PreTrainedModel, output: object) -> dict[str, Tensor]:
         UnsupportedError: none of them.
     """
     task = task_of_model(model)
+    if task.name == "unscored" and (every := named_answers(output)):
+        return every
     answers = ("last_hidden_state", *task.outputs) if task.headless and task.metrics else task.outputs
     for names in (answers, ("logits",), ("last_hidden_state", "pooler_output")):
         named = {name: value for name in names if isinstance(value := getattr(output, name, None), Tensor)}

@@ -176,8 +176,12 @@ def _pad(config: PretrainedConfig, inputs: dict[str, Tensor], padding: str, leng
     config = text_config(config)
     pad = getattr(config, "pad_token_id", None)
     where = slice(length - length // 2, length) if padding == "right" else slice(0, length // 2)
+    last = inputs["input_ids"][0, ..., length - 1].clone()
     inputs["input_ids"][0, ..., where] = pad if isinstance(pad, int) and 0 <= pad < config.vocab_size else 0
     inputs["attention_mask"][0, ..., where] = 0
+    if padding == "right" and getattr(config, "eos_token_id", None) == last.flatten()[0]:
+        # Classifiers among encoder–decoders answer at the end token.
+        inputs["input_ids"][0, ..., length - length // 2 - 1] = last
 
 
 def _counted(
@@ -193,9 +197,7 @@ def _counted(
     if padding == "left" and not all(by_token.values()):
         # Models that pool the first token expect no padding there; on it, torch and ONNX Runtime may differ.  The
         # outputs of such samples change with the tokens under the padding.
-        ids = torch.where(
-            mask.bool(), inputs["input_ids"], (inputs["input_ids"] + 1) % text_config(model.config).vocab_size
-        )
+        ids = torch.where(mask.bool(), inputs["input_ids"], inputs["input_ids"].flatten()[-2])
         with torch.inference_mode():
             output = model(**{**inputs, "input_ids": ids}, **no_cache(model), return_dict=True)
         for name, value in outputs_of(model, output).items():

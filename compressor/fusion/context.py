@@ -120,9 +120,14 @@ class FusionContext:
         return self.options.refit and self.calibration is not None
 
 
-def student_candidates(specs: Sequence[StudentSpec], dtype: torch.dtype, seed: int) -> list[StudentCandidate]:
+def student_candidates(
+    specs: Sequence[StudentSpec], dtype: torch.dtype, seed: int, device: torch.device
+) -> list[StudentCandidate]:
     """A random model per spec."""
-    return [StudentCandidate(spec, _random_model(spec, dtype, seed), inspect_config(spec.config)) for spec in specs]
+    models = [_random_model(spec, dtype, seed).to(device) for spec in specs]  # type: ignore[arg-type]
+    return [
+        StudentCandidate(spec, model, inspect_config(spec.config)) for spec, model in zip(specs, models, strict=True)
+    ]
 
 
 def streamed_candidate(spec: StudentSpec, dtype: torch.dtype, precision: torch.dtype) -> StudentCandidate:

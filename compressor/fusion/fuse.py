@@ -165,7 +165,8 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
     specs = specs_for(group, request.width, request.depth, options, assignment, request.anchor)
     precision = torch.promote_types(request.dtype, SINGLE)
     if request.streaming is None:
-        candidates = student_candidates(specs, precision, request.seed)
+        device = request.teachers[0][1].device
+        candidates = student_candidates(specs, precision, request.seed, device)
     else:
         candidates = [streamed_candidate(specs[0], precision, request.dtype)]
     group = group.with_spans(assignment.spans(group.everyone, candidates[0].anatomy))

@@ -72,7 +72,8 @@ def collect_predictions(
     parts: list[list[Tensor]] = []
     for index, batch in enumerate(batches):
         inputs = without_labels(batch)
-        samples = torch.arange(start, start + len(next(iter(inputs.values()))))
+        first = next(iter(inputs.values()))
+        samples = torch.arange(start, start + len(first), device=first.device)
         start += len(samples)
         log_probs = [answers.rows(logits_of(model, inputs).float()) for model in models]
         if log_probs[0].dim() > 2:
@@ -84,6 +85,7 @@ def collect_predictions(
             found = [task.answered(column, labels)[0] for column in columns] + [task.answered(columns[-1], labels)[1]]
         else:
             found = [task.counted(column, inputs) for column in columns]
+        found = [column.cpu() for column in found]
         parts.append(found)
         room -= sum(column.nbytes for column in found)
         if on_fraction is not None:
@@ -96,7 +98,9 @@ def collect_predictions(
     labels = columns[count + 1] if with_labels else None
     if task.answers == "labels":
         return _per_label(rows, samples, labels)
-    return TeacherPredictions(rows, samples, labels, values=task.answers == "values")
+    return TeacherPredictions(
+        rows, samples, labels, values=task.answers == "values", choice=task.metrics[0] == "accuracy"
+    )
 
 
 def _per_label(rows: Sequence[Tensor], samples: Tensor, labels: Tensor | None) -> TeacherPredictions:

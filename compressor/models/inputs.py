@@ -195,8 +195,8 @@ def _needed_inputs(config: PretrainedConfig) -> list[str]:
         needed = ["input_features"]
     if is_dual_config(config):
         needed += ["input_ids", "input_features" if "input_features" in known else "pixel_values"]
-    # Classifiers shift the text themselves.
-    shifted = bool(config.architectures) and classifies_text(config)
+    # What answers about a text shifts it itself.
+    shifted = bool(config.architectures) and find_task(config).columns
     needed += ["decoder_input_ids"] if config.is_encoder_decoder and not shifted else []
     wanted = {*needed, *_ALWAYS}
     # A decoder of a series reads the values to predict, as training does.

@@ -197,6 +197,12 @@ def _queries(config: PretrainedConfig, batch: int, length: int, generator: torch
     return None if size is None else _normal(generator, batch, _REGIONS, int(size))
 
 
+def _query_tokens(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
+    """Tokens [B, T] that learned queries read beside images."""
+    size = first_field(getattr(config, "qformer_config", None) or config, "vocab_size")
+    return None if size is None else torch.randint(1, int(size), (batch, length), generator=generator)
+
+
 def _sound_mask(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
     """All frames of a spectrogram [B, frames]."""
     spectrum = _spectrum(config, batch, length, generator)
@@ -301,6 +307,7 @@ MAKERS: dict[str, Maker] = {
     "hidden_states": _patches,
     "grid_thw": _grids,
     "query_embeds": _queries,
+    "qformer_input_ids": _query_tokens,
     "input_features_mask": _sound_mask,
     "past_values": series.past_values,
     "past_time_features": series.past_times,

@@ -15,7 +15,9 @@ def span_ends(outputs: Sequence[Tensor], inputs: Mapping[str, Tensor]) -> Tensor
     """Logits of a span's first and last token, [B, 2, T], from one each [B, T]; padding is impossible."""
     logits = torch.stack(list(outputs), 1)
     mask = inputs.get("attention_mask")
-    return logits if mask is None else logits.masked_fill(~mask.bool().to(logits.device)[:, None], IMPOSSIBLE)
+    if mask is None or mask.shape[-1] != logits.shape[-1]:
+        return logits
+    return logits.masked_fill(~mask.bool().to(logits.device)[:, None], IMPOSSIBLE)
 
 
 def pair_embeddings(outputs: Sequence[Tensor], inputs: Mapping[str, Tensor]) -> Tensor:

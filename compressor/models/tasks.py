@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import transformers
 from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.models.auto import modeling_auto
@@ -78,6 +79,8 @@ TASKS: dict[str, Task] = {
             tag="zero-shot-image-classification",
         ),
         Task("features", ("Model",), (), tag="feature-extraction"),
+        # Heads of other tasks (depth, masked images): fused and exported by what they answer, and not scored.
+        Task("unscored", (), (), answers="values", named=False, tag="other"),
         # A headless model whose folder says how its tokens are pooled.
         Task(
             "sentence-embedding", (), ("similarity", "neighbours", "spearman"), answers="embeddings",
@@ -164,6 +167,8 @@ def _task_of_class(name: str) -> Task:
         task = listed or task
     if task is not None:
         return task
+    if isinstance(getattr(transformers, name, None), type):
+        return TASKS["unscored"]
     raise UnsupportedError(f"{name} has a task that is not known here (known endings: {', '.join(heads)})")
 
 
@@ -225,6 +230,11 @@ def check_measurable(config: PretrainedConfig, doing: str, name: str) -> Task:
     """
     check_outputs(config, name)
     task = find_task(config)
+    if task.name == "unscored":
+        raise UnsupportedError(
+            f"{doing} needs a score, and none is known for what {(config.architectures or [''])[0]} ({name}) answers: "
+            "it can be fused and exported only"
+        )
     if not task.metrics:
         raise UnsupportedError(
             f"{doing} needs a head that answers, and {name} ({task.name}) has none: it can be fused only"

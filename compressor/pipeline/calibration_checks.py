@@ -30,7 +30,8 @@ def scarcity(calibration: Sequence[Mapping[str, Tensor]], configs: Sequence[Pret
     samples = sum(len(next(iter(batch.values()))) for batch in calibration)
     tokens = sum(count_tokens(batch, configs[0]) for batch in calibration)
     width = max(inspect_config(config).residual.size for config in configs)
-    if tokens >= findings.ENOUGH_TOKENS * width:
+    # Frames of sounds are not counted.
+    if not tokens or tokens >= findings.ENOUGH_TOKENS * width:
         return []
     return [
         f"few calibration samples: {samples} of them have {tokens} tokens, and the fits of a residual stream {width} "

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from compressor.bench.metrics import METRICS
+from compressor.bench.rows import to_json
 from compressor.errors import UserError
 from compressor.fusion import fuse_models
 from compressor.fusion.classes import fit_lacking_classes
@@ -124,6 +124,6 @@ def _measure(recipe: Recipe, widths: Sequence[float], stages: StageReporter) -> 
 
 
 def _row(model: EvaluatedModel, width: float | None) -> dict[str, Any]:
-    row = asdict(model.row(None))
+    [row] = to_json([model.row(None)])
     keys = ("name", *METRICS, "kl", "parameters", "macs")
-    return {"width": width, **{key: row[key] for key in keys}}
+    return {"width": width, **{key: row.get(key) for key in keys}}

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from compressor.errors import CouplingWarning
 from compressor.fusion import FusionResult, fuse_models
+from compressor.fusion.shape.servers import runs_fast_in
 from compressor.fusion.streaming import Streaming, fixed_options
 from compressor.layer_maps import LayerMap, load_layer_maps
 from compressor.models.load import load_teacher
@@ -23,6 +24,7 @@ from compressor.pipeline.stages import StageReporter
 from compressor.pipeline.teachers import depth_option
 from compressor.recipe import Recipe
 from compressor.stacking import Mixture
+from compressor.utils.devices import moved_batches, on_device
 from compressor.utils.strict_json import finite_or_none
 
 #: The warning of a fusion without data.
@@ -75,20 +77,23 @@ def initial_student(
             anchor = (recipe.fusion.anchor, _anchor(recipe.fusion.anchor, teachers))
     with stages("fuse", "fusing") as progress, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CouplingWarning)
-        result = fuse_models(
-            [(teacher.name, teacher.model) for teacher in teachers],
-            recipe.width,
-            None if data is None else data.calibration,
-            recipe.fusion,
-            holdout=recipe.calibration.holdout,
-            seed=recipe.seed,
-            anchor=anchor,
-            mixture=mixture,
-            progress=progress,
-            streaming=streaming,
-            precision=precision,
-            **depth_option(recipe.depth),
-        )
+        models = [teacher.model for teacher in teachers]
+        with on_device(models if anchor is None else [*models, anchor[1]], recipe.device):
+            result = fuse_models(
+                [(teacher.name, teacher.model) for teacher in teachers],
+                recipe.width,
+                None if data is None else moved_batches(data.calibration, recipe.device),
+                recipe.fusion,
+                holdout=recipe.calibration.holdout,
+                seed=recipe.seed,
+                anchor=anchor,
+                mixture=mixture,
+                progress=progress,
+                streaming=streaming,
+                precision=precision,
+                **depth_option(recipe.depth),
+            )
+        result.model.to("cpu")  # type: ignore[arg-type]
     lines = [str(warning.message) for warning in caught if issubclass(warning.category, CouplingWarning)]
     lines += [NO_DATA] if data is None else check_calibration(data, teachers)
     lines += [] if streaming is None else list(fixed_options(recipe.fusion)[1])
@@ -99,7 +104,7 @@ def initial_student(
 def student_of_fusion(result: FusionResult, warnings: Sequence[str]) -> InitialStudent:
     """The student of a fusion, with lines on it."""
     report = {
-        "target": result.target.summary(),
+        "target": {**result.target.summary(), "runs_fast_in": runs_fast_in(result.anatomy, result.model.config)},
         "fusion": _fusion_report(result.report),
         "warnings": list(warnings),
         "mixture": result.report.mixture,

@@ -8,9 +8,13 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from compressor.anatomy import inspect_config
 from compressor.bench.size import count_macs, count_parameters
+from compressor.fusion.shape.cost import relative_cost
+from compressor.fusion.shape.servers import runs_fast_in
 from compressor.fusion.streamed_memory import predict_memory
 from compressor.fusion.streaming import FIXED
+from compressor.models.meta import meta_model
 from compressor.pipeline.budget import pick_width
 from compressor.pipeline.evaluation import short_names
 from compressor.pipeline.stages import OnStage, StageReporter
@@ -49,13 +53,15 @@ def plan_student(
 
     Returns:
         JSON-ready: teachers, student, target as in a report, "others" (shapes that held-out samples may prefer),
+        "relative_times" (of target and others, the fastest is 1; from their sizes), "runs_fast_in" (see there),
         "length", "memory" (of a fusion and this process), "budget" (see `Budget`), "notes" on the teachers.
 
     Raises:
         UserError: an unusable name or width, or an unknown architecture.
     """
     flags = {"width": "--width", "depth": "--depth"}
-    fusion = {"narrowing": narrowing, "classes": classes, **ratios._asdict()}
+    grid = "auto" if ratios.grid else "none"
+    fusion = {"narrowing": narrowing, "classes": classes, **ratios._asdict(), "grid": grid}
     flags |= {f"fusion.{name}": f"--{name}" for name in fusion}
     values = {"teachers": list(names), "width": width, "depth": depth, "fusion": fusion}
     build_recipe(values, where="", names=flags)
@@ -68,7 +74,8 @@ def plan_student(
                 configs, budget, depth=depth, length=length, thread_count=threads, on_progress=progress_in_stage
             )
         width = picked.width
-    (target, *others), anatomy = plan_target(configs, width, depth, narrowing, ratios)
+    specs, anatomy = plan_target(configs, width, depth, narrowing, ratios)
+    target, *others = specs
     return {
         "teachers": [
             {"name": name, **_cost(config, length)} for name, config in zip(short_names(names), configs, strict=True)
@@ -76,12 +83,32 @@ def plan_student(
         "student": {"name": "student", **_cost(target.config, length)},
         "target": target.summary(),
         "others": [other.summary() for other in others],
+        "relative_times": _relative_times([spec.config for spec in specs], length),
+        "runs_fast_in": runs_fast_in(inspect_config(target.config), target.config),
         "budget": None if picked is None else picked.report,
         "certificate": anatomy.error,
         "length": sample_length(target.config, length),
         "memory": _memory(configs, target.config),
         "notes": notes,
     }
+
+
+def _relative_times(configs: Sequence[PretrainedConfig], length: int) -> list[float]:
+    """Times of shapes, of the fastest one's; [] for one shape, or if the tokens of a sample are not known."""
+    tokens = sample_length(configs[0], length) or _patches(configs[0])
+    if len(configs) < 2 or tokens is None:
+        return []
+    costs = [relative_cost(meta_model(config), inspect_config(config), tokens) for config in configs]
+    return [round(cost / min(costs), 4) for cost in costs]
+
+
+def _patches(config: PretrainedConfig) -> int | None:
+    """Tokens of an image of square patches, where the config says how many."""
+    sizes = [getattr(config, name, None) for name in ("image_size", "patch_size")]
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        return None
+    image, patch = sizes
+    return (image // patch) ** 2 + 1
 
 
 def _memory(configs: Sequence[PretrainedConfig], student: PretrainedConfig) -> dict[str, Any]:

@@ -81,8 +81,17 @@ class RunContext:
             lines += agreed_generation([(teacher.name, teacher.model) for teacher in self.teachers])[1]
         lines += self.companions.notes
         if not self.spec.task.metrics and self.recipe.data.source is not None and self.recipe.finetune.enabled:
-            lines.append("models without a head are fused only: there is no answer to finetune on or to measure")
+            lines.append(f"{_without_score(self.spec)}: there is no answer to finetune on or to measure")
         return lines
+
+
+def _without_score(spec: ModelSpec) -> str:
+    """Why models are fused and exported only."""
+    if spec.task.name == "features":
+        return "models without a head are fused only"
+    return (
+        f"no score is known for what {(spec.config.architectures or [''])[0]} answers, so it is fused and exported only"
+    )
 
 
 def prepare_run(recipe: Recipe, force: bool, resume: bool, stages: StageReporter) -> RunContext:

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from compressor.bench.latency import Latency, Runner, measure_latency, onnx_runner, torch_runner
 from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import most_positions
-from compressor.models.modalities import is_image_config
+from compressor.models.modalities import is_image_config, reads_sound
 
 #: Tokens of the text samples of a run's table.
 LENGTH = 128
@@ -100,7 +100,7 @@ def time_contenders(
 
 def sample_length(config: PretrainedConfig, length: int = LENGTH) -> int | None:
     """Tokens of a measured text sample; None without text."""
-    if is_image_config(config):
+    if is_image_config(config) or (reads_sound(config) and not config.is_encoder_decoder):
         return None
     return min(length, most_positions(config) or length)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
@@ -10,6 +12,7 @@ from compressor.recipe.section import Count, NonNegative, Positive, Section, num
 
 EffortName = Literal["fast", "normal", "thorough"]
 MixtureName = Literal["auto", "probabilities", "logits", "tempered"]
+GridName = Literal["auto", "none"]
 PreferName = Literal["accuracy", "balanced", "speed"]
 ClassesName = Literal["same", "union", "first", "intersection"]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -18,11 +21,23 @@ _BYTES = {"": 1.0, "mb": 1e6, "gb": 1e9, "m": 1e6, "g": 1e9, "mib": 2.0**20, "gi
 
 
 class Ratios(NamedTuple):
-    """Shares of single sizes; None: the width's."""
+    """Shares of single sizes, None for the width's.
+
+    Attributes:
+        part: {part of a composite config: its width}.
+        grid: whether large sizes are multiples that kernels like.
+    """
 
     hidden: float | None = None
     ffn: float | None = None
     heads: float | None = None
+    part: Mapping[str, float] = MappingProxyType({})
+    grid: bool = True
+
+    @property
+    def given(self) -> bool:
+        """Whether any size has a share of its own."""
+        return bool(self.part) or any(share is not None for share in self[:3])
 
 
 #: All sizes follow the width.
@@ -110,6 +125,17 @@ class FusionOptions(Section):
         description="Share of the attention heads alone; they keep their size where the config has one, else it is the "
         "hidden size over their number.",
     )
+    part: dict[str, Share] = Field(
+        {},
+        description="Widths of single parts of a composite model, such as vision=0.5 or text=0.75, in place of the "
+        "width.",
+    )
+    grid: GridName = Field(
+        "auto",
+        description="What sizes are rounded to: auto (hidden sizes and FFNs to multiples of 64 from 512 up; heads of "
+        "64 and more to 32, 64, 96 or 128 where a config field sizes them, else to multiples of 8 in models from 512 "
+        "up), or none.",
+    )
     inner: str = Field("auto", description="Map of heads and hidden units: auto, or the name of a registered map.")
     alignment: AlignmentOptions = AlignmentOptions()
     weights: Literal["auto", "equal"] | tuple[NonNegative, ...] = Field(
@@ -121,8 +147,8 @@ class FusionOptions(Section):
     mixture: MixtureName = Field(
         "auto",
         description="How the teachers' predictions are mixed: the mean of their probabilities, of their logits, or of "
-        "tempered probabilities, in between; auto: by the likelihood of calibration labels where there are any, else "
-        "logits where the teachers disagree widely.",
+        "tempered probabilities, in between; auto: logits where the teachers disagree widely about classes, else by "
+        "the likelihood of calibration labels where there are any.",
     )
     classes: ClassesName = Field(
         "same",
@@ -174,14 +200,16 @@ class FusionOptions(Section):
     @property
     def ratios(self) -> Ratios:
         """The shares of single sizes."""
-        return Ratios(self.hidden, self.ffn, self.heads)
+        return Ratios(self.hidden, self.ffn, self.heads, self.part, self.grid == "auto")
 
     @model_validator(mode="after")
     def _heads_are_given_once(self) -> FusionOptions:
         if self.heads is not None and self.narrowing != "auto":
             raise ValueError("heads (--heads) says how attention becomes narrower: leave narrowing (--narrowing) out")
-        if self.anchor is not None and any(self.ratios):
-            raise ValueError("an anchor (--anchor) has the student's shape: leave --hidden, --ffn and --heads out")
+        if self.anchor is not None and self.ratios.given:
+            raise ValueError(
+                "an anchor (--anchor) has the student's shape: leave --hidden, --ffn, --heads and --part out"
+            )
         return self
 
     def given_weights(self, teachers: int) -> list[float] | None:

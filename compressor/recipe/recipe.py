@@ -103,10 +103,10 @@ class Recipe(Section):
                 f"a target (--target-params, --target-flops, --max-latency) picks the width, which {both[0]} gives: "
                 "leave one of them out"
             )
-        if self.target.asked and any(self.fusion.ratios):
+        if self.target.asked and self.fusion.ratios.given:
             raise ValueError(
                 "a target (--target-params, --target-flops, --max-latency) narrows all sizes alike: leave --hidden, "
-                "--ffn and --heads out"
+                "--ffn, --heads and --part out"
             )
         return self
 

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from compressor.report.curve import render_curve
-from compressor.report.describe import Report, describe_budget
+from compressor.report.describe import Report, describe_budget, describe_kernels
 from compressor.report.tables import plain_table
 from compressor.utils.out_of_memory import format_bytes
 
@@ -77,6 +77,8 @@ def render_plan(plan: Report) -> list[RenderableType]:
         costs,
         shapes,
         *(_alternative(target, other) for other in plan["others"]),
+        *_times(plan),
+        *([f"runs fast in: {describe_kernels(kernels)}"] if (kernels := plan.get("runs_fast_in")) else []),
         *(describe_budget(plan["budget"]) if plan.get("budget") else []),
         *(render_curve(plan["curve"]) if plan.get("curve") else []),
         f"width: {target['asked_width']:.4g} {'picked' if plan.get('budget') else 'asked'}, "
@@ -97,6 +99,13 @@ def _alternative(target: Report, alternative: Report) -> str:
     }
     differing = [f"{field} {other_size}" for field, (size, other_size) in sizes.items() if size != other_size]
     return f"or with {alternative['narrowing'].replace('-', ' ')} if held-out samples prefer it: {', '.join(differing)}"
+
+
+def _times(plan: Report) -> list[str]:
+    """Times of the shapes, from their sizes."""
+    times = plan.get("relative_times") or []
+    shown = ", ".join(f"{time:.2f}" for time in times)
+    return [f"times of these shapes, the fastest being 1, from their sizes (--prefer): {shown}"] if times else []
 
 
 def _memory(memory: Report | None) -> list[str]:

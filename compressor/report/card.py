@@ -66,6 +66,7 @@ def render_card(
         _section("Run it with onnxruntime alone", _example(example, image, task)),
         _section("What was measured", _table(report.get("table") or [])),
         _section("Choices of the run", _choices(report.get("fusion") or {})),
+        _section("Runs fast in", _kernels(report.get("target") or {})),
         _section("ONNX against torch", _scalars(_of_all_files(report.get("onnx") or {}))),
         _section("Formats", _formats(report.get("formats") or {})),
         _section("Seconds", _scalars(report.get("seconds") or {})),
@@ -226,6 +227,15 @@ def _choices(fusion: Mapping[str, Any]) -> str:
     return _scalars(choices)
 
 
+def _kernels(target: Mapping[str, Any]) -> str:
+    """Fast kernels that take the student's sizes."""
+    found = target.get("runs_fast_in") or {}
+    return "\n".join(
+        f"- {escape_markdown(name)}: {escape_markdown(f'no, {reason}' if reason else 'yes')}"
+        for name, reason in found.items()
+    )
+
+
 def _of_all_files(onnx: Mapping[str, Any]) -> dict[str, Any]:
     """An export's values with all file names."""
     if not onnx.get("files"):
@@ -252,7 +262,10 @@ def _limits(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:
     elif TASKS[task].metrics:
         lines = [f"- {names[TASKS[task].metrics[0]]} was not measured: there were no labelled samples."]
     else:
-        lines = ["- Nothing was measured: a model without a head makes no predictions."]
+        without = (
+            "a model without a head makes no predictions" if task == "features" else "its answers have no score here"
+        )
+        lines = [f"- Nothing was measured: {without}."]
     if recipe.bench.latency:
         latency = report.get("latency") or {}
         each = f" texts of {latency['length']} tokens" if latency.get("length") else ""

@@ -39,8 +39,20 @@ def format_measure(value: float | None) -> str:
 def describe_shapes(shapes: Sequence[Report]) -> str:
     """Attention shapes tried, with errors."""
     measure = measure_of(shapes)
-    errors = "; ".join(f"{shape['candidate']} {format_measure(shape[measure])}" for shape in shapes)
+    timed = all("relative_time" in shape for shape in shapes)
+    errors = "; ".join(
+        f"{shape['candidate']} {format_measure(shape[measure])}"
+        + (f" at {shape['relative_time']:.2f} of the fastest shape's time" if timed else "")
+        for shape in shapes
+    )
     return f"{errors} ({_MEASURES.get(measure, measure)})"
+
+
+def describe_kernels(runs_fast_in: Report) -> str:
+    """Kernels that take a student's sizes, and why others do not."""
+    fast = [name for name, reason in runs_fast_in.items() if not reason]
+    slow = [f"{name} ({reason})" for name, reason in runs_fast_in.items() if reason]
+    return ", ".join(fast or ["none of those known"]) + (f"; not in {', '.join(slow)}" if slow else "")
 
 
 def describe_head(head: Report) -> str:
@@ -135,7 +147,8 @@ def describe_evaluation(report: Report) -> list[str]:
     """Evaluation data and its size."""
     if (evaluation := report.get("evaluation")) is None:
         return []
-    unit = "labels" if evaluation["labelled"] <= evaluation["samples"] else "tokens"
+    several = "pixels" if report.get("task") == "semantic-segmentation" else "tokens"
+    unit = "labels" if evaluation["labelled"] <= evaluation["samples"] else several
     samples = f"{evaluation['samples']} samples, {evaluation['labelled']} {unit}"
     return [f"measured on {evaluation['data']}: {samples}"]
 

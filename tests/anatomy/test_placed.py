@@ -67,6 +67,17 @@ def test_hidden_units_beside_such_a_stream_become_fewer(kind):
         assert all(answer.isfinite().all() for answer in all_outputs(student, batches[0]).values())
 
 
+def test_convolutions_before_a_stream_are_not_alike_and_no_experts():
+    config = placed("wav2vec2")
+    sizes = {"conv_dim": [16] * 5, "conv_stride": [2] * 5, "conv_kernel": [2] * 5, "num_feat_extract_layers": 5}
+    for name, value in sizes.items():
+        setattr(config, name, value)
+    anatomy = inspect_config(config)
+    spaces = [space for name, space in anatomy.spaces.items() if "conv_layers" in name]
+    assert [(space.size, space.copies) for space in spaces] == [(16, 1)] * 5
+    assert not [name for name in anatomy.pinned if "conv_layers" in name]
+
+
 def test_a_teacher_with_such_a_stream_comes_back_at_full_width():
     assert check_recovery(placed("videomae")) < 1e-5
 

@@ -29,8 +29,9 @@ def test_what_each_preference_takes():
     assert chosen("balanced") == "about"
     assert chosen("balanced", about=0.2, smaller=0.2) == "all"
     assert chosen("speed") == "fewer"
-    # A pilot without error has no near ones but its like.
+    # Next to a pilot without error thousandths of a nat are near, and no more.
     assert chosen("balanced", all=0.0) == "all" and chosen("speed", all=0.0) == "fewer"
+    assert chosen("balanced", all=0.0, smaller=0.004) == "smaller"
 
 
 def test_more_heads_of_the_same_channels_cost_more():
@@ -43,7 +44,7 @@ def test_more_heads_of_the_same_channels_cost_more():
 
 @pytest.mark.parametrize("margin", [1.0, 1e9])
 def test_a_fusion_takes_the_fastest_shape_within_the_margin(margin, monkeypatch):
-    monkeypatch.setitem(preference.MARGINS, "balanced", margin)
+    monkeypatch.setitem(preference.MARGINS, "balanced", (margin, 0.0))
     teachers = [(f"teacher {seed}", tiny_model(config_of("vit"), seed)) for seed in (0, 1)]
     batches = batches_of(config_of("vit"), 4, 24)
     choice = fuse_models(teachers, 0.5, batches, FusionOptions(polish=0, effort="fast")).report["choice"]

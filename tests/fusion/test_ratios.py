@@ -52,7 +52,7 @@ def test_heads_larger_than_the_teachers_are_refused_with_what_is_possible():
     ("values", "message"),
     [
         ({"fusion": {"heads": 0.5, "narrowing": "fewer-heads"}}, "leave narrowing"),
-        ({"fusion": {"ffn": 0.5, "anchor": "narrow"}}, "leave --hidden, --ffn and --heads out"),
+        ({"fusion": {"ffn": 0.5, "anchor": "narrow"}}, "leave --hidden, --ffn, --heads and --part out"),
         ({"fusion": {"hidden": 0.5}, "target": {"params": 0.5}}, "narrows all sizes alike"),
         ({"fusion": {"ffn": 0.0}}, "greater than 0"),
         ({"fusion": {"ffn": 1.5}}, "less than or equal to 1"),

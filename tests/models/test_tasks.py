@@ -7,7 +7,7 @@ from transformers import PatchTSTConfig, ViTConfig, Wav2Vec2Config, WhisperConfi
 
 from compressor.data.task_data import TASK_DATA
 from compressor.errors import UnsupportedError
-from compressor.models.tasks import TASKS, find_task
+from compressor.models.tasks import TASKS, check_measurable, find_task
 from compressor.models.teacher import ModelSpec
 
 
@@ -28,6 +28,14 @@ def test_a_class_name_finds_its_task(name):
 def test_a_class_name_without_a_task_is_refused(names):
     with pytest.raises(UnsupportedError, match=r"architecture|known endings: ForImageClassification, .*, Model"):
         ModelSpec.of(ViTConfig(architectures=names))
+
+
+@pytest.mark.parametrize("name", ["ViTForMaskedImageModeling", "DPTForDepthEstimation", "YolosForObjectDetection"])
+def test_heads_of_other_tasks_have_no_score_and_one_line_says_so(name):
+    config = ViTConfig(architectures=[name])
+    assert find_task(config) is TASKS["unscored"] and ModelSpec.of(config).reads == "image"
+    with pytest.raises(UnsupportedError, match=f"score.* {name} .vit. answers: it can be fused and exported only"):
+        check_measurable(config, "evaluating", "vit")
 
 
 def test_the_spec_of_an_image_model():

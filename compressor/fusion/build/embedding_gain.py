@@ -21,8 +21,8 @@ def set_embedding_gain(student: StudentBuilder) -> None:
 
     The factor is measured on random inputs.
     """
-    dtype = next(student.model.parameters()).dtype
-    inputs = dummy_inputs(student.model.config, 2, 8, dtype=dtype)  # type: ignore[arg-type]
+    first = next(student.model.parameters())
+    inputs = dummy_inputs(student.model.config, 2, 8, dtype=first.dtype, device=first.device)  # type: ignore[arg-type]
     for index, stack in enumerate(student.anatomy.stacks):
         if student.plan.stages_before(index):
             continue

@@ -156,4 +156,4 @@ def _select(masks: Masks, index: int, module: str, stride: int, values: Tensor) 
     if stride == 1:
         return vectors
     shape = tuple(mask.shape) if mask is not None else (len(keys), len(vectors) // len(keys))
-    return vectors[thinned_tokens(keys, (shape[0], shape[1]), mask, stride)]
+    return vectors[thinned_tokens(keys, (shape[0], shape[1]), mask, stride).to(vectors.device)]

@@ -99,7 +99,7 @@ class FreeHead:
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None, inputs: Tensor, targets: Tensor, *, transposed: bool) -> FreeHead:
         augmented = inputs if bias is None else torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
-        moments = (augmented.T @ augmented).double() / len(augmented)
+        moments = (augmented.T @ augmented).cpu().double() / len(augmented)
         noise = INPUT_NOISE * float(inputs.square().mean())
         moments.diagonal()[: inputs.shape[1]] += noise
         share = targets.mean(0)
@@ -109,7 +109,7 @@ class FreeHead:
         return cls(weight, bias, root, scale.to(inputs), noise * variance.to(inputs), transposed)
 
     def start(self) -> Tensor:
-        return torch.zeros(len(self.scale), len(self.root), dtype=self.root.dtype)
+        return torch.zeros(len(self.scale), len(self.root), dtype=self.root.dtype, device=self.root.device)
 
     def logits(self, change: Tensor, inputs: Tensor) -> Tensor:
         weight, step = self.weight if self.transposed else self.weight.T, self._unscaled(change)
@@ -152,7 +152,7 @@ class TiedHead:
     unit_scale: float
 
     def start(self) -> Tensor:
-        return torch.zeros(1 if self.bias is None else 2, len(self.weight), dtype=self.weight.dtype)
+        return self.weight.new_zeros(1 if self.bias is None else 2, len(self.weight))
 
     def logits(self, change: Tensor, inputs: Tensor) -> Tensor:
         scaled = inputs * (1 + change[0])

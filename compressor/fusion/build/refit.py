@@ -126,7 +126,7 @@ class StudentRefit:
             inputs, target = pairs(index, captured)
             target = target.to(inputs)
             if not sums:
-                origin = (inputs.mean(0), target.mean(0)) if intercept else None
+                origin = (inputs.mean(0).cpu(), target.mean(0).cpu()) if intercept else None
                 sums.update({held: Regression(inputs.shape[1], target.shape[1], origin) for held in (False, True)})
             sums[self.calibration.is_held_out(index, features.masks.runs)].add(inputs, target)
 
@@ -144,13 +144,13 @@ class StudentRefit:
 
         def on_batch(index: int, captured: dict[Tap, Tensor]) -> None:
             output = captured[norm.module, "out"]
-            x = token_rows(output, features.masks.of(index, norm.module)).double()
+            x = token_rows(output, features.masks.of(index, norm.module)).cpu().double()
             if tap is None:
-                y = features.transported(index, (norm.module, "out"), key).double()
+                y = features.transported(index, (norm.module, "out"), key).cpu().double()
             else:
                 rest = captured[tap] - norm.gain * output.reshape(captured[tap].shape)
                 mask = features.masks.of(index, tap[0])
-                y = (features.transported(index, tap, key) - token_rows(rest, mask)).double() / norm.gain
+                y = (features.transported(index, tap, key) - token_rows(rest, mask)).cpu().double() / norm.gain
             sums.add_(torch.stack([x.sum(0), y.sum(0), (x * y).sum(0), (x * x).sum(0), torch.full_like(x[0], len(x))]))
 
         run([(norm.module, "out"), *([tap] if tap is not None else [])], on_batch)
@@ -167,16 +167,15 @@ class StudentRefit:
     def _refit_before_tied_head(self, stage: TiedHeadStage, features: ActivationFeatures, run: RunLayer) -> None:
         """Fit the norm to mean logits."""
         norm, head = stage.norm, stage.head
-        table = self.parameters[head.weight].detach().double()
-        head_bias = self._bias(head)
+        table, head_bias = self.parameters[head.weight].detach().cpu().double(), self._bias(head)
         sums: list[Tensor] = []
 
         def on_batch(index: int, captured: dict[Tap, Tensor]) -> None:
             mask = features.masks.of(index, head.module)
-            u = token_rows(captured[head.module, "in"], mask).double()
-            y = features.transported(index, (head.module, "out"), None).double()
+            u = token_rows(captured[head.module, "in"], mask).cpu().double()
+            y = features.transported(index, (head.module, "out"), None).cpu().double()
             if head_bias is not None:
-                y = y - head_bias.double()
+                y = y - head_bias.cpu().double()
             y = y - y.mean(dim=1, keepdim=True)
             parts = [u.T @ u, u.sum(0), (u * (y @ table)).sum(0), (y @ table).sum(0), torch.tensor(float(len(u)))]
             sums[:] = [a + b for a, b in zip(sums, parts, strict=True)] if sums else parts
@@ -184,9 +183,9 @@ class StudentRefit:
         run([(head.module, "in")], on_batch)
         weight, bias = self.parameters[f"{norm.module}.weight"], self.parameters.get(f"{norm.module}.bias")
         scale, shift = fit_scales(*sums, table=table, shifts=bias is not None)
-        weight.copy_(scale * (weight + 1 - norm.unit_scale) + norm.unit_scale - 1)
+        weight.copy_(scale * (weight.cpu() + 1 - norm.unit_scale) + norm.unit_scale - 1)
         if bias is not None and shift is not None:
-            bias.copy_(scale * bias + shift)
+            bias.copy_(scale * bias.cpu() + shift)
 
     def _reset_norm(self, norm: Norm) -> tuple[Tensor, Tensor | None]:
         """A norm's weight and bias, reset."""
@@ -210,9 +209,10 @@ class StudentRefit:
                 for teacher in self.teachers
             ]
             pieces.append((place_columns(axis, index), features.part(batch, tap, columns, part.key)))
-        whole = torch.empty(len(pieces[0][1]), axis.size, dtype=pieces[0][1].dtype)
+        first = pieces[0][1]
+        whole = torch.empty(len(first), axis.size, dtype=first.dtype, device=first.device)
         for place, values in pieces:
-            whole[:, place] = values
+            whole[:, place.to(first.device)] = values
         return whole
 
     @staticmethod
@@ -238,4 +238,4 @@ class StudentRefit:
         self.fits.append({"module": op.module, "error": fit.error, "ridge": fit.ridge, "prior": fit.prior})
 
     def _input_output(self, op: LinearOp) -> Tensor:
-        return as_input_output(self.parameters[op.weight].detach().double(), self.anatomy, op)
+        return as_input_output(self.parameters[op.weight].detach().cpu().double(), self.anatomy, op)

@@ -136,6 +136,7 @@ def thinned_tokens(keys: Sequence[int], shape: tuple[int, int], mask: Tensor | N
         bool per real token.
     """
     samples, tokens = shape
+    mask = None if mask is None else mask.cpu()
     starts = torch.tensor([key % stride for key in keys])[:, None]
     counted = torch.arange(tokens).expand(samples, tokens) if mask is None else mask.long().cumsum(dim=1) - 1
     selected = (counted + starts) % stride == 0

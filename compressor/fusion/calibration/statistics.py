@@ -1,4 +1,4 @@
-"""Streamed sums for least squares: products in the activations' precision, sums in float64."""
+"""Streamed sums for least squares: products in the activations' precision and place, sums in float64 on the CPU."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Gram:
     def add(self, rows: Tensor) -> None:
         """Add rows [T, n]."""
         self.dtype = rows.dtype
-        self.gram += self_product(rows)
-        self.total += rows.sum(0)
+        self.gram += self_product(rows).cpu()
+        self.total += rows.sum(0).cpu()
         self.count += rows.shape[0]
 
     def second_moment(self) -> Tensor:
@@ -62,12 +62,12 @@ class Regression:
     def add(self, inputs: Tensor, outputs: Tensor) -> None:
         """Add pairs of rows [T, n] and [T, m]."""
         if self.origin is not None:
-            inputs, outputs = inputs - self.origin[0], outputs - self.origin[1]
-        self.gram += self_product(inputs)
-        self.cross += inputs.T @ outputs
-        self.inputs += inputs.sum(0)
-        self.outputs += outputs.sum(0)
-        self.energy += float(outputs.square().sum(0).double().sum())
+            inputs, outputs = inputs - self.origin[0].to(inputs), outputs - self.origin[1].to(outputs)
+        self.gram += self_product(inputs).cpu()
+        self.cross += (inputs.T @ outputs).cpu()
+        self.inputs += inputs.sum(0).cpu()
+        self.outputs += outputs.sum(0).cpu()
+        self.energy += float(outputs.square().sum(0).cpu().double().sum())
         self.precision = torch.finfo(inputs.dtype).eps
         self.count += inputs.shape[0]
 

@@ -66,7 +66,7 @@ class TeacherActivations:
         if tap in self.linear:
             return linear(self._values[teacher, batch, input_tap(tap)].get(), *self.weights(teacher, tap, columns))
         values = self._values[teacher, batch, tap].get()
-        return values if columns is None else values.index_select(1, columns)
+        return values if columns is None else values.index_select(1, columns.to(values.device))
 
     def thin_rows(self, teacher: int, batch: int, tap: Tap, columns: Tensor | None = None) -> Tensor:
         """A batch's part of about `UNIT_TOKENS` tokens."""
@@ -87,6 +87,7 @@ class TeacherActivations:
         weight, bias = module.weight.detach(), None if module.bias is None else module.bias.detach()
         if columns is None:
             return weight, bias
+        columns = columns.to(weight.device)
         return weight.index_select(0, columns), None if bias is None else bias.index_select(0, columns)
 
     def pooled(self, tap: Tap, columns: Sequence[Tensor] | None = None, role: Role | None = None) -> Tensor:
@@ -104,7 +105,7 @@ class TeacherActivations:
         """Variance of pooled coordinates [Σ n_k], float64."""
         if tap not in self._variance:
             values = self.pooled(tap)
-            self._variance[tap] = (values - values.mean(dim=0)).square_().mean(dim=0).double()
+            self._variance[tap] = (values - values.mean(dim=0)).square_().mean(dim=0).cpu().double()
         return self._variance[tap]
 
     def second_moment(self, tap: Tap, columns: Sequence[Tensor] | None = None, role: Role | None = None) -> Tensor:
@@ -130,7 +131,7 @@ class TeacherActivations:
         mask, keys = self.masks.of(batch, tap[0]), self.masks.keys(batch)
         shape = (len(keys), len(vectors) // len(keys)) if mask is None else tuple(mask.shape)
         selected = thinned_tokens(keys, (shape[0], shape[1]), mask, self.stride)
-        return vectors[selected] if len(selected) == len(vectors) else vectors
+        return vectors[selected.to(vectors.device)] if len(selected) == len(vectors) else vectors
 
 
 class ActivationFeatures:
@@ -196,8 +197,8 @@ class ActivationFeatures:
         if (teacher, tap) not in self._composed:
             weight, bias = self.activations.weights(teacher, tap)
             mapping = self.maps[teacher][key or ""]
-            pushed_bias = None if bias is None else mapping.written(bias.double()).to(bias)
-            self._composed[teacher, tap] = mapping.written(weight.double()).to(weight), pushed_bias
+            pushed_bias = None if bias is None else mapping.written(bias.cpu().double()).to(bias)
+            self._composed[teacher, tap] = mapping.written(weight.cpu().double()).to(weight), pushed_bias
         return self._composed[teacher, tap]
 
     def _transport(self, batch: int, tap: Tap, key: str | None, take: Callable[[int, int, Tap], Tensor]) -> Tensor:
@@ -216,11 +217,11 @@ def input_tap(tap: Tap) -> Tap:
 
 def _second_moment(values: Tensor) -> Tensor:
     """E[xᵀx] of rows [T, n], float64."""
-    return self_product(values).double() / len(values)
+    return self_product(values).cpu().double() / len(values)
 
 
 def _covariance(values: Tensor, others: Tensor | None = None) -> Tensor:
     """E[(x - x̄)ᵀ(y - ȳ)] of rows, float64; centred first against cancellation."""
     centred = values - values.mean(dim=0)
     product = self_product(centred) if others is None else centred.T @ (others - others.mean(dim=0))
-    return product.double() / len(values)
+    return product.cpu().double() / len(values)

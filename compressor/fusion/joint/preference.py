@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -10,8 +9,13 @@ from compressor.recipe.fusion import PreferName
 
 _T = TypeVar("_T")
 
-#: How many times as far from the ensemble as the best pilot a faster shape's may be.
-MARGINS: dict[PreferName, float] = {"accuracy": 1.0, "balanced": 1.25, "speed": float("inf")}
+#: How many times as far from the ensemble as the best pilot a faster shape's may be, and by how much more in nats (or
+#: in shares of a feature's energy).
+MARGINS: dict[PreferName, tuple[float, float]] = {
+    "accuracy": (1.0, 0.0),
+    "balanced": (1.25, 0.005),
+    "speed": (1.0, float("inf")),
+}
 #: A shape is faster if it takes at most this share of another's time.
 FASTER = 0.97
 
@@ -26,7 +30,8 @@ def preferred(
         score: lower is better.
         cost: of time, in any unit.
     """
-    margin, best = MARGINS[prefer], min(map(score, trials))
-    near = [trial for trial in trials if math.isinf(margin) or score(trial) <= margin * best]
+    factor, slack = MARGINS[prefer]
+    limit = factor * min(map(score, trials)) + slack
+    near = [trial for trial in trials if score(trial) <= limit]
     fastest = min(map(cost, near))
     return min((trial for trial in near if FASTER * cost(trial) <= fastest), key=score)

@@ -18,6 +18,12 @@ from compressor.models.config_fields import part_of, read_field
 WIDTH_MULTIPLE = 8
 #: Residual streams below this width are toys and not rounded.
 TOY_WIDTH = 64
+#: From `GRID_FROM` up, sizes are rounded to multiples of `GRID`, for tiles of matrix products; heads of `GRID` and more
+#: to sizes that kernels of attention are made for.
+GRID, GRID_FROM = 64, 512
+GRID_HEADS = (32, 64, 96, 128)
+#: Heads that are quotients are at least multiples of this in such models.
+HEAD_MULTIPLE = 8
 #: Rotary positions whose frequencies follow from base and channels alone.
 SCALABLE_ROTARY = ("default", "linear", "llama3", "yarn")
 
@@ -67,9 +73,24 @@ def rounded(value: float, multiple: int) -> int:
     return round_half_up(value / multiple) * multiple
 
 
-def free_width(width: float, anatomy: Anatomy) -> int:
+def on_grid(size: int, most: int) -> int:
+    """A large size's nearest multiple of `GRID` that is smaller than `most`; other sizes as they are."""
+    if size < GRID_FROM or size == most:
+        return size
+    return min(rounded(size, GRID), (most - 1) // GRID * GRID)
+
+
+def head_on_grid(channels: int, most: int) -> int:
+    """A head's nearest size of `GRID_HEADS`, of heads that have 64 channels or more in the teachers."""
+    if most < GRID or channels == most:
+        return channels
+    return min((size for size in GRID_HEADS if size <= most), key=lambda size: abs(size - channels))
+
+
+def free_width(width: float, anatomy: Anatomy, grid: bool = True) -> int:
     size = anatomy.residual.size
     hidden = round(width * size / WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+    hidden = on_grid(hidden, size) if grid else hidden
     hidden = hidden or round(width * size)
     if hidden == 0:
         raise UserError(f"width {width:g} leaves none of the {size} residual channels: ask for more")
@@ -93,9 +114,14 @@ def hidden_fields(config: PretrainedConfig, anatomy: Anatomy, hidden: int) -> di
     return {field: round(configured_size(config, anatomy, field) * share) for field in fields_of(anatomy, "hidden")}
 
 
+def sizing_field(anatomy: Anatomy) -> str:
+    """The first field that sizes these streams, or ""."""
+    return next(iter([*fields_of(anatomy, "heads"), *fields_of(anatomy, "hidden")]), "")
+
+
 def part_sizing(config: PretrainedConfig, anatomy: Anatomy) -> str:
     """The part of the config that sizes these streams."""
-    path = part_of(next(iter([*fields_of(anatomy, "heads"), *fields_of(anatomy, "hidden")]), ""))
+    path = part_of(sizing_field(anatomy))
     return path if isinstance(config_of_part(config, path), PretrainedConfig) else part_of(path)
 
 

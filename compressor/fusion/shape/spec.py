@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
@@ -13,7 +14,8 @@ from compressor.anatomy import Anatomy, Stack, inspect_config
 from compressor.anatomy.layer_fields import with_layers
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.shape.depth import LayerAssignment, evenly_spaced_layer
-from compressor.fusion.shape.sizes import AttentionShape, configured_size, fields_of, round_half_up
+from compressor.fusion.shape.parts import part_widths, width_of
+from compressor.fusion.shape.sizes import AttentionShape, configured_size, fields_of, on_grid, round_half_up
 from compressor.fusion.shape.width import attention_shapes
 from compressor.fusion.teacher import NamedModel, TeacherGroup
 from compressor.models.config_fields import read_field, repeated_fields, set_field, with_fields
@@ -78,13 +80,15 @@ def student_specs(
         narrowing: a `Narrowing`, or auto for all.
         teachers: whose heads one student may hold.
         layers: per stack, layers that give their kinds (windowed or not).
-        ratios: shares of single sizes.
+        ratios: shares of single sizes, and whether they are rounded.
 
     Raises:
         UserError: no head, channel or layer is left, or the family forbids that size.
         UnsupportedError: fixed coordinates would have to shrink.
     """
-    ffn = _ffn_sizes(config, anatomy, width if ratios.ffn is None else ratios.ffn)
+    ffn = _ffn_sizes(
+        config, anatomy, width if ratios.ffn is None else ratios.ffn, part_widths(config, ratios), ratios.grid
+    )
     specs: list[StudentSpec] = []
     refused: list[UnsupportedError | UserError] = []
     for shape in attention_shapes(config, anatomy, width, narrowing, teachers, ratios):
@@ -237,10 +241,20 @@ def _spec_of_anchor(
     return StudentSpec(copy.deepcopy(anchor), asked_width, width, fields)
 
 
-def _ffn_sizes(config: PretrainedConfig, anatomy: Anatomy, width: float) -> dict[str, int]:
-    return {
-        field: max(1, round(width * configured_size(config, anatomy, field))) for field in fields_of(anatomy, "ffn")
-    }
+def _ffn_sizes(
+    config: PretrainedConfig,
+    anatomy: Anatomy,
+    width: float,
+    parts: Mapping[str, float] = MappingProxyType({}),
+    grid: bool = True,
+) -> dict[str, int]:
+    """Hidden units of FFNs; `parts`: {part of the config: its width}; `grid`: as in `Ratios`."""
+    sizes: dict[str, int] = {}
+    for field in fields_of(anatomy, "ffn"):
+        full = configured_size(config, anatomy, field)
+        size = max(1, round(width_of(field, width, parts) * full))
+        sizes[field] = on_grid(size, full) if grid else size
+    return sizes
 
 
 def _depth(asked: float | int | None, deepest: int) -> int:

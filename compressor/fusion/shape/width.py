@@ -11,8 +11,11 @@ from transformers import PretrainedConfig
 
 from compressor.anatomy import Anatomy, Kind, Space
 from compressor.errors import UnsupportedError, UserError
+from compressor.fusion.shape.parts import part_widths, width_of
 from compressor.fusion.shape.ratios import shape_by_ratios
 from compressor.fusion.shape.sizes import (
+    GRID_FROM,
+    HEAD_MULTIPLE,
     TOY_WIDTH,
     WIDTH_MULTIPLE,
     AttentionShape,
@@ -22,11 +25,13 @@ from compressor.fusion.shape.sizes import (
     fields_of,
     free_width,
     head_fields,
+    head_on_grid,
     hidden_fields,
     part_sizing,
     pinned_heads,
     round_half_up,
     rounded,
+    sizing_field,
 )
 from compressor.fusion.shape.streams import keeps_width, split_streams, stream_of
 from compressor.models.config_fields import read_field
@@ -55,14 +60,18 @@ def attention_shapes(
         UnsupportedError: nothing is known to count the heads, or all streams keep their width.
     """
     parts = split_streams(anatomy)
-    if (width != 1 or any(ratios[::2])) and all(map(keeps_width, parts)):
+    if (width != 1 or ratios.hidden or ratios.heads) and all(map(keeps_width, parts)):
         name = anatomy.residual.name
         why = anatomy.pinned.get(name, "no field of the config sizes it alone")
         raise UnsupportedError(
             f"the stream of this {config.model_type} cannot become narrower: the coordinates of {name} have fixed "
             f"places ({why}); ask for width 1 and fewer hidden units (--width 1 --ffn 0.5)"
         )
-    streams = [_shapes(config, stream, width, narrowing, teachers, ratios) for stream in parts]
+    widths = part_widths(config, ratios)
+    streams = [
+        _shapes(config, stream, width_of(sizing_field(stream), width, widths), narrowing, teachers, ratios)
+        for stream in parts
+    ]
     count = max(map(len, streams))
     return [_together([shapes[min(place, len(shapes) - 1)] for shapes in streams]) for place in range(count)]
 
@@ -88,7 +97,7 @@ def _shapes(
         return [AttentionShape("", anatomy.residual.size, {})]
     attentions = [space for space in anatomy.spaces.values() if space.kind is Kind.ATTENTION]
     if not attentions:
-        hidden = free_width(width if ratios.hidden is None else ratios.hidden, anatomy)
+        hidden = free_width(width if ratios.hidden is None else ratios.hidden, anatomy, ratios.grid)
         return [AttentionShape("", hidden, hidden_fields(config, anatomy, hidden))]
     if not fields_of(anatomy, "heads"):
         if width == 1:
@@ -107,7 +116,7 @@ def _shapes(
     shapes: list[AttentionShape] = []
     if narrowing != Narrowing.FEWER and not pinned:
         rotary = any(space.rotary for space in attentions)
-        smaller = _smaller(config, anatomy, attentions, width)
+        smaller = _smaller(config, anatomy, attentions, width, ratios.grid)
         # More rotary heads would soon be too small for a frequency each.
         free = not rotary and not any(space.head_position_fixed for space in attentions)
         if narrowing == Narrowing.ALL or (narrowing == "auto" and free):
@@ -116,7 +125,7 @@ def _shapes(
             shapes += smaller
         shapes = [based for shape in shapes for based in _with_rotary_bases(config, anatomy, attentions, shape)]
     if narrowing in (Narrowing.FEWER, "auto"):
-        shapes += _fewer(config, anatomy, attentions, width)
+        shapes += _fewer(config, anatomy, attentions, width, ratios.grid)
     if not shapes:
         raise UserError(_no_head(config, anatomy, attentions, width, narrowing))
     # All heads matter more than a slightly closer width.
@@ -124,7 +133,7 @@ def _shapes(
 
 
 def _fewer(
-    config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space], width: float
+    config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space], width: float, grid: bool
 ) -> list[AttentionShape]:
     """Fewer heads, in whole groups, if possible."""
     sizes: dict[str, int] = {}
@@ -141,7 +150,7 @@ def _fewer(
             return []
     first = attentions[0]
     if fields_of(anatomy, "head_dim"):
-        hidden = free_width(width, anatomy)
+        hidden = free_width(width, anatomy, grid)
     else:
         hidden = round_half_up(width * first.groups) * (first.heads // first.groups) * first.head_dim
     sizes |= hidden_fields(config, anatomy, hidden)
@@ -149,19 +158,25 @@ def _fewer(
 
 
 def _smaller(
-    config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space], width: float
+    config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space], width: float, grid: bool
 ) -> list[AttentionShape]:
     """As many heads of fewer channels, if possible."""
     sizes = {field: int(read_field(config, field)) for field in head_fields(config, anatomy, attentions)}
     head_dims = fields_of(anatomy, "head_dim")
     if head_dims:
-        hidden = free_width(width, anatomy)
-        channels = {field: rounded(width * configured_size(config, anatomy, field), 2) for field in head_dims}
+        hidden = free_width(width, anatomy, grid)
+        full = {field: configured_size(config, anatomy, field) for field in head_dims}
+        channels = {field: rounded(width * size, 2) for field, size in full.items()}
+        if grid and all(channels.values()):
+            channels = {field: head_on_grid(size, full[field]) for field, size in channels.items()}
         if not hidden or not all(channels.values()):
             return []
         sizes |= channels
     else:
         step = _width_step(config, anatomy, attentions)
+        coarse = _width_step(config, anatomy, attentions, HEAD_MULTIPLE)
+        if grid and anatomy.residual.size >= GRID_FROM and rounded(width * anatomy.residual.size, coarse):
+            step = coarse
         hidden = min(rounded(width * anatomy.residual.size, step), anatomy.residual.size)
     sizes |= hidden_fields(config, anatomy, hidden)
     return [AttentionShape(Narrowing.SMALLER, hidden, sizes)] if hidden else []
@@ -217,12 +232,12 @@ def _with_rotary_bases(
     return [replace(shape, rotary_bases={part: rotary_base}) for rotary_base in bases]
 
 
-def _width_step(config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space]) -> int:
-    """A divisor of widths, for even head channels; a stage may be several times as wide as the first."""
+def _width_step(config: PretrainedConfig, anatomy: Anatomy, attentions: Sequence[Space], channels: int = 2) -> int:
+    """A divisor of widths, for multiples of `channels` in a head; a stage may be several times as wide as the first."""
     multiple = 1 if anatomy.residual.size < TOY_WIDTH else WIDTH_MULTIPLE
     steps = []
     for field, space in head_fields(config, anatomy, attentions).items():
-        even = 2 * int(read_field(config, field))
+        even = channels * int(read_field(config, field))
         stage = anatomy.spaces[stream_of(space, anatomy)].size
         steps.append(even // math.gcd(even, max(1, stage // anatomy.residual.size)))
     return math.lcm(multiple, *steps)

@@ -8,6 +8,7 @@ from typing import Any
 
 from compressor.report.describe import (
     Report,
+    describe_kernels,
     describe_last_layer,
     describe_reconstruction,
     format_measure,
@@ -39,6 +40,14 @@ def choices_view(report: Report, names: Mapping[str, str]) -> dict[str, Any]:
     return {"panels": panels, "rows": rows}
 
 
+#: {what is preferred: why a shape was chosen}.
+_PREFERRED = {
+    "accuracy": "nearest to the ensemble",
+    "balanced": "the fastest of those about as near to the ensemble as the nearest",
+    "speed": "the fastest",
+}
+
+
 def refit_view(report: Report) -> dict[str, Any] | None:
     """Ridge-regression errors by module and layer."""
     if not (fits := report["fusion"].get("fits")):
@@ -59,7 +68,7 @@ def _map_choices(report: Report, names: Mapping[str, str]) -> Iterator[_Choice]:
     yield "heads and hidden units", str(choices["inner"]), _reason(report, "inner", "follows from the residual map")
     if choices.get("attention"):
         shapes = choices.get("shapes") or []
-        tried = f"nearest to the ensemble of the {len(shapes)} above"
+        tried = f"{_PREFERRED[report['recipe']['fusion'].get('prefer', 'accuracy')]} of the {len(shapes)} above"
         reason = tried if shapes else _reason(report, "narrowing", "the only shape that was tried")
         yield "attention", str(choices["attention"]), reason
     mixture = report.get("mixture") or {}
@@ -94,6 +103,8 @@ def _shape_choices(report: Report, names: Mapping[str, str]) -> Iterator[_Choice
     if target := report.get("target"):
         sizes = ", ".join(f"{name} {size['teacher']} → {size['student']}" for name, size in target["fields"].items())
         yield "width", f"{target['given_width']:.4g}", f"{target['asked_width']:g} was asked for; {sizes}"
+        if kernels := target.get("runs_fast_in"):
+            yield "runs fast in", describe_kernels(kernels), "follows from the sizes of heads and matrices"
     for name, assigned in (report["fusion"].get("layers") or {}).items():
         layers = ", ".join(
             str(layer[0]) if len(layer) == 1 else f"{layer[0]}–{layer[-1]}" for layer in assigned.values() if layer
