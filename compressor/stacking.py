@@ -124,7 +124,9 @@ def choose_mixture(
     if not math.isinf(agreed.mixing):
         return chosen
     logits = _by_labels(predictions, "logits", equal, fit=weights is None)
-    return replace(logits, why=f"{agreed.why}; weights by {logits.why}", nll=tuple(dict(chosen.nll + logits.nll).items()))
+    return replace(
+        logits, why=f"{agreed.why}; weights by {logits.why}", nll=tuple(dict(chosen.nll + logits.nll).items())
+    )
 
 
 def disagreement(log_probs: Sequence[Tensor], weights: Sequence[float]) -> float:
