@@ -172,7 +172,7 @@ class EmbeddingAnswers:
     def agree(self, reference: Tensor, rows: Tensor) -> Tensor | None:
         return None
 
-    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def label_loss(self, task: Task, logits: Tensor, labels: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         raise UnsupportedError("sentence embeddings are learned from the teachers' similarities: leave labels out")
 
     def softened(self, rows: Tensor, temperature: float) -> Tensor:

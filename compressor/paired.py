@@ -48,6 +48,7 @@ class PairAnswers:
 
     def label_loss(self, task: Task, logits: Tensor, labels: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         """Contrastive: samples of one label (the same text) are as good as each other."""
+        logits, labels = task.answered(logits, labels)
         same = (labels.reshape(-1, 1) == labels.reshape(1, -1)).to(logits)
         target = (same / same.sum(-1, keepdim=True))[:, None].expand(-1, 2, -1)
         return functional.cross_entropy(batch_logits(logits).flatten(0, 1), target.flatten(0, 1))

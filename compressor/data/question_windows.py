@@ -22,7 +22,7 @@ from compressor.models.teacher import ModelSpec
 from compressor.utils.logging import root_cause
 
 #: Share of a window that the next one repeats, and of one that a question may fill.
-OVERLAP, MOST_OF_QUESTION = 0.33, 0.5
+OVERLAP, MOST_OF_QUESTION = 1 / 6, 1 / 2
 #: Columns of windows: first and last token of the answer, and characters of the context where tokens begin and end (-1
 #: for tokens that are not of it).
 SPAN, BEGINS, ENDS = "span", "begins", "ends"
@@ -31,7 +31,7 @@ _CHUNK = 1000
 
 
 def cut_questions(split: Split, tokenizer: Any, spec: ModelSpec, max_length: int | None, limit: int | None) -> Split:
-    """The windows of questions and contexts: a long context is cut into several, which overlap by a third.
+    """The windows of questions and contexts: a long context is cut into several, which overlap by a sixth.
 
     A window without the answer is answered by its first special token, as in BERT's paper
     (https://arxiv.org/abs/1810.04805, section 4.3).
@@ -90,7 +90,7 @@ def _windows(
             for text, offsets in zip(questions, asked, strict=True)
         ]
         encoded = tokenizer(
-            questions, contexts, truncation="only_second", max_length=length, stride=int(OVERLAP * length / 2),
+            questions, contexts, truncation="only_second", max_length=length, stride=int(OVERLAP * length),
             return_overflowing_tokens=True, return_offsets_mapping=True, return_token_type_ids=True,
         )  # fmt: skip
     # Tokenizers raise errors of any class, their panics too.

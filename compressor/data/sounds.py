@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -94,14 +94,13 @@ class SymbolsReader(SoundReader):
 
     def __init__(self, split: Split, options: ReadingOptions) -> None:
         super().__init__(split, options)
-        self._case = str
+        self._case: Callable[[str], str] = str
         self._texts = split.dataset.select_columns([split.label]) if options.labels and split.label else None
         self._tokenizer = getattr(options.processor, "tokenizer", None)
         if self._texts is not None and self._tokenizer is not None:
             shown = [str(text or "") for text in self._texts[:_LOOKED_AT][split.label]]
-            self._case = min(
-                (str, str.upper, str.lower), key=lambda case: self._unknown([case(text) for text in shown])
-            )
+            cases: tuple[Callable[[str], str], ...] = (str, str.upper, str.lower)
+            self._case = min(cases, key=lambda case: self._unknown([case(text) for text in shown]))
 
     def __call__(self, indices: Sequence[int]) -> list[Sample]:
         samples = super().__call__(indices)
@@ -118,6 +117,7 @@ class SymbolsReader(SoundReader):
 
     def _unknown(self, texts: list[str]) -> int:
         """Symbols that the tokenizer does not know."""
+        assert self._tokenizer is not None
         unknown = self._tokenizer.unk_token_id
         return sum(ids.count(unknown) for ids in self._tokenizer(texts)["input_ids"])
 
