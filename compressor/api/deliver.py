@@ -54,7 +54,7 @@ def export(
     samples: int = 1024, train_split: str | None = None, eval_split: str | None = None,
     image_column: str | None = None, label_column: str | None = None, text_column: Columns = None,
     target_column: str | None = None, max_length: int | None = None,
-    prompt: str = "a photo of a {}.",
+    prompt: str | None = None,
 ) -> Export:  # fmt: skip
     """Write a model in other formats, each compared with torch; beyond the tolerance nothing is written.
 
