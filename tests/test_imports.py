@@ -21,7 +21,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fusion", "distillation", "bench", "export", "report"),
     ("stacking",),
     ("answers",),
-    ("layer_maps", "ensemble", "paired"),
+    ("paired",),
+    ("layer_maps", "ensemble"),
     ("anatomy", "transport", "data"),
     ("models", "recipe"),
     # The recipe is read with its presets, which are plain values.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
@@ -68,6 +70,19 @@ def test_divergence_is_that_of_choices_within_the_batch():
     )
     assert torch.equal(PAIRS.divergence(reference.flatten(0, 1), rows.flatten(0, 1)), kl.flatten())
     assert PAIRS.divergence(rows, rows).abs().max() < 1e-12 and PAIRS.agree(rows, rows).all()
+
+
+def test_samples_of_one_text_are_as_good_as_each_other():
+    texts = 5 * torch.eye(3)
+    rows = torch.stack([texts[[0, 1, 1]], texts[[0, 1, 1]]], dim=1)
+    same, other = (
+        PAIRS.label_loss(TASKS["image-text"], rows, torch.tensor(labels), {}) for labels in ([4, 2, 2], [0, 1, 2])
+    )
+    # Two candidates are equally good: each has half of the probability.
+    assert float(same) == pytest.approx(2 / 3 * math.log(2), abs=1e-4)
+    assert float(other) == pytest.approx(float(same), abs=1e-4)
+    shuffled = PAIRS.label_loss(TASKS["image-text"], rows.flip(0), torch.tensor([2, 4, 2]), {})
+    assert float(shuffled) > 5
 
 
 def test_scores_count_equal_texts_once():

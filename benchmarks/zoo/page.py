@@ -4,7 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
+
+from transformers import CONFIG_MAPPING
+
+from compressor.anatomy.fields import head_counts
+
+#: Types that most published models are of, by hand.
+WIDELY_USED = frozenset(
+    """
+    albert audio-spectrogram-transformer bart beit bert blip blip-2 bloom camembert clip cohere convnext deberta deberta-v2
+    deepseek_v3 deit detr dinov2 distilbert electra falcon gemma gemma2 gemma3 gemma3_text gpt2 gpt_neo gpt_neox gptj granite
+    hubert layoutlm layoutlmv3 llama llava longformer m2m_100 marian mbart mistral mixtral modernbert mpnet mt5 olmo2 opt
+    paligemma pegasus phi phi3 qwen2 qwen2_5_vl qwen2_vl qwen3 qwen3_moe roberta segformer siglip smollm3 stablelm starcoder2
+    swin swinv2 t5 videomae vilt vit vit_mae wav2vec2 wavlm whisper xlm-roberta xlnet yolos
+    """.split()  # noqa: SIM905
+)
 
 _HEAD = """# The zoo
 
@@ -14,9 +30,12 @@ Every model type of transformers {transformers} that has an Auto class, at tiny 
 - **certified**: largest relative change of any answer when all spaces are permuted; in brackets the least change by a
   *wrong* map of a space.
 - **proven**: share of the parameters that some trial input reaches; what none reaches is named by `compress inspect`.
-- **fused**: two teachers at half the width; **ONNX**: the largest relative difference of the student's files.
+- **fused**: two teachers at half the width (FFN: with half of the hidden units alone, since coordinates of the stream have fixed
+  places); **ONNX**: the largest relative difference of the student's files, the cache left out. Empty where it was not tried.
 
-{summary} Rows are of the code {codes}.
+{summary}
+
+Rows are of the code {codes}.
 
 | type | class | certified | proven | fused | ONNX | message |
 | :-- | :-- | --: | --: | :-- | --: | :-- |"""
@@ -25,18 +44,46 @@ Every model type of transformers {transformers} that has an Auto class, at tiny 
 def markdown(rows: Mapping[str, Mapping[str, Any]], versions: Mapping[str, str]) -> str:
     """The table, with a summary."""
     known = {name: row for name, row in rows.items() if row.get("class")}
-    counts = {
-        "certify": sum(bool(row["certified"]) for row in known.values()),
-        "fuse": sum(bool(row["fused"]) for row in known.values()),
-        "export": sum(row["onnx"] is not None for row in known.values()),
-        "end in a traceback": sum(bool(row.get("traceback")) for row in known.values()),
-    }
-    summary = f"Of {len(known)} types {', '.join(f'{count} {what}' for what, count in counts.items())}."
+    with_heads = {name: row for name, row in known.items() if _counts_heads(name)}
+    common = {name: row for name, row in known.items() if name in WIDELY_USED}
+    groups = {"types": known, "types whose config counts heads": with_heads, "widely used ones": common}
+    summary = "\n".join(f"- {_shares(f'{len(group)} {what}', group)}" for what, group in groups.items())
     counted = Counter(str(row["code"]) for row in rows.values() if row.get("code"))
     codes = ", ".join(f"`{code}` ({count})" for code, count in counted.most_common())
     lines = [_HEAD.format(summary=summary, codes=codes, **versions)]
     lines += [f"| {name} | `{row['class']}` | {' | '.join(_cells(row))} |" for name, row in known.items()]
     return "\n".join(lines) + "\n"
+
+
+def _shares(what: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """A sentence about a group of rows."""
+    certified = [row for row in rows.values() if row["certified"]]
+    tried = [row for row in certified if row.get("until") != "certify"]
+    counts = {
+        "keep the width of a stream": sum(bool(row.get("placed")) for row in certified),
+        "have other spaces or parameters pinned": sum(
+            bool(row["pinned"]) and not row.get("placed") for row in certified
+        ),
+        "have idle parameters": sum(bool(row["idle"]) for row in certified),
+    }
+    share = f" ({len(certified) / len(rows):.0%})" if rows else ""
+    return (
+        f"Of {what}, {len(certified)} certify{share}; of these {', '.join(f'{n} {name}' for name, n in counts.items())}. "
+        f"A fusion was tried on {len(tried)}: {sum(bool(row['fused']) for row in tried)} are fused, "
+        f"{sum(row['onnx'] is not None for row in tried)} exported. "
+        f"{sum(bool(row.get('traceback')) for row in rows.values())} end in a traceback, "
+        f"{sum(row.get('failed') == 'time' for row in rows.values())} at a time limit."
+    )
+
+
+@cache
+def _counts_heads(name: str) -> bool:
+    """Whether the default config of a type counts heads of attention."""
+    try:
+        return any(True for _ in head_counts(CONFIG_MAPPING[name]()))
+    # Defaults need not be a sound config.
+    except Exception:
+        return False
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -45,7 +92,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return [
         f"{row['error']:.0e}{wrong}" if row["certified"] else "no",
         f"{row['proven']:.0%}" if row["certified"] else "",
-        "" if row.get("until") == "certify" else "yes" if row["fused"] else "no",
+        "" if row.get("until") == "certify" else ("FFN" if row.get("placed") else "yes") if row["fused"] else "no",
         "" if row.get("until") == "certify" else "no" if row["onnx"] is None else f"{row['onnx']:.0e}",
         str(row["message"]).replace("|", "/").replace("\n", " ")[:240],
     ]

@@ -45,7 +45,7 @@ def without_statistics(model: _Model) -> _Model:
 def fold_statistics(model: nn.Module) -> None:
     """Fold the statistics of batch norms into scales and shifts, in place."""
     for norm in batch_norms(model):
-        _set_statistics(norm, torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_var))
+        _set_statistics(norm, torch.zeros_like(norm.weight), torch.ones_like(norm.weight))
 
 
 @torch.no_grad()

@@ -245,7 +245,7 @@ def checkpoint_of(
         if key in values and values[key].numel() == noise.numel() and values[key].shape[-1] == noise.shape[-1]:
             change = (values[key] - before[key]).reshape(noise.shape)
             gain = float((change * noise).sum() / noise.square().sum())
-            if abs(gain) > 1e-3 and torch.allclose(change, gain * noise, atol=1e-4 * abs(gain)):
+            if abs(gain) > 1e-3 and torch.allclose(change.to(noise), gain * noise, atol=1e-4 * abs(gain)):
                 if is_linear(model.get_submodule(writer)) and torch.equal(before[key].flatten(), outputs[0].flatten()):
                     return None
                 return *key, 1.0 if abs(gain - 1) < 1e-4 else gain

@@ -158,6 +158,9 @@ def _growths(
         except BUILD_ERRORS:
             continue
         rates = _rates(before, after, second - first)
+        if value is None and rates and not {name for name, _ in rates} <= base.keys():
+            # It sizes a part that the model has not without it.
+            continue
         if rates is None and value is not None:
             broken.append((field, value))
         elif rates and all(rate > 0 for rate in rates.values()):

@@ -54,6 +54,7 @@ def export(
     samples: int = 1024, train_split: str | None = None, eval_split: str | None = None,
     image_column: str | None = None, label_column: str | None = None, text_column: Columns = None,
     target_column: str | None = None, max_length: int | None = None,
+    prompt: str = "a photo of a {}.",
 ) -> Export:  # fmt: skip
     """Write a model in other formats, each compared with torch; beyond the tolerance nothing is written.
 
@@ -67,7 +68,7 @@ def export(
         processor: written next to the files; the model's own if omitted.
         formats, int8, cache, tolerance, opset: the recipe's section `export`.
         samples: for calibration.
-        train_split, eval_split, …, max_length: the recipe's section `data`.
+        train_split, eval_split, …, max_length, prompt: the recipe's section `data`.
 
     Raises:
         ParityError: a file differs from torch by more than `tolerance`.

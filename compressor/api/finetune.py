@@ -39,6 +39,7 @@ def finetune(
     cache_logits: bool = False, checkpoint_every: int = 50,
     train_split: str | None = None, image_column: str | None = None, label_column: str | None = None,
     text_column: Columns = None, target_column: str | None = None, max_length: int | None = None,
+    prompt: str = "a photo of a {}.",
 ) -> FinetunedStudent:  # fmt: skip
     """Train a student on its teachers' mean prediction, on labels, or on both; a model object is trained in place.
 
@@ -58,7 +59,7 @@ def finetune(
         progress: called with the step, the number of steps and the loss.
         passages: `.passages` of the student's fusion, for the loss `hidden`; known for a result of `fuse`.
         steps, batch_size, …, checkpoint_every: the recipe's section `finetune`.
-        train_split, image_column, …, max_length: the recipe's section `data`.
+        train_split, image_column, …, max_length, prompt: the recipe's section `data`.
 
     Returns:
         The student as `.model`, steps and losses as `.report`; `.save(folder)` writes it.

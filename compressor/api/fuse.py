@@ -41,6 +41,7 @@ def fuse(
     samples: int = 1024, batch_size: int = 128, holdout: float = 0.125,
     train_split: str | None = None, image_column: str | None = None, label_column: str | None = None,
     text_column: Columns = None, target_column: str | None = None, max_length: int | None = None,
+    prompt: str = "a photo of a {}.",
 ) -> FusedStudent:  # fmt: skip
     """Fuse teachers into one student of `width` times the residual width of the widest.
 
@@ -63,7 +64,7 @@ def fuse(
         max_memory: such as "8GB": teachers, then local folders, are read layer by layer, and nothing is chosen by
             pilots.
         samples, batch_size, holdout: the section `calibration`; of a list of batches all are used.
-        train_split, image_column, label_column, text_column, target_column, max_length: the section `data`.
+        train_split, image_column, label_column, text_column, target_column, max_length, prompt: the section `data`.
 
     Returns:
         The student as `.model`, its shape as `.target`, choices and couplings as `.report`; `.save(folder)` writes it.

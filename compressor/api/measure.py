@@ -25,6 +25,7 @@ def evaluate(
     batch_size: int = 128,
     eval_split: str | None = None, image_column: str | None = None, label_column: str | None = None,
     text_column: Columns = None, target_column: str | None = None, max_length: int | None = None,
+    prompt: str = "a photo of a {}.",
 ) -> Evaluation:  # fmt: skip
     """Accuracy and F1, or perplexity, of models that read the same inputs and predict the same classes or tokens.
 
@@ -40,7 +41,8 @@ def evaluate(
         processor: tokenizer or image processor for texts or images; the models' own if omitted.
         samples: the first that are measured; None for all.
         batch_size: samples per forward pass.
-        eval_split, image_column, label_column, text_column, target_column, max_length: the recipe's section `data`.
+        eval_split, image_column, label_column, text_column, target_column, max_length, prompt: the recipe's section
+            `data`.
 
     Raises:
         UserError: unusable models, data or device, no labels, or an ensemble of one.

@@ -68,6 +68,7 @@ WORDS: dict[str, tuple[str, ...]] = {
         "transport-select",
         "principal",
         "readers",
+        "outliers",
         "anchor",
         "averaging",
         "weighted-scalar",

@@ -51,6 +51,7 @@ FLAGS: dict[str, Flag] = {
         Flag("--label-column", "data.label_column", DATA),
         Flag("--text-column", "data.text_column", DATA, metavar="NAME[,NAME]", parse=parsing.split_list),
         Flag("--target-column", "data.target_column", DATA),
+        Flag("--prompt", "data.prompt", DATA),
         Flag("--max-length", "data.max_length", DATA, int),
         Flag("--samples", "calibration.samples", DATA, int),
         Flag("--eval-samples", "evaluation.samples", DATA, metavar="N|all", parse=parsing.parse_eval_samples,
@@ -111,7 +112,7 @@ FLAGS: dict[str, Flag] = {
 #: {dotted path of a field: its flag}.
 FLAG_OF_FIELD: dict[str, str] = {flag.path: flag.name for flag in FLAGS.values()}
 
-_COLUMNS = ("--image-column", "--label-column", "--text-column", "--target-column", "--max-length")
+_COLUMNS = ("--image-column", "--label-column", "--text-column", "--target-column", "--prompt", "--max-length")
 #: Groups of flags that several commands take, in the order of the help.
 SHAPE = (
     "--width", "--target-params", "--target-flops", "--max-latency", "--depth", "--narrowing", "--hidden", "--ffn",

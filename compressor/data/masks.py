@@ -35,7 +35,7 @@ class MaskReader(ImageReader):
         if options.labels and split.label is not None:
             self._masks = split.dataset.select_columns([split.label]).cast_column(split.label, Image(decode=False))
         config = None if options.spec is None else options.spec.config
-        self._classes = None if config is None else int(config.num_labels)
+        self._classes = None if config is None else len(config.id2label or {})
         self._no_class = int(getattr(config, "semantic_loss_ignore_index", NO_CLASS))
 
     def _arguments(self, images: list[Pillow.Image], rows: Sequence[int]) -> dict[str, Any]:

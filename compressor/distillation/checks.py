@@ -42,6 +42,7 @@ def check_data(train: TrainingSamples, options: FinetuneOptions, task: Task) -> 
         feature = "a search of the learning rate" if options.learning_rate == "search" else "finetune.validate_every"
         raise UserError(f"{feature} needs 2 training samples, one to judge by: there is only 1")
     uses_labels = options.label_weight > 0
+    check_labels_serve(options, task)
     if options.cache_logits and options.augment != "none":
         raise UserError("finetune.cache_logits is for samples that stay as they are: leave it or finetune.augment out")
     if options.cache_logits and any(loss.weight > 0 for loss in options.named_losses.values()):
@@ -53,6 +54,15 @@ def check_data(train: TrainingSamples, options: FinetuneOptions, task: Task) -> 
         check_augmentation(options.augment, images=PIXELS in train[0], labels=uses_labels)
     if uses_labels:
         _check_labels(train, task, labels_only=not options.asks_teachers)
+
+
+def check_labels_serve(options: FinetuneOptions, task: Task) -> None:
+    """Raise a `UserError` for labels that no loss of the task takes."""
+    if options.label_weight > 0 and task.answers == "embeddings":
+        raise UserError(
+            "sentence embeddings learn from the teachers' similarities, and labels only score them: leave "
+            "finetune.label_weight (--label-weight) out"
+        )
 
 
 def _check_labels(train: TrainingSamples, task: Task, *, labels_only: bool) -> None:

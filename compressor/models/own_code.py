@@ -56,7 +56,10 @@ def import_own_model(location: str | Path, config: PretrainedConfig) -> Pretrain
 
 
 def own_model(config: PretrainedConfig) -> type[PreTrainedModel] | None:
-    """The class that code of its own defines for a config, if any was imported."""
+    """The class that code of its own defines for a config, if it was imported, and may be used here too."""
+    # Whoever has a config of such a class has consented; others share theirs with models that bring no code.
+    if not is_code_trusted() and not is_own(type(config)):
+        return None
     return _MODELS.get((type(config), (config.architectures or [""])[0]))
 
 

@@ -95,8 +95,9 @@ class SentenceProjection:
 def pooling_of(config: PretrainedConfig) -> SentencePooling | None:
     """The pooling of a sentence-embedding model; None of others."""
     values = getattr(config, POOLING_FIELD, None)
-    known = isinstance(values, Mapping) and values.get("mode") in _MODES
-    return SentencePooling(values["mode"], bool(values.get("normalise")), values.get("projection")) if known else None
+    if not isinstance(values, Mapping) or values.get("mode") not in _MODES:
+        return None
+    return SentencePooling(values["mode"], bool(values.get("normalise")), values.get("projection"))
 
 
 def set_pooling(config: PretrainedConfig, pooling: SentencePooling | None) -> None:

@@ -24,6 +24,7 @@ from compressor.pipeline.stages import StageReporter
 from compressor.pipeline.teachers import depth_option
 from compressor.recipe import Recipe
 from compressor.stacking import Mixture
+from compressor.utils.devices import moved_batches, on_device
 from compressor.utils.strict_json import finite_or_none
 
 #: The warning of a fusion without data.
@@ -76,20 +77,23 @@ def initial_student(
             anchor = (recipe.fusion.anchor, _anchor(recipe.fusion.anchor, teachers))
     with stages("fuse", "fusing") as progress, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CouplingWarning)
-        result = fuse_models(
-            [(teacher.name, teacher.model) for teacher in teachers],
-            recipe.width,
-            None if data is None else data.calibration,
-            recipe.fusion,
-            holdout=recipe.calibration.holdout,
-            seed=recipe.seed,
-            anchor=anchor,
-            mixture=mixture,
-            progress=progress,
-            streaming=streaming,
-            precision=precision,
-            **depth_option(recipe.depth),
-        )
+        models = [teacher.model for teacher in teachers]
+        with on_device(models if anchor is None else [*models, anchor[1]], recipe.device):
+            result = fuse_models(
+                [(teacher.name, teacher.model) for teacher in teachers],
+                recipe.width,
+                None if data is None else moved_batches(data.calibration, recipe.device),
+                recipe.fusion,
+                holdout=recipe.calibration.holdout,
+                seed=recipe.seed,
+                anchor=anchor,
+                mixture=mixture,
+                progress=progress,
+                streaming=streaming,
+                precision=precision,
+                **depth_option(recipe.depth),
+            )
+        result.model.to("cpu")  # type: ignore[arg-type]
     lines = [str(warning.message) for warning in caught if issubclass(warning.category, CouplingWarning)]
     lines += [NO_DATA] if data is None else check_calibration(data, teachers)
     lines += [] if streaming is None else list(fixed_options(recipe.fusion)[1])

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from compressor.data.augment import check_augmentation
+from compressor.distillation.checks import check_labels_serve
 from compressor.distillation.losses import LOSSES
 from compressor.errors import UserError
 from compressor.export.formats import check_formats
@@ -77,6 +78,7 @@ def preflight(recipe: Recipe, *, force: bool = False) -> Recipe:
         labels = recipe.finetune.label_weight > 0
         for name in recipe.finetune.named_losses:
             LOSSES.get(name)
+        check_labels_serve(recipe.finetune, ModelSpec.of(configs[0]).task)
         check_augmentation(recipe.finetune.augment, images=ModelSpec.of(configs[0]).reads == "image", labels=labels)
     student = _student_config(recipe, configs)
     if recipe.student is None and recipe.fusion.anchor is None:

@@ -32,11 +32,23 @@ class DataOptions(Section):
     target_column: str | None = Field(
         None, description="Column of the target text of encoder-decoders; found by name if omitted."
     )
+    prompt: str = Field(
+        "a photo of a {}.",
+        description="Text of an image whose class alone is known, {} its name, of models that compare images with "
+        "texts (CLIP).",
+    )
     max_length: Count | None = Field(
         None,
         description="Tokens of the longest text, and of the blocks that text is packed into for language models; "
         "512 and 128 if omitted, and never more than the model can read.",
     )
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_a_place(cls, prompt: str) -> str:
+        if prompt.count("{}") != 1 or prompt.count("{") != 1 or prompt.count("}") != 1:
+            raise ValueError("it needs the place of the class's name, {}, once")
+        return prompt
 
     @field_validator("text_column", mode="before")
     @classmethod

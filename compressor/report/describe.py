@@ -147,7 +147,8 @@ def describe_evaluation(report: Report) -> list[str]:
     """Evaluation data and its size."""
     if (evaluation := report.get("evaluation")) is None:
         return []
-    unit = "labels" if evaluation["labelled"] <= evaluation["samples"] else "tokens"
+    several = "pixels" if report.get("task") == "semantic-segmentation" else "tokens"
+    unit = "labels" if evaluation["labelled"] <= evaluation["samples"] else several
     samples = f"{evaluation['samples']} samples, {evaluation['labelled']} {unit}"
     return [f"measured on {evaluation['data']}: {samples}"]
 

@@ -70,7 +70,8 @@ class Entries:
         if not self.one_a_column:
             return values @ self.dense().to(values)
         moved = torch.zeros(len(values), self.shape[1], dtype=values.dtype, device=values.device)
-        return moved.index_copy_(1, self.columns, values.index_select(1, self.rows).mul_(self.values.to(values)))
+        rows, columns = self.rows.to(values.device), self.columns.to(values.device)
+        return moved.index_copy_(1, columns, values.index_select(1, rows).mul_(self.values.to(values)))
 
 
 @dataclass(frozen=True, eq=False)

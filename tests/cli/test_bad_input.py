@@ -330,7 +330,7 @@ def test_unknown_choice(capsys, here, vit_a, vit_b, image_folder, options):
 def test_no_space_left_for_the_student(capsys, here, vit_a, image_folder, monkeypatch):
     from compressor.pipeline import run_output
 
-    def save(folder, *rest):
+    def save(folder, *rest, **options):
         Path(folder, "model.safetensors").write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -6,12 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from compressor.bench.rows import Row
+from compressor.bench.rows import Row, to_json
 
 #: Libraries that take a tenth of a second or more to import, or bring one that does.
 HEAVY = {
@@ -55,7 +54,7 @@ def imported(tmp_path):
 def finished(tmp_path):
     """A folder with the report of a run."""
     report = {
-        "table": [asdict(Row("student", 0.5, 0.1, 10, 20, 40))],
+        "table": to_json([Row("student", 0.5, 0.1, 10, 20, 40)]),
         "target": {
             "asked_width": 0.5, "given_width": 0.5, "asked_depth": None,
             "fields": {"hidden_size": {"teacher": 8, "student": 4}},

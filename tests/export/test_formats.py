@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from compressor.export.formats import EXPORT_FORMATS, check_formats
 from compressor.export.parity_cases import logits_of_files
 from compressor.export.write import write_formats
 from compressor.models.inputs import dummy_inputs
+from compressor.models.tasks import find_task
 from compressor.pipeline.deliver import Delivery
 from compressor.pipeline.export import _report_changes
 from compressor.recipe import ExportOptions, build_recipe
@@ -193,14 +195,17 @@ class TestFormats:
             "encoder_model.onnx": File(EncoderGraph(model)),
             "decoder_model.onnx": File(DecoderGraph(model, False)),
         }
-        torch.testing.assert_close(logits_of_files(files, inputs), model(**inputs, use_cache=False).logits)
+        torch.testing.assert_close(
+            logits_of_files(files, find_task(model.config), inputs), model(**inputs, use_cache=False).logits
+        )
 
 
 class TestOnData:
     def test_what_files_are_worth_beside_the_model(self, images):
         model, found, _ = images
         batches = [{**batch, "labels": torch.arange(8) % 3} for batch in pixels(3, seed=50)]
-        files = {name: lambda inputs, name=name: logits_of_files(found[name].files, inputs) for name in found}
+        task = find_task(model.config)
+        files = {name: partial(logits_of_files, each.files, task) for name, each in found.items()}
         own, scores = measure_deployed(model, files, batches)
         with torch.no_grad():
             logits = torch.cat([model(pixel_values=batch["pixel_values"]).logits for batch in batches])

@@ -101,3 +101,11 @@ def test_distillation_needs_no_labels(tmp_path):
     target = similarities([load_model(name)], name)
     assert (similarities([fused.model], name) - target).norm() < (before - target).norm()
     assert ANSWERS["embeddings"].agree(before, target) is None
+
+
+def test_labels_are_refused_before_anything_is_fused(tmp_path, capsys):
+    folder, pairs = save_sentence_model(tmp_path / "a"), save_scored_pairs(tmp_path / "pairs.csv")
+    code, _, err = compress(capsys, "fuse", folder, "--label-weight", 1, "-d", pairs, "-o", tmp_path / "s")
+    assert code == 2 and "labels only score them" in err
+    code, _, err = compress(capsys, "fuse", folder, "--keep-dim", "-o", tmp_path / "s")
+    assert code == 2 and "is fitted to texts: give data" in err

@@ -1,9 +1,7 @@
-"""A second device that exists only in tests: real arithmetic, on the CPU, that refuses to mix devices as CUDA does.
+"""A second device that exists only in tests: arithmetic of the CPU that refuses operands of two devices, as CUDA does.
 
-`DEVICE` is spelled cpu:1.  Inside `pretend_device()` tensors moved or made there are wrapped; an operation on a wrapped and an
-unwrapped tensor (that has dimensions) raises, `.cpu()` unwraps, `.item()` works.  So code with a `device` can be proven
-device-clean, and its results compared with the CPU's, on a machine without an accelerator.  Tried with torch 2.13 on a
-ViT forward pass, matrix products, eigendecompositions.  Start your own test helper from it.
+`DEVICE` is spelled cpu:1.  Inside `pretend_device()` tensors that are moved there are wrapped; an operation on a
+wrapped and an unwrapped tensor (that has dimensions) raises, `.cpu()` unwraps, `.item()` works.
 """
 
 from __future__ import annotations

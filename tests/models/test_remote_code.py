@@ -187,6 +187,24 @@ def test_python_asks_for_consent_too(own, sentinel):
     assert compressor.inspect("saved", trust_remote_code=True).error < 1e-5
 
 
+def test_consent_is_for_one_call(with_code, sentinel):
+    """Also where the code adds a model to a config of transformers, and was imported before."""
+    from compressor.errors import UnsupportedError
+    from compressor.models.configs import model_class, read_config
+    from compressor.utils.consent import code_trusted
+
+    name = "OwnForImageClassification"
+    names = {"auto_map": {"AutoModelForImageClassification": f"own.{name}"}, "architectures": [name]}
+    folder = with_code("vit", MODEL, names)
+    with (folder / "own.py").open("a") as file:
+        file.write(f"from transformers import ViTForImageClassification as V\nclass {name}(V): ...\n")
+    with code_trusted(True):
+        assert model_class(read_config(folder)).__name__ == name
+    assert sentinel.exists()
+    with pytest.raises(UnsupportedError, match="OwnForImageClassification is not a model of transformers"):
+        model_class(read_config(folder))
+
+
 def test_code_that_fails_or_differs_is_one_line(capsys, own):
     (own / "a" / "modeling_own.py").write_text("import nothing_of_this_name")
     _, _, err = compress(capsys, "plan", "a", "--trust-remote-code")

@@ -197,6 +197,7 @@ def test_built_in_teachers_bring_their_data(quick_builtin, tmp_path):
 
 def test_force_replaces_only_at_the_end(fused_run, vit_b, image_folder, tmp_path, monkeypatch):
     from compressor.pipeline import run as job
+    from compressor.pipeline import run_output
     from compressor.recipe import build_recipe
 
     output = Path(shutil.copytree(fused_run, tmp_path / "s"))
@@ -206,7 +207,7 @@ def test_force_replaces_only_at_the_end(fused_run, vit_b, image_folder, tmp_path
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(job, "write_documents", interrupted)
+        patched.setattr(run_output, "write_documents", interrupted)
         with pytest.raises(KeyboardInterrupt):
             job.run_recipe(recipe, force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["s"]

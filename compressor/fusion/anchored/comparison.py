@@ -212,12 +212,12 @@ class ByWeights:
 
 
 def add_moments(total: Moments | None, more: Moments) -> Moments:
-    """Add moments to `total` in place, in float64."""
+    """Add moments to `total` in place, in float64 on the CPU."""
     names = ("xx", "yy", "xy", "x", "y")
     if total is None:
-        return replace(more, **{name: getattr(more, name).double() for name in names})
+        return replace(more, **{name: getattr(more, name).cpu().double() for name in names})
     for name in names:
-        getattr(total, name).add_(getattr(more, name))
+        getattr(total, name).add_(getattr(more, name).cpu())
     return replace(total, count=total.count + more.count)
 
 

@@ -97,5 +97,5 @@ def scoring_batches(context: FusionContext) -> Sequence[Batch]:
     """Held-out samples, or random inputs."""
     if context.calibration is not None and context.calibration.held_out:
         return context.calibration.held_out
-    dtype = next(context.model.parameters()).dtype
-    return [dummy_inputs(context.model.config, RANDOM_SAMPLES, dtype=dtype)]
+    first = next(context.model.parameters())
+    return [dummy_inputs(context.model.config, RANDOM_SAMPLES, dtype=first.dtype, device=first.device)]

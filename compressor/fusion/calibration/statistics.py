@@ -1,4 +1,4 @@
-"""Streamed sums for least squares: products where the activations are, in their precision; sums in float64 on the CPU."""
+"""Streamed sums for least squares: products in the activations' precision and place, sums in float64 on the CPU."""
 
 from __future__ import annotations
 

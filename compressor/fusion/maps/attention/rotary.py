@@ -38,7 +38,7 @@ def match_frequencies(teachers: Sequence[nn.Module], student: nn.Module, layout:
         return None
     if any(f is None or f.shape != first.shape or not torch.allclose(f, first) for f in teacher_frequencies):
         return None
-    distance = (first.log()[:, None] - student_frequencies.log()[None, :]).abs()
+    distance = (first.log()[:, None] - student_frequencies.log()[None, :]).abs().cpu()
     nearest = distance.argmin(dim=1)
     orders = [distance[:, pair].argsort(stable=True) for pair in range(len(student_frequencies))]
     members = tuple(tuple(order[nearest[order] == pair].tolist()) for pair, order in enumerate(orders))
