@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
@@ -121,3 +122,8 @@ def test_embeddings_are_compared_by_their_similarities_alone():
     expected += (error.sum(1) - error.diagonal()) / 5 / 0.2
     assert torch.allclose(answers.divergence(rows, other), expected)
     assert answers.divergence(rows[:1], other[:1]) == 0
+
+
+def test_all_answers_have_losses_of_one_form():
+    expected = list(inspect.signature(ANSWERS["classes"].label_loss).parameters)
+    assert all(list(inspect.signature(each.label_loss).parameters) == expected for each in ANSWERS.values())

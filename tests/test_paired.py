@@ -113,7 +113,7 @@ def test_a_student_is_near_its_teachers(tmp_path):
     samples = [dummy_inputs(config, 16, seed=index) for index in range(4)]
     result = fuse_models([("first", models[0]), ("second", models[1])], 0.5, samples)
     student = result.model
-    assert student.config.projection_dim == 12
+    assert student.config.projection_dim == 24 and student.config.text_config.hidden_size == 16
     targets = [ensemble_predictions(models, [1, 1], batch) for batch in samples]
     torch.manual_seed(9)
     untrained = CLIPModel(student.config).eval()

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 from compressor.anatomy.resize import BUILD_ERRORS, Growth, Skeleton, shapes_of
 from compressor.anatomy.spaces import Table
-from compressor.anatomy.spec import Axis, Kind
+from compressor.anatomy.spec import Axis, Kind, Side
 from compressor.errors import CertificateError
 from compressor.models.config_fields import field_paths, read_field, with_fields
 
@@ -124,7 +124,8 @@ def _size_meaning(growth: Growth, table: Table, shapes: Mapping[str, tuple[int, 
         return None
     sizes_units = Kind.HIDDEN in kinds and not _sizes_fixed(growth, table)
     if sizes_units and _is_size(growth, _hidden(growth, table), table):
-        return Meaning.FFN
+        # What nothing reads is an answer (embeddings that are compared): whoever uses it knows its size.
+        return Meaning.FFN if _are_read(_hidden(growth, table), table) else Meaning.FIXED
     return Meaning.EMBEDDING if Kind.EMBEDDING in kinds else Meaning.FIXED
 
 
@@ -193,6 +194,15 @@ def _is_stream(axis: Axis, table: Table) -> bool:
 
 def _hidden(growth: Growth, table: Table) -> list[str]:
     return [name for name in _grown_spaces(growth, table) if table.spaces[name].kind is Kind.HIDDEN]
+
+
+def _are_read(spaces: Collection[str], table: Table) -> bool:
+    """Whether some parameter reads one of these spaces."""
+    return any(
+        axis.side is Side.READ and any(part.key in spaces for part in axis.parts)
+        for axes in table.axes.values()
+        for axis in axes
+    )
 
 
 def _is_size(growth: Growth, spaces: Collection[str], table: Table) -> bool:

@@ -54,7 +54,7 @@ def export(
     samples: int = 1024, train_split: str | None = None, eval_split: str | None = None,
     image_column: str | None = None, label_column: str | None = None, text_column: Columns = None,
     target_column: str | None = None, max_length: int | None = None,
-    prompt: str = "a photo of a {}.",
+    prompt: str | None = None,
 ) -> Export:  # fmt: skip
     """Write a model in other formats, each compared with torch; beyond the tolerance nothing is written.
 
@@ -125,7 +125,7 @@ def _as_source(given: GivenData | None) -> Iterator[str | None]:
     from compressor.api.datasets import splits_of
 
     with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
-        for split, raw in splits_of(given, is_image=True).items():
+        for split, raw in splits_of(given, "image").items():
             raw.read().to_parquet(Path(scratch, f"{split}.parquet"))
         yield scratch
 

@@ -39,7 +39,7 @@ def finetune(
     cache_logits: bool = False, checkpoint_every: int = 50,
     train_split: str | None = None, image_column: str | None = None, label_column: str | None = None,
     text_column: Columns = None, target_column: str | None = None, max_length: int | None = None,
-    prompt: str = "a photo of a {}.",
+    prompt: str | None = None,
 ) -> FinetunedStudent:  # fmt: skip
     """Train a student on its teachers' mean prediction, on labels, or on both; a model object is trained in place.
 

@@ -41,7 +41,7 @@ def fuse(
     samples: int = 1024, batch_size: int = 128, holdout: float = 0.125,
     train_split: str | None = None, image_column: str | None = None, label_column: str | None = None,
     text_column: Columns = None, target_column: str | None = None, max_length: int | None = None,
-    prompt: str = "a photo of a {}.",
+    prompt: str | None = None,
 ) -> FusedStudent:  # fmt: skip
     """Fuse teachers into one student of `width` times the residual width of the widest.
 

@@ -25,7 +25,7 @@ def evaluate(
     batch_size: int = 128,
     eval_split: str | None = None, image_column: str | None = None, label_column: str | None = None,
     text_column: Columns = None, target_column: str | None = None, max_length: int | None = None,
-    prompt: str = "a photo of a {}.",
+    prompt: str | None = None,
 ) -> Evaluation:  # fmt: skip
     """Accuracy and F1, or perplexity, of models that read the same inputs and predict the same classes or tokens.
 

@@ -97,11 +97,15 @@ def draw_numbers(seed: int, places: Sequence[int]) -> Tensor:
     return torch.from_numpy(numbers[[place - first for place in places]])
 
 
-def check_augmentation(name: str, *, images: bool, labels: bool) -> None:
+def check_augmentation(name: str, *, images: bool, labels: bool, masks: bool = False) -> None:
     """Refuse an unfit augmentation.
 
+    Args:
+        labels: whether there is a loss on labels.
+        masks: whether these are classes of pixels, which stay where they are.
+
     Raises:
-        UserError: unknown name, no images, or mixing with a loss on labels.
+        UserError: unknown name, no images, or mixing or moving them with a loss on labels.
     """
     AUGMENTATIONS.get(name)
     if name != "none" and not images:
@@ -110,6 +114,11 @@ def check_augmentation(name: str, *, images: bool, labels: bool) -> None:
         raise UserError(
             f"finetune.augment {name} mixes images, whose labels say nothing then: set finetune.label_weight to 0, or "
             "choose another augmentation"
+        )
+    if name != "none" and labels and masks:
+        raise UserError(
+            f"finetune.augment {name} moves pixels, and their masks stay where they are: set finetune.label_weight to "
+            "0, or leave the augmentation out"
         )
 
 

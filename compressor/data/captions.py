@@ -20,6 +20,8 @@ from compressor.errors import UserError
 
 #: Names of columns of captions, best first.
 CAPTIONS = ("caption", "captions", "text", "sentence", "sentences", "description", "title", "prompt")
+#: The text of an image of which only the class is known, as CLIP was first used.
+PROMPT = "a photo of a {}."
 
 
 def find_captioned(dataset: Dataset, request: ColumnRequest, where: str, role: str) -> Split:
@@ -47,7 +49,7 @@ def find_captioned(dataset: Dataset, request: ColumnRequest, where: str, role: s
             f"(--text-column); {list_columns(dataset)}"
         )
     names = feature.int2str(column(dataset, label)) if isinstance(feature, ClassLabel) else column(dataset, label)
-    prompts = [options.prompt.format(str(name).replace("_", " ")) for name in names]
+    prompts = [(options.prompt or PROMPT).format(str(name).replace("_", " ")) for name in names]
     dataset = dataset.remove_columns([name for name in dataset.column_names if name != image])
     return Split(dataset.add_column("prompt", prompts, feature=Value("string")), image, None, ("prompt",), where)
 

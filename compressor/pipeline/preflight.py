@@ -79,7 +79,10 @@ def preflight(recipe: Recipe, *, force: bool = False) -> Recipe:
         for name in recipe.finetune.named_losses:
             LOSSES.get(name)
         check_labels_serve(recipe.finetune, ModelSpec.of(configs[0]).task)
-        check_augmentation(recipe.finetune.augment, images=ModelSpec.of(configs[0]).reads == "image", labels=labels)
+        spec = ModelSpec.of(configs[0])
+        check_augmentation(
+            recipe.finetune.augment, images=spec.reads == "image", labels=labels, masks=spec.task.logit_dims == 4
+        )
     student = _student_config(recipe, configs)
     if recipe.student is None and recipe.fusion.anchor is None:
         check_recovery(configs[0])

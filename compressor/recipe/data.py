@@ -32,10 +32,10 @@ class DataOptions(Section):
     target_column: str | None = Field(
         None, description="Column of the target text of encoder-decoders; found by name if omitted."
     )
-    prompt: str = Field(
-        "a photo of a {}.",
+    prompt: str | None = Field(
+        None,
         description="Text of an image whose class alone is known, {} its name, of models that compare images with "
-        "texts (CLIP).",
+        "texts (CLIP); 'a photo of a {}.' if omitted.",
     )
     max_length: Count | None = Field(
         None,
@@ -45,7 +45,9 @@ class DataOptions(Section):
 
     @field_validator("prompt")
     @classmethod
-    def _has_a_place(cls, prompt: str) -> str:
+    def _has_a_place(cls, prompt: str | None) -> str | None:
+        if prompt is None:
+            return None
         if prompt.count("{}") != 1 or prompt.count("{") != 1 or prompt.count("}") != 1:
             raise ValueError("it needs the place of the class's name, {}, once")
         return prompt

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from compressor.bench.rows import from_json, to_markdown
+from compressor.recipe import DataOptions
 from compressor.report.describe import (
     Report,
     describe_budget,
@@ -142,8 +143,10 @@ def _next_command(report: Report) -> str:
 
 
 def _data_flags(data: Mapping[str, Any]) -> str:
-    """Flags that read the same data."""
-    flags = {"data": data["source"]} | {key: value for key, value in data.items() if key != "source"}
+    """Flags that read the same data, without those that say what holds anyway."""
+    usual = DataOptions().model_dump(mode="json")
+    own = {key: value for key, value in data.items() if key != "source" and value != usual.get(key)}
+    flags = {"data": data["source"]} | own
     texts = {
         key.replace("_", "-"): ",".join(value) if isinstance(value, list | tuple) else str(value)
         for key, value in flags.items()

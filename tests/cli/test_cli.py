@@ -102,6 +102,7 @@ def test_what_to_do_next_reads_the_data_in_the_same_way(capsys, bert, tmp_path):
     assert (code, err) == (0, "")
     assert f"--data {tmp_path}/rows.csv --text-column zeta,kappa --max-length 8 -o {tmp_path}/s-tuned" in out
     following = shlex.split(out.split("next: compress ")[1].splitlines()[0])
+    assert "--prompt" not in following, "said though it holds anyway"
     code, _, err = compress(capsys, *following, "--steps", 1, "--no-latency", "--no-onnx")
     assert (code, err) == (0, "")
 

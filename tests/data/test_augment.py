@@ -54,6 +54,9 @@ class TestChanges:
         for name in MIXING:
             with pytest.raises(UserError, match=r"label_weight to 0"):
                 check_augmentation(name, images=True, labels=True)
+        with pytest.raises(UserError, match="masks stay where they are"):
+            check_augmentation("flip", images=True, labels=True, masks=True)
+        check_augmentation("flip", images=True, labels=False, masks=True)
 
 
 class TestDraws:

@@ -66,6 +66,12 @@ def test_classes_of_folders_become_prompts(tmp_path):
     batch = batch_of(tmp_path)
     assert {words_of(row) for row in batch["input_ids"]} == {"a photo of a cat .", "a photo of a sleeping dog ."}
     assert sorted(batch["labels"].tolist()) == [0, 1]
+    assert {words_of(row) for row in batch_of(tmp_path, prompt="big {}")["input_ids"]} == {
+        "big cat",
+        "big sleeping dog",
+    }
+    with pytest.raises(ValueError, match="the place of the class's name"):
+        DataOptions(source=str(tmp_path), prompt="a cat")
 
 
 def test_missing_texts_and_tokenizers_are_named(tmp_path):
