@@ -183,13 +183,14 @@ class Arena:
     def judge(self, model: PreTrainedModel, part: str = "test") -> dict[str, float]:
         """The score on a part, and the "loss": mean −log p of its labels in nats, which fewer samples tell apart."""
         tally, task = new_tally(model), task_of_model(model)
-        surprise = 0.0
+        surprise, count = 0.0, 0
         for found in predict([model], self._part(part)):
             assert found.labels is not None
             tally.add(found.log_probs[0], found.inputs, found.labels)
             answers, labels = task.answered(found.log_probs[0], found.labels.cpu())
             surprise -= answers.gather(-1, labels[:, None]).double().sum().item()
-        return {"score": self.figure(tally), "loss": round(surprise / tally.labelled, 6)}
+            count += len(labels)
+        return {"score": self.figure(tally), "loss": round(surprise / count, 6)}
 
     def score(self, model: PreTrainedModel, part: str = "test") -> float:
         """Accuracy in percent or perplexity on the part "test" or "validation"."""

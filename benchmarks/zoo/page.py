@@ -66,9 +66,9 @@ def _shares(what: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     counts = {
         "keep the width of a stream": sum(bool(row.get("placed")) for row in certified),
         "have other spaces or parameters pinned": sum(
-            bool(row["pinned"]) and not row.get("placed") for row in certified
+            bool(row.get("pinned")) and not row.get("placed") for row in certified
         ),
-        "have idle parameters": sum(bool(row["idle"]) for row in certified),
+        "have idle parameters": sum(bool(row.get("idle")) for row in certified),
     }
     share = f" ({len(certified) / len(rows):.0%})" if rows else ""
     return (

@@ -454,7 +454,7 @@ def test_files_that_cannot_be_read(tmp_path, name, content, words, capfd):
 
 
 def test_folders_that_cannot_be_read(tmp_path):
-    assert "neither images nor" in refusal(tmp_path)
+    assert "neither images, sounds nor" in refusal(tmp_path)
     save_parquet(tmp_path / "a.parquet")
     (tmp_path / "b.csv").write_text("a,b\n1,2\n")
     line = refusal(tmp_path)
