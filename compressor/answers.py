@@ -17,7 +17,7 @@ from compressor.anatomy.hooks import logits_of
 from compressor.ensemble import check_ensemble_weights, ensemble_kl, kl_rows, mix_predictions, sums_per_sample
 from compressor.errors import UnsupportedError
 from compressor.models.inputs import without_labels
-from compressor.models.task import Task
+from compressor.models.task import IMPOSSIBLE, Task
 from compressor.models.tasks import task_of_model
 from compressor.paired import PairAnswers
 
@@ -164,10 +164,21 @@ class EmbeddingAnswers:
         return torch.cat([row * math.sqrt(weight / total) for row, weight in pairs if weight], dim=-1)
 
     def divergence(self, reference: Tensor, rows: Tensor) -> Tensor:
-        """Half the squared error of a text's cosines with the others of the batch, over `SIMILARITY_VARIANCE`."""
-        error = (reference.double() @ reference.double().T - rows.double() @ rows.double().T).square()
-        others = max(len(rows) - 1, 1)
-        return (error.sum(-1) - error.diagonal()) / others / (2 * SIMILARITY_VARIANCE)
+        """KL between the choices of the text nearest to each text, among the others of the batch.
+
+        Choices are softmaxes of cosines over `SIMILARITY_TEMPERATURE` (Fang et al. 2021,
+        https://arxiv.org/abs/2101.04731).  A shift of all cosines, which they do not see, counts by half its square
+        over `SIMILARITY_VARIANCE`.
+        """
+        if len(rows) < 2:
+            return rows.double().sum(-1) * 0
+        own = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+        expected, given = (each.double() @ each.double().T for each in (reference, rows))
+        error = (expected - given).square().masked_fill(own, 0.0).sum(-1) / (len(rows) - 1)
+        choices = [
+            (each / SIMILARITY_TEMPERATURE).masked_fill(own, IMPOSSIBLE).log_softmax(-1) for each in (expected, given)
+        ]
+        return kl_rows(*choices) + error / (2 * SIMILARITY_VARIANCE)
 
     def agree(self, reference: Tensor, rows: Tensor) -> Tensor | None:
         return None
@@ -179,8 +190,8 @@ class EmbeddingAnswers:
         return rows
 
 
-#: Error of a cosine that counts as one nat's half: squared, so that 0.1 is a standard deviation.
-SIMILARITY_VARIANCE = 0.01
+#: Temperature of cosines, as in contrastive training of sentence embeddings, and variance of their errors.
+SIMILARITY_TEMPERATURE, SIMILARITY_VARIANCE = 0.05, 0.1
 #: By `Task.answers`.
 ANSWERS: dict[str, Answers] = {
     "classes": ClassAnswers(),

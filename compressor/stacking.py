@@ -1,8 +1,8 @@
 """Choose how an ensemble's predictions are mixed, and with which weights.
 
 With labels, by held-out negative log likelihood: stacking (Wolpert 1992, https://doi.org/10.1016/S0893-6080(05)80023-1)
-of probabilities (Breiman 1996) or of log-probabilities (Hinton 2002).  Without, by how far the teachers disagree; and so
-too where classes are chosen, since what counts is the student's choice: mean logits are linear in the teachers' last
+of probabilities (Breiman 1996) or of log-probabilities (Hinton 2002).  Without, by how far the teachers disagree, and
+so too where classes are chosen, since what counts is the student's choice: mean logits are linear in the teachers' last
 streams, so a narrow student learns them better than a mean of probabilities that may be likelier itself.
 """
 

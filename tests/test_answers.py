@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
@@ -115,6 +116,14 @@ def test_embeddings_are_compared_by_their_similarities_alone():
     rotation = torch.linalg.qr(torch.randn(9, 4, dtype=torch.float64))[0]
     assert answers.divergence(rows, rows @ rotation.T).abs().max() < 1e-12
     other = answers.rows(torch.randn(6, 4, dtype=torch.float64))
+    choices = [(each @ each.T / 0.05).masked_fill(torch.eye(6).bool(), -1e4).softmax(-1) for each in (rows, other)]
+    expected = (choices[0] * (choices[0] / choices[1]).log()).nan_to_num(0).sum(-1)
     error = (rows @ rows.T - other @ other.T).square()
-    assert torch.allclose(answers.divergence(rows, other), (error.sum(1) - error.diagonal()) / 5 / 0.02)
+    expected += (error.sum(1) - error.diagonal()) / 5 / 0.2
+    assert torch.allclose(answers.divergence(rows, other), expected)
     assert answers.divergence(rows[:1], other[:1]) == 0
+
+
+def test_all_answers_have_losses_of_one_form():
+    expected = list(inspect.signature(ANSWERS["classes"].label_loss).parameters)
+    assert all(list(inspect.signature(each.label_loss).parameters) == expected for each in ANSWERS.values())

@@ -80,7 +80,7 @@ def main(
             {
                 "name": one,
                 "bytes": path.stat().st_size,
-                **{metric: getattr(scores[one].score, metric) for metric in METRICS},
+                **{metric: getattr(scores[one].score, metric, None) for metric in METRICS},
                 "kl": scores[one].score.kl,
                 "agreement": scores[one].agreement,
                 "relative_error": scores[one].error,
@@ -92,8 +92,8 @@ def main(
         "student": name,
         "command": f"python -m benchmarks.deploy STUDENT --data DATA --name {name} --samples {samples} "
         f"--seconds {seconds:g} --threads {threads}",
-        "torch": {metric: getattr(own, metric) for metric in METRICS},
-        "error": next(error for metric in METRICS if (error := getattr(own, f"{metric}_error")) is not None),
+        "torch": {metric: getattr(own, metric, None) for metric in METRICS},
+        "error": next(error for metric in METRICS if (error := getattr(own, f"{metric}_error", None)) is not None),
         "samples": own.samples,
         "rows": rows,
         "formats": {one: EXPORT_FORMATS.get(one).meaning for one in names},

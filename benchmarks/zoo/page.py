@@ -9,16 +9,18 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING
 
+from benchmarks.zoo.tiny import class_of
 from compressor.anatomy.fields import head_counts
 
 #: Types that most published models are of, by hand.
 WIDELY_USED = frozenset(
     """
-    albert audio-spectrogram-transformer bart beit bert blip blip-2 bloom camembert clip cohere convnext deberta deberta-v2
-    deepseek_v3 deit detr dinov2 distilbert electra falcon gemma gemma2 gemma3 gemma3_text gpt2 gpt_neo gpt_neox gptj granite
-    hubert layoutlm layoutlmv3 llama llava longformer m2m_100 marian mbart mistral mixtral modernbert mpnet mt5 olmo2 opt
-    paligemma pegasus phi phi3 qwen2 qwen2_5_vl qwen2_vl qwen3 qwen3_moe roberta segformer siglip smollm3 stablelm starcoder2
-    swin swinv2 t5 videomae vilt vit vit_mae wav2vec2 wavlm whisper xlm-roberta xlnet yolos
+    albert audio-spectrogram-transformer bart beit bert blip blip-2 bloom camembert clip cohere convnext deberta
+    deberta-v2 deepseek_v3 deit detr dinov2 distilbert electra falcon gemma gemma2 gemma3 gemma3_text gpt2
+    gpt_neo gpt_neox gptj granite hubert layoutlm layoutlmv3 llama llava longformer m2m_100 marian mbart mistral
+    mixtral modernbert mpnet mt5 olmo2 opt paligemma pegasus phi phi3 qwen2 qwen2_5_vl qwen2_vl qwen3 qwen3_moe
+    roberta segformer siglip smollm3 stablelm starcoder2 swin swinv2 t5 videomae vilt vit vit_mae wav2vec2 wavlm
+    whisper xlm-roberta xlnet yolos
     """.split()  # noqa: SIM905
 )
 
@@ -30,8 +32,8 @@ Every model type of transformers {transformers} that has an Auto class, at tiny 
 - **certified**: largest relative change of any answer when all spaces are permuted; in brackets the least change by a
   *wrong* map of a space.
 - **proven**: share of the parameters that some trial input reaches; what none reaches is named by `compress inspect`.
-- **fused**: two teachers at half the width (FFN: with half of the hidden units alone, since coordinates of the stream have fixed
-  places); **ONNX**: the largest relative difference of the student's files, the cache left out. Empty where it was not tried.
+- **fused**: two teachers at half the width (FFN: half of the hidden units alone, as the stream keeps its width).
+- **ONNX**: the largest relative difference of the student's files, without caches. Empty where it was not tried.
 
 {summary}
 
@@ -48,6 +50,8 @@ def markdown(rows: Mapping[str, Mapping[str, Any]], versions: Mapping[str, str])
     common = {name: row for name, row in known.items() if name in WIDELY_USED}
     groups = {"types": known, "types whose config counts heads": with_heads, "widely used ones": common}
     summary = "\n".join(f"- {_shares(f'{len(group)} {what}', group)}" for what, group in groups.items())
+    left = sum(class_of(name) is not None for name in CONFIG_MAPPING if name not in rows)
+    summary += f"\n- {left} types have not been tried yet." if left else ""
     counted = Counter(str(row["code"]) for row in rows.values() if row.get("code"))
     codes = ", ".join(f"`{code}` ({count})" for code, count in counted.most_common())
     lines = [_HEAD.format(summary=summary, codes=codes, **versions)]
@@ -68,7 +72,8 @@ def _shares(what: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     }
     share = f" ({len(certified) / len(rows):.0%})" if rows else ""
     return (
-        f"Of {what}, {len(certified)} certify{share}; of these {', '.join(f'{n} {name}' for name, n in counts.items())}. "
+        f"Of {what}, {len(certified)} certify{share}; of these "
+        f"{', '.join(f'{number} {name}' for name, number in counts.items())}. "
         f"A fusion was tried on {len(tried)}: {sum(bool(row['fused']) for row in tried)} are fused, "
         f"{sum(row['onnx'] is not None for row in tried)} exported. "
         f"{sum(bool(row.get('traceback')) for row in rows.values())} end in a traceback, "

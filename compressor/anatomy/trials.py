@@ -18,6 +18,7 @@ from compressor.anatomy.hooks import all_outputs
 from compressor.anatomy.resize import BUILD_ERRORS
 from compressor.models.inputs import dummy_inputs, optional_inputs
 from compressor.models.meta import most_positions
+from compressor.models.signature import readable_inputs
 
 #: Tokens of the short trial and of the long one, and the most that a window asks for.
 SHORT, LONG, LONGEST = 7, 20, 72
@@ -35,12 +36,22 @@ def make_trials(model: nn.Module, config: PretrainedConfig) -> list[dict[str, Te
     options = {"padding": _padded(rich, config)} | {
         name: {name: value} for name, value in optional_inputs(model, config, rich).items()
     }
+    if "target_mapping" in readable_inputs(model) and "input_ids" in rich:
+        options["permutation"] = _last_token_predicted(rich["input_ids"])
     together = {**rich, **{name: value for option in options.values() for name, value in option.items()}}
     if _runs(model, together):
         return [plain, together]
     # Some inputs exclude each other.
     alone = [option for option in ({}, *options.values()) if _runs(model, {**rich, **option})]
     return [plain, *({**rich, **option} for option in alone)]
+
+
+def _last_token_predicted(ids: Tensor) -> dict[str, Tensor]:
+    """What a permutation language model (XLNet) reads: no token sees the last one, which is predicted."""
+    batch, length = ids.shape
+    hidden = torch.zeros(batch, length, length, dtype=torch.float64)
+    hidden[:, :, -1] = 1
+    return {"perm_mask": hidden, "target_mapping": hidden[:, -1:]}
 
 
 def complete_inputs(

@@ -26,17 +26,17 @@ from compressor.utils.logging import root_cause
 MOST_ROWS = 1 << 16
 
 
-def splits_of(given: GivenData, is_image: bool, most: int | None = None) -> dict[str, RawSplit]:
+def splits_of(given: GivenData, paths: str = "text", most: int | None = None) -> dict[str, RawSplit]:
     """Splits of data in memory; one without splits serves every role whole.
 
     Args:
-        is_image: texts are paths of images then.
+        paths: what texts are paths of, "image" or "audio"; "text": texts are themselves.
         most: rows of a stream.
     """
     value = given.value
     if isinstance(value, DatasetDict | IterableDatasetDict):
         return {str(name): RawSplit(partial(_rows_of, part, most)) for name, part in value.items()}
-    read = partial(_rows_of, value, most) if given.kind == "dataset" else partial(_from_entries, given, is_image)
+    read = partial(_rows_of, value, most) if given.kind == "dataset" else partial(_from_entries, given, paths)
     # Two names, so that nothing is held out for the other role.
     return {"train": RawSplit(read), "test": RawSplit(read)}
 
@@ -48,7 +48,7 @@ def _rows_of(dataset: Dataset | IterableDataset, most: int | None) -> Dataset:
     return Dataset.from_list(rows, features=dataset.features)
 
 
-def _from_entries(given: GivenData, is_image: bool) -> Dataset:
+def _from_entries(given: GivenData, paths: str) -> Dataset:
     """A dataset of a list of texts, words, images or rows.
 
     Raises:
@@ -58,7 +58,7 @@ def _from_entries(given: GivenData, is_image: bool) -> Dataset:
         if given.kind == "images":
             return Dataset.from_dict({"image": given.value}, features=Features({"image": Image()}))
         if given.kind == "texts":
-            return Dataset.from_dict({"image" if is_image else "text": [os.fspath(text) for text in given.value]})
+            return Dataset.from_dict({paths: [os.fspath(text) for text in given.value]})
         if given.kind == "words":
             return Dataset.from_dict({"tokens": given.value})
         return Dataset.from_list([dict(row) for row in given.value])
@@ -88,7 +88,7 @@ def tensor_rows(
     given: GivenData, model: PreTrainedModel, role: Literal["train", "eval"], options: DataOptions, most: int | None
 ) -> TensorRows | None:
     """The samples of a dataset whose columns are a model's inputs, such as one that was tokenised; None of others."""
-    splits = splits_of(given, False, most)
+    splits = splits_of(given, most=most)
     name, *_ = [*split_candidates(splits, options, role), *splits]
     dataset = splits[name].read()
     if str(model.main_input_name) not in dataset.column_names or not len(dataset):

@@ -125,7 +125,7 @@ def _as_source(given: GivenData | None) -> Iterator[str | None]:
     from compressor.api.datasets import splits_of
 
     with tempfile.TemporaryDirectory(prefix="compressor-") as scratch:
-        for split, raw in splits_of(given, is_image=True).items():
+        for split, raw in splits_of(given, "image").items():
             raw.read().to_parquet(Path(scratch, f"{split}.parquet"))
         yield scratch
 

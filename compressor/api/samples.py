@@ -130,7 +130,8 @@ class DataReader:
 
         spec = self.teachers[0].spec
         options = self.recipe.data.model_copy(update={"source": self.given.name})
-        splits = None if self.given.kind == "source" else splits_of(self.given, spec.is_image, most)
+        paths = spec.reads if spec.reads in ("image", "audio") else "text"
+        splits = None if self.given.kind == "source" else splits_of(self.given, paths, most)
         return open_split(options, role, id2label=spec.labels, task=spec.task, reads=spec.reads, splits=splits)
 
     def _tensors(self, given: GivenData, batch_size: int, most: int | None) -> list[Sample]:

@@ -120,12 +120,13 @@ def _onnx(job: dict[str, Any]) -> Callable[[], EngineCall]:
 
     def load() -> EngineCall:
         options = onnxruntime.SessionOptions()
-        # By default ONNX Runtime uses every core of the machine, whatever the process may use.
-        options.intra_op_num_threads = job["threads"]
-        options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Contenders take turns: idle threads of one session must not spin while another computes.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if job["engine"] != "onnx-default":
+            # By default ONNX Runtime uses every core of the machine, whatever the process may use.
+            options.intra_op_num_threads = job["threads"]
+            options.inter_op_num_threads = 1
+            # Contenders take turns: idle threads of one session must not spin while another computes.
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         session = onnxruntime.InferenceSession(job["path"], options, providers=["CPUExecutionProvider"])
         entries = [Entry(value.name, value.shape, value.type) for value in session.get_inputs()]
         feed = make_feed(entries, job["batch_size"], job["length"], job.get("config"))
@@ -139,6 +140,7 @@ ENGINES: dict[str, Callable[[dict[str, Any]], Callable[[], EngineCall]]] = {
     "torch": _torch,
     "torch-compile": _torch,
     "onnx": _onnx,
+    "onnx-default": _onnx,
 }
 
 if __name__ == "__main__":

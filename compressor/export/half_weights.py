@@ -22,7 +22,8 @@ _ONE_FILE = "100TB"
 
 def write_half_weights(model: PreTrainedModel, path: Path, dtype: torch.dtype) -> None:
     """Write config and weights of `dtype` next to each other; `path` is `model.safetensors` in a folder of its own."""
-    rounded = copy.deepcopy(model).to(dtype)
+    rounded = copy.deepcopy(model)
+    rounded = rounded.bfloat16() if dtype == torch.bfloat16 else rounded.half()
     with quiet_transformers():
         rounded.save_pretrained(path.parent, max_shard_size=_ONE_FILE)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
-from onnxscript.rewriter import pattern, rewrite
+from onnxscript.rewriter import MatchResult, pattern, rewrite
 from onnxscript.rewriter.rules.common import transpose_transpose_rule
 
 #: Larger constants are not compared with each other.
@@ -64,9 +64,9 @@ class _Unguarded(pattern.RewriteRuleClassBase):
     def pattern(self, op: Any, shares: Any, zero: Any) -> Any:
         return op.Where(op.IsNaN(shares), zero, shares)
 
-    def check(self, context: Any, shares: ir.Value, zero: ir.Value) -> bool:
+    def check(self, context: Any, shares: ir.Value, zero: ir.Value) -> MatchResult:
         softmax = shares.producer()
-        return softmax is not None and softmax.op_type == "Softmax" and _is_finite(softmax.inputs[0])
+        return _matched(softmax is not None and softmax.op_type == "Softmax" and _is_finite(softmax.inputs[0]))
 
     def rewrite(self, op: Any, shares: ir.Value, zero: ir.Value) -> Any:
         return op.Identity(shares)
@@ -78,12 +78,12 @@ class _WithoutMask(pattern.RewriteRuleClassBase):
     def pattern(self, op: Any, x: Any, mask: Any) -> Any:
         return op.Add(x, mask)
 
-    def check(self, context: Any, x: ir.Value, mask: ir.Value) -> bool:
+    def check(self, context: Any, x: ir.Value, mask: ir.Value) -> MatchResult:
         where = mask.producer()
         if where is None or where.op_type != "Where" or not _is_all_true(where.inputs[0]):
-            return False
+            return _matched(False)
         values = _constant(where.inputs[1])
-        return values is not None and values.size == 1 and not values.any()
+        return _matched(values is not None and values.size == 1 and not values.any())
 
     def rewrite(self, op: Any, x: ir.Value, mask: ir.Value) -> Any:
         return op.Identity(x)
@@ -95,15 +95,15 @@ class _Swapped(pattern.RewriteRuleClassBase):
     def pattern(self, op: Any, x: Any, folded: Any, unfolded: Any, swap: Any) -> Any:
         return op.Reshape(op.Transpose(op.Reshape(x, folded), perm=swap), unfolded)
 
-    def check(self, context: Any, x: ir.Value, folded: ir.Value, unfolded: ir.Value, swap: ir.Attr) -> bool:
+    def check(self, context: Any, x: ir.Value, folded: ir.Value, unfolded: ir.Value, swap: ir.Attr) -> MatchResult:
         if list(swap.as_ints()) != [0, 2, 1] or x.shape is None or len(x.shape) < 3:
-            return False
+            return _matched(False)
         first, last, before = [-1], (-1, None), (-2, -1)
         places, leading = _concatenated(folded), (None, -2)
         if places is None or _constant_list(places[0]) != first or len(places) != 3:
-            return False
+            return _matched(False)
         swapped = _concatenated(unfolded)
-        return (
+        return _matched(
             swapped is not None
             and [_part_of_shape(value, x) for value in places[1:]] == [before, last]
             and [_part_of_shape(value, x) for value in swapped] == [leading, last, before]
@@ -113,6 +113,11 @@ class _Swapped(pattern.RewriteRuleClassBase):
         assert x.shape is not None
         rank = len(x.shape)
         return op.Transpose(x, perm=[*range(rank - 2), rank - 1, rank - 2])
+
+
+def _matched(condition: bool) -> MatchResult:
+    result = MatchResult()
+    return result if condition else result.fail("the values do not allow it")
 
 
 def _is_finite(x: ir.Value | None) -> bool:

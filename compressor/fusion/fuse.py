@@ -104,7 +104,8 @@ def fuse_models(
         _check_alignment(options.alignment)
     if towards_anchor and anchor is None:
         anchor = teachers[0]
-    dtype, lines = precision or precision_of([model for _, model in teachers]), ()
+    dtype = precision or precision_of([model for _, model in teachers])
+    lines: tuple[str, ...] = ()
     if are_streamed(teachers):
         options, lines = fixed_options(options)
         check_streamable(teachers)

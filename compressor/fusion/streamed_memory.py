@@ -110,7 +110,8 @@ def predict_memory(teachers: Sequence[PretrainedConfig], student: PretrainedConf
     ridge = DOUBLE_BYTES * (RIDGE_GRAMS * units**2 + RIDGE_CROSSES * units * width)
     head = DOUBLE_BYTES * (RIDGE_GRAMS * width**2 + RIDGE_CROSSES * width * classes)
     outside = SINGLE_BYTES * sum(size.outside for size in sizes)
-    first = SINGLE_BYTES * max(size.layer for size in sizes) + call
+    # A teacher runs up to its first layer with all that is outside of these, head included.
+    first = SINGLE_BYTES * max(size.layer + size.outside for size in sizes) + call
     return MemoryPrediction(
         residual=round(base + max(first, DOUBLE_BYTES * RESIDUAL_MATRICES * joint**2)),
         layer=round(base + layers + max(call, moments, transport, ridge)),

@@ -51,11 +51,12 @@ def fingerprint(model: PreTrainedModel | str | Path) -> str:
         model = load_model(model, mapped=True)
     digest = hashlib.sha256(type(model).__name__.encode())
     digest.update(config_json(model.config).encode())
-    state = {**weights_of(model), **_projection_tensors(model)}
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
+    # One by one: those on disk need not fit the memory.
+    weights, projection = weights_of(model), _projection_tensors(model)
+    for name in sorted({*weights, *projection}):
+        tensor = (projection if name in projection else weights)[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.models.configs import model_class
+from compressor.models.configured import as_configured
 from compressor.models.ties import untie
 from compressor.utils.logging import quiet_transformers
 
@@ -194,7 +195,8 @@ def weightless_model(config: PretrainedConfig, dtype: torch.dtype, **options: An
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False), quiet_transformers(errors=False):
-        model: PreTrainedModel = untie(model_class(config)._from_config(config, dtype=dtype, **options))
+        built = as_configured(model_class(config)._from_config(config, dtype=dtype, **options))
+        model: PreTrainedModel = untie(built)
     return empty_parameters(model).eval()
 
 

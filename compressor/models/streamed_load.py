@@ -16,6 +16,8 @@ from compressor.models.configs import model_class, read_config
 from compressor.models.finite import check_finite_weights
 from compressor.models.own_code import code_not_run, code_run, forget_code, is_own
 from compressor.models.padding import set_padding, settle_padding
+from compressor.models.pooler import is_pooler_missing, leave_out_pooler
+from compressor.models.sentence_pooling import pooling_of
 from compressor.models.streamed import StoredWeights, WeightBlocks, weightless_model
 from compressor.models.weight_files import check_weight_files, stored_files, stored_precision
 from compressor.models.weights import check_loaded, is_of_another_head
@@ -33,12 +35,15 @@ def open_model(location: str | Path, *, notes: list[str] | None = None) -> PreTr
 
     Raises:
         UserError: no folder; missing, unreadable, mismatched or infinite weights.
-        UnsupportedError: weights stored in another arrangement than the model's.
+        UnsupportedError: weights stored in another arrangement than the model's, or a projection apart from them.
     """
     folder = Path(location)
     if not folder.is_dir():
         raise UserError(f"{location} is no local folder: to read it layer by layer, download it first (hf download)")
     config = read_config(location)
+    pooling = pooling_of(config)
+    if pooling is not None and pooling.projection:
+        raise UnsupportedError(f"the projection of {location} is read with its whole model: leave out --max-memory")
     padding = settle_padding(config, location)
     check_weight_files(folder)
     attention = "sdpa" if model_class(config)._supports_sdpa else "eager"
@@ -101,6 +106,9 @@ def _checked(
             continue
         chosen[aliases[0]] = places[stored[0]]
         _check_tied(places, stored, location)
+    if is_pooler_missing(model, missing):
+        leave_out_pooler(model)
+        missing = []
     known = {entry[1] for entry in places.values()}
     unread = {name for name in stored_files(Path(location)) if name not in known}
     unexpected = {name for name in unread if not is_of_another_head(model, name)}

@@ -107,7 +107,7 @@ def bench_models(names: Sequence[str], settings: BenchSettings, *, progress: OnS
         raise UserError(f"nothing could be timed: {'; '.join(notes)}")
     return {
         "table": to_json(_rows(contenders, results, shapes[0])),
-        "results": results,
+        "results": with_ratios(results),
         "settings": {**asdict(settings), "lengths": list(lengths), "threads": threads},
         "notes": list(dict.fromkeys(notes)),
         "environment": {**environment(), "threads": threads},
@@ -131,9 +131,12 @@ def _load(
             file = Path(name).expanduser()
             contenders.append(_Contender(label, None, {"onnx": file}, _config_near(file)))
             continue
-        files = {}
+        files: dict[str, Path] = {}
         for backend in settings.backends:
             if BACKENDS.get(backend).format is None:
+                continue
+            if (path := _same_file(backend, files)) is not None:
+                files[backend] = path
                 continue
             with stages("export", f"exporting {label} ({backend})"), disk_full_as_user_error(f"to {scratch}"):
                 path = _file(model, backend, scratch / str(index), label, notes)
@@ -141,6 +144,12 @@ def _load(
                 files[backend] = path
         contenders.append(_Contender(label, model, files, model.config.to_dict()))
     return contenders
+
+
+def _same_file(backend: str, files: Mapping[str, Path]) -> Path | None:
+    """The file of another backend that runs the same format."""
+    engine = BACKENDS.get(backend)
+    return next((path for name, path in files.items() if BACKENDS.get(name).format == engine.format), None)
 
 
 def _file(model: Teacher, backend: str, scratch: Path, label: str, notes: list[str]) -> Path | None:
@@ -213,6 +222,22 @@ def _time(
     return results
 
 
+def with_ratios(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Results with samples per second, and how many times as fast as the first model of the same kind each is.
+
+    The kind is backend, batch size and length; the first model may be missing in one, and then there is no ratio.
+    """
+    firsts: dict[tuple[Any, ...], float] = {}
+    rows = []
+    for row in results:
+        kind = tuple(row[key] for key in ("backend", "batch_size", "length"))
+        if row["model"] == results[0]["model"]:
+            firsts[kind] = row["p50_ms"]
+        ratio = firsts[kind] / row["p50_ms"] if kind in firsts else None
+        rows.append({**row, "samples_per_second": 1e3 * row["batch_size"] / row["p50_ms"], "times_first": ratio})
+    return rows
+
+
 def _input_sizes(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Config values that shape an ONNX file's inputs."""
     names = ("vocab_size", "image_size", "num_channels")
@@ -221,7 +246,7 @@ def _input_sizes(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def _bytes(contender: _Contender, job: TimingJob) -> int:
     path = Path(job.path)
-    if job.engine == "onnx":
+    if job.engine.startswith("onnx"):
         return sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
     assert contender.model is not None
     return stored_bytes(contender.model)

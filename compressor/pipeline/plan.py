@@ -104,10 +104,9 @@ def _relative_times(configs: Sequence[PretrainedConfig], length: int) -> list[fl
 
 def _patches(config: PretrainedConfig) -> int | None:
     """Tokens of an image of square patches, where the config says how many."""
-    sizes = [getattr(config, name, None) for name in ("image_size", "patch_size")]
-    if not all(isinstance(size, int) and size > 0 for size in sizes):
+    image, patch = (getattr(config, name, None) for name in ("image_size", "patch_size"))
+    if not isinstance(image, int) or not isinstance(patch, int) or patch < 1:
         return None
-    image, patch = sizes
     return (image // patch) ** 2 + 1
 
 

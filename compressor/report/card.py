@@ -55,14 +55,15 @@ def render_card(
     """The README.md of a student; leaves out sections that the report lacks.
 
     Args:
-        reads: "image" or "text"; default by task.
+        reads: "image", "audio" or "text"; default by task.
         example: a program that needs only onnxruntime.
     """
-    image = (reads or ("image" if task.startswith("image-") else "text")) == "image"
+    holds = task.partition("-")[0] if task.startswith(("image-", "audio-")) else "text"
+    image = (reads or holds) == "image"
     sections = [
         front_matter(recipe, report, task),
         f"# {_title(recipe)}\n\n{_made_of(recipe, report)}",
-        f"## Use\n\n{code_block('python', _snippet(task, image, recipe.trust_remote_code))}",
+        f"## Use\n\n{code_block('python', _snippet(task, reads or holds, recipe.trust_remote_code))}",
         _section("Run it with onnxruntime alone", _example(example, image, task)),
         _section("What was measured", _table(report.get("table") or [])),
         _section("Choices of the run", _choices(report.get("fusion") or {})),
@@ -127,13 +128,15 @@ for score, text in sorted(zip(scores, texts), reverse=True):
     print(f"{score:.3f}  {text}")"""
 
 
-def _snippet(task: str, image: bool, own_code: bool) -> str:
+def _snippet(task: str, reads: str, own_code: bool) -> str:
     if TASKS[task].answers == "embeddings":
         return _SEARCH
     cls, trust = TASKS[task].auto, ", trust_remote_code=True" if own_code else ""
-    processor = "AutoImageProcessor" if image else "AutoTokenizer"
-    if TASKS[task].answers == "pairs":
+    processor = {"image": "AutoImageProcessor", "audio": "AutoFeatureExtractor"}.get(reads, "AutoTokenizer")
+    if TASKS[task].answers == "pairs" or (reads == "audio" and task in ("ctc", "seq2seq-lm")):
         processor = "AutoProcessor"
+    if reads == "audio" and task == "seq2seq-lm":
+        cls = "AutoModelForSpeechSeq2Seq"
     return (
         f"from transformers import {', '.join(sorted((cls, processor)))}\n\n"
         f'model = {cls}.from_pretrained("path/to/this/folder"{trust})\n'

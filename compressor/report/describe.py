@@ -210,8 +210,8 @@ def describe_bench(bench: Report) -> list[str]:
         *([f"first table: {macs}p50 / p95 of batches of {first['batch_size']}{tokens}"] if bench["table"] else []),
         f"one process per model with {format_threads(settings['threads'])}, in turns: at least "
         f"{settings['seconds']:g} s and {calls} calls after {warmups} or more warm-ups",
-        "first: the first call; load: from the file to a model that can be called; all in ms; peak: memory of the "
-        "whole process",
+        "× 1st: how many times as fast as the first model, by p50; first: the first call; load: from the file to a "
+        "model that can be called; all in ms; peak: memory of the whole process",
         f"on {machine['cpu']}, torch {machine['torch']}, ONNX Runtime {machine['onnxruntime']}",
     ]
 

@@ -103,11 +103,15 @@ def score_table(rows: Sequence[Report]) -> Table:
 
 
 def latency_table(rows: Sequence[Report]) -> Table:
-    """Milliseconds per call and peak memory."""
-    table = _shape_table(rows, "p50 ms", "p90", "p95", "p99", "first", "load", "peak MB")
+    """Milliseconds per call, how many times as fast as the first model, and peak memory."""
+    several = len({row["model"] for row in rows}) > 1
+    table = _shape_table(rows, "p50 ms", *["× 1st"] * several, "p95", "p99", "first", "load", "peak MB")
     for row in rows:
-        times = (row[key] for key in ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "first_call_ms", "load_ms"))
-        table.add_row(*_shape_cells(row, rows), *map(milliseconds, times), f"{row['peak_memory_bytes'] / 1e6:.0f}")
+        p50, *times = (row[key] for key in ("p50_ms", "p95_ms", "p99_ms", "first_call_ms", "load_ms"))
+        ratio = row.get("times_first")
+        times_first = [MISSING if ratio is None else f"{ratio:.2f}"] if several else []
+        cells = [milliseconds(p50), *times_first, *map(milliseconds, times), f"{row['peak_memory_bytes'] / 1e6:.0f}"]
+        table.add_row(*_shape_cells(row, rows), *cells)
     return table
 
 

@@ -103,3 +103,10 @@ def test_streams_of_maps_have_their_channels_second():
     config = AutoConfig.for_model("convnext", hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, image_size=32)
     config.architectures = ["ConvNextForImageClassification"]
     assert [space.size for space in inspect_config(config).residuals] == [8, 16]
+
+
+def test_a_permutation_language_model_is_tried_on_a_token_that_it_predicts():
+    config = AutoConfig.for_model("xlnet", vocab_size=60, d_model=32, n_layer=2, n_head=4, d_inner=48)
+    config.architectures = ["XLNetLMHeadModel"]
+    anatomy = inspect_config(config)
+    assert anatomy.error <= CERTIFICATE_TOLERANCE and anatomy.proven == 1

@@ -164,3 +164,11 @@ def test_a_ctc_loss_counts_the_frames_of_each_sound():
     ]
     assert loss == pytest.approx(float(sum(alone) / 2), rel=1e-5)
     assert answers.label_loss(task, logits, torch.full((2, 3), -100), {}) == 0
+
+
+def test_a_list_of_paths_is_read_as_sounds():
+    from compressor.api.datasets import splits_of
+    from compressor.api.kinds import GivenData
+
+    splits = splits_of(GivenData("texts", ["a.wav", "b.wav"], "the data"), "audio")
+    assert splits["train"].read()["audio"][:] == ["a.wav", "b.wav"]

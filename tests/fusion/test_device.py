@@ -28,7 +28,9 @@ def fused(make, options, device, width=0.5):
     return fuse_models(named, width, batches, options).model
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] if case in ("pilots", "polish") else []) for case in CASES]
+)
 def test_the_student_is_the_cpus(case, monkeypatch):
     monkeypatch.setattr(reconstruction, "STEP_TOKENS", 64)
     make, options = CASES[case]
@@ -40,6 +42,7 @@ def test_the_student_is_the_cpus(case, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(there.parameters(), here.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_an_alignment_to_an_anchor_too():
     options = FusionOptions(residual="global", refit=True)
     here = fused(vit, options, "cpu", 1.0)

@@ -18,6 +18,7 @@ from transformers import (
 
 from compressor.errors import UserError
 from compressor.fusion import fuse_models
+from compressor.fusion.streamed_memory import LEAST_STORE_BYTES, predict_memory
 from compressor.fusion.streaming import Streaming
 from compressor.models.streamed import blocks_of
 from compressor.models.streamed_load import open_model
@@ -197,3 +198,22 @@ def test_what_needs_whole_models_is_refused(tmp_path, options):
     folders = saved(tmp_path, llama)
     with pytest.raises(UserError, match="--max-memory"):
         fused(folders, open_model, inputs(llama), OPTIONS.model_copy(update=options))
+
+
+def test_memory_is_predicted_from_configs_and_does_not_grow_with_depth():
+    few, many = (predict_memory([llama(1, layers).config] * 2, llama(2, layers).config, "select") for layers in (2, 9))
+    assert few == many
+    assert few.budget(few.fixed + 2 * LEAST_STORE_BYTES) == 2 * LEAST_STORE_BYTES
+    with pytest.raises(UserError, match="give --max-memory"):
+        few.budget(few.fixed)
+
+
+def test_maps_of_finished_layers_are_dropped(tmp_path, monkeypatch):
+    from compressor.fusion.build.finished_layers import FinishedLayers
+
+    kept, add = [], FinishedLayers.add
+    monkeypatch.setattr(
+        FinishedLayers, "add", lambda self, *more: (add(self, *more), kept.append(len(self._student.solved)))
+    )
+    fused(saved(tmp_path, llama), open_model, inputs(llama))
+    assert max(kept) <= 1

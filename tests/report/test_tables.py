@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from compressor.bench.compare import compare_results
+from compressor.pipeline.bench import with_ratios
 from compressor.report.describe import describe_comparison
 from compressor.report.tables import comparison_table, latency_table, score_table
 
@@ -41,6 +42,15 @@ def test_long_names_in_every_table():
     for line, name in zip(cells, LONG, strict=True):
         cut = line.split()[0]
         assert "…" in cut and name.startswith(cut.partition("…")[0]) and name.endswith(cut.partition("…")[2])
+
+
+def test_the_ratio_of_several_models_stands_next_to_their_times():
+    rows = with_ratios([timed("teacher"), timed("student", 40.0), {**timed("student"), "backend": "onnx"}])
+    assert [row["times_first"] for row in rows] == [1.0, 2.5, None]
+    assert rows[1]["samples_per_second"] == 800.0
+    titles, *cells = lines_of(latency_table(rows), width=120)
+    assert "× 1st" in titles and "2.50" in cells[1] and "–" in cells[2]
+    assert "× 1st" not in lines_of(latency_table(with_ratios([timed("alone")])), width=120)[0]
 
 
 def result(*rows):

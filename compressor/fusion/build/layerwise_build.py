@@ -233,6 +233,9 @@ class _LayerwiseBuild:
                 with student.timed():
                     self._refit_layer(index, layer, stack, features[index])
             student.forget(plan.spaces)
+        for student in self.students:
+            # Shared among students, all of which have theirs.
+            student.forget_solved(plan.spaces)
         if stack.runs > 1:
             for runner in self.teacher_runners:
                 runner.keep_last_run(stack.runs)

@@ -133,6 +133,11 @@ class StudentBuilder:
             for key in teacher_maps.keys() & keys:
                 del teacher_maps[key]
 
+    def forget_solved(self, names: Sequence[str]) -> None:
+        """Delete maps of hidden units that were kept for other students."""
+        for key in [key for key in self.solved if key[0] in names]:
+            del self.solved[key]
+
     @torch.no_grad()
     def transport(self, names: Sequence[str]) -> None:
         """Set parameters to the sums of the teachers' transported ones."""

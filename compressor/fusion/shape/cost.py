@@ -2,7 +2,7 @@
 
 Multiply–accumulates do not tell heads apart: twelve heads of 8 have as many as three of 32.  Every head has a row of
 attention for every token, though, and softmax, small products and their memory take time for each entry of it.  ONNX
-Runtime's time of layers grows linearly with the number of heads, by 70 to 150 multiply–accumulates an entry
+Runtime's time of layers grows linearly with the number of heads, by 60 to 140 multiply–accumulates an entry
 (benchmarks/deploy/heads.py).
 """
 

@@ -1,4 +1,10 @@
-"""The time of a transformer layer of given sizes in ONNX Runtime, without a model: random weights, as exported."""
+"""The time of transformer layers by their number of heads in ONNX Runtime: random weights, as exported.
+
+    python -m benchmarks.deploy.heads
+
+`compressor.fusion.shape.cost` takes its cost of an attention entry from this: at one size the time grows linearly with
+the heads, and the slope over T² entries, in units of the time of a multiply–accumulate, is printed last.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import typer
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from compressor.bench.latency import Latency, Runner, measure_latency
@@ -60,11 +67,9 @@ def layer_graph(sizes: LayerSizes, layers: int = LAYERS) -> onnx.ModelProto:
         for part in (_attention, _ffn):
             name = add("Add", name, part(add, add("LayerNormalization", name, *_scale(sizes), axis=-1), sizes))
     nodes.append(helper.make_node("Identity", [name], ["y"]))
-    shape = ["batch", sizes.tokens, sizes.hidden]
-    graph = helper.make_graph(
-        nodes, "layers", *([helper.make_tensor_value_info(end, TensorProto.FLOAT, shape)] for end in ("x", "y")),
-        [numpy_helper.from_array(value, key) for key, value in weights.items()],
-    )  # fmt: skip
+    x, y = (helper.make_tensor_value_info(e, TensorProto.FLOAT, ["batch", sizes.tokens, sizes.hidden]) for e in "xy")
+    stored = [numpy_helper.from_array(value, key) for key, value in weights.items()]
+    graph = helper.make_graph(nodes, "layers", [x], [y], stored)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR)
 
 
@@ -116,3 +121,21 @@ def _linear(add: _Add, x: str, inputs: int, outputs: int) -> str:
 
 def _scale(sizes: LayerSizes) -> tuple[np.ndarray, np.ndarray]:
     return np.ones(sizes.hidden, np.float32), np.zeros(sizes.hidden, np.float32)
+
+
+def main(threads: int = 1, batch_size: int = 1, seconds: float = 1.0) -> None:
+    """Print the times of layers of several sizes."""
+    for hidden, tokens in ((96, 17), (96, 65), (192, 65), (192, 128)):
+        heads = [count for count in (2, 3, 4, 6, 8, 12, 16) if hidden // count >= 8]
+        sizes = [LayerSizes(tokens, hidden, count, hidden // count, 4 * hidden) for count in heads]
+        measured = time_layers(sizes, batch_size=batch_size, threads=threads, seconds=seconds)
+        times = [each.p50_ms for each in measured]
+        slope, base = np.polyfit(heads, times, 1)
+        macs = LAYERS * batch_size * (tokens * 12 * hidden**2 + 2 * tokens**2 * hidden)
+        entries = slope / (base / macs) / (LAYERS * batch_size * tokens**2)
+        shown = ", ".join(f"{count}: {time:.3f}" for count, time in zip(heads, times, strict=True))
+        typer.echo(f"hidden {hidden}, {tokens} tokens; ms by heads: {shown}; an entry costs {entries:.0f} MACs")
+
+
+if __name__ == "__main__":
+    typer.run(main)
