@@ -15,7 +15,7 @@ from compressor.recipe import FusionOptions
 from compressor.testing.tiny_configs import tiny_config
 
 #: {trial: (distance from the ensemble, time)}.
-TRIALS = {"all": (0.100, 3.0), "smaller": (0.110, 2.0), "about": (0.105, 2.01), "fewer": (0.9, 1.0)}
+TRIALS = {"all": (0.100, 3.0), "smaller": (0.109, 2.0), "about": (0.105, 2.01), "fewer": (0.9, 1.0)}
 
 
 def chosen(prefer, **scores):
@@ -29,9 +29,8 @@ def test_what_each_preference_takes():
     assert chosen("balanced") == "about"
     assert chosen("balanced", about=0.2, smaller=0.2) == "all"
     assert chosen("speed") == "fewer"
-    # Next to a pilot without error thousandths of a nat are near, and no more.
-    assert chosen("balanced", all=0.0) == "all" and chosen("speed", all=0.0) == "fewer"
-    assert chosen("balanced", all=0.0, smaller=0.004) == "smaller"
+    # Next to a pilot without error no other is near.
+    assert chosen("balanced", all=0.0, smaller=0.004) == "all" and chosen("speed", all=0.0) == "fewer"
 
 
 def test_more_heads_of_the_same_channels_cost_more():
@@ -44,7 +43,7 @@ def test_more_heads_of_the_same_channels_cost_more():
 
 @pytest.mark.parametrize("margin", [1.0, 1e9])
 def test_a_fusion_takes_the_fastest_shape_within_the_margin(margin, monkeypatch):
-    monkeypatch.setitem(preference.MARGINS, "balanced", (margin, 0.0))
+    monkeypatch.setitem(preference.MARGINS, "balanced", margin)
     teachers = [(f"teacher {seed}", tiny_model(config_of("vit"), seed)) for seed in (0, 1)]
     batches = batches_of(config_of("vit"), 4, 24)
     choice = fuse_models(teachers, 0.5, batches, FusionOptions(polish=0, effort="fast")).report["choice"]
