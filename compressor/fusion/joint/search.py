@@ -17,16 +17,25 @@ from compressor.fusion.build.pilots import PilotScorer, scoring_batches
 from compressor.fusion.build.student import BuildOptions, BuiltStudent, StudentBuilder
 from compressor.fusion.context import FusionContext
 from compressor.fusion.joint.candidates import MapCandidate, list_candidates
+from compressor.fusion.joint.preference import MARGINS
 from compressor.fusion.joint.trials import TrialSearch
 from compressor.fusion.maps.residual import ResidualProblem, energy_left_out
 from compressor.fusion.maps.residual_statistics import residual_problems
 from compressor.fusion.streaming import fusion_key
 from compressor.models.streamed import blocks_of
+from compressor.recipe.fusion import PreferName
 
 #: Share of residual energy that common components may leave out before other coordinates and reconstruction are tried.
 RESIDUAL_ENERGY_SLACK = 0.02
 #: Steps of a reconstruction, and the distance of a pilot up to which it is not worth its time.
 RECONSTRUCTION_STEPS, SKIP_RECONSTRUCTION_KL = 600, 0.05
+
+#: What is chosen among shapes, in words.
+_PREFERRED: dict[PreferName, str] = {
+    "accuracy": "nearest to the ensemble",
+    "balanced": f"the fastest shape within {MARGINS['balanced']:g} times the distance of the nearest to the ensemble",
+    "speed": "the fastest shape",
+}
 
 
 def fuse_jointly(context: FusionContext) -> BuiltStudent:
@@ -137,7 +146,9 @@ def _choice(context: FusionContext, search: TrialSearch, chosen: MapCandidate, o
     """The report on the choice."""
     first = search.report(search.context.candidate)
     if search.measured:
-        why = "nearest to the ensemble of all candidates and shapes tried, each built on a few samples"
+        weighed = bool(search.context.alternatives) and search.context.has_held_out
+        nearest = _PREFERRED[context.options.prefer] if weighed else _PREFERRED["accuracy"]
+        why = f"{nearest} of all candidates and shapes tried, each built on a few samples"
     else:
         why = "the only candidate: asked for, or no data to judge others by"
     return {
