@@ -59,6 +59,22 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
+def with_ratios(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Results with samples per second, and how many times as fast as the first model of the same kind each is.
+
+    The kind is backend, batch size and length; the first model may be missing in one, and then there is no ratio.
+    """
+    firsts: dict[tuple[Any, ...], float] = {}
+    rows = []
+    for row in results:
+        kind = tuple(row[key] for key in ("backend", "batch_size", "length"))
+        if row["model"] == results[0]["model"]:
+            firsts[kind] = row["p50_ms"]
+        ratio = firsts[kind] / row["p50_ms"] if kind in firsts else None
+        rows.append({**row, "samples_per_second": 1e3 * row["batch_size"] / row["p50_ms"], "times_first": ratio})
+    return rows
+
+
 def compare_results(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Match rows by model, backend, batch size and length; without model if each result has one.
 

@@ -14,14 +14,13 @@ from transformers import PretrainedConfig, PreTrainedModel
 from compressor.errors import UnsupportedError, UserError
 from compressor.models.media import media_inputs, placeholder
 from compressor.models.modalities import (
-    MAKERS,
     first_field,
     has_patches,
     is_audio_config,
     is_image_config,
-    patched_images,
     size_pair,
 )
+from compressor.models.random_inputs import MAKERS, patched_images
 from compressor.models.signature import readable_inputs, required_inputs
 from compressor.models.tasks import find_task, predicts_vocabulary
 
@@ -123,7 +122,7 @@ def dummy_inputs(
 
     Images: `pixel_values` [B, C, H, W]. Text: `input_ids`, `attention_mask` [B, T], for encoder–decoders
     `decoder_input_ids`, a little shorter; several texts a sample: [B, C, T]. Audio: `input_features`
-    [B, mel bins, frames]. Others: `modalities.MAKERS`.
+    [B, mel bins, frames]. Others: `random_inputs.MAKERS`.
 
     Raises:
         UnsupportedError: none can be made; names the input.

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from compressor.models.meta import meta_model, weightless_copy
-from compressor.models.modalities import MAKERS, first_field, parts_with, patched_images, size_pair, vision_part
+from compressor.models.modalities import first_field, parts_with, size_pair, vision_part
+from compressor.models.random_inputs import MAKERS, patched_images
 
 #: Errors of a model that reads its media in another shape.
 _SHAPE_ERRORS = (ValueError, TypeError, RuntimeError, AssertionError, KeyError, IndexError, AttributeError)

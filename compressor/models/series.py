@@ -1,6 +1,6 @@
 """Random inputs of series: values over time, and the states, actions and returns of a trajectory.
 
-Every maker is one of `modalities.MAKERS`.
+Every maker is one of `random_inputs.MAKERS`.
 """
 
 from __future__ import annotations

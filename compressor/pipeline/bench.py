@@ -12,6 +12,7 @@ import onnx
 import torch
 
 from compressor.bench.backends import BACKENDS
+from compressor.bench.compare import with_ratios
 from compressor.bench.rows import Row, to_json
 from compressor.bench.subprocesses import TimingJob, WorkerError, measure_isolated
 from compressor.errors import UnsupportedError, UserError
@@ -220,22 +221,6 @@ def _time(
             }
         )
     return results
-
-
-def with_ratios(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Results with samples per second, and how many times as fast as the first model of the same kind each is.
-
-    The kind is backend, batch size and length; the first model may be missing in one, and then there is no ratio.
-    """
-    firsts: dict[tuple[Any, ...], float] = {}
-    rows = []
-    for row in results:
-        kind = tuple(row[key] for key in ("backend", "batch_size", "length"))
-        if row["model"] == results[0]["model"]:
-            firsts[kind] = row["p50_ms"]
-        ratio = firsts[kind] / row["p50_ms"] if kind in firsts else None
-        rows.append({**row, "samples_per_second": 1e3 * row["batch_size"] / row["p50_ms"], "times_first": ratio})
-    return rows
 
 
 def _input_sizes(config: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -7,8 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from compressor.bench.compare import compare_results
-from compressor.pipeline.bench import with_ratios
+from compressor.bench.compare import compare_results, with_ratios
 from compressor.report.describe import describe_comparison
 from compressor.report.tables import comparison_table, latency_table, score_table
 

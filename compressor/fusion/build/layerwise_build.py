@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -12,6 +12,7 @@ from compressor.anatomy import Stack
 from compressor.anatomy.hooks import Tap
 from compressor.fusion.build.embedding_gain import set_embedding_gain
 from compressor.fusion.build.finished_layers import FinishedLayers
+from compressor.fusion.build.from_weights import OnFraction, build_from_weights
 from compressor.fusion.build.head import refit_head
 from compressor.fusion.build.last_layer import reconstruct_predictions
 from compressor.fusion.build.reconstruction import reconstruct_layer, samples_per_step
@@ -33,8 +34,6 @@ from compressor.utils.tensor_store import StoredTensors, TensorStore
 
 #: By effort, the share of the tokens that a refit needs; None takes all there are.
 REFIT_SHARES: dict[str, float | None] = {"fast": 0.25, "normal": 1.0, "thorough": None}
-#: Callback (fraction).
-OnFraction = Callable[[float], None]
 
 
 def build_student(
@@ -70,36 +69,6 @@ def build_student(
 def needs_activations(context: FusionContext, *, aligned: bool = False) -> bool:
     """Whether the teachers must run, to refit or to compare coordinates."""
     return context.calibration is not None and (context.refit or (context.from_activations and not aligned))
-
-
-def build_from_weights(
-    students: Sequence[StudentBuilder],
-    teachers: Sequence[FusionTeacher],
-    on_progress: OnFraction = lambda fraction: None,
-    finished: FinishedLayers | None = None,
-) -> None:
-    """Map and transport by weights alone.
-
-    Args:
-        finished: layers of the only student, to go on from.
-    """
-    for student in students:
-        plan = student.plan
-        features = WeightFeatures(teachers, student.maps, student.anatomy)
-        for done, (name, layer) in enumerate(plan.layer_plans.items()):
-            on_progress(done / len(plan.layers))
-            if finished is not None and name in finished:
-                finished.restore(name)
-                continue
-            with holding(student.model, name):
-                student.map_spaces(layer.spaces, features)
-                student.transport(layer.parameters)
-                if finished is not None:
-                    finished.add(name)
-            student.forget(layer.spaces)
-        student.map_spaces(plan.outside_spaces, features)
-        student.transport(plan.outside_parameters)
-        set_embedding_gain(student)
 
 
 def build_layerwise(
