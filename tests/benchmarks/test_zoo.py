@@ -27,6 +27,7 @@ def test_the_page_counts_certified_fused_and_exported_types_and_tracebacks():
         {"a": {**good, "onnx": 1e-7, "message": ""}, "b": bad, "c": {"class": None}},
         {"torch": "2", "transformers": "5"},
     )
-    assert "Of 2 types 1 certify, 1 fuse, 1 export, 1 end in a traceback." in page
+    assert "Of 2 types, 1 certify (50%);" in page
+    assert "A fusion was tried on 1: 1 are fused, 1 exported. 1 end in a traceback, 0 at a time limit." in page
     assert "| a | `A` | 1e-16 (5e-01) | 100% | yes | 1e-07 |  |" in page
     assert "| b | `B` | no |  | no | no | a / b |" in page

@@ -412,7 +412,8 @@ class TestLayout:
 
 
 class TestRefusals:
-    def test_a_task_that_is_not_supported_is_named_before_any_work(self, tmp_path):
+    def test_a_task_that_is_not_supported_is_named_before_any_work(self, tmp_path, monkeypatch):
+        monkeypatch.delitem(ENCODER_DECODERS, "text-classification")
         config = BartConfig(
             d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
             encoder_ffn_dim=32, decoder_ffn_dim=32, vocab_size=50,
@@ -422,14 +423,14 @@ class TestRefusals:
         assert list(tmp_path.iterdir()) == []
 
     def test_what_torch_cannot_export_is_named(self, tmp_path, capfd):
-        class Stubborn(ViTForImageClassification):
+        class StubbornForImageClassification(ViTForImageClassification):
             def forward(self, pixel_values, **options):
                 if pixel_values.sum().item() > -1e9:
                     return super().forward(pixel_values, **options)
                 raise ValueError
 
-        with pytest.raises(UnsupportedError, match=r"cannot export Stubborn to model\.onnx: ."):
-            write_onnx(Stubborn(vit().config).eval(), tmp_path)
+        with pytest.raises(UnsupportedError, match=r"cannot export StubbornForImageClassification to model\.onnx: ."):
+            write_onnx(StubbornForImageClassification(vit().config).eval(), tmp_path)
         assert list(tmp_path.iterdir()) == []
         assert capfd.readouterr() == ("", "")
 

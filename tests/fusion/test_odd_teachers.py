@@ -38,6 +38,10 @@ def kl(model, teachers, config, **inputs) -> float:
     return mean_kl(model, batches, [ensemble_predictions(teachers, shares, batch) for batch in batches])
 
 
+def in_precision(batch, dtype):
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in batch.items()}
+
+
 class TestHalfPrecision:
     @pytest.mark.parametrize(
         ("family", "dtype"),
@@ -52,17 +56,18 @@ class TestHalfPrecision:
         halves = [model.to(dtype) for _, model in (named(family, 0), named(family, 1))]
         singles = [in_single(model) for model in halves]
         batches = batches_of(halves[0].config, 4, 24)
-        half = compressor.fuse(
-            halves, 0.5, [{k: v.to(dtype) if v.is_floating_point() else v for k, v in b.items()} for b in batches]
-        )
+        # Near ties among pilots are not what is compared.
+        named_choice = {"residual": "readers", "inner": "select", "narrowing": "fewer-heads"}
+        half = compressor.fuse(halves, 0.5, [in_precision(batch, dtype) for batch in batches], **named_choice)
         single = compressor.fuse(
-            singles, 0.5, [{k: v.float() if v.is_floating_point() else v for k, v in b.items()} for b in batches]
+            singles, 0.5, [in_precision(batch, torch.float32) for batch in batches], **named_choice
         )
         assert {p.dtype for p in half.model.parameters()} == {dtype}
         assert {p.dtype for p in halves[0].parameters()} == {dtype}, "teachers stay as they are"
         distances = [
             kl(model.double(), [one.double() for one in singles], singles[0].config, dtype=torch.float64)
-            for model in (half.model, single.model)
+            # Stored in half precision the other student is rounded too.
+            for model in (half.model, single.model.to(dtype))
         ]
         assert distances[0] < 1.2 * distances[1]
 

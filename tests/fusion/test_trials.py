@@ -28,9 +28,9 @@ def walks(monkeypatch):
     seen = []
     build = layerwise_build.build_layerwise
 
-    def watched(students, teachers, calibration, on_progress=None):
+    def watched(students, teachers, calibration, *more, **options):
         seen.append((len(students), sum(map(count, calibration.all))))
-        build(students, teachers, calibration, on_progress)
+        build(students, teachers, calibration, *more, **options)
 
     monkeypatch.setattr(trials, "build_layerwise", watched)
     return seen
@@ -78,9 +78,9 @@ def test_a_refit_takes_no_more_samples_than_it_needs(monkeypatch):
     taken = []
     build = layerwise_build.build_layerwise
 
-    def watched(students, teachers, calibration, on_progress=None):
+    def watched(students, teachers, calibration, *more, **options):
         taken.append(tuple(sum(map(count, part)) for part in (calibration.train, calibration.held_out)))
-        build(students, teachers, calibration, on_progress)
+        build(students, teachers, calibration, *more, **options)
 
     monkeypatch.setattr(layerwise_build, "build_layerwise", watched)
     options = FusionOptions(residual="principal", narrowing="fewer-heads", polish=0)

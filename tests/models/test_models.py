@@ -168,7 +168,7 @@ def drop_classifier(path):
         ("config.json", lambda path: edit_config(path.parent, hidden_size="wide"), ["hidden_size"]),
         ("config.json", lambda path: edit_config(path.parent, architectures=["MyViT"]), ["MyViT"]),
         ("config.json", lambda path: edit_config(path.parent, architectures=None), ["architecture"]),
-        ("config.json", lambda path: edit_config(path.parent, architectures=["MyModel"]), ["custom code"]),
+        ("config.json", lambda path: edit_config(path.parent, architectures=["MyModel"]), ["no code of its folder"]),
         ("config.json", lambda path: edit_config(path.parent, hidden_size=16), ["does not match", "stored", "config"]),
         ("config.json", lambda path: edit_config(path.parent, num_attention_heads=5), ["broken"]),
         ("config.json", lambda path: edit_config(path.parent, patch_size=0), ["broken"]),

@@ -425,11 +425,11 @@ def test_large_images_are_not_all_held_at_once(here, vit_a, monkeypatch):
     (whole,) = Batches(split, processor, len(split), labels=False)
     held, most = [], 0
 
-    def counted(self, images):
+    def counted(self, images, *more):
         nonlocal most
         most = max(most, len(images))
         held.append(len(images))
-        return plain(self, images)
+        return plain(self, images, *more)
 
     plain = module.ImageReader._preprocess
     monkeypatch.setattr(module.ImageReader, "_preprocess", counted)

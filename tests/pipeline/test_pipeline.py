@@ -278,7 +278,9 @@ def test_a_plan_and_the_student_agree(finished, vit_a, vit_b):
 
     _, report = finished
     planned = plan_student([str(vit_a), str(vit_b)], 0.5)
-    assert report["target"] in [planned["target"], *planned["others"]]
+    # The plan says of the first shape alone where it runs fast.
+    made = {key: value for key, value in report["target"].items() if key != "runs_fast_in"}
+    assert made in [planned["target"], *planned["others"]]
     for key in ("parameters", "macs"):
         assert planned["student"][key] == report["table"][-1][key]
 

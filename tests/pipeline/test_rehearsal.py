@@ -9,6 +9,7 @@ from command import compress
 from tiny_text import save_text_model
 
 from compressor.anatomy import layer_fields
+from compressor.export.file_kinds import ENCODER_DECODERS
 from compressor.pipeline import landscape
 from compressor.testing.tiny_configs import tiny_config
 
@@ -57,7 +58,8 @@ def test_a_tokenizer_that_cannot_be_read(capsys, decoder, tmp_path, command):
     assert "preprocessor" in refused(capsys, command, decoder, "-o", tmp_path / "out")
 
 
-def test_an_export_of_a_kind_without_files(capsys, tmp_path):
+def test_an_export_of_a_kind_without_files(capsys, tmp_path, monkeypatch):
+    monkeypatch.delitem(ENCODER_DECODERS, "text-classification")
     config = tiny_config("bart", num_labels=3)
     config.architectures = ["BartForSequenceClassification"]
     config.save_pretrained(tmp_path / "model")
