@@ -29,6 +29,7 @@ def test_what_each_preference_takes():
     assert chosen("balanced") == "about"
     assert chosen("balanced", about=0.2, smaller=0.2) == "all"
     assert chosen("speed") == "fewer"
+    assert chosen("balanced", all=-1e-17) == "all"
     # Next to a pilot without error no other is near.
     assert chosen("balanced", all=0.0, smaller=0.004) == "all" and chosen("speed", all=0.0) == "fewer"
 

@@ -51,6 +51,8 @@ def fit_tail(
         indices[calibration.is_held_out(index)].append(index)
     target = PredictionTarget(lambda index: rows(runner, index), ensemble, answers)
     scales = _scales(student)
+    if not scales:
+        return
     work = max(len(target.of(index)) for index in indices[False]) * sum(p.numel() for p in scales)
     steps = min(TAIL_STEPS, TAIL_WORK // max(work, 1))
     if steps < FEWEST_STEPS:

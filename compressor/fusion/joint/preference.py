@@ -27,6 +27,7 @@ def preferred(
         cost: of time, in any unit.
     """
     best = min(map(score, trials))
-    near = [trial for trial in trials if prefer == "speed" or score(trial) <= MARGINS[prefer] * best]
+    # Of a pilot that gives its teacher back, the distance is rounding, of either sign.
+    near = [trial for trial in trials if prefer == "speed" or score(trial) <= max(best, MARGINS[prefer] * best)]
     fastest = min(map(cost, near))
     return min((trial for trial in near if FASTER * cost(trial) <= fastest), key=score)
