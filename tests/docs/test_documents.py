@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from forked import forked_workers
+from own_model import save_own_model
 from tiny import quick_builtins, save_images, save_vit
 from tiny_text import save_plain, save_sentences, save_text_model, save_translations
 
@@ -81,6 +82,8 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("documents")
     for seed, name in enumerate(("a", "b", "wide-a", "wide-b")):
         save_vit(root / name, seed=seed)
+    for seed, name in enumerate(("own-a", "own-b")):
+        save_own_model(root / name, seed)
     save_vit(root / "narrow", seed=4, hidden=16, heads=2)
     for seed, end in enumerate("ab"):
         save_text_model(root / f"bert-{end}", "classifier", seed=seed)
@@ -89,6 +92,7 @@ def place(tmp_path_factory):
             save_text_model(root / f"{name}-{end}", kind, seed=seed)
     for part, count in (("train", 6), ("test", 3)):
         save_images(root / "cifar10" / part, per_class=count, seed=count)
+        save_images(root / "images" / part, per_class=count, seed=count, classes=[f"class {k}" for k in range(3)])
     save_sentences(root / "sst2")
     save_sentences(root / "reviews")
     for name in ("shakespeare", "films", "sums"):
