@@ -50,5 +50,8 @@ def test_a_fusion_takes_the_fastest_shape_within_the_margin(margin, monkeypatch)
     choice = fuse_models(teachers, 0.5, batches, FusionOptions(polish=0, effort="fast")).report["choice"]
     times = {entry["candidate"].split(",")[0]: entry["relative_time"] for entry in choice["shapes"]}
     assert min(times.values()) == 1.0 and len(set(times.values())) > 1
-    best = min(choice["shapes"], key=lambda entry: entry["held_out_kl"])["candidate"].split(",")[0]
-    assert choice["attention"] == (min(times, key=times.get) if margin > 1 else best)
+    best, maps = min(choice["shapes"], key=lambda entry: entry["held_out_kl"])["candidate"].split(", ", 1)
+    # Shapes alone are weighed: pilots of fewer teachers promise more than they keep.
+    assert maps == choice["residual"]
+    tried = [shape for shape in times if any(entry["candidate"] == f"{shape}, {maps}" for entry in choice["shapes"])]
+    assert choice["attention"] == (min(tried, key=times.get) if margin > 1 else best)
