@@ -60,7 +60,7 @@ def quick(vit_a, tmp_path_factory):
     from compressor.pipeline import bench, landscape, run
     from compressor.pipeline.initial_student import InitialStudent
 
-    def begin(recipe, teachers, given, data, mixture, stages):
+    def begin(recipe, teachers, given, data, mixture, *rest):
         report = {"target": None, "fusion": None, "warnings": [], "mixture": mixture.report()}
         return InitialStudent(copy.deepcopy(teachers[0].model), report)
 
