@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.anatomy.hooks import logits_of
-from compressor.ensemble import check_ensemble_weights, ensemble_kl, kl_rows, mix_predictions, sums_per_sample
+from compressor.ensemble import (
+    check_ensemble_weights,
+    ensemble_kl,
+    kl_rows,
+    mix_predictions,
+    side_by_side,
+    sums_per_sample,
+)
 from compressor.errors import UnsupportedError
 from compressor.models.inputs import without_labels
 from compressor.models.task import IMPOSSIBLE, Task
@@ -157,11 +164,8 @@ class EmbeddingAnswers:
         return functional.normalize(logits, dim=-1)
 
     def mix(self, rows: Sequence[Tensor], weights: Sequence[float], mixing: float = 1.0) -> Tensor:
-        """Side by side, each by the root of its share: the cosines are the weighted mean of the models' cosines."""
-        check_ensemble_weights(len(rows), weights)
-        total = math.fsum(weights)
-        pairs = zip(rows, weights, strict=True)
-        return torch.cat([row * math.sqrt(weight / total) for row, weight in pairs if weight], dim=-1)
+        """Side by side: the cosines are the weighted mean of the models' cosines."""
+        return side_by_side(rows, weights)
 
     def divergence(self, reference: Tensor, rows: Tensor) -> Tensor:
         """KL between the choices of the text nearest to each text, among the others of the batch.

@@ -53,6 +53,18 @@ def check_ensemble_weights(models: int, weights: Sequence[float]) -> None:
         )
 
 
+def side_by_side(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Embeddings [..., D of each model] as one: its products are the weighted mean of the models' products.
+
+    Raises:
+        UserError: as `check_ensemble_weights`.
+    """
+    check_ensemble_weights(len(rows), weights)
+    total = math.fsum(weights)
+    pairs = zip(rows, weights, strict=True)
+    return torch.cat([row * math.sqrt(weight / total) for row, weight in pairs if weight], dim=-1)
+
+
 def sums_per_sample(values: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
     """Sums of values [B, ...] over a sample's positions that count, and their numbers, both [B].
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compressor.ensemble import check_ensemble_weights, kl_rows
+from compressor.ensemble import kl_rows, side_by_side
 from compressor.models.task import Task
 
 
@@ -33,10 +33,7 @@ class PairAnswers:
 
     def mix(self, rows: Sequence[Tensor], weights: Sequence[float], mixing: float = 1.0) -> Tensor:
         """Embeddings side by side: the mean of logits, whatever the mixing."""
-        check_ensemble_weights(len(rows), weights)
-        total = math.fsum(weights)
-        pairs = [(row, weight) for row, weight in zip(rows, weights, strict=True) if weight]
-        return torch.cat([row * math.sqrt(weight / total) for row, weight in pairs], dim=-1)
+        return side_by_side(rows, weights)
 
     def divergence(self, reference: Tensor, rows: Tensor) -> Tensor:
         """KL between the choices among the batch's candidates."""

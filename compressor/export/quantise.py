@@ -38,18 +38,7 @@ def write_dynamic_int8(source: Path, path: Path, options: Int8Options) -> None:
     Raises:
         UnsupportedError: the quantiser refuses the graph.
     """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    with quantiser_errors_as_one_line(source, "quantise"):
-        quantize_dynamic(
-            without_inner_shapes(source),
-            path,
-            op_types_to_quantize=[*MULTIPLY, LOOK_UP],
-            per_channel=options.per_channel,
-            reduce_range=options.reduce_range,
-            weight_type=QuantType.QInt8,
-            use_external_data_format=_is_large(source),
-        )
+    _write_dynamic(source, path, options, [*MULTIPLY, LOOK_UP], "QInt8")
 
 
 def write_dynamic_uint8(source: Path, path: Path, options: Int8Options) -> None:
@@ -58,16 +47,20 @@ def write_dynamic_uint8(source: Path, path: Path, options: Int8Options) -> None:
     Raises:
         UnsupportedError: the quantiser refuses the graph.
     """
+    _write_dynamic(source, path, options, [*MULTIPLY, CONVOLVE, LOOK_UP], "QUInt8")
+
+
+def _write_dynamic(source: Path, path: Path, options: Int8Options, operations: list[str], weight_type: str) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with quantiser_errors_as_one_line(source, "quantise"):
         quantize_dynamic(
             without_inner_shapes(source),
             path,
-            op_types_to_quantize=[*MULTIPLY, CONVOLVE, LOOK_UP],
+            op_types_to_quantize=operations,
             per_channel=options.per_channel,
             reduce_range=options.reduce_range,
-            weight_type=QuantType.QUInt8,
+            weight_type=QuantType[weight_type],
             use_external_data_format=_is_large(source),
         )
 

@@ -87,12 +87,7 @@ def _fuse_streamed(
         assert blocks is not None
         blocks.settle(context.model, blocks.precision)
     choice = {
-        "residual": maps.label,
-        "inner": options.inner,
-        "attention": context.candidate.heads,
-        "refit": options.refit,
-        "shares": dict(zip([teacher.name for teacher in context.teachers], maps.shares, strict=True)),
-        "weights": {teacher.name: teacher.weight for teacher in context.teachers},
+        **_taken(context, maps, options),
         "candidates": [],
         "shapes": [],
         "why": "the only candidate: models that are read layer by layer are not built twice",
@@ -152,13 +147,20 @@ def _choice(context: FusionContext, search: TrialSearch, chosen: MapCandidate, o
     else:
         why = "the only candidate: asked for, or no data to judge others by"
     return {
-        "residual": chosen.label,
-        "inner": options.inner,
-        "attention": context.candidate.heads,
-        "refit": options.refit,
-        "shares": dict(zip([teacher.name for teacher in context.teachers], chosen.shares, strict=True)),
-        "weights": {teacher.name: teacher.weight for teacher in context.teachers},
+        **_taken(context, chosen, options),
         "candidates": first if len(first) > 1 else [],
         "shapes": search.report(None) if search.context.alternatives else [],
         "why": why,
+    }
+
+
+def _taken(context: FusionContext, maps: MapCandidate, options: BuildOptions) -> dict[str, Any]:
+    """What was taken, as in the report on the choice."""
+    return {
+        "residual": maps.label,
+        "inner": options.inner,
+        "attention": context.candidate.heads,
+        "refit": options.refit,
+        "shares": dict(zip([teacher.name for teacher in context.teachers], maps.shares, strict=True)),
+        "weights": {teacher.name: teacher.weight for teacher in context.teachers},
     }
