@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PretrainedConfig
 
+from compressor.anatomy.axes import Space
 from compressor.anatomy.batch_norms import fold_statistics
 from compressor.anatomy.hooks import all_outputs, feature_place
 from compressor.anatomy.permutations import random_permutations
 from compressor.anatomy.resize import BUILD_ERRORS
-from compressor.anatomy.spec import Anatomy, Space
+from compressor.anatomy.spec import Anatomy
 from compressor.anatomy.transform import Map, apply
 from compressor.errors import CertificateError
 from compressor.models.configs import model_class

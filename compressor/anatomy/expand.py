@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from transformers import PretrainedConfig
 
+from compressor.anatomy.axes import Axis, Kind, Part, Role, Space
 from compressor.anatomy.fields import Sizes
 from compressor.anatomy.resize import Skeleton, shapes_of
-from compressor.anatomy.spec import Anatomy, Axis, Kind, LayerScale, LinearOp, Norm, Part, Role, Space, Stack
+from compressor.anatomy.spec import Anatomy, LayerScale, LinearOp, Norm, Stack
 from compressor.models.config_fields import read_field
 
 

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
+from compressor.anatomy.axes import Axis, Part
 from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE
 from compressor.anatomy.coverage import sensitivity, without_space
-from compressor.anatomy.spec import Anatomy, Axis, Part
+from compressor.anatomy.spec import Anatomy
 from compressor.anatomy.study import Study
 from compressor.errors import CertificateError
 from compressor.models.signature import readable_inputs

@@ -180,7 +180,7 @@ class TestFormats:
             write_formats(["torch-export"], t5(), tmp_path, ExportOptions())
 
     def test_answers_of_an_encoder_and_its_decoder(self):
-        from compressor.export.graphs import DecoderGraph, EncoderGraph
+        from compressor.export.two_part_graphs import DecoderGraph, EncoderGraph
 
         class File:
             def __init__(self, graph):
