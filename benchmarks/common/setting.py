@@ -26,8 +26,8 @@ from compressor.distillation.objective import FeatureTargets
 from compressor.ensemble import mix_predictions
 from compressor.models.builtin import BUILTIN
 from compressor.models.load import load_teacher
-from compressor.models.task import Task
-from compressor.models.tasks import TASKS, task_of_model
+from compressor.models.tasks.table import TASKS, task_of_model
+from compressor.models.tasks.task import Task
 from compressor.models.teacher import Teacher
 from compressor.recipe import DataOptions, FinetuneOptions
 from compressor.stacking import Mixture

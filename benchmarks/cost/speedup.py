@@ -21,8 +21,8 @@ from compressor.bench.latency import available_threads, measure_latency, onnx_ru
 from compressor.bench.size import count_macs
 from compressor.export.onnx import write_onnx
 from compressor.fusion import fuse_models
+from compressor.models.folder.weights import load_model
 from compressor.models.inputs import dummy_inputs
-from compressor.models.weights import load_model
 from compressor.pipeline.environment import environment
 
 

@@ -25,8 +25,8 @@ from compressor.bench.accuracy import new_tally, predict
 from compressor.data.batches import Batches, Samples
 from compressor.data.sources import open_split
 from compressor.distillation.distill import train_student
-from compressor.models.configs import model_class
-from compressor.models.configured import as_configured
+from compressor.models.configs.reading import model_class
+from compressor.models.headless.configured import as_configured
 from compressor.models.load import load_teacher
 from compressor.models.teacher import Teacher
 from compressor.pipeline.environment import environment

@@ -23,7 +23,7 @@ from transformers import (
 
 from benchmarks.common.teachers import Progress, Scores, TeacherRecipe, Trained
 from benchmarks.vision.pictures import Cifar, Images, augmented, normalised, preprocessor, shuffled
-from compressor.models.save import save_student
+from compressor.models.folder.save import save_student
 from compressor.utils.logging import quiet_transformers
 
 EVALUATION_BATCH = 250

@@ -18,9 +18,9 @@ from compressor.anatomy.resize import BUILD_ERRORS
 from compressor.anatomy.spec import Anatomy
 from compressor.anatomy.transform import Map, apply
 from compressor.errors import CertificateError
-from compressor.models.configs import model_class
+from compressor.models.configs.reading import model_class
+from compressor.models.headless.pooler import without_pooler
 from compressor.models.inputs import classifies_text, pad_id, text_config
-from compressor.models.pooler import without_pooler
 from compressor.models.ties import untie
 from compressor.utils.logging import one_line, quiet_transformers
 

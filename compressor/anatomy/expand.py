@@ -11,7 +11,7 @@ from compressor.anatomy.axes import Axis, Kind, Part, Role, Space
 from compressor.anatomy.fields import Sizes
 from compressor.anatomy.resize import Skeleton, shapes_of
 from compressor.anatomy.spec import Anatomy, LayerScale, LinearOp, Norm, Stack
-from compressor.models.config_fields import read_field
+from compressor.models.configs.fields import read_field
 
 
 def expand(small: Anatomy, config: PretrainedConfig, skeleton: Skeleton, sizes: Sizes) -> Anatomy:

@@ -24,7 +24,7 @@ from compressor.anatomy.spec import Anatomy
 from compressor.anatomy.study import Study, study_smallest
 from compressor.anatomy.weakening import weaken_failing
 from compressor.errors import CertificateError, UnsupportedError
-from compressor.models.configs import named
+from compressor.models.configs.reading import named
 from compressor.utils.logging import one_line
 from compressor.utils.threads import torch_threads
 

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from compressor.data.augment import PIXELS, check_augmentation
 from compressor.errors import UnsupportedError, UserError
-from compressor.models.task import Task
-from compressor.models.tasks import task_of_model
+from compressor.models.tasks.table import task_of_model
+from compressor.models.tasks.task import Task
 from compressor.recipe import FinetuneOptions
 from compressor.utils import distributed
 

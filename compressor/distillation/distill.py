@@ -35,7 +35,7 @@ from compressor.ensemble import check_ensemble_weights
 from compressor.errors import UserError
 from compressor.models.builtin import cache_folder
 from compressor.models.precision import raised
-from compressor.models.tasks import task_of_model
+from compressor.models.tasks.table import task_of_model
 from compressor.recipe import FinetuneOptions
 from compressor.utils import distributed
 from compressor.utils.devices import on_device

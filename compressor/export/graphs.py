@@ -15,7 +15,7 @@ from compressor.errors import UnsupportedError
 from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import as_pair
 from compressor.models.modalities import has_patches
-from compressor.models.tasks import task_of_model
+from compressor.models.tasks.table import task_of_model
 
 #: Sizes of the traced examples; the files take any others.
 BATCH, TOKENS, PAST, NEW = 2, 16, 5, 3

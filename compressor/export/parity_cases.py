@@ -16,8 +16,8 @@ from compressor.export.runtime import Runnable
 from compressor.export.two_part_graphs import source_inputs
 from compressor.models.inputs import dummy_inputs, text_config
 from compressor.models.meta import as_pair
-from compressor.models.task import Task
-from compressor.models.tasks import task_of_model
+from compressor.models.tasks.table import task_of_model
+from compressor.models.tasks.task import Task
 
 #: Tokens of the text inputs that are compared.
 LENGTHS = (16, 7)

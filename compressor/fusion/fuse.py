@@ -35,10 +35,10 @@ from compressor.fusion.shape.depth import assign_layers
 from compressor.fusion.shape.spec import specs_for, student_depths
 from compressor.fusion.streaming import CALL_TOKENS, Streaming, are_streamed, check_streamable, fixed_options
 from compressor.fusion.teacher import NamedModel, TeacherGroup, prepare_teachers
-from compressor.models.generation import carry_generation
+from compressor.models.headless.sentence_pooling import with_embedding
+from compressor.models.inherited.generation import carry_generation
 from compressor.models.inputs import check_padding, name_architecture, without_labels
 from compressor.models.precision import SINGLE, in_single, inputs_in_single, lower, precision_of
-from compressor.models.sentence_pooling import with_embedding
 from compressor.models.ties import settled, with_common_ties
 from compressor.recipe import AlignmentOptions, FusionOptions
 from compressor.stacking import Mixture
@@ -86,8 +86,8 @@ def fuse_models(
         anchor: a narrow model that gives shape and residual coordinates.
         mixture: chosen before; None chooses it here, as the options say.
         progress: callback (fraction, message).
-        streaming: how models that are read layer by layer (`compressor.models.streamed_load`) are; its folder is the
-            caller's to remove.
+        streaming: how models that are read layer by layer (`compressor.models.folder.streamed_load`) are; its folder
+            is the caller's to remove.
         precision: of the student; the teachers' if omitted.
 
     Raises:

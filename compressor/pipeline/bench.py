@@ -18,7 +18,7 @@ from compressor.errors import UserError
 from compressor.models.teacher import Teacher
 from compressor.pipeline.contenders import Contender, any_text, load_contenders
 from compressor.pipeline.environment import environment
-from compressor.pipeline.evaluation import EvaluatedModel, stored_bytes
+from compressor.pipeline.scores.evaluation import EvaluatedModel, stored_bytes
 from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.pipeline.teachers import check_device
 from compressor.pipeline.timing import sample_length

@@ -15,12 +15,12 @@ from compressor.export.file_kinds import files_of
 from compressor.export.formats import EXPORT_FORMATS
 from compressor.export.parity_cases import MODEL
 from compressor.export.write import write_formats
-from compressor.models.bounds import read_config_values
+from compressor.models.configs.bounds import read_config_values
 from compressor.models.inputs import dummy_inputs
 from compressor.models.load import load_teacher
 from compressor.models.modalities import is_image_config
 from compressor.models.teacher import Teacher
-from compressor.pipeline.evaluation import short_names
+from compressor.pipeline.scores.evaluation import short_names
 from compressor.pipeline.stages import StageReporter
 from compressor.recipe import ExportOptions
 from compressor.utils.files import disk_full_as_user_error

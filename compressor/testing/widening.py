@@ -14,7 +14,7 @@ from compressor.anatomy.hooks import Tap, first_tensor, hooks, logits_of
 from compressor.anatomy.infer import inspect_config
 from compressor.anatomy.spec import Anatomy
 from compressor.anatomy.transform import Map, apply
-from compressor.models.config_fields import read_field, with_fields
+from compressor.models.configs.fields import read_field, with_fields
 from compressor.models.inputs import dummy_inputs
 
 
