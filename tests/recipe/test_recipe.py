@@ -179,7 +179,7 @@ def test_text_columns_are_one_or_two():
 
 def test_no_two_flags_have_one_name():
     flag = FLAGS["--heads"]
-    with pytest.raises(ValueError, match="two flags are --heads: of fusion.heads"):
+    with pytest.raises(ValueError, match=r"two flags are --heads: of fusion\.heads"):
         by_name([flag, flag])
     # One of the paper's had this name too, and was the only one that did something.
     assert to_recipe({"--teachers": ("a",), "--heads": 0.5}).fusion.heads == 0.5
