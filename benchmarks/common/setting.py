@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -312,7 +312,7 @@ class Arena:
             (found[part] / f"test.{ending}").write_text(contents[part], encoding="utf-8")
         return found
 
-    def _open(self, part: str, split: str) -> Split:
+    def _open(self, part: str, split: Literal["train", "eval"]) -> Split:
         source = DataOptions(source=str(self._files[part]))
         return open_split(source, split, task=self._first.spec.task)
 
