@@ -131,7 +131,8 @@ class StudentRefit:
             sums[self.calibration.is_held_out(index, features.masks.runs)].add(inputs, target)
 
         run(taps, on_batch)
-        prior = torch.cat([self._input_output(op) for op in ops], dim=0 if together else 1)
+        priors = [self._input_output(op) for op in ops]
+        prior = priors[0] if len(priors) == 1 else torch.cat(priors, dim=0 if together else 1)
         return fit_ridge(sums[False], sums[True], prior, intercept=intercept, ridges=self.options.ridges)
 
     @torch.no_grad()
@@ -238,4 +239,5 @@ class StudentRefit:
         self.fits.append({"module": op.module, "error": fit.error, "ridge": fit.ridge, "prior": fit.prior})
 
     def _input_output(self, op: LinearOp) -> Tensor:
-        return as_input_output(self.parameters[op.weight].detach().cpu().double(), self.anatomy, op)
+        """A module's weight [inputs, outputs], in its precision."""
+        return as_input_output(self.parameters[op.weight].detach().cpu(), self.anatomy, op)

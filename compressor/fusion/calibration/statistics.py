@@ -71,14 +71,6 @@ class Regression:
         self.precision = torch.finfo(inputs.dtype).eps
         self.count += inputs.shape[0]
 
-    def __add__(self, other: Regression) -> Regression:
-        """The sums over both, of one origin."""
-        merged = Regression(self.cross.shape[0], self.cross.shape[1], self.origin)
-        for name in ("gram", "cross", "inputs", "outputs", "energy", "count"):
-            setattr(merged, name, getattr(self, name) + getattr(other, name))
-        merged.precision = max(self.precision, other.precision)
-        return merged
-
 
 def self_product(values: Tensor) -> Tensor:
     """xᵀx of rows [T, n]; large ones from one triangle."""
