@@ -68,7 +68,8 @@ def main(
 def vit_b_and_its_half() -> dict[str, PreTrainedModel]:
     """Weights do not matter for speed; the half is made by the product's own path without data."""
     torch.manual_seed(0)
-    config = ViTConfig(num_labels=1000)
+    config = ViTConfig()
+    config.num_labels = 1000
     config.architectures = ["ViTForImageClassification"]
     teacher = ViTForImageClassification(config).eval()
     return {"teacher": teacher, "student": fuse_models([("vit-b", teacher)], 0.5, None).model}

@@ -40,6 +40,7 @@ _HEAD: dict[Task, Any] = {
     "sst2": AutoModelForSequenceClassification,
     "shakespeare": AutoModelForCausalLM,
     "seq2seq": AutoModelForSeq2SeqLM,
+    "domain": AutoModelForCausalLM,
 }
 
 

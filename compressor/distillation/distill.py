@@ -198,7 +198,7 @@ def _with_cached_logits(objective: Objective, train: TrainingSamples, progress: 
 
 def _hold_out(train: TrainingSamples, options: FinetuneOptions, seed: int) -> tuple[TrainingSamples, TrainingSamples]:
     """Training and validation samples; the latter may be []."""
-    if options.learning_rate == "search" or options.validate_every:
+    if options.keeps_out:
         return split_validation(train, options, seed)
     return train, []
 

@@ -16,6 +16,7 @@ from compressor.anatomy import Anatomy, Kind, inspect_config
 from compressor.anatomy.batch_norms import statistics_of
 from compressor.errors import UnsupportedError
 from compressor.fusion.calibration.batches import CalibrationSet
+from compressor.fusion.calibration.processes import ALONE, Processes
 from compressor.fusion.shape.spec import StudentSpec
 from compressor.fusion.streaming import Streaming
 from compressor.fusion.teacher import FusionTeacher
@@ -75,6 +76,7 @@ class FusionContext:
         anatomy: the student's; towards an anchor with stream sites.
         mixing: of the ensemble's prediction (`ensemble.mix_predictions`).
         streaming: how models are read layer by layer from disk; None for models in memory.
+        processes: those that share the calibration samples.
     """
 
     teachers: Sequence[FusionTeacher]
@@ -89,6 +91,7 @@ class FusionContext:
     timer: StageTimer = field(default_factory=StageTimer)
     mixing: float = 1.0
     streaming: Streaming | None = None
+    processes: Processes = ALONE
 
     @property
     def store(self) -> TensorStore | None:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from compressor.errors import CouplingWarning
 from compressor.fusion import FusionResult, fuse_models
+from compressor.fusion.calibration.processes import ALONE, Processes
 from compressor.fusion.shape.servers import runs_fast_in
 from compressor.fusion.streaming import Streaming, fixed_options
 from compressor.layer_maps import LayerMap, load_layer_maps
@@ -58,12 +59,14 @@ def initial_student(
     stages: StageReporter,
     streaming: Streaming | None = None,
     precision: torch.dtype | None = None,
+    processes: Processes = ALONE,
 ) -> InitialStudent:
     """Fuse the teachers, unless a student is given.
 
     Args:
         streaming: how models are read layer by layer.
         precision: of the student; the loaded teachers' if omitted.
+        processes: those that share the calibration samples; the first one's student counts.
 
     Raises:
         UserError: see `compressor.fusion.fuse_models`.
@@ -91,6 +94,7 @@ def initial_student(
                 progress=progress,
                 streaming=streaming,
                 precision=precision,
+                processes=processes,
                 **depth_option(recipe.depth),
             )
         result.model.to("cpu")  # type: ignore[arg-type]

@@ -11,10 +11,12 @@ from typing import Any
 from compressor.data.batches import Samples
 from compressor.distillation.objective import FeatureTargets
 from compressor.errors import CheckpointWarning
+from compressor.fusion.anchored.policies import POLICIES
 from compressor.fusion.build.sentence_projection import refit_projection
+from compressor.fusion.calibration.processes import ALONE, launched
 from compressor.fusion.classes import fit_lacking_classes
 from compressor.fusion.mixture import chooses_mixture, mixture_of
-from compressor.fusion.streaming import fixed_options
+from compressor.fusion.streaming import Streaming, fixed_options
 from compressor.layer_maps import attention_pairs_of
 from compressor.models.precision import round_weights
 from compressor.pipeline.data_splits import RunData, open_data, open_training
@@ -49,7 +51,8 @@ def run_recipe(
 ) -> dict[str, Any]:
     """Do the job of a recipe and write its output folder, whole or not at all.
 
-    An interrupted finetune leaves a work folder to resume from. Processes launched together share only the finetune.
+    An interrupted finetune leaves a work folder to resume from. Processes launched together share the calibration
+    samples of the fusion and the finetune.
 
     Args:
         force: replace the output and an interrupted run.
@@ -59,7 +62,7 @@ def run_recipe(
         remark: called with a line on a killed run's remains.
 
     Returns:
-        The report; {} in a process that only shared the finetune.
+        The report; {} in a process that only shared the work.
 
     Raises:
         UserError: bad input, a full disk, or a busy output; nothing is written.
@@ -74,6 +77,7 @@ def run_recipe(
         check_work(work)
         run = prepare_run(recipe, force, resume, stages)
         if not distributed.is_main_process():
+            _share_fusion(run)
             _share_finetune(run)
             return {}
         run.work.check(resume=resume, force=force)
@@ -138,10 +142,7 @@ def _make_student(
     saved = run.work.load(run.fingerprints) if run.resume else None
     configs = [teacher.config for teacher in run.teachers]
     streaming = streaming_of(run.recipe, configs, partial(run.work.layers, resume=run.resume))
-    student = saved or initial_student(
-        run.recipe, run.teachers, run.given, data, mixture, run.stages, streaming,
-        None if streaming is None else run.precision,
-    )  # fmt: skip
+    student = saved or _initial_student(run, data, mixture, streaming)
     trained = data is not None and data.train is not None and run.recipe.finetune.enabled
     if not trained:
         # What is evaluated is what will be stored.
@@ -161,6 +162,19 @@ def _make_student(
     return student, TrainedStudents([before, after], finetune, notes)
 
 
+def _initial_student(
+    run: RunContext, data: RunData | None, mixture: Mixture, streaming: Streaming | None
+) -> InitialStudent:
+    processes = launched() if _shares_fusion(run) else ALONE
+    if processes.shared:
+        # The first has made the work folder, in which others have theirs.
+        distributed.barrier()
+    return initial_student(
+        run.recipe, run.teachers, run.given, data, mixture, run.stages, streaming,
+        None if streaming is None else run.precision, processes,
+    )  # fmt: skip
+
+
 def _evaluate_student(
     run: RunContext, name: str, student: InitialStudent, evaluator: Evaluator | None
 ) -> EvaluatedModel:
@@ -178,6 +192,24 @@ def _evaluate_student(
 
 def _with_message(progress: OnStageProgress, message: str) -> Callable[[float], None]:
     return lambda fraction: progress(fraction, message)
+
+
+def _shares_fusion(run: RunContext) -> bool:
+    """Whether processes share the fusion: samples are all that they share, and an alignment to an anchor uses few."""
+    options = run.recipe.fusion
+    anchored = options.anchor is not None or options.residual in POLICIES.names()
+    return run.given is None and run.recipe.data.source is not None and not anchored
+
+
+def _share_fusion(run: RunContext) -> None:
+    """Take part in the first process's fusion; its student is the one that counts."""
+    if not _shares_fusion(run) or (run.resume and run.work.load(run.fingerprints) is not None):
+        return
+    data = _fit_classes(run, _open_data(run))
+    configs = [teacher.config for teacher in run.teachers]
+    # The first process makes the folder that this one is in.
+    folder = run.work.layers_of(distributed.rank())
+    _initial_student(run, data, _choose_mixture(run, data), streaming_of(run.recipe, configs, lambda: folder))
 
 
 def _share_finetune(run: RunContext) -> None:

@@ -119,7 +119,11 @@ class RunState:
             UserError: it is unwritable or a user's.
         """
         self._start(clear=not resume)
-        return self.folder / _LAYERS
+        return self.layers_of(0)
+
+    def layers_of(self, rank: int) -> Path:
+        """The folder for finished layers of one of several processes; the first one makes the folder that it is in."""
+        return self.folder / (_LAYERS if rank == 0 else f"{_LAYERS}-{rank}")
 
     def _start(self, *, clear: bool) -> None:
         """Make the folder, or clear it."""
@@ -148,7 +152,8 @@ class RunState:
         # The state first: without it there is nothing to resume.
         for name in (_STATE, LAYER_MAPS_FILE, f".{LAYER_MAPS_FILE}.partial.npz"):
             (self.folder / name).unlink(missing_ok=True)
-        for name in (_STUDENT, _CHECKPOINTS, _LAYERS):
+        layers = [path.name for path in self.folder.glob(f"{_LAYERS}-*")]
+        for name in (_STUDENT, _CHECKPOINTS, _LAYERS, *layers):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for _ in tidy(self.folder / _STATE):
             pass
