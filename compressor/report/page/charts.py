@@ -136,7 +136,7 @@ class Chart:
 
     def names(self) -> list[tuple[str, float, float, float]]:
         """Shortened names, positions of their points, and their own heights, spread inside the frame."""
-        points = sorted(self.points, key=lambda point: self.up(point.y))
+        points = sorted(self.points, key=lambda point: (self.up(point.y), self.across(point.x)))
         low, heights = _TOP, []
         line = min(_LINE, (_BOTTOM - 4 - _TOP) / max(len(points) - 1, 1))
         for point in points:

@@ -80,12 +80,4 @@ def _error_series(fits: Sequence[Report]) -> Iterator[tuple[str, list[tuple[str,
         alike: dict[tuple[tuple[float, float], ...], list[str]] = {}
         for name, points in series.items():
             alike.setdefault(tuple(points), []).append(name)
-        yield stack, [(_joint_name(names), list(points)) for points, names in alike.items()]
-
-
-def _joint_name(names: Sequence[str]) -> str:
-    """A joint name, such as "attention: query, key"."""
-    parent = names[0].rpartition(".")[0]
-    if len(names) > 1 and parent and all(name.rpartition(".")[0] == parent for name in names):
-        return f"{parent}: {', '.join(name.rpartition('.')[2] for name in names)}"
-    return ", ".join(names)
+        yield stack, [(", ".join(names), list(points)) for points, names in alike.items()]
