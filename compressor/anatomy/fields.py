@@ -9,11 +9,11 @@ from enum import StrEnum
 
 from transformers import PretrainedConfig
 
+from compressor.anatomy.axes import Axis, Kind, Side
 from compressor.anatomy.resize import BUILD_ERRORS, Growth, Skeleton, shapes_of
 from compressor.anatomy.spaces import Table
-from compressor.anatomy.spec import Axis, Kind, Side
 from compressor.errors import CertificateError
-from compressor.models.config_fields import field_paths, read_field, with_fields
+from compressor.models.configs.fields import field_paths, read_field, with_fields
 
 #: Names of fields that give the size of a head, not the number of heads.
 HEAD_SIZE = re.compile(r"dim|size|d_head")

@@ -14,8 +14,8 @@ from transformers.pytorch_utils import Conv1D
 
 from compressor.anatomy.passes import run_pass
 from compressor.errors import UnsupportedError
-from compressor.models.sentence_pooling import EMBEDDING
-from compressor.models.tasks import task_of_model
+from compressor.models.headless.sentence_pooling import EMBEDDING
+from compressor.models.tasks.table import task_of_model
 
 #: Outputs made of others.
 _OF_OTHERS = ("loss", EMBEDDING)

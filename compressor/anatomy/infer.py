@@ -25,7 +25,7 @@ from compressor.anatomy.study import Study, study_smallest
 from compressor.anatomy.unreached import keep_unproven, keep_unsized, settle_unreached
 from compressor.anatomy.weakening import weaken_failing
 from compressor.errors import CertificateError
-from compressor.models.configs import named
+from compressor.models.configs.reading import named
 from compressor.utils.logging import one_line
 from compressor.utils.threads import torch_threads
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from compressor.models.config_fields import part_of, read_field, set_field
+from compressor.models.configs.fields import part_of, read_field, set_field
 
 #: Lists with an entry per layer: its kind, window, base of rotation, or size.
 _PER_LAYER = re.compile(

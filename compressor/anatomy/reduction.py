@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 
 from compressor.anatomy.fields import HEAD_SIZE, head_counts
 from compressor.anatomy.resize import Skeleton
-from compressor.models.config_fields import field_paths, part_of, parts_of, read_field, with_fields
+from compressor.models.configs.fields import field_paths, part_of, parts_of, read_field, with_fields
 
 #: Limits of fields that only cost time in a small config.
 _SHORT = {"vocab_size": 160, "max_source_positions": 16}

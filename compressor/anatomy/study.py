@@ -21,8 +21,8 @@ from compressor.anatomy.spec import Anatomy, Stack
 from compressor.anatomy.tracer import TracedDims, stream_of_call, trace_dims
 from compressor.anatomy.trials import make_trials
 from compressor.errors import UnsupportedError
-from compressor.models.config_fields import read_field
-from compressor.models.tasks import find_task
+from compressor.models.configs.fields import read_field
+from compressor.models.tasks.table import find_task
 
 
 @dataclass(frozen=True)

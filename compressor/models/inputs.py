@@ -23,7 +23,7 @@ from compressor.models.modalities import (
 from compressor.models.patch_inputs import patched_images
 from compressor.models.random_inputs import MAKERS
 from compressor.models.signature import readable_inputs, required_inputs
-from compressor.models.tasks import find_task, predicts_vocabulary
+from compressor.models.tasks.table import find_task, predicts_vocabulary
 
 #: Texts of a sample of which one is chosen.
 CHOICES = 3

@@ -8,7 +8,7 @@ from typing import Any
 
 from compressor.bench.metrics import METRICS
 from compressor.bench.rows import format_threads
-from compressor.models.tasks import TASKS
+from compressor.models.tasks.table import TASKS
 from compressor.recipe import Recipe
 from compressor.report.card_metadata import data_name, front_matter
 from compressor.report.describe import (

@@ -91,7 +91,7 @@ def test_usual_names_are_written_as_they_are():
 @pytest.fixture
 def site(monkeypatch):
     """A Hub that keeps the text of what it is sent."""
-    from compressor.pipeline import hub
+    from compressor.pipeline.output import hub
 
     class Hub:
         def __init__(self):
@@ -160,8 +160,8 @@ def test_paths_without_an_upload_are_refused(capsys, recipe, tmp_path):
 
 @pytest.mark.parametrize("paths", [False, True])
 def test_no_sample_of_the_data_is_uploaded(finished_run, tmp_path, paths):
-    from compressor.pipeline.output import update_report
-    from compressor.pipeline.published import published
+    from compressor.pipeline.output.documents import update_report
+    from compressor.pipeline.output.published import published
 
     folder = tmp_path / "student"
     shutil.copytree(finished_run[0], folder)
@@ -240,7 +240,7 @@ def test_without_scores_there_is_no_model_index():
 
 
 def test_only_data_that_are_nowhere_here_are_of_the_hub(tmp_path, monkeypatch):
-    from compressor.pipeline.published import hub_dataset
+    from compressor.pipeline.output.published import hub_dataset
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
@@ -250,7 +250,7 @@ def test_only_data_that_are_nowhere_here_are_of_the_hub(tmp_path, monkeypatch):
 
 
 def test_names_stand_for_paths_alone(tmp_path, monkeypatch):
-    from compressor.pipeline.published import without_paths
+    from compressor.pipeline.output.published import without_paths
 
     monkeypatch.chdir(tmp_path)
     for folder in ("x/a", "y/a", "a"):

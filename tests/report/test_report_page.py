@@ -59,7 +59,7 @@ def read(page):
 @pytest.fixture(scope="module")
 def fused(tmp_path_factory, vit_a, vit_b, image_folder):
     """The folder and the report of a run with couplings of every kind: transport, and maps that are none."""
-    from compressor.pipeline.run import run_recipe
+    from compressor.pipeline.run.run import run_recipe
     from compressor.recipe import build_recipe
 
     output = tmp_path_factory.mktemp("page") / "student <b>&"
@@ -129,7 +129,7 @@ def test_names_are_no_markup(fused):
 
 
 def test_it_can_be_written_anew_and_follows_the_report(fused, capsys):
-    from compressor.pipeline.output import update_report
+    from compressor.pipeline.output.documents import update_report
 
     output, _ = fused
     first = (output / "report.html").read_text()
