@@ -49,12 +49,14 @@ def _needed_inputs(model: nn.Module, config: PretrainedConfig, batch: int, lengt
     """Plain inputs, or those with all others where a pass cannot do without them, whatever its signature says."""
     plain = dummy_inputs(config, batch, length, seed=seed, dtype=torch.float64)
     try:
-        all_outputs(model, plain)
+        answers = all_outputs(model, plain)
     except BUILD_ERRORS:
         whole = {**optional_inputs(model, config, plain, seed + 1), **plain}
         if whole.keys() == plain.keys() or not _runs(model, whole):
             raise
         return whole
+    if answers and not any(answer.isfinite().any() for answer in answers.values()):
+        raise ValueError("it answers nothing but infinities, or no numbers at all")
     return plain
 
 
