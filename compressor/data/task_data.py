@@ -9,6 +9,8 @@ from typing import Any
 from datasets import Dataset
 
 from compressor.data.block_readers import BlockReader, MaskedReader
+from compressor.data.box_columns import find_boxed
+from compressor.data.boxes import BoxReader
 from compressor.data.captions import CaptionReader, find_captioned
 from compressor.data.choices import ChoicesReader, find_choices
 from compressor.data.column_finders import (
@@ -32,6 +34,7 @@ from compressor.data.sounds import (
     SymbolsReader,
     find_sounds,
     find_transcribed,
+    spoken_texts,
     transcripts,
 )
 from compressor.data.split import Split
@@ -104,12 +107,13 @@ TASK_DATA: dict[str, TaskData] = {
     **dict.fromkeys(("text-classification", "text-multi-label", "text-regression"), TaskData(TextReader)),
     "image-text": TaskData(CaptionReader, find_captioned),
     "semantic-segmentation": TaskData(MaskReader, find_masked),
+    "object-detection": TaskData(BoxReader, find_boxed),
     "token-classification": TaskData(WordsReader, find_tagged),
     "question-answering": TaskData(WindowReader, find_questions, _windows, lambda split, _: SpanReferences(split)),
     "multiple-choice": TaskData(ChoicesReader, find_choices),
     "masked-lm": TaskData(MaskedReader, find_plain, _blocks),
     "causal-lm": TaskData(BlockReader, find_plain, _blocks),
-    "seq2seq-lm": TaskData(_target_reader, _find_targets),
+    "seq2seq-lm": TaskData(_target_reader, _find_targets, references=spoken_texts),
     "audio-classification": TaskData(SoundReader, find_sounds),
     "ctc": TaskData(SymbolsReader, find_transcribed, references=transcripts),
     "sentence-embedding": TaskData(TextReader, find_sentences, flatten_pairs),
