@@ -1,7 +1,7 @@
 """Answers of detectors: a set of objects, each a class and a box, among places of which most hold none.
 
-Rows [B, Q, C + 5] are as in `compressor.models.boxes`.  Places have no order, so two answers are compared after the
-assignment of places that costs least.
+Rows [B, Q, C + 5] are as in `compressor.models.tasks.boxes`.  Places have no order, so two answers are compared after
+the assignment of places that costs least.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from compressor.ensemble import check_ensemble_weights, kl_rows, mix_predictions
-from compressor.models.boxes import BOX, box_distance, box_overlaps, known_images, split_rows
-from compressor.models.task import Task
+from compressor.models.tasks.boxes import BOX, box_distance, box_overlaps, known_images, split_rows
+from compressor.models.tasks.task import Task
 
 #: Weight of places without an object in the loss of labels, as in DETR.
 NO_OBJECT_WEIGHT = 0.1

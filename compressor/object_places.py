@@ -18,7 +18,7 @@ from compressor.answers import ANSWERS
 from compressor.detected import assigned, place_costs
 from compressor.models.inputs import without_labels
 from compressor.models.meta import meta_model
-from compressor.models.tasks import task_of_model
+from compressor.models.tasks.table import task_of_model
 
 #: Samples by which places are matched, and relative differences that are rounding.
 MOST_SAMPLES, TOLERANCE = 256, 1e-4

@@ -5,9 +5,9 @@ import torch
 
 from compressor.answers import ANSWERS, distillation_loss
 from compressor.detected import object_probability
-from compressor.models.boxes import EMPTY, box_overlaps
-from compressor.models.task import IGNORED
-from compressor.models.tasks import TASKS, find_task
+from compressor.models.tasks.boxes import EMPTY, box_overlaps
+from compressor.models.tasks.table import TASKS, find_task
+from compressor.models.tasks.task import IGNORED
 
 BOXES, TASK, CLASSES = ANSWERS["boxes"], TASKS["object-detection"], 3
 

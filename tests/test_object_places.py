@@ -6,7 +6,7 @@ from torch import nn
 from transformers import DetrConfig, ResNetConfig, YolosConfig
 
 from compressor.anatomy.hooks import logits_of
-from compressor.models.configs import model_class
+from compressor.models.configs.reading import model_class
 from compressor.models.inputs import dummy_inputs
 from compressor.object_places import in_one_order, place_axes, reordered
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compressor.bench.answer_tallies import TallySetting
-from compressor.models.boxes import BOX, box_overlaps, known_images, split_rows
+from compressor.models.tasks.boxes import BOX, box_overlaps, known_images, split_rows
 
 #: Overlaps from which a detection counts, and recalls at which precision is read.
 OVERLAPS = torch.linspace(0.5, 0.95, 10, dtype=torch.float64)

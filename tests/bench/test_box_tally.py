@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from compressor.bench.accuracy import Tally
-from compressor.models.task import IGNORED
-from compressor.models.tasks import TASKS
+from compressor.models.tasks.table import TASKS
+from compressor.models.tasks.task import IGNORED
 
 TASK, CLASSES = TASKS["object-detection"], 3
 

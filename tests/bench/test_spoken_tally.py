@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from compressor.bench.accuracy import Tally, new_tally
-from compressor.models.task import IGNORED
-from compressor.models.tasks import TASKS, find_task
+from compressor.models.tasks.table import TASKS, find_task
+from compressor.models.tasks.task import IGNORED
 
 WORDS = ("<end>", "a", "b", "c")
 
