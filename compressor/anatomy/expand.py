@@ -70,6 +70,8 @@ def expand(small: Anatomy, config: PretrainedConfig, skeleton: Skeleton, sizes: 
 
 
 def _full_stack(stack: Stack, config: PretrainedConfig, skeleton: Skeleton) -> Stack:
+    if not stack.fields:
+        return stack
     if stack.runs > 1:
         return replace(stack, runs=read_field(config, stack.fields[0]))
     layers = next(layers for layers in skeleton.lists if stack.layers[0].startswith(layers.prefix))

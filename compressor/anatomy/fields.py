@@ -147,10 +147,10 @@ def _check_counted(full: PretrainedConfig, small: PretrainedConfig, table: Table
 
 def sized_parameters(skeleton: Skeleton, sizes: Sizes) -> set[str]:
     """Parameters that a narrower student has smaller."""
-    return {name for growth in _narrowed(skeleton, sizes) for name, _ in growth.rates}
+    return {name for growth in narrowing(skeleton, sizes) for name, _ in growth.rates}
 
 
-def _narrowed(skeleton: Skeleton, sizes: Sizes) -> list[Growth]:
+def narrowing(skeleton: Skeleton, sizes: Sizes) -> list[Growth]:
     """What fields of width size."""
     kept = (Meaning.FIXED, Meaning.DEPTH, Meaning.EMBEDDING)
     return [g for g in skeleton.growths if sizes.meanings.get(g.fields[0], Meaning.FIXED) not in kept]
@@ -160,15 +160,20 @@ def _kinds(growth: Growth, table: Table) -> set[Kind]:
     return {table.spaces[name].kind for name in _grown_spaces(growth, table)}
 
 
-def _grown_spaces(growth: Growth, table: Table) -> set[str]:
+def grown_spaces(growth: Growth, axes: Mapping[str, Sequence[Axis]], spaces: Collection[str]) -> set[str]:
+    """Spaces that a field sizes."""
     keys = {
         part.key.partition("/")[0]
         for name, dim in growth.rates
-        if name in table.axes and dim < len(table.axes[name])
-        for part in table.axes[name][dim].parts
+        if name in axes and dim < len(axes[name])
+        for part in axes[name][dim].parts
         if part.key
     }
-    return keys & table.spaces.keys()
+    return keys & set(spaces)
+
+
+def _grown_spaces(growth: Growth, table: Table) -> set[str]:
+    return grown_spaces(growth, table.axes, table.spaces)
 
 
 def _sizes_fixed(growth: Growth, table: Table) -> bool:

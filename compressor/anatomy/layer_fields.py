@@ -79,7 +79,8 @@ def _follow(name: str, value: Any, old: int, layers: Sequence[int]) -> Any:
     if _READ.fullmatch(name) and all(type(item) is int for item in value):
         return _outputs(value, old, layers, first=int(max(value) >= old))
     if _CHOSEN.fullmatch(name) and all(type(item) is int for item in value):
-        chosen = {item % old for item in value}
+        # Layers beyond the last are none.
+        chosen = {item % old for item in value if -old <= item < old}
         return [place for place, layer in enumerate(layers) if layer in chosen]
     if _PER_LAYER.fullmatch(name) and len(value) == old:
         return [value[layer] for layer in layers]

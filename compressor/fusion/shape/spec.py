@@ -201,6 +201,8 @@ def _spec(
         count = _depth(request.depth, deepest)
         if count != listed and stack.runs > 1:
             raise UserError(f"the layers of this {config.model_type} share their weights: leave depth out")
+        if count != listed and not stack.fields:
+            raise UserError(f"no field of this {config.model_type} config counts its layers: leave depth out")
         layers = (request.layers[index] if request.layers else None) or evenly_spaced_layer(count, listed)
         if list(layers) != list(range(listed)):
             student = with_layers(student, stack.fields, layers)
