@@ -24,8 +24,8 @@ from compressor.ensemble import (
 )
 from compressor.errors import UnsupportedError
 from compressor.models.inputs import without_labels
-from compressor.models.task import IMPOSSIBLE, Task
-from compressor.models.tasks import task_of_model
+from compressor.models.tasks.table import task_of_model
+from compressor.models.tasks.task import IMPOSSIBLE, Task
 from compressor.paired import PairAnswers
 
 

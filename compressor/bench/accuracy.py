@@ -19,8 +19,8 @@ from compressor.bench.sample_mean import SampleMean, sample_owners
 from compressor.bench.tallies import TALLIES
 from compressor.errors import UserError
 from compressor.models.inputs import logits_of_sample, pass_options, without_labels
-from compressor.models.task import IMPOSSIBLE, Task
-from compressor.models.tasks import TASKS, task_logits, task_of_model
+from compressor.models.tasks.table import TASKS, task_logits, task_of_model
+from compressor.models.tasks.task import IMPOSSIBLE, Task
 
 EvaluationBatch = Mapping[str, Tensor]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from compressor.bench.sample_mean import SampleMean, sample_owners
 from compressor.bench.value_scores import LabelSums, ValueRows
-from compressor.models.task import Task
+from compressor.models.tasks.task import Task
 from compressor.utils.strict_json import finite_or_none
 
 #: Largest exponent whose exp is a float64.

@@ -44,11 +44,6 @@ class Metric:
         return first < second if self.lower else first > second
 
     @property
-    def unit(self) -> str:
-        """After a value, of shares times 100."""
-        return " %" if self.percent else ""
-
-    @property
     def best(self) -> Callable[..., Any]:
         """`min` or `max`."""
         return min if self.lower else max

@@ -16,11 +16,11 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
-from compressor.data.folders import IMAGE_SUFFIXES, SOUND_SUFFIXES, check_name, walk
-from compressor.data.mask_folders import are_pairs, find_pairs, read_pairs
-from compressor.data.packed_files import DATA_ENDINGS, DATA_FORMATS, PLAIN, data_suffix
-from compressor.data.saved_datasets import read_saved, saved_folders
-from compressor.data.tables import check_tables, read_tables
+from compressor.data.files.folders import IMAGE_SUFFIXES, SOUND_SUFFIXES, check_name, walk
+from compressor.data.files.mask_folders import are_pairs, find_pairs, read_pairs
+from compressor.data.files.packed_files import DATA_ENDINGS, DATA_FORMATS, PLAIN, data_suffix
+from compressor.data.files.saved_datasets import read_saved, saved_folders
+from compressor.data.files.tables import check_tables, read_tables
 from compressor.errors import UserError
 from compressor.models.builtin import CLASSES, digits
 from compressor.utils.logging import quiet_datasets, root_cause

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from compressor.data.image_bounds import ImageBounds
+from compressor.data.images.bounds import ImageBounds
 
 #: Column of the row of `Split.whole` that a sample was cut from.
 CUT_FROM = "sample"

@@ -8,25 +8,24 @@ from typing import Any
 
 from datasets import Dataset
 
-from compressor.data.block_readers import BlockReader, MaskedReader
-from compressor.data.captions import CaptionReader, find_captioned
-from compressor.data.choices import ChoicesReader, find_choices
-from compressor.data.column_finders import (
+from compressor.data.columns.by_task import (
     ColumnRequest,
     find_plain,
     find_samples,
     find_source_and_target,
     find_tagged,
 )
-from compressor.data.images import ImageReader
-from compressor.data.mask_columns import find_masked
-from compressor.data.masks import MaskReader
-from compressor.data.packing import pack
-from compressor.data.question_columns import find_questions
-from compressor.data.question_windows import SpanReferences, WindowReader, cut_questions
-from compressor.data.samples import Reader, ReadingOptions
-from compressor.data.sentence_pairs import find_sentences, flatten_pairs
-from compressor.data.sounds import (
+from compressor.data.columns.masks import find_masked
+from compressor.data.columns.questions import find_questions
+from compressor.data.columns.sentence_pairs import find_sentences, flatten_pairs
+from compressor.data.readers.blocks import BlockReader, MaskedReader
+from compressor.data.readers.captions import CaptionReader, find_captioned
+from compressor.data.readers.choices import ChoicesReader, find_choices
+from compressor.data.readers.images import ImageReader
+from compressor.data.readers.masks import MaskReader
+from compressor.data.readers.packing import pack
+from compressor.data.readers.question_windows import SpanReferences, WindowReader, cut_questions
+from compressor.data.readers.sounds import (
     SoundReader,
     SpokenTargetReader,
     SymbolsReader,
@@ -34,8 +33,9 @@ from compressor.data.sounds import (
     find_transcribed,
     transcripts,
 )
+from compressor.data.readers.texts import BLOCK_TOKENS, TargetReader, TextReader, WordsReader, reader_length
+from compressor.data.samples import Reader, ReadingOptions
 from compressor.data.split import Split
-from compressor.data.text_readers import BLOCK_TOKENS, TargetReader, TextReader, WordsReader, reader_length
 from compressor.models.teacher import ModelSpec
 
 

@@ -35,7 +35,7 @@ from compressor.ensemble import check_ensemble_weights
 from compressor.errors import UserError
 from compressor.models.builtin import cache_folder
 from compressor.models.precision import raised
-from compressor.models.tasks import task_of_model
+from compressor.models.tasks.table import task_of_model
 from compressor.recipe import FinetuneOptions
 from compressor.utils import distributed
 from compressor.utils.devices import on_device
@@ -198,7 +198,7 @@ def _with_cached_logits(objective: Objective, train: TrainingSamples, progress: 
 
 def _hold_out(train: TrainingSamples, options: FinetuneOptions, seed: int) -> tuple[TrainingSamples, TrainingSamples]:
     """Training and validation samples; the latter may be []."""
-    if options.learning_rate == "search" or options.validate_every:
+    if options.keeps_out:
         return split_validation(train, options, seed)
     return train, []
 

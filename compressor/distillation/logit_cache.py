@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from compressor.distillation.checks import TrainingSamples
 from compressor.errors import UserError
-from compressor.models.save import fingerprint
+from compressor.models.folder.save import fingerprint
 from compressor.utils.input_files import MIB, read_json
 from compressor.utils.out_of_memory import format_bytes
 

@@ -13,8 +13,8 @@ from compressor.answers import ANSWERS, two_classes
 from compressor.fusion.anchored.policies import POLICIES
 from compressor.fusion.calibration.batches import split_large_batches, take_samples
 from compressor.models.inputs import without_labels
-from compressor.models.task import IGNORED, Task
-from compressor.models.tasks import task_of_model
+from compressor.models.tasks.table import task_of_model
+from compressor.models.tasks.task import IGNORED, Task
 from compressor.recipe import FusionOptions
 from compressor.stacking import TEMPERATURES, Mixture, TeacherPredictions, choose_mixture
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import UserError
-from compressor.models.bounds import CONFIG_BYTES
+from compressor.models.configs.bounds import CONFIG_BYTES
 from compressor.utils.input_files import read_json
 
 _IMAGE = """\

@@ -20,7 +20,7 @@ COMMANDS = ("fuse", "finetune", "run", "plan", "inspect", "report", "evaluate", 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory, vit_a, vit_b, image_folder):
     """A finished folder, without ONNX and latency."""
-    from compressor.pipeline.run import run_recipe
+    from compressor.pipeline.run.run import run_recipe
     from compressor.recipe import build_recipe
 
     output = tmp_path_factory.mktemp("cli") / "student"
@@ -419,7 +419,7 @@ def test_scores_stay_on_the_lines_of_progress(vit_a, vit_b, image_folder, tmp_pa
     from command import tiny_recipe
     from rich.console import Console
 
-    from compressor.pipeline.run import run_recipe
+    from compressor.pipeline.run.run import run_recipe
     from compressor.recipe import build_recipe
     from compressor.report.progress import progress_bars
 

@@ -23,11 +23,11 @@ from compressor.errors import UnsupportedError, UserError
 from compressor.models import builtin, resolve
 from compressor.models.builtin import builtin_config, builtin_data, builtin_folder, digits, ensure_builtin
 from compressor.models.compatibility import check_compatible, check_compatible_configs
-from compressor.models.configs import model_class
+from compressor.models.configs.reading import model_class
+from compressor.models.folder.save import fingerprint, save_student
+from compressor.models.folder.weights import load_model
 from compressor.models.load import load_teacher
 from compressor.models.resolve import load_config
-from compressor.models.save import fingerprint, save_student
-from compressor.models.weights import load_model
 from compressor.report.card import render_card
 from compressor.utils.files import atomic_directory, check_output
 
@@ -597,7 +597,7 @@ def test_card_of_an_empty_report_and_of_text():
 
 
 def test_every_task_has_a_card():
-    from compressor.models.tasks import TASKS
+    from compressor.models.tasks.table import TASKS
 
     recipe = recipes.build_recipe({"teachers": ["a"]})
     loads = ("from_pretrained", "SentenceTransformer(")

@@ -7,7 +7,7 @@ from transformers import PatchTSTConfig, ViTConfig, Wav2Vec2Config, WhisperConfi
 
 from compressor.data.task_data import TASK_DATA
 from compressor.errors import UnsupportedError
-from compressor.models.tasks import TASKS, check_measurable, find_task
+from compressor.models.tasks.table import TASKS, check_measurable, find_task
 from compressor.models.teacher import ModelSpec
 
 

@@ -20,8 +20,8 @@ from transformers import (
 
 import compressor
 from compressor.cli import run_command
-from compressor.models.configs import model_class
-from compressor.models.save import save_student
+from compressor.models.configs.reading import model_class
+from compressor.models.folder.save import save_student
 
 SIDE = 16
 WORDS = ("<pad>", "red", "green", "blue", "up", "down", "<end>")

@@ -7,7 +7,7 @@ import re
 import pytest
 import transformers
 
-from compressor.models.tasks import TASKS
+from compressor.models.tasks.table import TASKS
 from compressor.recipe import Recipe
 from compressor.report.card import render_card
 

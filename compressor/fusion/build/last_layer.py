@@ -20,7 +20,7 @@ from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.calibration.layerwise import LayerwiseRunner
 from compressor.fusion.calibration.masks import Masks
 from compressor.fusion.calibration.statistics import token_rows
-from compressor.models.tasks import task_of_model
+from compressor.models.tasks.table import task_of_model
 
 #: Multiplications of the head in all steps: large vocabularies get fewer steps.
 PREDICTION_WORK = 1 << 38
