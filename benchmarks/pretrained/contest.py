@@ -17,8 +17,8 @@ from benchmarks.common.results import Store
 from benchmarks.pretrained.sentences import Sentences
 from benchmarks.pretrained.settings import BATCH, LEARNING_RATE, Contender, Part
 from compressor.layer_maps import LayerMap
-from compressor.models.configs import model_class
-from compressor.models.configured import as_configured
+from compressor.models.configs.reading import model_class
+from compressor.models.headless.configured import as_configured
 
 
 def column(samples: int, steps: int) -> str:
