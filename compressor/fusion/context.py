@@ -20,8 +20,8 @@ from compressor.fusion.calibration.processes import ALONE, Processes
 from compressor.fusion.shape.spec import StudentSpec
 from compressor.fusion.streaming import Streaming
 from compressor.fusion.teacher import FusionTeacher
-from compressor.models.configs import model_class
-from compressor.models.configured import as_configured
+from compressor.models.configs.reading import model_class
+from compressor.models.headless.configured import as_configured
 from compressor.models.streamed import OUTSIDE, StoredWeights, WeightBlocks, weightless_model
 from compressor.models.ties import untie
 from compressor.recipe import AlignmentOptions, FusionOptions

@@ -24,7 +24,7 @@ from compressor.fusion.calibration.masks import Masks
 from compressor.fusion.calibration.processes import ALONE, Processes
 from compressor.fusion.calibration.statistics import token_rows
 from compressor.fusion.teacher import as_matrix, reads_first
-from compressor.models.tasks import task_of_model
+from compressor.models.tasks.table import task_of_model
 
 #: Most tokens times classes of a fit, and those times inputs: half a minute of one core.
 HEAD_ENTRIES, HEAD_WORK = 1 << 27, 1 << 34

@@ -17,7 +17,7 @@ from compressor.fusion.build.reconstruction import descend, parameter_scales
 from compressor.fusion.build.student import StudentBuilder
 from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.calibration.layerwise import LayerwiseRunner
-from compressor.models.tasks import task_of_model
+from compressor.models.tasks.table import task_of_model
 
 #: Steps of a fit, and multiplications in all of them: large maps get fewer steps.
 TAIL_STEPS, TAIL_WORK = 300, 1 << 40
