@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compressor.ensemble import kl_rows, side_by_side
-from compressor.models.task import Task
+from compressor.models.tasks.task import Task
 
 
 def batch_logits(rows: Tensor) -> Tensor:

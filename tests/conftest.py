@@ -87,7 +87,7 @@ def finished_run(tmp_path_factory, vit_a, vit_b, image_folder):
     """The folder and the report of a whole run of two teachers, everything on; to be read only."""
     from command import tiny_recipe
 
-    from compressor.pipeline.run import run_recipe
+    from compressor.pipeline.run.run import run_recipe
     from compressor.recipe import build_recipe
 
     output = tmp_path_factory.mktemp("finished") / "student"
@@ -100,7 +100,7 @@ def fused_run(tmp_path_factory, vit_a, image_folder):
     """The folder of a run that only fused one teacher; to be read only."""
     from command import tiny_recipe
 
-    from compressor.pipeline.run import run_recipe
+    from compressor.pipeline.run.run import run_recipe
     from compressor.recipe import build_recipe
 
     output = tmp_path_factory.mktemp("fused") / "s"

@@ -83,7 +83,7 @@ def text_student(kind):
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     import compressor
-    from compressor.models.save import fingerprint
+    from compressor.models.folder.save import fingerprint
 
     torch.set_num_threads(1)
     model_class = {"classifier": AutoModelForSequenceClassification, "llama": AutoModelForCausalLM}[kind]
@@ -106,7 +106,7 @@ def text_student(kind):
 def demo_student(folder):
     """The student of the README's first command."""
     from compressor.cli import run_command
-    from compressor.models.save import fingerprint
+    from compressor.models.folder.save import fingerprint
 
     flags = ["--width", "0.5", "vit-a", "vit-b", "-o", str(folder), "--no-latency", "--no-onnx"]
     assert run_command(["fuse", *flags]) == 0

@@ -19,9 +19,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pipeline",),
     ("testing",),
     ("fusion", "distillation", "bench", "export", "report"),
-    ("stacking",),
+    ("stacking", "object_places"),
     ("answers",),
-    ("paired",),
+    ("paired", "detected"),
     ("layer_maps", "ensemble"),
     ("anatomy", "transport", "data"),
     ("models", "recipe"),
@@ -108,10 +108,15 @@ def room(module: str) -> str:
     return parts[1] if len(parts) > 1 and parts[1] != "__main__" else FACE
 
 
-def fusion_room(module: str) -> str:
-    """The same below `fusion`; "" for modules elsewhere."""
+def inner_room(module: str, folder: str) -> str:
+    """The same below a folder of the package; "" for modules elsewhere."""
     parts = module.split(".")
-    return "" if room(module) != "fusion" else parts[2] if len(parts) > 2 else "fusion"
+    return "" if room(module) != folder else parts[2] if len(parts) > 2 else folder
+
+
+def fusion_room(module: str) -> str:
+    """The same below `fusion`."""
+    return inner_room(module, "fusion")
 
 
 def arrows_between(imports: list[Import], room_of: Callable[[str], str]) -> Arrows:
@@ -216,6 +221,14 @@ def test_rooms_do_not_import_each_other(trees: dict[str, ast.Module]) -> None:
 
 def test_no_module_imports_itself_by_way_of_others(trees: dict[str, ast.Module]) -> None:
     assert circles({(found.source, found.target) for found in imports_of(trees) if found.at_start}) == []
+
+
+def test_no_room_inside_a_folder_imports_itself_by_way_of_others(trees: dict[str, ast.Module]) -> None:
+    for folder in {room(module) for module in trees}:
+        face = f"{FACE}.{folder}"
+        imports = [found for found in imports_of(trees) if found.at_start and face not in (found.source, found.target)]
+        loops = circles(set(arrows_between(imports, lambda module, folder=folder: inner_room(module, folder))))
+        assert loops == [], folder
 
 
 def test_nothing_imports_the_helpers_of_tests(trees: dict[str, ast.Module]) -> None:

@@ -15,7 +15,7 @@ from compressor.bench.accuracy import Tally
 from compressor.export.onnx import write_onnx
 from compressor.fusion import fuse_models
 from compressor.models.inputs import dummy_inputs
-from compressor.models.tasks import TASKS, find_task, task_of_model
+from compressor.models.tasks.table import TASKS, find_task, task_of_model
 from compressor.paired import batch_logits
 
 PAIRS = ANSWERS["pairs"]

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from benchmarks.baselines.pruning import PRUNABLE, prune
 from benchmarks.common.setting import Arena, Named
 from compressor.fusion import FusionResult, fuse_models
-from compressor.models.configs import model_class
+from compressor.models.configs.reading import model_class
 from compressor.pipeline.teachers import plan_target
 from compressor.recipe import AlignmentOptions, FusionOptions
 

@@ -46,7 +46,7 @@ def _cifar(
 
 def _pairs(name: str, pairs: str) -> tuple[tuple[str, str], ...]:
     """Pairs of teachers by their letters."""
-    return tuple((f"{name}-{one}", f"{name}-{two}") for one, two in pairs.split())
+    return tuple((f"{name}-{one}", f"{name}-{two}") for one, two in map(tuple, pairs.split()))
 
 
 SHORT = (0, 200)

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -22,12 +23,13 @@ from compressor.data.batches import Batches, Samples
 from compressor.data.sources import open_split
 from compressor.data.split import Split
 from compressor.distillation.distill import FinetuneReport, train_student
+from compressor.distillation.lr_search import validation_rows
 from compressor.distillation.objective import FeatureTargets
 from compressor.ensemble import mix_predictions
 from compressor.models.builtin import BUILTIN
 from compressor.models.load import load_teacher
-from compressor.models.task import Task
-from compressor.models.tasks import TASKS, task_of_model
+from compressor.models.tasks.table import TASKS, task_of_model
+from compressor.models.tasks.task import Task
 from compressor.models.teacher import Teacher
 from compressor.recipe import DataOptions, FinetuneOptions
 from compressor.stacking import Mixture
@@ -135,11 +137,18 @@ class Arena:
         self._models: dict[str, Teacher] = {}
         self._parts: dict[str, Batches] = {}
         self._ensemble: dict[int, list[Tensor]] = {}
+        self._kept_out: float | None = None
 
     def of_samples(self, samples: int) -> Arena:
         """The same, what was read included, with another number of calibration samples."""
         other = copy.copy(self)
         other.setting = replace(self.setting, samples=samples)
+        return other
+
+    def without_validation(self, share: float) -> Arena:
+        """The same, whose `calibration` lacks what a finetune of its seed on these samples keeps out to choose by."""
+        other = copy.copy(self)
+        other._kept_out = share
         return other
 
     def model(self, name: str) -> Named:
@@ -164,6 +173,8 @@ class Arena:
     def calibration(self, seed: int, samples: int | None = None) -> list[dict[str, Any]]:
         """Unlabelled samples of the training part, drawn with the seed."""
         drawn = self._drawn(seed, samples or self.setting.samples, labels=False)
+        if self._kept_out is not None:
+            drawn = drawn.select(np.array(validation_rows(len(drawn), self._kept_out, seed)[0]))
         return list(Batches(drawn, self._first.processor, 128, labels=False, spec=self._first.spec))
 
     def labelled(self, seed: int, samples: int | None = None) -> list[dict[str, Any]]:
@@ -301,7 +312,7 @@ class Arena:
             (found[part] / f"test.{ending}").write_text(contents[part], encoding="utf-8")
         return found
 
-    def _open(self, part: str, split: str) -> Split:
+    def _open(self, part: str, split: Literal["train", "eval"]) -> Split:
         source = DataOptions(source=str(self._files[part]))
         return open_split(source, split, task=self._first.spec.task)
 

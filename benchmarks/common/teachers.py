@@ -111,7 +111,7 @@ def train_missing(
 
 def _known(recipes: Path, kind: type[Recipe]) -> dict[str, Recipe]:
     """The recipes of a folder by name; a file with a list of `seeds` holds one for each, named by it."""
-    known = {}
+    known: dict[str, Recipe] = {}
     for file in sorted(recipes.glob("*.yaml")):
         content = _content(file)
         # Beside a `seed` a list of them is left to be refused.

@@ -57,7 +57,7 @@ def read(data: str, name: str, count: int) -> Images:
     """Training images as the teachers' preprocessor makes them."""
     teacher = load_teacher(name)
     options = DataOptions(source=data)
-    split = open_split(options, "train", id2label=teacher.config.id2label, task=teacher.spec.task)
+    split = open_split(options, "train", id2label=teacher.spec.labels, task=teacher.spec.task)
     samples = Samples(split.take(count, seed=0), teacher.processor, teacher.spec, labels=False, cache_bytes=0)
     return samples.__getitems__(range(len(samples)))
 
@@ -93,9 +93,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["COMPRESSOR_CACHE"] = scratch
 
-        def ours(**more: bool) -> None:
+        def ours(cache_logits: bool = False) -> None:
             compressor.distill(
-                copy.deepcopy(student), teachers, images, work_dir=Path(scratch, "work"), **options, **more
+                copy.deepcopy(student),
+                teachers,
+                images,
+                work_dir=Path(scratch, "work"),
+                cache_logits=cache_logits,
+                **options,
             )
 
         contenders = {

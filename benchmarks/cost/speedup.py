@@ -21,8 +21,8 @@ from compressor.bench.latency import available_threads, measure_latency, onnx_ru
 from compressor.bench.size import count_macs
 from compressor.export.onnx import write_onnx
 from compressor.fusion import fuse_models
+from compressor.models.folder.weights import load_model
 from compressor.models.inputs import dummy_inputs
-from compressor.models.weights import load_model
 from compressor.pipeline.environment import environment
 
 
@@ -68,7 +68,8 @@ def main(
 def vit_b_and_its_half() -> dict[str, PreTrainedModel]:
     """Weights do not matter for speed; the half is made by the product's own path without data."""
     torch.manual_seed(0)
-    config = ViTConfig(num_labels=1000)
+    config = ViTConfig()
+    config.num_labels = 1000
     config.architectures = ["ViTForImageClassification"]
     teacher = ViTForImageClassification(config).eval()
     return {"teacher": teacher, "student": fuse_models([("vit-b", teacher)], 0.5, None).model}

@@ -32,7 +32,7 @@ from compressor.export.graphs import outputs_of
 from compressor.export.write import write_formats
 from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import model_class
-from compressor.models.tasks import find_task
+from compressor.models.tasks.table import find_task
 from compressor.recipe import ExportOptions
 from compressor.testing.tiny_configs import tiny_config
 

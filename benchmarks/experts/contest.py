@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -26,7 +27,7 @@ from compressor.recipe import FinetuneOptions, FusionOptions
 from compressor.stacking import Mixture
 
 #: Learning rates that every contender chooses from.
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 #: The rate of a student that no other rate brought nearer to the mixture, on samples kept out: it stays as it was.
 UNMOVED = 0.0
 #: Steps of the trials: a finetune takes the rate of the shortest ones that are not shorter, else of the longest.
@@ -42,6 +43,16 @@ class Start:
     name: str
     model: PreTrainedModel
     targets: FeatureTargets | None = None
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw of samples, what is learned from them, and how narrow students are."""
+
+    arena: Arena
+    mixture: Mixture
+    width: float
+    seed: int
 
 
 def trial(steps: int) -> int:
@@ -95,6 +106,7 @@ def _cells(
     rows = {"figures": examination.teachers(mixture), "mixture": mixture.name, "weights": list(mixture.weights)}
     store.put(setting, TEACHERS, column(samples, 0), seed, rows | origin)
     yield f"{setting} | seed {seed} | teachers: {rows}"
+    draw = Draw(arena, mixture, event.width, seed)
     for name, steps in lacking.items():
         if not steps:
             continue
@@ -104,7 +116,7 @@ def _cells(
             yield f"{setting} | seed {seed} | {name}: refused, {error}"
             continue
         for count in steps:
-            figures = _after(arena, store, start, mixture, examination, count, seed)
+            figures = _after(draw, store, start, examination, count)
             store.put(setting, name, column(samples, count), seed, figures | origin)
             yield f"{setting} | seed {seed} | {name} | {column(samples, count)}: {figures}"
 
@@ -117,36 +129,38 @@ def _start(name: str, arena: Arena, width: float, seed: int) -> Start:
     return Start(name, result.model, FeatureTargets(result.passages))
 
 
-def _after(
-    arena: Arena,
-    store: Store,
-    start: Start,
-    mixture: Mixture,
-    examination: Examination,
-    steps: int,
-    seed: int,
-) -> dict[str, Any]:
+def _after(draw: Draw, store: Store, start: Start, examination: Examination, steps: int) -> dict[str, Any]:
     """Figures after so many steps of distillation from the mixture, on the calibration samples alone."""
     if not steps:
-        return examination.student(start.model, mixture)
-    teachers = arena.teachers(seed)
-    # Streams cannot be compared with cached logits alone.
-    common = {"batch_size": arena.setting.batch, "cache_logits": start.targets is None}
-
-    def finetune(model: PreTrainedModel, options: FinetuneOptions, seed: int) -> FinetuneReport:
-        return arena.finetune(model, teachers, options, seed, mixture, targets=start.targets, only_calibration=True)
-
-    def search(draw: int) -> list[LearningRateTrial]:
-        options = FinetuneOptions(
-            steps=trial(steps), learning_rate="search", learning_rates=RATES, validation=KEPT_OUT, **common
-        )
-        report = finetune(copy.deepcopy(start.model), options, seed + draw)
-        unmoved = [LearningRateTrial(UNMOVED, report.judged[0][1])] if report.best_step == 0 else []
-        return [*report.search, *unmoved]
-
-    known = store.setting(arena.setting.name).setdefault("trials", {}).setdefault(start.name, {})
-    rate = searched_rate(known, column(arena.setting.samples, trial(steps)), (UNMOVED, *RATES), search)
+        return examination.student(start.model, draw.mixture)
+    setting = draw.arena.setting
+    known = store.setting(setting.name).setdefault("trials", {}).setdefault(start.name, {})
+    search = partial(_trials, draw, start.name, trial(steps))
+    rate = searched_rate(known, column(setting.samples, trial(steps)), (UNMOVED, *RATES), search)
     model = copy.deepcopy(start.model)
     if rate != UNMOVED:
-        finetune(model, FinetuneOptions(steps=steps, learning_rate=rate, **common), seed)
-    return {**examination.student(model, mixture), "rate": rate}
+        _finetune(draw, start, model, steps=steps, learning_rate=rate)
+    return {**examination.student(model, draw.mixture), "rate": rate}
+
+
+def _trials(draw: Draw, name: str, steps: int, further: int) -> list[LearningRateTrial]:
+    """Losses by rate on samples kept out, of a student that is made without these; staying as it was may be one.
+
+    Args:
+        further: added to the seed.
+    """
+    draw = replace(draw, arena=draw.arena.without_validation(KEPT_OUT), seed=draw.seed + further)
+    start = _start(name, draw.arena, draw.width, draw.seed)
+    searched = {"learning_rate": "search", "learning_rates": RATES, "validation": KEPT_OUT}
+    report = _finetune(draw, start, copy.deepcopy(start.model), steps=steps, **searched)
+    unmoved = [LearningRateTrial(UNMOVED, report.judged[0][1])] if report.best_step == 0 else []
+    return [*report.search, *unmoved]
+
+
+def _finetune(draw: Draw, start: Start, model: PreTrainedModel, **options: Any) -> FinetuneReport:
+    """Distil from the mixture; streams cannot be compared with cached logits alone."""
+    arena, seed = draw.arena, draw.seed
+    chosen = FinetuneOptions(batch_size=arena.setting.batch, cache_logits=start.targets is None, **options)
+    return arena.finetune(
+        model, arena.teachers(seed), chosen, seed, draw.mixture, targets=start.targets, only_calibration=True
+    )

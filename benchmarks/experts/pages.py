@@ -30,8 +30,9 @@ def page(store: Store) -> str:
         "was fused from where samples come more than four times, as `--losses auto` does; others have no map to "
         "the streams of all teachers. Each chooses its learning rate, or to stay as it was, from "
         f"{', '.join(f'{rate:g}' for rate in RATES)} by trials of {' or '.join(map(str, TRIALS))} steps on "
-        f"{KEPT_OUT:.1%} of the first draw's samples, kept out. Cells: score, and in brackets the KL to the mixture in "
-        "nats; mean ± standard error over draws of the samples, without ± one draw.",
+        f"{KEPT_OUT:.1%} of the first draw's samples, kept out, of a student that is made without these. Cells: score, "
+        "and in brackets the KL to the mixture in nats; mean ± standard error over draws of the samples, without ± one "
+        "draw.",
         "",
     ]
     for event in EVENTS.values():

@@ -30,7 +30,7 @@ from compressor.answers import ensemble_predictions, mean_kl
 from compressor.errors import UserError
 from compressor.export.onnx import largest_differences
 from compressor.fusion import fuse_models
-from compressor.models.config_fields import with_fields
+from compressor.models.configs.fields import with_fields
 from compressor.models.inputs import dummy_inputs, without_labels
 from compressor.pipeline.environment import environment
 from compressor.recipe import FusionOptions

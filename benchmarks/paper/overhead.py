@@ -25,8 +25,9 @@ from transformers.utils import logging
 from benchmarks.common.results import Store
 from benchmarks.paper.pages import read
 from compressor.fusion import fuse_models
-from compressor.pipeline.environment import environment, peak_memory_bytes
+from compressor.pipeline.environment import environment
 from compressor.recipe import FusionOptions
+from compressor.utils.process_memory import peak_memory
 
 #: Width, layers and heads of ViTs for images of 224 pixels in patches of 32: from 1 M to 300 M parameters.
 SHAPES = {"1 M": (96, 4, 3), "6 M": (192, 12, 3), "22 M": (384, 12, 6), "87 M": (768, 12, 12), "306 M": (1024, 24, 16)}
@@ -86,7 +87,7 @@ def measured(shape: tuple[int, int, int], options: dict[str, Any], threads: int)
     # What is loaded at first use, and the memory that it takes, is not a fusion's.
     fuse_models(_teachers(32, 1, 2), 1.0, _images(2), FusionOptions(**options))
     teachers, batches = _teachers(*shape), _images(BATCH)
-    loaded = peak_memory_bytes()
+    loaded = peak_memory()
     begun = time.perf_counter()
     found = fuse_models(teachers, 1.0, batches, FusionOptions(**options))
     return {
@@ -94,7 +95,7 @@ def measured(shape: tuple[int, int, int], options: dict[str, Any], threads: int)
         "seconds": time.perf_counter() - begun,
         "stages": {stage: found.report["seconds"].get(stage, 0.0) for stage in STAGES},
         "loaded": loaded,
-        "above": peak_memory_bytes() - loaded,
+        "above": peak_memory() - loaded,
     }
 
 
@@ -102,8 +103,9 @@ def _teachers(width: int, layers: int, heads: int) -> list[tuple[str, ViTForImag
     """Two ViTs of random weights."""
     config = ViTConfig(
         hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=4 * width,
-        image_size=224, patch_size=32, num_labels=1000,
+        image_size=224, patch_size=32,
     )  # fmt: skip
+    config.num_labels = 1000
     found = []
     for seed in range(2):
         torch.manual_seed(seed)

@@ -111,7 +111,8 @@ def finetuned(setting: str) -> Iterator[Cell]:
                 fused = Fused(policy, refit, alignment)
                 yield Cell(row, f"labels, after {column}", Finetuned(fused, STEPS))
     yield Cell("automatic choice", "labels, after refit", Finetuned(AUTOMATIC, STEPS))
-    for row, start in {"automatic choice": AUTOMATIC, "teacher 1 (the anchor)": Alone(0)}.items():
+    starts: dict[str, Fused | Alone] = {"automatic choice": AUTOMATIC, "teacher 1 (the anchor)": Alone(0)}
+    for row, start in starts.items():
         yield Cell(row, "labels and distillation of the ensemble", Finetuned(start, STEPS, distils=True))
 
 

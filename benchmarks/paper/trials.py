@@ -183,7 +183,7 @@ class Finetuned:
             learning_rates=RATES,
             search_steps=max(1, round(SEARCH * self.steps)),
             **weights,
-        )  # type: ignore[arg-type]
+        )
         report = arena.finetune(model, arena.teachers(seed), options, seed)
         choices[key] = report.learning_rate
         return {"score": arena.score(model), "seconds": round(report.seconds, 1), "rate": report.learning_rate}

@@ -11,7 +11,7 @@ from transformers import BertConfig, LlamaConfig, PretrainedConfig, PreTrainedMo
 
 from compressor.data.batches import Samples
 from compressor.data.sources import open_split
-from compressor.models.configs import model_class
+from compressor.models.configs.reading import model_class
 from compressor.models.load import load_teacher
 from compressor.recipe import DataOptions
 

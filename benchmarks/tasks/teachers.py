@@ -11,10 +11,10 @@ from compressor.answers import model_answers
 from compressor.data.batches import Samples
 from compressor.data.samples import collate
 from compressor.data.sources import open_split
-from compressor.models.configs import model_class
+from compressor.models.configs.reading import model_class
+from compressor.models.folder.save import save_student
 from compressor.models.inputs import without_labels
-from compressor.models.save import save_student
-from compressor.models.tasks import task_logits, task_of_model
+from compressor.models.tasks.table import task_logits, task_of_model
 from compressor.models.teacher import ModelSpec
 from compressor.recipe import DataOptions
 

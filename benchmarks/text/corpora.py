@@ -1,4 +1,4 @@
-"""The two texts that the teachers learn from, their splits, and a tokenizer trained on each one's training part."""
+"""The texts that the teachers learn from, their splits and tokenizers: trained on the training part, or of bytes."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ SENTENCE_TOKENS = 64
 SENTENCE_VOCABULARY = 8000
 CONTEXT = 128
 TEXT_VOCABULARY = 1024
+BYTE_VOCABULARY = 257
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,19 @@ def shakespeare(file: Path) -> Corpus:
     tokenizer = _bpe(parts[0])
     train, validation, test = (tokenizer(part)["input_ids"] for part in parts)
     # Only now, lest the tokenizer complain of the length of a whole text.
+    tokenizer.model_max_length = CONTEXT
+    return Corpus(tokenizer, Windows(train, stride=1), Windows(validation), Windows(test))
+
+
+def domain(folder: Path, name: str) -> Corpus:
+    """One of several texts as bytes, so that all teachers share a tokenizer, whatever they read.
+
+    Args:
+        folder: with `<name>-train.txt`, `-validation.txt` and `-test.txt`.
+    """
+    tokenizer = _bytes()
+    parts = [(folder / f"{name}-{part}.txt").read_text(encoding="utf-8") for part in ("train", "validation", "test")]
+    train, validation, test = (tokenizer(part)["input_ids"] for part in parts)
     tokenizer.model_max_length = CONTEXT
     return Corpus(tokenizer, Windows(train, stride=1), Windows(validation), Windows(test))
 
@@ -105,9 +119,14 @@ def _wordpiece(sentences: list[str]) -> PreTrainedTokenizerBase:
     return BertTokenizer(vocab=trained.get_vocab(), do_lower_case=True, model_max_length=SENTENCE_TOKENS)
 
 
-def _bpe(text: str) -> PreTrainedTokenizerBase:
+def _bytes() -> PreTrainedTokenizerBase:
+    """A token for every byte, and <|endoftext|>."""
+    return _bpe("", BYTE_VOCABULARY)
+
+
+def _bpe(text: str, vocabulary: int = TEXT_VOCABULARY) -> PreTrainedTokenizerBase:
     """GPT-2's byte-level tokenizer with a small vocabulary; <|endoftext|> begins, ends and pads."""
     lines = text.splitlines(keepends=True)
-    tokenizer = GPT2Tokenizer().train_new_from_iterator(lines, TEXT_VOCABULARY, show_progress=False)
+    tokenizer = GPT2Tokenizer().train_new_from_iterator(lines, vocabulary, show_progress=False)
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

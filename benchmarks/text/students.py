@@ -29,7 +29,7 @@ from compressor.data.sources import open_split
 from compressor.distillation.distill import train_student
 from compressor.ensemble import mix_predictions
 from compressor.fusion import FusionResult, fuse_models
-from compressor.models.configs import model_class
+from compressor.models.configs.reading import model_class
 from compressor.models.load import load_teacher
 from compressor.models.teacher import Teacher
 from compressor.pipeline.environment import environment

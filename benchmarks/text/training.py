@@ -33,13 +33,14 @@ from benchmarks.common.teachers import Progress, Scores, Trained
 from benchmarks.text.corpora import CLASSES, CONTEXT, SENTENCE_TOKENS, Corpus
 from benchmarks.text.pairs import restored
 from benchmarks.text.recipe import Task, TextRecipe
-from compressor.models.save import save_student
+from compressor.models.folder.save import save_student
 from compressor.utils.logging import quiet_transformers
 
 _HEAD: dict[Task, Any] = {
     "sst2": AutoModelForSequenceClassification,
     "shakespeare": AutoModelForCausalLM,
     "seq2seq": AutoModelForSeq2SeqLM,
+    "domain": AutoModelForCausalLM,
 }
 
 

@@ -23,7 +23,7 @@ from transformers import (
 
 from benchmarks.common.teachers import Progress, Scores, TeacherRecipe, Trained
 from benchmarks.vision.pictures import Cifar, Images, augmented, normalised, preprocessor, shuffled
-from compressor.models.save import save_student
+from compressor.models.folder.save import save_student
 from compressor.utils.logging import quiet_transformers
 
 EVALUATION_BATCH = 250
@@ -43,7 +43,7 @@ def train_teacher(
         start: folder of a model that is trained further, instead of one by the recipe's config.
     """
     set_seed(recipe.seed)
-    model = (_model(recipe, data.classes) if start is None else _load(start)).to(device)
+    model = (_model(recipe, data.classes) if start is None else _load(start)).to(device)  # type: ignore[arg-type]
     processor = preprocessor()
     begun = time.perf_counter()
     best_step = _fit(model, recipe, data, processor, progress)
@@ -63,7 +63,7 @@ def score(folder: Path, images: Images, device: str = "cpu") -> Scores:
     """Load a teacher's folder and measure it on `images`."""
     with quiet_transformers():
         processor = AutoImageProcessor.from_pretrained(folder)
-    return _scores(_load(folder).to(device), images, processor)
+    return _scores(_load(folder).to(device), images, processor)  # type: ignore[arg-type]
 
 
 def _load(folder: Path) -> PreTrainedModel:

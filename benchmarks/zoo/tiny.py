@@ -109,8 +109,9 @@ def _with_rotary_sizes(config: PretrainedConfig) -> PretrainedConfig:
     if "qk_head_dim" in values and rope.get("partial_rotary_factor", 1) < 1:
         config.head_dim = config.qk_head_dim
     if "mrope_section" in rope:
-        half = (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads) // 2
-        config.rope_parameters = {**rope, "mrope_section": [half - 2, 1, 1]}
+        channels = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        half = int(channels * rope.get("partial_rotary_factor", 1)) // 2
+        config.rope_parameters = {**rope, "mrope_section": [half - 2 * (half // 3), half // 3, half // 3]}
     return config
 
 

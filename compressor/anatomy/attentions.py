@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from torch import nn
 
+from compressor.anatomy.axes import Role
 from compressor.anatomy.dims import Dim, DimForm
 from compressor.anatomy.hooks import is_linear
-from compressor.anatomy.spec import Role
 from compressor.anatomy.tracer import TracedDims
 
 

@@ -11,8 +11,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from compressor.anatomy.axes import Side
 from compressor.anatomy.lazy_state import Derived
-from compressor.anatomy.spec import Anatomy, LayerScale, Norm, Side
+from compressor.anatomy.spec import Anatomy, LayerScale, Norm
 
 
 def fold_norms(state: Mapping[str, Tensor], norms: Sequence[Norm], anatomy: Anatomy) -> Derived | None:

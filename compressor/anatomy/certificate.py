@@ -10,16 +10,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PretrainedConfig
 
+from compressor.anatomy.axes import Space
 from compressor.anatomy.batch_norms import fold_statistics
 from compressor.anatomy.hooks import all_outputs, feature_place
 from compressor.anatomy.permutations import random_permutations
 from compressor.anatomy.resize import BUILD_ERRORS
-from compressor.anatomy.spec import Anatomy, Space
+from compressor.anatomy.spec import Anatomy
 from compressor.anatomy.transform import Map, apply
 from compressor.errors import CertificateError
-from compressor.models.configs import model_class
+from compressor.models.configs.reading import model_class
+from compressor.models.headless.pooler import without_pooler
 from compressor.models.inputs import classifies_text, pad_id, text_config
-from compressor.models.pooler import without_pooler
 from compressor.models.ties import untie
 from compressor.utils.logging import one_line, quiet_transformers
 

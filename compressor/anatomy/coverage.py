@@ -11,11 +11,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from compressor.anatomy.axes import Axis, Kind, Part, Role, Side, Space, map_key
 from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, Inputs, functional_answers, logits_change
 from compressor.anatomy.hooks import all_outputs
 from compressor.anatomy.permutations import random_permutations
 from compressor.anatomy.resize import BUILD_ERRORS
-from compressor.anatomy.spec import Anatomy, Axis, Kind, Part, Role, Side, Space, map_key
+from compressor.anatomy.spec import Anatomy
 from compressor.anatomy.transform import Map, apply
 
 #: Factor of matrices under which wrong maps are tried.

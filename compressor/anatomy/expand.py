@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from transformers import PretrainedConfig
 
+from compressor.anatomy.axes import Axis, Kind, Part, Role, Space
 from compressor.anatomy.fields import Sizes
 from compressor.anatomy.resize import Skeleton, shapes_of
-from compressor.anatomy.spec import Anatomy, Axis, Kind, LayerScale, LinearOp, Norm, Part, Role, Space, Stack
-from compressor.models.config_fields import read_field
+from compressor.anatomy.spec import Anatomy, LayerScale, LinearOp, Norm, Stack
+from compressor.models.configs.fields import read_field
 
 
 def expand(small: Anatomy, config: PretrainedConfig, skeleton: Skeleton, sizes: Sizes) -> Anatomy:
@@ -69,6 +70,8 @@ def expand(small: Anatomy, config: PretrainedConfig, skeleton: Skeleton, sizes: 
 
 
 def _full_stack(stack: Stack, config: PretrainedConfig, skeleton: Skeleton) -> Stack:
+    if not stack.fields:
+        return stack
     if stack.runs > 1:
         return replace(stack, runs=read_field(config, stack.fields[0]))
     layers = next(layers for layers in skeleton.lists if stack.layers[0].startswith(layers.prefix))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
+from compressor.anatomy.axes import Axis, Kind, Part, Side, Space
 from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, permutation_error
 from compressor.anatomy.resize import BUILD_ERRORS, Skeleton
-from compressor.anatomy.spec import Anatomy, Axis, Kind, Part, Side, Space
+from compressor.anatomy.spec import Anatomy
 from compressor.anatomy.study import Study
 
 

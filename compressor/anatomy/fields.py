@@ -9,11 +9,11 @@ from enum import StrEnum
 
 from transformers import PretrainedConfig
 
+from compressor.anatomy.axes import Axis, Kind, Side
 from compressor.anatomy.resize import BUILD_ERRORS, Growth, Skeleton, shapes_of
 from compressor.anatomy.spaces import Table
-from compressor.anatomy.spec import Axis, Kind, Side
 from compressor.errors import CertificateError
-from compressor.models.config_fields import field_paths, read_field, with_fields
+from compressor.models.configs.fields import field_paths, read_field, with_fields
 
 #: Names of fields that give the size of a head, not the number of heads.
 HEAD_SIZE = re.compile(r"dim|size|d_head")
@@ -147,10 +147,10 @@ def _check_counted(full: PretrainedConfig, small: PretrainedConfig, table: Table
 
 def sized_parameters(skeleton: Skeleton, sizes: Sizes) -> set[str]:
     """Parameters that a narrower student has smaller."""
-    return {name for growth in _narrowed(skeleton, sizes) for name, _ in growth.rates}
+    return {name for growth in narrowing(skeleton, sizes) for name, _ in growth.rates}
 
 
-def _narrowed(skeleton: Skeleton, sizes: Sizes) -> list[Growth]:
+def narrowing(skeleton: Skeleton, sizes: Sizes) -> list[Growth]:
     """What fields of width size."""
     kept = (Meaning.FIXED, Meaning.DEPTH, Meaning.EMBEDDING)
     return [g for g in skeleton.growths if sizes.meanings.get(g.fields[0], Meaning.FIXED) not in kept]
@@ -160,15 +160,20 @@ def _kinds(growth: Growth, table: Table) -> set[Kind]:
     return {table.spaces[name].kind for name in _grown_spaces(growth, table)}
 
 
-def _grown_spaces(growth: Growth, table: Table) -> set[str]:
+def grown_spaces(growth: Growth, axes: Mapping[str, Sequence[Axis]], spaces: Collection[str]) -> set[str]:
+    """Spaces that a field sizes."""
     keys = {
         part.key.partition("/")[0]
         for name, dim in growth.rates
-        if name in table.axes and dim < len(table.axes[name])
-        for part in table.axes[name][dim].parts
+        if name in axes and dim < len(axes[name])
+        for part in axes[name][dim].parts
         if part.key
     }
-    return keys & table.spaces.keys()
+    return keys & set(spaces)
+
+
+def _grown_spaces(growth: Growth, table: Table) -> set[str]:
+    return grown_spaces(growth, table.axes, table.spaces)
 
 
 def _sizes_fixed(growth: Growth, table: Table) -> bool:

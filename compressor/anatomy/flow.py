@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compressor.anatomy.axes import Kind, Side, Space
 from compressor.anatomy.canonical import centre_writers, fold_norms, fold_scales
 from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, Inputs, answers_of, logits_change
 from compressor.anatomy.hooks import (
@@ -24,7 +25,7 @@ from compressor.anatomy.hooks import (
     write_dim,
 )
 from compressor.anatomy.resize import BUILD_ERRORS
-from compressor.anatomy.spec import Anatomy, Kind, LayerScale, LinearOp, Norm, Side, Space
+from compressor.anatomy.spec import Anatomy, LayerScale, LinearOp, Norm
 
 
 class Flow:

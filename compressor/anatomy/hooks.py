@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
+from compressor.anatomy.passes import run_pass
 from compressor.errors import UnsupportedError
-from compressor.models.sentence_pooling import EMBEDDING
-from compressor.models.tasks import task_of_model
+from compressor.models.headless.sentence_pooling import EMBEDDING
+from compressor.models.tasks.table import task_of_model
 
 #: Outputs made of others.
 _OF_OTHERS = ("loss", EMBEDDING)
@@ -85,40 +86,6 @@ def first_tensor(values: Any) -> Tensor | None:
     return None
 
 
-def _run(model: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
-    """A pass without cache; models that draw masks (masked autoencoders) draw the same in every pass."""
-    extra = {"use_cache": False} if getattr(model.config, "use_cache", None) is not None else {}
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(0)
-        if not hasattr(model, _DOUBLE):
-            try:
-                return model(**inputs, **extra)
-            except RuntimeError as error:
-                if not ("Float" in str(error) or "float" in str(error)) or "ouble" not in str(error):
-                    raise
-                setattr(model, _DOUBLE, True)
-        torch.random.default_generator.manual_seed(0)
-        with _AllDouble():
-            return model(**inputs, **extra)
-
-
-#: Attribute of double precision models that ask for single precision somewhere, and do not run as they are.
-_DOUBLE = "_asks_for_single_precision"
-
-
-class _AllDouble(TorchFunctionMode):
-    """Gives double precision where single is asked for."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") == "float" and args:
-            return args[0].double()
-        args = tuple(torch.float64 if arg is torch.float32 else arg for arg in args)
-        kwargs = {name: torch.float64 if arg is torch.float32 else arg for name, arg in (kwargs or {}).items()}
-        result = func(*args, **kwargs)
-        made = isinstance(result, Tensor) and result.dtype is torch.float32
-        return result.double() if made and not any(isinstance(arg, Tensor) for arg in args) else result
-
-
 def feature_place(output: Tensor) -> int:
     """The dimension of an output's features: [..., C], or [B, C, H, W] of maps of images."""
     return 1 if output.dim() == 4 else output.dim() - 1
@@ -126,7 +93,7 @@ def feature_place(output: Tensor) -> int:
 
 def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     """Logits [B, ..., C] as of `Task.read`, or the last hidden state."""
-    output = _run(model, inputs)
+    output = run_pass(model, inputs)
     if not isinstance(output, Mapping):
         return output[0]
     try:
@@ -138,7 +105,7 @@ def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 
 def all_outputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All answers: every kind of logits, or without a head every floating tensor (features, poolings)."""
-    return named_answers(_run(model, inputs))
+    return named_answers(run_pass(model, inputs))
 
 
 def named_answers(output: Any) -> dict[str, Tensor]:

@@ -14,17 +14,18 @@ from transformers import PretrainedConfig
 from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, certify
 from compressor.anatomy.expand import expand
 from compressor.anatomy.experts import with_experts
-from compressor.anatomy.fields import Meaning, interpret, sized_parameters
+from compressor.anatomy.fields import Meaning, interpret
 from compressor.anatomy.flow import Flow
 from compressor.anatomy.mixing import with_mixing
-from compressor.anatomy.proof import pin_insensitive, settle_unreached
+from compressor.anatomy.proof import pin_insensitive
 from compressor.anatomy.resize import BUILD_ERRORS, measure_growth
 from compressor.anatomy.rotary_pairs import with_pairs
 from compressor.anatomy.spec import Anatomy
 from compressor.anatomy.study import Study, study_smallest
+from compressor.anatomy.unreached import keep_unproven, keep_unsized, settle_unreached
 from compressor.anatomy.weakening import weaken_failing
-from compressor.errors import CertificateError, UnsupportedError
-from compressor.models.configs import named
+from compressor.errors import CertificateError
+from compressor.models.configs.reading import named
 from compressor.utils.logging import one_line
 from compressor.utils.threads import torch_threads
 
@@ -37,7 +38,7 @@ def inspect_config(config: PretrainedConfig) -> Anatomy:
 
     Raises:
         CertificateError: a permutation changes logits.
-        UnsupportedError: sizes are indistinguishable.
+        UnsupportedError: it does not run at a small size, or has no layers.
     """
     config = named(config)
     key = _cache_key(config)
@@ -83,20 +84,23 @@ def _inspect(config: PretrainedConfig) -> Anatomy:
         skeleton = measure_growth(config, DEPTH, unlike)
         study = study_smallest(skeleton)
     _SMALL[_cache_key(config)] = study.config
-    small = _certified(config, study, with_experts(study, study.anatomy(), skeleton))
-    table = replace(study.table, spaces=dict(small.spaces), axes=dict(small.axes))
+    proven = _certified(config, study, with_experts(study, study.anatomy(), skeleton))
+    table = replace(study.table, spaces=dict(proven.spaces), axes=dict(proven.axes))
     sizes = interpret(skeleton, study.config, table, lambda changed: study.like(changed, skeleton).table)
-    _check_narrowable(config, study, small, sizes.meanings)
+    proven, sizes = keep_unproven(study, proven, skeleton, sizes)
+    proven = keep_unsized(proven, sizes)
+    _check_narrowable(config, study, proven, sizes.meanings)
+    small = _with_flow(study, proven)
     if sizes.many_heads is not None:
         # With few heads, blocks of several look like heads.
         larger = study.like(sizes.many_heads, skeleton)
         _check(config, larger.anatomy(), larger, certify(larger.model, larger.trials, larger.anatomy()))
-    small = settle_unreached(study, small, sized_parameters(skeleton, sizes))
+    small = settle_unreached(study, small, skeleton, sizes)
     return expand(small, config, skeleton, sizes)
 
 
 def _certified(config: PretrainedConfig, study: Study, anatomy: Anatomy) -> Anatomy:
-    """The certified anatomy with flow, shared by teacher and student."""
+    """The certified anatomy, shared by teacher and student."""
     key = _cache_key(study.config)
     if key in _PROVEN and _PROVEN[key][0] == anatomy:
         return _PROVEN[key][1]
@@ -110,10 +114,17 @@ def _certified(config: PretrainedConfig, study: Study, anatomy: Anatomy) -> Anat
         errors = certify(study.model, study.trials, standing)
     _check(config, standing, study, errors)
     proven = pin_insensitive(study, replace(standing, errors=errors))
-    paired = with_mixing(study.model, study.trials, with_pairs(study.model, study.trials, proven))
-    complete = Flow(study.model, study.trials, paired, study.table.tied).complete()
-    _PROVEN[key] = anatomy, complete
-    return complete
+    _PROVEN[key] = anatomy, proven
+    return proven
+
+
+def _with_flow(study: Study, proven: Anatomy) -> Anatomy:
+    """A certified anatomy with the flow between its spaces, shared by teacher and student."""
+    key = _cache_key(study.config)
+    if key not in _COMPLETE or _COMPLETE[key][0] != proven:
+        paired = with_mixing(study.model, study.trials, with_pairs(study.model, study.trials, proven))
+        _COMPLETE[key] = proven, Flow(study.model, study.trials, paired, study.table.tied).complete()
+    return _COMPLETE[key][1]
 
 
 def _stands(errors: Mapping[str, float], space: str) -> bool:
@@ -131,19 +142,15 @@ def _check_narrowable(
     config: PretrainedConfig, study: Study, anatomy: Anatomy, meanings: Mapping[str, Meaning]
 ) -> None:
     """Refuse an anatomy of which nothing could become narrower."""
-    if Meaning.HIDDEN in meanings.values():
+    if {Meaning.HIDDEN, Meaning.FFN} & set(meanings.values()):
         return
     placed = [space.name for space in anatomy.residuals if space.placed]
-    if not placed:
-        raise UnsupportedError(f"no field of the {config.model_type} config sizes a residual stream")
-    if Meaning.FFN not in meanings.values():
-        worst = placed[0]
-        raise CertificateError(
-            f"{config.model_type}: coordinates of {', '.join(placed)} have fixed places ({anatomy.pinned[worst]}: a "
-            f"constant that differs along them is added, such as sinusoidal positions, or an operation treats them "
-            f"unlike each other){study.unknown_operations()}, and no field sizes hidden units; so nothing could become "
-            f"narrower, and nothing was touched"
-        )
+    raise CertificateError(
+        f"{config.model_type}: coordinates of {', '.join(placed)} have fixed places ({anatomy.pinned[placed[0]]}: a "
+        f"constant that differs along them is added, such as sinusoidal positions, or an operation treats them "
+        f"unlike each other){study.unknown_operations()}, and no field sizes hidden units; so nothing could become "
+        f"narrower, and nothing was touched"
+    )
 
 
 def _badness(error: float) -> float:
@@ -153,6 +160,8 @@ def _badness(error: float) -> float:
 
 #: {cache key of a small config: its anatomy before and after the certificate}.
 _PROVEN: dict[str, tuple[Anatomy, Anatomy]] = {}
+#: {cache key of a small config: its certified anatomy without and with flow}.
+_COMPLETE: dict[str, tuple[Anatomy, Anatomy]] = {}
 
 
 def _refusal(config: PretrainedConfig, anatomy: Anatomy, study: Study, space: str, error: float) -> str:

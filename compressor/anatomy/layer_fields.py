@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from compressor.models.config_fields import part_of, read_field, set_field
+from compressor.models.configs.fields import part_of, read_field, set_field
 
 #: Lists with an entry per layer: its kind, window, base of rotation, or size.
 _PER_LAYER = re.compile(
@@ -79,7 +79,8 @@ def _follow(name: str, value: Any, old: int, layers: Sequence[int]) -> Any:
     if _READ.fullmatch(name) and all(type(item) is int for item in value):
         return _outputs(value, old, layers, first=int(max(value) >= old))
     if _CHOSEN.fullmatch(name) and all(type(item) is int for item in value):
-        chosen = {item % old for item in value}
+        # Layers beyond the last are none.
+        chosen = {item % old for item in value if -old <= item < old}
         return [place for place, layer in enumerate(layers) if layer in chosen]
     if _PER_LAYER.fullmatch(name) and len(value) == old:
         return [value[layer] for layer in layers]

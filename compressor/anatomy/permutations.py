@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from compressor.anatomy.spec import Kind, Role, Space, map_key
+from compressor.anatomy.axes import Kind, Role, Space, map_key
 from compressor.anatomy.transform import Map
 
 

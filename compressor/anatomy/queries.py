@@ -8,8 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from compressor.anatomy.axes import Axis, Role, Side, map_key
 from compressor.anatomy.hooks import Tap
-from compressor.anatomy.spec import Anatomy, Axis, LinearOp, Norm, Role, Side, map_key
+from compressor.anatomy.spec import Anatomy, LinearOp, Norm
 from compressor.anatomy.transform import Map
 
 #: Per teacher, {map key: map}.

@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 
 from compressor.anatomy.fields import HEAD_SIZE, head_counts
 from compressor.anatomy.resize import Skeleton
-from compressor.models.config_fields import field_paths, part_of, parts_of, read_field, with_fields
+from compressor.models.configs.fields import field_paths, part_of, parts_of, read_field, with_fields
 
 #: Limits of fields that only cost time in a small config.
 _SHORT = {"vocab_size": 160, "max_source_positions": 16}
@@ -183,6 +183,14 @@ def _sections(sections: list[int], total: int) -> list[int]:
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
+def _head_dim(part: PretrainedConfig) -> int:
+    """Channels of a head; 0 if the config does not say."""
+    given, hidden, heads = (getattr(part, name, None) for name in ("head_dim", "hidden_size", "num_attention_heads"))
+    if isinstance(given, int) and given:
+        return given
+    return hidden // heads if isinstance(hidden, int) and isinstance(heads, int) and heads else 0
+
+
 def _stage_count(part: PretrainedConfig) -> int:
     """Stages of a hierarchical model; 0 for others."""
     return max(
@@ -203,7 +211,10 @@ def _short_fields(part: PretrainedConfig, prefix: str, values: Mapping[str, Any]
     short |= _short_tiles(part, values.get("vision_config.image_size"))
     rotary = getattr(part, "rope_parameters", None)
     if isinstance(rotary, dict) and rotary.get("mrope_section"):
-        short["rope_parameters"] = {**rotary, "mrope_section": _sections(rotary["mrope_section"], head_dim // 2)}
+        sections, whole = rotary["mrope_section"], _head_dim(part)
+        # Where a part of the channels rotates, a part of the small head's does.
+        total = sum(sections) * head_dim // whole if whole else head_dim // 2
+        short["rope_parameters"] = {**rotary, "mrope_section": _sections(sections, total)}
     # Texts are padded to whole windows (Longformer), which would cost more than all else.
     windows = getattr(part, "attention_window", None)
     if windows:

@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PretrainedConfig
 
 from compressor.anatomy.layer_fields import with_layers
-from compressor.models.config_fields import field_paths, read_field, with_fields
+from compressor.models.configs.fields import field_paths, read_field, with_fields
 from compressor.models.meta import meta_model
 
 #: Errors of building a model from a resized config that its family does not support.

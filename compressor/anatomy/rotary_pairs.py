@@ -10,8 +10,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from compressor.anatomy.axes import Kind, Role, Space, map_key
 from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, Trials, answers_of, logits_change
-from compressor.anatomy.spec import Anatomy, Kind, Role, Space, map_key
+from compressor.anatomy.spec import Anatomy
 from compressor.anatomy.transform import Map, apply
 
 #: Place of a pair's second channel: in the second half, or next to the first.

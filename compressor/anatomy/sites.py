@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from compressor.anatomy.spec import Anatomy, Axis, Kind, LinearOp, Norm, Part, Space
+from compressor.anatomy.axes import Axis, Kind, Part, Space
+from compressor.anatomy.spec import Anatomy, LinearOp, Norm
 from compressor.errors import UnsupportedError
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from compressor.anatomy.attentions import Attentions, Leaf, TracedAttention
+from compressor.anatomy.axes import Axis, Kind, Part, Role, Side, Space, map_key
 from compressor.anatomy.dims import Dim, DimForm
-from compressor.anatomy.spec import Axis, Kind, Part, Role, Side, Space, Stack, map_key
+from compressor.anatomy.spec import Stack
 from compressor.anatomy.tracer import TracedDims, stream_of_call
 
 

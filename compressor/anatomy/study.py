@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from compressor.anatomy.spec import Anatomy, Stack
 from compressor.anatomy.tracer import TracedDims, stream_of_call, trace_dims
 from compressor.anatomy.trials import make_trials
 from compressor.errors import UnsupportedError
-from compressor.models.config_fields import read_field
-from compressor.models.tasks import find_task
+from compressor.models.configs.fields import read_field
+from compressor.models.tasks.table import find_task
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,9 @@ def _stacks(config: PretrainedConfig, traced: TracedDims, skeleton: Skeleton) ->
             lists.append((paths, layers.fields, 1))
     lists.sort(key=lambda entry: list(traced.calls).index(entry[0][0]))
     if not lists:
-        lists = [_repeated(config, traced)]
+        lists = [*_repeated(config, traced)] or [*_uncounted(traced)]
+    if not lists:
+        raise UnsupportedError(f"no field of the {config.model_type} config changes the number of layers")
     roots = [id(stream_of_call(traced.calls[paths[0]][0].reads)) for paths, _, _ in lists]
     names: dict[int, str] = {}
     for root, (paths, _, _) in zip(roots, lists, strict=True):
@@ -151,8 +154,8 @@ def _passes_stream(traced: TracedDims, paths: tuple[str, ...]) -> bool:
     return all(read is written for read, written in ends if read.size > 1)
 
 
-def _repeated(config: PretrainedConfig, traced: TracedDims) -> tuple[tuple[str, ...], tuple[str, ...], int]:
-    """(path, config field, runs) of a shared layer, or UnsupportedError.
+def _repeated(config: PretrainedConfig, traced: TracedDims) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], int]]:
+    """(path, config field, runs) of a shared layer, if there is one.
 
     It passes on the dimension that most parameters have, or the hidden units of an FFN could look like the stream.
     """
@@ -171,8 +174,28 @@ def _repeated(config: PretrainedConfig, traced: TracedDims) -> tuple[tuple[str, 
             if re.search(r"layer|depth", field) and read_field(config, field) == count
         ]
         if fields:
-            return (name,), tuple(fields[:1]), count
-    raise UnsupportedError(f"no field of the {config.model_type} config changes the number of layers")
+            yield (name,), tuple(fields[:1]), count
+            return
+
+
+def _uncounted(traced: TracedDims) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], int]]:
+    """Lists of layers that no field counts, such as those that a list names: they run one after the other."""
+    stream, order = _most_used(traced), list(traced.calls)
+    for first in [name for name in order if name.endswith(".0")]:
+        prefix = first[:-1]
+        count = next(index for index in itertools.count() if f"{prefix}{index}" not in traced.calls)
+        paths = tuple(f"{prefix}{index}" for index in range(count))
+        between = [
+            (path, name)
+            for last, path in itertools.pairwise(paths)
+            for name in order[order.index(last) + 1 : order.index(path)]
+        ]
+        if count > 1 and all(name.startswith(f"{path}.") for path, name in between):
+            ends = [
+                end[-1].root for path in paths for call in traced.calls[path][:1] for end in (call.reads, call.writes)
+            ]
+            if all(end is stream for end in ends):
+                yield paths, (), 1
 
 
 def _most_used(traced: TracedDims) -> Dim | None:

@@ -8,7 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from compressor.anatomy.spec import Anatomy, Axis, Side
+from compressor.anatomy.axes import Axis, Side
+from compressor.anatomy.spec import Anatomy
 from compressor.utils.sparse import Entries, Matrix, carry, dense, picks
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from compressor.anatomy.axes import Kind, Space
 from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, permutation_error
 from compressor.anatomy.coverage import without_space
 from compressor.anatomy.resize import BUILD_ERRORS
-from compressor.anatomy.spec import Anatomy, Kind, Space
+from compressor.anatomy.spec import Anatomy
 from compressor.anatomy.study import Study
 from compressor.utils.logging import one_line
 

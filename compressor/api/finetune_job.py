@@ -25,7 +25,7 @@ from compressor.errors import UserError
 from compressor.fusion.classes import fit_lacking_classes
 from compressor.layer_maps import attention_pairs_of
 from compressor.models.teacher import Teacher
-from compressor.pipeline.initial_student import layer_maps_between
+from compressor.pipeline.run.initial_student import layer_maps_between
 from compressor.recipe import Recipe, build_recipe
 from compressor.stacking import Mixture
 

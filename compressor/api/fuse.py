@@ -110,7 +110,7 @@ def _check_streamed(models: Sequence[str | PreTrainedModel], anchor: Any, recipe
         UserError: models in memory or on the Hub, or options that need whole models.
     """
     from compressor.fusion.streaming import fixed_options
-    from compressor.pipeline.streaming import check_folders
+    from compressor.pipeline.run.streaming import check_folders
 
     names = [model for model in models if isinstance(model, str)]
     if len(names) < len(models) or anchor is not None:
@@ -179,7 +179,7 @@ def _run(
 ) -> tuple[FusionResult, list[str]]:
     """The fusion, and lines on inexact couplings, which are warned of too."""
     from compressor.fusion import fuse_models
-    from compressor.pipeline.streaming import streaming_of
+    from compressor.pipeline.run.streaming import streaming_of
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -212,7 +212,7 @@ def _origin(
     from compressor.api.student import Origin
     from compressor.models.inputs import without_labels
     from compressor.pipeline.calibration_checks import scarcity
-    from compressor.pipeline.initial_student import NO_DATA
+    from compressor.pipeline.run.initial_student import NO_DATA
 
     more = [NO_DATA] if batches is None else scarcity(batches, [teacher.config for teacher in teachers])
     seconds = {"fuse": result.report.seconds["total"]}

@@ -58,9 +58,9 @@ def _evaluate(arguments: Mapping[str, Any]) -> Evaluation:
     from compressor.api.samples import DataReader, check_source
     from compressor.api.scores import Evaluation
     from compressor.api.student import default_data
-    from compressor.models.tasks import check_measurable
+    from compressor.models.tasks.table import check_measurable
     from compressor.pipeline.evaluate import score_models
-    from compressor.pipeline.evaluation import short_names
+    from compressor.pipeline.scores.evaluation import short_names
     from compressor.pipeline.stages import StageReporter
     from compressor.pipeline.teachers import check_device
     from compressor.recipe import build_recipe

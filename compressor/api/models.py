@@ -176,10 +176,10 @@ def load_models(
 
 
 def _as_teacher(name: str, model: PreTrainedModel) -> Teacher:
+    from compressor.models.folder.save import fingerprint
     from compressor.models.inputs import name_architecture
     from compressor.models.precision import precision_of
     from compressor.models.resolve import ModelSource
-    from compressor.models.save import fingerprint
     from compressor.models.teacher import ModelSpec, Teacher
 
     name_architecture(model)
@@ -195,15 +195,15 @@ def fitted_together(
     """Teachers with common classes, which share the weights of those given.
 
     Args:
-        classes: see `compressor.models.classes.match_classes`.
+        classes: see `compressor.models.tasks.classes.match_classes`.
         student: a model that keeps its classes.
 
     Raises:
         UserError: they are no ensemble; preprocessors are compared where all are known.
     """
-    from compressor.models.class_heads import with_common_classes
-    from compressor.models.classes import teachers_choice
     from compressor.models.compatibility import check_compatible, check_compatible_configs
+    from compressor.models.inherited.class_heads import with_common_classes
+    from compressor.models.tasks.classes import teachers_choice
 
     choice = teachers_choice(classes, None if student is None else student.config)
     if all(teacher.source.kind != "object" for teacher in teachers):
@@ -259,9 +259,9 @@ def on_disk(
     models: Sequence[str | PreTrainedModel], *, weights: bool = True, processor: Any | None = None
 ) -> Iterator[list[str]]:
     """Names of models for one block; objects are saved to a temporary folder meanwhile, as `model 0`."""
+    from compressor.models.configs.own_code import copy_code
+    from compressor.models.folder.save import save_student
     from compressor.models.inputs import name_architecture
-    from compressor.models.own_code import copy_code
-    from compressor.models.save import save_student
     from compressor.utils.files import disk_full_as_user_error
 
     with ExitStack() as stack:

@@ -17,8 +17,8 @@ from compressor.stacking import Mixture
 
 if TYPE_CHECKING:
     from compressor.pipeline.data_splits import RunData
-    from compressor.pipeline.initial_student import InitialStudent
-    from compressor.pipeline.run_context import RunContext
+    from compressor.pipeline.run.context import RunContext
+    from compressor.pipeline.run.initial_student import InitialStudent
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class SaveOptions:
 def save_result(result: StudentResult, folder: Path, options: SaveOptions) -> Path:
     """Write a result's folder; see `StudentResult.save`."""
     from compressor.export.formats import check_formats
-    from compressor.pipeline.apart import recipe_inputs
-    from compressor.pipeline.claim import claimed
-    from compressor.pipeline.former import check_former
-    from compressor.pipeline.run_output import write_output
+    from compressor.pipeline.output.apart import recipe_inputs
+    from compressor.pipeline.output.claim import claimed
+    from compressor.pipeline.run.former import check_former
+    from compressor.pipeline.run.output import write_output
     from compressor.utils.files import check_output, work_folder
 
     given = None if options.data is None else kind_of_data(options.data, "save: data", _most_evaluated())
@@ -74,9 +74,9 @@ def _recipe_of(result: StudentResult, folder: Path, options: SaveOptions) -> Rec
 
 
 def _context(result: StudentResult, recipe: Recipe) -> RunContext:
-    from compressor.models.companions import read_companions
-    from compressor.pipeline.run_context import RunContext
-    from compressor.pipeline.run_state import RunState
+    from compressor.models.inherited.companions import read_companions
+    from compressor.pipeline.run.context import RunContext
+    from compressor.pipeline.run.state import RunState
     from compressor.pipeline.stages import StageReporter
     from compressor.utils.files import work_folder
 
@@ -111,7 +111,7 @@ def _data(run: RunContext, given: GivenData | None, calibration: tuple[Any, ...]
 
 
 def _initial(result: StudentResult) -> InitialStudent:
-    from compressor.pipeline.initial_student import InitialStudent, student_of_fusion
+    from compressor.pipeline.run.initial_student import InitialStudent, student_of_fusion
 
     fused = result if isinstance(result, FusedStudent) else getattr(result, "fused", None)
     if fused is None:
@@ -123,7 +123,7 @@ def _initial(result: StudentResult) -> InitialStudent:
 
 def _evaluate(run: RunContext, data: RunData | None, student: InitialStudent) -> tuple[Any, Any]:
     """Scores of teachers and ensemble, and the student's; None without samples."""
-    from compressor.pipeline.evaluation import Evaluator
+    from compressor.pipeline.scores.evaluation import Evaluator
     from compressor.utils.devices import on_device
 
     if data is None or data.evaluation is None:
@@ -135,8 +135,8 @@ def _evaluate(run: RunContext, data: RunData | None, student: InitialStudent) ->
 
 
 def _trained(result: StudentResult, score: Any) -> Any:
-    from compressor.pipeline.evaluation import EvaluatedModel
-    from compressor.pipeline.run_output import TrainedStudents
+    from compressor.pipeline.run.output import TrainedStudents
+    from compressor.pipeline.scores.evaluation import EvaluatedModel
 
     name = "finetuned" if isinstance(result, FinetunedStudent) else "one-shot"
     report = asdict(result.report) if isinstance(result, FinetunedStudent) else None

@@ -17,7 +17,7 @@ from compressor.bench.size import count_parameters
 from compressor.errors import UserError
 from compressor.fusion import FusionResult
 from compressor.models.teacher import Teacher
-from compressor.pipeline.evaluation import short_names
+from compressor.pipeline.scores.evaluation import short_names
 from compressor.pipeline.teachers import common_data
 from compressor.recipe import Recipe
 from compressor.wording import quote

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from compressor.bench.sample_mean import SampleMean, sample_owners
 from compressor.bench.value_scores import LabelSums, ValueRows
-from compressor.models.task import Task
+from compressor.models.tasks.task import Task
 from compressor.utils.strict_json import finite_or_none
 
 #: Largest exponent whose exp is a float64.
@@ -26,11 +26,13 @@ class TallySetting:
     Attributes:
         outside: a tagger's class "O", which F1 leaves out.
         references: of the samples in their order, where labels do not say all (`TaskData.references`).
+        model: whose answers these are, where it can say more than them; None for ensembles and files.
     """
 
     task: Task
     outside: int | None = None
     references: Any = None
+    model: Any = None
 
 
 class AnswerTally(Protocol):

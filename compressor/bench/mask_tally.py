@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compressor.bench.answer_tallies import TallySetting
-from compressor.models.masks import resized_rows
+from compressor.models.tasks.masks import resized_rows
 
 
 class MaskTally:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from compressor.bench.answer_tallies import TallySetting
-from compressor.models.task import IMPOSSIBLE
+from compressor.models.tasks.task import IMPOSSIBLE
 
 #: Most tokens of an answer.
 LONGEST_ANSWER = 30

@@ -86,8 +86,8 @@ def _turn(call: EngineCall, seconds: float) -> list[float]:
 def _torch(job: dict[str, Any]) -> Callable[[], EngineCall]:
     import torch
 
+    from compressor.models.folder.weights import load_model
     from compressor.models.inputs import dummy_inputs
-    from compressor.models.weights import load_model
     from compressor.utils.consent import code_trusted
     from compressor.utils.logging import quiet_transformers
 

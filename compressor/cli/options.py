@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -21,10 +21,19 @@ def _switch(name: str, path: str, help: str) -> Flag:
     return Flag(name, path, LEAVE_OUT, bool, metavar="", help=help, parse=parsing.switched_off)
 
 
+def by_name(flags: Iterable[Flag]) -> dict[str, Flag]:
+    """{name: flag}; ValueError for a name that two flags have, of which the first would set nothing."""
+    table: dict[str, Flag] = {}
+    for flag in flags:
+        if flag.name in table:
+            raise ValueError(f"two flags are {flag.name}: of {table[flag.name].path} and of {flag.path}")
+        table[flag.name] = flag
+    return table
+
+
 #: {flag: the field that it sets, and how it is taken}.
-FLAGS: dict[str, Flag] = {
-    flag.name: flag
-    for flag in (
+FLAGS: dict[str, Flag] = by_name(
+    (
         Flag("--teachers", "teachers", JOB, list[str], "-t", help="A teacher; give the flag once for each."),
         Flag("--revision", "revision", JOB),
         Flag("--trust-remote-code", "trust_remote_code", JOB, bool),
@@ -104,11 +113,11 @@ FLAGS: dict[str, Flag] = {
         Flag("--mass", "fusion.alignment.mass", PAPER, float),
         Flag("--relaxation", "fusion.alignment.relaxation", PAPER, float),
         Flag("--marginals", "fusion.alignment.marginals", PAPER),
-        Flag("--heads", "fusion.alignment.heads", PAPER),
+        Flag("--align-heads", "fusion.alignment.heads", PAPER),
         Flag("--query-key", "fusion.alignment.query_key", PAPER),
         Flag("--scaling", "fusion.alignment.scaling", PAPER),
     )
-}  # fmt: skip
+)  # fmt: skip
 #: {dotted path of a field: its flag}.
 FLAG_OF_FIELD: dict[str, str] = {flag.path: flag.name for flag in FLAGS.values()}
 

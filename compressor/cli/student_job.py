@@ -53,8 +53,8 @@ def run_job(recipe: Recipe, settings: JobSettings) -> None:
         check_job_early(recipe, settings.force, settings.file)
     with _resume_hint(recipe), working(settings.debug, settings.quiet) as progress:
         with loading():
-            from compressor.pipeline import hub
-            from compressor.pipeline import run as job
+            from compressor.pipeline.output import hub
+            from compressor.pipeline.run import run as job
 
         if settings.push_to is not None:
             hub.check_push(settings.push_to)

@@ -15,8 +15,8 @@ from compressor.data.samples import Reader, ReadingOptions, Sample, collate
 from compressor.data.split import Split
 from compressor.data.task_data import TASK_DATA, SplitPreparation
 from compressor.errors import UserError
-from compressor.models.task import Task
-from compressor.models.tasks import TASKS
+from compressor.models.tasks.table import TASKS
+from compressor.models.tasks.task import Task
 from compressor.models.teacher import ModelSpec
 
 _NOUNS = {"text": "text", "image": "images", "audio": "sounds"}

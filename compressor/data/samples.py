@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compressor.models.task import IGNORED
+from compressor.models.tasks.task import IGNORED
 from compressor.models.teacher import ModelSpec
 
 #: Model inputs by name, of a sample or a batch.

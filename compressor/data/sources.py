@@ -10,17 +10,17 @@ from typing import Literal
 import numpy as np
 from datasets import Dataset
 
-from compressor.data.column_finders import ANY_TASK, ColumnRequest, find_samples
-from compressor.data.columns import as_images
+from compressor.data.columns.by_name import as_images
+from compressor.data.columns.by_task import ANY_TASK, ColumnRequest, find_samples
 from compressor.data.domains import find_domain
-from compressor.data.image_bounds import ImageBounds
-from compressor.data.packing import head_or_tail
-from compressor.data.sound_files import as_sounds
+from compressor.data.files.sound_files import as_sounds
+from compressor.data.images.bounds import ImageBounds
+from compressor.data.readers.packing import head_or_tail
 from compressor.data.source_splits import UNNAMED, RawSplit, find_splits
 from compressor.data.split import Split, column
 from compressor.data.task_data import TASK_DATA
 from compressor.errors import UserError
-from compressor.models.task import Task
+from compressor.models.tasks.task import Task
 from compressor.recipe import DataOptions
 
 __all__ = ["Split", "open_split"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from compressor.models.task import Task
+from compressor.models.tasks.task import Task
 
 
 @dataclass(frozen=True)

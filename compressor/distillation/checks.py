@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from compressor.data.augment import PIXELS, check_augmentation
 from compressor.errors import UnsupportedError, UserError
-from compressor.models.task import Task
-from compressor.models.tasks import task_of_model
+from compressor.models.tasks.table import task_of_model
+from compressor.models.tasks.task import Task
 from compressor.recipe import FinetuneOptions
 from compressor.utils import distributed
 
@@ -38,7 +38,7 @@ def check_data(train: TrainingSamples, options: FinetuneOptions, task: Task) -> 
     """
     if len(train) == 0:
         raise UserError("nothing to finetune on: the training data has no samples")
-    if (options.learning_rate == "search" or options.validate_every) and len(train) < 2:
+    if options.keeps_out and len(train) < 2:
         feature = "a search of the learning rate" if options.learning_rate == "search" else "finetune.validate_every"
         raise UserError(f"{feature} needs 2 training samples, one to judge by: there is only 1")
     uses_labels = options.label_weight > 0
@@ -51,7 +51,7 @@ def check_data(train: TrainingSamples, options: FinetuneOptions, task: Task) -> 
             "leave it or finetune.losses out"
         )
     if options.augment != "none":
-        check_augmentation(options.augment, images=PIXELS in train[0], labels=uses_labels, masks=task.logit_dims == 4)
+        check_augmentation(options.augment, images=PIXELS in train[0], labels=uses_labels, placed=task.placed_labels)
     if uses_labels:
         _check_labels(train, task, labels_only=not options.asks_teachers)
 

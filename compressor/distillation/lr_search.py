@@ -50,12 +50,16 @@ class SearchResult:
 def split_validation(
     samples: TrainingSamples, options: FinetuneOptions, seed: int
 ) -> tuple[TrainingSamples, TrainingSamples]:
-    """Split at random into training and validation: at least 1 sample, at most `MAX_VALIDATION_SAMPLES`."""
-    count = len(samples)
-    held_out = min(max(round(options.validation * count), 1), MAX_VALIDATION_SAMPLES, count - 1)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    train, validation = order[held_out:], order[:held_out]
+    """Training and validation samples, by `validation_rows`."""
+    train, validation = validation_rows(len(samples), options.validation, seed)
     return Subset(samples, train), Subset(samples, validation)  # type: ignore[arg-type]
+
+
+def validation_rows(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Numbers of training and validation samples, at random: of the latter 1 to `MAX_VALIDATION_SAMPLES`."""
+    held_out = min(max(round(share * count), 1), MAX_VALIDATION_SAMPLES, count - 1)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return order[held_out:], order[:held_out]
 
 
 def describe_step(done: int, options: FinetuneOptions) -> str:

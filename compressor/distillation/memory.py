@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from compressor.distillation.checks import TrainingSamples
 from compressor.errors import UnsupportedError
 from compressor.models.inputs import logits_of_sample
-from compressor.models.tasks import predicts_vocabulary
+from compressor.models.tasks.table import predicts_vocabulary
 from compressor.recipe import FinetuneOptions
 from compressor.utils import distributed
 

@@ -23,8 +23,8 @@ from compressor.distillation.losses import LOSSES, CapturedOutputs, Loss, LossCo
 from compressor.errors import UserError
 from compressor.layer_maps import AttentionPair, LayerMap
 from compressor.models.inputs import pad_id, pass_options
-from compressor.models.task import Task
-from compressor.models.tasks import task_logits, task_of_model
+from compressor.models.tasks.table import task_logits, task_of_model
+from compressor.models.tasks.task import Task
 from compressor.recipe import FinetuneOptions, LossOptions
 from compressor.utils import distributed
 

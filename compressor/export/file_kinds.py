@@ -9,16 +9,9 @@ from transformers import PreTrainedModel
 
 from compressor.errors import UnsupportedError
 from compressor.export import parity_cases
-from compressor.export.graphs import (
-    DecoderGraph,
-    DecoderStepGraph,
-    EncoderGraph,
-    OnnxGraph,
-    StepGraph,
-    WholeGraph,
-    forward_names,
-)
-from compressor.models.tasks import TASKS, find_task
+from compressor.export.graphs import OnnxGraph, StepGraph, WholeGraph, forward_names
+from compressor.export.two_part_graphs import DecoderGraph, DecoderStepGraph, EncoderGraph
+from compressor.models.tasks.table import TASKS, find_task
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from compressor.errors import ParityError
 from compressor.export.graphs import no_cache, outputs_of
+from compressor.models.folder.weights import load_model
 from compressor.models.inputs import dummy_inputs
-from compressor.models.weights import load_model
 from compressor.utils.logging import one_line, quiet_transformers
 
 #: Larger than every model: one file, whose name is that of the format.

@@ -15,7 +15,7 @@ from compressor.errors import ParityError
 from compressor.export.file_kinds import FileKind, files_of
 from compressor.export.parity_cases import Files, OutputPair, ParityTrial
 from compressor.export.runtime import Session
-from compressor.models.tasks import task_of_model
+from compressor.models.tasks.table import task_of_model
 
 
 @dataclass(frozen=True)

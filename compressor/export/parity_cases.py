@@ -11,12 +11,13 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from compressor.export.graphs import forward_names, no_cache, outputs_of, source_inputs, takes_any_size
+from compressor.export.graphs import forward_names, no_cache, outputs_of, takes_any_size
 from compressor.export.runtime import Runnable
+from compressor.export.two_part_graphs import source_inputs
 from compressor.models.inputs import dummy_inputs, text_config
 from compressor.models.meta import as_pair
-from compressor.models.task import Task
-from compressor.models.tasks import task_of_model
+from compressor.models.tasks.table import task_of_model
+from compressor.models.tasks.task import Task
 
 #: Tokens of the text inputs that are compared.
 LENGTHS = (16, 7)

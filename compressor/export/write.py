@@ -23,8 +23,8 @@ from compressor.export.parity_cases import Files
 from compressor.export.reports import ExportReport, report_file
 from compressor.export.staging import export_stage, onnx_files, publish
 from compressor.export.tracing import silence
-from compressor.models.companions import Companions
-from compressor.models.own_code import copy_code
+from compressor.models.configs.own_code import copy_code
+from compressor.models.inherited.companions import Companions
 from compressor.recipe import ExportOptions
 from compressor.utils.logging import quiet_transformers
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from compressor.anatomy.hooks import logits_of
 from compressor.ensemble import mix_predictions
 from compressor.errors import CouplingWarning
-from compressor.models.class_heads import linear_head
+from compressor.models.inherited.class_heads import linear_head
 from compressor.models.inputs import without_labels
 from compressor.models.teacher import Teacher
 from compressor.transport import solve
@@ -87,7 +87,7 @@ def fit_lacking_classes(teachers: Sequence[Teacher], batches: Sequence[Mapping[s
     """Fit the rows of classes that teachers lack, in place.
 
     Args:
-        teachers: with common classes; see `compressor.models.class_heads.with_common_classes`.
+        teachers: with common classes; see `compressor.models.inherited.class_heads.with_common_classes`.
         batches: model inputs, perhaps with "labels" [B]; None leaves the rows as they are.
 
     Returns:

@@ -16,11 +16,12 @@ from compressor.anatomy import Anatomy, Kind, inspect_config
 from compressor.anatomy.batch_norms import statistics_of
 from compressor.errors import UnsupportedError
 from compressor.fusion.calibration.batches import CalibrationSet
+from compressor.fusion.calibration.processes import ALONE, Processes
 from compressor.fusion.shape.spec import StudentSpec
 from compressor.fusion.streaming import Streaming
 from compressor.fusion.teacher import FusionTeacher
-from compressor.models.configs import model_class
-from compressor.models.configured import as_configured
+from compressor.models.configs.reading import model_class
+from compressor.models.headless.configured import as_configured
 from compressor.models.streamed import OUTSIDE, StoredWeights, WeightBlocks, weightless_model
 from compressor.models.ties import untie
 from compressor.recipe import AlignmentOptions, FusionOptions
@@ -75,6 +76,7 @@ class FusionContext:
         anatomy: the student's; towards an anchor with stream sites.
         mixing: of the ensemble's prediction (`ensemble.mix_predictions`).
         streaming: how models are read layer by layer from disk; None for models in memory.
+        processes: those that share the calibration samples.
     """
 
     teachers: Sequence[FusionTeacher]
@@ -89,6 +91,7 @@ class FusionContext:
     timer: StageTimer = field(default_factory=StageTimer)
     mixing: float = 1.0
     streaming: Streaming | None = None
+    processes: Processes = ALONE
 
     @property
     def store(self) -> TensorStore | None:

@@ -17,6 +17,7 @@ from compressor.fusion.anchored.align_to_anchor import fuse_towards_anchor
 from compressor.fusion.anchored.policies import POLICIES
 from compressor.fusion.build.sentence_projection import check_projection, fit_projection
 from compressor.fusion.calibration.batches import MOST_CALL_LOGITS, Batch, CalibrationSet, split_large_batches
+from compressor.fusion.calibration.processes import ALONE, Processes
 from compressor.fusion.calibration.sizes import stream_tokens
 from compressor.fusion.context import (
     FusionContext,
@@ -35,11 +36,12 @@ from compressor.fusion.shape.depth import assign_layers
 from compressor.fusion.shape.spec import specs_for, student_depths
 from compressor.fusion.streaming import CALL_TOKENS, Streaming, are_streamed, check_streamable, fixed_options
 from compressor.fusion.teacher import NamedModel, TeacherGroup, prepare_teachers
-from compressor.models.generation import carry_generation
+from compressor.models.headless.sentence_pooling import with_embedding
+from compressor.models.inherited.generation import carry_generation
 from compressor.models.inputs import check_padding, name_architecture, without_labels
 from compressor.models.precision import SINGLE, in_single, inputs_in_single, lower, precision_of
-from compressor.models.sentence_pooling import with_embedding
 from compressor.models.ties import settled, with_common_ties
+from compressor.object_places import in_one_order
 from compressor.recipe import AlignmentOptions, FusionOptions
 from compressor.stacking import Mixture
 
@@ -72,6 +74,7 @@ def fuse_models(
     progress: OnProgress | None = None,
     streaming: Streaming | None = None,
     precision: torch.dtype | None = None,
+    processes: Processes = ALONE,
 ) -> FusionResult:
     """Fuse teachers into one student of `width` times the residual width of the widest.
 
@@ -86,9 +89,11 @@ def fuse_models(
         anchor: a narrow model that gives shape and residual coordinates.
         mixture: chosen before; None chooses it here, as the options say.
         progress: callback (fraction, message).
-        streaming: how models that are read layer by layer (`compressor.models.streamed_load`) are; its folder is the
-            caller's to remove.
+        streaming: how models that are read layer by layer (`compressor.models.folder.streamed_load`) are; its folder
+            is the caller's to remove.
         precision: of the student; the teachers' if omitted.
+        processes: those that share the calibration samples, of which each gets all; none shares an alignment to an
+            anchor. The first one's student counts.
 
     Raises:
         UserError: no teacher, an unknown option, or too small a width.
@@ -114,8 +119,9 @@ def fuse_models(
         raise UserError("models in memory cannot be read layer by layer: name folders")
     teachers, anchor = _models_alike(teachers, anchor)
     request = _Request(
-        teachers, anchor, width, depth, options, holdout, seed, dtype, towards_anchor, mixture, streaming
-    )
+        teachers, anchor, width, depth, options, holdout, seed, dtype, towards_anchor, mixture, streaming,
+        processes if batches is not None else ALONE,
+    )  # fmt: skip
     result = _fuse(request, batches, on_progress)
     return replace(result, notes=(*lines, *carry_generation(result.model, teachers)))
 
@@ -139,6 +145,7 @@ class _Request:
     towards_anchor: bool
     mixture: Mixture | None
     streaming: Streaming | None
+    processes: Processes
 
 
 def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnProgress) -> FusionResult:
@@ -150,6 +157,10 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
     for name, model in request.teachers if samples is not None else ():
         check_padding(name, model.config)
     check_projection(request.teachers[0][1], keep_dim=options.keep_dim, texts=samples is not None)
+    if samples is not None and request.streaming is None:
+        names, models = zip(*request.teachers, strict=True)
+        ordered = in_one_order(models, samples)
+        request = replace(request, teachers=list(zip(names, ordered, strict=True)))
     # Predictions of all samples would cost a pass over the disk.
     judged = None if request.streaming is not None else samples
     mixture = request.mixture or mixture_of([model for _, model in request.teachers], judged, options)
@@ -179,6 +190,7 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
     context = FusionContext(
         group.teachers, group.anchor, candidates[0], candidates[1:], candidates[0].anatomy, calibration, options,
         coupling_options(options.alignment), on_progress, timer, mixture.mixing, request.streaming,
+        request.processes,
     )  # fmt: skip
     built = fuse_towards_anchor(context) if request.towards_anchor else fuse_jointly(context)
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.calibration.batches import Batch, sample_keys
+from compressor.fusion.calibration.processes import Processes
 from compressor.fusion.teacher import FusionTeacher, NamedModel, weights_checksum
 from compressor.models.streamed import blocks_of
 from compressor.models.ties import common_ties
@@ -91,7 +92,7 @@ def check_streamable(models: Sequence[NamedModel]) -> None:
 
 def fusion_key(
     teachers: Sequence[FusionTeacher], student: nn.Module, options: FusionOptions, batches: Iterable[Batch],
-    maps: Mapping[str, Any],
+    maps: Mapping[str, Any], processes: Processes,
 ) -> str:  # fmt: skip
     """A hash of all that a layer of a student depends on.
 
@@ -104,6 +105,9 @@ def fusion_key(
     digest.update(options.model_dump_json(exclude={"max_memory"}).encode())
     digest.update(json.dumps(getattr(student, "config").to_dict(), sort_keys=True, default=str).encode())  # noqa: B009
     digest.update(repr([sample_keys(batch) for batch in batches]).encode())
+    if processes.shared:
+        # Each keeps the hidden states of its samples.
+        digest.update(repr(processes).encode())
     for space in sorted(maps):
         for mapping in maps[space].maps:
             digest.update(mapping.push.contiguous().numpy().tobytes())

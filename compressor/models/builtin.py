@@ -167,7 +167,7 @@ def _train(name: str, folder: Path, progress: OnTrainingProgress | None) -> None
     # Imported here: finding the cache folder needs no transformers.
     from transformers import ViTForImageClassification, ViTImageProcessorPil
 
-    from compressor.models.save import save_student
+    from compressor.models.folder.save import save_student
 
     training = _training(name)
     processor = ViTImageProcessorPil(

@@ -10,10 +10,10 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from compressor.errors import UserError
-from compressor.models.classes import match_classes
 from compressor.models.inputs import pad_id, size_pair, text_config
 from compressor.models.modalities import has_patches, reads_sound
-from compressor.models.tasks import check_outputs, find_task
+from compressor.models.tasks.classes import match_classes
+from compressor.models.tasks.table import check_outputs, find_task
 from compressor.models.teacher import Teacher
 from compressor.recipe.fusion import ClassesName
 

@@ -20,9 +20,10 @@ from compressor.models.modalities import (
     is_image_config,
     size_pair,
 )
-from compressor.models.random_inputs import MAKERS, patched_images
+from compressor.models.patch_inputs import patched_images
+from compressor.models.random_inputs import MAKERS
 from compressor.models.signature import readable_inputs, required_inputs
-from compressor.models.tasks import find_task, predicts_vocabulary
+from compressor.models.tasks.table import find_task, predicts_vocabulary
 
 #: Texts of a sample of which one is chosen.
 CHOICES = 3
@@ -136,8 +137,8 @@ def dummy_inputs(
         if config.is_encoder_decoder and config.architectures and classifies_text(config):
             # The answer is read at the last end token (BART, T5).
             inputs["input_ids"][:, -1] = int(config.eos_token_id)
-    if "pixel_values" in needed and "spatial_shapes" in _read_by(config):
-        inputs |= patched_images(config, batch, generator)
+    if "pixel_values" in needed and "input_ids" not in needed:
+        inputs |= patched_images(config, _read_by(config), batch, generator)
     for name in needed:
         if name in ("input_ids", "decoder_input_ids") or name in inputs:
             continue
@@ -186,7 +187,9 @@ def _needed_inputs(config: PretrainedConfig) -> list[str]:
     known = _read_by(config)
     if is_image_config(config) and "input_ids" not in known:
         clips = "pixel_values_videos" in known and "pixel_values" not in known
-        return ["pixel_values_videos" if clips else "pixel_values"]
+        pixels = "pixel_values_videos" if clips else "pixel_values"
+        required = [name for name in required_inputs(model) if name != pixels] if known else []
+        return [*([pixels] if pixels in known or not known else []), *required]
     needed = required_inputs(model) if model is not None else []
     main = getattr(model, "main_input_name", "input_ids")
     needed += [main] if main in known or not known else []
@@ -194,6 +197,8 @@ def _needed_inputs(config: PretrainedConfig) -> list[str]:
         needed = ["input_features"]
     if is_dual_config(config):
         needed += ["input_ids", "input_features" if "input_features" in known else "pixel_values"]
+    if "input_ids" in known and (placeholder(config) is not None or hasattr(config, "vocab_size")):
+        needed += ["input_ids"]
     # What answers about a text shifts it itself.
     shifted = bool(config.architectures) and find_task(config).columns
     needed += ["decoder_input_ids"] if config.is_encoder_decoder and not shifted else []

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from compressor.errors import UserError
 from compressor.models.builtin import OnTrainingProgress, ensure_builtin
+from compressor.models.configs.own_code import code_not_run, code_run, forget_code, is_own
 from compressor.models.finite import check_activations
-from compressor.models.own_code import code_not_run, code_run, forget_code, is_own
-from compressor.models.padding import give_padding_token
-from compressor.models.processors import check_vocabulary, load_processor
+from compressor.models.folder.padding import give_padding_token
+from compressor.models.folder.processors import check_vocabulary, load_processor
+from compressor.models.folder.save import fingerprint
+from compressor.models.folder.streamed_load import open_model
+from compressor.models.folder.weight_files import stored_precision
+from compressor.models.folder.weights import load_model
 from compressor.models.resolve import resolve
-from compressor.models.save import fingerprint
-from compressor.models.streamed_load import open_model
 from compressor.models.teacher import ModelSpec, Teacher
-from compressor.models.weight_files import stored_precision
-from compressor.models.weights import load_model
 from compressor.utils.logging import one_line
 
 

@@ -13,7 +13,8 @@ from transformers import PretrainedConfig
 
 from compressor.models.meta import meta_model, weightless_copy
 from compressor.models.modalities import first_field, parts_with, size_pair, vision_part
-from compressor.models.random_inputs import MAKERS, patched_images
+from compressor.models.patch_inputs import patched_images
+from compressor.models.random_inputs import MAKERS
 
 #: Errors of a model that reads its media in another shape.
 _SHAPE_ERRORS = (ValueError, TypeError, RuntimeError, AssertionError, KeyError, IndexError, AttributeError)
@@ -150,7 +151,7 @@ def _candidates(
             yield {"pixel_values": pixels(rows * columns + 1), "image_sizes": torch.tensor([pinpoints[0]] * batch)}
         yield {"pixel_values": pixels(), "image_sizes": torch.tensor([[height, width]] * batch)}
     if "spatial_shapes" in names:
-        yield patched_images(config, batch, generator)
+        yield patched_images(config, names, batch, generator)
     if "pixel_attention_mask" in names:
         mask = torch.ones(batch, 1, height, width, dtype=torch.bool)
         yield {"pixel_values": pixels(1), "pixel_attention_mask": mask}

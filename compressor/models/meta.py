@@ -14,8 +14,8 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError
-from compressor.models.configs import model_class
-from compressor.models.configured import as_configured
+from compressor.models.configs.reading import model_class
+from compressor.models.headless.configured import as_configured
 from compressor.models.streamed import copy_with_parameters
 from compressor.models.ties import untie
 from compressor.utils.logging import quiet_transformers

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from compressor.models import series
+from compressor.models import patch_inputs, series
 from compressor.models.modalities import first_field, parts_with, reads_video, size_pair, vision_part
 
 Maker = Callable[[PretrainedConfig, int, int, torch.Generator], Tensor | None]
@@ -21,8 +21,6 @@ Maker = Callable[[PretrainedConfig, int, int, torch.Generator], Tensor | None]
 _SIDE = 64
 #: Image regions, entities and encoder states of a trial.
 _REGIONS = 5
-#: Rows and columns of patches of an image in a list of all images' patches.
-_ROWS = 4
 
 
 def _normal(generator: torch.Generator, *shape: int) -> Tensor:
@@ -38,22 +36,11 @@ def _pixels(config: PretrainedConfig, batch: int, length: int, generator: torch.
     return _normal(generator, batch, *frames, channels, height, width)
 
 
-def patched_images(config: PretrainedConfig, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Images of any shape as lists of patches [B, N, values], with their rows and columns [B, 2]."""
-    part = vision_part(config)
-    patch, _ = size_pair(first_field(part, "patch_size", default=16))
-    side = max(1, int(first_field(part, "num_patches", default=16) ** 0.5))
-    values = int(first_field(part, "num_channels", default=3)) * patch * patch
-    return {
-        "pixel_values": _normal(generator, batch, side * side, values),
-        "pixel_attention_mask": torch.ones(batch, side * side, dtype=torch.long),
-        "spatial_shapes": torch.tensor([[side, side]] * batch),
-    }
-
-
 def _clips(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
     """[B, frames, C, H, W] of video models."""
-    frames, side = getattr(config, "frames_per_clip", None), getattr(config, "crop_size", None)
+    part = vision_part(config)
+    frames = first_field(part, "frames_per_clip", "num_frames")
+    side = first_field(part, "crop_size", "image_size", default=_SIDE)
     return None if frames is None or side is None else _normal(generator, batch, frames, 3, *size_pair(side))
 
 
@@ -76,6 +63,9 @@ def _spectrum(config: PretrainedConfig, batch: int, length: int, generator: torc
     spectrogram = next(parts_with(config, "spec_size", "num_mel_bins"), None)
     if spectrogram is not None:
         return _normal(generator, batch, 1, int(spectrogram.spec_size), int(spectrogram.num_mel_bins))
+    if features is None and (filters := first_field(config, "subsampling_conv_channels")):
+        # Two convolutions of stride two leave a quarter of the first one's filters.
+        features = filters[0]
     if features is not None:
         return _normal(generator, batch, 8 * length, int(features))
     if bins is None:
@@ -85,6 +75,29 @@ def _spectrum(config: PretrainedConfig, batch: int, length: int, generator: torc
     )
 
 
+def _mel(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
+    """Spectrograms [B, frames, mel bins]."""
+    bins = first_field(config, "input_feat_size", "num_mel_bins")
+    return None if bins is None else _normal(generator, batch, 8 * length, int(bins))
+
+
+def _mel_mask(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
+    """Frames that are padding [B, frames]: none."""
+    return torch.zeros(batch, 8 * length, dtype=torch.bool)
+
+
+def _task_tokens(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
+    """Tokens of the task of an image [B, T], as numbers (OneFormer)."""
+    size = first_field(config, "task_seq_len")
+    return None if size is None else torch.randint(1, 60, (batch, int(size)), generator=generator).float()
+
+
+def _languages(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
+    """A language of each sample [B] (X-MOD)."""
+    names = getattr(config, "languages", None)
+    return None if not names else torch.randint(len(names), (batch,), generator=generator)
+
+
 def _boxes(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
     """Left, top, right and bottom edges [B, T, 4]."""
     limit = first_field(config, "max_2d_position_embeddings")
@@ -92,20 +105,6 @@ def _boxes(config: PretrainedConfig, batch: int, length: int, generator: torch.G
         return torch.rand(batch, length, 4, generator=generator).sort(dim=-1).values
     corners = torch.randint(int(limit) // 2, (batch, length, 2), generator=generator)
     return torch.cat([corners, corners + int(limit) // 4], dim=-1)
-
-
-def _patches(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
-    """Patches of all images in one list [N, values], of towers that read them with `_grids`."""
-    patch, frames = getattr(config, "patch_size", None), getattr(config, "temporal_patch_size", None)
-    channels = first_field(config, "in_channels", "in_chans", "num_channels")
-    if not isinstance(patch, int) or not isinstance(frames, int) or channels is None:
-        return None
-    return _normal(generator, batch * _ROWS * _ROWS, int(channels) * frames * patch * patch)
-
-
-def _grids(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
-    """Frames, rows and columns of the patches of each image [B, 3]."""
-    return torch.tensor([[1, _ROWS, _ROWS]] * batch)
 
 
 def _queries(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
@@ -220,13 +219,25 @@ MAKERS: dict[str, Maker] = {
     "pixel_values_videos": _clips,
     "input_values": _sound,
     "input_features": _spectrum,
+    "audio_mel": _mel,
+    "audio_mel_mask": _mel_mask,
+    "task_inputs": _task_tokens,
+    "lang_ids": _languages,
     "bbox": _boxes,
-    "hidden_states": _patches,
-    "grid_thw": _grids,
+    "hidden_states": patch_inputs.patches,
+    "grid_thw": patch_inputs.grids,
+    "image_grid_thw": patch_inputs.grids,
+    "merge_sizes": patch_inputs.merge_sizes,
+    "flattened_patches": patch_inputs.flattened_patches,
+    "prompt_pixel_values": _pixels,
+    "prompt_masks": _pixels,
     "query_embeds": _queries,
     "qformer_input_ids": _query_tokens,
     "input_features_mask": _sound_mask,
     "past_values": series.past_values,
+    "past_values_padding": series.past_padding,
+    "freq": series.frequencies,
+    "state": series.state,
     "past_time_features": series.past_times,
     "past_observed_mask": series.past_observed,
     "future_values": series.future_values,

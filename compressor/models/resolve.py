@@ -13,9 +13,9 @@ from transformers import PretrainedConfig
 
 from compressor.errors import UserError
 from compressor.models.builtin import BUILTIN, builtin_config, builtin_folder
-from compressor.models.configs import read_config
-from compressor.models.padding import settle_padding
-from compressor.models.stored_ties import settle_stored_ties
+from compressor.models.configs.reading import read_config
+from compressor.models.folder.padding import settle_padding
+from compressor.models.folder.stored_ties import settle_stored_ties
 from compressor.models.ties import can_be_tied
 from compressor.utils.input_files import special_kind
 from compressor.utils.logging import one_line

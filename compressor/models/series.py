@@ -11,7 +11,10 @@ from transformers import PretrainedConfig
 
 
 def past_values(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
-    """[B, context, channels]; of models that read lagged values [B, context + lags], or with channels."""
+    """[B, context], or [B, context, channels]; with lagged values [B, context + lags], or with channels."""
+    if getattr(config, "patch_length", None) is not None and getattr(config, "horizon_length", None) is not None:
+        patches = min(4, int(config.context_length) // int(config.patch_length))
+        return torch.randn(batch, patches * int(config.patch_length), generator=generator)
     context, channels = getattr(config, "context_length", None), getattr(config, "num_input_channels", None)
     if context is not None and channels is not None:
         return torch.randn(batch, context, channels, generator=generator)
@@ -41,6 +44,24 @@ def past_observed(config: PretrainedConfig, batch: int, length: int, generator: 
     """Which past values are known: all."""
     values = past_values(config, batch, length, generator)
     return None if values is None else torch.ones_like(values)
+
+
+def past_padding(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
+    """Which past values are padding: none."""
+    values = past_values(config, batch, length, generator)
+    return None if values is None else torch.zeros_like(values, dtype=torch.long)
+
+
+def frequencies(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
+    """A kind of sampling rate of each series [B, 1]."""
+    kinds = getattr(config, "freq_size", None)
+    return None if kinds is None else torch.randint(int(kinds), (batch, 1), generator=generator)
+
+
+def state(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
+    """The state of a robot [B, values]."""
+    size = getattr(config, "max_state_dim", None)
+    return None if size is None else torch.randn(batch, int(size), generator=generator)
 
 
 def states(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:

@@ -17,8 +17,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compressor.models.configs import model_class
-from compressor.models.configured import as_configured
+from compressor.models.configs.reading import model_class
+from compressor.models.headless.configured import as_configured
 from compressor.models.ties import untie
 from compressor.utils.logging import quiet_transformers
 

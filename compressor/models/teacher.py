@@ -14,8 +14,8 @@ from compressor.models.inputs import pad_id
 from compressor.models.meta import most_positions, reads_pairs
 from compressor.models.modalities import is_image_config, reads_sound
 from compressor.models.resolve import ModelSource
-from compressor.models.task import Task
-from compressor.models.tasks import find_task
+from compressor.models.tasks.table import find_task
+from compressor.models.tasks.task import Task
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.errors import UnsupportedError
-from compressor.models.configs import model_class
+from compressor.models.configs.reading import model_class
 
 #: The flag of transformers, and our field of weights that are not tied although it is set.
 FLAG, UNTIED = "tie_word_embeddings", "untied_weights"

@@ -20,8 +20,8 @@ from compressor.bench.subprocesses import TimingJob, WorkerError, measure_isolat
 from compressor.errors import UnsupportedError, UserError
 from compressor.fusion.shape.sizes import WIDTH_MULTIPLE
 from compressor.fusion.shape.spec import StudentSpec, sizes_at, student_specs
-from compressor.models.configs import model_class
-from compressor.models.configured import as_configured
+from compressor.models.configs.reading import model_class
+from compressor.models.headless.configured import as_configured
 from compressor.models.inputs import dummy_inputs
 from compressor.models.ties import untie
 from compressor.pipeline.stages import OnStageProgress

@@ -12,11 +12,11 @@ from compressor.errors import UserError
 from compressor.fusion import fuse_models
 from compressor.fusion.classes import fit_lacking_classes
 from compressor.fusion.mixture import mixture_of
-from compressor.models.tasks import check_measurable
-from compressor.pipeline.claim import Remark, claimed
+from compressor.models.tasks.table import check_measurable
 from compressor.pipeline.data_splits import open_data
-from compressor.pipeline.evaluation import EvaluatedModel, Evaluator, describe_score, evaluated_teachers
-from compressor.pipeline.output import PAGE, REPORT, edited_documents, read_report, update_report
+from compressor.pipeline.output.claim import Remark, claimed
+from compressor.pipeline.output.documents import PAGE, REPORT, edited_documents, read_report, update_report
+from compressor.pipeline.scores.evaluation import EvaluatedModel, Evaluator, describe_score, evaluated_teachers
 from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.pipeline.teachers import (
     check_device,

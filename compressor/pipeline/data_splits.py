@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor
 
 from compressor.data.batches import Batches, Samples, packed
 from compressor.data.sources import Split, open_split
+from compressor.distillation.lr_search import validation_rows
 from compressor.export.formats import EXPORT_FORMATS
 from compressor.fusion.mixture import chooses_mixture
 from compressor.models.inputs import without_labels
@@ -98,7 +100,10 @@ def open_calibration(recipe: Recipe, train: Split, processor: Any, spec: ModelSp
 
 
 def _drawn(recipe: Recipe, train: Split) -> Split:
-    """The calibration samples."""
+    """The calibration samples, without those that a finetune chooses by, on which a fusion would be at its best."""
+    if recipe.finetune.enabled and recipe.finetune.keeps_out and len(train) > 1:
+        rows, _ = validation_rows(len(train), recipe.finetune.validation, recipe.seed)
+        train = train.select(np.sort(rows))
     return train.take(recipe.calibration.samples, seed=recipe.seed)
 
 

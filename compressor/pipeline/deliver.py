@@ -19,8 +19,8 @@ from compressor.export.onnx import float32_on_cpu
 from compressor.export.parity_cases import logits_of_files
 from compressor.export.reports import ExportReport, FileReport
 from compressor.export.write import WrittenFormats, write_formats
-from compressor.models.companions import Companions
-from compressor.models.tasks import task_of_model
+from compressor.models.inherited.companions import Companions
+from compressor.models.tasks.table import task_of_model
 from compressor.pipeline.data_splits import RunData
 from compressor.pipeline.stages import StageReporter
 from compressor.recipe import ExportOptions

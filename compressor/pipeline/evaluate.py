@@ -10,10 +10,10 @@ from compressor.bench.size import count_parameters
 from compressor.data.batches import Batches
 from compressor.data.tensor_batches import TensorBatches
 from compressor.errors import UserError
-from compressor.models.tasks import check_measurable
+from compressor.models.tasks.table import check_measurable
 from compressor.models.teacher import Teacher
 from compressor.pipeline.data_splits import open_evaluation
-from compressor.pipeline.evaluation import Evaluator, score_columns, short_names
+from compressor.pipeline.scores.evaluation import Evaluator, score_columns, short_names
 from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.pipeline.teachers import check_device, common_data, load_ensemble, read_configs
 from compressor.recipe import Recipe
@@ -68,7 +68,7 @@ def score_models(
                 [*fingerprints, None],
             )
         else:
-            scores = measure_accuracy(models, batches)
+            scores = measure_accuracy(models, batches, speaks=True)
     rows = []
     for name, score, parameters, fingerprint in zip(names, scores, sizes, fingerprints, strict=True):
         rows.append(

@@ -15,16 +15,16 @@ from compressor.export.file_kinds import every_kind
 from compressor.export.formats import EXPORT_FORMATS, FLOAT, check_formats
 from compressor.export.staging import EXPORT
 from compressor.export.write import is_same_companion, write_companions
-from compressor.models.companions import Companions, read_companions
+from compressor.models.inherited.companions import Companions, read_companions
 from compressor.models.load import load_teacher
 from compressor.models.resolve import load_config
 from compressor.models.teacher import Teacher
-from compressor.pipeline.apart import model_inputs, recipe_inputs
-from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.data_splits import open_data
 from compressor.pipeline.deliver import Delivery, export_and_verify
-from compressor.pipeline.existing_formats import check_existing, may_exist
-from compressor.pipeline.output import REPORT, edited_documents, read_report, update_report
+from compressor.pipeline.output.apart import model_inputs, recipe_inputs
+from compressor.pipeline.output.claim import Remark, claimed
+from compressor.pipeline.output.documents import REPORT, edited_documents, read_report, update_report
+from compressor.pipeline.output.existing_formats import check_existing, may_exist
 from compressor.pipeline.rehearsal import rehearse_export, rehearse_folder
 from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.pipeline.teachers import common_data

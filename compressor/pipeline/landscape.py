@@ -20,12 +20,12 @@ from compressor.bench.metrics import METRICS
 from compressor.data.batches import Batches
 from compressor.errors import UserError
 from compressor.models.teacher import Teacher
-from compressor.pipeline.apart import recipe_inputs
-from compressor.pipeline.claim import Remark, claimed
 from compressor.pipeline.environment import environment
 from compressor.pipeline.evaluate import open_evaluated_models
-from compressor.pipeline.evaluation import short_names
+from compressor.pipeline.output.apart import recipe_inputs
+from compressor.pipeline.output.claim import Remark, claimed
 from compressor.pipeline.rehearsal import rehearse_picture
+from compressor.pipeline.scores.evaluation import short_names
 from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.recipe import Recipe
 from compressor.report.landscape_figures import SUFFIXES, check_plots, draw_curves, draw_plane

@@ -16,7 +16,7 @@ from compressor.fusion.streamed_memory import predict_memory
 from compressor.fusion.streaming import FIXED
 from compressor.models.meta import meta_model
 from compressor.pipeline.budget import pick_width
-from compressor.pipeline.evaluation import short_names
+from compressor.pipeline.scores.evaluation import short_names
 from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.pipeline.teachers import plan_target, read_configs
 from compressor.pipeline.timing import sample_length
@@ -46,7 +46,7 @@ def plan_student(
     Args:
         names: of teachers that fit together, of any task.
         width, depth, narrowing, ratios: see `plan_target`.
-        classes: see `compressor.models.classes.match_classes`.
+        classes: see `compressor.models.tasks.classes.match_classes`.
         length: tokens, at most the teachers' limit.
         budget: picks the width if it has a target.
         threads: of a measured latency; None for torch's.

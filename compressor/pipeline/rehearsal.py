@@ -13,12 +13,12 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from compressor.errors import UserError
 from compressor.export.file_kinds import files_of
 from compressor.export.write import write_companions
-from compressor.models.companions import Companions
-from compressor.models.configs import read_config
+from compressor.models.configs.reading import read_config
+from compressor.models.folder.round_trip import check_round_trip
+from compressor.models.inherited.companions import Companions
 from compressor.models.load import load_processor
 from compressor.models.meta import meta_model
 from compressor.models.resolve import resolve
-from compressor.models.round_trip import check_round_trip
 from compressor.utils.input_files import MIB, read_json
 from compressor.utils.logging import one_line, quiet_transformers
 from compressor.utils.out_of_memory import is_out_of_memory

@@ -14,7 +14,7 @@ from compressor.export.file_kinds import files_of
 from compressor.export.formats import FLOAT
 from compressor.export.onnx import write_onnx
 from compressor.export.parity_cases import MODEL
-from compressor.pipeline.evaluation import EvaluatedModel
+from compressor.pipeline.scores.evaluation import EvaluatedModel
 from compressor.pipeline.stages import StageReporter
 from compressor.pipeline.timing import TimedModel, Timing, shape_key, time_contenders
 from compressor.recipe import ExportOptions, Recipe

@@ -12,11 +12,11 @@ from compressor.anatomy import Anatomy, inspect_config
 from compressor.errors import UserError
 from compressor.fusion.shape.spec import StudentSpec, depth_of, student_specs, widest_teacher
 from compressor.models.builtin import BUILTIN, builtin_data
-from compressor.models.class_heads import with_common_classes
-from compressor.models.classes import teachers_choice
 from compressor.models.compatibility import check_compatible, check_compatible_configs
+from compressor.models.inherited.class_heads import with_common_classes
 from compressor.models.load import load_teacher
 from compressor.models.resolve import load_config, resolve
+from compressor.models.tasks.classes import teachers_choice
 from compressor.models.teacher import Teacher
 from compressor.models.ties import common_ties
 from compressor.pipeline.stages import OnStageProgress
@@ -34,7 +34,7 @@ def read_configs(
 
     Args:
         notes: gets lines on weights that are not tied as a config says.
-        classes: see `compressor.models.classes.match_classes`.
+        classes: see `compressor.models.tasks.classes.match_classes`.
         student: a model that keeps its classes.
 
     Raises:
@@ -110,7 +110,7 @@ def load_ensemble(
     """Load models that fit together, with their common classes; train missing built-in ones.
 
     Args:
-        classes: see `compressor.models.classes.match_classes`.
+        classes: see `compressor.models.tasks.classes.match_classes`.
         student: a model that keeps its classes.
         streamed: weights are read layer by layer when they are needed.
 

@@ -65,7 +65,8 @@ class FinetuneOptions(Section):
         None, description="Steps of each trial of the search; as many as steps if omitted."
     )
     validation: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.05, description="Share of the training samples held out for validation."
+        0.05,
+        description="Share of the training samples held out for validation, also from the fusion of the same run.",
     )
     validate_every: Count | None = Field(
         None,
@@ -104,6 +105,11 @@ class FinetuneOptions(Section):
     def parts(self) -> int:
         """Micro-batches per step; 1 while "auto"."""
         return 1 if self.accumulate == "auto" else self.accumulate
+
+    @property
+    def keeps_out(self) -> bool:
+        """Whether training samples are kept out to choose by."""
+        return self.learning_rate == "search" or self.validate_every is not None
 
     @property
     def asks_teachers(self) -> bool:

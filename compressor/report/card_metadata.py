@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from compressor.models.tasks import TASKS
+from compressor.models.tasks.table import TASKS
 from compressor.recipe import Recipe
 from compressor.utils.markdown import visible_line
 from compressor.utils.revisions import split_revision

@@ -16,9 +16,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.anatomy.hooks import logits_of
 from compressor.answers import model_answers
-from compressor.models.configs import model_class
+from compressor.models.configs.reading import model_class
 from compressor.models.inputs import dummy_inputs, without_labels
-from compressor.models.tasks import find_task, task_of_model
+from compressor.models.tasks.table import find_task, task_of_model
 
 LabelledBatch = dict[str, Tensor]
 #: Positions of a text; samples of a batch.

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from compressor.anatomy.axes import Kind, Role, Space, map_key
 from compressor.anatomy.certificate import random_model
 from compressor.anatomy.hooks import Tap, first_tensor, hooks, logits_of
 from compressor.anatomy.infer import inspect_config
-from compressor.anatomy.spec import Anatomy, Kind, Role, Space, map_key
+from compressor.anatomy.spec import Anatomy
 from compressor.anatomy.transform import Map, apply
-from compressor.models.config_fields import read_field, with_fields
+from compressor.models.configs.fields import read_field, with_fields
 from compressor.models.inputs import dummy_inputs
 
 

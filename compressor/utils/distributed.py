@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from compressor.errors import LaunchError, UnsupportedError
 from compressor.utils.launch import check_connection, is_launched, launched_number
@@ -94,6 +95,7 @@ def shutdown() -> None:
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
             torch.distributed.destroy_process_group()
+            _cpu_group.cache_clear()
 
 
 def all_sum(values: Sequence[float], device: torch.device) -> list[float]:
@@ -107,6 +109,28 @@ def all_sum(values: Sequence[float], device: torch.device) -> list[float]:
     total = torch.tensor(values, dtype=torch.float64, device=device)
     torch.distributed.all_reduce(total)
     return total.tolist()
+
+
+def sum_in_place(tensor: torch.Tensor) -> None:
+    """Add a tensor on the CPU up over all processes, each of which gets the sum."""
+    import torch
+
+    torch.distributed.all_reduce(tensor, group=_cpu_group())
+
+
+def copy_from_main(tensor: torch.Tensor) -> None:
+    """Overwrite a tensor on the CPU by the main process's."""
+    import torch
+
+    torch.distributed.broadcast(tensor, src=0, group=_cpu_group())
+
+
+@cache
+def _cpu_group() -> Any:
+    """All processes, connected for tensors on the CPU; the group of GPUs has none."""
+    import torch
+
+    return torch.distributed.new_group(backend="gloo")
 
 
 def gather_weights(model: nn.Module, whole: nn.Module) -> None:

@@ -17,9 +17,9 @@ from compressor.fusion import fuse_models
 from compressor.fusion.self_test import RECOVERY_TOLERANCE, check_recovery
 from compressor.fusion.shape.spec import student_specs
 from compressor.fusion.shape.streams import split_streams
-from compressor.models.config_fields import field_paths, read_field, repeated_fields, with_fields
+from compressor.models.configs.fields import field_paths, read_field, repeated_fields, with_fields
 from compressor.models.inputs import dummy_inputs
-from compressor.models.tasks import find_task
+from compressor.models.tasks.table import find_task
 from compressor.recipe import FusionOptions
 
 _WIDTHS = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}

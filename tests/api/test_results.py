@@ -11,7 +11,7 @@ import yaml
 from test_golden import report_keys
 
 import compressor
-from compressor.models.save import fingerprint
+from compressor.models.folder.save import fingerprint
 
 #: Options of a quick fusion.
 QUICK = {"residual": "slice", "inner": "slice", "narrowing": "fewer-heads", "polish": 0}
@@ -129,8 +129,8 @@ def test_presets_give_way_to_keywords(vit_a, batches, monkeypatch):
 
 
 def test_an_interrupted_run_of_the_command_is_not_lost(named, tmp_path):
-    from compressor.pipeline.initial_student import InitialStudent
-    from compressor.pipeline.run_state import RunState
+    from compressor.pipeline.run.initial_student import InitialStudent
+    from compressor.pipeline.run.state import RunState
     from compressor.utils.files import work_folder
 
     folder = tmp_path / "student"

@@ -29,9 +29,9 @@ from compressor.distillation.distill import train_student
 from compressor.distillation.losses import label_loss
 from compressor.ensemble import ensemble_kl
 from compressor.errors import UnsupportedError
-from compressor.models.tasks import TASKS, find_task
+from compressor.models.tasks.table import TASKS, find_task
 from compressor.models.teacher import ModelSpec
-from compressor.pipeline.evaluation import Evaluator
+from compressor.pipeline.scores.evaluation import Evaluator
 from compressor.recipe import DataOptions, FinetuneOptions
 
 KINDS = ("classifier", "tagger", "masked", "decoder", "llama", "bart", "t5")

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from compressor.bench.answer_tallies import TallySetting
 from compressor.bench.embedding_scores import EmbeddingTally
-from compressor.models.tasks import TASKS
+from compressor.models.tasks.table import TASKS
 
 
 def unit(*shape, seed=0):

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from compressor.bench.accuracy import Tally
-from compressor.models.masks import resized_labels, resized_rows
-from compressor.models.tasks import TASKS
+from compressor.models.tasks.masks import resized_labels, resized_rows
+from compressor.models.tasks.table import TASKS
 
 TASK = TASKS["semantic-segmentation"]
 

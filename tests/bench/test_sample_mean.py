@@ -9,7 +9,7 @@ import torch
 
 from compressor.bench.accuracy import Tally, score_model
 from compressor.bench.sample_mean import SampleMean
-from compressor.models.tasks import TASKS
+from compressor.models.tasks.table import TASKS
 
 
 def test_one_position_a_sample_gives_the_usual_error():

@@ -5,7 +5,7 @@ import torch
 
 from compressor.bench.accuracy import Tally
 from compressor.bench.span_scores import answer_scores, best_spans
-from compressor.models.tasks import TASKS
+from compressor.models.tasks.table import TASKS
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,22 @@
 import pytest
 import torch
 from pydantic import ValidationError
+from tiny import save_vit
 
 from benchmarks.common.rates import searched_rate
 from benchmarks.common.results import Store
+from benchmarks.common.setting import Arena, Places, Setting
 from benchmarks.experts.contest import TRIALS, column, trial
+from benchmarks.experts.domains import standard_library
 from benchmarks.experts.figures import leads
 from benchmarks.experts.merging import TASK_SCALE, plain_average, task_arithmetic, ties
 from benchmarks.experts.pages import page
 from benchmarks.experts.recipe import ExpertRecipe
 from benchmarks.experts.settings import EVENTS
+from benchmarks.text.corpora import domain
+from benchmarks.text.recipe import TextRecipe
 from benchmarks.vision.pictures import Images
-from compressor.distillation.lr_search import LearningRateTrial
+from compressor.distillation.lr_search import LearningRateTrial, validation_rows
 
 TRAINING = {
     "seed": 0, "steps": 1, "evaluate_every": 1, "batch_size": 1, "learning_rate": 0.1, "weight_decay": 0,
@@ -82,3 +87,29 @@ def test_the_page_says_how_far_ours_is_before_the_better_part(tmp_path):
     text = page(store)
     assert "test accuracy in %, after … steps: 0: +9.5 ± 0.5." in text
     assert "| ours: automatic | 59.5 ± 0.5 (0.100) |" in text
+
+
+def test_trials_are_judged_by_samples_that_no_fusion_saw(tmp_path):
+    save_vit(tmp_path / "tiny", classes=tuple(map(str, range(10))))
+    arena = Arena(Setting("", (("tiny",),), "digits", samples=64), Places((tmp_path,), tmp_path, tmp_path))
+    every, fewer = (
+        torch.cat([batch["pixel_values"] for batch in each.calibration(3)])
+        for each in (arena, arena.without_validation(0.125))
+    )
+    train, kept_out = validation_rows(64, 0.125, 3)
+    assert torch.equal(fewer, every[train]) and len(kept_out) == 8
+
+
+def test_the_texts_of_two_domains(tmp_path):
+    library = tmp_path / "library"
+    library.mkdir()
+    for name, content in (("a", "x = 1\n"), ("b", "y = 2\n"), ("c", "z = '\u00e9'\n")):
+        (library / f"{name}.py").write_text(content, encoding="utf-8")
+    text = standard_library(100, library)
+    assert sorted(text.splitlines()) == ["x = 1", "y = 2"] and standard_library(7, library) == text[:7]
+    for part in ("train", "validation", "test"):
+        (tmp_path / f"code-{part}.txt").write_text(text * 40, encoding="utf-8")
+    corpus = domain(tmp_path, "code")
+    assert corpus.tokenizer.decode(corpus.test[0]["input_ids"]) == (text * 40)[:128] and len(corpus.tokenizer) == 257
+    with pytest.raises(ValidationError, match="names its domain"):
+        TextRecipe(task="domain", config={}, **TRAINING)

@@ -328,7 +328,7 @@ def test_unknown_choice(capsys, here, vit_a, vit_b, image_folder, options):
 
 
 def test_no_space_left_for_the_student(capsys, here, vit_a, image_folder, monkeypatch):
-    from compressor.pipeline import run_output
+    from compressor.pipeline.run import output as run_output
 
     def save(folder, *rest, **options):
         Path(folder, "model.safetensors").write_bytes(b"half")
@@ -370,7 +370,7 @@ def test_files_that_may_not_grow(here, vit_a, image_folder, capfd):
 
 
 def test_a_bug_is_called_a_bug(capsys, here, vit_a, monkeypatch):
-    from compressor.pipeline import run_context
+    from compressor.pipeline.run import context as run_context
 
     def prepare(*arguments, **options):
         raise ZeroDivisionError("oh")

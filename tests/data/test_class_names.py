@@ -7,7 +7,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 from tiny import save_images, save_vit
 
-from compressor.data.labels import map_labels, map_tags
+from compressor.data.columns.labels import map_labels, map_tags
 from compressor.data.sources import open_split
 from compressor.errors import UserError
 from compressor.recipe import DataOptions

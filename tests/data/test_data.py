@@ -18,7 +18,7 @@ from tiny import CLASSES, save_images, save_vit
 
 from compressor.data import source_splits as files
 from compressor.data.batches import Batches
-from compressor.data.images import ImageReader
+from compressor.data.readers.images import ImageReader
 from compressor.data.sources import Split, open_split
 from compressor.errors import UserError
 from compressor.models.load import load_teacher

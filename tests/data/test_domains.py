@@ -9,7 +9,7 @@ from tiny_text import config_of, save_plain, tokenizer
 from compressor.data.batches import Batches, packed
 from compressor.data.domains import MOST_DOMAINS, by_domain
 from compressor.data.sources import open_split
-from compressor.models.tasks import find_task
+from compressor.models.tasks.table import find_task
 from compressor.models.teacher import ModelSpec
 from compressor.recipe import DataOptions
 

@@ -19,7 +19,7 @@ from PIL import Image
 from tiny import CLASSES
 
 from compressor.data.batches import Batches
-from compressor.data.decode import decode
+from compressor.data.images.decode import decode
 from compressor.data.sources import open_split
 from compressor.errors import UserError
 from compressor.recipe import DataOptions
@@ -85,7 +85,7 @@ def test_images_of_any_mode_keep_their_brightness(tmp_path, name):
 @pytest.mark.parametrize("mode", ["HSV", "La", "RGBa", "RGBX"])
 def test_modes_of_no_file_are_converted(mode):
     """Pillow makes them, and writes none of them."""
-    from compressor.data.decode import _convert
+    from compressor.data.images.decode import _convert
 
     pixels, between = {"La": (GREY, "LA"), "HSV": (COLOUR, "RGB")}.get(mode, (COLOUR, "RGBA"))
     image = Image.fromarray(pixels).convert(between).convert(mode)
@@ -134,7 +134,7 @@ def test_black_and_white_are_those_of_the_whole_data_set(tmp_path):
     ],
 )
 def test_bounds_of_values_that_have_none(values, bounds):
-    from compressor.data.deep_pixels import usual_bounds
+    from compressor.data.images.deep_pixels import usual_bounds
 
     assert usual_bounds(*values) == bounds
 
@@ -160,7 +160,7 @@ def test_a_note_says_how_values_were_read(tmp_path, vit_a, capsys):
 
 
 def test_usual_images_are_not_looked_through(tmp_path, monkeypatch):
-    from compressor.data import image_bounds
+    from compressor.data.images import bounds as image_bounds
 
     for index in range(4):
         Image.fromarray(COLOUR).save(tmp_path / f"{index}.png")
@@ -188,8 +188,8 @@ def test_truncated_images_are_refused_by_name(tmp_path, name):
 
 
 def test_large_deep_images_are_made_smaller_in_strips(monkeypatch):
-    from compressor.data import decode as module
-    from compressor.data import deep_pixels
+    from compressor.data.images import decode as module
+    from compressor.data.images import deep_pixels
 
     content = {"bytes": encoded(Image.fromarray(np.full((80, 40), 7 * 257, np.uint16)), "PNG")}
     monkeypatch.setattr(deep_pixels, "_STRIP_PIXELS", 150)

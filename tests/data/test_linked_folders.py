@@ -127,7 +127,7 @@ def test_links_to_the_folder_that_holds_them_end(store, root, target):
 
 
 def test_links_on_endless_ways_are_refused(root, tmp_path, monkeypatch):
-    from compressor.data import folders
+    from compressor.data.files import folders
 
     monkeypatch.setattr(folders, "_MOST_REPEATS", 50)
     places = [tmp_path / f"hall{index}" for index in range(12)]
@@ -208,7 +208,7 @@ def test_names_that_are_no_text_are_refused(store, root, name):
 
 @pytest.mark.parametrize("depth", ["link", "link below a link"])
 def test_an_output_in_a_linked_folder_lies_in_the_data(store, root, tmp_path, depth):
-    from compressor.pipeline.apart import Input, check_apart
+    from compressor.pipeline.output.apart import Input, check_apart
 
     if depth == "link":
         (root / "cat").symlink_to(store / "cat")

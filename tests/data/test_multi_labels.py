@@ -12,7 +12,7 @@ from tiny_text import tokenizer
 from compressor.data.batches import Batches
 from compressor.data.sources import open_split
 from compressor.errors import UserError
-from compressor.models.tasks import TASKS
+from compressor.models.tasks.table import TASKS
 from compressor.recipe import DataOptions
 
 NAMES = {0: "food", 1: "service", 2: "price"}

@@ -12,7 +12,7 @@ from compressor.data.batches import Batches
 from compressor.data.sources import open_split
 from compressor.errors import UserError
 from compressor.models.teacher import ModelSpec
-from compressor.pipeline.evaluation import Evaluator
+from compressor.pipeline.scores.evaluation import Evaluator
 from compressor.recipe import DataOptions
 
 SPEC = ModelSpec.of(config_of("questions"))

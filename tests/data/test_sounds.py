@@ -14,11 +14,11 @@ from transformers import ASTConfig, ASTFeatureExtractor, Wav2Vec2Config, Wav2Vec
 from compressor.bench.accuracy import Tally
 from compressor.bench.transcript_scores import edits, symbols_of_frames
 from compressor.data.batches import Batches
-from compressor.data.sound_files import as_sounds, waveform
+from compressor.data.files.sound_files import as_sounds, waveform
 from compressor.data.sources import open_split
 from compressor.errors import UserError
-from compressor.models.task import Task
-from compressor.models.tasks import TASKS
+from compressor.models.tasks.table import TASKS
+from compressor.models.tasks.task import Task
 from compressor.models.teacher import ModelSpec
 from compressor.recipe import DataOptions
 

@@ -17,7 +17,7 @@ from tiny import CLASSES
 
 from compressor.data.sources import open_split
 from compressor.errors import UserError
-from compressor.models.tasks import TASKS
+from compressor.models.tasks.table import TASKS
 from compressor.recipe import DataOptions
 
 ID2LABEL = {0: "negative", 1: "positive"}
@@ -120,7 +120,7 @@ def test_compressed_files_that_cannot_be_read(tmp_path, name, content, said):
 
 
 def test_small_files_that_unpack_to_much_are_refused(tmp_path, monkeypatch):
-    from compressor.data import table_checks
+    from compressor.data.files import table_checks
 
     monkeypatch.setattr(table_checks, "UNPACKED_BYTES", 1 << 17)
     body = b"text,label\n" + b"good film,positive\n" * 10_000
@@ -194,7 +194,7 @@ def test_json_that_is_no_table(tmp_path, content, said):
 
 
 def test_large_json_is_refused(tmp_path, monkeypatch):
-    from compressor.data import table_checks
+    from compressor.data.files import table_checks
 
     monkeypatch.setattr(table_checks, "TEXT_BYTES", 1 << 10)
     (tmp_path / "a.json").write_text(json.dumps(RECORDS * 99))

@@ -22,14 +22,14 @@ from tiny_text import (
 )
 
 from compressor.data.batches import Batches, Samples, packed
-from compressor.data.block_readers import mask_tokens
+from compressor.data.readers.blocks import mask_tokens
 from compressor.data.samples import collate
 from compressor.data.sources import open_split
 from compressor.errors import UserError
 from compressor.models.inputs import pad_id
 from compressor.models.meta import most_positions
-from compressor.models.task import IGNORED
-from compressor.models.tasks import TASKS, find_task
+from compressor.models.tasks.table import TASKS, find_task
+from compressor.models.tasks.task import IGNORED
 from compressor.models.teacher import ModelSpec
 from compressor.recipe import DataOptions
 

@@ -39,10 +39,10 @@ from compressor.export.runtime import Session
 from compressor.export.write import write_formats
 from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import as_pair
-from compressor.models.tasks import TASKS
-from compressor.pipeline import trial
+from compressor.models.tasks.table import TASKS
 from compressor.pipeline.deliver import export_report
-from compressor.pipeline.trial import try_opset
+from compressor.pipeline.run import trial
+from compressor.pipeline.run.trial import try_opset
 from compressor.recipe import ExportOptions
 
 TEXT = {

@@ -22,7 +22,7 @@ from compressor.export.formats import EXPORT_FORMATS, check_formats
 from compressor.export.parity_cases import logits_of_files
 from compressor.export.write import write_formats
 from compressor.models.inputs import dummy_inputs
-from compressor.models.tasks import find_task
+from compressor.models.tasks.table import find_task
 from compressor.pipeline.deliver import Delivery
 from compressor.pipeline.export import _report_changes
 from compressor.recipe import ExportOptions, build_recipe
@@ -180,7 +180,7 @@ class TestFormats:
             write_formats(["torch-export"], t5(), tmp_path, ExportOptions())
 
     def test_answers_of_an_encoder_and_its_decoder(self):
-        from compressor.export.graphs import DecoderGraph, EncoderGraph
+        from compressor.export.two_part_graphs import DecoderGraph, EncoderGraph
 
         class File:
             def __init__(self, graph):
@@ -255,7 +255,7 @@ def test_a_run_writes_and_measures_formats_and_its_card_has_a_program_that_runs(
     from PIL import Image
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-    from compressor.pipeline.run import run_recipe as job
+    from compressor.pipeline.run.run import run_recipe as job
     from compressor.report.summary import summary_lines
 
     export = {"onnx": True, "formats": ["onnx", "onnx-int8", "torch-export"]}
@@ -311,7 +311,7 @@ def test_the_text_example(bert, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_an_export_into_a_students_folder_is_on_its_card(vit_a, image_folder, tmp_path, capsys):
-    from compressor.pipeline.run import run_recipe as job
+    from compressor.pipeline.run.run import run_recipe as job
 
     job(
         build_recipe(

@@ -8,7 +8,7 @@ from transformers import ViTConfig, YolosConfig
 
 from compressor.export.onnx import write_onnx
 from compressor.fusion import fuse_models
-from compressor.models.configs import model_class
+from compressor.models.configs.reading import model_class
 from compressor.models.inputs import dummy_inputs
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "patch_size": 4}

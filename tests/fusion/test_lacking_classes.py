@@ -9,7 +9,7 @@ import torch
 from tiny import save_vit
 
 from compressor.fusion.classes import SAMPLES_PER_CLASS, fit_lacking_classes
-from compressor.models.class_heads import with_common_classes
+from compressor.models.inherited.class_heads import with_common_classes
 from compressor.models.load import load_teacher
 
 NAMES = ("cat", "dog", "ant", "bee")

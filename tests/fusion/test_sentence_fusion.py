@@ -12,8 +12,8 @@ import compressor
 from compressor.anatomy.hooks import logits_of
 from compressor.answers import ANSWERS, ensemble_predictions
 from compressor.errors import UserError
+from compressor.models.folder.weights import load_model
 from compressor.models.load import load_teacher
-from compressor.models.weights import load_model
 
 TEXTS = sentences(96, 2)
 

@@ -20,9 +20,9 @@ from compressor.errors import UserError
 from compressor.fusion import fuse_models
 from compressor.fusion.streamed_memory import LEAST_STORE_BYTES, predict_memory
 from compressor.fusion.streaming import Streaming
+from compressor.models.folder.streamed_load import open_model
+from compressor.models.folder.weights import load_model
 from compressor.models.streamed import blocks_of
-from compressor.models.streamed_load import open_model
-from compressor.models.weights import load_model
 from compressor.recipe import FusionOptions
 from compressor.utils.tensor_store import TensorStore
 

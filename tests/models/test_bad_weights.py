@@ -111,7 +111,7 @@ def test_no_number_that_json_does_not_have_is_written(value):
 
 
 def test_a_report_of_a_former_version_with_infinity_is_read(tmp_path):
-    from compressor.pipeline.output import read_report
+    from compressor.pipeline.output.documents import read_report
 
     (tmp_path / "report.json").write_text('{"table": [], "value": Infinity, "other": NaN}')
     assert read_report(tmp_path) == {"table": [], "value": None, "other": None}
@@ -133,8 +133,8 @@ def test_weights_that_came_out_broken_are_not_written(tmp_path, vit_a):
     import torch
 
     from compressor.errors import UserError
-    from compressor.models.save import save_student
-    from compressor.models.weights import load_model
+    from compressor.models.folder.save import save_student
+    from compressor.models.folder.weights import load_model
 
     model = load_model(vit_a)
     with torch.no_grad():
@@ -149,8 +149,8 @@ def test_weights_that_came_out_broken_are_not_written(tmp_path, vit_a):
 
 def test_a_loaded_model_stays_what_was_read(tmp_path):
     """Overwritten in place the file would change the model; cut, it would end the process."""
+    from compressor.models.folder.save import fingerprint
     from compressor.models.load import load_teacher
-    from compressor.models.save import fingerprint
 
     folder = save_vit(tmp_path / "teacher", seed=5)
     teacher = load_teacher(str(folder))
@@ -166,7 +166,7 @@ def test_a_loaded_model_stays_what_was_read(tmp_path):
 def test_shared_weights_stay_shared(bert, tmp_path):
     from tiny_text import save_text_model
 
-    from compressor.models.weights import load_model
+    from compressor.models.folder.weights import load_model
 
     save_text_model(tmp_path / "masked", "masked")
     model = load_model(tmp_path / "masked")
@@ -181,7 +181,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, 
     from transformers import ViTForImageClassification
 
     from compressor.errors import UserError
-    from compressor.models.weights import load_model
+    from compressor.models.folder.weights import load_model
 
     folder = save_vit(tmp_path / "teacher", seed=5)
     file, other = folder / "model.safetensors", tmp_path / "other"
@@ -205,8 +205,8 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, 
 
 
 def test_a_model_loads_from_several_files(tmp_path, vit_a):
-    from compressor.models.save import fingerprint
-    from compressor.models.weights import load_model
+    from compressor.models.folder.save import fingerprint
+    from compressor.models.folder.weights import load_model
 
     load_model(vit_a).save_pretrained(tmp_path / "parts", max_shard_size="20KB")
     assert len(list(Path(tmp_path, "parts").glob("*.safetensors"))) > 1

@@ -8,10 +8,10 @@ from tiny import save_vit
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification, ViTConfig
 
 from compressor.errors import UnsupportedError, UserError
-from compressor.models.class_heads import class_axes, linear_head, take_classes, with_common_classes
-from compressor.models.classes import CommonClasses, match_classes
 from compressor.models.compatibility import check_compatible
+from compressor.models.inherited.class_heads import class_axes, linear_head, take_classes, with_common_classes
 from compressor.models.load import load_teacher
+from compressor.models.tasks.classes import CommonClasses, match_classes
 
 
 def config_of(*names, architecture="ViTForImageClassification"):

@@ -9,13 +9,13 @@ from tiny_text import model_of, save_text_model
 from transformers import AutoTokenizer, GenerationConfig
 
 from compressor.export.write import write_companions
-from compressor.models.companions import read_companions
-from compressor.models.generation import carry_generation
+from compressor.models.inherited.companions import read_companions
+from compressor.models.inherited.generation import carry_generation
 from compressor.models.load import load_teacher
-from compressor.pipeline.former import check_former
+from compressor.pipeline.run.former import check_former
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-#: Not known to `compressor.models.sentence_pooling`, so that its files go along as they are.
+#: Not known to `compressor.models.headless.sentence_pooling`, so that its files go along as they are.
 POOLING = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True, "include_prompt": False}
 LIBRARY = "sentence_transformers.models"
 

@@ -108,7 +108,7 @@ def test_a_null_quantisation_and_whole_numbers_of_buffers_are_fine(tmp_path, ber
     import torch
     from safetensors.torch import load_file, save_file
 
-    from compressor.models.weights import load_model
+    from compressor.models.folder.weights import load_model
 
     folder = changed(bert, tmp_path / "t", quantization_config=None)
     weights = load_file(folder / "model.safetensors")

@@ -80,8 +80,8 @@ def with_code(tmp_path, vit_a, sentinel):
 
 @pytest.mark.parametrize("kind, file, values", NOT_NEEDED)
 def test_a_class_of_transformers_takes_its_place(with_code, sentinel, kind, file, values, tmp_path):
+    from compressor.models.folder.save import save_student
     from compressor.models.load import load_teacher
-    from compressor.models.save import save_student
 
     folder = with_code(kind, file, values)
     teacher = load_teacher(str(folder))
@@ -190,7 +190,7 @@ def test_python_asks_for_consent_too(own, sentinel):
 def test_consent_is_for_one_call(with_code, sentinel):
     """Also where the code adds a model to a config of transformers, and was imported before."""
     from compressor.errors import UnsupportedError
-    from compressor.models.configs import model_class, read_config
+    from compressor.models.configs.reading import model_class, read_config
     from compressor.utils.consent import code_trusted
 
     name = "OwnForImageClassification"

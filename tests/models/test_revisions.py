@@ -10,8 +10,8 @@ from command import compress
 
 from compressor.errors import UserError
 from compressor.models import resolve
+from compressor.models.folder.save import fingerprint
 from compressor.models.load import load_teacher
-from compressor.models.save import fingerprint
 from compressor.recipe import build_recipe
 
 #: {revision: commit}, as in a cache of the Hub.

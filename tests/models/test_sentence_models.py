@@ -11,10 +11,10 @@ from transformers import AutoModel, BertModel
 
 from compressor.anatomy.hooks import logits_of
 from compressor.errors import UserError
+from compressor.models.folder.save import fingerprint, save_student
+from compressor.models.folder.weights import load_model
+from compressor.models.headless.sentence_pooling import SentencePooling, pooling_of
 from compressor.models.load import load_teacher
-from compressor.models.save import fingerprint, save_student
-from compressor.models.sentence_pooling import SentencePooling, pooling_of
-from compressor.models.weights import load_model
 
 
 def inputs(*lengths, left=False):

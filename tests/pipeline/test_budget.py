@@ -179,7 +179,7 @@ def test_a_candidate_is_measured(configs, backend, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_written_recipe_has_the_width(capsys, vit_a, vit_b, image_folder, tmp_path):
-    from compressor.pipeline.run import run_recipe as job
+    from compressor.pipeline.run.run import run_recipe as job
 
     values = tiny_recipe(
         [vit_a, vit_b], image_folder, tmp_path / "s", finetune={"enabled": False}, target={"params": 0.3}
@@ -213,7 +213,7 @@ def test_plan(capsys, vit_a, vit_b):
 
 
 def test_a_resumed_run_keeps_its_width(vit_a, tmp_path):
-    from compressor.pipeline.preflight import resolve_width
+    from compressor.pipeline.run.preflight import resolve_width
 
     work = tmp_path / "s.work"
     recipe = build_recipe({"teachers": [str(vit_a)], "output": str(tmp_path / "s"), "target": {"latency": "1ms"}})

@@ -11,10 +11,10 @@ import pytest
 import torch
 from tiny_text import VOCABULARY
 
-from compressor.models.task import IGNORED
-from compressor.models.tasks import TASKS
-from compressor.pipeline.differences import Breakdown, differences_report
-from compressor.pipeline.shown_samples import PICTURE_PIXELS, TEXT_CHARACTERS, sample_report
+from compressor.models.tasks.table import TASKS
+from compressor.models.tasks.task import IGNORED
+from compressor.pipeline.scores.differences import Breakdown, differences_report
+from compressor.pipeline.scores.shown_samples import PICTURE_PIXELS, TEXT_CHARACTERS, sample_report
 
 
 def random_log_probs(*shape, seed):

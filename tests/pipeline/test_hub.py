@@ -6,7 +6,7 @@ import pytest
 from command import compress, tiny_recipe, write_recipe
 
 from compressor.errors import UserError
-from compressor.pipeline import hub
+from compressor.pipeline.output import hub
 
 
 class Hub:

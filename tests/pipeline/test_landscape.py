@@ -19,8 +19,8 @@ from compressor.anatomy.certificate import random_permutations
 from compressor.anatomy.hooks import logits_of
 from compressor.bench import weight_space as space
 from compressor.errors import UserError
+from compressor.models.folder.weights import load_model
 from compressor.models.inputs import dummy_inputs
-from compressor.models.weights import load_model
 
 NAMES = ("anchor", "fused", "vanilla")
 

@@ -240,7 +240,7 @@ def test_fields_of_any_name_count_modules(vit_a, monkeypatch):
 
 
 def test_largest_public_models_are_within_bounds():
-    from compressor.models.bounds import check_sizes
+    from compressor.models.configs.bounds import check_sizes
 
     for values in (
         # Llama 3.1 405B, Llama 4 Scout's positions.
@@ -264,7 +264,7 @@ def test_largest_public_models_are_within_bounds():
 def test_defaults_of_transformers_are_within_bounds():
     from transformers import CONFIG_MAPPING
 
-    from compressor.models.bounds import check_sizes
+    from compressor.models.configs.bounds import check_sizes
 
     for kind in ("bert", "clip", "deepseek_v3", "dinov2", "gpt2", "gpt_neox", "llama", "mixtral", "mt5", "swin",
                  "switch_transformers", "vit", "wav2vec2", "whisper", "qwen3_moe", "beit", "segformer"):  # fmt: skip
@@ -342,7 +342,7 @@ def test_images_of_a_table_that_are_no_files(capsys, here, vit_a, kind):
 
 
 def test_images_at_an_address_are_not_fetched():
-    from compressor.data.decode import decode
+    from compressor.data.images.decode import decode
 
     for path in ("https://example.org/0.png", "zip://0.png::archive.zip"):
         with pytest.raises(ValueError, match="address"):
@@ -351,7 +351,7 @@ def test_images_at_an_address_are_not_fetched():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_work_to_go_on_from_that_is_no_file(capsys, here, vit_a, kind):
-    from compressor.pipeline.run_state import _MARK
+    from compressor.pipeline.run.state import _MARK
 
     save_images(here / "i", per_class=2)
     (here / "s.work").mkdir()
@@ -369,7 +369,7 @@ def png(size, mode="L", format="PNG", **options):
 
 
 def test_pixels_are_bounded(monkeypatch):
-    from compressor.data import decode as module
+    from compressor.data.images import decode as module
 
     monkeypatch.setattr(module, "MAX_PIXELS", 100 * 100)
     assert module.decode({"bytes": png((100, 100))}, "L").size == (100, 100)
@@ -380,7 +380,7 @@ def test_pixels_are_bounded(monkeypatch):
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "GIF"])
 @pytest.mark.parametrize("size", [(64, 64), (63, 80), (4000, 1), (1, 4000)])
 def test_large_images_are_made_smaller_as_they_are_read(monkeypatch, format, size):
-    from compressor.data import decode as module
+    from compressor.data.images import decode as module
 
     content = {"bytes": png(size, format=format)}
     whole = module.decode(content, "L")
@@ -396,7 +396,7 @@ def test_large_images_are_made_smaller_as_they_are_read(monkeypatch, format, siz
 def test_a_turned_image_stays_turned(monkeypatch):
     from PIL import Image
 
-    from compressor.data import decode as module
+    from compressor.data.images import decode as module
 
     exif = Image.Exif()
     exif[Image.ExifTags.Base.Orientation] = 6
@@ -414,8 +414,8 @@ def test_large_images_are_not_all_held_at_once(here, vit_a, monkeypatch):
     import torch
     from transformers import ViTImageProcessorPil
 
-    from compressor.data import images as module
     from compressor.data.batches import Batches
+    from compressor.data.readers import images as module
     from compressor.data.sources import open_split
     from compressor.recipe import DataOptions
 
@@ -440,7 +440,7 @@ def test_large_images_are_not_all_held_at_once(here, vit_a, monkeypatch):
 
 
 def test_a_line_without_end(capsys, here, bert, monkeypatch):
-    from compressor.data import table_checks as tables
+    from compressor.data.files import table_checks as tables
 
     monkeypatch.setattr(tables, "LINE_BYTES", 1 << 20)
     monkeypatch.setattr(tables, "TEXT_BYTES", 1 << 20)
@@ -491,7 +491,7 @@ def test_many_columns(capsys, here, bert, name, content):
 
 
 def test_brackets_and_commas_of_texts_are_no_structure(here):
-    from compressor.data.table_checks import check_table
+    from compressor.data.files.table_checks import check_table
 
     rows = [{"text": "[{" * 400 + '","":' * 20_000, "label": "positive"}, {"text": "]" * 900, "label": "negative"}]
     Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 3))

@@ -36,7 +36,7 @@ MINE = (
 @pytest.fixture(scope="module")
 def former(fused_run, vit_a, image_folder, tmp_path_factory):
     """Folders that a run has written: its output, and what it left when it was interrupted."""
-    from compressor.pipeline.run import run_recipe
+    from compressor.pipeline.run.run import run_recipe
     from compressor.recipe import build_recipe
 
     folder = tmp_path_factory.mktemp("former")
@@ -57,8 +57,9 @@ def quick(vit_a, tmp_path_factory):
     from compressor.errors import UserError
     from compressor.export import onnx as exporter
     from compressor.models.load import load_teacher
-    from compressor.pipeline import bench, landscape, run
-    from compressor.pipeline.initial_student import InitialStudent
+    from compressor.pipeline import bench, landscape
+    from compressor.pipeline.run import run
+    from compressor.pipeline.run.initial_student import InitialStudent
 
     def begin(recipe, teachers, given, data, mixture, *rest):
         report = {"target": None, "fusion": None, "warnings": [], "mixture": mixture.report()}

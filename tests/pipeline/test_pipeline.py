@@ -12,7 +12,7 @@ from command import tiny_recipe
 
 
 def fused(teachers, data, output, **sections):
-    from compressor.pipeline.run import run_recipe
+    from compressor.pipeline.run.run import run_recipe
     from compressor.recipe import build_recipe
 
     return run_recipe(build_recipe(tiny_recipe(teachers, data, output, **sections)))
@@ -82,7 +82,7 @@ def test_the_table_has_every_contender(finished):
 
 
 def test_the_report_says_how_it_came_about(finished, vit_a):
-    from compressor.models.save import fingerprint
+    from compressor.models.folder.save import fingerprint
 
     output, report = finished
     assert json.loads((output / "report.json").read_text()) == json.loads(json.dumps(report))
@@ -115,7 +115,7 @@ def test_the_card_shows_table_and_recipe(finished):
 
 
 def test_the_recipe_of_a_folder_makes_the_same_weights(finished, tmp_path):
-    from compressor.pipeline.run import run_recipe
+    from compressor.pipeline.run.run import run_recipe
     from compressor.recipe import read_recipe
 
     output, _ = finished
@@ -132,7 +132,7 @@ def test_another_seed_makes_other_weights(finished, vit_a, vit_b, image_folder, 
 
 
 def test_teachers_are_not_changed(finished, vit_a):
-    from compressor.models.save import fingerprint
+    from compressor.models.folder.save import fingerprint
 
     _, report = finished
     assert report["teachers"][0]["fingerprint"] == fingerprint(vit_a)
@@ -196,8 +196,8 @@ def test_built_in_teachers_bring_their_data(quick_builtin, tmp_path):
 
 
 def test_force_replaces_only_at_the_end(fused_run, vit_b, image_folder, tmp_path, monkeypatch):
-    from compressor.pipeline import run as job
-    from compressor.pipeline import run_output
+    from compressor.pipeline.run import output as run_output
+    from compressor.pipeline.run import run as job
     from compressor.recipe import build_recipe
 
     output = Path(shutil.copytree(fused_run, tmp_path / "s"))
@@ -218,7 +218,7 @@ def test_force_replaces_only_at_the_end(fused_run, vit_b, image_folder, tmp_path
 
 
 def test_progress_names_the_stages(vit_a, image_folder, tmp_path):
-    from compressor.pipeline.run import run_recipe
+    from compressor.pipeline.run.run import run_recipe
     from compressor.recipe import build_recipe
 
     told = []
@@ -231,7 +231,7 @@ def test_progress_names_the_stages(vit_a, image_folder, tmp_path):
 
 
 def test_models_of_one_shape_share_a_timing(vit_a, vit_b, vit_wide):
-    from compressor.models.weights import load_model
+    from compressor.models.folder.weights import load_model
     from compressor.pipeline.timing import TimedModel, time_contenders
 
     models = {name: load_model(folder) for name, folder in {"a": vit_a, "b": vit_b, "wide": vit_wide}.items()}
@@ -299,7 +299,7 @@ def test_disk_errors_of_all_libraries_are_known():
 
 
 def test_report_is_updated_whole(tmp_path):
-    from compressor.pipeline.output import read_report, update_report
+    from compressor.pipeline.output.documents import read_report, update_report
 
     (tmp_path / "report.json").write_text(json.dumps({"table": [], "onnx": None}))
     assert update_report(tmp_path, {"onnx": {"bytes": 1}})

@@ -194,7 +194,7 @@ class TestOnlyFormerOutputsAreReplaced:
 
     def test_what_appears_meanwhile_stays(self, former, tmp_path):
         """Hours lie between the first look and the end."""
-        from compressor.pipeline.former import check_former
+        from compressor.pipeline.run.former import check_former
 
         output = shutil.copytree(former, tmp_path / "s")
         with pytest.raises(UserError, match="kept in") as caught, atomic_directory(output, check_former) as folder:
@@ -209,7 +209,7 @@ class TestOnlyFormerOutputsAreReplaced:
 
         import transformers
 
-        from compressor.pipeline.former import _PROCESSOR
+        from compressor.pipeline.run.former import _PROCESSOR
 
         found = set()
         for file in Path(transformers.__file__).parent.glob("models/*/tokenization_*.py"):
@@ -258,7 +258,7 @@ class TestExport:
         refused(capsys, here, "export", "x/a", "-o", "out", said="it differs")
 
     def test_documents_that_the_user_has_edited(self, former, tmp_path):
-        from compressor.pipeline.output import edited_documents, update_report
+        from compressor.pipeline.output.documents import edited_documents, update_report
 
         folder = shutil.copytree(former, tmp_path / "s")
         assert edited_documents(folder) == []
@@ -289,8 +289,8 @@ class TestWorkFolder:
 
     def test_what_others_put_into_ours_stays(self, tmp_path, vit_a):
         from compressor.models.load import load_teacher
-        from compressor.pipeline.initial_student import InitialStudent
-        from compressor.pipeline.run_state import RunState
+        from compressor.pipeline.run.initial_student import InitialStudent
+        from compressor.pipeline.run.state import RunState
 
         work = RunState(tmp_path / "s.work", {})
         beginning = InitialStudent(load_teacher(str(vit_a)).model, {})
@@ -302,7 +302,7 @@ class TestWorkFolder:
         assert snapshot(tmp_path).keys() == {"s.work", "s.work/thesis.tex"}
 
     def test_that_of_a_former_version(self, tmp_path):
-        from compressor.pipeline.run_state import check_work
+        from compressor.pipeline.run.state import check_work
 
         (tmp_path / "state.json").write_text(json.dumps({"key": {"teachers": ["a"]}, "report": {}}))
         check_work(tmp_path)
@@ -346,7 +346,7 @@ class TestLeftByKilledProcesses:
         assert child.exitcode == -signal.SIGKILL
 
     def told(self, output):
-        from compressor.pipeline.claim import claimed
+        from compressor.pipeline.output.claim import claimed
 
         lines = []
         with claimed(output, (), remark=lines.append):

@@ -117,7 +117,7 @@ def test_labels_may_be_learnt_from(capsys, root, tmp_path):
 
 
 def test_latency_and_macs_are_of_a_stated_length(root, tmp_path):
-    from compressor.pipeline.run import run_recipe
+    from compressor.pipeline.run.run import run_recipe
     from compressor.recipe import build_recipe
     from compressor.report.summary import summary_lines
 
@@ -191,7 +191,7 @@ def test_a_teacher_that_cannot_be_exported_costs_a_column_not_the_run(root, tmp_
     from compressor.errors import UnsupportedError
     from compressor.models.load import load_teacher
     from compressor.pipeline import run_timing
-    from compressor.pipeline.evaluation import EvaluatedModel
+    from compressor.pipeline.scores.evaluation import EvaluatedModel
     from compressor.pipeline.stages import StageReporter
     from compressor.recipe import build_recipe
 

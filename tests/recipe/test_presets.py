@@ -149,7 +149,7 @@ def test_the_command_writes_the_resolved_recipe(capsys, tmp_path, vit_a, vit_b):
     written = yaml.safe_load((tmp_path / "mean" / "recipe.yaml").read_text())
     assert "preset" not in written
     assert (written["width"], written["fusion"]["residual"], written["fusion"]["refit"]) == (1.0, "identity", False)
-    from compressor.models.weights import load_model
+    from compressor.models.folder.weights import load_model
 
     found, first, second = (load_model(folder).state_dict() for folder in (tmp_path / "mean", vit_a, vit_b))
     for name, value in found.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from compressor.cli.options import FLAGS, nested, to_recipe
+from compressor.cli.options import FLAGS, by_name, nested, to_recipe
 from compressor.errors import UserError
 from compressor.recipe import Recipe, build_recipe, read_recipe
 
@@ -175,3 +175,12 @@ def test_text_columns_are_one_or_two():
     assert build_recipe({"teachers": ["a"], "data": {"text_column": "body"}}).data.text_column == ("body",)
     assert to_recipe({"--teachers": ("a",), "--text-column": "one, two"}).data.text_column == ("one", "two")
     assert "data.text_column" in refusal({"teachers": ["a"], "data": {"text_column": ["a", "b", "c"]}})
+
+
+def test_no_two_flags_have_one_name():
+    flag = FLAGS["--heads"]
+    with pytest.raises(ValueError, match=r"two flags are --heads: of fusion\.heads"):
+        by_name([flag, flag])
+    # One of the paper's had this name too, and was the only one that did something.
+    assert to_recipe({"--teachers": ("a",), "--heads": 0.5}).fusion.heads == 0.5
+    assert to_recipe({"--teachers": ("a",), "--align-heads": "across"}).fusion.alignment.heads == "across"

@@ -50,7 +50,7 @@ def card_of(name):
     from compressor.report.card import render_card
 
     recipe = recipes.build_recipe({"teachers": [name, "plain"], "data": {"source": name}})
-    row = {"name": name, "accuracy": 0.5, "parameters": 10}
+    row = {"name": name, "accuracy": 0.5, "kl": 0.1, "parameters": 10, "macs": 20, "bytes": 40}
     report = {
         "version": "1",
         "teachers": [{"name": name, "fingerprint": "ab" * 32}],
@@ -78,7 +78,7 @@ def test_a_name_is_shown_as_it_is(name):
     codes = [token.content for token in tokens if token.type == "code_inline"]
     assert codes.count(name) == 2
     lines = ["".join(one.content for one in token.children) for token in tokens if token.type == "inline"]
-    assert name in lines and f"cpu: {name}" in lines and f"residual: readers of {name}" in lines
+    assert name in lines and f"cpu: {name}" in lines and f"residual map: readers of {name} (asked for)" in lines
 
 
 def test_usual_names_are_written_as_they_are():
@@ -91,7 +91,7 @@ def test_usual_names_are_written_as_they_are():
 @pytest.fixture
 def site(monkeypatch):
     """A Hub that keeps the text of what it is sent."""
-    from compressor.pipeline import hub
+    from compressor.pipeline.output import hub
 
     class Hub:
         def __init__(self):
@@ -160,8 +160,8 @@ def test_paths_without_an_upload_are_refused(capsys, recipe, tmp_path):
 
 @pytest.mark.parametrize("paths", [False, True])
 def test_no_sample_of_the_data_is_uploaded(finished_run, tmp_path, paths):
-    from compressor.pipeline.output import update_report
-    from compressor.pipeline.published import published
+    from compressor.pipeline.output.documents import update_report
+    from compressor.pipeline.output.published import published
 
     folder = tmp_path / "student"
     shutil.copytree(finished_run[0], folder)
@@ -190,7 +190,8 @@ def front_of(task="text-classification", **changes):
     from compressor.report.card import render_card
 
     teachers = [("hub", "org/wide@v1"), ("folder", "/home/me/wide"), ("builtin", "vit-a")]
-    row = {"name": "org/wide", "accuracy": 0.5, "f1": 0.25, "perplexity": None, "parameters": 10}
+    sizes = {"parameters": 10, "macs": 20, "bytes": 40}
+    row = {"name": "org/wide", "accuracy": 0.5, "f1": 0.25, "perplexity": None, "kl": None, **sizes}
     report = {
         "teachers": [{"name": name, "kind": kind, "fingerprint": "ab" * 32} for kind, name in teachers],
         "table": [row, {**row, "name": "finetuned", "accuracy": 0.123456, **changes}],
@@ -240,7 +241,7 @@ def test_without_scores_there_is_no_model_index():
 
 
 def test_only_data_that_are_nowhere_here_are_of_the_hub(tmp_path, monkeypatch):
-    from compressor.pipeline.published import hub_dataset
+    from compressor.pipeline.output.published import hub_dataset
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
@@ -250,7 +251,7 @@ def test_only_data_that_are_nowhere_here_are_of_the_hub(tmp_path, monkeypatch):
 
 
 def test_names_stand_for_paths_alone(tmp_path, monkeypatch):
-    from compressor.pipeline.published import without_paths
+    from compressor.pipeline.output.published import without_paths
 
     monkeypatch.chdir(tmp_path)
     for folder in ("x/a", "y/a", "a"):

@@ -7,13 +7,14 @@ import re
 import pytest
 import transformers
 
-from compressor.models.tasks import TASKS
+from compressor.models.tasks.table import TASKS
 from compressor.recipe import Recipe
 from compressor.report.card import render_card
 
 PROCESSORS = {
     ("question-answering", "text"): "AutoTokenizer",
     ("multiple-choice", "text"): "AutoTokenizer",
+    ("object-detection", "image"): "AutoImageProcessor",
     ("audio-classification", "audio"): "AutoFeatureExtractor",
     ("ctc", "audio"): "AutoProcessor",
     ("seq2seq-lm", "audio"): "AutoProcessor",

@@ -33,7 +33,7 @@ FAILURES = [
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
 def test_every_library_s_failure_is_one_line(capsys, monkeypatch, vit_a, failure, tmp_path):
-    from compressor.pipeline import run_context
+    from compressor.pipeline.run import context as run_context
 
     def load(*arguments, **options):
         try:
@@ -66,7 +66,7 @@ def test_other_errors_are_not_taken_for_it():
 def test_a_model_that_does_not_fit_is_not_called_broken(monkeypatch, vit_a):
     from transformers import ViTForImageClassification
 
-    from compressor.models.weights import load_model
+    from compressor.models.folder.weights import load_model
 
     def read(*arguments, **options):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] can't allocate memory: you tried to allocate 5 bytes")

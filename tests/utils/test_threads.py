@@ -43,7 +43,7 @@ def test_every_stage_has_the_threads_that_were_asked_for(capsys, monkeypatch, se
             return original(*args, **kwargs)
 
         monkeypatch.setattr(module, name, spy)
-    from compressor.pipeline import initial_student
+    from compressor.pipeline.run import initial_student
 
     monkeypatch.setattr(initial_student, "fuse_models", fuse.fuse_models)
     code, out, err = compress(

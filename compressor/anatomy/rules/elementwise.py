@@ -22,6 +22,8 @@ from compressor.anatomy.rules.rule import Lookup, argument, broadcast, rule, ten
     "alpha_dropout", "requires_grad_", "cpu", "softmax", "log_softmax", "__floordiv__", "__mod__", "floor_divide",
     "long", "int", "bool", "isinf", "isnan", "nan_to_num", "clamp_", "clip", "addcmul", "lerp", "logical_xor", "round",
     "normalize", "copy_", "hardswish", "hardsigmoid", "gelu_", "silu_", "log1p", "expm1", "empty_like", "to_dense",
+    "clamp_min", "clamp_max", "clamp_min_", "clamp_max_", "fmod", "remainder", "logaddexp", "hypot", "atan2", "trunc",
+    "floor", "ceil", "exp_", "tanh_", "sigmoid_", "sub_", "div_", "logit", "softsign", "hardshrink", "softmin", "exp2",
 )  # fmt: skip
 def _elementwise(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
     if isinstance(result, tuple):  # where(condition) returns positions
@@ -80,6 +82,23 @@ def _group_norm(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], r
     if argument(args, kwargs, 1, "num_groups") not in (1, dims[1].size):
         pin(dims[1])
     return dims
+
+
+@rule("prelu")
+def _prelu(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Dims:
+    """One slope, or one a channel; channels come second."""
+    dims, slopes = lookup(args[0]), lookup(argument(args, kwargs, 1, "weight"))
+    if slopes[0].size > 1:
+        unify(dims[1] if len(dims) > 1 else dims[0], slopes[0])
+    return dims
+
+
+@rule("grid_sample")
+def _grid_sample(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Dims:
+    """Every channel of a map [B, C, ...] is read at the same places."""
+    dims = lookup(args[0])
+    pin(*dims[2:], *lookup(argument(args, kwargs, 1, "grid")))
+    return [*dims[:2], *(Dim(size, pinned=True) for size in result.shape[2:])]
 
 
 @rule("gather", "take_along_dim", "index_select", "cumsum", "flip", "roll", "tril", "triu", "cumprod", "sort", "topk")

@@ -102,9 +102,9 @@ def _measure(
     recipe: Recipe, settings: BenchSettings, target: Path | None, force: bool, progress: Any
 ) -> dict[str, Any]:
     """Measure the recipe's teachers, and write the result to `target` if there is one."""
-    from compressor.pipeline.apart import recipe_inputs
     from compressor.pipeline.bench import bench_models
-    from compressor.pipeline.claim import claimed
+    from compressor.pipeline.output.apart import recipe_inputs
+    from compressor.pipeline.output.claim import claimed
 
     with claimed(target, recipe_inputs(recipe, role="model"), remark=print_note) if target else nullcontext():
         result = bench_models(recipe.teachers, settings, progress=progress)

@@ -52,8 +52,8 @@ def inspect_command(
         with loading():
             from compressor.anatomy import inspect_config
             from compressor.models.resolve import load_config
-            from compressor.pipeline.apart import model_inputs
-            from compressor.pipeline.claim import claimed
+            from compressor.pipeline.output.apart import model_inputs
+            from compressor.pipeline.output.claim import claimed
 
         with claimed(picture, model_inputs([model]), remark=print_note) if picture else nullcontext():
             anatomy = inspect_config(load_config(model))

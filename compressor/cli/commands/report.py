@@ -37,7 +37,7 @@ def report_command(
     if force and not html:
         raise UserError("--force replaces the page of --html: give --html too")
     with working(debug, quiet=True):
-        from compressor.pipeline.output import read_report
+        from compressor.pipeline.output.documents import read_report
 
         line = _write_page(folder, force) if html else None
         report = read_report(folder)
@@ -57,8 +57,8 @@ def report_command(
 
 def _write_page(folder: str, force: bool) -> str:
     """Write the folder's page, unless it is there or another process is writing; what was done."""
-    from compressor.pipeline.claim import claimed
-    from compressor.pipeline.output import PAGE, read_report, write_page
+    from compressor.pipeline.output.claim import claimed
+    from compressor.pipeline.output.documents import PAGE, read_report, write_page
 
     page = Path(folder).expanduser() / PAGE
     with claimed(folder, (), remark=print_note):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compressor.layer_maps import AttentionPair, LayerMap
-from compressor.models.task import Task
+from compressor.models.tasks.task import Task
 from compressor.utils.registry import Registry
 
 #: {module path: its outputs, one per call}.

@@ -53,7 +53,7 @@ def across_heads(attention: AttentionCouplings) -> dict[Role, Coupling]:
         if space.rotary or space.head_position_fixed or space.order or space.heads != space.groups:
             raise UnsupportedError(
                 f"{anchor.name}: its channels or heads have a place (rotary or relative positions) or share keys, so "
-                f"they cannot be coupled across heads; take --heads within"
+                f"they cannot be coupled across heads; take --align-heads within"
             )
     values = attention.couple(attention.moments[Role.OUTPUT], anchor.name)
     query, key = _couple_query_key(attention, attention.moments[Role.QUERY], attention.moments[Role.KEY])

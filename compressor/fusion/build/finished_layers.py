@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from compressor.fusion.build.student import BuildReport, StudentBuilder
+from compressor.fusion.calibration.processes import ALONE, Processes
 from compressor.models.streamed import StoredWeights, blocks_of
 from compressor.utils.files import atomic_write_text
 from compressor.utils.input_files import MIB, read_json
@@ -28,10 +29,11 @@ class FinishedLayers:
     Args:
         folder: their place; layers of a fusion with the same key are gone on from, all others are removed.
         key: tells fusions apart: all that a layer depends on.
+        processes: each has a folder of its own; all go on from the layer that the last of them has finished.
     """
 
-    def __init__(self, student: StudentBuilder, folder: Path, key: str) -> None:
-        self._student, self._folder, self._key = student, folder, key
+    def __init__(self, student: StudentBuilder, folder: Path, key: str, processes: Processes = ALONE) -> None:
+        self._student, self._folder, self._key, self._processes = student, folder, key, processes
         blocks = blocks_of(student.model)
         assert blocks is not None and isinstance(blocks.source, StoredWeights)
         self._blocks, self._source = blocks, blocks.source
@@ -39,7 +41,8 @@ class FinishedLayers:
         # Layers that share an order of heads, or are one layer, depend on more than their files.
         if any(space.order for space in spaces) or any(stack.runs > 1 for stack in student.anatomy.stacks):
             self.remove()
-        self._entries = self._read()
+        entries = self._read()
+        self._entries = dict(list(entries.items())[: processes.least(len(entries))])
         self._reported = _lengths(student.report)
         for layer, entry in self._entries.items():
             self._source.add(folder / entry["file"], self._blocks.names(layer))
@@ -67,6 +70,8 @@ class FinishedLayers:
         self._entries[layer] = {"file": file, "report": report}
         atomic_write_text(self._folder / _STATE, json.dumps({"key": self._key, "layers": self._entries}))
         self._source.add(self._folder / file, names)
+        # None forgets what a process that is killed now would go on from.
+        self._processes.least(len(self._entries))
         # A later stack reads what the last layer of this one gives.
         ends = {stack.layers[-1] for stack in self._student.anatomy.stacks}
         for other in self._entries.keys() - ends - {layer}:

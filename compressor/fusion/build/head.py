@@ -21,9 +21,10 @@ from compressor.fusion.build.student import StudentBuilder
 from compressor.fusion.calibration.batches import CalibrationSet, thinned_tokens
 from compressor.fusion.calibration.layerwise import LayerwiseRunner
 from compressor.fusion.calibration.masks import Masks
+from compressor.fusion.calibration.processes import ALONE, Processes
 from compressor.fusion.calibration.statistics import token_rows
 from compressor.fusion.teacher import as_matrix, reads_first
-from compressor.models.tasks import task_of_model
+from compressor.models.tasks.table import task_of_model
 
 #: Most tokens times classes of a fit, and those times inputs: half a minute of one core.
 HEAD_ENTRIES, HEAD_WORK = 1 << 27, 1 << 34
@@ -39,15 +40,18 @@ def refit_head(
     teachers: Sequence[LayerwiseRunner],
     masks: Masks,
     calibration: CalibrationSet,
+    processes: Processes = ALONE,
 ) -> None:
     """Fit the head of an otherwise built student, if held-out samples gain.
 
     Args:
+        calibration: this process's samples, as those of the masks and runners.
         student: unchanged unless its logits are its head's outputs, up to a factor.
         runner, teachers: after their last layers.
     """
     located, kind = locate_head(student), task_of_model(student.model).answers
-    if located is None or kind == "values" or not (calibration.held_out or student.options.pilot_head):
+    judged = processes.total(len(calibration.held_out)) > 0
+    if located is None or kind == "values" or not (judged or student.options.pilot_head):
         return
     module, norm, op = located
     inputs = runner.new_list()
@@ -59,9 +63,9 @@ def refit_head(
             outputs.append(captured[module, "out"])
 
     runner.capture_tail([(module, "in"), (module, "out")], on_batch)
-    scale = _scale(outputs[0], runner.logits(0))
+    scale = _scale(outputs[0], runner.logits(0), processes)
     width, classes = inputs[0].shape[-1], outputs[0].shape[-1]
-    tokens = masks.count(module, inputs)
+    tokens = processes.total(masks.count(module, inputs))
     stride = max(1, round(tokens * classes / min(HEAD_ENTRIES, HEAD_WORK // width)))
     if scale is None or (classes < 2 and kind != "labels") or tokens / stride < TOKENS_PER_INPUT * width:
         return
@@ -81,9 +85,9 @@ def refit_head(
     train, held_out = _head_data(inputs, ensemble, masks, module, stride, calibration)
     train = replace(train, labels=kind == "labels")
     # Pilots hold nothing out; by the tokens that there are for each input they overfit little.
-    held_out = train if held_out is None else replace(held_out, labels=kind == "labels")
-    head = _fitted_head(student, norm, op, train)
-    before, after, change = fit_logistic(head, train, held_out, scale)
+    held_out = (train.first(0) if judged else train) if held_out is None else replace(held_out, labels=train.labels)
+    head = _fitted_head(student, norm, op, train, processes)
+    before, after, change = fit_logistic(head, train, held_out, scale, processes)
     if after < before:
         head.set(change)
         student.report.head = {"module": module, "least_squares_kl": before, "kl": after}
@@ -107,7 +111,9 @@ def locate_head(student: StudentBuilder) -> tuple[str, Norm | None, LinearOp] | 
     return None if inside else (op.module, norm, op)
 
 
-def _fitted_head(student: StudentBuilder, norm: Norm | None, op: LinearOp, data: HeadData) -> FittedHead:
+def _fitted_head(
+    student: StudentBuilder, norm: Norm | None, op: LinearOp, data: HeadData, processes: Processes
+) -> FittedHead:
     parameters = student.parameters
     # Of the module: a bias that is tied too (BERT's) has the name of its source.
     weight, offset = (
@@ -116,19 +122,19 @@ def _fitted_head(student: StudentBuilder, norm: Norm | None, op: LinearOp, data:
     )
     bias = None if offset is None else offset.detach()
     if norm is None:
-        return FreeHead.of(weight, bias, data.inputs, data.targets, transposed=reads_first(student.anatomy, op))
+        return FreeHead.of(weight, bias, data, processes, transposed=reads_first(student.anatomy, op))
     shift = parameters.get(f"{norm.module}.bias")
     norm_weight = parameters[f"{norm.module}.weight"].detach()
     return TiedHead(weight, bias, norm_weight, None if shift is None else shift.detach(), norm.unit_scale)
 
 
-def _scale(outputs: Tensor, logits: Tensor) -> float | None:
-    """Factor from head outputs to logits."""
+def _scale(outputs: Tensor, logits: Tensor, processes: Processes) -> float | None:
+    """Factor from head outputs to logits, by the first process's samples."""
     if outputs.shape != logits.shape:
         return None
     scale = float((outputs * logits).sum() / outputs.square().sum().clamp(min=1e-30))
-    error = (logits - scale * outputs).norm() / logits.norm().clamp(min=1e-30)
-    return scale if float(error) < SCALE_TOLERANCE else None
+    error = float((logits - scale * outputs).norm() / logits.norm().clamp(min=1e-30))
+    return processes.first(scale) if processes.first(error) < SCALE_TOLERANCE else None
 
 
 def _head_data(

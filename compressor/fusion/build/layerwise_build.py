@@ -22,6 +22,7 @@ from compressor.fusion.build.tail import fit_tail
 from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.calibration.layerwise import LayerwiseRunner
 from compressor.fusion.calibration.masks import Masks
+from compressor.fusion.calibration.processes import ALONE, Processes
 from compressor.fusion.calibration.sizes import enough_samples
 from compressor.fusion.calibration.span import capture_span
 from compressor.fusion.context import FusionContext
@@ -62,7 +63,10 @@ def build_student(
             calibration = calibration.rebatched(samples_per_step)
         elif (share := REFIT_SHARES[context.options.effort]) is not None:
             calibration = enough_samples(context.teachers[0], context.anatomy, calibration, share)
-        build_layerwise([student], context.teachers, calibration, on_progress, store=context.store, finished=finished)
+        build_layerwise(
+            [student], context.teachers, calibration, on_progress, store=context.store, finished=finished,
+            processes=context.processes,
+        )  # fmt: skip
     context.timer.lap("build")
 
 
@@ -79,15 +83,17 @@ def build_layerwise(
     *,
     store: TensorStore | None = None,
     finished: FinishedLayers | None = None,
+    processes: Processes = ALONE,
 ) -> None:
     """Build students of one plan, perhaps of several sizes; held-out samples choose λ.
 
     Args:
+        calibration: of all processes.
         store: keeps hidden states and activations; in memory if omitted.
         finished: layers of the only student, to go on from.
     """
     on_fraction = on_progress or (lambda fraction: None)
-    _LayerwiseBuild(students, teachers, calibration, on_fraction, store or TensorStore(), finished).build()
+    _LayerwiseBuild(students, teachers, calibration, on_fraction, store or TensorStore(), finished, processes).build()
 
 
 class _LayerwiseBuild:
@@ -99,10 +105,13 @@ class _LayerwiseBuild:
         on_progress: OnFraction,
         store: TensorStore,
         finished: FinishedLayers | None,
+        processes: Processes,
     ) -> None:
         self.students, self.teachers, self.on_progress = students, teachers, on_progress
-        self.store, self.finished = store, finished
-        self.calibration, batches = calibration, calibration.all
+        self.store, self.finished, self.processes = store, finished, processes
+        #: This process's samples.
+        self.calibration = processes.part_of(calibration)
+        batches = self.calibration.all
         # Students differ in sizes alone: names, stages and taps are the first one's.
         self.anatomy, self.plan = students[0].anatomy, students[0].plan
         self.masks = Masks(batches, self.anatomy)
@@ -112,7 +121,7 @@ class _LayerwiseBuild:
             for t in teachers
         ]
         self.student_runners = [LayerwiseRunner(student.model, stacks, batches, store=store) for student in students]
-        self.refits = [StudentRefit(student, calibration, store) for student in students]
+        self.refits = [StudentRefit(student, self.calibration, store, processes) for student in students]
         #: Inputs of the last layer, per student that is reconstructed.
         self.entering: dict[int, StoredTensors] = {}
 
@@ -167,7 +176,9 @@ class _LayerwiseBuild:
     def _start_stack(self, stack: int) -> None:
         """Bring all models to a stack."""
         stages, taps = self.plan.stages_before(stack), self.plan.taps_before(stack)
-        activations = TeacherActivations(self.teachers, self.anatomy, self.masks, 0, store=self.store)
+        activations = TeacherActivations(
+            self.teachers, self.anatomy, self.masks, 0, store=self.store, processes=self.processes
+        )
         for k, runner in enumerate(self.teacher_runners):
             runner.start_stack(stack, taps, partial(activations.record, k))
         for student, runner, refit in zip(self.students, self.student_runners, self.refits, strict=True):
@@ -218,9 +229,11 @@ class _LayerwiseBuild:
         if stack.runs > 1:
             for runner, teacher in zip(self.teacher_runners, self.teachers, strict=True):
                 runner.unroll(teacher.local_name(layer), stack.runs)
-        count = masks.count(layer, self.teacher_runners[0].hidden)
+        count = round(self.processes.total(masks.count(layer, self.teacher_runners[0].hidden)))
         thin = [tap for tap in plan.thin_taps if tap not in whole]
-        activations = TeacherActivations(self.teachers, self.anatomy, masks, count, thin, linear, self.store)
+        activations = TeacherActivations(
+            self.teachers, self.anatomy, masks, count, thin, linear, self.store, self.processes
+        )
         entering: list[Tap] = [(layer, "in")] if stack.runs > 1 else []
         taps = list(dict.fromkeys([*whole, *plan.thin_taps, *entering]))
         for k, (teacher, runner) in enumerate(zip(self.teachers, self.teacher_runners, strict=True)):
@@ -266,7 +279,9 @@ class _LayerwiseBuild:
         # The output of a head of many classes is much larger than its input.
         linear = [tap for tap in taps if tap[1] == "out" and self._is_linear(tap)]
         taps = list(dict.fromkeys(input_tap(tap) if tap in linear else tap for tap in taps))
-        activations = TeacherActivations(self.teachers, self.anatomy, self.masks, 0, linear=linear, store=self.store)
+        activations = TeacherActivations(
+            self.teachers, self.anatomy, self.masks, 0, linear=linear, store=self.store, processes=self.processes
+        )
         for k, runner in enumerate(self.teacher_runners):
             runner.capture_tail(taps, partial(activations.record, k))
         for index, (student, runner, refit) in enumerate(
@@ -278,7 +293,7 @@ class _LayerwiseBuild:
             if student.options.refit:
                 for stage in self.plan.tail_stages:
                     refit.refit(stage, features, runner.capture_tail)
-                refit_head(student, runner, self.teacher_runners, self.masks, self.calibration)
+                refit_head(student, runner, self.teacher_runners, self.masks, self.calibration, self.processes)
                 fit_tail(student, runner, self.teacher_runners, self.calibration)
                 self._refit_last_layer(index, runner)
 

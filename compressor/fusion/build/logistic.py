@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
 
 from compressor.ensemble import kl_terms
+from compressor.fusion.calibration.processes import ALONE, Processes
 from compressor.fusion.maps.attention.low_rank import roots
 
 #: Tokens times classes of one chunk.
@@ -39,6 +40,10 @@ class HeadData:
         """Of inputs and probabilities in parts."""
         inputs, targets = zip(*parts, strict=True)
         return cls(torch.cat(inputs), torch.cat(targets))
+
+    def first(self, count: int) -> HeadData:
+        """The first tokens."""
+        return HeadData(self.inputs[:count], self.targets[:count], self.labels)
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Both, in chunks that save memory."""
@@ -97,12 +102,19 @@ class FreeHead:
     transposed: bool
 
     @classmethod
-    def of(cls, weight: Tensor, bias: Tensor | None, inputs: Tensor, targets: Tensor, *, transposed: bool) -> FreeHead:
+    def of(
+        cls, weight: Tensor, bias: Tensor | None, data: HeadData, processes: Processes, *, transposed: bool
+    ) -> FreeHead:
+        """Of a weight and the tokens of all processes."""
+        inputs = data.inputs
         augmented = inputs if bias is None else torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
-        moments = (augmented.T @ augmented).cpu().double() / len(augmented)
-        noise = INPUT_NOISE * float(inputs.square().mean())
+        moments = (augmented.T @ augmented).cpu().double()
+        processes.add_up(moments)
+        moments /= processes.total(len(augmented))
+        squares = inputs.square()
+        noise = INPUT_NOISE * float(processes.mean(squares).mean() if processes.shared else squares.mean())
         moments.diagonal()[: inputs.shape[1]] += noise
-        share = targets.mean(0)
+        share = processes.mean(data.targets)
         variance = share * (1 - share)
         scale = (variance + CLASS_VARIANCE_FLOOR).sqrt()
         root = roots(moments)[1].to(inputs)
@@ -171,18 +183,21 @@ class TiedHead:
             self.bias.copy_((1 + change[0]) * self.bias + change[1])
 
 
-def fit_logistic(head: FittedHead, train: HeadData, held_out: HeadData, scale: float) -> tuple[float, float, Tensor]:
+def fit_logistic(
+    head: FittedHead, train: HeadData, held_out: HeadData, scale: float, processes: Processes = ALONE
+) -> tuple[float, float, Tensor]:
     """Find the head's change with the least held-out KL to the ensemble.
 
     Args:
+        train, held_out: tokens of this process; the loss is a mean over those of all.
         scale: from head outputs to logits.
 
     Returns:
         Held-out KL before and after, in nats, and the change.
     """
     change = head.start()
-    before = best = _held_out_kl(head, change, held_out, scale)
-    best_change = change.clone()
+    before = best = _held_out_kl(head, change, held_out, scale, processes)
+    best_change, count = change.clone(), processes.total(len(train.inputs))
     if not before > NEWTON_TOLERANCE:
         return before, before, best_change
     with torch.enable_grad():
@@ -191,19 +206,22 @@ def fit_logistic(head: FittedHead, train: HeadData, held_out: HeadData, scale: f
 
         def loss() -> Tensor:
             optimiser.zero_grad()
-            value = scale**2 * head.cost(change)
+            # Every process has its share of the cost.
+            value = scale**2 * head.cost(change) / processes.count
             if value.requires_grad:
                 value.backward()
             total = value.detach()
             for inputs, targets in train.chunks():
-                value = train.loss(scale * head.logits(change, inputs), targets) / len(train.inputs)
+                value = train.loss(scale * head.logits(change, inputs), targets) / count
                 value.backward()
                 total = total + value.detach()
+            assert change.grad is not None
+            processes.add_up(total, change.grad)
             return total
 
         for _ in range(EVALUATIONS):
             optimiser.step(loss)
-            kl = _held_out_kl(head, change.detach(), held_out, scale)
+            kl = _held_out_kl(head, change.detach(), held_out, scale, processes)
             if not kl < best:
                 break
             gain, best, best_change = (best - kl) / best, kl, change.detach().clone()
@@ -213,8 +231,8 @@ def fit_logistic(head: FittedHead, train: HeadData, held_out: HeadData, scale: f
 
 
 @torch.no_grad()
-def _held_out_kl(head: FittedHead, change: Tensor, held_out: HeadData, scale: float) -> float:
+def _held_out_kl(head: FittedHead, change: Tensor, held_out: HeadData, scale: float, processes: Processes) -> float:
     total = 0.0
     for inputs, targets in held_out.chunks():
         total += float(held_out.kl(scale * head.logits(change, inputs), targets))
-    return total / len(held_out.inputs)
+    return processes.total(total) / processes.total(len(held_out.inputs))

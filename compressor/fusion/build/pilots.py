@@ -17,7 +17,7 @@ from compressor.fusion.calibration.statistics import token_rows
 from compressor.fusion.context import FusionContext
 from compressor.fusion.teacher import FusionTeacher
 from compressor.models.inputs import dummy_inputs, without_labels
-from compressor.models.tasks import task_of_model
+from compressor.models.tasks.table import task_of_model
 
 #: Calibration samples of a pilot.
 PILOT_SAMPLES = 64

@@ -16,6 +16,7 @@ from compressor.fusion.build.ridge import RidgeFit, fit_ridge, fit_scales
 from compressor.fusion.build.student import StudentBuilder
 from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.calibration.layerwise import OnBatch
+from compressor.fusion.calibration.processes import ALONE, Processes
 from compressor.fusion.calibration.statistics import Regression, token_rows
 from compressor.fusion.features.activations import ActivationFeatures
 from compressor.fusion.plan import FitStage, LinearStage, NormStage, ResidualWriteStage, TiedHeadStage
@@ -27,10 +28,20 @@ RunLayer = Callable[[Sequence[Tap], OnBatch], Any]
 
 
 class StudentRefit:
-    """Fits modules on the student's own inputs; held-out samples choose λ."""
+    """Fits modules on the student's own inputs; held-out samples choose λ.
 
-    def __init__(self, student: StudentBuilder, calibration: CalibrationSet, store: TensorStore | None = None) -> None:
-        self.store = store or TensorStore()
+    Args:
+        calibration: this process's samples.
+    """
+
+    def __init__(
+        self,
+        student: StudentBuilder,
+        calibration: CalibrationSet,
+        store: TensorStore | None = None,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.store, self.processes = store or TensorStore(), processes
         self.model, self.anatomy, self.teachers = student.model, student.anatomy, student.teachers
         self.parameters, self.options, self.fits = student.parameters, student.options, student.report.fits
         self.calibration = calibration
@@ -127,11 +138,15 @@ class StudentRefit:
             target = target.to(inputs)
             if not sums:
                 origin = (inputs.mean(0).cpu(), target.mean(0).cpu()) if intercept else None
+                self.processes.take_first(*(origin or ()))
                 sums.update({held: Regression(inputs.shape[1], target.shape[1], origin) for held in (False, True)})
             sums[self.calibration.is_held_out(index, features.masks.runs)].add(inputs, target)
 
         run(taps, on_batch)
-        prior = torch.cat([self._input_output(op) for op in ops], dim=0 if together else 1)
+        for part in sums.values():
+            part.add_up(self.processes)
+        priors = [self._input_output(op) for op in ops]
+        prior = priors[0] if len(priors) == 1 else torch.cat(priors, dim=0 if together else 1)
         return fit_ridge(sums[False], sums[True], prior, intercept=intercept, ridges=self.options.ridges)
 
     @torch.no_grad()
@@ -154,6 +169,7 @@ class StudentRefit:
             sums.add_(torch.stack([x.sum(0), y.sum(0), (x * y).sum(0), (x * x).sum(0), torch.full_like(x[0], len(x))]))
 
         run([(norm.module, "out"), *([tap] if tap is not None else [])], on_batch)
+        self.processes.add_up(sums)
         count = sums[4]
         x, y, xy, xx = sums[:4] / count
         if bias is None:
@@ -181,6 +197,7 @@ class StudentRefit:
             sums[:] = [a + b for a, b in zip(sums, parts, strict=True)] if sums else parts
 
         run([(head.module, "in")], on_batch)
+        self.processes.add_up(*sums)
         weight, bias = self.parameters[f"{norm.module}.weight"], self.parameters.get(f"{norm.module}.bias")
         scale, shift = fit_scales(*sums, table=table, shifts=bias is not None)
         weight.copy_(scale * (weight.cpu() + 1 - norm.unit_scale) + norm.unit_scale - 1)
@@ -238,4 +255,5 @@ class StudentRefit:
         self.fits.append({"module": op.module, "error": fit.error, "ridge": fit.ridge, "prior": fit.prior})
 
     def _input_output(self, op: LinearOp) -> Tensor:
-        return as_input_output(self.parameters[op.weight].detach().cpu().double(), self.anatomy, op)
+        """A module's weight [inputs, outputs], in its precision."""
+        return as_input_output(self.parameters[op.weight].detach().cpu(), self.anatomy, op)

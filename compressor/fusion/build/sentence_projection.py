@@ -15,9 +15,15 @@ from compressor.errors import UserError
 from compressor.fusion.build.ridge import fit_ridge
 from compressor.fusion.calibration.batches import Batch, CalibrationSet
 from compressor.fusion.calibration.statistics import Regression
+from compressor.models.headless.sentence_modules import PROJECTION_FOLDER
+from compressor.models.headless.sentence_pooling import (
+    PROJECTION,
+    SentenceProjection,
+    pooling_of,
+    projection_of,
+    set_pooling,
+)
 from compressor.models.inputs import without_labels
-from compressor.models.sentence_modules import PROJECTION_FOLDER
-from compressor.models.sentence_pooling import PROJECTION, SentenceProjection, pooling_of, projection_of, set_pooling
 
 
 def check_projection(teacher: nn.Module, *, keep_dim: bool, texts: bool) -> None:

@@ -18,7 +18,7 @@ from compressor.answers import ANSWERS, Answers, ClassAnswers
 from compressor.ensemble import sums_per_sample
 from compressor.fusion.calibration.batches import Batch
 from compressor.models.inputs import without_labels
-from compressor.models.tasks import task_of_model
+from compressor.models.tasks.table import task_of_model
 from compressor.stacking import DISAGREEMENT, disagreement
 
 #: A part of fewer samples says little.

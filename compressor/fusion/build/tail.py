@@ -17,7 +17,7 @@ from compressor.fusion.build.reconstruction import descend, parameter_scales
 from compressor.fusion.build.student import StudentBuilder
 from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.calibration.layerwise import LayerwiseRunner
-from compressor.models.tasks import task_of_model
+from compressor.models.tasks.table import task_of_model
 
 #: Steps of a fit, and multiplications in all of them: large maps get fewer steps.
 TAIL_STEPS, TAIL_WORK = 300, 1 << 40
@@ -35,9 +35,9 @@ def fit_tail(
         student: otherwise built; unchanged where closed forms fit all of its head.
         runner, teachers: after their last layers.
     """
-    task = task_of_model(student.model)
-    if student.anatomy.output is not None or not task.metrics or not calibration.held_out or _closed(student):
+    if not calibration.held_out or not needs_descent(student):
         return
+    task = task_of_model(student.model)
     answers, shares = model_answers(student.model), [teacher.weight for teacher in student.teachers]
 
     def rows(model: LayerwiseRunner, index: int) -> Tensor:
@@ -61,6 +61,11 @@ def fit_tail(
     if after < before:
         parts = dict.fromkeys(name.partition(".")[0] for name in student.plan.late_parameters)
         student.report.last_layer = {"module": ", ".join(parts), "before": before, "after": after, "layer": False}
+
+
+def needs_descent(student: StudentBuilder) -> bool:
+    """Whether closed forms leave some of the head to fit."""
+    return student.anatomy.output is None and bool(task_of_model(student.model).metrics) and not _closed(student)
 
 
 def _closed(student: StudentBuilder) -> bool:

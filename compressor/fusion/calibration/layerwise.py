@@ -11,18 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache
 
-from compressor.anatomy.hooks import Tap, first_tensor, hooks, logits_of
+from compressor.anatomy.hooks import Tap, first_tensor, logits_of
 from compressor.fusion.calibration.capture import (
     HandedArgument,
     LayerCall,
-    StopForward,
     call_layer,
     capture_taps,
     check_captured,
     ending_early,
 )
+from compressor.fusion.calibration.recorder import CallRecorder
 from compressor.models.inputs import without_labels
 from compressor.models.streamed import holding
 from compressor.utils.tensor_store import StoredTensors, TensorStore
@@ -97,14 +96,15 @@ class LayerwiseRunner:
         for index, batch in enumerate(self.batches):
             length = max(value[0].numel() for value in batch.values())
             alike = not unlike and length <= longest
-            calls: dict[str, LayerCall] = {}
-            returned: dict[str, Any] = {}
-            handles = self._recorders(layers, layers[0] if alike else layers[-1], calls, returned)
+            last = layers[0] if alike else layers[-1]
+            recorder = CallRecorder(self.model, layers, last, self._hidden.append)
             with (
-                self._skipping(index), hooks(handles),
+                self._skipping(index), recorder.recording(),
                 capture_taps(self.model, taps, stop=False) as captured, ending_early(),
             ):  # fmt: skip
                 logits_of(self.model, batch)
+            calls, returned = recorder.calls, recorder.returned
+            self._handed |= recorder.handed
             if alike:
                 calls = dict.fromkeys(layers, calls[layers[0]])
             else:
@@ -239,48 +239,6 @@ class LayerwiseRunner:
             logits = logits_of(self.model, self.batches[index])
         return captured, logits
 
-    def _recorders(
-        self, layers: Sequence[str], last: str, calls: dict[str, LayerCall], returned: dict[str, Any]
-    ) -> list[Any]:
-        """Hooks that record calls and outputs, up to `last`."""
-        handles = []
-        for layer in layers:
-            module = self.model.get_submodule(layer)
-            recorder = self._call_recorder(layer, calls, returned, first=layer == layers[0], last=layer == last)
-            handles.append(module.register_forward_pre_hook(recorder, with_kwargs=True))
-            handles.append(module.register_forward_hook(_output_recorder(layer, returned)))
-        return handles
-
-    def _call_recorder(
-        self, layer: str, calls: dict[str, LayerCall], returned: dict[str, Any], *, first: bool, last: bool
-    ) -> Any:
-        def handed(value: Any) -> Any:
-            """An argument, or its place in an earlier layer's output; no cache, which would grow with every run."""
-            if isinstance(value, Cache):
-                return None
-            if isinstance(value, Tensor):
-                for source, output in returned.items():
-                    places = enumerate(output) if isinstance(output, tuple) else ()
-                    for place, tensor in places:
-                        if tensor is value:
-                            argument = HandedArgument(source, place)
-                            self._handed.add(argument)
-                            return argument
-            return value
-
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if layer in calls:
-                return  # a shared layer is called alike every time
-            by_name = None if args else next(name for name, value in kwargs.items() if isinstance(value, Tensor))
-            keywords = {name: handed(value) for name, value in kwargs.items() if name != by_name}
-            calls[layer] = LayerCall(tuple(map(handed, args[1:])), keywords, by_name)
-            if first:
-                self._hidden.append(args[0] if args else kwargs[by_name or ""])
-            if last:
-                raise StopForward
-
-        return hook
-
     @contextmanager
     def _skipping(self, index: int, last: Tensor | None = None) -> Iterator[None]:
         """Let finished stacks return their kept output; the present one `last`, if given."""
@@ -302,11 +260,3 @@ class LayerwiseRunner:
             for module in modules:
                 if "forward" in vars(module):
                     del module.forward
-
-
-def _output_recorder(layer: str, returned: dict[str, Any]) -> Any:
-    def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        # A layer's only tensor is its hidden state, which the next layer gets.
-        returned[layer] = output.new_empty(0) if isinstance(output, Tensor) else output
-
-    return hook

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from compressor.fusion.calibration.processes import Processes
+
 #: Columns of one block of `self_product`.
 GRAM_BLOCK = 384
 
@@ -32,6 +34,11 @@ class Gram:
         self.gram += self_product(rows).cpu()
         self.total += rows.sum(0).cpu()
         self.count += rows.shape[0]
+
+    def add_up(self, processes: Processes) -> None:
+        """Take in the rows of all processes."""
+        processes.add_up(self.gram, self.total)
+        self.count = round(processes.total(self.count))
 
     def second_moment(self) -> Tensor:
         """E[xᵀx], [n, n]."""
@@ -71,13 +78,10 @@ class Regression:
         self.precision = torch.finfo(inputs.dtype).eps
         self.count += inputs.shape[0]
 
-    def __add__(self, other: Regression) -> Regression:
-        """The sums over both, of one origin."""
-        merged = Regression(self.cross.shape[0], self.cross.shape[1], self.origin)
-        for name in ("gram", "cross", "inputs", "outputs", "energy", "count"):
-            setattr(merged, name, getattr(self, name) + getattr(other, name))
-        merged.precision = max(self.precision, other.precision)
-        return merged
+    def add_up(self, processes: Processes) -> None:
+        """Take in the rows of all processes, whose origin is the same."""
+        processes.add_up(self.gram, self.cross, self.inputs, self.outputs)
+        self.energy, self.count = processes.total(self.energy), round(processes.total(self.count))
 
 
 def self_product(values: Tensor) -> Tensor:

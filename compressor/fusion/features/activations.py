@@ -15,6 +15,7 @@ from compressor.anatomy.queries import Maps, attention_columns, outgoing, reader
 from compressor.anatomy.transform import transport_together
 from compressor.fusion.calibration.batches import thinned_tokens
 from compressor.fusion.calibration.masks import Masks
+from compressor.fusion.calibration.processes import ALONE, Processes
 from compressor.fusion.calibration.statistics import join_coordinates, self_product, token_rows
 from compressor.fusion.features.base import HeadStatistics, SpaceStatistics
 from compressor.fusion.features.weight_features import WeightFeatures
@@ -32,6 +33,7 @@ class TeacherActivations:
         thin: taps that need fewer tokens.
         linear: outputs recomputed from recorded inputs, which are narrower.
         store: keeps the values; in memory if omitted.
+        processes: those whose tokens the moments are of; the masks are of this one's.
     """
 
     def __init__(
@@ -43,8 +45,9 @@ class TeacherActivations:
         thin: Sequence[Tap] = (),
         linear: Sequence[Tap] = (),
         store: TensorStore | None = None,
+        processes: Processes = ALONE,
     ) -> None:
-        self.teachers, self.anatomy, self.masks = teachers, anatomy, masks
+        self.teachers, self.anatomy, self.masks, self.processes = teachers, anatomy, masks, processes
         self.thin, self.linear = frozenset(thin), frozenset(linear)
         #: One token in so many is taken for thin rows.
         self.stride = max(1, round(tokens / UNIT_TOKENS))
@@ -104,21 +107,34 @@ class TeacherActivations:
     def variance(self, tap: Tap) -> Tensor:
         """Variance of pooled coordinates [Σ n_k], float64."""
         if tap not in self._variance:
-            values = self.pooled(tap)
-            self._variance[tap] = (values - values.mean(dim=0)).square_().mean(dim=0).cpu().double()
+            values, mean = self.pooled(tap), self.processes.mean
+            self._variance[tap] = mean((values - mean(values)).square_()).cpu().double()
         return self._variance[tap]
 
     def second_moment(self, tap: Tap, columns: Sequence[Tensor] | None = None, role: Role | None = None) -> Tensor:
         """E[xᵀx] of pooled coordinates [Σ n_k, Σ n_k], float64; students share it."""
         if (tap, role, False) not in self._moments:
-            self._moments[tap, role, False] = _second_moment(self.pooled(tap, columns, role))
+            self._moments[tap, role, False] = self._mean_product(self.pooled(tap, columns, role))
         return self._moments[tap, role, False]
 
     def covariance(self, tap: Tap) -> Tensor:
         """Covariance of pooled coordinates [Σ n_k, Σ n_k], float64; students share it."""
         if (tap, None, True) not in self._moments:
-            self._moments[tap, None, True] = _covariance(self.pooled(tap))
+            self._moments[tap, None, True] = self.covariance_of(self.pooled(tap))
         return self._moments[tap, None, True]
+
+    def covariance_of(self, values: Tensor, others: Tensor | None = None) -> Tensor:
+        """E[(x - x̄)ᵀ(y - ȳ)] of thin rows of all processes, float64; centred first against cancellation."""
+        mean = self.processes.mean
+        centred = values - mean(values)
+        return self._mean_product(centred, None if others is None else others - mean(others))
+
+    def _mean_product(self, values: Tensor, others: Tensor | None = None) -> Tensor:
+        """E[xᵀy] of rows [T, n] and [T, m] of all processes, float64."""
+        product = self_product(values) if others is None else values.T @ others
+        total = product.cpu().double()
+        self.processes.add_up(total)
+        return total.div_(self.processes.total(len(values)))
 
     def release(self) -> None:
         """Drop what only maps need, once all students have theirs."""
@@ -153,7 +169,9 @@ class ActivationFeatures:
             outgoing(self.teachers, self.maps, op),
             variance=lambda: self.activations.variance(read),
             gram=lambda: self.activations.covariance(read),
-            cross=lambda: _covariance(self.activations.pooled(read), self._thin_targets(written, key)),
+            cross=lambda: self.activations.covariance_of(
+                self.activations.pooled(read), self._thin_targets(written, key)
+            ),
         )
 
     def heads(self, name: str) -> HeadStatistics:
@@ -213,15 +231,3 @@ class ActivationFeatures:
 def input_tap(tap: Tap) -> Tap:
     """The input of a tap's module."""
     return tap[0], "in"
-
-
-def _second_moment(values: Tensor) -> Tensor:
-    """E[xᵀx] of rows [T, n], float64."""
-    return self_product(values).cpu().double() / len(values)
-
-
-def _covariance(values: Tensor, others: Tensor | None = None) -> Tensor:
-    """E[(x - x̄)ᵀ(y - ȳ)] of rows, float64; centred first against cancellation."""
-    centred = values - values.mean(dim=0)
-    product = self_product(centred) if others is None else centred.T @ (others - others.mean(dim=0))
-    return product.cpu().double() / len(values)

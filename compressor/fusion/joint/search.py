@@ -11,13 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from compressor.errors import UserError
 from compressor.fusion.build.finished_layers import FinishedLayers
 from compressor.fusion.build.layerwise_build import build_student
 from compressor.fusion.build.pilots import PilotScorer, scoring_batches
 from compressor.fusion.build.student import BuildOptions, BuiltStudent, StudentBuilder
+from compressor.fusion.build.tail import needs_descent
+from compressor.fusion.calibration.processes import ALONE
 from compressor.fusion.context import FusionContext
 from compressor.fusion.joint.candidates import MapCandidate, list_candidates
 from compressor.fusion.joint.preference import MARGINS
+from compressor.fusion.joint.relatives import WHY_PAIRED, build_nearer, may_pair
 from compressor.fusion.joint.trials import TrialSearch
 from compressor.fusion.maps.residual import ResidualProblem, energy_left_out
 from compressor.fusion.maps.residual_statistics import residual_problems
@@ -62,8 +66,16 @@ def fuse_jointly(context: FusionContext) -> BuiltStudent:
     options = replace(options, inner=maps.inner, owners=maps.owners, reconstruction_steps=steps)
     context.timer.lap("choose")
     context.on_progress(0.4, "building the student")
+    if may_pair(context, chosen):
+        chosen, student = build_nearer(context, search, chosen, options, scorer)
+        context = context.with_candidate(replace(context.candidate, model=student.model))
+        choice = _choice(context, search, chosen.maps, student.options)
+        return BuiltStudent(context.candidate, student, {**choice, "why": f"{choice['why']}; {WHY_PAIRED}"})
     student = StudentBuilder(context.model, context.anatomy, context.teachers, search.residual_maps(maps), options)
-    build_student(context, student)
+    alone = steps > 0 or needs_descent(student)
+    # Descents are not shared: the first process makes the student, which alone counts.
+    if not alone or context.processes.rank == 0:
+        build_student(replace(context, processes=ALONE) if alone else context, student)
     return BuiltStudent(context.candidate, student, _choice(context, search, maps, options))
 
 
@@ -77,12 +89,18 @@ def _fuse_streamed(
     # Large, and not needed any more.
     problems.clear()
     student = StudentBuilder(context.model, context.anatomy, context.teachers, residual, options)
+    if context.processes.shared and needs_descent(student):
+        raise UserError(
+            f"what a {context.model.config.model_type} has after its layers is fitted by descent, which processes do "
+            "not share: launch one"
+        )
     with ExitStack() as stack:
         folder = streaming.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compressor-")))
         batches = [] if context.calibration is None else context.calibration.all
-        key = fusion_key(context.teachers, context.model, context.options, batches, residual)
+        processes = context.processes
+        key = fusion_key(context.teachers, context.model, context.options, batches, residual, processes)
         context.on_progress(0.4, "building the student")
-        build_student(context, student, finished=FinishedLayers(student, folder, key))
+        build_student(context, student, finished=FinishedLayers(student, folder, key, processes))
         blocks = blocks_of(context.model)
         assert blocks is not None
         blocks.settle(context.model, blocks.precision)

@@ -217,11 +217,13 @@ class TrialSearch:
         solved: dict[tuple[Any, ...], Any] = {}
         pilots = [self._pilot(trial, solved) for trial in trials]
         if samples:
-            build_layerwise(pilots, self.context.teachers, pilot_set(self.context, samples))
+            calibration = pilot_set(self.context, samples)
+            build_layerwise(pilots, self.context.teachers, calibration, processes=self.context.processes)
         else:
             build_from_weights(pilots, self.context.teachers)
         for trial, pilot in zip(trials, pilots, strict=True):
-            score = self.scorer(pilot)
+            # Of all held-out samples, and the same for all, who go on with the same.
+            score = self.context.processes.first(self.scorer(pilot))
             before = self.measured.get(trial)
             seconds = pilot.seconds + (0.0 if before is None else before.seconds)
             self.measured[trial] = PilotScore(score if score == score else float("inf"), samples, seconds)

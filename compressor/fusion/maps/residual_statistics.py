@@ -46,11 +46,14 @@ def residual_problems(context: FusionContext, *, reads: bool = False) -> dict[st
         grams = {space: space_weight_gram(models, space) for space in spaces}
     else:
         readings = {space: _readings(context.anatomy, space, models[0]) if reads else [] for space in spaces}
-        samples = context.calibration.subset(_sample_count(context, models))
+        processes = context.processes
+        samples = processes.part(context.calibration.subset(_sample_count(context, models)))
         if context.streaming is not None:
-            grams = streamed_moments(models, context.anatomy, spaces, samples, context.streaming.store)
+            grams = streamed_moments(models, context.anatomy, spaces, samples, context.streaming.store, processes)
             return _problems(context, grams, {})
         moments = _stream_moments(models, context.anatomy, spaces, readings, samples)
+        for gram in {id(gram): gram for gram in moments.values()}.values():
+            gram.add_up(processes)
         grams = {space: _mean_moment(models, context.anatomy, space, moments) for space in spaces}
         if reads:
             measured = {space: _stream_reads(context.teachers, space, readings[space], moments) for space in spaces}

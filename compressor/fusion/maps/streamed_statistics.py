@@ -14,6 +14,7 @@ from compressor.anatomy.queries import space_taps
 from compressor.fusion.calibration.batches import Batch
 from compressor.fusion.calibration.layerwise import LayerwiseRunner
 from compressor.fusion.calibration.masks import Masks
+from compressor.fusion.calibration.processes import ALONE, Processes
 from compressor.fusion.calibration.span import capture_span
 from compressor.fusion.calibration.statistics import Gram, join_coordinates, token_rows
 from compressor.fusion.plan import BuildPlan
@@ -47,9 +48,14 @@ def streamed_moments(
     spaces: Sequence[str],
     batches: Sequence[Batch],
     store: TensorStore,
+    processes: Processes = ALONE,
 ) -> dict[str, Tensor]:
-    """Mean joint second moments over all depths, {space: [Σ n_k, Σ n_k]}, from one walk of each teacher."""
-    return _Walk(teachers, anatomy, spaces, batches, store).moments()
+    """Mean joint second moments over all depths, {space: [Σ n_k, Σ n_k]}, from one walk of each teacher.
+
+    Args:
+        batches: this process's.
+    """
+    return _Walk(teachers, anatomy, spaces, batches, store, processes).moments()
 
 
 class _Walk:
@@ -60,10 +66,11 @@ class _Walk:
         spaces: Sequence[str],
         batches: Sequence[Batch],
         store: TensorStore,
+        processes: Processes,
     ) -> None:
         self.teachers, self.anatomy, self.plan, self.store = teachers, anatomy, BuildPlan(anatomy), store
         self.taps = {space: space_taps(anatomy, space) for space in spaces}
-        self.masks = Masks(batches, anatomy)
+        self.masks, self.processes = Masks(batches, anatomy), processes
         self.means = {space: MeanMoment(teachers, space) for space in spaces}
         self.runners = [
             LayerwiseRunner(t.model, [stack.layers for stack in t.anatomy.stacks], batches, t.name, store)
@@ -118,6 +125,7 @@ class _Walk:
                     # A head may read several tokens side by side.
                     parts = [kept[k, batch, tap].get().reshape(-1, size) for k, size in enumerate(sizes)]
                     gram.add(join_coordinates(parts))
+                gram.add_up(self.processes)
                 mean.add(gram)
 
     def _layer(self, tap: Tap) -> str | None:

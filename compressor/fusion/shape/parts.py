@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from transformers import PretrainedConfig
 
 from compressor.errors import UserError
-from compressor.models.config_fields import parts_of
+from compressor.models.configs.fields import parts_of
 from compressor.recipe.fusion import Ratios
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from transformers import PretrainedConfig
 
 from compressor.anatomy import Anatomy, Kind
-from compressor.models.tasks import find_task
+from compressor.models.tasks.table import find_task
 
 #: Heads of vLLM's FlashAttention on GPUs, and of its kernels on CPUs.
 _VLLM_GPU = (32, 64, 96, 128, 160, 192, 224, 256)

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 
 from compressor.anatomy import Anatomy, Space
 from compressor.errors import UserError
-from compressor.models.config_fields import part_of, read_field
+from compressor.models.configs.fields import part_of, read_field
 
 #: Free residual widths are rounded to this multiple, for the hardware.
 WIDTH_MULTIPLE = 8

@@ -18,10 +18,10 @@ from compressor.fusion.shape.parts import part_widths, width_of
 from compressor.fusion.shape.sizes import AttentionShape, configured_size, fields_of, on_grid, round_half_up
 from compressor.fusion.shape.width import attention_shapes
 from compressor.fusion.teacher import NamedModel, TeacherGroup
-from compressor.models.config_fields import read_field, repeated_fields, set_field, with_fields
+from compressor.models.configs.fields import read_field, repeated_fields, set_field, with_fields
+from compressor.models.folder.round_trip import check_round_trip
+from compressor.models.folder.save import config_json
 from compressor.models.meta import meta_model
-from compressor.models.round_trip import check_round_trip
-from compressor.models.save import config_json
 from compressor.recipe import FusionOptions
 from compressor.recipe.fusion import BY_WIDTH, Ratios
 
@@ -201,6 +201,8 @@ def _spec(
         count = _depth(request.depth, deepest)
         if count != listed and stack.runs > 1:
             raise UserError(f"the layers of this {config.model_type} share their weights: leave depth out")
+        if count != listed and not stack.fields:
+            raise UserError(f"no field of this {config.model_type} config counts its layers: leave depth out")
         layers = (request.layers[index] if request.layers else None) or evenly_spaced_layer(count, listed)
         if list(layers) != list(range(listed)):
             student = with_layers(student, stack.fields, layers)

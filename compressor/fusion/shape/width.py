@@ -34,7 +34,7 @@ from compressor.fusion.shape.sizes import (
     sizing_field,
 )
 from compressor.fusion.shape.streams import keeps_width, split_streams, stream_of
-from compressor.models.config_fields import read_field
+from compressor.models.configs.fields import read_field
 from compressor.recipe.fusion import BY_WIDTH, Ratios
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from compressor.anatomy.spec import Anatomy, Axis, Kind, LinearOp, Norm, Role
+from compressor.anatomy.axes import Axis, Kind, Role
+from compressor.anatomy.spec import Anatomy, LinearOp, Norm
 from compressor.report.graph.names import Names, clear_name
 from compressor.report.graph.parts import Block, EdgeMap, Inline, Item, Link, Node, NodeShape, Sum
 

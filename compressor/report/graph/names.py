@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import cached_property
 
+from compressor.anatomy.axes import Axis, Kind, Role, Side, map_key
 from compressor.anatomy.sites import FlowGraph
-from compressor.anatomy.spec import Anatomy, Axis, Kind, LinearOp, Norm, Role, Side, map_key
+from compressor.anatomy.spec import Anatomy, LinearOp, Norm
 from compressor.report.graph.parts import EdgeMap, MapKind, Node, NodeShape
 
 _ROLES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from compressor.errors import UserError
-from compressor.report.graph.layout import Caption, lay_out
+from compressor.report.graph.layout import lay_out
 from compressor.report.graph.parts import EdgeMap, MapKind, ModelGraph, NodeShape
 from compressor.report.graph.placement import (
     INDEX_SIZE,
@@ -14,9 +14,9 @@ from compressor.report.graph.placement import (
     NOTE_SIZE,
     label_text,
     label_width,
-    text_width,
 )
 from compressor.report.templates import render_template
+from compressor.report.text_width import text_width
 from compressor.utils import files
 
 _INK, _SOFT = "#1f2937", "#64748b"
@@ -53,13 +53,11 @@ def draw_svg(graph: ModelGraph) -> str:
     width = max([picture.width, *(text_width(text, size) + 2 * _MARGIN for text, size in texts), _MIN_WIDTH])
     rows = _legend_rows(_legend(graph), width)
     header = _MARGIN + (len(texts) + len(rows)) * _LINE + 16
-    shift = (width - picture.width) / 2
-    picture.transform(lambda x, y: (x + shift, y + header))
     baselines = [_MARGIN + 12 + index * _LINE for index in range(len(texts) + len(rows))]
     return render_template(
         "compressor.report.graph", "graph.svg.j2", graph=graph, picture=picture, width=width,
-        height=picture.height + header,
-        lines=[Caption(text, _MARGIN, y, size) for (text, size), y in zip(texts, baselines, strict=False)],
+        height=picture.height + header, left=_MARGIN, lines=zip(texts, baselines, strict=False),
+        across=lambda x: x + (width - picture.width) / 2, down=lambda y: header + picture.top - y,
         legend=[(*entry, x, y) for row, y in zip(rows, baselines[len(texts) :], strict=True) for entry, x in row],
         sizes={"title": _TITLE, "name": NAME_SIZE, "note": NOTE_SIZE, "label": LABEL_SIZE, "index": INDEX_SIZE},
         styles=_STYLES, colours=_COLOURS, ink=_INK, soft=_SOFT, label_text=label_text, label_width=label_width,

@@ -1,0 +1,1 @@
+"""Columns of a split: found by name or task, and their labels."""

@@ -1,0 +1,1 @@
+"""Images decoded within bounds, as 8 bits a value."""

@@ -1,0 +1,1 @@
+"""Samples of each task as model inputs."""

@@ -1,0 +1,1 @@
+"""Configs of models: read within bounds, checked, before anything is built."""

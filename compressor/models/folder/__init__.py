@@ -1,0 +1,1 @@
+"""A model's folder: weights, preprocessors, and writing them."""

@@ -1,0 +1,1 @@
+"""Models without a head: their pooler, and the modules of sentence embeddings."""

@@ -1,0 +1,1 @@
+"""What a student takes from its teachers' folders besides weights."""

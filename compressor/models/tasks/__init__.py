@@ -1,0 +1,1 @@
+"""Tasks of models: the table, and how answers are read."""
