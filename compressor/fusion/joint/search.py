@@ -14,8 +14,8 @@ from typing import Any, cast
 from transformers import PreTrainedModel
 
 from compressor.errors import UserError
+from compressor.fusion.build.build_student import build_student
 from compressor.fusion.build.finished_layers import FinishedLayers
-from compressor.fusion.build.layerwise_build import build_student
 from compressor.fusion.build.pilots import PilotScorer, scoring_batches
 from compressor.fusion.build.student import BuildOptions, BuiltStudent, StudentBuilder
 from compressor.fusion.build.tail import needs_descent
