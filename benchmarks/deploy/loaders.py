@@ -29,7 +29,6 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertModel,
-    GenerationMixin,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -138,8 +137,8 @@ def _answers(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, 
         given: dict[str, Any] = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
         options: dict[str, Any] = {"max_new_tokens": _NEW, "min_new_tokens": _NEW, "do_sample": False, "num_beams": 1}
         end = model.generation_config.eos_token_id
-        generated = cast(GenerationMixin, model).generate(**given, **options)
-        return {"new": _NEW, "end": end, "generated": cast(Tensor, generated).tolist()}
+        generated = cast(Any, model).generate(**given, **options)
+        return {"new": _NEW, "end": end, "generated": generated.tolist()}
 
 
 def _listed(values: Mapping[str, Tensor]) -> dict[str, Any]:

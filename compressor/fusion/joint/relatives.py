@@ -48,7 +48,7 @@ def are_relatives(teachers: Sequence[FusionTeacher]) -> bool:
 
 def may_pair(context: FusionContext, chosen: Trial) -> bool:
     """Whether pairs of units are worth a second student: chosen units of all teachers, which are relatives."""
-    asked = context.options.inner != "auto" or not context.has_held_out or context.processes.shared
+    asked = context.options.inner != "auto" or not context.has_held_out
     selected = chosen.maps.inner == "select" and all(chosen.maps.owners)
     return not asked and selected and are_relatives(context.teachers)
 

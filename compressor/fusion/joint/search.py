@@ -68,16 +68,20 @@ def fuse_jointly(context: FusionContext) -> BuiltStudent:
     options = replace(options, inner=maps.inner, owners=maps.owners, reconstruction_steps=steps)
     context.timer.lap("choose")
     context.on_progress(0.4, "building the student")
-    if may_pair(context, chosen):
+    student = StudentBuilder(context.model, context.anatomy, context.teachers, search.residual_maps(maps), options)
+    paired = may_pair(context, chosen)
+    if context.processes.shared and (paired or steps or needs_descent(student)):
+        # Descents and second students are not shared: the first process makes the student, which alone counts.
+        if context.processes.rank:
+            return BuiltStudent(context.candidate, student, _choice(context, search, maps, options))
+        context = replace(context, processes=ALONE)
+    if paired:
         chosen, student = build_nearer(context, search, chosen, options, scorer)
-        context = context.with_candidate(replace(context.candidate, model=cast(PreTrainedModel, student.model)))
+        model = cast(PreTrainedModel, student.model)
+        context = context.with_candidate(replace(context.candidate, model=model))
         choice = _choice(context, search, chosen.maps, student.options)
         return BuiltStudent(context.candidate, student, {**choice, "why": f"{choice['why']}; {WHY_PAIRED}"})
-    student = StudentBuilder(context.model, context.anatomy, context.teachers, search.residual_maps(maps), options)
-    alone = steps > 0 or needs_descent(student)
-    # Descents are not shared: the first process makes the student, which alone counts.
-    if not alone or context.processes.rank == 0:
-        build_student(replace(context, processes=ALONE) if alone else context, student)
+    build_student(context, student)
     return BuiltStudent(context.candidate, student, _choice(context, search, maps, options))
 
 
