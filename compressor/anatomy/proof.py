@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from compressor.anatomy.axes import Kind
 from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE
 from compressor.anatomy.coverage import sensitivity, without_space
-from compressor.anatomy.spec import Anatomy, Kind
+from compressor.anatomy.spec import Anatomy
 from compressor.anatomy.study import Study
 
 

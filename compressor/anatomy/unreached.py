@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from compressor.anatomy.axes import Axis, Part
+from compressor.anatomy.axes import Axis, Kind, Part
 from compressor.anatomy.coverage import without_space
 from compressor.anatomy.fields import Meaning, Sizes, grown_spaces, narrowing, sized_parameters
 from compressor.anatomy.resize import Skeleton
-from compressor.anatomy.spec import Anatomy, Kind
+from compressor.anatomy.spec import Anatomy
 from compressor.anatomy.study import Study
 from compressor.errors import CertificateError
 from compressor.models.signature import readable_inputs

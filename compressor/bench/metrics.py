@@ -44,11 +44,6 @@ class Metric:
         return first < second if self.lower else first > second
 
     @property
-    def unit(self) -> str:
-        """After a value, of shares times 100."""
-        return " %" if self.percent else ""
-
-    @property
     def best(self) -> Callable[..., Any]:
         """`min` or `max`."""
         return min if self.lower else max
@@ -88,6 +83,8 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("miou", "mean IoU", format_accuracy, percent=True),
+        Metric("map", "mAP", format_accuracy, percent=True),
+        Metric("map50", "mAP at 0.5", format_accuracy, percent=True),
         Metric("accuracy", "accuracy", format_accuracy, percent=True),
         Metric("recall5", "recall@5", format_accuracy, percent=True),
         Metric("recall1_images", "recall@1 of images", format_accuracy, percent=True),

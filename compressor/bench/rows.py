@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from compressor.bench.metrics import METRICS, MISSING
+from compressor.utils.markdown import escape_markdown
 
 KL_TITLE = "KL to the ensemble ↓ (nats)"
 #: Before the name of the row of the result.
@@ -100,8 +101,8 @@ def to_markdown(rows: Sequence[Row], result: bool = False) -> str:
     if not table:
         return ""
     rule = [":--", *["--:"] * (len(table) - 1)]
-    lines = [list(table), rule, *zip(*table.values(), strict=True)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    lines = [(escape_markdown(name), *cells) for name, *cells in zip(*table.values(), strict=True)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (list(table), rule, *lines)) + "\n"
 
 
 def to_json(rows: Iterable[Row]) -> list[dict[str, Any]]:

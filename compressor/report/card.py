@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from compressor.bench.metrics import METRICS
-from compressor.bench.rows import format_threads
+from compressor.bench.rows import format_threads, from_json, to_markdown
 from compressor.models.tasks.table import TASKS
 from compressor.recipe import Recipe
 from compressor.report.card_metadata import data_name, front_matter
-from compressor.report.describe import (
-    describe_head,
-    describe_last_layer,
-    describe_reconstruction,
-    describe_shapes,
-    describe_validation,
-)
+from compressor.report.choices import choices_of, format_value, tried_shapes
+from compressor.report.describe import describe_legend, describe_validation
 from compressor.report.describe_formats import describe_half
 from compressor.report.tables import FORMAT_NOTES, FORMAT_TITLES, format_rows
 from compressor.utils.markdown import code_block, code_span, escape_markdown
@@ -26,21 +21,6 @@ from compressor.utils.markdown import code_block, code_span, escape_markdown
 _ARGUMENTS = {
     "question-answering": '"a question" "the text that answers it"',
     "multiple-choice": '"a text" "how it may go on" "another way"',
-}
-# {key of a table row: heading, factor, decimals, unit}.
-_COLUMNS: dict[str, tuple[str, float, int, str]] = {
-    **{
-        name: (metric.label, 100 if metric.percent else 1, 2 if metric.percent or metric.log else 3, metric.unit)
-        for name, metric in METRICS.items()
-    },
-    "kl": ("KL to ensemble (nats)", 1, 4, ""),
-    "parameters": ("parameters", 1e-6, 2, " M"),
-    "macs": ("MACs", 1e-6, 2, " M"),
-    "bytes": ("size", 1e-6, 2, " MB"),
-    "torch_p50_ms": ("torch p50", 1, 2, " ms"),
-    "torch_p95_ms": ("torch p95", 1, 2, " ms"),
-    "ort_p50_ms": ("ONNX Runtime p50", 1, 2, " ms"),
-    "ort_p95_ms": ("ONNX Runtime p95", 1, 2, " ms"),
 }
 
 
@@ -66,8 +46,7 @@ def render_card(
         f"## Use\n\n{code_block('python', _snippet(task, reads or holds, recipe.trust_remote_code))}",
         _section("Run it with onnxruntime alone", _example(example, image, task)),
         _section("What was measured", _table(report.get("table") or [])),
-        _section("Choices of the run", _choices(report.get("fusion") or {})),
-        _section("Runs fast in", _kernels(report.get("target") or {})),
+        _section("Choices of the run", _list(map(str, [*choices_of(report), *tried_shapes(report)]))),
         _section("ONNX against torch", _scalars(_of_all_files(report.get("onnx") or {}))),
         _section("Formats", _formats(report.get("formats") or {})),
         _section("Seconds", _scalars(report.get("seconds") or {})),
@@ -191,52 +170,23 @@ def _program(formats: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows in Markdown, without empty columns."""
-    keys = [key for key in _COLUMNS if any(row.get(key) is not None for row in rows)]
-    if not keys:
+    """The rows in Markdown, and what their signs mean."""
+    if not rows:
         return ""
-    lines = [["model", *(_COLUMNS[key][0] for key in keys)], ["---", *("---:" for _ in keys)]]
-    for row in rows:
-        lines.append([escape_markdown(row["name"]), *(_number(key, row.get(key)) for key in keys)])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    known = from_json(rows)
+    lower = [metric.title for name, metric in METRICS.items() if metric.lower and known[-1].score(name) is not None]
+    signs = [describe_legend(known, result=True, tails=True), *(f"a lower {title} is better" for title in lower)]
+    return f"{to_markdown(known, result=True)}\n{'; '.join(signs)}"
 
 
-def _number(key: str, value: float | None) -> str:
-    _, factor, decimals, unit = _COLUMNS[key]
-    return "–" if value is None else f"{value * factor:.{decimals}f}{unit}"
+def _list(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {escape_markdown(line)}" for line in lines)
 
 
 def _scalars(values: Mapping[str, Any]) -> str:
-    lines = []
-    for key, value in values.items():
-        if isinstance(value, Mapping) or value is None:
-            continue
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            value = ", ".join(_format_value(item) for item in value)
-        lines.append(f"- {escape_markdown(key.replace('_', ' '))}: {escape_markdown(_format_value(value))}")
-    return "\n".join(lines)
-
-
-def _choices(fusion: Mapping[str, Any]) -> str:
-    choices = dict(fusion.get("choices") or {})
-    if shapes := choices.pop("shapes", None):
-        choices["shapes"] = describe_shapes(shapes)
-    if fusion.get("polished") is not None:
-        choices["layer-wise reconstruction"] = describe_reconstruction(fusion)
-    if head := fusion.get("head"):
-        choices["head"] = describe_head(head)
-    if last_layer := fusion.get("last_layer"):
-        choices["last layer"] = describe_last_layer(last_layer)
-    return _scalars(choices)
-
-
-def _kernels(target: Mapping[str, Any]) -> str:
-    """Fast kernels that take the student's sizes."""
-    found = target.get("runs_fast_in") or {}
-    return "\n".join(
-        f"- {escape_markdown(name)}: {escape_markdown(f'no, {reason}' if reason else 'yes')}"
-        for name, reason in found.items()
-    )
+    """Values that are no tables."""
+    known = {key: value for key, value in values.items() if value is not None and not isinstance(value, Mapping)}
+    return _list(f"{key.replace('_', ' ')}: {format_value(value)}" for key, value in known.items())
 
 
 def _of_all_files(onnx: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,12 +194,6 @@ def _of_all_files(onnx: Mapping[str, Any]) -> dict[str, Any]:
     if not onnx.get("files"):
         return dict(onnx)
     return {"files": list(onnx["files"]), **{key: value for key, value in onnx.items() if key not in ("file", "files")}}
-
-
-def _format_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _limits(recipe: Recipe, report: Mapping[str, Any], task: str) -> str:

@@ -10,22 +10,18 @@ from rich.console import RenderableType
 
 from compressor.bench.rows import from_json, to_markdown
 from compressor.recipe import DataOptions
+from compressor.report.choices import choices_of, tried_shapes
 from compressor.report.describe import (
     Report,
     describe_budget,
     describe_evaluation,
     describe_finetune,
-    describe_head,
-    describe_last_layer,
     describe_legend,
     describe_macs,
-    describe_reconstruction,
-    describe_shapes,
     describe_temperature,
     describe_timing,
 )
 from compressor.report.describe_formats import describe_parity
-from compressor.report.mixture import describe_mixture
 from compressor.report.outcome import describe_outcome
 from compressor.report.tables import render_table
 
@@ -67,9 +63,7 @@ def summary_lines(report: Report) -> list[str]:
 
 def describe_choices(report: Report) -> list[str]:
     """Shape, choices, finetune, time per stage."""
-    lines = [*_target(report), *_fusion_choices(report.get("fusion") or {})]
-    if mixture := describe_mixture(report):
-        lines.append(f"ensemble: {mixture}")
+    lines = list(map(str, [*choices_of(report), *tried_shapes(report)]))
     if finetune := report.get("finetune"):
         lines.append(
             f"finetune: {finetune['steps']} steps at learning rate {finetune['learning_rate']:g}"
@@ -85,30 +79,6 @@ def describe_choices(report: Report) -> list[str]:
     lines += [f"note: {line}" for line in report.get("notes") or []]
     if seconds := report.get("seconds"):
         lines.append("seconds: " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()))
-    return lines
-
-
-def _target(report: Report) -> list[str]:
-    if not (target := report.get("target")):
-        return []
-    sizes = ", ".join(f"{field} {size['teacher']} → {size['student']}" for field, size in target["fields"].items())
-    depth = "" if target.get("asked_depth") is None else f"depth {target['asked_depth']:g} asked; "
-    return [f"{depth}width: {target['asked_width']:g} asked, {target['given_width']:.4g} given ({sizes})"]
-
-
-def _fusion_choices(fusion: Report) -> list[str]:
-    lines = []
-    for key, value in (fusion.get("choices") or {}).items():
-        if key != "shapes":
-            lines.append(f"{key}: {_format_value(value)}")
-        elif value:
-            lines.append(f"shapes: {describe_shapes(value)}")
-    if fusion.get("polished") is not None:
-        lines.append(f"layer-wise reconstruction: {describe_reconstruction(fusion)}")
-    if head := fusion.get("head"):
-        lines.append(f"head: {describe_head(head)}")
-    if last_layer := fusion.get("last_layer"):
-        lines.append(f"last layer: {describe_last_layer(last_layer)}")
     return lines
 
 
@@ -153,11 +123,3 @@ def _data_flags(data: Mapping[str, Any]) -> str:
         if value is not None
     }
     return " ".join(f"--{key} {shlex.quote(value)}" for key, value in texts.items())
-
-
-def _format_value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_format_value(item)}" for key, item in value.items())
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -13,8 +13,8 @@ from compressor.errors import UserError
 from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.calibration.processes import Processes, launched
 from compressor.fusion.streaming import Streaming
-from compressor.models.streamed_load import open_model
-from compressor.models.weights import load_model
+from compressor.models.folder.streamed_load import open_model
+from compressor.models.folder.weights import load_model
 from compressor.recipe import FusionOptions
 from compressor.utils import distributed
 

@@ -50,7 +50,7 @@ def card_of(name):
     from compressor.report.card import render_card
 
     recipe = recipes.build_recipe({"teachers": [name, "plain"], "data": {"source": name}})
-    row = {"name": name, "accuracy": 0.5, "parameters": 10}
+    row = {"name": name, "accuracy": 0.5, "kl": 0.1, "parameters": 10, "macs": 20, "bytes": 40}
     report = {
         "version": "1",
         "teachers": [{"name": name, "fingerprint": "ab" * 32}],
@@ -78,7 +78,7 @@ def test_a_name_is_shown_as_it_is(name):
     codes = [token.content for token in tokens if token.type == "code_inline"]
     assert codes.count(name) == 2
     lines = ["".join(one.content for one in token.children) for token in tokens if token.type == "inline"]
-    assert name in lines and f"cpu: {name}" in lines and f"residual: readers of {name}" in lines
+    assert name in lines and f"cpu: {name}" in lines and f"residual map: readers of {name} (asked for)" in lines
 
 
 def test_usual_names_are_written_as_they_are():
@@ -190,7 +190,8 @@ def front_of(task="text-classification", **changes):
     from compressor.report.card import render_card
 
     teachers = [("hub", "org/wide@v1"), ("folder", "/home/me/wide"), ("builtin", "vit-a")]
-    row = {"name": "org/wide", "accuracy": 0.5, "f1": 0.25, "perplexity": None, "parameters": 10}
+    sizes = {"parameters": 10, "macs": 20, "bytes": 40}
+    row = {"name": "org/wide", "accuracy": 0.5, "f1": 0.25, "perplexity": None, "kl": None, **sizes}
     report = {
         "teachers": [{"name": name, "kind": kind, "fingerprint": "ab" * 32} for kind, name in teachers],
         "table": [row, {**row, "name": "finetuned", "accuracy": 0.123456, **changes}],

@@ -17,8 +17,8 @@ from compressor.anatomy import inspect_config
 from compressor.anatomy.sites import flow_graph
 from compressor.errors import UnsupportedError, UserError
 from compressor.report.graph.model_graph import _folded, build_graph
-from compressor.report.graph.placement import text_width
 from compressor.report.graph.svg import draw_svg, write_drawing
+from compressor.report.text_width import text_width
 from compressor.testing.tiny_configs import tiny_config
 
 SVG = "{http://www.w3.org/2000/svg}"

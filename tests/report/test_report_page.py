@@ -201,9 +201,24 @@ def test_it_says_which_shapes_were_tried_and_how_the_head_was_fitted(fused, wher
     for said in ("3 heads of 8, x 0.123", "(chosen) 0.0456", told, "head classifier", "0.00567", "0.00789"):
         assert said in " ".join(text.split())
     lines = describe_choices(report)
-    assert f"shapes: 3 heads of 8, x 0.123; {best} 0.0456 ({short})" in lines
+    assert f"shapes tried: 3 heads of 8, x 0.123; {best} 0.0456 ({short})" in lines
     assert any(line.startswith("head: classifier") and "0.00567, 0.00789 by" in line for line in lines)
     assert not any("{" in line for line in lines)
+
+
+@pytest.mark.parametrize("times, drawn", [((1.3, 1.3, 1.0), True), ((None, None, None), False)])
+def test_shapes_are_drawn_by_time_and_error(fused, times, drawn):
+    from compressor.report.page.page import render_page
+
+    report = json.loads((fused[0] / "report.json").read_text())
+    labels = ("3 heads of 8, x", "3 heads of 8, y", "1 heads of 24, x")
+    report["fusion"]["choices"]["shapes"] = [
+        {"candidate": label, "held_out_kl": error, **({} if time is None else {"relative_time": time})}
+        for label, error, time in zip(labels, (0.5, 0.25, 0.75), times, strict=True)
+    ]
+    page = render_page(report)
+    # Each shape once, with its best maps.
+    assert ("3 heads of 8: 1.3, 0.25; 1 heads of 24: 1, 0.75" in page) is drawn
 
 
 def test_formats_are_on_the_page(fused):
@@ -223,6 +238,7 @@ def test_formats_are_on_the_page(fused):
 
 
 def test_the_terminal_says_what_the_page_says(fused):
+    from compressor.report.choices import choices_of
     from compressor.report.summary import describe_choices
 
     report = json.loads((fused[0] / "report.json").read_text())
@@ -232,7 +248,11 @@ def test_the_terminal_says_what_the_page_says(fused):
         "onnx-int8: relative error of the logits 4.0e-02, 100.00 % of the predictions are torch's, on random inputs"
         in lines
     )
-    assert "refit: yes" in lines
+    # One list of choices, in the same words.
+    text = " ".join(" ".join(read(fused[0].joinpath("report.html").read_text()).text).split())
+    for choice in choices_of(report):
+        assert str(choice) in lines and f"{choice.name} {choice.value} {choice.reason}".strip() in text
+    assert any(line.startswith("refit: ridge λ") for line in lines)
 
 
 def test_words_wrap_where_figures_would_be_out_of_sight(fused):
@@ -262,6 +282,16 @@ def test_bad_folders_get_one_line(tmp_path, capsys):
     assert compress(capsys, "report", tmp_path, "--html", "--json")[0] == 2
 
 
+def parts_of(elements, kind):
+    """All elements of a class, those inside others too."""
+    found = []
+    for element in elements:
+        found += [element] if isinstance(element, kind) else []
+        inner = element if isinstance(element, list) else getattr(element, "parts", ())
+        found += parts_of(inner, kind)
+    return found
+
+
 def drawn(chart):
     """A chart's picture."""
     return ElementTree.fromstring(render_template("compressor.report.page", "chart.svg.j2", chart=chart))
@@ -286,12 +316,13 @@ def apart(one, other):
 
 
 def test_every_format_is_in_the_charts_of_latency_and_size(fused):
-    from compressor.report.page.measurements import results_view
+    from compressor.report.page.charts import Chart
+    from compressor.report.page.results import results_section
 
     _, report = fused
     rows = {row["name"] for row in report["table"]}
     assert set(report["latency"]["models"]) == {*rows, "finetuned (onnx-int8)"}
-    charts = results_view(report)["charts"]
+    charts = parts_of(results_section(report), Chart)
     assert ["ms per batch" in charts[0].x.title, "MB" in charts[1].x.title] == [True, True]
     for chart in charts:
         named = {mark.text for mark in drawn(chart).iter("text") if mark.get("class") == "name"}
@@ -313,11 +344,12 @@ def test_names_in_a_chart_lie_on_nothing(count, spread):
         )
         for index in range(count)
     ]
-    picture = drawn(scatter_chart(points, "milliseconds", "accuracy", percent=True))
+    (chart,) = scatter_chart(points, "milliseconds", "accuracy", percent=True)
+    picture = drawn(chart)
     texts, dots = boxes(picture, "text"), boxes(picture, "circle")
-    assert len(dots) == count and sum("name" in text[0] for text in texts) == count
+    assert len(dots) == count and sum("…" in text[0] for text in texts) == count
     # Shortened names are still different ones.
-    assert len({text[0] for text in texts if "name" in text[0]}) == count
+    assert len({text[0] for text in texts if "…" in text[0]}) == count
     for one, other in combinations(texts, 2):
         assert apart(one, other), (one, other)
     for text in texts:
@@ -328,7 +360,9 @@ def test_names_in_a_chart_lie_on_nothing(count, spread):
 @pytest.mark.parametrize("by", ["class", "domain", "position", "length"])
 @pytest.mark.parametrize("count", [1, 10, 1000])
 def test_groups_have_rows_of_their_own_and_of_many_the_extremes_are_drawn(fused, count, by):
-    from compressor.report.page.changes import differences_view
+    from compressor.report.page.changes import changes_section
+    from compressor.report.page.charts import DotRows
+    from compressor.report.page.elements import PageTable
 
     report = json.loads((fused[0] / "report.json").read_text())
     models = report["differences"]["models"]
@@ -337,19 +371,19 @@ def test_groups_have_rows_of_their_own_and_of_many_the_extremes_are_drawn(fused,
         for index in range(count)
     ]
     report["differences"]["groups"] = [{"by": by, "rows": rows}]
-    view = differences_view(report)
-    (chart,) = view["charts"]
+    elements = changes_section(report)
+    (chart,), (table,) = parts_of(elements, DotRows), parts_of(elements, PageTable)
     names = [name for name, _ in chart.rows]
     assert len(names) == min(count, 16)
     assert {"class 0", f"class {count - 1}"} <= set(names)
     assert all(0 <= position <= 100 for _, points in chart.rows for position, *_ in points)
     assert len({label for _, label in chart.ticks}) == len(chart.ticks) >= 2
-    assert len(view["tables"][0].rows) == count
+    assert len(table.rows) == count
 
 
 @pytest.mark.parametrize("student, level", [(0.62, "is level with"), (0.9, "is ahead of"), (0.3, "falls behind")])
 def test_the_verdict_is_one_sentence_and_knows_noise(fused, student, level):
-    from compressor.report.page.measurements import verdict
+    from compressor.report.page.results import verdict
 
     report = json.loads((fused[0] / "report.json").read_text())
     for row, accuracy in zip(report["table"], (0.6, 0.61, 0.63, 0.5, student), strict=True):
@@ -370,7 +404,7 @@ def test_the_verdict_is_one_sentence_and_knows_noise(fused, student, level):
 @pytest.mark.parametrize("metric", ["accuracy", "perplexity"])
 def test_page_and_terminal_agree_on_what_is_noise(fused, metric, errors):
     from compressor.report.outcome import describe_outcome
-    from compressor.report.page.measurements import verdict
+    from compressor.report.page.results import verdict
 
     report = json.loads((fused[0] / "report.json").read_text())
     for row in report["table"]:
@@ -382,7 +416,8 @@ def test_page_and_terminal_agree_on_what_is_noise(fused, metric, errors):
 
 
 def test_alike_couplings_are_shown_once_and_closed(fused):
-    from compressor.report.page.couplings import couplings_view
+    from compressor.report.page.couplings import couplings_section
+    from compressor.report.page.elements import Cards
     from compressor.report.page.page import render_page
 
     report = json.loads((fused[0] / "report.json").read_text())
@@ -391,8 +426,8 @@ def test_alike_couplings_are_shown_once_and_closed(fused):
     spaces = list(dict.fromkeys(one["space"] for one in fusion["couplings"]))
     first = [one for one in fusion["couplings"] if one["space"] == spaces[0]]
     fusion["couplings"] = [{**one, "space": space} for space in spaces for one in first]
-    (space,) = couplings_view(report, {})["spaces"]
-    assert space["names"] == spaces
+    (space,) = parts_of(couplings_section(report, {}), Cards)
+    assert space.title == ", ".join(spaces)
     page = read(text := render_page(report))
     assert len(page.all("img")) == len(first)
     section = text[text.index('id="couplings"') : text.index('id="refit"')]
@@ -400,7 +435,8 @@ def test_alike_couplings_are_shown_once_and_closed(fused):
 
 
 def test_shares_of_teachers_are_those_of_the_couplings(fused):
-    from compressor.report.page.sources import sources_view, space_shares
+    from compressor.report.page.elements import Shares
+    from compressor.report.page.sources import sources_section, space_shares
 
     report = json.loads((fused[0] / "report.json").read_text())
     a, b = (teacher["name"] for teacher in report["teachers"])
@@ -415,11 +451,12 @@ def test_shares_of_teachers_are_those_of_the_couplings(fused):
         assert sum(space.shares.values()) == pytest.approx(1)
         assert space.shares[a] == (0.75 if space.part == "ffn" else 0.25)
         assert space.counts == ({a: 6, b: 2} if space.part == "ffn" else {})
-    stacks = sources_view(report, {a: "a", b: "b"})["stacks"]
-    bars = [bars for stack in stacks for _, row in stack["rows"] for bars in row]
+    (drawing,) = parts_of(sources_section(report, {a: "a", b: "b"}), Shares)
+    rows = [row for _, _, rows in drawing.stacks for row in rows]
+    bars = [bars for _, row in rows for bars in row]
     assert len(bars) == len(spaces)
     assert all(sum(percent for percent, *_ in bar) == pytest.approx(100) and len(bar) == 2 for bar in bars)
-    assert [title for stack in stacks for title, _ in stack["rows"]] == ["residual: the whole stream", "1", "0"]
+    assert [title for title, _ in rows] == ["residual: the whole stream", "1", "0"]
 
 
 def test_samples_and_names_of_classes_are_no_markup(fused):

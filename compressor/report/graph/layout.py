@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from compressor.report.graph.parts import Column, EdgeMap, HeadBlock, Inline, Item, ModelGraph, Node, NodeShape, Sum
 from compressor.report.graph.placement import (
-    NAME_SIZE,
     ROW_GAP,
     CanvasPoint,
     LinkRoute,
@@ -26,58 +24,28 @@ _SPINE_GAP = 38.0
 
 
 @dataclass
-class Panel:
-    """The background of a layer."""
-
-    left: float
-    top: float
-    width: float
-    height: float
-    title: str
-    tip: str
-
-
-@dataclass
-class Caption:
-    """Text; `x`: left end or middle, `y`: baseline."""
-
-    text: str
-    x: float
-    y: float
-    size: float
-    centred: bool = False
-
-
-@dataclass
 class Picture:
-    """A placed graph; y grows downwards."""
+    """A placed graph; y grows upwards.
 
-    graph: ModelGraph
+    Attributes:
+        top: of everything, as `height` is.
+        panels: backgrounds of layers, as (left, top, width, height, title, tip).
+        captions: (text, middle, baseline).
+    """
+
     width: float = 0.0
     height: float = 0.0
+    top: float = 0.0
     nodes: list[PlacedNode] = field(default_factory=list)
     routes: list[LinkRoute] = field(default_factory=list)
-    panels: list[Panel] = field(default_factory=list)
-    captions: list[Caption] = field(default_factory=list)
+    panels: list[tuple[float, float, float, float, str, str]] = field(default_factory=list)
+    captions: list[tuple[str, float, float]] = field(default_factory=list)
     dots: list[tuple[CanvasPoint, EdgeMap]] = field(default_factory=list)
-
-    def transform(self, moved: Callable[[float, float], CanvasPoint]) -> None:
-        """Apply a function to every point."""
-        for node in self.nodes:
-            node.x, node.y = moved(node.x, node.y)
-        for caption in self.captions:
-            caption.x, caption.y = moved(caption.x, caption.y)
-        for panel in self.panels:
-            panel.left, panel.top = moved(panel.left, panel.top)
-        for route in self.routes:
-            route.points = [moved(*point) for point in route.points]
-            route.label = route.label and moved(*route.label)
-        self.dots = [(moved(*point), edge_map) for point, edge_map in self.dots]
 
 
 def lay_out(graph: ModelGraph) -> Picture:
     """Place every node and edge."""
-    picture = Picture(graph)
+    picture = Picture()
     left = _MARGIN
     memory: tuple[CanvasPoint, EdgeMap] | None = None
     for column in graph.columns:
@@ -85,10 +53,9 @@ def lay_out(graph: ModelGraph) -> Picture:
         memory = (layout.end, column.after)
         left = layout.right + _GUTTER
     picture.width = left - _GUTTER + _MARGIN
-    top = max([node.top for node in picture.nodes] + [y for r in picture.routes for _, y in r.points])
-    lowest = min([node.bottom for node in picture.nodes] + [caption.y for caption in picture.captions])
-    picture.height = top - lowest + _MARGIN
-    picture.transform(lambda x, y: (x, top - y))
+    picture.top = max([node.top for node in picture.nodes] + [y for r in picture.routes for _, y in r.points])
+    lowest = min([node.bottom for node in picture.nodes] + [y for _, _, y in picture.captions])
+    picture.height = picture.top - lowest + _MARGIN
     return picture
 
 
@@ -119,11 +86,11 @@ class _ColumnLayout:
                 self._place(item)
             if stage.title:
                 self.y += 24
-                panel = Panel(left, self.y, self.right - left, self.y - bottom, stage.title, stage.tip)
+                panel = (left, self.y, self.right - left, self.y - bottom, stage.title, stage.tip)
                 picture.panels.append(panel)
         self.end = self.last or (self.spine, self.y)
         middle = (left + self.right) / 2
-        picture.captions.append(Caption(column.title, middle, -30.0, NAME_SIZE, centred=True))
+        picture.captions.append((column.title, middle, -30.0))
         if self.taps and memory:
             self._route_memory(*memory)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from compressor.report.graph.parts import Block, EdgeMap, Link, MapKind, Node, NodeShape
+from compressor.report.text_width import text_width
 
 #: Distance between rows, and between nodes of a row.
 ROW_GAP, NODE_GAP = 32.0, 16.0
@@ -56,11 +57,6 @@ class LinkRoute:
     label: CanvasPoint | None = None
     arrow: bool = True
     word: str = ""
-
-
-def text_width(text: str, size: float) -> float:
-    """Upper bound of a line's width in sans-serif."""
-    return size * sum(0.38 if c in "iljtfr.,:;|'′ ·()" else 0.95 if c in "mwMW…→×" else 0.63 for c in text)
 
 
 def label_text(edge_map: EdgeMap) -> str:

@@ -1,4 +1,4 @@
-"""Charts: scales and positions; `templates/chart.svg.j2` and the macro `dots` draw them, at a phone's width."""
+"""Charts: scales and positions; `templates/chart.svg.j2` and `elements.html.j2` draw them, at a phone's width."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from compressor.report.describe import Report
+from compressor.report.text_width import text_width
+from compressor.wording import shorten
+
 #: Of a chart's frame in SVG units; right of it may be a column of names.
 _WIDTH, _TOP, _BOTTOM, _LEFT = 360.0, 26.0, 210.0, 44.0
 _RIGHT, _NAMES = 12.0, 104.0
-#: Distance between baselines of names, approximate and largest mean width of a letter.
-_LINE, _LETTER, _WIDE_LETTER = 13.0, 5.9, 6.8
+#: Distance between baselines of names, size of the type, letters of a name.
+_LINE, _SIZE, _LETTERS = 13.0, 11.0, 15
 #: Colours of lines, as variables of the style sheet.
 COLOURS = ("--accent", "--warm", "--third", "--fourth", "--calm", "--ink", "--fifth", "--sixth")
 #: Of teachers; the result is drawn in --accent, other students in --warm.
@@ -60,16 +64,15 @@ class AxisScale:
     def ticks(self) -> list[float]:
         """About five round values."""
         if self.log:
-            lowest, highest = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
-                values = [digit * 10.0**power for power in range(lowest, highest + 1) for digit in digits]
+                values = [digit * 10.0**power for power in powers for digit in digits]
                 values = [value for value in values if self.low <= value <= self.high]
                 if len(values) >= 3:
                     return values[:: math.ceil(len(values) / 6)]
         step = 10.0 ** math.floor(math.log10((self.high - self.low) / 2))
         step *= next(times for times in (0.5, 1, 2, 2.5, 5, 10) if (self.high - self.low) / (step * times) <= 5)
-        first = math.ceil(self.low / step)
-        return [index * step for index in range(first, math.floor(self.high / step) + 1)]
+        return [index * step for index in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
 
 
 @dataclass(frozen=True)
@@ -111,52 +114,41 @@ class Chart:
         """Where the frame ends."""
         return _WIDTH - _RIGHT - (_NAMES if self.points else 0)
 
-    @property
-    def key(self) -> list[tuple[str, str]]:
-        """(name, colour) of a legend."""
-        return [(line.name, line.colour) for line in self.lines]
+    def across(self, x: float) -> float:
+        """The horizontal position of a value."""
+        return _LEFT + self.x.share(x) * (self.right - _LEFT)
 
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        """The position of a point."""
-        return _LEFT + self.x.share(x) * (self.right - _LEFT), _BOTTOM - self.y.share(y) * (_BOTTOM - _TOP)
+    def up(self, y: float) -> float:
+        """The vertical position of a value."""
+        return _BOTTOM - self.y.share(y) * (_BOTTOM - _TOP)
 
     def x_ticks(self) -> list[tuple[float, str]]:
         """Positions and labels, "" where one would lie on the one before."""
         ticks, last = [], -math.inf
         for value in self.x.ticks():
             if self.points or value == int(value):
-                across, label = self.at(value, self.y.low)[0], self.x.format(value)
-                half = _LETTER * len(label) / 2
-                fits = across - half >= last + _LETTER
+                across, label = self.across(value), self.x.format(value)
+                half = text_width(label, _SIZE) / 2
+                fits = across - half >= last + _SIZE / 2
                 ticks.append((across, label if fits else ""))
                 last = across + half if fits else last
         return ticks
 
-    def y_ticks(self) -> list[tuple[float, str]]:
-        """Positions and labels."""
-        return [(self.at(self.x.low, value)[1], self.y.format(value)) for value in self.y.ticks()]
-
     def names(self) -> list[tuple[str, float, float, float]]:
         """Shortened names, positions of their points, and their own heights, spread inside the frame."""
-        placed = sorted((self.at(point.x, point.y)[::-1], point.name) for point in self.points)
-        heights = _spread([up for (up, _), _ in placed])
-        letters = int(_NAMES / _WIDE_LETTER)
+        points = sorted(self.points, key=lambda point: (self.up(point.y), self.across(point.x)))
+        low, heights = _TOP, []
+        line = min(_LINE, (_BOTTOM - 4 - _TOP) / max(len(points) - 1, 1))
+        for point in points:
+            heights.append(max(self.up(point.y), low))
+            low = heights[-1] + line
+        high = _BOTTOM - 4
+        for index in reversed(range(len(heights))):
+            heights[index] = min(heights[index], high)
+            high = heights[index] - line
         return [
-            (cut_name(name, letters), across, up, height)
-            for ((up, across), name), height in zip(placed, heights, strict=True)
-        ]
-
-    def drawn_points(self) -> list[tuple[ChartPoint, float, float, float, float]]:
-        """Points with positions and ends of their errors; rings first, and the last point, the result, over all."""
-        ordered = sorted(self.points, key=lambda point: not point.hollow)
-        return [
-            (
-                point,
-                *self.at(point.x, point.y),
-                self.at(point.x, point.y - point.error)[1],
-                self.at(point.x, point.y + point.error)[1],
-            )
-            for point in ordered
+            (shorten(point.name, _LETTERS), self.across(point.x), self.up(point.y), height)
+            for point, height in zip(points, heights, strict=True)
         ]
 
 
@@ -164,70 +156,56 @@ class Chart:
 class DotRows:
     """Dots of several models in a row per group, as (position in percent, colour, ring); the last two are joined."""
 
-    title: str
     rows: Sequence[tuple[str, Sequence[tuple[float, str, bool]]]]
     ticks: Sequence[tuple[float, str]]
     key: Sequence[tuple[str, str]]
     caption: str
 
 
-def scatter_chart(points: Sequence[ChartPoint], x_title: str, y_title: str, *, percent: bool) -> Chart | None:
-    """Scores over logarithmic costs; `percent`: scores are shares."""
+def scatter_chart(points: Sequence[ChartPoint], x_title: str, y_title: str, *, percent: bool) -> list[Chart]:
+    """Scores over logarithmic costs; `percent`: scores are shares; nothing without points."""
     points = [point for point in points if math.isfinite(point.y)]
     if not points:
-        return None
+        return []
     heights = [point.y + side * point.error for point in points for side in (-1, 1)]
     x = AxisScale.over(x_title, [point.x for point in points], log=True, margin=0.12)
     y = AxisScale.over(y_title, heights, margin=0.1, percent=percent)
     described = "; ".join(f"{point.name}: {x.format(point.x)}, {y.format(point.y)}" for point in points)
-    return Chart(x, y, f"{y_title} against {x_title}. {described}", points=points)
+    return [Chart(x, y, f"{y_title} against {x_title}. {described}", points=points)]
 
 
-def line_chart(lines: Sequence[Line], x_title: str, y_title: str, description: str, caption: str = "") -> Chart | None:
-    """Lines over whole numbers, such as steps; infinite values are left out."""
+def line_chart(lines: Sequence[Line], x_title: str, y_title: str, description: str, caption: str = "") -> list[Chart]:
+    """Lines over whole numbers, such as steps; infinite values are left out; nothing without points."""
     lines = [replace(line, points=[point for point in line.points if math.isfinite(point[1])]) for line in lines]
     points = [point for line in lines for point in line.points]
     if not points:
-        return None
+        return []
     x, y = zip(*points, strict=True)
     scales = AxisScale.over(x_title, x, log=False, margin=0.03), AxisScale.over(y_title, y)
-    return Chart(*scales, description, lines=lines, caption=caption)
+    return [Chart(*scales, description, lines=lines, caption=caption)]
 
 
 def dot_rows(
-    rows: Sequence[tuple[str, Sequence[float]]], key: Sequence[tuple[str, str, bool]], title: str, caption: str,
-    *, percent: bool,
-) -> DotRows | None:  # fmt: skip
+    rows: Sequence[tuple[str, Sequence[float]]], key: Sequence[tuple[str, str, bool]], caption: str, *, percent: bool
+) -> list[DotRows]:
     """Scores by group: names of groups and a score per model; `key`: name, colour and ring of each model."""
     rows = [(name, scores) for name, scores in rows if all(map(math.isfinite, scores))]
     if not rows:
-        return None
-    scale = AxisScale.over(title, [score for _, scores in rows for score in scores], margin=0.06, percent=percent)
+        return []
+    scale = AxisScale.over("", [score for _, scores in rows for score in scores], margin=0.06, percent=percent)
     placed = [
         (name, [(100 * scale.share(score), *model[1:]) for score, model in zip(scores, key, strict=True)])
         for name, scores in rows
     ]
     ticks = [(100 * scale.share(value), scale.format(value)) for value in scale.ticks()]
-    return DotRows(title, placed, ticks, [model[:2] for model in key], caption)
+    return [DotRows(placed, ticks, [model[:2] for model in key], caption)]
 
 
-def _spread(heights: Sequence[float]) -> list[float]:
-    """Rising heights, spread by a line's height inside the frame."""
-    low, high = _TOP, _BOTTOM - 4
-    line = min(_LINE, (high - low) / max(len(heights) - 1, 1))
-    placed: list[float] = []
-    for height in heights:
-        placed.append(max(height, placed[-1] + line if placed else low))
-    limit = high
-    for index in reversed(range(len(placed))):
-        placed[index] = min(placed[index], limit)
-        limit = placed[index] - line
-    return placed
-
-
-def cut_name(name: str, letters: int) -> str:
-    """A name shortened in the middle, since many differ at their ends."""
-    if len(name) <= letters:
-        return name
-    end = max(letters - 1, 2) // 2
-    return f"{name[: max(letters - 1 - end, 1)]}…{name[-end:]}"
+def row_colour(report: Report, index: int) -> tuple[str, bool]:
+    """Colour of a row of the table, and whether it is drawn as a ring: teachers, ensemble, students, result."""
+    rows, teachers = report["table"], len(report["recipe"]["teachers"])
+    if index == len(rows) - 1:
+        return "--accent", False
+    if index < teachers:
+        return TEACHER_COLOURS[index % len(TEACHER_COLOURS)], False
+    return ("--ink", True) if rows[index]["name"] == "ensemble" else ("--warm", False)

@@ -6,11 +6,11 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from PIL import Image
 
 from compressor.report.describe import Report
+from compressor.report.page.elements import Card, Cards, Element, Group, Text
 from compressor.transport.sketch import FULL, levels
 
 #: Colour of mass, visible on light and dark pages; cells without mass are transparent.
@@ -33,78 +33,70 @@ _PROJECTIONS = (
 )
 
 
-def couplings_view(report: Report, names: Mapping[str, str]) -> dict[str, Any] | None:
+def couplings_section(report: Report, names: Mapping[str, str]) -> list[Element]:
     """Heat maps and figures of all spaces."""
     fusion = report["fusion"]
     couplings, projections = fusion.get("couplings") or [], fusion.get("projections") or []
     if not couplings and not projections:
-        return None
+        return []
+    spaces: dict[tuple[str, bool], list[Report]] = {}
+    for entry in (*projections, *couplings):
+        spaces.setdefault((entry["space"], "solver" in entry), []).append(entry)
     alike: dict[str, list[list[Report]]] = {}
-    for entries in (*_by_space(projections), *_by_space(couplings)):
+    for entries in spaces.values():
         # Selections of all units differ in nothing but their space.
         content = [{key: value for key, value in entry.items() if key != "space"} for entry in entries]
         alike.setdefault(json.dumps(content, sort_keys=True), []).append(entries)
-    spaces = [_space(group, names) for group in alike.values()]
     different = sum(len(group[0]) for group in alike.values())
-    return {
-        "text": _TEXT.format(count=len(couplings) + len(projections), different=different),
-        "summary": f"all {different} pictures, with their figures",
-        "notes": [*_NOTES, *([_PROJECTIONS] if projections else [])],
-        "spaces": spaces,
-    }
+    notes = [*_NOTES, *([_PROJECTIONS] if projections else [])]
+    boxes = Group("boxes", [_space(group, names) for group in alike.values()])
+    return [
+        _TEXT.format(count=len(couplings) + len(projections), different=different),
+        Group("details", [*map(Text, notes), boxes], f"all {different} pictures, with their figures"),
+    ]
 
 
-def _by_space(entries: Sequence[Report]) -> list[list[Report]]:
-    """Entries grouped by space."""
-    groups: dict[str, list[Report]] = {}
-    for entry in entries:
-        groups.setdefault(entry["space"], []).append(entry)
-    return list(groups.values())
-
-
-def _space(group: Sequence[Sequence[Report]], names: Mapping[str, str]) -> dict[str, Any]:
-    """A card for spaces with the same couplings."""
+def _space(group: Sequence[Sequence[Report]], names: Mapping[str, str]) -> Cards:
+    """A box for spaces with the same couplings."""
     entries = group[0]
     solvers = ", ".join(sorted({entry["solver"] for entry in entries if "solver" in entry})) or "no transport"
-    plans = [_plan(entry, names.get(entry["teacher"], entry["teacher"])) for entry in entries]
+    cards = [_plan(entry, names.get(entry["teacher"], entry["teacher"])) for entry in entries]
     text = f"{solvers}, to {entries[0]['target']} coordinates of the student"
-    return {"names": [alike[0]["space"] for alike in group], "text": text, "plans": plans}
+    return Cards(cards, ", ".join(alike[0]["space"] for alike in group), text)
 
 
-def _plan(entry: Report, teacher: str) -> dict[str, Any]:
-    return {
-        "title": f"{teacher} ({entry['source']})",
-        "description": f"{entry['space']}: from {entry['source']} coordinates of {teacher} to {entry['target']}",
-        "picture": heat_map(entry["plan"]) if "plan" in entry else None,
-        "figures": _figures(entry) if "solver" in entry else [],
-    }
+def _plan(entry: Report, teacher: str) -> Card:
+    return Card(
+        title=f"{teacher} ({entry['source']})",
+        description=f"{entry['space']}: from {entry['source']} coordinates of {teacher} to {entry['target']}",
+        picture=heat_map(entry["plan"]) if "plan" in entry else None,
+        figures=_figures(entry) if "solver" in entry else [],
+    )
 
 
 def _figures(entry: Report) -> list[tuple[str, str]]:
-    figures = [
+    """Figures of a coupling; reports of before have no pairs."""
+    source, target = entry["source"], entry["target"]
+    optional = {
+        "transported": f"{entry['transported']:.0%}" if entry["transported"] < 1 else "",
+        "shared": f"{entry['paired']}/{target}" if entry.get("paired") else "",
+        "dropped": f"{entry['untransported']}/{source}" if entry["untransported"] else "",
+        "filled": f"{target - entry['empty_targets']}/{target}" if entry["empty_targets"] else "",
+    }
+    return [
         ("entropy", f"{entry['entropy']:.3f}"),
         ("marginal error", "0" if entry["marginal_error"] == 0 else f"{entry['marginal_error']:.1e}"),
         ("cost", "–" if entry["cost"] is None else f"{entry['cost']:.4g}"),
+        *((name, text) for name, text in optional.items() if text),
     ]
-    if entry["transported"] < 1:
-        figures.append(("transported", f"{entry['transported']:.0%}"))
-    # Reports of before have no such figure.
-    if entry.get("paired"):
-        figures.append(("shared", f"{entry['paired']}/{entry['target']}"))
-    if entry["untransported"]:
-        figures.append(("dropped", f"{entry['untransported']}/{entry['source']}"))
-    if entry["empty_targets"]:
-        figures.append(("filled", f"{entry['target'] - entry['empty_targets']}/{entry['target']}"))
-    return figures
 
 
 def heat_map(sketched: Report) -> str:
     """A `compressor.transport.sketch` as a PNG data URL; opacity: √mass."""
     opacity = [round(FULL * (level / FULL) ** 0.5) for level in range(FULL + 1)]
     size = (sketched["columns"], sketched["rows"])
-    alpha = Image.frombytes("L", size, levels(sketched)).point(opacity)
     image = Image.new("RGB", size, _INK)
-    image.putalpha(alpha)
+    image.putalpha(Image.frombytes("L", size, levels(sketched)).point(opacity))
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from compressor.report.describe import Report
 from compressor.report.page.charts import TEACHER_COLOURS
+from compressor.report.page.elements import Element, Group, Shares
 
 _TEXT = (
     "Each bar is one space of the student, layers from bottom to top. A figure is the number of heads or hidden units "
@@ -33,42 +33,37 @@ class SpaceShares:
     counts: Mapping[str, int]
 
 
-def sources_view(report: Report, names: Mapping[str, str]) -> dict[str, Any] | None:
-    """Bars of all spaces, by stack, and totals; None without couplings."""
+def sources_section(report: Report, names: Mapping[str, str]) -> list[Element]:
+    """Bars of all spaces, by stack, and totals; nothing without couplings."""
     spaces = space_shares(report)
     if not spaces:
-        return None
+        return []
     totals = {name: sum(space.counts.get(name, 0) for space in spaces) for name in names}
     taken = sum(totals.values())
     counted = ", ".join(f"{names[name]} {count} of {taken}" for name, count in totals.items())
     colours = {name: TEACHER_COLOURS[index % len(TEACHER_COLOURS)] for index, name in enumerate(names)}
-    return {
-        "texts": [*([f"Heads and hidden units taken: {counted}."] if taken else []), _TEXT],
-        "key": [(names[name], colour) for name, colour in colours.items()],
-        "stacks": [_stack(spaces, name, colours) for name in dict.fromkeys(space.stack for space in spaces)],
-    }
+    stacks = [_stack(spaces, name, colours) for name in dict.fromkeys(space.stack for space in spaces)]
+    texts: list[Element] = [*([f"Heads and hidden units taken: {counted}."] if taken else []), _TEXT]
+    return [Group("columns", [Shares(stacks, [(names[name], colour) for name, colour in colours.items()]), texts])]
 
 
-def _stack(spaces: Sequence[SpaceShares], name: str | None, colours: Mapping[str, str]) -> dict[str, Any]:
+def _stack(
+    spaces: Sequence[SpaceShares], name: str | None, colours: Mapping[str, str]
+) -> tuple[str, list[str], list[tuple[str, list[list[tuple[float, str, int]]]]]]:
     """Layers from top to bottom, parts as columns; of spaces outside layers each is a row."""
     rows: dict[str, dict[str, list[tuple[float, str, int]]]] = {}
     for space in sorted(spaces, key=lambda space: -(space.layer or 0)):
         if space.stack == name:
             whole = f"{space.part}: the whole stream" if space.part == "residual" else space.part
             title, part = (str(space.layer), space.part) if name else (whole, "")
-            rows.setdefault(title, {})[part] = _bars(space, colours)
+            rows.setdefault(title, {})[part] = [
+                (100 * share, colours.get(teacher, "--calm"), space.counts.get(teacher, 0))
+                for teacher, share in space.shares.items()
+                if share > 0
+            ]
     parts = list(dict.fromkeys(part for row in rows.values() for part in row))
     bars = [(title, [row.get(part, []) for part in parts]) for title, row in rows.items()]
-    return {"name": f"layer of {name}" if name else "", "parts": parts, "rows": bars}
-
-
-def _bars(space: SpaceShares, colours: Mapping[str, str]) -> list[tuple[float, str, int]]:
-    """(percent, colour, coordinates taken) of each teacher."""
-    return [
-        (100 * share, colours.get(teacher, "--calm"), space.counts.get(teacher, 0))
-        for teacher, share in space.shares.items()
-        if share > 0
-    ]
+    return f"layer of {name}" if name else "", parts, bars
 
 
 def space_shares(report: Report) -> list[SpaceShares]:

@@ -1,10 +1,9 @@
-"""What was measured: verdict, results, finetune, formats."""
+"""What was measured: verdict, results, other widths, finetune, formats."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from compressor.bench.metrics import METRICS, Metric, main_metric
 from compressor.bench.rows import from_json, table_columns
@@ -18,8 +17,8 @@ from compressor.report.describe import (
     describe_timing,
 )
 from compressor.report.outcome import BACKEND_NAMES, Outcome
-from compressor.report.page.charts import TEACHER_COLOURS, Chart, ChartPoint, Line, line_chart, scatter_chart
-from compressor.report.page.table import PageTable
+from compressor.report.page.charts import Chart, ChartPoint, Line, line_chart, row_colour, scatter_chart
+from compressor.report.page.elements import Element, Group, PageTable, Text
 from compressor.report.tables import FORMAT_NOTES, FORMAT_TITLES, format_rows
 
 #: Points of the finetune's smoothed line; with fewer steps every step is shown.
@@ -35,29 +34,31 @@ def verdict(report: Report) -> str:
     """The outcome in one sentence: score, size and speed against the best teacher."""
     outcome = Outcome.from_report(report)
     size = f"with {100 * outcome.share('parameters'):.0f} % of a teacher’s parameters"
-    speed = "".join(
+    size += "".join(
         f" and {ratio:.1f} times its speed in {BACKEND_NAMES[name]}" for name, ratio in outcome.speeds.items()
     )
-    metric = outcome.metric
-    if metric is None:
-        return f"The student does the teachers’ job {size}{speed}; how well was not measured."
+    if (metric := outcome.metric) is None:
+        return f"The student does the teachers’ job {size}; how well was not measured."
     mine, best = outcome.student[metric.name], outcome.best[metric.name]
-    level = "is ahead of" if metric.is_better(mine, best) else "falls behind"
     alike = metric.format(mine) == metric.format(best)
     if alike or outcome.within_noise:
         level = "is level with"
+    else:
+        level = "is ahead of" if metric.is_better(mine, best) else "falls behind"
     figures = f"{metric.title} {metric.format(mine)} against {metric.format(best)}"
     figures += ", lower is better" if metric.lower else ""
     figures += ", within noise" if outcome.within_noise and not alike else ""
-    return f"The student {level} {outcome.best_name} ({figures}), {size}{speed}."
+    return f"The student {level} {outcome.best_name} ({figures}), {size}."
 
 
 def headline_figures(report: Report) -> list[tuple[str, str]]:
     """(value, label): size, score, speed."""
     outcome = Outcome.from_report(report)
-    parameters = f"{outcome.largest['parameters'] / 1e6:.3g} M parameters"
     figures = [
-        (f"{100 * outcome.share('parameters'):.0f} %", f"of a teacher’s {parameters}"),
+        (
+            f"{100 * outcome.share('parameters'):.0f} %",
+            f"of a teacher’s {outcome.largest['parameters'] / 1e6:.3g} M parameters",
+        ),
         (f"{100 * outcome.share('macs'):.0f} %", "of its multiply–accumulates"),
     ]
     if (metric := outcome.metric) is not None:
@@ -67,7 +68,7 @@ def headline_figures(report: Report) -> list[tuple[str, str]]:
     return figures + [(f"{ratio:.1f}×", f"as fast as a teacher in {BACKEND_NAMES[name]}") for name, ratio in speeds]
 
 
-def results_view(report: Report) -> dict[str, Any]:
+def results_section(report: Report) -> list[Element]:
     """The table, and scores over latency and size."""
     cells = table_columns(from_json(report["table"]))
     table = PageTable(list(cells), list(zip(*cells.values(), strict=True)), mark_last=True)
@@ -76,87 +77,75 @@ def results_view(report: Report) -> dict[str, Any]:
         notes.insert(1, "KL is to the ensemble’s predictions, in nats")
     if report.get("latency"):
         notes.append(describe_timing(report["latency"]))
+    elements: list[Element] = [table, Text(" ".join(map(sentence, notes)))]
     metric = main_metric(*report["table"])
-    note = f"Left and {'down' if metric and metric.lower else 'up'} is better."
-    if metric and any(row.get(f"{metric.name}_error") for row in report["table"]):
-        note += " Bars are one standard error to both sides."
-    charts = [] if metric is None else list(_cost_charts(report, metric))
-    return {"table": table, "notes": list(map(sentence, notes)), "charts": charts, "chart_note": note}
+    if metric and (charts := list(_cost_charts(report, metric))):
+        note = f"Left and {'down' if metric.lower else 'up'} is better."
+        if any(row.get(f"{metric.name}_error") for row in report["table"]):
+            note += " Bars are one standard error to both sides."
+        elements += [Group("columns", charts), Text(note)]
+    return elements
 
 
-def curve_view(report: Report) -> dict[str, Any] | None:
+def curve_section(report: Report) -> list[Element]:
     """Scores of pilots of several widths, if they were asked for."""
     if not (curve := report.get("curve")):
-        return None
-    metric, points = curve_metric(curve), []
-    for row in curve["rows"]:
-        colour = "--calm" if row["width"] is None else "--accent"
-        if row["name"] != "ensemble" and row[metric] is not None:
-            points.append(ChartPoint(row["name"], row["parameters"] / 1e6, row[metric], 0.0, colour))
+        return []
+    metric = curve_metric(curve)
+    points = [
+        ChartPoint(row["name"], row["parameters"] / 1e6, row[metric], 0.0, "--accent" if row["width"] else "--calm")
+        for row in curve["rows"]
+        if row["name"] != "ensemble" and row[metric] is not None
+    ]
     title = {"kl": "KL to the ensemble, in nats"}.get(metric, metric)
-    chart = scatter_chart(points, "M parameters", title, percent=metric in METRICS and METRICS[metric].percent)
-    return {"charts": [chart] if chart else [], "text": sentence(describe_curve(curve))}
+    charts = scatter_chart(points, "M parameters", title, percent=metric in METRICS and METRICS[metric].percent)
+    return [Group("columns", [*charts, [sentence(describe_curve(curve))]])]
 
 
-def finetune_view(report: Report) -> dict[str, Any] | None:
+def finetune_section(report: Report) -> list[Element]:
     """The finetune's settings and loss."""
     finetune = report.get("finetune")
     if not finetune or not finetune["loss"]:
-        return None
+        return []
     curve = [(float(step), float(loss)) for step, loss in finetune["loss"]]
     options = report["recipe"]["finetune"]
-    losses = [
-        *(["the distillation from the ensemble"] if options["distil_weight"] else []),
-        *(["the cross-entropy with labels"] if options["label_weight"] else []),
-    ]
+    losses = {"the distillation from the ensemble": "distil_weight", "the cross-entropy with labels": "label_weight"}
     text = (
         f"{finetune['steps']} steps of {options['batch_size']} samples in {finetune['seconds']:.0f} s, peak learning "
-        f"rate {finetune['learning_rate']:g}{describe_temperature(finetune)}; the loss is {' and '.join(losses)}, "
+        f"rate {finetune['learning_rate']:g}{describe_temperature(finetune)}; the loss is "
+        f"{' and '.join(name for name, weight in losses.items() if options[weight])}, "
         f"{curve[0][1]:.4g} at the first step and {curve[-1][1]:.4g} at the last."
     )
     chart = line_chart(_loss_lines(finetune, curve), "step", "loss", text)
-    return {"charts": [chart] if chart else [], "notes": [text, *map(sentence, describe_finetune(finetune))]}
+    return [Group("columns", [*chart, [text, *map(sentence, describe_finetune(finetune))]])]
 
 
-def formats_view(report: Report) -> dict[str, Any] | None:
+def formats_section(report: Report) -> list[Element]:
     """Export formats, unless only float32 ONNX."""
     formats = report.get("formats") or {}
     if not set(formats) - {"onnx"}:
-        return None
+        return []
     # File names would push the numbers off a phone's screen.
     rows = [(name, *cells) for name, _, *cells in format_rows(formats)]
-    return {"table": PageTable([title for title in FORMAT_TITLES if title != "files"], rows), "note": FORMAT_NOTES}
-
-
-def row_colour(report: Report, index: int) -> tuple[str, bool]:
-    """Colour of a row of the table, and whether it is drawn as a ring: teachers, ensemble, students, result."""
-    rows, teachers = report["table"], len(report["recipe"]["teachers"])
-    if index == len(rows) - 1:
-        return "--accent", False
-    if index < teachers:
-        return TEACHER_COLOURS[index % len(TEACHER_COLOURS)], False
-    return ("--ink", True) if rows[index]["name"] == "ensemble" else ("--warm", False)
+    return [PageTable([title for title in FORMAT_TITLES if title != "files"], rows), Text(FORMAT_NOTES)]
 
 
 def _cost_charts(report: Report, metric: Metric) -> Iterator[Chart]:
     """Scores over latency (without it, over multiply–accumulates) and over the size of the files."""
     rows = report["table"]
-    timed = [backend for backend in ("ort", "torch") if all(row[f"{backend}_p50_ms"] for row in rows)]
     costs = [("macs", 1e-9, "GMACs per sample (one is two GFLOPs)"), ("bytes", 1e-6, "MB of weights")]
-    if timed:
+    if timed := [backend for backend in ("ort", "torch") if all(row[f"{backend}_p50_ms"] for row in rows)]:
         batch = report["latency"]["batch_size"]
         costs[0] = (f"{timed[0]}_p50_ms", 1.0, f"ms per batch of {batch}, {BACKEND_NAMES[timed[0]]}")
     for cost, unit, title in costs:
-        points = [
-            ChartPoint(
-                row["name"], unit * row[cost], row[metric.name], row.get(f"{metric.name}_error") or 0.0,
-                *row_colour(report, index),
+        points = []
+        for index, row in enumerate(rows):
+            error = row.get(f"{metric.name}_error") or 0.0
+            points.append(
+                ChartPoint(row["name"], unit * row[cost], row[metric.name], error, *row_colour(report, index))
             )
-            for index, row in enumerate(rows)
-        ]  # fmt: skip
         points += _format_points(report, metric.name, cost)
-        if chart := scatter_chart(points, title, metric.label, percent=metric.percent):
-            yield chart
+        yield from scatter_chart(points, title, metric.label, percent=metric.percent)
 
 
 def _format_points(report: Report, metric: str, cost: str) -> Iterator[ChartPoint]:
@@ -164,18 +153,11 @@ def _format_points(report: Report, metric: str, cost: str) -> Iterator[ChartPoin
     student = report["table"][-1]
     timed = (report.get("latency") or {}).get("models", {})
     for name, exported in (report.get("formats") or {}).items():
-        score = (exported.get("evaluation") or {}).get(metric)
-        if score is None and exported.get("exact"):
-            score = student[metric]
-        in_ort = timed.get(f"{student['name']} ({name})", {}).get("onnxruntime")
-        if cost == "bytes":
-            value = exported["bytes"] / 1e6
-        elif cost == "ort_p50_ms" and in_ort:
-            value = in_ort["p50_ms"]
-        else:
-            continue
-        if score is not None:
-            yield ChartPoint(name, value, score, 0.0, "--accent", True)
+        score = (exported.get("evaluation") or {}).get(metric, student[metric] if exported.get("exact") else None)
+        in_ort = timed.get(f"{student['name']} ({name})", {}).get("onnxruntime") or {}
+        costs = {"bytes": exported["bytes"] / 1e6, "ort_p50_ms": in_ort.get("p50_ms")}
+        if score is not None and costs.get(cost):
+            yield ChartPoint(name, costs[cost], score, 0.0, "--accent", True)
 
 
 def _loss_lines(finetune: Report, curve: Sequence[tuple[float, float]]) -> list[Line]:
