@@ -82,7 +82,8 @@ def _spectrum(config: PretrainedConfig, batch: int, length: int, generator: torc
     spectrogram = next(parts_with(config, "spec_size", "num_mel_bins"), None)
     if spectrogram is not None:
         return _normal(generator, batch, 1, int(spectrogram.spec_size), int(spectrogram.num_mel_bins))
-    if features is None and (filters := first_field(config, "subsampling_conv_channels")):
+    filters = first_field(config, "subsampling_conv_channels")
+    if features is None and isinstance(filters, (list, tuple)):
         # Two convolutions of stride two leave a quarter of the first one's filters.
         features = filters[0]
     if features is not None:
