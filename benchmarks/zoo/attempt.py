@@ -36,7 +36,6 @@ def attempt(model_type: str, until: str, report: Callable[[Row], None]) -> None:
         row["message"] = "no Auto class"
         report(row)
         return
-    row["message"] = "no tiny config could be built from the defaults"
     try:
         for config in tiny_configs(model_type, row["class"]):
             row |= {"message": "", "failed": None}

@@ -15,8 +15,10 @@ from transformers.models.auto import modeling_auto
 from compressor.anatomy.certificate import random_model
 from compressor.anatomy.hooks import all_outputs
 from compressor.anatomy.resize import BUILD_ERRORS
+from compressor.errors import UnsupportedError
 from compressor.models.inputs import dummy_inputs
 from compressor.models.meta import meta_model
+from compressor.utils.logging import one_line
 
 #: Parameters of a model that is run to see whether its config is sound.
 LARGEST = 1 << 24
@@ -65,10 +67,15 @@ def class_of(model_type: str) -> str | None:
 
 
 def tiny_configs(model_type: str, architecture: str) -> Iterator[PretrainedConfig]:
-    """The smallest tiny config that runs, if any; the defaults with few layers come last."""
+    """The smallest tiny config that runs, or else the first that can be built; the defaults with few layers come last.
+
+    Raises:
+        UnsupportedError: none can be built; says why.
+    """
     config_class = CONFIG_MAPPING[model_type]
     wider = tuple((pattern, 128 if size == 48 else size) for pattern, size in _SIZES)
     built: PretrainedConfig | None = None
+    reason = ""
     for sizes in (_SIZES, wider, tuple(pair for pair in _SIZES if pair[1] in (2, 128, 48)), ()):
         for settled in (_as_shrunk, _with_rotary_sizes, _with_sizes_named, _with_whole_heads):
             try:
@@ -80,11 +87,12 @@ def tiny_configs(model_type: str, architecture: str) -> Iterator[PretrainedConfi
                     yield config
                     return
             # A config that no random input suits may fail in any way.
-            except Exception:
-                continue
+            except Exception as error:
+                reason = reason or f"{type(error).__name__}: {one_line(error, 160)}"
     # What does not run tells why.
-    if built is not None:
-        yield built
+    if built is None:
+        raise UnsupportedError(f"no tiny config could be built from the defaults ({reason})")
+    yield built
 
 
 def _runs(config: PretrainedConfig) -> bool:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from compressor.anatomy.axes import Kind, Side, Space
 from compressor.anatomy.canonical import centre_writers, fold_norms, fold_scales
 from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, Inputs, answers_of, logits_change
+from compressor.anatomy.checkpoints import Checkpoints
 from compressor.anatomy.hooks import (
     Trace,
     all_outputs,
     capture_outputs,
-    checkpoint_of,
     is_linear,
     is_pointwise,
     product_scale,
@@ -63,6 +63,8 @@ class Flow:
         anatomy = replace(anatomy, scales=self._scales(anatomy))
         # A layer scale would hide the writer's addition.
         self._fold(anatomy)
+        places = [(name, name in self.anatomy.layers) for name in self.order if name in self.candidates]
+        self.checkpoints = Checkpoints(self.model, self.inputs, places, items)
         flow = tuple(self._with_checkpoint(self._with_readers(item, anatomy)) for item in anatomy.flow)
         anatomy = replace(anatomy, flow=flow)
         spaces = {name: self._with_scale(space, anatomy) for name, space in anatomy.spaces.items()}
@@ -170,7 +172,7 @@ class Flow:
             return item
         place = self.order.index(item.module)
         later = [(name, name in self.anatomy.layers) for name in self.order[place + 1 :] if name in self.candidates]
-        checkpoint = checkpoint_of(self.model, self.inputs, item.module, later[:6])
+        checkpoint = self.checkpoints.after(item.module, later[:6])
         if checkpoint is None or (isinstance(item, Norm) and checkpoint[0] == item.module):
             return item
         module, is_output, gain = checkpoint

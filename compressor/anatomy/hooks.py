@@ -1,4 +1,4 @@
-"""Forward hooks: outputs, module calls, residual additions."""
+"""Forward hooks: outputs, module calls, products of attention."""
 
 from __future__ import annotations
 
@@ -171,52 +171,6 @@ def trace(model: nn.Module, inputs: Mapping[str, Tensor], layers: tuple[str, ...
     with hooks(handles), torch.no_grad():
         logits = logits_of(model, inputs)
     return Trace(tuple(calls), logits)
-
-
-def checkpoint_of(
-    model: nn.Module, inputs: Mapping[str, Tensor], writer: str, candidates: list[tuple[str, bool]]
-) -> tuple[str, bool, float] | None:
-    """Find the residual stream after a writer's addition, by disturbing its output.
-
-    `candidates` are (module, whether its output is meant).  Returns the first that changes by a multiple of the
-    disturbance, and the multiple; None for a linear writer's own output.
-    """
-    values: dict[tuple[str, bool], Tensor] = {}
-    noises: list[Tensor] = []
-    outputs: list[Tensor] = []
-
-    def recorder(key: tuple[str, bool]) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            value = first_tensor(output) if key[1] else (first_tensor(args) if args else first_tensor(kwargs))
-            if value is not None and key not in values:
-                values[key] = value.detach().clone()
-
-        return hook
-
-    def disturb(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
-        if noises:
-            return output  # a layer with shared weights runs again; only its first run is disturbed
-        noises.append(torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=output.dtype))
-        return output + noises[0]
-
-    handles = [model.get_submodule(key[0]).register_forward_hook(recorder(key), with_kwargs=True) for key in candidates]
-    with hooks(handles), torch.no_grad():
-        with hooks([model.get_submodule(writer).register_forward_hook(lambda _, __, output: outputs.append(output))]):
-            logits_of(model, inputs)
-        before = dict(values)
-        values.clear()
-        with hooks([model.get_submodule(writer).register_forward_hook(disturb)]):
-            logits_of(model, inputs)
-    noise = noises[0]
-    for key in candidates:
-        if key in values and values[key].numel() == noise.numel() and values[key].shape[-1] == noise.shape[-1]:
-            change = (values[key] - before[key]).reshape(noise.shape)
-            gain = float((change * noise).sum() / noise.square().sum())
-            if abs(gain) > 1e-3 and torch.allclose(change.to(noise), gain * noise, atol=1e-4 * abs(gain)):
-                if is_linear(model.get_submodule(writer)) and torch.equal(before[key].flatten(), outputs[0].flatten()):
-                    return None
-                return *key, 1.0 if abs(gain - 1) < 1e-4 else gain
-    return None
 
 
 class _FirstSoftmax(TorchFunctionMode):

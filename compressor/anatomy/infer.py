@@ -6,12 +6,12 @@ Traces show structure, enlarged fields their meaning; permutations prove it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from transformers import PretrainedConfig
 
-from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, certify
+from compressor.anatomy.certificate import CERTIFICATE_TOLERANCE, certify, certify_jointly
 from compressor.anatomy.expand import expand
 from compressor.anatomy.experts import with_experts
 from compressor.anatomy.fields import Meaning, interpret
@@ -94,7 +94,7 @@ def _inspect(config: PretrainedConfig) -> Anatomy:
     if sizes.many_heads is not None:
         # With few heads, blocks of several look like heads.
         larger = study.like(sizes.many_heads, skeleton)
-        _check(config, larger.anatomy(), larger, certify(larger.model, larger.trials, larger.anatomy()))
+        _check(config, larger.anatomy(), larger, certify_jointly(larger.model, larger.trials, larger.anatomy()))
     small = settle_unreached(study, small, skeleton, sizes)
     return expand(small, config, skeleton, sizes)
 
@@ -104,15 +104,13 @@ def _certified(config: PretrainedConfig, study: Study, anatomy: Anatomy) -> Anat
     key = _cache_key(study.config)
     if key in _PROVEN and _PROVEN[key][0] == anatomy:
         return _PROVEN[key][1]
-    standing = anatomy
-    try:
-        errors = certify(study.model, study.trials, standing)
-    except CertificateError:
-        errors = {"all": float("inf")}
-    if not max(errors.values(), key=_badness) <= CERTIFICATE_TOLERANCE:
-        standing = weaken_failing(study, anatomy, [name for name in anatomy.spaces if _stands(errors, name)])
-        errors = certify(study.model, study.trials, standing)
-    _check(config, standing, study, errors)
+    standing, errors = anatomy, _errors(study, anatomy, certify_jointly)
+    if not _holds(errors):
+        alone = _errors(study, anatomy, certify)
+        standing = weaken_failing(study, anatomy, [name for name in anatomy.spaces if _stands(alone, name)])
+        errors = certify_jointly(study.model, study.trials, standing)
+    if not _holds(errors):
+        _check(config, standing, study, certify(study.model, study.trials, standing))
     proven = pin_insensitive(study, replace(standing, errors=errors))
     _PROVEN[key] = anatomy, proven
     return proven
@@ -127,12 +125,24 @@ def _with_flow(study: Study, proven: Anatomy) -> Anatomy:
     return _COMPLETE[key][1]
 
 
+def _errors(study: Study, anatomy: Anatomy, proof: Callable[..., dict[str, float]]) -> dict[str, float]:
+    """The errors of a proof; infinite where permutations cannot be applied."""
+    try:
+        return proof(study.model, study.trials, anatomy)
+    except CertificateError:
+        return {"all": float("inf")}
+
+
+def _holds(errors: Mapping[str, float]) -> bool:
+    return max(map(_badness, errors.values())) <= CERTIFICATE_TOLERANCE
+
+
 def _stands(errors: Mapping[str, float], space: str) -> bool:
     return errors.get(space, float("inf")) <= CERTIFICATE_TOLERANCE
 
 
 def _check(config: PretrainedConfig, anatomy: Anatomy, study: Study, errors: Mapping[str, float]) -> None:
-    """Refuse an anatomy whose permutations change the answers."""
+    """Refuse an anatomy whose permutations change the answers, by the worst space."""
     worst = max(errors, key=lambda name: _badness(errors[name]))
     if not errors[worst] <= CERTIFICATE_TOLERANCE:
         raise CertificateError(_refusal(config, anatomy, study, worst, errors[worst]))

@@ -28,12 +28,31 @@ def _normal(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def _pixels(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor:
-    """[B, C, H, W], or [B, frames, C, H, W]."""
+    """[B, C, H, W], or [B, frames, C, H, W]; of models that cut images into tiles [B, 1, tiles, C, H, W]."""
     part = vision_part(config)
     height, width = size_pair(first_field(part, "image_size", "img_size", "input_size", default=_SIDE))
     channels = int(first_field(part, "num_channels", "in_channels", "in_chans", default=3))
     frames = [int(part.num_frames)] if reads_video(part) else []
-    return _normal(generator, batch, *frames, channels, height, width)
+    tiles = getattr(part, "max_num_tiles", None)
+    leading = frames if tiles is None else [1, int(tiles)]
+    return _normal(generator, batch, *leading, channels, height, width)
+
+
+def _tile_shapes(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
+    """The arrangement of the tiles of an image, from 1 [B, 1]."""
+    shapes = first_field(config, "supported_aspect_ratios")
+    return None if shapes is None else torch.randint(1, len(shapes) + 1, (batch, 1), generator=generator)
+
+
+def _tile_masks(*, by_token: bool) -> Maker:
+    """All tiles of an image, for the tower [B, 1, tiles], or for every token [B, T, 1, tiles]."""
+
+    def maker(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
+        tiles = first_field(config, "max_num_tiles")
+        tokens = [length] if by_token else []
+        return None if tiles is None else torch.ones(batch, *tokens, 1, int(tiles), dtype=torch.long)
+
+    return maker
 
 
 def _clips(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
@@ -63,7 +82,8 @@ def _spectrum(config: PretrainedConfig, batch: int, length: int, generator: torc
     spectrogram = next(parts_with(config, "spec_size", "num_mel_bins"), None)
     if spectrogram is not None:
         return _normal(generator, batch, 1, int(spectrogram.spec_size), int(spectrogram.num_mel_bins))
-    if features is None and (filters := first_field(config, "subsampling_conv_channels")):
+    filters = first_field(config, "subsampling_conv_channels")
+    if features is None and isinstance(filters, (list, tuple)):
         # Two convolutions of stride two leave a quarter of the first one's filters.
         features = filters[0]
     if features is not None:
@@ -219,6 +239,9 @@ MAKERS: dict[str, Maker] = {
     "pixel_values_videos": _clips,
     "input_values": _sound,
     "input_features": _spectrum,
+    "aspect_ratio_ids": _tile_shapes,
+    "aspect_ratio_mask": _tile_masks(by_token=False),
+    "cross_attention_mask": _tile_masks(by_token=True),
     "audio_mel": _mel,
     "audio_mel_mask": _mel_mask,
     "task_inputs": _task_tokens,
@@ -236,7 +259,7 @@ MAKERS: dict[str, Maker] = {
     "input_features_mask": _sound_mask,
     "past_values": series.past_values,
     "past_values_padding": series.past_padding,
-    "freq": series.frequencies,
+    "freq": series.sampling_rates,
     "state": series.state,
     "past_time_features": series.past_times,
     "past_observed_mask": series.past_observed,

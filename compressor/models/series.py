@@ -52,7 +52,7 @@ def past_padding(config: PretrainedConfig, batch: int, length: int, generator: t
     return None if values is None else torch.zeros_like(values, dtype=torch.long)
 
 
-def frequencies(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
+def sampling_rates(config: PretrainedConfig, batch: int, length: int, generator: torch.Generator) -> Tensor | None:
     """A kind of sampling rate of each series [B, 1]."""
     kinds = getattr(config, "freq_size", None)
     return None if kinds is None else torch.randint(int(kinds), (batch, 1), generator=generator)

@@ -21,7 +21,7 @@ from compressor.anatomy import (
     infer,
     inspect_config,
 )
-from compressor.anatomy.certificate import logits_change, random_permutations
+from compressor.anatomy.certificate import certify_jointly, logits_change, random_permutations
 from compressor.anatomy.hooks import logits_of
 from compressor.anatomy.rules import RULES
 from compressor.errors import CertificateError, UnsupportedError
@@ -41,13 +41,14 @@ def studied(request):
 class TestEveryFamily:
     """The contract that an architecture has to keep to be fused."""
 
-    def test_certificate_holds_for_every_space_alone_and_together(self, studied):
+    def test_certificate_holds_for_all_spaces_together(self, studied):
         family, _, anatomy, _ = studied
         assert anatomy.error < (CERTIFICATE_TOLERANCE if family in SINGLE else 1e-9)
 
     def test_certificate_also_holds_on_the_model_at_its_own_size(self, studied):
         _, model, anatomy, inputs = studied
         assert max(certify(model, inputs, anatomy, seed=7).values()) < CERTIFICATE_TOLERANCE
+        assert certify_jointly(model, inputs, anatomy)["all"] < CERTIFICATE_TOLERANCE
 
     def test_certificate_fails_when_one_axis_is_mislabelled(self, studied):
         _, model, anatomy, inputs = studied
@@ -60,6 +61,7 @@ class TestEveryFamily:
         )
         broken = replace(anatomy, axes={**anatomy.axes, step.weight: still})
         assert certify(model, inputs, broken)[anatomy.residual.name] > 1e-3
+        assert certify_jointly(model, inputs, broken)["all"] > 1e-3
 
     def test_permutations_do_change_the_weights(self, studied):
         _, model, anatomy, _ = studied
@@ -244,6 +246,7 @@ def test_a_certificate_that_fails_names_the_space_its_parameters_and_what_to_do(
     config.hidden_act = "relu"
     space = "deit.layers.0.ffn"
     monkeypatch.setattr(infer, "certify", lambda *_: {space: 0.2, "all": 0.1})
+    monkeypatch.setattr(infer, "certify_jointly", lambda *_: {"all": 0.1})
     with pytest.raises(CertificateError, match=rf"permuting {space} changes the logits by 2.0e-01.*fc1.weight.*rules"):
         inspect_config(config)
 
@@ -262,8 +265,8 @@ def test_configs_that_differ_in_size_alone_are_proven_once(monkeypatch):
     monkeypatch.setattr(infer, "_PROVEN", {})
     monkeypatch.setattr(infer, "_KNOWN", {})
     proofs = []
-    certify = infer.certify
-    monkeypatch.setattr(infer, "certify", lambda *given: proofs.append(1) or certify(*given))
+    certify = infer.certify_jointly
+    monkeypatch.setattr(infer, "certify_jointly", lambda *given: proofs.append(1) or certify(*given))
     wide, narrow = config_of("llama"), config_of("llama")
     wide.hidden_size, wide.intermediate_size = 2 * narrow.hidden_size, 3 * narrow.intermediate_size
     one, other = inspect_config(wide), inspect_config(narrow)

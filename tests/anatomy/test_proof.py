@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -22,8 +23,10 @@ from compressor.anatomy import (
     coverage,
     inspect_config,
     proof,
+    unreached,
 )
 from compressor.anatomy.certificate import random_model
+from compressor.anatomy.fields import Meaning, interpret
 from compressor.anatomy.hooks import all_outputs
 from compressor.anatomy.permutations import random_permutations
 from compressor.anatomy.resize import measure_growth
@@ -96,15 +99,34 @@ def test_calibration_samples_that_leave_modules_out_are_refused_by_name():
 
 
 @pytest.mark.parametrize("kind", ["git", pytest.param("luke", marks=pytest.mark.slow)])
-def test_parameters_that_no_trial_reaches_are_refused_by_name(kind, monkeypatch):
-    for name in ("pixel_values", "entity_ids"):
-        monkeypatch.delitem(model_inputs.MAKERS, name)
+def test_what_sizes_parameters_that_no_trial_reaches_keeps_its_value(kind, monkeypatch):
     config = reader(kind)
     config.max_position_embeddings = 44  # not the cached one
-    with pytest.raises(
-        CertificateError, match=r"no trial input reaches .*(visual_projection|entity_embeddings).*reads "
-    ):
-        inspect_config(config)
+    teacher = random_model(config)
+    text = dummy_inputs(teacher.config, 2, 7, seed=9, dtype=torch.float64)
+    everything = text | optional_inputs(teacher, teacher.config, text)
+    for name in ("pixel_values", "entity_ids"):
+        monkeypatch.delitem(model_inputs.MAKERS, name)
+    anatomy = inspect_config(config)
+    assert all(space.placed for space in anatomy.residuals) and not anatomy.idle
+    assert Meaning.HIDDEN.value not in anatomy.fields.values() and anatomy.fields["intermediate_size"] == "ffn"
+    assert re.search("pixel_values|entity_ids", anatomy.pinned[anatomy.residual.name])
+    for name in [name for name in anatomy.pinned if name in anatomy.axes]:
+        assert all(axis.fixed for axis in anatomy.axes[name])
+    with torch.no_grad():
+        before = all_outputs(teacher, everything)
+        student = fuse_models([("teacher", teacher)], 1.0, None).model
+        assert error_of(before, all_outputs(student, everything)) < 1e-6
+
+
+def test_what_no_trial_reaches_is_refused_by_name_where_nothing_else_could_become_narrower(monkeypatch):
+    skeleton = measure_growth(config_of("bert"), 3)
+    found = study_smallest(skeleton)
+    sizes = interpret(skeleton, found.config, found.table, lambda changed: found.like(changed, skeleton).table)
+    monkeypatch.setattr(unreached, "untried_inputs", lambda study: ["pixel_values"])
+    blind = replace(found, unreached=tuple(found.table.axes))
+    with pytest.raises(CertificateError, match=r"no trial input reaches .*embeddings.*reads pixel_values"):
+        unreached.keep_unproven(blind, found.anatomy(), skeleton, sizes)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +141,19 @@ def test_every_space_of_a_right_anatomy_is_sensitive_to_a_wrong_map(studied):
     changes = coverage.sensitivity(found.model, found.trials, anatomy)
     assert changes.keys() == anatomy.spaces.keys()
     assert min(changes.values()) > 100 * CERTIFICATE_TOLERANCE
+
+
+def test_a_stream_whose_wrong_map_changes_nothing_keeps_its_coordinates(studied):
+    found, anatomy = studied
+    weight = found.model.get_parameter("classifier.weight")
+    before = weight.clone()
+    try:
+        weight.zero_()
+        pinned = proof.pin_insensitive(found, anatomy)
+    finally:
+        weight.copy_(before)
+    assert pinned.residual.placed and pinned.residual.name in pinned.pinned
+    assert [space.name for space in pinned.spaces.values()] == [pinned.residual.name]
 
 
 def test_a_space_whose_wrong_map_changes_nothing_is_pinned(studied):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from benchmarks.zoo.page import markdown
+import pytest
+
+from benchmarks.zoo import tiny
+from benchmarks.zoo.page import markdown, widely_used
 from benchmarks.zoo.tiny import class_of, model_types, tiny_configs
+from compressor.errors import UnsupportedError
 
 
 def test_types_have_the_class_that_auto_mappings_name():
@@ -18,6 +22,32 @@ def test_tiny_configs_are_tiny_and_can_be_built():
     config = next(tiny_configs("llama", "LlamaForCausalLM"))
     assert (config.hidden_size, config.num_hidden_layers, config.vocab_size) == (32, 2, 128)
     assert config.architectures == ["LlamaForCausalLM"]
+
+
+def test_a_type_without_a_tiny_config_says_why(monkeypatch):
+    def broken():
+        raise ImportError("needs the other library")
+
+    monkeypatch.setitem(tiny.CONFIG_MAPPING._extra_content, "bert", broken)
+    with pytest.raises(UnsupportedError, match=r"no tiny config .*ImportError: needs the other library"):
+        next(tiny_configs("bert", "BertForMaskedLM"))
+
+
+def test_widely_used_types_have_heads_of_several_tasks_or_are_named():
+    types = widely_used()
+    assert {"bert", "xlm", "llama4", "clip", "whisper"} <= types
+    assert not {"xglm", "timm_wrapper"} & types
+    assert 150 < len(types) < 230
+
+
+def test_the_page_says_why_types_do_not_certify():
+    rows = {
+        "a": {"class": "A", "certified": False, "fused": False, "onnx": None, "message": "stopped after 25 s of"},
+        "b": {"class": "B", "certified": False, "fused": False, "onnx": None, "message": "X requires the timm library"},
+        "c": {"class": "C", "certified": False, "fused": False, "onnx": None, "message": "something else"},
+    }
+    page = markdown(rows, {"torch": "2", "transformers": "5"})
+    assert "1 are stopped by the limit of time, 1 need a library that is not installed, 1 fail otherwise." in page
 
 
 def test_the_page_counts_certified_fused_and_exported_types_and_tracebacks():

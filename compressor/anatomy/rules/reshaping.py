@@ -51,7 +51,17 @@ def _permute(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], resu
     return [dims[place] for place in order]
 
 
-@rule("unsqueeze", "squeeze", "movedim")
+@rule("movedim", "moveaxis")
+def _movedim(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Dims:
+    dims = lookup(args[0])
+    ends = (argument(args, kwargs, 1, "source"), argument(args, kwargs, 2, "destination"))
+    source, destination = ([place % len(dims) for place in ([end] if isinstance(end, int) else end)] for end in ends)
+    moved = dict(zip(destination, source, strict=True))
+    rest = iter([dim for place, dim in enumerate(dims) if place not in source])
+    return [dims[moved[place]] if place in moved else next(rest) for place in range(len(dims))]
+
+
+@rule("unsqueeze", "squeeze")
 def _squeeze(lookup: Lookup, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Dims:
     real = iter([dim for dim in lookup(args[0]) if dim.size > 1])
     return [next(real) if size > 1 else Dim(1) for size in result.shape]
