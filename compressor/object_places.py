@@ -7,7 +7,7 @@ there cannot be compared.  Another order of places changes no answer.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -53,10 +53,10 @@ def in_one_order(
     return ordered
 
 
-def place_axes(config: PretrainedConfig, places: int) -> dict[str, int]:
-    """{parameter: its axis whose last entries are places for objects}, by what one more place changes.
+def place_axes(config: PretrainedConfig, places: int) -> Iterator[dict[str, int]]:
+    """{parameter: its axis whose last entries may be places for objects}, by what one more place changes.
 
-    Empty where no field of the config is their number.
+    One for each field of the config that may be their number; channels may be as many.
     """
     sizes = {name: value.shape for name, value in meta_model(config).named_parameters()}
     for field, value in vars(config).items():
@@ -76,8 +76,7 @@ def place_axes(config: PretrainedConfig, places: int) -> dict[str, int]:
             if pair[1] == pair[0] + 1
         }
         if axes:
-            return axes
-    return {}
+            yield axes
 
 
 def reordered(model: PreTrainedModel, order: Tensor, axes: Mapping[str, int]) -> PreTrainedModel:
@@ -96,12 +95,12 @@ def reordered(model: PreTrainedModel, order: Tensor, axes: Mapping[str, int]) ->
 
 def _proven(model: PreTrainedModel, order: Tensor, inputs: Mapping[str, Tensor]) -> PreTrainedModel:
     """The reordered model, if its answers are the same in that order; else the model."""
-    axes = place_axes(model.config, len(order))
-    if not axes:
-        return model
-    copied = reordered(model, order, axes)
-    expected, given = logits_of(model, inputs)[:, order], logits_of(copied, inputs)
-    return copied if float((given - expected).norm()) <= TOLERANCE * float(expected.norm()) else model
+    expected = logits_of(model, inputs)[:, order]
+    for axes in place_axes(model.config, len(order)):
+        copied = reordered(model, order, axes)
+        if float((logits_of(copied, inputs) - expected).norm()) <= TOLERANCE * float(expected.norm()):
+            return copied
+    return model
 
 
 def _first_samples(batches: Iterable[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:

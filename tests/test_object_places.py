@@ -13,10 +13,10 @@ from compressor.object_places import in_one_order, place_axes, reordered
 PLACES = 5
 
 
-def yolos():
+def yolos(places=PLACES):
     return YolosConfig(
         architectures=["YolosForObjectDetection"], hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=16, image_size=[16, 16], patch_size=8, num_detection_tokens=PLACES, num_labels=3,
+        intermediate_size=16, image_size=[16, 16], patch_size=8, num_detection_tokens=places, num_labels=3,
         initializer_range=0.5,
     )  # fmt: skip
 
@@ -48,7 +48,7 @@ def model_of(make, seed=0):
 @torch.no_grad()
 def test_a_shuffled_detector_is_put_back_in_order(make):
     model, inputs, order = model_of(make), dummy_inputs(make(), 3), torch.tensor([3, 0, 4, 1, 2])
-    axes = place_axes(model.config, PLACES)
+    (axes,) = place_axes(model.config, PLACES)
     shuffled = reordered(model, order, axes)
     torch.testing.assert_close(logits_of(shuffled, inputs), logits_of(model, inputs)[:, order])
     first, second = in_one_order([model, shuffled], [inputs])
@@ -61,10 +61,19 @@ def test_a_shuffled_detector_is_put_back_in_order(make):
 def test_other_weights_are_shared_and_the_given_models_stay():
     model = model_of(yolos)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    axes = place_axes(model.config, PLACES)
+    (axes,) = place_axes(model.config, PLACES)
     copied = dict(reordered(model, torch.arange(PLACES).flip(0), axes).named_parameters())
     assert {name for name, value in model.named_parameters() if copied[name] is not value} == set(axes)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@torch.no_grad()
+def test_as_many_places_as_channels_are_told_apart():
+    model, inputs = model_of(lambda: yolos(3)), dummy_inputs(yolos(3), 3)
+    *_, axes = place_axes(model.config, 3)
+    shuffled = reordered(model, torch.tensor([2, 0, 1]), axes)
+    _, second = in_one_order([model, shuffled], [inputs])
+    torch.testing.assert_close(logits_of(second, inputs), logits_of(model, inputs))
 
 
 def test_models_of_other_tasks_stay():

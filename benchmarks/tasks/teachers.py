@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from benchmarks.tasks.settings import TaskSetting
 from compressor.answers import model_answers
@@ -19,6 +20,15 @@ from compressor.models.teacher import ModelSpec
 from compressor.recipe import DataOptions
 
 BATCH = 64
+#: Standard deviation of tables of places.
+_PLACES = 0.5
+
+
+def _tell_apart(model: nn.Module) -> None:
+    """Draw tables of places that begin as zeros: alike, detectors' places take long to learn what each is for."""
+    for parameter in model.parameters():
+        if parameter.dim() > 2 and not parameter.any():
+            nn.init.normal_(parameter, std=_PLACES)
 
 
 def train_teacher(setting: TaskSetting, data: Path, folder: Path, seed: int) -> None:
@@ -26,6 +36,7 @@ def train_teacher(setting: TaskSetting, data: Path, folder: Path, seed: int) -> 
     torch.manual_seed(seed)
     config = setting.config()
     model = model_class(config)(config).train()
+    _tell_apart(model)
     spec, processor = ModelSpec.of(config), setting.processor()
     options = DataOptions(source=str(data))
     split = open_split(options, "train", id2label=spec.labels, task=spec.task, reads=spec.reads)

@@ -67,8 +67,8 @@ def _yolos() -> YolosConfig:
     return YolosConfig(
         architectures=["YolosForObjectDetection"], image_size=[shapes.SIDE, shapes.SIDE], patch_size=8,
         num_detection_tokens=6, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
-        use_mid_position_embeddings=False, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-        **class_names(SHAPES),
+        use_mid_position_embeddings=False, initializer_range=0.1, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0, **class_names(SHAPES),
     )  # fmt: skip
 
 
@@ -88,7 +88,7 @@ VISION_SETTINGS: dict[str, TaskSetting] = {
         learning_rate=3e-3,
     ),
     "object-detection": TaskSetting(
-        save_shapes, _yolos, _yolos_processor, samples={"train": 4000, "test": 500}, steps=1200, learning_rate=2e-3
+        save_shapes, _yolos, _yolos_processor, samples={"train": 4000, "test": 500}, steps=1000, learning_rate=2e-3
     ),
     "image-text": TaskSetting(
         save_captions, _clip, _clip_processor, samples={"train": 3000, "test": 600}, steps=600, learning_rate=1.5e-3
