@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.anatomy.hooks import logits_of
+from compressor.detected import BoxAnswers
 from compressor.ensemble import (
     check_ensemble_weights,
     ensemble_kl,
@@ -45,7 +46,7 @@ class Answers(Protocol):
         ...
 
     def divergence(self, reference: Tensor, rows: Tensor) -> Tensor:
-        """KL(reference ‖ model) in nats, float64 [...]."""
+        """KL(reference ‖ model) in nats, float64 [...]; of boxes one an image [B]."""
         ...
 
     def agree(self, reference: Tensor, rows: Tensor) -> Tensor | None:
@@ -198,6 +199,7 @@ class EmbeddingAnswers:
 SIMILARITY_TEMPERATURE, SIMILARITY_VARIANCE = 0.05, 0.1
 #: By `Task.answers`.
 ANSWERS: dict[str, Answers] = {
+    "boxes": BoxAnswers(),
     "classes": ClassAnswers(),
     "embeddings": EmbeddingAnswers(),
     "frames": FrameAnswers(),

@@ -22,6 +22,10 @@ from transformers import (
     Wav2Vec2BertConfig,
     Wav2Vec2BertProcessor,
     Wav2Vec2CTCTokenizer,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperProcessor,
+    WhisperTokenizer,
 )
 
 from benchmarks.tasks.boards import SIDE, save_boards
@@ -139,19 +143,46 @@ def _letter_processor() -> Wav2Vec2BertProcessor:
     return Wav2Vec2BertProcessor(SeamlessM4TFeatureExtractor(feature_size=_BINS, num_mel_bins=_BINS), tokenizer)
 
 
+#: Seconds of the longest text of letters, and frames of a spectrogram in a second.
+_LONGEST, _RATE = 2, 100
+_SPOKEN = ("<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>", "Ġ", *LETTERS)
+
+
+def _spoken_config() -> WhisperConfig:
+    sizes = {f"{part}_{name}": value for part in ("encoder", "decoder")
+             for name, value in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 128))}  # fmt: skip
+    return WhisperConfig(
+        architectures=["WhisperForConditionalGeneration"], vocab_size=len(_SPOKEN), num_mel_bins=_BINS, d_model=64,
+        max_source_positions=_LONGEST * _RATE // 2, max_target_positions=32, pad_token_id=0, bos_token_id=0,
+        eos_token_id=0, decoder_start_token_id=1, dropout=0.0, suppress_tokens=None, begin_suppress_tokens=None,
+        **sizes,
+    )  # fmt: skip
+
+
+def _spoken_processor() -> WhisperProcessor:
+    vocabulary = {token: index for index, token in enumerate(_SPOKEN)}
+    tokenizer = WhisperTokenizer(vocab=vocabulary, merges=[], additional_special_tokens=list(_SPOKEN[1:3]))
+    return WhisperProcessor(WhisperFeatureExtractor(feature_size=_BINS, chunk_length=_LONGEST), tokenizer)
+
+
 #: Features of sounds take long to make.
 _OF_SOUNDS: dict[str, Any] = {"samples": {"train": 1200, "test": 400}, "steps": 300, "learning_rate": 2e-3}
+
+#: About a minute of one core a teacher.
+_QUICK: dict[str, Any] = {"samples": {"train": 3000, "test": 800}, "steps": 800, "learning_rate": 1e-3}
 
 SETTINGS: dict[str, TaskSetting] = {
     "text-regression": TaskSetting(
         lambda folder, samples: save_reviews(folder, "rating", samples),
-        lambda: _text_config(problem_type="regression", **class_names(("rating",))),
+        lambda: _text_config(problem_type="regression", **class_names(("rating",)), **_SHALLOW),
         _tokenizer,
+        **_QUICK,
     ),
     "text-multi-label": TaskSetting(
         lambda folder, samples: save_reviews(folder, "labels", samples),
-        lambda: _text_config(problem_type="multi_label_classification", **class_names(LABELS)),
+        lambda: _text_config(problem_type="multi_label_classification", **class_names(LABELS), **_SHALLOW),
         _tokenizer,
+        **_QUICK,
     ),
     "question-answering": TaskSetting(
         lambda folder, samples: save_rows(folder, question, samples),
@@ -171,11 +202,13 @@ SETTINGS: dict[str, TaskSetting] = {
         lambda folder, samples: save_boards(folder, "values", samples),
         lambda: _image_config(problem_type="regression", **class_names(("sum", "number"))),
         _image_processor,
+        **_QUICK,
     ),
     "image-multi-label": TaskSetting(
         lambda folder, samples: save_boards(folder, "labels", samples),
         lambda: _image_config(problem_type="multi_label_classification", **class_names(tuple("0123456789"))),
         _image_processor,
+        **_QUICK,
     ),
     "audio-classification": TaskSetting(
         save_melodies,
@@ -183,5 +216,6 @@ SETTINGS: dict[str, TaskSetting] = {
         lambda: ASTFeatureExtractor(num_mel_bins=_BINS, max_length=_FRAMES),
         **_OF_SOUNDS,
     ),
+    "speech-to-text": TaskSetting(save_letters, _spoken_config, _spoken_processor, **{**_OF_SOUNDS, "steps": 600}),
     "ctc": TaskSetting(save_letters, _letter_config, _letter_processor, **{**_OF_SOUNDS, "learning_rate": 3e-3}),
 }

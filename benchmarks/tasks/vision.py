@@ -12,12 +12,15 @@ from transformers import (
     PreTrainedTokenizerFast,
     SegformerConfig,
     SegformerImageProcessorPil,
+    YolosConfig,
+    YolosImageProcessorPil,
 )
 
-from benchmarks.tasks import captions
+from benchmarks.tasks import captions, shapes
 from benchmarks.tasks.captions import save_captions
 from benchmarks.tasks.scenes import PIXEL_CLASSES, SIDE, save_masks
 from benchmarks.tasks.settings import TaskSetting, class_names
+from benchmarks.tasks.shapes import SHAPES, save_shapes
 
 
 def _segformer() -> SegformerConfig:
@@ -60,6 +63,19 @@ def _clip_processor() -> CLIPProcessor:
     return CLIPProcessor(images, tokenizer)
 
 
+def _yolos() -> YolosConfig:
+    return YolosConfig(
+        architectures=["YolosForObjectDetection"], image_size=[shapes.SIDE, shapes.SIDE], patch_size=8,
+        num_detection_tokens=6, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
+        use_mid_position_embeddings=False, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        **class_names(SHAPES),
+    )  # fmt: skip
+
+
+def _yolos_processor() -> YolosImageProcessorPil:
+    return YolosImageProcessorPil(size={"height": shapes.SIDE, "width": shapes.SIDE}, do_pad=False)
+
+
 VISION_SETTINGS: dict[str, TaskSetting] = {
     "semantic-segmentation": TaskSetting(
         save_masks,
@@ -70,6 +86,9 @@ VISION_SETTINGS: dict[str, TaskSetting] = {
         samples={"train": 2500, "test": 500},
         steps=450,
         learning_rate=3e-3,
+    ),
+    "object-detection": TaskSetting(
+        save_shapes, _yolos, _yolos_processor, samples={"train": 4000, "test": 500}, steps=1200, learning_rate=2e-3
     ),
     "image-text": TaskSetting(
         save_captions, _clip, _clip_processor, samples={"train": 3000, "test": 600}, steps=600, learning_rate=1.5e-3

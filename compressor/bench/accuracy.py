@@ -82,11 +82,13 @@ _FIELDS = frozenset(each.name for each in fields(Score))
 class Tally:
     """Sums over batches for a `Score`, by the tally of the task's main metric."""
 
-    def __init__(self, task: Task, outside: int | None = None, references: Any = None) -> None:
+    def __init__(self, task: Task, outside: int | None = None, references: Any = None, model: Any = None) -> None:
         self.task = task
         self.samples = 0
         self._kl = SampleMean()
-        self._answers = TALLIES[task.metrics[0]](TallySetting(task, outside, references)) if task.metrics else None
+        self._answers = (
+            TALLIES[task.metrics[0]](TallySetting(task, outside, references, model)) if task.metrics else None
+        )
 
     def add(
         self, log_probs: Tensor, inputs: EvaluationBatch, labels: Tensor | None = None, reference: Tensor | None = None
@@ -98,7 +100,8 @@ class Tally:
             self._answers.add(log_probs, labels.cpu(), inputs, self.samples)
         self.samples += len(log_probs)
         if reference is not None:
-            owners = self.task.counted(sample_owners(log_probs), inputs)[:, 0]
+            # Boxes of one sample stay together, and have one divergence.
+            owners = self.task.counted(sample_owners(log_probs), inputs).flatten(1)[:, 0]
             counted = self.task.counted(log_probs, inputs)
             divergence = ANSWERS[self.task.answers].divergence(self.task.counted(reference, inputs), counted)
             self._kl.add(divergence, owners)
@@ -151,9 +154,11 @@ def predict(models: Sequence[PreTrainedModel], batches: Iterable[EvaluationBatch
         raise UserError("nothing to evaluate: the data has no samples")
 
 
-def measure_accuracy(models: Sequence[PreTrainedModel], batches: Iterable[EvaluationBatch]) -> list[Score]:
-    """Scores of models on labelled batches."""
-    tallies = [new_tally(model, batches) for model in models]
+def measure_accuracy(
+    models: Sequence[PreTrainedModel], batches: Iterable[EvaluationBatch], *, speaks: bool = False
+) -> list[Score]:
+    """Scores of models on labelled batches; `speaks` as of `new_tally`."""
+    tallies = [new_tally(model, batches, speaks=speaks) for model in models]
     for predictions in predict(models, batches):
         for tally, log_probs in zip(tallies, predictions.log_probs, strict=True):
             tally.add(log_probs, predictions.inputs, predictions.labels)
@@ -220,9 +225,14 @@ def _free(answers: Answers, rows: Tensor) -> Tensor:
     return (rows - means).where(possible, 0.0)
 
 
-def new_tally(model: PreTrainedModel, batches: Any = None) -> Tally:
-    """An empty tally for a model's answers to all `batches`, in their order."""
-    return Tally(task_of_model(model), outside_class(model.config), getattr(batches, "references", None))
+def new_tally(model: PreTrainedModel, batches: Any = None, *, speaks: bool = False) -> Tally:
+    """An empty tally for a model's answers to all `batches`, in their order.
+
+    Args:
+        speaks: whether the model is also asked what it says of sounds, which an ensemble or a file cannot be.
+    """
+    references = getattr(batches, "references", None)
+    return Tally(task_of_model(model), outside_class(model.config), references, model if speaks else None)
 
 
 def outside_class(config: PretrainedConfig) -> int | None:

@@ -26,11 +26,13 @@ class TallySetting:
     Attributes:
         outside: a tagger's class "O", which F1 leaves out.
         references: of the samples in their order, where labels do not say all (`TaskData.references`).
+        model: whose answers these are, where it can say more than them; None for ensembles and files.
     """
 
     task: Task
     outside: int | None = None
     references: Any = None
+    model: Any = None
 
 
 class AnswerTally(Protocol):

@@ -83,6 +83,8 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("miou", "mean IoU", format_accuracy, percent=True),
+        Metric("map", "mAP", format_accuracy, percent=True),
+        Metric("map50", "mAP at 0.5", format_accuracy, percent=True),
         Metric("accuracy", "accuracy", format_accuracy, percent=True),
         Metric("recall5", "recall@5", format_accuracy, percent=True),
         Metric("recall1_images", "recall@1 of images", format_accuracy, percent=True),

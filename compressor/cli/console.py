@@ -95,9 +95,14 @@ def print_results(*results: RenderableType) -> None:
     console = Console(width=None if terminal else PIPE_WIDTH)
     for result in results:
         if isinstance(result, str):
-            console.print(result, highlight=False, markup=False, soft_wrap=not terminal or "compress " in result)
+            _print_line(console, result, whole=not terminal or "compress " in result)
         else:
             console.print(result)
+
+
+def _print_line(console: Console, line: str, whole: bool) -> None:
+    """Print a line, broken between words unless it is to stay `whole`; nothing in it is markup."""
+    console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=whole)
 
 
 def print_json(values: Mapping[str, Any] | Sequence[Any]) -> None:
@@ -106,8 +111,11 @@ def print_json(values: Mapping[str, Any] | Sequence[Any]) -> None:
 
 
 def print_note(line: str) -> None:
-    """Print one line to stderr."""
-    print(line, file=sys.stderr)
+    """Print one line to stderr; a terminal breaks it between words."""
+    if sys.stderr.isatty():
+        _print_line(Console(stderr=True), line, whole=False)
+    else:
+        print(line, file=sys.stderr)
 
 
 def print_notes(lines: Iterable[str], kind: str = "note") -> None:

@@ -97,12 +97,12 @@ def draw_numbers(seed: int, places: Sequence[int]) -> Tensor:
     return torch.from_numpy(numbers[[place - first for place in places]])
 
 
-def check_augmentation(name: str, *, images: bool, labels: bool, masks: bool = False) -> None:
+def check_augmentation(name: str, *, images: bool, labels: bool, placed: bool = False) -> None:
     """Refuse an unfit augmentation.
 
     Args:
         labels: whether there is a loss on labels.
-        masks: whether these are classes of pixels, which stay where they are.
+        placed: whether these are masks or boxes, which stay where they are.
 
     Raises:
         UserError: unknown name, no images, or mixing or moving them with a loss on labels.
@@ -115,10 +115,10 @@ def check_augmentation(name: str, *, images: bool, labels: bool, masks: bool = F
             f"finetune.augment {name} mixes images, whose labels say nothing then: set finetune.label_weight to 0, or "
             "choose another augmentation"
         )
-    if name != "none" and labels and masks:
+    if name != "none" and labels and placed:
         raise UserError(
-            f"finetune.augment {name} moves pixels, and their masks stay where they are: set finetune.label_weight to "
-            "0, or leave the augmentation out"
+            f"finetune.augment {name} moves pixels, and their masks or boxes stay where they are: set "
+            "finetune.label_weight to 0, or leave the augmentation out"
         )
 
 

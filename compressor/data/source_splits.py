@@ -16,6 +16,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
+from compressor.data.files.coco_folders import are_annotations, read_annotations
 from compressor.data.files.folders import IMAGE_SUFFIXES, SOUND_SUFFIXES, check_name, walk
 from compressor.data.files.mask_folders import are_pairs, find_pairs, read_pairs
 from compressor.data.files.packed_files import DATA_ENDINGS, DATA_FORMATS, PLAIN, data_suffix
@@ -89,6 +90,11 @@ def _folder(root: Path) -> dict[str, RawSplit]:
     if saved := saved_folders(root):
         names = {name: _split_of((name,)) or name for name in saved}
         return {names[name]: RawSplit(partial(read_saved, folder), folder) for name, folder in saved.items()}
+    annotations = [file for file in walk(root, (".json",)) if are_annotations(file)]
+    images = list(walk(root, IMAGE_SUFFIXES)) if annotations else []
+    if images:
+        splits = {_split_of((file.stem, *file.relative_to(root).parent.parts)) or UNNAMED: file for file in annotations}
+        return {name: RawSplit(partial(read_annotations, file, images)) for name, file in splits.items()}
     tables, images, notes = _sorted_files(root)
     if notes and not tables and not images:
         return _tables(notes, root)

@@ -30,6 +30,7 @@ class Split:
         domain: column of names of domains.
         audio: column of sounds.
         masks: whether labels are images of class numbers.
+        boxes: whether labels are lists of boxes.
         whole: the samples that its own were cut from, by `CUT_FROM`.
     """
 
@@ -45,6 +46,7 @@ class Split:
     domain: str | None = None
     audio: str | None = None
     masks: bool = False
+    boxes: bool = False
     whole: Split | None = None
 
     @property
@@ -62,8 +64,8 @@ class Split:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """All labels: classes int64 [N], labels that hold and values float32 [N, C]; None of masks."""
-        if self.label is None or self.masks:
+        """All labels: classes int64 [N], labels that hold and values float32 [N, C]; None of masks and boxes."""
+        if self.label is None or self.masks or self.boxes:
             return None
         values = column(self.dataset, self.label)
         floats = bool(values) and isinstance(values[0], list) and not any(isinstance(v, int) for v in values[0])

@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from compressor.data.columns.boxes import find_boxed
 from compressor.data.columns.by_task import (
     ColumnRequest,
     find_plain,
@@ -19,6 +20,7 @@ from compressor.data.columns.masks import find_masked
 from compressor.data.columns.questions import find_questions
 from compressor.data.columns.sentence_pairs import find_sentences, flatten_pairs
 from compressor.data.readers.blocks import BlockReader, MaskedReader
+from compressor.data.readers.boxes import BoxReader
 from compressor.data.readers.captions import CaptionReader, find_captioned
 from compressor.data.readers.choices import ChoicesReader, find_choices
 from compressor.data.readers.images import ImageReader
@@ -31,6 +33,7 @@ from compressor.data.readers.sounds import (
     SymbolsReader,
     find_sounds,
     find_transcribed,
+    spoken_texts,
     transcripts,
 )
 from compressor.data.readers.texts import BLOCK_TOKENS, TargetReader, TextReader, WordsReader, reader_length
@@ -104,12 +107,13 @@ TASK_DATA: dict[str, TaskData] = {
     **dict.fromkeys(("text-classification", "text-multi-label", "text-regression"), TaskData(TextReader)),
     "image-text": TaskData(CaptionReader, find_captioned),
     "semantic-segmentation": TaskData(MaskReader, find_masked),
+    "object-detection": TaskData(BoxReader, find_boxed),
     "token-classification": TaskData(WordsReader, find_tagged),
     "question-answering": TaskData(WindowReader, find_questions, _windows, lambda split, _: SpanReferences(split)),
     "multiple-choice": TaskData(ChoicesReader, find_choices),
     "masked-lm": TaskData(MaskedReader, find_plain, _blocks),
     "causal-lm": TaskData(BlockReader, find_plain, _blocks),
-    "seq2seq-lm": TaskData(_target_reader, _find_targets),
+    "seq2seq-lm": TaskData(_target_reader, _find_targets, references=spoken_texts),
     "audio-classification": TaskData(SoundReader, find_sounds),
     "ctc": TaskData(SymbolsReader, find_transcribed, references=transcripts),
     "sentence-embedding": TaskData(TextReader, find_sentences, flatten_pairs),

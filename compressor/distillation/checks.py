@@ -51,7 +51,7 @@ def check_data(train: TrainingSamples, options: FinetuneOptions, task: Task) -> 
             "leave it or finetune.losses out"
         )
     if options.augment != "none":
-        check_augmentation(options.augment, images=PIXELS in train[0], labels=uses_labels, masks=task.logit_dims == 4)
+        check_augmentation(options.augment, images=PIXELS in train[0], labels=uses_labels, placed=task.placed_labels)
     if uses_labels:
         _check_labels(train, task, labels_only=not options.asks_teachers)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from compressor.data.samples import collate
 from compressor.distillation import memory
 from compressor.distillation.automatic import automatic_losses
 from compressor.distillation.checkpoints import newest_checkpoint, prepare_checkpoints, step_of
@@ -21,7 +22,7 @@ from compressor.distillation.checks import (
     check_student,
     check_training_device,
 )
-from compressor.distillation.logit_cache import IndexedSamples, OnShare
+from compressor.distillation.logit_cache import IndexedSamples, OnShare, read_samples
 from compressor.distillation.lr_search import (
     LearningRateTrial,
     SearchResult,
@@ -36,6 +37,7 @@ from compressor.errors import UserError
 from compressor.models.builtin import cache_folder
 from compressor.models.precision import raised
 from compressor.models.tasks.table import task_of_model
+from compressor.object_places import MOST_SAMPLES, in_one_order
 from compressor.recipe import FinetuneOptions
 from compressor.utils import distributed
 from compressor.utils.devices import on_device
@@ -109,7 +111,7 @@ def train_student(
     options = _resolve_options(student, train, options, targets)
     distributed.init(device)
     prepare_checkpoints(work_dir, _run_identity(student, weights, mixing, train, options, seed), resume)
-    ensemble, targets = _active_teachers(teachers, weights, options, targets)
+    ensemble, targets = _active_teachers(_matched(teachers, student, train), weights, options, targets)
     with on_device([teacher for teacher, _ in ensemble], distributed.device_of(device)), raised(student):
         start = time.perf_counter()
         objective = Objective(student, ensemble, options, targets, mixing)
@@ -186,6 +188,16 @@ def _active_teachers(
     selected = [index for index, weight in enumerate(weights) if weight > 0] if options.asks_teachers else []
     ensemble = [(teachers[index].eval(), float(weights[index])) for index in selected]
     return ensemble, (targets or FeatureTargets()).of_teachers(selected)
+
+
+def _matched(
+    teachers: Sequence[PreTrainedModel], student: PreTrainedModel, train: TrainingSamples
+) -> Sequence[PreTrainedModel]:
+    """Detectors whose places are in the student's order, so that what they compute there can be compared."""
+    if task_of_model(student).answers != "boxes" or not teachers:
+        return teachers
+    samples = read_samples(train, range(min(MOST_SAMPLES, len(train))))
+    return in_one_order(teachers, [collate([sample]) for sample in samples], student)
 
 
 def _with_cached_logits(objective: Objective, train: TrainingSamples, progress: OnShare | None) -> TrainingSamples:

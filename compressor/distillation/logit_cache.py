@@ -57,11 +57,11 @@ class CachedLogits:
 
     def __init__(self, folder: Path) -> None:
         metadata = read_json(folder / _METADATA, _METADATA_BYTES)
-        self._rows = np.memmap(folder / _ROWS, np.float32, "r").reshape(-1, metadata["classes"])
+        self._rows = np.memmap(folder / _ROWS, np.float32, "r").reshape(-1, *np.atleast_1d(metadata["classes"]))
         self._starts = np.cumsum([0, *metadata["rows"]])
 
     def of(self, indices: Sequence[int]) -> Tensor:
-        """Logits that count, concatenated, [P, C] float32."""
+        """Logits that count, concatenated, [P, C] float32, or [P, Q, C] of boxes."""
         parts = [self._rows[self._starts[index] : self._starts[index + 1]] for index in indices]
         return torch.from_numpy(np.concatenate(parts))
 
@@ -81,7 +81,7 @@ def cache_logits(
 
     Args:
         samples: identified by `key`, or else a hash.
-        predict: from a batch to logits that count, [P, C].
+        predict: from a batch to logits that count, [P, C] or [P, Q, C].
         positions: from a batch to which positions count [B, T]; None where every sample has as many.
 
     Raises:
@@ -125,7 +125,7 @@ def _write(
     progress: OnShare | None,
 ) -> None:
     row_counts: list[int] = []
-    classes = 0
+    classes: int | list[int] = 0
     with open(folder / _ROWS, "wb") as file:
         for batch in batches:
             logits = predict(batch).float().cpu().contiguous().numpy()
@@ -133,7 +133,7 @@ def _write(
             counting = positions(batch)
             counts = [len(logits) // size] * size if counting is None else counting.sum(-1).tolist()
             if not row_counts:
-                classes = logits.shape[1]
+                classes = logits.shape[1] if logits.ndim == 2 else list(logits.shape[1:])
                 _check_disk(folder, logits.nbytes // len(counts) * len(samples))
             file.write(logits.tobytes())
             row_counts += counts

@@ -14,6 +14,10 @@ from onnx_ir.passes import common as passes
 from onnxscript.rewriter import MatchResult, pattern, rewrite
 from onnxscript.rewriter.rules.common import transpose_transpose_rule
 
+from compressor.export.graph_values import concatenated, constant_list, constant_of
+from compressor.export.read_tokens import keep_read_tokens
+from compressor.export.token_order import put_tokens_first
+
 #: Larger constants are not compared with each other.
 _LARGEST_SHARED = 64
 #: A bound of a slice beyond every rank means an end of the shape.
@@ -26,6 +30,8 @@ def simplify(model: ir.Model) -> None:
     rewrite(model, pattern_rewrite_rules=[_WithoutMask.rule(), _Swapped.rule(), transpose_transpose_rule])
     passes.IdentityEliminationPass()(model)
     rewrite(model, pattern_rewrite_rules=[_Unguarded.rule()])
+    keep_read_tokens(model)
+    put_tokens_first(model)
     ir.passes.Sequential(
         passes.IdentityEliminationPass(),
         passes.CommonSubexpressionEliminationPass(size_limit=_LARGEST_SHARED),
@@ -82,7 +88,7 @@ class _WithoutMask(pattern.RewriteRuleClassBase):
         where = mask.producer()
         if where is None or where.op_type != "Where" or not _is_all_true(where.inputs[0]):
             return _matched(False)
-        values = _constant(where.inputs[1])
+        values = constant_of(where.inputs[1])
         return _matched(values is not None and values.size == 1 and not values.any())
 
     def rewrite(self, op: Any, x: ir.Value, mask: ir.Value) -> Any:
@@ -99,10 +105,10 @@ class _Swapped(pattern.RewriteRuleClassBase):
         if list(swap.as_ints()) != [0, 2, 1] or x.shape is None or len(x.shape) < 3:
             return _matched(False)
         first, last, before = [-1], (-1, None), (-2, -1)
-        places, leading = _concatenated(folded), (None, -2)
-        if places is None or _constant_list(places[0]) != first or len(places) != 3:
+        places, leading = concatenated(folded), (None, -2)
+        if places is None or constant_list(places[0]) != first or len(places) != 3:
             return _matched(False)
-        swapped = _concatenated(unfolded)
+        swapped = concatenated(unfolded)
         return _matched(
             swapped is not None
             and [_part_of_shape(value, x) for value in places[1:]] == [before, last]
@@ -132,7 +138,7 @@ def _is_finite(x: ir.Value | None) -> bool:
 
 
 def _is_finite_constant(value: ir.Value | None) -> bool:
-    values = _constant(value)
+    values = constant_of(value)
     return values is not None and bool(np.isfinite(values).all())
 
 
@@ -141,23 +147,8 @@ def _is_all_true(value: ir.Value | None) -> bool:
     producer = None if value is None else value.producer()
     if producer is not None and producer.op_type == "Expand":
         value = producer.inputs[0]
-    values = _constant(value)
+    values = constant_of(value)
     return values is not None and bool(values.all())
-
-
-def _constant(value: ir.Value | None) -> np.ndarray | None:
-    tensor = None if value is None else ir.convenience.get_const_tensor(value)
-    return None if tensor is None else np.asarray(tensor.numpy())
-
-
-def _constant_list(value: ir.Value | None) -> list[int] | None:
-    values = _constant(value)
-    return None if values is None else [int(number) for number in values.flatten()]
-
-
-def _concatenated(value: ir.Value) -> list[ir.Value | None] | None:
-    producer = value.producer()
-    return None if producer is None or producer.op_type != "Concat" else list(producer.inputs)
 
 
 def _part_of_shape(value: ir.Value | None, x: ir.Value) -> tuple[int | None, int | None] | None:
@@ -170,7 +161,7 @@ def _part_of_shape(value: ir.Value | None, x: ir.Value) -> tuple[int | None, int
         return None
     if (_axis(shape, "start"), _axis(shape, "end")) != (0, None):
         return None
-    bounds = [_constant_list(bound) for bound in node.inputs[1:]]
+    bounds = [constant_list(bound) for bound in node.inputs[1:]]
     if any(bound is None or len(bound) != 1 for bound in bounds):
         return None
     begin, end = (bound[0] for bound in bounds if bound is not None)

@@ -41,6 +41,7 @@ from compressor.models.inherited.generation import carry_generation
 from compressor.models.inputs import check_padding, name_architecture, without_labels
 from compressor.models.precision import SINGLE, in_single, inputs_in_single, lower, precision_of
 from compressor.models.ties import settled, with_common_ties
+from compressor.object_places import in_one_order
 from compressor.recipe import AlignmentOptions, FusionOptions
 from compressor.stacking import Mixture
 
@@ -156,6 +157,10 @@ def _fuse(request: _Request, batches: Iterable[Batch] | None, on_progress: OnPro
     for name, model in request.teachers if samples is not None else ():
         check_padding(name, model.config)
     check_projection(request.teachers[0][1], keep_dim=options.keep_dim, texts=samples is not None)
+    if samples is not None and request.streaming is None:
+        names, models = zip(*request.teachers, strict=True)
+        ordered = in_one_order(models, samples)
+        request = replace(request, teachers=list(zip(names, ordered, strict=True)))
     # Predictions of all samples would cost a pass over the disk.
     judged = None if request.streaming is not None else samples
     mixture = request.mixture or mixture_of([model for _, model in request.teachers], judged, options)

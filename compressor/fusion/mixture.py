@@ -38,8 +38,8 @@ def mixture_of(
         batches: model inputs, perhaps with "labels"; language models take the next tokens.  None: nothing to choose by.
     """
     weights, task = options.given_weights(len(models)), task_of_model(models[0])
-    alike = task.answers == "embeddings"
-    if not chooses_mixture(len(models), options) or not batches or not task.metrics or task.answers == "pairs" or alike:
+    alike, fixed = task.answers == "embeddings", task.answers in ("pairs", "boxes", "embeddings")
+    if not chooses_mixture(len(models), options) or not batches or not task.metrics or fixed:
         shares, values = tuple(weights or [1.0] * len(models)), alike or task.answers == "values"
         return Mixture(shares, TEMPERATURES[options.mixture][0], values=values)
     if not any(_count_labelled(task, _labels(task, batch)) for batch in batches):

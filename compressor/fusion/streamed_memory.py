@@ -10,6 +10,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compressor.anatomy import Anatomy, Kind, inspect_config
 from compressor.errors import UserError
+from compressor.fusion.build.head import HEAD_ENTRIES, HEAD_WORK, TOKENS_PER_INPUT
+from compressor.fusion.build.logistic import remembered_steps
 from compressor.fusion.streaming import CALL_TOKENS
 from compressor.models.meta import meta_model
 from compressor.models.streamed import layers_of
@@ -20,10 +22,12 @@ SINGLE_BYTES, DOUBLE_BYTES = 4, 8
 PROCESS_BYTES = 600 << 20
 #: Square float64 matrices that a principal component analysis holds at once.
 RESIDUAL_MATRICES = 5.0
-#: The same of the choice of units: moments, their residuals, and a product in single precision.
-UNIT_MATRICES = 2.5
-#: Matrices of a ridge regression's inputs by inputs, and by outputs.
-RIDGE_GRAMS, RIDGE_CROSSES = 8.0, 11.0
+#: The same of the choice of units: moments and their residuals; and matrices of units by the student's coordinates.
+UNIT_MATRICES, UNIT_CROSSES = 2.0, 5.0
+#: Matrices of a ridge regression's inputs by inputs, and by outputs: sums, of training and held out, and the weight.
+RIDGE_GRAMS, RIDGE_CROSSES = 10.0, 3.5
+#: Vectors of a descent by L-BFGS in addition to those that it remembers.
+DESCENT_VECTORS = 14
 #: Hidden states in memory at least.
 LEAST_STORE_BYTES = 128 << 20
 
@@ -67,15 +71,15 @@ class MemoryPrediction:
 
 
 @dataclass(frozen=True)
-class _Sizes:
-    """Parameters outside the layers, and of the largest layer."""
+class ParameterCounts:
+    """Parameters outside the layers, of the largest layer, and of the largest parameter in one."""
 
     outside: int
     layer: int
     largest: int
 
     @classmethod
-    def of(cls, model: PreTrainedModel) -> _Sizes:
+    def of(cls, model: PreTrainedModel) -> ParameterCounts:
         layers = layers_of(model)
         inside = dict.fromkeys(layers, 0)
         outside = largest = 0
@@ -95,17 +99,17 @@ def predict_memory(teachers: Sequence[PretrainedConfig], student: PretrainedConf
     Args:
         inner: map of units; "importance" and "slice" compare none.
     """
-    sizes = [_Sizes.of(meta_model(config)) for config in teachers]
-    made, anatomy = _Sizes.of(meta_model(student)), inspect_config(student)
+    sizes = [ParameterCounts.of(meta_model(config)) for config in teachers]
+    made, anatomy = ParameterCounts.of(meta_model(student)), inspect_config(student)
     anatomies = [inspect_config(config) for config in teachers]
     base = PROCESS_BYTES + SINGLE_BYTES * made.outside
     joint = sum(each.residual.size for each in anatomies)
     classes = max(getattr(student, "vocab_size", 0) or 0, len(student.id2label or {}))
-    pooled = 0 if inner in ("importance", "slice") else sum(map(_units, anatomies))
-    width, units = anatomy.residual.size, _units(anatomy)
+    pooled = 0 if inner in ("importance", "slice") else sum(map(widest_units, anatomies))
+    width, units = anatomy.residual.size, widest_units(anatomy)
     layers = SINGLE_BYTES * (sum(size.layer for size in sizes) + made.layer)
-    call = SINGLE_BYTES * CALL_TOKENS * 4 * max(map(_units, anatomies))
-    moments = DOUBLE_BYTES * UNIT_MATRICES * pooled**2
+    call = SINGLE_BYTES * CALL_TOKENS * 4 * max(map(widest_units, anatomies))
+    moments = DOUBLE_BYTES * (UNIT_MATRICES * pooled**2 + UNIT_CROSSES * pooled * anatomy.residual.size)
     transport = DOUBLE_BYTES * 3 * max(size.largest for size in sizes)
     ridge = DOUBLE_BYTES * (RIDGE_GRAMS * units**2 + RIDGE_CROSSES * units * width)
     head = DOUBLE_BYTES * (RIDGE_GRAMS * width**2 + RIDGE_CROSSES * width * classes)
@@ -115,14 +119,23 @@ def predict_memory(teachers: Sequence[PretrainedConfig], student: PretrainedConf
     return MemoryPrediction(
         residual=round(base + max(first, DOUBLE_BYTES * RESIDUAL_MATRICES * joint**2)),
         layer=round(base + layers + max(call, moments, transport, ridge)),
-        tail=round(base + outside + max(head, call)),
+        tail=round(base + outside + max(head, call, _descent(student, classes, width))),
         # Of each teacher the stream before and after the layer, and four of its inputs and sums; of the student three
         # streams and the widest input.
         per_token=SINGLE_BYTES * (6 * joint + 3 * width + units),
     )
 
 
-def _units(anatomy: Anatomy) -> int:
+def _descent(student: PretrainedConfig, classes: int, width: int) -> float:
+    """Bytes of the head's fit to probabilities, which heads have that are small enough (`build.head`)."""
+    tokens = min(HEAD_ENTRIES, HEAD_WORK // width) // max(classes, 1)
+    if tokens < TOKENS_PER_INPUT * width or getattr(student, "tie_word_embeddings", False):
+        return 0.0
+    change = SINGLE_BYTES * classes * (width + 1)
+    return (2 * remembered_steps(change) + DESCENT_VECTORS) * change + SINGLE_BYTES * tokens * (classes + width)
+
+
+def widest_units(anatomy: Anatomy) -> int:
     """Units of the widest hidden space."""
     hidden = [space.size for space in anatomy.spaces.values() if space.kind is Kind.HIDDEN]
     return max(hidden, default=anatomy.residual.size)

@@ -68,7 +68,7 @@ def score_models(
                 [*fingerprints, None],
             )
         else:
-            scores = measure_accuracy(models, batches)
+            scores = measure_accuracy(models, batches, speaks=True)
     rows = []
     for name, score, parameters, fingerprint in zip(names, scores, sizes, fingerprints, strict=True):
         rows.append(

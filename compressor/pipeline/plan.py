@@ -13,6 +13,7 @@ from compressor.bench.size import count_macs, count_parameters
 from compressor.fusion.shape.cost import relative_cost
 from compressor.fusion.shape.servers import runs_fast_in
 from compressor.fusion.streamed_memory import predict_memory
+from compressor.fusion.streamed_work import MachineRates, predict_work
 from compressor.fusion.streaming import FIXED
 from compressor.models.meta import meta_model
 from compressor.pipeline.budget import pick_width
@@ -20,7 +21,7 @@ from compressor.pipeline.scores.evaluation import short_names
 from compressor.pipeline.stages import OnStage, StageReporter
 from compressor.pipeline.teachers import plan_target, read_configs
 from compressor.pipeline.timing import sample_length
-from compressor.recipe import TargetOptions, build_recipe
+from compressor.recipe import CalibrationOptions, TargetOptions, build_recipe
 from compressor.recipe.fusion import BY_WIDTH, ClassesName, Ratios
 from compressor.utils.out_of_memory import available_memory
 
@@ -76,6 +77,7 @@ def plan_student(
         width = picked.width
     specs, anatomy = plan_target(configs, width, depth, narrowing, ratios)
     target, *others = specs
+    tokens = sample_length(target.config, length) or _patches(target.config)
     return {
         "teachers": [
             {"name": name, **_cost(config, length)} for name, config in zip(short_names(names), configs, strict=True)
@@ -88,7 +90,7 @@ def plan_student(
         "budget": None if picked is None else picked.report,
         "certificate": anatomy.error,
         "length": sample_length(target.config, length),
-        "memory": _memory(configs, target.config),
+        "memory": _memory(configs, target.config, tokens),
         "notes": notes,
     }
 
@@ -110,15 +112,21 @@ def _patches(config: PretrainedConfig) -> int | None:
     return (image // patch) ** 2 + 1
 
 
-def _memory(configs: Sequence[PretrainedConfig], student: PretrainedConfig) -> dict[str, Any]:
+def _memory(configs: Sequence[PretrainedConfig], student: PretrainedConfig, tokens: int | None) -> dict[str, Any]:
     """Least bytes of a fusion (float32 teachers, their canonical form, student), and this process's memory.
 
-    Of a fusion layer by layer ("streamed"): bytes of its stages without hidden states, the most of these, and bytes of
-    hidden states per token, of which those beyond a limit lie on disk.
+    Of a fusion layer by layer ("streamed"): bytes of its stages without hidden states, the most of these, bytes of
+    hidden states per token, of which those beyond a limit lie on disk, and of the student's layers there; with as many
+    samples as a run calibrates by, of so many tokens, the tokens used, bytes of hidden states, and seconds.
     """
     least = _FLOAT32 * (2 * sum(map(count_parameters, configs)) + count_parameters(student))
-    predicted = predict_memory(configs, student, FIXED["inner"])
-    streamed = {**asdict(predicted), "fixed": predicted.fixed}
+    predicted, work = predict_memory(configs, student, FIXED["inner"]), predict_work(configs, student, FIXED["inner"])
+    streamed = {**asdict(predicted), "fixed": predicted.fixed, "student": work.student_bytes}
+    if tokens is not None:
+        given = tokens * CalibrationOptions().samples
+        used = work.tokens(given)
+        seconds = work.seconds(given, MachineRates.measured())
+        streamed |= {"tokens": used, "hidden": used * predicted.per_token, "seconds": round(seconds, 1)}
     return {"least": least, "streamed": streamed, **asdict(available_memory())}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
@@ -121,6 +122,20 @@ def _memory(memory: Report | None) -> list[str]:
         f"memory: a fusion holds {format_bytes(memory['least'])} at least{free}{ending}",
         f"layer by layer (--max-memory) it holds {format_bytes(streamed['fixed'])}, and "
         f"{format_bytes(streamed['per_token'])} a token of calibration as the limit allows: the rest lies on disk",
+        *_streamed_work(streamed),
+    ]
+
+
+def _streamed_work(streamed: Report) -> list[str]:
+    """Time and disk of a fusion layer by layer."""
+    if "seconds" not in streamed:
+        return []
+    # Hours, minutes, seconds.
+    time = timedelta(seconds=max(1, round(streamed["seconds"])))
+    return [
+        f"with {streamed['tokens']:,} tokens of calibration these are {format_bytes(streamed['hidden'])}; the "
+        f"student's layers are {format_bytes(streamed['student'])} on disk; about {time} on this machine if nothing "
+        "else runs"
     ]
 
 

@@ -48,7 +48,7 @@ def choices_of(report: Report) -> list[Choice]:
 def tried_shapes(report: Report) -> list[Choice]:
     """The shapes of attention that were tried, where no bars show them."""
     shapes = ((report.get("fusion") or {}).get("choices") or {}).get("shapes")
-    return [Choice("shapes tried", describe_shapes(shapes))] if shapes else []
+    return [Choice("shapes tried", with_names(describe_shapes(shapes), teacher_names(report)))] if shapes else []
 
 
 def teacher_names(report: Report) -> dict[str, str]:

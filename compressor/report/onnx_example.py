@@ -19,7 +19,7 @@ p, image = json.load(open("onnx/preprocessor_config.json")), ImageOps.exif_trans
 assert image.mode[0] not in "IF", "convert() would cut values of more than 8 bits off: scale them to 0..255 first"
 x = {pixels}
 session = onnxruntime.InferenceSession("onnx/{file}")
-logits = session.run(["logits"], {{"pixel_values": x{channels}[None].astype(np.float32)}})[0]
+{run}, {{"pixel_values": x{channels}[None].astype(np.float32)}}){first}
 {last}
 """
 _TEXT = """\
@@ -105,12 +105,21 @@ _PIXELS = (
     'names, found = json.load(open("onnx/config.json"))["id2label"], logits[0].argmax(0)\n'
     'print({names[str(i)]: f"{(found == i).mean():.1%}" for i in np.unique(found)})'
 )
+_BOXES = (
+    'names = json.load(open("onnx/config.json"))["id2label"]\n'
+    "chances = np.exp(logits[0] - logits[0].max(-1, keepdims=True))\n"
+    "chances /= chances.sum(-1, keepdims=True)\n"
+    "for (x, y, w, h), chance in zip(boxes[0] * [image.width, image.height] * 2, chances[:, :-1]):\n"
+    "    if chance.max() > 0.5:\n"
+    "        print(names[str(chance.argmax())], [round(float(v)) for v in (x - w / 2, y - h / 2, w, h)])"
+)
 #: {task: code that prints the prediction}.
 _LAST = {
     **dict.fromkeys(("image-classification", "text-classification"), _CLASS),
     **dict.fromkeys(("image-multi-label", "text-multi-label"), _LABELS),
     **dict.fromkeys(("image-regression", "text-regression"), _VALUES),
     "semantic-segmentation": _PIXELS,
+    "object-detection": _BOXES,
     "question-answering": _ANSWER,
     "token-classification": 'names = json.load(open("onnx/config.json"))["id2label"]\n'
     "print([(word, names[str(i)]) for word, i in zip(code.tokens, logits[0].argmax(-1))])",
@@ -119,9 +128,11 @@ _LAST = {
 #: {task: its program, where the others' has no place for it}.
 _PROGRAMS = {"causal-lm": _CAUSAL, "multiple-choice": _CHOICES, "sentence-embedding": _SENTENCES}
 #: Other tasks of images.
-_OF_IMAGES = ("semantic-segmentation",)
+_OF_IMAGES = ("semantic-segmentation", "object-detection")
 #: Steps of an image processor that the example covers, or that are about labels alone.
-_SUPPORTED = {"do_resize", "do_rescale", "do_normalize", "do_convert_rgb", "do_reduce_labels"}
+_SUPPORTED = {
+    "do_resize", "do_rescale", "do_normalize", "do_convert_rgb", "do_reduce_labels", "do_convert_annotations",
+}  # fmt: skip
 
 
 def onnx_example(folder: str | Path, task: str, file: str = "model.onnx") -> str | None:
@@ -132,7 +143,7 @@ def onnx_example(folder: str | Path, task: str, file: str = "model.onnx") -> str
     if task.startswith("image-") or task in _OF_IMAGES:
         preprocessor = _read(onnx / "preprocessor_config.json")
         channels = _read(onnx / "config.json").get("num_channels", 3)
-        return _image_example(preprocessor, channels, file, _LAST[task]) if preprocessor else None
+        return _image_example(preprocessor, channels, file, task) if preprocessor else None
     if task in _PROGRAMS and (onnx / "tokenizer.json").is_file():
         return _PROGRAMS[task].format(file=file)
     if task in _LAST and (onnx / "tokenizer.json").is_file():
@@ -140,9 +151,13 @@ def onnx_example(folder: str | Path, task: str, file: str = "model.onnx") -> str
     return None
 
 
-def _image_example(preprocessor: Mapping[str, Any], channels: int, file: str, last: str) -> str | None:
+def _image_example(preprocessor: Mapping[str, Any], channels: int, file: str, task: str) -> str | None:
     size = preprocessor.get("size") or {}
     steps = {key for key, value in preprocessor.items() if key.startswith("do_") and value}
+    boxes = task == "object-detection"
+    if boxes and not preprocessor.get("pad_size"):
+        # Images of a batch are padded to the largest.
+        steps -= {"do_pad"}
     if (
         steps - _SUPPORTED
         or channels not in (1, 3)
@@ -159,7 +174,9 @@ def _image_example(preprocessor: Mapping[str, Any], channels: int, file: str, la
     return _IMAGE.format(
         pixels=pixels,
         file=file,
-        last=last,
+        run='logits, boxes = session.run(["logits", "pred_boxes"]' if boxes else 'logits = session.run(["logits"]',
+        first="" if boxes else "[0]",
+        last=_LAST[task],
         channels=".transpose(2, 0, 1)" if channels == 3 else "[None]",
     )
 

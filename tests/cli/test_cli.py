@@ -494,13 +494,14 @@ def test_losses_by_name_on_the_command_line(capsys, student, vit_a, vit_b, image
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_lines_are_broken_between_words_on_a_terminal_alone(monkeypatch, terminal):
-    from compressor.cli.console import print_results
+    from compressor.cli.console import print_notes, print_results
 
     class Stream(io.StringIO):
         def isatty(self):
             return terminal
 
     monkeypatch.setattr("sys.stdout", stream := Stream())
+    monkeypatch.setattr("sys.stderr", notes := Stream())
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
     prose, command = "shapes: " + "eight heads of four, " * 12, "next: compress evaluate " + "student/of/teachers " * 12
@@ -509,3 +510,7 @@ def test_lines_are_broken_between_words_on_a_terminal_alone(monkeypatch, termina
     assert lines[-1] == command
     assert " ".join(line.strip() for line in lines[:-1]) == prose.strip()
     assert (len(lines) > 2) == terminal and (max(map(len, lines[:-1])) <= 80) == terminal
+    print_notes([prose, "[a] :dog:"], "warning")
+    *lines, last = notes.getvalue().splitlines()
+    assert last == "warning: [a] :dog:" and " ".join(map(str.strip, lines)) == f"warning: {prose}".strip()
+    assert (max(map(len, lines)) <= 80) == terminal

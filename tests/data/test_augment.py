@@ -54,9 +54,9 @@ class TestChanges:
         for name in MIXING:
             with pytest.raises(UserError, match=r"label_weight to 0"):
                 check_augmentation(name, images=True, labels=True)
-        with pytest.raises(UserError, match="masks stay where they are"):
-            check_augmentation("flip", images=True, labels=True, masks=True)
-        check_augmentation("flip", images=True, labels=False, masks=True)
+        with pytest.raises(UserError, match="masks or boxes stay where they are"):
+            check_augmentation("flip", images=True, labels=True, placed=True)
+        check_augmentation("flip", images=True, labels=False, placed=True)
 
 
 class TestDraws:

@@ -9,11 +9,16 @@ import torch
 from tiny import save_vit
 
 import compressor
+from compressor.fusion import fuse_models
 from compressor.fusion.features.base import SpaceStatistics
+from compressor.fusion.joint import relatives as judged
+from compressor.fusion.joint.relatives import are_relatives
 from compressor.fusion.maps.pairs import pair_coordinates, pair_units
 from compressor.fusion.maps.residual import ResidualProblem
 from compressor.fusion.maps.units import UnitProblem
+from compressor.fusion.teacher import prepare_teachers
 from compressor.models.load import load_teacher
+from compressor.recipe import FusionOptions
 from compressor.transport import paired
 
 
@@ -122,3 +127,43 @@ def test_the_report_says_what_was_shared(relatives):
     units = [coupling for coupling in result.report.couplings if coupling["source"] == 64]
     assert units and all(coupling["paired"] == coupling["target"] == 32 for coupling in units)
     assert all(coupling["untransported"] == 32 for coupling in units)
+
+
+def halves(count=8):
+    generator = torch.Generator().manual_seed(1)
+    return [{"pixel_values": torch.randn(8, 3, 16, 16, generator=generator)} for _ in range(count)]
+
+
+def test_relatives_are_told_by_their_weights(relatives):
+    def prepared(models, weights=(0.5, 0.5)):
+        named = [(str(k), model) for k, model in enumerate(models)]
+        return prepare_teachers(named, weights, None, canonical=True).teachers
+
+    stranger = copy.deepcopy(relatives[0])
+    with torch.no_grad():
+        for value in stranger.parameters():
+            value.copy_(value.flatten()[torch.randperm(value.numel())].view_as(value))
+    assert are_relatives(prepared(relatives[:2])) and not are_relatives(prepared([relatives[0], stranger]))
+    assert not are_relatives(prepared(relatives[:2], (1.0, 0.0)))
+
+
+def test_pairs_of_relatives_are_judged_by_finished_students(relatives, monkeypatch):
+    """Both are built and the nearer one is returned; strangers' students, and those of named maps, are built once."""
+    models, batches, train = [(str(k), model) for k, model in enumerate(relatives[:2])], halves(), 56
+    options = {"residual": "principal", "weights": (1, 1), "polish": 0, "narrowing": "fewer-heads"}
+
+    def finished(**more):
+        choice = fuse_models(models, 0.5, batches, FusionOptions(**options, **more)).report["choice"]
+        scores = {
+            e["candidate"].rsplit(", ", 1)[1]: e["held_out_kl"] for e in choice["candidates"] if e["samples"] == train
+        }
+        return choice, scores
+
+    choice, scores = finished()
+    assert scores.keys() == {"select", "transport-select"}
+    nearer = min(scores, key=scores.__getitem__)
+    assert choice["inner"] == nearer and choice["residual"].endswith(nearer) and "finished" in choice["why"]
+    assert not finished(inner="select")[1]
+    monkeypatch.setattr(judged, "RELATED_COSINE", 1.1)
+    choice, scores = finished()
+    assert not scores and choice["inner"] == "select" and "finished" not in choice["why"]

@@ -541,16 +541,15 @@ def test_digits_are_split_once_and_for_all():
 def test_card_holds_the_recipe_the_table_and_how_to_load():
     recipe = recipes.build_recipe({"teachers": ["some/where/vit-a", "vit-b"], "data": {"source": "digits"}})
     row = {"name": "student|x", "accuracy": 0.9123, "kl": 0.01234, "parameters": 60_000, "macs": 2_500_000}
-    row |= {"bytes": 250_000, "torch_p50_ms": 1.234, "torch_p95_ms": None, "ort_p50_ms": None, "ort_p95_ms": None}
+    row |= {"bytes": 250_000, "torch_p50_ms": 1.234, "torch_p95_ms": 1.5, "ort_p50_ms": None, "ort_p95_ms": None}
     report = {
         "version": "0.1.0",
         "teachers": [{"name": "vit-b", "fingerprint": "ab" * 32}],
         "fusion": {
             "choices": {
                 "ridge": 0.001,
-                "weights": [0.5, 0.5],
+                "weights": {"vit-a": 0.5, "vit-b": 0.5},
                 "refit": True,
-                "nested": {"left": "out"},
                 "shapes": [{"candidate": "2 heads of 8, x", "held_out_kl": 0.25}],
             },
             "head": {"module": "classifier", "least_squares_kl": 0.02, "kl": 0.01},
@@ -573,10 +572,10 @@ def test_card_holds_the_recipe_the_table_and_how_to_load():
     embedded = body.split("```yaml\n")[1].split("```")[0]
     assert recipes.build_recipe(yaml.safe_load(embedded)) == recipe
     assert "AutoModelForImageClassification.from_pretrained" in body and "compress run recipe.yaml" in body
-    assert "| student\\|x | 91.23 % | 0.0123 | 0.06 M | 2.50 M | 0.25 MB | 1.23 ms |" in body
-    assert "| vit-b | – |" in body and "p95" not in body
-    assert "ridge: 0.001" in body and "weights: 0.5, 0.5" in body and "refit: yes" in body and "left" not in body
-    assert "- shapes: 2 heads of 8, x 0.25 (held-out KL)\n" in body and "'candidate'" not in body
+    assert "| student\\|x | 91.2 % | 0.012 | 0.060 | 0.003 | 0.250 | 1.23 / 1.50 |" in body
+    assert "| → vit-b | – |" in body and "ORT" not in body and "→ the result; KL" in body
+    assert "ridge: 0.001" in body and "weights in the ensemble: vit-a 0.5, vit-b 0.5" in body and "refit: yes" in body
+    assert "- shapes tried: 2 heads of 8, x 0.25 (held-out KL)\n" in body and "'candidate'" not in body
     assert "- head: classifier, fitted to the ensemble's probabilities: held-out KL 0.01, 0.02 by least" in body
     assert "with 3 threads on the machine above" in body
     assert "- files: onnx/one.onnx, onnx/two.onnx\n" in body and "- file:" not in body

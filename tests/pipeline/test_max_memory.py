@@ -3,11 +3,14 @@
 import json
 import multiprocessing
 import os
+import random
 import signal
+import time
 
 import pytest
 import torch
 from command import compress
+from forked import fork_command
 from safetensors.torch import load_file
 from tiny_text import save_plain, save_text_model
 from transformers import AutoModelForCausalLM
@@ -86,6 +89,36 @@ def test_a_killed_command_goes_on_with_resume(tmp_path, capsys, folders):
     assert compress(capsys, *killed, "--resume")[0] == 0
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="sends a POSIX signal")
+def test_a_command_killed_at_any_moment_goes_on(tmp_path, capfd, folders):
+    """Ten moments over the time that a whole run takes: of loading, evaluating, fusing and writing."""
+    teachers, data = folders
+    job = ["fuse", *teachers, "-d", data, "--max-memory", MEMORY, *BARE, "--samples", "32", "-o"]
+    start = time.monotonic()
+    child = fork_command(*job, tmp_path / "whole")
+    child.join(300)
+    assert child.exitcode == 0
+    duration, draw, moments = time.monotonic() - start, random.Random(0), 10
+    whole, killed = load_file(tmp_path / "whole" / "model.safetensors"), 0
+    for moment in range(moments):
+        output = tmp_path / str(moment)
+        child = fork_command(*job, output)
+        child.join(duration * (moment + draw.random()) / moments)
+        os.kill(child.pid, signal.SIGKILL)
+        child.join(60)
+        killed += child.exitcode == -signal.SIGKILL
+        if not (output / "model.safetensors").exists():
+            child = fork_command(*job, output, "--resume")
+            child.join(300)
+            assert child.exitcode == 0, capfd.readouterr().err
+        again = load_file(output / "model.safetensors")
+        assert again.keys() == whole.keys() and all(torch.equal(again[name], whole[name]) for name in whole)
+        assert not (tmp_path / f"{moment}.work").exists()
+    # The last moments may come after the end of a run that was quicker than the first.
+    assert killed >= moments - 2
 
 
 def test_python_takes_a_memory_too(folders):

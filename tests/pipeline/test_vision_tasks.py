@@ -16,6 +16,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     SegformerConfig,
     SegformerImageProcessorPil,
+    YolosConfig,
+    YolosImageProcessorPil,
 )
 
 import compressor
@@ -43,15 +45,24 @@ def picture(generator):
 def save_data(folder, samples):
     generator = np.random.default_rng(0)
     for split, count in samples.items():
-        lines = []
+        lines, boxes = [], []
         for index in range(count):
             pixels, mask, caption = picture(generator)
-            for kind, values in (("masks/images", pixels), ("masks/masks", mask), ("captions", pixels)):
+            for kind, values in (
+                ("masks/images", pixels),
+                ("masks/masks", mask),
+                ("captions", pixels),
+                ("boxes", pixels),
+            ):
                 file = folder / kind / split / f"{index}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Pillow.fromarray(values).save(file)
             lines.append(json.dumps({"file_name": f"{index}.png", "caption": caption}))
+            half = [0, 0 if caption.endswith("up") else SIDE // 2, SIDE, SIDE // 2]
+            objects = {"bbox": [half], "category": [caption.split()[0]]}
+            boxes.append(json.dumps({"file_name": f"{index}.png", "objects": objects}))
         (folder / "captions" / split / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        (folder / "boxes" / split / "metadata.jsonl").write_text("\n".join(boxes), encoding="utf-8")
 
 
 def segformer():
@@ -61,6 +72,16 @@ def segformer():
         decoder_hidden_size=16, num_labels=4,
     )  # fmt: skip
     return config, SegformerImageProcessorPil(size={"height": SIDE, "width": SIDE}, do_convert_rgb=True)
+
+
+def yolos():
+    names = WORDS[1:4]
+    config = YolosConfig(
+        architectures=["YolosForObjectDetection"], hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=32, image_size=[SIDE, SIDE], patch_size=8, num_detection_tokens=4,
+        id2label=dict(enumerate(names)), label2id={name: index for index, name in enumerate(names)},
+    )  # fmt: skip
+    return config, YolosImageProcessorPil(size={"height": SIDE, "width": SIDE})
 
 
 def clip():
@@ -82,9 +103,10 @@ def clip():
     ("make", "data", "metric", "outputs"),
     [
         (segformer, "masks", "miou", ["logits"]),
+        (yolos, "boxes", "map", ["logits", "pred_boxes"]),
         (clip, "captions", "recall5", ["image_embeds", "text_embeds", "logits_per_image"]),
     ],
-    ids=["segmentation", "image-text"],
+    ids=["segmentation", "object-detection", "image-text"],
 )
 def test_a_folder_of_data_is_all_it_takes(make, data, metric, outputs, tmp_path, capsys):
     save_data(tmp_path, {"train": 48, "test": 12})

@@ -14,6 +14,7 @@ from compressor.report.card import render_card
 PROCESSORS = {
     ("question-answering", "text"): "AutoTokenizer",
     ("multiple-choice", "text"): "AutoTokenizer",
+    ("object-detection", "image"): "AutoImageProcessor",
     ("audio-classification", "audio"): "AutoFeatureExtractor",
     ("ctc", "audio"): "AutoProcessor",
     ("seq2seq-lm", "audio"): "AutoProcessor",

@@ -206,6 +206,21 @@ def test_it_says_which_shapes_were_tried_and_how_the_head_was_fitted(fused, wher
     assert not any("{" in line for line in lines)
 
 
+@pytest.mark.parametrize("times, drawn", [((1.3, 1.3, 1.0), True), ((None, None, None), False)])
+def test_shapes_are_drawn_by_time_and_error(fused, times, drawn):
+    from compressor.report.page.page import render_page
+
+    report = json.loads((fused[0] / "report.json").read_text())
+    labels = ("3 heads of 8, x", "3 heads of 8, y", "1 heads of 24, x")
+    report["fusion"]["choices"]["shapes"] = [
+        {"candidate": label, "held_out_kl": error, **({} if time is None else {"relative_time": time})}
+        for label, error, time in zip(labels, (0.5, 0.25, 0.75), times, strict=True)
+    ]
+    page = render_page(report)
+    # Each shape once, with its best maps.
+    assert ("3 heads of 8: 1.3, 0.25; 1 heads of 24: 1, 0.75" in page) is drawn
+
+
 def test_formats_are_on_the_page(fused):
     from compressor.report.page.page import render_page
 

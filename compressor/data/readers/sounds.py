@@ -134,18 +134,28 @@ class SpokenTargetReader(SoundReader):
 
 
 class Transcripts:
-    """Texts of symbols."""
+    """Texts of symbols or tokens.
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    Args:
+        options: of the tokenizer's `decode`.
+    """
+
+    def __init__(self, tokenizer: Any, **options: bool) -> None:
+        self._tokenizer, self._options = tokenizer, options
 
     def text(self, symbols: Sequence[int]) -> str:
-        """The text of symbols without blanks, each as often as it is said."""
-        options = {"group_tokens": False} if hasattr(self._tokenizer, "word_delimiter_token") else {}
-        return str(self._tokenizer.decode(list(symbols), **options))
+        """The text of symbols without blanks, or of tokens."""
+        return str(self._tokenizer.decode(list(symbols), **self._options))
 
 
 def transcripts(split: Split, processor: Any) -> Transcripts | None:
-    """By which the symbols of a split are read; None without a tokenizer."""
+    """By which the symbols of a split are read, each as often as it is said; None without a tokenizer."""
     tokenizer = getattr(processor, "tokenizer", None)
-    return None if tokenizer is None else Transcripts(tokenizer)
+    options = {"group_tokens": False} if hasattr(tokenizer, "word_delimiter_token") else {}
+    return None if tokenizer is None else Transcripts(tokenizer, **options)
+
+
+def spoken_texts(split: Split, processor: Any) -> Transcripts | None:
+    """By which a decoder's tokens of sounds are read, without special ones; None without a tokenizer."""
+    tokenizer = getattr(processor, "tokenizer", None)
+    return None if split.audio is None or tokenizer is None else Transcripts(tokenizer, skip_special_tokens=True)

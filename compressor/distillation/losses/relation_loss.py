@@ -88,5 +88,5 @@ class RelationLoss:
 def _head_values(outputs: Mapping[str, Sequence[Tensor]], end: AttentionEnd, samples: int) -> Tensor:
     """Queries, keys or values [B, T, n], of the first call."""
     output = outputs[end.module][0]
-    columns = torch.tensor(end.columns, device=output.device)
+    columns = torch.tensor(end.columns).to(output.device)
     return output.reshape(samples, -1, output.shape[-1]).index_select(-1, columns)

@@ -18,6 +18,8 @@ from compressor.fusion.maps.attention.low_rank import roots
 CHUNK_ENTRIES = 1 << 22
 #: L-BFGS steps between held-out evaluations, the most evaluations, and the gain worth another.
 LBFGS_STEPS, EVALUATIONS, LEAST_GAIN = 4, 8, 5e-3
+#: Steps that L-BFGS remembers: fewer of a large head, whose steps would take more bytes.
+HISTORY, HISTORY_BYTES = 12, 1 << 29
 #: Held-out KL below which there is nothing to gain.
 NEWTON_TOLERANCE = 1e-6
 #: Input noise that a head should tolerate, as a share of the mean square: a fit to nearly dependent inputs would
@@ -202,7 +204,9 @@ def fit_logistic(
         return before, before, best_change
     with torch.enable_grad():
         change.requires_grad_(True)
-        optimiser = torch.optim.LBFGS([change], max_iter=LBFGS_STEPS, history_size=12, line_search_fn="strong_wolfe")
+        optimiser = torch.optim.LBFGS(
+            [change], max_iter=LBFGS_STEPS, history_size=remembered_steps(change.nbytes), line_search_fn="strong_wolfe"
+        )
 
         def loss() -> Tensor:
             optimiser.zero_grad()
@@ -228,6 +232,11 @@ def fit_logistic(
             if gain < LEAST_GAIN:
                 break
     return before, best, best_change
+
+
+def remembered_steps(size: int) -> int:
+    """Steps that L-BFGS remembers of a change of so many bytes; each is two vectors."""
+    return max(2, min(HISTORY, HISTORY_BYTES // (2 * max(size, 1))))
 
 
 @torch.no_grad()

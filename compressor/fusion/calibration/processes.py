@@ -38,7 +38,8 @@ class Processes:
         """This process's samples: every `count`-th."""
         if not self.shared:
             return list(batches)
-        parts, start = [], 0
+        parts: list[Batch] = []
+        start = 0
         for batch in batches:
             size = len(next(iter(batch.values())))
             rows = torch.arange(size)[(self.rank - start) % self.count :: self.count]

@@ -21,6 +21,7 @@ from compressor.fusion.calibration.processes import ALONE
 from compressor.fusion.context import FusionContext
 from compressor.fusion.joint.candidates import MapCandidate, list_candidates
 from compressor.fusion.joint.preference import MARGINS
+from compressor.fusion.joint.relatives import WHY_PAIRED, build_nearer, may_pair
 from compressor.fusion.joint.trials import TrialSearch
 from compressor.fusion.maps.residual import ResidualProblem, energy_left_out
 from compressor.fusion.maps.residual_statistics import residual_problems
@@ -65,6 +66,11 @@ def fuse_jointly(context: FusionContext) -> BuiltStudent:
     options = replace(options, inner=maps.inner, owners=maps.owners, reconstruction_steps=steps)
     context.timer.lap("choose")
     context.on_progress(0.4, "building the student")
+    if may_pair(context, chosen):
+        chosen, student = build_nearer(context, search, chosen, options, scorer)
+        context = context.with_candidate(replace(context.candidate, model=student.model))
+        choice = _choice(context, search, chosen.maps, student.options)
+        return BuiltStudent(context.candidate, student, {**choice, "why": f"{choice['why']}; {WHY_PAIRED}"})
     student = StudentBuilder(context.model, context.anatomy, context.teachers, search.residual_maps(maps), options)
     alone = steps > 0 or needs_descent(student)
     # Descents are not shared: the first process makes the student, which alone counts.

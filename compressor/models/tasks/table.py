@@ -20,6 +20,7 @@ from transformers.models.auto import modeling_auto
 from compressor.errors import UnsupportedError
 from compressor.models.headless.sentence_pooling import EMBEDDING, pooling_of
 from compressor.models.modalities import reads_sound, reads_waves
+from compressor.models.tasks.boxes import chooses_no_object, places_for_objects
 from compressor.models.tasks.masks import pixel_logits
 from compressor.models.tasks.outputs import pair_embeddings, span_ends
 from compressor.models.tasks.task import Task
@@ -39,6 +40,11 @@ TASKS: dict[str, Task] = {
         Task(
             "semantic-segmentation", ("ForSemanticSegmentation",), ("miou", "accuracy"), read=pixel_logits, dims=4,
             columns=True, auto="AutoModelForSemanticSegmentation", tag="image-segmentation",
+        ),
+        Task(
+            "object-detection", ("ForObjectDetection",), ("map", "map50"), answers="boxes",
+            outputs=("logits", "pred_boxes"), read=places_for_objects, dims=3, columns=True,
+            auto="AutoModelForObjectDetection",
         ),
         Task(
             "token-classification", ("ForTokenClassification",), ("accuracy", "f1"), mask="attention_mask",
@@ -142,6 +148,11 @@ def _answered_task(task: Task, config: PretrainedConfig) -> Task:
         # Feature extractors without convolutions give masks of frames.
         steps = zip(config.conv_kernel, config.conv_stride, strict=True) if reads_waves(config) else ()
         return replace(task, strides=tuple(steps), blank=getattr(config, "pad_token_id", None) or 0)
+    if task.name == "object-detection" and not chooses_no_object(config):
+        # Sigmoids, or classes that a text names: another answer.
+        return TASKS["unscored"]
+    if task.name == "seq2seq-lm" and reads_sound(config):
+        return replace(task, metrics=("perplexity", "wer", "cer"))
     if task.name == "text-classification" and reads_sound(config):
         return TASKS["audio-classification"]
     if task.name not in ("image-classification", "text-classification"):

@@ -32,7 +32,7 @@ class Task:
         metrics: of `compressor.bench.metrics`, the main one first, which names the tally of `compressor.bench.tallies`.
         answers: of `compressor.answers.ANSWERS`: "classes" are chosen by a softmax, "frames" too, but labels do not say
             which frame has which, "labels" each by a sigmoid, "values" are as they are, "embeddings" count by their
-            similarities.
+            similarities, "boxes" are objects at places that have no order.
         outputs: names of the model's outputs that make an answer, also those of an exported file.
         read: makes one tensor of them [B, ..., C], the logits.
         dims: dimensions of the logits; 0: two, or three with a mask.
@@ -86,7 +86,13 @@ class Task:
 
         Softening mostly raises unlikely words, which harms perplexity; for accuracy it shows close classes.
         """
-        return 1.0 if "perplexity" in self.metrics or self.answers in ("values", "embeddings") else 2.0
+        unsoftened = self.answers in ("values", "embeddings", "boxes")
+        return 1.0 if "perplexity" in self.metrics or unsoftened else 2.0
+
+    @property
+    def placed_labels(self) -> bool:
+        """Whether labels say where in an image things are."""
+        return self.logit_dims == 4 or self.answers == "boxes"
 
     @property
     def headless(self) -> bool:
@@ -123,9 +129,9 @@ class Task:
         """Logits without padding, [P, C]; masked language models count unmasked tokens too.
 
         Args:
-            logits: [B, ..., C], or [B, C] with one answer a sample.
+            logits: [B, ..., C], or [B, C] with one answer a sample; boxes [B, Q, C] stay, as they have no order.
         """
-        if logits.dim() < 3:
+        if logits.dim() < 3 or self.answers == "boxes":
             return logits
         mask = self.positions(inputs, logits.shape[1])
         if mask is None:
@@ -157,6 +163,6 @@ class Task:
         if self.answers == "classes":
             return labels >= 0
         rows = labels.reshape(len(labels), -1)
-        if self.answers == "frames":
-            return (rows >= 0).any(-1)
+        if self.answers in ("frames", "boxes"):
+            return (rows > IGNORED).any(-1)
         return (torch.isfinite(rows) if self.answers in ("values", "embeddings") else rows >= 0).all(-1)

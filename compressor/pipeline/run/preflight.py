@@ -81,7 +81,7 @@ def preflight(recipe: Recipe, *, force: bool = False) -> Recipe:
         check_labels_serve(recipe.finetune, ModelSpec.of(configs[0]).task)
         spec = ModelSpec.of(configs[0])
         check_augmentation(
-            recipe.finetune.augment, images=spec.reads == "image", labels=labels, masks=spec.task.logit_dims == 4
+            recipe.finetune.augment, images=spec.reads == "image", labels=labels, placed=spec.task.placed_labels
         )
     student = _student_config(recipe, configs)
     if recipe.student is None and recipe.fusion.anchor is None:

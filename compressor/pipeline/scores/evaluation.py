@@ -83,7 +83,8 @@ class Evaluator:
     ) -> None:
         self._batches, self._models, self._weights, self._mixing = batches, list(teachers), list(weights), mixing
         self._answers = model_answers(teachers[0])
-        tallies, ensemble = [new_tally(model, batches) for model in teachers], new_tally(teachers[0], batches)
+        tallies = [new_tally(model, batches, speaks=True) for model in teachers]
+        ensemble = new_tally(teachers[0], batches)
         breakdowns = [Breakdown(ensemble.task, domains=batches.domains) for _ in (*teachers, ensemble)]
         references: list[Tensor] | None = []
         for batch in predict(teachers, _with_progress(batches, progress)):
@@ -113,7 +114,8 @@ class Evaluator:
     def score(self, model: PreTrainedModel, progress: Callable[[float], None] | None = None) -> Score:
         """Another model's score, and its KL to the ensemble."""
         references = self._references
-        tally, models = new_tally(model, self._batches), [model, *(self._models if references is None else [])]
+        tally = new_tally(model, self._batches, speaks=True)
+        models = [model, *(self._models if references is None else [])]
         breakdown = Breakdown(tally.task, SHOWN_SAMPLES, self._batches.domains)
         for index, batch in enumerate(predict(models, _with_progress(self._batches, progress))):
             log_probs, *teachers = batch.log_probs
