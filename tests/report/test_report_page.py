@@ -98,8 +98,8 @@ def test_it_shows_what_was_measured_and_chosen(fused):
         assert fit["module"] in page.text
     assert "compress run recipe.yaml --output again" in page.text
     assert report["teachers"][0]["fingerprint"][:16] in text
-    # Score against latency or cost, and against size, the finetune, and the refit; classes, and who gave what.
-    assert len(page.all("svg")) == 4
+    # Score against latency or cost, and against size, shapes, the finetune, and the refit; classes, and who gave what.
+    assert len(page.all("svg")) == 5
     classes = [attributes.get("class") for attributes in page.all("div")]
     assert classes.count("dots") == 1 and classes.count("shares") == 2
     for row in report["differences"]["groups"][0]["rows"]:

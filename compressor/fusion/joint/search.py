@@ -9,11 +9,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from transformers import PreTrainedModel
 
 from compressor.errors import UserError
+from compressor.fusion.build.build_student import build_student
 from compressor.fusion.build.finished_layers import FinishedLayers
-from compressor.fusion.build.layerwise_build import build_student
 from compressor.fusion.build.pilots import PilotScorer, scoring_batches
 from compressor.fusion.build.student import BuildOptions, BuiltStudent, StudentBuilder
 from compressor.fusion.build.tail import needs_descent
@@ -68,7 +70,7 @@ def fuse_jointly(context: FusionContext) -> BuiltStudent:
     context.on_progress(0.4, "building the student")
     if may_pair(context, chosen):
         chosen, student = build_nearer(context, search, chosen, options, scorer)
-        context = context.with_candidate(replace(context.candidate, model=student.model))
+        context = context.with_candidate(replace(context.candidate, model=cast(PreTrainedModel, student.model)))
         choice = _choice(context, search, chosen.maps, student.options)
         return BuiltStudent(context.candidate, student, {**choice, "why": f"{choice['why']}; {WHY_PAIRED}"})
     student = StudentBuilder(context.model, context.anatomy, context.teachers, search.residual_maps(maps), options)
