@@ -18,13 +18,14 @@ import pytest
 from forked import forked_workers
 from own_model import save_own_model
 from tiny import quick_builtins, save_images, save_vit
+from tiny_sentences import save_sentence_model
 from tiny_text import save_plain, save_sentences, save_text_model, save_translations
 
 ROOT = Path(__file__).parents[2]
 #: In the order in which their commands are run: some use what an earlier page has made.
 PAGES = (
-    "index", "install", "quickstart", "recipes", "teachers", "data", "size", "finetune", "output", "deploy", "python",
-    "paper", "limits", "commands", "how", "results", "extend",
+    "index", "install", "quickstart", "recipes", "teachers", "sentences", "data", "size", "finetune", "output",
+    "deploy", "python", "paper", "limits", "commands", "how", "results", "extend",
     "tasks/image-classification", "tasks/text-classification", "tasks/masked-lm", "tasks/causal-lm",
     "tasks/encoder-decoder", "tasks/features",
 )  # fmt: skip
@@ -85,6 +86,7 @@ def place(tmp_path_factory):
     for seed, name in enumerate(("own-a", "own-b")):
         save_own_model(root / name, seed)
     save_vit(root / "narrow", seed=4, hidden=16, heads=2)
+    save_sentence_model(root / "minilm")
     for seed, end in enumerate("ab"):
         save_text_model(root / f"bert-{end}", "classifier", seed=seed)
         save_text_model(root / f"gpt-{end}", "decoder", seed=seed)
@@ -255,6 +257,17 @@ def test_the_python_page_names_all_of_a_result():
 
     text = (ROOT / "docs/python.md").read_text(encoding="utf-8")
     assert all(f"| `.{field.name}` |" in text for field in fields(FusionResult))
+
+
+def test_the_page_of_sentence_embeddings_runs(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("sentence_transformers")
+    save_plain(tmp_path / "films.txt")
+    save_sentence_model(tmp_path / "minilm-half")
+    monkeypatch.chdir(tmp_path)
+    search, _ = fences("docs/sentences.md", "python")
+    exec(compile(search, "docs/sentences.md", "exec"), {})
+    scores = [float(line.split()[0]) for line in capsys.readouterr().out.splitlines()]
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True)
 
 
 def test_the_quickstart_loads_the_student(place, monkeypatch, tmp_path):
