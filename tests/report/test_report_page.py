@@ -435,7 +435,7 @@ def test_alike_couplings_are_shown_once_and_closed(fused):
 
 
 def test_shares_of_teachers_are_those_of_the_couplings(fused):
-    from compressor.report.page.elements import Shares
+    from compressor.report.page.elements import SourceShares
     from compressor.report.page.sources import sources_section, space_shares
 
     report = json.loads((fused[0] / "report.json").read_text())
@@ -451,7 +451,7 @@ def test_shares_of_teachers_are_those_of_the_couplings(fused):
         assert sum(space.shares.values()) == pytest.approx(1)
         assert space.shares[a] == (0.75 if space.part == "ffn" else 0.25)
         assert space.counts == ({a: 6, b: 2} if space.part == "ffn" else {})
-    (drawing,) = parts_of(sources_section(report, {a: "a", b: "b"}), Shares)
+    (drawing,) = parts_of(sources_section(report, {a: "a", b: "b"}), SourceShares)
     rows = [row for _, _, rows in drawing.stacks for row in rows]
     bars = [bars for _, row in rows for bars in row]
     assert len(bars) == len(spaces)

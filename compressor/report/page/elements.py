@@ -47,7 +47,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Shares:
+class SourceShares:
     """Teachers' shares of every space as (percent, colour, coordinates taken).
 
     Attributes:
@@ -89,4 +89,4 @@ class Group:
     summary: str = ""
 
 
-Element = str | Text | PageTable | Bars | Facts | Shares | Cards | Group | Chart | DotRows | list["Element"]
+Element = str | Text | PageTable | Bars | Facts | SourceShares | Cards | Group | Chart | DotRows | list["Element"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from compressor.report.describe import Report
 from compressor.report.page.charts import TEACHER_COLOURS
-from compressor.report.page.elements import Element, Group, Shares
+from compressor.report.page.elements import Element, Group, SourceShares
 
 _TEXT = (
     "Each bar is one space of the student, layers from bottom to top. A figure is the number of heads or hidden units "
@@ -44,7 +44,9 @@ def sources_section(report: Report, names: Mapping[str, str]) -> list[Element]:
     colours = {name: TEACHER_COLOURS[index % len(TEACHER_COLOURS)] for index, name in enumerate(names)}
     stacks = [_stack(spaces, name, colours) for name in dict.fromkeys(space.stack for space in spaces)]
     texts: list[Element] = [*([f"Heads and hidden units taken: {counted}."] if taken else []), _TEXT]
-    return [Group("columns", [Shares(stacks, [(names[name], colour) for name, colour in colours.items()]), texts])]
+    return [
+        Group("columns", [SourceShares(stacks, [(names[name], colour) for name, colour in colours.items()]), texts])
+    ]
 
 
 def _stack(
