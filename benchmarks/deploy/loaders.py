@@ -19,13 +19,20 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import typer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    GenerationMixin,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from compressor.export.formats import EXPORT_FORMATS
 from compressor.export.graphs import outputs_of
@@ -128,10 +135,11 @@ def _answers(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, 
     with torch.inference_mode():
         if not model.can_generate():
             return {"outputs": _listed(outputs_of(model, model(**inputs)))}
-        given = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
-        options = {"max_new_tokens": _NEW, "min_new_tokens": _NEW, "do_sample": False, "num_beams": 1}
+        given: dict[str, Any] = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
+        options: dict[str, Any] = {"max_new_tokens": _NEW, "min_new_tokens": _NEW, "do_sample": False, "num_beams": 1}
         end = model.generation_config.eos_token_id
-        return {"new": _NEW, "end": end, "generated": model.generate(**given, **options).tolist()}
+        generated = cast(GenerationMixin, model).generate(**given, **options)
+        return {"new": _NEW, "end": end, "generated": cast(Tensor, generated).tolist()}
 
 
 def _listed(values: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -28,7 +28,7 @@ from compressor.models.meta import model_class
 
 #: Tokens of texts.
 _LENGTH = 64
-_IMAGE = {"architectures": ["ViTForImageClassification"], "num_labels": 10}
+_IMAGE: dict[str, Any] = {"architectures": ["ViTForImageClassification"], "num_labels": 10}
 #: {name: a teacher's config}; two of them are fused.
 PAIRS: dict[str, PretrainedConfig] = {
     "cifar10-vit": ViTConfig(

@@ -32,6 +32,8 @@ RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 UNMOVED = 0.0
 #: Steps of the trials: a finetune takes the rate of the shortest ones that are not shorter, else of the longest.
 TRIALS = (25, 200)
+#: Key of their losses in the store; those under "trials" are of samples that the students were made from too.
+TRIALS_KEY = "trials on unseen samples"
 #: Share of the samples that rates are chosen by.
 KEPT_OUT = 0.125
 
@@ -134,7 +136,7 @@ def _after(draw: Draw, store: Store, start: Start, examination: Examination, ste
     if not steps:
         return examination.student(start.model, draw.mixture)
     setting = draw.arena.setting
-    known = store.setting(setting.name).setdefault("trials", {}).setdefault(start.name, {})
+    known = store.setting(setting.name).setdefault(TRIALS_KEY, {}).setdefault(start.name, {})
     search = partial(_trials, draw, start.name, trial(steps))
     rate = searched_rate(known, column(setting.samples, trial(steps)), (UNMOVED, *RATES), search)
     model = copy.deepcopy(start.model)

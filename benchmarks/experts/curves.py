@@ -78,8 +78,7 @@ def _curves(axes: Axes, store: Store, event: Event, samples: int, key: str) -> N
         *parts, mixture = [figures[key] for figures in first["figures"]]
         axes.axhline(mixture, color="grey", linestyle=":", linewidth=1, label="mixture of the parts")
         for index, score in enumerate(parts):
-            line = {"color": "grey", "linestyle": "--", "linewidth": 0.7}
-            axes.axhline(score, label="the parts" if not index else None, **line)
+            axes.axhline(score, label=None if index else "the parts", color="grey", linestyle="--", linewidth=0.7)
     axes.set_xscale("symlog", linthresh=10, linscale=0.5)
     axes.set_xticks(steps, [str(count) for count in steps])
     axes.minorticks_off()

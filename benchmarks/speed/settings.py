@@ -57,7 +57,7 @@ def vit(hidden: int, layers: int, patch: int = 16, image: int = 224) -> Callable
     """A ViT with heads of 64."""
     return lambda: ViTConfig(
         hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=max(1, hidden // 64),
-        intermediate_size=4 * hidden, patch_size=patch, image_size=image, num_labels=10,
+        intermediate_size=4 * hidden, patch_size=patch, image_size=image, id2label=dict(enumerate("0123456789")),
         architectures=["ViTForImageClassification"],
     )  # fmt: skip
 
@@ -92,7 +92,7 @@ def trained_pair(names: Sequence[str], data: str, count: int) -> tuple[list[PreT
     """Trained image teachers and calibration images."""
     teachers = [load_teacher(name) for name in names]
     first = teachers[0]
-    split = open_split(DataOptions(source=data), "train", id2label=first.config.id2label, task=first.spec.task)
+    split = open_split(DataOptions(source=data), "train", id2label=first.spec.labels, task=first.spec.task)
     samples = Samples(split.take(count, seed=0), first.processor, first.spec, labels=False, cache_bytes=0)
     pixels = torch.stack([sample["pixel_values"] for sample in samples.__getitems__(range(len(samples)))])
     return [teacher.model for teacher in teachers], [{"pixel_values": part} for part in pixels.split(128)]

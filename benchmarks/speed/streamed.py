@@ -24,7 +24,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from benchmarks.speed.settings import SIZES
-from compressor.models.configs import model_class
+from compressor.models.configs.reading import model_class
 
 #: Words of the tokenizer, and of the text per sample that is read.
 WORDS, TEXTS_PER_SAMPLE = 2000, 3

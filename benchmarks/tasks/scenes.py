@@ -52,7 +52,7 @@ def _scene(draw: np.random.Generator, pictures: np.ndarray, names: np.ndarray) -
         scene.picture[place] = digit
         scene.mask[top + rows, left + columns] = 1 + names[chosen]
         box = (left + columns.min(), top + rows.min(), columns.max() - columns.min() + 1, rows.max() - rows.min() + 1)
-        scene.boxes.append(tuple(int(value) for value in box))
+        scene.boxes.append((int(box[0]), int(box[1]), int(box[2]), int(box[3])))
         scene.digits.append(int(names[chosen]))
     return scene
 

@@ -34,10 +34,10 @@ from benchmarks.tasks.reviews import LABELS, save_reviews, words
 from benchmarks.tasks.tones import LETTERS, MELODIES, save_letters, save_melodies
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+_DROPOUT: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 #: Of teachers that learn quickly or whose steps are dear.
-_SHALLOW = {"num_hidden_layers": 2}
-_SIZES = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256}
+_SHALLOW: dict[str, Any] = {"num_hidden_layers": 2}
+_SIZES: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256}
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _melody_config() -> ASTConfig:
 
 
 def _letter_config() -> Wav2Vec2BertConfig:
-    none = dict.fromkeys(
+    none: dict[str, Any] = dict.fromkeys(
         ("hidden_dropout", "attention_dropout", "feat_proj_dropout", "activation_dropout", "layerdrop",
          "final_dropout", "conformer_conv_dropout"), 0.0
     )  # fmt: skip
@@ -149,7 +149,7 @@ _SPOKEN = ("<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>", "Ġ", *
 
 
 def _spoken_config() -> WhisperConfig:
-    sizes = {f"{part}_{name}": value for part in ("encoder", "decoder")
+    sizes: dict[str, Any] = {f"{part}_{name}": value for part in ("encoder", "decoder")
              for name, value in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 128))}  # fmt: skip
     return WhisperConfig(
         architectures=["WhisperForConditionalGeneration"], vocab_size=len(_SPOKEN), num_mel_bins=_BINS, d_model=64,

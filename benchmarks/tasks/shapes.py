@@ -31,7 +31,8 @@ def save_shapes(folder: Path, samples: dict[str, int]) -> None:
 def picture(draw: np.random.Generator) -> tuple[np.ndarray, dict[str, list[Any]]]:
     """A picture [H, W, 3] of 8 bits, and its objects: boxes (left, top, width, height) and names of shapes."""
     pixels = draw.integers(0, _NOISE, (SIDE, SIDE, 3)).astype(np.uint8)
-    taken, objects = np.zeros((SIDE, SIDE), bool), {"bbox": [], "category": []}
+    taken = np.zeros((SIDE, SIDE), bool)
+    objects: dict[str, list[Any]] = {"bbox": [], "category": []}
     for _ in range(int(draw.integers(1, MOST + 1))):
         side = int(draw.integers(SMALLEST, LARGEST + 1))
         left, top = (int(place) for place in draw.integers(0, SIDE - side + 1, 2))

@@ -27,7 +27,7 @@ def save_melodies(folder: Path, samples: dict[str, int]) -> None:
         draw = np.random.default_rng([0, len(split)])
         for number in range(count):
             kind = list(MELODIES)[number % len(MELODIES)]
-            start = draw.integers(3, len(_PITCHES) - 3)
+            start = int(draw.integers(3, len(_PITCHES) - 3))
             _write(folder / split / kind / f"{number}.wav", [start + step for step in MELODIES[kind]], draw)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -92,7 +92,7 @@ def _runs(config: PretrainedConfig) -> bool:
     if sum(parameter.numel() for parameter in meta_model(config).parameters()) > LARGEST:
         return True
     model = random_model(config)
-    return bool(all_outputs(model, dummy_inputs(model.config, 2, 8, dtype=torch.float64)))
+    return bool(all_outputs(model, dummy_inputs(cast(PretrainedConfig, model.config), 2, 8, dtype=torch.float64)))
 
 
 def _as_shrunk(config: PretrainedConfig) -> PretrainedConfig:
@@ -173,8 +173,14 @@ def _shrunk(config: PretrainedConfig, sizes: tuple[tuple[str, int], ...]) -> Pre
 def _backbone(config: PretrainedConfig) -> PretrainedConfig:
     """A tiny ResNet with as many outputs, where the default needs another library."""
     stages = [f"stage{index}" for index in range(1, 5)]
-    sizes = {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4, "layer_type": "basic"}
-    return CONFIG_MAPPING["resnet"](**sizes, out_features=stages[-len(config.out_indices or [0]) :])
+    sizes: dict[str, Any] = {
+        "embedding_size": 8,
+        "hidden_sizes": [8, 8, 16, 16],
+        "depths": [1] * 4,
+        "layer_type": "basic",
+    }
+    sizes["out_features"] = stages[-len(config.out_indices or [0]) :]
+    return CONFIG_MAPPING["resnet"](**sizes)
 
 
 def _small_values(values: Mapping[str, Any], sizes: tuple[tuple[str, int], ...]) -> dict[str, Any]:
@@ -202,8 +208,8 @@ def _small_values(values: Mapping[str, Any], sizes: tuple[tuple[str, int], ...])
             changed[name] = [*value[:1], value[-1]]
     if "depths" in changed and "image_size" in values:
         # Patches halve from stage to stage, and windows must fit the last one.
-        small = {"image_size": 64, "patch_size": 4, "window_size": 2}
-        changed |= {name: size for name, size in small.items() if isinstance(values.get(name), int)}
+        last = {"image_size": 64, "patch_size": 4, "window_size": 2}
+        changed |= {name: size for name, size in last.items() if isinstance(values.get(name), int)}
     rotary = values.get("rope_parameters")
     if isinstance(rotary, dict) and (
         rotary.get("mrope_section") or re.search(r"vl|omni|glm", values.get("model_type", ""))

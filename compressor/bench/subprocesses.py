@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from compressor.bench.energy import EnergyMeter
 from compressor.bench.latency import TURNS, WARMUP_SHARE
 from compressor.utils.consent import is_code_trusted
 from compressor.utils.strict_json import json_text
@@ -44,6 +45,7 @@ class Measurement:
         first_call_ms: with compilation.
         p50_low_ms, p50_high_ms: least and largest median of a turn: how far the p50 moves by itself.
         base_memory_bytes: before loading.
+        joules: of a call, of the processor's packages with all that runs on them; None where it cannot be read.
     """
 
     p50_ms: float
@@ -61,6 +63,7 @@ class Measurement:
     peak_memory_bytes: int
     p50_low_ms: float
     p50_high_ms: float
+    joules: float | None = None
 
 
 class WorkerError(Exception):
@@ -74,6 +77,7 @@ class _Process:
     startup: dict[str, Any] = field(default_factory=dict)
     times: list[float] = field(default_factory=list)
     medians: list[float] = field(default_factory=list)
+    joules: float | None = None
 
     def request(self, values: Mapping[str, Any]) -> dict[str, Any]:
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -123,12 +127,16 @@ def measure_isolated(
                 running[index] = process
             except WorkerError as error:
                 failed[index] = error
+        meter = EnergyMeter()
         while unfinished := {i: p for i, p in running.items() if not p.is_finished(seconds, min_iterations)}:
             for index, process in unfinished.items():
+                meter.joules()
                 try:
                     turn = process.request({"seconds": seconds / TURNS})["times"]
                     process.times += turn
                     process.medians.append(float(np.median(turn)) * 1e3)
+                    if (spent := meter.joules()) is not None:
+                        process.joules = (process.joules or 0.0) + spent
                 except WorkerError as error:
                     failed[index] = error
                     del running[index]
@@ -180,4 +188,5 @@ def _summary(process: _Process, peak: int) -> Measurement:
         peak,
         min(process.medians),
         max(process.medians),
+        None if process.joules is None else process.joules / len(times),
     )

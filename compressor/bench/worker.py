@@ -127,6 +127,9 @@ def _onnx(job: dict[str, Any]) -> Callable[[], EngineCall]:
             options.inter_op_num_threads = 1
             # Contenders take turns: idle threads of one session must not spin while another computes.
             options.add_session_config_entry("session.force_spinning_stop", "1")
+        if job["engine"] == "onnx-no-spinning":
+            # Beside other load a thread that spins while it waits takes the core that a working one needs.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         session = onnxruntime.InferenceSession(job["path"], options, providers=["CPUExecutionProvider"])
         entries = [Entry(value.name, value.shape, value.type) for value in session.get_inputs()]
         feed = make_feed(entries, job["batch_size"], job["length"], job.get("config"))
@@ -141,6 +144,7 @@ ENGINES: dict[str, Callable[[dict[str, Any]], Callable[[], EngineCall]]] = {
     "torch-compile": _torch,
     "onnx": _onnx,
     "onnx-default": _onnx,
+    "onnx-no-spinning": _onnx,
 }
 
 if __name__ == "__main__":

@@ -111,8 +111,9 @@ class _Selection:
         return integers(self.graph, f"token_{name}", values)
 
 
-def _one_token(value: ir.Value, axis: int) -> ir.Shape:
-    assert value.shape is not None
+def _one_token(value: ir.Value, axis: int) -> ir.Shape | None:
+    if value.shape is None:
+        return None
     return ir.Shape([1 if index == axis else size for index, size in enumerate(value.shape)])
 
 

@@ -174,7 +174,9 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     known = from_json(rows)
-    return f"{to_markdown(known, result=True)}\n{describe_legend(known, result=True, tails=True)}".rstrip()
+    lower = [metric.title for name, metric in METRICS.items() if metric.lower and known[-1].score(name) is not None]
+    signs = [describe_legend(known, result=True, tails=True), *(f"a lower {title} is better" for title in lower)]
+    return f"{to_markdown(known, result=True)}\n{'; '.join(signs)}"
 
 
 def _list(lines: Iterable[str]) -> str:

@@ -212,8 +212,18 @@ def describe_bench(bench: Report) -> list[str]:
         f"{settings['seconds']:g} s and {calls} calls after {warmups} or more warm-ups",
         "× 1st: how many times as fast as the first model, by p50; first: the first call; load: from the file to a "
         "model that can be called; all in ms; peak: memory of the whole process",
+        *_describe_energy(bench["results"]),
         f"on {machine['cpu']}, torch {machine['torch']}, ONNX Runtime {machine['onnxruntime']}",
     ]
+
+
+def _describe_energy(results: Sequence[Report]) -> list[str]:
+    """Where the joules of the table are from, or that there are none; nothing of a result of an earlier version."""
+    if all("joules" not in row for row in results):
+        return []
+    if all(row.get("joules") is None for row in results):
+        return ["energy: not measured, this machine lets no counter be read (/sys/class/powercap)"]
+    return ["mJ: of a call, of the processor's packages with all that runs on them"]
 
 
 def describe_comparison(comparison: Report, paths: Sequence[str]) -> list[str]:

@@ -103,14 +103,18 @@ def score_table(rows: Sequence[Report]) -> Table:
 
 
 def latency_table(rows: Sequence[Report]) -> Table:
-    """Milliseconds per call, how many times as fast as the first model, and peak memory."""
+    """Milliseconds per call, how many times as fast as the first model, peak memory, and energy where it is known."""
     several = len({row["model"] for row in rows}) > 1
-    table = _shape_table(rows, "p50 ms", *["× 1st"] * several, "p95", "p99", "first", "load", "peak MB")
+    energy = any(row.get("joules") is not None for row in rows)
+    titles = ("p50 ms", *["× 1st"] * several, "p95", "p99", "first", "load", "peak MB", *["mJ"] * energy)
+    table = _shape_table(rows, *titles)
     for row in rows:
         p50, *times = (row[key] for key in ("p50_ms", "p95_ms", "p99_ms", "first_call_ms", "load_ms"))
         ratio = row.get("times_first")
         times_first = [MISSING if ratio is None else f"{ratio:.2f}"] if several else []
         cells = [milliseconds(p50), *times_first, *map(milliseconds, times), f"{row['peak_memory_bytes'] / 1e6:.0f}"]
+        joules = row.get("joules")
+        cells += [MISSING if joules is None else f"{1e3 * joules:.3g}"] if energy else []
         table.add_row(*_shape_cells(row, rows), *cells)
     return table
 

@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from command import compress
 
-from compressor.bench import subprocesses
+from compressor.bench import subprocesses, worker
 from compressor.bench.compare import compare_results, read_result
 from compressor.bench.onnx_inputs import Entry, make_feed
 from compressor.bench.subprocesses import Measurement, TimingJob, WorkerError, measure_isolated
@@ -33,6 +35,27 @@ def foreign(tmp_path_factory):
     return path
 
 
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [
+        ("onnx", {"session.force_spinning_stop": "1"}),
+        ("onnx-no-spinning", {"session.force_spinning_stop": "1", "session.intra_op.allow_spinning": "0"}),
+        ("onnx-default", {}),
+    ],
+)
+def test_threads_that_wait(foreign, monkeypatch, engine, expected):
+    entries = {}
+
+    class Options(onnxruntime.SessionOptions):
+        def add_session_config_entry(self, name, value):
+            entries[name] = value
+            super().add_session_config_entry(name, value)
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", Options)
+    call = worker.ENGINES[engine](asdict(job(foreign, engine=engine)))()
+    assert call()[0].shape == (2, 3, 4) and entries == expected
+
+
 def job(path, **rest):
     return TimingJob(**{"engine": "onnx", "path": str(path), "batch_size": 2, "length": 3, "threads": 1, **rest})
 
@@ -53,6 +76,16 @@ class TestIsolated:
             assert 10e6 < one.base_memory_bytes <= one.peak_memory_bytes < 200e6
         assert isinstance(missing, WorkerError) and "none.onnx" in str(missing)
         assert shares[-1] == 1.0
+
+    def test_joules_of_a_call(self, foreign, monkeypatch):
+        class Meter:
+            def joules(self):
+                return 1.5
+
+        monkeypatch.setattr(subprocesses, "EnergyMeter", Meter)
+        (found,) = measure_isolated([job(foreign)], seconds=0.02, min_iterations=12)
+        turns = found.joules * found.iterations / 1.5
+        assert turns > 0.5 and turns == pytest.approx(round(turns))
 
     def test_turns_go_round(self, monkeypatch):
         order = []

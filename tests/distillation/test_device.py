@@ -12,8 +12,8 @@ from compressor.data.tensor_batches import TensorBatches
 from compressor.distillation.objective import FeatureTargets, Objective
 from compressor.fusion import fuse_models
 from compressor.layer_maps import attention_pairs_of
-from compressor.models.tasks import task_of_model
-from compressor.pipeline.evaluation import Evaluator
+from compressor.models.tasks.table import task_of_model
+from compressor.pipeline.scores.evaluation import Evaluator
 from compressor.recipe import FinetuneOptions
 
 STEPS = 3

@@ -6,7 +6,7 @@ import pytest
 from families import batches_of, config_of, tiny_model
 
 from compressor.fusion import fuse_models
-from compressor.fusion.build import layerwise_build
+from compressor.fusion.build import build_student, layerwise_build
 from compressor.fusion.calibration import sizes
 from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.joint import trials
@@ -82,7 +82,7 @@ def test_a_refit_takes_no_more_samples_than_it_needs(monkeypatch):
         taken.append(tuple(sum(map(count, part)) for part in (calibration.train, calibration.held_out)))
         build(students, teachers, calibration, *more, **options)
 
-    monkeypatch.setattr(layerwise_build, "build_layerwise", watched)
+    monkeypatch.setattr(build_student, "build_layerwise", watched)
     options = FusionOptions(residual="principal", narrowing="fewer-heads", polish=0)
     batches = batches_of(config_of("llama"), 4, 24)
     fuse_models(independent("llama", (0,)), 0.5, batches, options)

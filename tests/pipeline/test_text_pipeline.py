@@ -67,7 +67,7 @@ def test_every_task_from_two_models_and_a_file_to_a_folder(capsys, root, tmp_pat
         assert model(**inputs, **more).logits.isfinite().all()
     card = (output / "README.md").read_text()
     assert auto in card and "AutoTokenizer" in card
-    assert ("perplexity (lower is better)" in card) == (figures == {"perplexity"})
+    assert ("a lower perplexity is better" in card) == (figures == {"perplexity"})
 
     code, out, err = compress(capsys, "evaluate", output, teachers[0], "--data", root / source, "--json")
     assert (code, err) == (0, "")

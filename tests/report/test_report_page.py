@@ -98,8 +98,8 @@ def test_it_shows_what_was_measured_and_chosen(fused):
         assert fit["module"] in page.text
     assert "compress run recipe.yaml --output again" in page.text
     assert report["teachers"][0]["fingerprint"][:16] in text
-    # Score against latency or cost, and against size, the finetune, and the refit; classes, and who gave what.
-    assert len(page.all("svg")) == 4
+    # Score against latency or cost, and against size, shapes, the finetune, and the refit; classes, and who gave what.
+    assert len(page.all("svg")) == 5
     classes = [attributes.get("class") for attributes in page.all("div")]
     assert classes.count("dots") == 1 and classes.count("shares") == 2
     for row in report["differences"]["groups"][0]["rows"]:
@@ -204,6 +204,21 @@ def test_it_says_which_shapes_were_tried_and_how_the_head_was_fitted(fused, wher
     assert f"shapes tried: 3 heads of 8, x 0.123; {best} 0.0456 ({short})" in lines
     assert any(line.startswith("head: classifier") and "0.00567, 0.00789 by" in line for line in lines)
     assert not any("{" in line for line in lines)
+
+
+@pytest.mark.parametrize("times, drawn", [((1.3, 1.3, 1.0), True), ((None, None, None), False)])
+def test_shapes_are_drawn_by_time_and_error(fused, times, drawn):
+    from compressor.report.page.page import render_page
+
+    report = json.loads((fused[0] / "report.json").read_text())
+    labels = ("3 heads of 8, x", "3 heads of 8, y", "1 heads of 24, x")
+    report["fusion"]["choices"]["shapes"] = [
+        {"candidate": label, "held_out_kl": error, **({} if time is None else {"relative_time": time})}
+        for label, error, time in zip(labels, (0.5, 0.25, 0.75), times, strict=True)
+    ]
+    page = render_page(report)
+    # Each shape once, with its best maps.
+    assert ("3 heads of 8: 1.3, 0.25; 1 heads of 24: 1, 0.75" in page) is drawn
 
 
 def test_formats_are_on_the_page(fused):

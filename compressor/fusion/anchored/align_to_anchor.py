@@ -17,7 +17,7 @@ from compressor.fusion.anchored.align import Alignment
 from compressor.fusion.anchored.aligned_student import AlignedStudent
 from compressor.fusion.anchored.comparison import ByActivations, ByWeights, FeatureComparison
 from compressor.fusion.anchored.policies import POLICIES, Policy
-from compressor.fusion.build.layerwise_build import build_student
+from compressor.fusion.build.build_student import build_student
 from compressor.fusion.build.pilots import PilotScorer, pilot_set, scoring_batches, within_margin
 from compressor.fusion.build.student import BuildOptions, BuiltStudent
 from compressor.fusion.calibration.batches import Batch

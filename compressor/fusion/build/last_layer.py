@@ -82,9 +82,8 @@ def reconstruct_predictions(
 ) -> None:
     """Fit the last layer and what comes after it to the ensemble's predictions, if held-out samples gain.
 
-    Only of language models, whose score is a likelihood, and of sentence-embedding models, whose similarities are all
-    that counts: classifiers of unlike teachers came nearer to the mixture so and were right less often
-    (benchmarks/NOTES.md).
+    Only of language models, whose score is a likelihood: classifiers of unlike teachers came nearer to the mixture so
+    and were right less often (benchmarks/NOTES.md).
 
     Args:
         layer: the last one; it and the head are fitted already.
@@ -92,30 +91,26 @@ def reconstruct_predictions(
         runner, teachers: after their last layers.
         calibration: a batch per step (`reconstruction.samples_per_step`).
     """
-    located, answers = locate_head(student), model_answers(student.model)
-    embeds = answers is ANSWERS["embeddings"]
-    scored = located is not None and "perplexity" in task_of_model(student.model).metrics
-    if not (calibration.held_out and (scored or embeds)):
+    located = locate_head(student)
+    scored = "perplexity" in task_of_model(student.model).metrics
+    if located is None or not (calibration.held_out and scored):
         return
-    shares, mixing = [teacher.weight for teacher in student.teachers], student.options.mixing
-
-    def rows(logits: Tensor, index: int) -> Tensor:
-        # An embedding is one vector of a sample.
-        return answers.rows(token_rows(logits, masks.of(index, located[0]) if located is not None else None))
+    answers = model_answers(student.model)
+    head, shares, mixing = located[0], [teacher.weight for teacher in student.teachers], student.options.mixing
 
     def of_student(index: int) -> Tensor:
-        return rows(runner.predict(layer, index, entering[index]), index)
+        logits = runner.predict(layer, index, entering[index])
+        return answers.rows(token_rows(logits, masks.of(index, head)))
 
     def of_ensemble(index: int) -> Tensor:
-        return answers.mix([rows(t.logits(index), index) for t in teachers], shares, mixing)
+        rows = [answers.rows(token_rows(t.logits(index), masks.of(index, head))) for t in teachers]
+        return answers.mix(rows, shares, mixing)
 
     indices: dict[bool, list[int]] = {False: [], True: []}
     for index in range(len(masks)):
         indices[calibration.is_held_out(index)].append(index)
     target = PredictionTarget(of_student, of_ensemble, answers)
-    # Similarities are compared within a batch, which says enough for a step.
-    least = 1 if embeds else STEP_PREDICTIONS
-    groups = _grouped(indices[False], [len(target.of(index)) for index in indices[False]], least)
+    groups = _grouped(indices[False], [len(target.of(index)) for index in indices[False]])
     tokens = sum(entering[index].shape[:-1].numel() for index in indices[False])
     asked = student.options.reconstruction_steps
     steps = min(asked, PREDICTION_WORK // _step_work(target, groups[0], entering))
@@ -126,12 +121,12 @@ def reconstruct_predictions(
         student.report.last_layer = {"module": layer, "before": before, "after": after}
 
 
-def _grouped(indices: Sequence[int], predictions: Sequence[int], least: int) -> list[list[int]]:
-    """Batches of at least so many predictions a step."""
+def _grouped(indices: Sequence[int], predictions: Sequence[int]) -> list[list[int]]:
+    """Batches of at least `STEP_PREDICTIONS` predictions a step."""
     groups: list[list[int]] = [[]]
     count = 0
     for index, number in zip(indices, predictions, strict=True):
-        if count >= least:
+        if count >= STEP_PREDICTIONS:
             groups.append([])
             count = 0
         groups[-1].append(index)

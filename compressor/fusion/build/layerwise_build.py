@@ -12,10 +12,10 @@ from compressor.anatomy import Stack
 from compressor.anatomy.hooks import Tap
 from compressor.fusion.build.embedding_gain import set_embedding_gain
 from compressor.fusion.build.finished_layers import FinishedLayers
-from compressor.fusion.build.from_weights import OnFraction, build_from_weights
+from compressor.fusion.build.from_weights import OnFraction
 from compressor.fusion.build.head import refit_head
 from compressor.fusion.build.last_layer import reconstruct_predictions
-from compressor.fusion.build.reconstruction import reconstruct_layer, samples_per_step
+from compressor.fusion.build.reconstruction import reconstruct_layer
 from compressor.fusion.build.refit import StudentRefit
 from compressor.fusion.build.student import StudentBuilder
 from compressor.fusion.build.tail import fit_tail
@@ -23,56 +23,13 @@ from compressor.fusion.calibration.batches import CalibrationSet
 from compressor.fusion.calibration.layerwise import LayerwiseRunner
 from compressor.fusion.calibration.masks import Masks
 from compressor.fusion.calibration.processes import ALONE, Processes
-from compressor.fusion.calibration.sizes import enough_samples
 from compressor.fusion.calibration.span import capture_span
-from compressor.fusion.context import FusionContext
 from compressor.fusion.features.activations import ActivationFeatures, TeacherActivations, input_tap
 from compressor.fusion.features.base import Features
 from compressor.fusion.features.weight_features import WeightFeatures
 from compressor.fusion.teacher import FusionTeacher
 from compressor.models.streamed import OUTSIDE, holding
 from compressor.utils.tensor_store import StoredTensors, TensorStore
-
-#: By effort, the share of the tokens that a refit needs; None takes all there are.
-REFIT_SHARES: dict[str, float | None] = {"fast": 0.25, "normal": 1.0, "thorough": None}
-
-
-def build_student(
-    context: FusionContext,
-    student: StudentBuilder,
-    *,
-    start: float = 0.4,
-    aligned: bool = False,
-    finished: FinishedLayers | None = None,
-) -> None:
-    """Build the student of a fusion.
-
-    Args:
-        aligned: maps need no activations.
-        finished: gets the layers of a model whose weights are read from disk.
-    """
-
-    def on_progress(fraction: float) -> None:
-        context.on_progress(start + (1 - start) * fraction, "building the student")
-
-    if not needs_activations(context, aligned=aligned):
-        build_from_weights([student], context.teachers, on_progress, finished)
-    else:
-        calibration = context.calibration or CalibrationSet(())
-        if student.options.reconstruction_steps:
-            calibration = calibration.rebatched(samples_per_step)
-        elif (share := REFIT_SHARES[context.options.effort]) is not None:
-            calibration = enough_samples(context.teachers[0], context.anatomy, calibration, share)
-        build_layerwise(
-            [student], context.teachers, calibration, on_progress, store=context.store, finished=finished,
-            processes=context.processes,
-        )  # fmt: skip
-    context.timer.lap("build")
-
-
-def needs_activations(context: FusionContext, *, aligned: bool = False) -> bool:
-    """Whether the teachers must run, to refit or to compare coordinates."""
-    return context.calibration is not None and (context.refit or (context.from_activations and not aligned))
 
 
 def build_layerwise(

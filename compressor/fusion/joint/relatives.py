@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from compressor.fusion.build.layerwise_build import build_student
+from compressor.fusion.build.build_student import build_student
 from compressor.fusion.build.pilots import PilotScorer
 from compressor.fusion.build.student import BuildOptions, StudentBuilder
 from compressor.fusion.context import FusionContext

@@ -14,8 +14,8 @@ from typing import Any, cast
 from transformers import PreTrainedModel
 
 from compressor.errors import UserError
+from compressor.fusion.build.build_student import build_student
 from compressor.fusion.build.finished_layers import FinishedLayers
-from compressor.fusion.build.layerwise_build import build_student
 from compressor.fusion.build.pilots import PilotScorer, scoring_batches
 from compressor.fusion.build.student import BuildOptions, BuiltStudent, StudentBuilder
 from compressor.fusion.build.tail import needs_descent
@@ -77,8 +77,7 @@ def fuse_jointly(context: FusionContext) -> BuiltStudent:
         context = replace(context, processes=ALONE)
     if paired:
         chosen, student = build_nearer(context, search, chosen, options, scorer)
-        model = cast(PreTrainedModel, student.model)
-        context = context.with_candidate(replace(context.candidate, model=model))
+        context = context.with_candidate(replace(context.candidate, model=cast(PreTrainedModel, student.model)))
         choice = _choice(context, search, chosen.maps, student.options)
         return BuiltStudent(context.candidate, student, {**choice, "why": f"{choice['why']}; {WHY_PAIRED}"})
     build_student(context, student)

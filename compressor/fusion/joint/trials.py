@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from compressor.fusion.build.build_student import needs_activations
 from compressor.fusion.build.from_weights import build_from_weights
-from compressor.fusion.build.layerwise_build import build_layerwise, needs_activations
+from compressor.fusion.build.layerwise_build import build_layerwise
 from compressor.fusion.build.pilots import PilotScorer, pilot_set, within_margin
 from compressor.fusion.build.student import BuildOptions, StudentBuilder
 from compressor.fusion.calibration.sizes import samples_of_tokens, stream_tokens, widest_input

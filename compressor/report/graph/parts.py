@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -122,15 +121,3 @@ class ModelGraph:
     subtitle: str
     columns: tuple[Column, ...]
     cut: bool
-
-    @property
-    def edge_maps(self) -> Iterator[EdgeMap]:
-        """The maps on all edges."""
-        for column in self.columns:
-            yield from (link.edge_map for link in column.aside.links)
-            for item in (item for stage in column.stages for item in stage.items):
-                if not isinstance(item, HeadBlock) and item.before is not None:
-                    yield item.before
-                if not isinstance(item, Inline):
-                    blocks = item.blocks if isinstance(item, Sum) else (item.block,)
-                    yield from (link.edge_map for block in blocks for link in block.links)

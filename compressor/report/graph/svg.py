@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from compressor.errors import UserError
-from compressor.report.graph.layout import lay_out
+from compressor.report.graph.layout import Picture, lay_out
 from compressor.report.graph.parts import EdgeMap, MapKind, ModelGraph, NodeShape
 from compressor.report.graph.placement import (
     INDEX_SIZE,
@@ -51,7 +51,7 @@ def draw_svg(graph: ModelGraph) -> str:
     picture = lay_out(graph)
     texts = [(graph.title, _TITLE), *((line, LABEL_SIZE) for line in graph.subtitle.split("\n"))]
     width = max([picture.width, *(text_width(text, size) + 2 * _MARGIN for text, size in texts), _MIN_WIDTH])
-    rows = _legend_rows(_legend(graph), width)
+    rows = _legend_rows(_legend(picture, graph.cut), width)
     header = _MARGIN + (len(texts) + len(rows)) * _LINE + 16
     baselines = [_MARGIN + 12 + index * _LINE for index in range(len(texts) + len(rows))]
     return render_template(
@@ -88,10 +88,10 @@ def write_drawing(path: Path, text: str, force: bool) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _legend(graph: ModelGraph) -> list[tuple[EdgeMap, str]]:
-    """A map of every kind, with description."""
+def _legend(picture: Picture, cut: bool) -> list[tuple[EdgeMap, str]]:
+    """A map of every kind, with description; `cut`: a new map after every sum."""
     descriptions = {
-        MapKind.STREAM: f"residual stream: {'a new map after every sum' if graph.cut else 'one map'}",
+        MapKind.STREAM: f"residual stream: {'a new map after every sum' if cut else 'one map'}",
         MapKind.BRANCH: "branch: added to the stream by a sum",
         MapKind.QUERY_KEY: "queries and keys: heads × channels",
         MapKind.VALUE: "values and attention output",
@@ -101,8 +101,8 @@ def _legend(graph: ModelGraph) -> list[tuple[EdgeMap, str]]:
         MapKind.FIXED: "no map: the order of logits is fixed",
     }
     first: dict[MapKind, EdgeMap] = {}
-    for edge_map in graph.edge_maps:
-        first.setdefault(edge_map.kind, edge_map)
+    for route in picture.routes:
+        first.setdefault(route.edge_map.kind, route.edge_map)
     return [(first[kind], text) for kind, text in descriptions.items() if kind in first]
 
 

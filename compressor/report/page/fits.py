@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from compressor.report.choices import choices_of, with_names
 from compressor.report.describe import Report, format_measure, measure_of
-from compressor.report.page.charts import COLOURS, Line, line_chart
+from compressor.report.page.charts import COLOURS, Chart, ChartPoint, Line, line_chart, scatter_chart
 from compressor.report.page.elements import Bars, Element, Facts, Group, PageTable
 
 _REFIT = (
@@ -21,14 +21,15 @@ _Points = list[tuple[float, float]]
 
 def choices_section(report: Report, names: Mapping[str, str]) -> list[Element]:
     """Choices and reasons; candidates as bars."""
-    fusion, panels = report["fusion"], []
-    choices = fusion["choices"]
+    fusion, choices = report["fusion"], report["fusion"]["choices"]
+    panels: list[Bars | Chart] = []
     if candidates := fusion.get("candidates"):
         text = "Every candidate was built on a few calibration samples and scored on held-out samples:"
         panels.append(_bars(text, candidates, str(choices["residual"]), names))
     if shapes := choices.get("shapes"):
         chosen = f"{choices['attention']}, {choices['residual']}"
         panels.append(_bars("So were shapes of attention, each with its maps:", shapes, chosen, names))
+        panels += _frontier(shapes, str(choices["attention"]))
     facts = Facts([(choice.name, choice.value, choice.reason) for choice in choices_of(report)])
     return [*([Group("columns", panels)] if panels else []), facts]
 
@@ -66,6 +67,21 @@ def _bars(text: str, candidates: Sequence[Report], chosen: str, names: Mapping[s
         name = with_names(entry["candidate"], names) + (" (chosen)" if marked else "")
         rows.append((name, figure, 1.0 if value is None else min(value / largest, 1), marked))
     return Bars(rows, text, f"{where} {unit}; less is better.")
+
+
+def _frontier(shapes: Sequence[Report], chosen: str) -> list[Chart]:
+    """Shapes, each with its best maps, by their time and error; nothing for one shape, or times that are not known."""
+    measure, best = measure_of(shapes), dict[str, ChartPoint]()
+    for entry in shapes:
+        heads, error = entry["candidate"].split(",")[0], entry[measure]
+        if entry.get("relative_time") is None or error is None:
+            return []
+        if heads not in best or error < best[heads].y:
+            colour = "--accent" if heads == chosen else "--calm"
+            best[heads] = ChartPoint(heads, entry["relative_time"], error, colour=colour)
+    title = "KL to the ensemble, in nats" if "_kl" in measure else "error"
+    times = "time by its sizes, of the fastest shape’s"
+    return scatter_chart(list(best.values()), times, title, percent=False) if len(best) > 1 else []
 
 
 def _error_series(fits: Sequence[Report]) -> Iterator[tuple[str, list[tuple[str, _Points]]]]:
