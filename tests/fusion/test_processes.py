@@ -15,11 +15,7 @@ from compressor.fusion.calibration.processes import Processes, launched
 from compressor.fusion.streaming import Streaming
 from compressor.models.folder.streamed_load import open_model
 from compressor.models.folder.weights import load_model
-from compressor.recipe import FusionOptions
 from compressor.utils import distributed
-
-#: Automatic maps and shape: pilots are shared too.
-AUTOMATIC = FusionOptions(effort="fast")
 
 
 def difference(model, other):
@@ -52,16 +48,6 @@ def test_two_processes_get_the_student_of_one(tmp_path, make, read):
     student, alike = fused_by(2, folders, read, batches, tmp_path)
     assert alike
     assert difference(student, fused(folders, read, batches).model) < 1e-5
-
-
-@pytest.mark.parametrize("make", [vit, llama])
-def test_candidates_and_shapes_are_chosen_together(tmp_path, make):
-    folders, batches = saved(tmp_path, make), inputs(make)
-    student, alike = fused_by(3, folders, load_model, batches, tmp_path, AUTOMATIC)
-    alone = fused(folders, load_model, batches, AUTOMATIC).model
-    assert alike and student.config.to_dict() == alone.config.to_dict()
-    # Maps that are found step by step amplify rounding.
-    assert difference(student, alone) < 1e-3
 
 
 def test_a_reconstruction_is_the_first_processes(tmp_path):
